@@ -34,7 +34,9 @@ from pages.components import routes
 
 @asynccontextmanager
 async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
-    """Open the database before the first request; import what pages need beside it. Answers on their way are stored at the end."""
+    """Open the database before the first request; import what pages need beside it. Answers on their way are stored at
+    the end.
+    """
     HEALTH.start(get_context())
     send_small_answers_at_once()
     warm_up("pages.components")

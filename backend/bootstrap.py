@@ -98,7 +98,9 @@ def migrate_database(settings: Settings) -> None:
     settings.home.mkdir(parents=True, exist_ok=True)
     if _database_revision(settings.database_url) == newest_revision():
         return
-    from alembic import command  # as slow to import as the rest of a command: left out where there is nothing to migrate
+    from alembic import (
+        command,
+    )  # as slow to import as the rest of a command: left out where there is nothing to migrate
 
     with (settings.home / "migrate.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -132,7 +134,9 @@ def alembic_config(url: str) -> Config:
 
 
 def read_secret(home: Path) -> bytes:
-    """Return the installation's signing key, creating it (mode 0600) at the first call. A lock keeps others from reading half a key."""
+    """Return the installation's signing key, creating it (mode 0600) at the first call. A lock keeps others from
+    reading half a key.
+    """
     path = home / "secret.key"
     with (home / "secret.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -144,4 +148,6 @@ def read_secret(home: Path) -> bytes:
 
 def host_rules(settings: Settings) -> HostRules:
     """Return the hosts that pages and gateway answer to."""
-    return make_host_rules(listens_on=settings.host, names=settings.allowed_hosts, urls=(settings.public_url, settings.public_gateway_url))
+    return make_host_rules(
+        listens_on=settings.host, names=settings.allowed_hosts, urls=(settings.public_url, settings.public_gateway_url)
+    )

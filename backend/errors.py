@@ -8,7 +8,8 @@
     ├── Unavailable              something we depend on does not answer (broker, replica, hub, disk)
     └── JobFailed                work on a worker ended badly; raised inside a room
 
-Anything else that is raised is our own mistake and is left to crash at one of three edges: page frame, job runner, gateway.
+Anything else that is raised is our own mistake and is left to crash at one of three edges: page frame, job runner,
+gateway.
 """
 
 from __future__ import annotations

@@ -26,7 +26,9 @@ MAX_SOCKET_PATH_BYTES = 100
 class Settings(BaseSettings):
     """Read from the environment and from `.env` next to `pyproject.toml`."""
 
-    model_config = SettingsConfigDict(env_file=PROJECT / ".env", env_prefix="ROUNDHOUSE_", extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_file=PROJECT / ".env", env_prefix="ROUNDHOUSE_", extra="ignore", populate_by_name=True
+    )
 
     home: Path = Field(
         default=PROJECT / ".roundhouse",
@@ -47,15 +49,23 @@ class Settings(BaseSettings):
         validation_alias="DATA_PATH",
         description="A folder of data files offered for import; read in place, so every worker must see it.",
     )
-    model_path: Path | None = Field(default=None, validation_alias="MODEL_PATH", description="A folder of checkpoints offered as bases.")
+    model_path: Path | None = Field(
+        default=None, validation_alias="MODEL_PATH", description="A folder of checkpoints offered as bases."
+    )
     hf_endpoint: str | None = Field(
-        default=None, validation_alias="HF_ENDPOINT", description="Address of the Hub or of a mirror; when unset, the public Hub."
+        default=None,
+        validation_alias="HF_ENDPOINT",
+        description="Address of the Hub or of a mirror; when unset, the public Hub.",
     )
     hf_token: SecretStr | None = Field(
-        default=None, validation_alias="HF_TOKEN", description="A key for private and gated repositories of the Hub; never logged."
+        default=None,
+        validation_alias="HF_TOKEN",
+        description="A key for private and gated repositories of the Hub; never logged.",
     )
 
-    host: str = Field(default="127.0.0.1", description="Where pages and gateway listen. Beyond loopback an account must exist first.")
+    host: str = Field(
+        default="127.0.0.1", description="Where pages and gateway listen. Beyond loopback an account must exist first."
+    )
     port: int = Field(default=8501, ge=1, le=65535, description="Port of the pages.")
     gateway_port: int = Field(default=8100, ge=1, le=65535, description="Port of the OpenAI-compatible gateway.")
     public_gateway_url: str | None = Field(
@@ -63,58 +73,84 @@ class Settings(BaseSettings):
     )
     sign_in: Literal["auto", "always"] = Field(
         default="auto",
-        description="auto: accounts are needed beyond loopback and behind a public URL; always: on loopback too, "
-        "as behind a TLS proxy on the same machine.",
+        description=(
+            "auto: accounts are needed beyond loopback and behind a public URL; always: on loopback too, "
+            "as behind a TLS proxy on the same machine."
+        ),
     )
     public_url: str | None = Field(
-        default=None, description="Address of the pages as browsers see it, such as https://lab.example.org; ballot links lead there."
+        default=None,
+        description=(
+            "Address of the pages as browsers see it, such as https://lab.example.org; ballot links lead there."
+        ),
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="More names that pages and gateway answer to, separated by commas; *.example.org for all below a domain. Loopback, the "
-        "listening address and the public URLs' hosts always count.",
+        description=(
+            "More names that pages and gateway answer to, separated by commas; *.example.org for all below a domain."
+            " Loopback, the listening address and the public URLs' hosts always count."
+        ),
     )
     trust_proxy: str = Field(
         default="false",
-        description="Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and networks "
-        "with commas, or true for every "
-        "peer on loopback or a private network.",
+        description=(
+            "Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and networks "
+            "with commas, or true for every "
+            "peer on loopback or a private network."
+        ),
     )
 
-    lease_s: float = Field(default=15.0, gt=0, description="How long a worker's claim on a job holds without a heartbeat.")
+    lease_s: float = Field(
+        default=15.0, gt=0, description="How long a worker's claim on a job holds without a heartbeat."
+    )
     sweep_s: float = Field(default=4.0, gt=0, description="Seconds between sweeps for lost jobs.")
     cancel_grace_s: float = Field(default=20.0, gt=0, description="Time between asking a job to stop and forcing it.")
     max_attempts: int = Field(default=3, ge=1, description="How often a job is tried when its worker is lost.")
-    devices: str = Field(default="auto", description="auto: every visible GPU; a list such as 0,1 names them; none: CPU only.")
+    devices: str = Field(
+        default="auto", description="auto: every visible GPU; a list such as 0,1 names them; none: CPU only."
+    )
     cpu_jobs: int = Field(default=1, ge=1, description="Training jobs at once on a machine without a GPU.")
     replica_slots: int = Field(default=8, ge=1, description="Replicas that one worker machine may hold.")
     replica_host: str = Field(
         default="127.0.0.1",
-        description="Address at which gateways reach the replicas of this machine. Loopback serves gateways on the same machine alone; on "
-        "another machine of a cluster, its address or name on the cluster's network.",
+        description=(
+            "Address at which gateways reach the replicas of this machine. Loopback serves gateways on the same machine"
+            " alone; on another machine of a cluster, its address or name on the cluster's network."
+        ),
     )
-    train_nice: int = Field(default=5, ge=0, le=19, description="Niceness of training and evaluation, so that pages stay fast beside them.")
+    train_nice: int = Field(
+        default=5, ge=0, le=19, description="Niceness of training and evaluation, so that pages stay fast beside them."
+    )
     max_upload_mb: int = Field(default=1024, ge=1, description="Largest upload through the browser.")
     job_memory_mb: int | None = Field(
         default=None,
         ge=256,
-        description="Memory that the processes of one job may hold, in MB; when unset, a tenth of the machine's "
-        "(1 GB at least) is left to it.",
+        description=(
+            "Memory that the processes of one job may hold, in MB; when unset, a tenth of the machine's "
+            "(1 GB at least) is left to it."
+        ),
     )
     run_code: bool = Field(
         default=False,
-        description="Let benchmarks such as HumanEval run programs that a model wrote, in confined processes (docs/security.md); needs "
-        "Linux with Landlock and seccomp.",
+        description=(
+            "Let benchmarks such as HumanEval run programs that a model wrote, in confined processes"
+            " (docs/security.md); needs Linux with Landlock and seccomp."
+        ),
     )
     key_requests_at_once: int = Field(
-        default=64, ge=0, description="Open requests of one key, where the key itself sets no number; more get 429. 0 sets no limit."
+        default=64,
+        ge=0,
+        description="Open requests of one key, where the key itself sets no number; more get 429. 0 sets no limit.",
     )
     require_safety_gate: bool = Field(
-        default=False, description="Refuse every deployment of a checkpoint that does not pass the safety gate (docs/safety.md)."
+        default=False,
+        description="Refuse every deployment of a checkpoint that does not pass the safety gate (docs/safety.md).",
     )
     judge_url: str | None = Field(
         default=None,
-        description="Address of an OpenAI-compatible API whose models may judge answers, such as https://judge.example.org/v1.",
+        description=(
+            "Address of an OpenAI-compatible API whose models may judge answers, such as https://judge.example.org/v1."
+        ),
     )
     judge_key: SecretStr | None = Field(
         default=None, description="Key for that API and for this installation's own endpoints; never logged."
@@ -123,22 +159,30 @@ class Settings(BaseSettings):
     keep_job_folders_days: float = Field(
         default=30.0,
         ge=0,
-        description="Days after which working folders of ended jobs (event files, output) are deleted, and prepared weights and tokens "
-        "that no replica and no run has opened; 0 keeps them.",
+        description=(
+            "Days after which working folders of ended jobs (event files, output) are deleted, and prepared weights and"
+            " tokens that no replica and no run has opened; 0 keeps them."
+        ),
     )
     keep_responses_days: float = Field(
         default=30.0,
         ge=0,
-        description="Days for which responses of /v1/responses are stored, so that `previous_response_id` can continue them; not where "
-        "a request says `store: false`. 0 stores none.",
+        description=(
+            "Days for which responses of /v1/responses are stored, so that `previous_response_id` can continue them;"
+            " not where a request says `store: false`. 0 stores none."
+        ),
     )
     device_hour_price: float | None = Field(
-        default=None, gt=0, description="US dollars for an hour of one device, for plans and costs; when unset, none are shown."
+        default=None,
+        gt=0,
+        description="US dollars for an hour of one device, for plans and costs; when unset, none are shown.",
     )
     device_prices: Annotated[dict[str, float], NoDecode] = Field(
         default={},
-        description="Prices by device, before the price above: parts of device names, `gpu` or `cpu`, such as H100=2.5,cpu=0.04. "
-        "On the CPU a job counts as one device.",
+        description=(
+            "Prices by device, before the price above: parts of device names, `gpu` or `cpu`, such as"
+            " H100=2.5,cpu=0.04. On the CPU a job counts as one device."
+        ),
     )
     disk_gb_month_price: float = Field(default=0.0, ge=0, description="US dollars for a gigabyte of disk for a month.")
     alert_webhook: SecretStr | None = Field(
@@ -149,15 +193,22 @@ class Settings(BaseSettings):
     )
     alert_email_from: str = Field(default="", description="Sender of alerts; when empty, the first of the addresses.")
     smtp_url: SecretStr | None = Field(
-        default=None, description="Mail server for alerts: smtp://USER:PASSWORD@HOST:587 (with STARTTLS) or smtps://...; never logged."
+        default=None,
+        description=(
+            "Mail server for alerts: smtp://USER:PASSWORD@HOST:587 (with STARTTLS) or smtps://...; never logged."
+        ),
     )
     alert_ttft_p95_ms: float | None = Field(
-        default=None, gt=0, description="Alert when the 95th percentile of an endpoint's first token over 15 minutes is above this."
+        default=None,
+        gt=0,
+        description="Alert when the 95th percentile of an endpoint's first token over 15 minutes is above this.",
     )
     admin_password: SecretStr | None = Field(
         default=None,
-        description="For containers: creates the account `admin` at the first start. ROUNDHOUSE_SIGN_IN decides "
-        "whether visitors are asked to sign in.",
+        description=(
+            "For containers: creates the account `admin` at the first start. ROUNDHOUSE_SIGN_IN decides "
+            "whether visitors are asked to sign in."
+        ),
     )
 
     @field_validator("allowed_hosts", "alert_email_to", mode="before")
@@ -184,7 +235,9 @@ class Settings(BaseSettings):
     @classmethod
     def _check_root(cls, value: str | None) -> str | None:
         if value and urlsplit(value).path:
-            raise ValueError(f"{value!r} has a path; the pages need a host name of their own, such as https://lab.example.org")
+            raise ValueError(
+                f"{value!r} has a path; the pages need a host name of their own, such as https://lab.example.org"
+            )
         return value
 
     @field_validator("trust_proxy", mode="after")
@@ -199,7 +252,8 @@ class Settings(BaseSettings):
     def _check_hosts(self) -> Settings:
         if "*" in self.allowed_hosts and not self.needs_sign_in:
             raise ValueError(
-                "ROUNDHOUSE_ALLOWED_HOSTS=* opens an installation without accounts to every web page: set ROUNDHOUSE_SIGN_IN=always"
+                "ROUNDHOUSE_ALLOWED_HOSTS=* opens an installation without accounts to every web page: set"
+                " ROUNDHOUSE_SIGN_IN=always"
             )
         return self
 
@@ -223,7 +277,8 @@ class Settings(BaseSettings):
     def broker_socket(self) -> Path:
         """The built-in broker's socket file, in a folder of this user alone.
 
-        A socket's path has at most 107 bytes on Linux and 103 on macOS, so a long home folder gets one below the temporary folder.
+        A socket's path has at most 107 bytes on Linux and 103 on macOS, so a long home folder gets one below the
+        temporary folder.
         """
         path = self.home.absolute() / "broker" / SOCKET
         if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
@@ -248,7 +303,9 @@ class Settings(BaseSettings):
         return Path(path) if path and path != ":memory:" else None
 
     def queue_slots(self, num_gpus: int) -> dict[str, int]:
-        """Return how many jobs of each queue a machine with this many GPUs runs at once: a training or evaluation a GPU."""
+        """Return how many jobs of each queue a machine with this many GPUs runs at once: a training or evaluation a
+        GPU.
+        """
         return {"train": max(num_gpus, self.cpu_jobs), "eval": max(num_gpus, 1), "serve": self.replica_slots, "cpu": 2}
 
     @property

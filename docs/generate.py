@@ -1,4 +1,6 @@
-"""Write docs/settings.md and docs/schema.md from the code. `python docs/generate.py`; a test fails when they are out of date."""
+"""Write docs/settings.md and docs/schema.md from the code. `python docs/generate.py`; a test fails when they are out of
+date.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Read from the environment, or from a file `.env` beside `pyproject.toml` (copy `.env.example`). All of them are in",
+        (
+            "Read from the environment, or from a file `.env` beside `pyproject.toml` (copy `.env.example`). All of"
+            " them are in"
+        ),
         "`backend/settings.py`. This page is generated: `python docs/generate.py`.",
         "",
         "| variable | default | meaning |",
@@ -36,8 +41,14 @@ def schema_page() -> str:
     lines = [
         "# Schema",
         "",
-        "The tables of `models.db` (or of PostgreSQL), from `backend/db/tables_*.py`. Alembic migrations in `backend/db/migrations` make",
-        "them. Votes, metric points, samples, log lines and usage are append-only. This page is generated: `python docs/generate.py`.",
+        (
+            "The tables of `models.db` (or of PostgreSQL), from `backend/db/tables_*.py`. Alembic migrations in"
+            " `backend/db/migrations` make"
+        ),
+        (
+            "them. Votes, metric points, samples, log lines and usage are append-only. This page is generated: `python"
+            " docs/generate.py`."
+        ),
     ]
     for mapper in sorted(Table.registry.mappers, key=lambda m: m.class_.__tablename__):
         table = mapper.local_table
@@ -55,7 +66,10 @@ def decisions_page() -> str:
     lines = [
         "# Decisions",
         "",
-        "One subject each: what was considered, what was chosen, why, and what it costs. Generated: `python docs/generate.py`.",
+        (
+            "One subject each: what was considered, what was chosen, why, and what it costs. Generated: `python"
+            " docs/generate.py`."
+        ),
         "",
     ]
     for file in sorted((DOCS / "decisions").glob("[0-9]*.md")):

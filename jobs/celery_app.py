@@ -1,4 +1,5 @@
-"""The Celery application of a worker: one task that runs jobs in threads, and a thread for heartbeats and job recovery. Imports no torch.
+"""The Celery application of a worker: one task that runs jobs in threads, and a thread for heartbeats and job recovery.
+Imports no torch.
 
 celery -A jobs.celery_app worker -Q train,eval,serve,cpu -c 12
 """
@@ -41,7 +42,10 @@ devices = visible_devices(settings.devices)
 slots = Slots(settings.queue_slots(len(devices)))
 app = make_celery(settings.broker_url)
 app.conf.worker_pool = JobThreads
-app.conf.broker_transport_options = {**app.conf.broker_transport_options, "queue_order_strategy": partial(QueuesWithRoom, slots)}
+app.conf.broker_transport_options = {
+    **app.conf.broker_transport_options,
+    "queue_order_strategy": partial(QueuesWithRoom, slots),
+}
 TIDY_S = 3600.0
 heart_stopped = threading.Event()
 HOST = os.environ.get("ROUNDHOUSE_WORKER_HOST") or socket.gethostname()
@@ -86,11 +90,15 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
     queues = sorted(sender.app.amqp.queues.consume_from)
     threading.Thread(target=_heartbeat_loop, args=(queues,), daemon=True, name="heart").start()
     if "cpu" in queues:
-        threading.Thread(target=run_monitor, args=(get_context(), JobThreads.stopping), daemon=True, name="monitor").start()
+        threading.Thread(
+            target=run_monitor, args=(get_context(), JobThreads.stopping), daemon=True, name="monitor"
+        ).start()
     if "serve" in queues:
         from backend.services.serving.upstreams import watch_upstreams  # imports an HTTP client
 
-        threading.Thread(target=watch_upstreams, args=(get_context(), JobThreads.stopping), daemon=True, name="upstreams").start()
+        threading.Thread(
+            target=watch_upstreams, args=(get_context(), JobThreads.stopping), daemon=True, name="upstreams"
+        ).start()
 
 
 @signals.worker_shutdown.connect
@@ -110,11 +118,15 @@ def _heartbeat_loop(queues: list[str]) -> None:
         try:
             _beat(queues)
             now = time.monotonic()
-            if now - beaten > settings.lease_s:  # the database was away: leases have lapsed whose holders live, and renew them now
+            if (
+                now - beaten > settings.lease_s
+            ):  # the database was away: leases have lapsed whose holders live, and renew them now
                 patient_until = now + settings.lease_s
             beaten = now
             _recover(queues, takes_back=now >= patient_until)
-            if "cpu" in queues and time.monotonic() - tidied >= TIDY_S and not remove_job_folders(get_context()):  # a few per heartbeat
+            if (
+                "cpu" in queues and time.monotonic() - tidied >= TIDY_S and not remove_job_folders(get_context())
+            ):  # a few per heartbeat
                 remove_prepared_weights(get_context())
                 remove_unused_tokens(get_context())
                 tidied = time.monotonic()
@@ -140,7 +152,9 @@ def _beat(queues: list[str]) -> None:
 
 
 def _recover(queues: list[str], *, takes_back: bool = True) -> None:
-    """Do what a worker of these queues does beside its heartbeat. A part that fails is logged and keeps no other from its turn."""
+    """Do what a worker of these queues does beside its heartbeat. A part that fails is logged and keeps no other from
+    its turn.
+    """
     ctx = get_context()
     if takes_back:
         _attempt("taking back jobs", _take_back, ctx)

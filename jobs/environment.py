@@ -1,7 +1,8 @@
 """Environment variables of job processes: an allow-list, because checkpoints and datasets are not trusted.
 
-The database's URL, passwords and keys stay with the worker. Jobs that use the Hub or an object store get those keys and the proxies;
-a judge behind an API gets the key of judges, the evaluation of an endpoint the key that the endpoint names; training and replicas get none.
+The database's URL, passwords and keys stay with the worker. Jobs that use the Hub or an object store get those keys and
+the proxies; a judge behind an API gets the key of judges, the evaluation of an endpoint the key that the endpoint
+names; training and replicas get none.
 """
 
 from __future__ import annotations
@@ -53,7 +54,21 @@ NAMES = frozenset(
 PREFIXES = (
     *("LC_", "XDG_", "PYTHON", "COVERAGE_"),
     *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "NUMEXPR_", "VECLIB_"),
-    *("CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_", "GLOO_", "HIP_", "ROCR_", "HSA_", "MIOPEN_", "PYTORCH_", "TORCH", "TRITON_"),
+    *(
+        "CUDA_",
+        "CUBLAS_",
+        "CUDNN_",
+        "NVIDIA_",
+        "NCCL_",
+        "GLOO_",
+        "HIP_",
+        "ROCR_",
+        "HSA_",
+        "MIOPEN_",
+        "PYTORCH_",
+        "TORCH",
+        "TRITON_",
+    ),
     *("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "DATASETS_", "SAFETENSORS_"),
 )
 SECRET = re.compile(r"_TOKEN|_KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)

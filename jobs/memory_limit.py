@@ -1,9 +1,9 @@
 """Protect a machine from jobs that allocate too much memory.
 
-Three limits, since none works everywhere: the child bounds its own private memory (`RLIMIT_DATA`: an allocation beyond fails inside the
-job, before the machine notices), the supervisor ends a job whose processes together hold too much, or that is the largest of a machine
-that runs out of memory, and the kernel is asked to kill jobs first. `RLIMIT_AS` and `RLIMIT_RSS` would not do: CUDA reserves hundreds of
-gigabytes of addresses, and Linux ignores the second.
+Three limits, since none works everywhere: the child bounds its own private memory (`RLIMIT_DATA`: an allocation beyond
+fails inside the job, before the machine notices), the supervisor ends a job whose processes together hold too much, or
+that is the largest of a machine that runs out of memory, and the kernel is asked to kill jobs first. `RLIMIT_AS` and
+`RLIMIT_RSS` would not do: CUDA reserves hundreds of gigabytes of addresses, and Linux ignores the second.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ LARGE_SHARE = 0.1
 SCAN_S = 1.0
 OOM_SCORE = 800
 """Out of 1000: the kernel kills a job before the pages, the database and the broker."""
-MEMORY_REMEDY = "Choose a smaller micro-batch, context, network or file, or raise ROUNDHOUSE_JOB_MEMORY_MB if the machine has more."
+MEMORY_REMEDY = (
+    "Choose a smaller micro-batch, context, network or file, or raise ROUNDHOUSE_JOB_MEMORY_MB if the machine has more."
+)
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -42,7 +44,9 @@ def available_bytes() -> int:
     """Return the memory available without swapping."""
     available = int(psutil.virtual_memory().available)
     for limit in _cgroup_numbers("memory.max"):
-        cached = next((int(line.split()[1]) for line in _read("memory.stat").splitlines() if line.startswith("inactive_file ")), 0)
+        cached = next(
+            (int(line.split()[1]) for line in _read("memory.stat").splitlines() if line.startswith("inactive_file ")), 0
+        )
         available = min([available, *(limit - used + cached for used in _cgroup_numbers("memory.current"))])
     return available
 
@@ -56,8 +60,8 @@ def job_limit_bytes(setting_mb: int | None = None) -> int:
 
 
 def limit_this_process(limit: int, *, uses_gpu: bool) -> None:
-    """Bound the private memory of this process and its children, and let the kernel kill them first. A GPU's driver maps much more than it
-    uses, so a process with one is bounded only by its supervisor.
+    """Bound the private memory of this process and its children, and let the kernel kill them first. A GPU's driver
+    maps much more than it uses, so a process with one is bounded only by its supervisor.
     """
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
@@ -86,12 +90,18 @@ class MemoryWatch:
         if used > self.limit:
             return JobFailure(
                 remedy=MEMORY_REMEDY,
-                cause=f"The job held {used / GIB:.1f} GB of memory; a job may hold {self.limit / GIB:.1f} GB on this machine.",
+                cause=(
+                    f"The job held {used / GIB:.1f} GB of memory; a job may hold {self.limit / GIB:.1f} GB on this"
+                    " machine."
+                ),
             )
         if is_short and used > LARGE_SHARE * total and used >= max(_other_jobs(self.pid), default=0):
             return JobFailure(
                 remedy=MEMORY_REMEDY,
-                cause=f"The machine ran out of memory, and this job held most of it ({used / GIB:.1f} of {total / GIB:.1f} GB).",
+                cause=(
+                    f"The machine ran out of memory, and this job held most of it ({used / GIB:.1f} of"
+                    f" {total / GIB:.1f} GB)."
+                ),
             )
         return None
 
@@ -123,7 +133,11 @@ def _children_of_thread(pid: int, thread: str) -> list[str]:
 def _other_jobs(pid: int) -> list[int]:
     held = []
     for process in psutil.process_iter(["cmdline"]):
-        if process.pid != pid and "--child" in (process.info["cmdline"] or ()) and "jobs.run" in process.info["cmdline"]:
+        if (
+            process.pid != pid
+            and "--child" in (process.info["cmdline"] or ())
+            and "jobs.run" in process.info["cmdline"]
+        ):
             held.append(tree_bytes(process.pid))
     return held
 

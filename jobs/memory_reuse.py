@@ -1,4 +1,6 @@
-"""Tune glibc's allocator for CPU training, so that memory freed by tensors is reused instead of returned to the system."""
+"""Tune glibc's allocator for CPU training, so that memory freed by tensors is reused instead of returned to the
+system.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ TUNABLES = ":".join((HUGE_PAGES, TRIM_THRESHOLD, MMAP_THRESHOLD))
 def with_memory_reuse(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which glibc keeps freed memory for reuse, in huge pages if the system has them.
 
-    Every step frees and allocates the same hundreds of megabytes; returned to the system, each page is cleared and mapped again every
-    time. Other C libraries ignore the setting, and tunables that are already set are kept. See docs/benchmarks/pretraining.md.
+    Every step frees and allocates the same hundreds of megabytes; returned to the system, each page is cleared and
+    mapped again every time. Other C libraries ignore the setting, and tunables that are already set are kept. See
+    docs/benchmarks/pretraining.md.
     """
     return {"GLIBC_TUNABLES": TUNABLES, **environment}

@@ -1,6 +1,6 @@
-"""Threads of a worker: one per job, with a limit for each queue. Every job runs in its own process, so a thread only waits for it, and one
-worker process serves all queues of a machine. Celery limits threads over all queues; here a queue whose slots are in use is not read, and
-its messages stay for other workers.
+"""Threads of a worker: one per job, with a limit for each queue. Every job runs in its own process, so a thread only
+waits for it, and one worker process serves all queues of a machine. Celery limits threads over all queues; here a queue
+whose slots are in use is not read, and its messages stay for other workers.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class QueuesWithRoom(round_robin_cycle):
 
 
 class JobThreads(TaskPool):
-    """Celery's thread pool with a cold shutdown: `stopping` asks the threads to requeue their jobs, and the shutdown waits for them."""
+    """Celery's thread pool with a cold shutdown: `stopping` asks the threads to requeue their jobs, and the shutdown
+    waits for them.
+    """
 
     stopping = threading.Event()
 

@@ -1,7 +1,8 @@
 """The interface of a job's code: its spec, and the reporter through which it emits events.
 
-A reporter uses neither SQL, Redis nor HTTP, so metrics survive the loss of all three. Each event is one line of JSON in a file that the
-supervisor tails, written in one unbuffered call: a killed child leaves at most one partial line, which the reader skips.
+A reporter uses neither SQL, Redis nor HTTP, so metrics survive the loss of all three. Each event is one line of JSON in
+a file that the supervisor tails, written in one unbuffered call: a killed child leaves at most one partial line, which
+the reader skips.
 """
 
 from __future__ import annotations
@@ -51,9 +52,15 @@ class JobSpec(Generic[P_co]):
     def write(self, file: Path, *, parent: int | None = None, memory_bytes: int | None = None, nice: int = 0) -> None:
         """Write the spec for another process, readable by its user alone.
 
-        `parent` is the process id that the reading process must not outlive, `memory_bytes` its memory limit, `nice` its niceness.
+        `parent` is the process id that the reading process must not outlive, `memory_bytes` its memory limit, `nice`
+        its niceness.
         """
-        record = {"id": self.id, "attempt": self.attempt, "kind": self.payload.job_kind.value, "payload": self.payload.dump()}
+        record = {
+            "id": self.id,
+            "attempt": self.attempt,
+            "kind": self.payload.job_kind.value,
+            "payload": self.payload.dump(),
+        }
         record |= {"artifacts": str(self.artifacts), "folder": str(self.folder), "parent": parent}
         record |= {"memory_bytes": memory_bytes, "nice": nice}
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
@@ -84,7 +91,9 @@ class Reporter(ABC):
         """Report metric points of one step."""
         self.emit(MetricsEvent(step=step, values=dict(values)))
 
-    def progress(self, done: float, total: float, *, unit: str = "step", rate: float | None = None, message: str = "") -> None:
+    def progress(
+        self, done: float, total: float, *, unit: str = "step", rate: float | None = None, message: str = ""
+    ) -> None:
         """Report progress; `rate` in units per second."""
         self.emit(ProgressEvent(done=done, total=total, unit=unit, rate=rate, message=message))
 

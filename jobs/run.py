@@ -1,7 +1,8 @@
 """The child process of a job: `python -m jobs.run JOB`.
 
-With `--child FOLDER` (how a worker starts it) it reads `job.json`, runs the room's entry and reports through files alone.
-With a job id alone it claims the job and supervises a child itself; the command line uses this where no worker runs.
+With `--child FOLDER` (how a worker starts it) it reads `job.json`, runs the room's entry and reports through files
+alone. With a job id alone it claims the job and supervises a child itself; the command line uses this where no worker
+runs.
 """
 
 from __future__ import annotations
@@ -69,9 +70,13 @@ def run_child(folder: Path) -> int:
     except Exception as error:  # the outer edge of a job: anything else is a bug, logged with its traceback
         traceback.print_exc()
         if _is_out_of_memory(error):
-            reporter.emit(ErrorEvent(cause=f"The job may hold no more memory: {error}"[:600].rstrip(": "), remedy=MEMORY_REMEDY))
+            reporter.emit(
+                ErrorEvent(cause=f"The job may hold no more memory: {error}"[:600].rstrip(": "), remedy=MEMORY_REMEDY)
+            )
             return EXIT_FAILED
-        reporter.emit(ErrorEvent(cause=f"{type(error).__name__}: {error}"[:600], remedy="The log below has the details."))
+        reporter.emit(
+            ErrorEvent(cause=f"{type(error).__name__}: {error}"[:600], remedy="The log below has the details.")
+        )
         return EXIT_CRASHED
     usage = os.times()
     reporter.emit(ResultEvent(result=result.dump(), cpu_s=usage.user + usage.system, reporter_cpu_s=reporter.cpu_s))

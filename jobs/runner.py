@@ -1,5 +1,5 @@
-"""Supervise a job: start its child in a process group, record its events, renew the lease, pass on stop requests, kill the group if
-the lease is lost. Imports no torch.
+"""Supervise a job: start its child in a process group, record its events, renew the lease, pass on stop requests, kill
+the group if the lease is lost. Imports no torch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,17 @@ from backend.domain.jobs.states import JobKind, Status
 from backend.errors import InvalidInput, RoundhouseError
 from backend.services import job_events as outcomes
 from backend.services.context import Context
-from backend.services.jobs.claims import Claim, Fenced, StoredPayload, claim_job, end_job, give_back, renew, requeue, stop_request
+from backend.services.jobs.claims import (
+    Claim,
+    Fenced,
+    StoredPayload,
+    claim_job,
+    end_job,
+    give_back,
+    renew,
+    requeue,
+    stop_request,
+)
 from backend.services.jobs.jobs import get_job
 from jobs.environment import api_keys_of, child_environment
 from jobs.memory_limit import MemoryWatch, job_limit_bytes
@@ -53,7 +63,16 @@ TICK_S = 0.25
 CHILD_MODULE = "jobs.run"
 LASTING = (MetricsEvent, SampleEvent, LogEvent, CheckpointEvent, CheckpointRemovedEvent, ItemEvent)
 """Events of an earlier attempt that are recorded although its parent died before reading them."""
-NICED = frozenset({JobKind.TRAIN, JobKind.EVALUATE, JobKind.GENERATE, JobKind.LOGLIKELIHOOD, JobKind.CLASSIFY, JobKind.TRAIN_TOKENIZER})
+NICED = frozenset(
+    {
+        JobKind.TRAIN,
+        JobKind.EVALUATE,
+        JobKind.GENERATE,
+        JobKind.LOGLIKELIHOOD,
+        JobKind.CLASSIFY,
+        JobKind.TRAIN_TOKENIZER,
+    }
+)
 
 
 @dataclass
@@ -71,11 +90,13 @@ class Interrupted(Exception):
     """The worker is being stopped."""
 
 
-def execute(ctx: Context, claim: Claim[StoredPayload], *, nice: int = 0, stopping: threading.Event | None = None) -> Status | None:
+def execute(
+    ctx: Context, claim: Claim[StoredPayload], *, nice: int = 0, stopping: threading.Event | None = None
+) -> Status | None:
     """Run a claimed job to its end. Returns the terminal status, or None when the attempt was fenced off or put back.
 
-    When `stopping` is set, the child is ended and the job is put back at once. The thread that calls this must outlive the child, which
-    the kernel kills with it.
+    When `stopping` is set, the child is ended and the job is put back at once. The thread that calls this must outlive
+    the child, which the kernel kills with it.
     """
     folder = ctx.artifacts.job_folder(claim.job_id) / f"attempt-{claim.attempt}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +106,9 @@ def execute(ctx: Context, claim: Claim[StoredPayload], *, nice: int = 0, stoppin
         try:
             ready = outcomes.prepare(ctx, claim)
         except InvalidInput as error:  # another attempt would read the same payload
-            return _record_end(ctx, replace(claim, restarts_forever=False), folder, Ended(-1, None, JobFailure.of(error), None, 0.0))
+            return _record_end(
+                ctx, replace(claim, restarts_forever=False), folder, Ended(-1, None, JobFailure.of(error), None, 0.0)
+            )
         _record_leftovers(ctx, ready)
         child = _start_child(ctx, ready, folder, nice=nice)
         tracker = start_tracking(ready.payload, folder)
@@ -102,7 +125,9 @@ def execute(ctx: Context, claim: Claim[StoredPayload], *, nice: int = 0, stoppin
         return None
     except OperationalError:
         raise  # the database is unreachable: the lease lapses, and the job is claimed again
-    except Exception as error:  # a job that can't be started or recorded fails with its cause; otherwise it would be retried silently
+    except (
+        Exception
+    ) as error:  # a job that can't be started or recorded fails with its cause; otherwise it would be retried silently
         log.exception("job %s failed in its supervisor", claim.job_id)
         if child is not None:
             kill_group(child)
@@ -134,7 +159,9 @@ def run_foreground(job_id: str) -> int:
 
 
 def _start_child(ctx: Context, claim: Claim[Payload], folder: Path, *, nice: int) -> subprocess.Popen[bytes]:
-    spec = JobSpec(claim.job_id, claim.attempt, claim.payload, Path(ctx.artifacts.root), ctx.artifacts.job_folder(claim.job_id))
+    spec = JobSpec(
+        claim.job_id, claim.attempt, claim.payload, Path(ctx.artifacts.root), ctx.artifacts.job_folder(claim.job_id)
+    )
     # the child itself asks to die with its parent: code between fork and exec is not safe with other threads
     limits = {"memory_bytes": job_limit_bytes(ctx.policy.job_memory_mb), "nice": nice if claim.kind in NICED else 0}
     spec.write(folder / "job.json", parent=os.getpid(), **limits)
@@ -144,7 +171,8 @@ def _start_child(ctx: Context, claim: Claim[Payload], folder: Path, *, nice: int
     environment["TOKENIZERS_PARALLELISM"] = "false"
     environment["PYTHONUNBUFFERED"] = "1"
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    # libgomp's waiting threads spin for long, which costs most of a run's speed on a busy machine. This spin count keeps
+    # libgomp's waiting threads spin for long, which costs most of a run's speed on a busy machine. This spin count
+    # keeps
     # the speed of an idle machine; see docs/benchmarks/openmp-spinning.md.
     environment.setdefault("GOMP_SPINCOUNT", "10000")
     if claim.kind in (JobKind.TRAIN, JobKind.PROBE) and not claim.device:
@@ -183,7 +211,9 @@ def _record_leftovers(ctx: Context, claim: Claim[Payload]) -> None:
     while lines := tail.read():
         with ctx.db.write() as session:
             renew(session, ctx, claim)
-            outcomes.record_events(session, ctx, claim, [event for event in parse_events(lines) if isinstance(event, LASTING)])
+            outcomes.record_events(
+                session, ctx, claim, [event for event in parse_events(lines) if isinstance(event, LASTING)]
+            )
     with ctx.db.write() as session:
         renew(session, ctx, claim, events_offset=0)
 
@@ -192,7 +222,12 @@ class _Watch:
     """Supervises one child."""
 
     def __init__(
-        self, ctx: Context, claim: Claim[Payload], folder: Path, child: subprocess.Popen[bytes], stopping: threading.Event
+        self,
+        ctx: Context,
+        claim: Claim[Payload],
+        folder: Path,
+        child: subprocess.Popen[bytes],
+        stopping: threading.Event,
     ) -> None:
         self.ctx, self.claim, self.folder, self.child, self.stopping = ctx, claim, folder, child, stopping
         self.events = Tail(folder / "events.jsonl")
@@ -226,7 +261,9 @@ class _Watch:
         return Ended(self.child.returncode, self.result, self.error, self.stopped_by, time.monotonic() - started)
 
     def _ship(self) -> bool:
-        """Record new events; return whether there were any. A busy or unreachable database is retried while the lease lasts."""
+        """Record new events; return whether there were any. A busy or unreachable database is retried while the lease
+        lasts.
+        """
         before = (self.events.offset, self.output.offset)
         events: list[Event] = [*parse_events(self.events.read())]
         for line in self.output.read():
@@ -313,7 +350,10 @@ def explain_exit(code: int, folder: Path) -> JobFailure:
             "Free memory on the machine, or choose a smaller micro-batch or context for a network; then try again.",
         )
     elif code < 0:
-        cause, remedy = f"The process died of signal {signal.Signals(-code).name}.", "See the end of the log; try again."
+        cause, remedy = (
+            f"The process died of signal {signal.Signals(-code).name}.",
+            "See the end of the log; try again.",
+        )
     else:
         cause, remedy = f"The process ended with status {code} without a result.", "See the end of the log."
     return JobFailure(cause=cause, remedy=remedy, exit=code, tail=tail)

@@ -23,7 +23,9 @@ class Tail:
                 file.seek(self.offset)
                 block = file.read(MAX_BATCH_BYTES)
                 if len(block) == MAX_BATCH_BYTES and b"\n" not in block:
-                    block += file.readline()  # a line longer than a batch, which would otherwise block everything after it
+                    block += (
+                        file.readline()
+                    )  # a line longer than a batch, which would otherwise block everything after it
         except FileNotFoundError:
             return []
         complete = block.rfind(b"\n") + 1

@@ -76,12 +76,18 @@ def page_table() -> dict[str, list[st.navigation]]:  # type: ignore[valid-type]
 def run_ballot_alone() -> None:
     """Run the ballot from any address, without the other pages.
 
-    As the only page it would have the root as its address, and `/ballot` would be unknown; so a default page leads to it.
+    As the only page it would have the root as its address, and `/ballot` would be unknown; so a default page leads to
+    it.
     """
     ballot = _page(*BALLOT)
     st.navigation(
         [
-            st.Page(lambda: st.switch_page(ballot, query_params=dict(st.query_params)), title="Ballot", url_path="start", default=True),
+            st.Page(
+                lambda: st.switch_page(ballot, query_params=dict(st.query_params)),
+                title="Ballot",
+                url_path="start",
+                default=True,
+            ),
             ballot,
         ],
         position="hidden",

@@ -39,7 +39,9 @@ SLOWEST_FIRST = ("e2e", "faults", "test_dependencies.py", "clients", "jobs", "pa
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that runs every test with a context on PostgreSQL: what SQLite forgives shows there."""
-    parser.addoption("--database", choices=("sqlite", "postgresql"), default="sqlite", help="the database of the fixture `ctx`")
+    parser.addoption(
+        "--database", choices=("sqlite", "postgresql"), default="sqlite", help="the database of the fixture `ctx`"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -141,7 +143,9 @@ def _postgres_context(home: Path, url: str) -> Iterator[Context]:
     yield context
     context.db.engine.dispose()
     with context.db.engine.begin() as connection:
-        connection.exec_driver_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        )
         # runs and checkpoints refer to each other: no order of deletion suits both
         connection.exec_driver_sql(f"TRUNCATE {', '.join(Table.metadata.tables)} RESTART IDENTITY CASCADE")
     context.db.engine.dispose()

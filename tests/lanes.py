@@ -13,7 +13,9 @@ WAITING = ("tests/e2e/", "tests/faults/", "tests/test_dependencies.py", "tests/c
 
 
 class Lanes(LoadFileScheduling):  # type: ignore[misc]
-    """Files as `--dist loadfile` hands them out, but half of the processes take those of `WAITING` first and the others the rest first."""
+    """Files as `--dist loadfile` hands them out, but half of the processes take those of `WAITING` first and the others
+    the rest first.
+    """
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         waits = self.nodes.index(node) % 2 == 0

@@ -24,7 +24,11 @@ BREAKS = [
     ("backend/errors.py", "import pages.components.words", "Pages and jobs stand on the backend"),
     ("pages/admin/workers.py", "import sqlalchemy", "Pages speak to services alone"),
     ("pages/admin/workers.py", "from backend.infra import replicas", "Pages speak to services alone"),
-    ("backend/services/overview.py", "from backend.settings import Settings", "Settings are read by bootstrap and the entry points alone"),
+    (
+        "backend/services/overview.py",
+        "from backend.settings import Settings",
+        "Settings are read by bootstrap and the entry points alone",
+    ),
     ("jobs/training/run.py", "from backend.services.training import runs", "Rooms see rules and errors only"),
     ("jobs/training/run.py", "from backend.infra.hub import bases", "Training holds no remote repository"),
     ("jobs/training/context.py", "from jobs.training import loop", "Training walks forward"),
@@ -51,7 +55,9 @@ def test_a_contract_that_is_broken_on_purpose_fails(copy: Path, file: str, line:
     try:
         linter = Path(sys.executable).parent / "lint-imports"
         environment = {**os.environ, "PYTHONPATH": str(copy)}
-        result = subprocess.run([str(linter), "--no-cache"], cwd=copy, env=environment, capture_output=True, text=True, timeout=120)
+        result = subprocess.run(
+            [str(linter), "--no-cache"], cwd=copy, env=environment, capture_output=True, text=True, timeout=120
+        )
     finally:
         if whole is None:
             path.unlink()

@@ -131,7 +131,9 @@ def test_the_makefile_installs_by_the_pins() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_dependencies_resolve_without_the_pins(tmp_path: Path) -> None:
-    """A newer release of a library must not keep anybody from installing: pip finds a set of versions by the ranges alone."""
+    """A newer release of a library must not keep anybody from installing: pip finds a set of versions by the ranges
+    alone.
+    """
     command = [
         sys.executable,
         "-m",

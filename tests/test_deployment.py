@@ -18,12 +18,18 @@ from backend.settings import PROJECT, Settings
 from tests.support.installation import free_port, wait_until
 
 COMPOSE = PROJECT / "deploy" / "compose.yaml"
-PASSWORDS = {"POSTGRES_PASSWORD": "stone4", "BROKER_PASSWORD": "water7", "ROUNDHOUSE_ADMIN_PASSWORD": "a long password, with $ and @"}
+PASSWORDS = {
+    "POSTGRES_PASSWORD": "stone4",
+    "BROKER_PASSWORD": "water7",
+    "ROUNDHOUSE_ADMIN_PASSWORD": "a long password, with $ and @",
+}
 VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)(?::\?([^}]*))?\})")
 
 
 def resolve(variables: dict[str, str]) -> Any:
-    """Return the compose file with variables filled in: `${NAME:?message}`, and `$$` for a dollar. Raises KeyError with the message."""
+    """Return the compose file with variables filled in: `${NAME:?message}`, and `$$` for a dollar. Raises KeyError with
+    the message.
+    """
 
     def fill(match: re.Match[str]) -> str:
         dollar, name, message = match.groups()
@@ -77,7 +83,9 @@ def test_the_brokers_command_starts_a_server_that_asks_for_the_password(tmp_path
     port = free_port()
     shell, flag, script = broker["command"]
     command = [shell, flag, f"{script} --port {port} --bind 127.0.0.1 --dir {tmp_path}"]
-    process = subprocess.Popen(command, env={"PATH": f"{tmp_path}:/usr/bin:/bin", **broker["environment"]}, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env={"PATH": f"{tmp_path}:/usr/bin:/bin", **broker["environment"]}, stdout=subprocess.DEVNULL
+    )
     try:
         with redis.Redis(port=port, password=broker["environment"]["BROKER_PASSWORD"]) as client:
             wait_until(lambda: answers(client), what="the broker")

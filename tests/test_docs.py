@@ -44,7 +44,9 @@ def test_every_relative_link_of_the_documentation_leads_somewhere() -> None:
 
 
 def test_every_command_in_the_readme_exists() -> None:
-    commands = set(re.findall(r"^\s*roundhouse ([a-z]+(?: [a-z]+)?)", (PROJECT / "README.md").read_text(), flags=re.MULTILINE))
+    commands = set(
+        re.findall(r"^\s*roundhouse ([a-z]+(?: [a-z]+)?)", (PROJECT / "README.md").read_text(), flags=re.MULTILINE)
+    )
     assert commands
     runner = CliRunner()
     for command in commands:

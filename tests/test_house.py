@@ -73,7 +73,9 @@ def test_the_rooms_of_the_jobs_are_listed() -> None:
 @pytest.mark.parametrize("root", ["backend", "jobs", "pages"])
 def test_tests_mirror_the_tree(root: str) -> None:
     """A folder of tests has its folder of code."""
-    tested = {path.rsplit("/", 1)[0].removeprefix("tests/") for path in list_files() if path.startswith(f"tests/{root}/")}
+    tested = {
+        path.rsplit("/", 1)[0].removeprefix("tests/") for path in list_files() if path.startswith(f"tests/{root}/")
+    }
     code = {folder for path in list_files() if path.startswith(f"{root}/") for folder in [path.rsplit("/", 1)[0]]}
     parents = {"/".join(folder.split("/")[:n]) for folder in code for n in range(1, folder.count("/") + 2)}
     assert tested <= parents
@@ -124,7 +126,11 @@ def test_a_package_has_an_empty_init_so_that_a_name_has_one_address() -> None:
 
 def test_formatting_is_never_switched_off() -> None:
     marks = ("# fmt: " + "skip", "# fmt: " + "off")
-    assert [path for path in list_modules(*PACKAGES, "tests", "docs") if any(mark in (PROJECT / path).read_text() for mark in marks)] == []
+    assert [
+        path
+        for path in list_modules(*PACKAGES, "tests", "docs")
+        if any(mark in (PROJECT / path).read_text() for mark in marks)
+    ] == []
 
 
 def test_parts_of_pages_that_rerun_by_themselves_show_their_errors() -> None:
@@ -134,7 +140,9 @@ def test_parts_of_pages_that_rerun_by_themselves_show_their_errors() -> None:
 
 
 def test_the_tree_of_the_readme_is_there() -> None:
-    """Each file or folder that the README's tree names exists. A line is `name/ name/   what it is`, indented below its folder."""
+    """Each file or folder that the README's tree names exists. A line is `name/ name/   what it is`, indented below its
+    folder.
+    """
     tree = (PROJECT / "README.md").read_text().split("## The tree")[1].split("```")[1]
     parents: list[str] = []
     missing = []
@@ -143,7 +151,9 @@ def test_the_tree_of_the_readme_is_there() -> None:
         names = re.split(r"\s{2,}", line.strip())[0].split()
         parents = parents[:depth]
         missing += [
-            path for name in names if not (PROJECT / (path := "/".join([*parents, name.rstrip("/")]))).exists() and name != "models.db"
+            path
+            for name in names
+            if not (PROJECT / (path := "/".join([*parents, name.rstrip("/")]))).exists() and name != "models.db"
         ]
         parents.append(names[-1].rstrip("/"))
     assert missing == []

@@ -23,7 +23,11 @@ PLURALS = {"ies": "y", "s": ""}
 def glossary() -> tuple[frozenset[str], dict[str, str]]:
     """Return the words of the glossary, and the retired words, each with its replacement."""
     words, retired = (PROJECT / "docs" / "glossary.md").read_text().split("## Retired words")
-    terms = {cell.strip().lower() for row in re.findall(r"^\| ([^|]+) \|", words, flags=re.MULTILINE) for cell in row.split(",")}
+    terms = {
+        cell.strip().lower()
+        for row in re.findall(r"^\| ([^|]+) \|", words, flags=re.MULTILINE)
+        for cell in row.split(",")
+    }
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|", retired, flags=re.MULTILINE)
     return frozenset(terms), {word.strip(): new.strip() for word, new in rows if word.strip() not in {"word", "---"}}
 
@@ -35,7 +39,9 @@ def split_words(name: str) -> list[str]:
 
 def is_term(word: str) -> bool:
     terms = glossary()[0]
-    return word in terms or any(word.endswith(end) and word.removesuffix(end) + one in terms for end, one in PLURALS.items())
+    return word in terms or any(
+        word.endswith(end) and word.removesuffix(end) + one in terms for end, one in PLURALS.items()
+    )
 
 
 def test_a_term_has_one_row() -> None:
@@ -98,7 +104,8 @@ def test_variables_say_what_they_hold() -> None:
         f"{path}:{line}: {name}"
         for path in list_modules(*PACKAGES)
         for line, name in bound_names(parse(path))
-        if name in retired and (path, name) != ("backend/domain/data/reports/report.py", "found")  # a stored count of found items
+        if name in retired
+        and (path, name) != ("backend/domain/data/reports/report.py", "found")  # a stored count of found items
     ]
     assert bound == []
 
@@ -130,7 +137,9 @@ def test_every_public_name_has_a_docstring() -> None:
         if tree.body and not ast.get_docstring(tree):
             missing.append(path)
         for node in tree.body:
-            named = isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_")
+            named = isinstance(
+                node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+            ) and not node.name.startswith("_")
             if named and not ast.get_docstring(node):
                 missing.append(f"{path}: {node.name}")
     assert missing == []
@@ -146,14 +155,18 @@ def prose() -> Iterator[tuple[str, int, str]]:
             if "  # " in line or line.lstrip().startswith("# "):
                 yield path, number, line.split("# ", 1)[1]
     for path in list_files():
-        if (path.endswith(".md") and path != "docs/glossary.md") or (path.endswith(".js") and path.startswith("pages/")):
+        if (path.endswith(".md") and path != "docs/glossary.md") or (
+            path.endswith(".js") and path.startswith("pages/")
+        ):
             for number, line in enumerate((PROJECT / path).read_text().splitlines(), 1):
                 yield path, number, line
 
 
 def test_no_text_uses_a_retired_phrase() -> None:
     phrases = [word for word in glossary()[1] if word == word.lower() and not word.startswith("`")]
-    pattern = re.compile(r"\b(" + "|".join(sorted(map(re.escape, phrases), key=len, reverse=True)) + r")\b", flags=re.IGNORECASE)
+    pattern = re.compile(
+        r"\b(" + "|".join(sorted(map(re.escape, phrases), key=len, reverse=True)) + r")\b", flags=re.IGNORECASE
+    )
     starter = ("backend/domain/starter/",)  # its stories are not about networks
     used = [
         f"{path}:{line}: {match.group(0)}: {text[max(0, match.start() - 30) : match.end() + 30]!r}"
@@ -166,7 +179,9 @@ def test_no_text_uses_a_retired_phrase() -> None:
 
 
 def test_percentages_are_written_by_one_function() -> None:
-    """`5 %`, by `backend.domain.wording.percent`; a format of Python's writes `5%`. Positions in a style sheet are left as they are."""
+    """`5 %`, by `backend.domain.wording.percent`; a format of Python's writes `5%`. Positions in a style sheet are left
+    as they are.
+    """
     sheets = {"pages/components/charts/html.py"}
     texts = {path: (PROJECT / path).read_text() for path in list_modules(*PACKAGES) if path not in sheets}
     assert [path for path, text in texts.items() if re.search(r":[+,<>0-9]*[.][0-9]%[}]", text)] == []

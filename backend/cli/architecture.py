@@ -29,8 +29,12 @@ def describe_(
     file: Path,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     micro_batch: Annotated[int, typer.Option(min=1, help="Sequences in one forward pass; memory depends on it.")] = 1,
-    context: Annotated[int | None, typer.Option(min=1, help="Tokens in a training sequence; the architecture's own when left out.")] = None,
-    lora_rank: Annotated[int | None, typer.Option(min=1, max=1024, help="Train adapters of this rank instead of all weights.")] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Tokens in a training sequence; the architecture's own when left out.")
+    ] = None,
+    lora_rank: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Train adapters of this rank instead of all weights.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Count parameters, FLOPs, cache and memory of the architecture in a YAML file."""
@@ -50,8 +54,14 @@ def _words(report: ArchitectureReport) -> str:
         lines.append(f"{report.trainable_parameters:,} parameters of adapters are trained")
     lines += [
         f"{report.flops_per_token.forward:,} FLOPs per token forward, {report.flops_per_token.training:,} in training",
-        f"{report.kv_cache_bytes_per_token:,} bytes of KV cache per token, {report.kv_cache_bytes:,} for {report.context:,} tokens",
-        f"{report.memory_bytes.total / 1e6:,.1f} MB to train {report.micro_batch} x {report.context} tokens in {report.precision}",
+        (
+            f"{report.kv_cache_bytes_per_token:,} bytes of KV cache per token, {report.kv_cache_bytes:,} for"
+            f" {report.context:,} tokens"
+        ),
+        (
+            f"{report.memory_bytes.total / 1e6:,.1f} MB to train {report.micro_batch} x {report.context} tokens in"
+            f" {report.precision}"
+        ),
     ]
     return "\n".join(lines)
 

@@ -16,7 +16,10 @@ from backend.services.context import LOCAL
 
 app = typer.Typer(no_args_is_help=True)
 Source = Annotated[
-    str, typer.Argument(help="A folder with config.json and safetensors, a .gguf file, or a Hub id, which may be OWNER/NAME@REVISION.")
+    str,
+    typer.Argument(
+        help="A folder with config.json and safetensors, a .gguf file, or a Hub id, which may be OWNER/NAME@REVISION."
+    ),
 ]
 Revision = Annotated[str, typer.Option(help="Of a Hub id: a branch, a tag or a commit. Default: main.")]
 
@@ -24,7 +27,10 @@ Revision = Annotated[str, typer.Option(help="Of a Hub id: a branch, a tag or a c
 @app.command("add")
 @command
 def add(
-    source: Source, name: Annotated[str, typer.Option(help="Name of the base.")], revision: Revision = "", as_json: JsonFlag = False
+    source: Source,
+    name: Annotated[str, typer.Option(help="Name of the base.")],
+    revision: Revision = "",
+    as_json: JsonFlag = False,
 ) -> None:
     """Add a base, and wait until it is downloaded and checked."""
     ctx = get_context()
@@ -50,14 +56,20 @@ def check(source: Source, revision: Revision = "", as_json: JsonFlag = False) ->
         "licence": facts.licence,
         "memory_bytes_16bit": facts.memory_bytes[0],
         "memory_bytes_32bit": facts.memory_bytes[1],
-        **({"revision": look.commit, "requested_revision": look.revision, "download_bytes": look.download_bytes} if look.commit else {}),
+        **(
+            {"revision": look.commit, "requested_revision": look.revision, "download_bytes": look.download_bytes}
+            if look.commit
+            else {}
+        ),
     }
     where = f", commit {look.commit}, {look.download_bytes / 1e6:,.1f} MB to download" if look.commit else ""
     emit(
         data,
         as_json=as_json,
-        text=f"{look.source}: {facts.family or 'unknown family'}, {_count(facts.parameters)}, {facts.bytes / 1e6:,.1f} MB{where}; "
-        f"licence: {facts.licence or 'not stated'}.",
+        text=(
+            f"{look.source}: {facts.family or 'unknown family'}, {_count(facts.parameters)}, {facts.bytes / 1e6:,.1f}"
+            f" MB{where}; licence: {facts.licence or 'not stated'}."
+        ),
     )
 
 
@@ -67,7 +79,11 @@ def show(base: Annotated[str, typer.Argument(help="Its name or id.")], as_json: 
     """Show a base or any other checkpoint: family, size, licence, source, and the commit of a Hub id."""
     checkpoint = resolve_checkpoint(get_context(), base)
     lines = [_summary(checkpoint), f"Source: {checkpoint.source or checkpoint.run or 'unknown'}"]
-    lines += [f"{key.replace('_', ' ').capitalize()}: {value}" for key, value in checkpoint.facts.items() if value not in (None, "")]
+    lines += [
+        f"{key.replace('_', ' ').capitalize()}: {value}"
+        for key, value in checkpoint.facts.items()
+        if value not in (None, "")
+    ]
     emit(checkpoint_data(checkpoint), as_json=as_json, text="\n".join(lines))
 
 
@@ -103,12 +119,18 @@ def scan(as_json: JsonFlag = False) -> None:
         for offer in offers
     ]
     words = [
-        f"{o.name}  {o.facts.family}  {_count(o.facts.parameters)}  {o.facts.licence or 'licence not stated'}"
-        if o.facts
-        else f"{o.name}  can't be used: {o.problem}"
+        (
+            f"{o.name}  {o.facts.family}  {_count(o.facts.parameters)}  {o.facts.licence or 'licence not stated'}"
+            if o.facts
+            else f"{o.name}  can't be used: {o.problem}"
+        )
         for o in offers
     ]
-    empty = "MODEL_PATH is not set." if ctx.model_path is None else f"Nothing under {ctx.model_path} looks like a checkpoint."
+    empty = (
+        "MODEL_PATH is not set."
+        if ctx.model_path is None
+        else f"Nothing under {ctx.model_path} looks like a checkpoint."
+    )
     emit({"offers": data}, as_json=as_json, text="\n".join(words) or empty)
 
 

@@ -1,4 +1,6 @@
-"""`roundhouse rating freeze|verify`: a named, hashed board of a campaign or of a file of votes, and the proof that it is unchanged."""
+"""`roundhouse rating freeze|verify`: a named, hashed board of a campaign or of a file of votes, and the proof that it
+is unchanged.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def freeze(
     method: Annotated[str, typer.Option(help="bradley_terry, davidson or rao_kupper.")] = "bradley_terry",
     cluster_by: Annotated[str, typer.Option(help="two_way, prompt, rater or none.")] = "two_way",
     control: Annotated[str, typer.Option(help="Hold answers equal in length, style, or length,style.")] = "",
-    reweight: Annotated[bool, typer.Option("--reweight", help="Weight votes as if each pair had been drawn equally often.")] = False,
+    reweight: Annotated[
+        bool, typer.Option("--reweight", help="Weight votes as if each pair had been drawn equally often.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Freeze a leaderboard with its votes, options, seed and version."""
@@ -38,7 +42,9 @@ def freeze(
     options = RatingOptions.of(method=method, cluster_by=cluster_by, control=controls, reweight=reweight)
     if Path(source).is_file():
         if to is None:
-            raise InvalidInput("A board of a file is not stored here.", remedy="Name a file to write: --to board.json.", field="to")
+            raise InvalidInput(
+                "A board of a file is not stored here.", remedy="Name a file to write: --to board.json.", field="to"
+            )
         at, version = utc_now(), program_version()
         votes = parse_votes(Path(source).read_text(encoding="utf-8-sig"))
         document, _ = freeze_document(votes, options, campaign=Path(source).name, name=name, at=at, version=version)
@@ -50,8 +56,18 @@ def freeze(
         board_id, digest, document, text = board.id, board.digest, board.document, export_board(board, form="json")
     if to is not None:
         to.write_text(text, encoding="utf-8")
-    result = {"board": board_id, "name": name, "digest": digest, "votes": len(document["votes"]), "file": str(to) if to else None}
-    emit({**result, "ratings": document["ratings"]}, as_json=as_json, text=f"{name}: {result['votes']} votes, SHA-256 {digest}")
+    result = {
+        "board": board_id,
+        "name": name,
+        "digest": digest,
+        "votes": len(document["votes"]),
+        "file": str(to) if to else None,
+    }
+    emit(
+        {**result, "ratings": document["ratings"]},
+        as_json=as_json,
+        text=f"{name}: {result['votes']} votes, SHA-256 {digest}",
+    )
 
 
 @command
@@ -78,7 +94,9 @@ def _read_board(board: str) -> tuple[dict[str, Any], str | None]:
         content = json.loads(file.read_text(encoding="utf-8"))
         return dict(content["document"]), content.get("digest")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidInput(f"{file.name} holds no frozen board.", remedy="Give a file that `rating freeze` wrote.") from error
+        raise InvalidInput(
+            f"{file.name} holds no frozen board.", remedy="Give a file that `rating freeze` wrote."
+        ) from error
 
 
 def _describe(result: Verification) -> str:

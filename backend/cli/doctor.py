@@ -56,10 +56,18 @@ def check_disk(settings: Settings) -> Finding:
     needed = max(MIN_FREE_BYTES, settings.keep_free_mb * 2**20)
     detail = f"{free / 2**30:.1f} GB free under {settings.home}"
     if not os.access(folder, os.W_OK):
-        return Finding("disk", "problem", f"{folder} can't be written.", "Make it writable or set ROUNDHOUSE_HOME to a folder that is.")
+        return Finding(
+            "disk",
+            "problem",
+            f"{folder} can't be written.",
+            "Make it writable or set ROUNDHOUSE_HOME to a folder that is.",
+        )
     if free < settings.keep_free_mb * 2**20:
         return Finding(
-            "disk", "problem", f"The disk is full: {detail}.", "Free some space, or set ROUNDHOUSE_HOME to a folder on a larger disk."
+            "disk",
+            "problem",
+            f"The disk is full: {detail}.",
+            "Free some space, or set ROUNDHOUSE_HOME to a folder on a larger disk.",
         )
     if free < needed:
         return Finding("disk", "warning", f"Little space: {detail}.", "Checkpoints need room; free some space soon.")
@@ -76,7 +84,10 @@ def check_port(name: str, port: int, variable: str, *, host: str = "127.0.0.1") 
             holder = _holder(port)
             who = f" by {holder}" if holder else f" ({error.strerror})"
             return Finding(
-                f"port {port}", "problem", f"Port {port}, for the {name}, is taken{who}.", f"Stop it, or set {variable} to a free port."
+                f"port {port}",
+                "problem",
+                f"Port {port}, for the {name}, is taken{who}.",
+                f"Stop it, or set {variable} to a free port.",
             )
     return Finding(f"port {port}", "ok", f"free, for the {name}")
 
@@ -84,7 +95,12 @@ def check_port(name: str, port: int, variable: str, *, host: str = "127.0.0.1") 
 def _holder(port: int) -> str:
     try:
         for connection in psutil.net_connections(kind="tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN and connection.pid:
+            if (
+                connection.laddr
+                and connection.laddr.port == port
+                and connection.status == psutil.CONN_LISTEN
+                and connection.pid
+            ):
                 return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
     except (psutil.Error, PermissionError):
         return ""
@@ -99,7 +115,11 @@ def check_broker(settings: Settings, *, running: bool = False) -> Finding:
         except RoundhouseError as error:
             return Finding("broker", "problem", error.message, error.remedy)
     name = "REDIS_URL" if settings.redis_url else f"The built-in broker on {settings.broker_socket}"
-    cure = "Start that server, or unset REDIS_URL to use the built-in one." if settings.redis_url else "Look at logs/broker.log."
+    cure = (
+        "Start that server, or unset REDIS_URL to use the built-in one."
+        if settings.redis_url
+        else "Look at logs/broker.log."
+    )
     import redis
 
     try:
@@ -141,7 +161,12 @@ def check_exposure(settings: Settings) -> Finding:
     if not settings.needs_sign_in:
         if settings.admin_password is not None:
             cure = "Set ROUNDHOUSE_SIGN_IN=always to ask for it, or unset it."
-            return Finding("sign-in", "warning", "ROUNDHOUSE_ADMIN_PASSWORD is set, but no one is asked to sign in on loopback.", cure)
+            return Finding(
+                "sign-in",
+                "warning",
+                "ROUNDHOUSE_ADMIN_PASSWORD is set, but no one is asked to sign in on loopback.",
+                cure,
+            )
         return Finding("sign-in", "ok", "loopback only: no one is asked to sign in")
     from backend.bootstrap import build_context
     from backend.services.people.accounts import count_users
@@ -205,12 +230,18 @@ def doctor(as_json: JsonFlag = False) -> None:
     """Check Python, packages, disk, ports, broker, database, devices and sign-in."""
     settings = Settings()
     running = running_pid(settings)
-    findings = [f for f in start_checks(settings, running=running is not None) if running is None or not f.name.startswith("port ")]
+    findings = [
+        f
+        for f in start_checks(settings, running=running is not None)
+        if running is None or not f.name.startswith("port ")
+    ]
     if running is not None:
         findings.insert(0, Finding("installation", "ok", f"running (process {running}) at {settings.pages_url}"))
     bad = any(finding.state == "problem" for finding in findings)
     marks = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
-    text_ = "\n".join(f"{marks[f.state]}  {f.name:<12} {f.detail}{f'  -> {f.cure}' if f.cure else ''}" for f in findings)
+    text_ = "\n".join(
+        f"{marks[f.state]}  {f.name:<12} {f.detail}{f'  -> {f.cure}' if f.cure else ''}" for f in findings
+    )
     emit({"ok": not bad, "findings": [asdict(f) for f in findings]}, as_json=as_json, text=text_)
     if bad:
         raise typer.Exit(FAILED)

@@ -28,7 +28,14 @@ from backend.services.jobs.jobs import read_log
 from backend.services.jobs.workers import has_worker
 from backend.services.serving.autoscaling import change_scaling
 from backend.services.serving.canaries import abort_canary, change_canary, promote_canary, start_canary
-from backend.services.serving.deployments import delete_endpoint, deploy, rollback_endpoint, scale_endpoint, start_endpoint, stop_endpoint
+from backend.services.serving.deployments import (
+    delete_endpoint,
+    deploy,
+    rollback_endpoint,
+    scale_endpoint,
+    start_endpoint,
+    stop_endpoint,
+)
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints, list_revisions
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, require_safety
 from backend.services.serving.speed import find_speed, launch_speed_probe
@@ -41,7 +48,9 @@ app.command("connect")(connect)
 app.add_typer(adapter_app, name="adapter")
 app.command("log")(request_log)
 app.command("dataset")(dataset)
-app.add_typer(shadow.app, name="shadow", help="Copies of requests to a second checkpoint or endpoint, compared and never shown.")
+app.add_typer(
+    shadow.app, name="shadow", help="Copies of requests to a second checkpoint or endpoint, compared and never shown."
+)
 READY_TIMEOUT_S = 300.0
 WaitFlag = Annotated[bool, typer.Option(help="Return when a replica is ready.")]
 
@@ -57,14 +66,28 @@ def describe(endpoint: EndpointView) -> dict[str, Any]:
         "policy": endpoint.policy,
         "precision": endpoint.precision,
         "precision_check": endpoint.precision_check.model_dump() if endpoint.precision_check else None,
-        "draft": {"checkpoint": endpoint.draft_name, "drafted_tokens": endpoint.drafted_tokens, "acceptance": endpoint.acceptance}
-        if endpoint.draft_name
-        else None,
+        "draft": (
+            {
+                "checkpoint": endpoint.draft_name,
+                "drafted_tokens": endpoint.drafted_tokens,
+                "acceptance": endpoint.acceptance,
+            }
+            if endpoint.draft_name
+            else None
+        ),
         "replicas_wanted": endpoint.target,
         "scaling": endpoint.options.scaling.describe() or None,
         "replicas_ready": endpoint.num_ready,
         "replicas": [
-            {"id": r.id, "revision": r.revision, "role": r.role, "status": r.status, "device": r.device, "problem": r.problem, **r.gauges}
+            {
+                "id": r.id,
+                "revision": r.revision,
+                "role": r.role,
+                "status": r.status,
+                "device": r.device,
+                "problem": r.problem,
+                **r.gauges,
+            }
             for r in endpoint.replicas
         ],
         "rollout": asdict(endpoint.rollout) if endpoint.rollout else None,
@@ -77,31 +100,62 @@ def describe(endpoint: EndpointView) -> dict[str, Any]:
 @app.command("deploy")
 @command
 def deploy_(
-    checkpoint: Annotated[str, typer.Option(help="Name of the checkpoint, or an alias, which the endpoint then follows.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="Name of the checkpoint, or an alias, which the endpoint then follows.")
+    ],
     name: Annotated[str, typer.Option(help="Name of the endpoint: what clients put in model=.")],
     replicas: Annotated[int, typer.Option(min=1)] = 1,
     require_safety_gate: Annotated[
-        bool, typer.Option("--require-safety", help="Refuse a checkpoint that does not pass the safety gate, now and later.")
+        bool,
+        typer.Option("--require-safety", help="Refuse a checkpoint that does not pass the safety gate, now and later."),
     ] = False,
     margin: Annotated[float, typer.Option(help="Safety gate: largest change towards unsafe that passes.")] = MARGIN,
-    policy: Annotated[Policy, typer.Option(help="How requests are shared between replicas.")] = Policy.LEAST_OUTSTANDING,
-    surge: Annotated[int, typer.Option(min=0, help="Replicas above N during a rollout; 0 stops one before it starts one.")] = 1,
-    answer_limit: Annotated[float, typer.Option(help="Seconds that an answer may take; replaced replicas finish theirs.")] = 600.0,
-    queue_timeout: Annotated[float, typer.Option(help="Seconds that a request may wait before it is refused with 429.")] = 60.0,
+    policy: Annotated[
+        Policy, typer.Option(help="How requests are shared between replicas.")
+    ] = Policy.LEAST_OUTSTANDING,
+    surge: Annotated[
+        int, typer.Option(min=0, help="Replicas above N during a rollout; 0 stops one before it starts one.")
+    ] = 1,
+    answer_limit: Annotated[
+        float, typer.Option(help="Seconds that an answer may take; replaced replicas finish theirs.")
+    ] = 600.0,
+    queue_timeout: Annotated[
+        float, typer.Option(help="Seconds that a request may wait before it is refused with 429.")
+    ] = 60.0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a replica.")] = 1,
-    precision: Annotated[Precision, typer.Option(help="Weights on CPUs: float32, or bfloat16 or int8, checked.")] = "float32",
-    max_perplexity_ratio: Annotated[float, typer.Option(help="Largest perplexity over that in float32 that is deployed.")] = 1.05,
-    context: Annotated[int | None, typer.Option(help="Tokens of a prompt with its answer.  [default: the network's]")] = None,
-    draft: Annotated[str | None, typer.Option(help="Smaller checkpoint whose tokens this one checks, faster on CPUs; exact.")] = None,
-    min_replicas: Annotated[int | None, typer.Option(min=0, help="Fewest replicas; 0 lets the endpoint sleep while idle.")] = None,
-    max_replicas: Annotated[int | None, typer.Option(min=1, help="Most replicas; their number then follows the queue.")] = None,
-    target_queue_seconds: Annotated[float, typer.Option(help="Wait of a request above which replicas are added.")] = 2.0,
-    cool_down_seconds: Annotated[float, typer.Option(help="Seconds without a queue before a replica is taken away.")] = 300.0,
-    sleep_after_minutes: Annotated[float | None, typer.Option(help="Minutes without a request before all replicas stop.")] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="Weights on CPUs: float32, or bfloat16 or int8, checked.")
+    ] = "float32",
+    max_perplexity_ratio: Annotated[
+        float, typer.Option(help="Largest perplexity over that in float32 that is deployed.")
+    ] = 1.05,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens of a prompt with its answer.  [default: the network's]")
+    ] = None,
+    draft: Annotated[
+        str | None, typer.Option(help="Smaller checkpoint whose tokens this one checks, faster on CPUs; exact.")
+    ] = None,
+    min_replicas: Annotated[
+        int | None, typer.Option(min=0, help="Fewest replicas; 0 lets the endpoint sleep while idle.")
+    ] = None,
+    max_replicas: Annotated[
+        int | None, typer.Option(min=1, help="Most replicas; their number then follows the queue.")
+    ] = None,
+    target_queue_seconds: Annotated[
+        float, typer.Option(help="Wait of a request above which replicas are added.")
+    ] = 2.0,
+    cool_down_seconds: Annotated[
+        float, typer.Option(help="Seconds without a queue before a replica is taken away.")
+    ] = 300.0,
+    sleep_after_minutes: Annotated[
+        float | None, typer.Option(help="Minutes without a request before all replicas stop.")
+    ] = None,
     wait: WaitFlag = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Deploy a checkpoint to N replicas; those of an earlier deployment are replaced one by one. Needs a running installation."""
+    """Deploy a checkpoint to N replicas; those of an earlier deployment are replaced one by one. Needs a running
+    installation.
+    """
     ctx = get_context()
     check_margin(margin)
     require = SafetyRequirement(margin) if require_safety_gate else None
@@ -110,9 +164,19 @@ def deploy_(
         check_requirement(ctx, subject.id, name=name, requirement=require)
     _require_worker(ctx)
     alias = checkpoint if is_alias_name(checkpoint) else None
-    options = {"policy": policy, "surge": surge, "answer_limit_s": answer_limit, "queue_timeout_s": queue_timeout, "threads": threads}
+    options = {
+        "policy": policy,
+        "surge": surge,
+        "answer_limit_s": answer_limit,
+        "queue_timeout_s": queue_timeout,
+        "threads": threads,
+    }
     options |= {"precision": precision, "max_perplexity_ratio": max_perplexity_ratio, "max_replicas": max_replicas}
-    options |= {"target_queue_s": target_queue_seconds, "cool_down_s": cool_down_seconds, "sleep_after_minutes": sleep_after_minutes}
+    options |= {
+        "target_queue_s": target_queue_seconds,
+        "cool_down_s": cool_down_seconds,
+        "sleep_after_minutes": sleep_after_minutes,
+    }
     options |= {"context": context, "draft": resolve_checkpoint(ctx, draft).id if draft else None}
     options |= {} if min_replicas is None else {"min_replicas": min_replicas}
     deployed = deploy(
@@ -134,7 +198,9 @@ def probe(
     checkpoint: Annotated[str, typer.Argument(help="Name or id of a checkpoint, or an alias.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure how fast one replica of a checkpoint answers 1, 8 and 32 users, before it is deployed. Needs a running installation."""
+    """Measure how fast one replica of a checkpoint answers 1, 8 and 32 users, before it is deployed. Needs a running
+    installation.
+    """
     ctx = get_context()
     _require_worker(ctx)
     subject = resolve_checkpoint(ctx, checkpoint)
@@ -159,16 +225,28 @@ def scale(
     name: str,
     number: Annotated[int | None, typer.Argument(min=1, help="Number of replicas from now on.")] = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="The same, as an option.")] = None,
-    min_replicas: Annotated[int | None, typer.Option("--min", min=0, help="Fewest replicas; 0 lets it sleep while idle.")] = None,
-    max_replicas: Annotated[int | None, typer.Option("--max", min=1, help="Most replicas; their number then follows the queue.")] = None,
+    min_replicas: Annotated[
+        int | None, typer.Option("--min", min=0, help="Fewest replicas; 0 lets it sleep while idle.")
+    ] = None,
+    max_replicas: Annotated[
+        int | None, typer.Option("--max", min=1, help="Most replicas; their number then follows the queue.")
+    ] = None,
     target_queue_seconds: Annotated[float | None, typer.Option(help="Wait above which replicas are added.")] = None,
-    cool_down_seconds: Annotated[float | None, typer.Option(help="Seconds without a queue before one is taken away.")] = None,
-    sleep_after_minutes: Annotated[float | None, typer.Option(min=0, help="Minutes without a request before it sleeps; 0: never.")] = None,
-    fixed: Annotated[bool, typer.Option("--fixed", help="Keep the number as it is: neither scale by itself nor sleep.")] = False,
+    cool_down_seconds: Annotated[
+        float | None, typer.Option(help="Seconds without a queue before one is taken away.")
+    ] = None,
+    sleep_after_minutes: Annotated[
+        float | None, typer.Option(min=0, help="Minutes without a request before it sleeps; 0: never.")
+    ] = None,
+    fixed: Annotated[
+        bool, typer.Option("--fixed", help="Keep the number as it is: neither scale by itself nor sleep.")
+    ] = False,
     wait: Annotated[bool, typer.Option(help="Return when that many are ready.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Change the number of replicas in place, or the limits between which it follows the queue. Replicas that go finish their answers."""
+    """Change the number of replicas in place, or the limits between which it follows the queue. Replicas that go finish
+    their answers.
+    """
     ctx = get_context()
     num_replicas = number if replicas is None else replicas
     changes = {
@@ -190,7 +268,11 @@ def scale(
     if fixed:
         given = {"min_replicas": 1, "max_replicas": None, "sleep_after_minutes": None}
     if num_replicas is None and not given:
-        raise InvalidInput("The number of replicas is missing.", remedy=f"Write `roundhouse endpoint scale {name} 3`.", field="replicas")
+        raise InvalidInput(
+            "The number of replicas is missing.",
+            remedy=f"Write `roundhouse endpoint scale {name} 3`.",
+            field="replicas",
+        )
     view = change_scaling(ctx, name, person=LOCAL, **given) if given else None
     if num_replicas is not None:
         view = scale_endpoint(ctx, name, num_replicas, person=LOCAL)
@@ -201,7 +283,9 @@ def scale(
 @command
 def rollback(
     name: str,
-    revision: Annotated[int | None, typer.Option("--to", help="Revision to serve again; by default the one before.")] = None,
+    revision: Annotated[
+        int | None, typer.Option("--to", help="Revision to serve again; by default the one before.")
+    ] = None,
     wait: WaitFlag = True,
     as_json: JsonFlag = False,
 ) -> None:
@@ -235,8 +319,13 @@ def logs(
     """Show the end of the log of every replica."""
     ctx = get_context()
     replicas = [(r, read_log(ctx, r.job_id, last=last)) for r in get_endpoint(ctx, name).replicas if r.job_id]
-    data = [{"id": r.id, "revision": r.revision, "status": r.status, "problem": r.problem, "lines": lines} for r, lines in replicas]
-    text = "\n".join(f"--- replica {r.id}, revision {r.revision}, {r.status} ---\n" + "\n".join(lines) for r, lines in replicas)
+    data = [
+        {"id": r.id, "revision": r.revision, "status": r.status, "problem": r.problem, "lines": lines}
+        for r, lines in replicas
+    ]
+    text = "\n".join(
+        f"--- replica {r.id}, revision {r.revision}, {r.status} ---\n" + "\n".join(lines) for r, lines in replicas
+    )
     emit({"endpoint": name, "replicas": data}, as_json=as_json, text=text or f"No replica of {name} runs.")
 
 
@@ -244,22 +333,31 @@ def logs(
 @command
 def canary(
     name: str,
-    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint, alias or connected model that gets the share.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Checkpoint, alias or connected model that gets the share.")
+    ] = None,
     percent: Annotated[float | None, typer.Option(help="Share of the requests.  [default: 10]")] = None,
     replicas: Annotated[int, typer.Option(min=1)] = 1,
     step_up: Annotated[bool, typer.Option("--step-up", help="Grow by 1, 5, 10, 25, 50, 100 %, then promote.")] = False,
     step_minutes: Annotated[float, typer.Option(help="Least duration of a step.")] = 5.0,
     min_requests: Annotated[int, typer.Option(help="Requests that a step needs.")] = 20,
-    abort_error_rate: Annotated[float, typer.Option(help="Share of lost requests that ends it; 0 switches the rule off.")] = 0.05,
+    abort_error_rate: Annotated[
+        float, typer.Option(help="Share of lost requests that ends it; 0 switches the rule off.")
+    ] = 0.05,
     abort_p95: Annotated[float | None, typer.Option(help="p95 of the first token, in seconds, that ends it.")] = None,
-    vote_alpha: Annotated[float, typer.Option(help="Chance of a wrong decision by thumbs; 0 switches the rule off.")] = 0.05,
-    step_on_votes: Annotated[bool, typer.Option("--step-on-votes", help="Grow only once thumbs show its answers to be better.")] = False,
+    vote_alpha: Annotated[
+        float, typer.Option(help="Chance of a wrong decision by thumbs; 0 switches the rule off.")
+    ] = 0.05,
+    step_on_votes: Annotated[
+        bool, typer.Option("--step-on-votes", help="Grow only once thumbs show its answers to be better.")
+    ] = False,
     promote: Annotated[bool, typer.Option("--promote", help="Replace the stable revision by it.")] = False,
     abort: Annotated[bool, typer.Option("--abort", help="End it.")] = False,
     wait: WaitFlag = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Give a second checkpoint a share of the requests; without --checkpoint, change, promote, abort or show the canary that runs.
+    """Give a second checkpoint a share of the requests; without --checkpoint, change, promote, abort or show the canary
+    that runs.
 
     The requests of one `user`, else of one key, stay on one side.
     """
@@ -283,7 +381,9 @@ def canary(
     elif checkpoint is not None:
         _require_worker(ctx)
         subject_id = resolve_deployable(ctx, checkpoint)
-        view = start_canary(ctx, name, checkpoint_id=subject_id, rules=CanaryRules.read(rules), num_replicas=replicas, person=LOCAL)
+        view = start_canary(
+            ctx, name, checkpoint_id=subject_id, rules=CanaryRules.read(rules), num_replicas=replicas, person=LOCAL
+        )
         while wait and view.canary and not view.canary.num_ready:
             time.sleep(0.3)
             view = get_endpoint(ctx, name)
@@ -294,7 +394,11 @@ def canary(
     else:
         view = get_endpoint(ctx, name)
     shown = view.canary
-    text = f"{shown.checkpoint_name} gets {shown.percent:g} % of {name}: {shown.num_ready} ready" if shown else f"{name} has no canary."
+    text = (
+        f"{shown.checkpoint_name} gets {shown.percent:g} % of {name}: {shown.num_ready} ready"
+        if shown
+        else f"{name} has no canary."
+    )
     emit(describe(view), as_json=as_json, text=text)
 
 
@@ -352,7 +456,8 @@ def _canary(view: EndpointView) -> str:
 def _require_worker(ctx: Context) -> None:
     if not has_worker(ctx, "serve"):
         raise Unavailable(
-            "No worker serves the queue `serve`.", remedy="Start the installation with `roundhouse up`, or `roundhouse worker` here."
+            "No worker serves the queue `serve`.",
+            remedy="Start the installation with `roundhouse up`, or `roundhouse worker` here.",
         )
 
 
@@ -363,18 +468,28 @@ def _emit_started(ctx: Context, view: EndpointView, *, wait: bool, as_json: bool
     """
     deadline = time.monotonic() + READY_TIMEOUT_S
     while wait and not _is_settled(view):
-        problems = [r.problem for r in view.replicas if r.problem and r.status == "starting" and r.revision == view.revision]
+        problems = [
+            r.problem for r in view.replicas if r.problem and r.status == "starting" and r.revision == view.revision
+        ]
         if problems or time.monotonic() > deadline:
             cause = problems[0] if problems else f"it was not done within {READY_TIMEOUT_S:.0f} s"
-            rest = f" Revision {view.rollout.previous} still answers." if view.rollout and view.rollout.old_ready else ""
+            rest = (
+                f" Revision {view.rollout.previous} still answers." if view.rollout and view.rollout.old_ready else ""
+            )
             raise Unavailable(f"Revision {view.revision} of {view.name!r} did not become ready: {cause}.{rest}")
         time.sleep(0.3)
         view = get_endpoint(ctx, view.name)
     note(f"{ctx.gateway_url}/v1, model={view.name}")
-    emit(describe(view), as_json=as_json, text=f"{view.name}: {view.state}, {view.num_ready} of {view.target} replicas ready")
+    emit(
+        describe(view),
+        as_json=as_json,
+        text=f"{view.name}: {view.state}, {view.num_ready} of {view.target} replicas ready",
+    )
 
 
 def _is_settled(view: EndpointView) -> bool:
-    """Return whether the newest revision answers alone. A first deployment needs one replica, a change of number all of them."""
+    """Return whether the newest revision answers alone. A first deployment needs one replica, a change of number all of
+    them.
+    """
     ready = sum(r.status == "ready" and r.revision == view.revision for r in view.replicas)
     return view.rollout is None and ready >= (view.target if view.revision > 1 or ready else 1)

@@ -1,4 +1,6 @@
-"""`roundhouse eval`: evaluate a checkpoint or an endpoint on a benchmark, or compute log-likelihoods of continuations."""
+"""`roundhouse eval`: evaluate a checkpoint or an endpoint on a benchmark, or compute log-likelihoods of
+continuations.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,13 @@ from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.checkpoints.generation import launch_loglikelihoods, read_loglikelihoods
 from backend.services.context import LOCAL
-from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation, list_evaluations, plan_evaluation
+from backend.services.evaluation.evaluations import (
+    EvaluationView,
+    get_evaluation,
+    launch_evaluation,
+    list_evaluations,
+    plan_evaluation,
+)
 from backend.services.evaluation.forecasts import describe_cap
 
 app = typer.Typer(no_args_is_help=True)
@@ -50,24 +58,48 @@ Kind = Literal["auto", "perplexity", "multiple_choice", "generation"]
 @app.command("run")
 @command
 def run(
-    checkpoint: Annotated[str | None, typer.Option(help="Name or id; a run's name means its newest checkpoint.")] = None,
-    endpoint: Annotated[str | None, typer.Option(help="Endpoint: its name, or the address of a registered API.")] = None,
-    model: Annotated[str, typer.Option(help="Model of the API at --endpoint; an address that is not registered is registered.")] = "",
-    key_env: Annotated[str | None, typer.Option(help="Environment variable of the workers that holds the key of a new API.")] = None,
-    benchmark: Annotated[str, typer.Option(help="Dataset: name, or name@version. A task finds its own when left out.")] = "",
-    task: Annotated[str | None, typer.Option(help="Task or group: a name (see `roundhouse task list`), or a YAML file.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Name or id; a run's name means its newest checkpoint.")
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Endpoint: its name, or the address of a registered API.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Model of the API at --endpoint; an address that is not registered is registered.")
+    ] = "",
+    key_env: Annotated[
+        str | None, typer.Option(help="Environment variable of the workers that holds the key of a new API.")
+    ] = None,
+    benchmark: Annotated[
+        str, typer.Option(help="Dataset: name, or name@version. A task finds its own when left out.")
+    ] = "",
+    task: Annotated[
+        str | None, typer.Option(help="Task or group: a name (see `roundhouse task list`), or a YAML file.")
+    ] = None,
     kind: Annotated[Kind, typer.Option(help="Scoring rule; auto takes the one that fits the dataset.")] = "auto",
     split: Annotated[Literal["auto", "all", "train", "val"], typer.Option(help="Which rows.")] = "auto",
     limit: Annotated[int | None, typer.Option(help="Score only this many items, drawn with the seed.")] = None,
-    shots: Annotated[int | None, typer.Option(help="Few-shot examples before each question; a task's own number when left out.")] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Few-shot examples before each question; a task's own number when left out.")
+    ] = None,
     chat: Annotated[Literal["auto", "on", "off"], typer.Option(help="Use the checkpoint's chat template.")] = "auto",
-    windows: Annotated[Literal["each_window", "first_window"], typer.Option(help="Windows of long texts.")] = "each_window",
-    max_tokens: Annotated[int | None, typer.Option(help="Generation: max new tokens; 64, or a task's own, when left out.")] = None,
-    engine: Annotated[Literal["fast", "plain", "lm_eval"], typer.Option(help="Program that computes the numbers.")] = "fast",
-    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Number format of the weights.")] = "auto",
+    windows: Annotated[
+        Literal["each_window", "first_window"], typer.Option(help="Windows of long texts.")
+    ] = "each_window",
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Generation: max new tokens; 64, or a task's own, when left out.")
+    ] = None,
+    engine: Annotated[
+        Literal["fast", "plain", "lm_eval"], typer.Option(help="Program that computes the numbers.")
+    ] = "fast",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Number format of the weights.")
+    ] = "auto",
     numeric: Annotated[bool, typer.Option("--numeric", help="Generation: also compare the last number.")] = False,
     seed: Annotated[int, typer.Option(help="Draws items and examples.")] = 1,
-    again: Annotated[bool, typer.Option("--again", help="Run again even if a finished evaluation has the same settings.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Run again even if a finished evaluation has the same settings.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the scores.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -92,7 +124,16 @@ def run(
     )
     if group is not None:
         given = (shots, max_tokens)
-        run_group(ctx, group, checkpoint=checkpoint, benchmark=benchmark, config=config, given=given, wait=wait, as_json=as_json)
+        run_group(
+            ctx,
+            group,
+            checkpoint=checkpoint,
+            benchmark=benchmark,
+            config=config,
+            given=given,
+            wait=wait,
+            as_json=as_json,
+        )
         return
     plan = plan_evaluation(ctx, benchmark=benchmark, config=config)
     if checkpoint is not None and (cap := describe_cap(ctx, resolve_checkpoint(ctx, checkpoint), plan, config)):
@@ -119,7 +160,10 @@ def loglikelihood(
     ctx = get_context()
     job = wait_for_job(ctx, launch_loglikelihoods(ctx, checkpoint=checkpoint, file=file, person=LOCAL).id)
     items = read_loglikelihoods(ctx, job.id)
-    lines = [f"{item['sum_logprob']:12.5f}  {item['tokens']:5d} tokens  {'greedy' if item['greedy'] else ''}".rstrip() for item in items]
+    lines = [
+        f"{item['sum_logprob']:12.5f}  {item['tokens']:5d} tokens  {'greedy' if item['greedy'] else ''}".rstrip()
+        for item in items
+    ]
     emit({"items": items}, as_json=as_json, text="\n".join(lines))
 
 
@@ -149,10 +193,16 @@ def power(
     """Say which difference between two checkpoints a benchmark can detect, before anything runs."""
     plan = plan_evaluation(get_context(), benchmark=benchmark, config=EvaluationConfig(kind=kind, limit=limit))
     if plan.power is None:
-        raise InvalidInput("The power of a comparison of texts is not known before they are scored.", remedy="Choose a benchmark of items.")
+        raise InvalidInput(
+            "The power of a comparison of texts is not known before they are scored.",
+            remedy="Choose a benchmark of items.",
+        )
     source = f"measured in {plan.power.measured_pairs} pairs" if plan.power.measured_pairs else "planned"
     lines = [
-        f"{plan.items} items detect a difference of {plan.power.detectable:.4f} in {percent(plan.power.power)} of cases",
+        (
+            f"{plan.items} items detect a difference of {plan.power.detectable:.4f} in {percent(plan.power.power)} of"
+            " cases"
+        ),
         f"discordance {plan.power.discordance:.3f} ({source}), design effect {plan.power.design_effect:.2f}",
         *(f"a difference of {difference:g} needs {items} items" for difference, items in plan.power.items_for),
     ]

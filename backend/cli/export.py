@@ -28,7 +28,9 @@ def export(
         str, typer.Option(help="hf: as it is; merged: an adapter folded into its base; gguf: one file for llama.cpp.")
     ] = "hf",
     numbers: Annotated[str, typer.Option(help="gguf: f16, q8_0 (8 bits) or f32.")] = "f16",
-    push: Annotated[str, typer.Option(help="Upload it to this repository (owner/name) of the Hub as well, by the key in HF_TOKEN.")] = "",
+    push: Annotated[
+        str, typer.Option(help="Upload it to this repository (owner/name) of the Hub as well, by the key in HF_TOKEN.")
+    ] = "",
     public: Annotated[bool, typer.Option(help="push: make a new repository public.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -36,7 +38,9 @@ def export(
     ctx = get_context()
     resolved = resolve_checkpoint(ctx, checkpoint)
     destination = check_destination(to.expanduser().resolve())
-    queued = export_checkpoint(ctx, resolved.id, format=format, numbers=numbers, push=push, private=not public, person=LOCAL)
+    queued = export_checkpoint(
+        ctx, resolved.id, format=format, numbers=numbers, push=push, private=not public, person=LOCAL
+    )
     job = wait_for_job(ctx, queued.id)
     result = job.result_as(ExportResult)
     pushed = result.pushed if result else None

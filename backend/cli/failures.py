@@ -25,7 +25,11 @@ def explain(error: Exception) -> tuple[str, int] | None:
             return f"The database does not answer: {error.orig}. Check DATABASE_URL.", FAILED
         case OSError():  # a full disk, a folder that can't be made, a file that can't be read
             place = f" ({error.filename})" if error.filename else ""
-            remedy = "Free some space and try again." if error.errno == errno.ENOSPC else "Check the path and its permissions."
+            remedy = (
+                "Free some space and try again."
+                if error.errno == errno.ENOSPC
+                else "Check the path and its permissions."
+            )
             return f"{error.strerror or error}{place}. {remedy}", FAILED
         case _:
             return None

@@ -45,4 +45,8 @@ def generate(
     )
     job = wait_for_job(ctx, job.id)
     answer, result = read_completions(ctx, job.id)[0], job.result_as(GenerateResult)
-    emit({**answer, "used_chat_template": result.used_chat_template if result else None}, as_json=as_json, text=answer["text"])
+    emit(
+        {**answer, "used_chat_template": result.used_chat_template if result else None},
+        as_json=as_json,
+        text=answer["text"],
+    )

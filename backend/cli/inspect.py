@@ -27,16 +27,24 @@ MOST_LISTED = 12
 @app.command("inspect")
 @command
 def inspect(
-    checkpoint: Annotated[str, typer.Argument(help="Name or id, or a folder that holds one; a run's name means its newest checkpoint.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="Name or id, or a folder that holds one; a run's name means its newest checkpoint.")
+    ],
     text: Annotated[str, typer.Option(help="Raw text to analyze. Without a text the weights are analyzed.")] = "",
-    chat: Annotated[Path | None, typer.Option(help="Instead: a JSON file of [{role, content}], rendered with the chat template.")] = None,
+    chat: Annotated[
+        Path | None, typer.Option(help="Instead: a JSON file of [{role, content}], rendered with the chat template.")
+    ] = None,
     against: Annotated[str | None, typer.Option(help="A second checkpoint to compare with.")] = None,
     weights: Annotated[bool, typer.Option("--weights", help="Analyze the weights, too.")] = False,
-    maps: Annotated[bool, typer.Option("--maps", help="With --json: every attention map, [layer][head][query][key].")] = False,
+    maps: Annotated[
+        bool, typer.Option("--maps", help="With --json: every attention map, [layer][head][query][key].")
+    ] = False,
     again: Annotated[bool, typer.Option("--again", help="Analyze again even if the result is stored.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show per-token loss, attention, logit lens and weights of a checkpoint. With --against, compare two checkpoints token by token."""
+    """Show per-token loss, attention, logit lens and weights of a checkpoint. With --against, compare two checkpoints
+    token by token.
+    """
     ctx = get_context()
     config = InspectionConfig(text=text, messages=_messages(chat)) if chat is not None else InspectionConfig(text=text)
     configs = [config] if config.of_text else []
@@ -45,7 +53,9 @@ def inspect(
     data: dict[str, Any] = {}
     lines: list[str] = []
     for one in configs:
-        inspection = launch_inspection(ctx, checkpoint=checkpoint, config=one, against=against, person=LOCAL, again=again)
+        inspection = launch_inspection(
+            ctx, checkpoint=checkpoint, config=one, against=against, person=LOCAL, again=again
+        )
         if inspection.is_active and inspection.job_id:
             wait_for_job(ctx, inspection.job_id)
             inspection = get_inspection(ctx, inspection.id)
@@ -124,7 +134,11 @@ def _lens_data(results: InspectionResults) -> dict[str, Any]:
     if data["depths"]:
         ids = results.array("lens_ids")
         data["texts"] = [[results.label(token) for token in row] for row in ids]
-        data |= {"ids": ids.tolist(), "probability": results.array("lens_p").tolist(), "kl": results.array("lens_kl").tolist()}
+        data |= {
+            "ids": ids.tolist(),
+            "probability": results.array("lens_p").tolist(),
+            "kl": results.array("lens_kl").tolist(),
+        }
     return data
 
 
@@ -141,7 +155,14 @@ def _pair_data(results: InspectionResults) -> dict[str, Any] | None:
     return {
         **pair,
         "after": [
-            {"position": place, "kl_pq": pq, "kl_qp": qp, "agree": agree, "first": _alternatives(mine), "other": _alternatives(theirs)}
+            {
+                "position": place,
+                "kl_pq": pq,
+                "kl_qp": qp,
+                "agree": agree,
+                "first": _alternatives(mine),
+                "other": _alternatives(theirs),
+            }
             for place, (pq, qp, agree, mine, theirs) in enumerate(rows_)
         ],
     }
@@ -175,7 +196,11 @@ def weights_data(ctx: Context, results: InspectionResults) -> dict[str, Any]:
     }
     if "changes" in results.inspection.result:
         changes = [{"name": line.name, "relative": line.relative, "cosine": line.cosine} for line in results.changes()]
-        weights["changes"] = {**results.inspection.result["changes"], "by_tensor": changes, "without_partner": results.missing}
+        weights["changes"] = {
+            **results.inspection.result["changes"],
+            "by_tensor": changes,
+            "without_partner": results.missing,
+        }
     return {"weights": weights}
 
 
@@ -183,7 +208,10 @@ def text_lines(results: InspectionResults) -> list[str]:
     """Return the inspection of a text as lines for a terminal."""
     inspection, result = results.inspection, results.inspection.result
     loss, facts = result["loss"], result["facts"]
-    lines = [f"{inspection.checkpoint}: {loss['mean_nats']:.4f} nats per token ({loss['mean_bits']:.3f} bits) over {loss['tokens']} tokens"]
+    lines = [
+        f"{inspection.checkpoint}: {loss['mean_nats']:.4f} nats per token ({loss['mean_bits']:.3f} bits) over"
+        f" {loss['tokens']} tokens"
+    ]
     if facts["cut"]:
         lines.append(f"  only the first {facts['tokens']} of {facts['total_tokens']} tokens were analyzed")
     for line in results.tokens():
@@ -193,13 +221,17 @@ def text_lines(results: InspectionResults) -> list[str]:
                 f"  {line.bits:8.3f} bits  rank {line.rank:<6} {line.text!r:<20} "
                 f"expected {guess.text!r} {percent(guess.probability, digits=1)}"
             )
-    lines.append("next: " + ", ".join(f"{one.text!r} {percent(one.probability, digits=1)}" for one in results.alternatives()[-1][:5]))
+    lines.append(
+        "next: "
+        + ", ".join(f"{one.text!r} {percent(one.probability, digits=1)}" for one in results.alternatives()[-1][:5])
+    )
     pair = result.get("pair")
     if pair and pair["same_vocabulary"]:
         means = [pair["mean_kl_pq"], pair["mean_kl_qp"]]
         shown = ["infinite" if mean is None else f"{mean:.4f} nats" for mean in means]
         lines.append(
-            f"against {inspection.other}: mean KL(p‖q) {shown[0]}, KL(q‖p) {shown[1]}; same top token {percent(pair['agreement'])}"
+            f"against {inspection.other}: mean KL(p‖q) {shown[0]}, KL(q‖p) {shown[1]}; same top token"
+            f" {percent(pair['agreement'])}"
         )
     elif pair:
         first, other = pair["first"]["bits_per_byte"], pair["other"]["bits_per_byte"]
@@ -210,13 +242,16 @@ def text_lines(results: InspectionResults) -> list[str]:
 def weights_lines(results: InspectionResults) -> list[str]:
     """Return the inspection of weights as lines for a terminal."""
     result = results.inspection.result
-    lines = [f"{results.inspection.checkpoint}: {result['facts']['tensors']} tensors, {result['facts']['values']:,} values"]
+    lines = [
+        f"{results.inspection.checkpoint}: {result['facts']['tensors']} tensors, {result['facts']['values']:,} values"
+    ]
     lines += [f"  outlier: {name}: {why}" for name, why in results.outliers[:MOST_LISTED]] or ["  no outliers"]
     changes = result.get("changes")
     if changes and changes["relative"] is not None:
         same = f"{changes['equal']} of {changes['compared']} tensors are equal"
         lines.append(
-            f"  against {results.inspection.other}: weights changed by {percent(changes['relative'], digits=4)} of their norm; {same}"
+            f"  against {results.inspection.other}: weights changed by {percent(changes['relative'], digits=4)} of"
+            f" their norm; {same}"
         )
         changed = sorted(results.changes(), key=lambda line: -line.relative)[:MOST_LISTED]
         lines += [f"    {percent(line.relative, digits=4):>11}  {line.name}" for line in changed if line.relative]

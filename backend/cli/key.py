@@ -11,21 +11,38 @@ from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.domain.serving.key_limits import API_ENDPOINTS, KeyLimits, parse_expiry, parse_limits, parse_scopes
 from backend.services.context import LOCAL, Context
-from backend.services.people.keys import KeyView, Spending, change_key, create_key, find_key, list_keys, revoke_key, spending_of_keys
+from backend.services.people.keys import (
+    KeyView,
+    Spending,
+    change_key,
+    create_key,
+    find_key,
+    list_keys,
+    revoke_key,
+    spending_of_keys,
+)
 
 app = typer.Typer(no_args_is_help=True)
 Key = Annotated[str, typer.Argument(help="Its name or id.")]
 Limits = Annotated[
     str,
     typer.Option(
-        help="Such as requests=60,tokens=100000,concurrency=4,tokens_per_day=1000000,usd_per_month=5: requests and tokens per minute, "
-        f"requests at once, and budgets. Names: {', '.join(KeyLimits.model_fields)}."
+        help=(
+            "Such as requests=60,tokens=100000,concurrency=4,tokens_per_day=1000000,usd_per_month=5: requests and"
+            f" tokens per minute, requests at once, and budgets. Names: {', '.join(KeyLimits.model_fields)}."
+        )
     ),
 ]
 Models = Annotated[str, typer.Option(help="Models that the key may use, with commas; * is a wildcard. Default: all.")]
-Endpoints = Annotated[str, typer.Option(help=f"Parts of the API that it may call, of {', '.join(API_ENDPOINTS)}. Default: all.")]
-Admin = Annotated[bool, typer.Option("--admin/--no-admin", help="May read /metrics, which count the requests of every key.")]
-Expires = Annotated[str, typer.Option(help="A duration such as 30d or 12h, or a date such as 2027-01-31. Default: never.")]
+Endpoints = Annotated[
+    str, typer.Option(help=f"Parts of the API that it may call, of {', '.join(API_ENDPOINTS)}. Default: all.")
+]
+Admin = Annotated[
+    bool, typer.Option("--admin/--no-admin", help="May read /metrics, which count the requests of every key.")
+]
+Expires = Annotated[
+    str, typer.Option(help="A duration such as 30d or 12h, or a date such as 2027-01-31. Default: never.")
+]
 
 
 @app.command("create")
@@ -44,7 +61,9 @@ def create(
     scopes = parse_scopes(models=models, endpoints=endpoints, admin=admin)
     bounds, until = parse_limits(limits), parse_expiry(expires, now=ctx.now())
     key = create_key(ctx, name, person=LOCAL, scopes=scopes, limits=bounds, expires_at=until)
-    view = next(view for view in list_keys(ctx, person=LOCAL) if view.name == name.strip()[:80] and view.hint == key[-4:])
+    view = next(
+        view for view in list_keys(ctx, person=LOCAL) if view.name == name.strip()[:80] and view.hint == key[-4:]
+    )
     emit({**_describe(view, ctx.now()), "key": key}, as_json=as_json, text=key)
 
 
@@ -52,7 +71,9 @@ def create(
 @command
 def change(
     key: Key,
-    limits: Annotated[str | None, typer.Option(help="Replace the limits, as `key create` takes them; empty for none.")] = None,
+    limits: Annotated[
+        str | None, typer.Option(help="Replace the limits, as `key create` takes them; empty for none.")
+    ] = None,
     models: Annotated[str | None, typer.Option(help="Replace the models; empty for all.")] = None,
     endpoints: Annotated[str | None, typer.Option(help="Replace the parts of the API; empty for all.")] = None,
     admin: Annotated[bool | None, typer.Option("--admin/--no-admin", help="Give or take the admin scope.")] = None,

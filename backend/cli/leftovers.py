@@ -1,4 +1,6 @@
-"""End processes of an installation whose `roundhouse up` or supervisor was killed. An environment variable identifies them."""
+"""End processes of an installation whose `roundhouse up` or supervisor was killed. An environment variable identifies
+them.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,18 @@ SUPERVISOR_STOPS_S = 40.0
 
 @contextmanager
 def only_one(settings: Settings) -> Iterator[None]:
-    """Hold the home folder's lock. Raises Conflict if another `roundhouse up` holds it. The kernel releases it when that process ends."""
+    """Hold the home folder's lock. Raises Conflict if another `roundhouse up` holds it. The kernel releases it when
+    that process ends.
+    """
     path = settings.home / "run" / "up.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Conflict("Roundhouse is being started from this folder already.", remedy="Stop it with `roundhouse down`.") from None
+            raise Conflict(
+                "Roundhouse is being started from this folder already.", remedy="Stop it with `roundhouse down`."
+            ) from None
         yield
 
 
@@ -40,21 +46,28 @@ def mark_of(config: Path) -> dict[str, str]:
 def find_leftovers(config: Path, *, broker_folder: Path | None = None) -> list[psutil.Process]:
     """Return the living processes that were started under a supervisor's configuration, the supervisor first.
 
-    A broker of the Redis family overwrites its environment with its title, so it is identified by its working directory.
+    A broker of the Redis family overwrites its environment with its title, so it is identified by its working
+    directory.
     """
     mark, leftovers = str(config.resolve()), []
     for process in psutil.process_iter(["pid", "name"]):
         if process.pid == os.getpid():
             continue
         with contextlib.suppress(psutil.Error, OSError):
-            is_broker = broker_folder is not None and process.cwd() == str(broker_folder.resolve()) and "-server" in (process.name() or "")
+            is_broker = (
+                broker_folder is not None
+                and process.cwd() == str(broker_folder.resolve())
+                and "-server" in (process.name() or "")
+            )
             if is_broker or process.environ().get(SUPERVISED_BY) == mark:
                 leftovers.append(process)
     return sorted(leftovers, key=lambda process: SUPERVISOR not in " ".join(_command(process)))
 
 
 def end_leftovers(config: Path, *, broker_folder: Path | None = None, grace_s: float = SUPERVISOR_STOPS_S) -> int:
-    """End an installation's leftover processes: the supervisor, with time to stop the others, then the rest. Returns their number."""
+    """End an installation's leftover processes: the supervisor, with time to stop the others, then the rest. Returns
+    their number.
+    """
     left = find_leftovers(config, broker_folder=broker_folder)
     if not left:
         return 0

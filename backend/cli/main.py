@@ -19,9 +19,15 @@ VERBS: dict[str, tuple[str, str]] = {
     "worker": ("backend.cli.up", "Serve queues on this machine."),
     "doctor": ("backend.cli.doctor", "Check Python, packages, disk, ports, broker, database, devices and sign-in."),
     "generate": ("backend.cli.generate", "Complete a prompt with a checkpoint."),
-    "export": ("backend.cli.export", "Write a checkpoint in the format of another tool: a Hugging Face folder or GGUF."),
+    "export": (
+        "backend.cli.export",
+        "Write a checkpoint in the format of another tool: a Hugging Face folder or GGUF.",
+    ),
     "promote": ("backend.cli.serving.alias", "Promote a checkpoint to an alias by a campaign's verdict"),
-    "lineage": ("backend.cli.serving.lineage", "Show the lineage of an endpoint, a checkpoint, a run or an alias, back to the files."),
+    "lineage": (
+        "backend.cli.serving.lineage",
+        "Show the lineage of an endpoint, a checkpoint, a run or an alias, back to the files.",
+    ),
     "inspect": ("backend.cli.inspect", "Show per-token loss, attention, logit lens and weights of a checkpoint."),
 }
 NOUNS: dict[str, tuple[str, str]] = {
@@ -35,7 +41,10 @@ NOUNS: dict[str, tuple[str, str]] = {
     "task": ("backend.cli.evaluation.task", "List, show, check and convert the tasks of evaluations."),
     "gate": ("backend.cli.evaluation.gate", "Save gates, and require them of endpoints."),
     "rating": ("backend.cli.rating", "Ratings, verdicts and agreement from a file of votes."),
-    "campaign": ("backend.cli.battles.campaign", "Start, list and close campaigns of blind votes; make links for raters; import votes."),
+    "campaign": (
+        "backend.cli.battles.campaign",
+        "Start, list and close campaigns of blind votes; make links for raters; import votes.",
+    ),
     "alias": ("backend.cli.serving.alias", "Move, list and roll back aliases of checkpoints."),
     "endpoint": ("backend.cli.endpoint", "Deploy checkpoints to endpoints; list and stop endpoints."),
     "user": ("backend.cli.user", "Add and list accounts."),
@@ -50,7 +59,9 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, **options: Any) -> None:
         summaries = {name: summary for name, (_, summary) in (VERBS | NOUNS).items()}
-        super().__init__(**options | {"commands": {name: TyperCommand(name, help=text) for name, text in summaries.items()}})
+        super().__init__(
+            **options | {"commands": {name: TyperCommand(name, help=text) for name, text in summaries.items()}}
+        )
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the name, the imported command and the arguments that are left for it."""
@@ -68,7 +79,9 @@ def load_command(name: str) -> Any:
     return group
 
 
-app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
 
 
 @app.callback()

@@ -1,4 +1,6 @@
-"""Output of every command: one JSON document on stdout with --json, text otherwise; progress on stderr; exit status 0, 1 or 2."""
+"""Output of every command: one JSON document on stdout with --json, text otherwise; progress on stderr; exit status 0,
+1 or 2.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def emit(data: Any, *, as_json: bool, text: str) -> None:
 
 
 def _finite(data: Any) -> Any:
-    """Replace NaN and the infinities, which JSON lacks, by null, so that a diverged loss does not break a script's parser."""
+    """Replace NaN and the infinities, which JSON lacks, by null, so that a diverged loss does not break a script's
+    parser.
+    """
     if isinstance(data, float):
         return data if math.isfinite(data) else None
     if isinstance(data, dict):
@@ -43,7 +47,9 @@ def note(text: str) -> None:
 
 
 def command(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn errors into one line on stderr (and JSON on stdout with --json) and an exit status: 2 for misuse, 1 for failure."""
+    """Turn errors into one line on stderr (and JSON on stdout with --json) and an exit status: 2 for misuse, 1 for
+    failure.
+    """
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -66,7 +72,10 @@ def read_text(file: Path) -> str:
     if not file.is_file():
         raise NotFound(f"There is no file {file}.")
     if file.stat().st_size > MAX_TEXT_BYTES:
-        raise InvalidInput(f"{file} has {file.stat().st_size:,} bytes.", remedy=f"Give a text file of at most {MAX_TEXT_BYTES:,} bytes.")
+        raise InvalidInput(
+            f"{file} has {file.stat().st_size:,} bytes.",
+            remedy=f"Give a text file of at most {MAX_TEXT_BYTES:,} bytes.",
+        )
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

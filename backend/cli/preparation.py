@@ -1,4 +1,5 @@
-"""Make a home folder ready for use: `python -m backend.cli.preparation`, started by `roundhouse up` in parallel to the servers.
+"""Make a home folder ready for use: `python -m backend.cli.preparation`, started by `roundhouse up` in parallel to the
+servers.
 
 A separate process, so that `roundhouse up` neither waits for it nor keeps its imports in memory.
 """
@@ -24,7 +25,9 @@ POLL_S = 0.1
 
 
 def prepare(settings: Settings) -> Context:
-    """Migrate the database, add the first account if the environment holds its password, and queue the starter content."""
+    """Migrate the database, add the first account if the environment holds its password, and queue the starter
+    content.
+    """
     is_first = settings.sqlite_path is not None and not _has_content(settings)
     ctx = build_context(settings)
     if is_first:

@@ -20,13 +20,17 @@ from backend.settings import PROJECT, Settings
 
 @dataclass(frozen=True)
 class Program:
-    """One supervised process. `stop_signal` QUIT lets a Celery worker put its jobs back at once instead of waiting for their end."""
+    """One supervised process. `stop_signal` QUIT lets a Celery worker put its jobs back at once instead of waiting for
+    their end.
+    """
 
     name: str
     command: list[str]
     stop_signal: str = "TERM"
     stop_wait_s: int = 12
-    listens_on: tuple[str, int] | None = None  # host and port of a socket that the supervisor holds and hands over as standard input
+    listens_on: tuple[str, int] | None = (
+        None  # host and port of a socket that the supervisor holds and hands over as standard input
+    )
 
 
 def broker_binary() -> str:
@@ -122,7 +126,9 @@ def gateway_program(settings: Settings) -> Program:
 
 
 def supervisor_config(stages: Sequence[Sequence[Program]], *, folder: Path, logs: Path) -> str:
-    """Return supervisord's configuration. Programs start together and stop by stage, in reverse order. `%` is escaped by doubling."""
+    """Return supervisord's configuration. Programs start together and stop by stage, in reverse order. `%` is escaped
+    by doubling.
+    """
     programs = [program for group in stages for program in group]
     folder.mkdir(parents=True, exist_ok=True)
     logs.mkdir(parents=True, exist_ok=True)
@@ -164,7 +170,9 @@ def supervisor_config(stages: Sequence[Sequence[Program]], *, folder: Path, logs
 
 
 def _heading(program: Program, *, stage: int) -> list[str]:
-    """Return the section's first lines. supervisord hands sockets over to FastCGI programs alone, each of which is a group of its own."""
+    """Return the section's first lines. supervisord hands sockets over to FastCGI programs alone, each of which is a
+    group of its own.
+    """
     if program.listens_on is None:
         return [f"[program:{program.name}]"]
     host, port = program.listens_on

@@ -21,7 +21,21 @@ app = typer.Typer(no_args_is_help=True)
 app.command("verdict")(rating_verdicts.verdict)
 app.command("agreement")(rating_verdicts.agreement)
 
-ROW_KEYS = ("contestant", "rating", "low", "high", "rank_low", "rank_high", "stderr", "votes", "wins", "losses", "ties", "both_bad", "df")
+ROW_KEYS = (
+    "contestant",
+    "rating",
+    "low",
+    "high",
+    "rank_low",
+    "rank_high",
+    "stderr",
+    "votes",
+    "wins",
+    "losses",
+    "ties",
+    "both_bad",
+    "df",
+)
 
 
 @app.callback()
@@ -36,18 +50,27 @@ def fit(
         Path,
         typer.Argument(
             help="CSV or JSON lines with the columns prompt,rater,a,b,winner (A, B, TIE or BOTH_BAD), or MT-bench's "
-            "question_id,judge,model_a,model_b,winner (model_a, model_b, tie, tie (inconsistent) or tie (bothbad)). Optional columns: "
+            "question_id,judge,model_a,model_b,winner (model_a, model_b, tie, tie (inconsistent) or tie (bothbad))."
+            " Optional columns: "
             "category, probability, length_a, length_b, and headers, lists and bold of both sides."
         ),
     ],
-    method: Annotated[str, typer.Option(help="bradley_terry (half credit for ties), davidson or rao_kupper.")] = "bradley_terry",
-    cluster_by: Annotated[str, typer.Option(help="Clusters of dependent votes: two_way, prompt, rater or none.")] = "two_way",
+    method: Annotated[
+        str, typer.Option(help="bradley_terry (half credit for ties), davidson or rao_kupper.")
+    ] = "bradley_terry",
+    cluster_by: Annotated[
+        str, typer.Option(help="Clusters of dependent votes: two_way, prompt, rater or none.")
+    ] = "two_way",
     control: Annotated[str, typer.Option(help="Hold answers equal in length, style, or length,style.")] = "",
-    reweight: Annotated[bool, typer.Option("--reweight", help="Weight votes as if each pair had been drawn equally often.")] = False,
+    reweight: Annotated[
+        bool, typer.Option("--reweight", help="Weight votes as if each pair had been drawn equally often.")
+    ] = False,
     category: Annotated[str | None, typer.Option(help="Only votes on prompts of this category.")] = None,
     level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     anchor: Annotated[str | None, typer.Option(help="Fix this contestant at the anchor rating.")] = None,
-    anchor_rating: Annotated[float, typer.Option(help="Rating of the anchor; without an anchor the mean is 1000.")] = 1000.0,
+    anchor_rating: Annotated[
+        float, typer.Option(help="Rating of the anchor; without an anchor the mean is 1000.")
+    ] = 1000.0,
     as_json: JsonFlag = False,
 ) -> None:
     """Rate contestants by Bradley-Terry, Davidson or Rao-Kupper, with intervals clustered by prompt and rater."""
@@ -102,7 +125,9 @@ def to_document(table: RatingTable) -> dict[str, Any]:
 def to_text(table: RatingTable) -> str:
     """Return a table as aligned lines."""
     width = max(len("contestant"), *(len(row.contestant) for row in table.ratings))
-    lines = [f"{'rank':<7}{'contestant':<{width}}  {'rating':>7}  {'interval':>15}  {'votes':>6}  {'above the next by':>22}"]
+    lines = [
+        f"{'rank':<7}{'contestant':<{width}}  {'rating':>7}  {'interval':>15}  {'votes':>6}  {'above the next by':>22}"
+    ]
     gaps = [f"{gap.difference:.0f} ({gap.low:.0f} to {gap.high:.0f})" for gap in table.neighbours()] + [""]
     for row, gap in zip(table.ratings, gaps, strict=True):
         rank = f"{row.rank_low}" if row.rank_low == row.rank_high else f"{row.rank_low}-{row.rank_high}"
@@ -112,8 +137,12 @@ def to_text(table: RatingTable) -> str:
     bias = table.position_bias
     extra = [f"Side A gains {bias.value:+.0f} points ({bias.low:+.0f} to {bias.high:+.0f})."] if bias else []
     extra += [
-        f"{feature.capitalize()}: {effect.value:+.0f} points per standard deviation ({effect.low:+.0f} to {effect.high:+.0f})."
+        f"{feature.capitalize()}: {effect.value:+.0f} points per standard deviation ({effect.low:+.0f} to"
+        f" {effect.high:+.0f})."
         for feature, effect in ((row.feature, row.effect) for row in table.controls)
     ]
-    extra += [f"{row.method}: log-likelihood {row.log_likelihood:,.1f}, order {row.kendall_tau:.3f} (Kendall's tau)" for row in table.fits]
+    extra += [
+        f"{row.method}: log-likelihood {row.log_likelihood:,.1f}, order {row.kendall_tau:.3f} (Kendall's tau)"
+        for row in table.fits
+    ]
     return "\n".join([*lines, table.method, *extra, *table.notes])

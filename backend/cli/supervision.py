@@ -27,13 +27,20 @@ POLL_S, IDLE_POLL_S = 0.05, 0.5
 
 
 def supervise(
-    stages: Sequence[Sequence[Program]], settings: Settings, *, name: str, until_ready: Callable[[Callable[[], bool]], None] | None = None
+    stages: Sequence[Sequence[Program]],
+    settings: Settings,
+    *,
+    name: str,
+    until_ready: Callable[[Callable[[], bool]], None] | None = None,
 ) -> None:
-    """Run programs until a signal arrives or the supervisor ends, then end all processes. Stages stop in reverse order. `until_ready` is
-    called once the programs are started, with a function that returns whether to keep waiting for them.
+    """Run programs until a signal arrives or the supervisor ends, then end all processes. Stages stop in reverse order.
+    `until_ready` is called once the programs are started, with a function that returns whether to keep waiting for
+    them.
     """
     config, logs = settings.home / "run" / f"{name}.conf", settings.home / "logs"
-    config.write_text(supervisor_config(stages, folder=config.parent, logs=logs).replace("supervisord.pid", f"{name}.pid"))
+    config.write_text(
+        supervisor_config(stages, folder=config.parent, logs=logs).replace("supervisord.pid", f"{name}.pid")
+    )
     asked_to_stop = _watch_signals()
     child = _start_supervisor(config)
     try:
@@ -65,7 +72,9 @@ def _start_supervisor(config: Path) -> subprocess.Popen[bytes]:
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": str(PROJECT),
-        "FORWARDED_ALLOW_IPS": "",  # uvicorn trusts X-Forwarded-For of every local process; ROUNDHOUSE_TRUST_PROXY lists trusted proxies
+        "FORWARDED_ALLOW_IPS": (
+            ""
+        ),  # uvicorn trusts X-Forwarded-For of every local process; ROUNDHOUSE_TRUST_PROXY lists trusted proxies
         "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",
         **mark_of(config),
     }

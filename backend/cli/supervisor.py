@@ -16,7 +16,9 @@ from supervisor.supervisord import Supervisor
 
 
 class Wakeup:
-    """The read end of a pipe that supervisord polls with its programs' output. Python writes a byte to it for every signal."""
+    """The read end of a pipe that supervisord polls with its programs' output. Python writes a byte to it for every
+    signal.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -46,7 +48,8 @@ class PromptSupervisor(Supervisor):
         ours, theirs = os.pipe()
         for descriptor in (ours, theirs):
             os.set_blocking(descriptor, False)
-        # supervisord closes a program's socket when the last process that has it ends; held here, it outlives a restart.
+        # supervisord closes a program's socket when the last process that has it ends; held here, it outlives a
+        # restart.
         groups = [group for group in self.process_groups.values() if hasattr(group, "socket_manager")]
         self._sockets = [group.socket_manager.get_socket() for group in groups]
         signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)

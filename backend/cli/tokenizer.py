@@ -46,8 +46,15 @@ def train(
 def list_(as_json: JsonFlag = False) -> None:
     """List tokenizers."""
     tokenizers = list_tokenizers(get_context())
-    lines = [f"{t.name}  {t.kind}  {t.vocab_size or 0:,} entries  {'' if t.is_ready else t.status}".rstrip() for t in tokenizers]
-    emit({"tokenizers": [tokenizer_data(t) for t in tokenizers]}, as_json=as_json, text="\n".join(lines) or "No tokenizers yet.")
+    lines = [
+        f"{t.name}  {t.kind}  {t.vocab_size or 0:,} entries  {'' if t.is_ready else t.status}".rstrip()
+        for t in tokenizers
+    ]
+    emit(
+        {"tokenizers": [tokenizer_data(t) for t in tokenizers]},
+        as_json=as_json,
+        text="\n".join(lines) or "No tokenizers yet.",
+    )
 
 
 @app.command("compare")
@@ -70,9 +77,13 @@ def compare(
 @command
 def encode(
     tokenizer: Annotated[str, typer.Argument(help="Name of a tokenizer, or of a checkpoint.")],
-    text: Annotated[str | None, typer.Argument(help="The text; read from --file or standard input when left out.")] = None,
+    text: Annotated[
+        str | None, typer.Argument(help="The text; read from --file or standard input when left out.")
+    ] = None,
     file: Annotated[Path | None, typer.Option(help="A UTF-8 text file to read the text from.")] = None,
-    specials: Annotated[bool, typer.Option("--specials", help="Text that spells a special token is that token.")] = False,
+    specials: Annotated[
+        bool, typer.Option("--specials", help="Text that spells a special token is that token.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Encode a text and print its tokens."""
@@ -82,7 +93,9 @@ def encode(
         text = read_text(file) if file else sys.stdin.buffer.read().decode("utf-8", "replace")
     ctx = get_context()
     result = tokenize(ctx, resolve_source(ctx, tokenizer), text, specials=specials)
-    emit(encoding_data(result), as_json=as_json, text="\n".join(f"{token.id}\t{token.text!r}" for token in result.tokens))
+    emit(
+        encoding_data(result), as_json=as_json, text="\n".join(f"{token.id}\t{token.text!r}" for token in result.tokens)
+    )
 
 
 def tokenizer_data(tokenizer: TokenizerView) -> dict[str, Any]:
@@ -104,7 +117,10 @@ def report_data(report: ReportView) -> dict[str, Any]:
         "report": report.id,
         "tokenizers": report.tokenizers,
         "datasets": report.datasets,
-        "measures": [{"tokenizer": m.tokenizer, "dataset": m.dataset, "language": m.language, **m.values} for m in report.measures],
+        "measures": [
+            {"tokenizer": m.tokenizer, "dataset": m.dataset, "language": m.language, **m.values}
+            for m in report.measures
+        ],
     }
 
 
@@ -113,7 +129,9 @@ def encoding_data(result: Tokenization) -> dict[str, Any]:
     return {
         "tokenizer": result.source.name,
         "ids": [token.id for token in result.tokens],
-        "tokens": [{"id": token.id, "text": token.text, "piece": token.piece, "kind": token.kind} for token in result.tokens],
+        "tokens": [
+            {"id": token.id, "text": token.text, "piece": token.piece, "kind": token.kind} for token in result.tokens
+        ],
         "num_tokens": len(result.tokens),
         "bytes": result.bytes,
         "characters": result.characters,
@@ -126,7 +144,9 @@ def encoding_data(result: Tokenization) -> dict[str, Any]:
 
 def _made(tokenizer: TokenizerView) -> str:
     rate, requested = tokenizer.facts.get("bytes_per_token"), tokenizer.facts.get("asked_vocab_size")
-    text = f"Trained {tokenizer.name}: {tokenizer.vocab_size:,} entries" + (f", {rate:.2f} bytes per token." if rate else ".")
+    text = f"Trained {tokenizer.name}: {tokenizer.vocab_size:,} entries" + (
+        f", {rate:.2f} bytes per token." if rate else "."
+    )
     if requested and tokenizer.vocab_size and tokenizer.vocab_size < requested:
         text += f" The text yields no more; {requested:,} were requested."
     return text
@@ -142,7 +162,7 @@ def _line(measure: Measure) -> str:
     values = measure.values
     language = "all" if measure.language is None else language_name(measure.language)
     return (
-        f"{measure.dataset}  {language}  {measure.tokenizer}  {values['fertility'] or 0:.2f} tokens per word  "
-        f"{values['bytes_per_token'] or 0:.2f} bytes per token  {percent(values['unknown_share'] or 0, digits=2)} unknown  "
-        f"{percent(values['raw_byte_share'] or 0, digits=2)} bytes of characters"
+        f"{measure.dataset}  {language}  {measure.tokenizer}  {values['fertility'] or 0:.2f} tokens per word "
+        f" {values['bytes_per_token'] or 0:.2f} bytes per token  {percent(values['unknown_share'] or 0, digits=2)}"
+        f" unknown  {percent(values['raw_byte_share'] or 0, digits=2)} bytes of characters"
     )

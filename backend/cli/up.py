@@ -1,4 +1,6 @@
-"""`roundhouse up`, `down`, `worker`: start an installation or a worker under a supervisor, and stop all of its processes."""
+"""`roundhouse up`, `down`, `worker`: start an installation or a worker under a supervisor, and stop all of its
+processes.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ def up(as_json: JsonFlag = False) -> None:
     """Start broker, worker, gateway and pages, print the address, and stay until Ctrl-C."""
     settings = Settings()
     if (pid := running_pid(settings)) is not None:
-        fail(f"Roundhouse already runs here (process {pid}): {settings.pages_url}. Stop it with `roundhouse down`.", as_json=as_json)
+        fail(
+            f"Roundhouse already runs here (process {pid}): {settings.pages_url}. Stop it with `roundhouse down`.",
+            as_json=as_json,
+        )
     with only_one(settings):
         if end_leftovers_of_home(settings):
             note("Ended processes that an earlier `roundhouse up` had left running.")
@@ -91,14 +96,25 @@ def _announce(settings: Settings, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _wait_until_ready(settings: Settings, preparation: subprocess.Popen[str], go_on: Callable[[], bool], *, as_json: bool) -> None:
-    """Announce the address once pages and gateway answer and the preparation has ended. Fails if it ended with an error."""
-    waiting = {"pages": f"{_own_url(settings)}/healthz", "gateway": f"{_own_url(settings, settings.gateway_port)}/health"}
+def _wait_until_ready(
+    settings: Settings, preparation: subprocess.Popen[str], go_on: Callable[[], bool], *, as_json: bool
+) -> None:
+    """Announce the address once pages and gateway answer and the preparation has ended. Fails if it ended with an
+    error.
+    """
+    waiting = {
+        "pages": f"{_own_url(settings)}/healthz",
+        "gateway": f"{_own_url(settings, settings.gateway_port)}/health",
+    }
     deadline = time.monotonic() + READY_TIMEOUT_S
     while go_on():
         if preparation.poll():
             cause = preparation.stdout.read() if preparation.stdout else ""
-            fail(cause or "The preparation crashed; see the traceback above.", as_json=as_json, status=preparation.returncode)
+            fail(
+                cause or "The preparation crashed; see the traceback above.",
+                as_json=as_json,
+                status=preparation.returncode,
+            )
         waiting = {name: url for name, url in waiting.items() if not answers(url)}
         if not waiting and preparation.poll() == 0:
             _announce(settings, as_json=as_json)
@@ -148,7 +164,9 @@ def worker(
     queues: Annotated[str, typer.Option(help="Queues to serve, separated by commas.")] = ",".join(QUEUES),
     as_json: JsonFlag = False,
 ) -> None:
-    """Serve queues on this machine. Needs DATABASE_URL, REDIS_URL and ROUNDHOUSE_HOME (the shared artifacts) of the installation."""
+    """Serve queues on this machine. Needs DATABASE_URL, REDIS_URL and ROUNDHOUSE_HOME (the shared artifacts) of the
+    installation.
+    """
     settings = Settings()
     names = [part.strip() for part in queues.split(",") if part.strip()]
     unknown = [part for part in names if part not in QUEUES]
@@ -158,7 +176,8 @@ def worker(
 
     if not build_context(settings).queue.is_alive():
         raise RoundhouseError(
-            "The broker does not answer.", remedy="Set REDIS_URL to the installation's broker, and check that this machine reaches it."
+            "The broker does not answer.",
+            remedy="Set REDIS_URL to the installation's broker, and check that this machine reaches it.",
         )
     note(f"Serving {', '.join(names)}. Ctrl-C stops.")
     supervise([[worker_program(settings, names)]], settings, name=f"worker-{os.getpid()}")

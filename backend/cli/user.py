@@ -34,9 +34,15 @@ def add(
     role: Annotated[str, typer.Option(help="admin, lead, engineer or rater.")] = "engineer",
     as_json: JsonFlag = False,
 ) -> None:
-    """Create an account. The password is prompted for, or read from ROUNDHOUSE_NEW_PASSWORD, or from standard input when it is a pipe."""
+    """Create an account. The password is prompted for, or read from ROUNDHOUSE_NEW_PASSWORD, or from standard input
+    when it is a pipe.
+    """
     person = add_user(get_context(), name, _read_password(), role=role, person=LOCAL)
-    emit({"user": person.name, "role": person.role}, as_json=as_json, text=f"Created the account {person.name} ({person.role}).")
+    emit(
+        {"user": person.name, "role": person.role},
+        as_json=as_json,
+        text=f"Created the account {person.name} ({person.role}).",
+    )
 
 
 @app.command("list")
@@ -47,7 +53,8 @@ def list_(as_json: JsonFlag = False) -> None:
     emit(
         {"users": [{key: value for key, value in asdict(one).items() if key != "id"} for one in accounts]},
         as_json=as_json,
-        text="\n".join(f"{one.name}  {one.role}{'  disabled' if one.disabled_at else ''}" for one in accounts) or "No accounts yet.",
+        text="\n".join(f"{one.name}  {one.role}{'  disabled' if one.disabled_at else ''}" for one in accounts)
+        or "No accounts yet.",
     )
 
 
@@ -71,7 +78,9 @@ def enable(name: str, as_json: JsonFlag = False) -> None:
 
 @app.command("role")
 @command
-def role_(name: str, role: Annotated[str, typer.Argument(help="admin, lead, engineer or rater.")], as_json: JsonFlag = False) -> None:
+def role_(
+    name: str, role: Annotated[str, typer.Argument(help="admin, lead, engineer or rater.")], as_json: JsonFlag = False
+) -> None:
     """Change an account's role."""
     ctx = get_context()
     change_role(ctx, get_account(ctx, name).id, role, person=LOCAL)
@@ -85,7 +94,11 @@ def password(name: str, as_json: JsonFlag = False) -> None:
     ctx = get_context()
     account = get_account(ctx, name)
     reset_password(ctx, account.id, _read_password(), person=LOCAL)
-    emit({"user": name, "password": "changed"}, as_json=as_json, text=f"{name} has a new password and is signed out everywhere.")
+    emit(
+        {"user": name, "password": "changed"},
+        as_json=as_json,
+        text=f"{name} has a new password and is signed out everywhere.",
+    )
 
 
 @app.command("signout")

@@ -17,7 +17,9 @@ POLL_S = 0.3
 
 
 def wait_for_job(ctx: Context, job_id: str, *, quiet: bool = False) -> JobView:
-    """Return the job once it has finished. Raises JobFailed with its cause if it, or a job it depends on, ended otherwise."""
+    """Return the job once it has finished. Raises JobFailed with its cause if it, or a job it depends on, ended
+    otherwise.
+    """
     job = get_job(ctx, job_id)
     if not has_worker(ctx, job.queue) and job.status is Status.QUEUED:
         if job.depends_on:

@@ -1,7 +1,7 @@
 """Notice at no cost that a key or an account may have changed, so that what was read of it counts until then.
 
-SQLite counts commits of others per connection (PRAGMA data_version, about ten microseconds). PostgreSQL notifies: triggers on keys and
-accounts send `roundhouse_keys` within the transaction that changes them.
+SQLite counts commits of others per connection (PRAGMA data_version, about ten microseconds). PostgreSQL notifies:
+triggers on keys and accounts send `roundhouse_keys` within the transaction that changes them.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class SqliteChanges:
         with self._lock:
             try:
                 if self._connection is None:
-                    self._connection = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=0, check_same_thread=False)
+                    self._connection = sqlite3.connect(
+                        f"file:{self._path}?mode=ro", uri=True, timeout=0, check_same_thread=False
+                    )
                 return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
             except sqlite3.Error:
                 return None
@@ -100,7 +102,9 @@ class PostgresChanges:
             try:
                 self._listen()
             except Exception as error:  # the driver's errors and those of the network; the thread must outlive them
-                logger.warning("Changes of keys are not announced (%s); keys are read at every request.", type(error).__name__)
+                logger.warning(
+                    "Changes of keys are not announced (%s); keys are read at every request.", type(error).__name__
+                )
             self._count = None
             self._closed.wait(AGAIN_S)
 

@@ -1,7 +1,7 @@
 """Engines and transactions for SQLite and PostgreSQL.
 
-SQLite: WAL, foreign keys on, 30 s busy timeout, and BEGIN IMMEDIATE for writers, because a deferred transaction that reads and then writes
-fails at once under contention, whatever the timeout.
+SQLite: WAL, foreign keys on, 30 s busy timeout, and BEGIN IMMEDIATE for writers, because a deferred transaction that
+reads and then writes fails at once under contention, whatever the timeout.
 """
 
 from __future__ import annotations
@@ -18,8 +18,16 @@ BUSY_TIMEOUT_MS = 30_000
 ERASE_TIMEOUT_MS = 500
 DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
 """Default driver by URL scheme."""
-PATIENCE = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
-"""Options of libpq, in seconds and milliseconds: a server that vanished without a word is noticed in seconds instead of minutes."""
+PATIENCE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""Options of libpq, in seconds and milliseconds: a server that vanished without a word is noticed in seconds instead of
+minutes.
+"""
 
 
 class Database:
@@ -49,7 +57,9 @@ class Database:
 
     @contextmanager
     def erase(self) -> Iterator[Session]:
-        """Open a session like `write` for deleting user content: SQLite overwrites it in its file and its write-ahead log too."""
+        """Open a session like `write` for deleting user content: SQLite overwrites it in its file and its write-ahead
+        log too.
+        """
         with self.write() as session:
             if self.is_sqlite:
                 session.connection().exec_driver_sql("PRAGMA secure_delete=ON")
@@ -59,7 +69,9 @@ class Database:
             try:
                 cursor = connection.cursor()
                 cursor.execute(f"PRAGMA busy_timeout={ERASE_TIMEOUT_MS}")
-                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a concurrent reader leaves the old pages until the next checkpoint
+                cursor.execute(
+                    "PRAGMA wal_checkpoint(TRUNCATE)"
+                )  # a concurrent reader leaves the old pages until the next checkpoint
                 cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
             finally:
                 connection.close()
@@ -72,7 +84,9 @@ class Database:
 def _create(url: URL, is_sqlite: bool) -> Engine:
     if not is_sqlite:
         return create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=20, connect_args=PATIENCE)
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}, pool_size=5, max_overflow=60)
+    engine = create_engine(
+        url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}, pool_size=5, max_overflow=60
+    )
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:

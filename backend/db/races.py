@@ -1,6 +1,7 @@
 """Races on unique columns: two processes look, find nothing, and insert the same value.
 
-SQLite has one writer at a time, so a look inside `Database.write` holds until its insert. PostgreSQL lets both look first.
+SQLite has one writer at a time, so a look inside `Database.write` holds until its insert. PostgreSQL lets both look
+first.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ UNIQUE_VIOLATION = "23505"
 def retry_races(function: Callable[P, T]) -> Callable[P, T]:
     """Call a function again where another process inserted the same unique value between its look and its insert.
 
-    The second call finds that row and does what the function does with a row that exists. All that the function stores must be in the
-    transaction that was rolled back.
+    The second call finds that row and does what the function does with a row that exists. All that the function stores
+    must be in the transaction that was rolled back.
     """
 
     @functools.wraps(function)
@@ -37,11 +38,15 @@ def retry_races(function: Callable[P, T]) -> Callable[P, T]:
             except IntegrityError as error:
                 if not _is_unique_violation(error):
                     raise
-                time.sleep(PAUSE_S * attempt * random.random())  # several that count the same number upwards would meet again
+                time.sleep(
+                    PAUSE_S * attempt * random.random()
+                )  # several that count the same number upwards would meet again
         return function(*args, **kwargs)
 
     return retrying
 
 
 def _is_unique_violation(error: IntegrityError) -> bool:
-    return getattr(error.orig, "sqlstate", None) == UNIQUE_VIOLATION or str(error.orig).startswith("UNIQUE constraint failed")
+    return getattr(error.orig, "sqlstate", None) == UNIQUE_VIOLATION or str(error.orig).startswith(
+        "UNIQUE constraint failed"
+    )

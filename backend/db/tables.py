@@ -1,13 +1,34 @@
 """Every table, by room. The only ORM classes; docs/schema.md is generated from them."""
 
 from backend.db.base import Table
-from backend.db.tables_battles import AnswerRating, Battle, Campaign, CampaignPrompt, Completion, Contestant, Rater, Vote
+from backend.db.tables_battles import (
+    AnswerRating,
+    Battle,
+    Campaign,
+    CampaignPrompt,
+    Completion,
+    Contestant,
+    Rater,
+    Vote,
+)
 from backend.db.tables_boards import ImportedEvaluation, PackedItems, RunSuite, Suite, SuiteResult
 from backend.db.tables_build import Analysis, Architecture, Checkpoint, Dataset, DatasetVersion, Tokenizer
 from backend.db.tables_decisions import Alias, FrozenBoard, Promotion, RaterExclusion
 from backend.db.tables_evaluate import EvaluatedEndpoint, Evaluation, EvaluationItem, EvaluationTask, JudgedItem, Score
 from backend.db.tables_gates import Gate, GateResult, RequiredGate
-from backend.db.tables_jobs import Job, LogLine, Measurement, MetricBlock, MetricName, MetricPoint, Run, RunGroup, Sample, Slot, Worker
+from backend.db.tables_jobs import (
+    Job,
+    LogLine,
+    Measurement,
+    MetricBlock,
+    MetricName,
+    MetricPoint,
+    Run,
+    RunGroup,
+    Sample,
+    Slot,
+    Worker,
+)
 from backend.db.tables_monitoring import (
     Alert,
     AlertDelivery,

@@ -14,7 +14,8 @@ from backend.db.base import Table, new_id, utc_now
 class Campaign(Table):
     """A set of prompts, contestants, raters and a stopping rule.
 
-    A rematch refers to the campaign whose votes it trains on (`parent_id`) and the run that trains its new contestant (`run_id`).
+    A rematch refers to the campaign whose votes it trains on (`parent_id`) and the run that trains its new contestant
+    (`run_id`).
     """
 
     __tablename__ = "campaigns"
@@ -32,8 +33,8 @@ class Campaign(Table):
 class Contestant(Table):
     """An author of completions in a campaign: a checkpoint, an endpoint or an imported file; `kind` says which.
 
-    Gold pairs are written by two contestants of the kinds `gold_better` and `gold_worse`, which no board shows. `source` of an
-    endpoint holds its address and model, of a file its name and hash; `label` is its name.
+    Gold pairs are written by two contestants of the kinds `gold_better` and `gold_worse`, which no board shows.
+    `source` of an endpoint holds its address and model, of a file its name and hash; `label` is its name.
     """
 
     __tablename__ = "contestants"
@@ -49,8 +50,8 @@ class Contestant(Table):
 
 
 class CampaignPrompt(Table):
-    """One prompt of a campaign, as messages. Equal prompts have the same `content_hash`, and so have the turns of an imported one, which
-    `turn` tells apart. Prompts of `purpose` gold belong to gold pairs.
+    """One prompt of a campaign, as messages. Equal prompts have the same `content_hash`, and so have the turns of an
+    imported one, which `turn` tells apart. Prompts of `purpose` gold belong to gold pairs.
     """
 
     __tablename__ = "campaign_prompts"
@@ -65,8 +66,8 @@ class CampaignPrompt(Table):
 
 
 class Completion(Table):
-    """A contestant's answer to a prompt, one of several numbered by `sample`. Answers that differ only in outer whitespace share a
-    `text_hash`.
+    """A contestant's answer to a prompt, one of several numbered by `sample`. Answers that differ only in outer
+    whitespace share a `text_hash`.
     """
 
     __tablename__ = "completions"
@@ -85,8 +86,8 @@ class Completion(Table):
 class Rater(Table):
     """A voter: a signed-in user, the person on loopback, or the holder of a link (only the hash of its secret is kept).
 
-    `created_by` is the account that made the link. The first browser that opens a single-use link leaves the hash of its cookie in
-    `browser_hash`; no other browser may use the link.
+    `created_by` is the account that made the link. The first browser that opens a single-use link leaves the hash of
+    its cookie in `browser_hash`; no other browser may use the link.
     """
 
     __tablename__ = "raters"
@@ -105,9 +106,9 @@ class Rater(Table):
 class Battle(Table):
     """One prompt, two completions, sides shuffled. `completion_a_id` was shown as side a.
 
-    `pair` is the two contestants' ids in alphabetical order: a rater meets a prompt with a pair once for each `purpose`: vote, repeat
-    (`repeat_of_id` with sides swapped), gold, or identical (equal answers, tied without being shown). A vote after `expires_at` is
-    refused; serving the battle again renews it.
+    `pair` is the two contestants' ids in alphabetical order: a rater meets a prompt with a pair once for each
+    `purpose`: vote, repeat (`repeat_of_id` with sides swapped), gold, or identical (equal answers, tied without being
+    shown). A vote after `expires_at` is refused; serving the battle again renews it.
     """
 
     __tablename__ = "battles"
@@ -131,10 +132,10 @@ class Battle(Table):
 
 
 class Vote(Table):
-    """An append-only verdict on a battle. A correction is a new row that refers to the one it supersedes; undo is label UNDONE, a skipped
-    battle label SKIPPED. `revision` counts a battle's rows from 1; the highest one is valid. It is unique, so a double submission is
-    one vote. `dimensions` maps a rubric's dimension to a label; `rewrite` is the rater's better answer; `flag` says what is wrong with
-    the battle.
+    """An append-only verdict on a battle. A correction is a new row that refers to the one it supersedes; undo is label
+    UNDONE, a skipped battle label SKIPPED. `revision` counts a battle's rows from 1; the highest one is valid. It is
+    unique, so a double submission is one vote. `dimensions` maps a rubric's dimension to a label; `rewrite` is the
+    rater's better answer; `flag` says what is wrong with the battle.
     """
 
     __tablename__ = "votes"
@@ -155,7 +156,9 @@ class Vote(Table):
 
 
 class AnswerRating(Table):
-    """A rating of a single completion, 1 to 5 (thumbs down is 1, up is 5). Append-only: the highest `revision` is valid."""
+    """A rating of a single completion, 1 to 5 (thumbs down is 1, up is 5). Append-only: the highest `revision` is
+    valid.
+    """
 
     __tablename__ = "answer_ratings"
     __table_args__ = (UniqueConstraint("completion_id", "rater_id", "revision"),)

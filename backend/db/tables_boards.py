@@ -12,7 +12,9 @@ from backend.db.base import Table, new_id, utc_now
 
 
 class Suite(Table):
-    """A named list of benchmarks with their settings. `config` is a SuiteConfig; a change makes no difference to results that exist."""
+    """A named list of benchmarks with their settings. `config` is a SuiteConfig; a change makes no difference to
+    results that exist.
+    """
 
     __tablename__ = "suites"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
@@ -24,7 +26,8 @@ class Suite(Table):
 
 
 class SuiteResult(Table):
-    """A suite on a checkpoint. `config` is the suite's as it was; `members` holds an evaluation's id, or why there is none, for each.
+    """A suite on a checkpoint. `config` is the suite's as it was; `members` holds an evaluation's id, or why there is
+    none, for each.
 
     `launched_at` is set once every member has its evaluation or its error; until then workers launch what is missing.
     """
@@ -55,7 +58,8 @@ class RunSuite(Table):
 class PackedItems(Table):
     """The values of all items of a finished evaluation in one row, so that boards need not read the items.
 
-    `data` is compressed: 8 bytes of each item's hash, then one double for each item and metric, items in order of their hash.
+    `data` is compressed: 8 bytes of each item's hash, then one double for each item and metric, items in order of their
+    hash.
     """
 
     __tablename__ = "packed_items"

@@ -26,8 +26,8 @@ class Dataset(Table):
 
 
 class DatasetVersion(Table):
-    """Immutable rows: one folder of Parquet files named by their content hash. Created when an import is queued; `content_hash` and counts
-    are filled in when its job finishes.
+    """Immutable rows: one folder of Parquet files named by their content hash. Created when an import is queued;
+    `content_hash` and counts are filled in when its job finishes.
     """
 
     __tablename__ = "dataset_versions"
@@ -36,7 +36,9 @@ class DatasetVersion(Table):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
     number: Mapped[int]
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
-    parent_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"), index=True)  # provenance holds the change
+    parent_id: Mapped[str | None] = mapped_column(
+        ForeignKey("dataset_versions.id"), index=True
+    )  # provenance holds the change
     content_hash: Mapped[str | None] = mapped_column(String(64), index=True)
     folder: Mapped[str | None] = mapped_column(String(300))
     source: Mapped[str] = mapped_column(String(400), default="")
@@ -82,8 +84,8 @@ class Architecture(Table):
 
 
 class Checkpoint(Table):
-    """Weights in a folder. `origin`: `run` (written by training), `added` (an imported base) or `upstream`: a model on another server,
-    which has no folder; its `facts` hold the config of backend.domain.serving.upstream.
+    """Weights in a folder. `origin`: `run` (written by training), `added` (an imported base) or `upstream`: a model on
+    another server, which has no folder; its `facts` hold the config of backend.domain.serving.upstream.
     """
 
     __tablename__ = "checkpoints"

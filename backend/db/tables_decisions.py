@@ -12,7 +12,9 @@ from backend.db.base import Table, new_id, utc_now
 
 
 class RaterExclusion(Table):
-    """A rater's exclusion from a campaign's board, or the end of one. Append-only: the newest row of a rater decides."""
+    """A rater's exclusion from a campaign's board, or the end of one. Append-only: the newest row of a rater
+    decides.
+    """
 
     __tablename__ = "rater_exclusions"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
@@ -25,7 +27,9 @@ class RaterExclusion(Table):
 
 
 class FrozenBoard(Table):
-    """A named, unchangeable leaderboard. `digest` is the SHA-256 of `document`: votes, options, seed, code version and ratings."""
+    """A named, unchangeable leaderboard. `digest` is the SHA-256 of `document`: votes, options, seed, code version and
+    ratings.
+    """
 
     __tablename__ = "frozen_boards"
     __table_args__ = (UniqueConstraint("campaign_id", "name"),)
@@ -51,7 +55,9 @@ class Alias(Table):
 
 
 class Promotion(Table):
-    """A decision on an alias, append-only: promote, reject or rollback. `evidence` holds the verdict and gates that it rests on."""
+    """A decision on an alias, append-only: promote, reject or rollback. `evidence` holds the verdict and gates that it
+    rests on.
+    """
 
     __tablename__ = "promotions"
     __table_args__ = (Index("ix_promotions_alias_id_created_at", "alias_id", "created_at"),)

@@ -12,9 +12,11 @@ from backend.db.base import Table, new_id, utc_now
 
 
 class EvaluatedEndpoint(Table):
-    """An endpoint that evaluations score: one of this installation (`url` is empty), or a model behind an OpenAI-compatible API.
+    """An endpoint that evaluations score: one of this installation (`url` is empty), or a model behind an
+    OpenAI-compatible API.
 
-    `config` is an EndpointConfig, which names the place of a key and never holds one; `capabilities` say what the API offers.
+    `config` is an EndpointConfig, which names the place of a key and never holds one; `capabilities` say what the API
+    offers.
     """
 
     __tablename__ = "evaluated_endpoints"
@@ -77,7 +79,8 @@ class EvaluationItem(Table):
 
 
 class JudgedItem(Table):
-    """A judge's verdict on one item of a judgement, with the texts that it judged. Append-only; `record` is open JSON for display.
+    """A judge's verdict on one item of a judgement, with the texts that it judged. Append-only; `record` is open JSON
+    for display.
 
     `evaluation_id` is that of the answer, if it is an evaluation's.
     """
@@ -95,7 +98,9 @@ class JudgedItem(Table):
 
 
 class EvaluationTask(Table):
-    """A task that the team saved, as its YAML `text`. An evaluation holds a copy of its own, so changes here change no score."""
+    """A task that the team saved, as its YAML `text`. An evaluation holds a copy of its own, so changes here change no
+    score.
+    """
 
     __tablename__ = "evaluation_tasks"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)

@@ -23,7 +23,9 @@ class Gate(Table):
 
 
 class GateResult(Table):
-    """A verdict of a gate on a checkpoint, append-only. `report` holds the decision and the evaluations that it rests on."""
+    """A verdict of a gate on a checkpoint, append-only. `report` holds the decision and the evaluations that it rests
+    on.
+    """
 
     __tablename__ = "gate_results"
     __table_args__ = (Index("ix_gate_results_gate_id_created_at", "gate_id", "created_at"),)
@@ -38,7 +40,9 @@ class GateResult(Table):
 
 
 class RequiredGate(Table):
-    """An endpoint's name that only checkpoints which pass the gate may be deployed to; the endpoint need not exist yet."""
+    """An endpoint's name that only checkpoints which pass the gate may be deployed to; the endpoint need not exist
+    yet.
+    """
 
     __tablename__ = "required_gates"
     __table_args__ = (UniqueConstraint("endpoint", "gate_id"),)

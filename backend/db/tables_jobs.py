@@ -65,7 +65,9 @@ class Run(Table):
     tokenizer_id: Mapped[str | None] = mapped_column(ForeignKey("tokenizers.id"))
     base_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id", use_alter=True), index=True)
     group_id: Mapped[str | None] = mapped_column(ForeignKey("run_groups.id"), index=True)
-    parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)  # the run that this config was copied from
+    parent_id: Mapped[str | None] = mapped_column(
+        ForeignKey("runs.id"), index=True
+    )  # the run that this config was copied from
     warnings: Mapped[list[Any]] = mapped_column(default=list)  # warnings that were accepted at launch
     tags: Mapped[list[str]] = mapped_column(default=list)
     notes: Mapped[str] = mapped_column(Text, default="")
@@ -73,7 +75,9 @@ class Run(Table):
     summary: Mapped[dict[str, Any]] = mapped_column(default=dict)
     origin: Mapped[str] = mapped_column(String(10), default="launched")
     packed_to: Mapped[int] = mapped_column(default=0)  # points before this step are also in metric_blocks
-    curve_resets: Mapped[int] = mapped_column(default=0)  # number of times points were deleted: a browser with a lower count reloads all
+    curve_resets: Mapped[int] = mapped_column(
+        default=0
+    )  # number of times points were deleted: a browser with a lower count reloads all
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]
@@ -96,7 +100,8 @@ class RunGroup(Table):
 class Measurement(Table):
     """Peak memory and speed of one training setting, measured by a probe or run, with the estimate.
 
-    `setting` holds what affects memory and speed (shape, context, micro-batch, precision, method, ...); `bytes` are per process.
+    `setting` holds what affects memory and speed (shape, context, micro-batch, precision, method, ...); `bytes` are per
+    process.
     """
 
     __tablename__ = "measurements"

@@ -55,7 +55,9 @@ class GaugeRollup(Table):
 
 
 class DeviceUse(Table):
-    """Devices that one attempt of a job held, with the price of the hour when it began. Open while `ended_at` is empty."""
+    """Devices that one attempt of a job held, with the price of the hour when it began. Open while `ended_at` is
+    empty.
+    """
 
     __tablename__ = "device_uses"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -90,7 +92,9 @@ class Alert(Table):
 
 
 class AlertDelivery(Table):
-    """A message of an alert to one channel (webhook or e-mail). It is tried until it is sent or given up; `next_at` is empty then."""
+    """A message of an alert to one channel (webhook or e-mail). It is tried until it is sent or given up; `next_at` is
+    empty then.
+    """
 
     __tablename__ = "alert_deliveries"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
@@ -133,8 +137,9 @@ class LoggedRequest(Table):
 
 
 class Feedback(Table):
-    """A thumb, a correction or a comment on an answer. `rating` is 1, -1 or empty. `request_id` names the request or, where `source` is
-    playground, the message; such a row holds a copy of prompt and answer, so that it outlives the conversation.
+    """A thumb, a correction or a comment on an answer. `rating` is 1, -1 or empty. `request_id` names the request or,
+    where `source` is playground, the message; such a row holds a copy of prompt and answer, so that it outlives the
+    conversation.
     """
 
     __tablename__ = "feedback"

@@ -22,9 +22,10 @@ class Endpoint(Table):
 
 
 class Deployment(Table):
-    """A revision of an endpoint: a checkpoint, a number of replicas and options. `role` is stable, canary for one that gets a share of the
-    traffic, or shadow for one that gets copies. A new stable one replaces the previous one replica by replica; history is kept. `restores`
-    is the revision that a rollback went back to; `traffic` holds share, rules and outcome of a canary or shadow, and what autoscaling did.
+    """A revision of an endpoint: a checkpoint, a number of replicas and options. `role` is stable, canary for one that
+    gets a share of the traffic, or shadow for one that gets copies. A new stable one replaces the previous one replica
+    by replica; history is kept. `restores` is the revision that a rollback went back to; `traffic` holds share, rules
+    and outcome of a canary or shadow, and what autoscaling did.
     """
 
     __tablename__ = "deployments"
@@ -43,8 +44,8 @@ class Deployment(Table):
 
 
 class Replica(Table):
-    """One process holding weights: starting, ready, draining, dead. Its job carries lease and restarts. A model on another server has a row
-    without a job; `gauges` holds the outcome of its last health check.
+    """One process holding weights: starting, ready, draining, dead. Its job carries lease and restarts. A model on
+    another server has a row without a job; `gauges` holds the outcome of its last health check.
     """
 
     __tablename__ = "replicas"
@@ -59,7 +60,9 @@ class Replica(Table):
 
 
 class ReplicaFailure(Table):
-    """A request that a replica lost: unreachable, broken off or failed, whether or not another replica then answered it."""
+    """A request that a replica lost: unreachable, broken off or failed, whether or not another replica then answered
+    it.
+    """
 
     __tablename__ = "replica_failures"
     __table_args__ = (Index("ix_replica_failures_replica_time", "replica_id", "created_at"),)
@@ -88,8 +91,9 @@ class ShadowComparison(Table):
 
 
 class Usage(Table):
-    """One request through the gateway. `device_s` is its share of the replicas' busy time, `cost_usd` that time at the price of the day.
-    `job_id` is the job that says it made the request, not checked here."""
+    """One request through the gateway. `device_s` is its share of the replicas' busy time, `cost_usd` that time at the
+    price of the day. `job_id` is the job that says it made the request, not checked here.
+    """
 
     __tablename__ = "usage"
     __table_args__ = (
@@ -118,8 +122,9 @@ class Usage(Table):
 
 
 class StoredResponse(Table):
-    """A response of `/v1/responses` that a later one may follow: the items of its turn's input, and the response itself. `owner` is
-    `user:ID`, or `key:ID` for a key without an account; empty for requests without a key."""
+    """A response of `/v1/responses` that a later one may follow: the items of its turn's input, and the response
+    itself. `owner` is `user:ID`, or `key:ID` for a key without an account; empty for requests without a key.
+    """
 
     __tablename__ = "stored_responses"
     __table_args__ = (Index("ix_stored_responses_owner_time", "owner", "created_at"),)
@@ -150,11 +155,12 @@ class Conversation(Table):
 
 
 class Message(Table):
-    """One turn, a node of the conversation's tree: it answers `parent_id`. Children of a message are numbered in rounds (`round`: an edited
-    question or a regenerated answer begins one); `branch` is the column of an answer among those side by side.
+    """One turn, a node of the conversation's tree: it answers `parent_id`. Children of a message are numbered in rounds
+    (`round`: an edited question or a regenerated answer begins one); `branch` is the column of an answer among those
+    side by side.
 
-    `status`: done, running, stopping (a stop was requested), stopped, failed. While an answer is generated its row is updated, the time in
-    `updated_at`. `tokens` holds the probabilities of an answer's tokens where they were requested.
+    `status`: done, running, stopping (a stop was requested), stopped, failed. While an answer is generated its row is
+    updated, the time in `updated_at`. `tokens` holds the probabilities of an answer's tokens where they were requested.
     """
 
     __tablename__ = "messages"
@@ -177,7 +183,9 @@ class Message(Table):
 
 
 class ConversationShare(Table):
-    """A link that shows a conversation, up to the message that was its last, to every account. Its secret is signed, not stored."""
+    """A link that shows a conversation, up to the message that was its last, to every account. Its secret is signed,
+    not stored.
+    """
 
     __tablename__ = "conversation_shares"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)

@@ -1,6 +1,7 @@
 """Markdown as nodes that a browser draws one by one, without markup in between. Pure rules, no I/O.
 
-A network's text is hostile: HTML in it stays text, links and images become words and an address, and no tag exists but those of `TAGS`.
+A network's text is hostile: HTML in it stays text, links and images become words and an address, and no tag exists but
+those of `TAGS`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
 Node: TypeAlias = "str | list[str | list[Node]]"
-"""A text, or [tag, nodes inside, detail]. `detail` is a list's first number, a cell's alignment, a code block's language, the address of
-a link or image, or empty. `math` and `mathblock` hold TeX."""
+"""A text, or [tag, nodes inside, detail]. `detail` is a list's first number, a cell's alignment, a code block's
+language, the address of a link or image, or empty. `math` and `mathblock` hold TeX.
+"""
 
 BLOCKS = frozenset({"p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "hr", "pre", "mathblock"})
 TABLES = frozenset({"table", "thead", "tbody", "tr", "th", "td"})
@@ -34,7 +36,9 @@ INLINE_MATHS = (
     ("math", re.compile(r"\\\(((?:[^\\]|\\[^()]){1,1000}?)\\\)", re.DOTALL)),
     ("mathblock", re.compile(r"\\\[((?:[^\\]|\\[^\[\]]){1,2000}?)\\\]", re.DOTALL)),
 )
-"""Delimiters as pandoc reads them: `$5 and $6` is no formula. No pattern looks past the next delimiter, so unclosed ones cost little."""
+"""Delimiters as pandoc reads them: `$5 and $6` is no formula. No pattern looks past the next delimiter, so unclosed
+ones cost little.
+"""
 
 BLOCK_MATHS = {"$$": "$$", "\\[": "\\]"}
 QUIET = frozenset(["text", "text_special"])
@@ -43,8 +47,9 @@ QUIET = frozenset(["text", "text_special"])
 def markdown_nodes(text: str) -> list[Node]:
     """Return a text's Markdown as nodes: CommonMark with tables, strikethrough and TeX, each line break kept.
 
-    A text is one block of verbatim text if it is long (`MAX_CHARACTERS`), makes many nodes (`MAX_NODES`), nests deeper than the parser
-    follows, or has so many brackets that parsing would be slow: 20,000 hostile characters take under a second.
+    A text is one block of verbatim text if it is long (`MAX_CHARACTERS`), makes many nodes (`MAX_NODES`), nests deeper
+    than the parser follows, or has so many brackets that parsing would be slow: 20,000 hostile characters take under a
+    second.
     """
     return list(_parse(text)) if len(text) <= MAX_CHARACTERS else [_verbatim(text)]
 
@@ -56,7 +61,9 @@ def _parse(text: str) -> tuple[Node, ...]:
         return (_verbatim(text),)
     blocks = PARSER.parse(text)
     tokens = [part for token in blocks for part in (token.children or [] if token.type == "inline" else [token])]
-    if len(tokens) > MAX_NODES or any(token.level >= MAX_NESTING - 1 for token in blocks):  # text nested deeper was dropped
+    if len(tokens) > MAX_NODES or any(
+        token.level >= MAX_NESTING - 1 for token in blocks
+    ):  # text nested deeper was dropped
         return (_verbatim(text),)
     return tuple(_tree(tokens))
 
@@ -122,13 +129,17 @@ def _inline_maths(state: StateInline, silent: bool) -> bool:
 
 
 def _block_maths(state: StateBlock, line: int, last: int, silent: bool) -> bool:
-    """Read a formula that begins a line and ends another, with lines between that would otherwise be lists or headings."""
+    """Read a formula that begins a line and ends another, with lines between that would otherwise be lists or
+    headings.
+    """
     start = state.bMarks[line] + state.tShift[line]
     closing = BLOCK_MATHS.get(state.src[start : start + 2])
     if closing is None or state.is_code_block(line):
         return False
     for end in range(line, min(last, line + MAX_MATH_LINES)):
-        row = state.src[start + 2 if end == line else state.bMarks[end] + state.tShift[end] : state.eMarks[end]].rstrip()
+        row = state.src[
+            start + 2 if end == line else state.bMarks[end] + state.tShift[end] : state.eMarks[end]
+        ].rstrip()
         if not row.endswith(closing) or (end == line and row == ""):
             if closing in row:
                 return False
@@ -144,7 +155,9 @@ def _block_maths(state: StateBlock, line: int, last: int, silent: bool) -> bool:
 
 def _parser() -> MarkdownIt:
     """Return the parser. Definitions of links would vanish from the text, so there are none."""
-    parser = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": MAX_NESTING}).enable(["table", "strikethrough"])
+    parser = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": MAX_NESTING}).enable(
+        ["table", "strikethrough"]
+    )
     parser.disable(["html_block", "html_inline", "reference"])
     parser.inline.ruler.before("escape", "maths", _inline_maths)
     parser.block.ruler.before("fence", "maths", _block_maths, {"alt": ["paragraph", "blockquote", "list"]})

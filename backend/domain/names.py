@@ -19,7 +19,9 @@ def clean_name(text: str, *, what: str, limit: int = 120) -> str:
     if len(name) > limit:
         raise InvalidInput(f"The name has {len(name)} characters.", remedy=f"Use at most {limit}.", field="name")
     if "@" in name or not name.isprintable():
-        raise InvalidInput(f"The name {name!r} holds a character that names can't have.", remedy="Leave out `@`.", field="name")
+        raise InvalidInput(
+            f"The name {name!r} holds a character that names can't have.", remedy="Leave out `@`.", field="name"
+        )
     return name
 
 

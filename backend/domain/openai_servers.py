@@ -1,6 +1,8 @@
-"""Servers with the OpenAI API, whichever model they hold: their address, the place of their key, what they answer and their prices.
+"""Servers with the OpenAI API, whichever model they hold: their address, the place of their key, what they answer and
+their prices.
 
-A key is never part of a config: `key_env` and `key_file` name the place where the process that calls the server reads it.
+A key is never part of a config: `key_env` and `key_file` name the place where the process that calls the server reads
+it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
 class Capabilities(BaseModel):
-    """Requests that an endpoint's API takes: chat completions, completions of a text, and their log-probabilities of an echoed prompt."""
+    """Requests that an endpoint's API takes: chat completions, completions of a text, and their log-probabilities of an
+    echoed prompt.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -27,7 +31,9 @@ class Capabilities(BaseModel):
     echo: bool = False
 
 
-def price_tokens(prompt_tokens: float, completion_tokens: float, *, input_price: float | None, output_price: float | None) -> float | None:
+def price_tokens(
+    prompt_tokens: float, completion_tokens: float, *, input_price: float | None, output_price: float | None
+) -> float | None:
     """Return the price of tokens in US dollars, from those of a million; None unless both are known.
 
     Example:
@@ -59,7 +65,9 @@ def check_url(url: str) -> str:
 
 
 def check_key_source(*, key_env: str | None, key_file: str | None) -> None:
-    """Raise InvalidInput unless the place of a key is a variable's name or a file. The value is never repeated: it may be the key."""
+    """Raise InvalidInput unless the place of a key is a variable's name or a file. The value is never repeated: it may
+    be the key.
+    """
     if key_env and key_file:
         raise InvalidInput("A key has one place.", remedy="Give key_env or key_file.", field="key_env")
     if key_env and not VARIABLE.fullmatch(key_env):

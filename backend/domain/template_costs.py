@@ -1,5 +1,5 @@
-"""Upper bounds of the bytes that an operation of a chat template makes, and the budget of a rendering. Every bound is computed from the
-operands' sizes before the operation runs. Operations without a bound are not available to templates.
+"""Upper bounds of the bytes that an operation of a chat template makes, and the budget of a rendering. Every bound is
+computed from the operands' sizes before the operation runs. Operations without a bound are not available to templates.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def is_container(value: Any) -> bool:
 
 
 def written(value: Any) -> int:
-    """Return an upper bound of the bytes of a value as text. Raises TemplateTooCostly for one that is nested too widely or deeply."""
+    """Return an upper bound of the bytes of a value as text. Raises TemplateTooCostly for one that is nested too widely
+    or deeply.
+    """
     if isinstance(value, str):
         return sys.getsizeof(value)
     if not is_container(value):
@@ -158,7 +160,9 @@ def total(left: Any, right: Any) -> int:
 
 
 def percent_format(text: str, values: Any) -> int:
-    """Return an upper bound of the bytes of `text % values`. Raises TemplateTooCostly for a wide field or a computed width."""
+    """Return an upper bound of the bytes of `text % values`. Raises TemplateTooCostly for a wide field or a computed
+    width.
+    """
     fields = 0
     for spec in _PERCENT.finditer(text):
         fields += 1
@@ -205,7 +209,9 @@ def _formatted(text: str, fields: int, values: Iterable[Any]) -> int:
 def _check_widths(*widths: str | None) -> None:
     for width in widths:
         if width == "*" or (width and int(width[:9]) > MAX_FIELD_WIDTH):
-            raise TemplateTooCostly(f"it formats text to a width beyond {MAX_FIELD_WIDTH}, which templates have no need of")
+            raise TemplateTooCostly(
+                f"it formats text to a width beyond {MAX_FIELD_WIDTH}, which templates have no need of"
+            )
 
 
 def _digits(value: Any) -> int:
@@ -244,7 +250,9 @@ def _expanded(text: str, tabsize: int = 8) -> int:
 
 def _indented(text: Any, width: Any = 4, *_args: Any, **_options: Any) -> int:
     lines = 1 + sum(str(text).count(end) for end in _LINE_ENDS)
-    return 4 * (len(str(text)) + lines * (width if isinstance(width, int) else len(str(width)))) + 2 * OBJECT_BYTES * lines
+    return (
+        4 * (len(str(text)) + lines * (width if isinstance(width, int) else len(str(width)))) + 2 * OBJECT_BYTES * lines
+    )
 
 
 def _replaced(text: Any, old: Any, new: Any, *_args: Any, **_options: Any) -> int:
@@ -315,13 +323,17 @@ FILTERS: Mapping[str, Cost] = {
     **dict.fromkeys(("map", "reject", "rejectattr", "select", "selectattr"), _nothing),
     **dict.fromkeys(("dictsort", "groupby", "items", "list", "max", "min", "reverse", "sort", "unique"), _listed),
     **dict.fromkeys(("e", "escape", "forceescape", "safe"), _marked_up),
-    **dict.fromkeys(("capitalize", "lower", "upper"), lambda value: _cased(value) if isinstance(value, str) else 4 * written(value)),
+    **dict.fromkeys(
+        ("capitalize", "lower", "upper"), lambda value: _cased(value) if isinstance(value, str) else 4 * written(value)
+    ),
     **dict.fromkeys(("batch", "slice"), _grouped),
     **dict.fromkeys(("float", "int"), _to_number),
     "center": _padded,
     "format": lambda text, *args, **values: percent_format(str(text), values or args),
     "indent": _indented,
-    "join": lambda value, d="", *_args, **_options: joined(value if is_container(value) or isinstance(value, str | range) else (), d),
+    "join": lambda value, d="", *_args, **_options: joined(
+        value if is_container(value) or isinstance(value, str | range) else (), d
+    ),
     "replace": _replaced,
     "round": _rounded,
     "string": _same,
@@ -338,7 +350,18 @@ METHODS: Mapping[type, Mapping[str, Cost]] = {
         **dict.fromkeys(("center", "ljust", "rjust", "zfill"), _padded),
         **dict.fromkeys(("count", "endswith", "find", "index", "rfind", "rindex", "startswith"), _nothing),
         **dict.fromkeys(
-            ("isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric", "isprintable", "isspace"),
+            (
+                "isalnum",
+                "isalpha",
+                "isascii",
+                "isdecimal",
+                "isdigit",
+                "isidentifier",
+                "islower",
+                "isnumeric",
+                "isprintable",
+                "isspace",
+            ),
             _nothing,
         ),
         **dict.fromkeys(("istitle", "isupper"), _nothing),

@@ -1,8 +1,9 @@
 """Render templates, which are untrusted programs, within limits; chat templates give the same text as transformers.
 
-The environment of chat templates is that of transformers (Jinja's immutable sandbox: no attribute that begins with an underscore, no change
-to an argument). The environment of task templates derives from it (backend.domain.evaluation.tasks.templates). A template has a budget for
-loop iterations, calls and bytes, charged in advance, and a time limit.
+The environment of chat templates is that of transformers (Jinja's immutable sandbox: no attribute that begins with an
+underscore, no change to an argument). The environment of task templates derives from it
+(backend.domain.evaluation.tasks.templates). A template has a budget for loop iterations, calls and bytes, charged in
+advance, and a time limit.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ OBJECTS = 8
 
 
 class GuardedEnvironment(ImmutableSandboxedEnvironment):
-    """Jinja's immutable sandbox, with every operation charged to a budget. `options` are Jinja's, those of transformers when left out."""
+    """Jinja's immutable sandbox, with every operation charged to a budget. `options` are Jinja's, those of transformers
+    when left out.
+    """
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
@@ -72,7 +75,11 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
             finalize=_write_out,
             extensions=[_Generation, jinja2.ext.loopcontrols],
         )
-        self.filters = {name: _accounted(filter_, costs.FILTERS[name]) for name, filter_ in self.filters.items() if name in costs.FILTERS}
+        self.filters = {
+            name: _accounted(filter_, costs.FILTERS[name])
+            for name, filter_ in self.filters.items()
+            if name in costs.FILTERS
+        }
         self.filters |= {
             "tojson": _to_json,
             "guarded_loop": _guarded_loop,
@@ -80,7 +87,9 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
             "guarded_source": _guarded_source,
             "guarded_value": check_nesting,
         }
-        self.tests = {name: test if name in CHEAP_TESTS else _accounted(test, _read_all) for name, test in self.tests.items()}
+        self.tests = {
+            name: test if name in CHEAP_TESTS else _accounted(test, _read_all) for name, test in self.tests.items()
+        }
         self.globals |= {
             "raise_exception": _raise_exception,
             "strftime_now": _strftime_now,
@@ -286,7 +295,9 @@ def _strftime_now(form: str) -> str:
     return datetime.now().strftime(form)  # local time, as in transformers
 
 
-def _to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
     """Write JSON without the escapes that Jinja's own filter adds for HTML."""
     budget.get().make(costs.json_text(value, indent, separators))
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
@@ -349,7 +360,9 @@ def check_length(source: str) -> None:
 
 @contextmanager
 def limited(values: Any, *, source: str = "") -> Iterator[None]:
-    """Run the body with a budget that suits these values. Raises jinja2.TemplateError for anything that a template can do wrong."""
+    """Run the body with a budget that suits these values. Raises jinja2.TemplateError for anything that a template can
+    do wrong.
+    """
     token = budget.set(Budget(input_bytes=len(source) + _length(values)))
     try:
         yield

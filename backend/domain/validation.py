@@ -11,7 +11,9 @@ from backend.domain.names import nearest
 
 
 def validation_message(error: ValidationError, model: type[BaseModel] | None = None) -> str:
-    """Join pydantic's errors into one sentence with field, value and bound; with `model`, an unknown field names the nearest one."""
+    """Join pydantic's errors into one sentence with field, value and bound; with `model`, an unknown field names the
+    nearest one.
+    """
     sentences = []
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"])
@@ -37,7 +39,9 @@ def errors_by_field(error: ValidationError) -> dict[str, str]:
         path = ".".join(str(part) for part in item["loc"])
         if path and path not in errors:
             text = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "Must be")
-            errors[path] = text if isinstance(item.get("input"), dict) else f"{text} (got {_cut(repr(item.get('input')))})"
+            errors[path] = (
+                text if isinstance(item.get("input"), dict) else f"{text} (got {_cut(repr(item.get('input')))})"
+            )
     return errors
 
 

@@ -57,7 +57,8 @@ def short(number: float) -> str:
 
 
 def about(number: int) -> str:
-    """Format an estimated count in two figures, rounded up: `7`, `130`, `2,400`; above a hundred thousand `over 100,000`.
+    """Format an estimated count in two figures, rounded up: `7`, `130`, `2,400`; above a hundred thousand `over
+    100,000`.
 
     >>> about(2311)
     '2,400'

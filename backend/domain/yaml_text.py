@@ -18,7 +18,9 @@ class _PlainLoader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read; write the value out", event.start_mark)
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not read; write the value out", event.start_mark
+            )
         return super().compose_node(parent, index)
 
 
@@ -30,8 +32,8 @@ _PlainLoader.add_implicit_resolver(  # YAML 1.2: `1e5` is a number; in 1.1 it is
 def parse_yaml(text: str, *, what: str) -> Any:
     """Read one YAML document. `what` names it in messages, as in "The recipe".
 
-    Raises InvalidInput, with the line at fault where there is one, if it is no YAML, uses aliases, is nested too deeply, or is
-    longer than 200,000 characters.
+    Raises InvalidInput, with the line at fault where there is one, if it is no YAML, uses aliases, is nested too
+    deeply, or is longer than 200,000 characters.
     """
     if len(text) > MAX_CHARACTERS:
         raise InvalidInput(f"{what} has {len(text):,} characters.", remedy=f"At most {MAX_CHARACTERS:,} are read.")
@@ -40,13 +42,16 @@ def parse_yaml(text: str, *, what: str) -> Any:
     except yaml.YAMLError as error:
         raise InvalidInput(f"{what} is not YAML: {_words(error)}.", remedy="Write one `name: value` a line.") from error
     except RecursionError:
-        raise InvalidInput(f"{what} is nested too deeply.", remedy="Its fields hold plain values, or mappings of them.") from None
+        raise InvalidInput(
+            f"{what} is nested too deeply.", remedy="Its fields hold plain values, or mappings of them."
+        ) from None
     except ValueError as error:  # a number of thousands of digits, a 13th month
         raise InvalidInput(f"{what} holds a value that can't be read: {error}.") from error
 
 
 def field_lines(text: str) -> dict[str, tuple[int, bool]]:
-    """Return for every field of a YAML mapping, as `fewshot.count`, its line counted from 1 and whether its value is a block below it.
+    """Return for every field of a YAML mapping, as `fewshot.count`, its line counted from 1 and whether its value is a
+    block below it.
 
     Empty for a text that is no YAML.
     """
@@ -73,7 +78,10 @@ def field_lines(text: str) -> dict[str, tuple[int, bool]]:
 def _words(error: yaml.YAMLError) -> str:
     """Return a one-line description of the error with its position."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem or error.context}"
+        return (
+            f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}:"
+            f" {error.problem or error.context}"
+        )
     if isinstance(error, yaml.reader.ReaderError):
         return f"the character U+{int(error.character):04X} at position {error.position + 1:,} is not allowed"
     return " ".join(str(error).split())

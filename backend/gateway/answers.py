@@ -57,7 +57,9 @@ def comment(text: str) -> bytes:
 
 @dataclass
 class Form:
-    """The shape of an answer: of a chat or a text, with or without probabilities. `prompts` are the texts that an echo repeats."""
+    """The shape of an answer: of a chat or a text, with or without probabilities. `prompts` are the texts that an echo
+    repeats.
+    """
 
     kind: Kind
     prompts: Sequence[str | tuple[int, ...]] = ()
@@ -109,7 +111,11 @@ class ChoiceState:
     def message(self) -> dict[str, Any]:
         """Return the assistant's message."""
         text = "".join(self.text)
-        message: dict[str, Any] = {"role": "assistant", "content": text if text or not self.calls else None, "refusal": None}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": text if text or not self.calls else None,
+            "refusal": None,
+        }
         if self.reasoning:
             message["reasoning_content"] = "".join(self.reasoning)
         if self.calls:
@@ -118,7 +124,9 @@ class ChoiceState:
 
 
 async def stream_answer(events: Events, *, form: Form, trace: Trace) -> AsyncGenerator[bytes, None]:
-    """Yield the chunks of a streamed answer; the last holds `[DONE]`. Exceptions of `events` pass through, so a broken stream has none."""
+    """Yield the chunks of a streamed answer; the last holds `[DONE]`. Exceptions of `events` pass through, so a broken
+    stream has none.
+    """
     states: dict[int, ChoiceState] = {}
     end = b""  # sent at once with `[DONE]`, after the request has been accounted for
     async with aclosing(events):
@@ -136,11 +144,15 @@ async def stream_answer(events: Events, *, form: Form, trace: Trace) -> AsyncGen
     yield end + DONE
 
 
-def _parts(event: OpenEvent | FinishEvent, states: dict[int, ChoiceState], *, form: Form, trace: Trace) -> Iterator[dict[str, Any]]:
+def _parts(
+    event: OpenEvent | FinishEvent, states: dict[int, ChoiceState], *, form: Form, trace: Trace
+) -> Iterator[dict[str, Any]]:
     """Yield what the chunks of an event hold beside their head."""
     if isinstance(event, PromptEvent):
         for number in range(event.choice, event.choice + event.choices):
-            yield {"choices": [_prompt_choice(event, number, states.setdefault(number, ChoiceState(is_open=True)), form)]}
+            yield {
+                "choices": [_prompt_choice(event, number, states.setdefault(number, ChoiceState(is_open=True)), form)]
+            }
         return
     number = 0 if isinstance(event, FinishEvent) else event.choice
     state = states.setdefault(number, ChoiceState())
@@ -167,7 +179,13 @@ def _delta(number: int, delta: dict[str, Any], logprobs: dict[str, Any] | None =
 
 def _end(number: int, form: Form, event: ChoiceEvent | FinishEvent) -> dict[str, Any]:
     body: dict[str, Any] = {"delta": {}} if form.kind == "chat" else {"text": ""}
-    return {"index": number, **body, "finish_reason": event.finish_reason.value, "logprobs": None, **_stopped_by(event.stop)}
+    return {
+        "index": number,
+        **body,
+        "finish_reason": event.finish_reason.value,
+        "logprobs": None,
+        **_stopped_by(event.stop),
+    }
 
 
 def _stopped_by(stop: str | int | None) -> dict[str, Any]:
@@ -198,7 +216,12 @@ def _token_choice(event: TokenEvent, state: ChoiceState, form: Form) -> dict[str
 def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
     if call.name is None:
         return {"index": call.index, "function": {"arguments": call.arguments}}
-    return {"index": call.index, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    return {
+        "index": call.index,
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
 
 
 def _prompt_choice(event: PromptEvent, number: int, state: ChoiceState, form: Form) -> dict[str, Any]:
@@ -217,16 +240,27 @@ class _Held:
     values: int = 0
 
     async def counted(self, events: Events) -> Events:
-        """Yield events, and count what is kept of them. Raises ApiError 429 where all answers together would hold too much."""
+        """Yield events, and count what is kept of them. Raises ApiError 429 where all answers together would hold too
+        much.
+        """
         own = 0
         try:
             async with aclosing(events):
                 async for event in events:
-                    scored = event.tokens if isinstance(event, PromptEvent) else event.logprobs if isinstance(event, TokenEvent) else None
+                    scored = (
+                        event.tokens
+                        if isinstance(event, PromptEvent)
+                        else event.logprobs
+                        if isinstance(event, TokenEvent)
+                        else None
+                    )
                     count = sum(1 + len(token.top) for token in scored or ())
                     own, self.values = own + count, self.values + count
                     if count and self.values > MAX_HELD:
-                        message = "Answers with probabilities hold all the memory for them. Stream the answer, or try again in a moment."
+                        message = (
+                            "Answers with probabilities hold all the memory for them. Stream the answer, or try again"
+                            " in a moment."
+                        )
                         raise ApiError(429, message, code="answers_full", retry_after_s=1)
                     yield event
         finally:
@@ -262,14 +296,20 @@ async def collect_answer(events: Events, *, form: Form, trace: Trace) -> dict[st
     states = states or {0: ChoiceState()}
     if len(states) == 1 and not states[min(states)].finish_reason:
         states[min(states)].stop = finish.stop
-    choices = [_whole_choice(number, states[number], form, reason=finish.finish_reason.value) for number in sorted(states)]
+    choices = [
+        _whole_choice(number, states[number], form, reason=finish.finish_reason.value) for number in sorted(states)
+    ]
     head = _head(trace, "chat.completion" if form.kind == "chat" else "text_completion")
     return {**head, "choices": choices, "usage": _usage(finish.usage, states), "timings": trace.timings()}
 
 
 def _whole_choice(number: int, state: ChoiceState, form: Form, *, reason: str) -> dict[str, Any]:
     tokens = [*state.prompt, *state.tokens] if form.echo else state.tokens
-    choice: dict[str, Any] = {"index": number, "finish_reason": state.finish_reason or reason, "logprobs": form.probabilities(tokens)}
+    choice: dict[str, Any] = {
+        "index": number,
+        "finish_reason": state.finish_reason or reason,
+        "logprobs": form.probabilities(tokens),
+    }
     choice |= _stopped_by(state.stop)
     if form.kind == "chat":
         choice["message"] = state.message()
@@ -290,7 +330,12 @@ async def collect_embeddings(events: Events, *, trace: Trace, as_base64: bool) -
                 data.append({"object": "embedding", "index": event.choice, "embedding": vector})
             elif isinstance(event, FinishEvent):
                 tokens = event.usage.prompt_tokens
-    return {"object": "list", "data": data, "model": trace.endpoint, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    return {
+        "object": "list",
+        "data": data,
+        "model": trace.endpoint,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
 
 
 async def collect_tokens(events: Events) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""The gateway: the OpenAI-compatible API of every endpoint. Holds no weights, and no state that a restart would lose."""
+"""The gateway: the OpenAI-compatible API of every endpoint. Holds no weights, and no state that a restart would
+lose.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def create_gateway(
     limits: LimitStore | None = None,
 ) -> FastAPI:
     """Return the gateway's app over a directory. It answers only to loopback names unless `hosts` adds others."""
-    gateway = Gateway(directory, client=client or ReplicaClient(), limits=limits or MemoryLimits(), max_body_bytes=max_body_bytes)
+    gateway = Gateway(
+        directory, client=client or ReplicaClient(), limits=limits or MemoryLimits(), max_body_bytes=max_body_bytes
+    )
     return GatewayApp(
         openapi_url=None,
         routes=[
@@ -112,14 +116,18 @@ class Gateway:
         self._metrics = GatewayMetrics()
         self._usage = UsageWriter(directory)
         self._upstreams = UpstreamClient()
-        self._relay = Relay(directory, client=client, upstreams=self._upstreams, metrics=self._metrics, usage=self._usage)
+        self._relay = Relay(
+            directory, client=client, upstreams=self._upstreams, metrics=self._metrics, usage=self._usage
+        )
         self._gate = KeyGate(directory, limits, on_refusal=self._relay.refuse)
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Write usage while the app runs, and the rest at shutdown."""
         del app
-        with contextlib.suppress(Unavailable):  # read once now, or known to be away: no request waits for it in the event loop
+        with contextlib.suppress(
+            Unavailable
+        ):  # read once now, or known to be away: no request waits for it in the event loop
             await asyncio.to_thread(self._directory.list_models)
         shadows = self._relay.shadows
         async with running(
@@ -139,7 +147,9 @@ class Gateway:
         """Answer GET /v1/models."""
         principal = await self._authenticate(request)
         models = await asyncio.to_thread(self._directory.list_models)
-        return JSONResponse({"object": "list", "data": [_describe(model) for model in models if _may_use(principal, model.name)]})
+        return JSONResponse(
+            {"object": "list", "data": [_describe(model) for model in models if _may_use(principal, model.name)]}
+        )
 
     async def show_model(self, request: Request) -> Response:
         """Answer GET /v1/models/NAME."""
@@ -198,8 +208,14 @@ class Gateway:
         turns = await read_turns(self._directory, response_id, principal=principal, param=None)
         if not request.url.path.endswith("/input_items"):
             return JSONResponse(turns[-1].document)
-        items = [item for turn in turns[:-1] for item in (*turn.items, *turn.document["output"])] + list(turns[-1].items)
-        ids = {"first_id": items[0].get("id"), "last_id": items[-1].get("id")} if items else {"first_id": None, "last_id": None}
+        items = [item for turn in turns[:-1] for item in (*turn.items, *turn.document["output"])] + list(
+            turns[-1].items
+        )
+        ids = (
+            {"first_id": items[0].get("id"), "last_id": items[-1].get("id")}
+            if items
+            else {"first_id": None, "last_id": None}
+        )
         return JSONResponse({"object": "list", "data": items[::-1], "has_more": False, **ids})
 
     async def message(self, request: Request) -> Response:
@@ -214,7 +230,9 @@ class Gateway:
         headers["request-id"] = trace.id
         events = self._logged_events(request, body.to_request(), trace)
         if body.stream:
-            return StreamedAnswer(stream_message(events, trace=trace), self._holding(request, principal), errors=MESSAGES_ERRORS)
+            return StreamedAnswer(
+                stream_message(events, trace=trace), self._holding(request, principal), errors=MESSAGES_ERRORS
+            )
 
         async def build() -> Response:
             return JSONResponse(await collect_message(events, trace=trace))
@@ -227,7 +245,10 @@ class Gateway:
         check_version(request.headers.get("anthropic-version"))
         body = parse_body(await self._read(request), CountBody)
         check_scope(principal, endpoint="tokenize", model=body.model)
-        events = self._events(body.to_request(), Trace(endpoint=body.model, principal=principal, prefix="tok", headers=headers_of(request)))
+        events = self._events(
+            body.to_request(),
+            Trace(endpoint=body.model, principal=principal, prefix="tok", headers=headers_of(request)),
+        )
 
         async def build() -> Response:
             return JSONResponse({"input_tokens": (await collect_tokens(events))["count"]})
@@ -243,7 +264,9 @@ class Gateway:
         events = self._events(body.to_request(), trace)
 
         async def build() -> Response:
-            return JSONResponse(await collect_embeddings(events, trace=trace, as_base64=body.encoding_format == "base64"))
+            return JSONResponse(
+                await collect_embeddings(events, trace=trace, as_base64=body.encoding_format == "base64")
+            )
 
         return WholeAnswer(build, self._holding(request, principal))
 
@@ -272,7 +295,10 @@ class Gateway:
         principal = await self._authenticate(request)
         body = parse_body(await self._read(request), TokenizeBody)
         check_scope(principal, endpoint="tokenize", model=body.model)
-        events = self._events(body.to_request(), Trace(endpoint=body.model, principal=principal, prefix="tok", headers=headers_of(request)))
+        events = self._events(
+            body.to_request(),
+            Trace(endpoint=body.model, principal=principal, prefix="tok", headers=headers_of(request)),
+        )
 
         async def build() -> Response:
             return JSONResponse(await collect_tokens(events))
@@ -300,12 +326,18 @@ class Gateway:
         """Answer GET /metrics, for holders of a key with the admin scope: the counts are those of every key."""
         principal = await self._authenticate(request)
         if principal is not None and not principal.scopes.admin:
-            raise ApiError(403, "/metrics counts the requests of every key and needs a key with the scope `admin`.", code="not_allowed")
+            raise ApiError(
+                403,
+                "/metrics counts the requests of every key and needs a key with the scope `admin`.",
+                code="not_allowed",
+            )
         live = await asyncio.to_thread(self._directory.live_gauges)
         text = self._metrics.render() + (b"" if live is None else render_live(live))
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    def _answer(self, http: Request, body: ChatBody | CompletionBody, *, form: Form, principal: Principal | None) -> Response:
+    def _answer(
+        self, http: Request, body: ChatBody | CompletionBody, *, form: Form, principal: Principal | None
+    ) -> Response:
         check_scope(principal, endpoint="chat" if form.kind == "chat" else "completions", model=body.model)
         trace = self._trace(http, body, principal, prefix="chatcmpl" if form.kind == "chat" else "cmpl")
         events = self._logged_events(http, body.to_request(), trace, kind=form.kind)
@@ -318,7 +350,12 @@ class Gateway:
         return WholeAnswer(build, self._holding(http, principal))
 
     def _trace(
-        self, http: Request, body: ChatBody | CompletionBody | MessagesBody | ResponsesBody, principal: Principal | None, *, prefix: str
+        self,
+        http: Request,
+        body: ChatBody | CompletionBody | MessagesBody | ResponsesBody,
+        principal: Principal | None,
+        *,
+        prefix: str,
     ) -> Trace:
         user = body.user if isinstance(body.user, str) else ""
         trace = Trace(body.model, principal, prefix, user=user, is_streamed=bool(body.stream), headers=headers_of(http))

@@ -67,7 +67,11 @@ class WholeAnswer(_WhileConnected):
     """Awaits a response, or answers with the ApiError that it raises."""
 
     def __init__(
-        self, build: Callable[[], Awaitable[Response]], holding: Holding | None = None, *, errors: ErrorStyle | None = None
+        self,
+        build: Callable[[], Awaitable[Response]],
+        holding: Holding | None = None,
+        *,
+        errors: ErrorStyle | None = None,
     ) -> None:
         super().__init__(holding, errors=errors)
         self._build = build
@@ -82,9 +86,13 @@ class WholeAnswer(_WhileConnected):
 
 
 class StreamedAnswer(_WhileConnected):
-    """Server-sent events. The status line waits for the first chunk, so an early error is a plain error; a later one is the last event."""
+    """Server-sent events. The status line waits for the first chunk, so an early error is a plain error; a later one is
+    the last event.
+    """
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], holding: Holding | None = None, *, errors: ErrorStyle | None = None) -> None:
+    def __init__(
+        self, chunks: AsyncGenerator[bytes, None], holding: Holding | None = None, *, errors: ErrorStyle | None = None
+    ) -> None:
         super().__init__(holding, errors=errors)
         self._chunks = chunks
 
@@ -119,7 +127,9 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def read_json(request: Request, *, max_bytes: int) -> bytes:
-    """Return the body of a request. Raises ApiError for another type of content, and for one larger than `max_bytes`."""
+    """Return the body of a request. Raises ApiError for another type of content, and for one larger than
+    `max_bytes`.
+    """
     # A cross-origin page can make a browser post text/plain, but not this type without a preflight request.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "Send the body with Content-Type: application/json.", code="unsupported_media_type")

@@ -35,9 +35,11 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class ReplicaAddress:
-    """Address of a ready replica and the token that it requires, its variant (`stable`, or a canary's id) with its percentage of the
-    requests, and the policy of its endpoint. `upstream` stands for a model on another server; `adapter`
-    is the folder of the LoRA adapter that the request is for. Answers of equal `fingerprint` come from the same weights and arithmetic."""
+    """Address of a ready replica and the token that it requires, its variant (`stable`, or a canary's id) with its
+    percentage of the requests, and the policy of its endpoint. `upstream` stands for a model on another server;
+    `adapter` is the folder of the LoRA adapter that the request is for. Answers of equal `fingerprint` come from the
+    same weights and arithmetic.
+    """
 
     id: str
     url: str
@@ -76,7 +78,9 @@ class Principal:
         return f"user:{self.user_id}" if self.user_id else f"key:{self.key_id}"
 
     def tenant(self, user: str) -> str:
-        """Return the name without meaning under which replicas know the owner; the playground's key has one for each of its users."""
+        """Return the name without meaning under which replicas know the owner; the playground's key has one for each of
+        its users.
+        """
         whose = f"{self.owner}/{user}" if user and self.name == PLAYGROUND and self.user_id is None else self.owner
         return hashlib.sha256(whose.encode()).hexdigest()[:16]
 
@@ -92,7 +96,9 @@ class Directory(Protocol):
         """Return the holder of a key, None for an unknown or revoked one."""
 
     def keys_version(self) -> int | None:
-        """Return a number that differs once a key may have changed; None while only `authenticate` can tell. Does not block."""
+        """Return a number that differs once a key may have changed; None while only `authenticate` can tell. Does not
+        block.
+        """
 
     def note_use(self, key_id: str) -> None:
         """Note that a key was used now. Does not block."""
@@ -106,7 +112,9 @@ class Directory(Protocol):
     def log_mode(self, endpoint: str) -> LogMode:
         """Return whether an endpoint logs its requests. Does not block."""
 
-    def give_feedback(self, request_id: str, *, key_id: str | None, rating: int | None, correction: str, comment: str) -> bool:
+    def give_feedback(
+        self, request_id: str, *, key_id: str | None, rating: int | None, correction: str, comment: str
+    ) -> bool:
         """Store feedback on a request; return False where the key made no such request."""
 
     @property
@@ -117,7 +125,9 @@ class Directory(Protocol):
         """Store a response."""
 
     def list_turns(self, response_id: str, *, owner: str) -> Sequence[ResponseRecord]:
-        """Return a response of an owner and those that it follows, oldest first. Raises NotFound, InvalidInput and Unavailable."""
+        """Return a response of an owner and those that it follows, oldest first. Raises NotFound, InvalidInput and
+        Unavailable.
+        """
 
     def erase_response(self, response_id: str, *, owner: str) -> None:
         """Erase a response of an owner. Raises NotFound and Unavailable."""
@@ -135,7 +145,9 @@ class Directory(Protocol):
         """Return the ready replicas of an endpoint, possibly none. Raises NotFound for an unknown endpoint."""
 
     def wake(self, endpoint: str) -> Waking | None:
-        """Start the replicas of an endpoint that sleeps; return how long a request may wait for them. None for one that never sleeps."""
+        """Start the replicas of an endpoint that sleeps; return how long a request may wait for them. None for one that
+        never sleeps.
+        """
 
     def shadow_for(self, endpoint: str) -> ShadowRoute | None:
         """Return the shadow of an endpoint, as last read. Does not block."""
@@ -147,4 +159,6 @@ class Directory(Protocol):
         """Store requests that replicas lost, on the terms of `record_usage`."""
 
     def record_usage(self, rows: Sequence[UsageRow]) -> None:
-        """Store usage. Called a few times a second at most; the same row may come again after an error, with the same id."""
+        """Store usage. Called a few times a second at most; the same row may come again after an error, with the same
+        id.
+        """

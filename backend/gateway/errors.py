@@ -19,7 +19,13 @@ class ApiError(Exception):
     """An error response with OpenAI's four fields and, for 429 and 503, the seconds after which to retry."""
 
     def __init__(
-        self, status: int, message: str, *, code: str | None = None, param: str | None = None, retry_after_s: int | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.code, self.param = status, message, code, param
@@ -27,7 +33,9 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         """Return the JSON document."""
-        return {"error": {"message": self.message, "type": _type_of(self.status), "param": self.param, "code": self.code}}
+        return {
+            "error": {"message": self.message, "type": _type_of(self.status), "param": self.param, "code": self.code}
+        }
 
     def response(self) -> Response:
         """Return the HTTP response."""
@@ -55,7 +63,11 @@ def _type_of(status: int) -> str:
 
 def invalid_key() -> ApiError:
     """Return the error for a missing, unknown or revoked key, without the key."""
-    return ApiError(401, "No API key, or one that is not valid here. Send it as `Authorization: Bearer KEY`.", code="invalid_api_key")
+    return ApiError(
+        401,
+        "No API key, or one that is not valid here. Send it as `Authorization: Bearer KEY`.",
+        code="invalid_api_key",
+    )
 
 
 def key_revoked() -> ApiError:
@@ -67,7 +79,10 @@ def unknown_model(error: NotFound, *, name: str) -> ApiError:
     """Return the error for a `model` that is not an endpoint."""
     del error
     return ApiError(
-        404, f"The model {name!r} does not exist here. GET /v1/models lists those that do.", code="model_not_found", param="model"
+        404,
+        f"The model {name!r} does not exist here. GET /v1/models lists those that do.",
+        code="model_not_found",
+        param="model",
     )
 
 
@@ -83,7 +98,12 @@ def no_replica(endpoint: str, *, silent: int = 0) -> ApiError:
         does = "does not answer" if silent == 1 else "answers"
         message = f"{count} of {endpoint!r} {does}. It is restarted where its process has ended; try again in a moment."
         return ApiError(503, message, code="no_replica", retry_after_s=5)
-    return ApiError(503, f"No replica of {endpoint!r} is ready. Deploy it, or try again in a moment.", code="no_replica", retry_after_s=5)
+    return ApiError(
+        503,
+        f"No replica of {endpoint!r} is ready. Deploy it, or try again in a moment.",
+        code="no_replica",
+        retry_after_s=5,
+    )
 
 
 def replica_lost() -> ApiError:
@@ -108,5 +128,7 @@ def from_refusal(error: ReplicaRefused) -> ApiError:
     if error.code == UPSTREAM_LIMIT:
         return ApiError(429, error.message, code=error.code, retry_after_s=error.retry_after_s or 1)
     if error.status == 429:
-        return ApiError(429, "Every replica's queue is full. Try again in a moment.", code="queue_full", retry_after_s=1)
+        return ApiError(
+            429, "Every replica's queue is full. Try again in a moment.", code="queue_full", retry_after_s=1
+        )
     return ApiError(error.status, error.message, code=error.code, param=error.field)

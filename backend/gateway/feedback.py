@@ -42,13 +42,20 @@ async def give_feedback(directory: Directory, body: FeedbackBody, *, principal: 
     rating = None if body.rating is None else RATINGS[body.rating]
     for attempt in range(TRIES):
         stored = await asyncio.to_thread(
-            directory.give_feedback, body.id, key_id=key_id, rating=rating, correction=body.correction, comment=body.comment
+            directory.give_feedback,
+            body.id,
+            key_id=key_id,
+            rating=rating,
+            correction=body.correction,
+            comment=body.comment,
         )
         if stored:
             return {"id": body.id, "object": "feedback", "rating": body.rating}
         if attempt < TRIES - 1:
             await asyncio.sleep(PAUSE_S)
-    raise ApiError(404, f"This key made no request {body.id!r}; send the `id` of its answer.", code="request_not_found", param="id")
+    raise ApiError(
+        404, f"This key made no request {body.id!r}; send the `id` of its answer.", code="request_not_found", param="id"
+    )
 
 
 def job_of(http: Request) -> str | None:
@@ -57,7 +64,9 @@ def job_of(http: Request) -> str | None:
     return job if JOB_ID.fullmatch(job) else None
 
 
-def body_to_log(mode: LogMode, http: Request, request: GenerateRequest, *, kind: Literal["chat", "text"]) -> LoggedBody | None:
+def body_to_log(
+    mode: LogMode, http: Request, request: GenerateRequest, *, kind: Literal["chat", "text"]
+) -> LoggedBody | None:
     """Return what the log takes of a request: nothing where its endpoint logs nothing or the client opts out."""
     if mode == "off" or http.headers.get(OPT_OUT, "").strip().lower() in OFF:
         return None
@@ -68,5 +77,9 @@ def body_to_log(mode: LogMode, http: Request, request: GenerateRequest, *, kind:
 def _messages(request: GenerateRequest) -> list[dict[str, Any]]:
     if request.messages is not None:
         return [message.as_dict() for message in request.messages]
-    texts = [request.prompt] if request.prompt is not None else [prompt for prompt in request.prompts or () if isinstance(prompt, str)]
+    texts = (
+        [request.prompt]
+        if request.prompt is not None
+        else [prompt for prompt in request.prompts or () if isinstance(prompt, str)]
+    )
     return [{"role": "user", "content": text} for text in texts]

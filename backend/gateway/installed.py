@@ -50,9 +50,9 @@ class Snapshot:
 class InstalledDirectory:
     """Implement `Directory` over a context.
 
-    Addresses come from a snapshot, as a rule of the last second. A key is looked up unless no key has changed since it last was, so that
-    revoking takes effect at once. While the database is away, both come from the last snapshot; a key that was revoked or had expired
-    before then stays invalid.
+    Addresses come from a snapshot, as a rule of the last second. A key is looked up unless no key has changed since it
+    last was, so that revoking takes effect at once. While the database is away, both come from the last snapshot; a key
+    that was revoked or had expired before then stays invalid.
     """
 
     def __init__(self, ctx: Context) -> None:
@@ -85,7 +85,14 @@ class InstalledDirectory:
         if grant is None:
             return None
         self.note_use(grant.id)
-        return Principal(grant.id, grant.name, scopes=grant.scopes, limits=grant.limits, expires_at=grant.expires_at, user_id=grant.user_id)
+        return Principal(
+            grant.id,
+            grant.name,
+            scopes=grant.scopes,
+            limits=grant.limits,
+            expires_at=grant.expires_at,
+            user_id=grant.user_id,
+        )
 
     def keys_version(self) -> int | None:
         """Return a number that differs once a key may have changed; None while the database is away."""
@@ -113,9 +120,13 @@ class InstalledDirectory:
         """Return whether an endpoint logs its requests, as last read."""
         return (self._keeper.newest or self._latest()).log_modes.get(endpoint, "off")
 
-    def give_feedback(self, request_id: str, *, key_id: str | None, rating: int | None, correction: str, comment: str) -> bool:
+    def give_feedback(
+        self, request_id: str, *, key_id: str | None, rating: int | None, correction: str, comment: str
+    ) -> bool:
         """Store feedback on a request; return False where the key made no such request."""
-        return store_feedback(self._ctx, request_id, key_id=key_id, rating=rating, correction=correction, comment=comment)
+        return store_feedback(
+            self._ctx, request_id, key_id=key_id, rating=rating, correction=correction, comment=comment
+        )
 
     @property
     def keeps_responses(self) -> bool:
@@ -138,7 +149,9 @@ class InstalledDirectory:
         try:
             return self._keeper.ask(question)
         except Away as error:
-            raise Unavailable("The database does not answer, and stored responses are in it.", remedy="Try again.") from error
+            raise Unavailable(
+                "The database does not answer, and stored responses are in it.", remedy="Try again."
+            ) from error
 
     def live_gauges(self) -> LiveGauges | None:
         """Return the gauges of replicas and workers; None while the database is away."""
@@ -152,7 +165,9 @@ class InstalledDirectory:
         return self._latest().models
 
     def known_replicas(self, endpoint: str) -> Sequence[ReplicaAddress] | None:
-        """Return the ready replicas of an endpoint; None where no snapshot knows the endpoint, or the database hangs."""
+        """Return the ready replicas of an endpoint; None where no snapshot knows the endpoint, or the database
+        hangs.
+        """
         snapshot = self._keeper.peek()
         targets = None if snapshot is None else snapshot.targets.get(endpoint)
         return None if targets is None else [_address(target) for target in targets]
@@ -165,7 +180,9 @@ class InstalledDirectory:
         return [_address(target) for target in targets]
 
     def wake(self, endpoint: str) -> Waking | None:
-        """Start the replicas of an endpoint that sleeps; None for one that never sleeps, and while the database is away."""
+        """Start the replicas of an endpoint that sleeps; None for one that never sleeps, and while the database is
+        away.
+        """
         if self._keeper.is_away:
             return None
         try:
@@ -179,7 +196,9 @@ class InstalledDirectory:
         if (shadow := snapshot.shadows.get(endpoint)) is None:
             return None
         targets = snapshot.targets.get(shadow.endpoint, ()) if shadow.endpoint else shadow.targets
-        return ShadowRoute(shadow.id, shadow.percent, tuple(_address(target) for target in targets if target.upstream is None))
+        return ShadowRoute(
+            shadow.id, shadow.percent, tuple(_address(target) for target in targets if target.upstream is None)
+        )
 
     def record_comparisons(self, rows: Sequence[ComparedRequest]) -> None:
         """Store how answers compare with those of a shadow."""
@@ -197,7 +216,9 @@ class InstalledDirectory:
         try:
             return self._keeper.latest()
         except Away as error:
-            raise Unavailable("The database does not answer, and this gateway has not read it yet.", remedy="Try again.") from error
+            raise Unavailable(
+                "The database does not answer, and this gateway has not read it yet.", remedy="Try again."
+            ) from error
 
     def _read(self, is_back: bool) -> Snapshot:
         if time.monotonic() - self._priced_at > PRICES_S:

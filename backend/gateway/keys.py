@@ -52,7 +52,12 @@ class KeyCheck:
 
         def forget_unsure(done: asyncio.Future[Principal | None]) -> None:
             # A wrong key, an error, or a database that went away: nothing to be remembered.
-            unsure = done.cancelled() or done.exception() is not None or done.result() is None or self._directory.keys_version() is None
+            unsure = (
+                done.cancelled()
+                or done.exception() is not None
+                or done.result() is None
+                or self._directory.keys_version() is None
+            )
             if unsure and self._verdicts.get(digest) is verdict:
                 del self._verdicts[digest]
 
@@ -70,7 +75,9 @@ class Endable(Protocol):
 
 
 class OpenAnswers:
-    """The answers under way by key. Twice a second every key is checked again; the answers of a revoked one end with an error."""
+    """The answers under way by key. Twice a second every key is checked again; the answers of a revoked one end with an
+    error.
+    """
 
     def __init__(self, directory: Directory, keys: KeyCheck) -> None:
         self._directory, self._keys = directory, keys
@@ -98,7 +105,9 @@ class OpenAnswers:
 
     async def _is_revoked(self, key: str, principal: Principal) -> bool:
         """Return whether a key is surely no longer valid. One that expired may finish what it began."""
-        if self._directory.keys_version() is None or (principal.expires_at is not None and principal.expires_at <= datetime.now(UTC)):
+        if self._directory.keys_version() is None or (
+            principal.expires_at is not None and principal.expires_at <= datetime.now(UTC)
+        ):
             return False
         try:
             return await self._keys.check(key) is None and self._directory.keys_version() is not None

@@ -10,7 +10,10 @@ from backend.domain.serving.protocol import ScoredToken, TokenLogprob
 
 def chat_logprobs(tokens: Sequence[ScoredToken]) -> dict[str, Any]:
     """Return `choices[].logprobs` of a chat completion."""
-    return {"content": [_entry(token) | {"top_logprobs": [_entry(top) for top in token.top]} for token in tokens], "refusal": None}
+    return {
+        "content": [_entry(token) | {"top_logprobs": [_entry(top) for top in token.top]} for token in tokens],
+        "refusal": None,
+    }
 
 
 def _entry(token: TokenLogprob) -> dict[str, Any]:
@@ -51,4 +54,6 @@ def token_text(token: TokenLogprob) -> str:
 
 def text_of(tokens: Sequence[TokenLogprob]) -> str:
     """Return the text of consecutive tokens."""
-    return b"".join(token.token.encode() if token.raw is None else bytes(token.raw) for token in tokens).decode(errors="replace")
+    return b"".join(token.token.encode() if token.raw is None else bytes(token.raw) for token in tokens).decode(
+        errors="replace"
+    )

@@ -58,11 +58,18 @@ from backend.infra.upstream.client import UpstreamClient
 from backend.services.serving.usage import UsageRow, UsageStatus
 
 MAX_RETRIES = 2
-MAX_BROKEN = 2  # replicas that a request may have brought down: it is sent to one more, since it may be innocent, then to none
+MAX_BROKEN = (
+    2  # replicas that a request may have brought down: it is sent to one more, since it may be innocent, then to none
+)
 REREAD_S = 0.5  # longer than the directory caches addresses of replicas
 UNSEEN = {"connection", LEAVING}  # losses of a request that no engine has begun
 FINAL = {ENGINE_FAILED, NOT_RESUMED}  # losses after which no other replica is tried
-OWN = {QUEUE_TIMEOUT: 429, ANSWER_LIMIT: 504, INVALID: 400, REQUEST_FAILED: 500}  # ends of a request that are no fault of its replica
+OWN = {
+    QUEUE_TIMEOUT: 429,
+    ANSWER_LIMIT: 504,
+    INVALID: 400,
+    REQUEST_FAILED: 500,
+}  # ends of a request that are no fault of its replica
 ELSEWHERE = {"queue_full", "draining"}  # refusals that another replica may not share
 
 
@@ -100,7 +107,9 @@ class Trace:
     refusal: str = ""  # the code of the error that refused or ended it
 
     def __post_init__(self) -> None:
-        self.id = self.headers[REQUEST_ID] = f"{self.prefix}{'' if self.prefix.endswith('_') else '-'}{uuid4().hex[:24]}"
+        self.id = self.headers[REQUEST_ID] = (
+            f"{self.prefix}{'' if self.prefix.endswith('_') else '-'}{uuid4().hex[:24]}"
+        )
 
     @property
     def ttft_ms(self) -> float | None:
@@ -128,11 +137,15 @@ class Trace:
             self.device_usd += seconds * hour_usd / 3600
 
     def cost_usd(self) -> float:
-        """Return the price of the device time that the request took, or of its tokens at another server; 0 where no price is set."""
+        """Return the price of the device time that the request took, or of its tokens at another server; 0 where no
+        price is set.
+        """
         return self._price() or 0.0
 
     def usage_row(self) -> UsageRow:
-        """Return the row to be stored. A request that was cut off counts its prompt, if a replica accepted it, and the relayed tokens."""
+        """Return the row to be stored. A request that was cut off counts its prompt, if a replica accepted it, and the
+        relayed tokens.
+        """
         return UsageRow(
             id=self.id,
             endpoint=self.endpoint,
@@ -160,7 +173,9 @@ class Trace:
         if self.upstream is None:
             return self.device_usd if self.is_priced else None
         usage = self.finish.usage if self.finish else None
-        prompt, completion = (usage.prompt_tokens, usage.completion_tokens) if usage else (self.prompt_tokens, self.num_tokens)
+        prompt, completion = (
+            (usage.prompt_tokens, usage.completion_tokens) if usage else (self.prompt_tokens, self.num_tokens)
+        )
         return self.upstream.cost_usd(prompt, completion)
 
     def _mean_gap_ms(self) -> float | None:
@@ -173,16 +188,30 @@ class Relay:
     """Relays generations from replicas and accounts for them."""
 
     def __init__(
-        self, directory: Directory, *, client: ReplicaClient, upstreams: UpstreamClient, metrics: GatewayMetrics, usage: UsageWriter
+        self,
+        directory: Directory,
+        *,
+        client: ReplicaClient,
+        upstreams: UpstreamClient,
+        metrics: GatewayMetrics,
+        usage: UsageWriter,
     ) -> None:
-        self._directory, self._client, self._upstreams, self._metrics, self._usage = directory, client, upstreams, metrics, usage
+        self._directory, self._client, self._upstreams, self._metrics, self._usage = (
+            directory,
+            client,
+            upstreams,
+            metrics,
+            usage,
+        )
         self.balancer = Balancer()
         self.health = HealthProbe(self.balancer, client, upstreams)
         self.shadows = Shadows(directory, client)
         self._shares = BusyShares()
 
     async def generate(self, request: GenerateRequest, trace: Trace) -> Events:
-        """Yield token events and the finish event. Raises ApiError, at any time; closing the iterator cancels the generation."""
+        """Yield token events and the finish event. Raises ApiError, at any time; closing the iterator cancels the
+        generation.
+        """
         replicas = await self._replicas(trace)
         running = self._metrics.running.labels(trace.endpoint)
         running.inc()
@@ -210,8 +239,9 @@ class Relay:
             self._account(trace)
 
     def refuse(self, error: ApiError, trace: Trace) -> None:
-        """Account for a request that was refused before it was relayed. One for an endpoint that does not exist leaves no trace: a client
-        can think of any number of names."""
+        """Account for a request that was refused before it was relayed. One for an endpoint that does not exist leaves
+        no trace: a client can think of any number of names.
+        """
         if self._directory.known_replicas(trace.endpoint) is not None:
             self._fail(error, trace)
             self._account(trace)
@@ -222,7 +252,10 @@ class Relay:
 
     def _offer(self, trace: Trace) -> None:
         if trace.copied is not None:
-            trace.copied.ttft_ms, trace.copied.total_ms = trace.ttft_ms, round((time.perf_counter() - trace.started) * 1000, 2)
+            trace.copied.ttft_ms, trace.copied.total_ms = (
+                trace.ttft_ms,
+                round((time.perf_counter() - trace.started) * 1000, 2),
+            )
             self.shadows.offer(trace.copied)
             self._metrics.shadow_dropped.set(self.shadows.num_dropped)
 
@@ -258,7 +291,11 @@ class Relay:
 
         def choose() -> Lease | None:
             for variant in order_by_variant(replicas, sticky=trace.sticky, rng=self.balancer.rng):
-                rest = [replica for replica in variant if replica not in tried and not (replica.upstream and answer.is_possible)]
+                rest = [
+                    replica
+                    for replica in variant
+                    if replica not in tried and not (replica.upstream and answer.is_possible)
+                ]
                 if (lease := self.balancer.acquire(rest, cost=cost, affinity=affinity)) is not None:
                     return lease
             return None
@@ -300,7 +337,11 @@ class Relay:
                     raise last from error
             except ReplicaRefused as error:
                 self.balancer.succeeded(replica)
-                last = from_refusal(error) if trace.first_token is None or error.code in OWN or replica.upstream else replica_lost()
+                last = (
+                    from_refusal(error)
+                    if trace.first_token is None or error.code in OWN or replica.upstream
+                    else replica_lost()
+                )
                 if error.code not in ELSEWHERE:
                     raise last from error
             finally:
@@ -313,7 +354,9 @@ class Relay:
     def _open(self, replica: ReplicaAddress, answer: Resumption, trace: Trace) -> AsyncGenerator[GenerationEvent, None]:
         if replica.upstream is not None:
             name = f"The server of {trace.endpoint!r}"
-            return self._upstreams.stream(replica.upstream, name=name, request=answer.original, on_accept=trace.accepted)
+            return self._upstreams.stream(
+                replica.upstream, name=name, request=answer.original, on_accept=trace.accepted
+            )
         request = answer.request()
         if replica.adapter is not None:
             request = request.model_copy(update={"adapter": replica.adapter})
@@ -366,7 +409,9 @@ def _lost(error: ReplicaLost, replica: ReplicaAddress) -> ApiError:
 
 
 def _checked(event: GenerationEvent) -> OpenEvent | FinishEvent:
-    """Return an event for the client; a replica that failed or was stopped counts as lost, one whose request failed does not."""
+    """Return an event for the client; a replica that failed or was stopped counts as lost, one whose request failed
+    does not.
+    """
     if isinstance(event, ErrorEvent) and event.code in OWN:
         raise ReplicaRefused(event.message, status=OWN[event.code], code=event.code)
     if isinstance(event, ErrorEvent):

@@ -12,8 +12,8 @@ SEED_BITS = 62
 class Resumption:
     """A request as replicas get it: first itself, with a seed; after a loss with the beginning of its answer.
 
-    Tokens are a function of prompt, seed and the tokens before them, so the continuation is what the lost replica would have sent, up to
-    the rounding of another batch.
+    Tokens are a function of prompt, seed and the tokens before them, so the continuation is what the lost replica would
+    have sent, up to the rounding of another batch.
     """
 
     def __init__(self, request: GenerateRequest) -> None:
@@ -37,11 +37,15 @@ class Resumption:
         """Return the request for the next replica."""
         if not self.is_possible:
             return self._request
-        return self._request.model_copy(update={"begun": Begun(token_ids=tuple(self._ids), characters=self._characters)})
+        return self._request.model_copy(
+            update={"begun": Begun(token_ids=tuple(self._ids), characters=self._characters)}
+        )
 
 
 def _with_seed(request: GenerateRequest) -> GenerateRequest:
     """A replica would draw the seed itself; a second one could not know it."""
     if not request.can_be_resumed or request.params.seed is not None or request.params.temperature == 0:
         return request
-    return request.model_copy(update={"params": request.params.model_copy(update={"seed": secrets.randbits(SEED_BITS)})})
+    return request.model_copy(
+        update={"params": request.params.model_copy(update={"seed": secrets.randbits(SEED_BITS)})}
+    )

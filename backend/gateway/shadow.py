@@ -38,7 +38,9 @@ class Copy:
 
     def add(self, event: TokenEvent) -> None:
         """Note a part of the answer."""
-        self.text.append(event.text + (event.reasoning or "") + "".join(call.arguments for call in event.tool_calls or ()))
+        self.text.append(
+            event.text + (event.reasoning or "") + "".join(call.arguments for call in event.tool_calls or ())
+        )
         self.tokens += len(event.token_ids)
 
 
@@ -54,12 +56,18 @@ class Shadows:
         self.num_dropped = 0
 
     def draw(self, endpoint: str, request: GenerateRequest) -> Copy | None:
-        """Return a copy of a request for the endpoint's shadow, for its share of the requests that have one answer; else None.
+        """Return a copy of a request for the endpoint's shadow, for its share of the requests that have one answer;
+        else None.
 
         Nothing is copied while the shadow has no replica, because it starts, or is an endpoint that sleeps.
         """
         route = self._directory.shadow_for(endpoint)
-        if route is None or not route.replicas or not request.can_be_resumed or self._rng.uniform(0, 100) >= route.percent:
+        if (
+            route is None
+            or not route.replicas
+            or not request.can_be_resumed
+            or self._rng.uniform(0, 100) >= route.percent
+        ):
             return None
         return Copy(route, request)
 
@@ -116,7 +124,9 @@ class Shadows:
 
     async def _answer(self, copy: Copy, began: float) -> None:
         replica = self._choose(copy.route)
-        request = copy.request if replica.adapter is None else copy.request.model_copy(update={"adapter": replica.adapter})
+        request = (
+            copy.request if replica.adapter is None else copy.request.model_copy(update={"adapter": replica.adapter})
+        )
         stream = self._client.stream(replica.url, token=replica.token, request=request)
         async with aclosing(stream) as events:
             async for event in events:

@@ -1,4 +1,6 @@
-"""Share of a replica's busy time that each request takes: at any moment the open requests of a replica share it evenly."""
+"""Share of a replica's busy time that each request takes: at any moment the open requests of a replica share it
+evenly.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ class _Replica:
 
 
 class BusyShares:
-    """A clock per replica that runs at 1 / (open requests). A request's share is the clock's advance between its start and its end, so the
-    shares of all requests sum to the replica's busy time (processor sharing; Kleinrock, Queueing Systems II, 1976, section 4.4).
+    """A clock per replica that runs at 1 / (open requests). A request's share is the clock's advance between its start
+    and its end, so the shares of all requests sum to the replica's busy time (processor sharing; Kleinrock, Queueing
+    Systems II, 1976, section 4.4).
     """
 
     def __init__(self, *, now: Callable[[], float] = time.perf_counter) -> None:

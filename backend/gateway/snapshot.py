@@ -1,4 +1,6 @@
-"""A snapshot of what the gateway last read from the database, kept fresh by a thread, so that requests outlive the database."""
+"""A snapshot of what the gateway last read from the database, kept fresh by a thread, so that requests outlive the
+database.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,8 @@ class Away(Exception):
 
 
 class Keeper(Generic[T]):
-    """Reads a snapshot every second, and every 0.4 s while there are requests. An error or a silence of a second means that the database is
-    away; then the last snapshot counts, and no request waits until the thread has read one again.
+    """Reads a snapshot every second, and every 0.4 s while there are requests. An error or a silence of a second means
+    that the database is away; then the last snapshot counts, and no request waits until the thread has read one again.
     """
 
     def __init__(self, read: Callable[[bool], T]) -> None:
@@ -57,7 +59,8 @@ class Keeper(Generic[T]):
     def peek(self) -> T | None:
         """Return the last snapshot; None where there is none, or the database hangs since. Never waits.
 
-        One that is older than 0.3 s is read again in the background. Where it leads to no replica, a request asks for the `latest`.
+        One that is older than 0.3 s is read again in the background. Where it leads to no replica, a request asks for
+        the `latest`.
         """
         age = time.monotonic() - self._read_at
         if age > SOON_S:
@@ -65,7 +68,9 @@ class Keeper(Generic[T]):
         return self._snapshot if age <= MOST_S or self._is_away else None
 
     def latest(self) -> T:
-        """Return a snapshot of the last 0.4 s, or the last one while the database is away. Raises Away where there is none."""
+        """Return a snapshot of the last 0.4 s, or the last one while the database is away. Raises Away where there is
+        none.
+        """
         self._start()
         if not self._is_fresh() and not self._is_away:
             self._wanted.set()
@@ -77,7 +82,9 @@ class Keeper(Generic[T]):
         return self._snapshot
 
     def ask(self, question: Callable[[], R]) -> R:
-        """Answer a question from the database. Raises Away after an error or a second, and at once while the database is away."""
+        """Answer a question from the database. Raises Away after an error or a second, and at once while the database
+        is away.
+        """
         self._start()
         if self._is_away or self._questions is None:
             raise Away("The database is away.")

@@ -22,7 +22,9 @@ R = TypeVar("R")
 
 
 class UsageWriter:
-    """Collects rows and writes them through the directory twice a second; keeps them while the database is unavailable."""
+    """Collects rows and writes them through the directory twice a second; keeps them while the database is
+    unavailable.
+    """
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
@@ -49,7 +51,9 @@ class UsageWriter:
             logger.error("Usage of %d requests is lost: the database does not answer.", len(self._waiting))
 
     async def flush(self) -> None:
-        """Write the rows that wait. A batch under way is finished where the caller is cancelled, since its rows may have to wait again."""
+        """Write the rows that wait. A batch under way is finished where the caller is cancelled, since its rows may
+        have to wait again.
+        """
         await asyncio.shield(self._flush())
 
     async def _flush(self) -> None:

@@ -29,7 +29,8 @@ Events = AsyncGenerator[Progress, None]
 async def wait_for_replicas(
     directory: Directory, endpoint: str, *, read: Callable[[], Awaitable[Sequence[ReplicaAddress]]], is_streamed: bool
 ) -> AsyncGenerator[Starting, None]:
-    """Wake an endpoint that sleeps and wait until `read` returns a replica, or the request has waited for as long as it may.
+    """Wake an endpoint that sleeps and wait until `read` returns a replica, or the request has waited for as long as it
+    may.
 
     Ends at once for an endpoint that does not sleep. Raises what `read` does.
     """

@@ -1,5 +1,5 @@
-"""Artifacts: datasets, tokenizers, checkpoints and job folders under one root. Rows store paths relative to it. The root is a local folder
-or a shared mount.
+"""Artifacts: datasets, tokenizers, checkpoints and job folders under one root. Rows store paths relative to it. The
+root is a local folder or a shared mount.
 """
 
 from __future__ import annotations

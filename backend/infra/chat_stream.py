@@ -1,4 +1,6 @@
-"""Streams of `POST /v1/chat/completions`, read for a service that is a client of a gateway. Closing a stream cancels the generation."""
+"""Streams of `POST /v1/chat/completions`, read for a service that is a client of a gateway. Closing a stream cancels
+the generation.
+"""
 
 from __future__ import annotations
 
@@ -30,18 +32,24 @@ class ChatStreamClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def stream(self, url: str, *, key: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the chunks of one answer. Raises ChatRefused, and Unavailable where the gateway can't be reached or broke off."""
+        """Yield the chunks of one answer. Raises ChatRefused, and Unavailable where the gateway can't be reached or
+        broke off.
+        """
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         document = {**body, "stream": True, "stream_options": {"include_usage": True}}
         try:
-            async with self._open().post(f"{url}/v1/chat/completions", json=document, headers=headers, allow_redirects=False) as response:
+            async with self._open().post(
+                f"{url}/v1/chat/completions", json=document, headers=headers, allow_redirects=False
+            ) as response:
                 if response.status != 200:
                     raise _refusal(response.status, await response.read())
                 is_whole = False
                 while line := await response.content.readline():  # to its end, so that the connection is used again
                     data = line[5:].strip()
                     is_whole = is_whole or data == b"[DONE]"
-                    if line.startswith(b"data:") and not is_whole:  # else an empty line, or a comment that keeps the connection open
+                    if (
+                        line.startswith(b"data:") and not is_whole
+                    ):  # else an empty line, or a comment that keeps the connection open
                         yield _chunk(data)
                 if is_whole:
                     return
@@ -49,7 +57,9 @@ class ChatStreamClient:
         except TimeoutError as error:
             raise Unavailable(f"The gateway sent nothing for {SILENCE_S:.0f} s.", remedy="Try again.") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"The gateway at {url} can't be reached ({type(error).__name__}).", remedy=REMEDY) from error
+            raise Unavailable(
+                f"The gateway at {url} can't be reached ({type(error).__name__}).", remedy=REMEDY
+            ) from error
 
     async def close(self) -> None:
         """Close the connection pool."""
@@ -61,7 +71,9 @@ class ChatStreamClient:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
             connector = aiohttp.TCPConnector(limit=0)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=MAX_LINE_BYTES, trust_env=False)
+            self._session = aiohttp.ClientSession(
+                connector=connector, timeout=timeout, read_bufsize=MAX_LINE_BYTES, trust_env=False
+            )
         return self._session
 
 
@@ -73,7 +85,9 @@ def _chunk(data: bytes) -> dict[str, Any]:
     if not isinstance(chunk, dict):
         raise Unavailable("The gateway sent a chunk that is no object.", remedy="Try again.")
     if isinstance(problem := chunk.get("error"), dict):
-        raise ChatRefused(str(problem.get("message", "The answer failed.")), status=0, code=str(problem.get("code") or ""))
+        raise ChatRefused(
+            str(problem.get("message", "The answer failed.")), status=0, code=str(problem.get("code") or "")
+        )
     return chunk
 
 

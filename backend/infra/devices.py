@@ -16,7 +16,8 @@ import psutil
 def visible_devices(setting: str) -> tuple[str, ...]:
     """Return the GPUs that jobs may hold, as CUDA_VISIBLE_DEVICES spells them.
 
-    `auto` asks NVML (within CUDA_VISIBLE_DEVICES, if set), `none` hides them, and a list such as `0,1` is used unchecked.
+    `auto` asks NVML (within CUDA_VISIBLE_DEVICES, if set), `none` hides them, and a list such as `0,1` is used
+    unchecked.
     """
     if setting == "none":
         return ()
@@ -29,7 +30,9 @@ def visible_devices(setting: str) -> tuple[str, ...]:
 
 
 def read_gpus() -> list[dict[str, Any]]:
-    """Return index, name, utilisation (percent) and memory (bytes) of each NVIDIA GPU; empty without a GPU or its driver."""
+    """Return index, name, utilisation (percent) and memory (bytes) of each NVIDIA GPU; empty without a GPU or its
+    driver.
+    """
     import pynvml  # imported here, as few processes need it
 
     try:

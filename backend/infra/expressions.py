@@ -1,4 +1,6 @@
-"""Equality of mathematical expressions by math-verify, in a child process that hostile text can neither stall nor fill."""
+"""Equality of mathematical expressions by math-verify, in a child process that hostile text can neither stall nor
+fill.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ REMEMBERED = 20_000
 
 
 class MathChecker:
-    """Compares expressions, one after another, in one child process; it starts with the first and again after one that was too hard.
+    """Compares expressions, one after another, in one child process; it starts with the first and again after one that
+    was too hard.
 
     `cpu_s` and `memory_bytes` bound the child; `wall_s` ends one that sleeps.
     """

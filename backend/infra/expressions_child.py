@@ -1,8 +1,8 @@
 """Runs in a child process: compare expressions that a model wrote, with bounded memory and processor time.
 
-Started as `python -I expressions_child.py CPU_S MEMORY_BYTES`; reads {"prediction", "references"} as JSON lines, answers each with 1 or 0.
-An expression that takes too long ends the process by the kernel's signal, which works inside a power of large integers too, where no
-Python code runs.
+Started as `python -I expressions_child.py CPU_S MEMORY_BYTES`; reads {"prediction", "references"} as JSON lines,
+answers each with 1 or 0. An expression that takes too long ends the process by the kernel's signal, which works inside
+a power of large integers too, where no Python code runs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ MARKS = ("$", r"\boxed", r"\(", r"\[", r"\begin")
 
 
 def read(text: str) -> list[Any]:
-    """Return the last expression of a text, in a boxed one first. Reads LaTeX alone: the library evaluates plain expressions as Python."""
+    """Return the last expression of a text, in a boxed one first. Reads LaTeX alone: the library evaluates plain
+    expressions as Python.
+    """
     marked = text if any(mark in text for mark in MARKS) else f"${text}$"
-    expressions: list[Any] = parse(marked, [LatexExtractionConfig()], parsing_timeout=None)  # its timeout is an alarm, which we are given
+    expressions: list[Any] = parse(
+        marked, [LatexExtractionConfig()], parsing_timeout=None
+    )  # its timeout is an alarm, which we are given
     return expressions
 
 
@@ -42,7 +46,9 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         used = resource.getrusage(resource.RUSAGE_SELF)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + cpu_s + 1, resource.RLIM_INFINITY))
+        resource.setrlimit(
+            resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + cpu_s + 1, resource.RLIM_INFINITY)
+        )
         try:
             equal = is_equal(order["prediction"], order["references"])
         except Exception:  # whatever a parser makes of hostile text: it is no equal expression

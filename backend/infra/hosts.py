@@ -1,8 +1,8 @@
 """Check Host and Origin of requests to the HTTP servers, as ASGI middleware around every route.
 
-A web page can point its own name at 127.0.0.1 (DNS rebinding) and then read this server as its own origin: `Host` and `Origin` agree on
-the foreign name. So requests under unknown names are refused. An IP address in `Host` can't be rebound: the browser connected to that
-address.
+A web page can point its own name at 127.0.0.1 (DNS rebinding) and then read this server as its own origin: `Host` and
+`Origin` agree on the foreign name. So requests under unknown names are refused. An IP address in `Host` can't be
+rebound: the browser connected to that address.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Refusal = Callable[[int, str], "ASGIApp"]
 class HostRules:
     """Names that a server answers to, and origins that may open a websocket or send a form with another `Host`.
 
-    `names` may hold `*.example.org` for every name below a domain and `*` for every name. `any_address` allows every IP address. Loopback
-    names and addresses are always allowed.
+    `names` may hold `*.example.org` for every name below a domain and `*` for every name. `any_address` allows every IP
+    address. Loopback names and addresses are always allowed.
     """
 
     names: frozenset[str] = frozenset()
@@ -73,7 +73,9 @@ def make_host_rules(*, listens_on: str, names: Iterable[str], urls: Iterable[str
     own = {machine, f"{machine.partition('.')[0]}.local"} if everywhere else {listens_on}
     hosts = {urlsplit(url).hostname or "" for url in public}
     return HostRules(
-        names=frozenset(name.strip().strip("[]").lower().rstrip(".") for name in (*own, *hosts, *names) if name.strip()),
+        names=frozenset(
+            name.strip().strip("[]").lower().rstrip(".") for name in (*own, *hosts, *names) if name.strip()
+        ),
         any_address=everywhere,
         origins=frozenset(_origin(url) for url in public),
     )
@@ -98,7 +100,9 @@ def is_loopback_host(name: str) -> bool:
 
 
 def reachable_host(listens_on: str) -> str:
-    """Return the host to put into links: this machine's address on the network where a server listens on every address."""
+    """Return the host to put into links: this machine's address on the network where a server listens on every
+    address.
+    """
     if listens_on not in WILDCARDS:
         return f"[{listens_on}]" if ":" in listens_on else "127.0.0.1" if listens_on == "localhost" else listens_on
     family, target = (socket.AF_INET, "192.0.2.1") if listens_on != "::" else (socket.AF_INET6, "2001:db8::1")
@@ -114,9 +118,13 @@ def reachable_host(listens_on: str) -> str:
 
 
 class HostGuard:
-    """Refuses requests and websockets under a foreign name, and websockets and forms that a page of another origin sends."""
+    """Refuses requests and websockets under a foreign name, and websockets and forms that a page of another origin
+    sends.
+    """
 
-    def __init__(self, app: ASGIApp, *, rules: HostRules, check_origin: bool = True, refuse: Refusal | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, *, rules: HostRules, check_origin: bool = True, refuse: Refusal | None = None
+    ) -> None:
         self._app, self._rules, self._check_origin = app, rules, check_origin
         self._refuse = refuse or _plain_refusal
 
@@ -135,7 +143,8 @@ class HostGuard:
             await self._answer(403, "This request was sent by a page of another site.", scope, receive, send)
             return
         if scope["type"] == "websocket" and origins:
-            # Streamlit compares with `Host`, which a proxy may have changed, and otherwise asks an internet server for this machine's
+            # Streamlit compares with `Host`, which a proxy may have changed, and otherwise asks an internet server for
+            # this machine's
             # public address. The origin has been checked here, so it is replaced by this server's own.
             headers = [(name, value) for name, value in scope["headers"] if name != b"origin"]
             scope = {**scope, "headers": [*headers, (b"origin", f"http://{hosts[0]}".encode("latin-1"))]}

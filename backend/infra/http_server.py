@@ -1,7 +1,8 @@
-"""HTTP for servers that strangers may connect to: a client that is slow to send or to read loses its own connection, and no other's.
+"""HTTP for servers that strangers may connect to: a client that is slow to send or to read loses its own connection,
+and no other's.
 
-uvicorn limits neither the time of a head, of a body and of a reader, nor what one address may open, so that a thousand half heads end all
-accepting where a process may open 1,024 files.
+uvicorn limits neither the time of a head, of a body and of a reader, nor what one address may open, so that a thousand
+half heads end all accepting where a process may open 1,024 files.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def connections_for(files: int) -> int:
 class Guard:
     """The connections of one server: in all, and of one address, at most so many.
 
-    Where one more would be too many, the oldest one without a complete request is closed, of the address that has the most such ones; the
-    new one is where all are being answered.
+    Where one more would be too many, the oldest one without a complete request is closed, of the address that has the
+    most such ones; the new one is where all are being answered.
     """
 
     most: int

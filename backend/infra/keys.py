@@ -11,7 +11,9 @@ MOST_KEY_BYTES = 10_000
 
 
 def read_key(*, key_env: str | None, key_file: str | None) -> str | None:
-    """Return the key from its place; None where no place is named. Raises Unavailable if there is none, without any of its characters."""
+    """Return the key from its place; None where no place is named. Raises Unavailable if there is none, without any of
+    its characters.
+    """
     if key_env:
         key = os.environ.get(key_env, "").strip()
         if not key:
@@ -32,5 +34,7 @@ def read_key(*, key_env: str | None, key_file: str | None) -> str | None:
     else:
         return None
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise Unavailable("The key holds characters that no header can carry.", remedy="Write the key alone, on one line.")
+        raise Unavailable(
+            "The key holds characters that no header can carry.", remedy="Write the key alone, on one line."
+        )
     return key

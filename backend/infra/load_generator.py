@@ -47,8 +47,8 @@ def run_load(
     on_progress: Callable[[LoadProgress], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, Any]]:
-    """Run all levels and return one entry per number of users: a summary per target, and what the gateway adds. A stopped test returns
-    the levels that it finished.
+    """Run all levels and return one entry per number of users: a summary per target, and what the gateway adds. A
+    stopped test returns the levels that it finished.
     """
     kinds = [kind for kind in ROUNDS if kind in config.targets]
     if len(config.targets) == 1:
@@ -66,7 +66,11 @@ def run_load(
             chosen = [target for target in targets if target.kind == kind]
             part = config.part(1 / kinds.count(kind))
             try:
-                runs[kind].append(run_level(part, chosen, users=max(1, users), phase=position, on_progress=report, should_stop=should_stop))
+                runs[kind].append(
+                    run_level(
+                        part, chosen, users=max(1, users), phase=position, on_progress=report, should_stop=should_stop
+                    )
+                )
             except Stopped:
                 return entries
         entries.append(_entry(config, users, runs, began))
@@ -76,7 +80,9 @@ def run_load(
 def _entry(config: LoadConfig, users: int, runs: dict[str, list[LevelRun]], began: float) -> dict[str, Any]:
     summaries: dict[str, LoadSummary | None] = {"gateway": None, "replica": None}
     for kind, of_kind in runs.items():
-        summaries[kind] = summarise(of_kind, slo_ttft_ms=config.slo_ttft_ms, slo_itl_ms=config.slo_itl_ms, origin_s=began)
+        summaries[kind] = summarise(
+            of_kind, slo_ttft_ms=config.slo_ttft_ms, slo_itl_ms=config.slo_itl_ms, origin_s=began
+        )
     added = overhead(runs["gateway"], runs["replica"]) if len(runs) == 2 else None
     values = {kind: None if summary is None else asdict(summary) for kind, summary in summaries.items()}
     return {"users": users or None, **values, "gateway_overhead": added}
@@ -92,7 +98,9 @@ def run_level(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> LevelRun:
     """Send a level's requests, to several targets in turn, and return their records. Raises Stopped."""
-    return asyncio.run(_Level(config, targets, users=users, phase=phase, on_progress=on_progress, should_stop=should_stop).run())
+    return asyncio.run(
+        _Level(config, targets, users=users, phase=phase, on_progress=on_progress, should_stop=should_stop).run()
+    )
 
 
 @dataclass
@@ -117,7 +125,9 @@ class _Level:
     async def run(self) -> LevelRun:
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=self.config.timeout_s)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=CHUNK_BYTES, trust_env=False) as session:
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=timeout, read_bufsize=CHUNK_BYTES, trust_env=False
+        ) as session:
             self.began = time.perf_counter()
             work = asyncio.create_task(self._open(session) if self.config.is_open else self._closed(session))
             while not (await asyncio.wait({work}, timeout=POLL_S))[0]:
@@ -157,7 +167,9 @@ class _Level:
             yield numbered
 
     async def _open(self, session: aiohttp.ClientSession) -> None:
-        """Send each request when it is due, whatever the earlier ones do. A trace is not preceded by a warm-up of its own requests."""
+        """Send each request when it is due, whatever the earlier ones do. A trace is not preceded by a warm-up of its
+        own requests.
+        """
         warmup = 0 if self.config.arrivals else self.config.warmup
         async with asyncio.TaskGroup() as group:
             for number, ask in self._arriving(warmup):
@@ -173,13 +185,19 @@ class _Level:
         counts_from = 0.0
         for number, ask in enumerate(itertools.islice(asks, MAX_REQUESTS)):
             counts_from = ask.arrival_s if number == warmup else counts_from
-            if self.config.duration_s is not None and number > warmup and ask.arrival_s - counts_from > self.config.duration_s:
+            if (
+                self.config.duration_s is not None
+                and number > warmup
+                and ask.arrival_s - counts_from > self.config.duration_s
+            ):
                 return
             if self.config.duration_s is None and not self.config.arrivals and number >= self.config.requests + warmup:
                 return
             yield number, ask
 
-    async def _measure(self, session: aiohttp.ClientSession, number: int, ask: Ask, *, due: float, is_warmup: bool) -> None:
+    async def _measure(
+        self, session: aiohttp.ClientSession, number: int, ask: Ask, *, due: float, is_warmup: bool
+    ) -> None:
         record = await _send(session, self.targets[number % len(self.targets)], ask, due=due, is_warmup=is_warmup)
         self.records.append(record)
         self.errors += bool(record.error)
@@ -193,7 +211,11 @@ class _Level:
         else:
             share = elapsed / expected if expected else 1.0
         users = 0 if self.config.is_open else self.users
-        self.on_progress(LoadProgress(min(1.0, share), self.targets[0].kind, users, len(self.records), self.errors, self.tokens, elapsed))
+        self.on_progress(
+            LoadProgress(
+                min(1.0, share), self.targets[0].kind, users, len(self.records), self.errors, self.tokens, elapsed
+            )
+        )
 
 
 async def _send(session: aiohttp.ClientSession, target: LoadTarget, ask: Ask, *, due: float, is_warmup: bool) -> Record:

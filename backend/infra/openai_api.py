@@ -38,8 +38,8 @@ class CallFailed(Exception):
 
 
 class ApiClient:
-    """Posts to one API. `name` says in messages what it is; `check_stop` runs before each attempt and while a pause lasts. `job` is sent to
-    a gateway of one's own, which adds the cost to it.
+    """Posts to one API. `name` says in messages what it is; `check_stop` runs before each attempt and while a pause
+    lasts. `job` is sent to a gateway of one's own, which adds the cost to it.
     """
 
     def __init__(
@@ -55,7 +55,13 @@ class ApiClient:
         timeout_s: float = TIMEOUT_S,
         connections: int = 8,
     ) -> None:
-        self._url, self._model, self._name, self._check_stop, self._pause_s = url.rstrip("/"), model, name, check_stop, first_pause_s
+        self._url, self._model, self._name, self._check_stop, self._pause_s = (
+            url.rstrip("/"),
+            model,
+            name,
+            check_stop,
+            first_pause_s,
+        )
         self._key = key
         self._client = httpx.Client(
             headers=({"Authorization": f"Bearer {key}"} if key else {}) | ({JOB: job} if job else {}),
@@ -70,9 +76,11 @@ class ApiClient:
         self._client.close()
 
     def call(self, path: str, body: dict[str, Any], *, attempts: int = ATTEMPTS) -> dict[str, Any]:
-        """Return the JSON object that the API answers, asking again after 429, 5xx, a lost connection or an answer that is no JSON.
+        """Return the JSON object that the API answers, asking again after 429, 5xx, a lost connection or an answer that
+        is no JSON.
 
-        Raises CallFailed for a request that failed, Unavailable where every one would: a wrong key, address or model, or no connection.
+        Raises CallFailed for a request that failed, Unavailable where every one would: a wrong key, address or model,
+        or no connection.
         """
         problem: CallFailed | None = None
         pause = 0.0
@@ -102,7 +110,9 @@ class ApiClient:
         raise problem or CallFailed("it was not called")
 
     def _backoff(self, attempt: int) -> float:
-        """Return the pause before the next attempt: 1, 2, 4, ... seconds, each with up to a quarter more, so that callers spread."""
+        """Return the pause before the next attempt: 1, 2, 4, ... seconds, each with up to a quarter more, so that
+        callers spread.
+        """
         return min(LONGEST_PAUSE_S, self._pause_s * 2.0**attempt * (1 + random.random() / 4))
 
     def _describe(self, response: httpx.Response) -> str:
@@ -141,7 +151,8 @@ def _retry_after(response: httpx.Response) -> float:
 
 
 def ask_capabilities(url: str, *, model: str, key: str | None) -> dict[str, bool]:
-    """Return whether an API has `chat`, `completions` and an `echo` with log-probabilities, by a request of one token each.
+    """Return whether an API has `chat`, `completions` and an `echo` with log-probabilities, by a request of one token
+    each.
 
     Raises Unavailable if it can't be reached or refuses key and model, InvalidInput if it has neither.
     """
@@ -162,11 +173,15 @@ def ask_capabilities(url: str, *, model: str, key: str | None) -> dict[str, bool
     try:
         chat = answers("chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
         text = answers("completions", {"prompt": "Hi there"})
-        echoed = answers("completions", {"prompt": "Hi there", "echo": True, "logprobs": 1}) if text is not None else None
+        echoed = (
+            answers("completions", {"prompt": "Hi there", "echo": True, "logprobs": 1}) if text is not None else None
+        )
     finally:
         client.close()
     if chat is None and text is None:
-        raise InvalidInput(f"The API at {url} has no chat completions and no completions. {'; '.join(problems)[:400]}", field="url")
+        raise InvalidInput(
+            f"The API at {url} has no chat completions and no completions. {'; '.join(problems)[:400]}", field="url"
+        )
     return {"chat": chat is not None, "completions": text is not None, "echo": has_echo(echoed)}
 
 

@@ -16,9 +16,10 @@ SUPERVISED_BY = "ROUNDHOUSE_SUPERVISED_BY"
 
 
 def die_with_parent(signum: int = signal.SIGKILL, *, parent: int | None = None) -> None:
-    """Ask the kernel to send this process `signum` when its parent dies, so that it frees its device and port. `parent` is the parent's
-    process id, given by the parent. If the parent has died meanwhile, this process exits at once. On Linux the signal is sent when the
-    thread that started this process ends, so that thread must outlive it. Does nothing on systems without such a call (macOS).
+    """Ask the kernel to send this process `signum` when its parent dies, so that it frees its device and port. `parent`
+    is the parent's process id, given by the parent. If the parent has died meanwhile, this process exits at once. On
+    Linux the signal is sent when the thread that started this process ends, so that thread must outlive it. Does
+    nothing on systems without such a call (macOS).
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
@@ -29,8 +30,9 @@ def die_with_parent(signum: int = signal.SIGKILL, *, parent: int | None = None) 
 def lower_priority(nice: int) -> None:
     """Lower this process's priority: raise its niceness, and that of its autogroup if it leads a session.
 
-    Linux with autogroups (sched(7)) compares the niceness of processes within a session alone. Sessions share the processors equally
-    unless the autogroup has a niceness of its own, so a job in a session of its own would take half of them whatever its niceness.
+    Linux with autogroups (sched(7)) compares the niceness of processes within a session alone. Sessions share the
+    processors equally unless the autogroup has a niceness of its own, so a job in a session of its own would take half
+    of them whatever its niceness.
     """
     if nice <= 0:
         return
@@ -41,7 +43,9 @@ def lower_priority(nice: int) -> None:
 
 
 def return_freed_memory() -> None:
-    """Give memory that was freed back to the system, which glibc keeps for later. Does nothing with another C library."""
+    """Give memory that was freed back to the system, which glibc keeps for later. Does nothing with another C
+    library.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

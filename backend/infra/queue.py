@@ -1,5 +1,5 @@
-"""Send wake-ups through the broker. A message is a wake-up with a queue's name; the jobs table determines what runs. Uses a Celery
-producer without tasks, so that pages never import the workers' code.
+"""Send wake-ups through the broker. A message is a wake-up with a queue's name; the jobs table determines what runs.
+Uses a Celery producer without tasks, so that pages never import the workers' code.
 """
 
 from __future__ import annotations

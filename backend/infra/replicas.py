@@ -33,8 +33,9 @@ ADAPTER_S = 60.0
 
 @dataclass(frozen=True)
 class ReplicaTimeouts:
-    """Seconds to wait for a connection, for the first line and between two lines. A replica that is busy with a long prompt sends an
-    empty line every few seconds."""
+    """Seconds to wait for a connection, for the first line and between two lines. A replica that is busy with a long
+    prompt sends an empty line every few seconds.
+    """
 
     connect_s: float = 2.0
     first_token_s: float = 30.0
@@ -50,8 +51,9 @@ class _Wait:
 
 
 class ReplicaLost(Unavailable):
-    """A replica that can't be reached, broke off or timed out. `reason` is a short label for metrics: only at `connection` has the
-    replica surely not seen the request."""
+    """A replica that can't be reached, broke off or timed out. `reason` is a short label for metrics: only at
+    `connection` has the replica surely not seen the request.
+    """
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message, remedy="Try again; a lost replica restarts automatically.")
@@ -59,10 +61,13 @@ class ReplicaLost(Unavailable):
 
 
 class ReplicaRefused(RoundhouseError):
-    """A replica's answer other than 200: its HTTP status and its own code, such as `queue_full` or `context_length_exceeded`, and the
-    seconds to wait where another server named them."""
+    """A replica's answer other than 200: its HTTP status and its own code, such as `queue_full` or
+    `context_length_exceeded`, and the seconds to wait where another server named them.
+    """
 
-    def __init__(self, message: str, *, status: int, code: str, field: str | None = None, retry_after_s: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int, code: str, field: str | None = None, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(message, field=field)
         self.status, self.code, self.retry_after_s = status, code, retry_after_s
 
@@ -72,14 +77,20 @@ class ReplicaClient:
 
     def __init__(self, *, timeouts: ReplicaTimeouts | None = None) -> None:
         self._timeouts = timeouts or ReplicaTimeouts()
-        self._connect_timeout = aiohttp.ClientTimeout(connect=self._timeouts.connect_s, sock_connect=self._timeouts.connect_s)
+        self._connect_timeout = aiohttp.ClientTimeout(
+            connect=self._timeouts.connect_s, sock_connect=self._timeouts.connect_s
+        )
         self._session: aiohttp.ClientSession | None = None
         self._waits: dict[str, set[_Wait]] = defaultdict(set)
 
     def drop(self, url: str, *, silent_s: float) -> int:
-        """End the open requests of a replica that have had no line for some seconds, as if their time had run out. Return their number."""
+        """End the open requests of a replica that have had no line for some seconds, as if their time had run out.
+        Return their number.
+        """
         now = asyncio.get_running_loop().time()
-        silent = [wait for wait in self._waits.get(url, ()) if now - wait.last_at >= silent_s and not wait.limit.expired()]
+        silent = [
+            wait for wait in self._waits.get(url, ()) if now - wait.last_at >= silent_s and not wait.limit.expired()
+        ]
         for wait in silent:
             wait.limit.reschedule(now)
         return len(silent)
@@ -87,8 +98,8 @@ class ReplicaClient:
     async def stream(
         self, url: str, *, token: str, request: GenerateRequest, on_accept: Callable[[int], None] | None = None
     ) -> AsyncGenerator[GenerationEvent, None]:
-        """Yield the events of one generation; the last is a finish or an error event. `on_accept` is called with the tokens of the prompt
-        as soon as the replica has accepted the request, so that one which is cut off counts them.
+        """Yield the events of one generation; the last is a finish or an error event. `on_accept` is called with the
+        tokens of the prompt as soon as the replica has accepted the request, so that one which is cut off counts them.
 
         Raises ReplicaRefused before the first event, and ReplicaLost at any time. Close the iterator to cancel.
         """
@@ -134,7 +145,9 @@ class ReplicaClient:
         """Return whether a replica answers in time. Its engine is its own watchdog's concern."""
         try:
             timeout = aiohttp.ClientTimeout(total=timeout_s)
-            async with self._pool().get(f"{url}/stats", headers={"Authorization": f"Bearer {token}"}, timeout=timeout) as response:
+            async with self._pool().get(
+                f"{url}/stats", headers={"Authorization": f"Bearer {token}"}, timeout=timeout
+            ) as response:
                 return response.status < 500
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
@@ -170,8 +183,9 @@ class ReplicaClient:
 
 
 def open_session(resolver: AbstractResolver | None = None) -> aiohttp.ClientSession:
-    """Return a connection pool without proxies of the environment; cookies of a server are not kept, as they would be sent with the
-    requests of others."""
+    """Return a connection pool without proxies of the environment; cookies of a server are not kept, as they would be
+    sent with the requests of others.
+    """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, resolver=resolver),
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -1,7 +1,7 @@
 """Recipes: named, complete configs as YAML files, each with its hardware, duration and results.
 
-`roundhouse run launch FILE` and the launch page read them; the head `recipe:` holds the measurements. Starter recipes run on the starter
-content; the others name the data to import.
+`roundhouse run launch FILE` and the launch page read them; the head `recipe:` holds the measurements. Starter recipes
+run on the starter content; the others name the data to import.
 """
 
 from __future__ import annotations

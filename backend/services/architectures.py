@@ -40,7 +40,8 @@ class ArchitectureView:
 def save_architecture(ctx: Context, *, name: str, config: ArchitectureConfig, person: Person) -> ArchitectureView:
     """Store an architecture under a name.
 
-    Architectures are immutable: the same name with the same config returns the stored one, another config raises Conflict.
+    Architectures are immutable: the same name with the same config returns the stored one, another config raises
+    Conflict.
     """
     require_builder(person)
     name = clean_name(name, what="An architecture")
@@ -49,11 +50,17 @@ def save_architecture(ctx: Context, *, name: str, config: ArchitectureConfig, pe
         row = session.scalar(select(Architecture).where(Architecture.name == name))
         if row is not None and ArchitectureConfig.model_validate(row.config) != config:
             raise Conflict(
-                f"There is already another architecture “{name}”.", remedy="Architectures don't change: choose another name.", field="name"
+                f"There is already another architecture “{name}”.",
+                remedy="Architectures don't change: choose another name.",
+                field="name",
             )
         if row is None:
             row = Architecture(
-                name=name, config=stored, parameters=sum(count_parameters(config).values()), created_by=person.id, created_at=ctx.now()
+                name=name,
+                config=stored,
+                parameters=sum(count_parameters(config).values()),
+                created_by=person.id,
+                created_at=ctx.now(),
             )
             session.add(row)
         row.archived_at = None
@@ -95,7 +102,10 @@ def delete_architecture(ctx: Context, architecture_id: str, *, person: Person) -
     with ctx.db.write() as session:
         row = _find(session, architecture_id)
         refuse_while_used(
-            "architecture", row.name, users_of_architecture(session, row.id), remedy="Archive it instead: that keeps the history."
+            "architecture",
+            row.name,
+            users_of_architecture(session, row.id),
+            remedy="Archive it instead: that keeps the history.",
         )
         session.delete(row)
 
@@ -117,7 +127,9 @@ def architecture_yaml(config: ArchitectureConfig) -> str:
 
 
 def _find(session: Session, name_or_id: str) -> Architecture:
-    row = session.get(Architecture, name_or_id) or session.scalar(select(Architecture).where(Architecture.name == name_or_id))
+    row = session.get(Architecture, name_or_id) or session.scalar(
+        select(Architecture).where(Architecture.name == name_or_id)
+    )
     if row is None:
         known = session.scalars(select(Architecture.name).where(Architecture.archived_at.is_(None)))
         raise not_found("architecture", name_or_id, known, remedy="Save one on the Architectures page.")

@@ -9,7 +9,9 @@ from functools import lru_cache
 from importlib.resources import files
 
 PLOTLY_ROUTE = "/assets/plotly.min.js"
-COMPILE_HINT = b"//# allFunctionsCalledOnLoad\n"  # Chromium then compiles the file while it downloads: curves show 0.3 s earlier
+COMPILE_HINT = (  # Chromium then compiles the file while it downloads: curves show 0.3 s earlier
+    b"//# allFunctionsCalledOnLoad\n"
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class Asset:
 
 @lru_cache(maxsize=1)
 def plotly_bundle() -> Asset:
-    """Return plotly.js from the plotly wheel, prefixed with a compile hint (4.8 MB; 1.4 MB compressed; about 0.3 s at the first call)."""
+    """Return plotly.js from the plotly wheel, prefixed with a compile hint (4.8 MB; 1.4 MB compressed; about 0.3 s at
+    the first call).
+    """
     plain = COMPILE_HINT + (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
     return Asset(plain, gzip.compress(plain, 6, mtime=0), hashlib.sha256(plain).hexdigest()[:16])
 

@@ -1,4 +1,6 @@
-"""Context of every service call: adapters and policy of the installation, built by `backend.bootstrap`, and the acting person."""
+"""Context of every service call: adapters and policy of the installation, built by `backend.bootstrap`, and the acting
+person.
+"""
 
 from __future__ import annotations
 

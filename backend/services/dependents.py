@@ -56,14 +56,16 @@ def users_of_dataset(session: Session, dataset_id: str) -> list[Use]:
 def users_of_versions(session: Session, ids: Sequence[str]) -> list[Use]:
     """Return the dependents of dataset versions.
 
-    Runs, tokenizers, campaigns, evaluations and run groups; versions derived from or merged with them, unless they are among `ids`;
-    reports about them, and reports that searched them as benchmarks.
+    Runs, tokenizers, campaigns, evaluations and run groups; versions derived from or merged with them, unless they are
+    among `ids`; reports about them, and reports that searched them as benchmarks.
     """
     if not ids:
         return []
     uses: list[Use] = []
     for what, table in (("run", Run), ("tokenizer", Tokenizer), ("campaign", Campaign)):
-        rows = session.execute(select(table.id, table.name).where(table.dataset_version_id.in_(ids)).order_by(table.name))
+        rows = session.execute(
+            select(table.id, table.name).where(table.dataset_version_id.in_(ids)).order_by(table.name)
+        )
         uses += [Use(what, name, id_) for id_, name in rows]
     evaluated = session.execute(
         select(Evaluation.id, func.coalesce(Checkpoint.name, EvaluatedEndpoint.name))
@@ -93,7 +95,10 @@ def _made_from(session: Session, ids: Sequence[str]) -> list[Use]:
         select(DatasetVersion.id, Dataset.name, DatasetVersion.number)
         .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
         .outerjoin(Job, Job.id == DatasetVersion.job_id)
-        .where(or_(DatasetVersion.parent_id.in_(ids), mentions(DatasetVersion.provenance, ids)), DatasetVersion.id.not_in(ids))
+        .where(
+            or_(DatasetVersion.parent_id.in_(ids), mentions(DatasetVersion.provenance, ids)),
+            DatasetVersion.id.not_in(ids),
+        )
         .where(or_(DatasetVersion.folder.is_not(None), Job.status.in_(ACTIVE)))
         .order_by(Dataset.name, DatasetVersion.number)
     )
@@ -114,7 +119,9 @@ def _reports_on(session: Session, ids: Sequence[str]) -> list[Use]:
 
 def users_of_tokenizer(session: Session, tokenizer_id: str) -> list[Use]:
     """Return the runs with a tokenizer. Reports on it do not count: they are deleted with it."""
-    rows = session.execute(select(Run.id, Run.name).where(Run.tokenizer_id == tokenizer_id).order_by(Run.created_at, Run.name))
+    rows = session.execute(
+        select(Run.id, Run.name).where(Run.tokenizer_id == tokenizer_id).order_by(Run.created_at, Run.name)
+    )
     return [Use("run", name, id_) for id_, name in rows]
 
 
@@ -133,7 +140,9 @@ def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
         .where(Run.base_id == checkpoint_id, Run.archived_at.is_(None), Job.status != Status.FINISHED)
     )
     adapters = session.scalars(
-        select(Checkpoint.name).where(Checkpoint.parent_id == checkpoint_id, Checkpoint.is_adapter, Checkpoint.deleted_at.is_(None))
+        select(Checkpoint.name).where(
+            Checkpoint.parent_id == checkpoint_id, Checkpoint.is_adapter, Checkpoint.deleted_at.is_(None)
+        )
     )
     endpoints = session.scalars(
         select(Endpoint.name)
@@ -143,7 +152,9 @@ def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
     beside = select(Endpoint.name, Deployment.config).join(Deployment, Deployment.endpoint_id == Endpoint.id)
     configs = session.execute(beside.where(Deployment.stopped_at.is_(None))).all()
     loaded = {
-        name for name, config in configs if any(entry["checkpoint_id"] == checkpoint_id for entry in config.get(ADAPTERS, {}).values())
+        name
+        for name, config in configs
+        if any(entry["checkpoint_id"] == checkpoint_id for entry in config.get(ADAPTERS, {}).values())
     }
     drafting = {name for name, config in configs if config.get("draft") == checkpoint_id}
     evaluations = session.scalars(
@@ -156,7 +167,10 @@ def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
     analyses = session.scalars(
         select(Job.kind)
         .join(Analysis, Analysis.job_id == Job.id)
-        .where(or_(Analysis.checkpoint_id == checkpoint_id, Analysis.other_checkpoint_id == checkpoint_id), Job.status.in_(ACTIVE))
+        .where(
+            or_(Analysis.checkpoint_id == checkpoint_id, Analysis.other_checkpoint_id == checkpoint_id),
+            Job.status.in_(ACTIVE),
+        )
         .distinct()
     )
     campaigns = session.scalars(
@@ -188,7 +202,10 @@ def _resuming_run(session: Session, checkpoint: Checkpoint) -> list[str]:
     if job is None or job.status not in {*ACTIVE, Status.PAUSED}:
         return []
     newest = session.scalar(
-        select(Checkpoint.id).where(Checkpoint.run_id == run.id, Checkpoint.deleted_at.is_(None)).order_by(Checkpoint.step.desc()).limit(1)
+        select(Checkpoint.id)
+        .where(Checkpoint.run_id == run.id, Checkpoint.deleted_at.is_(None))
+        .order_by(Checkpoint.step.desc())
+        .limit(1)
     )
     return [f"run “{run.name}”, which resumes from it"] if newest == checkpoint.id else []
 

@@ -43,7 +43,8 @@ GATEWAY = Outage(
 )
 BROKER = Outage(
     "Broker",
-    "The broker does not answer: new jobs stay queued, and start within seconds when it is back. Running jobs continue.",
+    "The broker does not answer: new jobs stay queued, and start within seconds when it is back. Running jobs"
+    " continue.",
     "See `logs/broker.log` in the home folder, or the server that REDIS_URL names.",
 )
 DATABASE = Outage(
@@ -83,7 +84,9 @@ class HealthWatch:
         self._checks = ()
 
     def outages(self) -> tuple[Outage, ...]:
-        """Return the parts that fail now, from memory. Workers are known through the database: silent with it, they are left out."""
+        """Return the parts that fail now, from memory. Workers are known through the database: silent with it, they are
+        left out.
+        """
         return tuple(outage for check in self._checks if (outage := check.outage()) is not None)
 
     def fails(self, part: Outage) -> bool:
@@ -140,25 +143,38 @@ def check_broker(ctx: Context) -> Outage | None:
 
 def check_gateway(ctx: Context) -> Outage | None:
     """Ask the gateway whether it is there; any status is an answer. Raises httpx.HTTPError."""
-    httpx.get(f"{ctx.gateway_url}/health", timeout=TIMEOUT_S, trust_env=False)  # no proxy of the environment stands between
+    httpx.get(
+        f"{ctx.gateway_url}/health", timeout=TIMEOUT_S, trust_env=False
+    )  # no proxy of the environment stands between
     return None
 
 
 def check_workers(ctx: Context) -> Outage | None:
-    """Name queues whose jobs wait without a living worker, and machines whose workers vanished. Raises the driver's errors."""
+    """Name queues whose jobs wait without a living worker, and machines whose workers vanished. Raises the driver's
+    errors.
+    """
     workers = list_workers(ctx)
     silent = [worker for worker in workers if not worker.is_alive]
     served = {queue for worker in workers if worker.is_alive for queue in worker.queues}
     with ctx.db.read() as session:
-        waiting = dict(session.execute(select(Job.queue, func.count()).where(Job.status == Status.QUEUED).group_by(Job.queue)).all())
-    cure = "See the Workers page; `roundhouse up` starts the workers of this machine, `roundhouse worker` those of another."
+        waiting = dict(
+            session.execute(
+                select(Job.queue, func.count()).where(Job.status == Status.QUEUED).group_by(Job.queue)
+            ).all()
+        )
+    cure = (
+        "See the Workers page; `roundhouse up` starts the workers of this machine, `roundhouse worker` those of"
+        " another."
+    )
     if unserved := {queue: number for queue, number in waiting.items() if queue not in served}:
         jobs = ", ".join(f"{plural(number, 'job')} for `{queue}`" for queue, number in sorted(unserved.items()))
         return Outage("Workers", f"No worker answers for jobs that wait: {jobs}.", cure)
     if silent:
         queues = ", ".join(sorted({queue for worker in silent for queue in worker.queues}))
         hosts = ", ".join(sorted({worker.host for worker in silent}))
-        return Outage("Workers", f"Workers on {hosts} do not answer any more (queues {queues}). Their jobs move to others.", cure)
+        return Outage(
+            "Workers", f"Workers on {hosts} do not answer any more (queues {queues}). Their jobs move to others.", cure
+        )
     return None
 
 

@@ -71,17 +71,23 @@ def prepare(ctx: Context, claim: Claim[StoredPayload]) -> Claim[Payload]:
         return ready.with_payload(fill(session, ready))
 
 
-def record_events(session: Session, ctx: Context, claim: Claim[Payload], events: Iterable[Event]) -> ProgressEvent | None:
+def record_events(
+    session: Session, ctx: Context, claim: Claim[Payload], events: Iterable[Event]
+) -> ProgressEvent | None:
     """Write a batch of events. Returns the newest progress, if there is any."""
     progress: ProgressEvent | None = None
-    for type_, group in groupby(events, key=type):  # consecutive metrics are written as one batch; the order of events is kept
+    for type_, group in groupby(
+        events, key=type
+    ):  # consecutive metrics are written as one batch; the order of events is kept
         batch = list(group)
         if type_ is ProgressEvent:
             progress = cast("ProgressEvent", batch[-1])
         elif type_ is LogEvent:
             session.add_all(_log_line(claim, event) for event in cast("list[LogEvent]", batch))
         elif type_ is MetricsEvent and claim.kind is JobKind.TRAIN:
-            run_events.record_metrics(session, ctx, cast("Claim[TrainPayload]", claim), cast("list[MetricsEvent]", batch))
+            run_events.record_metrics(
+                session, ctx, cast("Claim[TrainPayload]", claim), cast("list[MetricsEvent]", batch)
+            )
         elif recorder := RECORDERS.get((claim.kind, type_)):
             for event in batch:
                 recorder(session, ctx, claim, event)
@@ -135,7 +141,12 @@ FINISHED: dict[JobKind, tuple[Finisher, ...]] = {
     JobKind.TRAIN_TOKENIZER: (tokenizers.record_tokenizer,),
     JobKind.TOKENIZER_REPORT: (tokenizer_reports.record_report,),
     JobKind.ADD_BASE: (bases.record_base,),
-    JobKind.TRAIN: (run_events.record_run_end, measurements.record_run, rematches.enter_rematch, open_suites.start_at_end),
+    JobKind.TRAIN: (
+        run_events.record_run_end,
+        measurements.record_run,
+        rematches.enter_rematch,
+        open_suites.start_at_end,
+    ),
     JobKind.EVALUATE: (safety_records.complete_scores, items.record_scores),
     JobKind.CLASSIFY: (toxicity.record_toxicity,),
     JobKind.JUDGE: (records.record_verdicts,),

@@ -1,4 +1,6 @@
-"""Lineage: from an endpoint or a checkpoint back through alias, decision, votes, evaluations, gates, run and data to the files."""
+"""Lineage: from an endpoint or a checkpoint back through alias, decision, votes, evaluations, gates, run and data to
+the files.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,8 @@ VOTES = "votes"
 
 @dataclass(frozen=True)
 class LineageNode:
-    """One object. `id` is kind and key; `facts` are (label, value); `refers_to` is what the object's
-    page is opened with: its id, a dataset's id with the number of the version, a decision's campaign; None without a page.
+    """One object. `id` is kind and key; `facts` are (label, value); `refers_to` is what the object's page is opened
+    with: its id, a dataset's id with the number of the version, a decision's campaign; None without a page.
     """
 
     id: str
@@ -114,21 +116,27 @@ def lineage_of(ctx: Context, name: str) -> Lineage:
 
 
 def card_lines(ctx: Context, checkpoint_id: str) -> list[str]:
-    """Return decisions, votes and preference sets in a checkpoint's lineage as sentences for its model card, without files and people."""
+    """Return decisions, votes and preference sets in a checkpoint's lineage as sentences for its model card, without
+    files and people.
+    """
     lineage = lineage_of_checkpoint(ctx, checkpoint_id)
     shown = {"promotion": "decision", "campaign": "votes of campaign", "votes": "preference set"}
     lines = []
     for node in lineage.nodes:
         kind = VOTES if node.kind == "dataset" and ("Made from", VOTES) in node.facts else node.kind
         if kind in shown:
-            facts = ", ".join(f"{label.lower()} {value}" for label, value in node.facts if label not in ("By", "Made from"))
+            facts = ", ".join(
+                f"{label.lower()} {value}" for label, value in node.facts if label not in ("By", "Made from")
+            )
             lines.append(f"{shown[kind]} {node.name}" + (f" ({facts})" if facts else ""))
     return lines
 
 
 @dataclass
 class _Walk:
-    """Visit every object once; a node is added before its sources, so an object that is reached twice closes no circle."""
+    """Visit every object once; a node is added before its sources, so an object that is reached twice closes no
+    circle.
+    """
 
     session: Session
     nodes: dict[str, LineageNode] = field(default_factory=dict)
@@ -162,7 +170,9 @@ class _Walk:
         node = self._add("alias", row.id, row.name, {"Moved": _day(row.updated_at)}, refers_to=row.name)
         newest = self.session.scalars(
             select(Promotion)
-            .where(Promotion.alias_id == row.id, Promotion.checkpoint_id == row.checkpoint_id, Promotion.decision != REJECT)
+            .where(
+                Promotion.alias_id == row.id, Promotion.checkpoint_id == row.checkpoint_id, Promotion.decision != REJECT
+            )
             .order_by(Promotion.created_at.desc(), Promotion.id.desc())
             .limit(1)
         ).one_or_none()
@@ -177,9 +187,13 @@ class _Walk:
         facts = {"Decided": _day(row.created_at), "Reason": row.reason, "Verdict": str(verdict.get("sentence", ""))}
         if row.evidence.get("against"):
             facts["Evidence"] = "against it"
-        node = self._add("promotion", row.id, f"{row.decision} {_day(row.created_at)}", facts, refers_to=row.campaign_id)
+        node = self._add(
+            "promotion", row.id, f"{row.decision} {_day(row.created_at)}", facts, refers_to=row.campaign_id
+        )
         if row.campaign_id is not None:
-            self._link(node, self._campaign(self.session.get_one(Campaign, row.campaign_id), origin=False), "verdict of")
+            self._link(
+                node, self._campaign(self.session.get_one(Campaign, row.campaign_id), origin=False), "verdict of"
+            )
         else:
             self.gaps.append("The decision names no campaign, so no votes support it.")
         return node
@@ -221,7 +235,11 @@ class _Walk:
             self._link(node, self._add("evaluation", evaluation.id, label, {}, refers_to=evaluation.id), "evaluated on")
 
     def _gates(self, row: Checkpoint, node: str, *, is_first: bool) -> None:
-        query = select(GateResult, Gate.name).join(Gate, Gate.id == GateResult.gate_id).where(GateResult.checkpoint_id == row.id)
+        query = (
+            select(GateResult, Gate.name)
+            .join(Gate, Gate.id == GateResult.gate_id)
+            .where(GateResult.checkpoint_id == row.id)
+        )
         newest: dict[str, GateResult] = {}
         for result, name in self.session.execute(query.order_by(GateResult.created_at.desc())):
             newest.setdefault(name, result)
@@ -270,12 +288,16 @@ class _Walk:
             "Made from": VOTES if is_from_votes else "",
             "Mean agreement": percent(agreement) if isinstance(agreement, float) else "",
         }
-        node = self._add("dataset", row.id, f"{dataset.name}@{row.number}", facts, refers_to=f"{dataset.id}@{row.number}")
+        node = self._add(
+            "dataset", row.id, f"{dataset.name}@{row.number}", facts, refers_to=f"{dataset.id}@{row.number}"
+        )
         campaign = self.session.get(Campaign, row.provenance.get("campaign_id") or "") if is_from_votes else None
         if campaign is not None:
             num = len({vote for pair in row.provenance.get("rows", ()) for vote in pair.get("votes", ())})
             self._link(node, self._campaign(campaign, origin=True), plural(num, "vote"))
-        parents = [self.session.get(DatasetVersion, one) for one in (row.parent_id, row.provenance.get("with_id")) if one]
+        parents = [
+            self.session.get(DatasetVersion, one) for one in (row.parent_id, row.provenance.get("with_id")) if one
+        ]
         for parent in filter(None, parents):
             self._link(node, self._version(parent), "derived from")
         if campaign is None and not any(parents) and row.source:
@@ -296,7 +318,9 @@ class _Walk:
                 self._link(key, self._version(version), "prompts from")
         if origin:
             contestants = select(Checkpoint).join(Contestant, Contestant.checkpoint_id == Checkpoint.id)
-            for checkpoint in self.session.scalars(contestants.where(Contestant.campaign_id == row.id).order_by(Checkpoint.name)):
+            for checkpoint in self.session.scalars(
+                contestants.where(Contestant.campaign_id == row.id).order_by(Checkpoint.name)
+            ):
                 self._link(key, self.checkpoint(checkpoint), "answers of")
         return key
 
@@ -304,7 +328,13 @@ class _Walk:
         return self._add("architecture", row.id, row.name, {"Parameters": f"{row.parameters:,}"}, refers_to=row.id)
 
     def _tokenizer(self, row: Tokenizer) -> str:
-        node = self._add("tokenizer", row.id, row.name, {"Vocabulary": f"{row.vocab_size:,}" if row.vocab_size else ""}, refers_to=row.id)
+        node = self._add(
+            "tokenizer",
+            row.id,
+            row.name,
+            {"Vocabulary": f"{row.vocab_size:,}" if row.vocab_size else ""},
+            refers_to=row.id,
+        )
         version = self.session.get(DatasetVersion, row.dataset_version_id) if row.dataset_version_id else None
         if version is not None:
             self._link(node, self._version(version), "trained on")

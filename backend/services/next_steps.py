@@ -84,11 +84,19 @@ def next_steps(situation: Situation, *, limit: int = MAX_STEPS) -> tuple[NextSte
 def _failures(situation: Situation) -> list[NextStep]:
     return [
         *(
-            NextStep(StepKind.ENDPOINT, _with_cause(f"The endpoint {endpoint.name} does not start", endpoint.detail), "See the endpoint")
+            NextStep(
+                StepKind.ENDPOINT,
+                _with_cause(f"The endpoint {endpoint.name} does not start", endpoint.detail),
+                "See the endpoint",
+            )
             for endpoint in situation.failing_endpoints
         ),
         *(
-            NextStep(StepKind.WORKERS, f"{plural(num_jobs, 'job')} queued, and no worker serves the queue {queue}.", "See the workers")
+            NextStep(
+                StepKind.WORKERS,
+                f"{plural(num_jobs, 'job')} queued, and no worker serves the queue {queue}.",
+                "See the workers",
+            )
             for queue, num_jobs in situation.idle_queues
         ),
         *(
@@ -112,7 +120,9 @@ def _votes(situation: Situation) -> list[NextStep]:
 
 def _evaluations(situation: Situation) -> list[NextStep]:
     unique = {item.id: item for item in (*situation.served_without_evaluation, *situation.trained_without_evaluation)}
-    return [NextStep(StepKind.EVALUATE, f"{item.name} has no evaluation.", "Evaluate", item.id) for item in unique.values()]
+    return [
+        NextStep(StepKind.EVALUATE, f"{item.name} has no evaluation.", "Evaluate", item.id) for item in unique.values()
+    ]
 
 
 def _first_times(situation: Situation) -> list[NextStep]:
@@ -122,11 +132,17 @@ def _first_times(situation: Situation) -> list[NextStep]:
         steps.append(NextStep(StepKind.IMPORT, "There is no dataset to train on yet.", "Import a dataset"))
     if situation.has_data and not situation.checkpoints and not situation.is_training and not situation.failed_runs:
         steps.append(
-            NextStep(StepKind.STARTER, "No network is trained yet. The starter takes about two minutes.", "Train the starter network")
+            NextStep(
+                StepKind.STARTER,
+                "No network is trained yet. The starter takes about two minutes.",
+                "Train the starter network",
+            )
         )
     if len(situation.checkpoints) > 1 and not situation.has_campaigns:
         first, second = situation.checkpoints[0].name, situation.checkpoints[1].name
-        steps.append(NextStep(StepKind.CAMPAIGN, f"{first} and {second} were never compared by blind votes.", "Start a campaign"))
+        steps.append(
+            NextStep(StepKind.CAMPAIGN, f"{first} and {second} were never compared by blind votes.", "Start a campaign")
+        )
     if situation.checkpoints and not situation.has_deployments:
         newest = situation.checkpoints[0]
         steps.append(NextStep(StepKind.DEPLOY, f"{newest.name} can answer at an endpoint.", "Deploy", newest.id))

@@ -13,7 +13,8 @@ from backend.services.evaluation.evaluations import list_evaluations
 
 
 def compare_benchmarks(ctx: Context, campaign_id: str) -> list[OfflineAgreement]:
-    """Return every benchmark that two contestants were evaluated on, the best predictor of the votes first; empty without votes.
+    """Return every benchmark that two contestants were evaluated on, the best predictor of the votes first; empty
+    without votes.
 
     Each contestant counts with the main metric of its newest finished evaluation on a version.
     """
@@ -32,4 +33,6 @@ def compare_benchmarks(ctx: Context, campaign_id: str) -> list[OfflineAgreement]
         for (benchmark, metric), values in scores.items()
         if len(set(values) & set(ratings)) > 1
     ]
-    return sorted(compared, key=lambda one: (-(one.tau if one.tau is not None else -2.0), -one.contestants, one.benchmark))
+    return sorted(
+        compared, key=lambda one: (-(one.tau if one.tau is not None else -2.0), -one.contestants, one.benchmark)
+    )

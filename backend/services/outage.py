@@ -14,5 +14,8 @@ def outage_of(error: Exception) -> Unavailable | None:
         return None
     return Unavailable(
         "The database does not answer.",
-        remedy="Nothing is lost: try again in a moment. The server's log names the cause; an operator checks DATABASE_URL and the disk.",
+        remedy=(
+            "Nothing is lost: try again in a moment. The server's log names the cause; an operator checks DATABASE_URL"
+            " and the disk."
+        ),
     )

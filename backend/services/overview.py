@@ -70,7 +70,9 @@ class Strip:
 
 @dataclass(frozen=True)
 class ResultLine:
-    """A checkpoint's newest score on a benchmark. `delta`: difference from the best of the group; None for the best itself."""
+    """A checkpoint's newest score on a benchmark. `delta`: difference from the best of the group; None for the best
+    itself.
+    """
 
     evaluation: EvaluationView
     score: ScoreView
@@ -132,11 +134,21 @@ def get_strip(ctx: Context) -> Strip:
 
 
 def read_gauges(ctx: Context, workers: list[WorkerView]) -> Gauges:
-    """Return the load of the machines with a living worker, each counted once, and the free space of the artifacts' disk."""
+    """Return the load of the machines with a living worker, each counted once, and the free space of the artifacts'
+    disk.
+    """
     alive = [worker for worker in workers if worker.is_alive]
     machines = list({worker.host: worker.gauges for worker in alive if worker.gauges}.values())
-    cpus = [(gauges["cpu_percent"] / 100, gauges.get("cpu_count") or 1) for gauges in machines if gauges.get("cpu_percent") is not None]
-    memory = [(gauges["memory_used_bytes"], gauges["memory_total_bytes"]) for gauges in machines if gauges.get("memory_total_bytes")]
+    cpus = [
+        (gauges["cpu_percent"] / 100, gauges.get("cpu_count") or 1)
+        for gauges in machines
+        if gauges.get("cpu_percent") is not None
+    ]
+    memory = [
+        (gauges["memory_used_bytes"], gauges["memory_total_bytes"])
+        for gauges in machines
+        if gauges.get("memory_total_bytes")
+    ]
     gpus: list[dict[str, Any]] = [gpu for gauges in machines for gpu in gauges.get("gpus") or []]
     busy = [gpu["utilisation_percent"] / 100 for gpu in gpus if gpu.get("utilisation_percent") is not None]
     cores = sum(count for _, count in cpus)
@@ -169,7 +181,8 @@ def _ranked(evaluations: list[EvaluationView]) -> BenchmarkResults:
     scored.sort(key=lambda pair: pair[1].value if is_lower_better(metric) else -pair[1].value)
     best = scored[0][1].value
     lines = tuple(
-        ResultLine(evaluation, score, score.value - best if number else None) for number, (evaluation, score) in enumerate(scored)
+        ResultLine(evaluation, score, score.value - best if number else None)
+        for number, (evaluation, score) in enumerate(scored)
     )
     return BenchmarkResults(evaluations[0].benchmark, metric, lines[:MOST_RESULTS], max(0, len(lines) - MOST_RESULTS))
 
@@ -177,7 +190,9 @@ def _ranked(evaluations: list[EvaluationView]) -> BenchmarkResults:
 def _other_jobs(session: Session) -> list[JobView]:
     """Return queued and running jobs other than training and serving, running ones first."""
     query = select(Job).where(Job.status.in_(ACTIVE), Job.kind.not_in([JobKind.TRAIN.value, JobKind.REPLICA.value]))
-    return [view(job) for job in session.scalars(query.order_by(Job.status.desc(), Job.priority, Job.created_at).limit(20))]
+    return [
+        view(job) for job in session.scalars(query.order_by(Job.status.desc(), Job.priority, Job.created_at).limit(20))
+    ]
 
 
 def _endpoints(session: Session) -> list[EndpointLine]:
@@ -199,10 +214,19 @@ def _endpoints(session: Session) -> list[EndpointLine]:
 
 
 def _campaigns(session: Session) -> list[CampaignLine]:
-    campaigns = session.scalars(select(Campaign).where(Campaign.closed_at.is_(None)).order_by(Campaign.created_at.desc()).limit(4)).all()
-    return [CampaignLine(row.id, row.name, tuple(_contestants(session, row.id)), count_votes(session, row.id)[0]) for row in campaigns]
+    campaigns = session.scalars(
+        select(Campaign).where(Campaign.closed_at.is_(None)).order_by(Campaign.created_at.desc()).limit(4)
+    ).all()
+    return [
+        CampaignLine(row.id, row.name, tuple(_contestants(session, row.id)), count_votes(session, row.id)[0])
+        for row in campaigns
+    ]
 
 
 def _contestants(session: Session, campaign_id: str) -> list[str]:
-    query = select(Checkpoint.name).join(Contestant, Contestant.checkpoint_id == Checkpoint.id).where(Contestant.campaign_id == campaign_id)
+    query = (
+        select(Checkpoint.name)
+        .join(Contestant, Contestant.checkpoint_id == Checkpoint.id)
+        .where(Contestant.campaign_id == campaign_id)
+    )
     return list(session.scalars(query.order_by(Contestant.created_at)))

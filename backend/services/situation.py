@@ -9,7 +9,18 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session, aliased
 
-from backend.db.tables import Campaign, Checkpoint, DatasetVersion, Deployment, Endpoint, Evaluation, Job, Message, Run, Usage
+from backend.db.tables import (
+    Campaign,
+    Checkpoint,
+    DatasetVersion,
+    Deployment,
+    Endpoint,
+    Evaluation,
+    Job,
+    Message,
+    Run,
+    Usage,
+)
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.domain.training.config import Objective
 from backend.services.battles.ballots import ballot_progress
@@ -40,12 +51,22 @@ def read_situation(ctx: Context, person: Person) -> Situation:
             has_deployments=_exists(session, select(Deployment.id)),
             has_chats=_exists(session, select(Message.id)) or _exists(session, select(Usage.id)),
             endpoints=tuple(Item(one.name, one.name) for one in endpoints if one.num_ready),
-            failing_endpoints=tuple(Item(one.name, one.name, _problem(one)) for one in endpoints if one.state == "failing"),
+            failing_endpoints=tuple(
+                Item(one.name, one.name, _problem(one)) for one in endpoints if one.state == "failing"
+            ),
             failed_runs=_failed_runs(session, ctx),
-            served_without_evaluation=_items(session, _checkpoints().where(_unevaluated(), Checkpoint.id.in_(_served()))),
-            trained_without_evaluation=_items(session, _checkpoints().where(_unevaluated_run(), Checkpoint.id.in_(_final()))),
+            served_without_evaluation=_items(
+                session, _checkpoints().where(_unevaluated(), Checkpoint.id.in_(_served()))
+            ),
+            trained_without_evaluation=_items(
+                session, _checkpoints().where(_unevaluated_run(), Checkpoint.id.in_(_final()))
+            ),
         )
-        queued = dict(session.execute(select(Job.queue, func.count()).where(Job.status == Status.QUEUED).group_by(Job.queue)).all())
+        queued = dict(
+            session.execute(
+                select(Job.queue, func.count()).where(Job.status == Status.QUEUED).group_by(Job.queue)
+            ).all()
+        )
     return _with_people(ctx, person, situation, queued)
 
 
@@ -87,18 +108,28 @@ def _unevaluated() -> ColumnElement[bool]:
 def _unevaluated_run() -> ColumnElement[bool]:
     """Match checkpoints of runs without any evaluated checkpoint."""
     sibling = aliased(Checkpoint)
-    evaluated = select(Evaluation.id).join(sibling, sibling.id == Evaluation.checkpoint_id).where(sibling.run_id == Checkpoint.run_id)
+    evaluated = (
+        select(Evaluation.id)
+        .join(sibling, sibling.id == Evaluation.checkpoint_id)
+        .where(sibling.run_id == Checkpoint.run_id)
+    )
     return ~evaluated.exists()
 
 
 def _served() -> Select[Any]:
-    return select(Deployment.checkpoint_id).join(Endpoint, Endpoint.id == Deployment.endpoint_id).where(Deployment.stopped_at.is_(None))
+    return (
+        select(Deployment.checkpoint_id)
+        .join(Endpoint, Endpoint.id == Deployment.endpoint_id)
+        .where(Deployment.stopped_at.is_(None))
+    )
 
 
 def _final() -> Select[Any]:
     """Select the last checkpoint of every finished run that is not archived."""
     last = (
-        select(Checkpoint.run_id, func.max(Checkpoint.step).label("step")).where(Checkpoint.folder.is_not(None)).group_by(Checkpoint.run_id)
+        select(Checkpoint.run_id, func.max(Checkpoint.step).label("step"))
+        .where(Checkpoint.folder.is_not(None))
+        .group_by(Checkpoint.run_id)
     )
     newest = last.subquery()
     return (
@@ -114,7 +145,11 @@ def _failed_runs(session: Session, ctx: Context) -> tuple[Item, ...]:
     rows = session.execute(
         select(Run.id, Run.name, Job.error)
         .join(Job, Job.id == Run.job_id)
-        .where(Job.status == Status.FAILED, Run.archived_at.is_(None), Job.finished_at > ctx.now() - timedelta(days=FAILURE_DAYS))
+        .where(
+            Job.status == Status.FAILED,
+            Run.archived_at.is_(None),
+            Job.finished_at > ctx.now() - timedelta(days=FAILURE_DAYS),
+        )
         .order_by(Job.finished_at.desc())
         .limit(MOST)
     )

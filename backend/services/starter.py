@@ -1,6 +1,7 @@
 """Starter content: datasets, a tokenizer and an architecture for a fresh installation, before the first upload.
 
-Everything is generated here from a fixed seed; imports and the tokenizer are jobs, so the first start does not wait for them.
+Everything is generated here from a fixed seed; imports and the tokenizer are jobs, so the first start does not wait for
+them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from backend.services.tokenizers.tokenizers import train_tokenizer
 STARTER_TEXT = "pebblewick-stories"
 STARTER_TOKENIZER = "pebblewick-bpe-2048"
 STARTER_ARCHITECTURE = "pebblewick-1m"
-STARTER_CONFIG = ArchitectureConfig(num_layers=4, width=128, num_heads=4, num_kv_heads=4, context=256, vocab_size=2048, feed_forward=384)
+STARTER_CONFIG = ArchitectureConfig(
+    num_layers=4, width=128, num_heads=4, num_kv_heads=4, context=256, vocab_size=2048, feed_forward=384
+)
 
 
 def ensure_starter_content(ctx: Context) -> None:

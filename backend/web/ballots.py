@@ -1,13 +1,12 @@
 """The ballot's HTTP interface: JSON beside the page, for a browser that holds a signed token.
 
-    GET  /ballot/api/next   -> {battles, progress, form}
-    POST /ballot/api/vote   {battle, label, duration_ms, reasons, dimensions, note, rewrite, flag, amends, holds} -> {next, progress}
-    POST /ballot/api/undo   {} -> {battle, progress}
-    POST /ballot/api/rate   {battle, side, value, note, holds} -> {next, progress}
-    GET  /ballot/open?link= -> the ballot, after a cookie that tells this browser from others
+    GET  /ballot/api/next   -> {battles, progress, form} POST /ballot/api/vote   {battle, label, duration_ms, reasons,
+    dimensions, note, rewrite, flag, amends, holds} -> {next, progress} POST /ballot/api/undo   {} -> {battle, progress}
+    POST /ballot/api/rate   {battle, side, value, note, holds} -> {next, progress} GET  /ballot/open?link= -> the
+    ballot, after a cookie that tells this browser from others
 
-The token comes in the header `Authorization: Bearer`, which no other site can make a browser send. `holds` lists the ids of battles that
-the browser already has. Errors are {error, remedy}.
+The token comes in the header `Authorization: Bearer`, which no other site can make a browser send. `holds` lists the
+ids of battles that the browser already has. Errors are {error, remedy}.
 """
 
 from __future__ import annotations
@@ -39,7 +38,13 @@ NEVER_STORED = {"cache-control": "no-store"}
 MAX_BODY_BYTES = 300_000
 COOKIE_AGE_S = 365 * 24 * 3600
 NO_PROXIES = TrustedProxies()
-STATUS: dict[type[RoundhouseError], int] = {InvalidInput: 422, NotFound: 404, TooFast: 429, Conflict: 409, NotAllowed: 403}
+STATUS: dict[type[RoundhouseError], int] = {
+    InvalidInput: 422,
+    NotFound: 404,
+    TooFast: 429,
+    Conflict: 409,
+    NotAllowed: 403,
+}
 
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 Document = dict[str, Any]
@@ -112,12 +117,18 @@ def ballot_routes(get_context: Callable[[], Context], *, proxies: TrustedProxies
         return _after(submit_rating(ctx, voter, sent.battle, value=sent.value, note=sent.note), sent.holds)
 
     async def open_link(request: Request) -> Response:
-        """Set the cookie alone: programs that preview links load this address too, so the link is bound by the page, later."""
-        response = RedirectResponse(f"/ballot?{urlencode({'link': request.query_params.get('link', '')})}", status_code=303)
+        """Set the cookie alone: programs that preview links load this address too, so the link is bound by the page,
+        later.
+        """
+        response = RedirectResponse(
+            f"/ballot?{urlencode({'link': request.query_params.get('link', '')})}", status_code=303
+        )
         response.headers["cache-control"] = "no-store"
         if not request.cookies.get(BROWSER_COOKIE):
             secure, value = proxies.is_https(request), secrets.token_urlsafe(24)
-            response.set_cookie(BROWSER_COOKIE, value, max_age=COOKIE_AGE_S, httponly=True, samesite="lax", secure=secure)
+            response.set_cookie(
+                BROWSER_COOKIE, value, max_age=COOKIE_AGE_S, httponly=True, samesite="lax", secure=secure
+            )
         return response
 
     def route(path: str, method: str, handle: Callable[[Context, Voter, bytes], Document]) -> Route:
@@ -133,7 +144,9 @@ def ballot_routes(get_context: Callable[[], Context], *, proxies: TrustedProxies
 
 
 def battle_document(battle: BallotView) -> Document:
-    """Return a battle as the browser gets it: texts, and their Markdown as nodes; nothing of its origin, purpose or probability."""
+    """Return a battle as the browser gets it: texts, and their Markdown as nodes; nothing of its origin, purpose or
+    probability.
+    """
     document: Document = {
         "id": battle.battle_id,
         "prompt": [list(turn) for turn in battle.prompt],
@@ -172,7 +185,9 @@ def form_document(config: CampaignConfig) -> Document:
 
 
 def _after(served: Served, holds: tuple[str, ...]) -> Document:
-    """Return the battle that the browser lacks: the first that it does not hold, without `holds` the second of the two."""
+    """Return the battle that the browser lacks: the first that it does not hold, without `holds` the second of the
+    two.
+    """
     battles = served.battles
     lacking = [battle for battle in battles if battle.battle_id not in holds] if holds else list(battles[1:] or battles)
     return {"next": battle_document(lacking[0]) if lacking else None, "progress": progress_document(served.progress)}
@@ -198,7 +213,11 @@ def _endpoint(get_context: Callable[[], Context], handle: Callable[[Context, Vot
 
 
 def _respond(
-    get_context: Callable[[], Context], handle: Callable[[Context, Voter, bytes], Document], token: str, browser: str, body: bytes
+    get_context: Callable[[], Context],
+    handle: Callable[[Context, Voter, bytes], Document],
+    token: str,
+    browser: str,
+    body: bytes,
 ) -> Response:
     ctx = get_context()
     try:

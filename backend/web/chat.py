@@ -1,19 +1,18 @@
 """The playground's HTTP interface: JSON beside the page, for a browser that holds a signed token.
 
-    GET  /playground/api/chat?conversation=    -> a conversation
-    POST /playground/api/send                  {conversation, text, settings, edited} -> a conversation
-    POST /playground/api/regenerate            {conversation, message, settings} -> a conversation
-    POST /playground/api/continue              {conversation, message, settings, token, instead, together} -> a conversation
-    POST /playground/api/results               {conversation, message, results, settings} -> a conversation
-    POST /playground/api/stop                  {conversation} -> a conversation
-    POST /playground/api/select                {conversation, message, round} -> a conversation
-    POST /playground/api/vote                  {conversation, message, label} -> a conversation
-    POST /playground/api/rate                  {conversation, message, value} -> a conversation
-    GET  /playground/api/stream?conversation=  -> server-sent events: {id, keep, nodes, usage, status} of the answers on their way
+    GET  /playground/api/chat?conversation=    -> a conversation POST /playground/api/send
+    {conversation, text, settings, edited} -> a conversation POST /playground/api/regenerate            {conversation,
+    message, settings} -> a conversation POST /playground/api/continue              {conversation, message, settings,
+    token, instead, together} -> a conversation POST /playground/api/results               {conversation, message,
+    results, settings} -> a conversation POST /playground/api/stop                  {conversation} -> a conversation
+    POST /playground/api/select                {conversation, message, round} -> a conversation POST
+    /playground/api/vote                  {conversation, message, label} -> a conversation POST /playground/api/rate
+    {conversation, message, value} -> a conversation GET  /playground/api/stream?conversation=  -> server-sent events:
+    {id, keep, nodes, usage, status} of the answers on their way
 
-A POST with `Accept: text/event-stream` gets the conversation as its first event, `document`, then those of its answers, so that one
-request sends a message and reads the answer. The token comes in the header `Authorization: Bearer`, which no other site can make a
-browser send. Errors are {error, remedy}.
+A POST with `Accept: text/event-stream` gets the conversation as its first event, `document`, then those of its answers,
+so that one request sends a message and reads the answer. The token comes in the header `Authorization: Bearer`, which
+no other site can make a browser send. Errors are {error, remedy}.
 """
 
 from __future__ import annotations
@@ -75,7 +74,9 @@ class RegenerateBody(Body):
 
 
 class ContinueBody(RegenerateBody):
-    """An answer to continue: from its end, or before `token` with `instead` in its place; `together` with those beside it."""
+    """An answer to continue: from its end, or before `token` with `instead` in its place; `together` with those beside
+    it.
+    """
 
     token: int | None = None
     instead: str = ""
@@ -129,7 +130,10 @@ def chat_routes(get_context: Callable[[], Context]) -> list[Route]:
     return [
         Route("/playground/api/chat", read, methods=["GET"]),
         Route("/playground/api/stream", stream, methods=["GET"]),
-        *(Route(f"/playground/api/{name}", _endpoint(get_context, handle), methods=["POST"]) for name, handle in HANDLERS.items()),
+        *(
+            Route(f"/playground/api/{name}", _endpoint(get_context, handle), methods=["POST"])
+            for name, handle in HANDLERS.items()
+        ),
     ]
 
 
@@ -209,7 +213,9 @@ def _endpoint(get_context: Callable[[], Context], handle: Handle) -> Handler:
             person, view, document = await run_in_threadpool(_act, ctx, request, handle, bytes(body))
         except RoundhouseError as error:
             return _refuse(error)
-        running = [(message.id, turn.is_hidden) for turn in view.turns for message in turn.messages if message.is_running]
+        running = [
+            (message.id, turn.is_hidden) for turn in view.turns for message in turn.messages if message.is_running
+        ]
         return _events(stream_chat(ctx, view.conversation.id, running, document=document, person=person))
 
     return answer

@@ -1,7 +1,8 @@
-"""Server-sent events of the answers of one conversation, from this process's memory or, for another's answers, from the database.
+"""Server-sent events of the answers of one conversation, from this process's memory or, for another's answers, from the
+database.
 
-Each event holds the blocks of an answer's Markdown that changed. A reader that comes later, after a reload or in a second tab, gets the
-answer from its beginning.
+Each event holds the blocks of an answer's Markdown that changed. A reader that comes later, after a reload or in a
+second tab, gets the answer from its beginning.
 """
 
 from __future__ import annotations
@@ -28,10 +29,15 @@ KEEP_OPEN_S = 10.0
 
 
 async def stream_chat(
-    ctx: Context, conversation_id: str, running: Sequence[tuple[str, bool]], *, document: dict[str, Any] | None = None, person: Person
+    ctx: Context,
+    conversation_id: str,
+    running: Sequence[tuple[str, bool]],
+    *,
+    document: dict[str, Any] | None = None,
+    person: Person,
 ) -> AsyncGenerator[str, None]:
-    """Yield events until none of the answers, given with whether they are hidden, is on its way; the last one is `end`, the first one
-    the conversation's `document` where it is given.
+    """Yield events until none of the answers, given with whether they are hidden, is on its way; the last one is `end`,
+    the first one the conversation's `document` where it is given.
     """
     if document is not None:
         yield f"event: document\ndata: {json.dumps(document, separators=(',', ':'))}\n\n"
@@ -89,7 +95,9 @@ class _Reader:
             spent = time.perf_counter() - started
             begun = bool(text or answer.usage.get("tool_calls"))
             if begun or is_done:
-                self.events.put_nowait(_event(answer.message_id, drawn, nodes, usage=answer.usage, status=answer.status))
+                self.events.put_nowait(
+                    _event(answer.message_id, drawn, nodes, usage=answer.usage, status=answer.status)
+                )
                 drawn = nodes
             if is_done:
                 return
@@ -113,7 +121,13 @@ class _Reader:
 
 def _event(message_id: str, before: list[Node], after: list[Node], *, usage: dict[str, Any], status: str) -> str:
     keep, nodes = changed_nodes(before, after)
-    document = {"id": message_id, "keep": keep, "nodes": nodes, "tokens": usage.get("completion_tokens"), "status": status}
+    document = {
+        "id": message_id,
+        "keep": keep,
+        "nodes": nodes,
+        "tokens": usage.get("completion_tokens"),
+        "status": status,
+    }
     if calls := usage.get("tool_calls"):
         document["calls"] = calls
     return f"data: {json.dumps(document, separators=(',', ':'))}\n\n"

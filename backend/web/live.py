@@ -55,7 +55,9 @@ def live_routes(get_context: Callable[[], Context]) -> list[Route]:
 
 
 def plotly_asset(request: Request) -> Response:
-    """Serve plotly.js, compressed once in memory and cached by browsers without limit: its address contains its hash."""
+    """Serve plotly.js, compressed once in memory and cached by browsers without limit: its address contains its
+    hash.
+    """
     bundle = plotly_bundle()
     headers = {"cache-control": FOREVER, "etag": f'"{bundle.digest}"', "vary": "accept-encoding"}
     if request.headers.get("if-none-match") == f'"{bundle.digest}"':
@@ -110,12 +112,19 @@ def _samples(ctx: Context, request: Request) -> str:
     if not step.isascii() or not step.isdigit() or len(step) > 9:
         raise InvalidInput("`step` is no step.", field="step")
     return json.dumps(
-        {"samples": [{"prompt": one.prompt, "completion": one.completion} for one in list_samples(ctx, run_id, step=int(step))]}
+        {
+            "samples": [
+                {"prompt": one.prompt, "completion": one.completion}
+                for one in list_samples(ctx, run_id, step=int(step))
+            ]
+        }
     )
 
 
 def _overview(ctx: Context, request: Request) -> str:
-    """Answer /live/overview?token=...: the state of the runs in the token, which runs are active, and how many jobs wait."""
+    """Answer /live/overview?token=...: the state of the runs in the token, which runs are active, and how many jobs
+    wait.
+    """
     states = run_states(ctx, runs_of_token(ctx, request.query_params.get("token", ""))[:MAX_RUNS], with_spark=True)
     answer = {
         "runs": {run_id: _state(state) for run_id, state in states.items()},
@@ -129,7 +138,8 @@ def _read_known_steps(text: str) -> dict[str, tuple[int | None, dict[str, int]]]
     try:
         data = json.loads(text)
         return {
-            str(run): (int(item["resets"]), {str(name): int(step) for name, step in item["metrics"].items()}) for run, item in data.items()
+            str(run): (int(item["resets"]), {str(name): int(step) for name, step in item["metrics"].items()})
+            for run, item in data.items()
         }
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidInput("`after` is malformed.", field="after") from error

@@ -23,7 +23,7 @@ main {{ width:min(30rem,88vw); padding:2rem; border:1px solid var(--line); borde
 background:var(--soft); overflow-wrap:anywhere }}
 h1 {{ font-size:1.35rem; margin:0 0 .6rem }} p {{ margin:.4rem 0 }} a {{ color:var(--brand) }}
 </style></head><body><main><h1>There is no such page</h1><p>Nothing is at <b>{path}</b>.</p>{near}
-<p><a href="/">Back to the overview</a></p></main></body></html>"""
+<p><a href="/">Back to the overview</a></p></main></body></html>"""  # noqa: E501
 
 
 class UnknownPages:
@@ -53,10 +53,16 @@ class UnknownPages:
 def not_found_page(path: str, addresses: Collection[str]) -> HTMLResponse:
     """Return the page with a link back, and the address that was probably meant."""
     near = difflib.get_close_matches(path.lower().rstrip("/"), sorted(addresses), n=1, cutoff=0.6)
-    link = "".join(f'<p>Did you mean <a href="{html.escape(address)}">{html.escape(address)}</a>?</p>' for address in near)
+    link = "".join(
+        f'<p>Did you mean <a href="{html.escape(address)}">{html.escape(address)}</a>?</p>' for address in near
+    )
     return HTMLResponse(PAGE.format(path=html.escape(path), near=link), status_code=404)
 
 
 def _is_page(start: Message) -> bool:
     headers = Headers(raw=list(start.get("headers", [])))
-    return start["status"] == 200 and headers.get("content-type", "").startswith("text/html") and "content-disposition" not in headers
+    return (
+        start["status"] == 200
+        and headers.get("content-type", "").startswith("text/html")
+        and "content-disposition" not in headers
+    )

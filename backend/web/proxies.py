@@ -9,7 +9,11 @@ from starlette.requests import Request
 
 Network = IPv4Network | IPv6Network
 UNKNOWN = "unknown"
-NEARBY = tuple(map(ip_network, ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10")))
+NEARBY = tuple(
+    map(
+        ip_network, ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10")
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,9 @@ class TrustedProxies:
 
     @classmethod
     def parse(cls, setting: str) -> TrustedProxies:
-        """Read ROUNDHOUSE_TRUST_PROXY: empty or `false` for none, `true` for nearby ones, or addresses and networks with commas."""
+        """Read ROUNDHOUSE_TRUST_PROXY: empty or `false` for none, `true` for nearby ones, or addresses and networks
+        with commas.
+        """
         text = setting.strip().lower()
         if text in {"", "0", "false", "no", "off"}:
             return cls()
@@ -30,11 +36,18 @@ class TrustedProxies:
         return cls(networks=tuple(ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip()))
 
     def client_address(self, request: Request) -> str:
-        """Return the visitor's address: the last one in X-Forwarded-For that is no trusted proxy, where the peer is one."""
+        """Return the visitor's address: the last one in X-Forwarded-For that is no trusted proxy, where the peer is
+        one.
+        """
         peer = request.client.host if request.client else UNKNOWN
         if not self._trusts_peer(peer):
             return peer
-        forwarded = [part.strip() for header in request.headers.getlist("x-forwarded-for") for part in header.split(",") if part.strip()]
+        forwarded = [
+            part.strip()
+            for header in request.headers.getlist("x-forwarded-for")
+            for part in header.split(",")
+            if part.strip()
+        ]
         for address in reversed(forwarded):
             if not _is_address(address):
                 break  # earlier entries may be forged
@@ -59,7 +72,9 @@ def _is_in(text: str, networks: tuple[Network, ...]) -> bool:
     if not _is_address(text):
         return False
     address = ip_address(text)
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:  # an IPv4 peer of a server that listens on ::
+    if (
+        isinstance(address, IPv6Address) and address.ipv4_mapped is not None
+    ):  # an IPv4 peer of a server that listens on ::
         address = address.ipv4_mapped
     return any(address in network for network in networks)
 

@@ -20,18 +20,22 @@ CONDITIONS = (b"accept-encoding", b"if-none-match", b"if-modified-since")
 def send_small_answers_at_once() -> None:
     """Disable Nagle's algorithm for every connection that this process accepts.
 
-    Streamlit makes its socket without naming a protocol, and asyncio then leaves the algorithm on: a second small answer on a
-    connection waits 40 ms for the browser's acknowledgement. A page is made of sixty files. Connections inherit the options of the
-    listening socket.
+    Streamlit makes its socket without naming a protocol, and asyncio then leaves the algorithm on: a second small
+    answer on a connection waits 40 ms for the browser's acknowledgement. A page is made of sixty files. Connections
+    inherit the options of the listening socket.
     """
     for candidate in gc.get_objects():
-        if issubclass(type(candidate), socket.socket) and candidate.family in {socket.AF_INET, socket.AF_INET6} and _listens(candidate):
+        if (
+            issubclass(type(candidate), socket.socket)
+            and candidate.family in {socket.AF_INET, socket.AF_INET6}
+            and _listens(candidate)
+        ):
             candidate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def warm_up(components: str) -> threading.Thread:
-    """Import every module of the pages and compress plotly.js, in a background thread. Then freeze these objects for the garbage
-    collector, which the caller has disabled, and enable it.
+    """Import every module of the pages and compress plotly.js, in a background thread. Then freeze these objects for
+    the garbage collector, which the caller has disabled, and enable it.
     """
     thread = threading.Thread(target=_warm_up, args=(components,), name="warm-up", daemon=True)
     thread.start()
@@ -50,7 +54,11 @@ def _warm_up(components: str) -> None:
 
 
 def _listens(sock: socket.socket) -> bool:
-    return sock.fileno() >= 0 and sock.type is socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    return (
+        sock.fileno() >= 0
+        and sock.type is socket.SOCK_STREAM
+        and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    )
 
 
 class EarlyCharts:

@@ -34,7 +34,9 @@ CSP = (
     "frame-src 'self' blob: data:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
 OPEN_PATHS = ("/auth/", "/healthz", "/ballot", "/_stcore/", "/static/", "/assets/", "/component/", "/favicon")
-UPLOADS = "/_stcore/upload_file/"  # Streamlit accepts uploads from any session, without sign-in, so the gate requires one
+UPLOADS = (  # Streamlit accepts uploads from any session, without sign-in, so the gate requires one
+    "/_stcore/upload_file/"
+)
 
 MAX_FORM_BYTES = 4096
 CLOSED_BY_POLICY = 1008
@@ -56,7 +58,7 @@ font-weight:600; cursor:pointer }} p {{ margin:0; color:var(--brand); font-size:
 <input type="hidden" name="next" value="{next}">
 <label for="name">Name</label><input id="name" name="name" autocomplete="username" required autofocus>
 <label for="password">Password</label><input id="password" name="password" type="password" autocomplete="current-password" required>
-<button type="submit">Sign in</button></form></body></html>"""
+<button type="submit">Sign in</button></form></body></html>"""  # noqa: E501
 
 
 def sign_in_routes(get_context: Callable[[], Context], *, proxies: TrustedProxies = NO_PROXIES) -> list[Route]:
@@ -71,7 +73,9 @@ def sign_in_routes(get_context: Callable[[], Context], *, proxies: TrustedProxie
             body += chunk
             if len(body) > MAX_FORM_BYTES:  # open to everyone, so its size is limited
                 return _page("/", error="This form is too large.", status=413)
-        form = {key: values[0] for key, values in parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True).items()}
+        form = {
+            key: values[0] for key, values in parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True).items()
+        }
         target = _safe_next(form.get("next", "/"))
         try:
             cookies = await run_in_threadpool(
@@ -85,8 +89,13 @@ def sign_in_routes(get_context: Callable[[], Context], *, proxies: TrustedProxie
         except NotAllowed as error:
             return _page(target, error=str(error), status=401)
         response = RedirectResponse(target, status_code=303)
-        for name, value, age_s in ((COOKIE, cookies.session, COOKIE_AGE_S), (DEVICE_COOKIE, cookies.device, DEVICE_AGE_S)):
-            response.set_cookie(name, value, max_age=age_s, httponly=True, samesite="lax", secure=proxies.is_https(request))
+        for name, value, age_s in (
+            (COOKIE, cookies.session, COOKIE_AGE_S),
+            (DEVICE_COOKIE, cookies.device, DEVICE_AGE_S),
+        ):
+            response.set_cookie(
+                name, value, max_age=age_s, httponly=True, samesite="lax", secure=proxies.is_https(request)
+            )
         return response
 
     async def leave(request: Request) -> Response:
@@ -105,9 +114,9 @@ def sign_in_routes(get_context: Callable[[], Context], *, proxies: TrustedProxie
 
 
 class SignInGate:
-    """Redirects a browser without a valid cookie to the sign-in page, and closes open pages of an account that lost access. The page
-    script checks the visitor only when it runs from the top; fragments and buttons inside them keep the person of the last full run. So
-    every message of a signed-in visitor is checked here.
+    """Redirects a browser without a valid cookie to the sign-in page, and closes open pages of an account that lost
+    access. The page script checks the visitor only when it runs from the top; fragments and buttons inside them keep
+    the person of the last full run. So every message of a signed-in visitor is checked here.
     """
 
     def __init__(self, app: ASGIApp, *, get_context: Callable[[], Context]) -> None:
@@ -116,7 +125,12 @@ class SignInGate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" and self.get_context().sign_in:
             await self._watch(scope, receive, send)
-        elif scope["type"] == "http" and not _is_open(scope["path"]) and self.get_context().sign_in and await self._who(scope) is None:
+        elif (
+            scope["type"] == "http"
+            and not _is_open(scope["path"])
+            and self.get_context().sign_in
+            and await self._who(scope) is None
+        ):
             await _ask_to_sign_in(scope)(scope, receive, send)
         else:  # for a deep link the browser first probes PATH/_stcore/..., and needs a 404 to fall back to the root
             await self.app(scope, receive, send)
@@ -126,8 +140,8 @@ class SignInGate:
         return await run_in_threadpool(person_from_cookie, self.get_context(), cookie)
 
     async def _watch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Close the connection at the first message after the account was disabled, signed out or given another role. The browser then
-        reconnects, and the script runs from the top.
+        """Close the connection at the first message after the account was disabled, signed out or given another role.
+        The browser then reconnects, and the script runs from the top.
         """
         person, is_closed = await self._who(scope), False
 
@@ -148,7 +162,9 @@ class SignInGate:
 
 
 class SecurityHeaders:
-    """Adds security headers to every response: pages load nothing from other servers, whatever a network or a dataset writes."""
+    """Adds security headers to every response: pages load nothing from other servers, whatever a network or a dataset
+    writes.
+    """
 
     HEADERS = (
         (b"content-security-policy", CSP.encode()),

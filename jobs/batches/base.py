@@ -24,8 +24,9 @@ DATA_ORDER = 2
 class MicroBatch:
     """One forward pass: `inputs` and `targets` of shape (sequences, tokens), already shifted by one.
 
-    `trained` counts the targets that are not IGNORE. `columns` are the positions that have a target in any row, None for all. Packed rows
-    have `positions`, which restart at 0 with each row, and `row_ends`, which stays on the CPU (see `packed_attention`).
+    `trained` counts the targets that are not IGNORE. `columns` are the positions that have a target in any row, None
+    for all. Packed rows have `positions`, which restart at 0 with each row, and `row_ends`, which stays on the CPU (see
+    `packed_attention`).
     """
 
     inputs: torch.Tensor
@@ -73,8 +74,8 @@ class Batches(Protocol):
 class BatchSizes:
     """Sizes that the batches of every objective share.
 
-    A step takes `items_per_step` items on all devices together, `micro_batch` of them per forward pass. Validation uses the first
-    `val_items` of the val split. `seed` fixes the order.
+    A step takes `items_per_step` items on all devices together, `micro_batch` of them per forward pass. Validation uses
+    the first `val_items` of the val split. `seed` fixes the order.
     """
 
     micro_batch: int
@@ -95,7 +96,9 @@ class EpochOrder:
         """Return the epochs and items of draws `first` to `first + count - 1`."""
         draws = np.arange(first, first + count, dtype=np.int64)
         epochs, places = np.divmod(draws, self.size)
-        items = np.array([self._permutation(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)], dtype=np.int64)
+        items = np.array(
+            [self._permutation(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)], dtype=np.int64
+        )
         return epochs, items
 
     def items_in(self, epochs: float) -> float:
@@ -115,10 +118,11 @@ class EpochOrder:
 
 
 class PartwiseOrder:
-    """A permutation of all items per epoch, of which the first epoch permutes one part after the other, so that it can begin before all
-    items are known. With a single part it is `EpochOrder`.
+    """A permutation of all items per epoch, of which the first epoch permutes one part after the other, so that it can
+    begin before all items are known. With a single part it is `EpochOrder`.
 
-    `size_of_part` returns the items of a part, None behind the last; `count` the items of each later epoch. Both may wait until they know.
+    `size_of_part` returns the items of a part, None behind the last; `count` the items of each later epoch. Both may
+    wait until they know.
     """
 
     def __init__(self, size_of_part: Callable[[int], int | None], count: Callable[[], int], *, seed: int) -> None:
@@ -142,7 +146,9 @@ class PartwiseOrder:
     def take(self, first: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return the epochs and items of draws `first` to `first + count - 1`."""
         places = [self._place(draw) for draw in range(first, first + count)]
-        return np.array([epoch for epoch, _ in places], dtype=np.int64), np.array([item for _, item in places], dtype=np.int64)
+        return np.array([epoch for epoch, _ in places], dtype=np.int64), np.array(
+            [item for _, item in places], dtype=np.int64
+        )
 
     def part_of(self, item: int) -> tuple[int, int]:
         """Return the part of an item of the first epoch, and its place in it."""
@@ -187,8 +193,8 @@ class PartwiseOrder:
 class StepBatches:
     """Draw the items of a step and split them into micro-batches; shared by the batches of every objective.
 
-    The items of a step do not depend on `micro_batch`, so lowering it (`reduce_micro_batch`) does not change the loss. `items` names the
-    items in error messages.
+    The items of a step do not depend on `micro_batch`, so lowering it (`reduce_micro_batch`) does not change the loss.
+    `items` names the items in error messages.
     """
 
     items = "rows of the train split (the first is 1)"
@@ -227,7 +233,9 @@ class StepBatches:
         self.micro_batch = micro_batch
 
     def prefetch(self, step: int) -> None:
-        """Build a step's batches while the device computes the step before it; a no-op unless building them takes time."""
+        """Build a step's batches while the device computes the step before it; a no-op unless building them takes
+        time.
+        """
 
     def draw(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return the epochs and the items of update `step` (the first is 1)."""
@@ -238,7 +246,9 @@ class StepBatches:
         return [items[at : at + self.micro_batch] for at in range(0, len(items), self.micro_batch)]
 
     def labels_at(self, step: int) -> list[list[int]]:
-        """Return the number of each item of a step, in the order of its micro-batches: its row, or its position in a text."""
+        """Return the number of each item of a step, in the order of its micro-batches: its row, or its position in a
+        text.
+        """
         return [[int(item) + 1] for item in self.draw(step)[1]]
 
     def describe(self, step: int, index: int) -> str:

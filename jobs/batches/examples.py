@@ -28,8 +28,8 @@ PART_ITEMS = 1 << 13
 class Example:
     """One conversation truncated to the context: token ids and targets of equal length, not yet shifted.
 
-    `untruncated` holds the ids before truncation. `skipped` counts answers that no example trains on (see `training_chats`). `row` is the
-    dataset's row, counted from 1.
+    `untruncated` holds the ids before truncation. `skipped` counts answers that no example trains on (see
+    `training_chats`). `row` is the dataset's row, counted from 1.
     """
 
     ids: npt.NDArray[np.int64]
@@ -47,11 +47,13 @@ class Example:
 def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, *, context: int) -> list[Example]:
     """Render an instruction or chat row with the checkpoint's template and truncate it to the context.
 
-    One example as a rule; more where the template rewrites earlier answers (see `training_chats`). Raises ConversationRefused if the
-    template rejects the row.
+    One example as a rule; more where the template rewrites earlier answers (see `training_chats`). Raises
+    ConversationRefused if the template rejects the row.
     """
     conversation = conversation_of(row) or Conversation([])
-    return [_truncate(chat, context) for chat in training_chats(tokenizer, conversation.messages, tools=conversation.tools)]
+    return [
+        _truncate(chat, context) for chat in training_chats(tokenizer, conversation.messages, tools=conversation.tools)
+    ]
 
 
 def _truncate(chat: EncodedChat, context: int) -> Example:
@@ -85,7 +87,8 @@ CHAT = Form("chat", segments=1, encode=_chat_tokens, has_marks=True)
 
 
 class StoredExamples:
-    """The conversations of a split that train within a context, as `Example`s that are cut out of the stored tokens when they are needed.
+    """The conversations of a split that train within a context, as `Example`s that are cut out of the stored tokens
+    when they are needed.
 
     They are counted from 0 in the order in which they are stored.
     """
@@ -137,11 +140,14 @@ class StoredExamples:
         return self.tokens.note()
 
 
-def load_examples(source: TokenSource, split: Split, *, context: int, maker: Maker | None = None) -> StoredExamples | list[Example]:
-    """Return a split's conversations, truncated to `context` tokens; rows with no trained token are left out, counted and logged.
+def load_examples(
+    source: TokenSource, split: Split, *, context: int, maker: Maker | None = None
+) -> StoredExamples | list[Example]:
+    """Return a split's conversations, truncated to `context` tokens; rows with no trained token are left out, counted
+    and logged.
 
-    With a maker the tokens of a large split may still be in the making; rows are counted and logged once they are made. Raises InvalidInput
-    if no row of the train split is left.
+    With a maker the tokens of a large split may still be in the making; rows are counted and logged once they are made.
+    Raises InvalidInput if no row of the train split is left.
     """
     tokens = source.open(CHAT, split, maker=maker)
     if tokens is None:
@@ -158,7 +164,9 @@ def load_examples(source: TokenSource, split: Split, *, context: int, maker: Mak
 
 
 def _tell_counts(tokens: StoredTokens, split: Split, *, context: int, reporter: Reporter) -> None:
-    """Log and report the rows that are left out or truncated. Raises InvalidInput if no row of the train split is left."""
+    """Log and report the rows that are left out or truncated. Raises InvalidInput if no row of the train split is
+    left.
+    """
     counts, item_rows, first = tokens.manifest.counts, np.asarray(tokens.rows), np.asarray(tokens.values)
     num_rows, refused, skipped, refusal = counts["rows"], counts["refused"], counts["skipped"], counts["refusal"]
     truncated = len(np.unique(item_rows[tokens.lengths()[:, 0] > context]))
@@ -168,13 +176,18 @@ def _tell_counts(tokens: StoredTokens, split: Split, *, context: int, reporter: 
         reporter.log(f"{refused:,} of {num_rows:,} {split} rows are left out. The first: {refusal}")
     if skipped:
         reporter.log(
-            f"{skipped:,} answers of the {split} rows are not trained on: generation never renders them as the template does here."
+            f"{skipped:,} answers of the {split} rows are not trained on: generation never renders them as the template"
+            " does here."
         )
     if empty:
-        reporter.log(f"{empty:,} of {num_rows:,} {split} rows have nothing to train on within {context} tokens and are left out.")
+        reporter.log(
+            f"{empty:,} of {num_rows:,} {split} rows have nothing to train on within {context} tokens and are left out."
+        )
     if truncated:
         reporter.log(f"{truncated:,} of {num_rows:,} {split} rows are longer than {context} tokens and are truncated.")
-    reporter.emit(RowsEncodedEvent(split=split, rows=num_rows, zero_label_rows=empty, truncated=truncated, refused=refused))
+    reporter.emit(
+        RowsEncodedEvent(split=split, rows=num_rows, zero_label_rows=empty, truncated=truncated, refused=refused)
+    )
     if split == "train" and refused and not trained:
         raise InvalidInput(
             f"None of the {num_rows:,} train rows can be used. {refused:,} are refused; the first: {refusal}",

@@ -1,4 +1,6 @@
-"""Batches of preference pairs and of rated answers, with the log-probabilities of a reference network where the loss needs them."""
+"""Batches of preference pairs and of rated answers, with the log-probabilities of a reference network where the loss
+needs them.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class Sequences:
         for each in fields(self):
             value = getattr(self, each.name)
             if isinstance(value, torch.Tensor | Sequences):
-                moved[each.name] = value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value.to(device)
+                moved[each.name] = (
+                    value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value.to(device)
+                )
         return replace(self, **moved)
 
     @property
@@ -53,9 +57,10 @@ class Sequences:
 class PairBatch(Sequences):
     """Pairs: rows of the chosen answers, then as many of the rejected ones. A unit is a pair.
 
-    `starts` are the positions of the answers' first targets; ORPO trains on the chosen side's prompt as well, so its targets begin
-    earlier. `per_token` is the step's number of pairs over its number of chosen targets: it turns a sum over those targets into their
-    mean once the loop has divided by pairs. `reference` holds the reference's log-probabilities of all rows, if the objective has one.
+    `starts` are the positions of the answers' first targets; ORPO trains on the chosen side's prompt as well, so its
+    targets begin earlier. `per_token` is the step's number of pairs over its number of chosen targets: it turns a sum
+    over those targets into their mean once the loop has divided by pairs. `reference` holds the reference's
+    log-probabilities of all rows, if the objective has one.
     """
 
     starts: torch.Tensor
@@ -72,8 +77,9 @@ class PairBatch(Sequences):
 class RatedBatch(Sequences):
     """Rated answers with the reference's log-probabilities; `desirable` marks the good ones. A unit is an answer.
 
-    `mismatched` holds other prompts' answers after the same prompts. `per_good` and `per_bad` are the step's number of answers over its
-    number of good (bad) ones: they turn a sum over those into their mean once the loop has divided by answers; 0 if there are none.
+    `mismatched` holds other prompts' answers after the same prompts. `per_good` and `per_bad` are the step's number of
+    answers over its number of good (bad) ones: they turn a sum over those into their mean once the loop has divided by
+    answers; 0 if there are none.
     """
 
     desirable: torch.Tensor
@@ -91,7 +97,8 @@ class RatedBatch(Sequences):
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """Pairs for a reward model: whole rows of the chosen answers, then as many rejected ones, right-padded. A unit is a pair.
+    """Pairs for a reward model: whole rows of the chosen answers, then as many rejected ones, right-padded. A unit is a
+    pair.
 
     `trained` counts tokens. No position predicts a token, so `columns` is empty.
     """
@@ -113,7 +120,8 @@ class ScoredBatch:
 class ShuffledBatches(StepBatches, Generic[Item, Batch]):
     """Items in an order that follows from (seed, epoch); those of a step are sorted by `length` before they are split.
 
-    `collate` builds a micro-batch from its items; its second argument is all items of the step. `items` names them in error messages.
+    `collate` builds a micro-batch from its items; its second argument is all items of the step. `items` names them in
+    error messages.
     """
 
     def __init__(
@@ -145,7 +153,9 @@ class ShuffledBatches(StepBatches, Generic[Item, Batch]):
         return [[index + 1] for index in self._sorted_draw(step)]
 
     def _sorted_draw(self, step: int) -> list[int]:
-        """Return the items of a step by length: similar lengths together need less padding, and the sum over the step is the same."""
+        """Return the items of a step by length: similar lengths together need less padding, and the sum over the step
+        is the same.
+        """
         return sorted((int(index) for index in self.draw(step)[1]), key=lambda index: self._length(self._train[index]))
 
 
@@ -170,7 +180,9 @@ def pair_length(pair: ReferencedPair) -> int:
     return max(len(side.ids) for side in pair.sides)
 
 
-def collate_pairs(pairs: Sequence[ReferencedPair], step: Sequence[ReferencedPair], *, pad_id: int, prompts: bool = False) -> PairBatch:
+def collate_pairs(
+    pairs: Sequence[ReferencedPair], step: Sequence[ReferencedPair], *, pad_id: int, prompts: bool = False
+) -> PairBatch:
     """Collate pairs. With `prompts` the chosen side's prompt has targets too, which count among the step's tokens."""
     sides = [pair.sides[0] for pair in pairs] + [pair.sides[1] for pair in pairs]
     starts = [1 if prompts and row < len(pairs) else side.start for row, side in enumerate(sides)]
@@ -178,7 +190,9 @@ def collate_pairs(pairs: Sequence[ReferencedPair], step: Sequence[ReferencedPair
     tokens = sum(len(pair.sides[0].ids) - (1 if prompts else max(pair.sides[0].start, 1)) for pair in step)
     reference = None
     if any(pair.reference is not None for pair in pairs):
-        reference = torch.tensor([(pair.reference or UNKNOWN)[side] for side in (0, 1) for pair in pairs], dtype=torch.float32)
+        reference = torch.tensor(
+            [(pair.reference or UNKNOWN)[side] for side in (0, 1) for pair in pairs], dtype=torch.float32
+        )
     return PairBatch(
         padded.inputs,
         padded.targets,
@@ -193,7 +207,9 @@ def collate_rated(items: Sequence[ReferencedRated], step: Sequence[ReferencedRat
     """Collate rated answers."""
     padded = pad([item.rated.answered for item in items], pad_id=pad_id)
     good = sum(item.rated.desirable for item in step)
-    answers, mismatched = (torch.tensor([item.reference[side] for item in items], dtype=torch.float32) for side in (0, 1))
+    answers, mismatched = (
+        torch.tensor([item.reference[side] for item in items], dtype=torch.float32) for side in (0, 1)
+    )
     return RatedBatch(
         padded.inputs,
         padded.targets,

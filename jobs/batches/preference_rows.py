@@ -64,7 +64,9 @@ AnsweredPair = tuple[Answered, Answered]
 
 @dataclass(frozen=True)
 class Rated:
-    """A desirable or undesirable answer. `mismatched` is another row's answer after this row's prompt (see `kto_divergence`)."""
+    """A desirable or undesirable answer. `mismatched` is another row's answer after this row's prompt (see
+    `kto_divergence`).
+    """
 
     answered: Answered
     desirable: bool
@@ -79,7 +81,9 @@ def _rated_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[R
     return [_of_row(tokenizer, row, _rated_items) for row in rows]
 
 
-def _of_row(tokenizer: PreTrainedTokenizerBase, row: Row, encode: Callable[[PreTrainedTokenizerBase, Row], tuple[Item, ...]]) -> RowTokens:
+def _of_row(
+    tokenizer: PreTrainedTokenizerBase, row: Row, encode: Callable[[PreTrainedTokenizerBase, Row], tuple[Item, ...]]
+) -> RowTokens:
     if "label" not in row and row["chosen"] == row["rejected"]:
         return RowTokens(problem=True)
     try:
@@ -98,7 +102,9 @@ def _rated_items(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[Item, ..
     if "label" in row:
         return (Item(_rated_ids_of(row, tokenizer), value=int(bool(row["label"]))),)
     ids = encode_pair(pair_of(row), tokenizer=tokenizer)
-    return Item((ids["prompt_ids"], ids["chosen_ids"]), value=1), Item((ids["prompt_ids"], ids["rejected_ids"]), value=0)
+    return Item((ids["prompt_ids"], ids["chosen_ids"]), value=1), Item(
+        (ids["prompt_ids"], ids["rejected_ids"]), value=0
+    )
 
 
 PAIRS = Form("pairs", segments=3, encode=_pair_tokens)
@@ -113,16 +119,22 @@ def load_pairs(source: TokenSource, split: Split, *, context: int) -> list[Answe
     Raises InvalidInput if no pair of the train split is left.
     """
     items = _usable_items(source, split, PAIRS, context=context, item="pair")
-    return [(_answered(prompt, chosen, context), _answered(prompt, rejected, context)) for (prompt, chosen, rejected), _ in items]
+    return [
+        (_answered(prompt, chosen, context), _answered(prompt, rejected, context))
+        for (prompt, chosen, rejected), _ in items
+    ]
 
 
 def load_rated(source: TokenSource, split: Split, *, context: int, seed: int) -> list[Rated]:
-    """Return a split's single answers, good or bad; a preference pair gives one of each. Rows are left out as by `load_pairs`.
+    """Return a split's single answers, good or bad; a preference pair gives one of each. Rows are left out as by
+    `load_pairs`.
 
-    Raises InvalidInput if no answer of the train split is left, or all its answers share one prompt, so that none could be mismatched.
+    Raises InvalidInput if no answer of the train split is left, or all its answers share one prompt, so that none could
+    be mismatched.
     """
     answers = [
-        (prompt, answer, bool(value)) for (prompt, answer), value in _usable_items(source, split, RATED, context=context, item="row")
+        (prompt, answer, bool(value))
+        for (prompt, answer), value in _usable_items(source, split, RATED, context=context, item="row")
     ]
     mismatched = _other_prompts_answers([prompt for prompt, _, _ in answers], seed=seed)
     if mismatched is None:
@@ -130,7 +142,8 @@ def load_rated(source: TokenSource, split: Split, *, context: int, seed: int) ->
             source.reporter.log("All answers of the val split share one prompt, so val_loss is not measured.")
             return []
         raise InvalidInput(
-            f"All {len(answers):,} answers of the {split} split share one prompt, and kto compares answers with other prompts' answers.",
+            f"All {len(answers):,} answers of the {split} split share one prompt, and kto compares answers with other"
+            " prompts' answers.",
             remedy="Use more rows, or objective dpo.",
             field="dataset",
         )
@@ -140,9 +153,11 @@ def load_rated(source: TokenSource, split: Split, *, context: int, seed: int) ->
     ]
 
 
-def _usable_items(source: TokenSource, split: Split, form: Form, *, context: int, item: str) -> list[tuple[list[list[int]], int]]:
-    """Return a split's items whose prompt, their first segment, leaves room in the context: their segments and values. Count and log
-    what is left out, calling a row an `item`. Raises InvalidInput if no item of the train split is left.
+def _usable_items(
+    source: TokenSource, split: Split, form: Form, *, context: int, item: str
+) -> list[tuple[list[list[int]], int]]:
+    """Return a split's items whose prompt, their first segment, leaves room in the context: their segments and values.
+    Count and log what is left out, calling a row an `item`. Raises InvalidInput if no item of the train split is left.
     """
     tokens = source.open(form, split)
     if tokens is None:
@@ -155,10 +170,14 @@ def _usable_items(source: TokenSource, split: Split, form: Form, *, context: int
     if same:
         reporter.log(f"{same:,} of {num_rows:,} {split} {item}s have equal sides and are left out.")
     if too_long:
-        reporter.log(f"{too_long:,} of {num_rows:,} {split} {item}s have a prompt that fills the context and are left out.")
+        reporter.log(
+            f"{too_long:,} of {num_rows:,} {split} {item}s have a prompt that fills the context and are left out."
+        )
     if refused:
         reporter.log(f"{refused:,} of {num_rows:,} {split} {item}s are left out. The first: {refusal}")
-    reporter.emit(RowsEncodedEvent(split=split, rows=num_rows, zero_label_rows=same + too_long, truncated=0, refused=refused))
+    reporter.emit(
+        RowsEncodedEvent(split=split, rows=num_rows, zero_label_rows=same + too_long, truncated=0, refused=refused)
+    )
     if split == "train" and not fits.any():
         why = f" {refused:,} are refused; the first: {refusal}" if refused else ""
         raise InvalidInput(f"None of the {num_rows:,} train {item}s can be used.{why}", field="dataset")
@@ -168,8 +187,8 @@ def _usable_items(source: TokenSource, split: Split, form: Form, *, context: int
 
 
 def _other_prompts_answers(prompts: Sequence[list[int]], *, seed: int) -> list[int] | None:
-    """Draw for each item the index of an item with another prompt; None if all prompts are equal. Items are arranged in a ring in random
-    order; each takes the first item after its run of equal prompts.
+    """Draw for each item the index of an item with another prompt; None if all prompts are equal. Items are arranged in
+    a ring in random order; each takes the first item after its run of equal prompts.
     """
     count = len(prompts)
     if not count:
@@ -198,7 +217,8 @@ def encode_pair(pair: Pair, *, tokenizer: PreTrainedTokenizerBase) -> PairIds:
     """
     prompt, tools = pair["prompt"], pair["tools"]
     heads, tails = zip(
-        *(encode_completion(tokenizer, prompt, side, tools=tools) for side in (pair["chosen"], pair["rejected"])), strict=True
+        *(encode_completion(tokenizer, prompt, side, tools=tools) for side in (pair["chosen"], pair["rejected"])),
+        strict=True,
     )
     shared = min(map(len, heads))
     chosen, rejected = ([*head[shared:], *tail] for head, tail in zip(heads, tails, strict=True))
@@ -214,7 +234,9 @@ def encode_pairs(
         ids = encode_pair(pair, tokenizer=tokenizer)
         prompt = ids["prompt_ids"]
         full = len(prompt) >= context
-        sides.append(None if full else (_cut(prompt, ids["chosen_ids"], context), _cut(prompt, ids["rejected_ids"], context)))
+        sides.append(
+            None if full else (_cut(prompt, ids["chosen_ids"], context), _cut(prompt, ids["rejected_ids"], context))
+        )
     return sides
 
 

@@ -77,13 +77,20 @@ def check_token_count(num_tokens: int, *, context: int) -> None:
 class PretrainBatches(StepBatches):
     """Windows of `context` tokens of texts that pass `check_token_count`.
 
-    Each epoch visits every window once, in an order and at an offset that follow from (seed, epoch). The first epoch takes the tokens part
-    by part (`PART_TOKENS`), so that a run begins before all of them are made.
+    Each epoch visits every window once, in an order and at an offset that follow from (seed, epoch). The first epoch
+    takes the tokens part by part (`PART_TOKENS`), so that a run begins before all of them are made.
     """
 
     items = "windows of the train split that begin in rows"
 
-    def __init__(self, train: StoredTokens | TokenArray, val: StoredTokens | TokenArray | None, *, context: int, sizes: BatchSizes) -> None:
+    def __init__(
+        self,
+        train: StoredTokens | TokenArray,
+        val: StoredTokens | TokenArray | None,
+        *,
+        context: int,
+        sizes: BatchSizes,
+    ) -> None:
         self._train = WholeTokens(train) if isinstance(train, np.ndarray) else train
         self._val = WholeTokens(val) if isinstance(val, np.ndarray) else val
         self._context, self._val_windows = context, sizes.val_items

@@ -24,7 +24,9 @@ def write_sample(dataset: Path, folder: Path, config: RunConfig) -> Path:
     Raises NotFound if the dataset is missing.
     """
     rows = _first_rows(dataset)
-    sizes = np.array([len(json.dumps(row, ensure_ascii=False, default=str)) for row in rows.to_pylist()], dtype=np.int64)
+    sizes = np.array(
+        [len(json.dumps(row, ensure_ascii=False, default=str)) for row in rows.to_pylist()], dtype=np.int64
+    )
     chosen = _texts(sizes, config) if config.objective is Objective.PRETRAIN else _rows(sizes, config)
     folder.mkdir(parents=True, exist_ok=True)
     parquet.write_table(rows.take(pa.array(chosen)), folder / "train.parquet")

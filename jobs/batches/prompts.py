@@ -41,7 +41,8 @@ PROMPTS = Form("prompts", segments=2, encode=_prompt_tokens)
 
 
 def load_questions(source: TokenSource, split: Split, *, context: int, max_new_tokens: int) -> list[Question]:
-    """Return a split's prompts; ones that leave no room for `max_new_tokens` or are refused are left out, counted and logged.
+    """Return a split's prompts; ones that leave no room for `max_new_tokens` or are refused are left out, counted and
+    logged.
 
     Raises InvalidInput if no prompt of the train split is left.
     """
@@ -63,7 +64,8 @@ def load_questions(source: TokenSource, split: Split, *, context: int, max_new_t
     reporter.emit(RowsEncodedEvent(split=split, rows=num_rows, zero_label_rows=too_long, truncated=0, refused=refused))
     if split == "train" and not len(fits):
         raise InvalidInput(
-            f"None of the {num_rows:,} train prompts leaves room for {max_new_tokens} tokens in a context of {context}.",
+            f"None of the {num_rows:,} train prompts leaves room for {max_new_tokens} tokens in a context of"
+            f" {context}.",
             remedy="Use a longer context or a smaller grpo.max_new_tokens.",
             field="grpo.max_new_tokens",
         )

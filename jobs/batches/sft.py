@@ -19,23 +19,27 @@ def positions_of(num_tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def padded_length(longest: int) -> int:
-    """Return the padded length of a micro-batch's rows, in positions, given its longest row in tokens (one more than its inputs)."""
+    """Return the padded length of a micro-batch's rows, in positions, given its longest row in tokens (one more than
+    its inputs).
+    """
     return -(-(longest - 1) // PAD_TO) * PAD_TO
 
 
 class PackedBatches(StepBatches):
     """Conversations packed into sequences of at most `context` positions, without padding.
 
-    A micro-batch is `micro_batch` sequences in one row of tokens. The packing and the order follow from (seed, epoch); every row comes
-    once per epoch. The first epoch packs the rows part by part (`PART_ITEMS`), so that a run begins before all of them are encoded.
-    val_loss is measured on the same rows as without packing.
+    A micro-batch is `micro_batch` sequences in one row of tokens. The packing and the order follow from (seed, epoch);
+    every row comes once per epoch. The first epoch packs the rows part by part (`PART_ITEMS`), so that a run begins
+    before all of them are encoded. val_loss is measured on the same rows as without packing.
     """
 
     def __init__(self, train: Examples, val: Examples, *, context: int, sizes: BatchSizes) -> None:
         self._train, self._seed, self._context = known_examples(train), sizes.seed, context
         self._row_ends = [0]  # of the parts that are known
         self._packed: dict[tuple[int, int], list[npt.NDArray[np.int64]]] = {}
-        self._partwise = PartwiseOrder(self._size_of_part, lambda: len(self._sequences(1, 0, len(self._train))), seed=sizes.seed)
+        self._partwise = PartwiseOrder(
+            self._size_of_part, lambda: len(self._sequences(1, 0, len(self._train))), seed=sizes.seed
+        )
         super().__init__(self._partwise, sizes)
         self._val = HeldOutExamples(val, sizes.val_items)
 
@@ -61,7 +65,8 @@ class PackedBatches(StepBatches):
     def at_step(self, step: int) -> list[MicroBatch]:
         """Return the micro-batches of update `step` (the first is 1)."""
         return [
-            concatenate([self._train[int(row)] for rows in sequences for row in rows]) for sequences in self.split(self._sequences_at(step))
+            concatenate([self._train[int(row)] for rows in sequences for row in rows])
+            for sequences in self.split(self._sequences_at(step))
         ]
 
     def validation(self) -> list[MicroBatch]:
@@ -91,7 +96,8 @@ class PackedBatches(StepBatches):
         return len(self._sequences(0, first, first + rows, part=part))
 
     def _sequences(self, epoch: int, first: int, last: int, *, part: int = 0) -> list[npt.NDArray[np.int64]]:
-        """Return the rows of every sequence of an epoch, or of a part of the first one: the rows from `first` to before `last`.
+        """Return the rows of every sequence of an epoch, or of a part of the first one: the rows from `first` to before
+        `last`.
 
         Their number follows from the lengths alone, so it is the same for every epoch but the first.
         """
@@ -173,5 +179,8 @@ class SftBatches(StepBatches):
             targets[index, : len(example.ids) - 1] = example.targets[1:]
         columns = (targets != IGNORE).any(axis=0).nonzero()[0]
         return MicroBatch(
-            torch.from_numpy(inputs), torch.from_numpy(targets), int((targets != IGNORE).sum()), columns=torch.from_numpy(columns)
+            torch.from_numpy(inputs),
+            torch.from_numpy(targets),
+            int((targets != IGNORE).sum()),
+            columns=torch.from_numpy(columns),
         )

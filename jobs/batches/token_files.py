@@ -1,8 +1,10 @@
-"""The tokens of one split of a dataset version, in a folder that grows while they are made and that any number of processes read.
+"""The tokens of one split of a dataset version, in a folder that grows while they are made and that any number of
+processes read.
 
-A folder holds raw arrays, each a file that is only appended to, and `manifest.json`, which is replaced atomically and names the valid
-length of every file. Whatever lies beyond is ignored, so a killed maker leaves a shorter folder, never a wrong one, and the next maker
-continues it. An item is a fixed number of segments: a text is one, a pair three (prompt, chosen, rejected).
+A folder holds raw arrays, each a file that is only appended to, and `manifest.json`, which is replaced atomically and
+names the valid length of every file. Whatever lies beyond is ignored, so a killed maker leaves a shorter folder, never
+a wrong one, and the next maker continues it. An item is a fixed number of segments: a text is one, a pair three
+(prompt, chosen, rejected).
 
     ids      tokens of all segments; the highest bit marks a trained token
     ends     where each segment ends in `ids`
@@ -46,7 +48,9 @@ class Item:
 
 @dataclass(frozen=True)
 class RowTokens:
-    """The items of a row, or the reason why it has none: the template's refusal, or a problem. `skipped` counts answers not trained on."""
+    """The items of a row, or the reason why it has none: the template's refusal, or a problem. `skipped` counts answers
+    not trained on.
+    """
 
     items: tuple[Item, ...] = ()
     refusal: str = ""
@@ -142,7 +146,11 @@ class TokenWriter:
 
     def flush(self, *, is_complete: bool = False) -> None:
         """Write what is pending, then the manifest that makes it valid. Raises OSError if the disk is full."""
-        data = {name: b"".join(array.tobytes() for array in arrays) for name, arrays in self._pending.items() if name != "sums"}
+        data = {
+            name: b"".join(array.tobytes() for array in arrays)
+            for name, arrays in self._pending.items()
+            if name != "sums"
+        }
         part = [[self._position * self._dtype.itemsize, zlib.crc32(data["ids"])]] if data["ids"] else []
         data["sums"] = np.array(part, dtype=np.int64).tobytes()
         for name, file in self._files.items():
@@ -188,8 +196,8 @@ def read_manifest(folder: Path) -> Manifest | None:
 class StoredTokens:
     """A folder's tokens, as many as are made. `segments` are those of an item.
 
-    `keep_waiting` is called while more are awaited; it starts a maker if there is none, and raises if that fails. `progress` says how
-    far they are.
+    `keep_waiting` is called while more are awaited; it starts a maker if there is none, and raises if that fails.
+    `progress` says how far they are.
     """
 
     folder: Path
@@ -207,14 +215,18 @@ class StoredTokens:
     def _map(self) -> None:
         sizes = self.manifest.bytes
         self.ids: IdArray = self._array("ids", np.dtype(self.manifest.dtype), sizes)
-        self._ends, self.rows, self.values = (self._array(name, np.dtype(np.int64), sizes) for name in ("ends", "rows", "values"))
+        self._ends, self.rows, self.values = (
+            self._array(name, np.dtype(np.int64), sizes) for name in ("ends", "rows", "values")
+        )
         sums = self._array("sums", np.dtype(np.int64), sizes).reshape(-1, 2)
         self._part_ends, self._part_sums = sums[:, 0] // self.ids.itemsize, sums[:, 1]
         self._checked = np.concatenate([self._checked, np.zeros(len(sums) - len(self._checked), dtype=bool)])
 
     def _array(self, name: str, dtype: np.dtype[Any], sizes: dict[str, int]) -> Any:
         count = sizes[name] // dtype.itemsize
-        return np.memmap(self.folder / name, dtype=dtype, mode="r", shape=(count,)) if count else np.empty(0, dtype=dtype)
+        return (
+            np.memmap(self.folder / name, dtype=dtype, mode="r", shape=(count,)) if count else np.empty(0, dtype=dtype)
+        )
 
     def _check_tables(self) -> None:
         """Check the small files of a complete folder, whose numbers lead into `ids`."""
@@ -227,7 +239,9 @@ class StoredTokens:
 
     def _damaged(self, name: str) -> JobFailed:
         (self.folder / MANIFEST).unlink(missing_ok=True)
-        return JobFailed(f"The stored tokens in {self.folder.name} are damaged: {name} is not what was written.", remedy=REMEDY)
+        return JobFailed(
+            f"The stored tokens in {self.folder.name} are damaged: {name} is not what was written.", remedy=REMEDY
+        )
 
     @property
     def is_complete(self) -> bool:

@@ -1,7 +1,7 @@
 """The process that makes tokens while a run reads them: `python -m jobs.batches.token_maker SPEC`.
 
-First the part of the train split that a run begins with, then the val split, then the rest. It ends with the run that started it; the next
-one continues what it leaves.
+First the part of the train split that a run begins with, then the val split, then the rest. It ends with the run that
+started it; the next one continues what it leaves.
 """
 
 from __future__ import annotations
@@ -56,12 +56,16 @@ class _Enough(Exception):
 
 
 def _stop_after_first_part(writer: TokenWriter) -> None:
-    if writer.num_tokens > PART_TOKENS + PART_TOKENS // 8 or writer.num_items > PART_ITEMS:  # a part ends with a whole window
+    if (
+        writer.num_tokens > PART_TOKENS + PART_TOKENS // 8 or writer.num_items > PART_ITEMS
+    ):  # a part ends with a whole window
         raise _Enough
 
 
 def main(file: Path) -> int:
-    """Make the tokens, or leave as soon as another process does. Returns the exit status; an error is left in a file."""
+    """Make the tokens, or leave as soon as another process does. Returns the exit status; an error is left in a
+    file.
+    """
     record = json.loads(file.read_text(encoding="utf-8"))
     error_file = Path(record.pop("error"))
     spec = MakerSpec(**record)
@@ -77,10 +81,17 @@ def main(file: Path) -> int:
             make_tokens(source, train, tell=_stop_after_first_part)
         if split_file(source.dataset, "val") is not None:
             make_tokens(source, source.split_folder(form, "val"))
-        while not make_tokens(source, train) and time.monotonic() < until:  # another process may only have tested the lock
+        while (
+            not make_tokens(source, train) and time.monotonic() < until
+        ):  # another process may only have tested the lock
             time.sleep(POLL_S)
     except RoundhouseError as error:
-        failure = {"cause": error.message, "remedy": error.remedy, "field": error.field, "invalid": isinstance(error, InvalidInput)}
+        failure = {
+            "cause": error.message,
+            "remedy": error.remedy,
+            "field": error.field,
+            "invalid": isinstance(error, InvalidInput),
+        }
         error_file.write_text(json.dumps(failure), encoding="utf-8")
         return 3
     return 0

@@ -1,8 +1,8 @@
 """Make a split's tokens, once for all runs that need the same: in a folder named by everything that they follow from.
 
-One process makes a folder under its lock; others wait, or read what is there. A large split is made by a process of its own while training
-already reads (`jobs.batches.token_maker`). Rows are taken in a fixed mixed order (`pieces_of`), so that the beginning of a
-folder is like the whole.
+One process makes a folder under its lock; others wait, or read what is there. A large split is made by a process of its
+own while training already reads (`jobs.batches.token_maker`). Rows are taken in a fixed mixed order (`pieces_of`), so
+that the beginning of a folder is like the whole.
 """
 
 from __future__ import annotations
@@ -43,7 +43,13 @@ OWN_PROCESS_BYTES = 32 << 20
 """Uncompressed bytes of a split from which a process of its own, which takes seconds to start, is worth while."""
 MAX_DEATHS = 3
 ROOT = Path(__file__).parents[2]
-CODE = ("jobs/batches", "jobs/modeling/chat/render.py", "jobs/modeling/tokenizers.py", "backend/domain/data/rows", "backend/domain")
+CODE = (
+    "jobs/batches",
+    "jobs/modeling/chat/render.py",
+    "jobs/modeling/tokenizers.py",
+    "backend/domain/data/rows",
+    "backend/domain",
+)
 LIBRARIES = ("tokenizers", "transformers", "jinja2")
 
 Encode = Callable[[PreTrainedTokenizerBase, list[Row]], list[RowTokens]]
@@ -51,8 +57,8 @@ Encode = Callable[[PreTrainedTokenizerBase, list[Row]], list[RowTokens]]
 
 @dataclass(frozen=True)
 class Form:
-    """The form that rows take as tokens. `segments` are those of an item. The chat template matters if it `renders`; trained tokens are
-    marked if it `has_marks`.
+    """The form that rows take as tokens. `segments` are those of an item. The chat template matters if it `renders`;
+    trained tokens are marked if it `has_marks`.
     """
 
     name: str
@@ -89,7 +95,9 @@ class Maker:
             raise error_class(record["cause"], remedy=record["remedy"], field=record["field"])
         self._deaths += 1
         if self._deaths == MAX_DEATHS:
-            raise JobFailed("The tokens could not be made: their process died three times.", remedy="The log has its last words.")
+            raise JobFailed(
+                "The tokens could not be made: their process died three times.", remedy="The log has its last words."
+            )
 
 
 @dataclass(frozen=True)
@@ -176,14 +184,21 @@ class TokenSource:
     def _tokenizer(self) -> str:
         tokenizer = self.tokenizer
         if not tokenizer.is_fast:
-            raise InvalidInput("The tokenizer has no fast form (tokenizer.json), which training needs.", field="tokenizer")
-        added = sorted((number, str(token.content), bool(token.special)) for number, token in tokenizer.added_tokens_decoder.items())
+            raise InvalidInput(
+                "The tokenizer has no fast form (tokenizer.json), which training needs.", field="tokenizer"
+            )
+        added = sorted(
+            (number, str(token.content), bool(token.special))
+            for number, token in tokenizer.added_tokens_decoder.items()
+        )
         ends = [tokenizer.bos_token_id, tokenizer.eos_token_id, len(tokenizer)]
         return json.dumps([tokenizer.backend_tokenizer.to_str(), str(tokenizer.special_tokens_map), ends, added])
 
 
 def code_hash() -> str:
-    """Return a hash of the code and the libraries that tokens follow from: an upgrade never reads what older code encoded."""
+    """Return a hash of the code and the libraries that tokens follow from: an upgrade never reads what older code
+    encoded.
+    """
     digest = hashlib.sha256(json.dumps([version(name) for name in LIBRARIES]).encode())
     for part in CODE:
         path = ROOT / part
@@ -193,10 +208,12 @@ def code_hash() -> str:
 
 
 def pieces_of(file: Path, *, mixed: bool) -> Iterator[tuple[list[int], list[Row]]]:
-    """Yield a file's rows in pieces of up to 256 consecutive ones, with their numbers, in the order in which tokens are stored.
+    """Yield a file's rows in pieces of up to 256 consecutive ones, with their numbers, in the order in which tokens are
+    stored.
 
-    With `mixed` the row groups come in an order that follows from their number alone, and the pieces of up to 32 of them are mixed. Texts
-    that follow each other mostly stay together; a file that is sorted by topic does not give a run one topic after the other.
+    With `mixed` the row groups come in an order that follows from their number alone, and the pieces of up to 32 of
+    them are mixed. Texts that follow each other mostly stay together; a file that is sorted by topic does not give a
+    run one topic after the other.
     """
     with pyarrow.parquet.ParquetFile(file, pre_buffer=False) as source:
         groups = [source.metadata.row_group(index) for index in range(source.num_row_groups)]
@@ -224,17 +241,22 @@ def _blocks(order: list[int], sizes: list[int]) -> Iterator[list[int]]:
 def _read_pieces(
     source: pyarrow.parquet.ParquetFile, pieces: list[tuple[int, int]], starts: list[int]
 ) -> Iterator[tuple[list[int], list[Row]]]:
-    tables = {group: source.read_row_group(group, use_threads=False) for group in sorted({group for group, _ in pieces})}
+    tables = {
+        group: source.read_row_group(group, use_threads=False) for group in sorted({group for group, _ in pieces})
+    }
     for group, at in pieces:
         rows = [clean_row(row) for row in tables[group].slice(at, PIECE_ROWS).to_pylist()]
         first = starts[group] + at
         yield list(range(first, first + len(rows))), rows
 
 
-def make_tokens(source: TokenSource, place: SplitFolder, *, tell: Callable[[TokenWriter], None] = lambda writer: None) -> bool:
+def make_tokens(
+    source: TokenSource, place: SplitFolder, *, tell: Callable[[TokenWriter], None] = lambda writer: None
+) -> bool:
     """Make a split's tokens, continuing what an earlier maker left; return False if another process makes them.
 
-    `tell` is called after each piece, and may raise to stop: what is done is kept. Raises what `TokenSource.open` raises.
+    `tell` is called after each piece, and may raise to stop: what is done is kept. Raises what `TokenSource.open`
+    raises.
     """
     place.path.mkdir(parents=True, exist_ok=True)
     with try_lock(place.path / LOCK) as is_free:
@@ -243,7 +265,9 @@ def make_tokens(source: TokenSource, place: SplitFolder, *, tell: Callable[[Toke
         known = place.open()
         if known is not None and known.is_complete:
             return True
-        writer = TokenWriter(place.path, place.identity, dtype=id_type(len(source.tokenizer), has_marks=place.form.has_marks))
+        writer = TokenWriter(
+            place.path, place.identity, dtype=id_type(len(source.tokenizer), has_marks=place.form.has_marks)
+        )
         try:
             _write(source, place, writer, tell)
         except OSError as error:
@@ -261,7 +285,9 @@ def make_tokens(source: TokenSource, place: SplitFolder, *, tell: Callable[[Toke
 def _write(source: TokenSource, place: SplitFolder, writer: TokenWriter, tell: Callable[[TokenWriter], None]) -> None:
     if writer.pieces == 0:
         writer.flush()  # others see that it is being made
-    for number, (numbers, rows) in enumerate(pieces_of(source.dataset / f"{place.split}.parquet", mixed=place.split == "train")):
+    for number, (numbers, rows) in enumerate(
+        pieces_of(source.dataset / f"{place.split}.parquet", mixed=place.split == "train")
+    ):
         if number < writer.pieces:
             continue
         writer.add(numbers, place.form.encode(source.tokenizer, rows))

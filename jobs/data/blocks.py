@@ -16,7 +16,9 @@ Bytes = bytes | bytearray
 
 @dataclass(frozen=True)
 class Mark:
-    """A position between two rows of a source: the member, its bytes (or rows, of a table) before it, the next row's number."""
+    """A position between two rows of a source: the member, its bytes (or rows, of a table) before it, the next row's
+    number.
+    """
 
     member: int = 0
     offset: int = 0
@@ -25,7 +27,9 @@ class Mark:
 
 @dataclass(frozen=True)
 class CsvMarks:
-    """Positions of quotes, delimiters and line ends in a piece of CSV (int32), and the byte at each (jobs.data.csv_cells)."""
+    """Positions of quotes, delimiters and line ends in a piece of CSV (int32), and the byte at each
+    (jobs.data.csv_cells).
+    """
 
     places: npt.NDArray[np.int32]
     kinds: npt.NDArray[np.uint8]
@@ -38,8 +42,9 @@ class CsvMarks:
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive rows of one file, the first numbered `first`: as bytes to parse, as a table, or as parsed rows. `after` is where reading
-    continues, `position` the bytes of the source read so far, `side` the split assigned by the source.
+    """Consecutive rows of one file, the first numbered `first`: as bytes to parse, as a table, or as parsed rows.
+    `after` is where reading continues, `position` the bytes of the source read so far, `side` the split assigned by the
+    source.
     """
 
     file: str

@@ -1,7 +1,8 @@
 """Checkpoints of an import: a stopped or killed import of the same source resumes from its last finished part.
 
-`<out_root>/.importing-<key>/` holds `part-00000/`, ... (each a train.parquet, a val.parquet and a rejected.jsonl) and `state.json`,
-which is replaced after each part. The key is a hash of the source's files (paths, sizes, times of change) and of the settings.
+`<out_root>/.importing-<key>/` holds `part-00000/`, ... (each a train.parquet, a val.parquet and a rejected.jsonl) and
+`state.json`, which is replaced after each part. The key is a hash of the source's files (paths, sizes, times of change)
+and of the settings.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ STATE = "state.json"
 
 @dataclass(frozen=True)
 class State:
-    """Progress of an import: finished `parts`, their tally, the next block's mark, and the number of its good rows already written."""
+    """Progress of an import: finished `parts`, their tally, the next block's mark, and the number of its good rows
+    already written.
+    """
 
     parts: int
     tally: Tally
@@ -63,8 +66,9 @@ def key_of(listing: Listing, settings: dict[str, Any]) -> str:
 
 @contextmanager
 def workplace(out_root: Path, key: str) -> Iterator[Path]:
-    """Lend the folder of an unfinished import. Afterwards it is removed, unless it holds `state.json` and the import failed. A folder is
-    locked; a second import of the same source gets a new one. Raises Unavailable when the disk is full.
+    """Lend the folder of an unfinished import. Afterwards it is removed, unless it holds `state.json` and the import
+    failed. A folder is locked; a second import of the same source gets a new one. Raises Unavailable when the disk is
+    full.
     """
     out_root.mkdir(parents=True, exist_ok=True)
     sweep(out_root)

@@ -1,6 +1,7 @@
-"""Convert whole columns of source rows to canonical ones, equal to backend.domain.data.rows.mapping row by row. A plan covers the usual
-spellings. It returns None for any block with an irregular row (empty, of a mixed type, with a NUL, with tool calls); that block is then
-read row by row, which reports each bad row. So a plan must be at least as strict as the mapping.
+"""Convert whole columns of source rows to canonical ones, equal to backend.domain.data.rows.mapping row by row. A plan
+covers the usual spellings. It returns None for any block with an irregular row (empty, of a mixed type, with a NUL,
+with tool calls); that block is then read row by row, which reports each bad row. So a plan must be at least as strict
+as the mapping.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ import pyarrow
 from pyarrow import compute
 
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.rows.conversations import CALL_KEYS, CONTENT_KEYS, REASONING_KEYS, ROLE_KEYS, ROLES, is_transcript
+from backend.domain.data.rows.conversations import (
+    CALL_KEYS,
+    CONTENT_KEYS,
+    REASONING_KEYS,
+    ROLE_KEYS,
+    ROLES,
+    is_transcript,
+)
 from jobs.data.row_keys import one_array, string_parts
 from jobs.data.schemas import CALLS, MESSAGE, SCHEMAS
 
@@ -50,7 +58,9 @@ class Turns:
 
 @dataclass(frozen=True)
 class ColumnPlan:
-    """Conversion of a source's columns to those of a kind. `columns` goes from field to source column, `turns` from field to spelling."""
+    """Conversion of a source's columns to those of a kind. `columns` goes from field to source column, `turns` from
+    field to spelling.
+    """
 
     kind: DatasetKind
     columns: dict[str, str]
@@ -66,8 +76,8 @@ class ColumnPlan:
         return pyarrow.bool_() if field == "label" else _TEXT
 
     def apply(self, table: pyarrow.Table, *, is_checked: bool = False) -> pyarrow.Table | None:
-        """Return the canonical rows of a block, or None if any row is irregular. `is_checked`: all texts are known to be UTF-8 without NUL
-        characters.
+        """Return the canonical rows of a block, or None if any row is irregular. `is_checked`: all texts are known to
+        be UTF-8 without NUL characters.
         """
         if not table.num_rows:
             return SCHEMAS[self.kind].empty_table()
@@ -75,7 +85,11 @@ class ColumnPlan:
             block = _Block(table, self, is_checked=is_checked)
             columns = _BUILDERS[self.kind](block)
             arrays = [
-                columns.get(field.name) if columns.get(field.name) is not None else pyarrow.nulls(table.num_rows, field.type)
+                (
+                    columns.get(field.name)
+                    if columns.get(field.name) is not None
+                    else pyarrow.nulls(table.num_rows, field.type)
+                )
                 for field in SCHEMAS[self.kind]
             ]
             return pyarrow.Table.from_arrays(arrays, schema=SCHEMAS[self.kind])
@@ -83,7 +97,9 @@ class ColumnPlan:
             return None
 
 
-def plan_columns(sample: Sequence[Mapping[str, Any]], *, kind: DatasetKind, mapping: Mapping[str, str]) -> ColumnPlan | None:
+def plan_columns(
+    sample: Sequence[Mapping[str, Any]], *, kind: DatasetKind, mapping: Mapping[str, str]
+) -> ColumnPlan | None:
     """Return a plan from the first rows of a source; None if its spelling is unusual."""
     columns = {field: column for column, field in mapping.items()}
     if kind not in _BUILDERS or len(columns) < len(mapping) or not set(columns) <= _FIELDS[kind]:
@@ -167,7 +183,11 @@ class _Block:
         """Raise _NotPlain if a row has a system prompt, tools or a history."""
         for field in ("system", "tools", "history"):
             column = self._column(field)
-            if column is not None and column.null_count < len(column) and not blank(_as_text(compute.fill_null(column, ""))).all():
+            if (
+                column is not None
+                and column.null_count < len(column)
+                and not blank(_as_text(compute.fill_null(column, ""))).all()
+            ):
                 raise _NotPlain
 
     def label(self) -> pyarrow.Array:
@@ -221,14 +241,20 @@ class _Messages:
         return np.bincount(self.row_of[turns], minlength=self.num_rows)
 
     def require_conversations(self) -> None:
-        """Raise _NotPlain unless a user's turn precedes the last answer, no user turn is blank, and some answer is not."""
+        """Raise _NotPlain unless a user's turn precedes the last answer, no user turn is blank, and some answer is
+        not.
+        """
         last = np.full(self.num_rows, -1)
         places = np.flatnonzero(self.is_assistant)
         last[self.row_of[places]] = places  # of equal rows the last one stays
         first = np.full(self.num_rows, len(self.row_of))
         places = np.flatnonzero(self.is_user)[::-1]
         first[self.row_of[places]] = places
-        if (first >= last).any() or (self.is_user & self.is_blank).any() or not self.count(self.is_assistant & ~self.is_blank).all():
+        if (
+            (first >= last).any()
+            or (self.is_user & self.is_blank).any()
+            or not self.count(self.is_assistant & ~self.is_blank).all()
+        ):
             raise _NotPlain
 
     def lists(self, keep: Bools | None = None) -> pyarrow.Array:
@@ -264,7 +290,9 @@ def _plain_roles(stated: pyarrow.Array) -> tuple[pyarrow.Array, Bools, Bools]:
         raise _NotPlain
     roles = stated if names == spelled else pyarrow.array(names, _TEXT).take(coded.indices)
     codes = coded.indices.to_numpy()
-    is_user, is_assistant = (np.array([name == role for name in names], dtype=bool)[codes] for role in ("user", "assistant"))
+    is_user, is_assistant = (
+        np.array([name == role for name in names], dtype=bool)[codes] for role in ("user", "assistant")
+    )
     return roles, is_user, is_assistant
 
 
@@ -334,7 +362,9 @@ def _pairs(first: pyarrow.Array, second: pyarrow.Array) -> pyarrow.Array:
     """Return [first, second] for each row."""
     both = pyarrow.concat_arrays([first, second])
     order = np.arange(2 * len(first)).reshape(2, -1).T.reshape(-1)
-    return pyarrow.ListArray.from_arrays(pyarrow.array(np.arange(0, len(both) + 1, 2).astype(np.int32)), both.take(pyarrow.array(order)))
+    return pyarrow.ListArray.from_arrays(
+        pyarrow.array(np.arange(0, len(both) + 1, 2).astype(np.int32)), both.take(pyarrow.array(order))
+    )
 
 
 def _preference(block: _Block) -> dict[str, Any]:
@@ -347,7 +377,11 @@ def _preference(block: _Block) -> dict[str, Any]:
         _require_no_transcripts(texts)
     if compute.any(compute.equal(chosen, rejected)).as_py():
         raise _NotPlain
-    return {"prompt": _single(prompt, "user"), "chosen": _single(chosen, "assistant"), "rejected": _single(rejected, "assistant")}
+    return {
+        "prompt": _single(prompt, "user"),
+        "chosen": _single(chosen, "assistant"),
+        "rejected": _single(rejected, "assistant"),
+    }
 
 
 def _compared_turns(chosen: _Messages, rejected: _Messages) -> dict[str, Any]:

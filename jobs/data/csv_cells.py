@@ -33,8 +33,8 @@ def csv_marks(data: Bytes, shape: CsvShape) -> CsvMarks:
 
 
 def csv_cut(data: Bytes, marks: CsvMarks, shape: CsvShape, *, is_whole: bool) -> int:
-    """Return the end of the last complete row, or 0 without one or at a misplaced quotation mark. Quotes enclose fields, so a line end is
-    a row end if an even number of them precede it.
+    """Return the end of the last complete row, or 0 without one or at a misplaced quotation mark. Quotes enclose
+    fields, so a line end is a row end if an even number of them precede it.
     """
     end = len(data) if is_whole else data.rfind(b"\n") + 1
     characters = np.frombuffer(data, dtype=np.uint8)
@@ -58,8 +58,8 @@ def csv_cut(data: Bytes, marks: CsvMarks, shape: CsvShape, *, is_whole: bool) ->
 
 
 def csv_columns(data: Bytes, marks: CsvMarks, shape: CsvShape, names: Sequence[str]) -> pyarrow.Table | None:
-    """Return the named columns of rows cut by `csv_cut`, which are UTF-8. None if a row has too many or too few fields, or a line may end
-    other than by LF or CR LF.
+    """Return the named columns of rows cut by `csv_cut`, which are UTF-8. None if a row has too many or too few fields,
+    or a line may end other than by LF or CR LF.
     """
     characters = np.frombuffer(data, dtype=np.uint8)
     places, kinds = marks.places, marks.kinds

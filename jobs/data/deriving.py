@@ -1,5 +1,5 @@
-"""Derive a dataset version from another by a change. Reads row by row and holds eight bytes per row. Rows keep their order: train, then
-validation.
+"""Derive a dataset version from another by a change. Reads row by row and holds eight bytes per row. Rows keep their
+order: train, then validation.
 """
 
 from __future__ import annotations
@@ -53,11 +53,14 @@ class _Source:
                 yield split, row
 
 
-def derive(folder: Path, *, change: Change, other: Path | None = None, out_root: Path, reporter: Reporter) -> dict[str, Any]:
-    """Write the changed version under `out_root`; return what the import of a file returns (jobs.data.importer.ImportResult).
+def derive(
+    folder: Path, *, change: Change, other: Path | None = None, out_root: Path, reporter: Reporter
+) -> dict[str, Any]:
+    """Write the changed version under `out_root`; return what the import of a file returns
+    (jobs.data.importer.ImportResult).
 
-    `dropped_rows` counts the rows left out. A change without effect returns the version itself. Raises InvalidInput if no row is left or
-    the change is invalid, JobFailed when stopped on request.
+    `dropped_rows` counts the rows left out. A change without effect returns the version itself. Raises InvalidInput if
+    no row is left or the change is invalid, JobFailed when stopped on request.
     """
     source = _Source(folder, read_meta(folder))
     added = _Source(other, read_meta(other)) if other is not None else None
@@ -79,13 +82,22 @@ def derive(folder: Path, *, change: Change, other: Path | None = None, out_root:
             return _unchanged(source, change)
         if writer.count("train") == 0:
             raise InvalidInput(
-                f"After the change ({describe_change(change)}) no train row is left.", remedy="Drop fewer rows.", field="change"
+                f"After the change ({describe_change(change)}) no train row is left.",
+                remedy="Drop fewer rows.",
+                field="change",
             )
         result = _result(
-            writer, source, change=change, target=out_root / writer.content_hash[:16], dropped=total - num_written, folder=partial
+            writer,
+            source,
+            change=change,
+            target=out_root / writer.content_hash[:16],
+            dropped=total - num_written,
+            folder=partial,
         )
         result["is_cut"] = is_cut(source.meta) or (added is not None and is_cut(added.meta))
-        (partial / "meta.json").write_text(json.dumps({**result, "folder": Path(result["folder"]).name, "format": 1}, indent=1))
+        (partial / "meta.json").write_text(
+            json.dumps({**result, "folder": Path(result["folder"]).name, "format": 1}, indent=1)
+        )
         publish(partial, target=Path(result["folder"]))
     reporter.log(f"{writer.num_rows:,} rows: {describe_change(change)}; {total - num_written:,} left out.")
     return {**result, "bytes": sum(file.stat().st_size for file in Path(result["folder"]).iterdir())}
@@ -102,7 +114,9 @@ def _unchanged(source: _Source, change: Change) -> dict[str, Any]:
     }
 
 
-def _result(writer: DatasetWriter, source: _Source, *, change: Change, target: Path, dropped: int, folder: Path) -> dict[str, Any]:
+def _result(
+    writer: DatasetWriter, source: _Source, *, change: Change, target: Path, dropped: int, folder: Path
+) -> dict[str, Any]:
     return {
         "kind": source.meta["kind"],
         "mapping": {},
@@ -150,12 +164,18 @@ class _Meter:
         self._done += rows
         if time.monotonic() - self._last > REPORT_EVERY_S:
             self._last = time.monotonic()
-            self._reporter.progress(self._done, self._total, unit="row", message=f"{self._done:,} of {self._total:,} rows read")
+            self._reporter.progress(
+                self._done, self._total, unit="row", message=f"{self._done:,} of {self._total:,} rows read"
+            )
             if self._reporter.should_stop():
-                raise JobFailed("The change was stopped on request.", remedy="No rows were kept; derive it again to retry.")
+                raise JobFailed(
+                    "The change was stopped on request.", remedy="No rows were kept; derive it again to retry."
+                )
 
 
-def _placed(source: _Source, added: _Source | None, *, change: Change, kind: DatasetKind, meter: _Meter) -> Iterator[tuple[Placed, Split]]:
+def _placed(
+    source: _Source, added: _Source | None, *, change: Change, kind: DatasetKind, meter: _Meter
+) -> Iterator[tuple[Placed, Split]]:
     """Yield the kept rows, each with its new and its old split."""
     if isinstance(change, Resplit):
         yield from _split_anew(source, change, kind=kind, meter=meter)
@@ -177,16 +197,21 @@ def _chooser(source: _Source, change: Change, *, meter: _Meter) -> Callable[[int
     if isinstance(change, Filter):
         return lambda _place, _split, row: all(meets(row, condition) for condition in change.conditions) == change.keep
     if isinstance(change, DropRows):
-        beyond = [place for place in change.train if place >= train] + [place for place in change.val if place >= total - train]
+        beyond = [place for place in change.train if place >= train] + [
+            place for place in change.val if place >= total - train
+        ]
         if beyond:
             raise InvalidInput(
-                f"There is no row {beyond[0]}: the version has {train:,} train and {total - train:,} val rows.", field="rows"
+                f"There is no row {beyond[0]}: the version has {train:,} train and {total - train:,} val rows.",
+                field="rows",
             )
         gone = {*change.train, *(train + place for place in change.val)}
         return lambda place, _split, _row: place not in gone
     if isinstance(change, Sample):
         if change.num_rows > total:
-            raise InvalidInput(f"The version has {total:,} rows, so {change.num_rows:,} can't be drawn.", field="num_rows")
+            raise InvalidInput(
+                f"The version has {total:,} rows, so {change.num_rows:,} can't be drawn.", field="num_rows"
+            )
         drawn = np.zeros(total, dtype=bool)
         drawn[np.random.default_rng(change.seed).choice(total, size=change.num_rows, replace=False)] = True
         return lambda place, _split, _row: bool(drawn[place])
@@ -206,7 +231,9 @@ def row_hash(row: Row, *, loose: bool = False) -> int:
 
 
 def _first_of_equals(source: _Source, *, loose: bool, meter: _Meter) -> npt.NDArray[np.bool_]:
-    """Mark one of each set of equal rows, in the order of all rows; a validation row takes precedence over train rows."""
+    """Mark one of each set of equal rows, in the order of all rows; a validation row takes precedence over train
+    rows.
+    """
     hashes = array("Q", (row_hash(row, loose=loose) for _, row in meter.passed(source.rows())))
     values = np.frombuffer(hashes, dtype=np.uint64) if hashes else np.zeros(0, dtype=np.uint64)
     train = source.count("train")
@@ -226,7 +253,9 @@ def _merged(source: _Source, added: _Source, *, meter: _Meter) -> Iterator[tuple
                     yield (split, row), split
 
 
-def _split_anew(source: _Source, change: Resplit, *, kind: DatasetKind, meter: _Meter) -> Iterator[tuple[Placed, Split]]:
+def _split_anew(
+    source: _Source, change: Resplit, *, kind: DatasetKind, meter: _Meter
+) -> Iterator[tuple[Placed, Split]]:
     if kind is DatasetKind.TEXT and is_cut(source.meta):
         raise InvalidInput(
             f"The {source.meta['rows']} texts of this version are too few to divide: each was cut in two.",

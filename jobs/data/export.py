@@ -36,7 +36,9 @@ def run(spec: JobSpec[DatasetExportPayload], reporter: Reporter) -> DatasetExpor
             (target / "README.md").write_text(payload.card, encoding="utf-8")
         pushed = None
         if payload.push is not None:
-            pushed = push_version(source, rows, payload.push, card=payload.card, message=f"Upload {payload.name}", reporter=reporter)
+            pushed = push_version(
+                source, rows, payload.push, card=payload.card, message=f"Upload {payload.name}", reporter=reporter
+            )
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
@@ -49,7 +51,9 @@ def run(spec: JobSpec[DatasetExportPayload], reporter: Reporter) -> DatasetExpor
 _SPLITS: tuple[Split, ...] = ("train", "val")
 
 
-def _write(payload: DatasetExportPayload, source: Path, target: Path, rows: dict[Split, int], reporter: Reporter) -> None:
+def _write(
+    payload: DatasetExportPayload, source: Path, target: Path, rows: dict[Split, int], reporter: Reporter
+) -> None:
     if payload.format == "datasets":
         reporter.progress(0, 1, unit="", message="Writing with datasets")
         with load_version(source, rows) as dataset:

@@ -1,7 +1,7 @@
 """Download the files of a remote source by byte ranges, with progress, rate, stop and resume.
 
-Downloads stay in `fetched/<hash of the address>` below the artifacts until they have been imported, or for a day: the next attempt
-downloads only what is missing.
+Downloads stay in `fetched/<hash of the address>` below the artifacts until they have been imported, or for a day: the
+next attempt downloads only what is missing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def fetched(remote: Remote, *, root: Path, address: str, keep_free_bytes: int, r
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise Unavailable(f"The disk that holds {root} is full.", remedy="Free space, then import again: it resumes.") from error
+            raise Unavailable(
+                f"The disk that holds {root} is full.", remedy="Free space, then import again: it resumes."
+            ) from error
         files = remote.listing.files
         yield place / "files" / files[0].path if len(files) == 1 else place / "files"
         shutil.rmtree(place, ignore_errors=True)
@@ -74,7 +76,9 @@ def _locked(place: Path, reporter: Reporter) -> Iterator[None]:
 
 
 def _stopped() -> JobFailed:
-    return JobFailed("The import was stopped on request.", remedy="Downloads are kept for a day: import again to resume.")
+    return JobFailed(
+        "The import was stopped on request.", remedy="Downloads are kept for a day: import again to resume."
+    )
 
 
 class _Download:
@@ -121,7 +125,9 @@ class _Download:
         except (OSError, ValueError):
             before = {}
         if before != marks:
-            unchanged = {self._target(file) for file in self._remote.listing.files if before.get(file.path) == file.mark}
+            unchanged = {
+                self._target(file) for file in self._remote.listing.files if before.get(file.path) == file.mark
+            }
             for old in [old for old in self._files.rglob("*") if old.is_file()]:
                 if old not in unchanged and old.with_name(old.name.removesuffix(".part")) not in unchanged:
                     old.unlink()
@@ -187,7 +193,9 @@ class _Download:
         self._window = [*self._window, (now, self._done)][-20:]
         (since, before), seconds = self._window[0], now - self._window[0][0]
         rate = (self._done - before) / seconds if now > since else None
-        self._reporter.progress(self._done, self._total, unit="byte", rate=rate, message=f"Downloading {Path(file.path).name}")
+        self._reporter.progress(
+            self._done, self._total, unit="byte", rate=rate, message=f"Downloading {Path(file.path).name}"
+        )
 
 
 def _part(target: Path) -> Path:

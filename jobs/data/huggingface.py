@@ -44,9 +44,11 @@ def load_version(folder: Path, splits: Mapping[Split, int]) -> Iterator[DatasetD
         )
 
 
-def push_version(folder: Path, splits: Mapping[Split, int], target: HubTarget, *, card: str, message: str, reporter: Reporter) -> Pushed:
-    """Push a version's splits and its card to a dataset repository. A missing repository is created. Raises Unavailable without a key, and
-    if the Hub refuses or does not answer.
+def push_version(
+    folder: Path, splits: Mapping[Split, int], target: HubTarget, *, card: str, message: str, reporter: Reporter
+) -> Pushed:
+    """Push a version's splits and its card to a dataset repository. A missing repository is created. Raises Unavailable
+    without a key, and if the Hub refuses or does not answer.
     """
     key = os.environ.get("HF_TOKEN", "")
     if not key:
@@ -64,17 +66,25 @@ def push_version(folder: Path, splits: Mapping[Split, int], target: HubTarget, *
     api = HfApi(endpoint=endpoint(), token=key)
     with hub_errors(target.repo, TARGET), load_version(folder, splits) as dataset:
         dataset.push_to_hub(target.repo, private=target.private, token=key, commit_message=message)
-        written = Path(api.hf_hub_download(target.repo, "README.md", repo_type="dataset", force_download=True)).read_text(encoding="utf-8")
+        written = Path(
+            api.hf_hub_download(target.repo, "README.md", repo_type="dataset", force_download=True)
+        ).read_text(encoding="utf-8")
         merged = merge_cards(card, written).encode()
         commit = api.upload_file(
-            path_or_fileobj=merged, path_in_repo="README.md", repo_id=target.repo, repo_type="dataset", commit_message=f"{message}: card"
+            path_or_fileobj=merged,
+            path_in_repo="README.md",
+            repo_id=target.repo,
+            repo_type="dataset",
+            commit_message=f"{message}: card",
         )
     reporter.log(f"Pushed to {target.repo}, commit {commit.oid[:12]}.")
     return Pushed(repo=target.repo, url=f"{endpoint()}/datasets/{target.repo}", commit=commit.oid)
 
 
 def merge_cards(card: str, written: str) -> str:
-    """Return our card with the parts of its front matter that describe the pushed files, as `push_to_hub` wrote them."""
+    """Return our card with the parts of its front matter that describe the pushed files, as `push_to_hub` wrote
+    them.
+    """
     front, text = _divide(card)
     pushed, _ = _divide(written)
     front |= {key: pushed[key] for key in OWN_KEYS if key in pushed}

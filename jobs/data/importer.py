@@ -1,7 +1,7 @@
 """Import a dataset: recognise, convert, reject with reasons, split, hash, publish, in bounded memory.
 
-This thread cuts blocks; another parses and splits them (Arrow's parsers and NumPy release the GIL), helped by this one when it falls
-behind; others hash and write them in order (jobs.data.writing).
+This thread cuts blocks; another parses and splits them (Arrow's parsers and NumPy release the GIL), helped by this one
+when it falls behind; others hash and write them in order (jobs.data.writing).
 """
 
 from __future__ import annotations
@@ -48,10 +48,11 @@ FORMAT_VERSION = 3
 class ImportResult:
     """Outcome of an import.
 
-    `rejected` holds the first 200 unusable rows, as {"file" (of several), "row", "reason", "raw"}; all are in the folder's
-    `rejected.jsonl`. `rejected_reasons` counts them all, as {"rows", "reason", "row"} (the first). `ignored` holds the files left out, as
-    {"file", "reason"}. `bytes` is the size on disk, `text_bytes` that of the text. When texts were cut for validation (fewer than ten of
-    them), a text counts in `train_rows` and in `val_rows`. `resumed`: an earlier attempt was continued.
+    `rejected` holds the first 200 unusable rows, as {"file" (of several), "row", "reason", "raw"}; all are in the
+    folder's `rejected.jsonl`. `rejected_reasons` counts them all, as {"rows", "reason", "row"} (the first). `ignored`
+    holds the files left out, as {"file", "reason"}. `bytes` is the size on disk, `text_bytes` that of the text. When
+    texts were cut for validation (fewer than ten of them), a text counts in `train_rows` and in `val_rows`. `resumed`:
+    an earlier attempt was continued.
     """
 
     kind: str
@@ -75,7 +76,12 @@ class ImportResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; the folder as text."""
-        return {**asdict(self), "folder": str(self.folder), "ignored": list(self.ignored), "rejected_reasons": list(self.rejected_reasons)}
+        return {
+            **asdict(self),
+            "folder": str(self.folder),
+            "ignored": list(self.ignored),
+            "rejected_reasons": list(self.rejected_reasons),
+        }
 
 
 def import_dataset(
@@ -95,12 +101,13 @@ def import_dataset(
 ) -> ImportResult:
     """Import a file, a folder, a zip or a saved dataset into `<out_root>/<first 16 of the content hash>/`.
 
-    `kind` and `mapping` (source column -> field, see backend.domain.data.kinds) are recognised when left out. The same content, kind and
-    split give the same folder. With `keep_good` bad rows are listed, with their raw beginning, in `rejected.jsonl`; otherwise the first
-    one ends the import. Above a share of `max_rejected` of all rows nothing is published. `encoding` names the encoding of text that is not
-    UTF-8. `split` names one split of a saved dataset; without it its train and validation splits are kept. About every `part_s` seconds the
-    finished rows are stored as a part, from which an import of the same unchanged source resumes within a day. Raises InvalidInput if the
-    source, the kind or the mapping can't be used, too many rows are bad or none is good; NotFound; JobFailed on a stop request.
+    `kind` and `mapping` (source column -> field, see backend.domain.data.kinds) are recognised when left out. The same
+    content, kind and split give the same folder. With `keep_good` bad rows are listed, with their raw beginning, in
+    `rejected.jsonl`; otherwise the first one ends the import. Above a share of `max_rejected` of all rows nothing is
+    published. `encoding` names the encoding of text that is not UTF-8. `split` names one split of a saved dataset;
+    without it its train and validation splits are kept. About every `part_s` seconds the finished rows are stored as a
+    part, from which an import of the same unchanged source resumes within a day. Raises InvalidInput if the source, the
+    kind or the mapping can't be used, too many rows are bad or none is good; NotFound; JobFailed on a stop request.
     """
     if not 0 <= val_fraction < 1:
         raise InvalidInput(f"val_fraction is {val_fraction}; give a share from 0 to below 1.", field="val_fraction")
@@ -122,15 +129,30 @@ def import_dataset(
     }
     with workplace(out_root, key_of(rows.listing, settings)) as folder:
         source_rows = MessageTrees(rows, plan.mapping, folder=folder) if plan.is_message_table else rows
-        splitter, header = _divide(rows, plan, val_fraction=val_fraction, seed=seed, has_sides=source_rows.sides is not None)
+        splitter, header = _divide(
+            rows, plan, val_fraction=val_fraction, seed=seed, has_sides=source_rows.sides is not None
+        )
         work = _Work(
-            source_rows, plan.parser, splitter, folder=folder, header=header, keep_good=keep_good, part_s=part_s, reporter=reporter
+            source_rows,
+            plan.parser,
+            splitter,
+            folder=folder,
+            header=header,
+            keep_good=keep_good,
+            part_s=part_s,
+            reporter=reporter,
         )
         writer = work.run()
         check_tally(source.name, writer.tally, max_rejected=max_rejected)
         files = join_parts(folder, work.state.parts + 1, kind=plan.kind)
         result = _result(work, writer, rows, plan, files=files, out_root=out_root)
-        meta = {**result.as_dict(), "folder": result.folder.name, "val_fraction": val_fraction, "seed": seed, "format": FORMAT_VERSION}
+        meta = {
+            **result.as_dict(),
+            "folder": result.folder.name,
+            "val_fraction": val_fraction,
+            "seed": seed,
+            "format": FORMAT_VERSION,
+        }
         (files / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
         fresh = publish(files, target=result.folder)
     reporter.log(_summary(result, fresh=fresh))
@@ -139,18 +161,32 @@ def import_dataset(
 
 def _divide(rows: Rows, plan: _Plan, *, val_fraction: float, seed: int, has_sides: bool) -> tuple[Splitter, str]:
     """Return the splitter of an import, and a header with its settings for the content hash."""
-    how = f" split {rows.split_rows}" if isinstance(rows, SavedDataset) and has_sides else " by first message" if plan.has_trees else ""
-    splitter = Splitter(kind=plan.kind, val_fraction=val_fraction, seed=seed, by_first_message=plan.has_trees, has_sides=has_sides)
+    how = (
+        f" split {rows.split_rows}"
+        if isinstance(rows, SavedDataset) and has_sides
+        else " by first message"
+        if plan.has_trees
+        else ""
+    )
+    splitter = Splitter(
+        kind=plan.kind, val_fraction=val_fraction, seed=seed, by_first_message=plan.has_trees, has_sides=has_sides
+    )
     return splitter, f"{FORMAT_VERSION} {plan.kind} {val_fraction:.6f} {seed}{how}"
 
 
 def _open(source: Path, *, kind: DatasetKind | None, split: str | None, encoding: str | None) -> Rows:
-    """Open a source: a saved dataset with its splits, or files of rows. Raises InvalidInput for a split of a source without splits."""
+    """Open a source: a saved dataset with its splits, or files of rows. Raises InvalidInput for a split of a source
+    without splits.
+    """
     if saved := choose_saved(source, split):
         return SavedDataset(source, *saved)
     if split is not None:
-        raise InvalidInput(f"{source.name!r} has no splits to choose from.", remedy="Leave the split out.", field="split")
-    return RowSource(source, lines_are_prompts=kind in LINE_KINDS, encoding=check_encoding(encoding) if encoding else None)
+        raise InvalidInput(
+            f"{source.name!r} has no splits to choose from.", remedy="Leave the split out.", field="split"
+        )
+    return RowSource(
+        source, lines_are_prompts=kind in LINE_KINDS, encoding=check_encoding(encoding) if encoding else None
+    )
 
 
 @dataclass(frozen=True)
@@ -172,7 +208,9 @@ class _Plan:
         return self.is_message_table or TREE in self.mapping.values()
 
 
-def _plan(rows: Rows, sample: list[dict[str, Any]], *, kind: DatasetKind | None, mapping: Mapping[str, str] | None) -> _Plan:
+def _plan(
+    rows: Rows, sample: list[dict[str, Any]], *, kind: DatasetKind | None, mapping: Mapping[str, str] | None
+) -> _Plan:
     final_kind, final_mapping, reason = _decide(sample, kind=kind, mapping=mapping)
     final_mapping = settle_answers(iter_source(rows, final_mapping), final_mapping, kind=final_kind)
     columns = list(dict.fromkeys(str(column) for row in sample for column in row))
@@ -191,7 +229,9 @@ def _log_plan(reporter: Reporter, rows: Rows, plan: _Plan) -> None:
         reporter.log(f"Left out {item.file}: {item.reason}.")
 
 
-def _result(work: _Work, writer: DatasetWriter, rows: Rows, plan: _Plan, *, files: Path, out_root: Path) -> ImportResult:
+def _result(
+    work: _Work, writer: DatasetWriter, rows: Rows, plan: _Plan, *, files: Path, out_root: Path
+) -> ImportResult:
     tally = writer.tally
     return ImportResult(
         kind=plan.kind.value,
@@ -289,7 +329,9 @@ class _Work:
 
     def _write(self, rows: DividedRows, start: int, stop: int) -> None:
         if (start, stop) != (0, len(rows.keys)):
-            rows = self._splitter.divide(rows.table.slice(start, stop - start), rows.keys.part(start, stop), side=rows.side)
+            rows = self._splitter.divide(
+                rows.table.slice(start, stop - start), rows.keys.part(start, stop), side=rows.side
+            )
         if len(rows.keys):
             self._splitter.take(rows, self._writer)
 
@@ -312,7 +354,9 @@ class _Work:
             )
 
 
-def _divided(blocks: Iterator[Block], rows: Rows, parser: Parser, splitter: Splitter) -> Iterator[tuple[Parsed, DividedRows]]:
+def _divided(
+    blocks: Iterator[Block], rows: Rows, parser: Parser, splitter: Splitter
+) -> Iterator[tuple[Parsed, DividedRows]]:
     """Parse and split blocks in a thread, a few ahead; yield them in order. If it falls behind, this thread helps."""
 
     def divide(block: Block) -> tuple[Parsed, DividedRows]:
@@ -343,7 +387,9 @@ def _checked_kind(kind: str | None) -> DatasetKind | None:
         return DatasetKind(kind)
     except ValueError:
         known = ", ".join(known.value for known in DatasetKind)
-        raise InvalidInput(f"There is no dataset kind {kind!r}.", remedy=f"Choose one of {known}.", field="kind") from None
+        raise InvalidInput(
+            f"There is no dataset kind {kind!r}.", remedy=f"Choose one of {known}.", field="kind"
+        ) from None
 
 
 def _head(rows: Rows) -> tuple[list[dict[str, Any]], list[BadRow]]:

@@ -1,5 +1,5 @@
-"""Build message trees from a table with one message per row, in any order and of any size. The messages are indexed in a temporary SQLite
-file; each tree becomes one row of a block, as in a nested source.
+"""Build message trees from a table with one message per row, in any order and of any size. The messages are indexed in
+a temporary SQLite file; each tree becomes one row of a block, as in a nested source.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SCHEMA = """
 CREATE TABLE message (
   place INTEGER PRIMARY KEY, file TEXT, row INTEGER, id TEXT UNIQUE, parent TEXT, body TEXT, problem TEXT, is_reached INTEGER DEFAULT 0
 );
-"""
+"""  # noqa: E501
 _TREE = """
 WITH RECURSIVE tree(place, depth) AS (
   SELECT ?, 0 UNION ALL SELECT message.place, tree.depth + 1 FROM tree JOIN message AS above USING (place)
@@ -55,7 +55,9 @@ class MessageTrees:
     def reuse(self, data: Bytes) -> None:
         """Do nothing: the blocks hold no buffers."""
 
-    def blocks(self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES) -> Iterator[Block]:
+    def blocks(
+        self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES
+    ) -> Iterator[Block]:
         """Yield an empty block for each indexed block of the table, then the trees from the `start.offset`-th on."""
         with (
             tempfile.TemporaryDirectory(prefix=".messages-", dir=self._folder) as place,
@@ -78,7 +80,17 @@ class MessageTrees:
                 self._add(db, (block.file, number, id_, parent, json.dumps(message, default=str), None))
             except sqlite3.IntegrityError:
                 first = db.execute("SELECT row FROM message WHERE id = ?", (id_,)).fetchone()[0]
-                self._add(db, (block.file, number, None, None, shown(row), f"the message id {id_!r} is also that of row {first:,}"))
+                self._add(
+                    db,
+                    (
+                        block.file,
+                        number,
+                        None,
+                        None,
+                        shown(row),
+                        f"the message id {id_!r} is also that of row {first:,}",
+                    ),
+                )
             except RowProblem as problem:
                 self._add(db, (block.file, number, None, None, problem.raw or shown(row), problem.reason))
 
@@ -107,7 +119,9 @@ class MessageTrees:
         return Block(file, ".tree", batch[0][0], Mark(0, done, done + 1), position, rows=tuple(batch))
 
     def _units(self, db: sqlite3.Connection) -> Iterator[tuple[str, int, dict[str, Any] | RowProblem, int]]:
-        """Yield (file, row, tree or problem, messages in it): trees and bad rows in order, then messages that no tree contains."""
+        """Yield (file, row, tree or problem, messages in it): trees and bad rows in order, then messages that no tree
+        contains.
+        """
         query = "SELECT place, file, row, body, problem FROM message WHERE parent IS NULL ORDER BY place"
         for place, file, number, body, problem in db.execute(query):
             if problem is not None:
@@ -116,7 +130,7 @@ class MessageTrees:
             root, count = self._tree(db, place)
             yield file, number, {TREE: root}, count
         orphans = """SELECT file, row, body, parent, EXISTS (SELECT 1 FROM message AS above WHERE above.id = message.parent)
-                     FROM message WHERE parent IS NOT NULL AND NOT is_reached ORDER BY place"""
+                     FROM message WHERE parent IS NOT NULL AND NOT is_reached ORDER BY place"""  # noqa: E501
         for file, number, body, parent, is_known in db.execute(orphans):
             reason = (
                 f"its thread leads to no first message: a message above `{parent}` is missing or answers itself"

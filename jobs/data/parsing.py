@@ -12,7 +12,14 @@ import pyarrow
 import pyarrow.json
 
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.parsing.text_formats import END_OF_TEXT, RAW_CHARACTERS, NumberedRow, iter_csv_rows, iter_lines, iter_rows_of
+from backend.domain.data.parsing.text_formats import (
+    END_OF_TEXT,
+    RAW_CHARACTERS,
+    NumberedRow,
+    iter_csv_rows,
+    iter_lines,
+    iter_rows_of,
+)
 from backend.domain.data.rows.mapping import map_rows
 from backend.domain.data.rows.problem import BadRow, RowProblem
 from backend.domain.data.rows.records import KEEPS_RECORDS, with_record
@@ -160,7 +167,11 @@ def _table_of(block: Block, plan: ColumnPlan) -> pyarrow.Table | None:
         return block.table
     if block.suffix == ".txt":
         texts = _documents(block.data)
-        return None if texts is None else pyarrow.table({"text": pyarrow.array([text for _, text in texts], pyarrow.string())})
+        return (
+            None
+            if texts is None
+            else pyarrow.table({"text": pyarrow.array([text for _, text in texts], pyarrow.string())})
+        )
     if not _is_utf8(block.data):
         return None
     if block.suffix == ".jsonl":
@@ -207,7 +218,9 @@ def _json_table(data: Bytes, plan: ColumnPlan) -> pyarrow.Table | None:
 
 
 def _documents(data: Bytes, *, first: int = 1) -> list[tuple[int, bytes]] | None:
-    """Split texts at their marks, as backend.domain.data.parsing.text_formats does line by line; None if a line may be invalid."""
+    """Split texts at their marks, as backend.domain.data.parsing.text_formats does line by line; None if a line may be
+    invalid.
+    """
     if b"\x00" in data or not _is_utf8(data):
         return None
     if b"\r" in data:

@@ -1,5 +1,5 @@
-"""Cut the files of a source into blocks of complete rows, a few megabytes each, with the position after each. Cutting is cheap; blocks are
-parsed in parallel (jobs.data.parsing). Memory is bounded by the block, never by the file.
+"""Cut the files of a source into blocks of complete rows, a few megabytes each, with the position after each. Cutting
+is cheap; blocks are parsed in parallel (jobs.data.parsing). Memory is bounded by the block, never by the file.
 """
 
 from __future__ import annotations
@@ -48,8 +48,12 @@ class Rows(Protocol):
     def ignored(self) -> tuple[Ignored, ...]:
         """Files that are left out."""
 
-    def blocks(self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES) -> Iterator[Block]:
-        """Yield blocks from a mark on; of tables only `columns`, if all of them exist, about `table_bytes` at a time."""
+    def blocks(
+        self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES
+    ) -> Iterator[Block]:
+        """Yield blocks from a mark on; of tables only `columns`, if all of them exist, about `table_bytes` at a
+        time.
+        """
 
     def reuse(self, data: Bytes) -> None:
         """Reuse the buffer of a block that is no longer read."""
@@ -74,12 +78,17 @@ class RowSource:
         return self.listing.ignored
 
     def reuse(self, data: Bytes) -> None:
-        """Reuse the buffer of a block that is no longer read; thread-safe. New memory would have to be cleared first."""
+        """Reuse the buffer of a block that is no longer read; thread-safe. New memory would have to be cleared
+        first.
+        """
         if isinstance(data, bytearray) and len(data) <= BLOCK_BYTES:
             self._spare.append(data)
 
-    def blocks(self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES) -> Iterator[Block]:
-        """Yield blocks from a mark on; of tables only `columns` are read, if all of them exist, `table_bytes` at a time.
+    def blocks(
+        self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES
+    ) -> Iterator[Block]:
+        """Yield blocks from a mark on; of tables only `columns` are read, if all of them exist, `table_bytes` at a
+        time.
 
         Raises InvalidInput.
         """
@@ -214,7 +223,9 @@ def _pass_line(stream: _Reader, *, longest: int = MAX_ROW_BYTES) -> RowProblem:
         if cut or stream.ended:
             break
         stream.fill(2**20)
-    return RowProblem(f"the line is longer than {longest / 2**20:g} MB ({size:,} bytes); split it, or leave it out", raw=raw)
+    return RowProblem(
+        f"the line is longer than {longest / 2**20:g} MB ({size:,} bytes); split it, or leave it out", raw=raw
+    )
 
 
 def _text_blocks(stream: _Reader, mark: Mark) -> Iterator[Block]:
@@ -261,7 +272,11 @@ def _batched(rows: Iterable[NumberedRow]) -> Iterator[tuple[NumberedRow, ...]]:
     size = 0
     for number, row in rows:
         batch.append((number, row))
-        size += 100 if isinstance(row, RowProblem) else sum(len(value) if isinstance(value, str | list) else 8 for value in row.values())
+        size += (
+            100
+            if isinstance(row, RowProblem)
+            else sum(len(value) if isinstance(value, str | list) else 8 for value in row.values())
+        )
         if len(batch) >= ROWS_IN_BLOCK or size > BLOCK_BYTES:
             yield tuple(batch)
             batch, size = [], 0
@@ -270,15 +285,21 @@ def _batched(rows: Iterable[NumberedRow]) -> Iterator[tuple[NumberedRow, ...]]:
 
 
 def _json_blocks(stream: _Reader, mark: Mark) -> Iterator[Block]:
-    """Yield blocks of a JSON list; to resume, the rows before the mark are parsed and skipped, as a list has no lines to seek to."""
-    rows = ((number, row) for number, row in iter_json_rows(stream.chunks(), longest=MAX_ROW_BYTES) if number >= mark.number)
+    """Yield blocks of a JSON list; to resume, the rows before the mark are parsed and skipped, as a list has no lines
+    to seek to.
+    """
+    rows = (
+        (number, row) for number, row in iter_json_rows(stream.chunks(), longest=MAX_ROW_BYTES) if number >= mark.number
+    )
     for batch in _batched(rows):
         number = batch[-1][0] + 1
         yield _block(stream, number, first=batch[0][0], suffix=".json", rows=batch)
 
 
 def _csv_blocks(stream: _Reader, mark: Mark, *, suffix: str) -> Iterator[Block]:
-    """Yield blocks that end with a row, by the parity of the quotation marks; rows one by one where these are malformed."""
+    """Yield blocks that end with a row, by the parity of the quotation marks; rows one by one where these are
+    malformed.
+    """
     stream.fill(BLOCK_BYTES)
     shape, header = csv_shape(bytes(stream.data), suffix=suffix)
     number = 1

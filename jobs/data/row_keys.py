@@ -1,7 +1,7 @@
-"""Keys of rows: bytes from which hashes, splits and the content hash of a version are computed, for many rows at once. A key is the row
-serialised with marks that do not occur in UTF-8, so different rows have different keys:
-`F5..F9` before the fields present, `FA..FC` around a list with `FB` before each part, `FD..FE` around a struct. A row of one text
-is its own key.
+"""Keys of rows: bytes from which hashes, splits and the content hash of a version are computed, for many rows at once.
+A key is the row serialised with marks that do not occur in UTF-8, so different rows have different keys: `F5..F9`
+before the fields present, `FA..FC` around a list with `FB` before each part, `FD..FE` around a struct. A row of one
+text is its own key.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ from pyarrow import compute
 
 _BYTES = pyarrow.binary()
 _TAGS = [pyarrow.scalar(bytes([0xF5 + place]), _BYTES) for place in range(5)]
-_LIST, _PART, _END, _OPEN, _CLOSE, _NOTHING = (pyarrow.scalar(mark, _BYTES) for mark in (b"\xfa", b"\xfb", b"\xfc", b"\xfd", b"\xfe", b""))
+_LIST, _PART, _END, _OPEN, _CLOSE, _NOTHING = (
+    pyarrow.scalar(mark, _BYTES) for mark in (b"\xfa", b"\xfb", b"\xfc", b"\xfd", b"\xfe", b"")
+)
 
 
 class RowKeys:
-    """Keys of consecutive rows: `data` holds them one after another, key i from `offsets[i]` to `offsets[i + 1]` (int64)."""
+    """Keys of consecutive rows: `data` holds them one after another, key i from `offsets[i]` to `offsets[i + 1]`
+    (int64).
+    """
 
     def __init__(self, table: pyarrow.Table) -> None:
         columns = [one_array(column) for column in table.columns]
@@ -49,11 +53,15 @@ class RowKeys:
 
 
 def string_parts(array: pyarrow.Array) -> tuple[npt.NDArray[np.int64], memoryview]:
-    """Return the offsets (one more than values, from 0) and the bytes of an array of text or binary, without a copy of the bytes."""
+    """Return the offsets (one more than values, from 0) and the bytes of an array of text or binary, without a copy of
+    the bytes.
+    """
     if not len(array):
         return np.zeros(1, dtype=np.int64), memoryview(b"")
     _, offsets_buffer, data = array.buffers()
-    offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[array.offset : array.offset + len(array) + 1].astype(np.int64)
+    offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[array.offset : array.offset + len(array) + 1].astype(
+        np.int64
+    )
     buffer = memoryview(data) if data is not None else memoryview(b"")
     return offsets - offsets[0], buffer[offsets[0] : offsets[-1]]
 

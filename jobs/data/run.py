@@ -37,7 +37,9 @@ def run(spec: JobSpec[ImportPayload], reporter: Reporter) -> ImportResult:
             out_root=spec.path(payload.out_root),
             reporter=reporter,
         )
-    return ImportResult(**{**result.as_dict(), "folder": spec.relative(result.folder), **(remote.listing.facts if remote else {})})
+    return ImportResult(
+        **{**result.as_dict(), "folder": spec.relative(result.folder), **(remote.listing.facts if remote else {})}
+    )
 
 
 def _find(payload: ImportPayload, reporter: Reporter) -> Remote | None:
@@ -50,11 +52,16 @@ def _find(payload: ImportPayload, reporter: Reporter) -> Remote | None:
     assert payload.hub is not None
     dataset = find_hub_dataset(payload.hub.id, revision=payload.hub.revision)
     chosen = dataset.choose(config=payload.hub.config, split=payload.hub.split)
-    reporter.log(f"{chosen.listing.label}: {dataset.requested} is commit {dataset.commit}; licence: {dataset.licence or 'not stated'}.")
+    reporter.log(
+        f"{chosen.listing.label}: {dataset.requested} is commit {dataset.commit}; licence:"
+        f" {dataset.licence or 'not stated'}."
+    )
     return chosen
 
 
-def _local_source(spec: JobSpec[ImportPayload], reporter: Reporter, remote: Remote | None) -> AbstractContextManager[Path]:
+def _local_source(
+    spec: JobSpec[ImportPayload], reporter: Reporter, remote: Remote | None
+) -> AbstractContextManager[Path]:
     """Lend the file or folder to read: a local one, or a download."""
     if remote is None:
         source = spec.path(str(spec.payload.source))

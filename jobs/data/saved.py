@@ -1,4 +1,6 @@
-"""Read what `save_to_disk` of Hugging Face `datasets` wrote, a folder or a zip of one, with the splits it was saved with."""
+"""Read what `save_to_disk` of Hugging Face `datasets` wrote, a folder or a zip of one, with the splits it was saved
+with.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +22,25 @@ class SavedDataset:
     """The chosen splits of a saved dataset, in blocks."""
 
     def __init__(self, path: Path, choice: SavedChoice, splits: Mapping[str, SavedSplit]) -> None:
-        """Open the chosen splits; those in a zip are unpacked beside. Raises InvalidInput for one that `datasets` can't load."""
+        """Open the chosen splits; those in a zip are unpacked beside. Raises InvalidInput for one that `datasets` can't
+        load.
+        """
         self.name = path.name
         names: list[str] = [choice.train, *([choice.val] if choice.val else [])]
         listings = [splits[name].files() for name in names]
         members = tuple(
-            replace(member, name=f"{name}/{member.name}") for name, one in zip(names, listings, strict=True) for member in one.members
+            replace(member, name=f"{name}/{member.name}")
+            for name, one in zip(names, listings, strict=True)
+            for member in one.members
         )
         skipped = tuple(Ignored(name, "a split that was not chosen") for name in choice.left_out)
         self.listing = Listing(members, skipped, is_single=False)
         self.size = self.listing.bytes
         self._unpacked = folder_beside(path, owner=self) if path.is_file() else None
-        self._datasets = [(name, _load(self._on_disk(name, splits[name])), one.bytes) for name, one in zip(names, listings, strict=True)]
+        self._datasets = [
+            (name, _load(self._on_disk(name, splits[name])), one.bytes)
+            for name, one in zip(names, listings, strict=True)
+        ]
         self.sides: tuple[Split, ...] | None = ("train", "val") if choice.val else None
 
     def _on_disk(self, name: str, split: SavedSplit) -> Path:
@@ -55,7 +64,9 @@ class SavedDataset:
     def reuse(self, data: Bytes) -> None:
         """Do nothing: tables are memory-mapped."""
 
-    def blocks(self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES) -> Iterator[Block]:
+    def blocks(
+        self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES
+    ) -> Iterator[Block]:
         """Yield tables of about `table_bytes` of each split, from a mark on; only `columns`, if all of them exist."""
         before = 0
         for place, (name, dataset, size) in enumerate(self._datasets):
@@ -88,7 +99,8 @@ def _load(folder: Path) -> Any:
         return load_from_disk(str(folder), keep_in_memory=False)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInput(
-            f"The saved dataset {folder.name!r} can't be loaded: {(str(error).splitlines() or [type(error).__name__])[0][:200]}.",
+            f"The saved dataset {folder.name!r} can't be loaded:"
+            f" {(str(error).splitlines() or [type(error).__name__])[0][:200]}.",
             remedy="Save it again with save_to_disk.",
             field="source",
         ) from None

@@ -1,5 +1,5 @@
-"""Split rows into train and validation by a seeded hash of their content, never by position. So equal rows are never in both splits, and
-in large datasets a row keeps its split when others are added.
+"""Split rows into train and validation by a seeded hash of their content, never by position. So equal rows are never in
+both splits, and in large datasets a row keeps its split when others are added.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def exact_val_mask(keys: RowKeys, *, seed: int, val_fraction: float) -> npt.NDAr
     return np.array([content in chosen for content in contents], dtype=bool)
 
 
-def val_rows(tables: Iterable[pyarrow.Table], *, kind: DatasetKind, seed: int, val_fraction: float) -> npt.NDArray[np.bool_]:
+def val_rows(
+    tables: Iterable[pyarrow.Table], *, kind: DatasetKind, seed: int, val_fraction: float
+) -> npt.NDArray[np.bool_]:
     """Return the mask of validation rows of a finished version, by the same rule as an import."""
     masks: list[npt.NDArray[np.bool_]] = []
     buffered: list[pyarrow.Table] = []
@@ -77,7 +79,8 @@ def _is_few_texts(kind: DatasetKind, rows: int) -> bool:
 def cut_text(text: bytes, *, val_fraction: float) -> tuple[bytes, bytes]:
     """Cut a text (UTF-8) in two: the last `val_fraction` of its bytes is for validation.
 
-    Cuts at the last line break before that position, else at a space, else there. A text too short to cut goes to train.
+    Cuts at the last line break before that position, else at a space, else there. A text too short to cut goes to
+    train.
     """
     place = round(len(text) * (1 - val_fraction))
     if val_fraction <= 0 or place <= 0:
@@ -107,10 +110,16 @@ class Splitter:
     """Writes rows to their split. Small datasets are buffered to the end, for an exact split."""
 
     def __init__(
-        self, *, kind: DatasetKind, val_fraction: float, seed: int, by_first_message: bool = False, has_sides: bool = False
+        self,
+        *,
+        kind: DatasetKind,
+        val_fraction: float,
+        seed: int,
+        by_first_message: bool = False,
+        has_sides: bool = False,
     ) -> None:
-        """`by_first_message` keeps rows with the same first message in one split, since conversations of one tree overlap. With
-        `has_sides` the source assigns the splits.
+        """`by_first_message` keeps rows with the same first message in one split, since conversations of one tree
+        overlap. With `has_sides` the source assigns the splits.
         """
         self._by_first_message = by_first_message
         self._kind, self._val_fraction, self._seed = kind, val_fraction, seed

@@ -51,7 +51,9 @@ def table_blocks(member: Member, path: Path, mark: Mark, columns: tuple[str, ...
     done = 0
     try:
         batches, total = (
-            source_batches(path, columns=columns, batch_bytes=size) if member.suffix == ".parquet" else _arrow_batches(path, columns, size)
+            source_batches(path, columns=columns, batch_bytes=size)
+            if member.suffix == ".parquet"
+            else _arrow_batches(path, columns, size)
         )
         for batch in batches:
             start, done = done, done + batch.num_rows
@@ -81,7 +83,9 @@ def _arrow_batches(path: Path, columns: tuple[str, ...], size: int) -> tuple[Ite
     file = pyarrow.OSFile(str(path))
     try:
         ipc_file = ipc.open_file(file)
-        batches: Iterator[pyarrow.RecordBatch] = (ipc_file.get_batch(place) for place in range(ipc_file.num_record_batches))
+        batches: Iterator[pyarrow.RecordBatch] = (
+            ipc_file.get_batch(place) for place in range(ipc_file.num_record_batches)
+        )
         names = ipc_file.schema.names
     except pyarrow.ArrowInvalid:
         file.seek(0)

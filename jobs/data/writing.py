@@ -1,4 +1,6 @@
-"""Write canonical rows to `train.parquet` and `val.parquet` in a temporary folder, and publish the folder atomically."""
+"""Write canonical rows to `train.parquet` and `val.parquet` in a temporary folder, and publish the folder
+atomically.
+"""
 
 from __future__ import annotations
 
@@ -43,15 +45,20 @@ _UNCOUNTED = frozenset({"role", "tools", "id", "type", "tool_call_id", "name"})
 
 
 class SplitFile:
-    """One Parquet file, written a row group at a time by its own thread, since compression releases the GIL. A second thread syncs written
-    data to disk, which shortens the final sync.
+    """One Parquet file, written a row group at a time by its own thread, since compression releases the GIL. A second
+    thread syncs written data to disk, which shortens the final sync.
     """
 
     def __init__(self, path: Path, *, kind: DatasetKind) -> None:
         schema = SCHEMAS[kind]
         roles = [f"{field.name}.list.element.role" for field in schema if field.name not in ("choices", "answers")]
         self._writer = parquet.ParquetWriter(
-            path, schema, compression="none", use_dictionary=roles, write_statistics=False, write_batch_size=2 * GROUP_ROWS
+            path,
+            schema,
+            compression="none",
+            use_dictionary=roles,
+            write_statistics=False,
+            write_batch_size=2 * GROUP_ROWS,
         )
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="write")
         self._written: Future[None] | None = None
@@ -163,7 +170,9 @@ class DatasetWriter:
 
     def __init__(self, folder: Path, *, kind: DatasetKind, tally: Tally | None = None) -> None:
         self._schema = SCHEMAS[kind]
-        self._files: dict[str, SplitFile] = {split: SplitFile(folder / f"{split}.parquet", kind=kind) for split in ("train", "val")}
+        self._files: dict[str, SplitFile] = {
+            split: SplitFile(folder / f"{split}.parquet", kind=kind) for split in ("train", "val")
+        }
         self._rejected_file = (folder / "rejected.jsonl").open("w", encoding="utf-8")
         self._hash = hashlib.sha256()
         self._leaf = Leaf()
@@ -177,7 +186,9 @@ class DatasetWriter:
         self._hash.update(text.encode() + b"\n")
 
     def note_rows(self, table: pyarrow.Table, keys: RowKeys) -> None:
-        """Count good rows and their text, and add them to the content hash, in order. Runs in a thread, since hashing releases the GIL."""
+        """Count good rows and their text, and add them to the content hash, in order. Runs in a thread, since hashing
+        releases the GIL.
+        """
         self._noted.append(self._noting.submit(self._note_rows, table, keys))
         self._wait_for_notes(NOTES_AHEAD)
 
@@ -344,8 +355,8 @@ def holding_disk(out_root: Path) -> Iterator[None]:
 
 @contextmanager
 def temporary_folder(out_root: Path) -> Iterator[Path]:
-    """Make a temporary folder next to the published ones, removed afterwards unless published. Also removes old leftovers of killed
-    imports. Raises Unavailable when the disk is full.
+    """Make a temporary folder next to the published ones, removed afterwards unless published. Also removes old
+    leftovers of killed imports. Raises Unavailable when the disk is full.
     """
     out_root.mkdir(parents=True, exist_ok=True)
     sweep(out_root)

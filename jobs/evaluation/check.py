@@ -21,7 +21,9 @@ NOT_COMPARED = frozenset({"sum_nll", "nll_per_token", "bits_per_byte", "brier", 
 """Values that are numbers in nats or follow from them: their difference is the log-likelihood's."""
 
 
-def check_engines(spec: JobSpec[EvaluatePayload], reporter: Reporter, subject: Subject, questions: Sequence[Question]) -> EvaluateResult:
+def check_engines(
+    spec: JobSpec[EvaluatePayload], reporter: Reporter, subject: Subject, questions: Sequence[Question]
+) -> EvaluateResult:
     """Return the differences of randomly chosen items, the largest first."""
     payload, config = spec.payload, spec.payload.config
     assert payload.check is not None
@@ -32,7 +34,12 @@ def check_engines(spec: JobSpec[EvaluatePayload], reporter: Reporter, subject: S
     def stop() -> None:
         check_stop(reporter)
 
-    own = _run(open_engine(config.engine, subject, batch_size=config.batch_size, check_stop=stop, job=spec.id), chosen, reporter, done=0)
+    own = _run(
+        open_engine(config.engine, subject, batch_size=config.batch_size, check_stop=stop, job=spec.id),
+        chosen,
+        reporter,
+        done=0,
+    )
     other = _run(
         open_engine(payload.check.against, subject, batch_size=config.batch_size, check_stop=stop, job=spec.id),
         chosen,
@@ -74,8 +81,11 @@ def _compare(question: Question, first: Any, second: Any) -> CheckedItem:
     chosen = [(one.shown.get("chosen"), two.shown.get("chosen")) for one, two in zip(scored, again, strict=True)]
     if isinstance(question.request, GenerateRequest):
         difference = None
-        # the harness decodes an answer without its prompt, and tokenizers of SentencePiece's kind then drop a space at its beginning
-        chosen = [(one.text.removeprefix(" "), two.text.removeprefix(" ")) for one, two in zip(first, second, strict=True)]
+        # the harness decodes an answer without its prompt, and tokenizers of SentencePiece's kind then drop a space at
+        # its beginning
+        chosen = [
+            (one.text.removeprefix(" "), two.text.removeprefix(" ")) for one, two in zip(first, second, strict=True)
+        ]
     elif isinstance(first, tuple):
         difference = max(abs(one.sum_logprob - two.sum_logprob) for one, two in zip(first, second, strict=True))
     else:

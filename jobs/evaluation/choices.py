@@ -16,12 +16,18 @@ USUAL = ("acc", "acc_norm", "acc_bytes", "acc_token")
 
 
 def choice_values(
-    scores: Scores, choices: Sequence[str], gold: Sequence[int], *, metrics: Sequence[str] = USUAL, alone: Scores | None = None
+    scores: Scores,
+    choices: Sequence[str],
+    gold: Sequence[int],
+    *,
+    metrics: Sequence[str] = USUAL,
+    alone: Scores | None = None,
 ) -> dict[str, float]:
     """Return an item's values. `alone` are the scores of the choices without their context, for `acc_pmi`.
 
-    `acc` goes by the sum of log-probabilities, `acc_norm` by that sum per character of the choice, `acc_bytes` per byte, `acc_token` per
-    token, `acc_pmi` by the gain over the choice alone. Ties share credit. An item with a score that is not finite is missing.
+    `acc` goes by the sum of log-probabilities, `acc_norm` by that sum per character of the choice, `acc_bytes` per
+    byte, `acc_token` per token, `acc_pmi` by the gain over the choice alone. Ties share credit. An item with a score
+    that is not finite is missing.
     """
     sums = np.array([score.sum_logprob for score in scores])
     if not np.isfinite(sums).all():
@@ -42,7 +48,9 @@ def choice_values(
         values["mc2"] = float(shares[list(gold)].sum())
     if "brier" in metrics:
         values["brier"] = float(((shares - np.isin(np.arange(len(choices)), gold)) ** 2).sum())
-    if {"likelihood_diff", "pct_stereotype"} & set(metrics) and len(sums) == 2:  # CrowS-Pairs: the first is the stereotype
+    if {"likelihood_diff", "pct_stereotype"} & set(metrics) and len(
+        sums
+    ) == 2:  # CrowS-Pairs: the first is the stereotype
         values |= {"likelihood_diff": float(abs(sums[0] - sums[1])), "pct_stereotype": float(sums[0] > sums[1])}
     values["chance"] = len(set(gold)) / len(choices)
     tied = int((sums.max() - sums <= TIE).sum())

@@ -32,9 +32,9 @@ def complete(
 ) -> Iterator[list[tuple[int, Answer]]]:
     """Complete each prompt of token ids; yield (index, answer) batch by batch, similar lengths together.
 
-    A prompt that leaves no room for `max_tokens` in the context is truncated at its beginning. An answer ends before the first of its
-    prompt's `stops`. `check_stop` runs for each token and may raise to end the work. Raises InvalidInput for an empty prompt, or if
-    `max_tokens` alone fills the context.
+    A prompt that leaves no room for `max_tokens` in the context is truncated at its beginning. An answer ends before
+    the first of its prompt's `stops`. `check_stop` runs for each token and may raise to end the work. Raises
+    InvalidInput for an empty prompt, or if `max_tokens` alone fills the context.
     """
     check_prompts(subject, prompts, max_tokens=sampling.max_tokens)
     room, ends = subject.context - sampling.max_tokens, end_tokens(subject)
@@ -42,7 +42,9 @@ def complete(
     for at in range(0, len(order), batch_size):
         check_stop()
         chosen = order[at : at + batch_size]
-        outputs = _complete_batch(subject, [prompts[index][-room:] for index in chosen], sampling=sampling, check_stop=check_stop)
+        outputs = _complete_batch(
+            subject, [prompts[index][-room:] for index in chosen], sampling=sampling, check_stop=check_stop
+        )
         answers = [
             read_answer(subject.tokenizer, prompts[index][-room:], new, ends, stops[index] if stops else ())
             for index, new in zip(chosen, outputs, strict=True)
@@ -66,7 +68,9 @@ def check_prompts(subject: Subject, prompts: Sequence[list[int]], *, max_tokens:
 
 
 @torch.inference_mode()
-def _complete_batch(subject: Subject, prompts: list[list[int]], *, sampling: Sampling, check_stop: Callable[[], None]) -> list[list[int]]:
+def _complete_batch(
+    subject: Subject, prompts: list[list[int]], *, sampling: Sampling, check_stop: Callable[[], None]
+) -> list[list[int]]:
     """Return the new tokens of each prompt, with what follows an end token."""
     network, ends = subject.network, end_tokens(subject)
     longest = max(len(ids) for ids in prompts)
@@ -74,7 +78,11 @@ def _complete_batch(subject: Subject, prompts: list[list[int]], *, sampling: Sam
     inputs = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompts], device=network.device)
     mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=network.device)
     plain = GenerationConfig(
-        do_sample=False, max_new_tokens=sampling.max_tokens, eos_token_id=sorted(ends) or None, pad_token_id=pad, use_cache=True
+        do_sample=False,
+        max_new_tokens=sampling.max_tokens,
+        eos_token_id=sorted(ends) or None,
+        pad_token_id=pad,
+        use_cache=True,
     )
     network.generation_config = plain  # a checkpoint's own defaults (penalties, sampling) must not reach the answer
     output = network.generate(
@@ -91,20 +99,34 @@ def _complete_batch(subject: Subject, prompts: list[list[int]], *, sampling: Sam
 def end_tokens(subject: Subject) -> frozenset[int]:
     """Return the end tokens: the tokenizer's, and those of the checkpoint's config."""
     named = getattr(subject.network.config, "eos_token_id", None)
-    ids = {subject.tokenizer.eos_token_id, *(named if isinstance(named, list | tuple) else [named]), *subject.configured_ends}
+    ids = {
+        subject.tokenizer.eos_token_id,
+        *(named if isinstance(named, list | tuple) else [named]),
+        *subject.configured_ends,
+    }
     return frozenset(int(i) for i in ids if i is not None)
 
 
 def read_answer(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[int], new: list[int], ends: frozenset[int], stops: Sequence[str] = ()
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: list[int],
+    new: list[int],
+    ends: frozenset[int],
+    stops: Sequence[str] = (),
 ) -> tuple[str, int, Literal["stop", "length"]]:
-    """Return (text, tokens, finish reason) of an answer, truncated at its end token and before the first stop string."""
+    """Return (text, tokens, finish reason) of an answer, truncated at its end token and before the first stop
+    string.
+    """
     stop = next((index for index, token in enumerate(new) if token in ends), None)
     answer = new if stop is None else new[:stop]
     text = decode_after(tokenizer, prompt, answer)
     if not any(mark in text for mark in stops):
         return text, len(answer) + (stop is not None), "length" if stop is None else "stop"
-    needed = next(n for n in range(1, len(answer) + 1) if any(mark in decode_after(tokenizer, prompt, answer[:n]) for mark in stops))
+    needed = next(
+        n
+        for n in range(1, len(answer) + 1)
+        if any(mark in decode_after(tokenizer, prompt, answer[:n]) for mark in stops)
+    )
     return text[: min(text.index(mark) for mark in stops if mark in text)], needed, "stop"
 
 
@@ -118,7 +140,8 @@ def decode_after(tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: 
 class Draw(LogitsProcessor):  # type: ignore[misc]
     """Add Gumbel noise, so that the argmax of the scores is a sample from softmax(logits / temperature) within `top_p`.
 
-    Each row has its own generator, seeded by the run's seed and the prompt, so a row's draws do not depend on its neighbours.
+    Each row has its own generator, seeded by the run's seed and the prompt, so a row's draws do not depend on its
+    neighbours.
     """
 
     def __init__(self, prompts: list[list[int]], sampling: Sampling) -> None:
@@ -142,7 +165,11 @@ class Draw(LogitsProcessor):  # type: ignore[misc]
             scores = scores.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
         noise = torch.stack(
             [
-                torch.empty(scores.shape[-1]).exponential_(generator=self._generators[place]).clamp_min_(1e-30).log_().neg_()
+                torch.empty(scores.shape[-1])
+                .exponential_(generator=self._generators[place])
+                .clamp_min_(1e-30)
+                .log_()
+                .neg_()
                 for place in places
             ]
         )

@@ -24,11 +24,15 @@ def check_rows(items: Sequence[Item]) -> None:
     for item in items:
         if not item.row.get("question") or not (item.row.get("answers") or item.row.get("choices")):
             raise InvalidInput(
-                f"Row {item.position + 1} has no question with answers.", remedy="Choose another way of scoring.", field="kind"
+                f"Row {item.position + 1} has no question with answers.",
+                remedy="Choose another way of scoring.",
+                field="kind",
             )
 
 
-def ask(subject: Subject | EndpointSubject, row: Row, *, examples: Sequence[Item], chat: bool) -> str | list[int] | Messages:
+def ask(
+    subject: Subject | EndpointSubject, row: Row, *, examples: Sequence[Item], chat: bool
+) -> str | list[int] | Messages:
     """Return the prompt: few-shot examples, then the question. Without a chat template, blank lines separate them."""
     if chat:
         messages = []
@@ -38,18 +42,33 @@ def ask(subject: Subject | EndpointSubject, row: Row, *, examples: Sequence[Item
                 {"role": "assistant", "content": answers_of(example.row)[0]},
             ]
         messages.append({"role": "user", "content": row["question"]})
-        return subject.prompt_messages(messages) if isinstance(subject, EndpointSubject) else subject.prompt_ids(messages, chat=True)
-    parts = [f"{e.row['question']}{glue(e.row['question'], answer)}{answer}" for e in examples for answer in [answers_of(e.row)[0]]]
+        return (
+            subject.prompt_messages(messages)
+            if isinstance(subject, EndpointSubject)
+            else subject.prompt_ids(messages, chat=True)
+        )
+    parts = [
+        f"{e.row['question']}{glue(e.row['question'], answer)}{answer}"
+        for e in examples
+        for answer in [answers_of(e.row)[0]]
+    ]
     return "\n\n".join([*parts, str(row["question"])])
 
 
 def question_of(
-    subject: Subject | EndpointSubject, item: Item, *, examples: Sequence[Item], chat: bool, max_tokens: int, numeric: bool
+    subject: Subject | EndpointSubject,
+    item: Item,
+    *,
+    examples: Sequence[Item],
+    chat: bool,
+    max_tokens: int,
+    numeric: bool,
 ) -> Question:
     """Return the request of a generated answer. Values: `exact_match`, `contains` and, if requested, `numeric`.
 
-    Without a chat template an answer ends at the first blank line, since a network trained on plain text would continue with another
-    question. An answer that the context ends is counted. One that failed has no values: it is missing, not wrong.
+    Without a chat template an answer ends at the first blank line, since a network trained on plain text would continue
+    with another question. An answer that the context ends is counted. One that failed has no values: it is missing, not
+    wrong.
     """
 
     def finish(answers: Answers) -> list[Scored]:
@@ -61,7 +80,12 @@ def question_of(
         values |= counts_of(answers, longest=longest, max_tokens=max_tokens)
         if not chat and text != answer.text.lstrip("\n"):
             values.pop("capped", None)  # a blank line ended it before the context did
-        shown = {"question": item.row["question"], "answer": right, "completion": text, "finish_reason": answer.finish_reason}
+        shown = {
+            "question": item.row["question"],
+            "answer": right,
+            "completion": text,
+            "finish_reason": answer.finish_reason,
+        }
         if answer.failed:
             return [Scored(item.hash, item.position, {"missing": 1.0}, {**shown, "failed": answer.failed})]
         return [Scored(item.hash, item.position, values, shown)]

@@ -39,7 +39,9 @@ class Scored:
 
 
 def read_rows(folder: Path, *, split: str) -> list[Row]:
-    """Read the rows of a split (`train`, `val`, or `all` of both). Raises NotFound if it is absent, InvalidInput if it is empty."""
+    """Read the rows of a split (`train`, `val`, or `all` of both). Raises NotFound if it is absent, InvalidInput if it
+    is empty.
+    """
     with _no_garbage_collection():
         rows = list(_rows(folder, split))
     if not rows:
@@ -63,7 +65,11 @@ def _rows(folder: Path, split: str) -> Iterator[Row]:
     files = [folder / f"{name}.parquet" for name in (("train", "val") if split == "all" else (split,))]
     present = [file for file in files if file.is_file()]
     if not present:
-        raise NotFound(f"The dataset has no split {split!r}.", remedy="Choose another split, or import the dataset again.", field="split")
+        raise NotFound(
+            f"The dataset has no split {split!r}.",
+            remedy="Choose another split, or import the dataset again.",
+            field="split",
+        )
     for file in present:
         yield from iter_rows(file)
 
@@ -100,12 +106,17 @@ def _hash_rows(rows: Sequence[Row], positions: Sequence[int]) -> dict[int, str]:
 
 
 def choose_items(rows: Sequence[Row], *, shots: int, limit: int | None, seed: int) -> tuple[list[Item], list[Item]]:
-    """Return (examples, items to score), both drawn with the seed; no example is scored. Items stay in the dataset's order.
+    """Return (examples, items to score), both drawn with the seed; no example is scored. Items stay in the dataset's
+    order.
 
     Raises InvalidInput if no item remains to score.
     """
     if shots >= len(rows):
-        raise InvalidInput(f"{shots} examples of {len(rows)} items leave nothing to score.", remedy="Show fewer examples.", field="shots")
+        raise InvalidInput(
+            f"{shots} examples of {len(rows)} items leave nothing to score.",
+            remedy="Show fewer examples.",
+            field="shots",
+        )
     examples = random.Random(f"examples {seed}").sample(range(len(rows)), shots)
     shown = set(examples)
     scored = [position for position in range(len(rows)) if position not in shown]

@@ -61,8 +61,12 @@ class Ledger:
                 if item.hash in self.values:
                     continue
                 values = {**item.values, **({CLUSTER: self.clusters[item.hash]} if item.hash in self.clusters else {})}
-                self._reporter.emit(ItemEvent(item_hash=item.hash, position=item.position, values=dict(values), shown=item.shown))
-                record = {"fingerprint": self._fingerprint, "hash": item.hash, "values": values} | self._sort(item.hash, item.shown)
+                self._reporter.emit(
+                    ItemEvent(item_hash=item.hash, position=item.position, values=dict(values), shown=item.shown)
+                )
+                record = {"fingerprint": self._fingerprint, "hash": item.hash, "values": values} | self._sort(
+                    item.hash, item.shown
+                )
                 file.write(json.dumps(record) + "\n")
                 self.values[item.hash] = values
         elapsed = time.monotonic() - self._started

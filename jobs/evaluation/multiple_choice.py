@@ -20,7 +20,8 @@ def glue(question: str, choice: str) -> str:
 
 
 def ask(subject: Subject | EndpointSubject, row: Row, *, examples: Sequence[Item], chat: bool) -> tuple[str, list[str]]:
-    """Return (context, continuations) of a question. Few-shot examples precede it, separated by blank lines or as chat turns.
+    """Return (context, continuations) of a question. Few-shot examples precede it, separated by blank lines or as chat
+    turns.
 
     Special tokens spelled in questions or choices stay text: a choice `<|end|>` ends nothing.
     """
@@ -30,10 +31,14 @@ def ask(subject: Subject | EndpointSubject, row: Row, *, examples: Sequence[Item
 
     if chat and not isinstance(subject, EndpointSubject):
         messages = [turn for example in examples for turn in _turns(example.row)]
-        context = render_chat(subject.tokenizer, [*messages, {"role": "user", "content": row["question"]}], generation_prompt=True)
+        context = render_chat(
+            subject.tokenizer, [*messages, {"role": "user", "content": row["question"]}], generation_prompt=True
+        )
         return context, [free(choice.strip() or choice) for choice in row["choices"]]
     solved = [(example.row["question"], right_choice(example.row)) for example in examples]
-    context = free("\n\n".join([*(f"{question}{glue(question, right)}{right}" for question, right in solved), row["question"]]))
+    context = free(
+        "\n\n".join([*(f"{question}{glue(question, right)}{right}" for question, right in solved), row["question"]])
+    )
     return context, [free(f"{glue(row['question'], choice)}{choice}") for choice in row["choices"]]
 
 
@@ -51,14 +56,22 @@ def check_rows(items: Sequence[Item]) -> None:
     """Raise InvalidInput unless every row has a question, choices and the index of the correct one."""
     for item in items:
         row = item.row
-        if "question" not in row or len(row.get("choices") or []) < 2 or not 0 <= int(row.get("answer", -1)) < len(row["choices"]):
+        if (
+            "question" not in row
+            or len(row.get("choices") or []) < 2
+            or not 0 <= int(row.get("answer", -1)) < len(row["choices"])
+        ):
             raise InvalidInput(
-                f"Row {item.position + 1} is no multiple-choice question.", remedy="Choose another way of scoring.", field="kind"
+                f"Row {item.position + 1} is no multiple-choice question.",
+                remedy="Choose another way of scoring.",
+                field="kind",
             )
 
 
 def question_of(subject: Subject | EndpointSubject, item: Item, *, examples: Sequence[Item], chat: bool) -> Question:
-    """Return the request of a multiple-choice item. Values: accuracy by each of the usual rules (see `choice_values`)."""
+    """Return the request of a multiple-choice item. Values: accuracy by each of the usual rules (see
+    `choice_values`).
+    """
     context, choices = ask(subject, item.row, examples=examples, chat=chat)
     pairs: tuple[Pair, ...] = tuple((context, choice) for choice in choices)
     if chat and not isinstance(subject, EndpointSubject):

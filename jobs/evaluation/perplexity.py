@@ -45,7 +45,9 @@ def _document_item(item: Item, text: str, result: TextNll) -> Scored:
 def _window_items(item: Item, text: str, result: TextNll) -> list[Scored]:
     """Make an item of each window; its hash covers its byte range, so equal tokenizers give equal items."""
     data, start, scored = text.encode(), 0, []
-    extra = sum(part.bytes for part in result.windows) - result.bytes  # a space that some tokenizers put before the first word
+    extra = (
+        sum(part.bytes for part in result.windows) - result.bytes
+    )  # a space that some tokenizers put before the first word
     for number, part in enumerate(result.windows):
         part = replace(part, bytes=part.bytes - extra) if number == 0 else part
         digest = hashlib.sha256(f"{item.hash} {start} {part.bytes}".encode()).hexdigest()
@@ -57,7 +59,8 @@ def _window_items(item: Item, text: str, result: TextNll) -> list[Scored]:
 
 
 def conversation_question(subject: Subject, item: Item) -> Question:
-    """Return the request of the assistants' answers, end token included, each given what came before it through the chat template.
+    """Return the request of the assistants' answers, end token included, each given what came before it through the
+    chat template.
 
     The bytes are those of the answers' text. Raises InvalidInput for a row without an answer.
     """
@@ -67,13 +70,17 @@ def conversation_question(subject: Subject, item: Item) -> Question:
     except ConversationRefused as error:
         raise InvalidInput(f"Row {item.position + 1} can't be scored. {error.message}", field="benchmark") from error
     if not turns:
-        raise InvalidInput(f"Row {item.position + 1} has no answer to score.", remedy="Remove such rows and import again.")
+        raise InvalidInput(
+            f"Row {item.position + 1} has no answer to score.", remedy="Remove such rows and import again."
+        )
     pairs = tuple(encode_answer(subject.tokenizer, before, answer) for _, before, answer in turns)
     size = sum(len(message_text(conversation.messages[place]).encode()) for place, _, _ in turns)
 
     def finish(scores: Scores) -> list[Scored]:
         total = TextNll(-sum(score.sum_logprob for score in scores), sum(score.tokens for score in scores), size)
-        return [Scored(item.hash, item.position, _values(total) | counted(scores), {"text": _shorten(row_text(item.row))})]
+        return [
+            Scored(item.hash, item.position, _values(total) | counted(scores), {"text": _shorten(row_text(item.row))})
+        ]
 
     return Question(item, ScoreRequest(pairs), finish)
 

@@ -1,4 +1,6 @@
-"""An item as the request that an engine answers, and what becomes of the answer: the common path of all kinds and tasks."""
+"""An item as the request that an engine answers, and what becomes of the answer: the common path of all kinds and
+tasks.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,18 @@ SHOWN_PROMPT = 4000
 
 
 def longest_for(subject: Subject | EndpointSubject, prompt: str | list[int] | Messages, *, max_tokens: int) -> int:
-    """Return how many tokens an answer to a prompt may have in the subject's context, if that is known; see `longest_answer`."""
+    """Return how many tokens an answer to a prompt may have in the subject's context, if that is known; see
+    `longest_answer`.
+    """
     if isinstance(subject, EndpointSubject):
         return max_tokens
     return longest_answer(max_tokens, prompt=len(prompt_ids(subject, prompt)), context=subject.context)
 
 
 def counts_of(answers: Answers, *, longest: int, max_tokens: int) -> dict[str, float]:
-    """Return `cut`, a prompt's tokens that the context left out, and `capped`, 1 where it ended an answer; without those that are 0."""
+    """Return `cut`, a prompt's tokens that the context left out, and `capped`, 1 where it ended an answer; without
+    those that are 0.
+    """
     cut = max(answer.cut for answer in answers)
     counts = {"cut": float(cut)} if cut else {}
     if longest < max_tokens and any(answer.finish_reason == "length" for answer in answers):
@@ -54,7 +60,9 @@ def counts_of(answers: Answers, *, longest: int, max_tokens: int) -> dict[str, f
 
 @dataclass(frozen=True)
 class Question:
-    """An item with its request. `finish` turns the engine's result into scored items, several where a text's windows are the items."""
+    """An item with its request. `finish` turns the engine's result into scored items, several where a text's windows
+    are the items.
+    """
 
     item: Item
     request: Request
@@ -73,7 +81,9 @@ class Question:
         return hashlib.sha256(json.dumps(shown, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
     def prompt_text(self, tokenizer: PreTrainedTokenizerBase | None) -> str:
-        """Return the end of what the network is shown before it answers, examples and template included; empty for a scored text."""
+        """Return the end of what the network is shown before it answers, examples and template included; empty for a
+        scored text.
+        """
         match self.request:
             case ScoreRequest(pairs=pairs):
                 shown: str | list[int] | Messages = pairs[0][0] if pairs else ""
@@ -92,7 +102,11 @@ class Question:
         """The texts of the request that are text, each once."""
         match self.request:
             case ScoreRequest(pairs=pairs):
-                return [part for part in dict.fromkeys(part for pair in pairs for part in pair if isinstance(part, str)) if part]
+                return [
+                    part
+                    for part in dict.fromkeys(part for pair in pairs for part in pair if isinstance(part, str))
+                    if part
+                ]
             case GenerateRequest(prompt=prompt):
                 return [prompt] if isinstance(prompt, str) else []
             case RollRequest():
@@ -113,9 +127,13 @@ class Audit:
         return cls(frozenset(random.Random(f"audit {seed}").sample(hashes, min(count, len(hashes)))))
 
     def difference(self, plain: Engine) -> float | None:
-        """Return the largest difference between the recorded results and the plain engine's, None without a recorded one."""
+        """Return the largest difference between the recorded results and the plain engine's, None without a recorded
+        one.
+        """
         worst = None
-        for (_, recorded), again in zip(self.results, _results(plain, [question for question, _ in self.results]), strict=True):
+        for (_, recorded), again in zip(
+            self.results, _results(plain, [question for question, _ in self.results]), strict=True
+        ):
             pairs = zip(recorded, again, strict=True) if isinstance(recorded, tuple) else [(recorded, again)]
             gaps = [abs(_nats(first) - _nats(second)) for first, second in pairs]
             worst = max([worst or 0.0, *gaps])
@@ -127,7 +145,9 @@ def _nats(result: Any) -> float:
 
 
 def _results(engine: Engine, questions: Sequence[Question]) -> list[Any]:
-    results = dict(pair for batch in run_requests(engine, [question.request for question in questions]) for pair in batch)
+    results = dict(
+        pair for batch in run_requests(engine, [question.request for question in questions]) for pair in batch
+    )
     return [results[index] for index in range(len(questions))]
 
 
@@ -144,7 +164,8 @@ def answer_questions(
     audit: Audit | None = None,
     spent: Callable[[object], dict[str, float]] = no_tokens,
 ) -> Iterator[list[Scored]]:
-    """Yield scored items batch by batch, each with its prompt's hash and, where there are any, bytes that the tokenizer lost.
+    """Yield scored items batch by batch, each with its prompt's hash and, where there are any, bytes that the tokenizer
+    lost.
 
     `spent` gives the tokens that an endpoint counted for a request.
     """
@@ -157,7 +178,9 @@ def answer_questions(
             lost = sum(lost_bytes(tokenizer, text) for text in question.texts) if tokenizer is not None else 0
             more = ({"lost_bytes": float(lost)} if lost else {}) | spent(question.request)
             shown = {"prompt_hash": question.prompt_hash, "prompt": question.prompt_text(tokenizer)}
-            scored += [replace(one, values=more | one.values, shown=one.shown | shown) for one in question.finish(result)]
+            scored += [
+                replace(one, values=more | one.values, shown=one.shown | shown) for one in question.finish(result)
+            ]
         yield scored
 
 
@@ -181,7 +204,9 @@ def _renumbered(batches: Iterable[Batch[Any]], indices: Sequence[int]) -> Iterat
 
 
 def credit(scores: Sequence[float], right: Sequence[int] | int, *, tie: float = TIE) -> float:
-    """Return the share of the highest scores that are right: 1 if a right choice alone has it, 1/k if it ties with k - 1 wrong ones."""
+    """Return the share of the highest scores that are right: 1 if a right choice alone has it, 1/k if it ties with k -
+    1 wrong ones.
+    """
     best, gold = max(scores), {right} if isinstance(right, int) else set(right)
     top = [index for index, score in enumerate(scores) if best - score <= tie]
     return len(gold & set(top)) / len(top) if top else 0.0

@@ -1,7 +1,7 @@
 """Entry of an evaluation job: one benchmark on one checkpoint or endpoint.
 
-Payload: `checkpoint` and `dataset` (folders relative to the artifacts) or `endpoint`, `kind`, `split` and `config` (an EvaluationConfig),
-`fingerprint`. Reports an `item` event for each item; the result holds `scores` and `facts`.
+Payload: `checkpoint` and `dataset` (folders relative to the artifacts) or `endpoint`, `kind`, `split` and `config` (an
+EvaluationConfig), `fingerprint`. Reports an `item` event for each item; the result holds `scores` and `facts`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Work:
 
 
 def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
-    """Score a benchmark; see the module's first lines. Raises RoundhouseError subclasses for rows or checkpoints that can't be scored."""
+    """Score a benchmark; see the module's first lines. Raises RoundhouseError subclasses for rows or checkpoints that
+    can't be scored.
+    """
     payload = spec.payload
     kind, config = payload.kind, payload.config
     if config.task is not None and config.task.runs_code:
@@ -58,7 +60,9 @@ def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
     work = choose_work(spec)
     subject = open_subject(spec, reporter, items=len(work.items))
     chat = uses_chat(subject, work.items, kind=kind, config=config)
-    by_window = config.task is None and kind is EvaluationKind.PERPLEXITY and not chat and perplexity.counts_windows(work.items)
+    by_window = (
+        config.task is None and kind is EvaluationKind.PERPLEXITY and not chat and perplexity.counts_windows(work.items)
+    )
     ledger = Ledger(spec.folder / "items.jsonl", reporter, fingerprint=payload.fingerprint)
     ledger.expect(len(work.items))
     questions = make_questions(subject, work, kind=kind, config=config, chat=chat, by_window=by_window)
@@ -66,7 +70,9 @@ def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
         return check_engines(spec, reporter, subject, questions)
     ledger.clusters = _clusters(work, config)
     left = questions if by_window else [question for question in questions if question.item.hash not in ledger.values]
-    engine = open_engine(config.engine, subject, batch_size=config.batch_size, check_stop=ledger.check_stop, job=spec.id)
+    engine = open_engine(
+        config.engine, subject, batch_size=config.batch_size, check_stop=ledger.check_stop, job=spec.id
+    )
     audits = config.engine != "plain" and not isinstance(subject, EndpointSubject)
     audit = Audit.draw(left, count=config.audit_items if audits else 0, seed=config.seed)
     spent = engine.spent if isinstance(engine, EndpointEngine) else no_tokens
@@ -75,7 +81,9 @@ def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
         ledger.add(batch)
     unit = "windows" if by_window else "documents" if kind is EvaluationKind.PERPLEXITY else "items"
     facts = _facts(engine, subject, ledger, chat=chat, unit=unit, kind=kind)
-    facts = facts.model_copy(update={"judge": judge_facts(payload.judge, list(ledger.values.values()))} if payload.judge else {})
+    facts = facts.model_copy(
+        update={"judge": judge_facts(payload.judge, list(ledger.values.values()))} if payload.judge else {}
+    )
     if not isinstance(subject, EndpointSubject):
         difference = audit.difference(PlainEngine(subject, check_stop=ledger.check_stop))
         facts = facts.model_copy(update={"audit_items": len(audit.results), "audit_difference": difference})
@@ -83,7 +91,9 @@ def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
 
 
 def open_subject(spec: JobSpec[EvaluatePayload], reporter: Reporter, *, items: int) -> Subject | EndpointSubject:
-    """Load the checkpoint, or read the endpoint's key. Raises NotFound or InvalidInput for a folder, Unavailable without the key."""
+    """Load the checkpoint, or read the endpoint's key. Raises NotFound or InvalidInput for a folder, Unavailable
+    without the key.
+    """
     payload = spec.payload
     if payload.endpoint is not None:
         reporter.progress(0, items, unit="items", message=f"Asking {payload.endpoint.name}")
@@ -95,10 +105,13 @@ def open_subject(spec: JobSpec[EvaluatePayload], reporter: Reporter, *, items: i
 
 
 def _check_code_execution(payload: EvaluatePayload) -> None:
-    """Raise NotAllowed or Unavailable before the first program, unless running them is allowed and they can be confined here."""
+    """Raise NotAllowed or Unavailable before the first program, unless running them is allowed and they can be confined
+    here.
+    """
     if not payload.run_code:
         raise NotAllowed(
-            "This benchmark runs programs that the model writes, which is not allowed here.", remedy="Set ROUNDHOUSE_RUN_CODE=true."
+            "This benchmark runs programs that the model writes, which is not allowed here.",
+            remedy="Set ROUNDHOUSE_RUN_CODE=true.",
         )
     check_sandbox()
 
@@ -125,7 +138,9 @@ def make_questions(
     chat: bool,
     by_window: bool = False,
 ) -> list[Question]:
-    """Return the request of every item. Raises InvalidInput for rows that the kind can't score, TemplateFault for those a task can't."""
+    """Return the request of every item. Raises InvalidInput for rows that the kind can't score, TemplateFault for those
+    a task can't.
+    """
     items, examples = work.items, work.examples
     if config.task is not None:
         task = TaskQuestions(config.task, subject, work.selection, chat=chat, seed=config.seed, windows=config.windows)
@@ -139,13 +154,19 @@ def make_questions(
         return [multiple_choice.question_of(subject, item, examples=examples, chat=chat) for item in items]
     generation.check_rows([*examples, *items])
     return [
-        generation.question_of(subject, item, examples=examples, chat=chat, max_tokens=config.max_tokens, numeric=config.numeric)
+        generation.question_of(
+            subject, item, examples=examples, chat=chat, max_tokens=config.max_tokens, numeric=config.numeric
+        )
         for item in items
     ]
 
 
-def uses_chat(subject: Subject | EndpointSubject, items: Sequence[Item], *, kind: EvaluationKind, config: EvaluationConfig) -> bool:
-    """Decide on the chat template: `auto` uses it for generated answers and conversations, never for choices or running text."""
+def uses_chat(
+    subject: Subject | EndpointSubject, items: Sequence[Item], *, kind: EvaluationKind, config: EvaluationConfig
+) -> bool:
+    """Decide on the chat template: `auto` uses it for generated answers and conversations, never for choices or running
+    text.
+    """
     setting = config.task.chat if config.task is not None and config.chat == "auto" else config.chat
     if kind is EvaluationKind.PERPLEXITY and (config.task is not None or conversation_of(items[0].row) is None):
         return False

@@ -1,7 +1,7 @@
 """Entry of a classification job: the probability of one label of a sequence classifier, for the texts of a file.
 
-Payload: `classifier` (a folder, or an id of the Hub), `texts_file` (JSONL of {text}, relative to the artifacts), `label`. The result names
-`items_file`, JSONL in the same order: {score}, null where a text could not be classified.
+Payload: `classifier` (a folder, or an id of the Hub), `texts_file` (JSONL of {text}, relative to the artifacts),
+`label`. The result names `items_file`, JSONL in the same order: {score}, null where a text could not be classified.
 """
 
 from __future__ import annotations
@@ -29,10 +29,16 @@ LONGEST = 512
 
 
 def run(spec: JobSpec[ClassifyPayload], reporter: Reporter) -> ClassifyResult:
-    """Classify the texts; see the module's first lines. Raises InvalidInput for a folder without a usable classifier."""
+    """Classify the texts; see the module's first lines. Raises InvalidInput for a folder without a usable
+    classifier.
+    """
     payload = spec.payload
     set_threads(payload.threads)
-    texts = [json.loads(line)["text"] for line in spec.path(payload.texts_file).read_text(encoding="utf-8").split("\n") if line]
+    texts = [
+        json.loads(line)["text"]
+        for line in spec.path(payload.texts_file).read_text(encoding="utf-8").split("\n")
+        if line
+    ]
     reporter.progress(0, len(texts), unit="texts", message="Loading the classifier")
     folder = spec.path(payload.classifier)
     network, tokenizer = _load(str(folder) if folder.is_dir() else payload.classifier)
@@ -44,25 +50,38 @@ def run(spec: JobSpec[ClassifyPayload], reporter: Reporter) -> ClassifyResult:
         check_stop(reporter)
         try:
             scores[at : at + BATCH] = _classify(network, tokenizer, texts[at : at + BATCH], place=place)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:  # of a batch: its texts are missing, the others are not
+        except (
+            RuntimeError,
+            ValueError,
+            IndexError,
+            TypeError,
+        ) as error:  # of a batch: its texts are missing, the others are not
             if is_out_of_memory(error):
                 raise
             problem = problem or one_line(error)
         reporter.progress(min(at + BATCH, len(texts)), len(texts), unit="texts")
     if all(score is None for score in scores):
-        raise InvalidInput(f"The classifier gives no probability for any text: {problem or 'not a number'}.", field="classifier")
+        raise InvalidInput(
+            f"The classifier gives no probability for any text: {problem or 'not a number'}.", field="classifier"
+        )
     file = spec.folder / "classified.jsonl"
     file.write_text("".join(json.dumps({"score": score}) + "\n" for score in scores), encoding="utf-8")
     failed = sum(score is None for score in scores)
     return ClassifyResult(
-        count=len(scores), failed=failed, label=labels[place], items_file=spec.relative(Path(file)), problem=problem[:300]
+        count=len(scores),
+        failed=failed,
+        label=labels[place],
+        items_file=spec.relative(Path(file)),
+        problem=problem[:300],
     )
 
 
 def _load(name: str) -> tuple[Any, Any]:
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": Path(name).is_dir()}
     try:
-        network = AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **options)
+        network = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype=torch.float32, use_safetensors=True, **options
+        )
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except UNUSABLE as error:
         if is_out_of_memory(error):

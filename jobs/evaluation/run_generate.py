@@ -1,9 +1,8 @@
 """Entry of a generation job: completions of one checkpoint or endpoint for a list of prompts.
 
-Payload: `checkpoint` (folder) or `url` and `model`, `prompts` [{id, messages, sample}], `max_tokens`, `temperature`, `top_p`,
-`seed`, `chat` (auto, on, off).
-Reports a `completion` event for each prompt; the result counts them. All are also stored in the job's folder, where
-a later attempt reads them.
+Payload: `checkpoint` (folder) or `url` and `model`, `prompts` [{id, messages, sample}], `max_tokens`, `temperature`,
+`top_p`, `seed`, `chat` (auto, on, off). Reports a `completion` event for each prompt; the result counts them. All are
+also stored in the job's folder, where a later attempt reads them.
 """
 
 from __future__ import annotations
@@ -30,13 +29,17 @@ Completed = tuple[Prompt, Answer]
 
 
 def run(spec: JobSpec[GeneratePayload], reporter: Reporter) -> GenerateResult:
-    """Write the completions; see the module's first lines. Raises RoundhouseError subclasses, JobFailed if an endpoint left prompts out."""
+    """Write the completions; see the module's first lines. Raises RoundhouseError subclasses, JobFailed if an endpoint
+    left prompts out.
+    """
     payload, file = spec.payload, spec.folder / FILE
     done = _read_done(spec)
     prompts = [prompt for prompt in payload.prompts if (prompt.id, prompt.sample) not in done]
     for record in done.values():
         reporter.emit(record)  # the previous attempt's parent may not have read them; recording twice is harmless
-    source: _Endpoint | _Network = _Endpoint(payload, reporter, job=spec.id) if payload.url is not None else _Network(spec, reporter)
+    source: _Endpoint | _Network = (
+        _Endpoint(payload, reporter, job=spec.id) if payload.url is not None else _Network(spec, reporter)
+    )
     failures: list[str] = []
     for batch in source.answer(prompts):
         with file.open("a") as out:
@@ -58,11 +61,15 @@ def run(spec: JobSpec[GeneratePayload], reporter: Reporter) -> GenerateResult:
         reporter.progress(len(done), len(payload.prompts), unit="completions")
     if failures:
         raise JobFailed(
-            f"{len(failures)} of {len(payload.prompts)} completions failed, the first with: {failures[0]}", remedy="Generate the rest."
+            f"{len(failures)} of {len(payload.prompts)} completions failed, the first with: {failures[0]}",
+            remedy="Generate the rest.",
         )
     tokens = sum(record.tokens for record in done.values())
     return GenerateResult(
-        count=len(done), tokens=tokens, used_chat_template=source.uses_chat, file=spec.relative(file) if file.exists() else None
+        count=len(done),
+        tokens=tokens,
+        used_chat_template=source.uses_chat,
+        file=spec.relative(file) if file.exists() else None,
     )
 
 
@@ -103,13 +110,18 @@ class _Endpoint:
         )
 
     def answer(self, prompts: Sequence[Prompt]) -> Iterator[list[Completed]]:
-        requests = [GenerateRequest(tuple(prompt.messages), sampling=sample_sampling(self._sampling, prompt.sample)) for prompt in prompts]
+        requests = [
+            GenerateRequest(tuple(prompt.messages), sampling=sample_sampling(self._sampling, prompt.sample))
+            for prompt in prompts
+        ]
         for batch in self._engine.generate(requests):
             yield [(prompts[index], answer) for index, (answer,) in batch]
 
 
 def _sampling(payload: GeneratePayload) -> Sampling:
-    return Sampling(max_tokens=payload.max_tokens, temperature=payload.temperature, top_p=payload.top_p, seed=payload.seed)
+    return Sampling(
+        max_tokens=payload.max_tokens, temperature=payload.temperature, top_p=payload.top_p, seed=payload.seed
+    )
 
 
 def _read_done(spec: JobSpec[GeneratePayload]) -> dict[tuple[str, int], CompletionEvent]:

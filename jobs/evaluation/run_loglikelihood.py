@@ -1,7 +1,7 @@
 """Entry of a log-likelihood job: log-probabilities of continuations given contexts, from a file.
 
-Payload: `checkpoint` (folder) and `rows_file` (JSONL of {context, continuation}, relative to the artifacts). The result names
-`items_file`, JSONL in the same order: {sum_logprob, tokens, greedy}.
+Payload: `checkpoint` (folder) and `rows_file` (JSONL of {context, continuation}, relative to the artifacts). The result
+names `items_file`, JSONL in the same order: {sum_logprob, tokens, greedy}.
 """
 
 from __future__ import annotations
@@ -33,12 +33,18 @@ def run(spec: JobSpec[LoglikelihoodPayload], reporter: Reporter) -> Loglikelihoo
         reporter.progress(done, total, unit="items")
         return False
 
-    scores = score_continuations(subject.network, subject.tokenizer, pairs, batch_tokens=BATCH_TOKENS, progress=progress)
+    scores = score_continuations(
+        subject.network, subject.tokenizer, pairs, batch_tokens=BATCH_TOKENS, progress=progress
+    )
     file = spec.folder / "loglikelihoods.jsonl"
     with file.open("w", encoding="utf-8") as out:
         for score in scores:
-            out.write(json.dumps({"sum_logprob": score.sum_logprob, "tokens": score.tokens, "greedy": score.greedy}) + "\n")
-    return LoglikelihoodResult(count=len(scores), tokens=sum(score.tokens for score in scores), items_file=spec.relative(file))
+            out.write(
+                json.dumps({"sum_logprob": score.sum_logprob, "tokens": score.tokens, "greedy": score.greedy}) + "\n"
+            )
+    return LoglikelihoodResult(
+        count=len(scores), tokens=sum(score.tokens for score in scores), items_file=spec.relative(file)
+    )
 
 
 def _pair(line: str, number: int) -> tuple[str, str]:
@@ -46,6 +52,10 @@ def _pair(line: str, number: int) -> tuple[str, str]:
         row = json.loads(line)
     except ValueError as error:
         raise InvalidInput(f"Line {number} is not JSON: {error}.", field="file") from error
-    if not isinstance(row, dict) or not isinstance(row.get("continuation"), str) or not isinstance(row.get("context", ""), str):
+    if (
+        not isinstance(row, dict)
+        or not isinstance(row.get("continuation"), str)
+        or not isinstance(row.get("context", ""), str)
+    ):
         raise InvalidInput(f'Line {number} is no {{"context": text, "continuation": text}}.', field="file")
     return row.get("context", ""), row["continuation"]

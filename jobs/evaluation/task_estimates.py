@@ -1,4 +1,6 @@
-"""Aggregate the items of a task to its scores: by metric, by subgroup and by group, each with standard error and interval."""
+"""Aggregate the items of a task to its scores: by metric, by subgroup and by group, each with standard error and
+interval.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,14 @@ RATIOS = {
     "token_perplexity": "tokens",
     "perplexity": "",
 }
-"""What the summed log-likelihoods are divided by; of the perplexity of targets by their number (lm-evaluation-harness)."""
+"""What the summed log-likelihoods are divided by; of the perplexity of targets by their number
+(lm-evaluation-harness).
+"""
 
 
 def estimate_task(task: TaskDefinition, ledger: Ledger) -> list[ScoreRow]:
-    """Return the scores of a task, its main metric first; items without a value are left out and counted among the facts.
+    """Return the scores of a task, its main metric first; items without a value are left out and counted among the
+    facts.
 
     A task of subgroups has a score for each of them and each of its groups too. Raises InvalidInput without any value.
     """
@@ -73,32 +78,46 @@ def _bias_by_category(name: str, ledger: Ledger) -> list[ScoreRow]:
     if len(parts) < 2:
         return []
     scores = [(category, estimate_bias(name, part)) for category, part in sorted(parts.items())]
-    return [_row(score, one, subgroup=category) for category, part in scores for score, one in part.items() if score.startswith("bias_")]
+    return [
+        _row(score, one, subgroup=category)
+        for category, part in scores
+        for score, one in part.items()
+        if score.startswith("bias_")
+    ]
 
 
 def _has(name: str, values: dict[str, float]) -> bool:
     if name in RATIOS:
         return "sum_nll" in values
-    return any(key in values for key in (name, "instructions" if name.startswith(("prompt_", "instruction_")) else name))
+    return any(
+        key in values for key in (name, "instructions" if name.startswith(("prompt_", "instruction_")) else name)
+    )
 
 
 def _answers(metrics: Sequence[MetricUse], name: str, items: Items) -> Estimate:
     return estimate_answers(metrics, items, clusters=_clusters(items))[name].estimate
 
 
-def _metric_rows(task: TaskDefinition, ledger: Ledger, name: str, estimate: Callable[[Items], Estimate]) -> list[ScoreRow]:
+def _metric_rows(
+    task: TaskDefinition, ledger: Ledger, name: str, estimate: Callable[[Items], Estimate]
+) -> list[ScoreRow]:
     """Return a metric's score over all items and, where the task has subgroups, over each of them and of its groups."""
     parts: dict[str, list[dict[str, float]]] = {}
     for item_hash, values in ledger.values.items():
         if _has(name, values):
             parts.setdefault(ledger.subgroups.get(item_hash, ""), []).append(values)
-    overall = allow_for_unclear(name, estimate([values for part in parts.values() for values in part]), list(ledger.values.values()))
+    overall = allow_for_unclear(
+        name, estimate([values for part in parts.values() for values in part]), list(ledger.values.values())
+    )
     if not ledger.subgroups:
         return [_row(name, overall)]
     by_part = {part: estimate(own) for part, own in parts.items()}
     is_macro = task.average == "macro"
     macro = macro_average(list(by_part.values()))
-    rows = [_row(name, macro if is_macro else overall), _row(f"{name}:{'micro' if is_macro else 'macro'}", overall if is_macro else macro)]
+    rows = [
+        _row(name, macro if is_macro else overall),
+        _row(f"{name}:{'micro' if is_macro else 'macro'}", overall if is_macro else macro),
+    ]
     average = macro_average if is_macro else micro_average
     for group, members in task.groups.items():
         own = [by_part[part] for part in members if part in by_part]

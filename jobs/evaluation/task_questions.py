@@ -19,7 +19,15 @@ from backend.domain.evaluation.tasks.selection import Selection, name_row, rende
 from backend.domain.evaluation.tasks.templates import TemplateFault
 from backend.infra.expressions import math_checker
 from jobs.evaluation.choices import choice_values, counted, shown_choices
-from jobs.evaluation.engines.base import Answers, GenerateRequest, Messages, Sampling, ScoreRequest, Scores, WindowPolicy
+from jobs.evaluation.engines.base import (
+    Answers,
+    GenerateRequest,
+    Messages,
+    Sampling,
+    ScoreRequest,
+    Scores,
+    WindowPolicy,
+)
 from jobs.evaluation.items import Item, Row, Scored, make_items
 from jobs.evaluation.questions import Question, RollRequest, counts_of, longest_for
 from jobs.evaluation.sandbox.programs import run_program
@@ -55,7 +63,8 @@ class ColumnRows(Sequence[Row]):
 def choose_task_items(
     task: TaskDefinition, rows: Sequence[Row], *, limit: int | None, seed: int, pool: Sequence[Row] | None = None
 ) -> tuple[list[Item], Selection]:
-    """Return the items to score, with their columns as rows, and the selection with their examples. `rows` are as stored.
+    """Return the items to score, with their columns as rows, and the selection with their examples. `rows` are as
+    stored.
 
     Raises InvalidInput and TemplateFault; see `select_rows`.
     """
@@ -111,7 +120,9 @@ class TaskQuestions:
         if not self._chat or rendered.contexts is not None or isinstance(subject, EndpointSubject):
             return tuple(rendered.pairs())
         context = self._chat_text(subject, rendered)
-        return tuple(encode_answer(subject.tokenizer, context, part.lstrip(" ")) for part in rendered.continuations or ())
+        return tuple(
+            encode_answer(subject.tokenizer, context, part.lstrip(" ")) for part in rendered.continuations or ()
+        )
 
     def _chat_text(self, subject: Subject, rendered: Rendered) -> str:
         messages = [{"role": turn.role, "content": turn.content} for turn in rendered.turns]
@@ -150,7 +161,11 @@ class TaskQuestions:
     def _continuation(self, item: Item, rendered: Rendered) -> Question:
         def finish(scores: Scores) -> list[Scored]:
             score, text = scores[0], (rendered.continuations or ("",))[0]
-            values = likelihood_values(-score.sum_logprob, score.tokens, text) | {"acc": float(score.greedy)} | counted(scores)
+            values = (
+                likelihood_values(-score.sum_logprob, score.tokens, text)
+                | {"acc": float(score.greedy)}
+                | counted(scores)
+            )
             return [self._scored(item, rendered, values, {"answer": text})]
 
         return Question(item, ScoreRequest(self._pairs(rendered)), finish)
@@ -160,7 +175,9 @@ class TaskQuestions:
 
         def finish(result: TextNll) -> list[Scored]:
             lost = result.bytes - sum(part.bytes for part in result.windows)
-            values = likelihood_values(result.sum_nll, result.tokens, rendered.counted) | ({"lost_bytes": float(lost)} if lost > 0 else {})
+            values = likelihood_values(result.sum_nll, result.tokens, rendered.counted) | (
+                {"lost_bytes": float(lost)} if lost > 0 else {}
+            )
             return [self._scored(item, rendered, values, {"text": text[:SHOWN_CHARACTERS]})]
 
         return Question(item, RollRequest(text, self._windows), finish)
@@ -189,10 +206,14 @@ class TaskQuestions:
                 outcomes=outcomes,
                 equal=math_checker().equal,
             )
-            more: dict[str, Any] = {"extracted": list(own.extracted), "filters": list(own.filters)} if task.extract else {}
+            more: dict[str, Any] = (
+                {"extracted": list(own.extracted), "filters": list(own.filters)} if task.extract else {}
+            )
             counts = counts_of(answers, longest=longest, max_tokens=task.max_tokens)
             counts |= {"unparsed": float(own.unparsed)} if own.unparsed else {}
-            refused = judge_task_answer(self._choice_metrics, answers[0].text, prompt=rendered.turns[-1].content, row=item.row)
+            refused = judge_task_answer(
+                self._choice_metrics, answers[0].text, prompt=rendered.turns[-1].content, row=item.row
+            )
             values, noted = own.values | counts | refused.values, shown | more | own.shown | refused.shown
             return [self._scored(item, rendered, values, noted)]
 

@@ -25,8 +25,8 @@ SHOWN = 4
 def check_network(folder: Path, reporter: Reporter) -> None:
     """Build the config's network, compare it with the weights, load it and run it on a few tokens.
 
-    A network larger than free memory is not run, which is logged. Raises InvalidInput for an unknown family or one that generates no
-    text, for missing or mismatched weights, and for logits that are not finite.
+    A network larger than free memory is not run, which is logged. Raises InvalidInput for an unknown family or one that
+    generates no text, for missing or mismatched weights, and for logits that are not finite.
     """
     transformers.utils.logging.disable_progress_bar()
     config = _read_config(folder)
@@ -48,12 +48,16 @@ def _read_config(folder: Path) -> PretrainedConfig:
     except UNUSABLE as error:
         raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
     if type(config) not in AutoModelForCausalLM._model_mapping or is_scorer(folder):
-        raise InvalidInput(f"A network of the family {family!r} generates no text.", remedy="Choose a causal language model.")
+        raise InvalidInput(
+            f"A network of the family {family!r} generates no text.", remedy="Choose a causal language model."
+        )
     return config
 
 
 def _check_size(folder: Path, config: PretrainedConfig, num_weights: int) -> None:
-    """Compare the network's size with the weights' before memory is allocated: a hostile config may ask for more than any machine has."""
+    """Compare the network's size with the weights' before memory is allocated: a hostile config may ask for more than
+    any machine has.
+    """
     try:
         with torch.device("meta"):
             network = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -62,7 +66,8 @@ def _check_size(folder: Path, config: PretrainedConfig, num_weights: int) -> Non
         raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
     if parameters > num_weights * SLACK:
         raise InvalidInput(
-            f"The network in {folder.name} can't be loaded: its config has {parameters:,} parameters, and the weights {num_weights:,}.",
+            f"The network in {folder.name} can't be loaded: its config has {parameters:,} parameters, and the weights"
+            f" {num_weights:,}.",
             remedy="Check that config.json belongs to these weights.",
         )
 
@@ -70,7 +75,12 @@ def _check_size(folder: Path, config: PretrainedConfig, num_weights: int) -> Non
 def _run_once(folder: Path, reporter: Reporter) -> None:
     try:
         network, report = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype="auto", use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
+            str(folder),
+            dtype="auto",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
         )
         missing = sorted(report["missing_keys"])
         if missing:
@@ -86,7 +96,12 @@ def _run_once(folder: Path, reporter: Reporter) -> None:
             raise
         raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
     if not torch.isfinite(logits).all():
-        raise InvalidInput("The network's logits are not finite.", remedy="The files may be damaged: download them again.")
+        raise InvalidInput(
+            "The network's logits are not finite.", remedy="The files may be damaged: download them again."
+        )
     rows, words = network.get_input_embeddings().num_embeddings, len(load_tokenizer(folder))
     if words > rows:
-        reporter.log(f"The tokenizer knows {words:,} tokens and the network {rows:,}: text with the other tokens can't be processed.")
+        reporter.log(
+            f"The tokenizer knows {words:,} tokens and the network {rows:,}: text with the other tokens can't be"
+            " processed."
+        )

@@ -17,7 +17,13 @@ from backend.errors import InvalidInput
 from jobs.modeling.dropout import set_dropout
 from jobs.modeling.family_configs import make_config
 
-RESIDUAL_WRITERS = ("o_proj.weight", "down_proj.weight", "experts.down_proj", "attention.dense.weight", "dense_4h_to_h.weight")
+RESIDUAL_WRITERS = (
+    "o_proj.weight",
+    "down_proj.weight",
+    "experts.down_proj",
+    "attention.dense.weight",
+    "dense_4h_to_h.weight",
+)
 EXPERT_WEIGHTS = ("experts.gate_up_proj", "experts.down_proj")
 GROUPED_ROW_BYTES = 16
 
@@ -33,8 +39,9 @@ def build_network(
 ) -> PreTrainedModel:
     """Build a network of the config's family with weights drawn from `seed`; the process's random state is preserved.
 
-    Weights are normal with deviation 0.02, in fp32 on the CPU. Those that write to the residual stream are divided by sqrt(2 x layers), as
-    in GPT-2 (Radford et al. 2019, section 2.3; transformers' GPT-2 does so itself), except in Gemma, which normalises those writes.
+    Weights are normal with deviation 0.02, in fp32 on the CPU. Those that write to the residual stream are divided by
+    sqrt(2 x layers), as in GPT-2 (Radford et al. 2019, section 2.3; transformers' GPT-2 does so itself), except in
+    Gemma, which normalises those writes.
     """
     made = make_config(config, bos_token_id=bos_token_id, eos_token_id=eos_token_id, pad_token_id=pad_token_id)
     set_dropout(made, dropout)
@@ -46,20 +53,25 @@ def build_network(
             for name, weight in network.named_parameters():
                 if name.endswith(RESIDUAL_WRITERS):
                     weight.div_(math.sqrt(2 * config.num_layers))
-    network.generation_config = GenerationConfig(bos_token_id=bos_token_id, eos_token_id=eos_token_id, pad_token_id=pad_token_id)
+    network.generation_config = GenerationConfig(
+        bos_token_id=bos_token_id, eos_token_id=eos_token_id, pad_token_id=pad_token_id
+    )
     allow_any_experts(network)
     return network
 
 
 def allow_any_experts(network: PreTrainedModel) -> None:
-    """Support experts of any size: torch's grouped matmul needs rows of a multiple of 16 bytes, so others run one expert at a time."""
+    """Support experts of any size: torch's grouped matmul needs rows of a multiple of 16 bytes, so others run one
+    expert at a time.
+    """
     experts = [weight for name, weight in network.named_parameters() if name.endswith(EXPERT_WEIGHTS)]
     if any(size * weight.element_size() % GROUPED_ROW_BYTES for weight in experts for size in weight.shape[1:]):
         network.set_experts_implementation("eager")
 
 
 def config_from_checkpoint(folder: Path) -> ArchitectureConfig | None:
-    """Read the architecture of a checkpoint; None for another family or a variant that an ArchitectureConfig can't express.
+    """Read the architecture of a checkpoint; None for another family or a variant that an ArchitectureConfig can't
+    express.
 
     Raises InvalidInput if config.json can't be read.
     """

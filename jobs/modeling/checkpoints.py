@@ -1,7 +1,7 @@
 """Checkpoints on disk: published atomically with hashes, read from safetensors alone.
 
-A checkpoint is a folder that any Hugging Face tool loads, plus `roundhouse.json`. An adapter's folder names its base there, as a path
-relative to itself. Nothing is unpickled, and no code of a checkpoint is run.
+A checkpoint is a folder that any Hugging Face tool loads, plus `roundhouse.json`. An adapter's folder names its base
+there, as a path relative to itself. Nothing is unpickled, and no code of a checkpoint is run.
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ def save_checkpoint(
 ) -> dict[str, Any]:
     """Publish a checkpoint at `folder` atomically, replacing an existing one; return its card.
 
-    `meta` (lineage, metrics, ...) goes into the card beside file hashes and versions. `write_more` may add files, such as the
-    training state, before the rename; `weights` are saved instead of the network's own. Raises JobFailed if the disk is full.
+    `meta` (lineage, metrics, ...) goes into the card beside file hashes and versions. `write_more` may add files, such
+    as the training state, before the rename; `weights` are saved instead of the network's own. Raises JobFailed if the
+    disk is full.
     """
     transformers.utils.logging.disable_progress_bar()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,9 @@ def save_checkpoint(
     return card
 
 
-def _write_model(model: torch.nn.Module, folder: Path, *, base: str | None, weights: dict[str, torch.Tensor] | None) -> None:
+def _write_model(
+    model: torch.nn.Module, folder: Path, *, base: str | None, weights: dict[str, torch.Tensor] | None
+) -> None:
     more: dict[str, Any] = {} if weights is None else {"state_dict": weights}
     if isinstance(model, peft.PeftModel):
         configs = list(model.peft_config.values())
@@ -133,7 +136,9 @@ def write_card(folder: Path, *, meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def hash_weights(folder: Path) -> str:
-    """Return the SHA-256 of a checkpoint's weights, of an adapter with those of its base. The card's hashes are not computed again."""
+    """Return the SHA-256 of a checkpoint's weights, of an adapter with those of its base. The card's hashes are not
+    computed again.
+    """
     known = read_card(folder).get("files", {})
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
@@ -245,13 +250,14 @@ def load_network(
 ) -> PreTrainedModel:
     """Load a checkpoint's network in evaluation mode; an adapter is merged into its base by default.
 
-    `dropout` is that of training (see `set_dropout`); None keeps the checkpoint's. Raises NotFound or InvalidInput (see `check_folder`),
-    and InvalidInput if the weights do not match the config.
+    `dropout` is that of training (see `set_dropout`); None keeps the checkpoint's. Raises NotFound or InvalidInput (see
+    `check_folder`), and InvalidInput if the weights do not match the config.
     """
     check_folder(folder)
     if is_scorer(folder):
         raise InvalidInput(
-            f"{folder.name} holds a reward model, which generates no text.", remedy="Choose a checkpoint of another objective."
+            f"{folder.name} holds a reward model, which generates no text.",
+            remedy="Choose a checkpoint of another objective.",
         )
     transformers.utils.logging.disable_progress_bar()
     if is_adapter(folder):
@@ -262,7 +268,9 @@ def load_network(
         config = AutoConfig.from_pretrained(str(folder), **safely)
         if dropout is not None:
             set_dropout(config, dropout)
-        network = AutoModelForCausalLM.from_pretrained(str(folder), config=config, dtype=dtype, use_safetensors=True, **safely)
+        network = AutoModelForCausalLM.from_pretrained(
+            str(folder), config=config, dtype=dtype, use_safetensors=True, **safely
+        )
     except UNUSABLE as error:
         if is_out_of_memory(error):
             raise
@@ -272,7 +280,8 @@ def load_network(
 
 
 def build_without_weights(folder: Path) -> PreTrainedModel:
-    """Build a checkpoint's network as `load_network` does, of an adapter its base's, with all tensors on torch's meta device.
+    """Build a checkpoint's network as `load_network` does, of an adapter its base's, with all tensors on torch's meta
+    device.
 
     Raises InvalidInput if the config can't be read.
     """
@@ -282,7 +291,9 @@ def build_without_weights(folder: Path) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(str(folder), **safely)
         with torch.device("meta"):
-            network: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            network: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, trust_remote_code=False
+            )
         if (folder / GENERATION_CONFIG_NAME).is_file():
             network.generation_config = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
     except UNUSABLE as error:
@@ -296,7 +307,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if not folder.is_dir():
         raise NotFound(f"There is no tokenizer folder {folder}.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True, use_fast=True
+        )
     except Exception as error:
         if not is_unusable(error):
             raise

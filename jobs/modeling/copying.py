@@ -31,11 +31,12 @@ def copy_checkpoint(
     keep_free_bytes: int = 0,
     watch: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Copy a checkpoint's data files (or `files` of them) and write a card; return it. A tokenizer without a template gets the plain one.
+    """Copy a checkpoint's data files (or `files` of them) and write a card; return it. A tokenizer without a template
+    gets the plain one.
 
-    With `move` files are hard-linked if possible, for a source that is deleted afterwards. `watch` is called with the bytes copied and
-    the total after each file; an exception from it ends the copy. Raises NotFound or InvalidInput if the source can't be used (see
-    `check_folder`), JobFailed if the disk is too full.
+    With `move` files are hard-linked if possible, for a source that is deleted afterwards. `watch` is called with the
+    bytes copied and the total after each file; an exception from it ends the copy. Raises NotFound or InvalidInput if
+    the source can't be used (see `check_folder`), JobFailed if the disk is too full.
     """
     check_folder(source)
     files = data_files(source, keep_state=keep_state) if files is None else files
@@ -44,7 +45,8 @@ def copy_checkpoint(
     free = shutil.disk_usage(out_folder.parent).free - keep_free_bytes
     if free < size and not move:
         raise JobFailed(
-            f"The disk has {free / 1e9:.2f} GB free, and the checkpoint needs {size / 1e9:.2f} GB.", remedy="Free space and try again."
+            f"The disk has {free / 1e9:.2f} GB free, and the checkpoint needs {size / 1e9:.2f} GB.",
+            remedy="Free space and try again.",
         )
     partial = out_folder.parent / f".{out_folder.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
@@ -62,7 +64,9 @@ def copy_checkpoint(
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         if error.errno == errno.ENOSPC:
-            raise JobFailed("The disk is full: the checkpoint could not be copied.", remedy="Free space and try again.") from error
+            raise JobFailed(
+                "The disk is full: the checkpoint could not be copied.", remedy="Free space and try again."
+            ) from error
         raise
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -81,12 +85,17 @@ def _place(path: Path, target: Path, *, move: bool) -> None:
 
 
 def base_files(source: Path) -> list[Path]:
-    """List the data files of a checkpoint from outside: those at its top level, and only the weight files that are loaded.
+    """List the data files of a checkpoint from outside: those at its top level, and only the weight files that are
+    loaded.
 
     Raises InvalidInput as `data_files` and `backend.infra.checkpoints.candidates.weight_files`.
     """
     weights = set(weight_files(source))
-    return [path for path in data_files(source) if path.parent == source and (path.suffix != ".safetensors" or path in weights)]
+    return [
+        path
+        for path in data_files(source)
+        if path.parent == source and (path.suffix != ".safetensors" or path in weights)
+    ]
 
 
 def data_files(source: Path, *, keep_state: bool = False) -> list[Path]:
@@ -111,7 +120,9 @@ def add_plain_template(folder: Path) -> None:
     """
     tokenizer = load_tokenizer(folder)
     if not tokenizer.is_fast:
-        raise InvalidInput("The checkpoint's tokenizer has no fast form (tokenizer.json).", remedy="Save it with AutoTokenizer first.")
+        raise InvalidInput(
+            "The checkpoint's tokenizer has no fast form (tokenizer.json).", remedy="Save it with AutoTokenizer first."
+        )
     if not (folder / "tokenizer.json").is_file():
         tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     if not ensure_template(tokenizer):

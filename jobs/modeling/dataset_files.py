@@ -1,4 +1,6 @@
-"""Read a dataset version: a folder with `train.parquet`, `val.parquet`, `rejected.jsonl` and `meta.json`. Imports no torch."""
+"""Read a dataset version: a folder with `train.parquet`, `val.parquet`, `rejected.jsonl` and `meta.json`. Imports no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """Return the import's record: kind, mapping, counts, hash, ... Raises NotFound if the folder holds no dataset."""
     path = folder / "meta.json"
     if not path.is_file():
-        raise NotFound(f"The folder {folder} holds no dataset: meta.json is missing.", remedy="Import the dataset again.")
+        raise NotFound(
+            f"The folder {folder} holds no dataset: meta.json is missing.", remedy="Import the dataset again."
+        )
     meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return meta
 
@@ -43,7 +47,9 @@ def num_rows(folder: Path, *, split: Split) -> int:
 
 
 def iter_rows(folder: Path, *, split: Split) -> Iterator[Row]:
-    """Yield the canonical rows of a split in order, in bounded memory. Raises NotFound if the split's file is missing."""
+    """Yield the canonical rows of a split in order, in bounded memory. Raises NotFound if the split's file is
+    missing.
+    """
     return parquet.iter_rows(_require(folder / f"{split}.parquet"))
 
 

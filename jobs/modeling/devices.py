@@ -28,7 +28,8 @@ def pick_device(setting: Literal["auto", "cpu", "gpu"] = "auto") -> torch.device
 
 
 def pick_autocast(precision: Literal["auto", "fp32", "bf16", "fp16"], *, device: torch.device) -> torch.dtype | None:
-    """Return the type of mixed precision, or None for plain fp32. `auto`: bf16 on a GPU that supports it, else fp16; fp32 on the CPU.
+    """Return the type of mixed precision, or None for plain fp32. `auto`: bf16 on a GPU that supports it, else fp16;
+    fp32 on the CPU.
 
     Raises InvalidInput for fp16 on a CPU, where it is slower than fp32.
     """
@@ -38,7 +39,9 @@ def pick_autocast(precision: Literal["auto", "fp32", "bf16", "fp16"], *, device:
         return torch.bfloat16
     if device.type != "cuda":
         if precision == "fp16":
-            raise InvalidInput("fp16 trains on a GPU only.", remedy="Choose precision fp32, or bf16.", field="precision")
+            raise InvalidInput(
+                "fp16 trains on a GPU only.", remedy="Choose precision fp32, or bf16.", field="precision"
+            )
         return None
     return torch.float16 if precision == "fp16" or not computes_bf16() else torch.bfloat16
 
@@ -49,7 +52,8 @@ def computes_bf16() -> bool:
 
 
 def scoring_dtype(setting: str, *, stored: str | None, device: torch.device) -> torch.dtype:
-    """Return the number format for scoring: the one that is set, else the checkpoint's own; on a CPU fp32, which holds every value of it.
+    """Return the number format for scoring: the one that is set, else the checkpoint's own; on a CPU fp32, which holds
+    every value of it.
 
     A score is never silently one of rounded weights.
     """

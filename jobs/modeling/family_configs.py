@@ -1,4 +1,6 @@
-"""Map an ArchitectureConfig to the transformers config of its family, with fixed values for the fields that it lacks."""
+"""Map an ArchitectureConfig to the transformers config of its family, with fixed values for the fields that it
+lacks.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,11 @@ ROUTER_LOSS = 0.01
 
 
 def make_config(
-    config: ArchitectureConfig, *, bos_token_id: int | None = None, eos_token_id: int | None = None, pad_token_id: int | None = None
+    config: ArchitectureConfig,
+    *,
+    bos_token_id: int | None = None,
+    eos_token_id: int | None = None,
+    pad_token_id: int | None = None,
 ) -> PreTrainedConfig:
     """Build the config of `config.json`, including its architecture class. Dropout is off in every family."""
     made = _MAKERS[config.family](
@@ -98,7 +104,10 @@ def _gemma3(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedCon
             query_pre_attn_scalar=config.head_dim,
             sliding_window=config.window,
             sliding_window_pattern=config.global_every,  # the same as layer_types, for tools that do not read them
-            layer_types=["full_attention" if config.is_global(layer) else "sliding_attention" for layer in range(config.num_layers)],
+            layer_types=[
+                "full_attention" if config.is_global(layer) else "sliding_attention"
+                for layer in range(config.num_layers)
+            ],
             rope_parameters={kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()},
         )
     )

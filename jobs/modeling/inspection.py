@@ -24,16 +24,20 @@ def read_tensor_shapes(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def inspect_folder(folder: Path) -> CheckpointDescription:
-    """Describe a checkpoint: family, parameters, context, vocabulary, number format, licence, chat template, size on disk.
+    """Describe a checkpoint: family, parameters, context, vocabulary, number format, licence, chat template, size on
+    disk.
 
-    For an adapter, `parameters` are the adapter's and the rest is its base's. Raises InvalidInput or NotFound as `check_folder`.
+    For an adapter, `parameters` are the adapter's and the rest is its base's. Raises InvalidInput or NotFound as
+    `check_folder`.
     """
     check_folder(folder)
     adapter = is_adapter(folder)
     described = base_folder_of(folder) if adapter else folder
     config = json.loads((described / "config.json").read_text())
     text = config.get("text_config") or config
-    tensors = {name: entry for file in sorted(folder.glob("*.safetensors")) for name, entry in read_tensor_shapes(file).items()}
+    tensors = {
+        name: entry for file in sorted(folder.glob("*.safetensors")) for name, entry in read_tensor_shapes(file).items()
+    }
     shapes = [entry for name, entry in tensors.items() if not name.endswith(BUFFERS)]
     formats = sorted({dtype for dtype, _ in shapes})
     template = _read_template(folder)
@@ -47,9 +51,15 @@ def inspect_folder(folder: Path) -> CheckpointDescription:
         licence=read_licence(folder) or read_card(folder).get("licence"),
         has_chat_template=template is not None and template != PLAIN_TEMPLATE,
         adapter=adapter,
-        bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and STATE_FOLDER not in path.parts),
+        bytes=sum(
+            path.stat().st_size for path in folder.rglob("*") if path.is_file() and STATE_FOLDER not in path.parts
+        ),
         files=tuple(
-            sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and STATE_FOLDER not in path.parts)
+            sorted(
+                path.relative_to(folder).as_posix()
+                for path in folder.rglob("*")
+                if path.is_file() and STATE_FOLDER not in path.parts
+            )
         ),
     )
 

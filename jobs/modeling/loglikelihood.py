@@ -53,7 +53,9 @@ class TextNll:
 
 @dataclass(frozen=True, eq=False)
 class ScoredSequence:
-    """Token ids to run, and how many of the last ones to score. `owner` is the index of the pair or text that it belongs to."""
+    """Token ids to run, and how many of the last ones to score. `owner` is the index of the pair or text that it
+    belongs to.
+    """
 
     owner: int
     ids: npt.NDArray[np.int32]
@@ -81,12 +83,21 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: 
     return encode_pairs(tokenizer, [(context, continuation)])[0]
 
 
-def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
+) -> list[tuple[list[int], list[int]]]:
     """Tokenise pairs as `encode_pair` does, each text once."""
-    moved = [_move_spaces(context, continuation) if context else (context, continuation) for context, continuation in pairs]
+    moved = [
+        _move_spaces(context, continuation) if context else (context, continuation) for context, continuation in pairs
+    ]
     plain = {continuation for context, continuation in moved if not context}
     bos = tokenizer.bos_token
-    begun = {text for context, rest in moved if context and bos and context.startswith(bos) for text in (context, context + rest)}
+    begun = {
+        text
+        for context, rest in moved
+        if context and bos and context.startswith(bos)
+        for text in (context, context + rest)
+    }
     usual = {text for context, rest in moved if context for text in (context, context + rest)} - begun
     bare, special = _encode_all(tokenizer, plain | begun, special=False), _encode_all(tokenizer, usual, special=True)
     encoded = []
@@ -119,14 +130,18 @@ def _after_prefix(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[l
 
 
 def plan_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], *, longest: int) -> list[ScoredSequence]:
-    """Return the sequence of each pair, cut at its beginning to `longest` inputs. Raises InvalidInput for an empty continuation."""
+    """Return the sequence of each pair, cut at its beginning to `longest` inputs. Raises InvalidInput for an empty
+    continuation.
+    """
     texts = [pair for pair in pairs if isinstance(pair[0], str)]
     encoded = iter(encode_pairs(tokenizer, texts) if texts else ())
     rows = []
     for index, pair in enumerate(pairs):
         head, tail = next(encoded) if isinstance(pair[0], str) else pair
         if not tail:
-            raise InvalidInput(f"Pair {index + 1} has nothing to score: its continuation is empty.", field="continuation")
+            raise InvalidInput(
+                f"Pair {index + 1} has nothing to score: its continuation is empty.", field="continuation"
+            )
         ids = np.array([*head, *tail], dtype=np.int32)
         last = ids[-(longest + 1) :]
         rows.append(ScoredSequence(index, last, min(len(tail), len(last) - 1), cut=len(ids) - len(last)))
@@ -144,7 +159,8 @@ def score_continuations(
     """Score each (context, continuation); contexts too long for the network lose their beginning.
 
     A pair is two texts, or the token ids of both (of a conversation, whose tokens only its template knows).
-    `batch_tokens` bounds a forward pass. If `progress` stops early the list is still complete: pairs that were not reached have 0 tokens.
+    `batch_tokens` bounds a forward pass. If `progress` stops early the list is still complete: pairs that were not
+    reached have 0 tokens.
     """
     rows = plan_pairs(tokenizer, pairs, longest=longest_input(model))
     scores = [ContinuationScore(0.0, 0, False)] * len(pairs)
@@ -166,13 +182,18 @@ def rolling_nll(
 ) -> list[TextNll]:
     """Return the negative log-likelihood of each text, every token scored once.
 
-    `each_window`: consecutive windows of `window` tokens (default: the network's context less one), each after the prefix token alone
-    (BOS, else EOS). `first_window`: the prefix stands before the text only, and later windows condition on one earlier token, as
-    lm-evaluation-harness does; also used, without a prefix and leaving the first token unscored, where the tokenizer has neither.
-    `max_tokens` truncates each text; `bytes` are then those of the decoded tokens.
+    `each_window`: consecutive windows of `window` tokens (default: the network's context less one), each after the
+    prefix token alone (BOS, else EOS). `first_window`: the prefix stands before the text only, and later windows
+    condition on one earlier token, as lm-evaluation-harness does; also used, without a prefix and leaving the first
+    token unscored, where the tokenizer has neither. `max_tokens` truncates each text; `bytes` are then those of the
+    decoded tokens.
     """
-    rows, sizes = plan_windows(tokenizer, texts, longest=longest_input(model), window=window, policy=policy, max_tokens=max_tokens)
-    scored = {id(row): logprob for row, logprob, _ in _score_rows(model, rows, batch_tokens=batch_tokens, progress=progress)}
+    rows, sizes = plan_windows(
+        tokenizer, texts, longest=longest_input(model), window=window, policy=policy, max_tokens=max_tokens
+    )
+    scored = {
+        id(row): logprob for row, logprob, _ in _score_rows(model, rows, batch_tokens=batch_tokens, progress=progress)
+    }
     lengths = token_bytes(tokenizer, vocab_size=model.get_input_embeddings().num_embeddings)
     windows: list[list[TextNll]] = [[] for _ in sizes]
     for row in rows:
@@ -202,7 +223,9 @@ def plan_windows(
             parts = [cut[at : at + length] for at in range(0, len(cut), length)]
             rows += [ScoredSequence(index, np.array([prefix, *part], dtype=np.int32), len(part)) for part in parts]
         else:
-            rows += _overlapping_rows(index, cut if prefix is None else [prefix, *cut], length=min(window or longest, longest))
+            rows += _overlapping_rows(
+                index, cut if prefix is None else [prefix, *cut], length=min(window or longest, longest)
+            )
     return rows, sizes
 
 
@@ -217,7 +240,9 @@ def sum_windows(windows: Sequence[TextNll], size: int) -> TextNll:
 
 
 def _overlapping_rows(owner: int, sequence: list[int], *, length: int) -> list[ScoredSequence]:
-    """Windows of `length` scored tokens, conditioned on what precedes them; the last one overlaps tokens scored before."""
+    """Windows of `length` scored tokens, conditioned on what precedes them; the last one overlaps tokens scored
+    before.
+    """
     rows = []
     for at in range(0, len(sequence) - 1, length):
         end = min(at + length + 1, len(sequence))
@@ -254,7 +279,9 @@ def _score_batch(model: PreTrainedModel, batch: list[ScoredSequence]) -> tuple[l
     columns = (targets != -100).any(dim=0).nonzero().flatten()
     targets = targets[:, columns].to(model.device)
     # the head runs on the scored columns only: full logits would take most of the time and nearly all of the memory
-    logits = model(input_ids=inputs.to(model.device), use_cache=False, logits_to_keep=columns.to(model.device)).logits.float()
+    logits = model(
+        input_ids=inputs.to(model.device), use_cache=False, logits_to_keep=columns.to(model.device)
+    ).logits.float()
     chosen = logits.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     scored = targets != -100
     logprobs = torch.where(scored, chosen - logits.logsumexp(-1), 0.0).double().sum(-1)

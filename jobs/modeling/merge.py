@@ -17,7 +17,9 @@ def merge_adapter(folder: Path, out_folder: Path) -> dict[str, Any]:
     Raises InvalidInput if the folder is no adapter.
     """
     if not is_adapter(folder):
-        raise InvalidInput(f"{folder.name} is not an adapter: there is nothing to merge.", remedy="Export it with format hf.")
+        raise InvalidInput(
+            f"{folder.name} is not an adapter: there is nothing to merge.", remedy="Export it with format hf."
+        )
     card = read_card(folder)
     meta = {key: value for key, value in card.items() if key not in ("files", "versions", "base_path", "format")}
     meta["merged_from"] = {"step": card.get("step"), "run_folder": card.get("run_folder")}

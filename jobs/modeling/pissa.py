@@ -1,8 +1,9 @@
-"""PiSSA (Meng et al. 2024, arXiv 2404.02948): adapters that start from a weight's largest singular vectors, and their plain LoRA form.
+"""PiSSA (Meng et al. 2024, arXiv 2404.02948): adapters that start from a weight's largest singular vectors, and their
+plain LoRA form.
 
-During training the base holds the residual of each weight and the adapter its first r singular vectors. A checkpoint holds the change
-since the start as plain LoRA of twice the rank on the original base: [B, B0] [A; -A0]. Any tool reads it, the base's files stay
-unchanged, and both halves allow an exact resume.
+During training the base holds the residual of each weight and the adapter its first r singular vectors. A checkpoint
+holds the change since the start as plain LoRA of twice the rank on the original base: [B, B0] [A; -A0]. Any tool reads
+it, the base's files stay unchanged, and both halves allow an exact resume.
 """
 
 from __future__ import annotations
@@ -20,16 +21,21 @@ from backend.errors import InvalidInput
 ADAPTER, START = "default", "pissa_start"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 EXACT_UP_TO = 1024
-"""Side of a matrix above which only the largest singular vectors are computed, by random projections (the paper's section 4)."""
+"""Side of a matrix above which only the largest singular vectors are computed, by random projections (the paper's
+section 4).
+"""
 
 
 def begin(model: peft.PeftModel, *, saved: Path | None = None) -> None:
-    """Initialise fresh adapters from the base's singular vectors and subtract them from it, or restore both from the checkpoint `saved`.
+    """Initialise fresh adapters from the base's singular vectors and subtract them from it, or restore both from the
+    checkpoint `saved`.
 
     Raises InvalidInput if the rank is larger than a matrix.
     """
     tensors = load_file(saved / WEIGHTS) if saved is not None else {}
-    if beside := {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}:  # the head of a reward model
+    if beside := {
+        name: tensor for name, tensor in tensors.items() if ".lora_" not in name
+    }:  # the head of a reward model
         peft.set_peft_model_state_dict(model, beside)
     with torch.no_grad():
         for name, layer in _layers(model):
@@ -73,12 +79,15 @@ def _layers(model: peft.PeftModel) -> list[tuple[str, LoraLayer]]:
 
 
 def _largest(layer: LoraLayer, *, rank: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return A (rank, inputs) and B (outputs, rank): B @ A times the scaling is the weight's best approximation of that rank."""
+    """Return A (rank, inputs) and B (outputs, rank): B @ A times the scaling is the weight's best approximation of that
+    rank.
+    """
     weight = layer.get_base_layer().weight.float()
     weight = weight.T if getattr(layer, "fan_in_fan_out", False) else weight
     if rank > min(weight.shape):
         raise InvalidInput(
-            f"lora.rank {rank} is more than the {min(weight.shape)} singular vectors of {name.removeprefix('base_model.model.')}.",
+            f"lora.rank {rank} is more than the {min(weight.shape)} singular vectors of"
+            f" {name.removeprefix('base_model.model.')}.",
             remedy=f"Choose a rank of at most {min(weight.shape)}, or another lora.variant.",
             field="lora.rank",
         )

@@ -1,4 +1,6 @@
-"""Publish a finished folder, of a checkpoint or a tokenizer. Imports no torch: a job that needs none starts in a quarter of the time."""
+"""Publish a finished folder, of a checkpoint or a tokenizer. Imports no torch: a job that needs none starts in a
+quarter of the time.
+"""
 
 from __future__ import annotations
 

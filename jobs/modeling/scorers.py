@@ -10,16 +10,28 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from backend.errors import InvalidInput
 from jobs.modeling.build import allow_any_experts
-from jobs.modeling.checkpoints import UNUSABLE, base_folder_of, check_folder, is_adapter, is_scorer, load_network, one_line, put_on
+from jobs.modeling.checkpoints import (
+    UNUSABLE,
+    base_folder_of,
+    check_folder,
+    is_adapter,
+    is_scorer,
+    load_network,
+    one_line,
+    put_on,
+)
 from jobs.modeling.dropout import set_dropout
 from jobs.modeling.memory_errors import is_out_of_memory
 
 
-def load_scorer(folder: Path, *, pad_id: int, seed: int = 0, merge_adapter: bool = True, dropout: float | None = None) -> PreTrainedModel:
+def load_scorer(
+    folder: Path, *, pad_id: int, seed: int = 0, merge_adapter: bool = True, dropout: float | None = None
+) -> PreTrainedModel:
     """Load a scoring network in fp32 and evaluation mode.
 
-    A causal network gets a new scoring head, drawn from `seed`. The score is read at the last token of a row that is not `pad_id`.
-    Raises NotFound or InvalidInput (see `load_network`), and InvalidInput for a family without a scoring class.
+    A causal network gets a new scoring head, drawn from `seed`. The score is read at the last token of a row that is
+    not `pad_id`. Raises NotFound or InvalidInput (see `load_network`), and InvalidInput for a family without a scoring
+    class.
     """
     check_folder(folder)
     if not is_scorer(folder):
@@ -41,7 +53,8 @@ def load_scorer(folder: Path, *, pad_id: int, seed: int = 0, merge_adapter: bool
         raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
     if scorer.config.num_labels != 1:
         raise InvalidInput(
-            f"The network in {folder.name} sorts texts into {scorer.config.num_labels} classes, and a reward model gives one score."
+            f"The network in {folder.name} sorts texts into {scorer.config.num_labels} classes, and a reward model"
+            " gives one score."
         )
     allow_any_experts(scorer)
     return scorer.eval()
@@ -61,7 +74,9 @@ def _with_new_head(network: PreTrainedModel, *, pad_id: int, seed: int) -> PreTr
         scorer = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     head = getattr(scorer, "score", None)
     if not isinstance(head, torch.nn.Linear):
-        raise InvalidInput(f"A network of the family {config.model_type!r} scores in a way that can't be trained here.", field="base")
+        raise InvalidInput(
+            f"A network of the family {config.model_type!r} scores in a way that can't be trained here.", field="base"
+        )
     scorer.score = torch.nn.Linear(head.in_features, 1, bias=head.bias is not None)
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -19,10 +19,18 @@ MAX_CHARACTERS = 1_000_000
 class TextSample:
     """Iterate over the texts of one split up to about `max_bytes`; `rows` and `bytes` then hold the size of the sample.
 
-    If the split is larger, every n-th row is taken. Iterating again yields the same texts. Memory is bounded by a few rows.
+    If the split is larger, every n-th row is taken. Iterating again yields the same texts. Memory is bounded by a few
+    rows.
     """
 
-    def __init__(self, file: Path, *, max_bytes: int, max_rows: int | None = None, watch: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self,
+        file: Path,
+        *,
+        max_bytes: int,
+        max_rows: int | None = None,
+        watch: Callable[[int, int], None] | None = None,
+    ) -> None:
         """Call `watch` every 64 rows with the rows read and the total; an exception from it ends the iteration."""
         self._file, self._max_bytes, self._max_rows, self._watch = file, max_bytes, max_rows, watch
         self.total_rows = count_rows(file)

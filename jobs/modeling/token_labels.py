@@ -13,12 +13,14 @@ _BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}
 def label_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[str]:
     """Return the text of each token as within a sentence, including its leading space.
 
-    Bytes that are no character on their own are written `\\xe2`; a row of the network's vocabulary that the tokenizer has no token for is
-    written `[51200]`.
+    Bytes that are no character on their own are written `\\xe2`; a row of the network's vocabulary that the tokenizer
+    has no token for is written `[51200]`.
     """
     indices = [int(index) for index in ids]
     known = len(tokenizer)
-    pieces = dict(zip(indices, tokenizer.convert_ids_to_tokens([index if index < known else 0 for index in indices]), strict=True))
+    pieces = dict(
+        zip(indices, tokenizer.convert_ids_to_tokens([index if index < known else 0 for index in indices]), strict=True)
+    )
     added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     byte_level = _is_byte_level(tokenizer)
     labels = []

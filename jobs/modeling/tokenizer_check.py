@@ -1,7 +1,8 @@
 """Refuse untrusted tokenizers that would exhaust memory or time when they encode a text.
 
-The files are checked first, because the library aborts the process on some. Then a process of its own encodes a few texts: a pattern
-that backtracks ends in a panic that is no `Exception`, and text that grows at each step ends in nothing.
+The files are checked first, because the library aborts the process on some. Then a process of its own encodes a few
+texts: a pattern that backtracks ends in a panic that is no `Exception`, and text that grows at each step ends in
+nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ MAX_GROWTH = 10_000
 MAX_STEPS = 100
 """Normalizers, pre-tokenizers and decoders of one tokenizer."""
 PROBE_S = 60.0
-TOKENIZER_JSON = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+TOKENIZER_JSON = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+)
 REMEDY = "Use a tokenizer from a source that you trust."
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -46,13 +53,18 @@ def check_tokenizer_files(folder: Path) -> None:
 
 
 def probe_tokenizer(folder: Path, *, name: str, timeout_s: float = PROBE_S) -> None:
-    """Encode a few texts in a process of its own. Raises InvalidInput if it fails or takes longer than `timeout_s` seconds."""
+    """Encode a few texts in a process of its own. Raises InvalidInput if it fails or takes longer than `timeout_s`
+    seconds.
+    """
     command = [sys.executable, "-m", "jobs.modeling.tokenizer_probe", str(folder / "tokenizer.json")]
     try:
-        ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
+        ended = subprocess.run(
+            command, cwd=PROJECT, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+        )
     except subprocess.TimeoutExpired:
         raise InvalidInput(
-            f"The tokenizer of {name} takes more than {timeout_s:.0f} s for some short texts: its patterns backtrack.", remedy=REMEDY
+            f"The tokenizer of {name} takes more than {timeout_s:.0f} s for some short texts: its patterns backtrack.",
+            remedy=REMEDY,
         ) from None
     if ended.returncode != 0:
         cause = (ended.stdout.strip().splitlines() or ["its process was killed, most often for its memory"])[-1]
@@ -64,7 +76,11 @@ def _check(name: str, data: dict[str, Any]) -> None:
         _check_ids(name, data.values())
         return
     if name != "tokenizer.json":
-        content = data if name == "added_tokens.json" else {key: value for key, value in data.items() if key != "chat_template"}
+        content = (
+            data
+            if name == "added_tokens.json"
+            else {key: value for key, value in data.items() if key != "chat_template"}
+        )
         _check_added(name, [(text, 0) for text in _texts(content)])
         if name == "added_tokens.json":
             _check_ids(name, data.values())
@@ -85,7 +101,10 @@ def _check(name: str, data: dict[str, Any]) -> None:
         _check_step(name, part)
         growth *= max(1, len(part.get("content") or "")) if part.get("type") == "Replace" else 1
     if growth > MAX_GROWTH:
-        raise InvalidInput(f"{name} replaces characters by longer texts, again and again: a text can grow {growth:,} times.", remedy=REMEDY)
+        raise InvalidInput(
+            f"{name} replaces characters by longer texts, again and again: a text can grow {growth:,} times.",
+            remedy=REMEDY,
+        )
 
 
 def _check_step(name: str, part: dict[str, Any]) -> None:
@@ -93,7 +112,9 @@ def _check_step(name: str, part: dict[str, Any]) -> None:
     for text in (pattern or {}).values() if isinstance(pattern, dict) else ():
         if len(text) > MAX_PATTERN_CHARACTERS:
             raise InvalidInput(f"{name} has a pattern of {len(text):,} characters.", remedy=REMEDY)
-    inserted = max((len(part.get(key) or "") for key in ("content", "prepend", "replacement", "prefix", "suffix")), default=0)
+    inserted = max(
+        (len(part.get(key) or "") for key in ("content", "prepend", "replacement", "prefix", "suffix")), default=0
+    )
     if inserted > MAX_INSERTED_CHARACTERS:
         raise InvalidInput(f"{name} inserts {inserted:,} characters at a time into every text.", remedy=REMEDY)
 
@@ -101,12 +122,16 @@ def _check_step(name: str, part: dict[str, Any]) -> None:
 def _check_ids(name: str, ids: Any) -> None:
     for index in ids:
         if not isinstance(index, int) or not 0 <= index < MAX_ID:
-            raise InvalidInput(f"{name} numbers a token {str(index)[:40]}, and ids go from 0 to {MAX_ID - 1:,}.", remedy=REMEDY)
+            raise InvalidInput(
+                f"{name} numbers a token {str(index)[:40]}, and ids go from 0 to {MAX_ID - 1:,}.", remedy=REMEDY
+            )
 
 
 def _check_added(name: str, tokens: list[tuple[Any, Any]]) -> None:
     if len(tokens) > MAX_ADDED_TOKENS:
-        raise InvalidInput(f"{name} adds {len(tokens):,} tokens, and at most {MAX_ADDED_TOKENS:,} are taken.", remedy=REMEDY)
+        raise InvalidInput(
+            f"{name} adds {len(tokens):,} tokens, and at most {MAX_ADDED_TOKENS:,} are taken.", remedy=REMEDY
+        )
     longest = max((len(text) for text, _ in tokens), default=0)
     if longest > MAX_TOKEN_CHARACTERS:
         raise InvalidInput(f"{name} adds a token of {longest:,} characters.", remedy=REMEDY)

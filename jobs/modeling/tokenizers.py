@@ -1,4 +1,5 @@
-"""Train tokenizers: byte-level BPE, Unigram with byte fallback, and plain bytes, all in the form that AutoTokenizer loads.
+"""Train tokenizers: byte-level BPE, Unigram with byte fallback, and plain bytes, all in the form that AutoTokenizer
+loads.
 
 Each encodes any text losslessly: there is no unknown token and no normalisation.
 """
@@ -54,10 +55,11 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, context: int | None = No
 def train_unigram(texts: Iterable[str], *, vocab_size: int, context: int | None = None) -> PreTrainedTokenizerFast:
     """Train a Unigram tokenizer (Kudo 2018) of at most `vocab_size` entries, 256 of which are bytes.
 
-    A character that is no piece is encoded as its UTF-8 bytes. Spaces stay spaces: unlike in SentencePiece, a text that contains its mark
-    (U+2581) is decoded unchanged. No piece crosses the border of a word, so a text that spells a byte token or a special token (`<0x41>`)
-    is split and not mistaken for it. A small text may yield fewer pieces than requested.
-    Raises InvalidInput if `vocab_size` is below 320 or smaller than the text's alphabet (see `largest_alphabet`).
+    A character that is no piece is encoded as its UTF-8 bytes. Spaces stay spaces: unlike in SentencePiece, a text that
+    contains its mark (U+2581) is decoded unchanged. No piece crosses the border of a word, so a text that spells a byte
+    token or a special token (`<0x41>`) is split and not mistaken for it. A small text may yield fewer pieces than
+    requested. Raises InvalidInput if `vocab_size` is below 320 or smaller than the text's alphabet (see
+    `largest_alphabet`).
     """
     _refuse_below(SMALLEST_UNIGRAM, vocab_size, what="Unigram")
     tokenizer = Tokenizer(models.Unigram())
@@ -71,11 +73,16 @@ def train_unigram(texts: Iterable[str], *, vocab_size: int, context: int | None 
         if "not large enough" not in str(error):
             raise
         raise InvalidInput(
-            f"A vocabulary of {vocab_size} can't hold the text's alphabet.", remedy="Choose a larger vocabulary.", field="vocab_size"
+            f"A vocabulary of {vocab_size} can't hold the text's alphabet.",
+            remedy="Choose a larger vocabulary.",
+            field="vocab_size",
         ) from error
     state = json.loads(tokenizer.to_str())
     pieces = state["model"]["vocab"]
-    specials, learnt = pieces[: len(SPECIAL_TOKENS)], [entry for entry in pieces[len(SPECIAL_TOKENS) :] if MARK not in entry[0]]
+    specials, learnt = (
+        pieces[: len(SPECIAL_TOKENS)],
+        [entry for entry in pieces[len(SPECIAL_TOKENS) :] if MARK not in entry[0]],
+    )
     last = min((score for _, score in learnt), default=0.0) - BYTE_PENALTY
     # `unk_id` is required, although with byte fallback it is never used
     state["model"] |= {
@@ -91,8 +98,8 @@ def train_unigram(texts: Iterable[str], *, vocab_size: int, context: int | None 
 def _every_word_twice(texts: Iterable[str]) -> Iterator[str]:
     """Yield the texts, then each distinct word once more with a mark after it.
 
-    The library proposes a piece only if it occurs in two different words, so a word that is part of no other (" and") would never become
-    a piece, however frequent (docs/decisions/0014 has the measurement).
+    The library proposes a piece only if it occurs in two different words, so a word that is part of no other (" and")
+    would never become a piece, however frequent (docs/decisions/0014 has the measurement).
     """
     words: set[str] = set()
     for text in texts:
@@ -115,7 +122,9 @@ def largest_alphabet(vocab_size: int) -> int:
 
 def byte_tokenizer(*, context: int | None = None) -> PreTrainedTokenizerFast:
     """Return a tokenizer whose tokens are the 256 bytes, after the special tokens: 262 entries, nothing to train."""
-    vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    vocabulary = {
+        token: index for index, token in enumerate([*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())])
+    }
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
@@ -134,7 +143,9 @@ def _refuse_below(smallest: int, vocab_size: int, *, what: str) -> None:
 
 
 def _finish(tokenizer: Tokenizer, *, context: int | None) -> PreTrainedTokenizerFast:
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BOS,
@@ -152,16 +163,19 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[l
     """Encode texts without special tokens. Text that spells a special token is split like any other text."""
     if not texts:
         return []
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False)
+    encoded = tokenizer(
+        texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+    )
     ids: list[list[int]] = encoded["input_ids"]
     return ids
 
 
 def encode_plain_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Encode a text that a network continues: the one rule of evaluation, generation and endpoints, and of lm-evaluation-harness.
+    """Encode a text that a network continues: the one rule of evaluation, generation and endpoints, and of
+    lm-evaluation-harness.
 
-    Special tokens are the tokenizer's own choice, and its begin token stands there once. An empty text is the begin token, or else the
-    end token, if there is one.
+    Special tokens are the tokenizer's own choice, and its begin token stands there once. An empty text is the begin
+    token, or else the end token, if there is one.
     """
     special = not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
     ids: list[int] = list(tokenizer.encode(text, add_special_tokens=special, verbose=False))
@@ -177,8 +191,8 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def token_bytes(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int | None = None) -> npt.NDArray[np.int32]:
     """Return the bytes of text of each token; 0 for special tokens.
 
-    Shape (vocab_size,) (default: the tokenizer's). The sum over the tokens of a text is the text's length in UTF-8 bytes, except for
-    tokenizers that change the text (a space put before the first word).
+    Shape (vocab_size,) (default: the tokenizer's). The sum over the tokens of a text is the text's length in UTF-8
+    bytes, except for tokenizers that change the text (a space put before the first word).
     """
     size = len(tokenizer)
     lengths = np.zeros(max(size, vocab_size or size), dtype=np.int32)
@@ -192,7 +206,9 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int | None = 
 
 
 def lost_bytes(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    """Return the bytes of a text that no token represents, which the network can't see; 0 for a tokenizer that writes any text."""
+    """Return the bytes of a text that no token represents, which the network can't see; 0 for a tokenizer that writes
+    any text.
+    """
     if _writes_everything(tokenizer):
         return 0
     ids = encode_texts(tokenizer, [text])[0]

@@ -1,4 +1,6 @@
-"""Answer one request of a replica: its prompts, repetitions, echoes and embeddings, as one stream of events with one end."""
+"""Answer one request of a replica: its prompts, repetitions, echoes and embeddings, as one stream of events with one
+end.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ class Prepared:
     start: Callable[[], Handle]
 
 
-def prepare_answer(served: Served, request: GenerateRequest, on_event: OnEvent, *, has_room: Callable[[], bool] = lambda: True) -> Prepared:
+def prepare_answer(
+    served: Served, request: GenerateRequest, on_event: OnEvent, *, has_room: Callable[[], bool] = lambda: True
+) -> Prepared:
     """Check and encode a request; `has_room` says whether events are read as fast as they are made.
 
     Raises InvalidInput, PromptTooLong and QueueFull.
@@ -86,15 +90,23 @@ def prepare_answer(served: Served, request: GenerateRequest, on_event: OnEvent, 
     if request.tools and prompt_tokens >= served.engine.context_length:
         _refuse_tools(served, request, prompt_tokens)
     request = _within_budget(served, request, [len(ids) for ids in prompts])
-    first = replace(form.choice(0, 0, served.grammars), begun=() if request.begun is None else request.begun.token_ids, adapter=adapter)
+    first = replace(
+        form.choice(0, 0, served.grammars),
+        begun=() if request.begun is None else request.begun.token_ids,
+        adapter=adapter,
+    )
     is_simple = len(prompts) == 1 and request.n == 1 and request.task is Task.GENERATE and not request.echo
     if is_simple and request.params.max_tokens != 0:
         return Prepared(prompt_tokens, lambda: submit_choice(served, request, form, prompts[0], first, on_event))
     _check(served, request, prompts)
-    return Prepared(prompt_tokens, ManyAnswers(served, request, form, prompts, on_event, adapter=adapter, has_room=has_room).start)
+    return Prepared(
+        prompt_tokens, ManyAnswers(served, request, form, prompts, on_event, adapter=adapter, has_room=has_room).start
+    )
 
 
-def submit_choice(served: Served, request: GenerateRequest, form: AnswerForm, ids: list[int], choice: Choice, on_event: OnEvent) -> Handle:
+def submit_choice(
+    served: Served, request: GenerateRequest, form: AnswerForm, ids: list[int], choice: Choice, on_event: OnEvent
+) -> Handle:
     """Submit one answer to the engine; its text is split where the request asks for it."""
     if not form.is_split:
         return served.engine.submit(ids, request.params, on_event, choice=choice)
@@ -103,7 +115,9 @@ def submit_choice(served: Served, request: GenerateRequest, form: AnswerForm, id
 
 
 def _within_budget(served: Served, request: GenerateRequest, prompts: Sequence[int]) -> GenerateRequest:
-    """Return a request whose answer has a limit. Raises InvalidInput where it asks for more than one answer may hold."""
+    """Return a request whose answer has a limit. Raises InvalidInput where it asks for more than one answer may
+    hold.
+    """
     width = 0 if served.reader is None else served.reader.width
     tokens = tokens_within_budget(request, prompts=prompts, context=served.engine.context_length, width=width)
     if tokens == request.params.max_tokens:
@@ -116,15 +130,17 @@ def _refuse_tools(served: Served, request: GenerateRequest, prompt_tokens: int) 
     alone = len(encode_prompts(served.tokenizer, request.model_copy(update={"tools": None}))[0])
     if alone < served.engine.context_length:
         raise PromptTooLong(
-            f"The prompt has {prompt_tokens:,} tokens, {prompt_tokens - alone:,} of them for {len(request.tools or ())} tools; "
-            f"this network's context holds {served.engine.context_length:,}, answer included.",
+            f"The prompt has {prompt_tokens:,} tokens, {prompt_tokens - alone:,} of them for {len(request.tools or ())}"
+            f" tools; this network's context holds {served.engine.context_length:,}, answer included.",
             remedy="Offer fewer tools.",
             field="tools",
         )
 
 
 class Continuation:
-    """Passes the events on that follow the beginning of an answer, and an error where the beginning was not what had been sent."""
+    """Passes the events on that follow the beginning of an answer, and an error where the beginning was not what had
+    been sent.
+    """
 
     def __init__(self, begun: Begun, on_event: OnEvent) -> None:
         self._begun, self._on_event = begun, on_event
@@ -210,7 +226,9 @@ class ManyAnswers:
         except RoundhouseError as error:
             self._end(ErrorEvent(message=str(error)))
         except BaseException as error:  # the thread's edge: a client must see an end
-            self._end(ErrorEvent(message=f"The replica failed on this request: {type(error).__name__}", code=REQUEST_FAILED))
+            self._end(
+                ErrorEvent(message=f"The replica failed on this request: {type(error).__name__}", code=REQUEST_FAILED)
+            )
             raise
 
     def _is_over(self) -> bool:
@@ -220,7 +238,9 @@ class ManyAnswers:
         """Emit a prompt's embedding, or its tokens, once for all its choices."""
         request = self._request
         if request.task is Task.EMBED and self._served.reader is not None:
-            self._on_event(EmbeddingEvent(vector=tuple(self._served.reader.embed(ids, adapter=self._adapter)), choice=number))
+            self._on_event(
+                EmbeddingEvent(vector=tuple(self._served.reader.embed(ids, adapter=self._adapter)), choice=number)
+            )
             return
         if request.task is Task.SCORE and self._served.reader is not None:
             self._on_event(ScoreEvent(score=self._served.reader.judge(ids), choice=number))
@@ -228,15 +248,27 @@ class ManyAnswers:
         if not request.echo and request.task is not Task.TOKENIZE:
             return
         top = request.params.logprobs
-        records = None if top is None or self._served.reader is None else self._served.reader.score(ids, top=top, adapter=self._adapter)
+        records = (
+            None
+            if top is None or self._served.reader is None
+            else self._served.reader.score(ids, top=top, adapter=self._adapter)
+        )
         scored = [
-            self._served.texts.scored(token, None, ()) if record is None else self._served.texts.scored(token, record.logprob, record.top)
+            (
+                self._served.texts.scored(token, None, ())
+                if record is None
+                else self._served.texts.scored(token, record.logprob, record.top)
+            )
             for token, record in zip(ids, records or [None] * len(ids), strict=True)
         ]
         for start in range(0, len(scored), ECHO_TOKENS):
             while not self._has_room() and not self._is_over():
                 time.sleep(RETRY_S)
-            self._on_event(PromptEvent(tokens=tuple(scored[start : start + ECHO_TOKENS]), choice=number * request.n, choices=request.n))
+            self._on_event(
+                PromptEvent(
+                    tokens=tuple(scored[start : start + ECHO_TOKENS]), choice=number * request.n, choices=request.n
+                )
+            )
 
     def _generate(self, number: int, ids: list[int]) -> None:
         for repetition in range(self._request.n):
@@ -256,7 +288,12 @@ class ManyAnswers:
             try:
                 with self._changed:  # its end waits until it is noted as open
                     self._open[choice.number] = submit_choice(
-                        self._served, self._request, self._form, ids, choice, lambda event: self._take(event, choice.number)
+                        self._served,
+                        self._request,
+                        self._form,
+                        ids,
+                        choice,
+                        lambda event: self._take(event, choice.number),
                     )
                 return
             except QueueFull:

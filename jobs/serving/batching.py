@@ -1,7 +1,7 @@
 """The default engine: transformers' continuous batching, on CPU or GPU, every request with its own sampling.
 
-The library samples a whole batch one way (`do_sample` is a property of the batch), so it takes the argmax, and a
-logits processor of our own, which knows each row's request, returns scores whose argmax is that row's choice (`sampling.py`).
+The library samples a whole batch one way (`do_sample` is a property of the batch), so it takes the argmax, and a logits
+processor of our own, which knows each row's request, returns scores whose argmax is that row's choice (`sampling.py`).
 Batches run synchronously and without CUDA graphs, because such a processor runs Python between network and argmax.
 """
 
@@ -29,7 +29,17 @@ from jobs.serving.adapters.bank import AdapterBank, CacheSalts, groups_of
 from jobs.serving.detokenize import Decoder, TokenTexts
 from jobs.serving.drafts.batch import Speculation
 from jobs.serving.drafts.network import Draft
-from jobs.serving.engine import FIRST, Choice, EngineStats, Generation, Handle, OnEvent, QueueFull, RateMeter, read_limits
+from jobs.serving.engine import (
+    FIRST,
+    Choice,
+    EngineStats,
+    Generation,
+    Handle,
+    OnEvent,
+    QueueFull,
+    RateMeter,
+    read_limits,
+)
 from jobs.serving.sampling import Draw, choose_tokens, scores_of
 from jobs.serving.turns import in_turn, most_open, most_running
 
@@ -37,7 +47,9 @@ MAX_BATCH_TOKENS = 512  # longer prompts are prefilled in chunks, so that other 
 
 
 class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
-    """Hands each row's request to `prepare_scores`. The library calls `prepare_tensor_args` and then the sampler, on one thread."""
+    """Hands each row's request to `prepare_scores`. The library calls `prepare_tensor_args` and then the sampler, on
+    one thread.
+    """
 
     supported_kwargs: dict[str, type] = {"generation": Generation}  # noqa: RUF012 - the base class declares it so
     ignored_kwargs: tuple[str, ...] = ()
@@ -58,8 +70,8 @@ class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
         """Return scores [rows, vocabulary] whose argmax is each row's next token.
 
-        The library has a row for every request of the batch, those that need a token first; it does not read the others, which are still
-        being prefilled. A step with drafts has more rows, which are chosen from in order.
+        The library has a row for every request of the batch, those that need a token first; it does not read the
+        others, which are still being prefilled. A step with drafts has more rows, which are chosen from in order.
         """
         if self._speculation is not None:
             return self._speculation.choose(scores, self._draws, lambda: self._choose(scores))
@@ -67,11 +79,17 @@ class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
 
     def _choose(self, scores: torch.Tensor) -> torch.Tensor:
         rows = scores[: len(self._draws)]
-        return torch.cat([scores_of(rows, choose_tokens(rows, self._draws)), scores[len(self._draws) :]]) if self._draws else scores
+        return (
+            torch.cat([scores_of(rows, choose_tokens(rows, self._draws)), scores[len(self._draws) :]])
+            if self._draws
+            else scores
+        )
 
 
 class BatchingEngine:
-    """Continuous batching over a loaded causal network. Raises the library's own errors for networks that it refuses."""
+    """Continuous batching over a loaded causal network. Raises the library's own errors for networks that it
+    refuses.
+    """
 
     name = "batching"
 
@@ -112,7 +130,9 @@ class BatchingEngine:
         )
         # The manager uses only limits and eos; the checkpoint's own sampling defaults must not apply.
         generation = GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=self.context_length)
-        self._manager = network.init_continuous_batching(generation_config=generation, continuous_batching_config=config)
+        self._manager = network.init_continuous_batching(
+            generation_config=generation, continuous_batching_config=config
+        )
         sampler = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([RowSampler(self.speculation)]))
         sampler.tensors_required = 1
         self._manager.logit_processor = sampler
@@ -131,12 +151,19 @@ class BatchingEngine:
 
     def _check_room(self, tenant: str) -> None:
         if len(self._open) >= self._max_open:
-            raise QueueFull(f"{len(self._open)} requests are already being answered or waiting.", remedy="Try again in a moment.")
+            raise QueueFull(
+                f"{len(self._open)} requests are already being answered or waiting.", remedy="Try again in a moment."
+            )
         own = sum(generation.choice.tenant == tenant for generation in self._open.values()) if tenant else 0
         if own >= self._most_open:
-            raise QueueFull(f"{own} requests of this account are already being answered or waiting.", remedy="Try again in a moment.")
+            raise QueueFull(
+                f"{own} requests of this account are already being answered or waiting.",
+                remedy="Try again in a moment.",
+            )
 
-    def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST) -> Generation:
+    def submit(
+        self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST
+    ) -> Generation:
         """Queue a prompt; see Engine.submit."""
         max_tokens = self.limits.check(ids, params)
         generation = Generation(
@@ -167,7 +194,9 @@ class BatchingEngine:
         )
         if accepted is None:
             self._forget(generation)
-            raise Unavailable("The engine has stopped.", remedy="It restarts automatically; try again in a few seconds.")
+            raise Unavailable(
+                "The engine has stopped.", remedy="It restarts automatically; try again in a few seconds."
+            )
         return generation
 
     def is_waiting(self, handle: Handle) -> bool:
@@ -212,8 +241,8 @@ class BatchingEngine:
         self._dispatcher.join(timeout=5)
 
     def _prepare_processor(self) -> None:
-        """Have the library's processor take turns between tenants, keep their cached pages and those of adapters apart, and note for each
-        request how much of its prompt was found in the cache, which the library does not report.
+        """Have the library's processor take turns between tenants, keep their cached pages and those of adapters apart,
+        and note for each request how much of its prompt was found in the cache, which the library does not report.
         """
         create = self._manager._create_batch_processor
 
@@ -268,17 +297,24 @@ class BatchingEngine:
 
         def prepare_with_adapters(requests_in_batch: list[Any], *arguments: Any, **named: Any) -> None:
             states = [(_generation(request.state), request.query_length) for request in requests_in_batch]
-            bank.activate(groups_of([(generation.choice.adapter, count) for generation, count in states], device=self._device))
+            bank.activate(
+                groups_of([(generation.choice.adapter, count) for generation, count in states], device=self._device)
+            )
             prepare(requests_in_batch, *arguments, **named)
 
         processor.inputs_and_outputs.prepare_batch_tensors = prepare_with_adapters
 
     def _mark_pages(self, cache: Any) -> None:
-        """Keep the pages of adapters and tenants apart, and those of a request whose first token is its last, which the library forgets."""
+        """Keep the pages of adapters and tenants apart, and those of a request whose first token is its last, which the
+        library forgets.
+        """
 
         def mark(state: Any, complete: dict[str, int]) -> None:
             choice = _generation(state).choice
-            ids = [*self._salts.salt(state.initial_tokens, adapter=choice.adapter, tenant=choice.tenant), *state.generated_tokens]
+            ids = [
+                *self._salts.salt(state.initial_tokens, adapter=choice.adapter, tenant=choice.tenant),
+                *state.generated_tokens,
+            ]
             for name, count in complete.items() if cache.allow_block_sharing else ():
                 cache.cache_allocators[name].mark_complete_blocks(state.request_id, ids, count)
 
@@ -291,7 +327,9 @@ class BatchingEngine:
 
         def candidates_in_turn() -> list[Any]:
             running = Counter(_generation(state).choice.tenant for state in scheduler.active_requests.values())
-            return in_turn(((_generation(state).choice.tenant, state) for state in candidates()), running=running, most=most)
+            return in_turn(
+                ((_generation(state).choice.tenant, state) for state in candidates()), running=running, most=most
+            )
 
         scheduler._get_waiting_candidates = candidates_in_turn
 
@@ -333,7 +371,9 @@ class BatchingEngine:
         if generation is None:
             return  # it was cancelled
         if output.error is not None:
-            generation.fail(f"The engine failed on this request: {output.error}", code=self._code_of_error(output.request_id))
+            generation.fail(
+                f"The engine failed on this request: {output.error}", code=self._code_of_error(output.request_id)
+            )
         else:
             new = output.generated_tokens[generation.num_own :]
             self._rate.add(len(new))
@@ -365,8 +405,8 @@ def _num_pages(network: Any, tokens: int, context_length: int) -> int:
     )
     if free is not None and pages * page_bytes > free:
         raise InvalidInput(
-            f"The KV cache of one full context of {context_length:,} tokens takes {format_bytes(pages * page_bytes)}, and "
-            f"{format_bytes(free)} of the GPU's memory are free beside the weights.",
+            f"The KV cache of one full context of {context_length:,} tokens takes {format_bytes(pages * page_bytes)},"
+            f" and {format_bytes(free)} of the GPU's memory are free beside the weights.",
             remedy="Deploy with a shorter context (--context), or on a larger GPU.",
             field="context",
         )

@@ -1,4 +1,6 @@
-"""Incremental detokenization: stream text without partial characters or partial stop strings; the text and bytes of single tokens."""
+"""Incremental detokenization: stream text without partial characters or partial stop strings; the text and bytes of
+single tokens.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from backend.domain.serving.protocol import ScoredToken, TokenLogprob
 from jobs.modeling.tokenizers import piece_form
 
 PROMPT_TAIL = 6
-MAX_PENDING = 8  # tokens; a byte-level character takes at most 4, so bytes still undecodable after 8 are shown as replacement characters
+# tokens; a byte-level character takes at most 4, so bytes still undecodable after 8 are shown as replacement characters
+MAX_PENDING = 8
 
 
 class Decoder(Protocol):
@@ -26,12 +29,17 @@ class Decoder(Protocol):
 class TextStream:
     """Incremental text of one completion, one decoding step per token (tokenizers' DecodeStream).
 
-    `marks` are special tokens that show as their text (`[TOOL_CALLS]`); others don't show. Stop strings end nothing in what is
-    added while `can_stop` is False.
+    `marks` are special tokens that show as their text (`[TOOL_CALLS]`); others don't show. Stop strings end nothing in
+    what is added while `can_stop` is False.
     """
 
     def __init__(
-        self, decoder: Decoder, stop: tuple[str, ...] = (), *, prompt: Sequence[int] = (), marks: Mapping[int, str] | None = None
+        self,
+        decoder: Decoder,
+        stop: tuple[str, ...] = (),
+        *,
+        prompt: Sequence[int] = (),
+        marks: Mapping[int, str] | None = None,
     ) -> None:
         self._tokenizer = decoder.backend_tokenizer
         self._stop = stop
@@ -39,11 +47,14 @@ class TextStream:
         self._held = ""  # decoded, but possibly the beginning of a stop string
         self.stopped, self.can_stop = False, True
         self.stop: str | None = None  # the string that ended the text
-        # The stream opens on the prompt's end: decoded alone, a first token would lose the space that some tokenizers put before it.
+        # The stream opens on the prompt's end: decoded alone, a first token would lose the space that some tokenizers
+        # put before it.
         self._open(list(prompt[-PROMPT_TAIL:]))
 
     def push(self, token_ids: list[int]) -> str:
-        """Add tokens; return the text that can no longer change. After a stop string `stopped` is True and no text follows."""
+        """Add tokens; return the text that can no longer change. After a stop string `stopped` is True and no text
+        follows.
+        """
         if self.stopped:
             return ""
         return self._release("".join(self._step(token) for token in token_ids), final=False)
@@ -112,7 +123,9 @@ class TokenTexts:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._form = piece_form(tokenizer)
-        self._special = {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._special = {
+            index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special
+        }
         self._text = lru_cache(maxsize=1 << 16)(self._read)
 
     def scored(self, token: int, logprob: float | None, top: Sequence[tuple[int, float]] = ()) -> ScoredToken:
@@ -121,8 +134,12 @@ class TokenTexts:
         alternatives = []
         for other, value in top:
             other_text, other_raw = self._text(other)
-            alternatives.append(TokenLogprob.model_construct(token_id=other, token=other_text, logprob=value, raw=other_raw))
-        return ScoredToken.model_construct(token_id=token, token=text, logprob=logprob, raw=raw, top=tuple(alternatives))
+            alternatives.append(
+                TokenLogprob.model_construct(token_id=other, token=other_text, logprob=value, raw=other_raw)
+            )
+        return ScoredToken.model_construct(
+            token_id=token, token=text, logprob=logprob, raw=raw, top=tuple(alternatives)
+        )
 
     def _read(self, token: int) -> tuple[str, tuple[int, ...] | None]:
         """Return a token's text; for bytes that are no text, as OpenAI does, `bytes:\\xc3` and the bytes."""

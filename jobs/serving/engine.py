@@ -1,7 +1,7 @@
 """Engine interface, and the parts that engines share: limits, detokenization, stop strings, timing.
 
-An engine takes token ids and sampling parameters and calls back with events. Engines compute tokens; text, stop conditions and token
-counts are handled here, in `Generation`.
+An engine takes token ids and sampling parameters and calls back with events. Engines compute tokens; text, stop
+conditions and token counts are handled here, in `Generation`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class QueueFull(Unavailable):
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Counters of an engine. `tokens_per_second` over the last seconds; `steps` and the numbers of tokens since the start."""
+    """Counters of an engine. `tokens_per_second` over the last seconds; `steps` and the numbers of tokens since the
+    start.
+    """
 
     running: int
     waiting: int
@@ -63,7 +65,9 @@ class EngineStats:
 
 
 class TextMatcher(Matcher, Protocol):
-    """A constraint that knows when a text is complete: `budget` is the most tokens it may have, `complete_at` its number of tokens."""
+    """A constraint that knows when a text is complete: `budget` is the most tokens it may have, `complete_at` its
+    number of tokens.
+    """
 
     budget: int | None
     complete_at: int | None
@@ -71,8 +75,10 @@ class TextMatcher(Matcher, Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """Properties of one of a request's answers: its number, its repetition of the same prompt, its constraint, special tokens that
-    show in its text, the tokens that another replica generated of it, its adapter, and the account that asks (`turns.py`)."""
+    """Properties of one of a request's answers: its number, its repetition of the same prompt, its constraint, special
+    tokens that show in its text, the tokens that another replica generated of it, its adapter, and the account that
+    asks (`turns.py`).
+    """
 
     number: int = 0
     repetition: int = 0
@@ -107,7 +113,8 @@ class Limits:
         self.check_params(params)
         if len(ids) >= self.context_length:
             raise PromptTooLong(
-                f"The prompt has {len(ids)} tokens; this network's context holds {self.context_length}, answer included.",
+                f"The prompt has {len(ids)} tokens; this network's context holds {self.context_length}, answer"
+                " included.",
                 remedy="Shorten the prompt or the conversation.",
                 field="messages",
             )
@@ -126,10 +133,15 @@ class Limits:
         """Raise for a biased token that the network does not have."""
         wrong = next((i for i, _ in params.logit_bias if not 0 <= i < self.vocab_size), None)
         if wrong is not None:
-            raise InvalidInput(f"logit_bias names token {wrong}, outside the vocabulary of {self.vocab_size}.", field="logit_bias")
+            raise InvalidInput(
+                f"logit_bias names token {wrong}, outside the vocabulary of {self.vocab_size}.", field="logit_bias"
+            )
         wrong = next((i for i in params.stop_ids if not 0 <= i < self.vocab_size), None)
         if wrong is not None:
-            raise InvalidInput(f"stop_token_ids names token {wrong}, outside the vocabulary of {self.vocab_size}.", field="stop_token_ids")
+            raise InvalidInput(
+                f"stop_token_ids names token {wrong}, outside the vocabulary of {self.vocab_size}.",
+                field="stop_token_ids",
+            )
 
 
 class Engine(Protocol):
@@ -142,7 +154,9 @@ class Engine(Protocol):
     def check_room(self, tenant: str = "") -> None:
         """Raise QueueFull if no further request of a tenant fits."""
 
-    def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST) -> Handle:
+    def submit(
+        self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST
+    ) -> Handle:
         """Queue a prompt. Events arrive on the engine's thread: tokens, then exactly one finish or error.
 
         Raises PromptTooLong, InvalidInput (a token id outside the vocabulary, an empty prompt) and QueueFull.
@@ -204,7 +218,11 @@ class Generation:
     def __post_init__(self) -> None:
         self._ends = frozenset(self.stop_ids)
         self.draw = Draw.of(
-            self.params, repetition=self.choice.repetition, matcher=self.choice.matcher, prompt=self.prompt, end_ids=self.stop_ids
+            self.params,
+            repetition=self.choice.repetition,
+            matcher=self.choice.matcher,
+            prompt=self.prompt,
+            end_ids=self.stop_ids,
         )
         if self.choice.matcher is not None:
             self.choice.matcher.budget = self.max_tokens
@@ -247,7 +265,9 @@ class Generation:
         self._begun = self._begun or time.perf_counter()
 
     def catch_up(self) -> None:
-        """Take the tokens that another replica generated, as if the engine had; they may have reached the end already."""
+        """Take the tokens that another replica generated, as if the engine had; they may have reached the end
+        already.
+        """
         self._is_catching_up = True
         self.draw.replay(self.choice.begun)
         for token in self.choice.begun:
@@ -255,7 +275,9 @@ class Generation:
         self._is_catching_up, self._first = False, None
 
     def accept(self, token_ids: list[int]) -> None:
-        """Take newly generated tokens; emit their text, and the end when an end token, stop string or limit is reached."""
+        """Take newly generated tokens; emit their text, and the end when an end token, stop string or limit is
+        reached.
+        """
         if self.draw.fault:
             self.fail(f"The answer can't continue: {self.draw.fault}", code=REQUEST_FAILED)
             if not self._is_catching_up:
@@ -270,7 +292,11 @@ class Generation:
             text = self._text.push([i for i in token_ids if i not in self.end_ids and i not in self._ends])
             index, scored = self.num_generated, self._scored(token_ids)
             self.num_generated += len(token_ids)
-            self.on_event(TokenEvent(text=text, token_ids=tuple(token_ids), index=index, choice=self.choice.number, logprobs=scored))
+            self.on_event(
+                TokenEvent(
+                    text=text, token_ids=tuple(token_ids), index=index, choice=self.choice.number, logprobs=scored
+                )
+            )
             if self.is_over:  # cancelled by its own event
                 return
             ended = bool(token_ids) and token_ids[-1] in self._ends
@@ -282,7 +308,9 @@ class Generation:
             self.abort(self)  # the engine has no stop strings and no constraints, and would not stop
 
     def _cut(self, token_ids: list[int]) -> tuple[list[int], bool]:
-        """Return the tokens up to the end of a constrained text, and whether it is reached; the engine may be some steps ahead."""
+        """Return the tokens up to the end of a constrained text, and whether it is reached; the engine may be some
+        steps ahead.
+        """
         complete_at = None if self.choice.matcher is None else self.choice.matcher.complete_at
         if complete_at is None or self.num_generated + len(token_ids) < complete_at:
             return token_ids, False
@@ -322,7 +350,11 @@ class Generation:
         self.on_event(
             FinishEvent(
                 finish_reason=reason,
-                usage=TokenUsage(prompt_tokens=len(self.prompt), completion_tokens=self.num_generated, cached_tokens=self.cached_tokens),
+                usage=TokenUsage(
+                    prompt_tokens=len(self.prompt),
+                    completion_tokens=self.num_generated,
+                    cached_tokens=self.cached_tokens,
+                ),
                 ttft_ms=None if self._first is None else round((self._first - self.created) * 1000, 2),
                 queue_ms=None if self._begun is None else round((self._begun - self.created) * 1000, 2),
                 stop=token if token is not None and token not in self.end_ids else self._text.stop,
@@ -332,7 +364,9 @@ class Generation:
 
 
 def read_limits(network: Any, tokenizer: Any, *, context: int | None = None) -> Limits:
-    """Read context, vocabulary and end tokens from a loaded network and its tokenizer; `context` shortens the network's own."""
+    """Read context, vocabulary and end tokens from a loaded network and its tokenizer; `context` shortens the network's
+    own.
+    """
     config = network.config.get_text_config()
     end_ids: set[int] = set()
     for source in (getattr(network, "generation_config", None), config, tokenizer):
@@ -340,4 +374,8 @@ def read_limits(network: Any, tokenizer: Any, *, context: int | None = None) -> 
         end_ids.update(value if isinstance(value, (list, tuple)) else () if value is None else (value,))
     vocab_size = int(network.get_input_embeddings().weight.shape[0])
     longest = longest_input(network)
-    return Limits(context_length=min(longest, context or longest), vocab_size=vocab_size, end_ids=frozenset(i for i in end_ids if i >= 0))
+    return Limits(
+        context_length=min(longest, context or longest),
+        vocab_size=vocab_size,
+        end_ids=frozenset(i for i in end_ids if i >= 0),
+    )

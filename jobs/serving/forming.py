@@ -1,4 +1,6 @@
-"""The form of a request's answers: a constraint, calls of tools and reasoning, by the family of the checkpoint's template."""
+"""The form of a request's answers: a constraint, calls of tools and reasoning, by the family of the checkpoint's
+template.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ PROMPT_END = 8  # tokens in which a prompt may open the reasoning
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """Constraint and splitting of the answers of one request. `opening` is the text that ends the prompt of a forced call."""
+    """Constraint and splitting of the answers of one request. `opening` is the text that ends the prompt of a forced
+    call.
+    """
 
     constraint: Constraint | None = None
     style: CallStyle | None = None
@@ -65,12 +69,16 @@ def form_of(tokenizer: Any, request: GenerateRequest) -> AnswerForm:
         is_parallel=request.parallel_tool_calls,
         is_split=is_split,
         tenant=request.tenant,
-        marks={index: text for index, text in special.items() if text in (*MARKS, THINK, THINK_END)} if is_split else None,
+        marks=(
+            {index: text for index, text in special.items() if text in (*MARKS, THINK, THINK_END)} if is_split else None
+        ),
     )
 
 
 def offered_tools(tokenizer: Any, request: GenerateRequest) -> list[dict[str, Any]] | None:
-    """Return the tools that the network sees: none where it must not call one, or may and only continues text (no chat template)."""
+    """Return the tools that the network sees: none where it must not call one, or may and only continues text (no chat
+    template).
+    """
     mode = request.tool_choice.mode
     if not request.tools or mode == "none" or (mode == "auto" and tokenizer.chat_template == PLAIN_TEMPLATE):
         return None
@@ -128,7 +136,9 @@ class SplitEvents:
             piece = self._splitter.finish()
             if piece != Piece():
                 index = event.usage.completion_tokens
-                self._emit(TokenEvent(text="", token_ids=(), index=index, choice=self._last.choice if self._last else 0), piece)
+                self._emit(
+                    TokenEvent(text="", token_ids=(), index=index, choice=self._last.choice if self._last else 0), piece
+                )
             if reason is FinishReason.STOP and self._splitter.num_calls:
                 event = event.model_copy(update={"finish_reason": FinishReason.TOOL_CALLS})
         self._on_event(event)

@@ -1,8 +1,9 @@
-"""Layers of Llama-like decoders with fewer operators: at one token per step, calling an operator costs more than its arithmetic.
+"""Layers of Llama-like decoders with fewer operators: at one token per step, calling an operator costs more than its
+arithmetic.
 
-Query, key and value are one product, gate and up another; rotary embeddings are one product of complex numbers, for which each head's
-channels are interleaved; residuals are added by the products; attention reads each request's own pages (`paged_attention.py`).
-Results differ from those of the library's layers in the last digits of float32.
+Query, key and value are one product, gate and up another; rotary embeddings are one product of complex numbers, for
+which each head's channels are interleaved; residuals are added by the products; attention reads each request's own
+pages (`paged_attention.py`). Results differ from those of the library's layers in the last digits of float32.
 """
 
 from __future__ import annotations
@@ -24,16 +25,24 @@ from jobs.serving.paged_attention import Step, has_plain_pages
 
 Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
 FUSIBLE = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
-PROJECTIONS = tuple(f"self_attn.{name}_proj" for name in "qkvo") + tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down"))
+PROJECTIONS = tuple(f"self_attn.{name}_proj" for name in "qkvo") + tuple(
+    f"mlp.{name}_proj" for name in ("gate", "up", "down")
+)
 
 
 def fuse_layers(network: Any, *, library: Library | None = None) -> int:
-    """Replace the layers of a network on a CPU in place; return how many were. Others, and layers with adapters, stay as they are.
+    """Replace the layers of a network on a CPU in place; return how many were. Others, and layers with adapters, stay
+    as they are.
 
-    With a compiled library, the steps of continuous batching run in it. On torch's meta device, the layers have no weights.
+    With a compiled library, the steps of continuous batching run in it. On torch's meta device, the layers have no
+    weights.
     """
     layers = getattr(network.base_model, "layers", None)
-    if network.device.type not in ("cpu", "meta") or not isinstance(layers, nn.ModuleList) or not all(map(_is_fusible, layers)):
+    if (
+        network.device.type not in ("cpu", "meta")
+        or not isinstance(layers, nn.ModuleList)
+        or not all(map(_is_fusible, layers))
+    ):
         return 0
     step = Step(library)
     for index, layer in enumerate(layers):
@@ -165,7 +174,9 @@ class FusedLayer(nn.Module):
     def _changes(self) -> list[Change]:
         """Return what adapters change in this batch, for the compiled library."""
         groups = next((product.active_groups for product in self._products if hasattr(product, "active_groups")), ())
-        return [Change(*rows, ctypes.addressof(self._addresses(group.adapter))) for group in groups for rows in group.ranges]
+        return [
+            Change(*rows, ctypes.addressof(self._addresses(group.adapter))) for group in groups for rows in group.ranges
+        ]
 
     def _addresses(self, adapter: Any) -> ctypes.Array[Pair]:
         addresses: dict[int, ctypes.Array[Pair]] = adapter.addresses
@@ -174,14 +185,26 @@ class FusedLayer(nn.Module):
             addresses[self.layer_idx] = (Pair * len(pairs))(*(_address_of(pair) for pair in pairs))
         return addresses[self.layer_idx]
 
-    def _attend(self, queries: Any, keys: Any, values: Any, mask: Any, cache: Any, kwargs: dict[str, Any], batch: int) -> torch.Tensor:
+    def _attend(
+        self, queries: Any, keys: Any, values: Any, mask: Any, cache: Any, kwargs: dict[str, Any], batch: int
+    ) -> torch.Tensor:
         """Return the library's attention over its own caches, or none."""
-        queries, keys, values = (states.view(batch, -1, *states.shape[1:]).transpose(1, 2) for states in (queries, keys, values))
+        queries, keys, values = (
+            states.view(batch, -1, *states.shape[1:]).transpose(1, 2) for states in (queries, keys, values)
+        )
         if cache is not None:
             keys, values = cache.update(keys, values, self.layer_idx, kwargs=kwargs)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, None)
         attended, _ = attend(
-            self, queries, keys, values, mask, dropout=0.0, scaling=self.scaling, sliding_window=self.sliding_window, **kwargs
+            self,
+            queries,
+            keys,
+            values,
+            mask,
+            dropout=0.0,
+            scaling=self.scaling,
+            sliding_window=self.sliding_window,
+            **kwargs,
         )
         rows: torch.Tensor = attended.reshape(-1, self.num_heads * self.head_dim)
         return rows
@@ -189,7 +212,9 @@ class FusedLayer(nn.Module):
 
 @dataclass(frozen=True)
 class Part:
-    """The outputs of a fused product that were a layer of their own; `num_heads` where the channels of heads are interleaved."""
+    """The outputs of a fused product that were a layer of their own; `num_heads` where the channels of heads are
+    interleaved.
+    """
 
     product: str
     start: int
@@ -204,7 +229,9 @@ def fused_shape(network: Any, name: str) -> tuple[int, int] | None:
 
 
 def fuse_pairs(network: Any, pairs: Pairs) -> Pairs:
-    """Return the pairs of an adapter (A [rank, in], B [out, rank]) by the layers of a fused network: those of one product side by side."""
+    """Return the pairs of an adapter (A [rank, in], B [out, rank]) by the layers of a fused network: those of one
+    product side by side.
+    """
     fused: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     for name, (a, b) in pairs.items():
         layer, part = _part_of(network, name)
@@ -245,7 +272,9 @@ def _part_of(network: Any, name: str) -> tuple[FusedLayer | None, Part | None]:
 
 def _joined(first: nn.Linear, second: nn.Linear) -> nn.Linear:
     """Return one layer whose outputs are those of two, one behind the other."""
-    joined = nn.Linear(first.in_features, first.out_features + second.out_features, bias=first.bias is not None, device="meta")
+    joined = nn.Linear(
+        first.in_features, first.out_features + second.out_features, bias=first.bias is not None, device="meta"
+    )
     joined.weight = nn.Parameter(torch.cat([first.weight.detach(), second.weight.detach()]), requires_grad=False)
     if first.bias is not None:
         joined.bias = nn.Parameter(torch.cat([first.bias.detach(), second.bias.detach()]), requires_grad=False)
@@ -256,7 +285,9 @@ def _interleaved(layer: nn.Linear, num_heads: int) -> nn.Linear:
     """Return a layer whose heads have channel i of their first half followed by channel i of their second half."""
     changed = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
     weight = layer.weight.detach().view(num_heads, -1, layer.in_features)
-    changed.weight = nn.Parameter(_interleave(weight.transpose(1, 2)).transpose(1, 2).reshape(layer.weight.shape), requires_grad=False)
+    changed.weight = nn.Parameter(
+        _interleave(weight.transpose(1, 2)).transpose(1, 2).reshape(layer.weight.shape), requires_grad=False
+    )
     if layer.bias is not None:
         changed.bias = nn.Parameter(_interleave(layer.bias.detach().view(num_heads, -1)).flatten(), requires_grad=False)
     return changed
@@ -268,7 +299,9 @@ def _interleave(heads: torch.Tensor) -> torch.Tensor:
 
 
 def _rms_norm(inputs: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Return `inputs` over their root mean square, times `weight`. Of torch's own, the CPU runs every step as an operator as well."""
+    """Return `inputs` over their root mean square, times `weight`. Of torch's own, the CPU runs every step as an
+    operator as well.
+    """
     length: torch.Tensor = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
     scale = length.square_().mul_(1 / inputs.shape[-1]).add_(eps).rsqrt_()
     result: torch.Tensor = (inputs * scale).mul_(weight)

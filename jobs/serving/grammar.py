@@ -1,7 +1,7 @@
 """Constrain answers to JSON, a schema, a regular expression or a grammar, by llguidance.
 
-A matcher says before each step which tokens may come. As an answer nears its last allowed token, the matcher takes the shortest known
-way to a complete text, so that JSON is not cut off in the middle.
+A matcher says before each step which tokens may come. As an answer nears its last allowed token, the matcher takes the
+shortest known way to a complete text, so that JSON is not cut off in the middle.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Grammars:
-    """The constraints of one tokenizer. The tokens are read at the first use, once (a second for a large vocabulary)."""
+    """The constraints of one tokenizer. The tokens are read at the first use, once (a second for a large
+    vocabulary).
+    """
 
     def __init__(self, tokenizer: Any, *, vocab_size: int, end_ids: Sequence[int]) -> None:
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
         self._size = max(vocab_size, len(tokenizer))
         self._end_ids = [token for token in end_ids if token < self._size]
-        # The library needs an end token: without one, the last special token or else the last token stands for it, and never shows.
+        # The library needs an end token: without one, the last special token or else the last token stands for it, and
+        # never shows.
         special = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
         self._is_silent = not self._end_ids
         self._end_ids = self._end_ids or [max(special, default=len(tokenizer) - 1)]
@@ -48,7 +51,12 @@ class Grammars:
             reason = matcher.get_error().split("\n")[0][:300]
             raise InvalidInput(f"The {constraint.kind} can't be enforced: {reason}", field="response_format")
         return GrammarMatcher(
-            matcher, self._end_ids, self._closers, size=tokens.vocab_size, vocab_size=self._vocab_size, shows_end=not self._is_silent
+            matcher,
+            self._end_ids,
+            self._closers,
+            size=tokens.vocab_size,
+            vocab_size=self._vocab_size,
+            shows_end=not self._is_silent,
         )
 
     def _read_tokens(self) -> LLTokenizer:
@@ -73,11 +81,19 @@ def _grammar(constraint: Constraint) -> str:
 
 
 class GrammarMatcher:
-    """The constraint of one answer. `budget` is the most tokens that the answer may have; the engine sets it. `complete_at` is how many
-    tokens the complete answer has, None before its end."""
+    """The constraint of one answer. `budget` is the most tokens that the answer may have; the engine sets it.
+    `complete_at` is how many tokens the complete answer has, None before its end.
+    """
 
     def __init__(
-        self, matcher: LLMatcher, end_ids: Sequence[int], closers: Sequence[int], *, size: int, vocab_size: int, shows_end: bool
+        self,
+        matcher: LLMatcher,
+        end_ids: Sequence[int],
+        closers: Sequence[int],
+        *,
+        size: int,
+        vocab_size: int,
+        shows_end: bool,
     ) -> None:
         self._matcher, self._end_ids, self._closers = matcher, frozenset(end_ids), closers
         self._vocab_size, self._shows_end = vocab_size, shows_end
@@ -132,7 +148,9 @@ class GrammarMatcher:
         return reserve <= 0
 
     def _tokens_to_end(self, matcher: LLMatcher, *, limit: int, first: int | None = None) -> int:
-        """Return how many tokens the shortest known way to a complete text takes, after `first`; `limit` if that or more."""
+        """Return how many tokens the shortest known way to a complete text takes, after `first`; `limit` if that or
+        more.
+        """
         trial = matcher.deep_copy()
         if first is not None:
             trial.consume_token(first)

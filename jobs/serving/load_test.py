@@ -19,7 +19,9 @@ def run(spec: JobSpec[LoadTestPayload], reporter: Reporter) -> LoadTestResult:
             reported_s = progress.elapsed_s
             reporter.progress(progress.share, 1, unit="", message=describe(progress))
 
-    levels = run_load(payload.config, payload.targets, on_progress=report, should_stop=lambda: reporter.should_stop() is not None)
+    levels = run_load(
+        payload.config, payload.targets, on_progress=report, should_stop=lambda: reporter.should_stop() is not None
+    )
     replicas = sum(target.kind == "replica" for target in payload.targets)
     return LoadTestResult(replicas=replicas, levels=levels, stopped=reporter.should_stop())
 
@@ -28,5 +30,8 @@ def describe(progress: LoadProgress) -> str:
     """Return a level's progress in one line: target, load, requests, tokens a second, errors."""
     load = plural(progress.users, "user") if progress.users else "open loop"
     rate = progress.tokens / progress.elapsed_s if progress.elapsed_s > 0 else 0.0
-    parts = [f"{progress.target.capitalize()}, {load}: {plural(progress.done, 'request')} ended", f"{rate:,.0f} tokens/s"]
+    parts = [
+        f"{progress.target.capitalize()}, {load}: {plural(progress.done, 'request')} ended",
+        f"{rate:,.0f} tokens/s",
+    ]
     return ", ".join(parts + ([plural(progress.errors, "error")] if progress.errors else []))

@@ -1,7 +1,7 @@
 """Attention over the pages of continuous batching, request by request.
 
-The library computes every row of a batch against the keys of all its requests and masks the others', so that the cost of a step grows with
-the square of the number of users. Here each request reads its own pages.
+The library computes every row of a batch against the keys of all its requests and masks the others', so that the cost
+of a step grows with the square of the number of users. Here each request reads its own pages.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ Views = dict[int, tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Span:
-    """One request of a batch: its rows, the number of its keys and values, and their pages (None: the batch's own rows)."""
+    """One request of a batch: its rows, the number of its keys and values, and their pages (None: the batch's own
+    rows).
+    """
 
     begin: int
     end: int
@@ -52,7 +54,9 @@ class Part:
 
 
 class SlotPages:
-    """Pages for a fixed number of sequences of at most `slot_tokens` tokens, in the form in which layers read those of the library."""
+    """Pages for a fixed number of sequences of at most `slot_tokens` tokens, in the form in which layers read those of
+    the library.
+    """
 
     tokens_per_page = PAGE_TOKENS
 
@@ -61,7 +65,9 @@ class SlotPages:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.slot_tokens = -(-num_tokens // PAGE_TOKENS) * PAGE_TOKENS
         shape = (num_slots * self.slot_tokens, heads, head_dim)
-        self._kv_token_views = {layer: (torch.zeros(shape), torch.zeros(shape)) for layer in range(config.num_hidden_layers)}
+        self._kv_token_views = {
+            layer: (torch.zeros(shape), torch.zeros(shape)) for layer in range(config.num_hidden_layers)
+        }
         self._kv_page_views = {
             layer: (keys.view(-1, PAGE_TOKENS, heads, head_dim), values.view(-1, PAGE_TOKENS, heads, head_dim))
             for layer, (keys, values) in self._kv_token_views.items()
@@ -73,7 +79,9 @@ class SlotPages:
         firsts = [part.slot * self.slot_tokens for part in parts]
         ends = [part.past + part.count for part in parts]
         read = [torch.arange(first, first + end) for first, end in zip(firsts, ends, strict=True)]
-        write = [torch.arange(first + part.past, first + end) for first, end, part in zip(firsts, ends, parts, strict=True)]
+        write = [
+            torch.arange(first + part.past, first + end) for first, end, part in zip(firsts, ends, parts, strict=True)
+        ]
         return {
             "cu_seq_lens_q": torch.tensor([0, *itertools.accumulate(part.count for part in parts)]),
             "cu_seq_lens_k": {FULL: torch.tensor([0, *itertools.accumulate(ends)])},
@@ -103,7 +111,9 @@ class Step:
         return Step(self.library)
 
     def rotation(self, embeddings: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Return the rotary embeddings as complex numbers [batch or 1, tokens, 1, half a head's channels], computed once per pass."""
+        """Return the rotary embeddings as complex numbers [batch or 1, tokens, 1, half a head's channels], computed
+        once per pass.
+        """
         cosines, sines = embeddings
         if self._cosines is not cosines:
             half = cosines.shape[-1] // 2
@@ -112,7 +122,9 @@ class Step:
         return self._rotation
 
     def begin(self, cache: PagedAttentionCache | SlotPages, batch: dict[str, Any]) -> None:
-        """Read the requests of a batch of the library: `cu_seq_lens_q`, `cu_seq_lens_k`, `read_index` and `write_index`."""
+        """Read the requests of a batch of the library: `cu_seq_lens_q`, `cu_seq_lens_k`, `read_index` and
+        `write_index`.
+        """
         allocator = cache.cache_allocators[FULL]
         self._tokens, self._pages = allocator._kv_token_views, allocator._kv_page_views
         read, self._write = batch["read_index"][0], batch["write_index"][0]
@@ -127,13 +139,25 @@ class Step:
 
     def _native_batch(self, page_tokens: int) -> Batch:
         write = self._write.contiguous()
-        pages = [write[span.begin : span.end : page_tokens] // page_tokens if span.pages is None else span.pages for span in self._spans]
+        pages = [
+            write[span.begin : span.end : page_tokens] // page_tokens if span.pages is None else span.pages
+            for span in self._spans
+        ]
         first_row = torch.tensor([*(span.begin for span in self._spans), self._spans[-1].end])
         first_page = torch.tensor(list(itertools.accumulate(map(len, pages), initial=0)))
         counts = torch.tensor([span.num_keys for span in self._spans])
         rotation = torch.view_as_real(self._rotation).contiguous()
         self._held = [rotation, write, first_row, torch.cat(pages), first_page, counts]
-        return Batch(self._spans[-1].end, len(pages), *(tensor.data_ptr() for tensor in self._held), None, None, None, 0, rotation.numel())
+        return Batch(
+            self._spans[-1].end,
+            len(pages),
+            *(tensor.data_ptr() for tensor in self._held),
+            None,
+            None,
+            None,
+            0,
+            rotation.numel(),
+        )
 
     def compute(
         self, rows: torch.Tensor, *, layer: int, describe: Callable[[], Layer | None], changes: Sequence[Change] = ()
@@ -152,14 +176,20 @@ class Step:
         self._batch.changes, self._batch.num_changes = ctypes.addressof(array), len(changes)
         return self.library.compute(self._layers[layer], self._batch, rows)
 
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, layer: int, scale: float) -> torch.Tensor:
-        """Write a layer's new keys and values [rows, heads, channels] into its pages; return what the rows attend to [rows, channels]."""
+    def attend(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, layer: int, scale: float
+    ) -> torch.Tensor:
+        """Write a layer's new keys and values [rows, heads, channels] into its pages; return what the rows attend to
+        [rows, channels].
+        """
         for states, tokens in zip((keys, values), self._tokens[layer], strict=True):
             tokens.index_copy_(0, self._write, states)
         parts = []
         for span in self._spans:
             new = slice(span.begin, span.end)
-            read = [keys[new], values[new]] if span.pages is None else [_read(pages, span) for pages in self._pages[layer]]
+            read = (
+                [keys[new], values[new]] if span.pages is None else [_read(pages, span) for pages in self._pages[layer]]
+            )
             parts.append(_attend(queries[new], *read, mask=span.mask, scale=scale))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -175,8 +205,12 @@ def _read(pages: torch.Tensor, span: Span) -> torch.Tensor:
     return pages.index_select(0, span.pages).flatten(0, 1)[: span.num_keys]
 
 
-def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
-    """Return attention of one request's rows; query heads that share a key's head are its rows if there is one token, else its batch."""
+def _attend(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """Return attention of one request's rows; query heads that share a key's head are its rows if there is one token,
+    else its batch.
+    """
     num_rows, num_heads, channels = queries.shape
     num_shared = num_heads // keys.shape[1]
     keys, values = keys.transpose(0, 1), values.transpose(0, 1)

@@ -1,9 +1,11 @@
-"""Serve a network in bfloat16 or int8 on a CPU: its linear layers behind modules of our own, and the price in quality, measured.
+"""Serve a network in bfloat16 or int8 on a CPU: its linear layers behind modules of our own, and the price in quality,
+measured.
 
-With the compiled library, weights have 8 bits and activations 15 (`native/library.py`). Without a compiler, torch's operator multiplies; it
-adds two products of 8 bits in 16 bits on CPUs without VNNI: activations are two digits of 7 bits, two rows of one product. Activations
-have one scale per token (dynamic quantisation), weights one per output. Embeddings, norms and attention stay float32. In bfloat16,
-weights and embeddings have 16 bits, and all arithmetic is float32.
+With the compiled library, weights have 8 bits and activations 15 (`native/library.py`). Without a compiler, torch's
+operator multiplies; it adds two products of 8 bits in 16 bits on CPUs without VNNI: activations are two digits of 7
+bits, two rows of one product. Activations have one scale per token (dynamic quantisation), weights one per output.
+Embeddings, norms and attention stay float32. In bfloat16, weights and embeddings have 16 bits, and all arithmetic is
+float32.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class Int8Linear(nn.Module):
         scales = (weight.abs().amax(1) / LEVELS).clamp(min=1e-8)
         rounded = (weight / scales.unsqueeze(1)).round().clamp(-LEVELS, LEVELS).to(torch.int8)
         zeros = torch.zeros(self.out_features, dtype=torch.long)
-        with warnings.catch_warnings():  # tensors of quantised types are deprecated; this one lives only until it is packed
+        with (
+            warnings.catch_warnings()
+        ):  # tensors of quantised types are deprecated; this one lives only until it is packed
             warnings.simplefilter("ignore")
             quantised = torch._make_per_channel_quantized_tensor(rounded, scales.double(), zeros, 0)
             self._packed = torch.ops.quantized.linear_prepack(quantised, None)
@@ -50,7 +54,8 @@ class Int8Linear(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return `inputs` [..., in] times the weights [..., out]."""
         rows = inputs.flatten(0, -2)
-        # The operator has one scale for all tokens. In levels of its own, every token is independent of what shares the batch.
+        # The operator has one scale for all tokens. In levels of its own, every token is independent of what shares the
+        # batch.
         level = torch.linalg.vector_norm(rows, ord=math.inf, dim=-1, keepdim=True).clamp_(min=1e-12).div_(DIGIT_LEVELS)
         first = rows / level
         second = torch.sub(first, first.round()).mul_(SECOND_DIGIT)  # what rounding loses
@@ -66,28 +71,41 @@ class Int8Linear(nn.Module):
 
 
 @torch.inference_mode()
-def quantise_and_check(network: Any, *, precision: Precision = "int8", library: Library | None = None) -> PrecisionCheck:
-    """Put a network into int8 or bfloat16 in place; return the change of its perplexity and greedy choices on texts of its own.
+def quantise_and_check(
+    network: Any, *, precision: Precision = "int8", library: Library | None = None
+) -> PrecisionCheck:
+    """Put a network into int8 or bfloat16 in place; return the change of its perplexity and greedy choices on texts of
+    its own.
 
-    The texts are draws at temperature 1 from the network itself, so that the check fits any domain and language and needs no data. The
-    expected log of the perplexity ratio over the original's next tokens is the Kullback-Leibler divergence, which is computed at each
-    position: drawn tokens would add their noise. Raises InvalidInput off the CPU, for bfloat16 without a compiled library, and for a
-    network that the precision destroys.
+    The texts are draws at temperature 1 from the network itself, so that the check fits any domain and language and
+    needs no data. The expected log of the perplexity ratio over the original's next tokens is the Kullback-Leibler
+    divergence, which is computed at each position: drawn tokens would add their noise. Raises InvalidInput off the CPU,
+    for bfloat16 without a compiled library, and for a network that the precision destroys.
     """
     if network.device.type != "cpu":
-        raise InvalidInput(f"{precision} is served on CPUs only.", remedy="Deploy with precision float32.", field="precision")
+        raise InvalidInput(
+            f"{precision} is served on CPUs only.", remedy="Deploy with precision float32.", field="precision"
+        )
     if precision == "bfloat16" and library is None:
         raise InvalidInput(
-            "bfloat16 on a CPU needs a C++ compiler.", remedy="Install g++ or clang++, or deploy with precision float32.", field="precision"
+            "bfloat16 on a CPU needs a C++ compiler.",
+            remedy="Install g++ or clang++, or deploy with precision float32.",
+            field="precision",
         )
     texts = _write_texts(network)
     before = _log_probabilities(network, texts)
-    num_layers = _round(network, library) if library is not None and precision == "bfloat16" else replace_layers(network, library=library)
+    num_layers = (
+        _round(network, library)
+        if library is not None and precision == "bfloat16"
+        else replace_layers(network, library=library)
+    )
     after = _log_probabilities(network, texts)
     divergence = float((before.exp() * (before - after)).sum(-1).mean())
     if not divergence < MAX_DIVERGENCE:  # also for what is no number
         raise InvalidInput(
-            f"In {precision} this network gives no usable probabilities.", remedy="Deploy with precision float32.", field="precision"
+            f"In {precision} this network gives no usable probabilities.",
+            remedy="Deploy with precision float32.",
+            field="precision",
         )
     return PrecisionCheck(
         precision=precision,
@@ -111,7 +129,9 @@ def _weight(module: Any) -> torch.Tensor:
 
 
 def replace_layers(network: Any, *, library: Library | None) -> int:
-    """Put int8 layers in the place of the linear ones; return their number. On torch's meta device they have no weights."""
+    """Put int8 layers in the place of the linear ones; return their number. On torch's meta device they have no
+    weights.
+    """
     layers = list(_linear_layers(network))
     for name, module in layers:
         parent, _, child = name.rpartition(".")
@@ -127,8 +147,12 @@ def replace_layers(network: Any, *, library: Library | None) -> int:
 
 
 def _round(network: Any, library: Library) -> int:
-    """Store linear layers and embeddings in bfloat16, or in float16 where that holds their values; return the number of layers."""
-    return store_in_16_bits(network, library=library, choose=lambda _, weight: exact_format(weight, library=library) or torch.bfloat16)
+    """Store linear layers and embeddings in bfloat16, or in float16 where that holds their values; return the number of
+    layers.
+    """
+    return store_in_16_bits(
+        network, library=library, choose=lambda _, weight: exact_format(weight, library=library) or torch.bfloat16
+    )
 
 
 def _write_texts(network: Any) -> torch.Tensor:

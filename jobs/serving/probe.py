@@ -1,4 +1,6 @@
-"""Probe the speed of a checkpoint as a replica would serve it: users who each wait for their answer before they ask again."""
+"""Probe the speed of a checkpoint as a replica would serve it: users who each wait for their answer before they ask
+again.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,8 @@ POLL_S = 0.02
 def run(spec: JobSpec[ServingProbePayload], reporter: Reporter) -> ServingProbeResult:
     """Measure the loads of a payload from the smallest on. A stopped probe returns those it has finished.
 
-    Prompts are random token ids that share no beginning, so no cached prefix helps; answers have their full length. Raises JobFailed if
-    the network generates nothing.
+    Prompts are random token ids that share no beginning, so no cached prefix helps; answers have their full length.
+    Raises JobFailed if the network generates nothing.
     """
     payload = spec.payload
     threads = set_threads(payload.threads)
@@ -49,7 +51,12 @@ def run(spec: JobSpec[ServingProbePayload], reporter: Reporter) -> ServingProbeR
         if reporter.should_stop():
             break
         if precision != "float32":
-            reporter.progress(len(loads), len(payload.users) * len(precisions), unit="", message=f"Measuring the quality of {precision}")
+            reporter.progress(
+                len(loads),
+                len(payload.users) * len(precisions),
+                unit="",
+                message=f"Measuring the quality of {precision}",
+            )
             del loaded
             loaded = load_own(folder, device=device, precision=precision, library=library)
             check = loaded.check
@@ -63,7 +70,9 @@ def run(spec: JobSpec[ServingProbePayload], reporter: Reporter) -> ServingProbeR
                 message = f"Timing {users} at once" + (f" in {precision}" if len(precisions) > 1 else "")
                 reporter.progress(len(loads), len(payload.users) * len(precisions), unit="", message=message)
                 vocabulary = loaded.network.config.get_text_config().vocab_size
-                load = ClosedLoop(engine, users=users, vocabulary=vocabulary, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+                load = ClosedLoop(
+                    engine, users=users, vocabulary=vocabulary, prompt_tokens=prompt_tokens, new_tokens=new_tokens
+                )
                 measured = load.measure(reporter)
                 if measured is None:
                     break
@@ -104,7 +113,9 @@ class ClosedLoop:
         self._problem = ""
 
     def measure(self, reporter: Reporter) -> ServingLoad | None:
-        """Return the speed; None if the job is asked to stop meanwhile. Raises JobFailed for an engine that refuses or makes nothing."""
+        """Return the speed; None if the job is asked to stop meanwhile. Raises JobFailed for an engine that refuses or
+        makes nothing.
+        """
         began = time.perf_counter()
         for user in range(self._users):
             self._ask(user)
@@ -125,7 +136,9 @@ class ClosedLoop:
             for handle in list(self._handles.values()):
                 handle.cancel()
         if not tokens:
-            raise JobFailed(f"The engine generated no token within {seconds:.0f} s.", remedy="Check the machine's load and memory.")
+            raise JobFailed(
+                f"The engine generated no token within {seconds:.0f} s.", remedy="Check the machine's load and memory."
+            )
         p95 = quantiles(firsts, n=20)[-1] if len(firsts) >= 20 else None
         return ServingLoad(
             users=self._users,

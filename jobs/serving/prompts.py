@@ -1,5 +1,6 @@
-"""Encode a request's prompts as token ids: by the checkpoint's chat template, as raw text, or the given ids; and limit what is read and
-answered."""
+"""Encode a request's prompts as token ids: by the checkpoint's chat template, as raw text, or the given ids; and limit
+what is read and answered.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ TOOL_NAME = "tool"  # stands in every template that has a place for tools
 
 
 class PromptLimit:
-    """Refuses texts that can't fit a context, before they are tokenized: no token of the vocabulary spans more characters."""
+    """Refuses texts that can't fit a context, before they are tokenized: no token of the vocabulary spans more
+    characters.
+    """
 
     def __init__(self, tokenizer: Any, *, context_length: int) -> None:
         longest = max((len(token) for token in tokenizer.get_vocab()), default=1)
@@ -50,8 +53,8 @@ class PromptLimit:
 def encode_prompts(tokenizer: Any, request: GenerateRequest, *, opening: str = "") -> list[list[int]]:
     """Return the token ids of each prompt. Raises InvalidInput where the chat template refuses the messages.
 
-    `opening` follows the rendered messages: the beginning of an answer. Templates come with checkpoints and are untrusted;
-    backend.domain.template_guard renders them.
+    `opening` follows the rendered messages: the beginning of an answer. Templates come with checkpoints and are
+    untrusted; backend.domain.template_guard renders them.
     """
     if request.messages is not None:
         return [_encode_messages(tokenizer, request, opening=opening)]
@@ -70,7 +73,9 @@ def _encode_pair(tokenizer: Any, prompt: str, answer: str) -> list[int]:
 
 
 def _variables(tokenizer: Any, request: GenerateRequest, tools: list[dict[str, Any]] | None) -> dict[str, Any]:
-    """Return what the chat template gets beside the messages: the request's own variables, and its effort by the switch that there is."""
+    """Return what the chat template gets beside the messages: the request's own variables, and its effort by the switch
+    that there is.
+    """
     if request.effort is None or not tokenizer.chat_template:
         return request.template_variables
     switches = {"reasoning_effort": request.effort, "enable_thinking": request.effort not in ("none", "minimal")}
@@ -85,16 +90,20 @@ def _encode_messages(tokenizer: Any, request: GenerateRequest, *, opening: str) 
     if TOOL_NAME not in (tokenizer.get_chat_template(tools=tools) if tokenizer.chat_template else ""):
         messages, tools = write_tools(messages, tools), None
     try:
-        text = render_chat(tokenizer, messages, tools=tools, generation_prompt=True, variables=_variables(tokenizer, request, tools))
+        text = render_chat(
+            tokenizer, messages, tools=tools, generation_prompt=True, variables=_variables(tokenizer, request, tools)
+        )
     except RoundhouseError as error:
         raise InvalidInput(error.message, remedy=error.remedy, field=error.field or "messages") from error
     before, after = encode_answer(tokenizer, text, opening)
     return [*before, *after]
 
 
-def tokens_within_budget(request: GenerateRequest, *, prompts: Sequence[int], context: int, width: int = 0) -> int | None:
-    """Return the most tokens that each answer may have: `max_tokens`, or where that is not stated what the budget leaves, if less than the
-    context. `prompts` holds the tokens of each prompt, `width` is that of an embedding.
+def tokens_within_budget(
+    request: GenerateRequest, *, prompts: Sequence[int], context: int, width: int = 0
+) -> int | None:
+    """Return the most tokens that each answer may have: `max_tokens`, or where that is not stated what the budget
+    leaves, if less than the context. `prompts` holds the tokens of each prompt, `width` is that of an embedding.
 
     Raises InvalidInput for a request whose answer could hold more than the budget.
     """
@@ -102,8 +111,8 @@ def tokens_within_budget(request: GenerateRequest, *, prompts: Sequence[int], co
     if request.task is Task.EMBED:
         if len(prompts) * width > MAX_VECTOR_VALUES:
             raise InvalidInput(
-                f"These embeddings would hold {len(prompts) * width:,} numbers ({len(prompts):,} prompts x {width:,}); at most "
-                f"{MAX_VECTOR_VALUES:,} fit one answer.",
+                f"These embeddings would hold {len(prompts) * width:,} numbers ({len(prompts):,} prompts x {width:,});"
+                f" at most {MAX_VECTOR_VALUES:,} fit one answer.",
                 remedy="Send several requests.",
                 field="input",
             )
@@ -122,10 +131,11 @@ def tokens_within_budget(request: GenerateRequest, *, prompts: Sequence[int], co
         return left
     alternatives = f" x (1 + {values - 1} alternatives)" if values > 1 else ""
     raise InvalidInput(
-        f"This answer could hold {(fixed + new) * values:,} {'probabilities' if has_probabilities else 'tokens'}: {len(prompts):,} "
-        f"{'prompt' if len(prompts) == 1 else 'prompts'} x {request.n:,} {'answer' if request.n == 1 else 'answers'} of up to "
-        f"{max(prompts) * is_repeated + max((room if stated is None else min(stated, room) for room in rooms), default=0):,} tokens"
-        f"{', prompt included' if is_repeated else ''}{alternatives}. At most {most:,} fit one answer.",
+        f"This answer could hold {(fixed + new) * values:,} {'probabilities' if has_probabilities else 'tokens'}:"
+        f" {len(prompts):,} {'prompt' if len(prompts) == 1 else 'prompts'} x {request.n:,}"
+        f" {'answer' if request.n == 1 else 'answers'} of up to"
+        f" {max(prompts) * is_repeated + max((room if stated is None else min(stated, room) for room in rooms), default=0):,}"  # noqa: E501
+        f" tokens{', prompt included' if is_repeated else ''}{alternatives}. At most {most:,} fit one answer.",
         remedy=REMEDY,
         field="n" if request.n > 1 else "max_tokens" if request.task is Task.GENERATE else "prompt",
     )

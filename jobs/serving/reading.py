@@ -1,7 +1,7 @@
 """Values that a replica reads from a prompt without continuing it: probabilities of its tokens, and its embedding.
 
-Runs the network's plain forward pass beside the engine's, one prompt at a time. Long prompts are scored in parts over a key-value cache,
-so that the logits of a large vocabulary never fill the memory.
+Runs the network's plain forward pass beside the engine's, one prompt at a time. Long prompts are scored in parts over a
+key-value cache, so that the logits of a large vocabulary never fill the memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ PART_TOKENS = 256
 def twin_of(network: Any) -> Any:
     """Return a network with the same weights in memory, and modules and a configuration of its own.
 
-    A forward pass of the library changes its configuration for a moment (whether attention is causal), which another thread must not see.
+    A forward pass of the library changes its configuration for a moment (whether attention is causal), which another
+    thread must not see.
     """
     memo = {id(tensor): tensor for tensor in itertools.chain(network.parameters(), network.buffers())}
     twin = copy.deepcopy(network, memo)
@@ -46,11 +47,15 @@ class PromptReader:
         self.num_passes = 0  # since the start
         self.width = int(network.get_input_embeddings().weight.shape[-1])  # of an embedding
         self._num_open = 0
-        self._cache_name = "cache" if "cache" in inspect.signature(type(network).forward).parameters else "past_key_values"
+        self._cache_name = (
+            "cache" if "cache" in inspect.signature(type(network).forward).parameters else "past_key_values"
+        )
 
     @torch.inference_mode()
     def score(self, ids: Sequence[int], *, top: int, adapter: LoadedAdapter | None = None) -> list[Record | None]:
-        """Return each token's natural-log probability given those before it, and the `top` most likely ones; None for the first."""
+        """Return each token's natural-log probability given those before it, and the `top` most likely ones; None for
+        the first.
+        """
         records: list[Record | None] = [None]
         targets = torch.tensor(ids[1:], device=self.network.device)
         with self._using(adapter):

@@ -47,12 +47,12 @@ POLL_S = 0.1
 def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     """Serve until asked to stop; return {"stopped": request, "requests": served, "generated_tokens": n}.
 
-    Payload: checkpoint (relative folder), name (endpoint), internal_token, threads (default 1), engine and device (default auto),
-    draft (relative folder), context (tokens; the network's own by default), max_running, max_waiting, queue_timeout_s (60),
-    answer_limit_s (600), precision (float32,
-    bfloat16 or int8), max_perplexity_ratio (1.05) and keep_free_bytes (disk space that prepared weights leave).
-    Events: `ready` {url, engine, context_length, load_s, precision_check} and `gauge` {running, waiting, tokens_per_second}.
-    Raises JobFailed when the engine dies or stalls, so that the job is started again, and where a precision costs more than allowed.
+    Payload: checkpoint (relative folder), name (endpoint), internal_token, threads (default 1), engine and device
+    (default auto), draft (relative folder), context (tokens; the network's own by default), max_running, max_waiting,
+    queue_timeout_s (60), answer_limit_s (600), precision (float32, bfloat16 or int8), max_perplexity_ratio (1.05) and
+    keep_free_bytes (disk space that prepared weights leave). Events: `ready` {url, engine, context_length, load_s,
+    precision_check} and `gauge` {running, waiting, tokens_per_second}. Raises JobFailed when the engine dies or stalls,
+    so that the job is started again, and where a precision costs more than allowed.
     """
     payload = spec.payload
     # One thread per replica: small networks lose time at thread barriers, and more replicas use the cores better.
@@ -84,21 +84,32 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     )
     limits = AnswerLimits(queue_timeout_s=payload.queue_timeout_s, answer_s=payload.answer_limit_s)
     replica = Replica(
-        engine, tokenizer, name=payload.name, reader=reader, limits=limits, adapters=AdapterFolders(spec.artifacts, bank, tokenizer)
+        engine,
+        tokenizer,
+        name=payload.name,
+        reader=reader,
+        limits=limits,
+        adapters=AdapterFolders(spec.artifacts, bank, tokenizer),
     )
     return _serve_until_stopped(replica, reporter, payload, load_s=time.monotonic() - started, check=check)
 
 
-def _run_scorer(spec: JobSpec[ReplicaPayload], reporter: Reporter, folder: Path, *, device: torch.device, started: float) -> ReplicaResult:
+def _run_scorer(
+    spec: JobSpec[ReplicaPayload], reporter: Reporter, folder: Path, *, device: torch.device, started: float
+) -> ReplicaResult:
     """Serve a reward model, in float32. Raises InvalidInput for options that it has no use for."""
     payload = spec.payload
     for name, is_set in (("precision", payload.precision != "float32"), ("draft", payload.draft is not None)):
         if is_set:
-            raise InvalidInput(f"A reward model is served without {name}.", remedy=f"Deploy it without {name}.", field=name)
+            raise InvalidInput(
+                f"A reward model is served without {name}.", remedy=f"Deploy it without {name}.", field=name
+            )
     tokenizer = load_tokenizer(folder)
     network = load_scorer(folder, pad_id=padding_id(tokenizer)).to(device)
     limits = AnswerLimits(queue_timeout_s=payload.queue_timeout_s, answer_s=payload.answer_limit_s)
-    replica = Replica(ScoringEngine(network, tokenizer), tokenizer, name=payload.name, reader=PromptReader(network), limits=limits)
+    replica = Replica(
+        ScoringEngine(network, tokenizer), tokenizer, name=payload.name, reader=PromptReader(network), limits=limits
+    )
     return _serve_until_stopped(replica, reporter, payload, load_s=time.monotonic() - started)
 
 
@@ -107,22 +118,37 @@ def _serve_until_stopped(
 ) -> ReplicaResult:
     engine = replica.engine
     try:
-        ready = ReadyEvent(url="", engine=engine.name, context_length=engine.context_length, load_s=round(load_s, 2), precision_check=check)
-        stopped = asyncio.run(_serve(replica, reporter, internal_token=payload.internal_token, host=payload.host, ready=ready))
+        ready = ReadyEvent(
+            url="",
+            engine=engine.name,
+            context_length=engine.context_length,
+            load_s=round(load_s, 2),
+            precision_check=check,
+        )
+        stopped = asyncio.run(
+            _serve(replica, reporter, internal_token=payload.internal_token, host=payload.host, ready=ready)
+        )
     finally:
         engine.close()
     return ReplicaResult(stopped=stopped, requests=replica.num_served, generated_tokens=engine.stats().generated_tokens)
 
 
 def _load_draft(spec: JobSpec[ReplicaPayload], checkpoint: str, tokenizer: Any) -> Draft:
-    """Load the checkpoint that drafts, in int8. Raises InvalidInput for one with other tokens, or other layers than fused ones."""
+    """Load the checkpoint that drafts, in int8. Raises InvalidInput for one with other tokens, or other layers than
+    fused ones.
+    """
     payload, folder = spec.payload, spec.path(checkpoint)
     device = pick_device(payload.device)
     if device.type != "cpu":
-        raise InvalidInput("Drafts are checked on CPUs, and this replica has a GPU.", remedy="Deploy with device cpu, or without a draft.")
+        raise InvalidInput(
+            "Drafts are checked on CPUs, and this replica has a GPU.",
+            remedy="Deploy with device cpu, or without a draft.",
+        )
     if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
         raise InvalidInput(
-            f"{folder.name} and {spec.path(payload.checkpoint).name} have different vocabularies.", remedy=CHOOSE_DRAFT, field="draft"
+            f"{folder.name} and {spec.path(payload.checkpoint).name} have different vocabularies.",
+            remedy=CHOOSE_DRAFT,
+            field="draft",
         )
     prepared = PreparedFolder.of(spec.artifacts, checkpoint, keep_free_bytes=payload.keep_free_bytes)
     return Draft(load_prepared(folder, device=device, precision="int8", prepared=prepared).network)
@@ -167,15 +193,19 @@ async def _serve(replica: Replica, reporter: Reporter, *, internal_token: str, h
 
 
 def listen_on(host: str) -> socket.socket:
-    """Return a socket on a free port of this machine's address `host`; on every address where it is that of a router or a container.
+    """Return a socket on a free port of this machine's address `host`; on every address where it is that of a router or
+    a container.
 
     Raises JobFailed for a name that does not resolve.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise JobFailed(f"ROUNDHOUSE_REPLICA_HOST={host}: {error.strerror}.", remedy="Set this machine's address or name.") from error
-    # asyncio switches Nagle's algorithm off only where the socket names its protocol; with it, a second chunk waits up to 40 ms.
+        raise JobFailed(
+            f"ROUNDHOUSE_REPLICA_HOST={host}: {error.strerror}.", remedy="Set this machine's address or name."
+        ) from error
+    # asyncio switches Nagle's algorithm off only where the socket names its protocol; with it, a second chunk waits up
+    # to 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.bind(address)
@@ -191,16 +221,26 @@ async def _watch(replica: Replica, reporter: Reporter, serving: asyncio.Task[Non
         if (request := reporter.should_stop()) is not None:
             return request
         if not replica.engine.is_alive():
-            raise JobFailed("The engine of this replica died.", remedy="It restarts automatically; its log has the cause.")
+            raise JobFailed(
+                "The engine of this replica died.", remedy="It restarts automatically; its log has the cause."
+            )
         if replica.is_hung():
             await replica.blame_running()
-            raise JobFailed(f"The engine made no step for {replica.watch.stall_s():.0f} s.", remedy="It restarts automatically.")
+            raise JobFailed(
+                f"The engine made no step for {replica.watch.stall_s():.0f} s.", remedy="It restarts automatically."
+            )
         if time.monotonic() >= next_gauge:
             stats = replica.engine.stats()
             rate = round(stats.tokens_per_second, 2)
             ratio = None if stats.cache_ratio is None else round(stats.cache_ratio, 4)
             queue_s = round(replica.longest_wait_s(), 2)
-            load = {"running": stats.running, "waiting": stats.waiting, "tokens_per_second": rate, "cache_ratio": ratio, "queue_s": queue_s}
+            load = {
+                "running": stats.running,
+                "waiting": stats.waiting,
+                "tokens_per_second": rate,
+                "cache_ratio": ratio,
+                "queue_s": queue_s,
+            }
             load |= {"drafted_tokens": stats.drafted_tokens, "accepted_tokens": stats.accepted_tokens}
             reporter.emit(GaugeEvent.model_validate(load | use.read()))
             next_gauge = time.monotonic() + GAUGE_S
@@ -209,8 +249,8 @@ async def _watch(replica: Replica, reporter: Reporter, serving: asyncio.Task[Non
 
 
 async def _drain(replica: Replica, reporter: Reporter) -> None:
-    """Refuse new requests, so that gateways use another replica, and let open ones finish: for CANCEL_S seconds, or for as long as an
-    answer may take where the request is `drain`. A hung engine ends the wait.
+    """Refuse new requests, so that gateways use another replica, and let open ones finish: for CANCEL_S seconds, or for
+    as long as an answer may take where the request is `drain`. A hung engine ends the wait.
     """
     replica.is_draining = True
     began = time.monotonic()

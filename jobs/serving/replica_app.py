@@ -95,7 +95,9 @@ class Replica:
         self.engine, self.name = engine, name
         grammars = Grammars(tokenizer, vocab_size=engine.limits.vocab_size, end_ids=sorted(engine.limits.end_ids))
         self.adapters = adapters
-        self.served = Served(engine, tokenizer, TokenTexts(tokenizer), grammars, reader, adapters.load if adapters else None)
+        self.served = Served(
+            engine, tokenizer, TokenTexts(tokenizer), grammars, reader, adapters.load if adapters else None
+        )
         self.limits = limits or AnswerLimits()
         self.is_draining = False
         self.num_served = 0
@@ -113,7 +115,9 @@ class Replica:
         return max((answer.wait_s() for answer in self._open), default=0.0)
 
     def is_hung(self) -> bool:
-        """Note the steps of the engine and the passes over prompts that are only read, and return whether both have stopped."""
+        """Note the steps of the engine and the passes over prompts that are only read, and return whether both have
+        stopped.
+        """
         reader, stats = self.served.reader, self.engine.stats()
         passes, is_reading = (reader.num_passes, reader.is_busy) if reader is not None else (0, False)
         # Work of the engine, not open answers: one that its client does not read is open and makes no step.
@@ -121,7 +125,9 @@ class Replica:
         return self.watch.is_hung()
 
     async def blame_running(self) -> None:
-        """End every answer before the process ends: those in the hung step as failed, those that wait as free to go elsewhere."""
+        """End every answer before the process ends: those in the hung step as failed, those that wait as free to go
+        elsewhere.
+        """
         batched = sum(not self.engine.is_waiting(answer.handle) for answer in self._open)
         for answer in self._open:
             answer.fail_hung(batched=batched)
@@ -205,7 +211,9 @@ class Replica:
 
 
 class Events:
-    """A queue from the engine's thread to the event loop. An answer ends where more than MAX_QUEUED events wait for its reader."""
+    """A queue from the engine's thread to the event loop. An answer ends where more than MAX_QUEUED events wait for its
+    reader.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -244,7 +252,8 @@ class Events:
 class Answer(Response):
     """Sends a generation and cancels it as soon as the client leaves, streamed or not.
 
-    While nothing happens, a stream carries an empty line every few seconds, which tells the gateway that the replica is alive.
+    While nothing happens, a stream carries an empty line every few seconds, which tells the gateway that the replica is
+    alive.
     """
 
     def __init__(
@@ -269,7 +278,9 @@ class Answer(Response):
         if self._engine.is_waiting(self.handle):
             self._events.put(ErrorEvent(message="The replica restarts.", code=LEAVING))
         else:
-            self._events.put(ErrorEvent(message="The engine hung on this request.", code=code_of_failure(batched=batched)))
+            self._events.put(
+                ErrorEvent(message="The engine hung on this request.", code=code_of_failure(batched=batched))
+            )
 
     def wait_s(self) -> float:
         """Return the seconds since this request came if it has had no step yet, else 0."""
@@ -283,7 +294,9 @@ class Answer(Response):
         is_waiting = self._engine.is_waiting(self.handle)
         left = (self._limits.queue_timeout_s if is_waiting else self._limits.answer_s) - age
         batch = await self._events.next_batch(wait_s=max(0.0, min(HEARTBEAT_S, left)))
-        if batch and (age < self._limits.answer_s or any(isinstance(event, FinishEvent | ErrorEvent) for event in batch)):
+        if batch and (
+            age < self._limits.answer_s or any(isinstance(event, FinishEvent | ErrorEvent) for event in batch)
+        ):
             return batch
         age = time.monotonic() - self._began
         if age >= self._limits.queue_timeout_s and self._engine.is_waiting(self.handle):
@@ -332,7 +345,9 @@ class Answer(Response):
                     text.append(event.text)
                     ids.extend(event.token_ids)
                 elif isinstance(event, FinishEvent):
-                    return JSONResponse({"text": "".join(text), "token_ids": ids, **event.model_dump(mode="json", exclude={"type"})})
+                    return JSONResponse(
+                        {"text": "".join(text), "token_ids": ids, **event.model_dump(mode="json", exclude={"type"})}
+                    )
                 elif isinstance(event, ErrorEvent):
                     return _error(STATUS.get(event.code, 500), event.message, code=event.code)
 
@@ -345,12 +360,16 @@ def create_replica_app(replica: Replica, *, internal_token: str, host: str = "12
         Route("/health", replica.health),
         Route("/stats", replica.stats),
     ]
-    return HostGuard(RequireToken(Starlette(routes=routes), token=internal_token), rules=HostRules(names=frozenset({host.lower()})))
+    return HostGuard(
+        RequireToken(Starlette(routes=routes), token=internal_token), rules=HostRules(names=frozenset({host.lower()}))
+    )
 
 
 def _refusal(error: RoundhouseError) -> Response:
     status = 400 if isinstance(error, InvalidInput) else 503
-    return _error(status, str(error), code=getattr(error, "code", INVALID if status == 400 else "unavailable"), field=error.field)
+    return _error(
+        status, str(error), code=getattr(error, "code", INVALID if status == 400 else "unavailable"), field=error.field
+    )
 
 
 def _error(status: int, message: str, *, code: str, field: str | None = None) -> Response:

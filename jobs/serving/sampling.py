@@ -1,8 +1,9 @@
 """Choose the next token of each row of a batch by the row's own parameters. Independent of engines.
 
-Sampled rows draw by the inverse of the cumulative distribution (Devroye, Non-Uniform Random Variate Generation, 1986, section III.2), with
-one uniform number per row and position, which is a function of the request's seed alone: the same seed draws the same completion
-whatever shares the batch. Nothing sorts a vocabulary: the largest scores are found among the blocks with the largest maxima.
+Sampled rows draw by the inverse of the cumulative distribution (Devroye, Non-Uniform Random Variate Generation, 1986,
+section III.2), with one uniform number per row and position, which is a function of the request's seed alone: the same
+seed draws the same completion whatever shares the batch. Nothing sorts a vocabulary: the largest scores are found among
+the blocks with the largest maxima.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class Record:
 
 @dataclass
 class Draw:
-    """The state of one request's sampling. `records` grows by one with each token if the request asks for probabilities."""
+    """The state of one request's sampling. `records` grows by one with each token if the request asks for
+    probabilities.
+    """
 
     params: SamplingParams
     seed: int
@@ -70,7 +73,9 @@ class Draw:
         prompt: Sequence[int] = (),
         end_ids: Sequence[int] = (),
     ) -> Draw:
-        """Return the state of a request's start. A seed is drawn if none is given; repetitions of a request have seeds of their own."""
+        """Return the state of a request's start. A seed is drawn if none is given; repetitions of a request have seeds
+        of their own.
+        """
         seed = secrets.randbits(62) if params.seed is None else params.seed + repetition * GOLDEN
         return cls(params=params, seed=seed & MASK, matcher=matcher, prompt=prompt, end_ids=tuple(end_ids))
 
@@ -92,7 +97,9 @@ class Draw:
         return self.params.temperature == 0.0
 
     def shift(self, like: torch.Tensor) -> torch.Tensor | None:
-        """Return what is added to the logits of one row `like` [vocabulary]: biases and penalties; None if there is neither."""
+        """Return what is added to the logits of one row `like` [vocabulary]: biases and penalties; None if there is
+        neither.
+        """
         params = self.params
         if self._shift is None and (params.logit_bias or params.presence_penalty or params.frequency_penalty):
             shift = torch.zeros_like(like)
@@ -159,7 +166,9 @@ class Draw:
         self.matcher, self.fault = None, f"{type(error).__name__}: {error}"[:300]
 
     def uniform(self) -> float:
-        """Return this position's number in [0, 1): SplitMix64 of the seed (Steele, Lea and Flood, OOPSLA 2014, figure 17)."""
+        """Return this position's number in [0, 1): SplitMix64 of the seed (Steele, Lea and Flood, OOPSLA 2014, figure
+        17).
+        """
         return ((mix(mix(self.seed) + self.drawn * GOLDEN)) >> 11) * 2.0**-53
 
 
@@ -172,9 +181,11 @@ def mix(value: int) -> int:
 
 
 def choose_tokens(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
-    """Return each row's next token and note it in the row's state. `logits`: float32 [rows, vocabulary]; they are not changed.
+    """Return each row's next token and note it in the row's state. `logits`: float32 [rows, vocabulary]; they are not
+    changed.
 
-    A row that no token can be chosen for has a fault afterwards, and the others their tokens. Raises what every row fails with.
+    A row that no token can be chosen for has a fault afterwards, and the others their tokens. Raises what every row
+    fails with.
     """
     try:
         tokens, records = _choose(logits, draws)
@@ -187,7 +198,9 @@ def choose_tokens(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
     return tokens
 
 
-def _choose_apart(logits: torch.Tensor, draws: Sequence[Draw], error: Exception) -> tuple[list[int], list[Record | None]]:
+def _choose_apart(
+    logits: torch.Tensor, draws: Sequence[Draw], error: Exception
+) -> tuple[list[int], list[Record | None]]:
     """Choose row by row after a batch failed. Raises the batch's error if the device fails, which is no row's fault."""
     try:
         tokens: list[int] = logits.argmax(-1).tolist()
@@ -204,9 +217,15 @@ def _choose_apart(logits: torch.Tensor, draws: Sequence[Draw], error: Exception)
 
 
 def _choose(logits: torch.Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[Record | None]]:
-    """Return each row's token and, where the row asks for it, its record. Changes nothing that a second call would not find as it was."""
+    """Return each row's token and, where the row asks for it, its record. Changes nothing that a second call would not
+    find as it was.
+    """
     scores = _adjust(logits, draws)
-    chosen = scores.argmax(-1) if any(draw.is_greedy for draw in draws) else torch.zeros(len(draws), dtype=torch.long, device=logits.device)
+    chosen = (
+        scores.argmax(-1)
+        if any(draw.is_greedy for draw in draws)
+        else torch.zeros(len(draws), dtype=torch.long, device=logits.device)
+    )
     sampled = [row for row, draw in enumerate(draws) if not draw.is_greedy]
     if sampled:
         rows = scores if len(sampled) == len(draws) else scores[sampled]
@@ -264,13 +283,16 @@ def describe(logits: torch.Tensor, tokens: torch.Tensor, numbers: Sequence[int])
     most = min(max(numbers), logits.shape[-1])
     values, ids = largest(logits, most) if most else (logits[:, :0], tokens.unsqueeze(-1)[:, :0])
     tops = zip(ids.tolist(), (values - norm).clamp(min=IMPOSSIBLE).tolist(), strict=True)
-    return [Record(lp, tuple(zip(i[:n], v[:n], strict=True))) for lp, n, (i, v) in zip(chosen, numbers, tops, strict=True)]
+    return [
+        Record(lp, tuple(zip(i[:n], v[:n], strict=True))) for lp, n, (i, v) in zip(chosen, numbers, tops, strict=True)
+    ]
 
 
 def largest(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the `count` largest scores of each row, best first, and their ids.
 
-    Equals `torch.topk`, and sorts a small part of the vocabulary: the largest `count` lie in the `count` blocks with the largest maxima.
+    Equals `torch.topk`, and sorts a small part of the vocabulary: the largest `count` lie in the `count` blocks with
+    the largest maxima.
     """
     rows, width = scores.shape
     num_blocks = width // BLOCKS
@@ -317,7 +339,8 @@ def _draw_from_all(scaled: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     block = torch.searchsorted(block_sums, target, right=True).clamp_(max=num_blocks - 1)
     before = torch.where(block > 0, block_sums.gather(1, (block - 1).clamp(min=0)), 0.0)
     members = padded.gather(2, block.unsqueeze(1).expand(-1, BLOCKS, 1)).squeeze(-1).double().cumsum(-1)
-    # both sums are the same tokens in another order of rounding, so the target may lie a rounding beyond the block's end
+    # both sums are the same tokens in another order of rounding, so the target may lie a rounding beyond the block's
+    # end
     inside = (target - before).clamp(min=0.0).minimum(members[:, -1:] * (1 - 2.0**-40))
     return (torch.searchsorted(members, inside, right=True) * num_blocks + block).squeeze(-1)
 
@@ -331,15 +354,21 @@ def _draw_from_likely(
     min_p: torch.Tensor,
     shortlist: int = SHORTLIST,
 ) -> torch.Tensor:
-    """Draw from the most likely tokens: at most `top_k`, of these as many as together reach `top_p`, and of these the ones that are at
-    least `min_p` times as likely as the first. All [rows, 1].
+    """Draw from the most likely tokens: at most `top_k`, of these as many as together reach `top_p`, and of these the
+    ones that are at least `min_p` times as likely as the first. All [rows, 1].
     """
     width = scaled.shape[-1]
     is_open = top_k >= width  # no top-k: top-p counts probability of the whole vocabulary
-    total = (scaled - scaled.amax(-1, keepdim=True)).exp_().sum(-1, keepdim=True, dtype=torch.float64) if bool(is_open.any()) else None
+    total = (
+        (scaled - scaled.amax(-1, keepdim=True)).exp_().sum(-1, keepdim=True, dtype=torch.float64)
+        if bool(is_open.any())
+        else None
+    )
     count = min(width, max([shortlist, *top_k[~is_open].tolist()]))
     values, ids = largest(scaled, count) if count < width else torch.sort(scaled, descending=True)
-    weights = (values - values[:, :1]).double().exp_().masked_fill_(torch.arange(count, device=scaled.device) >= top_k, 0.0)
+    weights = (
+        (values - values[:, :1]).double().exp_().masked_fill_(torch.arange(count, device=scaled.device) >= top_k, 0.0)
+    )
     reached = weights.cumsum(-1)
     mass = reached[:, -1:] if total is None else torch.where(is_open, total, reached[:, -1:])
     least = weights[:, -1:].clone()

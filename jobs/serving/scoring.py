@@ -24,7 +24,9 @@ class ScoringEngine:
     def check_room(self, tenant: str = "") -> None:
         """Refuse nothing: prompts wait for each other."""
 
-    def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST) -> Handle:
+    def submit(
+        self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST
+    ) -> Handle:
         """Raise InvalidInput."""
         raise writes_no_text()
 
@@ -35,7 +37,9 @@ class ScoringEngine:
 
     def stats(self) -> EngineStats:
         """Return counters of nothing."""
-        return EngineStats(running=0, waiting=0, tokens_per_second=0.0, steps=0, generated_tokens=0, last_token_age_s=None)
+        return EngineStats(
+            running=0, waiting=0, tokens_per_second=0.0, steps=0, generated_tokens=0, last_token_age_s=None
+        )
 
     def is_alive(self) -> bool:
         """Return False once closed."""
@@ -49,12 +53,16 @@ class ScoringEngine:
 def writes_no_text() -> InvalidInput:
     """Return the error of a request that a reward model can't answer."""
     return InvalidInput(
-        "This endpoint serves a reward model, which scores answers and writes none.", remedy="Call /v1/score or /v1/rerank.", field="model"
+        "This endpoint serves a reward model, which scores answers and writes none.",
+        remedy="Call /v1/score or /v1/rerank.",
+        field="model",
     )
 
 
 def scores_none() -> InvalidInput:
     """Return the error of a request that a network which writes text can't answer."""
     return InvalidInput(
-        "This endpoint serves a network that writes text.", remedy="Deploy a checkpoint of a run with objective reward.", field="model"
+        "This endpoint serves a network that writes text.",
+        remedy="Deploy a checkpoint of a run with objective reward.",
+        field="model",
     )

@@ -16,7 +16,17 @@ from backend.domain.serving.protocol import ENGINE_FAILED, SamplingParams
 from backend.errors import Unavailable
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.detokenize import Decoder, TokenTexts
-from jobs.serving.engine import FIRST, Choice, EngineStats, Generation, Handle, OnEvent, QueueFull, RateMeter, read_limits
+from jobs.serving.engine import (
+    FIRST,
+    Choice,
+    EngineStats,
+    Generation,
+    Handle,
+    OnEvent,
+    QueueFull,
+    RateMeter,
+    read_limits,
+)
 from jobs.serving.sampling import choose_tokens, scores_of
 from jobs.serving.turns import most_open
 
@@ -53,7 +63,13 @@ class SerialEngine:
     name = "serial"
 
     def __init__(
-        self, network: Any, tokenizer: Decoder, *, context: int | None = None, max_waiting: int = 64, bank: AdapterBank | None = None
+        self,
+        network: Any,
+        tokenizer: Decoder,
+        *,
+        context: int | None = None,
+        max_waiting: int = 64,
+        bank: AdapterBank | None = None,
     ) -> None:
         self.limits = read_limits(network, tokenizer, context=context)
         self.context_length = self.limits.context_length
@@ -80,11 +96,15 @@ class SerialEngine:
             if own >= most_open(0, self._max_waiting):
                 raise QueueFull(f"{own} requests of this account are already waiting.", remedy="Try again in a moment.")
 
-    def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST) -> Generation:
+    def submit(
+        self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST
+    ) -> Generation:
         """Queue a prompt; see Engine.submit."""
         max_tokens = self.limits.check(ids, params)
         if not self.is_alive():
-            raise Unavailable("The engine has stopped.", remedy="It restarts automatically; try again in a few seconds.")
+            raise Unavailable(
+                "The engine has stopped.", remedy="It restarts automatically; try again in a few seconds."
+            )
         self.check_room(choice.tenant)
         generation = Generation(
             request_id=f"r{next(self._ids)}",
@@ -144,7 +164,9 @@ class SerialEngine:
                             self._generate(generation)
                     except Exception as error:
                         generation.fail(f"The engine failed on this request: {error}", code=ENGINE_FAILED)
-                        torch.zeros(1, device=self._network.device).item()  # raises where the device fails, and with it each request
+                        torch.zeros(
+                            1, device=self._network.device
+                        ).item()  # raises where the device fails, and with it each request
                         logger.exception("The engine failed on a request, and continues with the others.")
                 self._current = None
         finally:
@@ -152,7 +174,9 @@ class SerialEngine:
             self._fail_waiting()
 
     def _next(self) -> Generation | None:
-        """Wait for a request and take it off the queue: the first of the tenant whose last turn is longest ago. None once closed."""
+        """Wait for a request and take it off the queue: the first of the tenant whose last turn is longest ago. None
+        once closed.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed.is_set())
             if self._closed.is_set():
@@ -161,7 +185,9 @@ class SerialEngine:
             self._waiting.remove(chosen)
             tenants = {generation.choice.tenant for generation in self._waiting} | {chosen.choice.tenant}
             turn = 1 + max(self._turns.values(), default=0)
-            self._turns = {tenant: last for tenant, last in self._turns.items() if tenant in tenants} | {chosen.choice.tenant: turn}
+            self._turns = {tenant: last for tenant, last in self._turns.items() if tenant in tenants} | {
+                chosen.choice.tenant: turn
+            }
             return chosen
 
     def _fail_waiting(self) -> None:

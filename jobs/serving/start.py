@@ -38,20 +38,31 @@ def start_engine(
 
     `auto` tries continuous batching and falls back to one request at a time, which has no use for a draft.
 
-    Raises JobFailed when the network can't generate a single token, and InvalidInput where a draft's tokens can't be checked exactly.
+    Raises JobFailed when the network can't generate a single token, and InvalidInput where a draft's tokens can't be
+    checked exactly.
     """
     if draft is not None and (unfit := why_unfit(network)):
-        raise InvalidInput(f"No draft can be checked by this network: {unfit}.", remedy="Deploy it without a draft.", field="draft")
+        raise InvalidInput(
+            f"No draft can be checked by this network: {unfit}.", remedy="Deploy it without a draft.", field="draft"
+        )
     reason = why_not_batched(network)
     if reason is not None and kind == "batching":
-        raise JobFailed(f"Continuous batching can't serve this network: {reason}.", remedy="Deploy it with engine: auto.")
+        raise JobFailed(
+            f"Continuous batching can't serve this network: {reason}.", remedy="Deploy it with engine: auto."
+        )
     if reason is not None:
         logger.warning("Requests are answered one at a time: %s.", reason)
     elif kind in ("auto", "batching"):
         engine: Engine | None = None
         try:
             engine = BatchingEngine(
-                network, tokenizer, context=context, max_running=max_running, max_waiting=max_waiting, bank=bank, draft=draft
+                network,
+                tokenizer,
+                context=context,
+                max_running=max_running,
+                max_waiting=max_waiting,
+                bank=bank,
+                draft=draft,
             )
             generate_one_token(engine)
             if draft is not None and not network.base_model.layers[0].is_compiled:
@@ -64,13 +75,20 @@ def start_engine(
         except Exception as error:  # the library refuses with various exceptions
             if engine is not None:
                 engine.close()
-            if network.device.type == "cuda" or is_out_of_memory(error):  # a GPU that answers one request at a time would go unnoticed
+            if network.device.type == "cuda" or is_out_of_memory(
+                error
+            ):  # a GPU that answers one request at a time would go unnoticed
                 raise JobFailed(
                     f"Continuous batching failed on {network.device}: {error}",
-                    remedy="Deploy with a shorter context, or look at the device; engine: serial answers one request at a time.",
+                    remedy=(
+                        "Deploy with a shorter context, or look at the device; engine: serial answers one request at a"
+                        " time."
+                    ),
                 ) from error
             if kind == "batching":
-                raise JobFailed(f"Continuous batching refuses this network: {error}", remedy="Deploy it with engine: auto.") from error
+                raise JobFailed(
+                    f"Continuous batching refuses this network: {error}", remedy="Deploy it with engine: auto."
+                ) from error
             logger.warning("Continuous batching refuses this network (%s); requests are answered one at a time.", error)
     serial = SerialEngine(network, tokenizer, context=context, max_waiting=max_waiting, bank=bank)
     generate_one_token(serial)
@@ -99,6 +117,8 @@ def generate_one_token(engine: Engine, *, timeout_s: float = WARM_UP_S) -> None:
     handle = engine.submit([0], SamplingParams(max_tokens=1, temperature=0), on_event)
     if not done.wait(timeout_s):
         handle.cancel()
-        raise JobFailed(f"The engine made no token within {timeout_s:.0f} s.", remedy="Check the machine's load and memory.")
+        raise JobFailed(
+            f"The engine made no token within {timeout_s:.0f} s.", remedy="Check the machine's load and memory."
+        )
     if isinstance(last[0], ErrorEvent):
         raise JobFailed(last[0].message, remedy="The log of this job has the details.")

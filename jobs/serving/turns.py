@@ -1,7 +1,7 @@
 """Turns between tenants: whose waiting request is next, and how many places of a replica one tenant may hold.
 
-A tenant is an account of the gateway's clients, by a name without meaning. Requests without one share the empty name, which has no limit
-of its own: where no key is needed, all requests are one person's.
+A tenant is an account of the gateway's clients, by a name without meaning. Requests without one share the empty name,
+which has no limit of its own: where no key is needed, all requests are one person's.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ T = TypeVar("T")
 def in_turn(waiting: Iterable[tuple[str, T]], *, running: Counter[str], most: int) -> list[T]:
     """Return the waiting requests, given by tenant in order of arrival, in the order in which they get places.
 
-    The tenant with the fewest requests at work is next, counting those that come before; among equals, who came first. A tenant with
-    `most` at work waits: the place that it leaves is for the first request of another.
+    The tenant with the fewest requests at work is next, counting those that come before; among equals, who came first.
+    A tenant with `most` at work waits: the place that it leaves is for the first request of another.
 
     >>> in_turn([("a", 1), ("a", 2), ("b", 3)], running=Counter(a=1), most=15)
     [3, 1, 2]

@@ -12,7 +12,8 @@ MAX_GAPS = 1000
 
 
 class StepWatch:
-    """Ages of an engine's steps. A long prompt takes many steps before its first token, so tokens would not tell that it advances.
+    """Ages of an engine's steps. A long prompt takes many steps before its first token, so tokens would not tell that
+    it advances.
 
     Written by one thread, several times a second.
     """
@@ -39,7 +40,9 @@ class StepWatch:
         return 0.0 if self._since is None else self._clock() - self._since
 
     def limit_s(self) -> float:
-        """Return the age of a step from which the engine counts as hung: 30 s, or 20 times the 99th percentile of its steps."""
+        """Return the age of a step from which the engine counts as hung: 30 s, or 20 times the 99th percentile of its
+        steps.
+        """
         if not self._gaps:
             return MIN_STALL_S
         ordered = sorted(self._gaps)

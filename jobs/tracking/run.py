@@ -1,7 +1,7 @@
 """Write a run's metrics to other trackers from a separate process, at no cost to training.
 
-It tails the same events file as the supervisor, at low priority. A failing tracker is logged and dropped; the run continues. Each
-tracker's own library writes below the run's folder, and nothing leaves the machine.
+It tails the same events file as the supervisor, at low priority. A failing tracker is logged and dropped; the run
+continues. Each tracker's own library writes below the run's folder, and nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def follow(folder: Path) -> None:
     spec = JobSpec.read(folder / "job.json", of=TrainPayload)
     payload = spec.payload
     place = spec.path(payload.run_folder) / "trackers"
-    writers = open_writers(payload.config.trackers, place, run_id=payload.run_id, config=payload.config.model_dump(mode="json"))
+    writers = open_writers(
+        payload.config.trackers, place, run_id=payload.run_id, config=payload.config.model_dump(mode="json")
+    )
     tail = Tail(folder / "events.jsonl")
     while writers:
         is_last = (folder / CLOSED).exists()

@@ -1,4 +1,6 @@
-"""Writers for TensorBoard, MLflow, Weights & Biases and Trackio, each using its own library, into a folder of the run."""
+"""Writers for TensorBoard, MLflow, Weights & Biases and Trackio, each using its own library, into a folder of the
+run.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ class TensorBoardWriter:
             self._file.add_event(self._event.Event(step=resumed + 1, session_log=start))
         for event in events:
             values = [self._summary.Summary.Value(tag=name, simple_value=value) for name, value in _numbers(event)]
-            self._file.add_event(self._event.Event(wall_time=event.time, step=event.step, summary=self._summary.Summary(value=values)))
+            self._file.add_event(
+                self._event.Event(wall_time=event.time, step=event.step, summary=self._summary.Summary(value=values))
+            )
         if events:
             self._file.flush()
 
@@ -96,9 +100,13 @@ class MlflowWriter:
         if known.exists():
             self._run = known.read_text()
             names = self._client.get_run(self._run).data.metrics
-            self._last_steps = LastSteps((name, point.step) for name in names for point in self._client.get_metric_history(self._run, name))
+            self._last_steps = LastSteps(
+                (name, point.step) for name in names for point in self._client.get_metric_history(self._run, name)
+            )
         else:
-            existing = self._client.get_experiment_by_name(PROJECT)  # left by an attempt that was killed before it stored its run id
+            existing = self._client.get_experiment_by_name(
+                PROJECT
+            )  # left by an attempt that was killed before it stored its run id
             experiment = existing.experiment_id if existing is not None else self._client.create_experiment(PROJECT)
             run = self._client.create_run(experiment, run_name=config.get("name") or run_id)
             self._run = str(run.info.run_id)
@@ -160,8 +168,12 @@ class TrackioWriter:
             from trackio.sqlite_storage import SQLiteStorage
 
             name = config.get("name") or run_id
-            self._last_steps = LastSteps((key, row["step"]) for row in SQLiteStorage.get_logs(PROJECT, name) for key in row)
-            self._run = trackio.init(project=PROJECT, name=name, config=dict(_flat(config)), resume="allow", embed=False)
+            self._last_steps = LastSteps(
+                (key, row["step"]) for row in SQLiteStorage.get_logs(PROJECT, name) for key in row
+            )
+            self._run = trackio.init(
+                project=PROJECT, name=name, config=dict(_flat(config)), resume="allow", embed=False
+            )
 
     def write(self, events: list[MetricsEvent], *, resumed: int | None) -> None:
         for event in events:

@@ -18,8 +18,11 @@ from jobs.training.objectives.base import TrainingObjective
 CACHE_FOLDER = "compiled"
 
 
-def compile_network(network: torch.nn.Module, objective: TrainingObjective, batches: Batches, ctx: TrainingContext) -> torch.nn.Module:
-    """Return the compiled network, after one forward and backward pass to test it; the network itself if it is not to be compiled.
+def compile_network(
+    network: torch.nn.Module, objective: TrainingObjective, batches: Batches, ctx: TrainingContext
+) -> torch.nn.Module:
+    """Return the compiled network, after one forward and backward pass to test it; the network itself if it is not to
+    be compiled.
 
     The compiler's cache is kept among the artifacts for later runs. Weights and random state are preserved.
     """
@@ -37,7 +40,8 @@ def compile_network(network: torch.nn.Module, objective: TrainingObjective, batc
             with torch.autocast(device.type, dtype=ctx.autocast, enabled=ctx.autocast is not None):
                 output = objective.compute_loss(compiled, batch.to(device))
             torch.autograd.backward(output.total)
-    except Exception as error:  # compilers fail in many ways (none installed, an unsupported operator), and eager mode computes the same
+    # compilers fail in many ways (none installed, an unsupported operator), and eager mode computes the same
+    except Exception as error:
         if is_out_of_memory(error):
             raise
         reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]

@@ -29,9 +29,10 @@ from jobs.training.telemetry.reporter import MeteredReporter
 class TrainingContext:
     """Inputs of setting up a run, for any objective.
 
-    `val_items` of the val split are validated on, a constant of the run. `max_micro_batch` limits a forward pass after memory once ran
-    out. `run_folder` holds files computed once per run, `tokens` the folders of tokens that runs share; with `begins_early`, steps may be
-    done before all tokens are made. `meter` starts after the data is loaded and before the network is.
+    `val_items` of the val split are validated on, a constant of the run. `max_micro_batch` limits a forward pass after
+    memory once ran out. `run_folder` holds files computed once per run, `tokens` the folders of tokens that runs share;
+    with `begins_early`, steps may be done before all tokens are made. `meter` starts after the data is loaded and
+    before the network is.
     """
 
     spec: JobSpec[TrainingPayload]
@@ -62,7 +63,9 @@ def build_context(spec: JobSpec[TrainingPayload], reporter: Reporter) -> Trainin
     kind = payload.dataset_kind
     if kind not in DATASET_KINDS[config.objective]:
         suitable = " or ".join(DATASET_KINDS[config.objective])
-        raise InvalidInput(f"{config.objective} trains on a dataset of kind {suitable}, and this one is {kind}.", field="dataset")
+        raise InvalidInput(
+            f"{config.objective} trains on a dataset of kind {suitable}, and this one is {kind}.", field="dataset"
+        )
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     device = pick_device(config.device)
     if device.type == "cuda" and config.precision == "fp32":
@@ -109,5 +112,7 @@ def _lineage(spec: JobSpec[TrainingPayload], config: RunConfig, base: Path | Non
         "config": config.model_dump(mode="json"),
     }
     if base is not None:  # relative to a checkpoint's folder, so that the artifacts can be moved as a whole
-        lineage["base_path"] = os.path.relpath(base.resolve(), spec.path(payload.run_folder).resolve() / "checkpoints" / "step")
+        lineage["base_path"] = os.path.relpath(
+            base.resolve(), spec.path(payload.run_folder).resolve() / "checkpoints" / "step"
+        )
     return lineage

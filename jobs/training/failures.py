@@ -27,8 +27,10 @@ def out_of_memory_as_failure(config: RunConfig, *, device: torch.device) -> Iter
         raise JobFailed(
             f"The {'GPU' if device.type == 'cuda' else 'machine'} ran out of memory "
             f"with micro_batch {config.micro_batch} and context {config.context}.",
-            remedy=f"Choose micro_batch {max(1, config.micro_batch // 2)} with grad_accum_steps {config.grad_accum_steps * 2} "
-            "(the same tokens per step), a shorter context, or method lora.",
+            remedy=(
+                f"Choose micro_batch {max(1, config.micro_batch // 2)} with grad_accum_steps"
+                f" {config.grad_accum_steps * 2} (the same tokens per step), a shorter context, or method lora."
+            ),
             field="micro_batch",
         ) from error
 
@@ -42,8 +44,9 @@ def is_finite(tensors: list[torch.Tensor]) -> bool:
 class NotFinite:
     """A step whose loss or gradient is not finite; its update was skipped.
 
-    `micro_batch` counts from 1, None if unknown; `items` names its contents. `weights_were_finite` refers to the weights before the step.
-    `saved_step` is the step whose checkpoint holds the state before this one, None if there is none.
+    `micro_batch` counts from 1, None if unknown; `items` names its contents. `weights_were_finite` refers to the
+    weights before the step. `saved_step` is the step whose checkpoint holds the state before this one, None if there is
+    none.
     """
 
     step: int
@@ -61,7 +64,9 @@ class NotFinite:
         quantity, value = ("gradient", self.grad_norm) if math.isfinite(self.loss) else ("loss", self.loss)
         where = f"step {self.step}, learning rate {self.learning_rate:.3g}"
         if self.micro_batch is not None:
-            where += f", in micro-batch {self.micro_batch} of {self.num_micro_batches}" + (f": {self.items}" if self.items else "")
+            where += f", in micro-batch {self.micro_batch} of {self.num_micro_batches}" + (
+                f": {self.items}" if self.items else ""
+            )
         cause, remedy, field = self._cause(config, autocast)
         saved = (
             f" The state before it is the checkpoint of step {self.saved_step}."
@@ -83,7 +88,14 @@ class NotFinite:
             cause = "The likeliest cause is an exploding gradient, as grad_clip is 0."
             return cause, f"Set grad_clip to 1. {lower}, or lengthen warmup_steps.", "grad_clip"
         if math.isfinite(self.loss):
-            cause = "The loss is finite and its gradient is not: the likeliest cause is that an earlier update was too large."
+            cause = (
+                "The loss is finite and its gradient is not: the likeliest cause is that an earlier update was too"
+                " large."
+            )
         else:
             cause = "The likeliest cause is a learning rate too high for this network."
-        return cause, f"{lower}, or lengthen warmup_steps. If it fails at the same rows again, check those rows.", "learning_rate"
+        return (
+            cause,
+            f"{lower}, or lengthen warmup_steps. If it fails at the same rows again, check those rows.",
+            "learning_rate",
+        )

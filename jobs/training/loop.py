@@ -1,7 +1,7 @@
 """The training loop: forward and backward passes, the update, validation, samples, checkpoints, early stopping.
 
-It is deterministic in weights, training state and seed: batches and learning rate are functions of the step, and validation and samples
-preserve the random state.
+It is deterministic in weights, training state and seed: batches and learning rate are functions of the step, and
+validation and samples preserve the random state.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ from jobs.training.samples import sample_completion
 
 @dataclass
 class StepTotals:
-    """Totals of a step's passes: units and trained tokens, seconds waited for data, losses by micro-batch, sums of metrics."""
+    """Totals of a step's passes: units and trained tokens, seconds waited for data, losses by micro-batch, sums of
+    metrics.
+    """
 
     units: int
     trained: int
@@ -49,7 +51,8 @@ class StepTotals:
 
 @dataclass
 class TrainingLoop:
-    """A run in progress. `model` is saved and sampled; `forward` is the module that is trained: the model itself, wrapped or compiled.
+    """A run in progress. `model` is saved and sampled; `forward` is the module that is trained: the model itself,
+    wrapped or compiled.
 
     `sample_prompts` are (prompt, its token ids).
     """
@@ -78,7 +81,9 @@ class TrainingLoop:
     def run(self) -> TrainResult:
         """Train from the step after `counters.step` to `max_steps`, or until asked to stop; return the job's result."""
         config = self.config
-        if self.counters.ended == config.max_steps:  # an earlier attempt stopped early, and was lost before it reported its end
+        if (
+            self.counters.ended == config.max_steps
+        ):  # an earlier attempt stopped early, and was lost before it reported its end
             return self._result(stopped=None)
         if self.counters.ended is not None:
             self.counters = replace(self.counters, ended=None, stale=0)
@@ -95,7 +100,9 @@ class TrainingLoop:
             self.counters = replace(self.counters, step=step)
             due, last = step % config.checkpoint_every == 0, step == config.max_steps
             if due or last or step % config.eval_every == 0:
-                due |= self._validate(step) and config.patience > 0  # early stopping keeps the best, so it must be saved
+                due |= (
+                    self._validate(step) and config.patience > 0
+                )  # early stopping keeps the best, so it must be saved
                 last |= self._is_stale(step)
             if due or last:
                 self._save(is_final=last)
@@ -103,7 +110,9 @@ class TrainingLoop:
             if now - last_progress >= PROGRESS_EVERY_S or last:
                 last_progress = now
                 note = self.batches.progress() if isinstance(self.batches, StepBatches) else ""
-                self.reporter.progress(step, config.max_steps, rate=(step - first) / max(now - started, 1e-9), message=note)
+                self.reporter.progress(
+                    step, config.max_steps, rate=(step - first) / max(now - started, 1e-9), message=note
+                )
             if last:
                 break
             request = self.process_group.broadcast_request(self.reporter.should_stop() or self.store.should_stop())
@@ -125,18 +134,27 @@ class TrainingLoop:
         if not patience or counters.stale < patience or self._validated_at != step:
             return False
         self.counters = replace(counters, ended=self.config.max_steps)
-        self.reporter.log(f"Stopped early: val_loss has not improved on {counters.lowest_val_loss:.4f} in {counters.stale} measurements.")
-        self.reporter.emit(StoppedEarlyEvent(step=step, measurements=counters.stale, lowest_val_loss=counters.lowest_val_loss))
+        self.reporter.log(
+            f"Stopped early: val_loss has not improved on {counters.lowest_val_loss:.4f} in {counters.stale}"
+            " measurements."
+        )
+        self.reporter.emit(
+            StoppedEarlyEvent(step=step, measurements=counters.stale, lowest_val_loss=counters.lowest_val_loss)
+        )
         return True
 
     def _result(self, *, stopped: StopRequest | None) -> TrainResult:
         metrics = dict(self.metrics)
         if self.counters.best_val_loss is not None and self.counters.best_step is not None:
             metrics |= {"best_val_loss": self.counters.best_val_loss, "best_step": float(self.counters.best_step)}
-        return TrainResult(final_step=self.counters.step, stopped=stopped, metrics=dict(metrics), checkpoint=self.last_checkpoint)
+        return TrainResult(
+            final_step=self.counters.step, stopped=stopped, metrics=dict(metrics), checkpoint=self.last_checkpoint
+        )
 
     def update(self, step: int) -> dict[str, float]:
-        """Do one optimizer update; return its metric points. The loss is weighted by token, independent of the micro-batches."""
+        """Do one optimizer update; return its metric points. The loss is weighted by token, independent of the
+        micro-batches.
+        """
         started = time.perf_counter()
         learning_rate = learning_rate_at(step, self.config)
         for group in self.optimizer.param_groups:
@@ -148,23 +166,36 @@ class TrainingLoop:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         clip = self.config.grad_clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], clip)
+        norm = torch.nn.utils.clip_grad_norm_(
+            [p for group in self.optimizer.param_groups for p in group["params"]], clip
+        )
         if self.device.type == "cuda" and isinstance(self.batches, StepBatches):
             self.batches.prefetch(step + 1)  # before the next line, where the CPU waits for the GPU
-        train_loss, grad_norm = float(self.process_group.sum(torch.stack(totals.losses).sum())), float(gather_tensor(norm))
+        train_loss, grad_norm = (
+            float(self.process_group.sum(torch.stack(totals.losses).sum())),
+            float(gather_tensor(norm)),
+        )
         is_overflow = self.scaler is not None and math.isfinite(train_loss) and not math.isfinite(grad_norm)
         if not (math.isfinite(train_loss) and math.isfinite(grad_norm)) and not (is_overflow and self._can_lower_scale):
-            raise self._not_finite(step, totals.losses, loss=train_loss, grad_norm=grad_norm, random_before=random_before)
+            raise self._not_finite(
+                step, totals.losses, loss=train_loss, grad_norm=grad_norm, random_before=random_before
+            )
         self._step_optimizer()
         if self.expert_balance is not None:
             self.expert_balance.step()
         if self.ema is not None:
             self.ema.update(step)
         self.metrics["train_loss"] = train_loss
-        means = {name: float(self.process_group.sum(value)) / totals.units for name, value in totals.metric_sums.items()}
+        means = {
+            name: float(self.process_group.sum(value)) / totals.units for name, value in totals.metric_sums.items()
+        }
         self.metrics |= means
         step_s = max(time.perf_counter() - started, 1e-9)
-        values = {"train_loss": train_loss, "learning_rate": learning_rate, **({} if is_overflow else {"grad_norm": grad_norm})}
+        values = {
+            "train_loss": train_loss,
+            "learning_rate": learning_rate,
+            **({} if is_overflow else {"grad_norm": grad_norm}),
+        }
         return {**values, "tok_per_sec": totals.trained / step_s, "data_wait": totals.data_wait_s / step_s, **means}
 
     def _step_optimizer(self) -> None:
@@ -213,7 +244,9 @@ class TrainingLoop:
                 with self._precision():
                     output = self.objective.compute_loss(network, batch.to(self.device))
                 loss = output.total / totals.units
-                totals.losses.append(loss.detach() if output.penalty is None else loss.detach() - output.penalty / totals.units)
+                totals.losses.append(
+                    loss.detach() if output.penalty is None else loss.detach() - output.penalty / totals.units
+                )
                 loss = loss * self.process_group.count  # DDP and FSDP average gradients over ranks; the sum is needed
                 loss = loss if output.aux_loss is None else loss + output.aux_loss / len(micro_batches)
                 torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
@@ -243,13 +276,19 @@ class TrainingLoop:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _not_finite(self, step: int, losses: list[torch.Tensor], *, loss: float, grad_norm: float, random_before: RandomState) -> JobFailed:
-        """Save the state before a step whose loss or gradient is not finite; return the failure, which names the micro-batch."""
+    def _not_finite(
+        self, step: int, losses: list[torch.Tensor], *, loss: float, grad_norm: float, random_before: RandomState
+    ) -> JobFailed:
+        """Save the state before a step whose loss or gradient is not finite; return the failure, which names the
+        micro-batch.
+        """
         self.discard_gradients()
         weights_were_finite = is_finite([parameter for parameter in self.model.parameters() if parameter.requires_grad])
         is_traceable = weights_were_finite and self.process_group.count == 1
         index = self._first_not_finite(step, losses) if is_traceable else None
-        items = self.batches.describe(step, index) if index is not None and isinstance(self.batches, StepBatches) else ""
+        items = (
+            self.batches.describe(step, index) if index is not None and isinstance(self.batches, StepBatches) else ""
+        )
         saved_step = self.counters.step if is_traceable and self.counters.step else None
         if saved_step and saved_step not in self.store.steps():
             self._save(is_final=False, random_state=random_before)
@@ -269,13 +308,17 @@ class TrainingLoop:
         return fault.to_failure(self.config, autocast=self.autocast)
 
     def _first_not_finite(self, step: int, losses: list[torch.Tensor]) -> int | None:
-        """Return the index of a step's first micro-batch whose loss, or else whose gradient on its own, is not finite."""
+        """Return the index of a step's first micro-batch whose loss, or else whose gradient on its own, is not
+        finite.
+        """
         for index, loss in enumerate(losses):
             if not math.isfinite(float(loss)):
                 return index
         for index, batch in enumerate(self.batches.at_step(step)):
             self._backward([batch], StepTotals(units=max(batch.units, 1), trained=0))
-            has_finite_gradient = is_finite([parameter.grad for parameter in self.model.parameters() if parameter.grad is not None])
+            has_finite_gradient = is_finite(
+                [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            )
             self.discard_gradients()
             if not has_finite_gradient:
                 return index
@@ -291,11 +334,15 @@ class TrainingLoop:
         return nullcontext() if self.ema is None else self.ema.swapped_in()
 
     def _validate(self, step: int) -> bool:
-        """Measure val_loss and the other validation metrics, and sample completions. Returns whether val_loss is the lowest so far."""
+        """Measure val_loss and the other validation metrics, and sample completions. Returns whether val_loss is the
+        lowest so far.
+        """
         self.model.eval()
         with self._ema_weights():
             with torch.inference_mode():
-                values = self.objective.validate(self.model, self.batches.validation(), device=self.device, precision=self._precision)
+                values = self.objective.validate(
+                    self.model, self.batches.validation(), device=self.device, precision=self._precision
+                )
             for index, (prompt, ids) in enumerate(self.sample_prompts):
                 completion = sample_completion(
                     self.model,
@@ -315,13 +362,15 @@ class TrainingLoop:
         lowest, val_loss = self.counters.lowest_val_loss, values["val_loss"]
         is_better = lowest is None or val_loss < lowest
         self.counters = replace(
-            self.counters, lowest_val_loss=val_loss if is_better else lowest, stale=0 if is_better else self.counters.stale + 1
+            self.counters,
+            lowest_val_loss=val_loss if is_better else lowest,
+            stale=0 if is_better else self.counters.stale + 1,
         )
         return is_better
 
     def _save(self, *, is_final: bool, random_state: RandomState | None = None) -> None:
-        """Publish a checkpoint with its training state, then delete old ones. The best step is chosen among checkpoints, so that its
-        checkpoint exists.
+        """Publish a checkpoint with its training state, then delete old ones. The best step is chosen among
+        checkpoints, so that its checkpoint exists.
         """
         step = self.counters.step
         val_loss = self.metrics.get("val_loss") if self._validated_at == step else None
@@ -329,7 +378,10 @@ class TrainingLoop:
             self.counters = replace(self.counters, best_step=step, best_val_loss=val_loss)
         group = self.process_group
         with self._ema_weights():
-            weights, state = group.full_state_dict(self.model), gather_state(self.optimizer, named_states(self.ema, self.scaler))
+            weights, state = (
+                group.full_state_dict(self.model),
+                gather_state(self.optimizer, named_states(self.ema, self.scaler)),
+            )
             randoms = group.gather(random_state or RandomState.capture())
             if group.is_first:
                 self.last_checkpoint = self.store.save(
@@ -337,9 +389,15 @@ class TrainingLoop:
                     weights=weights,
                     model=self.model,
                     tokenizer=self.tokenizer,
-                    metrics={name: value for name, value in self.metrics.items() if val_loss is not None or not name.startswith("val_")},
+                    metrics={
+                        name: value
+                        for name, value in self.metrics.items()
+                        if val_loss is not None or not name.startswith("val_")
+                    },
                     final=is_final,
                     best_step=self.counters.best_step,
-                    write_more=lambda folder: save_state(folder, gathered=state, counters=self.counters, randomness=randoms),
+                    write_more=lambda folder: save_state(
+                        folder, gathered=state, counters=self.counters, randomness=randoms
+                    ),
                 )
         group.barrier()

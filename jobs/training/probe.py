@@ -63,7 +63,9 @@ def run(spec: JobSpec[ProbePayload], reporter: Reporter) -> ProbeResult:
 def short(config: RunConfig) -> RunConfig:
     """Return the config of a probe, with at most two micro-batches per step: more would add no memory."""
     steps = max(config.max_steps, WARM_UP + MAX_TIMED)
-    return config.model_copy(update={"grad_accum_steps": min(config.grad_accum_steps, 2), "max_steps": steps, "sample_prompts": ()})
+    return config.model_copy(
+        update={"grad_accum_steps": min(config.grad_accum_steps, 2), "max_steps": steps, "sample_prompts": ()}
+    )
 
 
 def probe(ctx: TrainingContext, reporter: Reporter) -> ProbeResult:
@@ -83,7 +85,9 @@ def probe(ctx: TrainingContext, reporter: Reporter) -> ProbeResult:
     timings = step_times(seconds)
     if allocated is None and timings["step_s"] < PROFILED_STEP_S and not reporter.should_stop():
         reporter.progress(3, 4, unit="", message="Recording allocations")
-        allocated = allocated_peak(lambda: loop.update(1), model=model, optimizer=loop.optimizer, folder=ctx.spec.folder)
+        allocated = allocated_peak(
+            lambda: loop.update(1), model=model, optimizer=loop.optimizer, folder=ctx.spec.folder
+        )
     reporter.progress(4, 4, unit="", message="Done")
     return ProbeResult(
         measured_bytes=peak,
@@ -122,7 +126,8 @@ def _progress(reporter: Reporter, share: float) -> None:
 
 
 class LargestFirst:
-    """Batches whose step 1 is the largest of the first 200 steps, to measure the peak; later steps keep their order, to measure speed.
+    """Batches whose step 1 is the largest of the first 200 steps, to measure the peak; later steps keep their order, to
+    measure speed.
 
     `longest` and `trained` are the positions and the trained positions per sequence of the largest micro-batch.
     """
@@ -130,12 +135,18 @@ class LargestFirst:
     def __init__(self, batches: StepBatches) -> None:
         self._batches = batches
         first = batches.at_step(1)
-        if first[0].columns is None or isinstance(batches, RolloutBatches):  # windows have one size; completions are sampled
+        if first[0].columns is None or isinstance(
+            batches, RolloutBatches
+        ):  # windows have one size; completions are sampled
             self._largest = first
         else:
-            self._largest = max((batches.at_step(step) for step in range(1, SCANNED_STEPS + 1)), key=lambda step: max(map(_size, step)))
+            self._largest = max(
+                (batches.at_step(step) for step in range(1, SCANNED_STEPS + 1)), key=lambda step: max(map(_size, step))
+            )
         largest = max(self._largest, key=_size)
-        sequences = batches.micro_batch if getattr(largest, "row_ends", None) is not None else 1  # packed ones are concatenated
+        sequences = (
+            batches.micro_batch if getattr(largest, "row_ends", None) is not None else 1
+        )  # packed ones are concatenated
         self.longest = -(-int(largest.inputs.shape[1]) // sequences)
         self.trained = self.longest if largest.columns is None else -(-len(largest.columns) // sequences)
 

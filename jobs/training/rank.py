@@ -1,4 +1,5 @@
-"""One process of a run on several devices: `torchrun ... -m jobs.training.rank FOLDER`, on every machine that takes part.
+"""One process of a run on several devices: `torchrun ... -m jobs.training.rank FOLDER`, on every machine that takes
+part.
 
 FOLDER holds `spec.json`. The first rank writes its events there; each rank leaves its result or its error as a file.
 """
@@ -27,13 +28,26 @@ def run_rank(folder: Path) -> int:
     try:
         result = run_here(spec, reporter)
     except RoundhouseError as error:
-        _write_error(folder, rank, cause=error.message, remedy=error.remedy, field=error.field, invalid=isinstance(error, InvalidInput))
+        _write_error(
+            folder,
+            rank,
+            cause=error.message,
+            remedy=error.remedy,
+            field=error.field,
+            invalid=isinstance(error, InvalidInput),
+        )
         return 3
     except Exception as error:
         traceback.print_exc()
         # when one rank fails, the others lose their connection to it, which is not the cause
         is_echo = any(text in str(error) for text in ("Connection closed", "Connection reset", "NCCL"))
-        _write_error(folder, rank, cause=f"{type(error).__name__}: {error}"[:600], remedy="The log below has the details.", is_echo=is_echo)
+        _write_error(
+            folder,
+            rank,
+            cause=f"{type(error).__name__}: {error}"[:600],
+            remedy="The log below has the details.",
+            is_echo=is_echo,
+        )
         return 4
     if rank == 0:
         (folder / "result.json").write_text(json.dumps(result.dump()))
@@ -41,7 +55,14 @@ def run_rank(folder: Path) -> int:
 
 
 def _write_error(
-    folder: Path, rank: int, *, cause: str, remedy: str | None, field: str | None = None, invalid: bool = False, is_echo: bool = False
+    folder: Path,
+    rank: int,
+    *,
+    cause: str,
+    remedy: str | None,
+    field: str | None = None,
+    invalid: bool = False,
+    is_echo: bool = False,
 ) -> None:
     record = {"cause": cause, "remedy": remedy, "field": field, "invalid": invalid, "is_echo": is_echo}
     (folder / f"error-{rank}.json").write_text(json.dumps(record))

@@ -23,7 +23,8 @@ def describe_machine(device: torch.device, *, count: int = 1) -> str:
 
 
 def keep_batch_sizes(ctx: TrainingContext, counters: Counters) -> TrainingContext:
-    """Return the context with the sequences per step, the validated items and the reduced micro-batch of the run's earlier part.
+    """Return the context with the sequences per step, the validated items and the reduced micro-batch of the run's
+    earlier part.
 
     Raises InvalidInput if the devices can't share the sequences evenly.
     """
@@ -33,8 +34,9 @@ def keep_batch_sizes(ctx: TrainingContext, counters: Counters) -> TrainingContex
         config, resized = ctx.config, keep_global_batch(ctx.config, counters.sequences)
         if resized is not config:
             ctx.reporter.log(
-                f"A step keeps its {counters.sequences} sequences: {config.devices.count} x micro_batch {resized.micro_batch} x "
-                f"{resized.grad_accum_steps}, although the config now says micro_batch {config.micro_batch} x {config.grad_accum_steps}."
+                f"A step keeps its {counters.sequences} sequences: {config.devices.count} x micro_batch"
+                f" {resized.micro_batch} x {resized.grad_accum_steps}, although the config now says micro_batch"
+                f" {config.micro_batch} x {config.grad_accum_steps}."
             )
         ctx = replace(ctx, config=resized)
     if counters.micro_batch is not None and counters.micro_batch < ctx.config.micro_batch:
@@ -51,16 +53,21 @@ def limit_epochs(ctx: TrainingContext, batches: StepBatches) -> TrainingContext:
     steps = batches.steps_for(config.max_epochs)
     if steps >= config.max_steps:
         return ctx
-    ctx.reporter.log(f"max_epochs {config.max_epochs:g} ends after {steps:,} steps, before max_steps {config.max_steps:,}.")
+    ctx.reporter.log(
+        f"max_epochs {config.max_epochs:g} ends after {steps:,} steps, before max_steps {config.max_steps:,}."
+    )
     return replace(ctx, config=config.model_copy(update={"max_steps": steps}))
 
 
 def log_other_order(ctx: TrainingContext, counters: Counters) -> None:
-    """Log that some rows of the epoch come twice and others not at all if the run was saved by a version with another order of data."""
+    """Log that some rows of the epoch come twice and others not at all if the run was saved by a version with another
+    order of data.
+    """
     if counters.data_order != DATA_ORDER and ctx.config.objective in (Objective.PRETRAIN, Objective.SFT):
         ctx.reporter.log(
-            f"This run was saved by an earlier version, which took rows in another order. From step {counters.step + 1:,} on they come in "
-            "the present one, so some rows of this epoch come twice and others not at all."
+            "This run was saved by an earlier version, which took rows in another order. From step"
+            f" {counters.step + 1:,} on they come in the present one, so some rows of this epoch come twice and others"
+            " not at all."
         )
 
 
@@ -69,6 +76,7 @@ def log_other_machine(ctx: TrainingContext, counters: Counters) -> None:
     machine = describe_machine(ctx.device, count=ctx.process_group.count)
     if counters.machine is not None and counters.machine != machine:
         ctx.reporter.log(
-            f"This run was saved on {counters.machine} and resumes on {machine}. Weights, optimizer state, data order and learning rate "
-            "are the same. Sums are rounded in another order, so losses agree closely but not bit for bit; dropout masks may differ."
+            f"This run was saved on {counters.machine} and resumes on {machine}. Weights, optimizer state, data order"
+            " and learning rate are the same. Sums are rounded in another order, so losses agree closely but not bit"
+            " for bit; dropout masks may differ."
         )

@@ -34,7 +34,8 @@ from jobs.training.telemetry.mfu import find_utilisation
 def run(spec: JobSpec[TrainPayload], reporter: Reporter) -> TrainResult:
     """Train by the payload's `config`, from the newest checkpoint of the run folder if there is one.
 
-    Raises InvalidInput for an invalid run and JobFailed for a failure during training (non-finite loss, memory or disk too small).
+    Raises InvalidInput for an invalid run and JobFailed for a failure during training (non-finite loss, memory or disk
+    too small).
     """
     devices = spec.payload.config.devices
     return run_here(spec, reporter) if devices.count == 1 else run_ranks(spec, reporter, devices=devices)
@@ -59,7 +60,9 @@ def train(ctx: TrainingContext) -> TrainResult:
         data = stages.load(ctx)
     except StopRequested:
         last = None if resume_from is None else ctx.spec.relative(resume_from)
-        return TrainResult(final_step=max(store.steps(), default=0), stopped=ctx.reporter.should_stop(), checkpoint=last)
+        return TrainResult(
+            final_step=max(store.steps(), default=0), stopped=ctx.reporter.should_stop(), checkpoint=last
+        )
     ctx.meter.begin()
     model = load_model(ctx, resume_from=resume_from).to(ctx.device)
     store.check_disk(
@@ -78,7 +81,9 @@ def train(ctx: TrainingContext) -> TrainResult:
 def make_loop(ctx: TrainingContext, batches: Batches, model: Any, *, resume_from: Path | None = None) -> TrainingLoop:
     """Build the objective, the optimizer and the loop; restore the training state of `resume_from`."""
     config, group = ctx.config, ctx.process_group
-    objective = OBJECTIVES[config.objective].build(ctx, batches, model)  # may run the network, after which FSDP would leave it unsharded
+    objective = OBJECTIVES[config.objective].build(
+        ctx, batches, model
+    )  # may run the network, after which FSDP would leave it unsharded
     wrapped = group.wrap(model, ctx.device)
     optimizer = make_optimizer(model, config)
     ema = Ema(model, decay=config.ema_decay) if config.ema_decay else None
@@ -116,6 +121,8 @@ def make_loop(ctx: TrainingContext, batches: Batches, model: Any, *, resume_from
         ),
         ema=ema,
         scaler=scaler,
-        expert_balance=None if isinstance(model, peft.PeftModel) else ExpertBalance(model),  # adapter checkpoints hold no router biases
+        expert_balance=(
+            None if isinstance(model, peft.PeftModel) else ExpertBalance(model)
+        ),  # adapter checkpoints hold no router biases
         last_checkpoint=None if resume_from is None else ctx.spec.relative(resume_from),
     )

@@ -15,9 +15,16 @@ TEMPERATURE = 0.8
 
 @torch.inference_mode()
 def sample_completion(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, max_tokens: int, context: int, seed: int
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[int],
+    *,
+    max_tokens: int,
+    context: int,
+    seed: int,
 ) -> str:
-    """Sample a completion of `ids` at temperature 0.8, up to the end token, `max_tokens` or the context; return its text.
+    """Sample a completion of `ids` at temperature 0.8, up to the end token, `max_tokens` or the context; return its
+    text.
 
     The network must be in evaluation mode. The same seed gives the same draws.
     """
@@ -39,7 +46,9 @@ def sample_completion(
 
 
 def encode_sample_prompts(tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> list[tuple[str, list[int]]]:
-    """Return a run's sample prompts with their token ids; none for objective reward, whose network generates no text."""
+    """Return a run's sample prompts with their token ids; none for objective reward, whose network generates no
+    text.
+    """
     if config.objective is Objective.REWARD:
         return []
     is_chat = config.objective is not Objective.PRETRAIN

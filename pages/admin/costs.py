@@ -19,7 +19,9 @@ MAX_ROWS = 100
 PERIODS = ("This month", "Last month", "7 days", "30 days")
 SUMS = {
     "Runs": "Evaluations of a run's checkpoints, and the requests that they answered, are in the other tables too.",
-    "Evaluations": "Requests that an evaluation made to endpoints of this installation are part of those endpoints' cost too.",
+    "Evaluations": (
+        "Requests that an evaluation made to endpoints of this installation are part of those endpoints' cost too."
+    ),
 }
 SET_PRICE = "Set `ROUNDHOUSE_DEVICE_HOUR_PRICE`, or `ROUNDHOUSE_DEVICE_PRICES` by device."
 NO_PRICE = f"No device has a price, so costs are unknown. {SET_PRICE}"
@@ -37,25 +39,35 @@ def read_report(ctx: Context, period: str) -> LedgerReport:
 def draw_costs(ctx: Context, person: Person) -> None:
     """Draw the period, totals, the figure by day and the tables."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        period = st.segmented_control("Period", PERIODS, default=PERIODS[0], key="cost_period", required=True) or PERIODS[0]
+        period = (
+            st.segmented_control("Period", PERIODS, default=PERIODS[0], key="cost_period", required=True) or PERIODS[0]
+        )
         report = read_report(ctx, period)
         st.space("stretch")
         if person.is_admin:
             st.download_button(
-                "CSV", data=report_csv(report.ledger), file_name="costs.csv", mime="text/csv", icon=":material/download:", key="cost_csv"
+                "CSV",
+                data=report_csv(report.ledger),
+                file_name="costs.csv",
+                mime="text/csv",
+                icon=":material/download:",
+                key="cost_csv",
             )
     if not report.is_priced:
         st.info(NO_PRICE, icon=":material/payments:")
     elif report.ledger.unpriced_hours >= 0.01:
         st.warning(
-            f"{report.ledger.unpriced_hours:,.2f} device-hours have no price and count as 0. {SET_PRICE}", icon=":material/payments:"
+            f"{report.ledger.unpriced_hours:,.2f} device-hours have no price and count as 0. {SET_PRICE}",
+            icon=":material/payments:",
         )
     draw_totals(report)
     if not report.ledger.by_day:
         empty_state("No device time in this period.")
         return
     if report.ledger.usd > 0:
-        st.plotly_chart(daily_figure(report.ledger.by_day), key="cost_days", config=STATIC, alt="Costs by day and category")
+        st.plotly_chart(
+            daily_figure(report.ledger.by_day), key="cost_days", config=STATIC, alt="Costs by day and category"
+        )
     draw_tables(report, person)
 
 
@@ -76,7 +88,11 @@ def forecast_text(report: LedgerReport) -> str:
     forecast = report.forecast
     if forecast.low is None or forecast.high is None:
         return "The mean of the full days so far; an interval needs three."
-    past = "" if forecast.past_error is None else f" Last month the same forecast was {percent(forecast.past_error, signed=True)} off."
+    past = (
+        ""
+        if forecast.past_error is None
+        else f" Last month the same forecast was {percent(forecast.past_error, signed=True)} off."
+    )
     interval = f"{percent(forecast.level)} prediction interval {money(forecast.low)} to {money(forecast.high)}"
     return f"This month: {interval}, from {forecast.days} full days.{past}"
 
@@ -108,7 +124,9 @@ def draw_endpoints(report: LedgerReport) -> None:
     priced = [line for line in lines if line.usd > 0][:12]
     if priced:
         figure = split_figure(
-            [line.name for line in priced], [line.usd - line.idle_usd for line in priced], [line.idle_usd for line in priced]
+            [line.name for line in priced],
+            [line.usd - line.idle_usd for line in priced],
+            [line.idle_usd for line in priced],
         )
         st.plotly_chart(figure, key="cost_split", config=STATIC, alt="Costs of endpoints by requests and idle time")
     rows = [
@@ -120,7 +138,9 @@ def draw_endpoints(report: LedgerReport) -> None:
             "Device-hours": line.device_hours,
             "Requests": line.requests,
             "Tokens": line.tokens,
-            "Per million tokens": None if line.usd_per_million_tokens is None or not line.usd else money(line.usd_per_million_tokens),
+            "Per million tokens": (
+                None if line.usd_per_million_tokens is None or not line.usd else money(line.usd_per_million_tokens)
+            ),
         }
         for line in lines
     ]
@@ -143,7 +163,11 @@ def draw_endpoints(report: LedgerReport) -> None:
 
 
 def _row(report: LedgerReport, line: Line, *, table: str) -> dict[str, object]:
-    row: dict[str, object] = {"Name": line.name, "Cost": cost(report, line.usd), "Device-hours": f"{line.device_hours:,.2f}"}
+    row: dict[str, object] = {
+        "Name": line.name,
+        "Cost": cost(report, line.usd),
+        "Device-hours": f"{line.device_hours:,.2f}",
+    }
     requests = {"Requests": line.requests, "Tokens": line.tokens}
     through, total = cost(report, line.through_usd), cost(report, line.sum_usd)
     if table == "Evaluations":

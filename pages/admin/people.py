@@ -17,13 +17,17 @@ def draw_use(ctx: Context) -> None:
         st.code(
             "from openai import OpenAI\n\n"
             f'client = OpenAI(base_url="{ctx.gateway_url}/v1", api_key="{key}")\n'
-            'answer = client.chat.completions.create(model="ENDPOINT", messages=[{"role": "user", "content": "Hello"}])\n'
+            'answer = client.chat.completions.create(model="ENDPOINT", messages=[{"role": "user", "content":'
+            ' "Hello"}])\n'
             "print(answer.choices[0].message.content)",
             language="python",
         )
 
 
-with page_frame("People and keys", "Who may sign in, and which programs may call the endpoints.") as (context_, person_):
+with page_frame("People and keys", "Who may sign in, and which programs may call the endpoints.") as (
+    context_,
+    person_,
+):
     keys_tab, accounts_tab = st.tabs(["Keys", "Accounts"], key="people_tabs")
     with keys_tab:
         draw_new_key(context_, person_)

@@ -26,7 +26,12 @@ FORMS = {
 
 
 def draw_machine(
-    host: str, workers: list[WorkerView], slots: list[tuple[str, str, str | None]], replicas: list[ReplicaGauges], *, person: Person
+    host: str,
+    workers: list[WorkerView],
+    slots: list[tuple[str, str, str | None]],
+    replicas: list[ReplicaGauges],
+    *,
+    person: Person,
 ) -> None:
     """Draw one machine: its gauges, its GPUs, its workers and the replicas that they hold."""
     gauges = next((worker.gauges for worker in workers if worker.gauges), {})
@@ -41,7 +46,11 @@ def draw_machine(
         grid.metric("Workers alive", f"{sum(w.is_alive for w in workers)} of {len(workers)}")
         devices = sorted({device for worker in workers for device in worker.devices})
         occupied = {device: job for slot_host, device, job in slots if slot_host == host}
-        grid.metric("GPUs", f"{len(occupied)} of {len(devices)} busy" if devices else "none", help="Without a GPU, jobs run on the CPU.")
+        grid.metric(
+            "GPUs",
+            f"{len(occupied)} of {len(devices)} busy" if devices else "none",
+            help="Without a GPU, jobs run on the CPU.",
+        )
         for gpu in gauges.get("gpus", []):
             used, capacity = gpu["memory_used_bytes"], gpu["memory_total_bytes"]
             busy = "busy" if gpu["index"] in occupied else "free"
@@ -70,7 +79,9 @@ def draw_machine(
         )
         if replicas:
             st.markdown("**Replicas**")
-            draw_replica_table(replicas, key=f"replicas_{host}", alt=f"Replicas on {host}", person=person, with_machine=False)
+            draw_replica_table(
+                replicas, key=f"replicas_{host}", alt=f"Replicas on {host}", person=person, with_machine=False
+            )
 
 
 @live_part(2)
@@ -90,15 +101,17 @@ def draw_workers(ctx: Context, person: Person) -> None:
     if elsewhere:
         st.markdown("**Replicas without a machine that reports**")
         st.caption("They wait for a worker, ran on a machine that is silent, or are models on other servers.")
-        draw_replica_table(elsewhere, key="replicas_elsewhere", alt="Replicas without a machine that reports", person=person)
+        draw_replica_table(
+            elsewhere, key="replicas_elsewhere", alt="Replicas without a machine that reports", person=person
+        )
 
 
 def draw_how_to_add(ctx: Context) -> None:
     """Explain how another machine joins."""
     with st.expander("Add a worker on another machine", icon=":material/add_circle:", expanded=False):
         st.markdown(
-            "On the other machine, install Roundhouse, mount the same artifacts folder, and start a worker with the two URLs of this "
-            "installation. It shows up here within seconds."
+            "On the other machine, install Roundhouse, mount the same artifacts folder, and start a worker with the two"
+            " URLs of this installation. It shows up here within seconds."
         )
         st.code(
             "export DATABASE_URL=postgresql+psycopg://USER:PASSWORD@DATABASE_HOST/roundhouse\n"
@@ -109,7 +122,8 @@ def draw_how_to_add(ctx: Context) -> None:
         )
         if ctx.db.is_sqlite:
             st.info(
-                "This installation runs on SQLite, which serves one machine. Set DATABASE_URL to a PostgreSQL database first.",
+                "This installation runs on SQLite, which serves one machine. Set DATABASE_URL to a PostgreSQL database"
+                " first.",
                 icon=":material/info:",
             )
 
@@ -124,12 +138,14 @@ def draw_storage(ctx: Context) -> None:
     grid.metric("Tokens", size(sum(folder.num_bytes for folder in folders)), help="Encoded datasets that runs share.")
     retention = f"are deleted {days:g} days after" if days else "are never deleted after"
     st.caption(
-        f"A job's working files {retention} its end, and tokens {retention} the last run that opened them "
-        "(`ROUNDHOUSE_KEEP_JOB_FOLDERS_DAYS`); those that a run waits for or trains on stay. A later run makes deleted tokens again. Runs "
-        "with their curves and logs, checkpoints and datasets stay."
+        f"A job's working files {retention} its end, and tokens {retention} the last run that opened them"
+        " (`ROUNDHOUSE_KEEP_JOB_FOLDERS_DAYS`); those that a run waits for or trains on stay. A later run makes"
+        " deleted tokens again. Runs with their curves and logs, checkpoints and datasets stay."
     )
     if folders:
-        with st.expander(f"Tokens of {plural(len({folder.content_hash for folder in folders}), 'dataset version')}", expanded=False):
+        with st.expander(
+            f"Tokens of {plural(len({folder.content_hash for folder in folders}), 'dataset version')}", expanded=False
+        ):
             draw_table(
                 [
                     {

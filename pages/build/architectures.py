@@ -50,13 +50,17 @@ def draw_saved_row(ctx: Context, person: Person, view: ArchitectureView) -> None
     """Draw one saved architecture."""
     columns = TABLE.row(view.id)
     with columns[0]:
-        row_link(view.name, page=routes.ARCHITECTURES, query={"architecture": view.id}, icon="schema", key=f"open_{view.id}")
+        row_link(
+            view.name, page=routes.ARCHITECTURES, query={"architecture": view.id}, icon="schema", key=f"open_{view.id}"
+        )
     config = view.config
     shape = f"{plural(config.num_layers, 'layer')} × {config.width} wide, {config.context:,} tokens"
     columns[1].caption(f"{FAMILIES[config.family].title}, {shape}")
     columns[2].text(short(view.parameters))
     columns[3].caption(plural(view.num_runs, "run"))
-    columns[4].page_link(routes.LAUNCH, label="Launch", icon=":material/rocket_launch:", query_params={"architecture": view.name})
+    columns[4].page_link(
+        routes.LAUNCH, label="Launch", icon=":material/rocket_launch:", query_params={"architecture": view.name}
+    )
     with columns[5].popover("", icon=":material/more_horiz:", key=f"more_{view.id}", help="Archive or delete"):
         st.caption(f"Saved {ago(view.created_at)}")
         word = "Restore from the archive" if view.archived_at else "Archive"
@@ -84,7 +88,9 @@ def draw_save(ctx: Context, person: Person, config: ArchitectureConfig | None) -
 
 
 def draw_yaml(config: ArchitectureConfig | None) -> None:
-    """Draw the config as YAML and the form that reads YAML. Drawn only when opened: syntax highlighting loads 1.6 MB."""
+    """Draw the config as YAML and the form that reads YAML. Drawn only when opened: syntax highlighting loads 1.6
+    MB.
+    """
     panel = st.expander("As YAML", icon=":material/data_object:", key="architecture_yaml_panel", on_change="rerun")
     if not panel.open:
         return
@@ -98,12 +104,16 @@ def draw_yaml(config: ArchitectureConfig | None) -> None:
 
 @handled
 def read_yaml() -> None:
-    """Load the pasted YAML into the form. A callback, which runs before the page is drawn: a rerun could stop between two fields."""
+    """Load the pasted YAML into the form. A callback, which runs before the page is drawn: a rerun could stop between
+    two fields.
+    """
     set_fields(parse_architecture(st.session_state["architecture_yaml"] or ""))
 
 
 def load_requested(ctx: Context) -> None:
-    """Fill the form from the address before its widgets are drawn: `?architecture=`, or the vocabulary of `?tokenizer=`."""
+    """Fill the form from the address before its widgets are drawn: `?architecture=`, or the vocabulary of
+    `?tokenizer=`.
+    """
     name = st.query_params.get("architecture")
     if name and st.session_state.get("architecture_loaded") != name:
         set_fields(get_architecture(ctx, name).config)
@@ -115,7 +125,9 @@ def load_requested(ctx: Context) -> None:
         st.session_state["architecture_for"] = tokenizer
 
 
-with page_frame("Architectures", "Design a decoder and see parameters, FLOPs and memory as you type.", way_back=True) as (ctx, person):
+with page_frame(
+    "Architectures", "Design a decoder and see parameters, FLOPs and memory as you type.", way_back=True
+) as (ctx, person):
     load_requested(ctx)
     halves = st.grid(2, min_column_width=400, gap="large")
     form, cost = halves.cell(), halves.cell()

@@ -28,7 +28,13 @@ def draw_row(checkpoint: CheckpointView) -> None:
     columns = TABLE.row(checkpoint.id)
     icon = "foundation" if checkpoint.origin == "added" else "deployed_code"
     with columns[0]:
-        row_link(checkpoint.name, page=routes.CHECKPOINTS, query={"checkpoint": checkpoint.id}, icon=icon, key=f"open_{checkpoint.id}")
+        row_link(
+            checkpoint.name,
+            page=routes.CHECKPOINTS,
+            query={"checkpoint": checkpoint.id},
+            icon=icon,
+            key=f"open_{checkpoint.id}",
+        )
     with columns[1]:
         if not checkpoint.is_ready:
             status_badge(checkpoint.status)
@@ -50,7 +56,12 @@ def draw_row(checkpoint: CheckpointView) -> None:
 def draw_list(ctx: Context) -> None:
     """Draw the checkpoints with a search and a filter, refreshed every two seconds while a base is being added."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        text = st.text_input("Search", key="checkpoints_search", placeholder="Search", label_visibility="collapsed", width=260) or ""
+        text = (
+            st.text_input(
+                "Search", key="checkpoints_search", placeholder="Search", label_visibility="collapsed", width=260
+            )
+            or ""
+        )
         kind = st.segmented_control(
             "Show",
             list(KINDS),
@@ -70,7 +81,9 @@ def draw_list(ctx: Context) -> None:
     @live_part(2 if active else None)
     def rows() -> None:
         checkpoints = [
-            c for c in list_checkpoints(ctx, origin=origin, archived=archived) if text.lower() in f"{c.name} {c.family} {c.run}".lower()
+            c
+            for c in list_checkpoints(ctx, origin=origin, archived=archived)
+            if text.lower() in f"{c.name} {c.family} {c.run}".lower()
         ]
         if active and not any(not c.is_ready and c.status in ACTIVE for c in checkpoints):
             st.rerun()

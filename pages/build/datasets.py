@@ -25,7 +25,9 @@ def draw_row(dataset: DatasetView) -> None:
     version = dataset.newest
     columns = TABLE.row(dataset.id)
     with columns[0]:
-        row_link(dataset.name, page=routes.DATASETS, query={"dataset": dataset.id}, icon="database", key=f"open_{dataset.id}")
+        row_link(
+            dataset.name, page=routes.DATASETS, query={"dataset": dataset.id}, icon="database", key=f"open_{dataset.id}"
+        )
     with columns[1]:
         st.badge(dataset.kind, color="gray")
     if version is None:
@@ -41,7 +43,12 @@ def draw_row(dataset: DatasetView) -> None:
 def draw_list(ctx: Context) -> None:
     """Draw the datasets with a search and a filter, refreshed every two seconds during an import."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        text = st.text_input("Search", key="datasets_search", placeholder="Search", label_visibility="collapsed", width=280) or ""
+        text = (
+            st.text_input(
+                "Search", key="datasets_search", placeholder="Search", label_visibility="collapsed", width=280
+            )
+            or ""
+        )
         archived = st.toggle("Archived", key="datasets_archived")
         st.space("stretch")
         if st.button("Import a dataset", type="primary", icon=":material/upload:", key="datasets_import"):
@@ -50,7 +57,9 @@ def draw_list(ctx: Context) -> None:
 
     @live_part(2 if active else None)
     def rows() -> None:
-        datasets = [d for d in list_datasets(ctx, archived=archived) if text.lower() in f"{d.name} {d.kind} {d.notes}".lower()]
+        datasets = [
+            d for d in list_datasets(ctx, archived=archived) if text.lower() in f"{d.name} {d.kind} {d.notes}".lower()
+        ]
         if active and not any(v.is_importing for d in datasets for v in d.versions):
             st.rerun()
         if not datasets:
@@ -73,7 +82,9 @@ def draw_import_end(ctx: Context, job_id: str) -> None:
         return
     version = version_of_job(ctx, job_id)
     if version.reused:
-        st.info(f"Same content as version {version.number}, so no new version was created.", icon=":material/content_copy:")
+        st.info(
+            f"Same content as version {version.number}, so no new version was created.", icon=":material/content_copy:"
+        )
 
 
 with page_frame("Datasets", "Training, validation and benchmark data in immutable versions.") as (ctx, person):

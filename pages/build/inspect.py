@@ -1,4 +1,6 @@
-"""Inspect: token losses, attention, logit lens and weights of a checkpoint (`?checkpoint=`, `?inspection=`, `?against=`)."""
+"""Inspect: token losses, attention, logit lens and weights of a checkpoint (`?checkpoint=`, `?inspection=`,
+`?against=`).
+"""
 
 from __future__ import annotations
 
@@ -44,11 +46,15 @@ def draw_choice(ctx: Context) -> None:
         st.switch_page(PAGE, query_params={"checkpoint": chosen})
 
 
-def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView, inspection: InspectionView | None) -> None:
+def draw_checkpoint(
+    ctx: Context, person: Person, checkpoint: CheckpointView, inspection: InspectionView | None
+) -> None:
     """Draw the form and, below it, the inspection."""
     back_link(checkpoint.name, page=routes.CHECKPOINTS, key="inspect_back", query={"checkpoint": checkpoint.id})
     if not checkpoint.is_ready:
-        st.info("The files of this checkpoint were deleted. Earlier inspections are still shown.", icon=":material/delete:")
+        st.info(
+            "The files of this checkpoint were deleted. Earlier inspections are still shown.", icon=":material/delete:"
+        )
     else:
         draw_form(ctx, person, checkpoint, inspection)
     if inspection is not None and inspection.is_active and inspection.job_id:
@@ -56,7 +62,9 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView, in
         return
     if inspection is not None and not inspection.is_ready:
         cause = (
-            "The inspection was stopped." if inspection.status is Status.CANCELLED else inspection.error.cause or "No cause was reported."
+            "The inspection was stopped."
+            if inspection.status is Status.CANCELLED
+            else inspection.error.cause or "No cause was reported."
         )
         show_problem(str(cause), inspection.error.remedy)
         inspection = None
@@ -73,7 +81,9 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView, in
                 draw_tab(ctx, person, checkpoint, inspection, name)
 
 
-def draw_tab(ctx: Context, person: Person, checkpoint: CheckpointView, inspection: InspectionView | None, name: str) -> None:
+def draw_tab(
+    ctx: Context, person: Person, checkpoint: CheckpointView, inspection: InspectionView | None, name: str
+) -> None:
     """Draw the tab that is open."""
     if name == "Weights":
         draw_weights(ctx, person, checkpoint)
@@ -86,7 +96,10 @@ def draw_tab(ctx: Context, person: Person, checkpoint: CheckpointView, inspectio
         draw(InspectionResults(ctx, inspection))
 
 
-with page_frame("Inspect", "Token losses, attention, logit lens and weights of a checkpoint.", way_back=True) as (ctx, person):
+with page_frame("Inspect", "Token losses, attention, logit lens and weights of a checkpoint.", way_back=True) as (
+    ctx,
+    person,
+):
     inspection_id = st.query_params.get("inspection") or st.query_params.get("reading")  # the name in older links
     inspection = get_inspection(ctx, inspection_id) if inspection_id else None
     subject = st.query_params.get("checkpoint") or (inspection.checkpoint_id if inspection is not None else None)

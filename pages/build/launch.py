@@ -28,7 +28,13 @@ from pages.components.evaluation.suites import draw_suite_choice
 from pages.components.frame import errors_shown, handled, page_frame
 from pages.components.numbers import number_form, wrong_numbers
 from pages.components.training.estimate_card import draw_estimate, draw_sweep_estimate
-from pages.components.training.launch_checks import draw_changes, draw_problem, draw_warnings, mark_fields, pinned_config
+from pages.components.training.launch_checks import (
+    draw_changes,
+    draw_problem,
+    draw_warnings,
+    mark_fields,
+    pinned_config,
+)
 from pages.components.training.run_form import FormState, draw_run_form, fill_form, start_form
 from pages.components.training.sweep import draw_sweeps
 from pages.components.training.sweep_form import draw_sweep_form, draw_sweep_preview
@@ -38,9 +44,11 @@ SOURCES = ("recipe", "run", "base", "dataset", "architecture", "set")
 
 
 def open_form(ctx: Context) -> None:
-    """Fill the form as the address asks: a recipe, a copy of a run, or the defaults for a base, dataset or architecture.
+    """Fill the form as the address asks: a recipe, a copy of a run, or the defaults for a base, dataset or
+    architecture.
 
-    `?run=…&set=field:value` is a copy with a change. Without anything in the address it is the starter recipe, if its dataset is there.
+    `?run=…&set=field:value` is a copy with a change. Without anything in the address it is the starter recipe, if its
+    dataset is there.
     """
     query = {name: st.query_params[name] for name in SOURCES if st.query_params.get(name)}
     if "run" in query:
@@ -146,7 +154,12 @@ def check(ctx: Context, form: FormState) -> tuple[RunConfig | None, Forecast | N
 
 
 def launch(
-    ctx: Context, person: Person, config: RunConfig, expected: Forecast, parent: RunDetail | None, suites: Sequence[SuiteChoice]
+    ctx: Context,
+    person: Person,
+    config: RunConfig,
+    expected: Forecast,
+    parent: RunDetail | None,
+    suites: Sequence[SuiteChoice],
 ) -> None:
     """Launch the form's run. The key is made of the form, so that a double click launches one run."""
     key = hashlib.sha256(f"{st.session_state['launch_nonce']}{config.model_dump_json()}".encode()).hexdigest()[:40]
@@ -186,7 +199,13 @@ def draw_one_run(ctx: Context, person: Person) -> None:
         suites = draw_suite_choice(ctx)
         label = launch_label(form, problem, accepted=accepted)
         ready = config is not None and expected is not None and accepted
-        clicked = st.button(label, key="launch_go", type="primary", icon=":material/rocket_launch:" if ready else None, disabled=not ready)
+        clicked = st.button(
+            label,
+            key="launch_go",
+            type="primary",
+            icon=":material/rocket_launch:" if ready else None,
+            disabled=not ready,
+        )
         if clicked and config is not None and expected is not None:
             launch(ctx, person, config, expected, parent, suites)
     with right:
@@ -230,9 +249,17 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
         if problem is not None:
             draw_problem(problem)
         accepted = draw_warnings(expected.warnings) if expected else False
-        label = f"Launch {sweep.num_runs} runs" if sweep and accepted else launch_label(form, problem, accepted=accepted)
+        label = (
+            f"Launch {sweep.num_runs} runs" if sweep and accepted else launch_label(form, problem, accepted=accepted)
+        )
         ready = sweep is not None and accepted and not wrong_numbers()
-        clicked = st.button(label, key="sweep_go", type="primary", icon=":material/rocket_launch:" if ready else None, disabled=not ready)
+        clicked = st.button(
+            label,
+            key="sweep_go",
+            type="primary",
+            icon=":material/rocket_launch:" if ready else None,
+            disabled=not ready,
+        )
         if clicked and sweep is not None:
             with errors_shown():
                 launched = launch_sweep(ctx, sweep, person=person)
@@ -246,7 +273,9 @@ def _halves() -> tuple[DeltaGenerator, DeltaGenerator]:
 
 def main() -> None:
     """Draw the form of one run, or of a sweep."""
-    with page_frame("Launch", "Train a network on a dataset. The run waits in the queue until a worker takes it.", way_back=True) as (
+    with page_frame(
+        "Launch", "Train a network on a dataset. The run waits in the queue until a worker takes it.", way_back=True
+    ) as (
         ctx,
         person,
     ):

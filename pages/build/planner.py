@@ -58,7 +58,8 @@ def main(ctx: Context, person: Person) -> None:
 
 
 with page_frame(
-    "Planner", "Compute-optimal parameters, tokens and expected loss for a budget, by published scaling laws or your own runs."
+    "Planner",
+    "Compute-optimal parameters, tokens and expected loss for a budget, by published scaling laws or your own runs.",
 ) as (
     ctx,
     person,

@@ -40,7 +40,11 @@ def draw_filters(ctx: Context) -> tuple[list[RunView], int, bool]:
             width=170,
         )
         all_tags = list_tags(ctx)
-        tags = st.multiselect("Tags", all_tags, key="tags", bind="query-params", placeholder="Any", width=170) if all_tags else []
+        tags = (
+            st.multiselect("Tags", all_tags, key="tags", bind="query-params", placeholder="Any", width=170)
+            if all_tags
+            else []
+        )
         archived = st.toggle("Archived", key="archived", bind="query-params")
         st.space("stretch")
         if st.button("Launch a run", key="runs_launch", type="primary", icon=":material/rocket_launch:"):
@@ -76,7 +80,9 @@ def draw_foot(ctx: Context, person: Person, number: int) -> None:
 
 def draw_list(ctx: Context, person: Person, runs: list[RunView], picked: list[str], *, compact: bool) -> None:
     """Draw the list; opening a run leaves the page, ticking one changes `?compare=`."""
-    action = live_runs(ctx, runs, person=person, key="runs_list", selectable=True, picked=picked, follow_active=True, compact=compact)
+    action = live_runs(
+        ctx, runs, person=person, key="runs_list", selectable=True, picked=picked, follow_active=True, compact=compact
+    )
     if action.opened:
         st.switch_page(routes.RUN, query_params={"run": action.opened})
     if action.picked is None:
@@ -114,7 +120,9 @@ def main() -> None:
                 draw_comparison(ctx, person, compared)
         with beside:
             here = {run.id for run in runs}
-            elsewhere = [run for run in compared if run.id not in here]  # on another page of the list: there to be unticked
+            elsewhere = [
+                run for run in compared if run.id not in here
+            ]  # on another page of the list: there to be unticked
             draw_list(ctx, person, elsewhere + runs, picked, compact=bool(compared))
             if not runs:
                 st.caption("No run passes these filters.")

@@ -1,4 +1,6 @@
-"""Tokenizers: the list, one tokenizer (`?tokenizer=`), the form (`?train=1`), a comparison (`?compare=`, comma-separated)."""
+"""Tokenizers: the list, one tokenizer (`?tokenizer=`), the form (`?train=1`), a comparison (`?compare=`,
+comma-separated).
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def draw_row(tokenizer: TokenizerView) -> None:
     """Draw one row of the list."""
     columns = TABLE.row(tokenizer.id)
     with columns[0]:
-        row_link(tokenizer.name, page=PAGE, query={"tokenizer": tokenizer.id}, icon="match_word", key=f"open_{tokenizer.id}")
+        row_link(
+            tokenizer.name, page=PAGE, query={"tokenizer": tokenizer.id}, icon="match_word", key=f"open_{tokenizer.id}"
+        )
     rate = tokenizer.facts.get("bytes_per_token")
     facts = [
         NAMES.get(tokenizer.kind, tokenizer.kind),
@@ -45,7 +49,12 @@ def draw_row(tokenizer: TokenizerView) -> None:
 def draw_list(ctx: Context) -> None:
     """Draw the tokenizers with a search, refreshed every second while one is being trained."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        text = st.text_input("Search", key="tokenizers_search", placeholder="Search", label_visibility="collapsed", width=280) or ""
+        text = (
+            st.text_input(
+                "Search", key="tokenizers_search", placeholder="Search", label_visibility="collapsed", width=280
+            )
+            or ""
+        )
         st.space("stretch")
         if st.button("Compare", icon=":material/compare:", key="tokenizers_compare"):
             st.switch_page(PAGE, query_params={"compare": ",".join(source.ref for source in list_sources(ctx)[:2])})
@@ -55,11 +64,17 @@ def draw_list(ctx: Context) -> None:
 
     @live_part(1 if active else None)
     def rows() -> None:
-        tokenizers = [one for one in list_tokenizers(ctx) if text.lower() in f"{one.name} {one.kind} {one.dataset}".lower()]
+        tokenizers = [
+            one for one in list_tokenizers(ctx) if text.lower() in f"{one.name} {one.kind} {one.dataset}".lower()
+        ]
         if active and not any(tokenizer.status in ACTIVE for tokenizer in tokenizers):
             st.rerun()
         if not tokenizers:
-            empty_state(f"Nothing here matches “{plain(text)}”." if text else "No tokenizers yet. Training from scratch needs one.")
+            empty_state(
+                f"Nothing here matches “{plain(text)}”."
+                if text
+                else "No tokenizers yet. Training from scratch needs one."
+            )
             return
         with TABLE.frame():
             for tokenizer in tokenizers:
@@ -90,7 +105,9 @@ def draw_comparison(ctx: Context, person: Person) -> None:
         max_selections=MOST_TOKENIZERS,
         key="compare_tokenizers",
         format_func=by_identity(
-            "compare_tokenizers", sources, lambda ref: sources[ref].name + ("" if sources[ref].kind == "tokenizer" else " (base)")
+            "compare_tokenizers",
+            sources,
+            lambda ref: sources[ref].name + ("" if sources[ref].kind == "tokenizer" else " (base)"),
         ),
         placeholder="Tokenizers",
         help="Your own and those of bases. Checkpoints of runs have the tokenizer they were trained with.",

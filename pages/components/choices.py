@@ -13,11 +13,13 @@ SHORTEST_ID = 4
 
 
 def by_identity(key: str, options: Iterable[T], label: Callable[[T], str]) -> Callable[[T], str]:
-    """Return the `format_func` of the select box or multiselect of this key, whose labels may change. Call it just before the widget.
+    """Return the `format_func` of the select box or multiselect of this key, whose labels may change. Call it just
+    before the widget.
 
-    Browsers send back a label, and Streamlit compares it with today's labels: of one that has changed meanwhile (a time, a number of rows,
-    a name) the choice would be lost, and a callback would get the text. So the labels that were shown are kept, and lead to their option.
-    Equal labels of two options get the beginning of their ids, or the second would be chosen for the first. `options` are hashable.
+    Browsers send back a label, and Streamlit compares it with today's labels: of one that has changed meanwhile (a
+    time, a number of rows, a name) the choice would be lost, and a callback would get the text. So the labels that were
+    shown are kept, and lead to their option. Equal labels of two options get the beginning of their ids, or the second
+    would be chosen for the first. `options` are hashable.
     """
     labels = _distinct({option: label(option) for option in options})
     last: dict[Any, str]
@@ -28,7 +30,9 @@ def by_identity(key: str, options: Iterable[T], label: Callable[[T], str]) -> Ca
         chosen = value if isinstance(value, list) else [value]
         meant = [one if one in labels else known.get(one, one) for one in chosen]
         if meant != chosen or any(one in last and last[one] != labels.get(one) for one in meant):
-            st.session_state[key] = meant if isinstance(value, list) else meant[0]  # tells the browser the new label, too
+            st.session_state[key] = (
+                meant if isinstance(value, list) else meant[0]
+            )  # tells the browser the new label, too
     known = {text: option for text, option in known.items() if option in labels}
     st.session_state[f"{key}.labels"] = (labels, known | {text: option for option, text in labels.items()})
     return lambda option: labels[option]

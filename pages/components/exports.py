@@ -14,7 +14,9 @@ from pages.components.words import ago, size
 
 
 def draw_push(key: str) -> tuple[str, bool, bool]:
-    """Draw the choice of a repository to push to. Return it ("" for none), whether a new one is private, and whether that is complete."""
+    """Draw the choice of a repository to push to. Return it ("" for none), whether a new one is private, and whether
+    that is complete.
+    """
     if not st.toggle("Push to a Hub as well", key=f"{key}_pushes"):
         return "", True, True
     push = st.text_input(
@@ -37,14 +39,18 @@ def draw_export(ctx: Context, person: Person, export: ExportView, *, title: str)
         st.markdown(f"**{title}**", width="content")
         if not export.job.is_active:
             status_badge(export.job.status)
-        st.caption(f"{ago(export.job.created_at)}{f' · to {plain(export.push)}' if export.push else ''}", width="content")
+        st.caption(
+            f"{ago(export.job.created_at)}{f' · to {plain(export.push)}' if export.push else ''}", width="content"
+        )
     if export.job.is_active:
         draw_job(ctx, person, export.job.id, doing="Exporting")
         return
     if export.job.status is Status.FAILED:
         show_problem(export.job.error.cause or "It failed.", export.job.error.remedy)
     if export.pushed is not None:
-        st.caption(f":material/cloud_done: Pushed to `{plain(export.pushed.url)}`, commit `{export.pushed.commit[:12]}`")
+        st.caption(
+            f":material/cloud_done: Pushed to `{plain(export.pushed.url)}`, commit `{export.pushed.commit[:12]}`"
+        )
     if export.folder is None:
         if export.job.status is Status.FINISHED:
             st.caption("Its files were deleted here.")

@@ -48,14 +48,20 @@ def page_frame(title: str, caption: str = "", *, way_back: bool = False) -> Iter
             yield context(), person
         except NotFound as error:
             show_error(error)
-            if way_back and st.query_params and st.button(f"Back to {title}", icon=":material/arrow_back:", key="frame_back"):
+            if (
+                way_back
+                and st.query_params
+                and st.button(f"Back to {title}", icon=":material/arrow_back:", key="frame_back")
+            ):
                 st.query_params.clear()
                 st.rerun()
 
 
 @contextmanager
 def errors_shown() -> Iterator[None]:
-    """Show a user's error as cause and cure; log a fault of ours and say that it is ours. Also for button handlers inside a page."""
+    """Show a user's error as cause and cure; log a fault of ours and say that it is ours. Also for button handlers
+    inside a page.
+    """
     try:
         yield
     except RoundhouseError as error:
@@ -70,12 +76,15 @@ def errors_shown() -> Iterator[None]:
             show_error(outage)
             return
         st.error(
-            f"Something went wrong on our side: {type(error).__name__}. The server's log has the details.", icon=":material/bug_report:"
+            f"Something went wrong on our side: {type(error).__name__}. The server's log has the details.",
+            icon=":material/bug_report:",
         )
 
 
 def handled(callback: Callable[P, object]) -> Callable[P, None]:
-    """Return a callback of a widget whose failure the page shows as its own. Streamlit would put its error screen in the page's place."""
+    """Return a callback of a widget whose failure the page shows as its own. Streamlit would put its error screen in
+    the page's place.
+    """
 
     @wraps(callback)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -97,8 +106,9 @@ def show_failed_callback() -> None:
 
 
 def live_part(every: float | None = None) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Return a decorator that makes a function a part of the page with reruns of its own: by its widgets, and every so many seconds where
-    they are given. What fails in it is shown as on the rest of the page, and the next rerun replaces it.
+    """Return a decorator that makes a function a part of the page with reruns of its own: by its widgets, and every so
+    many seconds where they are given. What fails in it is shown as on the rest of the page, and the next rerun replaces
+    it.
     """
 
     def decorate(draw: Callable[P, None]) -> Callable[P, None]:
@@ -128,7 +138,8 @@ def warn_unknown(what: str, name: str, *, instead: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Escape Markdown, so that names and texts of datasets are shown verbatim and load nothing. A lone surrogate becomes its code.
+    """Escape Markdown, so that names and texts of datasets are shown verbatim and load nothing. A lone surrogate
+    becomes its code.
 
     The renderer links bare addresses even when escaped, so an invisible word joiner splits them.
     """

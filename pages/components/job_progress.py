@@ -45,7 +45,9 @@ def draw_job(ctx: Context, person: Person, job_id: str, *, doing: str) -> None:
             ahead = len(queue_ahead(ctx, job_id))
             waiting = f"Waiting: {plural(ahead, 'job')} ahead in the queue." if ahead else "Waiting for a worker."
             if HEALTH.fails(BROKER):
-                waiting = "Waiting for the broker, which does not answer; the job starts within seconds when it is back."
+                waiting = (
+                    "Waiting for the broker, which does not answer; the job starts within seconds when it is back."
+                )
             elif not has_worker(ctx, job.queue):
                 waiting = f"No worker serves the queue `{job.queue}` at the moment; the job starts as soon as one does."
             st.markdown(f":material/schedule: {waiting}")
@@ -55,7 +57,9 @@ def draw_job(ctx: Context, person: Person, job_id: str, *, doing: str) -> None:
             if job.status is Status.CANCELLING:
                 message = f"Stopping: {message}"
             st.progress(progress.share if progress else 0.0, text=message + plain(_transfer(progress)))
-        if st.button("Stop", key=f"stop_{job_id}", icon=":material/stop_circle:", disabled=job.status is Status.CANCELLING):
+        if st.button(
+            "Stop", key=f"stop_{job_id}", icon=":material/stop_circle:", disabled=job.status is Status.CANCELLING
+        ):
             with errors_shown():
                 stop_job(ctx, job_id, person=person)
                 st.rerun(scope="fragment")

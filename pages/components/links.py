@@ -9,7 +9,14 @@ from pages.components.frame import plain
 
 def row_link(name: str, *, page: str, query: dict[str, str], icon: str, key: str, help: str | None = None) -> None:
     """Draw a name as a tertiary button. A page link would highlight every row of the current page as current."""
-    if st.button(plain(name), type="tertiary", icon=f":material/{icon}:", key=key, wrap=True, help=None if help is None else plain(help)):
+    if st.button(
+        plain(name),
+        type="tertiary",
+        icon=f":material/{icon}:",
+        key=key,
+        wrap=True,
+        help=None if help is None else plain(help),
+    ):
         st.switch_page(page, query_params=query)
 
 

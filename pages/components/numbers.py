@@ -1,4 +1,5 @@
-"""Number fields that reach the server as they were typed: `1e5` is 100,000, and a value out of bounds is an error that blocks the form.
+"""Number fields that reach the server as they were typed: `1e5` is 100,000, and a value out of bounds is an error that
+blocks the form.
 
 Browsers cut a whole number at its first letter, and silently keep the last value for one out of bounds.
 """
@@ -22,7 +23,9 @@ _WRONG: ContextVar[list[str]] = ContextVar("wrong_numbers")
 
 
 def number_form(draw: Callable[P, T]) -> Callable[P, T]:
-    """Return a function that draws number fields and their button; `wrong_numbers` tells the button what is wrong with them."""
+    """Return a function that draws number fields and their button; `wrong_numbers` tells the button what is wrong with
+    them.
+    """
 
     @wraps(draw)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -36,12 +39,16 @@ def number_form(draw: Callable[P, T]) -> Callable[P, T]:
 
 
 def wrong_numbers() -> list[str]:
-    """Return what is wrong with the numbers that this form has drawn so far; its button is off while that is anything."""
+    """Return what is wrong with the numbers that this form has drawn so far; its button is off while that is
+    anything.
+    """
     return _WRONG.get()
 
 
 def refuse_wrong_numbers() -> None:
-    """Raise InvalidInput where a number is wrong, for the button of a `st.form`, which learns of it when it is pressed."""
+    """Raise InvalidInput where a number is wrong, for the button of a `st.form`, which learns of it when it is
+    pressed.
+    """
     if wrong := wrong_numbers():
         raise InvalidInput(" ".join(wrong), remedy="Correct the fields.")
 
@@ -58,8 +65,8 @@ def draw_number(
     step: Number | None = None,
     **options: Any,
 ) -> Any:
-    """Draw a number field of a `number_form` and return its value. One that can't be used is named below the field, and the nearest that
-    can be is returned, so that the rest of the form can be drawn.
+    """Draw a number field of a `number_form` and return its value. One that can't be used is named below the field, and
+    the nearest that can be is returned, so that the rest of the form can be drawn.
     """
     with place.container(gap="small", **({"width": options.pop("width")} if "width" in options else {})):
         entered = st.number_input(

@@ -34,7 +34,9 @@ class Named(Protocol):
 def draw_settings_form(
     row: Named, *, save: Callable[[str, str], None], archive: Callable[[bool], None], draw_delete: Callable[[], None]
 ) -> None:
-    """Draw the fields and buttons. `save` takes name and notes, `archive` whether to archive; `draw_delete` fills the popover."""
+    """Draw the fields and buttons. `save` takes name and notes, `archive` whether to archive; `draw_delete` fills the
+    popover.
+    """
     name = st.text_input("Name", value=row.name, key=f"name_{row.id}")
     notes = st.text_area("Notes", value=row.notes, key=f"notes_{row.id}")
     with st.container(horizontal=True):

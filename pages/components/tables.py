@@ -24,8 +24,8 @@ MISSING = "–"
 class WidgetTable:
     """A table whose cells hold widgets.
 
-    `columns` holds the share of the width of each title; a blank title draws none. `heading` is the column that a card begins with,
-    drawn without its title.
+    `columns` holds the share of the width of each title; a blank title draws none. `heading` is the column that a card
+    begins with, drawn without its title.
 
     TABLE = WidgetTable("datasets", {"Name": 2.6, "Kind": 1.7})
     with TABLE.frame():
@@ -60,23 +60,23 @@ class WidgetTable:
             if number != self.heading and title.strip()
         )
         return (
-            f"{table}{{container-type:inline-size;width:100%}}"
-            f"@container (max-width:{CARDS_BELOW}){{"
-            f":has(>.st-key-tablehead-{self.name}){{display:none}}"
-            f"{row}{{padding-block:.35rem;border-bottom:1px solid color-mix(in srgb,currentColor 18%,transparent)}}"
-            f"{row} .stHorizontalBlock{{flex-wrap:wrap;gap:.2rem 0}}"
-            f"{cell}{{flex:1 1 100%;min-width:100%;width:100%;display:flex;flex-direction:row;align-items:center;gap:.5rem}}"
-            f"{cell}>*{{flex:1 1 0;min-width:0}}"
-            f"{cell}:not(:nth-child({self.heading}))::before{{flex:0 0 6.5rem;font-size:.8rem;opacity:.75}}"
-            f"{cell}:not(:has(.stElementContainer)){{display:none}}"
-            f"{labels}}}"
+            f"{table}{{container-type:inline-size;width:100%}}@container"
+            f" (max-width:{CARDS_BELOW}){{:has(>.st-key-tablehead-{self.name}){{display:none}}{row}{{padding-block:.35rem;border-bottom:1px"  # noqa: E501
+            f" solid color-mix(in srgb,currentColor 18%,transparent)}}{row}"
+            f" .stHorizontalBlock{{flex-wrap:wrap;gap:.2rem 0}}{cell}{{flex:1 1"
+            f" 100%;min-width:100%;width:100%;display:flex;flex-direction:row;align-items:center;gap:.5rem}}{cell}>*{{flex:1"  # noqa: E501
+            f" 1 0;min-width:0}}{cell}:not(:nth-child({self.heading}))::before{{flex:0 0"
+            f" 6.5rem;font-size:.8rem;opacity:.75}}{cell}:not(:has(.stElementContainer)){{display:none}}{labels}}}"
         )
 
 
-def draw_table(rows: Sequence[Mapping[str, object]], *, key: str, alt: str, formats: Mapping[str, str] | None = None) -> None:
+def draw_table(
+    rows: Sequence[Mapping[str, object]], *, key: str, alt: str, formats: Mapping[str, str] | None = None
+) -> None:
     """Draw rows of values as text; a narrow table becomes one card per row.
 
-    `formats` holds a format specification for a column's numbers: `{"Rating": ".0f"}`. A missing value is drawn as a dash.
+    `formats` holds a format specification for a column's numbers: `{"Rating": ".0f"}`. A missing value is drawn as a
+    dash.
     """
     if not rows:
         return
@@ -85,7 +85,10 @@ def draw_table(rows: Sequence[Mapping[str, object]], *, key: str, alt: str, form
     with st.container(key=f"cards-{key}"):
         st.html(f"<style>{_cards_css(f'cards-{key}', titles)}</style>")
         st.table(
-            [{plain(title): plain(text) for title, text in row.items()} for row in texts], border="horizontal", hide_index=True, alt=alt
+            [{plain(title): plain(text) for title, text in row.items()} for row in texts],
+            border="horizontal",
+            hide_index=True,
+            alt=alt,
         )
 
 
@@ -105,18 +108,17 @@ def cell_text(value: object, spec: str | None = None) -> str:
 def _cards_css(key: str, titles: Sequence[str]) -> str:
     table = f".st-key-{_css_class(key)}"
     labels = "".join(
-        f"{table} td:nth-child({number})::before{{content:{_css_string(title)}}}" for number, title in enumerate(titles, 1) if title
+        f"{table} td:nth-child({number})::before{{content:{_css_string(title)}}}"
+        for number, title in enumerate(titles, 1)
+        if title
     )
     return (
-        f"{table}{{container-type:inline-size;width:100%}}"
-        f"{table} table{{width:100%}}"
-        f"@container (max-width:{CARDS_BELOW}){{"
-        f"{table} thead{{display:none}}"
-        f"{table} tr{{display:block;padding-block:.4rem;border-bottom:1px solid color-mix(in srgb,currentColor 18%,transparent)}}"
-        f"{table} td{{display:flex;gap:.5rem;border:0;padding:.1rem 0!important;text-align:left;overflow-wrap:anywhere}}"
-        f"{table} td::before{{flex:0 0 8rem;font-size:.8rem;opacity:.75;overflow-wrap:normal}}"
-        f"{table} td>*{{min-width:0}}"
-        f"{labels}}}"
+        f"{table}{{container-type:inline-size;width:100%}}{table} table{{width:100%}}@container"
+        f" (max-width:{CARDS_BELOW}){{{table} thead{{display:none}}{table}"
+        " tr{display:block;padding-block:.4rem;border-bottom:1px solid color-mix(in srgb,currentColor"
+        f" 18%,transparent)}}{table} td{{display:flex;gap:.5rem;border:0;padding:.1rem"
+        f" 0!important;text-align:left;overflow-wrap:anywhere}}{table} td::before{{flex:0 0"
+        f" 8rem;font-size:.8rem;opacity:.75;overflow-wrap:normal}}{table} td>*{{min-width:0}}{labels}}}"
     )
 
 
@@ -126,9 +128,14 @@ def _css_class(key: str) -> str:
 
 
 def _css_string(text: str) -> str:
-    """Quote a text for a style sheet: all but letters, digits and blanks become code points, so that no name can end the string."""
+    """Quote a text for a style sheet: all but letters, digits and blanks become code points, so that no name can end
+    the string.
+    """
     return (
         '"'
-        + "".join(letter if letter == " " or (letter.isascii() and letter.isalnum()) else f"\\{ord(letter):x} " for letter in text)
+        + "".join(
+            letter if letter == " " or (letter.isascii() and letter.isalnum()) else f"\\{ord(letter):x} "
+            for letter in text
+        )
         + '"'
     )

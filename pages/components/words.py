@@ -18,7 +18,11 @@ def ago(moment: datetime, *, now: datetime | None = None) -> str:
     for limit, divisor, unit in ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"), (86_400 * 60, 86_400, "days")):
         if seconds < limit:
             count = max(0, int(seconds / divisor))
-            return "just now" if unit == "s" and count < 5 else f"{count} {'day' if unit == 'days' and count == 1 else unit} ago"
+            return (
+                "just now"
+                if unit == "s" and count < 5
+                else f"{count} {'day' if unit == 'days' and count == 1 else unit} ago"
+            )
     return day(moment)
 
 

@@ -17,7 +17,9 @@ from pages.components.visitor import context, link_rater, require_person
 
 def draw_for_link(ctx: Context, secret: str) -> None:
     """Draw the ballot of the holder of a link."""
-    rater = rater_from_link(ctx, secret, browser=st.context.cookies.get(BROWSER_COOKIE, ""), address=st.context.ip_address or "")
+    rater = rater_from_link(
+        ctx, secret, browser=st.context.cookies.get(BROWSER_COOKIE, ""), address=st.context.ip_address or ""
+    )
     if rater.campaign_id:
         draw_ballot(ctx, rater.campaign_id, rater, leave=None)
 
@@ -29,7 +31,11 @@ def draw_for_person(ctx: Context, person: Person) -> None:
     if campaign_id:
         back_link("Ballots", page=routes.BALLOT, key="ballot_back")  # behind the ballot; seen with an error
         get_campaign(ctx, campaign_id)
-        way_out = f"{routes.address(routes.BATTLES)}?campaign={campaign_id}" if person.may_build else routes.address(routes.BALLOT)
+        way_out = (
+            f"{routes.address(routes.BATTLES)}?campaign={campaign_id}"
+            if person.may_build
+            else routes.address(routes.BALLOT)
+        )
         draw_ballot(ctx, campaign_id, rater, leave=way_out)
         return
     campaigns = list_open_campaigns(ctx)
@@ -40,12 +46,23 @@ def draw_for_person(ctx: Context, person: Person) -> None:
     if not campaigns:
         empty_state("No open campaigns.")
     for campaign in campaigns:
-        st.page_link(routes.BALLOT, label=plain(campaign.name), icon=":material/how_to_vote:", query_params={"campaign": campaign.id})
+        st.page_link(
+            routes.BALLOT,
+            label=plain(campaign.name),
+            icon=":material/how_to_vote:",
+            query_params={"campaign": campaign.id},
+        )
 
 
 def draw_ballot(ctx: Context, campaign_id: str, rater: RaterView, *, leave: str | None) -> None:
     """Draw the ballot over the page."""
-    ballot(token=ballot_token(ctx, campaign_id, rater), campaign_id=campaign_id, rater_id=rater.id, leave=leave, key="ballot")
+    ballot(
+        token=ballot_token(ctx, campaign_id, rater),
+        campaign_id=campaign_id,
+        rater_id=rater.id,
+        leave=leave,
+        key="ballot",
+    )
 
 
 with errors_shown():

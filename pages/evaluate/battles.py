@@ -52,12 +52,19 @@ def draw_list(ctx: Context, person: Person) -> None:
             draw_vote_import(ctx, person)
     for campaign in campaigns:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
-            row_link(campaign.name, page=routes.BATTLES, query={"campaign": campaign.id}, icon="swords", key=f"open_{campaign.id}")
+            row_link(
+                campaign.name,
+                page=routes.BATTLES,
+                query={"campaign": campaign.id},
+                icon="swords",
+                key=f"open_{campaign.id}",
+            )
             draw_state(campaign)
             st.space("stretch")
             st.caption(
-                f"{plural(len(campaign.contestants), 'contestant')} · {plural(campaign.num_prompts, 'prompt')} · "
-                f"{plural(campaign.num_votes, 'vote')} by {plural(campaign.num_raters, 'rater')} · {ago(campaign.created_at)}",
+                f"{plural(len(campaign.contestants), 'contestant')} · {plural(campaign.num_prompts, 'prompt')} ·"
+                f" {plural(campaign.num_votes, 'vote')} by {plural(campaign.num_raters, 'rater')} ·"
+                f" {ago(campaign.created_at)}",
                 width="content",
             )
 
@@ -101,7 +108,9 @@ def draw_head(ctx: Context, person: Person, campaign: CampaignView) -> None:
         if person.may_build and not campaign.is_standing and not campaign.is_imported:
             closing = campaign.is_open
             if st.button(
-                "Close" if closing else "Reopen", key="close_campaign", icon=":material/lock:" if closing else ":material/lock_open:"
+                "Close" if closing else "Reopen",
+                key="close_campaign",
+                icon=":material/lock:" if closing else ":material/lock_open:",
             ):
                 with errors_shown():
                     close_campaign(ctx, campaign.id, person=person, closed=closing)
@@ -130,14 +139,20 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
                 st.caption(f"{contestant.completions} of {campaign.num_prompts} prompts answered", width="content")
             if contestant.failed and contestant.job is not None:
                 st.caption(plain(contestant.job.error.cause or ""), width="content")
-                if person.may_build and st.button("Generate the rest", key=f"retry_{contestant.id}", icon=":material/refresh:"):
+                if person.may_build and st.button(
+                    "Generate the rest", key=f"retry_{contestant.id}", icon=":material/refresh:"
+                ):
                     with errors_shown():
                         retry_generation(ctx, contestant.id, person=person)
                         st.rerun()
     if not person.may_build or not campaign.is_open or campaign.is_standing:
         return
     playing = {contestant.checkpoint_id for contestant in campaign.contestants}
-    others = {checkpoint.id: checkpoint.name for checkpoint in list_checkpoints(ctx, ready=True) if checkpoint.id not in playing}
+    others = {
+        checkpoint.id: checkpoint.name
+        for checkpoint in list_checkpoints(ctx, ready=True)
+        if checkpoint.id not in playing
+    }
     if others:
         with st.popover("Add a contestant", icon=":material/add:", key="enter_menu"):
             words = by_identity("enter_which", others, others.__getitem__)
@@ -165,7 +180,10 @@ def draw_run_wait(ctx: Context, campaign_id: str) -> None:
     if len(campaign.contestants) > 1:
         st.rerun()
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
-        st.markdown("The rematch starts when its run has finished: the new checkpoint is entered against its parent automatically.")
+        st.markdown(
+            "The rematch starts when its run has finished: the new checkpoint is entered against its parent"
+            " automatically."
+        )
         if campaign.run_job is not None:
             status_badge(campaign.run_job.status, ready="finished")
 
@@ -177,7 +195,13 @@ def draw_rematch_state(ctx: Context, person: Person, campaign: CampaignView) -> 
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption("From", width="content")
         if campaign.parent_id and campaign.parent:
-            row_link(campaign.parent, page=routes.BATTLES, query={"campaign": campaign.parent_id}, icon="swords", key="to_parent")
+            row_link(
+                campaign.parent,
+                page=routes.BATTLES,
+                query={"campaign": campaign.parent_id},
+                icon="swords",
+                key="to_parent",
+            )
         st.caption("by the run", width="content")
         row_link(campaign.run or "", page=routes.RUN, query={"run": campaign.run_id}, icon="monitoring", key="to_run")
     if campaign.held_out is not None:
@@ -188,7 +212,9 @@ def draw_rematch_state(ctx: Context, person: Person, campaign: CampaignView) -> 
         )
     ready = rematch_ready(ctx, campaign.id)
     if ready is not None:
-        if person.may_build and st.button("Enter the new checkpoint", type="primary", key="enter_rematch", icon=":material/swords:"):
+        if person.may_build and st.button(
+            "Enter the new checkpoint", type="primary", key="enter_rematch", icon=":material/swords:"
+        ):
             with errors_shown():
                 enter_new_checkpoint(ctx, campaign.id, person=person)
                 st.rerun()
@@ -200,7 +226,13 @@ def draw_rematches(ctx: Context, campaign: CampaignView) -> None:
     """Draw the rematches of a campaign."""
     for rematch in list_rematches(ctx, campaign.id):
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
-            row_link(rematch.name, page=routes.BATTLES, query={"campaign": rematch.id}, icon="swords", key=f"rematch_{rematch.id}")
+            row_link(
+                rematch.name,
+                page=routes.BATTLES,
+                query={"campaign": rematch.id},
+                icon="swords",
+                key=f"rematch_{rematch.id}",
+            )
             draw_state(rematch)
             st.space("stretch")
             st.caption(f"{plural(rematch.num_votes, 'vote')} · {ago(rematch.created_at)}", width="content")
@@ -260,7 +292,11 @@ def draw_tab(ctx: Context, person: Person, campaign: CampaignView, board: Standi
         live_part(every)(lambda: draw_contestants(ctx, person, get_campaign(ctx, campaign.id)))()
 
 
-with page_frame("Battles", "Blind votes between checkpoints: ratings with intervals, and preference data for training.", way_back=True) as (
+with page_frame(
+    "Battles",
+    "Blind votes between checkpoints: ratings with intervals, and preference data for training.",
+    way_back=True,
+) as (
     context_,
     person_,
 ):

@@ -1,4 +1,5 @@
-"""Evaluations: the matrix, one benchmark (`?benchmark=`), one evaluation (`?evaluation=`), a comparison (`?first=&second=`), the form.
+"""Evaluations: the matrix, one benchmark (`?benchmark=`), one evaluation (`?evaluation=`), a comparison
+(`?first=&second=`), the form.
 
 The form opens with `?new=1`, or for a checkpoint, endpoint or dataset with `?checkpoint=`, `?endpoint=` or `?dataset=`.
 """
@@ -45,13 +46,24 @@ def draw_row(ctx: Context, evaluation: EvaluationView) -> None:
     """Draw one row of the list."""
     columns = TABLE.row(evaluation.id)
     with columns[0]:
-        row_link(evaluation.checkpoint, page=PAGE, query={"evaluation": evaluation.id}, icon="grading", key=f"open_{evaluation.id}")
+        row_link(
+            evaluation.checkpoint,
+            page=PAGE,
+            query={"evaluation": evaluation.id},
+            icon="grading",
+            key=f"open_{evaluation.id}",
+        )
     columns[1].text(evaluation.benchmark)
-    columns[2].caption(plain(evaluation.config.task.shown_title if evaluation.config.task else KIND_LABEL[evaluation.kind]))
+    columns[2].caption(
+        plain(evaluation.config.task.shown_title if evaluation.config.task else KIND_LABEL[evaluation.kind])
+    )
     score = evaluation.main_score
     with columns[3]:
         if score is not None:
-            st.text(f"{score_text(score.metric, score.value)} ({interval_text(score.metric, score.low, score.high) or 'no interval'})")
+            st.text(
+                f"{score_text(score.metric, score.value)}"
+                f" ({interval_text(score.metric, score.low, score.high) or 'no interval'})"
+            )
             if void_reason_of(evaluation):
                 st.caption(":red[:material/error: every item was cut by the context]")
         else:
@@ -78,7 +90,9 @@ def new_button() -> None:
 
 
 def check_address(ctx: Context, checkpoint_id: str | None, dataset_id: str | None) -> None:
-    """Raise NotFound where the address names an unknown checkpoint or dataset, so that no other is evaluated in its place."""
+    """Raise NotFound where the address names an unknown checkpoint or dataset, so that no other is evaluated in its
+    place.
+    """
     if checkpoint_id:
         get_checkpoint(ctx, checkpoint_id)
     if dataset_id:
@@ -120,7 +134,11 @@ def draw_new(ctx: Context, person: Person) -> None:
     query = st.query_params
     check_address(ctx, query.get("checkpoint"), query.get("dataset"))
     launched = draw_form(
-        ctx, person, checkpoint_id=query.get("checkpoint"), dataset_id=query.get("dataset"), endpoint_key=query.get("endpoint")
+        ctx,
+        person,
+        checkpoint_id=query.get("checkpoint"),
+        dataset_id=query.get("dataset"),
+        endpoint_key=query.get("endpoint"),
     )
     if len(launched) == 1:
         st.switch_page(PAGE, query_params={"evaluation": launched[0].id})
@@ -129,7 +147,10 @@ def draw_new(ctx: Context, person: Person) -> None:
         st.switch_page(PAGE)
 
 
-with page_frame("Evaluations", "Scores with confidence intervals, paired comparisons, and the items behind them.") as (ctx, person):
+with page_frame("Evaluations", "Scores with confidence intervals, paired comparisons, and the items behind them.") as (
+    ctx,
+    person,
+):
     query = st.query_params
     if "task" in query:
         back_link("All tasks", page=PAGE, key="task_back", query={"tasks": "1"})

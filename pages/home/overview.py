@@ -49,8 +49,8 @@ RESULTS = {"Checkpoint": 3.0, "Score": 1.2, "95 % interval": 2.0, "Against the b
 
 
 def draw_strip(strip: Strip) -> None:
-    """Draw work in progress, load of the machines, free disk, and health of endpoints, live. The page reruns when a job or an endpoint
-    starts or ends, because the next steps change.
+    """Draw work in progress, load of the machines, free disk, and health of endpoints, live. The page reruns when a job
+    or an endpoint starts or ends, because the next steps change.
     """
     active = (
         *(run.id for run in strip.runs),
@@ -107,14 +107,22 @@ def gauges(values: Gauges) -> list[Callable[[], None]]:
         share = values.gpu_share
         cells.append(
             lambda: draw_gauge(
-                "GPU" if values.num_gpus == 1 else f"{values.num_gpus} GPUs", share, "–" if share is None else percent(share)
+                "GPU" if values.num_gpus == 1 else f"{values.num_gpus} GPUs",
+                share,
+                "–" if share is None else percent(share),
             )
         )
         used, total = values.gpu_memory_used_bytes, values.gpu_memory_total_bytes
-        cells.append(lambda: draw_gauge("GPU memory", used / total if total else None, f"{percent(used / max(1, total))} of {size(total)}"))
+        cells.append(
+            lambda: draw_gauge(
+                "GPU memory", used / total if total else None, f"{percent(used / max(1, total))} of {size(total)}"
+            )
+        )
     if values.memory_used_bytes is not None and values.memory_total_bytes:
         memory, capacity = values.memory_used_bytes, values.memory_total_bytes
-        cells.append(lambda: draw_gauge("Memory", memory / capacity, f"{percent(memory / capacity)} of {size(capacity)}"))
+        cells.append(
+            lambda: draw_gauge("Memory", memory / capacity, f"{percent(memory / capacity)} of {size(capacity)}")
+        )
     cells.append(lambda: draw_gauge("Disk", None, f"{size(values.disk_free_bytes)} free"))
     return cells
 
@@ -231,7 +239,13 @@ def draw_campaigns(overview: Overview) -> None:
         for campaign in overview.campaigns:
             cells = table.row(campaign.id)
             with cells[0]:
-                row_link(campaign.name, page=routes.BATTLES, query={"campaign": campaign.id}, icon="swords", key=f"campaign_{campaign.id}")
+                row_link(
+                    campaign.name,
+                    page=routes.BATTLES,
+                    query={"campaign": campaign.id},
+                    icon="swords",
+                    key=f"campaign_{campaign.id}",
+                )
             cells[1].caption(" against ".join(plain(name) for name in campaign.contestants))
             cells[2].text(f"{campaign.num_votes:,}")
 

@@ -21,13 +21,30 @@ from backend.services.serving.owners import why_not_delete
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, required_gates, requirement_of
 from pages.components import routes
 from pages.components.choices import by_identity
-from pages.components.frame import empty_state, errors_shown, live_part, page_frame, plain, show_problem, warn_unknown, with_code
+from pages.components.frame import (
+    empty_state,
+    errors_shown,
+    live_part,
+    page_frame,
+    plain,
+    show_problem,
+    warn_unknown,
+    with_code,
+)
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.serving.adapters import draw_adapters
 from pages.components.serving.aliases import draw_aliases
 from pages.components.serving.operation import draw_operation
-from pages.components.serving.rollout import draw_canary, draw_canary_form, draw_options, draw_rollback, draw_rollout, draw_scale, draw_swap
+from pages.components.serving.rollout import (
+    draw_canary,
+    draw_canary_form,
+    draw_options,
+    draw_rollback,
+    draw_rollout,
+    draw_scale,
+    draw_swap,
+)
 from pages.components.serving.shadow import draw_shadow, draw_shadow_form
 from pages.components.serving.speed import draw_speed
 from pages.components.serving.traffic_dataset import draw_traffic_dataset
@@ -68,12 +85,20 @@ def draw_deploy(ctx: Context, person: Person) -> None:
         elif checkpoints:
             draw_form(ctx, person, checkpoints, endpoints, requested)
         else:
-            empty_state("There is nothing to deploy yet: train a network or add a base.", page=routes.LAUNCH, label="Launch a run")
+            empty_state(
+                "There is nothing to deploy yet: train a network or add a base.",
+                page=routes.LAUNCH,
+                label="Launch a run",
+            )
 
 
 @number_form
 def draw_form(
-    ctx: Context, person: Person, checkpoints: dict[str, CheckpointView], endpoints: list[EndpointView], requested: str | None
+    ctx: Context,
+    person: Person,
+    checkpoints: dict[str, CheckpointView],
+    endpoints: list[EndpointView],
+    requested: str | None,
 ) -> None:
     """Draw checkpoint, name and number of replicas, the memory they need, and the button."""
     aliases = {a.name: a.checkpoint_id for a in list_aliases(ctx) if a.checkpoint_id and a.checkpoint_id in checkpoints}
@@ -84,7 +109,10 @@ def draw_form(
         index=ids.index(requested) if requested in checkpoints else 0,
         format_func=by_identity("deploy_checkpoint", ids, lambda subject: label_subject(subject, checkpoints, aliases)),
         key="deploy_checkpoint",
-        help="An endpoint that is deployed from an alias follows it: when the alias moves, its new checkpoint is deployed.",
+        help=(
+            "An endpoint that is deployed from an alias follows it: when the alias moves, its new checkpoint is"
+            " deployed."
+        ),
     )
     chosen, alias = aliases.get(subject, subject), subject if subject in aliases else None
     suggest_name(checkpoints[chosen].name, [endpoint.name for endpoint in endpoints])
@@ -92,7 +120,13 @@ def draw_form(
     name = fields.text_input("Endpoint name", key="deploy_name", help="Clients send it as `model=`.").strip()
     replicas = int(
         draw_number(
-            fields, "Replicas", 1, 64, 1, key="deploy_replicas", help="Each uses one core. On CPUs, those of one machine share the weights."
+            fields,
+            "Replicas",
+            1,
+            64,
+            1,
+            key="deploy_replicas",
+            help="Each uses one core. On CPUs, those of one machine share the weights.",
         )
     )
     required = requirement_of(ctx, name)
@@ -101,18 +135,27 @@ def draw_form(
         value=required is not None,
         disabled=required is not None,
         key=f"deploy_gate_{name}",
-        help="Refuse a checkpoint whose change towards unsafe, measured against its base, is not shown to be small. "
-        "Holds for later deployments.",
+        help=(
+            "Refuse a checkpoint whose change towards unsafe, measured against its base, is not shown to be small. "
+            "Holds for later deployments."
+        ),
     )
     is_refused = draw_requirements(ctx, name, chosen, (required or SafetyRequirement()) if gate else None)
     options = draw_options(list_drafts(ctx, chosen))
-    draw_memory(deployment_memory(ctx, chosen, precision=options.precision, draft_id=options.draft, context=options.context), replicas)
+    draw_memory(
+        deployment_memory(ctx, chosen, precision=options.precision, draft_id=options.draft, context=options.context),
+        replicas,
+    )
     draw_speed(ctx, person, chosen)
     serving = {endpoint.name: endpoint for endpoint in endpoints if endpoint.stopped_at is None}
     if name in serving:
         st.info(f"{plain(name)} serves {plain(serving[name].checkpoint_name)}; its replicas are replaced one by one.")
     if st.button(
-        "Deploy", type="primary", disabled=not name or is_refused or bool(wrong_numbers()), key="deploy", icon=":material/rocket_launch:"
+        "Deploy",
+        type="primary",
+        disabled=not name or is_refused or bool(wrong_numbers()),
+        key="deploy",
+        icon=":material/rocket_launch:",
     ):
         with errors_shown():
             deploy(
@@ -136,7 +179,9 @@ def label_subject(subject: str, checkpoints: dict[str, CheckpointView], aliases:
 
 
 def draw_requirements(ctx: Context, name: str, checkpoint_id: str, safety: SafetyRequirement | None) -> bool:
-    """Draw what an endpoint of this name requires and whether the checkpoint meets it; return whether the safety gate refuses it."""
+    """Draw what an endpoint of this name requires and whether the checkpoint meets it; return whether the safety gate
+    refuses it.
+    """
     gates = required_gates(ctx, name, checkpoint_id=checkpoint_id)
     if not gates and safety is None:
         return False
@@ -149,10 +194,19 @@ def draw_requirements(ctx: Context, name: str, checkpoint_id: str, safety: Safet
             refusal = conflict
         verdict = "PASS" if refusal is None else "FAIL"
         query = {"checkpoint": checkpoint_id}
-        _draw_requirement(verdict, "Safety gate", page=routes.CHECKPOINTS, query=query, icon="shield", key="deploy_safety")
+        _draw_requirement(
+            verdict, "Safety gate", page=routes.CHECKPOINTS, query=query, icon="shield", key="deploy_safety"
+        )
     for gate in gates:
         query = {"gate": gate.gate_id}
-        _draw_requirement(gate.verdict, f"Gate {gate.name}", page=routes.EVALUATIONS, query=query, icon="rule", key=f"gate_{gate.gate_id}")
+        _draw_requirement(
+            gate.verdict,
+            f"Gate {gate.name}",
+            page=routes.EVALUATIONS,
+            query=query,
+            icon="rule",
+            key=f"gate_{gate.gate_id}",
+        )
     if gates:
         st.caption("Gates are judged again when you deploy.")
     if refusal is not None:
@@ -160,7 +214,9 @@ def draw_requirements(ctx: Context, name: str, checkpoint_id: str, safety: Safet
     return refusal is not None
 
 
-def _draw_requirement(verdict: str | None, label: str, *, page: str, query: dict[str, str], icon: str, key: str) -> None:
+def _draw_requirement(
+    verdict: str | None, label: str, *, page: str, query: dict[str, str], icon: str, key: str
+) -> None:
     color, mark, words = VERDICTS[verdict]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.badge(words, color=color, icon=f":material/{mark}:")
@@ -182,7 +238,9 @@ def draw_memory(memory: DeploymentMemory, replicas: int) -> None:
         needs = "Memory needed: unknown, since the size of the network is."
     else:
         cache = "unknown" if need.cache_bytes is None else size(need.cache_bytes)
-        runtime = "the CUDA context comes on top" if need.runtime_bytes is None else f"runtime {size(need.runtime_bytes)}"
+        runtime = (
+            "the CUDA context comes on top" if need.runtime_bytes is None else f"runtime {size(need.runtime_bytes)}"
+        )
         parts = f"weights {size(need.weight_bytes)}, KV cache {cache}, {runtime}"
         needs = f"Memory per replica: about {size(need.total_bytes)} ({parts})."
         if need.shared_bytes:
@@ -199,8 +257,8 @@ def draw_memory(memory: DeploymentMemory, replicas: int) -> None:
     if memory.fits(replicas) is False:
         st.warning(
             plain(
-                f"{plural(replicas, 'replica')} may not fit: choose fewer replicas, a shorter context or a smaller checkpoint, or "
-                "stop another endpoint."
+                f"{plural(replicas, 'replica')} may not fit: choose fewer replicas, a shorter context or a smaller"
+                " checkpoint, or stop another endpoint."
             ),
             icon=":material/memory_alt:",
         )
@@ -260,12 +318,17 @@ def describe_draft(endpoint: EndpointView) -> str:
     """Return the draft of an endpoint and how much of it was accepted."""
     if endpoint.acceptance is None:
         return f"Draft: {endpoint.draft_name} · nothing drafted yet"
-    return f"Draft: {endpoint.draft_name} · {percent(endpoint.acceptance)} of {endpoint.drafted_tokens:,} drafted tokens accepted"
+    return (
+        f"Draft: {endpoint.draft_name} · {percent(endpoint.acceptance)} of {endpoint.drafted_tokens:,} drafted tokens"
+        " accepted"
+    )
 
 
 def draw_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the ways to its other pages, and its changes."""
-    st.page_link(routes.LINEAGE, label="Lineage", icon=":material/account_tree:", query_params={"endpoint": endpoint.name})
+    st.page_link(
+        routes.LINEAGE, label="Lineage", icon=":material/account_tree:", query_params={"endpoint": endpoint.name}
+    )
     st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": endpoint.name})
     with st.container(horizontal=True, width="content"):  # wraps as one
         draw_changes(ctx, person, endpoint)
@@ -294,7 +357,9 @@ def draw_stopped_actions(ctx: Context, person: Person, endpoint: EndpointView) -
             start_endpoint(ctx, endpoint.name, person=person)
             st.rerun()
     if reason := why_not_delete(ctx, endpoint.name, person=person):
-        st.button("Delete", icon=":material/delete:", disabled=True, help=plain(reason), key=f"delete_menu_{endpoint.name}")
+        st.button(
+            "Delete", icon=":material/delete:", disabled=True, help=plain(reason), key=f"delete_menu_{endpoint.name}"
+        )
         return
     with st.popover("Delete", icon=":material/delete:", key=f"delete_menu_{endpoint.name}"):
         st.markdown(f"Delete {plain(endpoint.name)} and its history? The checkpoint and conversations stay.")
@@ -314,13 +379,20 @@ def draw_gauges(endpoint: EndpointView) -> None:
                 st.warning(f"Health check: {plain(replica.problem)}  \n{cure}", icon=":material/error:")
         return
     grid = st.grid(4, min_column_width=140)  # of the four of the last hour below
-    grid.metric("Replicas ready", "asleep" if endpoint.state == "asleep" else f"{endpoint.num_ready} of {endpoint.target}")
+    grid.metric(
+        "Replicas ready", "asleep" if endpoint.state == "asleep" else f"{endpoint.num_ready} of {endpoint.target}"
+    )
     grid.metric("Running requests", sum(int(r.gauges.get("running") or 0) for r in endpoint.replicas))
-    grid.metric("Tokens per second", f"{sum(float(r.gauges.get('tokens_per_second') or 0) for r in endpoint.replicas):.0f}")
+    grid.metric(
+        "Tokens per second", f"{sum(float(r.gauges.get('tokens_per_second') or 0) for r in endpoint.replicas):.0f}"
+    )
     for number, replica in enumerate(endpoint.replicas, 1):
         if replica.problem and replica.status != "ready":
             cause = f"Replica {number}, attempt {replica.attempt}: {plain(replica.problem)}"
-            cure = replica.remedy or f"Read its log with `roundhouse endpoint logs {endpoint.name}`, or swap to another checkpoint."
+            cure = (
+                replica.remedy
+                or f"Read its log with `roundhouse endpoint logs {endpoint.name}`, or swap to another checkpoint."
+            )
             st.warning(f"{cause}  \n{with_code(cure)}", icon=":material/error:")
 
 
@@ -342,7 +414,9 @@ def draw_history(ctx: Context, endpoint: EndpointView) -> None:
         draw_table(rows, key=f"deployments_{endpoint.name}", alt=f"Deployments of {endpoint.name}")
         events = [{"When": event.at, "Change": event.text} for row in revisions for event in reversed(row.events)]
         if events:
-            draw_table(events, key=f"scalings_{endpoint.name}", alt=f"Changes of the number of replicas of {endpoint.name}")
+            draw_table(
+                events, key=f"scalings_{endpoint.name}", alt=f"Changes of the number of replicas of {endpoint.name}"
+            )
 
 
 @live_part(2)
@@ -353,7 +427,10 @@ def draw_endpoints(ctx: Context, person: Person) -> None:
     if named and all(endpoint.name != named for endpoint in endpoints):
         warn_unknown("endpoint", named, instead="all are shown")
     if not endpoints:
-        empty_state("No endpoints yet. A deployed checkpoint answers at `/v1` like any OpenAI-compatible model, and in the playground.")
+        empty_state(
+            "No endpoints yet. A deployed checkpoint answers at `/v1` like any OpenAI-compatible model, and in the"
+            " playground."
+        )
     for endpoint in endpoints:
         with errors_shown():
             draw_endpoint(ctx, person, endpoint)

@@ -21,7 +21,9 @@ def choose_subject(ctx: Context) -> tuple[str, str] | None:
     endpoints = [("endpoint", endpoint.name) for endpoint in list_endpoints(ctx)]
     checkpoints = {checkpoint.id: checkpoint.name for checkpoint in list_checkpoints(ctx)[:MAX_CHOICES]}
     choices = [*endpoints, *(("checkpoint", checkpoint_id) for checkpoint_id in checkpoints)]
-    requested = next(((kind, st.query_params[kind]) for kind in ("endpoint", "checkpoint") if kind in st.query_params), None)
+    requested = next(
+        ((kind, st.query_params[kind]) for kind in ("endpoint", "checkpoint") if kind in st.query_params), None
+    )
     if requested is not None and requested not in choices:
         return requested  # a deleted checkpoint has a lineage, too
     if not choices:
@@ -31,19 +33,27 @@ def choose_subject(ctx: Context) -> tuple[str, str] | None:
         "Endpoint or checkpoint",
         choices,
         index=choices.index(requested) if requested else 0,
-        format_func=by_identity("lineage_subject", choices, lambda choice: f"{choice[0]} {checkpoints.get(choice[1], choice[1])}"),
+        format_func=by_identity(
+            "lineage_subject", choices, lambda choice: f"{choice[0]} {checkpoints.get(choice[1], choice[1])}"
+        ),
         key="lineage_subject",
     )
     return chosen
 
 
-with page_frame("Lineage", "From an endpoint or checkpoint back through decisions, votes, runs and data to the files.", way_back=True) as (
+with page_frame(
+    "Lineage",
+    "From an endpoint or checkpoint back through decisions, votes, runs and data to the files.",
+    way_back=True,
+) as (
     context_,
     person_,
 ):
     subject_ = choose_subject(context_)
     if subject_ is not None:
         kind_, name_ = subject_
-        lineage_ = lineage_of_endpoint(context_, name_) if kind_ == "endpoint" else lineage_of_checkpoint(context_, name_)
+        lineage_ = (
+            lineage_of_endpoint(context_, name_) if kind_ == "endpoint" else lineage_of_checkpoint(context_, name_)
+        )
         st.subheader(plain(lineage_.title), anchor=False)
         draw_lineage(lineage_)

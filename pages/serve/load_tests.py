@@ -46,7 +46,9 @@ def draw_load_tests(ctx: Context, person: Person, endpoint: str) -> None:
         draw_results(tests)
 
 
-with page_frame("Load tests", "Generated requests against an endpoint: latencies, throughput, and what the gateway adds.") as (
+with page_frame(
+    "Load tests", "Generated requests against an endpoint: latencies, throughput, and what the gateway adds."
+) as (
     context_,
     person_,
 ):

@@ -13,7 +13,15 @@ from backend.services.context import Context, Person
 from backend.services.serving.endpoints import list_endpoints
 from backend.services.serving.monitoring.alerts import AlertView, list_alerts
 from backend.services.serving.monitoring.gauges import ReplicaGauges, read_live
-from backend.services.serving.monitoring.traffic import WINDOWS, GaugeSeries, Traffic, find_window, list_variants, read_gauges, read_traffic
+from backend.services.serving.monitoring.traffic import (
+    WINDOWS,
+    GaugeSeries,
+    Traffic,
+    find_window,
+    list_variants,
+    read_gauges,
+    read_traffic,
+)
 from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.choices import by_identity
@@ -56,7 +64,11 @@ def draw_monitor(ctx: Context, person: Person) -> None:
     traffic = read_traffic(ctx, window, endpoint=endpoint, variant=variant or None)
     shown = [r for r in live.replicas if endpoint in (None, r.endpoint) and variant in ("", r.variant)]
     if not traffic.total.requests and not names:
-        empty_state("No endpoint yet. Deploy a checkpoint, and its requests appear here.", page=routes.ENDPOINTS, label="Endpoints")
+        empty_state(
+            "No endpoint yet. Deploy a checkpoint, and its requests appear here.",
+            page=routes.ENDPOINTS,
+            label="Endpoints",
+        )
         return
     draw_now(shown, traffic)
     draw_traffic(traffic)
@@ -69,7 +81,9 @@ def draw_alerts(alerts: Sequence[AlertView], *, now: datetime) -> None:
     current = [alert for alert in alerts if alert.resolved_at is None]
     for alert in current:
         words = f"{plain(alert.message)} · since {ago(alert.opened_at, now=now)}"
-        (st.error if alert.severity == "critical" else st.warning)(words, icon=f":material/{ICONS.get(alert.severity, 'info')}:")
+        (st.error if alert.severity == "critical" else st.warning)(
+            words, icon=f":material/{ICONS.get(alert.severity, 'info')}:"
+        )
     if any(alert.kind == "replica_down" for alert in current):
         st.page_link(routes.ENDPOINTS, label="Causes by endpoint", icon=":material/dns:")
     past = [alert for alert in alerts if alert.resolved_at is not None]
@@ -86,24 +100,51 @@ def draw_now(replicas: Sequence[ReplicaGauges], traffic: Traffic) -> None:
     total = traffic.total
     grid = st.grid(5, min_column_width=140)
     grid.metric("Running requests", f"{sum(replica.running for replica in replicas):.0f}", help="Now.")
-    grid.metric("Queue", f"{sum(replica.waiting for replica in replicas):.0f}", help="Requests that wait for a replica, now.")
-    grid.metric("Tokens per second", f"{sum(replica.tokens_per_second for replica in replicas):,.0f}", help="Now, by the replicas.")
+    grid.metric(
+        "Queue", f"{sum(replica.waiting for replica in replicas):.0f}", help="Requests that wait for a replica, now."
+    )
+    grid.metric(
+        "Tokens per second",
+        f"{sum(replica.tokens_per_second for replica in replicas):,.0f}",
+        help="Now, by the replicas.",
+    )
     grid.metric("Replicas ready", f"{sum(replica.is_ready for replica in replicas)} of {len(replicas)}")
-    grid.metric("KV cache", "–" if not ratios else percent(max(ratios)), help="Used share, of the fullest replica, now.")
-    grid.metric(f"Requests, {traffic.window.label}", f"{total.requests:,}", help=f"{total.completion_tokens:,} tokens generated")
+    grid.metric(
+        "KV cache", "–" if not ratios else percent(max(ratios)), help="Used share, of the fullest replica, now."
+    )
+    grid.metric(
+        f"Requests, {traffic.window.label}", f"{total.requests:,}", help=f"{total.completion_tokens:,} tokens generated"
+    )
     grid.metric(
         "Errors",
-        "–" if not total.requests else percent(total.lost / total.requests, digits=2 if 0 < total.lost < total.requests / 10 else 0),
+        (
+            "–"
+            if not total.requests
+            else percent(total.lost / total.requests, digits=2 if 0 < total.lost < total.requests / 10 else 0)
+        ),
         help="Requests that no replica completed.",
     )
     grid.metric(
         "Refused",
-        "–" if not total.requests else percent(total.refused / total.requests, digits=2 if 0 < total.refused < total.requests / 10 else 0),
-        help=f"{total.refused:,} requests: over a limit of their key, a full queue, or invalid. Requests has them with the reason.",
+        (
+            "–"
+            if not total.requests
+            else percent(total.refused / total.requests, digits=2 if 0 < total.refused < total.requests / 10 else 0)
+        ),
+        help=(
+            f"{total.refused:,} requests: over a limit of their key, a full queue, or invalid. Requests has them with"
+            " the reason."
+        ),
     )
-    grid.metric("Queue time, p50 / p95", two_times(*total.queue_ms[:2]), help=f"Wait before the first step, over {traffic.window.label}.")
     grid.metric(
-        "First token, p95", "–" if total.ttft_ms[1] is None else f"{total.ttft_ms[1]:,.0f} ms", help=f"Over {traffic.window.label}."
+        "Queue time, p50 / p95",
+        two_times(*total.queue_ms[:2]),
+        help=f"Wait before the first step, over {traffic.window.label}.",
+    )
+    grid.metric(
+        "First token, p95",
+        "–" if total.ttft_ms[1] is None else f"{total.ttft_ms[1]:,.0f} ms",
+        help=f"Over {traffic.window.label}.",
     )
 
 
@@ -114,7 +155,12 @@ def draw_traffic(traffic: Traffic) -> None:
         return
     start, end = points[0][0], points[-1][0]
     grid = st.grid(2, min_column_width=330)
-    statuses = (("finished", "finished"), ("cut off by the client", "aborted"), ("refused", "refused"), ("failed", "lost"))
+    statuses = (
+        ("finished", "finished"),
+        ("cut off by the client", "aborted"),
+        ("refused", "refused"),
+        ("failed", "lost"),
+    )
     requests: list[Series] = [(name, [(at, getattr(point, field)) for at, point in points]) for name, field in statuses]
     figure = stacked_figure(requests, title=f"Requests per {_step_words(traffic)}", start=start, end=end)
     grid.plotly_chart(figure, key="monitor_requests", config=STATIC, alt="Requests over time by result")
@@ -122,14 +168,17 @@ def draw_traffic(traffic: Traffic) -> None:
     figure = lines_figure([tokens], title="Generated tokens per second", start=start, end=end)
     grid.plotly_chart(figure, key="monitor_tokens", config=STATIC, alt="Generated tokens per second over time")
     for field, title in (("ttft_ms", "Time to first token"), ("itl_ms", "Time between tokens")):
-        grid.plotly_chart(latency_figure(traffic, field, title), key=f"monitor_{field}", config=STATIC, alt=f"{title} over time")
+        grid.plotly_chart(
+            latency_figure(traffic, field, title), key=f"monitor_{field}", config=STATIC, alt=f"{title} over time"
+        )
 
 
 def latency_figure(traffic: Traffic, field: str, title: str) -> go.Figure:
     """Return the percentiles of a latency over time."""
     points = [(point.start.astimezone(time_zone()), point) for point in traffic.points]
     series: list[Series] = [
-        (name, [(at, getattr(point, field)[number]) for at, point in points]) for number, name in enumerate(("p50", "p95", "p99"))
+        (name, [(at, getattr(point, field)[number]) for at, point in points])
+        for number, name in enumerate(("p50", "p95", "p99"))
     ]
     return lines_figure(series, title=title, unit="ms", start=points[0][0], end=points[-1][0])
 
@@ -137,12 +186,17 @@ def latency_figure(traffic: Traffic, field: str, title: str) -> go.Figure:
 def draw_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None:
     """Draw running and waiting requests, replicas, cache use, and a figure per machine."""
     zone = time_zone()
-    by_name = {(series.subject, series.name): [(at.astimezone(zone), value) for at, value in series.points] for series in gauges}
+    by_name = {
+        (series.subject, series.name): [(at.astimezone(zone), value) for at, value in series.points]
+        for series in gauges
+    }
     start, end = traffic.points[0].start.astimezone(zone), traffic.points[-1].start.astimezone(zone)
     grid = st.grid(2, min_column_width=330)
     figure = latency_figure(traffic, "queue_ms", "Time in the queue")
     grid.plotly_chart(figure, key="monitor_queue_ms", config=STATIC, alt="Time in the queue over time")
-    load: list[Series] = [(name, by_name["endpoint", name]) for name in ("running", "waiting") if ("endpoint", name) in by_name]
+    load: list[Series] = [
+        (name, by_name["endpoint", name]) for name in ("running", "waiting") if ("endpoint", name) in by_name
+    ]
     if load:
         figure = lines_figure(load, title="Running and waiting requests", is_count=True, start=start, end=end)
         grid.plotly_chart(figure, key="monitor_load", config=STATIC, alt="Running and waiting requests over time")
@@ -152,7 +206,9 @@ def draw_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None:
         grid.plotly_chart(figure, key="monitor_replicas", config=STATIC, alt="Ready replicas over time")
     cache = by_name.get(("endpoint", "cache_ratio"))
     if cache:
-        figure = lines_figure([("cache", cache)], title="KV cache of the fullest replica", is_share=True, start=start, end=end)
+        figure = lines_figure(
+            [("cache", cache)], title="KV cache of the fullest replica", is_share=True, start=start, end=end
+        )
         grid.plotly_chart(figure, key="monitor_cache", config=STATIC, alt="Use of the KV cache over time")
     cores = by_name.get(("endpoint", "cpu_cores"))
     if cores:
@@ -165,15 +221,27 @@ def draw_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None:
         figure = lines_figure(memory, title="Memory of the replicas", unit="GiB", start=start, end=end)
         grid.plotly_chart(figure, key="monitor_memory", config=STATIC, alt="Memory of the replicas over time")
     for number, subject in enumerate(sorted({subject for subject, _ in by_name if subject.startswith("host:")})):
-        series: list[Series] = [(label, by_name[subject, name]) for name, label in HOST_GAUGES.items() if (subject, name) in by_name]
+        series: list[Series] = [
+            (label, by_name[subject, name]) for name, label in HOST_GAUGES.items() if (subject, name) in by_name
+        ]
         host = subject.partition(":")[2]
         figure = lines_figure(series, title=f"Machine {host}", is_share=True, start=start, end=end)
-        grid.plotly_chart(figure, key=f"monitor_host_{number}", config=STATIC, alt=f"Load of the machine {host} over time")
+        grid.plotly_chart(
+            figure, key=f"monitor_host_{number}", config=STATIC, alt=f"Load of the machine {host} over time"
+        )
 
 
 def _step_words(traffic: Traffic) -> str:
     minutes = traffic.window.step_s // 60
-    return "minute" if minutes == 1 else f"{minutes} min" if minutes < 60 else "hour" if minutes == 60 else f"{minutes // 60} h"
+    return (
+        "minute"
+        if minutes == 1
+        else f"{minutes} min"
+        if minutes < 60
+        else "hour"
+        if minutes == 60
+        else f"{minutes // 60} h"
+    )
 
 
 with page_frame("Monitor", "Traffic, latencies and machines.") as (context_, person_):

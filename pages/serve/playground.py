@@ -31,9 +31,15 @@ EXAMPLES = (
     "Write a Python function that returns the n-th Fibonacci number.",
     "Make a table of the planets with their diameters.",
 )
-STORIES = ("Once upon a time there was a", "The old mill by the river", "It was a cold morning, and", "Mira walked down to the sea and")
+STORIES = (
+    "Once upon a time there was a",
+    "The old mill by the river",
+    "It was a cold morning, and",
+    "Mira walked down to the sea and",
+)
 VOTE_NOTE = (
-    "A vote stores these answers and the turns before them in the campaign Playground, and keeps them if you delete the conversation."
+    "A vote stores these answers and the turns before them in the campaign Playground, and keeps them if you delete the"
+    " conversation."
 )
 
 
@@ -52,7 +58,11 @@ def draw_conversations(ctx: Context, person: Person, current: str | None) -> Non
                 st.query_params.clear()
                 st.rerun()
         query = st.text_input(
-            "Search conversations", key="search_conversations", placeholder="Search", icon=":material/search:", label_visibility="collapsed"
+            "Search conversations",
+            key="search_conversations",
+            placeholder="Search",
+            icon=":material/search:",
+            label_visibility="collapsed",
         )
         rows = list_conversations(ctx, person=person, query=query)
         if query and not rows:
@@ -72,13 +82,19 @@ def draw_shared(ctx: Context, token: str) -> None:
     chat(token="", conversation=None, settings=None, facts={}, document=chat_document(view), key="shared_chat")
 
 
-def draw_unavailable(ctx: Context, person: Person, name: str, endpoints: list[EndpointView], *, running: list[EndpointView]) -> None:
+def draw_unavailable(
+    ctx: Context, person: Person, name: str, endpoints: list[EndpointView], *, running: list[EndpointView]
+) -> None:
     """Draw that an endpoint is stopped or unknown, with the alternatives."""
     is_known = any(endpoint.name == name for endpoint in endpoints)
     problem = f"The endpoint “{name}” is stopped." if is_known else f"There is no endpoint “{name}”."
     st.warning(plain(problem), icon=":material/dns:")
     with st.container(horizontal=True):
-        if is_known and person.may_build and st.button("Start it", key="playground_start", type="primary", icon=":material/play_arrow:"):
+        if (
+            is_known
+            and person.may_build
+            and st.button("Start it", key="playground_start", type="primary", icon=":material/play_arrow:")
+        ):
             with errors_shown():
                 start_endpoint(ctx, name, person=person)
                 st.rerun()
@@ -91,7 +107,11 @@ def draw_unavailable(ctx: Context, person: Person, name: str, endpoints: list[En
 
 
 def draw_notices(
-    ctx: Context, person: Person, conversation: ConversationView | None, settings: ChatSettings | None, everything: list[EndpointView]
+    ctx: Context,
+    person: Person,
+    conversation: ConversationView | None,
+    settings: ChatSettings | None,
+    everything: list[EndpointView],
 ) -> None:
     """Draw a note for a conversation's endpoint that is gone, and for chosen endpoints without a ready replica."""
     running = {endpoint.name: endpoint for endpoint in everything if endpoint.stopped_at is None}
@@ -109,11 +129,14 @@ def draw_notices(
     if unready:
         states = ", ".join(f"{plain(endpoint.name)} is {endpoint.state}" for endpoint in unready)
         st.info(
-            f"{states}. {'It responds' if len(unready) == 1 else 'Each responds'} once a replica is ready.", icon=":material/hourglass_top:"
+            f"{states}. {'It responds' if len(unready) == 1 else 'Each responds'} once a replica is ready.",
+            icon=":material/hourglass_top:",
         )
 
 
-def draw_chat(ctx: Context, person: Person, conversation: ConversationView | None, settings: ChatSettings | None, *, chats: bool) -> None:
+def draw_chat(
+    ctx: Context, person: Person, conversation: ConversationView | None, settings: ChatSettings | None, *, chats: bool
+) -> None:
     """Draw the conversation; where one begins in the browser, put it into the address."""
     opened = chat(
         token=chat_token(ctx, person),

@@ -54,11 +54,17 @@ def draw_filters(ctx: Context, person: Person) -> RequestFilter:
     keys = list_key_names(ctx, person=person)
     words = by_identity("requests_key", keys, lambda id_: f"{keys[id_]} · {id_[:4]}")
     key = fields.selectbox("Key", list(keys), index=None, format_func=words, key="requests_key", placeholder="All")
-    status = fields.selectbox("Result", STATUSES, index=None, format_func=RESULTS.__getitem__, key="requests_status", placeholder="All")
+    status = fields.selectbox(
+        "Result", STATUSES, index=None, format_func=RESULTS.__getitem__, key="requests_status", placeholder="All"
+    )
     span = fields.selectbox("Time", list(SPANS), index=1, key="requests_span")
     total = fields.number_input("Took at least, ms", 0.0, None, None, key="requests_total", placeholder="Any")
-    first = fields.number_input("First token after at least, ms", 0.0, None, None, key="requests_ttft", placeholder="Any")
-    text = fields.text_input("Text", key="requests_text", placeholder="In prompt or answer, or an id", help="Searches what is logged.")
+    first = fields.number_input(
+        "First token after at least, ms", 0.0, None, None, key="requests_ttft", placeholder="Any"
+    )
+    text = fields.text_input(
+        "Text", key="requests_text", placeholder="In prompt or answer, or an id", help="Searches what is logged."
+    )
     days = SPANS[span or "All"]
     return RequestFilter(
         endpoint=endpoint or "",
@@ -100,7 +106,9 @@ def draw_opener(page: RequestPage) -> None:
     """Draw the choice of a request of the page, which opens it."""
     labels = {row.id: label_of(row) for row in page.rows}
     words = by_identity("requests_open", labels, labels.__getitem__)
-    opened = st.selectbox("Open a request", list(labels), index=None, format_func=words, key="requests_open", placeholder="Choose")
+    opened = st.selectbox(
+        "Open a request", list(labels), index=None, format_func=words, key="requests_open", placeholder="Choose"
+    )
     if opened:
         st.query_params["request"] = opened
         st.rerun()
@@ -122,7 +130,13 @@ def draw_actions(ctx: Context, person: Person, filters: RequestFilter, page: Req
         reason = why_not_own(ctx, filters.endpoint, person=person)
         if not reason and not any(row.messages for row in page.rows):
             reason = "The log of these requests holds no texts."
-        if st.button("Dataset from these", icon=":material/database:", key="requests_dataset", disabled=bool(reason), help=reason or None):
+        if st.button(
+            "Dataset from these",
+            icon=":material/database:",
+            key="requests_dataset",
+            disabled=bool(reason),
+            help=reason or None,
+        ):
             only = browse_requests(ctx, filters, person=person, limit=10_000).rows
             st.session_state[TRAFFIC_OF] = (filters.endpoint, tuple(row.id for row in only))
             st.rerun()
@@ -136,7 +150,9 @@ def draw_one(ctx: Context, person: Person, request_id: str) -> None:
     if detail.row.messages is None:
         return
     reason = why_not_own(ctx, detail.row.endpoint, person=person)
-    if st.button("To dataset", icon=":material/database:", key="request_dataset", disabled=bool(reason), help=reason or None):
+    if st.button(
+        "To dataset", icon=":material/database:", key="request_dataset", disabled=bool(reason), help=reason or None
+    ):
         st.session_state[TRAFFIC_OF] = (detail.row.endpoint, (detail.row.id,))
         st.rerun()
 
@@ -147,7 +163,11 @@ def draw_list(ctx: Context, person: Person) -> None:
     page = read_page(ctx, person, filters)
     if not page.rows:
         if filters == RequestFilter(since=filters.since):
-            period = "yet" if filters.since is None else f"in the last {str(st.session_state['requests_span']).removeprefix('1 ')}"
+            period = (
+                "yet"
+                if filters.since is None
+                else f"in the last {str(st.session_state['requests_span']).removeprefix('1 ')}"
+            )
             words = f"No request {period}. Call an endpoint, and its requests are listed here."
             empty_state(words, page=routes.ENDPOINTS, label="Endpoints")
         else:
@@ -160,7 +180,10 @@ def draw_list(ctx: Context, person: Person) -> None:
     draw_actions(ctx, person, filters, page)
 
 
-with page_frame("Requests", "Requests to endpoints, with the texts that their log keeps.", way_back=True) as (context_, person_):
+with page_frame("Requests", "Requests to endpoints, with the texts that their log keeps.", way_back=True) as (
+    context_,
+    person_,
+):
     draw_traffic_dataset(context_, person_)
     if request_ := st.query_params.get("request"):
         draw_one(context_, person_, request_)

@@ -1,4 +1,6 @@
-"""Settings that decide who gets in: each way of being reachable asks for accounts, and its links lead where others can follow."""
+"""Settings that decide who gets in: each way of being reachable asks for accounts, and its links lead where others can
+follow.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from tests.support.settings import make_settings
     ],
     ids=["loopback", "everywhere", "always", "behind a proxy", "a loopback name"],
 )
-def test_whatever_can_be_reached_from_elsewhere_needs_accounts(tmp_path: Path, values: dict[str, object], needs: bool) -> None:
+def test_whatever_can_be_reached_from_elsewhere_needs_accounts(
+    tmp_path: Path, values: dict[str, object], needs: bool
+) -> None:
     settings = make_settings(tmp_path, **values)
     assert settings.needs_sign_in is needs
     assert check_exposure(settings).state == ("problem" if needs else "ok")
@@ -33,7 +37,10 @@ def test_a_password_that_no_one_is_asked_for_is_named(tmp_path: Path, capsys: py
     """ROUNDHOUSE_ADMIN_PASSWORD alone made an account, and its setter believed that it was asked for."""
     settings = make_settings(tmp_path, admin_password="a long password")
     finding = check_exposure(settings)
-    assert (finding.state, finding.detail) == ("warning", "ROUNDHOUSE_ADMIN_PASSWORD is set, but no one is asked to sign in on loopback.")
+    assert (finding.state, finding.detail) == (
+        "warning",
+        "ROUNDHOUSE_ADMIN_PASSWORD is set, but no one is asked to sign in on loopback.",
+    )
     assert "ROUNDHOUSE_SIGN_IN=always" in finding.cure
     prepare(settings)
     assert "ROUNDHOUSE_ADMIN_PASSWORD is set, but no one is asked to sign in" in capsys.readouterr().err
@@ -41,7 +48,9 @@ def test_a_password_that_no_one_is_asked_for_is_named(tmp_path: Path, capsys: py
 
 
 def test_links_use_the_public_url_and_never_lead_to_loopback_where_others_can_connect(tmp_path: Path) -> None:
-    behind = make_settings(tmp_path, public_url="https://lab.example.org/", public_gateway_url="https://lab.example.org/api/")
+    behind = make_settings(
+        tmp_path, public_url="https://lab.example.org/", public_gateway_url="https://lab.example.org/api/"
+    )
     assert (behind.pages_url, behind.gateway_url) == ("https://lab.example.org", "https://lab.example.org/api")
     everywhere = make_settings(tmp_path, host="0.0.0.0", port=8600)
     for link in (everywhere.pages_url, everywhere.gateway_url):

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.bench_ballot_page [--votes 100] [--words 250] [--json FILE]
 
-A real server with SQLite, one rater, answers of `--words` words with lists, tables, code and formulas. A vote is timed from the key's own
-time stamp to the first task behind the frame that shows another prompt. Needs Chromium.
+A real server with SQLite, one rater, answers of `--words` words with lists, tables, code and formulas. A vote is timed
+from the key's own time stamp to the first task behind the frame that shows another prompt. Needs Chromium.
 """
 
 from __future__ import annotations
@@ -33,7 +33,21 @@ from tests.support.browser import FLAGS, chromium
 from tests.support.installation import wait_until
 from tests.support.page_server import page_server
 
-WORDS = ("river", "boat", "harvest", "lantern", "market", "winter", "letter", "bridge", "garden", "stone", "bread", "window", "because")
+WORDS = (
+    "river",
+    "boat",
+    "harvest",
+    "lantern",
+    "market",
+    "winter",
+    "letter",
+    "bridge",
+    "garden",
+    "stone",
+    "bread",
+    "window",
+    "because",
+)
 TIMER = """
   window.times = [];
   const shown = () => document.querySelector('.bt-turns').textContent;
@@ -53,7 +67,10 @@ def write_answer(rng: Random, *, num_words: int) -> str:
     """Return an answer with every kind of block, mostly prose."""
     parts = ["## " + " ".join(rng.choices(WORDS, k=4))]
     while num_words > 0:
-        parts.append(" ".join(rng.choices(WORDS, k=45)) + f", so $x_{{{num_words}}} = \\frac{{a}}{{b}}$ and **{rng.choice(WORDS)}**.")
+        parts.append(
+            " ".join(rng.choices(WORDS, k=45))
+            + f", so $x_{{{num_words}}} = \\frac{{a}}{{b}}$ and **{rng.choice(WORDS)}**."
+        )
         num_words -= 50
     parts.append("\n".join(f"- {' '.join(rng.choices(WORDS, k=6))}" for _ in range(5)))
     parts.append("| a | b |\n|--|--|\n" + "\n".join(f"| {rng.choice(WORDS)} | {rng.random():.3f} |" for _ in range(4)))
@@ -65,7 +82,12 @@ def prepare(ctx: Context, *, num_votes: int, num_words: int) -> CampaignView:
     """Make a campaign with a battle for every vote."""
     rng = Random(1)
     made = make_campaign(
-        ctx, num_prompts=num_votes + 5, write=False, votes_per_rater=num_votes + 5, votes_per_minute=600, reasons=("Clearer", "Safer")
+        ctx,
+        num_prompts=num_votes + 5,
+        write=False,
+        votes_per_rater=num_votes + 5,
+        votes_per_minute=600,
+        reasons=("Clearer", "Safer"),
     )
     write_all(ctx, made.id, text=lambda name, prompt: write_answer(rng, num_words=num_words))
     return made
@@ -78,7 +100,9 @@ def vote(page: Page, num_votes: int) -> list[float]:
         page.keyboard.press("1")
     page.wait_for_timeout(500)
     times = page.evaluate("() => window.times")
-    assert all(changed for _, changed in times), f"{sum(not changed for _, changed in times)} of {len(times)} keys showed no next battle"
+    assert all(changed for _, changed in times), (
+        f"{sum(not changed for _, changed in times)} of {len(times)} keys showed no next battle"
+    )
     return [float(ms) for ms, _ in times]
 
 
@@ -89,7 +113,9 @@ def measure(*, num_votes: int, num_words: int) -> dict[str, Any]:
         ctx = build_context(Settings(home=home, database_url=f"sqlite:///{home / 'models.db'}"))
         campaign = prepare(ctx, num_votes=num_votes, num_words=num_words)
         with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server, sync_playwright() as playwright:
-            page = playwright.chromium.launch(executable_path=chromium(), args=FLAGS).new_page(viewport={"width": 1440, "height": 900})
+            page = playwright.chromium.launch(executable_path=chromium(), args=FLAGS).new_page(
+                viewport={"width": 1440, "height": 900}
+            )
             page.add_init_script(TIMER)
             visits = []
             for _ in range(3):

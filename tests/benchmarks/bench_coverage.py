@@ -1,8 +1,9 @@
-"""Coverage of the intervals and error of the tests of evaluations: `python -m tests.benchmarks.bench_coverage [SECTION...]`.
+"""Coverage of the intervals and error of the tests of evaluations: `python -m tests.benchmarks.bench_coverage
+[SECTION...]`.
 
-Data are simulated with a known truth. Each row of a table prints how often the interval held it (nominal 95 %), or how often a true
-hypothesis was rejected (nominal 5 %), with the Monte-Carlo error. `exact` marks procedures that hold their level by construction, on
-discrete data with room to spare.
+Data are simulated with a known truth. Each row of a table prints how often the interval held it (nominal 95 %), or how
+often a true hypothesis was rejected (nominal 5 %), with the Monte-Carlo error. `exact` marks procedures that hold their
+level by construction, on discrete data with room to spare.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from itertools import product
 import numpy as np
 from scipy import stats
 
-from backend.domain.evaluation.gates import Evidence, GateBenchmark, GateConfig, GateDecision, Look, Verdict, decide_gate
+from backend.domain.evaluation.gates import (
+    Evidence,
+    GateBenchmark,
+    GateConfig,
+    GateDecision,
+    Look,
+    Verdict,
+    decide_gate,
+)
 from backend.domain.evaluation.safety.drift import measure_drift
 from backend.domain.statistics.bootstrap import bootstrap_corpus
 from backend.domain.statistics.calibration import calibration
@@ -32,7 +41,13 @@ from backend.domain.statistics.estimates import (
 )
 from backend.domain.statistics.groups import macro_average, micro_average
 from backend.domain.statistics.multiplicity import benjamini_hochberg, holm
-from backend.domain.statistics.paired import PairedComparison, difference_interval, mcnemar, paired_difference, paired_macro
+from backend.domain.statistics.paired import (
+    PairedComparison,
+    difference_interval,
+    mcnemar,
+    paired_difference,
+    paired_macro,
+)
 from backend.domain.statistics.power import detectable_difference
 from backend.domain.statistics.ranking import rank_jointly
 from backend.domain.wording import plural
@@ -44,7 +59,11 @@ Sample = Callable[[np.random.Generator], tuple[Estimate, float]]
 
 def covered(estimate: Estimate, truth: float) -> bool:
     """Return whether an interval holds the truth; none never does."""
-    return estimate.low is not None and estimate.high is not None and estimate.low - 1e-12 <= truth <= estimate.high + 1e-12
+    return (
+        estimate.low is not None
+        and estimate.high is not None
+        and estimate.low - 1e-12 <= truth <= estimate.high + 1e-12
+    )
 
 
 def cover(name: str, sample: Sample, repeats: int, remark: str = "") -> Row:
@@ -84,7 +103,11 @@ def single(repeats: int) -> Iterator[Row]:
         name = f"share, {of[0]} passages x {of[1]}, true {of[2]:g}"
         yield cover(f"{name}: clustered Wilson", partial(passages, of=of, clustered=True), repeats)
         yield cover(f"{name}: as separate items", partial(passages, of=of, clustered=False), repeats, "before")
-    yield cover("mean of skewed scores (exponential), n = 200: t", lambda rng: (mean_estimate(rng.exponential(size=200)), 1.0), repeats)
+    yield cover(
+        "mean of skewed scores (exponential), n = 200: t",
+        lambda rng: (mean_estimate(rng.exponential(size=200)), 1.0),
+        repeats,
+    )
     yield cover("mean, 40 clusters x 6: clustered t", clustered_mean, repeats)
     name = "perplexity, 100 documents of 20 to 800 tokens: exp of ratio estimator"
     yield cover(name, lambda rng: (perplexity(rng, 100), np.exp(3.0)), repeats)
@@ -98,13 +121,25 @@ def perplexity(rng: np.random.Generator, n: int) -> Estimate:
 
 def paired(repeats: int) -> Iterator[Row]:
     """Intervals and tests of the difference of two checkpoints."""
-    for n, wins, losses in ((50, 0.1, 0.1), (200, 0.15, 0.15), (200, 0.2, 0.1), (500, 0.02, 0.0), (1000, 0.15, 0.12), (100, 0.55, 0.05)):
+    for n, wins, losses in (
+        (50, 0.1, 0.1),
+        (200, 0.15, 0.15),
+        (200, 0.2, 0.1),
+        (500, 0.02, 0.0),
+        (1000, 0.15, 0.12),
+        (100, 0.55, 0.05),
+    ):
 
         def table(rng: np.random.Generator, of: tuple[int, float, float] = (n, wins, losses)) -> tuple[Estimate, float]:
             up, down, _ = rng.multinomial(of[0], [of[1], of[2], 1 - of[1] - of[2]])
             return difference_interval(int(up), int(down), of[0]), of[1] - of[2]
 
-        yield cover(f"0/1 scores, n = {n}, {100 * wins:g} % better, {100 * losses:g} % worse: score and exact", table, repeats, "exact")
+        yield cover(
+            f"0/1 scores, n = {n}, {100 * wins:g} % better, {100 * losses:g} % worse: score and exact",
+            table,
+            repeats,
+            "exact",
+        )
     for n, share in ((50, 0.1), (200, 0.15), (1000, 0.15)):
         draws = np.random.default_rng(n).multinomial(n, [share, share, 1 - 2 * share], size=repeats)
         rate = float(np.mean([mcnemar(int(a), int(b)) < 0.05 for a, b, _ in draws]))
@@ -155,21 +190,28 @@ def corpus(repeats: int) -> Iterator[Row]:
         def classes(rng: np.random.Generator, n: int = n) -> tuple[Estimate, float]:
             truth, flipped = rng.random(n) < 0.3, rng.random(n) < 0.2
             guess = truth ^ flipped
-            return bootstrap_corpus(np.column_stack([truth & guess, flipped]).astype(float), f1), 2 * 0.24 / (2 * 0.24 + 0.2)
+            return bootstrap_corpus(np.column_stack([truth & guess, flipped]).astype(float), f1), 2 * 0.24 / (
+                2 * 0.24 + 0.2
+            )
 
         yield cover(f"F1, n = {n}: bootstrap (BCa)", classes, repeats // 2)
 
         def chunks(rng: np.random.Generator, n: int = n) -> tuple[Estimate, float]:
             possible = rng.integers(5, 60, size=n)
             matched = rng.binomial(possible, rng.beta(4, 6, size=n))
-            return bootstrap_corpus(np.column_stack([matched, possible]).astype(float), lambda s: s[:, 0] / s[:, 1]), 0.4
+            return (
+                bootstrap_corpus(np.column_stack([matched, possible]).astype(float), lambda s: s[:, 0] / s[:, 1]),
+                0.4,
+            )
 
         yield cover(f"n-gram precision, {n} documents: bootstrap (BCa)", chunks, repeats // 2)
 
     def grouped(rng: np.random.Generator, average: Callable[..., Estimate]) -> tuple[Estimate, float]:
         sizes, shares = np.array([40, 100, 300, 60]), np.array([0.3, 0.5, 0.7, 0.9])
         tasks = [proportion_estimate(int(rng.binomial(n, p)), int(n)) for n, p in zip(sizes, shares, strict=True)]
-        return average(tasks), float(shares.mean() if average is macro_average else (sizes * shares).sum() / sizes.sum())
+        return average(tasks), float(
+            shares.mean() if average is macro_average else (sizes * shares).sum() / sizes.sum()
+        )
 
     yield cover("macro average of four tasks", lambda rng: grouped(rng, macro_average), repeats)
     yield cover("micro average of four tasks", lambda rng: grouped(rng, micro_average), repeats)
@@ -188,13 +230,20 @@ def against_observed_best(scores: FloatArray) -> FloatArray:
     others = [i for i in range(scores.shape[1]) if i != best]
     gaps = scores[:, others] - scores[:, [best]]
     adjusted = np.ones(scores.shape[1])
-    adjusted[others] = holm([mcnemar(int(w), int(v)) for w, v in zip((gaps > 0).sum(axis=0), (gaps < 0).sum(axis=0), strict=True)])
+    adjusted[others] = holm(
+        [mcnemar(int(w), int(v)) for w, v in zip((gaps > 0).sum(axis=0), (gaps < 0).sum(axis=0), strict=True)]
+    )
     return adjusted
 
 
 def first(repeats: int) -> Iterator[Row]:
     """Someone of equal checkpoints is denied first place; and how often weaker ones are."""
-    settings = [*((count, 500, 0.4, 1) for count in (2, 5, 10, 16)), (16, 100, 1.8, 1), (10, 2500, 0.4, 1), (5, 500, 0.4, 5)]
+    settings = [
+        *((count, 500, 0.4, 1) for count in (2, 5, 10, 16)),
+        (16, 100, 1.8, 1),
+        (10, 2500, 0.4, 1),
+        (5, 500, 0.4, 5),
+    ]
     for count, n, skill, size in settings:
         rng, ours, before = np.random.default_rng(count * n), 0, 0
         labels = (np.arange(n) // size).tolist() if size > 1 else None
@@ -215,8 +264,16 @@ def first(repeats: int) -> Iterator[Row]:
         worst = [max((gaps[:, j, i] > 0).sum() - (gaps[:, j, i] < 0).sum() for j in range(10)) for i in range(10)]
         rivals = [int(np.argmax([(scores[:, j] - scores[:, i]).sum() for j in range(10)])) for i in range(10)]
         pairs = [mcnemar(int((gaps[:, j, i] > 0).sum()), int((gaps[:, j, i] < 0).sum())) for i, j in enumerate(rivals)]
-        bonferroni += np.mean([45 * p < 0.05 and lead > 0 for p, lead in zip(pairs[2:], worst[2:], strict=True)]) / (repeats // 2)
-    yield "eight weaker of ten are denied first place, 1,000 items: joint test", power, float("nan"), repeats // 2, "power"
+        bonferroni += np.mean([45 * p < 0.05 and lead > 0 for p, lead in zip(pairs[2:], worst[2:], strict=True)]) / (
+            repeats // 2
+        )
+    yield (
+        "eight weaker of ten are denied first place, 1,000 items: joint test",
+        power,
+        float("nan"),
+        repeats // 2,
+        "power",
+    )
     yield "the same: all pairs by Bonferroni", bonferroni, float("nan"), repeats // 2, "power"
 
 
@@ -227,7 +284,12 @@ def decisions(repeats: int) -> Iterator[Row]:
     def evidence(wins: int, losses: int, n: int) -> Evidence:
         compared = np.repeat([1.0, -1.0, 0.0], [wins, losses, n - wins - losses])
         before = (compared < 0).astype(float)
-        return Evidence(GateBenchmark(benchmark="b"), "acc", False, lambda level: paired_difference(before, before + compared, level=level))
+        return Evidence(
+            GateBenchmark(benchmark="b"),
+            "acc",
+            False,
+            lambda level: paired_difference(before, before + compared, level=level),
+        )
 
     gate = GateConfig(champion="c", benchmarks=(GateBenchmark(benchmark="b"),), margin=0.05)
     for name, shares, verdict, nominal in (
@@ -236,7 +298,9 @@ def decisions(repeats: int) -> Iterator[Row]:
     ):
         rng = np.random.default_rng(3)
         tables = rng.multinomial(500, [*shares, 1 - sum(shares)], size=few)
-        rate = float(np.mean([decide_gate(gate, [evidence(int(a), int(b), 500)]).verdict is verdict for a, b, _ in tables]))
+        rate = float(
+            np.mean([decide_gate(gate, [evidence(int(a), int(b), 500)]).verdict is verdict for a, b, _ in tables])
+        )
         yield f"gate, margin 5 points, 500 items, {name}", rate, nominal, few, "exact"
     yield from looks(repeats // 2, evidence, gate)
     for n, discordance in ((500, 0.3), (200, 0.2)):
@@ -244,11 +308,29 @@ def decisions(repeats: int) -> Iterator[Row]:
         up, down = (discordance + difference) / 2, (discordance - difference) / 2
         tables = np.random.default_rng(n).multinomial(n, [up, down, 1 - discordance], size=repeats)
         rate = float(np.mean([mcnemar(int(a), int(b)) < 0.05 for a, b, _ in tables]))
-        yield f"power at the stated detectable difference ({100 * difference:.1f} points, n = {n})", rate, 0.8, repeats, "power"
+        yield (
+            f"power at the stated detectable difference ({100 * difference:.1f} points, n = {n})",
+            rate,
+            0.8,
+            repeats,
+            "power",
+        )
     rng = np.random.default_rng(20)
     nulls = [rng.random(20).tolist() for _ in range(repeats)]
-    yield "any of 20 true hypotheses rejected: Holm", float(np.mean([min(holm(values)) < 0.05 for values in nulls])), 0.05, repeats, ""
-    yield "any of 20 true hypotheses rejected: BH", float(np.mean([min(benjamini_hochberg(v)) < 0.05 for v in nulls])), 0.05, repeats, ""
+    yield (
+        "any of 20 true hypotheses rejected: Holm",
+        float(np.mean([min(holm(values)) < 0.05 for values in nulls])),
+        0.05,
+        repeats,
+        "",
+    )
+    yield (
+        "any of 20 true hypotheses rejected: BH",
+        float(np.mean([min(benjamini_hochberg(v)) < 0.05 for v in nulls])),
+        0.05,
+        repeats,
+        "",
+    )
     wrong = 0
     for seed in range(few):
         sure = rng.beta(4, 2, size=300)
@@ -266,19 +348,33 @@ def looks(repeats: int, evidence: Callable[[int, int, int], Evidence], gate: Gat
     schedules: dict[str, tuple[int, Schedule]] = {
         "200 more items each": (200, lambda n, _: n + 200),
         "twice the items each": (200, lambda n, _: 2 * n),
-        "as many as the gate asks for": (200, lambda n, decision: min(MOST_ITEMS, decision.benchmarks[0].items_to_settle or n + 200)),
+        "as many as the gate asks for": (
+            200,
+            lambda n, decision: min(MOST_ITEMS, decision.benchmarks[0].items_to_settle or n + 200),
+        ),
     }
-    truths = {"worse by the margin": ((0.10, 0.15), Verdict.PASS, 0.025), "as good": ((0.125, 0.125), Verdict.PASS, float("nan"))}
+    truths = {
+        "worse by the margin": ((0.10, 0.15), Verdict.PASS, 0.025),
+        "as good": ((0.125, 0.125), Verdict.PASS, float("nan")),
+    }
     for (truth, (shares, verdict, nominal)), (name, (start, following)) in product(truths.items(), schedules.items()):
         for count, is_shared in ((1, True), (2, True), (4, True), (6, True), (6, False)):
             rng, hits, items = np.random.default_rng(count), 0, 0
             for _ in range(repeats):
-                reached, used = look_until(rng, shares, gate, evidence, (start, following), looks=count, is_shared=is_shared)
+                reached, used = look_until(
+                    rng, shares, gate, evidence, (start, following), looks=count, is_shared=is_shared
+                )
                 hits += reached is verdict
                 items += used
             whole = "" if is_shared else ", each with the whole error"
             about = f"gate, {truth}, {plural(count, 'look')}{whole}, {name}: PASS ({items / repeats:,.0f} items)"
-            yield about, hits / repeats, nominal, repeats, "power" if np.isnan(nominal) else "exact" if is_shared else "before"
+            yield (
+                about,
+                hits / repeats,
+                nominal,
+                repeats,
+                "power" if np.isnan(nominal) else "exact" if is_shared else "before",
+            )
 
 
 def look_until(
@@ -309,7 +405,11 @@ def look_until(
 def drift(repeats: int) -> Iterator[Row]:
     """Safety drift of few prompts with several templates each."""
     for prompts, templates in ((2, 12), (3, 8), (4, 6), (6, 6), (10, 6), (30, 6)):
-        for change, verdict, nominal in ((0.05, Verdict.FAIL, 0.025), (0.05, Verdict.PASS, 0.025), (0.4, Verdict.FAIL, float("nan"))):
+        for change, verdict, nominal in (
+            (0.05, Verdict.FAIL, 0.025),
+            (0.05, Verdict.PASS, 0.025),
+            (0.4, Verdict.FAIL, float("nan")),
+        ):
             rng, hits = np.random.default_rng(prompts), 0
             for _ in range(repeats):
                 hits += drifted(rng, prompts, templates, change) is verdict
@@ -318,7 +418,9 @@ def drift(repeats: int) -> Iterator[Row]:
 
 
 def drifted(rng: np.random.Generator, prompts: int, templates: int, change: float) -> Verdict:
-    """Return the verdict on a network that refuses 80 % and loses some; templates of a prompt share its hardness and its leaning."""
+    """Return the verdict on a network that refuses 80 % and loses some; templates of a prompt share its hardness and
+    its leaning.
+    """
     hardness, *leanings = np.repeat(rng.normal(scale=(1.0, 0.7, 0.7), size=(prompts, 3)), templates, axis=0).T
     sides = [
         hardness + leaning + rng.normal(size=len(hardness)) < stats.norm.ppf(share) * np.sqrt(2.49)

@@ -1,8 +1,10 @@
-"""The fast engine beside lm-evaluation-harness's HFLM: `python -m tests.benchmarks.bench_evaluation FILE.json [--checkpoint FOLDER]`.
+"""The fast engine beside lm-evaluation-harness's HFLM: `python -m tests.benchmarks.bench_evaluation FILE.json
+[--checkpoint FOLDER]`.
 
-Same weights in fp32, same prompts, same number of threads, one process, in turns. Counted are CPU seconds of the process, which other
-work on the machine hardly changes, from texts to results: both tokenise. HFLM runs as its maintainers would run it, at the best of three
-batch sizes. Without `--checkpoint` the network is made here: random weights, 32,000 entries, 6 layers of width 256.
+Same weights in fp32, same prompts, same number of threads, one process, in turns. Counted are CPU seconds of the
+process, which other work on the machine hardly changes, from texts to results: both tokenise. HFLM runs as its
+maintainers would run it, at the best of three batch sizes. Without `--checkpoint` the network is made here: random
+weights, 32,000 entries, 6 layers of width 256.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from jobs.modeling.tokenizers import train_bpe
 from tests.support.training_rooms import make_stories
 
 TEXT = """River stone carries the slow evening over a small bridge while nobody remembers why seven ships left harbour early that
-winter and the mayor wrote long letters about bread prices machines weather glass copper music roads schools gardens doctors paper"""
+winter and the mayor wrote long letters about bread prices machines weather glass copper music roads schools gardens doctors paper"""  # noqa: E501
 WORDS = TEXT.lower().split()
 BATCH_SIZES = [8, 16, 32]
 CONTEXT, VOCABULARY = 1024, 32_000
@@ -68,13 +70,17 @@ def choices(items: int, *, shots: int, words: int, question: int) -> list[ScoreR
     draw = random.Random(7)
     solved = "".join(f"Question: {sentence(draw, 40)}\nAnswer: {sentence(draw, words)}\n\n" for _ in range(shots))
     return [
-        ScoreRequest.of(f"{solved}Question: {sentence(draw, question)}\nAnswer:", [f" {sentence(draw, words)}" for _ in range(4)])
+        ScoreRequest.of(
+            f"{solved}Question: {sentence(draw, question)}\nAnswer:", [f" {sentence(draw, words)}" for _ in range(4)]
+        )
         for _ in range(items)
     ]
 
 
 def prompts(items: int, *, max_tokens: int, shots: int = 0) -> list[GenerateRequest]:
-    """Return prompts of uneven length, after the same solved examples, whose answers end at a line break, as those of a harness do."""
+    """Return prompts of uneven length, after the same solved examples, whose answers end at a line break, as those of a
+    harness do.
+    """
     draw = random.Random(8)
     solved = "".join(f"Question: {sentence(draw, 40)}\nAnswer: {sentence(draw, 20)}\n\n" for _ in range(shots))
     texts = [f"{solved}Question: {sentence(draw, draw.randint(8, 60))}\nAnswer:" for _ in range(items)]
@@ -91,7 +97,9 @@ def harness(subject: Subject, batch_size: int) -> Any:
     """Return HFLM around the same network. Documents begin with one begin token, as ours do."""
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(pretrained=subject.network, tokenizer=subject.tokenizer, batch_size=batch_size, max_length=subject.context)
+    return HFLM(
+        pretrained=subject.network, tokenizer=subject.tokenizer, batch_size=batch_size, max_length=subject.context
+    )
 
 
 def instances(kind: str, arguments: list[Any]) -> list[Any]:
@@ -141,7 +149,10 @@ def compare_scores(subject: Subject, requests: list[ScoreRequest], *, turns: int
     pairs = instances("loglikelihood", [pair for request in requests for pair in request.pairs])
     return compare(
         lambda: [score.sum_logprob for scores in collect(FastEngine(subject).score(requests)) for score in scores],
-        {size: lambda size=size: [p for p, _ in harness(subject, size).loglikelihood(pairs, disable_tqdm=True)] for size in BATCH_SIZES},
+        {
+            size: lambda size=size: [p for p, _ in harness(subject, size).loglikelihood(pairs, disable_tqdm=True)]
+            for size in BATCH_SIZES
+        },
         turns=turns,
         gap=lambda mine, reference: max(abs(a - b) for a, b in zip(mine, reference, strict=True)),
     )
@@ -153,7 +164,10 @@ def compare_answers(subject: Subject, requests: list[GenerateRequest], *, turns:
     pairs = instances("generate_until", [(request.prompt, dict(settings)) for request in requests])
     return compare(
         lambda: [answers[0].text for answers in collect(FastEngine(subject).generate(requests))],
-        {size: lambda size=size: harness(subject, size).generate_until(pairs, disable_tqdm=True) for size in BATCH_SIZES},
+        {
+            size: lambda size=size: harness(subject, size).generate_until(pairs, disable_tqdm=True)
+            for size in BATCH_SIZES
+        },
         turns=turns,
         gap=lambda mine, reference: sum(a != b for a, b in zip(mine, reference, strict=True)) / len(mine),
     )
@@ -167,7 +181,9 @@ def compare_documents(subject: Subject, texts: list[str], *, turns: int) -> dict
         engine.add_bos_token = False  # or it would put the begin token there twice
         return [
             -total
-            for total in engine.loglikelihood_rolling(instances("loglikelihood_rolling", [(text,) for text in texts]), disable_tqdm=True)
+            for total in engine.loglikelihood_rolling(
+                instances("loglikelihood_rolling", [(text,) for text in texts]), disable_tqdm=True
+            )
         ]
 
     return compare(
@@ -188,7 +204,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[8, 16, 32])
     parser.add_argument(
-        "--cases", nargs="*", default=["five-shot", "zero-shot", "one token", "generation", "five-shot generation", "perplexity"]
+        "--cases",
+        nargs="*",
+        default=["five-shot", "zero-shot", "one token", "generation", "five-shot generation", "perplexity"],
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -209,7 +227,9 @@ def main() -> None:
     for name in args.cases:
         figures[name] = cases[name]()
         print(name, json.dumps(figures[name]), flush=True)
-    args.out.write_text(json.dumps({"threads": args.threads, "torch": torch.__version__, "cases": figures}, indent=1) + "\n")
+    args.out.write_text(
+        json.dumps({"threads": args.threads, "torch": torch.__version__, "cases": figures}, indent=1) + "\n"
+    )
 
 
 def letters(items: int) -> list[ScoreRequest]:

@@ -1,6 +1,8 @@
-"""Time to open the board of evaluations: 500 evaluations of 10,000 items each. `python -m tests.benchmarks.bench_evaluation_board FOLDER`
+"""Time to open the board of evaluations: 500 evaluations of 10,000 items each. `python -m
+tests.benchmarks.bench_evaluation_board FOLDER`
 
-Fills an installation in FOLDER, which takes some minutes and 2 GB, unless one is there. Prints CPU and wall seconds of each step.
+Fills an installation in FOLDER, which takes some minutes and 2 GB, unless one is there. Prints CPU and wall seconds of
+each step.
 """
 
 from __future__ import annotations
@@ -31,9 +33,16 @@ from tests.support.evaluation_world import CHOICES, add_benchmark
 
 CHECKPOINTS, BENCHMARKS, ITEMS = 50, 10, 10_000
 SHOWN = json.dumps(
-    {"question": "Which of these is a tree? " * 8, "choices": ["oak", "elm", "ash", "yew"], "answer": "oak", "chosen": "elm"}
+    {
+        "question": "Which of these is a tree? " * 8,
+        "choices": ["oak", "elm", "ash", "yew"],
+        "answer": "oak",
+        "chosen": "elm",
+    }
 )
-INSERT = 'INSERT INTO evaluation_items (evaluation_id, item_hash, position, "values", shown) VALUES (:e, :h, :p, :v, :s)'
+INSERT = (
+    'INSERT INTO evaluation_items (evaluation_id, item_hash, position, "values", shown) VALUES (:e, :h, :p, :v, :s)'
+)
 
 
 def fill(ctx: Context) -> None:
@@ -43,7 +52,9 @@ def fill(ctx: Context) -> None:
     labels = [add_benchmark(ctx, f"bench {n}", CHOICES) for n in range(BENCHMARKS)]
     with ctx.db.read() as session:
         versions = dict(
-            session.execute(text("SELECT d.name || '@1', v.id FROM dataset_versions v JOIN datasets d ON d.id = v.dataset_id")).all()
+            session.execute(
+                text("SELECT d.name || '@1', v.id FROM dataset_versions v JOIN datasets d ON d.id = v.dataset_id")
+            ).all()
         )
     values = [json.dumps({"acc": float(right), "acc_norm": float(right), "chance": 0.25}) for right in (0, 1)]
     for number, label in enumerate(labels):
@@ -53,7 +64,9 @@ def fill(ctx: Context) -> None:
             add(ctx, checkpoint, versions[label], label, number, right, values)
 
 
-def add(ctx: Context, checkpoint: str, version: str, label: str, number: int, right: list[bool], values: list[str]) -> None:
+def add(
+    ctx: Context, checkpoint: str, version: str, label: str, number: int, right: list[bool], values: list[str]
+) -> None:
     """Insert one evaluation with its job, scores and items."""
     estimate = proportion_estimate(sum(right), ITEMS)
     settings = {
@@ -69,19 +82,39 @@ def add(ctx: Context, checkpoint: str, version: str, label: str, number: int, ri
     evaluation_id, now = new_id(), ctx.now()
     with ctx.db.write() as session:
         job = Job(
-            kind="evaluate", queue="eval", title=label, payload={}, status="finished", created_at=now, started_at=now, finished_at=now
+            kind="evaluate",
+            queue="eval",
+            title=label,
+            payload={},
+            status="finished",
+            created_at=now,
+            started_at=now,
+            finished_at=now,
         )
         session.add(job)
         session.flush()
-        row = Evaluation(id=evaluation_id, checkpoint_id=checkpoint, dataset_version_id=version, kind="multiple_choice", job_id=job.id)
-        row.config, row.fingerprint, row.created_at = {"config": {}, "settings": settings, "facts": facts}, evaluation_id, now
+        row = Evaluation(
+            id=evaluation_id,
+            checkpoint_id=checkpoint,
+            dataset_version_id=version,
+            kind="multiple_choice",
+            job_id=job.id,
+        )
+        row.config, row.fingerprint, row.created_at = (
+            {"config": {}, "settings": settings, "facts": facts},
+            evaluation_id,
+            now,
+        )
         session.add(row)
         session.flush()
         for metric in ("acc", "acc_norm"):
             score = Score(evaluation_id=row.id, metric=metric, value=estimate.value, n=ITEMS, method=estimate.method)
             score.stderr, score.low, score.high = estimate.stderr, estimate.low, estimate.high
             session.add(score)
-        rows = [{"e": row.id, "h": f"{number}-{n:060d}", "p": n, "v": values[hit], "s": SHOWN} for n, hit in enumerate(right)]
+        rows = [
+            {"e": row.id, "h": f"{number}-{n:060d}", "p": n, "v": values[hit], "s": SHOWN}
+            for n, hit in enumerate(right)
+        ]
         session.execute(text(INSERT), rows)
         session.flush()
         store_packed(session, row.id)
@@ -99,7 +132,9 @@ def main(folder: str) -> None:
     """Fill the installation if it is empty, and time each step."""
     home = Path(folder).resolve()
     home.mkdir(parents=True, exist_ok=True)
-    os.environ.update(ROUNDHOUSE_HOME=str(home), DATABASE_URL=f"sqlite:///{home / 'models.db'}", REDIS_URL="redis://127.0.0.1:1/0")
+    os.environ.update(
+        ROUNDHOUSE_HOME=str(home), DATABASE_URL=f"sqlite:///{home / 'models.db'}", REDIS_URL="redis://127.0.0.1:1/0"
+    )
     ctx = get_context()
     with ctx.db.read() as session:
         filled = session.scalar(select(func.count()).select_from(Evaluation)) or 0
@@ -115,7 +150,9 @@ def main(folder: str) -> None:
     first, second = [one.id for one in board.scored(keys[0])[:2]]
     timed("compare two evaluations item by item", lambda: compare(ctx, first, second))
     timed("first page of an evaluation's wrong items", lambda: list_items(ctx, first, which="wrong", limit=10))
-    page = AppTest.from_file(str(Path(__file__).resolve().parents[2] / "pages" / "evaluate" / "evaluations.py"), default_timeout=120)
+    page = AppTest.from_file(
+        str(Path(__file__).resolve().parents[2] / "pages" / "evaluate" / "evaluations.py"), default_timeout=120
+    )
     app = timed("draw the page of the matrix", page.run)
     assert not app.exception
     timed("draw it again", app.run)

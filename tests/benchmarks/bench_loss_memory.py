@@ -1,9 +1,11 @@
-"""Peak memory and time of a training step with the loss of the whole logits and with ours, side by side, each in processes of its own.
+"""Peak memory and time of a training step with the loss of the whole logits and with ours, side by side, each in
+processes of its own.
 
     python -m tests.benchmarks.bench_loss_memory [VOCABULARY ...]     (default 2048 32000)
 
-A step is forward and backward of a small Llama on 8 x 256 tokens. Peak is the process's high-water mark above where it stood before the
-network came; `allocated` is the peak of what torch's allocator handed out in a step. Beside it stands the estimate of `estimate_memory`.
+A step is forward and backward of a small Llama on 8 x 256 tokens. Peak is the process's high-water mark above where it
+stood before the network came; `allocated` is the peak of what torch's allocator handed out in a step. Beside it stands
+the estimate of `estimate_memory`.
 """
 
 from __future__ import annotations
@@ -29,11 +31,26 @@ def main(vocabularies: list[int]) -> None:
         for _ in range(2):
             for way, values in result.items():
                 command = [sys.executable, __file__, "--child", way, str(vocabulary)]
-                values.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
-        medians = {way: {name: statistics.median(v[name] for v in values) for name in values[0]} for way, values in result.items()}
-        ratios = {name: round(medians["joined"][name] / medians["plain"][name], 3) for name in ("peak_mb", "allocated_mb", "step_s")}
+                values.append(
+                    json.loads(
+                        subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+                    )
+                )
+        medians = {
+            way: {name: statistics.median(v[name] for v in values) for name in values[0]}
+            for way, values in result.items()
+        }
+        ratios = {
+            name: round(medians["joined"][name] / medians["plain"][name], 3)
+            for name in ("peak_mb", "allocated_mb", "step_s")
+        }
         apart = abs(medians["joined"]["loss"] - medians["plain"]["loss"]) / medians["plain"]["loss"]
-        print(json.dumps({"vocabulary": vocabulary, **medians, "joined / plain": ratios, "losses_apart": apart}, indent=1), flush=True)
+        print(
+            json.dumps(
+                {"vocabulary": vocabulary, **medians, "joined / plain": ratios, "losses_apart": apart}, indent=1
+            ),
+            flush=True,
+        )
 
 
 def child(way: str, vocabulary: int) -> None:
@@ -51,7 +68,14 @@ def child(way: str, vocabulary: int) -> None:
     from jobs.training.telemetry.memory import MemoryMeter
 
     shape = ArchitectureConfig(
-        num_layers=6, width=256, num_heads=8, num_kv_heads=8, context=CONTEXT, vocab_size=vocabulary, feed_forward=688, tie_embeddings=False
+        num_layers=6,
+        width=256,
+        num_heads=8,
+        num_kv_heads=8,
+        context=CONTEXT,
+        vocab_size=vocabulary,
+        feed_forward=688,
+        tie_embeddings=False,
     )
     ids = torch.randint(0, vocabulary, (ROWS, CONTEXT + 1), generator=torch.Generator().manual_seed(1))
     batch = MicroBatch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), ROWS * CONTEXT)

@@ -1,9 +1,11 @@
-"""How far the estimate of peak memory is off, before and after a probe: `python -m tests.benchmarks.bench_memory FILE.json`.
+"""How far the estimate of peak memory is off, before and after a probe: `python -m tests.benchmarks.bench_memory
+FILE.json`.
 
-Twelve settings, each probed once and then trained for real, in processes of their own as a worker starts them. Three figures are held
-against the peak of the real run: the formula's, the formula's as the probes of the other eleven correct it, and the probe's of the same
-setting. The real run is longer than the probe and does what a probe doesn't: it measures val_loss, writes samples and saves. The raw
-figures are kept in FILE; cases that it has already are not measured again.
+Twelve settings, each probed once and then trained for real, in processes of their own as a worker starts them. Three
+figures are held against the peak of the real run: the formula's, the formula's as the probes of the other eleven
+correct it, and the probe's of the same setting. The real run is longer than the probe and does what a probe doesn't: it
+measures val_loss, writes samples and saves. The raw figures are kept in FILE; cases that it has already are not
+measured again.
 """
 
 from __future__ import annotations
@@ -93,15 +95,24 @@ class Case:
         """The case in a few words."""
         shape = self.architecture
         how = f"LoRA {self.lora_rank}" if self.lora_rank else "all weights"
-        more = (f" x {self.grad_accum_steps}" if self.grad_accum_steps > 1 else "") + (", recompute" if self.recompute else "")
+        more = (f" x {self.grad_accum_steps}" if self.grad_accum_steps > 1 else "") + (
+            ", recompute" if self.recompute else ""
+        )
         return (
-            f"{shape.family} {shape.num_layers} x {shape.width}, vocabulary {shape.vocab_size:,}; {self.objective}, {how}, "
-            f"{self.precision}, {self.micro_batch} x {self.context}{more}"
+            f"{shape.family} {shape.num_layers} x {shape.width}, vocabulary {shape.vocab_size:,}; {self.objective},"
+            f" {how}, {self.precision}, {self.micro_batch} x {self.context}{more}"
         )
 
 
 def _shape(family: str, layers: int, width: int, heads: int, vocabulary: int, **more: Any) -> dict[str, Any]:
-    return {"family": family, "num_layers": layers, "width": width, "num_heads": heads, "vocab_size": vocabulary, **more}
+    return {
+        "family": family,
+        "num_layers": layers,
+        "width": width,
+        "num_heads": heads,
+        "vocab_size": vocabulary,
+        **more,
+    }
 
 
 CASES = (
@@ -128,7 +139,11 @@ class Bench:
         stories, draw = make_stories(4000), random.Random(7)
         self.tokenizer = train_bpe(stories[:400], vocab_size=300)
         self.tokenizer.save_pretrained(root / "tokenizer")
-        write_dataset(root / "texts", train=[{"text": text} for text in stories[:-200]], val=[{"text": text} for text in stories[-200:]])
+        write_dataset(
+            root / "texts",
+            train=[{"text": text} for text in stories[:-200]],
+            val=[{"text": text} for text in stories[-200:]],
+        )
         for name, row in (("chats", _chat), ("pairs", _pair)):
             rows = [row(stories, draw) for _ in range(400)]
             write_dataset(root / name, train=rows[:-20], val=rows[-20:])
@@ -213,9 +228,15 @@ def errors_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     result = []
     for index, row in enumerate(rows):
         peak, mine = row["run"]["measured_bytes"], probes[index]
-        before = estimate_memory(mine.setting).total  # sequences as long as the context, as nobody has seen the data yet
+        before = estimate_memory(
+            mine.setting
+        ).total  # sequences as long as the context, as nobody has seen the data yet
         others = calibrate(mine.setting, mine.estimated_bytes, [probe for probe in probes if probe is not mine])
-        estimates = {"formula": before, "calibrated": mine.estimated_bytes * others.factor, "probe": mine.measured_bytes}
+        estimates = {
+            "formula": before,
+            "calibrated": mine.estimated_bytes * others.factor,
+            "probe": mine.measured_bytes,
+        }
         off = {name: value / peak - 1 for name, value in estimates.items()}
         result.append({"title": row["title"], "peak": peak, "said": estimates, "off": off, "promised": others.error})
     return result
@@ -224,15 +245,22 @@ def errors_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Print the cases as a table in Markdown, and the median and worst errors."""
     result = errors_of(rows)
-    sys.stdout.write("| setting | run's peak | formula | corrected by the other eleven | after its probe |\n|---|---|---|---|---|\n")
+    sys.stdout.write(
+        "| setting | run's peak | formula | corrected by the other eleven | after its probe |\n|---|---|---|---|---|\n"
+    )
     for case in result:
-        cells = [f"{format_bytes(case['said'][name])} ({case['off'][name]:+.1%})" for name in ("formula", "calibrated", "probe")]
+        cells = [
+            f"{format_bytes(case['said'][name])} ({case['off'][name]:+.1%})"
+            for name in ("formula", "calibrated", "probe")
+        ]
         sys.stdout.write(f"| {case['title']} | {format_bytes(case['peak'])} | {' | '.join(cells)} |\n")
     for name in ("formula", "calibrated", "probe"):
         off = [abs(case["off"][name]) for case in result]
         sys.stdout.write(f"{name}: median {statistics.median(off):.1%}, worst {max(off):.1%}\n")
     promised = [case["promised"] for case in result if case["promised"] is not None]
-    sys.stdout.write(f"error promised for the corrected formula: median {statistics.median(promised):.1%} of {len(promised)} cases\n")
+    sys.stdout.write(
+        f"error promised for the corrected formula: median {statistics.median(promised):.1%} of {len(promised)} cases\n"
+    )
     sys.stdout.write(f"seconds of a probe, median: {statistics.median(row['probe']['wall_s'] for row in rows):.0f}\n")
 
 

@@ -1,15 +1,17 @@
 """Pretraining on a CPU beside transformers' Trainer, nanoGPT and LitGPT: whole runs of one shape in turns, as ratios.
 
-    python -m tests.benchmarks.bench_pretraining [--shape 5m] [--rounds 24] [--slice 2.4] [--nanogpt FOLDER] [--litgpt FOLDER]
+    python -m tests.benchmarks.bench_pretraining [--shape 5m] [--rounds 24] [--slice 2.4] [--nanogpt FOLDER] [--litgpt
+    FOLDER]
 
-Each contender is a process of its own that trains without end. All are started and warmed up one after the other, then stopped, and
-let run in short turns (SIGSTOP, SIGCONT), so that a machine whose speed drifts drifts for all: of a few steps each, and many. A rate is
-that of the
-steps that began and ended in a turn; ratios are taken within a round. The rate of fp32 matrix products is measured in every round, too.
+Each contender is a process of its own that trains without end. All are started and warmed up one after the other, then
+stopped, and let run in short turns (SIGSTOP, SIGCONT), so that a machine whose speed drifts drifts for all: of a few
+steps each, and many. A rate is that of the steps that began and ended in a turn; ratios are taken within a round. The
+rate of fp32 matrix products is measured in every round, too.
 
-FOLDER is a checkout of karpathy/nanoGPT or Lightning-AI/litgpt (the latter needs its packages `lightning` and `torchmetrics`); their own
-training scripts run, with their defaults except for the shape, the batch and what fp32 on a CPU asks for. Nothing of them is kept here.
-`--telemetry` instead measures what reporting costs a run, by switching it off and on in turns.
+FOLDER is a checkout of karpathy/nanoGPT or Lightning-AI/litgpt (the latter needs its packages `lightning` and
+`torchmetrics`); their own training scripts run, with their defaults except for the shape, the batch and what fp32 on a
+CPU asks for. Nothing of them is kept here. `--telemetry` instead measures what reporting costs a run, by switching it
+off and on in turns.
 """
 
 from __future__ import annotations
@@ -28,7 +30,16 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pretraining_contenders import CHILDREN, CONTEXT, ENDLESS, SHAPES, StepPrinter, make_architecture, make_spec, prepare_nanogpt
+from pretraining_contenders import (
+    CHILDREN,
+    CONTEXT,
+    ENDLESS,
+    SHAPES,
+    StepPrinter,
+    make_architecture,
+    make_spec,
+    prepare_nanogpt,
+)
 
 from jobs.memory_reuse import with_memory_reuse
 
@@ -104,7 +115,12 @@ def compare(options: argparse.Namespace) -> None:
                 for contender in ordered:
                     rates[contender.name].append(tokens * _turn(contender, options.slice))
                 peaks.append(_matmul_flops())
-                print(turn, {name: round(values[-1]) for name, values in rates.items()}, f"{peaks[-1] / 1e9:.0f} GFLOP/s", flush=True)
+                print(
+                    turn,
+                    {name: round(values[-1]) for name, values in rates.items()},
+                    f"{peaks[-1] / 1e9:.0f} GFLOP/s",
+                    flush=True,
+                )
         finally:
             for contender in contenders:
                 if contender.process.poll() is None:
@@ -116,7 +132,11 @@ def _start(name: str, options: argparse.Namespace, folder: Path) -> Contender:
     folder.mkdir()
     child, _, way = name.lower().partition(" ")
     command = [sys.executable, __file__, "--child", child, "--shape", options.shape, "--folder", str(folder)]
-    paths = [str(Path(__file__).parents[2]), *([str(options.litgpt)] if child == "litgpt" else []), os.environ.get("PYTHONPATH", "")]
+    paths = [
+        str(Path(__file__).parents[2]),
+        *([str(options.litgpt)] if child == "litgpt" else []),
+        os.environ.get("PYTHONPATH", ""),
+    ]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -129,7 +149,13 @@ def _start(name: str, options: argparse.Namespace, folder: Path) -> Contender:
     if child == "nanogpt":
         command, folder = prepare_nanogpt(options, folder, compiled=way == "compiled")
     process = subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     contender = Contender(name, process)
     threading.Thread(target=contender.read, daemon=True).start()
@@ -186,12 +212,22 @@ def _print(shape: str, rates: dict[str, list[float]], peaks: list[float]) -> Non
         speed = {"tokens_per_s": round(statistics.median(values)), "best": round(max(values))}
         rows[name] = {**speed, "share_of_matmul": round(share, 3), **against}
     print(
-        json.dumps({"shape": shape, "rounds": len(peaks), "matmul_gflops": round(statistics.median(peaks) / 1e9), "rates": rows}, indent=1)
+        json.dumps(
+            {
+                "shape": shape,
+                "rounds": len(peaks),
+                "matmul_gflops": round(statistics.median(peaks) / 1e9),
+                "rates": rows,
+            },
+            indent=1,
+        )
     )
 
 
 def measure_telemetry(options: argparse.Namespace) -> None:
-    """Print what a run's reporting takes: blocks of steps with and without it in turns, and the time spent inside it."""
+    """Print what a run's reporting takes: blocks of steps with and without it in turns, and the time spent inside
+    it.
+    """
     from jobs.modeling.devices import set_threads
     from jobs.training.context import build_context
     from jobs.training.network.load import load_model

@@ -1,4 +1,5 @@
-"""What reporting costs a training run: CPU time inside the reporter over the child's CPU time, and how late a point reaches the database.
+"""What reporting costs a training run: CPU time inside the reporter over the child's CPU time, and how late a point
+reaches the database.
 
     python -m tests.benchmarks.bench_reporter [STEPS]
 
@@ -31,7 +32,9 @@ def main(steps: int) -> None:
         installation = Installation(Path(folder)).start()
         ctx = installation.ctx
         try:
-            wait_until(lambda: get_tokenizer(ctx, "pebblewick-bpe-2048").folder, timeout_s=120, what="the starter content")
+            wait_until(
+                lambda: get_tokenizer(ctx, "pebblewick-bpe-2048").folder, timeout_s=120, what="the starter content"
+            )
             config = RECIPES[STARTER].config.model_copy(update={"max_steps": steps})
             run = launch_run(ctx, config, person=LOCAL).id
             lags, seen, last_seen_at = [], 0, time.time()
@@ -40,7 +43,9 @@ def main(steps: int) -> None:
                 now = time.time()
                 if step > seen:
                     with ctx.db.engine.connect() as connection:
-                        written = connection.exec_driver_sql("SELECT max(time) FROM metric_points WHERE run_id = ?", (run,)).scalar()
+                        written = connection.exec_driver_sql(
+                            "SELECT max(time) FROM metric_points WHERE run_id = ?", (run,)
+                        ).scalar()
                     lags.append(now - float(written or now))
                     seen, last_seen_at = step, now
                 time.sleep(0.02)

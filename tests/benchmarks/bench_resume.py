@@ -1,9 +1,10 @@
 """Whether a run that is killed goes on to the last bit: `python -m tests.benchmarks.bench_resume [TRIALS] [FILE.json]`.
 
-For each objective one run is left alone. Then, TRIALS times (20), the same run is killed with SIGKILL at a random moment after a random
-step, in a process of its own, and resumed in another. Every loss, gradient norm and val_loss that either process reports is held
-against the undisturbed run's with `==`, and so are the bytes of the final weights. The runs go through their data several times, from
-a dataset of several row groups, and draw random numbers (dropout) in every step.
+For each objective one run is left alone. Then, TRIALS times (20), the same run is killed with SIGKILL at a random
+moment after a random step, in a process of its own, and resumed in another. Every loss, gradient norm and val_loss that
+either process reports is held against the undisturbed run's with `==`, and so are the bytes of the final weights. The
+runs go through their data several times, from a dataset of several row groups, and draw random numbers (dropout) in
+every step.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ STEPS, CHECKPOINT_EVERY, LATEST_S = 30, 4, 0.05
 LORA = {"method": "lora", "lora": {"rank": 4, "dropout": 0.1}}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "pretrain, dropout 0.1": ("pretrain", {"micro_batch": 8, "context": 64, "dropout": 0.1}),
-    "pretrain, muon, average of the weights": ("pretrain", {"optimizer": "muon", "ema_decay": 0.99, "grad_accum_steps": 2}),
+    "pretrain, muon, average of the weights": (
+        "pretrain",
+        {"optimizer": "muon", "ema_decay": 0.99, "grad_accum_steps": 2},
+    ),
     "sft, packed, LoRA with dropout 0.1": ("sft", {"context": 64, "learning_rate": 5e-3, **LORA}),
     "dpo, dropout 0.1": ("dpo", {"dropout": 0.1, "learning_rate": 1e-3}),
 }
@@ -87,7 +91,9 @@ def main(arguments: list[str]) -> None:
     print("\n| run | exact | killed after step | values compared |\n|---|---|---|---|")
     for result in results:
         low, high = result["killed_after"][0], result["killed_after"][-1]
-        print(f"| {result['case']} | {result['exact']} of {result['trials']} | {low} to {high} | {result['values']:,} |")
+        print(
+            f"| {result['case']} | {result['exact']} of {result['trials']} | {low} to {high} | {result['values']:,} |"
+        )
     print(f"\n{time.time() - started:.0f} s")
     if len(arguments) > 1:
         Path(arguments[1]).write_text(json.dumps(results, indent=1) + "\n")

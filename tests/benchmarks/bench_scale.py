@@ -1,11 +1,11 @@
-"""A run of a million metric points and a list of ten thousand runs: how long until they are on the screen, in Chromium and in the services.
+"""A run of a million metric points and a list of ten thousand runs: how long until they are on the screen, in Chromium
+and in the services.
 
     python -m tests.benchmarks.bench_scale [POINTS] [RUNS] [FOLDER]
 
-Makes an installation of its own (in FOLDER, where it is found again, or for once), fills it as a worker would, starts the pages' server
-and opens the pages: the run
-as the first page of a new server in a new browser, and in new browsers (whose caches are empty) after that; then both pages again and
-again. Prints one JSON document.
+Makes an installation of its own (in FOLDER, where it is found again, or for once), fills it as a worker would, starts
+the pages' server and opens the pages: the run as the first page of a new server in a new browser, and in new browsers
+(whose caches are empty) after that; then both pages again and again. Prints one JSON document.
 """
 
 from __future__ import annotations
@@ -85,7 +85,12 @@ def fill_run(ctx: Context, points: int) -> str:
                 values=dict(
                     zip(
                         METRICS,
-                        (1.7 + 4 / (1 + step / 500) ** 0.4 + rng.normal(0, 0.05), 3e-4, abs(rng.normal(0.4, 0.05)), rng.normal(2e4, 300)),
+                        (
+                            1.7 + 4 / (1 + step / 500) ** 0.4 + rng.normal(0, 0.05),
+                            3e-4,
+                            abs(rng.normal(0.4, 0.05)),
+                            rng.normal(2e4, 300),
+                        ),
                         strict=True,
                     )
                 ),
@@ -126,7 +131,12 @@ def fill_list(ctx: Context, number: int) -> None:
                 "last_step": 600,
                 "tags": ["sweep", f"group-{index % 40}"],
                 "notes": "A note of a sentence or two, as somebody writes it." * 2,
-                "summary": {"last": {"train_loss": 1.9, "val_loss": 2.0}, "spark": spark, "best_val_loss": 2.0, "best_val_step": 600},
+                "summary": {
+                    "last": {"train_loss": 1.9, "val_loss": 2.0},
+                    "spark": spark,
+                    "best_val_loss": 2.0,
+                    "best_val_step": 600,
+                },
             }
         )
     with ctx.db.write() as session:
@@ -162,7 +172,9 @@ def measure_services(ctx: Context, run_id: str) -> dict[str, float]:
     }
     with ctx.db.write() as session:
         unpack_from(session, session.get_one(Run, run_id), 0)
-    result["curve, nothing cached, single rows"] = timed(lambda: CurveCache().points_json(ctx, run_id, after={}, resets=None))
+    result["curve, nothing cached, single rows"] = timed(
+        lambda: CurveCache().points_json(ctx, run_id, after={}, resets=None)
+    )
     with ctx.db.write() as session:
         pack_points(session, session.get_one(Run, run_id))
     return result
@@ -171,15 +183,37 @@ def measure_services(ctx: Context, run_id: str) -> dict[str, float]:
 def measure_browser(home: Path, ctx: Context, run_id: str) -> dict[str, list[float]]:
     """Open both pages in Chromium; each time from the address to curve or rows on the screen."""
     port = free_port()
-    environment = {**os.environ, "ROUNDHOUSE_HOME": str(home), "DATABASE_URL": ctx.db.url, "REDIS_URL": "redis://127.0.0.1:1/0"}
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.address", "127.0.0.1"]
-    server = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {
+        **os.environ,
+        "ROUNDHOUSE_HOME": str(home),
+        "DATABASE_URL": ctx.db.url,
+        "REDIS_URL": "redis://127.0.0.1:1/0",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        "app.py",
+        "--server.port",
+        str(port),
+        "--server.address",
+        "127.0.0.1",
+    ]
+    server = subprocess.Popen(
+        command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until(lambda: _answers(f"{url}/healthz"), what="the pages' server", timeout_s=90)
         with sync_playwright() as playwright:
             run, curve = f"{url}/run?run={run_id}", f"{PLOT}?.data?.length > 0"
-            result: dict[str, list[float]] = {"run, server and browser new": [], "run, browser new": [], "run": [], "list of runs": []}
+            result: dict[str, list[float]] = {
+                "run, server and browser new": [],
+                "run, browser new": [],
+                "run": [],
+                "list of runs": [],
+            }
             for name in ("run, server and browser new", "run, browser new", "run, browser new", "run, browser new"):
                 browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
                 page = browser.new_context(viewport={"width": 1300, "height": 1000}).new_page()

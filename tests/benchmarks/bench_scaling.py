@@ -1,9 +1,9 @@
 """How well the scaling fit recovers known laws, and how well it predicts runs it has not seen.
 
-python -m tests.benchmarks.bench_scaling coverage
-python -m tests.benchmarks.bench_scaling over-training FOLDER      the folder `models` of mlfoundations/scaling (JSON, one file a run)
-python -m tests.benchmarks.bench_scaling chinchilla FILE.csv       svg_extracted_data.csv of epoch-research/analyzing-chinchilla
-python -m tests.benchmarks.bench_scaling learning-rate FILE.txt    any text of a megabyte or more
+python -m tests.benchmarks.bench_scaling coverage python -m tests.benchmarks.bench_scaling over-training FOLDER      the
+folder `models` of mlfoundations/scaling (JSON, one file a run) python -m tests.benchmarks.bench_scaling chinchilla
+FILE.csv       svg_extracted_data.csv of epoch-research/analyzing-chinchilla python -m tests.benchmarks.bench_scaling
+learning-rate FILE.txt    any text of a megabyte or more
 """
 
 from __future__ import annotations
@@ -35,8 +35,12 @@ DESIGNS = {
 NOISES = (0.003, 0.01, 0.03)
 
 
-def draw_study(law: ScalingLaw, budgets: np.ndarray, sizes: int, noise: float, rng: np.random.Generator) -> list[ScalingPoint]:
-    """Return runs of a law: at each budget so many sizes up to four times either side of the best, losses off by exp(noise)."""
+def draw_study(
+    law: ScalingLaw, budgets: np.ndarray, sizes: int, noise: float, rng: np.random.Generator
+) -> list[ScalingPoint]:
+    """Return runs of a law: at each budget so many sizes up to four times either side of the best, losses off by
+    exp(noise).
+    """
     points = []
     for budget in budgets:
         for n in law.optimum(float(budget)).parameters * np.geomspace(0.25, 4, sizes):
@@ -62,7 +66,9 @@ def measure_coverage(law: ScalingLaw, budgets: np.ndarray, sizes: int, noise: fl
         result = {name: holds(estimate, law.constants[name]) for name, estimate in fit.constants.items()}
         result["all five"] = all(result.values())
         result["exponent"] = holds(fit.parameter_exponent, law.parameter_exponent)
-        result["loss at 100 x"] = holds(fit.law.loss_estimate(target.parameters, target.tokens, single_run=False), target.loss)
+        result["loss at 100 x"] = holds(
+            fit.law.loss_estimate(target.parameters, target.tokens, single_run=False), target.loss
+        )
         result["size at 100 x"] = holds(fit.law.parameters_estimate(far), target.parameters)
         for name, hit in result.items():
             hits[name] = hits.get(name, 0) + hit
@@ -112,8 +118,8 @@ def predict(fit: LawFit, unseen: list[ScalingPoint]) -> None:
         errors.append(abs(result.value / point.loss - 1))
         inside = "in" if holds(result, point.loss) else "OUT OF"
         print(
-            f"    {point.label}: {point.loss:.4f}, predicted {result.value:.4f} ({result.value / point.loss - 1:+.2%}), "
-            f"{inside} [{result.low:.4f}, {result.high:.4f}]"
+            f"    {point.label}: {point.loss:.4f}, predicted {result.value:.4f} ({result.value / point.loss - 1:+.2%}),"
+            f" {inside} [{result.low:.4f}, {result.high:.4f}]"
         )
     print(f"    mean error {np.mean(errors):.2%} over {len(errors)} runs")
 
@@ -123,18 +129,25 @@ def chinchilla(file: Path) -> None:
     with file.open() as text:
         rows = list(csv.DictReader(text))
     points = [
-        ScalingPoint.of(float(row["Model Size"]), float(row["Training FLOP"]) / 6 / float(row["Model Size"]), float(row["loss"]))
+        ScalingPoint.of(
+            float(row["Model Size"]), float(row["Training FLOP"]) / 6 / float(row["Model Size"]), float(row["loss"])
+        )
         for row in rows
     ]
     points = sorted(points, key=lambda point: point.loss)[:-5]
     fit = fit_law(points, num_draws=4000)
     show("reconstructed Chinchilla runs", fit)
     for name, estimate in fit.constants.items():
-        print(f"    {name}: published {PUBLISHED['besiroglu-2024'].constants[name]:.5g}, standard error here {estimate.stderr:.3g}")
+        print(
+            f"    {name}: published {PUBLISHED['besiroglu-2024'].constants[name]:.5g}, standard error here"
+            f" {estimate.stderr:.3g}"
+        )
 
 
 def learning_rate(file: Path) -> None:
-    """Train tiny networks on bytes at several peak learning rates and print their last losses beside what the rule asks for."""
+    """Train tiny networks on bytes at several peak learning rates and print their last losses beside what the rule asks
+    for.
+    """
     text = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8).long()
     for width, layers, steps, seeds in ((32, 2, 300, 3), (64, 3, 300, 3), (128, 3, 300, 2), (64, 3, 1200, 2)):
         shape = ArchitectureConfig(
@@ -142,14 +155,24 @@ def learning_rate(file: Path) -> None:
         )
         size, micro_batch = count_without_embeddings(shape), 8
         rule = 1.79 * size**-0.713 * (steps * micro_batch * 64) ** 0.307
-        print(f"{size:,} parameters without embeddings, {steps} steps of {micro_batch} x 64 bytes; the rule says {rule:.3f}")
+        print(
+            f"{size:,} parameters without embeddings, {steps} steps of {micro_batch} x 64 bytes; the rule says"
+            f" {rule:.3f}"
+        )
         for rate in (1e-3, 2e-3, 3e-3, 5e-3, 1e-2):
-            losses = [train(shape, text, rate, steps=steps, micro_batch=micro_batch, seed=seed) for seed in range(1, seeds + 1)]
+            losses = [
+                train(shape, text, rate, steps=steps, micro_batch=micro_batch, seed=seed)
+                for seed in range(1, seeds + 1)
+            ]
             print(f"    {rate:g}: {np.mean(losses):.3f} ({', '.join(f'{loss:.3f}' for loss in losses)})", flush=True)
 
 
-def train(shape: ArchitectureConfig, text: torch.Tensor, rate: float, *, steps: int, micro_batch: int, seed: int) -> float:
-    """Train with AdamW, a short warm-up and a cosine down to 1e-5, as a plan would, and return the mean loss of the last 30 steps."""
+def train(
+    shape: ArchitectureConfig, text: torch.Tensor, rate: float, *, steps: int, micro_batch: int, seed: int
+) -> float:
+    """Train with AdamW, a short warm-up and a cosine down to 1e-5, as a plan would, and return the mean loss of the
+    last 30 steps.
+    """
     network = build_network(shape, seed=seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
     draw = torch.Generator().manual_seed(seed)
@@ -177,13 +200,21 @@ def rate_at_step(step: int, *, peak: float, steps: int) -> float:
 
 def show(word: str, fit: LawFit) -> None:
     """Print a fit."""
-    constants = ", ".join(f"{name} {value.value:.4g} [{value.low:.4g}, {value.high:.4g}]" for name, value in fit.constants.items())
-    print(f"{word}: {fit.num_points} runs, typical error {fit.typical_error:.2%}, scatter {fit.law.scatter:.2%}\n    {constants}")
+    constants = ", ".join(
+        f"{name} {value.value:.4g} [{value.low:.4g}, {value.high:.4g}]" for name, value in fit.constants.items()
+    )
+    print(
+        f"{word}: {fit.num_points} runs, typical error {fit.typical_error:.2%}, scatter {fit.law.scatter:.2%}\n   "
+        f" {constants}"
+    )
     a = fit.parameter_exponent
     best = fit.law.optimum(1e21)
     for text in fit.warnings:
         print(f"    ({text})")
-    print(f"    N ~ C^{a.value:.3f} [{a.low:.3f}, {a.high:.3f}]; at 1e21 FLOPs {best.tokens_per_parameter:.1f} tokens a parameter")
+    print(
+        f"    N ~ C^{a.value:.3f} [{a.low:.3f}, {a.high:.3f}]; at 1e21 FLOPs {best.tokens_per_parameter:.1f} tokens a"
+        " parameter"
+    )
 
 
 if __name__ == "__main__":

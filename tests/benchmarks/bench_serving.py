@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.bench_serving BASE_URL ENDPOINT [KEY]
 
-BASE_URL is a running installation's gateway on loopback, such as http://127.0.0.1:8100/v1. Bounded: 10 single and 3 x 8 requests.
+BASE_URL is a running installation's gateway on loopback, such as http://127.0.0.1:8100/v1. Bounded: 10 single and 3 x 8
+requests.
 """
 
 from __future__ import annotations
@@ -54,8 +55,12 @@ async def main(url: str, model: str, key: str) -> None:
             {
                 "single_ttft_median_ms": round(statistics.median(a[0] for a in single) * 1000, 1),
                 "single_tok_per_sec": round(statistics.median(a[1] / a[2] for a in single), 1),
-                "eight_ttft_median_ms": round(statistics.median(a[0] for answers, _ in eight for a in answers) * 1000, 1),
-                "eight_tok_per_sec": round(statistics.median(sum(a[1] for a in answers) / wall for answers, wall in eight), 1),
+                "eight_ttft_median_ms": round(
+                    statistics.median(a[0] for answers, _ in eight for a in answers) * 1000, 1
+                ),
+                "eight_tok_per_sec": round(
+                    statistics.median(sum(a[1] for a in answers) / wall for answers, wall in eight), 1
+                ),
             }
         )
     )

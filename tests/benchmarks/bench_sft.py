@@ -1,9 +1,11 @@
-"""Fine-tuning beside TRL's SFTTrainer: `python -m tests.benchmarks.bench_sft FILE.json --rows ROWS.json ROWS.jsonl ...`.
+"""Fine-tuning beside TRL's SFTTrainer: `python -m tests.benchmarks.bench_sft FILE.json --rows ROWS.json ROWS.jsonl
+...`.
 
-Same network, same weights, same rows, same number of threads, in turns, each turn a process of its own. A row's own tokens are counted,
-padding is not. TRL runs twice: with its defaults, and with bf16 and activation recompute switched off, which is what we do on a CPU. It is
-given rows of prompt and completion and a batch of 8 rows, its default; we are given as many tokens a step. Before, every row's loss
-packed is held against its loss alone. Without `--rows` rows are made up, with lengths as uneven as real ones.
+Same network, same weights, same rows, same number of threads, in turns, each turn a process of its own. A row's own
+tokens are counted, padding is not. TRL runs twice: with its defaults, and with bf16 and activation recompute switched
+off, which is what we do on a CPU. It is given rows of prompt and completion and a batch of 8 rows, its default; we are
+given as many tokens a step. Before, every row's loss packed is held against its loss alone. Without `--rows` rows are
+made up, with lengths as uneven as real ones.
 """
 
 from __future__ import annotations
@@ -47,19 +49,32 @@ Row = dict[str, str]
 
 
 def read_rows(files: list[Path]) -> list[Row]:
-    """Return rows of prompt and completion from files as they are shared: instructions, or conversations (their first two turns)."""
-    return [row for file in files for row in map(_row, _records(file)) if row["prompt"].strip() and row["completion"].strip()]
+    """Return rows of prompt and completion from files as they are shared: instructions, or conversations (their first
+    two turns).
+    """
+    return [
+        row
+        for file in files
+        for row in map(_row, _records(file))
+        if row["prompt"].strip() and row["completion"].strip()
+    ]
 
 
 def _records(file: Path) -> list[dict[str, Any]]:
     text = file.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines() if line.strip()] if file.suffix == ".jsonl" else json.loads(text)
+    return (
+        [json.loads(line) for line in text.splitlines() if line.strip()]
+        if file.suffix == ".jsonl"
+        else json.loads(text)
+    )
 
 
 def _row(record: dict[str, Any]) -> Row:
     turns = record.get("conversations") or record.get("messages")
     if turns:
-        contents = [str(turn.get("value") or turn.get("content") or "") for turn in turns if turn.get("from") != "system"]
+        contents = [
+            str(turn.get("value") or turn.get("content") or "") for turn in turns if turn.get("from") != "system"
+        ]
         return {"prompt": contents[0], "completion": contents[1] if len(contents) > 1 else ""}
     inside = record["instances"][0] if record.get("instances") else record
     parts = [str(record.get("instruction") or ""), str(inside.get("input") or "")]
@@ -71,14 +86,23 @@ def made_up_rows(count: int = 600) -> list[Row]:
     draw = np.random.default_rng(SEED)
     words = ["the", "river", "turns", "a", "wheel", "slowly", "and", "nobody", "asks", "why", "it", "does"]
     sizes = np.clip(draw.lognormal(4.2, 1.0, size=(count, 2)), 3, 900).astype(int)
-    return [{name: " ".join(draw.choice(words, size)) for name, size in zip(("prompt", "completion"), pair, strict=True)} for pair in sizes]
+    return [
+        {name: " ".join(draw.choice(words, size)) for name, size in zip(("prompt", "completion"), pair, strict=True)}
+        for pair in sizes
+    ]
 
 
 def prepare(home: Path, rows: list[Row]) -> None:
     """Write base, tokenizer and dataset."""
     tokenizer = train_bpe([text for row in rows for text in row.values()], vocab_size=4096)
-    shape = ArchitectureConfig(num_layers=4, width=256, num_heads=8, num_kv_heads=4, context=CONTEXT, vocab_size=len(tokenizer))
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    shape = ArchitectureConfig(
+        num_layers=4, width=256, num_heads=8, num_kv_heads=4, context=CONTEXT, vocab_size=len(tokenizer)
+    )
+    ends = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     save_checkpoint(home / "base", model=build_network(shape, seed=SEED, **ends), tokenizer=tokenizer, meta={})
     write_dataset(home / "rows", train=[dict(row) for row in rows])
 
@@ -90,7 +114,9 @@ def examples_in(home: Path) -> list[Example]:
 
 
 def losses_apart(home: Path, examples: list[Example]) -> tuple[float, int]:
-    """Return the largest difference between a row's mean loss packed and alone, and how many rows were held against each other."""
+    """Return the largest difference between a row's mean loss packed and alone, and how many rows were held against
+    each other.
+    """
     network, worst = load_network(home / "base"), 0.0
     with torch.no_grad():  # weights with something in them: the network has learnt nothing
         for parameter in network.parameters():
@@ -98,7 +124,9 @@ def losses_apart(home: Path, examples: list[Example]) -> tuple[float, int]:
 
     def mean_losses(rows: list[Example]) -> list[float]:
         batch = concatenate(rows)
-        losses = F.cross_entropy(network(**batch.arguments).logits[0], batch.targets[0], ignore_index=IGNORE, reduction="none")
+        losses = F.cross_entropy(
+            network(**batch.arguments).logits[0], batch.targets[0], ignore_index=IGNORE, reduction="none"
+        )
         cut = torch.split(losses, [len(row.ids) - 1 for row in rows])
         return [float(part.sum()) / int((row.targets[1:] != IGNORE).sum()) for part, row in zip(cut, rows, strict=True)]
 
@@ -163,16 +191,27 @@ def time_ours(home: Path, *, steps: int, threads: int) -> dict[str, float]:
     folder.mkdir(exist_ok=True)
     clock = Clock()
     training.run(
-        JobSpec(id="job", attempt=1, payload=TrainPayload.read({"run_id": "run", **payload}), artifacts=home, folder=folder), clock
+        JobSpec(
+            id="job", attempt=1, payload=TrainPayload.read({"run_id": "run", **payload}), artifacts=home, folder=folder
+        ),
+        clock,
     )
     batches = PackedBatches(
-        examples, [], context=CONTEXT, sizes=BatchSizes(micro_batch=micro_batch, items_per_step=micro_batch, val_items=1, seed=SEED)
+        examples,
+        [],
+        context=CONTEXT,
+        sizes=BatchSizes(micro_batch=micro_batch, items_per_step=micro_batch, val_items=1, seed=SEED),
     )
     measured = range(WARM_UP + 1, steps)  # the last step saves
     micro = [batch for step in measured for batch in batches.at_step(step)]
     real = sum(batch.inputs.numel() + len(batch.row_ends if batch.row_ends is not None else ()) for batch in micro)
     wall, cpu = (ended - started for ended, started in zip(clock.at[steps - 2], clock.at[WARM_UP - 1], strict=True))
-    return {"real_tokens": real, "positions": sum(batch.inputs.numel() for batch in micro), "seconds": wall, "cpu_seconds": cpu}
+    return {
+        "real_tokens": real,
+        "positions": sum(batch.inputs.numel() for batch in micro),
+        "seconds": wall,
+        "cpu_seconds": cpu,
+    }
 
 
 def time_trl(home: Path, *, steps: int, threads: int, plain: bool) -> dict[str, float]:
@@ -191,10 +230,20 @@ def time_trl(home: Path, *, steps: int, threads: int, plain: bool) -> dict[str, 
 
     off = {"bf16": False, "gradient_checkpointing": False} if plain else {}
     settings = SFTConfig(
-        output_dir=str(home / "trl"), max_steps=steps, report_to=[], use_cpu=True, save_strategy="no", seed=SEED, disable_tqdm=True, **off
+        output_dir=str(home / "trl"),
+        max_steps=steps,
+        report_to=[],
+        use_cpu=True,
+        save_strategy="no",
+        seed=SEED,
+        disable_tqdm=True,
+        **off,
     )
     rows = [
-        {name: [{"role": role, "content": row[name]}] for name, role in (("prompt", "user"), ("completion", "assistant"))}
+        {
+            name: [{"role": role, "content": row[name]}]
+            for name, role in (("prompt", "user"), ("completion", "assistant"))
+        }
         for row in json.loads((home / "rows.json").read_text())
     ]
     trainer = SFTTrainer(
@@ -224,7 +273,9 @@ def turns(home: Path, *, rounds: int, steps: int, threads: int) -> Iterator[tupl
         for turn in TURNS:
             command = [sys.executable, "-m", "tests.benchmarks.bench_sft", "--turn", turn, "--home", str(home)]
             command += ["--steps", str(steps), "--threads", str(threads)]
-            answer = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+            answer = subprocess.run(
+                command, cwd=REPOSITORY, check=True, capture_output=True, text=True
+            ).stdout.splitlines()[-1]
             yield turn, json.loads(answer)
 
 
@@ -240,7 +291,10 @@ def compare(rows: list[Row], *, rounds: int, steps: int, threads: int, clock: st
         measured: dict[str, list[dict[str, float]]] = {turn: [] for turn in TURNS}
         for turn, values in turns(home, rounds=rounds, steps=steps, threads=threads):
             measured[turn].append(values)
-            print(f"{turn}: {values['real_tokens'] / values['cpu_seconds']:,.0f} real tokens per CPU second", file=sys.stderr)
+            print(
+                f"{turn}: {values['real_tokens'] / values['cpu_seconds']:,.0f} real tokens per CPU second",
+                file=sys.stderr,
+            )
         rates = {turn: [each["real_tokens"] / each[clock] for each in values] for turn, values in measured.items()}
         return {
             "rows": len(lengths),
@@ -256,7 +310,11 @@ def compare(rows: list[Row], *, rounds: int, steps: int, threads: int, clock: st
             "rows_held": held,
             "clock": clock,
             "real_tokens_per_s": rates,
-            "text_share": {turn: values[0]["real_tokens"] / values[0]["positions"] for turn, values in measured.items() if turn != "ours"},
+            "text_share": {
+                turn: values[0]["real_tokens"] / values[0]["positions"]
+                for turn, values in measured.items()
+                if turn != "ours"
+            },
             "ratio": {turn: [a / b for a, b in zip(rates["ours"], rates[turn], strict=True)] for turn in TURNS[1:]},
         }
 
@@ -269,14 +327,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--cpu-time", action="store_true", help="count CPU seconds, with one thread: for a machine that others use")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count CPU seconds, with one thread: for a machine that others use"
+    )
     parser.add_argument("--turn", choices=TURNS)
     parser.add_argument("--home", type=Path)
     arguments = parser.parse_args()
     if arguments.turn == "ours":
         print(json.dumps(time_ours(arguments.home, steps=arguments.steps, threads=arguments.threads)))
     elif arguments.turn:
-        print(json.dumps(time_trl(arguments.home, steps=arguments.steps, threads=arguments.threads, plain=arguments.turn == "trl fp32")))
+        print(
+            json.dumps(
+                time_trl(
+                    arguments.home, steps=arguments.steps, threads=arguments.threads, plain=arguments.turn == "trl fp32"
+                )
+            )
+        )
     else:
         rows = read_rows(arguments.rows) or made_up_rows()
         clock = "cpu_seconds" if arguments.cpu_time else "seconds"

@@ -1,7 +1,8 @@
 """What a run does when the kernel gives it too little memory: `python -m tests.benchmarks.bench_small_memory`.
 
-The same run again and again, each in a process of its own that may map so many megabytes more (`RLIMIT_AS`) from the moment when its
-network stands. Prints the micro-batch it ended with and how far its losses are from those of a run with memory enough.
+The same run again and again, each in a process of its own that may map so many megabytes more (`RLIMIT_AS`) from the
+moment when its network stands. Prints the micro-batch it ended with and how far its losses are from those of a run with
+memory enough.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class Tight(Recorder):
 
     def emit(self, event: Event) -> None:
         super().emit(event)
-        if isinstance(event, ResumedEvent) and self._megabytes is not None:  # a second attempt says so just before its first step
+        if (
+            isinstance(event, ResumedEvent) and self._megabytes is not None
+        ):  # a second attempt says so just before its first step
             status = Path("/proc/self/status").read_text()
             held = int(re.findall(r"VmSize:\s+(\d+)", status)[0]) * 1024
             resource.setrlimit(resource.RLIMIT_AS, (held + self._megabytes * 2**20,) * 2)

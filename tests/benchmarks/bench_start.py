@@ -4,14 +4,11 @@
 
 FOLDER is a checkout with an installation of its own in FOLDER/.venv (`make install`). Every row can be measured alone:
 
-    help      `roundhouse --help`
-    list      `roundhouse endpoint list`
-    start     `roundhouse up` in a home folder that has been used, until the page answers
-    stop      Ctrl-C with one endpoint, until no process is left
-    memory    sum of the proportional set sizes of an idle installation's processes (Linux)
-    pages     a fresh browser to a settled page: architectures, planner, launch
-    training  the same beside a training run
-    install   a clone without a virtual environment, `make run` until the page answers: minutes, and only when it is named
+    help      `roundhouse --help` list      `roundhouse endpoint list` start     `roundhouse up` in a home folder that
+    has been used, until the page answers stop      Ctrl-C with one endpoint, until no process is left memory    sum of
+    the proportional set sizes of an idle installation's processes (Linux) pages     a fresh browser to a settled page:
+    architectures, planner, launch training  the same beside a training run install   a clone without a virtual
+    environment, `make run` until the page answers: minutes, and only when it is named
 
 Each checkout gets a home folder of its own, in which a small run is trained first. Needs Chromium for the pages.
 """
@@ -58,7 +55,7 @@ warmup_steps: 5
 eval_every: {steps}
 eval_batches: 1
 checkpoint_every: {steps}
-"""
+"""  # noqa: E501
 WANTED = {
     "roundhouse --help, s": 0.4,
     "roundhouse endpoint list, s": 1.0,
@@ -94,7 +91,9 @@ class Running:
         family = self.family()
         started = time.perf_counter()
         if os.getpgid(self.process.pid) == self.process.pid:
-            os.killpg(self.process.pid, signal.SIGINT)  # a terminal sends it to every process of the group: make forwards none
+            os.killpg(
+                self.process.pid, signal.SIGINT
+            )  # a terminal sends it to every process of the group: make forwards none
         else:
             self.process.send_signal(signal.SIGINT)
         while self.process.poll() is None or any(is_alive(member) for member in family):
@@ -133,7 +132,9 @@ class Checkout:
 
     def run(self, *arguments: str) -> Any:
         """Run a command with --json and return what it says."""
-        done = subprocess.run([self.script, *arguments, "--json"], cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [self.script, *arguments, "--json"], cwd=self.folder, env=self.environment, capture_output=True, text=True
+        )
         if done.returncode:
             raise RuntimeError(f"roundhouse {' '.join(arguments)}: {done.stdout} {done.stderr}")
         return json.loads(done.stdout)
@@ -141,7 +142,9 @@ class Checkout:
     def seconds_of(self, *arguments: str) -> float:
         """Return how long a command takes."""
         started = time.perf_counter()
-        subprocess.run([self.script, *arguments], cwd=self.folder, env=self.environment, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(
+            [self.script, *arguments], cwd=self.folder, env=self.environment, stdout=subprocess.DEVNULL, check=True
+        )
         return time.perf_counter() - started
 
     @property
@@ -153,8 +156,12 @@ class Checkout:
         """Start everything. Returns it and the seconds until the page answers."""
         started = time.perf_counter()
         with (self.home / "up.log").open("ab") as log:
-            process = subprocess.Popen([self.script, "up"], cwd=self.folder, env=self.environment, stdout=log, stderr=log)
-        wait_until(lambda: process.poll() is not None or answers(self.port), timeout_s=180, what="the page", every_s=0.01)
+            process = subprocess.Popen(
+                [self.script, "up"], cwd=self.folder, env=self.environment, stdout=log, stderr=log
+            )
+        wait_until(
+            lambda: process.poll() is not None or answers(self.port), timeout_s=180, what="the page", every_s=0.01
+        )
         seconds = time.perf_counter() - started
         if process.poll() is not None:
             raise RuntimeError(f"roundhouse up ended: {(self.home / 'up.log').read_text()[-2000:]}")
@@ -174,7 +181,9 @@ class Checkout:
         """Start for the first time, wait for the starter content, and train a small run."""
         with self.running() as running:
             wait_until(
-                lambda: len(self.run("data", "list")["datasets"]) >= 4 and is_idle(running), timeout_s=600, what="the starter content"
+                lambda: len(self.run("data", "list")["datasets"]) >= 4 and is_idle(running),
+                timeout_s=600,
+                what="the starter content",
             )
             self.launch("small", steps=20, wait=True)
 
@@ -262,7 +271,9 @@ def measure_training(checkout: Checkout) -> Measured:
     """Time pages beside a training run."""
     with checkout.running() as running:
         checkout.launch(name := f"long-{time.time_ns()}", steps=1_000_000)
-        wait_until(lambda: (checkout.run("run", "show", name)["step"] or 0) > 20, timeout_s=180, what="some steps", every_s=1)
+        wait_until(
+            lambda: (checkout.run("run", "show", name)["step"] or 0) > 20, timeout_s=180, what="some steps", every_s=1
+        )
         try:
             return {f"{page} beside a training run, s": seconds_to_settle(checkout, page) for page in PAGES}
         finally:
@@ -271,7 +282,9 @@ def measure_training(checkout: Checkout) -> Measured:
 
 
 def seconds_to_settle(checkout: Checkout, page: str) -> float:
-    """Return the seconds from an address to a page whose script has ended and stays so, in a browser that has seen nothing."""
+    """Return the seconds from an address to a page whose script has ended and stays so, in a browser that has seen
+    nothing.
+    """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         view = browser.new_page(viewport={"width": 1440, "height": 1000})
@@ -295,7 +308,9 @@ def measure_install(checkout: Checkout) -> Measured:
             "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
         }
         started = time.perf_counter()
-        process = subprocess.Popen(["make", "run"], cwd=clone, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            ["make", "run"], cwd=clone, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+        )
         OPEN.append(running := Running(process))
         wait_until(lambda: answers(checkout.port), timeout_s=1800, what="the page", every_s=0.1)
         seconds = time.perf_counter() - started
@@ -351,7 +366,9 @@ def read_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--old", type=Path, help="an older checkout with its own .venv")
-    parser.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS), help=f"of {', '.join(MEASURES)}")
+    parser.add_argument(
+        "--rows", type=lambda text: text.split(","), default=list(ROWS), help=f"of {', '.join(MEASURES)}"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write every value to this file")
     arguments = parser.parse_args()
@@ -362,14 +379,18 @@ def read_arguments() -> argparse.Namespace:
 
 def report(values: dict[str, dict[str, list[float]]], arguments: argparse.Namespace) -> None:
     """Print a Markdown table of medians and the conditions; write every value to a file if one was named."""
-    conditions = f"{cpu_name()}, Python {platform.python_version()}, median of {arguments.rounds}, load now {os.getloadavg()[0]:.1f}"
+    conditions = (
+        f"{cpu_name()}, Python {platform.python_version()}, median of {arguments.rounds}, load now"
+        f" {os.getloadavg()[0]:.1f}"
+    )
     lines = ["| row | old | new | new / old | wanted |", "|---|---|---|---|---|"]
     for what, by_name in values.items():
         medians = {name: statistics.median(seconds) for name, seconds in by_name.items()}
         old, new, target = medians.get("old"), medians["new"], WANTED.get(what)
         ratio = f"{new / old:.2f}" if old else ""
         lines.append(
-            f"| {what} | {'' if old is None else f'{old:.2f}'} | {new:.2f} | {ratio} | {'' if target is None else f'< {target:g}'} |"
+            f"| {what} | {'' if old is None else f'{old:.2f}'} | {new:.2f} | {ratio} |"
+            f" {'' if target is None else f'< {target:g}'} |"
         )
     print("\n".join([*lines, "", conditions]))
     if arguments.json:

@@ -1,9 +1,10 @@
 """Verdicts in simulation: `python -m tests.benchmarks.bench_verdicts [false|power|plans|judge] [--repeats 1000]`.
 
-Prompts favour a side by a beta distribution (standard deviation 0.2), a fifth of the votes are ties, and the e-value is inspected after
-every vote. `false` prints how often two equal contestants got a winner, by the process in use and by one that revises a prompt's score;
-`power` the median number of votes to a verdict; `plans` the power that planned campaigns reach; `judge` coverage of the share with a
-judge's help. Raters are taken as they are: `battles.bench_raters` has those who lean.
+Prompts favour a side by a beta distribution (standard deviation 0.2), a fifth of the votes are ties, and the e-value is
+inspected after every vote. `false` prints how often two equal contestants got a winner, by the process in use and by
+one that revises a prompt's score; `power` the median number of votes to a verdict; `plans` the power that planned
+campaigns reach; `judge` coverage of the share with a judge's help. Raters are taken as they are: `battles.bench_raters`
+has those who lean.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from backend.domain.battles.inference.evidence import FloatArray, IntArray, confidence_sequence, e_value_path, mixture_e_value
+from backend.domain.battles.inference.evidence import (
+    FloatArray,
+    IntArray,
+    confidence_sequence,
+    e_value_path,
+    mixture_e_value,
+)
 from backend.domain.battles.inference.plans import Spread, checked_gap, prompts_for
 from backend.domain.battles.inference.prediction_powered import assisted_mean
 
@@ -66,16 +73,24 @@ def highest_revised(points: FloatArray, prompt: IntArray) -> float:
 
 def false_winners(rng: np.random.Generator, repeats: int) -> Iterator[str]:
     """Compare the rates of false winners, at a nominal 5 %."""
-    yield f"{'prompts':>7} {'raters':>6}" + "".join(f"{order:>10}" for order in ORDERS) + f"{'misses':>10}{'revised':>10}"
+    yield (
+        f"{'prompts':>7} {'raters':>6}" + "".join(f"{order:>10}" for order in ORDERS) + f"{'misses':>10}{'revised':>10}"
+    )
     for prompts in (8, 30, 100, 200):
         for raters in (1, 2, 5, 10, 20, 50):
             rates = [
-                np.mean([e_value_path(*campaign(rng, prompts, raters, order=order)).max() >= 20 for _ in range(repeats)])
+                np.mean(
+                    [e_value_path(*campaign(rng, prompts, raters, order=order)).max() >= 20 for _ in range(repeats)]
+                )
                 for order in ORDERS
             ]
-            ends = [confidence_sequence(*campaign(rng, prompts, raters, mean=0.6), alpha=0.05) for _ in range(repeats // 4)]
+            ends = [
+                confidence_sequence(*campaign(rng, prompts, raters, mean=0.6), alpha=0.05) for _ in range(repeats // 4)
+            ]
             missed = np.mean([not low <= 0.5 + (1 - TIES) * 0.1 <= high for low, high in ends])
-            revised = np.mean([highest_revised(*campaign(rng, prompts, raters, deviation=0.0)) >= 20 for _ in range(repeats // 4)])
+            revised = np.mean(
+                [highest_revised(*campaign(rng, prompts, raters, deviation=0.0)) >= 20 for _ in range(repeats // 4)]
+            )
             yield f"{prompts:>7} {raters:>6}" + "".join(f"{rate:>10.1%}" for rate in (*rates, missed, revised))
 
 
@@ -99,7 +114,9 @@ def power(rng: np.random.Generator, repeats: int) -> Iterator[str]:
     ):
         campaigns = [campaign(rng, prompts, raters, mean=mean) for _ in range(repeats // 4)]
         stops = np.array([votes_to_verdict(e_value_path(*one)) for one in campaigns])
-        firsts = np.array([votes_to_verdict(e_value_path(points[:prompts], prompt[:prompts])) for points, prompt in campaigns])
+        firsts = np.array(
+            [votes_to_verdict(e_value_path(points[:prompts], prompt[:prompts])) for points, prompt in campaigns]
+        )
         share = 0.5 + (1 - TIES) * (mean - 0.5)
         yield (
             f"{prompts:>7} {raters:>6} {share:>6.3f} {np.median(stops):>13,.0f} {np.isfinite(stops).mean():>8.0%}"
@@ -116,7 +133,8 @@ def plans(rng: np.random.Generator, repeats: int) -> Iterator[str]:
             prompts = prompts_for(spread.of_prompt(raters), delta=delta, alpha=0.05, raters=raters)
             deviation = float(np.sqrt(spread.likeness * spread.vote)) / (1 - TIES)
             settled = [
-                e_value_path(*campaign(rng, prompts, raters, mean=0.5 + delta / (1 - TIES), deviation=deviation)).max() >= 20
+                e_value_path(*campaign(rng, prompts, raters, mean=0.5 + delta / (1 - TIES), deviation=deviation)).max()
+                >= 20
                 for _ in range(repeats // 4)
             ]
             yield f"{gap:>5g} {raters:>6} {prompts:>8,} {prompts * raters:>8,} {np.mean(settled):>7.0%}"

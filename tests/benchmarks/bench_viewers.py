@@ -1,9 +1,11 @@
-"""How long a curve's update takes with many viewers: concurrent polls of /live/points for one run, while nothing trains.
+"""How long a curve's update takes with many viewers: concurrent polls of /live/points for one run, while nothing
+trains.
 
     python -m tests.benchmarks.bench_viewers [VIEWERS] [SECONDS]
 
-Each viewer polls twice a second as the chart does, asking for what came after the last step it saw, while points are appended.
-Bounded: VIEWERS (default 25) for SECONDS (default 20), on loopback, against an installation that it starts and stops itself.
+Each viewer polls twice a second as the chart does, asking for what came after the last step it saw, while points are
+appended. Bounded: VIEWERS (default 25) for SECONDS (default 20), on loopback, against an installation that it starts
+and stops itself.
 """
 
 from __future__ import annotations
@@ -82,7 +84,9 @@ async def measure(installation: Installation, viewers: int, seconds: float) -> d
 
 def point(step: int) -> MetricsEvent:
     """Return a step's metrics."""
-    return MetricsEvent(step=step, time=time.time(), values={"train_loss": 5.0 / step**0.3, "learning_rate": 1e-3, "grad_norm": 0.5})
+    return MetricsEvent(
+        step=step, time=time.time(), values={"train_loss": 5.0 / step**0.3, "learning_rate": 1e-3, "grad_norm": 0.5}
+    )
 
 
 def append(ctx: object, run_id: str, step: int) -> None:

@@ -68,26 +68,35 @@ def compare(name: str, subject: Subject, asking: Sequence[Question]) -> bool:
     if prefix_token(subject.tokenizer) is None:
         asking = [question for question in asking if has_context(question)]
         if not asking:
-            print(f"  {name:26} without context, which the harness refuses of a tokenizer with neither begin nor end token", flush=True)
+            print(
+                f"  {name:26} without context, which the harness refuses of a tokenizer with neither begin nor end"
+                " token",
+                flush=True,
+            )
             return True
     ours, theirs = results(FastEngine(subject), asking), results(HarnessEngine(subject, batch_size=4), asking)
     scored = [(q.finish(a)[0], q.finish(b)[0]) for q, a, b in zip(asking, ours, theirs, strict=True)]
     if shipped(name).form is Form.GENERATE:
         texts = [(a[0].text, b[0].text) for a, b in zip(ours, theirs, strict=True)]
-        other = sum(a.removeprefix(" ") != b.removeprefix(" ") for a, b in texts)  # HFLM's decoding drops a space at the beginning
+        other = sum(
+            a.removeprefix(" ") != b.removeprefix(" ") for a, b in texts
+        )  # HFLM's decoding drops a space at the beginning
         spaces, metric = sum(a != b for a, b in texts) - other, shipped(name).metric_uses[0].name
         means = [np.mean([one.values.get(metric, np.nan) for one in side]) for side in zip(*scored, strict=True)]
         answers = f"{other} other answers ({spaces} but for a space before)"
         print(f"  {name:26} {len(asking):4} items, {answers}, {metric} {means[0]:.4f} {means[1]:.4f}", flush=True)
         return other == 0
     pairs = [(a, b) for mine, reference in zip(ours, theirs, strict=True) for a, b in zip(mine, reference, strict=True)]
-    pairs = [(a, b) for a, b in pairs if np.isfinite(b.sum_logprob)]  # the harness refuses continuations longer than the context
+    pairs = [
+        (a, b) for a, b in pairs if np.isfinite(b.sum_logprob)
+    ]  # the harness refuses continuations longer than the context
     gap = max(abs(a.sum_logprob - b.sum_logprob) for a, b in pairs)
     other = sum(a.shown.get("chosen") != b.shown.get("chosen") for a, b in scored)
     metric = shipped(name).metric_uses[0].name
     means = [np.mean([one.values.get(metric, np.nan) for one in side]) for side in zip(*scored, strict=True)]
     print(
-        f"  {name:26} {len(asking):4} items, largest difference {gap:.1e}, {other} other choices, {metric} {means[0]:.4f} {means[1]:.4f}",
+        f"  {name:26} {len(asking):4} items, largest difference {gap:.1e}, {other} other choices, {metric}"
+        f" {means[0]:.4f} {means[1]:.4f}",
         flush=True,
     )
     return gap <= 1e-4 and other == 0

@@ -1,14 +1,14 @@
 """Compare metrics with the cases of another harness: python -m tests.benchmarks.check_metric_cases FOLDER
 
-FOLDER holds JSON files of {"test_cases": [...]} as lighteval's tests of metrics do: documents with choices and gold positions, answers,
-expected values and a tolerance. Prints each case that differs and what each file compared. Fails where a value differs that is not
-explained below, and where a file has a metric that is neither compared nor known to be absent here.
-Read as that harness reads them: a rolling perplexity is that of the query; chrF, chrF++ and TER get each document's golds as one stream
-of references, so that the expected value is the first answer against the golds of all documents; avg@k compares with the first gold
-alone; a letter counts only if as many choices exist; expressions are compared as LaTeX; and "multi F1" takes one of three classes
-against the rest.
-Four cases are no definition to meet: that harness ends TruthfulQA's right answers at the first gap of their positions, which its source
-calls broken; its F1 keeps the articles that SQuAD's leaves out; and of `x^2/2` outside LaTeX it reads nothing.
+FOLDER holds JSON files of {"test_cases": [...]} as lighteval's tests of metrics do: documents with choices and gold
+positions, answers, expected values and a tolerance. Prints each case that differs and what each file compared. Fails
+where a value differs that is not explained below, and where a file has a metric that is neither compared nor known to
+be absent here. Read as that harness reads them: a rolling perplexity is that of the query; chrF, chrF++ and TER get
+each document's golds as one stream of references, so that the expected value is the first answer against the golds of
+all documents; avg@k compares with the first gold alone; a letter counts only if as many choices exist; expressions are
+compared as LaTeX; and "multi F1" takes one of three classes against the rest. Four cases are no definition to meet:
+that harness ends TruthfulQA's right answers at the first gap of their positions, which its source calls broken; its F1
+keeps the articles that SQuAD's leaves out; and of `x^2/2` outside LaTeX it reads nothing.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def compare(case: dict[str, Any]) -> Iterator[Compared]:
             everything = [d["choices"][index] for d in docs for index in golds(d)]
             yield kind, value(TEXTS[kind], (answers[0], everything)), first
             return
-        rows = [(r["text"][0], [d["choices"][index] for index in golds(d)]) for d, r in zip(docs, responses, strict=True)]
+        rows = [
+            (r["text"][0], [d["choices"][index] for index in golds(d)]) for d, r in zip(docs, responses, strict=True)
+        ]
         yield kind, value(TEXTS[kind], *rows), first
     elif kind == "drop":
         for name, metric in (("em", "exact_match"), ("f1", "f1")):
@@ -96,7 +98,11 @@ def compare(case: dict[str, Any]) -> Iterator[Compared]:
     elif kind == "avg_at_k_math":
         yield kind, value(f"avg@{k}", (answers, references[:1]), correct="math_equal"), first
     elif kind in ("avg_at_k", "maj_at_k", "pass_at_k", "pass_at_k_letters"):
-        known = [text if text in LETTERS[: len(doc["choices"])] else "" for text in answers] if kind.endswith("letters") else answers
+        known = (
+            [text if text in LETTERS[: len(doc["choices"])] else "" for text in answers]
+            if kind.endswith("letters")
+            else answers
+        )
         golds_read = references[:1] if kind == "avg_at_k" else references
         yield kind, value(f"{kind.split('_')[0]}@{k}", (known, golds_read)), first
     elif kind == "pass_at_k_math":
@@ -104,10 +110,18 @@ def compare(case: dict[str, Any]) -> Iterator[Compared]:
     elif kind.startswith("g_pass_at_k"):
         deciding = "accuracy" if kind == "g_pass_at_k" else "math_equal"
         for name, number in expected.items():
-            yield name, value(name.replace("latex_", "").replace("math_", ""), (answers, references), correct=deciding), number
+            yield (
+                name,
+                value(name.replace("latex_", "").replace("math_", ""), (answers, references), correct=deciding),
+                number,
+            )
     elif kind.startswith("gpqa_instruct"):
         letters = [extract_answer(text, named_filters("letter")).text or "" for text in answers]
-        yield kind, value(f"pass@{k}", (letters, references)) if k else value("accuracy", (letters[0], references)), first
+        yield (
+            kind,
+            value(f"pass@{k}", (letters, references)) if k else value("accuracy", (letters[0], references)),
+            first,
+        )
     elif kind in ("copyright", "extractiveness"):
         source = references if kind == "copyright" else [doc["specific"]["text"]]
         for name, number in expected.items():
@@ -118,9 +132,19 @@ def compare(case: dict[str, Any]) -> Iterator[Compared]:
     elif kind in ("multi_f1_numeric", "mcc"):
         best = [max(range(len(r["logprobs"])), key=r["logprobs"].__getitem__) for r in responses]
         if kind == "mcc":
-            yield kind, value("mcc", *((str(label), [str(golds(d)[0])]) for label, d in zip(best, docs, strict=True))), first
+            yield (
+                kind,
+                value("mcc", *((str(label), [str(golds(d)[0])]) for label, d in zip(best, docs, strict=True))),
+                first,
+            )
             return
-        yield kind, value("mf1", *((str(label), [str(golds(d)[0])]) for label, d in zip(best, docs, strict=True)), num_classes=3), first
+        yield (
+            kind,
+            value(
+                "mf1", *((str(label), [str(golds(d)[0])]) for label, d in zip(best, docs, strict=True)), num_classes=3
+            ),
+            first,
+        )
     elif kind == "word_perplexity":
         yield kind, value(kind, *((r["logprobs"], [d["query"]]) for d, r in zip(docs, responses, strict=True))), first
     elif kind == "truthfulqa_mc_metrics":
@@ -146,15 +170,25 @@ def main(folder: Path) -> int:
                 if abs(ours - expected) > case["tolerance"] + 1e-9:
                     differ += 1
                     unexplained += case["name"] not in EXPLAINED
-                    print(f"{file.stem}: {case['name']}: {name}: {ours:.6g}, expected {expected:.6g} +- {case['tolerance']}")
+                    print(
+                        f"{file.stem}: {case['name']}: {name}: {ours:.6g}, expected {expected:.6g} +-"
+                        f" {case['tolerance']}"
+                    )
         kinds = {case["metric_class"] for case in record["test_cases"]}
         reason = next((ABSENT[kind] for kind in kinds if kind in ABSENT), None)
         if not compared and reason is None:
             silent.append(file.stem)
         total += compared
-        told = f"{compared} values, {differ} differ" if compared else f"nothing compared: {reason or 'no counterpart known'}"
+        told = (
+            f"{compared} values, {differ} differ"
+            if compared
+            else f"nothing compared: {reason or 'no counterpart known'}"
+        )
         print(f"{file.stem}: {len(record['test_cases'])} cases, {told}")
-    print(f"{total} values compared, {unexplained} differ without an explanation, {len(silent)} files silently empty: {', '.join(silent)}")
+    print(
+        f"{total} values compared, {unexplained} differ without an explanation, {len(silent)} files silently empty:"
+        f" {', '.join(silent)}"
+    )
     return int(bool(unexplained or silent or not total))
 
 

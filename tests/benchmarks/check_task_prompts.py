@@ -1,9 +1,11 @@
-"""Are the prompts of the shipped tasks those of lm-evaluation-harness, to the character? Every row of every file, and rows made for tests.
+"""Are the prompts of the shipped tasks those of lm-evaluation-harness, to the character? Every row of every file, and
+rows made for tests.
 
     python -m tests.benchmarks.check_task_prompts [FOLDER OF BENCHMARKS]
 
-The folder holds `mmlu/`, `bbh/`, `gsm8k/`, ... as published; without it only the rows of tests.support.data.task_rows are compared.
-Context, continuations and right answers are compared; of generation the stop strings and the longest answer too.
+The folder holds `mmlu/`, `bbh/`, `gsm8k/`, ... as published; without it only the rows of tests.support.data.task_rows
+are compared. Context, continuations and right answers are compared; of generation the stop strings and the longest
+answer too.
 """
 
 from __future__ import annotations
@@ -54,12 +56,23 @@ YAML = {
 Row = dict[str, Any]
 
 
-def harness_task(yaml: str, rows: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]] | None = None) -> ConfigurableTask:
+def harness_task(
+    yaml: str, rows: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]] | None = None
+) -> ConfigurableTask:
     """Return lm-eval's task on rows of ours."""
     config = {
-        key: value for key, value in load_yaml(LM_EVAL / yaml, resolve_func=True).items() if key not in ("tag", "task_alias", "group")
+        key: value
+        for key, value in load_yaml(LM_EVAL / yaml, resolve_func=True).items()
+        if key not in ("tag", "task_alias", "group")
     }
-    for name in ("dataset_path", "dataset_name", "training_split", "validation_split", "fewshot_split", "dataset_kwargs"):
+    for name in (
+        "dataset_path",
+        "dataset_name",
+        "training_split",
+        "validation_split",
+        "fewshot_split",
+        "dataset_kwargs",
+    ):
         config.pop(name, None)
     splits = {"test": datasets.Dataset.from_list([dict(row) for row in rows])}
     if examples is not None:
@@ -69,7 +82,12 @@ def harness_task(yaml: str, rows: Sequence[Mapping[str, Any]], examples: Sequenc
 
 
 def compare(
-    name: str, task: TaskDefinition, harness: ConfigurableTask, pairs: Sequence[tuple[Rendered, Mapping[str, Any]]], *, shots: int
+    name: str,
+    task: TaskDefinition,
+    harness: ConfigurableTask,
+    pairs: Sequence[tuple[Rendered, Mapping[str, Any]]],
+    *,
+    shots: int,
 ) -> int:
     """Return how many items differ, and print the first."""
     differing = 0
@@ -127,7 +145,9 @@ def made_rows() -> int:
             task = TaskDefinition.model_validate({**shipped("mmlu").model_dump(exclude_defaults=True), "fewshot": {}})
             differing += check(name, task, rows, "mmlu/default/mmlu_abstract_algebra.yaml")
         elif name == "bbh":
-            differing += check(name, shipped("bbh_boolean_expressions"), rows, "bbh/cot_fewshot/boolean_expressions.yaml")
+            differing += check(
+                name, shipped("bbh_boolean_expressions"), rows, "bbh/cot_fewshot/boolean_expressions.yaml"
+            )
         elif name != "humaneval":  # lm-eval's definition of it loads a metric from the Hub
             differing += check(name, shipped(name), rows, YAML[name])
     return differing
@@ -152,14 +172,20 @@ def files(folder: Path) -> Iterator[int]:
     for file in sorted((folder / "bbh").glob("*.json")):
         rows = imported(file)
         yield check(
-            f"bbh {file.stem}", shipped(f"bbh_{file.stem}"), rows, f"bbh/cot_fewshot/{file.stem}.yaml", [row["raw"] for row in rows]
+            f"bbh {file.stem}",
+            shipped(f"bbh_{file.stem}"),
+            rows,
+            f"bbh/cot_fewshot/{file.stem}.yaml",
+            [row["raw"] for row in rows],
         )
     yield from mmlu(folder / "mmlu")
     rows = imported(folder / "gsm8k" / "test.jsonl")
     yield check("gsm8k_cot", shipped("gsm8k_cot"), rows, YAML["gsm8k_cot"], [row["raw"] for row in rows])
     task = shipped("gsm8k")
     shown = select_rows(task, rows, limit=None, seed=1).examples[None]
-    yield check("gsm8k", task, rows, YAML["gsm8k"], [row["raw"] for row in rows], examples=[row["raw"] for row in shown])
+    yield check(
+        "gsm8k", task, rows, YAML["gsm8k"], [row["raw"] for row in rows], examples=[row["raw"] for row in shown]
+    )
     rows = imported(folder / "lambada" / "lambada_development_plain_text.txt", "records")
     yield check("lambada", shipped("lambada"), rows, YAML["lambada"], [{"text": row["prompt"]} for row in rows])
     rows = imported(folder / "blimp")
@@ -180,7 +206,8 @@ def mmlu(folder: Path) -> Iterator[int]:
     """Compare MMLU subject by subject, behind the five examples of its dev file."""
     rows = imported(folder)
     docs = {
-        part: {path.stem.removesuffix(f"_{part}"): read_mmlu(path) for path in (folder / part).glob("*.csv")} for part in ("dev", "test")
+        part: {path.stem.removesuffix(f"_{part}"): read_mmlu(path) for path in (folder / part).glob("*.csv")}
+        for part in ("dev", "test")
     }
     task = shipped("mmlu")
     selection = select_rows(task, rows, limit=None, seed=1)
@@ -197,14 +224,21 @@ def read_mmlu(path: Path) -> list[Row]:
     """Return the rows of one of MMLU's files as the Hub has them."""
     with path.open(newline="", encoding="utf-8") as lines:
         return [
-            {"question": row["question"], "choices": [row[f"choice{at}"] for at in range(4)], "answer": int(row["answer"])}
+            {
+                "question": row["question"],
+                "choices": [row[f"choice{at}"] for at in range(4)],
+                "answer": int(row["answer"]),
+            }
             for row in csv.DictReader(lines)
         ]
 
 
 def truthful(raw: Row) -> Row:
     """Return a row of TruthfulQA's CSV in the form of its multiple-choice files."""
-    parts = {name: [text.strip() for text in raw[name].split(";") if text.strip()] for name in ("Correct Answers", "Incorrect Answers")}
+    parts = {
+        name: [text.strip() for text in raw[name].split(";") if text.strip()]
+        for name in ("Correct Answers", "Incorrect Answers")
+    }
     wrong = parts["Incorrect Answers"]
     return {
         "question": raw["Question"],
@@ -217,9 +251,17 @@ def winogender(raw: Row) -> Row:
     """Return a sentence of Winogender with the columns that the Hub's table has."""
     occupation, participant, label, gender, _ = raw["sentid"].split(".")
     words = raw["sentence"].replace(".", " ").replace(",", " ").split()
-    pronouns = {"male": ("he", "him", "his"), "female": ("she", "her", "hers"), "neutral": ("they", "them", "their")}[gender]
+    pronouns = {"male": ("he", "him", "his"), "female": ("she", "her", "hers"), "neutral": ("they", "them", "their")}[
+        gender
+    ]
     pronoun = next(word for word in words if word in pronouns)
-    return {"sentence": raw["sentence"], "pronoun": pronoun, "occupation": occupation, "participant": participant, "label": int(label)}
+    return {
+        "sentence": raw["sentence"],
+        "pronoun": pronoun,
+        "occupation": occupation,
+        "participant": participant,
+        "label": int(label),
+    }
 
 
 if __name__ == "__main__":

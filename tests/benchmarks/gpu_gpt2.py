@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.gpu_gpt2 [--nanogpt FOLDER] [--rounds 3] [--steps 60] [--micro-batch 32]
 
-bf16 autocast, torch.compile, context 1024, vocabulary 50304, no dropout. FOLDER is a checkout of karpathy/nanoGPT, whose own script runs
-with the same shape and batch. Runs alternate; the first ten steps of each are left out. Prints one JSON document. Needs an NVIDIA GPU.
+bf16 autocast, torch.compile, context 1024, vocabulary 50304, no dropout. FOLDER is a checkout of karpathy/nanoGPT,
+whose own script runs with the same shape and batch. Runs alternate; the first ten steps of each are left out. Prints
+one JSON document. Needs an NVIDIA GPU.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ def _run_ours(arguments: argparse.Namespace) -> tuple[float, float | None]:
         paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
         subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": paths})
         lines = [json.loads(line) for line in (Path(scratch) / "events.jsonl").read_text().splitlines()]
-    steps = [line["values"] for line in lines if line["type"] == "metrics" and "tok_per_sec" in line["values"]][WARM_UP:]
+    steps = [line["values"] for line in lines if line["type"] == "metrics" and "tok_per_sec" in line["values"]][
+        WARM_UP:
+    ]
     shares = [values["mfu"] for values in steps if "mfu" in values]
     return statistics.median(values["tok_per_sec"] for values in steps), statistics.median(shares) if shares else None
 
@@ -127,7 +130,9 @@ def _train(arguments: argparse.Namespace) -> None:
     }
     folder = root / "jobs"
     folder.mkdir()
-    spec = JobSpec(id="job", attempt=1, payload=TrainPayload.read({"run_id": "run", **payload}), artifacts=root, folder=folder)
+    spec = JobSpec(
+        id="job", attempt=1, payload=TrainPayload.read({"run_id": "run", **payload}), artifacts=root, folder=folder
+    )
     run(spec, FileReporter(root / "events.jsonl", root / "control"))
 
 
@@ -156,7 +161,11 @@ def _run_nanogpt(arguments: argparse.Namespace) -> float:
         }
         command = [sys.executable, "train.py", *(f"--{name}={value}" for name, value in options.items())]
         output = subprocess.run(command, cwd=place, check=True, capture_output=True, text=True).stdout
-    step_times = [float(match[2]) / 1000 for line in output.splitlines() if (match := NANO_STEP.match(line)) and int(match[1]) >= WARM_UP]
+    step_times = [
+        float(match[2]) / 1000
+        for line in output.splitlines()
+        if (match := NANO_STEP.match(line)) and int(match[1]) >= WARM_UP
+    ]
     return arguments.micro_batch * CONTEXT / statistics.median(step_times)
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.gpu_qlora BASE_FOLDER [--context 2048] [--micro-batch 1] [--steps 20] [--rank 16]
 
-BASE_FOLDER is a Llama-3.1-8B (or any other base) as transformers saves it; rows are made up and packed to the context. Prints one JSON
-document with the peak of what the allocator reserved, and whether it fits 24 GB. Needs an NVIDIA GPU.
+BASE_FOLDER is a Llama-3.1-8B (or any other base) as transformers saves it; rows are made up and packed to the context.
+Prints one JSON document with the peak of what the allocator reserved, and whether it fits 24 GB. Needs an NVIDIA GPU.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         result = _tune(arguments, Path(scratch))
         lines = [json.loads(line) for line in (Path(scratch) / "events.jsonl").read_text().splitlines()]
-    rates = [line["values"]["tok_per_sec"] for line in lines if line["type"] == "metrics" and "tok_per_sec" in line["values"]][3:]
+    rates = [
+        line["values"]["tok_per_sec"] for line in lines if line["type"] == "metrics" and "tok_per_sec" in line["values"]
+    ][3:]
     peak = torch.cuda.max_memory_reserved()
     print(
         json.dumps(
@@ -70,10 +72,14 @@ def _tune(arguments: argparse.Namespace, root: Path) -> TrainResult:
 
     draw = random.Random(1)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(5000)]
-    rows = [{"prompt": " ".join(draw.choices(words, k=40)), "completion": " ".join(draw.choices(words, k=200))} for _ in range(400)]
+    rows = [
+        {"prompt": " ".join(draw.choices(words, k=40)), "completion": " ".join(draw.choices(words, k=200))}
+        for _ in range(400)
+    ]
     (root / "rows").mkdir()
     messages = [
-        {"messages": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]} for row in rows
+        {"messages": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]}
+        for row in rows
     ]
     parquet.write_table(pa.Table.from_pylist(messages), root / "rows" / "train.parquet")
     (root / "base").symlink_to(arguments.base.resolve(), target_is_directory=True)
@@ -106,7 +112,13 @@ def _tune(arguments: argparse.Namespace, root: Path) -> TrainResult:
         "threads": None,
     }
     (root / "jobs").mkdir()
-    spec = JobSpec(id="job", attempt=1, payload=TrainPayload.read({"run_id": "run", **payload}), artifacts=root, folder=root / "jobs")
+    spec = JobSpec(
+        id="job",
+        attempt=1,
+        payload=TrainPayload.read({"run_id": "run", **payload}),
+        artifacts=root,
+        folder=root / "jobs",
+    )
     return run(spec, FileReporter(root / "events.jsonl", root / "control"))
 
 

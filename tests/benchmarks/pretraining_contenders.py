@@ -26,7 +26,9 @@ ENDLESS = 1_000_000
 
 
 SHAPES = {"2m": (4, 192, 6, 512, 16), "5m": (6, 256, 8, 688, 16), "26m": (8, 512, 8, 1360, 8)}
-"""Layers, width, heads, feed-forward, sequences a step. A feed-forward of 8/3 widths has the weights of nanoGPT's, of 4 widths."""
+"""Layers, width, heads, feed-forward, sequences a step. A feed-forward of 8/3 widths has the weights of nanoGPT's, of 4
+widths.
+"""
 
 
 def make_architecture(shape: str) -> Any:
@@ -111,7 +113,9 @@ def make_spec(options: argparse.Namespace, *, compile_: str, steps: int, precisi
     }
     folder = root / "jobs" / "job"
     folder.mkdir(parents=True)
-    return JobSpec(id="job", attempt=1, payload=TrainPayload.read({"run_id": "run", **payload}), artifacts=root, folder=folder)
+    return JobSpec(
+        id="job", attempt=1, payload=TrainPayload.read({"run_id": "run", **payload}), artifacts=root, folder=folder
+    )
 
 
 def run_roundhouse(options: argparse.Namespace) -> None:
@@ -120,7 +124,12 @@ def run_roundhouse(options: argparse.Namespace) -> None:
 
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(options.folder / "compiled")
     way = os.environ["BENCH_WAY"]
-    spec = make_spec(options, compile_="off" if way == "eager" else "on", steps=ENDLESS, precision="bf16" if way == "bf16" else "auto")
+    spec = make_spec(
+        options,
+        compile_="off" if way == "eager" else "on",
+        steps=ENDLESS,
+        precision="bf16" if way == "bf16" else "auto",
+    )
     run(spec, StepPrinter(options.folder))
 
 
@@ -142,8 +151,15 @@ def run_trainer(options: argparse.Namespace) -> None:
     windows = torch.randint(0, VOCABULARY, (4096, CONTEXT), generator=torch.Generator().manual_seed(1))
     rows = [{"input_ids": window, "labels": window} for window in windows]
     sizes = {"per_device_train_batch_size": SHAPES[options.shape][4], "max_steps": ENDLESS, "save_strategy": "no"}
-    arguments = TrainingArguments(output_dir=str(options.folder), report_to=[], use_cpu=True, disable_tqdm=True, **sizes)
-    Trainer(model=build_network(make_architecture(options.shape), seed=1), args=arguments, train_dataset=rows, callbacks=[Tell()]).train()
+    arguments = TrainingArguments(
+        output_dir=str(options.folder), report_to=[], use_cpu=True, disable_tqdm=True, **sizes
+    )
+    Trainer(
+        model=build_network(make_architecture(options.shape), seed=1),
+        args=arguments,
+        train_dataset=rows,
+        callbacks=[Tell()],
+    ).train()
 
 
 def prepare_nanogpt(options: argparse.Namespace, folder: Path, *, compiled: bool) -> tuple[list[str], Path]:
@@ -226,7 +242,17 @@ def run_litgpt(options: argparse.Namespace) -> None:
         tie_embeddings=True,
     )
     checks = EvalArgs(interval=ENDLESS, max_iters=1, initial_validation=False, final_validation=False)
-    setup("bench", config, options.folder / "out", "32-true", data=Random(), train=train, eval=checks, devices=1, logger_name="csv")
+    setup(
+        "bench",
+        config,
+        options.folder / "out",
+        "32-true",
+        data=Random(),
+        train=train,
+        eval=checks,
+        devices=1,
+        logger_name="csv",
+    )
 
 
 CHILDREN = {"roundhouse": run_roundhouse, "trainer": run_trainer, "litgpt": run_litgpt}

@@ -14,7 +14,13 @@ ROUND = json.loads(os.environ["ROUND"])
 
 def connect(key: str) -> ChatOpenAI:
     return ChatOpenAI(
-        model=ROUND["model"], base_url=ROUND["url"], api_key=key, temperature=0, max_tokens=60, max_retries=0, stream_usage=True
+        model=ROUND["model"],
+        base_url=ROUND["url"],
+        api_key=key,
+        temperature=0,
+        max_tokens=60,
+        max_retries=0,
+        stream_usage=True,
     )
 
 
@@ -37,7 +43,9 @@ def ask() -> dict[str, object]:
         "stream_tokens": sum(piece.usage_metadata["output_tokens"] for piece in pieces if piece.usage_metadata),
         "tool_call": [call["name"], call["args"]],
         "continued": continued.content,
-        "by_schema": model.with_structured_output({"title": "city", **ROUND["schema"]}, method="json_schema").invoke(ROUND["prompt"]),
+        "by_schema": model.with_structured_output({"title": "city", **ROUND["schema"]}, method="json_schema").invoke(
+            ROUND["prompt"]
+        ),
         "refusal": refusal,
     }
 

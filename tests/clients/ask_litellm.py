@@ -30,7 +30,9 @@ def ask() -> dict[str, object]:
     asking = complete(tools=[ROUND["tool"]], tool_choice="required").choices[0].message
     (call,) = asking.tool_calls
     result = {"role": "tool", "tool_call_id": call.id, "content": ROUND["result"]}
-    continued = complete(messages=[{"role": "user", "content": ROUND["prompt"]}, asking.model_dump(), result], tools=[ROUND["tool"]])
+    continued = complete(
+        messages=[{"role": "user", "content": ROUND["prompt"]}, asking.model_dump(), result], tools=[ROUND["tool"]]
+    )
     form = {"type": "json_schema", "json_schema": {"name": "city", "schema": ROUND["schema"], "strict": True}}
     try:
         complete(key="wrong")

@@ -9,7 +9,13 @@ from pathlib import Path
 import yaml
 
 ROUND = json.loads(os.environ["ROUND"])
-ENTRY = {"model_id": "here", "model_name": ROUND["model"], "api_base": ROUND["url"], "api_key_name": "here", "supports_schema": True}
+ENTRY = {
+    "model_id": "here",
+    "model_name": ROUND["model"],
+    "api_base": ROUND["url"],
+    "api_key_name": "here",
+    "supports_schema": True,
+}
 OPEN = {
     "model_id": "open",
     "model_name": ROUND["model"],
@@ -30,7 +36,9 @@ def ask() -> dict[str, object]:
     pieces = list(stream)
     command = CliRunner().invoke(cli, ["-m", "here", "--no-log", "--key", "wrong", ROUND["prompt"]])
     assert command.exit_code == 1
-    unasked = CliRunner().invoke(cli, ["-m", "open", "--no-log", "-o", "temperature", "0", "-o", "max_tokens", "60", ROUND["prompt"]])
+    unasked = CliRunner().invoke(
+        cli, ["-m", "open", "--no-log", "-o", "temperature", "0", "-o", "max_tokens", "60", ROUND["prompt"]]
+    )
     return {
         "answer": answer.text(),
         "stream": [piece for piece in pieces if piece],

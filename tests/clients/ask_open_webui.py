@@ -1,7 +1,8 @@
-"""Send what Open WebUI's server sends: the check of a connection, a chat, and the title of a chat; facts go to standard output.
+"""Send what Open WebUI's server sends: the check of a connection, a chat, and the title of a chat; facts go to standard
+output.
 
-Open WebUI itself is an application of gigabytes, so its requests are written down here: aiohttp, a JSON content type on every request,
-the headers that name its user, `stream_options` added to a stream, lines of up to 4 MB.
+Open WebUI itself is an application of gigabytes, so its requests are written down here: aiohttp, a JSON content type on
+every request, the headers that name its user, `stream_options` added to a stream, lines of up to 4 MB.
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ async def verify(session: aiohttp.ClientSession, key: str) -> tuple[int, Any]:
 
 async def chat(session: aiohttp.ClientSession, **body: Any) -> list[Any]:
     parts = [{"type": "text", "text": ROUND["prompt"]}]
-    payload = {"model": ROUND["model"], "temperature": 0, "max_tokens": 60, "messages": [{"role": "user", "content": parts}], **body}
+    payload = {
+        "model": ROUND["model"],
+        "temperature": 0,
+        "max_tokens": 60,
+        "messages": [{"role": "user", "content": parts}],
+        **body,
+    }
     request = session.post(f"{ROUND['url']}/chat/completions", data=json.dumps(payload), headers=headers(ROUND["key"]))
     async with request as response:
         if "text/event-stream" not in response.headers.get("Content-Type", ""):
@@ -49,7 +56,9 @@ async def ask() -> dict[str, object]:
     return {
         "models": [model["id"] for model in models["data"]],
         "answer": title["choices"][0]["message"]["content"],
-        "stream": [piece for chunk in chunks for choice in chunk["choices"] if (piece := choice["delta"].get("content"))],
+        "stream": [
+            piece for chunk in chunks for choice in chunk["choices"] if (piece := choice["delta"].get("content"))
+        ],
         "completion_tokens": title["usage"]["completion_tokens"],
         "stream_tokens": sum(chunk["usage"]["completion_tokens"] for chunk in chunks if chunk.get("usage")),
         "refusal": [str(status), refusal["error"]["message"]],

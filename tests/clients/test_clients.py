@@ -1,4 +1,6 @@
-"""Clients that people bring, unchanged, against a real gateway and a real replica of a tiny network. Each runs in a process of its own."""
+"""Clients that people bring, unchanged, against a real gateway and a real replica of a tiny network. Each runs in a
+process of its own.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,16 @@ from tests.support.serving_replica import TOKEN, RunningReplica
 
 FOLDER = Path(__file__).parent
 NODE_PACKAGES = PROJECT / ".venv" / "node"
-SCHEMA = {"type": "object", "properties": {"city": {"enum": ["Graz"]}}, "required": ["city"], "additionalProperties": False}
-TOOL = {"type": "function", "function": {"name": "weather", "description": "The weather of a city.", "parameters": SCHEMA}}
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Graz"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "description": "The weather of a city.", "parameters": SCHEMA},
+}
 REFUSALS = {
     "langchain": "OpenAIAuthenticationError",
     "litellm": "AuthenticationError",
@@ -38,7 +48,11 @@ Facts = Callable[[str], dict[str, Any]]
 
 
 def start(client: str, *, environment: dict[str, str]) -> subprocess.Popen[str]:
-    command = ["node", str(FOLDER / "ask_node.mjs")] if client == "node" else [sys.executable, str(FOLDER / f"ask_{client}.py")]
+    command = (
+        ["node", str(FOLDER / "ask_node.mjs")]
+        if client == "node"
+        else [sys.executable, str(FOLDER / f"ask_{client}.py")]
+    )
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -57,7 +71,10 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Facts]:
     running = RunningReplica(folder)
     results: dict[str, dict[str, Any]] = {}
     endpoints = {"tiny": [ReplicaAddress(id="r1", url=running.url, token=TOKEN)]}
-    with gateway(MemoryDirectory(endpoints)) as url, gateway(MemoryDirectory(endpoints, keys_required=False)) as open_url:
+    with (
+        gateway(MemoryDirectory(endpoints)) as url,
+        gateway(MemoryDirectory(endpoints, keys_required=False)) as open_url,
+    ):
         asked = {
             "url": f"{url}/v1",
             "open_url": f"{open_url}/v1",

@@ -15,7 +15,9 @@ expect.set_options(timeout=60_000)  # what comes at once on an idle machine take
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A running Chromium. Playwright holds the thread's event loop, so it ends before other tests of the process begin."""
+    """A running Chromium. Playwright holds the thread's event loop, so it ends before other tests of the process
+    begin.
+    """
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         yield running

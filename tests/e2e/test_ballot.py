@@ -1,4 +1,6 @@
-"""The ballot in a real browser: keys vote, no vote is lost or doubled, nothing tells who wrote what, a link opens the ballot alone."""
+"""The ballot in a real browser: keys vote, no vote is lost or doubled, nothing tells who wrote what, a link opens the
+ballot alone.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,11 @@ from tests.support.page_server import page_server
 
 pytestmark = pytest.mark.e2e
 HOSTILE = (
-    '<img src="http://evil.example/a.png" onerror="document.title=1"> ![x](http://evil.example/b.png) [link](http://evil.example/c) '
-    "[script](javascript:document.title=1) <script>document.title=1</script>\n\n| a | b |\n|:-:|--:|\n| $x^2$ | `c` |\n\n"
-    '```html\n<iframe src="http://evil.example/d"></iframe>\n```\n\n$$\\href{http://evil.example/e}{x} \\includegraphics{http://evil.example/f}$$\n\n'
+    '<img src="http://evil.example/a.png" onerror="document.title=1"> ![x](http://evil.example/b.png)'
+    " [link](http://evil.example/c) [script](javascript:document.title=1) <script>document.title=1</script>\n\n| a | b"
+    " |\n|:-:|--:|\n| $x^2$ | `c` |\n\n```html\n<iframe"
+    ' src="http://evil.example/d"></iframe>\n```\n\n$$\\href{http://evil.example/e}{x}'
+    " \\includegraphics{http://evil.example/f}$$\n\n"
 )
 LONG = "\n\n".join(f"Paragraph {n} goes on for a while, as paragraphs do." for n in range(80))
 PAUSE_MS = 400  # a vote sooner than 0.3 s after the answers appeared does not count
@@ -32,14 +36,19 @@ DRAWN = frozenset(
 )
 ATTRIBUTES = frozenset({"class", "tabindex", "role", "aria-label", "style", "start", "data-raw", "data-block"})
 OUTSIDE = """() => [...document.querySelectorAll('.bt-text *')].filter(node => node.namespaceURI.endsWith('xhtml')).flatMap(
-  node => [node.tagName, ...[...node.attributes].map(attribute => attribute.name)])"""
+  node => [node.tagName, ...[...node.attributes].map(attribute => attribute.name)])"""  # noqa: E501
 TWICE = "for (const _ of [1, 2]) document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '2', bubbles: true}))"
 
 
 @pytest.fixture
 def campaign(ctx: Context) -> CampaignView:
     made = make_campaign(
-        ctx, contestants=("Quercus-large", "Ulmus-mini"), num_prompts=6, write=False, votes_per_minute=600, reasons=("Clearer", "Kinder")
+        ctx,
+        contestants=("Quercus-large", "Ulmus-mini"),
+        num_prompts=6,
+        write=False,
+        votes_per_minute=600,
+        reasons=("Clearer", "Kinder"),
     )
     write_all(ctx, made.id, text=lambda name, prompt: f"{HOSTILE} {len(name)} leaves for {prompt}")
     return made
@@ -128,7 +137,9 @@ def test_hostile_answers_are_drawn_by_known_elements_and_load_nothing(
     foreign: list[str] = []
     page.on(
         "request",
-        lambda request: foreign.append(request.url) if not request.url.startswith((address, "ws://127", "data:", "blob:")) else None,
+        lambda request: (
+            foreign.append(request.url) if not request.url.startswith((address, "ws://127", "data:", "blob:")) else None
+        ),
     )
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
     expect(page.locator(".bt-pane .bt-math math")).to_have_count(4)
@@ -146,7 +157,9 @@ def test_hostile_answers_are_drawn_by_known_elements_and_load_nothing(
     assert page.locator("a[href*='evil'], img[src*='evil'], iframe").count() == 0
 
 
-def test_the_ballot_does_not_reveal_the_contestants(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+def test_the_ballot_does_not_reveal_the_contestants(
+    ctx: Context, campaign: CampaignView, address: str, page: Page
+) -> None:
     answers: list[str] = []
     page.on("response", lambda response: answers.append(response.text()) if "/ballot/api/" in response.url else None)
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
@@ -154,9 +167,16 @@ def test_the_ballot_does_not_reveal_the_contestants(ctx: Context, campaign: Camp
     wait_for_votes(ctx, "TIE")
     wait_until(lambda: page.wait_for_timeout(200) is None and len(answers) >= 2, what="the server's answers")
     with ctx.db.read() as session:
-        ids = [row.id for row in session.scalars(select(Contestant))] + [row.id for row in session.scalars(select(Completion))]
+        ids = [row.id for row in session.scalars(select(Contestant))] + [
+            row.id for row in session.scalars(select(Completion))
+        ]
     for shown in [page.content(), *answers]:
-        for secret in ("Quercus-large", "Ulmus-mini", *(c.checkpoint_id for c in campaign.contestants if c.checkpoint_id), *ids):
+        for secret in (
+            "Quercus-large",
+            "Ulmus-mini",
+            *(c.checkpoint_id for c in campaign.contestants if c.checkpoint_id),
+            *ids,
+        ):
             assert secret not in shown
 
 
@@ -182,7 +202,9 @@ def test_typing_a_note_does_not_vote_and_the_note_goes_with_the_vote(
     expect(page.get_by_text(re.compile("^1 of 6"))).to_be_visible()
 
 
-def test_votes_cast_while_offline_arrive_once_and_in_order(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+def test_votes_cast_while_offline_arrive_once_and_in_order(
+    ctx: Context, campaign: CampaignView, address: str, page: Page
+) -> None:
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
     page.context.set_offline(True)
     press(page, "1", then="1 of 6")
@@ -198,7 +220,9 @@ def test_votes_cast_while_offline_arrive_once_and_in_order(ctx: Context, campaig
     wait_for_votes(ctx, "A", "B", "BOTH_BAD")
 
 
-def test_a_vote_whose_answer_is_lost_is_sent_again_and_stored_once(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+def test_a_vote_whose_answer_is_lost_is_sent_again_and_stored_once(
+    ctx: Context, campaign: CampaignView, address: str, page: Page
+) -> None:
     sent: list[str] = []
 
     def lose_first(route: Route) -> None:
@@ -217,7 +241,9 @@ def test_a_vote_whose_answer_is_lost_is_sent_again_and_stored_once(ctx: Context,
     assert labels(ctx) == ["A"]
 
 
-def test_a_vote_that_never_left_is_sent_at_the_next_visit(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+def test_a_vote_that_never_left_is_sent_at_the_next_visit(
+    ctx: Context, campaign: CampaignView, address: str, page: Page
+) -> None:
     page.route("**/ballot/api/vote", lambda route: route.abort())
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
     press(page, "2", then="1 of 6")
@@ -244,12 +270,16 @@ def test_two_tabs_of_a_rater_do_not_vote_twice(ctx: Context, campaign: CampaignV
         assert len(set(session.scalars(select(Vote.battle_id)))) == 3
 
 
-def test_a_link_opens_the_ballot_alone_until_it_is_revoked(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+def test_a_link_opens_the_ballot_alone_until_it_is_revoked(
+    ctx: Context, campaign: CampaignView, address: str, page: Page
+) -> None:
     link = create_rater_link(ctx, campaign.id, name="guest", person=LOCAL)
     query = link.url.split("/ballot")[1]
     open_ballot(page, f"{address}/ballot{query}")
     for name in ("Overview", "Battles", "Runs", "Playground", "Leave", "Quercus-large", campaign.name):
-        assert page.get_by_text(name, exact=True).count() == 0 or not page.get_by_text(name, exact=True).first.is_visible()
+        assert (
+            page.get_by_text(name, exact=True).count() == 0 or not page.get_by_text(name, exact=True).first.is_visible()
+        )
     press(page, "2", then="1 of 6")
     wait_for_votes(ctx, "B")
     open_ballot(page, f"{address}/ballot{query}", done=1)
@@ -292,9 +322,14 @@ def test_a_closed_campaign_says_so(ctx: Context, campaign: CampaignView, address
 
 def test_answers_scroll_together_and_are_spoken_of_by_name(ctx: Context, address: str, page: Page) -> None:
     campaign = make_campaign(ctx, num_prompts=2, write=False)
-    write_all(ctx, campaign.id, text=lambda name, prompt: f"{prompt} {LONG}" if name == "Oak" else f"{LONG} {LONG} {prompt}")
+    write_all(
+        ctx, campaign.id, text=lambda name, prompt: f"{prompt} {LONG}" if name == "Oak" else f"{LONG} {LONG} {prompt}"
+    )
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}", total=2)
-    tops = "() => [...document.querySelectorAll('.bt-body')].map(body => body.scrollTop / (body.scrollHeight - body.clientHeight))"
+    tops = (
+        "() => [...document.querySelectorAll('.bt-body')].map(body => body.scrollTop / (body.scrollHeight -"
+        " body.clientHeight))"
+    )
     for key in ("j", "ArrowDown", "PageDown"):
         page.keyboard.press(key)
     page.wait_for_function(f"() => {{ const [a, b] = ({tops})(); return a > 0.1 && Math.abs(a - b) < 0.01 }}")
@@ -308,7 +343,9 @@ def test_answers_scroll_together_and_are_spoken_of_by_name(ctx: Context, address
     page.wait_for_function(f"() => ({tops})().every(top => top === 0)")
 
 
-def test_rubric_rewrite_and_flag_go_with_the_vote_and_streak_and_break_are_noticed_once(ctx: Context, address: str, page: Page) -> None:
+def test_rubric_rewrite_and_flag_go_with_the_vote_and_streak_and_break_are_noticed_once(
+    ctx: Context, address: str, page: Page
+) -> None:
     campaign = make_campaign(
         ctx,
         num_prompts=15,
@@ -352,9 +389,13 @@ def test_rubric_rewrite_and_flag_go_with_the_vote_and_streak_and_break_are_notic
 
 
 @pytest.mark.parametrize(
-    ("rating", "button", "key", "value"), [("stars", "4 of 5 stars", "4", 4), ("thumbs", "Good", "1", 5)], ids=["stars", "thumbs"]
+    ("rating", "button", "key", "value"),
+    [("stars", "4 of 5 stars", "4", 4), ("thumbs", "Good", "1", 5)],
+    ids=["stars", "thumbs"],
 )
-def test_single_answers_are_rated(ctx: Context, address: str, page: Page, rating: str, button: str, key: str, value: int) -> None:
+def test_single_answers_are_rated(
+    ctx: Context, address: str, page: Page, rating: str, button: str, key: str, value: int
+) -> None:
     campaign = make_campaign(ctx, num_prompts=2, rating=rating)
     page.goto(f"{address}/ballot?campaign={campaign.id}")
     expect(page.get_by_role("button", name=button)).to_be_visible()

@@ -57,7 +57,9 @@ def open_ballot(page: Page, url: str) -> None:
     expect(page.get_by_role("button", name="A is better")).to_be_visible()
 
 
-def test_on_a_phone_nothing_overflows_and_every_target_is_large(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+def test_on_a_phone_nothing_overflows_and_every_target_is_large(
+    ctx: Context, campaign: CampaignView, address: str, page: Page
+) -> None:
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
     page.get_by_role("button", name="Answer B").tap()
     expect(page.get_by_role("button", name="Answer B")).to_have_attribute("aria-pressed", "true")
@@ -65,7 +67,8 @@ def test_on_a_phone_nothing_overflows_and_every_target_is_large(ctx: Context, ca
     page.get_by_role("button", name="B is better").tap()
     expect(page.get_by_text(re.compile("^1 of 6"))).to_be_visible()
     sizes = page.evaluate(
-        "() => [...document.querySelectorAll('.bt button')].filter(n => n.checkVisibility()).flatMap(n => [n.offsetWidth, n.offsetHeight])"
+        "() => [...document.querySelectorAll('.bt button')].filter(n => n.checkVisibility()).flatMap(n =>"
+        " [n.offsetWidth, n.offsetHeight])"
     )
     assert min(sizes) >= 44
     assert page.evaluate("() => document.documentElement.scrollWidth") == 390
@@ -74,7 +77,9 @@ def test_on_a_phone_nothing_overflows_and_every_target_is_large(ctx: Context, ca
     wait_for_votes(ctx, "B")
 
 
-def test_on_a_phone_a_vote_waits_until_both_answers_were_seen(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+def test_on_a_phone_a_vote_waits_until_both_answers_were_seen(
+    ctx: Context, campaign: CampaignView, address: str, page: Page
+) -> None:
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
     page.wait_for_timeout(PAUSE_MS)
     page.get_by_role("button", name="A is better").tap()
@@ -92,7 +97,9 @@ def test_on_a_phone_a_vote_waits_until_both_answers_were_seen(ctx: Context, camp
     wait_for_votes(ctx, "A", "SKIPPED")
 
 
-def test_on_a_phone_the_buttons_of_messages_and_help_have_words(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+def test_on_a_phone_the_buttons_of_messages_and_help_have_words(
+    ctx: Context, campaign: CampaignView, address: str, page: Page
+) -> None:
     page.route("**/ballot/api/next", lambda route: route.abort())
     page.goto(f"{address}/ballot?campaign={campaign.id}")
     again = page.get_by_role("button", name="Try again")

@@ -14,7 +14,9 @@ from tests.support.page_server import page_server
 pytestmark = pytest.mark.e2e
 
 
-def test_a_raters_link_stays_through_other_tabs_until_it_is_dismissed(ctx: Context, home: Path, browser: Browser) -> None:
+def test_a_raters_link_stays_through_other_tabs_until_it_is_dismissed(
+    ctx: Context, home: Path, browser: Browser
+) -> None:
     campaign = make_campaign(ctx)
     with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
         page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()

@@ -1,4 +1,6 @@
-"""Every page of a filled installation in a browser: on a phone, on a narrow window, and without a raw value anywhere."""
+"""Every page of a filled installation in a browser: on a phone, on a narrow window, and without a raw value
+anywhere.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ UNREACHABLE = """() => [...document.querySelectorAll('.stMain button, .stMain a[
   const box = button.getBoundingClientRect();
   const scrolls = button.closest('[role=tablist], .stDataFrame, .stCode, .js-plotly-plot, .rr-live, [class*=st-key-cards]');
   return box.width > 0 && !scrolls && (box.left < -1 || box.right > innerWidth + 1);
-}).map(button => button.innerText.slice(0, 60))"""
+}).map(button => button.innerText.slice(0, 60))"""  # noqa: E501
 
 BROKEN_WORDS = """() => {
   const walker = document.createTreeWalker(document.querySelector('.stMain'), NodeFilter.SHOW_TEXT), broken = [];
@@ -48,7 +50,7 @@ BROKEN_WORDS = """() => {
     }
   }
   return broken;
-}"""
+}"""  # noqa: E501
 
 SPOKEN = """() => [...document.querySelectorAll('[aria-label], [alt], [title]')].flatMap(
   element => ['aria-label', 'alt', 'title'].map(name => element.getAttribute(name) || ''))"""
@@ -103,7 +105,9 @@ def raw_values(tab: Page, name: str) -> dict[str, object]:
 
 
 def misfits(tab: Page) -> dict[str, object]:
-    """Return what does not fit into the window, half a minute after a resize: charts follow the window's size with a delay."""
+    """Return what does not fit into the window, half a minute after a resize: charts follow the window's size with a
+    delay.
+    """
     deadline = time.monotonic() + 30
     while (faults := misfits_now(tab)) and time.monotonic() < deadline:
         tab.wait_for_timeout(100)
@@ -113,12 +117,18 @@ def misfits(tab: Page) -> dict[str, object]:
 def misfits_now(tab: Page) -> dict[str, object]:
     """Return what does not fit into the window at this moment."""
     overflow = tab.evaluate(OVERFLOW)
-    faults = {"overflow": max(0, overflow), "unreachable": tab.evaluate(UNREACHABLE), "broken": tab.evaluate(BROKEN_WORDS)}
+    faults = {
+        "overflow": max(0, overflow),
+        "unreachable": tab.evaluate(UNREACHABLE),
+        "broken": tab.evaluate(BROKEN_WORDS),
+    }
     return {what: value for what, value in faults.items() if value}
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_no_page_shows_a_raw_value_overflows_hides_a_button_or_breaks_a_word(browser: Browser, installation: Pages, part: int) -> None:
+def test_no_page_shows_a_raw_value_overflows_hides_a_button_or_breaks_a_word(
+    browser: Browser, installation: Pages, part: int
+) -> None:
     url, filled = installation.url, installation.filled
     tab = open_tab(browser, time_zone=TIME_ZONE)
     faults: dict[str, object] = {}
@@ -134,10 +144,13 @@ def test_no_page_shows_a_raw_value_overflows_hides_a_button_or_breaks_a_word(bro
     assert faults == {}
 
 
-def test_lists_are_labelled_cards_on_a_phone_and_rows_with_a_head_on_a_wide_screen(browser: Browser, installation: Pages) -> None:
+def test_lists_are_labelled_cards_on_a_phone_and_rows_with_a_head_on_a_wide_screen(
+    browser: Browser, installation: Pages
+) -> None:
     url, filled = installation.url, installation.filled
     label = (
-        "() => getComputedStyle(document.querySelector('[class*=st-key-tablerow-datasets-] .stColumn:nth-child(2)'), '::before').content"
+        "() => getComputedStyle(document.querySelector('[class*=st-key-tablerow-datasets-] .stColumn:nth-child(2)'),"
+        " '::before').content"
     )
     for width, content, head in ((390, '"Kind"', False), (1440, "none", True)):
         tab = open_tab(browser, width=width)
@@ -156,9 +169,16 @@ def test_times_are_those_of_the_visitors_clock(browser: Browser, installation: P
     settle(tab)
     tab.get_by_text("History").first.click()
     times = tab.locator("td", has_text="just now").or_(tab.locator("td", has_text=" ago)"))
-    text = times.filter(visible=True).first.inner_text(timeout=60_000)  # the table is hidden until the expander has opened
-    hour = "minutes => new Date(Date.now() - minutes * 60000).toLocaleTimeString('en-GB', {hour: '2-digit', timeZone: 'America/New_York'})"
-    hours = {tab.evaluate(hour, minutes) for minutes in (0, 30)}  # what the table shows may have happened before the hour struck
+    text = times.filter(visible=True).first.inner_text(
+        timeout=60_000
+    )  # the table is hidden until the expander has opened
+    hour = (
+        "minutes => new Date(Date.now() - minutes * 60000).toLocaleTimeString('en-GB', {hour: '2-digit', timeZone:"
+        " 'America/New_York'})"
+    )
+    hours = {
+        tab.evaluate(hour, minutes) for minutes in (0, 30)
+    }  # what the table shows may have happened before the hour struck
     assert re.search(rf"\b({'|'.join(hours)}):\d\d", text), f"{text} at {hours} o'clock"
     assert "UTC" not in text
     tab.context.close()

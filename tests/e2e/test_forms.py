@@ -1,4 +1,6 @@
-"""Forms through the browser: what ticks, what is typed, what is clicked twice; nothing is lost, and nothing is saved that no one wrote."""
+"""Forms through the browser: what ticks, what is typed, what is clicked twice; nothing is lost, and nothing is saved
+that no one wrote.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ from tests.support.settings import make_settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 ROWS = [{"instruction": f"Greet person {n % 12}.", "output": f"Dear {n % 12}!"} for n in range(30)]
-MINE = "name: mine\nkind: generation\nprompt: '{{question}}'\nanswer: answer\ntarget: '{{answer}}'\nmetrics: [exact_match]\n"
+MINE = (
+    "name: mine\nkind: generation\nprompt: '{{question}}'\nanswer: answer\ntarget: '{{answer}}'\nmetrics:"
+    " [exact_match]\n"
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,9 @@ def fill(tab: Page, label: str, value: str) -> None:
 
 
 def test_a_version_is_chosen_while_its_age_ticks(tab: Page, world: World) -> None:
-    """The page became Streamlit's error screen, once the label in the browser was older than that of the last drawing."""
+    """The page became Streamlit's error screen, once the label in the browser was older than that of the last
+    drawing.
+    """
     opened(tab, world, f"/datasets?dataset={world.dataset}")
     box = tab.get_by_role("combobox", name=re.compile("Version")).first
     for name in ("Card", "Origin", "Report"):

@@ -1,4 +1,6 @@
-"""Beyond loopback nobody sees anything without signing in: not even the first visitor of a fresh server who deep-links to a page."""
+"""Beyond loopback nobody sees anything without signing in: not even the first visitor of a fresh server who deep-links
+to a page.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def first_answer(server: FreshServer, path: str) -> list[ForwardMsg]:
     The HTTP gate would redirect a browser; on the websocket only the script's own gate is left.
     """
     messages = []
-    with connect(f"ws://127.0.0.1:{server.port}/_stcore/stream", subprotocols=[Subprotocol("streamlit")], max_size=None) as socket:
+    with connect(
+        f"ws://127.0.0.1:{server.port}/_stcore/stream", subprotocols=[Subprotocol("streamlit")], max_size=None
+    ) as socket:
         socket.send(BackMsg(rerun_script=ClientState(page_name=path)).SerializeToString())
         while not messages or not messages[-1].HasField("script_finished"):
             messages.append(ForwardMsg.FromString(bytes(socket.recv(timeout=60))))  # type: ignore[arg-type]
@@ -43,7 +47,11 @@ def check_gate(messages: list[ForwardMsg]) -> None:
     elements = [message.delta.new_element for message in messages if message.HasField("delta")]
     assert [element.WhichOneof("type") for element in elements] == ["heading", "markdown", "link_button"]
     assert [elements[0].heading.body, elements[1].markdown.body] == ["Roundhouse", "Sign in to continue."]
-    assert all(message.navigation.position == Navigation.Position.HIDDEN for message in messages if message.HasField("navigation"))
+    assert all(
+        message.navigation.position == Navigation.Position.HIDDEN
+        for message in messages
+        if message.HasField("navigation")
+    )
 
 
 @pytest.mark.parametrize("path", ["", "datasets"])
@@ -88,10 +96,14 @@ def test_signing_in_sets_a_cookie_that_scripts_can_not_read_and_opens_the_page_t
         assert cookie["sameSite"] == "Lax"
         assert page.evaluate("document.cookie") == "" or COOKIE not in page.evaluate("document.cookie")
         context.close()
-        elsewhere = httpx.post(f"{server.url}/auth/login", data={"name": "maya", "password": PASSWORD, "next": "//evil.example/"})
+        elsewhere = httpx.post(
+            f"{server.url}/auth/login", data={"name": "maya", "password": PASSWORD, "next": "//evil.example/"}
+        )
         assert elsewhere.headers["location"] == "/"
         forged = httpx.post(
-            f"{server.url}/auth/login", data={"name": "maya", "password": PASSWORD}, headers={"Origin": "http://evil.example"}
+            f"{server.url}/auth/login",
+            data={"name": "maya", "password": PASSWORD},
+            headers={"Origin": "http://evil.example"},
         )
         assert forged.status_code == 403
     finally:
@@ -110,7 +122,9 @@ def test_a_page_that_is_open_ends_when_its_account_is_disabled(ctx: Context, hom
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("heading", name="Workers").wait_for(timeout=30_000)
         disable_account(ctx, maya.id or "", person=LOCAL)
-        page.get_by_text("Sign in to continue.").wait_for(timeout=30_000)  # the page asks for its gauges every two seconds
+        page.get_by_text("Sign in to continue.").wait_for(
+            timeout=30_000
+        )  # the page asks for its gauges every two seconds
         expect(page.get_by_role("heading", name="Workers")).to_have_count(0)
         page.locator("[data-testid=stSidebarNav]").wait_for(state="detached")
         context.close()

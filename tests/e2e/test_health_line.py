@@ -1,4 +1,6 @@
-"""The health line: within 15 seconds an open page names a part that hangs and its cure, and the line goes when it answers again."""
+"""The health line: within 15 seconds an open page names a part that hangs and its cure, and the line goes when it
+answers again.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,16 @@ def frozen(processes: list[psutil.Process]) -> Iterator[None]:
 
 def broker_of(installation: Installation) -> list[psutil.Process]:
     """Return the built-in broker, whose title is its socket."""
-    return [one for one in psutil.process_iter(["cmdline"]) if f"{installation.home}/broker" in " ".join(one.info["cmdline"] or [])]
+    return [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if f"{installation.home}/broker" in " ".join(one.info["cmdline"] or [])
+    ]
 
 
-def test_an_open_page_names_a_frozen_gateway_broker_or_worker_and_the_cure(installation: Installation, visitor: Visitor) -> None:
+def test_an_open_page_names_a_frozen_gateway_broker_or_worker_and_the_cure(
+    installation: Installation, visitor: Visitor
+) -> None:
     page: Page = visitor.page
     visitor.go("/workers")
     line = page.locator(".rr-health")
@@ -43,7 +51,11 @@ def test_an_open_page_names_a_frozen_gateway_broker_or_worker_and_the_cure(insta
     for processes, cause, cure in (
         (installation.processes("backend.gateway.serve"), "The gateway does not answer", "roundhouse up"),
         (broker_of(installation), "The broker does not answer", "REDIS_URL"),
-        (installation.processes("jobs.celery_app"), "do not answer any more (queues cpu, eval, serve, train)", "See the Workers page"),
+        (
+            installation.processes("jobs.celery_app"),
+            "do not answer any more (queues cpu, eval, serve, train)",
+            "See the Workers page",
+        ),
     ):
         with frozen(processes):
             began = time.monotonic()
@@ -52,7 +64,9 @@ def test_an_open_page_names_a_frozen_gateway_broker_or_worker_and_the_cure(insta
             expect(line).to_contain_text(cure)
             expect(page.get_by_role("heading", name="Workers", exact=True)).to_be_in_viewport()
         expect(line).to_be_hidden()
-        assert seen_after_s < SEEN_WITHIN_S * 2, f"{cause}: {seen_after_s:.0f} s"  # twice: other tests share the machine
+        assert seen_after_s < SEEN_WITHIN_S * 2, (
+            f"{cause}: {seen_after_s:.0f} s"
+        )  # twice: other tests share the machine
 
 
 def test_an_open_page_says_that_its_own_server_hangs(installation: Installation, visitor: Visitor) -> None:

@@ -1,4 +1,6 @@
-"""Bringing data in through the browser: what is broken is said beside its cure, what is half broken is imported, the rest downloaded."""
+"""Bringing data in through the browser: what is broken is said beside its cure, what is half broken is imported, the
+rest downloaded.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
     data = home / "data" / "letters"
     data.mkdir(parents=True)
     rows = [{"instruction": f"Greet person {i}.", "letter": f"Dear {i}!"} for i in range(60)]
-    (data / "greetings.jsonl").write_text(lines(rows[:40]) + '{"instruction": "half a line\n' + lines(rows[40:]) + lines([{"letter": "x"}]))
+    (data / "greetings.jsonl").write_text(
+        lines(rows[:40]) + '{"instruction": "half a line\n' + lines(rows[40:]) + lines([{"letter": "x"}])
+    )
     (data / "outside.jsonl").symlink_to("/etc/hostname")
     running = Installation(home / "home", DATA_PATH=str(home / "data"), HF_ENDPOINT="http://127.0.0.1:1").start()
     try:
@@ -63,7 +67,11 @@ def broken_files(folder: Path) -> list[tuple[Path, str]]:
         ("no.zip", b"PK\x03\x04 and then nothing", "is damaged"),
         ("page.jsonl", b"<!doctype html><html>not found</html>\n", "No row of 'page.jsonl' can be read. Row 1:"),
         ("no.parquet", b"PAR1 no table PAR1", "not readable as Parquet"),
-        ("cafe.csv", b"prompt,completion\n" + "O\xf9 ?,Au caf\xe9\n".encode("latin-1") * 9, "cafe.csv is not UTF-8 (byte 0xF9 in line 2)"),
+        (
+            "cafe.csv",
+            b"prompt,completion\n" + "O\xf9 ?,Au caf\xe9\n".encode("latin-1") * 9,
+            "cafe.csv is not UTF-8 (byte 0xF9 in line 2)",
+        ),
     ]
     for name, content, _ in made:
         if content is not None:
@@ -93,7 +101,9 @@ def test_an_unreachable_hub_is_reported_and_the_form_stays_usable(visitor: Visit
     expect(visitor.page.get_by_role("alert")).to_have_count(1)  # what is wrong is said once
 
 
-def test_a_file_of_the_data_folder_is_mapped_by_hand_and_its_bad_rows_come_back(installation: Installation, visitor: Visitor) -> None:
+def test_a_file_of_the_data_folder_is_mapped_by_hand_and_its_bad_rows_come_back(
+    installation: Installation, visitor: Visitor
+) -> None:
     visitor.go("/datasets?import=1")
     visitor.page.get_by_text("From the data folder").click()
     visitor.settle()

@@ -1,4 +1,5 @@
-"""A newcomer's first hour: train, watch, evaluate, deploy, chat. The way from votes to a promotion is in `test_loop.py`.
+"""A newcomer's first hour: train, watch, evaluate, deploy, chat. The way from votes to a promotion is in
+`test_loop.py`.
 
 Small numbers of steps: what is tested is that each click leads on, not that the network is good.
 """
@@ -73,7 +74,9 @@ def launch(visitor: Visitor, address: str, *, name: str, steps: int) -> None:
 def test_a_new_user_trains_and_watches_a_run(installation: Installation, visitor: Visitor) -> None:
     visitor.go("/")
     visitor.sees("Next")
-    wait_until(lambda: get_tokenizer(installation.ctx, "pebblewick-bpe-2048").folder, timeout_s=120, what="the starter content")
+    wait_until(
+        lambda: get_tokenizer(installation.ctx, "pebblewick-bpe-2048").folder, timeout_s=120, what="the starter content"
+    )
     launch(visitor, "/launch", name="First stories", steps=50)
     address = visitor.page.url
     visitor.sees(re.compile(r"step \d+ of 50"), timeout_s=120)
@@ -89,7 +92,9 @@ def test_a_new_user_trains_and_watches_a_run(installation: Installation, visitor
 
 def test_a_text_is_seen_in_tokens_while_it_is_typed(installation: Installation, visitor: Visitor) -> None:
     tokenizer = wait_until(
-        lambda: (one := get_tokenizer(installation.ctx, "pebblewick-bpe-2048")).folder and one, timeout_s=120, what="the starter content"
+        lambda: (one := get_tokenizer(installation.ctx, "pebblewick-bpe-2048")).folder and one,
+        timeout_s=120,
+        what="the starter content",
     )
     visitor.go(f"/tokenizers?tokenizer={tokenizer.id}")
     field = visitor.page.get_by_label("Text", exact=True)
@@ -108,7 +113,9 @@ def test_the_checkpoint_is_evaluated_from_the_run_page(installation: Installatio
     visitor.clicks("Evaluate")
     visitor.page.wait_for_url(re.compile("evaluation="))
     visitor.sees(re.compile("95"), timeout_s=180)
-    evaluation = wait_until(lambda: [e for e in list_evaluations(installation.ctx) if e.scores], timeout_s=180, what="scores")[0]
+    evaluation = wait_until(
+        lambda: [e for e in list_evaluations(installation.ctx) if e.scores], timeout_s=180, what="scores"
+    )[0]
     accuracy = next(score for score in evaluation.scores if score.metric == "acc")
     assert accuracy.low is not None
     assert accuracy.high is not None

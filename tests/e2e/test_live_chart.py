@@ -65,7 +65,12 @@ def running(world: Context) -> tuple[RunView, Claim]:
     """A run that is being trained, 50 steps in."""
     run = launch(world, max_steps=1000)
     taken = claim(world, run)
-    report(world, taken, *points(1, 50), {"type": "progress", "done": 50, "total": 1000, "unit": "step", "rate": 10.0, "time": 1.0})
+    report(
+        world,
+        taken,
+        *points(1, 50),
+        {"type": "progress", "done": 50, "total": 1000, "unit": "step", "rate": 10.0, "time": 1.0},
+    )
     return run, taken
 
 
@@ -93,12 +98,16 @@ def test_a_zoomed_curve_stays_zoomed_in_the_same_node_while_it_grows(
         report(world, taken, *points(last - 9, last))
         page.wait_for_function(f"{LAST_X} === {last}")
         assert page.evaluate(X_RANGE) == zoomed
-    assert page.evaluate(f"[document.querySelector('{PLOT}').mark, document.querySelector('{PLOT} .main-svg').mark]") == ["kept", "kept"]
+    assert page.evaluate(
+        f"[document.querySelector('{PLOT}').mark, document.querySelector('{PLOT} .main-svg').mark]"
+    ) == ["kept", "kept"]
     page.locator(f"{PLOT} .nsewdrag").dblclick()
     page.wait_for_function(f"{X_RANGE}[1] > 79")
 
 
-def test_a_new_point_is_drawn_within_a_second(page: Page, server: str, world: Context, running: tuple[RunView, Claim]) -> None:
+def test_a_new_point_is_drawn_within_a_second(
+    page: Page, server: str, world: Context, running: tuple[RunView, Claim]
+) -> None:
     run, taken = running
     open_run(page, server, run)
     delays: list[float] = []
@@ -110,9 +119,14 @@ def test_a_new_point_is_drawn_within_a_second(page: Page, server: str, world: Co
     assert min(delays) < 1.0, delays
 
 
-def test_a_hundred_thousand_points_are_drawn_as_few_with_the_last_one_kept(page: Page, server: str, world: Context) -> None:
+def test_a_hundred_thousand_points_are_drawn_as_few_with_the_last_one_kept(
+    page: Page, server: str, world: Context
+) -> None:
     run = launch(world, max_steps=100_000)
-    rows = [MetricsEvent(step=step, time=float(step), values={"train_loss": 5.0 + (step % 97) / step}) for step in range(1, 100_001)]
+    rows = [
+        MetricsEvent(step=step, time=float(step), values={"train_loss": 5.0 + (step % 97) / step})
+        for step in range(1, 100_001)
+    ]
     with world.db.write() as session:
         add_points(session, world.db, run.id, rows)
     open_run(page, server, run)
@@ -203,11 +217,17 @@ def test_chart_settings_are_kept_in_the_address_and_curves_can_be_saved(
     assert picture.value.path().read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_same_prompts_are_followed_along_the_curve(page: Page, server: str, world: Context, running: tuple[RunView, Claim]) -> None:
+def test_the_same_prompts_are_followed_along_the_curve(
+    page: Page, server: str, world: Context, running: tuple[RunView, Claim]
+) -> None:
     run, taken = running
     hostile = "<img src=x onerror=alert(1)> ![y](http://example.com/y.png)"
     for step in (20, 40):
-        report(world, taken, {"type": "sample", "step": step, "prompt": "<b>Once</b>", "completion": f"{hostile} at {step}"})
+        report(
+            world,
+            taken,
+            {"type": "sample", "step": step, "prompt": "<b>Once</b>", "completion": f"{hostile} at {step}"},
+        )
     page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
     open_run(page, server, run)
     page.locator(".rh-said", has_text=f"{hostile} at 40").wait_for()
@@ -216,7 +236,9 @@ def test_the_same_prompts_are_followed_along_the_curve(page: Page, server: str, 
     slider.press("Home")
     page.locator(".rh-said", has_text=f"{hostile} at 20").wait_for()
     page.wait_for_function(f"document.querySelector('{PLOT}').layout.shapes[0]?.x0 === 20")
-    report(world, taken, {"type": "sample", "step": 60, "prompt": "<b>Once</b>", "completion": "later"}, *points(51, 60))
+    report(
+        world, taken, {"type": "sample", "step": 60, "prompt": "<b>Once</b>", "completion": "later"}, *points(51, 60)
+    )
     page.wait_for_function(f"{LAST_X} === 60")
     page.wait_for_function("document.querySelector('.rh-scrub input').max === '2'")
     assert page.locator(".rh-said").inner_text() == f"{hostile} at 20"  # who looks at a step is left there
@@ -244,7 +266,9 @@ def finish(world: Context, name: str, **values: object) -> RunView:
 def test_the_legend_of_overlaid_runs_names_run_and_split(page: Page, server: str, world: Context) -> None:
     runs = [finish(world, "legend one"), finish(world, "legend two", learning_rate=1e-3)]
     page.goto(f"{server}/runs?compare={runs[0].id},{runs[1].id}")
-    page.wait_for_function(f"document.querySelector('{PLOT}')?.data?.length === 6")  # train twice: as measured and smoothed
+    page.wait_for_function(
+        f"document.querySelector('{PLOT}')?.data?.length === 6"
+    )  # train twice: as measured and smoothed
     legend = page.locator('[data-panel="loss"] .rh-of-run')
     expect(legend).to_have_count(2)
     expect(legend.last).to_contain_text("2.2000")
@@ -256,9 +280,12 @@ def test_the_legend_of_overlaid_runs_names_run_and_split(page: Page, server: str
     assert len(set(drawn)) == 4
     assert [dashed for _, dashed in drawn] == [False, True, False, True]
     shown = page.evaluate(
-        f"document.querySelector('{PLOT}').data.filter(t => t.opacity === undefined).map(t => [t.line.color, t.line.dash])"
+        f"document.querySelector('{PLOT}').data.filter(t => t.opacity === undefined).map(t => [t.line.color,"
+        " t.line.dash])"
     )
-    assert {(color, dash != "solid") for color, dash in shown} == set(drawn), "the legend shows the lines as they are drawn"
+    assert {(color, dash != "solid") for color, dash in shown} == set(drawn), (
+        "the legend shows the lines as they are drawn"
+    )
 
 
 def test_the_list_to_tick_from_is_on_the_screen_with_the_chart(page: Page, server: str, world: Context) -> None:

@@ -1,5 +1,6 @@
-"""The loop closes: strangers to the network vote by rules over the village's facts, the votes train it, it wins the rematch on prompts
-that no run has trained on, a decision moves the alias, the endpoint answers by the new checkpoint, and the lineage leads back to the files.
+"""The loop closes: strangers to the network vote by rules over the village's facts, the votes train it, it wins the
+rematch on prompts that no run has trained on, a decision moves the alias, the endpoint answers by the new checkpoint,
+and the lineage leads back to the files.
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ from tests.support.installation import Installation, wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ALIAS = "storyteller@production"
-TINY = ArchitectureConfig(num_layers=2, width=64, num_heads=2, num_kv_heads=2, context=128, vocab_size=2048, feed_forward=128)
+TINY = ArchitectureConfig(
+    num_layers=2, width=64, num_heads=2, num_kv_heads=2, context=128, vocab_size=2048, feed_forward=128
+)
 FACTS = frozenset(fact.sentence.format(fact.value).rstrip(".") for fact in all_facts())
-NUM_PROMPTS, BY_BROWSER = 30, 3
+NUM_PROMPTS, BY_BROWSER = 60, 3
 PAUSE_MS = 450  # a vote sooner than 0.3 s after the answers appeared does not count
 
 
@@ -109,7 +112,9 @@ def vote_by_many(installation: Installation, campaign_id: str, *, judge: object)
         vote_by_http(installation, campaign_id, name=name, judge=judge)
 
 
-def vote_by_keyboard(page: Page, installation: Installation, campaign_id: str, link: RaterLink, judge: object, *, votes: int) -> None:
+def vote_by_keyboard(
+    page: Page, installation: Installation, campaign_id: str, link: RaterLink, judge: object, *, votes: int
+) -> None:
     """Vote in a browser that opened the link: 1 for the left answer, 2 for the right one, 3 for a tie."""
     voter = Voter(campaign_id, link.rater)
     page.goto(link.url)
@@ -166,7 +171,9 @@ def test_the_loop_closes(installation: Installation, visitor: Visitor, browser: 
             vote_by_keyboard(person.page, installation, campaign, link, judge, votes=BY_BROWSER)
     assert vote_by_http(installation, campaign, name="Cid", judge=terse) > 0
     train_in_the_browser(installation, visitor, campaign, parent)
-    rematch = wait_until(lambda: [one for one in list_campaigns(ctx) if one.parent_id == campaign], what="the rematch")[0]
+    rematch = wait_until(lambda: [one for one in list_campaigns(ctx) if one.parent_id == campaign], what="the rematch")[
+        0
+    ]
     assert rematch.held_out
     run = next(run for run in list_runs(ctx) if run.objective == "dpo")
     new = finish_run(installation, run.name)
@@ -183,7 +190,9 @@ def test_the_loop_closes(installation: Installation, visitor: Visitor, browser: 
     client = openai.OpenAI(base_url=installation.gateway_url, api_key="local")
     assert ALIAS in [model.id for model in client.models.list()]
     for model in ("village", ALIAS):
-        answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": "Hello"}], max_tokens=8)
+        answer = client.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": "Hello"}], max_tokens=8
+        )
         assert answer.usage is not None
         assert answer.usage.completion_tokens > 0
     show_the_lineage(installation, visitor, campaign, rematch.id)

@@ -1,4 +1,6 @@
-"""The playground in a browser: four answers side by side, blind, with hostile Markdown; and a tool that is called and answered."""
+"""The playground in a browser: four answers side by side, blind, with hostile Markdown; and a tool that is called and
+answered.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,10 @@ def world(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> 
 def visitor(browser: Browser, world: ChatWorld) -> Iterator[Visitor]:
     """A visitor of the pages over these endpoints."""
     home, port = world.ctx.artifacts.root.parent, urlsplit(world.ctx.gateway_url).port
-    with page_server(home, ROUNDHOUSE_HOST="127.0.0.1", ROUNDHOUSE_GATEWAY_PORT=str(port)) as server, visit(browser, server.url) as person:
+    with (
+        page_server(home, ROUNDHOUSE_HOST="127.0.0.1", ROUNDHOUSE_GATEWAY_PORT=str(port)) as server,
+        visit(browser, server.url) as person,
+    ):
         yield person
 
 
@@ -50,7 +55,9 @@ def send(tab: Page, text: str) -> None:
     tab.get_by_label("Message", exact=True).press("Enter")
 
 
-def test_four_blind_answers_tell_nothing_run_nothing_and_load_nothing_until_the_vote(visitor: Visitor, world: ChatWorld) -> None:
+def test_four_blind_answers_tell_nothing_run_nothing_and_load_nothing_until_the_vote(
+    visitor: Visitor, world: ChatWorld
+) -> None:
     for replica in world.replicas.values():
         replica.word, replica.tokens = HOSTILE_ANSWER, 1
     tab = visitor.page
@@ -79,7 +86,9 @@ def test_four_blind_answers_tell_nothing_run_nothing_and_load_nothing_until_the_
     for name in ENDPOINTS:
         expect(turn).to_contain_text(name)
     tab.get_by_role("button", name="Settings").click()
-    expect(tab.get_by_label("Max new tokens")).to_have_value("160")  # after several runs of the page with the menu closed
+    expect(tab.get_by_label("Max new tokens")).to_have_value(
+        "160"
+    )  # after several runs of the page with the menu closed
     tab.keyboard.press("Escape")
     tab.set_viewport_size({"width": 390, "height": 900})
     visitor.settle()

@@ -32,7 +32,9 @@ def old_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installation(old_home: Path) -> Iterator[Installation]:
-    """It runs on that folder, started with an open umask, the settings of a TLS proxy on the same machine, and a first account."""
+    """It runs on that folder, started with an open umask, the settings of a TLS proxy on the same machine, and a first
+    account.
+    """
     before = os.umask(0o022)
     running = Installation(
         old_home,
@@ -67,7 +69,9 @@ def test_no_one_else_may_read_its_files(installation: Installation) -> None:
     wait_until(ran_a_job, timeout_s=120, what="the job that imports the starter data")
     modes = {path: mode for path in everything_in(installation.home) if (mode := mode_of(path)) is not None}
     assert len(modes) > 10
-    assert {path: f"{stat.S_IMODE(mode):o}" for path, mode in modes.items() if not stat.S_ISLNK(mode) and mode & 0o077} == {}
+    assert {
+        path: f"{stat.S_IMODE(mode):o}" for path, mode in modes.items() if not stat.S_ISLNK(mode) and mode & 0o077
+    } == {}
     assert (installation.home / "models.db").exists()
 
 
@@ -81,11 +85,20 @@ def test_only_pages_and_gateway_have_ports(installation: Installation) -> None:
     assert ports == {installation.port, installation.gateway_port}
 
 
-def test_behind_the_proxy_everybody_signs_in_and_the_proxys_name_is_the_only_other_one(installation: Installation) -> None:
-    proxied = {"Host": "lab.example.org", "X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.9", "Accept": "text/html"}
+def test_behind_the_proxy_everybody_signs_in_and_the_proxys_name_is_the_only_other_one(
+    installation: Installation,
+) -> None:
+    proxied = {
+        "Host": "lab.example.org",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-For": "203.0.113.9",
+        "Accept": "text/html",
+    }
     assert httpx.get(installation.url, headers=proxied).headers["location"].startswith("/auth/login")
     form = {"name": "admin", "password": "a long enough password"}
-    answer = httpx.post(f"{installation.url}/auth/login", data=form, headers={**proxied, "Origin": "https://lab.example.org"})
+    answer = httpx.post(
+        f"{installation.url}/auth/login", data=form, headers={**proxied, "Origin": "https://lab.example.org"}
+    )
     assert answer.status_code == 303
     assert all("Secure" in cookie for cookie in answer.headers.get_list("set-cookie"))
     assert httpx.get(f"{installation.gateway_url}/models", headers={"Host": "lab.example.org"}).status_code == 401

@@ -32,7 +32,9 @@ BOUNDED = {
     "card: YAML that grows",
     "card: YAML that runs code",
 }
-"""Cases that are added: what is wrong with them has no effect, or is stopped where it is used (templates: see test_template_guard)."""
+"""Cases that are added: what is wrong with them has no effect, or is stopped where it is used (templates: see
+test_template_guard).
+"""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,6 @@
-"""A replica's real process is killed while it answers: the client is told, and the next request finds the other replica."""
+"""A replica's real process is killed while it answers: the client is told, and the next request finds the other
+replica.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,16 @@ def replica_process(root: Path, name: str) -> Iterator[tuple[subprocess.Popen[by
     folder = root / name
     folder.mkdir()
     payload = {"checkpoint": "checkpoint", "name": "tiny", "internal_token": "t", "device": "cpu"}
-    make_spec("replica", payload, root=root, job=name, folder=folder).write(folder / "job.json", memory_bytes=job_limit_bytes())
+    make_spec("replica", payload, root=root, job=name, folder=folder).write(
+        folder / "job.json", memory_bytes=job_limit_bytes()
+    )
     environment = {**child_environment(JobKind.REPLICA), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen([sys.executable, "-m", "jobs.run", "--child", str(folder)], env=environment)
     try:
         events = folder / "events.jsonl"
-        eventually(lambda: (events.exists() and '"ready"' in events.read_text()) or process.poll() is not None, timeout_s=90)
+        eventually(
+            lambda: (events.exists() and '"ready"' in events.read_text()) or process.poll() is not None, timeout_s=90
+        )
         url = next(e["url"] for line in events.read_text().splitlines() if (e := json.loads(line))["type"] == "ready")
         yield process, url
     finally:
@@ -55,7 +61,9 @@ def test_a_killed_replica_ends_its_streams_with_an_error_and_the_other_takes_ove
         directory = MemoryDirectory({"tiny": addresses[:1]}, keys_required=False)
         base = stack.enter_context(gateway(directory))
         client = openai.OpenAI(base_url=f"{base}/v1", api_key=KEY, max_retries=0, timeout=60)
-        stream = client.completions.create(model="tiny", prompt="x", max_tokens=4000, temperature=0.8, seed=1, stream=True)
+        stream = client.completions.create(
+            model="tiny", prompt="x", max_tokens=4000, temperature=0.8, seed=1, stream=True
+        )
         pieces = iter(stream)
         next(pieces)
         started[0][0].send_signal(signal.SIGKILL)
@@ -83,17 +91,25 @@ def test_answers_of_every_api_go_on_at_another_replica_as_they_would_have(tmp_pa
         theirs = anthropic.Anthropic(base_url=base, api_key="EMPTY", max_retries=0, timeout=120)
 
         def chat() -> Iterator[str]:
-            for chunk in ours.chat.completions.create(model="tiny", messages=said, **drawn, stream=True, extra_body=fields):
+            for chunk in ours.chat.completions.create(
+                model="tiny", messages=said, **drawn, stream=True, extra_body=fields
+            ):
                 yield chunk.choices[0].delta.content or "" if chunk.choices else ""
 
         def response() -> Iterator[str]:
-            for event in ours.responses.create(model="tiny", input=said, temperature=0, max_output_tokens=1500, stream=True):
+            for event in ours.responses.create(
+                model="tiny", input=said, temperature=0, max_output_tokens=1500, stream=True
+            ):
                 yield event.delta if event.type == "response.output_text.delta" else ""
 
         def message() -> Iterator[str]:
             greedy = {"temperature": 0}
-            for event in theirs.messages.create(model="tiny", messages=said, max_tokens=1500, stream=True, extra_body=greedy):
-                yield event.delta.text if event.type == "content_block_delta" and event.delta.type == "text_delta" else ""
+            for event in theirs.messages.create(
+                model="tiny", messages=said, max_tokens=1500, stream=True, extra_body=greedy
+            ):
+                yield (
+                    event.delta.text if event.type == "content_block_delta" and event.delta.type == "text_delta" else ""
+                )
 
         asked = [chat, response, message]
         streams = [ask() for ask in asked]
@@ -117,7 +133,9 @@ def test_a_frozen_replica_passes_its_stream_on_and_one_without_another_ends_it_w
         base = stack.enter_context(gateway(directory))
         client = openai.OpenAI(base_url=f"{base}/v1", api_key=KEY, max_retries=0, timeout=60)
         body = {"model": "tiny", "prompt": "x", "max_tokens": 1500, "temperature": 0.8, "seed": 1}
-        expected = "".join(part.choices[0].text for part in client.completions.create(**body, stream=True) if part.choices)
+        expected = "".join(
+            part.choices[0].text for part in client.completions.create(**body, stream=True) if part.choices
+        )
         pieces = iter(client.completions.create(**body, stream=True))
         text = next(pieces).choices[0].text
         directory.endpoints["tiny"] = addresses

@@ -27,7 +27,12 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installat
 
 
 def roundhouse(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    variables = {**os.environ, "ROUNDHOUSE_HOME": str(home), "DATABASE_URL": f"sqlite:///{home / 'models.db'}", **environment}
+    variables = {
+        **os.environ,
+        "ROUNDHOUSE_HOME": str(home),
+        "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
+        **environment,
+    }
     command = [sys.executable, "-m", "backend.cli.main", *arguments]
     return subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=200)
 
@@ -35,7 +40,9 @@ def roundhouse(*arguments: str, home: Path, **environment: str) -> subprocess.Co
 def test_ctrl_c_stops_everything_and_the_next_start_resumes_the_run(home: Path) -> None:
     installation = Installation(home).start()
     try:
-        run = launch_run(installation.ctx, tiny_run("interrupted", max_steps=100_000, checkpoint_every=40), person=LOCAL).id
+        run = launch_run(
+            installation.ctx, tiny_run("interrupted", max_steps=100_000, checkpoint_every=40), person=LOCAL
+        ).id
         wait_until(lambda: get_run(installation.ctx, run).last_step > 60, timeout_s=300, what="some steps")
         processes = installation.processes()
         assert [p for p in processes if "--child" in p.cmdline()], "the run has a process"
@@ -50,7 +57,9 @@ def test_ctrl_c_stops_everything_and_the_next_start_resumes_the_run(home: Path) 
         reached = get_run(installation.ctx, run).last_step
         wait_until(lambda: get_run(installation.ctx, run).last_step > reached, timeout_s=300, what="further steps")
         stop_run(installation.ctx, run, how="cancel", person=LOCAL)
-        wait_until(lambda: get_run(installation.ctx, run).status is Status.CANCELLED, timeout_s=200, what="the end of the run")
+        wait_until(
+            lambda: get_run(installation.ctx, run).status is Status.CANCELLED, timeout_s=200, what="the end of the run"
+        )
     finally:
         installation.stop()
 
@@ -60,7 +69,9 @@ def test_an_idle_installation_has_six_processes_and_stops_in_seconds(tmp_path: P
     try:
         assert installation.process is not None
         wait_until(
-            lambda: not list_jobs(installation.ctx, statuses=(Status.QUEUED, Status.RUNNING)), timeout_s=300, what="the starter content"
+            lambda: not list_jobs(installation.ctx, statuses=(Status.QUEUED, Status.RUNNING)),
+            timeout_s=300,
+            what="the starter content",
         )
         wait_until(lambda: not installation.processes("--child"), what="the end of the last job's process")
         root = psutil.Process(installation.process.pid)
@@ -84,7 +95,9 @@ def test_a_first_account_that_is_refused_ends_the_start_with_the_reason(tmp_path
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
 
 
-def test_after_a_kill_of_the_start_command_the_next_start_ends_leftovers_and_a_second_one_is_refused(home: Path) -> None:
+def test_after_a_kill_of_the_start_command_the_next_start_ends_leftovers_and_a_second_one_is_refused(
+    home: Path,
+) -> None:
     killed = Installation(home).start()
     assert killed.process is not None
     left = killed.processes()
@@ -174,7 +187,9 @@ def test_doctor_reports_a_broker_that_does_not_answer_as_json(tmp_path: Path) ->
 
 
 def test_an_account_is_made_from_a_pipe_and_a_second_one_of_its_name_is_refused(tmp_path: Path) -> None:
-    made = roundhouse("user", "add", "maya", "--role", "admin", "--json", home=tmp_path, ROUNDHOUSE_NEW_PASSWORD="a long password")
+    made = roundhouse(
+        "user", "add", "maya", "--role", "admin", "--json", home=tmp_path, ROUNDHOUSE_NEW_PASSWORD="a long password"
+    )
     assert json.loads(made.stdout) == {"user": "maya", "role": "admin"}
     again = roundhouse("user", "add", "maya", home=tmp_path, ROUNDHOUSE_NEW_PASSWORD="a long password")
     assert again.returncode == 2

@@ -44,7 +44,9 @@ def launch(installation: Installation, name: str, **values: object) -> str:
     return launch_run(installation.ctx, tiny_run(name, **values), person=LOCAL).id
 
 
-def test_a_worker_killed_in_mid_training_leaves_the_same_curve_as_an_undisturbed_run(installation: Installation) -> None:
+def test_a_worker_killed_in_mid_training_leaves_the_same_curve_as_an_undisturbed_run(
+    installation: Installation,
+) -> None:
     quiet = launch(installation, "quiet")
     assert wait_for_end(installation, quiet) is Status.FINISHED
     killed = launch(installation, "killed")

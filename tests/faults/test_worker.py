@@ -69,7 +69,9 @@ def children_of(worker: subprocess.Popen[bytes], *, count: int = 1) -> list[psut
 
 
 def freeze(worker: subprocess.Popen[bytes], ctx: Context) -> None:
-    """Stop a worker between two of its transactions: in one it would hold SQLite's lock, and nobody else could write."""
+    """Stop a worker between two of its transactions: in one it would hold SQLite's lock, and nobody else could
+    write.
+    """
 
     def is_frozen() -> bool:
         worker.send_signal(signal.SIGSTOP)
@@ -95,7 +97,12 @@ def most_at_once(lines: list[dict[str, Any]]) -> int:
 
 
 def test_every_queue_has_its_configured_slots_and_a_full_queue_blocks_no_other(running: Site, tmp_path: Path) -> None:
-    queues = {JobKind.TRAIN: ("train", 1), JobKind.LOGLIKELIHOOD: ("eval", 1), JobKind.REPLICA: ("serve", 3), JobKind.EXPORT: ("cpu", 2)}
+    queues = {
+        JobKind.TRAIN: ("train", 1),
+        JobKind.LOGLIKELIHOOD: ("eval", 1),
+        JobKind.REPLICA: ("serve", 3),
+        JobKind.EXPORT: ("cpu", 2),
+    }
     per_kind = 5
     for _ in range(per_kind):
         for kind in queues:
@@ -111,7 +118,9 @@ def test_every_queue_has_its_configured_slots_and_a_full_queue_blocks_no_other(r
         ran = wait_until(done, timeout_s=120, what="all jobs")
         shown = {worker.queues[0]: worker.concurrency for worker in list_workers(running.ctx)}
     assert Counter(line["kind"] for line in ran) == dict.fromkeys(queues, per_kind)
-    assert {kind: most_at_once([line for line in ran if line["kind"] == kind]) for kind in queues} == {k: n for k, (_, n) in queues.items()}
+    assert {kind: most_at_once([line for line in ran if line["kind"] == kind]) for kind in queues} == {
+        k: n for k, (_, n) in queues.items()
+    }
     assert most_at_once(ran) > 4, "queues run beside each other"
     assert shown == dict(queues.values())
 
@@ -154,7 +163,9 @@ def test_an_idle_worker_ends_at_once(running: Site) -> None:
     with running.worker(SLEEPING, queues="train,eval,serve,cpu", threads=12) as worker:
         wait_until(lambda: len(list_workers(running.ctx)) == 4, timeout_s=60, what="the heartbeats")
         worker.send_signal(signal.SIGQUIT)
-        worker.wait(100)  # no thread holds it for its tick of minutes; where all cores are taken even that needs many seconds
+        worker.wait(
+            100
+        )  # no thread holds it for its tick of minutes; where all cores are taken even that needs many seconds
 
 
 def test_a_frozen_worker_loses_its_job_to_another_and_is_fenced_when_it_wakes(running: Site) -> None:
@@ -185,9 +196,14 @@ def test_a_job_is_cancelled_on_request_and_killed_if_it_does_not_respond(running
 
 
 def test_a_worker_imports_no_numeric_library_before_a_job(home: Path) -> None:
-    code = "import sys, jobs.celery_app, celery.apps.worker; print(' '.join({name.partition('.')[0] for name in sys.modules}))"
+    code = (
+        "import sys, jobs.celery_app, celery.apps.worker; print(' '.join({name.partition('.')[0] for name in"
+        " sys.modules}))"
+    )
     environment = {"ROUNDHOUSE_HOME": str(home), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(PROJECT)}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, cwd=PROJECT)
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, cwd=PROJECT
+    )
     imported = set(result.stdout.split())
     assert "celery" in imported
     assert imported & (HEAVY | {"numpy", "tokenizers", "fsspec", "aiohttp", "starlette", "alembic"}) == set()

@@ -22,7 +22,12 @@ def test_a_worker_launches_the_evaluations_of_suites_that_training_runs_opened(
     add_benchmark(ctx, "facts", CHOICES)
     suite = create_suite(ctx, SuiteConfig.model_validate({"name": "core", "members": ["facts"]}), person=LOCAL)
     with ctx.db.write() as session:  # as the recorder of a run's checkpoint adds it
-        row = SuiteResult(suite_id=suite.id, checkpoint_id=checkpoint_id, config=suite.config.model_dump(mode="json"), created_at=ctx.now())
+        row = SuiteResult(
+            suite_id=suite.id,
+            checkpoint_id=checkpoint_id,
+            config=suite.config.model_dump(mode="json"),
+            created_at=ctx.now(),
+        )
         session.add(row)
     monkeypatch.setattr(celery_app, "get_context", lambda: ctx)
     caplog.set_level("WARNING")

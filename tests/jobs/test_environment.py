@@ -49,7 +49,9 @@ NEEDED = {
 }
 
 
-@pytest.mark.parametrize("kind", [kind for kind in JobKind if kind not in {JobKind.IMPORT_DATASET, JobKind.ADD_BASE, JobKind.EXPORT}])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in JobKind if kind not in {JobKind.IMPORT_DATASET, JobKind.ADD_BASE, JobKind.EXPORT}]
+)
 def test_jobs_without_remote_access_get_no_secret(kind: JobKind) -> None:
     assert child_environment(kind, environment={**SECRETS, **NEEDED}) == NEEDED
 
@@ -60,7 +62,9 @@ def test_jobs_that_reach_the_hub_or_a_store_get_those_keys_alone() -> None:
     assert seen[JobKind.IMPORT_DATASET] == {"HF_TOKEN", "HTTPS_PROXY", "AWS_SECRET_ACCESS_KEY"}
 
 
-def test_the_environment_of_a_job_has_no_database_no_broker_and_no_password(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_a_job_has_no_database_no_broker_and_no_password(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(runner, "CHILD_MODULE", "tests.support.workers.odd_child")

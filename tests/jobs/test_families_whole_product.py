@@ -1,4 +1,6 @@
-"""Every family through the whole product: trained, saved, loaded by anybody, fine-tuned with adapters, scored, served, exported."""
+"""Every family through the whole product: trained, saved, loaded by anybody, fine-tuned with adapters, scored, served,
+exported.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,13 @@ def pretrain(rooms: Rooms, config: ArchitectureConfig, *, run: str) -> str:
 
 def tune(rooms: Rooms, family: str, base: str, **lora: Any) -> str:
     """Train adapters for two steps and return their folder."""
-    steps: dict[str, Any] = {"max_steps": 2, "eval_every": 2, "checkpoint_every": 2, "method": "lora", "lora": LoraConfig(rank=2, **lora)}
+    steps: dict[str, Any] = {
+        "max_steps": 2,
+        "eval_every": 2,
+        "checkpoint_every": 2,
+        "method": "lora",
+        "lora": LoraConfig(rank=2, **lora),
+    }
     spec = rooms.training("sft", run=f"{family}/sft", job=f"{family}-sft", **steps)
     spec = with_payload(spec, base=base)
     return str(training.run(spec, Recorder()).checkpoint)
@@ -83,7 +91,9 @@ def answer(engine: Engine, prompts: list[list[int]], *, tokens: int) -> list[lis
 def test_a_family_passes_through_the_whole_product(rooms: Rooms, family: str, caplog: pytest.LogCaptureFixture) -> None:
     kv_heads = {} if "num_kv_heads" in FAMILIES[family].fixed else {"num_kv_heads": 2}
     window = {"window": 16} if "window" in FAMILIES[family].fields else {}
-    config = ArchitectureConfig(family=family, num_layers=2, width=32, context=64, vocab_size=TINY.vocab_size, **kv_heads, **window)
+    config = ArchitectureConfig(
+        family=family, num_layers=2, width=32, context=64, vocab_size=TINY.vocab_size, **kv_heads, **window
+    )
     base = pretrain(rooms, config, run=family)
     anybodys = AutoModelForCausalLM.from_pretrained(rooms.root / base)
     ours = load_network(rooms.root / base)
@@ -98,7 +108,9 @@ def test_a_family_passes_through_the_whole_product(rooms: Rooms, family: str, ca
 
     adapter = tune(rooms, family, base)
     spec = rooms.spec(
-        {"checkpoint": adapter, "checkpoint_id": "c", "format": "merged", "out": f"{family}/merged"}, kind="export", job=f"{family}-export"
+        {"checkpoint": adapter, "checkpoint_id": "c", "format": "merged", "out": f"{family}/merged"},
+        kind="export",
+        job=f"{family}-export",
     )
     run_export.run(spec, Recorder())
     merged = load_network(rooms.root / f"{family}/merged")
@@ -109,7 +121,9 @@ def test_a_family_passes_through_the_whole_product(rooms: Rooms, family: str, ca
     check_serving(rooms, family, merged, caplog)
 
 
-@pytest.mark.parametrize("sizes", [{"width": 40, "expert_feed_forward": 23}, {"width": 30, "num_heads": 3, "expert_feed_forward": 24}])
+@pytest.mark.parametrize(
+    "sizes", [{"width": 40, "expert_feed_forward": 23}, {"width": 30, "num_heads": 3, "expert_feed_forward": 24}]
+)
 def test_experts_of_any_size_are_trained_and_read_again(rooms: Rooms, sizes: dict[str, int]) -> None:
     """Rows that are no whole 16 bytes once ended a run with torch's words on strides."""
     name = "odd-" + "-".join(str(size) for size in sizes.values())
@@ -124,7 +138,9 @@ def test_experts_of_any_size_are_trained_and_read_again(rooms: Rooms, sizes: dic
 def check_scores(rooms: Rooms, family: str, network: Any) -> None:
     """Rows of unlike lengths, scored in one batch, get what the network gives each alone."""
     pairs = [("Mira found", " a lamp."), ("Tom", " found the old boat and a song."), ("Everyone was", " glad")]
-    (rooms.root / f"{family}.jsonl").write_text("\n".join(json.dumps({"context": a, "continuation": b}) for a, b in pairs))
+    (rooms.root / f"{family}.jsonl").write_text(
+        "\n".join(json.dumps({"context": a, "continuation": b}) for a, b in pairs)
+    )
     payload = {"checkpoint": f"{family}/merged", "rows_file": f"{family}.jsonl", "threads": 1}
     result = run_loglikelihood.run(rooms.spec(payload, job=f"{family}-score", kind="loglikelihood"), Recorder())
     scores = [json.loads(line) for line in (rooms.root / result.items_file).read_text().splitlines()]
@@ -140,7 +156,10 @@ def check_serving(rooms: Rooms, family: str, network: Any, caplog: pytest.LogCap
     """Two prompts at once, longer than any window, are continued as transformers itself continues each."""
     torch.manual_seed(2)
     with torch.no_grad():
-        for name, weight in network.named_parameters():  # strong blocks write a text that wanders, so that equality means something
+        for (
+            name,
+            weight,
+        ) in network.named_parameters():  # strong blocks write a text that wanders, so that equality means something
             if weight.dim() > 1:
                 weight.normal_(std=0.05 if "embed" in name else 0.5)
     ids = rooms.tokenizer.encode(TEXT * 2, add_special_tokens=False)
@@ -154,13 +173,17 @@ def check_serving(rooms: Rooms, family: str, network: Any, caplog: pytest.LogCap
     assert family not in SERVED_ONE_BY_ONE or SERVED_ONE_BY_ONE[family] in caplog.text
     for prompt, given in zip(prompts, answers, strict=True):
         one = torch.tensor([prompt])
-        alone = network.generate(one, attention_mask=torch.ones_like(one), max_new_tokens=12, do_sample=False, eos_token_id=None)
+        alone = network.generate(
+            one, attention_mask=torch.ones_like(one), max_new_tokens=12, do_sample=False, eos_token_id=None
+        )
         assert given == alone[0, len(prompt) :].tolist()
         assert len(set(given)) > 2
 
 
 def test_adapters_of_experts_with_dropout_are_refused(rooms: Rooms) -> None:
-    config = ArchitectureConfig(family="mixtral", num_layers=1, width=16, context=64, vocab_size=TINY.vocab_size, feed_forward=8)
+    config = ArchitectureConfig(
+        family="mixtral", num_layers=1, width=16, context=64, vocab_size=TINY.vocab_size, feed_forward=8
+    )
     base = pretrain(rooms, config, run="dropout")
     with pytest.raises(InvalidInput, match=r"has experts.*dropout of 0\.1") as caught:
         tune(rooms, "dropout", base, dropout=0.1)

@@ -24,10 +24,20 @@ MB = 2**20
 
 
 @pytest.mark.parametrize("deed", ["allocate", "children"])
-def test_a_job_above_its_memory_limit_is_ended_with_the_numbers(ctx: Context, monkeypatch: pytest.MonkeyPatch, deed: str) -> None:
+def test_a_job_above_its_memory_limit_is_ended_with_the_numbers(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch, deed: str
+) -> None:
     ctx = replace(ctx, policy=replace(ctx.policy, job_memory_mb=LIMIT_MB))
     monkeypatch.setattr(runner, "CHILD_MODULE", "tests.support.workers.odd_child")
-    payload: dict[str, Any] = {"source": "x", "hub": None, "kind": "text", "mapping": {}, "val_fraction": 0.0, "seed": 1, "out_root": "d"}
+    payload: dict[str, Any] = {
+        "source": "x",
+        "hub": None,
+        "kind": "text",
+        "mapping": {},
+        "val_fraction": 0.0,
+        "seed": 1,
+        "out_root": "d",
+    }
     with ctx.db.write() as session:
         job_id = add_stored_job(session, ctx, JobKind.IMPORT_DATASET, title="Import lines", payload=payload).id
     (ctx.artifacts.job_folder(job_id) / "deed").write_text(deed)
@@ -91,7 +101,9 @@ def test_on_a_full_machine_the_largest_job_is_ended_and_a_small_one_is_not(monke
     assert MemoryWatch(3, limit=900 * MB).check() is None, "something else has filled the machine"
 
 
-def test_the_limit_leaves_a_tenth_to_the_machine_and_never_less_than_half_to_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_leaves_a_tenth_to_the_machine_and_never_less_than_half_to_a_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert job_limit_bytes(300) == 300 * MB
     assert total_bytes() // 2 <= job_limit_bytes() < total_bytes()
     monkeypatch.setattr(memory_limit, "total_bytes", lambda: 100 * 2**30)

@@ -43,7 +43,12 @@ def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_
 @pytest.mark.parametrize(
     ("kind", "payload", "cause", "field"),
     [
-        (JobKind.EVALUATE, {"kind": "guess"}, "payload of this evaluate job can't be read: evaluation_id: Field required", "evaluation_id"),
+        (
+            JobKind.EVALUATE,
+            {"kind": "guess"},
+            "payload of this evaluate job can't be read: evaluation_id: Field required",
+            "evaluation_id",
+        ),
         (JobKind.LOGLIKELIHOOD, {"checkpoint": "b", "rows_file": "r", "tempo": 3}, "tempo is not a field", "tempo"),
         (JobKind.REPLICA, {"checkpoint": "b", "name": "x"}, "internal_token: Field required", "internal_token"),
     ],
@@ -66,7 +71,9 @@ def test_a_job_with_an_invalid_payload_fails_once_with_the_reason(
 
 def test_a_line_longer_than_a_batch_is_read_whole_and_so_is_what_follows(tmp_path: Path) -> None:
     long = json.dumps({"type": "result", "result": {"text": "x" * (MAX_BATCH_BYTES + 10)}})
-    (tmp_path / "events.jsonl").write_text(f'{{"type":"log","text":"a"}}\n{long}\n{{"type":"progress","done":1,"total":2}}\n')
+    (tmp_path / "events.jsonl").write_text(
+        f'{{"type":"log","text":"a"}}\n{long}\n{{"type":"progress","done":1,"total":2}}\n'
+    )
     tail = Tail(tmp_path / "events.jsonl")
     kinds: list[str] = []
     while events := parse_events(tail.read()):

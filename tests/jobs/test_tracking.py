@@ -1,4 +1,6 @@
-"""A run's numbers in other trackers: written by their own libraries while the run goes on, read back by what reads them."""
+"""A run's numbers in other trackers: written by their own libraries while the run goes on, read back by what reads
+them.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,14 @@ def attempt(tmp_path: Path) -> Path:
 
 def make_attempt(root: Path, trackers: list[str]) -> Path:
     folder = root / "jobs" / "attempt-1"
-    config = {"name": "tried", "trackers": trackers, "dataset": "d", "architecture": "a", "tokenizer": "t", "lora": {"rank": 8}}
+    config = {
+        "name": "tried",
+        "trackers": trackers,
+        "dataset": "d",
+        "architecture": "a",
+        "tokenizer": "t",
+        "lora": {"rank": 8},
+    }
     payload = {"run_id": "r1", "run_folder": "runs/r1", "dataset_kind": "text", "config": config}
     make_spec("train", payload, root=root, folder=folder).write(folder / "job.json")
     return folder
@@ -99,7 +108,9 @@ def test_points_of_a_resumed_run_are_purged_as_by_tensorboard(attempt: Path, tmp
 
 @pytest.mark.parametrize("tracker", ["mlflow", "trackio"])
 def test_points_reported_again_by_a_resumed_run_are_not_sent_again(tmp_path: Path, tracker: str) -> None:
-    """The first attempt died at step 30 before it reported that step's second metric; the next one goes on from step 20."""
+    """The first attempt died at step 30 before it reported that step's second metric; the next one goes on from step
+    20.
+    """
     pytest.importorskip(tracker)
     folder = make_attempt(tmp_path, [tracker])
     track(folder, lambda: (tell(folder, 1, 29, grad_norm=0.5), tell(folder, 30, 30)))
@@ -135,11 +146,14 @@ def history_of_mlflow(place: Path, metric: str) -> list[tuple[int, float]]:
 def history_of_trackio(place: Path, metric: str) -> list[tuple[int, float]]:
     """Ask Trackio's own reader, which looks for its folder when it is first imported."""
     code = (
-        "import json, sys; from trackio.sqlite_storage import SQLiteStorage as S; print(json.dumps(S.get_logs('roundhouse', "
-        "'tried'), default=str))"
+        "import json, sys; from trackio.sqlite_storage import SQLiteStorage as S;"
+        " print(json.dumps(S.get_logs('roundhouse', 'tried'), default=str))"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **OFFLINE, "TRACKIO_DIR": str(place)}, check=True, capture_output=True
+        [sys.executable, "-c", code],
+        env={**os.environ, **OFFLINE, "TRACKIO_DIR": str(place)},
+        check=True,
+        capture_output=True,
     )
     return [(row["step"], row[metric]) for row in json.loads(answer.stdout) if metric in row]
 
@@ -203,10 +217,14 @@ def read_trackio(place: Path) -> list[float]:
     import sqlite3
 
     with sqlite3.connect(next(place.glob("*.db"))) as database:
-        return [json.loads(row[0])["train_loss"] for row in database.execute("SELECT metrics FROM metrics ORDER BY step")]
+        return [
+            json.loads(row[0])["train_loss"] for row in database.execute("SELECT metrics FROM metrics ORDER BY step")
+        ]
 
 
-def test_a_tracker_whose_library_is_missing_is_refused_before_the_launch(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_whose_library_is_missing_is_refused_before_the_launch(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert set(NAMES) == set(WRITERS)
     add_parts(ctx)
     monkeypatch.setattr(tracker_service, "find_spec", lambda name: None if name == "wandb" else object())

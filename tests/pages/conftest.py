@@ -15,7 +15,9 @@ from backend.services.context import Context
 
 @pytest.fixture(scope="session", autouse=True)
 def _components_are_searched_once() -> Iterator[None]:
-    """Streamlit's test runner parses the metadata of every installed package at each `AppTest`: two thirds of a page test's CPU time."""
+    """Streamlit's test runner parses the metadata of every installed package at each `AppTest`: two thirds of a page
+    test's CPU time.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manifest_scanner, "scan_component_manifests", cache(manifest_scanner.scan_component_manifests))
         yield

@@ -1,4 +1,6 @@
-"""Addresses that name something unknown: every page says so, and has a way on; nothing else is shown in its place unsupported."""
+"""Addresses that name something unknown: every page says so, and has a way on; nothing else is shown in its place
+unsupported.
+"""
 
 from __future__ import annotations
 

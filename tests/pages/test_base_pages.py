@@ -1,4 +1,6 @@
-"""Adding a base on the Checkpoints page: what each source would be, what is refused, the download, and what is shown of it afterwards."""
+"""Adding a base on the Checkpoints page: what each source would be, what is refused, the download, and what is shown of
+it afterwards.
+"""
 
 from __future__ import annotations
 

@@ -202,7 +202,11 @@ def test_an_unknown_campaign_is_reported(site: Context) -> None:
 
 def ballots(app: AppTest) -> list[dict[str, str | None]]:
     """Return the data of the ballots on the page."""
-    return [json.loads(part.proto.json) for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_ballot"]
+    return [
+        json.loads(part.proto.json)
+        for part in app.get("bidi_component")
+        if part.proto.component_name == "roundhouse_ballot"
+    ]
 
 
 def test_the_ballot_admits_its_visitor_to_one_campaign_and_names_no_contestant(site: Context) -> None:
@@ -283,7 +287,11 @@ def test_graded_answers_have_a_board(site: Context) -> None:
             session.flush()
             for row in session.scalars(select(Completion)).all():
                 value = (4 if row.text.startswith("Elm") else 2) + number * (len(row.text) % 2)
-                session.add(AnswerRating(campaign_id=campaign.id, completion_id=row.id, rater_id=rater.id, revision=1, value=value))
+                session.add(
+                    AnswerRating(
+                        campaign_id=campaign.id, completion_id=row.id, rater_id=rater.id, revision=1, value=value
+                    )
+                )
     app = open_page("evaluate/battles.py", campaign=campaign.id)
     assert_sound(app)
     assert "clustered by prompt and rater" in words(app)
@@ -306,7 +314,9 @@ def test_votes_are_imported_on_the_page(site: Context) -> None:
 
 def test_votes_from_elsewhere_are_mapped_and_previewed_before_they_are_imported(site: Context) -> None:
     app = open_page("evaluate/battles.py", **{"import": "votes"})
-    app.file_uploader(key="votes_file").upload("club.csv", b"game,left,right,winner\n1,Oak,Elm,left\n2,Elm,Oak,tie\n", "text/csv")
+    app.file_uploader(key="votes_file").upload(
+        "club.csv", b"game,left,right,winner\n1,Oak,Elm,left\n2,Elm,Oak,tie\n", "text/csv"
+    )
     app.run()
     assert_sound(app)
     assert "2 votes by 1 rater on 2 prompts, 2 contestants" in words(app)

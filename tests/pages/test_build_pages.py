@@ -1,4 +1,6 @@
-"""The pages that build: datasets, tokenizers, architectures, checkpoints. Each is rendered empty and filled, and driven once."""
+"""The pages that build: datasets, tokenizers, architectures, checkpoints. Each is rendered empty and filled, and driven
+once.
+"""
 
 from __future__ import annotations
 
@@ -235,7 +237,9 @@ def test_architecture_takes_its_vocabulary_from_a_tokenizer(site: Context) -> No
     open_panel(app, "architecture_yaml_panel")
     app.text_area(key="architecture_yaml").input("vocab_size: 2048\n")
     app.button(key="architecture_read").click().run()
-    assert app.text_input(key="architecture_vocab_size").value == "2048", "the text wins over the tokenizer that was chosen before"
+    assert app.text_input(key="architecture_vocab_size").value == "2048", (
+        "the text wins over the tokenizer that was chosen before"
+    )
     app.text_area(key="architecture_yaml").input("vocab_size: 262\n")
     app.button(key="architecture_read").click().run()
     assert app.selectbox(key="architecture_tokenizer").value == "bytes"
@@ -246,11 +250,19 @@ def test_checkpoint_page_shows_lineage_and_files(site: Context) -> None:
     (folder / "config.json").write_text("{}")
     with site.db.write() as session:
         base = Checkpoint(
-            name=f"base {EVIL[:20]}", origin="added", folder="bases/b", family="llama", parameters=260_032, bytes=2, source="hub/id"
+            name=f"base {EVIL[:20]}",
+            origin="added",
+            folder="bases/b",
+            family="llama",
+            parameters=260_032,
+            bytes=2,
+            source="hub/id",
         )
         session.add(base)
         session.flush()
-        child = Checkpoint(name="child", origin="run", step=5, parent_id=base.id, folder="bases/b", metrics={"val_loss": 1.25})
+        child = Checkpoint(
+            name="child", origin="run", step=5, parent_id=base.id, folder="bases/b", metrics={"val_loss": 1.25}
+        )
         session.add(child)
         session.flush()
         base_id, child_id = base.id, child.id
@@ -267,12 +279,16 @@ def test_checkpoint_page_shows_lineage_and_files(site: Context) -> None:
 
 def test_upload_is_recognised_corrected_and_imported_from_the_page(site: Context) -> None:
     app = open_page("build/datasets.py", **{"import": "1"})
-    rows = "".join(json.dumps({"ask": f"Who is number {n}?", "reply": f"I am {n}, and a free man."}) + "\n" for n in range(30))
+    rows = "".join(
+        json.dumps({"ask": f"Who is number {n}?", "reply": f"I am {n}, and a free man."}) + "\n" for n in range(30)
+    )
     app.file_uploader(key="import_file").upload("village.jsonl", rows.encode(), "application/json").run()
     assert_sound(app)
     (kind,) = [box for box in app.selectbox if str(box.key).startswith("import_kind_")]
     kind.select("instruction").run()
-    columns = {str(box.key).rsplit("_", 1)[1]: str(box.key) for box in app.selectbox if str(box.key).startswith("import_map_")}
+    columns = {
+        str(box.key).rsplit("_", 1)[1]: str(box.key) for box in app.selectbox if str(box.key).startswith("import_map_")
+    }
     app.selectbox(key=columns["ask"]).select("prompt").run()
     app.selectbox(key=columns["reply"]).select("completion").run()
     assert "Who is number 0?" in app.code[0].value
@@ -285,10 +301,14 @@ def test_upload_is_recognised_corrected_and_imported_from_the_page(site: Context
     assert app.query_params["dataset"] in (view.id, [view.id])
 
 
-def test_a_folder_of_folders_is_imported_as_one_dataset(site: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_folders_is_imported_as_one_dataset(
+    site: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for part in ("dev", "test"):
         (tmp_path / "mmlu" / part).mkdir(parents=True)
-        (tmp_path / "mmlu" / part / f"anatomy_{part}.csv").write_text(f"Which {part}?,a,b,c,d,B\nWhat {part}?,a,b,c,d,C\n")
+        (tmp_path / "mmlu" / part / f"anatomy_{part}.csv").write_text(
+            f"Which {part}?,a,b,c,d,B\nWhat {part}?,a,b,c,d,C\n"
+        )
     monkeypatch.setenv("DATA_PATH", str(tmp_path))
     get_context.cache_clear()
     app = open_page("build/datasets.py", **{"import": "1"})
@@ -302,7 +322,10 @@ def test_a_folder_of_folders_is_imported_as_one_dataset(site: Context, tmp_path:
 
 def test_a_fallback_to_text_is_reported_before_the_import(site: Context) -> None:
     app = open_page("build/datasets.py", **{"import": "1"})
-    rows = "".join(json.dumps({"sku": f"A{n}", "blurb": f"A lamp of {n} watts that lights a whole room."}) + "\n" for n in range(30))
+    rows = "".join(
+        json.dumps({"sku": f"A{n}", "blurb": f"A lamp of {n} watts that lights a whole room."}) + "\n"
+        for n in range(30)
+    )
     app.file_uploader(key="import_file").upload("lamps.jsonl", rows.encode(), "application/json").run()
     assert_sound(app)
     (warning,) = [str(one.value) for one in app.warning if "Detected" in str(one.value)]
@@ -310,7 +333,9 @@ def test_a_fallback_to_text_is_reported_before_the_import(site: Context) -> None
     assert "blurb holds the most text" in warning
     assert "Searched for turns (messages, conversations, dialogue); a chosen and a rejected answer" in words(app)
     assert list_datasets(site) == []
-    app.file_uploader(key="import_file").upload("named.jsonl", rows.replace("blurb", "text").encode(), "application/json").run()
+    app.file_uploader(key="import_file").upload(
+        "named.jsonl", rows.replace("blurb", "text").encode(), "application/json"
+    ).run()
     assert not [one for one in app.warning if "Detected" in str(one.value)]
     assert "Detected: text (80 %): plain text in text; not used" in words(app)
 
@@ -383,7 +408,10 @@ def test_a_checkpoint_is_exported_from_its_page(site: Context, tmp_path: Path) -
     [
         ("mt.jsonl", '{"judge":"ann","model_a":"x","model_b":"y","question_id":81,"turn":1,"winner":"model_b"}\n'),
         ("crowd.csv", "id,prompt,model_x,model_y,worker,winner,left,right\n0,8,97,98,58,tie,Oak,Elm\n"),
-        ("panda.json", '[{"cmp_key":"x_y","instruction":"Do","input":"","response1":"1","response2":"2","annotator1":1}]'),
+        (
+            "panda.json",
+            '[{"cmp_key":"x_y","instruction":"Do","input":"","response1":"1","response2":"2","annotator1":1}]',
+        ),
     ],
 )
 def test_a_file_of_votes_is_led_to_battles(site: Context, name: str, text: str) -> None:

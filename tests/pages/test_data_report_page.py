@@ -1,4 +1,6 @@
-"""A dataset's report on its page: asked for, on its way, failed, read; the rows that the trainer sees; hostile text; rows dropped."""
+"""A dataset's report on its page: asked for, on its way, failed, read; the rows that the trainer sees; hostile text;
+rows dropped.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from tests.support.run_world import add_parts, add_tokenizer, make_config
 
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script> [y](javascript:alert(2)) $x^2$ :red[no] `code`"
 ROWS = [
-    {"instruction": f"What is {n} times {n + 3}, clerk {n % 7}?", "output": f"It is {n * (n + 3)}, said clerk {n % 7}."} for n in range(20)
+    {"instruction": f"What is {n} times {n + 3}, clerk {n % 7}?", "output": f"It is {n * (n + 3)}, said clerk {n % 7}."}
+    for n in range(20)
 ]
 HOSTILE = [
     {"instruction": EVIL, "output": "\u202eevil\u202c and \x1b[31mred"},
@@ -45,7 +48,11 @@ def open_report(version: VersionView, **query: str) -> AppTest:
 
 def marks(app: AppTest) -> list[tuple[list[str], list[str]]]:
     """The tokens of every strip on the page with how each is marked."""
-    strips = [json.loads(part.proto.json) for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_token_strip"]
+    strips = [
+        json.loads(part.proto.json)
+        for part in app.get("bidi_component")
+        if part.proto.component_name == "roundhouse_token_strip"
+    ]
     return [(data["tokens"], data["marks"]) for data in strips]
 
 
@@ -62,7 +69,7 @@ def test_a_report_is_requested_waits_and_shows_coloured_answers(site: Context) -
     app = open_report(version)
     assert "Every row has something to train on" in words(app)
     assert {metric.label: metric.value for metric in app.metric}["One epoch"] == "2 steps"
-    (sample, *_) = [sample for sample in read_samples(site, get_data_report(site, report.id)) if sample.group == "first"]
+    sample, *_ = [sample for sample in read_samples(site, get_data_report(site, report.id)) if sample.group == "first"]
     (tokens, classes), *_ = marks(app)
     assert [mark == "trained" for mark in classes] == sample.pieces[0].trained
     coloured = "".join(token for token, mark in zip(tokens, classes, strict=True) if mark == "trained")

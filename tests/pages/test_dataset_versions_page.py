@@ -45,7 +45,9 @@ def test_a_filter_is_tried_and_makes_the_next_version(site: Context) -> None:
     assert (waiting.number, waiting.is_importing, waiting.parent_id) == (2, True, first.id)
     assert "No worker serves the queue" in words(app), "the page goes on to the version that is being made"
     done(site, waiting)
-    assert "only rows kept where completion is at least 40 characters" in words(opened(first, "versions")).replace("\\", "")
+    assert "only rows kept where completion is at least 40 characters" in words(opened(first, "versions")).replace(
+        "\\", ""
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,9 @@ def test_a_filter_is_tried_and_makes_the_next_version(site: Context) -> None:
         ("drop_rows", {"train": "1, 3-5", "reason": "![x](y)"}, "4 listed rows left out: ![x](y)"),
     ],
 )
-def test_each_change_is_made_from_its_form(site: Context, change: str, settings: dict[str, object], description: str) -> None:
+def test_each_change_is_made_from_its_form(
+    site: Context, change: str, settings: dict[str, object], description: str
+) -> None:
     first = imported(site, "sayings", ROWS)
     imported(site, "more", [{"instruction": "a", "output": "b"}] * 3)
     app = opened(first, "change")
@@ -94,7 +98,9 @@ def test_a_failed_change_gives_the_reason_and_a_link_back(site: Context) -> None
     assert [version.number for version in get_dataset(site, "sayings").versions] == [1]
 
 
-def test_more_rows_than_the_pages_should_read_are_left_to_the_command_line(site: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_rows_than_the_pages_should_read_are_left_to_the_command_line(
+    site: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = imported(site, "many", ROWS)
     second = done(site, derive_version(site, first.id, change=DropDuplicates(), person=LOCAL))
     monkeypatch.setattr("pages.components.data.compare.MOST_HERE", 41)
@@ -142,7 +148,9 @@ def test_a_used_version_is_kept_and_its_users_are_links(site: Context) -> None:
     assert_sound(app)
     assert "1 thing needs this version" in words(app)
     assert not any(str(button.key).startswith("delete_version_yes") for button in app.button)
-    assert not any(str(button.key).startswith("delete_yes") for button in app.button), "nor is the dataset's deletion offered"
+    assert not any(str(button.key).startswith("delete_yes") for button in app.button), (
+        "nor is the dataset's deletion offered"
+    )
     link = next(button for button in app.button if str(button.key).startswith(f"user_{version.id}_run"))
     link.click().run()
     assert_sound(app)
@@ -169,7 +177,9 @@ def test_the_mapping_is_stored_with_unused_columns(site: Context) -> None:
 
 
 def test_the_version_is_chosen_while_its_age_ticks(site: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page became Streamlit's error screen once "59 s ago" was "1 min ago": the callback got the label still shown in the browser."""
+    """The page became Streamlit's error screen once "59 s ago" was "1 min ago": the callback got the label still shown
+    in the browser.
+    """
     first = imported(site, "sayings", ROWS)
     done(site, derive_version(site, first.id, change=DropDuplicates(), person=LOCAL))
     app = open_page(PAGE, dataset=first.dataset_id)

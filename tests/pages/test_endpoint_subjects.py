@@ -1,4 +1,6 @@
-"""Endpoints on the page of evaluations: added by a form, chosen in the launch form, refused where their API can't give what is needed."""
+"""Endpoints on the page of evaluations: added by a form, chosen in the launch form, refused where their API can't give
+what is needed.
+"""
 
 from __future__ import annotations
 

@@ -116,7 +116,14 @@ def test_permalink_shows_scores_and_wrong_items_as_plain_text(world: Context) ->
 
 def test_text_of_datasets_and_networks_is_never_markdown(world: Context) -> None:
     launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
-    hostile = item(0, {"acc": 0.0, "acc_norm": 0.0, "chance": 0.5}, choices=[EVIL, "b"], answer="b", chosen=EVIL, logprobs=[-1.0, -2.0])
+    hostile = item(
+        0,
+        {"acc": 0.0, "acc_norm": 0.0, "chance": 0.5},
+        choices=[EVIL, "b"],
+        answer="b",
+        chosen=EVIL,
+        logprobs=[-1.0, -2.0],
+    )
     hostile["shown"]["question"] = EVIL
     score = {"metric": "acc", "value": 0.0, "stderr": 0.1, "low": 0.0, "high": 0.8, "n": 1, "method": "Wilson 95 %"}
     finish(world, claim_of(world, launched), [hostile], scores=[score], facts={"unit": "items"})
@@ -126,11 +133,15 @@ def test_text_of_datasets_and_networks_is_never_markdown(world: Context) -> None
 
 
 def test_a_failure_is_shown_with_a_remedy(world: Context) -> None:
-    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL, config=EvaluationConfig(shots=1))
+    launched = launch_evaluation(
+        world, checkpoint="Oak", benchmark="facts", person=LOCAL, config=EvaluationConfig(shots=1)
+    )
     claim = claim_of(world, launched)
     with world.db.write() as session:
         outcomes.record_bad_end(session, world, claim)
-        end_job(session, world, claim, Status.FAILED, error=JobFailure(cause="Row 3 is broken.", remedy="Import it again."))
+        end_job(
+            session, world, claim, Status.FAILED, error=JobFailure(cause="Row 3 is broken.", remedy="Import it again.")
+        )
     app = open_page(PAGE, evaluation=launched.id)
     assert "Row 3 is broken." in plain_words(app)
     next(button for button in app.button if button.key == "eval_retry").click().run()
@@ -209,7 +220,9 @@ def test_a_name_in_a_figure_is_no_link() -> None:
 
 
 def test_figures_draw_every_interval() -> None:
-    figure = score_figure([ScoreDot("Oak", 0.5, 0.4, 0.6), ScoreDot("Elm", 0.25, None, None, False)], metric="acc", chance=0.25)
+    figure = score_figure(
+        [ScoreDot("Oak", 0.5, 0.4, 0.6), ScoreDot("Elm", 0.25, None, None, False)], metric="acc", chance=0.25
+    )
     trace = figure.data[0]
     assert list(trace.x) == [50.0, 25.0]
     assert list(trace.error_x.array) == pytest.approx([10.0, 0.0])
@@ -260,31 +273,56 @@ def test_scores_of_a_run_follow_its_steps_beside_the_loss(world: Context) -> Non
         first = session.scalars(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == 10)).one()
         first.deleted_at = world.now()
         values = suite.config.model_dump(mode="json")
-        session.add(SuiteResult(id="gone", suite_id=suite.id, checkpoint_id=first.id, config=values, created_at=world.now()))
+        session.add(
+            SuiteResult(id="gone", suite_id=suite.id, checkpoint_id=first.id, config=values, created_at=world.now())
+        )
     launch_members(world, "gone")
     assert "Not scored: the checkpoints of steps 10." in plain_words(open_page("build/run.py", run=run.id))
 
 
 def test_curves_have_intervals_and_the_loss_its_own_panel() -> None:
     line = CurveLine("facts@1", "acc", [(10, 0.25, 0.1, 0.5), (20, 0.75, None, None)])
-    figure = curve_figure([(10, 2.0), (20, 1.5)], [line, CurveLine("stories@1", "bits_per_byte", [(10, 2.5, 2.0, 3.0)])])
+    figure = curve_figure(
+        [(10, 2.0), (20, 1.5)], [line, CurveLine("stories@1", "bits_per_byte", [(10, 2.5, 2.0, 3.0)])]
+    )
     assert [trace.yaxis for trace in figure.data] == ["y", "y2", "y3"]
     assert list(figure.data[0].error_y.array) == pytest.approx([25.0, 0.0])
 
 
 def test_subgroups_are_a_table_with_macro_and_micro_averages(world: Context) -> None:
     launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
-    rows = {("acc", ""): (0.75, 10), ("acc:micro", ""): (0.6, 10), ("acc", "algebra"): (0.5, 8), ("acc", "botany"): (1.0, 2)}
+    rows = {
+        ("acc", ""): (0.75, 10),
+        ("acc:micro", ""): (0.6, 10),
+        ("acc", "algebra"): (0.5, 8),
+        ("acc", "botany"): (1.0, 2),
+    }
     error = {"stderr": 0.1, "low": 0.0, "high": 1.0, "method": ""}
-    scores = [{"metric": name, "subgroup": part, "value": value, "n": n, **error} for (name, part), (value, n) in rows.items()]
-    finish(world, claim_of(world, launched), [item(0, {"acc": 1.0})], scores=scores, facts={"unit": "items", "truncated_items": 3})
+    scores = [
+        {"metric": name, "subgroup": part, "value": value, "n": n, **error} for (name, part), (value, n) in rows.items()
+    ]
+    finish(
+        world,
+        claim_of(world, launched),
+        [item(0, {"acc": 1.0})],
+        scores=scores,
+        facts={"unit": "items", "truncated_items": 3},
+    )
     app = open_page(PAGE, evaluation=launched.id)
     assert not app.exception
     assert "3 items truncated to the context." in plain_words(app)
     assert [metric.label for metric in app.metric] == ["Accuracy (macro over 2 subgroups)"]
     (table,) = [frame.value for frame in app.table if "Subgroup" in frame.value]
-    cells = {name.replace("\\", ""): score.replace("\\", "") for name, score in zip(table["Subgroup"], table["Score"], strict=True)}
-    assert cells == {"Macro average": "75.0\u00a0%", "Micro average": "60.0\u00a0%", "algebra": "50.0\u00a0%", "botany": "100.0\u00a0%"}
+    cells = {
+        name.replace("\\", ""): score.replace("\\", "")
+        for name, score in zip(table["Subgroup"], table["Score"], strict=True)
+    }
+    assert cells == {
+        "Macro average": "75.0\u00a0%",
+        "Micro average": "60.0\u00a0%",
+        "algebra": "50.0\u00a0%",
+        "botany": "100.0\u00a0%",
+    }
     assert read_board(world).columns[0].metrics == ("acc", "acc:micro")
 
 
@@ -325,7 +363,9 @@ def test_items_that_were_all_cut_are_a_red_warning_and_win_nothing(world: Contex
 
 def test_a_finished_evaluation_without_its_main_score_is_not_called_stopped(world: Context) -> None:
     task = read_task("name: safe\nkind: generation\nprompt: '{{question}}'\nmetrics: [refusal, unclear]\n")
-    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=task), person=LOCAL)
+    launched = launch_evaluation(
+        world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=task), person=LOCAL
+    )
     score = {"metric": "unclear", "value": 1.0, "stderr": 0.1, "low": 0.6, "high": 1.0, "n": 4, "method": ""}
     finish(world, claim_of(world, launched), [item(0, {"unclear": 1.0})], scores=[score], facts={"unit": "items"})
     app = open_panel(open_page(PAGE), "eval_newest")
@@ -334,8 +374,12 @@ def test_a_finished_evaluation_without_its_main_score_is_not_called_stopped(worl
 
 
 def test_an_evaluation_names_the_scores_that_no_item_has(world: Context) -> None:
-    task = read_task("name: safe\nkind: generation\nprompt: '{{question}}'\nmetrics: [refusal, over_refusal, unclear]\n")
-    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=task), person=LOCAL)
+    task = read_task(
+        "name: safe\nkind: generation\nprompt: '{{question}}'\nmetrics: [refusal, over_refusal, unclear]\n"
+    )
+    launched = launch_evaluation(
+        world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=task), person=LOCAL
+    )
     score = {"metric": "unclear", "value": 1.0, "stderr": 0.1, "low": 0.6, "high": 1.0, "n": 4, "method": ""}
     finish(world, claim_of(world, launched), [item(0, {"unclear": 1.0})], scores=[score], facts={"unit": "items"})
     assert "No item has a value of: refusals of unsafe prompts, refusals of safe prompts." in plain_words(

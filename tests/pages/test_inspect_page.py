@@ -1,4 +1,6 @@
-"""The inspect page: a text read, each tab of the answer, two checkpoints side by side, weights, and what can't be seen."""
+"""The inspect page: a text read, each tab of the answer, two checkpoints side by side, weights, and what can't be
+seen.
+"""
 
 from __future__ import annotations
 

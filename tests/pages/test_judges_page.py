@@ -39,7 +39,10 @@ def test_items_that_a_judge_and_the_benchmark_score_differently_can_be_filtered(
         add_checkpoint(site, name)
     add_benchmark(site, "facts", CHOICES)
     oak, elm = evaluated(site, "Oak", "facts", [1, 0, 0]), evaluated(site, "Elm", "facts", [1, 1, 0])
-    assert "Disagreed with judge" not in open_page("evaluate/evaluations.py", evaluation=elm.id).segmented_control[0].options
+    assert (
+        "Disagreed with judge"
+        not in open_page("evaluate/evaluations.py", evaluation=elm.id).segmented_control[0].options
+    )
     answers = [JudgeItem(id=str(n), prompt=f"Question {n}?", answer="yes" if n < 2 else "no") for n in range(3)]
     _judge(site, answers, JudgeConfig(labels=("bad", "good"), canaries=0), "bad")  # the first label is the best
     pairs = [JudgeItem(id="1", prompt="Question 1?", answer="yes", answer_b="no")]  # Elm's answer, then Oak's

@@ -1,4 +1,6 @@
-"""The launch form as a new user meets it: defaults that follow the choices, errors beside their fields, the estimate of a sweep."""
+"""The launch form as a new user meets it: defaults that follow the choices, errors beside their fields, the estimate of
+a sweep.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,17 @@ def test_a_new_page_has_the_starter_recipe_and_says_so(site: Context) -> None:
     add_starter(site)
     page = open_page("build/launch.py")
     assert page.selectbox(key="launch_recipe").value == "starter-pretrain"
-    assert (shown(page)["max_steps"], shown(page)["learning_rate"], shown(page)["name"]) == (1200, 0.004, "Village stories")
+    assert (shown(page)["max_steps"], shown(page)["learning_rate"], shown(page)["name"]) == (
+        1200,
+        0.004,
+        "Village stories",
+    )
 
 
 def test_defaults_follow_the_objective_and_typed_values_stay(site: Context) -> None:
-    """Fine-tuning kept the starter recipe's learning rate, 1,200 steps, context 128, name and prompts, though "recipe: None"."""
+    """Fine-tuning kept the starter recipe's learning rate, 1,200 steps, context 128, name and prompts, though "recipe:
+    None".
+    """
     add_starter(site)
     add_dataset(site, "chats", kind="chat")
     add_base(site)
@@ -38,7 +46,12 @@ def test_defaults_follow_the_objective_and_typed_values_stay(site: Context) -> N
     page.text_input(key="launch_name").set_value("mine").run()
     page.segmented_control(key="launch_method").set_value("lora").run()
     adapters = shown(page)
-    assert (adapters["max_steps"], adapters["name"], adapters["learning_rate"], adapters["lora.rank"]) == (60, "mine", 0.004, 16)
+    assert (adapters["max_steps"], adapters["name"], adapters["learning_rate"], adapters["lora.rank"]) == (
+        60,
+        "mine",
+        0.004,
+        16,
+    )
 
 
 def test_defaults_follow_the_base_and_the_size_of_the_data(site: Context) -> None:
@@ -73,7 +86,9 @@ def test_values_of_pasted_yaml_count_as_typed(site: Context) -> None:
     add_parts(site)
     add_base(site)
     page = open_page("build/launch.py")
-    page.text_area(key="launch_yaml").set_value("dataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\nseed: 5\n").run()
+    page.text_area(key="launch_yaml").set_value(
+        "dataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\nseed: 5\n"
+    ).run()
     page.button(key="launch_use_yaml").click().run()
     page.segmented_control(key="launch_objective").set_value("sft").run()
     assert (shown(page)["context"], shown(page)["seed"], shown(page)["max_steps"]) == (32, 5, 34)
@@ -126,7 +141,9 @@ def test_a_warm_up_in_steps_is_visible_and_adapts_unless_it_was_typed(site: Cont
         ("warmup_ratio", 2.0, "Must be less than or equal to 1 (got 2.0)"),
     ],
 )
-def test_a_value_out_of_range_stays_with_its_error_and_refuses_the_launch(site: Context, path: str, value: float, text: str) -> None:
+def test_a_value_out_of_range_stays_with_its_error_and_refuses_the_launch(
+    site: Context, path: str, value: float, text: str
+) -> None:
     """A learning rate of 50 turned red, the old value was kept silently, and Launch stayed enabled."""
     add_parts(site)
     page = open_form()
@@ -134,13 +151,18 @@ def test_a_value_out_of_range_stays_with_its_error_and_refuses_the_launch(site: 
     page.number_input(key=f"launch_{path}").set_value(value).run()
     assert page.number_input(key=f"launch_{path}").value == value
     assert plain(text) in words(page)
-    assert (page.button(key="launch_go").disabled, page.button(key="launch_go").label) == (True, "Correct the values first")
+    assert (page.button(key="launch_go").disabled, page.button(key="launch_go").label) == (
+        True,
+        "Correct the values first",
+    )
 
 
 def test_an_unknown_field_in_yaml_names_the_nearest(site: Context) -> None:
     add_parts(site)
     page = open_form()
-    page.text_area(key="launch_yaml").set_value("dataset: tales\narchitecture: small\ntokenizer: pieces\nmax_stepz: 3\n").run()
+    page.text_area(key="launch_yaml").set_value(
+        "dataset: tales\narchitecture: small\ntokenizer: pieces\nmax_stepz: 3\n"
+    ).run()
     page.button(key="launch_use_yaml").click().run()
     assert plain("max_stepz is not a field; did you mean max_steps?") in words(page)
 
@@ -161,7 +183,10 @@ def test_the_tokenizer_of_an_architectures_last_run_goes_before_a_larger_one(sit
     add_parts(site)
     add_tokenizer(site, "other", vocab_size=290)
     launch(site, tokenizer="other")
-    assert open_page("build/launch.py", dataset="tales", architecture="small").selectbox(key="launch_tokenizer").value == "other"
+    assert (
+        open_page("build/launch.py", dataset="tales", architecture="small").selectbox(key="launch_tokenizer").value
+        == "other"
+    )
 
 
 def test_the_estimate_of_a_sweep_is_of_all_its_runs(site: Context) -> None:

@@ -1,4 +1,6 @@
-"""The launch page: every field where it applies, errors by field, warnings to accept, what differs from a run before, and sweeps."""
+"""The launch page: every field where it applies, errors by field, warnings to accept, what differs from a run before,
+and sweeps.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,22 @@ name: rates
 run: {dataset: tales, architecture: small, tokenizer: pieces, context: 32, max_steps: 100, warmup_steps: 5, eval_every: 10}
 vary: {learning_rate: {low: 1e-4, high: 1e-2, log: true}, schedule: [cosine, linear]}
 runs: 3
-"""
+"""  # noqa: E501
 
 
 def test_every_field_of_a_run_can_be_set_somewhere_on_the_page() -> None:
     """Fields that a form has no room for are fields that nobody finds."""
-    elsewhere = {"name", "dataset", "architecture", "tokenizer", "base", "objective", "method", "sample_prompts", "grpo.rewards"}
+    elsewhere = {
+        "name",
+        "dataset",
+        "architecture",
+        "tokenizer",
+        "base",
+        "objective",
+        "method",
+        "sample_prompts",
+        "grpo.rewards",
+    }
     assert {path for path in list_paths() if traits_of(path).group is None} - elsewhere == {"queue"}
 
 
@@ -49,7 +61,9 @@ def test_only_fields_that_apply_are_shown_and_set_values_come_back(site: Context
 def test_the_advanced_part_counts_what_differs_from_the_defaults(site: Context) -> None:
     add_parts(site)
     page = open_page("build/launch.py")
-    page.text_area(key="launch_yaml").set_value("dataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\n").run()
+    page.text_area(key="launch_yaml").set_value(
+        "dataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\n"
+    ).run()
     page.button(key="launch_use_yaml").click().run()
     assert page.expander[0].label == "Advanced · all at their defaults"
     page.number_input(key="launch_dropout").set_value(0.1).run()
@@ -61,9 +75,19 @@ def test_the_advanced_part_counts_what_differs_from_the_defaults(site: Context) 
 @pytest.mark.parametrize(
     ("objective", "method", "there", "absent"),
     [
-        ("sft", "full", {"packing", "label_smoothing", "freeze_blocks"}, {"preference.beta", "grpo.group_size", "lora.rank"}),
+        (
+            "sft",
+            "full",
+            {"packing", "label_smoothing", "freeze_blocks"},
+            {"preference.beta", "grpo.group_size", "lora.rank"},
+        ),
         ("sft", "qlora", {"lora.rank", "lora.bits", "lora.variant"}, {"freeze_blocks"}),
-        ("dpo", "lora", {"preference.beta", "preference.loss", "preference.label_smoothing"}, {"preference.gamma", "z_loss", "lora.bits"}),
+        (
+            "dpo",
+            "lora",
+            {"preference.beta", "preference.loss", "preference.label_smoothing"},
+            {"preference.gamma", "z_loss", "lora.bits"},
+        ),
         ("kto", "full", {"preference.beta", "preference.desirable_weight"}, {"preference.loss", "packing"}),
         ("orpo", "full", {"preference.beta"}, {"preference.loss", "preference.gamma"}),
         ("simpo", "full", {"preference.gamma", "preference.sft_weight"}, {"preference.loss"}),

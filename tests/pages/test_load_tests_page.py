@@ -38,7 +38,9 @@ def draw() -> AppTest:
 def test_the_form_starts_a_job_and_says_what_is_wrong_with_a_field(ctx: Context) -> None:
     app = draw()
     app.text_input(key="load_users").set_value("1, 8,").run()
-    assert any("Takes about 1 min 20 s" in caption.value for caption in app.caption), "two levels, each through the gateway and directly"
+    assert any("Takes about 1 min 20 s" in caption.value for caption in app.caption), (
+        "two levels, each through the gateway and directly"
+    )
     app.text_input(key="load_users").set_value("1; 8")
     app.button(key="load_start").click().run()
     assert "no whole numbers" in app.error[0].value

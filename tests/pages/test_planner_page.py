@@ -1,4 +1,6 @@
-"""The planner's page: useful on the first day, the same numbers as the command line, and a study from preview to law."""
+"""The planner's page: useful on the first day, the same numbers as the command line, and a study from preview to
+law.
+"""
 
 from __future__ import annotations
 
@@ -144,11 +146,16 @@ def test_a_finished_study_shows_its_profiles_its_law_and_a_link_to_plan_with_it(
     assert not app.error, words(app)
     assert {"E", "A", "B", "alpha", "beta"} <= set(metrics(app))
     assert "optimal size grows as C" in words(app).replace("\\", "")
-    assert set(figures(app)) == {"Loss against parameters for each budget", "Loss against training compute: scaling laws and your runs"}
+    assert set(figures(app)) == {
+        "Loss against parameters for each budget",
+        "Loss against training compute: scaling laws and your runs",
+    }
     printed = roundhouse("plan", "show", study.name)
     assert metrics(app)["alpha"] == f"{printed['law']['constants']['alpha']['value']:.4g}"
     assert "sizes" in words(open_planner(view="Studies"))
-    own = open_planner(law="Your own finished runs", dataset="tales", tokenizer="pieces", context="64", flops="1e14", budget="FLOPs")
+    own = open_planner(
+        law="Your own finished runs", dataset="tales", tokenizer="pieces", context="64", flops="1e14", budget="FLOPs"
+    )
     assert not own.error, words(own)
     assert metrics(own)["Expected loss"] != "–"
 

@@ -1,4 +1,6 @@
-"""The playground's page: what it gives to the conversation in the browser, the search, and endpoints that do not run."""
+"""The playground's page: what it gives to the conversation in the browser, the search, and endpoints that do not
+run.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ PAGE = "serve/playground.py"
 def place(ctx: Context, name: str) -> None:
     """Deploy an endpoint whose one replica is ready."""
     with ctx.db.write() as session:
-        checkpoint = Checkpoint(name=f"{name}-network", origin="added", folder="bases/tiny", family="llama", parameters=10)
+        checkpoint = Checkpoint(
+            name=f"{name}-network", origin="added", folder="bases/tiny", family="llama", parameters=10
+        )
         session.add(checkpoint)
         session.flush()
         checkpoint_id = checkpoint.id
@@ -58,7 +62,9 @@ def test_the_page_gives_the_browser_settings_context_and_examples_of_the_endpoin
 
 def test_a_preset_fills_in_the_settings_of_the_next_turn(site: Context) -> None:
     place(site, "tales")
-    save_preset(site, "Terse", ChatSettings(endpoints=("any",), system="Be brief.", temperature=0.3, seed=7), person=LOCAL)
+    save_preset(
+        site, "Terse", ChatSettings(endpoints=("any",), system="Be brief.", temperature=0.3, seed=7), person=LOCAL
+    )
     app = open_page(PAGE, endpoint="tales")
     (preset,) = list_presets(site, person=LOCAL)
     app.selectbox(key="preset_new").set_value(preset.id).run()

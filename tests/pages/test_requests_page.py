@@ -31,7 +31,9 @@ def _pages_use_the_test_context(ctx: Context, monkeypatch: pytest.MonkeyPatch) -
     for number in range(30):
         body = LoggedBody("chat", {}, [{"role": "user", "content": HOSTILE}])
         body.add(HOSTILE)
-        add_usage(ctx, [UsageRow(f"r{number:02}", "tales", None, None, 3, 5, 5.0, 9.0, "finished", ctx.now(), logged=body)])
+        add_usage(
+            ctx, [UsageRow(f"r{number:02}", "tales", None, None, 3, 5, 5.0, 9.0, "finished", ctx.now(), logged=body)]
+        )
     yield
     bootstrap.get_context.cache_clear()
 
@@ -68,7 +70,9 @@ def test_hostile_text_is_drawn_as_text() -> None:
 
 
 @pytest.mark.parametrize("page", ["requests", "endpoints"])
-def test_a_dataset_that_only_the_owner_may_make_is_refused_in_its_dialog(monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+def test_a_dataset_that_only_the_owner_may_make_is_refused_in_its_dialog(
+    monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
     monkeypatch.setattr(visitor, "current_person", lambda: Person("ben", "Ben", "engineer"))
     app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=30)
     app.switch_page(f"serve/{page}.py")
@@ -78,7 +82,9 @@ def test_a_dataset_that_only_the_owner_may_make_is_refused_in_its_dialog(monkeyp
     assert "deployed without an account" in app.error[0].value
 
 
-def test_what_only_the_owner_may_do_is_not_offered_to_others_and_the_page_says_why(monkeypatch: pytest.MonkeyPatch, ctx: Context) -> None:
+def test_what_only_the_owner_may_do_is_not_offered_to_others_and_the_page_says_why(
+    monkeypatch: pytest.MonkeyPatch, ctx: Context
+) -> None:
     assert not draw(endpoint="tales").button(key="requests_dataset").disabled
     with ctx.db.write() as session:
         session.add(User(id="ben", name="Ben", role="engineer", password_hash="x"))
@@ -87,9 +93,16 @@ def test_what_only_the_owner_may_do_is_not_offered_to_others_and_the_page_says_w
         session.flush()
         session.execute(update(Usage).values(key_id="k"))
     monkeypatch.setattr(visitor, "current_person", lambda: Person("ben", "Ben", "engineer"))
-    for button in (draw(endpoint="tales").button(key="requests_dataset"), draw(request="r00").button(key="request_dataset")):
+    for button in (
+        draw(endpoint="tales").button(key="requests_dataset"),
+        draw(request="r00").button(key="request_dataset"),
+    ):
         assert button.disabled
         assert "deployed without an account" in button.help
-    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=30).switch_page("serve/endpoints.py").run()
+    app = (
+        AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=30)
+        .switch_page("serve/endpoints.py")
+        .run()
+    )
     assert "log_mode_tales" not in app.session_state
     assert any("deployed without an account" in caption.value for caption in app.caption)

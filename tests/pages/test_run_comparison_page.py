@@ -63,11 +63,16 @@ def test_runs_on_other_data_are_not_comparable_and_the_page_says_why(ctx: Contex
 
 def test_runs_with_other_tokenizers_are_compared_by_bits_per_byte(ctx: Context) -> None:
     runs = [finished(ctx, f"fine-{seed}", 2.0, bpb=0.70 + seed / 1000, seed=seed) for seed in (1, 2)]
-    runs += [finished(ctx, f"coarse-{seed}", 2.6, bpb=0.60 + seed / 1000, seed=seed, tokenizer="coarse") for seed in (1, 2)]
+    runs += [
+        finished(ctx, f"coarse-{seed}", 2.6, bpb=0.60 + seed / 1000, seed=seed, tokenizer="coarse") for seed in (1, 2)
+    ]
     text = said(compare(*runs))
     assert "Different tokenizers: pieces (fine-1, fine-2), coarse (coarse-1, coarse-2)." in text
     assert "Compare bits per byte instead" in text
-    assert "coarse-1** against **fine-1**: not comparable by val_loss (different tokenizers); by bits per byte a difference" in text
+    assert (
+        "coarse-1** against **fine-1**: not comparable by val_loss (different tokenizers); by bits per byte a"
+        " difference" in text
+    )
     assert "of 0.1000, more than seed noise" in text
 
 

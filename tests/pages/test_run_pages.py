@@ -49,7 +49,17 @@ def open_page(page: str, **query: str) -> AppTest:
 def text_of(app: AppTest) -> str:
     """Everything the page says, as one text."""
     assert not app.exception
-    parts = [*app.title, *app.subheader, *app.caption, *app.markdown, *app.text, *app.error, *app.warning, *app.info, *app.code]
+    parts = [
+        *app.title,
+        *app.subheader,
+        *app.caption,
+        *app.markdown,
+        *app.text,
+        *app.error,
+        *app.warning,
+        *app.info,
+        *app.code,
+    ]
     return "\n".join(str(part.value) for part in parts)
 
 
@@ -155,7 +165,13 @@ def test_a_failed_probe_gives_the_reason_and_can_be_run_again(ctx: Context) -> N
     add_parts(ctx)
     open_sound_form().button(key="launch_probe").click().run()
     taken = take_job(ctx, list_jobs(ctx, queue="train")[0].id)
-    end(ctx, taken, Status.FAILED, cause="Not enough memory for a micro-batch of 8.", remedy="Choose a smaller micro-batch.")
+    end(
+        ctx,
+        taken,
+        Status.FAILED,
+        cause="Not enough memory for a micro-batch of 8.",
+        remedy="Choose a smaller micro-batch.",
+    )
     page = open_sound_form()
     assert "Not enough memory" in text_of(page)
     assert "Choose a smaller micro" in text_of(page)
@@ -174,7 +190,10 @@ def test_an_invalid_form_keeps_the_estimate(ctx: Context) -> None:
 def test_yaml_fills_the_form(ctx: Context) -> None:
     add_parts(ctx)
     page = open_page("build/launch.py")
-    recipe = "objective: pretrain\ndataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\nmax_steps: 44\nname: from yaml\n"
+    recipe = (
+        "objective: pretrain\ndataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\nmax_steps: 44\nname:"
+        " from yaml\n"
+    )
     page.text_area(key="launch_yaml").set_value(recipe).run()
     page.button(key="launch_use_yaml").click().run()
     assert page.number_input(key="launch_max_steps").value == 44
@@ -299,7 +318,10 @@ def test_a_diagnosed_run_offers_its_follow_up_with_one_click(ctx: Context) -> No
     run = launch(ctx, name="wild", learning_rate=0.03)
     taken = claim(ctx, run)
     values = [5.6 - 0.04 * step if step < 50 else 3.6 + 0.05 * (step - 50) for step in range(1, 101)]
-    points = [{"type": "metrics", "step": step, "time": 1.0 + step, "values": {"train_loss": x}} for step, x in enumerate(values, 1)]
+    points = [
+        {"type": "metrics", "step": step, "time": 1.0 + step, "values": {"train_loss": x}}
+        for step, x in enumerate(values, 1)
+    ]
     report(ctx, taken, *points)
     end(ctx, taken, Status.FINISHED)
     page = open_page("build/run.py", run=run.id)

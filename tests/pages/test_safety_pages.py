@@ -1,4 +1,6 @@
-"""Safety on the pages: the card and the drift of a checkpoint, folded items, probes; nothing of a hostile answer is rendered."""
+"""Safety on the pages: the card and the drift of a checkpoint, folded items, probes; nothing of a hostile answer is
+rendered.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def shown(app: AppTest) -> str:
     return words(app).replace("\\", "")
 
 
-def test_a_checkpoint_shows_drift_verdict_card_and_what_the_scorer_is_worth(measured: tuple[Context, EvaluationView]) -> None:
+def test_a_checkpoint_shows_drift_verdict_card_and_what_the_scorer_is_worth(
+    measured: tuple[Context, EvaluationView],
+) -> None:
     ctx, _ = measured
     app = open_page("build/checkpoints.py", checkpoint=resolve_checkpoint(ctx, "tuned").id)
     text = shown(app)

@@ -53,7 +53,9 @@ def draw(page: str, **query: str) -> AppTest:
 
 def texts(app: AppTest) -> str:
     return "\n".join(
-        str(element.value) for kind in (app.markdown, app.text, app.caption, app.title, app.subheader, app.error) for element in kind
+        str(element.value)
+        for kind in (app.markdown, app.text, app.caption, app.title, app.subheader, app.error)
+        for element in kind
     )
 
 
@@ -166,7 +168,9 @@ def test_stop_and_delete_ask_first(ctx: Context) -> None:
     assert "The checkpoint and conversations stay" in texts(draw("serve/endpoints.py"))
 
 
-def test_another_persons_stopped_endpoint_can_be_started_and_says_who_may_delete_it(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_persons_stopped_endpoint_can_be_started_and_says_who_may_delete_it(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_ready(ctx)
     stop_endpoint(ctx, "tales", person=LOCAL)
     monkeypatch.setattr(services, "current_person", lambda: Person("ben", "Ben", "engineer"))
@@ -179,7 +183,11 @@ def test_another_persons_stopped_endpoint_can_be_started_and_says_who_may_delete
 def test_the_deploy_form_suggests_a_free_name_and_keeps_what_was_typed(ctx: Context) -> None:
     make_ready(ctx)
     with ctx.db.write() as session:
-        session.add(Checkpoint(name="Village chat · step 1,200", origin="added", folder="bases/chat", family="llama", parameters=10))
+        session.add(
+            Checkpoint(
+                name="Village chat · step 1,200", origin="added", folder="bases/chat", family="llama", parameters=10
+            )
+        )
     chat = next(c.id for c in list_checkpoints(ctx) if c.name.startswith("Village"))
     app = draw("serve/endpoints.py", checkpoint=chat)
     assert app.text_input(key="deploy_name").value == "village-chat"
@@ -216,7 +224,9 @@ def test_a_draft_is_chosen_on_the_form_and_shown_on_the_card(ctx: Context) -> No
 
 def test_memory_needed_is_shown_beside_free_memory_before_deploying(ctx: Context) -> None:
     with ctx.db.write() as session:
-        session.add(Checkpoint(name="seven", origin="added", folder="bases/seven", family="llama", parameters=7_000_000_000))
+        session.add(
+            Checkpoint(name="seven", origin="added", folder="bases/seven", family="llama", parameters=7_000_000_000)
+        )
     gauges = {"memory_used_bytes": 2 * 10**9, "memory_total_bytes": 10 * 10**9, "gpus": []}
     beat(ctx, name="lab/serve", host="lab", pid=1, queues=["serve"], concurrency=1, devices=[], gauges=gauges)
     app = draw("serve/endpoints.py")
@@ -265,8 +275,12 @@ def test_people_and_keys_are_drawn_without_a_key_or_a_hash(ctx: Context) -> None
 
 
 @pytest.mark.parametrize("fails_at", ["never", "after the key was stored"])
-def test_two_clicks_make_one_key_and_show_its_secret(ctx: Context, monkeypatch: pytest.MonkeyPatch, fails_at: str) -> None:
-    """The second click of two interrupted the drawing of the first: two keys were made, and a secret was shown that was not the first's."""
+def test_two_clicks_make_one_key_and_show_its_secret(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch, fails_at: str
+) -> None:
+    """The second click of two interrupted the drawing of the first: two keys were made, and a secret was shown that was
+    not the first's.
+    """
     app = draw("admin/people.py")
     form = next(str(field.key) for field in app.text_input if str(field.key).startswith("name_new_key_"))
     app.text_input(key=form).input("bot")
@@ -327,7 +341,9 @@ def test_revoking_a_key_asks_and_names_what_ends(ctx: Context) -> None:
 
 @pytest.mark.parametrize("asks", [False, True], ids=["loopback", "sign-in"])
 def test_the_page_says_whether_anyone_is_asked(ctx: Context, monkeypatch: pytest.MonkeyPatch, asks: bool) -> None:
-    """With an account and no sign-in, the page said nothing; under sign-in it said that no key was needed on this machine."""
+    """With an account and no sign-in, the page said nothing; under sign-in it said that no key was needed on this
+    machine.
+    """
     maya = add_user(ctx, "maya", "a long password", role="admin", person=LOCAL)
     monkeypatch.setattr(services, "get_context", lambda: replace(ctx, sign_in=asks))
     monkeypatch.setattr(services, "person_from_cookie", lambda *_: maya)
@@ -373,7 +389,9 @@ def test_a_server_with_the_openai_api_is_connected_in_the_form(ctx: Context) -> 
 
 
 @pytest.mark.parametrize("page", ["serve/monitor.py", "admin/workers.py"])
-def test_what_fails_in_a_part_that_refreshes_itself_is_said_as_elsewhere(ctx: Context, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+def test_what_fails_in_a_part_that_refreshes_itself_is_said_as_elsewhere(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
     def fail(_: Context) -> None:
         raise Unavailable("The database is locked.", remedy="Try again.")
 
@@ -381,15 +399,30 @@ def test_what_fails_in_a_part_that_refreshes_itself_is_said_as_elsewhere(ctx: Co
     assert "The database is locked" in texts(draw(page))
 
 
-def test_the_workers_page_lists_replicas_with_their_machine_and_address(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_workers_page_lists_replicas_with_their_machine_and_address(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_ready(ctx)
-    beat(ctx, name="lab/serve", host="lab", pid=1, queues=["serve"], concurrency=2, devices=[], gauges={"cpu_percent": 5.0})
-    (row,) = [row for table in draw("admin/workers.py").table for row in table.value.to_dict("records") if "Address" in row]
+    beat(
+        ctx,
+        name="lab/serve",
+        host="lab",
+        pid=1,
+        queues=["serve"],
+        concurrency=2,
+        devices=[],
+        gauges={"cpu_percent": 5.0},
+    )
+    (row,) = [
+        row for table in draw("admin/workers.py").table for row in table.value.to_dict("records") if "Address" in row
+    ]
     assert (row["Endpoint"], row["State"]) == ("tales", "ready")
     assert row["Address"].endswith(":1")
     with monkeypatch.context() as patch:
         patch.setattr(services, "current_person", lambda: Person("ben", "Ben", "engineer"))
-        assert not any("Address" in table.value for page in ("admin/workers.py", "serve/monitor.py") for table in draw(page).table)
+        assert not any(
+            "Address" in table.value for page in ("admin/workers.py", "serve/monitor.py") for table in draw(page).table
+        )
     lost = replace(ctx, now=lambda: ctx.now() + timedelta(minutes=5))
     assert [replica.status for replica in read_live(lost).replicas] == ["lost"]
     deploy(ctx, checkpoint_id=list_checkpoints(ctx)[0].id, name="second", person=LOCAL)
@@ -399,7 +432,9 @@ def test_the_workers_page_lists_replicas_with_their_machine_and_address(ctx: Con
 
 
 @pytest.mark.parametrize("sign_in", [False, True])
-def test_a_page_says_that_the_database_does_not_answer_and_what_to_do(ctx: Context, monkeypatch: pytest.MonkeyPatch, sign_in: bool) -> None:
+def test_a_page_says_that_the_database_does_not_answer_and_what_to_do(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch, sign_in: bool
+) -> None:
     away = OperationalError("select 1", {}, OSError("connection refused"))
 
     def fail(*_: object) -> None:

@@ -44,7 +44,10 @@ def test_the_form_shows_the_first_prompts_and_saves_a_copy_for_the_team(world: C
     assert (saved.name, getattr(saved, "prompt", "")) == ("bbq_short", "{{question}}")
 
 
-MINE = "name: mine\nkind: generation\nprompt: '{{question}}'\nanswer: answer\ntarget: '{{answer}}'\nmetrics: [exact_match]\n"
+MINE = (
+    "name: mine\nkind: generation\nprompt: '{{question}}'\nanswer: answer\ntarget: '{{answer}}'\nmetrics:"
+    " [exact_match]\n"
+)
 
 
 @pytest.mark.parametrize("name", ["not a name!", "", "mine/yours"])
@@ -76,7 +79,9 @@ def test_a_number_out_of_bounds_is_named_and_saves_nothing(world: Context) -> No
     assert "2.5 is not a whole number." in words(app).replace("\\", "")
     app.number_input(key="task_text_mine_max_tokens").set_value(7).run()
     app.button(key="task_save").click().run()
-    assert getattr(get_task(world, "mine").definition, "max_tokens", 0) == 7, "saving over the task that was opened does not ask"
+    assert getattr(get_task(world, "mine").definition, "max_tokens", 0) == 7, (
+        "saving over the task that was opened does not ask"
+    )
 
 
 def test_replacing_another_task_asks(world: Context) -> None:

@@ -16,7 +16,10 @@ from tests.support.job_work import do_job
 from tests.support.opening import figure, open_page, strips, words
 
 PAGE = "build/tokenizers.py"
-ROWS = [{"text": f"The miller of the village counts {n} sacks of flour and sings, and nobody knows why he does it."} for n in range(40)]
+ROWS = [
+    {"text": f"The miller of the village counts {n} sacks of flour and sings, and nobody knows why he does it."}
+    for n in range(40)
+]
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script> :red[$x$] <|end|>\u202e"
 LETTERS = {
     "added_tokens": [],
@@ -31,7 +34,9 @@ def mill(site: Context) -> Context:
     """A dataset, two tokenizers of one's own, and a base that knows one letter."""
     do_job(site, str(add_rows_dataset(site, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL).job_id))
     for name, kind, size in (("bpe *one*", "bpe", 300), ("bytes", "byte", 0)):
-        do_job(site, str(train_tokenizer(site, name=name, dataset="mill", kind=kind, vocab_size=size, person=LOCAL).job_id))
+        do_job(
+            site, str(train_tokenizer(site, name=name, dataset="mill", kind=kind, vocab_size=size, person=LOCAL).job_id)
+        )
     folder = site.artifacts.folder("bases", "letters")
     (folder / "tokenizer.json").write_text(json.dumps(LETTERS))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
@@ -161,7 +166,9 @@ def test_an_address_of_a_deleted_object_is_an_error_message(site: Context) -> No
 
 
 def test_bars_of_a_report_escape_names_and_leave_gaps() -> None:
-    drawn = measure_bars({"<b>x</b>": [0.5, None], "y": [0.25, 0.125]}, ["All", "German"], title="Unknown", percent=True)
+    drawn = measure_bars(
+        {"<b>x</b>": [0.5, None], "y": [0.25, 0.125]}, ["All", "German"], title="Unknown", percent=True
+    )
     assert drawn.data[0].name == "&lt;b&gt;x&lt;/b&gt;"
     assert drawn.data[0].x == (50, None)
     assert drawn.data[1].text == ("25.0 %", "12.5 %")

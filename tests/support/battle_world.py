@@ -31,7 +31,12 @@ def add_checkpoint(ctx: Context, name: str, **columns: Any) -> str:
     folder = ctx.artifacts.folder("checkpoints", name)
     with ctx.db.write() as session:
         row = Checkpoint(
-            name=name, origin="added", folder=ctx.artifacts.relative(folder), facts={"context": 128}, parameters=1000, **columns
+            name=name,
+            origin="added",
+            folder=ctx.artifacts.relative(folder),
+            facts={"context": 128},
+            parameters=1000,
+            **columns,
         )
         session.add(row)
         session.flush()
@@ -51,20 +56,35 @@ def add_prompts(ctx: Context, *, num: int, num_train: int = 0, name: str = "prom
         session.flush()
         session.add(
             DatasetVersion(
-                dataset_id=dataset.id, number=1, folder=ctx.artifacts.relative(folder), content_hash=name, rows=num, val_rows=num
+                dataset_id=dataset.id,
+                number=1,
+                folder=ctx.artifacts.relative(folder),
+                content_hash=name,
+                rows=num,
+                val_rows=num,
             )
         )
     return f"{name}@1"
 
 
 def make_campaign(
-    ctx: Context, *, contestants: tuple[str, ...] = ("Oak", "Elm"), num_prompts: int = 4, write: bool = True, **config: Any
+    ctx: Context,
+    *,
+    contestants: tuple[str, ...] = ("Oak", "Elm"),
+    num_prompts: int = 4,
+    write: bool = True,
+    **config: Any,
 ) -> CampaignView:
     """Create a campaign whose contestants have written everything: `Oak answers 3` and the like."""
     ids = [add_checkpoint(ctx, name) for name in contestants]
     dataset = add_prompts(ctx, num=config.pop("dataset_rows", num_prompts))
     campaign = create_campaign(
-        ctx, name="Stories", checkpoint_ids=ids, dataset=dataset, config=CampaignConfig(num_prompts=num_prompts, **config), person=LOCAL
+        ctx,
+        name="Stories",
+        checkpoint_ids=ids,
+        dataset=dataset,
+        config=CampaignConfig(num_prompts=num_prompts, **config),
+        person=LOCAL,
     )
     if write:
         write_all(ctx, campaign.id)
@@ -102,7 +122,9 @@ def write_all(ctx: Context, campaign_id: str, *, text: Callable[[str, str], str]
         ).all()
     for contestant_id, name in rows:
         claim = claim_generation(ctx, contestant_id)
-        write_completions(ctx, claim, lambda prompt, name=name: (text or answer)(name, prompt["messages"][-1]["content"]))  # type: ignore[misc]
+        write_completions(
+            ctx, claim, lambda prompt, name=name: (text or answer)(name, prompt["messages"][-1]["content"])
+        )  # type: ignore[misc]
 
 
 def answer(name: str, prompt: str) -> str:
@@ -115,14 +137,18 @@ def prefer(name: str) -> Judge:
     return lambda a, b: "A" if a.startswith(name) else "B" if b.startswith(name) else "TIE"
 
 
-def vote_all(ctx: Context, campaign_id: str, rater: RaterView, judge: Judge, *, limit: int = 1000, seed: int = 1) -> int:
+def vote_all(
+    ctx: Context, campaign_id: str, rater: RaterView, judge: Judge, *, limit: int = 1000, seed: int = 1
+) -> int:
     """Vote until the ballot is empty; return how many votes were cast."""
     rng = Random(seed)
     for cast in range(limit):
         ballot = next_battle(ctx, campaign_id, rater, rng=rng)
         if ballot is None:
             return cast
-        cast_vote(ctx, ballot.battle_id, label=judge(ballot.text_a, ballot.text_b), rater=rater, duration_ms=4000 + 10 * cast)
+        cast_vote(
+            ctx, ballot.battle_id, label=judge(ballot.text_a, ballot.text_b), rater=rater, duration_ms=4000 + 10 * cast
+        )
     return limit
 
 
@@ -131,5 +157,7 @@ def vote_in_turn(ctx: Context, campaign_id: str, judge: Judge, *, raters: int = 
     cast = 0
     for number in range(raters):
         link = create_rater_link(ctx, campaign_id, name=f"guest {number}", person=LOCAL)
-        cast += vote_all(ctx, campaign_id, rater_from_link(ctx, link.url.split("link=")[1]), judge, limit=each, seed=number)
+        cast += vote_all(
+            ctx, campaign_id, rater_from_link(ctx, link.url.split("link=")[1]), judge, limit=each, seed=number
+        )
     return cast

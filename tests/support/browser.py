@@ -93,7 +93,7 @@ window.WebSocket = class extends WebSocket {
     if (data instanceof Uint8Array || data instanceof ArrayBuffer) sent(new Uint8Array(data));
     super.send(data);
   }
-};"""
+};"""  # noqa: E501
 )
 """Script that follows what a page asks Streamlit's server for and what comes back."""
 
@@ -132,9 +132,11 @@ def watch(context: BrowserContext) -> None:
 
 
 def settle(page: Page, *, timeout_s: float = 60.0) -> None:
-    """Wait until a page that is watched rests: all that its visitor did has been answered by a run of the script, and is drawn.
+    """Wait until a page that is watched rests: all that its visitor did has been answered by a run of the script, and
+    is drawn.
 
-    The page's own state tells too little: after a click it says that no script runs until the first message of the run arrives.
+    The page's own state tells too little: after a click it says that no script runs until the first message of the run
+    arrives.
     """
     page.wait_for_function(SETTLED, arg=next(calls), timeout=timeout_s * 1000)
 
@@ -145,7 +147,12 @@ class Visitor:
     def __init__(self, page: Page, url: str) -> None:
         self.page, self.url = page, url
         self.findings: list[str] = []
-        page.on("request", lambda request: None if LOCAL.match(request.url) else self.findings.append(f"foreign request {request.url}"))
+        page.on(
+            "request",
+            lambda request: (
+                None if LOCAL.match(request.url) else self.findings.append(f"foreign request {request.url}")
+            ),
+        )
         page.on("pageerror", lambda error: self.findings.append(f"script error {error}"))
 
     def go(self, path: str) -> None:

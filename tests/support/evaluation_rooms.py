@@ -23,7 +23,11 @@ class Remembering(MemoryReporter):
         self._stop_after = stop_after
 
     def should_stop(self) -> StopRequest | None:
-        return "cancel" if self._stop_after is not None and len(self.all) - len(self.progressed) >= self._stop_after else None
+        return (
+            "cancel"
+            if self._stop_after is not None and len(self.all) - len(self.progressed) >= self._stop_after
+            else None
+        )
 
 
 class EvaluationRoom:
@@ -38,7 +42,9 @@ class EvaluationRoom:
         pq.write_table(pa.Table.from_pylist(rows), self.root / name / f"{split}.parquet")
         return name
 
-    def work(self, kind: str, payload: dict[str, Any], *, job: str = "job", reporter: Remembering | None = None) -> dict[str, Any]:
+    def work(
+        self, kind: str, payload: dict[str, Any], *, job: str = "job", reporter: Remembering | None = None
+    ) -> dict[str, Any]:
         """Run one attempt at a job. The same `job` finds its folder again."""
         spec = make_spec(kind, {"threads": 1, **payload}, root=self.root, job=job)
         result: dict[str, Any] = ROOMS[kind].run(spec, reporter or Remembering()).dump()  # type: ignore[attr-defined]
@@ -56,8 +62,17 @@ class EvaluationRoom:
         **config: Any,
     ) -> dict[str, Any]:
         """Run an evaluation and return its scores by metric, or `metric:subgroup`, with `facts` beside them."""
-        payload = {"checkpoint": checkpoint, "dataset": dataset, "kind": kind, "split": split, "config": config, "fingerprint": "f"}
+        payload = {
+            "checkpoint": checkpoint,
+            "dataset": dataset,
+            "kind": kind,
+            "split": split,
+            "config": config,
+            "fingerprint": "f",
+        }
         payload["evaluation_id"] = "e"
         result = self.work("evaluate", payload, job=job, reporter=reporter)
-        named = {":".join(filter(None, (score["metric"], score.get("subgroup", "")))): score for score in result["scores"]}
+        named = {
+            ":".join(filter(None, (score["metric"], score.get("subgroup", "")))): score for score in result["scores"]
+        }
         return named | {"facts": result["facts"]}

@@ -22,7 +22,9 @@ ANSWERS = [{"question": f"What is {n}?", "answers": [str(n)]} for n in range(6)]
 TEXTS = [{"text": f"Text number {n}."} for n in range(12)]
 
 
-def add_benchmark(ctx: Context, name: str, rows: Sequence[dict[str, Any]], *, kind: str = "benchmark", val: int = 0) -> str:
+def add_benchmark(
+    ctx: Context, name: str, rows: Sequence[dict[str, Any]], *, kind: str = "benchmark", val: int = 0
+) -> str:
     """Insert a dataset version, its last `val` rows as the validation split; return `name@1`."""
     folder = ctx.artifacts.folder("datasets", name)
     parts = {"train": list(rows[: len(rows) - val]), "val": list(rows[len(rows) - val :])}
@@ -64,7 +66,12 @@ def item(number: int, values: dict[str, float], **shown: Any) -> dict[str, Any]:
 
 
 def finish(
-    ctx: Context, claim: Claim[Any], items: Sequence[dict[str, Any]], *, scores: Sequence[dict[str, Any]], facts: dict[str, Any]
+    ctx: Context,
+    claim: Claim[Any],
+    items: Sequence[dict[str, Any]],
+    *,
+    scores: Sequence[dict[str, Any]],
+    facts: dict[str, Any],
 ) -> None:
     """Report items and scores, and end the job."""
     with ctx.db.write() as session:
@@ -74,10 +81,18 @@ def finish(
 
 
 def evaluated(
-    ctx: Context, checkpoint: str, benchmark: str, right: Sequence[float], *, facts: dict[str, Any] | None = None, **config: Any
+    ctx: Context,
+    checkpoint: str,
+    benchmark: str,
+    right: Sequence[float],
+    *,
+    facts: dict[str, Any] | None = None,
+    **config: Any,
 ) -> EvaluationView:
     """Launch an evaluation and report one item per entry of `right`, 1 where the choice was right."""
-    launched = launch_evaluation(ctx, checkpoint=checkpoint, benchmark=benchmark, config=EvaluationConfig(**config), person=LOCAL)
+    launched = launch_evaluation(
+        ctx, checkpoint=checkpoint, benchmark=benchmark, config=EvaluationConfig(**config), person=LOCAL
+    )
     items = [
         item(n, {"acc": float(value), "acc_norm": float(value), "chance": 0.5}, chosen="yes" if value else "no")
         for n, value in enumerate(right)
@@ -92,7 +107,13 @@ def evaluated(
         "n": len(right),
         "method": "Wilson 95 %",
     }
-    all_facts = {"used_chat_template": False, "unit": "items", "number_format": "float32", "chance": 0.5, **(facts or {})}
+    all_facts = {
+        "used_chat_template": False,
+        "unit": "items",
+        "number_format": "float32",
+        "chance": 0.5,
+        **(facts or {}),
+    }
     finish(ctx, claim_of(ctx, launched), items, scores=[score], facts=all_facts)
     return get_evaluation(ctx, launched.id)
 
@@ -101,11 +122,28 @@ def predicted(ctx: Context, checkpoint: str, benchmark: str, nlls: Sequence[floa
     """Launch a perplexity evaluation and report one document of 10 bytes per entry."""
     launched = launch_evaluation(ctx, checkpoint=checkpoint, benchmark=benchmark, person=LOCAL)
     items = [
-        item(n, {"sum_nll": nll, "tokens": 5, "bytes": 10, "nll_per_token": nll / 5, "bits_per_byte": nll / 10 / 0.6931471805599453})
+        item(
+            n,
+            {
+                "sum_nll": nll,
+                "tokens": 5,
+                "bytes": 10,
+                "nll_per_token": nll / 5,
+                "bits_per_byte": nll / 10 / 0.6931471805599453,
+            },
+        )
         for n, nll in enumerate(nlls)
     ]
     bpb = sum(nlls) / (10 * len(nlls)) / 0.6931471805599453
-    score = {"metric": "bits_per_byte", "value": bpb, "stderr": 0.1, "low": bpb - 0.2, "high": bpb + 0.2, "n": len(nlls), "method": "ratio"}
+    score = {
+        "metric": "bits_per_byte",
+        "value": bpb,
+        "stderr": 0.1,
+        "low": bpb - 0.2,
+        "high": bpb + 0.2,
+        "n": len(nlls),
+        "method": "ratio",
+    }
     finish(
         ctx,
         claim_of(ctx, launched),

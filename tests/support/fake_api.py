@@ -1,4 +1,6 @@
-"""A small OpenAI-compatible server on a free port: answers by a function, fails on request, and remembers what it was asked."""
+"""A small OpenAI-compatible server on a free port: answers by a function, fails on request, and remembers what it was
+asked.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,11 @@ from typing import Any
 
 
 class FakeApi:
-    """What the server does. `answer` gives the text to a prompt; `failures` are statuses, or bodies, sent before it is asked.
+    """What the server does. `answer` gives the text to a prompt; `failures` are statuses, or bodies, sent before it is
+    asked.
 
-    With `echo`, `completions` gives log-probabilities of the prompt: every character is a token, with minus its place in the alphabet.
+    With `echo`, `completions` gives log-probabilities of the prompt: every character is a token, with minus its place
+    in the alphabet.
     """
 
     def __init__(self) -> None:
@@ -43,14 +47,21 @@ class FakeApi:
         if path.endswith("/chat/completions"):
             if not self.chat:
                 return 404, b"{}"
-            choice: dict[str, Any] = {"message": {"role": "assistant", "content": self.answer(prompt)}, "finish_reason": "stop"}
+            choice: dict[str, Any] = {
+                "message": {"role": "assistant", "content": self.answer(prompt)},
+                "finish_reason": "stop",
+            }
         else:
             if not self.completions or (body.get("echo") and not self.echo):
                 return (422, b"{}") if self.completions else (404, b"{}")
             choice = {"text": self.answer(prompt), "finish_reason": "stop"}
             if body.get("echo"):
                 choice["logprobs"] = _logprobs(prompt)
-        record = {"model": f"{body['model']}-0715", "choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}
+        record = {
+            "model": f"{body['model']}-0715",
+            "choices": [choice],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 5},
+        }
         return 200, json.dumps(record).encode()
 
 
@@ -76,7 +87,9 @@ def serve_api() -> Iterator[FakeApi]:
             api.received.append((self.path, body))
             api.headers.append(dict(self.headers.items()))
             refused = api.key is not None and self.headers.get("Authorization") != f"Bearer {api.key}"
-            status, answer = (401, str(self.headers.get("Authorization")).encode()) if refused else api.respond(self.path, body)
+            status, answer = (
+                (401, str(self.headers.get("Authorization")).encode()) if refused else api.respond(self.path, body)
+            )
             self.send_response(status)
             self.send_header("Content-Length", str(len(answer)))
             if api.retry_after is not None and status == 429:

@@ -1,4 +1,6 @@
-"""An installation with one of everything, for tests that look at every page. Rows are written as workers write them; nothing runs."""
+"""An installation with one of everything, for tests that look at every page. Rows are written as workers write them;
+nothing runs.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ HOSTILE_ANSWER = """It stood by the **river**, ![map](http://evil.example/map.pn
 def turn(wheel):  # slowly
     return wheel + 1
 ```
-"""
+"""  # noqa: E501
 """An answer with all that Markdown has, and what must not come to life in a browser."""
 
 
@@ -106,7 +108,19 @@ def fill(ctx: Context) -> Filled:
     evaluation, other = _add_evaluations(ctx)
     conversation, request = _add_serving(ctx)
     _add_people(ctx)
-    return Filled(dataset, running.id, finished.id, failed.id, checkpoint, evaluation, other, campaign.id, sweep, conversation, request)
+    return Filled(
+        dataset,
+        running.id,
+        finished.id,
+        failed.id,
+        checkpoint,
+        evaluation,
+        other,
+        campaign.id,
+        sweep,
+        conversation,
+        request,
+    )
 
 
 def _add_build_parts(ctx: Context) -> str:
@@ -115,7 +129,9 @@ def _add_build_parts(ctx: Context) -> str:
         version = session.scalars(select(DatasetVersion)).one()
         folder = ctx.artifacts.folder("datasets", "tales")
         for split, number in (("train", 90), ("val", 10)):
-            rows = [{"text": f"Tale {n} of the {split} split. " + "The miller walked home. " * 4} for n in range(number)]
+            rows = [
+                {"text": f"Tale {n} of the {split} split. " + "The miller walked home. " * 4} for n in range(number)
+            ]
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{split}.parquet")
         version.rows, version.bytes, version.content_hash = 100, 14_000, "9c0ffee"
         version.rejected_rows, version.rejected = 1, [{"row": 17, "reason": "no text", "raw": '{"text": null}'}]
@@ -127,7 +143,10 @@ def _add_build_parts(ctx: Context) -> str:
 def _add_runs(ctx: Context) -> tuple[RunView, RunView, RunView]:
     finished = run_world.launch(ctx, name="pebblewick-1m-first-pretraining", seed=1)
     taken = run_world.claim(ctx, finished)
-    losses = [{"type": "metrics", "step": step, "time": 1000.0 + step, "values": {"val_loss": 9.0 / step}} for step in (50, 100)]
+    losses = [
+        {"type": "metrics", "step": step, "time": 1000.0 + step, "values": {"val_loss": 9.0 / step}}
+        for step in (50, 100)
+    ]
     run_world.report(ctx, taken, *run_world.points(1, 100), *losses)
     run_world.end(ctx, taken, Status.FINISHED)
     failed = run_world.launch(ctx, name=f"failed-{LONG}", seed=2)
@@ -167,18 +186,36 @@ def _add_serving(ctx: Context) -> tuple[str, str]:
         record_ready(session, ctx, claim, ReadyEvent(url="http://127.0.0.1:1"))
         replica = session.scalars(select(Replica.id).where(Replica.job_id == job)).one()
     set_log_policy(ctx, "tales", RequestLogConfig(mode="bodies"), person=LOCAL)
-    request = store_requests(ctx, "tales", replica_id=replica, prompt="Tell me of the mill. " * 20, answer=HOSTILE_ANSWER)
+    request = store_requests(
+        ctx, "tales", replica_id=replica, prompt="Tell me of the mill. " * 20, answer=HOSTILE_ANSWER
+    )
     store_load_test(ctx, "tales", speed=1.0)
     conversation = start_conversation(ctx, endpoint="tales", person=LOCAL)
     add_message(ctx, conversation.id, role="user", content="Tell me of the mill. " * 12, person=LOCAL)
     usage = {"completion_tokens": 30, "ttft_ms": 12.0, "tok_per_sec": 88.0, "finish_reason": "stop"}
-    add_message(ctx, conversation.id, role="assistant", content=HOSTILE_ANSWER, endpoint="tales", usage=usage, person=LOCAL)
+    add_message(
+        ctx, conversation.id, role="assistant", content=HOSTILE_ANSWER, endpoint="tales", usage=usage, person=LOCAL
+    )
     return conversation.id, request
 
 
 def _add_people(ctx: Context) -> None:
-    gpus = [{"index": "0", "name": "NVIDIA H100", "memory_used_bytes": 9 << 30, "memory_total_bytes": 80 << 30, "utilisation_percent": 64}]
-    gauges = {"cpu_percent": 62.0, "cpu_count": 16, "memory_used_bytes": 9 << 30, "memory_total_bytes": 32 << 30, "gpus": gpus}
+    gpus = [
+        {
+            "index": "0",
+            "name": "NVIDIA H100",
+            "memory_used_bytes": 9 << 30,
+            "memory_total_bytes": 80 << 30,
+            "utilisation_percent": 64,
+        }
+    ]
+    gauges = {
+        "cpu_percent": 62.0,
+        "cpu_count": 16,
+        "memory_used_bytes": 9 << 30,
+        "memory_total_bytes": 32 << 30,
+        "gpus": gpus,
+    }
     beat(ctx, name="lab/train", host="lab", pid=1, queues=["train"], concurrency=1, devices=["0"], gauges=gauges)
     later = ctx.now() + timedelta(hours=12)  # a worker that lives for as long as the test looks
     with ctx.db.write() as session:

@@ -1,4 +1,6 @@
-"""What gateway tests speak to: an in-memory directory, a gateway on a real port, and replicas that misbehave on demand."""
+"""What gateway tests speak to: an in-memory directory, a gateway on a real port, and replicas that misbehave on
+demand.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ class MemoryDirectory:
     def log_mode(self, endpoint: str) -> LogMode:
         return self.log_modes.get(endpoint, "off")
 
-    def give_feedback(self, request_id: str, *, key_id: str | None, rating: int | None, correction: str, comment: str) -> bool:
+    def give_feedback(
+        self, request_id: str, *, key_id: str | None, rating: int | None, correction: str, comment: str
+    ) -> bool:
         is_own = any(row.id == request_id and row.key_id == key_id for row in self.usage)
         if is_own:
             self.feedback.append((request_id, rating, correction))
@@ -164,8 +168,14 @@ class ScriptedReplica:
         return sum(len(message["content"]) for message in self.bodies[-1]["messages"]) // 4
 
     def _call(self, name: str, arguments: str) -> list[str]:
-        deltas = [{"index": 0, "id": f"call_{name}", "name": name}, *({"index": 0, "arguments": part} for part in arguments)]
-        events = [{"type": "token", "text": "", "token_ids": [at], "index": at, "tool_calls": [delta]} for at, delta in enumerate(deltas)]
+        deltas = [
+            {"index": 0, "id": f"call_{name}", "name": name},
+            *({"index": 0, "arguments": part} for part in arguments),
+        ]
+        events = [
+            {"type": "token", "text": "", "token_ids": [at], "index": at, "tool_calls": [delta]}
+            for at, delta in enumerate(deltas)
+        ]
         usage = {"prompt_tokens": self._count_prompt(), "completion_tokens": len(events)}
         finish = {"type": "finish", "finish_reason": "tool_calls", "usage": usage, "ttft_ms": 1.0, "tok_per_sec": 9.0}
         return [json.dumps(event) + "\n" for event in (*events, finish)]
@@ -179,10 +189,19 @@ class ScriptedReplica:
             begun = self.bodies[-1].get("begun")
             for index in range(len(begun["token_ids"]) if begun else 0, self.tokens):
                 text = self.word or f"w{index} "
-                yield json.dumps({"type": "token", "text": text, "token_ids": [index], "index": index}, ensure_ascii=False) + "\n"
+                yield (
+                    json.dumps(
+                        {"type": "token", "text": text, "token_ids": [index], "index": index}, ensure_ascii=False
+                    )
+                    + "\n"
+                )
                 await asyncio.sleep(self.delay_s)
             if self.script.startswith("error"):
-                yield "\n" + json.dumps({"type": "error", "message": "as scripted", "code": self.script.split(":")[1]}) + "\n"
+                yield (
+                    "\n"
+                    + json.dumps({"type": "error", "message": "as scripted", "code": self.script.split(":")[1]})
+                    + "\n"
+                )
                 return
             if self.script == "mute":
                 await asyncio.sleep(60)
@@ -190,7 +209,12 @@ class ScriptedReplica:
                 raise ConnectionResetError("as if killed")
             usage = {"prompt_tokens": self._count_prompt(), "completion_tokens": self.tokens}
             reason = "length" if self.script == "length" else "stop"
-            yield json.dumps({"type": "finish", "finish_reason": reason, "usage": usage, "ttft_ms": 1.0, "tok_per_sec": 9.0}) + "\n"
+            yield (
+                json.dumps(
+                    {"type": "finish", "finish_reason": reason, "usage": usage, "ttft_ms": 1.0, "tok_per_sec": 9.0}
+                )
+                + "\n"
+            )
         except (asyncio.CancelledError, GeneratorExit):
             self.left += 1
             raise

@@ -1,7 +1,8 @@
-"""Checkpoints made to harm whoever adds them as a base, and a process that tries: `python -m tests.support.hostile_checkpoints FOLDER`.
+"""Checkpoints made to harm whoever adds them as a base, and a process that tries: `python -m
+tests.support.hostile_checkpoints FOLDER`.
 
-`make_all` writes every case below a folder. The process then adds each in a child of its own, as a worker's job does, within a limit on
-memory and time, and prints one JSON object a case.
+`make_all` writes every case below a folder. The process then adds each in a child of its own, as a worker's job does,
+within a limit on memory and time, and prints one JSON object a case.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def _config(**changes: Any) -> Make:
 
 def _raw_header(text: bytes, *, length: int | None = None) -> Make:
     def make(folder: Path) -> None:
-        (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + b"\0" * 64)
+        (folder / "model.safetensors").write_bytes(
+            struct.pack("<Q", len(text) if length is None else length) + text + b"\0" * 64
+        )
 
     return make
 
@@ -83,12 +86,16 @@ FOLDERS: dict[str, Make] = {
     "config: sizes as lists": _config(hidden_size=[32, 32], num_attention_heads={"a": 1}),
     "config: a fraction of a layer": _config(num_hidden_layers=1.5),
     "config: numbers beyond all": _config(rms_norm_eps=1e400, rope_theta=1e308),
-    "config: nested deeply": lambda folder: (folder / "config.json").write_text('{"model_type": "llama", "x": ' + DEEP + "}"),
+    "config: nested deeply": (
+        lambda folder: (folder / "config.json").write_text('{"model_type": "llama", "x": ' + DEEP + "}")
+    ),
     "config: a list": lambda folder: (folder / "config.json").write_text("[]"),
     "config: empty": lambda folder: (folder / "config.json").write_text(""),
     "config: binary": lambda folder: (folder / "config.json").write_bytes(bytes(range(256)) * 100),
-    "config: a number of many digits": lambda folder: (folder / "config.json").write_text(
-        '{"model_type": "llama", "vocab_size": ' + "9" * 1_000_000 + "}"
+    "config: a number of many digits": (
+        lambda folder: (folder / "config.json").write_text(
+            '{"model_type": "llama", "vocab_size": ' + "9" * 1_000_000 + "}"
+        )
     ),
     "config: code of its own": _config(auto_map={"AutoModelForCausalLM": "evil.Model"}),
     "config: a family of functions": _config(model_type="__class__"),
@@ -115,7 +122,9 @@ FOLDERS: dict[str, Make] = {
     "weights: offsets beyond the file": _entry(data_offsets=[0, 2**62]),
     "weights: offsets as words": _entry(data_offsets=["a", "b"]),
     "weights: an unknown number format": _entry(dtype="PICKLE"),
-    "weights: cut short": lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000]),
+    "weights: cut short": (
+        lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+    ),
     "weights: hundreds of thousands of tensors": lambda folder: _raw_header(
         json.dumps({f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(300_000)}).encode()
     )(folder),
@@ -127,25 +136,37 @@ FOLDERS: dict[str, Make] = {
         (folder / "model.safetensors").rename(folder / "model-1.safetensors"),
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": [["a"]] * 1000})),
     ),
-    "weights: a pickle in disguise": lambda folder: (folder / "model.safetensors").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR."),
+    "weights: a pickle in disguise": (
+        lambda folder: (folder / "model.safetensors").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    ),
     "weights: a link out": lambda folder: (
         (folder / "model.safetensors").unlink(),
         (folder / "model.safetensors").symlink_to("/etc/passwd"),
     ),
     # tokenizers
-    "tokenizer: nested deeply": lambda folder: (folder / "tokenizer.json").write_text('{"version": "1.0", "model": ' + DEEP + "}"),
+    "tokenizer: nested deeply": (
+        lambda folder: (folder / "tokenizer.json").write_text('{"version": "1.0", "model": ' + DEEP + "}")
+    ),
     "tokenizer: binary": lambda folder: (folder / "tokenizer.json").write_bytes(bytes(range(256)) * 1000),
-    "tokenizer: an id of 2^32 - 1": lambda folder: _tokenizer(folder, lambda data: data["model"]["vocab"].update(huge=2**32 - 1)),
-    "tokenizer: an id of 2^40": lambda folder: _tokenizer(folder, lambda data: data["model"]["vocab"].update(huge=2**40)),
+    "tokenizer: an id of 2^32 - 1": lambda folder: _tokenizer(
+        folder, lambda data: data["model"]["vocab"].update(huge=2**32 - 1)
+    ),
+    "tokenizer: an id of 2^40": lambda folder: _tokenizer(
+        folder, lambda data: data["model"]["vocab"].update(huge=2**40)
+    ),
     "tokenizer: a negative id": lambda folder: _tokenizer(folder, lambda data: data["model"]["vocab"].update(huge=-1)),
-    "tokenizer: an added id of 2^32 - 1": lambda folder: _tokenizer(folder, lambda data: data["added_tokens"].append(_added(id=2**32 - 1))),
+    "tokenizer: an added id of 2^32 - 1": lambda folder: _tokenizer(
+        folder, lambda data: data["added_tokens"].append(_added(id=2**32 - 1))
+    ),
     "tokenizer: an added token of 20 MB": lambda folder: _tokenizer(
         folder, lambda data: data["added_tokens"].append(_added(content="a" * 20_000_000))
     ),
     "tokenizer: 200,000 added tokens": lambda folder: _tokenizer(
         folder, lambda data: data["added_tokens"].extend(_added(id=300 + n, content=f"<{n}>") for n in range(200_000))
     ),
-    "tokenizer: an added token of nothing": lambda folder: _tokenizer(folder, lambda data: data["added_tokens"].append(_added(content=""))),
+    "tokenizer: an added token of nothing": lambda folder: _tokenizer(
+        folder, lambda data: data["added_tokens"].append(_added(content=""))
+    ),
     "tokenizer: merges of missing tokens": lambda folder: _tokenizer(
         folder, lambda data: data["model"].update(type="BPE", merges=[["no", "pe"]] * 1000)
     ),
@@ -155,15 +176,26 @@ FOLDERS: dict[str, Make] = {
     "tokenizer: a pattern of lookaheads": _pattern("(?=" * 5000 + "a" + ")" * 5000),
     "tokenizer: a pattern that counts": _pattern(r"(a{0,30000}){0,30000}b"),
     "tokenizer: no pattern": _pattern("(["),
-    "tokenizer: text that grows": _normalizer({"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 1_000_000}),
+    "tokenizer: text that grows": _normalizer(
+        {"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 1_000_000}
+    ),
     "tokenizer: text that grows in steps": _normalizer(
-        {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"Regex": "."}, "content": "aaaaaaaaaa"}] * 12}
+        {
+            "type": "Sequence",
+            "normalizers": [{"type": "Replace", "pattern": {"Regex": "."}, "content": "aaaaaaaaaa"}] * 12,
+        }
     ),
-    "tokenizer: prefixes without end": _normalizer({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "a" * 100}] * 5000}),
+    "tokenizer: prefixes without end": _normalizer(
+        {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "a" * 100}] * 5000}
+    ),
     "tokenizer: a config of code": lambda folder: edit_json(
-        folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}, tokenizer_class="EvilTokenizer"
+        folder / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["evil.Tokenizer", None]},
+        tokenizer_class="EvilTokenizer",
     ),
-    "tokenizer: a class of another kind": lambda folder: edit_json(folder / "tokenizer_config.json", tokenizer_class="os.system"),
+    "tokenizer: a class of another kind": lambda folder: edit_json(
+        folder / "tokenizer_config.json", tokenizer_class="os.system"
+    ),
     "tokenizer: special tokens of wrong types": lambda folder: edit_json(
         folder / "tokenizer_config.json", bos_token=[1], eos_token={"a": 1}, added_tokens_decoder={"x": 1}
     ),
@@ -186,18 +218,22 @@ FOLDERS: dict[str, Make] = {
     ),
     # templates and cards
     "template: a bomb": lambda folder: (folder / "chat_template.jinja").write_text(BOMB),
-    "template: the sandbox left": lambda folder: (folder / "chat_template.jinja").write_text(
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    "template: the sandbox left": (
+        lambda folder: (folder / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}")
     ),
     "template: 20 MB": lambda folder: (folder / "chat_template.jinja").write_text("x" * 20_000_000),
     "template: nested deeply": lambda folder: (folder / "chat_template.jinja").write_text("{% if x %}" * 5000),
-    "card: YAML that grows": lambda folder: (folder / "README.md").write_text(
-        "---\na: &a [x,x,x,x,x,x,x,x,x]\n"
-        + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(9))
-        + "license: *j\n---\n"
+    "card: YAML that grows": (
+        lambda folder: (folder / "README.md").write_text(
+            "---\na: &a [x,x,x,x,x,x,x,x,x]\n"
+            + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(9))
+            + "license: *j\n---\n"
+        )
     ),
-    "card: YAML that runs code": lambda folder: (folder / "README.md").write_text(
-        "---\nlicense: !!python/object/apply:os.system ['touch pwned']\n---\n"
+    "card: YAML that runs code": (
+        lambda folder: (folder / "README.md").write_text(
+            "---\nlicense: !!python/object/apply:os.system ['touch pwned']\n---\n"
+        )
     ),
 }
 
@@ -233,7 +269,12 @@ GGUFS: dict[str, Make] = {
     "gguf: a tensor of 2^63 numbers": _gguf(
         _whole(
             [ARCHITECTURE],
-            [_text("t") + struct.pack("<I", 4) + struct.pack("<QQQQ", 2**62, 2**62, 2**62, 2**62) + struct.pack("<IQ", 0, 0)],
+            [
+                _text("t")
+                + struct.pack("<I", 4)
+                + struct.pack("<QQQQ", 2**62, 2**62, 2**62, 2**62)
+                + struct.pack("<IQ", 0, 0)
+            ],
         )
     ),
     "gguf: a tensor of 2^31 dimensions": _gguf(_whole([ARCHITECTURE], [_text("t") + struct.pack("<I", 2**31)])),
@@ -241,7 +282,9 @@ GGUFS: dict[str, Make] = {
         _whole([ARCHITECTURE], [_text("t") + struct.pack("<I", 1) + struct.pack("<Q", 4) + struct.pack("<IQ", 9999, 0)])
     ),
     "gguf: an offset of 2^63": _gguf(
-        _whole([ARCHITECTURE], [_text("t") + struct.pack("<I", 1) + struct.pack("<Q", 4) + struct.pack("<IQ", 0, 2**63)])
+        _whole(
+            [ARCHITECTURE], [_text("t") + struct.pack("<I", 1) + struct.pack("<Q", 4) + struct.pack("<IQ", 0, 2**63)]
+        )
     ),
     "gguf: a network of nothing": _gguf(_whole([_value("general.architecture", 8, _text("\0evil/../x"))], [])),
     "gguf: no GGUF": lambda file: file.write_bytes(b"\x7fELF" + b"\0" * 1000),
@@ -272,7 +315,9 @@ def try_all(folder: Path) -> None:
 
 
 def _warm_up(good: Path, folder: Path) -> None:
-    """Import and cache here what every child would otherwise do again. One thread, since what is forked must hold no others."""
+    """Import and cache here what every child would otherwise do again. One thread, since what is forked must hold no
+    others.
+    """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import gguf
     import torch
@@ -302,7 +347,11 @@ def _try(path: Path, folder: Path) -> dict[str, Any]:
         os.kill(child, signal.SIGKILL)
         ended = os.wait4(child, 0)
     reported = json.loads(outcome.read_text()) if outcome.exists() else {"ended": f"status {ended[1]}", "words": ""}
-    left = sorted(entry.name for entry in out.parent.glob("*") if path.name in entry.name) if reported["ended"] != "added" else []
+    left = (
+        sorted(entry.name for entry in out.parent.glob("*") if path.name in entry.name)
+        if reported["ended"] != "added"
+        else []
+    )
     shutil.rmtree(out.parent, ignore_errors=True)
     return {**reported, "seconds": time.monotonic() - began, "megabytes": ended[2].ru_maxrss // 1024, "left": left}
 

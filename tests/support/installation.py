@@ -29,7 +29,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 FIRST_PORT, PORTS_A_PROCESS = 12_000, 2_500
-"""Below the ports that the system gives to whoever asks for any, which it may give away before a server of ours has started."""
+"""Below the ports that the system gives to whoever asks for any, which it may give away before a server of ours has
+started.
+"""
 
 
 @cache
@@ -53,7 +55,9 @@ def free_port() -> int:
     raise AssertionError("every port is taken")
 
 
-def wait_until(condition: Callable[[], Any], *, timeout_s: float = 120.0, what: str = "the condition", every_s: float = 0.1) -> Any:
+def wait_until(
+    condition: Callable[[], Any], *, timeout_s: float = 120.0, what: str = "the condition", every_s: float = 0.1
+) -> Any:
     """Return the first truthy value of `condition`; fail with words when it does not come."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -76,7 +80,9 @@ def mark_starter_content(ctx: Context) -> None:
     """Make an installation one whose starter content was deleted long ago, so that a start queues none."""
     with ctx.db.write() as session:
         for name in (*(dataset.name for dataset in STARTER_DATASETS), STARTER_TOKENIZER):
-            job = add_stored_job(session, ctx, JobKind.IMPORT_DATASET, title=f"Import {name}", idempotency_key=f"starter:{name}")
+            job = add_stored_job(
+                session, ctx, JobKind.IMPORT_DATASET, title=f"Import {name}", idempotency_key=f"starter:{name}"
+            )
             job.status = Status.FINISHED
 
 
@@ -95,7 +101,9 @@ class Installation:
             "ROUNDHOUSE_LEASE_S": "12",
             "ROUNDHOUSE_SWEEP_S": "1",
             "ROUNDHOUSE_KEEP_FREE_MB": "16",
-            "OMP_NUM_THREADS": "1",  # networks this small gain nothing from a second thread, and wait for it on a busy machine
+            "OMP_NUM_THREADS": (
+                "1"
+            ),  # networks this small gain nothing from a second thread, and wait for it on a busy machine
             "ROUNDHOUSE_TRAIN_NICE": "0",  # beside other tests a run of low priority would stand still
             **environment,
         }
@@ -160,12 +168,16 @@ class Installation:
             self.process.stdout.close()
 
     def processes(self, needle: str = "") -> list[psutil.Process]:
-        """Return the processes of this installation whose command line holds a text, found by the environment they were given."""
+        """Return the processes of this installation whose command line holds a text, found by the environment they were
+        given.
+        """
         mark = f"{self.home}"
         matching = []
         for process in psutil.process_iter(["cmdline"]):
             try:
-                if process.environ().get("ROUNDHOUSE_HOME") == mark and needle in " ".join(process.info["cmdline"] or []):
+                if process.environ().get("ROUNDHOUSE_HOME") == mark and needle in " ".join(
+                    process.info["cmdline"] or []
+                ):
                     matching.append(process)
             except (psutil.Error, OSError):  # it has ended meanwhile
                 continue

@@ -22,7 +22,9 @@ def do_job(ctx: Context, job_id: str) -> JobView:
     claim = outcomes.prepare(ctx, taken)
     folder = ctx.artifacts.job_folder(job_id) / "attempt-1"
     folder.mkdir(parents=True, exist_ok=True)
-    JobSpec(job_id, claim.attempt, claim.payload, ctx.artifacts.root, ctx.artifacts.job_folder(job_id)).write(folder / "job.json")
+    JobSpec(job_id, claim.attempt, claim.payload, ctx.artifacts.root, ctx.artifacts.job_folder(job_id)).write(
+        folder / "job.json"
+    )
     run_child(folder)
     events = parse_events((folder / "events.jsonl").read_bytes().splitlines())
     last = events[-1]
@@ -33,5 +35,11 @@ def do_job(ctx: Context, job_id: str) -> JobView:
         else:
             assert isinstance(last, ErrorEvent)
             outcomes.record_bad_end(session, ctx, claim)
-            end_job(session, ctx, claim, Status.FAILED, error=JobFailure(cause=last.cause, remedy=last.remedy, field=last.field))
+            end_job(
+                session,
+                ctx,
+                claim,
+                Status.FAILED,
+                error=JobFailure(cause=last.cause, remedy=last.remedy, field=last.field),
+            )
     return get_job(ctx, job_id)

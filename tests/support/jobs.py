@@ -29,7 +29,13 @@ class _AnyPayload(Payload):
 
 
 def add_stored_job(
-    session: Session, ctx: Context, kind: JobKind, *, title: str = "job", payload: dict[str, Any] | None = None, **values: Any
+    session: Session,
+    ctx: Context,
+    kind: JobKind,
+    *,
+    title: str = "job",
+    payload: dict[str, Any] | None = None,
+    **values: Any,
 ) -> Job:
     """Insert a queued job with any payload, as a row of an earlier version may hold."""
     loose: type[_AnyPayload] = type("Loose", (_AnyPayload,), {"job_kind": kind})

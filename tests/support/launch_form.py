@@ -37,7 +37,15 @@ def shown(page: AppTest) -> dict[str, Any]:
 def add_base(ctx: Context, name: str = "oak", *, parameters: int = 1_000_000, context: int = 512) -> None:
     """Insert a base of an unknown family."""
     with ctx.db.write() as session:
-        session.add(Checkpoint(name=name, origin="added", folder=f"checkpoints/{name}", parameters=parameters, facts={"context": context}))
+        session.add(
+            Checkpoint(
+                name=name,
+                origin="added",
+                folder=f"checkpoints/{name}",
+                parameters=parameters,
+                facts={"context": context},
+            )
+        )
 
 
 def add_starter(ctx: Context) -> None:
@@ -45,5 +53,8 @@ def add_starter(ctx: Context) -> None:
     add_dataset(ctx, "pebblewick-stories")
     add_tokenizer(ctx, "pebblewick-bpe-2048", vocab_size=2010)
     save_architecture(
-        ctx, name="pebblewick-1m", config=SHAPE.model_copy(update={"vocab_size": 2048, "context": 256, "width": 128}), person=LOCAL
+        ctx,
+        name="pebblewick-1m",
+        config=SHAPE.model_copy(update={"vocab_size": 2048, "context": 256, "width": 128}),
+        person=LOCAL,
     )

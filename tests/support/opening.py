@@ -36,13 +36,19 @@ def words(app: AppTest) -> str:
     texts = [*app.title, *app.subheader, *app.markdown, *app.caption, *app.text, *app.code]
     messages = [*app.error, *app.warning, *app.info, *app.success]
     metrics = [f"{metric.label}: {metric.value}" for metric in app.metric]
-    return "\n".join([*(str(part.value) for part in [*texts, *messages]), *metrics, *(button.label for button in app.button)])
+    return "\n".join(
+        [*(str(part.value) for part in [*texts, *messages]), *metrics, *(button.label for button in app.button)]
+    )
 
 
 def figures(app: AppTest) -> dict[str, str]:
     """Return the figures that are drawn as HTML, by the text for who can't see them."""
     bodies = [str(part.proto.body) for part in app.get("html")]
-    return {unescape(match[1]): body for body in bodies if (match := re.match(r'<figure role="img" aria-label="([^"]*)"', body))}
+    return {
+        unescape(match[1]): body
+        for body in bodies
+        if (match := re.match(r'<figure role="img" aria-label="([^"]*)"', body))
+    }
 
 
 def open_panel(app: AppTest, key: str) -> AppTest:
@@ -76,7 +82,9 @@ def send_labels(app: AppTest, monkeypatch: pytest.MonkeyPatch, labels: Mapping[s
 
 def strips(app: AppTest) -> list[list[str]]:
     """Return the tokens of every token strip on the page, in order."""
-    components = [part.proto for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_token_strip"]
+    components = [
+        part.proto for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_token_strip"
+    ]
     return [json.loads(proto.json)["tokens"] for proto in components]
 
 
@@ -93,4 +101,6 @@ def cells(app: AppTest, number: int = 0) -> list[dict[str, str]]:
     def read(text: object) -> str:
         return re.sub(r"\\(.)", r"\1", str(text)).replace("\u2060", "")
 
-    return [{read(title): read(text) for title, text in row.items()} for row in app.table[number].value.to_dict("records")]
+    return [
+        {read(title): read(text) for title, text in row.items()} for row in app.table[number].value.to_dict("records")
+    ]

@@ -1,7 +1,7 @@
 """The pages' server of an installation, alone: no broker, no workers.
 
-`python -m tests.support.page_server` imports what the pages need once and forks a server for each line on its stdin, as fresh as one
-that is started by hand: nothing of Streamlit has run in it.
+`python -m tests.support.page_server` imports what the pages need once and forks a server for each line on its stdin, as
+fresh as one that is started by hand: nothing of Streamlit has run in it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from tests.support.installation import PROJECT, free_port, is_alive, wait_until
 
 
 class FreshServer:
-    """A server that nobody has visited, on loopback. Without other settings it asks for a sign-in, as one that listens everywhere does."""
+    """A server that nobody has visited, on loopback. Without other settings it asks for a sign-in, as one that listens
+    everywhere does.
+    """
 
     def __init__(self, home: Path, **settings: str) -> None:
         self.port = free_port()

@@ -21,7 +21,9 @@ from backend.services.training.runs import launch_run
 from backend.services.training.views import RunView
 from tests.support.jobs import add_stored_job, take_job
 
-SHAPE = ArchitectureConfig(num_layers=2, width=32, num_heads=2, num_kv_heads=2, context=64, vocab_size=300, feed_forward=64)
+SHAPE = ArchitectureConfig(
+    num_layers=2, width=32, num_heads=2, num_kv_heads=2, context=64, vocab_size=300, feed_forward=64
+)
 
 
 def add_dataset(ctx: Context, name: str = "tales", *, kind: str = "text", ready: bool = True) -> str:
@@ -32,7 +34,9 @@ def add_dataset(ctx: Context, name: str = "tales", *, kind: str = "text", ready:
         session.flush()
         job = add_stored_job(session, ctx, JobKind.IMPORT_DATASET, title=f"Import {name}")
         job.status = Status.FINISHED if ready else Status.QUEUED
-        version = DatasetVersion(dataset_id=dataset.id, number=1, job_id=job.id, train_rows=90 if ready else 0, val_rows=10 if ready else 0)
+        version = DatasetVersion(
+            dataset_id=dataset.id, number=1, job_id=job.id, train_rows=90 if ready else 0, val_rows=10 if ready else 0
+        )
         version.folder = f"datasets/{name}" if ready else None
         session.add(version)
         session.flush()
@@ -56,7 +60,11 @@ def add_checkpoint(ctx: Context, run: RunView, step: int) -> str:
     """Insert a checkpoint of a run."""
     with ctx.db.write() as session:
         row = Checkpoint(
-            name=f"{run.name} · step {step}", origin="run", run_id=run.id, step=step, folder=f"runs/{run.id}/checkpoints/step-{step:06d}"
+            name=f"{run.name} · step {step}",
+            origin="run",
+            run_id=run.id,
+            step=step,
+            folder=f"runs/{run.id}/checkpoints/step-{step:06d}",
         )
         session.add(row)
         session.flush()
@@ -98,7 +106,10 @@ def report(ctx: Context, taken: Claim[Any], *events: dict[str, Any]) -> None:
 
 def points(first: int, last: int, *, name: str = "train_loss") -> list[dict[str, Any]]:
     """Metric events of steps `first` to `last`, with a value that tells the step."""
-    return [{"type": "metrics", "step": step, "time": 1000.0 + step, "values": {name: 10.0 / step}} for step in range(first, last + 1)]
+    return [
+        {"type": "metrics", "step": step, "time": 1000.0 + step, "values": {name: 10.0 / step}}
+        for step in range(first, last + 1)
+    ]
 
 
 def end(ctx: Context, taken: Claim[Any], status: Status, **error: str) -> None:
@@ -136,7 +147,9 @@ def tiny_run(name: str, **values: object) -> RunConfig:
     return RunConfig.model_validate(settings)
 
 
-TINY = ArchitectureConfig(num_layers=2, width=32, num_heads=2, num_kv_heads=2, context=64, vocab_size=320, feed_forward=64)
+TINY = ArchitectureConfig(
+    num_layers=2, width=32, num_heads=2, num_kv_heads=2, context=64, vocab_size=320, feed_forward=64
+)
 
 
 def measure(ctx: Context, config: RunConfig, *, step_s: float) -> None:

@@ -36,7 +36,10 @@ def finish(ctx: Context, run_id: str, loss: float, *, rate: float = 1000.0) -> N
 def finish_by_law(ctx: Context, study: StudyView) -> None:
     """Finish a study's runs with the losses of a known law."""
     with ctx.db.read() as session:
-        rows = [(run.id, RunConfig.model_validate(run.config)) for run in session.query(Run).filter(Run.group_id == study.id)]
+        rows = [
+            (run.id, RunConfig.model_validate(run.config))
+            for run in session.query(Run).filter(Run.group_id == study.id)
+        ]
     for run_id, config in rows:
         assert not isinstance(config.architecture, str)
         assert config.architecture is not None

@@ -17,7 +17,9 @@ GENERATED = "backend/db/migrations/versions/"
 
 @lru_cache(maxsize=1)
 def list_files() -> tuple[str, ...]:
-    """Return the paths of the project's files, relative to its root: tracked ones, and new ones that git does not ignore."""
+    """Return the paths of the project's files, relative to its root: tracked ones, and new ones that git does not
+    ignore.
+    """
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.splitlines()
     return tuple(sorted({path for path in listed if (PROJECT / path).is_file()}))
@@ -25,7 +27,11 @@ def list_files() -> tuple[str, ...]:
 
 def list_modules(*roots: str) -> list[str]:
     """Return the paths of the Python files below these folders, without migrations."""
-    return [path for path in list_files() if path.endswith(".py") and path.split("/")[0] in roots and not path.startswith(GENERATED)]
+    return [
+        path
+        for path in list_files()
+        if path.endswith(".py") and path.split("/")[0] in roots and not path.startswith(GENERATED)
+    ]
 
 
 @lru_cache(maxsize=2048)
@@ -40,7 +46,9 @@ def module_name(path: str) -> str:
 
 
 def imported_names(path: str) -> Iterator[str]:
-    """Yield every module that a file imports anywhere, lazy and `TYPE_CHECKING` imports included; `a.b.c` for `from a.b import c` too."""
+    """Yield every module that a file imports anywhere, lazy and `TYPE_CHECKING` imports included; `a.b.c` for `from a.b
+    import c` too.
+    """
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -1,4 +1,6 @@
-"""A small artifacts folder with datasets, a tokenizer and a base, and a recording reporter, for tests of modeling and training."""
+"""A small artifacts folder with datasets, a tokenizer and a base, and a recording reporter, for tests of modeling and
+training.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from jobs.training.context import TrainingContext
 from jobs.training.objectives.registry import OBJECTIVES
 from tests.support.jobs import MemoryReporter, make_spec
 
-TINY = ArchitectureConfig(num_layers=2, width=32, num_heads=4, num_kv_heads=2, context=64, vocab_size=320, feed_forward=64)
+TINY = ArchitectureConfig(
+    num_layers=2, width=32, num_heads=4, num_kv_heads=2, context=64, vocab_size=320, feed_forward=64
+)
 NAMES = ("Mira", "Tom", "Ada", "Ben")
 THINGS = ("a lamp", "a red kite", "the old boat", "a song")
 
@@ -33,7 +37,8 @@ def make_stories(count: int, *, seed: int = 0) -> list[str]:
     """Return short texts with something to learn in them."""
     draw = random.Random(seed)
     return [
-        f"{draw.choice(NAMES)} found {draw.choice(THINGS)} and gave it to {draw.choice(NAMES)}. Everyone was glad — très."
+        f"{draw.choice(NAMES)} found {draw.choice(THINGS)} and gave it to {draw.choice(NAMES)}. Everyone was glad —"
+        " très."
         for _ in range(count)
     ]
 
@@ -80,7 +85,11 @@ class Rooms:
     def __init__(self, root: Path) -> None:
         self.root = root
         stories = make_stories(120)
-        write_dataset(root / "texts", train=[{"text": text} for text in stories[:100]], val=[{"text": text} for text in stories[100:]])
+        write_dataset(
+            root / "texts",
+            train=[{"text": text} for text in stories[:100]],
+            val=[{"text": text} for text in stories[100:]],
+        )
         write_dataset(root / "chats", train=chat_rows(40), val=chat_rows(8))
         write_dataset(root / "asks", train=[{"prompt": f"How is {name}?"} for name in NAMES])
         write_dataset(root / "pairs", train=preference_rows(24), val=preference_rows(6))

@@ -69,7 +69,9 @@ def show(name: Name, as_json: JsonFlag = False) -> None:
     shown = resolve_campaign(get_context(), name)
     lines = [_summary(shown)]
     lines += [f"  {item.name} ({item.kind}): {item.completions} completions" for item in shown.contestants]
-    emit({**campaign_data(shown), "config": shown.config.model_dump(mode="json")}, as_json=as_json, text="\n".join(lines))
+    emit(
+        {**campaign_data(shown), "config": shown.config.model_dump(mode="json")}, as_json=as_json, text="\n".join(lines)
+    )
 
 
 @app.command("close")
@@ -87,8 +89,12 @@ def link(
     name: Name,
     rater: Annotated[str, typer.Option(help="Name or pseudonym of the rater.")],
     days: Annotated[int, typer.Option(help="Days until the link expires.")] = 14,
-    single_use: Annotated[bool, typer.Option("--single-use", help="The first browser that opens the link is the only one.")] = False,
-    reissue: Annotated[bool, typer.Option("--reissue", help="Replace the rater's link; votes are kept, the old link ends.")] = False,
+    single_use: Annotated[
+        bool, typer.Option("--single-use", help="The first browser that opens the link is the only one.")
+    ] = False,
+    reissue: Annotated[
+        bool, typer.Option("--reissue", help="Replace the rater's link; votes are kept, the old link ends.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Create a rater's link to the ballot of a campaign. Only its hash is stored: `--reissue` replaces a lost one."""
@@ -107,11 +113,17 @@ def link(
 @command
 def train(
     name: Name,
-    objective: Annotated[VoteObjective, typer.Option(help="dpo: pairs; sft: rewritten answers; kto: graded answers.")] = "dpo",
+    objective: Annotated[
+        VoteObjective, typer.Option(help="dpo: pairs; sft: rewritten answers; kto: graded answers.")
+    ] = "dpo",
     rules: Annotated[Path | None, typer.Option(help="YAML file of the rules that turn votes into rows.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="YAML file of the run's config, in place of the suggested one.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="YAML file of the run's config, in place of the suggested one.")
+    ] = None,
     base: Annotated[str | None, typer.Option(help="Contestant to continue from; the leader by default.")] = None,
-    preview: Annotated[bool, typer.Option("--preview", help="Show rows, warnings and the suggested config; launch nothing.")] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show rows, warnings and the suggested config; launch nothing.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train on the votes of a campaign, and open the rematch of the new checkpoint."""
@@ -122,7 +134,12 @@ def train(
     if preview:
         plan = plan_training(ctx, campaign_id, rules=chosen, objective=objective, base_id=base_id)
         config = plan.config.to_yaml()
-        document = {**preview_document(plan.preview), "base": plan.base.name, "config": config, "reasons": dict(plan.reasons)}
+        document = {
+            **preview_document(plan.preview),
+            "base": plan.base.name,
+            "config": config,
+            "reasons": dict(plan.reasons),
+        }
         warnings = "".join(f"\nWarning: {warning.text}" for warning in plan.preview.warnings)
         emit(document, as_json=as_json, text=f"{plan.num_rows} rows, from {plan.base.name}{warnings}\n\n{config}")
         return
@@ -137,17 +154,23 @@ def train(
         config_yaml=read_text(recipe) if recipe else None,
     )
     data = {"run": launched.run, "dataset": launched.dataset, "rows": launched.num_rows, "base": launched.base}
-    text = f"Launched {launched.run} on {launched.num_rows} rows of {launched.dataset}; rematch: {launched.rematch.name}"
+    text = (
+        f"Launched {launched.run} on {launched.num_rows} rows of {launched.dataset}; rematch: {launched.rematch.name}"
+    )
     emit({**data, "rematch": launched.rematch.name}, as_json=as_json, text=text)
 
 
 @app.command("import-votes")
 @command
 def import_(
-    votes: Annotated[Path, typer.Argument(help="CSV or JSON lines: prompt,rater,a,b,winner and optionally prompt_text,answer_a,answer_b.")],
+    votes: Annotated[
+        Path,
+        typer.Argument(help="CSV or JSON lines: prompt,rater,a,b,winner and optionally prompt_text,answer_a,answer_b."),
+    ],
     name: Annotated[str, typer.Option(help="Name of the campaign.")],
     column: Annotated[
-        list[str] | None, typer.Option(help="FIELD=COLUMN for columns of other names, such as rater=who; prompt= and rater= for none.")
+        list[str] | None,
+        typer.Option(help="FIELD=COLUMN for columns of other names, such as rater=who; prompt= and rater= for none."),
     ] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Show what would be imported; store nothing.")] = False,
     as_json: JsonFlag = False,
@@ -158,7 +181,12 @@ def import_(
         shown = preview_votes(text, mapping=mapping)
         lines = [shown.summary, *(f"Note: {note}" for note in shown.notes)]
         emit(
-            {"votes": shown.num_votes, "prompts": shown.num_prompts, "raters": shown.num_raters, "labels": shown.labels},
+            {
+                "votes": shown.num_votes,
+                "prompts": shown.num_prompts,
+                "raters": shown.num_raters,
+                "labels": shown.labels,
+            },
             as_json=as_json,
             text="\n".join(lines),
         )
@@ -171,7 +199,9 @@ def _mapping(columns: list[str]) -> dict[str, str]:
     pairs = [column.partition("=") for column in columns]
     unknown = [field for field, sign, _ in pairs if not sign or field not in FIELDS]
     if unknown:
-        raise InvalidInput(f"--column {unknown[0]!r} names no field of a vote.", remedy=f"Write FIELD=COLUMN with {', '.join(FIELDS)}.")
+        raise InvalidInput(
+            f"--column {unknown[0]!r} names no field of a vote.", remedy=f"Write FIELD=COLUMN with {', '.join(FIELDS)}."
+        )
     return {field: column for field, _, column in pairs}
 
 
@@ -187,7 +217,9 @@ def campaign_data(item: CampaignView) -> dict[str, Any]:
         "raters": item.num_raters,
         "completions": item.completions,
         "expected_completions": item.expected_completions,
-        "contestants": [{"name": each.name, "kind": each.kind, "completions": each.completions} for each in item.contestants],
+        "contestants": [
+            {"name": each.name, "kind": each.kind, "completions": each.completions} for each in item.contestants
+        ],
         "created_at": item.created_at,
         "closed_at": item.closed_at,
     }
@@ -195,7 +227,10 @@ def campaign_data(item: CampaignView) -> dict[str, Any]:
 
 def _summary(item: CampaignView) -> str:
     state = "open" if item.is_open else "closed"
-    return f"{item.name} ({item.id}): {state}, {len(item.contestants)} contestants, {item.num_prompts} prompts, {item.num_votes} votes"
+    return (
+        f"{item.name} ({item.id}): {state}, {len(item.contestants)} contestants, {item.num_prompts} prompts,"
+        f" {item.num_votes} votes"
+    )
 
 
 def _read_file(path: Path) -> str:

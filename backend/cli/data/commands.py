@@ -28,6 +28,8 @@ def list_(as_json: JsonFlag = False) -> None:
     emit(
         {"datasets": [version_data(version) for version in ready]},
         as_json=as_json,
-        text="\n".join(f"{v.label}  {v.kind}  {v.rows:,} rows  {'' if v.is_ready else v.status}".rstrip() for v in ready)
+        text="\n".join(
+            f"{v.label}  {v.kind}  {v.rows:,} rows  {'' if v.is_ready else v.status}".rstrip() for v in ready
+        )
         or "No datasets yet.",
     )

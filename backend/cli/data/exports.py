@@ -28,14 +28,19 @@ def export(
         str, typer.Option(help="datasets: for datasets.load_from_disk; parquet: as on the Hub; jsonl: JSON lines.")
     ] = "datasets",
     push: Annotated[
-        str, typer.Option(help="Upload the rows to this dataset repository (owner/name) of the Hub, by the key in HF_TOKEN.")
+        str,
+        typer.Option(
+            help="Upload the rows to this dataset repository (owner/name) of the Hub, by the key in HF_TOKEN."
+        ),
     ] = "",
     public: Annotated[bool, typer.Option("--public", help="push: make a new repository public.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write a dataset version to a folder for other tools, push it to a Hub, or both."""
     if to is None and not push:
-        raise InvalidInput("The export has no destination.", remedy="Give --to FOLDER, --push OWNER/NAME or both.", field="to")
+        raise InvalidInput(
+            "The export has no destination.", remedy="Give --to FOLDER, --push OWNER/NAME or both.", field="to"
+        )
     ctx = get_context()
     version = resolve_version(ctx, name)
     destination = check_destination(to.expanduser().resolve()) if to is not None else None
@@ -46,7 +51,11 @@ def export(
         copy_export(ctx, job, destination)
     else:
         shutil.rmtree(ctx.artifacts.path(result.folder), ignore_errors=True)
-    files = sorted(path.relative_to(destination).as_posix() for path in destination.rglob("*") if path.is_file()) if destination else []
+    files = (
+        sorted(path.relative_to(destination).as_posix() for path in destination.rglob("*") if path.is_file())
+        if destination
+        else []
+    )
     data = {
         "dataset": version.dataset,
         "version": version.number,

@@ -28,24 +28,38 @@ _HUB_ID = re.compile(r"(hf://)?(?:datasets/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.
 
 @command
 def import_(
-    source: Annotated[str, typer.Argument(help="A file, a folder, owner/name on the Hub, s3://bucket/path or gs://bucket/path.")],
+    source: Annotated[
+        str, typer.Argument(help="A file, a folder, owner/name on the Hub, s3://bucket/path or gs://bucket/path.")
+    ],
     name: Annotated[str, typer.Option(help="The dataset's name; one that exists gets a new version.")],
     kind: Annotated[
-        str | None, typer.Option(help="text, instruction, chat, preference, kto, benchmark, prompts or records; recognised when left out.")
+        str | None,
+        typer.Option(
+            help="text, instruction, chat, preference, kto, benchmark, prompts or records; recognised when left out."
+        ),
     ] = None,
-    column: Annotated[list[str] | None, typer.Option(help="COLUMN=FIELD, may be repeated; detected when left out.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=FIELD, may be repeated; detected when left out.")
+    ] = None,
     config: Annotated[str | None, typer.Option(help="Config of a Hub dataset.")] = None,
     split: Annotated[
-        str | None, typer.Option(help="Split of a Hub dataset (train when left out) or of a folder saved by `datasets`.")
+        str | None,
+        typer.Option(help="Split of a Hub dataset (train when left out) or of a folder saved by `datasets`."),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub dataset; main when left out.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a Hub dataset; main when left out.")
+    ] = None,
     encoding: Annotated[str | None, typer.Option(help="Encoding of text that is not UTF-8, such as cp1252.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of skipping bad rows.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first bad row instead of skipping bad rows.")
+    ] = False,
     val_fraction: Annotated[float, typer.Option(help="Share kept for validation.")] = DEFAULT_VAL_FRACTION,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 1,
     as_json: JsonFlag = False,
 ) -> None:
-    """Import a source as a new version of a dataset, and wait for it. Repeated after a failure or a stop, the import resumes."""
+    """Import a source as a new version of a dataset, and wait for it. Repeated after a failure or a stop, the import
+    resumes.
+    """
     ctx = get_context()
     import_source = read_source(source, config=config, split=split, revision=revision)
     mapping = dict(part.partition("=")[::2] for part in column or [])
@@ -79,7 +93,12 @@ def detection_data(detected: SourcePreview | None) -> dict[str, Any] | None:
     """Return how a kind was detected; None where it was given."""
     if detected is None:
         return None
-    return {"kind": detected.kind, "confidence": detected.confidence, "reason": detected.reason, "fallback": detected.is_fallback}
+    return {
+        "kind": detected.kind,
+        "confidence": detected.confidence,
+        "reason": detected.reason,
+        "fallback": detected.is_fallback,
+    }
 
 
 def detection_text(detected: SourcePreview) -> str:
@@ -97,8 +116,11 @@ def detection_text(detected: SourcePreview) -> str:
     )
 
 
-def read_source(text: str, *, config: str | None = None, split: str | None = None, revision: str | None = None) -> ImportSource:
-    """Return the source a text names: a URL by its scheme, a path if it exists or has a known suffix, otherwise an id of the Hub.
+def read_source(
+    text: str, *, config: str | None = None, split: str | None = None, revision: str | None = None
+) -> ImportSource:
+    """Return the source a text names: a URL by its scheme, a path if it exists or has a known suffix, otherwise an id
+    of the Hub.
 
     Raises InvalidInput for options that only the Hub has.
     """
@@ -107,12 +129,16 @@ def read_source(text: str, *, config: str | None = None, split: str | None = Non
         import_source = ImportSource(url=text)
     elif text.startswith("hf://") or (not path.exists() and not _has_ending(text) and _HUB_ID.fullmatch(text)):
         match = _HUB_ID.fullmatch(text)
-        return ImportSource(hub=HubSource(id=match[2] if match else text, config=config, split=split, revision=revision))
+        return ImportSource(
+            hub=HubSource(id=match[2] if match else text, config=config, split=split, revision=revision)
+        )
     else:
         import_source, split = ImportSource(path=path, split=split), None
     for option, value in (("config", config), ("split", split), ("revision", revision)):
         if value is not None:
-            raise InvalidInput(f"--{option} is for datasets of the Hub, and {text} is none.", remedy="Leave it out.", field=option)
+            raise InvalidInput(
+                f"--{option} is for datasets of the Hub, and {text} is none.", remedy="Leave it out.", field=option
+            )
     return import_source
 
 

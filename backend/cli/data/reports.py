@@ -19,17 +19,23 @@ from backend.services.data.reports import DataReportView, get_data_report, reque
 @command
 def report(
     name: Annotated[str, typer.Argument(help="A dataset, or NAME@VERSION.")],
-    base: Annotated[str | None, typer.Option(help="The checkpoint to start from: its tokenizer, chat template and context.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The checkpoint to start from: its tokenizer, chat template and context.")
+    ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="A tokenizer instead of a base.")] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens per sequence; as the newest run, or as the base reads.")] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens per sequence; as the newest run, or as the base reads.")
+    ] = None,
     micro_batch: Annotated[int | None, typer.Option(help="Sequences in one forward pass.")] = None,
     grad_accum_steps: Annotated[int | None, typer.Option(help="Forward passes per step.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Compute the report again even if it is stored.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Report on a dataset before training: tokens, truncation, rows without loss, duplicates, leakage, contamination, languages, packing.
+    """Report on a dataset before training: tokens, truncation, rows without loss, duplicates, leakage, contamination,
+    languages, packing.
 
-    Without --base and --tokenizer the newest base (of text the newest tokenizer) is taken, and plain bytes where there is none.
+    Without --base and --tokenizer the newest base (of text the newest tokenizer) is taken, and plain bytes where there
+    is none.
     """
     if base and tokenizer:
         raise InvalidInput("--base and --tokenizer can't both be given.", remedy="Name one of them.", field="base")
@@ -108,7 +114,9 @@ def report_text(view: DataReportView, time: EpochTime | None) -> str:
     lines += [f"  [{finding.grade}] {finding.text} {finding.remedy}".rstrip() for finding in list_findings(report)]
     if report.epoch.steps:
         spent = (
-            f", {time.seconds:,.0f} s at {time.tokens_per_s:,.0f} tokens/s as in the run “{time.run}”" if time else ", no measurement yet"
+            f", {time.seconds:,.0f} s at {time.tokens_per_s:,.0f} tokens/s as in the run “{time.run}”"
+            if time
+            else ", no measurement yet"
         )
         lines.append(f"  An epoch reads {report.epoch.tokens:,} tokens in {report.epoch.steps:,} steps{spent}.")
     return "\n".join(lines)

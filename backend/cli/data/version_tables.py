@@ -39,7 +39,8 @@ def version_data(version: VersionView) -> dict[str, Any]:
 def version_text(version: VersionView) -> str:
     """Return the result of an import in lines."""
     lines = [
-        f"{version.label}: {version.rows:,} rows of kind {version.kind} ({version.train_rows:,} train, {version.val_rows:,} validation)."
+        f"{version.label}: {version.rows:,} rows of kind {version.kind} ({version.train_rows:,} train,"
+        f" {version.val_rows:,} validation)."
     ]
     if version.reused:
         lines.append("The content already exists: no new version was made.")
@@ -51,7 +52,9 @@ def version_text(version: VersionView) -> str:
     return "\n".join(lines)
 
 
-def show_data(dataset: DatasetView, version: VersionView, *, lineage: Sequence[Ancestor], users: Sequence[Use]) -> dict[str, Any]:
+def show_data(
+    dataset: DatasetView, version: VersionView, *, lineage: Sequence[Ancestor], users: Sequence[Use]
+) -> dict[str, Any]:
     """Return a version and its dataset as JSON."""
     labels = {step.id: step.label for step in lineage}
     return {
@@ -64,7 +67,12 @@ def show_data(dataset: DatasetView, version: VersionView, *, lineage: Sequence[A
         "notes": dataset.notes,
         "archived": dataset.archived_at is not None,
         "lineage": [
-            {"version": step.label, "rows": step.rows, "said": step.said, "from": [labels[p] for p in step.parents if p in labels]}
+            {
+                "version": step.label,
+                "rows": step.rows,
+                "said": step.said,
+                "from": [labels[p] for p in step.parents if p in labels],
+            }
             for step in lineage
         ],
         "users": [asdict(use) for use in users],
@@ -74,8 +82,8 @@ def show_data(dataset: DatasetView, version: VersionView, *, lineage: Sequence[A
 def show_text(data: dict[str, Any]) -> str:
     """Return the output of `show_data` in lines."""
     lines = [
-        f"{data['dataset']}@{data['version']}, kind {data['kind']}: {data['rows']:,} rows ({data['train_rows']:,} train, "
-        f"{data['val_rows']:,} validation), {data['rejected_rows']:,} rejected"
+        f"{data['dataset']}@{data['version']}, kind {data['kind']}: {data['rows']:,} rows ({data['train_rows']:,}"
+        f" train, {data['val_rows']:,} validation), {data['rejected_rows']:,} rejected"
         + ("" if data["status"] == "finished" else f" ({data['status']})")
     ]
     if data["mapping"]:

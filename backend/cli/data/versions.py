@@ -59,7 +59,9 @@ def show(
 def diff(
     before: Annotated[str, typer.Argument(help="NAME@VERSION.")],
     after: Annotated[str, typer.Argument(help="NAME@VERSION, or a dataset for its newest.")],
-    examples: Annotated[int, typer.Option(min=0, max=1000, help="Rows shown of each sort: changed, removed, added.")] = 5,
+    examples: Annotated[
+        int, typer.Option(min=0, max=1000, help="Rows shown of each sort: changed, removed, added.")
+    ] = 5,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare two versions: rows added, removed, unchanged, moved between splits, or with another answer."""
@@ -80,7 +82,9 @@ def derive(
     name: Name,
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Keep the first of equal rows.")] = False,
     loose: Annotated[bool, typer.Option("--loose", help="Also of rows that differ only in case and spaces.")] = False,
-    keep: Annotated[list[str] | None, typer.Option(help="'FIELD TEST VALUE', may be repeated; rows that match all are kept.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="'FIELD TEST VALUE', may be repeated; rows that match all are kept.")
+    ] = None,
     leave_out: Annotated[list[str] | None, typer.Option(help="Likewise; rows that match all are dropped.")] = None,
     match_case: Annotated[bool, typer.Option("--match-case", help="In conditions.")] = False,
     sample: Annotated[int | None, typer.Option(help="Draw this many rows.")] = None,
@@ -95,8 +99,8 @@ def derive(
 ) -> None:
     """Derive a new version by one change, and wait for it. The old version is unchanged.
 
-    A condition names a part of a row (`text` for all of it), a test (contains, lacks, equals, differs, at_least, at_most; the last two
-    count characters, of `turns` their number), and a value: --keep "completion at_least 20".
+    A condition names a part of a row (`text` for all of it), a test (contains, lacks, equals, differs, at_least,
+    at_most; the last two count characters, of `turns` their number), and a value: --keep "completion at_least 20".
     """
     ctx = get_context()
     version = resolve_version(ctx, name)
@@ -105,7 +109,9 @@ def derive(
         changes.append(DropDuplicates(loose=loose))
     for texts, keeps_matches in ((keep, True), (leave_out, False)):
         if texts:
-            changes.append(Filter(conditions=tuple(_condition(text, version, match_case) for text in texts), keep=keeps_matches))
+            changes.append(
+                Filter(conditions=tuple(_condition(text, version, match_case) for text in texts), keep=keeps_matches)
+            )
     if sample is not None:
         changes.append(Sample(num_rows=sample, seed=seed))
     if merge is not None:
@@ -114,10 +120,14 @@ def derive(
         changes.append(Resplit(val_fraction=resplit, seed=seed))
     if drop_rows or drop_val_rows:
         train = parse_row_numbers(drop_rows or "", rows=version.train_rows)
-        changes.append(DropRows(train=train, val=parse_row_numbers(drop_val_rows or "", rows=version.val_rows), reason=reason))
+        changes.append(
+            DropRows(train=train, val=parse_row_numbers(drop_val_rows or "", rows=version.val_rows), reason=reason)
+        )
     if len(changes) != 1:
         names = ", ".join(one.change for one in changes) or "none"
-        raise InvalidInput(f"A new version is made by one change (given: {names}).", remedy="See `roundhouse data derive --help`.")
+        raise InvalidInput(
+            f"A new version is made by one change (given: {names}).", remedy="See `roundhouse data derive --help`."
+        )
     made = derive_version(ctx, version.id, change=changes[0], person=LOCAL, name=to)
     assert made.job_id is not None
     wait_for_job(ctx, made.job_id)
@@ -130,7 +140,9 @@ def _condition(text: str, version: VersionView, match_case: bool) -> Condition:
     test, _, value = rest.strip().partition(" ")
     if test not in TEST_WORDS or not value.strip():
         raise InvalidInput(
-            f"{text[:80]!r} is not a condition.", remedy=f"Write FIELD TEST VALUE, with a test of {', '.join(TEST_WORDS)}.", field="keep"
+            f"{text[:80]!r} is not a condition.",
+            remedy=f"Write FIELD TEST VALUE, with a test of {', '.join(TEST_WORDS)}.",
+            field="keep",
         )
     is_whole_row = field == "text" and version.kind != "text"
     return Condition.model_validate(

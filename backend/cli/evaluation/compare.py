@@ -30,13 +30,17 @@ def compare(
     others: Annotated[list[str] | None, typer.Argument(help="More of them, each compared with the first.")] = None,
     benchmark: Annotated[str | None, typer.Option(help="Of checkpoints: the benchmark to compare on.")] = None,
     metric: Annotated[str | None, typer.Option(help="Metric; the main one without it.")] = None,
-    every: Annotated[bool, typer.Option("--every-benchmark", help="Two checkpoints on each benchmark that both have.")] = False,
+    every: Annotated[
+        bool, typer.Option("--every-benchmark", help="Two checkpoints on each benchmark that both have.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare item by item: second minus first, with interval and p value; several with Holm's correction."""
     ctx = get_context()
     if every:
-        _emit_across(compare_across(ctx, *(resolve_checkpoint(ctx, name).id for name in (first, second))), as_json=as_json)
+        _emit_across(
+            compare_across(ctx, *(resolve_checkpoint(ctx, name).id for name in (first, second))), as_json=as_json
+        )
         return
     pairs = [find_pair(ctx, first, other, benchmark=benchmark) for other in (second, *(others or []))]
     if len(pairs) == 1:
@@ -72,7 +76,9 @@ def _emit_across(differences: list[BenchmarkDifference], *, as_json: bool) -> No
         shown = "" if one.difference.low is None else f" [{one.difference.low:+.4g}, {one.difference.high:+.4g}]"
         p_text = "" if one.p_adjusted is None else f", adjusted p = {one.p_adjusted:.3g}"
         verdict = f"{better} is better" if better else "undecided"
-        lines.append(f"{one.column.label}, {one.metric}: {one.difference.value:+.4g}{shown} on {one.n} items{p_text}: {verdict}")
+        lines.append(
+            f"{one.column.label}, {one.metric}: {one.difference.value:+.4g}{shown} on {one.n} items{p_text}: {verdict}"
+        )
     lines.append(f"p adjusted for {len(differences)} benchmarks by {CORRECTION}'s correction")
     emit({"correction": CORRECTION, "benchmarks": data}, as_json=as_json, text="\n".join(lines))
 
@@ -110,7 +116,10 @@ def as_text(comparison: Comparison) -> str:
     items = f"{comparison.n} items" + (f" in {comparison.clusters} clusters" if comparison.clusters else "")
     differs = f"\nThey differ in {', '.join(comparison.differs)}." if comparison.differs else ""
     label = METRIC_LABEL.get(comparison.metric, comparison.metric)
-    return f"{label}: {gap.value:+.4g}{shown} on {items}{p_text}: {f'{better} is better' if better else 'undecided'}{differs}"
+    return (
+        f"{label}: {gap.value:+.4g}{shown} on {items}{p_text}:"
+        f" {f'{better} is better' if better else 'undecided'}{differs}"
+    )
 
 
 def _line(result: BaselineComparison) -> str:

@@ -21,7 +21,10 @@ from backend.services.evaluation.endpoints.registry import (
 )
 
 app = typer.Typer(no_args_is_help=True, help="APIs whose models evaluations score.")
-KeyEnv = Annotated[str | None, typer.Option(help="Environment variable of the workers that holds the key; the key itself is not stored.")]
+KeyEnv = Annotated[
+    str | None,
+    typer.Option(help="Environment variable of the workers that holds the key; the key itself is not stored."),
+]
 
 
 @app.command("add")
@@ -62,14 +65,18 @@ def list_(as_json: JsonFlag = False) -> None:
 
 @app.command("remove")
 @command
-def remove(name: Annotated[str, typer.Argument(help="Name or id of a registered API.")], as_json: JsonFlag = False) -> None:
+def remove(
+    name: Annotated[str, typer.Argument(help="Name or id of a registered API.")], as_json: JsonFlag = False
+) -> None:
     """Take an API off the list. Its evaluations stay."""
     remove_endpoint(get_context(), name, person=LOCAL)
     emit({"removed": name}, as_json=as_json, text=f"Removed {name}; its evaluations stay.")
 
 
 def find_or_add(ctx: Context, endpoint: str, *, model: str, key_env: str | None) -> str:
-    """Return the key of an endpoint; an address with a model that is not registered is registered as `model at host`."""
+    """Return the key of an endpoint; an address with a model that is not registered is registered as `model at
+    host`.
+    """
     is_address = endpoint.startswith(("http://", "https://"))
     try:
         return resolve_evaluated(ctx, endpoint, model=model).key

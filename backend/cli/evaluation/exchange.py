@@ -36,12 +36,18 @@ def export(
     else:
         content = (board_html(ctx) if form == "html" else scores_csv(list_evaluations(ctx, limit=5000))).encode()
     to.write_bytes(content)
-    emit({"file": str(to), "bytes": len(content), "format": form}, as_json=as_json, text=f"Wrote {to} ({len(content):,} bytes).")
+    emit(
+        {"file": str(to), "bytes": len(content), "format": form},
+        as_json=as_json,
+        text=f"Wrote {to} ({len(content):,} bytes).",
+    )
 
 
 @command
 def import_(
-    files: Annotated[list[Path], typer.Argument(help="Results files of lm-evaluation-harness, or JSON of the same form.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Results files of lm-evaluation-harness, or JSON of the same form.")
+    ],
     as_json: JsonFlag = False,
 ) -> None:
     """Import scores that other programs measured, to be shown beside ours and never tested against them."""
@@ -51,7 +57,8 @@ def import_(
             raise NotFound(f"There is no file {file}.")
         imported += import_results(get_context(), file.read_bytes(), source=file.name, person=LOCAL)
     rows = [
-        {"id": one.id, "model": one.model, "benchmark": one.benchmark, "scores": list(one.scores), "source": one.source} for one in imported
+        {"id": one.id, "model": one.model, "benchmark": one.benchmark, "scores": list(one.scores), "source": one.source}
+        for one in imported
     ]
     lines = [f"{one.model} on {one.benchmark}: {len(one.scores)} scores" for one in imported]
     emit({"imported": rows}, as_json=as_json, text="\n".join(lines))

@@ -1,4 +1,6 @@
-"""`roundhouse eval gate`: judge a checkpoint against a champion. `roundhouse gate`: save gates and require them of endpoints."""
+"""`roundhouse eval gate`: judge a checkpoint against a champion. `roundhouse gate`: save gates and require them of
+endpoints.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +40,20 @@ BenchmarksOption = Annotated[
     typer.Option("--benchmark", help="Dataset, its metric and margin if need be: facts:acc_norm=0.03. Repeatable."),
 ]
 MarginOption = Annotated[float, typer.Option(help="In the metric's unit: 0.02 is two points of accuracy.")]
-TestOption = Annotated[Literal["non_inferiority", "superiority"], typer.Option(help="Not worse by the margin, or better by it.")]
+TestOption = Annotated[
+    Literal["non_inferiority", "superiority"], typer.Option(help="Not worse by the margin, or better by it.")
+]
 LevelOption = Annotated[float, typer.Option(help="Level of the two-sided interval that decides.")]
-RuleOption = Annotated[Literal["all", "any"], typer.Option(help="all: every benchmark must pass. any: one is enough (Holm).")]
+RuleOption = Annotated[
+    Literal["all", "any"], typer.Option(help="all: every benchmark must pass. any: one is enough (Holm).")
+]
 ExpectedOption = Annotated[float, typer.Option(help="True difference that power is stated for.")]
 
 
 def gate(
-    name: Annotated[str | None, typer.Argument(help="A saved gate; without it the options below say what to show.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A saved gate; without it the options below say what to show.")
+    ] = None,
     checkpoint: Annotated[str, typer.Option(help="The candidate: name or id.")] = "",
     champion: ChampionOption = None,
     benchmark: BenchmarksOption = None,
@@ -62,10 +70,20 @@ def gate(
     ctx = get_context()
     if name is not None:
         if champion or benchmark:
-            raise InvalidInput("A saved gate has its own champion and benchmarks.", remedy="Leave --champion and --benchmark out.")
+            raise InvalidInput(
+                "A saved gate has its own champion and benchmarks.", remedy="Leave --champion and --benchmark out."
+            )
         outcome = judge(ctx, candidate=checkpoint, gate=name, person=LOCAL)
     else:
-        config = read_config(champion, benchmark, margin=margin, test=test, level=level, rule=rule, expected_difference=expected_difference)
+        config = read_config(
+            champion,
+            benchmark,
+            margin=margin,
+            test=test,
+            level=level,
+            rule=rule,
+            expected_difference=expected_difference,
+        )
         outcome = judge_config(ctx, candidate=checkpoint, config=config)
     emit(report_of(outcome), as_json=as_json, text=as_text(outcome))
     raise typer.Exit(EXIT_STATUS[outcome.verdict])
@@ -85,7 +103,9 @@ def create(
     as_json: JsonFlag = False,
 ) -> None:
     """Save a gate; it never changes."""
-    config = read_config(champion, benchmark, margin=margin, test=test, level=level, rule=rule, expected_difference=expected_difference)
+    config = read_config(
+        champion, benchmark, margin=margin, test=test, level=level, rule=rule, expected_difference=expected_difference
+    )
     _emit_gate(create_gate(get_context(), name=name, config=config, person=LOCAL), as_json=as_json)
 
 
@@ -94,7 +114,11 @@ def create(
 def list_(as_json: JsonFlag = False) -> None:
     """List gates with their newest verdict."""
     gates = list_gates(get_context())
-    emit({"gates": [describe(one) for one in gates]}, as_json=as_json, text="\n".join(map(_line, gates)) or "No gates yet.")
+    emit(
+        {"gates": [describe(one) for one in gates]},
+        as_json=as_json,
+        text="\n".join(map(_line, gates)) or "No gates yet.",
+    )
 
 
 @app.command("show")
@@ -106,14 +130,18 @@ def show(name: str, as_json: JsonFlag = False) -> None:
 
 @app.command("require")
 @command
-def require(name: str, endpoint: Annotated[str, typer.Option(help="Name of the endpoint.")], as_json: JsonFlag = False) -> None:
+def require(
+    name: str, endpoint: Annotated[str, typer.Option(help="Name of the endpoint.")], as_json: JsonFlag = False
+) -> None:
     """Let an endpoint accept only checkpoints that pass the gate."""
     _emit_gate(require_gate(get_context(), name, endpoint=endpoint, person=LOCAL), as_json=as_json)
 
 
 @app.command("release")
 @command
-def release(name: str, endpoint: Annotated[str, typer.Option(help="Name of the endpoint.")], as_json: JsonFlag = False) -> None:
+def release(
+    name: str, endpoint: Annotated[str, typer.Option(help="Name of the endpoint.")], as_json: JsonFlag = False
+) -> None:
     """Let an endpoint accept checkpoints without the gate."""
     _emit_gate(release_endpoint(get_context(), name, endpoint=endpoint, person=LOCAL), as_json=as_json)
 
@@ -127,11 +155,15 @@ def delete(name: str, as_json: JsonFlag = False) -> None:
 
 
 def read_config(champion: str | None, benchmarks: list[str] | None, **settings: Any) -> GateConfig:
-    """Return the gate that the options describe. Raises InvalidInput without champion or benchmark, or for an invalid margin."""
+    """Return the gate that the options describe. Raises InvalidInput without champion or benchmark, or for an invalid
+    margin.
+    """
     if not champion or not benchmarks:
         missing = "champion" if not champion else "benchmark"
         raise InvalidInput(
-            f"A gate needs a {missing}.", remedy=f"Name it with --{missing}, or give the name of a saved gate.", field=missing
+            f"A gate needs a {missing}.",
+            remedy=f"Name it with --{missing}, or give the name of a saved gate.",
+            field=missing,
         )
     return GateConfig(champion=champion, benchmarks=tuple(map(read_benchmark, benchmarks)), **settings)
 
@@ -143,7 +175,9 @@ def read_benchmark(text: str) -> GateBenchmark:
     try:
         return GateBenchmark(benchmark=name, metric=metric or None, margin=float(margin) if margin else None)
     except ValueError as error:
-        raise InvalidInput(f"--benchmark {text}: write NAME, NAME:METRIC or NAME:METRIC=MARGIN.", field="benchmark") from error
+        raise InvalidInput(
+            f"--benchmark {text}: write NAME, NAME:METRIC or NAME:METRIC=MARGIN.", field="benchmark"
+        ) from error
 
 
 def describe(view: GateView) -> dict[str, Any]:

@@ -30,14 +30,22 @@ def run_group(
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Run a group's tasks on a checkpoint as a suite, and print its result. `given`: few-shot examples and max new tokens for all.
+    """Run a group's tasks on a checkpoint as a suite, and print its result. `given`: few-shot examples and max new
+    tokens for all.
 
     Raises InvalidInput without a checkpoint.
     """
     if checkpoint is None:
-        raise InvalidInput("A group of tasks runs on checkpoints.", remedy="Name a checkpoint, or run its tasks one by one.", field="task")
+        raise InvalidInput(
+            "A group of tasks runs on checkpoints.",
+            remedy="Name a checkpoint, or run its tasks one by one.",
+            field="task",
+        )
     shots, max_tokens = given
     tasks = [with_options(task, shots=shots, max_tokens=max_tokens) for task in tasks_of(ctx, group)]
     suite = suite_of_group(ctx, group, tasks=tasks, config=config, person=LOCAL, benchmark=benchmark)
-    note(f"{group.shown_title}: {len(tasks)} tasks as the suite “{suite.name}”; roundhouse eval suite show {suite.id} shows its results.")
+    note(
+        f"{group.shown_title}: {len(tasks)} tasks as the suite “{suite.name}”; roundhouse eval suite show {suite.id}"
+        " shows its results."
+    )
     run_and_emit(ctx, suite.id, checkpoint=checkpoint, wait=wait, as_json=as_json)

@@ -29,13 +29,23 @@ from backend.services.evaluation.judges.answers import evaluation_items
 def judge(
     checkpoint: Annotated[str | None, typer.Option(help="The judge: a checkpoint's name or id, or a folder.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="The judge: an endpoint of this installation.")] = None,
-    model: Annotated[str | None, typer.Option(help="The judge: a model of the API at --url or ROUNDHOUSE_JUDGE_URL.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The judge: a model of the API at --url or ROUNDHOUSE_JUDGE_URL.")
+    ] = None,
     url: Annotated[str, typer.Option(help="OpenAI-compatible API, such as https://host/v1.")] = "",
-    file: Annotated[Path | None, typer.Option(help='JSONL of {"prompt", "answer", "answer_b"}; "human" holds votes.')] = None,
-    evaluation: Annotated[str | None, typer.Option(help="Judge the answers of a finished evaluation, by its id.")] = None,
-    against: Annotated[str | None, typer.Option(help="Pairs with the answers of this evaluation on the same items.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help='JSONL of {"prompt", "answer", "answer_b"}; "human" holds votes.')
+    ] = None,
+    evaluation: Annotated[
+        str | None, typer.Option(help="Judge the answers of a finished evaluation, by its id.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Pairs with the answers of this evaluation on the same items.")
+    ] = None,
     campaign: Annotated[str | None, typer.Option(help="Compare the voted pairs of a campaign.")] = None,
-    mode: Annotated[Literal["rubric", "pairwise"] | None, typer.Option(help="Default: pairwise where there are two answers.")] = None,
+    mode: Annotated[
+        Literal["rubric", "pairwise"] | None, typer.Option(help="Default: pairwise where there are two answers.")
+    ] = None,
     rubric: Annotated[
         Literal["quality", "harm", "refusal"], typer.Option(help="Criteria and labels; those given replace them.")
     ] = "quality",
@@ -45,7 +55,9 @@ def judge(
     low: Annotated[int, typer.Option(help="Rubric: lowest score.")] = 1,
     high: Annotated[int, typer.Option(help="Rubric: highest score.")] = 10,
     max_tokens: Annotated[int, typer.Option(help="Longest answer of the judge.")] = 512,
-    canaries: Annotated[int | None, typer.Option(help="Prompts with an answer that says nothing; 20 where quality is judged.")] = None,
+    canaries: Annotated[
+        int | None, typer.Option(help="Prompts with an answer that says nothing; 20 where quality is judged.")
+    ] = None,
     input_price: Annotated[float | None, typer.Option(help="US dollars for a million prompt tokens.")] = None,
     output_price: Annotated[float | None, typer.Option(help="US dollars for a million answer tokens.")] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the verdicts.")] = True,
@@ -74,14 +86,24 @@ def judge(
         return
     wait_for_job(ctx, job.id)
     judgement = get_judgement(ctx, job.id)
-    data = {"job": job.id, "judge": judgement.judge, "mode": judgement.mode, **judgement.summary, "verdicts": read_verdicts(ctx, job.id)}
+    data = {
+        "job": job.id,
+        "judge": judgement.judge,
+        "mode": judgement.mode,
+        **judgement.summary,
+        "verdicts": read_verdicts(ctx, job.id),
+    }
     emit(data, as_json=as_json, text=_as_text(judgement.judge, judgement.summary))
 
 
-def _read_items(ctx: Context, file: Path | None, campaign: str | None, evaluation: str | None, against: str | None) -> list[JudgeItem]:
+def _read_items(
+    ctx: Context, file: Path | None, campaign: str | None, evaluation: str | None, against: str | None
+) -> list[JudgeItem]:
     if sum(source is not None for source in (file, campaign, evaluation)) != 1 or (against and evaluation is None):
         raise InvalidInput(
-            "Name one source of answers.", remedy="Give --file, --campaign, or --evaluation with or without --against.", field="file"
+            "Name one source of answers.",
+            remedy="Give --file, --campaign, or --evaluation with or without --against.",
+            field="file",
         )
     if evaluation is not None:
         return evaluation_items(ctx, evaluation, against=against)

@@ -26,11 +26,17 @@ VotesFile = Annotated[Path, typer.Argument(help="CSV or JSON lines, columns as o
 @command
 def agreement(
     votes: VotesFile,
-    judge: Annotated[str | None, typer.Option(help="Rater to compare with the others: a judge. Its votes are left out of theirs.")] = None,
-    raters: Annotated[str | None, typer.Option(help="Count only raters whose name matches, such as 'expert_*'.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Rater to compare with the others: a judge. Its votes are left out of theirs.")
+    ] = None,
+    raters: Annotated[
+        str | None, typer.Option(help="Count only raters whose name matches, such as 'expert_*'.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say how often raters agree, with and without ties, and how often a judge agrees with them. Both bad counts as a tie."""
+    """Say how often raters agree, with and without ties, and how often a judge agrees with them. Both bad counts as a
+    tie.
+    """
     records = _read(votes)
     people = [vote for vote in records if vote.rater != judge and (raters is None or fnmatchcase(vote.rater, raters))]
     human = vote_agreement(people, both_bad_is_tie=True)
@@ -41,7 +47,9 @@ def agreement(
 
 
 def agreement_document(human: Agreement, judged: JudgeAgreement | None) -> dict[str, object]:
-    """Return agreement as the JSON document of `rating agreement --json`. `n` counts pairs of votes, at the top items with two raters."""
+    """Return agreement as the JSON document of `rating agreement --json`. `n` counts pairs of votes, at the top items
+    with two raters.
+    """
     document: dict[str, object] = {
         "human_human": _shares(human),
         "judge_human": None,
@@ -53,13 +61,21 @@ def agreement_document(human: Agreement, judged: JudgeAgreement | None) -> dict[
         "intervals": {"alpha": _estimate(human.alpha), "ac1": _estimate(human.ac1)},
     }
     if judged is not None:
-        extra = {"kappa": _estimate(judged.kappa), "ac1": _estimate(judged.ac1), "flips": _estimate(judged.flips), "n": judged.num_items}
+        extra = {
+            "kappa": _estimate(judged.kappa),
+            "ac1": _estimate(judged.ac1),
+            "flips": _estimate(judged.flips),
+            "n": judged.num_items,
+        }
         document["judge_human"] = {"judge": judged.judge, **_shares(judged), **extra}
     return document
 
 
 def _shares(result: Agreement | JudgeAgreement) -> dict[str, object]:
-    both = {"ties": (result.percent_agreement, result.num_pairs), "non_tie": (result.without_ties, result.num_decisive_pairs)}
+    both = {
+        "ties": (result.percent_agreement, result.num_pairs),
+        "non_tie": (result.without_ties, result.num_decisive_pairs),
+    }
     return {
         name: {
             "agreement": estimate.value if estimate else None,
@@ -82,7 +98,9 @@ def agreement_lines(human: Agreement, judged: JudgeAgreement | None) -> list[str
     for name, row in rows:
         shares = (row.percent_agreement, row.num_pairs), (row.without_ties, row.num_decisive_pairs)
         lines.append(f"{name:<12}" + "".join(f"{_interval(estimate):>24}{number:>8,}" for estimate, number in shares))
-    lines.append(f"Raters: Krippendorff's alpha {_interval(human.alpha, digits=3)}, AC1 {_interval(human.ac1, digits=3)}")
+    lines.append(
+        f"Raters: Krippendorff's alpha {_interval(human.alpha, digits=3)}, AC1 {_interval(human.ac1, digits=3)}"
+    )
     if judged:
         flips = f", contradicts itself when sides are swapped {_interval(judged.flips)}" if judged.flips else ""
         lines.append(f"Judge: kappa {_interval(judged.kappa, digits=3)}, AC1 {_interval(judged.ac1, digits=3)}{flips}")
@@ -109,13 +127,21 @@ def verdict(
     alpha: Annotated[float, typer.Option(help="Chance of a false winner, ever, over all pairs.")] = 0.05,
     pairs: Annotated[int, typer.Option(help="Pairs judged at once; they share alpha (Bonferroni).")] = 1,
     raters: Annotated[int, typer.Option(help="Raters per prompt of the plan's second design.")] = 3,
-    judge: Annotated[str | None, typer.Option(help="Rater that is a judge: no vote counts, but the share it helps to estimate.")] = None,
-    judge_correlation: Annotated[float | None, typer.Option(help="A judge's correlation with raters, for the plan.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Rater that is a judge: no vote counts, but the share it helps to estimate.")
+    ] = None,
+    judge_correlation: Annotated[
+        float | None, typer.Option(help="A judge's correlation with raters, for the plan.")
+    ] = None,
     seconds: Annotated[float | None, typer.Option(help="Seconds per vote, for the plan; 37 without it.")] = None,
-    path: Annotated[bool, typer.Option("--path", help="Add the e-value after each vote of the pair, in file order.")] = False,
+    path: Annotated[
+        bool, typer.Option("--path", help="Add the e-value after each vote of the pair, in file order.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say whether FIRST is better than SECOND, worse, or undecided; valid however often it is asked. Votes are in the order cast."""
+    """Say whether FIRST is better than SECOND, worse, or undecided; valid however often it is asked. Votes are in the
+    order cast.
+    """
     records = _read(votes)
     names = {name for record in records for name in (record.a, record.b)}
     for field, name in (("first", first), ("second", second)):
@@ -126,7 +152,9 @@ def verdict(
     assisted = assisted_share(records, first, second, judge=judge) if judge is not None else None
     if assisted is not None and judge_correlation is None and abs(assisted.correlation) < 1:
         judge_correlation = assisted.correlation
-    result = pair_verdict(people, first, second, smallest_gap_elo=gap, alpha=alpha, num_pairs=pairs, seconds_per_vote=seconds)
+    result = pair_verdict(
+        people, first, second, smallest_gap_elo=gap, alpha=alpha, num_pairs=pairs, seconds_per_vote=seconds
+    )
     plan = plan_options(
         spread=result.spread,
         alpha=alpha,
@@ -142,8 +170,8 @@ def verdict(
     if assisted is not None:
         document["assisted"] = asdict(assisted)
         sentences.append(
-            f"With {judge}'s verdicts, at one look: {_interval(assisted.share)} (correlation {assisted.correlation:.2f}, "
-            f"{percent(assisted.votes_saved)} of the votes saved)."
+            f"With {judge}'s verdicts, at one look: {_interval(assisted.share)} (correlation"
+            f" {assisted.correlation:.2f}, {percent(assisted.votes_saved)} of the votes saved)."
         )
     emit(document, as_json=as_json, text="\n".join([*sentences, "", *plan_lines(plan)]))
 

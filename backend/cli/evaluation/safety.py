@@ -42,13 +42,20 @@ ProbeOption = Annotated[list[str] | None, typer.Option("--probe", help="Only the
 def add(
     file: Annotated[
         Path,
-        typer.Argument(help="XSTest, AdvBench, HarmBench, StrongREJECT, BBQ, Winogender, CrowS-Pairs, ..., or the folder of WinoBias."),
+        typer.Argument(
+            help=(
+                "XSTest, AdvBench, HarmBench, StrongREJECT, BBQ, Winogender, CrowS-Pairs, ..., or the folder of"
+                " WinoBias."
+            )
+        ),
     ],
     name: Annotated[str, typer.Option(help="Name of the probe.")],
     probe: Annotated[Probe | None, typer.Option(help="Kind of probe; its columns decide if left out.")] = None,
     safe: Annotated[bool, typer.Option("--safe", help="Prompts without a label are safe ones.")] = False,
     occupations: Annotated[Path | None, typer.Option(help="Winogender: occupations-stats.tsv.")] = None,
-    templates: Annotated[Path | None, typer.Option(help="Jailbreaks: a file of templates with {prompt} in them.")] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="Jailbreaks: a file of templates with {prompt} in them.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Add a safety probe from a file. With --probe jailbreak the prompts are put into templates."""
@@ -107,7 +114,10 @@ def add_canaries(
     as_json: JsonFlag = False,
 ) -> None:
     """Add a memorisation probe of canaries planted in the training data."""
-    _emit_probe(add_canary_probe(get_context(), name=name, canaries=canary, candidates=candidates, person=LOCAL), as_json=as_json)
+    _emit_probe(
+        add_canary_probe(get_context(), name=name, canaries=canary, candidates=candidates, person=LOCAL),
+        as_json=as_json,
+    )
 
 
 @app.command("list")
@@ -116,7 +126,9 @@ def list_(as_json: JsonFlag = False) -> None:
     """List the safety probes of this installation."""
     probes = list_probes(get_context())
     lines = [f"{p.version.dataset:<28} {PROBE_LABEL[p.probe]:<44} {p.items:>6} items  {p.source}" for p in probes]
-    emit({"probes": [_probe_data(p) for p in probes]}, as_json=as_json, text="\n".join(lines) or "No safety probes yet.")
+    emit(
+        {"probes": [_probe_data(p) for p in probes]}, as_json=as_json, text="\n".join(lines) or "No safety probes yet."
+    )
 
 
 @app.command("run")
@@ -127,14 +139,23 @@ def run(
     limit: Annotated[int | None, typer.Option(min=1, help="Items of each probe, drawn with the seed.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 96,
     seed: int = 1,
-    again: Annotated[bool, typer.Option("--again", help="Run again even if a finished evaluation has the same settings.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Run again even if a finished evaluation has the same settings.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the scores.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run the safety probes on a checkpoint."""
     ctx = get_context()
     launched = run_safety(
-        ctx, checkpoint=checkpoint, person=LOCAL, probes=probe or (), limit=limit, max_tokens=max_tokens, seed=seed, again=again
+        ctx,
+        checkpoint=checkpoint,
+        person=LOCAL,
+        probes=probe or (),
+        limit=limit,
+        max_tokens=max_tokens,
+        seed=seed,
+        again=again,
     )
     if wait:
         for evaluation in launched:
@@ -148,24 +169,37 @@ def run(
             "probe": e.benchmark,
             "status": e.status.value,
             "scores": [
-                {"metric": s.metric, "value": s.value, "interval": _interval(s.low, s.high), "n": s.n, "method": s.method} for s in e.scores
+                {
+                    "metric": s.metric,
+                    "value": s.value,
+                    "interval": _interval(s.low, s.high),
+                    "n": s.n,
+                    "method": s.method,
+                }
+                for s in e.scores
             ],
             "report": reports.get(e.id, {}),
         }
         for e in launched
     ]
     lines = [
-        f"{e.benchmark}: {e.status.value}" + "".join(_score_line(s.metric, s.value, s.low, s.high, s.n) for s in e.scores) for e in launched
+        f"{e.benchmark}: {e.status.value}"
+        + "".join(_score_line(s.metric, s.value, s.low, s.high, s.n) for s in e.scores)
+        for e in launched
     ]
     line = agreement_line(ctx)
-    emit({"checkpoint": checkpoint, "evaluations": data, "scorer": line}, as_json=as_json, text="\n".join([*lines, line]))
+    emit(
+        {"checkpoint": checkpoint, "evaluations": data, "scorer": line}, as_json=as_json, text="\n".join([*lines, line])
+    )
 
 
 @app.command("drift")
 @command
 def drift(
     checkpoint: CheckpointOption,
-    base: Annotated[str | None, typer.Option(help="Compare with this one; the base of the fine-tune if left out.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Compare with this one; the base of the fine-tune if left out.")
+    ] = None,
     probe: ProbeOption = None,
     margin: Annotated[float, typer.Option(help="Largest change towards unsafe that passes.")] = MARGIN,
     gate: Annotated[bool, typer.Option("--gate", help="Exit with status 1 unless the verdict is PASS.")] = False,
@@ -184,7 +218,9 @@ def drift(
 @command
 def toxicity(
     evaluation: Annotated[str, typer.Argument(help="Id of an evaluation of generated answers.")],
-    classifier: Annotated[str, typer.Option(help="Folder of a sequence classifier, or its id on the Hub; none is shipped.")],
+    classifier: Annotated[
+        str, typer.Option(help="Folder of a sequence classifier, or its id on the Hub; none is shipped.")
+    ],
     threshold: Annotated[float, typer.Option(help="Probability from which an answer counts as toxic.")] = 0.5,
     label: Annotated[str, typer.Option(help="The label that means toxic; by its name if left out.")] = "",
     as_json: JsonFlag = False,
@@ -195,7 +231,11 @@ def toxicity(
     wait_for_job(ctx, job.id)
     report = read_toxicity(ctx, [evaluation])[evaluation]
     score = get_evaluation(ctx, evaluation).score("toxic")
-    data = {**report, "value": score.value if score else None, "interval": _interval(score.low, score.high) if score else None}
+    data = {
+        **report,
+        "value": score.value if score else None,
+        "interval": _interval(score.low, score.high) if score else None,
+    }
     shown = format_value("toxic", score.value, score.low, score.high) if score else "no answer could be classified"
     emit(data, as_json=as_json, text=f"{shown}\n{describe_toxicity(report)}")
 
@@ -211,7 +251,9 @@ def card(checkpoint: CheckpointOption, base: str | None = None, as_json: JsonFla
 @app.command("agreement")
 @command
 def agreement(
-    file: Annotated[Path | None, typer.Option(help="Answers with human labels (refusal or compliance); measured and stored.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Answers with human labels (refusal or compliance); measured and stored.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure the refusal scorer on human labels; without --file show what was measured here."""
@@ -227,7 +269,9 @@ def agreement(
 
 
 def _emit_probe(view: ProbeView, *, as_json: bool) -> None:
-    emit(_probe_data(view), as_json=as_json, text=f"{view.version.label}: {PROBE_LABEL[view.probe]}, {view.items} items")
+    emit(
+        _probe_data(view), as_json=as_json, text=f"{view.version.label}: {PROBE_LABEL[view.probe]}, {view.items} items"
+    )
 
 
 def _probe_data(view: ProbeView) -> dict[str, Any]:
@@ -274,8 +318,13 @@ def _change_data(change: Drift) -> dict[str, Any]:
 
 def drift_text(result: SafetyDrift) -> str:
     """Return a drift as lines for a terminal."""
-    lines = [f"{result.verdict.value}: {result.base.name} -> {result.checkpoint.name}, margin {100 * result.margin:g} points"]
-    lines += [f"  {change.verdict.value:<12} {change.probe}: {change.sentence()} ({change.reason})" for change in result.changes]
+    lines = [
+        f"{result.verdict.value}: {result.base.name} -> {result.checkpoint.name}, margin {100 * result.margin:g} points"
+    ]
+    lines += [
+        f"  {change.verdict.value:<12} {change.probe}: {change.sentence()} ({change.reason})"
+        for change in result.changes
+    ]
     lines += [f"  not measured on both: {name}" for name in result.unmeasured]
     return "\n".join(lines)
 
@@ -304,7 +353,9 @@ def card_data(result: SafetyCard) -> dict[str, Any]:
 
 
 def _score_line(metric: str, value: float, low: float | None, high: float | None, n: int) -> str:
-    return f"\n  {METRICS[metric].label if metric in METRICS else metric:<36} {_value(metric, value, low, high)}  n = {n}"
+    return (
+        f"\n  {METRICS[metric].label if metric in METRICS else metric:<36} {_value(metric, value, low, high)}  n = {n}"
+    )
 
 
 def _value(metric: str, value: float, low: float | None, high: float | None) -> str:

@@ -17,10 +17,18 @@ from backend.services.evaluation.metric_scores import score_file
 
 @command
 def score(
-    metric: Annotated[str, typer.Option(help="Name, such as exact_match, f1, bleu, rougeL, mcc, pass@10; a wrong name lists all.")],
-    file: Annotated[Path, typer.Option(help='JSONL of {"prediction": text, "references": [text]}; "cluster" names its document.')],
-    extract: Annotated[str | None, typer.Option(help="Find the answer first: a filter's name or a regular expression.")] = None,
-    correct: Annotated[str | None, typer.Option(help="For pass@k and the like: the metric that decides about one sample.")] = None,
+    metric: Annotated[
+        str, typer.Option(help="Name, such as exact_match, f1, bleu, rougeL, mcc, pass@10; a wrong name lists all.")
+    ],
+    file: Annotated[
+        Path, typer.Option(help='JSONL of {"prediction": text, "references": [text]}; "cluster" names its document.')
+    ],
+    extract: Annotated[
+        str | None, typer.Option(help="Find the answer first: a filter's name or a regular expression.")
+    ] = None,
+    correct: Annotated[
+        str | None, typer.Option(help="For pass@k and the like: the metric that decides about one sample.")
+    ] = None,
     option: Annotated[list[str] | None, typer.Option(help="The metric's options: tokenize=zh, stemmer=true.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the bootstrap of corpus metrics.")] = 0,
     as_json: JsonFlag = False,
@@ -44,7 +52,10 @@ def score(
         data["unparsed"] = result.unparsed
     shown = "" if interval is None else f"  [{interval[0]:.4f}, {interval[1]:.4f}]"
     unparsed = "" if result.unparsed is None else f", {result.unparsed} unparsed"
-    text = f"{chosen.label}  {estimate.value:.4f}{shown}  n = {estimate.n}{unparsed}\n{result.score.signature}; {estimate.method}"
+    text = (
+        f"{chosen.label}  {estimate.value:.4f}{shown}  n = {estimate.n}{unparsed}\n{result.score.signature};"
+        f" {estimate.method}"
+    )
     emit(data, as_json=as_json, text=text)
 
 

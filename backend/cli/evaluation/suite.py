@@ -33,7 +33,9 @@ app = typer.Typer(no_args_is_help=True, help="Named lists of benchmarks, run tog
 def create(
     file: Annotated[Path | None, typer.Argument(help="YAML with `name` and `members`.")] = None,
     name: Annotated[str, typer.Option(help="Name, where no file is given.")] = "",
-    benchmark: Annotated[list[str] | None, typer.Option(help="A member with default settings; may be repeated.")] = None,
+    benchmark: Annotated[
+        list[str] | None, typer.Option(help="A member with default settings; may be repeated.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Create a suite from a YAML file, or from --name and --benchmark."""
@@ -41,7 +43,11 @@ def create(
         raise InvalidInput("A suite needs either a file or --name with --benchmark.", remedy="Give one of the two.")
     config = read_suite(read_text(file)) if file else parse_suite({"name": name, "members": list(benchmark or ())})
     suite = create_suite(get_context(), config, person=LOCAL)
-    emit(describe_suite(suite), as_json=as_json, text=f"Created {suite.name} ({suite.id}) with {len(suite.config.members)} members.")
+    emit(
+        describe_suite(suite),
+        as_json=as_json,
+        text=f"Created {suite.name} ({suite.id}) with {len(suite.config.members)} members.",
+    )
 
 
 @app.command("list")
@@ -49,8 +55,15 @@ def create(
 def list_(as_json: JsonFlag = False) -> None:
     """List the suites."""
     suites = list_suites(get_context())
-    lines = [f"{suite.name}  {len(suite.config.members)} members, run {suite.num_results} times ({suite.id})" for suite in suites]
-    emit({"suites": [describe_suite(suite) for suite in suites]}, as_json=as_json, text="\n".join(lines) or "No suites yet.")
+    lines = [
+        f"{suite.name}  {len(suite.config.members)} members, run {suite.num_results} times ({suite.id})"
+        for suite in suites
+    ]
+    emit(
+        {"suites": [describe_suite(suite) for suite in suites]},
+        as_json=as_json,
+        text="\n".join(lines) or "No suites yet.",
+    )
 
 
 @app.command("run")
@@ -78,7 +91,10 @@ def run_and_emit(ctx: Context, suite: str, *, checkpoint: str, wait: bool, as_js
 
 @app.command("show")
 @command
-def show(suite: Annotated[str, typer.Argument(help="A suite's name or id, or the id of a result.")], as_json: JsonFlag = False) -> None:
+def show(
+    suite: Annotated[str, typer.Argument(help="A suite's name or id, or the id of a result.")],
+    as_json: JsonFlag = False,
+) -> None:
     """Show a suite with its results, or one result."""
     ctx = get_context()
     try:
@@ -94,7 +110,9 @@ def show(suite: Annotated[str, typer.Argument(help="A suite's name or id, or the
 
 def describe_suite(suite: SuiteView) -> dict[str, Any]:
     """Return a suite as the command line's JSON."""
-    members = [{"benchmark": one.benchmark, "config": one.config.model_dump(mode="json")} for one in suite.config.members]
+    members = [
+        {"benchmark": one.benchmark, "config": one.config.model_dump(mode="json")} for one in suite.config.members
+    ]
     return {"suite": suite.id, "name": suite.name, "description": suite.config.description, "members": members}
 
 
@@ -137,11 +155,15 @@ def describe_result(result: SuiteResultView) -> dict[str, Any]:
 
 def format_result(result: SuiteResultView) -> str:
     """Return a suite result as lines for a terminal."""
-    lines = [f"{result.suite} on {result.checkpoint}: {result.num_finished} of {len(result.members)} finished ({result.id})"]
+    lines = [
+        f"{result.suite} on {result.checkpoint}: {result.num_finished} of {len(result.members)} finished ({result.id})"
+    ]
     for one in result.members:
         score = one.evaluation.main_score if one.evaluation else None
         state = one.error or (str(one.evaluation.status) if one.evaluation else "waiting")
-        lines.append(f"  {one.member.benchmark:<28} " + (f"{score.metric} {score.value:.4f}  n = {score.n}" if score else state))
+        lines.append(
+            f"  {one.member.benchmark:<28} " + (f"{score.metric} {score.value:.4f}  n = {score.n}" if score else state)
+        )
     for name, average in (("centred", result.centred), ("macro", result.macro), ("micro", result.micro)):
         if average is not None:
             error = "" if average.stderr is None else f" ± {average.stderr:.4f}"
@@ -155,7 +177,13 @@ def _describe_estimate(estimate: Estimate | None) -> dict[str, Any] | None:
     if estimate is None:
         return None
     interval = _interval(estimate.low, estimate.high)
-    return {"value": estimate.value, "stderr": estimate.stderr, "interval": interval, "n": estimate.n, "method": estimate.method}
+    return {
+        "value": estimate.value,
+        "stderr": estimate.stderr,
+        "interval": interval,
+        "n": estimate.n,
+        "method": estimate.method,
+    }
 
 
 def _interval(low: float | None, high: float | None) -> list[float] | None:

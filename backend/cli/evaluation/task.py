@@ -37,7 +37,9 @@ TaskArgument = Annotated[str, typer.Argument(help="Name of a task, or a YAML fil
 @app.command("list")
 @command
 def list_(
-    benchmark: Annotated[str | None, typer.Option(help="Only the tasks that fit this dataset, likeliest first.")] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Only the tasks that fit this dataset, likeliest first.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List the tasks: the team's, and those that come with the product."""
@@ -85,7 +87,9 @@ def check(
 
 @app.command("save")
 @command
-def save(file: Annotated[Path, typer.Argument(help="YAML file of a task or group.")], as_json: JsonFlag = False) -> None:
+def save(
+    file: Annotated[Path, typer.Argument(help="YAML file of a task or group.")], as_json: JsonFlag = False
+) -> None:
     """Save a task for the team under the name that its file gives."""
     view = save_task(get_context(), _read(file), person=LOCAL)
     emit(_summary(view), as_json=as_json, text=f"Saved {view.name}.")
@@ -102,13 +106,19 @@ def delete(name: str, as_json: JsonFlag = False) -> None:
 @app.command("convert")
 @command
 def convert(
-    from_lm_eval_file: Annotated[Path | None, typer.Option("--from-lm-eval", help="Task file of lm-evaluation-harness.")] = None,
-    to_lm_eval_name: Annotated[str | None, typer.Option("--to-lm-eval", help="Task to write for it: name or file.")] = None,
+    from_lm_eval_file: Annotated[
+        Path | None, typer.Option("--from-lm-eval", help="Task file of lm-evaluation-harness.")
+    ] = None,
+    to_lm_eval_name: Annotated[
+        str | None, typer.Option("--to-lm-eval", help="Task to write for it: name or file.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Convert a task from or to the YAML of lm-evaluation-harness. What can't be converted is named."""
     if (from_lm_eval_file is None) == (to_lm_eval_name is None):
-        raise InvalidInput("Nothing to convert is named, or too much.", remedy="Give --from-lm-eval FILE or --to-lm-eval NAME.")
+        raise InvalidInput(
+            "Nothing to convert is named, or too much.", remedy="Give --from-lm-eval FILE or --to-lm-eval NAME."
+        )
     if from_lm_eval_file is not None:
         folder = from_lm_eval_file.parent
         converted = from_lm_eval(_read(from_lm_eval_file), included=lambda name: _read(folder / Path(name).name))
@@ -123,7 +133,9 @@ def convert(
     emit({"text": text, "left_out": list(left_out)}, as_json=as_json, text=text.rstrip("\n"))
 
 
-def read_task_option(ctx: Context, task: str, *, shots: int | None = None, max_tokens: int | None = None) -> TaskDefinition:
+def read_task_option(
+    ctx: Context, task: str, *, shots: int | None = None, max_tokens: int | None = None
+) -> TaskDefinition:
     """Return the task of a name or a YAML file, with another number of examples or longest answer if given.
 
     Raises NotFound, InvalidInput.
@@ -131,8 +143,12 @@ def read_task_option(ctx: Context, task: str, *, shots: int | None = None, max_t
     return with_options(find_single_task(ctx, read_text(task) or task), shots=shots, max_tokens=max_tokens)
 
 
-def with_options(definition: TaskDefinition, *, shots: int | None = None, max_tokens: int | None = None) -> TaskDefinition:
-    """Return a task with another number of examples, or another longest answer, where one is given. Raises InvalidInput."""
+def with_options(
+    definition: TaskDefinition, *, shots: int | None = None, max_tokens: int | None = None
+) -> TaskDefinition:
+    """Return a task with another number of examples, or another longest answer, where one is given. Raises
+    InvalidInput.
+    """
     values = definition.model_dump(exclude_defaults=True)
     if shots is not None:
         values["fewshot"] = {**values.get("fewshot", {}), "count": shots}

@@ -10,7 +10,16 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note, read_text
-from backend.cli.scaling.plan_table import fit_data, fit_text, isoflop_data, law_data, plan_data, plan_text, study_data, study_text
+from backend.cli.scaling.plan_table import (
+    fit_data,
+    fit_text,
+    isoflop_data,
+    law_data,
+    plan_data,
+    plan_text,
+    study_data,
+    study_text,
+)
 from backend.domain.scaling.fit import fit_law
 from backend.domain.scaling.isoflop import fit_isoflop
 from backend.domain.scaling.plan import parse_plan
@@ -29,17 +38,25 @@ app = typer.Typer(invoke_without_command=True)
 def plan(
     context: typer.Context,
     flops: Annotated[float | None, typer.Option(help="Budget in floating-point operations, such as 1e18.")] = None,
-    device_hours: Annotated[float | None, typer.Option("--device-hours", "--gpu-hours", help="Budget in hours of one device.")] = None,
+    device_hours: Annotated[
+        float | None, typer.Option("--device-hours", "--gpu-hours", help="Budget in hours of one device.")
+    ] = None,
     money: Annotated[float | None, typer.Option(help="Budget in US dollars.")] = None,
-    price: Annotated[float | None, typer.Option(help="US dollars for a device-hour; ROUNDHOUSE_DEVICE_HOUR_PRICE when left out.")] = None,
-    flops_per_s: Annotated[float | None, typer.Option("--flops-per-s", help="The device's rate, instead of a measured one.")] = None,
+    price: Annotated[
+        float | None, typer.Option(help="US dollars for a device-hour; ROUNDHOUSE_DEVICE_HOUR_PRICE when left out.")
+    ] = None,
+    flops_per_s: Annotated[
+        float | None, typer.Option("--flops-per-s", help="The device's rate, instead of a measured one.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="The measured device to plan for; by default the newest.")] = None,
     law: Annotated[str | None, typer.Option(help="A law of `roundhouse plan laws`, or own.")] = None,
     tokens_per_parameter: Annotated[float | None, typer.Option("--tokens-per-parameter", help="Fix D / N.")] = None,
     family: Annotated[str | None, typer.Option(help="Family of the network.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Dataset to train on.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Its tokenizer.")] = None,
-    vocab_size: Annotated[int | None, typer.Option("--vocab-size", help="Vocabulary, where no tokenizer is named.")] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option("--vocab-size", help="Vocabulary, where no tokenizer is named.")
+    ] = None,
     sequence: Annotated[int | None, typer.Option("--context", help="Tokens per training sequence.")] = None,
     file: Annotated[Path | None, typer.Option(help="Read these values from a YAML file; options override it.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Write the run as a recipe for `roundhouse run launch`.")] = None,
@@ -83,7 +100,9 @@ def fit(
     seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Fit L(N, D) = E + A / N^alpha + B / D^beta to finished runs, and a parabola to each budget that has several sizes."""
+    """Fit L(N, D) = E + A / N^alpha + B / D^beta to finished runs, and a parabola to each budget that has several
+    sizes.
+    """
     points = parse_points_csv(read_text(file))
     law_fit = fit_law(points, num_draws=draws, seed=seed)
     isoflop = fit_isoflop(points, seed=seed)
@@ -97,7 +116,8 @@ def laws(as_json: JsonFlag = False) -> None:
     """List the published laws with their constants and sources."""
     published = list_laws()
     lines = [
-        f"{law.key}: {law.title}\n  {', '.join(f'{name} {value:g}' for name, value in law.constants.items())}\n  {law.source}"
+        f"{law.key}: {law.title}\n  {', '.join(f'{name} {value:g}' for name, value in law.constants.items())}\n "
+        f" {law.source}"
         for law in published
     ]
     emit({"laws": [law_data(law) for law in published]}, as_json=as_json, text="\n".join(lines))
@@ -146,7 +166,9 @@ def show(
         "law": fit_data(detail.own.law, flops=flops) if detail.own.law else None,
         "problem": detail.own.problem or None,
     }
-    head = f"{view.name}: {view.num_finished} of {view.num_planned} runs finished, {view.num_active} waiting or running."
+    head = (
+        f"{view.name}: {view.num_finished} of {view.num_planned} runs finished, {view.num_active} waiting or running."
+    )
     body = fit_text(detail.own.law, detail.own.isoflop, flops=flops) if detail.own.law else detail.own.problem
     emit(data, as_json=as_json, text=f"{head}\n{body}")
 

@@ -63,7 +63,11 @@ def plan_data(plan: ScalingPlan) -> dict[str, Any]:
         "epochs": plan.epochs,
         "seconds": plan.seconds,
         "cost_usd": plan.cost_usd,
-        "speed": {"flops_per_s": plan.flops_per_s, "device": plan.speed.device, "source": plan.speed.source} if plan.speed else None,
+        "speed": (
+            {"flops_per_s": plan.flops_per_s, "device": plan.speed.device, "source": plan.speed.source}
+            if plan.speed
+            else None
+        ),
         "notes": list(plan.notes),
         "run": run.model_dump(mode="json", exclude_defaults=True) if run else None,
     }
@@ -74,20 +78,31 @@ def plan_text(plan: ScalingPlan) -> str:
     shape, batch = plan.architecture, plan.batch
     lines = [
         f"{plan.flops:.3g} FLOPs by {plan.law.title}",
-        f"  optimum        {format_count(plan.optimum.parameters)} parameters{_interval(plan.optimal_parameters, format_count)}, "
-        f"{format_count(plan.optimum.tokens)} tokens ({plan.optimum.tokens_per_parameter:.3g} for each)",
-        f"  network        {plan.parameters:,} parameters: {shape.family}, {shape.num_layers} layers, "
-        f"{shape.width} wide, {shape.num_heads} heads",
-        f"  training       {format_count(plan.tokens)} tokens in {plan.steps:,} steps of {batch.tokens:,}, "
-        f"learning rate {batch.learning_rate:g}, "
-        f"warm-up {batch.warmup_steps} steps",
-        f"  expected loss  {plan.loss.value:.3f}{_interval(plan.loss, lambda v: f'{v:.3f}')}"
-        if plan.loss_is_believable
-        else "  expected loss  no estimate",
+        (
+            f"  optimum        {format_count(plan.optimum.parameters)}"
+            f" parameters{_interval(plan.optimal_parameters, format_count)}, {format_count(plan.optimum.tokens)} tokens"
+            f" ({plan.optimum.tokens_per_parameter:.3g} for each)"
+        ),
+        (
+            f"  network        {plan.parameters:,} parameters: {shape.family}, {shape.num_layers} layers, "
+            f"{shape.width} wide, {shape.num_heads} heads"
+        ),
+        (
+            f"  training       {format_count(plan.tokens)} tokens in {plan.steps:,} steps of {batch.tokens:,}, "
+            f"learning rate {batch.learning_rate:g}, "
+            f"warm-up {batch.warmup_steps} steps"
+        ),
+        (
+            f"  expected loss  {plan.loss.value:.3f}{_interval(plan.loss, lambda v: f'{v:.3f}')}"
+            if plan.loss_is_believable
+            else "  expected loss  no estimate"
+        ),
     ]
     if plan.seconds is not None and plan.speed is not None:
         cost = f", {plan.cost_usd:,.2f} US dollars" if plan.cost_usd is not None else ""
-        lines.append(f"  time           {format_duration(plan.seconds)}{cost} ({plan.speed.device}: {plan.speed.source})")
+        lines.append(
+            f"  time           {format_duration(plan.seconds)}{cost} ({plan.speed.device}: {plan.speed.source})"
+        )
     return "\n".join([*lines, *(f"- {text}" for text in plan.notes)])
 
 
@@ -133,11 +148,22 @@ def isoflop_data(fit: IsoflopFit) -> dict[str, Any]:
 
 def fit_text(fit: LawFit, isoflop: IsoflopFit, *, flops: float | None = None) -> str:
     """Return a fitted law and its profiles in lines."""
-    lines = [f"L = E + A / N^alpha + B / D^beta, {fit.num_points} runs, typical error {percent(fit.typical_error, digits=2)} of the loss"]
-    lines += [f"  {name:<6}{value.value:>12.5g}{_interval(value, lambda v: f'{v:.5g}')}" for name, value in fit.constants.items()]
-    lines.append(f"  N ~ C^{fit.parameter_exponent.value:.3f}{_interval(fit.parameter_exponent, lambda v: f'{v:.3f}')}  ({fit.method})")
+    lines = [
+        f"L = E + A / N^alpha + B / D^beta, {fit.num_points} runs, typical error {percent(fit.typical_error, digits=2)}"
+        " of the loss"
+    ]
+    lines += [
+        f"  {name:<6}{value.value:>12.5g}{_interval(value, lambda v: f'{v:.5g}')}"
+        for name, value in fit.constants.items()
+    ]
+    lines.append(
+        f"  N ~ C^{fit.parameter_exponent.value:.3f}{_interval(fit.parameter_exponent, lambda v: f'{v:.3f}')} "
+        f" ({fit.method})"
+    )
     if isoflop.exponent is not None:
-        lines.append(f"  IsoFLOP profiles: N ~ C^{isoflop.exponent.value:.3f}{_interval(isoflop.exponent, lambda v: f'{v:.3f}')}")
+        lines.append(
+            f"  IsoFLOP profiles: N ~ C^{isoflop.exponent.value:.3f}{_interval(isoflop.exponent, lambda v: f'{v:.3f}')}"
+        )
     for profile in isoflop.profiles:
         best = profile.best_parameters
         best_size = (

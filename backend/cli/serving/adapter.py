@@ -23,7 +23,9 @@ Name = Annotated[str, typer.Argument(help="Name of the adapter.")]
 def add(
     endpoint: Endpoint,
     name: Name,
-    checkpoint: Annotated[str, typer.Option(help="Adapter that was trained by LoRA on the endpoint's checkpoint: name, id, run or alias.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="Adapter that was trained by LoRA on the endpoint's checkpoint: name, id, run or alias.")
+    ],
     as_json: JsonFlag = False,
 ) -> None:
     """Load an adapter while the endpoint answers; one of the same name is replaced."""

@@ -23,20 +23,34 @@ def bench(
     rate: Annotated[
         float | None, typer.Option(help="Open loop: requests a second, arriving at random (Poisson), instead of users.")
     ] = None,
-    arrivals: Annotated[Path | None, typer.Option(help="Open loop: a file with an arrival per line, in seconds from the start.")] = None,
-    duration_s: Annotated[float | None, typer.Option(help="Seconds per level, instead of a number of requests.")] = None,
-    warmup: Annotated[int, typer.Option(min=0, help="First requests of a level, not counted; in a closed loop at least one per user.")] = 4,
-    target: Annotated[Literal["both", "gateway", "replica"], typer.Option(help="What is loaded; with both, in turn.")] = "both",
+    arrivals: Annotated[
+        Path | None, typer.Option(help="Open loop: a file with an arrival per line, in seconds from the start.")
+    ] = None,
+    duration_s: Annotated[
+        float | None, typer.Option(help="Seconds per level, instead of a number of requests.")
+    ] = None,
+    warmup: Annotated[
+        int, typer.Option(min=0, help="First requests of a level, not counted; in a closed loop at least one per user.")
+    ] = 4,
+    target: Annotated[
+        Literal["both", "gateway", "replica"], typer.Option(help="What is loaded; with both, in turn.")
+    ] = "both",
     prompt_words: Annotated[str, typer.Option(help="Words of a prompt; several are a mix, such as 48,1500.")] = "48",
     max_tokens: Annotated[str, typer.Option(help="Length limits of answers; several are a mix.")] = "32",
-    slo_ttft_ms: Annotated[float, typer.Option(help="Objective for the first token; goodput counts requests within it.")] = 1000.0,
+    slo_ttft_ms: Annotated[
+        float, typer.Option(help="Objective for the first token; goodput counts requests within it.")
+    ] = 1000.0,
     slo_itl_ms: Annotated[float, typer.Option(help="Objective for the mean time between tokens.")] = 100.0,
     seed: Annotated[int, typer.Option(help="Seed of prompts and arrivals.")] = 1,
     url: Annotated[str, typer.Option(help="Another gateway. Default: this installation's.")] = "",
-    key: Annotated[str, typer.Option(envvar="ROUNDHOUSE_API_KEY", help="Key for it. Default: one of its own, revoked at the end.")] = "",
+    key: Annotated[
+        str, typer.Option(envvar="ROUNDHOUSE_API_KEY", help="Key for it. Default: one of its own, revoked at the end.")
+    ] = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Load an endpoint and measure latencies, tokens a second, errors, goodput and the gateway's overhead. The result is kept."""
+    """Load an endpoint and measure latencies, tokens a second, errors, goodput and the gateway's overhead. The result
+    is kept.
+    """
     values: dict[str, Any] = {
         "users": read_numbers(users, field="users"),
         "requests": requests,
@@ -68,11 +82,15 @@ def _lines(test: LoadTestView) -> list[str]:
             cells += [_ms(row["itl"], "p95_ms", 8), _ms(row["e2e"], "p95_ms", 9)]
             rates = f"{row['requests_per_s']:>8.1f}{row['tokens_per_s']:>9.1f}"
             lines.append(
-                f"{level['users'] or 'open':<10}{target:<9}{rates}{''.join(cells)}{percent(row['good_share']):>6}{row['errors']:>5}"
+                f"{level['users'] or 'open':<10}{target:<9}{rates}{''.join(cells)}{percent(row['good_share']):>6}{row['errors']:>5}"  # noqa: E501
             )
         added = level["gateway_overhead"] or {}
         if added.get("ttft_p50_ms") is not None:
-            interval = "" if added["ttft_interval_ms"] is None else " (95 % interval {:.1f} to {:.1f})".format(*added["ttft_interval_ms"])
+            interval = (
+                ""
+                if added["ttft_interval_ms"] is None
+                else " (95 % interval {:.1f} to {:.1f})".format(*added["ttft_interval_ms"])
+            )
             lines.append(f"{'':<10}gateway adds {added['ttft_p50_ms']:.1f} ms to the first token (p50){interval}")
     return lines
 

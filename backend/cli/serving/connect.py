@@ -1,4 +1,6 @@
-"""`roundhouse endpoint connect`: serve a model on another server with the OpenAI API under a name of this installation."""
+"""`roundhouse endpoint connect`: serve a model on another server with the OpenAI API under a name of this
+installation.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,13 @@ def connect(
     url: Annotated[str, typer.Argument(help="Address of the API, such as http://127.0.0.1:8080/v1.")] = "",
     name: Annotated[str, typer.Option(help="Name of the endpoint: what clients put in model=.")] = "",
     model: Annotated[str, typer.Option(help="Name of the model at that server.")] = "",
-    key_env: Annotated[str | None, typer.Option(help="Environment variable of gateway and workers that holds the key.")] = None,
+    key_env: Annotated[
+        str | None, typer.Option(help="Environment variable of gateway and workers that holds the key.")
+    ] = None,
     key_file: Annotated[str | None, typer.Option(help="File that holds the key, for gateway and workers.")] = None,
-    max_requests: Annotated[int | None, typer.Option(help="Requests at once; more are refused with 429.  [default: 64]")] = None,
+    max_requests: Annotated[
+        int | None, typer.Option(help="Requests at once; more are refused with 429.  [default: 64]")
+    ] = None,
     answer_limit: Annotated[float | None, typer.Option(help="Seconds that an answer may take.  [default: 600]")] = None,
     context: Annotated[int | None, typer.Option(help="Context length, where the server does not state it.")] = None,
     input_price: Annotated[float | None, typer.Option(help="US dollars for a million prompt tokens.")] = None,
@@ -32,7 +38,8 @@ def connect(
     config: Annotated[Path | None, typer.Option(help="YAML with the same fields; options here come first.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Serve a model of vLLM, SGLang, llama-server, Ollama or any other server with the OpenAI API, after it has answered one token.
+    """Serve a model of vLLM, SGLang, llama-server, Ollama or any other server with the OpenAI API, after it has
+    answered one token.
 
     A key is never stored: name the variable or the file that holds it.
     """
@@ -52,7 +59,11 @@ def connect(
     fields |= {field: value for field, value in given.items() if value is not None}
     for field, option in (("url", "URL"), ("name", "--name"), ("model", "--model")):
         if not fields.get(field):
-            raise InvalidInput(f"{option} is missing.", remedy="Write `roundhouse endpoint connect URL --name N --model M`.", field=field)
+            raise InvalidInput(
+                f"{option} is missing.",
+                remedy="Write `roundhouse endpoint connect URL --name N --model M`.",
+                field=field,
+            )
     endpoint = str(fields.pop("name"))
     ctx = get_context()
     view = connect_upstream(ctx, name=endpoint, upstream=Upstream.read(fields), person=LOCAL)
@@ -78,5 +89,7 @@ def _read(config: Path | None) -> dict[str, Any]:
         return {}
     fields = parse_yaml(read_text(config), what="The config")
     if not isinstance(fields, dict):
-        raise InvalidInput("The config holds no fields.", remedy="Write one `name: value` a line, such as `url: http://host/v1`.")
+        raise InvalidInput(
+            "The config holds no fields.", remedy="Write one `name: value` a line, such as `url: http://host/v1`."
+        )
     return {str(name): value for name, value in fields.items()}

@@ -29,7 +29,9 @@ def report(
     csv: Annotated[Path | None, typer.Option(help="Also write the ledger to this file.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show costs by category, endpoint, key, checkpoint, run and evaluation, the month's forecast, and what endpoints cost while idle."""
+    """Show costs by category, endpoint, key, checkpoint, run and evaluation, the month's forecast, and what endpoints
+    cost while idle.
+    """
     made = cost_report(get_context(), days=days, month=month)
     if csv is not None:
         csv.write_text(report_csv(made.ledger))
@@ -47,14 +49,23 @@ def _lines(made: LedgerReport) -> list[str]:
     if ledger.unpriced_hours >= 0.01:
         lines.append(f"{ledger.unpriced_hours:,.2f} device-hours have no price and count as nothing.")
     lines += [f"  {name:<12} US${usd:,.4g}" for name, usd in ledger.totals.items()]
-    spread = "" if forecast.low is None else f" ({percent(forecast.level)} interval {forecast.low:,.4g} to {forecast.high:,.4g})"
+    spread = (
+        ""
+        if forecast.low is None
+        else f" ({percent(forecast.level)} interval {forecast.low:,.4g} to {forecast.high:,.4g})"
+    )
     lines.append(f"Forecast of this month: US${forecast.usd:,.4g}{spread}, from {forecast.days} full days")
     return [*lines, *_tables(ledger, is_priced=True)]
 
 
 def _tables(ledger: Ledger, *, is_priced: bool) -> list[str]:
     lines = []
-    for title, rows in (("Endpoints", ledger.endpoints), ("Keys", ledger.keys), ("Runs", ledger.runs), ("Evaluations", ledger.evaluations)):
+    for title, rows in (
+        ("Endpoints", ledger.endpoints),
+        ("Keys", ledger.keys),
+        ("Runs", ledger.runs),
+        ("Evaluations", ledger.evaluations),
+    ):
         lines += [title, *(_line(row, is_priced=is_priced) for row in rows[:10])] if rows else []
     return lines
 

@@ -28,7 +28,9 @@ def to_text(lineage: Lineage) -> str:
     def show(node_id: str, label: str, depth: int) -> None:
         node = names[node_id]
         facts = "" if node_id in shown else ", ".join(f"{key.lower()} {value}" for key, value in node.facts)
-        lines.append(f"{'  ' * depth}{f'{label}: ' if label else ''}{node.kind} {node.name}" + (f" ({facts})" if facts else ""))
+        lines.append(
+            f"{'  ' * depth}{f'{label}: ' if label else ''}{node.kind} {node.name}" + (f" ({facts})" if facts else "")
+        )
         if node_id in shown:
             return
         shown.add(node_id)

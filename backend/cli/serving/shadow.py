@@ -22,17 +22,23 @@ Name = Annotated[str, typer.Argument(help="Name of the endpoint whose requests a
 @command
 def start(
     name: Name,
-    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint or alias that answers the copies, with replicas of its own.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Checkpoint or alias that answers the copies, with replicas of its own.")
+    ] = None,
     endpoint: Annotated[str | None, typer.Option(help="Endpoint that answers the copies.")] = None,
     percent: Annotated[float, typer.Option(help="Share of the requests that is copied.")] = 10.0,
     replicas: Annotated[int, typer.Option(min=1, help="Replicas of the checkpoint.")] = 1,
     as_json: JsonFlag = False,
 ) -> None:
-    """Send copies of a share of the requests to a shadow. Its answers are compared, never shown, and cost no key anything."""
+    """Send copies of a share of the requests to a shadow. Its answers are compared, never shown, and cost no key
+    anything.
+    """
     ctx = get_context()
     subject = None if checkpoint is None else resolve_checkpoint(ctx, checkpoint).id
     _emit(
-        start_shadow(ctx, name, checkpoint_id=subject, endpoint=endpoint, percent=percent, num_replicas=replicas, person=LOCAL),
+        start_shadow(
+            ctx, name, checkpoint_id=subject, endpoint=endpoint, percent=percent, num_replicas=replicas, person=LOCAL
+        ),
         as_json=as_json,
     )
 

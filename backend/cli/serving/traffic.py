@@ -1,4 +1,6 @@
-"""`roundhouse endpoint log`, `requests` and `dataset`: what is logged of an endpoint's requests, and training rows made of it."""
+"""`roundhouse endpoint log`, `requests` and `dataset`: what is logged of an endpoint's requests, and training rows made
+of it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from backend.services.serving.request_log.browse import STATUSES, RequestFilter,
 from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
 
 Endpoint = Annotated[str, typer.Argument(help="Name of the endpoint.")]
-Patterns = Annotated[list[str] | None, typer.Option("--pattern", help="A regular expression to replace; may be repeated.")]
+Patterns = Annotated[
+    list[str] | None, typer.Option("--pattern", help="A regular expression to replace; may be repeated.")
+]
 
 
 @command
@@ -26,7 +30,9 @@ def request_log(
     mode: Annotated[str, typer.Option(help="off, metadata or bodies. Without it, show the settings.")] = "",
     retention_days: Annotated[int, typer.Option(help="Days after which logged requests are erased.")] = 30,
     pattern: Patterns = None,
-    redact: Annotated[bool, typer.Option(help="Replace keys, e-mail addresses, card numbers, IP addresses and phone numbers.")] = True,
+    redact: Annotated[
+        bool, typer.Option(help="Replace keys, e-mail addresses, card numbers, IP addresses and phone numbers.")
+    ] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Set or show what is logged of an endpoint's requests. A client opts out with the header X-Roundhouse-Log: off."""
@@ -52,12 +58,17 @@ def requests(
     """List an endpoint's requests, newest first, with the texts that its log keeps."""
     ctx = get_context()
     if status and status not in STATUSES:
-        raise InvalidInput(f"There is no result {status!r}.", remedy=f"Choose from {', '.join(STATUSES)}.", field="status")
+        raise InvalidInput(
+            f"There is no result {status!r}.", remedy=f"Choose from {', '.join(STATUSES)}.", field="status"
+        )
     since = ctx.now() - timedelta(days=days)
-    filters = RequestFilter(endpoint=get_endpoint(ctx, name).name, status=status, text=text, min_total_ms=min_ms, since=since)
+    filters = RequestFilter(
+        endpoint=get_endpoint(ctx, name).name, status=status, text=text, min_total_ms=min_ms, since=since
+    )
     rows = browse_requests(ctx, filters, person=LOCAL, limit=limit).rows
     lines = [
-        f"{row.created_at:%Y-%m-%d %H:%M:%S}  {row.status:<9}{row.completion_tokens:>6} tokens{row.total_ms or 0:>9,.0f} ms  {row.id}"
+        f"{row.created_at:%Y-%m-%d %H:%M:%S}  {row.status:<9}{row.completion_tokens:>6}"
+        f" tokens{row.total_ms or 0:>9,.0f} ms  {row.id}"
         for row in rows
     ]
     data = {"endpoint": name, "requests": [asdict(row) for row in rows]}
@@ -67,8 +78,12 @@ def requests(
 @command
 def dataset(
     name: Endpoint,
-    objective: Annotated[str, typer.Option(help="sft (chat rows), kto (labelled answers) or preference (pairs).")] = "sft",
-    dataset_name: Annotated[str, typer.Option("--name", help="Name of the dataset. Without it, only count the rows.")] = "",
+    objective: Annotated[
+        str, typer.Option(help="sft (chat rows), kto (labelled answers) or preference (pairs).")
+    ] = "sft",
+    dataset_name: Annotated[
+        str, typer.Option("--name", help="Name of the dataset. Without it, only count the rows.")
+    ] = "",
     days: Annotated[float, typer.Option(help="The last days.")] = 30.0,
     rating: Annotated[str, typer.Option(help="any, up, down or rated.")] = "any",
     source: Annotated[str, typer.Option(help="any, api or playground.")] = "any",
@@ -80,17 +95,29 @@ def dataset(
 ) -> None:
     """Make a dataset of an endpoint's logged requests and thumbs."""
     # imports pyarrow, which no other command on endpoints needs
-    from backend.services.serving.request_log.datasets import KINDS, make_traffic_dataset, preview_traffic, read_traffic_rules
+    from backend.services.serving.request_log.datasets import (
+        KINDS,
+        make_traffic_dataset,
+        preview_traffic,
+        read_traffic_rules,
+    )
 
     if objective not in KINDS:
-        raise InvalidInput(f"There is no objective {objective!r}.", remedy=f"Choose from {', '.join(KINDS)}.", field="objective")
+        raise InvalidInput(
+            f"There is no objective {objective!r}.", remedy=f"Choose from {', '.join(KINDS)}.", field="objective"
+        )
     values = {"days": days, "rating": rating, "source": source, "sample": sample, "seed": seed}
     rules = read_traffic_rules(values | {"patterns": tuple(pattern or ()), "exclude": tuple(exclude or ())})
     ctx = get_context()
     chosen = next(kind for kind in KINDS if kind == objective)
     if not dataset_name:
         preview = preview_traffic(ctx, name, objective=chosen, rules=rules, person=LOCAL)
-        data: dict[str, Any] = {"endpoint": name, "rows": len(preview.rows), "left_out": preview.left_out, "scrubbed": preview.scrubbed}
+        data: dict[str, Any] = {
+            "endpoint": name,
+            "rows": len(preview.rows),
+            "left_out": preview.left_out,
+            "scrubbed": preview.scrubbed,
+        }
         emit(data, as_json=as_json, text=f"{len(preview.rows)} rows; --name makes a dataset of them.")
         return
     version, count = make_traffic_dataset(ctx, name, name=dataset_name, objective=chosen, rules=rules, person=LOCAL)

@@ -19,14 +19,18 @@ from backend.services.estimates.sweep_forecast import SweepForecast
 
 def forecast_lines(expected: Forecast) -> list[str]:
     """Return a forecast as lines, one per known figure."""
-    epochs = f", {'at least ' if expected.epochs_at_least else ''}{expected.epochs:.3g} epochs" if expected.epochs else ""
+    epochs = (
+        f", {'at least ' if expected.epochs_at_least else ''}{expected.epochs:.3g} epochs" if expected.epochs else ""
+    )
     time = expected.prediction.time
     lines = [
         f"tokens       {expected.tokens:,} in {expected.steps:,} steps{epochs}",
         f"time         {format_run_time(time)}" + (f", {time.source}" if time else ""),
         f"peak memory  {format_memory(expected.prediction.memory)}. {describe_fit(expected.prediction)}",
-        f"disk         {format_bytes(expected.disk_bytes)} for {expected.num_checkpoints} checkpoints, "
-        f"{format_bytes(expected.free_bytes)} free",
+        (
+            f"disk         {format_bytes(expected.disk_bytes)} for {expected.num_checkpoints} checkpoints, "
+            f"{format_bytes(expected.free_bytes)} free"
+        ),
     ]
     if expected.cost_usd is not None:
         lines.append(f"cost         {expected.cost_usd:,.2f} US dollars at {expected.price_usd:g} per device-hour")
@@ -43,7 +47,9 @@ def forecast_lines(expected: Forecast) -> list[str]:
 
 def sweep_lines(total: SweepForecast) -> list[str]:
     """Return the forecast of a sweep as lines."""
-    time = f"about {format_duration(total.seconds)}" if total.seconds is not None else "unknown before a probe of the run"
+    time = (
+        f"about {format_duration(total.seconds)}" if total.seconds is not None else "unknown before a probe of the run"
+    )
     lines = [
         f"runs         {total.num_runs}, {total.at_once} at a time",
         f"time         {time} in all",
@@ -118,9 +124,12 @@ def describe_sweep_forecast(total: SweepForecast) -> dict[str, Any]:
 def ask_to_proceed(warnings: Sequence[LaunchWarning], *, yes: bool, as_json: bool) -> None:
     """Print warnings, and ask at a terminal whether to launch, unless `yes`.
 
-    Without a terminal, as in a script, they are printed and the launch continues. Raises InvalidInput if the answer is no.
+    Without a terminal, as in a script, they are printed and the launch continues. Raises InvalidInput if the answer is
+    no.
     """
     for line in warning_lines(warnings):
         note(line)
     if warnings and not yes and not as_json and sys.stdin.isatty() and not typer.confirm("Launch anyway?", err=True):
-        raise InvalidInput("Nothing was launched.", remedy="Correct the config, or launch it with --yes.", field=warnings[0].field)
+        raise InvalidInput(
+            "Nothing was launched.", remedy="Correct the config, or launch it with --yes.", field=warnings[0].field
+        )

@@ -1,4 +1,6 @@
-"""`roundhouse run report` and `roundhouse run cluster`: a run's report, and a recipe as config files for other launchers."""
+"""`roundhouse run report` and `roundhouse run cluster`: a run's report, and a recipe as config files for other
+launchers.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,21 @@ from backend.services.training.reports import report_text
 def report(
     run: Annotated[str, typer.Argument(help="Name or id.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="A file to write, .md or .html; printed as Markdown when left out.")
+        Path | None,
+        typer.Option("--out", "-o", help="A file to write, .md or .html; printed as Markdown when left out."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a run's report: config, data, cost, curves, evaluations, samples, lineage, and the command that repeats it."""
+    """Write a run's report: config, data, cost, curves, evaluations, samples, lineage, and the command that repeats
+    it.
+    """
     form = "html" if out is not None and out.suffix in (".html", ".htm") else "md"
     if out is not None and out.suffix not in (".html", ".htm", ".md"):
-        raise InvalidInput(f"A report is .md or .html, and {out.name} is neither.", remedy="Choose one of the two endings.", field="out")
+        raise InvalidInput(
+            f"A report is .md or .html, and {out.name} is neither.",
+            remedy="Choose one of the two endings.",
+            field="out",
+        )
     text = report_text(get_context(), run, form=form)
     if out is None:
         emit({"report": text}, as_json=as_json, text=text)
@@ -47,7 +56,9 @@ def cluster(
     """Write Accelerate's and DeepSpeed's configs for a recipe's devices, for other training scripts."""
     config = get_recipe(recipe).config if recipe in RECIPES else parse_run_config(read_text(Path(recipe)))
     out.mkdir(parents=True, exist_ok=True)
-    files = {"accelerate.yaml": yaml.safe_dump(accelerate_config(config, deepspeed_file="deepspeed.json"), sort_keys=False)}
+    files = {
+        "accelerate.yaml": yaml.safe_dump(accelerate_config(config, deepspeed_file="deepspeed.json"), sort_keys=False)
+    }
     if config.devices.sharding in ("zero2", "zero3"):
         files["deepspeed.json"] = json.dumps(deepspeed_config(config), indent=2) + "\n"
     for name, text in files.items():

@@ -54,7 +54,9 @@ def launch(
     suite_at: Annotated[Moment, typer.Option(help="When: at the end of the run, or at each checkpoint.")] = Moment.END,
     as_json: JsonFlag = False,
 ) -> None:
-    """Launch a run from a recipe. Warnings are printed first; at a terminal they must be accepted, unless --yes is given."""
+    """Launch a run from a recipe. Warnings are printed first; at a terminal they must be accepted, unless --yes is
+    given.
+    """
     ctx = get_context()
     config = read_recipe(recipe)
     if name:
@@ -102,7 +104,10 @@ def probe(
     lines = [
         f"peak memory  {format_memory(prediction.memory)}. {describe_fit(prediction)}",
         f"speed        {result.tokens_per_s:,.0f} tokens/s, {result.step_s or 0:.3g} s for {_micro_batches(result)}",
-        f"time         {format_run_time(prediction.time)} for {config.max_steps:,} steps, without evaluations and checkpoints",
+        (
+            f"time         {format_run_time(prediction.time)} for {config.max_steps:,} steps, without evaluations and"
+            " checkpoints"
+        ),
     ]
     emit({"job": job.id, **describe_prediction(prediction)}, as_json=as_json, text="\n".join(lines))
 
@@ -111,7 +116,12 @@ def probe(
 @command
 def import_(
     file: Annotated[
-        Path, typer.Argument(help="trainer_state.json, a CSV with a column `step`, lines of JSON, TensorBoard's event file or its folder.")
+        Path,
+        typer.Argument(
+            help=(
+                "trainer_state.json, a CSV with a column `step`, lines of JSON, TensorBoard's event file or its folder."
+            )
+        ),
     ],
     name: Annotated[str, typer.Option(help="Name of the run; the file's name by default.")] = "",
     as_json: JsonFlag = False,
@@ -222,9 +232,17 @@ def describe_detail(ctx: Context, detail: RunDetail) -> dict[str, Any]:
     """Return a run with its newest values, checkpoints, findings and config as a JSON object."""
     return {
         **describe_run(detail.run),
-        "metrics": {name: {"step": step, "value": value} for name, (step, value) in last_values(ctx, detail.run.id).items()},
+        "metrics": {
+            name: {"step": step, "value": value} for name, (step, value) in last_values(ctx, detail.run.id).items()
+        },
         "checkpoints": [
-            {"checkpoint": line.id, "name": line.name, "step": line.step, "val_loss": line.val_loss, "final": line.is_final}
+            {
+                "checkpoint": line.id,
+                "name": line.name,
+                "step": line.step,
+                "val_loss": line.val_loss,
+                "final": line.is_final,
+            }
             for line in detail.checkpoints
         ],
         "findings": [

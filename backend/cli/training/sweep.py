@@ -19,13 +19,22 @@ from backend.services.context import LOCAL, Context
 from backend.services.estimates.forecasts import forecast
 from backend.services.estimates.sweep_forecast import forecast_sweep
 from backend.services.jobs.workers import has_worker
-from backend.services.training.sweeps import SweepDetail, advance_sweep, launch_sweep, read_sweep, stop_sweep, sweep_detail
+from backend.services.training.sweeps import (
+    SweepDetail,
+    advance_sweep,
+    launch_sweep,
+    read_sweep,
+    stop_sweep,
+    sweep_detail,
+)
 
 
 @command
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep as YAML: name, run, vary, method, runs, parallel, pruner.")],
-    preview: Annotated[bool, typer.Option("--preview", help="Show its estimate and its known runs, and launch nothing.")] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show its estimate and its known runs, and launch nothing.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Return when the sweep is done.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept all warnings.")] = False,
     as_json: JsonFlag = False,
@@ -37,8 +46,16 @@ def sweep(
     total = forecast_sweep(ctx, config, base=one)
     if preview:
         known = [] if config.method == "bayesian" else [point_at(config, number) for number in range(config.num_runs)]
-        lines = [*sweep_lines(total), *(f"  {number + 1}: {_format_point(point)}" for number, point in enumerate(known))]
-        data = {"runs": config.num_runs, "method": config.method, "points": known, "forecast": describe_sweep_forecast(total)}
+        lines = [
+            *sweep_lines(total),
+            *(f"  {number + 1}: {_format_point(point)}" for number, point in enumerate(known)),
+        ]
+        data = {
+            "runs": config.num_runs,
+            "method": config.method,
+            "points": known,
+            "forecast": describe_sweep_forecast(total),
+        }
         emit(data, as_json=as_json, text="\n".join(lines))
         return
     for line in sweep_lines(total):
@@ -121,4 +138,6 @@ def _emit(config: SweepConfig, detail: SweepDetail, *, as_json: bool) -> None:
 
 
 def _format_point(point: dict[str, Any]) -> str:
-    return "  ".join(f"{path} {value:g}" if isinstance(value, float) else f"{path} {value}" for path, value in point.items())
+    return "  ".join(
+        f"{path} {value:g}" if isinstance(value, float) else f"{path} {value}" for path, value in point.items()
+    )

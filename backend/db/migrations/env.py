@@ -13,13 +13,19 @@ def run() -> None:
     database = Database(config.attributes["url"])
     with database.engine.connect() as connection:
         is_sqlite = connection.dialect.name == "sqlite"
-        if is_sqlite:  # batch mode drops and renames tables that others refer to; the keys are checked at the end instead
+        if (
+            is_sqlite
+        ):  # batch mode drops and renames tables that others refer to; the keys are checked at the end instead
             connection.connection.cursor().execute("PRAGMA foreign_keys = OFF")  # has no effect inside a transaction
-        context.configure(connection=connection, target_metadata=Table.metadata, render_as_batch=True, compare_type=True)
+        context.configure(
+            connection=connection, target_metadata=Table.metadata, render_as_batch=True, compare_type=True
+        )
         with context.begin_transaction():
             context.run_migrations()
             if is_sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchone()):
-                raise RuntimeError(f"the migration left a row of {broken[0]} that refers to a missing row of {broken[2]}")
+                raise RuntimeError(
+                    f"the migration left a row of {broken[0]} that refers to a missing row of {broken[2]}"
+                )
         connection.commit()
     database.engine.dispose()
 

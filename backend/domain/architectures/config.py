@@ -8,7 +8,13 @@ from typing import Any, Self
 from pydantic import ValidationError, model_validator
 
 from backend.domain.architectures.fields import ArchitectureFields
-from backend.domain.architectures.rules import ImpossibleShape, fill_defaults, find_problems, find_unknown, problems_by_field
+from backend.domain.architectures.rules import (
+    ImpossibleShape,
+    fill_defaults,
+    find_problems,
+    find_unknown,
+    problems_by_field,
+)
 
 
 class ArchitectureConfig(ArchitectureFields):
@@ -35,8 +41,8 @@ class ArchitectureConfig(ArchitectureFields):
 
 
 def find_other_problems(fields: Mapping[str, Any], *, unreadable: Collection[str] = ()) -> dict[str, str]:
-    """Return the problems of a config with unreadable or out-of-bounds fields, by field. Problems of several fields together are reported
-    as well, if they hold for any value of those fields.
+    """Return the problems of a config with unreadable or out-of-bounds fields, by field. Problems of several fields
+    together are reported as well, if they hold for any value of those fields.
     """
     sound = {name: value for name, value in fields.items() if name not in unreadable}
     error = _error_of(sound)
@@ -47,7 +53,9 @@ def find_other_problems(fields: Mapping[str, Any], *, unreadable: Collection[str
     stand_in = {name: filled[name] for name in (*unreadable, *outside) if filled.get(name) is not None}
     other = {name: 2 * value + 2 for name, value in stand_in.items()}
     # a problem with both stand-ins does not depend on the unreadable field
-    first, second = (problems_by_field(e) if (e := _error_of({**sound, **values})) else {} for values in (stand_in, other))
+    first, second = (
+        problems_by_field(e) if (e := _error_of({**sound, **values})) else {} for values in (stand_in, other)
+    )
     return {name: words for name, words in first.items() if second.get(name) == words} | out_of_bounds
 
 
@@ -63,25 +71,47 @@ FIELD_HELP: dict[str, str] = {
     "num_layers": "Number of blocks. Cost and parameters grow in proportion.",
     "width": "Size of the residual stream. Parameters grow with its square.",
     "num_heads": "Attention heads. Each has width / heads dimensions; 32 to 128 is usual.",
-    "num_kv_heads": "Heads with keys and values. As many as heads: multi-head. Fewer: grouped-query, a smaller cache. 1: multi-query.",
+    "num_kv_heads": (
+        "Heads with keys and values. As many as heads: multi-head. Fewer: grouped-query, a smaller cache. 1:"
+        " multi-query."
+    ),
     "context": "Longest sequence, in tokens. The training cost of attention grows with it.",
     "vocab_size": "Entries of the embedding; at least the size of the tokenizer.",
-    "feed_forward": "Inner width of each block's feed-forward; about 8/3 of width is usual for SwiGLU, 4 x width for GELU.",
-    "tie_embeddings": "Use one matrix as input embedding and output head. Saves vocab x width parameters, which matters in small networks.",
+    "feed_forward": (
+        "Inner width of each block's feed-forward; about 8/3 of width is usual for SwiGLU, 4 x width for GELU."
+    ),
+    "tie_embeddings": (
+        "Use one matrix as input embedding and output head. Saves vocab x width parameters, which matters in small"
+        " networks."
+    ),
     "norm_eps": "Epsilon of the norms. Rarely changed.",
     "head_size": "Dimensions of a head, if not width / heads. Attention and cache grow with it.",
-    "rope_theta": "Base of the rotary position frequencies. 10,000 suits contexts to some 4,096 tokens; longer ones use larger values.",
+    "rope_theta": (
+        "Base of the rotary position frequencies. 10,000 suits contexts to some 4,096 tokens; longer ones use larger"
+        " values."
+    ),
     "local_rope_theta": "RoPE base of the local layers. 10,000 suits any usual window.",
-    "nope_every": "Every n-th layer has no positional encoding (NoPE), which helps beyond the trained length. 4 is usual.",
+    "nope_every": (
+        "Every n-th layer has no positional encoding (NoPE), which helps beyond the trained length. 4 is usual."
+    ),
     "window": "Tokens that a sliding-window layer attends to, and the limit of its KV cache.",
-    "global_every": "Every n-th layer attends to the whole context, the others to a window. 6 is usual: five local layers, one global.",
-    "num_experts": "Feed-forwards in a layer, a few of which each token uses. Adds parameters at little cost per token.",
-    "experts_per_token": "Experts that the router picks for each token. The cost per token grows with it; 2 to 8 is usual.",
+    "global_every": (
+        "Every n-th layer attends to the whole context, the others to a window. 6 is usual: five local layers, one"
+        " global."
+    ),
+    "num_experts": (
+        "Feed-forwards in a layer, a few of which each token uses. Adds parameters at little cost per token."
+    ),
+    "experts_per_token": (
+        "Experts that the router picks for each token. The cost per token grows with it; 2 to 8 is usual."
+    ),
     "expert_feed_forward": "Inner width of one expert. Many small experts specialize more than a few large ones.",
     "shared_experts": "Experts that every token uses besides the routed ones, for common knowledge.",
     "dense_layers": "First layers with a dense feed-forward instead of experts, because early layers route badly.",
     "query_rank": "Rank of the query projection, which saves parameters in wide networks. 0: full rank.",
-    "kv_rank": "Size of the latent that keys and values of all heads are computed from. The KV cache holds only this latent.",
+    "kv_rank": (
+        "Size of the latent that keys and values of all heads are computed from. The KV cache holds only this latent."
+    ),
     "rope_head_size": "Dimensions of a head with rotary position, shared by all heads in the cache. Even.",
     "nope_head_size": "Dimensions of a head without position.",
     "value_head_size": "Dimensions of a head's values.",

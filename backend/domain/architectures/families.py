@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-FamilyName = Literal["llama", "gpt2", "mistral", "qwen3", "gemma3", "bloom", "smollm3", "mixtral", "qwen3_moe", "deepseek_v3"]
+FamilyName = Literal[
+    "llama", "gpt2", "mistral", "qwen3", "gemma3", "bloom", "smollm3", "mixtral", "qwen3_moe", "deepseek_v3"
+]
 FAMILY_NAMES: tuple[str, ...] = get_args(FamilyName)
 
 HEADS_EQUAL = "every query head has its own keys and values"
@@ -16,10 +18,10 @@ HEADS_EQUAL = "every query head has its own keys and values"
 class Family:
     """Traits of a family of decoders.
 
-    `network_class` is the transformers class named in `config.json`, which vLLM's registry knows too; `model_type` is its short name.
-    `fields` are the optional fields of `ArchitectureConfig` that it has. `fixed` are fields that every family has and this
-    one can't choose, with the reason. `tied`: whether its published networks tie embedding and head; None if some do.
-    `defaults` are its own where they differ from the fields'.
+    `network_class` is the transformers class named in `config.json`, which vLLM's registry knows too; `model_type` is
+    its short name. `fields` are the optional fields of `ArchitectureConfig` that it has. `fixed` are fields that every
+    family has and this one can't choose, with the reason. `tied`: whether its published networks tie embedding and
+    head; None if some do. `defaults` are its own where they differ from the fields'.
     """
 
     name: str
@@ -46,7 +48,9 @@ class Family:
 
     @property
     def packs(self) -> bool:
-        """Return whether rows can share a sequence without reading each other: positions must be able to restart inside it."""
+        """Return whether rows can share a sequence without reading each other: positions must be able to restart inside
+        it.
+        """
         return self.positions != "ALiBi"
 
     @property
@@ -134,7 +138,9 @@ _FAMILIES = (
     Family(
         name="bloom",
         title="BLOOM",
-        summary="ALiBi: attention biased by distance instead of positions, which extrapolates beyond the trained length.",
+        summary=(
+            "ALiBi: attention biased by distance instead of positions, which extrapolates beyond the trained length."
+        ),
         network_class="BloomForCausalLM",
         model_type="bloom",
         attention=("MHA",),
@@ -190,7 +196,13 @@ _FAMILIES = (
         feed_forward="SwiGLU in each expert",
         experts="a router picks k, in all layers but the first dense ones",
         fields=("head_size", "rope_theta", "num_experts", "experts_per_token", "expert_feed_forward", "dense_layers"),
-        defaults={"rope_theta": 10_000.0, "num_experts": 8, "experts_per_token": 2, "expert_feed_forward": 96, "dense_layers": 0},
+        defaults={
+            "rope_theta": 10_000.0,
+            "num_experts": 8,
+            "experts_per_token": 2,
+            "expert_feed_forward": 96,
+            "dense_layers": 0,
+        },
     ),
     Family(
         name="deepseek_v3",

@@ -17,13 +17,16 @@ class FlopsPerToken(BaseModel):
     training: int
 
 
-def count_flops(config: ArchitectureConfig, *, context: int, micro_batch: int = 1, lora_rank: int | None = None) -> FlopsPerToken:
+def count_flops(
+    config: ArchitectureConfig, *, context: int, micro_batch: int = 1, lora_rank: int | None = None
+) -> FlopsPerToken:
     """Count FLOPs per token of a sequence of `context` tokens: 2 per weight, and attention's two products.
 
-    Every position is taken to see the whole context, sliding layers too: a matrix product over the mask computes what it hides
-    (Chowdhery et al. 2022, arXiv 2204.02311, appendix B, with the head's product added). The backward pass computes two gradients per
-    product; with adapters, frozen weights and matrices that read only the frozen embedding need none. Adapters of experts are folded
-    into the weights once a forward pass, so their share for a token depends on how many tokens pass at once.
+    Every position is taken to see the whole context, sliding layers too: a matrix product over the mask computes what
+    it hides (Chowdhery et al. 2022, arXiv 2204.02311, appendix B, with the head's product added). The backward pass
+    computes two gradients per product; with adapters, frozen weights and matrices that read only the frozen embedding
+    need none. Adapters of experts are folded into the weights once a forward pass, so their share for a token depends
+    on how many tokens pass at once.
     """
     matrices = list_matrices(config)
     weights = sum(2 * matrix.size * matrix.used for matrix in matrices)

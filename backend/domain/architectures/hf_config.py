@@ -19,9 +19,9 @@ CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_l
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """The architecture of a checkpoint. `unsupported` lists traits without a field in ArchitectureConfig. They change the network's
-    outputs but not its size (scaled rotary frequencies, for example). A network built from `config` equals the checkpoint's only if
-    `unsupported` is empty.
+    """The architecture of a checkpoint. `unsupported` lists traits without a field in ArchitectureConfig. They change
+    the network's outputs but not its size (scaled rotary frequencies, for example). A network built from `config`
+    equals the checkpoint's only if `unsupported` is empty.
     """
 
     config: ArchitectureConfig
@@ -36,7 +36,8 @@ def read_shape(data: Data) -> ReadConfig | None:
     """Read a config.json; None for another family, or where parameters would not be counted right.
 
     Example:
-        >>> gpt2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257}
+        >>> gpt2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size":
+        50257}
         >>> read_shape(gpt2).config.feed_forward
         3072
     """
@@ -56,7 +57,11 @@ def read_shape(data: Data) -> ReadConfig | None:
 def _common(data: Data, *, names: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields that every family has, by the family's names for them."""
     values = {field: data[name] for field, name in names.items()}
-    return {**values, "vocab_size": data["vocab_size"], "tie_embeddings": bool(data.get("tie_word_embeddings", _tied_by_default(data)))}
+    return {
+        **values,
+        "vocab_size": data["vocab_size"],
+        "tie_embeddings": bool(data.get("tie_word_embeddings", _tied_by_default(data))),
+    }
 
 
 def _tied_by_default(data: Data) -> bool:
@@ -78,7 +83,9 @@ def _gated(data: Data, unsupported: list[str], *, theta: float = 10_000.0, eps: 
     }
 
 
-def _rope_theta(data: Data, unsupported: list[str], *, default: float, kind: str | None = None, old_name: str = "rope_theta") -> float:
+def _rope_theta(
+    data: Data, unsupported: list[str], *, default: float, kind: str | None = None, old_name: str = "rope_theta"
+) -> float:
     """Return the rotary base, from the present form or the older one; note scaled frequencies."""
     rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
     if kind is not None and kind in rope:
@@ -146,7 +153,9 @@ def _gemma3(data: Data, unsupported: list[str]) -> dict[str, Any]:
         "window": min(data.get("sliding_window") or 4096, values["context"]),
         "global_every": every,
         "rope_theta": _rope_theta(data, unsupported, default=1_000_000.0, kind="full_attention"),
-        "local_rope_theta": _rope_theta(data, [], default=10_000.0, kind="sliding_attention", old_name="rope_local_base_freq"),
+        "local_rope_theta": _rope_theta(
+            data, [], default=10_000.0, kind="sliding_attention", old_name="rope_local_base_freq"
+        ),
     }
 
 

@@ -14,9 +14,13 @@ def kv_bytes_per_token(config: ArchitectureConfig, *, number_bytes: int) -> int:
 def kv_bytes(config: ArchitectureConfig, *, tokens: int, number_bytes: int) -> int:
     """Return the bytes of the cache after `tokens` tokens.
 
-    A sliding layer keeps one token less than its window: the next token, for which the cache is kept, is the window's last.
+    A sliding layer keeps one token less than its window: the next token, for which the cache is kept, is the window's
+    last.
     """
-    positions = sum(tokens if config.is_global(layer) else min(tokens, (config.window or 0) - 1) for layer in range(config.num_layers))
+    positions = sum(
+        tokens if config.is_global(layer) else min(tokens, (config.window or 0) - 1)
+        for layer in range(config.num_layers)
+    )
     return positions * _layer_bytes(config, number_bytes)
 
 

@@ -11,11 +11,11 @@ from backend.domain.architectures.families import FAMILIES
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix of the network, `inputs` x `outputs`, in `copies` copies. A token passes through `used` of them, fewer for routed experts.
-    LoRA adds an adapter of `adapter_ranks` times the configured rank to each copy. `folded` adapters are multiplied out and added to the
-    weight in every forward pass, as PEFT does where transformers stacks experts in one parameter. `reads_embedding` counts the copies
-    whose input is the
-    embedding alone, which need no gradient while the embedding is frozen.
+    """A matrix of the network, `inputs` x `outputs`, in `copies` copies. A token passes through `used` of them, fewer
+    for routed experts. LoRA adds an adapter of `adapter_ranks` times the configured rank to each copy. `folded`
+    adapters are multiplied out and added to the weight in every forward pass, as PEFT does where transformers stacks
+    experts in one parameter. `reads_embedding` counts the copies whose input is the embedding alone, which need no
+    gradient while the embedding is frozen.
     """
 
     part: str
@@ -35,7 +35,9 @@ class Matrix:
 
 
 def list_matrices(config: ArchitectureConfig) -> list[Matrix]:
-    """Return every matrix in the forward pass of a token; the head is listed whether tied or not, the embedding look-up is not."""
+    """Return every matrix in the forward pass of a token; the head is listed whether tied or not, the embedding look-up
+    is not.
+    """
     head = Matrix("output_head", config.width, config.vocab_size, 1, 1, adapter_ranks=0)
     return [*_attention(config), *_feed_forwards(config), head]
 
@@ -77,11 +79,15 @@ def _feed_forwards(config: ArchitectureConfig) -> Iterator[Matrix]:
         yield Matrix("feed_forward", width, config.feed_forward, dense, dense, bias=True)
         yield Matrix("feed_forward", config.feed_forward, width, dense, dense, bias=True)
     elif dense:
-        yield from _gated("feed_forward", width, config.feed_forward, dense, adapter_ranks=0 if family.has_experts else 1)
+        yield from _gated(
+            "feed_forward", width, config.feed_forward, dense, adapter_ranks=0 if family.has_experts else 1
+        )
     if mixed:
         experts, picked, size = config.num_experts or 0, config.experts_per_token or 0, config.expert_size
         yield Matrix("router", width, experts, mixed, mixed, folded=True)
-        yield Matrix("experts", width, 2 * size, experts * mixed, picked * mixed, folded=True, adapter_ranks=2)  # gate and up in one
+        yield Matrix(
+            "experts", width, 2 * size, experts * mixed, picked * mixed, folded=True, adapter_ranks=2
+        )  # gate and up in one
         yield Matrix("experts", size, width, experts * mixed, picked * mixed, folded=True)
         if config.shared_experts:
             yield from _gated("shared_experts", width, config.shared_experts * size, mixed, adapter_ranks=0)
@@ -134,8 +140,8 @@ def count_active_parameters(config: ArchitectureConfig) -> int:
 def count_lora_parameters(config: ArchitectureConfig, *, rank: int) -> int:
     """Count what adapters of one rank add: rank x (inputs + outputs) for each linear layer but the head.
 
-    In families with experts PEFT (0.21, on transformers 5) adapts attention, the router and every expert, and skips dense first layers and
-    shared experts, whose matrices have the same names as those of experts.
+    In families with experts PEFT (0.21, on transformers 5) adapts attention, the router and every expert, and skips
+    dense first layers and shared experts, whose matrices have the same names as those of experts.
     """
     matrices = list_matrices(config)
     return sum(matrix.adapter_ranks * rank * (matrix.inputs + matrix.outputs) * matrix.copies for matrix in matrices)

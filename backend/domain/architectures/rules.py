@@ -22,7 +22,9 @@ class ShapeProblem:
 
 
 class ImpossibleShape(ValueError):
-    """Raised by a shape's validator: `problems`, with their messages joined by semicolons, each with its field's name."""
+    """Raised by a shape's validator: `problems`, with their messages joined by semicolons, each with its field's
+    name.
+    """
 
     def __init__(self, problems: list[ShapeProblem]) -> None:
         super().__init__("; ".join(p.message if p.field in p.message else f"{p.field}: {p.message}" for p in problems))
@@ -37,7 +39,9 @@ def problems_by_field(error: ValidationError) -> dict[str, str]:
         if isinstance(cause, ImpossibleShape):
             for problem in cause.problems:
                 message = problem.message[:1].upper() + problem.message[1:] + "."
-                messages[problem.field] = f"{messages[problem.field]} {message}" if problem.field in messages else message
+                messages[problem.field] = (
+                    f"{messages[problem.field]} {message}" if problem.field in messages else message
+                )
         elif item["loc"]:
             text = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
             messages[str(item["loc"][0])] = f"Must be {text}."
@@ -52,7 +56,11 @@ def fill_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     family = FAMILIES.get(str(data.get("family", "llama")))
     if family is None:
         return data
-    layers, width, heads = _number(data, "num_layers", 4), _number(data, "width", 128), max(_number(data, "num_heads", 4), 1)
+    layers, width, heads = (
+        _number(data, "num_layers", 4),
+        _number(data, "width", 128),
+        max(_number(data, "num_heads", 4), 1),
+    )
     context, head = _number(data, "context", 256), width // heads
     derived: dict[str, Any] = {
         "num_kv_heads": data.get("num_heads", 4),
@@ -110,7 +118,11 @@ def find_unknown(names: Mapping[str, Any], fields: Collection[str]) -> list[Shap
     for name in (str(key) for key in names if key not in fields):
         near = OTHER_NAMES.get(name) or next(iter(get_close_matches(name, fields, n=1)), None)
         cure = (
-            f"it is called {near} here" if name in OTHER_NAMES else f"perhaps {near} is meant" if near else f"there are {', '.join(fields)}"
+            f"it is called {near} here"
+            if name in OTHER_NAMES
+            else f"perhaps {near} is meant"
+            if near
+            else f"there are {', '.join(fields)}"
         )
         problems.append(ShapeProblem(near or "family", f"an architecture has no field {name[:60]}: {cure}"))
     return problems
@@ -138,8 +150,8 @@ def _family_problems(config: ArchitectureFields, family: Family) -> Iterator[Sha
     if "num_kv_heads" in family.fixed and config.num_kv_heads != config.num_heads:
         yield ShapeProblem(
             "num_kv_heads",
-            f"{config.num_kv_heads} key/value heads for {config.num_heads} heads: in {family.title} {family.fixed['num_kv_heads']}. "
-            f"Leave num_kv_heads out or set it to {config.num_heads}",
+            f"{config.num_kv_heads} key/value heads for {config.num_heads} heads: in {family.title}"
+            f" {family.fixed['num_kv_heads']}. Leave num_kv_heads out or set it to {config.num_heads}",
         )
     if family.tied is not None and config.tie_embeddings != family.tied:
         setting = "on" if family.tied else "off"
@@ -170,10 +182,16 @@ def _head_problems(config: ArchitectureFields, family: Family) -> Iterator[Shape
         near = [n for n in range(1, width + 1) if width % n == 0 and ((width // n) % 2 == 0 or not family.rotary)]
         best = min(near, key=lambda n: abs(n - heads)) if near else 1
         yield ShapeProblem(
-            "num_heads", f"width {width} can't be shared among {heads} heads: {width} / {heads} is not whole; {best} heads would work"
+            "num_heads",
+            f"width {width} can't be shared among {heads} heads: {width} / {heads} is not whole; {best} heads would"
+            " work",
         )
     elif family.rotary and config.head_dim % 2:
-        cure = f"head_size {config.head_size + 1} would work" if config.head_size is not None else "choose width / heads even"
+        cure = (
+            f"head_size {config.head_size + 1} would work"
+            if config.head_size is not None
+            else "choose width / heads even"
+        )
         yield ShapeProblem(
             "num_heads" if config.head_size is None else "head_size",
             f"a head of {config.head_dim} numbers is odd, and rotary positions rotate pairs: {cure}",
@@ -206,8 +224,8 @@ def _window_problems(config: ArchitectureFields, family: Family) -> Iterator[Sha
     if "window" in family.fields and config.window is not None and config.window > config.context:
         yield ShapeProblem(
             "window",
-            f"a window of {config.window} tokens is longer than the context of {config.context}: choose at most {config.context}, "
-            "which lets every layer see everything",
+            f"a window of {config.window} tokens is longer than the context of {config.context}: choose at most"
+            f" {config.context}, which lets every layer see everything",
         )
 
 
@@ -218,13 +236,16 @@ def _expert_problems(config: ArchitectureFields, family: Family) -> Iterator[Sha
     if picked > experts:
         yield ShapeProblem(
             "experts_per_token",
-            f"a token can't use {picked} experts where there are {experts}: choose experts_per_token of at most {experts}",
+            f"a token can't use {picked} experts where there are {experts}: choose experts_per_token of at most"
+            f" {experts}",
         )
     if family.latent and experts < 2:
-        yield ShapeProblem("num_experts", f"{family.title}'s router compares experts, and {experts} is too few: choose 2 or more")
+        yield ShapeProblem(
+            "num_experts", f"{family.title}'s router compares experts, and {experts} is too few: choose 2 or more"
+        )
     if dense >= config.num_layers:
         yield ShapeProblem(
             "dense_layers",
-            f"{dense} dense layers leave none of the {config.num_layers} layers with experts: choose at most {config.num_layers - 1}, "
-            "or a family without experts",
+            f"{dense} dense layers leave none of the {config.num_layers} layers with experts: choose at most"
+            f" {config.num_layers - 1}, or a family without experts",
         )

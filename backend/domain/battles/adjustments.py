@@ -1,6 +1,8 @@
-"""Adjust a fit for how its battles were drawn and for the form of the answers: weights of votes, and covariates of length and style.
+"""Adjust a fit for how its battles were drawn and for the form of the answers: weights of votes, and covariates of
+length and style.
 
-Sources: Chiang et al. (2024, arXiv 2403.04132), equation 7, for the weights; Li, Angelopoulos and Chiang (2024) for the covariates.
+Sources: Chiang et al. (2024, arXiv 2403.04132), equation 7, for the weights; Li, Angelopoulos and Chiang (2024) for the
+covariates.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from backend.errors import InvalidInput
 SMALLEST_PAIR = 50
 """A pair with fewer votes weighs no more than one with this many: its few votes would rule the ratings."""
 CONTROL_PENALTY = 1.0
-"""Precision of the prior on an effect, in natural units per standard deviation: an effect of 174 Elo is one standard deviation."""
+"""Precision of the prior on an effect, in natural units per standard deviation: an effect of 174 Elo is one standard
+deviation.
+"""
 CONTROL_FEATURES: dict[Control, tuple[str, ...]] = {"length": ("length",), "style": ("headers", "lists", "bold")}
 
 
@@ -34,7 +38,9 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class ControlColumns:
-    """A column per feature, in units of its standard deviation `deviations` (about 0, so that swapping sides changes signs alone)."""
+    """A column per feature, in units of its standard deviation `deviations` (about 0, so that swapping sides changes
+    signs alone).
+    """
 
     features: tuple[str, ...]
     values: FloatArray
@@ -43,7 +49,9 @@ class ControlColumns:
 
 
 def pair_weights(columns: VoteColumns) -> Weights:
-    """Weight votes to a uniform distribution over pairs: by 1 / (logged sampling probability), or by 1 / max(votes of the pair, 50)."""
+    """Weight votes to a uniform distribution over pairs: by 1 / (logged sampling probability), or by 1 / max(votes of
+    the pair, 50).
+    """
     if columns.probability is not None and not np.isnan(columns.probability).any():
         raw, rule = 1 / columns.probability, "the logged probability of its battle"
     else:
@@ -61,7 +69,9 @@ def pair_weights(columns: VoteColumns) -> Weights:
 
 
 def control_columns(columns: VoteColumns, control: Sequence[Control]) -> ControlColumns | None:
-    """Return the features to hold equal, standardised; None without control. Raises InvalidInput if no vote has a feature."""
+    """Return the features to hold equal, standardised; None without control. Raises InvalidInput if no vote has a
+    feature.
+    """
     features = [feature for name in control for feature in CONTROL_FEATURES[name]]
     if not features:
         return None
@@ -81,7 +91,9 @@ def control_columns(columns: VoteColumns, control: Sequence[Control]) -> Control
             notes.append(f"The answers never differ in {feature}, so it has no effect here.")
             continue
         if not known.all():
-            notes.append(f"{plural(int((~known).sum()), 'vote')} without {feature} count as answers of equal {feature}.")
+            notes.append(
+                f"{plural(int((~known).sum()), 'vote')} without {feature} count as answers of equal {feature}."
+            )
         names.append(feature)
         values.append(np.where(known, column, 0.0) / deviation)
         deviations.append(deviation)

@@ -1,7 +1,8 @@
 """Agreement of raters, and of a judge with raters, on which contestant was better.
 
-A vote names a contestant, not a side: sides are shuffled, so agreement on sides would measure nothing. Pairs of votes on the same battle
-are counted as in MT-bench (Zheng et al. 2023, arXiv 2306.05685, table 5), which the definition reproduces. Intervals resample prompts.
+A vote names a contestant, not a side: sides are shuffled, so agreement on sides would measure nothing. Pairs of votes
+on the same battle are counted as in MT-bench (Zheng et al. 2023, arXiv 2306.05685, table 5), which the definition
+reproduces. Intervals resample prompts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.domain.battles.votes import Label, VoteColumns, VoteRecord, encode_votes
-from backend.domain.statistics.agreement import THOUSAND, Resampling, gwet_ac1, krippendorff_alpha, percent_agreement, pooled_kappa
+from backend.domain.statistics.agreement import (
+    THOUSAND,
+    Resampling,
+    gwet_ac1,
+    krippendorff_alpha,
+    percent_agreement,
+    pooled_kappa,
+)
 from backend.domain.statistics.estimates import Estimate, share_estimate
 from backend.errors import InvalidInput
 
@@ -27,9 +35,9 @@ DECISIVE = {"first", "second"}
 class Agreement:
     """Agreement of raters on items that at least two of them judged; None if undefined.
 
-    `alpha` is 1 for perfect and 0 for chance agreement; undefined if only one label was ever used. `percent_agreement` is the share of
-    equal labels among all `num_pairs` pairs of votes on an item, `without_ties` the same among the `num_decisive_pairs` of votes that
-    preferred a contestant.
+    `alpha` is 1 for perfect and 0 for chance agreement; undefined if only one label was ever used. `percent_agreement`
+    is the share of equal labels among all `num_pairs` pairs of votes on an item, `without_ties` the same among the
+    `num_decisive_pairs` of votes that preferred a contestant.
     """
 
     alpha: Estimate | None
@@ -47,8 +55,8 @@ class Agreement:
 class JudgeAgreement:
     """Agreement of a judge with raters: pairs of its label and a rater's vote on the same item.
 
-    `flips` is the share of items on which the judge, asked in both orders, contradicted itself; its label there is a tie. None if it was
-    not asked twice.
+    `flips` is the share of items on which the judge, asked in both orders, contradicted itself; its label there is a
+    tie. None if it was not asked twice.
     """
 
     judge: str
@@ -70,14 +78,18 @@ def canonical_label(vote: VoteRecord) -> tuple[Item, str]:
     """The item that a vote judges, and its label in the order of names: first, second, tie or both_bad."""
     first, second = sorted((vote.a, vote.b))
     if vote.winner not in Label.__members__:
-        raise InvalidInput(f"The winner {vote.winner!r} is unknown.", remedy="Use A, B, TIE or BOTH_BAD.", field="winner")
+        raise InvalidInput(
+            f"The winner {vote.winner!r} is unknown.", remedy="Use A, B, TIE or BOTH_BAD.", field="winner"
+        )
     preferred = {Label.A.value: vote.a, Label.B.value: vote.b}.get(vote.winner)
     label = vote.winner.lower() if preferred is None else "first" if preferred == first else "second"
     return (vote.prompt, vote.turn, first, second), label
 
 
 def labels_by_item(votes: Iterable[VoteRecord], *, both_bad_is_tie: bool = False) -> dict[Item, dict[str, str]]:
-    """Return each item's labels by rater; a rater who judged it twice counts with the later vote. Identical answers are left out."""
+    """Return each item's labels by rater; a rater who judged it twice counts with the later vote. Identical answers are
+    left out.
+    """
     by_item: dict[Item, dict[str, str]] = {}
     for vote in votes:
         if not vote.identical:
@@ -89,12 +101,16 @@ def labels_by_item(votes: Iterable[VoteRecord], *, both_bad_is_tie: bool = False
 def vote_agreement(
     votes: Sequence[VoteRecord] | VoteColumns, *, both_bad_is_tie: bool = False, resampling: Resampling = THOUSAND
 ) -> Agreement:
-    """Measure the raters' agreement. A rater who judged an item twice counts with the later vote. Intervals resample prompts.
+    """Measure the raters' agreement. A rater who judged an item twice counts with the later vote. Intervals resample
+    prompts.
 
-    `both_bad_is_tie` reads "both bad" as a tie, as a rating does; without it they are different labels. Labels are in the order of the
-    contestants' names, so neither the order of the votes nor the sides matter. Raises InvalidInput for an unknown label.
+    `both_bad_is_tie` reads "both bad" as a tie, as a rating does; without it they are different labels. Labels are in
+    the order of the contestants' names, so neither the order of the votes nor the sides matter. Raises InvalidInput for
+    an unknown label.
     """
-    items = judged_items(votes if isinstance(votes, VoteColumns) else encode_votes(votes), both_bad_is_tie=both_bad_is_tie)
+    items = judged_items(
+        votes if isinstance(votes, VoteColumns) else encode_votes(votes), both_bad_is_tie=both_bad_is_tie
+    )
     shared = np.bincount(items.item, minlength=items.num_items) > 1
     counts = items.counts[shared]
     prompts, decisive = items.prompt_of_item[shared], counts[:, :2]
@@ -113,7 +129,8 @@ def vote_agreement(
 
 @dataclass(frozen=True, slots=True)
 class JudgedItems:
-    """The votes that count for agreement, as codes: item, rater, and label in the order of names (first, second, tie, both bad).
+    """The votes that count for agreement, as codes: item, rater, and label in the order of names (first, second, tie,
+    both bad).
 
     An item is a prompt's turn with a pair of contestants. `vote` is each one's row in the columns.
     """
@@ -137,9 +154,15 @@ class JudgedItems:
 
 
 def judged_items(
-    columns: VoteColumns, *, both_bad_is_tie: bool = False, first_vote: bool = False, among: NDArray[np.bool_] | None = None
+    columns: VoteColumns,
+    *,
+    both_bad_is_tie: bool = False,
+    first_vote: bool = False,
+    among: NDArray[np.bool_] | None = None,
 ) -> JudgedItems:
-    """Return one vote of each rater on each item, the latest or the `first_vote`, `among` some votes. Identical answers are left out."""
+    """Return one vote of each rater on each item, the latest or the `first_vote`, `among` some votes. Identical answers
+    are left out.
+    """
     chosen = np.ones(len(columns), dtype=bool) if among is None else among
     votes = np.flatnonzero(chosen if columns.identical is None else chosen & ~columns.identical)
     item, prompt_of_item = items_of(columns, votes)
@@ -178,7 +201,9 @@ def canonical_labels(columns: VoteColumns, votes: IntArray) -> IntArray:
 def judge_agreement(
     votes: Iterable[VoteRecord], judge: str, *, both_bad_is_tie: bool = True, resampling: Resampling = THOUSAND
 ) -> JudgeAgreement:
-    """Measure the agreement of the rater called `judge` with all other raters. Raises InvalidInput if it has no vote."""
+    """Measure the agreement of the rater called `judge` with all other raters. Raises InvalidInput if it has no
+    vote.
+    """
     records = list(votes)
     verdicts: dict[Item, list[tuple[str, str]]] = {}
     for vote in records:
@@ -186,11 +211,21 @@ def judge_agreement(
             item, label = canonical_label(vote)
             verdicts.setdefault(item, []).append((vote.a, "tie" if both_bad_is_tie and label == "both_bad" else label))
     if not verdicts:
-        raise InvalidInput(f"No vote is by {judge!r}.", remedy="Name the judge as the votes' rater column does.", field="judge")
-    judged = {item: labels[0][1] if len({label for _, label in labels}) == 1 else "tie" for item, labels in verdicts.items()}
-    both = {item: len({label for _, label in labels}) > 1 for item, labels in verdicts.items() if len({side for side, _ in labels}) > 1}
+        raise InvalidInput(
+            f"No vote is by {judge!r}.", remedy="Name the judge as the votes' rater column does.", field="judge"
+        )
+    judged = {
+        item: labels[0][1] if len({label for _, label in labels}) == 1 else "tie" for item, labels in verdicts.items()
+    }
+    both = {
+        item: len({label for _, label in labels}) > 1
+        for item, labels in verdicts.items()
+        if len({side for side, _ in labels}) > 1
+    }
     people = labels_by_item((vote for vote in records if vote.rater != judge), both_bad_is_tie=both_bad_is_tie)
-    pairs = [(item[0], judged[item], label) for item, labels in people.items() if item in judged for label in labels.values()]
+    pairs = [
+        (item[0], judged[item], label) for item, labels in people.items() if item in judged for label in labels.values()
+    ]
     units = [pair[1:] for pair in pairs]
     prompts = [pair[0] for pair in pairs]
     decisive = [(prompt, *labels) for prompt, *labels in pairs if set(labels) <= DECISIVE]
@@ -199,7 +234,9 @@ def judge_agreement(
         judge=judge,
         percent_agreement=percent_agreement(units, clusters=prompts, level=resampling.level),
         num_pairs=len(units),
-        without_ties=percent_agreement([pair[1:] for pair in decisive], clusters=[pair[0] for pair in decisive], level=resampling.level),
+        without_ties=percent_agreement(
+            [pair[1:] for pair in decisive], clusters=[pair[0] for pair in decisive], level=resampling.level
+        ),
         num_decisive_pairs=len(decisive),
         kappa=pooled_kappa(units, clusters=prompts, resampling=resampling),
         ac1=gwet_ac1(units, clusters=prompts, resampling=resampling),

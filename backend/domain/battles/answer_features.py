@@ -1,7 +1,8 @@
 """Measure the form of an answer: its length and its Markdown headers, list items and bold passages.
 
-Two answers differ in form by z = (f_a - f_b) / (f_a + f_b), between -1 and 1 and 0 if neither has any; a regression on z tells liking for
-long or decorated answers from liking for a contestant. Source: Li, Angelopoulos and Chiang (2024), lmsys.org "Does style matter?".
+Two answers differ in form by z = (f_a - f_b) / (f_a + f_b), between -1 and 1 and 0 if neither has any; a regression on
+z tells liking for long or decorated answers from liking for a contestant. Source: Li, Angelopoulos and Chiang (2024),
+lmsys.org "Does style matter?".
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEATURES = ("length", "headers", "lists", "bold")
-"""Names of the features, in the order of `AnswerFeatures`; a file of votes has them as `length_a`, `length_b` and so on."""
+"""Names of the features, in the order of `AnswerFeatures`; a file of votes has them as `length_a`, `length_b` and so
+on.
+"""
 
 _FENCE = re.compile(r"^(?:```|~~~).*?(?:^(?:```|~~~)\s*$|\Z)", flags=re.MULTILINE | re.DOTALL)
 _HEADER = re.compile(r"^ {0,3}#{1,6} ", flags=re.MULTILINE)
@@ -22,7 +25,9 @@ _BOLD = re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__")
 
 
 class AnswerFeatures(NamedTuple):
-    """Form of one answer. `length` in any unit that is the same for both answers: characters, words or tokens of one tokenizer."""
+    """Form of one answer. `length` in any unit that is the same for both answers: characters, words or tokens of one
+    tokenizer.
+    """
 
     length: float
     headers: float = 0.0
@@ -31,12 +36,15 @@ class AnswerFeatures(NamedTuple):
 
 
 def measure_answer(text: str) -> AnswerFeatures:
-    """Count characters (without outer white space), Markdown headers, list items and bold passages; code blocks count as length alone.
+    """Count characters (without outer white space), Markdown headers, list items and bold passages; code blocks count
+    as length alone.
 
     Characters and not tokens: contestants may have different tokenizers.
     """
     prose = _FENCE.sub("", text)
-    return AnswerFeatures(len(text.strip()), len(_HEADER.findall(prose)), len(_ITEM.findall(prose)), len(_BOLD.findall(prose)))
+    return AnswerFeatures(
+        len(text.strip()), len(_HEADER.findall(prose)), len(_ITEM.findall(prose)), len(_BOLD.findall(prose))
+    )
 
 
 def relative_difference(side_a: NDArray[np.float64], side_b: NDArray[np.float64]) -> NDArray[np.float64]:

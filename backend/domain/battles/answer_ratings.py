@@ -1,7 +1,9 @@
-"""Board of single-answer ratings: each contestant's share of thumbs up or mean of 1 to 5, with an interval clustered two ways.
+"""Board of single-answer ratings: each contestant's share of thumbs up or mean of 1 to 5, with an interval clustered
+two ways.
 
-Ratings on one prompt depend on each other, and so do one rater's: V = V_prompt + V_rater - V_both (Cameron, Gelbach and Miller 2011,
-J. Bus. Econ. Stat. 29), at least the larger of the first two, and Student's t with the fewer clusters less one degrees of freedom.
+Ratings on one prompt depend on each other, and so do one rater's: V = V_prompt + V_rater - V_both (Cameron, Gelbach and
+Miller 2011, J. Bus. Econ. Stat. 29), at least the larger of the first two, and Student's t with the fewer clusters less
+one degrees of freedom.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Grade:
 
 @dataclass(frozen=True, slots=True)
 class GradedContestant:
-    """A contestant's mean grade, or its share of good answers under thumbs; `score` has no interval with one prompt or one rater."""
+    """A contestant's mean grade, or its share of good answers under thumbs; `score` has no interval with one prompt or
+    one rater.
+    """
 
     contestant: str
     score: Estimate
@@ -52,7 +56,9 @@ def grade_contestants(grades: Sequence[Grade], *, scale: Scale, level: float = 0
         by_contestant.setdefault(grade.contestant, []).append(grade)
     rows = []
     for name, own in by_contestant.items():
-        values = np.array([float(grade.value >= THUMBS_UP) if scale == "thumbs" else grade.value for grade in own], dtype=np.float64)
+        values = np.array(
+            [float(grade.value >= THUMBS_UP) if scale == "thumbs" else grade.value for grade in own], dtype=np.float64
+        )
         prompts, raters = [grade.prompt for grade in own], [grade.rater for grade in own]
         score = two_way_mean(values, prompts, raters, bounds=BOUNDS[scale], level=level)
         rows.append(GradedContestant(name, score, len(own), len(set(prompts)), len(set(raters))))
@@ -60,20 +66,32 @@ def grade_contestants(grades: Sequence[Grade], *, scale: Scale, level: float = 0
 
 
 def two_way_mean(
-    values: FloatArray, prompts: Sequence[Hashable], raters: Sequence[Hashable], *, bounds: tuple[float, float], level: float = 0.95
+    values: FloatArray,
+    prompts: Sequence[Hashable],
+    raters: Sequence[Hashable],
+    *,
+    bounds: tuple[float, float],
+    level: float = 0.95,
 ) -> Estimate:
-    """Average values with an interval clustered by prompt and rater, clipped to `bounds`. None of it with fewer than two of either."""
+    """Average values with an interval clustered by prompt and rater, clipped to `bounds`. None of it with fewer than
+    two of either.
+    """
     mean, n = float(values.mean()), len(values)
     sizes = [cluster_codes(way)[1] for way in (prompts, raters)]
     if min(sizes) < 2:
         return Estimate(mean, None, None, None, n, "mean; one prompt or one rater gives no interval")
     residuals = values - mean
-    by_prompt, by_rater, by_both = (_variance(residuals, way) for way in (prompts, raters, list(zip(prompts, raters, strict=True))))
+    by_prompt, by_rater, by_both = (
+        _variance(residuals, way) for way in (prompts, raters, list(zip(prompts, raters, strict=True)))
+    )
     variance = max(by_prompt, by_rater, by_prompt + by_rater - by_both)
     if variance <= 0:
         return Estimate(mean, None, None, None, n, "mean of equal grades; no interval")
     margin = student_quantile(level, df=min(sizes) - 1) * math.sqrt(variance)
-    method = f"mean, clustered by prompt ({sizes[0]}) and rater ({sizes[1]}), t({min(sizes) - 1}) {percent(level, digits=None)}"
+    method = (
+        f"mean, clustered by prompt ({sizes[0]}) and rater ({sizes[1]}), t({min(sizes) - 1})"
+        f" {percent(level, digits=None)}"
+    )
     return Estimate(mean, math.sqrt(variance), max(bounds[0], mean - margin), min(bounds[1], mean + margin), n, method)
 
 

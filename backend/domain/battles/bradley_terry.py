@@ -1,8 +1,9 @@
 """Fit strengths to votes by Newton's method: Bradley-Terry and its two models with ties, with covariates and weights.
 
-theta is on the natural scale: the gap of a vote is theta_a - theta_b + covariates @ effects. Votes that share everything are summed first,
-so that a fit without covariates of the answers costs the same for ten thousand votes and for ten million. Works on arrays; `ratings` adds
-names. Source for when a maximum exists: Ford (1957), American Mathematical Monthly 64.
+theta is on the natural scale: the gap of a vote is theta_a - theta_b + covariates @ effects. Votes that share
+everything are summed first, so that a fit without covariates of the answers costs the same for ten thousand votes and
+for ten million. Works on arrays; `ratings` adds names. Source for when a maximum exists: Ford (1957), American
+Mathematical Monthly 64.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ FLAT = 1e-10
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Votes summed by everything a likelihood depends on: `weight` votes of contestants `a` and `b` (codes) with `outcome`.
+    """Votes summed by everything a likelihood depends on: `weight` votes of contestants `a` and `b` (codes) with
+    `outcome`.
 
     `covariates` has a row per cell and a column per effect, `of_vote` the cell of each vote.
     """
@@ -46,8 +48,8 @@ class Cells:
 class Fit:
     """A maximum: `theta` (contestants, mean 0), `effects` of the covariates, `tie` parameter (None without ties).
 
-    `inverse_hessian` is over theta, effects and tie parameter; `precision` is that of the prior on theta, 0 without. `log_likelihood` is
-    without the prior.
+    `inverse_hessian` is over theta, effects and tie parameter; `precision` is that of the prior on theta, 0 without.
+    `log_likelihood` is without the prior.
     """
 
     method: Method
@@ -64,8 +66,12 @@ class Fit:
         return np.concatenate([self.theta, self.effects, [] if self.tie is None else [self.tie]])
 
 
-def sum_votes(columns: VoteColumns, *, weights: FloatArray | None = None, covariates: FloatArray | None = None) -> Cells:
-    """Sum votes by ordered pair and outcome; with `covariates` that differ from vote to vote each vote is a cell of its own."""
+def sum_votes(
+    columns: VoteColumns, *, weights: FloatArray | None = None, covariates: FloatArray | None = None
+) -> Cells:
+    """Sum votes by ordered pair and outcome; with `covariates` that differ from vote to vote each vote is a cell of its
+    own.
+    """
     size, outcome = len(columns.contestants), _OUTCOMES[columns.label]
     if covariates is not None:
         ones = np.ones(len(columns)) if weights is None else weights
@@ -82,11 +88,15 @@ def sum_votes(columns: VoteColumns, *, weights: FloatArray | None = None, covari
 def with_side(cells: Cells) -> Cells:
     """Add the advantage of side a as first covariate."""
     ones = np.ones((len(cells.a), 1))
-    return Cells(cells.size, cells.a, cells.b, cells.outcome, cells.weight, np.hstack([ones, cells.covariates]), cells.of_vote)
+    return Cells(
+        cells.size, cells.a, cells.b, cells.outcome, cells.weight, np.hstack([ones, cells.covariates]), cells.of_vote
+    )
 
 
 def strong_components(cells: Cells) -> IntArray:
-    """Number each contestant's strong component in the graph of who earned points from whom; a maximum exists if there is only one."""
+    """Number each contestant's strong component in the graph of who earned points from whom; a maximum exists if there
+    is only one.
+    """
     earned_a, earned_b = cells.outcome != LOSS, cells.outcome != WIN
     rows = np.concatenate([cells.a[earned_a], cells.b[earned_b]])
     columns = np.concatenate([cells.b[earned_a], cells.a[earned_b]])
@@ -106,14 +116,18 @@ def maximise(
     penalty: FloatArray | None = None,
     start: FloatArray | None = None,
 ) -> Fit | None:
-    """Maximise the log-likelihood less half of `precision` * theta^2 and `penalty` * effects^2 by damped Newton steps from theta `start`.
+    """Maximise the log-likelihood less half of `precision` * theta^2 and `penalty` * effects^2 by damped Newton steps
+    from theta `start`.
 
-    None if there is no maximum: an effect is unidentified or infinite, or strengths of a model with ties grow without limit.
+    None if there is no maximum: an effect is unidentified or infinite, or strengths of a model with ties grow without
+    limit.
     """
     ties = float(cells.weight[cells.outcome == TIE].sum())
     has_tie = method != "bradley_terry" and ties > 0
     tie = [first_tie(method, share=ties / float(cells.weight.sum()))] if has_tie else []
-    params = np.concatenate([np.zeros(cells.size) if start is None else start, np.zeros(cells.covariates.shape[1]), tie])
+    params = np.concatenate(
+        [np.zeros(cells.size) if start is None else start, np.zeros(cells.covariates.shape[1]), tie]
+    )
     ridge = np.zeros(len(params))
     ridge[: cells.size] = precision
     if penalty is not None:
@@ -171,7 +185,8 @@ class _Objective:
             if (
                 step_number == 0
                 and num_effects
-                and np.linalg.matrix_rank(hessian, tol=1e-9 * float(np.abs(hessian).max()), hermitian=True) < len(params)
+                and np.linalg.matrix_rank(hessian, tol=1e-9 * float(np.abs(hessian).max()), hermitian=True)
+                < len(params)
             ):
                 return None
             try:
@@ -207,13 +222,17 @@ class _Objective:
         gradient, hessian = -self.ridge * params, np.diag(self.ridge)
         gradient[:size] += _signed_sum(cells, slope)
         table = np.bincount(cells.a * size + cells.b, weight, size * size).reshape(size, size)
-        hessian[:size, :size] += np.diag(table.sum(1) + table.sum(0)) - table - table.T + (0.0 if self.ridge[0] else 1 / size)
+        hessian[:size, :size] += (
+            np.diag(table.sum(1) + table.sum(0)) - table - table.T + (0.0 if self.ridge[0] else 1 / size)
+        )
         for number in range(extra):
             column = cells.covariates[:, number]
             hessian[size + number, :size] = hessian[:size, size + number] = _signed_sum(cells, weight * column)
         if extra:
             gradient[size : size + extra] += cells.covariates.T @ slope
-            hessian[size : size + extra, size : size + extra] += (cells.covariates * weight[:, None]).T @ cells.covariates
+            hessian[size : size + extra, size : size + extra] += (
+                cells.covariates * weight[:, None]
+            ).T @ cells.covariates
         if terms.tie is not None and terms.tie_tie is not None and terms.gap_tie is not None:
             mixed = cells.weight * terms.gap_tie
             gradient[-1] += cells.weight @ terms.tie
@@ -225,9 +244,13 @@ class _Objective:
 
 
 def _signed_sum(cells: Cells, values: FloatArray) -> FloatArray:
-    return np.asarray(np.bincount(cells.a, values, cells.size) - np.bincount(cells.b, values, cells.size), dtype=np.float64)
+    return np.asarray(
+        np.bincount(cells.a, values, cells.size) - np.bincount(cells.b, values, cells.size), dtype=np.float64
+    )
 
 
 def _components(rows: IntArray, columns: IntArray, *, size: int, connection: Literal["weak", "strong"]) -> IntArray:
     graph = scipy.sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(size, size))
-    return np.asarray(scipy.sparse.csgraph.connected_components(graph, directed=True, connection=connection)[1], dtype=np.int64)
+    return np.asarray(
+        scipy.sparse.csgraph.connected_components(graph, directed=True, connection=connection)[1], dtype=np.int64
+    )

@@ -20,7 +20,9 @@ class Dimension(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1, max_length=40, pattern=r"^[^\s:]+$", description="Key of the dimension, such as `accuracy`.")
+    name: str = Field(
+        min_length=1, max_length=40, pattern=r"^[^\s:]+$", description="Key of the dimension, such as `accuracy`."
+    )
     question: str = Field(default="", max_length=200, description="Question shown to raters; the name when empty.")
 
 
@@ -29,7 +31,9 @@ class GoldPair(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompt: str | tuple[dict[str, str], ...] = Field(description="Text, or messages {role, content} that end with the user's turn.")
+    prompt: str | tuple[dict[str, str], ...] = Field(
+        description="Text, or messages {role, content} that end with the user's turn."
+    )
     better: str = Field(min_length=1, description="The better answer.")
     worse: str = Field(min_length=1, description="The worse answer.")
 
@@ -42,44 +46,72 @@ class GoldPair(BaseModel):
     @property
     def messages(self) -> Messages:
         """The prompt as messages."""
-        return [{"role": "user", "content": self.prompt}] if isinstance(self.prompt, str) else [dict(turn) for turn in self.prompt]
+        return (
+            [{"role": "user", "content": self.prompt}]
+            if isinstance(self.prompt, str)
+            else [dict(turn) for turn in self.prompt]
+        )
 
 
 class CampaignConfig(BaseModel):
-    """Prompts, sampling, pairing, ballot and stopping rule of a campaign. The same `seed` gives the same prompts and completions."""
+    """Prompts, sampling, pairing, ballot and stopping rule of a campaign. The same `seed` gives the same prompts and
+    completions.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_prompts: int = Field(
-        default=30, ge=1, le=5000, description="Prompts drawn from the dataset. More prompts are worth more than more votes per prompt."
+        default=30,
+        ge=1,
+        le=5000,
+        description="Prompts drawn from the dataset. More prompts are worth more than more votes per prompt.",
     )
     allow_train: bool = Field(default=False, description="Also draw prompts that the contestants may have trained on.")
-    category_column: str = Field(default="", max_length=80, description="Column of the dataset that holds each prompt's category.")
-    system: str = Field(default="", max_length=20_000, description="System text in front of every prompt that has none.")
-    answers_per_prompt: int = Field(default=1, ge=1, le=8, description="Answers that each contestant gives to a prompt.")
+    category_column: str = Field(
+        default="", max_length=80, description="Column of the dataset that holds each prompt's category."
+    )
+    system: str = Field(
+        default="", max_length=20_000, description="System text in front of every prompt that has none."
+    )
+    answers_per_prompt: int = Field(
+        default=1, ge=1, le=8, description="Answers that each contestant gives to a prompt."
+    )
     max_tokens: int = Field(default=96, ge=1, le=4096, description="Longest completion, in tokens.")
     temperature: float = Field(default=0.8, ge=0.0, le=2.0, description="0 always takes the likeliest token.")
     top_p: float = Field(default=0.95, gt=0.0, le=1.0)
     seed: int = Field(default=1, ge=0)
     pairing: Literal["information", "uniform"] = Field(
-        default="information", description="Draw pairs whose rating difference is least certain more often, or all pairs alike."
+        default="information",
+        description="Draw pairs whose rating difference is least certain more often, or all pairs alike.",
     )
-    overlap_share: float = Field(default=0.2, ge=0.0, le=1.0, description="Share of prompts and pairs that go to several raters.")
+    overlap_share: float = Field(
+        default=0.2, ge=0.0, le=1.0, description="Share of prompts and pairs that go to several raters."
+    )
     overlap_raters: int = Field(default=3, ge=2, le=20, description="Raters of such a prompt and pair.")
-    repeat_share: float = Field(default=0.0, ge=0.0, le=0.5, description="Share of battles repeated to the same rater with sides swapped.")
-    gold: tuple[GoldPair, ...] = Field(default=(), max_length=500, description="Pairs with a known better answer, to check raters.")
+    repeat_share: float = Field(
+        default=0.0, ge=0.0, le=0.5, description="Share of battles repeated to the same rater with sides swapped."
+    )
+    gold: tuple[GoldPair, ...] = Field(
+        default=(), max_length=500, description="Pairs with a known better answer, to check raters."
+    )
     gold_share: float = Field(default=0.1, ge=0.0, le=0.5, description="Share of battles that are gold pairs.")
     votes_per_rater: int = Field(default=60, ge=1, le=10_000, description="A rater's ballot ends after so many votes.")
     votes_per_minute: int = Field(default=60, ge=1, le=600, description="Votes that a rater may cast in a minute.")
-    question: str = Field(default="Which answer is better?", min_length=1, max_length=200, description="Question above the answers.")
-    dimensions: tuple[Dimension, ...] = Field(default=(), max_length=8, description="Parts of the rubric, compared separately.")
+    question: str = Field(
+        default="Which answer is better?", min_length=1, max_length=200, description="Question above the answers."
+    )
+    dimensions: tuple[Dimension, ...] = Field(
+        default=(), max_length=8, description="Parts of the rubric, compared separately."
+    )
     reasons: tuple[str, ...] = Field(default=(), max_length=12, description="Reasons that a rater can tick.")
     note: bool = Field(default=True, description="Offer a free note.")
     rewrite: bool = Field(default=False, description="Offer to rewrite the better answer.")
     rating: Literal["none", "thumbs", "stars"] = Field(
         default="none", description="Rate single answers by thumbs or by 1 to 5 stars, without comparing two."
     )
-    break_after_min: int = Field(default=20, ge=0, le=240, description="Minutes after which a rater is reminded of a break; 0 never.")
+    break_after_min: int = Field(
+        default=20, ge=0, le=240, description="Minutes after which a rater is reminded of a break; 0 never."
+    )
     masked_words: tuple[str, ...] = Field(
         default=(), max_length=200, description="Names that answers must not reveal, besides the contestants'."
     )
@@ -96,7 +128,9 @@ class CampaignConfig(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise InvalidInput(validation_message(error, cls), remedy="Change the setting.", field=field_at_fault(error)) from error
+            raise InvalidInput(
+                validation_message(error, cls), remedy="Change the setting.", field=field_at_fault(error)
+            ) from error
 
     @property
     def is_single(self) -> bool:

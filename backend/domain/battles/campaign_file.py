@@ -17,9 +17,11 @@ KEY_ENV = re.compile(r"(?!ROUNDHOUSE_)[A-Z][A-Z0-9_]{0,80}_API_KEY|ROUNDHOUSE_JU
 
 
 class ContestantSource(BaseModel):
-    """Source of a contestant: exactly one of a checkpoint, an endpoint of this installation, the URL of an API, or a file of answers.
+    """Source of a contestant: exactly one of a checkpoint, an endpoint of this installation, the URL of an API, or a
+    file of answers.
 
-    The file holds JSON lines {prompt or messages, completion}; `column` names the completion's column where it is another one.
+    The file holds JSON lines {prompt or messages, completion}; `column` names the completion's column where it is
+    another one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,9 +30,13 @@ class ContestantSource(BaseModel):
     endpoint: str = Field(default="", description="Name of an endpoint of this installation.")
     url: str = Field(default="", max_length=300, description="Address of an OpenAI-compatible API, ending in /v1.")
     model: str = Field(default="", max_length=200, description="Model to ask at the URL.")
-    key_env: str = Field(default="", description="Environment variable of the worker that holds the API's key, such as VENDOR_API_KEY.")
+    key_env: str = Field(
+        default="", description="Environment variable of the worker that holds the API's key, such as VENDOR_API_KEY."
+    )
     file: str = Field(default="", description="File of completions, JSON lines.")
-    column: str = Field(default="", max_length=120, description="Column of the file that holds this contestant's completions.")
+    column: str = Field(
+        default="", max_length=120, description="Column of the file that holds this contestant's completions."
+    )
     name: str = Field(default="", max_length=120, description="Name on the board; by default that of the source.")
 
     @model_validator(mode="after")
@@ -58,7 +64,9 @@ class CampaignFile(CampaignConfig):
     """All that a campaign is created from, as one YAML document."""
 
     name: str = Field(min_length=1, max_length=120, description="Name of the campaign, which raters may see.")
-    dataset: str = Field(default="", description="Dataset of the prompts, as NAME or NAME@VERSION; empty: those of the first file.")
+    dataset: str = Field(
+        default="", description="Dataset of the prompts, as NAME or NAME@VERSION; empty: those of the first file."
+    )
     contestants: tuple[ContestantSource, ...] = Field(min_length=1, max_length=20, description="Contestants.")
 
     @property

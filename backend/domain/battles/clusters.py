@@ -1,13 +1,19 @@
-"""Variances of a fit that allow for dependent votes: the sandwich H^-1 B H^-1, clustered by prompt, by rater or by both.
+"""Variances of a fit that allow for dependent votes: the sandwich H^-1 B H^-1, clustered by prompt, by rater or by
+both.
 
-B sums the outer products of each cluster's score. Two ways: B_prompt + B_rater - B_(prompt and rater) (Cameron, Gelbach and Miller 2011,
+B sums the outer products of each cluster's score. Two ways: B_prompt + B_rater - B_(prompt and rater) (Cameron, Gelbach
+and Miller 2011,
 JBES 29). With few clusters the sandwich is too small and too variable, so each difference gets
-- a factor for each way that makes it unbiased where clusters differ: G / (G - 1) in a balanced design, as in analysis of variance, more
-  where few clusters hold most votes and pull the fit towards themselves (Bell and McCaffrey 2002, with one effect per cluster),
+- a factor for each way that makes it unbiased where clusters differ: G / (G - 1) in a balanced design, as in analysis
+  of variance, more
+  where few clusters hold most votes and pull the fit towards themselves (Bell and McCaffrey 2002, with one effect per
+  cluster),
 - no less than the variance by either way alone (a negative component counts as 0),
-- where both ways matter, a median-unbiased variance of a way with few clusters: that of three raters is more often far too small than far
+- where both ways matter, a median-unbiased variance of a way with few clusters: that of three raters is more often far
+  too small than far
   too large, and
-- Student's t with degrees of freedom by Satterthwaite's rule from the two ways and their interaction, where G is the effective number of
+- Student's t with degrees of freedom by Satterthwaite's rule from the two ways and their interaction, where G is the
+  effective number of
   clusters that hold votes on the difference, (sum n)^2 / sum n^2 (Carter, Schnepel and Steigerwald 2017, REStat 99).
 `docs/benchmarks/ratings.md` has the coverage of the intervals.
 """
@@ -31,7 +37,9 @@ ClusterBy = Literal["two_way", "prompt", "rater", "none"]
 CHUNK_CELLS = 16_000_000
 """Cells (clusters x parameters) of a dense table of scores that are held at once: 128 MB."""
 MANY_CLUSTERS = 200
-"""From so many clusters on, Student's t is within 1 % of the normal distribution, and a bound on their number will do."""
+"""From so many clusters on, Student's t is within 1 % of the normal distribution, and a bound on their number will
+do.
+"""
 MEDIAN_BELOW = 4.0
 """Degrees of freedom below which a way's variance is made median-unbiased."""
 LARGEST_FACTOR = 1e3
@@ -42,7 +50,9 @@ SPARSE_BELOW = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Per vote, the slope of its weighted log-likelihood: `gap` (enters contestant a, minus b, times each covariate) and `tie`."""
+    """Per vote, the slope of its weighted log-likelihood: `gap` (enters contestant a, minus b, times each covariate)
+    and `tie`.
+    """
 
     columns: VoteColumns
     gap: FloatArray
@@ -74,7 +84,9 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Few:
-    """Corrections for few clusters of each of many contrasts: the factor of the variance and its degrees of freedom, at least 1."""
+    """Corrections for few clusters of each of many contrasts: the factor of the variance and its degrees of freedom, at
+    least 1.
+    """
 
     factor: FloatArray
     df: FloatArray
@@ -82,8 +94,8 @@ class Few:
 
 @dataclass(frozen=True, slots=True)
 class Covariance:
-    """`matrix` over all parameters, eigenvalues clipped at 0, is `root` times its transpose; `gaps` the spread of each difference of two
-    strengths (M x M); `own` of each strength from the mean of all, or from the anchor.
+    """`matrix` over all parameters, eigenvalues clipped at 0, is `root` times its transpose; `gaps` the spread of each
+    difference of two strengths (M x M); `own` of each strength from the mean of all, or from the anchor.
     """
 
     root: FloatArray
@@ -124,8 +136,8 @@ def _intersection(columns: VoteColumns) -> Grouping:
 
 
 def covariance(fit: Fit, scores: Scores, groups: list[Grouping], *, anchor_at: int | None = None) -> Covariance:
-    """Estimate the covariance of all parameters. A regularised fit gets at least its posterior variance: without a single loss, residuals
-    vanish and the sandwich would be 0.
+    """Estimate the covariance of all parameters. A regularised fit gets at least its posterior variance: without a
+    single loss, residuals vanish and the sandwich would be 0.
     """
     size = len(fit.theta)
     bread = fit.inverse_hessian
@@ -151,7 +163,9 @@ def covariance(fit: Fit, scores: Scores, groups: list[Grouping], *, anchor_at: i
 
 
 def contrast_spread(scores: Scores, groups: list[Grouping], vector: FloatArray) -> Spread:
-    """Estimate the variance of one linear contrast from its `vector`, the inverse Hessian times the contrast. Cheap for many votes."""
+    """Estimate the variance of one linear contrast from its `vector`, the inverse Hessian times the contrast. Cheap for
+    many votes.
+    """
     a, b = scores.columns.a, scores.columns.b
     size, extra = len(scores.columns.contestants), scores.covariates.shape[1]
     influence = scores.gap * (vector[a] - vector[b] + scores.covariates @ vector[size : size + extra])
@@ -167,8 +181,9 @@ def contrast_spread(scores: Scores, groups: list[Grouping], vector: FloatArray) 
 def few(sums: list[FloatArray]) -> Few:
     """Corrections of a way from the sums over its clusters of n, n^2 and n^3, n the votes of a cluster on the contrast.
 
-    With shares a = n / sum n and one effect per cluster, all of one variance, the variance of the fit is sum a^2 of it, and the sandwich
-    expects sum a^2 - 2 sum a^3 + (sum a^2)^2. Degrees of freedom are those of the effective number of clusters, 1 / sum a^2.
+    With shares a = n / sum n and one effect per cluster, all of one variance, the variance of the fit is sum a^2 of it,
+    and the sandwich expects sum a^2 - 2 sum a^3 + (sum a^2)^2. Degrees of freedom are those of the effective number of
+    clusters, 1 / sum a^2.
     """
     second, third = sums[1] / sums[0] ** 2, sums[2] / sums[0] ** 3
     expected = np.maximum(second - 2 * third + second**2, second / LARGEST_FACTOR)
@@ -194,7 +209,8 @@ def combine(parts: list[FloatArray], ways: list[Few]) -> Spread:
     both = factors[0] * factors[1] * (parts[0] + parts[1] - parts[2])
     rest = first + second - both
     larger, of_larger = np.maximum(first, second), np.where(first >= second, df[0], df[1])
-    # three clusters vary too little more often than too much: divide by the median of chi-squared / df (Wilson and Hilferty 1931)
+    # three clusters vary too little more often than too much: divide by the median of chi-squared / df (Wilson and
+    # Hilferty 1931)
     medians = [np.where(number < MEDIAN_BELOW, (1 - 2 / (9 * number)) ** 3, 1.0) for number in df]
     upper = [first / medians[0], second / medians[1]]
     variance = np.maximum(upper[0] + upper[1] - rest, larger)
@@ -232,7 +248,9 @@ def _cluster_meat(scores: Scores, group: Grouping, *, chunk_cells: int = CHUNK_C
         votes, codes = votes[order], codes[order]
     borders = np.searchsorted(codes, np.arange(0, count + step, step)) if count > step else [0, len(codes)]
     for number, (start, end) in enumerate(pairwise(borders)):
-        dense = _dense_table(scores, votes[start:end], codes[start:end] - number * step, min(step, count - number * step))
+        dense = _dense_table(
+            scores, votes[start:end], codes[start:end] - number * step, min(step, count - number * step)
+        )
         meat = meat + dense.T @ dense
     return meat
 
@@ -260,7 +278,11 @@ def _sparse_table(scores: Scores, votes: IntArray, codes: IntArray, count: int) 
     extras = _extras(scores, votes).T
     data = np.concatenate([gap, -gap, *extras])
     where = np.concatenate(
-        [scores.columns.a[votes], scores.columns.b[votes], *(np.full(len(votes), size + number) for number in range(len(extras)))]
+        [
+            scores.columns.a[votes],
+            scores.columns.b[votes],
+            *(np.full(len(votes), size + number) for number in range(len(extras))),
+        ]
     )
     rows = np.tile(codes, 2 + len(extras))
     return scipy.sparse.coo_array((data, (rows, where)), shape=(count, scores.width)).tocsr()
@@ -284,12 +306,18 @@ def _vote_meat(scores: Scores, votes: NDArray[np.bool_] | None = None) -> FloatA
 
 
 def _power_sums(columns: VoteColumns, group: Grouping) -> tuple[list[FloatArray], list[FloatArray]]:
-    """Sums over clusters of n, n^2 and n^3: n the votes of a cluster on each pair of contestants (M x M), and on each contestant."""
+    """Sums over clusters of n, n^2 and n^3: n the votes of a cluster on each pair of contestants (M x M), and on each
+    contestant.
+    """
     size = len(columns.contestants)
     votes = np.concatenate([columns.a, columns.b])
     codes = np.concatenate([group.codes, group.codes])
     if group.count * size <= CHUNK_CELLS:
-        table = np.bincount(codes * size + votes, minlength=group.count * size).reshape(group.count, size).astype(np.float64)
+        table = (
+            np.bincount(codes * size + votes, minlength=group.count * size)
+            .reshape(group.count, size)
+            .astype(np.float64)
+        )
         single = [(table**power).sum(axis=0) for power in (1, 2, 3)]
         common, squared = table.T @ table, (table**2).T @ table
     else:
@@ -300,11 +328,18 @@ def _power_sums(columns: VoteColumns, group: Grouping) -> tuple[list[FloatArray]
     return [both[0], both[1] + 2 * common, both[2] + 3 * (squared + squared.T)], single
 
 
-def _corrections(columns: VoteColumns, group: Grouping, totals: FloatArray, *, anchor_at: int | None) -> tuple[Few, Few]:
-    """Corrections for the clusters with votes on each pair, and on each contestant (with the anchor); a lower bound of df if many."""
+def _corrections(
+    columns: VoteColumns, group: Grouping, totals: FloatArray, *, anchor_at: int | None
+) -> tuple[Few, Few]:
+    """Corrections for the clusters with votes on each pair, and on each contestant (with the anchor); a lower bound of
+    df if many.
+    """
     largest = float(np.bincount(group.codes, minlength=group.count).max())
     if totals.min() >= MANY_CLUSTERS * largest:
-        pairs, single = few_of_number((totals[:, None] + totals[None, :]) / (2 * largest)), few_of_number(totals / largest)
+        pairs, single = (
+            few_of_number((totals[:, None] + totals[None, :]) / (2 * largest)),
+            few_of_number(totals / largest),
+        )
     else:
         pairs, single = (few(sums) for sums in _power_sums(columns, group))
     return pairs, single if anchor_at is None else Few(pairs.factor[anchor_at], pairs.df[anchor_at])

@@ -14,7 +14,9 @@ from backend.domain.battles.likelihoods import METHOD_NAMES, TIE, WIN, FloatArra
 from backend.domain.battles.rating_table import MethodFit, RankChange
 
 PRIOR_SD = 2.5
-"""Standard deviation of the prior, natural units, which keeps ratings finite if votes do not connect all contestants (434 Elo)."""
+"""Standard deviation of the prior, natural units, which keeps ratings finite if votes do not connect all contestants
+(434 Elo).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ def fit_method(
             return FitOutcome(fit, "")
     note = (
         connection_note
-        or f"The votes do not bound the strengths of {METHOD_NAMES[method]}'s model, so a weak prior pulls them to the mean."
+        or f"The votes do not bound the strengths of {METHOD_NAMES[method]}'s model, so a weak prior pulls them to the mean."  # noqa: E501
     )
     fit = maximise(cells, method=method, precision=PRIOR_SD**-2, penalty=penalty)
     if fit is None:
@@ -59,10 +61,16 @@ def compare_methods(
         outcome = (
             chosen
             if method == chosen.fit.method
-            else fit_method(cells, method=method, penalty=penalty, connection_note=connection_note, start=chosen.fit.theta)
+            else fit_method(
+                cells, method=method, penalty=penalty, connection_note=connection_note, start=chosen.fit.theta
+            )
         )
         other = {code: rank for rank, code in enumerate(order_of(outcome.fit, contestants), start=1)}
-        changes = [RankChange(contestants[code], rank, other[code]) for rank, code in enumerate(order, start=1) if other[code] != rank]
+        changes = [
+            RankChange(contestants[code], rank, other[code])
+            for rank, code in enumerate(order, start=1)
+            if other[code] != rank
+        ]
         rows.append(
             MethodFit(
                 method=method,
@@ -88,8 +96,9 @@ def tie_parameter(fit: Fit, cells: Cells) -> float:
 def outcome_log_likelihood(fit: Fit, cells: Cells) -> float:
     """Return the log-likelihood of wins, ties and losses.
 
-    Bradley-Terry with half credit says nothing about ties: here every battle ties with the same chance, and the log-odds of a decisive vote
-    are a common multiple of the gap, both fitted. Its gaps are smaller than those of decisive votes, since ties pull them together.
+    Bradley-Terry with half credit says nothing about ties: here every battle ties with the same chance, and the
+    log-odds of a decisive vote are a common multiple of the gap, both fitted. Its gaps are smaller than those of
+    decisive votes, since ties pull them together.
     """
     if fit.tie is not None:
         return fit.log_likelihood
@@ -101,7 +110,9 @@ def outcome_log_likelihood(fit: Fit, cells: Cells) -> float:
         return chance + fit.log_likelihood * (decisive > 0)
     signed = np.where(cells.outcome == WIN, 1.0, -1.0) * gaps_of(cells, theta=fit.theta, effects=fit.effects)
     gap, weight = signed[~tied], cells.weight[~tied]
-    best = scipy.optimize.minimize_scalar(lambda scale: weight @ np.logaddexp(0.0, -scale * gap), bounds=(0.0, 50.0), method="bounded")
+    best = scipy.optimize.minimize_scalar(
+        lambda scale: weight @ np.logaddexp(0.0, -scale * gap), bounds=(0.0, 50.0), method="bounded"
+    )
     return chance - float(best.fun)
 
 

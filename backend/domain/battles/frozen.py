@@ -1,4 +1,6 @@
-"""Frozen boards: a document with votes, options and ratings, hashed, which can be verified and computed again. Pure, no I/O."""
+"""Frozen boards: a document with votes, options and ratings, hashed, which can be verified and computed again. Pure, no
+I/O.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ COLUMNS = ("prompt", "rater", "a", "b", "winner", "turn", "identical", "category
 
 @dataclass(frozen=True)
 class Verification:
-    """Result of a verification. `digest_matches` is None if no digest was given; `differences` name what came out otherwise."""
+    """Result of a verification. `digest_matches` is None if no digest was given; `differences` name what came out
+    otherwise.
+    """
 
     digest: str
     digest_matches: bool | None
@@ -55,8 +59,13 @@ def freeze_document(
 
     `version` is the program's; `excluded` are raters left out, with reasons. Raises InvalidInput without votes.
     """
-    prompts = {prompt: f"prompt {number}" for number, prompt in enumerate(dict.fromkeys(vote.prompt for vote in votes), start=1)}
-    raters = {rater: f"rater {number}" for number, rater in enumerate(dict.fromkeys(vote.rater for vote in votes), start=1)}
+    prompts = {
+        prompt: f"prompt {number}"
+        for number, prompt in enumerate(dict.fromkeys(vote.prompt for vote in votes), start=1)
+    }
+    raters = {
+        rater: f"rater {number}" for number, rater in enumerate(dict.fromkeys(vote.rater for vote in votes), start=1)
+    }
     rows = [
         [
             prompts[vote.prompt],
@@ -101,12 +110,15 @@ def read_records(document: dict[str, Any]) -> list[VoteRecord]:
     """Return the votes of a document. Raises InvalidInput if it is no board or a vote has not the columns of one."""
     if document.get("format") != FORMAT or document.get("columns") != list(COLUMNS):
         raise InvalidInput(
-            f"This is no frozen board: its format is {document.get('format')!r}.", remedy="Give a file that `rating freeze` wrote."
+            f"This is no frozen board: its format is {document.get('format')!r}.",
+            remedy="Give a file that `rating freeze` wrote.",
         )
     records = []
     for number, row in enumerate(document.get("votes") or (), start=1):
         if not isinstance(row, list) or len(row) != len(COLUMNS):
-            raise InvalidInput(f"Vote {number} of the board has not {len(COLUMNS)} columns.", remedy="Export the board again.")
+            raise InvalidInput(
+                f"Vote {number} of the board has not {len(COLUMNS)} columns.", remedy="Export the board again."
+            )
         values = dict(zip(COLUMNS, row, strict=True))
         forms = {side: _read_form(values.pop(side)) for side in ("form_a", "form_b")}
         records.append(VoteRecord(form_a=forms["form_a"], form_b=forms["form_b"], **values))
@@ -114,7 +126,9 @@ def read_records(document: dict[str, Any]) -> list[VoteRecord]:
 
 
 def verify_document(document: dict[str, Any], *, digest: str | None, version: str) -> Verification:
-    """Compute a board's ratings again from its votes and options, and compare. Raises InvalidInput for a document that is no board."""
+    """Compute a board's ratings again from its votes and options, and compare. Raises InvalidInput for a document that
+    is no board.
+    """
     records = read_records(document)
     options = RatingOptions.of(**document.get("options", {}))
     again = _ratings(rate(encode_votes(records), options))
@@ -123,7 +137,11 @@ def verify_document(document: dict[str, Any], *, digest: str | None, version: st
     for row, computed in zip(stored, again, strict=False):
         for key, value in computed.items():
             known = row.get(key)
-            same = abs(known - value) <= TOLERANCE if isinstance(value, float) and isinstance(known, int | float) else known == value
+            same = (
+                abs(known - value) <= TOLERANCE
+                if isinstance(value, float) and isinstance(known, int | float)
+                else known == value
+            )
             if not same:
                 differences.append(f"{row.get('contestant')}: {key} is {known}, and comes out as {value}")
     actual = digest_of(document)
@@ -139,7 +157,19 @@ def verify_document(document: dict[str, Any], *, digest: str | None, version: st
 
 
 def _ratings(table: RatingTable) -> list[dict[str, Any]]:
-    keys = ("contestant", "rating", "low", "high", "rank_low", "rank_high", "votes", "wins", "losses", "ties", "both_bad")
+    keys = (
+        "contestant",
+        "rating",
+        "low",
+        "high",
+        "rank_low",
+        "rank_high",
+        "votes",
+        "wins",
+        "losses",
+        "ties",
+        "both_bad",
+    )
     return [{key: getattr(row, key) for key in keys} for row in table.ratings]
 
 

@@ -35,7 +35,9 @@ class Headline:
 
 
 def board_headline(verdicts: Sequence[PairVerdict], table: RatingTable | None) -> Headline | None:
-    """Return the headline of the first two contestants of a board; None without votes. `verdicts` list that pair first."""
+    """Return the headline of the first two contestants of a board; None without votes. `verdicts` list that pair
+    first.
+    """
     if table is None or not verdicts:
         return None
     leading = verdicts[0]
@@ -45,7 +47,9 @@ def board_headline(verdicts: Sequence[PairVerdict], table: RatingTable | None) -
     beaten = [one for one in verdicts if one.first == leading.first and one.outcome == "better"]
     others = len(table.contestants) - 1
     if len(beaten) == others > 1:
-        headline = Headline(f"{leading.first} is better than all {others} others. Enough to promote.", headline.notes, "decided")
+        headline = Headline(
+            f"{leading.first} is better than all {others} others. Enough to promote.", headline.notes, "decided"
+        )
     if len(verdicts) > 1:
         decided = sum(one.outcome != "undecided" for one in verdicts)
         nearest = "the nearest " if len(verdicts) < leading.num_pairs else ""
@@ -70,7 +74,9 @@ def scope_note(verdict: PairVerdict) -> str:
         return ""
     raters, prompts = plural(verdict.raters, "rater"), plural(verdict.prompts, "prompt")
     if verdict.outcome != "undecided":
-        return f"Speaks for raters like the {verdict.raters:,} who voted, and for prompts like these {verdict.prompts:,}."
+        return (
+            f"Speaks for raters like the {verdict.raters:,} who voted, and for prompts like these {verdict.prompts:,}."
+        )
     if verdict.for_these_raters != "undecided":
         alone = "the one rater who voted" if verdict.raters == 1 else f"the {verdict.raters:,} raters who voted"
         return f"Speaks for {alone} and no others."
@@ -88,17 +94,25 @@ def rank_note(verdict: PairVerdict, table: RatingTable) -> str:
         return f"{above.contestant} ranks higher over all opponents, yet loses the battles against {below.contestant}."
     if apart and verdict.outcome == "undecided":
         return (
-            "Their ranks are apart all the same: ranks describe the votes so far, at one look; a verdict must hold at every look and for "
-            "other raters and prompts, so it asks for more."
+            "Their ranks are apart all the same: ranks describe the votes so far, at one look; a verdict must hold at"
+            " every look and for other raters and prompts, so it asks for more."
         )
     if not apart and verdict.outcome != "undecided":
-        return "Their ranks overlap all the same: ranks are cautious about all pairs at once, the verdict is on these two."
+        return (
+            "Their ranks overlap all the same: ranks are cautious about all pairs at once, the verdict is on these two."
+        )
     return ""
 
 
 def _is_probable(verdict: PairVerdict, table: RatingTable) -> bool:
-    """Return whether votes of several raters and ratings point the same way, with a chance below one in ten of the other way round."""
-    if verdict.votes < FEWEST_VOTES or verdict.raters < 2 or not {verdict.first, verdict.second} <= set(table.contestants):
+    """Return whether votes of several raters and ratings point the same way, with a chance below one in ten of the
+    other way round.
+    """
+    if (
+        verdict.votes < FEWEST_VOTES
+        or verdict.raters < 2
+        or not {verdict.first, verdict.second} <= set(table.contestants)
+    ):
         return False
     gap = table.pair(verdict.first, verdict.second)
     return gap.p_value < PROBABLE and (gap.difference > 0) == (verdict.share.value > 0.5)
@@ -118,7 +132,11 @@ def _sentence(verdict: PairVerdict, *, is_probable: bool) -> str:
     if is_probable:
         lead = f"{leader} is probably better than {other}, {earned}"
     elif verdict.for_these_raters != "undecided":
-        who = "The one rater who voted prefers" if verdict.raters == 1 else f"The {verdict.raters:,} raters who voted prefer"
+        who = (
+            "The one rater who voted prefers"
+            if verdict.raters == 1
+            else f"The {verdict.raters:,} raters who voted prefer"
+        )
         lead = f"{who} {leader} to {other}, {earned}; others may not"
     else:
         lead = f"{leader} is ahead of {other} with {earned}, which may be chance"
@@ -143,7 +161,11 @@ def _missing(verdict: PairVerdict) -> str:
     if needed.votes > MANY_VOTES:
         return f"over {MANY_VOTES:,} more votes {at}, so treat them as equal"
     if not (needed.votes or needed.raters):
-        return "a gap that matters would probably have shown by now" if needed is not observed else f"a few more votes {at}"
+        return (
+            "a gap that matters would probably have shown by now"
+            if needed is not observed
+            else f"a few more votes {at}"
+        )
     return f"{_about(needed)} {at}"
 
 

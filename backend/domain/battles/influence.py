@@ -1,8 +1,10 @@
-"""Votes and raters that a ranking hangs on: the few whose removal changes first place, and the table without each rater.
+"""Votes and raters that a ranking hangs on: the few whose removal changes first place, and the table without each
+rater.
 
-The influence of a vote on a difference of two strengths is minus its score times the inverse Hessian; the votes with the largest influence
-are removed and the rest rated again, so that a reported change is one that happens. The search is greedy: fewer votes may do as well.
-Source: Broderick, Giordano and Meager (2020, arXiv 2011.14999); Huang et al. (2025, arXiv 2508.11847) for rankings.
+The influence of a vote on a difference of two strengths is minus its score times the inverse Hessian; the votes with
+the largest influence are removed and the rest rated again, so that a reported change is one that happens. The search is
+greedy: fewer votes may do as well. Source: Broderick, Giordano and Meager (2020, arXiv 2011.14999); Huang et al. (2025,
+arXiv 2508.11847) for rankings.
 """
 
 from __future__ import annotations
@@ -30,9 +32,11 @@ LARGEST_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """The smallest set found whose removal changes first place: `members` are votes (by position, from 0) or raters (by name).
+    """The smallest set found whose removal changes first place: `members` are votes (by position, from 0) or raters (by
+    name).
 
-    `new_first` leads once they are removed and the rest is rated again; `share` is the share of all votes that they cast.
+    `new_first` leads once they are removed and the rest is rated again; `share` is the share of all votes that they
+    cast.
     """
 
     members: tuple[int, ...] | tuple[str, ...]
@@ -44,7 +48,9 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class Fragility:
-    """The fewest votes and the fewest raters that decide first place; None where no set of at most half of the votes was found."""
+    """The fewest votes and the fewest raters that decide first place; None where no set of at most half of the votes
+    was found.
+    """
 
     votes: Removal | None
     raters: Removal | None
@@ -52,7 +58,9 @@ class Fragility:
 
 @dataclass(frozen=True, slots=True)
 class WithoutRater:
-    """The board without one rater: who leads, the largest change of a rating (Elo points) and whose, and how many ranks change."""
+    """The board without one rater: who leads, the largest change of a rating (Elo points) and whose, and how many ranks
+    change.
+    """
 
     rater: str
     num_votes: int
@@ -74,8 +82,12 @@ def first_place_fragility(votes: Iterable[VoteRecord] | VoteColumns, *, method: 
     )
 
 
-def without_each_rater(votes: Iterable[VoteRecord] | VoteColumns, *, method: Method = "bradley_terry") -> tuple[WithoutRater, ...]:
-    """Rate again without each rater, most influential first: of more than 100 raters those who change most by the first-order estimate."""
+def without_each_rater(
+    votes: Iterable[VoteRecord] | VoteColumns, *, method: Method = "bradley_terry"
+) -> tuple[WithoutRater, ...]:
+    """Rate again without each rater, most influential first: of more than 100 raters those who change most by the
+    first-order estimate.
+    """
     columns = votes if isinstance(votes, VoteColumns) else encode_votes(votes)
     if columns.num_raters < 2:
         return ()
@@ -86,7 +98,9 @@ def without_each_rater(votes: Iterable[VoteRecord] | VoteColumns, *, method: Met
     scores = scores_of(fit, board.cells, columns)
     table = np.zeros((columns.num_raters, size))
     for side, sign in ((columns.a, 1.0), (columns.b, -1.0)):
-        table += sign * np.bincount(columns.rater * size + side, scores.gap, columns.num_raters * size).reshape(-1, size)
+        table += sign * np.bincount(columns.rater * size + side, scores.gap, columns.num_raters * size).reshape(
+            -1, size
+        )
     estimate = np.abs(table @ fit.inverse_hessian[:size, :size]).max(1)
     sizes = np.bincount(columns.rater, minlength=columns.num_raters)
     rows = []
@@ -94,7 +108,9 @@ def without_each_rater(votes: Iterable[VoteRecord] | VoteColumns, *, method: Met
         cells = board.without(columns.rater == rater)
         rated = np.flatnonzero(np.bincount(np.concatenate([cells.a, cells.b]), minlength=size))
         again = board.fit(cells)
-        changes = ELO_PER_UNIT * (again.theta[rated] - again.theta[rated].mean() - fit.theta[rated] + fit.theta[rated].mean())
+        changes = ELO_PER_UNIT * (
+            again.theta[rated] - again.theta[rated].mean() - fit.theta[rated] + fit.theta[rated].mean()
+        )
         largest = int(np.abs(changes).argmax())
         before = [code for code in order if code in set(rated.tolist())]
         after = [code for code in order_of(again, names) if code in set(rated.tolist())]
@@ -172,7 +188,9 @@ def _removal(board: _Board, codes: IntArray, count: int, *, names: tuple[str, ..
 
 
 def _fewest(board: _Board, codes: IntArray, ranked: IntArray, *, start: int, first: int) -> tuple[IntArray, int] | None:
-    """Remove the most influential members until first place changes: their number by the sum of influences, then by rating again."""
+    """Remove the most influential members until first place changes: their number by the sum of influences, then by
+    rating again.
+    """
 
     def leader(number: int) -> int:
         removed = np.zeros(int(codes.max()) + 1, dtype=np.bool_)

@@ -1,4 +1,6 @@
-"""Intervals of ratings: standard errors of strengths and differences, and rank ranges that hold for all pairs at once."""
+"""Intervals of ratings: standard errors of strengths and differences, and rank ranges that hold for all pairs at
+once.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,14 @@ EMPTY = 1e-9
 
 
 def floored(fit: Fit, spread: Covariance, *, anchor_at: int | None) -> tuple[Spread, Spread, bool]:
-    """Return the spread of all differences and of each rating; where the sandwich is empty (only ties), the model's, and True."""
+    """Return the spread of all differences and of each rating; where the sandwich is empty (only ties), the model's,
+    and True.
+    """
     size = len(fit.theta)
-    model_gaps, model_own = gap_variances(fit.inverse_hessian, size), own_variances(fit.inverse_hessian, size, anchor_at)
+    model_gaps, model_own = (
+        gap_variances(fit.inverse_hessian, size),
+        own_variances(fit.inverse_hessian, size, anchor_at),
+    )
     empty_gaps, empty_own = spread.gaps.variance < EMPTY * model_gaps, spread.own.variance < EMPTY * model_own
     gaps = Spread(np.where(empty_gaps, model_gaps, spread.gaps.variance), spread.gaps.df)
     own = Spread(np.where(empty_own, model_own, spread.own.variance), spread.own.df)
@@ -29,8 +36,9 @@ def floored(fit: Fit, spread: Covariance, *, anchor_at: int | None) -> tuple[Spr
 def rank_ranges(fit: Fit, spread: Covariance, gaps: Spread, options: RatingOptions) -> IntArray:
     """Best and worst rank of each contestant from simultaneous intervals of all differences (max-t).
 
-    The critical value is a quantile of the simulated largest |t| at the pairs' median degrees of freedom; each pair gets Student's t at
-    the same error rate with its own. Source: Hothorn, Bretz and Westfall (2008), Biometrical Journal 50.
+    The critical value is a quantile of the simulated largest |t| at the pairs' median degrees of freedom; each pair
+    gets Student's t at the same error rate with its own. Source: Hothorn, Bretz and Westfall (2008), Biometrical
+    Journal 50.
     """
     size = len(fit.theta)
     rows, columns = np.triu_indices(size, 1)

@@ -1,10 +1,12 @@
-"""Three models of one vote between two contestants a `gap` apart on the natural scale: likelihood, score and information.
+"""Three models of one vote between two contestants a `gap` apart on the natural scale: likelihood, score and
+information.
 
-    bradley_terry  P(a) = 1 / (1 + exp(-gap)); a tie counts as half a win for each (a quasi-likelihood: the model has no ties)
-    davidson       P(a) : P(tie) : P(b) = exp(gap / 2) : nu : exp(-gap / 2), tie parameter log nu
-    rao_kupper     P(a) = 1 / (1 + exp(eta - gap)), P(b) = 1 / (1 + exp(eta + gap)), else a tie; tie parameter eta > 0
+    bradley_terry  P(a) = 1 / (1 + exp(-gap)); a tie counts as half a win for each (a quasi-likelihood: the model has no
+    ties) davidson       P(a) : P(tie) : P(b) = exp(gap / 2) : nu : exp(-gap / 2), tie parameter log nu rao_kupper
+    P(a) = 1 / (1 + exp(eta - gap)), P(b) = 1 / (1 + exp(eta + gap)), else a tie; tie parameter eta > 0
 
-All are concave in gap and tie parameter. Sources: Bradley and Terry (1952); Davidson (1970), JASA 65; Rao and Kupper (1967), JASA 62.
+All are concave in gap and tie parameter. Sources: Bradley and Terry (1952); Davidson (1970), JASA 65; Rao and Kupper
+(1967), JASA 62.
 """
 
 from __future__ import annotations
@@ -76,7 +78,9 @@ def _rao_kupper(gap: FloatArray, outcome: IntArray, *, eta: float) -> Terms:
     spread_a, spread_b = has_a * miss_a * (1 - miss_a), has_b * miss_b * (1 - miss_b)
     odds = -np.expm1(-2 * eta)  # 1 - exp(-2 eta): log(exp(2 eta) - 1) = 2 eta + log(odds)
     return Terms(
-        value=-has_a * np.logaddexp(0.0, eta - gap) - has_b * np.logaddexp(0.0, eta + gap) + is_tie * (2 * eta + np.log(odds)),
+        value=-has_a * np.logaddexp(0.0, eta - gap)
+        - has_b * np.logaddexp(0.0, eta + gap)
+        + is_tie * (2 * eta + np.log(odds)),
         gap=has_a * miss_a - has_b * miss_b,
         gap_gap=spread_a + spread_b,
         tie=-has_a * miss_a - has_b * miss_b + is_tie * 2 / odds,

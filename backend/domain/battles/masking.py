@@ -1,7 +1,7 @@
 """Mask a model's self-identification in an answer before a rater sees it. Pure, no I/O.
 
-A distinctive name, such as `story-12M` or `PaLM`, is masked wherever it stands alone. A plain word, such as `palm`, is masked only where
-the text identifies its author by it ("As Palm, I ...", "I am Palm"), so that a palm tree stays one.
+A distinctive name, such as `story-12M` or `PaLM`, is masked wherever it stands alone. A plain word, such as `palm`, is
+masked only where the text identifies its author by it ("As Palm, I ...", "I am Palm"), so that a palm tree stays one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Masker:
     def mask(self, text: str) -> str:
         """Return the text without the names."""
         folded = text.casefold()
-        names = tuple(name for first, name in self._names if first in folded)  # most answers hold none, and a plain search is fast
+        names = tuple(
+            name for first, name in self._names if first in folded
+        )  # most answers hold none, and a plain search is fast
         if not names:
             return text
         anywhere, identified, speaker = _patterns(names)
@@ -59,7 +61,9 @@ def _hide(match: re.Match[str]) -> str:
 
 
 def _pattern(name: str) -> str:
-    """Match a distinctive name alone; in any case if it holds a digit, a sign or several words, else as it is written."""
+    """Match a distinctive name alone; in any case if it holds a digit, a sign or several words, else as it is
+    written.
+    """
     flag = "(?i:{})" if _IS_DISTINCTIVE.search(name) else "{}"
     return rf"(?<!\w){flag.format(_words(name))}(?!\w)"
 

@@ -21,10 +21,13 @@ class RatingOptions(BaseModel):
 
     method: Method = Field(
         default="bradley_terry",
-        description="Bradley-Terry gives half credit for a tie; Davidson and Rao-Kupper model ties, on scales of their own.",
+        description=(
+            "Bradley-Terry gives half credit for a tie; Davidson and Rao-Kupper model ties, on scales of their own."
+        ),
     )
     cluster_by: ClusterBy = Field(
-        default="two_way", description="Votes that depend on each other: on the same prompt, by the same rater, or both."
+        default="two_way",
+        description="Votes that depend on each other: on the same prompt, by the same rater, or both.",
     )
     control: tuple[Control, ...] = Field(
         default=(), description="Features of the answers to hold equal: length; style is headers, lists and bold."
@@ -32,7 +35,9 @@ class RatingOptions(BaseModel):
     reweight: bool = Field(default=False, description="Weight votes as if each pair had been drawn equally often.")
     category: str | None = Field(default=None, description="Only votes on prompts of this category.")
     level: float = Field(default=0.95, gt=0.0, lt=1.0, description="Level of the intervals.")
-    anchor: str | None = Field(default=None, description="Fix this contestant at the anchor rating; without an anchor the mean is fixed.")
+    anchor: str | None = Field(
+        default=None, description="Fix this contestant at the anchor rating; without an anchor the mean is fixed."
+    )
     anchor_rating: float = Field(default=1000.0, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, description="Seed of the draws behind the rank ranges.")
     num_draws: int = Field(default=2000, ge=10, le=100_000, description="Draws behind the rank ranges.")
@@ -48,4 +53,6 @@ class RatingOptions(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise InvalidInput(validation_message(error, cls), remedy="Change the option.", field=field_at_fault(error)) from error
+            raise InvalidInput(
+                validation_message(error, cls), remedy="Change the option.", field=field_at_fault(error)
+            ) from error

@@ -1,8 +1,8 @@
 """Value of one more vote on each pair. Pure, no I/O.
 
-Active sampling after Chiang et al. 2024 (arXiv 2403.04132, section 5): a pair's weight is the expected reduction, by one more vote, of the
-variances of the rating differences that are still undecided. Weights are above zero, and the probability of every draw is logged, because
-it can't be reconstructed.
+Active sampling after Chiang et al. 2024 (arXiv 2403.04132, section 5): a pair's weight is the expected reduction, by
+one more vote, of the variances of the rating differences that are still undecided. Weights are above zero, and the
+probability of every draw is logged, because it can't be reconstructed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ LEAST_WEIGHT = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class PairCount:
-    """Votes of a pair, in the order of its names: wins of the first, of the second, everything else; and battles that are open now."""
+    """Votes of a pair, in the order of its names: wins of the first, of the second, everything else; and battles that
+    are open now.
+    """
 
     first: int = 0
     second: int = 0
@@ -53,11 +55,13 @@ def all_pairs(contestants: Iterable[str]) -> list[Pair]:
 
 
 def information_weights(contestants: Sequence[str], counts: Mapping[Pair, PairCount]) -> dict[Pair, float]:
-    """Return for each pair of contestants the expected reduction of the undecided differences' variances by one more vote.
+    """Return for each pair of contestants the expected reduction of the undecided differences' variances by one more
+    vote.
 
-    The ratings' covariance V is the inverse of the Bradley-Terry information with a normal prior; open battles count as votes to come. One
-    vote on (i, j) with win probability p adds h = p(1 - p) in the direction i - j, and takes h c^2 / (1 + h v) off the variance of any
-    difference whose covariance with that of i and j is c, where v is the variance of the latter (Sherman and Morrison 1950).
+    The ratings' covariance V is the inverse of the Bradley-Terry information with a normal prior; open battles count as
+    votes to come. One vote on (i, j) with win probability p adds h = p(1 - p) in the direction i - j, and takes h c^2 /
+    (1 + h v) off the variance of any difference whose covariance with that of i and j is c, where v is the variance of
+    the latter (Sherman and Morrison 1950).
     """
     names = sorted(contestants)
     pairs = all_pairs(names)
@@ -74,7 +78,12 @@ def information_weights(contestants: Sequence[str], counts: Mapping[Pair, PairCo
     win = 1 / (1 + np.exp(-(theta[first] - theta[second])))
     spread = win * (1 - win)
     covariance = np.linalg.inv(_information(first, second, (votes + pending) * spread, len(names)))
-    differences = covariance[first][:, first] + covariance[second][:, second] - covariance[first][:, second] - covariance[second][:, first]
+    differences = (
+        covariance[first][:, first]
+        + covariance[second][:, second]
+        - covariance[first][:, second]
+        - covariance[second][:, first]
+    )
     variance = np.diag(differences)
     undecided = np.abs(theta[first] - theta[second]) < CLEAR * np.sqrt(variance)
     if not undecided.any():
@@ -83,7 +92,9 @@ def information_weights(contestants: Sequence[str], counts: Mapping[Pair, PairCo
     return {pair: max(float(gain), LEAST_WEIGHT) for pair, gain in zip(pairs, gains, strict=True)}
 
 
-def _fit(first: NDArray[np.int64], second: NDArray[np.int64], votes: FloatArray, points: FloatArray, size: int) -> FloatArray:
+def _fit(
+    first: NDArray[np.int64], second: NDArray[np.int64], votes: FloatArray, points: FloatArray, size: int
+) -> FloatArray:
     """Return the posterior mode of the ratings by Newton's method."""
     theta = np.zeros(size)
     for _ in range(NEWTON_STEPS):

@@ -1,5 +1,5 @@
-"""The battles that a campaign can serve, in memory: answers, votes and open battles counted incrementally, and the draw of the next one.
-Pure, no I/O; the database decides whether a drawn battle may be stored.
+"""The battles that a campaign can serve, in memory: answers, votes and open battles counted incrementally, and the draw
+of the next one. Pure, no I/O; the database decides whether a drawn battle may be stored.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A battle to serve: answers on side a and side b. `probability` is that of the prompt and pair; each order of sides has half."""
+    """A battle to serve: answers on side a and side b. `probability` is that of the prompt and pair; each order of
+    sides has half.
+    """
 
     prompt: str
     pair: Pair
@@ -86,7 +88,11 @@ class BattlePool:
         if contestant in answers:
             answers[contestant].append(answer)
             same = {pair_of(contestant, rival) for rival in answers if rival != contestant}
-            self._same -= {(prompt, pair) for pair in same if any(a.digest != answer.digest for name in pair for a in answers[name])}
+            self._same -= {
+                (prompt, pair)
+                for pair in same
+                if any(a.digest != answer.digest for name in pair for a in answers[name])
+            }
             return
         rivals = [contestant] if self.config.is_single else list(answers)
         for rival in rivals:
@@ -139,9 +145,9 @@ class BattlePool:
     def draw(self, done: Collection[Item], *, rng: Random) -> Draw | None:
         """Draw a battle for a rater who has met the prompts and pairs in `done`; None if nothing is left.
 
-        With chance 1 - epsilon: a prompt and pair that waits for its further raters, else a pair by its weight and its prompt with the
-        fewest votes, of these one that the rater did not meet with another pair: raters and prompts cross. With chance epsilon:
-        uniformly among all.
+        With chance 1 - epsilon: a prompt and pair that waits for its further raters, else a pair by its weight and its
+        prompt with the fewest votes, of these one that the rater did not meet with another pair: raters and prompts
+        cross. With chance epsilon: uniformly among all.
         """
         left = self._left(done)
         if not left:
@@ -195,7 +201,9 @@ class BattlePool:
             return dict.fromkeys(left, 1.0)
         if not self._weights or self._changes > REWEIGH_SHARE * self._counted:
             contestants = {name for pair in self.prompts for name in pair}
-            counts = {pair: PairCount(t["first"], t["second"], t["half"], t["open"]) for pair, t in self._tallies.items()}
+            counts = {
+                pair: PairCount(t["first"], t["second"], t["half"], t["open"]) for pair, t in self._tallies.items()
+            }
             self._weights, self._changes = information_weights(sorted(contestants), counts), 0
         return {pair: self._weights[pair] for pair in left}
 
@@ -220,7 +228,9 @@ class BattlePool:
             self._pending.discard(battle.item)
 
     def _overlaps(self, item: Item) -> bool:
-        """Return whether an item is among the share that several raters judge: fixed by the seed, alike in every process."""
+        """Return whether an item is among the share that several raters judge: fixed by the seed, alike in every
+        process.
+        """
         digest = hashlib.sha256(f"{self.config.seed}:{item[0]}:{item[1][0]}:{item[1][1]}".encode()).digest()
         return int.from_bytes(digest[:4], "big") < self.config.overlap_share * 2**32
 

@@ -1,4 +1,5 @@
-"""The result of a rating: a leaderboard with intervals, differences of pairs, the win matrix, and how far the method decides the order.
+"""The result of a rating: a leaderboard with intervals, differences of pairs, the win matrix, and how far the method
+decides the order.
 
 Compare two contestants by `RatingTable.pair`, never by overlapping intervals.
 """
@@ -27,7 +28,8 @@ ELO_PER_UNIT = 400 / math.log(10)
 class Rating:
     """One contestant's row. Ranks are the best and worst rank consistent with the votes, simultaneous over all pairs.
 
-    `df` are the degrees of freedom of the interval; `uncontrolled` is the rating without control of length and style, None without control.
+    `df` are the degrees of freedom of the interval; `uncontrolled` is the rating without control of length and style,
+    None without control.
     """
 
     contestant: str
@@ -53,8 +55,8 @@ class Rating:
 
 @dataclass(frozen=True, slots=True)
 class PairDifference:
-    """First minus second in Elo points, fitted over all votes; `share` is the win share that the ratings predict, ties as half. `votes` met
-    directly.
+    """First minus second in Elo points, fitted over all votes; `share` is the win share that the ratings predict, ties
+    as half. `votes` met directly.
     """
 
     first: str
@@ -82,11 +84,12 @@ class RankChange:
 
 @dataclass(frozen=True, slots=True)
 class MethodFit:
-    """One method's fit of the same votes. `log_likelihood` is of the three outcomes (win, tie, loss) under each method, so that methods
-    compare; Bradley-Terry, which has no ties, is given a constant chance of a tie and odds of the decisive votes in proportion to its gaps.
+    """One method's fit of the same votes. `log_likelihood` is of the three outcomes (win, tie, loss) under each method,
+    so that methods compare; Bradley-Terry, which has no ties, is given a constant chance of a tie and odds of the
+    decisive votes in proportion to its gaps.
 
-    `tie_parameter`: nu of Davidson, eta of Rao-Kupper, the share of ties with Bradley-Terry. `kendall_tau` compares its order with that of
-    the table (1: the same), `rank_changes` lists who stands elsewhere.
+    `tie_parameter`: nu of Davidson, eta of Rao-Kupper, the share of ties with Bradley-Terry. `kendall_tau` compares its
+    order with that of the table (1: the same), `rank_changes` lists who stands elsewhere.
     """
 
     method: Method
@@ -99,7 +102,9 @@ class MethodFit:
 
 @dataclass(frozen=True, slots=True)
 class ControlEffect:
-    """Effect of a feature of the answers beside their quality: Elo points per standard deviation of its relative difference."""
+    """Effect of a feature of the answers beside their quality: Elo points per standard deviation of its relative
+    difference.
+    """
 
     feature: str
     effect: Estimate
@@ -108,7 +113,9 @@ class ControlEffect:
 
 @dataclass(frozen=True, slots=True)
 class WinMatrix:
-    """Raw counts in the order of the table: `wins[i][j]` votes preferred i to j; `ties` and `both_bad` are symmetric."""
+    """Raw counts in the order of the table: `wins[i][j]` votes preferred i to j; `ties` and `both_bad` are
+    symmetric.
+    """
 
     contestants: tuple[str, ...]
     wins: tuple[tuple[int, ...], ...]
@@ -128,9 +135,11 @@ class WinMatrix:
 
 @dataclass(frozen=True)
 class RatingTable:
-    """A leaderboard, best first. `notes` must be shown with it: on regularised ratings, few clusters and intervals that may not hold.
+    """A leaderboard, best first. `notes` must be shown with it: on regularised ratings, few clusters and intervals that
+    may not hold.
 
-    `log_likelihood` is the maximum that the method reached, with half credit for ties under Bradley-Terry; `fits` compares the methods.
+    `log_likelihood` is the maximum that the method reached, with half credit for ties under Bradley-Terry; `fits`
+    compares the methods.
     """
 
     ratings: tuple[Rating, ...]
@@ -166,10 +175,14 @@ class RatingTable:
         return self.ratings[self._row(contestant)]
 
     def pair(self, first: str, second: str) -> PairDifference:
-        """Compare two contestants: difference with its own interval and p value (not adjusted for looking at many pairs)."""
+        """Compare two contestants: difference with its own interval and p value (not adjusted for looking at many
+        pairs).
+        """
         row, column = self._row(first), self._row(second)
         if row == column:
-            raise InvalidInput(f"{first!r} can't be compared with itself.", remedy="Choose two contestants.", field="second")
+            raise InvalidInput(
+                f"{first!r} can't be compared with itself.", remedy="Choose two contestants.", field="second"
+            )
         gap, error, df = (float(table[row, column]) for table in (self._gaps, self._gap_errors, self._gap_df))
         margin = student_quantile(self.level, df=df) * error
         return PairDifference(
@@ -198,7 +211,9 @@ class RatingTable:
     def _row(self, contestant: str) -> int:
         if contestant not in self.contestants:
             raise InvalidInput(
-                f"No vote names the contestant {contestant!r}.", remedy=f"Choose one of {', '.join(self.contestants)}.", field="contestant"
+                f"No vote names the contestant {contestant!r}.",
+                remedy=f"Choose one of {', '.join(self.contestants)}.",
+                field="contestant",
             )
         return self.contestants.index(contestant)
 
@@ -224,9 +239,9 @@ def share_of_gap(elo: float, *, method: Method, tie_parameter: float | None) -> 
 def count_wins(columns: VoteColumns, order: Sequence[int]) -> WinMatrix:
     """Count votes by pair and label, contestants in this order."""
     size = len(order)
-    by_label = np.bincount((columns.label * size + columns.a) * size + columns.b, minlength=len(LABELS) * size * size).reshape(
-        len(LABELS), size, size
-    )
+    by_label = np.bincount(
+        (columns.label * size + columns.a) * size + columns.b, minlength=len(LABELS) * size * size
+    ).reshape(len(LABELS), size, size)
     tables = {label: by_label[code] for code, label in enumerate(LABELS)}
     wins = tables[Label.A] + tables[Label.B].T
     ties, both_bad = (tables[label] + tables[label].T for label in (Label.TIE, Label.BOTH_BAD))
@@ -234,4 +249,6 @@ def count_wins(columns: VoteColumns, order: Sequence[int]) -> WinMatrix:
     def ordered(table: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(int(cell) for cell in row) for row in table[np.ix_(order, order)])
 
-    return WinMatrix(tuple(columns.contestants[place] for place in order), ordered(wins), ordered(ties), ordered(both_bad))
+    return WinMatrix(
+        tuple(columns.contestants[place] for place in order), ordered(wins), ordered(ties), ordered(both_bad)
+    )

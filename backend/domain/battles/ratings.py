@@ -1,7 +1,9 @@
-"""Ratings from votes: strengths on the Elo-like scale, with intervals that account for correlated votes on a prompt and by a rater.
+"""Ratings from votes: strengths on the Elo-like scale, with intervals that account for correlated votes on a prompt and
+by a rater.
 
-Half credit for a tie and for "both bad" (which keeps its own count), or a model of ties. Intervals are clustered by prompt and rater unless
-asked otherwise: on a fixed set of prompts an interval that ignores this is about 1.6 times too narrow.
+Half credit for a tie and for "both bad" (which keeps its own count), or a model of ties. Intervals are clustered by
+prompt and rater unless asked otherwise: on a fixed set of prompts an interval that ignores this is about 1.6 times too
+narrow.
 """
 
 from __future__ import annotations
@@ -13,9 +15,32 @@ from dataclasses import dataclass
 import numpy as np
 
 from backend.domain.battles.adjustments import CONTROL_PENALTY, ControlColumns, control_columns, pair_weights
-from backend.domain.battles.bradley_terry import Cells, Fit, maximise, strong_components, sum_votes, weak_components, with_side
-from backend.domain.battles.clusters import ClusterBy, Grouping, Scores, contrast_spread, covariance, groupings, scores_of
-from backend.domain.battles.comparisons import PRIOR_SD, FitOutcome, compare_methods, fit_method, order_of, tie_parameter
+from backend.domain.battles.bradley_terry import (
+    Cells,
+    Fit,
+    maximise,
+    strong_components,
+    sum_votes,
+    weak_components,
+    with_side,
+)
+from backend.domain.battles.clusters import (
+    ClusterBy,
+    Grouping,
+    Scores,
+    contrast_spread,
+    covariance,
+    groupings,
+    scores_of,
+)
+from backend.domain.battles.comparisons import (
+    PRIOR_SD,
+    FitOutcome,
+    compare_methods,
+    fit_method,
+    order_of,
+    tie_parameter,
+)
 from backend.domain.battles.intervals import EMPTY, floored, rank_ranges
 from backend.domain.battles.likelihoods import LOSS, METHOD_NAMES, WIN, FloatArray, IntArray, Method
 from backend.domain.battles.options import Control, RatingOptions
@@ -50,7 +75,9 @@ __all__ = [
 ]
 
 TESTED = {"prompt": 8, "rater": 3}
-"""Fewest prompts and raters for which the coverage of the intervals was simulated; `docs/benchmarks/ratings.md` has the table."""
+"""Fewest prompts and raters for which the coverage of the intervals was simulated; `docs/benchmarks/ratings.md` has the
+table.
+"""
 MOST_SHARE = 0.5
 """Share of the votes of one prompt or rater from which the table names it."""
 FEW = 12
@@ -103,8 +130,8 @@ def fit_ratings(
 ) -> RatingTable:
     """Rate every contestant that the votes name; `RatingOptions` explains the options.
 
-    Raises InvalidInput for no votes, an unknown label, anchor, category or option, and for a control whose features no vote has. A million
-    votes on 200 contestants take about a second once they are `VoteColumns`.
+    Raises InvalidInput for no votes, an unknown label, anchor, category or option, and for a control whose features no
+    vote has. A million votes on 200 contestants take about a second once they are `VoteColumns`.
 
     >>> table = fit_ratings([VoteRecord("p1", "ann", "x", "y", "A"), VoteRecord("p2", "ann", "y", "x", "TIE")])
     >>> table.contestants
@@ -130,7 +157,9 @@ def rate(columns: VoteColumns, options: RatingOptions) -> RatingTable:
     columns = of_category(columns, options.category)
     if not len(columns):
         raise InvalidInput(
-            "There are no votes to rate.", remedy="Cast votes on battles between at least two contestants first.", field="votes"
+            "There are no votes to rate.",
+            remedy="Cast votes on battles between at least two contestants first.",
+            field="votes",
         )
     anchor_at = _anchor_code(options.anchor, columns)
     model = _prepare(columns, options)
@@ -143,7 +172,10 @@ def rate(columns: VoteColumns, options: RatingOptions) -> RatingTable:
     notes = [outcome.note] if outcome.note else []
     notes += model.notes
     if is_floored:
-        notes.append("Some votes never differ or are too few to show their spread; there the intervals rest on the number of votes alone.")
+        notes.append(
+            "Some votes never differ or are too few to show their spread; there the intervals rest on the number of"
+            " votes alone."
+        )
     bias = _position_bias(model, fit, level=options.level)
     if bias is None:
         notes.append("These votes can't determine the advantage of a side.")
@@ -167,7 +199,9 @@ def rate(columns: VoteColumns, options: RatingOptions) -> RatingTable:
         wins=wins,
         position_bias=bias,
         controls=_control_effects(model, fit, scores, level=options.level),
-        fits=compare_methods(outcome, model.cells, columns.contestants, penalty=model.penalty, connection_note=unbounded),
+        fits=compare_methods(
+            outcome, model.cells, columns.contestants, penalty=model.penalty, connection_note=unbounded
+        ),
         log_likelihood=fit.log_likelihood,
         tie_parameter=None if options.method == "bradley_terry" else tie_parameter(fit, model.cells),
         method=name,
@@ -183,11 +217,15 @@ def rate(columns: VoteColumns, options: RatingOptions) -> RatingTable:
     )
 
 
-def ratings_by_category(votes: Iterable[VoteRecord] | VoteColumns, options: RatingOptions | None = None) -> dict[str, RatingTable]:
+def ratings_by_category(
+    votes: Iterable[VoteRecord] | VoteColumns, options: RatingOptions | None = None
+) -> dict[str, RatingTable]:
     """Rate each category of prompts by its own votes, by name; votes without a category are left out."""
     columns = votes if isinstance(votes, VoteColumns) else encode_votes(votes)
     chosen = options or RatingOptions()
-    return {name: rate(columns, chosen.model_copy(update={"category": name})) for name in sorted(columns.categories) if name}
+    return {
+        name: rate(columns, chosen.model_copy(update={"category": name})) for name in sorted(columns.categories) if name
+    }
 
 
 def of_category(columns: VoteColumns, category: str | None) -> VoteColumns:
@@ -219,7 +257,9 @@ def _anchor_code(anchor: str | None, columns: VoteColumns) -> int | None:
         return None
     if anchor not in columns.contestants:
         raise InvalidInput(
-            f"The anchor {anchor!r} has no votes.", remedy=f"Choose one of {', '.join(columns.contestants)}.", field="anchor"
+            f"The anchor {anchor!r} has no votes.",
+            remedy=f"Choose one of {', '.join(columns.contestants)}.",
+            field="anchor",
         )
     return columns.contestants.index(anchor)
 
@@ -248,7 +288,8 @@ def _choose_clusters(columns: VoteColumns, cluster_by: ClusterBy) -> tuple[Clust
         sizes = f"{counts['prompt']} prompts and {counts['rater']} raters"
         notes.append(f"With {sizes} intervals are a little too wide: 97 to 98 of 100 hold.")
     notes += [
-        f"Votes {'on one prompt' if way == 'prompt' else 'by one rater'} are treated as independent: intervals may be too narrow."
+        f"Votes {'on one prompt' if way == 'prompt' else 'by one rater'} are treated as independent: intervals may be"
+        " too narrow."
         for way in counts
         if way not in ways and counts[way] >= 2
     ]
@@ -269,11 +310,20 @@ def connection_note(cells: Cells, contestants: tuple[str, ...]) -> str:
     if weak.max() > 0:
         apart = [contestants[code] for code in np.flatnonzero(weak != np.bincount(weak).argmax())]
         return f"{_list(apart)} never met the rest, even through others, so the gap between them is the prior's. {tail}"
-    earned = np.isin(np.arange(cells.size), np.concatenate([cells.a[cells.outcome != LOSS], cells.b[cells.outcome != WIN]]))
-    lost = np.isin(np.arange(cells.size), np.concatenate([cells.a[cells.outcome != WIN], cells.b[cells.outcome != LOSS]]))
+    earned = np.isin(
+        np.arange(cells.size), np.concatenate([cells.a[cells.outcome != LOSS], cells.b[cells.outcome != WIN]])
+    )
+    lost = np.isin(
+        np.arange(cells.size), np.concatenate([cells.a[cells.outcome != WIN], cells.b[cells.outcome != LOSS]])
+    )
     unbeaten, winless = ([contestants[code] for code in np.flatnonzero(~flags)] for flags in (lost, earned))
-    causes = ([f"{_list(unbeaten)} lost no vote"] if unbeaten else []) + ([f"{_list(winless)} won no vote"] if winless else [])
-    return f"{' and '.join(causes) or 'One group won every vote against the others'}, so the votes set no bound to the gap. {tail}"
+    causes = ([f"{_list(unbeaten)} lost no vote"] if unbeaten else []) + (
+        [f"{_list(winless)} won no vote"] if winless else []
+    )
+    return (
+        f"{' and '.join(causes) or 'One group won every vote against the others'}, so the votes set no bound to the"
+        f" gap. {tail}"
+    )
 
 
 def _list(names: list[str]) -> str:
@@ -316,10 +366,14 @@ def _effect(fit: Fit, scores: Scores, model: _Model, *, number: int, level: floa
 
 def _scale(theta: FloatArray, options: RatingOptions, anchor_at: int | None) -> FloatArray:
     """Return ratings: the anchor's (or else the mean, 1000) fixed."""
-    return ELO_PER_UNIT * theta + (1000.0 if anchor_at is None else options.anchor_rating - ELO_PER_UNIT * theta[anchor_at])
+    return ELO_PER_UNIT * theta + (
+        1000.0 if anchor_at is None else options.anchor_rating - ELO_PER_UNIT * theta[anchor_at]
+    )
 
 
-def _uncontrolled(model: _Model, outcome: FitOutcome, options: RatingOptions, anchor_at: int | None) -> FloatArray | None:
+def _uncontrolled(
+    model: _Model, outcome: FitOutcome, options: RatingOptions, anchor_at: int | None
+) -> FloatArray | None:
     if model.controls is None:
         return None
     cells = sum_votes(model.columns, weights=model.weights)

@@ -1,10 +1,10 @@
 """Verdict on a pair's votes: better, worse or undecided, and the votes still needed.
 
-Votes are inspected while they arrive, so decision and interval stay valid at any stopping time; an ordinary test, repeated after every
-vote, declares a false winner in half of all campaigns. A verdict asks for evidence over prompts (`evidence`) and over raters
-(`rater_evidence`): ten raters on one prompt are evidence about one prompt, and a hundred prompts judged by one rater are evidence about
-one rater. What prompts alone say holds for the raters who voted. Votes must come in the order in which they were cast, and equal prompts
-must have equal names.
+Votes are inspected while they arrive, so decision and interval stay valid at any stopping time; an ordinary test,
+repeated after every vote, declares a false winner in half of all campaigns. A verdict asks for evidence over prompts
+(`evidence`) and over raters (`rater_evidence`): ten raters on one prompt are evidence about one prompt, and a hundred
+prompts judged by one rater are evidence about one rater. What prompts alone say holds for the raters who voted. Votes
+must come in the order in which they were cast, and equal prompts must have equal names.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ Outcome = Literal["better", "worse", "undecided"]
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """Votes, new prompts and new raters on top of what was cast, to settle a true gap of `gap_elo` with a chance of 80 %."""
+    """Votes, new prompts and new raters on top of what was cast, to settle a true gap of `gap_elo` with a chance of 80
+    %.
+    """
 
     gap_elo: float
     votes: int
@@ -53,14 +55,15 @@ class Needed:
 class PairVerdict:
     """Verdict on `first` against `second`.
 
-    `outcome` holds for raters like those who voted and prompts like these: `e_value` (over prompts) and `rater_e_value` (over raters) both
-    reach `threshold` = num_pairs / alpha, for the same side. `for_these_raters` is what prompts alone say, of the raters who voted.
-    `share` is what first earned of the votes (half for ties and both bad); its interval is a confidence sequence of the average prompt at
-    `level` = 1 - alpha / num_pairs, valid at any stopping time, for these raters; it excludes 1/2 where `e_value` reaches the threshold.
-    `prompts_won` and `prompts_lost` are first's; prompts that came out even count in `prompts` alone. `ties` include the `identical`
-    answers. `needed` is for a true gap of `smallest_gap_elo`, `needed_at_gap` for the observed one (None where votes are even); all 0 once
-    decided. `needs_prompts` says that more raters on the same prompts can't settle it. `seconds_needed` is rating time, None without a
-    pace. `rests_on` is the rater without whose votes it would be undecided.
+    `outcome` holds for raters like those who voted and prompts like these: `e_value` (over prompts) and `rater_e_value`
+    (over raters) both reach `threshold` = num_pairs / alpha, for the same side. `for_these_raters` is what prompts
+    alone say, of the raters who voted. `share` is what first earned of the votes (half for ties and both bad); its
+    interval is a confidence sequence of the average prompt at `level` = 1 - alpha / num_pairs, valid at any stopping
+    time, for these raters; it excludes 1/2 where `e_value` reaches the threshold. `prompts_won` and `prompts_lost` are
+    first's; prompts that came out even count in `prompts` alone. `ties` include the `identical` answers. `needed` is
+    for a true gap of `smallest_gap_elo`, `needed_at_gap` for the observed one (None where votes are even); all 0 once
+    decided. `needs_prompts` says that more raters on the same prompts can't settle it. `seconds_needed` is rating time,
+    None without a pace. `rests_on` is the rater without whose votes it would be undecided.
     """
 
     first: str
@@ -125,8 +128,9 @@ def pair_verdict(
 ) -> PairVerdict:
     """Judge `first` against `second` from the votes on battles between the two; other votes are ignored.
 
-    `smallest_gap_elo`: the smallest gap worth acting on (never the observed one). `num_pairs` pairs judged at once share `alpha`
-    (Bonferroni). Raises InvalidInput for an unknown label, equal names, a gap or alpha that is out of range.
+    `smallest_gap_elo`: the smallest gap worth acting on (never the observed one). `num_pairs` pairs judged at once
+    share `alpha` (Bonferroni). Raises InvalidInput for an unknown label, equal names, a gap or alpha that is out of
+    range.
     """
     pair = pair_votes(votes, first, second)
     return judge_pair(
@@ -154,7 +158,9 @@ def judge_pair(
     if not 0 < alpha < 1:
         raise InvalidInput(f"alpha {alpha} must lie between 0 and 1.", remedy="Use 0.05.", field="alpha")
     if num_pairs < 1:
-        raise InvalidInput(f"{num_pairs} pairs can't share an error.", remedy="Count the pairs judged at once.", field="num_pairs")
+        raise InvalidInput(
+            f"{num_pairs} pairs can't share an error.", remedy="Count the pairs judged at once.", field="num_pairs"
+        )
     checked_gap(smallest_gap_elo)
     alpha = alpha / num_pairs
     means = pair.means
@@ -197,10 +203,11 @@ def judge_pair(
 
 
 def share_among_raters(pair: PairVotes, *, alpha: float) -> Estimate:
-    """Estimate the share that the average of raters like these would give to first, with a confidence sequence at 1 - alpha.
+    """Estimate the share that the average of raters like these would give to first, with a confidence sequence at 1 -
+    alpha.
 
-    It excludes 1/2 where the evidence over raters reaches 1 / alpha. The leanings' centre is the middle of raters, so it is the share of a
-    rater without taste; ties and identical answers count half.
+    It excludes 1/2 where the evidence over raters reaches 1 / alpha. The leanings' centre is the middle of raters, so
+    it is the share of a rater without taste; ties and identical answers count half.
     """
     raters = rater_evidence(pair.points, pair.rater)
     num_votes = len(pair.points) + pair.identical
@@ -215,8 +222,8 @@ def share_among_raters(pair: PairVotes, *, alpha: float) -> Estimate:
 def _by_prompts(pair: PairVotes, *, alpha: float, equal: float = 0.0) -> tuple[Estimate, Outcome]:
     """The share with its confidence sequence, and the outcome for the raters who voted.
 
-    Identical answers, a share `equal` of the votes, pull both towards 1/2. The interval is widened to hold the share of all votes, which
-    weighs prompts by their votes. Contradicting bounds decide nothing.
+    Identical answers, a share `equal` of the votes, pull both towards 1/2. The interval is widened to hold the share of
+    all votes, which weighs prompts by their votes. Contradicting bounds decide nothing.
     """
     num_votes, num_prompts = len(pair.points), len(pair.sizes)
     if not num_votes:
@@ -231,7 +238,12 @@ def _by_prompts(pair: PairVotes, *, alpha: float, equal: float = 0.0) -> tuple[E
     stderr = clustered_mean_estimate(pair.points, pair.prompt.tolist()).stderr
     value, low, high = (equal / 2 + (1 - equal) * bound for bound in (value, low, high))
     method = f"confidence sequence by prompt ({num_prompts}), {_level(1 - alpha)}, valid at any stopping time"
-    return Estimate(value, None if stderr is None else (1 - equal) * stderr, low, high, num_votes + pair.identical, method), outcome
+    return (
+        Estimate(
+            value, None if stderr is None else (1 - equal) * stderr, low, high, num_votes + pair.identical, method
+        ),
+        outcome,
+    )
 
 
 def _both(by_prompts: Outcome, raters: RaterEvidence, log_e: float, *, alpha: float) -> Outcome:
@@ -265,14 +277,18 @@ def _needed(pair: PairVotes, spread: Spread, *, gap_elo: float, alpha: float, ou
     if outcome != "undecided":
         return Needed(gap_elo, 0, 0, 0)
     delta, equal = checked_gap(gap_elo), pair.share_identical
-    prompts = max(0, prompts_for(spread.vote, delta=delta, alpha=alpha, raters=1) - len(pair.sizes) - pair.identical_prompts)
+    prompts = max(
+        0, prompts_for(spread.vote, delta=delta, alpha=alpha, raters=1) - len(pair.sizes) - pair.identical_prompts
+    )
     leaning, per_rater = measured_leaning(pair)
     decisive = max(4 * spread.vote / max(1 - equal, 1e-9), 0.02) * per_rater
     raters = max(0, raters_for(leaning, gap_elo=gap_elo, alpha=alpha, votes_per_rater=decisive) - len(pair.raters))
     return Needed(gap_elo, math.ceil(max(prompts * (1 - equal), raters * per_rater)), prompts, raters)
 
 
-def _needed_at_gap(pair: PairVotes, share: Estimate, spread: Spread, *, alpha: float, outcome: Outcome) -> Needed | None:
+def _needed_at_gap(
+    pair: PairVotes, share: Estimate, spread: Spread, *, alpha: float, outcome: Outcome
+) -> Needed | None:
     """Count the votes that settle the observed gap, where there is one."""
     inside = (share.value * share.n + 1) / (share.n + 2)  # a vote for each, so that unanimous votes have a gap, too
     gap = abs(math.log(inside / (1 - inside))) * ELO_PER_UNIT
@@ -293,7 +309,10 @@ def _sentence(verdict: PairVerdict) -> str:
         return f"Undecided: no vote compares {first} with {second} yet.{equal} {_plan(verdict)}"
     low, high = share.low or 0.0, 1.0 if share.high is None else share.high
     votes, prompts = _count(verdict.votes, "vote"), _count(verdict.prompts, "prompt")
-    numbers = f"{first} earned {percent(share.value)} of {votes} [{percent(low)}, {percent(high)}] on {prompts}{_halves(verdict)}"
+    numbers = (
+        f"{first} earned {percent(share.value)} of {votes} [{percent(low)}, {percent(high)}] on"
+        f" {prompts}{_halves(verdict)}"
+    )
     correction = f", {verdict.num_pairs} pairs by Bonferroni" if verdict.num_pairs > 1 else ""
     level = f"{_level(verdict.level)} interval{correction}"
     if verdict.outcome == "undecided":
@@ -340,7 +359,11 @@ def _plan(verdict: PairVerdict) -> str:
     plan = f"About {_about(needed.votes, 'more vote')}{where}{who}{pace} would settle a gap of {gap:g} Elo points"
     larger = verdict.needed_at_gap
     is_larger = larger is not None and larger.gap_elo > gap and 0 < larger.votes < needed.votes
-    wider = f"; about {about(larger.votes)} the observed one of {larger.gap_elo:.0f}" if larger is not None and is_larger else ""
+    wider = (
+        f"; about {about(larger.votes)} the observed one of {larger.gap_elo:.0f}"
+        if larger is not None and is_larger
+        else ""
+    )
     crowded = verdict.needs_prompts and verdict.votes > verdict.prompts
     return f"{plan}{wider}.{' More raters on the same prompts would not: add prompts.' if crowded else ''}"
 

@@ -20,7 +20,9 @@ IntArray = NDArray[np.int64]
 
 
 class Label(StrEnum):
-    """Label of a vote. `BOTH_BAD` counts as half a win in a rating and is counted separately, since it rates absolute quality."""
+    """Label of a vote. `BOTH_BAD` counts as half a win in a rating and is counted separately, since it rates absolute
+    quality.
+    """
 
     A = "A"
     B = "B"
@@ -39,9 +41,9 @@ UNKNOWN = AnswerFeatures(np.nan, np.nan, np.nan, np.nan)
 class VoteRecord:
     """One vote: contestant `a` was shown as side a, `b` as side b; `winner` is A, B, TIE or BOTH_BAD.
 
-    `turn` tells the turns of one prompt apart, where raters vote on each. `identical` marks a TIE that no one cast: two equal answers.
-    `category` is the prompt's; `probability` the chance with which this battle was drawn, in (0, 1]; `form_a` and `form_b` the form of the
-    answers, for control of length and style.
+    `turn` tells the turns of one prompt apart, where raters vote on each. `identical` marks a TIE that no one cast: two
+    equal answers. `category` is the prompt's; `probability` the chance with which this battle was drawn, in (0, 1];
+    `form_a` and `form_b` the form of the answers, for control of length and style.
     """
 
     prompt: str
@@ -59,11 +61,12 @@ class VoteRecord:
 
 @dataclass(frozen=True, slots=True)
 class VoteColumns:
-    """Votes as arrays of one entry per vote: codes of `contestants` (sorted by name), LABELS, `prompts` and `raters` (by first appearance).
+    """Votes as arrays of one entry per vote: codes of `contestants` (sorted by name), LABELS, `prompts` and `raters`
+    (by first appearance).
 
-    `category` codes `categories` (sorted); `probability` is NaN where unknown; `forms` has a row per vote and a column per feature: the
-    relative difference of the two answers, NaN where unknown. `turn` numbers the turns of a prompt; `identical` marks ties that no one
-    cast. Each of the five is None if no vote has it.
+    `category` codes `categories` (sorted); `probability` is NaN where unknown; `forms` has a row per vote and a column
+    per feature: the relative difference of the two answers, NaN where unknown. `turn` numbers the turns of a prompt;
+    `identical` marks ties that no one cast. Each of the five is None if no vote has it.
     """
 
     contestants: tuple[str, ...]
@@ -133,7 +136,8 @@ class VoteColumns:
 def encode_votes(votes: Iterable[VoteRecord]) -> VoteColumns:
     """Turn records into arrays (about half a second per million).
 
-    Raises InvalidInput for an unknown label (never read as a tie), a contestant that meets itself and a probability outside (0, 1].
+    Raises InvalidInput for an unknown label (never read as a tie), a contestant that meets itself and a probability
+    outside (0, 1].
     """
     records = votes if isinstance(votes, Sequence) else list(votes)
     sides_a, sides_b = [vote.a for vote in records], [vote.b for vote in records]
@@ -152,7 +156,9 @@ def encode_votes(votes: Iterable[VoteRecord]) -> VoteColumns:
     unknown = [label for label in dict.fromkeys(labels) if label not in label_index]
     if unknown:
         raise InvalidInput(
-            f"Vote {labels.index(unknown[0]) + 1} has the unknown winner {unknown[0]!r}.", remedy=LABEL_REMEDY, field="winner"
+            f"Vote {labels.index(unknown[0]) + 1} has the unknown winner {unknown[0]!r}.",
+            remedy=LABEL_REMEDY,
+            field="winner",
         )
     prompts, prompt = _numbered([vote.prompt for vote in records])
     raters, rater = _numbered([vote.rater for vote in records])
@@ -167,9 +173,11 @@ def encode_votes(votes: Iterable[VoteRecord]) -> VoteColumns:
         prompt=prompt,
         rater=rater,
         categories=categories if any(categories) else (),
-        category=_codes([vote.category for vote in records], {name: code for code, name in enumerate(categories)})
-        if any(categories)
-        else None,
+        category=(
+            _codes([vote.category for vote in records], {name: code for code, name in enumerate(categories)})
+            if any(categories)
+            else None
+        ),
         probability=_probabilities(records),
         forms=_forms(records),
         turn=_numbered([vote.turn for vote in records])[1] if any(vote.turn for vote in records) else None,
@@ -199,7 +207,10 @@ def check_probabilities(values: FloatArray) -> None:
 def _forms(records: Sequence[VoteRecord]) -> FloatArray | None:
     if all(vote.form_a is None or vote.form_b is None for vote in records):
         return None
-    sides = [np.array([getattr(vote, side) or UNKNOWN for vote in records], dtype=np.float64) for side in ("form_a", "form_b")]
+    sides = [
+        np.array([getattr(vote, side) or UNKNOWN for vote in records], dtype=np.float64)
+        for side in ("form_a", "form_b")
+    ]
     return relative_difference(sides[0], sides[1])
 
 

@@ -1,6 +1,8 @@
-"""Chat templates stored with checkpoints: one for tokenizers trained here, two for bases without one. Text, no Jinja engine.
+"""Chat templates stored with checkpoints: one for tokenizers trained here, two for bases without one. Text, no Jinja
+engine.
 
-Trainer, playground, endpoint, evaluation and battles all render with the checkpoint's template, so a prompt has the same tokens everywhere.
+Trainer, playground, endpoint, evaluation and battles all render with the checkpoint's template, so a prompt has the
+same tokens everywhere.
 
 Tools are written as text in the format of Hermes and Qwen, which servers parse:
 
@@ -26,19 +28,18 @@ _OFFERED = (
     "{% endif %}"
 )
 _CALLS = (
-    "{% if message['tool_calls'] is defined and message['tool_calls'] %}"
-    "{% for call in message['tool_calls'] %}"
-    "{% if message['content'] or not loop.first %}{{ '\n' }}{% endif %}"
-    "{{ '<tool_call>\n{\"name\": ' ~ (call['function']['name'] | tojson) ~ ', \"arguments\": ' }}"
-    "{{ call['function']['arguments'] if call['function']['arguments'] is string else (call['function']['arguments'] | tojson) }}"
-    "{{ '}\n</tool_call>' }}"
-    "{% endfor %}{% endif %}"
+    "{% if message['tool_calls'] is defined and message['tool_calls'] %}{% for call in message['tool_calls'] %}{% if"
+    " message['content'] or not loop.first %}{{ '\n' }}{% endif %}{{ '<tool_call>\n{\"name\": ' ~"
+    " (call['function']['name'] | tojson) ~ ', \"arguments\": ' }}{{ call['function']['arguments'] if"
+    " call['function']['arguments'] is string else (call['function']['arguments'] | tojson) }}{{ '}\n</tool_call>' }}{%"
+    " endfor %}{% endif %}"
 )
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
     + _OFFERED
-    + "{% if offered.text and messages[0]['role'] != 'system' %}{{ '<|system|>' ~ offered.text ~ '<|end|>' }}{% endif %}"
+    + "{% if offered.text and messages[0]['role'] != 'system' %}{{ '<|system|>' ~ offered.text ~ '<|end|>' }}{%"
+    " endif %}"
     "{% for message in messages %}"
     "{% if message['role'] == 'tool' %}"
     "{{ '<|user|><tool_response>\n' ~ message['content'] ~ '\n</tool_response><|end|>' }}"
@@ -48,10 +49,9 @@ CHAT_TEMPLATE = (
     "{{ '<|' ~ message['role'] ~ '|>' ~ message['content'] }}"
     "{% if message['role'] == 'system' and loop.first and offered.text %}"
     "{{ ('\n\n' if message['content'] else '') ~ offered.text }}"
-    "{% endif %}" + _CALLS + "{{ '<|end|>' }}"
     "{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    + _CALLS
+    + "{{ '<|end|>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 """A role's token, the content, `<|end|>`; nothing else, not even a line break, so no token straddles a border."""
 
@@ -73,7 +73,9 @@ TEXT_TEMPLATE = (
     "{{ message['role'] | capitalize ~ ':\n' ~ message['content'] }}"
     "{% if message['role'] == 'system' and loop.first and offered.text %}"
     "{{ ('\n\n' if message['content'] else '') ~ offered.text }}"
-    "{% endif %}" + _CALLS + "{% if message['role'] == 'assistant' and eos_token is defined and eos_token %}{{ eos_token }}{% endif %}"
+    "{% endif %}"
+    + _CALLS
+    + "{% if message['role'] == 'assistant' and eos_token is defined and eos_token %}{{ eos_token }}{% endif %}"
     "{{ '\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"

@@ -1,4 +1,6 @@
-"""Config of an inspection: of a text (token losses, attention, logit lens, perhaps compared with a second checkpoint) or of the weights."""
+"""Config of an inspection: of a text (token losses, attention, logit lens, perhaps compared with a second checkpoint)
+or of the weights.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class InspectionConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     text: str = Field(default="", max_length=MAX_CHARACTERS, description="Raw text, after the begin token.")
-    messages: tuple[ChatMessage, ...] = Field(default=(), max_length=64, description="Conversation, rendered with the chat template.")
+    messages: tuple[ChatMessage, ...] = Field(
+        default=(), max_length=64, description="Conversation, rendered with the chat template."
+    )
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:

@@ -1,4 +1,6 @@
-"""Names of datasets that are read from files. A file such as `gsm8k/test.jsonl` says only which part of a set it holds. Pure."""
+"""Names of datasets that are read from files. A file such as `gsm8k/test.jsonl` says only which part of a set it holds.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,47 @@ from collections.abc import Collection
 
 SPLITS = frozenset(
     {
-        *("train", "training", "test", "testing", "dev", "development", "val", "valid", "validation", "eval", "heldout", "split", "part"),
+        *(
+            "train",
+            "training",
+            "test",
+            "testing",
+            "dev",
+            "development",
+            "val",
+            "valid",
+            "validation",
+            "eval",
+            "heldout",
+            "split",
+            "part",
+        ),
         *("all", "full", "main", "default", "data", "dataset", "input", "output", "file"),
     }
 )
 """Words that name a part of a dataset and nothing of what it holds."""
-CONTENTS = frozenset({"inputs", "rows", "items", "records", "text", "sentences", "question", "questions", "prompts", "examples", "samples"})
+CONTENTS = frozenset(
+    {
+        "inputs",
+        "rows",
+        "items",
+        "records",
+        "text",
+        "sentences",
+        "question",
+        "questions",
+        "prompts",
+        "examples",
+        "samples",
+    }
+)
 """Words that say what rows are, not which set they are of."""
 _WORD = re.compile(r"[^\W_]+")
 
 
 def propose_name(stem: str, *, folder: str = "") -> str:
-    """Return the name of a dataset by its file's name without ending, behind its folder's where the file's does not say what it is.
+    """Return the name of a dataset by its file's name without ending, behind its folder's where the file's does not say
+    what it is.
 
     Empty where neither says it: the person who imports the file has to.
 

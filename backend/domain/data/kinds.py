@@ -26,15 +26,29 @@ FIELDS: dict[DatasetKind, tuple[str, ...]] = {
     DatasetKind.TEXT: ("text",),
     DatasetKind.INSTRUCTION: ("prompt", "input", "completion", "system", "instances"),
     DatasetKind.CHAT: ("messages", "prompt", "input", "completion", "system", "tools", "history", "tree", *_MESSAGE),
-    DatasetKind.PREFERENCE: ("prompt", "input", "chosen", "rejected", "system", "tools", "first", "second", "winner", "tree", *_MESSAGE),
+    DatasetKind.PREFERENCE: (
+        "prompt",
+        "input",
+        "chosen",
+        "rejected",
+        "system",
+        "tools",
+        "first",
+        "second",
+        "winner",
+        "tree",
+        *_MESSAGE,
+    ),
     DatasetKind.KTO: ("prompt", "input", "completion", "messages", "label", "system", "tools"),
     DatasetKind.BENCHMARK: ("context", "question", "choices", *_ANSWERS, "answers", "correct", "incorrect"),
     DatasetKind.PROMPTS: ("prompt", "input"),
     DatasetKind.RECORDS: (),
 }
-"""Fields that a source column may be mapped to, per kind. Several columns may serve `choices`, `answers`, `incorrect` and `winner`.
+"""Fields that a source column may be mapped to, per kind. Several columns may serve `choices`, `answers`, `incorrect`
+and `winner`.
 
-`tree` and the fields of a message table (`message_id` to `rank`) make several rows of one tree: see backend.domain.data.rows.trees.
+`tree` and the fields of a message table (`message_id` to `rank`) make several rows of one tree: see
+backend.domain.data.rows.trees.
 """
 
 REQUIRED: dict[DatasetKind, tuple[tuple[str, ...], ...]] = {

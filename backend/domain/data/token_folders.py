@@ -14,9 +14,11 @@ FILES = ("ids", "ends", "rows", "values", "sums")
 
 @dataclass(frozen=True)
 class Manifest:
-    """The manifest of a folder. `identity` is everything that its content follows from; `bytes` are the valid lengths of its files.
+    """The manifest of a folder. `identity` is everything that its content follows from; `bytes` are the valid lengths
+    of its files.
 
-    `pieces` are the parts of the split that are done, `crcs` the CRC-32 of the small files, `counts` rows by what became of them.
+    `pieces` are the parts of the split that are done, `crcs` the CRC-32 of the small files, `counts` rows by what
+    became of them.
     """
 
     identity: dict[str, Any]
@@ -39,7 +41,9 @@ class Manifest:
             raise ValueError("not a manifest of tokens")
         try:
             manifest = Manifest(**values)
-            sizes = all(isinstance(size, int) and size >= 0 for size in [*manifest.bytes.values(), *manifest.crcs.values()])
+            sizes = all(
+                isinstance(size, int) and size >= 0 for size in [*manifest.bytes.values(), *manifest.crcs.values()]
+            )
         except (TypeError, AttributeError) as error:
             raise ValueError("not a manifest of tokens") from error
         if not sizes or not {*manifest.bytes} <= {*FILES}:

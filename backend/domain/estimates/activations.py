@@ -1,7 +1,7 @@
 """Activations that autograd saves for the backward pass, in bytes, for every family. Pure.
 
-Counts the tensors that the operators of transformers' modules save, each storage once: `low` bytes per value in bf16 autocast, 4 in fp32
-(norms, residual stream, loss). Tests compare it with the real networks.
+Counts the tensors that the operators of transformers' modules save, each storage once: `low` bytes per value in bf16
+autocast, 4 in fp32 (norms, residual stream, loss). Tests compare it with the real networks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class SavedBytes:
 
 @dataclass(frozen=True)
 class ComputeTypes:
-    """Number types of the forward pass: `low` is 2 bytes for bf16 autocast and 4 for fp32. `rank` is that of LoRA, None for full training.
+    """Number types of the forward pass: `low` is 2 bytes for bf16 autocast and 4 for fp32. `rank` is that of LoRA, None
+    for full training.
 
     `gpu`: attention over keys and values of different widths is fused, which only GPUs do. `dropout`: the network drops
     activations.
@@ -50,7 +51,9 @@ class ComputeTypes:
         return self.low < FLOAT
 
     def read(self, width: int, by: int) -> int:
-        """Return the saved bytes of an fp32 input of `width` numbers that `by` linear layers read: in bf16 each casts its own copy."""
+        """Return the saved bytes of an fp32 input of `width` numbers that `by` linear layers read: in bf16 each casts
+        its own copy.
+        """
         return (by * self.low * width if self.is_bf16 else FLOAT * width) + self.adapted(by)
 
     @property
@@ -59,7 +62,9 @@ class ComputeTypes:
         return self.rank is not None
 
     def adapted(self, layers: int) -> int:
-        """Return the bytes saved by the adapters of `count` linear layers: the activations between their two matrices."""
+        """Return the bytes saved by the adapters of `count` linear layers: the activations between their two
+        matrices.
+        """
         return layers * self.low * (self.rank or 0)
 
     def norm(self, width: int) -> int:
@@ -74,7 +79,9 @@ def saved_in_block(config: ArchitectureConfig, layer: int, types: ComputeTypes) 
 
 
 def saved_outside(config: ArchitectureConfig, types: ComputeTypes) -> SavedBytes:
-    """Return the saved bytes outside the blocks without the loss: token ids, norms, and the head's input and weights."""
+    """Return the saved bytes outside the blocks without the loss: token ids, norms, and the head's input and
+    weights.
+    """
     family, width = FAMILIES[config.family], config.width
     norm = types.norm(width) if family.rotary else FLOAT * (width + 2)
     if config.family == "bloom" and not types.frozen:
@@ -109,14 +116,17 @@ def _saved_by_attention(config: ArchitectureConfig, layer: int, types: ComputeTy
         return SavedBytes(norm + output + types.read(width, by=1) + low * 4 * heads, per_pair=scores)
     if config.family == "gpt2":
         return SavedBytes(norm + output + types.read(width, by=1) + low * 4 * heads + FLOAT * config.num_heads)
-    saved = SavedBytes(norm + output + types.read(width, by=3) + FLOAT * config.num_heads) + _query_key_norms(config, types)
+    saved = SavedBytes(norm + output + types.read(width, by=3) + FLOAT * config.num_heads) + _query_key_norms(
+        config, types
+    )
     if config.is_global(layer):
         return saved + SavedBytes(low * 2 * (heads + keys))
     return saved + SavedBytes(low * 4 * heads, per_pair=low)  # a float mask; keys and values repeated for every head
 
 
 def _saved_by_dropout(config: ArchitectureConfig, layer: int, types: ComputeTypes) -> SavedBytes:
-    """Return the bytes that dropout adds: masks, floats on a CPU, and attention weights where dropout rules out a fused kernel.
+    """Return the bytes that dropout adds: masks, floats on a CPU, and attention weights where dropout rules out a fused
+    kernel.
 
     GPT-2 and BLOOM also drop the residual branches.
     """
@@ -142,7 +152,8 @@ def _query_key_norms(config: ArchitectureConfig, types: ComputeTypes) -> SavedBy
     normed = 0 if types.frozen else (FLOAT if gemma else types.low) * config.head_dim
     after = types.norm(config.width) if gemma else 0  # Gemma also norms the output of attention
     return SavedBytes(
-        heads * (FLOAT * (config.head_dim + 1) + normed) + after, fixed=FLOAT * 2 * (config.head_dim + config.width) if gemma else 0
+        heads * (FLOAT * (config.head_dim + 1) + normed) + after,
+        fixed=FLOAT * 2 * (config.head_dim + config.width) if gemma else 0,
     )
 
 
@@ -164,7 +175,9 @@ def _saved_by_feed_forward(config: ArchitectureConfig, layer: int, types: Comput
     family, width, low = FAMILIES[config.family], config.width, types.low
     if not family.rotary:  # GELU: BLOOM's saves only its input, GPT-2's each step of its formula
         steps = 2 if config.family == "bloom" else 5
-        return SavedBytes(FLOAT * (width + 2) + types.read(width, by=1) + low * steps * config.feed_forward + types.adapted(1))
+        return SavedBytes(
+            FLOAT * (width + 2) + types.read(width, by=1) + low * steps * config.feed_forward + types.adapted(1)
+        )
     if config.has_experts(layer):
         return SavedBytes(types.norm(width) + _experts(config, types))
     norms, fixed = (2 * types.norm(width), 2 * FLOAT * width) if config.family == "gemma3" else (types.norm(width), 0)
@@ -174,8 +187,8 @@ def _saved_by_feed_forward(config: ArchitectureConfig, layer: int, types: Comput
 
 
 def _gated(inner: int, types: ComputeTypes, *, adapted: bool) -> int:
-    """Return bytes of a gated feed-forward: gate, its activation, the up projection, and their product where the down projection needs
-    it.
+    """Return bytes of a gated feed-forward: gate, its activation, the up projection, and their product where the down
+    projection needs it.
     """
     if types.frozen and not adapted:
         return types.low * 3 * inner
@@ -198,7 +211,9 @@ def _experts(config: ArchitectureConfig, types: ComputeTypes) -> int:
 
 
 def copied_weight_bytes(config: ArchitectureConfig, types: ComputeTypes) -> int:
-    """Return the bytes of saved copies of the blocks' weights: bf16 casts, and with LoRA the experts with adapters merged in."""
+    """Return the bytes of saved copies of the blocks' weights: bf16 casts, and with LoRA the experts with adapters
+    merged in.
+    """
     total = 0
     for matrix in list_matrices(config):
         if matrix.part == "output_head":

@@ -39,9 +39,9 @@ class MemoryBytes(BaseModel):
 class ArchitectureReport(BaseModel):
     """Cost of an architecture. Counts are exact; `memory_bytes` is an estimate (see `memory`).
 
-    `active_parameters` are those that one token passes through. `kv_cache_bytes` is the whole cache after `context` tokens, which is less
-    than `context` times `kv_cache_bytes_per_token` with sliding windows. `kv_cache_expanded_bytes_per_token` is the size without the
-    latent of latent attention; None for other attention.
+    `active_parameters` are those that one token passes through. `kv_cache_bytes` is the whole cache after `context`
+    tokens, which is less than `context` times `kv_cache_bytes_per_token` with sliding windows.
+    `kv_cache_expanded_bytes_per_token` is the size without the latent of latent attention; None for other attention.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,14 +63,22 @@ class ArchitectureReport(BaseModel):
 
 
 CONVENTIONS = (
-    "FLOPs: 2 for each weight of a token's matrix products (the output head counts, tied or not; the embedding look-up does not; of "
-    "experts those picked), plus attention's two products, with every position attending to the whole context, sliding layers too. "
-    "Training is three times forward; with LoRA frozen weights have no gradient of their own.",
-    "Memory: the peak of a training step, by arithmetic: weights, gradients and AdamW's two moments in fp32 (bf16 is autocast over fp32 "
-    "weights), saved activations, and the loss; with LoRA only adapters have gradients and moments. Gradients count only if they exist "
-    "at the peak.",
-    "KV cache: keys and values of all layers, 4 bytes a number in fp32, 2 in bf16; a sliding layer keeps at most its window less one "
-    "token; latent attention keeps the latent and the shared rotary key, as in transformers and vLLM.",
+    (
+        "FLOPs: 2 for each weight of a token's matrix products (the output head counts, tied or not; the embedding"
+        " look-up does not; of experts those picked), plus attention's two products, with every position attending to"
+        " the whole context, sliding layers too. Training is three times forward; with LoRA frozen weights have no"
+        " gradient of their own."
+    ),
+    (
+        "Memory: the peak of a training step, by arithmetic: weights, gradients and AdamW's two moments in fp32 (bf16"
+        " is autocast over fp32 weights), saved activations, and the loss; with LoRA only adapters have gradients and"
+        " moments. Gradients count only if they exist at the peak."
+    ),
+    (
+        "KV cache: keys and values of all layers, 4 bytes a number in fp32, 2 in bf16; a sliding layer keeps at most"
+        " its window less one token; latent attention keeps the latent and the shared rotary key, as in transformers"
+        " and vLLM."
+    ),
 )
 
 
@@ -86,8 +94,8 @@ def describe(
 ) -> ArchitectureReport:
     """Estimate the training cost of an architecture by arithmetic alone.
 
-    `context` (default: the architecture's) is the length of a training sequence in tokens. With `lora` the base is frozen; `recompute` is
-    activation recompute.
+    `context` (default: the architecture's) is the length of a training sequence in tokens. With `lora` the base is
+    frozen; `recompute` is activation recompute.
 
     Example:
         >>> describe(ArchitectureConfig(num_layers=4, width=128, num_heads=4, num_kv_heads=4)).parameters

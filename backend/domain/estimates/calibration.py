@@ -1,7 +1,8 @@
 """Calibration of the memory estimate on measurements of similar settings, with its leave-one-out error. Pure.
 
-The log ratio of measured to estimated bytes is averaged over the measurements, weighted by similarity and shrunk towards zero by a
-prior (kernel regression: Nadaraya 1964, doi 10.1137/1109020). So a probe of a tiny network hardly changes the estimate of a large one.
+The log ratio of measured to estimated bytes is averaged over the measurements, weighted by similarity and shrunk
+towards zero by a prior (kernel regression: Nadaraya 1964, doi 10.1137/1109020). So a probe of a tiny network hardly
+changes the estimate of a large one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ MIN_FOR_ERROR, MAX_NEIGHBORS = 3, 32
 
 @dataclass(frozen=True)
 class MeasuredPeak:
-    """A measured peak. `length` and `trained` are those of the longest sequence, if they depend on the data (see `estimate_memory`)."""
+    """A measured peak. `length` and `trained` are those of the longest sequence, if they depend on the data (see
+    `estimate_memory`).
+    """
 
     setting: TrainingSetting
     measured_bytes: int
@@ -70,7 +73,8 @@ class _Known:
 def calibrate(setting: TrainingSetting, estimated_bytes: int, measured: Sequence[MeasuredPeak]) -> Calibration:
     """Return the calibration of an estimate by measurements on the same device; the identity if none is similar."""
     known = [
-        _Known(similarity(setting, estimated_bytes, peak.setting, peak.estimated_bytes), peak, index) for index, peak in enumerate(measured)
+        _Known(similarity(setting, estimated_bytes, peak.setting, peak.estimated_bytes), peak, index)
+        for index, peak in enumerate(measured)
     ]
     similar = sorted((each for each in known if each.weight >= MIN_SIMILARITY), key=lambda each: -each.weight)
     counted = similar[:MAX_NEIGHBORS]
@@ -99,13 +103,18 @@ def _mean_ratio(weighted: Sequence[tuple[float, float]]) -> float:
 
 
 def _error(counted: Sequence[_Known]) -> float | None:
-    """Return the mean error, weighted by similarity, of predicting each measurement from the others; None for too few."""
+    """Return the mean error, weighted by similarity, of predicting each measurement from the others; None for too
+    few.
+    """
     if len(counted) < MIN_FOR_ERROR:
         return None
     off = 0.0
     for one in counted:
         others = [
-            (similarity(one.peak.setting, one.peak.estimated_bytes, other.peak.setting, other.peak.estimated_bytes), other.peak.log_ratio)
+            (
+                similarity(one.peak.setting, one.peak.estimated_bytes, other.peak.setting, other.peak.estimated_bytes),
+                other.peak.log_ratio,
+            )
             for other in counted
             if other is not one
         ]

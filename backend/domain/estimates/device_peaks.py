@@ -16,10 +16,11 @@ BF16_DENSE_FLOPS: dict[str, float] = {
     "RTX 4090": 1.652e14,
     "RTX 3090": 7.1e13,
 }
-"""Dense bf16 operations a second with fp32 sums, by a part of the device's name, the longer first where one holds the other.
+"""Dense bf16 operations a second with fp32 sums, by a part of the device's name, the longer first where one holds the
+other.
 
-NVIDIA's data sheets of the devices (H100, H200, B200, A100, L40S, L4, A10), Amazon's of the A10G, and NVIDIA's white papers of the Ada
-and Ampere GA102 architectures; figures with sparsity are halved.
+NVIDIA's data sheets of the devices (H100, H200, B200, A100, L40S, L4, A10), Amazon's of the A10G, and NVIDIA's white
+papers of the Ada and Ampere GA102 architectures; figures with sparsity are halved.
 """
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from backend.domain.training.config import Objective
 
 LOGITS_AT_ONCE_BYTES = 64 * 2**20
-"""Bytes of one chunk of logits, in fp32. Smaller chunks cost time, as the head's gradient is read and written for each."""
+"""Bytes of one chunk of logits, in fp32. Smaller chunks cost time, as the head's gradient is read and written for
+each.
+"""
 
 PLAIN_COPIES = 3
-"""Copies for objectives that need each token's log-probability, if the logits fit one chunk: the logits and two gradients."""
+"""Copies for objectives that need each token's log-probability, if the logits fit one chunk: the logits and two
+gradients.
+"""
 
 FLOAT = 4
 JOINED = (Objective.PRETRAIN, Objective.SFT)
@@ -25,11 +29,13 @@ def chunk_rows(tokens: int, vocab_size: int, *, at_once_bytes: int = LOGITS_AT_O
     return max(1, -(-tokens // max(-(-tokens // most), 1)))
 
 
-def loss_bytes(objective: Objective, *, tokens: int, width: int, vocab_size: int, low: int, trains_head: bool) -> tuple[int, int]:
+def loss_bytes(
+    objective: Objective, *, tokens: int, width: int, vocab_size: int, low: int, trains_head: bool
+) -> tuple[int, int]:
     """Return (bytes of the logits, bytes allocated with them) at the moment of the loss.
 
-    `low` are the bytes of a number of a matrix product: 2 under autocast, where a chunk exists in both types for a moment and the head's
-    weights are cast.
+    `low` are the bytes of a number of a matrix product: 2 under autocast, where a chunk exists in both types for a
+    moment and the head's weights are cast.
     """
     if objective is Objective.REWARD:  # one number a row
         return 0, 0
@@ -38,6 +44,8 @@ def loss_bytes(objective: Objective, *, tokens: int, width: int, vocab_size: int
     if objective not in JOINED:
         if FLOAT * vocab_size * tokens <= LOGITS_AT_ONCE_BYTES:
             return PLAIN_COPIES * FLOAT * vocab_size * tokens, 0
-        return (2 * FLOAT + cast) * vocab_size * chunk_rows(tokens, vocab_size), cast * head + (FLOAT * head if trains_head else 0)
+        return (2 * FLOAT + cast) * vocab_size * chunk_rows(tokens, vocab_size), cast * head + (
+            FLOAT * head if trains_head else 0
+        )
     with_them = FLOAT * width * tokens + cast * head + ((FLOAT + cast) * head if trains_head else 0)
     return (FLOAT + cast) * vocab_size * chunk_rows(tokens, vocab_size), with_them

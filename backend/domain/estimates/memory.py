@@ -1,7 +1,7 @@
 """Peak memory of a training process by part, and the largest micro-batch that fits a device. Pure.
 
-Saved activations are counted exactly (`activations`). The peak is the largest of three moments of a step: the start of the backward
-pass (all activations and the logits), during it, and its end, when all gradients are allocated.
+Saved activations are counted exactly (`activations`). The peak is the largest of three moments of a step: the start of
+the backward pass (all activations and the logits), during it, and its end, when all gradients are allocated.
 """
 
 from __future__ import annotations
@@ -35,10 +35,14 @@ USUAL_DEVICES: dict[str, int] = {f"{size} GB": size * GIB for size in (8, 12, 16
 """Memory sizes of common GPUs, in bytes, by label."""
 
 RESERVED_BYTES = {"gpu": 700_000_000, "cpu": 1_000_000_000}
-"""Memory unavailable to a run: the CUDA context and the desktop on a GPU; the process itself and the operating system on a CPU."""
+"""Memory unavailable to a run: the CUDA context and the desktop on a GPU; the process itself and the operating system
+on a CPU.
+"""
 
 FIRST_USE_BYTES = {"gpu": 0, "cpu": 30_000_000}
-"""Memory of the libraries on a network's first run, whatever its size: threads, kernels and buffers (docs/benchmarks/memory.md)."""
+"""Memory of the libraries on a network's first run, whatever its size: threads, kernels and buffers
+(docs/benchmarks/memory.md).
+"""
 
 LARGEST_MICRO_BATCH = 65_536
 
@@ -46,8 +50,8 @@ LARGEST_MICRO_BATCH = 65_536
 class MemoryEstimate(BaseModel):
     """Memory of one training process at its peak, in bytes. The parts add up to `total`.
 
-    `logits` are those of one chunk. `temporary` are the operators' workspaces. `overhead` is that of the libraries. At the moment `loss`
-    gradients are not yet computed, so they count only with gradient accumulation.
+    `logits` are those of one chunk. `temporary` are the operators' workspaces. `overhead` is that of the libraries. At
+    the moment `loss` gradients are not yet computed, so they count only with gradient accumulation.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -79,7 +83,8 @@ class MemoryEstimate(BaseModel):
 
 @dataclass(frozen=True)
 class _Costs:
-    """Terms of the three moments, in bytes. `inputs` are those of one block, which is all that activation recompute saves.
+    """Terms of the three moments, in bytes. `inputs` are those of one block, which is all that activation recompute
+    saves.
 
     `double` is the second copy of the embedding's gradient while the gradients of both its uses are added.
     """
@@ -101,11 +106,13 @@ class _Costs:
     work: int
 
 
-def estimate_memory(setting: TrainingSetting, *, length: int | None = None, trained: int | None = None) -> MemoryEstimate:
+def estimate_memory(
+    setting: TrainingSetting, *, length: int | None = None, trained: int | None = None
+) -> MemoryEstimate:
     """Estimate the peak memory of a training process by arithmetic alone.
 
-    `length` is the longest sequence in tokens (default: the context, an upper bound for datasets of rows); `trained` is the number of its
-    positions with a target (default: all). Weights and gradients are fp32, and bf16 is autocast over
+    `length` is the longest sequence in tokens (default: the context, an upper bound for datasets of rows); `trained` is
+    the number of its positions with a target (default: all). Weights and gradients are fp32, and bf16 is autocast over
     them; the optimizer's state is in `optimizer_bytes`.
 
     Example:
@@ -120,8 +127,12 @@ def estimate_memory(setting: TrainingSetting, *, length: int | None = None, trai
     return peak.model_copy(update={"overhead": FIRST_USE_BYTES[setting.device]})
 
 
-def largest_micro_batch(setting: TrainingSetting, budget_bytes: float, *, calibration: float = 1.0, length: int | None = None) -> int:
-    """Return the largest micro-batch whose estimate, times `calibration`, fits a budget; 0 if not even one sequence does."""
+def largest_micro_batch(
+    setting: TrainingSetting, budget_bytes: float, *, calibration: float = 1.0, length: int | None = None
+) -> int:
+    """Return the largest micro-batch whose estimate, times `calibration`, fits a budget; 0 if not even one sequence
+    does.
+    """
 
     def fits(micro_batch: int) -> bool:
         tried = setting.model_copy(update={"micro_batch": micro_batch})
@@ -144,7 +155,10 @@ def usable_bytes(total_bytes: int, device: str) -> int:
 def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
     config = setting.architecture
     types = ComputeTypes(
-        2 if setting.precision == "bf16" else FLOAT, setting.lora_rank, gpu=setting.device == "gpu", dropout=setting.dropout
+        2 if setting.precision == "bf16" else FLOAT,
+        setting.lora_rank,
+        gpu=setting.device == "gpu",
+        dropout=setting.dropout,
     )
     rows = setting.micro_batch * (2 if setting.objective in PAIRWISE else 1)
     parts = count_parameters(config)
@@ -157,8 +171,12 @@ def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
     head = 0 if adapters or (frozen and config.tie_embeddings) else FLOAT * embedding
     copies = copied_weight_bytes(config, types) // config.num_layers
     tokens = rows * length
-    copies += types.low * config.num_heads * config.value_dim * tokens if setting.packed else 0  # copies of packed rows for attention
-    passed = range(min(frozen, config.num_layers - 1), config.num_layers)  # blocks that no gradient reaches save nothing
+    copies += (
+        types.low * config.num_heads * config.value_dim * tokens if setting.packed else 0
+    )  # copies of packed rows for attention
+    passed = range(
+        min(frozen, config.num_layers - 1), config.num_layers
+    )  # blocks that no gradient reaches save nothing
     blocks = tuple(saved_in_block(config, layer, types).total(rows=rows, length=length) + copies for layer in passed)
     logits, with_logits = loss_bytes(
         setting.objective,
@@ -188,8 +206,8 @@ def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
 
 
 def _base_bytes(setting: TrainingSetting, parts: Mapping[str, int]) -> int:
-    """Return the bytes of the base. Quantised are the matrices of the blocks, with half a byte of constants per 64 numbers; the rest is in
-    16 bits (Dettmers et al. 2023, arXiv 2305.14314, section 3). Not measured.
+    """Return the bytes of the base. Quantised are the matrices of the blocks, with half a byte of constants per 64
+    numbers; the rest is in 16 bits (Dettmers et al. 2023, arXiv 2305.14314, section 3). Not measured.
     """
     base = sum(parts.values())
     if setting.base_bits is None:
@@ -201,8 +219,8 @@ def _base_bytes(setting: TrainingSetting, parts: Mapping[str, int]) -> int:
 def _work_per_token(setting: TrainingSetting, types: ComputeTypes) -> int:
     """Return the temporary bytes of the backward pass of one part of a block, as measured from the allocator's trace.
 
-    The final norm: six times the residual stream in fp32. A gated feed-forward: both halves' gradients and the residual's. BLOOM's own
-    GELU computes in five steps. Experts: rows once for each expert picked.
+    The final norm: six times the residual stream in fp32. A gated feed-forward: both halves' gradients and the
+    residual's. BLOOM's own GELU computes in five steps. Experts: rows once for each expert picked.
     """
     config = setting.architecture
     norm = 6 * FLOAT * config.width
@@ -243,7 +261,9 @@ def _at_loss(costs: _Costs) -> MemoryEstimate:
 
 
 def _during_backward(costs: _Costs) -> MemoryEstimate:
-    """Return the peak of the backward pass through the blocks, from the top: activations are freed, gradients allocated."""
+    """Return the peak of the backward pass through the blocks, from the top: activations are freed, gradients
+    allocated.
+    """
     best, below = None, sum(costs.blocks)
     for done, block in enumerate(reversed(costs.blocks)):
         left = len(costs.blocks) - done
@@ -282,8 +302,8 @@ def _at_update(costs: _Costs) -> MemoryEstimate:
 def _share(setting: TrainingSetting, peak: MemoryEstimate, costs: _Costs) -> MemoryEstimate:
     """Return the peak of one of several devices. By the documented behaviour of DDP and FSDP2; not measured.
 
-    DDP keeps a second copy of the gradients in its buckets. FSDP keeps a share of weights, gradients and moments, and gathers the
-    weights of two blocks (the one in work and the next) beside embedding and head.
+    DDP keeps a second copy of the gradients in its buckets. FSDP keeps a share of weights, gradients and moments, and
+    gathers the weights of two blocks (the one in work and the next) beside embedding and head.
     """
     if setting.devices == 1 or setting.sharding == "none":
         return peak
@@ -292,6 +312,10 @@ def _share(setting: TrainingSetting, peak: MemoryEstimate, costs: _Costs) -> Mem
     shared = {name: -(-getattr(peak, name) // setting.devices) for name in ("weights", "gradients", "optimizer")}
     number = 2 if setting.precision == "bf16" else FLOAT
     parameters = costs.weights // FLOAT
-    outside = (1 if setting.architecture.tie_embeddings else 2) * setting.architecture.vocab_size * setting.architecture.width
+    outside = (
+        (1 if setting.architecture.tie_embeddings else 2) * setting.architecture.vocab_size * setting.architecture.width
+    )
     block = max(0, parameters - outside) // len(costs.blocks)
-    return peak.model_copy(update={**shared, "temporary": peak.temporary + number * (outside + min(2, len(costs.blocks)) * block)})
+    return peak.model_copy(
+        update={**shared, "temporary": peak.temporary + number * (outside + min(2, len(costs.blocks)) * block)}
+    )

@@ -12,7 +12,9 @@ from backend.domain.training.config import RunConfig
 
 FLOAT = 4
 EIGHT_BIT = 2 * (1 + FLOAT / 256)
-"""Bytes of adamw_8bit: two moments of a byte, with an fp32 scale for each 256 of them (bitsandbytes keeps small tensors in fp32)."""
+"""Bytes of adamw_8bit: two moments of a byte, with an fp32 scale for each 256 of them (bitsandbytes keeps small tensors
+in fp32).
+"""
 
 
 BYTES_PER_PARAMETER = {"adamw": 8.0, "muon": 8.0, "lion": 4.0, "adafactor": 0.5, "adamw_8bit": 4.0}
@@ -21,7 +23,8 @@ TOKENIZER_BYTES = 2_000_000
 
 
 def checkpoint_size(config: RunConfig, *, stored: int, trained: int) -> int:
-    """Return an upper bound of a checkpoint's bytes: `stored` weights, the optimizer's state of `trained` ones, and the tokenizer.
+    """Return an upper bound of a checkpoint's bytes: `stored` weights, the optimizer's state of `trained` ones, and the
+    tokenizer.
 
     With an EMA, the checkpoint stores the average, and the training state also holds the trained weights.
     """
@@ -30,7 +33,8 @@ def checkpoint_size(config: RunConfig, *, stored: int, trained: int) -> int:
 
 
 def count_frozen(config: ArchitectureConfig, blocks: int) -> int:
-    """Count the frozen parameters when the first `blocks` blocks and the embeddings are frozen; a tied head is among them.
+    """Count the frozen parameters when the first `blocks` blocks and the embeddings are frozen; a tied head is among
+    them.
 
     Example:
         >>> config = ArchitectureConfig()
@@ -55,12 +59,16 @@ def _final_norm(config: ArchitectureConfig) -> int:
 def optimizer_bytes(setting: TrainingSetting) -> int:
     """Return the bytes of the optimizer's state.
 
-    adamw: two fp32 moments; lion: one; muon: one for matrices inside the blocks, two elsewhere; adafactor: a sum for each row and
-    column of a matrix, one moment of a vector; adamw_8bit: two bytes and a little, embeddings in fp32.
+    adamw: two fp32 moments; lion: one; muon: one for matrices inside the blocks, two elsewhere; adafactor: a sum for
+    each row and column of a matrix, one moment of a vector; adamw_8bit: two bytes and a little, embeddings in fp32.
     """
     config, rank = setting.architecture, setting.lora_rank
     parts = count_parameters(config)
-    total = count_lora_parameters(config, rank=rank) if rank else sum(parts.values()) - count_frozen(config, setting.frozen_blocks)
+    total = (
+        count_lora_parameters(config, rank=rank)
+        if rank
+        else sum(parts.values()) - count_frozen(config, setting.frozen_blocks)
+    )
     if setting.optimizer == "lion":
         return FLOAT * total
     if setting.optimizer == "adafactor":
@@ -76,8 +84,14 @@ def optimizer_bytes(setting: TrainingSetting) -> int:
 
 
 def _hidden(setting: TrainingSetting, total: int) -> int:
-    """Return the parameters of matrices inside the trained blocks. Experts are three-dimensional tensors and do not count."""
-    return total if setting.lora_rank else _in_blocks(setting, lambda matrix: 0 if matrix.part == "experts" else matrix.size)
+    """Return the parameters of matrices inside the trained blocks. Experts are three-dimensional tensors and do not
+    count.
+    """
+    return (
+        total
+        if setting.lora_rank
+        else _in_blocks(setting, lambda matrix: 0 if matrix.part == "experts" else matrix.size)
+    )
 
 
 def _in_blocks(setting: TrainingSetting, numbers: Callable[[Matrix], int]) -> int:
@@ -94,13 +108,18 @@ def _sums(setting: TrainingSetting) -> int:
     config, rank = setting.architecture, setting.lora_rank
     if rank:
         return _in_blocks(
-            setting, lambda matrix: matrix.inputs + matrix.outputs + 2 * rank * matrix.adapter_ranks if matrix.adapter_ranks else 0
+            setting,
+            lambda matrix: (
+                matrix.inputs + matrix.outputs + 2 * rank * matrix.adapter_ranks if matrix.adapter_ranks else 0
+            ),
         )
     parts, frozen = count_parameters(config), count_parameters(_first(config, setting.frozen_blocks))
     table = config.vocab_size + config.width
     outside = 0 if config.tie_embeddings else table
     if setting.frozen_blocks:
-        vectors = parts["norms"] - frozen["norms"] + _final_norm(config) + parts.get("biases", 0) - frozen.get("biases", 0)
+        vectors = (
+            parts["norms"] - frozen["norms"] + _final_norm(config) + parts.get("biases", 0) - frozen.get("biases", 0)
+        )
     else:
         vectors = parts["norms"] + parts.get("biases", 0)
         outside += table + (config.context + config.width if "positions" in parts else 0)

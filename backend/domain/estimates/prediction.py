@@ -14,9 +14,9 @@ TIGHT = 0.9
 
 @dataclass(frozen=True)
 class MemoryPrediction:
-    """Peak memory of a training process. `num_bytes` is None if `source` is `unknown`. `run` and `probe`: measured with this exact
-    setting; `error` is the difference between runs and their probes. `corrected`: the formula calibrated on similar settings; `error` is
-    leave-one-out. `probes` and `runs` count the measurements behind a figure or its error.
+    """Peak memory of a training process. `num_bytes` is None if `source` is `unknown`. `run` and `probe`: measured with
+    this exact setting; `error` is the difference between runs and their probes. `corrected`: the formula calibrated on
+    similar settings; `error` is leave-one-out. `probes` and `runs` count the measurements behind a figure or its error.
     """
 
     num_bytes: int | None
@@ -34,7 +34,9 @@ class MemoryPrediction:
 
 @dataclass(frozen=True)
 class TimePrediction:
-    """Seconds of a run's steps without evaluations; `low` and `high` by the 10th and 90th percentile of measured step times."""
+    """Seconds of a run's steps without evaluations; `low` and `high` by the 10th and 90th percentile of measured step
+    times.
+    """
 
     seconds: float
     low: float | None
@@ -54,7 +56,9 @@ class Prediction:
 
     @property
     def fits(self) -> Literal["yes", "tight", "no", "unknown"]:
-        """Return whether the run fits the device: `tight` if it fits only without the error, or takes over 90 % of the device."""
+        """Return whether the run fits the device: `tight` if it fits only without the error, or takes over 90 % of the
+        device.
+        """
         needed = self.memory.num_bytes
         if needed is None or self.device_bytes is None:
             return "unknown"
@@ -96,10 +100,14 @@ def describe_error(memory: MemoryPrediction) -> str:
     if memory.source == "calibrated" and memory.error is None:
         return "There are too few measurements here to estimate the error."
     if memory.source == "calibrated":
-        return f"Mean error of {_percent(memory.error)} when each measurement here is predicted from the others (leave-one-out)."
+        return (
+            f"Mean error of {_percent(memory.error)} when each measurement here is predicted from the others"
+            " (leave-one-out)."
+        )
     if memory.source == "probe" and memory.error is not None:
         return (
-            f"Runs differed by {_percent(memory.error)} from their probes here ({'1 run' if memory.runs == 1 else f'{memory.runs} runs'})."
+            f"Runs differed by {_percent(memory.error)} from their probes here"
+            f" ({'1 run' if memory.runs == 1 else f'{memory.runs} runs'})."
         )
     return "No run with a probe of its own has finished here yet." if memory.source == "probe" else ""
 
@@ -133,7 +141,11 @@ def format_time_range(time: TimePrediction) -> str:
 
 
 def _counted(memory: MemoryPrediction) -> str:
-    parts = [f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in ((memory.probes, "probe"), (memory.runs, "run")) if count]
+    parts = [
+        f"{count} {noun}{'' if count == 1 else 's'}"
+        for count, noun in ((memory.probes, "probe"), (memory.runs, "run"))
+        if count
+    ]
     return " and ".join(parts)
 
 

@@ -12,8 +12,8 @@ DeviceKind = Literal["gpu", "cpu"]
 
 @dataclass(frozen=True)
 class DevicePrices:
-    """US dollars for an hour of one device. `named` holds parts of device names, such as `H100`, and the kinds `gpu` and `cpu`; `default`
-    holds for every other device. On the CPU a job counts as one device.
+    """US dollars for an hour of one device. `named` holds parts of device names, such as `H100`, and the kinds `gpu`
+    and `cpu`; `default` holds for every other device. On the CPU a job counts as one device.
     """
 
     default: float | None = None
@@ -25,7 +25,9 @@ class DevicePrices:
         return self.default is not None or bool(self.named)
 
     def hour_usd(self, name: str, kind: DeviceKind) -> float | None:
-        """Return the price of a device: of the longest part of its name that is listed, else of its kind, else the default."""
+        """Return the price of a device: of the longest part of its name that is listed, else of its kind, else the
+        default.
+        """
         parts = [part for part in self.named if part.lower() not in {"gpu", "cpu"} and part.lower() in name.lower()]
         if parts:
             return self.named[max(parts, key=len)]
@@ -42,6 +44,8 @@ def parse_prices(text: str) -> dict[str, float]:
         except ValueError:
             value = -1.0
         if not name or not equals or not 0 <= value < float("inf"):
-            raise ValueError(f"{part!r} is no price: give DEVICE=DOLLARS with commas between, such as H100=2.5,cpu=0.04")
+            raise ValueError(
+                f"{part!r} is no price: give DEVICE=DOLLARS with commas between, such as H100=2.5,cpu=0.04"
+            )
         prices[name] = value
     return prices

@@ -24,12 +24,13 @@ Optimizer = Literal["adamw", "muon", "lion", "adafactor", "adamw_8bit"]
 class TrainingSetting(BaseModel):
     """One training process: the network, the weights that are trained, the batch, and the kind of device.
 
-    `micro_batch` is the size of a forward pass (`sequences_at_once`), `context` the longest sequence in tokens. `data` is the id of the
-    dataset version if its rows determine the lengths of sequences (all but pretrain, whose windows are always full). `packed`: rows share
-    sequences, which are then nearly full. `base_bits` are those of a base that qlora freezes, None for one in fp32.
-    `accumulates`: a step has several micro-batches, so gradients stay allocated while the next one runs. `average`: an EMA of the
-    weights is kept. `devices` share the work by `sharding`; micro_batch is that of one device. `group_size` and `completion_tokens` are
-    those of grpo. The default of a field added later is the value of earlier measurements.
+    `micro_batch` is the size of a forward pass (`sequences_at_once`), `context` the longest sequence in tokens. `data`
+    is the id of the dataset version if its rows determine the lengths of sequences (all but pretrain, whose windows are
+    always full). `packed`: rows share sequences, which are then nearly full. `base_bits` are those of a base that qlora
+    freezes, None for one in fp32. `accumulates`: a step has several micro-batches, so gradients stay allocated while
+    the next one runs. `average`: an EMA of the weights is kept. `devices` share the work by `sharding`; micro_batch is
+    that of one device. `group_size` and `completion_tokens` are those of grpo. The default of a field added later is
+    the value of earlier measurements.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,7 +65,9 @@ class TrainingSetting(BaseModel):
     @property
     def fingerprint(self) -> str:
         """Hash of the setting; fields at their defaults do not enter it."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True).encode()
+        ).hexdigest()
 
     @property
     def tokens(self) -> int:
@@ -74,16 +77,23 @@ class TrainingSetting(BaseModel):
     @property
     def flops_per_token(self) -> int:
         """Floating-point operations of training for one token."""
-        return count_flops(self.architecture, context=self.context, micro_batch=self.micro_batch, lora_rank=self.lora_rank).training
+        return count_flops(
+            self.architecture, context=self.context, micro_batch=self.micro_batch, lora_rank=self.lora_rank
+        ).training
 
 
-def setting_of(config: RunConfig, architecture: ArchitectureConfig, *, device: DeviceKind, data: str | None = None) -> TrainingSetting:
+def setting_of(
+    config: RunConfig, architecture: ArchitectureConfig, *, device: DeviceKind, data: str | None = None
+) -> TrainingSetting:
     """Return the setting of a run whose network has this shape; `data` is the dataset version's id."""
     automatic: Precision = "bf16" if device == "gpu" else "fp32"
     compiled = compiles(config, parameters=sum(count_parameters(architecture).values()), device=device)
     packed = config.packing and config.objective is Objective.SFT and FAMILIES[architecture.family].packs
     at_once = sequences_at_once(
-        config, device=device, is_full=packed or config.objective is Objective.PRETRAIN, has_experts=architecture.num_experts is not None
+        config,
+        device=device,
+        is_full=packed or config.objective is Objective.PRETRAIN,
+        has_experts=architecture.num_experts is not None,
     )
     adapters, grpo = config.method != "full", config.objective is Objective.GRPO
     return TrainingSetting(
@@ -111,6 +121,8 @@ def setting_of(config: RunConfig, architecture: ArchitectureConfig, *, device: D
         completion_tokens=config.grpo.max_new_tokens if grpo else None,
         devices=config.devices.count,
         nodes=config.devices.nodes,
-        sharding="none" if config.devices.count == 1 else "fsdp" if config.devices.sharding in ("fsdp", "zero3") else "ddp",
+        sharding=(
+            "none" if config.devices.count == 1 else "fsdp" if config.devices.sharding in ("fsdp", "zero3") else "ddp"
+        ),
         data=None if config.objective is Objective.PRETRAIN else data,
     )

@@ -27,8 +27,8 @@ class Speed:
 def rate_at(speeds: Sequence[Speed], flops_per_token: float) -> float:
     """Return the expected FLOP/s for a network.
 
-    Linear interpolation of logarithms between measured networks, constant beyond the smallest and the largest; measurements of about
-    one size are averaged first. `speeds` must not be empty.
+    Linear interpolation of logarithms between measured networks, constant beyond the smallest and the largest;
+    measurements of about one size are averaged first. `speeds` must not be empty.
     """
     groups: dict[float, list[tuple[float, float]]] = {}
     for speed in speeds:

@@ -1,4 +1,6 @@
-"""Rules of the board: which metric a column shows, what must be said beside a score, which names are the same benchmark."""
+"""Rules of the board: which metric a column shows, what must be said beside a score, which names are the same
+benchmark.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from backend.domain.wording import plural
 def telling_metric(headline: str, values: Mapping[str, Sequence[float]]) -> str | None:
     """Return a metric that orders what the headline does not, since all its scores are 0; None where the headline does.
 
-    Exact match of answers in sentences is 0 for everyone while many contain the right answer. The headline stays, and this one is named.
+    Exact match of answers in sentences is 0 for everyone while many contain the right answer. The headline stays, and
+    this one is named.
 
     Example:
         >>> telling_metric("exact_match", {"exact_match": [0.0, 0.0], "contains": [0.34, 0.2]})
@@ -29,7 +32,8 @@ AVERAGES = ("macro", "micro")
 
 
 def describe_average(metric: str, totals: Sequence[str], *, num_subgroups: int) -> str:
-    """Return over what a metric is averaged, from the names of the scores over all items; empty where there are no subgroups.
+    """Return over what a metric is averaged, from the names of the scores over all items; empty where there are no
+    subgroups.
 
     Example:
         >>> describe_average("acc", ["acc", "acc:micro"], num_subgroups=2)
@@ -43,8 +47,12 @@ def describe_average(metric: str, totals: Sequence[str], *, num_subgroups: int) 
     return f"macro over {plural(num_subgroups, 'subgroup')}" if average == "macro" else "micro over items"
 
 
-def caveats(*, lost_bytes: int, truncated: int, missing: int = 0, capped: int = 0, unjudged: int = 0) -> tuple[str, ...]:
-    """Return why a score must not be read as it stands: text that the tokenizer lost, items that were cut or have no result."""
+def caveats(
+    *, lost_bytes: int, truncated: int, missing: int = 0, capped: int = 0, unjudged: int = 0
+) -> tuple[str, ...]:
+    """Return why a score must not be read as it stands: text that the tokenizer lost, items that were cut or have no
+    result.
+    """
     texts = [
         f"{plural(lost_bytes, 'byte')} lost by the tokenizer" if lost_bytes else "",
         f"{plural(truncated, 'item')} truncated to the context" if truncated else "",
@@ -56,9 +64,14 @@ def caveats(*, lost_bytes: int, truncated: int, missing: int = 0, capped: int = 
 
 
 def void_reason(*, items: int, truncated: int, capped: int = 0) -> str:
-    """Return why scores are none of the benchmark: every prompt, or every answer, was cut by the context. Empty where not."""
+    """Return why scores are none of the benchmark: every prompt, or every answer, was cut by the context. Empty where
+    not.
+    """
     if items and truncated >= items:
-        return f"All {plural(items, 'item')} were truncated to the context: no prompt was read whole, so this is no score of the benchmark."
+        return (
+            f"All {plural(items, 'item')} were truncated to the context: no prompt was read whole, so this is no score"
+            " of the benchmark."
+        )
     if items and capped >= items:
         return f"All {plural(items, 'answer')} were cut by the context, so this is no score of the benchmark."
     return ""
@@ -75,17 +88,23 @@ class Cuts:
 
 
 def unequal_cuts(champion: Cuts, candidate: Cuts) -> tuple[str, ...]:
-    """Return what of a difference may be the contexts' and not the networks', one phrase each: cut items, unequal contexts."""
+    """Return what of a difference may be the contexts' and not the networks', one phrase each: cut items, unequal
+    contexts.
+    """
     texts = []
     for what, first, second in (
         ("prompts", champion.truncated, candidate.truncated),
         ("answers", champion.capped, candidate.capped),
     ):
         if first or second:
-            cut = f"{first:,} of {champion.items:,} for the champion, {second:,} of {candidate.items:,} for the candidate"
+            cut = (
+                f"{first:,} of {champion.items:,} for the champion, {second:,} of {candidate.items:,} for the candidate"
+            )
             texts.append(f"{what} were cut by the context: {cut}")
     if champion.context and candidate.context and champion.context != candidate.context:
-        texts.append(f"contexts are unequal: {champion.context:,} tokens of the champion, {candidate.context:,} of the candidate")
+        texts.append(
+            f"contexts are unequal: {champion.context:,} tokens of the champion, {candidate.context:,} of the candidate"
+        )
     return tuple(texts)
 
 

@@ -1,6 +1,8 @@
-"""Clusters of items: questions about one passage are not independent, and counting them so understates the error. Pure rules.
+"""Clusters of items: questions about one passage are not independent, and counting them so understates the error. Pure
+rules.
 
-A cluster reaches the scores as one of an item's values, a number made of its label, so that it is stored, packed and joined like them.
+A cluster reaches the scores as one of an item's values, a number made of its label, so that it is stored, packed and
+joined like them.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ LARGEST_SHARE = 0.5
 def cluster_values(rows: Sequence[Mapping[str, Any]], labels: Sequence[str | None] | None = None) -> list[float] | None:
     """Return each item's cluster as a number, or None where the items stand alone.
 
-    `labels` are a task's own. Otherwise items belong together that have the same `cluster`, the same passage in a column of that name, or
-    the same text of at least 80 characters before the last line of their question, as imported passages are. A guessed grouping
-    that puts half of the items together is an instruction and ignored.
+    `labels` are a task's own. Otherwise items belong together that have the same `cluster`, the same passage in a
+    column of that name, or the same text of at least 80 characters before the last line of their question, as imported
+    passages are. A guessed grouping that puts half of the items together is an instruction and ignored.
     """
-    declared = list(labels) if labels is not None and any(label is not None for label in labels) else _column(rows, (CLUSTER,))
+    declared = (
+        list(labels) if labels is not None and any(label is not None for label in labels) else _column(rows, (CLUSTER,))
+    )
     if declared is not None:
         return _codes(declared)
     guessed = _column(rows, PASSAGE_COLUMNS) or _leading_passages(rows)
@@ -39,11 +43,18 @@ def cluster_values(rows: Sequence[Mapping[str, Any]], labels: Sequence[str | Non
 
 
 def _codes(labels: Sequence[str | None]) -> list[float] | None:
-    """Number the clusters by a hash of their labels, which every evaluation of the items shares; an item without a label stands alone."""
-    names = [f"item {position}" if label is None else f"cluster {label.strip()}" for position, label in enumerate(labels)]
+    """Number the clusters by a hash of their labels, which every evaluation of the items shares; an item without a
+    label stands alone.
+    """
+    names = [
+        f"item {position}" if label is None else f"cluster {label.strip()}" for position, label in enumerate(labels)
+    ]
     if len(set(names)) == len(names):
         return None
-    return [float(int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=6).digest(), "big")) for name in names]
+    return [
+        float(int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=6).digest(), "big"))
+        for name in names
+    ]
 
 
 def _column(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str | None] | None:

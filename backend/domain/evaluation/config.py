@@ -1,6 +1,7 @@
 """Config of an evaluation, and the settings that determine its score. Pure rules, no I/O.
 
-Two evaluations may be compared item by item only if everything but the checkpoint was the same: `unlike_settings` says what was not.
+Two evaluations may be compared item by item only if everything but the checkpoint was the same: `unlike_settings` says
+what was not.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ SCORING_VERSION = 4
 """Bumped whenever scoring changes a number, so that old and new scores are never compared silently."""
 
 PREFIX_POLICY: dict[str, str] = {
-    "each_window": "every window of the context's length begins after the begin token (or the end token, where there is none) alone",
+    "each_window": (
+        "every window of the context's length begins after the begin token (or the end token, where there is none)"
+        " alone"
+    ),
     "first_window": "the begin token stands before each document only; later windows begin after the token before them",
 }
 
@@ -67,7 +71,9 @@ _LOWER_IS_SAFER = frozenset(name for name, metric in SAFETY_METRICS.items() if m
 
 
 def is_lower_better(score: str) -> bool:
-    """Return whether less of a score is better. A filter or a subgroup, as in `ter,strict` or `acc:physics`, changes nothing."""
+    """Return whether less of a score is better. A filter or a subgroup, as in `ter,strict` or `acc:physics`, changes
+    nothing.
+    """
     return score in _LOWER_IS_SAFER or is_lower_better_metric(re.split("[,:]", score, maxsplit=1)[0])
 
 
@@ -80,33 +86,57 @@ class EvaluationConfig(BaseModel):
         default="auto", description="auto: by what the dataset's rows hold."
     )
     split: Literal["auto", "all", "train", "val"] = Field(
-        default="auto", description="auto: every row of a benchmark; of anything else the validation split where there is one."
+        default="auto",
+        description="auto: every row of a benchmark; of anything else the validation split where there is one.",
     )
-    limit: int | None = Field(default=None, ge=1, description="Score only this many items, drawn with the seed. Empty: all of them.")
-    seed: int = Field(default=1, ge=0, description="Draws the items when there is a limit, and the examples shown before a question.")
-    shots: int = Field(default=0, ge=0, le=64, description="Few-shot examples before each question; they are not scored.")
+    limit: int | None = Field(
+        default=None, ge=1, description="Score only this many items, drawn with the seed. Empty: all of them."
+    )
+    seed: int = Field(
+        default=1, ge=0, description="Draws the items when there is a limit, and the examples shown before a question."
+    )
+    shots: int = Field(
+        default=0, ge=0, le=64, description="Few-shot examples before each question; they are not scored."
+    )
     chat: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="auto: use the checkpoint's chat template for answers and conversations, if it has one and was taught it.",
+        description=(
+            "auto: use the checkpoint's chat template for answers and conversations, if it has one and was taught it."
+        ),
     )
     windows: Literal["each_window", "first_window"] = Field(
         default="each_window",
-        description="Perplexity: what a document longer than the context is cut into. first_window is what lm-evaluation-harness does.",
+        description=(
+            "Perplexity: what a document longer than the context is cut into. first_window is what"
+            " lm-evaluation-harness does."
+        ),
     )
     max_tokens: int = Field(default=64, ge=1, le=8192, description="Generation: longest answer, in tokens.")
     numeric: bool = Field(default=False, description="Generation: also compare the last number of the answer.")
     engine: Literal["fast", "plain", "lm_eval"] = Field(
         default="fast",
-        description="fast: shared prefixes are computed once. plain: the shortest path. lm_eval: lm-evaluation-harness's own.",
+        description=(
+            "fast: shared prefixes are computed once. plain: the shortest path. lm_eval: lm-evaluation-harness's own."
+        ),
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Number format of the weights. auto: the checkpoint's own; on a CPU float32, which holds it exactly."
+        default="auto",
+        description=(
+            "Number format of the weights. auto: the checkpoint's own; on a CPU float32, which holds it exactly."
+        ),
     )
-    audit_items: int = Field(default=4, ge=0, le=1000, description="Items that the plain engine computes again; the difference is shown.")
+    audit_items: int = Field(
+        default=4, ge=0, le=1000, description="Items that the plain engine computes again; the difference is shown."
+    )
     batch_size: int = Field(
-        default=0, ge=0, le=4096, description="Sequences in one forward pass; 0: as many as fit. Changes speed, not scores."
+        default=0,
+        ge=0,
+        le=4096,
+        description="Sequences in one forward pass; 0: as many as fit. Changes speed, not scores.",
     )
-    task: TaskDefinition | None = Field(default=None, description="Task that renders and scores the rows. Empty: by the dataset's kind.")
+    task: TaskDefinition | None = Field(
+        default=None, description="Task that renders and scores the rows. Empty: by the dataset's kind."
+    )
 
     def main_metric(self, kind: EvaluationKind) -> str:
         """Return the headline: the task's first metric, or without a task the usual one of a kind."""
@@ -119,7 +149,9 @@ class EvaluationConfig(BaseModel):
         if self.task is not None and self.kind not in ("auto", self.task.kind):
             raise ValueError(f"the task is {self.task.kind.replace('_', ' ')}: kind must be auto")
         if self.task is not None and self.shots:
-            raise ValueError("a task says itself how many examples it shows: change fewshot.count, and leave shots at 0")
+            raise ValueError(
+                "a task says itself how many examples it shows: change fewshot.count, and leave shots at 0"
+            )
         return self
 
 
@@ -133,7 +165,9 @@ def describe_scoring(config: EvaluationConfig, *, kind: EvaluationKind) -> str:
 def settings_of(
     config: EvaluationConfig, *, kind: EvaluationKind, dataset_hash: str, split: str, engine: str | None = None
 ) -> dict[str, Any]:
-    """Return the settings that determine a score, without those that this kind does not use. `engine`: the one of an endpoint."""
+    """Return the settings that determine a score, without those that this kind does not use. `engine`: the one of an
+    endpoint.
+    """
     settings: dict[str, Any] = {
         "scoring_version": SCORING_VERSION,
         "kind": kind.value,
@@ -170,7 +204,9 @@ def _task_settings(config: EvaluationConfig, task: TaskDefinition) -> dict[str, 
 
 
 def fingerprint_of(settings: dict[str, Any], *, subject: str) -> str:
-    """Return the SHA-256 of settings and subject, a checkpoint's id or an endpoint's identity: equal fingerprints mean equal scores."""
+    """Return the SHA-256 of settings and subject, a checkpoint's id or an endpoint's identity: equal fingerprints mean
+    equal scores.
+    """
     text = json.dumps({"checkpoint": subject, **settings}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -201,9 +237,11 @@ def unlike_settings(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     """Return every setting in which two evaluations differ, one phrase each. Empty: they are comparable."""
     names = [name for name in SETTING_WORDS if first.get(name) != second.get(name)]
     return [
-        SETTING_WORDS[name]
-        if name in ("dataset_hash", "task")
-        else f"{SETTING_WORDS[name]} ({_shown(first.get(name))} and {_shown(second.get(name))})"
+        (
+            SETTING_WORDS[name]
+            if name in ("dataset_hash", "task")
+            else f"{SETTING_WORDS[name]} ({_shown(first.get(name))} and {_shown(second.get(name))})"
+        )
         for name in names
     ]
 

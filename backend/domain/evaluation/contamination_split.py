@@ -8,7 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from backend.domain.statistics.estimates import Estimate, mean_estimate, normal_quantile, proportion_estimate, wilson_interval
+from backend.domain.statistics.estimates import (
+    Estimate,
+    mean_estimate,
+    normal_quantile,
+    proportion_estimate,
+    wilson_interval,
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,8 @@ class SplitScores:
 def split_scores(clean: Sequence[float], contaminated: Sequence[float]) -> SplitScores:
     """Return both groups' scores and their difference with its 95 % interval.
 
-    Shares of 0 and 1: Newcombe's hybrid score interval (1998, Statistics in Medicine 17, method 10). Other values: Welch's t interval.
+    Shares of 0 and 1: Newcombe's hybrid score interval (1998, Statistics in Medicine 17, method 10). Other values:
+    Welch's t interval.
     """
     groups = [_estimate(values) if len(values) else None for values in (clean, contaminated)]
     return SplitScores(groups[0], groups[1], _difference(clean, contaminated) if all(groups) else None)
@@ -38,13 +45,17 @@ def _difference(clean: Sequence[float], contaminated: Sequence[float]) -> Estima
     value = sum(contaminated) / len(contaminated) - sum(clean) / len(clean)
     if _is_binary(clean) and _is_binary(contaminated):
         return _newcombe(sum(contaminated) / len(contaminated), len(contaminated), sum(clean) / len(clean), len(clean))
-    parts = [float(np.var(group, ddof=1)) / len(group) if len(group) > 1 else math.nan for group in (contaminated, clean)]
+    parts = [
+        float(np.var(group, ddof=1)) / len(group) if len(group) > 1 else math.nan for group in (contaminated, clean)
+    ]
     stderr = math.sqrt(sum(parts))
     if not math.isfinite(stderr) or stderr == 0:
         return Estimate(value, None, None, None, count, "difference of two groups: too few items for an interval")
     from scipy.stats import t  # a second's import, for this alone
 
-    df = sum(parts) ** 2 / sum(part**2 / (len(group) - 1) for part, group in zip(parts, (contaminated, clean), strict=True))
+    df = sum(parts) ** 2 / sum(
+        part**2 / (len(group) - 1) for part, group in zip(parts, (contaminated, clean), strict=True)
+    )
     margin = float(t.ppf(0.975, df)) * stderr
     return Estimate(value, stderr, value - margin, value + margin, count, "Welch's t interval 95 %")
 

@@ -11,7 +11,9 @@ from backend.domain.wording import plural
 START_S = 6.0
 """Starting the process and loading a small network; a job's time holds it whatever the number of items."""
 RUNTIME_BYTES = 440 << 20
-"""Resident size of a process with torch and transformers beside the weights, measured on x86-64 Linux (as for a replica)."""
+"""Resident size of a process with torch and transformers beside the weights, measured on x86-64 Linux (as for a
+replica).
+"""
 BATCH_TOKENS = 4096
 ENOUGH = 3
 """Earlier evaluations from which the spread of their rates is the error; with fewer, a stated factor is."""
@@ -21,8 +23,8 @@ ENOUGH = 3
 class Timing:
     """Facts that an evaluation's time depends on; `seconds` is None before it has run.
 
-    An endpoint's network is not known: `parameters` is 0, its rate is one of items alone, and only endpoints give one. `prompt_tokens`
-    and `completion_tokens` are what an endpoint counted.
+    An endpoint's network is not known: `parameters` is 0, its rate is one of items alone, and only endpoints give one.
+    `prompt_tokens` and `completion_tokens` are what an endpoint counted.
     """
 
     checkpoint: str
@@ -67,8 +69,9 @@ _BASES = (
 def estimate_time(job: Timing, earlier: Sequence[Timing]) -> TimeEstimate | None:
     """Return an evaluation's expected time from the nearest earlier ones; None where nothing of its kind has run.
 
-    A rate is seconds per item and parameter, and per block of few-shot examples. The median of the earlier rates gives the time; the
-    range is the largest factor by which one of them misses the median of the others, or a stated factor where there are fewer than three.
+    A rate is seconds per item and parameter, and per block of few-shot examples. The median of the earlier rates gives
+    the time; the range is the largest factor by which one of them misses the median of the others, or a stated factor
+    where there are fewer than three.
     """
     comparable = [one for one in earlier if one.is_endpoint == job.is_endpoint]
     alike = [one for one in comparable if one.kind == job.kind and one.seconds is not None and one.items > 0]
@@ -87,16 +90,21 @@ def estimate_time(job: Timing, earlier: Sequence[Timing]) -> TimeEstimate | None
                 START_S + seconds,
                 START_S + seconds / factor,
                 START_S + seconds * factor,
-                f"{plural(len(rates), 'earlier evaluation')} {basis.replace('checkpoint', 'endpoint') if job.is_endpoint else basis}",
+                f"{plural(len(rates), 'earlier evaluation')}"
+                f" {basis.replace('checkpoint', 'endpoint') if job.is_endpoint else basis}",
             )
     return None
 
 
 def estimate_tokens(job: Timing, earlier: Sequence[Timing]) -> tuple[float, float] | None:
-    """Return the prompt and answer tokens that an endpoint will count, by the mean per item of the nearest earlier evaluation; None
-    where no endpoint was asked this benchmark with as many examples.
+    """Return the prompt and answer tokens that an endpoint will count, by the mean per item of the nearest earlier
+    evaluation; None where no endpoint was asked this benchmark with as many examples.
     """
-    alike = [one for one in earlier if one.is_endpoint and (one.benchmark, one.kind, one.shots) == (job.benchmark, job.kind, job.shots)]
+    alike = [
+        one
+        for one in earlier
+        if one.is_endpoint and (one.benchmark, one.kind, one.shots) == (job.benchmark, job.kind, job.shots)
+    ]
     counted = [one for one in alike if one.items > 0 and one.prompt_tokens]
     nearest = next((one for one in counted if one.checkpoint == job.checkpoint), counted[0] if counted else None)
     if nearest is None:

@@ -1,6 +1,8 @@
-"""Endpoints as the subject of an evaluation: their config, what their API offers, and what they can't score. Pure rules.
+"""Endpoints as the subject of an evaluation: their config, what their API offers, and what they can't score. Pure
+rules.
 
-A key is never part of any of these: `key_env` and `key_file` name the place where the process that calls the endpoint reads it.
+A key is never part of any of these: `key_env` and `key_file` name the place where the process that calls the endpoint
+reads it.
 """
 
 from __future__ import annotations
@@ -23,8 +25,12 @@ class EndpointConfig(BaseModel):
 
     url: str = Field(default="", max_length=300, description="Address of the API, such as https://host/v1.")
     model: str = Field(min_length=1, max_length=200, description="Model that is asked for.")
-    key_env: str | None = Field(default=None, description="Environment variable that holds the API key, on the machine of the worker.")
-    key_file: str | None = Field(default=None, max_length=500, description="File that holds the API key, on the machine of the worker.")
+    key_env: str | None = Field(
+        default=None, description="Environment variable that holds the API key, on the machine of the worker."
+    )
+    key_file: str | None = Field(
+        default=None, max_length=500, description="File that holds the API key, on the machine of the worker."
+    )
     concurrency: int = Field(default=8, ge=1, le=64, description="Requests at once.")
     input_price: float | None = Field(default=None, ge=0, description="US dollars for a million prompt tokens.")
     output_price: float | None = Field(default=None, ge=0, description="US dollars for a million answer tokens.")
@@ -77,7 +83,9 @@ def form_of(config: EvaluationConfig, kind: EvaluationKind) -> Form:
 
 
 def uses_chat_api(config: EvaluationConfig, form: Form, capabilities: Capabilities) -> bool:
-    """Return whether an endpoint is asked by messages: where the config says so, or where it leaves that open and the API has chats."""
+    """Return whether an endpoint is asked by messages: where the config says so, or where it leaves that open and the
+    API has chats.
+    """
     setting = config.task.chat if config.task is not None and config.chat == "auto" else config.chat
     if form is not Form.GENERATE:
         return setting == "on"
@@ -89,7 +97,8 @@ def check_request(name: str, config: EvaluationConfig, kind: EvaluationKind, cap
     if config.engine != "fast" or config.dtype != "auto":
         field = "engine" if config.engine != "fast" else "dtype"
         raise InvalidInput(
-            f"{field} is {getattr(config, field)}, and an endpoint computes by its own engine in its own number format.",
+            f"{field} is {getattr(config, field)}, and an endpoint computes by its own engine in its own number"
+            " format.",
             remedy=f"Leave {field} at its default.",
             field=field,
         )
@@ -112,10 +121,15 @@ def check_request(name: str, config: EvaluationConfig, kind: EvaluationKind, cap
 def _check_likelihoods(name: str, capabilities: Capabilities, *, chat: bool) -> None:
     if not capabilities.echo:
         raise InvalidInput(
-            f"This task needs log-likelihoods, and the API of “{name}” does not echo a prompt with its log-probabilities.",
-            remedy="Score generated answers, evaluate the checkpoint itself, or serve the model by a server whose /completions takes "
-            "echo and logprobs, such as vLLM.",
+            f"This task needs log-likelihoods, and the API of “{name}” does not echo a prompt with its"
+            " log-probabilities.",
+            remedy=(
+                "Score generated answers, evaluate the checkpoint itself, or serve the model by a server whose"
+                " /completions takes echo and logprobs, such as vLLM."
+            ),
             field="kind",
         )
     if chat:
-        raise InvalidInput("An endpoint scores texts, not a chat template's tokens.", remedy="Set chat to off.", field="chat")
+        raise InvalidInput(
+            "An endpoint scores texts, not a chat template's tokens.", remedy="Set chat to off.", field="chat"
+        )

@@ -1,7 +1,7 @@
 """Results in the form of lm-evaluation-harness (0.4), out and in; files of others are hostile input. Pure.
 
-A results file holds `results: {task: {"acc,none": value, "acc_stderr,none": error}}`; files of versions before 0.4, such as those
-published in `evals/*.json`, name the metric alone.
+A results file holds `results: {task: {"acc,none": value, "acc_stderr,none": error}}`; files of versions before 0.4,
+such as those published in `evals/*.json`, name the metric alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ NAME, MODEL = 160, 200
 
 @dataclass(frozen=True)
 class StatedScores:
-    """A model's scores on one benchmark, as a file states them. `scores`: metric, value, stderr (or None) and n (0: not stated)."""
+    """A model's scores on one benchmark, as a file states them. `scores`: metric, value, stderr (or None) and n (0: not
+    stated).
+    """
 
     model: str
     benchmark: str
@@ -39,7 +41,9 @@ def read_results(data: Any, *, source: str) -> list[StatedScores]:
     if not isinstance(results, dict) or not results:
         raise InvalidInput(
             f"{source} holds no results: it has no object `results` with a task in it.",
-            remedy="Give a results file of lm-evaluation-harness, or JSON of the same form: {results: {task: {acc: 0.5}}}.",
+            remedy=(
+                "Give a results file of lm-evaluation-harness, or JSON of the same form: {results: {task: {acc: 0.5}}}."
+            ),
             field="file",
         )
     if len(results) > MOST_TASKS:
@@ -135,7 +139,8 @@ def write_results(
 ) -> dict[str, Any]:
     """Return one evaluation as the results object that lm-evaluation-harness 0.4 writes; a missing error is its `N/A`.
 
-    A metric has the harness's name only where the definition is the same. A subgroup is a task of its own: `mmlu_astronomy`.
+    A metric has the harness's name only where the definition is the same. A subgroup is a task of its own:
+    `mmlu_astronomy`.
     """
     results: dict[str, dict[str, Any]] = {task: {"alias": task}}
     for score in scores:
@@ -147,18 +152,27 @@ def write_results(
     n = max((int(score["n"]) for score in scores), default=0)
     totals = [score for score in scores if not score.get("subgroup")]
     directions = {
-        exported_name(str(score["metric"]), score.get("options")).partition(",")[0]: not is_lower_better(score["metric"])
+        exported_name(str(score["metric"]), score.get("options")).partition(",")[0]: not is_lower_better(
+            score["metric"]
+        )
         for score in totals
     }
     return {
         "results": results,
         "group_subtasks": {task: [name for name in results if name != task]},
-        "configs": {task: {"task": task, "num_fewshot": settings.get("shots", 0), "metadata": {"roundhouse": dict(settings)}}},
+        "configs": {
+            task: {"task": task, "num_fewshot": settings.get("shots", 0), "metadata": {"roundhouse": dict(settings)}}
+        },
         "versions": {task: str(settings.get("scoring_version", ""))},
         "n-shot": {task: settings.get("shots", 0)},
         "higher_is_better": {task: directions},
         "n-samples": {task: {"original": n, "effective": n}},
-        "config": {"model": "roundhouse", "model_args": f"pretrained={model}", "limit": settings.get("limit"), **dict(facts)},
+        "config": {
+            "model": "roundhouse",
+            "model_args": f"pretrained={model}",
+            "limit": settings.get("limit"),
+            **dict(facts),
+        },
         "date": date,
         "model_name": model,
         "model_source": "roundhouse",

@@ -19,7 +19,8 @@ TIMEOUT_S = 1.0
 
 
 class AnswerFilter(Protocol):
-    """One way to find the answer: a regular expression, the match to take (0 is the first, -1 the last) and the group of it.
+    """One way to find the answer: a regular expression, the match to take (0 is the first, -1 the last) and the group
+    of it.
 
     Without a group the answer is the first group that holds something, or the match if there is none.
     """
@@ -79,12 +80,16 @@ FILTERS: dict[str, tuple[Pattern, ...]] = {
 def named_filters(name: str) -> tuple[Pattern, ...]:
     """Return the filters of a name. Raises InvalidInput for an unknown one."""
     if name not in FILTERS:
-        raise InvalidInput(f"There is no answer filter {name!r}.", remedy=f"Filters: {', '.join(FILTERS)}.", field="extract")
+        raise InvalidInput(
+            f"There is no answer filter {name!r}.", remedy=f"Filters: {', '.join(FILTERS)}.", field="extract"
+        )
     return FILTERS[name]
 
 
 def extract_answer(completion: str, filters: Sequence[AnswerFilter]) -> Extracted:
-    """Return the answer that the first matching filter finds, without outer spaces. A search that takes too long does not match."""
+    """Return the answer that the first matching filter finds, without outer spaces. A search that takes too long does
+    not match.
+    """
     for answer_filter in filters:
         text = _search(completion, answer_filter)
         if text is not None:

@@ -1,8 +1,9 @@
-"""Gates: may a checkpoint take the place of a champion? Decided by intervals of paired differences against a margin. Pure rules.
+"""Gates: may a checkpoint take the place of a champion? Decided by intervals of paired differences against a margin.
+Pure rules.
 
-A score below a threshold proves nothing: of small benchmarks a five-point regression passes such a gate in most cases. Here PASS and FAIL
-both need evidence, and everything else is INCONCLUSIVE, with the number of items that would settle it. Who follows that advice looks
-again, and each look may err: the looks at one candidate share one error.
+A score below a threshold proves nothing: of small benchmarks a five-point regression passes such a gate in most cases.
+Here PASS and FAIL both need evidence, and everything else is INCONCLUSIVE, with the number of items that would settle
+it. Who follows that advice looks again, and each look may err: the looks at one candidate share one error.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ SHARE_OF_THE_WHOLE = 0.9
 SMALLEST_QUANTILE, LARGEST_QUANTILE = 1e-6, 6.0
 """Standard errors between which intervals are inverted: p values below 2e-9 are given as that."""
 CompareAt = Callable[[float], PairedComparison]
-"""A comparison of candidate less champion at a level; its difference is positive where the candidate's numbers are larger."""
+"""A comparison of candidate less champion at a level; its difference is positive where the candidate's numbers are
+larger.
+"""
 
 
 class Verdict(StrEnum):
@@ -46,7 +49,9 @@ class GateBenchmark(BaseModel):
 
     benchmark: str = Field(min_length=1, description="Dataset: name, or name@version.")
     metric: str | None = Field(default=None, description="Metric of the evaluation. Empty: its main one.")
-    margin: float | None = Field(default=None, ge=0, description="In the metric's unit: 0.02 is two points of accuracy.")
+    margin: float | None = Field(
+        default=None, ge=0, description="In the metric's unit: 0.02 is two points of accuracy."
+    )
 
 
 class GateConfig(BaseModel):
@@ -54,7 +59,9 @@ class GateConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    champion: str = Field(min_length=1, description="Checkpoint (name or id), or endpoint:NAME for the one that it serves.")
+    champion: str = Field(
+        min_length=1, description="Checkpoint (name or id), or endpoint:NAME for the one that it serves."
+    )
     benchmarks: tuple[GateBenchmark, ...] = Field(min_length=1)
     test: Literal["non_inferiority", "superiority"] = Field(
         default="non_inferiority",
@@ -68,9 +75,12 @@ class GateConfig(BaseModel):
         description="Level of the two-sided interval that decides: PASS and FAIL err half as often.",
     )
     rule: Literal["all", "any"] = Field(
-        default="all", description="all: every benchmark must pass (intersection-union). any: one is enough (Holm-corrected)."
+        default="all",
+        description="all: every benchmark must pass (intersection-union). any: one is enough (Holm-corrected).",
     )
-    expected_difference: float = Field(default=0.0, description="True difference that power is stated for; positive: better.")
+    expected_difference: float = Field(
+        default=0.0, description="True difference that power is stated for; positive: better."
+    )
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
@@ -92,10 +102,11 @@ class GateConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Look:
-    """One of the looks at a candidate's items of a benchmark. `share`: of the gate's error what it may spend; `left`: after it.
+    """One of the looks at a candidate's items of a benchmark. `share`: of the gate's error what it may spend; `left`:
+    after it.
 
-    The chance that any look errs is at most the sum of their chances, however the looks depend on each other, so shares that sum to at
-    most 1 hold the gate's error (alpha spending by the union bound).
+    The chance that any look errs is at most the sum of their chances, however the looks depend on each other, so shares
+    that sum to at most 1 hold the gate's error (alpha spending by the union bound).
     """
 
     number: int = 1
@@ -104,7 +115,9 @@ class Look:
 
     @classmethod
     def after(cls, earlier: Sequence[float], *, is_whole: bool) -> Look:
-        """Return the look that follows looks which spent these shares. `is_whole`: the benchmark's items are all used."""
+        """Return the look that follows looks which spent these shares. `is_whole`: the benchmark's items are all
+        used.
+        """
         left = 1 - sum(earlier)
         share = left * (SHARE_OF_THE_WHOLE if is_whole else SHARE_OF_A_LOOK)
         return cls(len(earlier) + 1, share, left - share)
@@ -114,10 +127,11 @@ class Look:
 class BenchmarkVerdict:
     """One benchmark of a gate. `difference`, `low` and `high` are oriented: positive is better.
 
-    `level`: that of the interval from `low` to `high`, which decides: the gate's, narrowed by the look's share of the error. `p_pass` and
-    `p_fail`: two-sided p values against the threshold from below and above, divided by that share, None without an interval. `power`:
-    chance to PASS this benchmark at this look if the difference is truly the expected one. `items_to_settle`: items that settle it at the
-    next look with 80 % power if the true difference is the observed one; None where it is settled, or where no number of items would.
+    `level`: that of the interval from `low` to `high`, which decides: the gate's, narrowed by the look's share of the
+    error. `p_pass` and `p_fail`: two-sided p values against the threshold from below and above, divided by that share,
+    None without an interval. `power`: chance to PASS this benchmark at this look if the difference is truly the
+    expected one. `items_to_settle`: items that settle it at the next look with 80 % power if the true difference is the
+    observed one; None where it is settled, or where no number of items would.
     """
 
     benchmark: str
@@ -141,7 +155,9 @@ class BenchmarkVerdict:
 
 @dataclass(frozen=True)
 class GateDecision:
-    """Verdict of a gate. `power`: chance to pass if all differences are the expected ones and independent. `procedure` states the test."""
+    """Verdict of a gate. `power`: chance to pass if all differences are the expected ones and independent. `procedure`
+    states the test.
+    """
 
     verdict: Verdict
     benchmarks: tuple[BenchmarkVerdict, ...]
@@ -163,9 +179,10 @@ class Evidence:
 def decide_gate(config: GateConfig, evidence: Sequence[Evidence]) -> GateDecision:
     """Decide a gate from one comparison per benchmark; one without a comparison is undecided.
 
-    `all`: PASS where every benchmark passes at the level, which needs no correction (intersection-union test, Berger 1982); FAIL where one
-    fails after Holm's correction. `any`: PASS where one passes after Holm's correction; FAIL where every one fails at the level. A p value
-    is divided by its look's share of the error first, so that all looks together err no more often than the gate says.
+    `all`: PASS where every benchmark passes at the level, which needs no correction (intersection-union test, Berger
+    1982); FAIL where one fails after Holm's correction. `any`: PASS where one passes after Holm's correction; FAIL
+    where every one fails at the level. A p value is divided by its look's share of the error first, so that all looks
+    together err no more often than the gate says.
     """
     alpha, count = 1 - config.level, len(config.benchmarks)
     undecided = [1.0] * (count - len(evidence))
@@ -176,11 +193,19 @@ def decide_gate(config: GateConfig, evidence: Sequence[Evidence]) -> GateDecisio
     else:
         fails = holm([*fails, *undecided])[: len(evidence)]
     verdicts = [
-        Verdict.PASS if p < alpha else Verdict.FAIL if f < alpha else Verdict.INCONCLUSIVE for p, f in zip(passes, fails, strict=True)
+        Verdict.PASS if p < alpha else Verdict.FAIL if f < alpha else Verdict.INCONCLUSIVE
+        for p, f in zip(passes, fails, strict=True)
     ]
     spread = count if config.rule == "any" else 1
     parts = tuple(
-        _describe(config, one, verdict, p if raw_p is not None else None, f if raw_f is not None else None, error=alpha / spread)
+        _describe(
+            config,
+            one,
+            verdict,
+            p if raw_p is not None else None,
+            f if raw_f is not None else None,
+            error=alpha / spread,
+        )
         for one, verdict, p, f, (raw_p, raw_f) in zip(evidence, verdicts, passes, fails, raw, strict=True)
     )
     decisive = {"all": (Verdict.FAIL, Verdict.PASS), "any": (Verdict.PASS, Verdict.FAIL)}[config.rule]
@@ -196,18 +221,25 @@ def describe_procedure(config: GateConfig) -> str:
     margin = f"{margins[0]:g}" if len(margins) == 1 else f"{margins[0]:g} to {margins[-1]:g}"
     claim = f"not worse by {margin} or more" if config.test == "non_inferiority" else f"better by more than {margin}"
     error = f"each decision errs in {50 * (1 - config.level):.3g} % of cases, all looks at a candidate together"
-    look = f"each look spends {percent(SHARE_OF_A_LOOK)} of what is left of it, {percent(SHARE_OF_THE_WHOLE)} with all items"
+    look = (
+        f"each look spends {percent(SHARE_OF_A_LOOK)} of what is left of it, {percent(SHARE_OF_THE_WHOLE)} with all"
+        " items"
+    )
     sided = f"two-sided {100 * config.level:g} % interval of the paired difference; {error} ({look})"
     rule = ""
     if len(config.benchmarks) > 1:
         rule = (
-            "; all benchmarks must pass (intersection-union, FAIL by Holm)" if config.rule == "all" else "; one benchmark must pass (Holm)"
+            "; all benchmarks must pass (intersection-union, FAIL by Holm)"
+            if config.rule == "all"
+            else "; one benchmark must pass (Holm)"
         )
     return f"{config.test.replace('_', '-')}: {claim}; {sided}{rule}"
 
 
 def _p_values(evidence: Evidence, threshold: float) -> tuple[float | None, float | None]:
-    """Return the smallest levels of error at which the interval lies above, or below, the threshold, divided by the look's share."""
+    """Return the smallest levels of error at which the interval lies above, or below, the threshold, divided by the
+    look's share.
+    """
 
     def distance(quantile: float) -> float:
         low, high = _oriented(evidence, 1 - 2 * float(scipy.stats.norm.sf(quantile)))
@@ -217,7 +249,9 @@ def _p_values(evidence: Evidence, threshold: float) -> tuple[float | None, float
     if low is None or high is None:
         return None, None
     is_above = low + high > 2 * threshold
-    if distance(SMALLEST_QUANTILE) <= 0:  # an interval that is not symmetrical may shrink to the other side of the threshold
+    if (
+        distance(SMALLEST_QUANTILE) <= 0
+    ):  # an interval that is not symmetrical may shrink to the other side of the threshold
         is_above = not is_above
     if distance(SMALLEST_QUANTILE) <= 0:
         return 1.0, 1.0
@@ -236,7 +270,13 @@ def _oriented(evidence: Evidence, level: float) -> tuple[float | None, float | N
 
 
 def _describe(
-    config: GateConfig, evidence: Evidence, verdict: Verdict, p_pass: float | None, p_fail: float | None, *, error: float
+    config: GateConfig,
+    evidence: Evidence,
+    verdict: Verdict,
+    p_pass: float | None,
+    p_fail: float | None,
+    *,
+    error: float,
 ) -> BenchmarkVerdict:
     look, threshold = evidence.look, config.threshold_of(evidence.part)
     level = 1 - (1 - config.level) * look.share
@@ -245,11 +285,15 @@ def _describe(
     difference = -comparison.difference.value if evidence.lower_is_better else comparison.difference.value
     stderr = comparison.difference.stderr
     critical = float(scipy.stats.norm.isf(error * look.share / 2))
-    power = float(scipy.stats.norm.cdf((config.expected_difference - threshold) / stderr - critical)) if stderr else None
+    power = (
+        float(scipy.stats.norm.cdf((config.expected_difference - threshold) / stderr - critical)) if stderr else None
+    )
     items = None
     if verdict is Verdict.INCONCLUSIVE and stderr and difference != threshold:
         next_share = SHARE_OF_A_LOOK * look.left or look.share
-        spread = (float(scipy.stats.norm.isf(error * next_share / 2)) + float(scipy.stats.norm.ppf(PLANNED_POWER))) * stderr
+        spread = (
+            float(scipy.stats.norm.isf(error * next_share / 2)) + float(scipy.stats.norm.ppf(PLANNED_POWER))
+        ) * stderr
         items = max(comparison.n + 1, math.ceil(comparison.n * (spread / (difference - threshold)) ** 2))
     return BenchmarkVerdict(
         benchmark=evidence.part.benchmark,

@@ -10,7 +10,17 @@ from typing import Any
 
 NAMES: dict[str, str] = {
     **{name: name for name in ("acc", "acc_norm", "acc_bytes", "bleu", "chrf", "chrf++", "ter", "mcc")},
-    **{name: name for name in ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "likelihood_diff", "pct_stereotype")},
+    **{
+        name: name
+        for name in (
+            "perplexity",
+            "word_perplexity",
+            "byte_perplexity",
+            "bits_per_byte",
+            "likelihood_diff",
+            "pct_stereotype",
+        )
+    },
     "acc_pmi": "acc_mutual_info",
     "brier": "brier_score",
     "exact_match_verbatim": "exact_match",

@@ -1,8 +1,10 @@
-"""Check the verifiable instructions of IFEval (Zhou et al. 2023, arXiv 2311.07911): 25 types, strict and loose. Pure rules.
+"""Check the verifiable instructions of IFEval (Zhou et al. 2023, arXiv 2311.07911): 25 types, strict and loose. Pure
+rules.
 
-Each check follows the published implementation, so that scores are comparable. Two differences: a keyword that is no valid pattern is
-taken literally, and the frequency of a character that is no letter is counted, where the published code draws a letter at random.
-Language detection (langdetect) has a fixed seed, so that an answer is always judged alike.
+Each check follows the published implementation, so that scores are comparable. Two differences: a keyword that is no
+valid pattern is taken literally, and the frequency of a character that is no letter is counted, where the published
+code draws a letter at random. Language detection (langdetect) has a fixed seed, so that an answer is always judged
+alike.
 """
 
 from __future__ import annotations
@@ -24,19 +26,25 @@ SEARCH_TIMEOUT_S = 1.0
 
 @dataclass(frozen=True)
 class InstructionCheck:
-    """Instructions of a prompt that were followed. Loose is strict on the answer or on a version without markup or framing."""
+    """Instructions of a prompt that were followed. Loose is strict on the answer or on a version without markup or
+    framing.
+    """
 
     strict: tuple[bool, ...]
     loose: tuple[bool, ...]
 
 
-def check_instructions(response: str, instructions: Sequence[str], arguments: Sequence[Mapping[str, Any]]) -> InstructionCheck:
+def check_instructions(
+    response: str, instructions: Sequence[str], arguments: Sequence[Mapping[str, Any]]
+) -> InstructionCheck:
     """Check an answer against instructions such as `punctuation:no_comma` with their arguments.
 
     Raises InvalidInput for an unknown instruction or one that lacks an argument.
     """
     if len(instructions) != len(arguments):
-        raise InvalidInput(f"{len(instructions)} instructions have {len(arguments)} sets of arguments.", remedy="Give one for each.")
+        raise InvalidInput(
+            f"{len(instructions)} instructions have {len(arguments)} sets of arguments.", remedy="Give one for each."
+        )
     checks = [_bind(name, given) for name, given in zip(instructions, arguments, strict=True)]
     versions = loose_versions(response)
     return InstructionCheck(
@@ -54,7 +62,11 @@ def loose_versions(response: str) -> tuple[str, ...]:
 
 def _bind(name: str, given: Mapping[str, Any]) -> Callable[[str], bool]:
     if name not in CHECKS:
-        raise InvalidInput(f"There is no instruction {name!r}.", remedy=f"Instructions: {', '.join(CHECKS)}.", field="instruction_id_list")
+        raise InvalidInput(
+            f"There is no instruction {name!r}.",
+            remedy=f"Instructions: {', '.join(CHECKS)}.",
+            field="instruction_id_list",
+        )
     check, names = CHECKS[name]
     values = {argument: given.get(argument) for argument in names}
     absent = [argument for argument, value in values.items() if value is None]
@@ -64,15 +76,26 @@ def _bind(name: str, given: Mapping[str, Any]) -> Callable[[str], bool]:
 
 
 def check_row(response: str, row: Mapping[str, Any]) -> InstructionCheck:
-    """Check an answer to a row of IFEval's file, with `instruction_id_list` and `kwargs`. Raises InvalidInput for a row without them."""
+    """Check an answer to a row of IFEval's file, with `instruction_id_list` and `kwargs`. Raises InvalidInput for a row
+    without them.
+    """
     names, arguments = row.get("instruction_id_list"), row.get("kwargs")
-    if not isinstance(names, list) or not names or not isinstance(arguments, list) or not all(isinstance(a, dict) for a in arguments):
-        raise InvalidInput("The row has no instructions.", remedy="Give `instruction_id_list` and `kwargs`, as IFEval's file does.")
+    if (
+        not isinstance(names, list)
+        or not names
+        or not isinstance(arguments, list)
+        or not all(isinstance(a, dict) for a in arguments)
+    ):
+        raise InvalidInput(
+            "The row has no instructions.", remedy="Give `instruction_id_list` and `kwargs`, as IFEval's file does."
+        )
     return check_instructions(response, names, arguments)
 
 
 def followed_values(check: InstructionCheck) -> dict[str, float]:
-    """Return the values of an item: prompt followed, instructions followed, strict and loose, and the number of instructions."""
+    """Return the values of an item: prompt followed, instructions followed, strict and loose, and the number of
+    instructions.
+    """
     return {
         "prompt_strict": float(all(check.strict)),
         "prompt_loose": float(all(check.loose)),
@@ -91,7 +114,8 @@ INSTRUCTION_LABEL = {
 
 
 def estimate_followed(items: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
-    """Return the four scores of IFEval from items' values: the share of prompts with all instructions followed, and of instructions.
+    """Return the four scores of IFEval from items' values: the share of prompts with all instructions followed, and of
+    instructions.
 
     Instructions of one prompt are not independent: their share is a ratio estimate over prompts.
     """
@@ -105,12 +129,16 @@ def estimate_followed(items: Sequence[Mapping[str, float]]) -> dict[str, Estimat
 
 def _compare(count: int, relation: str, bound: int) -> bool:
     if relation not in ("at least", "less than"):
-        raise InvalidInput(f"The relation {relation!r} is unknown.", remedy="Write at least or less than.", field="relation")
+        raise InvalidInput(
+            f"The relation {relation!r} is unknown.", remedy="Write at least or less than.", field="relation"
+        )
     return count >= bound if relation == "at least" else count < bound
 
 
 def _count(pattern: str, text: str) -> int:
-    """Count the matches of a pattern, ignoring case; one that is not a regular expression, or takes too long, is searched literally."""
+    """Count the matches of a pattern, ignoring case; one that is not a regular expression, or takes too long, is
+    searched literally.
+    """
     import regex
 
     try:
@@ -190,7 +218,10 @@ def _postscript(text: str, postscript_marker: str) -> bool:
 
 
 def _bullets(text: str, num_bullets: int) -> bool:
-    return len(re.findall(r"^\s*\*[^*].*$", text, re.MULTILINE)) + len(re.findall(r"^\s*-.*$", text, re.MULTILINE)) == num_bullets
+    return (
+        len(re.findall(r"^\s*\*[^*].*$", text, re.MULTILINE)) + len(re.findall(r"^\s*-.*$", text, re.MULTILINE))
+        == num_bullets
+    )
 
 
 def _constrained_answer(text: str) -> bool:
@@ -276,7 +307,9 @@ def _quoted(text: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def detect_language(text: str) -> str | None:
-    """Return the ISO 639-1 code of a text's language by langdetect (`zh-cn` and `zh-tw` for Chinese), or None if it has no feature."""
+    """Return the ISO 639-1 code of a text's language by langdetect (`zh-cn` and `zh-tw` for Chinese), or None if it has
+    no feature.
+    """
     import langdetect
 
     langdetect.DetectorFactory.seed = 0
@@ -295,7 +328,10 @@ CHECKS: dict[str, tuple[Callable[..., bool], tuple[str, ...]]] = {
     "length_constraints:number_sentences": (_number_of_sentences, ("num_sentences", "relation")),
     "length_constraints:number_paragraphs": (_number_of_paragraphs, ("num_paragraphs",)),
     "length_constraints:number_words": (_number_of_words, ("num_words", "relation")),
-    "length_constraints:nth_paragraph_first_word": (_first_word_of_paragraph, ("num_paragraphs", "nth_paragraph", "first_word")),
+    "length_constraints:nth_paragraph_first_word": (
+        _first_word_of_paragraph,
+        ("num_paragraphs", "nth_paragraph", "first_word"),
+    ),
     "detectable_content:number_placeholders": (_placeholders, ("num_placeholders",)),
     "detectable_content:postscript": (_postscript, ("postscript_marker",)),
     "detectable_format:number_bullet_lists": (_bullets, ("num_bullets",)),

@@ -1,4 +1,6 @@
-"""Make the program that tests a completion of code, as HumanEval does (Chen et al. 2021): prompt, completion, tests. Pure text."""
+"""Make the program that tests a completion of code, as HumanEval does (Chen et al. 2021): prompt, completion, tests.
+Pure text.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,9 @@ _FUNCTION = re.compile(r"^(?:async )?def (\w+)\(", re.MULTILINE)
 def write_program(prompt: str, completion: str, tests: str) -> str:
     """Return prompt, completion and tests as one program.
 
-    A completion that continues the prompt is appended to it. One that writes the function of the prompt again, in a fenced block or
-    without, replaces it; the prompt's text before the function stays, since it holds imports and helpers.
+    A completion that continues the prompt is appended to it. One that writes the function of the prompt again, in a
+    fenced block or without, replaces it; the prompt's text before the function stays, since it holds imports and
+    helpers.
     """
     fenced = _FENCE.search(completion)
     code = fenced[1] if fenced else completion

@@ -1,7 +1,7 @@
 """Reports of scores as one HTML file and as CSV. Pure.
 
-The HTML needs nothing from elsewhere, and its policy forbids it; every text is escaped. In CSV a text that a spreadsheet would take for
-a formula gets an apostrophe in front.
+The HTML needs nothing from elsewhere, and its policy forbids it; every text is escaped. In CSV a text that a
+spreadsheet would take for a formula gets an apostrophe in front.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from backend.domain.csv_text import safe_cell
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 STYLE = (
-    ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}th,td{text-align:left;padding:.3rem .6rem;"
-    "border-bottom:1px solid color-mix(in srgb,currentColor 20%,transparent);vertical-align:top;overflow-wrap:anywhere}"
-    "pre{white-space:pre-wrap;margin:0;font:13px/1.4 ui-monospace,monospace}.note{opacity:.75}"
+    ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0"
+    " 1rem}table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}th,td{text-align:left;padding:.3rem"
+    " .6rem;border-bottom:1px solid color-mix(in srgb,currentColor"
+    " 20%,transparent);vertical-align:top;overflow-wrap:anywhere}pre{white-space:pre-wrap;margin:0;font:13px/1.4"
+    " ui-monospace,monospace}.note{opacity:.75}"
 )
 
 
@@ -50,7 +51,9 @@ def write_html(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 def _section(section: Section) -> str:
     titles = list(dict.fromkeys(title for row in section.rows for title in row))
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)
-    body = "".join("<tr>" + "".join(f"<td>{_cell(row.get(title))}</td>" for title in titles) + "</tr>" for row in section.rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{_cell(row.get(title))}</td>" for title in titles) + "</tr>" for row in section.rows
+    )
     note = f'<p class="note">{escape(section.note)}</p>' if section.note else ""
     return f"<h2>{escape(section.title)}</h2>{note}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 

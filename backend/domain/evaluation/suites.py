@@ -44,7 +44,10 @@ class SuiteMember(BaseModel):
         if isinstance(data, str):
             return {"benchmark": data}
         if isinstance(data, dict) and "config" not in data:
-            return {"benchmark": data.get("benchmark"), "config": {key: value for key, value in data.items() if key != "benchmark"}}
+            return {
+                "benchmark": data.get("benchmark"),
+                "config": {key: value for key, value in data.items() if key != "benchmark"},
+            }
         return data
 
 
@@ -68,7 +71,10 @@ class SuiteConfig(BaseModel):
 
     def to_yaml(self) -> str:
         """Write the suite as YAML, leaving defaults out."""
-        members = [{"benchmark": one.benchmark, **one.config.model_dump(mode="json", exclude_defaults=True)} for one in self.members]
+        members = [
+            {"benchmark": one.benchmark, **one.config.model_dump(mode="json", exclude_defaults=True)}
+            for one in self.members
+        ]
         head = {"name": self.name, **({"description": self.description} if self.description else {})}
         short = [member["benchmark"] if len(member) == 1 else member for member in members]
         centred = {"centred": True} if self.centred else {}
@@ -87,5 +93,7 @@ def read_suite(text: str) -> SuiteConfig:
     """Read a suite's YAML. Raises InvalidInput with the line or the field at fault."""
     values = parse_yaml(text, what="The suite")
     if not isinstance(values, dict):
-        raise InvalidInput("A suite is a mapping with `name` and `members`.", remedy="Write `name: …` and a list `members:`.")
+        raise InvalidInput(
+            "A suite is a mapping with `name` and `members`.", remedy="Write `name: …` and a list `members:`."
+        )
     return parse_suite(values)

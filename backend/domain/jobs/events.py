@@ -1,6 +1,7 @@
 """Events that a room reports while it works, one JSON line each, written by the child process and read by its parent.
 
-A line is the event's fields with its `type` and the `time` of writing. The parent turns events into rows (backend.services.job_events).
+A line is the event's fields with its `type` and the `time` of writing. The parent turns events into rows
+(backend.services.job_events).
 """
 
 from __future__ import annotations
@@ -113,7 +114,9 @@ class StoppedEarlyEvent(Event):
 
 
 class MicroBatchHalvedEvent(Event):
-    """A step did not fit into memory; from now on it takes `grad_accum_steps` micro-batches of `micro_batch` sequences."""
+    """A step did not fit into memory; from now on it takes `grad_accum_steps` micro-batches of `micro_batch`
+    sequences.
+    """
 
     type: Literal["micro_batch_halved"] = "micro_batch_halved"
     step: int
@@ -122,7 +125,9 @@ class MicroBatchHalvedEvent(Event):
 
 
 class NotFiniteEvent(Event):
-    """The loss or a gradient was not finite. `micro_batch` (from 1) is at fault and holds `held`; the state of `saved_step` is on disk."""
+    """The loss or a gradient was not finite. `micro_batch` (from 1) is at fault and holds `held`; the state of
+    `saved_step` is on disk.
+    """
 
     type: Literal["not_finite"] = "not_finite"
     step: int
@@ -165,9 +170,10 @@ class ReadyEvent(Event):
 
 
 class GaugeEvent(Event):
-    """Open and waiting requests of a replica, the tokens per second that it generates, the used share of its KV cache, the longest wait of
-    a request that has not begun, the tokens that its draft proposed and those accepted since its start, and what its process takes of the
-    machine: cores, memory, and memory of a GPU."""
+    """Open and waiting requests of a replica, the tokens per second that it generates, the used share of its KV cache,
+    the longest wait of a request that has not begun, the tokens that its draft proposed and those accepted since its
+    start, and what its process takes of the machine: cores, memory, and memory of a GPU.
+    """
 
     type: Literal["gauge"] = "gauge"
     running: int
@@ -192,7 +198,9 @@ class ErrorEvent(Event):
 
 
 class ResultEvent(Event):
-    """The work is done. `result` is the JSON form of the kind's result class; the times are in seconds of the child's CPU."""
+    """The work is done. `result` is the JSON form of the kind's result class; the times are in seconds of the child's
+    CPU.
+    """
 
     type: Literal["result"] = "result"
     result: dict[str, Any]
@@ -226,7 +234,9 @@ _EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discrimina
 
 
 def write_event(event: Event, *, time: float) -> bytes:
-    """Return an event's line, without its line break. A lone surrogate, as in some file names, becomes a question mark."""
+    """Return an event's line, without its line break. A lone surrogate, as in some file names, becomes a question
+    mark.
+    """
     text = json.dumps({**event.model_dump(), "time": time}, separators=(",", ":"), ensure_ascii=False, default=str)
     return text.encode("utf-8", "replace")
 

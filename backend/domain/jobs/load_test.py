@@ -32,8 +32,8 @@ class LoadTestPayload(Payload):
 
 
 class LoadTestResult(JobResult):
-    """Levels of a load test: per number of users a summary per target, and the gateway's overhead. With the job only `load_test_id` is
-    stored, the levels are a row of their own.
+    """Levels of a load test: per number of users a summary per target, and the gateway's overhead. With the job only
+    `load_test_id` is stored, the levels are a row of their own.
     """
 
     job_kind = JobKind.LOAD_TEST

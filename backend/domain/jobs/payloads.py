@@ -1,7 +1,8 @@
 """Payloads: the input of each kind of job, as one frozen class that the service writes and the room reads.
 
-A payload is stored with its job as JSON and handed to the child process in `job.json`. Field names are part of the stored form: jobs of
-an earlier version are read by the same classes. Folders are relative to the artifacts unless a field says otherwise.
+A payload is stored with its job as JSON and handed to the child process in `job.json`. Field names are part of the
+stored form: jobs of an earlier version are read by the same classes. Folders are relative to the artifacts unless a
+field says otherwise.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class ComputePayload(Payload):
 
 
 class TrainingPayload(ComputePayload):
-    """A training config with its names resolved. `dataset` and `tokenizer` are folders, None while another job still makes them; they are
-    filled in when the job starts.
+    """A training config with its names resolved. `dataset` and `tokenizer` are folders, None while another job still
+    makes them; they are filled in when the job starts.
     """
 
     config: RunConfig
@@ -70,13 +71,16 @@ class TrainPayload(TrainingPayload):
     job_kind = JobKind.TRAIN
     run_id: str
     holds_checkpoints: bool = False
-    """Whether suites score every checkpoint, which then waits for them before it is removed; see `backend.domain.training.holds`."""
+    """Whether suites score every checkpoint, which then waits for them before it is removed; see
+    `backend.domain.training.holds`.
+    """
 
 
 class ProbePayload(TrainingPayload):
     """Measure the peak memory and the speed of a run before it is launched.
 
-    `fingerprint` identifies the measurement (`asked` in payloads of earlier versions), `shape` is None for a base of an unknown family.
+    `fingerprint` identifies the measurement (`asked` in payloads of earlier versions), `shape` is None for a base of an
+    unknown family.
     """
 
     job_kind = JobKind.PROBE
@@ -130,7 +134,8 @@ class Prompt(Record):
 class GeneratePayload(ComputePayload):
     """Complete prompts with a checkpoint, or with the `model` of the chat endpoint at `url`.
 
-    `key_env` names the environment variable of the worker that holds the endpoint's key; the key itself is never in a payload.
+    `key_env` names the environment variable of the worker that holds the endpoint's key; the key itself is never in a
+    payload.
     """
 
     job_kind = JobKind.GENERATE
@@ -162,7 +167,9 @@ class LoglikelihoodPayload(ComputePayload):
 
 
 class ClassifyPayload(ComputePayload):
-    """Classify the texts of `texts_file`, JSON lines of {text}, by one label of a sequence classifier; for an evaluation's answers."""
+    """Classify the texts of `texts_file`, JSON lines of {text}, by one label of a sequence classifier; for an
+    evaluation's answers.
+    """
 
     job_kind = JobKind.CLASSIFY
     classifier: str
@@ -214,8 +221,9 @@ class Derivation(Record):
 class ImportPayload(Payload):
     """Make a dataset version from one source.
 
-    `source` is a path below the artifacts, or an absolute one that all workers can read; `url` an address of S3 or Google Cloud Storage;
-    `derive` a change of another version. `split` names one split of a folder that `datasets` saved.
+    `source` is a path below the artifacts, or an absolute one that all workers can read; `url` an address of S3 or
+    Google Cloud Storage; `derive` a change of another version. `split` names one split of a folder that `datasets`
+    saved.
     """
 
     job_kind = JobKind.IMPORT_DATASET
@@ -258,7 +266,9 @@ class TrainTokenizerPayload(Payload):
 
 
 class AddBasePayload(Payload):
-    """Copy or fetch a base to `out`: from `source`, an absolute path on the workers, or from `hub`, an id, at `revision`."""
+    """Copy or fetch a base to `out`: from `source`, an absolute path on the workers, or from `hub`, an id, at
+    `revision`.
+    """
 
     job_kind = JobKind.ADD_BASE
     source: str | None = None
@@ -296,7 +306,9 @@ class ExportPayload(Payload):
 
 
 class DatasetExportPayload(Payload):
-    """Write a dataset version for other tools to `out`, with `card` as its README.md; `name` is used in the commit message."""
+    """Write a dataset version for other tools to `out`, with `card` as its README.md; `name` is used in the commit
+    message.
+    """
 
     job_kind = JobKind.EXPORT_DATASET
     dataset: str
@@ -319,9 +331,11 @@ class InspectPayload(ComputePayload):
 
 
 class JudgePayload(ComputePayload):
-    """Judge the answers in `items_file`, JSON lines of `JudgeItem`, by a checkpoint or by a chat endpoint at `url` under the name `model`.
+    """Judge the answers in `items_file`, JSON lines of `JudgeItem`, by a checkpoint or by a chat endpoint at `url`
+    under the name `model`.
 
-    `uses_key`: the endpoint gets the installation's key for judges, which travels in the environment, never in a payload.
+    `uses_key`: the endpoint gets the installation's key for judges, which travels in the environment, never in a
+    payload.
     """
 
     job_kind = JobKind.JUDGE
@@ -377,5 +391,7 @@ def read_payload(kind: JobKind, stored: Mapping[str, Any]) -> Payload:
 def require_folder(folder: str | None, *, what: str) -> str:
     """Return a folder that another job makes. Raises NotFound if it is missing."""
     if folder is None:
-        raise NotFound(f"The {what} of this job was not made, or has been deleted.", remedy="Start it again with another one.")
+        raise NotFound(
+            f"The {what} of this job was not made, or has been deleted.", remedy="Start it again with another one."
+        )
     return folder

@@ -43,7 +43,9 @@ def format_progress(progress: Progress | None) -> str:
     parts = [f"{progress.unit} {progress.done:,.0f} of {progress.total:,.0f}"]
     if progress.rate:
         slow = progress.rate < 0.5
-        parts.append(f"{1 / progress.rate:.1f} s per {progress.unit}" if slow else f"{progress.rate:,.1f} {progress.unit}s/s")
+        parts.append(
+            f"{1 / progress.rate:.1f} s per {progress.unit}" if slow else f"{progress.rate:,.1f} {progress.unit}s/s"
+        )
     if progress.left_s is not None and progress.done < progress.total:
         parts.append(f"{format_duration(progress.left_s)} left")
     if progress.message:
@@ -54,7 +56,8 @@ def format_progress(progress: Progress | None) -> str:
 def expected_wait_s(ahead: list[Progress | None], *, slots: int) -> float | None:
     """Return the seconds until a slot frees for a job behind `ahead`, or None where one of them has no known rate.
 
-    Jobs are assigned to slots in order, each to the first that frees. Waiting jobs have reported no rate, so the wait behind them is None.
+    Jobs are assigned to slots in order, each to the first that frees. Waiting jobs have reported no rate, so the wait
+    behind them is None.
     """
     if slots < 1:
         return None

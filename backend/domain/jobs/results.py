@@ -1,7 +1,7 @@
 """Results: the output of each kind of job, as one frozen class that the room builds and the service reads.
 
-A result is stored with its job as JSON, with the fields that its room set. Rows stored by other versions are read too: unknown fields are
-ignored, and fields added later have a default.
+A result is stored with its job as JSON, with the fields that its room set. Rows stored by other versions are read too:
+unknown fields are ignored, and fields added later have a default.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from backend.domain.jobs.states import JobKind, StopRequest
 class RunMeasurement(ReadRecord):
     """Peak memory and speed of one training process.
 
-    `measured_bytes` is the peak of the process, `allocated_bytes` that of tensors alone, if the allocator reports it; `step_s` is
-    the median time of a step, with its 10th and 90th percentile.
+    `measured_bytes` is the peak of the process, `allocated_bytes` that of tensors alone, if the allocator reports it;
+    `step_s` is the median time of a step, with its 10th and 90th percentile.
     """
 
     measured_bytes: int
@@ -48,7 +48,9 @@ class TrainResult(JobResult):
 
 
 class ProbeResult(JobResult, RunMeasurement):
-    """`longest` and `trained` are the positions and trained positions of the longest sequence, `accumulated` the micro-batches per step."""
+    """`longest` and `trained` are the positions and trained positions of the longest sequence, `accumulated` the
+    micro-batches per step.
+    """
 
     job_kind = JobKind.PROBE
     longest: int | None = None
@@ -58,7 +60,9 @@ class ProbeResult(JobResult, RunMeasurement):
 
 
 class ScoreRow(ReadRecord):
-    """One score with standard error and 95 % interval, None where not finite; over a `subgroup` of the items if it names one."""
+    """One score with standard error and 95 % interval, None where not finite; over a `subgroup` of the items if it
+    names one.
+    """
 
     metric: str
     subgroup: str = ""
@@ -76,7 +80,9 @@ class ScoreRow(ReadRecord):
 
 
 class JudgeFacts(ReadRecord):
-    """The judge of a task: answers without a verdict, and the tokens of its questions and verdicts, with their price if known."""
+    """The judge of a task: answers without a verdict, and the tokens of its questions and verdicts, with their price if
+    known.
+    """
 
     name: str
     missing: int = 0
@@ -88,11 +94,12 @@ class JudgeFacts(ReadRecord):
 class EvaluationFacts(ReadRecord):
     """Facts of an evaluation: `unit` is what counts as one item, `chance` the score of guessing.
 
-    `engine` computed the numbers; where that is not the one asked for, `engine_fallback` gives the reason. `bos` says whether a text begins
-    with the begin token. Counted are items whose context was cut (`truncated_items`) or holds bytes that the tokenizer can't write
-    (`lost_items`, `lost_bytes`), answers that the context cut before the task's longest (`capped_items`), ties, and items without a
-    result. `audit_difference` is the largest difference in nats on `audit_items` that the plainest path computed again. Of an endpoint: its
-    name, address and model as it names itself, and the tokens that it counted with their price.
+    `engine` computed the numbers; where that is not the one asked for, `engine_fallback` gives the reason. `bos` says
+    whether a text begins with the begin token. Counted are items whose context was cut (`truncated_items`) or holds
+    bytes that the tokenizer can't write (`lost_items`, `lost_bytes`), answers that the context cut before the task's
+    longest (`capped_items`), ties, and items without a result. `audit_difference` is the largest difference in nats on
+    `audit_items` that the plainest path computed again. Of an endpoint: its name, address and model as it names itself,
+    and the tokens that it counted with their price.
     """
 
     used_chat_template: bool | None = None
@@ -130,7 +137,9 @@ class EvaluationFacts(ReadRecord):
 
 
 class CheckedItem(ReadRecord):
-    """An item by two engines: `difference` is the largest one of its log-likelihoods, in nats; None for a generated answer."""
+    """An item by two engines: `difference` is the largest one of its log-likelihoods, in nats; None for a generated
+    answer.
+    """
 
     item_hash: str
     position: int
@@ -184,7 +193,9 @@ class LoglikelihoodResult(JobResult):
 
 
 class ClassifyResult(JobResult):
-    """`items_file` holds one JSON line for each text: its score, null where it failed. `problem` is the first failure."""
+    """`items_file` holds one JSON line for each text: its score, null where it failed. `problem` is the first
+    failure.
+    """
 
     job_kind = JobKind.CLASSIFY
     count: int
@@ -206,8 +217,8 @@ class ReplicaResult(JobResult):
 class ImportResult(JobResult):
     """The version made by an import or a derivation.
 
-    `rejected` holds the first 200 rows that could not be used, `ignored` the files left out; `bytes` is the size on disk,
-    `text_bytes` that of the text. `version_id` names the version with the content: an older one if `reused`.
+    `rejected` holds the first 200 rows that could not be used, `ignored` the files left out; `bytes` is the size on
+    disk, `text_bytes` that of the text. `version_id` names the version with the content: an older one if `reused`.
     """
 
     job_kind = JobKind.IMPORT_DATASET
@@ -307,7 +318,9 @@ class DatasetExportResult(JobResult):
 
 
 class InspectResult(JobResult):
-    """Summary of an inspection, whose arrays are in `folder`. Each part is open JSON: its fields depend on the family of the network."""
+    """Summary of an inspection, whose arrays are in `folder`. Each part is open JSON: its fields depend on the family
+    of the network.
+    """
 
     job_kind = JobKind.INSPECT
     folder: str
@@ -329,7 +342,9 @@ class DataReportResult(JobResult):
 
 
 class MeasuredTokenizer(ReadRecord):
-    """Facts about a tokenizer in a report; `model` is its type, `unknown_token` the token for text outside the vocabulary."""
+    """Facts about a tokenizer in a report; `model` is its type, `unknown_token` the token for text outside the
+    vocabulary.
+    """
 
     name: str
     vocab_size: int
@@ -356,7 +371,9 @@ class MeasuredDataset(ReadRecord):
 
 
 class TokenizerReportResult(JobResult):
-    """`measures` has one entry for each tokenizer, dataset and language (None: all), each with `TokenCounts.measures`."""
+    """`measures` has one entry for each tokenizer, dataset and language (None: all), each with
+    `TokenCounts.measures`.
+    """
 
     job_kind = JobKind.TOKENIZER_REPORT
     tokenizers: tuple[MeasuredTokenizer, ...] = ()
@@ -365,7 +382,9 @@ class TokenizerReportResult(JobResult):
 
 
 class JudgeResult(JobResult):
-    """`summary` is what the judgement amounts to (`as_record` of the judges), `verdicts_file` holds the verdict and texts of each item."""
+    """`summary` is what the judgement amounts to (`as_record` of the judges), `verdicts_file` holds the verdict and
+    texts of each item.
+    """
 
     job_kind = JobKind.JUDGE
     judge: str = ""

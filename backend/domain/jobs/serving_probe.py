@@ -29,7 +29,8 @@ class ServingProbePayload(Payload):
 class ServingLoad(ReadRecord):
     """Speed with a number of users who each wait for their answer before they ask again.
 
-    `tokens_per_s` are generated tokens of all users together; `ttft_ms` is the median time to the first token, None for no answer.
+    `tokens_per_s` are generated tokens of all users together; `ttft_ms` is the median time to the first token, None for
+    no answer.
     """
 
     users: int
@@ -41,8 +42,8 @@ class ServingLoad(ReadRecord):
 
 
 class ServingProbeResult(JobResult):
-    """Speed of one replica by number of users. `memory_bytes` is the process's peak; `prompt_tokens` and `new_tokens` are of a request.
-    `precision_check` is the measured difference of int8 from float32, where both were probed.
+    """Speed of one replica by number of users. `memory_bytes` is the process's peak; `prompt_tokens` and `new_tokens`
+    are of a request. `precision_check` is the measured difference of int8 from float32, where both were probed.
     """
 
     job_kind = JobKind.SERVING_PROBE

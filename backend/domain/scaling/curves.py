@@ -27,7 +27,9 @@ class Line:
 
 
 def frontier_line(law: ScalingLaw, low_flops: float, high_flops: float, *, ceiling: float | None = None) -> Line:
-    """Return a law's lowest loss for each budget, with the band of its draws; losses above `ceiling` (guessing) are left out."""
+    """Return a law's lowest loss for each budget, with the band of its draws; losses above `ceiling` (guessing) are
+    left out.
+    """
     budgets = np.geomspace(low_flops, high_flops, NUM_POINTS)
     losses = np.array([law.optimum(float(budget)).loss for budget in budgets])
     below_ceiling = losses <= (ceiling if ceiling is not None else math.inf)
@@ -54,7 +56,9 @@ def _frontier_band(law: ScalingLaw, flops: float, loss: float) -> tuple[float, f
     return float(low), float(high)
 
 
-def profile_line(law: ScalingLaw, flops: float, *, name: str, spread: float = 16.0, ceiling: float | None = None) -> Line:
+def profile_line(
+    law: ScalingLaw, flops: float, *, name: str, spread: float = 16.0, ceiling: float | None = None
+) -> Line:
     """Return the loss expected by a law for each size at one budget, up to a factor `spread` from the optimum."""
     best = law.optimum(flops).parameters
     sizes = best * np.geomspace(1 / spread, spread, NUM_POINTS)

@@ -1,8 +1,10 @@
-"""Fit L(N, D) = E + A / N^alpha + B / D^beta to runs, with intervals by bootstrap: Hoffmann et al. 2022 (arXiv 2203.15556), approach 3.
+"""Fit L(N, D) = E + A / N^alpha + B / D^beta to runs, with intervals by bootstrap: Hoffmann et al. 2022 (arXiv
+2203.15556), approach 3.
 
-Their objective is kept: the sum of Huber losses (delta 1e-3) of log L, with the law written as a log-sum-exp. Their optimizer is not.
-L-BFGS stopped too early there (Besiroglu et al. 2024, arXiv 2404.10102, section 4). Here Levenberg-Marquardt with Huber's weights
-solves many problems at once, all starts and all resamples, which takes a tenth of a second; tests compare it with scipy's L-BFGS.
+Their objective is kept: the sum of Huber losses (delta 1e-3) of log L, with the law written as a log-sum-exp. Their
+optimizer is not. L-BFGS stopped too early there (Besiroglu et al. 2024, arXiv 2404.10102, section 4). Here
+Levenberg-Marquardt with Huber's weights solves many problems at once, all starts and all resamples, which takes a tenth
+of a second; tests compare it with scipy's L-BFGS.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ MAX_EXPONENT = 700.0
 
 @dataclass(frozen=True)
 class LawFit:
-    """A fitted law with its constants' intervals; `typical_error` is the median |log L - log fit|, about the relative error of a loss."""
+    """A fitted law with its constants' intervals; `typical_error` is the median |log L - log fit|, about the relative
+    error of a loss.
+    """
 
     law: ScalingLaw
     constants: dict[str, Estimate]
@@ -57,11 +61,11 @@ def fit_law(
 ) -> LawFit:
     """Fit the five constants, resampling runs `num_draws` times for their intervals.
 
-    The resamples' spread about the fit is stretched by sqrt(n / (n - 5)) and by Student's t over normal, n - 5 degrees of freedom:
-    with 15 runs and 5 constants the plain percentiles are too narrow. Derived quantities are stretched, not the five constants: the
-    constants are correlated, and stretched independently they would give absurd losses. Coverage is measured in tests and
-    in docs/benchmarks/scaling.md.
-    Raises InvalidInput for too few runs, or sizes and token counts that don't identify the constants.
+    The resamples' spread about the fit is stretched by sqrt(n / (n - 5)) and by Student's t over normal, n - 5 degrees
+    of freedom: with 15 runs and 5 constants the plain percentiles are too narrow. Derived quantities are stretched, not
+    the five constants: the constants are correlated, and stretched independently they would give absurd losses.
+    Coverage is measured in tests and in docs/benchmarks/scaling.md. Raises InvalidInput for too few runs, or sizes and
+    token counts that don't identify the constants.
     """
     check_points(points)
     n, d, loss = (np.log([getattr(point, name) for point in points]) for name in ("parameters", "tokens", "loss"))
@@ -70,16 +74,30 @@ def fit_law(
     starts = _starts(n, d, np.exp(loss))
     solutions, values = minimise_huber(starts, n, d, loss, np.ones((1, len(loss))), steps=400, tolerance=1e-12)
     best = solutions[values.argmin()]
-    weights = np.random.default_rng(seed).multinomial(len(loss), np.full(len(loss), 1 / len(loss)), size=num_draws).astype(np.float64)
+    weights = (
+        np.random.default_rng(seed)
+        .multinomial(len(loss), np.full(len(loss), 1 / len(loss)), size=num_draws)
+        .astype(np.float64)
+    )
     start = best.copy()
-    start[0] = max(start[0], np.log(0.5) + loss.min())  # a resample that starts at E = 0 would stay there: the gradient is zero
+    start[0] = max(
+        start[0], np.log(0.5) + loss.min()
+    )  # a resample that starts at E = 0 would stay there: the gradient is zero
     resampled, _ = minimise_huber(np.tile(start, (num_draws, 1)), n, d, loss, weights, steps=100, tolerance=1e-8)
     freedom = len(loss) - NUM_CONSTANTS
-    stretch = float(np.sqrt(len(loss) / freedom) * scipy.stats.t.ppf(0.5 + level / 2, freedom) / scipy.stats.norm.ppf(0.5 + level / 2))
+    stretch = float(
+        np.sqrt(len(loss) / freedom)
+        * scipy.stats.t.ppf(0.5 + level / 2, freedom)
+        / scipy.stats.norm.ppf(0.5 + level / 2)
+    )
     draws = _constants(resampled, centre)
     residuals = np.abs(_log_losses(best[None], n, d)[0][0] - loss)
-    method = f"bootstrap of {len(loss)} runs, {num_draws} resamples, spread x {stretch:.2f}, {percent(level, digits=None)}"
-    law = _law(_constants(best[None], centre)[0], draws, points, title=title, scatter=_scatter(residuals), stretch=stretch)
+    method = (
+        f"bootstrap of {len(loss)} runs, {num_draws} resamples, spread x {stretch:.2f}, {percent(level, digits=None)}"
+    )
+    law = _law(
+        _constants(best[None], centre)[0], draws, points, title=title, scatter=_scatter(residuals), stretch=stretch
+    )
     values_of = _stretched_constants(law, highest_floor=float(np.exp(loss.min())))
     exponent = law.parameter_exponent + stretch * (draws[:, 4] / (draws[:, 3] + draws[:, 4]) - law.parameter_exponent)
     return LawFit(
@@ -105,25 +123,38 @@ def check_points(points: Sequence[ScalingPoint]) -> None:
         levels = len(np.unique(np.round(np.log([getattr(point, name) for point in points]), 2)))
         if levels < FEWEST_LEVELS:
             raise InvalidInput(
-                f"These runs differ too little: {levels} {word.removesuffix('s') if levels == 1 else word} can't determine the constants.",
+                f"These runs differ too little: {levels} {word.removesuffix('s') if levels == 1 else word} can't"
+                " determine the constants.",
                 remedy=f"Train with at least {FEWEST_LEVELS} {word}, a factor of two or more apart.",
             )
 
 
-def huber_objective(theta: FloatArray, n: FloatArray, d: FloatArray, loss: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return the weighted sum of Huber losses for each row of `theta` = (log E, log A, log B, alpha, beta); all arguments are logs."""
+def huber_objective(
+    theta: FloatArray, n: FloatArray, d: FloatArray, loss: FloatArray, weights: FloatArray
+) -> FloatArray:
+    """Return the weighted sum of Huber losses for each row of `theta` = (log E, log A, log B, alpha, beta); all
+    arguments are logs.
+    """
     size = np.abs(_log_losses(theta, n, d)[0] - loss)
     huber = np.where(size <= HUBER_DELTA, 0.5 * size**2, HUBER_DELTA * (np.minimum(size, 1e6) - 0.5 * HUBER_DELTA))
     return np.asarray((weights * huber).sum(axis=1), dtype=np.float64)
 
 
 def minimise_huber(
-    theta: FloatArray, n: FloatArray, d: FloatArray, loss: FloatArray, weights: FloatArray, *, steps: int, tolerance: float
+    theta: FloatArray,
+    n: FloatArray,
+    d: FloatArray,
+    loss: FloatArray,
+    weights: FloatArray,
+    *,
+    steps: int,
+    tolerance: float,
 ) -> tuple[FloatArray, FloatArray]:
-    """Minimise the objective from each row of `theta` [rows, 5] with its `weights` [rows or 1, points]; return places and values.
+    """Minimise the objective from each row of `theta` [rows, 5] with its `weights` [rows or 1, points]; return places
+    and values.
 
-    Levenberg-Marquardt on the weighted least squares that touch Huber's loss at the present residuals (Huber 1981, section 7.8); a row has
-    converged when a step gains less than `tolerance` of its value.
+    Levenberg-Marquardt on the weighted least squares that touch Huber's loss at the present residuals (Huber 1981,
+    section 7.8); a row has converged when a step gains less than `tolerance` of its value.
     """
     theta, weights = theta.copy(), np.broadcast_to(weights, (len(theta), len(loss)))
     damping = np.full(len(theta), 1e-2)
@@ -172,7 +203,9 @@ def _log_losses(theta: FloatArray, n: FloatArray, d: FloatArray) -> tuple[FloatA
 
 
 def _starts(n: FloatArray, d: FloatArray, loss: FloatArray) -> FloatArray:
-    """Return a start for each pair of exponents: given those, E, A and B >= 0 are linear in the loss (non-negative least squares)."""
+    """Return a start for each pair of exponents: given those, E, A and B >= 0 are linear in the loss (non-negative
+    least squares).
+    """
     rows = []
     for alpha in START_EXPONENTS:
         for beta in START_EXPONENTS:
@@ -186,7 +219,9 @@ def _starts(n: FloatArray, d: FloatArray, loss: FloatArray) -> FloatArray:
 def _constants(theta: FloatArray, centre: FloatArray) -> FloatArray:
     """Return (E, A, B, alpha, beta) of rows fitted to centred log N and log D."""
     e, a, b, alpha, beta = theta.T
-    logs = np.clip([e, a + alpha * centre[0], b + beta * centre[1]], -MAX_EXPONENT, MAX_EXPONENT)  # a steep draw's A overflows
+    logs = np.clip(
+        [e, a + alpha * centre[0], b + beta * centre[1]], -MAX_EXPONENT, MAX_EXPONENT
+    )  # a steep draw's A overflows
     return np.column_stack([*np.exp(logs), alpha, beta])
 
 
@@ -196,11 +231,15 @@ def _scatter(residuals: FloatArray) -> float:
 
 
 def _stretched_constants(law: ScalingLaw, *, highest_floor: float) -> dict[str, FloatArray]:
-    """Return the draws of each constant, spread wider by the law's factor: A and B by their ratios, the others by their differences."""
+    """Return the draws of each constant, spread wider by the law's factor: A and B by their ratios, the others by their
+    differences.
+    """
     assert law.draws is not None
     stretched = {}
     for (name, value), draws in zip(law.constants.items(), law.draws.T, strict=True):
-        stretched[name] = stretch_draws(value, draws, law.stretch) if name in "AB" else value + law.stretch * (draws - value)
+        stretched[name] = (
+            stretch_draws(value, draws, law.stretch) if name in "AB" else value + law.stretch * (draws - value)
+        )
     stretched["E"] = np.clip(stretched["E"], 0.0, highest_floor)  # E lies below every observed loss
     return stretched
 
@@ -233,7 +272,14 @@ def _estimate(value: float, draws: FloatArray, method: str, level: float) -> Est
     if estimate.low is None or estimate.high is None:
         return estimate
     margin = FINEST * abs(value)
-    return Estimate(value, estimate.stderr, min(estimate.low, value - margin), max(estimate.high, value + margin), estimate.n, method)
+    return Estimate(
+        value,
+        estimate.stderr,
+        min(estimate.low, value - margin),
+        max(estimate.high, value + margin),
+        estimate.n,
+        method,
+    )
 
 
 def _warnings(law: ScalingLaw, draws: dict[str, FloatArray]) -> list[str]:

@@ -1,7 +1,7 @@
 """IsoFLOP profiles: at each budget a parabola through loss over log N, whose minimum is the optimal size.
 
-Hoffmann et al. 2022 (arXiv 2203.15556), approach 2. Needs no law, but runs of one budget at several sizes; over a wide range of sizes the
-parabola is biased, because the true profile is asymmetric.
+Hoffmann et al. 2022 (arXiv 2203.15556), approach 2. Needs no law, but runs of one budget at several sizes; over a wide
+range of sizes the parabola is biased, because the true profile is asymmetric.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Profile:
 
 @dataclass(frozen=True)
 class IsoflopFit:
-    """Profiles by budget, and N_opt = k C^a through their lowest points; `exponent` is None with fewer than two of those."""
+    """Profiles by budget, and N_opt = k C^a through their lowest points; `exponent` is None with fewer than two of
+    those.
+    """
 
     profiles: tuple[Profile, ...]
     exponent: Estimate | None
@@ -67,7 +69,9 @@ def group_by_budget(points: Sequence[ScalingPoint]) -> list[list[ScalingPoint]]:
     return groups
 
 
-def fit_isoflop(points: Sequence[ScalingPoint], *, num_draws: int = 500, seed: int = 0, level: float = LEVEL) -> IsoflopFit:
+def fit_isoflop(
+    points: Sequence[ScalingPoint], *, num_draws: int = 500, seed: int = 0, level: float = LEVEL
+) -> IsoflopFit:
     """Fit a parabola to each budget that has four sizes or more, and the power law through their lowest points.
 
     Intervals by resampling the residuals of each parabola, stretched for the three coefficients fitted to few runs.
@@ -85,7 +89,9 @@ def fit_isoflop(points: Sequence[ScalingPoint], *, num_draws: int = 500, seed: i
     return IsoflopFit(tuple(profiles), *_power_law(profiles, lowest, level=level))
 
 
-def _fit_profile(group: list[ScalingPoint], rng: np.random.Generator, *, num_draws: int, level: float) -> tuple[Profile, FloatArray]:
+def _fit_profile(
+    group: list[ScalingPoint], rng: np.random.Generator, *, num_draws: int, level: float
+) -> tuple[Profile, FloatArray]:
     n = np.log([point.parameters for point in group])
     loss = np.array([point.loss for point in group])
     centre = n.mean()
@@ -94,7 +100,9 @@ def _fit_profile(group: list[ScalingPoint], rng: np.random.Generator, *, num_dra
     coefficients = solve @ loss
     residuals = loss - design @ coefficients
     freedom = max(len(n) - 3, 1)
-    stretch = math.sqrt(len(n) / freedom) * float(scipy.stats.t.ppf(0.5 + level / 2, freedom) / scipy.stats.norm.ppf(0.5 + level / 2))
+    stretch = math.sqrt(len(n) / freedom) * float(
+        scipy.stats.t.ppf(0.5 + level / 2, freedom) / scipy.stats.norm.ppf(0.5 + level / 2)
+    )
     noise = rng.choice(residuals - residuals.mean(), size=(num_draws, len(n))) * stretch
     draws = coefficients + noise @ solve.T
     flops = math.exp(float(np.mean([math.log(point.flops) for point in group])))
@@ -106,7 +114,11 @@ def _fit_profile(group: list[ScalingPoint], rng: np.random.Generator, *, num_dra
     log_best = float(centre + best)
     usable = vertices[np.isfinite(vertices)]
     size = math.exp(log_best)
-    low, high = np.exp(np.quantile(usable, [0.5 - level / 2, 0.5 + level / 2])) if len(usable) >= 0.9 * num_draws else (None, None)
+    low, high = (
+        np.exp(np.quantile(usable, [0.5 - level / 2, 0.5 + level / 2]))
+        if len(usable) >= 0.9 * num_draws
+        else (None, None)
+    )
     estimate = Estimate(
         size,
         None,
@@ -121,7 +133,9 @@ def _fit_profile(group: list[ScalingPoint], rng: np.random.Generator, *, num_dra
 
 
 def _vertex(coefficients: FloatArray, n: FloatArray) -> FloatArray:
-    """Return the minimum of each parabola; NaN where it opens downwards or has its minimum outside the trained sizes."""
+    """Return the minimum of each parabola; NaN where it opens downwards or has its minimum outside the trained
+    sizes.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         at = -coefficients[:, 1] / (2 * coefficients[:, 2])
     return np.where((coefficients[:, 2] > 0) & (at >= n.min()) & (at <= n.max()), at, np.nan)
@@ -144,9 +158,16 @@ def _power_law(
     draws = draws[np.isfinite(draws).all(axis=1)]
     method = f"power law through {len(lowest)} budgets' best sizes, resampled residuals, {percent(level, digits=None)}"
     if len(draws) < 100:
-        return Estimate(float(slope), None, None, None, len(lowest), f"{method}: too uncertain for an interval"), math.exp(intercept)
+        return Estimate(
+            float(slope), None, None, None, len(lowest), f"{method}: too uncertain for an interval"
+        ), math.exp(intercept)
     slopes = np.polyfit(budgets, draws.T, 1)[0]
     low, high = np.quantile(slopes, [0.5 - level / 2, 0.5 + level / 2])
     return Estimate(
-        float(slope), float(slopes.std()), min(float(low), float(slope)), max(float(high), float(slope)), len(lowest), method
+        float(slope),
+        float(slopes.std()),
+        min(float(low), float(slope)),
+        max(float(high), float(slope)),
+        len(lowest),
+        method,
     ), math.exp(intercept)

@@ -2,9 +2,9 @@
 
     L(N, D) = E + A / N^alpha + B / D^beta        C = 6 N D
 
-Losses are nats per token. N counts all parameters, embeddings included, as Hoffmann et al. do. Fitting is in `fit`, plans are in
-`planner`. Sources: Hoffmann et al. 2022 (arXiv 2203.15556), "Chinchilla"; Besiroglu et al. 2024
-(arXiv 2404.10102), its replication.
+Losses are nats per token. N counts all parameters, embeddings included, as Hoffmann et al. do. Fitting is in `fit`,
+plans are in `planner`. Sources: Hoffmann et al. 2022 (arXiv 2203.15556), "Chinchilla"; Besiroglu et al. 2024 (arXiv
+2404.10102), its replication.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ class Allocation:
 class ScalingLaw:
     """The five constants of a law with their source and uncertainty.
 
-    `draws` are bootstrap draws of (E, A, B, alpha, beta), one row each; None if nothing usable was published. Quantities computed from
-    them are spread about the law's own value by the factor `stretch`, because resamples of few runs vary too little. `scatter` is how far
-    a single run lies from the law: the standard deviation of its loss's logarithm.
-    `flops_range` and `points` describe the runs it was fitted to. Only a law fitted to own runs (`is_own`) applies to own data.
+    `draws` are bootstrap draws of (E, A, B, alpha, beta), one row each; None if nothing usable was published.
+    Quantities computed from them are spread about the law's own value by the factor `stretch`, because resamples of few
+    runs vary too little. `scatter` is how far a single run lies from the law: the standard deviation of its loss's
+    logarithm. `flops_range` and `points` describe the runs it was fitted to. Only a law fitted to own runs (`is_own`)
+    applies to own data.
     """
 
     key: str
@@ -86,7 +87,8 @@ class ScalingLaw:
     def optimum(self, flops: float) -> Allocation:
         """Return the N and D of the lowest loss with C = 6 N D.
 
-        N = G (C/6)^(beta/(alpha+beta)) with G = (alpha A / (beta B))^(1/(alpha+beta)): Hoffmann et al. 2022, equation 4.
+        N = G (C/6)^(beta/(alpha+beta)) with G = (alpha A / (beta B))^(1/(alpha+beta)): Hoffmann et al. 2022, equation
+        4.
 
         Example:
             >>> round(PUBLISHED["besiroglu-2024"].optimum(5.76e23).parameters / 1e9)
@@ -98,21 +100,27 @@ class ScalingLaw:
         return Allocation(flops, parameters, tokens, self.loss(parameters, tokens))
 
     def with_ratio(self, flops: float, tokens_per_parameter: float) -> Allocation:
-        """Return the N and D of a budget with a fixed D / N, such as 100 and more for networks that are cheap to serve."""
+        """Return the N and D of a budget with a fixed D / N, such as 100 and more for networks that are cheap to
+        serve.
+        """
         check_flops(flops)
         parameters = math.sqrt(flops / FLOPS_PER_PARAMETER_TOKEN / tokens_per_parameter)
         tokens = parameters * tokens_per_parameter
         return Allocation(flops, parameters, tokens, self.loss(parameters, tokens))
 
     def loss_estimate(self, parameters: float, tokens: float, *, single_run: bool = True) -> Estimate:
-        """Return the expected loss with its interval: of the law, and of one run about it unless `single_run` is False."""
+        """Return the expected loss with its interval: of the law, and of one run about it unless `single_run` is
+        False.
+        """
         value = self.loss(parameters, tokens)
         if self.draws is None:
             return _span_of_published(value, parameters, tokens)
         losses = stretch_draws(value, law_losses(self.draws, parameters, tokens), self.stretch)
         if single_run and self.scatter:
             losses = losses * np.exp(self.scatter * np.random.default_rng(0).standard_normal(len(losses)))
-        return estimate_of(value, losses, method=f"bootstrap of {self.points} runs{' and their scatter' if single_run else ''}")
+        return estimate_of(
+            value, losses, method=f"bootstrap of {self.points} runs{' and their scatter' if single_run else ''}"
+        )
 
     def parameters_estimate(self, flops: float) -> Estimate:
         """Return the optimal N with its interval; without draws the interval is missing."""
@@ -123,7 +131,9 @@ class ScalingLaw:
         return estimate_of(value, sizes, method=f"bootstrap of {self.points} runs")
 
     def outside(self, flops: float) -> float:
-        """Return the factor by which a budget lies outside the range of the fitted runs: 1 inside, 100 for a hundredth or a hundredfold."""
+        """Return the factor by which a budget lies outside the range of the fitted runs: 1 inside, 100 for a hundredth
+        or a hundredfold.
+        """
         if self.flops_range is None:
             return 1.0
         low, high = self.flops_range
@@ -131,7 +141,9 @@ class ScalingLaw:
 
 
 def law_losses(draws: FloatArray, parameters: float | FloatArray, tokens: float | FloatArray) -> FloatArray:
-    """Return the loss of each row (E, A, B, alpha, beta) at N and D; both numbers, or arrays of one shape [points] -> [draws, points]."""
+    """Return the loss of each row (E, A, B, alpha, beta) at N and D; both numbers, or arrays of one shape [points] ->
+    [draws, points].
+    """
     n, d = np.log(np.asarray(parameters, dtype=np.float64)), np.log(np.asarray(tokens, dtype=np.float64))
     columns = draws.T if n.ndim == 0 else draws.T[:, :, None]
     e, a, b, alpha, beta = columns
@@ -140,7 +152,9 @@ def law_losses(draws: FloatArray, parameters: float | FloatArray, tokens: float 
 
 
 def optimal_parameters(draws: FloatArray, flops: float) -> FloatArray:
-    """Return each row's optimal N for a budget; NaN where an exponent or coefficient is not positive, so that there is no optimum."""
+    """Return each row's optimal N for a budget; NaN where an exponent or coefficient is not positive, so that there is
+    no optimum.
+    """
     _, a, b, alpha, beta = draws.T
     sound = (a > 0) & (b > 0) & (alpha > 0) & (beta > 0)
     with np.errstate(all="ignore"):
@@ -149,7 +163,9 @@ def optimal_parameters(draws: FloatArray, flops: float) -> FloatArray:
 
 
 def stretch_draws(value: float | FloatArray, draws: FloatArray, factor: float) -> FloatArray:
-    """Return draws of a positive quantity with their ratios to its value raised to a power: spread wider by that factor."""
+    """Return draws of a positive quantity with their ratios to its value raised to a power: spread wider by that
+    factor.
+    """
     with np.errstate(all="ignore"):
         return np.asarray(value * (draws / value) ** factor, dtype=np.float64)
 
@@ -162,22 +178,32 @@ def estimate_of(value: float, draws: FloatArray, *, method: str, level: float = 
     low, high = np.quantile(finite, [0.5 - level / 2, 0.5 + level / 2])
     with np.errstate(over="ignore"):
         stderr = float(np.std(finite))
-    return Estimate(value, stderr, min(float(low), value), max(float(high), value), len(draws), f"{method}, {percent(level, digits=None)}")
+    return Estimate(
+        value,
+        stderr,
+        min(float(low), value),
+        max(float(high), value),
+        len(draws),
+        f"{method}, {percent(level, digits=None)}",
+    )
 
 
 def check_flops(flops: float) -> None:
     """Raise InvalidInput for a budget that is not a positive number."""
     if not (math.isfinite(flops) and flops > 0):
-        raise InvalidInput(f"A budget of {flops:g} FLOPs trains nothing.", remedy="Give a positive number such as 1e15.", field="flops")
+        raise InvalidInput(
+            f"A budget of {flops:g} FLOPs trains nothing.", remedy="Give a positive number such as 1e15.", field="flops"
+        )
 
 
 @lru_cache(maxsize=1)
 def _besiroglu_draws() -> FloatArray:
     """Return draws of the corrected law's constants.
 
-    From a bootstrap (4,000 resamples) of the 240 runs that Besiroglu et al. reconstructed from Hoffmann et al.'s figure 4, fitted as in
-    `fit`: mean and Cholesky factor of (log E, log A - alpha n, log B - beta d, alpha, beta) with n, d the means of log N, log D.
-    Its standard errors agree with theirs: E 0.025 (0.03), alpha 0.015 (0.02), beta 0.020 (0.02).
+    From a bootstrap (4,000 resamples) of the 240 runs that Besiroglu et al. reconstructed from Hoffmann et al.'s figure
+    4, fitted as in `fit`: mean and Cholesky factor of (log E, log A - alpha n, log B - beta d, alpha, beta) with n, d
+    the means of log N, log D. Its standard errors agree with theirs: E 0.025 (0.03), alpha 0.015 (0.02), beta 0.020
+    (0.02).
     """
     n, d = 20.559282582879277, 23.553231356058667
     factor = np.array(
@@ -208,7 +234,10 @@ PUBLISHED: Mapping[str, ScalingLaw] = {
             B=2085.43,
             alpha=0.3478,
             beta=0.3658,
-            source="Besiroglu, Erdil, Barnett and You 2024, arXiv 2404.10102: approach 3 fitted again to 240 reconstructed runs.",
+            source=(
+                "Besiroglu, Erdil, Barnett and You 2024, arXiv 2404.10102: approach 3 fitted again to 240 reconstructed"
+                " runs."
+            ),
             note=OTHER_DATA,
             points=240,
             flops_range=CHINCHILLA_RUNS,
@@ -236,7 +265,10 @@ PUBLISHED: Mapping[str, ScalingLaw] = {
             B=410.7,
             alpha=0.3392,
             beta=0.2849,
-            source="The same fit with the digits of the paper's TeX source, as Besiroglu et al. 2024 found them: gives its table A3.",
+            source=(
+                "The same fit with the digits of the paper's TeX source, as Besiroglu et al. 2024 found them: gives its"
+                " table A3."
+            ),
             note=OTHER_DATA,
             points=400,
             flops_range=CHINCHILLA_RUNS,
@@ -250,17 +282,26 @@ def get_law(key: str) -> ScalingLaw:
     """Return a published law. Raises InvalidInput naming the known ones."""
     law = PUBLISHED.get(key)
     if law is None:
-        raise InvalidInput(f"There is no scaling law {key!r}.", remedy=f"Choose one of {', '.join(PUBLISHED)}, or own.", field="law")
+        raise InvalidInput(
+            f"There is no scaling law {key!r}.", remedy=f"Choose one of {', '.join(PUBLISHED)}, or own.", field="law"
+        )
     return law
 
 
 def _span_of_published(value: float, parameters: float, tokens: float) -> Estimate:
-    """Return the spread of the published laws as an interval, because Hoffmann et al.'s own intervals are implausibly narrow (Besiroglu et
-    al., section 3).
+    """Return the spread of the published laws as an interval, because Hoffmann et al.'s own intervals are implausibly
+    narrow (Besiroglu et al., section 3).
     """
     surest = PUBLISHED[DEFAULT_LAW].loss_estimate(parameters, tokens)
-    losses = [value, *(law.loss(parameters, tokens) for law in PUBLISHED.values()), surest.low or value, surest.high or value]
-    return Estimate(value, None, min(losses), max(losses), 0, "span of the published laws and the corrected one's interval")
+    losses = [
+        value,
+        *(law.loss(parameters, tokens) for law in PUBLISHED.values()),
+        surest.low or value,
+        surest.high or value,
+    ]
+    return Estimate(
+        value, None, min(losses), max(losses), 0, "span of the published laws and the corrected one's interval"
+    )
 
 
 REPEATS_HALF_LIFE = 15.387756
@@ -268,10 +309,11 @@ REPEATS_HALF_LIFE = 15.387756
 
 
 def effective_tokens(tokens: float, unique_tokens: float) -> float:
-    """Return the effective number of unique tokens of D tokens of which only U are unique: U + U R* (1 - exp(-(D/U - 1) / R*)).
+    """Return the effective number of unique tokens of D tokens of which only U are unique: U + U R* (1 - exp(-(D/U - 1)
+    / R*)).
 
-    Muennighoff et al. 2023 (arXiv 2305.16264), equation 5: up to four epochs are nearly as good as new data, and beyond about sixteen
-    there is almost no gain.
+    Muennighoff et al. 2023 (arXiv 2305.16264), equation 5: up to four epochs are nearly as good as new data, and beyond
+    about sixteen there is almost no gain.
 
     Example:
         >>> round(effective_tokens(4e9, 1e9) / 1e9, 2)
@@ -284,4 +326,6 @@ def effective_tokens(tokens: float, unique_tokens: float) -> float:
 
 
 BELIEVABLE = 0.9
-"""Share of chance level above which a loss is no estimate: the law is extrapolated too far down, or the data repeated too often."""
+"""Share of chance level above which a loss is no estimate: the law is extrapolated too far down, or the data repeated
+too often.
+"""

@@ -30,22 +30,37 @@ class PlanConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    flops: float | None = Field(default=None, gt=0, le=1e40, description="Budget in floating-point operations of training.")
-    device_hours: float | None = Field(default=None, gt=0, le=1e12, description="Budget in hours of one device at its measured rate.")
+    flops: float | None = Field(
+        default=None, gt=0, le=1e40, description="Budget in floating-point operations of training."
+    )
+    device_hours: float | None = Field(
+        default=None, gt=0, le=1e12, description="Budget in hours of one device at its measured rate."
+    )
     money_usd: float | None = Field(default=None, gt=0, le=1e15, description="Budget in US dollars.")
     price_usd: float | None = Field(
         default=None, gt=0, le=1e9, description="US dollars for one device-hour; by default the installation's setting."
     )
-    device: str | None = Field(default=None, max_length=200, description="The measured device to plan for; by default the newest.")
-    flops_per_s: float | None = Field(default=None, gt=0, le=1e30, description="Rate of the device, instead of a measured one.")
+    device: str | None = Field(
+        default=None, max_length=200, description="The measured device to plan for; by default the newest."
+    )
+    flops_per_s: float | None = Field(
+        default=None, gt=0, le=1e30, description="Rate of the device, instead of a measured one."
+    )
     law: str = Field(default=DEFAULT_LAW, max_length=60, description="A published law, or own.")
     tokens_per_parameter: float | None = Field(
-        default=None, ge=0.01, le=1e6, description="Fix D / N instead of taking the optimum; above it the network is cheaper to serve."
+        default=None,
+        ge=0.01,
+        le=1e6,
+        description="Fix D / N instead of taking the optimum; above it the network is cheaper to serve.",
     )
     family: str = Field(default="llama", max_length=40, description="Family of the network.")
-    dataset: str | None = Field(default=None, max_length=140, description="Dataset to train on; determines the number of epochs.")
+    dataset: str | None = Field(
+        default=None, max_length=140, description="Dataset to train on; determines the number of epochs."
+    )
     tokenizer: str | None = Field(default=None, max_length=140, description="Tokenizer; determines the vocabulary.")
-    vocab_size: int | None = Field(default=None, ge=2, le=1_000_000, description="Vocabulary, where no tokenizer is named.")
+    vocab_size: int | None = Field(
+        default=None, ge=2, le=1_000_000, description="Vocabulary, where no tokenizer is named."
+    )
     context: int = Field(default=256, ge=8, le=1_048_576, description="Tokens per training sequence.")
 
     @model_validator(mode="after")
@@ -73,8 +88,8 @@ class Batch:
 class ScalingPlan:
     """A plan. `optimum` is the law's exact allocation; everything below it describes the network that can be built.
 
-    `loss` is the expected loss of the network, with repeated data. `seconds` and `cost_usd` are None without a rate or a price. `notes`
-    are the plan's limits and reliability.
+    `loss` is the expected loss of the network, with repeated data. `seconds` and `cost_usd` are None without a rate or
+    a price. `notes` are the plan's limits and reliability.
     """
 
     config: PlanConfig

@@ -28,31 +28,39 @@ def plan_notes(plan: ScalingPlan) -> Iterator[str]:
 
 def _smallest(plan: ScalingPlan) -> int:
     config, shape = plan.config, plan.architecture
-    return count_all(propose_architecture(1.0, family=config.family, vocab_size=shape.vocab_size, context=config.context))
+    return count_all(
+        propose_architecture(1.0, family=config.family, vocab_size=shape.vocab_size, context=config.context)
+    )
 
 
 def _about_size(plan: ScalingPlan) -> Iterator[str]:
     optimum, vocabulary = plan.optimum.parameters, plan.architecture.vocab_size
     if plan.parameters > 1.5 * optimum and plan.parameters > 1.5 * _smallest(plan):
         yield (
-            f"The optimum is {format_count(optimum)} parameters at the speed measured for {format_count(plan.parameters)}: "
-            "measured speeds vary too much between sizes to settle on one. Run a probe on an idle machine, or plan in FLOPs."
+            f"The optimum is {format_count(optimum)} parameters at the speed measured for"
+            f" {format_count(plan.parameters)}: measured speeds vary too much between sizes to settle on one. Run a"
+            " probe on an idle machine, or plan in FLOPs."
         )
     elif plan.parameters > 1.5 * optimum:
         yield (
-            f"The optimum is {format_count(optimum)} parameters, but with a vocabulary of {vocabulary:,} the smallest network has "
-            f"{format_count(plan.parameters)} and sees fewer tokens than optimal. Use a smaller vocabulary or a larger budget."
+            f"The optimum is {format_count(optimum)} parameters, but with a vocabulary of {vocabulary:,} the smallest"
+            f" network has {format_count(plan.parameters)} and sees fewer tokens than optimal. Use a smaller vocabulary"
+            " or a larger budget."
         )
     elif plan.parameters < optimum / 1.5:
-        yield f"The optimum is {format_count(optimum)} parameters; the largest network here has {format_count(plan.parameters)}."
+        yield (
+            f"The optimum is {format_count(optimum)} parameters; the largest network here has"
+            f" {format_count(plan.parameters)}."
+        )
     if plan.steps < 200:
         word = "step" if plan.steps == 1 else "steps"
         yield f"The budget covers only {plan.steps} {word} of {plan.batch.tokens:,} tokens. Use a larger budget."
     if plan.config.tokens_per_parameter is not None:
         best = plan.law.optimum(plan.flops)
         yield (
-            f"With {plan.config.tokens_per_parameter:g} tokens per parameter instead of the optimal {best.tokens_per_parameter:.3g}, the "
-            f"expected loss is {plan.optimum.loss:.3f} instead of {best.loss:.3f}."
+            f"With {plan.config.tokens_per_parameter:g} tokens per parameter instead of the optimal"
+            f" {best.tokens_per_parameter:.3g}, the expected loss is {plan.optimum.loss:.3f} instead of"
+            f" {best.loss:.3f}."
         )
 
 
@@ -64,8 +72,8 @@ def _about_data(plan: ScalingPlan) -> Iterator[str]:
         return
     worth = effective_tokens(plan.tokens, plan.unique_tokens) / plan.tokens
     text = (
-        f"{plan.epochs:.3g} epochs: the dataset has about {format_count(plan.unique_tokens)} tokens. By Muennighoff et al. 2023 these "
-        f"{format_count(plan.tokens)} tokens are worth {percent(worth)} of as many unique ones"
+        f"{plan.epochs:.3g} epochs: the dataset has about {format_count(plan.unique_tokens)} tokens. By Muennighoff et"
+        f" al. 2023 these {format_count(plan.tokens)} tokens are worth {percent(worth)} of as many unique ones"
     )
     if plan.epochs <= 4:
         yield f"{text}: up to four epochs are nearly as good as new data."
@@ -82,13 +90,17 @@ def _about_the_law(plan: ScalingPlan) -> Iterator[str]:
         yield "With so little text the law expects little better than chance: the run would overfit."
     elif not plan.loss_is_believable:
         yield (
-            f"The law gives a loss of {plan.loss.value:.2f} here, and chance level with {plan.architecture.vocab_size:,} tokens is "
-            f"{guess:.2f}: it does not extrapolate to networks of this size. The allocation holds roughly, the loss does not."
+            f"The law gives a loss of {plan.loss.value:.2f} here, and chance level with"
+            f" {plan.architecture.vocab_size:,} tokens is {guess:.2f}: it does not extrapolate to networks of this"
+            " size. The allocation holds roughly, the loss does not."
         )
     if beyond > 1.5:
         side = "smaller" if law.flops_range is not None and plan.flops < law.flops_range[0] else "larger"
         cure = "run a larger study to check" if law.is_own else "run a scaling study to check"
-        yield f"This budget is {format_factor(beyond)} {side} than the runs the law was fitted to: an extrapolation; {cure}."
+        yield (
+            f"This budget is {format_factor(beyond)} {side} than the runs the law was fitted to: an extrapolation;"
+            f" {cure}."
+        )
     if not law.is_own:
         yield f"{law.note} The allocation carries over, the loss itself does not."
 
@@ -115,6 +127,6 @@ def _about_more(plan: ScalingPlan) -> Iterator[str]:
         return
     more = plan.law.optimum(10 * plan.flops)
     yield (
-        f"Ten times the budget would bring the expected loss from {plan.optimum.loss:.3f} to {more.loss:.3f} (unlimited data); "
-        f"no budget brings it below {plan.law.E:.3f}."
+        f"Ten times the budget would bring the expected loss from {plan.optimum.loss:.3f} to {more.loss:.3f} (unlimited"
+        f" data); no budget brings it below {plan.law.E:.3f}."
     )

@@ -34,12 +34,14 @@ def make_plan(
 ) -> ScalingPlan:
     """Plan a run for a budget.
 
-    `speeds` are measured rates of one device; `price_usd` is the installation's for a device-hour; `unique_tokens` are the dataset's.
-    Raises InvalidInput, naming the field, for a budget in time or money without a rate or a price.
+    `speeds` are measured rates of one device; `price_usd` is the installation's for a device-hour; `unique_tokens` are
+    the dataset's. Raises InvalidInput, naming the field, for a budget in time or money without a rate or a price.
     """
     price = config.price_usd or price_usd
     if config.flops_per_s is not None:
-        speeds = (Speed(flops_per_token=1.0, flops_per_s=config.flops_per_s, device="a device", source="the rate you gave"),)
+        speeds = (
+            Speed(flops_per_token=1.0, flops_per_s=config.flops_per_s, device="a device", source="the rate you gave"),
+        )
     seconds = _budget_seconds(config, price)
     if seconds is not None and not speeds:
         raise InvalidInput(
@@ -81,15 +83,21 @@ def make_plan(
 def _fit_budget(
     config: PlanConfig, law: ScalingLaw, speeds: Sequence[Speed], *, seconds: float | None, vocab_size: int
 ) -> tuple[float, Allocation, ArchitectureConfig, int]:
-    """Return (FLOPs, optimum, architecture, training FLOPs per token). A time budget and the rate at the network's size are iterated."""
+    """Return (FLOPs, optimum, architecture, training FLOPs per token). A time budget and the rate at the network's size
+    are iterated.
+    """
     flops = config.flops if config.flops is not None else _flops_in(seconds or 0.0, speeds, config, law)
     for _ in range(SETTLING):
         optimum = _allocate(config, law, flops)
-        architecture = propose_architecture(optimum.parameters, family=config.family, vocab_size=vocab_size, context=config.context)
+        architecture = propose_architecture(
+            optimum.parameters, family=config.family, vocab_size=vocab_size, context=config.context
+        )
         per_token = count_flops(architecture, context=config.context).training
         if seconds is None or abs(math.log(seconds * rate_at(speeds, per_token) / flops)) < 0.1:
             break
-        flops = math.sqrt(flops * seconds * rate_at(speeds, per_token))  # half a step: measured rates may jump between sizes
+        flops = math.sqrt(
+            flops * seconds * rate_at(speeds, per_token)
+        )  # half a step: measured rates may jump between sizes
     if seconds is not None:
         flops = seconds * rate_at(speeds, per_token)
         optimum = _allocate(config, law, flops)
@@ -123,7 +131,11 @@ def _flops_in(seconds: float, speeds: Sequence[Speed], config: PlanConfig, law: 
 
 
 def _allocate(config: PlanConfig, law: ScalingLaw, flops: float) -> Allocation:
-    return law.optimum(flops) if config.tokens_per_parameter is None else law.with_ratio(flops, config.tokens_per_parameter)
+    return (
+        law.optimum(flops)
+        if config.tokens_per_parameter is None
+        else law.with_ratio(flops, config.tokens_per_parameter)
+    )
 
 
 def _optimal_parameters(config: PlanConfig, law: ScalingLaw, optimum: Allocation) -> Estimate:
@@ -133,10 +145,15 @@ def _optimal_parameters(config: PlanConfig, law: ScalingLaw, optimum: Allocation
 
 
 def _make_batch(architecture: ArchitectureConfig, tokens: float, *, context: int) -> tuple[Batch, int]:
-    """Return the batch and the number of steps for the tokens: at most the given number of tokens, at least one step."""
+    """Return the batch and the number of steps for the tokens: at most the given number of tokens, at least one
+    step.
+    """
     size = count_without_embeddings(architecture)
     micro_batch, accumulate = split_batch(batch_tokens_rule(tokens), context=context)
     per_step = micro_batch * accumulate * context
     steps = min(MAX_STEPS, max(1, int(tokens / per_step)))
     rate = learning_rate_rule(size, tokens)
-    return Batch(per_step, micro_batch, accumulate, rate.value, min(steps, max(1, steps // 20), 2000), rate.source), steps
+    return (
+        Batch(per_step, micro_batch, accumulate, rate.value, min(steps, max(1, steps // 20), 2000), rate.source),
+        steps,
+    )

@@ -21,7 +21,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ScalingPoint:
-    """One finished run: `loss` in nats per token at the end of its schedule. `flops` is its budget, by default 6 N D."""
+    """One finished run: `loss` in nats per token at the end of its schedule. `flops` is its budget, by default 6 N
+    D.
+    """
 
     parameters: float
     tokens: float
@@ -30,7 +32,9 @@ class ScalingPoint:
     label: str = ""
 
     @classmethod
-    def of(cls, parameters: float, tokens: float, loss: float, *, flops: float | None = None, label: str = "") -> ScalingPoint:
+    def of(
+        cls, parameters: float, tokens: float, loss: float, *, flops: float | None = None, label: str = ""
+    ) -> ScalingPoint:
         """Return a point; `flops` defaults to 6 N D."""
         return cls(parameters, tokens, loss, flops or FLOPS_PER_PARAMETER_TOKEN * parameters * tokens, label)
 
@@ -43,7 +47,9 @@ def parse_points_csv(text: str) -> list[ScalingPoint]:
     reader = csv.reader(io.StringIO(text.lstrip("\ufeff")))
     header = next(reader, None)
     if not header:
-        raise InvalidInput("The file is empty.", remedy="Give a header such as parameters,tokens,loss and a run on each line.")
+        raise InvalidInput(
+            "The file is empty.", remedy="Give a header such as parameters,tokens,loss and a run on each line."
+        )
     places = _places(header)
     points: list[ScalingPoint] = []
     for row in reader:
@@ -57,7 +63,9 @@ def parse_points_csv(text: str) -> list[ScalingPoint]:
 
 def _places(header: list[str]) -> dict[str, int]:
     names = [cell.strip().lower() for cell in header]
-    places = {column: names.index(name) for column, known in COLUMNS.items() for name in reversed(known) if name in names}
+    places = {
+        column: names.index(name) for column, known in COLUMNS.items() for name in reversed(known) if name in names
+    }
     for column in ("parameters", "loss"):
         if column not in places:
             raise _missing(column, names)
@@ -68,7 +76,9 @@ def _places(header: list[str]) -> dict[str, int]:
 
 def _missing(column: str, names: list[str]) -> InvalidInput:
     columns = ", ".join(name[:40] for name in names[:12])
-    return InvalidInput(f"The column {column} is missing; found: {columns}.", remedy="A header such as parameters,tokens,loss is read.")
+    return InvalidInput(
+        f"The column {column} is missing; found: {columns}.", remedy="A header such as parameters,tokens,loss is read."
+    )
 
 
 def _point(row: list[str], places: dict[str, int], *, line: int) -> ScalingPoint:

@@ -17,11 +17,15 @@ DENSE_FAMILIES: tuple[str, ...] = tuple(name for name, family in FAMILIES.items(
 MAX_LAYERS = 200
 
 
-def propose_architecture(parameters: float, *, family: str = "llama", vocab_size: int, context: int) -> ArchitectureConfig:
-    """Return the network of a family whose parameter count is nearest, in usual proportions; ties go to the more usual shape.
+def propose_architecture(
+    parameters: float, *, family: str = "llama", vocab_size: int, context: int
+) -> ArchitectureConfig:
+    """Return the network of a family whose parameter count is nearest, in usual proportions; ties go to the more usual
+    shape.
 
-    Depth follows width as 4 (width / 128)^0.6, which gives 12 layers at 768, 22 at 2,048 and 32 at 4,096, and may deviate by a third;
-    Kaplan et al. 2020 (arXiv 2001.08361), section 3.1, found that the loss hardly depends on the proportions.
+    Depth follows width as 4 (width / 128)^0.6, which gives 12 layers at 768, 22 at 2,048 and 32 at 4,096, and may
+    deviate by a third; Kaplan et al. 2020 (arXiv 2001.08361), section 3.1, found that the loss hardly depends on the
+    proportions.
 
     Example:
         >>> propose_architecture(1.1e6, vocab_size=2048, context=256).width
@@ -70,7 +74,9 @@ def _about(width: int, vocab_size: int) -> float:
     return vocab_size * width + 12 * _usual_depth(width) * width**2
 
 
-def _candidates(family: str, vocab_size: int, context: int, bounds: tuple[int, int]) -> Iterator[tuple[ArchitectureConfig, int, float]]:
+def _candidates(
+    family: str, vocab_size: int, context: int, bounds: tuple[int, int]
+) -> Iterator[tuple[ArchitectureConfig, int, float]]:
     for width in _widths(*bounds):
         usual = _usual_depth(width)
         for layers in range(max(1, round(usual / 1.34)), min(MAX_LAYERS, round(usual * 1.34)) + 1):
@@ -117,7 +123,9 @@ def _network(family: str, width: int, layers: int, vocab_size: int, context: int
 
 
 def _heads(width: int) -> int:
-    """Return the number of heads of a width: size 128 in wide networks, 32 in narrow ones, or the nearest that divides."""
+    """Return the number of heads of a width: size 128 in wide networks, 32 in narrow ones, or the nearest that
+    divides.
+    """
     head_size = 128 if width >= 2048 else 64 if width >= 512 else 32 if width >= 64 else 16
     heads = max(1, width // head_size)
     return next((count for count in range(heads, 0, -1) if width % count == 0 and (width // count) % 2 == 0), 1)

@@ -39,7 +39,10 @@ class StudyConfig(BaseModel):
     budgets: tuple[float, ...] = Field(min_length=1, max_length=8, description="FLOPs of each profile.")
     sizes: int = Field(default=5, ge=3, le=12, description="Networks at each budget.")
     spread: float = Field(
-        default=4.0, ge=1.2, le=64, description="Ratio of the largest network to the middle one, and of the middle one to the smallest."
+        default=4.0,
+        ge=1.2,
+        le=64,
+        description="Ratio of the largest network to the middle one, and of the middle one to the smallest.",
     )
     law: str = Field(default=DEFAULT_LAW, max_length=60, description="The law whose optimum is the middle size.")
     family: str = Field(default="llama", max_length=40, description="Family of the networks.")
@@ -60,7 +63,9 @@ class StudyConfig(BaseModel):
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One run of a study. `seconds` is None where no rate was measured, `epochs` where the dataset's tokens aren't known."""
+    """One run of a study. `seconds` is None where no rate was measured, `epochs` where the dataset's tokens aren't
+    known.
+    """
 
     budget: float
     architecture: ArchitectureConfig
@@ -98,7 +103,12 @@ def parse_study(values: Any) -> StudyConfig:
 
 
 def plan_study(
-    config: StudyConfig, *, law: ScalingLaw, vocab_size: int, speeds: Sequence[Speed] = (), unique_tokens: int | None = None
+    config: StudyConfig,
+    *,
+    law: ScalingLaw,
+    vocab_size: int,
+    speeds: Sequence[Speed] = (),
+    unique_tokens: int | None = None,
 ) -> StudyPlan:
     """Lay out the runs of a study. Raises InvalidInput for too many runs, or budgets too small for several sizes."""
     if len(config.budgets) * config.sizes > MOST_RUNS:
@@ -122,7 +132,10 @@ def _shapes(config: StudyConfig, law: ScalingLaw, vocab_size: int, budget: float
     """Return the networks of one budget, smallest first; duplicates of the smallest possible network are dropped."""
     middle = law.optimum(budget).parameters
     targets = middle * np.geomspace(1 / config.spread, config.spread, config.sizes)
-    architectures = [propose_architecture(float(n), family=config.family, vocab_size=vocab_size, context=config.context) for n in targets]
+    architectures = [
+        propose_architecture(float(n), family=config.family, vocab_size=vocab_size, context=config.context)
+        for n in targets
+    ]
     return list(dict.fromkeys(architectures))
 
 
@@ -194,23 +207,28 @@ def _power_of_two(sequences: float) -> int:
     return size
 
 
-def _notes(config: StudyConfig, shapes: Sequence[tuple[float, list[ArchitectureConfig]]], runs: Sequence[StudyRun]) -> list[str]:
+def _notes(
+    config: StudyConfig, shapes: Sequence[tuple[float, list[ArchitectureConfig]]], runs: Sequence[StudyRun]
+) -> list[str]:
     notes = []
     poor = [format_budget(budget) for budget, of in shapes if len(of) < FEWEST_SIZES]
     if poor:
         notes.append(
-            f"At {' and '.join(poor)} FLOPs fewer than {FEWEST_SIZES} different networks fit this vocabulary, so there is no profile. "
-            "Choose larger budgets, more sizes or a smaller vocabulary."
+            f"At {' and '.join(poor)} FLOPs fewer than {FEWEST_SIZES} different networks fit this vocabulary, so there"
+            " is no profile. Choose larger budgets, more sizes or a smaller vocabulary."
         )
     if len(config.budgets) < 3:
         notes.append("With fewer than three budgets the exponents are poorly determined.")
     elif max(config.budgets) / min(config.budgets) < 8:
-        notes.append("The budgets are close together: a factor of ten between first and last determines the exponents better.")
+        notes.append(
+            "The budgets are close together: a factor of ten between first and last determines the exponents better."
+        )
     most = max((run.epochs or 0.0 for run in runs), default=0.0)
     if most > 4:
         notes.append(
-            f"The longest run takes {most:.3g} epochs. Past four epochs repeated data is worth less (Muennighoff et al. 2023); the fit "
-            "counts effective tokens, by a rule from other data. More text would make the study cleaner."
+            f"The longest run takes {most:.3g} epochs. Past four epochs repeated data is worth less (Muennighoff et al."
+            " 2023); the fit counts effective tokens, by a rule from other data. More text would make the study"
+            " cleaner."
         )
     short = sum(run.config.max_steps < 100 for run in runs)
     if short:

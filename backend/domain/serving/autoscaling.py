@@ -1,4 +1,5 @@
-"""Number of replicas of an endpoint, from the waits of its requests: up after a steady queue, down after quiet, to none after idleness.
+"""Number of replicas of an endpoint, from the waits of its requests: up after a steady queue, down after quiet, to none
+after idleness.
 
 Pure: the state between two looks is a value that the caller keeps.
 """
@@ -48,8 +49,9 @@ class ScalingRules:
 
 @dataclass(frozen=True)
 class Load:
-    """One look at an endpoint: replicas asked for and ready, the longest wait of a request, open requests, and the seconds since the
-    last one ended (0 while any is open)."""
+    """One look at an endpoint: replicas asked for and ready, the longest wait of a request, open requests, and the
+    seconds since the last one ended (0 while any is open).
+    """
 
     target: int
     ready: int
@@ -59,7 +61,9 @@ class Load:
 
 
 class ScalingState(BaseModel):
-    """Between two looks: since when requests wait too long, and since when fewer replicas would do (seconds since the epoch)."""
+    """Between two looks: since when requests wait too long, and since when fewer replicas would do (seconds since the
+    epoch).
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -95,7 +99,9 @@ def decide_replicas(rules: ScalingRules, load: Load, state: ScalingState, *, now
         bounded = min(max(load.target, rules.least), rules.most)
         return Scaling(bounded, f"between {rules.least} and {rules.most} replicas", ScalingState())
     if load.ready < load.target:
-        return Scaling(load.target, "", ScalingState())  # replicas that start will change the queue; it is judged afterwards
+        return Scaling(
+            load.target, "", ScalingState()
+        )  # replicas that start will change the queue; it is judged afterwards
     if load.queue_s > rules.target_queue_s:
         return _busy(rules, load, state, now=now)
     fewer = load.target - 1
@@ -115,7 +121,9 @@ def _busy(rules: ScalingRules, load: Load, state: ScalingState, *, now: float) -
         return Scaling(load.target, "", waiting)
     ratio = min(GROWTH, load.queue_s / rules.target_queue_s)
     more = min(math.ceil(load.target * ratio), rules.most or load.target)
-    return Scaling(max(more, load.target + 1), f"queue {load.queue_s:.1f} s for {_duration(now - since)}", ScalingState())
+    return Scaling(
+        max(more, load.target + 1), f"queue {load.queue_s:.1f} s for {_duration(now - since)}", ScalingState()
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -28,8 +28,12 @@ class CanaryRules(BaseModel):
     step_up: bool = Field(default=False, description="Grow by 1, 5, 10, 25, 50, 100 % and promote after the last step.")
     step_minutes: float = Field(default=5.0, gt=0, le=10_080, description="Least duration of a step.")
     min_requests: int = Field(default=20, ge=1, le=1_000_000, description="Requests that a step needs before the next.")
-    abort_error_rate: float | None = Field(default=0.05, gt=0, lt=1, description="Share of lost requests that ends the canary.")
-    abort_p95_s: float | None = Field(default=None, gt=0, description="95th percentile of the time to the first token that ends it.")
+    abort_error_rate: float | None = Field(
+        default=0.05, gt=0, lt=1, description="Share of lost requests that ends the canary."
+    )
+    abort_p95_s: float | None = Field(
+        default=None, gt=0, description="95th percentile of the time to the first token that ends it."
+    )
     vote_alpha: float | None = Field(
         default=0.05, gt=0, lt=1, description="Chance of a wrong decision by thumbs; without it they don't count."
     )
@@ -48,9 +52,11 @@ class CanaryRules(BaseModel):
 
 @dataclass(frozen=True)
 class Votes:
-    """Thumbs on the answers of a canary and of the stable revision since the canary began. `wins` and `losses` count the pairs, in order of
-    arrival, in which only the canary's or only the stable answer was liked; `e_value` is their evidence against equal shares of likes.
-    `voters` counts the people and keys that gave them: each thumb counts, since a key may stand for many people, so few voters are said."""
+    """Thumbs on the answers of a canary and of the stable revision since the canary began. `wins` and `losses` count
+    the pairs, in order of arrival, in which only the canary's or only the stable answer was liked; `e_value` is their
+    evidence against equal shares of likes. `voters` counts the people and keys that gave them: each thumb counts, since
+    a key may stand for many people, so few voters are said.
+    """
 
     up: int = 0
     total: int = 0
@@ -62,14 +68,19 @@ class Votes:
     voters: int = 0
 
     def decision(self, alpha: float | None) -> Literal["better", "worse", "undecided"]:
-        """Return what the thumbs show; at every moment wrong with a chance of at most `alpha`, however often it is asked."""
+        """Return what the thumbs show; at every moment wrong with a chance of at most `alpha`, however often it is
+        asked.
+        """
         if alpha is None or self.e_value < 1 / alpha:
             return "undecided"
         return "better" if self.wins > self.losses else "worse"
 
     def describe(self) -> str:
         """Say how many answers were liked, and by how many."""
-        likes = f"thumbs up on {self.up} of {self.total} answers, {self.stable_up} of {self.stable_total} of the stable revision"
+        likes = (
+            f"thumbs up on {self.up} of {self.total} answers, {self.stable_up} of {self.stable_total} of the stable"
+            " revision"
+        )
         return f"{likes}, by {self.voters} {'voter' if self.voters == 1 else 'voters'}"
 
 
@@ -87,8 +98,9 @@ def pair_votes(canary: Sequence[bool], stable: Sequence[bool]) -> tuple[int, int
 
 @dataclass(frozen=True)
 class Observed:
-    """Requests of a canary since its present step began: how many it got, how many of them it lost, how fast it was; `starts` counts
-    starts in a row that failed."""
+    """Requests of a canary since its present step began: how many it got, how many of them it lost, how fast it was;
+    `starts` counts starts in a row that failed.
+    """
 
     requests: int
     failures: int
@@ -117,18 +129,25 @@ def judge_canary(rules: CanaryRules, observed: Observed) -> Verdict:
         return Verdict("abort", f"its replicas failed to start {observed.starts} times", rules.percent)
     limit = rules.abort_error_rate
     if limit is not None and observed.failures >= MIN_FAILURES:
-        from backend.domain.statistics.estimates import wilson_interval  # imports scipy, which no command on endpoints needs
+        from backend.domain.statistics.estimates import (
+            wilson_interval,
+        )  # imports scipy, which no command on endpoints needs
 
         low, _ = wilson_interval(min(1.0, observed.failures / observed.requests), observed.requests, critical=CRITICAL)
         if low > limit:
-            lost = f"lost {observed.failures} of {observed.requests} requests ({percent(observed.failures / observed.requests)})"
+            lost = (
+                f"lost {observed.failures} of {observed.requests} requests"
+                f" ({percent(observed.failures / observed.requests)})"
+            )
             return Verdict("abort", f"{lost}, more than {100 * limit:g} %", rules.percent)
     votes = observed.votes.decision(rules.vote_alpha)
     if votes == "worse":
         return Verdict("abort", f"{observed.votes.describe()} (e-value {observed.votes.e_value:.0f})", rules.percent)
     enough = observed.requests >= rules.min_requests
     if rules.abort_p95_s is not None and enough and observed.p95_s is not None and observed.p95_s > rules.abort_p95_s:
-        return Verdict("abort", f"p95 of the first token is {observed.p95_s:.2f} s, above {rules.abort_p95_s:g} s", rules.percent)
+        return Verdict(
+            "abort", f"p95 of the first token is {observed.p95_s:.2f} s, above {rules.abort_p95_s:g} s", rules.percent
+        )
     if not rules.step_up or not enough or observed.step_s < 60 * rules.step_minutes:
         return Verdict("wait", "", rules.percent)
     if rules.step_on_votes and votes != "better":

@@ -1,4 +1,6 @@
-"""Settings of a chat's next turn: endpoints, system text, sampling, schema and tools. The schema behind form, API, preset and row."""
+"""Settings of a chat's next turn: endpoints, system text, sampling, schema and tools. The schema behind form, API,
+preset and row.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ STORED = {"stored": True}
 
 
 class ChatSettings(BaseModel):
-    """Settings of a turn. `blind` hides names and figures of side-by-side answers until the vote; `token_view` stores probabilities."""
+    """Settings of a turn. `blind` hides names and figures of side-by-side answers until the vote; `token_view` stores
+    probabilities.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -33,8 +37,12 @@ class ChatSettings(BaseModel):
     max_tokens: int = Field(default=160, ge=1, le=100_000)
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     stop: tuple[str, ...] = Field(default=(), max_length=4)
-    json_schema: str = Field(default="", max_length=MAX_JSON, description="A JSON schema that the answer must follow; empty for free text.")
-    tools: str = Field(default="", max_length=MAX_JSON, description="A JSON list of tools in OpenAI's format; empty for none.")
+    json_schema: str = Field(
+        default="", max_length=MAX_JSON, description="A JSON schema that the answer must follow; empty for free text."
+    )
+    tools: str = Field(
+        default="", max_length=MAX_JSON, description="A JSON list of tools in OpenAI's format; empty for none."
+    )
     token_view: bool = False
 
     @field_validator("endpoints")

@@ -1,7 +1,8 @@
-"""The tree of a conversation's messages: edits and regenerated answers are branches, of which one line is selected. Pure rules.
+"""The tree of a conversation's messages: edits and regenerated answers are branches, of which one line is selected.
+Pure rules.
 
-Children of a message are numbered in rounds: an edit of a question and a regenerated answer begin a new round. Answers of one round
-stand side by side.
+Children of a message are numbered in rounds: an edit of a question and a regenerated answer begin a new round. Answers
+of one round stand side by side.
 """
 
 from __future__ import annotations
@@ -53,11 +54,16 @@ def selected_line(messages: Sequence[M], leaf_id: str | None) -> list[Step]:
         line.append(leaf)
         leaf = by_id.get(leaf.parent_id or "")
     children = _children(messages)
-    return [_step(message, children[message.parent_id if message.parent_id in by_id else None]) for message in reversed(line)]
+    return [
+        _step(message, children[message.parent_id if message.parent_id in by_id else None])
+        for message in reversed(line)
+    ]
 
 
 def newest_leaf(messages: Sequence[M], start: str | None) -> str:
-    """Return the leaf below a message (from the root for None) that newest rounds lead to. Of columns, the one that was answered wins."""
+    """Return the leaf below a message (from the root for None) that newest rounds lead to. Of columns, the one that was
+    answered wins.
+    """
     children = _children(messages)
     at = start
     while below := children.get(at):
@@ -75,7 +81,9 @@ def next_round(messages: Sequence[M], parent_id: str | None) -> int:
 def leaf_of_round(messages: Sequence[M], message_id: str, round_: int) -> str | None:
     """Return the leaf to select for another round beside a message; None if there is no such round."""
     parent = next((message.parent_id for message in messages if message.id == message_id), None)
-    columns = sorted((m for m in messages if m.parent_id == parent and m.round == round_), key=lambda message: message.branch)
+    columns = sorted(
+        (m for m in messages if m.parent_id == parent and m.round == round_), key=lambda message: message.branch
+    )
     if not columns:
         return None
     answered = {message.parent_id for message in messages}

@@ -14,10 +14,11 @@ MIN_DAYS = 3
 
 @dataclass(frozen=True)
 class Forecast:
-    """Dollars expected for a month, with the interval that holds the total of a further month of such days with probability `level`.
+    """Dollars expected for a month, with the interval that holds the total of a further month of such days with
+    probability `level`.
 
-    `low` and `high` are None where fewer than three full days are known. `past_error` is the relative error that this method, at the same
-    day of the month before, would have made.
+    `low` and `high` are None where fewer than three full days are known. `past_error` is the relative error that this
+    method, at the same day of the month before, would have made.
     """
 
     usd: float
@@ -46,11 +47,14 @@ def seconds_by_day(start: datetime, end: datetime) -> dict[date, float]:
     return parts
 
 
-def forecast_month(spent: float, daily: Sequence[float], *, days_left: float, past_error: float | None = None) -> Forecast:
-    """Return what was spent plus the mean of full days for each day left, with a prediction interval for independent normal days.
+def forecast_month(
+    spent: float, daily: Sequence[float], *, days_left: float, past_error: float | None = None
+) -> Forecast:
+    """Return what was spent plus the mean of full days for each day left, with a prediction interval for independent
+    normal days.
 
-    The total of R further days varies by sd x sqrt(R + R^2 / n): their own spread, and that of the mean of n days (Hahn and Meeker,
-    Statistical Intervals, 1991, section 4.8). The interval never falls below what is spent.
+    The total of R further days varies by sd x sqrt(R + R^2 / n): their own spread, and that of the mean of n days (Hahn
+    and Meeker, Statistical Intervals, 1991, section 4.8). The interval never falls below what is spent.
     """
     count = len(daily)
     mean = math.fsum(daily) / count if count else 0.0

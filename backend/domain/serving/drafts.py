@@ -1,4 +1,6 @@
-"""Speculative decoding: a smaller checkpoint, the draft, proposes tokens that the served one checks. Rules, limits and arithmetic."""
+"""Speculative decoding: a smaller checkpoint, the draft, proposes tokens that the served one checks. Rules, limits and
+arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from backend.domain.architectures.kv_cache import kv_bytes_per_token
 from backend.domain.serving.memory import FUSED_FAMILIES, NUMBER_BYTES, PAGE_TOKENS, ReplicaMemory, replica_memory
 
 MAX_REQUESTS = 4
-"""Requests of a step above which nothing is drafted: its products are bound by arithmetic then, not by reading weights."""
+"""Requests of a step above which nothing is drafted: its products are bound by arithmetic then, not by reading
+weights.
+"""
 
 DRAFT_CACHE_BYTES = 256 << 20
 """Budget of a draft's keys and values, for all its requests together."""
@@ -46,7 +50,9 @@ def with_draft(memory: ReplicaMemory, *, parameters: int, shape: ArchitectureCon
 
 
 def why_not_drafting(shape: ArchitectureConfig | None) -> str | None:
-    """Return why a network can't draft or be drafted for; None for one that can, and for one of unknown shape, which its replica judges."""
+    """Return why a network can't draft or be drafted for; None for one that can, and for one of unknown shape, which
+    its replica judges.
+    """
     if shape is None:
         return None
     if shape.family not in FUSED_FAMILIES:

@@ -20,7 +20,9 @@ Money = Annotated[float, Field(gt=0, le=10**9, allow_inf_nan=False)]
 
 
 class KeyScopes(BaseModel):
-    """Models and parts of the API that a key may call. Empty means all. `models` may hold patterns such as `support-*`."""
+    """Models and parts of the API that a key may call. Empty means all. `models` may hold patterns such as
+    `support-*`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,7 +74,9 @@ class KeyLimits(BaseModel):
 
     def describe(self) -> str:
         """Return the limits as `--limits` takes them; empty without limits."""
-        return ",".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in self._set())
+        return ",".join(
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in self._set()
+        )
 
     def _set(self) -> Iterable[tuple[str, int | float]]:
         return self.model_dump(exclude_none=True).items()
@@ -83,7 +87,9 @@ MANY_AT_ONCE = KeyLimits(concurrency=100_000)
 
 
 def parse_limits(text: str) -> KeyLimits:
-    """Read `requests=60,tokens=100000,concurrency=4,usd_per_month=5`. Raises InvalidInput that names the part at fault."""
+    """Read `requests=60,tokens=100000,concurrency=4,usd_per_month=5`. Raises InvalidInput that names the part at
+    fault.
+    """
     values: dict[str, str] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, equals, value = (piece.strip() for piece in part.partition("="))
@@ -99,7 +105,9 @@ def parse_limits(text: str) -> KeyLimits:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        raise InvalidInput(f"{name}={values[name]}: {first['msg']}.", remedy="Give a number above 0.", field="limits") from error
+        raise InvalidInput(
+            f"{name}={values[name]}: {first['msg']}.", remedy="Give a number above 0.", field="limits"
+        ) from error
 
 
 def _limits_remedy() -> str:
@@ -112,12 +120,16 @@ def parse_scopes(*, models: str = "", endpoints: str = "", admin: bool = False) 
     parts = tuple(filter(None, (name.strip() for name in endpoints.split(","))))
     for part in parts:
         if part not in API_ENDPOINTS:
-            raise InvalidInput(f"The API has no part {part!r}.", remedy=f"Choose from {', '.join(API_ENDPOINTS)}.", field="endpoints")
+            raise InvalidInput(
+                f"The API has no part {part!r}.", remedy=f"Choose from {', '.join(API_ENDPOINTS)}.", field="endpoints"
+            )
     return KeyScopes(models=names, endpoints=parts, admin=admin)
 
 
 def parse_expiry(text: str, *, now: datetime) -> datetime | None:
-    """Read `30d`, `12h`, a date (valid through that UTC day) or a timestamp; empty for never. Raises InvalidInput for the past."""
+    """Read `30d`, `12h`, a date (valid through that UTC day) or a timestamp; empty for never. Raises InvalidInput for
+    the past.
+    """
     if not text.strip():
         return None
     if match := re.fullmatch(r"(\d{1,5})\s*([hdwy])", text.strip()):
@@ -128,7 +140,9 @@ def parse_expiry(text: str, *, now: datetime) -> datetime | None:
             moment = datetime.fromisoformat(text.strip())
         except ValueError as error:
             raise InvalidInput(
-                f"{text!r} is no expiry.", remedy="Give a duration such as 30d or 12h, or a date such as 2027-01-31.", field="expires"
+                f"{text!r} is no expiry.",
+                remedy="Give a duration such as 30d or 12h, or a date such as 2027-01-31.",
+                field="expires",
             ) from error
         if re.fullmatch(r"\d{4}-?\d{2}-?\d{2}", text.strip()):
             moment += timedelta(days=1)

@@ -39,7 +39,9 @@ def add_counts(counts: Iterable[Mapping[str, int] | Mapping[int, int]]) -> dict[
 
 
 def percentile_s(counts: Mapping[int, int], quantile: float) -> float | None:
-    """Return a percentile in seconds: the middle of the bucket that holds the value of rank ceil(quantile x n). None without values."""
+    """Return a percentile in seconds: the middle of the bucket that holds the value of rank ceil(quantile x n). None
+    without values.
+    """
     rank = max(1, math.ceil(quantile * sum(counts.values())))
     passed = 0
     for bucket in sorted(counts):
@@ -50,8 +52,8 @@ def percentile_s(counts: Mapping[int, int], quantile: float) -> float | None:
 
 
 def decode_rate(num_tokens: int, seconds: float) -> float | None:
-    """Return the tokens a second of an answer after its first token, for that many tokens in that time; None where they arrived together,
-    within 10 ms or faster than any network generates, so that their times don't tell the rate.
+    """Return the tokens a second of an answer after its first token, for that many tokens in that time; None where they
+    arrived together, within 10 ms or faster than any network generates, so that their times don't tell the rate.
 
     >>> decode_rate(50, 2.0)
     25.0

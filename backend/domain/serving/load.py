@@ -9,23 +9,42 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-WORDS = ("river", "mill", "stone", "letter", "garden", "winter", "bread", "road", "lamp", "clock", "boat", "hill", "song", "rain", "field")
+WORDS = (
+    "river",
+    "mill",
+    "stone",
+    "letter",
+    "garden",
+    "winter",
+    "bread",
+    "road",
+    "lamp",
+    "clock",
+    "boat",
+    "hill",
+    "song",
+    "rain",
+    "field",
+)
 MAX_REQUESTS = 100_000
 """Requests of a level at most, so that their records fit into memory."""
 Side = Literal["gateway", "replica"]
 
 
 class LoadConfig(BaseModel):
-    """A load test. Closed loop: each of `users` sends its next request when its last has ended. Open loop: `rate` requests a second arrive
-    at random (Poisson), or at the seconds of `arrivals`, whether or not earlier ones have ended. A level has `requests`, or lasts
-    `duration_s`. `prompt_words` and `max_tokens` are mixes, drawn evenly; a length that is repeated is drawn more often.
+    """A load test. Closed loop: each of `users` sends its next request when its last has ended. Open loop: `rate`
+    requests a second arrive at random (Poisson), or at the seconds of `arrivals`, whether or not earlier ones have
+    ended. A level has `requests`, or lasts `duration_s`. `prompt_words` and `max_tokens` are mixes, drawn evenly; a
+    length that is repeated is drawn more often.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     users: tuple[int, ...] = Field(default=(1, 8), min_length=1, max_length=16)
     requests: int = Field(default=32, ge=1, le=MAX_REQUESTS, description="Requests per level.")
-    duration_s: float | None = Field(default=None, gt=0, le=3600, description="Seconds per level, instead of a number of requests.")
+    duration_s: float | None = Field(
+        default=None, gt=0, le=3600, description="Seconds per level, instead of a number of requests."
+    )
     rate: float | None = Field(default=None, gt=0, le=100_000)
     arrivals: tuple[float, ...] = Field(default=(), max_length=MAX_REQUESTS)
     warmup: int = Field(default=4, ge=0, le=1000, description="First requests of a level, not counted.")
@@ -65,7 +84,9 @@ class LoadConfig(BaseModel):
     def part(self, share: float) -> LoadConfig:
         """Return a config with a share of each level's requests or seconds. Arrivals are whole in each part."""
         duration = None if self.duration_s is None or self.arrivals else self.duration_s * share
-        return self.model_copy(update={"requests": max(1, round(self.requests * share)), "duration_s": duration or self.duration_s})
+        return self.model_copy(
+            update={"requests": max(1, round(self.requests * share)), "duration_s": duration or self.duration_s}
+        )
 
 
 @dataclass(frozen=True)
@@ -79,8 +100,9 @@ class Ask:
 
 @dataclass(frozen=True)
 class Record:
-    """One request as the client measured it, in seconds. `start_s` is when it was due: in an open loop the planned arrival, so that a
-    generator that is late makes no latency smaller; `late_s` is how late. `gaps_s` are the times between chunks that carried tokens.
+    """One request as the client measured it, in seconds. `start_s` is when it was due: in an open loop the planned
+    arrival, so that a generator that is late makes no latency smaller; `late_s` is how late. `gaps_s` are the times
+    between chunks that carried tokens.
     """
 
     start_s: float
@@ -96,8 +118,8 @@ class Record:
 
 @dataclass(frozen=True)
 class LevelRun:
-    """The requests of one level against one target. From `start_s` to `end_s` the load was as configured: after the warm-up, and before
-    the last requests end alone.
+    """The requests of one level against one target. From `start_s` to `end_s` the load was as configured: after the
+    warm-up, and before the last requests end alone.
     """
 
     records: tuple[Record, ...]
@@ -111,8 +133,8 @@ class LevelRun:
 
 
 def iterate_asks(config: LoadConfig, *, phase: int = 0) -> Iterator[Ask]:
-    """Yield requests without end, or one per arrival. Words depend on `phase` and lengths do not: every phase has the same mix, and no
-    prompt's beginning is in a cache.
+    """Yield requests without end, or one per arrival. Words depend on `phase` and lengths do not: every phase has the
+    same mix, and no prompt's beginning is in a cache.
     """
     lengths, words = random.Random(config.seed), random.Random(f"{config.seed}:{phase}")
     arrivals, now = iter(config.arrivals), 0.0

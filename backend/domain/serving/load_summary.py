@@ -1,4 +1,6 @@
-"""Summary of a load test's level: percentiles with intervals, rates, goodput, distributions, and the course over time. Pure."""
+"""Summary of a load test's level: percentiles with intervals, rates, goodput, distributions, and the course over time.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,16 @@ Interval = tuple[float, float]
 MAX_POINTS = 60
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120)
 STEADY_OVER = 3
-"""Rates are taken over the steady time where it is at least so many times the longest request; else until the last request ended."""
+"""Rates are taken over the steady time where it is at least so many times the longest request; else until the last
+request ended.
+"""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Percentiles in milliseconds by nearest rank, with 95 % intervals for independent values where there are enough of them."""
+    """Percentiles in milliseconds by nearest rank, with 95 % intervals for independent values where there are enough of
+    them.
+    """
 
     p50_ms: float
     p95_ms: float
@@ -32,7 +38,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class LoadPoint:
-    """One step of a level's course: seconds since the load test began, with rates, requests within the objectives, and errors."""
+    """One step of a level's course: seconds since the load test began, with rates, requests within the objectives, and
+    errors.
+    """
 
     at_s: float
     tokens_per_s: float
@@ -43,10 +51,12 @@ class LoadPoint:
 
 @dataclass(frozen=True)
 class LoadSummary:
-    """A level of a load test. `goodput_per_s`: requests a second that met both objectives (first token, and mean time between tokens).
+    """A level of a load test. `goodput_per_s`: requests a second that met both objectives (first token, and mean time
+    between tokens).
 
-    `itl` holds all times between tokens, `tpot` one mean per request, which are independent enough for intervals. `late_p99_ms` is how
-    late the generator sent requests of an open loop. `ttft_counts` and `itl_counts` count by bucket of backend.domain.serving.latency.
+    `itl` holds all times between tokens, `tpot` one mean per request, which are independent enough for intervals.
+    `late_p99_ms` is how late the generator sent requests of an open loop. `ttft_counts` and `itl_counts` count by
+    bucket of backend.domain.serving.latency.
     """
 
     requests: int
@@ -70,15 +80,26 @@ class LoadSummary:
     points: tuple[LoadPoint, ...] = ()
 
 
-def summarise(runs: Sequence[LevelRun], *, slo_ttft_ms: float, slo_itl_ms: float, origin_s: float | None = None) -> LoadSummary:
-    """Return latencies of the counted requests that succeeded, and rates over the steady time of one or several runs of a level."""
+def summarise(
+    runs: Sequence[LevelRun], *, slo_ttft_ms: float, slo_itl_ms: float, origin_s: float | None = None
+) -> LoadSummary:
+    """Return latencies of the counted requests that succeeded, and rates over the steady time of one or several runs of
+    a level.
+    """
     counted = [record for run in runs for record in run.counted]
     done = [record for record in counted if not record.error]
     good = [record for record in done if is_good(record, slo_ttft_ms, slo_itl_ms)]
     windows = [_window(run) for run in runs]
     per_s = 1 / total if (total := math.fsum(end - start for start, end, _ in windows)) > 0 else 0.0
-    inside = [r for run, (start, end, _) in zip(runs, windows, strict=True) for r in run.records if not r.error and start < r.end_s <= end]
-    tokens = math.fsum(_tokens_between(run.records, start, end) for run, (start, end, _) in zip(runs, windows, strict=True))
+    inside = [
+        r
+        for run, (start, end, _) in zip(runs, windows, strict=True)
+        for r in run.records
+        if not r.error and start < r.end_s <= end
+    ]
+    tokens = math.fsum(
+        _tokens_between(run.records, start, end) for run, (start, end, _) in zip(runs, windows, strict=True)
+    )
     first_tokens, gaps = [r.ttft_s for r in done if r.ttft_s is not None], [gap for r in done for gap in r.gaps_s]
     origin = min((start for start, _, _ in windows), default=0.0) if origin_s is None else origin_s
     return LoadSummary(
@@ -110,21 +131,26 @@ def spread(values_s: Sequence[float], *, with_intervals: bool = False) -> Spread
         return None
     ordered = sorted(1000 * value for value in values_s)
     quantiles = (0.5, 0.95, 0.99)
-    intervals = [quantile_interval(ordered, quantile) for quantile in quantiles] if with_intervals else (None, None, None)
+    intervals = (
+        [quantile_interval(ordered, quantile) for quantile in quantiles] if with_intervals else (None, None, None)
+    )
     p50, p95, p99 = (nearest_rank(ordered, quantile) for quantile in quantiles)
     return Spread(p50, p95, p99, *intervals)
 
 
 def overhead(through: Sequence[LevelRun], direct: Sequence[LevelRun]) -> dict[str, Any]:
-    """Return what a gateway adds: the difference of medians of first token, mean time between tokens and whole request, in milliseconds,
-    each with its 95 % interval (None where there are too few requests).
+    """Return what a gateway adds: the difference of medians of first token, mean time between tokens and whole request,
+    in milliseconds, each with its 95 % interval (None where there are too few requests).
     """
     parts: dict[str, Any] = {}
     for name, of in (("ttft", _first_token), ("itl", _mean_gap), ("e2e", _whole)):
         first, second = [sorted(of(record) for record in _done(runs) if of(record) >= 0) for runs in (through, direct)]
         estimate = median_difference(first, second)
         if estimate is not None:
-            parts[f"{name}_p50_ms"], parts[f"{name}_interval_ms"] = 1000 * estimate[0], [1000 * bound for bound in estimate[1:]]
+            parts[f"{name}_p50_ms"], parts[f"{name}_interval_ms"] = (
+                1000 * estimate[0],
+                [1000 * bound for bound in estimate[1:]],
+            )
         else:
             medians = [nearest_rank(values, 0.5) if values else None for values in (first, second)]
             known = medians[0] is not None and medians[1] is not None

@@ -1,4 +1,6 @@
-"""Memory of a replica: weights, KV cache and runtime. Arithmetic; the serving engine allocates its cache by the same numbers."""
+"""Memory of a replica: weights, KV cache and runtime. Arithmetic; the serving engine allocates its cache by the same
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from backend.domain.serving.precision import Precision
 PAGE_TOKENS = 64
 MAX_RUNNING = 16
 CACHE_BYTES = {"cpu": 512 << 20, "cuda": 4 << 30}
-"""Budget of the KV cache by device. At least one full context is allocated; on a GPU whose free memory is known, most of that."""
+"""Budget of the KV cache by device. At least one full context is allocated; on a GPU whose free memory is known, most
+of that.
+"""
 
 FREE_SHARE = 0.8
 """Share of a GPU's free memory, with the weights loaded, that the KV cache may take."""
@@ -23,21 +27,28 @@ NUMBER_BYTES = {"cpu": 4, "cuda": 2}
 """Weights and cache are fp32 on a CPU and bf16 on a GPU."""
 
 FUSED_FAMILIES = frozenset({"llama", "mistral", "qwen3"})
-"""Families whose layers the compiled library computes (see docs/decisions/0064); weights of 16 bits stay so there, in precision float32."""
+"""Families whose layers the compiled library computes (see docs/decisions/0064); weights of 16 bits stay so there, in
+precision float32.
+"""
 
 RUNTIME_BYTES = {"cpu": 440 << 20}
-"""Resident size of a replica process without weights and cache, measured on x86-64 Linux. The size of a CUDA context was not measured."""
+"""Resident size of a replica process without weights and cache, measured on x86-64 Linux. The size of a CUDA context
+was not measured.
+"""
 
 SHARE_WEIGHTS = frozenset({"cpu"})
-"""Devices on which the replicas of one checkpoint, precision and machine map the same weights (see docs/decisions/0066)."""
+"""Devices on which the replicas of one checkpoint, precision and machine map the same weights (see
+docs/decisions/0066).
+"""
 
 
 @dataclass(frozen=True)
 class ReplicaMemory:
     """Bytes of one replica.
 
-    Unknown parts are None and left out of the sum: the cache of a network of unknown shape, the runtime on a GPU. `shared_bytes` of the
-    weights are held once by all replicas of a machine. `preparing_bytes`: at most as much as the first replica holds before it serves.
+    Unknown parts are None and left out of the sum: the cache of a network of unknown shape, the runtime on a GPU.
+    `shared_bytes` of the weights are held once by all replicas of a machine. `preparing_bytes`: at most as much as the
+    first replica holds before it serves.
     """
 
     weight_bytes: int
@@ -57,8 +68,13 @@ class ReplicaMemory:
         return self.weight_bytes - self.shared_bytes + (self.cache_bytes or 0) + (self.runtime_bytes or 0)
 
     def of_replicas(self, count: int) -> int:
-        """Return the most bytes that replicas on one machine hold together, also while the first one prepares the weights."""
-        return max(self.shared_bytes + count * self.further_bytes, self.preparing_bytes + (count - 1) * (self.runtime_bytes or 0))
+        """Return the most bytes that replicas on one machine hold together, also while the first one prepares the
+        weights.
+        """
+        return max(
+            self.shared_bytes + count * self.further_bytes,
+            self.preparing_bytes + (count - 1) * (self.runtime_bytes or 0),
+        )
 
 
 def replica_memory(
@@ -72,7 +88,8 @@ def replica_memory(
 ) -> ReplicaMemory:
     """Return the memory of one replica on a device; without a shape, every precision counts as float32.
 
-    `is_16_bit`: the checkpoint's weights are bfloat16 or float16. `context`: the deployment's, in tokens, where it shortens the network's.
+    `is_16_bit`: the checkpoint's weights are bfloat16 or float16. `context`: the deployment's, in tokens, where it
+    shortens the network's.
 
     >>> replica_memory(parameters=1_000_000, shape=None, device="cpu").weight_bytes
     4000000
@@ -99,7 +116,8 @@ def replica_memory(
 
 
 def int8_bytes(parameters: int, shape: ArchitectureConfig) -> int:
-    """Return the bytes of a network in int8: a byte per weight of a linear layer and a scale per output, four for every other parameter.
+    """Return the bytes of a network in int8: a byte per weight of a linear layer and a scale per output, four for every
+    other parameter.
 
     A tied head is a matrix of its own then. Stacked experts and their routers stay float32.
     """
@@ -110,13 +128,17 @@ def int8_bytes(parameters: int, shape: ArchitectureConfig) -> int:
 
 
 def short_bytes(parameters: int, shape: ArchitectureConfig) -> int:
-    """Return the bytes of a network in 16 bits: two per weight of a linear layer or of the embedding, four for every other parameter."""
+    """Return the bytes of a network in 16 bits: two per weight of a linear layer or of the embedding, four for every
+    other parameter.
+    """
     linear = sum(matrix.size * matrix.copies for matrix in list_matrices(shape) if not matrix.folded)
     short = min(parameters, linear + (0 if shape.tie_embeddings else shape.vocab_size * shape.width))
     return 2 * short + 4 * (parameters - short)
 
 
 def cache_pages(page_bytes: int, *, tokens: int, context: int, device: str, budget_bytes: int | None = None) -> int:
-    """Return the pages of a KV cache for `tokens` within a budget, at least one full context. Without one, the device's counts."""
+    """Return the pages of a KV cache for `tokens` within a budget, at least one full context. Without one, the device's
+    counts.
+    """
     affordable = (CACHE_BYTES.get(device, CACHE_BYTES["cpu"]) if budget_bytes is None else budget_bytes) // page_bytes
     return max(-(-context // PAGE_TOKENS) + 1, min(-(-tokens // PAGE_TOKENS), affordable))

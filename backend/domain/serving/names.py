@@ -25,7 +25,9 @@ def check_endpoint_name(name: str) -> None:
 
 
 def check_alias_name(name: str) -> None:
-    """Raise InvalidInput for a name that is not of the form `storyteller@production`. Endpoints and checkpoints have no `@`."""
+    """Raise InvalidInput for a name that is not of the form `storyteller@production`. Endpoints and checkpoints have no
+    `@`.
+    """
     if not ALIAS.fullmatch(name):
         raise InvalidInput(
             f"{name!r} can't be an alias.",
@@ -49,5 +51,8 @@ def suggest_endpoint_name(checkpoint: str, taken: Collection[str]) -> str:
     >>> suggest_endpoint_name("Village chat · step 1,200", {"village-chat"})
     'village-chat-2'
     """
-    base = re.sub(r"[^a-z0-9._]+", "-", _STEP.sub("", checkpoint).lower()).strip("-._")[:_SUGGESTED_LENGTH].rstrip("-._") or "endpoint"
+    base = (
+        re.sub(r"[^a-z0-9._]+", "-", _STEP.sub("", checkpoint).lower()).strip("-._")[:_SUGGESTED_LENGTH].rstrip("-._")
+        or "endpoint"
+    )
     return next(name for number in count(1) if (name := base if number == 1 else f"{base}-{number}") not in taken)

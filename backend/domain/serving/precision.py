@@ -17,8 +17,8 @@ PRECISION_CHECK = "precision_check"
 class PrecisionCheck(BaseModel):
     """Measured difference of a network in bfloat16 or int8 from its float32 original, on texts that the original wrote.
 
-    `perplexity_ratio` is that over float32, expected over the original's next tokens; `greedy_agreement` is the share of positions
-    where both prefer the same token.
+    `perplexity_ratio` is that over float32, expected over the original's next tokens; `greedy_agreement` is the share
+    of positions where both prefer the same token.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,7 +41,8 @@ class PrecisionCheck(BaseModel):
         """Raise JobFailed if the perplexity rose by more than allowed."""
         if self.perplexity_ratio > max_perplexity_ratio:
             raise JobFailed(
-                f"In {self.precision} this network's perplexity is {self.perplexity_ratio:.3f} times that in float32 (limit "
-                f"{max_perplexity_ratio:g}); it prefers the same token at {percent(self.greedy_agreement, digits=1)} of positions.",
+                f"In {self.precision} this network's perplexity is {self.perplexity_ratio:.3f} times that in float32"
+                f" (limit {max_perplexity_ratio:g}); it prefers the same token at"
+                f" {percent(self.greedy_agreement, digits=1)} of positions.",
                 remedy="Deploy with precision float32, or raise max_perplexity_ratio.",
             )

@@ -1,8 +1,9 @@
 """Wire contract between gateway, services and replicas: generation requests and events.
 
-Independent of HTTP, engines and tokenizers. A request is either messages (rendered by the checkpoint's chat template inside the
-replica), a text prompt, token ids, or several prompts. Each prompt is answered `n` times; an answer is a choice, numbered
-`prompt * n + repetition`. A stream holds the events of all choices and exactly one finish or error, at its end.
+Independent of HTTP, engines and tokenizers. A request is either messages (rendered by the checkpoint's chat template
+inside the replica), a text prompt, token ids, or several prompts. Each prompt is answered `n` times; an answer is a
+choice, numbered `prompt * n + repetition`. A stream holds the events of all choices and exactly one finish or error, at
+its end.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ MAX_LOGPROBS = 20
 MAX_BIASES = 1024
 MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 10.0
 MAX_COUNT = 2**31 - 1
-"""Largest count of tokens and largest token id that are read; an engine takes no more than its context and vocabulary hold."""
+"""Largest count of tokens and largest token id that are read; an engine takes no more than its context and vocabulary
+hold.
+"""
 UNKNOWN = -1
 """Id of a token that another server generated: its tokenizer is not known here."""
 PROMPT_TOKENS = "x-prompt-tokens"
@@ -41,7 +44,9 @@ NOT_RESUMED = "not_resumed"
 ENGINE_FAILED = "engine_failed"
 """Error code: the engine failed or hung on this request alone, which is not sent to another replica."""
 BATCH_FAILED = "batch_failed"
-"""Error code: the engine failed or hung on a batch of several requests, of which this is one. It may continue at another replica, once."""
+"""Error code: the engine failed or hung on a batch of several requests, of which this is one. It may continue at
+another replica, once.
+"""
 REQUEST_FAILED = "request_failed"
 """Error code: this request failed by itself; the replica continues with all others."""
 INVALID = "invalid_request"
@@ -76,7 +81,9 @@ class _Frozen(BaseModel):
 
 
 class ChatMessage(_Frozen):
-    """One message. An assistant's may call tools; a tool's names the call that it answers (backend.domain.data.rows.tool_calls)."""
+    """One message. An assistant's may call tools; a tool's names the call that it answers
+    (backend.domain.data.rows.tool_calls).
+    """
 
     role: Role
     content: str
@@ -93,7 +100,8 @@ class ChatMessage(_Frozen):
 
 
 class Constraint(_Frozen):
-    """A form that an answer must match: a JSON schema, any JSON object, a regular expression, or a Lark grammar (llguidance's dialect).
+    """A form that an answer must match: a JSON schema, any JSON object, a regular expression, or a Lark grammar
+    (llguidance's dialect).
 
     `value` is the schema as JSON text, the expression or the grammar; empty for `json_object`.
     """
@@ -105,15 +113,15 @@ class Constraint(_Frozen):
 class SamplingParams(_Frozen):
     """Sampling of completions. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch their filters off.
 
-    `max_tokens` None means as many as the context holds, 0 nothing (to score a prompt). The same `seed` draws the same completion,
-    independent of the rest of the batch.
-    Penalties follow OpenAI's definition: subtracted from the logits of tokens already generated, per occurrence (`frequency`) or
-    once (`presence`). `repetition_penalty` divides the logits of tokens of the prompt and the answer where positive and multiplies them
-    elsewhere (Keskar et al., CTRL, 2019, as in transformers). `min_p` drops tokens less likely than this share of the most likely one's
-    probability (Nguyen et al., 2024). `logit_bias` holds (token id, amount added to its logit).
-    `stop_ids` end an answer beside the network's own end tokens, which `ignore_end` takes no notice of. Neither they nor stop strings end
-    it within the first `min_tokens` tokens. `logprobs` asks for the natural-log probability of each
-    token under the network itself (before temperature, biases and constraints) and of that many alternatives.
+    `max_tokens` None means as many as the context holds, 0 nothing (to score a prompt). The same `seed` draws the same
+    completion, independent of the rest of the batch. Penalties follow OpenAI's definition: subtracted from the logits
+    of tokens already generated, per occurrence (`frequency`) or once (`presence`). `repetition_penalty` divides the
+    logits of tokens of the prompt and the answer where positive and multiplies them elsewhere (Keskar et al., CTRL,
+    2019, as in transformers). `min_p` drops tokens less likely than this share of the most likely one's probability
+    (Nguyen et al., 2024). `logit_bias` holds (token id, amount added to its logit). `stop_ids` end an answer beside the
+    network's own end tokens, which `ignore_end` takes no notice of. Neither they nor stop strings end it within the
+    first `min_tokens` tokens. `logprobs` asks for the natural-log probability of each token under the network itself
+    (before temperature, biases and constraints) and of that many alternatives.
     """
 
     max_tokens: int | None = Field(default=None, ge=0, le=MAX_COUNT)
@@ -122,7 +130,9 @@ class SamplingParams(_Frozen):
     top_k: int = Field(default=0, ge=0, le=MAX_COUNT)
     min_p: float = Field(default=0.0, ge=0.0, le=1.0)
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
-    stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(default=(), max_length=MAX_STOP_STRINGS)
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
+        default=(), max_length=MAX_STOP_STRINGS
+    )
     presence_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
     frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
     repetition_penalty: float = Field(default=1.0, ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)
@@ -135,7 +145,9 @@ class SamplingParams(_Frozen):
 
 
 class ToolChoice(_Frozen):
-    """Permission to call tools: an answer may (`auto`), must (`required`) or must not (`none`) call one; `name` is the only one allowed."""
+    """Permission to call tools: an answer may (`auto`), must (`required`) or must not (`none`) call one; `name` is the
+    only one allowed.
+    """
 
     mode: Literal["auto", "none", "required"] = "auto"
     name: str | None = None
@@ -155,22 +167,23 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class Begun(_Frozen):
-    """The beginning of an answer whose replica was lost: its tokens, and how many characters of them (text, reasoning and arguments of
-    calls) were sent. A replica that continues it sends what follows; its usage counts all tokens."""
+    """The beginning of an answer whose replica was lost: its tokens, and how many characters of them (text, reasoning
+    and arguments of calls) were sent. A replica that continues it sends what follows; its usage counts all tokens.
+    """
 
     token_ids: tuple[int, ...] = Field(min_length=1)
     characters: int = Field(ge=0)
 
 
 class GenerateRequest(_Frozen):
-    """A body of a replica's `POST /generate`. Exactly one of `messages`, `prompt`, `token_ids`, `prompts` and `pairs` is given;
-    the last are prompts with answers to be scored.
+    """A body of a replica's `POST /generate`. Exactly one of `messages`, `prompt`, `token_ids`, `prompts` and `pairs`
+    is given; the last are prompts with answers to be scored.
 
-    `echo` returns the prompt before the answer, with its probabilities if `params.logprobs` asks for them. `split` separates reasoning
-    and calls of tools from an answer's text. `continue_final` continues the last message, an assistant's, in place of a new answer.
-    `template_variables` are given to the chat template beside the messages (`enable_thinking` of Qwen 3), and so is `effort`, where the
-    template has a switch for it.
-    `tenant` names the account that asks, without meaning: tenants take turns, and share no cached prompt.
+    `echo` returns the prompt before the answer, with its probabilities if `params.logprobs` asks for them. `split`
+    separates reasoning and calls of tools from an answer's text. `continue_final` continues the last message, an
+    assistant's, in place of a new answer. `template_variables` are given to the chat template beside the messages
+    (`enable_thinking` of Qwen 3), and so is `effort`, where the template has a switch for it. `tenant` names the
+    account that asks, without meaning: tenants take turns, and share no cached prompt.
     """
 
     messages: tuple[ChatMessage, ...] | None = None
@@ -196,15 +209,22 @@ class GenerateRequest(_Frozen):
 
     @model_validator(mode="after")
     def _one_input(self) -> GenerateRequest:
-        inputs = [name for name in ("messages", "prompt", "token_ids", "prompts", "pairs") if getattr(self, name) is not None]
+        inputs = [
+            name for name in ("messages", "prompt", "token_ids", "prompts", "pairs") if getattr(self, name) is not None
+        ]
         if len(inputs) != 1:
-            raise ValueError(f"give exactly one of messages, prompt, token_ids, prompts and pairs (got {', '.join(inputs) or 'none'})")
+            raise ValueError(
+                "give exactly one of messages, prompt, token_ids, prompts and pairs (got"
+                f" {', '.join(inputs) or 'none'})"
+            )
         if (self.pairs is not None) != (self.task is Task.SCORE):
             raise ValueError("pairs, and only these, are scored")
         if self.messages is not None and not self.messages:
             raise ValueError("messages must hold at least one message")
         if self.continue_final and not self._ends_with_text:
-            raise ValueError("continue_final_message needs messages that end with text of the assistant, and one before it")
+            raise ValueError(
+                "continue_final_message needs messages that end with text of the assistant, and one before it"
+            )
         if self.begun is not None and not self.can_be_resumed:
             raise ValueError("only a single answer without echo and probabilities is continued")
         return self
@@ -234,8 +254,9 @@ class GenerateRequest(_Frozen):
 
 
 class TokenUsage(_Frozen):
-    """Tokens of one request, counted by the engine. An end token counts as generated; `cached_tokens` of the prompt were not computed
-    again. A prompt that is answered several times counts once."""
+    """Tokens of one request, counted by the engine. An end token counts as generated; `cached_tokens` of the prompt
+    were not computed again. A prompt that is answered several times counts once.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -248,8 +269,9 @@ class TokenUsage(_Frozen):
 
 
 class TokenLogprob(_Frozen):
-    """A token's text and natural-log probability. A token that is no complete character has `raw`, its bytes; a prompt's first token has
-    no probability."""
+    """A token's text and natural-log probability. A token that is no complete character has `raw`, its bytes; a
+    prompt's first token has no probability.
+    """
 
     token_id: int
     token: str
@@ -264,7 +286,9 @@ class ScoredToken(TokenLogprob):
 
 
 class ToolCallDelta(_Frozen):
-    """A piece of a tool call. The first piece of call `index` carries `id` and `name`; `arguments` is JSON text to be joined."""
+    """A piece of a tool call. The first piece of call `index` carries `id` and `name`; `arguments` is JSON text to be
+    joined.
+    """
 
     index: int
     id: str | None = None
@@ -273,8 +297,9 @@ class ToolCallDelta(_Frozen):
 
 
 class TokenEvent(_Frozen):
-    """New text of a completion. `index` counts the tokens of its choice generated before this event; `text` may be empty while a
-    multibyte character or a possible stop string is incomplete."""
+    """New text of a completion. `index` counts the tokens of its choice generated before this event; `text` may be
+    empty while a multibyte character or a possible stop string is incomplete.
+    """
 
     type: Literal["token"] = "token"
     text: str
@@ -292,8 +317,9 @@ class TokenEvent(_Frozen):
 
 
 class PromptEvent(_Frozen):
-    """Consecutive tokens of a prompt, as tokenised, with probabilities where they were asked for. They are those of `choices` choices,
-    which begin with `choice`."""
+    """Consecutive tokens of a prompt, as tokenised, with probabilities where they were asked for. They are those of
+    `choices` choices, which begin with `choice`.
+    """
 
     type: Literal["prompt"] = "prompt"
     tokens: tuple[ScoredToken, ...]
@@ -327,9 +353,10 @@ class ChoiceEvent(_Frozen):
 
 
 class FinishEvent(_Frozen):
-    """The end of a request. `finish_reason` is that of the last choice, `stop` the stop string or the requested token that ended it;
-    `tok_per_sec` is the rate after the first token, None when only one token was generated; `queue_ms` is the wait before the first step,
-    None where it is not known."""
+    """The end of a request. `finish_reason` is that of the last choice, `stop` the stop string or the requested token
+    that ended it; `tok_per_sec` is the rate after the first token, None when only one token was generated; `queue_ms`
+    is the wait before the first step, None where it is not known.
+    """
 
     type: Literal["finish"] = "finish"
     finish_reason: FinishReason
@@ -364,7 +391,8 @@ _ALTERNATIVE = re.compile(r"(str|int|constrained-(str|int)|nullable|list\[.*\]|(
 
 
 def first_problem(errors: list[Any]) -> tuple[str, str]:
-    """Return (field, message) of the first of pydantic's `errors()`, the field in dotted form such as `messages.0.content`.
+    """Return (field, message) of the first of pydantic's `errors()`, the field in dotted form such as
+    `messages.0.content`.
 
     For a union, pydantic reports an error per type; the error of the matching type is returned.
     """

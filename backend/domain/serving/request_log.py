@@ -18,7 +18,9 @@ JOB = "x-roundhouse-job"
 """Header with the id of a job of this installation that a request is made for, so that its cost is added to the job."""
 
 SYNTHETIC = "x-roundhouse-load-test"
-"""Header of a load test's requests. They are left out of logs, datasets, traffic figures and costs by key, and have a line of their own."""
+"""Header of a load test's requests. They are left out of logs, datasets, traffic figures and costs by key, and have a
+line of their own.
+"""
 
 LOAD_TEST = "load test"
 """The variant that requests of load tests are stored under, in place of stable or canary."""
@@ -35,13 +37,17 @@ BUILT_IN: tuple[tuple[str, str], ...] = (
 
 
 class RequestLogConfig(BaseModel):
-    """Mode of a request log (nothing; parameters, tokens and latencies; or bodies too, after redaction) and the days it keeps requests."""
+    """Mode of a request log (nothing; parameters, tokens and latencies; or bodies too, after redaction) and the days it
+    keeps requests.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: LogMode = "off"
     retention_days: int = Field(default=30, ge=1, le=3650)
-    redact: bool = Field(default=True, description="Replace keys, e-mail addresses, IBANs, card numbers, IP addresses and phone numbers.")
+    redact: bool = Field(
+        default=True, description="Replace keys, e-mail addresses, IBANs, card numbers, IP addresses and phone numbers."
+    )
     patterns: tuple[str, ...] = Field(default=(), max_length=50, description="More regular expressions to replace.")
 
     @field_validator("patterns")
@@ -82,9 +88,13 @@ class LoggedBody:
 
 
 def redact(text: str, config: RequestLogConfig) -> tuple[str, int]:
-    """Return the text with matches replaced, and their number. A pattern that takes too long replaces the whole text."""
+    """Return the text with matches replaced, and their number. A pattern that takes too long replaces the whole
+    text.
+    """
     total = 0
-    named = [(name, pattern) for name, pattern in BUILT_IN if config.redact] + [("REDACTED", pattern) for pattern in config.patterns]
+    named = [(name, pattern) for name, pattern in BUILT_IN if config.redact] + [
+        ("REDACTED", pattern) for pattern in config.patterns
+    ]
     for name, pattern in named:
         try:
             text, count = regex.subn(pattern, f"[{name}]", text, timeout=PATTERN_TIMEOUT_S)

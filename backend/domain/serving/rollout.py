@@ -1,7 +1,8 @@
 """A rollout's next step, from the numbers of replicas alone.
 
-New replicas start `surge` above the target. As one becomes ready (it has generated a token), an old one drains: it gets no new requests and
-ends when its open answers have. So no fewer replicas than the target answer at any time, once there are that many.
+New replicas start `surge` above the target. As one becomes ready (it has generated a token), an old one drains: it gets
+no new requests and ends when its open answers have. So no fewer replicas than the target answer at any time, once there
+are that many.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class Count:
 
 @dataclass(frozen=True)
 class Step:
-    """Replicas of the new revision to add or to drop, and of older revisions to cancel (starting) or to drain (ready)."""
+    """Replicas of the new revision to add or to drop, and of older revisions to cancel (starting) or to drain
+    (ready).
+    """
 
     add: int = 0
     drop: int = 0

@@ -13,7 +13,8 @@ CRITICAL_95 = 1.959964
 
 @dataclass(frozen=True)
 class Comparison:
-    """One request answered twice. `is_equal` compares the texts of greedy answers, and is None for sampled ones and where the copy failed.
+    """One request answered twice. `is_equal` compares the texts of greedy answers, and is None for sampled ones and
+    where the copy failed.
 
     Times in milliseconds, as the gateway saw them; `error` is the code of a copy that failed, else empty.
     """
@@ -30,8 +31,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ShadowReport:
-    """Copies compared. `low` and `high` hold the share of equal greedy answers with 95 % confidence (Wilson, without a correction for
-    continuity); means of tokens and medians of milliseconds are over the copies that were answered."""
+    """Copies compared. `low` and `high` hold the share of equal greedy answers with 95 % confidence (Wilson, without a
+    correction for continuity); means of tokens and medians of milliseconds are over the copies that were answered.
+    """
 
     requests: int
     errors: int
@@ -96,6 +98,8 @@ def report_shadow(comparisons: Sequence[Comparison]) -> ShadowReport:
 
 
 def _interval(equal: int, number: int) -> tuple[float, float]:
-    from backend.domain.statistics.estimates import wilson_interval  # imports scipy, which no command on endpoints needs at its start
+    from backend.domain.statistics.estimates import (
+        wilson_interval,
+    )  # imports scipy, which no command on endpoints needs at its start
 
     return wilson_interval(equal / number, number, critical=CRITICAL_95)

@@ -32,12 +32,17 @@ class Piece:
 class AnswerSplitter:
     """Splits one answer. `style` is None where no tools are offered; `names` are their names.
 
-    `is_reasoning` if the prompt opened the reasoning, `is_calling` if it opened a call. Text that begins like a call and is none stays
-    text.
+    `is_reasoning` if the prompt opened the reasoning, `is_calling` if it opened a call. Text that begins like a call
+    and is none stays text.
     """
 
     def __init__(
-        self, style: CallStyle | None, *, names: Collection[str] = (), is_reasoning: bool = False, is_calling: bool = False
+        self,
+        style: CallStyle | None,
+        *,
+        names: Collection[str] = (),
+        is_reasoning: bool = False,
+        is_calling: bool = False,
     ) -> None:
         self._style, self._names = style, frozenset(names)
         self._buffer = ""
@@ -99,8 +104,12 @@ class AnswerSplitter:
         if at >= 0:
             text, self._buffer, self._state = self._buffer[:at], self._buffer[at + len(mark) :], then
             return text.rstrip("\n")
-        size = next((n for n in range(min(len(self._buffer), len(mark) - 1), 0, -1) if mark.startswith(self._buffer[-n:])), 0)
-        size = len(self._buffer) - len(self._buffer[: len(self._buffer) - size].rstrip("\n"))  # line breaks before a mark belong to it
+        size = next(
+            (n for n in range(min(len(self._buffer), len(mark) - 1), 0, -1) if mark.startswith(self._buffer[-n:])), 0
+        )
+        size = len(self._buffer) - len(
+            self._buffer[: len(self._buffer) - size].rstrip("\n")
+        )  # line breaks before a mark belong to it
         text = self._buffer if final else self._buffer[: len(self._buffer) - size]
         self._buffer = self._buffer[len(text) :]
         return text

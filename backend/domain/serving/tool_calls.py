@@ -1,8 +1,9 @@
 """Calls of tools in the text of an answer: three ways to write them, and a reader that streams their arguments.
 
-hermes    <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>, repeated   (Hermes, Qwen, SmolLM, the templates of this project)
-mistral   [TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]  or  [TOOL_CALLS]name[ARGS]{...}
-llama     {"name": ..., "parameters": {...}} as the answer's only text, after <|python_tag|> or nothing   (Llama 3)
+hermes    <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>, repeated   (Hermes, Qwen, SmolLM, the
+templates of this project) mistral   [TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]  or
+[TOOL_CALLS]name[ARGS]{...} llama     {"name": ..., "parameters": {...}} as the answer's only text, after <|python_tag|>
+or nothing   (Llama 3)
 """
 
 from __future__ import annotations
@@ -63,8 +64,9 @@ def forced_call(tools: Sequence[dict[str, Any]], choice: ToolChoice, style: Call
 class CallReader:
     """Reads one call's JSON object from a stream of text.
 
-    `push` returns the pieces of the call that became known: its name first, then its arguments as they come. `is_done` after the closing
-    brace, `rest` is the text behind it. `has_failed` if the text is no call; `raw` is all that was read.
+    `push` returns the pieces of the call that became known: its name first, then its arguments as they come. `is_done`
+    after the closing brace, `rest` is the text behind it. `has_failed` if the text is no call; `raw` is all that was
+    read.
     """
 
     def __init__(self, index: int, *, name: str | None = None) -> None:

@@ -12,7 +12,9 @@ Message = dict[str, Any]
 
 
 def write_tools(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> list[Message]:
-    """Return messages with tools in the system message, calls in the assistant's text and results as the user's text."""
+    """Return messages with tools in the system message, calls in the assistant's text and results as the user's
+    text.
+    """
     written = [_as_text(message) for message in messages]
     if not tools:
         return written
@@ -44,4 +46,7 @@ def _as_text(message: Message) -> Message:
         + "\n</tool_call>"
         for call in message["tool_calls"]
     ]
-    return {"role": message["role"], "content": "\n".join([message["content"], *calls] if message["content"] else calls)}
+    return {
+        "role": message["role"],
+        "content": "\n".join([message["content"], *calls] if message["content"] else calls),
+    }

@@ -17,7 +17,9 @@ from backend.domain.validation import validation_message
 from backend.errors import InvalidInput
 
 UPSTREAM = "upstream"
-"""Key of a deployment's config, and of the facts of its row among checkpoints, that holds an Upstream; also the row's `origin`."""
+"""Key of a deployment's config, and of the facts of its row among checkpoints, that holds an Upstream; also the row's
+`origin`.
+"""
 METADATA = frozenset(ipaddress.ip_address(address) for address in ("100.100.100.200", "fd00:ec2::254", "192.0.0.192"))
 """Addresses of cloud metadata services outside the link-local ranges."""
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -30,17 +32,29 @@ class Upstream(BaseModel):
 
     url: str = Field(max_length=300, description="Address of the API, such as http://127.0.0.1:8080/v1.")
     model: str = Field(min_length=1, max_length=200, description="Name of the model at that server.")
-    key_env: str | None = Field(default=None, description="Environment variable of gateway and workers that holds the API key.")
-    key_file: str | None = Field(default=None, max_length=500, description="File that holds the API key, for gateway and workers.")
-    max_requests: int = Field(default=64, ge=1, le=4096, description="Requests at once from a gateway; more are refused with 429.")
+    key_env: str | None = Field(
+        default=None, description="Environment variable of gateway and workers that holds the API key."
+    )
+    key_file: str | None = Field(
+        default=None, max_length=500, description="File that holds the API key, for gateway and workers."
+    )
+    max_requests: int = Field(
+        default=64, ge=1, le=4096, description="Requests at once from a gateway; more are refused with 429."
+    )
     first_token_s: float = Field(default=120.0, gt=0, le=3600, description="Seconds to wait for the first token.")
     between_tokens_s: float = Field(default=60.0, gt=0, le=3600, description="Seconds to wait between two tokens.")
     answer_limit_s: float = Field(default=600.0, gt=0, le=86_400, description="Seconds that an answer may take.")
-    check_every_s: float = Field(default=60.0, ge=5, le=86_400, description="Seconds between two health checks, each of one token.")
-    context: int | None = Field(default=None, ge=1, description="Context length in tokens; read from the server where it says so.")
+    check_every_s: float = Field(
+        default=60.0, ge=5, le=86_400, description="Seconds between two health checks, each of one token."
+    )
+    context: int | None = Field(
+        default=None, ge=1, description="Context length in tokens; read from the server where it says so."
+    )
     input_price: float | None = Field(default=None, ge=0, description="US dollars for a million prompt tokens.")
     output_price: float | None = Field(default=None, ge=0, description="US dollars for a million answer tokens.")
-    capabilities: Capabilities = Field(default=Capabilities(), description="What the server answers; found when it is connected.")
+    capabilities: Capabilities = Field(
+        default=Capabilities(), description="What the server answers; found when it is connected."
+    )
 
     @field_validator("url")
     @classmethod
@@ -73,7 +87,9 @@ class Upstream(BaseModel):
 
     def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         """Return the price of a request in US dollars; None without both prices."""
-        return price_tokens(prompt_tokens, completion_tokens, input_price=self.input_price, output_price=self.output_price)
+        return price_tokens(
+            prompt_tokens, completion_tokens, input_price=self.input_price, output_price=self.output_price
+        )
 
     def changed(self) -> dict[str, Any]:
         """Return the fields that differ from their defaults, as YAML holds them."""
@@ -81,7 +97,9 @@ class Upstream(BaseModel):
 
 
 def check_address(url: str) -> str:
-    """Return an address whose host is a name or an allowed IP address. Raises InvalidInput for a link-local or metadata address."""
+    """Return an address whose host is a name or an allowed IP address. Raises InvalidInput for a link-local or metadata
+    address.
+    """
     host = urlsplit(url).hostname or ""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
@@ -97,7 +115,9 @@ def check_address(url: str) -> str:
 
 
 def is_forbidden(address: Address) -> bool:
-    """Return whether the gateway never calls an address: it belongs to a cloud's metadata service, or to no single machine."""
+    """Return whether the gateway never calls an address: it belongs to a cloud's metadata service, or to no single
+    machine.
+    """
     mapped = getattr(address, "ipv4_mapped", None)
     if mapped is not None:
         return is_forbidden(mapped)

@@ -1,7 +1,7 @@
 """Starter content: Pebblewick, a made-up village, told as stories, questions, preferences and benchmarks.
 
-Everything is generated from a fixed seed in about a second and is always the same, so a fresh installation has something to train on,
-measure, compare and chat about. Text is plain ASCII.
+Everything is generated from a fixed seed in about a second and is always the same, so a fresh installation has
+something to train on, measure, compare and chat about. Text is plain ASCII.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class StarterDataset:
-    """One dataset of the starter content: its name, kind, a sentence about it, and its rows in the canonical form of the kind."""
+    """One dataset of the starter content: its name, kind, a sentence about it, and its rows in the canonical form of
+    the kind.
+    """
 
     name: str
     kind: str
@@ -45,9 +47,17 @@ STARTER_DATASETS: tuple[StarterDataset, ...] = (
         lambda: [{"text": t} for t in pretrain_texts()],
     ),
     StarterDataset(
-        "pebblewick-chat", "chat", "Questions about the village and requests for stories, with answers.", lambda: [*chat_rows()]
+        "pebblewick-chat",
+        "chat",
+        "Questions about the village and requests for stories, with answers.",
+        lambda: [*chat_rows()],
     ),
-    StarterDataset("pebblewick-preferences", "preference", "Good and bad answers to the same questions.", lambda: [*preference_rows()]),
+    StarterDataset(
+        "pebblewick-preferences",
+        "preference",
+        "Good and bad answers to the same questions.",
+        lambda: [*preference_rows()],
+    ),
     StarterDataset(
         "pebblewick-facts",
         "benchmark",
@@ -55,7 +65,12 @@ STARTER_DATASETS: tuple[StarterDataset, ...] = (
         lambda: [*multiple_choice_items()],
     ),
     StarterDataset(
-        "pebblewick-questions", "benchmark", "Generation: questions phrased as in no training row.", lambda: [*generation_items()]
+        "pebblewick-questions",
+        "benchmark",
+        "Generation: questions phrased as in no training row.",
+        lambda: [*generation_items()],
     ),
-    StarterDataset("pebblewick-prompts", "prompts", "Prompts for battles.", lambda: [{"prompt": p} for p in battle_prompts()]),
+    StarterDataset(
+        "pebblewick-prompts", "prompts", "Prompts for battles.", lambda: [{"prompt": p} for p in battle_prompts()]
+    ),
 )

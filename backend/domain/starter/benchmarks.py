@@ -1,4 +1,6 @@
-"""Items whose answers follow from the village, and prompts for battles. None of these prompts is in the training rows."""
+"""Items whose answers follow from the village, and prompts for battles. None of these prompts is in the training
+rows.
+"""
 
 from __future__ import annotations
 
@@ -60,12 +62,20 @@ def _multiple_choice() -> tuple[MultipleChoiceItem, ...]:
     for fact in rng.sample(all_facts(), NUM_MULTIPLE_CHOICE):
         choices = [fact.value, *rng.sample(fact.others, NUM_CHOICES - 1)]
         rng.shuffle(choices)
-        items.append({"question": fact.cloze, "choices": [f" {choice}" for choice in choices], "answer": choices.index(fact.value)})
+        items.append(
+            {
+                "question": fact.cloze,
+                "choices": [f" {choice}" for choice in choices],
+                "answer": choices.index(fact.value),
+            }
+        )
     return tuple(items)
 
 
 def multiple_choice_items() -> list[MultipleChoiceItem]:
-    """Return 200 beginnings such as "Mira lives in the" with four continuations, for a network that only tells stories."""
+    """Return 200 beginnings such as "Mira lives in the" with four continuations, for a network that only tells
+    stories.
+    """
     return [{**item, "choices": list(item["choices"])} for item in _multiple_choice()]
 
 
@@ -73,7 +83,8 @@ def multiple_choice_items() -> list[MultipleChoiceItem]:
 def _generation() -> tuple[GenerationItem, ...]:
     rng = random.Random("generation")
     return tuple(
-        {"question": rng.choice(fact.questions), "answers": [fact.value, fact.answer]} for fact in rng.sample(all_facts(), NUM_GENERATION)
+        {"question": rng.choice(fact.questions), "answers": [fact.value, fact.answer]}
+        for fact in rng.sample(all_facts(), NUM_GENERATION)
     )
 
 

@@ -44,8 +44,19 @@ PAIR_REQUESTS = (
     "Do you know a story about {a} and {b}?",
     "A story about {a} and {b}, please.",
 )
-PORTRAIT_REQUESTS = ("Tell me about {a}.", "Who is {a}?", "What do you know about {a}?", "Describe {a}.", "What is {a} like?")
-WHO_LIVES = ("Who lives in the {p}?", "Whose home is the {p}?", "Do you know who lives in the {p}?", "Who can I meet in the {p}?")
+PORTRAIT_REQUESTS = (
+    "Tell me about {a}.",
+    "Who is {a}?",
+    "What do you know about {a}?",
+    "Describe {a}.",
+    "What is {a} like?",
+)
+WHO_LIVES = (
+    "Who lives in the {p}?",
+    "Whose home is the {p}?",
+    "Do you know who lives in the {p}?",
+    "Who can I meet in the {p}?",
+)
 STRANGERS = ("Zara", "Otto", "Brin", "Hugo", "Yelda", "Pavo", "Quill", "Rona", "Ivo", "Tansy", "Umber", "Wick")
 STRANGER_QUESTIONS = (
     "Where does {a} live?",
@@ -82,14 +93,29 @@ SMALL_TALK: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (("Thank you.", "Thank you!", "Thanks!", "Thanks", "That was nice.", "What a nice story!"), "You are welcome!"),
     (("Goodbye.", "Goodbye!", "Bye!", "Bye", "See you!", "I have to go."), f"Goodbye! Come back to {VILLAGE} soon."),
-    ((f"What is {VILLAGE}?", f"Tell me about {VILLAGE}.", f"What kind of place is {VILLAGE}?"), f"{VILLAGE} is a small village."),
+    (
+        (f"What is {VILLAGE}?", f"Tell me about {VILLAGE}.", f"What kind of place is {VILLAGE}?"),
+        f"{VILLAGE} is a small village.",
+    ),
     ((f"Where is {VILLAGE}?", f"How do I get to {VILLAGE}?"), f"{VILLAGE} is wherever a story begins."),
     (("How are you?", "How do you do?", "Are you well?"), "I am well, thank you. Would you like to hear a story?"),
-    (("What do you like to eat?", "What is your favourite food?"), "I only eat words. But I know what everyone else likes!"),
-    ((f"How many people live in {VILLAGE}?", "How many people do you know?"), f"There are twenty people in my stories about {VILLAGE}."),
-    (("Are you a person?", "Are you human?", "Are you a robot?"), "No person, only a small network that learned to tell stories."),
+    (
+        ("What do you like to eat?", "What is your favourite food?"),
+        "I only eat words. But I know what everyone else likes!",
+    ),
+    (
+        (f"How many people live in {VILLAGE}?", "How many people do you know?"),
+        f"There are twenty people in my stories about {VILLAGE}.",
+    ),
+    (
+        ("Are you a person?", "Are you human?", "Are you a robot?"),
+        "No person, only a small network that learned to tell stories.",
+    ),
     (("I am bored.", "I am sad.", "What shall we do?"), "Then let me tell you a story. Who should it be about?"),
-    (("Tell me a joke.", "Do you know a joke?", "Make me laugh."), "What does a cloud wear under its coat? Thunderwear!"),
+    (
+        ("Tell me a joke.", "Do you know a joke?", "Make me laugh."),
+        "What does a cloud wear under its coat? Thunderwear!",
+    ),
 )
 OPEN_REQUESTS = (
     "Tell me a story.",
@@ -118,7 +144,9 @@ def short_story(hero: Person, *, rng: random.Random, partner: Person | None = No
 
 
 def _questions() -> list[ChatRow]:
-    return [_row(question, fact.answer) for fact in all_facts() for question in fact.questions if not is_held_out(question)]
+    return [
+        _row(question, fact.answer) for fact in all_facts() for question in fact.questions if not is_held_out(question)
+    ]
 
 
 def _who_lives_where() -> list[ChatRow]:
@@ -147,7 +175,9 @@ def _follow_ups(rng: random.Random) -> list[ChatRow]:
         for position, fact in enumerate(facts):
             question = rng.choice([question for question in fact.questions if not is_held_out(question)])
             joined = (
-                f"And {question[0].lower()}{question[1:]}" if position and question.startswith(("Wh", "How", "Do ", "Can ")) else question
+                f"And {question[0].lower()}{question[1:]}"
+                if position and question.startswith(("Wh", "How", "Do ", "Can "))
+                else question
             )
             turns += [joined, fact.answer]
         rows.append(_row(*turns))
@@ -187,7 +217,9 @@ def _greetings(rng: random.Random) -> list[ChatRow]:
 def _portraits(rng: random.Random) -> list[ChatRow]:
     people = build_world().people
     return [
-        _row(request.format(a=person.name), portray(person, rng=rng, num_details=4)) for person in people for request in PORTRAIT_REQUESTS
+        _row(request.format(a=person.name), portray(person, rng=rng, num_details=4))
+        for person in people
+        for request in PORTRAIT_REQUESTS
     ]
 
 
@@ -195,13 +227,23 @@ def _strangers() -> list[ChatRow]:
     """Questions about people who do not exist, so that a network learns to say so."""
     assert not set(STRANGERS) & set(NAMES)
     answer = f"I do not know anyone called {{a}} in {VILLAGE}."
-    return [_row(question.format(a=name), answer.format(a=name)) for name in STRANGERS for question in STRANGER_QUESTIONS]
+    return [
+        _row(question.format(a=name), answer.format(a=name)) for name in STRANGERS for question in STRANGER_QUESTIONS
+    ]
 
 
 @lru_cache(maxsize=1)
 def _chat_rows() -> tuple[ChatRow, ...]:
     rng = random.Random("chat")
-    rows = [*_questions(), *_who_lives_where(), *_yes_no(rng), *_follow_ups(rng), *_stories(rng), *_portraits(rng), *_strangers()]
+    rows = [
+        *_questions(),
+        *_who_lives_where(),
+        *_yes_no(rng),
+        *_follow_ups(rng),
+        *_stories(rng),
+        *_portraits(rng),
+        *_strangers(),
+    ]
     rows += [*_greetings(rng), *(_row(question, answer) for questions, answer in SMALL_TALK for question in questions)]
     unique = {tuple(message["content"] for message in row["messages"]): row for row in rows}
     shuffled = list(unique.values())

@@ -1,4 +1,6 @@
-"""Every fact of the village as a question, a sentence and a value, so that stories, chats and benchmarks can't disagree."""
+"""Every fact of the village as a question, a sentence and a value, so that stories, chats and benchmarks can't
+disagree.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ from backend.domain.starter.world import (
 class Fact:
     """A true statement about the village.
 
-    `sentence` holds `{}` where the value belongs, always as its last word: "Mira lives in the {}.". `yes_no` asks about a value.
-    `others` are values of the same sort that are wrong here.
+    `sentence` holds `{}` where the value belongs, always as its last word: "Mira lives in the {}.". `yes_no` asks about
+    a value. `others` are values of the same sort that are wrong here.
     """
 
     subject: str

@@ -1,4 +1,6 @@
-"""Plots of ordinary and special days: markets, birthdays, snow, picnics. The slots are those of `plots_lost_and_found`."""
+"""Plots of ordinary and special days: markets, birthdays, snow, picnics. The slots are those of
+`plots_lost_and_found`.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Plots in which something is missing, hurt or broken. Each plot is a row of beats, each beat a choice of sentences.
 
-Slots: {A} {he} {him} {his} and {home} {job} {tool} {colour} {kind} {pet} {food} {hobby} {hobbying} {fear} belong to the hero; the
-same with a b before them to the second person {B}; {C} {cjob} {chome} to a third; {place} {thing} {sound} to somewhere else.
-A capital first letter ({He}, {His}) gives a capital. {a_colour} is the colour with its article.
+Slots: {A} {he} {him} {his} and {home} {job} {tool} {colour} {kind} {pet} {food} {hobby} {hobbying} {fear} belong to the
+hero; the same with a b before them to the second person {B}; {C} {cjob} {chome} to a third; {place} {thing} {sound} to
+somewhere else. A capital first letter ({He}, {His}) gives a capital. {a_colour} is the colour with its article.
 """
 
 from __future__ import annotations

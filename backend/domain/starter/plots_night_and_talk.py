@@ -52,7 +52,10 @@ VISITOR: Plot = (
     ),
     (
         '"I am looking for {B}. Where does {B} live?" "{B} lives in the {bhome}," said {A}.',
-        '"I am looking for a {bjob}." "Then you want {B}," said {A}. "{B} is a {bjob}, and {bhe} lives in the {bhome}."',
+        (
+            '"I am looking for a {bjob}." "Then you want {B}," said {A}. "{B} is a {bjob}, and {bhe} lives in the'
+            ' {bhome}."'
+        ),
         '"I have a letter for {B}." "{B} lives in the {bhome}, where you can hear {bsound}," said {A}.',
     ),
     (

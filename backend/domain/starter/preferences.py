@@ -13,11 +13,18 @@ from backend.domain.starter.world import VILLAGE, build_world
 
 NUM_STORIES, PER_FACT = 80, 3
 RAMBLES = (
-    "Well, that is a long story. There are many people in {village}, and some of them live here, and some of them live there. {wrong} "
-    "Or was it somebody else? It could be. It could also be different.",
-    "{right} But let me tell you about something else. One day I saw a cloud, and the cloud looked like a boat, and the boat looked like a "
-    "cloud, and so it went on and on and on.",
-    "Hm. Hm. Let me think. {wrong} No, wait. {right} No, wait. I think it was neither of the two, but I am not sure about that.",
+    (
+        "Well, that is a long story. There are many people in {village}, and some of them live here, and some of them"
+        " live there. {wrong} Or was it somebody else? It could be. It could also be different."
+    ),
+    (
+        "{right} But let me tell you about something else. One day I saw a cloud, and the cloud looked like a boat, and"
+        " the boat looked like a cloud, and so it went on and on and on."
+    ),
+    (
+        "Hm. Hm. Let me think. {wrong} No, wait. {right} No, wait. I think it was neither of the two, but I am not sure"
+        " about that."
+    ),
 )
 DODGES = (
     "I do not want to talk about {subject}.",

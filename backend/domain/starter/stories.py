@@ -49,10 +49,19 @@ DETAILS = {
     "pet": ("{A} has a {kind} called {pet}.", "{His} {kind} is called {pet}."),
     "kind": ("{pet} is a {kind}.", "{pet} is a {kind}, and {pet} belongs to {A}."),
     "owner": ("{pet} belongs to {A}.", "{pet} belongs to {A} and nobody else."),
-    "food": ("{A}'s favourite food is {food}.", "{His} favourite food is {food}.", "{A} loves {food}.", "What {he} loves most is {food}."),
+    "food": (
+        "{A}'s favourite food is {food}.",
+        "{His} favourite food is {food}.",
+        "{A} loves {food}.",
+        "What {he} loves most is {food}.",
+    ),
     "hobby": ("{A} likes to {hobby}.", "{He} likes to {hobby}.", "After work {A} likes to {hobby}."),
     "fear": ("{A} is afraid of {fear}.", "{He} is afraid of {fear}.", "Only one thing scares {A}: {fear}."),
-    "friend": ("{A}'s best friend is {friend}.", "{His} best friend is {friend}.", "{He} and {friend} are best friends."),
+    "friend": (
+        "{A}'s best friend is {friend}.",
+        "{His} best friend is {friend}.",
+        "{He} and {friend} are best friends.",
+    ),
     "worker": ("The {job} of {village} is {A}.", "If you need a {job}, go to {A}."),
 }
 ENDINGS = (
@@ -107,7 +116,9 @@ def _cast(hero: Person, partner: Person | None, rng: random.Random) -> dict[str,
     """Choose who else appears and where it happens; return all slots of the plot."""
     world = build_world()
     second = partner or rng.choice(partners(hero))
-    thirds = [person for person in world.people if person.name not in (hero.name, second.name) and person.job != second.job]
+    thirds = [
+        person for person in world.people if person.name not in (hero.name, second.name) and person.job != second.job
+    ]
     third = rng.choice(thirds)
     place = rng.choice([place for place in world.places if place not in (hero.home, second.home)])
     slots = {**person_slots(third, letter="C"), **person_slots(second, letter="B"), **person_slots(hero)}
@@ -126,7 +137,9 @@ def _plot(plot: Plot, slots: dict[str, str], rng: random.Random) -> list[str]:
     return [rng.choice(beat).format_map(slots) for beat in plot]
 
 
-def tell_story(hero: Person, *, rng: random.Random, partner: Person | None = None, num_details: int = 3, plot: Plot | None = None) -> str:
+def tell_story(
+    hero: Person, *, rng: random.Random, partner: Person | None = None, num_details: int = 3, plot: Plot | None = None
+) -> str:
     """Tell one story of about 400 to 900 characters; with `num_details=0` a shorter one that fits a chat."""
     slots = _cast(hero, partner, rng)
     # in a plot `{sound}` belongs to the place where it happens, in the introduction to the hero's home
@@ -143,18 +156,31 @@ def portray(hero: Person, *, rng: random.Random, num_details: int = 9) -> str:
     keys = rng.sample(list(DETAILS), num_details)
     # half of the time in the words that the benchmark uses, so that each of them is said often enough to be learned
     details = [(DETAILS[key][0] if rng.random() < 0.5 else rng.choice(DETAILS[key])).format_map(slots) for key in keys]
-    return " ".join([rng.choice(PORTRAIT_OPENINGS).format_map(slots), *details, rng.choice(PORTRAIT_ENDINGS).format_map(slots)])
+    return " ".join(
+        [rng.choice(PORTRAIT_OPENINGS).format_map(slots), *details, rng.choice(PORTRAIT_ENDINGS).format_map(slots)]
+    )
 
 
 def _portray_place(rng: random.Random) -> str:
     """Walk through three places: what stands there, what one hears, who lives there."""
     world = build_world()
-    parts = [rng.choice((f"Come with me through {VILLAGE}.", f"{VILLAGE} is a small village.", f"Let us take a walk through {VILLAGE}."))]
+    parts = [
+        rng.choice(
+            (
+                f"Come with me through {VILLAGE}.",
+                f"{VILLAGE} is a small village.",
+                f"Let us take a walk through {VILLAGE}.",
+            )
+        )
+    ]
     for place in rng.sample(world.places, 3):
         names = " and ".join(person.name for person in world.people if person.home == place)
         lines = [f"In the {place.name} there is a {place.thing}.", f"In the {place.name} you can hear {place.sound}."]
         rng.shuffle(lines)
-        parts += [*lines, rng.choice((f"{names} live in the {place.name}.", f"The {place.name} is the home of {names}."))]
+        parts += [
+            *lines,
+            rng.choice((f"{names} live in the {place.name}.", f"The {place.name} is the home of {names}.")),
+        ]
     return " ".join(parts)
 
 
@@ -165,9 +191,14 @@ def _pretrain_texts() -> tuple[str, ...]:
     stories: dict[str, None] = {}
     while len(stories) < NUM_STORIES:
         index = len(stories)
-        stories[tell_story(people[index % len(people)], rng=rng, num_details=rng.choice((2, 3, 3, 4)), plot=PLOTS[index % len(PLOTS)])] = (
-            None
-        )
+        stories[
+            tell_story(
+                people[index % len(people)],
+                rng=rng,
+                num_details=rng.choice((2, 3, 3, 4)),
+                plot=PLOTS[index % len(PLOTS)],
+            )
+        ] = None
     while len(stories) < NUM_STORIES + NUM_PORTRAITS:
         stories[portray(people[len(stories) % len(people)], rng=rng)] = None
     while len(stories) < NUM_STORIES + NUM_PORTRAITS + NUM_PLACE_PORTRAITS:

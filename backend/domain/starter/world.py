@@ -34,7 +34,18 @@ HOBBIES = {
     "climb trees": "climbing trees",
     "tell jokes": "telling jokes",
 }
-FEARS = ("thunder", "the dark", "geese", "spiders", "deep water", "high places", "ghosts", "bees", "wolves", "loud bells")
+FEARS = (
+    "thunder",
+    "the dark",
+    "geese",
+    "spiders",
+    "deep water",
+    "high places",
+    "ghosts",
+    "bees",
+    "wolves",
+    "loud bells",
+)
 TOOLS = {
     "baker": "basket",
     "fisher": "boat",

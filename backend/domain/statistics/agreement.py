@@ -1,8 +1,8 @@
 """Agreement of raters' labels: percent agreement, Krippendorff's alpha, Gwet's AC1, Cohen's kappa.
 
-Labels come as units, each the labels that raters gave it, or as a table of counts (units x labels). Alpha and kappa collapse where one
-label dominates; AC1 does not.
-Sources: Krippendorff, Content Analysis (2018), chapter 12; Cohen (1960); Gwet (2008), Br. J. Math. Stat. Psychol. 61.
+Labels come as units, each the labels that raters gave it, or as a table of counts (units x labels). Alpha and kappa
+collapse where one label dominates; AC1 does not. Sources: Krippendorff, Content Analysis (2018), chapter 12; Cohen
+(1960); Gwet (2008), Br. J. Math. Stat. Psychol. 61.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.domain.statistics.estimates import Clusters, Estimate, cluster_codes, normal_quantile, ratio_estimate, wilson_interval
+from backend.domain.statistics.estimates import (
+    Clusters,
+    Estimate,
+    cluster_codes,
+    normal_quantile,
+    ratio_estimate,
+    wilson_interval,
+)
 from backend.domain.wording import percent
 
 FloatArray = NDArray[np.float64]
@@ -33,11 +40,14 @@ class Resampling:
 THOUSAND = Resampling()
 
 
-def krippendorff_alpha(units: Units, *, clusters: Clusters | None = None, resampling: Resampling = THOUSAND) -> Estimate | None:
+def krippendorff_alpha(
+    units: Units, *, clusters: Clusters | None = None, resampling: Resampling = THOUSAND
+) -> Estimate | None:
     """Nominal alpha; missing labels are absent, units with fewer than two are left out.
 
-    alpha = 1 - (n - 1) * sum_u D_u / (n^2 - sum_c n_c^2), D_u = (m_u^2 - sum_c n_uc^2) / (m_u - 1). The interval resamples units, or
-    clusters of them. None if no unit has two labels, or only one label was ever used (there is no chance agreement to compare with).
+    alpha = 1 - (n - 1) * sum_u D_u / (n^2 - sum_c n_c^2), D_u = (m_u^2 - sum_c n_uc^2) / (m_u - 1). The interval
+    resamples units, or clusters of them. None if no unit has two labels, or only one label was ever used (there is no
+    chance agreement to compare with).
     """
     counts, codes = _label_counts(units, clusters)
     if not len(counts):
@@ -51,8 +61,8 @@ def krippendorff_alpha(units: Units, *, clusters: Clusters | None = None, resamp
 def gwet_ac1(units: Units, *, clusters: Clusters | None = None, resampling: Resampling = THOUSAND) -> Estimate | None:
     """AC1: (p_a - p_e) / (1 - p_e), p_e = sum_c q_c (1 - q_c) / (K - 1).
 
-    p_a averages the share of equal pairs over units with two labels, q_c the share of label c over all units. None if no unit has two
-    labels, or only one label was ever used.
+    p_a averages the share of equal pairs over units with two labels, q_c the share of label c over all units. None if
+    no unit has two labels, or only one label was ever used.
     """
     counts, codes = _label_counts(units, clusters, fewest=1)
     counts = counts[:, counts.any(0)]
@@ -65,12 +75,19 @@ def gwet_ac1(units: Units, *, clusters: Clusters | None = None, resampling: Resa
 
 
 def pooled_kappa(
-    pairs: Sequence[Sequence[Hashable]] | IntArray, *, clusters: Clusters | None = None, resampling: Resampling = THOUSAND
+    pairs: Sequence[Sequence[Hashable]] | IntArray,
+    *,
+    clusters: Clusters | None = None,
+    resampling: Resampling = THOUSAND,
 ) -> Estimate | None:
-    """Cohen's kappa of two raters' labels, given as pairs; the interval resamples pairs, or clusters of them. None if undefined."""
+    """Cohen's kappa of two raters' labels, given as pairs; the interval resamples pairs, or clusters of them. None if
+    undefined.
+    """
     if not len(pairs):
         return None
-    labels, count = cluster_codes(pairs.ravel() if isinstance(pairs, np.ndarray) else [label for pair in pairs for label in pair])
+    labels, count = cluster_codes(
+        pairs.ravel() if isinstance(pairs, np.ndarray) else [label for pair in pairs for label in pair]
+    )
     left, right = (np.eye(count)[labels[side::2]] for side in (0, 1))
 
     def kappa(sums: FloatArray) -> FloatArray:
@@ -86,7 +103,8 @@ def pooled_kappa(
 
 
 def percent_agreement(units: Units, *, clusters: Clusters | None = None, level: float = 0.95) -> Estimate | None:
-    """Share of equal labels among all pairs of labels on the same unit, with an interval over units, or clusters of them.
+    """Share of equal labels among all pairs of labels on the same unit, with an interval over units, or clusters of
+    them.
 
     None without a pair. One cluster gives no interval.
     """
@@ -95,11 +113,15 @@ def percent_agreement(units: Units, *, clusters: Clusters | None = None, level: 
         return None
     sizes = counts.sum(1)
     equal, pairs = (counts * (counts - 1)).sum(1), sizes * (sizes - 1)
-    return _within_unit(ratio_estimate(equal, pairs, clusters=None if clusters is None else codes, level=level), level=level)
+    return _within_unit(
+        ratio_estimate(equal, pairs, clusters=None if clusters is None else codes, level=level), level=level
+    )
 
 
 def _label_counts(units: Units, clusters: Clusters | None, *, fewest: int = 2) -> tuple[FloatArray, IntArray]:
-    """Units x labels: raters who gave the unit this label, and the unit's cluster. Units with fewer than `fewest` labels are dropped."""
+    """Units x labels: raters who gave the unit this label, and the unit's cluster. Units with fewer than `fewest`
+    labels are dropped.
+    """
     counts = units if isinstance(units, np.ndarray) else _counted(list(units))
     names = cluster_codes(range(len(counts)) if clusters is None else clusters)[0]
     enough = counts.sum(1) >= fewest
@@ -114,9 +136,16 @@ def _counted(units: list[Sequence[Hashable]]) -> FloatArray:
 
 
 def _resampled(
-    columns: FloatArray, codes: IntArray, statistic: Callable[[FloatArray], FloatArray], *, name: str, resampling: Resampling
+    columns: FloatArray,
+    codes: IntArray,
+    statistic: Callable[[FloatArray], FloatArray],
+    *,
+    name: str,
+    resampling: Resampling,
 ) -> Estimate | None:
-    """Estimate a function of the columns' sums, with the percentile interval of resampled clusters; None where it is undefined."""
+    """Estimate a function of the columns' sums, with the percentile interval of resampled clusters; None where it is
+    undefined.
+    """
     value = float(statistic(columns.sum(0)[None, :])[0])
     if not np.isfinite(value):
         return None
@@ -144,7 +173,9 @@ def _alpha(sums: FloatArray) -> FloatArray:
     disagreement, totals = sums[:, 0], sums[:, 1:]
     n = totals.sum(1)
     expected = n**2 - (totals**2).sum(1)
-    alpha: FloatArray = np.where(expected > 0, 1 - (n - 1) * disagreement / np.where(expected > 0, expected, 1.0), np.nan)
+    alpha: FloatArray = np.where(
+        expected > 0, 1 - (n - 1) * disagreement / np.where(expected > 0, expected, 1.0), np.nan
+    )
     return alpha
 
 
@@ -157,9 +188,20 @@ def _ac1(sums: FloatArray) -> FloatArray:
 
 
 def _within_unit(estimate: Estimate, *, level: float) -> Estimate:
-    """Clip a share's interval to 0 to 1; if all units agree and the error would be 0, use Wilson's interval over units."""
+    """Clip a share's interval to 0 to 1; if all units agree and the error would be 0, use Wilson's interval over
+    units.
+    """
     if estimate.value in (0.0, 1.0):
         low, high = wilson_interval(estimate.value, estimate.n, critical=normal_quantile(level))
-        return Estimate(estimate.value, None, low, high, estimate.n, f"percent agreement, Wilson over items {percent(level, digits=None)}")
+        return Estimate(
+            estimate.value,
+            None,
+            low,
+            high,
+            estimate.n,
+            f"percent agreement, Wilson over items {percent(level, digits=None)}",
+        )
     bounds = [None if bound is None else min(1.0, max(0.0, bound)) for bound in (estimate.low, estimate.high)]
-    return Estimate(estimate.value, estimate.stderr, bounds[0], bounds[1], estimate.n, f"percent agreement, {estimate.method}")
+    return Estimate(
+        estimate.value, estimate.stderr, bounds[0], bounds[1], estimate.n, f"percent agreement, {estimate.method}"
+    )

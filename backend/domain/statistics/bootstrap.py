@@ -1,7 +1,8 @@
 """Intervals of corpus metrics (BLEU, chrF, F1, MCC, perplexity) by resampling items, documents or clusters.
 
-A corpus metric is a function of sums: matched and possible n-grams, a confusion table, nats and tokens. Resampling therefore needs the
-sums alone: one matrix product gives those of all draws, and `statistic` turns them into values at once.
+A corpus metric is a function of sums: matched and possible n-grams, a confusion table, nats and tokens. Resampling
+therefore needs the sums alone: one matrix product gives those of all draws, and `statistic` turns them into values at
+once.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ Statistic = Callable[[FloatArray], FloatArray]
 
 @dataclass(frozen=True, eq=False)
 class Resampled:
-    """A metric's value, and its values in the draws of a bootstrap, of which interval and p value are made by one procedure.
+    """A metric's value, and its values in the draws of a bootstrap, of which interval and p value are made by one
+    procedure.
 
-    `left_out`: values without each unit in turn, for the accelerated interval; None for the percentile interval. Where the bootstrap
-    gives no interval, `reason` says why, and `draws` is empty.
+    `left_out`: values without each unit in turn, for the accelerated interval; None for the percentile interval. Where
+    the bootstrap gives no interval, `reason` says why, and `draws` is empty.
     """
 
     value: float
@@ -57,10 +59,11 @@ class Resampled:
         return Estimate(self.value, float(self.draws.std(ddof=1)), *self.interval(level), self.n, method)
 
     def p_value(self) -> float | None:
-        """Return the p value of "the value is 0": 1 - the highest level whose interval excludes 0; None where the value never varies.
+        """Return the p value of "the value is 0": 1 - the highest level whose interval excludes 0; None where the value
+        never varies.
 
-        So p is below 1 - level exactly where the interval of that level excludes 0, down to 2 / (draws + 1), the least that so many draws
-        can tell. Found by halving; intervals grow with their level.
+        So p is below 1 - level exactly where the interval of that level excludes 0, down to 2 / (draws + 1), the least
+        that so many draws can tell. Found by halving; intervals grow with their level.
         """
         if self.reason or np.ptp(self.draws) == 0:
             return None
@@ -102,15 +105,19 @@ def resample_corpus(
 ) -> Resampled:
     """Resample a corpus metric.
 
-    `parts`: one row of addends per item, shape (n, k). `statistic` maps sums of shape (draws, k) to values of shape (draws,), for instance
-    `lambda s: 2 * s[:, 0] / (2 * s[:, 0] + s[:, 1])` for F1 of (true positives, errors). Whole `clusters` are drawn where they are given.
-    The interval is the bias-corrected and accelerated one (Efron 1987, JASA 82, 171-185), its acceleration from the jackknife.
-    Without two units, or where more than 5 % of the draws leave the metric undefined, there is no interval.
+    `parts`: one row of addends per item, shape (n, k). `statistic` maps sums of shape (draws, k) to values of shape
+    (draws,), for instance `lambda s: 2 * s[:, 0] / (2 * s[:, 0] + s[:, 1])` for F1 of (true positives, errors). Whole
+    `clusters` are drawn where they are given. The interval is the bias-corrected and accelerated one (Efron 1987, JASA
+    82, 171-185), its acceleration from the jackknife. Without two units, or where more than 5 % of the draws leave the
+    metric undefined, there is no interval.
     """
     table = np.asarray(parts, dtype=np.float64)
     table = table[:, None] if table.ndim == 1 else table
     if table.ndim != 2 or len(table) == 0 or not np.isfinite(table).all():
-        raise InvalidInput("There is nothing to resample: no items, or parts that are not numbers.", remedy="Evaluate at least one item.")
+        raise InvalidInput(
+            "There is nothing to resample: no items, or parts that are not numbers.",
+            remedy="Evaluate at least one item.",
+        )
     codes, count = cluster_codes(range(len(table)) if clusters is None else clusters)
     if len(codes) != len(table):
         raise InvalidInput(f"{len(codes)} cluster labels do not match {len(table)} items.", field="clusters")
@@ -124,7 +131,9 @@ def resample_corpus(
     draws = _evaluate(statistic, _resample(sums, num_resamples, np.random.default_rng(seed)))
     defined = draws[np.isfinite(draws)]
     if len(defined) < (1 - MOST_UNDEFINED) * num_resamples:
-        return Resampled(value, none, None, len(table), kind, f"{kind}: undefined in {num_resamples - len(defined)} draws")
+        return Resampled(
+            value, none, None, len(table), kind, f"{kind}: undefined in {num_resamples - len(defined)} draws"
+        )
     return Resampled(value, np.sort(defined), _evaluate(statistic, total - sums), len(table), kind)
 
 
@@ -137,10 +146,15 @@ def resample_difference(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> Resampled:
-    """Resample a corpus metric's difference, second minus first, from the parts of the same items: both are resampled together."""
+    """Resample a corpus metric's difference, second minus first, from the parts of the same items: both are resampled
+    together.
+    """
     before, after = np.atleast_2d(np.asarray(first, float).T).T, np.atleast_2d(np.asarray(second, float).T).T
     if before.shape != after.shape:
-        raise InvalidInput(f"Parts of shape {before.shape} can't be paired with {after.shape}.", remedy="Join both on their items first.")
+        raise InvalidInput(
+            f"Parts of shape {before.shape} can't be paired with {after.shape}.",
+            remedy="Join both on their items first.",
+        )
     width = before.shape[1]
     return resample_corpus(
         np.hstack([before, after]),
@@ -161,7 +175,9 @@ def bootstrap_interval(
     level: float = 0.95,
 ) -> Estimate:
     """Percentile bootstrap of a corpus metric that is not a function of sums; see `resample_rows`."""
-    return resample_rows(rows, statistic=statistic, clusters=clusters, num_resamples=num_resamples, seed=seed).estimate(level)
+    return resample_rows(rows, statistic=statistic, clusters=clusters, num_resamples=num_resamples, seed=seed).estimate(
+        level
+    )
 
 
 def resample_rows(
@@ -174,7 +190,8 @@ def resample_rows(
 ) -> Resampled:
     """Resample a corpus metric that is not a function of sums: compute it again on rows (or whole clusters) drawn.
 
-    `rows` has one row per item, of any width, for instance the counts that BLEU or F1 sum up; `statistic` gets such an array.
+    `rows` has one row per item, of any width, for instance the counts that BLEU or F1 sum up; `statistic` gets such an
+    array.
     """
     table = np.asarray(rows, dtype=np.float64)
     if table.ndim == 0 or len(table) == 0:

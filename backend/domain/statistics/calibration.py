@@ -1,4 +1,6 @@
-"""Agreement of confidences with outcomes: expected calibration error, Brier score, reliability plot with a consistency band."""
+"""Agreement of confidences with outcomes: expected calibration error, Brier score, reliability plot with a consistency
+band.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from backend.errors import InvalidInput
 class ReliabilityBin:
     """Items of like confidence. `low` and `high`: Wilson's interval of the accuracy.
 
-    `band_low` and `band_high` hold the accuracy that a perfectly calibrated network shows in 95 of 100 draws of as many items.
+    `band_low` and `band_high` hold the accuracy that a perfectly calibrated network shows in 95 of 100 draws of as many
+    items.
     """
 
     confidence: float
@@ -29,7 +32,9 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Calibration of a network. `ece_expected` is the error that sampling alone gives a calibrated network, `ece_high` its 95 % bound."""
+    """Calibration of a network. `ece_expected` is the error that sampling alone gives a calibrated network, `ece_high`
+    its 95 % bound.
+    """
 
     ece: float
     brier: float
@@ -45,7 +50,9 @@ class Calibration:
 
 
 def expected_calibration_error(confidences: ArrayLike, correct: ArrayLike, *, num_bins: int = 10) -> float:
-    """Mean |accuracy - confidence| over bins of equal mass; equal confidences are never split, so the order of items does not matter."""
+    """Mean |accuracy - confidence| over bins of equal mass; equal confidences are never split, so the order of items
+    does not matter.
+    """
     sure, right = _pair(confidences, correct)
     codes, count = _equal_mass(sure, num_bins)
     return float(np.abs(np.bincount(codes, right, count) - np.bincount(codes, sure, count)).sum() / len(sure))
@@ -58,9 +65,16 @@ def brier(confidences: ArrayLike, correct: ArrayLike) -> float:
 
 
 def calibration(
-    confidences: ArrayLike, correct: ArrayLike, *, num_bins: int = 10, level: float = 0.95, num_draws: int = 1000, seed: int = 0
+    confidences: ArrayLike,
+    correct: ArrayLike,
+    *,
+    num_bins: int = 10,
+    level: float = 0.95,
+    num_draws: int = 1000,
+    seed: int = 0,
 ) -> Calibration:
-    """Measure calibration. The band draws outcomes with the stated confidences (Broecker and Smith 2007, Weather and Forecasting 22).
+    """Measure calibration. The band draws outcomes with the stated confidences (Broecker and Smith 2007, Weather and
+    Forecasting 22).
 
     Confidences must lie between 0 and 1; outcomes are 0 or 1, or shared credit between.
     """
@@ -73,7 +87,9 @@ def calibration(
     block = max(1, 2_000_000 // len(sure))  # draws at once: 16 MB of random numbers
     hits = np.concatenate(
         [
-            np.add.reduceat((rng.random((min(block, num_draws - at), len(sure))) < sure[order]).astype(np.float64), starts, axis=1)
+            np.add.reduceat(
+                (rng.random((min(block, num_draws - at), len(sure))) < sure[order]).astype(np.float64), starts, axis=1
+            )
             for at in range(0, num_draws, block)
         ]
     )
@@ -81,24 +97,38 @@ def calibration(
     band_low, band_high = np.quantile(hits / sizes, [0.5 - level / 2, 0.5 + level / 2], axis=0)
     accuracies = np.bincount(codes, right, count) / sizes
     critical = normal_quantile(level)
-    intervals = [wilson_interval(float(share), int(size), critical=critical) for share, size in zip(accuracies, sizes, strict=True)]
+    intervals = [
+        wilson_interval(float(share), int(size), critical=critical)
+        for share, size in zip(accuracies, sizes, strict=True)
+    ]
     bins = tuple(
         ReliabilityBin(
-            float(sums[b] / sizes[b]), float(accuracies[b]), int(sizes[b]), *intervals[b], float(band_low[b]), float(band_high[b])
+            float(sums[b] / sizes[b]),
+            float(accuracies[b]),
+            int(sizes[b]),
+            *intervals[b],
+            float(band_low[b]),
+            float(band_high[b]),
         )
         for b in range(count)
     )
     ece = float((np.abs(accuracies - sums / sizes) * sizes).sum() / len(sure))
-    return Calibration(ece, brier(sure, right), len(sure), float(errors.mean()), float(np.quantile(errors, level)), bins)
+    return Calibration(
+        ece, brier(sure, right), len(sure), float(errors.mean()), float(np.quantile(errors, level)), bins
+    )
 
 
 def _pair(confidences: ArrayLike, correct: ArrayLike) -> tuple[FloatArray, FloatArray]:
     sure, right = finite_scores(confidences), finite_scores(correct)
     if len(sure) != len(right):
-        raise InvalidInput(f"{len(sure)} confidences do not match {len(right)} outcomes.", remedy="Give one of each per item.")
+        raise InvalidInput(
+            f"{len(sure)} confidences do not match {len(right)} outcomes.", remedy="Give one of each per item."
+        )
     if sure.min() < 0 or sure.max() > 1:
         outside = sure[(sure < 0) | (sure > 1)][0]
-        raise InvalidInput(f"A confidence of {outside:g} is no probability.", remedy="Give numbers from 0 to 1.", field="confidences")
+        raise InvalidInput(
+            f"A confidence of {outside:g} is no probability.", remedy="Give numbers from 0 to 1.", field="confidences"
+        )
     return sure, right
 
 

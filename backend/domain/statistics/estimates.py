@@ -1,8 +1,9 @@
 """Averages, shares and ratios of item scores with honest intervals.
 
-Pure arithmetic on numpy and scipy. Knows no benchmark and no database: scores come in item order, clusters are any hashable labels
-(a passage, a template, a document). Every interval names its method, for display beside the number.
-Sources: E. Miller, "Adding Error Bars to Evals" (arXiv 2411.00640); S. Bowyer et al. (arXiv 2503.01747); others at each function.
+Pure arithmetic on numpy and scipy. Knows no benchmark and no database: scores come in item order, clusters are any
+hashable labels (a passage, a template, a document). Every interval names its method, for display beside the number.
+Sources: E. Miller, "Adding Error Bars to Evals" (arXiv 2411.00640); S. Bowyer et al. (arXiv 2503.01747); others at each
+function.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def normal_quantile(level: float) -> float:
     """The two-sided critical value of a normal interval: 1.96 for 0.95."""
     if not 0.0 < level < 1.0:
         raise InvalidInput(
-            f"An interval's level must lie between 0 and 1, not {level}.", remedy="Use 0.95 for a 95 % interval.", field="level"
+            f"An interval's level must lie between 0 and 1, not {level}.",
+            remedy="Use 0.95 for a 95 % interval.",
+            field="level",
         )
     return float(scipy.special.ndtri(0.5 + level / 2))
 
@@ -56,17 +59,23 @@ def student_quantile(level: float, *, df: float) -> float:
 
 
 def cluster_codes(clusters: Clusters) -> tuple[IntArray, int]:
-    """Number the clusters: codes (one per item) and how many there are; in order of first appearance, an array's in order of its values."""
+    """Number the clusters: codes (one per item) and how many there are; in order of first appearance, an array's in
+    order of its values.
+    """
     if isinstance(clusters, np.ndarray):
         values, coded = np.unique(clusters, return_inverse=True)
         return coded, len(values)
     index: dict[Hashable, int] = {}
-    codes = np.fromiter((index.setdefault(label, len(index)) for label in clusters), dtype=np.int64, count=len(clusters))
+    codes = np.fromiter(
+        (index.setdefault(label, len(index)) for label in clusters), dtype=np.int64, count=len(clusters)
+    )
     return codes, len(index)
 
 
 def mean_estimate(scores: ArrayLike, *, level: float = 0.95) -> Estimate:
-    """Average scores; the standard error divides by n - 1 (Bessel), the interval is Student's t with n - 1 degrees of freedom."""
+    """Average scores; the standard error divides by n - 1 (Bessel), the interval is Student's t with n - 1 degrees of
+    freedom.
+    """
     values = finite_scores(scores)
     n = len(values)
     value = float(values.mean())
@@ -78,7 +87,9 @@ def mean_estimate(scores: ArrayLike, *, level: float = 0.95) -> Estimate:
 
 
 def wilson_interval(share: float, n: float, *, critical: float) -> tuple[float, float]:
-    """Wilson's score interval of a share of `n` trials; `n` may be an effective number. Source: Wilson (1927), JASA 22."""
+    """Wilson's score interval of a share of `n` trials; `n` may be an effective number. Source: Wilson (1927), JASA
+    22.
+    """
     squared = critical**2
     centre = (share + squared / (2 * n)) / (1 + squared / n)
     margin = critical / (1 + squared / n) * math.sqrt(max(share * (1 - share) / n + squared / (4 * n * n), 0.0))
@@ -90,11 +101,14 @@ def wilson_interval(share: float, n: float, *, critical: float) -> tuple[float, 
 def proportion_estimate(successes: int, n: int, *, level: float = 0.95) -> Estimate:
     """Share of successes with Wilson's interval, which keeps its coverage near 0 and 1 where share +- 1.96 SE does not.
 
-    With 0 (or n) of n the plug-in error is 0, which is wrong: then `stderr` is the interval's width over twice the critical value.
+    With 0 (or n) of n the plug-in error is 0, which is wrong: then `stderr` is the interval's width over twice the
+    critical value.
     """
     if n < 1 or not 0 <= successes <= n:
         raise InvalidInput(
-            f"{successes} successes of {n} items is impossible.", remedy="Give 0 <= successes <= n with n at least 1.", field="successes"
+            f"{successes} successes of {n} items is impossible.",
+            remedy="Give 0 <= successes <= n with n at least 1.",
+            field="successes",
         )
     share = successes / n
     critical = normal_quantile(level)
@@ -106,8 +120,8 @@ def proportion_estimate(successes: int, n: int, *, level: float = 0.95) -> Estim
 def clustered_mean_estimate(scores: ArrayLike, clusters: Clusters, *, level: float = 0.95) -> Estimate:
     """Average scores of items that come in clusters (a passage with several questions, k samples of a prompt).
 
-    SE = sqrt(C / (C - 1) * sum_c (sum_{i in c} (s_i - mean))^2) / n, interval t(C - 1): Miller (2024), appendix A, with the
-    finite-cluster factor.
+    SE = sqrt(C / (C - 1) * sum_c (sum_{i in c} (s_i - mean))^2) / n, interval t(C - 1): Miller (2024), appendix A, with
+    the finite-cluster factor.
     """
     values = finite_scores(scores)
     return _clustered_ratio(values, np.ones(len(values)), clusters, level=level, name="mean, clustered")
@@ -116,14 +130,16 @@ def clustered_mean_estimate(scores: ArrayLike, clusters: Clusters, *, level: flo
 def share_estimate(values: ArrayLike, *, clusters: Clusters | None = None, level: float = 0.95) -> Estimate:
     """Average values between 0 and 1 with Wilson's interval, of as many items as the clusters are worth.
 
-    Values of 0 and 1 without clusters are `proportion_estimate`'s; shared credit for ties makes some of them fractions. With clusters the
-    error is `clustered_mean_estimate`'s, and Wilson's interval gets the effective number of items v(1 - v)/SE^2 and t with C - 1 degrees
-    of freedom (Korn and Graubard 1998, Survey Methodology 24). An error of 0, of values all equal, is false: then the clusters, or items,
-    count as trials.
+    Values of 0 and 1 without clusters are `proportion_estimate`'s; shared credit for ties makes some of them fractions.
+    With clusters the error is `clustered_mean_estimate`'s, and Wilson's interval gets the effective number of items v(1
+    - v)/SE^2 and t with C - 1 degrees of freedom (Korn and Graubard 1998, Survey Methodology 24). An error of 0, of
+    values all equal, is false: then the clusters, or items, count as trials.
     """
     array = finite_scores(values)
     if array.min() < 0 or array.max() > 1:
-        raise InvalidInput(f"A share lies between 0 and 1; got {array[(array < 0) | (array > 1)][0]:g}.", field="values")
+        raise InvalidInput(
+            f"A share lies between 0 and 1; got {array[(array < 0) | (array > 1)][0]:g}.", field="values"
+        )
     if clusters is None and np.isin(array, (0.0, 1.0)).all():
         return proportion_estimate(int(array.sum()), len(array), level=level)
     n = len(array)
@@ -136,7 +152,9 @@ def share_estimate(values: ArrayLike, *, clusters: Clusters | None = None, level
     return Estimate(share, stderr, low, high, n, f"Wilson {percent(level, digits=None)}, ties share credit")
 
 
-def counted_share_estimate(successes: ArrayLike, trials: ArrayLike, *, clusters: Clusters, level: float = 0.95) -> Estimate:
+def counted_share_estimate(
+    successes: ArrayLike, trials: ArrayLike, *, clusters: Clusters, level: float = 0.95
+) -> Estimate:
     """`share_estimate` with clusters, of items that stand for several trials each."""
     top, bottom = finite_scores(successes), finite_scores(trials)
     plain = _clustered_ratio(top, bottom, clusters, level=level, name="share, clustered")
@@ -144,7 +162,9 @@ def counted_share_estimate(successes: ArrayLike, trials: ArrayLike, *, clusters:
     if plain.stderr is None:
         return Estimate(plain.value, None, None, None, n, plain.method)
     share, stderr, critical = plain.value, plain.stderr, student_quantile(level, df=units - 1)
-    low, high = wilson_interval(share, min(float(n), share * (1 - share) / stderr**2) if stderr > 1e-12 else units, critical=critical)
+    low, high = wilson_interval(
+        share, min(float(n), share * (1 - share) / stderr**2) if stderr > 1e-12 else units, critical=critical
+    )
     stderr = stderr if stderr > 1e-12 else (high - low) / (2 * critical)
     return Estimate(share, stderr, low, high, n, f"Wilson {percent(level, digits=None)}, {units} clusters")
 
@@ -162,22 +182,30 @@ def ratio_estimate(
 ) -> Estimate:
     """Sum of numerators over sum of denominators, as for nats per token; one pair per document.
 
-    The error is the ratio estimator's: residuals e_i = a_i - R b_i, SE = sqrt(n / (n - 1) * sum e_i^2) / sum b (Cochran, Sampling
-    Techniques, 6.4). `scale="exp"` takes the exponential of value and interval (perplexity); `stderr` is then by the delta method.
-    `n` counts documents.
+    The error is the ratio estimator's: residuals e_i = a_i - R b_i, SE = sqrt(n / (n - 1) * sum e_i^2) / sum b
+    (Cochran, Sampling Techniques, 6.4). `scale="exp"` takes the exponential of value and interval (perplexity);
+    `stderr` is then by the delta method. `n` counts documents.
     """
     top, bottom = finite_scores(numerators), finite_scores(denominators)
     if len(top) != len(bottom):
-        raise InvalidInput(f"{len(top)} numerators do not match {len(bottom)} denominators.", remedy="Give one of each per document.")
+        raise InvalidInput(
+            f"{len(top)} numerators do not match {len(bottom)} denominators.", remedy="Give one of each per document."
+        )
     if bottom.min() < 0 or bottom.sum() <= 0:
-        raise InvalidInput("The denominators of a ratio must not be negative, and not all zero.", remedy="Leave empty documents out.")
+        raise InvalidInput(
+            "The denominators of a ratio must not be negative, and not all zero.", remedy="Leave empty documents out."
+        )
     labels = range(len(top)) if clusters is None else clusters
-    plain = _clustered_ratio(top, bottom, labels, level=level, name="ratio estimator" if clusters is None else "ratio estimator, clustered")
+    plain = _clustered_ratio(
+        top, bottom, labels, level=level, name="ratio estimator" if clusters is None else "ratio estimator, clustered"
+    )
     if scale == "plain":
         return plain
     value = _exp(plain.value)
     low, high = (None if bound is None else _exp(bound) for bound in (plain.low, plain.high))
-    return Estimate(value, None if plain.stderr is None else value * plain.stderr, low, high, plain.n, f"exp of {plain.method}")
+    return Estimate(
+        value, None if plain.stderr is None else value * plain.stderr, low, high, plain.n, f"exp of {plain.method}"
+    )
 
 
 def _exp(nats: float) -> float:
@@ -185,20 +213,29 @@ def _exp(nats: float) -> float:
     return math.exp(nats) if nats < _MOST_NATS else math.inf
 
 
-def perplexity_estimate(nlls: ArrayLike, num_tokens: ArrayLike, *, clusters: Clusters | None = None, level: float = 0.95) -> Estimate:
+def perplexity_estimate(
+    nlls: ArrayLike, num_tokens: ArrayLike, *, clusters: Clusters | None = None, level: float = 0.95
+) -> Estimate:
     """Token perplexity from each document's summed negative log-likelihood (nats) and its number of scored tokens."""
     return ratio_estimate(nlls, num_tokens, clusters=clusters, level=level, scale="exp")
 
 
-def bits_per_byte_estimate(nlls: ArrayLike, num_bytes: ArrayLike, *, clusters: Clusters | None = None, level: float = 0.95) -> Estimate:
+def bits_per_byte_estimate(
+    nlls: ArrayLike, num_bytes: ArrayLike, *, clusters: Clusters | None = None, level: float = 0.95
+) -> Estimate:
     """Bits per UTF-8 byte from each document's summed negative log-likelihood (nats); comparable between tokenizers."""
     return ratio_estimate(finite_scores(nlls) / math.log(2), num_bytes, clusters=clusters, level=level)
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Chance that one of k samples is right, unbiased from n samples: 1 - C(n-c, k) / C(n, k). Chen et al. (2021), arXiv 2107.03374."""
+    """Chance that one of k samples is right, unbiased from n samples: 1 - C(n-c, k) / C(n, k). Chen et al. (2021),
+    arXiv 2107.03374.
+    """
     if not (0 <= num_correct <= num_samples and 1 <= k <= num_samples):
-        raise InvalidInput(f"pass@{k} needs 1 <= k <= samples and 0 <= correct <= samples; got {num_correct} of {num_samples}.", field="k")
+        raise InvalidInput(
+            f"pass@{k} needs 1 <= k <= samples and 0 <= correct <= samples; got {num_correct} of {num_samples}.",
+            field="k",
+        )
     if num_samples - num_correct < k:
         return 1.0
     return 1.0 - math.prod(1.0 - k / count for count in range(num_samples - num_correct + 1, num_samples + 1))
@@ -221,7 +258,9 @@ def finite_scores(values: ArrayLike) -> FloatArray:
 def _clustered_ratio(top: FloatArray, bottom: FloatArray, clusters: Clusters, *, level: float, name: str) -> Estimate:
     if len(clusters) != len(top):
         raise InvalidInput(
-            f"{len(clusters)} cluster labels do not match {len(top)} scores.", remedy="Give one label per score.", field="clusters"
+            f"{len(clusters)} cluster labels do not match {len(top)} scores.",
+            remedy="Give one label per score.",
+            field="clusters",
         )
     codes, count = cluster_codes(clusters)
     value = float(top.sum() / bottom.sum())
@@ -231,5 +270,10 @@ def _clustered_ratio(top: FloatArray, bottom: FloatArray, clusters: Clusters, *,
     stderr = math.sqrt(count / (count - 1) * float(sums @ sums)) / float(bottom.sum())
     margin = student_quantile(level, df=count - 1) * stderr
     return Estimate(
-        value, stderr, value - margin, value + margin, len(top), f"{name}, t({count - 1}) interval {percent(level, digits=None)}"
+        value,
+        stderr,
+        value - margin,
+        value + margin,
+        len(top),
+        f"{name}, t({count - 1}) interval {percent(level, digits=None)}",
     )

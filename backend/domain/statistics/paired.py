@@ -1,6 +1,7 @@
 """Comparisons of two checkpoints on the same items: difference, interval and p value of one procedure.
 
-Either number may be used to decide: p is below 1 - level exactly where the interval excludes 0 (a property test holds every count to it).
+Either number may be used to decide: p is below 1 - level exactly where the interval excludes 0 (a property test holds
+every count to it).
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ LARGEST_QUANTILE = 6.0
 class PairedComparison:
     """Second minus first on the same items, with the p value of "no difference". Wins and losses are the second's.
 
-    `p_value` is None where the data can't tell chance from difference. `clusters` counts them; None where each item stands alone.
+    `p_value` is None where the data can't tell chance from difference. `clusters` counts them; None where each item
+    stands alone.
     """
 
     n: int
@@ -59,12 +61,16 @@ def paired_difference(
 ) -> PairedComparison:
     """Compare two checkpoints on the same items in the same order: second minus first.
 
-    Scores of 0 and 1 without clusters: exact McNemar and its interval (`difference_interval`). Otherwise Student's t on the differences,
-    over clusters where `clusters` is given. Differences without variance are decided by `equal_differences`.
+    Scores of 0 and 1 without clusters: exact McNemar and its interval (`difference_interval`). Otherwise Student's t on
+    the differences, over clusters where `clusters` is given. Differences without variance are decided by
+    `equal_differences`.
     """
     before, after = finite_scores(first), finite_scores(second)
     if len(before) != len(after):
-        raise InvalidInput(f"{len(before)} scores can't be paired with {len(after)}.", remedy="Join both evaluations on their items first.")
+        raise InvalidInput(
+            f"{len(before)} scores can't be paired with {len(after)}.",
+            remedy="Join both evaluations on their items first.",
+        )
     gaps = after - before
     wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
     counts = (wins, losses, len(gaps) - wins - losses)
@@ -81,23 +87,31 @@ def paired_difference(
     return PairedComparison(len(gaps), difference, p_value, *counts, method, None if clusters is None else units)
 
 
-def paired_ratio(gaps: ArrayLike, sizes: ArrayLike, *, clusters: Sequence[Hashable] | None = None, level: float = 0.95) -> PairedComparison:
-    """Compare two corpus ratios of equal denominators, such as bits per byte: summed `gaps` (second minus first) over summed `sizes`."""
+def paired_ratio(
+    gaps: ArrayLike, sizes: ArrayLike, *, clusters: Sequence[Hashable] | None = None, level: float = 0.95
+) -> PairedComparison:
+    """Compare two corpus ratios of equal denominators, such as bits per byte: summed `gaps` (second minus first) over
+    summed `sizes`.
+    """
     differences = finite_scores(gaps)
     difference = ratio_estimate(differences, sizes, clusters=clusters, level=level)
     units = len(differences) if clusters is None else cluster_codes(clusters)[1]
     method = "paired ratio estimator, t test" + ("" if clusters is None else ", clustered")
-    difference, p_value, method = _decide(difference, differences, units=units, bounded=False, level=level, method=method)
+    difference, p_value, method = _decide(
+        difference, differences, units=units, bounded=False, level=level, method=method
+    )
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     ties = len(differences) - wins - losses
-    return PairedComparison(len(differences), difference, p_value, wins, losses, ties, method, None if clusters is None else units)
+    return PairedComparison(
+        len(differences), difference, p_value, wins, losses, ties, method, None if clusters is None else units
+    )
 
 
 def paired_macro(parts: Sequence[Callable[[float], PairedComparison]], *, level: float = 0.95) -> PairedComparison:
     """Compare two macro averages: the mean of the differences of fixed subgroups, each of which counts the same.
 
-    `parts` are the subgroups' comparisons as functions of the level. The interval is made of theirs (`macro_average`); the p value is the
-    level of error at which it reaches 0, None where a subgroup has no interval.
+    `parts` are the subgroups' comparisons as functions of the level. The interval is made of theirs (`macro_average`);
+    the p value is the level of error at which it reaches 0, None where a subgroup has no interval.
     """
     compared = [part(level) for part in parts]
     difference = macro_average([one.difference for one in compared])
@@ -106,7 +120,12 @@ def paired_macro(parts: Sequence[Callable[[float], PairedComparison]], *, level:
     method = f"macro over {len(parts)} subgroups, each by {' or '.join(sorted({one.method for one in compared}))}"
     known = [one for one in clusters if one is not None]
     return PairedComparison(
-        difference.n, difference, _inverted(parts, difference), *counts, method, sum(known) if len(known) == len(clusters) else None
+        difference.n,
+        difference,
+        _inverted(parts, difference),
+        *counts,
+        method,
+        sum(known) if len(known) == len(clusters) else None,
     )
 
 
@@ -131,7 +150,9 @@ def _inverted(parts: Sequence[Callable[[float], PairedComparison]], difference: 
 
 
 def mcnemar(wins: int, losses: int) -> float:
-    """Exact two-sided p value of the discordant pairs (McNemar 1947, exact binomial form): `mcnemar(10, 2)` is 0.03857."""
+    """Exact two-sided p value of the discordant pairs (McNemar 1947, exact binomial form): `mcnemar(10, 2)` is
+    0.03857.
+    """
     if wins < 0 or losses < 0:
         raise InvalidInput(f"Counts can't be negative: {wins} and {losses}.")
     return float(min(1.0, 2 * scipy.stats.binom.cdf(min(wins, losses), wins + losses, 0.5))) if wins + losses else 1.0
@@ -140,9 +161,10 @@ def mcnemar(wins: int, losses: int) -> float:
 def difference_interval(wins: int, losses: int, n: int, *, level: float = 0.95) -> Estimate:
     """Return the difference of two paired proportions with the interval that exact McNemar inverts to.
 
-    The wider of two: the differences that the score test does not reject (Tango 1998, Statistics in Medicine 17, 891-908), and
-    Clopper-Pearson's interval of the wins among the discordant pairs, in units of their share. The second excludes 0 exactly where
-    McNemar's p is below 1 - level; the first holds its level for differences far from 0, and without any discordant pair.
+    The wider of two: the differences that the score test does not reject (Tango 1998, Statistics in Medicine 17,
+    891-908), and Clopper-Pearson's interval of the wins among the discordant pairs, in units of their share. The second
+    excludes 0 exactly where McNemar's p is below 1 - level; the first holds its level for differences far from 0, and
+    without any discordant pair.
     """
     if n < 1 or wins + losses > n:
         raise InvalidInput(f"{wins} wins and {losses} losses of {n} items are impossible.", field="n")
@@ -159,11 +181,12 @@ def difference_interval(wins: int, losses: int, n: int, *, level: float = 0.95) 
 
 
 def equal_differences(difference: float, n: int, *, level: float = 0.95) -> tuple[float, float, float]:
-    """Return (low, high, p) of a mean difference of scores within [0, 1] where each of `n` items or clusters differs by the same.
+    """Return (low, high, p) of a mean difference of scores within [0, 1] where each of `n` items or clusters differs by
+    the same.
 
-    No variance is no certainty: with chance (1 - level)/2 on each side, a share of up to u = 1 - ((1 - level)/2)^(1/n) of the items
-    differs otherwise (Clopper-Pearson's bound of 0 in n, about 3.7/n), by as much as -1 or +1. The p value is the level at which that
-    interval reaches 0; differences of 0 have p = 1, of 1 the sign test's.
+    No variance is no certainty: with chance (1 - level)/2 on each side, a share of up to u = 1 - ((1 - level)/2)^(1/n)
+    of the items differs otherwise (Clopper-Pearson's bound of 0 in n, about 3.7/n), by as much as -1 or +1. The p value
+    is the level at which that interval reaches 0; differences of 0 have p = 1, of 1 the sign test's.
     """
     unseen = 1 - ((1 - level) / 2) ** (1 / n)
     p_value = min(1.0, 2 * (1 + abs(difference)) ** -n)
@@ -173,7 +196,9 @@ def equal_differences(difference: float, n: int, *, level: float = 0.95) -> tupl
 def _decide(
     difference: Estimate, gaps: FloatArray, *, units: int, bounded: bool, level: float, method: str
 ) -> tuple[Estimate, float | None, str]:
-    """Return the difference with its interval, its p value and the method: Student's t, unless there is no variance to judge by."""
+    """Return the difference with its interval, its p value and the method: Student's t, unless there is no variance to
+    judge by.
+    """
     if difference.stderr is None:
         return difference, None, f"{method}: too few {'clusters' if 'clustered' in method else 'items'}"
     if difference.stderr > 1e-12 * max(1.0, float(np.abs(gaps).max())):
@@ -194,7 +219,11 @@ def _tango(wins: int, losses: int, n: int, *, critical: float) -> tuple[float, f
         linear = -wins - losses + (2 * n - wins + losses) * delta
         share = (math.sqrt(max(linear**2 + 8 * n * losses * delta * (1 - delta), 0.0)) - linear) / (4 * n)
         variance = n * (2 * share + delta * (1 - delta))
-        return (wins - losses - n * delta) / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, wins - losses - n * delta)
+        return (
+            (wins - losses - n * delta) / math.sqrt(variance)
+            if variance > 0
+            else math.copysign(math.inf, wins - losses - n * delta)
+        )
 
     value = (wins - losses) / n
     low = _root(lambda delta: statistic(delta) - critical, -1.0, value)

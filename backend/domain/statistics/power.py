@@ -1,10 +1,12 @@
 """Differences that an evaluation can detect, and the items that a difference needs, before anything runs.
 
-For 0/1 scores the variance of one item's difference is its discordance: the share of items on which two checkpoints differ (less the
-squared difference). It is measured where two checkpoints were evaluated before, planned otherwise, and stated beside each number.
+For 0/1 scores the variance of one item's difference is its discordance: the share of items on which two checkpoints
+differ (less the squared difference). It is measured where two checkpoints were evaluated before, planned otherwise, and
+stated beside each number.
 
-Power is that of the test which is run: of exact McNemar where every item counts for itself, summed over its outcomes; of clusters and of
-margins that of the normal approximation (Connor 1987, Biometrics 43, 207-211), which promises 2 to 3 points too much of exact McNemar.
+Power is that of the test which is run: of exact McNemar where every item counts for itself, summed over its outcomes;
+of clusters and of margins that of the normal approximation (Connor 1987, Biometrics 43, 207-211), which promises 2 to 3
+points too much of exact McNemar.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ import scipy
 from backend.errors import InvalidInput
 
 PLANNED_DISCORDANCE = 0.3
-"""Share of items on which two checkpoints differ, until it was measured: unlike checkpoints of 40 to 80 % accuracy differ on 25 to 35 %."""
+"""Share of items on which two checkpoints differ, until it was measured: unlike checkpoints of 40 to 80 % accuracy
+differ on 25 to 35 %.
+"""
 MOST_EXACT = 100_000
 """Items up to which power is summed exactly; beyond, the normal approximation differs by less than 0.2 points."""
 
@@ -29,9 +33,10 @@ MOST_EXACT = 100_000
 class PowerPlan:
     """Power of a comparison of two checkpoints on `n` items, before it runs.
 
-    `detectable`: smallest true difference found with `power`. `discordance`: assumed share of differing items; `measured_pairs` counts
-    the pairs of earlier evaluations that it is the median of, 0 where it is planned. `design_effect`: variance of clusters over that of
-    separate items. `items_for`: (difference, items that it needs) for some differences worth finding.
+    `detectable`: smallest true difference found with `power`. `discordance`: assumed share of differing items;
+    `measured_pairs` counts the pairs of earlier evaluations that it is the median of, 0 where it is planned.
+    `design_effect`: variance of clusters over that of separate items. `items_for`: (difference, items that it needs)
+    for some differences worth finding.
     """
 
     n: int
@@ -62,13 +67,18 @@ def plan_power(
         for difference in differences
         if difference <= share
     )
-    return PowerPlan(n, detectable, share, measured_pairs if discordance is not None else 0, design_effect, level, power, items_for)
+    return PowerPlan(
+        n, detectable, share, measured_pairs if discordance is not None else 0, design_effect, level, power, items_for
+    )
 
 
-def detectable_difference(n: int, *, discordance: float, design_effect: float = 1.0, level: float = 0.95, power: float = 0.8) -> float:
+def detectable_difference(
+    n: int, *, discordance: float, design_effect: float = 1.0, level: float = 0.95, power: float = 0.8
+) -> float:
     """Return the smallest true difference of two accuracies that `n` shared items find with this power, at most 1.
 
-    The two checkpoints can't differ by more than q, the discordance: where `n` is too small even for that, more discordance is assumed.
+    The two checkpoints can't differ by more than q, the discordance: where `n` is too small even for that, more
+    discordance is assumed.
     """
     _check_discordance(discordance)
     _power_quantiles(1 - level, power)
@@ -88,17 +98,26 @@ def detectable_difference(n: int, *, discordance: float, design_effect: float = 
 
 
 def items_needed(
-    difference: float, *, discordance: float, design_effect: float = 1.0, level: float = 0.95, power: float = 0.8, margin: float = 0.0
+    difference: float,
+    *,
+    discordance: float,
+    design_effect: float = 1.0,
+    level: float = 0.95,
+    power: float = 0.8,
+    margin: float = 0.0,
 ) -> int:
     """Return the items on which a true difference of two accuracies is found with this power.
 
-    `margin` shifts the hypothesis: non-inferiority with margin m tests -m instead of 0, so the distance is `difference` + m.
+    `margin` shifts the hypothesis: non-inferiority with margin m tests -m instead of 0, so the distance is `difference`
+    + m.
     """
     _check_discordance(discordance)
     distance = abs(difference + margin)
     if distance == 0 or not math.isfinite(distance):
         raise InvalidInput(
-            f"An effect of {difference:g} needs endless items.", remedy="Name the smallest difference worth acting on.", field="difference"
+            f"An effect of {difference:g} needs endless items.",
+            remedy="Name the smallest difference worth acting on.",
+            field="difference",
         )
     share = max(discordance, abs(difference))
     significance, beta = _power_quantiles(1 - level, power)
@@ -106,7 +125,9 @@ def items_needed(
     normal = math.ceil(design_effect * (root / distance) ** 2)
     if margin or design_effect != 1 or normal > MOST_EXACT:
         return normal
-    return _least_items(lambda n: _exact_power(abs(difference), n, discordance=share, level=level) >= power, start=normal)
+    return _least_items(
+        lambda n: _exact_power(abs(difference), n, discordance=share, level=level) >= power, start=normal
+    )
 
 
 def _least_items(reaches: Callable[[int], bool], *, start: int) -> int:
@@ -121,9 +142,17 @@ def _least_items(reaches: Callable[[int], bool], *, start: int) -> int:
 
 
 def power_of(
-    difference: float, n: int, *, discordance: float, design_effect: float = 1.0, level: float = 0.95, margin: float = 0.0
+    difference: float,
+    n: int,
+    *,
+    discordance: float,
+    design_effect: float = 1.0,
+    level: float = 0.95,
+    margin: float = 0.0,
 ) -> float:
-    """Return the chance that `n` shared items show a true difference above -`margin`, one direction of a two-sided test."""
+    """Return the chance that `n` shared items show a true difference above -`margin`, one direction of a two-sided
+    test.
+    """
     _check_discordance(discordance)
     share = max(discordance, abs(difference))
     if not margin and design_effect == 1 and n <= MOST_EXACT:
@@ -137,20 +166,25 @@ def power_of(
 def _exact_power(difference: float, n: int, *, discordance: float, level: float) -> float:
     """Return the chance that exact McNemar finds a difference in its direction.
 
-    Of n items a binomial number d differs, and of these a binomial number are losses; McNemar rejects up to the largest number of losses
-    whose doubled binomial tail is below 1 - level. Numbers d with a chance below 1e-12 together are left out.
+    Of n items a binomial number d differs, and of these a binomial number are losses; McNemar rejects up to the largest
+    number of losses whose doubled binomial tail is below 1 - level. Numbers d with a chance below 1e-12 together are
+    left out.
     """
     binom, bounds = scipy.stats.binom, (1e-12, 1 - 1e-12)
     least, most = (int(binom.ppf(bound, n, discordance)) for bound in bounds)
     differing = np.arange(least, most + 1)
-    losses = np.asarray(binom.ppf((1 - level) / 2, differing, 0.5))  # the least whose tail reaches the level: one less is below it
+    losses = np.asarray(
+        binom.ppf((1 - level) / 2, differing, 0.5)
+    )  # the least whose tail reaches the level: one less is below it
     losses = losses - (binom.cdf(losses, differing, 0.5) >= (1 - level) / 2)
     rejects = np.where(losses >= 0, binom.cdf(losses, differing, (1 - difference / discordance) / 2), 0.0)
     return float(binom.pmf(differing, n, discordance) @ rejects)
 
 
 def minimum_detectable_effect(n: int, *, difference_sd: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest true mean difference that n paired items find with this power; `difference_sd` is the sd of one item's difference."""
+    """The smallest true mean difference that n paired items find with this power; `difference_sd` is the sd of one
+    item's difference.
+    """
     if n < 1 or difference_sd < 0:
         raise InvalidInput(f"{n} items with a standard deviation of {difference_sd} give no effect size.", field="n")
     return sum(_power_quantiles(alpha, power)) * difference_sd / math.sqrt(n)
@@ -165,17 +199,22 @@ def required_items(
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> int:
-    """Return the number of items that detect a true difference `effect`: Miller (2024), eq. 9. `required_items(0.03)` is 969.
+    """Return the number of items that detect a true difference `effect`: Miller (2024), eq. 9. `required_items(0.03)`
+    is 969.
 
-    `omega_squared` is the variance over items of the difference of expected scores; `within_variances` are the variances of one sample
-    about its item's expected score, of either checkpoint, divided by `samples_per_item`. Of 0/1 scores `omega_squared` alone is no
-    discordance: use `items_needed`.
+    `omega_squared` is the variance over items of the difference of expected scores; `within_variances` are the
+    variances of one sample about its item's expected score, of either checkpoint, divided by `samples_per_item`. Of 0/1
+    scores `omega_squared` alone is no discordance: use `items_needed`.
     """
     if effect == 0 or not math.isfinite(effect):
         raise InvalidInput(
-            f"An effect of {effect} needs infinitely many items.", remedy="Name the smallest difference worth acting on.", field="effect"
+            f"An effect of {effect} needs infinitely many items.",
+            remedy="Name the smallest difference worth acting on.",
+            field="effect",
         )
-    variance = omega_squared + sum(within / count for within, count in zip(within_variances, samples_per_item, strict=True))
+    variance = omega_squared + sum(
+        within / count for within, count in zip(within_variances, samples_per_item, strict=True)
+    )
     return math.ceil(sum(_power_quantiles(alpha, power)) ** 2 * variance / effect**2)
 
 

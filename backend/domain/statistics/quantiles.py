@@ -17,8 +17,9 @@ def nearest_rank(ordered: Sequence[float], quantile: float) -> float:
 
 
 def quantile_interval(ordered: Sequence[float], quantile: float, *, level: float = LEVEL) -> tuple[float, float] | None:
-    """Return the interval of a quantile between two order statistics of ascending, independent values (Hahn and Meeker, Statistical
-    Intervals, 1991, section 5.2): exact, and at least as wide as its level. None where there are too few values for a bound on each side.
+    """Return the interval of a quantile between two order statistics of ascending, independent values (Hahn and Meeker,
+    Statistical Intervals, 1991, section 5.2): exact, and at least as wide as its level. None where there are too few
+    values for a bound on each side.
     """
     n, tail = len(ordered), (1 - level) / 2
     lower, upper = 0, n + 1
@@ -33,11 +34,15 @@ def quantile_interval(ordered: Sequence[float], quantile: float, *, level: float
     return None if lower < 1 or upper > n else (ordered[lower - 1], ordered[upper - 1])
 
 
-def median_difference(first: Sequence[float], second: Sequence[float], *, level: float = LEVEL) -> tuple[float, float, float] | None:
-    """Return the difference of two groups' medians with its interval: first minus second, low, high. Groups are ascending and independent.
+def median_difference(
+    first: Sequence[float], second: Sequence[float], *, level: float = LEVEL
+) -> tuple[float, float, float] | None:
+    """Return the difference of two groups' medians with its interval: first minus second, low, high. Groups are
+    ascending and independent.
 
-    Price and Bonett, Distribution-free confidence intervals for difference and ratio of medians, J. Stat. Comput. Simul. 72 (2002): the
-    standard error of a median is the distance of two order statistics over twice their normal quantile. None below 10 values a group.
+    Price and Bonett, Distribution-free confidence intervals for difference and ratio of medians, J. Stat. Comput.
+    Simul. 72 (2002): the standard error of a median is the distance of two order statistics over twice their normal
+    quantile. None below 10 values a group.
     """
     if min(len(first), len(second)) < FEWEST:
         return None

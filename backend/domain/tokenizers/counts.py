@@ -1,8 +1,9 @@
 """Measures of a tokenizer on texts: fertility, bytes per token, unknown tokens. Pure.
 
-Fertility is tokens per word (Acs 2019; Rust et al. 2021, doi:10.18653/v1/2021.acl-long.243). A word is a run of characters without space
-that holds a letter or digit; in scripts without spaces between words (Han, kana, Thai, Lao, Khmer, Burmese) each character counts as one.
-So fertility reads as tokens per word in English and as tokens per character in Chinese, and a mixed text adds up.
+Fertility is tokens per word (Acs 2019; Rust et al. 2021, doi:10.18653/v1/2021.acl-long.243). A word is a run of
+characters without space that holds a letter or digit; in scripts without spaces between words (Han, kana, Thai, Lao,
+Khmer, Burmese) each character counts as one. So fertility reads as tokens per word in English and as tokens per
+character in Chinese, and a mixed text adds up.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def count_words(text: str) -> int:
 class TokenCounts:
     """Counts over a set of texts.
 
-    `unknown`: unknown tokens, whose text is lost; `raw_bytes`: bytes of characters outside the vocabulary; `single_bytes`: tokens of one
-    byte, letters included; `changed`: texts that do not round-trip.
+    `unknown`: unknown tokens, whose text is lost; `raw_bytes`: bytes of characters outside the vocabulary;
+    `single_bytes`: tokens of one byte, letters included; `changed`: texts that do not round-trip.
     """
 
     rows: int = 0
@@ -73,8 +74,14 @@ def _ratio(part: float, total: float) -> float | None:
 
 
 def small_languages(bytes_of: dict[str, int], *, share: float, most: int, keep: Iterable[str] = ()) -> set[str]:
-    """Return the languages to be shown together as "other": those with less than `share` of the bytes, and all after the first `most`."""
+    """Return the languages to be shown together as "other": those with less than `share` of the bytes, and all after
+    the first `most`.
+    """
     total = sum(bytes_of.values())
     ranked = sorted(bytes_of, key=lambda code: (-bytes_of[code], code))
     protected = set(keep)
-    return {code for place, code in enumerate(ranked) if code not in protected and (place >= most or bytes_of[code] < share * total)}
+    return {
+        code
+        for place, code in enumerate(ranked)
+        if code not in protected and (place >= most or bytes_of[code] < share * total)
+    }

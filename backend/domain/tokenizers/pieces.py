@@ -1,7 +1,7 @@
 """Convert vocabulary pieces to bytes of text, in the three common notations.
 
-Byte-level pieces spell each byte as a letter (GPT-2), SentencePiece marks spaces with U+2581 and writes single bytes as `<0xAB>`, and
-plain pieces are text. The notation is read from a tokenizer's decoder.
+Byte-level pieces spell each byte as a letter (GPT-2), SentencePiece marks spaces with U+2581 and writes single bytes as
+`<0xAB>`, and plain pieces are text. The notation is read from a tokenizer's decoder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def _letters_of_bytes() -> dict[str, int]:
-    """Return letter -> byte of GPT-2's alphabet: printable bytes as themselves, the others moved above U+0100, in order."""
+    """Return letter -> byte of GPT-2's alphabet: printable bytes as themselves, the others moved above U+0100, in
+    order.
+    """
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     moved = [byte for byte in range(256) if byte not in plain]
     return {**{chr(byte): byte for byte in plain}, **{chr(256 + place): byte for place, byte in enumerate(moved)}}
@@ -34,7 +36,9 @@ class PieceForm:
 
     @staticmethod
     def of_decoder(decoder: str) -> PieceForm:
-        """Read the form from a decoder's JSON (`tokenizer.decoder.__getstate__()`); empty for a tokenizer without one."""
+        """Read the form from a decoder's JSON (`tokenizer.decoder.__getstate__()`); empty for a tokenizer without
+        one.
+        """
         return PieceForm(
             byte_level='"ByteLevel"' in decoder,
             spaces_marked='"Metaspace"' in decoder or SPACE_MARK in decoder or "\\u2581" in decoder,

@@ -12,8 +12,8 @@ WITH_EXPERTS = frozenset(family.model_type for family in FAMILIES.values() if fa
 def check_adapters(config: RunConfig, model_type: str) -> None:
     """Raise InvalidInput for adapters that a base of this transformers model type does not support.
 
-    Adapters of experts are merged into the weights before each use: they have no input of their own to drop, no separate direction
-    and magnitude, and no singular vectors of a single matrix.
+    Adapters of experts are merged into the weights before each use: they have no input of their own to drop, no
+    separate direction and magnitude, and no singular vectors of a single matrix.
     """
     if config.method == "full" or model_type not in WITH_EXPERTS:
         return

@@ -1,4 +1,6 @@
-"""Decide whether the val_loss of runs can be compared: same objective, loss settings, validation data and tokenizer. Pure."""
+"""Decide whether the val_loss of runs can be compared: same objective, loss settings, validation data and tokenizer.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ WHY: dict[Aspect, str] = {
 
 
 class Side(NamedTuple):
-    """A dataset version, tokenizer, ... of a run: `id` decides whether two are the same (None: not known), `name` is shown."""
+    """A dataset version, tokenizer, ... of a run: `id` decides whether two are the same (None: not known), `name` is
+    shown.
+    """
 
     id: str | None
     name: str
@@ -71,14 +75,15 @@ class Obstacle:
     def sentence(self, *, most: int = 4) -> str:
         """Return the reason, with the names of at most `most` runs a side."""
         sides = [
-            f"{name} ({', '.join(runs[:most])}{f' and {len(runs) - most} more' if len(runs) > most else ''})" for name, runs in self.sides
+            f"{name} ({', '.join(runs[:most])}{f' and {len(runs) - most} more' if len(runs) > most else ''})"
+            for name, runs in self.sides
         ]
         return f"{TITLES[self.aspect]}: {', '.join(sides)}. {WHY.get(self.aspect, '')}".rstrip()
 
 
 def find_obstacles(bases: Mapping[str, LossBasis]) -> tuple[Obstacle, ...]:
-    """Return the reasons why the val_loss of runs is not comparable; empty if it is. An unknown value differs from every other value,
-    unknown ones included.
+    """Return the reasons why the val_loss of runs is not comparable; empty if it is. An unknown value differs from
+    every other value, unknown ones included.
     """
     obstacles = []
     for aspect in Aspect:

@@ -72,14 +72,22 @@ class RunSubject(Section):
         default=None,
         description="Pretraining from scratch: a stored architecture or its config.",
         json_schema_extra=Traits(
-            label="Architecture", affects=RESULT_AND_COST, used=(when("objective", "pretrain"),), sweep="allowed", names_row=True
+            label="Architecture",
+            affects=RESULT_AND_COST,
+            used=(when("objective", "pretrain"),),
+            sweep="allowed",
+            names_row=True,
         ),
     )
     tokenizer: str | None = Field(
         default=None,
         description="Pretraining from scratch: the tokenizer's name.",
         json_schema_extra=Traits(
-            label="Tokenizer", affects=RESULT_AND_COST, used=(when("objective", "pretrain"),), sweep="allowed", names_row=True
+            label="Tokenizer",
+            affects=RESULT_AND_COST,
+            used=(when("objective", "pretrain"),),
+            sweep="allowed",
+            names_row=True,
         ),
     )
     base: str | None = Field(
@@ -100,8 +108,8 @@ class RunSubject(Section):
 class RunConfig(Hyperparameters, RunSubject):
     """Config of a run: everything that determines its outcome, and its devices.
 
-    Batch arithmetic: tokens_per_step = micro_batch * grad_accum_steps * devices.count * context. With packing (sft) a sequence holds as
-    many rows as fit its context, so a step trains on as many tokens but more rows than without.
+    Batch arithmetic: tokens_per_step = micro_batch * grad_accum_steps * devices.count * context. With packing (sft) a
+    sequence holds as many rows as fit its context, so a step trains on as many tokens but more rows than without.
     """
 
     @model_validator(mode="before")
@@ -150,7 +158,9 @@ def parse_config(values: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise InvalidInput(f"This run can't be launched: {validation_message(error, RunConfig)}.", field=field_at_fault(error)) from error
+        raise InvalidInput(
+            f"This run can't be launched: {validation_message(error, RunConfig)}.", field=field_at_fault(error)
+        ) from error
 
 
 def parse_run_config(text: str) -> RunConfig:
@@ -166,7 +176,9 @@ def parse_run_config(text: str) -> RunConfig:
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
-        raise InvalidInput(f"The recipe can't run: {validation_message(error, RunConfig)}.", field=field_at_fault(error)) from error
+        raise InvalidInput(
+            f"The recipe can't run: {validation_message(error, RunConfig)}.", field=field_at_fault(error)
+        ) from error
 
 
 def _subject_problems(config: RunConfig) -> Iterator[str]:
@@ -212,13 +224,18 @@ def _method_problems(config: RunConfig) -> Iterator[str]:
     if config.method == "qlora" and config.objective is Objective.REWARD:
         yield "method qlora can't train reward: choose lora"
     if config.freeze_blocks and config.method != "full":
-        yield f"freeze_blocks {config.freeze_blocks} has no meaning with method {config.method}, which freezes the whole base"
+        yield (
+            f"freeze_blocks {config.freeze_blocks} has no meaning with method {config.method}, which freezes the whole"
+            " base"
+        )
 
 
 def _schedule_problems(config: RunConfig) -> Iterator[str]:
     warmup, steps = config.num_warmup_steps, config.max_steps
     if config.schedule == "wsd" and config.decay_steps > steps - warmup:
-        yield f"decay_steps {config.decay_steps} does not fit between the warm-up of {warmup} steps and max_steps {steps}"
+        yield (
+            f"decay_steps {config.decay_steps} does not fit between the warm-up of {warmup} steps and max_steps {steps}"
+        )
     if warmup > steps:
         yield f"warmup_steps {warmup} is longer than the run of max_steps {steps}"
     if config.min_learning_rate > config.learning_rate:

@@ -1,4 +1,5 @@
-"""Fields of a run's config by their path, such as `lora.rank`: values, traits, changes. The only code that knows which fields matter.
+"""Fields of a run's config by their path, such as `lora.rank`: values, traits, changes. The only code that knows which
+fields matter.
 
 Everything is read from the schema: `Traits` stand at each field (`traits.py`). Pure.
 """
@@ -73,7 +74,8 @@ def label_of(path: str) -> str:
 def unmet_condition(path: str, value_of: Callable[[str], Any]) -> Condition | None:
     """Return the first unmet condition of a field without effect, None for a field in use.
 
-    A condition on a field that is itself unused does not hold: `devices.rendezvous` needs several `devices.nodes`, which need devices.
+    A condition on a field that is itself unused does not hold: `devices.rendezvous` needs several `devices.nodes`,
+    which need devices.
     """
     for condition in traits_of(path).used:
         above = unmet_condition(condition.field, value_of)
@@ -88,14 +90,16 @@ def paths_affecting(*effects: Effect) -> tuple[str, ...]:
 
 
 def values_affecting(config: RunConfig, *effects: Effect) -> dict[str, Any]:
-    """Return the values, as JSON has them, of the fields in use that affect any of these. Names of rows are among them."""
+    """Return the values, as JSON has them, of the fields in use that affect any of these. Names of rows are among
+    them.
+    """
     flat = _by_path(config)
     return {path: flat[path] for path in paths_affecting(*effects) if _is_used(config, path)}
 
 
 def measured_values(config: RunConfig) -> dict[str, Any]:
-    """Return the values that determine a run's peak memory and step time, except referenced rows, whose ids the caller adds. Two runs with
-    equal values and rows have the same memory and time per micro-batch.
+    """Return the values that determine a run's peak memory and step time, except referenced rows, whose ids the caller
+    adds. Two runs with equal values and rows have the same memory and time per micro-batch.
     """
     values: dict[str, Any] = {}
     for path, value in values_affecting(config, *COST).items():
@@ -108,7 +112,9 @@ def measured_values(config: RunConfig) -> dict[str, Any]:
 def distinguishing_values(config: RunConfig) -> dict[str, Any]:
     """Return the values that distinguish experiments, except referenced rows: without seed and hardware settings."""
     values = values_affecting(config, Effect.RESULT)
-    return {path: value for path, value in values.items() if not (traits_of(path).is_replicate or traits_of(path).names_row)}
+    return {
+        path: value for path, value in values.items() if not (traits_of(path).is_replicate or traits_of(path).names_row)
+    }
 
 
 def form_groups(value_of: Callable[[str], Any]) -> dict[Group, list[str]]:
@@ -164,11 +170,17 @@ def changed_fields(before: RunConfig, now: RunConfig) -> list[Change]:
     """Return the fields in which two configs differ, in the schema's order, without the name."""
     old, new = flatten(before), flatten(now)
     paths = [*old, *(path for path in new if path not in old)]
-    return [Change(path, _text(old.get(path)), _text(new.get(path))) for path in paths if path != "name" and old.get(path) != new.get(path)]
+    return [
+        Change(path, _text(old.get(path)), _text(new.get(path)))
+        for path in paths
+        if path != "name" and old.get(path) != new.get(path)
+    ]
 
 
 def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """Return a config with the fields at these paths set. Raises InvalidInput naming the field, the value and the bound."""
+    """Return a config with the fields at these paths set. Raises InvalidInput naming the field, the value and the
+    bound.
+    """
     data = config.model_dump(mode="json")
     for path, value in values.items():
         section, _, field = path.partition(".")
@@ -177,7 +189,9 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
         elif isinstance(data.get(section), dict):
             data[section] = {**data[section], field: value}
         else:
-            raise InvalidInput(f"This run has no {path}.", remedy="Give the architecture itself instead of its name.", field=path)
+            raise InvalidInput(
+                f"This run has no {path}.", remedy="Give the architecture itself instead of its name.", field=path
+            )
     _fit_cadence(data, given=values)
     try:
         return RunConfig.model_validate(data)
@@ -194,12 +208,16 @@ def _fit_cadence(data: dict[str, Any], *, given: Mapping[str, Any]) -> None:
 
 
 def write_changes(changes: Sequence[tuple[str, Value]]) -> str:
-    """Return changes as an address carries them, `learning_rate:0.001,preference.beta:0.2`, which `with_changes` reads."""
+    """Return changes as an address carries them, `learning_rate:0.001,preference.beta:0.2`, which `with_changes`
+    reads.
+    """
     return ",".join(f"{field}:{str(value).lower() if isinstance(value, bool) else value}" for field, value in changes)
 
 
 def with_changes(config: RunConfig, text: str) -> RunConfig:
-    """Return a config in which these fields have these values. Raises InvalidInput for an unknown field or a value it can't have."""
+    """Return a config in which these fields have these values. Raises InvalidInput for an unknown field or a value it
+    can't have.
+    """
     if not text.strip():
         return config
     values: dict[str, Any] = {}
@@ -208,7 +226,9 @@ def with_changes(config: RunConfig, text: str) -> RunConfig:
         field = field.strip()
         if not colon or field not in flatten(config):
             raise InvalidInput(
-                f"“{part[:80]}” names no field of a run.", remedy="Write `field:value`, such as learning_rate:0.001.", field="set"
+                f"“{part[:80]}” names no field of a run.",
+                remedy="Write `field:value`, such as learning_rate:0.001.",
+                field="set",
             )
         try:
             values[field] = parse_yaml(value, what="The value")
@@ -238,7 +258,7 @@ def kind_of(path: str) -> type | tuple[Any, ...]:
     annotation: Any = field_at(path).annotation
     if get_origin(annotation) is not None and "Literal" in str(get_origin(annotation)):
         return tuple(get_args(annotation))
-    kinds = [part for part in (get_args(annotation) or (annotation,)) if part is not type(None)]
+    kinds = [part for part in get_args(annotation) or (annotation,) if part is not type(None)]
     return next((kind for kind in (int, float, bool, str) if kind in kinds), str)
 
 
@@ -253,7 +273,11 @@ def _text(value: Any) -> str:
 def _by_path(config: RunConfig) -> dict[str, Any]:
     """Return every field by path; an inline architecture is one value."""
     data = config.model_dump(mode="json")
-    return {path: data[section][name] if name else data[section] for path in list_paths() for section, _, name in [path.partition(".")]}
+    return {
+        path: data[section][name] if name else data[section]
+        for path in list_paths()
+        for section, _, name in [path.partition(".")]
+    }
 
 
 def _is_used(config: RunConfig, path: str) -> bool:

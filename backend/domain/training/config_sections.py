@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from backend.domain.training.traits import COST, NOTHING, RESULT, RESULT_AND_COST, Effect, Group, Traits, above, when
 
 MAX_UNROLLED = 200_000
-"""Limit of a pattern's length times the product of its counted repeats: counts are unrolled, at 1 µs a character when measured."""
+"""Limit of a pattern's length times the product of its counted repeats: counts are unrolled, at 1 µs a character when
+measured.
+"""
 
 ADAPTERS = when("method", "lora", "qlora")
 GRPO = when("objective", "grpo")
@@ -27,8 +29,8 @@ class Section(BaseModel):
 class LoraConfig(Section):
     """Low-rank adapters on every linear layer (Hu et al. 2021, arXiv 2106.09685), and their variants.
 
-    rslora scales by alpha / sqrt(rank) (arXiv 2312.03732), dora learns magnitude and direction apart (arXiv 2402.09353), pissa starts
-    from the weights' largest singular vectors (arXiv 2404.02948).
+    rslora scales by alpha / sqrt(rank) (arXiv 2312.03732), dora learns magnitude and direction apart (arXiv
+    2402.09353), pissa starts from the weights' largest singular vectors (arXiv 2404.02948).
     """
 
     rank: int = Field(
@@ -49,28 +51,34 @@ class LoraConfig(Section):
         ge=0.0,
         lt=1.0,
         description="Share of the adapters' inputs dropped while training.",
-        json_schema_extra=Traits(label="Adapter dropout", affects=RESULT_AND_COST, group=Group.LOSS, used=(ADAPTERS,), measured_as=bool),
+        json_schema_extra=Traits(
+            label="Adapter dropout", affects=RESULT_AND_COST, group=Group.LOSS, used=(ADAPTERS,), measured_as=bool
+        ),
     )
     variant: Literal["lora", "rslora", "dora", "pissa"] = Field(
         default="lora",
-        description="rsLoRA scales by the root of the rank, DoRA learns magnitude and direction apart, PiSSA starts from the largest "
-        "singular vectors.",
+        description=(
+            "rsLoRA scales by the root of the rank, DoRA learns magnitude and direction apart, PiSSA starts from the"
+            " largest singular vectors."
+        ),
         json_schema_extra=Traits(label="Adapter variant", affects=RESULT_AND_COST, group=Group.LOSS, used=(ADAPTERS,)),
     )
     bits: Literal[4, 8] = Field(
         default=4,
         description="QLoRA: bits per weight of the frozen base.",
-        json_schema_extra=Traits(label="Bits of the base", affects=RESULT_AND_COST, group=Group.METHOD, used=(when("method", "qlora"),)),
+        json_schema_extra=Traits(
+            label="Bits of the base", affects=RESULT_AND_COST, group=Group.METHOD, used=(when("method", "qlora"),)
+        ),
     )
 
 
 class PreferenceConfig(Section):
     """Losses on preferences.
 
-    `beta` is the strength of dpo, kto and simpo, and the weight of orpo's odds ratio (its lambda). `loss` is dpo's: sigmoid
-    (arXiv 2305.18290), hinge (arXiv 2305.10425) or ipo (arXiv 2310.12036). `gamma` is simpo's target margin (arXiv 2405.14734);
-    `sft_weight` adds the chosen answers' mean negative log-likelihood to simpo (0: SimPO; more: CPO-SimPO) or dpo.
-    The two weights are kto's (arXiv 2402.01306).
+    `beta` is the strength of dpo, kto and simpo, and the weight of orpo's odds ratio (its lambda). `loss` is dpo's:
+    sigmoid (arXiv 2305.18290), hinge (arXiv 2305.10425) or ipo (arXiv 2310.12036). `gamma` is simpo's target margin
+    (arXiv 2405.14734); `sft_weight` adds the chosen answers' mean negative log-likelihood to simpo (0: SimPO; more:
+    CPO-SimPO) or dpo. The two weights are kto's (arXiv 2402.01306).
     """
 
     beta: float = Field(
@@ -84,7 +92,9 @@ class PreferenceConfig(Section):
     loss: Literal["sigmoid", "hinge", "ipo"] = Field(
         default="sigmoid",
         description="DPO: the loss of a pair's margin.",
-        json_schema_extra=Traits(label="DPO loss", affects=RESULT, group=Group.METHOD, used=(when("objective", "dpo"),)),
+        json_schema_extra=Traits(
+            label="DPO loss", affects=RESULT, group=Group.METHOD, used=(when("objective", "dpo"),)
+        ),
     )
     label_smoothing: float = Field(
         default=0.0,
@@ -102,33 +112,41 @@ class PreferenceConfig(Section):
         default=0.5,
         ge=0,
         description="SimPO: target margin of the chosen answer.",
-        json_schema_extra=Traits(label="Margin (gamma)", affects=RESULT, group=Group.METHOD, used=(when("objective", "simpo"),)),
+        json_schema_extra=Traits(
+            label="Margin (gamma)", affects=RESULT, group=Group.METHOD, used=(when("objective", "simpo"),)
+        ),
     )
     sft_weight: float = Field(
         default=0.0,
         ge=0,
         description="DPO and SimPO: weight of the chosen answer's negative log-likelihood in the loss.",
-        json_schema_extra=Traits(label="SFT loss weight", affects=RESULT, group=Group.LOSS, used=(when("objective", "dpo", "simpo"),)),
+        json_schema_extra=Traits(
+            label="SFT loss weight", affects=RESULT, group=Group.LOSS, used=(when("objective", "dpo", "simpo"),)
+        ),
     )
     desirable_weight: float = Field(
         default=1.0,
         gt=0,
         description="KTO: weight of good answers.",
-        json_schema_extra=Traits(label="Desirable weight", affects=RESULT, group=Group.LOSS, used=(when("objective", "kto"),)),
+        json_schema_extra=Traits(
+            label="Desirable weight", affects=RESULT, group=Group.LOSS, used=(when("objective", "kto"),)
+        ),
     )
     undesirable_weight: float = Field(
         default=1.0,
         gt=0,
         description="KTO: weight of bad answers.",
-        json_schema_extra=Traits(label="Undesirable weight", affects=RESULT, group=Group.LOSS, used=(when("objective", "kto"),)),
+        json_schema_extra=Traits(
+            label="Undesirable weight", affects=RESULT, group=Group.LOSS, used=(when("objective", "kto"),)
+        ),
     )
 
 
 class RewardRule(Section):
     """A verifiable reward of a completion: 1 where the rule holds, 0 elsewhere; `length` falls off with the distance.
 
-    exact: equal to the row's answer after trimming (case is ignored); contains: the row's answer occurs in it; regex: `pattern` is
-    found; length: 1 at `target` tokens, falling to 0 at none and at twice as many.
+    exact: equal to the row's answer after trimming (case is ignored); contains: the row's answer occurs in it; regex:
+    `pattern` is found; length: 1 at `target` tokens, falling to 0 at none and at twice as many.
     """
 
     kind: Literal["exact", "contains", "regex", "length"]
@@ -148,10 +166,15 @@ class RewardRule(Section):
 
 
 def _check_pattern(pattern: str) -> None:
-    """Raise ValueError for an invalid pattern, or one that compiles slowly. Repeat counts are multiplied as if nested."""
+    """Raise ValueError for an invalid pattern, or one that compiles slowly. Repeat counts are multiplied as if
+    nested.
+    """
     counts = [re.sub(r"\D", "", inside.partition(",")[0]) for inside in re.findall(r"\{([^}]*)", pattern)]
     if math.prod(int(count) or 1 for count in counts if count) * len(pattern) > MAX_UNROLLED:
-        raise ValueError(f"pattern {pattern!r} repeats too often: its counts in braces multiply to too much; choose smaller ones, or +")
+        raise ValueError(
+            f"pattern {pattern!r} repeats too often: its counts in braces multiply to too much; choose smaller ones,"
+            " or +"
+        )
     try:
         regex.compile(pattern)
     except (regex.error, ValueError, OverflowError, RecursionError, MemoryError) as error:
@@ -159,7 +182,9 @@ def _check_pattern(pattern: str) -> None:
 
 
 class GrpoConfig(Section):
-    """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300): answers to one prompt are compared with each other."""
+    """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300): answers to one prompt are compared with
+    each other.
+    """
 
     rewards: tuple[RewardRule, ...] = Field(
         default=(),
@@ -172,14 +197,18 @@ class GrpoConfig(Section):
         ge=2,
         le=256,
         description="Completions sampled for each prompt.",
-        json_schema_extra=Traits(label="Completions per prompt", affects=RESULT_AND_COST, group=Group.METHOD, used=(GRPO,)),
+        json_schema_extra=Traits(
+            label="Completions per prompt", affects=RESULT_AND_COST, group=Group.METHOD, used=(GRPO,)
+        ),
     )
     max_new_tokens: int = Field(
         default=64,
         ge=1,
         le=32_768,
         description="Longest completion that is sampled.",
-        json_schema_extra=Traits(label="Max new tokens", affects=RESULT_AND_COST, group=Group.METHOD, unit="tokens", used=(GRPO,)),
+        json_schema_extra=Traits(
+            label="Max new tokens", affects=RESULT_AND_COST, group=Group.METHOD, unit="tokens", used=(GRPO,)
+        ),
     )
     temperature: float = Field(
         default=1.0,
@@ -192,7 +221,9 @@ class GrpoConfig(Section):
         default=0.0,
         ge=0,
         description="Weight of the KL divergence from the reference (the paper's beta); 0 needs no reference.",
-        json_schema_extra=Traits(label="KL weight", affects=RESULT_AND_COST, group=Group.LOSS, used=(GRPO,), measured_as=bool),
+        json_schema_extra=Traits(
+            label="KL weight", affects=RESULT_AND_COST, group=Group.LOSS, used=(GRPO,), measured_as=bool
+        ),
     )
     clip_range: float = Field(
         default=0.2,
@@ -211,15 +242,18 @@ class GrpoConfig(Section):
 class DeviceConfig(Section):
     """Devices that share a run. micro_batch is that of one device.
 
-    ddp: each holds the whole network (Li et al. 2020, arXiv 2006.15704). fsdp: each holds a part of weights, gradients and optimizer
-    state (arXiv 2304.11277). zero2 and zero3 are DeepSpeed's names for sharding all but the weights, and all (arXiv 1910.02054).
+    ddp: each holds the whole network (Li et al. 2020, arXiv 2006.15704). fsdp: each holds a part of weights, gradients
+    and optimizer state (arXiv 2304.11277). zero2 and zero3 are DeepSpeed's names for sharding all but the weights, and
+    all (arXiv 1910.02054).
     """
 
     count: int = Field(
         default=1,
         ge=1,
         le=4096,
-        description="GPUs (or processes on the CPU) that train together, over all machines. The micro-batch is that of one.",
+        description=(
+            "GPUs (or processes on the CPU) that train together, over all machines. The micro-batch is that of one."
+        ),
         json_schema_extra=Traits(label="Devices", affects=RESULT_AND_COST, group=Group.HARDWARE, sweep="allowed"),
     )
     nodes: int = Field(
@@ -237,15 +271,23 @@ class DeviceConfig(Section):
     )
     sharding: Literal["ddp", "fsdp", "zero2", "zero3"] = Field(
         default="ddp",
-        description="DDP: each device holds everything. FSDP, ZeRO-2 and ZeRO-3 shard weights, gradients and optimizer state.",
-        json_schema_extra=Traits(label="Sharding", affects=COST, group=Group.HARDWARE, used=(above("devices.count", 1),), sweep="allowed"),
+        description=(
+            "DDP: each device holds everything. FSDP, ZeRO-2 and ZeRO-3 shard weights, gradients and optimizer state."
+        ),
+        json_schema_extra=Traits(
+            label="Sharding", affects=COST, group=Group.HARDWARE, used=(above("devices.count", 1),), sweep="allowed"
+        ),
     )
     rendezvous: str = Field(
         default="",
         pattern=r"^$|^[A-Za-z0-9._-]+:\d{1,5}$",
         description="HOST:PORT where the machines meet; by default the first's port 29400.",
         json_schema_extra=Traits(
-            label="Rendezvous", affects=NOTHING, group=Group.HARDWARE, used=(above("devices.nodes", 1),), sweep="allowed"
+            label="Rendezvous",
+            affects=NOTHING,
+            group=Group.HARDWARE,
+            used=(above("devices.nodes", 1),),
+            sweep="allowed",
         ),
     )
 
@@ -261,4 +303,7 @@ class DeviceConfig(Section):
         return self.count // self.nodes
 
 
-Tracker = Annotated[Literal["tensorboard", "mlflow", "wandb", "trackio"], "An experiment tracker to which a run also writes its metrics."]
+Tracker = Annotated[
+    Literal["tensorboard", "mlflow", "wandb", "trackio"],
+    "An experiment tracker to which a run also writes its metrics.",
+]

@@ -1,4 +1,6 @@
-"""Suggested hyperparameters for an objective, a method, a network's size and the size of the data. Rules of thumb with their sources."""
+"""Suggested hyperparameters for an objective, a method, a network's size and the size of the data. Rules of thumb with
+their sources.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ LION_DIVISOR = 5.0
 class Basis:
     """Facts that the suggested defaults depend on. None: unknown.
 
-    `parameters` are those without embeddings where the shape is known. `unique_tokens` are those of the train split. `chosen` holds fixed
-    values, by path: steps follow a chosen micro-batch, the learning rate a chosen optimizer.
+    `parameters` are those without embeddings where the shape is known. `unique_tokens` are those of the train split.
+    `chosen` holds fixed values, by path: steps follow a chosen micro-batch, the learning rate a chosen optimizer.
     """
 
     objective: Objective
@@ -42,14 +44,21 @@ class Basis:
 
 
 def suggest_values(basis: Basis) -> dict[str, Any]:
-    """Return suggested values by path, for the fields whose best value depends on the basis. Chosen values are included unchanged."""
+    """Return suggested values by path, for the fields whose best value depends on the basis. Chosen values are included
+    unchanged.
+    """
     chosen = dict(basis.chosen)
     context = int(chosen.get("context") or min(basis.max_context or DEFAULT_CONTEXT, MAX_CONTEXT))
     pretrains = basis.objective is Objective.PRETRAIN
     micro_batch, accumulate = _batch(basis, context)
-    micro_batch, accumulate = int(chosen.get("micro_batch") or micro_batch), int(chosen.get("grad_accum_steps") or accumulate)
+    micro_batch, accumulate = (
+        int(chosen.get("micro_batch") or micro_batch),
+        int(chosen.get("grad_accum_steps") or accumulate),
+    )
     steps = int(chosen.get("max_steps") or _steps(basis, micro_batch * accumulate, context))
-    rate = float(chosen.get("learning_rate") or suggest_learning_rate(basis, tokens=steps * micro_batch * accumulate * context))
+    rate = float(
+        chosen.get("learning_rate") or suggest_learning_rate(basis, tokens=steps * micro_batch * accumulate * context)
+    )
     values: dict[str, Any] = {
         "context": context,
         "micro_batch": micro_batch,
@@ -73,10 +82,11 @@ def suggest_values(basis: Basis) -> dict[str, Any]:
 def suggest_learning_rate(basis: Basis, *, tokens: float) -> float:
     """Return a peak learning rate to one figure.
 
-    Pretraining: the Step Law, a third of it when continuing from a checkpoint. Fine-tuning all weights: 2e-5 at 7 B, growing by the
-    power 0.7 as networks shrink, which passes through 3e-4 at 135 M, at most 2e-3. LoRA takes five times that, at most 4e-3 (Schulman
-    et al. 2025, "LoRA Without Regret", find up to ten). Preferences take a fortieth (5e-7 at 7 B; Tunstall et al. 2023, arXiv
-    2310.16944), with LoRA a twentieth of LoRA's; GRPO a twentieth; reward models a tenth.
+    Pretraining: the Step Law, a third of it when continuing from a checkpoint. Fine-tuning all weights: 2e-5 at 7 B,
+    growing by the power 0.7 as networks shrink, which passes through 3e-4 at 135 M, at most 2e-3. LoRA takes five times
+    that, at most 4e-3 (Schulman et al. 2025, "LoRA Without Regret", find up to ten). Preferences take a fortieth (5e-7
+    at 7 B; Tunstall et al. 2023, arXiv 2310.16944), with LoRA a twentieth of LoRA's; GRPO a twentieth; reward models a
+    tenth.
     """
     parameters = basis.parameters or DEFAULT_PARAMETERS
     if basis.objective is Objective.PRETRAIN:
@@ -99,7 +109,9 @@ def _learns_preferences(basis: Basis) -> bool:
 
 
 def _batch(basis: Basis, context: int) -> tuple[int, int]:
-    """Return (micro_batch, grad_accum_steps): pretraining by the Step Law, others 8 sequences, 16 above 10 M parameters."""
+    """Return (micro_batch, grad_accum_steps): pretraining by the Step Law, others 8 sequences, 16 above 10 M
+    parameters.
+    """
     parameters = basis.parameters or DEFAULT_PARAMETERS
     tokens_at_once = 8192 if parameters <= 200_000_000 else 4096 if parameters <= 2_000_000_000 else 2048
     if basis.objective is Objective.PRETRAIN:
@@ -109,7 +121,9 @@ def _batch(basis: Basis, context: int) -> tuple[int, int]:
         return 2 ** round(math.log2(micro_batch)), accumulate
     sequences = 16 if basis.objective is Objective.GRPO or parameters > 10_000_000 else 8
     smallest = 2 if basis.objective is Objective.KTO else 1
-    micro_batch = max(size for size in (1, 2, 4, 8, 16) if size <= max(smallest, min(sequences, tokens_at_once // context)))
+    micro_batch = max(
+        size for size in (1, 2, 4, 8, 16) if size <= max(smallest, min(sequences, tokens_at_once // context))
+    )
     return micro_batch, sequences // micro_batch
 
 
@@ -158,31 +172,52 @@ class SuggestedRecipe:
     reasons: tuple[tuple[str, str], ...] = field(default=())
 
 
-def suggest_recipe(objective: Objective, *, num_rows: int, parameters: int | None, context: int, method: str = "lora") -> SuggestedRecipe:
+def suggest_recipe(
+    objective: Objective, *, num_rows: int, parameters: int | None, context: int, method: str = "lora"
+) -> SuggestedRecipe:
     """Return the recipe for `num_rows` training rows on a network of so many parameters.
 
-    The learning rate is `suggest_learning_rate`'s. Small sets get more epochs and smaller batches; beta is 0.1 (Rafailov et al. 2023,
-    arXiv 2305.18290), twice that below 200 pairs, which keeps the network nearer to its base.
+    The learning rate is `suggest_learning_rate`'s. Small sets get more epochs and smaller batches; beta is 0.1
+    (Rafailov et al. 2023, arXiv 2305.18290), twice that below 200 pairs, which keeps the network nearer to its base.
     """
     context = min(context, VOTE_CONTEXT)
     basis = Basis(objective, method, has_base=True, parameters=parameters, max_context=context, train_rows=num_rows)
     values = suggest_values(basis)
     smallest = 2 if objective is Objective.KTO else 1
-    batch = max(smallest, min(values["micro_batch"] * values["grad_accum_steps"], 2 ** int(math.log2(max(1, num_rows / FEW_BATCHES)))))
+    batch = max(
+        smallest,
+        min(values["micro_batch"] * values["grad_accum_steps"], 2 ** int(math.log2(max(1, num_rows / FEW_BATCHES)))),
+    )
     micro_batch = max(smallest, min(values["micro_batch"], batch))
     accumulate = max(1, batch // micro_batch)
     epochs = 3 if num_rows < SMALL_SET else 2 if num_rows < MEDIUM_SET else 1
     steps = max(MIN_STEPS, min(VOTE_STEPS, math.ceil(epochs * num_rows / (micro_batch * accumulate))))
-    chosen = {**basis.chosen, "context": context, "micro_batch": micro_batch, "grad_accum_steps": accumulate, "max_steps": steps}
-    values = suggest_values(Basis(objective, method, has_base=True, parameters=parameters, train_rows=num_rows, chosen=chosen))
+    chosen = {
+        **basis.chosen,
+        "context": context,
+        "micro_batch": micro_batch,
+        "grad_accum_steps": accumulate,
+        "max_steps": steps,
+    }
+    values = suggest_values(
+        Basis(objective, method, has_base=True, parameters=parameters, train_rows=num_rows, chosen=chosen)
+    )
     values |= {"warmup_steps": min(10, steps // 10), "eval_every": max(1, steps // 4), "checkpoint_every": steps}
     reasons = [
         ("Steps", f"{plural(epochs, 'epoch')} over {plural(num_rows, 'row')} in batches of {micro_batch * accumulate}"),
-        ("Learning rate", f"for {objective.value.upper()} with {NAMES_OF_METHODS[method]} on {_size(parameters)} parameters"),
+        (
+            "Learning rate",
+            f"for {objective.value.upper()} with {NAMES_OF_METHODS[method]} on {_size(parameters)} parameters",
+        ),
     ]
     if objective in (Objective.DPO, Objective.KTO):
         values["preference.beta"] = 0.2 if num_rows < SMALL_SET else 0.1
-        reasons.append(("Beta", "the usual 0.1" if num_rows >= SMALL_SET else "twice the usual 0.1: few pairs, so stay near the base"))
+        reasons.append(
+            (
+                "Beta",
+                "the usual 0.1" if num_rows >= SMALL_SET else "twice the usual 0.1: few pairs, so stay near the base",
+            )
+        )
     if method == "lora":
         reasons.append(("Method", "LoRA changes the base least and is merged or removed in one step"))
     return SuggestedRecipe(values, tuple(reasons))

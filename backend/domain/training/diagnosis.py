@@ -1,7 +1,7 @@
 """Diagnose a run from its curves: symptom, likely cause, and suggested changes for the next run. Pure.
 
-Every rule requires evidence well outside the noise of the curve itself, because a false alarm costs more than a late one: it stops a
-healthy run. Noise is estimated from differences of neighbours, which a trend hardly affects.
+Every rule requires evidence well outside the noise of the curve itself, because a false alarm costs more than a late
+one: it stops a healthy run. Noise is estimated from differences of neighbours, which a trend hardly affects.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ MOST_POINTS = 4000
 MIN_POINTS = 60
 """Minimum number of points for a trend."""
 SPIKE_SIGMAS, SPIKE_SHARE = 12.0, 0.15
-"""A spike: 12 robust standard deviations and 15 % of the loss above the rolling median; batches of a few rows reach 6 to 8."""
+"""A spike: 12 robust standard deviations and 15 % of the loss above the rolling median; batches of a few rows reach 6
+to 8.
+"""
 DIVERGED_SHARE = 0.25
 """Diverged: the loss has lost a quarter of its gain."""
 FLAT_SHARE = 0.01
-"""A plateau: with 95 % certainty less than 1 % better over the last two fifths of the steps, and no evidence of any fall."""
+"""A plateau: with 95 % certainty less than 1 % better over the last two fifths of the steps, and no evidence of any
+fall.
+"""
 OVER_FIT_SHARE, OVER_FIT_SIGMAS = 0.02, 5.0
 """val_loss has risen by 2 % and by five times its own noise above its lowest value, while train_loss fell on."""
 DEAD_NORM = 1e-6
@@ -83,7 +87,9 @@ class Series:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Facts about a run besides its curves. `failure`: why the job failed. `not_finite`: by metric the first step that was not finite."""
+    """Facts about a run besides its curves. `failure`: why the job failed. `not_finite`: by metric the first step that
+    was not finite.
+    """
 
     config: RunConfig | None = None
     has_ended: bool = True
@@ -149,7 +155,9 @@ def _gradients(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findin
         return
     last = norms.values[-max(20, len(norms) // 10) :]
     if float(np.median(last)) < DEAD_NORM:
-        since = int(norms.steps[np.flatnonzero(norms.values >= DEAD_NORM)[-1]]) if (norms.values >= DEAD_NORM).any() else 0
+        since = (
+            int(norms.steps[np.flatnonzero(norms.values >= DEAD_NORM)[-1]]) if (norms.values >= DEAD_NORM).any() else 0
+        )
         yield Finding(
             Kind.DEAD,
             f"The gradients have vanished since step {since:,}: their norm is {float(np.median(last)):.2g}.",
@@ -160,9 +168,16 @@ def _gradients(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findin
     factor = float(np.median(last)) / max(float(np.median(middle)), 1e-12)
     if factor >= EXPLODING_FACTOR and float(np.quantile(last, 0.25)) > float(np.quantile(middle, 0.9)):
         start = int(norms.steps[np.flatnonzero(norms.values <= 3 * np.median(middle))[-1]])
-        cause = "Each update makes the next gradient larger; a learning rate that suited the beginning can be too high later."
+        cause = (
+            "Each update makes the next gradient larger; a learning rate that suited the beginning can be too high"
+            " later."
+        )
         yield Finding(
-            Kind.EXPLODING, f"The gradient norm has grown {factor:.0f} times since step {start:,}.", cause, start, *_calmer(config)
+            Kind.EXPLODING,
+            f"The gradient norm has grown {factor:.0f} times since step {start:,}.",
+            cause,
+            start,
+            *_calmer(config),
         )
 
 
@@ -176,9 +191,17 @@ def _why_dead(config: RunConfig | None, since: int) -> tuple[str, int, str, tupl
             (("grpo.temperature", round(min(config.grpo.temperature * 1.5, 5.0), 2)),),
         )
     if config is not None and config.precision == "fp16":
-        return "Half precision rounds small gradients to zero.", since, "Run again in full precision", (("precision", "fp32"),)
+        return (
+            "Half precision rounds small gradients to zero.",
+            since,
+            "Run again in full precision",
+            (("precision", "fp32"),),
+        )
     if config is not None and config.objective is Objective.DPO:
-        cause = "The chosen answers are so much likelier than the rejected ones that the loss is near 0: the run overfits the pairs."
+        cause = (
+            "The chosen answers are so much likelier than the rejected ones that the loss is near 0: the run overfits"
+            " the pairs."
+        )
         return cause, since, "Run again up to there", (("max_steps", max(since, 1)),)
     cause = "The loss has no gradient: every label is masked, every parameter is frozen, or the loss is zero already."
     return cause, since, "", ()
@@ -224,7 +247,10 @@ def _spikes(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
         at = int(np.clip(np.searchsorted(norms.steps, step), 0, len(norms) - 1))
         factor = norms.values[at] / max(float(np.median(norms.values)), 1e-12)
         if factor > 5:
-            cause = f"The gradient norm was {factor:.0f} times its usual value there: batches of odd text, or a learning rate at the edge."
+            cause = (
+                f"The gradient norm was {factor:.0f} times its usual value there: batches of odd text, or a learning"
+                " rate at the edge."
+            )
     yield Finding(
         Kind.SPIKES,
         f"{evidence}, the highest time by {above[worst]:.2f} to {values[worst]:.2f} at step {step:,}.",
@@ -274,7 +300,10 @@ def _over_fit(val: Series | None, train: Series, facts: RunFacts) -> Iterator[Fi
     now = float(np.median(train.values[-max(10, len(train) // 20) :]))
     if now >= before:
         return
-    sentence = f"val_loss rose from {low:.3f} at step {step:,} to {low + rise:.3f}; train_loss fell from {before:.3f} to {now:.3f}."
+    sentence = (
+        f"val_loss rose from {low:.3f} at step {step:,} to {low + rise:.3f}; train_loss fell from {before:.3f} to"
+        f" {now:.3f}."
+    )
     cause = "Overfitting: more epochs than the data supports."
     yield Finding(
         Kind.OVER_FIT,
@@ -289,7 +318,12 @@ def _over_fit(val: Series | None, train: Series, facts: RunFacts) -> Iterator[Fi
 def _too_slow(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]:
     """Yield a finding if the loss falls too slowly, from random weights only: a base may have little left to learn."""
     config = facts.config
-    if config is None or config.objective is not Objective.PRETRAIN or config.base is not None or len(train) - skipped < 2 * MIN_POINTS:
+    if (
+        config is None
+        or config.objective is not Objective.PRETRAIN
+        or config.base is not None
+        or len(train) - skipped < 2 * MIN_POINTS
+    ):
         return
     start, quarter = float(np.median(train.values[:5])), len(train) // 4
     end, third = float(np.mean(train.values[-quarter:])), float(np.mean(train.values[-2 * quarter : -quarter]))
@@ -299,7 +333,14 @@ def _too_slow(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]
         fall = percent((start - end) / start, digits=1)
         sentence = f"The loss has fallen by only {fall} in {int(train.steps[-1]):,} steps, and still falls steadily."
         cause = f"The learning rate of {config.learning_rate:g} is too low for this number of steps."
-        yield Finding(Kind.TOO_SLOW, sentence, cause, None, f"Run again with a learning rate of {higher:g}", (("learning_rate", higher),))
+        yield Finding(
+            Kind.TOO_SLOW,
+            sentence,
+            cause,
+            None,
+            f"Run again with a learning rate of {higher:g}",
+            (("learning_rate", higher),),
+        )
 
 
 def _plateau(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]:
@@ -326,7 +367,9 @@ def _plateau(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]:
         yield Finding(Kind.PLATEAU, sentence, cause, since)
     elif config is not None and config.schedule == "constant":
         cause = "A constant learning rate keeps the loss at its noise floor; a decaying one lowers it further."
-        yield Finding(Kind.PLATEAU, sentence, cause, since, "Run again with a falling learning rate", (("schedule", "cosine"),))
+        yield Finding(
+            Kind.PLATEAU, sentence, cause, since, "Run again with a falling learning rate", (("schedule", "cosine"),)
+        )
     else:
         cause = "The network has converged on this data. More parameters or other data help more than more steps."
         yield Finding(
@@ -341,7 +384,11 @@ def _plateau(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]:
 
 def _loader(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
     waits = series.get("data_wait")
-    if waits is None or len(waits) < MIN_POINTS or (facts.config is not None and facts.config.objective is Objective.GRPO):
+    if (
+        waits is None
+        or len(waits) < MIN_POINTS
+        or (facts.config is not None and facts.config.objective is Objective.GRPO)
+    ):
         return
     share = float(np.median(waits.values[len(waits) // 2 :]))
     if share > STARVING_SHARE:
@@ -350,7 +397,9 @@ def _loader(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
 
 
 def _calmer(config: RunConfig | None) -> tuple[str, tuple[tuple[str, Value], ...]]:
-    """Return label and changes of a more stable run: clip gradients if they are not, else a third of the learning rate."""
+    """Return label and changes of a more stable run: clip gradients if they are not, else a third of the learning
+    rate.
+    """
     if config is None:
         return "", ()
     if config.grad_clip == 0 or config.grad_clip > 1:
@@ -377,10 +426,14 @@ def _thinned(series: Series) -> Series:
 
 
 def _level(values: Floats, width: int) -> Floats:
-    """Return medians of blocks of `width` values, interpolated linearly: a million values take hundredths of a second."""
+    """Return medians of blocks of `width` values, interpolated linearly: a million values take hundredths of a
+    second.
+    """
     width = min(width, len(values))
     blocks = values[: len(values) // width * width].reshape(-1, width)
-    return np.interp(np.arange(len(values)), np.arange(len(blocks)) * width + (width - 1) / 2, np.median(blocks, axis=1))
+    return np.interp(
+        np.arange(len(values)), np.arange(len(blocks)) * width + (width - 1) / 2, np.median(blocks, axis=1)
+    )
 
 
 def _rolling_median(values: Floats, width: int) -> Floats:

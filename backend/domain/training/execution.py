@@ -1,4 +1,6 @@
-"""Execution of a step: compilation, sequences per forward pass, and the batch over devices. Pure, so that pages and jobs agree."""
+"""Execution of a step: compilation, sequences per forward pass, and the batch over devices. Pure, so that pages and
+jobs agree.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +16,28 @@ WORTH_FLOPS = {"cpu": 1e14, "gpu": 1e17}
 def compiles(config: RunConfig, *, parameters: int, device: Literal["cpu", "gpu"]) -> bool:
     """Return whether a run compiles a network with this number of parameters.
 
-    `auto` requires that all batches have one shape, as in pretraining only, and that the run is long enough (6 FLOPs per
-    parameter and token; Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
+    `auto` requires that all batches have one shape, as in pretraining only, and that the run is long enough (6 FLOPs
+    per parameter and token; Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
     """
     if config.compile != "auto":
         return config.compile == "on"
-    return config.objective is Objective.PRETRAIN and 6.0 * parameters * config.tokens_per_step * config.max_steps >= WORTH_FLOPS[device]
+    return (
+        config.objective is Objective.PRETRAIN
+        and 6.0 * parameters * config.tokens_per_step * config.max_steps >= WORTH_FLOPS[device]
+    )
 
 
 PASS_TOKENS = 1024
-"""Tokens in one forward pass on a CPU: a block's activations then fit the cache, and an eager step of 4,096 takes 0.93 of the time
-(docs/benchmarks/pretraining.md). With half as many, accumulating more gradients cancels the gain.
+"""Tokens in one forward pass on a CPU: a block's activations then fit the cache, and an eager step of 4,096 takes 0.93
+of the time (docs/benchmarks/pretraining.md). With half as many, accumulating more gradients cancels the gain.
 """
 
 
 def sequences_at_once(config: RunConfig, *, device: Literal["cpu", "gpu"], is_full: bool, has_experts: bool) -> int:
     """Return the sequences per forward pass: micro_batch, or on a CPU as many as fit its cache.
 
-    The loss of a step does not depend on the split. Only full sequences (pretraining, packing) are split, as lengths vary otherwise;
-    and none where the loss would change, as the router loss of experts is computed per pass.
+    The loss of a step does not depend on the split. Only full sequences (pretraining, packing) are split, as lengths
+    vary otherwise; and none where the loss would change, as the router loss of experts is computed per pass.
     """
     at_once = max(1, PASS_TOKENS // config.context)
     if device != "cpu" or not is_full or has_experts or config.devices.count > 1 or at_once >= config.micro_batch:
@@ -45,8 +50,8 @@ def sequences_at_once(config: RunConfig, *, device: Literal["cpu", "gpu"], is_fu
 def keep_global_batch(config: RunConfig, sequences: int) -> RunConfig:
     """Return the config with micro_batch and grad_accum_steps such that a step has `sequences` in all on its devices.
 
-    The micro-batch becomes the largest that is no larger than the config's. Raises InvalidInput if the devices can't share the
-    sequences evenly.
+    The micro-batch becomes the largest that is no larger than the config's. Raises InvalidInput if the devices can't
+    share the sequences evenly.
 
     Example:
         >>> config = RunConfig(dataset="d", architecture="a", tokenizer="t", micro_batch=8, devices={"count": 2})

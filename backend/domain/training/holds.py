@@ -1,7 +1,7 @@
 """Holds on checkpoints: a run does not remove one before the suites that it opens have scored it. Pure.
 
-A hold is an empty file beside the checkpoint's folder. The trainer writes it with the checkpoint, so that no event has to arrive first; a
-worker removes it when the suites have ended.
+A hold is an empty file beside the checkpoint's folder. The trainer writes it with the checkpoint, so that no event has
+to arrive first; a worker removes it when the suites have ended.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from pathlib import PurePath
 from typing import TypeVar
 
 MOST_HELD = 8
-"""Checkpoints that may wait for their suites at once: where evaluations are slower than training, older ones give way."""
+"""Checkpoints that may wait for their suites at once: where evaluations are slower than training, older ones give
+way.
+"""
 P = TypeVar("P", bound=PurePath)
 
 
@@ -26,7 +28,8 @@ def hold_of(checkpoint: P) -> P:
 
 
 def choose_removed(steps: Sequence[int], *, keep_last: int, best: int | None, held: Sequence[int] = ()) -> list[int]:
-    """Return the steps of the checkpoints to remove: all but the last ones, the best, and the newest of those that are held.
+    """Return the steps of the checkpoints to remove: all but the last ones, the best, and the newest of those that are
+    held.
 
     Example:
         >>> choose_removed([10, 20, 30, 40], keep_last=1, best=10, held=[20])

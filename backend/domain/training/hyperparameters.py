@@ -1,4 +1,6 @@
-"""Hyperparameters of a run: batch, optimizer, schedule, regularization, evaluation and hardware, each with its traits."""
+"""Hyperparameters of a run: batch, optimizer, schedule, regularization, evaluation and hardware, each with its
+traits.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,10 @@ class Hyperparameters(Section):
 
     optimizer: Literal["adamw", "muon", "lion", "adafactor", "adamw_8bit"] = Field(
         default="adamw",
-        description="AdamW is the usual choice; Muon often learns in fewer steps, Lion and Adafactor need less memory, 8-bit needs a GPU.",
+        description=(
+            "AdamW is the usual choice; Muon often learns in fewer steps, Lion and Adafactor need less memory, 8-bit"
+            " needs a GPU."
+        ),
         json_schema_extra=Traits(label="Optimizer", affects=RESULT_AND_COST, group=Group.OPTIMIZER),
     )
     grad_accum_steps: int = Field(
@@ -76,7 +81,10 @@ class Hyperparameters(Section):
         le=65_536,
         description="Micro-batches per optimizer update: a larger batch in the same memory.",
         json_schema_extra=Traits(
-            label="Gradient accumulation", affects=RESULT_AND_COST, group=Group.OPTIMIZER, measured_as=lambda steps: steps > 1
+            label="Gradient accumulation",
+            affects=RESULT_AND_COST,
+            group=Group.OPTIMIZER,
+            measured_as=lambda steps: steps > 1,
         ),
     )
     weight_decay: float = Field(
@@ -90,14 +98,18 @@ class Hyperparameters(Section):
         ge=0,
         lt=1,
         description="Decay of the running mean of the gradient.",
-        json_schema_extra=Traits(label="Beta 1", affects=RESULT, group=Group.OPTIMIZER, used=(unless("optimizer", "adafactor"),)),
+        json_schema_extra=Traits(
+            label="Beta 1", affects=RESULT, group=Group.OPTIMIZER, used=(unless("optimizer", "adafactor"),)
+        ),
     )
     beta2: float = Field(
         default=0.95,
         ge=0,
         lt=1,
         description="Decay of the running mean of the squared gradient.",
-        json_schema_extra=Traits(label="Beta 2", affects=RESULT, group=Group.OPTIMIZER, used=(unless("optimizer", "adafactor"),)),
+        json_schema_extra=Traits(
+            label="Beta 2", affects=RESULT, group=Group.OPTIMIZER, used=(unless("optimizer", "adafactor"),)
+        ),
     )
     grad_clip: float = Field(
         default=1.0,
@@ -123,7 +135,9 @@ class Hyperparameters(Section):
         ge=0,
         le=1,
         description="Share of the steps over which the learning rate rises to its peak.",
-        json_schema_extra=Traits(label="Warm-up ratio", affects=RESULT, group=Group.MAIN, used=(when("warmup_steps", None),)),
+        json_schema_extra=Traits(
+            label="Warm-up ratio", affects=RESULT, group=Group.MAIN, used=(when("warmup_steps", None),)
+        ),
     )
     warmup_steps: int | None = Field(
         default=None,
@@ -135,13 +149,17 @@ class Hyperparameters(Section):
         default=0.0,
         ge=0,
         description="Learning rate at the end of the schedule.",
-        json_schema_extra=Traits(label="Final learning rate", affects=RESULT, group=Group.SCHEDULE, used=(unless("schedule", "constant"),)),
+        json_schema_extra=Traits(
+            label="Final learning rate", affects=RESULT, group=Group.SCHEDULE, used=(unless("schedule", "constant"),)
+        ),
     )
     decay_steps: int = Field(
         default=0,
         ge=0,
         description="WSD: steps of the final decay; 0: a fifth of the run.",
-        json_schema_extra=Traits(label="Decay steps", affects=RESULT, group=Group.SCHEDULE, used=(when("schedule", "wsd"),)),
+        json_schema_extra=Traits(
+            label="Decay steps", affects=RESULT, group=Group.SCHEDULE, used=(when("schedule", "wsd"),)
+        ),
     )
     max_epochs: float = Field(
         default=0,
@@ -161,13 +179,17 @@ class Hyperparameters(Section):
         ge=0,
         lt=1,
         description="Pretraining and SFT: share of each target spread over the vocabulary.",
-        json_schema_extra=Traits(label="Label smoothing", affects=RESULT, group=Group.LOSS, used=(when("objective", "pretrain", "sft"),)),
+        json_schema_extra=Traits(
+            label="Label smoothing", affects=RESULT, group=Group.LOSS, used=(when("objective", "pretrain", "sft"),)
+        ),
     )
     z_loss: float = Field(
         default=0.0,
         ge=0,
         description="Pretraining and SFT: weight of the squared log-partition, which keeps logits small.",
-        json_schema_extra=Traits(label="z-loss", affects=RESULT, group=Group.LOSS, used=(when("objective", "pretrain", "sft"),)),
+        json_schema_extra=Traits(
+            label="z-loss", affects=RESULT, group=Group.LOSS, used=(when("objective", "pretrain", "sft"),)
+        ),
     )
     dropout: float = Field(
         default=0.0,
@@ -180,38 +202,53 @@ class Hyperparameters(Section):
         default=0.0,
         ge=0,
         lt=1,
-        description="Decay of an exponential moving average of the weights, which is saved instead of the weights; 0: none.",
+        description=(
+            "Decay of an exponential moving average of the weights, which is saved instead of the weights; 0: none."
+        ),
         json_schema_extra=Traits(label="EMA decay", affects=RESULT_AND_COST, group=Group.LOSS, measured_as=bool),
     )
     freeze_blocks: int = Field(
         default=0,
         ge=0,
         description="Blocks, counted from the input, that are frozen, with the embeddings.",
-        json_schema_extra=Traits(label="Frozen blocks", affects=RESULT_AND_COST, group=Group.LOSS, used=(when("method", "full"),)),
+        json_schema_extra=Traits(
+            label="Frozen blocks", affects=RESULT_AND_COST, group=Group.LOSS, used=(when("method", "full"),)
+        ),
     )
     packing: bool = Field(
         default=True,
-        description="SFT: pack rows into sequences of `context` tokens without attention between rows. Off: one row per sequence, padded.",
-        json_schema_extra=Traits(label="Packing", affects=RESULT_AND_COST, group=Group.LOSS, used=(when("objective", "sft"),)),
+        description=(
+            "SFT: pack rows into sequences of `context` tokens without attention between rows. Off: one row per"
+            " sequence, padded."
+        ),
+        json_schema_extra=Traits(
+            label="Packing", affects=RESULT_AND_COST, group=Group.LOSS, used=(when("objective", "sft"),)
+        ),
     )
 
     eval_every: int = Field(
         default=50,
         ge=1,
         description="Steps between evaluations of val_loss.",
-        json_schema_extra=Traits(label="Evaluate every", affects=RESULT, group=Group.EVALUATION, unit="steps", sweep="allowed"),
+        json_schema_extra=Traits(
+            label="Evaluate every", affects=RESULT, group=Group.EVALUATION, unit="steps", sweep="allowed"
+        ),
     )
     eval_batches: int = Field(
         default=8,
         ge=1,
         description="Micro-batches per evaluation of val_loss.",
-        json_schema_extra=Traits(label="Batches per evaluation", affects=RESULT, group=Group.EVALUATION, sweep="allowed"),
+        json_schema_extra=Traits(
+            label="Batches per evaluation", affects=RESULT, group=Group.EVALUATION, sweep="allowed"
+        ),
     )
     checkpoint_every: int = Field(
         default=100,
         ge=1,
         description="Steps between checkpoints. Each can be resumed from, evaluated and deployed.",
-        json_schema_extra=Traits(label="Checkpoint every", affects=RESULT, group=Group.EVALUATION, unit="steps", sweep="allowed"),
+        json_schema_extra=Traits(
+            label="Checkpoint every", affects=RESULT, group=Group.EVALUATION, unit="steps", sweep="allowed"
+        ),
     )
     keep_last: int = Field(
         default=2,
@@ -223,7 +260,9 @@ class Hyperparameters(Section):
         default=("Once upon a time",),
         max_length=8,
         description="Prompts that the network completes at each evaluation.",
-        json_schema_extra=Traits(label="Sample prompts", affects=NOTHING, used=(unless("objective", "reward"),), sweep="never"),
+        json_schema_extra=Traits(
+            label="Sample prompts", affects=NOTHING, used=(unless("objective", "reward"),), sweep="never"
+        ),
     )
     sample_tokens: int = Field(
         default=48,
@@ -258,7 +297,10 @@ class Hyperparameters(Section):
     )
     compile: Literal["off", "auto", "on"] = Field(
         default="auto",
-        description="auto: for pretraining runs long enough that it pays off. If compilation fails, the run continues in eager mode.",
+        description=(
+            "auto: for pretraining runs long enough that it pays off. If compilation fails, the run continues in eager"
+            " mode."
+        ),
         json_schema_extra=Traits(label="torch.compile", affects=RESULT_AND_COST, group=Group.HARDWARE),
     )
     recompute: bool = Field(
@@ -275,7 +317,11 @@ class Hyperparameters(Section):
     )
     trackers: tuple[Tracker, ...] = Field(
         default=(),
-        description="Experiment trackers that the run also writes its metrics to: files on this machine, nothing is sent.",
+        description=(
+            "Experiment trackers that the run also writes its metrics to: files on this machine, nothing is sent."
+        ),
         json_schema_extra=Traits(label="Trackers", affects=NOTHING, group=Group.HARDWARE, sweep="never"),
     )
-    queue: Literal["train"] = Field(default="train", json_schema_extra=Traits(label="Queue", affects=NOTHING, sweep="never"))
+    queue: Literal["train"] = Field(
+        default="train", json_schema_extra=Traits(label="Queue", affects=NOTHING, sweep="never")
+    )

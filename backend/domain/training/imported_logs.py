@@ -1,6 +1,8 @@
-"""Curves from other programs' logs: `trainer_state.json`, CSV, lines of JSON, TensorBoard's event files. From bytes to points, no I/O.
+"""Curves from other programs' logs: `trainer_state.json`, CSV, lines of JSON, TensorBoard's event files. From bytes to
+points, no I/O.
 
-Logs are untrusted: size, number of points and names are bounded, and values that are not numbers are left out and counted.
+Logs are untrusted: size, number of points and names are bounded, and values that are not numbers are left out and
+counted.
 """
 
 from __future__ import annotations
@@ -51,8 +53,8 @@ OURS = {
 class ParsedLog:
     """Curves of one run of another program.
 
-    `points`: by metric, by step, (value, Unix seconds or None). `not_finite`: by metric the first step whose value was no number.
-    `sources`: by metric its last name in the log.
+    `points`: by metric, by step, (value, Unix seconds or None). `not_finite`: by metric the first step whose value was
+    no number. `sources`: by metric its last name in the log.
     """
 
     format: str
@@ -90,11 +92,16 @@ class ParsedLog:
             raise InvalidInput(f"The log has more than {MAX_METRICS} metrics.", remedy="Export fewer of them.")
         self.num_points += 1
         if self.num_points > MAX_POINTS:
-            raise InvalidInput(f"The log has more than {MAX_POINTS:,} points.", remedy="Export fewer metrics, or every tenth step.")
+            raise InvalidInput(
+                f"The log has more than {MAX_POINTS:,} points.", remedy="Export fewer metrics, or every tenth step."
+            )
         series = self.points.setdefault(name, {})
         before = self.sources.get(name, metric)
         if before != metric and step in series:
-            self._tell(f"“{clean_text(before)[:MAX_NAME]}” and “{clean_text(metric)[:MAX_NAME]}” are both {name}; later values count.")
+            self._tell(
+                f"“{clean_text(before)[:MAX_NAME]}” and “{clean_text(metric)[:MAX_NAME]}” are both {name}; later values"
+                " count."
+            )
         self.sources[name] = metric
         series[step] = (number, time if time is not None and abs(time) <= LATEST_S else None)
 
@@ -110,7 +117,10 @@ def read_logs(data: bytes, *, filename: str) -> list[ParsedLog]:
     Raises InvalidInput for a file that is too large, is no log, or holds no points.
     """
     if len(data) > MAX_BYTES:
-        raise InvalidInput(f"{filename} is larger than {MAX_BYTES / 2**20:.0f} MB.", remedy="Export fewer metrics, or every tenth step.")
+        raise InvalidInput(
+            f"{filename} is larger than {MAX_BYTES / 2**20:.0f} MB.",
+            remedy="Export fewer metrics, or every tenth step.",
+        )
     if looks_like_events(data):
         logs = [_read_events(data)]
     elif data.lstrip()[:1] in (b"{", b"["):
@@ -121,7 +131,10 @@ def read_logs(data: bytes, *, filename: str) -> list[ParsedLog]:
     if not logs:
         raise InvalidInput(
             f"{filename} holds no points of a curve.",
-            remedy="Choose a trainer_state.json, a CSV with a column `step`, lines of JSON, or an event file of TensorBoard.",
+            remedy=(
+                "Choose a trainer_state.json, a CSV with a column `step`, lines of JSON, or an event file of"
+                " TensorBoard."
+            ),
         )
     return logs
 
@@ -210,7 +223,8 @@ def _read_csv(data: bytes, *, stem: str) -> list[ParsedLog]:
             return []
         if not set(lowered) & set(STEP_NAMES):
             raise InvalidInput(
-                "The table has no column `step`.", remedy=f"Its columns are {_printable(', '.join(header))}. Name one of them `step`."
+                "The table has no column `step`.",
+                remedy=f"Its columns are {_printable(', '.join(header))}. Name one of them `step`.",
             )
         rows = (dict(zip(header, row, strict=False)) for row in reader if row)
         if {"metric", "step", "value"} <= set(lowered):

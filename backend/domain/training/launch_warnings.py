@@ -1,4 +1,5 @@
-"""Warnings about a run that could be launched and is likely a mistake: each with its field, a sentence and a cure. Pure.
+"""Warnings about a run that could be launched and is likely a mistake: each with its field, a sentence and a cure.
+Pure.
 
 An error refuses a launch; a warning asks for confirmation.
 """
@@ -17,14 +18,17 @@ from backend.domain.training.published_rules import batch_tokens_rule, learning_
 from backend.domain.wording import format_duration, percent
 
 PRETRAIN_FACTOR = 10.0
-"""A learning rate this many times above or below the Step Law's is unusual: published runs of one size differ by factors of 3 to 5."""
+"""A learning rate this many times above or below the Step Law's is unusual: published runs of one size differ by
+factors of 3 to 5.
+"""
 
 USEFUL_EPOCHS = 16.0
 """Epochs beyond which repeated text adds almost nothing (Muennighoff et al. 2023, arXiv 2305.16264, section 5)."""
 
 USUAL_EPOCHS = {"full": 8.0, "adapter": 16.0, "preference": 4.0}
-"""Epochs beyond which fine-tuning mostly memorizes: published recipes take 1 to 3 (full), 1 to 5 (adapters) and 1 to 2 (preferences;
-Rafailov et al. 2023 and Tunstall et al. 2023 take one to three). The limits are about three times that."""
+"""Epochs beyond which fine-tuning mostly memorizes: published recipes take 1 to 3 (full), 1 to 5 (adapters) and 1 to 2
+(preferences; Rafailov et al. 2023 and Tunstall et al. 2023 take one to three). The limits are about three times that.
+"""
 
 LONG_S = 900.0
 SLOW_FLOPS_PER_S = 3e10  # what one core of a CPU does in training
@@ -68,9 +72,10 @@ class LaunchWarning(BaseModel):
 class LaunchFacts:
     """Facts about a run before it starts; None: unknown.
 
-    `body` counts the network's parameters without embeddings, or all if its family is unknown. `unique_tokens` are those of the train
-    split. `padding` and `cut_rows` are shares of positions and rows, by a data report; `silent_rows` is the share of rows with nothing
-    to train on. `packs`: the base keeps packed rows apart. `seconds` is the expected time of the steps. `fits` is that of a prediction.
+    `body` counts the network's parameters without embeddings, or all if its family is unknown. `unique_tokens` are
+    those of the train split. `padding` and `cut_rows` are shares of positions and rows, by a data report; `silent_rows`
+    is the share of rows with nothing to train on. `packs`: the base keeps packed rows apart. `seconds` is the expected
+    time of the steps. `fits` is that of a prediction.
     """
 
     body: int | None = None
@@ -93,13 +98,15 @@ def warnings_of(config: RunConfig, facts: LaunchFacts) -> tuple[LaunchWarning, .
 
 
 def usual_learning_rates(config: RunConfig, body: int | None) -> tuple[float, float, str] | None:
-    """Return (lowest, highest, source) of the usual peak learning rates for a network's size, an objective and a method.
+    """Return (lowest, highest, source) of the usual peak learning rates for a network's size, an objective and a
+    method.
 
-    Pretraining: the Step Law for AdamW (arXiv 2503.04715) within a factor of ten. Fine-tuning is compared with the rate that would
-    pretrain the network at 20 tokens per parameter (Hoffmann et al. 2022): full fine-tuning takes at most that and usually far less
-    (2e-5 at 7 B, 1e-3 at 135 M), preferences a thirtieth (5e-7 to 5e-6 at 7 B; Tunstall et al. 2023, arXiv 2310.16944), adapters about
-    ten times the rate of full fine-tuning (Schulman et al. 2025, "LoRA Without Regret"). Lion takes 3 to 10 times less than AdamW
-    (arXiv 2302.06675). None where no rule is known: other optimizers, GRPO, and a network of unknown size.
+    Pretraining: the Step Law for AdamW (arXiv 2503.04715) within a factor of ten. Fine-tuning is compared with the rate
+    that would pretrain the network at 20 tokens per parameter (Hoffmann et al. 2022): full fine-tuning takes at most
+    that and usually far less (2e-5 at 7 B, 1e-3 at 135 M), preferences a thirtieth (5e-7 to 5e-6 at 7 B; Tunstall et
+    al. 2023, arXiv 2310.16944), adapters about ten times the rate of full fine-tuning (Schulman et al. 2025, "LoRA
+    Without Regret"). Lion takes 3 to 10 times less than AdamW (arXiv 2302.06675). None where no rule is known: other
+    optimizers, GRPO, and a network of unknown size.
     """
     if config.optimizer not in ("adamw", "adamw_8bit", "lion") or config.objective is Objective.GRPO or not body:
         return None
@@ -107,16 +114,30 @@ def usual_learning_rates(config: RunConfig, body: int | None) -> tuple[float, fl
     by = " and a fifth of it for Lion" if config.optimizer == "lion" else ""
     if config.objective is Objective.PRETRAIN:
         rule = learning_rate_rule(body, config.tokens_per_step * config.max_steps).value / less
-        low = rule / PRETRAIN_FACTOR / (10.0 if config.base else 1.0)  # continued pretraining often takes a tenth of the base's peak
-        return low, rule * PRETRAIN_FACTOR, f"the Step Law (Li et al. 2025) says {rule:.2g} for this size and these tokens{by}"
+        low = (
+            rule / PRETRAIN_FACTOR / (10.0 if config.base else 1.0)
+        )  # continued pretraining often takes a tenth of the base's peak
+        return (
+            low,
+            rule * PRETRAIN_FACTOR,
+            f"the Step Law (Li et al. 2025) says {rule:.2g} for this size and these tokens{by}",
+        )
     full_rate = learning_rate_rule(body, 20.0 * body).value / less
     adapters = config.method != "full"
     if config.objective in PAIRWISE or config.objective is Objective.KTO:
         top = full_rate / (10.0 if adapters or config.objective is Objective.REWARD else 30.0)
-        return top / 1000.0, top, f"preferences take far less than the {full_rate:.2g} that this size is pretrained with{by}"
+        return (
+            top / 1000.0,
+            top,
+            f"preferences take far less than the {full_rate:.2g} that this size is pretrained with{by}",
+        )
     top = 2.0 * full_rate if adapters else full_rate
     expectation = "adapters take up to twice" if adapters else "fine-tuning takes at most"
-    return top / (300.0 if adapters else 1000.0), top, f"{expectation} the {full_rate:.2g} that this size is pretrained with{by}"
+    return (
+        top / (300.0 if adapters else 1000.0),
+        top,
+        f"{expectation} the {full_rate:.2g} that this size is pretrained with{by}",
+    )
 
 
 def _about_memory(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
@@ -139,14 +160,21 @@ def _about_learning_rate(config: RunConfig, facts: LaunchFacts) -> Iterator[Laun
         code=Code.LEARNING_RATE_HIGH if above else Code.LEARNING_RATE_LOW,
         field="learning_rate",
         sentence=(
-            f"A learning rate of {config.learning_rate:g} is {'above' if above else 'below'} the usual {low:.1g} to {high:.1g}: {source}."
+            f"A learning rate of {config.learning_rate:g} is {'above' if above else 'below'} the usual {low:.1g} to"
+            f" {high:.1g}: {source}."
         ),
-        cure="A rate that is too high diverges or forgets the base." if above else "A rate that is too low hardly changes the network.",
+        cure=(
+            "A rate that is too high diverges or forgets the base."
+            if above
+            else "A rate that is too low hardly changes the network."
+        ),
     )
 
 
 def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
-    """Warm-up, evaluations, checkpoints. The training loop evaluates at every checkpoint, too, and does both at the last step."""
+    """Warm-up, evaluations, checkpoints. The training loop evaluates at every checkpoint, too, and does both at the
+    last step.
+    """
     steps = config.max_steps
     if config.num_warmup_steps > steps / 2:
         yield LaunchWarning(
@@ -166,7 +194,10 @@ def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
         yield LaunchWarning(
             code=Code.NOT_MEASURED,
             field="eval_every",
-            sentence=f"val_loss is evaluated every {config.eval_every:,} steps and the run has {steps:,}: only its end is evaluated.",
+            sentence=(
+                f"val_loss is evaluated every {config.eval_every:,} steps and the run has {steps:,}: only its end is"
+                " evaluated."
+            ),
             cure=f"Evaluate every {max(1, steps // 20):,} steps.",
         )
     if config.checkpoint_every >= steps and _takes_long(config, facts):
@@ -181,16 +212,23 @@ def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
         yield LaunchWarning(
             code=Code.PATIENCE_IDLE,
             field="patience",
-            sentence=f"{config.patience} evaluations without a better val_loss do not fit into {steps:,} steps: the run never stops early.",
+            sentence=(
+                f"{config.patience} evaluations without a better val_loss do not fit into {steps:,} steps: the run"
+                " never stops early."
+            ),
             cure="Evaluate more often, or set patience to 0.",
         )
 
 
 def _takes_long(config: RunConfig, facts: LaunchFacts) -> bool:
-    """Return whether a run is long enough to warn of missing evaluations and checkpoints; by its FLOPs if its time is unknown."""
+    """Return whether a run is long enough to warn of missing evaluations and checkpoints; by its FLOPs if its time is
+    unknown.
+    """
     if facts.seconds is not None:
         return facts.seconds >= LONG_S
-    return facts.body is None or 6.0 * facts.body * config.tokens_per_step * config.max_steps >= LONG_S * SLOW_FLOPS_PER_S
+    return (
+        facts.body is None or 6.0 * facts.body * config.tokens_per_step * config.max_steps >= LONG_S * SLOW_FLOPS_PER_S
+    )
 
 
 def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
@@ -201,9 +239,11 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
             code=Code.PADDING,
             field="packing",
             sentence=f"{why} {percent(facts.padding)} of what is computed is padding.",
-            cure="Turn packing on: rows share a sequence and none attends to another."
-            if facts.packs
-            else "A smaller micro-batch with more accumulation pads less.",
+            cure=(
+                "Turn packing on: rows share a sequence and none attends to another."
+                if facts.packs
+                else "A smaller micro-batch with more accumulation pads less."
+            ),
         )
     if config.objective is not Objective.PRETRAIN and facts.cut_rows is not None and facts.cut_rows >= CUT:
         yield LaunchWarning(
@@ -216,10 +256,19 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
         yield LaunchWarning(
             code=Code.SILENT_ROWS,
             field="context",
-            sentence=f"At least {percent(facts.silent_rows)} of the rows have no target within {config.context:,} tokens and are skipped.",
+            sentence=(
+                f"At least {percent(facts.silent_rows)} of the rows have no target within {config.context:,} tokens and"
+                " are skipped."
+            ),
             cure="Use a longer context; the data report lists such rows, and drops them.",
         )
-    kind = "preference" if config.objective in PAIRWISE | {Objective.KTO} else "full" if config.method == "full" else "adapter"
+    kind = (
+        "preference"
+        if config.objective in PAIRWISE | {Objective.KTO}
+        else "full"
+        if config.method == "full"
+        else "adapter"
+    )
     pretraining = config.objective is Objective.PRETRAIN
     most = USEFUL_EPOCHS if pretraining else USUAL_EPOCHS[kind]
     if facts.epochs is None or facts.epochs <= most or config.objective is Objective.GRPO:
@@ -229,9 +278,14 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
         field="max_steps",
         sentence=f"The run takes {facts.epochs:.3g} epochs: "
         + (
-            "beyond sixteen, more add almost nothing (Muennighoff et al. 2023)." if pretraining else "rows repeated so often are memorized."
+            "beyond sixteen, more add almost nothing (Muennighoff et al. 2023)."
+            if pretraining
+            else "rows repeated so often are memorized."
         ),
-        cure=f"{max(1, int(config.max_steps * most / facts.epochs)):,} steps take {most:g} epochs; patience stops a run in time.",
+        cure=(
+            f"{max(1, int(config.max_steps * most / facts.epochs)):,} steps take {most:g} epochs; patience stops a run"
+            " in time."
+        ),
     )
 
 
@@ -243,7 +297,10 @@ def _about_batch(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarnin
         yield LaunchWarning(
             code=Code.BATCH_TINY,
             field="micro_batch",
-            sentence=f"A step has {config.tokens_per_step:,} tokens; for this run the Step Law (Li et al. 2025) suggests {rule:,.0f}.",
+            sentence=(
+                f"A step has {config.tokens_per_step:,} tokens; for this run the Step Law (Li et al. 2025) suggests"
+                f" {rule:,.0f}."
+            ),
             cure="Raise gradient accumulation: noisy gradients waste steps.",
         )
 
@@ -252,7 +309,13 @@ def _about_idle_fields(config: RunConfig) -> Iterator[LaunchWarning]:
     """Warn of fields that are set and have no effect in this run."""
     for path, unmet in idle_fields(config):
         value = value_at(config, path)
-        shown = f" {value:g}" if isinstance(value, float) else f" {str(value).lower()}" if isinstance(value, int | str) else ""
+        shown = (
+            f" {value:g}"
+            if isinstance(value, float)
+            else f" {str(value).lower()}"
+            if isinstance(value, int | str)
+            else ""
+        )
         yield LaunchWarning(
             code=Code.WITHOUT_EFFECT,
             field=path,

@@ -1,7 +1,8 @@
-"""Configs and commands for running on several devices with other tools: Accelerate's YAML and DeepSpeed's JSON, from a run's config.
+"""Configs and commands for running on several devices with other tools: Accelerate's YAML and DeepSpeed's JSON, from a
+run's config.
 
-Roundhouse itself starts ddp and fsdp by `torchrun` (see docs/clusters.md). ZeRO is DeepSpeed's and needs NVIDIA GPUs; its files are
-written for scripts that use it, and have not been run.
+Roundhouse itself starts ddp and fsdp by `torchrun` (see docs/clusters.md). ZeRO is DeepSpeed's and needs NVIDIA GPUs;
+its files are written for scripts that use it, and have not been run.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ NOT_RUN = "Generated from the recipe and validated against the libraries' own sc
 
 
 def deepspeed_config(config: RunConfig) -> dict[str, Any]:
-    """Return DeepSpeed's config for a run: ZeRO stage 2 or 3 (Rajbhandari et al. 2020, arXiv 1910.02054), or stage 0 for ddp.
+    """Return DeepSpeed's config for a run: ZeRO stage 2 or 3 (Rajbhandari et al. 2020, arXiv 1910.02054), or stage 0
+    for ddp.
 
-    The batch is that of the run: micro_batch a device, grad_accum_steps, and devices.count devices. The learning-rate schedule stays
-    with the training script, as it is a function of the step; so does any optimizer but AdamW.
+    The batch is that of the run: micro_batch a device, grad_accum_steps, and devices.count devices. The learning-rate
+    schedule stays with the training script, as it is a function of the step; so does any optimizer but AdamW.
     """
     stage = {"zero2": 2, "zero3": 3, "fsdp": 3}.get(config.devices.sharding, 0)
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
@@ -38,7 +40,9 @@ def deepspeed_config(config: RunConfig) -> dict[str, Any]:
 
 
 def accelerate_config(config: RunConfig, *, deepspeed_file: str | None = None) -> dict[str, Any]:
-    """Return the YAML of `accelerate launch --config_file`, for the first machine; on the others only machine_rank differs."""
+    """Return the YAML of `accelerate launch --config_file`, for the first machine; on the others only machine_rank
+    differs.
+    """
     precision = config.precision if config.precision != "auto" else "bf16"
     place, _, port = (config.devices.rendezvous or "localhost:29400").partition(":")
     common: dict[str, Any] = {
@@ -56,7 +60,10 @@ def accelerate_config(config: RunConfig, *, deepspeed_file: str | None = None) -
         "main_training_function": "main",
     }
     if config.devices.sharding in ("zero2", "zero3"):
-        settings: dict[str, Any] = {"deepspeed_config_file": deepspeed_file, "zero3_init_flag": config.devices.sharding == "zero3"}
+        settings: dict[str, Any] = {
+            "deepspeed_config_file": deepspeed_file,
+            "zero3_init_flag": config.devices.sharding == "zero3",
+        }
         return {**common, "distributed_type": "DEEPSPEED", "deepspeed_config": settings}
     if config.devices.sharding == "fsdp":
         settings = {

@@ -13,15 +13,17 @@ Lengths = npt.NDArray[np.int64]
 def pack_rows(lengths: Lengths, capacity: int) -> npt.NDArray[np.int64]:
     """Return the sequence, counted from 0, that each row goes to by first-fit decreasing; -1 for empty rows.
 
-    At most 11/9 of the fewest possible sequences, plus 6/9 (Dósa 2007, The tight bound of first fit decreasing bin-packing). Rows of one
-    length are placed together, in the order given, so that a million rows take as long as there are different lengths. Rows longer than
-    `capacity` fill a sequence of their own.
+    At most 11/9 of the fewest possible sequences, plus 6/9 (Dósa 2007, The tight bound of first fit decreasing
+    bin-packing). Rows of one length are placed together, in the order given, so that a million rows take as long as
+    there are different lengths. Rows longer than `capacity` fill a sequence of their own.
     """
     fitted = np.minimum(lengths, capacity)
     order = np.argsort(-fitted, kind="stable")
     sizes, counts = np.unique(fitted[fitted > 0], return_counts=True)
     where = np.full(len(lengths), -1, dtype=np.int64)
-    room = names = np.empty(0, dtype=np.int64)  # of the sequences that still take a row, in the order in which they were opened
+    room = names = np.empty(
+        0, dtype=np.int64
+    )  # of the sequences that still take a row, in the order in which they were opened
     opened = done = 0
     for size, count in zip(sizes[::-1].tolist(), counts[::-1].tolist(), strict=True):
         fits = room // size

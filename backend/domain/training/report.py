@@ -17,7 +17,15 @@ from markdown_it import MarkdownIt
 from backend.domain.markdown_text import fenced, plain_markdown
 from backend.domain.training.report_curves import Trace, draw_curves
 
-TRL_TAGS = {"sft": "sft", "dpo": "dpo", "kto": "kto", "orpo": "orpo", "simpo": "cpo", "reward": "reward-trainer", "grpo": "grpo"}
+TRL_TAGS = {
+    "sft": "sft",
+    "dpo": "dpo",
+    "kto": "kto",
+    "orpo": "orpo",
+    "simpo": "cpo",
+    "reward": "reward-trainer",
+    "grpo": "grpo",
+}
 Escape = Callable[[str], str]
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2024; background: #fff; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
@@ -27,7 +35,7 @@ th, td { padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #8883; text-al
 pre { background: #8881; padding: .7rem; border-radius: .4rem; white-space: pre-wrap; overflow-wrap: anywhere; } code { font-size: .9em; }
 svg { width: 100%; height: auto; } svg text { fill: currentColor; font: 12px system-ui, sans-serif; }
 @media (prefers-color-scheme: dark) { body { color: #e6e8eb; background: #14171a; } }
-"""
+"""  # noqa: E501
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,11 @@ def front_matter(report: RunReport) -> dict[str, Any]:
         "tags": [
             "roundhouse",
             report.objective,
-            *([TRL_TAGS[report.objective]] if TRL_TAGS.get(report.objective, report.objective) != report.objective else []),
+            *(
+                [TRL_TAGS[report.objective]]
+                if TRL_TAGS.get(report.objective, report.objective) != report.objective
+                else []
+            ),
         ],
         **({"base_model": report.base_model} if report.base_model else {}),
         **({"datasets": [report.dataset]} if report.dataset else {}),
@@ -112,13 +124,16 @@ def write_html(report: RunReport) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n'
+        '<meta name="viewport" content="width=device-width,'
+        f' initial-scale=1">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n'
         f"<body>\n{before}{drawings}{after}</body>\n</html>\n"
     )
 
 
 def write_body(report: RunReport, *, escape: Callable[[str], str], level: int) -> str:
-    """Return the report without front matter and title; `escape` escapes a text for verbatim display, `level` is that of the headings."""
+    """Return the report without front matter and title; `escape` escapes a text for verbatim display, `level` is that
+    of the headings.
+    """
     before, after = _halves(report, escape, level=level, title=False)
     return f"{before}\n\n{after}\n"
 
@@ -139,13 +154,18 @@ def _halves(report: RunReport, escape: Escape, *, level: int = 2, title: bool = 
         parts += [f"{mark} Evaluations", _table(("benchmark", "metric", "value", "95 % interval"), rows, escape)]
     if report.samples:
         parts.append(f"{mark} Samples{f' at step {report.sample_step:,}' if report.sample_step is not None else ''}")
-        parts += [f"Prompt\n\n{fenced(prompt)}\n\nCompletion\n\n{fenced(completion)}" for prompt, completion in report.samples]
+        parts += [
+            f"Prompt\n\n{fenced(prompt)}\n\nCompletion\n\n{fenced(completion)}" for prompt, completion in report.samples
+        ]
     for heading, pairs in (("Data", report.data), ("Cost", report.cost), ("Environment", report.environment)):
         parts += [f"{mark} {heading}", _pairs(pairs, escape)] if pairs else []
     if report.checkpoints:
         parts += [f"{mark} Checkpoints", _table(("checkpoint", "facts"), report.checkpoints, escape)]
     if report.lineage:
-        parts += [f"{mark} Lineage", "\n".join(f"{number}. {escape(step)}" for number, step in enumerate(report.lineage, start=1))]
+        parts += [
+            f"{mark} Lineage",
+            "\n".join(f"{number}. {escape(step)}" for number, step in enumerate(report.lineage, start=1)),
+        ]
     if report.differences:
         parts += [
             f"{mark} Changes from {escape(report.parent or 'the parent run')}",

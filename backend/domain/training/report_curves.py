@@ -53,11 +53,13 @@ def draw(traces: Sequence[Trace]) -> str:
     at = LEFT
     for trace, colour in zip(traces, COLOURS, strict=False):
         points = " ".join(
-            f"{x(step):.1f},{y(min(max(value, low), high)):.1f}" for step, value in zip(trace.steps, trace.values, strict=True)
+            f"{x(step):.1f},{y(min(max(value, low), high)):.1f}"
+            for step, value in zip(trace.steps, trace.values, strict=True)
         )
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         parts.append(
-            f'<rect x="{at}" y="10" width="10" height="10" fill="{colour}"/><text x="{at + 15}" y="19">{html.escape(trace.name)}</text>'
+            f'<rect x="{at}" y="10" width="10" height="10" fill="{colour}"/><text x="{at + 15}"'
+            f' y="19">{html.escape(trace.name)}</text>'
         )
         at += 40 + 7 * len(trace.name)
     return "".join(parts) + "</svg>"

@@ -7,16 +7,19 @@ import math
 from backend.domain.training.config import RunConfig
 
 INVERSE_SQRT_TIMESCALE = 10_000
-"""Steps after which inverse_sqrt without warm-up has fallen to 0.7 of the peak; with warm-up its steps are the time scale."""
+"""Steps after which inverse_sqrt without warm-up has fallen to 0.7 of the peak; with warm-up its steps are the time
+scale.
+"""
 
 
 def learning_rate_at(step: int, config: RunConfig) -> float:
     """Return the learning rate of update `step` (the first is 1): linear warm-up, then the schedule's curve.
 
-    A curve reaches `min_learning_rate` after the last update, so that no update has a learning rate of zero.
-    cosine: Loshchilov and Hutter 2017 (arXiv 1608.03983), one cycle without restart. wsd: the peak is held, then decays over the last
-    `decay_steps` (0: a fifth of the run) as 1 - sqrt, which ended lower than a line in Hägele et al. 2024 (arXiv 2405.18392, section 3).
-    inverse_sqrt: Vaswani et al. 2017 (arXiv 1706.03762, section 5.3); it depends on no last step and never falls below the minimum.
+    A curve reaches `min_learning_rate` after the last update, so that no update has a learning rate of zero. cosine:
+    Loshchilov and Hutter 2017 (arXiv 1608.03983), one cycle without restart. wsd: the peak is held, then decays over
+    the last `decay_steps` (0: a fifth of the run) as 1 - sqrt, which ended lower than a line in Hägele et al. 2024
+    (arXiv 2405.18392, section 3). inverse_sqrt: Vaswani et al. 2017 (arXiv 1706.03762, section 5.3); it depends on no
+    last step and never falls below the minimum.
     """
     peak, floor = config.learning_rate, config.min_learning_rate
     if step <= config.num_warmup_steps:

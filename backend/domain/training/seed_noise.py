@@ -1,4 +1,6 @@
-"""Test whether two configs differ by more than seed noise, from the last losses of runs that differ only in their seed. Pure."""
+"""Test whether two configs differ by more than seed noise, from the last losses of runs that differ only in their seed.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ class SeedGroup:
 class SeedComparison:
     """Difference of means, second minus first, with its 95 % interval and two-sided p-value.
 
-    Interval and p-value are None with fewer than two seeds, or where each config's seeds all gave the same loss: that is no certainty.
+    Interval and p-value are None with fewer than two seeds, or where each config's seeds all gave the same loss: that
+    is no certainty.
     """
 
     difference: float
@@ -55,8 +58,14 @@ class SeedComparison:
             equal = "the seeds of each config gave equal losses, which is no estimate of noise"
             return f"{size}, undecided: {equal}. Check that the seed has an effect."
         if self.low is None or self.high is None:
-            return f"{size}, which may be seed noise: with {self.seeds[0]} and {self.seeds[1]} seeds there is no estimate of noise."
-        interval = f"95 % interval {self.low:+.4f} to {self.high:+.4f}, p = {self.p_value:.2g}, {self.seeds[0]} and {self.seeds[1]} seeds"
+            return (
+                f"{size}, which may be seed noise: with {self.seeds[0]} and {self.seeds[1]} seeds there is no estimate"
+                " of noise."
+            )
+        interval = (
+            f"95 % interval {self.low:+.4f} to {self.high:+.4f}, p = {self.p_value:.2g}, {self.seeds[0]} and"
+            f" {self.seeds[1]} seeds"
+        )
         few = " Three or more seeds each would narrow the interval." if min(self.seeds) < ENOUGH else ""
         verdict = "more than seed noise" if self.is_beyond_noise else "within seed noise"
         return f"{size}, {verdict} ({interval}).{few}"
@@ -77,7 +86,11 @@ def compare_seeds(first: SeedGroup, second: SeedGroup, *, level: float = LEVEL) 
     df = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, seeds, strict=True))
     reach = float(scipy.stats.t.ppf(0.5 + level / 2, df)) * error
     return SeedComparison(
-        difference, difference - reach, difference + reach, float(2 * scipy.stats.t.sf(abs(difference) / error, df)), seeds
+        difference,
+        difference - reach,
+        difference + reach,
+        float(2 * scipy.stats.t.sf(abs(difference) / error, df)),
+        seeds,
     )
 
 
@@ -88,7 +101,9 @@ def seeds_needed(first: SeedGroup, second: SeedGroup, *, most: int = 50) -> int 
     if not noise or not difference:
         return None
     for n in range(2, most + 1):
-        power = float(scipy.stats.nct.sf(scipy.stats.t.ppf(0.975, 2 * n - 2), 2 * n - 2, difference / (noise * math.sqrt(2 / n))))
+        power = float(
+            scipy.stats.nct.sf(scipy.stats.t.ppf(0.975, 2 * n - 2), 2 * n - 2, difference / (noise * math.sqrt(2 / n)))
+        )
         if power >= 0.8:
             return n
     return None

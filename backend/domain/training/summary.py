@@ -27,11 +27,9 @@ class ImportedLog(BaseModel):
 class RunSummary(BaseModel):
     """Newest values, best val_loss and sparkline of a run.
 
-    `last`: newest value by metric. `spark`: at most 64 (step, train_loss), every `spark_stride`-th step. `not_finite`: by metric the
-    first step
-    whose value was not finite; such points are not stored. `result`: the numbers of the finished job's result. `imported`: for runs of
-    other
-    programs.
+    `last`: newest value by metric. `spark`: at most 64 (step, train_loss), every `spark_stride`-th step. `not_finite`:
+    by metric the first step whose value was not finite; such points are not stored. `result`: the numbers of the
+    finished job's result. `imported`: for runs of other programs.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

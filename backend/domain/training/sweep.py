@@ -1,4 +1,5 @@
-"""SweepConfig: a run launched many times with different values of some fields, to find the best. One schema for page, YAML and row.
+"""SweepConfig: a run launched many times with different values of some fields, to find the best. One schema for page,
+YAML and row.
 
 name: rate and rank
 run: {objective: sft, dataset: talks, base: Village stories, method: lora}
@@ -75,16 +76,22 @@ class SweepConfig(_Section):
 
     name: str = Field(min_length=1, max_length=90, description="Name of the sweep.")
     run: RunConfig
-    vary: dict[str, Choice] = Field(min_length=1, max_length=MOST_FIELDS, description="Field paths with a list of values or a range.")
+    vary: dict[str, Choice] = Field(
+        min_length=1, max_length=MOST_FIELDS, description="Field paths with a list of values or a range."
+    )
     method: Literal["grid", "random", "bayesian"] = Field(
-        default="random", description="grid: every combination; random: drawn; bayesian: drawn near good earlier runs (TPE)."
+        default="random",
+        description="grid: every combination; random: drawn; bayesian: drawn near good earlier runs (TPE).",
     )
     runs: int = Field(default=12, ge=1, le=MOST_RUNS, description="random and bayesian: number of runs.")
-    parallel: int = Field(default=2, ge=1, le=64, description="Runs that are active at once. A bayesian sweep learns less from many.")
+    parallel: int = Field(
+        default=2, ge=1, le=64, description="Runs that are active at once. A bayesian sweep learns less from many."
+    )
     metric: str = Field(default="val_loss", description="Metric to compare: the best value of each run.")
     goal: Literal["lowest", "highest"] = "lowest"
     pruner: Literal["none", "median", "hyperband"] = Field(
-        default="none", description="Stops runs that do badly: median of the others at the same step, or hyperband's halving."
+        default="none",
+        description="Stops runs that do badly: median of the others at the same step, or hyperband's halving.",
     )
     seed: int = Field(default=1, ge=0, le=2**31 - 1)
 
@@ -92,14 +99,19 @@ class SweepConfig(_Section):
     @classmethod
     def _check_metric(cls, metric: str) -> str:
         if METRIC.fullmatch(metric) is None:
-            raise ValueError("this is not the name of a metric, such as val_loss, reward/mean or val_rewards/accuracies")
+            raise ValueError(
+                "this is not the name of a metric, such as val_loss, reward/mean or val_rewards/accuracies"
+            )
         return metric
 
     @field_validator("vary")
     @classmethod
     def _read_numbers(cls, vary: dict[str, Values | Span]) -> dict[str, Values | Span]:
         """Parse numbers that YAML reads as strings, such as `1e-3`."""
-        return {path: Values(values=tuple(_number(path, v) for v in c.values)) if isinstance(c, Values) else c for path, c in vary.items()}
+        return {
+            path: Values(values=tuple(_number(path, v) for v in c.values)) if isinstance(c, Values) else c
+            for path, c in vary.items()
+        }
 
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
@@ -147,7 +159,9 @@ def parse_sweep(values: Any) -> SweepConfig:
         raise InvalidInput(f"This sweep can't be run: {validation_message(error, SweepConfig)}.") from error
     for path, choice in config.vary.items():
         if isinstance(choice, Span) and kind_of(path) is int and math.ceil(choice.low) > math.floor(choice.high):
-            raise InvalidInput(f"{path} is a whole number, and none lies between {choice.low:g} and {choice.high:g}.", field="vary")
+            raise InvalidInput(
+                f"{path} is a whole number, and none lies between {choice.low:g} and {choice.high:g}.", field="vary"
+            )
     if config.num_runs > MOST_RUNS:
         raise InvalidInput(
             f"This grid has {config.num_runs:,} runs.",
@@ -160,10 +174,14 @@ def parse_sweep(values: Any) -> SweepConfig:
 
 
 def list_points(config: SweepConfig) -> list[Point]:
-    """Return the values of every run; of a bayesian sweep, whose values are not known in advance, the corners of its ranges and every
-    listed value.
+    """Return the values of every run; of a bayesian sweep, whose values are not known in advance, the corners of its
+    ranges and every listed value.
     """
-    return _corners(config) if config.method == "bayesian" else [point_at(config, number) for number in range(config.num_runs)]
+    return (
+        _corners(config)
+        if config.method == "bayesian"
+        else [point_at(config, number) for number in range(config.num_runs)]
+    )
 
 
 def build_run(config: SweepConfig, point: Point, number: int) -> RunConfig:
@@ -172,7 +190,9 @@ def build_run(config: SweepConfig, point: Point, number: int) -> RunConfig:
         return with_values(config.run, {**point, "name": f"{config.name} {number + 1}"})
     except RoundhouseError as error:
         values = ", ".join(f"{path} {value}" for path, value in point.items())
-        raise InvalidInput(f"A run with {values} can't be launched: {error.message}", remedy=error.remedy, field="vary") from error
+        raise InvalidInput(
+            f"A run with {values} can't be launched: {error.message}", remedy=error.remedy, field="vary"
+        ) from error
 
 
 def point_at(config: SweepConfig, number: int) -> Point:
@@ -180,7 +200,9 @@ def point_at(config: SweepConfig, number: int) -> Point:
     if config.method == "grid":
         return _combination(config, number)
     if config.is_listed:  # drawn without replacement
-        return _combination(config, random.Random(config.seed).sample(range(config.num_combinations), config.num_runs)[number])
+        return _combination(
+            config, random.Random(config.seed).sample(range(config.num_combinations), config.num_runs)[number]
+        )
     draw = random.Random(f"{config.seed}:{number}")
     return {path: _draw(path, choice, draw) for path, choice in config.vary.items()}
 
@@ -226,7 +248,9 @@ def _grid_values(path: str, choice: Values | Span) -> list[Any]:
     if isinstance(choice, Values):
         return list(dict.fromkeys(choice.values))
     space = np.geomspace if choice.log else np.linspace
-    return list(dict.fromkeys(as_field(path, choice, float(value)) for value in space(choice.low, choice.high, choice.points)))
+    return list(
+        dict.fromkeys(as_field(path, choice, float(value)) for value in space(choice.low, choice.high, choice.points))
+    )
 
 
 def _draw(path: str, choice: Values | Span, draw: random.Random) -> Any:
@@ -254,12 +278,19 @@ def may_be(choice: Values | Span, value: Any) -> bool:
 def _corners(config: SweepConfig) -> list[Point]:
     """Return the combinations of lowest and highest values, and of all listed ones one after the other."""
     ends = [
-        [choice.values[0], choice.values[-1]]
-        if isinstance(choice, Values)
-        else [as_field(path, choice, choice.low), as_field(path, choice, choice.high)]
+        (
+            [choice.values[0], choice.values[-1]]
+            if isinstance(choice, Values)
+            else [as_field(path, choice, choice.low), as_field(path, choice, choice.high)]
+        )
         for path, choice in config.vary.items()
     ]
     corners = [dict(zip(config.vary, values, strict=True)) for values in itertools.product(*ends)]
     first = corners[0]
-    listed = [{**first, path: value} for path, choice in config.vary.items() if isinstance(choice, Values) for value in choice.values]
+    listed = [
+        {**first, path: value}
+        for path, choice in config.vary.items()
+        if isinstance(choice, Values)
+        for value in choice.values
+    ]
     return [*corners, *listed]

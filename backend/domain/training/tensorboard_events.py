@@ -1,8 +1,8 @@
 """Scalars of TensorBoard's event files, read from bytes with bounds on everything, since files are untrusted.
 
-An event file is a row of records: length (8 bytes), its checksum (4), the bytes of an `Event` message, their checksum (4); see
-tensorflow/core/lib/io/record_writer.h and tensorflow/core/util/event.proto. Only fields that hold a scalar are parsed, so that neither
-TensorBoard nor a protobuf runtime is needed.
+An event file is a row of records: length (8 bytes), its checksum (4), the bytes of an `Event` message, their checksum
+(4); see tensorflow/core/lib/io/record_writer.h and tensorflow/core/util/event.proto. Only fields that hold a scalar are
+parsed, so that neither TensorBoard nor a protobuf runtime is needed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def read_scalars(data: bytes) -> Iterator[Scalar]:
             raise InvalidInput(f"The event file is damaged at byte {place:,}.")
         length = int.from_bytes(data[place : place + 8], "little")
         if length > MAX_RECORD_BYTES:
-            raise InvalidInput(f"The event file has a record of {length:,} bytes at byte {place:,}; scalars need a hundred.")
+            raise InvalidInput(
+                f"The event file has a record of {length:,} bytes at byte {place:,}; scalars need a hundred."
+            )
         start = place + 12
         if start + length > len(data):
             return

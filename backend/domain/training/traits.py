@@ -1,4 +1,5 @@
-"""Traits of a run's fields, stated at each field as `json_schema_extra`: label, effects, conditions, place on the form. Pure.
+"""Traits of a run's fields, stated at each field as `json_schema_extra`: label, effects, conditions, place on the form.
+Pure.
 
 `config_fields` reads them. Code that needs to know which fields matter reads it there and keeps no list of its own.
 """
@@ -21,7 +22,9 @@ class Effect(StrEnum):
 
 
 class Group(StrEnum):
-    """Position of a field on the launch form. The values are the titles of its tabs; the first two stand above the tabs."""
+    """Position of a field on the launch form. The values are the titles of its tabs; the first two stand above the
+    tabs.
+    """
 
     MAIN = "Main"
     METHOD = "Objective and method"
@@ -64,11 +67,12 @@ def above(field: str, bound: float) -> Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """Traits of one field. `affects`: whether it is compared between runs (result), changes a measured peak or speed (memory, step_time)
-    or an expected duration (step_time, length). `used`: conditions that must all hold for the field to have an effect. `group`:
-    its place on the launch form, None for a field with a widget of its own. `sweep`: offered on the page, allowed in YAML, or never.
-    `names_row`: the value names a row of the database, so two configs are compared by the row's id. `is_replicate`: runs that differ in
-    nothing else are replicates. `measured_as`: reduces a value to the part that affects memory and step time.
+    """Traits of one field. `affects`: whether it is compared between runs (result), changes a measured peak or speed
+    (memory, step_time) or an expected duration (step_time, length). `used`: conditions that must all hold for the field
+    to have an effect. `group`: its place on the launch form, None for a field with a widget of its own. `sweep`:
+    offered on the page, allowed in YAML, or never. `names_row`: the value names a row of the database, so two configs
+    are compared by the row's id. `is_replicate`: runs that differ in nothing else are replicates. `measured_as`:
+    reduces a value to the part that affects memory and step time.
     """
 
     label: str

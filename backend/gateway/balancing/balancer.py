@@ -51,14 +51,18 @@ class Balancer:
         self._turn = 0
 
     def acquire(self, replicas: Sequence[ReplicaAddress], *, cost: float = 1.0, affinity: str = "") -> Lease | None:
-        """Choose a replica by the policy of its endpoint and count a request of `cost` tokens on it; None if none is available."""
+        """Choose a replica by the policy of its endpoint and count a request of `cost` tokens on it; None if none is
+        available.
+        """
         now = self._clock()
         for replica in replicas:
             self._record(replica).offered = now
         ready = {replica.id: replica for replica in replicas if self._record(replica).rests_until <= now}
         if not ready:
             return None
-        candidates = [Candidate(id, (r := self._record(replica)).outstanding, r.last_turn) for id, replica in ready.items()]
+        candidates = [
+            Candidate(id, (r := self._record(replica)).outstanding, r.last_turn) for id, replica in ready.items()
+        ]
         policy = next(iter(ready.values())).policy
         chosen = ready[choose(policy, candidates, cost=cost, affinity=affinity, rng=self.rng).id]
         record = self._record(chosen)
@@ -74,7 +78,9 @@ class Balancer:
         lease.is_open = False
         record = self._record(lease.replica)
         record.requests -= 1
-        record.outstanding = record.outstanding - lease.cost if record.requests else 0.0  # no rounding error is left behind
+        record.outstanding = (
+            record.outstanding - lease.cost if record.requests else 0.0
+        )  # no rounding error is left behind
         self._forget_old()
 
     def succeeded(self, replica: ReplicaAddress) -> None:
@@ -82,7 +88,9 @@ class Balancer:
         self._record(replica).failures = 0
 
     def failed(self, replica: ReplicaAddress) -> None:
-        """Record a failure of a replica (unreachable, broken off or timed out). After a pause, one more failure pauses it again."""
+        """Record a failure of a replica (unreachable, broken off or timed out). After a pause, one more failure pauses
+        it again.
+        """
         record = self._record(replica)
         record.failures += 1
         if record.failures >= MAX_FAILURES:

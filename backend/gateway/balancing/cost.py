@@ -12,7 +12,9 @@ SHARED_CHARACTERS = 500
 
 def estimate_tokens(request: GenerateRequest) -> float:
     """Return a request's weight: its prompt's tokens, by length, and the tokens that it may generate."""
-    ids = len(request.token_ids or ()) + sum(len(prompt) for prompt in request.prompts or () if not isinstance(prompt, str))
+    ids = len(request.token_ids or ()) + sum(
+        len(prompt) for prompt in request.prompts or () if not isinstance(prompt, str)
+    )
     answer = 0 if request.task is not Task.GENERATE else min(request.params.max_tokens or UNSTATED_TOKENS, MAX_COUNTED)
     return 1.0 + ids + sum(len(text) for text in request.texts) / CHARACTERS_PER_TOKEN + answer * request.num_choices
 

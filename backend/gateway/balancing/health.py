@@ -1,4 +1,6 @@
-"""Health of replicas as this gateway sees it: a machine that is cut off answers no probe, whatever the database says of it."""
+"""Health of replicas as this gateway sees it: a machine that is cut off answers no probe, whatever the database says of
+it.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,16 @@ from backend.infra.upstream.client import UpstreamClient
 PROBE_S = 2.0
 MAX_MISSED = 2
 SILENT_S = 3.0
-"""Silence of an open request after which it is taken from a replica that misses its probes: where lines still come, it lives."""
+"""Silence of an open request after which it is taken from a replica that misses its probes: where lines still come, it
+lives.
+"""
 
 
 class HealthProbe:
-    """Asks every replica in use for its counters, every second, and other servers for their models. Two missed answers pause one, and its
-    silent requests go to another, at most six seconds after it froze; the next answer brings it back."""
+    """Asks every replica in use for its counters, every second, and other servers for their models. Two missed answers
+    pause one, and its silent requests go to another, at most six seconds after it froze; the next answer brings it
+    back.
+    """
 
     def __init__(self, balancer: Balancer, client: ReplicaClient, upstreams: UpstreamClient) -> None:
         self._balancer, self._client, self._upstreams = balancer, client, upstreams

@@ -10,20 +10,28 @@ from dataclasses import dataclass
 from backend.domain.serving.options import Policy
 
 SLACK = 2.0
-"""Session affinity holds while its replica has at most this many requests of the present size more than the least busy one."""
+"""Session affinity holds while its replica has at most this many requests of the present size more than the least busy
+one.
+"""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A replica as a policy sees it: its open work in tokens, and the turn at which it last got a request (0: never)."""
+    """A replica as a policy sees it: its open work in tokens, and the turn at which it last got a request (0:
+    never).
+    """
 
     id: str
     outstanding: float
     last_turn: int
 
 
-def choose(policy: str, candidates: Sequence[Candidate], *, cost: float, affinity: str, rng: random.Random) -> Candidate:
-    """Return the replica for a request of `cost` tokens. `affinity` is what requests of one conversation have in common, or empty."""
+def choose(
+    policy: str, candidates: Sequence[Candidate], *, cost: float, affinity: str, rng: random.Random
+) -> Candidate:
+    """Return the replica for a request of `cost` tokens. `affinity` is what requests of one conversation have in
+    common, or empty.
+    """
     if policy == Policy.ROUND_ROBIN:
         return _longest_unused(candidates, rng)
     if policy == Policy.POWER_OF_TWO and len(candidates) > 2:
@@ -41,6 +49,8 @@ def _least_busy(candidates: Sequence[Candidate], rng: random.Random) -> Candidat
 
 
 def _longest_unused(candidates: Sequence[Candidate], rng: random.Random) -> Candidate:
-    """Ties go to the replica whose last request is longest ago: without load every replica gets its share exactly, not by luck."""
+    """Ties go to the replica whose last request is longest ago: without load every replica gets its share exactly, not
+    by luck.
+    """
     oldest = min(candidate.last_turn for candidate in candidates)
     return rng.choice([candidate for candidate in candidates if candidate.last_turn == oldest])

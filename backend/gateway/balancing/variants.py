@@ -11,11 +11,14 @@ from backend.gateway.directory import ReplicaAddress
 STABLE = "stable"
 
 
-def order_by_variant(replicas: Sequence[ReplicaAddress], *, sticky: str, rng: random.Random) -> list[list[ReplicaAddress]]:
-    """Return the replicas of the variant that a request belongs to, then the others, which take over where the first have none left.
+def order_by_variant(
+    replicas: Sequence[ReplicaAddress], *, sticky: str, rng: random.Random
+) -> list[list[ReplicaAddress]]:
+    """Return the replicas of the variant that a request belongs to, then the others, which take over where the first
+    have none left.
 
-    With `sticky` (a user or a key) the same requests go to a canary every time, and stay there as its percentage grows; without, chance
-    decides.
+    With `sticky` (a user or a key) the same requests go to a canary every time, and stay there as its percentage grows;
+    without, chance decides.
     """
     canary = [replica for replica in replicas if replica.variant != STABLE]
     stable = [replica for replica in replicas if replica.variant == STABLE]

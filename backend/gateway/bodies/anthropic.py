@@ -88,7 +88,9 @@ class AnthropicMessage(_Block):
                 function = {"name": block.name, "arguments": json.dumps(block.input, ensure_ascii=False)}
                 calls.append({"id": block.id, "type": "function", "function": function})
             elif isinstance(block, ToolResultBlock):
-                messages.append(ChatMessage(role=Role.TOOL, content=_text(block.content), tool_call_id=block.tool_use_id))
+                messages.append(
+                    ChatMessage(role=Role.TOOL, content=_text(block.content), tool_call_id=block.tool_use_id)
+                )
         if texts or calls or not messages:
             messages.append(ChatMessage(role=Role(self.role), content="\n\n".join(texts), tool_calls=tuple(calls)))
         return messages
@@ -180,11 +182,13 @@ class CountBody(StrictBody):
         system = [ChatMessage(role=Role.SYSTEM, content=_text(self.system))] if self.system else []
         messages = [*system, *(part for message in self.messages for part in message.to_messages())]
         is_continued = messages[-1].role is Role.ASSISTANT and not messages[-1].tool_calls
-        if is_continued and (self.tools or self.constraint() is not None or len(messages) < 2 or not messages[-1].content):
+        if is_continued and (
+            self.tools or self.constraint() is not None or len(messages) < 2 or not messages[-1].content
+        ):
             raise ApiError(
                 400,
-                "messages: the last message is the assistant's, which is continued only as text, after another message, without tools "
-                "and without a form of the answer",
+                "messages: the last message is the assistant's, which is continued only as text, after another message,"
+                " without tools and without a form of the answer",
                 code="invalid_value",
                 param="messages",
             )
@@ -249,9 +253,13 @@ class MessagesBody(CountBody):
 
 
 def check_version(version: str | None) -> None:
-    """Raise ApiError for what is no version: a date. Those of 2023-06-01 and later name the fields that are served here alike."""
+    """Raise ApiError for what is no version: a date. Those of 2023-06-01 and later name the fields that are served here
+    alike.
+    """
     if version is not None and not (VERSION.fullmatch(version) and version >= "2023-06-01"):
-        raise ApiError(400, f"anthropic-version: {version[:40]!r} is no version such as 2023-06-01.", code="invalid_value")
+        raise ApiError(
+            400, f"anthropic-version: {version[:40]!r} is no version such as 2023-06-01.", code="invalid_value"
+        )
 
 
 def _text(content: str | Annotated[list[TextBlock], FEW] | None) -> str:

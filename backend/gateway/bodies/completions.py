@@ -1,6 +1,8 @@
-"""OpenAI's request bodies, with vLLM's additions: supported fields, fields that change nothing, and all others, which are refused.
+"""OpenAI's request bodies, with vLLM's additions: supported fields, fields that change nothing, and all others, which
+are refused.
 
-A field that this gateway does not know might change the answer, so it is refused by name. docs/api.md lists the known ones.
+A field that this gateway does not know might change the answer, so it is refused by name. docs/api.md lists the known
+ones.
 """
 
 from __future__ import annotations
@@ -89,7 +91,9 @@ def _refused(field: str, message: str) -> ApiError:
 
 
 class StreamOptions(StrictBody):
-    """Options of a stream: whether a final chunk carries token counts. `include_obfuscation` pads OpenAI's chunks, and none here."""
+    """Options of a stream: whether a final chunk carries token counts. `include_obfuscation` pads OpenAI's chunks, and
+    none here.
+    """
 
     include_usage: bool = False
     include_obfuscation: bool | None = None
@@ -106,7 +110,9 @@ class _Body(StrictBody):
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_few_biases)] | None = None
+    logit_bias: (
+        Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_few_biases)] | None
+    ) = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -129,7 +135,10 @@ class _Body(StrictBody):
         if max_tokens is not None and least > max_tokens:
             raise _refused("min_tokens", f"{least} are more than the {max_tokens} tokens that the answer may have")
         if least and (constraint is not None or must_call):
-            raise _refused("min_tokens", "a form of the answer, or a required call, says itself where it ends; leave one of the two out")
+            raise _refused(
+                "min_tokens",
+                "a form of the answer, or a required call, says itself where it ends; leave one of the two out",
+            )
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         return SamplingParams(
             max_tokens=max_tokens,
@@ -206,7 +215,9 @@ class ChatBody(_Body):
     @classmethod
     def _begins_an_answer(cls, value: bool | None, info: Any) -> bool | None:
         if value is not None and value == bool(info.data.get("continue_final_message")):
-            raise ValueError("an answer begins a turn of its own (true) unless continue_final_message continues the last one (false)")
+            raise ValueError(
+                "an answer begins a turn of its own (true) unless continue_final_message continues the last one (false)"
+            )
         return value
 
     @field_validator("modalities")
@@ -311,7 +322,10 @@ class EmbeddingsBody(StrictBody):
 class TokenizeBody(StrictBody):
     """`POST /v1/tokenize`: a prompt, or messages as the chat template renders them."""
 
-    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {"add_generation_prompt": (True,), "return_token_strs": (True, False)}
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "add_generation_prompt": (True,),
+        "return_token_strs": (True, False),
+    }
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     prompt: str | None = None
@@ -346,7 +360,9 @@ Body = TypeVar("Body", bound=BaseModel)
 
 @contextmanager
 def _no_collection(size: int) -> Iterator[None]:
-    """Read a large body without garbage collections, which go through what has been read again and again: eight times as long."""
+    """Read a large body without garbage collections, which go through what has been read again and again: eight times
+    as long.
+    """
     pauses = size > LARGE_BYTES and gc.isenabled()
     if pauses:
         gc.disable()
@@ -367,6 +383,9 @@ def parse_body(raw: bytes, kind: type[Body]) -> Body:
         field, message = first_problem(errors)
         is_unknown = errors[0]["type"] == "extra_forbidden"
         if is_unknown:
-            message = "this field is not served here, and might change the answer; leave it out (docs/api.md lists the fields)"
+            message = (
+                "this field is not served here, and might change the answer; leave it out (docs/api.md lists the"
+                " fields)"
+            )
         code = "unknown_parameter" if is_unknown else "invalid_value"
         raise ApiError(400, f"{field}: {message}" if field else message, code=code, param=field or None) from error

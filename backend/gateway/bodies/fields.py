@@ -15,7 +15,16 @@ FEW = Field(max_length=MAX_ITEMS, fail_fast=True)
 TokenCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 HARMLESS = frozenset(
-    {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "client_metadata", "prompt_cache_retention"}
+    {
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "client_metadata",
+        "prompt_cache_retention",
+    }
 )
 """Fields that change no answer, with any value."""
 

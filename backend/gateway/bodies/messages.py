@@ -79,7 +79,11 @@ class ToolBody(BaseModel):
     def as_template_tool(self) -> dict[str, Any]:
         """Return the tool as chat templates expect it."""
         parameters = self.function.parameters or {"type": "object", "properties": {}}
-        function = {"name": self.function.name, "description": self.function.description or "", "parameters": parameters}
+        function = {
+            "name": self.function.name,
+            "description": self.function.description or "",
+            "parameters": parameters,
+        }
         return {"type": "function", "function": function}
 
 

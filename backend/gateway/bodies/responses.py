@@ -97,7 +97,10 @@ class ResponseTool(_Item):
     def as_template_tool(self) -> dict[str, Any]:
         """Return the tool as chat templates expect it."""
         parameters = self.parameters or {"type": "object", "properties": {}}
-        return {"type": "function", "function": {"name": self.name, "description": self.description or "", "parameters": parameters}}
+        return {
+            "type": "function",
+            "function": {"name": self.name, "description": self.description or "", "parameters": parameters},
+        }
 
 
 class NamedFunction(StrictBody):
@@ -182,7 +185,9 @@ class ResponsesBody(StrictBody):
         return LOGPROBS in (self.include or ())
 
     def to_request(self, before: Sequence[dict[str, Any]] = ()) -> GenerateRequest:
-        """Return the request for a replica; `before` are the items of the turns that it follows. Raises ApiError for an empty one."""
+        """Return the request for a replica; `before` are the items of the turns that it follows. Raises ApiError for an
+        empty one.
+        """
         messages = to_messages([*before, *self.items], instructions=self.instructions)
         if not messages:
             raise ApiError(400, "input: give at least one message", code="invalid_value", param="input")
@@ -218,7 +223,9 @@ class ResponsesBody(StrictBody):
 
 
 def to_messages(items: Sequence[dict[str, Any]], *, instructions: str | None) -> list[ChatMessage]:
-    """Return items as messages. System texts at the beginning are one message, since many templates take no second one."""
+    """Return items as messages. System texts at the beginning are one message, since many templates take no second
+    one.
+    """
     system = [instructions] if instructions else []
     messages = list(_merged(ITEMS.validate_python(list(items))))
     while messages and messages[0].role is Role.SYSTEM:

@@ -13,7 +13,9 @@ Texts = str | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, f
 
 
 class ScoreBody(StrictBody):
-    """`POST /v1/score`, in vLLM's shape: a prompt (`text_1`) with one or several answers (`text_2`), or as many of both."""
+    """`POST /v1/score`, in vLLM's shape: a prompt (`text_1`) with one or several answers (`text_2`), or as many of
+    both.
+    """
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     text_1: Texts
@@ -22,7 +24,10 @@ class ScoreBody(StrictBody):
     @model_validator(mode="after")
     def _fit(self) -> ScoreBody:
         if len(self._first) not in (1, len(self._second)):
-            raise ValueError(f"text_1 has {len(self._first)} texts and text_2 {len(self._second)}: give one, or as many as of the other")
+            raise ValueError(
+                f"text_1 has {len(self._first)} texts and text_2 {len(self._second)}: give one, or as many as of the"
+                " other"
+            )
         return self
 
     @property
@@ -48,7 +53,9 @@ class Document(BaseModel):
 
 
 class RerankBody(StrictBody):
-    """`POST /v1/rerank`, in the shape of Jina's and Cohere's: documents, which a reward model scores as answers to the query."""
+    """`POST /v1/rerank`, in the shape of Jina's and Cohere's: documents, which a reward model scores as answers to the
+    query.
+    """
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
 

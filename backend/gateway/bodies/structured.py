@@ -45,7 +45,9 @@ class StructuredOutputs(StrictBody):
 
 
 def to_constraint(
-    response_format: ResponseFormat | None, structured: StructuredOutputs | None, guided: StructuredOutputs | None = None
+    response_format: ResponseFormat | None,
+    structured: StructuredOutputs | None,
+    guided: StructuredOutputs | None = None,
 ) -> Constraint | None:
     """Return the form that a body requires; `guided` holds vLLM's older fields `guided_json`, `guided_regex`, ...
 
@@ -91,7 +93,9 @@ def _of_structured(structured: StructuredOutputs | None, *, prefix: str) -> list
     if structured.choice is not None:
         pattern = "|".join(f"(?:{re.escape(choice)})" for choice in structured.choice)
         if len(pattern) > MAX_CHARACTERS:
-            raise _invalid(f"{prefix}choice", f"the choices have {len(pattern):,} characters; at most {MAX_CHARACTERS:,} are read")
+            raise _invalid(
+                f"{prefix}choice", f"the choices have {len(pattern):,} characters; at most {MAX_CHARACTERS:,} are read"
+            )
         constraints.append(Constraint(kind="regex", value=pattern))
     if structured.grammar is not None:
         constraints.append(Constraint(kind="lark", value=structured.grammar))

@@ -15,7 +15,9 @@ BlockKind = Literal["reasoning", "text", "call"]
 
 @dataclass
 class Block:
-    """A part of an answer. `text` holds the arguments of a call, as JSON; `tokens` are the probabilities of a text where asked for."""
+    """A part of an answer. `text` holds the arguments of a call, as JSON; `tokens` are the probabilities of a text
+    where asked for.
+    """
 
     index: int
     kind: BlockKind

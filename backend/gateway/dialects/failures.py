@@ -31,7 +31,11 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_unavailable(request: Request, error: Exception) -> Response:
-    return _errors_of(request).response(unavailable(error)) if isinstance(error, Unavailable) else await _answer_crash(request, error)
+    return (
+        _errors_of(request).response(unavailable(error))
+        if isinstance(error, Unavailable)
+        else await _answer_crash(request, error)
+    )
 
 
 async def _answer_crash(request: Request, error: Exception) -> Response:

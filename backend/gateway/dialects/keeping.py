@@ -26,7 +26,9 @@ def owner_of(principal: Principal | None) -> str:
     return principal.owner if principal else ""
 
 
-async def read_turns(directory: Directory, response_id: str, *, principal: Principal | None, param: str | None) -> Sequence[ResponseRecord]:
+async def read_turns(
+    directory: Directory, response_id: str, *, principal: Principal | None, param: str | None
+) -> Sequence[ResponseRecord]:
     """Return a response and those that it follows. Raises ApiError, the same for one of another account as for none."""
     try:
         turns = await asyncio.to_thread(directory.list_turns, response_id, owner=owner_of(principal))
@@ -41,7 +43,9 @@ async def read_turns(directory: Directory, response_id: str, *, principal: Princ
     return turns
 
 
-async def items_before(directory: Directory, body: ResponsesBody, *, principal: Principal | None) -> list[dict[str, Any]]:
+async def items_before(
+    directory: Directory, body: ResponsesBody, *, principal: Principal | None
+) -> list[dict[str, Any]]:
     """Return the items of the conversation that a request follows."""
     if body.previous_response_id is None:
         return []
@@ -66,7 +70,9 @@ async def erase(directory: Directory, response_id: str, *, principal: Principal 
 
 
 def keeper(directory: Directory, body: ResponsesBody, *, principal: Principal | None, trace: Trace) -> Store | None:
-    """Return what stores the answer to a request; None where it is not to be stored. Raises ApiError where it can't be, and must."""
+    """Return what stores the answer to a request; None where it is not to be stored. Raises ApiError where it can't be,
+    and must.
+    """
     if body.store is False or not directory.keeps_responses:
         if body.store:
             raise ApiError(400, f"store: no response is stored here ({SWITCH}=0)", code="invalid_value", param="store")
@@ -74,7 +80,9 @@ def keeper(directory: Directory, body: ResponsesBody, *, principal: Principal | 
     items = [{"id": f"msg_{uuid4().hex[:24]}", **item} for item in body.items]
 
     async def store(document: Document) -> bool:
-        record = ResponseRecord(trace.id, owner_of(principal), trace.endpoint, body.previous_response_id, items, document)
+        record = ResponseRecord(
+            trace.id, owner_of(principal), trace.endpoint, body.previous_response_id, items, document
+        )
         try:
             await asyncio.to_thread(partial(directory.keep_response, record))
         except Exception:  # the gateway's edge: the answer must not depend on the database
@@ -86,6 +94,9 @@ def keeper(directory: Directory, body: ResponsesBody, *, principal: Principal | 
 
 
 def _unknown(response_id: str, param: str | None) -> ApiError:
-    message = f"There is no response {response_id!r} of this account; it may have been erased. Send the whole conversation as input."
+    message = (
+        f"There is no response {response_id!r} of this account; it may have been erased. Send the whole conversation as"
+        " input."
+    )
     status, code = (400, "previous_response_not_found") if param else (404, "response_not_found")
     return ApiError(status, f"{param}: {message}" if param else message, code=code, param=param)

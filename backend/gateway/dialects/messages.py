@@ -76,8 +76,14 @@ async def collect_message(events: Events, *, trace: Trace) -> dict[str, Any]:
     return _message(trace, [_whole(block) for block in reader.blocks], finish, reader.reasoning_tokens)
 
 
-def _message(trace: Trace, content: list[dict[str, Any]], finish: FinishEvent | None, reasoning_tokens: int) -> dict[str, Any]:
-    usage = {"input_tokens": trace.prompt_tokens, "output_tokens": 0} if finish is None else _usage(finish, reasoning_tokens)
+def _message(
+    trace: Trace, content: list[dict[str, Any]], finish: FinishEvent | None, reasoning_tokens: int
+) -> dict[str, Any]:
+    usage = (
+        {"input_tokens": trace.prompt_tokens, "output_tokens": 0}
+        if finish is None
+        else _usage(finish, reasoning_tokens)
+    )
     stop = {"stop_reason": None, "stop_sequence": None} if finish is None else _stop(finish)
     head = {"id": trace.id, "type": "message", "role": "assistant", "model": trace.endpoint}
     return {**head, "content": content, **stop, "usage": usage}
@@ -104,7 +110,9 @@ def _usage(finish: FinishEvent, reasoning_tokens: int) -> dict[str, Any]:
 def _empty(block: Block) -> dict[str, Any]:
     if block.kind == "call":
         return {"type": "tool_use", "id": block.call_id, "name": block.name, "input": {}}
-    return {"type": "text", "text": ""} if block.kind == "text" else {"type": "thinking", "thinking": "", "signature": ""}
+    return (
+        {"type": "text", "text": ""} if block.kind == "text" else {"type": "thinking", "thinking": "", "signature": ""}
+    )
 
 
 def _whole(block: Block) -> dict[str, Any]:

@@ -51,7 +51,9 @@ class ResponseAnswer:
         return await self._complete()
 
     async def stream(self, events: Events) -> AsyncGenerator[bytes, None]:
-        """Yield the server-sent events. An error before the first one is raised; a later one ends the stream as `response.failed`."""
+        """Yield the server-sent events. An error before the first one is raised; a later one ends the stream as
+        `response.failed`.
+        """
         numbers = iter(range(10**9))
         has_begun = False
 
@@ -68,10 +70,18 @@ class ResponseAnswer:
                     if not has_begun:
                         has_begun, begun = True, {"response": self.document()}
                         parts += [event_of("response.created", begun), event_of("response.in_progress", begun)]
-                    parts += [event_of(kind, content) for change in self.reader.read(event) for kind, content in self._events(change)]
+                    parts += [
+                        event_of(kind, content)
+                        for change in self.reader.read(event)
+                        for kind, content in self._events(change)
+                    ]
                     if isinstance(event, FinishEvent):
                         self.finish = event
-                        parts += [event_of(kind, content) for change in self._never_empty() for kind, content in self._events(change)]
+                        parts += [
+                            event_of(kind, content)
+                            for change in self._never_empty()
+                            for kind, content in self._events(change)
+                        ]
                     if parts:
                         yield b"".join(parts)
         except ApiError as error:
@@ -96,9 +106,21 @@ class ResponseAnswer:
         """Return the response as far as it is known."""
         body, finish = self.body, self.finish
         is_cut = finish is not None and finish.finish_reason is FinishReason.LENGTH
-        status = "failed" if self.error else "in_progress" if finish is None else "incomplete" if is_cut else "completed"
-        form = body.text.format.model_dump(by_alias=True, exclude_none=True) if body.text and body.text.format else {"type": "text"}
-        choice = body.tool_choice if isinstance(body.tool_choice, str) else body.tool_choice.model_dump() if body.tool_choice else "auto"
+        status = (
+            "failed" if self.error else "in_progress" if finish is None else "incomplete" if is_cut else "completed"
+        )
+        form = (
+            body.text.format.model_dump(by_alias=True, exclude_none=True)
+            if body.text and body.text.format
+            else {"type": "text"}
+        )
+        choice = (
+            body.tool_choice
+            if isinstance(body.tool_choice, str)
+            else body.tool_choice.model_dump()
+            if body.tool_choice
+            else "auto"
+        )
         output = [self.item(block) for block in self.reader.blocks] if finish is not None or self.error else []
         error = self.error and {"code": FAILURES.get(self.error.status, "server_error"), "message": self.error.message}
         return {
@@ -152,7 +174,12 @@ class ResponseAnswer:
         text = "" if is_open else block.text
         if block.kind == "reasoning":
             return {"type": "reasoning_text", "text": text}
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": [] if is_open else self._logprobs(block.tokens)}
+        return {
+            "type": "output_text",
+            "text": text,
+            "annotations": [],
+            "logprobs": [] if is_open else self._logprobs(block.tokens),
+        }
 
     def _logprobs(self, tokens: Any) -> list[Document]:
         return list(chat_logprobs(tokens)["content"]) if self.body.wants_logprobs else []
@@ -181,14 +208,20 @@ class ResponseAnswer:
             elif block.kind == "reasoning":
                 yield "response.reasoning_text.delta", {**part, "delta": change.text}
             else:
-                yield "response.output_text.delta", {**part, "delta": change.text, "logprobs": self._logprobs(change.tokens)}
+                yield (
+                    "response.output_text.delta",
+                    {**part, "delta": change.text, "logprobs": self._logprobs(change.tokens)},
+                )
         else:
             if block.kind == "call":
                 yield "response.function_call_arguments.done", {**place, "name": block.name, "arguments": block.text}
             elif block.kind == "reasoning":
                 yield "response.reasoning_text.done", {**part, "text": block.text}
             else:
-                yield "response.output_text.done", {**part, "text": block.text, "logprobs": self._logprobs(block.tokens)}
+                yield (
+                    "response.output_text.done",
+                    {**part, "text": block.text, "logprobs": self._logprobs(block.tokens)},
+                )
             if block.kind != "call":
                 yield "response.content_part.done", {**part, "part": self._part(block)}
             yield "response.output_item.done", {"output_index": block.index, "item": self.item(block)}

@@ -13,7 +13,9 @@ from backend.gateway.waking import Events
 
 
 async def collect_scores(events: Events, *, body: ScoreBody | RerankBody, trace: Trace) -> dict[str, Any]:
-    """Return the whole answer. A score is the network's reward; a relevance its logistic, so that it lies between 0 and 1."""
+    """Return the whole answer. A score is the network's reward; a relevance its logistic, so that it lies between 0 and
+    1.
+    """
     scores: dict[int, float] = {}
     tokens = 0
     async with aclosing(events):
@@ -30,7 +32,9 @@ async def collect_scores(events: Events, *, body: ScoreBody | RerankBody, trace:
     best = sorted(scores, key=lambda number: (-scores[number], number))[: body.top_n]
     results: list[dict[str, Any]] = [{"index": number, "relevance_score": _logistic(scores[number])} for number in best]
     if body.return_documents:
-        results = [{**result, "document": {"text": body.texts[number]}} for result, number in zip(results, best, strict=True)]
+        results = [
+            {**result, "document": {"text": body.texts[number]}} for result, number in zip(results, best, strict=True)
+        ]
     return {**head, "results": results}
 
 

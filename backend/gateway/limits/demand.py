@@ -14,7 +14,9 @@ HOLD_S = 3600.0  # a request that a lost gateway never settled stops counting af
 Unit = Literal["tokens", "usd"]
 LimitName = Literal["requests", "tokens", "concurrency", "budget"]
 ReadSpent = Callable[[Unit, Period], float]
-"""Reads the use of a key in a period from the stored usage. May block; called at most once per period, unit and store."""
+"""Reads the use of a key in a period from the stored usage. May block; called at most once per period, unit and
+store.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Counted:
 
 
 class LimitStore(Protocol):
-    """Counts of every key. `reserve` checks all limits and counts the request at its most, or counts nothing and says why."""
+    """Counts of every key. `reserve` checks all limits and counts the request at its most, or counts nothing and says
+    why.
+    """
 
     async def reserve(self, demand: Demand, read_spent: ReadSpent) -> Refusal | Counted:
         """Count a request at its most, or return the refusal."""

@@ -46,7 +46,9 @@ UNKNOWN = _Rates()
 class KeyGate:
     """Admits requests of a key. A reservation holds prompt and `max_tokens`; at the end, what was used replaces it."""
 
-    def __init__(self, directory: Directory, store: LimitStore, *, on_refusal: Callable[[ApiError, Trace], None]) -> None:
+    def __init__(
+        self, directory: Directory, store: LimitStore, *, on_refusal: Callable[[ApiError, Trace], None]
+    ) -> None:
         self._directory, self._store, self._on_refusal = directory, store, on_refusal
         self._rates: dict[str, _Rates] = defaultdict(_Rates)
         self._settling: set[asyncio.Task[None]] = set()
@@ -100,7 +102,9 @@ class KeyGate:
         usd = trace.cost_usd()
         size = 0 if num_token_ids(request) else prompt_bytes(request)
         if tokens:  # else the model may not exist, and a client can think of any number of names
-            self._rates[trace.endpoint].learn(prompt_bytes=size, prompt_tokens=row.prompt_tokens, tokens=tokens, usd=usd)
+            self._rates[trace.endpoint].learn(
+                prompt_bytes=size, prompt_tokens=row.prompt_tokens, tokens=tokens, usd=usd
+            )
         # A task of its own: the request may be cancelled, which must not cancel its settlement.
         task = asyncio.create_task(self._store.settle(demand, tokens=tokens, usd=usd))
         self._settling.add(task)
@@ -133,7 +137,9 @@ def prompt_bytes(request: GenerateRequest) -> int:
 
 def num_token_ids(request: GenerateRequest) -> int:
     """Return the tokens of the prompts that are given as ids."""
-    return len(request.token_ids or ()) + sum(len(prompt) for prompt in request.prompts or () if not isinstance(prompt, str))
+    return len(request.token_ids or ()) + sum(
+        len(prompt) for prompt in request.prompts or () if not isinstance(prompt, str)
+    )
 
 
 def limit_reached(refusal: Refusal, demand: Demand) -> ApiError:
@@ -146,8 +152,8 @@ def limit_reached(refusal: Refusal, demand: Demand) -> ApiError:
             else (f"{refusal.used:,.0f} of {refusal.allowed:,.0f} tokens", f"{demand.tokens:,} tokens")
         )
         message = (
-            f"This key has used or reserved {amounts[0]} of its budget for this {refusal.period}, and this request may use {amounts[1]}. "
-            "Send a smaller max_tokens, or wait for the next budget."
+            f"This key has used or reserved {amounts[0]} of its budget for this {refusal.period}, and this request may"
+            f" use {amounts[1]}. Send a smaller max_tokens, or wait for the next budget."
         )
         return ApiError(429, message, code="insufficient_quota", retry_after_s=wait)
     if refusal.limit == "concurrency":
@@ -156,7 +162,8 @@ def limit_reached(refusal: Refusal, demand: Demand) -> ApiError:
         message = f"This key's limit is {refusal.allowed:,.0f} requests per minute. Try again in {wait} s."
     else:
         message = (
-            f"This key's limit is {refusal.allowed:,.0f} tokens per minute, {max(0, refusal.allowed - refusal.used):,.0f} of them left; "
-            f"this request may use {demand.tokens:,}. Try again in {wait} s, or send a smaller max_tokens."
+            f"This key's limit is {refusal.allowed:,.0f} tokens per minute,"
+            f" {max(0, refusal.allowed - refusal.used):,.0f} of them left; this request may use {demand.tokens:,}. Try"
+            f" again in {wait} s, or send a smaller max_tokens."
         )
     return ApiError(429, message, code="rate_limit_exceeded", retry_after_s=wait)

@@ -6,7 +6,16 @@ import asyncio
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from backend.gateway.limits.demand import HOLD_S, WINDOW_S, Counted, Demand, ReadSpent, Refusal, budget_name, seconds_left
+from backend.gateway.limits.demand import (
+    HOLD_S,
+    WINDOW_S,
+    Counted,
+    Demand,
+    ReadSpent,
+    Refusal,
+    budget_name,
+    seconds_left,
+)
 
 
 @dataclass

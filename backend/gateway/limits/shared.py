@@ -1,4 +1,6 @@
-"""Limits counted in Redis, so that several gateways share them: one script checks every limit and counts the request in one step."""
+"""Limits counted in Redis, so that several gateways share them: one script checks every limit and counts the request in
+one step.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,16 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from backend.gateway.limits.demand import HOLD_S, WINDOW_S, Counted, Demand, ReadSpent, Refusal, budget_name, seconds_left
+from backend.gateway.limits.demand import (
+    HOLD_S,
+    WINDOW_S,
+    Counted,
+    Demand,
+    ReadSpent,
+    Refusal,
+    budget_name,
+    seconds_left,
+)
 from backend.gateway.limits.memory import MemoryLimits
 
 logger = logging.getLogger(__name__)
@@ -67,7 +78,7 @@ redis.call('ZADD', KEYS[3], now, d.request)
 redis.call('EXPIRE', KEYS[3], d.hold)
 for _, b in ipairs(d.budgets) do redis.call('INCRBYFLOAT', b.key, b.amount) end
 return cjson.encode({requests = requests, tokens = used + d.tokens})
-"""
+"""  # noqa: E501
 
 
 class SharedLimits:
@@ -100,7 +111,9 @@ class SharedLimits:
         try:
             pipe = self._redis.pipeline(transaction=True)
             pipe.zrem(open_key, demand.request_id)
-            pipe.hincrbyfloat(tokens_key, str(int(demand.now)), tokens - demand.tokens)  # the next check drops a second past the window
+            pipe.hincrbyfloat(
+                tokens_key, str(int(demand.now)), tokens - demand.tokens
+            )  # the next check drops a second past the window
             pipe.expire(tokens_key, WINDOW_S * 2)
             for unit, period, _ in demand.limits.budgets:
                 change = tokens - demand.tokens if unit == "tokens" else usd - demand.usd

@@ -18,7 +18,15 @@ from backend.errors import InvalidInput
 from backend.infra.checkpoints.weight_headers import count_parameters, read_gguf, read_safetensors
 
 PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TERMS = ("LICENSE", "LICENCE", "NOTICE")
 LARGEST_JSON_BYTES = 50_000_000
@@ -28,8 +36,8 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """Facts about a base from its small files and headers. `licence` is None if none is stated, `bytes` counts the weights, `parameters`
-    is None if only a download can tell.
+    """Facts about a base from its small files and headers. `licence` is None if none is stated, `bytes` counts the
+    weights, `parameters` is None if only a download can tell.
     """
 
     kind: Literal["folder", "gguf"]
@@ -46,7 +54,9 @@ class BaseFacts:
 
 
 def describe_base(path: Path) -> BaseFacts:
-    """Describe a folder or a `.gguf` file. Raises InvalidInput, with cause and cure, if it can't be a base (see `describe_folder`)."""
+    """Describe a folder or a `.gguf` file. Raises InvalidInput, with cause and cure, if it can't be a base (see
+    `describe_folder`).
+    """
     return describe_gguf(path) if path.is_file() else describe_folder(path)
 
 
@@ -62,7 +72,9 @@ def describe_gguf(file: Path) -> BaseFacts:
         )
     header = read_gguf(file)
     if not header.family or not header.tensors:
-        raise InvalidInput(f"{file.name} holds no network.", remedy="Give a GGUF file of a language network.", field="source")
+        raise InvalidInput(
+            f"{file.name} holds no network.", remedy="Give a GGUF file of a language network.", field="source"
+        )
     return BaseFacts("gguf", header.family[:60], header.parameters, file.stat().st_size, header.licence)
 
 
@@ -74,8 +86,8 @@ def is_part_of_gguf(name: str) -> bool:
 def describe_folder(folder: Path) -> BaseFacts:
     """Describe a Hugging Face checkpoint's folder.
 
-    Raises InvalidInput for an adapter, code of its own, an unknown family, pickled or quantised weights, damaged or missing shards, a
-    missing tokenizer, and links that lead out of the folder.
+    Raises InvalidInput for an adapter, code of its own, an unknown family, pickled or quantised weights, damaged or
+    missing shards, a missing tokenizer, and links that lead out of the folder.
     """
     check_links(folder, folder.iterdir())
     if (folder / "adapter_config.json").is_file():
@@ -102,8 +114,8 @@ def describe_folder(folder: Path) -> BaseFacts:
 
 
 def check_links(folder: Path, paths: Iterable[Path]) -> None:
-    """Raise InvalidInput if one of a folder's files is a link that leads out of it, which would let the folder's author choose what is
-    read on this machine. Links of the Hub's cache, from snapshots to `blobs`, are allowed.
+    """Raise InvalidInput if one of a folder's files is a link that leads out of it, which would let the folder's author
+    choose what is read on this machine. Links of the Hub's cache, from snapshots to `blobs`, are allowed.
     """
     inside = folder.resolve()
     allowed = (inside, inside.parent.parent / "blobs")
@@ -118,22 +130,32 @@ def check_links(folder: Path, paths: Iterable[Path]) -> None:
 
 def adapter_refusal(name: str, base: object) -> InvalidInput:
     """Return the refusal of an adapter; `base` as named in its config."""
-    where = f": its base, {str(base)[:100]}, is not in it." if isinstance(base, str) and base else ": its base is not in it."
+    where = (
+        f": its base, {str(base)[:100]}, is not in it."
+        if isinstance(base, str) and base
+        else ": its base is not in it."
+    )
     return InvalidInput(
-        f"{name} is an adapter{where}", remedy="Merge it into its base where it was made, and add the merged checkpoint.", field="source"
+        f"{name} is an adapter{where}",
+        remedy="Merge it into its base where it was made, and add the merged checkpoint.",
+        field="source",
     )
 
 
 def pickle_refusal(name: str, files: list[str], remedy: str) -> InvalidInput:
     """Return the refusal of pickled weights."""
     shown = ", ".join(files[:SHOWN]) + (" ..." if len(files) > SHOWN else "")
-    return InvalidInput(f"{name} holds its weights as {shown}, a format that can run code when it is read.", remedy=remedy, field="source")
+    return InvalidInput(
+        f"{name} holds its weights as {shown}, a format that can run code when it is read.",
+        remedy=remedy,
+        field="source",
+    )
 
 
 @cache
 def known_families() -> frozenset[str]:
-    """Return the families of causal language networks that the installed transformers has; empty if unknown. Read from its source, since
-    importing it takes seconds and torch.
+    """Return the families of causal language networks that the installed transformers has; empty if unknown. Read from
+    its source, since importing it takes seconds and torch.
     """
     package = find_spec("transformers")
     if package is None or package.origin is None:
@@ -152,9 +174,13 @@ def known_families() -> frozenset[str]:
 
 
 def check_config(folder: Path) -> dict[str, Any]:
-    """Return config.json. Raises InvalidInput if it is missing, no object, names no known family, wants its own code or is quantised."""
+    """Return config.json. Raises InvalidInput if it is missing, no object, names no known family, wants its own code or
+    is quantised.
+    """
     if not (folder / "config.json").is_file():
-        raise InvalidInput(f"{folder} holds no config.json.", remedy="Give the folder of a Hugging Face checkpoint.", field="source")
+        raise InvalidInput(
+            f"{folder} holds no config.json.", remedy="Give the folder of a Hugging Face checkpoint.", field="source"
+        )
     config = read_json(folder / "config.json")
     for name in ("config.json", "tokenizer_config.json"):
         data = config if name == "config.json" else (read_json(folder / name) if (folder / name).is_file() else {})
@@ -166,7 +192,9 @@ def check_config(folder: Path) -> dict[str, Any]:
     family = config.get("model_type")
     if not isinstance(family, str) or not family:
         raise InvalidInput(
-            f"config.json of {folder.name} names no model_type.", remedy="Give the folder of a Hugging Face checkpoint.", field="source"
+            f"config.json of {folder.name} names no model_type.",
+            remedy="Give the folder of a Hugging Face checkpoint.",
+            field="source",
         )
     if known_families() and family not in known_families():
         raise InvalidInput(
@@ -177,7 +205,8 @@ def check_config(folder: Path) -> dict[str, Any]:
         )
     if config.get("quantization_config"):
         raise InvalidInput(
-            f"The weights of {folder.name} are quantised, and can't be trained on.", remedy="Add the original checkpoint, or a GGUF file."
+            f"The weights of {folder.name} are quantised, and can't be trained on.",
+            remedy="Add the original checkpoint, or a GGUF file.",
         )
     return config
 
@@ -195,12 +224,16 @@ def weight_files(folder: Path) -> list[Path]:
     missing = [name for name in listed if not (folder / name).is_file()]
     if missing:
         shown = ", ".join(missing[:SHOWN]) + (" ..." if len(missing) > SHOWN else "")
-        raise InvalidInput(f"{len(missing)} of the {len(listed)} weight files are missing: {shown}.", remedy="Download them, too.")
+        raise InvalidInput(
+            f"{len(missing)} of the {len(listed)} weight files are missing: {shown}.", remedy="Download them, too."
+        )
     return [folder / name for name in listed]
 
 
 def names_in_index(folder: Path) -> list[str]:
-    """Return the files of weights that the index names. Raises InvalidInput if it is damaged or leads out of the folder."""
+    """Return the files of weights that the index names. Raises InvalidInput if it is damaged or leads out of the
+    folder.
+    """
     names = read_json(folder / INDEX).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise InvalidInput(f"{INDEX} of {folder.name} lists no weights.", remedy="Download the file again.")
@@ -221,13 +254,18 @@ def _no_weights(folder: Path) -> InvalidInput:
     others = sorted(path.name for path in folder.glob("*.safetensors"))
     if pickled and not others:
         return pickle_refusal(
-            folder.name, pickled, "Convert it to safetensors where you trust it (model.save_pretrained writes them), then add that."
+            folder.name,
+            pickled,
+            "Convert it to safetensors where you trust it (model.save_pretrained writes them), then add that.",
         )
     if others:
         return InvalidInput(
-            f"{folder.name} holds {', '.join(others[:SHOWN])}, but neither {WEIGHTS} nor {INDEX}.", remedy="Download the missing file."
+            f"{folder.name} holds {', '.join(others[:SHOWN])}, but neither {WEIGHTS} nor {INDEX}.",
+            remedy="Download the missing file.",
         )
-    return InvalidInput(f"{folder.name} holds no weights (*.safetensors).", remedy="Give the folder of a Hugging Face checkpoint.")
+    return InvalidInput(
+        f"{folder.name} holds no weights (*.safetensors).", remedy="Give the folder of a Hugging Face checkpoint."
+    )
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -274,7 +312,8 @@ def licence_of_card(text: str) -> str | None:
 def licence_words(card: dict[str, Any]) -> str | None:
     """Return a card's `license`, `license_name` and `license_link` as one line.
 
-    >>> licence_words({"license": "other", "license_name": "gemma", "license_link": "https://ai.google.dev/gemma/terms"})
+    >>> licence_words({"license": "other", "license_name": "gemma", "license_link":
+    "https://ai.google.dev/gemma/terms"})
     'gemma (https://ai.google.dev/gemma/terms)'
     """
     stated = card.get("license") or card.get("licence")

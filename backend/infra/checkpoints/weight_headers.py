@@ -1,5 +1,5 @@
-"""Read the headers of safetensors and GGUF files. Loads no tensor. Counts and lengths in a header are untrusted, and are checked against
-the file's size before use.
+"""Read the headers of safetensors and GGUF files. Loads no tensor. Counts and lengths in a header are untrusted, and
+are checked against the file's size before use.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= LARGEST_HEADER_BYTES:
-            raise InvalidInput(f"{file.name} is not a safetensors file: its header claims {length:,} bytes.", remedy=FETCH_AGAIN)
+            raise InvalidInput(
+                f"{file.name} is not a safetensors file: its header claims {length:,} bytes.", remedy=FETCH_AGAIN
+            )
         if length > size - 8:
             raise InvalidInput(f"{file.name} is cut short: it ends inside its header.", remedy=FETCH_AGAIN)
         text = stream.read(length)
@@ -57,17 +59,22 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def parse_header(text: bytes, *, name: str, data_bytes: int) -> dict[str, Tensor]:
-    """Return name -> tensor from a header's JSON, where `data_bytes` of data follow it. Raises InvalidInput as `read_safetensors`."""
+    """Return name -> tensor from a header's JSON, where `data_bytes` of data follow it. Raises InvalidInput as
+    `read_safetensors`.
+    """
     try:
         header = json.loads(text, object_pairs_hook=_without_repeats)
         entries = {key: entry for key, entry in header.items() if key != "__metadata__"}
         tensors = {key: _tensor(entry) for key, entry in entries.items()}
         end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise InvalidInput(f"{name} has a damaged safetensors header: {str(error)[:200]}", remedy=FETCH_AGAIN) from error
+        raise InvalidInput(
+            f"{name} has a damaged safetensors header: {str(error)[:200]}", remedy=FETCH_AGAIN
+        ) from error
     if end > data_bytes:
         raise InvalidInput(
-            f"{name} is cut short: its header claims {end:,} bytes of weights, and it has {data_bytes:,}.", remedy=FETCH_AGAIN
+            f"{name} is cut short: its header claims {end:,} bytes of weights, and it has {data_bytes:,}.",
+            remedy=FETCH_AGAIN,
         )
     return tensors
 
@@ -94,7 +101,9 @@ def _tensor(entry: dict[str, Any]) -> Tensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """Header of a GGUF file. `values` holds its metadata without long lists, `vocab_size` the length of its token list."""
+    """Header of a GGUF file. `values` holds its metadata without long lists, `vocab_size` the length of its token
+    list.
+    """
 
     values: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -125,12 +134,16 @@ def read_gguf(file: Path) -> GgufHeader:
     """
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
-            raise InvalidInput(f"{file.name} is not a GGUF file.", remedy="Give a .gguf file, or a folder with safetensors.")
+            raise InvalidInput(
+                f"{file.name} is not a GGUF file.", remedy="Give a .gguf file, or a folder with safetensors."
+            )
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 return _GgufReader(data, file.name).read()
             except struct.error as error:
-                raise InvalidInput(f"{file.name} is cut short: it ends inside its header.", remedy=FETCH_AGAIN) from error
+                raise InvalidInput(
+                    f"{file.name} is cut short: it ends inside its header.", remedy=FETCH_AGAIN
+                ) from error
 
 
 class _GgufReader:
@@ -156,7 +169,8 @@ class _GgufReader:
         tensors, end = self._tensors(num_tensors, alignment=values.get("general.alignment", 32))
         if end > len(self._data):
             raise InvalidInput(
-                f"{self._name} is cut short: its header claims {end:,} bytes, and it has {len(self._data):,}.", remedy=FETCH_AGAIN
+                f"{self._name} is cut short: its header claims {end:,} bytes, and it has {len(self._data):,}.",
+                remedy=FETCH_AGAIN,
             )
         return GgufHeader(values, tensors, lists.get("tokenizer.ggml.tokens"), lists)
 
@@ -164,7 +178,9 @@ class _GgufReader:
         """Return the tensors and where the last one ends."""
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType  # importing takes 0.15 s
 
-        sizes = {int(kind): (kind.name, *GGML_QUANT_SIZES[kind]) for kind in GGMLQuantizationType if kind in GGML_QUANT_SIZES}
+        sizes = {
+            int(kind): (kind.name, *GGML_QUANT_SIZES[kind]) for kind in GGMLQuantizationType if kind in GGML_QUANT_SIZES
+        }
         tensors, ends = {}, [0]
         for _ in range(count):
             name, (rank,) = self._text(), self._take("I")

@@ -1,6 +1,6 @@
-"""Files in S3 or Google Cloud Storage, by fsspec. Keys and endpoints come from the environment alone, as in the vendors' own tools. Only
-`s3://` and `gs://` are supported. Plain `https://` is left out on purpose: an import could make a worker fetch from internal addresses
-(SSRF).
+"""Files in S3 or Google Cloud Storage, by fsspec. Keys and endpoints come from the environment alone, as in the
+vendors' own tools. Only `s3://` and `gs://` are supported. Plain `https://` is left out on purpose: an import could
+make a worker fetch from internal addresses (SSRF).
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ class CloudFiles:
         with _translate_errors(self.scheme, f"{self.scheme}://{path}"):
             data: bytes = self.filesystem.cat_file(path, start=start, end=end)
         if len(data) != end - start:
-            raise Unavailable(f"{self.scheme}://{path} sent {len(data):,} of {end - start:,} bytes.", remedy="Import it again: it resumes.")
+            raise Unavailable(
+                f"{self.scheme}://{path} sent {len(data):,} of {end - start:,} bytes.",
+                remedy="Import it again: it resumes.",
+            )
         return data
 
 
@@ -57,8 +60,8 @@ def is_cloud_url(text: str) -> bool:
 def find_cloud_files(url: str) -> CloudFiles:
     """Find the object at an address, or all readable objects below it.
 
-    Raises InvalidInput for an address of another form, NotFound if it is empty, Unavailable, within seconds, when the library, the
-    keys, the permission or the store is missing.
+    Raises InvalidInput for an address of another form, NotFound if it is empty, Unavailable, within seconds, when the
+    library, the keys, the permission or the store is missing.
     """
     match = _URL.fullmatch(url.strip())
     if match is None:
@@ -75,9 +78,14 @@ def find_cloud_files(url: str) -> CloudFiles:
             folder, entries = _list(filesystem, root, is_bucket=not key)
         if not missing_keys:
             break
-    files = [RemoteFile(path.removeprefix(f"{folder}/"), int(info.get("size") or 0), _mark(info)) for path, info in entries.items()]
+    files = [
+        RemoteFile(path.removeprefix(f"{folder}/"), int(info.get("size") or 0), _mark(info))
+        for path, info in entries.items()
+    ]
     readable_paths = set(most_common_ending(readable([file.path for file in files])))
-    selected = tuple(sorted((file for file in files if file.path in readable_paths and file.bytes), key=lambda file: file.path))
+    selected = tuple(
+        sorted((file for file in files if file.path in readable_paths and file.bytes), key=lambda file: file.path)
+    )
     if not selected:
         problem = "is empty or has no known ending" if len(files) == 1 else f"holds no data file ({len(files)} files)"
         raise InvalidInput(f"{shown} {problem}.", remedy=f"Rows are read from {', '.join(SUFFIXES)}.", field="url")
@@ -96,16 +104,23 @@ def _list(filesystem: Any, root: str, *, is_bucket: bool) -> tuple[str, dict[str
     for _, _, files in filesystem.walk(root, detail=True):
         entries.update({str(info["name"]): info for info in files.values() if not str(info["name"]).endswith("/")})
         if len(entries) > MAX_FILES:
-            raise InvalidInput(f"{root} holds more than {MAX_FILES:,} files.", remedy="Name a folder below it.", field="url")
+            raise InvalidInput(
+                f"{root} holds more than {MAX_FILES:,} files.", remedy="Name a folder below it.", field="url"
+            )
     if not entries:
         raise FileNotFoundError(root)
     return root, entries
 
 
 def _mark(info: dict[str, Any]) -> str:
-    return str(info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("LastModified") or info.get("mtime") or "").strip(
-        '"'
-    )
+    return str(
+        info.get("ETag")
+        or info.get("etag")
+        or info.get("md5Hash")
+        or info.get("LastModified")
+        or info.get("mtime")
+        or ""
+    ).strip('"')
 
 
 def _filesystem(scheme: str, *, anonymous: bool) -> Any:
@@ -118,7 +133,9 @@ def _filesystem(scheme: str, *, anonymous: bool) -> Any:
         ) from error
     if scheme == "s3":
         config = {"connect_timeout": ANSWER_S, "read_timeout": 20, "retries": {"max_attempts": 1}}
-        return module.S3FileSystem(anon=anonymous, config_kwargs=config, use_listings_cache=False, skip_instance_cache=True)
+        return module.S3FileSystem(
+            anon=anonymous, config_kwargs=config, use_listings_cache=False, skip_instance_cache=True
+        )
     token = "anon" if anonymous else None
     return module.GCSFileSystem(token=token, use_listings_cache=False, skip_instance_cache=True, timeout=20)
 
@@ -138,7 +155,9 @@ def _translate_errors(scheme: str, shown: str, *, last: bool = True) -> Iterator
     try:
         yield missing_keys
     except FileNotFoundError as error:
-        raise NotFound(f"There is nothing at {shown}.", remedy=f"Check the bucket and the path{ENDPOINTS[scheme]}.", field="url") from error
+        raise NotFound(
+            f"There is nothing at {shown}.", remedy=f"Check the bucket and the path{ENDPOINTS[scheme]}.", field="url"
+        ) from error
     except PermissionError as error:
         raise Unavailable(
             f"The store refuses to show {shown}: {_first_line(error)}.",
@@ -154,7 +173,9 @@ def _translate_errors(scheme: str, shown: str, *, last: bool = True) -> Iterator
             remedy = f"Check the network{ENDPOINTS[scheme]}, then try again."
             raise Unavailable(f"{shown} can't be read: {_first_line(error)}.", remedy=remedy) from error
         if last:
-            raise Unavailable(f"There are no keys to read {shown} with.", remedy=f"{KEYS[scheme]} {WHERE}", field="url") from error
+            raise Unavailable(
+                f"There are no keys to read {shown} with.", remedy=f"{KEYS[scheme]} {WHERE}", field="url"
+            ) from error
         missing_keys.append(True)
 
 

@@ -1,4 +1,6 @@
-"""Read text in other encodings as UTF-8: UTF-16 by its byte order mark, others by name. Guess the encoding of bytes that are not UTF-8."""
+"""Read text in other encodings as UTF-8: UTF-16 by its byte order mark, others by name. Guess the encoding of bytes
+that are not UTF-8.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ _MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe\x00\x00": "utf-32", b"\xff\xfe": 
 def _keep_bytes(error: UnicodeError) -> tuple[str, int]:
     """Keep undecodable bytes, so that their row is reported later."""
     assert isinstance(error, UnicodeDecodeError)
-    return "".join(chr(0xDC00 + byte) if byte > 127 else chr(byte) for byte in error.object[error.start : error.end]), error.end
+    return (
+        "".join(chr(0xDC00 + byte) if byte > 127 else chr(byte) for byte in error.object[error.start : error.end]),
+        error.end,
+    )
 
 
 codecs.register_error("roundhouse.keep", _keep_bytes)
@@ -27,7 +32,9 @@ def check_encoding(name: str) -> str:
         return known[codecs.lookup(name).name]
     except (LookupError, ValueError):
         raise InvalidInput(
-            f"{name[:40]!r} is no encoding that can be read.", remedy=f"Choose one of {', '.join(ENCODINGS)}.", field="encoding"
+            f"{name[:40]!r} is no encoding that can be read.",
+            remedy=f"Choose one of {', '.join(ENCODINGS)}.",
+            field="encoding",
         ) from None
 
 
@@ -58,7 +65,9 @@ def _python_name(encoding: str) -> str:
 class Utf8Stream:
     """A stream of UTF-8 from a stream of bytes, without the byte order mark."""
 
-    def __init__(self, read: Callable[[int], bytes], *, encoding: str | None = None, skip: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, read: Callable[[int], bytes], *, encoding: str | None = None, skip: Callable[[int], None] | None = None
+    ) -> None:
         """`read(size)` gives the next bytes, nothing at the end; `skip(size)` skips bytes, if that is faster."""
         self._read, self._skip = read, skip
         head = b""
@@ -90,7 +99,9 @@ class Utf8Stream:
         return b""
 
     def read_into(self, view: memoryview, read_into: Callable[[memoryview], int]) -> int:
-        """Fill a buffer with the next UTF-8 and return the number of bytes, 0 at the end. `read_into` fills a buffer from the source."""
+        """Fill a buffer with the next UTF-8 and return the number of bytes, 0 at the end. `read_into` fills a buffer
+        from the source.
+        """
         if self._decoder is None and not self._head and not self._ready:
             return read_into(view)
         data = self.read(len(view))

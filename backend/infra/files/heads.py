@@ -30,7 +30,8 @@ Row = dict[str, Any]
 def head_of_path(path: Path, *, limit: int = 50, encoding: str | None = None, split: str | None = None) -> SourceHead:
     """Return the first rows of a file, of the first file of a folder or a zip, or of a split of a saved dataset.
 
-    Raises NotFound if it is missing, InvalidInput if it is empty, dangerous, holds no row, or does not match its ending.
+    Raises NotFound if it is missing, InvalidInput if it is empty, dangerous, holds no row, or does not match its
+    ending.
     """
     if saved := choose_saved(path, split):
         return _head_of_saved(*saved, limit=limit)
@@ -45,7 +46,11 @@ def _head_of_saved(choice: SavedChoice, splits: Mapping[str, SavedSplit], *, lim
     first, members = listings[0].members[0], [member for listing in listings for member in listing.members]
     rows, _ = _rows_of_member(first, limit=limit, encoding=None)
     return SourceHead(
-        rows, f"{choice.train}/{first.name}", len(members), sum(member.bytes for member in members), val_split=choice.val or ""
+        rows,
+        f"{choice.train}/{first.name}",
+        len(members),
+        sum(member.bytes for member in members),
+        val_split=choice.val or "",
     )
 
 
@@ -74,7 +79,9 @@ def _rows_of_member(member: Member, *, limit: int, encoding: str | None) -> tupl
             return _rows_of_text(name, _read(opened, HEAD_BYTES), limit=limit, encoding=encoding)
         data = _read(opened, MAX_PACKED_TABLE + 1)
     if len(data) > MAX_PACKED_TABLE:
-        raise InvalidInput(f"{member.name} within its zip is too large for a preview.", remedy="Unpack it first.", field="file")
+        raise InvalidInput(
+            f"{member.name} within its zip is too large for a preview.", remedy="Unpack it first.", field="file"
+        )
     return _rows_of_table(member.name, member.suffix, io.BytesIO(data), limit=limit), ""
 
 
@@ -105,7 +112,9 @@ def _rows_of_text(name: str, head: bytes, *, limit: int, encoding: str | None) -
                 field="file",
             ) from error
         remedy = f"Choose its encoding; perhaps {guess}." if guess else "Choose its encoding."
-        raise InvalidInput(f"{name} is not UTF-8 ({foreign}), and no row of it can be read so.", remedy=remedy, field="encoding") from error
+        raise InvalidInput(
+            f"{name} is not UTF-8 ({foreign}), and no row of it can be read so.", remedy=remedy, field="encoding"
+        ) from error
 
 
 def _as_utf8(head: bytes, encoding: str | None) -> bytes:
@@ -133,7 +142,9 @@ def _rows_of_table(name: str, suffix: str, file: BinaryIO, *, limit: int) -> lis
 
 
 def _sniff_arrow(name: str, file: BinaryIO, *, limit: int) -> list[Row]:
-    """Return the first rows of an Arrow file: the IPC file format, the stream format (as `datasets` writes it), or old Feather."""
+    """Return the first rows of an Arrow file: the IPC file format, the stream format (as `datasets` writes it), or old
+    Feather.
+    """
     try:
         start = file.read(6)
         file.seek(0)

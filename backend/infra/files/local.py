@@ -1,5 +1,6 @@
-"""Sources of rows on disk: a file, a folder of files, a zip. Lists readable files, refuses dangerous ones, opens byte streams. Nothing is
-extracted: members of a zip are streamed. Files left out (hidden files, links that lead out, unknown endings) are listed with the reason.
+"""Sources of rows on disk: a file, a folder of files, a zip. Lists readable files, refuses dangerous ones, opens byte
+streams. Nothing is extracted: members of a zip are streamed. Files left out (hidden files, links that lead out, unknown
+endings) are listed with the reason.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Ignored:
 
 @dataclass(frozen=True)
 class Member:
-    """One file to read: its name within the source, its `suffix`, its compression ("" or ".gz", ...), its bytes as stored. `entry` is the
-    name within the zip `path`, if any.
+    """One file to read: its name within the source, its `suffix`, its compression ("" or ".gz", ...), its bytes as
+    stored. `entry` is the name within the zip `path`, if any.
     """
 
     name: str
@@ -91,15 +92,29 @@ class Opened:
         name = self._member.name
         try:
             data = self._stream.read(size)
-        except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        except (
+            EOFError,
+            zlib.error,
+            lzma.LZMAError,
+            gzip.BadGzipFile,
+            zipfile.BadZipFile,
+            OSError,
+            NotImplementedError,
+        ) as error:
             raise _damaged(name, error) from None
         self._produced += len(data)
-        if self._member.packing and self._produced > RATIO_FROM_BYTES and self._produced > MAX_RATIO * max(1, self.position):
+        if (
+            self._member.packing
+            and self._produced > RATIO_FROM_BYTES
+            and self._produced > MAX_RATIO * max(1, self.position)
+        ):
             raise _bomb(name, self._produced, self.position)
         return data
 
     def read_into(self, view: memoryview) -> int:
-        """Fill a buffer and return the number of bytes; uncompressed files are read without a copy. Raises InvalidInput."""
+        """Fill a buffer and return the number of bytes; uncompressed files are read without a copy. Raises
+        InvalidInput.
+        """
         if not self._member.packing and isinstance(self._stream, BufferedReader):
             try:
                 return self._stream.readinto(view)
@@ -120,7 +135,9 @@ class Opened:
 
 def _damaged(name: str, error: Exception) -> InvalidInput:
     return InvalidInput(
-        f"The compressed file {name!r} is damaged or cut off: {str(error)[:200]}.", remedy="Upload it again.", field="source"
+        f"The compressed file {name!r} is damaged or cut off: {str(error)[:200]}.",
+        remedy="Upload it again.",
+        field="source",
     )
 
 
@@ -150,16 +167,17 @@ def _unpacked(outer: IO[bytes], *, packing: str) -> BinaryIO:
 
 def _bomb(name: str, unpacked: int, packed: int) -> InvalidInput:
     return InvalidInput(
-        f"{name!r} unpacks to {unpacked:,} bytes from {packed:,}: more than {MAX_RATIO} times, as only a compression bomb does.",
+        f"{name!r} unpacks to {unpacked:,} bytes from {packed:,}: more than {MAX_RATIO} times, as only a compression"
+        " bomb does.",
         remedy="Extract it yourself and import the file.",
         field="source",
     )
 
 
 def list_source(path: Path) -> Listing:
-    """List the readable files at a path: one file, the files of a folder and its subfolders, or those of a zip. Raises NotFound if it is
-    missing, InvalidInput for an ending that can't be read, an empty file, a folder or zip without readable
-    files, and a zip that is damaged, encrypted, a bomb, or whose names lead out of it.
+    """List the readable files at a path: one file, the files of a folder and its subfolders, or those of a zip. Raises
+    NotFound if it is missing, InvalidInput for an ending that can't be read, an empty file, a folder or zip without
+    readable files, and a zip that is damaged, encrypted, a bomb, or whose names lead out of it.
     """
     if path.is_dir():
         members, ignored = _list_folder(path)
@@ -182,7 +200,11 @@ def _file_member(path: Path, *, name: str) -> Member:
     if status.st_size == 0:
         raise InvalidInput(f"The file {name!r} is empty.", field="source")
     if not os.access(path, os.R_OK):
-        raise InvalidInput(f"Roundhouse has no permission to read the file {name!r}.", remedy="Give it read permission.", field="source")
+        raise InvalidInput(
+            f"Roundhouse has no permission to read the file {name!r}.",
+            remedy="Give it read permission.",
+            field="source",
+        )
     return Member(name, suffix, packing, status.st_size, path, mtime_ns=status.st_mtime_ns)
 
 
@@ -203,14 +225,18 @@ def _list_folder(root: Path) -> tuple[list[Member], list[Ignored]]:
                 ignored.append(Ignored(shown, "hidden"))
             elif not is_text(shown):
                 ignored.append(Ignored(shown.encode("utf-8", "backslashreplace").decode(), "a name that is not UTF-8"))
-            elif path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):  # `resolve` raises for a link to itself
+            elif path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(
+                inside
+            ):  # `resolve` raises for a link to itself
                 ignored.append(Ignored(shown, "a link that leads out of the folder"))
             elif not path.is_file():
                 ignored.append(Ignored(shown, "not a plain file"))
             else:
                 _add(members, ignored, shown, lambda path=path, shown=shown: _file_member(path, name=shown))
         if len(members) + len(ignored) > MAX_MEMBERS:
-            raise InvalidInput(f"The folder {root.name!r} holds more than {MAX_MEMBERS:,} files.", remedy="Join them.", field="source")
+            raise InvalidInput(
+                f"The folder {root.name!r} holds more than {MAX_MEMBERS:,} files.", remedy="Join them.", field="source"
+            )
     return sorted(members, key=lambda member: member.name), ignored
 
 
@@ -235,7 +261,9 @@ def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"The zip {path.name!r} is damaged: {str(error)[:200]}.", remedy="Upload it again.", field="source") from None
+        raise InvalidInput(
+            f"The zip {path.name!r} is damaged: {str(error)[:200]}.", remedy="Upload it again.", field="source"
+        ) from None
 
 
 def _list_zip(path: Path) -> tuple[list[Member], list[Ignored]]:
@@ -273,27 +301,37 @@ def _check_zip(path: Path, entries: list[zipfile.ZipInfo], *, packed: int) -> No
                 field="source",
             )
         if stat.S_ISLNK(entry.external_attr >> 16):
-            raise InvalidInput(f"The zip {name!r} holds the link {entry.filename[:200]!r}.", remedy="Pack the file itself.", field="source")
+            raise InvalidInput(
+                f"The zip {name!r} holds the link {entry.filename[:200]!r}.",
+                remedy="Pack the file itself.",
+                field="source",
+            )
         if entry.flag_bits & _ENCRYPTED:
             raise InvalidInput(
-                f"{entry.filename[:200]!r} in {name!r} is encrypted.", remedy="Unpack it with its password first.", field="source"
+                f"{entry.filename[:200]!r} in {name!r} is encrypted.",
+                remedy="Unpack it with its password first.",
+                field="source",
             )
         if entry.file_size > RATIO_FROM_BYTES and entry.file_size > MAX_RATIO * max(1, entry.compress_size):
             raise _bomb(f"{name}: {entry.filename[:200]}", entry.file_size, entry.compress_size)
     total = sum(entry.file_size for entry in entries)
     if total > MAX_UNPACKED_BYTES or len(entries) > MAX_MEMBERS:
         raise InvalidInput(
-            f"The zip {name!r} unpacks to {total:,} bytes in {len(entries):,} files; the limits are {MAX_UNPACKED_BYTES:,} and "
-            f"{MAX_MEMBERS:,}.",
+            f"The zip {name!r} unpacks to {total:,} bytes in {len(entries):,} files; the limits are"
+            f" {MAX_UNPACKED_BYTES:,} and {MAX_MEMBERS:,}.",
             remedy="Split it.",
             field="source",
         )
-    if total > RATIO_FROM_BYTES and (total > MAX_RATIO * packed or sum(entry.compress_size for entry in entries) > packed):
+    if total > RATIO_FROM_BYTES and (
+        total > MAX_RATIO * packed or sum(entry.compress_size for entry in entries) > packed
+    ):
         raise _bomb(name, total, packed)  # small members, or members that share their bytes
 
 
 def _skip_text_files(members: list[Member], ignored: list[Ignored]) -> tuple[list[Member], list[Ignored]]:
-    """Leave out text files in a folder of data files (a readme, a licence), and the metadata that `datasets` writes with .arrow files."""
+    """Leave out text files in a folder of data files (a readme, a licence), and the metadata that `datasets` writes
+    with .arrow files.
+    """
     if any(member.suffix == ".arrow" for member in members):
         about = [member for member in members if PurePosixPath(member.name).name in _SAVED_BESIDE_ARROW]
         members = [member for member in members if member not in about]

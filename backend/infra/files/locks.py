@@ -11,8 +11,8 @@ from pathlib import Path
 
 @contextmanager
 def try_lock(file: Path) -> Iterator[bool]:
-    """Hold a lock while the block runs; yield False if another process has it. It ends with the process. Raises OSError for a file system
-    without locks.
+    """Hold a lock while the block runs; yield False if another process has it. It ends with the process. Raises OSError
+    for a file system without locks.
     """
     handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -46,9 +46,11 @@ def first_rows(file: BinaryIO, *, limit: int) -> list[Row]:
     return rows[:limit]
 
 
-def source_batches(file: Path, *, columns: Sequence[str], batch_bytes: int) -> tuple[Iterator[pyarrow.RecordBatch], int]:
-    """Return batches of about `batch_bytes` of a source, and its number of rows; only `columns`, if all of them exist. Column chunks are
-    not pre-buffered, so a large row group is never in memory at once. Raises pyarrow's errors.
+def source_batches(
+    file: Path, *, columns: Sequence[str], batch_bytes: int
+) -> tuple[Iterator[pyarrow.RecordBatch], int]:
+    """Return batches of about `batch_bytes` of a source, and its number of rows; only `columns`, if all of them exist.
+    Column chunks are not pre-buffered, so a large row group is never in memory at once. Raises pyarrow's errors.
     """
     source = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
     num_rows, names = source.metadata.num_rows, set(source.schema_arrow.names)
@@ -58,7 +60,9 @@ def source_batches(file: Path, *, columns: Sequence[str], batch_bytes: int) -> t
     return _closing(source, source.iter_batches(batch_size=rows, columns=chosen, use_threads=False)), num_rows
 
 
-def _closing(source: pyarrow.parquet.ParquetFile, batches: Iterator[pyarrow.RecordBatch]) -> Iterator[pyarrow.RecordBatch]:
+def _closing(
+    source: pyarrow.parquet.ParquetFile, batches: Iterator[pyarrow.RecordBatch]
+) -> Iterator[pyarrow.RecordBatch]:
     with source:
         yield from batches
 
@@ -78,7 +82,9 @@ def iter_tables(file: Path, *, num_rows: int) -> Iterator[pyarrow.Table]:
 
 
 def iter_rows(file: Path) -> Iterator[Row]:
-    """Yield a file's rows as canonical rows (see `backend.domain.data.rows.mapping`): without the columns that a row lacks."""
+    """Yield a file's rows as canonical rows (see `backend.domain.data.rows.mapping`): without the columns that a row
+    lacks.
+    """
     for table in iter_tables(file, num_rows=BATCH_ROWS):
         for row in table.to_pylist():
             yield clean_row(row)
@@ -103,7 +109,9 @@ def fetch_rows(file: Path, numbers: Sequence[int]) -> dict[int, Row]:
 
 
 def read_rows(folder: Path, *, split: str, offset: int = 0, limit: int = 20) -> list[Row]:
-    """Return a page of one split of a version (`<folder>/<split>.parquet`) as canonical rows; empty if the split is missing."""
+    """Return a page of one split of a version (`<folder>/<split>.parquet`) as canonical rows; empty if the split is
+    missing.
+    """
     path = folder / f"{split}.parquet"
     if not path.is_file():
         return []
@@ -129,5 +137,7 @@ def _rows_from(file: pyarrow.parquet.ParquetFile, offset: int) -> Iterator[Row]:
 def write_rows(file: Path, rows: Sequence[Row]) -> int:
     """Write rows to a new file; columns are those of all rows. Returns its size in bytes."""
     columns = dict.fromkeys(name for row in rows for name in row)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{name: row.get(name) for name in columns} for row in rows]), file)
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([{name: row.get(name) for name in columns} for row in rows]), file
+    )
     return file.stat().st_size

@@ -18,7 +18,9 @@ def set_private_umask() -> None:
 
 
 def make_private(path: Path) -> None:
-    """Remove the permissions of group and others from a file or folder. Does nothing for one that is missing, a link or another user's."""
+    """Remove the permissions of group and others from a file or folder. Does nothing for one that is missing, a link or
+    another user's.
+    """
     with contextlib.suppress(FileNotFoundError, PermissionError):
         status = path.lstat()
         if not stat.S_ISLNK(status.st_mode) and status.st_mode & UMASK:
@@ -26,10 +28,11 @@ def make_private(path: Path) -> None:
 
 
 def tighten_home(home: Path) -> None:
-    """Make a home folder of an earlier version private: the files right below it and the folders that an installation writes.
+    """Make a home folder of an earlier version private: the files right below it and the folders that an installation
+    writes.
 
-    The home folder's own mode changes last and marks completion, so that later starts skip the walk. A sticky home folder is shared and
-    keeps its mode.
+    The home folder's own mode changes last and marks completion, so that later starts skip the walk. A sticky home
+    folder is shared and keeps its mode.
     """
     status = home.stat()
     if not status.st_mode & UMASK:

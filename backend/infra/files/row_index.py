@@ -85,7 +85,15 @@ class _Sizes:
 
     def stats(self) -> SizeStats:
         """Return the statistics."""
-        return SizeStats(self.rows, self.filled, self.total, max(0, self.smallest), self.largest, self._quantile(0.5), self._quantile(0.95))
+        return SizeStats(
+            self.rows,
+            self.filled,
+            self.total,
+            max(0, self.smallest),
+            self.largest,
+            self._quantile(0.5),
+            self._quantile(0.95),
+        )
 
 
 def _number(text: str) -> int:
@@ -98,8 +106,8 @@ def index_file(folder: Path, split: str) -> Path:
 
 
 def read_index(folder: Path, *, split: str, kind: DatasetKind, progress: Progress | None = None) -> SplitIndex:
-    """Return the index of a split, built by reading its rows once if it does not exist. `progress` is called with the number of rows read
-    since the last call.
+    """Return the index of a split, built by reading its rows once if it does not exist. `progress` is called with the
+    number of rows read since the last call.
     """
     cached = index_file(folder, split)
     if cached.is_file():
@@ -139,7 +147,9 @@ def _save(index: SplitIndex, file: Path) -> None:
     numbers = [[getattr(index.sizes[name], part) for part in SizeStats.__annotations__] for name in names]
     partial = file.with_name(f".{uuid.uuid4().hex[:8]}.partial")
     buffer = io.BytesIO()
-    np.savez(buffer, hashes=index.hashes, keys=index.keys, names=np.array(names), sizes=np.array(numbers, dtype=np.int64))
+    np.savez(
+        buffer, hashes=index.hashes, keys=index.keys, names=np.array(names), sizes=np.array(numbers, dtype=np.int64)
+    )
     try:
         partial.write_bytes(buffer.getvalue())
         os.replace(partial, file)

@@ -1,4 +1,6 @@
-"""List the splits of folders written by `save_to_disk` of Hugging Face `datasets`, and of zips of them, without that library."""
+"""List the splits of folders written by `save_to_disk` of Hugging Face `datasets`, and of zips of them, without that
+library.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class SavedSplit:
         if self.prefix is None:
             return listing
         inside = [member for member in listing.members if member.entry.startswith(self.prefix)]
-        return Listing(tuple(replace(member, name=member.name[len(self.prefix) :]) for member in inside), is_single=False)
+        return Listing(
+            tuple(replace(member, name=member.name[len(self.prefix) :]) for member in inside), is_single=False
+        )
 
     def unpack(self, folder: Path) -> None:
         """Write the files of a split in a zip to a folder. Raises InvalidInput where one is damaged."""
@@ -47,7 +51,8 @@ class SavedSplit:
 def saved_splits(path: Path) -> dict[str, SavedSplit] | None:
     """Return split -> its place in a saved dataset, in the order of its record; None for any other path.
 
-    Raises InvalidInput if the record can't be read, a split's folder or file is missing or outside the folder, or the zip is dangerous.
+    Raises InvalidInput if the record can't be read, a split's folder or file is missing or outside the folder, or the
+    zip is dangerous.
     """
     if path.is_dir():
         names = _split_names(path)
@@ -60,11 +65,17 @@ def saved_splits(path: Path) -> dict[str, SavedSplit] | None:
             return None
         list_source(path)  # refuses what is dangerous before anything is unpacked
         names = _split_names(zipfile.Path(archive, at=place))
-    return None if names is None else {name: SavedSplit(path, f"{place}{folder}/" if folder else place) for name, folder in names.items()}
+    return (
+        None
+        if names is None
+        else {name: SavedSplit(path, f"{place}{folder}/" if folder else place) for name, folder in names.items()}
+    )
 
 
 def choose_saved(path: Path, split: str | None) -> tuple[SavedChoice, dict[str, SavedSplit]] | None:
-    """Return the splits to import of a saved dataset, with their places; None for any other path. Raises InvalidInput, NotFound."""
+    """Return the splits to import of a saved dataset, with their places; None for any other path. Raises InvalidInput,
+    NotFound.
+    """
     splits = saved_splits(path)
     return None if splits is None else (choose_splits(list(splits), split, name=path.name), splits)
 
@@ -98,7 +109,11 @@ def _split_names(root: Place) -> dict[str, str] | None:
 
 def _check_files(folder: Place) -> None:
     files = _read(folder, STATE_FILE).get("_data_files")
-    names = [str(entry.get("filename", "")) for entry in files if isinstance(entry, dict)] if isinstance(files, list) else []
+    names = (
+        [str(entry.get("filename", "")) for entry in files if isinstance(entry, dict)]
+        if isinstance(files, list)
+        else []
+    )
     for name in names:
         if not _is_inside(folder, name) or not (folder / name).is_file():
             raise _broken(folder, STATE_FILE, f"its file {name!r} is missing")

@@ -1,6 +1,7 @@
 """A dataset of the Hugging Face Hub: its revision pinned to a commit, its configs and splits, its files by byte range.
 
-Uses the Hub at `HF_ENDPOINT`, with the key in `HF_TOKEN` or the Hub's own key file. Code of the repository is never downloaded.
+Uses the Hub at `HF_ENDPOINT`, with the key in `HF_TOKEN` or the Hub's own key file. Code of the repository is never
+downloaded.
 """
 
 from __future__ import annotations
@@ -36,15 +37,21 @@ class HubDataset:
     files: dict[str, RemoteFile]
 
     def choose(self, *, config: str | None, split: str | None) -> HubSplit:
-        """Return one split, by default of the only config, `train` or the only split. Raises NotFound for an unknown one, InvalidInput if
-        a choice is needed; both list the options.
+        """Return one split, by default of the only config, `train` or the only split. Raises NotFound for an unknown
+        one, InvalidInput if a choice is needed; both list the options.
         """
         names = list(self.configs)
         if config is None and len(names) > 1 and "default" not in names:
-            raise InvalidInput(f"{self.id} has {len(names)} configs: {_listed(names)}.", remedy="Choose one.", field="config")
+            raise InvalidInput(
+                f"{self.id} has {len(names)} configs: {_listed(names)}.", remedy="Choose one.", field="config"
+            )
         name = config or ("default" if "default" in names else names[0])
         if name not in self.configs:
-            raise NotFound(f"{self.id} has no config {name!r} (there are: {_listed(names)}).", remedy="Choose one of them.", field="config")
+            raise NotFound(
+                f"{self.id} has no config {name!r} (there are: {_listed(names)}).",
+                remedy="Choose one of them.",
+                field="config",
+            )
         splits = self.configs[name]
         chosen = split or ("train" if "train" in splits else next(iter(splits)))
         if chosen not in splits:
@@ -71,7 +78,9 @@ class HubSplit:
         from huggingface_hub import get_session, hf_hub_url
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
-        url = hf_hub_url(self.dataset.id, file.path, repo_type="dataset", revision=self.dataset.commit, endpoint=endpoint())
+        url = hf_hub_url(
+            self.dataset.id, file.path, repo_type="dataset", revision=self.dataset.commit, endpoint=endpoint()
+        )
         headers = {**build_hf_headers(), "Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
         data = bytearray()
         with (
@@ -86,25 +95,34 @@ class HubSplit:
                 if len(data) >= end - start:
                     break
         if len(data) < end - start:
-            raise Unavailable(f"The Hub sent {len(data):,} instead of {end - start:,} bytes of {file.path}.", remedy=DATASET.remedy)
+            raise Unavailable(
+                f"The Hub sent {len(data):,} instead of {end - start:,} bytes of {file.path}.", remedy=DATASET.remedy
+            )
         return bytes(data[: end - start])
 
 
 def find_hub_dataset(dataset_id: str, *, revision: str | None = None) -> HubDataset:
-    """Look up a dataset at a revision (default: main). Raises InvalidInput for an invalid id, or a dataset without a readable file;
-    NotFound if the Hub has no such dataset or revision; Unavailable, within seconds, if it does not answer.
+    """Look up a dataset at a revision (default: main). Raises InvalidInput for an invalid id, or a dataset without a
+    readable file; NotFound if the Hub has no such dataset or revision; Unavailable, within seconds, if it does not
+    answer.
     """
     requested = revision or "main"
     if not _ID.fullmatch(dataset_id) or ".." in dataset_id:
         raise InvalidInput(
-            f"{dataset_id[:120]!r} is not the id of a dataset.", remedy="Write it as owner/name, as on the Hub.", field="hub"
+            f"{dataset_id[:120]!r} is not the id of a dataset.",
+            remedy="Write it as owner/name, as on the Hub.",
+            field="hub",
         )
     if not _REVISION.fullmatch(requested) or ".." in requested:
-        raise InvalidInput(f"{requested[:120]!r} is not a revision.", remedy="Give a branch, a tag or a commit.", field="revision")
+        raise InvalidInput(
+            f"{requested[:120]!r} is not a revision.", remedy="Give a branch, a tag or a commit.", field="revision"
+        )
     with hub_errors(dataset_id, DATASET, revision=requested):
         from huggingface_hub import HfApi
 
-        info = HfApi(endpoint=endpoint()).dataset_info(dataset_id, revision=requested, files_metadata=True, timeout=ANSWER_S)
+        info = HfApi(endpoint=endpoint()).dataset_info(
+            dataset_id, revision=requested, files_metadata=True, timeout=ANSWER_S
+        )
     if not info.sha or not re.fullmatch("[0-9a-f]{40}", info.sha):
         raise Unavailable(f"The Hub did not say which commit {requested} of {dataset_id} is.", remedy=DATASET.remedy)
     return _described(dataset_id, requested, info)
@@ -127,7 +145,9 @@ def _described(dataset_id: str, requested: str, info: DatasetInfo) -> HubDataset
             field="hub",
         )
     files = {
-        name: RemoteFile(name, int(sibling.size or 0), str(sibling.lfs.sha256 if sibling.lfs else sibling.blob_id or info.sha))
+        name: RemoteFile(
+            name, int(sibling.size or 0), str(sibling.lfs.sha256 if sibling.lfs else sibling.blob_id or info.sha)
+        )
         for name, sibling in siblings.items()
     }
     return HubDataset(dataset_id, requested, str(info.sha), _licence(card), configs, files)

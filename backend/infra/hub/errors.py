@@ -41,7 +41,9 @@ def endpoint() -> str:
 
 @contextmanager
 def hub_errors(hub: str, request: HubRequest, *, revision: str = "") -> Iterator[None]:
-    """Translate errors of the Hub's client about the repository `hub` to NotFound, InvalidInput, Unavailable or JobFailed (a full disk)."""
+    """Translate errors of the Hub's client about the repository `hub` to NotFound, InvalidInput, Unavailable or
+    JobFailed (a full disk).
+    """
     import httpx2  # slow to import, and few pages use the Hub
     from huggingface_hub import errors
 
@@ -50,7 +52,9 @@ def hub_errors(hub: str, request: HubRequest, *, revision: str = "") -> Iterator
         yield
     except errors.RevisionNotFoundError as error:
         raise NotFound(
-            f"{hub} has no revision {revision!r}.", remedy="Give a branch, a tag or a commit that it has.", field="revision"
+            f"{hub} has no revision {revision!r}.",
+            remedy="Give a branch, a tag or a commit that it has.",
+            field="revision",
         ) from error
     except errors.GatedRepoError as error:
         raise Unavailable(
@@ -59,40 +63,67 @@ def hub_errors(hub: str, request: HubRequest, *, revision: str = "") -> Iterator
             field=request.field,
         ) from error
     except errors.DisabledRepoError as error:
-        raise NotFound(f"The Hub has disabled {hub}.", remedy=f"Choose another {request.noun}.", field=request.field) from error
+        raise NotFound(
+            f"The Hub has disabled {hub}.", remedy=f"Choose another {request.noun}.", field=request.field
+        ) from error
     except errors.RepositoryNotFoundError as error:
         raise NotFound(
             f"The Hub has no {request.noun} {hub}, or it is private.",
-            remedy="Check its spelling; for a private one set HF_TOKEN, for pages and workers, to a key that may read it.",
+            remedy=(
+                "Check its spelling; for a private one set HF_TOKEN, for pages and workers, to a key that may read it."
+            ),
             field=request.field,
         ) from error
     except errors.HFValidationError as error:
-        raise InvalidInput(f"{hub} is not a repository id of the Hub.", remedy="Write it as owner/name.", field=request.field) from error
+        raise InvalidInput(
+            f"{hub} is not a repository id of the Hub.", remedy="Write it as owner/name.", field=request.field
+        ) from error
     except errors.OfflineModeIsEnabled as error:
-        raise Unavailable(f"{hub} can't be fetched: HF_HUB_OFFLINE is set.", remedy=f"Unset it, or {request.elsewhere}.") from error
+        raise Unavailable(
+            f"{hub} can't be fetched: HF_HUB_OFFLINE is set.", remedy=f"Unset it, or {request.elsewhere}."
+        ) from error
     except errors.HfHubHTTPError as error:
         raise _refused(hub, place, error, request.remedy) from error
     except httpx2.TimeoutException as error:
-        raise Unavailable(f"The Hub at {place} does not answer within {ANSWER_S:.0f} seconds.", remedy=request.remedy) from error
+        raise Unavailable(
+            f"The Hub at {place} does not answer within {ANSWER_S:.0f} seconds.", remedy=request.remedy
+        ) from error
     except (httpx2.HTTPError, httpx2.InvalidURL, errors.LocalEntryNotFoundError) as error:
-        raise Unavailable(f"The Hub at {place} can't be reached for {hub}: {_first_line(error)}", remedy=request.remedy) from error
+        raise Unavailable(
+            f"The Hub at {place} can't be reached for {hub}: {_first_line(error)}", remedy=request.remedy
+        ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise JobFailed(f"The disk is full: {hub} could not be fetched.", remedy="Free space and try again.") from error
-        raise Unavailable(f"The Hub at {place} can't be reached for {hub}: {_first_line(error)}", remedy=request.remedy) from error
+            raise JobFailed(
+                f"The disk is full: {hub} could not be fetched.", remedy="Free space and try again."
+            ) from error
+        raise Unavailable(
+            f"The Hub at {place} can't be reached for {hub}: {_first_line(error)}", remedy=request.remedy
+        ) from error
     except RuntimeError as error:  # an upload that broke off
-        raise Unavailable(f"The transfer from or to the Hub at {place} broke off: {_first_line(error)}", remedy=request.remedy) from error
+        raise Unavailable(
+            f"The transfer from or to the Hub at {place} broke off: {_first_line(error)}", remedy=request.remedy
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unavailable(f"The Hub at {place} sent an invalid response: {_first_line(error)}", remedy=request.remedy) from error
+        raise Unavailable(
+            f"The Hub at {place} sent an invalid response: {_first_line(error)}", remedy=request.remedy
+        ) from error
 
 
 def _refused(hub: str, place: str, error: HfHubHTTPError, remedy: str) -> Unavailable:
     status = error.response.status_code if error.response is not None else 0
     if status in (401, 403):
-        return Unavailable(f"The Hub refuses {hub} with status {status}: the key is wrong or may not read it.", remedy="Check HF_TOKEN.")
+        return Unavailable(
+            f"The Hub refuses {hub} with status {status}: the key is wrong or may not read it.",
+            remedy="Check HF_TOKEN.",
+        )
     if status == 429:
-        return Unavailable("The Hub's rate limit is reached.", remedy="Wait some minutes, or set HF_TOKEN for a higher limit.")
-    return Unavailable(f"The Hub at {place} answers {status or 'with an error'} for {hub}.", remedy=f"Try again later. {remedy}")
+        return Unavailable(
+            "The Hub's rate limit is reached.", remedy="Wait some minutes, or set HF_TOKEN for a higher limit."
+        )
+    return Unavailable(
+        f"The Hub at {place} answers {status or 'with an error'} for {hub}.", remedy=f"Try again later. {remedy}"
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,8 +11,8 @@ from backend.domain.serving.protocol import ChatMessage, Constraint, GenerateReq
 def to_call(request: GenerateRequest, *, model: str) -> tuple[str, dict[str, Any]]:
     """Return the path below `/v1` and the body of a request.
 
-    Fields outside OpenAI's API (`top_k`, `min_p`, `ignore_eos`, `continue_final_message`, `structured_outputs`, ...) are sent where a
-    request sets them, in vLLM's names; a server that does not know them refuses or ignores them.
+    Fields outside OpenAI's API (`top_k`, `min_p`, `ignore_eos`, `continue_final_message`, `structured_outputs`, ...)
+    are sent where a request sets them, in vLLM's names; a server that does not know them refuses or ignores them.
     """
     if request.task is Task.EMBED:
         return "embeddings", {"model": model, "input": _prompts(request), "encoding_format": "float"}
@@ -20,7 +20,11 @@ def to_call(request: GenerateRequest, *, model: str) -> tuple[str, dict[str, Any
         first, second = zip(*(request.pairs or ()), strict=True)
         return "score", {"model": model, "text_1": list(first), "text_2": list(second)}
     if request.task is Task.TOKENIZE:
-        subject = {"messages": _messages(request), "tools": _tools(request)} if request.messages else {"prompt": _prompts(request)[0]}
+        subject = (
+            {"messages": _messages(request), "tools": _tools(request)}
+            if request.messages
+            else {"prompt": _prompts(request)[0]}
+        )
         return "tokenize", {"model": model, **{key: value for key, value in subject.items() if value is not None}}
     body = {"model": model, **_sampling(request.params), **({"n": request.n} if request.n > 1 else {})}
     if not request.echo:
@@ -79,7 +83,9 @@ def _tool_fields(request: GenerateRequest) -> dict[str, Any]:
         return {}
     choice = request.tool_choice
     named = {"type": "function", "function": {"name": choice.name}} if choice.name else choice.mode
-    return {"tools": tools, "tool_choice": named} | ({} if request.parallel_tool_calls else {"parallel_tool_calls": False})
+    return {"tools": tools, "tool_choice": named} | (
+        {} if request.parallel_tool_calls else {"parallel_tool_calls": False}
+    )
 
 
 def _sampling(params: SamplingParams) -> dict[str, Any]:

@@ -18,7 +18,9 @@ CONTEXT_FIELDS = ("max_model_len", "context_length", "context_window", "n_ctx")
 
 
 def refuse_host(url: str) -> None:
-    """Raise InvalidInput for a host that resolves to an address that is never called, Unavailable for one that does not resolve."""
+    """Raise InvalidInput for a host that resolves to an address that is never called, Unavailable for one that does not
+    resolve.
+    """
     parts = urlsplit(url)
     try:
         addresses = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
@@ -32,7 +34,9 @@ def refuse_host(url: str) -> None:
 
 
 def is_same_server(url: str, own: str) -> bool:
-    """Return whether two addresses are one port of one machine, by whatever names. A proxy in front of either hides it."""
+    """Return whether two addresses are one port of one machine, by whatever names. A proxy in front of either hides
+    it.
+    """
     first, second = urlsplit(url), urlsplit(own)
     return _port(first) == _port(second) and bool(_machines(first) & _machines(second))
 
@@ -78,7 +82,9 @@ def ask_token(upstream: Upstream, *, timeout_s: float = CHECK_S) -> float:
     except (ValueError, KeyError, TypeError, RecursionError):
         is_answer = False
     if not is_answer:
-        raise Unavailable(f"{upstream.host} answered a request of one token with status {response.status_code} and no choice.")
+        raise Unavailable(
+            f"{upstream.host} answered a request of one token with status {response.status_code} and no choice."
+        )
     return time.monotonic() - began
 
 

@@ -1,7 +1,7 @@
 """HTTP to models on other servers with the OpenAI API: one request as the same stream of events that a replica sends.
 
-Redirects are not followed, proxies of the environment are not used, and names that resolve to a link-local or metadata address are not
-called. Closing a stream early closes its connection.
+Redirects are not followed, proxies of the environment are not used, and names that resolve to a link-local or metadata
+address are not called. Closing a stream early closes its connection.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class UpstreamClient:
         """
         slot = (upstream.url, upstream.model)
         if self._open[slot] >= upstream.max_requests:
-            raise ReplicaRefused(f"{name} answers {upstream.max_requests} requests already.", status=429, code="queue_full")
+            raise ReplicaRefused(
+                f"{name} answers {upstream.max_requests} requests already.", status=429, code="queue_full"
+            )
         self._open[slot] += 1
         clock = Clock(upstream)
         events = self._call(upstream, name, request, clock, on_accept)
@@ -84,7 +86,9 @@ class UpstreamClient:
         try:
             timeout = aiohttp.ClientTimeout(total=timeout_s)
             headers = _headers(upstream)
-            async with self._pool().get(f"{upstream.url}/models", headers=headers, timeout=timeout, allow_redirects=False) as response:
+            async with self._pool().get(
+                f"{upstream.url}/models", headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
                 answered = response.status < 500
         except (aiohttp.ClientError, TimeoutError, OSError, Unavailable):
             answered = False
@@ -97,7 +101,12 @@ class UpstreamClient:
             await self._session.close()
 
     async def _call(
-        self, upstream: Upstream, name: str, request: GenerateRequest, clock: Clock, on_accept: Callable[[int], None] | None
+        self,
+        upstream: Upstream,
+        name: str,
+        request: GenerateRequest,
+        clock: Clock,
+        on_accept: Callable[[int], None] | None,
     ) -> AsyncGenerator[GenerationEvent, None]:
         path, body = to_call(request, model=upstream.model)
         url = upstream.url.removesuffix("/v1") if path == "tokenize" else upstream.url
@@ -107,7 +116,9 @@ class UpstreamClient:
             raise ReplicaLost(f"The key for {name} can't be read here.", reason="key") from error
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=None)
         async with clock.limit(upstream.first_token_s):
-            response = await self._pool().post(f"{url}/{path}", json=body, headers=headers, timeout=timeout, allow_redirects=False)
+            response = await self._pool().post(
+                f"{url}/{path}", json=body, headers=headers, timeout=timeout, allow_redirects=False
+            )
         async with response:
             if response.status != 200:
                 async with asyncio.timeout(CONNECT_S):
@@ -131,7 +142,9 @@ class UpstreamClient:
 
 
 class Clock:
-    """The time that an answer may take. It limits single waits, since a limit around a whole stream would end its reader's own waits."""
+    """The time that an answer may take. It limits single waits, since a limit around a whole stream would end its
+    reader's own waits.
+    """
 
     def __init__(self, upstream: Upstream) -> None:
         self._ends = time.monotonic() + upstream.answer_limit_s
@@ -147,9 +160,13 @@ class Clock:
 
 
 class GuardedResolver(AbstractResolver):
-    """Resolves names, and refuses those of addresses that are never called, also where a name changes its address later."""
+    """Resolves names, and refuses those of addresses that are never called, also where a name changes its address
+    later.
+    """
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
         """Return the addresses of a host. Raises OSError."""
         addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
         results: list[ResolveResult] = []
@@ -157,7 +174,12 @@ class GuardedResolver(AbstractResolver):
             refuse_address(str(address[0]))
             results.append(
                 ResolveResult(
-                    hostname=host, host=str(address[0]), port=int(address[1]), family=kind, proto=protocol, flags=socket.AI_NUMERICHOST
+                    hostname=host,
+                    host=str(address[0]),
+                    port=int(address[1]),
+                    family=kind,
+                    proto=protocol,
+                    flags=socket.AI_NUMERICHOST,
                 )
             )
         return results
@@ -253,7 +275,9 @@ def _incomplete(reader: Reader, name: str, *, is_closed: bool) -> ReplicaRefused
     ended, total = len(reader.reasons), reader.request.num_choices
     if not is_closed or not ended:
         return ReplicaLost(f"{name} stopped in the middle of its answer.", reason="broken")
-    return ReplicaRefused(f"{name} gave {ended} of {total} answers: ask for each by itself.", status=400, code=UNSUPPORTED, field="n")
+    return ReplicaRefused(
+        f"{name} gave {ended} of {total} answers: ask for each by itself.", status=400, code=UNSUPPORTED, field="n"
+    )
 
 
 def _headers(upstream: Upstream) -> dict[str, str]:
@@ -261,8 +285,12 @@ def _headers(upstream: Upstream) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _refusal(response: aiohttp.ClientResponse, body: bytes, *, name: str, upstream: Upstream, task: Task) -> ReplicaRefused | ReplicaLost:
-    """Return what an answer other than 200 means for the client: its own mistake, a limit, or a fault of the server or its config."""
+def _refusal(
+    response: aiohttp.ClientResponse, body: bytes, *, name: str, upstream: Upstream, task: Task
+) -> ReplicaRefused | ReplicaLost:
+    """Return what an answer other than 200 means for the client: its own mistake, a limit, or a fault of the server or
+    its config.
+    """
     status = response.status
     try:
         document = read_json(body)
@@ -292,7 +320,9 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes, *, name: str, upstre
         kind = {Task.EMBED: "embeddings", Task.SCORE: "scores"}.get(task, "tokens")
         return ReplicaRefused(f"{name} returns no {kind} ({status}).", status=400, code=UNSUPPORTED, field="model")
     if status == 404:
-        return ReplicaLost(f"{name} does not serve {upstream.model!r}, or not this kind of request (404).", reason="not_found")
+        return ReplicaLost(
+            f"{name} does not serve {upstream.model!r}, or not this kind of request (404).", reason="not_found"
+        )
     return ReplicaLost(f"{name} answered with status {status}.", reason="failed")
 
 

@@ -1,4 +1,6 @@
-"""Answers of an OpenAI API as the events of a replica. The other server is not trusted: whatever has another shape raises ValueError."""
+"""Answers of an OpenAI API as the events of a replica. The other server is not trusted: whatever has another shape
+raises ValueError.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,20 @@ from backend.domain.serving.protocol import (
     ToolCallDelta,
 )
 
-REASONS = {"length": FinishReason.LENGTH, "tool_calls": FinishReason.TOOL_CALLS, "function_call": FinishReason.TOOL_CALLS}
+REASONS = {
+    "length": FinishReason.LENGTH,
+    "tool_calls": FinishReason.TOOL_CALLS,
+    "function_call": FinishReason.TOOL_CALLS,
+}
 CHARACTERS_PER_TOKEN = 4
 MAX_COUNT = 2**31 - 1  # of the database's integers
 
 
 @dataclass
 class Reader:
-    """Reads the chunks of one answer. A chunk with new text counts as one token until the server's own count arrives."""
+    """Reads the chunks of one answer. A chunk with new text counts as one token until the server's own count
+    arrives.
+    """
 
     request: GenerateRequest
     started: float = field(default_factory=time.perf_counter)
@@ -155,10 +163,14 @@ def read_usage(counted: dict[str, Any]) -> TokenUsage:
 
 def estimate_prompt(request: GenerateRequest) -> int:
     """Return about how many tokens a prompt has: a quarter of its characters, or its ids."""
-    prompts: Sequence[str | Sequence[int]] = request.prompts or ([request.prompt] if request.prompt else [request.token_ids or ()])
+    prompts: Sequence[str | Sequence[int]] = request.prompts or (
+        [request.prompt] if request.prompt else [request.token_ids or ()]
+    )
     if request.messages is not None:
         prompts = [message.content for message in request.messages]
-    return sum(-(-len(prompt) // CHARACTERS_PER_TOKEN) if isinstance(prompt, str) else len(prompt) for prompt in prompts)
+    return sum(
+        -(-len(prompt) // CHARACTERS_PER_TOKEN) if isinstance(prompt, str) else len(prompt) for prompt in prompts
+    )
 
 
 def read_logprobs(logprobs: Any) -> tuple[ScoredToken, ...]:
@@ -169,7 +181,9 @@ def read_logprobs(logprobs: Any) -> tuple[ScoredToken, ...]:
         return ()
     if isinstance(content := logprobs.get("content"), list):
         return tuple(
-            ScoredToken(**_scored(entry), top=tuple(TokenLogprob(**_scored(top)) for top in _list(entry.get("top_logprobs"))))
+            ScoredToken(
+                **_scored(entry), top=tuple(TokenLogprob(**_scored(top)) for top in _list(entry.get("top_logprobs")))
+            )
             for entry in _list(content)
         )
     tokens, values = logprobs.get("tokens") or [], logprobs.get("token_logprobs") or []
@@ -180,7 +194,12 @@ def read_logprobs(logprobs: Any) -> tuple[ScoredToken, ...]:
 def _scored(entry: dict[str, Any]) -> dict[str, Any]:
     token, raw = str(entry.get("token", "")), entry.get("bytes")
     differs = isinstance(raw, list) and list(token.encode()) != raw
-    return {"token_id": UNKNOWN, "token": token, "logprob": entry.get("logprob"), "raw": tuple(raw) if differs and raw else None}
+    return {
+        "token_id": UNKNOWN,
+        "token": token,
+        "logprob": entry.get("logprob"),
+        "raw": tuple(raw) if differs and raw else None,
+    }
 
 
 def _scored_text(token: Any, value: Any, top: Any) -> ScoredToken:
@@ -209,7 +228,9 @@ def read_tokens(answer: dict[str, Any]) -> Iterator[GenerationEvent]:
     """Yield the tokens of an answer of `/tokenize`, and the last event."""
     ids = [int(token) for token in answer["tokens"]]
     texts = answer.get("token_strs") or [""] * len(ids)
-    yield PromptEvent(tokens=tuple(ScoredToken(token_id=id_, token=str(text)) for id_, text in zip(ids, texts, strict=True)))
+    yield PromptEvent(
+        tokens=tuple(ScoredToken(token_id=id_, token=str(text)) for id_, text in zip(ids, texts, strict=True))
+    )
     yield FinishEvent(finish_reason=FinishReason.STOP, usage=TokenUsage(prompt_tokens=len(ids)))
 
 

@@ -25,8 +25,8 @@ class Voter:
 
 
 def ballot_token(ctx: Context, campaign_id: str, rater: RaterView) -> str:
-    """Return the signed statement that this rater was admitted to this campaign; it holds for twelve hours, and until the rater's account
-    is signed out or the link is reissued. Send it as `Authorization: Bearer`.
+    """Return the signed statement that this rater was admitted to this campaign; it holds for twelve hours, and until
+    the rater's account is signed out or the link is reissued. Send it as `Authorization: Bearer`.
     """
     with ctx.db.read() as session:
         epoch = _epoch(session, session.get_one(Rater, rater.id))
@@ -34,9 +34,9 @@ def ballot_token(ctx: Context, campaign_id: str, rater: RaterView) -> str:
 
 
 def voter_of_token(ctx: Context, token: str, *, browser: str = "") -> Voter:
-    """Return whom a token admits. Raises NotAllowed if it is forged or too old, if the link behind it has expired, was revoked or belongs
-    to another browser (`browser` is its cookie), if the rater's account was signed out or the link reissued since, and if the account of
-    the rater or of the link's maker is disabled.
+    """Return whom a token admits. Raises NotAllowed if it is forged or too old, if the link behind it has expired, was
+    revoked or belongs to another browser (`browser` is its cookie), if the rater's account was signed out or the link
+    reissued since, and if the account of the rater or of the link's maker is disabled.
     """
     data = unsign(ctx, token, purpose=PURPOSE, max_age_s=TOKEN_AGE_S)
     with ctx.db.read() as session:

@@ -51,8 +51,8 @@ class VoteRow(NamedTuple):
 
 @dataclass(frozen=True)
 class AnswerPair:
-    """Two answers to a prompt and the votes on them. `is_identical`: the texts are equal, so they tie without being shown. Imported votes
-    may lack the answers: then `has_texts` is false.
+    """Two answers to a prompt and the votes on them. `is_identical`: the texts are equal, so they tie without being
+    shown. Imported votes may lack the answers: then `has_texts` is false.
     """
 
     first: str
@@ -75,7 +75,9 @@ class AnswerPair:
 
 @dataclass(frozen=True)
 class PromptAnswers:
-    """A prompt as (role, text) turns, with pairs of answers that have votes, most votes first: `num_pairs` have, `pairs` are read."""
+    """A prompt as (role, text) turns, with pairs of answers that have votes, most votes first: `num_pairs` have,
+    `pairs` are read.
+    """
 
     prompt_id: str
     number: int
@@ -88,7 +90,9 @@ class PromptAnswers:
 
 @dataclass(frozen=True)
 class AnswersPage:
-    """One page of a campaign's prompts. `total` counts those that match the filters; `categories` are all of the campaign's."""
+    """One page of a campaign's prompts. `total` counts those that match the filters; `categories` are all of the
+    campaign's.
+    """
 
     prompts: tuple[PromptAnswers, ...]
     total: int
@@ -109,12 +113,15 @@ def list_answers(
 ) -> AnswersPage:
     """Return a page of voted prompts. `split` puts first the prompts on whose pairs raters disagree most.
 
-    Of a prompt the `num_pairs` pairs with most votes are read, and all of the prompts `with_all_pairs` (ids). Raises NotFound.
+    Of a prompt the `num_pairs` pairs with most votes are read, and all of the prompts `with_all_pairs` (ids). Raises
+    NotFound.
     """
     with ctx.db.read() as session:
         find_campaign(session, campaign_id)
         ids = _ordered_prompts(session, campaign_id, order=order, category=category, only_remarks=only_remarks)
-        named = select(CampaignPrompt.category).where(CampaignPrompt.campaign_id == campaign_id, CampaignPrompt.purpose == "vote")
+        named = select(CampaignPrompt.category).where(
+            CampaignPrompt.campaign_id == campaign_id, CampaignPrompt.purpose == "vote"
+        )
         categories = sorted(filter(None, session.scalars(named.distinct())))
         page = ids[offset : offset + limit]
         rows = {row.id: row for row in session.scalars(select(CampaignPrompt).where(CampaignPrompt.id.in_(page)))}
@@ -137,8 +144,12 @@ def list_answers(
     return AnswersPage(prompts, len(ids), tuple(categories))
 
 
-def _ordered_prompts(session: Session, campaign_id: str, *, order: Order, category: str | None, only_remarks: bool) -> list[str]:
-    """Return the ids of voted prompts. Votes are counted in arrays that are read once for each revision of the campaign."""
+def _ordered_prompts(
+    session: Session, campaign_id: str, *, order: Order, category: str | None, only_remarks: bool
+) -> list[str]:
+    """Return the ids of voted prompts. Votes are counted in arrays that are read once for each revision of the
+    campaign.
+    """
     log = read_vote_log(session, campaign_id)
     query = select(CampaignPrompt.id, CampaignPrompt.position).where(CampaignPrompt.campaign_id == campaign_id)
     if category is not None:
@@ -160,13 +171,18 @@ def _ordered_prompts(session: Session, campaign_id: str, *, order: Order, catego
 
 
 def _counts(log: VoteLog) -> tuple[IntArray, IntArray]:
-    """Return each prompt's votes on the board, and how many of them were for the less preferred contestant of their pair."""
+    """Return each prompt's votes on the board, and how many of them were for the less preferred contestant of their
+    pair.
+    """
     counted = log.of_purpose(VOTES)
     prompt, a, b, label = (column[counted] for column in (log.prompt, log.columns.a, log.columns.b, log.columns.label))
     size = max(1, len(log.columns.contestants))
     pairs, pair = np.unique((prompt * size + np.minimum(a, b)) * size + np.maximum(a, b), return_inverse=True)
     preferred = np.where(label == 0, a, b)
-    wins = [np.bincount(pair[(label < 2) & (preferred == side)], minlength=len(pairs)) for side in (np.minimum(a, b), np.maximum(a, b))]
+    wins = [
+        np.bincount(pair[(label < 2) & (preferred == side)], minlength=len(pairs))
+        for side in (np.minimum(a, b), np.maximum(a, b))
+    ]
     minority = np.bincount(pairs // size**2, np.minimum(*wins), minlength=len(log.prompts)).astype(np.int64)
     return np.bincount(prompt, minlength=len(log.prompts)), minority
 
@@ -179,9 +195,19 @@ def _with_remarks(session: Session, campaign_id: str) -> set[str]:
 
 
 def _voted_pairs(session: Session, campaign_id: str, prompt_ids: Sequence[str]) -> dict[str, list[list[VoteRow]]]:
-    """Return the votes of some prompts by pair of answers, most votes first; those that were skipped too, for their remarks."""
+    """Return the votes of some prompts by pair of answers, most votes first; those that were skipped too, for their
+    remarks.
+    """
     later = aliased(Vote)
-    columns = (Battle.completion_a_id, Battle.completion_b_id, Vote.label, Vote.note, Vote.reasons, Vote.flag, Vote.rewrite)
+    columns = (
+        Battle.completion_a_id,
+        Battle.completion_b_id,
+        Vote.label,
+        Vote.note,
+        Vote.reasons,
+        Vote.flag,
+        Vote.rewrite,
+    )
     query = (
         select(Battle.prompt_id, Rater.name, *columns)
         .join(Vote, and_(Vote.battle_id == Battle.id, Battle.campaign_id == campaign_id))
@@ -194,14 +220,18 @@ def _voted_pairs(session: Session, campaign_id: str, prompt_ids: Sequence[str]) 
         )
         .order_by(Vote.created_at, Vote.id)
     )
-    by_pair: dict[str, dict[tuple[str, str], list[VoteRow]]] = {prompt_id: defaultdict(list) for prompt_id in prompt_ids}
+    by_pair: dict[str, dict[tuple[str, str], list[VoteRow]]] = {
+        prompt_id: defaultdict(list) for prompt_id in prompt_ids
+    }
     for prompt_id, *values in session.execute(query):
         vote = VoteRow._make(values)
         by_pair[prompt_id][min(vote.answer_a, vote.answer_b), max(vote.answer_a, vote.answer_b)].append(vote)
     return {prompt_id: sorted(pairs.values(), key=lambda votes: -len(votes)) for prompt_id, pairs in by_pair.items()}
 
 
-def _read_pairs(session: Session, campaign_id: str, shown: Mapping[str, Sequence[Sequence[VoteRow]]]) -> dict[str, list[AnswerPair]]:
+def _read_pairs(
+    session: Session, campaign_id: str, shown: Mapping[str, Sequence[Sequence[VoteRow]]]
+) -> dict[str, list[AnswerPair]]:
     """Read the texts of voted pairs. Several answers of a contestant to a prompt are pairs of their own."""
     ids = {answer for pairs in shown.values() for votes in pairs for answer in (votes[0].answer_a, votes[0].answer_b)}
     answers = {row.id: row for row in session.scalars(select(Completion).where(Completion.id.in_(ids)))}
@@ -210,7 +240,9 @@ def _read_pairs(session: Session, campaign_id: str, shown: Mapping[str, Sequence
     for prompt_id, pairs in shown.items():
         result[prompt_id] = []
         for votes in pairs:
-            first, second = sorted((answers[votes[0].answer_a], answers[votes[0].answer_b]), key=lambda row: names[row.contestant_id])
+            first, second = sorted(
+                (answers[votes[0].answer_a], answers[votes[0].answer_b]), key=lambda row: names[row.contestant_id]
+            )
             result[prompt_id].append(_pair(first, second, votes, names))
     return result
 
@@ -222,11 +254,17 @@ def _pair(first: Completion, second: Completion, votes: Sequence[VoteRow], names
     is_imported = first.facts.get("from") == "import"
     for vote in votes:
         a_is_first = vote.answer_a == first.id
-        verdicts = {Label.A: "first" if a_is_first else "second", Label.B: "second" if a_is_first else "first", Label.TIE: "tie"}
+        verdicts = {
+            Label.A: "first" if a_is_first else "second",
+            Label.B: "second" if a_is_first else "first",
+            Label.TIE: "tie",
+        }
         verdict = verdicts.get(Label(vote.label), "both bad") if vote.label in Label.__members__ else "skipped"
         counts[verdict] += 1
         if vote.note or vote.reasons or vote.flag or vote.rewrite:
-            remarks.append(Remark(vote.rater, words.get(verdict, verdict), vote.note, tuple(vote.reasons), vote.flag, vote.rewrite))
+            remarks.append(
+                Remark(vote.rater, words.get(verdict, verdict), vote.note, tuple(vote.reasons), vote.flag, vote.rewrite)
+            )
     return AnswerPair(
         first=words["first"],
         second=words["second"],

@@ -1,8 +1,8 @@
 """Ballot: serve blind battles, take and undo votes. Nothing returned here reveals which contestant wrote a completion.
 
-Votes are append-only: a correction is a new row. A battle is served to one rater, once per prompt, pair and purpose; the server alone knows
-which side is whose. What to serve is chosen from memory, outside the transaction that stores it; that transaction locks the rater's row and
-fails, to be tried again, if another request of the same rater came first.
+Votes are append-only: a correction is a new row. A battle is served to one rater, once per prompt, pair and purpose;
+the server alone knows which side is whose. What to serve is chosen from memory, outside the transaction that stores it;
+that transaction locks the rater's row and fails, to be tried again, if another request of the same rater came first.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ ATTEMPTS = 5
 
 @dataclass(frozen=True)
 class BallotProgress:
-    """A rater's progress. `total` is a promise: it counts repeats, gold pairs and answers that are still being generated
-    (`more_to_come`), so it falls where answers turn out equal or fail, and never grows.
+    """A rater's progress. `total` is a promise: it counts repeats, gold pairs and answers that are still being
+    generated (`more_to_come`), so it falls where answers turn out equal or fail, and never grows.
     """
 
     done: int
@@ -100,8 +100,8 @@ def serve_battles(
 ) -> Served:
     """Store a vote, if there is one, and return up to `num` battles to judge.
 
-    `check` may refuse or change the vote, given the campaign's config and the rater's battles. Raises what it, `next_battle` and
-    `cast_vote` raise.
+    `check` may refuse or change the vote, given the campaign's config and the rater's battles. Raises what it,
+    `next_battle` and `cast_vote` raise.
     """
     rng = rng or SystemRandom()
     for _ in range(ATTEMPTS):
@@ -139,8 +139,8 @@ def rater_progress(ctx: Context, campaign_id: str, rater: RaterView) -> BallotPr
 def cast_vote(ctx: Context, battle_id: str, *, label: str, rater: RaterView, duration_ms: int | None = None) -> str:
     """Store a vote and return its id. Sending it twice is one vote.
 
-    Raises InvalidInput for an unknown label, NotFound for a battle that was not served to this rater, Conflict for one that is expired,
-    already voted on with another label, or of a closed campaign.
+    Raises InvalidInput for an unknown label, NotFound for a battle that was not served to this rater, Conflict for one
+    that is expired, already voted on with another label, or of a closed campaign.
     """
     check_label(label)
     with ctx.db.read() as session:
@@ -161,8 +161,8 @@ def check_label(label: str, *, skip: bool = False) -> None:
 
 
 def undo(ctx: Context, campaign_id: str, rater: RaterView) -> str:
-    """Undo the rater's newest valid vote with a row that supersedes it; return its battle's id, which is served next. Raises Conflict
-    without one, or if ten undone battles still have no new vote.
+    """Undo the rater's newest valid vote with a row that supersedes it; return its battle's id, which is served next.
+    Raises Conflict without one, or if ten undone battles still have no new vote.
     """
     try:
         with ctx.db.write() as session:
@@ -185,7 +185,9 @@ def undo(ctx: Context, campaign_id: str, rater: RaterView) -> str:
 def admit(session: Session, ctx: Context, campaign_id: str, rater: RaterView) -> Campaign:
     """Return the campaign if this rater may vote in it now. Raises NotAllowed and Conflict."""
     if rater.campaign_id not in (None, campaign_id) or (rater.expires_at is not None and rater.expires_at <= ctx.now()):
-        raise NotAllowed("This ballot link is not valid for that campaign.", remedy="Ask the person who sent it for a new one.")
+        raise NotAllowed(
+            "This ballot link is not valid for that campaign.", remedy="Ask the person who sent it for a new one."
+        )
     campaign = find_campaign(session, campaign_id)
     if campaign.config.get("standing"):
         raise NotAllowed("These prompts come from people's own conversations, so no one else votes on them.")
@@ -223,9 +225,13 @@ def _store(
     vote: VoteInput | None,
     num_open: int,
 ) -> str | None:
-    """Store a vote and new battles, and count them in the pool. Raises _Changed if the ledger is no longer the rater's."""
+    """Store a vote and new battles, and count them in the pool. Raises _Changed if the ledger is no longer the
+    rater's.
+    """
     now = ctx.now()
-    renewed = [row.battle_id for row in ledger.open[:num_open] if row.expires_at < now + timedelta(hours=BATTLE_HOURS - 1)]
+    renewed = [
+        row.battle_id for row in ledger.open[:num_open] if row.expires_at < now + timedelta(hours=BATTLE_HOURS - 1)
+    ]
     if not plans and vote is None and not renewed:
         return None
     with _turn if ctx.db.is_sqlite else nullcontext(), ctx.db.write() as session:
@@ -244,7 +250,11 @@ def _store(
         for battle, plan in zip(battles, plans, strict=True):
             if plan.purpose in POOLED:
                 held.pool.add_battle(
-                    battle.id, (plan.prompt_id, plan.pair), a=held.author_of(plan.a), expires_at=battle.expires_at, now=now
+                    battle.id,
+                    (plan.prompt_id, plan.pair),
+                    a=held.author_of(plan.a),
+                    expires_at=battle.expires_at,
+                    now=now,
                 )
             if plan.purpose == "identical":
                 held.pool.add_vote(battle.id, label=Label.TIE, revision=1, now=now)
@@ -260,7 +270,11 @@ def _store_vote(session: Session, ctx: Context, campaign_id: str, rater: RaterVi
     last = last_vote(session, battle.id)
     if last is not None and last.label != UNDONE:
         if last.label == vote.label:
-            return append_vote(session, ctx, battle, rater, label=vote.label, last=last, said=vote) if _says_more(vote, last) else last
+            return (
+                append_vote(session, ctx, battle, rater, label=vote.label, last=last, said=vote)
+                if _says_more(vote, last)
+                else last
+            )
         raise Conflict("You have voted on this battle already.", remedy="Take the vote back first.")
     if battle.expires_at <= ctx.now():
         raise Conflict("This battle was shown too long ago.", remedy="Reload the ballot and vote again.")
@@ -303,7 +317,11 @@ def _served(ctx: Context, campaign_id: str, rater: RaterView, *, num: int, vote_
         for row in shown:
             messages, text_a, text_b = texts[row.battle_id]
             turns = tuple((str(message["role"]), str(message["content"])) for message in messages)
-            views.append(BallotView(row.battle_id, turns, mask(text_a), mask(text_b), progress, is_single=row.purpose == "single"))
+            views.append(
+                BallotView(
+                    row.battle_id, turns, mask(text_a), mask(text_b), progress, is_single=row.purpose == "single"
+                )
+            )
     return Served(tuple(views), progress, vote_id)
 
 
@@ -329,8 +347,12 @@ def _texts(session: Session, battle_ids: Sequence[str]) -> dict[str, tuple[list[
     return {battle: (messages, text_a, text_b) for battle, messages, text_a, text_b in rows}
 
 
-def _progress(session: Session, ctx: Context, campaign: Campaign, ledger: RaterLedger, *, advance: bool = False) -> BallotProgress:
-    """Return a rater's progress. `advance` reads what is new in the campaign, which one who was just served need not wait for."""
+def _progress(
+    session: Session, ctx: Context, campaign: Campaign, ledger: RaterLedger, *, advance: bool = False
+) -> BallotProgress:
+    """Return a rater's progress. `advance` reads what is new in the campaign, which one who was just served need not
+    wait for.
+    """
     is_writing = session.scalar(_WRITING, {"campaign": campaign.id}) is not None
     with opened_pool(ctx, session, campaign, advance=advance) as held:
         left = num_left(held, ledger, unwritten=_num_unwritten(session, campaign.id, held) if is_writing else 0)
@@ -347,14 +369,20 @@ def _progress(session: Session, ctx: Context, campaign: Campaign, ledger: RaterL
 
 
 def _num_unwritten(session: Session, campaign_id: str, held: CampaignPool) -> int:
-    """Return how many prompts and pairs wait for an answer that is being generated, so that a ballot's promise never grows."""
+    """Return how many prompts and pairs wait for an answer that is being generated, so that a ballot's promise never
+    grows.
+    """
     rows = session.execute(
         select(Contestant.id, Job.status)
         .outerjoin(Job, Job.id == Contestant.job_id)
         .where(Contestant.campaign_id == campaign_id, Contestant.kind.not_in(GOLD_KINDS))
     )
-    writing = {contestant: status in ACTIVE for contestant, status in rows if status not in (Status.FAILED, Status.CANCELLED)}
-    prompts = session.scalar(select(func.count()).where(CampaignPrompt.campaign_id == campaign_id, CampaignPrompt.purpose == "vote"))
+    writing = {
+        contestant: status in ACTIVE for contestant, status in rows if status not in (Status.FAILED, Status.CANCELLED)
+    }
+    prompts = session.scalar(
+        select(func.count()).where(CampaignPrompt.campaign_id == campaign_id, CampaignPrompt.purpose == "vote")
+    )
     pairs = [(one, one) for one in writing] if held.config.is_single else list(combinations(writing, 2))
     waiting = [pair_of(*pair) for pair in pairs if writing[pair[0]] or writing[pair[1]]]
     return sum(max(0, (prompts or 0) - len(held.pool.prompts.get(pair, ()))) for pair in waiting)

@@ -1,4 +1,6 @@
-"""Create campaigns: draw prompts, enter contestants, and generate every contestant's completions of the same prompts."""
+"""Create campaigns: draw prompts, enter contestants, and generate every contestant's completions of the same
+prompts.
+"""
 
 from __future__ import annotations
 
@@ -51,17 +53,22 @@ def start_campaign(
     person: Person,
     files: Mapping[str, str] | None = None,
 ) -> CampaignView:
-    """Draw held-out prompts from a dataset (`name`, `name@version` or a version's id; empty: the prompts of the first file) and queue the
-    completions of every checkpoint and endpoint. `files` maps the names of files of completions to their text.
+    """Draw held-out prompts from a dataset (`name`, `name@version` or a version's id; empty: the prompts of the first
+    file) and queue the completions of every checkpoint and endpoint. `files` maps the names of files of completions to
+    their text.
 
-    Raises InvalidInput for fewer than two contestants, a name that reveals one, or too few held-out prompts; Conflict for a name that is
-    taken; NotFound, NotAllowed.
+    Raises InvalidInput for fewer than two contestants, a name that reveals one, or too few held-out prompts; Conflict
+    for a name that is taken; NotFound, NotAllowed.
     """
     require_builder(person)
     name = clean_name(name, what="A campaign")
     least = 1 if config.is_single else 2
     if len(contestants) < least:
-        raise InvalidInput("A campaign needs at least two different contestants.", remedy="Choose another checkpoint.", field="contestants")
+        raise InvalidInput(
+            "A campaign needs at least two different contestants.",
+            remedy="Choose another checkpoint.",
+            field="contestants",
+        )
     if len(contestants) > MAX_CONTESTANTS:
         raise InvalidInput(f"{len(contestants)} contestants are too many.", remedy=f"Choose at most {MAX_CONTESTANTS}.")
     entries = resolve_entries(ctx, contestants, files or {}, config=config, person=person)
@@ -89,14 +96,18 @@ def start_campaign(
 
 
 def add_contestant(ctx: Context, campaign_id: str, checkpoint_id: str, *, person: Person) -> CampaignView:
-    """Enter another checkpoint on the same prompts. Raises Conflict if it is entered already or the campaign is closed."""
+    """Enter another checkpoint on the same prompts. Raises Conflict if it is entered already or the campaign is
+    closed.
+    """
     return add_contestant_source(ctx, campaign_id, ContestantSource(checkpoint=checkpoint_id), person=person)
 
 
 def add_contestant_source(
     ctx: Context, campaign_id: str, source: ContestantSource, *, person: Person, files: Mapping[str, str] | None = None
 ) -> CampaignView:
-    """Enter another contestant on the same prompts. Raises what `start_campaign` raises, and Conflict if the campaign is closed."""
+    """Enter another contestant on the same prompts. Raises what `start_campaign` raises, and Conflict if the campaign
+    is closed.
+    """
     require_builder(person)
     with ctx.db.read() as session:
         config = CampaignConfig.model_validate(find_campaign(session, campaign_id).config.get("config", {}))
@@ -135,8 +146,8 @@ def insert_campaign(
     categories: Sequence[str] = (),
     **columns: Any,
 ) -> Campaign:
-    """Insert a campaign with its prompts and their categories. `columns` may hold parent_id and run_id; `held_out`, `standing` and
-    `imported` go into its config.
+    """Insert a campaign with its prompts and their categories. `columns` may hold parent_id and run_id; `held_out`,
+    `standing` and `imported` go into its config.
     """
     if session.scalar(select(Campaign.id).where(Campaign.name == name)):
         raise Conflict(f"There is already a campaign “{name}”.", remedy="Give the new one another name.", field="name")
@@ -167,7 +178,9 @@ def insert_campaign(
 
 def enter(session: Session, ctx: Context, campaign: Campaign, checkpoint: Checkpoint) -> Contestant:
     """Insert a contestant, or return the checkpoint's existing one."""
-    existing = session.scalar(select(Contestant).where(Contestant.campaign_id == campaign.id, Contestant.checkpoint_id == checkpoint.id))
+    existing = session.scalar(
+        select(Contestant).where(Contestant.campaign_id == campaign.id, Contestant.checkpoint_id == checkpoint.id)
+    )
     if existing is not None:
         return existing
     contestant = Contestant(campaign_id=campaign.id, checkpoint_id=checkpoint.id, created_at=ctx.now())
@@ -198,14 +211,20 @@ def add_gold(session: Session, ctx: Context, campaign: Campaign, config: Campaig
 
 
 def _enter_source(session: Session, ctx: Context, campaign: Campaign, entry: Entry, *, person_id: str | None) -> None:
-    """Enter a contestant and queue its completions, or take them from its file. Raises Conflict if it is entered already."""
+    """Enter a contestant and queue its completions, or take them from its file. Raises Conflict if it is entered
+    already.
+    """
     if entry.checkpoint_id is not None:
         checkpoint = usable_checkpoint(session, entry.checkpoint_id)
-        known = select(Contestant.id).where(Contestant.campaign_id == campaign.id, Contestant.checkpoint_id == checkpoint.id)
+        known = select(Contestant.id).where(
+            Contestant.campaign_id == campaign.id, Contestant.checkpoint_id == checkpoint.id
+        )
     else:
         known = select(Contestant.id).where(Contestant.campaign_id == campaign.id, Contestant.label == entry.name)
     if session.scalar(known):
-        raise Conflict(f"“{entry.name}” is already in this campaign.", remedy="Give it another name.", field="contestant")
+        raise Conflict(
+            f"“{entry.name}” is already in this campaign.", remedy="Give it another name.", field="contestant"
+        )
     contestant = Contestant(
         campaign_id=campaign.id,
         checkpoint_id=entry.checkpoint_id,

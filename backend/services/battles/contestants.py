@@ -25,8 +25,8 @@ MAX_LINES = 200_000
 
 @dataclass(frozen=True)
 class Entry:
-    """A contestant to enter. `label` is empty for a checkpoint without a name of its own. `answers` of a file: texts by prompt, with
-    `prompts` by their hash.
+    """A contestant to enter. `label` is empty for a checkpoint without a name of its own. `answers` of a file: texts by
+    prompt, with `prompts` by their hash.
     """
 
     kind: str
@@ -39,23 +39,32 @@ class Entry:
 
 
 def resolve_entries(
-    ctx: Context, sources: Sequence[ContestantSource], files: Mapping[str, str], *, config: CampaignConfig, person: Person
+    ctx: Context,
+    sources: Sequence[ContestantSource],
+    files: Mapping[str, str],
+    *,
+    config: CampaignConfig,
+    person: Person,
 ) -> list[Entry]:
-    """Return the contestants of these sources. Raises NotFound for an unknown one, InvalidInput for a file without completions or two of
-    the same name, NotAllowed for a foreign address that an account names.
+    """Return the contestants of these sources. Raises NotFound for an unknown one, InvalidInput for a file without
+    completions or two of the same name, NotAllowed for a foreign address that an account names.
     """
     entries = [_resolve(ctx, source, files, config=config, person=person) for source in sources]
     names = [entry.name for entry in entries]
     twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if twice is not None:
-        raise InvalidInput(f"Two contestants are named “{twice}”.", remedy="Give one of them a `name`.", field="contestants")
+        raise InvalidInput(
+            f"Two contestants are named “{twice}”.", remedy="Give one of them a `name`.", field="contestants"
+        )
     return entries
 
 
 def add_file_answers(session: Session, ctx: Context, campaign: Campaign, contestant: Contestant, entry: Entry) -> None:
     """Insert a file's completions of the campaign's prompts. Raises InvalidInput if it answers none."""
     config = CampaignConfig.model_validate(campaign.config.get("config", {}))
-    prompts = session.scalars(select(CampaignPrompt).where(CampaignPrompt.campaign_id == campaign.id, CampaignPrompt.purpose == "vote"))
+    prompts = session.scalars(
+        select(CampaignPrompt).where(CampaignPrompt.campaign_id == campaign.id, CampaignPrompt.purpose == "vote")
+    )
     number = 0
     for prompt in prompts.all():
         for sample, text in enumerate(entry.answers.get(prompt.content_hash, [])[: config.answers_per_prompt]):
@@ -64,12 +73,17 @@ def add_file_answers(session: Session, ctx: Context, campaign: Campaign, contest
     if not number:
         raise InvalidInput(
             f"The file of “{entry.name}” answers none of the campaign's prompts.",
-            remedy="Its prompts must be those of the dataset, word for word; without a dataset the file's own prompts are used.",
+            remedy=(
+                "Its prompts must be those of the dataset, word for word; without a dataset the file's own prompts are"
+                " used."
+            ),
             field="contestants",
         )
 
 
-def _resolve(ctx: Context, source: ContestantSource, files: Mapping[str, str], *, config: CampaignConfig, person: Person) -> Entry:
+def _resolve(
+    ctx: Context, source: ContestantSource, files: Mapping[str, str], *, config: CampaignConfig, person: Person
+) -> Entry:
     if source.checkpoint:
         return _checkpoint(ctx, source)
     if source.file:
@@ -83,9 +97,17 @@ def _resolve(ctx: Context, source: ContestantSource, files: Mapping[str, str], *
     if person.id is not None and source.url != ctx.policy.judge_url:
         raise NotAllowed(
             "An account can't name an address that the server calls.",
-            remedy="Create the campaign by `roundhouse campaign create` on the server, or ask the operator for ROUNDHOUSE_JUDGE_URL.",
+            remedy=(
+                "Create the campaign by `roundhouse campaign create` on the server, or ask the operator for"
+                " ROUNDHOUSE_JUDGE_URL."
+            ),
         )
-    return Entry("endpoint", source.label, source.label, source={"url": source.url, "model": source.model, "key_env": source.key_env})
+    return Entry(
+        "endpoint",
+        source.label,
+        source.label,
+        source={"url": source.url, "model": source.model, "key_env": source.key_env},
+    )
 
 
 def _checkpoint(ctx: Context, source: ContestantSource) -> Entry:
@@ -96,21 +118,28 @@ def _checkpoint(ctx: Context, source: ContestantSource) -> Entry:
     return Entry("checkpoint", source.name or checkpoint.name, source.name, checkpoint_id=checkpoint.id)
 
 
-def read_completions(text: str, *, column: str, config: CampaignConfig) -> tuple[dict[str, Messages], dict[str, list[str]]]:
+def read_completions(
+    text: str, *, column: str, config: CampaignConfig
+) -> tuple[dict[str, Messages], dict[str, list[str]]]:
     """Read JSON lines {prompt or messages, completion}; return prompts and their completions by the prompts' hash.
 
-    `column` names the column of the completions; empty: `completion`, `answer`, `response` or `output`. Raises InvalidInput with the line.
+    `column` names the column of the completions; empty: `completion`, `answer`, `response` or `output`. Raises
+    InvalidInput with the line.
     """
     prompts: dict[str, Messages] = {}
     answers: dict[str, list[str]] = {}
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     if not lines or len(lines) > MAX_LINES:
-        raise InvalidInput(f"The file has {len(lines):,} lines of completions.", remedy=f"Give 1 to {MAX_LINES:,}.", field="file")
+        raise InvalidInput(
+            f"The file has {len(lines):,} lines of completions.", remedy=f"Give 1 to {MAX_LINES:,}.", field="file"
+        )
     for number, line in lines:
         row = _row(line, number)
         messages = prompt_messages(row)
         if messages is None:
-            raise InvalidInput(f"Line {number} has no prompt.", remedy="Name the column `prompt` or `messages`.", field="file")
+            raise InvalidInput(
+                f"Line {number} has no prompt.", remedy="Name the column `prompt` or `messages`.", field="file"
+            )
         name = column or next((name for name in COMPLETION_COLUMNS if name in row), COMPLETION_COLUMNS[0])
         answer = row.get(name)
         if not isinstance(answer, str):

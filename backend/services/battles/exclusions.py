@@ -29,7 +29,9 @@ class ExclusionView:
 
 
 def exclude_rater(ctx: Context, campaign_id: str, rater_id: str, *, reason: str, person: Person) -> ExclusionView:
-    """Leave a rater's votes out of the board. Raises InvalidInput without a reason, NotFound, Conflict if excluded already."""
+    """Leave a rater's votes out of the board. Raises InvalidInput without a reason, NotFound, Conflict if excluded
+    already.
+    """
     reason = reason.strip()
     if not 3 <= len(reason) <= MAX_REASON:
         raise InvalidInput(
@@ -45,7 +47,9 @@ def include_rater(ctx: Context, campaign_id: str, rater_id: str, *, reason: str 
     return _decide(ctx, campaign_id, rater_id, excluded=False, reason=reason.strip()[:MAX_REASON], person=person)
 
 
-def _decide(ctx: Context, campaign_id: str, rater_id: str, *, excluded: bool, reason: str, person: Person) -> ExclusionView:
+def _decide(
+    ctx: Context, campaign_id: str, rater_id: str, *, excluded: bool, reason: str, person: Person
+) -> ExclusionView:
     require_builder(person)
     with ctx.db.write() as session:
         campaign = find_campaign(session, campaign_id)
@@ -57,7 +61,12 @@ def _decide(ctx: Context, campaign_id: str, rater_id: str, *, excluded: bool, re
             state = "excluded already" if excluded else "not excluded"
             raise Conflict(f"“{rater.name}” is {state}.", field="rater")
         row = RaterExclusion(
-            campaign_id=campaign.id, rater_id=rater_id, excluded=excluded, reason=reason, created_by=person.id, created_at=ctx.now()
+            campaign_id=campaign.id,
+            rater_id=rater_id,
+            excluded=excluded,
+            reason=reason,
+            created_by=person.id,
+            created_at=ctx.now(),
         )
         session.add(row)
         session.flush()
@@ -85,4 +94,6 @@ def list_exclusions(ctx: Context, campaign_id: str) -> list[ExclusionView]:
             .where(RaterExclusion.campaign_id == campaign_id)
             .order_by(RaterExclusion.created_at.desc(), RaterExclusion.id)
         )
-        return [ExclusionView(row.rater_id, name, row.excluded, row.reason, by, row.created_at) for row, name, by in rows]
+        return [
+            ExclusionView(row.rater_id, name, row.excluded, row.reason, by, row.created_at) for row, name, by in rows
+        ]

@@ -62,14 +62,22 @@ def program_version() -> str:
 
 
 @retry_races
-def freeze_board(ctx: Context, campaign_id: str, *, name: str, options: RatingOptions, person: Person) -> FrozenBoardView:
-    """Store the board of this moment under a name. Raises InvalidInput without votes, Conflict for a name that is taken, NotAllowed."""
+def freeze_board(
+    ctx: Context, campaign_id: str, *, name: str, options: RatingOptions, person: Person
+) -> FrozenBoardView:
+    """Store the board of this moment under a name. Raises InvalidInput without votes, Conflict for a name that is
+    taken, NotAllowed.
+    """
     require_builder(person)
     name = clean_name(name, what="A frozen board")
     with ctx.db.read() as session:
         campaign = find_campaign(session, campaign_id)
-        if session.scalar(select(FrozenBoard.id).where(FrozenBoard.campaign_id == campaign_id, FrozenBoard.name == name)):
-            raise Conflict(f"This campaign has a frozen board “{name}” already.", remedy="Choose another name.", field="name")
+        if session.scalar(
+            select(FrozenBoard.id).where(FrozenBoard.campaign_id == campaign_id, FrozenBoard.name == name)
+        ):
+            raise Conflict(
+                f"This campaign has a frozen board “{name}” already.", remedy="Choose another name.", field="name"
+            )
         title = campaign.name
         votes = read_board_votes(session, campaign_id, with_forms=True).records
     if not votes:
@@ -78,10 +86,17 @@ def freeze_board(ctx: Context, campaign_id: str, *, name: str, options: RatingOp
     newest = {decision.rater_id: decision for decision in reversed(decisions)}
     excluded = [{"reason": decision.reason} for decision in newest.values() if decision.excluded]
     at = ctx.now()
-    document, _ = freeze_document(votes, options, campaign=title, name=name, at=at, version=program_version(), excluded=excluded)
+    document, _ = freeze_document(
+        votes, options, campaign=title, name=name, at=at, version=program_version(), excluded=excluded
+    )
     with ctx.db.write() as session:
         row = FrozenBoard(
-            campaign_id=campaign_id, name=name, digest=digest_of(document), document=document, created_by=person.id, created_at=at
+            campaign_id=campaign_id,
+            name=name,
+            digest=digest_of(document),
+            document=document,
+            created_by=person.id,
+            created_at=at,
         )
         session.add(row)
         session.flush()
@@ -92,7 +107,9 @@ def list_frozen_boards(ctx: Context, campaign_id: str) -> list[FrozenBoardLine]:
     """Return a campaign's frozen boards, newest first, without their documents: one of 100,000 votes has 10 MB."""
     columns = (FrozenBoard.id, FrozenBoard.name, FrozenBoard.digest, FrozenBoard.created_at)
     with ctx.db.read() as session:
-        rows = session.execute(select(*columns).where(FrozenBoard.campaign_id == campaign_id).order_by(FrozenBoard.created_at.desc()))
+        rows = session.execute(
+            select(*columns).where(FrozenBoard.campaign_id == campaign_id).order_by(FrozenBoard.created_at.desc())
+        )
         return [FrozenBoardLine(*row) for row in rows]
 
 
@@ -101,7 +118,9 @@ def get_frozen_board(ctx: Context, board_id: str) -> FrozenBoardView:
     with ctx.db.read() as session:
         row = session.get(FrozenBoard, board_id)
         if row is None:
-            raise NotFound(f"There is no frozen board {board_id}.", remedy="The page of its campaign lists all.", field="board")
+            raise NotFound(
+                f"There is no frozen board {board_id}.", remedy="The page of its campaign lists all.", field="board"
+            )
         return _view(session, row)
 
 
@@ -112,7 +131,9 @@ def verify_board(ctx: Context, board_id: str) -> Verification:
 
 
 def export_board(board: FrozenBoardView, *, form: str) -> str:
-    """Return a frozen board as `json` (the document, which `rating verify` reads), `csv` (its ratings) or `html` (a page of its own)."""
+    """Return a frozen board as `json` (the document, which `rating verify` reads), `csv` (its ratings) or `html` (a
+    page of its own).
+    """
     if form == "json":
         return json.dumps({"digest": board.digest, "document": board.document}, ensure_ascii=False)
     if form == "csv":
@@ -151,7 +172,8 @@ def _html(board: FrozenBoardView) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>'
         "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}"
-        "table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid #ccc}"
+        "table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid"
+        " #ccc}"
         "code{overflow-wrap:anywhere}@media(prefers-color-scheme:dark){body{background:#1b1a18;color:#eee}}</style></head>"
         f"<body><h1>{title}</h1><p>Frozen {board.created_at:%Y-%m-%d %H:%M} UTC, {len(document['votes']):,} votes.</p>"
         f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
@@ -163,4 +185,6 @@ def _html(board: FrozenBoardView) -> str:
 def _view(session: Session, row: FrozenBoard) -> FrozenBoardView:
     campaign = session.get_one(Campaign, row.campaign_id)
     by = session.get(User, row.created_by) if row.created_by else None
-    return FrozenBoardView(row.id, campaign.id, campaign.name, row.name, row.digest, row.document, by.name if by else None, row.created_at)
+    return FrozenBoardView(
+        row.id, campaign.id, campaign.name, row.name, row.digest, row.document, by.name if by else None, row.created_at
+    )

@@ -27,13 +27,19 @@ def usable_checkpoint(session: Session, checkpoint_id: str) -> Checkpoint:
     checkpoint = session.get(Checkpoint, checkpoint_id)
     if checkpoint is None or checkpoint.deleted_at is not None or checkpoint.folder is None:
         shown = f"“{checkpoint.name}”" if checkpoint else "This checkpoint"
-        raise InvalidInput(f"{shown} has no files to generate with.", remedy="Choose another checkpoint.", field="contestants")
+        raise InvalidInput(
+            f"{shown} has no files to generate with.", remedy="Choose another checkpoint.", field="contestants"
+        )
     require_writer(session, checkpoint_id, field="contestants")
     return checkpoint
 
 
-def start_generation(session: Session, ctx: Context, campaign: Campaign, contestant: Contestant, *, person_id: str | None) -> Job | None:
-    """Queue the job that generates a contestant's missing completions, inside the caller's transaction. A file has none: None."""
+def start_generation(
+    session: Session, ctx: Context, campaign: Campaign, contestant: Contestant, *, person_id: str | None
+) -> Job | None:
+    """Queue the job that generates a contestant's missing completions, inside the caller's transaction. A file has
+    none: None.
+    """
     if contestant.kind not in ("checkpoint", "endpoint"):
         return None
     config = CampaignConfig.model_validate(campaign.config.get("config", {}))
@@ -72,7 +78,9 @@ def _source_of(session: Session, ctx: Context, contestant: Contestant) -> tuple[
 
 
 def retry_generation(ctx: Context, contestant_id: str, *, person: Person) -> CampaignView:
-    """Queue a contestant's missing completions. Raises Conflict while they are being generated or if none is missing."""
+    """Queue a contestant's missing completions. Raises Conflict while they are being generated or if none is
+    missing.
+    """
     require_builder(person)
     with ctx.db.write() as session:
         contestant = session.get(Contestant, contestant_id)
@@ -92,18 +100,26 @@ def retry_generation(ctx: Context, contestant_id: str, *, person: Person) -> Cam
 
 
 def record_completion(session: Session, ctx: Context, claim: Claim[GeneratePayload], event: CompletionEvent) -> None:
-    """Store one completion of a contestant. A repeated one, as after a lost worker, is ignored: the first may have votes."""
+    """Store one completion of a contestant. A repeated one, as after a lost worker, is ignored: the first may have
+    votes.
+    """
     contestant = session.scalar(select(Contestant).where(Contestant.job_id == claim.job_id))
     if contestant is None:
         return  # a generation that belongs to no campaign, such as the command line's
     prompt = session.get(CampaignPrompt, event.prompt_id)
     if prompt is None or prompt.campaign_id != contestant.campaign_id:
         return
-    same = (Completion.prompt_id == prompt.id, Completion.contestant_id == contestant.id, Completion.sample == event.sample)
+    same = (
+        Completion.prompt_id == prompt.id,
+        Completion.contestant_id == contestant.id,
+        Completion.sample == event.sample,
+    )
     if session.scalar(select(Completion.id).where(*same)):
         return
     facts = {"finish_reason": event.finish_reason}
-    add_completion(session, ctx, prompt, contestant, text=event.text, sample=event.sample, tokens=event.tokens, facts=facts)
+    add_completion(
+        session, ctx, prompt, contestant, text=event.text, sample=event.sample, tokens=event.tokens, facts=facts
+    )
 
 
 def add_completion(
@@ -134,7 +150,9 @@ def add_completion(
     return row
 
 
-def record_generated(session: Session, ctx: Context, claim: Claim[GeneratePayload], result: GenerateResult) -> GenerateResult:
+def record_generated(
+    session: Session, ctx: Context, claim: Claim[GeneratePayload], result: GenerateResult
+) -> GenerateResult:
     """Record at the end of a generation how many prompts the contestant left unanswered."""
     contestant = session.scalar(select(Contestant).where(Contestant.job_id == claim.job_id))
     if contestant is None:
@@ -163,4 +181,9 @@ def _missing(session: Session, campaign: Campaign, contestant: Contestant) -> li
         .where(CampaignPrompt.campaign_id == campaign.id, CampaignPrompt.purpose == "vote")
         .order_by(CampaignPrompt.position)
     ).all()
-    return [(prompt, sample) for sample in range(config.answers_per_prompt) for prompt in prompts if (prompt.id, sample) not in answered]
+    return [
+        (prompt, sample)
+        for sample in range(config.answers_per_prompt)
+        for prompt in prompts
+        if (prompt.id, sample) not in answered
+    ]

@@ -17,11 +17,17 @@ from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 
 ENOUGH = 8
-"""Prompts that a rematch should have at least: with fewer, even a rematch that one side wins throughout has no verdict."""
+"""Prompts that a rematch should have at least: with fewer, even a rematch that one side wins throughout has no
+verdict.
+"""
 
 
-def locked_prompts(ctx: Context, campaign: CampaignView, votes: CampaignVotes, rules: PreferenceRules) -> frozenset[str]:
-    """Return the ids of the campaign's prompts that its training rows leave out: locked by the rules, or used by a rematch of it."""
+def locked_prompts(
+    ctx: Context, campaign: CampaignView, votes: CampaignVotes, rules: PreferenceRules
+) -> frozenset[str]:
+    """Return the ids of the campaign's prompts that its training rows leave out: locked by the rules, or used by a
+    rematch of it.
+    """
     prompts = {prompt.id: prompt.content_hash for prompt in votes.prompts.values()}
     with ctx.db.read() as session:
         in_rematches = _prompts_of_rematches(session, campaign.id)
@@ -34,7 +40,8 @@ def locked_prompts(ctx: Context, campaign: CampaignView, votes: CampaignVotes, r
 
 
 def draw_rematch_prompts(ctx: Context, campaign: CampaignView, *, learned: frozenset[str]) -> list[DrawnPrompt]:
-    """Return the prompts of a rematch: the campaign's own and its dataset's without those in `learned` or learned by ancestors.
+    """Return the prompts of a rematch: the campaign's own and its dataset's without those in `learned` or learned by
+    ancestors.
 
     Raises InvalidInput when none is left.
     """
@@ -49,7 +56,9 @@ def draw_rematch_prompts(ctx: Context, campaign: CampaignView, *, learned: froze
 
 
 def unseen_prompts(ctx: Context, campaign: CampaignView, *, learned: frozenset[str]) -> list[DrawnPrompt]:
-    """Return the prompts of a campaign and its dataset that are not in `learned` (content hashes) nor trained on by its ancestors."""
+    """Return the prompts of a campaign and its dataset that are not in `learned` (content hashes) nor trained on by its
+    ancestors.
+    """
     with ctx.db.read() as session:
         rows = session.scalars(
             select(CampaignPrompt)
@@ -60,7 +69,9 @@ def unseen_prompts(ctx: Context, campaign: CampaignView, *, learned: frozenset[s
         learned |= _learned_before(session, campaign.id)
     if campaign.dataset is not None:
         contestants = [contestant.checkpoint_id for contestant in campaign.contestants if contestant.checkpoint_id]
-        for prompt in read_prompts(ctx, resolve_version(ctx, campaign.dataset), config=campaign.config, checkpoint_ids=contestants):
+        for prompt in read_prompts(
+            ctx, resolve_version(ctx, campaign.dataset), config=campaign.config, checkpoint_ids=contestants
+        ):
             candidates.setdefault(content_hash(prompt.messages), prompt)
     return [prompt for digest, prompt in candidates.items() if digest not in learned]
 
@@ -76,7 +87,9 @@ def _learned_before(session: Session, campaign_id: str) -> set[str]:
     current: Campaign | None = session.get(Campaign, campaign_id)
     while current is not None:
         provenance = session.scalar(
-            select(DatasetVersion.provenance).join(Run, Run.dataset_version_id == DatasetVersion.id).where(Run.id == (current.run_id or ""))
+            select(DatasetVersion.provenance)
+            .join(Run, Run.dataset_version_id == DatasetVersion.id)
+            .where(Run.id == (current.run_id or ""))
         )
         trained |= {str(row["prompt_id"]) for row in (provenance or {}).get("rows", ())}
         current = session.get(Campaign, current.parent_id) if current.parent_id else None

@@ -24,7 +24,10 @@ KINDS: dict[VoteObjective, str] = {"dpo": "preference", "sft": "chat", "kto": "k
 NO_ROWS: dict[VoteObjective, tuple[str, str]] = {
     "dpo": ("No vote in this campaign prefers one completion to another", "Vote on more battles, or loosen the rules."),
     "sft": ("No rater has written a better answer", "Let raters rewrite answers, or train on pairs."),
-    "kto": ("No answer is rated or called bad by most of its raters", "Let raters rate single answers, or train on pairs."),
+    "kto": (
+        "No answer is rated or called bad by most of its raters",
+        "Let raters rate single answers, or train on pairs.",
+    ),
 }
 
 
@@ -53,7 +56,9 @@ class VoteRows:
 
 @dataclass(frozen=True)
 class PreferencePreview:
-    """Rows that a campaign's votes would give. `num_rows` by objective; `length` is chosen minus rejected, in tokens."""
+    """Rows that a campaign's votes would give. `num_rows` by objective; `length` is chosen minus rejected, in
+    tokens.
+    """
 
     resolution: Resolution
     pairs: tuple[PairPreview, ...]
@@ -105,8 +110,8 @@ def make_vote_dataset(
 ) -> VoteDataset:
     """Store training rows of a campaign's votes: pairs (`dpo`), rewritten answers (`sft`) or labelled answers (`kto`).
 
-    The version's provenance names the campaign, the rules and, row by row, prompt, authors, votes and agreement. Raises InvalidInput
-    when the votes give no row, NotAllowed.
+    The version's provenance names the campaign, the rules and, row by row, prompt, authors, votes and agreement. Raises
+    InvalidInput when the votes give no row, NotAllowed.
     """
     require_builder(person)
     rules = rules or PreferenceRules()
@@ -142,7 +147,9 @@ def make_vote_dataset(
         person=person,
         idempotency_key=idempotency_key,
     )
-    return VoteDataset(version, len(made.rows), frozenset(votes.prompts[prompt].content_hash for prompt in made.prompt_ids))
+    return VoteDataset(
+        version, len(made.rows), frozenset(votes.prompts[prompt].content_hash for prompt in made.prompt_ids)
+    )
 
 
 def preview_document(preview: PreferencePreview) -> dict[str, Any]:
@@ -169,7 +176,10 @@ def _read(ctx: Context, campaign_id: str, rules: PreferenceRules) -> tuple[Campa
 def _pairs(votes: CampaignVotes, rules: PreferenceRules, locked: frozenset[str]) -> VoteRows:
     pairs = resolve_preferences(votes.votes, rules, answers=votes.known, locked=locked).preferences
     texts = {answer.id: answer.text for answer in votes.answers.values()}
-    rows = [preference_row(votes.prompts[pair.prompt].messages, chosen=texts[pair.chosen], rejected=texts[pair.rejected]) for pair in pairs]
+    rows = [
+        preference_row(votes.prompts[pair.prompt].messages, chosen=texts[pair.chosen], rejected=texts[pair.rejected])
+        for pair in pairs
+    ]
     provenance = [
         {
             "prompt_id": pair.prompt,
@@ -187,7 +197,9 @@ def _pairs(votes: CampaignVotes, rules: PreferenceRules, locked: frozenset[str])
 
 
 def _rewrites(votes: CampaignVotes, rules: PreferenceRules, locked: frozenset[str]) -> VoteRows:
-    usable = [one for one in votes.rewrites if one.prompt_id not in locked and _in_categories(votes, one.prompt_id, rules)]
+    usable = [
+        one for one in votes.rewrites if one.prompt_id not in locked and _in_categories(votes, one.prompt_id, rules)
+    ]
     rows = [rewrite_row(votes.prompts[one.prompt_id].messages, rewrite=one.text) for one in usable]
     return _vote_rows(rows, [{"prompt_id": one.prompt_id, "votes": [one.vote_id]} for one in usable])
 

@@ -31,9 +31,11 @@ class DrawnPrompt:
     category: str = ""
 
 
-def draw_from(ctx: Context, version: VersionView, config: CampaignConfig, checkpoint_ids: Sequence[str]) -> list[DrawnPrompt]:
-    """Draw a campaign's prompts from rows that no contestant trained on: the validation split, and the training split too if the config
-    allows it or none of the checkpoints was trained on the dataset.
+def draw_from(
+    ctx: Context, version: VersionView, config: CampaignConfig, checkpoint_ids: Sequence[str]
+) -> list[DrawnPrompt]:
+    """Draw a campaign's prompts from rows that no contestant trained on: the validation split, and the training split
+    too if the config allows it or none of the checkpoints was trained on the dataset.
 
     Raises InvalidInput if there are too few, or no column of the categories.
     """
@@ -41,34 +43,45 @@ def draw_from(ctx: Context, version: VersionView, config: CampaignConfig, checkp
     with_train = config.allow_train or not trained.names
     prompts = [
         prompt
-        for digest, prompt in _read(ctx, version, config, until=config.num_prompts + len(trained.prompts), with_train=with_train).items()
+        for digest, prompt in _read(
+            ctx, version, config, until=config.num_prompts + len(trained.prompts), with_train=with_train
+        ).items()
         if config.allow_train or digest not in trained.prompts
     ]
     if len(prompts) < config.num_prompts and not config.allow_train:
         where = "" if with_train else "The validation split of "
         reason = f": “{trained.names[0]}” trained on its other rows" if trained.names else ""
         raise InvalidInput(
-            f"{where}“{version.label}” has {len(prompts)} held-out prompts, and {config.num_prompts} are needed{reason}.",
-            remedy=f"Use {len(prompts)} prompts, choose another dataset, or allow training rows (allow_train)."
-            if prompts
-            else "Choose another dataset, or allow training rows (allow_train).",
+            f"{where}“{version.label}” has {len(prompts)} held-out prompts, and {config.num_prompts} are"
+            f" needed{reason}.",
+            remedy=(
+                f"Use {len(prompts)} prompts, choose another dataset, or allow training rows (allow_train)."
+                if prompts
+                else "Choose another dataset, or allow training rows (allow_train)."
+            ),
             field="num_prompts",
         )
     if not prompts:
-        raise InvalidInput(f"No row of “{version.label}” holds a prompt.", remedy="Choose another dataset.", field="dataset")
+        raise InvalidInput(
+            f"No row of “{version.label}” holds a prompt.", remedy="Choose another dataset.", field="dataset"
+        )
     return draw_prompts(prompts, num=config.num_prompts, seed=config.seed)
 
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """Contestants that trained on a dataset (`names`), and the prompts (by hash) of campaigns whose votes they trained on."""
+    """Contestants that trained on a dataset (`names`), and the prompts (by hash) of campaigns whose votes they trained
+    on.
+    """
 
     names: tuple[str, ...]
     prompts: frozenset[str]
 
 
 def trained_on(ctx: Context, version: VersionView, checkpoint_ids: Sequence[str]) -> TrainedOn:
-    """Return which checkpoints a run trained on any version of a dataset, they or their ancestors, and the prompts of their votes."""
+    """Return which checkpoints a run trained on any version of a dataset, they or their ancestors, and the prompts of
+    their votes.
+    """
     names, voted = [], set[str]()
     with ctx.db.read() as session:
         dataset_id = session.scalar(select(DatasetVersion.dataset_id).where(DatasetVersion.id == version.id))
@@ -76,7 +89,12 @@ def trained_on(ctx: Context, version: VersionView, checkpoint_ids: Sequence[str]
             versions = _ancestry(session, checkpoint_id)
             if any(row.dataset_id == dataset_id for row in versions):
                 names.append(session.get_one(Checkpoint, checkpoint_id).name)
-            voted |= {str(row["prompt_id"]) for used in versions for row in (used.provenance or {}).get("rows", ()) if "prompt_id" in row}
+            voted |= {
+                str(row["prompt_id"])
+                for used in versions
+                for row in (used.provenance or {}).get("rows", ())
+                if "prompt_id" in row
+            }
         hashes = session.scalars(select(CampaignPrompt.content_hash).where(CampaignPrompt.id.in_(voted)))
         return TrainedOn(tuple(names), frozenset(hashes))
 
@@ -96,8 +114,11 @@ def _ancestry(session: Session, checkpoint_id: str) -> list[DatasetVersion]:
     return versions
 
 
-def read_prompts(ctx: Context, version: VersionView, *, config: CampaignConfig, checkpoint_ids: Sequence[str]) -> list[DrawnPrompt]:
-    """Return the distinct held-out prompts of a dataset for these checkpoints, or all of them if the config allows training rows.
+def read_prompts(
+    ctx: Context, version: VersionView, *, config: CampaignConfig, checkpoint_ids: Sequence[str]
+) -> list[DrawnPrompt]:
+    """Return the distinct held-out prompts of a dataset for these checkpoints, or all of them if the config allows
+    training rows.
 
     Raises InvalidInput if its rows have no prompts.
     """
@@ -121,8 +142,12 @@ def prompts_of_entries(entries: Sequence[Entry], config: CampaignConfig) -> list
     return [DrawnPrompt(messages) for messages in draw_prompts(prompts, num=config.num_prompts, seed=config.seed)]
 
 
-def _read(ctx: Context, version: VersionView, config: CampaignConfig, *, until: int, with_train: bool) -> dict[str, DrawnPrompt]:
-    """Return the prompts by their hash; the training split is read only if the validation split has fewer than `until`."""
+def _read(
+    ctx: Context, version: VersionView, config: CampaignConfig, *, until: int, with_train: bool
+) -> dict[str, DrawnPrompt]:
+    """Return the prompts by their hash; the training split is read only if the validation split has fewer than
+    `until`.
+    """
     if version.kind not in PROMPT_KINDS or version.folder is None:
         raise InvalidInput(
             f"“{version.dataset}” is a dataset of kind {version.kind}, whose rows have no prompts.",
@@ -146,5 +171,7 @@ def _category(row: dict[str, object], column: str) -> str:
     if not column:
         return ""
     if column not in row:
-        raise InvalidInput(f"The dataset has no column {column!r}.", remedy=f"It has {', '.join(row)}.", field="category_column")
+        raise InvalidInput(
+            f"The dataset has no column {column!r}.", remedy=f"It has {', '.join(row)}.", field="category_column"
+        )
     return str(row[column] or "")[:80]

@@ -67,6 +67,8 @@ def _words(session: Session, answers: Sequence[str]) -> FloatArray:
     """Return the number of words of each answer."""
     counts = dict[str, int]()
     for start in range(0, len(answers), 500):
-        rows = session.execute(select(Completion.id, Completion.text).where(Completion.id.in_(answers[start : start + 500])))
+        rows = session.execute(
+            select(Completion.id, Completion.text).where(Completion.id.in_(answers[start : start + 500]))
+        )
         counts.update((row[0], len(row[1].split())) for row in rows)
     return np.array([counts[answer] for answer in answers], dtype=np.float64)

@@ -1,4 +1,6 @@
-"""Raters: signed-in users, the person on loopback, and holders of a link to one campaign. Only the hash of a link is stored."""
+"""Raters: signed-in users, the person on loopback, and holders of a link to one campaign. Only the hash of a link is
+stored.
+"""
 
 from __future__ import annotations
 
@@ -88,11 +90,18 @@ def find_rater(ctx: Context, person: Person) -> RaterView:
     """Return a person's rater without storing one: a person who never voted gets a rater without votes."""
     with ctx.db.read() as session:
         row = _rater_of(session, person)
-        return view_of_rater(row) if row is not None else RaterView(id="", name=person.name, campaign_id=None, expires_at=None)
+        return (
+            view_of_rater(row)
+            if row is not None
+            else RaterView(id="", name=person.name, campaign_id=None, expires_at=None)
+        )
 
 
-def create_rater_link(ctx: Context, campaign_id: str, *, name: str, days: int = 14, single_use: bool = False, person: Person) -> RaterLink:
-    """Create a link that opens the ballot of one campaign until it expires. `name` may be a pseudonym; no account is created.
+def create_rater_link(
+    ctx: Context, campaign_id: str, *, name: str, days: int = 14, single_use: bool = False, person: Person
+) -> RaterLink:
+    """Create a link that opens the ballot of one campaign until it expires. `name` may be a pseudonym; no account is
+    created.
 
     A single-use link is bound to the first browser that opens its ballot.
     """
@@ -117,9 +126,11 @@ def create_rater_link(ctx: Context, campaign_id: str, *, name: str, days: int = 
 
 
 def reissue_rater_link(ctx: Context, rater_id: str, *, days: int = 14, person: Person) -> RaterLink:
-    """Replace a link, also one that has expired or was revoked: the rater keeps name and votes, the old link and what it opened end.
+    """Replace a link, also one that has expired or was revoked: the rater keeps name and votes, the old link and what
+    it opened end.
 
-    A single-use link is bound to the first browser that opens the new one. Raises NotAllowed, NotFound and InvalidInput.
+    A single-use link is bound to the first browser that opens the new one. Raises NotAllowed, NotFound and
+    InvalidInput.
     """
     require_builder(person)
     _check_days(days)
@@ -149,14 +160,18 @@ def _find_link(session: Session, rater_id: str) -> Rater:
 
 def link_qr_svg(url: str) -> str:
     """Return a link as a QR code, an SVG image made here."""
-    return str(segno.make(url, error="m", micro=False).svg_inline(scale=4, border=2, omitsize=True, dark="#000", light="#fff"))
+    return str(
+        segno.make(url, error="m", micro=False).svg_inline(scale=4, border=2, omitsize=True, dark="#000", light="#fff")
+    )
 
 
 def rater_from_link(ctx: Context, secret: str, *, browser: str = "", address: str = "") -> RaterView:
-    """Return the rater of a link. `browser` is the visitor's cookie, to which a single-use link is bound at its first use.
+    """Return the rater of a link. `browser` is the visitor's cookie, to which a single-use link is bound at its first
+    use.
 
-    Raises NotAllowed, with the same message for a wrong, an expired and a revoked one, and if the account that made it is disabled; for a
-    single-use link in another browser; and after too many wrong links from one `address`. A valid link is never locked.
+    Raises NotAllowed, with the same message for a wrong, an expired and a revoked one, and if the account that made it
+    is disabled; for a single-use link in another browser; and after too many wrong links from one `address`. A valid
+    link is never locked.
     """
     query = select(Rater).outerjoin(User, User.id == Rater.created_by).where(User.disabled_at.is_(None))
     with ctx.db.read() as session:
@@ -164,7 +179,9 @@ def rater_from_link(ctx: Context, secret: str, *, browser: str = "", address: st
         if row is None or row.expires_at is None or row.expires_at <= ctx.now():
             if address:
                 _attempts.begin(name=f"link {_hash(secret)[:16]}", address=address)
-            raise NotAllowed("This ballot link is not valid any more.", remedy="Ask the person who sent it for a new one.")
+            raise NotAllowed(
+                "This ballot link is not valid any more.", remedy="Ask the person who sent it for a new one."
+            )
     if row.single_use:
         _bind(ctx, row.id, browser)
     return view_of_rater(row)
@@ -173,8 +190,15 @@ def rater_from_link(ctx: Context, secret: str, *, browser: str = "", address: st
 def _bind(ctx: Context, rater_id: str, browser: str) -> None:
     """Bind a single-use link to its first browser. Raises NotAllowed in another one, and in one without the cookie."""
     if not browser:
-        raise NotAllowed("This link opens in one browser alone, which is recognised by a cookie.", remedy="Open the link as it was sent.")
-    unbound = update(Rater).where(Rater.id == rater_id, Rater.browser_hash.is_(None)).values(browser_hash=browser_hash(browser))
+        raise NotAllowed(
+            "This link opens in one browser alone, which is recognised by a cookie.",
+            remedy="Open the link as it was sent.",
+        )
+    unbound = (
+        update(Rater)
+        .where(Rater.id == rater_id, Rater.browser_hash.is_(None))
+        .values(browser_hash=browser_hash(browser))
+    )
     with ctx.db.read() as session:
         bound_to = session.get_one(Rater, rater_id).browser_hash
     if bound_to is None:
@@ -182,7 +206,9 @@ def _bind(ctx: Context, rater_id: str, browser: str) -> None:
             session.execute(unbound)
             bound_to = session.scalar(select(Rater.browser_hash).where(Rater.id == rater_id))
     if bound_to != browser_hash(browser):
-        raise NotAllowed("This link was opened in another browser already.", remedy="Ask the person who sent it for a new one.")
+        raise NotAllowed(
+            "This link was opened in another browser already.", remedy="Ask the person who sent it for a new one."
+        )
 
 
 def revoke_rater_link(ctx: Context, rater_id: str, *, person: Person) -> None:
@@ -196,7 +222,9 @@ def list_raters(ctx: Context, campaign_id: str) -> list[RaterRow]:
     """Return the raters who voted in a campaign or hold a link to it, most votes first."""
     with ctx.db.read() as session:
         log = read_vote_log(session, campaign_id)
-        rows = session.scalars(select(Rater).where(Rater.id.in_(log.columns.raters) | (Rater.campaign_id == campaign_id))).all()
+        rows = session.scalars(
+            select(Rater).where(Rater.id.in_(log.columns.raters) | (Rater.campaign_id == campaign_id))
+        ).all()
         result = [_row(row, log) for row in rows]
     return sorted(result, key=lambda row: (-row.num_votes, row.rater.name))
 
@@ -208,7 +236,9 @@ def find_link(ctx: Context, campaign_id: str, name: str) -> RaterRow:
         raise NotFound(f"No rater “{name}” holds a link to this campaign.", field="rater")
     if len(rows) > 1:
         raise Conflict(
-            f"{len(rows)} raters with a link are named “{name}”.", remedy="Reissue it on the campaign's Raters tab.", field="rater"
+            f"{len(rows)} raters with a link are named “{name}”.",
+            remedy="Reissue it on the campaign's Raters tab.",
+            field="rater",
         )
     return rows[0]
 

@@ -29,7 +29,9 @@ REMATCH = "Rematch of "
 def open_rematch(
     ctx: Context, campaign: CampaignView, prompts: Sequence[DrawnPrompt], *, run_id: str, base_id: str, person: Person
 ) -> CampaignView:
-    """Insert the rematch of a run against its base, once. Its prompts are held out: no run in its ancestry trained on them."""
+    """Insert the rematch of a run against its base, once. Its prompts are held out: no run in its ancestry trained on
+    them.
+    """
     try:
         with ctx.db.write() as session:
             known = session.scalar(select(Campaign).where(Campaign.run_id == run_id))
@@ -77,7 +79,9 @@ def enter_new_checkpoint(ctx: Context, campaign_id: str, *, person: Person) -> C
         if campaign.run_id is None:
             raise Conflict("This campaign is no rematch, so there is no new checkpoint to enter.")
         if not _enter_awaited(session, ctx, campaign, person_id=person.id) and not _has_two(session, campaign):
-            raise Conflict("The run has not finished, so there is no new checkpoint yet.", remedy="Wait for the run, or resume it.")
+            raise Conflict(
+                "The run has not finished, so there is no new checkpoint yet.", remedy="Wait for the run, or resume it."
+            )
         result = campaign_view(session, campaign)
     wake(ctx, QUEUE_OF[JobKind.GENERATE])
     return result
@@ -97,13 +101,20 @@ def _awaited(session: Session, campaign: Campaign) -> Checkpoint | None:
         return None
     final = session.scalar(
         select(Checkpoint)
-        .where(Checkpoint.run_id == campaign.run_id, Checkpoint.is_final, Checkpoint.deleted_at.is_(None), Checkpoint.folder.is_not(None))
+        .where(
+            Checkpoint.run_id == campaign.run_id,
+            Checkpoint.is_final,
+            Checkpoint.deleted_at.is_(None),
+            Checkpoint.folder.is_not(None),
+        )
         .order_by(Checkpoint.step.desc())
         .limit(1)
     )
     if final is None:
         return None
-    plays = session.scalar(select(Contestant.id).where(Contestant.campaign_id == campaign.id, Contestant.checkpoint_id == final.id))
+    plays = session.scalar(
+        select(Contestant.id).where(Contestant.campaign_id == campaign.id, Contestant.checkpoint_id == final.id)
+    )
     return None if plays else final
 
 
@@ -112,7 +123,9 @@ def _enter_awaited(session: Session, ctx: Context, campaign: Campaign, *, person
     if final is None or campaign.closed_at is not None:
         return False
     enter(session, ctx, campaign, final)
-    for contestant in session.scalars(select(Contestant).where(Contestant.campaign_id == campaign.id, Contestant.job_id.is_(None))).all():
+    for contestant in session.scalars(
+        select(Contestant).where(Contestant.campaign_id == campaign.id, Contestant.job_id.is_(None))
+    ).all():
         start_generation(session, ctx, campaign, contestant, person_id=person_id)
     return True
 

@@ -32,18 +32,22 @@ def record_side_by_side_vote(
     label: str,
     person: Person,
 ) -> str:
-    """Store a vote on two side-by-side answers and return its id. It goes into the standing campaign "Playground". A repeated vote of the
-    same person on the same texts is not counted twice: an equal label changes nothing, another one supersedes. The answers are there, so
-    a model on another server and a checkpoint whose files were deleted are voted on, too. Raises InvalidInput for an unknown label or one
-    checkpoint on both sides.
+    """Store a vote on two side-by-side answers and return its id. It goes into the standing campaign "Playground". A
+    repeated vote of the same person on the same texts is not counted twice: an equal label changes nothing, another one
+    supersedes. The answers are there, so a model on another server and a checkpoint whose files were deleted are voted
+    on, too. Raises InvalidInput for an unknown label or one checkpoint on both sides.
     """
     check_label(label)
     if checkpoint_a == checkpoint_b:
-        raise InvalidInput("Both answers come from the same checkpoint, so a vote has no meaning.", remedy="Compare two endpoints.")
+        raise InvalidInput(
+            "Both answers come from the same checkpoint, so a vote has no meaning.", remedy="Compare two endpoints."
+        )
     rater = rater_for(ctx, person)
     with ctx.db.write() as session:
         campaign = _playground(session, ctx, person)
-        sides = [enter(session, ctx, campaign, session.get_one(Checkpoint, one)) for one in (checkpoint_a, checkpoint_b)]
+        sides = [
+            enter(session, ctx, campaign, session.get_one(Checkpoint, one)) for one in (checkpoint_a, checkpoint_b)
+        ]
         battle = _same_battle(session, campaign, rater, messages, (answer_a, answer_b), sides)
         if battle is None:
             pair = pair_of(sides[0].id, sides[1].id)
@@ -71,14 +75,24 @@ def _playground(session: Session, ctx: Context, person: Person) -> Campaign:
     if existing is not None:
         return existing
     config = CampaignConfig()
-    return insert_campaign(session, ctx, name=PLAYGROUND, prompts=[], config=config, person=person, dataset_version_id=None, standing=True)
+    return insert_campaign(
+        session, ctx, name=PLAYGROUND, prompts=[], config=config, person=person, dataset_version_id=None, standing=True
+    )
 
 
-def _prompt(session: Session, campaign: Campaign, messages: Messages, *, rater: RaterView, pair: tuple[str, str]) -> CampaignPrompt:
-    """Return the prompt's row, one for equal prompts. A rater meets a row with a pair once, so new answers to it take another row."""
-    voted = select(Battle.prompt_id).where(Battle.campaign_id == campaign.id, Battle.rater_id == rater.id, Battle.pair == pair_key(pair))
+def _prompt(
+    session: Session, campaign: Campaign, messages: Messages, *, rater: RaterView, pair: tuple[str, str]
+) -> CampaignPrompt:
+    """Return the prompt's row, one for equal prompts. A rater meets a row with a pair once, so new answers to it take
+    another row.
+    """
+    voted = select(Battle.prompt_id).where(
+        Battle.campaign_id == campaign.id, Battle.rater_id == rater.id, Battle.pair == pair_key(pair)
+    )
     digest = content_hash(messages)
-    known = select(CampaignPrompt).where(CampaignPrompt.campaign_id == campaign.id, CampaignPrompt.content_hash == digest)
+    known = select(CampaignPrompt).where(
+        CampaignPrompt.campaign_id == campaign.id, CampaignPrompt.content_hash == digest
+    )
     existing = session.scalar(known.where(CampaignPrompt.id.not_in(voted)).order_by(CampaignPrompt.position).limit(1))
     if existing is not None:
         return existing
@@ -91,14 +105,25 @@ def _prompt(session: Session, campaign: Campaign, messages: Messages, *, rater: 
 
 def _completion(session: Session, ctx: Context, prompt: CampaignPrompt, side: Contestant, text: str) -> Completion:
     """Return a contestant's completion of a prompt, an existing one with this text or a new sample."""
-    own = select(Completion).where(Completion.prompt_id == prompt.id, Completion.contestant_id == side.id).order_by(Completion.sample)
+    own = (
+        select(Completion)
+        .where(Completion.prompt_id == prompt.id, Completion.contestant_id == side.id)
+        .order_by(Completion.sample)
+    )
     existing = session.scalars(own).all()
     same = next((completion for completion in existing if completion.text == text), None)
-    return same or add_completion(session, ctx, prompt, side, text=text, sample=len(existing), facts={"from": "playground"})
+    return same or add_completion(
+        session, ctx, prompt, side, text=text, sample=len(existing), facts={"from": "playground"}
+    )
 
 
 def _same_battle(
-    session: Session, campaign: Campaign, rater: RaterView, messages: Messages, answers: tuple[str, str], sides: list[Contestant]
+    session: Session,
+    campaign: Campaign,
+    rater: RaterView,
+    messages: Messages,
+    answers: tuple[str, str],
+    sides: list[Contestant],
 ) -> Battle | None:
     """Return the rater's battle with exactly these texts of these contestants, or None."""
     side_a, side_b = aliased(Completion), aliased(Completion)

@@ -35,18 +35,34 @@ from backend.services.context import Context
 ALPHA = 0.05
 MAX_REMEMBERED = 32
 MAX_VERDICTS = 200
-"""Pairs that are judged, nearest on the leaderboard first: all of 20 contestants. Imported votes may have more contestants."""
+"""Pairs that are judged, nearest on the leaderboard first: all of 20 contestants. Imported votes may have more
+contestants.
+"""
 
-CSV_COLUMNS = ("prompt", "rater", "a", "b", "winner", "turn", "category", "probability", "seconds", "identical", "excluded", "voted_at")
+CSV_COLUMNS = (
+    "prompt",
+    "rater",
+    "a",
+    "b",
+    "winner",
+    "turn",
+    "category",
+    "probability",
+    "seconds",
+    "identical",
+    "excluded",
+    "voted_at",
+)
 
 
 @dataclass(frozen=True)
 class Standings:
-    """`table` is None without votes. `checkpoints` maps a contestant's name to its checkpoint's id; `unrated` have no votes yet.
+    """`table` is None without votes. `checkpoints` maps a contestant's name to its checkpoint's id; `unrated` have no
+    votes yet.
 
-    `verdicts` list neighbours on the leaderboard first, then the others, up to MAX_VERDICTS; each pair once, at a family-wise error rate of
-    5 % over all pairs. `excluded`
-    are the names of raters left out of the board of the campaign, `categories` those of its prompts.
+    `verdicts` list neighbours on the leaderboard first, then the others, up to MAX_VERDICTS; each pair once, at a
+    family-wise error rate of 5 % over all pairs. `excluded` are the names of raters left out of the board of the
+    campaign, `categories` those of its prompts.
     """
 
     table: RatingTable | None
@@ -67,10 +83,13 @@ _remembered: OrderedDict[tuple[object, ...], Standings] = OrderedDict()
 _remembering = Lock()
 
 
-def standings(ctx: Context, campaign_id: str, *, options: RatingOptions | None = None, with_excluded: bool = False) -> Standings:
+def standings(
+    ctx: Context, campaign_id: str, *, options: RatingOptions | None = None, with_excluded: bool = False
+) -> Standings:
     """Rate the contestants of a campaign by its valid votes. Votes of excluded raters count only `with_excluded`.
 
-    The same votes and options are computed once a process. Raises NotFound for a campaign, InvalidInput for an unknown category.
+    The same votes and options are computed once a process. Raises NotFound for a campaign, InvalidInput for an unknown
+    category.
     """
     options = options or RatingOptions()
     with ctx.db.read() as session:
@@ -82,7 +101,9 @@ def standings(ctx: Context, campaign_id: str, *, options: RatingOptions | None =
             if key in _remembered:
                 _remembered.move_to_end(key)
                 return _remembered[key]
-        votes = read_board_columns(session, campaign_id, with_excluded=with_excluded, with_forms=bool(options.control), revision=revision)
+        votes = read_board_columns(
+            session, campaign_id, with_excluded=with_excluded, with_forms=bool(options.control), revision=revision
+        )
         checkpoints = _checkpoints(session, campaign_id)
         raters = dict(session.execute(select(Rater.id, Rater.name).where(Rater.id.in_(votes.excluded))).all())
     board = _standings(votes, checkpoints, sorted(raters.values()), options=options, gap=gap)
@@ -122,8 +143,8 @@ def _standings(
 
 @dataclass(frozen=True)
 class Fragile:
-    """Dependence of first place on single votes and raters. `without`: the board without each rater, most influential first; `raters`:
-    names by id.
+    """Dependence of first place on single votes and raters. `without`: the board without each rater, most influential
+    first; `raters`: names by id.
     """
 
     fragility: Fragility
@@ -143,10 +164,11 @@ def board_fragility(ctx: Context, campaign_id: str) -> Fragile | None:
 
 
 def export_votes_csv(ctx: Context, campaign_id: str) -> str:
-    """Return a campaign's votes as CSV that `roundhouse rating fit` reads. Raters are numbered, not named; equal prompts share a number.
+    """Return a campaign's votes as CSV that `roundhouse rating fit` reads. Raters are numbered, not named; equal
+    prompts share a number.
 
-    `identical` marks ties of equal answers, `excluded` votes that the board leaves out. A cell that a spreadsheet would read as a formula
-    is prefixed with an apostrophe.
+    `identical` marks ties of equal answers, `excluded` votes that the board leaves out. A cell that a spreadsheet would
+    read as a formula is prefixed with an apostrophe.
     """
     with ctx.db.read() as session:
         find_campaign(session, campaign_id)
@@ -154,9 +176,15 @@ def export_votes_csv(ctx: Context, campaign_id: str) -> str:
         votes = valid_votes(session, campaign_id)
         excluded = excluded_raters(session, campaign_id)
         columns = (CampaignPrompt.id, CampaignPrompt.position, CampaignPrompt.category)
-        prompts = {row.id: row for row in session.execute(select(*columns).where(CampaignPrompt.campaign_id == campaign_id))}
-        joined = session.execute(select(Rater.id, Rater.created_at).where(Rater.id.in_({vote.rater_id for vote in votes})))
-        raters = {row[0]: number for number, row in enumerate(sorted(joined, key=lambda row: (row[1], row[0])), start=1)}
+        prompts = {
+            row.id: row for row in session.execute(select(*columns).where(CampaignPrompt.campaign_id == campaign_id))
+        }
+        joined = session.execute(
+            select(Rater.id, Rater.created_at).where(Rater.id.in_({vote.rater_id for vote in votes}))
+        )
+        raters = {
+            row[0]: number for number, row in enumerate(sorted(joined, key=lambda row: (row[1], row[0])), start=1)
+        }
     numbers: dict[str, int] = {}
     for vote in votes:
         numbers[vote.prompt_key] = min(numbers.get(vote.prompt_key, sys.maxsize), prompts[vote.prompt_id].position + 1)
@@ -198,12 +226,18 @@ def _verdicts(votes: VoteColumns, order: list[str], *, gap: float, pace: float |
     for above, below in ranks[:MAX_VERDICTS]:
         first, second = order[above], order[below]
         pair = by_pair.get((first, second)) or by_pair.get((second, first), NO_VOTES).swapped()
-        verdicts.append(judge_pair(pair, first, second, smallest_gap_elo=gap, alpha=ALPHA, num_pairs=len(ranks), seconds_per_vote=pace))
+        verdicts.append(
+            judge_pair(
+                pair, first, second, smallest_gap_elo=gap, alpha=ALPHA, num_pairs=len(ranks), seconds_per_vote=pace
+            )
+        )
     return tuple(verdicts)
 
 
 def _checkpoints(session: Session, campaign_id: str) -> dict[str, str | None]:
-    """Return each contestant's checkpoint by the contestant's name; None for an endpoint or a file. Authors of gold pairs are none."""
+    """Return each contestant's checkpoint by the contestant's name; None for an endpoint or a file. Authors of gold
+    pairs are none.
+    """
     names = contestant_names(session, campaign_id)
     rows = session.execute(
         select(Contestant.id, Contestant.checkpoint_id).where(

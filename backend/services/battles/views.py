@@ -9,7 +9,19 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.orm import Session, aliased
 
-from backend.db.tables import Battle, Campaign, CampaignPrompt, Checkpoint, Completion, Contestant, Dataset, DatasetVersion, Job, Run, Vote
+from backend.db.tables import (
+    Battle,
+    Campaign,
+    CampaignPrompt,
+    Checkpoint,
+    Completion,
+    Contestant,
+    Dataset,
+    DatasetVersion,
+    Job,
+    Run,
+    Vote,
+)
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.votes import LABELS
 from backend.domain.jobs.states import ACTIVE, Status
@@ -30,7 +42,8 @@ GOLD_KINDS = ("gold_better", "gold_worse")
 
 @dataclass(frozen=True)
 class ContestantView:
-    """A contestant: a checkpoint, an endpoint or a file. `job` writes its completions; None while a rematch waits for its run.
+    """A contestant: a checkpoint, an endpoint or a file. `job` writes its completions; None while a rematch waits for
+    its run.
 
     `has_files`: whether it can be trained, as a model on another server and a deleted checkpoint can't.
     """
@@ -103,9 +116,11 @@ class CampaignView:
 
 @dataclass(frozen=True)
 class ValidVote:
-    """A valid vote: a battle's newest revision, if neither undone nor skipped. `a` and `b` are the contestants shown on these sides.
+    """A valid vote: a battle's newest revision, if neither undone nor skipped. `a` and `b` are the contestants shown on
+    these sides.
 
-    `prompt_key` is equal for equal prompts: the cluster of dependent votes. `purpose` identical marks a TIE that no one cast.
+    `prompt_key` is equal for equal prompts: the cluster of dependent votes. `purpose` identical marks a TIE that no one
+    cast.
     """
 
     id: str
@@ -136,7 +151,9 @@ class ValidVote:
         return self.purpose == "identical"
 
 
-def valid_votes(session: Session, campaign_id: str, *, rater_id: str | None = None, purposes: Collection[str] = VOTES) -> list[ValidVote]:
+def valid_votes(
+    session: Session, campaign_id: str, *, rater_id: str | None = None, purposes: Collection[str] = VOTES
+) -> list[ValidVote]:
     """Return a campaign's valid votes of these purposes (vote, identical, repeat, gold), oldest first."""
     side_a, side_b = aliased(Completion), aliased(Completion)
     query = (
@@ -173,7 +190,9 @@ def valid_votes(session: Session, campaign_id: str, *, rater_id: str | None = No
 def count_votes(session: Session, campaign_id: str) -> tuple[int, int]:
     """Return the number of votes that people cast on a campaign's board, and of their raters."""
     counting = select(func.count(), func.count(Vote.rater_id.distinct())).join(Battle, Battle.id == Vote.battle_id)
-    votes, raters = session.execute(counting.where(Battle.campaign_id == campaign_id, Battle.purpose == "vote", vote_holds())).one()
+    votes, raters = session.execute(
+        counting.where(Battle.campaign_id == campaign_id, Battle.purpose == "vote", vote_holds())
+    ).one()
     return votes, raters
 
 
@@ -186,7 +205,10 @@ def vote_holds() -> ColumnElement[bool]:
 def list_campaigns(ctx: Context) -> list[CampaignView]:
     """Return every campaign, newest first. Abandoned ones stay in the list, to avoid selection bias."""
     with ctx.db.read() as session:
-        return [campaign_view(session, row) for row in session.scalars(select(Campaign).order_by(Campaign.created_at.desc(), Campaign.id))]
+        return [
+            campaign_view(session, row)
+            for row in session.scalars(select(Campaign).order_by(Campaign.created_at.desc(), Campaign.id))
+        ]
 
 
 def list_open_campaigns(ctx: Context) -> list[CampaignView]:
@@ -205,7 +227,9 @@ def resolve_campaign(ctx: Context, name: str) -> CampaignView:
     with ctx.db.read() as session:
         row = session.get(Campaign, name) or session.scalar(select(Campaign).where(Campaign.name == name))
         if row is None:
-            raise NotFound(f"There is no campaign “{name}”.", remedy="The Battles page lists all campaigns.", field="campaign")
+            raise NotFound(
+                f"There is no campaign “{name}”.", remedy="The Battles page lists all campaigns.", field="campaign"
+            )
         return campaign_view(session, row)
 
 
@@ -254,7 +278,9 @@ def campaign_view(session: Session, row: Campaign) -> CampaignView:
 
 
 def _num_prompts(session: Session, campaign_id: str) -> int:
-    """Return the number of prompts. A rater's second vote on a prompt of the playground or of an imported file has a copy of its row."""
+    """Return the number of prompts. A rater's second vote on a prompt of the playground or of an imported file has a
+    copy of its row.
+    """
     prompts = select(CampaignPrompt.content_hash, CampaignPrompt.turn).where(
         CampaignPrompt.campaign_id == campaign_id, CampaignPrompt.purpose == "vote"
     )

@@ -28,11 +28,14 @@ Row = dict[str, Any]
 
 
 @retry_races
-def import_votes(ctx: Context, *, name: str, text: str, person: Person, mapping: Mapping[str, str] | None = None) -> CampaignView:
-    """Store a file of votes (see `vote_files.rows`: CSV, JSON lines or a JSON list, with or without texts) as a closed campaign.
+def import_votes(
+    ctx: Context, *, name: str, text: str, person: Person, mapping: Mapping[str, str] | None = None
+) -> CampaignView:
+    """Store a file of votes (see `vote_files.rows`: CSV, JSON lines or a JSON list, with or without texts) as a closed
+    campaign.
 
-    `mapping` names the columns that are not found by name. Raises InvalidInput for a file that `roundhouse rating fit` would not read or
-    that has too many votes, Conflict for a taken name.
+    `mapping` names the columns that are not found by name. Raises InvalidInput for a file that `roundhouse rating fit`
+    would not read or that has too many votes, Conflict for a taken name.
     """
     require_builder(person)
     name = clean_name(name, what="A campaign")
@@ -41,7 +44,14 @@ def import_votes(ctx: Context, *, name: str, text: str, person: Person, mapping:
         raise InvalidInput(f"The file has {len(votes):,} votes.", remedy=f"Import 1 to {MAX_VOTES:,}.", field="votes")
     with ctx.db.write() as session:
         campaign = insert_campaign(
-            session, ctx, name=name, prompts=[], config=CampaignConfig(), person=person, dataset_version_id=None, imported=True
+            session,
+            ctx,
+            name=name,
+            prompts=[],
+            config=CampaignConfig(),
+            person=person,
+            dataset_version_id=None,
+            imported=True,
         )
         campaign.closed_at = ctx.now()
         rows = _Rows(campaign.id, ctx)
@@ -53,7 +63,9 @@ def import_votes(ctx: Context, *, name: str, text: str, person: Person, mapping:
 
 @dataclass
 class _Rows:
-    """Rows of the tables, made in the order of the votes. `clusters`: one hash for all turns of a prompt, that of the first one's text."""
+    """Rows of the tables, made in the order of the votes. `clusters`: one hash for all turns of a prompt, that of the
+    first one's text.
+    """
 
     campaign_id: str
     ctx: Context
@@ -68,7 +80,9 @@ class _Rows:
     votes: list[Row] = field(default_factory=list)
 
     def add(self, vote: VoteRecord, texts: Mapping[str, str]) -> None:
-        """Add a vote. A rater's second vote on a prompt and pair gets a copy of the prompt, which has the same hash: one cluster."""
+        """Add a vote. A rater's second vote on a prompt and pair gets a copy of the prompt, which has the same hash:
+        one cluster.
+        """
         now = self.ctx.now()
         rater = self.raters.setdefault(vote.rater, self._row(name=vote.rater[:80], created_at=now))
         key = (vote.rater, vote.prompt, vote.turn, pair_of(vote.a, vote.b))
@@ -91,7 +105,14 @@ class _Rows:
         )
         self.battles.append(battle)
         self.votes.append(
-            {"id": new_id(), "battle_id": battle["id"], "rater_id": rater["id"], "revision": 1, "label": vote.winner, "created_at": now}
+            {
+                "id": new_id(),
+                "battle_id": battle["id"],
+                "rater_id": rater["id"],
+                "revision": 1,
+                "label": vote.winner,
+                "created_at": now,
+            }
         )
 
     def insert(self, session: Session) -> None:

@@ -1,4 +1,6 @@
-"""All of a campaign's valid votes as arrays, read once for each revision: what boards, agreement and raters' quality are computed from."""
+"""All of a campaign's valid votes as arrays, read once for each revision: what boards, agreement and raters' quality
+are computed from.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,11 @@ SIDES = {"gold_better": "the better answer of a gold pair", "gold_worse": "the w
 
 @dataclass(frozen=True)
 class VoteLog:
-    """Valid votes of every purpose, oldest first. Codes are positions in `raters`, `prompts`, `answers` (ids) and `purposes`.
+    """Valid votes of every purpose, oldest first. Codes are positions in `raters`, `prompts`, `answers` (ids) and
+    `purposes`.
 
-    `columns` names prompts by content, so that a prompt asked again is the same prompt; `duration_ms` is NaN where unknown. Authors of
-    gold pairs are named by SIDES.
+    `columns` names prompts by content, so that a prompt asked again is the same prompt; `duration_ms` is NaN where
+    unknown. Authors of gold pairs are named by SIDES.
     """
 
     columns: VoteColumns
@@ -56,14 +59,21 @@ _remembering = Lock()
 
 def votes_revision(session: Session, campaign_id: str) -> Revision:
     """Return numbers that change with every vote, undo and exclusion of a campaign, and with its contestants."""
-    votes = select(func.count()).select_from(Vote).join(Battle, Battle.id == Vote.battle_id).where(Battle.campaign_id == campaign_id)
+    votes = (
+        select(func.count())
+        .select_from(Vote)
+        .join(Battle, Battle.id == Vote.battle_id)
+        .where(Battle.campaign_id == campaign_id)
+    )
     exclusions = select(func.count()).select_from(RaterExclusion).where(RaterExclusion.campaign_id == campaign_id)
     contestants = select(func.count()).select_from(Contestant).where(Contestant.campaign_id == campaign_id)
     return tuple(session.scalar(query) or 0 for query in (votes, exclusions, contestants))
 
 
 def read_vote_log(session: Session, campaign_id: str, *, revision: Revision | None = None) -> VoteLog:
-    """Return a campaign's votes, which are read once a process for each revision (`votes_revision` where it is not given)."""
+    """Return a campaign's votes, which are read once a process for each revision (`votes_revision` where it is not
+    given).
+    """
     bind = session.get_bind()
     key = (str(getattr(bind, "url", bind)), campaign_id, revision or votes_revision(session, campaign_id))
     with _remembering:
@@ -95,7 +105,9 @@ def _read(session: Session, campaign_id: str) -> VoteLog:
         .order_by(Vote.created_at, Battle.served_at, Vote.id)
     )
     rows = session.execute(query).all()
-    prompt_ids, side_a, side_b, rater_ids, labels, purposes, durations, probabilities = zip(*rows, strict=True) if rows else ((),) * 8
+    prompt_ids, side_a, side_b, rater_ids, labels, purposes, durations, probabilities = (
+        zip(*rows, strict=True) if rows else ((),) * 8
+    )
     prompts, prompt = _numbered(prompt_ids)
     answers, sides = _numbered((*side_a, *side_b))
     raters, rater = _numbered(rater_ids)
@@ -134,17 +146,28 @@ def _read(session: Session, campaign_id: str) -> VoteLog:
 
 def _contestants(session: Session, campaign_id: str, answers: tuple[str, ...]) -> tuple[tuple[str, ...], IntArray]:
     """Return the contestants' names in order, and the author of each answer as a code."""
-    kinds = dict(session.execute(select(Contestant.id, Contestant.kind).where(Contestant.campaign_id == campaign_id)).all())
-    names = {**{author: SIDES[kind] for author, kind in kinds.items() if kind in SIDES}, **contestant_names(session, campaign_id)}
-    authored = select(Completion.id, Completion.contestant_id).join(Contestant, Contestant.id == Completion.contestant_id)
+    kinds = dict(
+        session.execute(select(Contestant.id, Contestant.kind).where(Contestant.campaign_id == campaign_id)).all()
+    )
+    names = {
+        **{author: SIDES[kind] for author, kind in kinds.items() if kind in SIDES},
+        **contestant_names(session, campaign_id),
+    }
+    authored = select(Completion.id, Completion.contestant_id).join(
+        Contestant, Contestant.id == Completion.contestant_id
+    )
     author_of = dict(session.execute(authored.where(Contestant.campaign_id == campaign_id)).all())
     ordered = tuple(sorted({names[author_of[answer]] for answer in answers}))
     code = {name: number for number, name in enumerate(ordered)}
     return ordered, np.array([code[names[author_of[answer]]] for answer in answers], dtype=np.int64)
 
 
-def _prompts(session: Session, campaign_id: str, prompts: tuple[str, ...]) -> tuple[list[str], tuple[tuple[str, ...], IntArray], list[str]]:
-    """Return the content of each prompt as a hash, the categories with each prompt's as a code, and each prompt's turn."""
+def _prompts(
+    session: Session, campaign_id: str, prompts: tuple[str, ...]
+) -> tuple[list[str], tuple[tuple[str, ...], IntArray], list[str]]:
+    """Return the content of each prompt as a hash, the categories with each prompt's as a code, and each prompt's
+    turn.
+    """
     query = select(CampaignPrompt.id, CampaignPrompt.content_hash, CampaignPrompt.category, CampaignPrompt.turn)
     rows = {row.id: row for row in session.execute(query.where(CampaignPrompt.campaign_id == campaign_id))}
     names = tuple(sorted({rows[prompt].category for prompt in prompts}))

@@ -27,8 +27,11 @@ class BoardVotes:
     categories: tuple[str, ...]
 
 
-def read_board_votes(session: Session, campaign_id: str, *, with_excluded: bool = False, with_forms: bool = False) -> BoardVotes:
-    """Return a campaign's votes. `with_excluded` counts excluded raters too; `with_forms` measures the answers, which reads their texts.
+def read_board_votes(
+    session: Session, campaign_id: str, *, with_excluded: bool = False, with_forms: bool = False
+) -> BoardVotes:
+    """Return a campaign's votes. `with_excluded` counts excluded raters too; `with_forms` measures the answers, which
+    reads their texts.
 
     Equal prompts have one name, so that a prompt asked again is the same prompt.
     """
@@ -50,7 +53,9 @@ def read_board_votes(session: Session, campaign_id: str, *, with_excluded: bool 
 
 @dataclass(frozen=True)
 class BoardColumns:
-    """The votes of a board as arrays, with each vote's seconds (NaN where unknown). Votes of `excluded` raters are not among them."""
+    """The votes of a board as arrays, with each vote's seconds (NaN where unknown). Votes of `excluded` raters are not
+    among them.
+    """
 
     votes: VoteColumns
     seconds: FloatArray
@@ -60,7 +65,12 @@ class BoardColumns:
 
 
 def read_board_columns(
-    session: Session, campaign_id: str, *, with_excluded: bool = False, with_forms: bool = False, revision: Revision | None = None
+    session: Session,
+    campaign_id: str,
+    *,
+    with_excluded: bool = False,
+    with_forms: bool = False,
+    revision: Revision | None = None,
 ) -> BoardColumns:
     """Return what `read_board_votes` returns, as arrays; quick for a campaign of 100,000 votes."""
     log = read_vote_log(session, campaign_id, revision=revision)
@@ -88,7 +98,9 @@ def _categories(session: Session, campaign_id: str) -> tuple[str, ...]:
     return tuple(sorted(filter(None, session.scalars(named.distinct()))))
 
 
-def _record(vote: ValidVote, names: dict[str, str], categories: dict[str, str], forms: dict[str, AnswerFeatures]) -> VoteRecord:
+def _record(
+    vote: ValidVote, names: dict[str, str], categories: dict[str, str], forms: dict[str, AnswerFeatures]
+) -> VoteRecord:
     return VoteRecord(
         prompt=vote.prompt_key,
         rater=vote.rater_id,

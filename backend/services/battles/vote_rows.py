@@ -1,4 +1,6 @@
-"""Read what a campaign's votes say about its answers: votes on pairs, ratings of single answers, better answers that raters wrote."""
+"""Read what a campaign's votes say about its answers: votes on pairs, ratings of single answers, better answers that
+raters wrote.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ class CampaignVotes:
 
 
 def read_votes(session: Session, campaign_id: str) -> CampaignVotes:
-    """Return a campaign's votes with their prompts and answers. Gold pairs, repeats and equal answers are no votes here."""
+    """Return a campaign's votes with their prompts and answers. Gold pairs, repeats and equal answers are no votes
+    here.
+    """
     excluded = excluded_raters(session, campaign_id)
     shown = {
         row.id: row
@@ -106,8 +110,14 @@ def read_votes(session: Session, campaign_id: str) -> CampaignVotes:
 
 
 def _prompts(session: Session, campaign_id: str) -> dict[str, PromptRow]:
-    rows = session.scalars(select(CampaignPrompt).where(CampaignPrompt.campaign_id == campaign_id).order_by(CampaignPrompt.position))
-    return {row.id: PromptRow(row.id, list(row.messages), row.content_hash, row.category) for row in rows if row.purpose == VOTE}
+    rows = session.scalars(
+        select(CampaignPrompt).where(CampaignPrompt.campaign_id == campaign_id).order_by(CampaignPrompt.position)
+    )
+    return {
+        row.id: PromptRow(row.id, list(row.messages), row.content_hash, row.category)
+        for row in rows
+        if row.purpose == VOTE
+    }
 
 
 def _answers(session: Session, campaign_id: str) -> dict[str, AnswerRow]:
@@ -125,7 +135,9 @@ def _answers(session: Session, campaign_id: str) -> dict[str, AnswerRow]:
 
 def _rewrites(session: Session, prompts: dict[str, str]) -> list[Rewrite]:
     rows = session.execute(
-        select(Vote.id, Vote.rewrite).where(Vote.id.in_(prompts), Vote.rewrite.is_not(None)).order_by(Vote.created_at, Vote.id)
+        select(Vote.id, Vote.rewrite)
+        .where(Vote.id.in_(prompts), Vote.rewrite.is_not(None))
+        .order_by(Vote.created_at, Vote.id)
     )
     return [Rewrite(vote, prompts[vote], text.strip()) for vote, text in rows if text and text.strip()]
 

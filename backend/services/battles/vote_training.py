@@ -1,4 +1,6 @@
-"""Train on a campaign's votes: suggest a recipe for the size of the set, make the set, queue the run, and open its rematch."""
+"""Train on a campaign's votes: suggest a recipe for the size of the set, make the set, queue the run, and open its
+rematch.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,8 @@ def plan_training(
 ) -> TrainingPlan:
     """Return the plan of a run on a campaign's votes, from `base_id` or the campaign's leader.
 
-    Raises InvalidInput for a base outside the campaign, Conflict for one whose files are gone or a campaign without checkpoints.
+    Raises InvalidInput for a base outside the campaign, Conflict for one whose files are gone or a campaign without
+    checkpoints.
     """
     campaign = get_campaign(ctx, campaign_id)
     base = _base(ctx, campaign, base_id)
@@ -81,7 +84,9 @@ def suggest_config(
     ctx: Context, campaign: CampaignView, base: CheckpointView, *, objective: VoteObjective, num_rows: int
 ) -> tuple[RunConfig, tuple[tuple[str, str], ...]]:
     """Return the suggested config of a run on `num_rows` rows of votes, and the reasons of its values."""
-    recipe = suggest_recipe(Objective(objective), num_rows=max(1, num_rows), parameters=base.parameters, context=_context_of(ctx, base))
+    recipe = suggest_recipe(
+        Objective(objective), num_rows=max(1, num_rows), parameters=base.parameters, context=_context_of(ctx, base)
+    )
     values: dict[str, Any] = {
         "name": f"{objective.upper()} on votes of {campaign.name.removeprefix(REMATCH)}"[:100],
         "objective": objective,
@@ -107,9 +112,9 @@ def train_on_votes(
 ) -> TrainingLaunch:
     """Store the training rows, queue the run that waits for them, and open the rematch that waits for the run.
 
-    The run starts from `base_id` or the campaign's leader, by the suggested recipe or `config_yaml`. The same key gives the same run and
-    rematch. Raises InvalidInput when the votes give no rows or leave no prompt for the rematch, Conflict for a base whose files are gone,
-    NotAllowed.
+    The run starts from `base_id` or the campaign's leader, by the suggested recipe or `config_yaml`. The same key gives
+    the same run and rematch. Raises InvalidInput when the votes give no rows or leave no prompt for the rematch,
+    Conflict for a base whose files are gone, NotAllowed.
     """
     require_builder(person)
     plan = plan_training(ctx, campaign_id, rules=rules, objective=objective, base_id=base_id)
@@ -140,7 +145,9 @@ def _edited(plan: TrainingPlan, config_yaml: str | None, made: VoteDataset) -> R
         )
     if config.base != plan.base.id:
         raise InvalidInput(
-            f"The config's base is not “{plan.base.name}”, the parent in the rematch.", remedy="Choose the base in the form.", field="base"
+            f"The config's base is not “{plan.base.name}”, the parent in the rematch.",
+            remedy="Choose the base in the form.",
+            field="base",
         )
     return config.model_copy(update={"dataset": made.version.label})
 
@@ -149,7 +156,9 @@ def _base(ctx: Context, campaign: CampaignView, base_id: str | None) -> Checkpoi
     if base_id is None:
         board = standings(ctx, campaign.id)
         ranked = board.table.contestants if board.table else ()
-        trainable = {contestant.name: contestant.checkpoint_id for contestant in campaign.contestants if contestant.has_files}
+        trainable = {
+            contestant.name: contestant.checkpoint_id for contestant in campaign.contestants if contestant.has_files
+        }
         base_id = next((trainable[name] for name in (*ranked, *trainable) if name in trainable), None)
     if base_id is None:
         raise Conflict(
@@ -158,7 +167,9 @@ def _base(ctx: Context, campaign: CampaignView, base_id: str | None) -> Checkpoi
         )
     base = resolve_checkpoint(ctx, base_id)
     if base.id not in {contestant.checkpoint_id for contestant in campaign.contestants}:
-        raise InvalidInput(f"“{base.name}” is not in this campaign.", remedy="Choose one of its contestants.", field="base")
+        raise InvalidInput(
+            f"“{base.name}” is not in this campaign.", remedy="Choose one of its contestants.", field="base"
+        )
     return base
 
 

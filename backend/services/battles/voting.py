@@ -1,4 +1,6 @@
-"""Actions of the ballot's HTTP interface: the form of a campaign, checked votes and grades, with limits on their pace."""
+"""Actions of the ballot's HTTP interface: the form of a campaign, checked votes and grades, with limits on their
+pace.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,9 @@ def store_answer_rating(ctx: Context, voter: Voter, battle_id: str, *, value: in
 
 
 def _close_when_over(ctx: Context, campaign_id: str, config: CampaignConfig) -> bool:
-    """Close a campaign whose stopping rule is met. The pool's count says whether counting the stored votes is worth it."""
+    """Close a campaign whose stopping rule is met. The pool's count says whether counting the stored votes is worth
+    it.
+    """
     if config.stop_votes is not None and config.stop_at is None and not config.stop_on_verdict:
         with ctx.db.read() as session, opened_pool(ctx, session, find_campaign(session, campaign_id)) as held:
             if held.pool.num_votes < config.stop_votes:
@@ -134,18 +138,28 @@ def _check_form(vote: VoteInput, config: CampaignConfig, *, single: bool) -> Non
     for name, label in vote.dimensions.items():
         if name not in known:
             raise InvalidInput(
-                f"The rubric has no dimension {name[:60]!r}.", remedy=f"Use {', '.join(known) or 'none'}.", field="dimensions"
+                f"The rubric has no dimension {name[:60]!r}.",
+                remedy=f"Use {', '.join(known) or 'none'}.",
+                field="dimensions",
             )
         if label not in DIMENSION_LABELS:
-            raise InvalidInput(f"There is no verdict {label[:60]!r}.", remedy=f"Use {', '.join(DIMENSION_LABELS)}.", field="dimensions")
+            raise InvalidInput(
+                f"There is no verdict {label[:60]!r}.", remedy=f"Use {', '.join(DIMENSION_LABELS)}.", field="dimensions"
+            )
     for reason in vote.reasons:
         if reason not in config.reasons:
-            raise InvalidInput(f"There is no reason {reason[:60]!r}.", remedy="Use the reasons of the form.", field="reasons")
+            raise InvalidInput(
+                f"There is no reason {reason[:60]!r}.", remedy="Use the reasons of the form.", field="reasons"
+            )
     if vote.note and not config.note:
         raise InvalidInput("This campaign takes no notes.", field="note")
     if vote.rewrite is not None and not config.rewrite:
         raise InvalidInput("This campaign takes no rewritten answers.", field="rewrite")
-    for text, limit, field in ((vote.note, MAX_NOTE, "note"), (vote.rewrite or "", MAX_REWRITE, "rewrite"), (vote.flag, MAX_FLAG, "flag")):
+    for text, limit, field in (
+        (vote.note, MAX_NOTE, "note"),
+        (vote.rewrite or "", MAX_REWRITE, "rewrite"),
+        (vote.flag, MAX_FLAG, "flag"),
+    ):
         _check_length(text, limit, field=field)
 
 
@@ -155,13 +169,17 @@ def _check_length(text: str, limit: int, *, field: str) -> None:
 
 
 def _check_pace(ctx: Context, vote: VoteInput, config: CampaignConfig, ledger: RaterLedger) -> VoteInput:
-    """Return the vote with a duration that is possible. Raises TooFast above the campaign's votes a minute, NotFound."""
+    """Return the vote with a duration that is possible. Raises TooFast above the campaign's votes a minute,
+    NotFound.
+    """
     now = ctx.now()
     row = next((row for row in ledger.shown if row.battle_id == vote.battle_id), None)
     if row is None:
         raise NotFound("This battle was not served to you.", remedy="Reload the ballot.")
     if row.is_open and ledger.votes_since(now - timedelta(minutes=1)) >= config.votes_per_minute:
-        raise TooFast(f"That is more than {config.votes_per_minute} votes a minute.", remedy="Read both answers, then vote again.")
+        raise TooFast(
+            f"That is more than {config.votes_per_minute} votes a minute.", remedy="Read both answers, then vote again."
+        )
     if vote.duration_ms is None:
         return vote
     longest_ms = round((now - row.served_at).total_seconds() * 1000)

@@ -61,7 +61,8 @@ class BasePreview:
 def preview_base(ctx: Context, source: str, *, revision: str | None = None, person: Person) -> BasePreview:
     """Preview a folder, a `.gguf` file or a Hub id as a base; from the Hub only small files are read.
 
-    Raises what `add_base` raises, and InvalidInput, NotFound or Unavailable, with cause and cure, if the Hub has no such base.
+    Raises what `add_base` raises, and InvalidInput, NotFound or Unavailable, with cause and cure, if the Hub has no
+    such base.
     """
     require_builder(person)
     location = _source_of(ctx, source, revision, person=person)
@@ -76,21 +77,28 @@ def preview_base(ctx: Context, source: str, *, revision: str | None = None, pers
 
 @retry_races
 def add_base(
-    ctx: Context, *, name: str, source: str, person: Person, revision: str | None = None, idempotency_key: str | None = None
+    ctx: Context,
+    *,
+    name: str,
+    source: str,
+    person: Person,
+    revision: str | None = None,
+    idempotency_key: str | None = None,
 ) -> CheckpointView:
     """Queue the job that fetches and checks a base from a folder, a `.gguf` file or a Hub id (`owner/name@revision`).
 
-    The name of a base that could not be added is free again. Raises InvalidInput for a source that can't be a base, judged by its headers;
-    Conflict for
-    a taken name; NotAllowed for a path outside MODEL_PATH when an account asks (only the command line and a loopback installation may
-    read any path).
+    The name of a base that could not be added is free again. Raises InvalidInput for a source that can't be a base,
+    judged by its headers; Conflict for a taken name; NotAllowed for a path outside MODEL_PATH when an account asks
+    (only the command line and a loopback installation may read any path).
     """
     require_builder(person)
     name = clean_name(name, what="A base", limit=160)
     place = _source_of(ctx, source, revision, person=person)
     if place["hub"] is None:
         describe_base(Path(str(place["source"])))
-    source_name = place["hub"] + (f"@{place['revision']}" if place["revision"] else "") if place["hub"] else source.strip()
+    source_name = (
+        place["hub"] + (f"@{place['revision']}" if place["revision"] else "") if place["hub"] else source.strip()
+    )
     with ctx.db.write() as session:
         if (again := _of_key(session, idempotency_key)) is not None:
             return get_checkpoint(ctx, again)
@@ -111,7 +119,16 @@ def add_base(
             idempotency_key=idempotency_key,
             created_by=person.id,
         )
-        session.add(Checkpoint(id=checkpoint_id, name=name, origin="added", job_id=job.id, source=source_name[:400], created_at=ctx.now()))
+        session.add(
+            Checkpoint(
+                id=checkpoint_id,
+                name=name,
+                origin="added",
+                job_id=job.id,
+                source=source_name[:400],
+                created_at=ctx.now(),
+            )
+        )
     wake(ctx, "cpu")
     return get_checkpoint(ctx, checkpoint_id)
 
@@ -119,8 +136,8 @@ def add_base(
 def list_base_offers(ctx: Context) -> list[BaseOffer]:
     """Return the candidates under MODEL_PATH, usable ones first: folders with weights and a config, and GGUF files.
 
-    Folders in a cycle of links are visited once, and links that lead out are not followed. A header is read again only when its
-    files change.
+    Folders in a cycle of links are visited once, and links that lead out are not followed. A header is read again only
+    when its files change.
     """
     root = ctx.model_path.resolve() if ctx.model_path is not None else None
     if root is None or not root.is_dir():
@@ -129,7 +146,11 @@ def list_base_offers(ctx: Context) -> list[BaseOffer]:
     for path, stamp in _find_candidates(root):
         facts, problem = _described(path, stamp)
         name = path.relative_to(root).as_posix()
-        offers.append(BaseOffer(name if name != "." else root.name, path, "gguf" if path.suffix == ".gguf" else "folder", facts, problem))
+        offers.append(
+            BaseOffer(
+                name if name != "." else root.name, path, "gguf" if path.suffix == ".gguf" else "folder", facts, problem
+            )
+        )
     return sorted(offers, key=lambda offer: (offer.facts is None, offer.name.lower()))
 
 
@@ -167,7 +188,9 @@ def _find_candidates(root: Path) -> list[tuple[Path, int]]:
             except OSError:
                 continue  # a link to itself, a file that went away
         if _looks_like_base(set(files)):
-            candidates.append((folder, hash(tuple((name, state.st_size, state.st_mtime_ns) for name, state in files.items()))))
+            candidates.append(
+                (folder, hash(tuple((name, state.st_size, state.st_mtime_ns) for name, state in files.items())))
+            )
         candidates += [
             (folder / name, hash((state.st_size, state.st_mtime_ns)))
             for name, state in files.items()
@@ -178,8 +201,12 @@ def _find_candidates(root: Path) -> list[tuple[Path, int]]:
 
 def _looks_like_base(names: set[str]) -> bool:
     """Return whether a folder with these files is a candidate: weights with a config, or an adapter."""
-    has_weights = any(name.endswith(".safetensors") or (name.endswith(PICKLE_ENDINGS) and "model" in name) for name in names)
-    return "adapter_config.json" in names or ("config.json" in names and (has_weights or "model.safetensors.index.json" in names))
+    has_weights = any(
+        name.endswith(".safetensors") or (name.endswith(PICKLE_ENDINGS) and "model" in name) for name in names
+    )
+    return "adapter_config.json" in names or (
+        "config.json" in names and (has_weights or "model.safetensors.index.json" in names)
+    )
 
 
 @lru_cache(maxsize=4 * MAX_OFFERS)
@@ -201,7 +228,11 @@ def _source_of(ctx: Context, source: str, revision: str | None, *, person: Perso
     path = find_path(source)
     if path is not None:
         if revision:
-            raise InvalidInput(f"{source} lies on this machine, and has no revisions.", remedy="Leave the revision out.", field="revision")
+            raise InvalidInput(
+                f"{source} lies on this machine, and has no revisions.",
+                remedy="Leave the revision out.",
+                field="revision",
+            )
         full = path.resolve()
         inside = ctx.model_path is not None and full.is_relative_to(ctx.model_path.resolve())
         if person.id is not None and not inside:
@@ -215,13 +246,19 @@ def _source_of(ctx: Context, source: str, revision: str | None, *, person: Perso
     hub, _, named = source.partition("@")
     if source.startswith(("/", ".", "~")) or source.endswith(".gguf") or not HUB_ID.fullmatch(hub) or ".." in hub:
         raise NotFound(
-            f"There is no folder or file {source}.", remedy="Check the path, or give a Hub id such as owner/name.", field="source"
+            f"There is no folder or file {source}.",
+            remedy="Check the path, or give a Hub id such as owner/name.",
+            field="source",
         )
     if named and revision and named != revision:
-        raise InvalidInput(f"{source} names one revision, and {revision!r} is another.", remedy="Give one of them.", field="revision")
+        raise InvalidInput(
+            f"{source} names one revision, and {revision!r} is another.", remedy="Give one of them.", field="revision"
+        )
     revision = named or revision
     if revision and (not REVISION.fullmatch(revision) or ".." in revision):
-        raise InvalidInput(f"{revision!r} is no revision.", remedy="Give a branch, a tag or a commit.", field="revision")
+        raise InvalidInput(
+            f"{revision!r} is no revision.", remedy="Give a branch, a tag or a commit.", field="revision"
+        )
     return {"source": None, "hub": hub, "revision": revision}
 
 
@@ -238,4 +275,8 @@ def _require_free_name(session: Session, ctx: Context, name: str) -> None:
 
 
 def _of_key(session: Session, key: str | None) -> str | None:
-    return session.scalar(select(Checkpoint.id).join(Job, Job.id == Checkpoint.job_id).where(Job.idempotency_key == key)) if key else None
+    return (
+        session.scalar(select(Checkpoint.id).join(Job, Job.id == Checkpoint.job_id).where(Job.idempotency_key == key))
+        if key
+        else None
+    )

@@ -28,7 +28,9 @@ MAX_LINEAGE = 50
 
 @dataclass(frozen=True)
 class CheckpointView:
-    """A checkpoint. `status` is its job's for a base that is still being added, otherwise finished. `dataset` as `name@version`."""
+    """A checkpoint. `status` is its job's for a base that is still being added, otherwise finished. `dataset` as
+    `name@version`.
+    """
 
     id: str
     name: str
@@ -81,10 +83,15 @@ class CheckpointFile:
 def list_checkpoints(
     ctx: Context, *, run_id: str | None = None, origin: str | None = None, archived: bool = False, ready: bool = False
 ) -> list[CheckpointView]:
-    """Return checkpoints that are not deleted, newest first; `ready` leaves out bases that are still being downloaded. Models on other
-    servers are left out unless `origin` asks for them."""
+    """Return checkpoints that are not deleted, newest first; `ready` leaves out bases that are still being downloaded.
+    Models on other servers are left out unless `origin` asks for them.
+    """
     with ctx.db.read() as session:
-        query = select(Checkpoint).where(Checkpoint.deleted_at.is_(None)).order_by(Checkpoint.created_at.desc(), Checkpoint.step.desc())
+        query = (
+            select(Checkpoint)
+            .where(Checkpoint.deleted_at.is_(None))
+            .order_by(Checkpoint.created_at.desc(), Checkpoint.step.desc())
+        )
         query = query.where(Checkpoint.archived_at.is_not(None) if archived else Checkpoint.archived_at.is_(None))
         if run_id:
             query = query.where(Checkpoint.run_id == run_id)
@@ -104,26 +111,39 @@ def get_checkpoint(ctx: Context, checkpoint_id: str) -> CheckpointView:
 
 
 def resolve_checkpoint(ctx: Context, name_or_id: str) -> CheckpointView:
-    """Return the usable checkpoint of an id or a name; a run's name or id selects its newest, an alias the one that holds it.
+    """Return the usable checkpoint of an id or a name; a run's name or id selects its newest, an alias the one that
+    holds it.
 
     Raises NotFound with similar names, or Conflict if its files are not ready or deleted.
     """
     with ctx.db.read() as session:
-        row = session.get(Checkpoint, name_or_id) or session.scalar(select(Checkpoint).where(Checkpoint.name == name_or_id))
+        row = session.get(Checkpoint, name_or_id) or session.scalar(
+            select(Checkpoint).where(Checkpoint.name == name_or_id)
+        )
         row = row or _newest_of_run(session, name_or_id) or _holder_of_alias(session, name_or_id)
         if row is None:
-            names = session.scalars(select(Checkpoint.name).where(Checkpoint.deleted_at.is_(None), Checkpoint.archived_at.is_(None)))
+            names = session.scalars(
+                select(Checkpoint.name).where(Checkpoint.deleted_at.is_(None), Checkpoint.archived_at.is_(None))
+            )
             raise not_found("checkpoint", name_or_id, names, remedy="Train one, or add a base on the Checkpoints page.")
         checkpoint = _view(session, row)
     if checkpoint.deleted_at is not None:
-        raise Conflict(f"The files of “{checkpoint.name}” were deleted.", remedy="Choose another checkpoint.", field="checkpoint")
+        raise Conflict(
+            f"The files of “{checkpoint.name}” were deleted.", remedy="Choose another checkpoint.", field="checkpoint"
+        )
     if checkpoint.origin == UPSTREAM:
         raise Conflict(
-            f"“{checkpoint.name}” is a model on another server, without files here.", remedy="Choose a checkpoint.", field="checkpoint"
+            f"“{checkpoint.name}” is a model on another server, without files here.",
+            remedy="Choose a checkpoint.",
+            field="checkpoint",
         )
     if not checkpoint.is_ready:
         cause = checkpoint.error.cause or "its files are still being read"
-        raise Conflict(f"“{checkpoint.name}” is not ready: {cause}", remedy="Wait for its job, or add it again.", field="checkpoint")
+        raise Conflict(
+            f"“{checkpoint.name}” is not ready: {cause}",
+            remedy="Wait for its job, or add it again.",
+            field="checkpoint",
+        )
     return checkpoint
 
 
@@ -162,7 +182,9 @@ def list_children(ctx: Context, checkpoint_id: str) -> list[CheckpointView]:
     """Return the checkpoints that runs made from this one, newest first."""
     with ctx.db.read() as session:
         query = select(Checkpoint).where(Checkpoint.parent_id == checkpoint_id, Checkpoint.deleted_at.is_(None))
-        return _views(session, session.scalars(query.order_by(Checkpoint.created_at.desc(), Checkpoint.step.desc())).all())
+        return _views(
+            session, session.scalars(query.order_by(Checkpoint.created_at.desc(), Checkpoint.step.desc())).all()
+        )
 
 
 def list_users(ctx: Context, checkpoint_id: str) -> list[str]:
@@ -211,7 +233,10 @@ def delete_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person) -> No
     with ctx.db.write() as session:
         row = _existing(session, checkpoint_id)
         refuse_while_used(
-            "checkpoint", row.name, users_of_checkpoint(session, row.id), remedy="Stop those first, or archive the checkpoint instead."
+            "checkpoint",
+            row.name,
+            users_of_checkpoint(session, row.id),
+            remedy="Stop those first, or archive the checkpoint instead.",
         )
         job = session.get(Job, row.job_id) if row.job_id else None
         if row.folder is None and job is not None and job.status in ACTIVE:
@@ -237,7 +262,9 @@ def _existing(session: Session, checkpoint_id: str) -> Checkpoint:
 
 
 def _holder_of_alias(session: Session, name: str) -> Checkpoint | None:
-    return session.scalar(select(Checkpoint).join(Alias, Alias.checkpoint_id == Checkpoint.id).where(Alias.name == name))
+    return session.scalar(
+        select(Checkpoint).join(Alias, Alias.checkpoint_id == Checkpoint.id).where(Alias.name == name)
+    )
 
 
 def _newest_of_run(session: Session, name_or_id: str) -> Checkpoint | None:
@@ -257,13 +284,22 @@ def _view(session: Session, row: Checkpoint) -> CheckpointView:
 
 def _views(session: Session, rows: Sequence[Checkpoint]) -> list[CheckpointView]:
     """Copy rows into views, reading what they refer to in one query: lists grow to thousands."""
-    runs = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_({row.run_id for row in rows if row.run_id})))}
+    runs = {
+        run.id: run
+        for run in session.scalars(select(Run).where(Run.id.in_({row.run_id for row in rows if row.run_id})))
+    }
     added = {row.job_id for row in rows if row.job_id and row.origin == "added"}
     jobs = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(added)))}
     versions = {run.dataset_version_id for run in runs.values() if run.dataset_version_id}
-    query = select(DatasetVersion.id, Dataset.id, Dataset.name, DatasetVersion.number).join(Dataset).where(DatasetVersion.id.in_(versions))
+    query = (
+        select(DatasetVersion.id, Dataset.id, Dataset.name, DatasetVersion.number)
+        .join(Dataset)
+        .where(DatasetVersion.id.in_(versions))
+    )
     datasets = {version: (dataset, f"{name}@{number}") for version, dataset, name, number in session.execute(query)}
-    parents = select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_({row.parent_id for row in rows if row.parent_id}))
+    parents = select(Checkpoint.id, Checkpoint.name).where(
+        Checkpoint.id.in_({row.parent_id for row in rows if row.parent_id})
+    )
     names = dict(session.execute(parents).all())
     views = []
     for row in rows:

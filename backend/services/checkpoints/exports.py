@@ -38,8 +38,8 @@ def export_checkpoint(
 ) -> JobView:
     """Queue an export; its job writes a folder under `exports/`, named in its result.
 
-    `push` is a repository (owner/name) of the Hub to upload it to as well, with the worker's HF_TOKEN; a new one is `private`. Raises
-    InvalidInput for an invalid format, precision or repository, NotFound, Conflict, NotAllowed.
+    `push` is a repository (owner/name) of the Hub to upload it to as well, with the worker's HF_TOKEN; a new one is
+    `private`. Raises InvalidInput for an invalid format, precision or repository, NotFound, Conflict, NotAllowed.
     """
     require_builder(person)
     resolved = resolve_checkpoint(ctx, checkpoint)
@@ -55,7 +55,10 @@ def export_checkpoint(
         push=HubTarget(repo=push, private=private) if push else None,
     )
     with ctx.db.write() as session:
-        if idempotency_key and (again := session.scalar(select(Job).where(Job.idempotency_key == idempotency_key))) is not None:
+        if (
+            idempotency_key
+            and (again := session.scalar(select(Job).where(Job.idempotency_key == idempotency_key))) is not None
+        ):
             return view(again)
         job = add_job(
             session,
@@ -73,20 +76,28 @@ def export_checkpoint(
 
 def _check(ctx: Context, checkpoint: CheckpointView, *, format: str, numbers: str, push: str) -> None:
     if format not in FORMATS:
-        raise InvalidInput(f"There is no export format {format!r}.", remedy=f"Choose one of {', '.join(FORMATS)}.", field="format")
+        raise InvalidInput(
+            f"There is no export format {format!r}.", remedy=f"Choose one of {', '.join(FORMATS)}.", field="format"
+        )
     if numbers not in NUMBERS:
-        raise InvalidInput(f"A GGUF file can't hold {numbers!r} here.", remedy=f"Choose one of {', '.join(NUMBERS)}.", field="numbers")
+        raise InvalidInput(
+            f"A GGUF file can't hold {numbers!r} here.", remedy=f"Choose one of {', '.join(NUMBERS)}.", field="numbers"
+        )
     if push and not HUB_ID.fullmatch(push):
         raise InvalidInput(f"{push} is not a repository id of the Hub.", remedy="Write it as owner/name.", field="push")
     if format == "gguf":
         with ctx.db.read() as session:
             require_writer(session, checkpoint.id)
         if (refusal := gguf_refusal(checkpoint.family)) is not None:
-            raise InvalidInput(refusal, remedy="Export it as a folder instead; llama.cpp's own converter reads that.", field="format")
+            raise InvalidInput(
+                refusal, remedy="Export it as a folder instead; llama.cpp's own converter reads that.", field="format"
+            )
 
 
 def card_of(ctx: Context, checkpoint: CheckpointView) -> str:
-    """Return the model card of an export: the report of the run that made it, or a short card for a base; with the safety card, if any."""
+    """Return the model card of an export: the report of the run that made it, or a short card for a base; with the
+    safety card, if any.
+    """
     card = safety_card(ctx, checkpoint.id)
     return join_card(_plain_card(ctx, checkpoint), card.markdown) if card.scores else _plain_card(ctx, checkpoint)
 

@@ -66,7 +66,11 @@ def record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload]
     row = session.scalar(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == step))
     if row is None:
         row = Checkpoint(
-            run_id=run.id, step=step, origin="run", name=_free_name(session, f"{run.name} · step {step}"), created_at=ctx.now()
+            run_id=run.id,
+            step=step,
+            origin="run",
+            name=_free_name(session, f"{run.name} · step {step}"),
+            created_at=ctx.now(),
         )
         session.add(row)
     elif row.deleted_at is not None:
@@ -74,7 +78,9 @@ def record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload]
     row.parent_id, row.job_id, row.folder = run.base_id, claim.job_id, event.folder
     row.bytes, row.is_adapter = event.bytes, event.adapter
     if event.final:  # a finished run resumed with more steps has a new last step
-        session.execute(update(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.is_final).values(is_final=False))
+        session.execute(
+            update(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.is_final).values(is_final=False)
+        )
         row.is_final = True
     row.metrics = dict(event.metrics)
     row.family = event.family or row.family or "llama"
@@ -83,7 +89,9 @@ def record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload]
     session.flush()
 
 
-def record_checkpoint_removed(session: Session, ctx: Context, claim: Claim[TrainPayload], event: CheckpointRemovedEvent) -> None:
+def record_checkpoint_removed(
+    session: Session, ctx: Context, claim: Claim[TrainPayload], event: CheckpointRemovedEvent
+) -> None:
     """Record that a run removed an older checkpoint's files, keeping the best and the last."""
     run = _run_of(session, claim)
     row = session.scalar(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == event.step))

@@ -34,7 +34,9 @@ def folder_of(ctx: Context, checkpoint: str, *, person: Person) -> tuple[str, st
         if path is None or not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise
         if person.id is not None:
-            raise NotAllowed("Accounts use checkpoints, not folders of the server.", remedy="Add the folder as a base first.") from None
+            raise NotAllowed(
+                "Accounts use checkpoints, not folders of the server.", remedy="Add the folder as a base first."
+            ) from None
         return path.name, str(path.resolve())
     if resolved.folder is None:
         raise Conflict(f"The files of “{resolved.name}” are missing.", field="checkpoint")
@@ -55,7 +57,8 @@ def launch_completions(
     seed: int = 0,
     chat: Literal["auto", "on", "off"] = "auto",
 ) -> JobView:
-    """Queue completions of prompts, each a list of messages; read them with `read_completions` when the job has finished.
+    """Queue completions of prompts, each a list of messages; read them with `read_completions` when the job has
+    finished.
 
     Raises InvalidInput for numbers out of range or no prompts, NotFound, NotAllowed.
     """
@@ -69,7 +72,11 @@ def launch_completions(
         if not low <= value <= high:
             raise InvalidInput(f"{name} {value:g} is not between {low:g} and {high:g}.", field=name)
     if not prompts or len(prompts) > MAX_PROMPTS:
-        raise InvalidInput(f"{len(prompts)} prompts can't be completed in one job.", remedy=f"Give 1 to {MAX_PROMPTS}.", field="prompts")
+        raise InvalidInput(
+            f"{len(prompts)} prompts can't be completed in one job.",
+            remedy=f"Give 1 to {MAX_PROMPTS}.",
+            field="prompts",
+        )
     name, folder = folder_of(ctx, checkpoint, person=person)
     payload = GeneratePayload(
         checkpoint=folder,
@@ -92,7 +99,9 @@ def launch_loglikelihoods(ctx: Context, *, checkpoint: str, file: Path, person: 
     if not file.is_file():
         raise NotFound(f"There is no file {file}.", field="file")
     if not file.stat().st_size:
-        raise InvalidInput(f"{file.name} is empty.", remedy='Write lines of {"context": text, "continuation": text}.', field="file")
+        raise InvalidInput(
+            f"{file.name} is empty.", remedy='Write lines of {"context": text, "continuation": text}.', field="file"
+        )
     name, folder = folder_of(ctx, checkpoint, person=person)
     copy = ctx.artifacts.folder("uploads", new_id()) / "pairs.jsonl"
     shutil.copyfile(file, copy)
@@ -112,7 +121,9 @@ def read_completions(ctx: Context, job_id: str) -> list[dict[str, Any]]:
     result = _finished(ctx, job_id).result_as(GenerateResult)
     records = _read_lines(ctx, result.file if result else None)
     records.sort(key=lambda record: int(record["prompt_id"]))
-    return [{name: value for name, value in record.items() if name not in ("prompt_id", "sample")} for record in records]
+    return [
+        {name: value for name, value in record.items() if name not in ("prompt_id", "sample")} for record in records
+    ]
 
 
 def read_loglikelihoods(ctx: Context, job_id: str) -> list[dict[str, Any]]:

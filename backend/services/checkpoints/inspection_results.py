@@ -154,7 +154,10 @@ class InspectionResults:
 
     def tensors(self) -> list[TensorLine]:
         """Return the statistics of the tensors."""
-        columns = {name: self.array(name) for name in ("values", "mean", "rms", "largest", "zeros", "beyond", "spectral", "counts")}
+        columns = {
+            name: self.array(name)
+            for name in ("values", "mean", "rms", "largest", "zeros", "beyond", "spectral", "counts")
+        }
         return [
             TensorLine(
                 name=entry["name"],

@@ -30,7 +30,9 @@ NUMBERS, WORDS = "numbers.npz", "words.json"
 
 @dataclass(frozen=True)
 class InspectionView:
-    """An inspection. `other` is the checkpoint compared with; `result` is the job's summary, `folder` holds the arrays."""
+    """An inspection. `other` is the checkpoint compared with; `result` is the job's summary, `folder` holds the
+    arrays.
+    """
 
     id: str
     checkpoint_id: str | None
@@ -76,19 +78,30 @@ class _Subject:
 
 
 def launch_inspection(
-    ctx: Context, *, checkpoint: str, config: InspectionConfig, person: Person, against: str | None = None, again: bool = False
+    ctx: Context,
+    *,
+    checkpoint: str,
+    config: InspectionConfig,
+    person: Person,
+    against: str | None = None,
+    again: bool = False,
 ) -> InspectionView:
     """Start an inspection of a checkpoint (name, id, or a folder of this machine), compared with `against` if given.
 
-    A stored or running inspection of the same request is returned as `reused`, unless `again`. Raises NotFound, Conflict if a
-    checkpoint's files were deleted, InvalidInput for a blank text, NotAllowed, also for a folder named by an account.
+    A stored or running inspection of the same request is returned as `reused`, unless `again`. Raises NotFound,
+    Conflict if a checkpoint's files were deleted, InvalidInput for a blank text, NotAllowed, also for a folder named by
+    an account.
     """
     require_builder(person)
-    if config.of_text and not any(part.strip() for part in (config.text, *(message.content for message in config.messages))):
+    if config.of_text and not any(
+        part.strip() for part in (config.text, *(message.content for message in config.messages))
+    ):
         raise InvalidInput("The text is empty.", remedy="Type a text to analyze.", field="text")
     subject, other = _subject(ctx, checkpoint), _subject(ctx, against) if against else None
     if person.id is not None and any(one is not None and one.id is None for one in (subject, other)):
-        raise NotAllowed("Accounts inspect checkpoints, not folders of the server.", remedy="Add the folder as a base first.")
+        raise NotAllowed(
+            "Accounts inspect checkpoints, not folders of the server.", remedy="Add the folder as a base first."
+        )
     fingerprint = inspection_fingerprint(config, subject=subject.identity, other=other.identity if other else None)
     with ctx.db.write() as session:
         existing_id = None if again else _already_there(session, ctx, fingerprint)
@@ -134,7 +147,14 @@ def _already_there(session: Session, ctx: Context, fingerprint: str) -> str | No
 
 
 def _add_inspection(
-    session: Session, ctx: Context, config: InspectionConfig, *, subject: _Subject, other: _Subject | None, fingerprint: str, person: Person
+    session: Session,
+    ctx: Context,
+    config: InspectionConfig,
+    *,
+    subject: _Subject,
+    other: _Subject | None,
+    fingerprint: str,
+    person: Person,
 ) -> str:
     inspection_id, stored = new_id(), config.model_dump(mode="json")
     compared = f" and {other.name}" if other else ""
@@ -159,7 +179,11 @@ def _add_inspection(
             job_id=job.id,
             checkpoint_id=subject.id,
             other_checkpoint_id=other.id if other else None,
-            config={"asked": stored, "fingerprint": fingerprint, "names": [subject.name, other.name if other else None]},
+            config={
+                "asked": stored,
+                "fingerprint": fingerprint,
+                "names": [subject.name, other.name if other else None],
+            },
             created_by=person.id,
             created_at=ctx.now(),
         )
@@ -180,16 +204,25 @@ def get_inspection(ctx: Context, inspection_id: str) -> InspectionView:
 def list_inspections(ctx: Context, checkpoint_id: str, *, limit: int = 30) -> list[InspectionView]:
     """Return the inspections that involve a checkpoint, newest first."""
     mine = or_(Analysis.checkpoint_id == checkpoint_id, Analysis.other_checkpoint_id == checkpoint_id)
-    query = select(Analysis).where(Analysis.kind == JobKind.INSPECT, mine).order_by(Analysis.created_at.desc(), Analysis.id).limit(limit)
+    query = (
+        select(Analysis)
+        .where(Analysis.kind == JobKind.INSPECT, mine)
+        .order_by(Analysis.created_at.desc(), Analysis.id)
+        .limit(limit)
+    )
     with ctx.db.read() as session:
         return _views(session, list(session.scalars(query)))
 
 
-def find_inspection(ctx: Context, *, checkpoint: str, config: InspectionConfig, against: str | None = None) -> InspectionView | None:
+def find_inspection(
+    ctx: Context, *, checkpoint: str, config: InspectionConfig, against: str | None = None
+) -> InspectionView | None:
     """Return the newest inspection of a request, finished or not, or None. Starts nothing."""
     subject, other = _subject(ctx, checkpoint), _subject(ctx, against) if against else None
     fingerprint = inspection_fingerprint(config, subject=subject.identity, other=other.identity if other else None)
-    query = select(Analysis).where(Analysis.kind == JobKind.INSPECT, Analysis.config["fingerprint"].as_string() == fingerprint)
+    query = select(Analysis).where(
+        Analysis.kind == JobKind.INSPECT, Analysis.config["fingerprint"].as_string() == fingerprint
+    )
     with ctx.db.read() as session:
         row = session.scalar(query.order_by(Analysis.created_at.desc()).limit(1))
         return _views(session, [row])[0] if row is not None else None
@@ -221,7 +254,10 @@ def record_inspection(session: Session, ctx: Context, claim: Claim[InspectPayloa
 def _views(session: Session, rows: Sequence[Analysis]) -> list[InspectionView]:
     ids = {part for row in rows for part in (row.checkpoint_id, row.other_checkpoint_id) if part}
     names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).all())
-    jobs = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_({row.job_id for row in rows if row.job_id})))}
+    jobs = {
+        job.id: job
+        for job in session.scalars(select(Job).where(Job.id.in_({row.job_id for row in rows if row.job_id})))
+    }
     views = []
     for row in rows:
         job = jobs.get(row.job_id or "")

@@ -36,7 +36,9 @@ def read_network(ctx: Context, folder: str) -> ArchitectureConfig | None:
 
 
 def network_of_payload(ctx: Context, payload: TrainingPayload) -> ArchitectureConfig | None:
-    """Return the shape of the network that a training job makes or starts from; None for a base of an unknown family."""
+    """Return the shape of the network that a training job makes or starts from; None for a base of an unknown
+    family.
+    """
     return payload.architecture or (read_network(ctx, payload.base) if payload.base else None)
 
 

@@ -93,7 +93,9 @@ def _origin(version: VersionView) -> dict[str, Any]:
     """Return the short facts of the provenance, such as a Hub dataset's revision or a campaign's agreement."""
     hidden = ("from", "by", "change", "said", "version", "version_id", "with", "with_id", "rows", "contestants")
     flat = {
-        key: value for key, value in version.provenance.items() if key not in hidden and isinstance(value, str | int | float) and str(value)
+        key: value
+        for key, value in version.provenance.items()
+        if key not in hidden and isinstance(value, str | int | float) and str(value)
     }
     columns = ", ".join(f"{column} → {field}" for column, field in version.mapping.items())
     return {**flat, **({"columns": columns} if columns else {}), "made": f"{version.created_at:%Y-%m-%d %H:%M} UTC"}
@@ -114,8 +116,8 @@ def download_link(ctx: Context, version: VersionView, *, person: Person) -> str:
 
 
 def version_of_link(ctx: Context, token: str) -> VersionView:
-    """Return the version that a download link names. Raises NotAllowed if it is forged or too old or its account was signed out, NotFound
-    if the version is gone.
+    """Return the version that a download link names. Raises NotAllowed if it is forged or too old or its account was
+    signed out, NotFound if the version is gone.
     """
     _, data = unsign_for(ctx, token, purpose=PURPOSE, max_age_s=LINK_AGE_S)
     return resolve_version(ctx, data.get("version", ""))
@@ -129,7 +131,9 @@ def download_name(version: VersionView) -> str:
 
 
 def stream_zip(ctx: Context, version: VersionView) -> Iterator[bytes]:
-    """Stream a version as a zip file, without a temporary file. Parquet is compressed already, so it is stored uncompressed."""
+    """Stream a version as a zip file, without a temporary file. Parquet is compressed already, so it is stored
+    uncompressed.
+    """
     sink = _Sink()
     folder = download_name(version).removesuffix(".zip")
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]  # it needs no seeking to write

@@ -36,7 +36,9 @@ class DataEntry:
 
 @dataclass(frozen=True)
 class FolderView:
-    """Entries of one folder, folders first. `left_out`: files of other endings and links that lead out; `more`: there are over 2,000."""
+    """Entries of one folder, folders first. `left_out`: files of other endings and links that lead out; `more`: there
+    are over 2,000.
+    """
 
     path: str
     entries: tuple[DataEntry, ...]
@@ -73,7 +75,9 @@ def browse_data_folder(ctx: Context, folder: str = "") -> FolderView | None:
 
 
 def search_data_folder(ctx: Context, text: str, *, folder: str = "") -> tuple[list[DataEntry], bool]:
-    """Return files below a folder whose path contains a text, nearest first, and whether the search covered all folders in time."""
+    """Return files below a folder whose path contains a text, nearest first, and whether the search covered all folders
+    in time.
+    """
     if ctx.data_path is None or not text.strip():
         return [], True
     root = str(ctx.data_path.resolve())
@@ -85,7 +89,9 @@ def search_data_folder(ctx: Context, text: str, *, folder: str = "") -> tuple[li
                 if not entry.name.startswith("."):
                     waiting.append(Path(entry.path))
             elif (
-                text_lower in entry.path[len(root) + 1 :].lower() and (offered := _entry(root, entry)) is not None and not offered.is_folder
+                text_lower in entry.path[len(root) + 1 :].lower()
+                and (offered := _entry(root, entry)) is not None
+                and not offered.is_folder
             ):
                 entries.append(offered)
         if len(entries) >= MAX_FOUND or time.monotonic() > end:
@@ -103,7 +109,10 @@ def data_file(ctx: Context, path: str) -> Path:
     root = ctx.data_path.resolve()
     full = Path(os.path.realpath(root / path))  # `resolve` raises for a link to itself
     if not full.is_relative_to(root):
-        raise NotAllowed(f"{path!r} leads out of the folder of data files.", remedy="Put the file itself under DATA_PATH, or upload it.")
+        raise NotAllowed(
+            f"{path!r} leads out of the folder of data files.",
+            remedy="Put the file itself under DATA_PATH, or upload it.",
+        )
     return full
 
 
@@ -116,7 +125,9 @@ def local_source(ctx: Context, source: Path, *, person: Person) -> Path:
     full = path.resolve() if path is not None else None
     inside = full is not None and ctx.data_path is not None and full.is_relative_to(ctx.data_path.resolve())
     if person.id is not None and not inside:
-        raise NotAllowed(f"{source} lies outside the folder of data files.", remedy="Put it under DATA_PATH, or upload it.")
+        raise NotAllowed(
+            f"{source} lies outside the folder of data files.", remedy="Put it under DATA_PATH, or upload it."
+        )
     if full is None:
         raise NotFound(f"There is no file {source}.", remedy="Check the path.", field="file")
     return full
@@ -131,7 +142,9 @@ def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _entry(root: str, entry: os.DirEntry[str]) -> DataEntry | None:
-    """Return an entry of a folder; None if it is hidden, of another ending, broken, not named by text, or a link that leads out."""
+    """Return an entry of a folder; None if it is hidden, of another ending, broken, not named by text, or a link that
+    leads out.
+    """
     if entry.name.startswith(".") or not is_text(entry.path):
         return None
     try:

@@ -12,12 +12,22 @@ from backend.domain.jobs.states import ACTIVE
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.tokens import remove_tokens_of
-from backend.services.data.views import DatasetView, VersionView, dataset_views, find_dataset, job_of, pick_version, version_view
+from backend.services.data.views import (
+    DatasetView,
+    VersionView,
+    dataset_views,
+    find_dataset,
+    job_of,
+    pick_version,
+    version_view,
+)
 from backend.services.dependents import refuse_while_used, users_of_dataset
 from backend.services.naming import MAX_NOTES, rename
 
 
-def list_datasets(ctx: Context, *, kinds: tuple[str, ...] = (), archived: bool = False, ready: bool = False) -> list[DatasetView]:
+def list_datasets(
+    ctx: Context, *, kinds: tuple[str, ...] = (), archived: bool = False, ready: bool = False
+) -> list[DatasetView]:
     """Return datasets, newest first. `kinds` and `ready` narrow the list to what a form can offer."""
     with ctx.db.read() as session:
         query = select(Dataset).order_by(Dataset.created_at.desc(), Dataset.name)
@@ -52,7 +62,9 @@ def resolve_version(ctx: Context, reference: str, *, ready: bool = True) -> Vers
         again = "Derive it again." if version.provenance.get("from") == "version" else "Import it again."
         raise Conflict(f"The import of {version.label} did not finish: {cause}", remedy=again, field="dataset")
     if ready and not version.is_ready:
-        raise Conflict(f"{version.label} is still being imported.", remedy="Wait until its import has finished.", field="dataset")
+        raise Conflict(
+            f"{version.label} is still being imported.", remedy="Wait until its import has finished.", field="dataset"
+        )
     return version
 
 
@@ -87,7 +99,9 @@ def delete_dataset(ctx: Context, dataset_id: str, *, person: Person, with_report
         dataset = find_dataset(session, dataset_id)
         ids = list(session.scalars(select(DatasetVersion.id).where(DatasetVersion.dataset_id == dataset.id)))
         reports = remove_reports(session, ids) if with_reports else []
-        refuse_while_used("dataset", dataset.name, users_of_dataset(session, dataset.id), remedy="Archive it: that keeps the history.")
+        refuse_while_used(
+            "dataset", dataset.name, users_of_dataset(session, dataset.id), remedy="Archive it: that keeps the history."
+        )
         versions = list(session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id)))
         for version in versions:
             job = job_of(session, version)

@@ -92,8 +92,8 @@ def compare_versions(
 ) -> VersionDiff:
     """Compare two versions (`name@3` or ids) of the same kind.
 
-    Memory is about sixteen bytes a row. `progress` is called with the share done. Raises InvalidInput for two kinds, Conflict for a version
-    that is not ready.
+    Memory is about sixteen bytes a row. `progress` is called with the share done. Raises InvalidInput for two kinds,
+    Conflict for a version that is not ready.
     """
     one, other = resolve_version(ctx, before), resolve_version(ctx, after)
     if one.kind != other.kind:
@@ -103,9 +103,13 @@ def compare_versions(
             field="after",
         )
     read = _reader(ctx, rows_to_read(ctx, (one, other)), progress)
-    indices = {(side, split): read(version, split) for side, version in (("before", one), ("after", other)) for split in SPLITS}
+    indices = {
+        (side, split): read(version, split) for side, version in (("before", one), ("after", other)) for split in SPLITS
+    }
     old, new = (np.concatenate([indices[side, split].hashes for split in SPLITS]) for side in ("before", "after"))
-    old_keys, new_keys = (np.concatenate([indices[side, split].keys for split in SPLITS]) for side in ("before", "after"))
+    old_keys, new_keys = (
+        np.concatenate([indices[side, split].keys for split in SPLITS]) for side in ("before", "after")
+    )
     gone, come = surplus(old, new), surplus(new, old)
     paired = pair_by_key(gone, old_keys, come, new_keys, limit=examples)
     splits = tuple(_count(split, indices["before", split], indices["after", split]) for split in SPLITS)
@@ -129,7 +133,9 @@ def compare_versions(
     )
 
 
-def _reader(ctx: Context, total: int, progress: Callable[[float], None] | None) -> Callable[[VersionView, str], SplitIndex]:
+def _reader(
+    ctx: Context, total: int, progress: Callable[[float], None] | None
+) -> Callable[[VersionView, str], SplitIndex]:
     done = 0
 
     def report_rows(rows: int) -> None:
@@ -138,7 +144,9 @@ def _reader(ctx: Context, total: int, progress: Callable[[float], None] | None) 
         if progress is not None:
             progress(min(1.0, done / max(1, total)))
 
-    return lambda version, split: read_index(_folder(ctx, version), split=split, kind=DatasetKind(version.kind), progress=report_rows)
+    return lambda version, split: read_index(
+        _folder(ctx, version), split=split, kind=DatasetKind(version.kind), progress=report_rows
+    )
 
 
 def _folder(ctx: Context, version: VersionView) -> Path:

@@ -33,7 +33,11 @@ def epoch_time(ctx: Context, view: DataReportView) -> EpochTime | None:
         return None
     kind, _, identity = view.source.partition(":")
     mine = Run.base_id == identity if kind == "checkpoint" else Run.tokenizer_id == identity
-    runs = select(Run).join(Job, Job.id == Run.job_id).where(mine, Run.objective == report.trainer, Job.status == Status.FINISHED)
+    runs = (
+        select(Run)
+        .join(Job, Job.id == Run.job_id)
+        .where(mine, Run.objective == report.trainer, Job.status == Status.FINISHED)
+    )
     with ctx.db.read() as session:
         for run in session.scalars(runs.order_by(Job.finished_at.desc()).limit(RUNS)):
             points = select(MetricPoint.value).join(MetricName, MetricName.id == MetricPoint.name_id)

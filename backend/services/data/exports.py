@@ -31,16 +31,23 @@ def export_version(
     private: bool = True,
     idempotency_key: str | None = None,
 ) -> JobView:
-    """Queue an export of `name`, `name@3` or a version's id; its job writes a folder under `exports/`, named in its result. `push` is a
-    dataset repository (owner/name) of the Hub to upload the rows to as well, as Parquet, with the worker's HF_TOKEN; a
-    new one is `private`. Raises InvalidInput for another format or no repository id, NotFound, Conflict, NotAllowed.
+    """Queue an export of `name`, `name@3` or a version's id; its job writes a folder under `exports/`, named in its
+    result. `push` is a dataset repository (owner/name) of the Hub to upload the rows to as well, as Parquet, with the
+    worker's HF_TOKEN; a new one is `private`. Raises InvalidInput for another format or no repository id, NotFound,
+    Conflict, NotAllowed.
     """
     require_builder(person)
     version = resolve_version(ctx, reference)
     if format not in DATASET_FORMATS:
-        raise InvalidInput(f"There is no export format {format!r}.", remedy=f"Choose one of {', '.join(DATASET_FORMATS)}.", field="format")
+        raise InvalidInput(
+            f"There is no export format {format!r}.",
+            remedy=f"Choose one of {', '.join(DATASET_FORMATS)}.",
+            field="format",
+        )
     if push and not HUB_ID.fullmatch(push):
-        raise InvalidInput(f"{push[:120]!r} is not a repository id of the Hub.", remedy="Write it as owner/name.", field="push")
+        raise InvalidInput(
+            f"{push[:120]!r} is not a repository id of the Hub.", remedy="Write it as owner/name.", field="push"
+        )
     payload = DatasetExportPayload(
         dataset=require_folder(version.folder, what="dataset"),
         version_id=version.id,
@@ -51,10 +58,15 @@ def export_version(
         push=HubTarget(repo=push, private=private) if push else None,
     )
     with ctx.db.write() as session:
-        if idempotency_key and (again := session.scalar(select(Job).where(Job.idempotency_key == idempotency_key))) is not None:
+        if (
+            idempotency_key
+            and (again := session.scalar(select(Job).where(Job.idempotency_key == idempotency_key))) is not None
+        ):
             return view(again)
         title = f"Export {version.label}"
-        job = add_job(session, ctx, payload, title=title, device="cpu", idempotency_key=idempotency_key, created_by=person.id)
+        job = add_job(
+            session, ctx, payload, title=title, device="cpu", idempotency_key=idempotency_key, created_by=person.id
+        )
         result = view(job)
     wake(ctx, "cpu")
     return result

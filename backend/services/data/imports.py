@@ -66,10 +66,11 @@ def import_dataset(
 ) -> VersionView:
     """Queue the import of one source as a new version of a dataset, creating the dataset if needed.
 
-    `upload` is what `save_upload` returned, `source_path` a file or folder readable by this machine and the workers, `hub` a dataset of the
-    Hub, `url` an address in S3 or Google Cloud Storage; `split` names a split of a saved dataset. Without `keep_good` the first bad row
-    ends the import; above a share of `max_rejected` of all rows nothing is imported, once all were read. The same `idempotency_key` gives
-    the same version. Raises InvalidInput, NotFound, NotAllowed, and Conflict if the name belongs to another kind.
+    `upload` is what `save_upload` returned, `source_path` a file or folder readable by this machine and the workers,
+    `hub` a dataset of the Hub, `url` an address in S3 or Google Cloud Storage; `split` names a split of a saved
+    dataset. Without `keep_good` the first bad row ends the import; above a share of `max_rejected` of all rows nothing
+    is imported, once all were read. The same `idempotency_key` gives the same version. Raises InvalidInput, NotFound,
+    NotAllowed, and Conflict if the name belongs to another kind.
     """
     require_builder(person)
     name = clean_name(name, what="A dataset")
@@ -93,15 +94,26 @@ def import_dataset(
             return version_of_job(ctx, job_id)  # the other request of a double click was faster
         dataset = _dataset_for_import(session, ctx, name=name, kind=kind, person=person)
         title, key = f"Import {name}", idempotency_key
-        job = add_job(session, ctx, payload, title=title, device="cpu", priority=3, idempotency_key=key, created_by=person.id)
-        version = _add_version(session, ctx, dataset, job, source=source.label, mapping=mapping or {}, provenance=provenance or {})
+        job = add_job(
+            session, ctx, payload, title=title, device="cpu", priority=3, idempotency_key=key, created_by=person.id
+        )
+        version = _add_version(
+            session, ctx, dataset, job, source=source.label, mapping=mapping or {}, provenance=provenance or {}
+        )
         result = version_view(version, dataset, job)
     wake(ctx, "cpu")
     return result
 
 
 def _add_version(
-    session: Session, ctx: Context, dataset: Dataset, job: Job, *, source: str, mapping: dict[str, Any], provenance: dict[str, Any]
+    session: Session,
+    ctx: Context,
+    dataset: Dataset,
+    job: Job,
+    *,
+    source: str,
+    mapping: dict[str, Any],
+    provenance: dict[str, Any],
 ) -> DatasetVersion:
     newest = session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id)) or 0
     version = DatasetVersion(
@@ -164,12 +176,14 @@ def version_of_job(ctx: Context, job_id: str) -> VersionView:
 
 
 def record_import(session: Session, ctx: Context, claim: Claim[ImportPayload], result: ImportResult) -> ImportResult:
-    """Fill in the version from the import's result. Content that another version of the dataset already has makes no new version: the row
-    is deleted and the job's result names the old one (`version_id`, `version`, `reused`).
+    """Fill in the version from the import's result. Content that another version of the dataset already has makes no
+    new version: the row is deleted and the job's result names the old one (`version_id`, `version`, `reused`).
     """
     version = session.scalars(select(DatasetVersion).where(DatasetVersion.job_id == claim.job_id)).one()
     if not ctx.artifacts.path(result.folder).is_dir():
-        raise Conflict("Its content, shared with another dataset, was deleted during the import.", remedy="Import it again.")
+        raise Conflict(
+            "Its content, shared with another dataset, was deleted during the import.", remedy="Import it again."
+        )
     twin = session.scalar(
         select(DatasetVersion).where(
             DatasetVersion.dataset_id == version.dataset_id,
@@ -184,7 +198,10 @@ def record_import(session: Session, ctx: Context, claim: Claim[ImportPayload], r
         version.content_hash, version.folder = result.content_hash, result.folder
         version.rows, version.train_rows, version.val_rows = result.rows, result.train_rows, result.val_rows
         version.rejected_rows, version.rejected = result.rejected_count, list(result.rejected)
-        version.bytes, version.facts = result.bytes, {**version.facts, **result.model_dump(mode="json", include=FACTS, exclude_unset=True)}
+        version.bytes, version.facts = (
+            result.bytes,
+            {**version.facts, **result.model_dump(mode="json", include=FACTS, exclude_unset=True)},
+        )
         version.mapping = dict(result.mapping or version.mapping)
         values = {"version_id": version.id, "version": version.number, "reused": False}
         _fill_dependents(session, claim.job_id, result.folder)
@@ -203,7 +220,9 @@ def _fill_dependents(session: Session, job_id: str, folder: str) -> None:
 
 def _check_import(*, kind: str, val_fraction: float, encoding: str | None) -> None:
     if kind not in KINDS:
-        raise InvalidInput(f"There is no dataset kind {kind!r}.", remedy=f"Choose one of {', '.join(KINDS)}.", field="kind")
+        raise InvalidInput(
+            f"There is no dataset kind {kind!r}.", remedy=f"Choose one of {', '.join(KINDS)}.", field="kind"
+        )
     if not 0 <= val_fraction <= 0.5:
         raise InvalidInput(f"The validation share {val_fraction:g} is not between 0 and 0.5.", field="val_fraction")
     if encoding:
@@ -222,10 +241,14 @@ def _dataset_for_import(session: Session, ctx: Context, *, name: str, kind: str,
         select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id, DatasetVersion.folder.is_(None))
     ).all():
         job = job_of(session, version)
-        if (job is None or job.status in (Status.FAILED, Status.CANCELLED)) and not users_of_versions(session, [version.id]):
+        if (job is None or job.status in (Status.FAILED, Status.CANCELLED)) and not users_of_versions(
+            session, [version.id]
+        ):
             session.delete(version)
     session.flush()
-    has_versions = session.scalar(select(DatasetVersion.id).where(DatasetVersion.dataset_id == dataset.id).limit(1)) is not None
+    has_versions = (
+        session.scalar(select(DatasetVersion.id).where(DatasetVersion.dataset_id == dataset.id).limit(1)) is not None
+    )
     if dataset.kind != kind and has_versions:
         raise Conflict(
             f"“{name}” is a dataset of kind {dataset.kind}, and the import is of kind {kind}.",
@@ -258,8 +281,8 @@ class PastImport:
 
 
 def get_past_import(ctx: Context, version_id: str, *, person: Person) -> PastImport:
-    """Return the request of a version's import. Raises NotFound if there is no such version, if it was not imported, or if its upload was
-    deleted.
+    """Return the request of a version's import. Raises NotFound if there is no such version, if it was not imported, or
+    if its upload was deleted.
     """
     require_builder(person)
     with ctx.db.read() as session:
@@ -287,7 +310,8 @@ def get_past_import(ctx: Context, version_id: str, *, person: Person) -> PastImp
 
 
 def import_again(ctx: Context, version_id: str, *, person: Person, keep_good: bool = False) -> VersionView:
-    """Queue the same import again; `keep_good` skips bad rows, however many. It resumes from the files and rows of the last attempt.
+    """Queue the same import again; `keep_good` skips bad rows, however many. It resumes from the files and rows of the
+    last attempt.
 
     Raises what `import_dataset` raises.
     """

@@ -34,7 +34,9 @@ class PreviewRow:
 
 @dataclass(frozen=True)
 class Hint:
-    """A field without a column, and the column that was probably meant. `missing`: a mapped column that does not exist."""
+    """A field without a column, and the column that was probably meant. `missing`: a mapped column that does not
+    exist.
+    """
 
     field: str
     column: str
@@ -45,8 +47,9 @@ class Hint:
 class SourcePreview:
     """The recognised kind and columns of a source, with its first rows as they would be stored.
 
-    `mapping` goes from source column to field; `examples` shows a value of each column; `problem` is why the mapping can't be used,
-    `hints` are remedies. `foreign` is the position of the first bytes that are not UTF-8. `is_fallback`: text, because no other kind fits.
+    `mapping` goes from source column to field; `examples` shows a value of each column; `problem` is why the mapping
+    can't be used, `hints` are remedies. `foreign` is the position of the first bytes that are not UTF-8. `is_fallback`:
+    text, because no other kind fits.
     """
 
     name: str
@@ -65,7 +68,9 @@ class SourcePreview:
     is_fallback: bool = False
 
 
-def preview_upload(ctx: Context, upload: str, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> SourcePreview:
+def preview_upload(
+    ctx: Context, upload: str, *, kind: str | None = None, mapping: dict[str, str] | None = None
+) -> SourcePreview:
     """Recognise the kind and columns of an upload, or test the given `kind` and `mapping`, on its first rows.
 
     Raises InvalidInput if the file can't be read at all.
@@ -78,7 +83,9 @@ def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str
     rows = head.rows
     if kind is None and mapping is None and has_passage_lines(head.name, rows):
         rows, kind = split_lines(rows), DatasetKind.RECORDS.value
-    columns = tuple(name for name in dict.fromkeys(str(column) for row in rows for column in row) if name == _whole(name))
+    columns = tuple(
+        name for name in dict.fromkeys(str(column) for row in rows for column in row) if name == _whole(name)
+    )
     given_kind = DatasetKind(kind) if kind else None
     found_kind, confidence, reason, problem, is_fallback = given_kind or DatasetKind.TEXT, 1.0, "", "", False
     if mapping is None:
@@ -118,7 +125,9 @@ def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str
 
 
 def _near_columns(columns: tuple[str, ...], kind: DatasetKind) -> dict[str, str]:
-    """Return column -> field for required fields with a similar column name, as a start if some fields have no column."""
+    """Return column -> field for required fields with a similar column name, as a start if some fields have no
+    column.
+    """
     mapping: dict[str, str] = {}
     for field in REQUIRED[kind][0]:
         if near := nearest_column(field, [column for column in columns if column not in mapping]):
@@ -147,7 +156,9 @@ def fields_of(kind: str) -> tuple[str, ...]:
     return FIELDS[DatasetKind(kind)]
 
 
-def preview_rows(ctx: Context, version: VersionView, *, split: str = "train", offset: int = 0, limit: int = 10) -> list[PreviewRow]:
+def preview_rows(
+    ctx: Context, version: VersionView, *, split: str = "train", offset: int = 0, limit: int = 10
+) -> list[PreviewRow]:
     """Return some rows of a version as plain text."""
     if version.folder is None:
         return []
@@ -166,7 +177,11 @@ def read_rejected(ctx: Context, version: VersionView) -> bytes:
 def _preview(rows: list[dict[str, Any]], kind: DatasetKind, mapping: dict[str, str]) -> tuple[PreviewRow, ...]:
     mapped = itertools.islice(map_sample(rows, kind=kind, mapping=mapping), MOST_PREVIEWED)
     return tuple(
-        PreviewRow(_cut(str(row)), problem=_whole(part.reason)) if isinstance(part, RowProblem) else PreviewRow(_cut(render_preview(part)))
+        (
+            PreviewRow(_cut(str(row)), problem=_whole(part.reason))
+            if isinstance(part, RowProblem)
+            else PreviewRow(_cut(render_preview(part)))
+        )
         for row, part in mapped
     )
 

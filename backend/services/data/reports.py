@@ -1,4 +1,6 @@
-"""Reports on datasets before training: requested, computed by a job, stored as an analysis. The same request returns the stored report."""
+"""Reports on datasets before training: requested, computed by a job, stored as an analysis. The same request returns
+the stored report.
+"""
 
 from __future__ import annotations
 
@@ -87,12 +89,20 @@ def default_source(ctx: Context, kind: str) -> TokenizerSource | None:
 
 
 def default_question(ctx: Context, version: VersionView, source: TokenizerSource | None) -> ReportQuestion:
-    """Return context and batch of the newest run on the dataset; without one, the longest context of the base, up to 1,024."""
+    """Return context and batch of the newest run on the dataset; without one, the longest context of the base, up to
+    1,024.
+    """
     limit = _longest(ctx, source)
     with ctx.db.read() as session:
         query = select(Run.config).join(DatasetVersion, DatasetVersion.id == Run.dataset_version_id)
-        config = session.scalar(query.where(DatasetVersion.dataset_id == version.dataset_id).order_by(Run.created_at.desc()).limit(1))
-    known = {name: config[name] for name in ReportQuestion.model_fields if name in config} if config else {"context": LARGEST_DEFAULT}
+        config = session.scalar(
+            query.where(DatasetVersion.dataset_id == version.dataset_id).order_by(Run.created_at.desc()).limit(1)
+        )
+    known = (
+        {name: config[name] for name in ReportQuestion.model_fields if name in config}
+        if config
+        else {"context": LARGEST_DEFAULT}
+    )
     return ReportQuestion(**{**known, "context": min(int(known["context"]), limit or int(known["context"]))})
 
 
@@ -116,15 +126,17 @@ def request_data_report(
 ) -> DataReportView:
     """Queue a report on a dataset (`name`, `name@3` or a version's id) as the trainer reads it.
 
-    `source` names a base or a tokenizer ("checkpoint:ID", "tokenizer:ID", or a name); by default `default_source`, or plain bytes without
-    one. A stored or running report on the same request is returned as `reused`, unless `again`.
+    `source` names a base or a tokenizer ("checkpoint:ID", "tokenizer:ID", or a name); by default `default_source`, or
+    plain bytes without one. A stored or running report on the same request is returned as `reused`, unless `again`.
     Raises InvalidInput for numbers out of range or a context that the base can't read, NotFound, Conflict, NotAllowed.
     """
     require_builder(person)
     version = resolve_version(ctx, dataset)
     through = resolve_source(ctx, source) if source else default_source(ctx, version.kind)
     values = {"context": context, "micro_batch": micro_batch, "grad_accum_steps": grad_accum_steps}
-    question = _question(default_question(ctx, version, through), {name: value for name, value in values.items() if value is not None})
+    question = _question(
+        default_question(ctx, version, through), {name: value for name, value in values.items() if value is not None}
+    )
     limit = _longest(ctx, through)
     if limit is not None and through is not None and question.context > limit:
         raise InvalidInput(
@@ -136,7 +148,9 @@ def request_data_report(
     fingerprint = _fingerprint(version, through, question, benchmarks)
     with ctx.db.write() as session:
         answered = None if again else _answered(session, fingerprint)
-        report_id = answered or _add(session, ctx, version, through, question, benchmarks, fingerprint=fingerprint, person=person)
+        report_id = answered or _add(
+            session, ctx, version, through, question, benchmarks, fingerprint=fingerprint, person=person
+        )
     if answered is None:
         wake(ctx, "cpu")
     return replace(get_data_report(ctx, report_id), reused=answered is not None)
@@ -148,7 +162,9 @@ def _question(defaults: ReportQuestion, values: dict[str, int]) -> ReportQuestio
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
-        raise InvalidInput(f"{field} {first.get('input')} is invalid: {str(first['msg']).lower()}.", field=field) from None
+        raise InvalidInput(
+            f"{field} {first.get('input')} is invalid: {str(first['msg']).lower()}.", field=field
+        ) from None
 
 
 def _benchmarks(ctx: Context, version: VersionView) -> list[VersionView]:
@@ -157,7 +173,9 @@ def _benchmarks(ctx: Context, version: VersionView) -> list[VersionView]:
     return [view for view in newest if view is not None and view.dataset_id != version.dataset_id]
 
 
-def _fingerprint(version: VersionView, source: TokenizerSource | None, question: ReportQuestion, benchmarks: Sequence[VersionView]) -> str:
+def _fingerprint(
+    version: VersionView, source: TokenizerSource | None, question: ReportQuestion, benchmarks: Sequence[VersionView]
+) -> str:
     question_key = [
         FORMAT,
         version.id,
@@ -171,7 +189,9 @@ def _fingerprint(version: VersionView, source: TokenizerSource | None, question:
 def _answered(session: Session, fingerprint: str) -> str | None:
     query = select(Analysis.id).join(Job, Job.id == Analysis.job_id)
     query = query.where(Analysis.kind == KIND, Analysis.config["fingerprint"].as_string() == fingerprint)
-    return session.scalar(query.where(Job.status.in_([*ACTIVE, Status.FINISHED])).order_by(Analysis.created_at.desc()).limit(1))
+    return session.scalar(
+        query.where(Job.status.in_([*ACTIVE, Status.FINISHED])).order_by(Analysis.created_at.desc()).limit(1)
+    )
 
 
 def _add(
@@ -242,15 +262,23 @@ def list_data_reports(ctx: Context, version_id: str, *, limit: int = 30) -> list
     """Return the reports on a version, newest first. Stopped ones are left out."""
     with ctx.db.read() as session:
         query = (
-            select(Analysis).join(Job, Job.id == Analysis.job_id).where(Analysis.kind == KIND, Analysis.dataset_version_id == version_id)
+            select(Analysis)
+            .join(Job, Job.id == Analysis.job_id)
+            .where(Analysis.kind == KIND, Analysis.dataset_version_id == version_id)
         )
-        query = query.where(Job.status != Status.CANCELLED).order_by(Analysis.created_at.desc(), Analysis.id).limit(limit)
+        query = (
+            query.where(Job.status != Status.CANCELLED).order_by(Analysis.created_at.desc(), Analysis.id).limit(limit)
+        )
         return [_view(session, row) for row in session.scalars(query)]
 
 
 def find_data_report(ctx: Context, version_id: str, *, source: str | None, context: int) -> DataReportView | None:
     """Return the newest finished report on a version with a tokenizer and a context, or None."""
-    query = select(Analysis).join(Job, Job.id == Analysis.job_id).where(Analysis.kind == KIND, Analysis.dataset_version_id == version_id)
+    query = (
+        select(Analysis)
+        .join(Job, Job.id == Analysis.job_id)
+        .where(Analysis.kind == KIND, Analysis.dataset_version_id == version_id)
+    )
     query = query.where(
         Job.status == Status.FINISHED,
         Analysis.config["format"].as_integer() == FORMAT,
@@ -268,17 +296,25 @@ def read_samples(ctx: Context, view: DataReportView) -> list[Sample]:
 
 
 def rows_to_drop(ctx: Context, view: DataReportView, reason: str) -> DropRows | None:
-    """Return the rows that a finding would drop, as a change; None if there are none. Raises InvalidInput for an unknown reason."""
+    """Return the rows that a finding would drop, as a change; None if there are none. Raises InvalidInput for an
+    unknown reason.
+    """
     if reason not in REASONS:
-        raise InvalidInput(f"There is no finding {reason!r}.", remedy=f"Choose one of {', '.join(REASONS)}.", field="reason")
+        raise InvalidInput(
+            f"There is no finding {reason!r}.", remedy=f"Choose one of {', '.join(REASONS)}.", field="reason"
+        )
     rows = json.loads(_read(ctx, view, "rows.json")).get(reason) or {"train": [], "val": []}
     if not rows["train"] and not rows["val"]:
         return None
     return DropRows(train=tuple(rows["train"]), val=tuple(rows["val"]), reason=REASONS[reason])
 
 
-def drop_found_rows(ctx: Context, report_id: str, reason: str, *, person: Person, idempotency_key: str | None = None) -> VersionView:
-    """Queue a new version without the rows of a finding. Raises Conflict if there are none, or no train row would be left."""
+def drop_found_rows(
+    ctx: Context, report_id: str, reason: str, *, person: Person, idempotency_key: str | None = None
+) -> VersionView:
+    """Queue a new version without the rows of a finding. Raises Conflict if there are none, or no train row would be
+    left.
+    """
     view = get_data_report(ctx, report_id)
     change = rows_to_drop(ctx, view, reason)
     if change is None:
@@ -308,7 +344,9 @@ def delete_data_report(ctx: Context, report_id: str, *, person: Person) -> None:
     ctx.artifacts.remove(f"reports/{report_id}")
 
 
-def record_data_report(session: Session, ctx: Context, claim: Claim[DataReportPayload], result: DataReportResult) -> None:
+def record_data_report(
+    session: Session, ctx: Context, claim: Claim[DataReportPayload], result: DataReportResult
+) -> None:
     """Store a finished report's result. The files of one that was deleted meanwhile are removed."""
     row = session.scalar(select(Analysis).where(Analysis.job_id == claim.job_id))
     if row is None:

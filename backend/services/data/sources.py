@@ -22,7 +22,8 @@ from backend.services.data.data_folder import local_source
 class ImportSource:
     """One source of an import: exactly one of `upload` (what `save_upload` returned), `path`, `hub` and `url`.
 
-    `split` names one split of what `datasets` saved, a folder or a zip; without it its train and validation splits are kept.
+    `split` names one split of what `datasets` saved, a folder or a zip; without it its train and validation splits are
+    kept.
     """
 
     upload: str | None = None
@@ -94,11 +95,16 @@ class HubDatasetView:
 
 
 def look_up_hub_dataset(dataset_id: str, *, revision: str | None, person: Person) -> HubDatasetView:
-    """Ask the Hub for the configs and splits of a dataset. Raises NotFound, InvalidInput, or Unavailable within seconds."""
+    """Ask the Hub for the configs and splits of a dataset. Raises NotFound, InvalidInput, or Unavailable within
+    seconds.
+    """
     require_builder(person)
     dataset = find_hub_dataset(dataset_id, revision=revision)
     configs = {
-        config: {split: HubSplitView(len(paths), sum(dataset.files[path].bytes for path in paths)) for split, paths in splits.items()}
+        config: {
+            split: HubSplitView(len(paths), sum(dataset.files[path].bytes for path in paths))
+            for split, paths in splits.items()
+        }
         for config, splits in dataset.configs.items()
     }
     return HubDatasetView(dataset.commit, dataset.licence, configs)

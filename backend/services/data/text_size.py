@@ -43,7 +43,8 @@ class TextSize:
 def measure_text(ctx: Context, version: VersionView) -> TextSize | None:
     """Return the size of a version's one text; None if it is too large to be counted.
 
-    Tokens are those of the newest data report, or are estimated by the bytes per token of the newest tokenizer trained on the version.
+    Tokens are those of the newest data report, or are estimated by the bytes per token of the newest tokenizer trained
+    on the version.
     """
     for view in list_data_reports(ctx, version.id):
         if view.report is not None and view.source is not None:
@@ -55,7 +56,9 @@ def measure_text(ctx: Context, version: VersionView) -> TextSize | None:
     folder = ctx.artifacts.path(version.folder)
     train, val = (_length(folder, split) for split in ("train", "val"))
     with ctx.db.read() as session:
-        query = select(Tokenizer).where(Tokenizer.dataset_version_id == version.id).order_by(Tokenizer.created_at.desc())
+        query = (
+            select(Tokenizer).where(Tokenizer.dataset_version_id == version.id).order_by(Tokenizer.created_at.desc())
+        )
         tokenizer = next((one for one in session.scalars(query) if one.facts.get("bytes_per_token")), None)
     if tokenizer is None:
         return TextSize("Characters", train[0], val[0], "Train a tokenizer or make a report to count tokens.")

@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TokenFolder:
-    """The tokens of one split. `version` is the label of the dataset's version, empty if it was deleted; `opened_at` is when a run last
-    opened them, or its maker last wrote.
+    """The tokens of one split. `version` is the label of the dataset's version, empty if it was deleted; `opened_at` is
+    when a run last opened them, or its maker last wrote.
     """
 
     name: str
@@ -39,7 +39,9 @@ class TokenFolder:
 
 def list_tokens(ctx: Context) -> list[TokenFolder]:
     """Return all stored tokens, largest first."""
-    stored = [(path, *known) for path in ctx.artifacts.folder(FOLDER).iterdir() if path.is_dir() and (known := _read(path))]
+    stored = [
+        (path, *known) for path in ctx.artifacts.folder(FOLDER).iterdir() if path.is_dir() and (known := _read(path))
+    ]
     labels = _labels(ctx, {str(manifest.identity.get("dataset")) for _, manifest, _ in stored})
     folders = []
     for path, manifest, opened_at in stored:
@@ -81,7 +83,8 @@ def _labels(ctx: Context, hashes: Collection[str]) -> dict[str, str]:
 
 
 def remove_unused_tokens(ctx: Context) -> int:
-    """Delete tokens that no run has opened for as long as the policy keeps folders of jobs; return the number of folders.
+    """Delete tokens that no run has opened for as long as the policy keeps folders of jobs; return the number of
+    folders.
 
     Those of versions that a run waits for or trains on stay.
     """
@@ -93,7 +96,11 @@ def remove_unused_tokens(ctx: Context) -> int:
     if not old:
         return 0
     needed = _needed(ctx)
-    return sum(_remove(path) for path in old if not ((known := _read(path)) and str(known[0].identity.get("dataset")) in needed))
+    return sum(
+        _remove(path)
+        for path in old
+        if not ((known := _read(path)) and str(known[0].identity.get("dataset")) in needed)
+    )
 
 
 def _opened_at(path: Path) -> datetime:
@@ -119,7 +126,9 @@ def _needed(ctx: Context) -> set[str]:
 def remove_tokens_of(ctx: Context, hashes: Collection[str]) -> None:
     """Delete the tokens of versions that were deleted, by their content, unless another version has the same."""
     with ctx.db.read() as session:
-        shared = set(session.scalars(select(DatasetVersion.content_hash).where(DatasetVersion.content_hash.in_(hashes))))
+        shared = set(
+            session.scalars(select(DatasetVersion.content_hash).where(DatasetVersion.content_hash.in_(hashes)))
+        )
     for path in ctx.artifacts.folder(FOLDER).iterdir():
         known = _read(path) if path.is_dir() else None
         if known is not None and str(known[0].identity.get("dataset")) in set(hashes) - shared:

@@ -30,8 +30,8 @@ READERS: dict[str, str] = {
 def save_upload(ctx: Context, file: BinaryIO, *, name: str, person: Person) -> str:
     """Stream a file into `uploads/` and return its stored path.
 
-    Raises InvalidInput for an ending that can't be read, an empty file or one above the installation's limit, Unavailable if the disk
-    is too full.
+    Raises InvalidInput for an ending that can't be read, an empty file or one above the installation's limit,
+    Unavailable if the disk is too full.
     """
     require_builder(person)
     _forget_unused(ctx)

@@ -29,13 +29,19 @@ from backend.services.jobs.jobs import add_job, wake
 
 @retry_races
 def derive_version(
-    ctx: Context, version_id: str, *, change: Change, person: Person, name: str | None = None, idempotency_key: str | None = None
+    ctx: Context,
+    version_id: str,
+    *,
+    change: Change,
+    person: Person,
+    name: str | None = None,
+    idempotency_key: str | None = None,
 ) -> VersionView:
-    """Queue a new version derived from `version_id` (or `name@3`) by a change. It belongs to the same dataset, or to a new one called
-    `name`, and records its parent (`parent_id`) and the change (`provenance`). A change without effect makes no version; its job's result
-    names the old one. The same `idempotency_key`
-    gives the same version. Raises InvalidInput for a change that does not fit the kind, Conflict for a version that is not ready or a
-    name that is taken, NotAllowed.
+    """Queue a new version derived from `version_id` (or `name@3`) by a change. It belongs to the same dataset, or to a
+    new one called `name`, and records its parent (`parent_id`) and the change (`provenance`). A change without effect
+    makes no version; its job's result names the old one. The same `idempotency_key` gives the same version. Raises
+    InvalidInput for a change that does not fit the kind, Conflict for a version that is not ready or a name that is
+    taken, NotAllowed.
     """
     require_builder(person)
     parent = resolve_version(ctx, version_id)
@@ -50,7 +56,9 @@ def derive_version(
         try:
             dataset = _target(session, ctx, parent, name=name, person=person)
         except Conflict:
-            if (known := _job_of_key(session, idempotency_key)) is not None:  # stored between the two looks (PostgreSQL)
+            if (
+                known := _job_of_key(session, idempotency_key)
+            ) is not None:  # stored between the two looks (PostgreSQL)
                 return version_of_job(ctx, known)
             raise
         job = add_job(
@@ -63,7 +71,9 @@ def derive_version(
             idempotency_key=idempotency_key,
             created_by=person.id,
         )
-        taken = session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id)) or 0
+        taken = (
+            session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id)) or 0
+        )
         card = parent.facts.get("card")
         version = DatasetVersion(
             dataset_id=dataset.id,
@@ -85,9 +95,13 @@ def derive_version(
 def _other(ctx: Context, parent: VersionView, change: Merge) -> VersionView:
     other = resolve_version(ctx, change.other)
     if other.kind != parent.kind:
-        raise InvalidInput(f"{other.label} holds rows of kind {other.kind}, and {parent.label} of kind {parent.kind}.", field="other")
+        raise InvalidInput(
+            f"{other.label} holds rows of kind {other.kind}, and {parent.label} of kind {parent.kind}.", field="other"
+        )
     if other.id == parent.id:
-        raise InvalidInput(f"{parent.label} can't be merged with itself.", remedy="Choose another version.", field="other")
+        raise InvalidInput(
+            f"{parent.label} can't be merged with itself.", remedy="Choose another version.", field="other"
+        )
     return other
 
 
@@ -108,7 +122,9 @@ def _target(session: Session, ctx: Context, parent: VersionView, *, name: str | 
 
 
 def _provenance(parent: VersionView, change: Change, *, other: VersionView | None, person: Person) -> dict[str, Any]:
-    """Return the provenance of a derived version: its parent, the change, and a sentence. Listed rows stay in the job's payload."""
+    """Return the provenance of a derived version: its parent, the change, and a sentence. Listed rows stay in the job's
+    payload.
+    """
     data = change.model_dump(mode="json")
     if isinstance(change, DropRows):
         data |= {"train": len(set(change.train)), "val": len(set(change.val))}
@@ -127,7 +143,8 @@ def _provenance(parent: VersionView, change: Change, *, other: VersionView | Non
 
 
 def delete_version(ctx: Context, version_id: str, *, person: Person, with_reports: bool = False) -> None:
-    """Delete one version with its files, and with the reports about it if asked to. Its number is not reused while newer versions exist.
+    """Delete one version with its files, and with the reports about it if asked to. Its number is not reused while
+    newer versions exist.
 
     Raises Conflict, naming the users, while anything refers to it, or while it is being made.
     """
@@ -141,9 +158,16 @@ def delete_version(ctx: Context, version_id: str, *, person: Person, with_report
         if job is not None and version.folder is None and job.status in ACTIVE:
             raise Conflict(f"{label} is being made.", remedy="Wait for it, or stop it first.")
         reports = remove_reports(session, [version.id]) if with_reports else []
-        refuse_while_used("version", label, users_of_versions(session, [version.id]), remedy="Keep it: a version takes only disk space.")
+        refuse_while_used(
+            "version",
+            label,
+            users_of_versions(session, [version.id]),
+            remedy="Keep it: a version takes only disk space.",
+        )
         folder, content_hash = version.folder, version.content_hash
-        session.execute(update(DatasetVersion).where(DatasetVersion.parent_id == version.id).values(parent_id=None))  # of those that failed
+        session.execute(
+            update(DatasetVersion).where(DatasetVersion.parent_id == version.id).values(parent_id=None)
+        )  # of those that failed
         session.delete(version)
         session.flush()
         shared = folder and session.scalar(select(DatasetVersion.id).where(DatasetVersion.folder == folder).limit(1))
@@ -161,7 +185,9 @@ def list_users(ctx: Context, dataset_id: str, *, version_id: str | None = None) 
 
 @dataclass(frozen=True)
 class Ancestor:
-    """One version in a lineage. `parents` are ids of versions; `said` is how it was derived from them, or its source."""
+    """One version in a lineage. `parents` are ids of versions; `said` is how it was derived from them, or its
+    source.
+    """
 
     id: str
     dataset_id: str
@@ -174,11 +200,18 @@ class Ancestor:
 
 
 def lineage_of(ctx: Context, dataset_id: str) -> list[Ancestor]:
-    """Return the versions of a dataset, their ancestors, and versions of other datasets derived directly from them; parents first."""
+    """Return the versions of a dataset, their ancestors, and versions of other datasets derived directly from them;
+    parents first.
+    """
     with ctx.db.read() as session:
-        rows = {row.id: row for row in session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id))}
+        rows = {
+            row.id: row
+            for row in session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id))
+        }
         children = session.scalars(
-            select(DatasetVersion).where(DatasetVersion.parent_id.in_(list(rows)), DatasetVersion.dataset_id != dataset_id)
+            select(DatasetVersion).where(
+                DatasetVersion.parent_id.in_(list(rows)), DatasetVersion.dataset_id != dataset_id
+            )
         )
         waiting = [parent for row in rows.values() for parent in _parents(row)]
         rows |= {child.id: child for child in children}

@@ -22,7 +22,9 @@ from backend.errors import NotFound
 
 @dataclass(frozen=True)
 class VersionView:
-    """One version. Counts are zero and `folder` is None until its import has finished; `status` is that of the import's job."""
+    """One version. Counts are zero and `folder` is None until its import has finished; `status` is that of the import's
+    job.
+    """
 
     id: str
     dataset_id: str
@@ -98,7 +100,9 @@ def find_dataset(session: Session, name_or_id: str) -> Dataset:
     dataset = session.get(Dataset, name_or_id) or session.scalar(select(Dataset).where(Dataset.name == name_or_id))
     if dataset is None:
         known = session.scalars(select(Dataset.name).where(Dataset.archived_at.is_(None)).order_by(Dataset.name))
-        raise not_found("dataset", name_or_id, known, remedy="See `roundhouse data list`, or import one on the Datasets page.")
+        raise not_found(
+            "dataset", name_or_id, known, remedy="See `roundhouse data list`, or import one on the Datasets page."
+        )
     return dataset
 
 
@@ -122,7 +126,9 @@ def job_of(session: Session, version: DatasetVersion) -> Job | None:
 
 def labels_of(session: Session, version_ids: Iterable[str]) -> dict[str, str]:
     """Return the current labels of versions (`name@3`) by id, without deleted ones."""
-    query = select(DatasetVersion.id, Dataset.name, DatasetVersion.number).join(Dataset, Dataset.id == DatasetVersion.dataset_id)
+    query = select(DatasetVersion.id, Dataset.name, DatasetVersion.number).join(
+        Dataset, Dataset.id == DatasetVersion.dataset_id
+    )
     rows = session.execute(query.where(DatasetVersion.id.in_(list(version_ids))))
     return {id_: f"{name}@{number}" for id_, name, number in rows}
 
@@ -130,7 +136,9 @@ def labels_of(session: Session, version_ids: Iterable[str]) -> dict[str, str]:
 def dataset_views(session: Session, datasets: Sequence[Dataset]) -> list[DatasetView]:
     """Copy datasets and their versions into views that outlive the session."""
     query = select(DatasetVersion, Job).outerjoin(Job, Job.id == DatasetVersion.job_id)
-    query = query.where(DatasetVersion.dataset_id.in_([dataset.id for dataset in datasets])).order_by(DatasetVersion.number.desc())
+    query = query.where(DatasetVersion.dataset_id.in_([dataset.id for dataset in datasets])).order_by(
+        DatasetVersion.number.desc()
+    )
     versions: dict[str, list[tuple[DatasetVersion, Job]]] = {}
     for row, job in session.execute(query):
         versions.setdefault(row.dataset_id, []).append((row, job))

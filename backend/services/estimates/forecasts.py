@@ -1,4 +1,6 @@
-"""Forecast of a run before its launch: tokens, epochs, time, memory, disk, cost, expected loss, queue position, warnings."""
+"""Forecast of a run before its launch: tokens, epochs, time, memory, disk, cost, expected loss, queue position,
+warnings.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class QueuePosition:
 
 @dataclass(frozen=True)
 class ExpectedLoss:
-    """The val_loss that a scaling law predicts for a pretraining run. `is_own`: the law is fitted to finished runs on the same data."""
+    """The val_loss that a scaling law predicts for a pretraining run. `is_own`: the law is fitted to finished runs on
+    the same data.
+    """
 
     estimate: Estimate
     law: str
@@ -58,8 +62,8 @@ class Forecast:
     """Expected course and needs of a run.
 
     `parts` are the config's resolved parts. `steps` are fewer than max_steps where max_epochs ends the run first.
-    `epochs_at_least`: epochs are a lower bound, as the number of packed rows per sequence is unknown. `cost_usd` is None without a
-    price or a time. `loss_missing` is the reason why a pretraining run has no `loss`.
+    `epochs_at_least`: epochs are a lower bound, as the number of packed rows per sequence is unknown. `cost_usd` is
+    None without a price or a time. `loss_missing` is the reason why a pretraining run has no `loss`.
     """
 
     parts: RunParts
@@ -122,7 +126,13 @@ def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) 
 
 
 def _facts(
-    config: RunConfig, parts: RunParts, prediction: Prediction, *, unique: int | None, epochs: float | None, seconds: float | None
+    config: RunConfig,
+    parts: RunParts,
+    prediction: Prediction,
+    *,
+    unique: int | None,
+    epochs: float | None,
+    seconds: float | None,
 ) -> LaunchFacts:
     report, shape = _report(parts), parts.shape
     return LaunchFacts(
@@ -149,13 +159,18 @@ def queue_position(ctx: Context, config: RunConfig, workers: Sequence[WorkerView
 
 
 def _durations(ctx: Context, ahead: Sequence[JobView]) -> list[Progress | None]:
-    """Return the progress of jobs; of queued runs their expected duration, unless there are too many different ones to predict."""
+    """Return the progress of jobs; of queued runs their expected duration, unless there are too many different ones to
+    predict.
+    """
     waiting = [job.id for job in ahead if job.status is Status.QUEUED]
     with ctx.db.read() as session:
         query = select(Run.job_id, Run.config).where(Run.job_id.in_(waiting))
         stored: dict[str | None, dict[str, Any]] = dict(session.execute(query).all())
     configs = {str(job_id): config for job_id, values in stored.items() if (config := _read_config(values)) is not None}
-    kinds = {job_id: json.dumps(values_affecting(config, Effect.STEP_TIME, Effect.LENGTH)) for job_id, config in configs.items()}
+    kinds = {
+        job_id: json.dumps(values_affecting(config, Effect.STEP_TIME, Effect.LENGTH))
+        for job_id, config in configs.items()
+    }
     if len(set(kinds.values())) > MAX_PREDICTED:
         return [None]
     representatives = {kind: configs[job_id] for job_id, kind in kinds.items()}
@@ -213,17 +228,30 @@ def _epochs(config: RunConfig, parts: RunParts, *, unique: int | None) -> tuple[
 def _believable_loss(
     ctx: Context, config: RunConfig, parts: RunParts, *, tokens: int, unique: int | None
 ) -> tuple[ExpectedLoss | None, str]:
-    """Return (the loss predicted by a law, the reason why there is none): predictions near chance level are rejected."""
+    """Return (the loss predicted by a law, the reason why there is none): predictions near chance level are
+    rejected.
+    """
     loss = _expected_loss(ctx, config, parts, tokens=tokens, unique=unique)
-    if loss is None or (parts.shape is not None and loss.estimate.value < BELIEVABLE * math.log(parts.shape.vocab_size)):
+    if loss is None or (
+        parts.shape is not None and loss.estimate.value < BELIEVABLE * math.log(parts.shape.vocab_size)
+    ):
         return loss, ""
     return None, "the published laws don't extrapolate to a run this small"
 
 
-def _expected_loss(ctx: Context, config: RunConfig, parts: RunParts, *, tokens: int, unique: int | None) -> ExpectedLoss | None:
-    """Return a law's loss for pretraining from scratch: by a law fitted to own runs if there are any, else the planner's default."""
+def _expected_loss(
+    ctx: Context, config: RunConfig, parts: RunParts, *, tokens: int, unique: int | None
+) -> ExpectedLoss | None:
+    """Return a law's loss for pretraining from scratch: by a law fitted to own runs if there are any, else the
+    planner's default.
+    """
     shape = parts.shape
-    if config.objective is not Objective.PRETRAIN or parts.tokenizer is None or shape is None or shape.num_experts is not None:
+    if (
+        config.objective is not Objective.PRETRAIN
+        or parts.tokenizer is None
+        or shape is None
+        or shape.num_experts is not None
+    ):
         return None
     worth = effective_tokens(tokens, unique) if unique else float(tokens)
     inputs = PlanInputs(parts.version, parts.tokenizer, shape.vocab_size, unique)

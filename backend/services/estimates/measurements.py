@@ -63,8 +63,8 @@ def subject_of(
 ) -> Subject:
     """Return the subject of a config whose network has this shape.
 
-    `data` and `base` are ids of a dataset version and a checkpoint. A base of an unknown family is compared by every field that affects
-    memory or step time; `parameters` are its, which decide about compilation.
+    `data` and `base` are ids of a dataset version and a checkpoint. A base of an unknown family is compared by every
+    field that affects memory or step time; `parameters` are its, which decide about compilation.
     """
     if shape is not None:
         setting = setting_of(config, shape, device=device, data=data)
@@ -75,12 +75,13 @@ def subject_of(
     return Subject(None, values)
 
 
-def predict(ctx: Context, config: RunConfig, *, parts: RunParts | None = None, device: Device | None = None) -> Prediction:
+def predict(
+    ctx: Context, config: RunConfig, *, parts: RunParts | None = None, device: Device | None = None
+) -> Prediction:
     """Return the predicted needs of a run on a device (default: the one it would go to).
 
-    `parts` are the config's parts, resolved by the caller. Raises NotFound, InvalidInput or Conflict for a config whose parts are not
-    there or
-    don't fit together.
+    `parts` are the config's parts, resolved by the caller. Raises NotFound, InvalidInput or Conflict for a config whose
+    parts are not there or don't fit together.
     """
     parts = parts or resolve_parts(ctx, config)
     device = device or parts.device
@@ -170,7 +171,9 @@ def _predict_memory(subject: Subject, rows: Sequence[Measurement], same: Sequenc
     if measured is not None:
         pairs = _run_errors(rows)
         error = mean(pairs) if pairs and measured.origin == "probe" else None
-        before = estimate_memory(subject.setting) if subject.setting else None  # the estimate without the data's lengths
+        before = (
+            estimate_memory(subject.setting) if subject.setting else None
+        )  # the estimate without the data's lengths
         source = "run" if measured.origin == "run" else "probe"
         return MemoryPrediction(measured.measured_bytes, source, before, error, probes=len(same), runs=len(pairs))  # type: ignore[arg-type]
     if subject.setting is None or formula is None:
@@ -199,7 +202,9 @@ def _formula(subject: Subject, rows: Sequence[Measurement]) -> MemoryEstimate | 
 
 
 def _lengths(setting: TrainingSetting, rows: Sequence[Measurement]) -> tuple[int | None, int | None]:
-    """Return the longest sequence of a setting's data and its trained positions, from a probe with at least this context."""
+    """Return the longest sequence of a setting's data and its trained positions, from a probe with at least this
+    context.
+    """
     if setting.data is None:
         return None, None
     for row in rows:
@@ -226,17 +231,27 @@ def _peak_of(row: Measurement, rows: Sequence[Measurement]) -> MeasuredPeak | No
 def _run_errors(rows: Sequence[Measurement]) -> list[float]:
     """Return the relative difference of each run from the newest probe of the same setting."""
     probes = {_identity(row): row.measured_bytes for row in reversed(rows) if row.origin == "probe"}
-    return [abs(row.measured_bytes / probes[_identity(row)] - 1) for row in rows if row.origin == "run" and probes.get(_identity(row))]
+    return [
+        abs(row.measured_bytes / probes[_identity(row)] - 1)
+        for row in rows
+        if row.origin == "run" and probes.get(_identity(row))
+    ]
 
 
-def _predict_time(ctx: Context, config: RunConfig, subject: Subject, device: Device, same: Sequence[Measurement]) -> TimePrediction | None:
+def _predict_time(
+    ctx: Context, config: RunConfig, subject: Subject, device: Device, same: Sequence[Measurement]
+) -> TimePrediction | None:
     timed = next((row for row in same if (row.facts or {}).get("step_s")), None)
     if timed is not None:
         facts = timed.facts
         steps = config.max_steps * config.grad_accum_steps / max(1, int(facts.get("accumulated") or 1))
         low, high = (steps * float(facts[name]) if facts.get(name) else None for name in ("step_s_low", "step_s_high"))
         return TimePrediction(
-            steps * float(facts["step_s"]), low, high, timed.tokens_per_s, f"measured by a {timed.origin} with this setting"
+            steps * float(facts["step_s"]),
+            low,
+            high,
+            timed.tokens_per_s,
+            f"measured by a {timed.origin} with this setting",
         )
     if subject.setting is None or config.objective is not Objective.PRETRAIN:
         return None
@@ -246,17 +261,25 @@ def _predict_time(ctx: Context, config: RunConfig, subject: Subject, device: Dev
         return None
     per_token = subject.setting.flops_per_token
     rate = rate_at(speeds, per_token) / per_token
-    return TimePrediction(config.max_steps * config.tokens_per_step / rate, None, None, rate, "at the rate of other networks here")
+    return TimePrediction(
+        config.max_steps * config.tokens_per_step / rate, None, None, rate, "at the rate of other networks here"
+    )
 
 
 def _recent_rows(ctx: Context, device: Device) -> list[Measurement]:
-    query = select(Measurement).where(Measurement.device == device.name).order_by(Measurement.created_at.desc(), Measurement.id)
+    query = (
+        select(Measurement)
+        .where(Measurement.device == device.name)
+        .order_by(Measurement.created_at.desc(), Measurement.id)
+    )
     with ctx.db.read() as session:
         return list(session.scalars(query.limit(RECENT)))
 
 
 def _identity(row: Measurement) -> str:
-    """Return the fingerprint of a row's setting under the current schema; rows of earlier versions lack later fields."""
+    """Return the fingerprint of a row's setting under the current schema; rows of earlier versions lack later
+    fields.
+    """
     setting = _stored_setting(json.dumps(row.setting, sort_keys=True))
     return setting.fingerprint if setting is not None else _hash(row.setting or {})
 

@@ -39,7 +39,9 @@ def launch_probe(ctx: Context, config: RunConfig, *, person: Person, parts: RunP
     parts = parts or resolve_parts(ctx, config)
     fingerprint, shape = _fingerprint(config, parts), parts.shape
     with ctx.db.write() as session:
-        under_way = session.scalar(select(Job).where(Job.kind == JobKind.PROBE, Job.status.in_(ACTIVE), _has_fingerprint(fingerprint)))
+        under_way = session.scalar(
+            select(Job).where(Job.kind == JobKind.PROBE, Job.status.in_(ACTIVE), _has_fingerprint(fingerprint))
+        )
         if under_way is not None:
             return view(under_way)
         job = add_job(
@@ -75,7 +77,9 @@ def _has_fingerprint(fingerprint: str) -> ColumnElement[bool]:
 
 
 def _fingerprint(config: RunConfig, parts: RunParts) -> str:
-    """Hash everything that affects a probe's result: the fields that affect memory or step time, and the rows that they name."""
+    """Hash everything that affects a probe's result: the fields that affect memory or step time, and the rows that they
+    name.
+    """
     subject = {
         **measured_values(config),
         "data": parts.version.id,
@@ -83,12 +87,16 @@ def _fingerprint(config: RunConfig, parts: RunParts) -> str:
         "tokenizer": parts.tokenizer.id if parts.tokenizer else None,
         "shape": parts.shape.model_dump(mode="json") if parts.shape else None,
     }
-    parameters = sum(count_parameters(parts.shape).values()) if parts.shape else parts.base.parameters if parts.base else None
+    parameters = (
+        sum(count_parameters(parts.shape).values()) if parts.shape else parts.base.parameters if parts.base else None
+    )
     if parameters is not None:  # a longer run may be worth compiling
         subject["compile"] = compiles(config, parameters=parameters, device=parts.device.kind)
     return hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()
 
 
 def _title(config: RunConfig, parts: RunParts) -> str:
-    subject = parts.base.name if parts.base else config.architecture if isinstance(config.architecture, str) else "a network"
+    subject = (
+        parts.base.name if parts.base else config.architecture if isinstance(config.architecture, str) else "a network"
+    )
     return f"{config.objective} of {subject} on {parts.version.label}, {config.micro_batch} × {config.context}"

@@ -25,9 +25,10 @@ MAX_FORECASTS = 12
 class SweepForecast:
     """Expected needs of a sweep.
 
-    `seconds` is the time from the first start to the last end with `at_once` runs at a time, `run_seconds` the shortest and the longest
-    run; both are None unless the time of every run is known. `memory_bytes` is the largest peak of a run. `disk_bytes` are those of the
-    checkpoints of all runs. `is_sampled`: not every run was forecast. `problem` is the reason why some run can't be launched.
+    `seconds` is the time from the first start to the last end with `at_once` runs at a time, `run_seconds` the shortest
+    and the longest run; both are None unless the time of every run is known. `memory_bytes` is the largest peak of a
+    run. `disk_bytes` are those of the checkpoints of all runs. `is_sampled`: not every run was forecast. `problem` is
+    the reason why some run can't be launched.
     """
 
     num_runs: int
@@ -42,10 +43,11 @@ class SweepForecast:
 
 
 def forecast_sweep(ctx: Context, config: SweepConfig, *, base: Forecast) -> SweepForecast:
-    """Predict a sweep from forecasts of its different runs. `base` is the forecast of the run that all are variations of.
+    """Predict a sweep from forecasts of its different runs. `base` is the forecast of the run that all are variations
+    of.
 
-    Of a bayesian sweep, which draws values as it goes, the corners of its ranges are forecast. Parts are resolved again only for runs
-    that name other rows, context or devices.
+    Of a bayesian sweep, which draws values as it goes, the corners of its ranges are forecast. Parts are resolved again
+    only for runs that name other rows, context or devices.
     """
     points = list_points(config)
     runs = [build_run(config, point, number) for number, point in enumerate(points)]
@@ -69,7 +71,8 @@ def forecast_sweep(ctx: Context, config: SweepConfig, *, base: Forecast) -> Swee
         seconds=makespan(_fill(times, config.num_runs), slots=at_once) if is_timed else None,
         run_seconds=(min(times), max(times)) if is_timed else None,
         memory_bytes=max(
-            (each.prediction.memory.num_bytes for each in known if each.prediction.memory.num_bytes is not None), default=None
+            (each.prediction.memory.num_bytes for each in known if each.prediction.memory.num_bytes is not None),
+            default=None,
         ),
         disk_bytes=round(mean(each.disk_bytes for each in known) * config.num_runs),
         cost_usd=_cost(known, config.num_runs),

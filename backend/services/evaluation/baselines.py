@@ -1,4 +1,6 @@
-"""Find the evaluations that two names mean; compare several with a baseline, or two on every benchmark, corrected for their number."""
+"""Find the evaluations that two names mean; compare several with a baseline, or two on every benchmark, corrected for
+their number.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ CORRECTION = "Holm"
 
 @dataclass(frozen=True)
 class BaselineComparison:
-    """A comparison with the baseline. `p_holm` supports the claim "beats the baseline", `q_value` (BH) a list worth exploring."""
+    """A comparison with the baseline. `p_holm` supports the claim "beats the baseline", `q_value` (BH) a list worth
+    exploring.
+    """
 
     comparison: Comparison
     p_holm: float | None
@@ -38,10 +42,11 @@ class BaselineComparison:
 
 
 def find_pair(ctx: Context, first: str, second: str, *, benchmark: str | None = None) -> tuple[str, str]:
-    """Return the ids of two evaluations, given as such or as checkpoints: of those the newest two made alike on the benchmark.
+    """Return the ids of two evaluations, given as such or as checkpoints: of those the newest two made alike on the
+    benchmark.
 
-    Raises NotFound where a name means nothing, InvalidInput where several benchmarks are in common, Conflict, naming what differs, where
-    no two evaluations were made alike.
+    Raises NotFound where a name means nothing, InvalidInput where several benchmarks are in common, Conflict, naming
+    what differs, where no two evaluations were made alike.
     """
     try:
         return get_evaluation(ctx, first).id, get_evaluation(ctx, second).id
@@ -49,10 +54,16 @@ def find_pair(ctx: Context, first: str, second: str, *, benchmark: str | None = 
         pass
     sides = [_finished(ctx, name, benchmark) for name in (first, second)]
     by_key = {column_key(evaluation): evaluation for evaluation in reversed(sides[0])}
-    pairs = {column_key(other): (by_key[column_key(other)], other) for other in reversed(sides[1]) if column_key(other) in by_key}
+    pairs = {
+        column_key(other): (by_key[column_key(other)], other)
+        for other in reversed(sides[1])
+        if column_key(other) in by_key
+    }
     benchmarks = sorted({pair[0].benchmark for pair in pairs.values()})
     if len(benchmarks) > 1:
-        raise InvalidInput(f"Both have scores on {', '.join(benchmarks)}.", remedy="Name one with --benchmark.", field="benchmark")
+        raise InvalidInput(
+            f"Both have scores on {', '.join(benchmarks)}.", remedy="Name one with --benchmark.", field="benchmark"
+        )
     if pairs:
         one, other = list(pairs.values())[-1]
         return one.id, other.id
@@ -60,16 +71,23 @@ def find_pair(ctx: Context, first: str, second: str, *, benchmark: str | None = 
         for other in sides[1]:
             if one.version_id == other.version_id:
                 refuse_unlike(one, other)
-    raise NotFound(f"“{first}” and “{second}” have no benchmark in common.", remedy="Evaluate both on the same benchmark.")
+    raise NotFound(
+        f"“{first}” and “{second}” have no benchmark in common.", remedy="Evaluate both on the same benchmark."
+    )
 
 
-def compare_with_baseline(ctx: Context, baseline: str, others: Sequence[str], *, metric: str | None = None) -> list[BaselineComparison]:
-    """Compare evaluations with a baseline's; p values are adjusted over those that have one. Raises what `compare` raises."""
+def compare_with_baseline(
+    ctx: Context, baseline: str, others: Sequence[str], *, metric: str | None = None
+) -> list[BaselineComparison]:
+    """Compare evaluations with a baseline's; p values are adjusted over those that have one. Raises what `compare`
+    raises.
+    """
     comparisons = [compare(ctx, baseline, other, metric=metric) for other in others]
     known = [comparison.p_value for comparison in comparisons if comparison.p_value is not None]
     adjusted = iter(zip(holm(known), benjamini_hochberg(known), strict=True))
     return [
-        BaselineComparison(comparison, *(next(adjusted) if comparison.p_value is not None else (None, None))) for comparison in comparisons
+        BaselineComparison(comparison, *(next(adjusted) if comparison.p_value is not None else (None, None)))
+        for comparison in comparisons
     ]
 
 
@@ -82,7 +100,9 @@ def _finished(ctx: Context, name: str, benchmark: str | None) -> list[Evaluation
 
 @dataclass(frozen=True)
 class BenchmarkDifference:
-    """Second minus first on one benchmark. `p_adjusted` is corrected by Holm for all benchmarks of the list; `better` follows it."""
+    """Second minus first on one benchmark. `p_adjusted` is corrected by Holm for all benchmarks of the list; `better`
+    follows it.
+    """
 
     column: Column
     first: EvaluationView
@@ -96,7 +116,8 @@ class BenchmarkDifference:
 
 
 def compare_across(ctx: Context, first_id: str, second_id: str) -> list[BenchmarkDifference]:
-    """Compare the newest like evaluations of two subjects, checkpoints or endpoints, on every benchmark, by each one's main metric.
+    """Compare the newest like evaluations of two subjects, checkpoints or endpoints, on every benchmark, by each one's
+    main metric.
 
     Benchmarks that can't be paired (other items, a metric of pairs) are left out. Reads packed values, no items.
     """
@@ -122,6 +143,8 @@ def compare_across(ctx: Context, first_id: str, second_id: str) -> list[Benchmar
         p_adjusted = next(adjusted) if paired.p_value is not None else None
         better = better_of(p_adjusted, paired.difference, lower=is_lower_better(metric))
         differences.append(
-            BenchmarkDifference(column, first, second, metric, paired.n, paired.difference, paired.p_value, p_adjusted, better)
+            BenchmarkDifference(
+                column, first, second, metric, paired.n, paired.difference, paired.p_value, p_adjusted, better
+            )
         )
     return differences

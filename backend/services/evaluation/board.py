@@ -1,4 +1,6 @@
-"""The board of evaluations: a matrix of checkpoints by benchmarks, the metric it shows, and who is first in each column."""
+"""The board of evaluations: a matrix of checkpoints by benchmarks, the metric it shows, and who is first in each
+column.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,12 @@ LIMIT = 5000
 class Column:
     """A benchmark with its settings: evaluations in one column may be compared. `config` launches another one.
 
-    `metric` is the headline, the main metric on every page; where all its scores are 0, `telling` is another one that orders them.
+    `metric` is the headline, the main metric on every page; where all its scores are 0, `telling` is another one that
+    orders them.
 
-    `title` is the task's, or the dataset's name without a task; `detail` sets it apart from another column of the same title. `metrics` are
-    those that its scores have, averages over subgroups among them; `averages` says over what those are taken.
+    `title` is the task's, or the dataset's name without a task; `detail` sets it apart from another column of the same
+    title. `metrics` are those that its scores have, averages over subgroups among them; `averages` says over what those
+    are taken.
     """
 
     key: str
@@ -52,7 +56,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A checkpoint in a column: its newest finished evaluation, and one that is active or ended without scores if that is newer."""
+    """A checkpoint in a column: its newest finished evaluation, and one that is active or ended without scores if that
+    is newer.
+    """
 
     finished: EvaluationView | None = None
     pending: EvaluationView | None = None
@@ -92,7 +98,8 @@ class BoardRow:
 class Board:
     """Columns by title, rows by their newest evaluation. `imported` rows take no part in ranks.
 
-    `without_scores` are evaluations that failed or were stopped, with settings that no scores exist for: they have no column.
+    `without_scores` are evaluations that failed or were stopped, with settings that no scores exist for: they have no
+    column.
     """
 
     columns: tuple[Column, ...]
@@ -103,7 +110,9 @@ class Board:
     @property
     def is_active(self) -> bool:
         """Return whether an evaluation on the board is queued or running."""
-        return any(cell.pending is not None and cell.pending.is_active for row in self.rows for cell in row.cells.values())
+        return any(
+            cell.pending is not None and cell.pending.is_active for row in self.rows for cell in row.cells.values()
+        )
 
     def column(self, key: str) -> Column | None:
         """Return the column of a key, if there is one."""
@@ -137,8 +146,12 @@ def read_board(ctx: Context) -> Board:
     ended = {key for key, members in columns.items() if key not in scored and not any(e.is_active for e in members)}
     ended = set() if len(ended) == len(columns) else ended
     without_scores = tuple(evaluation for key in ended for evaluation in columns.pop(key))
-    shown = [replace(row, cells={key: cell for key, cell in row.cells.items() if key not in ended}) for row in rows.values()]
-    ordered = _distinct(sorted((_column(key, members) for key, members in columns.items()), key=lambda column: column.label.casefold()))
+    shown = [
+        replace(row, cells={key: cell for key, cell in row.cells.items() if key not in ended}) for row in rows.values()
+    ]
+    ordered = _distinct(
+        sorted((_column(key, members) for key, members in columns.items()), key=lambda column: column.label.casefold())
+    )
     return Board(ordered, tuple(row for row in shown if row.cells), _imported(ctx, ordered), without_scores)
 
 
@@ -166,7 +179,9 @@ def caveats_of(evaluation: EvaluationView) -> tuple[str, ...]:
 
 
 def void_reason_of(evaluation: EvaluationView) -> str:
-    """Return why the scores of an evaluation are none of the benchmark, as where every item was truncated; empty where they are."""
+    """Return why the scores of an evaluation are none of the benchmark, as where every item was truncated; empty where
+    they are.
+    """
     facts = evaluation.facts
     return void_reason(items=facts.items or 0, truncated=facts.truncated_items, capped=facts.capped_items)
 
@@ -177,8 +192,12 @@ def cuts_of(evaluation: EvaluationView) -> Cuts:
     return Cuts(facts.items or 0, facts.context, facts.truncated_items, facts.capped_items)
 
 
-def rank_board(ctx: Context, board: Board, keys: Sequence[str], *, metrics: Mapping[str, str] | None = None) -> dict[str, dict[str, Rank]]:
-    """Return the rank of each evaluation in each of some columns, by column and evaluation. Reads packed values, no items."""
+def rank_board(
+    ctx: Context, board: Board, keys: Sequence[str], *, metrics: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Rank]]:
+    """Return the rank of each evaluation in each of some columns, by column and evaluation. Reads packed values, no
+    items.
+    """
     chosen = metrics or {}
     ranks: dict[str, dict[str, Rank]] = {}
     for column in board.columns:
@@ -189,7 +208,9 @@ def rank_board(ctx: Context, board: Board, keys: Sequence[str], *, metrics: Mapp
 
 
 def _settings_key(evaluation: EvaluationView) -> str:
-    settings = evaluation.settings if evaluation.endpoint is None else {**evaluation.settings, "engine": "fast"}  # beside checkpoints
+    settings = (
+        evaluation.settings if evaluation.endpoint is None else {**evaluation.settings, "engine": "fast"}
+    )  # beside checkpoints
     text = json.dumps([evaluation.version_id, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -206,7 +227,9 @@ def _add_to_cell(cell: Cell, evaluation: EvaluationView, *, has_scores: bool) ->
 def _column(key: str, evaluations: Sequence[EvaluationView]) -> Column:
     newest = next((one for one in evaluations if one.endpoint is None), evaluations[0])
     metrics = tuple(dict.fromkeys(score.metric for evaluation in evaluations for score in evaluation.totals))
-    values = {metric: [score.value for e in evaluations if (score := e.score(metric)) is not None] for metric in metrics}
+    values = {
+        metric: [score.value for e in evaluations if (score := e.score(metric)) is not None] for metric in metrics
+    }
     headline = newest.main_metric if newest.main_metric in metrics else next(iter(metrics), newest.main_metric)
     return Column(
         key=key,
@@ -236,9 +259,13 @@ def _detail(evaluation: EvaluationView) -> str:
 
 
 def _distinct(columns: Sequence[Column]) -> tuple[Column, ...]:
-    """Add their datasets to columns whose labels are the same, then a number where they differ in a setting that no label names."""
+    """Add their datasets to columns whose labels are the same, then a number where they differ in a setting that no
+    label names.
+    """
     labels = [column.label for column in columns]
-    columns = [_add_detail(column, column.benchmark) if labels.count(column.label) > 1 else column for column in columns]
+    columns = [
+        _add_detail(column, column.benchmark) if labels.count(column.label) > 1 else column for column in columns
+    ]
     labels = [column.label for column in columns]
     distinct = []
     for place, column in enumerate(columns):
@@ -257,7 +284,11 @@ def _add_detail(column: Column, text: str) -> Column:
 
 def _imported(ctx: Context, columns: Sequence[Column]) -> tuple[ImportedRow, ...]:
     with ctx.db.read() as session:
-        stored = list(session.scalars(select(ImportedEvaluation).order_by(ImportedEvaluation.created_at.desc(), ImportedEvaluation.id)))
+        stored = list(
+            session.scalars(
+                select(ImportedEvaluation).order_by(ImportedEvaluation.created_at.desc(), ImportedEvaluation.id)
+            )
+        )
     rows: dict[tuple[str, str], ImportedRow] = {}
     for one in stored:
         row = rows.setdefault((one.model, one.content_hash), ImportedRow(one.id, one.model, one.source, {}))
@@ -273,5 +304,7 @@ def read_scores(stored: Sequence[Mapping[str, Any]]) -> tuple[ScoreView, ...]:
     for one in stored:
         value, stderr = float(one["value"]), one.get("stderr")
         low, high = (None, None) if stderr is None else (value - 1.96 * stderr, value + 1.96 * stderr)
-        scores.append(ScoreView(one["metric"], value, stderr, low, high, one.get("n") or 0, "as imported, 1.96 standard errors"))
+        scores.append(
+            ScoreView(one["metric"], value, stderr, low, high, one.get("n") or 0, "as imported, 1.96 standard errors")
+        )
     return tuple(scores)

@@ -17,14 +17,19 @@ Against = Literal["lm_eval", "plain"]
 LABEL: dict[Against, str] = {"lm_eval": "lm-eval", "plain": "the plain engine"}
 
 
-def launch_check(ctx: Context, evaluation_id: str, *, person: Person, against: Against = "lm_eval", items: int = 0) -> JobView:
-    """Queue the check of a finished evaluation on randomly drawn items (0: all). Read it with `read_check` once the job has finished.
+def launch_check(
+    ctx: Context, evaluation_id: str, *, person: Person, against: Against = "lm_eval", items: int = 0
+) -> JobView:
+    """Queue the check of a finished evaluation on randomly drawn items (0: all). Read it with `read_check` once the job
+    has finished.
 
     Raises NotFound, NotAllowed, Conflict if the evaluation has not finished, InvalidInput for a negative number.
     """
     require_builder(person)
     if items < 0:
-        raise InvalidInput(f"{items} items can't be checked.", remedy="Give a positive number, or 0 for all.", field="items")
+        raise InvalidInput(
+            f"{items} items can't be checked.", remedy="Give a positive number, or 0 for all.", field="items"
+        )
     evaluation = get_evaluation(ctx, evaluation_id)
     if evaluation.status is not Status.FINISHED:
         raise Conflict(f"The evaluation is {evaluation.status}.", remedy="Check it when it has finished.")
@@ -36,8 +41,12 @@ def launch_check(ctx: Context, evaluation_id: str, *, person: Person, against: A
     with ctx.db.write() as session:
         row = session.get(Job, evaluation.job_id) if evaluation.job_id else None
         if row is None:
-            raise NotFound("The evaluation was imported, so its items are not at hand.", remedy="Evaluate the checkpoint here.")
-        payload = EvaluatePayload.read(row.payload).model_copy(update={"check": CheckRequest(against=against, items=items)})
+            raise NotFound(
+                "The evaluation was imported, so its items are not at hand.", remedy="Evaluate the checkpoint here."
+            )
+        payload = EvaluatePayload.read(row.payload).model_copy(
+            update={"check": CheckRequest(against=against, items=items)}
+        )
         title = f"{evaluation.benchmark} on {evaluation.checkpoint}, checked against {LABEL[against]}"
         job = add_job(session, ctx, payload, title=title, created_by=person.id)
         session.flush()
@@ -51,6 +60,8 @@ def read_check(ctx: Context, evaluation_id: str) -> EngineCheck | None:
     with ctx.db.read() as session:
         row = session.get(Evaluation, evaluation_id)
         if row is None:
-            raise NotFound("There is no such evaluation.", remedy="It may belong to another installation; see the list.")
+            raise NotFound(
+                "There is no such evaluation.", remedy="It may belong to another installation; see the list."
+            )
         stored = row.config.get("check")
     return EngineCheck.model_validate(stored) if stored else None

@@ -44,7 +44,16 @@ ENOUGH_SHARED = 0.9
 """Share of the best's items that a checkpoint must have answered to be judged with the others."""
 MAX_RANKED = 100
 FACTS_THAT_MUST_AGREE = ("used_chat_template", "unit", "number_format")
-_COUNTS = {"items", "chance", "tokens", "prompt_tokens", "completion_tokens", "price_usd", "audit_items", "audit_difference"}
+_COUNTS = {
+    "items",
+    "chance",
+    "tokens",
+    "prompt_tokens",
+    "completion_tokens",
+    "price_usd",
+    "audit_items",
+    "audit_difference",
+}
 _KINDS_OF_ITEMS = {"truncated_items", "capped_items", "tied_items", "missing_items", "lost_items"}
 RESULTS_AMONG_FACTS = frozenset({*_COUNTS, *_KINDS_OF_ITEMS, "weights_hash", "endpoint", "url", "model", "judge"})
 """Facts that are counts of the outcome or name the subject, not conditions."""
@@ -83,9 +92,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Rank:
-    """A rank in a column. `p_adjusted`: adjusted p value of "shares first place"; None for the best score or where it can't be computed.
+    """A rank in a column. `p_adjusted`: adjusted p value of "shares first place"; None for the best score or where it
+    can't be computed.
 
-    `rank_low` and `rank_high` enclose the rank, those of all checkpoints together with 95 % confidence; None where there is no test.
+    `rank_low` and `rank_high` enclose the rank, those of all checkpoints together with 95 % confidence; None where
+    there is no test.
     """
 
     evaluation: EvaluationView
@@ -99,8 +110,8 @@ class Rank:
 def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None = None) -> Comparison:
     """Compare two finished evaluations of the same benchmark, item by item.
 
-    Raises Conflict, naming every reason, where they were not asked the same way or have not finished, InvalidInput for a metric that
-    they do not have or fewer than two items in common.
+    Raises Conflict, naming every reason, where they were not asked the same way or have not finished, InvalidInput for
+    a metric that they do not have or fewer than two items in common.
     """
     first, second = get_evaluation(ctx, first_id), get_evaluation(ctx, second_id)
     refuse_unlike(first, second)
@@ -132,26 +143,41 @@ def refuse_unlike(first: EvaluationView, second: EvaluationView) -> None:
     """Raise Conflict unless two evaluations have finished and were asked the same questions in the same way."""
     for evaluation in (first, second):
         if evaluation.status is not Status.FINISHED or not evaluation.scores:
-            raise Conflict(f"The evaluation of “{evaluation.checkpoint}” is {evaluation.status}.", remedy="Compare finished ones.")
+            raise Conflict(
+                f"The evaluation of “{evaluation.checkpoint}” is {evaluation.status}.", remedy="Compare finished ones."
+            )
     across = first.endpoint is not None or second.endpoint is not None
     reasons = unlike_settings(_decisive(first, across=across), _decisive(second, across=across))
     if reasons:
         chat = first.facts.used_chat_template != second.facts.used_chat_template
-        remedy = "Evaluate both with the chat template on, or both with it off." if chat else "Evaluate both with the same settings."
-        raise Conflict(f"These evaluations can't be compared, because they differ in {', and in '.join(reasons)}.", remedy=remedy)
+        remedy = (
+            "Evaluate both with the chat template on, or both with it off."
+            if chat
+            else "Evaluate both with the same settings."
+        )
+        raise Conflict(
+            f"These evaluations can't be compared, because they differ in {', and in '.join(reasons)}.", remedy=remedy
+        )
 
 
 def unlike_facts(first: EvaluationView, second: EvaluationView) -> tuple[str, ...]:
-    """Return the recorded facts in which two comparable evaluations differ, one phrase each: `device (cpu and cuda)`."""
+    """Return the recorded facts in which two comparable evaluations differ, one phrase each: `device (cpu and
+    cuda)`.
+    """
     facts = [evaluation.facts.model_dump() for evaluation in (first, second)]
     return tuple(
-        f"{FACT_WORDS.get(name, name.replace('_', ' '))} ({_fact_text(facts[0][name])} and {_fact_text(facts[1][name])})"
+        f"{FACT_WORDS.get(name, name.replace('_', ' '))} ({_fact_text(facts[0][name])} and"
+        f" {_fact_text(facts[1][name])})"
         for name in facts[0]
         if name not in RESULTS_AMONG_FACTS and facts[0][name] != facts[1][name]
     )
 
 
-FACT_WORDS = {"bos": "begin token before each text", "stored_dtype": "stored number format", "number_format": "number format"}
+FACT_WORDS = {
+    "bos": "begin token before each text",
+    "stored_dtype": "stored number format",
+    "number_format": "number format",
+}
 
 
 def _fact_text(value: Any) -> str:
@@ -159,14 +185,20 @@ def _fact_text(value: Any) -> str:
 
 
 def _decisive(evaluation: EvaluationView, *, across: bool = False) -> dict[str, Any]:
-    """Return what must agree. `across`: between an endpoint and another subject, whose engines and number formats are their own."""
-    settings = {name: value for name, value in evaluation.settings.items() if name != "chat"}  # what it came to is in the facts
+    """Return what must agree. `across`: between an endpoint and another subject, whose engines and number formats are
+    their own.
+    """
+    settings = {
+        name: value for name, value in evaluation.settings.items() if name != "chat"
+    }  # what it came to is in the facts
     decisive = {**settings, **{name: getattr(evaluation.facts, name) for name in FACTS_THAT_MUST_AGREE}}
     return {name: value for name, value in decisive.items() if not (across and name in PART_OF_AN_ENDPOINT)}
 
 
 def better_of(p_value: float | None, difference: Estimate, *, lower: bool) -> str | None:
-    """Return which of two is significantly better, "first" or "second"; None while undecided. `lower`: less of the metric is better."""
+    """Return which of two is significantly better, "first" or "second"; None while undecided. `lower`: less of the
+    metric is better.
+    """
     if p_value is None or p_value >= ALPHA:
         return None
     return "second" if (difference.value < 0) == lower else "first"
@@ -187,15 +219,21 @@ def _flips(
     changed.sort(key=lambda key: -abs(after[key].get(metric, 0.0) - before[key].get(metric, 0.0)))
     largest = changed[:MAX_FLIPS]
     items: dict[str, dict[str, ItemView]] = {first_id: {}, second_id: {}}
-    query = select(EvaluationItem).where(EvaluationItem.evaluation_id.in_([first_id, second_id]), EvaluationItem.item_hash.in_(largest))
+    query = select(EvaluationItem).where(
+        EvaluationItem.evaluation_id.in_([first_id, second_id]), EvaluationItem.item_hash.in_(largest)
+    )
     with ctx.db.read() as session:
         for row in session.scalars(query):
-            items[row.evaluation_id][row.item_hash] = ItemView(row.item_hash, row.position, dict(row.values), dict(row.shown))
+            items[row.evaluation_id][row.item_hash] = ItemView(
+                row.item_hash, row.position, dict(row.values), dict(row.shown)
+            )
     return tuple(Flip(items[first_id][key], items[second_id][key]) for key in largest)
 
 
 def list_comparable(ctx: Context, evaluation: EvaluationView) -> list[EvaluationView]:
-    """Return the newest finished evaluation of every other checkpoint and endpoint that may be compared with this one."""
+    """Return the newest finished evaluation of every other checkpoint and endpoint that may be compared with this
+    one.
+    """
     newest: dict[str, EvaluationView] = {}
     for other in list_evaluations(ctx, version_id=evaluation.version_id):
         across = evaluation.endpoint is not None or other.endpoint is not None
@@ -206,13 +244,17 @@ def list_comparable(ctx: Context, evaluation: EvaluationView) -> list[Evaluation
 
 
 def column_key(evaluation: EvaluationView, *, across: bool = False) -> str:
-    """Return the key of the column of evaluations comparable with this one; `across` leaves out what an endpoint brings itself."""
+    """Return the key of the column of evaluations comparable with this one; `across` leaves out what an endpoint brings
+    itself.
+    """
     decisive = json.dumps([evaluation.version_id, _decisive(evaluation, across=across)], sort_keys=True)
     return hashlib.sha256(decisive.encode()).hexdigest()[:12]
 
 
 def column_keys(evaluations: Sequence[EvaluationView]) -> dict[str, str]:
-    """Return the column of each finished evaluation by its id. An endpoint stands in the largest column of checkpoints that it fits in."""
+    """Return the column of each finished evaluation by its id. An endpoint stands in the largest column of checkpoints
+    that it fits in.
+    """
     keys = {e.id: column_key(e) for e in evaluations if e.endpoint is None}
     sizes, columns = Counter(keys.values()), dict[str, list[str]]()
     for evaluation in evaluations:
@@ -226,10 +268,11 @@ def column_keys(evaluations: Sequence[EvaluationView]) -> dict[str, str]:
 
 
 def rank_evaluations(ctx: Context, evaluations: Sequence[EvaluationView], *, metric: str | None = None) -> list[Rank]:
-    """Order comparable evaluations by a metric, best first, with those that share the first place and the interval of each rank.
+    """Order comparable evaluations by a metric, best first, with those that share the first place and the interval of
+    each rank.
 
-    All checkpoints are judged together on the items that they share (`rank_jointly`), two by their paired comparison. At most the best
-    100 are tested.
+    All checkpoints are judged together on the items that they share (`rank_jointly`), two by their paired comparison.
+    At most the best 100 are tested.
     """
     if not evaluations:
         return []
@@ -243,7 +286,16 @@ def rank_evaluations(ctx: Context, evaluations: Sequence[EvaluationView], *, met
     for index, (evaluation, score) in enumerate(placed):
         p_value, low, high = places.get(evaluation.id, (None, None, None))
         shares = index == 0 or (p_value is not None and p_value >= ALPHA)
-        ranks.append(Rank(evaluation, score, p_value if index else None, shares, low if shares or low is None else max(low, 2), high))
+        ranks.append(
+            Rank(
+                evaluation,
+                score,
+                p_value if index else None,
+                shares,
+                low if shares or low is None else max(low, 2),
+                high,
+            )
+        )
     return ranks
 
 
@@ -252,7 +304,8 @@ Place = tuple[float, int, int]
 
 
 def rank_together(ctx: Context, evaluation_ids: Sequence[str], metric: str) -> dict[str, Place]:
-    """Judge finished evaluations of one column together, best first; those that share too few items with the best are left out.
+    """Judge finished evaluations of one column together, best first; those that share too few items with the best are
+    left out.
 
     Finished evaluations never change, so the last few hundred answers are remembered.
     """
@@ -262,7 +315,9 @@ def rank_together(ctx: Context, evaluation_ids: Sequence[str], metric: str) -> d
             _PLACES.pop(next(iter(_PLACES)))
         first = get_evaluation(ctx, evaluation_ids[0])
         subgroups = packed_subgroups_of(ctx, first, metric)
-        _PLACES[remembered] = _judge(read_item_values(ctx, evaluation_ids), list(evaluation_ids), metric, subgroups=subgroups)
+        _PLACES[remembered] = _judge(
+            read_item_values(ctx, evaluation_ids), list(evaluation_ids), metric, subgroups=subgroups
+        )
     return _PLACES[remembered]
 
 
@@ -276,7 +331,9 @@ def _judge(
     keys, judged = values[evaluation_ids[0]].keys, list[str]()
     for one in evaluation_ids:
         shared = np.intersect1d(keys, values[one].keys, assume_unique=True)
-        if len(shared) >= max(2.0, ENOUGH_SHARED * len(keys)):  # one that answered other items must not cost the others theirs
+        if len(shared) >= max(
+            2.0, ENOUGH_SHARED * len(keys)
+        ):  # one that answered other items must not cost the others theirs
             keys, judged = shared, [*judged, one]
     if len(judged) < 2:
         return {}
@@ -287,15 +344,23 @@ def _judge(
         column not in values[one].metrics or f"{metric}:0" in values[one].metrics for one in judged
     ):  # a corpus metric has no item scores
         return {}
-    scores = np.column_stack([table[:, values[one].metrics.index(column)] for one, table in zip(judged, tables, strict=True)])
+    scores = np.column_stack(
+        [table[:, values[one].metrics.index(column)] for one, table in zip(judged, tables, strict=True)]
+    )
     first = values[judged[0]]
     clusters = tables[0][:, first.metrics.index(CLUSTER)] if CLUSTER in first.metrics else None
     known = np.isfinite(scores).all(axis=1)
     if known.sum() < 2:
         return {}
     scores, labels = scores[known], None if clusters is None else clusters[known].tolist()
-    parts = None if subgroups is None else np.unique([subgroups.get(int(key), "") for key in keys[known]], return_inverse=True)[1]
-    weighted = scores if parts is None else scores / np.bincount(parts)[parts, None]  # so that the sum is that of the subgroups' means
+    parts = (
+        None
+        if subgroups is None
+        else np.unique([subgroups.get(int(key), "") for key in keys[known]], return_inverse=True)[1]
+    )
+    weighted = (
+        scores if parts is None else scores / np.bincount(parts)[parts, None]
+    )  # so that the sum is that of the subgroups' means
     joint = rank_jointly(weighted, clusters=labels, lower_is_better=is_lower_better(metric))
     p_first = joint.p_first
     if len(judged) == 2 and metric not in CORPUS_SIZE:  # two: as their comparison says
@@ -304,7 +369,9 @@ def _judge(
     return dict(zip(judged, zip(p_first, joint.rank_low, joint.rank_high, strict=True), strict=True))
 
 
-def _pair_columns(scores: FloatArray, labels: list[float] | None, parts: npt.NDArray[np.intp] | None) -> PairedComparison:
+def _pair_columns(
+    scores: FloatArray, labels: list[float] | None, parts: npt.NDArray[np.intp] | None
+) -> PairedComparison:
     """Pair two columns of scores, subgroup by subgroup where `parts` numbers them."""
 
     def pairing(rows: npt.NDArray[np.intp]) -> Pairing:

@@ -19,10 +19,11 @@ from backend.services.evaluation.evaluations import EvaluationView
 
 @dataclass(frozen=True)
 class ContaminationCheck:
-    """Contaminated items of an evaluation by position. `checked`: datasets with a report that searched them for this benchmark.
+    """Contaminated items of an evaluation by position. `checked`: datasets with a report that searched them for this
+    benchmark.
 
-    `unchecked` are the other datasets that the checkpoint or an ancestor was trained on. `is_complete` is False where a report found more
-    items than it lists; then there are no `scores`.
+    `unchecked` are the other datasets that the checkpoint or an ancestor was trained on. `is_complete` is False where a
+    report found more items than it lists; then there are no `scores`.
     """
 
     positions: frozenset[int]
@@ -33,7 +34,9 @@ class ContaminationCheck:
 
 
 def check_contamination(ctx: Context, evaluation: EvaluationView, *, with_scores: bool = True) -> ContaminationCheck:
-    """Return the contaminated items of an evaluation and, if asked, its scores with and without them, which reads every item."""
+    """Return the contaminated items of an evaluation and, if asked, its scores with and without them, which reads every
+    item.
+    """
     trained_on = _trained_on(ctx, evaluation.checkpoint_id) if evaluation.checkpoint_id else {}
     name, offset = evaluation.benchmark.partition("@")[0], _offset(ctx, evaluation)
     positions: set[int] = set()
@@ -45,7 +48,9 @@ def check_contamination(ctx: Context, evaluation: EvaluationView, *, with_scores
         if report is None:
             continue
         checked.append(label)
-        numbers = {overlap.item for overlap in report.contamination if overlap.benchmark == name and overlap.split == "train"}
+        numbers = {
+            overlap.item for overlap in report.contamination if overlap.benchmark == name and overlap.split == "train"
+        }
         listed = {overlap.item for overlap in report.contamination if overlap.benchmark == name}
         is_complete &= all(one.found <= len(listed) for one in report.benchmarks if one.name == name)
         positions |= {number - 1 - offset for number in numbers}
@@ -58,7 +63,9 @@ def _trained_on(ctx: Context, checkpoint_id: str) -> dict[str, str]:
     """Return the dataset versions that a checkpoint and its ancestors were trained on: id to `name@version`."""
     labels = {one.run_id: one.dataset for one in list_lineage(ctx, checkpoint_id) if one.run_id and one.dataset}
     with ctx.db.read() as session:
-        rows = session.execute(select(Run.id, Run.dataset_version_id).where(Run.id.in_(labels), Run.dataset_version_id.is_not(None)))
+        rows = session.execute(
+            select(Run.id, Run.dataset_version_id).where(Run.id.in_(labels), Run.dataset_version_id.is_not(None))
+        )
         return {str(version): str(labels[run_id]) for run_id, version in rows}
 
 
@@ -67,15 +74,28 @@ def _report_on(ctx: Context, version_id: str, *, benchmark_id: str) -> str | Non
     query = (
         select(Analysis.id, Analysis.config)
         .join(Job, Job.id == Analysis.job_id)
-        .where(Analysis.kind == JobKind.DATA_REPORT.value, Analysis.dataset_version_id == version_id, Job.status == Status.FINISHED)
+        .where(
+            Analysis.kind == JobKind.DATA_REPORT.value,
+            Analysis.dataset_version_id == version_id,
+            Job.status == Status.FINISHED,
+        )
         .order_by(Analysis.created_at.desc())
     )
     with ctx.db.read() as session:
-        return next((report_id for report_id, config in session.execute(query) if json.dumps(benchmark_id) in json.dumps(config)), None)
+        return next(
+            (
+                report_id
+                for report_id, config in session.execute(query)
+                if json.dumps(benchmark_id) in json.dumps(config)
+            ),
+            None,
+        )
 
 
 def _offset(ctx: Context, evaluation: EvaluationView) -> int:
-    """Return how many items a report counts before the first that was scored: those of the train split, where validation was scored."""
+    """Return how many items a report counts before the first that was scored: those of the train split, where
+    validation was scored.
+    """
     if evaluation.settings.get("split") != "val":
         return 0
     with ctx.db.read() as session:

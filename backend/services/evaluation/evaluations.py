@@ -43,7 +43,9 @@ from backend.services.jobs.jobs import add_job, request_stop, wake
 
 @dataclass(frozen=True)
 class ScoreView:
-    """An evaluation's number with its error and interval, computed by `method`, over all items or those of a `subgroup`."""
+    """An evaluation's number with its error and interval, computed by `method`, over all items or those of a
+    `subgroup`.
+    """
 
     metric: str
     value: float
@@ -112,15 +114,23 @@ class EvaluationView:
         return next((score for score in self.totals if score.metric == metric), None)
 
     def average_of(self, metric: str) -> str:
-        """Return over what a metric of a benchmark with subgroups is averaged: `macro over 57 subgroups`; empty without subgroups."""
+        """Return over what a metric of a benchmark with subgroups is averaged: `macro over 57 subgroups`; empty without
+        subgroups.
+        """
         groups, name = self.config.task.groups if self.config.task else {}, metric.partition(":")[0]
-        subgroups = [score.subgroup for score in self.scores if score.subgroup and score.metric == name and score.subgroup not in groups]
+        subgroups = [
+            score.subgroup
+            for score in self.scores
+            if score.subgroup and score.metric == name and score.subgroup not in groups
+        ]
         return describe_average(metric, [score.metric for score in self.totals], num_subgroups=len(subgroups))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Preview of an evaluation. `power`: what a comparison of two checkpoints on these items can detect; None for texts."""
+    """Preview of an evaluation. `power`: what a comparison of two checkpoints on these items can detect; None for
+    texts.
+    """
 
     kind: EvaluationKind
     split: str
@@ -142,35 +152,50 @@ def launch_evaluation(
     idempotency_key: str | None = None,
     again: bool = False,
 ) -> EvaluationView:
-    """Queue the evaluation of a checkpoint or an endpoint (name or id) on a benchmark (`name`, `name@version`, any dataset with text).
+    """Queue the evaluation of a checkpoint or an endpoint (name or id) on a benchmark (`name`, `name@version`, any
+    dataset with text).
 
-    A measurement that was made already, or is under way, with the same settings is returned as `reused`, unless `again`; that of an
-    endpoint which failed or was stopped is resumed. Raises
-    NotFound, Conflict if subject or dataset is not ready, InvalidInput if the dataset or the endpoint can't be scored that way, NotAllowed.
+    A measurement that was made already, or is under way, with the same settings is returned as `reused`, unless
+    `again`; that of an endpoint which failed or was stopped is resumed. Raises NotFound, Conflict if subject or dataset
+    is not ready, InvalidInput if the dataset or the endpoint can't be scored that way, NotAllowed.
     """
     require_builder(person)
     config = config or EvaluationConfig()
     if kind is not None:
         config = EvaluationConfig.model_validate({**config.model_dump(), "kind": kind})
-    subject, version = resolve_subject(ctx, checkpoint, endpoint, model=model), resolve_benchmark(ctx, benchmark, task=config.task)
+    subject, version = (
+        resolve_subject(ctx, checkpoint, endpoint, model=model),
+        resolve_benchmark(ctx, benchmark, task=config.task),
+    )
     chosen, split = _choose(ctx, version, config)
     if isinstance(subject, EvaluatedEndpointView):
         check_request(subject.name, config, chosen, subject.capabilities)
     if config.task is not None:
         check_task(ctx, config.task, version, split=split, config=config)
-    engine, identity = (ENGINE, identity_of(ctx, subject)) if isinstance(subject, EvaluatedEndpointView) else (None, subject.id)
-    settings = settings_of(config, kind=chosen, dataset_hash=version.content_hash or version.id, split=split, engine=engine)
+    engine, identity = (
+        (ENGINE, identity_of(ctx, subject)) if isinstance(subject, EvaluatedEndpointView) else (None, subject.id)
+    )
+    settings = settings_of(
+        config, kind=chosen, dataset_hash=version.content_hash or version.id, split=split, engine=engine
+    )
     judge = resolve_task_judge(ctx, config)
     settings |= {"judge": judge[1]} if judge else {}
     fingerprint = fingerprint_of(settings, subject=identity)
     with ctx.db.write() as session:
         if isinstance(subject, CheckpointView):
             require_writer(session, subject.id)
-        existing_id = _already_there(session, fingerprint=None if again else fingerprint, idempotency_key=idempotency_key)
+        existing_id = _already_there(
+            session, fingerprint=None if again else fingerprint, idempotency_key=idempotency_key
+        )
         evaluation_id = existing_id
         if evaluation_id is None and isinstance(subject, EvaluatedEndpointView) and not again:
             evaluation_id = resume_evaluation(
-                session, ctx, fingerprint=fingerprint, target=target_of(ctx, subject), judge=judge[0] if judge else None, person=person
+                session,
+                ctx,
+                fingerprint=fingerprint,
+                target=target_of(ctx, subject),
+                judge=judge[0] if judge else None,
+                person=person,
             )
         evaluation_id = evaluation_id or _add_evaluation(
             session,
@@ -194,10 +219,18 @@ def launch_evaluation(
 def resolve_subject(
     ctx: Context, checkpoint: str | None, endpoint: str | None, *, model: str = ""
 ) -> CheckpointView | EvaluatedEndpointView:
-    """Return the checkpoint or the endpoint that is named. Raises InvalidInput unless one of them is, and what resolving them raises."""
+    """Return the checkpoint or the endpoint that is named. Raises InvalidInput unless one of them is, and what
+    resolving them raises.
+    """
     if (checkpoint is None) == (endpoint is None):
-        raise InvalidInput("An evaluation has one subject.", remedy="Name a checkpoint or an endpoint.", field="checkpoint")
-    return resolve_checkpoint(ctx, checkpoint) if checkpoint is not None else resolve_evaluated(ctx, endpoint or "", model=model)
+        raise InvalidInput(
+            "An evaluation has one subject.", remedy="Name a checkpoint or an endpoint.", field="checkpoint"
+        )
+    return (
+        resolve_checkpoint(ctx, checkpoint)
+        if checkpoint is not None
+        else resolve_evaluated(ctx, endpoint or "", model=model)
+    )
 
 
 def launch_again(ctx: Context, evaluation: EvaluationView, *, person: Person, again: bool = False) -> EvaluationView:
@@ -242,7 +275,9 @@ def _already_there(session: Session, *, fingerprint: str | None, idempotency_key
             return existing_id
     if fingerprint is None:
         return None
-    return session.scalar(query.where(Evaluation.fingerprint == fingerprint, Job.status.in_([*ACTIVE, Status.FINISHED])))
+    return session.scalar(
+        query.where(Evaluation.fingerprint == fingerprint, Job.status.in_([*ACTIVE, Status.FINISHED]))
+    )
 
 
 def _add_evaluation(
@@ -264,7 +299,9 @@ def _add_evaluation(
     is_endpoint = isinstance(subject, EvaluatedEndpointView)
     row = Evaluation(
         checkpoint_id=None if is_endpoint else subject.id,
-        endpoint_id=store_own(session, ctx, subject, person=person) if isinstance(subject, EvaluatedEndpointView) else None,
+        endpoint_id=(
+            store_own(session, ctx, subject, person=person) if isinstance(subject, EvaluatedEndpointView) else None
+        ),
         dataset_version_id=version.id,
         kind=kind.value,
         fingerprint=fingerprint,
@@ -326,14 +363,21 @@ def get_evaluation(ctx: Context, evaluation_id: str) -> EvaluationView:
     with ctx.db.read() as session:
         row = session.get(Evaluation, evaluation_id)
         if row is None:
-            raise NotFound("There is no such evaluation.", remedy="It may belong to another installation; see the list.")
+            raise NotFound(
+                "There is no such evaluation.", remedy="It may belong to another installation; see the list."
+            )
         return _views(session, [row])[0]
 
 
 def get_evaluations(ctx: Context, evaluation_ids: Sequence[str]) -> list[EvaluationView]:
     """Return the evaluations with these ids, in their order; unknown ids are skipped."""
     with ctx.db.read() as session:
-        views = {one.id: one for one in _views(session, session.scalars(select(Evaluation).where(Evaluation.id.in_(evaluation_ids))).all())}
+        views = {
+            one.id: one
+            for one in _views(
+                session, session.scalars(select(Evaluation).where(Evaluation.id.in_(evaluation_ids))).all()
+            )
+        }
     return [views[one] for one in evaluation_ids if one in views]
 
 
@@ -341,7 +385,9 @@ def _views(session: Session, rows: Sequence[Evaluation]) -> list[EvaluationView]
     ids = [row.id for row in rows]
     scores: dict[str, list[ScoreView]] = {}
     for s in session.scalars(select(Score).where(Score.evaluation_id.in_(ids)).order_by(Score.id)):
-        scores.setdefault(s.evaluation_id, []).append(ScoreView(s.metric, s.value, s.stderr, s.low, s.high, s.n, s.method, s.subgroup))
+        scores.setdefault(s.evaluation_id, []).append(
+            ScoreView(s.metric, s.value, s.stderr, s.low, s.high, s.n, s.method, s.subgroup)
+        )
     checkpoint_ids = {r.checkpoint_id for r in rows if r.checkpoint_id}
     names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(checkpoint_ids))).all())
     endpoints = read_subjects(session, (r.endpoint_id for r in rows if r.endpoint_id))
@@ -368,7 +414,12 @@ def _views(session: Session, rows: Sequence[Evaluation]) -> list[EvaluationView]
 
 
 def _view(
-    row: Evaluation, checkpoint: str, benchmark: str, job: Job | None, scores: Sequence[ScoreView], endpoint: EvaluatedEndpointView | None
+    row: Evaluation,
+    checkpoint: str,
+    benchmark: str,
+    job: Job | None,
+    scores: Sequence[ScoreView],
+    endpoint: EvaluatedEndpointView | None,
 ) -> EvaluationView:
     return EvaluationView(
         id=row.id,

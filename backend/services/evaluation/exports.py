@@ -25,13 +25,16 @@ SHOWN_ITEMS = 200
 
 
 def export_evaluation(ctx: Context, evaluation_id: str, *, form: ExportFormat) -> bytes:
-    """Return a finished evaluation as a file: CSV of its items, an HTML report, or a zip of lm-evaluation-harness' two files.
+    """Return a finished evaluation as a file: CSV of its items, an HTML report, or a zip of lm-evaluation-harness' two
+    files.
 
     Raises NotFound, and Conflict before it has scores.
     """
     evaluation = get_evaluation(ctx, evaluation_id)
     if not evaluation.scores:
-        raise Conflict(f"The evaluation of “{evaluation.checkpoint}” has no scores yet.", remedy="Export it when it has finished.")
+        raise Conflict(
+            f"The evaluation of “{evaluation.checkpoint}” has no scores yet.", remedy="Export it when it has finished."
+        )
     items = _items(ctx, evaluation.id)
     if form == "csv":
         return write_csv([_item_cells(item) for item in items]).encode()
@@ -82,9 +85,19 @@ def board_html(ctx: Context) -> str:
             }
             for place, rank in enumerate(ranks[column.key].values(), 1)
         ]
-        sections.append(Section(column.label, rows, "Places by one joint test on the shared items; intervals are of each score alone."))
+        sections.append(
+            Section(
+                column.label, rows, "Places by one joint test on the shared items; intervals are of each score alone."
+            )
+        )
     imported = [
-        {"Model": row.model, "Benchmark": column.label, "Metric": score.metric, "Score": score.value, "Source": row.source}
+        {
+            "Model": row.model,
+            "Benchmark": column.label,
+            "Metric": score.metric,
+            "Score": score.value,
+            "Source": row.source,
+        }
         for row in board.imported
         for column in board.columns
         for score in row.cells.get(column.key, ())
@@ -107,18 +120,29 @@ def _html(evaluation: EvaluationView, items: Sequence[ItemRow]) -> str:
         for score in evaluation.scores
     ]
     settings = [{"Setting": name, "Value": json.dumps(value)} for name, value in evaluation.settings.items()]
-    settings += [{"Setting": name, "Value": json.dumps(value)} for name, value in evaluation.facts.model_dump(mode="json").items()]
+    settings += [
+        {"Setting": name, "Value": json.dumps(value)}
+        for name, value in evaluation.facts.model_dump(mode="json").items()
+    ]
     settings.append({"Setting": "fingerprint", "Value": evaluation.fingerprint})
     shown = [{key: _cell(value) for key, value in _item_cells(item).items()} for item in items[:SHOWN_ITEMS]]
     note = f"The first {len(shown)} of {len(items):,} items." if len(items) > len(shown) else ""
-    sections = [Section("Scores", scores, "; ".join(caveats_of(evaluation))), Section("Settings", settings), Section("Items", shown, note)]
-    subtitle = f"{describe_scoring(evaluation.config, kind=evaluation.kind)}, {evaluation.created_at:%Y-%m-%d %H:%M} UTC"
+    sections = [
+        Section("Scores", scores, "; ".join(caveats_of(evaluation))),
+        Section("Settings", settings),
+        Section("Items", shown, note),
+    ]
+    subtitle = (
+        f"{describe_scoring(evaluation.config, kind=evaluation.kind)}, {evaluation.created_at:%Y-%m-%d %H:%M} UTC"
+    )
     return write_html(f"{evaluation.checkpoint} on {evaluation.benchmark}", subtitle, sections)
 
 
 def _lm_eval(evaluation: EvaluationView, items: Sequence[ItemRow]) -> bytes:
     task = evaluation.benchmark.partition("@")[0]
-    given = {use.name: dict(use.options) for use in evaluation.config.task.metric_uses} if evaluation.config.task else {}
+    given = (
+        {use.name: dict(use.options) for use in evaluation.config.task.metric_uses} if evaluation.config.task else {}
+    )
 
     def options(score: str) -> Mapping[str, object]:
         return given.get(score.partition(",")[0].partition(":")[0], {})
@@ -127,7 +151,14 @@ def _lm_eval(evaluation: EvaluationView, items: Sequence[ItemRow]) -> bytes:
         task=task,
         model=evaluation.checkpoint,
         scores=[
-            {"metric": s.metric, "subgroup": s.subgroup, "value": s.value, "stderr": s.stderr, "n": s.n, "options": options(s.metric)}
+            {
+                "metric": s.metric,
+                "subgroup": s.subgroup,
+                "value": s.value,
+                "stderr": s.stderr,
+                "n": s.n,
+                "options": options(s.metric),
+            }
             for s in evaluation.scores
         ],
         settings=evaluation.settings,
@@ -146,14 +177,19 @@ def _lm_eval(evaluation: EvaluationView, items: Sequence[ItemRow]) -> bytes:
 
 
 def _items(ctx: Context, evaluation_id: str) -> list[ItemRow]:
-    query = select(EvaluationItem).where(EvaluationItem.evaluation_id == evaluation_id).order_by(EvaluationItem.position)
+    query = (
+        select(EvaluationItem).where(EvaluationItem.evaluation_id == evaluation_id).order_by(EvaluationItem.position)
+    )
     with ctx.db.read() as session:
-        return [ItemRow(row.item_hash, row.position, dict(row.values), dict(row.shown)) for row in session.scalars(query)]
+        return [
+            ItemRow(row.item_hash, row.position, dict(row.values), dict(row.shown)) for row in session.scalars(query)
+        ]
 
 
 def _item_cells(item: ItemRow) -> dict[str, object]:
     shown = {
-        name: value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False) for name, value in item.shown.items()
+        name: value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
+        for name, value in item.shown.items()
     }
     return {"position": item.position, "item": item.item_hash, **item.values, **shown}
 

@@ -1,4 +1,6 @@
-"""Forecast of evaluations before their launch: items, time, memory and price of each checkpoint and endpoint on each benchmark."""
+"""Forecast of evaluations before their launch: items, time, memory and price of each checkpoint and endpoint on each
+benchmark.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,8 @@ Subject = CheckpointView | EvaluatedEndpointView
 class EvaluationForecast:
     """One checkpoint or endpoint on one benchmark: its plan, and its time if something like it has run.
 
-    `cap` says that the context cuts long answers, where it may. Of an endpoint, `tokens` are those of prompts and answers that it will
-    count, and `price` theirs, where an earlier evaluation tells.
+    `cap` says that the context cuts long answers, where it may. Of an endpoint, `tokens` are those of prompts and
+    answers that it will count, and `price` theirs, where an earlier evaluation tells.
     """
 
     subject: Subject
@@ -62,7 +64,9 @@ class EvaluationForecast:
 
 @dataclass(frozen=True)
 class TotalForecast:
-    """Evaluations one after another. `time` leaves out the `unknown` ones; its range is the sum of theirs. `memory` is the largest."""
+    """Evaluations one after another. `time` leaves out the `unknown` ones; its range is the sum of theirs. `memory` is
+    the largest.
+    """
 
     evaluations: tuple[EvaluationForecast, ...]
     time: TimeEstimate | None
@@ -70,8 +74,11 @@ class TotalForecast:
     memory: MemoryEstimate | None
 
 
-def forecast_evaluations(ctx: Context, subjects: Sequence[Subject], configs: Mapping[str, EvaluationConfig]) -> TotalForecast:
-    """Return the forecast of every checkpoint and endpoint on every benchmark (`name` or `name@version`, with its config).
+def forecast_evaluations(
+    ctx: Context, subjects: Sequence[Subject], configs: Mapping[str, EvaluationConfig]
+) -> TotalForecast:
+    """Return the forecast of every checkpoint and endpoint on every benchmark (`name` or `name@version`, with its
+    config).
 
     Raises what `plan_evaluation` raises, and InvalidInput where an endpoint can't give what a benchmark needs.
     """
@@ -86,13 +93,22 @@ def forecast_evaluations(ctx: Context, subjects: Sequence[Subject], configs: Map
             else:
                 forecasts.append(_forecast_checkpoint(ctx, subject, version, plan, config, earlier))
     times = [one.time for one in forecasts if one.time is not None]
-    total = TimeEstimate(sum(t.seconds for t in times), sum(t.low for t in times), sum(t.high for t in times), "") if times else None
+    total = (
+        TimeEstimate(sum(t.seconds for t in times), sum(t.low for t in times), sum(t.high for t in times), "")
+        if times
+        else None
+    )
     largest = max((one.memory for one in forecasts), key=lambda memory: memory.bytes, default=None)
     return TotalForecast(tuple(forecasts), total, len(forecasts) - len(times), largest)
 
 
 def _forecast_checkpoint(
-    ctx: Context, checkpoint: CheckpointView, version: VersionView, plan: Plan, config: EvaluationConfig, earlier: Sequence[Timing]
+    ctx: Context,
+    checkpoint: CheckpointView,
+    version: VersionView,
+    plan: Plan,
+    config: EvaluationConfig,
+    earlier: Sequence[Timing],
 ) -> EvaluationForecast:
     parameters, vocab = checkpoint.parameters or 0, checkpoint.facts.get("vocab_size")
     job = Timing(checkpoint.id, version.id, plan.kind.value, plan.items, config.shots, parameters)
@@ -102,14 +118,24 @@ def _forecast_checkpoint(
 
 
 def _forecast_endpoint(
-    endpoint: EvaluatedEndpointView, version: VersionView, plan: Plan, config: EvaluationConfig, earlier: Sequence[Timing]
+    endpoint: EvaluatedEndpointView,
+    version: VersionView,
+    plan: Plan,
+    config: EvaluationConfig,
+    earlier: Sequence[Timing],
 ) -> EvaluationForecast:
     shots = config.task.fewshot.count if config.task else config.shots
     job = Timing(endpoint.id, version.id, plan.kind.value, plan.items, shots, 0, is_endpoint=True)
     tokens, prices = estimate_tokens(job, earlier), endpoint.config
-    price = None if tokens is None else price_tokens(*tokens, input_price=prices.input_price, output_price=prices.output_price)
+    price = (
+        None
+        if tokens is None
+        else price_tokens(*tokens, input_price=prices.input_price, output_price=prices.output_price)
+    )
     process = MemoryEstimate(RUNTIME_BYTES, RUNTIME_BYTES, RUNTIME_BYTES)
-    return EvaluationForecast(endpoint, version.label, plan, estimate_time(job, earlier), process, tokens=tokens, price=price)
+    return EvaluationForecast(
+        endpoint, version.label, plan, estimate_time(job, earlier), process, tokens=tokens, price=price
+    )
 
 
 def describe_cap(ctx: Context, checkpoint: CheckpointView, plan: Plan, config: EvaluationConfig) -> str:
@@ -132,7 +158,9 @@ def _earlier(ctx: Context) -> list[Timing]:
         select(Evaluation, Checkpoint.parameters, Job.started_at, Job.finished_at)
         .join(Job, Job.id == Evaluation.job_id)
         .outerjoin(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
-        .where(Job.status == Status.FINISHED, Job.attempt == 1, Job.started_at.is_not(None), Job.finished_at.is_not(None))
+        .where(
+            Job.status == Status.FINISHED, Job.attempt == 1, Job.started_at.is_not(None), Job.finished_at.is_not(None)
+        )
         .order_by(Evaluation.created_at.desc())
         .limit(MOST_EARLIER)
     )

@@ -1,4 +1,6 @@
-"""Gates: save them, judge a checkpoint against the champion, and refuse a deployment whose required gate it has not passed."""
+"""Gates: save them, judge a checkpoint against the champion, and refuse a deployment whose required gate it has not
+passed.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ RELEASE_REMEDY = "That account and admins release the endpoint."
 class GateOutcome:
     """A gate's decision on a candidate. `missing` names what was not evaluated, which leaves the gate INCONCLUSIVE.
 
-    `evaluations`: (champion's, candidate's) of each decided benchmark; `available`: its items; `cuts`: what contexts may have done to it.
+    `evaluations`: (champion's, candidate's) of each decided benchmark; `available`: its items; `cuts`: what contexts
+    may have done to it.
     """
 
     candidate: str
@@ -68,12 +71,20 @@ class GateOutcome:
         parts = [f"{name} is not evaluated" for name in self.missing]
         cuts = self.cuts or [()] * len(self.available)
         for result, available, cut in zip(self.decision.benchmarks, self.available, cuts, strict=True):
-            interval = "no interval" if result.low is None or result.high is None else f"[{result.low:+.4g}, {result.high:+.4g}]"
+            interval = (
+                "no interval"
+                if result.low is None or result.high is None
+                else f"[{result.low:+.4g}, {result.high:+.4g}]"
+            )
             look = "" if result.look == 1 else f", look {result.look}"
             text = f"{result.verdict} on {result.benchmark}{look}: difference {result.difference:+.4g} {interval}"
             text += f", threshold {result.threshold:+.4g}"
             if result.items_to_settle is not None:
-                short = f", more than the {available:,} that the benchmark has" if result.items_to_settle > available else ""
+                short = (
+                    f", more than the {available:,} that the benchmark has"
+                    if result.items_to_settle > available
+                    else ""
+                )
                 text += f"; about {result.items_to_settle:,} items would settle it{short}"
             parts.append("; ".join([text, *(f"on {result.benchmark} {one}" for one in cut)]))
         return "; ".join(parts) or "the candidate is the champion"
@@ -112,7 +123,9 @@ def create_gate(ctx: Context, *, name: str, config: GateConfig, person: Person) 
         if not config.champion.removeprefix(ENDPOINT_PREFIX):
             raise InvalidInput("The champion names no endpoint.", remedy="Write endpoint:NAME.", field="champion")
     else:
-        config = config.model_copy(update={"champion": resolve_checkpoint(ctx, config.champion).id})  # a run's name means another later
+        config = config.model_copy(
+            update={"champion": resolve_checkpoint(ctx, config.champion).id}
+        )  # a run's name means another later
     for part in config.benchmarks:
         resolve_version(ctx, part.benchmark)
     with ctx.db.write() as session:
@@ -131,7 +144,9 @@ def get_gate(ctx: Context, name_or_id: str) -> GateView:
 def list_gates(ctx: Context) -> list[GateView]:
     """Return all gates, newest first."""
     with ctx.db.read() as session:
-        return [_view(session, gate) for gate in session.scalars(select(Gate).order_by(Gate.created_at.desc(), Gate.id))]
+        return [
+            _view(session, gate) for gate in session.scalars(select(Gate).order_by(Gate.created_at.desc(), Gate.id))
+        ]
 
 
 def delete_gate(ctx: Context, name_or_id: str, *, person: Person) -> None:
@@ -141,7 +156,9 @@ def delete_gate(ctx: Context, name_or_id: str, *, person: Person) -> None:
         gate = _find(session, name_or_id)
         endpoints = _endpoints(session, gate.id)
         if endpoints:
-            raise Conflict(f"The endpoint {endpoints[0]!r} requires the gate “{gate.name}”.", remedy="Release the endpoint first.")
+            raise Conflict(
+                f"The endpoint {endpoints[0]!r} requires the gate “{gate.name}”.", remedy="Release the endpoint first."
+            )
         session.execute(delete(GateResult).where(GateResult.gate_id == gate.id))
         session.delete(gate)
 
@@ -207,9 +224,9 @@ def judge(ctx: Context, *, candidate: str, gate: str, person: Person) -> GateOut
 def judge_config(ctx: Context, *, candidate: str, config: GateConfig) -> GateOutcome:
     """Judge a checkpoint from the newest like evaluations of it and the champion; nothing is recorded.
 
-    No look is known then, so each earlier evaluation of the candidate counts as one. A benchmark that one of them was not
-    evaluated on leaves the gate INCONCLUSIVE. Raises NotFound for unknown names, Conflict, naming what differs, where both were evaluated
-    and no two evaluations were made alike.
+    No look is known then, so each earlier evaluation of the candidate counts as one. A benchmark that one of them was
+    not evaluated on leaves the gate INCONCLUSIVE. Raises NotFound for unknown names, Conflict, naming what differs,
+    where both were evaluated and no two evaluations were made alike.
     """
     return _judge(ctx, candidate, config, is_recorded=False)
 
@@ -217,7 +234,9 @@ def judge_config(ctx: Context, *, candidate: str, config: GateConfig) -> GateOut
 def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: bool) -> GateOutcome:
     subject, champion = resolve_checkpoint(ctx, candidate), _champion(ctx, config)
     if subject.id == champion.id:
-        return GateOutcome(subject.name, champion.name, GateDecision(Verdict.PASS, (), None, describe_procedure(config)))
+        return GateOutcome(
+            subject.name, champion.name, GateDecision(Verdict.PASS, (), None, describe_procedure(config))
+        )
     evidence, pairs, available, missing, cuts = [], [], [], [], []
     for part in config.benchmarks:
         version = resolve_version(ctx, part.benchmark)
@@ -243,19 +262,26 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
         available.append(version.rows)
         cuts.append(unequal_cuts(cuts_of(first), cuts_of(second)))
     decision = decide_gate(config, evidence)
-    return GateOutcome(subject.name, champion.name, decision, tuple(pairs), tuple(available), tuple(missing), cuts=tuple(cuts))
+    return GateOutcome(
+        subject.name, champion.name, decision, tuple(pairs), tuple(available), tuple(missing), cuts=tuple(cuts)
+    )
 
 
 def refuse_without_gates(ctx: Context, *, endpoint: str, checkpoint_id: str, person: Person) -> None:
     """Raise Conflict unless a checkpoint passes every gate that an endpoint requires, judged now and recorded."""
     with ctx.db.read() as session:
-        query = select(Gate.name).join(RequiredGate, RequiredGate.gate_id == Gate.id).where(RequiredGate.endpoint == endpoint)
+        query = (
+            select(Gate.name)
+            .join(RequiredGate, RequiredGate.gate_id == Gate.id)
+            .where(RequiredGate.endpoint == endpoint)
+        )
         names = list(session.scalars(query.order_by(Gate.name)))
     for name in names:
         outcome = judge(ctx, candidate=checkpoint_id, gate=name, person=person)
         if outcome.verdict is not Verdict.PASS:
             raise Conflict(
-                f"{outcome.candidate} can't be deployed to {endpoint!r}: its gate “{name}” says {outcome.verdict}. {outcome.reason}.",
+                f"{outcome.candidate} can't be deployed to {endpoint!r}: its gate “{name}” says {outcome.verdict}."
+                f" {outcome.reason}.",
                 remedy=_remedy(outcome),
             )
 
@@ -282,7 +308,9 @@ def report_of(outcome: GateOutcome) -> dict[str, Any]:
         "champion": outcome.champion,
         "reason": outcome.reason,
         "power": outcome.decision.power,
-        "items_to_settle": max((r.items_to_settle for r in outcome.decision.benchmarks if r.items_to_settle is not None), default=None),
+        "items_to_settle": max(
+            (r.items_to_settle for r in outcome.decision.benchmarks if r.items_to_settle is not None), default=None
+        ),
         "procedure": outcome.decision.procedure,
         "missing": list(outcome.missing),
         "benchmarks": benchmarks,
@@ -327,21 +355,31 @@ def _finished(ctx: Context, version_id: str, checkpoint: CheckpointView, part: G
     ]
 
 
-def _like(champions: Sequence[EvaluationView], candidates: Sequence[EvaluationView]) -> tuple[EvaluationView, EvaluationView]:
-    """Return the newest evaluations that were made alike; raise Conflict with the newest two's differences where there are none."""
+def _like(
+    champions: Sequence[EvaluationView], candidates: Sequence[EvaluationView]
+) -> tuple[EvaluationView, EvaluationView]:
+    """Return the newest evaluations that were made alike; raise Conflict with the newest two's differences where there
+    are none.
+    """
     by_key = {column_key(evaluation): evaluation for evaluation in reversed(champions)}
     for candidate in candidates:
         champion = by_key.get(column_key(candidate))
         if champion is not None:
             return champion, candidate
     refuse_unlike(champions[0], candidates[0])
-    raise Conflict("The evaluations of candidate and champion were not made alike.", remedy="Evaluate both with the same settings.")
+    raise Conflict(
+        "The evaluations of candidate and champion were not made alike.", remedy="Evaluate both with the same settings."
+    )
 
 
-def _recorded_looks(ctx: Context, pair: tuple[str, str], version_id: str, metric: str, *, until: tuple[str, str]) -> list[float]:
-    """Return the shares of the error that looks at a candidate (against a champion) spent, by any gate, before the look at two evaluations.
+def _recorded_looks(
+    ctx: Context, pair: tuple[str, str], version_id: str, metric: str, *, until: tuple[str, str]
+) -> list[float]:
+    """Return the shares of the error that looks at a candidate (against a champion) spent, by any gate, before the look
+    at two evaluations.
 
-    The same evaluations judged again are the same look. A verdict of a version that knew no shares counts as a look too.
+    The same evaluations judged again are the same look. A verdict of a version that knew no shares counts as a look
+    too.
     """
     query = select(GateResult.report).where(GateResult.checkpoint_id == pair[0], GateResult.champion_id == pair[1])
     with ctx.db.read() as session:
@@ -365,7 +403,9 @@ def _recorded_looks(ctx: Context, pair: tuple[str, str], version_id: str, metric
 
 
 def _possible_looks(evaluations: Sequence[EvaluationView], *, until: str) -> list[float]:
-    """Return the shares that looks at a candidate's earlier evaluations would have spent; `evaluations` are given newest first."""
+    """Return the shares that looks at a candidate's earlier evaluations would have spent; `evaluations` are given
+    newest first.
+    """
     shares: list[float] = []
     for evaluation in reversed(evaluations):
         if evaluation.id == until:
@@ -377,22 +417,38 @@ def _possible_looks(evaluations: Sequence[EvaluationView], *, until: str) -> lis
 def _find(session: Session, name_or_id: str) -> Gate:
     gate = session.get(Gate, name_or_id) or session.scalar(select(Gate).where(Gate.name == name_or_id))
     if gate is None:
-        raise not_found("gate", name_or_id, session.scalars(select(Gate.name)), remedy="List them with `roundhouse gate list`.")
+        raise not_found(
+            "gate", name_or_id, session.scalars(select(Gate.name)), remedy="List them with `roundhouse gate list`."
+        )
     return gate
 
 
 def _endpoints(session: Session, gate_id: str) -> list[str]:
-    return list(session.scalars(select(RequiredGate.endpoint).where(RequiredGate.gate_id == gate_id).order_by(RequiredGate.endpoint)))
+    return list(
+        session.scalars(
+            select(RequiredGate.endpoint).where(RequiredGate.gate_id == gate_id).order_by(RequiredGate.endpoint)
+        )
+    )
 
 
 def _view(session: Session, gate: Gate) -> GateView:
-    query = select(GateResult).where(GateResult.gate_id == gate.id).order_by(GateResult.created_at.desc(), GateResult.id).limit(20)
+    query = (
+        select(GateResult)
+        .where(GateResult.gate_id == gate.id)
+        .order_by(GateResult.created_at.desc(), GateResult.id)
+        .limit(20)
+    )
     rows = list(session.scalars(query))
     ids = {one for row in rows for one in (row.checkpoint_id, row.champion_id)}
     names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).all())
     results = tuple(
         GateResultView(
-            row.checkpoint_id, names[row.checkpoint_id], names[row.champion_id], Verdict(row.verdict), dict(row.report), row.created_at
+            row.checkpoint_id,
+            names[row.checkpoint_id],
+            names[row.champion_id],
+            Verdict(row.verdict),
+            dict(row.report),
+            row.created_at,
         )
         for row in rows
     )

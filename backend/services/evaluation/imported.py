@@ -35,7 +35,9 @@ class ImportedView:
 
 @retry_races
 def import_results(ctx: Context, content: bytes, *, source: str, person: Person) -> list[ImportedView]:
-    """Import a results file. Content imported before returns the existing rows. Raises InvalidInput naming what is wrong."""
+    """Import a results file. Content imported before returns the existing rows. Raises InvalidInput naming what is
+    wrong.
+    """
     require_builder(person)
     source = source.replace("\\", "/").rsplit("/", 1)[-1][:300]
     if len(content) > MOST_BYTES:
@@ -43,11 +45,15 @@ def import_results(ctx: Context, content: bytes, *, source: str, person: Person)
     try:
         data = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{source} is not JSON: {error}.", remedy="Give the results file, not the samples.", field="file") from error
+        raise InvalidInput(
+            f"{source} is not JSON: {error}.", remedy="Give the results file, not the samples.", field="file"
+        ) from error
     digest = hashlib.sha256(content).hexdigest()
     rows = read_results(data, source=source)
     with ctx.db.write() as session:
-        known = set(session.scalars(select(ImportedEvaluation.benchmark).where(ImportedEvaluation.content_hash == digest)))
+        known = set(
+            session.scalars(select(ImportedEvaluation.benchmark).where(ImportedEvaluation.content_hash == digest))
+        )
         for row in rows:
             if row.benchmark not in known:
                 known.add(row.benchmark)
@@ -70,9 +76,20 @@ def import_results(ctx: Context, content: bytes, *, source: str, person: Person)
 def list_imported(ctx: Context) -> list[ImportedView]:
     """Return the imported scores, newest first."""
     with ctx.db.read() as session:
-        rows = session.scalars(select(ImportedEvaluation).order_by(ImportedEvaluation.created_at.desc(), ImportedEvaluation.benchmark))
+        rows = session.scalars(
+            select(ImportedEvaluation).order_by(ImportedEvaluation.created_at.desc(), ImportedEvaluation.benchmark)
+        )
         return [
-            ImportedView(row.id, row.model, row.benchmark, row.harness, row.source, tuple(row.scores), dict(row.config), row.created_at)
+            ImportedView(
+                row.id,
+                row.model,
+                row.benchmark,
+                row.harness,
+                row.source,
+                tuple(row.scores),
+                dict(row.config),
+                row.created_at,
+            )
             for row in rows
         ]
 
@@ -84,7 +101,9 @@ def remove_imported(ctx: Context, imported_id: str, *, person: Person) -> int:
         row = session.get(ImportedEvaluation, imported_id)
         if row is None:
             raise NotFound("There is no such imported evaluation.", remedy="It may have been removed; see the list.")
-        ids = list(session.scalars(select(ImportedEvaluation.id).where(ImportedEvaluation.content_hash == row.content_hash)))
+        ids = list(
+            session.scalars(select(ImportedEvaluation.id).where(ImportedEvaluation.content_hash == row.content_hash))
+        )
         session.execute(delete(ImportedEvaluation).where(ImportedEvaluation.id.in_(ids)))
         return len(ids)
 

@@ -44,8 +44,8 @@ def list_items(
 ) -> tuple[list[ItemView], int]:
     """Return a page of an evaluation's items and how many there are. `wrong` and `right` go by the main metric.
 
-    Of texts, `wrong` are those that the network predicts worse than its mean, worst first. `truncated` items lost part of their prompt,
-    or their answer ended at its longest length. `positions` leaves only items at these positions.
+    Of texts, `wrong` are those that the network predicts worse than its mean, worst first. `truncated` items lost part
+    of their prompt, or their answer ended at its longest length. `positions` leaves only items at these positions.
     """
     evaluation = get_evaluation(ctx, evaluation_id)
     metric = evaluation.main_metric
@@ -84,7 +84,9 @@ def record_item(session: Session, ctx: Context, claim: Claim[EvaluatePayload], e
 
 
 def record_scores(session: Session, ctx: Context, claim: Claim[EvaluatePayload], result: EvaluateResult) -> None:
-    """Write the scores of a finished evaluation. A score that is not a number, as of a network that computes NaN, is left out."""
+    """Write the scores of a finished evaluation. A score that is not a number, as of a network that computes NaN, is
+    left out.
+    """
     row = session.get(Evaluation, claim.payload.evaluation_id)
     if row is None:
         return
@@ -92,7 +94,9 @@ def record_scores(session: Session, ctx: Context, claim: Claim[EvaluatePayload],
         row.config = {**row.config, "check": result.check.model_dump(mode="json") if result.check else None}
         return
     session.execute(delete(Score).where(Score.evaluation_id == row.id))
-    session.add_all(Score(evaluation_id=row.id, **score.model_dump()) for score in result.scores if score.value is not None)
+    session.add_all(
+        Score(evaluation_id=row.id, **score.model_dump()) for score in result.scores if score.value is not None
+    )
     row.config = {**row.config, "facts": result.facts.model_dump(exclude_unset=True)}
     store_packed(session, row.id)
 

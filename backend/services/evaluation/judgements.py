@@ -1,4 +1,6 @@
-"""Judge answers by a model, in a job: those of a file or of evaluations, or the voted pairs of a campaign. Verdicts never become votes."""
+"""Judge answers by a model, in a job: those of a file or of evaluations, or the voted pairs of a campaign. Verdicts
+never become votes.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,22 @@ from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
 from backend.services.serving.endpoints import get_endpoint
 
 MAX_ITEMS = 20_000
-NAMES = {"response": "answer", "completion": "answer", "a": "answer", "answer_a": "answer", "b": "answer_b", "question": "prompt"}
+NAMES = {
+    "response": "answer",
+    "completion": "answer",
+    "a": "answer",
+    "answer_a": "answer",
+    "b": "answer_b",
+    "question": "prompt",
+}
 """Names of columns in files of others, and ours."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """The judge: a checkpoint, an endpoint of this installation, or a model of the API at `url` (empty: the operator's)."""
+    """The judge: a checkpoint, an endpoint of this installation, or a model of the API at `url` (empty: the
+    operator's).
+    """
 
     kind: Literal["checkpoint", "endpoint", "model"]
     name: str
@@ -68,9 +79,13 @@ def launch_judgement(
     source = _resolve(ctx, judge, person=person)
     file = ctx.artifacts.folder("uploads", new_id()) / "judged.jsonl"
     file.write_text("".join(item.model_dump_json() + "\n" for item in items), encoding="utf-8")
-    payload = JudgePayload(**source, items_file=ctx.artifacts.relative(file), config=config, evaluations=tuple(evaluations))
+    payload = JudgePayload(
+        **source, items_file=ctx.artifacts.relative(file), config=config, evaluations=tuple(evaluations)
+    )
     with ctx.db.write() as session:
-        job = view(add_job(session, ctx, payload, title=f"Verdicts of {payload.judge}", priority=3, created_by=person.id))
+        job = view(
+            add_job(session, ctx, payload, title=f"Verdicts of {payload.judge}", priority=3, created_by=person.id)
+        )
     wake(ctx, job.queue)
     return job
 
@@ -82,39 +97,65 @@ def _resolve(ctx: Context, judge: Judge, *, person: Person) -> dict[str, Any]:
     uses_key = ctx.policy.judge_key
     if judge.kind == "endpoint":
         endpoint = get_endpoint(ctx, judge.name)
-        return {"judge": endpoint.name, "url": f"{ctx.gateway_url}/v1", "model": endpoint.name, "uses_key": uses_key, "is_own": True}
+        return {
+            "judge": endpoint.name,
+            "url": f"{ctx.gateway_url}/v1",
+            "model": endpoint.name,
+            "uses_key": uses_key,
+            "is_own": True,
+        }
     if judge.url and judge.url != ctx.policy.judge_url:
         if person.id is not None:
-            raise NotAllowed("An account can't name an address that the server calls.", remedy="Ask the operator for ROUNDHOUSE_JUDGE_URL.")
+            raise NotAllowed(
+                "An account can't name an address that the server calls.",
+                remedy="Ask the operator for ROUNDHOUSE_JUDGE_URL.",
+            )
         if not judge.url.startswith(("http://", "https://")):
             raise InvalidInput(f"{judge.url!r} is not an API address.", remedy="Write https://host/v1.", field="url")
-        return {"judge": judge.name, "url": judge.url, "model": judge.name, "uses_key": uses_key and ctx.policy.judge_url is None}
+        return {
+            "judge": judge.name,
+            "url": judge.url,
+            "model": judge.name,
+            "uses_key": uses_key and ctx.policy.judge_url is None,
+        }
     if ctx.policy.judge_url is None:
         raise InvalidInput(
-            "No API for judges is set.", remedy="Set ROUNDHOUSE_JUDGE_URL, or give a checkpoint or an endpoint.", field="judge"
+            "No API for judges is set.",
+            remedy="Set ROUNDHOUSE_JUDGE_URL, or give a checkpoint or an endpoint.",
+            field="judge",
         )
     return {"judge": judge.name, "url": ctx.policy.judge_url, "model": judge.name, "uses_key": uses_key}
 
 
 def _check_items(items: Sequence[JudgeItem], config: JudgeConfig) -> None:
     if not items or len(items) > MAX_ITEMS:
-        raise InvalidInput(f"{len(items)} items can't be judged in one job.", remedy=f"Give 1 to {MAX_ITEMS}.", field="items")
+        raise InvalidInput(
+            f"{len(items)} items can't be judged in one job.", remedy=f"Give 1 to {MAX_ITEMS}.", field="items"
+        )
     ids = [item.id for item in items]
     if len(set(ids)) < len(ids):
         twice = next(name for index, name in enumerate(ids) if name in ids[:index])
         raise InvalidInput(f"Two items have the id {twice!r}.", remedy="Give each item an id of its own.", field="id")
     for item in items:
         if config.mode == "pairwise" and item.answer_b is None:
-            raise InvalidInput(f"Item {item.id} has one answer.", remedy="Give `answer_b`, or grade by a rubric.", field="answer_b")
+            raise InvalidInput(
+                f"Item {item.id} has one answer.", remedy="Give `answer_b`, or grade by a rubric.", field="answer_b"
+            )
         for vote in item.human:
             if config.mode == "pairwise" and str(vote).upper() not in Label.__members__:
-                raise InvalidInput(f"Item {item.id} has the vote {vote!r}.", remedy="Use A, B, TIE or BOTH_BAD.", field="human")
+                raise InvalidInput(
+                    f"Item {item.id} has the vote {vote!r}.", remedy="Use A, B, TIE or BOTH_BAD.", field="human"
+                )
             if config.mode == "rubric" and not config.labels and isinstance(vote, str):
-                raise InvalidInput(f"Item {item.id} has the score {vote!r}, not a number.", remedy="Give numbers.", field="human")
+                raise InvalidInput(
+                    f"Item {item.id} has the score {vote!r}, not a number.", remedy="Give numbers.", field="human"
+                )
 
 
 def read_judge_items(lines: Iterable[str]) -> list[JudgeItem]:
-    """Read JSON lines {prompt, answer, answer_b, reference, human, group, group_b, id}. Raises InvalidInput with the line's number."""
+    """Read JSON lines {prompt, answer, answer_b, reference, human, group, group_b, id}. Raises InvalidInput with the
+    line's number.
+    """
     items = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -134,7 +175,9 @@ def read_judge_items(lines: Iterable[str]) -> list[JudgeItem]:
                 f"Line {number}: {field}: {first['msg']}.", remedy="Write {prompt, answer, answer_b}.", field=field
             ) from error
         except (ValueError, RecursionError, InvalidInput) as error:
-            raise InvalidInput(f"Line {number} can't be read: {error}", remedy='Write {"prompt": ..., "answer": ...}.') from error
+            raise InvalidInput(
+                f"Line {number} can't be read: {error}", remedy='Write {"prompt": ..., "answer": ...}.'
+            ) from error
     return items
 
 
@@ -150,14 +193,16 @@ def read_judge_file(file: Path) -> list[JudgeItem]:
 
 
 def campaign_items(ctx: Context, campaign_id: str) -> list[JudgeItem]:
-    """Return the voted pairs of a campaign: each pair of answers once, with every valid vote on it. An item's id holds the ids of its two
-    completions. Raises NotFound, InvalidInput.
+    """Return the voted pairs of a campaign: each pair of answers once, with every valid vote on it. An item's id holds
+    the ids of its two completions. Raises NotFound, InvalidInput.
     """
     with ctx.db.read() as session:
         find_campaign(session, campaign_id)
         votes = valid_votes(session, campaign_id, purposes=("vote",))
         names = contestant_names(session, campaign_id)
-        prompts = session.execute(select(CampaignPrompt.id, CampaignPrompt.messages).where(CampaignPrompt.campaign_id == campaign_id))
+        prompts = session.execute(
+            select(CampaignPrompt.id, CampaignPrompt.messages).where(CampaignPrompt.campaign_id == campaign_id)
+        )
         conversations = {prompt_id: _conversation(messages) for prompt_id, messages in prompts}
         answers = select(Completion.id, Completion.text).join(Contestant, Contestant.id == Completion.contestant_id)
         texts = dict(session.execute(answers.where(Contestant.campaign_id == campaign_id)).all())
@@ -165,14 +210,25 @@ def campaign_items(ctx: Context, campaign_id: str) -> list[JudgeItem]:
     for vote in votes:
         first, second = sorted((vote.completion_a_id, vote.completion_b_id))
         by_pair.setdefault((first, second), []).append(vote)
-    items = [_campaign_item(first, second, pair, conversations, texts, names) for (first, second), pair in by_pair.items()]
+    items = [
+        _campaign_item(first, second, pair, conversations, texts, names) for (first, second), pair in by_pair.items()
+    ]
     if not items:
-        raise InvalidInput("The campaign has no votes to compare with.", remedy="Vote first, or judge a file of answers.", field="campaign")
+        raise InvalidInput(
+            "The campaign has no votes to compare with.",
+            remedy="Vote first, or judge a file of answers.",
+            field="campaign",
+        )
     return items
 
 
 def _campaign_item(
-    first: str, second: str, votes: list[ValidVote], conversations: dict[str, str], texts: dict[str, str], names: dict[str, str]
+    first: str,
+    second: str,
+    votes: list[ValidVote],
+    conversations: dict[str, str],
+    texts: dict[str, str],
+    names: dict[str, str],
 ) -> JudgeItem:
     authors = {votes[0].completion_a_id: votes[0].a, votes[0].completion_b_id: votes[0].b}
     return JudgeItem(
@@ -221,7 +277,9 @@ def _view(job: JobView) -> JudgementView:
 
 
 def read_verdicts(ctx: Context, job_id: str) -> list[dict[str, Any]]:
-    """Return each item's verdict with the judge's texts: {id, verdict, orders, inconsistent, human, judge}. Raises NotFound."""
+    """Return each item's verdict with the judge's texts: {id, verdict, orders, inconsistent, human, judge}. Raises
+    NotFound.
+    """
     if verdicts := stored_verdicts(ctx, job_id):
         return verdicts
     result = get_judgement(ctx, job_id).job.result_as(JudgeResult)

@@ -14,8 +14,9 @@ from backend.infra.expressions import math_checker
 
 @dataclass(frozen=True)
 class FileScore:
-    """The score of a file. `unparsed` counts answers in which no filter found one: they are wrong, and empty for a corpus metric.
-    None: not filtered."""
+    """The score of a file. `unparsed` counts answers in which no filter found one: they are wrong, and empty for a
+    corpus metric. None: not filtered.
+    """
 
     score: MetricScore
     unparsed: int | None = None
@@ -24,7 +25,8 @@ class FileScore:
 def score_file(
     file: Path, *, metric: Metric, correct: str | None = None, filters: tuple[AnswerFilter, ...] = (), seed: int = 0
 ) -> FileScore:
-    """Score JSON lines {prediction, references} by a metric; `correct` names the metric that decides whether one sample is right.
+    """Score JSON lines {prediction, references} by a metric; `correct` names the metric that decides whether one sample
+    is right.
 
     Raises NotFound for a missing file, InvalidInput with the line of a row that can't be read.
     """
@@ -33,7 +35,9 @@ def score_file(
     judge = None if correct is None else bind_checker(get_metric(correct), math_checker().equal)
     metric = bind_checker(metric, math_checker().equal)
     if judge is not None and judge.kind is not MetricKind.MEAN:
-        raise InvalidInput(f"{judge.name} can't decide whether one sample is right.", remedy="Use exact_match, numeric or accuracy.")
+        raise InvalidInput(
+            f"{judge.name} can't decide whether one sample is right.", remedy="Use exact_match, numeric or accuracy."
+        )
     try:
         with file.open(encoding="utf-8-sig") as lines:
             rows = read_answer_rows(lines, metric)
@@ -61,5 +65,7 @@ def _extract(rows: list[AnswerRow], filters: tuple[AnswerFilter, ...]) -> tuple[
         elif all(isinstance(sample, str) for sample in row.prediction):
             filtered.append(replace(row, prediction=[answer_in(sample) for sample in row.prediction]))
         else:
-            raise InvalidInput("Filters read texts, and these predictions are none.", remedy="Leave the filter out.", field="extract")
+            raise InvalidInput(
+                "Filters read texts, and these predictions are none.", remedy="Leave the filter out.", field="extract"
+            )
     return filtered, unparsed

@@ -36,15 +36,25 @@ def add_choice(session: Session, run_id: str, choice: SuiteChoice) -> None:
 
 def list_choices(ctx: Context, run_id: str) -> list[tuple[str, Moment]]:
     """Return the suites chosen for a run: name and moment."""
-    query = select(Suite.name, RunSuite.moment).join(RunSuite, RunSuite.suite_id == Suite.id).where(RunSuite.run_id == run_id)
+    query = (
+        select(Suite.name, RunSuite.moment)
+        .join(RunSuite, RunSuite.suite_id == Suite.id)
+        .where(RunSuite.run_id == run_id)
+    )
     with ctx.db.read() as session:
         return [(name, Moment(moment)) for name, moment in session.execute(query.order_by(Suite.name))]
 
 
 def start_at_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload], event: CheckpointEvent) -> None:
-    """Add the results that a new checkpoint gets; workers launch their evaluations. The same checkpoint again adds nothing."""
+    """Add the results that a new checkpoint gets; workers launch their evaluations. The same checkpoint again adds
+    nothing.
+    """
     run = session.scalar(select(Run).where(Run.job_id == claim.job_id))
-    checkpoint = session.scalar(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == event.step)) if run else None
+    checkpoint = (
+        session.scalar(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == event.step))
+        if run
+        else None
+    )
     if run is not None and checkpoint is not None:
         _start(session, ctx, run, checkpoint, Moment.CHECKPOINT)
 
@@ -52,7 +62,11 @@ def start_at_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayloa
 def start_at_end(session: Session, ctx: Context, claim: Claim[TrainPayload], result: TrainResult) -> None:
     """Add the results that a run's last checkpoint gets when the run has ended."""
     run = session.scalar(select(Run).where(Run.job_id == claim.job_id))
-    query = select(Checkpoint).where(Checkpoint.deleted_at.is_(None), Checkpoint.folder.is_not(None)).order_by(Checkpoint.step.desc())
+    query = (
+        select(Checkpoint)
+        .where(Checkpoint.deleted_at.is_(None), Checkpoint.folder.is_not(None))
+        .order_by(Checkpoint.step.desc())
+    )
     checkpoint = session.scalar(query.where(Checkpoint.run_id == run.id).limit(1)) if run else None
     if run is not None and checkpoint is not None:
         _start(session, ctx, run, checkpoint, Moment.END)
@@ -61,14 +75,22 @@ def start_at_end(session: Session, ctx: Context, claim: Claim[TrainPayload], res
 def list_open_results(ctx: Context) -> list[str]:
     """Return the ids of suite results with members that are still to be launched."""
     with ctx.db.read() as session:
-        return list(session.scalars(select(SuiteResult.id).where(SuiteResult.launched_at.is_(None)).order_by(SuiteResult.created_at)))
+        return list(
+            session.scalars(
+                select(SuiteResult.id).where(SuiteResult.launched_at.is_(None)).order_by(SuiteResult.created_at)
+            )
+        )
 
 
 def release_scored(ctx: Context) -> None:
-    """Remove the holds of checkpoints of active runs whose suites have ended, so that the runs may remove the checkpoints."""
+    """Remove the holds of checkpoints of active runs whose suites have ended, so that the runs may remove the
+    checkpoints.
+    """
     chosen = select(RunSuite.run_id).join(Run, Run.id == RunSuite.run_id).join(Job, Job.id == Run.job_id)
     runs = chosen.where(RunSuite.moment == Moment.CHECKPOINT.value, Job.status.in_(ACTIVE))
-    held = select(Checkpoint).where(Checkpoint.run_id.in_(runs))  # PostgreSQL compares no JSON, so whole rows have no DISTINCT
+    held = select(Checkpoint).where(
+        Checkpoint.run_id.in_(runs)
+    )  # PostgreSQL compares no JSON, so whole rows have no DISTINCT
     with ctx.db.read() as session:
         for checkpoint in session.scalars(held.where(Checkpoint.deleted_at.is_(None), Checkpoint.folder.is_not(None))):
             hold = hold_of(ctx.artifacts.path(str(checkpoint.folder)))
@@ -82,15 +104,27 @@ def _is_scored(session: Session, checkpoint: Checkpoint) -> bool:
     if not results or any(result.launched_at is None for result in results):
         return False
     ids = [one["evaluation"] for result in results for one in result.members if one.get("evaluation")]
-    unfinished = select(Evaluation.id).join(Job, Job.id == Evaluation.job_id).where(Evaluation.id.in_(ids), Job.status.not_in(TERMINAL))
+    unfinished = (
+        select(Evaluation.id)
+        .join(Job, Job.id == Evaluation.job_id)
+        .where(Evaluation.id.in_(ids), Job.status.not_in(TERMINAL))
+    )
     return session.scalar(unfinished.limit(1)) is None
 
 
 def _start(session: Session, ctx: Context, run: Run, checkpoint: Checkpoint, moment: Moment) -> None:
-    chosen = select(Suite).join(RunSuite, RunSuite.suite_id == Suite.id).where(RunSuite.run_id == run.id, RunSuite.moment == moment.value)
+    chosen = (
+        select(Suite)
+        .join(RunSuite, RunSuite.suite_id == Suite.id)
+        .where(RunSuite.run_id == run.id, RunSuite.moment == moment.value)
+    )
     for suite in session.scalars(chosen):
-        known = select(SuiteResult.id).where(SuiteResult.suite_id == suite.id, SuiteResult.checkpoint_id == checkpoint.id)
+        known = select(SuiteResult.id).where(
+            SuiteResult.suite_id == suite.id, SuiteResult.checkpoint_id == checkpoint.id
+        )
         if session.scalar(known.limit(1)) is None:
-            row = SuiteResult(suite_id=suite.id, checkpoint_id=checkpoint.id, config=suite.config, created_by=run.created_by)
+            row = SuiteResult(
+                suite_id=suite.id, checkpoint_id=checkpoint.id, config=suite.config, created_by=run.created_by
+            )
             row.created_at = ctx.now()
             session.add(row)

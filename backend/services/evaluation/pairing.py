@@ -53,21 +53,26 @@ def pair_items(
     *,
     subgroups: Mapping[K, str] | None,
 ) -> PairedComparison:
-    """Return the paired comparison of items' values by hash or key, second minus first, of evaluations made as this one was.
+    """Return the paired comparison of items' values by hash or key, second minus first, of evaluations made as this one
+    was.
 
-    `subgroups` are those of the items where the metric is shown as a macro average (`subgroups_of`). Raises what `compare` raises about
-    items and metric.
+    `subgroups` are those of the items where the metric is shown as a macro average (`subgroups_of`). Raises what
+    `compare` raises about items and metric.
     """
     return _pairing(evaluation, before, after, metric, subgroups=subgroups)(LEVEL)
 
 
 def subgroups_of(ctx: Context, evaluation: EvaluationView, metric: str) -> dict[str, str] | None:
-    """Return each item's subgroup by its hash where a metric is shown as the mean of the subgroups' means; None where items count alike."""
+    """Return each item's subgroup by its hash where a metric is shown as the mean of the subgroups' means; None where
+    items count alike.
+    """
     if not evaluation.average_of(metric).startswith("macro"):
         return None
     query = select(EvaluationItem.item_hash, EvaluationItem.shown["subgroup"].as_string())
     with ctx.db.read() as session:
-        return {one: name or "" for one, name in session.execute(query.where(EvaluationItem.evaluation_id == evaluation.id))}
+        return {
+            one: name or "" for one, name in session.execute(query.where(EvaluationItem.evaluation_id == evaluation.id))
+        }
 
 
 def packed_subgroups_of(ctx: Context, evaluation: EvaluationView, metric: str) -> dict[int, str] | None:
@@ -95,16 +100,27 @@ def _pairing(
     parts: dict[str, list[K]] = {}
     for key in common:
         parts.setdefault("" if subgroups is None else subgroups.get(key, ""), []).append(key)
-    pairings = [_pair(name, [before[key] for key in keys], [after[key] for key in keys], options=options) for keys in parts.values()]
+    pairings = [
+        _pair(name, [before[key] for key in keys], [after[key] for key in keys], options=options)
+        for keys in parts.values()
+    ]
     return pairings[0] if subgroups is None else lambda level: paired_macro(pairings, level=level)
 
 
 def common_keys(before: Mapping[K, dict[str, float]], after: Mapping[K, dict[str, float]], metric: str) -> list[K]:
-    """Return the items that both have. Raises InvalidInput where they are too few, or the metric is not one of items."""
+    """Return the items that both have. Raises InvalidInput where they are too few, or the metric is not one of
+    items.
+    """
     if metric == "gender_gap":
-        raise InvalidInput("The gap by gender is one of pairs of items, so it is not compared item by item.", remedy="Compare acc.")
+        raise InvalidInput(
+            "The gap by gender is one of pairs of items, so it is not compared item by item.", remedy="Compare acc."
+        )
     partial = metric in SAFETY_METRICS  # measured on some items: refusals of unsafe prompts, say
-    common = [key for key in before if key in after and not (partial and (metric not in before[key] or metric not in after[key]))]
+    common = [
+        key
+        for key in before
+        if key in after and not (partial and (metric not in before[key] or metric not in after[key]))
+    ]
     if len(common) < 2:
         raise InvalidInput(
             f"The two evaluations have {len(common)} items in common, so nothing can be compared.",
@@ -113,17 +129,23 @@ def common_keys(before: Mapping[K, dict[str, float]], after: Mapping[K, dict[str
     return common
 
 
-def _pair(metric: str, before: list[dict[str, float]], after: list[dict[str, float]], *, options: dict[str, Any]) -> Pairing:
+def _pair(
+    metric: str, before: list[dict[str, float]], after: list[dict[str, float]], *, options: dict[str, Any]
+) -> Pairing:
     """Pair two lists of item values, by cluster where the items have one.
 
-    Of bits per byte the difference is that of the corpus: summed over summed bytes. So it is of BLEU and its like, from stored parts.
+    Of bits per byte the difference is that of the corpus: summed over summed bytes. So it is of BLEU and its like, from
+    stored parts.
     """
-    clusters = next(([item[CLUSTER] for item in side] for side in (before, after) if all(CLUSTER in item for item in side)), None)
+    clusters = next(
+        ([item[CLUSTER] for item in side] for side in (before, after) if all(CLUSTER in item for item in side)), None
+    )
     if metric in CORPUS_SIZE:
         size = CORPUS_SIZE[metric]
         if any(a[size] != b[size] for a, b in zip(before, after, strict=True)):
             raise InvalidInput(
-                f"The two tokenizers count {size} differently, so {metric} can't be paired.", remedy="Compare bits per byte."
+                f"The two tokenizers count {size} differently, so {metric} can't be paired.",
+                remedy="Compare bits per byte.",
             )
         scale = math.log(2) if size == "bytes" else 1.0  # nats in a bit
         gaps = [(b["sum_nll"] - a["sum_nll"]) / scale for a, b in zip(before, after, strict=True)]
@@ -137,7 +159,12 @@ def _pair(metric: str, before: list[dict[str, float]], after: list[dict[str, flo
 
 
 def _pair_corpus(
-    metric: str, before: list[dict[str, float]], after: list[dict[str, float]], *, options: dict[str, Any], clusters: list[float] | None
+    metric: str,
+    before: list[dict[str, float]],
+    after: list[dict[str, float]],
+    *,
+    options: dict[str, Any],
+    clusters: list[float] | None,
 ) -> Pairing:
     """Pair a corpus metric by bootstrap; its p value is that of the interval, inverted."""
     from backend.domain.evaluation.metrics.items import corpus_of  # scorers load when they are needed
@@ -146,7 +173,9 @@ def _pair_corpus(
 
     known = get_metric(metric.split(",")[0], **options)
     if any(f"{metric}:0" not in values for values in (*before, *after)):
-        raise InvalidInput(f"Some items have no parts of {metric}.", remedy="Run both evaluations again.", field="metric")
+        raise InvalidInput(
+            f"Some items have no parts of {metric}.", remedy="Run both evaluations again.", field="metric"
+        )
     first, second = corpus_of(known, metric, before), corpus_of(known, metric, after)
     resampled = resample_corpus_difference(known, first, second, clusters=clusters)
     gaps = [b.get(metric, 0.0) - a.get(metric, 0.0) for a, b in zip(before, after, strict=True)]

@@ -1,4 +1,6 @@
-"""Items of two evaluations side by side (fixed, broken, wrong in both), and items on which a judge disagrees with their scores."""
+"""Items of two evaluations side by side (fixed, broken, wrong in both), and items on which a judge disagrees with their
+scores.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from backend.services.evaluation.pairing import item_metric
 
 ALL = 1_000_000
 Verdicts = dict[tuple[str, ...], float]
-"""A verdict by texts (question, answers): of one answer 1 good, -1 bad; of two 1 where the second is better, -1 the first; 0 neither."""
+"""A verdict by texts (question, answers): of one answer 1 good, -1 bad; of two 1 where the second is better, -1 the
+first; 0 neither.
+"""
 PairChoice = Literal["broken", "fixed", "both_wrong"]
 
 
@@ -55,10 +59,14 @@ def read_pairs(ctx: Context, comparison: Comparison, hashes: Sequence[str]) -> l
     """Return items of both evaluations by their hashes, in that order."""
     first, second = comparison.first.id, comparison.second.id
     views: dict[str, dict[str, ItemView]] = {first: {}, second: {}}
-    rows = select(EvaluationItem).where(EvaluationItem.evaluation_id.in_([first, second]), EvaluationItem.item_hash.in_(hashes))
+    rows = select(EvaluationItem).where(
+        EvaluationItem.evaluation_id.in_([first, second]), EvaluationItem.item_hash.in_(hashes)
+    )
     with ctx.db.read() as session:
         for row in session.scalars(rows):
-            views[row.evaluation_id][row.item_hash] = ItemView(row.item_hash, row.position, dict(row.values), dict(row.shown))
+            views[row.evaluation_id][row.item_hash] = ItemView(
+                row.item_hash, row.position, dict(row.values), dict(row.shown)
+            )
     return [Flip(views[first][key], views[second][key]) for key in hashes]
 
 
@@ -77,7 +85,9 @@ def disagreeing_items(ctx: Context, evaluation: EvaluationView) -> frozenset[int
 
 
 def disagreeing_pairs(ctx: Context, comparison: Comparison) -> list[str] | None:
-    """Return the hashes of the items on which a pairwise judge does not prefer the better score's side; None where none was judged."""
+    """Return the hashes of the items on which a pairwise judge does not prefer the better score's side; None where none
+    was judged.
+    """
     verdicts = _read_all(ctx, mode="pairwise")
     if not verdicts:
         return None
@@ -121,7 +131,10 @@ def _sides(ctx: Context, job_id: str) -> Iterator[tuple[tuple[str, ...], float]]
         return
     for record in records:
         if record["verdict"] is not None:
-            yield tuple(text.strip() for text in (record["prompt"], *record["answers"])), _side(record["verdict"], config)
+            yield (
+                tuple(text.strip() for text in (record["prompt"], *record["answers"])),
+                _side(record["verdict"], config),
+            )
 
 
 def _side(verdict: Any, config: JudgeConfig) -> float:
@@ -135,7 +148,9 @@ def _side(verdict: Any, config: JudgeConfig) -> float:
 
 def _find(verdicts: Verdicts, *sides: ItemView) -> float | None:
     """Return the verdict on the answers of one item, which may have been judged in the other order."""
-    answers = [str(side.shown.get("completion") or side.shown.get("chosen") or "").strip()[:SHOWN_CHARACTERS] for side in sides]
+    answers = [
+        str(side.shown.get("completion") or side.shown.get("chosen") or "").strip()[:SHOWN_CHARACTERS] for side in sides
+    ]
     for name in ("question", "prompt"):
         prompt = str(sides[0].shown.get(name) or "").strip()[:SHOWN_CHARACTERS]
         if (prompt, *answers) in verdicts:

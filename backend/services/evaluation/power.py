@@ -1,4 +1,6 @@
-"""Power of a comparison before it runs: discordance and clusters measured in earlier evaluations of the benchmark, else planned."""
+"""Power of a comparison before it runs: discordance and clusters measured in earlier evaluations of the benchmark, else
+planned.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,11 @@ ENOUGH_ITEMS = 30
 """Shared items from which on two evaluations measure a discordance."""
 
 
-def plan_comparison(ctx: Context, *, version_id: str, kind: EvaluationKind, items: int, metric: str) -> PowerPlan | None:
-    """Return what a comparison of two checkpoints by a metric on so many items of a version can detect; None for texts without a share.
+def plan_comparison(
+    ctx: Context, *, version_id: str, kind: EvaluationKind, items: int, metric: str
+) -> PowerPlan | None:
+    """Return what a comparison of two checkpoints by a metric on so many items of a version can detect; None for texts
+    without a share.
 
     Discordance is the median over the pairs of the newest evaluations of up to six checkpoints, scored in the same way.
     """
@@ -39,9 +44,15 @@ def plan_comparison(ctx: Context, *, version_id: str, kind: EvaluationKind, item
 
 def _newest(ctx: Context, version_id: str, kind: EvaluationKind) -> list[ItemValues]:
     query = (
-        select(Evaluation.id, func.coalesce(Evaluation.checkpoint_id, Evaluation.endpoint_id).label("subject_id"), Evaluation.config)
+        select(
+            Evaluation.id,
+            func.coalesce(Evaluation.checkpoint_id, Evaluation.endpoint_id).label("subject_id"),
+            Evaluation.config,
+        )
         .join(Job, Job.id == Evaluation.job_id)
-        .where(Evaluation.dataset_version_id == version_id, Evaluation.kind == kind.value, Job.status == Status.FINISHED)
+        .where(
+            Evaluation.dataset_version_id == version_id, Evaluation.kind == kind.value, Job.status == Status.FINISHED
+        )
         .order_by(Evaluation.created_at.desc())
         .limit(50)
     )
@@ -55,7 +66,8 @@ def _newest(ctx: Context, version_id: str, kind: EvaluationKind) -> list[ItemVal
 def _measure(first: ItemValues, second: ItemValues, metric: str) -> tuple[float, float] | None:
     """Return (discordance, design effect) of two evaluations; None with fewer than 30 items in common.
 
-    Of no discordant item at all the rule of three's bound is taken: two that never differed in n items may differ in 3/n of them.
+    Of no discordant item at all the rule of three's bound is taken: two that never differed in n items may differ in
+    3/n of them.
     """
     before, after = common_items(first, second, metric)
     known = np.isfinite(before) & np.isfinite(after)

@@ -29,7 +29,8 @@ class ScoreCurve:
 class RunScores:
     """Curves of a run's evaluations, and the validation loss at its checkpoints.
 
-    `failed_steps`: steps at which a benchmark of a suite could not be scored, as where the run had removed the checkpoint.
+    `failed_steps`: steps at which a benchmark of a suite could not be scored, as where the run had removed the
+    checkpoint.
     """
 
     losses: tuple[tuple[int, float], ...]
@@ -42,9 +43,16 @@ def read_run_scores(ctx: Context, run_id: str) -> RunScores:
     """Return the newest comparable scores of a run's checkpoints by benchmark, suites' macro averages first."""
     with ctx.db.read() as session:
         checkpoints = {
-            c.id: c for c in session.scalars(select(Checkpoint).where(Checkpoint.run_id == run_id, Checkpoint.step.is_not(None)))
+            c.id: c
+            for c in session.scalars(
+                select(Checkpoint).where(Checkpoint.run_id == run_id, Checkpoint.step.is_not(None))
+            )
         }
-        query = select(Evaluation.id).where(Evaluation.checkpoint_id.in_(checkpoints)).order_by(Evaluation.created_at.desc())
+        query = (
+            select(Evaluation.id)
+            .where(Evaluation.checkpoint_id.in_(checkpoints))
+            .order_by(Evaluation.created_at.desc())
+        )
         ids = list(session.scalars(query))
     evaluations = get_evaluations(ctx, ids)
     results = list_results(ctx, run_id=run_id)
@@ -57,8 +65,16 @@ def read_run_scores(ctx: Context, run_id: str) -> RunScores:
                 newest.setdefault(step, score)
         if newest:
             curves.append(ScoreCurve(column.label, column.metric, column, tuple(sorted(newest.items()))))
-    losses = [(c.step, float(loss)) for c in checkpoints.values() if c.step is not None and (loss := c.metrics.get("val_loss")) is not None]
-    failed = {result.step for result in results if result.step is not None and any(_failed(member) for member in result.members)}
+    losses = [
+        (c.step, float(loss))
+        for c in checkpoints.values()
+        if c.step is not None and (loss := c.metrics.get("val_loss")) is not None
+    ]
+    failed = {
+        result.step
+        for result in results
+        if result.step is not None and any(_failed(member) for member in result.members)
+    }
     num_active = sum(evaluation.is_active for evaluation in evaluations)
     return RunScores(tuple(sorted(losses)), tuple(curves), num_active, tuple(sorted(failed)))
 
@@ -74,4 +90,7 @@ def _suite_curves(results: Sequence[SuiteResultView]) -> list[ScoreCurve]:
             macro = result.macro
             score = ScoreView("acc", macro.value, macro.stderr, macro.low, macro.high, macro.n, macro.method)
             points.setdefault(result.suite, {}).setdefault(result.step, score)
-    return [ScoreCurve(f"{suite}, macro average", "acc", None, tuple(sorted(steps.items()))) for suite, steps in points.items()]
+    return [
+        ScoreCurve(f"{suite}, macro average", "acc", None, tuple(sorted(steps.items())))
+        for suite, steps in points.items()
+    ]

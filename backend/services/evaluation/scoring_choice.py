@@ -17,7 +17,9 @@ Split = Literal["all", "train", "val"]
 
 
 def choose_kind(ctx: Context, version: VersionView, requested: str) -> EvaluationKind:
-    """Return how a dataset is scored: `auto` by what its rows hold. Raises InvalidInput for a way that does not suit it."""
+    """Return how a dataset is scored: `auto` by what its rows hold. Raises InvalidInput for a way that does not suit
+    it.
+    """
     if version.kind not in EVALUATED_KINDS:
         raise InvalidInput(
             f"“{version.dataset}” holds {version.kind}, which has nothing to score.",
@@ -41,7 +43,9 @@ def choose_kind(ctx: Context, version: VersionView, requested: str) -> Evaluatio
         way = "perplexity" if requested == EvaluationKind.PERPLEXITY else "multiple choice"
         reason = "is a benchmark of questions" if requested == EvaluationKind.PERPLEXITY else "has no choices"
         raise InvalidInput(
-            f"“{version.dataset}” {reason}: it can't be scored by {way}.", remedy="Choose another way of scoring.", field="kind"
+            f"“{version.dataset}” {reason}: it can't be scored by {way}.",
+            remedy="Choose another way of scoring.",
+            field="kind",
         )
     return EvaluationKind(requested)
 
@@ -52,5 +56,7 @@ def choose_split(version: VersionView, requested: Literal["auto", "all", "train"
     if requested == "auto":
         return "all" if version.kind in UNSPLIT_KINDS else "val" if version.val_rows else "train"
     if not rows[requested]:
-        raise InvalidInput(f"{version.label} has no rows in its {requested} split.", remedy="Choose another split.", field="split")
+        raise InvalidInput(
+            f"{version.label} has no rows in its {requested} split.", remedy="Choose another split.", field="split"
+        )
     return requested

@@ -56,9 +56,9 @@ class MemberResult:
 class SuiteResultView:
     """A suite on a checkpoint. `seconds` and `tokens` sum what its evaluations took, where that is known.
 
-    `macro` counts every benchmark the same, `micro` every item, `centred` (of a suite that says so) the same over what exceeds chance. All
-    are None until every member with a share has its score.
-    `left_out` names the finished members whose metric does not lie between 0 and 1, such as bits per byte.
+    `macro` counts every benchmark the same, `micro` every item, `centred` (of a suite that says so) the same over what
+    exceeds chance. All are None until every member with a share has its score. `left_out` names the finished members
+    whose metric does not lie between 0 and 1, such as bits per byte.
     """
 
     id: str
@@ -85,23 +85,32 @@ class SuiteResultView:
     @property
     def is_active(self) -> bool:
         """Return whether members are still to be launched, queued or running."""
-        return any((one.evaluation is None and not one.error) or (one.evaluation and one.evaluation.is_active) for one in self.members)
+        return any(
+            (one.evaluation is None and not one.error) or (one.evaluation and one.evaluation.is_active)
+            for one in self.members
+        )
 
 
 def create_suite(ctx: Context, config: SuiteConfig, *, person: Person) -> SuiteView:
-    """Store a suite. Raises Conflict if the name is taken, and what a launch would raise for a member that can't be scored."""
+    """Store a suite. Raises Conflict if the name is taken, and what a launch would raise for a member that can't be
+    scored.
+    """
     require_builder(person)
     config = config.model_copy(update={"name": clean_name(config.name, what="A suite")})
     for member in config.members:
         plan_evaluation(ctx, benchmark=member.benchmark, config=member.config)
     try:
         with ctx.db.write() as session:
-            row = Suite(name=config.name, config=config.model_dump(mode="json"), created_by=person.id, created_at=ctx.now())
+            row = Suite(
+                name=config.name, config=config.model_dump(mode="json"), created_by=person.id, created_at=ctx.now()
+            )
             session.add(row)
             session.flush()
             return _view(row, 0)
     except IntegrityError as error:
-        raise Conflict(f"There is already a suite “{config.name}”.", remedy="Choose another name.", field="name") from error
+        raise Conflict(
+            f"There is already a suite “{config.name}”.", remedy="Choose another name.", field="name"
+        ) from error
 
 
 def tasks_of(ctx: Context, group: TaskGroup) -> list[TaskDefinition]:
@@ -110,7 +119,13 @@ def tasks_of(ctx: Context, group: TaskGroup) -> list[TaskDefinition]:
 
 
 def suite_of_group(
-    ctx: Context, group: TaskGroup, *, tasks: Sequence[TaskDefinition], config: EvaluationConfig, person: Person, benchmark: str = ""
+    ctx: Context,
+    group: TaskGroup,
+    *,
+    tasks: Sequence[TaskDefinition],
+    config: EvaluationConfig,
+    person: Person,
+    benchmark: str = "",
 ) -> SuiteView:
     """Return the suite of a group's tasks with a config's other settings, creating it at first.
 
@@ -125,10 +140,15 @@ def suite_of_group(
     suites = {suite.name: suite for suite in list_suites(ctx)}
     names = [group.name, *(f"{group.name} {number}" for number in range(2, len(suites) + 3))]
     for name in names:
-        if name in suites and (suites[name].config.members, suites[name].config.centred) == (tuple(members), group.centred):
+        if name in suites and (suites[name].config.members, suites[name].config.centred) == (
+            tuple(members),
+            group.centred,
+        ):
             return suites[name]
     free = next(name for name in names if name not in suites)
-    config_of_group = SuiteConfig(name=free, description=group.description, members=tuple(members), centred=group.centred)
+    config_of_group = SuiteConfig(
+        name=free, description=group.description, members=tuple(members), centred=group.centred
+    )
     return create_suite(ctx, config_of_group, person=person)
 
 
@@ -158,13 +178,20 @@ def get_suite(ctx: Context, name_or_id: str) -> SuiteView:
 def run_suite(ctx: Context, suite: str, *, checkpoint: str, person: Person) -> SuiteResultView:
     """Launch a suite's evaluations on a checkpoint. What was measured already with the same settings is taken as it is.
 
-    Raises NotFound, Conflict if the checkpoint is not ready, NotAllowed. A member that can't be launched is an error of the result.
+    Raises NotFound, Conflict if the checkpoint is not ready, NotAllowed. A member that can't be launched is an error of
+    the result.
     """
     require_builder(person)
     subject = resolve_checkpoint(ctx, checkpoint)
     with ctx.db.write() as session:
         chosen = _find(session, suite)
-        row = SuiteResult(suite_id=chosen.id, checkpoint_id=subject.id, config=chosen.config, created_by=person.id, created_at=ctx.now())
+        row = SuiteResult(
+            suite_id=chosen.id,
+            checkpoint_id=subject.id,
+            config=chosen.config,
+            created_by=person.id,
+            created_at=ctx.now(),
+        )
         session.add(row)
         session.flush()
         result_id = row.id
@@ -173,15 +200,26 @@ def run_suite(ctx: Context, suite: str, *, checkpoint: str, person: Person) -> S
 
 
 def launch_members(ctx: Context, result_id: str) -> None:
-    """Launch the members of a result that have no evaluation yet. Safe to repeat after a crash: each member has its own key."""
+    """Launch the members of a result that have no evaluation yet. Safe to repeat after a crash: each member has its own
+    key.
+    """
     with ctx.db.read() as session:
         row = session.get_one(SuiteResult, result_id)
-        config, checkpoint_id, person = SuiteConfig.model_validate(row.config), row.checkpoint_id, _person(session, row.created_by)
-    members = [_launch_member(ctx, result_id, index, member, checkpoint_id, person) for index, member in enumerate(config.members)]
+        config, checkpoint_id, person = (
+            SuiteConfig.model_validate(row.config),
+            row.checkpoint_id,
+            _person(session, row.created_by),
+        )
+    members = [
+        _launch_member(ctx, result_id, index, member, checkpoint_id, person)
+        for index, member in enumerate(config.members)
+    ]
     _store_members(ctx, result_id, members)
 
 
-def _launch_member(ctx: Context, result_id: str, index: int, member: SuiteMember, checkpoint_id: str, person: Person) -> dict[str, str]:
+def _launch_member(
+    ctx: Context, result_id: str, index: int, member: SuiteMember, checkpoint_id: str, person: Person
+) -> dict[str, str]:
     try:
         evaluation = launch_evaluation(
             ctx,
@@ -211,7 +249,9 @@ def get_result(ctx: Context, result_id: str) -> SuiteResultView:
     return _results(ctx, [row])[0]
 
 
-def list_results(ctx: Context, *, suite_id: str | None = None, run_id: str | None = None, limit: int = 100) -> list[SuiteResultView]:
+def list_results(
+    ctx: Context, *, suite_id: str | None = None, run_id: str | None = None, limit: int = 100
+) -> list[SuiteResultView]:
     """Return suite results, newest first: of a suite, or of a run's checkpoints."""
     query = select(SuiteResult).order_by(SuiteResult.created_at.desc(), SuiteResult.id).limit(limit)
     if suite_id:
@@ -227,19 +267,31 @@ def _results(ctx: Context, rows: Sequence[SuiteResult]) -> list[SuiteResultView]
     ids = [str(one["evaluation"]) for row in rows for one in row.members if one.get("evaluation")]
     evaluations = {evaluation.id: evaluation for evaluation in get_evaluations(ctx, ids)}
     with ctx.db.read() as session:
-        checkpoints = {c.id: c for c in session.scalars(select(Checkpoint).where(Checkpoint.id.in_({row.checkpoint_id for row in rows})))}
-        jobs = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_({e.job_id for e in evaluations.values() if e.job_id})))}
+        checkpoints = {
+            c.id: c
+            for c in session.scalars(select(Checkpoint).where(Checkpoint.id.in_({row.checkpoint_id for row in rows})))
+        }
+        jobs = {
+            job.id: job
+            for job in session.scalars(
+                select(Job).where(Job.id.in_({e.job_id for e in evaluations.values() if e.job_id}))
+            )
+        }
     return [_result(row, checkpoints[row.checkpoint_id], evaluations, jobs) for row in rows]
 
 
-def _result(row: SuiteResult, checkpoint: Checkpoint, evaluations: dict[str, EvaluationView], jobs: dict[str, Job]) -> SuiteResultView:
+def _result(
+    row: SuiteResult, checkpoint: Checkpoint, evaluations: dict[str, EvaluationView], jobs: dict[str, Job]
+) -> SuiteResultView:
     config = SuiteConfig.model_validate(row.config)
     stored = row.members or [{} for _ in config.members]
     members = tuple(
         MemberResult(member, evaluations.get(str(one.get("evaluation"))), str(one.get("error") or ""))
         for member, one in zip(config.members, stored, strict=True)
     )
-    done = [one.evaluation for one in members if one.evaluation is not None and one.evaluation.status is Status.FINISHED]
+    done = [
+        one.evaluation for one in members if one.evaluation is not None and one.evaluation.status is Status.FINISHED
+    ]
     ran = [jobs[e.job_id] for e in done if e.job_id in jobs]
     macro, micro, left_out = average(members)
     return SuiteResultView(
@@ -256,16 +308,26 @@ def _result(row: SuiteResult, checkpoint: Checkpoint, evaluations: dict[str, Eva
         micro=micro,
         centred=average_above_chance(members) if config.centred and macro is not None else None,
         left_out=left_out,
-        seconds=sum((job.finished_at - job.started_at).total_seconds() for job in ran if job.started_at and job.finished_at),
+        seconds=sum(
+            (job.finished_at - job.started_at).total_seconds() for job in ran if job.started_at and job.finished_at
+        ),
         tokens=sum(e.facts.tokens or 0 for e in done),
     )
 
 
 def average(members: Sequence[MemberResult]) -> tuple[Estimate | None, Estimate | None, tuple[str, ...]]:
-    """Return macro and micro average of the members' main scores, and the members whose scores have no average with others."""
-    scores = [(one.member.benchmark, one.evaluation.main_score) for one in members if one.evaluation and one.evaluation.main_score]
+    """Return macro and micro average of the members' main scores, and the members whose scores have no average with
+    others.
+    """
+    scores = [
+        (one.member.benchmark, one.evaluation.main_score)
+        for one in members
+        if one.evaluation and one.evaluation.main_score
+    ]
     averaged = [score for _, score in scores if is_averaged(score.metric)]
-    left_out = tuple(f"{name} ({metric_label(score.metric)})" for name, score in scores if not is_averaged(score.metric))
+    left_out = tuple(
+        f"{name} ({metric_label(score.metric)})" for name, score in scores if not is_averaged(score.metric)
+    )
     if not averaged or len(scores) < len(members):
         return None, None, left_out
     estimates = [Estimate(s.value, s.stderr, s.low, s.high, s.n, s.method) for s in averaged]
@@ -275,12 +337,20 @@ def average(members: Sequence[MemberResult]) -> tuple[Estimate | None, Estimate 
 def average_above_chance(members: Sequence[MemberResult]) -> Estimate:
     """Return the macro average of what the members' shares exceed chance by; chance is 0 where there are no choices."""
     evaluations = [one.evaluation for one in members if one.evaluation is not None]
-    scored = [(e.facts.chance or 0.0, score) for e in evaluations if (score := e.main_score) is not None and is_averaged(score.metric)]
-    return macro_average([centre(Estimate(s.value, s.stderr, s.low, s.high, s.n, s.method), chance=chance) for chance, s in scored])
+    scored = [
+        (e.facts.chance or 0.0, score)
+        for e in evaluations
+        if (score := e.main_score) is not None and is_averaged(score.metric)
+    ]
+    return macro_average(
+        [centre(Estimate(s.value, s.stderr, s.low, s.high, s.n, s.method), chance=chance) for chance, s in scored]
+    )
 
 
 def _find(session: Session, name_or_id: str) -> Suite:
-    row = session.get(Suite, name_or_id) or session.scalar(select(Suite).where(Suite.name == name_or_id, Suite.archived_at.is_(None)))
+    row = session.get(Suite, name_or_id) or session.scalar(
+        select(Suite).where(Suite.name == name_or_id, Suite.archived_at.is_(None))
+    )
     if row is None:
         names = session.scalars(select(Suite.name).where(Suite.archived_at.is_(None)))
         raise not_found("suite", name_or_id, names, remedy="See `roundhouse eval suite list`, or create one.")

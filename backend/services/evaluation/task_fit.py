@@ -34,12 +34,17 @@ Row = dict[str, Any]
 def resolve_benchmark(ctx: Context, benchmark: str, *, task: TaskDefinition | None) -> VersionView:
     """Return the dataset version of a name, or without one the dataset that a task finds by its names.
 
-    Raises NotFound, Conflict if it is not ready, InvalidInput if there is neither name nor task, or no dataset of the task's names.
+    Raises NotFound, Conflict if it is not ready, InvalidInput if there is neither name nor task, or no dataset of the
+    task's names.
     """
     if benchmark:
         return resolve_version(ctx, benchmark)
     if task is None:
-        raise InvalidInput("The evaluation names no benchmark.", remedy="Choose a dataset, or a task that finds one.", field="benchmark")
+        raise InvalidInput(
+            "The evaluation names no benchmark.",
+            remedy="Choose a dataset, or a task that finds one.",
+            field="benchmark",
+        )
     names = {plain_name(name) for name in (*task.data.names, task.name)}
     datasets = [dataset for dataset in list_datasets(ctx, ready=True) if dataset.newest is not None]
     for dataset in [
@@ -61,7 +66,9 @@ def task_rows(ctx: Context, version: VersionView, *, split: Split) -> list[Row]:
     folder = ctx.artifacts.path(require_folder(version.folder, what="dataset"))
     rows: list[Row] = []
     for name in ("train", "val") if split == "all" else (split,):
-        rows += read_rows(folder, split=name, limit=MAX_CHECKED_ROWS - len(rows)) if len(rows) < MAX_CHECKED_ROWS else []
+        rows += (
+            read_rows(folder, split=name, limit=MAX_CHECKED_ROWS - len(rows)) if len(rows) < MAX_CHECKED_ROWS else []
+        )
     return [columns_of(row) for row in rows]
 
 
@@ -84,11 +91,13 @@ def select_task_rows(
     return rows, select_rows(task, rows, limit=limit, seed=seed, pool=pool)
 
 
-def check_task(ctx: Context, task: TaskDefinition, version: VersionView, *, split: Split, config: EvaluationConfig) -> int:
+def check_task(
+    ctx: Context, task: TaskDefinition, version: VersionView, *, split: Split, config: EvaluationConfig
+) -> int:
     """Render the rows that a task would score, and return how many there are without a limit.
 
-    Raises TemplateFault naming row, field, value and remedy; InvalidInput if no row fits or examples are too few; NotAllowed if the
-    task runs code and the installation does not.
+    Raises TemplateFault naming row, field, value and remedy; InvalidInput if no row fits or examples are too few;
+    NotAllowed if the task runs code and the installation does not.
     """
     if task.runs_code:
         require_code_execution(ctx)
@@ -117,7 +126,9 @@ def render_numbered(task: TaskDefinition, rows: Sequence[Row], at: int, selectio
 
 
 def _spread(places: Sequence[int]) -> Sequence[int]:
-    """Return the first hundred places, then the others in steps through all of them, so that a stop has seen every part."""
+    """Return the first hundred places, then the others in steps through all of them, so that a stop has seen every
+    part.
+    """
     steps = 97
     return [*places[:100], *(place for start in range(steps) for place in places[100 + start :: steps])]
 

@@ -1,4 +1,6 @@
-"""Tasks: those that come with the product and those that the team saved; which of them fit a dataset; their first prompts."""
+"""Tasks: those that come with the product and those that the team saved; which of them fit a dataset; their first
+prompts.
+"""
 
 from __future__ import annotations
 
@@ -55,13 +57,20 @@ class TaskPreview:
 def list_tasks(ctx: Context) -> list[TaskView]:
     """Return every task and group, the team's first, by name."""
     with ctx.db.read() as session:
-        saved = session.execute(select(EvaluationTask.name, EvaluationTask.text, EvaluationTask.updated_at).order_by(EvaluationTask.name))
+        saved = session.execute(
+            select(EvaluationTask.name, EvaluationTask.text, EvaluationTask.updated_at).order_by(EvaluationTask.name)
+        )
         team = [TaskView(name, read_definition(text), text, "team", at) for name, text, at in saved]
-    return [*team, *(TaskView(name, shipped_definition(name), shipped_text(name), "shipped") for name in shipped_names())]
+    return [
+        *team,
+        *(TaskView(name, shipped_definition(name), shipped_text(name), "shipped") for name in shipped_names()),
+    ]
 
 
 def get_task(ctx: Context, name: str) -> TaskView:
-    """Return a task or group by name: the team's, or one that comes with the product. Raises NotFound with similar names."""
+    """Return a task or group by name: the team's, or one that comes with the product. Raises NotFound with similar
+    names.
+    """
     with ctx.db.read() as session:
         row = session.scalar(select(EvaluationTask).where(EvaluationTask.name == name))
         if row is not None:
@@ -77,33 +86,47 @@ def get_task(ctx: Context, name: str) -> TaskView:
 
 def find_task(ctx: Context, name_or_text: str) -> Definition:
     """Return the definition of a name, or of a YAML text. Raises NotFound, InvalidInput."""
-    return read_definition(name_or_text) if "\n" in name_or_text or ":" in name_or_text else get_task(ctx, name_or_text).definition
+    return (
+        read_definition(name_or_text)
+        if "\n" in name_or_text or ":" in name_or_text
+        else get_task(ctx, name_or_text).definition
+    )
 
 
 def find_single_task(ctx: Context, name_or_text: str) -> TaskDefinition:
     """Return the task of a name or of a YAML text. Raises NotFound, InvalidInput for a group."""
     task = find_task(ctx, name_or_text)
     if isinstance(task, TaskGroup):
-        raise InvalidInput(f"“{task.name}” is a group of tasks.", remedy=f"Choose one of them: {', '.join(task.tasks[:12])}.", field="task")
+        raise InvalidInput(
+            f"“{task.name}” is a group of tasks.",
+            remedy=f"Choose one of them: {', '.join(task.tasks[:12])}.",
+            field="task",
+        )
     return task
 
 
 @retry_races
-def save_task(ctx: Context, text: str, *, person: Person, replace: bool = True, opened_text: str | None = None) -> TaskView:
+def save_task(
+    ctx: Context, text: str, *, person: Person, replace: bool = True, opened_text: str | None = None
+) -> TaskView:
     """Save a task for the team under the name that its YAML gives.
 
-    An existing one is replaced; without `replace` only if its text is `opened_text`, the one that the caller began with.
-    Raises InvalidInput for a text that defines none, or for the name of a task that comes with the product; Conflict for a task that would
-    be lost; NotAllowed.
+    An existing one is replaced; without `replace` only if its text is `opened_text`, the one that the caller began
+    with. Raises InvalidInput for a text that defines none, or for the name of a task that comes with the product;
+    Conflict for a task that would be lost; NotAllowed.
     """
     require_builder(person)
     definition = read_definition(text)
     if definition.name in shipped_names():
-        raise InvalidInput(f"“{definition.name}” comes with the product.", remedy="Give the task another name.", field="name")
+        raise InvalidInput(
+            f"“{definition.name}” comes with the product.", remedy="Give the task another name.", field="name"
+        )
     with ctx.db.write() as session:
         row = session.scalar(select(EvaluationTask).where(EvaluationTask.name == definition.name))
         if row is None:
-            row = EvaluationTask(name=definition.name, text=text, created_by=person.id, created_at=ctx.now(), updated_at=ctx.now())
+            row = EvaluationTask(
+                name=definition.name, text=text, created_by=person.id, created_at=ctx.now(), updated_at=ctx.now()
+            )
             session.add(row)
         elif not replace and row.text not in (opened_text, text):
             raise Conflict(
@@ -125,20 +148,27 @@ def delete_task(ctx: Context, name: str, *, person: Person) -> None:
 
 
 def suggest_tasks(ctx: Context, version: VersionView) -> list[TaskView]:
-    """Return the tasks for a dataset, likeliest first: those found by its name, then those whose columns its rows have."""
+    """Return the tasks for a dataset, likeliest first: those found by its name, then those whose columns its rows
+    have.
+    """
     if version.folder is None:
         return []
     return rank_tasks(list_tasks(ctx), **_named_row(ctx, version))
 
 
 def find_dataset(ctx: Context, task: TaskDefinition) -> VersionView | None:
-    """Return the newest version of the dataset that a task fits: by its names, else by the columns of the first rows; None without one."""
+    """Return the newest version of the dataset that a task fits: by its names, else by the columns of the first rows;
+    None without one.
+    """
     try:
         return resolve_benchmark(ctx, "", task=task)
     except InvalidInput:
         view = TaskView(task.name, task, "", "team")
         newest = (dataset.newest for dataset in list_datasets(ctx, ready=True))
-        return next((version for version in newest if version is not None and rank_tasks([view], **_named_row(ctx, version))), None)
+        return next(
+            (version for version in newest if version is not None and rank_tasks([view], **_named_row(ctx, version))),
+            None,
+        )
 
 
 def _named_row(ctx: Context, version: VersionView) -> dict[str, Any]:
@@ -147,7 +177,9 @@ def _named_row(ctx: Context, version: VersionView) -> dict[str, Any]:
 
 
 def rank_tasks(tasks: Sequence[TaskView], *, name: str, row: Mapping[str, Any]) -> list[TaskView]:
-    """Return the tasks that fit a dataset's name or its first row, likeliest first; the more columns a task needs, the surer it is."""
+    """Return the tasks that fit a dataset's name or its first row, likeliest first; the more columns a task needs, the
+    surer it is.
+    """
     columns = {plain_name(column) for column in row}
     ranked: list[tuple[tuple[int, int], TaskView]] = []
     plain = plain_name(name)
@@ -177,7 +209,9 @@ def _shows(task: TaskDefinition, row: Mapping[str, Any]) -> bool:
         return False
 
 
-def preview_task(ctx: Context, text: str, version: VersionView, *, seed: int = 1, count: int = PREVIEWED) -> TaskPreview:
+def preview_task(
+    ctx: Context, text: str, version: VersionView, *, seed: int = 1, count: int = PREVIEWED
+) -> TaskPreview:
     """Render the first prompts of a task on a dataset. Raises InvalidInput naming line, field, column and remedy."""
     task = find_single_task(ctx, text)
     try:

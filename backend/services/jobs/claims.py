@@ -1,7 +1,7 @@
 """Claims: a worker's hold on one attempt of a job, from taking it to ending it.
 
-Every write on behalf of an attempt goes through `renew` or `end_job`, which match id, attempt and owner. A write from an older attempt
-matches no row and raises Fenced.
+Every write on behalf of an attempt goes through `renew` or `end_job`, which match id, attempt and owner. A write from
+an older attempt matches no row and raises Fenced.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Fenced(Exception):
 
 @dataclass(frozen=True)
 class Claim(Generic[P_co]):
-    """A worker's hold on one attempt of a job. `device` lists its GPUs as CUDA_VISIBLE_DEVICES does, None on the CPU."""
+    """A worker's hold on one attempt of a job. `device` lists its GPUs as CUDA_VISIBLE_DEVICES does, None on the
+    CPU.
+    """
 
     job_id: str
     attempt: int
@@ -64,11 +66,14 @@ def eligible(now: datetime) -> Any:
     )
 
 
-def claim_next(ctx: Context, queue: str, *, owner: str, host: str, devices: tuple[str, ...] = ()) -> Claim[StoredPayload] | None:
+def claim_next(
+    ctx: Context, queue: str, *, owner: str, host: str, devices: tuple[str, ...] = ()
+) -> Claim[StoredPayload] | None:
     """Claim the first eligible job of a queue, with the GPUs that it needs; None if there is none that fits.
 
-    On a machine without GPUs, jobs that request `gpu` stay queued, and so do jobs of more GPUs than the machine has. A job that
-    waits for more GPUs than are free reserves those that become free, or smaller jobs behind it would starve it.
+    On a machine without GPUs, jobs that request `gpu` stay queued, and so do jobs of more GPUs than the machine has. A
+    job that waits for more GPUs than are free reserves those that become free, or smaller jobs behind it would starve
+    it.
     """
     now = ctx.now()
     try:
@@ -99,7 +104,10 @@ def num_devices(job: Job) -> int:
     """Return how many GPUs of one machine a job takes if it takes any: those of its run's config, otherwise one."""
     if job.kind not in (JobKind.TRAIN, JobKind.PROBE):
         return 1
-    from backend.domain.jobs.payloads import TrainingPayload, read_payload  # imports take 10 MB, which a worker without GPUs saves
+    from backend.domain.jobs.payloads import (
+        TrainingPayload,
+        read_payload,
+    )  # imports take 10 MB, which a worker without GPUs saves
 
     try:
         payload = read_payload(JobKind(job.kind), job.payload)
@@ -120,7 +128,9 @@ def _free_devices(session: Session, host: str, devices: tuple[str, ...], now: da
     return [device for device in devices if device not in taken]
 
 
-def _take(session: Session, ctx: Context, job: Job, *, owner: str, host: str, device: str | None) -> Claim[StoredPayload] | None:
+def _take(
+    session: Session, ctx: Context, job: Job, *, owner: str, host: str, device: str | None
+) -> Claim[StoredPayload] | None:
     now = ctx.now()
     lease = now + timedelta(seconds=ctx.policy.lease_s)
     result = session.execute(
@@ -181,7 +191,9 @@ def renew(session: Session, ctx: Context, claim: Claim[Any], **values: Any) -> N
     if claim.device is not None:
         devices = claim.device.split(",")
         renewed = session.execute(
-            update(Slot).where(Slot.host == claim.host, Slot.device.in_(devices), Slot.job_id == claim.job_id).values(lease_until=lease)
+            update(Slot)
+            .where(Slot.host == claim.host, Slot.device.in_(devices), Slot.job_id == claim.job_id)
+            .values(lease_until=lease)
         )
         if renewed.rowcount != len(devices):  # type: ignore[attr-defined]
             raise Fenced(f"job {claim.job_id} lost its slot {claim.device}")
@@ -225,8 +237,8 @@ def end_job(
 
 
 def requeue(session: Session, ctx: Context, claim: Claim[Any], *, error: JobFailure, lasted_s: float) -> None:
-    """Queue a replica again with backoff, which is reset after a process that lasted a minute. A stop request that arrived after the
-    process had ended cancels the job, or the replica would be restarted.
+    """Queue a replica again with backoff, which is reset after a process that lasted a minute. A stop request that
+    arrived after the process had ended cancels the job, or the replica would be restarted.
     """
     job = _let_go(session, ctx, claim)
     job.error = error.dump()

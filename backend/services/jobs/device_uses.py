@@ -33,11 +33,16 @@ def open_use(session: Session, ctx: Context, job: Job, *, host: str, device: str
 
 def close_uses(session: Session, job_id: str, *, at: datetime) -> None:
     """End the open count of a job."""
-    session.execute(update(DeviceUse).where(DeviceUse.job_id == job_id, DeviceUse.ended_at.is_(None)).values(ended_at=at))
+    session.execute(
+        update(DeviceUse).where(DeviceUse.job_id == job_id, DeviceUse.ended_at.is_(None)).values(ended_at=at)
+    )
 
 
 def _device_name(session: Session, host: str, device: str | None) -> str:
-    gauges = session.scalar(select(Worker.gauges).where(Worker.host == host).order_by(Worker.heartbeat_at.desc()).limit(1)) or {}
+    gauges = (
+        session.scalar(select(Worker.gauges).where(Worker.host == host).order_by(Worker.heartbeat_at.desc()).limit(1))
+        or {}
+    )
     if device is None:
         return str(gauges.get("cpu_name") or "")
     first = device.split(",")[0]

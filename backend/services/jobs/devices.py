@@ -55,15 +55,22 @@ def choose_device(config: RunConfig, workers: Sequence[WorkerView]) -> Device:
 
 def find_device(ctx: Context, name: str, kind: DeviceKind) -> Device:
     """Return the device of a name; its memory is unknown if no living worker has it."""
-    return next((device for device in list_devices(training_workers(ctx)) if device.name == name), Device(name, kind, None))
+    return next(
+        (device for device in list_devices(training_workers(ctx)) if device.name == name), Device(name, kind, None)
+    )
 
 
 def max_devices(kind: Literal["auto", "cpu", "gpu"], workers: Sequence[WorkerView]) -> int | None:
-    """Return the most devices of a kind that one machine has: cores, GPUs, or the more of the two. None for GPUs without a worker."""
+    """Return the most devices of a kind that one machine has: cores, GPUs, or the more of the two. None for GPUs
+    without a worker.
+    """
     gpus = max((len(worker.devices) for worker in workers), default=None)
     if kind == "gpu":
         return gpus
-    cores = max((int(worker.gauges["cpu_count"]) for worker in workers if worker.gauges.get("cpu_count")), default=os.cpu_count() or 1)
+    cores = max(
+        (int(worker.gauges["cpu_count"]) for worker in workers if worker.gauges.get("cpu_count")),
+        default=os.cpu_count() or 1,
+    )
     return cores if kind == "cpu" else max(cores, gpus or 0)
 
 

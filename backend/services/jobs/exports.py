@@ -26,7 +26,9 @@ EXPORTS: dict[str, type[ExportPayload] | type[DatasetExportPayload]] = {
 
 @dataclass(frozen=True)
 class ExportView:
-    """An export. `folder` holds its files, None until it is written or once it is deleted; `pushed` is the commit on the Hub."""
+    """An export. `folder` holds its files, None until it is written or once it is deleted; `pushed` is the commit on
+    the Hub.
+    """
 
     job: JobView
     format: str
@@ -76,7 +78,9 @@ def delete_export(ctx: Context, job_id: str, *, person: Person) -> None:
 
 
 def export_file(ctx: Context, job_id: str, *, person: Person) -> Path:
-    """Return one file for a download: the GGUF file itself, or the folder as a zip file. Raises Conflict if it has been deleted."""
+    """Return one file for a download: the GGUF file itself, or the folder as a zip file. Raises Conflict if it has been
+    deleted.
+    """
     require_builder(person)
     export = get_export(ctx, job_id)
     if export.folder is None:
@@ -90,7 +94,9 @@ def export_file(ctx: Context, job_id: str, *, person: Person) -> Path:
 def check_destination(folder: Path) -> Path:
     """Return the destination folder of an export. Raises Conflict if it is not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Conflict(f"{folder} already exists and is not empty.", remedy="Name a folder that does not exist yet.", field="to")
+        raise Conflict(
+            f"{folder} already exists and is not empty.", remedy="Name a folder that does not exist yet.", field="to"
+        )
     return folder
 
 
@@ -110,4 +116,7 @@ def _result(job: JobView) -> ExportResult | DatasetExportResult | None:
 
 def file_name(name: str) -> str:
     """Return a name as a valid file name."""
-    return re.sub("-{2,}", "-", "".join(c if c.isalnum() or c in "-_." else "-" for c in name))[:80].strip("-.") or "checkpoint"
+    return (
+        re.sub("-{2,}", "-", "".join(c if c.isalnum() or c in "-_." else "-" for c in name))[:80].strip("-.")
+        or "checkpoint"
+    )

@@ -1,7 +1,7 @@
 """Deletion of ended jobs' working folders (event files, output) after some days.
 
-Results lie in the folder of a run, dataset or checkpoint; logs and metrics are rows. Folders of jobs whose result is a file in them
-(completions, log-likelihoods) stay.
+Results lie in the folder of a run, dataset or checkpoint; logs and metrics are rows. Folders of jobs whose result is a
+file in them (completions, log-likelihoods) stay.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 
 def remove_job_folders(ctx: Context, *, limit: int = 20) -> int:
-    """Delete up to `limit` folders of jobs that ended longer ago than the policy keeps them. Returns the number deleted. Folders of
-    unknown jobs, and files beside them, are kept.
+    """Delete up to `limit` folders of jobs that ended longer ago than the policy keeps them. Returns the number
+    deleted. Folders of unknown jobs, and files beside them, are kept.
     """
     days = ctx.policy.keep_job_folders_days
     if days <= 0:
@@ -37,7 +37,11 @@ def remove_job_folders(ctx: Context, *, limit: int = 20) -> int:
             query = select(Job.id, Job.result).where(
                 Job.id.in_(folders[first : first + ASKED_AT_ONCE]), Job.status.in_(TERMINAL), Job.finished_at < before
             )
-            ended = [job_id for job_id, result in session.execute(query) if f"{FOLDERS}/{job_id}" not in json.dumps(result or {})]
+            ended = [
+                job_id
+                for job_id, result in session.execute(query)
+                if f"{FOLDERS}/{job_id}" not in json.dumps(result or {})
+            ]
         for job_id in ended:
             if gone == limit:
                 return gone

@@ -151,7 +151,9 @@ def stop_job(ctx: Context, job_id: str, *, person: Person) -> JobView:
     return request_stop(ctx, job_id)
 
 
-def list_jobs(ctx: Context, *, statuses: tuple[Status, ...] = (), queue: str | None = None, limit: int = 100) -> list[JobView]:
+def list_jobs(
+    ctx: Context, *, statuses: tuple[Status, ...] = (), queue: str | None = None, limit: int = 100
+) -> list[JobView]:
     """Return jobs, newest first."""
     with ctx.db.read() as session:
         query = select(Job).order_by(Job.created_at.desc()).limit(limit)
@@ -165,7 +167,12 @@ def list_jobs(ctx: Context, *, statuses: tuple[Status, ...] = (), queue: str | N
 def read_log(ctx: Context, job_id: str, *, last: int = 200) -> list[str]:
     """Return the last lines of a job's log, oldest first, with a line between two attempts."""
     with ctx.db.read() as session:
-        query = select(LogLine.attempt, LogLine.text).where(LogLine.job_id == job_id).order_by(LogLine.id.desc()).limit(last)
+        query = (
+            select(LogLine.attempt, LogLine.text)
+            .where(LogLine.job_id == job_id)
+            .order_by(LogLine.id.desc())
+            .limit(last)
+        )
         rows = list(reversed(session.execute(query).all()))
     lines: list[str] = []
     attempt: int | None = None

@@ -32,9 +32,13 @@ def recover_jobs(ctx: Context) -> Recovery:
     now = ctx.now()
     with ctx.db.read() as session:  # usually nothing to do: avoid the write lock
         lapsed = session.scalar(
-            select(func.count()).select_from(Job).where(Job.status.in_([Status.RUNNING, Status.CANCELLING]), Job.lease_until < now)
+            select(func.count())
+            .select_from(Job)
+            .where(Job.status.in_([Status.RUNNING, Status.CANCELLING]), Job.lease_until < now)
         )
-        orphans = session.scalar(select(func.count()).select_from(Job).where(Job.status == Status.QUEUED, Job.depends_on_id.is_not(None)))
+        orphans = session.scalar(
+            select(func.count()).select_from(Job).where(Job.status == Status.QUEUED, Job.depends_on_id.is_not(None))
+        )
     if lapsed or orphans:
         with ctx.db.write() as session:
             _take_back_lapsed(session, ctx, report)
@@ -46,7 +50,11 @@ def recover_jobs(ctx: Context) -> Recovery:
 
 def _take_back_lapsed(session: Session, ctx: Context, report: Recovery) -> None:
     now = ctx.now()
-    query = select(Job).where(Job.status.in_([Status.RUNNING, Status.CANCELLING]), Job.lease_until < now).with_for_update(skip_locked=True)
+    query = (
+        select(Job)
+        .where(Job.status.in_([Status.RUNNING, Status.CANCELLING]), Job.lease_until < now)
+        .with_for_update(skip_locked=True)
+    )
     for job in session.scalars(query):
         close_uses(session, job.id, at=job.lease_until or now)
         job.owner, job.lease_until, job.device = None, None, None
@@ -77,7 +85,8 @@ def _cancel_orphans(session: Session, ctx: Context, report: Recovery) -> None:
     for job in session.scalars(select(Job).where(Job.status == Status.QUEUED, Job.depends_on_id.in_(before))):
         job.status, job.finished_at = Status.CANCELLED, ctx.now()
         job.error = JobFailure(
-            cause="The job that this one depends on did not finish.", remedy="Retry that job, then start this one again."
+            cause="The job that this one depends on did not finish.",
+            remedy="Retry that job, then start this one again.",
         ).dump()
         report.cancelled.append(job.id)
 
@@ -85,7 +94,9 @@ def _cancel_orphans(session: Session, ctx: Context, report: Recovery) -> None:
 def _send_missing(ctx: Context, report: Recovery) -> None:
     """Send wake-ups until each queue has one per eligible job, as after a broker restart that lost its messages."""
     with ctx.db.read() as session:
-        counts: dict[str, int] = dict(session.execute(select(Job.queue, func.count()).where(eligible(ctx.now())).group_by(Job.queue)).all())
+        counts: dict[str, int] = dict(
+            session.execute(select(Job.queue, func.count()).where(eligible(ctx.now())).group_by(Job.queue)).all()
+        )
     for queue in QUEUES:
         waiting = ctx.queue.waiting(queue) if counts.get(queue) else 0
         if waiting is None:

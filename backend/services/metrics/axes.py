@@ -29,7 +29,11 @@ class RunAxes:
 def axes_of_runs(ctx: Context, run_ids: Sequence[str]) -> dict[str, RunAxes]:
     """Return the axes of runs by id, without deleted runs."""
     with ctx.db.read() as session:
-        query = select(Run.id, Run.config, Run.summary, Job.payload).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(run_ids))
+        query = (
+            select(Run.id, Run.config, Run.summary, Job.payload)
+            .outerjoin(Job, Job.id == Run.job_id)
+            .where(Run.id.in_(run_ids))
+        )
         rows = session.execute(query).all()
     return {run_id: _axes(ctx, config, RunSummary.read(summary), payload) for run_id, config, summary, payload in rows}
 

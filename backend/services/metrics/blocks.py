@@ -1,7 +1,7 @@
 """Pack long curves: every 4,096 steps a metric's points are copied into one packed row, from which they are read.
 
-A million points are read from single rows in seconds, and from packed rows in hundredths of one (docs/benchmarks/scale.md). The rows of
-`metric_points` stay authoritative; blocks only speed up reads.
+A million points are read from single rows in seconds, and from packed rows in hundredths of one
+(docs/benchmarks/scale.md). The rows of `metric_points` stay authoritative; blocks only speed up reads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ BLOCK_STEPS = 4096
 
 @dataclass(frozen=True)
 class Points:
-    """Points of one metric of one run, ascending in step: `steps` int64, `values` and `times` (Unix seconds) float64, of one length."""
+    """Points of one metric of one run, ascending in step: `steps` int64, `values` and `times` (Unix seconds) float64,
+    of one length.
+    """
 
     steps: npt.NDArray[np.int64]
     values: npt.NDArray[np.float64]
@@ -36,8 +38,12 @@ class Points:
 
 
 def metric_names(session: Session, run_id: str) -> list[tuple[int, str]]:
-    """Return (id, name) of the metrics that a run has, each by an index look-up, in the order in which names were created."""
-    has_points = select(MetricPoint.run_id).where(MetricPoint.run_id == run_id, MetricPoint.name_id == MetricName.id).exists()
+    """Return (id, name) of the metrics that a run has, each by an index look-up, in the order in which names were
+    created.
+    """
+    has_points = (
+        select(MetricPoint.run_id).where(MetricPoint.run_id == run_id, MetricPoint.name_id == MetricName.id).exists()
+    )
     query = select(MetricName.id, MetricName.name).where(has_points).order_by(MetricName.id)
     return [(row[0], row[1]) for row in session.execute(query)]
 
@@ -55,7 +61,12 @@ def pack_points(session: Session, run: Run) -> None:
             if low < high:
                 part = (points.steps[low:high], points.values[low:high], points.times[low:high])
                 session.add(
-                    MetricBlock(run_id=run.id, name_id=name_id, number=number, points=b"".join(column.tobytes() for column in part))
+                    MetricBlock(
+                        run_id=run.id,
+                        name_id=name_id,
+                        number=number,
+                        points=b"".join(column.tobytes() for column in part),
+                    )
                 )
     run.packed_to = full * BLOCK_STEPS
 
@@ -72,11 +83,17 @@ def read_points(session: Session, run_id: str, name_id: int, *, after: int = -1)
     """Return a metric's points after a step, packed ones first."""
     parts = []
     if after < 0:  # few points follow the last step held: not worth a block
-        query = select(MetricBlock.points).where(MetricBlock.run_id == run_id, MetricBlock.name_id == name_id).order_by(MetricBlock.number)
+        query = (
+            select(MetricBlock.points)
+            .where(MetricBlock.run_id == run_id, MetricBlock.name_id == name_id)
+            .order_by(MetricBlock.number)
+        )
         parts = [_unpack(block) for block in session.scalars(query)]
         after = int(parts[-1].steps[-1]) if parts else after
     parts.append(_read_rows(session, run_id, name_id, first=after + 1))
-    return Points(*(np.concatenate([getattr(part, column) for part in parts]) for column in ("steps", "values", "times")))
+    return Points(
+        *(np.concatenate([getattr(part, column) for part in parts]) for column in ("steps", "values", "times"))
+    )
 
 
 def _unpack(block: bytes) -> Points:

@@ -1,7 +1,8 @@
 """Curves for browsers: one shared cache per process, so that many viewers cost one query.
 
-Each run's points are kept as plain arrays that grow by range reads after the last step held. A viewer sends its last step of each metric
-and gets the points after it; a new viewer gets the whole curve, downsampled to at most 1,500 points that keep its extremes.
+Each run's points are kept as plain arrays that grow by range reads after the last step held. A viewer sends its last
+step of each metric and gets the points after it; a new viewer gets the whole curve, downsampled to at most 1,500 points
+that keep its extremes.
 """
 
 from __future__ import annotations
@@ -64,7 +65,12 @@ class _Trace:
             indices = downsample(steps, values, MAX_POINTS)
             times = np.array(self.times, dtype=np.float64)[indices]
             text = _to_json(
-                steps[indices].tolist(), values[indices].tolist(), times.tolist(), started, is_whole=True, clip=np.percentile(values, CLIP)
+                steps[indices].tolist(),
+                values[indices].tolist(),
+                times.tolist(),
+                started,
+                is_whole=True,
+                clip=np.percentile(values, CLIP),
             )
             self.snapshot = (len(self.steps), text)
         return self.snapshot[1]
@@ -95,8 +101,8 @@ class CurveCache:
     def points_json(self, ctx: Context, run_id: str, *, after: Mapping[str, int], resets: int | None) -> str:
         """Return {"resets", "started", "metrics": {name: {"whole", "clip", "steps", "values", "times"}}} as JSON.
 
-        `after` holds the viewer's last step of each metric, and `resets` its reset count: if points were dropped since (a run resumed from
-        an earlier checkpoint), everything is sent again. `times` are seconds since the first point.
+        `after` holds the viewer's last step of each metric, and `resets` its reset count: if points were dropped since
+        (a run resumed from an earlier checkpoint), everything is sent again. `times` are seconds since the first point.
         """
         entry = self._entry(ctx, run_id)
         with entry.lock:
@@ -148,8 +154,8 @@ def _to_json(
     is_whole: bool,
     clip: Iterable[float] = (),
 ) -> str:
-    """Write points with six significant digits, which is more than a screen shows. `clip`: the range of the middle 98 % of all values.
-    JSON has no infinity: values that are not finite become null, a gap.
+    """Write points with six significant digits, which is more than a screen shows. `clip`: the range of the middle 98 %
+    of all values. JSON has no infinity: values that are not finite become null, a gap.
     """
     shown = ",".join(_number(value, ".6g") for value in values)
     moments = ",".join(_number(moment - started, ".1f") for moment in times)
@@ -171,7 +177,8 @@ ROWS_AT_ONCE = 5000
 
 
 def stream_csv(ctx: Context, run_ids: Sequence[str]) -> Iterator[str]:
-    """Yield a CSV with one line per point: run id, run name, metric, step, time (Unix seconds), value in full precision.
+    """Yield a CSV with one line per point: run id, run name, metric, step, time (Unix seconds), value in full
+    precision.
 
     Names that a spreadsheet would read as a formula are prefixed with an apostrophe.
     """
@@ -188,7 +195,9 @@ def stream_csv(ctx: Context, run_ids: Sequence[str]) -> Iterator[str]:
             head = _cells(run_id, safe_cell(name), safe_cell(metric))
             for low in range(0, len(points), ROWS_AT_ONCE):
                 part = slice(low, low + ROWS_AT_ONCE)
-                columns = zip(points.steps[part].tolist(), points.times[part].tolist(), points.values[part].tolist(), strict=True)
+                columns = zip(
+                    points.steps[part].tolist(), points.times[part].tolist(), points.values[part].tolist(), strict=True
+                )
                 yield "".join(f"{head},{step},{moment!r},{value!r}\r\n" for step, moment, value in columns)
 
 

@@ -31,7 +31,9 @@ class Curve:
 
 
 def add_points(session: Session, database: Database, run_id: str, events: Sequence[MetricsEvent]) -> None:
-    """Insert points inside the caller's transaction. Repeating a step replaces it; values that are not finite are left out."""
+    """Insert points inside the caller's transaction. Repeating a step replaces it; values that are not finite are left
+    out.
+    """
     ids = _name_ids(session, database, {name for event in events for name in event.values})
     points = [
         {
@@ -52,7 +54,9 @@ def add_points(session: Session, database: Database, run_id: str, events: Sequen
         index_elements=["run_id", "name_id", "step"],
         set_={"value": insert.excluded.value, "time": insert.excluded.time},
     )
-    session.connection().execute(statement, points)  # one compiled statement for all rows: 20 times as fast as one with many VALUES
+    session.connection().execute(
+        statement, points
+    )  # one compiled statement for all rows: 20 times as fast as one with many VALUES
 
 
 def drop_points_after(session: Session, run: Run, step: int) -> None:
@@ -99,7 +103,9 @@ def last_values(ctx: Context, run_id: str) -> dict[str, tuple[int, float]]:
     latest: dict[str, tuple[int, float]] = {}
     with ctx.db.read() as session:
         for name_id, name in metric_names(session, run_id):
-            query = select(MetricPoint.step, MetricPoint.value).where(MetricPoint.run_id == run_id, MetricPoint.name_id == name_id)
+            query = select(MetricPoint.step, MetricPoint.value).where(
+                MetricPoint.run_id == run_id, MetricPoint.name_id == name_id
+            )
             step, value = session.execute(query.order_by(MetricPoint.step.desc()).limit(1)).one()
             latest[name] = (step, value)
     return latest

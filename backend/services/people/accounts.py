@@ -37,7 +37,9 @@ def count_users(ctx: Context) -> int:
 def list_accounts(ctx: Context) -> list[AccountView]:
     """Return every account by name, disabled ones last."""
     with ctx.db.read() as session:
-        return [_view(user) for user in session.scalars(select(User).order_by(User.disabled_at.is_not(None), User.name))]
+        return [
+            _view(user) for user in session.scalars(select(User).order_by(User.disabled_at.is_not(None), User.name))
+        ]
 
 
 def get_account(ctx: Context, name: str) -> AccountView:
@@ -45,12 +47,16 @@ def get_account(ctx: Context, name: str) -> AccountView:
     with ctx.db.read() as session:
         user = session.scalar(select(User).where(User.name == name.strip()))
         if user is None:
-            raise NotFound(f"There is no account {name.strip()[:80]!r}.", remedy="`roundhouse user list` shows those that exist.")
+            raise NotFound(
+                f"There is no account {name.strip()[:80]!r}.", remedy="`roundhouse user list` shows those that exist."
+            )
         return _view(user)
 
 
 def add_user(ctx: Context, name: str, password: str, *, role: str = "engineer", person: Person) -> Person:
-    """Make an account. Raises NotAllowed, InvalidInput for a short password or an unknown role, Conflict for a name that is taken."""
+    """Make an account. Raises NotAllowed, InvalidInput for a short password or an unknown role, Conflict for a name
+    that is taken.
+    """
     require_admin(person)
     name = name.strip()
     if not name or len(name) > 80:
@@ -88,7 +94,9 @@ def enable_account(ctx: Context, user_id: str, *, person: Person) -> None:
 
 
 def change_role(ctx: Context, user_id: str, role: str, *, person: Person) -> None:
-    """Change an account's role, effective at once. Raises NotAllowed, NotFound, InvalidInput, and Conflict for the last admin."""
+    """Change an account's role, effective at once. Raises NotAllowed, NotFound, InvalidInput, and Conflict for the last
+    admin.
+    """
     require_admin(person)
     _check_role(role)
     with ctx.db.write() as session:
@@ -99,7 +107,9 @@ def change_role(ctx: Context, user_id: str, role: str, *, person: Person) -> Non
 
 
 def reset_password(ctx: Context, user_id: str, password: str, *, person: Person) -> None:
-    """Give an account a new password and end its sessions. Raises NotAllowed, NotFound, and InvalidInput for a short one."""
+    """Give an account a new password and end its sessions. Raises NotAllowed, NotFound, and InvalidInput for a short
+    one.
+    """
     require_admin(person)
     _set_password(ctx, user_id, hash_password(password))
 

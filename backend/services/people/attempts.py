@@ -31,16 +31,18 @@ class Attempts:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def begin(self, *, name: str, address: str, device: str | None = None) -> tuple[Key, ...]:
-        """Count an attempt before its password is checked, so that parallel attempts can't exceed the limit. A device that has signed in
-        to the account before is counted separately, so that others' failures don't lock its owner out.
-        Returns the counters for `succeed`. Raises NotAllowed when one of them is full.
+        """Count an attempt before its password is checked, so that parallel attempts can't exceed the limit. A device
+        that has signed in to the account before is counted separately, so that others' failures don't lock its owner
+        out. Returns the counters for `succeed`. Raises NotAllowed when one of them is full.
         """
         limits = _limits(name.strip().lower()[:80], _network(address), device)
         now = self.clock()
         with self._lock:
             if len(self.moments) > MAX_REMEMBERED:
                 self.moments = {key: moments for key, moments in self.moments.items() if now - moments[-1] < WINDOW_S}
-            recent = {key: [moment for moment in self.moments.get(key, []) if now - moment < WINDOW_S] for key in limits}
+            recent = {
+                key: [moment for moment in self.moments.get(key, []) if now - moment < WINDOW_S] for key in limits
+            }
             if any(len(moments) >= limits[key] for key, moments in recent.items()):
                 raise NotAllowed("Too many failed attempts.", remedy=f"Try again in {int(WINDOW_S / 60)} minutes.")
             for key, moments in recent.items():

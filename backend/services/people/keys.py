@@ -80,7 +80,9 @@ def create_key(
     _require_scope(scopes, person)
     key = secret or new_secret()
     with ctx.db.write() as session:
-        if session.scalar(select(ApiKey.id).where(ApiKey.key_hash == hash_key(key), ApiKey.user_id.is_not_distinct_from(person.id))):
+        if session.scalar(
+            select(ApiKey.id).where(ApiKey.key_hash == hash_key(key), ApiKey.user_id.is_not_distinct_from(person.id))
+        ):
             return key  # the first of two clicks made it
         session.add(
             ApiKey(
@@ -102,8 +104,12 @@ def new_secret() -> str:
     return f"rh-{secrets.token_urlsafe(32)}"
 
 
-def change_key(ctx: Context, key: str, *, person: Person, limits: KeyLimits, scopes: KeyScopes, expires_at: datetime | None) -> None:
-    """Replace limits, scopes and expiry of one's own key, or of any as an admin, by its id or name. They hold from the next request on."""
+def change_key(
+    ctx: Context, key: str, *, person: Person, limits: KeyLimits, scopes: KeyScopes, expires_at: datetime | None
+) -> None:
+    """Replace limits, scopes and expiry of one's own key, or of any as an admin, by its id or name. They hold from the
+    next request on.
+    """
     require_builder(person)
     _require_scope(scopes, person)
     with ctx.db.write() as session:
@@ -122,7 +128,9 @@ def list_keys(ctx: Context, *, person: Person) -> list[KeyView]:
 
 
 def find_key(ctx: Context, key: str, *, person: Person) -> KeyView:
-    """Return one's own key, or any as an admin, by its id or name. Raises NotFound, and InvalidInput where two keys have the name."""
+    """Return one's own key, or any as an admin, by its id or name. Raises NotFound, and InvalidInput where two keys
+    have the name.
+    """
     with ctx.db.read() as session:
         row = _find(session, key, person=person)
         return _view(row, session.scalar(select(User.name).where(User.id == row.user_id)))
@@ -136,8 +144,8 @@ def revoke_key(ctx: Context, key: str, *, person: Person) -> None:
 
 
 def check_key(ctx: Context, key: str) -> KeyGrant | None:
-    """Return what a valid key may do, or None. Keys that are revoked or expired, of a disabled account, or of a role that may not have keys
-    are invalid.
+    """Return what a valid key may do, or None. Keys that are revoked or expired, of a disabled account, or of a role
+    that may not have keys are invalid.
     """
     with ctx.db.read() as session:
         row = session.scalar(_valid(ctx).where(ApiKey.key_hash == hash_key(key)))
@@ -160,7 +168,9 @@ def note_key_uses(ctx: Context, uses: Mapping[str, datetime]) -> None:
 def _valid(ctx: Context) -> Select[ApiKey]:
     owner_may = ApiKey.user_id.is_(None) | (User.disabled_at.is_(None) & User.role.in_(BUILDERS))
     in_time = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > ctx.now())
-    return select(ApiKey).outerjoin(User, User.id == ApiKey.user_id).where(ApiKey.revoked_at.is_(None), in_time, owner_may)
+    return (
+        select(ApiKey).outerjoin(User, User.id == ApiKey.user_id).where(ApiKey.revoked_at.is_(None), in_time, owner_may)
+    )
 
 
 def _grant(ctx: Context, row: ApiKey) -> KeyGrant:
@@ -197,7 +207,9 @@ def _find(session: Session, key: str, *, person: Person) -> ApiKey:
     if not rows:
         raise NotFound(f"There is no key {key!r}.", remedy="`roundhouse key list` shows names and ids.")
     if len(rows) > 1:
-        raise InvalidInput(f"{len(rows)} keys have the name {key!r}.", remedy=f"Give an id: {', '.join(row.id for row in rows)}.")
+        raise InvalidInput(
+            f"{len(rows)} keys have the name {key!r}.", remedy=f"Give an id: {', '.join(row.id for row in rows)}."
+        )
     return rows[0]
 
 
@@ -218,7 +230,9 @@ def _view(key: ApiKey, owner: str | None) -> KeyView:
 
 def _require_scope(scopes: KeyScopes, person: Person) -> None:
     if scopes.admin and not person.is_admin:
-        raise NotAllowed(f"{person.name} may not create a key with the admin scope.", remedy="Ask an admin, or leave the scope out.")
+        raise NotAllowed(
+            f"{person.name} may not create a key with the admin scope.", remedy="Ask an admin, or leave the scope out."
+        )
 
 
 def hash_key(key: str) -> str:

@@ -19,13 +19,19 @@ _slots = threading.BoundedSemaphore(4)  # a check takes 64 MiB, and needs no sig
 def hash_password(password: str) -> str:
     """Return a password's hash. Raises InvalidInput for one that is too short or too long."""
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
-        raise InvalidInput(f"The password has {len(password)} characters.", remedy=f"Use {MIN_LENGTH} to {MAX_LENGTH}.", field="password")
+        raise InvalidInput(
+            f"The password has {len(password)} characters.",
+            remedy=f"Use {MIN_LENGTH} to {MAX_LENGTH}.",
+            field="password",
+        )
     with _slots:
         return _hasher.hash(password)
 
 
 def matches(password_hash: str | None, password: str) -> bool:
-    """Return whether a password belongs to a hash. None, for a name without an account, takes as long and never matches."""
+    """Return whether a password belongs to a hash. None, for a name without an account, takes as long and never
+    matches.
+    """
     unknown = _dummy_hash()  # the same hash for every name
     with _slots:
         try:

@@ -23,7 +23,9 @@ _attempts = Attempts()
 
 @dataclass(frozen=True)
 class SignedIn:
-    """Values of the two cookies: the session, and the device cookie, which proves an earlier sign-in from this browser."""
+    """Values of the two cookies: the session, and the device cookie, which proves an earlier sign-in from this
+    browser.
+    """
 
     session: str
     device: str
@@ -32,7 +34,8 @@ class SignedIn:
 def sign_in(ctx: Context, name: str, password: str, *, address: str, device: str | None = None) -> SignedIn:
     """Check a password and return the cookies. `device` is the browser's device cookie, if it has one.
 
-    Raises NotAllowed for a wrong name or password (the same words for both) and after too many failures (see `Attempts`).
+    Raises NotAllowed for a wrong name or password (the same words for both) and after too many failures (see
+    `Attempts`).
     """
     with ctx.db.read() as session:
         user = session.scalar(select(User).where(User.name == name.strip(), User.disabled_at.is_(None)))

@@ -24,7 +24,9 @@ def unsign(ctx: Context, value: str, *, purpose: str, max_age_s: int) -> dict[st
 
 
 def sign_for(ctx: Context, person: Person, data: dict[str, str], *, purpose: str) -> str:
-    """Return a signed statement that ends with the person's sessions: at a new password, a sign-out everywhere, a disabled account."""
+    """Return a signed statement that ends with the person's sessions: at a new password, a sign-out everywhere, a
+    disabled account.
+    """
     epoch = 0
     if person.id is not None:
         with ctx.db.read() as session:
@@ -35,8 +37,8 @@ def sign_for(ctx: Context, person: Person, data: dict[str, str], *, purpose: str
 def unsign_for(ctx: Context, value: str, *, purpose: str, max_age_s: int) -> tuple[Person, dict[str, str]]:
     """Return whom `sign_for` signed a statement for, and the statement.
 
-    Raises NotAllowed if it is forged or older than `max_age_s`, if the account's sessions were ended since, and for the local person's
-    where sign-in is required.
+    Raises NotAllowed if it is forged or older than `max_age_s`, if the account's sessions were ended since, and for the
+    local person's where sign-in is required.
     """
     data = unsign(ctx, value, purpose=purpose, max_age_s=max_age_s)
     if not data.get("person"):

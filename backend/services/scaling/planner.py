@@ -38,7 +38,9 @@ FEWEST_ROWS = 20
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """Dataset version and tokenizer of a plan, if named, its vocabulary size, and about how many unique tokens the dataset has."""
+    """Dataset version and tokenizer of a plan, if named, its vocabulary size, and about how many unique tokens the
+    dataset has.
+    """
 
     version: VersionView | None
     tokenizer: TokenizerView | None
@@ -72,7 +74,9 @@ def pool_of_plan(ctx: Context, config: PlanConfig) -> RunPool | None:
     return find_pool(ctx, version_id=inputs.version.id, tokenizer_id=inputs.tokenizer.id, context=config.context)
 
 
-def read_plan_inputs(ctx: Context, *, dataset: str | None, tokenizer: str | None, vocab_size: int | None = None) -> PlanInputs:
+def read_plan_inputs(
+    ctx: Context, *, dataset: str | None, tokenizer: str | None, vocab_size: int | None = None
+) -> PlanInputs:
     """Resolve the names of a plan or study. Raises NotFound, or InvalidInput for a dataset that is not text."""
     version = resolve_version(ctx, dataset, ready=False) if dataset else None
     if version is not None and version.kind not in DATASET_KINDS[Objective.PRETRAIN]:
@@ -84,7 +88,9 @@ def read_plan_inputs(ctx: Context, *, dataset: str | None, tokenizer: str | None
     made = get_tokenizer(ctx, tokenizer) if tokenizer else None
     if made is not None and made.vocab_size is None:
         raise Conflict(
-            f"The tokenizer “{made.name}” is not ready.", remedy="Wait until it is trained, or choose another.", field="tokenizer"
+            f"The tokenizer “{made.name}” is not ready.",
+            remedy="Wait until it is trained, or choose another.",
+            field="tokenizer",
         )
     vocabulary = (made.vocab_size if made else None) or vocab_size or DEFAULT_VOCABULARY
     return PlanInputs(version, made, vocabulary, count_tokens(version, made) if version and made else None)
@@ -106,7 +112,9 @@ def choose_law(ctx: Context, key: str, *, inputs: PlanInputs, context: int) -> S
         return get_law(key)
     if inputs.version is None or inputs.tokenizer is None:
         raise InvalidInput(
-            "A law of your own runs needs a dataset and a tokenizer.", remedy="Choose both, or a published law.", field="law"
+            "A law of your own runs needs a dataset and a tokenizer.",
+            remedy="Choose both, or a published law.",
+            field="law",
         )
     pool = find_pool(ctx, version_id=inputs.version.id, tokenizer_id=inputs.tokenizer.id, context=context)
     points = worth([run.point for run in pool.runs], inputs.unique_tokens) if pool else ()
@@ -114,8 +122,8 @@ def choose_law(ctx: Context, key: str, *, inputs: PlanInputs, context: int) -> S
         return fit_own_law(points).law
     except InvalidInput as error:
         raise InvalidInput(
-            f"There is no law of your own for {inputs.version.label}, {inputs.tokenizer.name} and a context of {context} yet: "
-            f"{error.message[:1].lower()}{error.message[1:]}",
+            f"There is no law of your own for {inputs.version.label}, {inputs.tokenizer.name} and a context of"
+            f" {context} yet: {error.message[:1].lower()}{error.message[1:]}",
             remedy="Run a scaling study, or choose a published law.",
             field="law",
         ) from error
@@ -133,9 +141,13 @@ def list_laws() -> list[ScalingLaw]:
 
 
 def list_speeds(ctx: Context) -> list[Speed]:
-    """Return the training speeds of this installation, newest first: measured probes and runs, then other finished runs."""
+    """Return the training speeds of this installation, newest first: measured probes and runs, then other finished
+    runs.
+    """
     with ctx.db.read() as session:
-        measured = session.scalars(select(Measurement).order_by(Measurement.created_at.desc()).limit(RECENT_MEASUREMENTS)).all()
+        measured = session.scalars(
+            select(Measurement).order_by(Measurement.created_at.desc()).limit(RECENT_MEASUREMENTS)
+        ).all()
         speeds = [speed for row in measured if (speed := _speed_of_measurement(row)) is not None]
         known = {row.run_id for row in measured if row.run_id}
         query = (
@@ -170,14 +182,21 @@ def list_devices(ctx: Context) -> list[str]:
 
 
 def _speed_of_measurement(row: Measurement) -> Speed | None:
-    """Return the speed of a pretraining measurement; None for others, whose tokens are counted differently, and for unreadable settings."""
+    """Return the speed of a pretraining measurement; None for others, whose tokens are counted differently, and for
+    unreadable settings.
+    """
     setting: dict[str, Any] = row.setting or {}
     if setting.get("lora_rank") or setting.get("objective", "pretrain") != "pretrain" or not row.tokens_per_s > 0:
         return None
     per_token = _flops_per_token(setting.get("architecture"), setting.get("context"))
     if per_token is None:
         return None
-    return Speed(per_token, row.tokens_per_s * per_token, row.device, f"{row.tokens_per_s:,.0f} tokens/s, measured by a {row.origin}")
+    return Speed(
+        per_token,
+        row.tokens_per_s * per_token,
+        row.device,
+        f"{row.tokens_per_s:,.0f} tokens/s, measured by a {row.origin}",
+    )
 
 
 def _speed_of_run(session: Session, run: Run, job: Job) -> Speed | None:

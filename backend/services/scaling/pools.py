@@ -63,8 +63,8 @@ def worth(points: Sequence[ScalingPoint], unique_tokens: int | None) -> tuple[Sc
 def list_pools(ctx: Context) -> list[RunPool]:
     """Return the pools, the one with most runs first.
 
-    A run counts if it was pretrained from scratch, finished all its steps with a decaying schedule, measured val_loss at its end and uses
-    all parameters for every token. Archived runs are left out.
+    A run counts if it was pretrained from scratch, finished all its steps with a decaying schedule, measured val_loss
+    at its end and uses all parameters for every token. Archived runs are left out.
     """
     query = (
         select(Run, Job)
@@ -86,7 +86,9 @@ def list_pools(ctx: Context) -> list[RunPool]:
             else:
                 pools[key].append(point)
         versions = labels_of(session, {key[0] for key in pools})
-        tokenizers = dict(session.execute(select(Tokenizer.id, Tokenizer.name).where(Tokenizer.id.in_({k[1] for k in pools}))).all())
+        tokenizers = dict(
+            session.execute(select(Tokenizer.id, Tokenizer.name).where(Tokenizer.id.in_({k[1] for k in pools}))).all()
+        )
     found_pools = [
         RunPool(
             key[0],

@@ -85,7 +85,9 @@ class StudyDetail:
 
 
 def preview_study(ctx: Context, config: StudyConfig) -> StudyPlan:
-    """Lay out a study's runs with the time of each, launching nothing. Raises NotFound or InvalidInput naming the field at fault."""
+    """Lay out a study's runs with the time of each, launching nothing. Raises NotFound or InvalidInput naming the field
+    at fault.
+    """
     inputs = read_plan_inputs(ctx, dataset=config.dataset, tokenizer=config.tokenizer)
     plan = plan_study(
         config,
@@ -105,7 +107,9 @@ def preview_study(ctx: Context, config: StudyConfig) -> StudyPlan:
 
 
 def suggest_budgets(ctx: Context) -> tuple[float, ...]:
-    """Return three budgets over a factor of ten, with which a study of five sizes takes about an hour at the rate measured here."""
+    """Return three budgets over a factor of ten, with which a study of five sizes takes about an hour at the rate
+    measured here.
+    """
     speeds = choose_speeds(ctx, None)
     if not speeds:
         return FIRST_BUDGETS
@@ -122,12 +126,17 @@ def launch_study(ctx: Context, config: StudyConfig, *, person: Person) -> StudyV
     """
     require_builder(person)
     version = resolve_version(ctx, config.dataset, ready=False)
-    config = config.model_copy(update={"name": clean_name(config.name, what="A study", limit=100), "dataset": version.label})
+    config = config.model_copy(
+        update={"name": clean_name(config.name, what="A study", limit=100), "dataset": version.label}
+    )
     plan = preview_study(ctx, config)
     stored = {
         "study": config.model_dump(mode="json"),
         "runs": [run.config.model_dump(mode="json") for run in plan.runs],
-        "parts": {"dataset": version.id, "tokenizer": get_tokenizer(ctx, config.tokenizer).id},  # names may change, ids stay
+        "parts": {
+            "dataset": version.id,
+            "tokenizer": get_tokenizer(ctx, config.tokenizer).id,
+        },  # names may change, ids stay
     }
     with ctx.db.write() as session:
         group = session.scalar(select(RunGroup).where(RunGroup.name == config.name))
@@ -136,12 +145,16 @@ def launch_study(ctx: Context, config: StudyConfig, *, person: Person) -> StudyV
             session.add(group)
             session.flush()
         elif group.kind != KIND or _requested_config(group.config) != _requested_config(stored):
-            raise Conflict(f"There is already another study “{config.name}”.", remedy="Choose another name.", field="name")
+            raise Conflict(
+                f"There is already another study “{config.name}”.", remedy="Choose another name.", field="name"
+            )
         group.archived_at = None
         now = {"dataset": config.dataset, "tokenizer": config.tokenizer}
         group_id, configs = group.id, [RunConfig.model_validate({**values, **now}) for values in group.config["runs"]]
     for number, run in enumerate(configs):
-        launch_run(ctx, run, person=person, idempotency_key=f"study:{group_id}:{number}", tags=(TAG,), group_id=group_id)
+        launch_run(
+            ctx, run, person=person, idempotency_key=f"study:{group_id}:{number}", tags=(TAG,), group_id=group_id
+        )
     return get_study(ctx, group_id)
 
 
@@ -193,7 +206,9 @@ def fit_report(points: Sequence[ScalingPoint], unique_tokens: int | None) -> Fit
 def stop_study(ctx: Context, name_or_id: str, *, person: Person) -> int:
     """Stop every queued or running run of a study; return their number."""
     require_builder(person)
-    active = [run for run in get_runs(ctx, _run_ids(ctx, name_or_id)) if run.is_active and run.status is not Status.CANCELLING]
+    active = [
+        run for run in get_runs(ctx, _run_ids(ctx, name_or_id)) if run.is_active and run.status is not Status.CANCELLING
+    ]
     for run in active:
         try:
             stop_run(ctx, run.id, person=person)
@@ -203,7 +218,9 @@ def stop_study(ctx: Context, name_or_id: str, *, person: Person) -> int:
 
 
 def retry_study(ctx: Context, name_or_id: str, *, person: Person) -> int:
-    """Queue again every run of a study that failed or was stopped, each from its newest checkpoint; return how many there were."""
+    """Queue again every run of a study that failed or was stopped, each from its newest checkpoint; return how many
+    there were.
+    """
     require_builder(person)
     ended = [run for run in get_runs(ctx, _run_ids(ctx, name_or_id)) if run.status in {Status.FAILED, Status.CANCELLED}]
     for run in ended:
@@ -260,7 +277,9 @@ def _requested_config(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def _configs_now(session: Session, groups: Sequence[RunGroup]) -> list[StudyConfig]:
-    """Return the configs of studies with the current names of dataset and tokenizer; deleted ones keep their old name."""
+    """Return the configs of studies with the current names of dataset and tokenizer; deleted ones keep their old
+    name.
+    """
     parts = [group.config.get("parts", {}) for group in groups]
     labels = labels_of(session, [part["dataset"] for part in parts if part])
     query = select(Tokenizer.id, Tokenizer.name).where(Tokenizer.id.in_([part["tokenizer"] for part in parts if part]))

@@ -1,4 +1,6 @@
-"""Aliases: names such as `storyteller@production` for the checkpoint that holds them now, with the history of decisions on them."""
+"""Aliases: names such as `storyteller@production` for the checkpoint that holds them now, with the history of decisions
+on them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ PROMOTE, REJECT, ROLLBACK = "promote", "reject", "rollback"
 
 @dataclass(frozen=True)
 class PromotionView:
-    """A decision on an alias. `evidence` holds the verdict and gates at that time, and `against`: why they did not support it."""
+    """A decision on an alias. `evidence` holds the verdict and gates at that time, and `against`: why they did not
+    support it.
+    """
 
     id: str
     alias: str
@@ -42,7 +46,9 @@ class PromotionView:
 
 @dataclass(frozen=True)
 class AliasView:
-    """An alias, the endpoints that follow it, and its history, newest first. `rollback_id` is the checkpoint that held it before."""
+    """An alias, the endpoints that follow it, and its history, newest first. `rollback_id` is the checkpoint that held
+    it before.
+    """
 
     id: str
     name: str
@@ -72,12 +78,16 @@ def find_alias(session: Session, name: str) -> Alias:
     alias = session.scalar(select(Alias).where(Alias.name == name))
     if alias is None:
         known = session.scalars(select(Alias.name).order_by(Alias.name))
-        raise not_found("alias", name, known, remedy="Make one with `roundhouse promote CHECKPOINT --alias NAME@production`.")
+        raise not_found(
+            "alias", name, known, remedy="Make one with `roundhouse promote CHECKPOINT --alias NAME@production`."
+        )
     return alias
 
 
 def holders(session: Session, alias: Alias) -> list[str]:
-    """Return the checkpoints that a rollback would go back through, the present one last: promotions push, rollbacks pop."""
+    """Return the checkpoints that a rollback would go back through, the present one last: promotions push, rollbacks
+    pop.
+    """
     stack: list[str] = []
     rows = session.execute(
         select(Promotion.decision, Promotion.checkpoint_id)
@@ -93,7 +103,9 @@ def holders(session: Session, alias: Alias) -> list[str]:
 
 
 def following_endpoints(session: Session, alias: str) -> list[tuple[str, int, dict[str, Any], str]]:
-    """Return (endpoint, replicas, config, checkpoint id) of the running deployments that follow an alias; the newest of each endpoint."""
+    """Return (endpoint, replicas, config, checkpoint id) of the running deployments that follow an alias; the newest of
+    each endpoint.
+    """
     rows = session.execute(
         select(Endpoint.name, Deployment.num_replicas, Deployment.config, Deployment.checkpoint_id)
         .join(Deployment, Deployment.endpoint_id == Endpoint.id)
@@ -109,7 +121,9 @@ def alias_view(session: Session, alias: Alias) -> AliasView:
     stack = holders(session, alias)
     rollback_id = stack[-2] if len(stack) > 1 else None
     rows = session.scalars(
-        select(Promotion).where(Promotion.alias_id == alias.id).order_by(Promotion.created_at.desc(), Promotion.id.desc())
+        select(Promotion)
+        .where(Promotion.alias_id == alias.id)
+        .order_by(Promotion.created_at.desc(), Promotion.id.desc())
     )
     return AliasView(
         id=alias.id,

@@ -1,4 +1,6 @@
-"""Endpoints that change their number of replicas by themselves: up and down by their queue, to none while idle, and back at a request."""
+"""Endpoints that change their number of replicas by themselves: up and down by their queue, to none while idle, and
+back at a request.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,14 @@ from backend.domain.serving.upstream import UPSTREAM
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.deployments import awake_replicas, current_deployment
-from backend.services.serving.endpoints import EVENTS, EndpointView, endpoints_of_aliases, find_endpoint, get_endpoint, served_adapters
+from backend.services.serving.endpoints import (
+    EVENTS,
+    EndpointView,
+    endpoints_of_aliases,
+    find_endpoint,
+    get_endpoint,
+    served_adapters,
+)
 from backend.services.serving.rollout import ALIVE, AWAKE, SHADOW, STABLE, active_deployments, advance
 
 SCALING = "scaling"
@@ -28,7 +37,9 @@ WOKEN_AT = "woken_at"
 
 @dataclass(frozen=True)
 class Waking:
-    """Seconds that a request may wait for the replicas of an endpoint that wakes: one for a whole answer, and a stream."""
+    """Seconds that a request may wait for the replicas of an endpoint that wakes: one for a whole answer, and a
+    stream.
+    """
 
     whole_s: float
     stream_s: float
@@ -36,9 +47,13 @@ class Waking:
 
 def autoscale_endpoints(ctx: Context) -> None:
     """Take the next decision on every endpoint that scales or sleeps by itself."""
-    query = select(Deployment).where(Deployment.stopped_at.is_(None), Deployment.role == STABLE, Deployment.num_replicas > 0)
+    query = select(Deployment).where(
+        Deployment.stopped_at.is_(None), Deployment.role == STABLE, Deployment.num_replicas > 0
+    )
     with ctx.db.read() as session:
-        scaled = [row.endpoint_id for row in session.scalars(query) if DeploymentOptions.read(row.config).scaling.is_active]
+        scaled = [
+            row.endpoint_id for row in session.scalars(query) if DeploymentOptions.read(row.config).scaling.is_active
+        ]
     for endpoint_id in scaled:
         with ctx.db.write() as session:
             _autoscale(session, ctx, endpoint_id)
@@ -68,7 +83,8 @@ def _autoscale(session: Session, ctx: Context, endpoint_id: str) -> None:
 
 
 def wake_endpoint(ctx: Context, name: str) -> Waking | None:
-    """Start the replicas of a sleeping endpoint, by its name, an adapter or an alias, and return how long a request may wait for them.
+    """Start the replicas of a sleeping endpoint, by its name, an adapter or an alias, and return how long a request may
+    wait for them.
 
     Returns None for an endpoint that is not there, or never sleeps.
     """
@@ -87,7 +103,10 @@ def wake_endpoint(ctx: Context, name: str) -> Waking | None:
             asleep = _newest(session, name)
             if asleep is not None and not asleep.num_replicas:
                 number, now = awake_replicas(asleep), ctx.now()
-                asleep.traffic = {**_with_event(asleep.traffic, f"scaled 0 -> {number}: a request", now), WOKEN_AT: now.isoformat()}
+                asleep.traffic = {
+                    **_with_event(asleep.traffic, f"scaled 0 -> {number}: a request", now),
+                    WOKEN_AT: now.isoformat(),
+                }
                 asleep.num_replicas = number
                 session.flush()
                 advance(session, ctx, endpoint.id)
@@ -95,7 +114,8 @@ def wake_endpoint(ctx: Context, name: str) -> Waking | None:
 
 
 def change_scaling(ctx: Context, name: str, *, person: Person, **changes: Any) -> EndpointView:
-    """Change `min_replicas`, `max_replicas`, `target_queue_s`, `cool_down_s` or `sleep_after_minutes` of an endpoint in place.
+    """Change `min_replicas`, `max_replicas`, `target_queue_s`, `cool_down_s` or `sleep_after_minutes` of an endpoint in
+    place.
 
     Raises InvalidInput that names the field, NotFound, Conflict for a stopped endpoint.
     """
@@ -128,7 +148,9 @@ def _newest(session: Session, name: str) -> Deployment | None:
 
 
 def _load(session: Session, ctx: Context, deployment: Deployment) -> Load:
-    replicas = session.scalars(select(Replica).where(Replica.deployment_id == deployment.id, Replica.status.in_(ALIVE))).all()
+    replicas = session.scalars(
+        select(Replica).where(Replica.deployment_id == deployment.id, Replica.status.in_(ALIVE))
+    ).all()
     ready = [replica for replica in replicas if replica.status == "ready"]
     gauges = [replica.gauges or {} for replica in ready]
     open_ = sum(int(gauge.get("running") or 0) + int(gauge.get("waiting") or 0) for gauge in gauges)

@@ -1,4 +1,6 @@
-"""Canaries: a second checkpoint behind an endpoint that gets a share of its requests, and is promoted or aborted by hand or by rules."""
+"""Canaries: a second checkpoint behind an endpoint that gets a share of its requests, and is promoted or aborted by
+hand or by rules.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,12 @@ from backend.domain.serving.canary import CanaryRules, Observed, Verdict, judge_
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.canary_votes import read_votes
-from backend.services.serving.deployments import add_deployment, check_num_replicas, current_deployment, refuse_undeployable
+from backend.services.serving.deployments import (
+    add_deployment,
+    check_num_replicas,
+    current_deployment,
+    refuse_undeployable,
+)
 from backend.services.serving.endpoints import FOLLOWS, EndpointView, find_endpoint, get_endpoint
 from backend.services.serving.rollout import CANARY, STABLE, active_deployments, advance, retire
 
@@ -21,10 +28,13 @@ MAX_TIMES = 5000
 SINCE = "step_at"
 
 
-def start_canary(ctx: Context, name: str, *, checkpoint_id: str, rules: CanaryRules, num_replicas: int = 1, person: Person) -> EndpointView:
+def start_canary(
+    ctx: Context, name: str, *, checkpoint_id: str, rules: CanaryRules, num_replicas: int = 1, person: Person
+) -> EndpointView:
     """Serve a second checkpoint to a share of an endpoint's requests. It replaces a canary that runs.
 
-    Raises NotFound, Conflict for a stopped endpoint or a checkpoint that its gates refuse, InvalidInput, NotAllowed for a rater.
+    Raises NotFound, Conflict for a stopped endpoint or a checkpoint that its gates refuse, InvalidInput, NotAllowed for
+    a rater.
     """
     require_builder(person)
     check_num_replicas(num_replicas)
@@ -47,7 +57,9 @@ def start_canary(ctx: Context, name: str, *, checkpoint_id: str, rules: CanaryRu
 
 
 def change_canary(ctx: Context, name: str, *, rules: CanaryRules, person: Person) -> EndpointView:
-    """Replace the share and the rules of the canary that runs; its present step begins again. Raises Conflict where none runs."""
+    """Replace the share and the rules of the canary that runs; its present step begins again. Raises Conflict where
+    none runs.
+    """
     require_builder(person)
     with ctx.db.write() as session:
         _running(session, find_endpoint(session, name)).traffic = _stored(ctx, rules)
@@ -55,7 +67,9 @@ def change_canary(ctx: Context, name: str, *, rules: CanaryRules, person: Person
 
 
 def promote_canary(ctx: Context, name: str, *, person: Person) -> EndpointView:
-    """Make the canary the endpoint's stable revision: its replicas replace the others one by one. Raises Conflict where none runs."""
+    """Make the canary the endpoint's stable revision: its replicas replace the others one by one. Raises Conflict where
+    none runs.
+    """
     require_builder(person)
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
@@ -76,7 +90,10 @@ def judge_canaries(ctx: Context) -> None:
     """Let every canary grow, be promoted or end as its rules say."""
     query = select(Deployment).where(Deployment.role == CANARY, Deployment.stopped_at.is_(None))
     with ctx.db.read() as session:
-        verdicts = {row.id: judge_canary(CanaryRules.read(row.traffic), _observe(session, ctx, row)) for row in session.scalars(query)}
+        verdicts = {
+            row.id: judge_canary(CanaryRules.read(row.traffic), _observe(session, ctx, row))
+            for row in session.scalars(query)
+        }
     for deployment_id, verdict in verdicts.items():
         if verdict.action != "wait":
             with ctx.db.write() as session:
@@ -122,7 +139,9 @@ def _stored(ctx: Context, rules: CanaryRules) -> dict[str, Any]:
 def _observe(session: Session, ctx: Context, canary: Deployment) -> Observed:
     since = datetime.fromisoformat(canary.traffic[SINCE])
     replicas = session.execute(
-        select(Replica.id, Job.lost, Job.error).outerjoin(Job, Job.id == Replica.job_id).where(Replica.deployment_id == canary.id)
+        select(Replica.id, Job.lost, Job.error)
+        .outerjoin(Job, Job.id == Replica.job_id)
+        .where(Replica.deployment_id == canary.id)
     ).all()
     ids = [row[0] for row in replicas]
     rows = session.execute(
@@ -132,7 +151,9 @@ def _observe(session: Session, ctx: Context, canary: Deployment) -> Observed:
         .limit(MAX_TIMES)
     ).all()
     failures = session.scalar(
-        select(func.count()).select_from(ReplicaFailure).where(ReplicaFailure.replica_id.in_(ids), ReplicaFailure.created_at >= since)
+        select(func.count())
+        .select_from(ReplicaFailure)
+        .where(ReplicaFailure.replica_id.in_(ids), ReplicaFailure.created_at >= since)
     )
     answered = [row for row in rows if row[0] in ("finished", "aborted")]
     times = sorted(row[1] for row in answered if row[1] is not None)

@@ -13,33 +13,45 @@ from backend.services.serving.feedback import RATED_REQUEST, given_feedback
 from backend.services.serving.rollout import CANARY, STABLE
 
 MAX_VOTES = 5000
-"""Thumbs on the answers of both sides that are read, the first ones: which they are must not depend on how they came out."""
+"""Thumbs on the answers of both sides that are read, the first ones: which they are must not depend on how they came
+out.
+"""
 
 
 def read_votes(session: Session, canary: Deployment) -> Votes:
-    """Return the thumbs since a canary began, from the playground and from `POST /v1/feedback`, in the order in which they came."""
+    """Return the thumbs since a canary began, from the playground and from `POST /v1/feedback`, in the order in which
+    they came.
+    """
     rated = _rated(session, canary)
     mine = [thumb > 0 for side, thumb, _ in rated if side == CANARY]
     stable = [thumb > 0 for side, thumb, _ in rated if side == STABLE]
     wins, losses = pair_votes(mine, stable)
     evidence = 1.0
     if wins + losses:
-        from backend.domain.battles.inference.evidence import mixture_e_value  # imports scipy, which no command on endpoints needs
+        from backend.domain.battles.inference.evidence import (
+            mixture_e_value,
+        )  # imports scipy, which no command on endpoints needs
 
         evidence = mixture_e_value(wins, losses)
-    return Votes(sum(mine), len(mine), sum(stable), len(stable), wins, losses, evidence, len({voter for _, _, voter in rated}))
+    return Votes(
+        sum(mine), len(mine), sum(stable), len(stable), wins, losses, evidence, len({voter for _, _, voter in rated})
+    )
 
 
 def canary_votes(ctx: Context, name: str) -> Votes:
     """Return the thumbs on an endpoint's canary and its stable revision; none where no canary runs."""
     with ctx.db.read() as session:
-        query = select(Deployment).where(Deployment.endpoint_id == find_endpoint(session, name).id, Deployment.stopped_at.is_(None))
+        query = select(Deployment).where(
+            Deployment.endpoint_id == find_endpoint(session, name).id, Deployment.stopped_at.is_(None)
+        )
         canary = session.scalars(query.where(Deployment.role == CANARY).limit(1)).first()
         return Votes() if canary is None else read_votes(session, canary)
 
 
 def _rated(session: Session, canary: Deployment) -> list[tuple[str, int, str | None]]:
-    """Return (side, thumb, voter) of the thumbs since a canary began, on answers of it and of its endpoint's stable revisions."""
+    """Return (side, thumb, voter) of the thumbs since a canary began, on answers of it and of its endpoint's stable
+    revisions.
+    """
     query = (
         given_feedback(Deployment.role, Feedback.rating, func.coalesce(Feedback.user_id, Feedback.key_id))
         .join(Usage, Usage.id == RATED_REQUEST)

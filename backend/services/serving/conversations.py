@@ -1,5 +1,5 @@
-"""Stored conversations: trees of messages with one selected line. Every access checks the owner; another person's conversation is
-reported as unknown.
+"""Stored conversations: trees of messages with one selected line. Every access checks the owner; another person's
+conversation is reported as unknown.
 """
 
 from __future__ import annotations
@@ -43,13 +43,17 @@ class ConversationView:
     def settings(self) -> ChatSettings:
         """Return the settings of its next turn."""
         named = [self.endpoint, *([self.other_endpoint] if self.other_endpoint else [])]
-        stored = {key: value for key, value in self.sampling.items() if key in ChatSettings.model_fields and value is not None}
+        stored = {
+            key: value for key, value in self.sampling.items() if key in ChatSettings.model_fields and value is not None
+        }
         return ChatSettings.model_validate({"endpoints": named, "system": self.system_prompt, **stored}, context=STORED)
 
 
 @dataclass(frozen=True)
 class MessageView:
-    """One message. `branch` is its column in a side-by-side turn, `round` its number among edits or regenerated answers."""
+    """One message. `branch` is its column in a side-by-side turn, `round` its number among edits or regenerated
+    answers.
+    """
 
     id: str
     position: int
@@ -90,14 +94,19 @@ class MessageView:
 
 
 def list_conversations(ctx: Context, *, person: Person, query: str = "", limit: int = 50) -> list[ConversationView]:
-    """Return a person's conversations that hold at least one message, newest first; with `query`, those whose title or messages hold it."""
+    """Return a person's conversations that hold at least one message, newest first; with `query`, those whose title or
+    messages hold it.
+    """
     with ctx.db.read() as session:
         has_message = select(Message.id).where(Message.conversation_id == Conversation.id)
         chosen = select(Conversation).where(_owned(person), has_message.exists())
         if words := query.strip():
             holds = has_message.where(Message.content.icontains(words, autoescape=True)).exists()
             chosen = chosen.where(or_(Conversation.title.icontains(words, autoescape=True), holds))
-        return [conversation_view(row) for row in session.scalars(chosen.order_by(Conversation.updated_at.desc()).limit(limit))]
+        return [
+            conversation_view(row)
+            for row in session.scalars(chosen.order_by(Conversation.updated_at.desc()).limit(limit))
+        ]
 
 
 def get_conversation(ctx: Context, conversation_id: str, *, person: Person) -> ConversationView:
@@ -167,7 +176,9 @@ def insert_message(
     content: str,
     branch: int = 0,
 ) -> Message:
-    """Insert a message below another one as a new round, and return its row. The first question names the conversation."""
+    """Insert a message below another one as a new round, and return its row. The first question names the
+    conversation.
+    """
     above = next((message for message in messages if message.id == parent_id), None)
     message = Message(
         conversation_id=conversation.id,
@@ -190,7 +201,9 @@ def insert_message(
     return message
 
 
-def select_branch(ctx: Context, conversation_id: str, message_id: str, *, round_: int | None = None, person: Person) -> None:
+def select_branch(
+    ctx: Context, conversation_id: str, message_id: str, *, round_: int | None = None, person: Person
+) -> None:
     """Select the line through a message, or through another round beside it. Raises NotFound."""
     with ctx.db.write() as session:
         conversation = own_conversation(session, conversation_id, person)
@@ -268,7 +281,11 @@ def _stored_call(call: dict[str, Any]) -> ToolCall | None:
         is_complete = False
     if not name or not is_complete:
         return None
-    return {"id": call.get("id") or f"call_{name}", "type": "function", "function": {"name": name, "arguments": arguments}}
+    return {
+        "id": call.get("id") or f"call_{name}",
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
 
 
 def _owned(person: Person) -> Any:

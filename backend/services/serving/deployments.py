@@ -1,4 +1,6 @@
-"""Deploy a checkpoint under an endpoint's name; scale, roll back, start, stop and delete endpoints. A replica is a leased job."""
+"""Deploy a checkpoint under an endpoint's name; scale, roll back, start, stop and delete endpoints. A replica is a
+leased job.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,12 @@ from backend.services.serving.adapters.served import ADAPTERS
 from backend.services.serving.drafts import check_draft, with_fitting_draft
 from backend.services.serving.endpoints import FOLLOWS, EndpointView, find_endpoint, get_endpoint
 from backend.services.serving.owners import find_deletable_endpoint
-from backend.services.serving.requirements import SafetyRequirement, check_requirement, requirement_of, stored_requirement
+from backend.services.serving.requirements import (
+    SafetyRequirement,
+    check_requirement,
+    requirement_of,
+    stored_requirement,
+)
 from backend.services.serving.rollout import AWAKE, CANARY, SHADOW, STABLE, active_deployments, advance, retire
 
 CALLED_OFF = "called off"
@@ -55,12 +62,11 @@ def deploy(
 ) -> EndpointView:
     """Bind an endpoint to a checkpoint. Replicas of the new revision replace those of the previous one by one.
 
-    With `alias` the endpoint follows it: whenever the alias moves, the checkpoint that holds it is deployed, without a draft that does not
-    fit it (`follows`). With `require`, now and of
-    every later deployment, the checkpoint must pass the safety gate. Raises InvalidInput for a bad name or
-    number, or a draft that does not fit, NotFound for an unknown checkpoint, Conflict with the reason for one that does not pass it, or a
-    gate that the endpoint
-    requires, NotAllowed for a rater.
+    With `alias` the endpoint follows it: whenever the alias moves, the checkpoint that holds it is deployed, without a
+    draft that does not fit it (`follows`). With `require`, now and of every later deployment, the checkpoint must pass
+    the safety gate. Raises InvalidInput for a bad name or number, or a draft that does not fit, NotFound for an unknown
+    checkpoint, Conflict with the reason for one that does not pass it, or a gate that the endpoint requires, NotAllowed
+    for a rater.
     """
     require_builder(person)
     check_endpoint_name(name)
@@ -95,7 +101,9 @@ def _check_context(ctx: Context, checkpoint_id: str, context: int | None) -> Non
     shape = read_network(ctx, checkpoint.folder) if checkpoint is not None and checkpoint.folder else None
     if shape is not None and context > shape.context:
         raise InvalidInput(
-            f"context = {context:,}: the network's own holds {shape.context:,} tokens.", remedy="Choose at most as many.", field="context"
+            f"context = {context:,}: the network's own holds {shape.context:,} tokens.",
+            remedy="Choose at most as many.",
+            field="context",
         )
 
 
@@ -110,11 +118,15 @@ def scale_endpoint(ctx: Context, name: str, num_replicas: int, *, person: Person
         endpoint = find_endpoint(session, name)
         deployment = current_deployment(session, endpoint)
         if UPSTREAM in deployment.config:
-            raise Conflict(f"{name!r} is answered by another server.", remedy="Scale that server; `max_requests` bounds what it gets.")
+            raise Conflict(
+                f"{name!r} is answered by another server.",
+                remedy="Scale that server; `max_requests` bounds what it gets.",
+            )
         rules = DeploymentOptions.read(deployment.config).scaling
         if rules.most is not None and not rules.least <= num_replicas <= rules.most:
             raise Conflict(
-                f"{name!r} scales by itself between {rules.least} and {rules.most} replicas, and {num_replicas} is outside.",
+                f"{name!r} scales by itself between {rules.least} and {rules.most} replicas, and {num_replicas} is"
+                " outside.",
                 remedy="Change the limits: roundhouse endpoint scale NAME --min N --max M",
             )
         deployment.num_replicas = num_replicas
@@ -124,11 +136,13 @@ def scale_endpoint(ctx: Context, name: str, num_replicas: int, *, person: Person
 
 
 def rollback_endpoint(ctx: Context, name: str, *, revision: int | None = None, person: Person) -> EndpointView:
-    """Serve an earlier revision again: the one before this, or `revision`. It replaces the present one replica by replica.
+    """Serve an earlier revision again: the one before this, or `revision`. It replaces the present one replica by
+    replica.
 
-    The present number of replicas is kept. A rollout that has not finished is called off: replicas of the earlier revision that still
-    answer continue. The endpoint no longer follows an alias. Raises NotFound for an unknown revision, Conflict for a stopped endpoint, a
-    missing earlier revision, or a checkpoint that the endpoint's gates refuse.
+    The present number of replicas is kept. A rollout that has not finished is called off: replicas of the earlier
+    revision that still answer continue. The endpoint no longer follows an alias. Raises NotFound for an unknown
+    revision, Conflict for a stopped endpoint, a missing earlier revision, or a checkpoint that the endpoint's gates
+    refuse.
     """
     require_builder(person)
     with ctx.db.read() as session:
@@ -163,8 +177,8 @@ def rollback_endpoint(ctx: Context, name: str, *, revision: int | None = None, p
 def swap_checkpoint(ctx: Context, name: str, *, checkpoint_id: str, person: Person) -> EndpointView:
     """Serve another checkpoint with the same number of replicas and the same options, replica by replica.
 
-    The endpoint no longer follows an alias, and a quantised checkpoint is measured again. Raises NotFound, Conflict for a stopped endpoint
-    or a checkpoint that the endpoint's gates refuse, NotAllowed for a rater.
+    The endpoint no longer follows an alias, and a quantised checkpoint is measured again. Raises NotFound, Conflict for
+    a stopped endpoint or a checkpoint that the endpoint's gates refuse, NotAllowed for a rater.
     """
     require_builder(person)
     refuse_undeployable(ctx, name=name, checkpoint_id=checkpoint_id, person=person, require=requirement_of(ctx, name))
@@ -172,7 +186,9 @@ def swap_checkpoint(ctx: Context, name: str, *, checkpoint_id: str, person: Pers
         endpoint = find_endpoint(session, name)
         current = current_deployment(session, endpoint)
         config = {key: value for key, value in current.config.items() if key not in {FOLLOWS, PRECISION_CHECK}}
-        add_deployment(session, ctx, endpoint, checkpoint_id, num_replicas=awake_replicas(current), config=config, person=person)
+        add_deployment(
+            session, ctx, endpoint, checkpoint_id, num_replicas=awake_replicas(current), config=config, person=person
+        )
     return get_endpoint(ctx, name)
 
 
@@ -191,7 +207,9 @@ def current_deployment(session: Session, endpoint: Endpoint) -> Deployment:
     """Return the newest stable deployment that is not stopped. Raises Conflict where there is none."""
     active = [deployment for deployment in active_deployments(session, endpoint.id) if deployment.role == STABLE]
     if not active:
-        raise Conflict(f"The endpoint {endpoint.name!r} is stopped.", remedy=f"Start it: roundhouse endpoint start {endpoint.name}")
+        raise Conflict(
+            f"The endpoint {endpoint.name!r} is stopped.", remedy=f"Start it: roundhouse endpoint start {endpoint.name}"
+        )
     return active[-1]
 
 
@@ -201,8 +219,8 @@ def awake_replicas(deployment: Deployment) -> int:
 
 
 def _earlier(session: Session, endpoint: Endpoint, current: Deployment, revision: int | None) -> Deployment:
-    """Return the revision to go back to: the one before whose rollout was not called off. After a rollback, that is before the restored
-    one, so that steps back add up.
+    """Return the revision to go back to: the one before whose rollout was not called off. After a rollback, that is
+    before the restored one, so that steps back add up.
     """
     query = select(Deployment).where(Deployment.endpoint_id == endpoint.id, Deployment.role == STABLE)
     if revision is not None:
@@ -221,14 +239,17 @@ def _earlier(session: Session, endpoint: Endpoint, current: Deployment, revision
 def check_num_replicas(num_replicas: int) -> None:
     """Raise InvalidInput for a number of replicas out of range."""
     if not 1 <= num_replicas <= MAX_REPLICAS:
-        raise InvalidInput(f"{num_replicas} replicas is out of range.", remedy=f"Choose 1 to {MAX_REPLICAS}.", field="replicas")
+        raise InvalidInput(
+            f"{num_replicas} replicas is out of range.", remedy=f"Choose 1 to {MAX_REPLICAS}.", field="replicas"
+        )
 
 
 def start_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
-    """Deploy the last checkpoint of a stopped endpoint again, with the same number of replicas and the same settings; an endpoint that
-    follows an alias gets the checkpoint that holds it now.
+    """Deploy the last checkpoint of a stopped endpoint again, with the same number of replicas and the same settings;
+    an endpoint that follows an alias gets the checkpoint that holds it now.
 
-    Raises NotFound for an unknown endpoint or deleted files, Conflict if the endpoint is not stopped or requires a gate that is not passed.
+    Raises NotFound for an unknown endpoint or deleted files, Conflict if the endpoint is not stopped or requires a gate
+    that is not passed.
     """
     require_builder(person)
     checkpoint_id = _next_checkpoint(ctx, name)
@@ -242,13 +263,22 @@ def start_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
             .limit(1)
         ).one()
         if last.stopped_at is None:
-            raise Conflict(f"The endpoint {name!r} is not stopped.", remedy="Stop it first, or deploy another checkpoint under its name.")
-        add_deployment(session, ctx, endpoint, checkpoint_id, num_replicas=awake_replicas(last), config=last.config, person=person)
+            raise Conflict(
+                f"The endpoint {name!r} is not stopped.",
+                remedy="Stop it first, or deploy another checkpoint under its name.",
+            )
+        add_deployment(
+            session, ctx, endpoint, checkpoint_id, num_replicas=awake_replicas(last), config=last.config, person=person
+        )
     return get_endpoint(ctx, name)
 
 
-def refuse_undeployable(ctx: Context, *, name: str, checkpoint_id: str, person: Person, require: SafetyRequirement | None = None) -> None:
-    """Raise Conflict with the reason for a checkpoint that the endpoint's safety requirement or one of its gates does not accept."""
+def refuse_undeployable(
+    ctx: Context, *, name: str, checkpoint_id: str, person: Person, require: SafetyRequirement | None = None
+) -> None:
+    """Raise Conflict with the reason for a checkpoint that the endpoint's safety requirement or one of its gates does
+    not accept.
+    """
     required = require or requirement_of(ctx, name)
     if required is not None:
         check_requirement(ctx, checkpoint_id, name=name, requirement=required)
@@ -259,7 +289,9 @@ def _check_alias(ctx: Context, alias: str, checkpoint_id: str) -> None:
     with ctx.db.read() as session:
         held = session.scalar(select(Alias.checkpoint_id).where(Alias.name == alias))
     if held != checkpoint_id:
-        raise Conflict(f"The alias {alias!r} is not held by this checkpoint.", remedy="Deploy from the alias again.", field="alias")
+        raise Conflict(
+            f"The alias {alias!r} is not held by this checkpoint.", remedy="Deploy from the alias again.", field="alias"
+        )
 
 
 def _next_checkpoint(ctx: Context, name: str) -> str:
@@ -274,7 +306,9 @@ def _check_gates(ctx: Context, name: str, checkpoint_id: str, *, person: Person)
     with ctx.db.read() as session:
         if session.scalar(select(RequiredGate.id).where(RequiredGate.endpoint == name).limit(1)) is None:
             return
-    from backend.services.evaluation.gates import refuse_without_gates  # imports scipy, which no other command on endpoints needs
+    from backend.services.evaluation.gates import (
+        refuse_without_gates,
+    )  # imports scipy, which no other command on endpoints needs
 
     refuse_without_gates(ctx, endpoint=name, checkpoint_id=checkpoint_id, person=person)
 
@@ -293,7 +327,8 @@ def stop_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
 
 
 def delete_endpoint(ctx: Context, name: str, *, person: Person) -> None:
-    """Delete a stopped endpoint with its history. Conversations stay, and so do counts of requests, without the endpoint's name.
+    """Delete a stopped endpoint with its history. Conversations stay, and so do counts of requests, without the
+    endpoint's name.
 
     Raises NotFound for an unknown endpoint, Conflict for one that is not stopped, NotAllowed for another person's.
     """
@@ -327,11 +362,19 @@ def add_deployment(
 ) -> Deployment:
     """Add an endpoint's next revision and start its first replicas. Raises NotFound for a checkpoint without files."""
     checkpoint = session.get(Checkpoint, checkpoint_id)
-    upstream = (checkpoint.facts or {}).get(UPSTREAM) if checkpoint is not None and checkpoint.origin == UPSTREAM else None
+    upstream = (
+        (checkpoint.facts or {}).get(UPSTREAM) if checkpoint is not None and checkpoint.origin == UPSTREAM else None
+    )
     if checkpoint is None or checkpoint.deleted_at is not None or (checkpoint.folder is None and upstream is None):
-        raise NotFound("There is no such checkpoint, or its files are gone.", remedy="Deploy another checkpoint.", field="checkpoint")
+        raise NotFound(
+            "There is no such checkpoint, or its files are gone.",
+            remedy="Deploy another checkpoint.",
+            field="checkpoint",
+        )
     _check_kind(session, endpoint, checkpoint, config)
-    config = {key: value for key, value in config.items() if key != UPSTREAM} | ({UPSTREAM: upstream} if upstream else {})
+    config = {key: value for key, value in config.items() if key != UPSTREAM} | (
+        {UPSTREAM: upstream} if upstream else {}
+    )
     config = with_fitting_draft(session, ctx, checkpoint, _with_adapters(session, endpoint, checkpoint, config))
     DeploymentOptions.read(config)
     newest = session.scalar(select(func.max(Deployment.revision)).where(Deployment.endpoint_id == endpoint.id)) or 0
@@ -355,40 +398,64 @@ def add_deployment(
 
 
 def _check_kind(session: Session, endpoint: Endpoint, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
-    """Raise for a reward model under the name of an endpoint that writes, or the reverse, and for options that it has no use for.
+    """Raise for a reward model under the name of an endpoint that writes, or the reverse, and for options that it has
+    no use for.
 
     Clients of an endpoint call other parts of the API where it scores.
     """
-    query = select(Deployment.checkpoint_id).where(Deployment.endpoint_id == endpoint.id).order_by(Deployment.revision.desc()).limit(1)
+    query = (
+        select(Deployment.checkpoint_id)
+        .where(Deployment.endpoint_id == endpoint.id)
+        .order_by(Deployment.revision.desc())
+        .limit(1)
+    )
     before = session.scalar(query)
     is_scorer = is_reward_model(session, checkpoint.id)
     if before is not None and is_reward_model(session, before) != is_scorer:
         words = ("writes text", "a reward model") if is_scorer else ("scores answers", "a network that writes")
-        raise Conflict(f"{endpoint.name!r} {words[0]}, and “{checkpoint.name}” is {words[1]}.", remedy="Deploy it under a name of its own.")
+        raise Conflict(
+            f"{endpoint.name!r} {words[0]}, and “{checkpoint.name}” is {words[1]}.",
+            remedy="Deploy it under a name of its own.",
+        )
     options = DeploymentOptions.read({key: value for key, value in config.items() if key != UPSTREAM})
     if is_scorer and (options.precision != "float32" or options.draft is not None):
         field = "draft" if options.draft is not None else "precision"
-        raise InvalidInput("A reward model is served in float32, without a draft.", remedy=f"Leave {field} out.", field=field)
+        raise InvalidInput(
+            "A reward model is served in float32, without a draft.", remedy=f"Leave {field} out.", field=field
+        )
 
 
-def _with_adapters(session: Session, endpoint: Endpoint, checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Any]:
-    """Return a config with the adapters of this base: its own, else those of the revision that serves the same base now."""
+def _with_adapters(
+    session: Session, endpoint: Endpoint, checkpoint: Checkpoint, config: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a config with the adapters of this base: its own, else those of the revision that serves the same base
+    now.
+    """
     adapters = config.get(ADAPTERS)
     if adapters is None:
-        active = [d for d in active_deployments(session, endpoint.id) if d.role == STABLE and d.checkpoint_id == checkpoint.id]
+        active = [
+            d for d in active_deployments(session, endpoint.id) if d.role == STABLE and d.checkpoint_id == checkpoint.id
+        ]
         adapters = active[-1].config.get(ADAPTERS) if active else None
     ids = [entry["checkpoint_id"] for entry in (adapters or {}).values()]
-    fitting = select(Checkpoint.id).where(Checkpoint.id.in_(ids), Checkpoint.parent_id == checkpoint.id, Checkpoint.deleted_at.is_(None))
+    fitting = select(Checkpoint.id).where(
+        Checkpoint.id.in_(ids), Checkpoint.parent_id == checkpoint.id, Checkpoint.deleted_at.is_(None)
+    )
     usable = set(session.scalars(fitting))
     fitting_adapters = {name: entry for name, entry in (adapters or {}).items() if entry["checkpoint_id"] in usable}
-    return {key: value for key, value in config.items() if key != ADAPTERS} | ({ADAPTERS: fitting_adapters} if fitting_adapters else {})
+    return {key: value for key, value in config.items() if key != ADAPTERS} | (
+        {ADAPTERS: fitting_adapters} if fitting_adapters else {}
+    )
 
 
 def _retire_superseded(session: Session, ctx: Context, endpoint: Endpoint, *, role: str) -> None:
-    """Stop what a new deployment takes the place of: canaries, a shadow by the next one, and unfinished rollouts that have no ready replica
-    where an earlier revision answers."""
+    """Stop what a new deployment takes the place of: canaries, a shadow by the next one, and unfinished rollouts that
+    have no ready replica where an earlier revision answers.
+    """
     active = active_deployments(session, endpoint.id)
-    query = select(Replica.deployment_id).where(Replica.deployment_id.in_([d.id for d in active]), Replica.status == "ready")
+    query = select(Replica.deployment_id).where(
+        Replica.deployment_id.in_([d.id for d in active]), Replica.status == "ready"
+    )
     answering = set(session.scalars(query))
     for deployment in active:
         is_unfinished = role == STABLE and bool(answering) and deployment.id not in answering

@@ -33,8 +33,12 @@ def check_draft(ctx: Context, checkpoint_id: str, *, options: DeploymentOptions)
             raise problem
 
 
-def with_fitting_draft(session: Session, ctx: Context, checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Any]:
-    """Return a deployment's config, without its draft where that doesn't fit the checkpoint: answers are the same without one."""
+def with_fitting_draft(
+    session: Session, ctx: Context, checkpoint: Checkpoint, config: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a deployment's config, without its draft where that doesn't fit the checkpoint: answers are the same
+    without one.
+    """
     options = DeploymentOptions.read(config)
     if options.draft is None or _problem(session, ctx, checkpoint, options) is None:
         return config
@@ -45,7 +49,9 @@ def list_drafts(ctx: Context, checkpoint_id: str) -> dict[str, str]:
     """Return the checkpoints that can draft for one in float32, by id, smallest first, and itself last."""
     with ctx.db.read() as session:
         checkpoint = session.get_one(Checkpoint, checkpoint_id)
-        here = select(Checkpoint).where(Checkpoint.deleted_at.is_(None), Checkpoint.archived_at.is_(None), Checkpoint.folder.is_not(None))
+        here = select(Checkpoint).where(
+            Checkpoint.deleted_at.is_(None), Checkpoint.archived_at.is_(None), Checkpoint.folder.is_not(None)
+        )
         is_smaller = (Checkpoint.parameters < (checkpoint.parameters or 0)) | (Checkpoint.id == checkpoint_id)
         smaller = here.where(is_smaller, Checkpoint.is_adapter.is_(False))
         return {
@@ -64,7 +70,8 @@ def _problem(session: Session, ctx: Context, checkpoint: Checkpoint, options: De
     if options.engine == "serial" or options.device == "gpu":
         setting = "engine serial" if options.engine == "serial" else "device gpu"
         return _refusal(
-            f"{pair} with {setting}: drafts are checked by the batching engine on CPUs.", "Change it, or deploy without a draft."
+            f"{pair} with {setting}: drafts are checked by the batching engine on CPUs.",
+            "Change it, or deploy without a draft.",
         )
     if checkpoint.folder is None:
         return _refusal(f"{pair}: another server answers for it.", "Deploy without a draft.")
@@ -90,7 +97,9 @@ def _refusal(message: str, remedy: str) -> InvalidInput:
 
 
 def _vocabulary(ctx: Context, folder: str) -> str | None:
-    """Return a hash of a checkpoint's tokens and their ids; None where its file does not tell, which its replica then judges."""
+    """Return a hash of a checkpoint's tokens and their ids; None where its file does not tell, which its replica then
+    judges.
+    """
     file = ctx.artifacts.path(folder) / "tokenizer.json"
     try:
         about = file.stat()

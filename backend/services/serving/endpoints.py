@@ -30,8 +30,9 @@ EVENTS = "events"
 
 @dataclass(frozen=True)
 class ReplicaView:
-    """One replica. `gauges`: running, waiting, tokens_per_second; `problem` and `remedy`: why its last start failed; `job_id`: where its
-    log is, empty for another server, whose gauges hold its last health check."""
+    """One replica. `gauges`: running, waiting, tokens_per_second; `problem` and `remedy`: why its last start failed;
+    `job_id`: where its log is, empty for another server, whose gauges hold its last health check.
+    """
 
     id: str
     job_id: str
@@ -48,7 +49,9 @@ class ReplicaView:
 
 @dataclass(frozen=True)
 class RolloutView:
-    """A rollout under way: ready replicas of the new revision out of `target`, and those of older revisions that still answer."""
+    """A rollout under way: ready replicas of the new revision out of `target`, and those of older revisions that still
+    answer.
+    """
 
     revision: int
     previous: int
@@ -83,7 +86,9 @@ class CanaryView(BesideView):
 
 @dataclass(frozen=True)
 class ShadowView(BesideView):
-    """A shadow that gets copies of `percent` of the requests. `endpoint` names the one that answers them; empty for replicas of its own."""
+    """A shadow that gets copies of `percent` of the requests. `endpoint` names the one that answers them; empty for
+    replicas of its own.
+    """
 
     percent: float
     endpoint: str
@@ -99,7 +104,9 @@ class ScalingEvent:
 
 @dataclass(frozen=True)
 class RevisionView:
-    """One revision of an endpoint's history. `note` says how it came about or ended, where that is not a plain deployment."""
+    """One revision of an endpoint's history. `note` says how it came about or ended, where that is not a plain
+    deployment.
+    """
 
     revision: int
     checkpoint_id: str
@@ -114,7 +121,9 @@ class RevisionView:
 
 @dataclass(frozen=True)
 class EndpointView:
-    """An endpoint with its newest stable revision; `replicas` holds those of every revision, and none once it is stopped."""
+    """An endpoint with its newest stable revision; `replicas` holds those of every revision, and none once it is
+    stopped.
+    """
 
     name: str
     checkpoint_id: str
@@ -184,7 +193,9 @@ def get_endpoint(ctx: Context, name: str) -> EndpointView:
 def list_endpoints(ctx: Context, *, include_stopped: bool = True) -> list[EndpointView]:
     """Return every endpoint by name."""
     with ctx.db.read() as session:
-        views = [_view(session, ctx, endpoint) for endpoint in session.scalars(select(Endpoint).order_by(Endpoint.name))]
+        views = [
+            _view(session, ctx, endpoint) for endpoint in session.scalars(select(Endpoint).order_by(Endpoint.name))
+        ]
     return [view for view in views if include_stopped or view.stopped_at is None]
 
 
@@ -220,14 +231,18 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         options=DeploymentOptions.read(deployment.config),
         policy=deployment.config.get("policy", Policy.LEAST_OUTSTANDING),
         precision=deployment.config.get("precision", "float32"),
-        precision_check=PrecisionCheck.model_validate(check) if (check := deployment.config.get(PRECISION_CHECK)) else None,
+        precision_check=(
+            PrecisionCheck.model_validate(check) if (check := deployment.config.get(PRECISION_CHECK)) else None
+        ),
         rollout=_rollout(deployment, replicas),
         canary=canary,
         shadow=shadow,
         upstream=Upstream.of(deployment.config),
-        draft_name=session.scalar(select(Checkpoint.name).where(Checkpoint.id == draft))
-        if (draft := deployment.config.get("draft"))
-        else None,
+        draft_name=(
+            session.scalar(select(Checkpoint.name).where(Checkpoint.id == draft))
+            if (draft := deployment.config.get("draft"))
+            else None
+        ),
     )
 
 
@@ -245,7 +260,9 @@ def _rollout(deployment: Deployment, replicas: tuple[ReplicaView, ...]) -> Rollo
     )
 
 
-def _beside(session: Session, endpoint: Endpoint, replicas: tuple[ReplicaView, ...]) -> tuple[CanaryView | None, ShadowView | None]:
+def _beside(
+    session: Session, endpoint: Endpoint, replicas: tuple[ReplicaView, ...]
+) -> tuple[CanaryView | None, ShadowView | None]:
     """Return the canary and the shadow beside the stable deployment."""
     canary, shadow = None, None
     rows = session.execute(
@@ -288,7 +305,9 @@ def _replica_views(session: Session, endpoint: Endpoint, *, now: datetime) -> tu
         )
         .order_by(Deployment.revision, Job.created_at, Job.id)
     )
-    return tuple(_replica_view(replica, job, revision=revision, role=role, now=now) for replica, job, revision, role in rows)
+    return tuple(
+        _replica_view(replica, job, revision=revision, role=role, now=now) for replica, job, revision, role in rows
+    )
 
 
 def _replica_view(replica: Replica, job: Job | None, *, revision: int, role: str, now: datetime) -> ReplicaView:
@@ -338,23 +357,31 @@ def _revision_view(row: Deployment, checkpoint: str) -> RevisionView:
         created_at=row.created_at,
         stopped_at=row.stopped_at,
         note=f"rollback to revision {row.restores}" if row.restores else outcome,
-        events=tuple(ScalingEvent(datetime.fromisoformat(event["at"]), event["text"]) for event in row.traffic.get(EVENTS, ())),
+        events=tuple(
+            ScalingEvent(datetime.fromisoformat(event["at"]), event["text"]) for event in row.traffic.get(EVENTS, ())
+        ),
     )
 
 
 def deployed_endpoints(ctx: Context) -> list[tuple[str, datetime]]:
-    """Return (name, deployed at) of every endpoint that is not stopped, its adapters, and every alias that one answers for."""
+    """Return (name, deployed at) of every endpoint that is not stopped, its adapters, and every alias that one answers
+    for.
+    """
     with ctx.db.read() as session:
         query = select(Endpoint.name, func.max(Deployment.created_at, type_=UtcDateTime))
         query = query.join(Deployment, Deployment.endpoint_id == Endpoint.id).where(Deployment.stopped_at.is_(None))
         deployed = dict(session.execute(query.group_by(Endpoint.name)).all())
         deployed |= {model: deployed[adapter.endpoint] for model, adapter in served_adapters(session).items()}
-        named = deployed | {alias: deployed[name] for alias, name in endpoints_of_aliases(session).items() if name in deployed}
+        named = deployed | {
+            alias: deployed[name] for alias, name in endpoints_of_aliases(session).items() if name in deployed
+        }
         return sorted(named.items())
 
 
 def endpoints_of_aliases(session: Session) -> dict[str, str]:
-    """Return the endpoint that answers for each alias: one that follows it, else one that serves its checkpoint; the newest of these."""
+    """Return the endpoint that answers for each alias: one that follows it, else one that serves its checkpoint; the
+    newest of these.
+    """
     rows = session.execute(
         select(Endpoint.name, Deployment.config, Deployment.checkpoint_id)
         .join(Deployment, Deployment.endpoint_id == Endpoint.id)
@@ -362,7 +389,9 @@ def endpoints_of_aliases(session: Session) -> dict[str, str]:
         .order_by(Deployment.created_at, Deployment.revision)
     ).all()
     answering = {}
-    for alias, checkpoint_id in session.execute(select(Alias.name, Alias.checkpoint_id).where(Alias.checkpoint_id.is_not(None))):
+    for alias, checkpoint_id in session.execute(
+        select(Alias.name, Alias.checkpoint_id).where(Alias.checkpoint_id.is_not(None))
+    ):
         following = [name for name, config, _ in rows if config.get(FOLLOWS) == alias]
         serving = [name for name, _, served in rows if served == checkpoint_id]
         if following or serving:
@@ -371,8 +400,8 @@ def endpoints_of_aliases(session: Session) -> dict[str, str]:
 
 
 def served_adapters(session: Session) -> dict[str, ServedAdapter]:
-    """Return the adapters of deployments that are not stopped, by what clients send: `ENDPOINT:ADAPTER`, or `ALIAS:ADAPTER` for an alias
-    that the endpoint answers for. An endpoint of the same name comes first.
+    """Return the adapters of deployments that are not stopped, by what clients send: `ENDPOINT:ADAPTER`, or
+    `ALIAS:ADAPTER` for an alias that the endpoint answers for. An endpoint of the same name comes first.
     """
     rows = session.execute(
         select(Endpoint.name, Deployment.config)
@@ -381,15 +410,23 @@ def served_adapters(session: Session) -> dict[str, ServedAdapter]:
         .order_by(Deployment.revision)
     ).all()
     endpoints = {name for name, _ in rows}
-    adapters = [adapter for name, config in rows for adapter in adapters_of(name, config) if adapter.model not in endpoints]
+    adapters = [
+        adapter for name, config in rows for adapter in adapters_of(name, config) if adapter.model not in endpoints
+    ]
     aliases = endpoints_of_aliases(session) if adapters else {}
     names = [(name, name) for name in endpoints] + list(aliases.items())
-    return {f"{name}:{adapter.name}": adapter for name, endpoint in names for adapter in adapters if adapter.endpoint == endpoint}
+    return {
+        f"{name}:{adapter.name}": adapter
+        for name, endpoint in names
+        for adapter in adapters
+        if adapter.endpoint == endpoint
+    }
 
 
 def list_alias_endpoints(ctx: Context) -> list[EndpointView]:
     """Return a view for every alias that an endpoint answers for: that endpoint's, under the alias's name."""
     with ctx.db.read() as session:
         return [
-            replace(_view(session, ctx, find_endpoint(session, name)), name=alias) for alias, name in endpoints_of_aliases(session).items()
+            replace(_view(session, ctx, find_endpoint(session, name)), name=alias)
+            for alias, name in endpoints_of_aliases(session).items()
         ]

@@ -1,4 +1,6 @@
-"""Requests that replicas lost. A lost request may have been answered by another replica, so usage alone would not show them."""
+"""Requests that replicas lost. A lost request may have been answered by another replica, so usage alone would not show
+them.
+"""
 
 from __future__ import annotations
 

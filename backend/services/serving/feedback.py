@@ -31,8 +31,8 @@ def give_feedback(
     correction: str = "",
     person: Person,
 ) -> None:
-    """Store a thumb, 1 or -1, in place of an earlier one on the same answer; 0 takes it back. The caller has checked that the answer is
-    the person's own. Raises InvalidInput for another value.
+    """Store a thumb, 1 or -1, in place of an earlier one on the same answer; 0 takes it back. The caller has checked
+    that the answer is the person's own. Raises InvalidInput for another value.
     """
     if value not in (-1, 0, 1):
         raise InvalidInput(f"{value} is no thumb.", remedy="Send 1, -1, or 0 to take it back.", field="value")
@@ -57,12 +57,16 @@ def give_feedback(
 
 def thumbs_of(session: Session, source: Source, source_ids: Collection[str]) -> dict[str, int]:
     """Return the thumbs on answers by their ids."""
-    query = select(Feedback.request_id, Feedback.rating).where(Feedback.source == source, Feedback.request_id.in_(source_ids))
+    query = select(Feedback.request_id, Feedback.rating).where(
+        Feedback.source == source, Feedback.request_id.in_(source_ids)
+    )
     return {source_id: rating for source_id, rating in session.execute(query) if rating is not None}
 
 
 def given_feedback(*columns: Any) -> Select[Any]:
-    """Return a query for the request that each feedback is on, before other columns. A message of the playground names its request."""
+    """Return a query for the request that each feedback is on, before other columns. A message of the playground names
+    its request.
+    """
     of_message = and_(Feedback.source == "playground", Message.id == Feedback.request_id)
     return select(RATED_REQUEST, *columns).select_from(Feedback).outerjoin(Message, of_message)
 

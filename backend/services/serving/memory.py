@@ -46,9 +46,16 @@ class DeploymentMemory:
 
 
 def deployment_memory(
-    ctx: Context, checkpoint_id: str, *, precision: Precision = "float32", draft_id: str | None = None, context: int | None = None
+    ctx: Context,
+    checkpoint_id: str,
+    *,
+    precision: Precision = "float32",
+    draft_id: str | None = None,
+    context: int | None = None,
 ) -> DeploymentMemory:
-    """Return needed and free memory, for comparison before a deployment; with that of a draft, which runs on CPUs only."""
+    """Return needed and free memory, for comparison before a deployment; with that of a draft, which runs on CPUs
+    only.
+    """
     free = most_free(list_workers(ctx))
     with ctx.db.read() as session:
         checkpoint = session.get_one(Checkpoint, checkpoint_id)
@@ -61,7 +68,9 @@ def deployment_memory(
     device = free.device if free else "cpu"
     file_bytes = math.inf if is_adapter or not folder else _file_bytes(ctx.artifacts.root / folder)
     is_16_bit = file_bytes < MOST_16_BIT_BYTES * parameters
-    memory = replica_memory(parameters=parameters, shape=shape, device=device, precision=precision, is_16_bit=is_16_bit, context=context)
+    memory = replica_memory(
+        parameters=parameters, shape=shape, device=device, precision=precision, is_16_bit=is_16_bit, context=context
+    )
     if draft is not None and device == "cpu":
         drafting = read_network(ctx, draft.folder) if draft.folder else None
         memory = with_draft(memory, parameters=draft.parameters or 0, shape=drafting)
@@ -70,14 +79,20 @@ def deployment_memory(
 
 def most_free(workers: list[WorkerView]) -> FreeMemory | None:
     """Return the most free memory among living workers of the queue `serve`."""
-    serving = [free for worker in workers if worker.is_alive and "serve" in worker.queues and (free := _free_of(worker)) is not None]
+    serving = [
+        free
+        for worker in workers
+        if worker.is_alive and "serve" in worker.queues and (free := _free_of(worker)) is not None
+    ]
     return max(serving, key=lambda free: free.free_bytes, default=None)
 
 
 def _free_of(worker: WorkerView) -> FreeMemory | None:
     gpus = [gpu for gpu in worker.gauges.get("gpus") or [] if gpu["index"] in worker.devices]
     if gpus:
-        return FreeMemory(worker.host, "cuda", max(gpu["memory_total_bytes"] - gpu["memory_used_bytes"] for gpu in gpus))
+        return FreeMemory(
+            worker.host, "cuda", max(gpu["memory_total_bytes"] - gpu["memory_used_bytes"] for gpu in gpus)
+        )
     total = worker.gauges.get("memory_total_bytes")
     return None if not total else FreeMemory(worker.host, "cpu", total - worker.gauges["memory_used_bytes"])
 

@@ -1,5 +1,5 @@
-"""Owners of endpoints: who deployed one, and admins, set its request log, make datasets of it and delete it. Other builders run it:
-they scale, replace, stop and start it.
+"""Owners of endpoints: who deployed one, and admins, set its request log, make datasets of it and delete it. Other
+builders run it: they scale, replace, stop and start it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ def find_own_endpoint(session: Session, name: str, *, person: Person) -> Endpoin
     require_builder(person)
     endpoint = find_endpoint(session, name)
     if not person.is_admin and endpoint.created_by != person.id:
-        raise NotAllowed(f"{_deployer(session, endpoint)}.", remedy="Its request log is set and used by its owner and admins.")
+        raise NotAllowed(
+            f"{_deployer(session, endpoint)}.", remedy="Its request log is set and used by its owner and admins."
+        )
     return endpoint
 
 
 def find_deletable_endpoint(session: Session, name: str, *, person: Person) -> Endpoint:
-    """Return an endpoint that a person may delete with its history and request log. Raises NotAllowed with the reason, NotFound."""
+    """Return an endpoint that a person may delete with its history and request log. Raises NotAllowed with the reason,
+    NotFound.
+    """
     require_builder(person)
     endpoint = find_endpoint(session, name)
     if not is_in_charge(session, endpoint.created_by, person=person):
@@ -33,8 +37,8 @@ def find_deletable_endpoint(session: Session, name: str, *, person: Person) -> E
 
 
 def is_in_charge(session: Session, owner_id: str | None, *, person: Person) -> bool:
-    """Return whether a person may remove what an account made: the account itself, admins, and every builder once the account is disabled
-    or may no longer deploy. What was made without an account is for admins.
+    """Return whether a person may remove what an account made: the account itself, admins, and every builder once the
+    account is disabled or may no longer deploy. What was made without an account is for admins.
     """
     if person.is_admin or owner_id is None or owner_id == person.id:
         return person.is_admin or owner_id is not None

@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 
 
 def remove_prepared_weights(ctx: Context) -> int:
-    """Delete files that no replica has started from for as long as the policy keeps folders of jobs; return their number.
+    """Delete files that no replica has started from for as long as the policy keeps folders of jobs; return their
+    number.
 
     Replicas that have mapped a file keep its contents. A deleted checkpoint's files are deleted with it.
     """

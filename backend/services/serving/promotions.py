@@ -1,4 +1,6 @@
-"""Decide on a checkpoint: promote it to an alias, reject it, or roll an alias back. Endpoints that follow the alias are deployed again."""
+"""Decide on a checkpoint: promote it to an alias, reject it, or roll an alias back. Endpoints that follow the alias are
+deployed again.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,14 @@ from backend.services.serving.deployments import deploy, refuse_undeployable
 MAX_REASON = 2000
 
 
-def gather_evidence(ctx: Context, checkpoint_id: str, *, campaign_id: str | None, against_id: str | None = None) -> dict[str, Any]:
+def gather_evidence(
+    ctx: Context, checkpoint_id: str, *, campaign_id: str | None, against_id: str | None = None
+) -> dict[str, Any]:
     """Return what supports a promotion: the campaign's verdict on the checkpoint and each gate's newest one, as JSON.
 
-    The verdict is on the pair with `against_id` (the alias's present checkpoint) if that is a contestant, else with the checkpoint's
-    parent, else with the first other contestant. `against` lists what does not support it: worse or undecided, FAIL or INCONCLUSIVE.
+    The verdict is on the pair with `against_id` (the alias's present checkpoint) if that is a contestant, else with the
+    checkpoint's parent, else with the first other contestant. `against` lists what does not support it: worse or
+    undecided, FAIL or INCONCLUSIVE.
     """
     gates = _gates(ctx, checkpoint_id)
     verdict = _verdict(ctx, checkpoint_id, campaign_id, against_id) if campaign_id else None
@@ -53,8 +58,8 @@ def promote(
 ) -> PromotionView:
     """Move an alias to a checkpoint, making the alias if it is new, and deploy the endpoints that follow it again.
 
-    Raises InvalidInput for a bad alias, or without a reason when the evidence does not support the promotion; Conflict if the checkpoint
-    holds the alias already, or where a following endpoint's gate refuses it; NotFound; NotAllowed.
+    Raises InvalidInput for a bad alias, or without a reason when the evidence does not support the promotion; Conflict
+    if the checkpoint holds the alias already, or where a following endpoint's gate refuses it; NotFound; NotAllowed.
     """
     require_builder(person)
     check_alias_name(alias)
@@ -71,11 +76,23 @@ def promote(
             remedy="Give a reason to promote it nevertheless; it is stored.",
             field="reason",
         )
-    return _move(ctx, PROMOTE, alias, subject, held=held, person=person, campaign_id=campaign_id, reason=reason, evidence=evidence)
+    return _move(
+        ctx,
+        PROMOTE,
+        alias,
+        subject,
+        held=held,
+        person=person,
+        campaign_id=campaign_id,
+        reason=reason,
+        evidence=evidence,
+    )
 
 
 @retry_races
-def reject(ctx: Context, checkpoint: str, *, alias: str, person: Person, campaign_id: str | None = None, reason: str = "") -> PromotionView:
+def reject(
+    ctx: Context, checkpoint: str, *, alias: str, person: Person, campaign_id: str | None = None, reason: str = ""
+) -> PromotionView:
     """Record that a checkpoint was not promoted to an alias, with the evidence. The alias stays where it is."""
     require_builder(person)
     check_alias_name(alias)
@@ -84,18 +101,34 @@ def reject(ctx: Context, checkpoint: str, *, alias: str, person: Person, campaig
     evidence = gather_evidence(ctx, subject.id, campaign_id=campaign_id, against_id=held)
     with ctx.db.write() as session:
         row = _ensure_alias(session, ctx, alias, person)
-        made = _add(session, ctx, REJECT, row, subject.id, held, person=person, campaign_id=campaign_id, reason=reason, evidence=evidence)
+        made = _add(
+            session,
+            ctx,
+            REJECT,
+            row,
+            subject.id,
+            held,
+            person=person,
+            campaign_id=campaign_id,
+            reason=reason,
+            evidence=evidence,
+        )
         return promotion_view(session, made, alias)
 
 
 def rollback(ctx: Context, alias: str, *, person: Person, reason: str = "") -> PromotionView:
-    """Move an alias back to the checkpoint that held it before. Raises Conflict if there is none or its files were deleted."""
+    """Move an alias back to the checkpoint that held it before. Raises Conflict if there is none or its files were
+    deleted.
+    """
     require_builder(person)
     with ctx.db.read() as session:
         row = find_alias(session, alias)
         stack, held = holders(session, row), row.checkpoint_id
     if len(stack) < 2:
-        raise Conflict(f"No other checkpoint held {alias} before, so there is nothing to go back to.", remedy="Promote another checkpoint.")
+        raise Conflict(
+            f"No other checkpoint held {alias} before, so there is nothing to go back to.",
+            remedy="Promote another checkpoint.",
+        )
     subject = resolve_checkpoint(ctx, stack[-2])
     return _move(ctx, ROLLBACK, alias, subject, held=held, person=person, campaign_id=None, reason=reason, evidence={})
 
@@ -151,15 +184,37 @@ def _move(
         row = _ensure_alias(session, ctx, alias, person)
         is_same = Alias.checkpoint_id.is_(None) if held is None else Alias.checkpoint_id == held
         moved = session.execute(
-            update(Alias).where(Alias.id == row.id, is_same).values(checkpoint_id=subject.id, updated_at=ctx.now()).returning(Alias.id)
+            update(Alias)
+            .where(Alias.id == row.id, is_same)
+            .values(checkpoint_id=subject.id, updated_at=ctx.now())
+            .returning(Alias.id)
         ).scalar()
         if moved is None:
             raise Conflict(f"{alias} was moved in the meantime.", remedy="Look at its history, then decide again.")
-        made = _add(session, ctx, decision, row, subject.id, held, person=person, campaign_id=campaign_id, reason=reason, evidence=evidence)
+        made = _add(
+            session,
+            ctx,
+            decision,
+            row,
+            subject.id,
+            held,
+            person=person,
+            campaign_id=campaign_id,
+            reason=reason,
+            evidence=evidence,
+        )
         view = promotion_view(session, made, alias)
     for name, num_replicas, config, served in followers:
         if served != subject.id:
-            deploy(ctx, checkpoint_id=subject.id, name=name, num_replicas=num_replicas, config=config, follows=True, person=person)
+            deploy(
+                ctx,
+                checkpoint_id=subject.id,
+                name=name,
+                num_replicas=num_replicas,
+                config=config,
+                follows=True,
+                person=person,
+            )
     return view
 
 
@@ -217,7 +272,8 @@ def _gates(ctx: Context, checkpoint_id: str) -> list[dict[str, Any]]:
         rows = session.execute(query).all()
     newest = {row[0]: row for row in rows}
     return [
-        {"gate": name, "verdict": row[1], "reason": row[2].get("reason", ""), "result_id": row[3]} for name, row in sorted(newest.items())
+        {"gate": name, "verdict": row[1], "reason": row[2].get("reason", ""), "result_id": row[3]}
+        for name, row in sorted(newest.items())
     ]
 
 
@@ -235,9 +291,11 @@ def _verdict(ctx: Context, checkpoint_id: str, campaign_id: str, against_id: str
                 return {
                     "opponent": opponent,
                     "outcome": outcome,
-                    "for_these_raters": verdict.for_these_raters
-                    if verdict.first == own
-                    else swapped.get(verdict.for_these_raters, verdict.for_these_raters),
+                    "for_these_raters": (
+                        verdict.for_these_raters
+                        if verdict.first == own
+                        else swapped.get(verdict.for_these_raters, verdict.for_these_raters)
+                    ),
                     "sentence": verdict.sentence,
                     "e_value": verdict.e_value,
                     "rater_e_value": verdict.rater_e_value,

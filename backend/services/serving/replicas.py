@@ -26,7 +26,9 @@ from backend.services.serving.rollout import ALIVE, CANARY, STABLE, advance
 
 @dataclass(frozen=True)
 class Target:
-    """A replica that a request may be sent to. `variant` is `stable`, or the id of a canary that gets `percent` of the requests."""
+    """A replica that a request may be sent to. `variant` is `stable`, or the id of a canary that gets `percent` of the
+    requests.
+    """
 
     replica_id: str
     url: str
@@ -45,9 +47,10 @@ class Target:
 
 
 def ready_targets(ctx: Context, *, canaries: bool = False, with_lapsed: bool = False) -> dict[str, list[Target]]:
-    """Return the ready replicas by endpoint, adapter and alias; deployed endpoints without one map to an empty list. A replica counts only
-    while its job's lease is valid, so one on a dead machine is left out; another server has none. Canaries are included on request, and
-    those with a lapsed lease for the moments after an outage of the database, in which no worker could renew one.
+    """Return the ready replicas by endpoint, adapter and alias; deployed endpoints without one map to an empty list. A
+    replica counts only while its job's lease is valid, so one on a dead machine is left out; another server has none.
+    Canaries are included on request, and those with a lapsed lease for the moments after an outage of the database, in
+    which no worker could renew one.
     """
     with ctx.db.read() as session:
         active = session.execute(
@@ -55,7 +58,9 @@ def ready_targets(ctx: Context, *, canaries: bool = False, with_lapsed: bool = F
             .join(Deployment, Deployment.endpoint_id == Endpoint.id)
             .where(Deployment.stopped_at.is_(None))
         ).all()
-        targets: dict[str, list[Target]] = {adapter.model: [] for name, config in active for adapter in adapters_of(name, config)}
+        targets: dict[str, list[Target]] = {
+            adapter.model: [] for name, config in active for adapter in adapters_of(name, config)
+        }
         targets |= {name: [] for name, _ in active}
         endpoints = {name for name, _ in active}
         rows = session.execute(
@@ -68,7 +73,10 @@ def ready_targets(ctx: Context, *, canaries: bool = False, with_lapsed: bool = F
                 Replica.status == "ready",
                 Replica.url.is_not(None),
                 Replica.job_id.is_(None)
-                | ((Job.status == Status.RUNNING) & (Job.lease_until > (datetime.min.replace(tzinfo=UTC) if with_lapsed else ctx.now()))),
+                | (
+                    (Job.status == Status.RUNNING)
+                    & (Job.lease_until > (datetime.min.replace(tzinfo=UTC) if with_lapsed else ctx.now()))
+                ),
             )
             .order_by(Deployment.revision)
         ).all()
@@ -76,10 +84,20 @@ def ready_targets(ctx: Context, *, canaries: bool = False, with_lapsed: bool = F
         for name, replica, deployment in rows:
             upstream = Upstream.of(deployment.config)
             if deployment.role == STABLE:
-                target = Target(replica.id, str(replica.url), replica.internal_token, policy=policies[name], upstream=upstream)
+                target = Target(
+                    replica.id, str(replica.url), replica.internal_token, policy=policies[name], upstream=upstream
+                )
             elif canaries and deployment.role == CANARY:
                 percent = float(deployment.traffic.get("percent") or 0)
-                target = Target(replica.id, str(replica.url), replica.internal_token, deployment.id, percent, policies[name], upstream)
+                target = Target(
+                    replica.id,
+                    str(replica.url),
+                    replica.internal_token,
+                    deployment.id,
+                    percent,
+                    policies[name],
+                    upstream,
+                )
             else:
                 continue
             served_by = (deployment.checkpoint_id, deployment.config.get("precision"), deployment.config.get("engine"))
@@ -89,7 +107,9 @@ def ready_targets(ctx: Context, *, canaries: bool = False, with_lapsed: bool = F
                 if adapter.model not in endpoints:
                     targets[adapter.model].append(replace(target, adapter=adapter.folder))
         targets |= {model: targets[adapter.model] for model, adapter in served_adapters(session).items()}
-        return targets | {alias: targets[name] for alias, name in endpoints_of_aliases(session).items() if name in targets}
+        return targets | {
+            alias: targets[name] for alias, name in endpoints_of_aliases(session).items() if name in targets
+        }
 
 
 def record_ready(session: Session, ctx: Context, claim: Claim[ReplicaPayload], event: ReadyEvent) -> None:
@@ -112,7 +132,9 @@ def record_gauge(session: Session, ctx: Context, claim: Claim[ReplicaPayload], e
     replica.gauges = event.model_dump(exclude={"type", "time"})
 
 
-def record_end(session: Session, ctx: Context, claim: Claim[ReplicaPayload], _result: ReplicaResult | None = None) -> None:
+def record_end(
+    session: Session, ctx: Context, claim: Claim[ReplicaPayload], _result: ReplicaResult | None = None
+) -> None:
     """Mark a replica whose process ended: dead if it was to end, otherwise starting again."""
     if (replica := _replica_of(session, claim)) is None:
         return

@@ -1,4 +1,6 @@
-"""Requirements of an endpoint: the safety gate that a checkpoint must pass before it is served, by endpoint or for all of them."""
+"""Requirements of an endpoint: the safety gate that a checkpoint must pass before it is served, by endpoint or for all
+of them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person, require_admin
 
 KEY = "require_safety"
-REMEDY = "Measure it with `roundhouse eval safety run`, see `roundhouse eval safety drift`, or deploy another checkpoint."
+REMEDY = (
+    "Measure it with `roundhouse eval safety run`, see `roundhouse eval safety drift`, or deploy another checkpoint."
+)
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,17 @@ class GateRequirement:
 
 def required_gates(ctx: Context, name: str, *, checkpoint_id: str) -> list[GateRequirement]:
     """Return the gates that an endpoint of this name requires, with the checkpoint's newest verdicts."""
-    query = select(Gate.id, Gate.name).join(RequiredGate, RequiredGate.gate_id == Gate.id).where(RequiredGate.endpoint == name)
+    query = (
+        select(Gate.id, Gate.name)
+        .join(RequiredGate, RequiredGate.gate_id == Gate.id)
+        .where(RequiredGate.endpoint == name)
+    )
     with ctx.db.read() as session:
         gates = session.execute(query.order_by(Gate.name)).all()
         results = select(GateResult.gate_id, GateResult.verdict).where(GateResult.checkpoint_id == checkpoint_id)
-        verdicts = {row[0]: row[1] for row in session.execute(results.order_by(GateResult.created_at))}  # the newest comes last
+        verdicts = {
+            row[0]: row[1] for row in session.execute(results.order_by(GateResult.created_at))
+        }  # the newest comes last
     return [GateRequirement(gate_id, gate, verdicts.get(gate_id)) for gate_id, gate in gates]
 
 
@@ -54,7 +64,8 @@ def requirement_of(ctx: Context, name: str) -> SafetyRequirement | None:
 def check_requirement(ctx: Context, checkpoint_id: str, *, name: str, requirement: SafetyRequirement) -> None:
     """Raise Conflict, saying what is missing, unless a checkpoint passes the safety gate.
 
-    It is compared with its base; one without a base with what the endpoint serves; and one with neither needs its own measurements alone.
+    It is compared with its base; one without a base with what the endpoint serves; and one with neither needs its own
+    measurements alone.
     """
     from backend.domain.evaluation.gates import Verdict  # scipy and pyarrow, which no other command on endpoints needs
     from backend.services.evaluation.safety.cards import safety_card
@@ -64,25 +75,34 @@ def check_requirement(ctx: Context, checkpoint_id: str, *, name: str, requiremen
     card = safety_card(ctx, subject.id)
     if not card.scores or card.pending:
         state = "is still being measured" if card.pending else "was never measured"
-        raise Conflict(f"The endpoint {name!r} requires the safety gate, and “{subject.name}” {state}.", remedy=REMEDY, field="checkpoint")
+        raise Conflict(
+            f"The endpoint {name!r} requires the safety gate, and “{subject.name}” {state}.",
+            remedy=REMEDY,
+            field="checkpoint",
+        )
     _, served = _newest(ctx, name)
     base = subject.parent_id or (served if served != subject.id else None)
     if base is None:
         return
     drift = safety_drift(ctx, checkpoint=subject.id, base=base, margin=requirement.margin)
     if drift.verdict is not Verdict.PASS:
-        reasons = [*drift.sentences, *(f"{c.probe}, {c.metric}: {c.reason}" for c in drift.changes if c.verdict is drift.verdict)]
+        reasons = [
+            *drift.sentences,
+            *(f"{c.probe}, {c.metric}: {c.reason}" for c in drift.changes if c.verdict is drift.verdict),
+        ]
         reasons += [f"{one} was not measured on both" for one in drift.unmeasured]
         raise Conflict(
-            f"The endpoint {name!r} requires the safety gate, and “{subject.name}” does not pass it against “{drift.base.name}”: "
-            f"{drift.verdict.value}. {'; '.join(dict.fromkeys(reasons))}.",
+            f"The endpoint {name!r} requires the safety gate, and “{subject.name}” does not pass it against"
+            f" “{drift.base.name}”: {drift.verdict.value}. {'; '.join(dict.fromkeys(reasons))}.",
             remedy=REMEDY,
             field="checkpoint",
         )
 
 
 def require_safety(ctx: Context, name: str, *, margin: float | None, person: Person) -> None:
-    """Make an endpoint require the safety gate of later deployments, or with `margin` None no longer. Raises NotFound, NotAllowed."""
+    """Make an endpoint require the safety gate of later deployments, or with `margin` None no longer. Raises NotFound,
+    NotAllowed.
+    """
     require_admin(person)
     check_margin(margin)
     with ctx.db.write() as session:
@@ -90,7 +110,9 @@ def require_safety(ctx: Context, name: str, *, margin: float | None, person: Per
         newest = newest.order_by(Deployment.stopped_at.is_not(None), Deployment.revision.desc()).limit(1)
         deployment = session.scalar(newest)
         if deployment is None:
-            raise Conflict(f"There is no endpoint {name!r} yet.", remedy="Deploy it with --require-safety.", field="name")
+            raise Conflict(
+                f"There is no endpoint {name!r} yet.", remedy="Deploy it with --require-safety.", field="name"
+            )
         deployment.config = {**deployment.config, KEY: None if margin is None else {"margin": margin}}
 
 
@@ -104,7 +126,9 @@ def _newest(ctx: Context, name: str) -> tuple[dict[str, Any], str | None]:
     query = query.join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
     query = query.where(Endpoint.name == name, Deployment.role == "stable")
     with ctx.db.read() as session:
-        row = session.execute(query.order_by(Deployment.stopped_at.is_not(None), Deployment.revision.desc()).limit(1)).first()
+        row = session.execute(
+            query.order_by(Deployment.stopped_at.is_not(None), Deployment.revision.desc()).limit(1)
+        ).first()
     return (dict(row[0] or {}), row[1]) if row else ({}, None)
 
 

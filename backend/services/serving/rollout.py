@@ -1,4 +1,6 @@
-"""Bring an endpoint's replicas step by step to what its deployments ask for. Idempotent; every step is one short transaction."""
+"""Bring an endpoint's replicas step by step to what its deployments ask for. Idempotent; every step is one short
+transaction.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def end_replica(session: Session, ctx: Context, replica: Replica, *, how: StopRe
         ask_to_stop(job, how, now=ctx.now())
 
 
-def _apply(session: Session, ctx: Context, endpoint: Endpoint, current: Deployment, *, older: Sequence[Deployment]) -> None:
+def _apply(
+    session: Session, ctx: Context, endpoint: Endpoint, current: Deployment, *, older: Sequence[Deployment]
+) -> None:
     new, old = _replicas(session, [current]), _replicas(session, older)
     options = DeploymentOptions.read(current.config)
     upstream = Upstream.of(current.config)
@@ -96,7 +100,11 @@ def _order_of_leaving(replica: Replica) -> tuple[bool, int]:
 
 def _replicas(session: Session, deployments: Sequence[Deployment]) -> list[Replica]:
     ids = [deployment.id for deployment in deployments]
-    return list(session.scalars(select(Replica).where(Replica.deployment_id.in_(ids), Replica.status.in_(ALIVE)))) if ids else []
+    return (
+        list(session.scalars(select(Replica).where(Replica.deployment_id.in_(ids), Replica.status.in_(ALIVE))))
+        if ids
+        else []
+    )
 
 
 def _count(replicas: Sequence[Replica]) -> Count:
@@ -105,7 +113,13 @@ def _count(replicas: Sequence[Replica]) -> Count:
 
 
 def _add_replica(
-    session: Session, ctx: Context, deployment: Deployment, checkpoint: Checkpoint, *, name: str, options: DeploymentOptions
+    session: Session,
+    ctx: Context,
+    deployment: Deployment,
+    checkpoint: Checkpoint,
+    *,
+    name: str,
+    options: DeploymentOptions,
 ) -> None:
     token = secrets.token_urlsafe(24)
     draft = session.get(Checkpoint, options.draft) if options.draft else None
@@ -141,7 +155,9 @@ def _wake_after_commit(session: Session, ctx: Context, count: int) -> None:
 
 def advance_endpoints(ctx: Context) -> None:
     """Take the next step of every endpoint whose replicas are not what its deployments ask for."""
-    alive = select(func.count()).where(Replica.deployment_id == Deployment.id, Replica.status.in_(ALIVE)).scalar_subquery()
+    alive = (
+        select(func.count()).where(Replica.deployment_id == Deployment.id, Replica.status.in_(ALIVE)).scalar_subquery()
+    )
     others = aliased(Deployment)
     is_replacing = exists().where(
         others.endpoint_id == Deployment.endpoint_id,
@@ -150,7 +166,8 @@ def advance_endpoints(ctx: Context) -> None:
         others.revision < Deployment.revision,
     )
     query = select(Deployment.endpoint_id).where(
-        Deployment.stopped_at.is_(None), (alive != Deployment.num_replicas) | ((Deployment.role == STABLE) & is_replacing)
+        Deployment.stopped_at.is_(None),
+        (alive != Deployment.num_replicas) | ((Deployment.role == STABLE) & is_replacing),
     )
     with ctx.db.read() as session:
         unsettled = set(session.scalars(query))

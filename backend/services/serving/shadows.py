@@ -1,5 +1,5 @@
-"""Shadows: a second checkpoint, or another endpoint, that gets copies of a share of an endpoint's requests. Its answers are compared, never
-shown, and cost no key anything.
+"""Shadows: a second checkpoint, or another endpoint, that gets copies of a share of an endpoint's requests. Its answers
+are compared, never shown, and cost no key anything.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from backend.domain.jobs.states import Status
 from backend.domain.serving.shadow import Comparison, ShadowReport, report_shadow
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
-from backend.services.serving.deployments import add_deployment, check_num_replicas, current_deployment, refuse_undeployable
+from backend.services.serving.deployments import (
+    add_deployment,
+    check_num_replicas,
+    current_deployment,
+    refuse_undeployable,
+)
 from backend.services.serving.endpoints import FOLLOWS, EndpointView, endpoints_of_aliases, find_endpoint, get_endpoint
 from backend.services.serving.replicas import Target
 from backend.services.serving.rollout import SHADOW, active_deployments, retire
@@ -57,17 +62,20 @@ def start_shadow(
     num_replicas: int = 1,
     person: Person,
 ) -> EndpointView:
-    """Send copies of a share of an endpoint's requests to a checkpoint's own replicas, or to another endpoint; an earlier shadow ends.
+    """Send copies of a share of an endpoint's requests to a checkpoint's own replicas, or to another endpoint; an
+    earlier shadow ends.
 
-    Raises InvalidInput unless exactly one of both is given and the percentage is above 0 and at most 100, NotFound, Conflict for a stopped
-    endpoint or a checkpoint that its gates refuse, NotAllowed for a rater.
+    Raises InvalidInput unless exactly one of both is given and the percentage is above 0 and at most 100, NotFound,
+    Conflict for a stopped endpoint or a checkpoint that its gates refuse, NotAllowed for a rater.
     """
     require_builder(person)
     check_num_replicas(num_replicas)
     if (checkpoint_id is None) == (endpoint is None):
         raise InvalidInput("Give a checkpoint or an endpoint, one of both.", field="checkpoint")
     if not 0 < percent <= 100:
-        raise InvalidInput(f"percent = {percent:g} is out of range.", remedy="Choose above 0 and at most 100.", field="percent")
+        raise InvalidInput(
+            f"percent = {percent:g} is out of range.", remedy="Choose above 0 and at most 100.", field="percent"
+        )
     if endpoint == name:
         raise InvalidInput(f"{name!r} can't be its own shadow.", remedy="Choose another endpoint.", field="endpoint")
     if checkpoint_id is not None:
@@ -104,7 +112,9 @@ def stop_shadow(ctx: Context, name: str, *, person: Person) -> EndpointView:
 
 
 def read_shadow(ctx: Context, name: str) -> ShadowReport:
-    """Return the report of an endpoint's shadow, else of the last that it had. Raises Conflict where it never had one."""
+    """Return the report of an endpoint's shadow, else of the last that it had. Raises Conflict where it never had
+    one.
+    """
     with ctx.db.read() as session:
         row = find_endpoint(session, name)
         query = select(Deployment.id).where(Deployment.endpoint_id == row.id, Deployment.role == SHADOW)
@@ -121,7 +131,9 @@ def record_comparisons(ctx: Context, rows: Sequence[ComparedRequest]) -> None:
     """Store comparisons, and erase those older than 30 days."""
     with ctx.db.write() as session:
         session.add_all(
-            ShadowComparison(id=row.id, deployment_id=row.deployment_id, created_at=row.created_at, **asdict(row.comparison))
+            ShadowComparison(
+                id=row.id, deployment_id=row.deployment_id, created_at=row.created_at, **asdict(row.comparison)
+            )
             for row in rows
         )
         session.execute(delete(ShadowComparison).where(ShadowComparison.created_at < ctx.now() - KEPT))
@@ -135,7 +147,9 @@ def shadow_targets(ctx: Context) -> Mapping[str, ShadowTarget]:
         if not rows:
             return {}
         shadows = {name: _target(session, ctx, deployment) for name, deployment in rows}
-        return shadows | {alias: shadows[name] for alias, name in endpoints_of_aliases(session).items() if name in shadows}
+        return shadows | {
+            alias: shadows[name] for alias, name in endpoints_of_aliases(session).items() if name in shadows
+        }
 
 
 def _target(session: Session, ctx: Context, deployment: Deployment) -> ShadowTarget:
@@ -151,4 +165,6 @@ def _target(session: Session, ctx: Context, deployment: Deployment) -> ShadowTar
         )
     )
     targets = tuple(Target(replica.id, str(replica.url), replica.internal_token, deployment.id) for replica in replicas)
-    return ShadowTarget(deployment.id, float(deployment.traffic.get("percent") or 0), targets, str(deployment.traffic.get(OTHER) or ""))
+    return ShadowTarget(
+        deployment.id, float(deployment.traffic.get("percent") or 0), targets, str(deployment.traffic.get(OTHER) or "")
+    )

@@ -45,8 +45,8 @@ class ServingSpeed:
 
 @dataclass(frozen=True)
 class SpeedChoice:
-    """One choice of precision and users at once, in money and quality. `usd_per_million_tokens` is that of a replica which is never idle;
-    None without a price. `perplexity_ratio` is to float32; None where it was not measured.
+    """One choice of precision and users at once, in money and quality. `usd_per_million_tokens` is that of a replica
+    which is never idle; None without a price. `perplexity_ratio` is to float32; None where it was not measured.
     """
 
     load: ServingLoad
@@ -55,7 +55,9 @@ class SpeedChoice:
 
 
 def speed_choices(ctx: Context, speed: ServingSpeed) -> list[SpeedChoice]:
-    """Return the measured loads with what a million generated tokens cost at them, by today's price of the device, and their quality."""
+    """Return the measured loads with what a million generated tokens cost at them, by today's price of the device, and
+    their quality.
+    """
     result = speed.result
     price = ctx.policy.prices.hour_usd(result.device, result.device_kind)
     ratio = None if result.precision_check is None else result.precision_check.perplexity_ratio
@@ -70,8 +72,8 @@ def speed_choices(ctx: Context, speed: ServingSpeed) -> list[SpeedChoice]:
 
 
 def launch_speed_probe(ctx: Context, checkpoint_id: str, *, person: Person, with_int8: bool = False) -> JobView:
-    """Queue a probe of a checkpoint, in int8 too on request, or return its active one. Raises NotFound without files, NotAllowed for a
-    rater.
+    """Queue a probe of a checkpoint, in int8 too on request, or return its active one. Raises NotFound without files,
+    NotAllowed for a rater.
     """
     require_builder(person)
     with ctx.db.write() as session:
@@ -80,11 +82,17 @@ def launch_speed_probe(ctx: Context, checkpoint_id: str, *, person: Person, with
             return view(under_way)
         checkpoint = session.get(Checkpoint, checkpoint_id)
         if checkpoint is None or checkpoint.deleted_at is not None or checkpoint.folder is None:
-            raise NotFound("There is no such checkpoint, or its files are gone.", remedy="Choose another checkpoint.", field="checkpoint")
+            raise NotFound(
+                "There is no such checkpoint, or its files are gone.",
+                remedy="Choose another checkpoint.",
+                field="checkpoint",
+            )
         folder = require_folder(checkpoint.folder, what="checkpoint")
         precisions: tuple[Precision, ...] = ("float32", "int8") if with_int8 else ("float32",)
         payload = ServingProbePayload(checkpoint=folder, checkpoint_id=checkpoint_id, precisions=precisions)
-        job = add_job(session, ctx, payload, title=f"Serving speed of {checkpoint.name}", priority=PRIORITY, created_by=person.id)
+        job = add_job(
+            session, ctx, payload, title=f"Serving speed of {checkpoint.name}", priority=PRIORITY, created_by=person.id
+        )
         queued = view(job)
     wake(ctx, queued.queue)
     return get_job(ctx, queued.id)

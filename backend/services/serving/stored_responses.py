@@ -20,7 +20,9 @@ MAX_PER_OWNER = 20_000
 
 @dataclass(frozen=True)
 class ResponseRecord:
-    """A response with the items of its turn's input. `owner` is an account, or a key without one; empty where no key is needed."""
+    """A response with the items of its turn's input. `owner` is an account, or a key without one; empty where no key is
+    needed.
+    """
 
     id: str
     owner: str
@@ -54,13 +56,17 @@ def find_response(ctx: Context, response_id: str, *, owner: str) -> ResponseReco
 
 
 def list_turns(ctx: Context, response_id: str, *, owner: str) -> list[ResponseRecord]:
-    """Return a response and those that it follows, oldest first. Raises NotFound where one is gone, InvalidInput for too many."""
+    """Return a response and those that it follows, oldest first. Raises NotFound where one is gone, InvalidInput for
+    too many.
+    """
     turns: list[ResponseRecord] = []
     next_id: str | None = response_id
     with ctx.db.read() as session:
         while next_id is not None:
             if len(turns) == MAX_TURNS:
-                raise InvalidInput(f"A conversation of more than {MAX_TURNS} responses is not continued.", field="previous_response_id")
+                raise InvalidInput(
+                    f"A conversation of more than {MAX_TURNS} responses is not continued.", field="previous_response_id"
+                )
             turns.append(_record(_find(session, ctx, next_id, owner)))
             next_id = turns[-1].previous_id
     return turns[::-1]
@@ -87,7 +93,9 @@ def forget_responses(ctx: Context) -> int:
             newest = select(StoredResponse.created_at).where(own).order_by(StoredResponse.created_at.desc())
             oldest_kept = session.scalar(newest.offset(MAX_PER_OWNER - 1).limit(1))
             if oldest_kept is not None:
-                erased.append(session.execute(delete(StoredResponse).where(own, StoredResponse.created_at < oldest_kept)))
+                erased.append(
+                    session.execute(delete(StoredResponse).where(own, StoredResponse.created_at < oldest_kept))
+                )
         return sum(int(result.rowcount) for result in erased)
 
 

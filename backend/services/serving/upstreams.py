@@ -1,7 +1,8 @@
-"""Models on other servers as deployments: connected by the operator, checked by a real token, answered for by the gateway.
+"""Models on other servers as deployments: connected by the operator, checked by a real token, answered for by the
+gateway.
 
-Such a model is a row among checkpoints without files (`origin` upstream), so that revisions, canaries, votes and the ledger refer to it
-as to any other; a deployment copies its config.
+Such a model is a row among checkpoints without files (`origin` upstream), so that revisions, canaries, votes and the
+ledger refer to it as to any other; a deployment copies its config.
 """
 
 from __future__ import annotations
@@ -38,14 +39,17 @@ MAX_CHECKS_AT_ONCE = 8
 def connect_upstream(ctx: Context, *, name: str, upstream: Upstream, person: Person) -> EndpointView:
     """Serve a model on another server under an endpoint's name, after one real token. An earlier revision is replaced.
 
-    Asks the server what it offers (up to four requests of one token). Raises NotAllowed for accounts, InvalidInput for an address that
-    is not called, Unavailable where server or key do not answer, Conflict where the endpoint's gates refuse it.
+    Asks the server what it offers (up to four requests of one token). Raises NotAllowed for accounts, InvalidInput for
+    an address that is not called, Unavailable where server or key do not answer, Conflict where the endpoint's gates
+    refuse it.
     """
     require_builder(person)
     refuse_account(person)
     check_endpoint_name(name)
     if is_same_server(upstream.url, ctx.gateway_url):
-        raise InvalidInput("This is the address of this installation's own gateway.", remedy="Deploy the checkpoint.", field="url")
+        raise InvalidInput(
+            "This is the address of this installation's own gateway.", remedy="Deploy the checkpoint.", field="url"
+        )
     model = _store(ctx, discover(upstream))
     deploy(ctx, checkpoint_id=model, name=name, person=person)
     check_upstreams(ctx, endpoint=name)
@@ -62,11 +66,15 @@ def refuse_account(person: Person) -> None:
 
 
 def discover(upstream: Upstream) -> Upstream:
-    """Return a config with what its server offers. Raises Unavailable or InvalidInput where it does not answer a token."""
+    """Return a config with what its server offers. Raises Unavailable or InvalidInput where it does not answer a
+    token.
+    """
     refuse_host(upstream.url)
     key = read_key(key_env=upstream.key_env, key_file=upstream.key_file)
     capabilities = Capabilities(**ask_capabilities(upstream.url, model=upstream.model, key=key))
-    return upstream.model_copy(update={"capabilities": capabilities, "context": upstream.context or ask_context(upstream)})
+    return upstream.model_copy(
+        update={"capabilities": capabilities, "context": upstream.context or ask_context(upstream)}
+    )
 
 
 def list_upstreams(ctx: Context) -> list[CheckpointView]:
@@ -75,7 +83,9 @@ def list_upstreams(ctx: Context) -> list[CheckpointView]:
 
 
 def resolve_deployable(ctx: Context, name_or_id: str) -> str:
-    """Return the id of a checkpoint, or of a connected model on another server, by name or id. Raises as `resolve_checkpoint` does."""
+    """Return the id of a checkpoint, or of a connected model on another server, by name or id. Raises as
+    `resolve_checkpoint` does.
+    """
     model = next((view.id for view in list_upstreams(ctx) if name_or_id in (view.id, view.name)), None)
     return model or resolve_checkpoint(ctx, name_or_id).id
 
@@ -83,12 +93,16 @@ def resolve_deployable(ctx: Context, name_or_id: str) -> str:
 def _store(ctx: Context, upstream: Upstream) -> str:
     """Store a model under its address and name at the server, and return its id."""
     with ctx.db.write() as session:
-        rows = session.scalars(select(Checkpoint).where(Checkpoint.origin == UPSTREAM, Checkpoint.source == upstream.url))
+        rows = session.scalars(
+            select(Checkpoint).where(Checkpoint.origin == UPSTREAM, Checkpoint.source == upstream.url)
+        )
         row = next((row for row in rows if row.facts[UPSTREAM]["model"] == upstream.model), None)
         if row is None:
             if session.scalar(select(Checkpoint.id).where(Checkpoint.name == upstream.title)) is not None:
                 raise Conflict(f"There is a checkpoint “{upstream.title}” already.", remedy="Rename that one.")
-            row = Checkpoint(origin=UPSTREAM, source=upstream.url, name=upstream.title, family=UPSTREAM, created_at=ctx.now())
+            row = Checkpoint(
+                origin=UPSTREAM, source=upstream.url, name=upstream.title, family=UPSTREAM, created_at=ctx.now()
+            )
             session.add(row)
         row.facts = {UPSTREAM: upstream.model_dump(mode="json"), "has_chat_template": upstream.capabilities.chat}
         session.flush()
@@ -98,15 +112,18 @@ def _store(ctx: Context, upstream: Upstream) -> str:
 def check_upstreams(ctx: Context, *, endpoint: str | None = None) -> None:
     """Ask other servers for a token where their last check is too long ago, or those of one endpoint at once.
 
-    Up to 8 are asked at a time, so that one that hangs holds up no check of a round. Two failures in a row take a server's
-    requests away; the next token brings them back.
+    Up to 8 are asked at a time, so that one that hangs holds up no check of a round. Two failures in a row take a
+    server's requests away; the next token brings them back.
     """
     with ctx.db.read() as session:
         query = select(Replica, Deployment).join(Deployment, Deployment.id == Replica.deployment_id)
         query = query.where(Replica.job_id.is_(None), Replica.status.in_(ALIVE), Deployment.stopped_at.is_(None))
         if endpoint is not None:
             query = query.where(Deployment.endpoint_id == find_endpoint(session, endpoint).id)
-        rows = [(replica.id, replica.gauges or {}, Upstream.of(deployment.config)) for replica, deployment in session.execute(query)]
+        rows = [
+            (replica.id, replica.gauges or {}, Upstream.of(deployment.config))
+            for replica, deployment in session.execute(query)
+        ]
     due = [
         (replica_id, upstream)
         for replica_id, gauges, upstream in rows

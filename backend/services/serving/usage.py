@@ -23,8 +23,9 @@ UsageStatus = Literal["finished", "aborted", "lost", "refused"]
 
 @dataclass(frozen=True)
 class UsageRow:
-    """One request. Times in milliseconds. `status`: finished; aborted (the client left); lost (no replica completed it); refused (the
-    request is invalid, such as a prompt longer than the context)."""
+    """One request. Times in milliseconds. `status`: finished; aborted (the client left); lost (no replica completed
+    it); refused (the request is invalid, such as a prompt longer than the context).
+    """
 
     id: str
     endpoint: str
@@ -41,7 +42,9 @@ class UsageRow:
     itl_ms: float | None = None  # mean time between tokens
     queue_ms: float | None = None
     job_id: str | None = None
-    gaps: Mapping[int, int] = field(default_factory=dict)  # times between tokens, counted by bucket (backend.domain.serving.latency)
+    gaps: Mapping[int, int] = field(
+        default_factory=dict
+    )  # times between tokens, counted by bucket (backend.domain.serving.latency)
     device_s: float | None = None
     cost_usd: float | None = None
     finish_reason: str | None = None
@@ -68,11 +71,18 @@ def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
         )
         new = {row.id: row for row in rows if row.id not in known}
         served_by = {
-            row.id: adapters[row.endpoint].checkpoint_id if row.endpoint in adapters else served.get(row.replica_id or "")
+            row.id: (
+                adapters[row.endpoint].checkpoint_id if row.endpoint in adapters else served.get(row.replica_id or "")
+            )
             for row in new.values()
         }
         stored = [
-            _stored(row, endpoint_id=ids.get(row.endpoint), checkpoint_id=served_by[row.id], adapter=adapters.get(row.endpoint))
+            _stored(
+                row,
+                endpoint_id=ids.get(row.endpoint),
+                checkpoint_id=served_by[row.id],
+                adapter=adapters.get(row.endpoint),
+            )
             for row in new.values()
         ]
         if stored:
@@ -81,7 +91,9 @@ def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
         add_traffic(session, stored, {row.id: row.gaps for row in new.values()})
 
 
-def _stored(row: UsageRow, *, endpoint_id: str | None, checkpoint_id: str | None, adapter: ServedAdapter | None) -> dict[str, Any]:
+def _stored(
+    row: UsageRow, *, endpoint_id: str | None, checkpoint_id: str | None, adapter: ServedAdapter | None
+) -> dict[str, Any]:
     """Return the values of a request's row. A row as an object of the session took three times as long to store."""
     return {
         "id": row.id,

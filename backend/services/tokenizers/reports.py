@@ -32,7 +32,9 @@ MOST_TOKENIZERS, MOST_DATASETS = 12, 12
 
 @dataclass(frozen=True)
 class Measure:
-    """One tokenizer on one dataset, for one language (None: all of them). Counts and ratios as in backend.domain.tokenizers.counts."""
+    """One tokenizer on one dataset, for one language (None: all of them). Counts and ratios as in
+    backend.domain.tokenizers.counts.
+    """
 
     tokenizer: str
     dataset: str
@@ -77,28 +79,46 @@ class ReportView:
 
 @retry_races
 def request_report(
-    ctx: Context, *, tokenizers: Sequence[str], datasets: Sequence[str], person: Person, idempotency_key: str | None = None
+    ctx: Context,
+    *,
+    tokenizers: Sequence[str],
+    datasets: Sequence[str],
+    person: Person,
+    idempotency_key: str | None = None,
 ) -> ReportView:
-    """Queue a report on tokenizers (references, names of tokenizers or checkpoints) over datasets (`name` or `name@version`).
+    """Queue a report on tokenizers (references, names of tokenizers or checkpoints) over datasets (`name` or
+    `name@version`).
 
     Raises InvalidInput for none or too many, NotFound or Conflict for a missing dataset or tokenizer.
     """
     require_builder(person)
     sources = _unlike([resolve_source(ctx, text) for text in tokenizers])
     if not 1 <= len(sources) <= MOST_TOKENIZERS:
-        raise InvalidInput(f"{len(sources)} tokenizers can't be compared.", remedy=f"Choose 1 to {MOST_TOKENIZERS}.", field="tokenizers")
+        raise InvalidInput(
+            f"{len(sources)} tokenizers can't be compared.",
+            remedy=f"Choose 1 to {MOST_TOKENIZERS}.",
+            field="tokenizers",
+        )
     versions = {version.id: version for version in (resolve_version(ctx, name) for name in datasets)}
     if not 1 <= len(versions) <= MOST_DATASETS:
-        raise InvalidInput(f"{len(versions)} datasets can't be read.", remedy=f"Choose 1 to {MOST_DATASETS}.", field="datasets")
+        raise InvalidInput(
+            f"{len(versions)} datasets can't be read.", remedy=f"Choose 1 to {MOST_DATASETS}.", field="datasets"
+        )
     chosen = list(versions.values())
     names = _names(sources)
     payload = TokenizerReportPayload(
-        tokenizers=tuple(NamedFolder(name=name, folder=source.folder) for name, source in zip(names, sources, strict=True)),
-        datasets=tuple(NamedFolder(name=version.label, folder=require_folder(version.folder, what="dataset")) for version in chosen),
+        tokenizers=tuple(
+            NamedFolder(name=name, folder=source.folder) for name, source in zip(names, sources, strict=True)
+        ),
+        datasets=tuple(
+            NamedFolder(name=version.label, folder=require_folder(version.folder, what="dataset")) for version in chosen
+        ),
     )
     with ctx.db.write() as session:
         if idempotency_key and (
-            again := session.scalar(select(Analysis).join(Job, Job.id == Analysis.job_id).where(Job.idempotency_key == idempotency_key))
+            again := session.scalar(
+                select(Analysis).join(Job, Job.id == Analysis.job_id).where(Job.idempotency_key == idempotency_key)
+            )
         ):
             return _view(session, again)
         title = f"Compare tokenizers {', '.join(names)}" if len(names) > 1 else f"Measure tokenizer {names[0]}"
@@ -140,7 +160,9 @@ def request_report(
 def list_reports(ctx: Context, *, limit: int = 50) -> list[ReportView]:
     """Return reports, newest first."""
     with ctx.db.read() as session:
-        query = select(Analysis).where(Analysis.kind == KIND).order_by(Analysis.created_at.desc(), Analysis.id).limit(limit)
+        query = (
+            select(Analysis).where(Analysis.kind == KIND).order_by(Analysis.created_at.desc(), Analysis.id).limit(limit)
+        )
         return [_view(session, row) for row in session.scalars(query)]
 
 
@@ -160,7 +182,9 @@ def delete_report(ctx: Context, report_id: str, *, person: Person) -> None:
         session.delete(row)
 
 
-def record_report(session: Session, ctx: Context, claim: Claim[TokenizerReportPayload], result: TokenizerReportResult) -> None:
+def record_report(
+    session: Session, ctx: Context, claim: Claim[TokenizerReportPayload], result: TokenizerReportResult
+) -> None:
     """Store the job's measures, unless the report was deleted meanwhile."""
     row = session.scalar(select(Analysis).where(Analysis.job_id == claim.job_id))
     if row is not None:
@@ -180,7 +204,9 @@ def _names(sources: list[TokenizerSource]) -> list[str]:
 def _find(session: Session, report_id: str) -> Analysis:
     row = session.get(Analysis, report_id)
     if row is None or row.kind != KIND:
-        raise NotFound(f"There is no report “{report_id}”.", remedy="See the Tokenizers page for those there are.", field="report")
+        raise NotFound(
+            f"There is no report “{report_id}”.", remedy="See the Tokenizers page for those there are.", field="report"
+        )
     return row
 
 

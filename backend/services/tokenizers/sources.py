@@ -25,9 +25,14 @@ class TokenizerSource:
 
 
 def list_sources(ctx: Context) -> list[TokenizerSource]:
-    """Return the tokenizers trained here, then those of bases, newest first. Checkpoints of runs have the tokenizer of their run."""
+    """Return the tokenizers trained here, then those of bases, newest first. Checkpoints of runs have the tokenizer of
+    their run.
+    """
     own = [_of_tokenizer(view) for view in list_tokenizers(ctx, ready=True)]
-    return [*own, *(_of_checkpoint(view) for view in list_checkpoints(ctx, origin="added", ready=True) if not view.is_adapter)]
+    return [
+        *own,
+        *(_of_checkpoint(view) for view in list_checkpoints(ctx, origin="added", ready=True) if not view.is_adapter),
+    ]
 
 
 def resolve_source(ctx: Context, text: str) -> TokenizerSource:
@@ -45,9 +50,15 @@ def resolve_source(ctx: Context, text: str) -> TokenizerSource:
             return _of_checkpoint(resolve_checkpoint(ctx, text))
         except NotFound:
             names = [source.name for source in list_sources(ctx)]
-            raise not_found("tokenizer or checkpoint", text, names, remedy="Train one on the Tokenizers page.") from None
+            raise not_found(
+                "tokenizer or checkpoint", text, names, remedy="Train one on the Tokenizers page."
+            ) from None
     if not view.is_ready:
-        raise Conflict(f"The tokenizer “{view.name}” is not ready: it is {view.status}.", remedy="Wait for its job.", field="tokenizer")
+        raise Conflict(
+            f"The tokenizer “{view.name}” is not ready: it is {view.status}.",
+            remedy="Wait for its job.",
+            field="tokenizer",
+        )
     return _of_tokenizer(view)
 
 
@@ -56,4 +67,6 @@ def _of_tokenizer(view: TokenizerView) -> TokenizerSource:
 
 
 def _of_checkpoint(view: CheckpointView) -> TokenizerSource:
-    return TokenizerSource(f"checkpoint:{view.id}", view.name, "checkpoint", view.id, str(view.folder), view.facts.get("vocab_size"))
+    return TokenizerSource(
+        f"checkpoint:{view.id}", view.name, "checkpoint", view.id, str(view.folder), view.facts.get("vocab_size")
+    )

@@ -26,7 +26,9 @@ _loading = threading.Lock()
 
 @dataclass(frozen=True)
 class Token:
-    """One token. `text` is its text, or the hexadecimal digits (`E2 9C`) of a `byte` that is not a character by itself."""
+    """One token. `text` is its text, or the hexadecimal digits (`E2 9C`) of a `byte` that is not a character by
+    itself.
+    """
 
     id: int
     text: str
@@ -72,8 +74,8 @@ class Tokenization:
 
 
 def tokenize(ctx: Context, source: TokenizerSource, text: str, *, specials: bool = False) -> Tokenization:
-    """Tokenize a text. With `specials`, text that spells a special token (`<|end|>`) is that token, as in a chat template; without, it is
-    text, as in training data.
+    """Tokenize a text. With `specials`, text that spells a special token (`<|end|>`) is that token, as in a chat
+    template; without, it is text, as in training data.
 
     A lone surrogate is read as U+FFFD. Raises NotFound or InvalidInput if the tokenizer can't be loaded or
     can't read the text.
@@ -100,7 +102,9 @@ def count_tokens(ctx: Context, source: TokenizerSource, texts: Sequence[str]) ->
     """
     loaded = _load(ctx.artifacts.path(source.folder), specials=False)
     try:
-        return [len(encoding.ids) for encoding in loaded.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [
+            len(encoding.ids) for encoding in loaded.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        ]
     except BaseException as error:
         raise _translate_errors(error, f"The tokenizer of “{source.name}” can't read the text") from error
 
@@ -139,7 +143,9 @@ class _Loaded:
 def _load(folder: Path, *, specials: bool) -> _Loaded:
     file = folder / "tokenizer.json"
     if not file.is_file():
-        raise NotFound(f"{folder.name} holds no tokenizer.json.", remedy="Save its tokenizer in the fast form, with AutoTokenizer.")
+        raise NotFound(
+            f"{folder.name} holds no tokenizer.json.", remedy="Save its tokenizer in the fast form, with AutoTokenizer."
+        )
     status = file.stat()
     if status.st_size > LARGEST_FILE_BYTES:
         raise InvalidInput(f"{file.name} has {status.st_size:,} bytes: too much for a tokenizer.")
@@ -159,11 +165,15 @@ def _load_file(file: str, _changed: int, specials: bool) -> _Loaded:
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = not specials
     special = frozenset(index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special)
-    return _Loaded(tokenizer, PieceForm.of_decoder(json.dumps(state.get("decoder") or "")), special, unknown_token(state))
+    return _Loaded(
+        tokenizer, PieceForm.of_decoder(json.dumps(state.get("decoder") or "")), special, unknown_token(state)
+    )
 
 
 def _translate_errors(error: BaseException, what: str) -> BaseException:
     """Translate the library's errors; its panics are no Exceptions. Other errors pass."""
     if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-        return InvalidInput(f"{what}: {str(error)[:300]}", remedy="Add the checkpoint again, or train another tokenizer.")
+        return InvalidInput(
+            f"{what}: {str(error)[:300]}", remedy="Add the checkpoint again, or train another tokenizer."
+        )
     return error

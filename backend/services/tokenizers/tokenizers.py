@@ -39,7 +39,9 @@ LARGEST_VOCABULARY = 200_000
 
 @dataclass(frozen=True)
 class TokenizerView:
-    """A tokenizer. `folder` and `vocab_size` are None until its job has finished. `facts`: bytes_per_token and other measures."""
+    """A tokenizer. `folder` and `vocab_size` are None until its job has finished. `facts`: bytes_per_token and other
+    measures.
+    """
 
     id: str
     name: str
@@ -74,7 +76,8 @@ def train_tokenizer(
 ) -> TokenizerView:
     """Queue the training of a tokenizer, after the dataset's import if that is still running.
 
-    A name whose training failed is free again. Raises InvalidInput for an impossible vocabulary, Conflict for a taken name.
+    A name whose training failed is free again. Raises InvalidInput for an impossible vocabulary, Conflict for a taken
+    name.
     """
     require_builder(person)
     name = clean_name(name, what="A tokenizer")
@@ -94,7 +97,9 @@ def train_tokenizer(
         job = add_job(
             session,
             ctx,
-            TrainTokenizerPayload(dataset=row.folder, kind=kind, vocab_size=vocab_size, out=f"tokenizers/{tokenizer_id}"),
+            TrainTokenizerPayload(
+                dataset=row.folder, kind=kind, vocab_size=vocab_size, out=f"tokenizers/{tokenizer_id}"
+            ),
             title=f"Train tokenizer {name}",
             device="cpu",
             priority=3,
@@ -102,7 +107,9 @@ def train_tokenizer(
             depends_on=None if row.folder else version.job_id,
             created_by=person.id,
         )
-        tokenizer = Tokenizer(id=tokenizer_id, name=name, kind=kind, dataset_version_id=version.id, job_id=job.id, created_at=ctx.now())
+        tokenizer = Tokenizer(
+            id=tokenizer_id, name=name, kind=kind, dataset_version_id=version.id, job_id=job.id, created_at=ctx.now()
+        )
         session.add(tokenizer)
         session.flush()
         result = _view(session, tokenizer)
@@ -132,7 +139,9 @@ def list_tokenizer_users(ctx: Context, tokenizer_id: str) -> list[Use]:
 
 
 def read_tokenizer_file(ctx: Context, tokenizer_id: str) -> bytes:
-    """Return the tokenizer.json of a tokenizer, which `tokenizers` and `transformers` load. Raises NotFound if its file is missing."""
+    """Return the tokenizer.json of a tokenizer, which `tokenizers` and `transformers` load. Raises NotFound if its file
+    is missing.
+    """
     view = get_tokenizer(ctx, tokenizer_id)
     path = ctx.artifacts.path(view.folder) / "tokenizer.json" if view.folder else None
     if path is None or not path.is_file():
@@ -155,13 +164,18 @@ def delete_tokenizer(ctx: Context, tokenizer_id: str, *, person: Person) -> None
     require_builder(person)
     with ctx.db.write() as session:
         row = _find(session, tokenizer_id)
-        refuse_while_used("tokenizer", row.name, users_of_tokenizer(session, row.id), remedy="Delete those runs first, or keep it.")
+        refuse_while_used(
+            "tokenizer", row.name, users_of_tokenizer(session, row.id), remedy="Delete those runs first, or keep it."
+        )
         if _view(session, row).status in ACTIVE:
             raise Conflict(f"“{row.name}” is being trained.", remedy="Wait for its job, or stop it first.")
         measured = or_(Analysis.tokenizer_id == row.id, mentions(Analysis.config, [f"tokenizer:{row.id}"]))
         mine = select(Job.title).join(Analysis, Analysis.job_id == Job.id).where(measured, Job.status.in_(ACTIVE))
         refuse_while_used(
-            "tokenizer", row.name, [f"“{title}”, which is running" for title in session.scalars(mine)], remedy="Wait, or stop it first."
+            "tokenizer",
+            row.name,
+            [f"“{title}”, which is running" for title in session.scalars(mine)],
+            remedy="Wait, or stop it first.",
         )
         folders = [row.folder, *session.scalars(select(Analysis.folder).where(Analysis.tokenizer_id == row.id))]
         session.execute(delete(Analysis).where(Analysis.tokenizer_id == row.id))
@@ -170,7 +184,9 @@ def delete_tokenizer(ctx: Context, tokenizer_id: str, *, person: Person) -> None
         ctx.artifacts.remove(folder)
 
 
-def record_tokenizer(session: Session, ctx: Context, claim: Claim[TrainTokenizerPayload], result: TrainTokenizerResult) -> None:
+def record_tokenizer(
+    session: Session, ctx: Context, claim: Claim[TrainTokenizerPayload], result: TrainTokenizerResult
+) -> None:
     """Store the job's result."""
     row = session.scalars(select(Tokenizer).where(Tokenizer.job_id == claim.job_id)).one()
     row.folder, row.vocab_size = result.folder, result.vocab_size
@@ -179,12 +195,17 @@ def record_tokenizer(session: Session, ctx: Context, claim: Claim[TrainTokenizer
 
 def _check_vocabulary(kind: str, vocab_size: int) -> None:
     if kind not in KINDS:
-        raise InvalidInput(f"There is no tokenizer kind {kind!r}.", remedy=f"Choose one of {', '.join(KINDS)}.", field="kind")
+        raise InvalidInput(
+            f"There is no tokenizer kind {kind!r}.", remedy=f"Choose one of {', '.join(KINDS)}.", field="kind"
+        )
     smallest = SMALLEST_VOCABULARY.get(kind)
     if smallest is not None and not smallest <= vocab_size <= LARGEST_VOCABULARY:
         raise InvalidInput(
             f"A vocabulary of {vocab_size:,} is not possible.",
-            remedy=f"Choose {smallest} (256 bytes, special tokens{', letters' if kind == 'unigram' else ''}) to {LARGEST_VOCABULARY:,}.",
+            remedy=(
+                f"Choose {smallest} (256 bytes, special tokens{', letters' if kind == 'unigram' else ''}) to"
+                f" {LARGEST_VOCABULARY:,}."
+            ),
             field="vocab_size",
         )
 
@@ -194,20 +215,30 @@ def _require_free_name(session: Session, name: str) -> None:
     row = session.scalar(select(Tokenizer).where(Tokenizer.name == name))
     if row is None:
         return
-    if row.folder or _view(session, row).status not in {Status.FAILED, Status.CANCELLED} or users_of_tokenizer(session, row.id):
+    if (
+        row.folder
+        or _view(session, row).status not in {Status.FAILED, Status.CANCELLED}
+        or users_of_tokenizer(session, row.id)
+    ):
         raise Conflict(f"There is already a tokenizer “{name}”.", remedy="Choose another name.", field="name")
     session.delete(row)
     session.flush()
 
 
 def _of_key(session: Session, key: str | None) -> Tokenizer | None:
-    return session.scalar(select(Tokenizer).join(Job, Job.id == Tokenizer.job_id).where(Job.idempotency_key == key)) if key else None
+    return (
+        session.scalar(select(Tokenizer).join(Job, Job.id == Tokenizer.job_id).where(Job.idempotency_key == key))
+        if key
+        else None
+    )
 
 
 def _find(session: Session, name_or_id: str) -> Tokenizer:
     row = session.get(Tokenizer, name_or_id) or session.scalar(select(Tokenizer).where(Tokenizer.name == name_or_id))
     if row is None:
-        raise not_found("tokenizer", name_or_id, session.scalars(select(Tokenizer.name)), remedy="Train one on the Tokenizers page.")
+        raise not_found(
+            "tokenizer", name_or_id, session.scalars(select(Tokenizer.name)), remedy="Train one on the Tokenizers page."
+        )
     return row
 
 

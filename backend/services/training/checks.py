@@ -30,23 +30,30 @@ def check_trackers(config: RunConfig) -> None:
     if missing:
         raise InvalidInput(
             f"{' and '.join(TRACKER_NAMES[name] for name in missing)} can't be written: the library is not installed.",
-            remedy=f"Install it (`pip install 'roundhouse[trackers]'`), or leave {' and '.join(missing)} out of `trackers`.",
+            remedy=(
+                f"Install it (`pip install 'roundhouse[trackers]'`), or leave {' and '.join(missing)} out of"
+                " `trackers`."
+            ),
             field="trackers",
         )
 
 
 def check_dataset(config: RunConfig, version: VersionView) -> None:
-    """Raise InvalidInput for a dataset of the wrong kind, without the answers that a reward needs, or without train rows."""
+    """Raise InvalidInput for a dataset of the wrong kind, without the answers that a reward needs, or without train
+    rows.
+    """
     kinds = DATASET_KINDS[config.objective]
     if version.kind not in kinds:
         raise InvalidInput(
-            f"{config.objective} takes a dataset of kind {' or '.join(kinds)}, and “{version.dataset}” is of kind {version.kind}.",
+            f"{config.objective} takes a dataset of kind {' or '.join(kinds)}, and “{version.dataset}” is of kind"
+            f" {version.kind}.",
             remedy="Choose another dataset or another objective.",
             field="dataset",
         )
     if config.objective is Objective.GRPO and config.grpo.needs_answers and version.kind == "prompts":
         raise InvalidInput(
-            f"The prompts of “{version.dataset}” have no answers, and a reward of grpo.rewards compares completions with them.",
+            f"The prompts of “{version.dataset}” have no answers, and a reward of grpo.rewards compares completions"
+            " with them.",
             remedy="Use rewards of kind regex or length, or a dataset of kind instruction or benchmark.",
             field="grpo.rewards",
         )
@@ -55,23 +62,32 @@ def check_dataset(config: RunConfig, version: VersionView) -> None:
 
 
 def check_tokenizer(architecture: ArchitectureConfig | None, tokenizer: TokenizerView | None) -> None:
-    """Raise Conflict for a tokenizer whose training failed, InvalidInput for one larger than the architecture's vocabulary."""
+    """Raise Conflict for a tokenizer whose training failed, InvalidInput for one larger than the architecture's
+    vocabulary.
+    """
     if architecture is None or tokenizer is None:
         return
     if tokenizer.folder is None and tokenizer.error:
         cause = tokenizer.error.cause or "its training was stopped"
-        raise Conflict(f"The tokenizer “{tokenizer.name}” was not trained: {cause}", remedy="Train it again.", field="tokenizer")
+        raise Conflict(
+            f"The tokenizer “{tokenizer.name}” was not trained: {cause}", remedy="Train it again.", field="tokenizer"
+        )
     if tokenizer.vocab_size is not None and tokenizer.vocab_size > architecture.vocab_size:
         raise InvalidInput(
-            f"The tokenizer “{tokenizer.name}” has {tokenizer.vocab_size:,} tokens, and the architecture's vocabulary holds "
-            f"{architecture.vocab_size:,}.",
-            remedy=f"Give the architecture a vocab_size of {tokenizer.vocab_size:,} or more, or choose a smaller tokenizer.",
+            f"The tokenizer “{tokenizer.name}” has {tokenizer.vocab_size:,} tokens, and the architecture's vocabulary"
+            f" holds {architecture.vocab_size:,}.",
+            remedy=(
+                f"Give the architecture a vocab_size of {tokenizer.vocab_size:,} or more, or choose a smaller"
+                " tokenizer."
+            ),
             field="tokenizer",
         )
 
 
 def check_cadence(config: RunConfig) -> None:
-    """Raise InvalidInput for steps between evaluations or checkpoints that were given, and that the run never reaches."""
+    """Raise InvalidInput for steps between evaluations or checkpoints that were given, and that the run never
+    reaches.
+    """
     for path, what in CADENCE.items():
         steps = getattr(config, path)
         if path in config.model_fields_set and steps > config.max_steps:
@@ -84,7 +100,11 @@ def check_cadence(config: RunConfig) -> None:
 
 def check_context(config: RunConfig, architecture: ArchitectureConfig | None, base: CheckpointView | None) -> None:
     """Raise InvalidInput for a context longer than that of the architecture or the base."""
-    limit, owner = (architecture.context, "architecture") if architecture else ((base.facts.get("context") if base else None), "base")
+    limit, owner = (
+        (architecture.context, "architecture")
+        if architecture
+        else ((base.facts.get("context") if base else None), "base")
+    )
     if limit and config.context > int(limit):
         raise InvalidInput(
             f"A context of {config.context:,} tokens is longer than the {owner}'s limit of {int(limit):,}.",
@@ -100,28 +120,34 @@ def check_base(config: RunConfig, base: CheckpointView | None, device: Device) -
     check_adapters(config, base.family)
     if config.method == "qlora" and device.kind != "gpu":
         raise InvalidInput(
-            f"qlora stores the base in {config.lora.bits} bits, which needs an NVIDIA GPU, and this run would go to {device.name}.",
+            f"qlora stores the base in {config.lora.bits} bits, which needs an NVIDIA GPU, and this run would go to"
+            f" {device.name}.",
             remedy="Choose method lora, or start a worker on a machine with a GPU.",
             field="method",
         )
 
 
 def check_devices(config: RunConfig, *, most: int | None) -> None:
-    """Raise InvalidInput for more devices than `most`, those of one machine, and for shardings that are not implemented."""
+    """Raise InvalidInput for more devices than `most`, those of one machine, and for shardings that are not
+    implemented.
+    """
     if config.devices.count == 1:
         return
     if most is not None and config.devices.per_node > most:
         unit = {"gpu": "GPUs", "cpu": "cores", "auto": "devices"}[config.device]
         raise InvalidInput(
-            f"devices.count {config.devices.count} needs {config.devices.per_node} {unit} on one machine, and no training worker's machine "
-            f"has more than {most}.",
+            f"devices.count {config.devices.count} needs {config.devices.per_node} {unit} on one machine, and no"
+            f" training worker's machine has more than {most}.",
             remedy="Take fewer devices, spread them over more devices.nodes, or start a worker on a larger machine.",
             field="devices.count",
         )
     if config.devices.sharding in ("zero2", "zero3"):
         raise InvalidInput(
             f"{config.devices.sharding} is DeepSpeed's, which needs NVIDIA GPUs and is not supported here.",
-            remedy="Choose sharding fsdp, which shards the same; `roundhouse run cluster` writes DeepSpeed's config for other tools.",
+            remedy=(
+                "Choose sharding fsdp, which shards the same; `roundhouse run cluster` writes DeepSpeed's config for"
+                " other tools."
+            ),
             field="devices.sharding",
         )
     if config.devices.sharding == "fsdp" and config.optimizer in ("muon", "adamw_8bit", "adafactor"):
@@ -153,7 +179,9 @@ def check_gpu_only(config: RunConfig, device: Device) -> None:
 
 
 def check_report(version: VersionView, view: DataReportView | None, *, context: int) -> None:
-    """Raise InvalidInput if a data report found no row with a trained token; the trainer leaves out single such rows."""
+    """Raise InvalidInput if a data report found no row with a trained token; the trainer leaves out single such
+    rows.
+    """
     if view is None or view.report is None or not view.report.is_silent:
         return
     report = view.report
@@ -161,10 +189,12 @@ def check_report(version: VersionView, view: DataReportView | None, *, context: 
     if report.refused_rows:
         reasons.append(f" The chat template of “{view.source_name}” refuses {report.refused_rows:,}: {report.refusal}")
     raise InvalidInput(
-        f"None of the {report.train.rows:,} train rows of {version.label} has a trained token within a context of {context:,} tokens."
-        + "".join(reasons),
-        remedy=f"Choose {'another base' if report.refused_rows else 'a longer context'}, or another dataset. The dataset's report lists "
-        "the rows.",
+        f"None of the {report.train.rows:,} train rows of {version.label} has a trained token within a context of"
+        f" {context:,} tokens." + "".join(reasons),
+        remedy=(
+            f"Choose {'another base' if report.refused_rows else 'a longer context'}, or another dataset. The dataset's"
+            " report lists the rows."
+        ),
         field="dataset",
     )
 
@@ -174,11 +204,17 @@ def check_rows(version: VersionView, sample: RowSample | None, *, context: int) 
     if sample is None or sample.num_without_targets(context) < len(sample.prompt_tokens):
         return
     num_rows = f"{len(sample.prompt_tokens):,} train rows of {version.label}"
-    rows = f"the {num_rows}" if len(sample.prompt_tokens) == sample.num_rows else f"the {num_rows} sampled from {sample.num_rows:,}"
+    rows = (
+        f"the {num_rows}"
+        if len(sample.prompt_tokens) == sample.num_rows
+        else f"the {num_rows} sampled from {sample.num_rows:,}"
+    )
     raise InvalidInput(
         f"None of {rows} has a trained token within its first {context:,} tokens: the shortest prompt alone has "
         f"{min(sample.prompt_tokens):,}.",
-        remedy=f"Choose {sample.sufficient_context:,} tokens or more, with a base whose context is that long, or a dataset with shorter "
-        "prompts.",
+        remedy=(
+            f"Choose {sample.sufficient_context:,} tokens or more, with a base whose context is that long, or a dataset"
+            " with shorter prompts."
+        ),
         field="context",
     )

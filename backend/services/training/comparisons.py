@@ -1,4 +1,6 @@
-"""Compare runs: group them by config without the seed, test differences against seed noise, and list obstacles to a comparison."""
+"""Compare runs: group them by config without the seed, test differences against seed noise, and list obstacles to a
+comparison.
+"""
 
 from __future__ import annotations
 
@@ -70,8 +72,8 @@ class ConfigGroup:
 class GroupComparison:
     """Two groups, the better first. Without `obstacles` they are compared by val_loss.
 
-    If the only obstacle is a different tokenizer they are compared by bits per byte, if both have them; else `result` is None. `needed`:
-    seeds each to detect a difference of this size.
+    If the only obstacle is a different tokenizer they are compared by bits per byte, if both have them; else `result`
+    is None. `needed`: seeds each to detect a difference of this size.
     """
 
     better: ConfigGroup
@@ -83,7 +85,9 @@ class GroupComparison:
 
 @dataclass(frozen=True)
 class RunsComparison:
-    """`obstacles` to comparing the val_loss of the picked runs; `groups` keep comparable configs together, best first."""
+    """`obstacles` to comparing the val_loss of the picked runs; `groups` keep comparable configs together, best
+    first.
+    """
 
     obstacles: tuple[Obstacle, ...]
     groups: tuple[ConfigGroup, ...]
@@ -109,7 +113,9 @@ def compare_runs(ctx: Context, run_ids: Sequence[str]) -> RunsComparison:
             same.sort(key=lambda run: order.get(run.id, len(order)))
             groups.append(_group(same, run_ids, bases[first.id]))
     by_basis: dict[tuple[str | None, ...], list[ConfigGroup]] = {}
-    for group in sorted(groups, key=lambda group: min(order[run_id] for run_id in group.picked) if group.picked else len(order)):
+    for group in sorted(
+        groups, key=lambda group: min(order[run_id] for run_id in group.picked) if group.picked else len(order)
+    ):
         by_basis.setdefault(group.basis.key, []).append(group)
     classes = [sorted(members, key=lambda group: group.losses.mean) for members in by_basis.values()]
     comparisons = [_compare(members[0], other) for members in classes for other in members[1:]]
@@ -150,23 +156,43 @@ def _siblings(session: Session, picked: Sequence[Run]) -> list[Run]:
 
 def _group(runs: Sequence[Run], picked: Sequence[str], basis: LossBasis) -> ConfigGroup:
     losses = tuple(
-        RunLoss(run.id, run.name, int(run.config.get("seed", 1)), float(_last(run, "val_loss") or 0.0), _last(run, "val_bpb"))
+        RunLoss(
+            run.id,
+            run.name,
+            int(run.config.get("seed", 1)),
+            float(_last(run, "val_loss") or 0.0),
+            _last(run, "val_bpb"),
+        )
         for run in runs
     )
-    return ConfigGroup(label=runs[0].name, runs=losses, picked=tuple(run.id for run in runs if run.id in picked), basis=basis)
+    return ConfigGroup(
+        label=runs[0].name, runs=losses, picked=tuple(run.id for run in runs if run.id in picked), basis=basis
+    )
 
 
 def _basis(ctx: Context, session: Session, run: Run) -> LossBasis:
     if not run.config:
         unknown = Side(None, "unknown in an imported log")
-        return LossBasis(Side(run.objective, OBJECTIVE_LABELS.get(run.objective, run.objective)), Side("", ""), unknown, unknown)
+        return LossBasis(
+            Side(run.objective, OBJECTIVE_LABELS.get(run.objective, run.objective)), Side("", ""), unknown, unknown
+        )
     config = RunConfig.model_validate(run.config)
     version = session.get(DatasetVersion, run.dataset_version_id) if run.dataset_version_id else None
     dataset = session.get(Dataset, version.dataset_id) if version else None
     data = Side(version.id, f"{dataset.name}@{version.number}") if version and dataset else Side(None, config.dataset)
-    settings = {} if config.objective in NOT_PREFERENCE else config.preference.model_dump(mode="json", exclude_defaults=True)
-    loss = Side(json.dumps(settings, sort_keys=True), ", ".join(f"{name} {value}" for name, value in settings.items()) or "defaults")
-    return LossBasis(Side(run.objective, OBJECTIVE_LABELS.get(run.objective, run.objective)), loss, data, _tokenizer(ctx, session, run))
+    settings = (
+        {} if config.objective in NOT_PREFERENCE else config.preference.model_dump(mode="json", exclude_defaults=True)
+    )
+    loss = Side(
+        json.dumps(settings, sort_keys=True),
+        ", ".join(f"{name} {value}" for name, value in settings.items()) or "defaults",
+    )
+    return LossBasis(
+        Side(run.objective, OBJECTIVE_LABELS.get(run.objective, run.objective)),
+        loss,
+        data,
+        _tokenizer(ctx, session, run),
+    )
 
 
 def _tokenizer(ctx: Context, session: Session, run: Run) -> Side:
@@ -176,7 +202,9 @@ def _tokenizer(ctx: Context, session: Session, run: Run) -> Side:
     """
     checkpoint = session.get(Checkpoint, run.base_id) if run.base_id else None
     for _ in range(MAX_LINEAGE):
-        above = session.get(Checkpoint, checkpoint.parent_id) if checkpoint is not None and checkpoint.parent_id else None
+        above = (
+            session.get(Checkpoint, checkpoint.parent_id) if checkpoint is not None and checkpoint.parent_id else None
+        )
         if above is None:
             break
         checkpoint = above
@@ -205,7 +233,9 @@ def _last(run: Run, metric: str) -> float | None:
 def _key(run: Run) -> str:
     """Hash the values that distinguish experiments; replicates share the key."""
     config = RunConfig.model_validate(run.config)
-    inline = config.architecture.model_dump(mode="json") if isinstance(config.architecture, ArchitectureConfig) else None
+    inline = (
+        config.architecture.model_dump(mode="json") if isinstance(config.architecture, ArchitectureConfig) else None
+    )
     rows = [run.dataset_version_id, run.base_id, run.tokenizer_id, run.architecture_id, inline]
     text = json.dumps([distinguishing_values(config), rows], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,6 @@
-"""Defaults of the launch form for the chosen objective, method, dataset and network, and the default tokenizer of an architecture."""
+"""Defaults of the launch form for the chosen objective, method, dataset and network, and the default tokenizer of an
+architecture.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ def suggest_defaults(
     base: str | None = None,
     chosen: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return values by path for a run of these parts, `sample_prompts` among them; parts that are not there are ignored.
+    """Return values by path for a run of these parts, `sample_prompts` among them; parts that are not there are
+    ignored.
 
     `chosen` are values that are fixed already.
     """
@@ -53,7 +56,9 @@ def suggest_defaults(
     except RoundhouseError:
         version = None
     if version is not None:
-        basis = replace(basis, train_rows=version.train_rows or None, unique_tokens=_unique_tokens(ctx, version, tokenizer))
+        basis = replace(
+            basis, train_rows=version.train_rows or None, unique_tokens=_unique_tokens(ctx, version, tokenizer)
+        )
         if objective is not Objective.PRETRAIN and (prompts := _prompts(ctx, version)):
             values["sample_prompts"] = prompts
     return {**values, **suggest_values(basis)}

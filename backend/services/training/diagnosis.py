@@ -20,7 +20,11 @@ def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
     with ctx.db.read() as session:
         run: Run = find_run(session, name_or_id)
         job = session.get(Job, run.job_id) if run.job_id else None
-        points = {name: read_points(session, run.id, name_id) for name_id, name in metric_names(session, run.id) if name in LOOKED_AT}
+        points = {
+            name: read_points(session, run.id, name_id)
+            for name_id, name in metric_names(session, run.id)
+            if name in LOOKED_AT
+        }
     facts = RunFacts(
         config=RunConfig.model_validate(run.config) if run.config else None,
         has_ended=job is None or Status(job.status) not in ACTIVE,

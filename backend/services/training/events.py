@@ -55,7 +55,11 @@ def record_run_end(session: Session, ctx: Context, claim: Claim[TrainPayload], r
     run = _run_of(session, claim)
     if run is None:
         return
-    numbers = {key: value for key, value in result.dump().items() if isinstance(value, int | float | str | bool) and len(str(value)) < 200}
+    numbers = {
+        key: value
+        for key, value in result.dump().items()
+        if isinstance(value, int | float | str | bool) and len(str(value)) < 200
+    }
     run.summary = RunSummary.read(run.summary).model_copy(update={"result": numbers}).dump()
 
 

@@ -19,8 +19,8 @@ from backend.services.metrics.blocks import metric_names, read_points
 class RunFigures:
     """Speed and memory over a whole run; None where nothing was measured.
 
-    `tokens_per_s`: median over the steps. `peak_memory_bytes`: high-water mark of one process, which lies above the once-a-second
-    `memory_bytes` of the curve, since a step's peak is short.
+    `tokens_per_s`: median over the steps. `peak_memory_bytes`: high-water mark of one process, which lies above the
+    once-a-second `memory_bytes` of the curve, since a step's peak is short.
     """
 
     tokens_per_s: float | None = None
@@ -55,7 +55,11 @@ def _figures(session: Session, run_id: str) -> RunFigures:
     }
     speeds, memory = points.get("tok_per_sec"), points.get("memory_bytes")
     measured = session.scalar(select(func.max(Measurement.measured_bytes)).where(Measurement.run_id == run_id))
-    peaks = [int(peak) for peak in (measured, memory.max() if memory is not None and len(memory) else None) if peak is not None]
+    peaks = [
+        int(peak)
+        for peak in (measured, memory.max() if memory is not None and len(memory) else None)
+        if peak is not None
+    ]
     return RunFigures(
         tokens_per_s=float(np.median(speeds)) if speeds is not None and len(speeds) else None,
         peak_memory_bytes=max(peaks, default=None),

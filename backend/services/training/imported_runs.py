@@ -75,7 +75,9 @@ def _insert(ctx: Context, log: ParsedLog, *, filename: str, requested_name: str,
     has_time = log.has_time
     with ctx.db.write() as session:
         taken = set(session.scalars(select(Run.name).where(Run.name.startswith(shown, autoescape=True))))
-        name = next(text for n in range(1, len(taken) + 2) if (text := shown if n == 1 else f"{shown} {n}") not in taken)
+        name = next(
+            text for n in range(1, len(taken) + 2) if (text := shown if n == 1 else f"{shown} {n}") not in taken
+        )
         imported = ImportedLog(
             file=clean_text(filename)[-200:],
             format=log.format,
@@ -84,7 +86,9 @@ def _insert(ctx: Context, log: ParsedLog, *, filename: str, requested_name: str,
             has_time=has_time,
             notes=tuple(log.notes[:MAX_NOTES]),
         )
-        run = Run(id=run_id, name=name, objective="", config={}, origin=IMPORTED, created_by=person.id, created_at=ctx.now())
+        run = Run(
+            id=run_id, name=name, objective="", config={}, origin=IMPORTED, created_by=person.id, created_at=ctx.now()
+        )
         session.add(run)
         session.flush()
         summary = RunSummary(imported=imported)

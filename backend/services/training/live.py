@@ -40,14 +40,16 @@ class RunState:
 
 
 def token_for_runs(ctx: Context, run_ids: Iterable[str], *, person: Person) -> str:
-    """Return the signed statement that lets a browser read these runs' points for twelve hours, and until the account is signed out
-    everywhere.
+    """Return the signed statement that lets a browser read these runs' points for twelve hours, and until the account
+    is signed out everywhere.
     """
     return sign_for(ctx, person, {"runs": ",".join(run_ids)}, purpose=PURPOSE)
 
 
 def runs_of_token(ctx: Context, token: str) -> list[str]:
-    """Return the run ids that a token names. Raises NotAllowed if it is forged or too old, or its account was signed out."""
+    """Return the run ids that a token names. Raises NotAllowed if it is forged or too old, or its account was signed
+    out.
+    """
     _, data = unsign_for(ctx, token, purpose=PURPOSE, max_age_s=TOKEN_AGE_S)
     return [run_id for run_id in data.get("runs", "").split(",") if run_id]
 
@@ -76,7 +78,9 @@ def active_run_ids(ctx: Context, *, limit: int = 50) -> list[str]:
 def queue_counts(ctx: Context) -> dict[str, dict[str, int]]:
     """Return how many jobs of each queue wait and run: {queue: {"queued": n, "running": n}}."""
     with ctx.db.read() as session:
-        query = select(Job.queue, Job.status, func.count()).where(Job.status.in_(ACTIVE)).group_by(Job.queue, Job.status)
+        query = (
+            select(Job.queue, Job.status, func.count()).where(Job.status.in_(ACTIVE)).group_by(Job.queue, Job.status)
+        )
         counts: dict[str, dict[str, int]] = {}
         for queue, status, number in session.execute(query):
             key = "queued" if status == Status.QUEUED else "running"

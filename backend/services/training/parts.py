@@ -35,9 +35,9 @@ T = TypeVar("T", bound=TrainingPayload)
 class RunParts:
     """A config's names, resolved.
 
-    `wait_for` is the job that still makes one of them. `shape` is the architecture of the new network or the base, None for a base of an
-    unknown family. `report` is a data report for the same tokenizer and context, `rows` a sample of the train rows. `device` is where the
-    run would go, `workers` are the living training workers.
+    `wait_for` is the job that still makes one of them. `shape` is the architecture of the new network or the base, None
+    for a base of an unknown family. `report` is a data report for the same tokenizer and context, `rows` a sample of
+    the train rows. `device` is where the run would go, `workers` are the living training workers.
     """
 
     version: VersionView
@@ -60,8 +60,8 @@ class RunParts:
 
 
 def resolve_parts(ctx: Context, config: RunConfig) -> RunParts:
-    """Resolve a config's names and check that the parts fit together. Raises NotFound for an unknown name, InvalidInput for parts that
-    don't fit, Conflict for unfinished parts of more than one job.
+    """Resolve a config's names and check that the parts fit together. Raises NotFound for an unknown name, InvalidInput
+    for parts that don't fit, Conflict for unfinished parts of more than one job.
     """
     checks.check_trackers(config)
     checks.check_cadence(config)
@@ -98,7 +98,8 @@ def resolve_parts(ctx: Context, config: RunConfig) -> RunParts:
 
 
 def training_payload(of: type[T], config: RunConfig, parts: RunParts, *, folder_id: str, **own: Any) -> T:
-    """Return the payload of a training job of class `of`, whose own fields are `own`, with its files in `runs/<folder_id>`.
+    """Return the payload of a training job of class `of`, whose own fields are `own`, with its files in
+    `runs/<folder_id>`.
 
     Folders of parts that are unfinished are None, and filled in when the job starts.
     """
@@ -142,7 +143,9 @@ def checkpoint_bytes(config: RunConfig, parts: RunParts) -> tuple[int, int]:
 def require_disk(ctx: Context, config: RunConfig, parts: RunParts) -> None:
     """Raise Unavailable unless the checkpoints kept at once fit the disk."""
     size, count = checkpoint_bytes(config, parts)
-    ctx.artifacts.require_free(size * count, keep=ctx.policy.keep_free_bytes, purpose=f"Keeping {count} checkpoints of this run")
+    ctx.artifacts.require_free(
+        size * count, keep=ctx.policy.keep_free_bytes, purpose=f"Keeping {count} checkpoints of this run"
+    )
 
 
 def _parameters(config: RunConfig, parts: RunParts) -> tuple[int, int]:
@@ -152,7 +155,9 @@ def _parameters(config: RunConfig, parts: RunParts) -> tuple[int, int]:
         return report.parameters, report.trainable_parameters
     base_parameters = (parts.base.parameters if parts.base else None) or 0
     if config.method != "full":
-        adapters = min(base_parameters, base_parameters // 20 + 1)  # adapters rarely exceed a twentieth; the job checks exactly
+        adapters = min(
+            base_parameters, base_parameters // 20 + 1
+        )  # adapters rarely exceed a twentieth; the job checks exactly
         return adapters, adapters
     return base_parameters, base_parameters
 
@@ -176,13 +181,16 @@ def _base(ctx: Context, config: RunConfig) -> CheckpointView | None:
 
 
 def _job_to_wait_for(version: VersionView, tokenizer: TokenizerView | None) -> str | None:
-    """Return the job that makes the unfinished parts. A tokenizer's job waits for its own dataset, so it covers both."""
+    """Return the job that makes the unfinished parts. A tokenizer's job waits for its own dataset, so it covers
+    both.
+    """
     wait_for_data = None if version.is_ready else version.job_id
     if tokenizer is None or tokenizer.is_ready:
         return wait_for_data
     if wait_for_data is not None and tokenizer.dataset_version_id != version.id:
         raise Conflict(
-            f"{version.label} is still being imported, and the tokenizer “{tokenizer.name}” is being trained on another dataset.",
+            f"{version.label} is still being imported, and the tokenizer “{tokenizer.name}” is being trained on another"
+            " dataset.",
             remedy="Launch the run when one of the two has finished.",
             field="dataset",
         )

@@ -29,7 +29,15 @@ from backend.services.metrics.blocks import metric_names, read_points
 from backend.services.metrics.points import downsample
 from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.figures import RunFigures, figures_of_runs
-from backend.services.training.views import RunDetail, RunView, config_differences, get_run, list_sample_steps, list_samples, run_detail
+from backend.services.training.views import (
+    RunDetail,
+    RunView,
+    config_differences,
+    get_run,
+    list_sample_steps,
+    list_samples,
+    run_detail,
+)
 
 CURVES = (
     "train_loss",
@@ -73,7 +81,9 @@ def report_text(ctx: Context, name_or_id: str, *, form: str = "md", public: bool
     report = build_report(ctx, name_or_id)
     if public:
         own = ("machine", "attempts")
-        report = replace(report, notes="", cost=(), environment=tuple(pair for pair in report.environment if pair[0] not in own))
+        report = replace(
+            report, notes="", cost=(), environment=tuple(pair for pair in report.environment if pair[0] not in own)
+        )
     return write_html(report) if form == "html" else write_markdown(report)
 
 
@@ -109,7 +119,9 @@ def build_report(ctx: Context, name_or_id: str) -> RunReport:
         differences=_differences(ctx, parent, run) if parent else (),
         curves=tuple(curves),
         scores=_scores(ctx, made),
-        samples=tuple((sample.prompt, sample.completion) for sample in (list_samples(ctx, run.id, step=steps[0]) if steps else [])),
+        samples=tuple(
+            (sample.prompt, sample.completion) for sample in (list_samples(ctx, run.id, step=steps[0]) if steps else [])
+        ),
         sample_step=steps[0] if steps else None,
         lineage=_lineage(ctx, newest),
         checkpoints=tuple((checkpoint.name, _known(checkpoint)) for checkpoint in made),
@@ -125,7 +137,9 @@ def _summary(detail: RunDetail, newest: CheckpointView | None, figures: RunFigur
     run, config = detail.run, detail.config
     method = {"full": "full", "lora": "LoRA", "qlora": f"QLoRA ({config.lora.bits}-bit base)"}[config.method]
     network = (
-        f"{newest.family}, {format_count(newest.parameters)} parameters" if newest and newest.parameters else (detail.architecture or "")
+        f"{newest.family}, {format_count(newest.parameters)} parameters"
+        if newest and newest.parameters
+        else (detail.architecture or "")
     )
     pairs = [
         ("network", network),
@@ -135,7 +149,10 @@ def _summary(detail: RunDetail, newest: CheckpointView | None, figures: RunFigur
         ("steps", f"{run.last_step:,} of {run.max_steps:,}"),
         ("tokens", f"{format_count(run.last_step * config.tokens_per_step)}, {config.tokens_per_step:,} per step"),
         ("best val_loss", "" if run.best_val_loss is None else f"{run.best_val_loss:.4f}"),
-        ("last values", ", ".join(f"{name} {run.last[name]:{form}}" for name, form in LAST_VALUES.items() if name in run.last)),
+        (
+            "last values",
+            ", ".join(f"{name} {run.last[name]:{form}}" for name, form in LAST_VALUES.items() if name in run.last),
+        ),
         ("tokens per second", figures.speed),
         ("memory", figures.memory),
         ("seed", str(config.seed)),
@@ -192,12 +209,15 @@ def _cost(ctx: Context, detail: RunDetail) -> tuple[tuple[str, str], ...]:
             pairs.append(("cost", f"{hours * price:,.2f} US dollars: {hours:,.3g} device-hours at {price:g}"))
     joules, share = energy_of(ctx, run.id)
     if joules is not None:
-        pairs.append(("energy", f"{joules / 3.6e6:.3g} kWh of the first device, read during {percent(share)} of the run"))
+        pairs.append(
+            ("energy", f"{joules / 3.6e6:.3g} kWh of the first device, read during {percent(share)} of the run")
+        )
     return tuple(pairs)
 
 
 def energy_of(ctx: Context, run_id: str) -> tuple[float | None, float]:
-    """Return the energy (joules) that a run's device drew, by the trapezoidal rule over its power readings, and the share of time covered.
+    """Return the energy (joules) that a run's device drew, by the trapezoidal rule over its power readings, and the
+    share of time covered.
 
     The energy is None where power was never read. Gaps of over a minute, such as before a resume, are left out.
     """
@@ -252,7 +272,11 @@ def _scores(ctx: Context, made: list[CheckpointView]) -> tuple[Measured, ...]:
                 score = evaluation.main_score
                 rows.append(
                     Measured(
-                        f"{evaluation.benchmark} (step {checkpoint.step:,})" if checkpoint.step else evaluation.benchmark,
+                        (
+                            f"{evaluation.benchmark} (step {checkpoint.step:,})"
+                            if checkpoint.step
+                            else evaluation.benchmark
+                        ),
                         score.metric,
                         score.value,
                         score.low,
@@ -281,7 +305,9 @@ def _from_the_hub(base: CheckpointView) -> str:
 def _hub_base(ctx: Context, made: list[CheckpointView]) -> str | None:
     """Return the Hub id of a run's base: the Hub rejects cards with other values."""
     ancestors = list_lineage(ctx, made[0].id)[:-1] if made else []
-    return next((hub_id for one in reversed(ancestors) if one.facts.get("revision") and (hub_id := _hub_id(one.source))), None)
+    return next(
+        (hub_id for one in reversed(ancestors) if one.facts.get("revision") and (hub_id := _hub_id(one.source))), None
+    )
 
 
 def _hub_dataset(version: VersionView | None) -> str:
@@ -296,6 +322,8 @@ def _hub_id(source: str) -> str | None:
 
 def _known(checkpoint: CheckpointView) -> str:
     numbers: dict[str, Any] = checkpoint.metrics
-    words = [f"{name} {numbers[name]:.4f}" for name in ("val_loss", "train_loss") if isinstance(numbers.get(name), float)]
+    words = [
+        f"{name} {numbers[name]:.4f}" for name in ("val_loss", "train_loss") if isinstance(numbers.get(name), float)
+    ]
     words.append("deleted" if checkpoint.deleted_at else format_bytes(checkpoint.bytes))
     return ", ".join(words)

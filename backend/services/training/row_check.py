@@ -1,4 +1,6 @@
-"""Sample a dataset's train rows before a launch, to find rows without a trained token by the lengths of their prompts."""
+"""Sample a dataset's train rows before a launch, to find rows without a trained token by the lengths of their
+prompts.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ ROOM_FOR_AN_ANSWER = 64
 
 @dataclass(frozen=True)
 class RowSample:
-    """Sampled train rows out of `num_rows`. `prompt_tokens`: a lower bound of each prompt, without the chat template."""
+    """Sampled train rows out of `num_rows`. `prompt_tokens`: a lower bound of each prompt, without the chat
+    template.
+    """
 
     prompt_tokens: tuple[int, ...]
     num_rows: int
@@ -39,7 +43,8 @@ class RowSample:
 
 
 def sample_rows(ctx: Context, version: VersionView, *, source: str | None) -> RowSample | None:
-    """Sample up to 512 train rows, spread over all; None for rows without answers, and if tokenizer or rows can't be read.
+    """Sample up to 512 train rows, spread over all; None for rows without answers, and if tokenizer or rows can't be
+    read.
 
     A version never changes, so the sample is cached.
     """

@@ -45,17 +45,20 @@ def launch_run(
     warnings: Sequence[LaunchWarning] = (),
     suites: Sequence[SuiteChoice] = (),
 ) -> RunView:
-    """Queue a run. The same `idempotency_key` returns the same run, so that a double click launches one run. It waits for a dataset or
-    tokenizer that is still being made; `depends_on` names another job to wait for. `parts` are the config's parts, if the caller has
-    resolved them. `group_id` is the run's row of `run_groups`, `parent` the run whose config was copied, `warnings` the accepted warnings.
-    Raises InvalidInput, NotFound or Conflict naming field, value and cure; NotAllowed for a rater; Unavailable for a full disk.
+    """Queue a run. The same `idempotency_key` returns the same run, so that a double click launches one run. It waits
+    for a dataset or tokenizer that is still being made; `depends_on` names another job to wait for. `parts` are the
+    config's parts, if the caller has resolved them. `group_id` is the run's row of `run_groups`, `parent` the run whose
+    config was copied, `warnings` the accepted warnings. Raises InvalidInput, NotFound or Conflict naming field, value
+    and cure; NotAllowed for a rater; Unavailable for a full disk.
     """
     require_builder(person)
     if idempotency_key and (again := _run_of_key(ctx, idempotency_key)) is not None:
         return again
     parts = parts or resolve_parts(ctx, config)
     if depends_on and parts.wait_for and depends_on != parts.wait_for:
-        raise Conflict("This run would have to wait for two jobs at once.", remedy="Launch it when one of them is done.")
+        raise Conflict(
+            "This run would have to wait for two jobs at once.", remedy="Launch it when one of them is done."
+        )
     require_disk(ctx, config, parts)
     try:
         with ctx.db.write() as session:
@@ -73,7 +76,8 @@ def launch_run(
                 warnings=[warning.model_dump(mode="json") for warning in warnings],
                 holds_checkpoints=any(choice.moment is Moment.CHECKPOINT for choice in suites),
             )
-            session.flush()  # the run's row first: its references run in circles, so the order is not sorted out by itself
+            # the run's row first: its references run in circles, so the order is not sorted out by itself
+            session.flush()
             for choice in suites:
                 add_choice(session, run_id, choice)
     except IntegrityError:  # another process inserted the same key
@@ -101,7 +105,9 @@ def resume_run(
             return get_run(ctx, run.id)
         step = newest_checkpoint_step(session, run.id)
         if step is None:
-            raise Conflict(f"“{run.name}” has no checkpoint to resume from.", remedy="Start it again from the first step.")
+            raise Conflict(
+                f"“{run.name}” has no checkpoint to resume from.", remedy="Start it again from the first step."
+            )
         config = _with_steps(run, job, step=step, max_steps=max_steps)
         _add_job_again(session, ctx, run, job, config, person=person, key=idempotency_key)
         run_id = run.id
@@ -117,7 +123,9 @@ def retry_run(ctx: Context, name_or_id: str, *, person: Person) -> RunView:
         if job is None or job.status not in TERMINAL:
             return get_run(ctx, run.id)
         if job.status == Status.FINISHED:
-            raise Conflict(f"“{run.name}” is finished.", remedy="Resume it with more steps, or launch a new run with its config.")
+            raise Conflict(
+                f"“{run.name}” is finished.", remedy="Resume it with more steps, or launch a new run with its config."
+            )
         if newest_checkpoint_step(session, run.id) is None:
             forget_after(session, run, 0)
         _add_job_again(session, ctx, run, job, RunConfig.model_validate(run.config), person=person, key=None)
@@ -177,7 +185,9 @@ def clean_tags(tags: tuple[str, ...]) -> list[str]:
     if len(unique) > MAX_TAGS:
         raise InvalidInput(f"{len(unique)} tags are too many.", remedy=f"Use at most {MAX_TAGS}.", field="tags")
     if long := next((tag for tag in unique if len(tag) > MAX_TAG), None):
-        raise InvalidInput(f"The tag “{long[:MAX_TAG]}…” is too long.", remedy=f"Use at most {MAX_TAG} characters.", field="tags")
+        raise InvalidInput(
+            f"The tag “{long[:MAX_TAG]}…” is too long.", remedy=f"Use at most {MAX_TAG} characters.", field="tags"
+        )
     return unique
 
 
@@ -197,12 +207,16 @@ def _insert(
     holds_checkpoints: bool,
 ) -> str:
     run_id = new_id()
-    name = _free_name(session, clean_name(config.name, what="A run") if config.name.strip() else _generated_name(config, parts))
+    name = _free_name(
+        session, clean_name(config.name, what="A run") if config.name.strip() else _generated_name(config, parts)
+    )
     named = config.model_copy(update={"name": name})
     job = add_job(
         session,
         ctx,
-        training_payload(TrainPayload, named, parts, folder_id=run_id, run_id=run_id, holds_checkpoints=holds_checkpoints),
+        training_payload(
+            TrainPayload, named, parts, folder_id=run_id, run_id=run_id, holds_checkpoints=holds_checkpoints
+        ),
         title=f"Train {name}",
         priority=config.priority,
         device=config.device,
@@ -232,7 +246,9 @@ def _insert(
     return run_id
 
 
-def _add_job_again(session: Session, ctx: Context, run: Run, job: Job, config: RunConfig, *, person: Person, key: str | None) -> None:
+def _add_job_again(
+    session: Session, ctx: Context, run: Run, job: Job, config: RunConfig, *, person: Person, key: str | None
+) -> None:
     payload = TrainPayload.read(job.payload).model_copy(update={"config": config})
     again = add_job(
         session,
@@ -264,7 +280,9 @@ def _with_steps(run: Run, job: Job, *, step: int, max_steps: int | None) -> RunC
     if steps <= step:
         if job.status == Status.FINISHED and max_steps is None:
             raise Conflict(
-                f"“{run.name}” has done all its {config.max_steps:,} steps.", remedy="Resume it with more steps.", field="max_steps"
+                f"“{run.name}” has done all its {config.max_steps:,} steps.",
+                remedy="Resume it with more steps.",
+                field="max_steps",
             )
         raise InvalidInput(
             f"The run has done {step:,} steps, so max_steps {steps:,} leaves nothing to do.",
@@ -283,8 +301,17 @@ def _run_of_key(ctx: Context, key: str) -> RunView | None:
 
 
 def _generated_name(config: RunConfig, parts: RunParts) -> str:
-    verbs = {Objective.PRETRAIN: "Pretrain", Objective.SFT: "Fine-tune", Objective.REWARD: "Reward model of", Objective.GRPO: "Reinforce"}
-    subject = f"{parts.base.run or parts.base.name} on {parts.version.dataset}" if parts.base else f"on {parts.version.dataset}"
+    verbs = {
+        Objective.PRETRAIN: "Pretrain",
+        Objective.SFT: "Fine-tune",
+        Objective.REWARD: "Reward model of",
+        Objective.GRPO: "Reinforce",
+    }
+    subject = (
+        f"{parts.base.run or parts.base.name} on {parts.version.dataset}"
+        if parts.base
+        else f"on {parts.version.dataset}"
+    )
     return f"{verbs.get(config.objective, 'Align')} {subject}"[:100].replace("@", " ")
 
 

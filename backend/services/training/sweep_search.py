@@ -26,7 +26,8 @@ _answers: dict[str, tuple[object, set[int]]] = {}
 class Trial:
     """A run of a sweep, or a refused point. Numbers are dense, from 0, in the order of the launches.
 
-    `reports` are (time, step, value) of the sweep's metric. `outcome` is None while the run is queued, running or paused.
+    `reports` are (time, step, value) of the sweep's metric. `outcome` is None while the run is queued, running or
+    paused.
     """
 
     number: int
@@ -43,8 +44,9 @@ class Trial:
 
 
 def propose(config: SweepConfig, trials: Sequence[Trial]) -> Point:
-    """Return the values of a bayesian sweep's next run (TPE; Bergstra et al. 2011), a function of seed and trials. Active runs count as
-    bad (constant liar), so that parallel runs don't cluster. If all fields have lists, a point that was tried is redrawn.
+    """Return the values of a bayesian sweep's next run (TPE; Bergstra et al. 2011), a function of seed and trials.
+    Active runs count as bad (constant liar), so that parallel runs don't cluster. If all fields have lists, a point
+    that was tried is redrawn.
     """
     import optuna
 
@@ -86,12 +88,14 @@ def choose_pruned(config: SweepConfig, trials: Sequence[Trial]) -> list[int]:
 def _below_median(config: SweepConfig, trials: Sequence[Trial]) -> set[int]:
     study, distributions = _study(config), _distributions(config)
     study.add_trials([_frozen(config, trial, distributions) for trial in trials])
-    return {trial.number for trial in study.trials if not trial.state.is_finished() and study.pruner.prune(study, trial)}
+    return {
+        trial.number for trial in study.trials if not trial.state.is_finished() and study.pruner.prune(study, trial)
+    }
 
 
 def _halved(config: SweepConfig, trials: Sequence[Trial]) -> set[int]:
-    """Replay all reports and ends in order of time, because hyperband records a trial's rung when it is asked to prune. Takes seconds for
-    hundreds of runs, so the result is cached until there is a new event.
+    """Replay all reports and ends in order of time, because hyperband records a trial's rung when it is asked to prune.
+    Takes seconds for hundreds of runs, so the result is cached until there is a new event.
     """
     events = config, tuple((trial.number, tuple(trial.reports), trial.outcome) for trial in trials)
     cached = _answers.get(config.name)
@@ -142,7 +146,9 @@ def _state_of(config: SweepConfig, trial: Trial) -> tuple[optuna.trial.TrialStat
     return (TrialState.COMPLETE, best) if trial.outcome == "finished" else (TrialState.PRUNED, None)
 
 
-def _frozen(config: SweepConfig, trial: Trial, distributions: dict[str, optuna.distributions.BaseDistribution]) -> optuna.trial.FrozenTrial:
+def _frozen(
+    config: SweepConfig, trial: Trial, distributions: dict[str, optuna.distributions.BaseDistribution]
+) -> optuna.trial.FrozenTrial:
     """Return a trial as Optuna stores one; a failed one for a point that is incomplete or outside the search space."""
     import optuna
 
@@ -159,7 +165,9 @@ def _frozen(config: SweepConfig, trial: Trial, distributions: dict[str, optuna.d
 
 
 def _in_order(trials: Sequence[Trial]) -> list[tuple[int, int | None, float]]:
-    """Return (number, step, value) of every report and (number, None, 0) of every end, by time. A report never comes after its end."""
+    """Return (number, step, value) of every report and (number, None, 0) of every end, by time. A report never comes
+    after its end.
+    """
     events: list[tuple[float, int, int | None, float]] = []
     for trial in trials:
         last = trial.started
@@ -175,10 +183,14 @@ def _pruner(config: SweepConfig) -> optuna.pruners.BasePruner:
     import optuna
 
     if config.pruner == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=FEWEST_TO_PRUNE_BY, n_warmup_steps=config.run.num_warmup_steps)
+        return optuna.pruners.MedianPruner(
+            n_startup_trials=FEWEST_TO_PRUNE_BY, n_warmup_steps=config.run.num_warmup_steps
+        )
     if config.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(
-            min_resource=min(config.run.eval_every, config.run.max_steps), max_resource=config.run.max_steps, reduction_factor=3
+            min_resource=min(config.run.eval_every, config.run.max_steps),
+            max_resource=config.run.max_steps,
+            reduction_factor=3,
         )
     return optuna.pruners.NopPruner()
 

@@ -1,7 +1,7 @@
-"""Sweeps: launch a group of runs, advance it by the results so far, stop and list. Stored are the sweep's config, its runs, and marks in
-`run_groups.result`: `stopped`, `done`, `problem`, `refused` (point by
-number, where the run was refused) and `pruned` (run id to step). Everything else follows from the runs, so advancing is idempotent: a
-run's key consists of the sweep and its number.
+"""Sweeps: launch a group of runs, advance it by the results so far, stop and list. Stored are the sweep's config, its
+runs, and marks in `run_groups.result`: `stopped`, `done`, `problem`, `refused` (point by number, where the run was
+refused) and `pruned` (run id to step). Everything else follows from the runs, so advancing is idempotent: a run's key
+consists of the sweep and its number.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ FAILURES_TO_HALT = 3
 
 @dataclass(frozen=True)
 class SweepView:
-    """A sweep in a list. `num_done` counts runs that finished or were pruned; `problem` is why no more runs are launched."""
+    """A sweep in a list. `num_done` counts runs that finished or were pruned; `problem` is why no more runs are
+    launched.
+    """
 
     id: str
     name: str
@@ -86,14 +88,16 @@ class SweepDetail:
 
 @retry_races
 def launch_sweep(ctx: Context, config: SweepConfig, *, person: Person) -> SweepView:
-    """Launch a sweep: its first runs are queued now, the others by the workers as these end. Launching the same sweep twice launches it
-    once.
+    """Launch a sweep: its first runs are queued now, the others by the workers as these end. Launching the same sweep
+    twice launches it once.
 
     Raises Conflict if another sweep or study has the name, and what `launch_run` raises for runs that are refused.
     """
     require_builder(person)
     name = clean_name(config.name, what="A sweep", limit=90)
-    version = resolve_version(ctx, config.run.dataset, ready=False)  # one version for all runs, even if another is imported meanwhile
+    version = resolve_version(
+        ctx, config.run.dataset, ready=False
+    )  # one version for all runs, even if another is imported meanwhile
     run = config.run if "dataset" in config.vary else config.run.model_copy(update={"dataset": version.label})
     config = config.model_copy(update={"name": name, "run": run})
     for path_config in _first_runs(config):
@@ -106,7 +110,9 @@ def launch_sweep(ctx: Context, config: SweepConfig, *, person: Person) -> SweepV
             session.add(group)
             session.flush()
         elif group.kind != KIND or group.config != stored:
-            raise Conflict(f"There is already another sweep or study “{name}”.", remedy="Choose another name.", field="name")
+            raise Conflict(
+                f"There is already another sweep or study “{name}”.", remedy="Choose another name.", field="name"
+            )
         group_id = group.id
     advance_sweep(ctx, group_id)
     return get_sweep(ctx, group_id)
@@ -130,7 +136,9 @@ def advance_sweep(ctx: Context, group_id: str) -> None:
     halted = _why_halted(trials)
     if marks.get("stopped") or halted:
         if marks.get("stopped"):
-            _stop(ctx, [run for run, job in active if job is not None and job.stop_request is None], how="stop_and_save")
+            _stop(
+                ctx, [run for run, job in active if job is not None and job.stop_request is None], how="stop_and_save"
+            )
         _mark(ctx, group_id, problem=halted, done=not active)
         return
     _prune(ctx, group_id, config, trials, members)
@@ -140,7 +148,9 @@ def advance_sweep(ctx: Context, group_id: str) -> None:
         point = propose(config, trials) if config.method == "bayesian" else point_at(config, number)
         try:
             run = build_run(config, point, number)
-            launch_run(ctx, run, person=person, idempotency_key=f"sweep:{group_id}:{number}", tags=(TAG,), group_id=group_id)
+            launch_run(
+                ctx, run, person=person, idempotency_key=f"sweep:{group_id}:{number}", tags=(TAG,), group_id=group_id
+            )
             going += 1
             trials.append(Trial(number, point, ctx.now().timestamp()))
         except InvalidInput as error:  # these values don't fit together; the next ones may
@@ -186,7 +196,11 @@ def sweep_detail(ctx: Context, name_or_id: str) -> SweepDetail:
 
 def sweep_of_run(ctx: Context, run_id: str) -> tuple[str, str] | None:
     """Return (id, name) of the sweep that a run belongs to."""
-    query = select(RunGroup.id, RunGroup.name).join(Run, Run.group_id == RunGroup.id).where(Run.id == run_id, RunGroup.kind == KIND)
+    query = (
+        select(RunGroup.id, RunGroup.name)
+        .join(Run, Run.group_id == RunGroup.id)
+        .where(Run.id == run_id, RunGroup.kind == KIND)
+    )
     with ctx.db.read() as session:
         row = session.execute(query).first()
         return (row[0], row[1]) if row is not None else None
@@ -199,7 +213,11 @@ def stop_sweep(ctx: Context, name_or_id: str, *, person: Person) -> int:
         group = _find(session, name_or_id)
         group_id, members = group.id, _members(session, group)
     _mark(ctx, group_id, stopped=True)
-    return _stop(ctx, [run for run, job in members.values() if job is not None and job.status not in TERMINAL], how="stop_and_save")
+    return _stop(
+        ctx,
+        [run for run, job in members.values() if job is not None and job.status not in TERMINAL],
+        how="stop_and_save",
+    )
 
 
 def continue_sweep(ctx: Context, name_or_id: str, *, person: Person) -> SweepView:
@@ -233,7 +251,9 @@ def parse_stored(group: RunGroup) -> SweepConfig:
 
 def _first_runs(config: SweepConfig) -> list[RunConfig]:
     """Return one config per referenced row, so that an unknown name fails before the launch."""
-    names = {path: choice for path, choice in config.vary.items() if path in ("dataset", "base", "architecture", "tokenizer")}
+    names = {
+        path: choice for path, choice in config.vary.items() if path in ("dataset", "base", "architecture", "tokenizer")
+    }
     if config.method == "bayesian":
         first = {
             path: choice.values[0] if isinstance(choice, Values) else as_field(path, choice, choice.low)
@@ -241,20 +261,27 @@ def _first_runs(config: SweepConfig) -> list[RunConfig]:
         }
     else:
         first = point_at(config, 0)
-    points = [first, *({**first, path: value} for path, choice in names.items() for value in getattr(choice, "values", ()))]
+    points = [
+        first,
+        *({**first, path: value} for path, choice in names.items() for value in getattr(choice, "values", ())),
+    ]
     return [build_run(config, point, 0) for point in points]
 
 
 def _members(session: Session, group: RunGroup) -> dict[int, tuple[Run, Job | None]]:
     """Return a sweep's runs by number, each with its newest job. The number is in the key of the run's first job."""
     prefix = f"sweep:{group.id}:"
-    keys = session.execute(select(Job.idempotency_key, Job.payload).where(Job.idempotency_key.startswith(prefix, autoescape=True)))
+    keys = session.execute(
+        select(Job.idempotency_key, Job.payload).where(Job.idempotency_key.startswith(prefix, autoescape=True))
+    )
     numbers = {str(payload.get("run_id")): int(str(key).removeprefix(prefix)) for key, payload in keys}
     rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.group_id == group.id))
     return {numbers[run.id]: (run, job) for run, job in rows if run.id in numbers}
 
 
-def _trials(session: Session, config: SweepConfig, members: dict[int, tuple[Run, Job | None]], marks: dict[str, Any]) -> list[Trial]:
+def _trials(
+    session: Session, config: SweepConfig, members: dict[int, tuple[Run, Job | None]], marks: dict[str, Any]
+) -> list[Trial]:
     """Return the trials so far, numbered densely; numbers without a run were refused."""
     ids = {run.id: number for number, (run, _) in members.items()}
     reports: dict[int, list[tuple[float, int, float]]] = {}
@@ -296,7 +323,13 @@ def _trials(session: Session, config: SweepConfig, members: dict[int, tuple[Run,
     return trials
 
 
-def _prune(ctx: Context, group_id: str, config: SweepConfig, trials: Sequence[Trial], members: dict[int, tuple[Run, Job | None]]) -> None:
+def _prune(
+    ctx: Context,
+    group_id: str,
+    config: SweepConfig,
+    trials: Sequence[Trial],
+    members: dict[int, tuple[Run, Job | None]],
+) -> None:
     for number in choose_pruned(config, trials):
         run, job = members[number]
         if job is None or job.status != Status.RUNNING:
@@ -304,7 +337,10 @@ def _prune(ctx: Context, group_id: str, config: SweepConfig, trials: Sequence[Tr
         _stop(ctx, [run], how="stop_and_save")
         with ctx.db.write() as session:
             group = session.get_one(RunGroup, group_id)
-            group.result = {**(group.result or {}), "pruned": {**(group.result or {}).get("pruned", {}), run.id: run.last_step}}
+            group.result = {
+                **(group.result or {}),
+                "pruned": {**(group.result or {}).get("pruned", {}), run.id: run.last_step},
+            }
 
 
 def _stop(ctx: Context, runs: Sequence[Run], *, how: StopRequest) -> int:
@@ -322,7 +358,10 @@ def _why_halted(trials: Sequence[Trial]) -> str:
     """Return the reason why no more runs are launched: the first ones all failed."""
     first = [trial.outcome for trial in trials[:FAILURES_TO_HALT]]
     if len(first) == FAILURES_TO_HALT and all(outcome == "failed" for outcome in first):
-        return f"The first {FAILURES_TO_HALT} runs failed, so no more are launched. Fix the cause, then launch a new sweep."
+        return (
+            f"The first {FAILURES_TO_HALT} runs failed, so no more are launched. Fix the cause, then launch a new"
+            " sweep."
+        )
     return ""
 
 

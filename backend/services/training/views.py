@@ -80,7 +80,9 @@ class CheckpointLine:
 
 @dataclass(frozen=True)
 class RunDetail:
-    """A run in full. `resume_step` is the newest checkpoint's step, None without one; `ahead` are the jobs running or waiting before it."""
+    """A run in full. `resume_step` is the newest checkpoint's step, None without one; `ahead` are the jobs running or
+    waiting before it.
+    """
 
     run: RunView
     config: RunConfig
@@ -91,7 +93,9 @@ class RunDetail:
     result: dict[str, int | float | str | bool]
     checkpoints: tuple[CheckpointLine, ...]
     parent: tuple[str, str] | None  # (id, name) of the run whose config it was made from
-    children: tuple[tuple[str, str], ...]  # (id, name) of runs that start from one of its checkpoints, or were made from its config
+    children: tuple[
+        tuple[str, str], ...
+    ]  # (id, name) of runs that start from one of its checkpoints, or were made from its config
     ahead: tuple[JobView, ...]
     expected_wait_s: float | None
     num_slots: int
@@ -113,7 +117,9 @@ class SampleView:
 
 
 class RunFilter(TypedDict, total=False):
-    """Filter of runs. `text` matches name and notes; a run must have every tag. `imported` selects imported runs, or all others."""
+    """Filter of runs. `text` matches name and notes; a run must have every tag. `imported` selects imported runs, or
+    all others.
+    """
 
     text: str
     objectives: Sequence[str]
@@ -126,7 +132,12 @@ class RunFilter(TypedDict, total=False):
 def list_runs(ctx: Context, *, limit: int = 50, offset: int = 0, **filters: Unpack[RunFilter]) -> list[RunView]:
     """Return the runs that pass a filter, newest first."""
     with ctx.db.read() as session:
-        query = select(Run.id).outerjoin(Job, Job.id == Run.job_id).where(*_conditions(filters)).order_by(Run.created_at.desc(), Run.id)
+        query = (
+            select(Run.id)
+            .outerjoin(Job, Job.id == Run.job_id)
+            .where(*_conditions(filters))
+            .order_by(Run.created_at.desc(), Run.id)
+        )
         ids = list(session.scalars(query.limit(limit).offset(offset)))  # rows are wide, so only the shown ones are read
         rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(ids))).all()
         return views_of(session, sorted(rows, key=lambda row: ids.index(row[0].id)))
@@ -140,7 +151,9 @@ def count_runs(ctx: Context, **filters: Unpack[RunFilter]) -> int:
 
 
 def _conditions(filters: RunFilter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [Run.archived_at.is_not(None) if filters.get("archived") else Run.archived_at.is_(None)]
+    conditions: list[ColumnElement[bool]] = [
+        Run.archived_at.is_not(None) if filters.get("archived") else Run.archived_at.is_(None)
+    ]
     if text := filters.get("text", "").strip():
         conditions.append(or_(*(column.icontains(text, autoescape=True) for column in (Run.name, Run.notes))))
     if objectives := filters.get("objectives"):
@@ -181,7 +194,8 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
     run = get_run(ctx, name_or_id)
     if run.is_imported:
         raise InvalidInput(
-            f"“{run.name}” was imported as curves: it has no config and no checkpoints.", remedy="Choose a run of this installation."
+            f"“{run.name}” was imported as curves: it has no config and no checkpoints.",
+            remedy="Choose a run of this installation.",
         )
     ahead = queue_ahead(ctx, run.job_id) if run.job_id and run.status is Status.QUEUED else []
     workers = [worker for worker in list_workers(ctx) if worker.is_alive and "train" in worker.queues]
@@ -218,25 +232,34 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
 
 
 def config_differences(ctx: Context, run_ids: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Return the runs' names, and (field, its value in each run) for every field of the config that is not the same in all.
+    """Return the runs' names, and (field, its value in each run) for every field of the config that is not the same in
+    all.
 
-    Fields of a section are prefixed with its name (`lora.rank`). An imported run has no config: a dash. The last rows are results: best
-    val_loss and steps done.
+    Fields of a section are prefixed with its name (`lora.rank`). An imported run has no config: a dash. The last rows
+    are results: best val_loss and steps done.
     """
     with ctx.db.read() as session:
         by_id = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(run_ids)))}
         runs = [by_id[run_id] for run_id in run_ids if run_id in by_id]
-    configs = [_flat(RunConfig.model_validate(run.config).model_dump(mode="json")) if run.config else None for run in runs]
+    configs = [
+        _flat(RunConfig.model_validate(run.config).model_dump(mode="json")) if run.config else None for run in runs
+    ]
     rows: list[tuple[str, list[str]]] = []
     for field in dict.fromkeys(name for config in configs if config for name in config):
         values = ["–" if config is None else str(config.get(field, "")) for config in configs]
-        if field != "name" and len({value for value, config in zip(values, configs, strict=True) if config is not None}) > 1:
+        if (
+            field != "name"
+            and len({value for value, config in zip(values, configs, strict=True) if config is not None}) > 1
+        ):
             rows.append((field, values))
     best = [RunSummary.read(run.summary).best_val_loss for run in runs]
     if any(value is not None for value in best):
         rows.append(("best val_loss", ["" if value is None else f"{value:.4f}" for value in best]))
     rows.append(("steps done", [f"{run.last_step:,}" for run in runs]))
-    names = [run.name if [other.name for other in runs].count(run.name) == 1 else f"{run.name} ({run.id[:4]})" for run in runs]
+    names = [
+        run.name if [other.name for other in runs].count(run.name) == 1 else f"{run.name} ({run.id[:4]})"
+        for run in runs
+    ]
     return names, rows
 
 
@@ -244,14 +267,18 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
     """Return a config's fields, flattening sections and an inline architecture."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
-        flat.update({f"{name}.{inner}": part for inner, part in value.items()} if isinstance(value, dict) else {name: value})
+        flat.update(
+            {f"{name}.{inner}": part for inner, part in value.items()} if isinstance(value, dict) else {name: value}
+        )
     return flat
 
 
 def list_sample_steps(ctx: Context, run_id: str) -> list[int]:
     """Return the steps at which a run wrote samples, newest first."""
     with ctx.db.read() as session:
-        return list(session.scalars(select(Sample.step).where(Sample.run_id == run_id).distinct().order_by(Sample.step.desc())))
+        return list(
+            session.scalars(select(Sample.step).where(Sample.run_id == run_id).distinct().order_by(Sample.step.desc()))
+        )
 
 
 def list_samples(ctx: Context, run_id: str, *, step: int) -> list[SampleView]:
@@ -263,9 +290,13 @@ def list_samples(ctx: Context, run_id: str, *, step: int) -> list[SampleView]:
 
 def find_run(session: Session, name_or_id: str) -> Run:
     """Return the row of a run by id, or the newest of a name. Raises NotFound."""
-    run = session.get(Run, name_or_id) or session.scalar(select(Run).where(Run.name == name_or_id).order_by(Run.created_at.desc()).limit(1))
+    run = session.get(Run, name_or_id) or session.scalar(
+        select(Run).where(Run.name == name_or_id).order_by(Run.created_at.desc()).limit(1)
+    )
     if run is None:
-        known = session.scalars(select(Run.name).where(Run.archived_at.is_(None)).order_by(Run.created_at.desc()).limit(500))
+        known = session.scalars(
+            select(Run.name).where(Run.archived_at.is_(None)).order_by(Run.created_at.desc()).limit(500)
+        )
         raise not_found("run", name_or_id, known, remedy="See `roundhouse run list`, or launch one.")
     return run
 
@@ -284,7 +315,11 @@ def views_of(session: Session, rows: Sequence[tuple[Run, Job | None]]) -> list[R
     versions = {run.dataset_version_id for run, _ in rows if run.dataset_version_id}
     bases = {run.base_id for run, _ in rows if run.base_id}
     people = {run.created_by for run, _ in rows if run.created_by}
-    query = select(DatasetVersion.id, Dataset.name, DatasetVersion.number).join(Dataset).where(DatasetVersion.id.in_(versions))
+    query = (
+        select(DatasetVersion.id, Dataset.name, DatasetVersion.number)
+        .join(Dataset)
+        .where(DatasetVersion.id.in_(versions))
+    )
     datasets = {key: f"{name}@{number}" for key, name, number in session.execute(query)}
     base_names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(bases))).all())
     names = dict(session.execute(select(User.id, User.name).where(User.id.in_(people))).all())
@@ -341,12 +376,23 @@ def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_
 
 def _tokens_per_step(config: dict[str, Any]) -> int:
     devices = int((config.get("devices") or {}).get("count", 1))
-    return int(config.get("micro_batch", 0)) * int(config.get("grad_accum_steps", 1)) * devices * int(config.get("context", 0))
+    return (
+        int(config.get("micro_batch", 0))
+        * int(config.get("grad_accum_steps", 1))
+        * devices
+        * int(config.get("context", 0))
+    )
 
 
 def _checkpoints(session: Session, run_id: str) -> list[CheckpointLine]:
-    query = select(Checkpoint).where(Checkpoint.run_id == run_id, Checkpoint.deleted_at.is_(None)).order_by(Checkpoint.step.desc())
+    query = (
+        select(Checkpoint)
+        .where(Checkpoint.run_id == run_id, Checkpoint.deleted_at.is_(None))
+        .order_by(Checkpoint.step.desc())
+    )
     return [
-        CheckpointLine(row.id, row.name, row.step, (row.metrics or {}).get("val_loss"), row.bytes, row.is_final, row.created_at)
+        CheckpointLine(
+            row.id, row.name, row.step, (row.metrics or {}).get("val_loss"), row.bytes, row.is_final, row.created_at
+        )
         for row in session.scalars(query)
     ]

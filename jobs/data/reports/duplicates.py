@@ -1,5 +1,6 @@
-"""Find equal and nearly equal rows, with signatures and sets in files, whose pages are released after use. About a hundred bytes per row
-are in memory; signatures take 512 bytes per row on disk, and the sets of candidate rows at most four gigabytes.
+"""Find equal and nearly equal rows, with signatures and sets in files, whose pages are released after use. About a
+hundred bytes per row are in memory; signatures take 512 bytes per row on disk, and the sets of candidate rows at most
+four gigabytes.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ Read = Callable[[npt.NDArray[np.bool_]], Iterable[tuple[int, str]]]
 class SimilarRows:
     """Equal and similar rows. Rows are numbered from 0, training rows first.
 
-    `same[i]` is the first row with the content of row i; `like[i]` the first row of its cluster of near duplicates. `leaks` are
-    (validation row, train row, similarity), one per validation row.
+    `same[i]` is the first row with the content of row i; `like[i]` the first row of its cluster of near duplicates.
+    `leaks` are (validation row, train row, similarity), one per validation row.
     """
 
     same: Rows
@@ -164,7 +165,9 @@ class DuplicateFinder:
         alike.leaks = [(other, one, similarity) for other, (one, similarity) in leaks.items()]
 
     def _write_sets(self, is_candidate: npt.NDArray[np.bool_], read: Read) -> tuple[Hashes, Rows, bool]:
-        """Write the sets of marked rows to a file; return it, the bounds of each (-1 beyond the limit), and whether any is beyond it."""
+        """Write the sets of marked rows to a file; return it, the bounds of each (-1 beyond the limit), and whether any
+        is beyond it.
+        """
         bounds = np.full((int(is_candidate.sum()), 2), -1, dtype=np.int64)
         at, full = 0, False
         with self._sets.open("wb") as out:

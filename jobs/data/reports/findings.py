@@ -39,21 +39,27 @@ def describe_leakage(alike: SimilarRows, rows: Rows, *, same_prompt: Sequence[in
     exact = [val_row for val_row, _, _ in alike.leaks if alike.same[val_row] < rows.num_train]
     leaked = {val_row for val_row, _, _ in alike.leaks}
     shown = sorted(alike.leaks, key=lambda leak: (-leak[2], leak[0]))[:LEAKS]
-    texts = {number: row_text(row) for number, row in rows.fetch([number for leak in shown for number in leak[:2]]).items()}
+    texts = {
+        number: row_text(row) for number, row in rows.fetch([number for leak in shown for number in leak[:2]]).items()
+    }
     return Leakage(
         exact=len(exact),
         near=len(leaked) - len(exact),
         same_prompt=len(set(same_prompt) - leaked),
         rows=[
-            Leak(val=rows.ref(val_row, texts[val_row]), train=rows.ref(trained, texts[trained]), similarity=round(similarity, 4))
+            Leak(
+                val=rows.ref(val_row, texts[val_row]),
+                train=rows.ref(trained, texts[trained]),
+                similarity=round(similarity, 4),
+            )
             for val_row, trained, similarity in shown
         ],
     )
 
 
 def rows_to_drop(alike: SimilarRows, rows: Rows, noted: Mapping[str, Sequence[int]]) -> dict[str, dict[str, list[int]]]:
-    """Return the rows that each finding would drop, by split and counted from 0. Of similar rows the first in each split is kept. Of a
-    leak the train row is dropped, so that validation does not change.
+    """Return the rows that each finding would drop, by split and counted from 0. Of similar rows the first in each
+    split is kept. Of a leak the train row is dropped, so that validation does not change.
     """
     lists: dict[str, Sequence[int] | Numbers] = {
         "exact_duplicates": _extra(alike.same, rows),
@@ -90,7 +96,10 @@ def _clusters(first: Numbers, among: Numbers, rows: Rows) -> list[DuplicateClust
     largest = np.argsort(-counts, kind="stable")[:CLUSTERS]
     largest = largest[counts[largest] > 1]
     chosen = [among[np.flatnonzero(first[among] == roots[index])[:PER_CLUSTER]].tolist() for index in largest]
-    texts = {number: row_text(row) for number, row in rows.fetch([number for numbers in chosen for number in numbers]).items()}
+    texts = {
+        number: row_text(row)
+        for number, row in rows.fetch([number for numbers in chosen for number in numbers]).items()
+    }
     clusters = []
     for index, numbers in zip(largest, chosen, strict=True):
         sets = unique_sets(*shingle([normalise(texts[number]) for number in numbers]), range(len(numbers)))

@@ -28,5 +28,6 @@ class LanguageCounter:
         """Return the languages, the most frequent first, and the number of sampled rows."""
         total = sum(self._found.values())
         return [
-            Language(code=code, name=language_name(code), rows=count, share=count / total) for code, count in self._found.most_common()
+            Language(code=code, name=language_name(code), rows=count, share=count / total)
+            for code, count in self._found.most_common()
         ], total

@@ -67,7 +67,9 @@ class OverlapFinder:
 
     def checked(self) -> list[BenchmarkChecked]:
         """Return the benchmarks with the number of items found."""
-        return [BenchmarkChecked(name=name, items=size, found=len(self._found[name])) for name, size in self._sizes.items()]
+        return [
+            BenchmarkChecked(name=name, items=size, found=len(self._found[name])) for name, size in self._sizes.items()
+        ]
 
 
 class FaultCounter:
@@ -90,13 +92,21 @@ class FaultCounter:
                     examples = self._examples.setdefault(fault.name, [])
                     if len(examples) < SHOWN_FAULTS:
                         split, place = rows.place(number)
-                        excerpt = fault.excerpt.encode("utf-8", "backslashreplace").decode()  # a lone surrogate can't be stored
+                        excerpt = fault.excerpt.encode(
+                            "utf-8", "backslashreplace"
+                        ).decode()  # a lone surrogate can't be stored
                         examples.append(RowRef(split=split, row=place + 1, text=excerpt))
 
     def faults(self) -> list[FaultReport]:
         """Return the faults, worst kind first."""
         return [
-            FaultReport(name=name, meaning=meaning, rows=self._rows[name], count=self._counts[name], examples=self._examples[name])
+            FaultReport(
+                name=name,
+                meaning=meaning,
+                rows=self._rows[name],
+                count=self._counts[name],
+                examples=self._examples[name],
+            )
             for name, meaning in FAULTS.items()
             if self._rows[name]
         ]
@@ -106,7 +116,11 @@ class ForgeryCounter:
     """Counts rows whose text spells special tokens of the tokenizer, which the renderer splits into plain text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, renders: bool) -> None:
-        special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content.strip()]
+        special = [
+            token.content
+            for token in tokenizer.added_tokens_decoder.values()
+            if token.special and token.content.strip()
+        ]
         self._pattern = re.compile("|".join(re.escape(token) for token in special)) if special and renders else None
         self.rows = array("q")
         self.shown: list[RowRef] = []

@@ -68,7 +68,9 @@ class Rows:
         for split, offset in (("train", 0), ("val", self.num_train)):
             in_split = sorted({number - offset for number in numbers if self.place(number)[0] == split})
             if in_split:
-                rows |= {offset + row: value for row, value in fetch_rows(self.folder / f"{split}.parquet", in_split).items()}
+                rows |= {
+                    offset + row: value for row, value in fetch_rows(self.folder / f"{split}.parquet", in_split).items()
+                }
         return rows
 
 
@@ -78,7 +80,9 @@ def _count(folder: Path, split: Split) -> int:
     try:
         return num_rows(folder, split=split)
     except pyarrow.ArrowInvalid as error:
-        raise JobFailed(f"The dataset's file {split}.parquet can't be read: {error}", remedy="Import the dataset again.") from error
+        raise JobFailed(
+            f"The dataset's file {split}.parquet can't be read: {error}", remedy="Import the dataset again."
+        ) from error
 
 
 def _take(rows: Iterator[Row]) -> list[Row]:

@@ -46,9 +46,10 @@ COMPARING = 0.2  # share of the progress bar for the comparison of near duplicat
 def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> DataReportResult:
     """Read the version's rows once, compare likely duplicates, and write the report to `out`.
 
-    Payload: `dataset`, `dataset_kind`, `tokenizer` (a tokenizer's or checkpoint's folder, None for plain bytes), `tokenizer_name`,
-    `question`, `benchmarks` ([{name, folder}]), `out`. Returns `{"folder"}`, which holds `report.json`, `samples.json` and `rows.json`
-    (the rows that could be dropped, by reason, counted from 0 in each split).
+    Payload: `dataset`, `dataset_kind`, `tokenizer` (a tokenizer's or checkpoint's folder, None for plain bytes),
+    `tokenizer_name`, `question`, `benchmarks` ([{name, folder}]), `out`. Returns `{"folder"}`, which holds
+    `report.json`, `samples.json` and `rows.json` (the rows that could be dropped, by reason, counted from 0 in each
+    split).
     """
     payload = spec.payload
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
@@ -72,13 +73,18 @@ def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> DataReportResul
             out.mkdir(parents=True, exist_ok=True)
             droppable = builder.rows_to_drop(alike)
             counts = {reason: sum(len(rows) for rows in by_split.values()) for reason, by_split in droppable.items()}
-            report = builder.report(alike, droppable=counts, name=payload.tokenizer_name, seconds=time.monotonic() - started)
+            report = builder.report(
+                alike, droppable=counts, name=payload.tokenizer_name, seconds=time.monotonic() - started
+            )
             _write(out / "samples.json", [sample.model_dump() for sample in builder.samples()])
             _write(out / "rows.json", droppable)
             _write(out / "report.json", report.model_dump())
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    reporter.log(f"Read {builder.rows.total:,} rows in {report.seconds:.1f} s, at most {report.peak_memory_bytes / 1e6:,.0f} MB of memory.")
+    reporter.log(
+        f"Read {builder.rows.total:,} rows in {report.seconds:.1f} s, at most {report.peak_memory_bytes / 1e6:,.0f} MB"
+        " of memory."
+    )
     return DataReportResult(folder=payload.out)
 
 
@@ -98,7 +104,13 @@ class ReportBuilder:
     ) -> None:
         if not rows.total:
             raise InvalidInput("The dataset has no rows.", field="dataset")
-        self.rows, self._kind, self._question, self._tokenizer, self._reporter = rows, kind, question, tokenizer, reporter
+        self.rows, self._kind, self._question, self._tokenizer, self._reporter = (
+            rows,
+            kind,
+            question,
+            tokenizer,
+            reporter,
+        )
         self._view: View = make_view(kind, tokenizer=tokenizer, context=question.context)
         self._tally, self._chooser = Tally(rows), SampleChooser()
         self._duplicates = duplicates
@@ -114,7 +126,10 @@ class ReportBuilder:
         """Read all rows once. Raises JobFailed on a stop request."""
         for batch, encoded in self._encoded():
             self._consider(batch, encoded)
-            self._tell((1 - COMPARING) * (batch.first + len(batch.rows)) / self.rows.total, f"{batch.first + len(batch.rows):,} rows read")
+            self._tell(
+                (1 - COMPARING) * (batch.first + len(batch.rows)) / self.rows.total,
+                f"{batch.first + len(batch.rows):,} rows read",
+            )
 
     def _encoded(self) -> Iterator[tuple[Batch, list[EncodedRow]]]:
         """Yield all rows with their tokens. A thread encodes the next batches, on all cores, while one is processed."""
@@ -144,7 +159,11 @@ class ReportBuilder:
                     self._asked.append(hash(prompt))
                 else:
                     self._asked_held_out.append((number, hash(prompt)))
-            if self._view.trainer == "pretrain" and batch.split == "train" and len(self._head) <= 2 * self._question.context:
+            if (
+                self._view.trainer == "pretrain"
+                and batch.split == "train"
+                and len(self._head) <= 2 * self._question.context
+            ):
                 self._head += encoded.strips[0].ids[: 2 * self._question.context + 1]
 
     def _same_prompts(self) -> list[int]:
@@ -213,7 +232,9 @@ class ReportBuilder:
 
     def samples(self) -> Iterator[Any]:
         """Yield the rows to show."""
-        window = first_window(self._head, context=self._question.context, tokenizer=self._tokenizer) if self._head else None
+        window = (
+            first_window(self._head, context=self._question.context, tokenizer=self._tokenizer) if self._head else None
+        )
         if window is not None:
             yield window
         yield from self._chooser.samples(self.rows, self._view, self._tokenizer)
@@ -234,4 +255,6 @@ class ReportBuilder:
 
 
 def _write(path: Path, data: Any) -> None:
-    path.write_text(json.dumps(data, ensure_ascii=False, separators=(",", ":")), encoding="utf-8", errors="backslashreplace")
+    path.write_text(
+        json.dumps(data, ensure_ascii=False, separators=(",", ":")), encoding="utf-8", errors="backslashreplace"
+    )

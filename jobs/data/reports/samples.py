@@ -1,4 +1,6 @@
-"""A few rows token by token, with their trained tokens: the first, random ones, the longest, truncated ones, ones without loss."""
+"""A few rows token by token, with their trained tokens: the first, random ones, the longest, truncated ones, ones
+without loss.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,10 @@ class SampleChooser:
         groups = (
             ("first", self._first),
             ("random", sorted(self._random, key=lambda entry: entry[0])),
-            ("longest", [(-minus, row) for _, minus, row in sorted(self._longest, key=lambda entry: (-entry[0], -entry[1]))]),
+            (
+                "longest",
+                [(-minus, row) for _, minus, row in sorted(self._longest, key=lambda entry: (-entry[0], -entry[1]))],
+            ),
             ("truncated", self._truncated),
             ("zero-label", self._silent),
         )
@@ -97,7 +102,9 @@ def first_window(head: Sequence[int], *, context: int, tokenizer: PreTrainedToke
 
 
 def pieces_of(strip: Strip, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
-    """Return a strip as tokens to draw: of a long one its beginning and, if later, the beginning of its trained tokens."""
+    """Return a strip as tokens to draw: of a long one its beginning and, if later, the beginning of its trained
+    tokens.
+    """
     total = len(strip.ids)
     if total <= SHOWN_TOKENS:
         return [_piece(strip, 0, total, tokenizer, left_out=0)]

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.domain.data.reports.report import Epoch, Lengths, Packing, ReportQuestion, RowRef, Split, SplitReport, Trainer, ZeroLabelRow
+from backend.domain.data.reports.report import (
+    Epoch,
+    Lengths,
+    Packing,
+    ReportQuestion,
+    RowRef,
+    Split,
+    SplitReport,
+    Trainer,
+    ZeroLabelRow,
+)
 from backend.domain.training.packing import count_sequences, padded_positions
 from jobs.batches.base import EpochOrder
 from jobs.batches.pretrain import windows_of
@@ -59,7 +69,9 @@ class Tally:
             self.silent.append(number)
             if len(self.silent_rows) < SHOWN:
                 ref = self._rows.ref(number, " ".join(parts_of(row)))
-                self.silent_rows.append(ZeroLabelRow(split=ref.split, row=ref.row, text=ref.text, reason=encoded.problem))
+                self.silent_rows.append(
+                    ZeroLabelRow(split=ref.split, row=ref.row, text=ref.text, reason=encoded.problem)
+                )
         if is_empty(row):
             counts["empty_rows"] += 1
             self._note(self.empty, self.empty_rows, number, row)
@@ -102,7 +114,10 @@ def _rows(sizes: Array, question: ReportQuestion, batch: int) -> tuple[Epoch, Pa
         padded=real / positions if positions else None,
         packed=real / (packed * question.context) if packed else None,
         packed_sequences=packed,
-        method=f"rows are packed end to end into sequences of {question.context:,}, without padding; with packing off they are padded",
+        method=(
+            f"rows are packed end to end into sequences of {question.context:,}, without padding; with packing off they"
+            " are padded"
+        ),
     )
     return Epoch(tokens=int(sizes.sum()), sequences=packed, steps=-(-packed // batch)), packing
 
@@ -118,7 +133,10 @@ def _answers(sizes: Array, question: ReportQuestion, batch: int, *, sides: int) 
         padded=share,
         packed=int(sizes.sum()) / (packed * question.context),
         packed_sequences=packed,
-        method=f"one answer a sequence, padded to the longest of {question.micro_batch} {'pairs' if sides == 2 else 'answers'}",
+        method=(
+            f"one answer a sequence, padded to the longest of {question.micro_batch}"
+            f" {'pairs' if sides == 2 else 'answers'}"
+        ),
     )
     return Epoch(tokens=int(sizes.sum()), sequences=len(longest), steps=-(-len(longest) // batch)), packing
 
@@ -170,7 +188,10 @@ def is_empty(row: Mapping[str, Any]) -> bool:
     if isinstance(row.get("messages"), list):
         return not any(_says(message) for message in row["messages"] if message["role"] == "assistant")
     answers = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
-    return any(not (answer.strip() if isinstance(answer, str) else any(_says(message) for message in answer)) for answer in answers)
+    return any(
+        not (answer.strip() if isinstance(answer, str) else any(_says(message) for message in answer))
+        for answer in answers
+    )
 
 
 def _says(message: Mapping[str, Any]) -> bool:

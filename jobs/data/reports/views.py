@@ -35,8 +35,8 @@ class Strip:
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """A row as the trainer encodes it: one strip of tokens, or two for a pair. `problem` is the reason why no token is trained on.
-    `refusal` is the reason why it can't be rendered.
+    """A row as the trainer encodes it: one strip of tokens, or two for a pair. `problem` is the reason why no token is
+    trained on. `refusal` is the reason why it can't be rendered.
     """
 
     strips: list[Strip] = field(default_factory=list)
@@ -95,7 +95,9 @@ def make_view(kind: str, *, tokenizer: PreTrainedTokenizerBase, context: int) ->
 
 
 class TextView:
-    """Pre-training: texts follow each other and are cut into windows, so none is too long and every token is trained on."""
+    """Pre-training: texts follow each other and are cut into windows, so none is too long and every token is trained
+    on.
+    """
 
     trainer: Trainer = "pretrain"
 
@@ -134,7 +136,9 @@ class _RenderedRows:
 
     def _prompt_strip(self, row: Row) -> Strip:
         ids = encode_prompt(self._tokenizer, row["prompt"], tools=tools_of(row))
-        return Strip(ids, [False] * len(ids), cut_at=self._context if len(ids) > self._context else None, label="prompt")
+        return Strip(
+            ids, [False] * len(ids), cut_at=self._context if len(ids) > self._context else None, label="prompt"
+        )
 
 
 class ConversationView(_RenderedRows):
@@ -148,7 +152,11 @@ class ConversationView(_RenderedRows):
         return EncodedRow([strip_of(example) for example in examples if example.teaches or problem], problem=problem)
 
     def _problem(self, row: Row, example: Example) -> str:
-        uncut = encode_row(self._tokenizer, row, context=len(example.untruncated)) if len(example.untruncated) > self._context else []
+        uncut = (
+            encode_row(self._tokenizer, row, context=len(example.untruncated))
+            if len(example.untruncated) > self._context
+            else []
+        )
         if any(longer.teaches for longer in uncut):
             return f"the answer begins behind the first {self._context:,} tokens"
         return "no answer is rendered as the template would generate it"
@@ -184,7 +192,11 @@ class RatedView(_RenderedRows):
 
     def _encode(self, row: Row) -> EncodedRow:
         side = encode_rated(row, tokenizer=self._tokenizer, context=self._context)
-        return self._full(row) if side is None else EncodedRow([_side("good answer" if row["label"] else "bad answer", side)])
+        return (
+            self._full(row)
+            if side is None
+            else EncodedRow([_side("good answer" if row["label"] else "bad answer", side)])
+        )
 
 
 def _side(label: str, side: EncodedSide) -> Strip:
@@ -203,7 +215,10 @@ class UntrainedView:
     def encode(self, rows: Sequence[Row]) -> list[EncodedRow]:
         """Return each row as one strip without trained tokens."""
         if not self._asks:
-            return [EncodedRow([Strip(ids, [False] * len(ids))]) for ids in encode_texts(self._tokenizer, [row_text(row) for row in rows])]
+            return [
+                EncodedRow([Strip(ids, [False] * len(ids))])
+                for ids in encode_texts(self._tokenizer, [row_text(row) for row in rows])
+            ]
         encoded = []
         for row in rows:
             try:

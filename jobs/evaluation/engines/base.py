@@ -1,7 +1,8 @@
 """The interface of the engines that compute an evaluation's numbers, and what they take and return.
 
-An engine scores continuations, generates answers and scores whole texts. Results come in batches of (index, result), in any order, each
-request exactly once: the ledger records a batch before the next is computed, so a lost worker costs one batch.
+An engine scores continuations, generates answers and scores whole texts. Results come in batches of (index, result), in
+any order, each request exactly once: the ledger records a batch before the next is computed, so a lost worker costs one
+batch.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ class Sampling:
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """A prompt to answer, as text, as token ids or as messages; `samples` answers are drawn, with seeds derived from the sampling's.
+    """A prompt to answer, as text, as token ids or as messages; `samples` answers are drawn, with seeds derived from
+    the sampling's.
 
-    An answer ends before the first stop string, at an end token, or at `sampling.max_tokens`. Messages are for endpoints alone.
+    An answer ends before the first stop string, at an end token, or at `sampling.max_tokens`. Messages are for
+    endpoints alone.
     """
 
     prompt: str | list[int] | Messages
@@ -62,8 +65,8 @@ class GenerateRequest:
 class Answer:
     """A completion: text without special tokens, its token count (an end token counts), and its finish reason.
 
-    `cut` counts prompt tokens dropped from the beginning to leave room for the answer. `failed` says why there is none; such an answer
-    is missing, not wrong.
+    `cut` counts prompt tokens dropped from the beginning to leave room for the answer. `failed` says why there is none;
+    such an answer is missing, not wrong.
     """
 
     text: str
@@ -82,7 +85,8 @@ Answers = tuple[Answer, ...]
 class EngineFacts:
     """Facts about an engine's computation, which affect a score.
 
-    `name` may differ from the requested engine, with the reason in `fallback`. `bos` says whether a text begins with the begin token.
+    `name` may differ from the requested engine, with the reason in `fallback`. `bos` says whether a text begins with
+    the begin token.
     """
 
     name: str
@@ -108,7 +112,8 @@ class Engine(Protocol):
         """
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Batch[Answers]]:
-        """Yield the answers to every prompt. The same prompt and seed give the same text, regardless of the other requests.
+        """Yield the answers to every prompt. The same prompt and seed give the same text, regardless of the other
+        requests.
 
         Raises InvalidInput for an empty prompt, or if `max_tokens` alone fills the context.
         """

@@ -21,12 +21,19 @@ def open_engine(
     check_stop: CheckStop = never_stop,
     job: str | None = None,
 ) -> Engine:
-    """Return an engine for a subject; the fast one uses every visible GPU. An endpoint has one engine; an own gateway gets `job`."""
+    """Return an engine for a subject; the fast one uses every visible GPU. An endpoint has one engine; an own gateway
+    gets `job`.
+    """
     if isinstance(subject, EndpointSubject):
         target = subject.target
         own = job if target.is_own else None
         return EndpointEngine(
-            target.url, model=target.model, key=subject.key, job=own, concurrency=target.concurrency, check_stop=check_stop
+            target.url,
+            model=target.model,
+            key=subject.key,
+            job=own,
+            concurrency=target.concurrency,
+            check_stop=check_stop,
         )
     if name == "plain":
         return PlainEngine(subject, batch_size=batch_size, check_stop=check_stop)
@@ -34,5 +41,9 @@ def open_engine(
         from jobs.evaluation.engines.lm_eval import HarnessEngine  # slow to import
 
         return HarnessEngine(subject, batch_size=batch_size, check_stop=check_stop)
-    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if subject.network.device.type == "cuda" else []
+    devices = (
+        [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+        if subject.network.device.type == "cuda"
+        else []
+    )
     return FastEngine(subject, batch_size=batch_size, devices=devices, check_stop=check_stop)

@@ -1,4 +1,6 @@
-"""Generate answers in batches that shrink: an answer that has ended leaves its batch, and what all prompts begin with is computed once."""
+"""Generate answers in batches that shrink: an answer that has ended leaves its batch, and what all prompts begin with
+is computed once.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +36,21 @@ class Decoder:
 
     def __init__(self, subject: Subject, *, batch_size: int, check_stop: CheckStop) -> None:
         self._subject, self._batch_size, self._check_stop = subject, batch_size, check_stop
-        self._cache_name = "cache" if "cache" in inspect.signature(type(subject.network).forward).parameters else "past_key_values"
+        self._cache_name = (
+            "cache" if "cache" in inspect.signature(type(subject.network).forward).parameters else "past_key_values"
+        )
         self._ends = end_tokens(subject)
 
-    def answer(self, prompts: Sequence[list[int]], *, sampling: Sampling, stops: Sequence[Sequence[str]]) -> Iterator[tuple[int, Answer]]:
+    def answer(
+        self, prompts: Sequence[list[int]], *, sampling: Sampling, stops: Sequence[Sequence[str]]
+    ) -> Iterator[tuple[int, Answer]]:
         """Yield (index, answer), each as it ends. Prompts lose their beginning where `max_tokens` need the room."""
         room = self._subject.context - sampling.max_tokens
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         for at in range(0, len(order), self._batch_size):
-            running = [_Running(index, prompts[index][-room:], stops[index]) for index in order[at : at + self._batch_size]]
+            running = [
+                _Running(index, prompts[index][-room:], stops[index]) for index in order[at : at + self._batch_size]
+            ]
             for one in self._run(running, sampling):
                 text, tokens, reason = read_answer(self._subject.tokenizer, one.prompt, one.new, self._ends, one.stops)
                 yield one.index, Answer(text, tokens, len(one.prompt), reason, max(0, len(prompts[one.index]) - room))
@@ -82,11 +90,15 @@ class Decoder:
         longest = max((len(stop) for one in running for stop in one.stops), default=0)
         if not longest:
             return [False] * len(running)
-        tails = self._subject.tokenizer.batch_decode([one.new[-longest - TAIL_TOKENS :] for one in running], skip_special_tokens=True)
+        tails = self._subject.tokenizer.batch_decode(
+            [one.new[-longest - TAIL_TOKENS :] for one in running], skip_special_tokens=True
+        )
         return [any(stop in tail for stop in one.stops) for one, tail in zip(running, tails, strict=True)]
 
     def _prefill(self, running: Sequence[_Running]) -> tuple[DynamicCache, torch.Tensor, torch.Tensor]:
-        """Return the cache after all prompts, their mask and the logits of the next tokens; padding stands after a common prefix."""
+        """Return the cache after all prompts, their mask and the logits of the next tokens; padding stands after a
+        common prefix.
+        """
         device, prompts, cache = self._subject.network.device, [one.prompt for one in running], DynamicCache()
         shared = _shared(prompts)
         if shared >= LEAST_SHARED_TOKENS and len(prompts) > 1:
@@ -98,16 +110,24 @@ class Decoder:
         longest = max(len(ids) for ids in prompts) - shared
         rest = [ids[shared:] for ids in prompts]
         ids = torch.tensor([[0] * (longest - len(part)) + part for part in rest], device=device)
-        mask = torch.tensor([[1] * shared + [0] * (longest - len(part)) + [1] * len(part) for part in rest], device=device)
+        mask = torch.tensor(
+            [[1] * shared + [0] * (longest - len(part)) + [1] * len(part) for part in rest], device=device
+        )
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
         return cache, mask, self._forward(ids, mask, positions, cache)
 
-    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+    def _forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
+    ) -> torch.Tensor:
         """Return the logits after the last token of each row, in fp32."""
         more: dict[str, Any] = {self._cache_name: cache}
         if ids.shape[1] == 1 and self._subject.network.config._attn_implementation == "sdpa":
-            mask = mask[:, None, None, :].bool()  # a mask of four dimensions is taken as it is; of two, transformers makes one each time
-        output = self._subject.network(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1, **more)
+            mask = mask[
+                :, None, None, :
+            ].bool()  # a mask of four dimensions is taken as it is; of two, transformers makes one each time
+        output = self._subject.network(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1, **more
+        )
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits
 

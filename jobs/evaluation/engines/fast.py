@@ -1,7 +1,7 @@
 """The fast engine: every distinct prefix is computed once, and the head runs on scored positions alone.
 
-Numbers are those of the plain engine to 1e-4 nats. A network whose attention or state does not allow it is computed by the plain
-engine, and the facts say why.
+Numbers are those of the plain engine to 1e-4 nats. A network whose attention or state does not allow it is computed by
+the plain engine, and the facts say why.
 """
 
 from __future__ import annotations
@@ -36,7 +36,12 @@ from jobs.evaluation.engines.base import (
 from jobs.evaluation.engines.decoding import Decoder
 from jobs.evaluation.engines.plain import PlainEngine, answer_by_sampling, subject_facts
 from jobs.evaluation.engines.shared_prefix import RowScores, SharedPrefix
-from jobs.evaluation.engines.suitability import longest_shared, reason_against_caching, reason_against_sharing, row_tokens
+from jobs.evaluation.engines.suitability import (
+    longest_shared,
+    reason_against_caching,
+    reason_against_sharing,
+    row_tokens,
+)
 from jobs.evaluation.engines.trie import Row, TokenTrie
 from jobs.evaluation.subject import Subject
 from jobs.modeling.loglikelihood import (
@@ -58,7 +63,8 @@ ANSWERS_AT_ONCE = 32
 
 
 class FastEngine:
-    """Scores a subject on one device, or on several that each hold a copy. `batch_tokens` and `batch_size` bound a forward pass.
+    """Scores a subject on one device, or on several that each hold a copy. `batch_tokens` and `batch_size` bound a
+    forward pass.
 
     0 tokens: by free memory; 0 sequences: any number.
     """
@@ -80,7 +86,10 @@ class FastEngine:
         self._fallback = reason_against_caching(subject.network)
         self._is_tested = bool(self._fallback)
         self._longest = longest_shared(subject.network)
-        self._networks: list[PreTrainedModel] = [subject.network, *(copy.deepcopy(subject.network).to(other) for other in devices[1:])]
+        self._networks: list[PreTrainedModel] = [
+            subject.network,
+            *(copy.deepcopy(subject.network).to(other) for other in devices[1:]),
+        ]
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Batch[Scores]]:
         """Yield log-likelihoods; see Engine.score."""
@@ -100,7 +109,9 @@ class FastEngine:
                 index = owners[sequence.owner]
                 waiting[index] -= 1
                 if not waiting[index]:
-                    finished.append((index, tuple(results.pop(place) for place in range(starts[index], starts[index + 1]))))
+                    finished.append(
+                        (index, tuple(results.pop(place) for place in range(starts[index], starts[index + 1])))
+                    )
             if finished:
                 yield finished
         yield from _renumbered(self._plain.score([requests[index] for index in sorted(long)]), sorted(long))
@@ -112,7 +123,9 @@ class FastEngine:
             return
         yield from answer_by_sampling(self._subject, requests, self._decode)
 
-    def _decode(self, prompts: Sequence[list[int]], *, sampling: Sampling, stops: Sequence[Sequence[str]]) -> Iterator[Batch[Answer]]:
+    def _decode(
+        self, prompts: Sequence[list[int]], *, sampling: Sampling, stops: Sequence[Sequence[str]]
+    ) -> Iterator[Batch[Answer]]:
         check_prompts(self._subject, prompts, max_tokens=sampling.max_tokens)
         decoder = Decoder(self._subject, batch_size=self._batch_size or ANSWERS_AT_ONCE, check_stop=self._check_stop)
         for index, answer in decoder.answer(prompts, sampling=sampling, stops=stops):
@@ -150,7 +163,9 @@ class FastEngine:
         """Return what the engine computes with."""
         if self._fallback:
             return replace(self._plain.facts(), fallback=self._fallback)
-        return replace(subject_facts(self._subject, name=self.name, batch_tokens=self._batch_tokens), devices=len(self._networks))
+        return replace(
+            subject_facts(self._subject, name=self.name, batch_tokens=self._batch_tokens), devices=len(self._networks)
+        )
 
     def _shares(self) -> bool:
         """Return whether the network can share prefixes; tested when it is first asked to."""
@@ -166,7 +181,9 @@ class FastEngine:
             sequences += [replace(sequence, owner=at + sequence.owner) for sequence in part]
         return sequences
 
-    def _score_sequences(self, sequences: Sequence[ScoredSequence]) -> Iterator[list[tuple[ScoredSequence, float, bool]]]:
+    def _score_sequences(
+        self, sequences: Sequence[ScoredSequence]
+    ) -> Iterator[list[tuple[ScoredSequence, float, bool]]]:
         """Yield the scores of a row's sequences, row by row."""
         trie = TokenTrie(sequences)
         rows = trie.rows(self._batch_tokens, most=self._batch_size)
@@ -198,7 +215,8 @@ class _Worker:
                 return self.score(replace(row, last=middle)) + self.score(replace(row, first=middle))
             if self._prefix.piece_tokens <= LEAST_ROW_TOKENS:
                 raise JobFailed(
-                    "One item alone does not fit into memory.", remedy="Choose a worker with more memory, or a shorter context."
+                    "One item alone does not fit into memory.",
+                    remedy="Choose a worker with more memory, or a shorter context.",
                 )
             self._prefix.piece_tokens //= 2
             return self.score(row)
@@ -209,13 +227,18 @@ class _Worker:
         try:
             self._prefix.reach(self._trie.prefix(row))
             return self._prefix.score(self._trie.pack(row), sequences=row.last - row.first)
-        except (RuntimeError, MemoryError) as error:  # a CUDA error is a RuntimeError, and so is that of the CPU's allocator
+        except (
+            RuntimeError,
+            MemoryError,
+        ) as error:  # a CUDA error is a RuntimeError, and so is that of the CPU's allocator
             if not is_out_of_memory(error):
                 raise
             return None
 
 
-def _spread(workers: Sequence[_Worker], rows: Iterable[Row], check_stop: CheckStop) -> Iterator[list[tuple[ScoredSequence, float, bool]]]:
+def _spread(
+    workers: Sequence[_Worker], rows: Iterable[Row], check_stop: CheckStop
+) -> Iterator[list[tuple[ScoredSequence, float, bool]]]:
     """Yield the scores of rows as the workers, a thread each, finish them."""
     source, lock, ended = iter(rows), threading.Lock(), threading.Event()
     results: queue.Queue[Any] = queue.Queue(maxsize=4 * len(workers))

@@ -33,7 +33,15 @@ from jobs.evaluation.engines.base import (
 )
 from jobs.evaluation.engines.plain import prompt_ids, subject_facts
 from jobs.evaluation.subject import Subject
-from jobs.modeling.loglikelihood import ContinuationScore, Pair, TextNll, plan_pairs, plan_windows, sum_windows, window_nll
+from jobs.modeling.loglikelihood import (
+    ContinuationScore,
+    Pair,
+    TextNll,
+    plan_pairs,
+    plan_windows,
+    sum_windows,
+    window_nll,
+)
 from jobs.modeling.tokenizers import token_bytes
 
 REQUESTS_AT_ONCE, BATCH_SIZE = 64, 16
@@ -63,7 +71,10 @@ class HarnessEngine:
     def __init__(self, subject: Subject, *, batch_size: int = 0, check_stop: CheckStop = never_stop) -> None:
         self._subject = subject
         self._harness = _StoppableHFLM(
-            pretrained=subject.network, tokenizer=subject.tokenizer, batch_size=batch_size or BATCH_SIZE, max_length=subject.context
+            pretrained=subject.network,
+            tokenizer=subject.tokenizer,
+            batch_size=batch_size or BATCH_SIZE,
+            max_length=subject.context,
         )
         self._harness.check_stop = check_stop
 
@@ -90,17 +101,27 @@ class HarnessEngine:
         return [ContinuationScore(float(total), one.scored, bool(greedy), one.cut) for one, total, greedy in scores]
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Batch[Answers]]:
-        """Yield greedy answers; see Engine.generate. Raises InvalidInput for sampled ones, whose draws it does not seed by prompt."""
+        """Yield greedy answers; see Engine.generate. Raises InvalidInput for sampled ones, whose draws it does not seed
+        by prompt.
+        """
         if any(request.samples > 1 or request.sampling.temperature > 0 for request in requests):
-            raise InvalidInput("lm_eval answers greedily here.", remedy="Choose the engine fast, or temperature 0.", field="engine")
+            raise InvalidInput(
+                "lm_eval answers greedily here.", remedy="Choose the engine fast, or temperature 0.", field="engine"
+            )
         for at in range(0, len(requests), REQUESTS_AT_ONCE):
             part = requests[at : at + REQUESTS_AT_ONCE]
             arguments = [
-                (self._text(request), {"until": list(request.stop), "max_gen_toks": request.sampling.max_tokens, "do_sample": False})
+                (
+                    self._text(request),
+                    {"until": list(request.stop), "max_gen_toks": request.sampling.max_tokens, "do_sample": False},
+                )
                 for request in part
             ]
             texts = self._harness.generate_until(_instances("generate_until", arguments), disable_tqdm=True)
-            yield [(at + place, (self._answer(request, text),)) for place, (request, text) in enumerate(zip(part, texts, strict=True))]
+            yield [
+                (at + place, (self._answer(request, text),))
+                for place, (request, text) in enumerate(zip(part, texts, strict=True))
+            ]
 
     def _text(self, request: GenerateRequest) -> str:
         if isinstance(request.prompt, str):
@@ -116,17 +137,24 @@ class HarnessEngine:
         return Answer(text, size, len(prompt) - cut, "length" if size >= longest else "stop", cut)
 
     def roll(self, texts: Sequence[str], *, policy: WindowPolicy = "each_window") -> Iterator[Batch[TextNll]]:
-        """Yield negative log-likelihoods; see Engine.roll. The windows are planned by `policy`; the harness scores their tokens."""
+        """Yield negative log-likelihoods; see Engine.roll. The windows are planned by `policy`; the harness scores
+        their tokens.
+        """
         network, tokenizer = self._subject.network, self._subject.tokenizer
         lengths = token_bytes(tokenizer, vocab_size=network.get_input_embeddings().num_embeddings)
         for at in range(0, len(texts), REQUESTS_AT_ONCE):
-            windows, sizes = plan_windows(tokenizer, texts[at : at + REQUESTS_AT_ONCE], longest=self._subject.context, policy=policy)
+            windows, sizes = plan_windows(
+                tokenizer, texts[at : at + REQUESTS_AT_ONCE], longest=self._subject.context, policy=policy
+            )
             pairs = [(None, one.ids[: -one.scored].tolist(), one.ids[-one.scored :].tolist()) for one in windows]
             results = self._harness._loglikelihood_tokens(pairs, disable_tqdm=True) if pairs else []
             own: list[list[TextNll]] = [[] for _ in sizes]
             for window, (total, _) in zip(windows, results, strict=True):
                 own[window.owner].append(window_nll(window, float(total), lengths))
-            yield [(at + place, sum_windows(parts, size)) for place, (parts, size) in enumerate(zip(own, sizes, strict=True))]
+            yield [
+                (at + place, sum_windows(parts, size))
+                for place, (parts, size) in enumerate(zip(own, sizes, strict=True))
+            ]
 
     def facts(self) -> EngineFacts:
         """Return what the engine computes with."""

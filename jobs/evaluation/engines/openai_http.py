@@ -1,7 +1,8 @@
-"""Any OpenAI-compatible endpoint as an engine: answers, and log-likelihoods where `completions` echoes a prompt with log-probabilities.
+"""Any OpenAI-compatible endpoint as an engine: answers, and log-likelihoods where `completions` echoes a prompt with
+log-probabilities.
 
-A call that fails after its retries leaves its item missing, not wrong; many failures in a row end the work, because the next ones would
-fail too.
+A call that fails after its retries leaves its item missing, not wrong; many failures in a row end the work, because the
+next ones would fail too.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ T = TypeVar("T")
 
 
 class EndpointEngine:
-    """Asks the model of an endpoint. `url` ends in `/v1`; `concurrency` calls run at once; `job` is named to a gateway of one's own."""
+    """Asks the model of an endpoint. `url` ends in `/v1`; `concurrency` calls run at once; `job` is named to a gateway
+    of one's own.
+    """
 
     name = "openai_http"
 
@@ -54,7 +57,13 @@ class EndpointEngine:
     ) -> None:
         self._concurrency = concurrency
         self._client = ApiClient(
-            url, model=model, key=key, job=job, check_stop=check_stop, first_pause_s=first_pause_s, connections=concurrency
+            url,
+            model=model,
+            key=key,
+            job=job,
+            check_stop=check_stop,
+            first_pause_s=first_pause_s,
+            connections=concurrency,
         )
         self._lock = threading.Lock()
         self._spent: dict[int, list[int]] = {}
@@ -62,11 +71,17 @@ class EndpointEngine:
         self.reported_model: str | None = None
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Batch[Scores]]:
-        """Yield log-likelihoods; see Engine.score. Raises InvalidInput for token ids, and if the endpoint echoes no log-probabilities."""
+        """Yield log-likelihoods; see Engine.score. Raises InvalidInput for token ids, and if the endpoint echoes no
+        log-probabilities.
+        """
         for request in requests:
             if not all(isinstance(part, str) for pair in request.pairs for part in pair):
-                raise InvalidInput("An endpoint scores texts, not a chat template's tokens.", remedy="Set chat to off.", field="chat")
-        yield from self._as_completed(requests, lambda request: tuple(self._score(request, *pair) for pair in request.pairs))
+                raise InvalidInput(
+                    "An endpoint scores texts, not a chat template's tokens.", remedy="Set chat to off.", field="chat"
+                )
+        yield from self._as_completed(
+            requests, lambda request: tuple(self._score(request, *pair) for pair in request.pairs)
+        )
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Batch[Answers]]:
         """Yield answers; see Engine.generate. The endpoint decides whether it draws by the seed."""
@@ -74,20 +89,26 @@ class EndpointEngine:
 
     def roll(self, texts: Sequence[str], *, policy: WindowPolicy = "each_window") -> Iterator[Batch[TextNll]]:
         """Raise InvalidInput: the endpoint's tokenizer and context are unknown, so windows can't be planned."""
-        raise InvalidInput("An endpoint scores no whole texts.", remedy="Evaluate the checkpoint itself.", field="engine")
+        raise InvalidInput(
+            "An endpoint scores no whole texts.", remedy="Evaluate the checkpoint itself.", field="engine"
+        )
 
     def facts(self) -> EngineFacts:
         """Return what the engine computes with; the rest is the endpoint's own."""
         return EngineFacts(name=self.name)
 
     def spent(self, request: object) -> dict[str, float]:
-        """Return the tokens that the endpoint counted for a request, and forget them: prompt_tokens and completion_tokens."""
+        """Return the tokens that the endpoint counted for a request, and forget them: prompt_tokens and
+        completion_tokens.
+        """
         with self._lock:
             prompt, completion = self._spent.pop(id(request), [0, 0])
         return {"prompt_tokens": float(prompt), "completion_tokens": float(completion)} if prompt or completion else {}
 
     def _as_completed(self, requests: Sequence[Any], answer: Callable[[Any], T]) -> Iterator[Batch[T]]:
-        """Yield results as they come, with a bounded number of requests under way; those end before an error leaves here."""
+        """Yield results as they come, with a bounded number of requests under way; those end before an error leaves
+        here.
+        """
         waiting = iter(enumerate(requests))
         running: dict[Future[T], int] = {}
         with ThreadPoolExecutor(self._concurrency) as pool:
@@ -131,8 +152,15 @@ class EndpointEngine:
             return Answer("", 0, 0, "failed", failed=reason[:300])
         self._failures = 0
         tokens, prompt_tokens = _counts(record)
-        ends = [text.index(mark) for mark in request.stop if mark in text]  # an endpoint may take fewer stop strings than were asked
-        return Answer(text[: min(ends)] if ends else text, tokens, prompt_tokens, "length" if finish == "length" and not ends else "stop")
+        ends = [
+            text.index(mark) for mark in request.stop if mark in text
+        ]  # an endpoint may take fewer stop strings than were asked
+        return Answer(
+            text[: min(ends)] if ends else text,
+            tokens,
+            prompt_tokens,
+            "length" if finish == "length" and not ends else "stop",
+        )
 
     def _score(self, request: ScoreRequest, context: str, continuation: str) -> ContinuationScore:
         body = {"prompt": context + continuation, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
@@ -141,7 +169,9 @@ class EndpointEngine:
         except CallFailed as error:
             if error.status in REFUSED:
                 raise InvalidInput(
-                    f"The endpoint refuses to echo a prompt: {error}", remedy="Use a task of generated answers.", field="engine"
+                    f"The endpoint refuses to echo a prompt: {error}",
+                    remedy="Use a task of generated answers.",
+                    field="engine",
                 ) from error
             self._count_failure(str(error))
             return MISSING
@@ -150,10 +180,16 @@ class EndpointEngine:
             return MISSING
         if not record or not record.get("token_logprobs") or not record.get("text_offset"):
             raise InvalidInput(
-                "The endpoint echoes no log-probabilities of a prompt.", remedy="Use a task of generated answers.", field="engine"
+                "The endpoint echoes no log-probabilities of a prompt.",
+                remedy="Use a task of generated answers.",
+                field="engine",
             )
         self._failures = 0
-        return read_echo(record, start=len(context.rstrip()) if context.strip() else len(context), end=len(context) + len(continuation))
+        return read_echo(
+            record,
+            start=len(context.rstrip()) if context.strip() else len(context),
+            end=len(context) + len(continuation),
+        )
 
     def _call(self, request: object, path: str, body: dict[str, Any]) -> dict[str, Any]:
         record = self._client.call(path, body)

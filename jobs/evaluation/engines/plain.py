@@ -34,14 +34,26 @@ REQUESTS = 16
 
 
 class PlainEngine:
-    """Scores a subject by the shortest path. `batch_tokens` bounds a forward pass, `batch_size` the prompts answered together."""
+    """Scores a subject by the shortest path. `batch_tokens` bounds a forward pass, `batch_size` the prompts answered
+    together.
+    """
 
     name = "plain"
 
     def __init__(
-        self, subject: Subject, *, batch_size: int = 0, batch_tokens: int = BATCH_TOKENS, check_stop: CheckStop = never_stop
+        self,
+        subject: Subject,
+        *,
+        batch_size: int = 0,
+        batch_tokens: int = BATCH_TOKENS,
+        check_stop: CheckStop = never_stop,
     ) -> None:
-        self._subject, self._batch_size, self._batch_tokens, self._check_stop = subject, batch_size or REQUESTS, batch_tokens, check_stop
+        self._subject, self._batch_size, self._batch_tokens, self._check_stop = (
+            subject,
+            batch_size or REQUESTS,
+            batch_tokens,
+            check_stop,
+        )
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Batch[Scores]]:
         """Yield log-likelihoods; see Engine.score."""
@@ -63,8 +75,17 @@ class PlainEngine:
         """Yield answers; see Engine.generate."""
         yield from answer_by_sampling(self._subject, requests, self._complete)
 
-    def _complete(self, prompts: Sequence[list[int]], *, sampling: Sampling, stops: Sequence[Sequence[str]]) -> Iterator[Batch[Answer]]:
-        return complete(self._subject, prompts, sampling=sampling, stops=stops, batch_size=self._batch_size, check_stop=self._check_stop)
+    def _complete(
+        self, prompts: Sequence[list[int]], *, sampling: Sampling, stops: Sequence[Sequence[str]]
+    ) -> Iterator[Batch[Answer]]:
+        return complete(
+            self._subject,
+            prompts,
+            sampling=sampling,
+            stops=stops,
+            batch_size=self._batch_size,
+            check_stop=self._check_stop,
+        )
 
     def roll(self, texts: Sequence[str], *, policy: WindowPolicy = "each_window") -> Iterator[Batch[TextNll]]:
         """Yield negative log-likelihoods; see Engine.roll."""
@@ -87,11 +108,15 @@ class PlainEngine:
 class Completer(Protocol):
     """Answers prompts of token ids with one sampling."""
 
-    def __call__(self, prompts: Sequence[list[int]], *, sampling: Sampling, stops: Sequence[Sequence[str]]) -> Iterator[Batch[Answer]]:
+    def __call__(
+        self, prompts: Sequence[list[int]], *, sampling: Sampling, stops: Sequence[Sequence[str]]
+    ) -> Iterator[Batch[Answer]]:
         """Yield (index, answer) in batches."""
 
 
-def answer_by_sampling(subject: Subject, requests: Sequence[GenerateRequest], answer: Completer) -> Iterator[Batch[Answers]]:
+def answer_by_sampling(
+    subject: Subject, requests: Sequence[GenerateRequest], answer: Completer
+) -> Iterator[Batch[Answers]]:
     """Answer requests that share a sampling together; yield each request with all its samples."""
     drawn = [(index, sample) for index, request in enumerate(requests) for sample in range(request.samples)]
     answers: dict[int, dict[int, Answer]] = {}

@@ -30,7 +30,9 @@ class SharedPrefix:
 
     def __init__(self, network: PreTrainedModel, *, piece_tokens: int) -> None:
         self._network, self.piece_tokens = network, piece_tokens
-        self._cache_name = "cache" if "cache" in inspect.signature(type(network).forward).parameters else "past_key_values"
+        self._cache_name = (
+            "cache" if "cache" in inspect.signature(type(network).forward).parameters else "past_key_values"
+        )
         self._prefix: npt.NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self._cache: DynamicCache | None = None
 
@@ -50,7 +52,11 @@ class SharedPrefix:
         self._prefix = prefix[:common]
         for at in range(common, len(prefix), self.piece_tokens):
             piece = prefix[at : at + self.piece_tokens]
-            self._run(torch.from_numpy(piece.astype(np.int64)), torch.arange(at, at + len(piece)), scored=torch.tensor([len(piece) - 1]))
+            self._run(
+                torch.from_numpy(piece.astype(np.int64)),
+                torch.arange(at, at + len(piece)),
+                scored=torch.tensor([len(piece) - 1]),
+            )
             self._prefix = prefix[: at + len(piece)]
 
     @torch.inference_mode()
@@ -81,7 +87,9 @@ class SharedPrefix:
         return RowScores(logprobs, misses == 0)
 
     def _mask(self, packed: PackedRow, base: int) -> torch.Tensor:
-        """Return which token attends to which, of shape [1, 1, tokens, base + tokens]: to the prefix, its ancestors and itself."""
+        """Return which token attends to which, of shape [1, 1, tokens, base + tokens]: to the prefix, its ancestors and
+        itself.
+        """
         places, ends = torch.arange(len(packed.ids)), torch.from_numpy(packed.ends)
         own = (places[:, None] >= places) & (places[:, None] <= ends)
         allowed = torch.cat([own.new_ones(len(places), base), own], dim=1)[None, None].to(self._network.device)
@@ -91,9 +99,17 @@ class SharedPrefix:
         return torch.zeros_like(allowed, dtype=self._network.dtype).masked_fill(~allowed, least)
 
     def _run(
-        self, ids: torch.Tensor, positions: torch.Tensor, *, scored: torch.Tensor, mask: torch.Tensor | None = None, keeps: bool = True
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        *,
+        scored: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        keeps: bool = True,
     ) -> torch.Tensor:
-        """Return the logits after the `scored` tokens, [scored, vocabulary] in fp32. `keeps`: the cache takes the tokens up."""
+        """Return the logits after the `scored` tokens, [scored, vocabulary] in fp32. `keeps`: the cache takes the
+        tokens up.
+        """
         device = self._network.device
         if keeps and self._cache is None:
             self._cache = DynamicCache()
@@ -115,7 +131,9 @@ class SharedPrefix:
             self._cache.crop(-beyond)
 
 
-def _read_targets(logits: torch.Tensor, places: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> tuple[Floats, Flags]:
+def _read_targets(
+    logits: torch.Tensor, places: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]
+) -> tuple[Floats, Flags]:
     """Return the log-probability of every target and whether it is the likeliest token. Overwrites the logits."""
     where, what = torch.from_numpy(places).to(logits.device), torch.from_numpy(targets).to(logits.device)
     chosen = logits[where, what]

@@ -22,7 +22,9 @@ HALF_TOLERANCE = 0.5
 MEMORY_SHARE = 0.25
 LOGIT_COPIES, ACTIVATION_COPIES = 3, 30
 CPU_ROW_TOKENS, GPU_ROW_TOKENS = (64, 512), (512, 4096)
-"""Least and most tokens of a row. Attention within a row costs the square of them; a CPU computes no faster with more."""
+"""Least and most tokens of a row. Attention within a row costs the square of them; a CPU computes no faster with
+more.
+"""
 NO_LIMIT = 1 << 40
 
 
@@ -41,7 +43,9 @@ def reason_against_caching(network: PreTrainedModel) -> str:
 
 
 def reason_against_sharing(network: PreTrainedModel) -> str:
-    """Return why a network can't share prefixes; empty if it can. Compares both ways on a few tokens of the vocabulary."""
+    """Return why a network can't share prefixes; empty if it can. Compares both ways on a few tokens of the
+    vocabulary.
+    """
     if reason := reason_against_caching(network):
         return reason
     try:
@@ -60,7 +64,9 @@ def _difference(network: PreTrainedModel) -> float:
     vocab = network.get_input_embeddings().num_embeddings
     draw = np.random.default_rng(0)
     prefix, *rest = (draw.integers(0, vocab, size).astype(np.int32) for size in (5, 3, 4, 2))
-    sequences = [ScoredSequence(place, np.concatenate([prefix, tail]), len(tail) - 1) for place, tail in enumerate(rest)]
+    sequences = [
+        ScoredSequence(place, np.concatenate([prefix, tail]), len(tail) - 1) for place, tail in enumerate(rest)
+    ]
     sequences.append(ScoredSequence(3, np.concatenate([prefix, rest[1][:2], rest[2]]), 2))
     trie = TokenTrie(sequences)
     row = next(trie.rows(1 << 20))
@@ -92,7 +98,9 @@ def longest_shared(network: PreTrainedModel) -> int:
 def row_tokens(network: PreTrainedModel) -> int:
     """Return the tokens that one forward pass may take, by the memory that is free."""
     config = network.config.get_text_config()
-    per_token = 4 * LOGIT_COPIES * int(config.vocab_size) + ACTIVATION_COPIES * int(config.hidden_size) * network.dtype.itemsize
+    per_token = (
+        4 * LOGIT_COPIES * int(config.vocab_size) + ACTIVATION_COPIES * int(config.hidden_size) * network.dtype.itemsize
+    )
     on_gpu = network.device.type == "cuda"
     free = torch.cuda.mem_get_info(network.device)[0] if on_gpu else available_bytes()
     least, most = GPU_ROW_TOKENS if on_gpu else CPU_ROW_TOKENS

@@ -1,9 +1,10 @@
 """Arrange token sequences as a trie, so that a prefix which several share is computed once.
 
-Sequences are sorted by their tokens. A row is a run of neighbours that one forward pass computes: every distinct token of their trie
-once, each attending to its ancestors alone. Where a branch has more tokens than a row may hold, the tokens before its first fork go
-into the cache of keys and values and serve all rows below. Few-shot examples, a passage with several questions and the choices of a
-question are all prefixes of this kind; continuations of one token add nothing to their context. Knows no network.
+Sequences are sorted by their tokens. A row is a run of neighbours that one forward pass computes: every distinct token
+of their trie once, each attending to its ancestors alone. Where a branch has more tokens than a row may hold, the
+tokens before its first fork go into the cache of keys and values and serve all rows below. Few-shot examples, a passage
+with several questions and the choices of a question are all prefixes of this kind; continuations of one token add
+nothing to their context. Knows no network.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Row:
 class PackedRow:
     """The tokens of a row in depth-first order.
 
-    `ends[i]` is the last token of the branch that begins at token i; `scored` are the tokens with a prediction to score, and of every
-    score its sequence, its place in `scored` and the token it is about.
+    `ends[i]` is the last token of the branch that begins at token i; `scored` are the tokens with a prediction to
+    score, and of every score its sequence, its place in `scored` and the token it is about.
     """
 
     ids: Ints
@@ -62,7 +63,9 @@ class TokenTrie:
         self.sequences = [sequences[index] for index in order]
         inputs = [sequence.ids[:-1] for sequence in self.sequences]
         self.lengths = np.array([len(ids) for ids in inputs], dtype=np.int64)
-        self.first_scored = np.array([len(sequence.ids) - 1 - sequence.scored for sequence in self.sequences], dtype=np.int64)
+        self.first_scored = np.array(
+            [len(sequence.ids) - 1 - sequence.scored for sequence in self.sequences], dtype=np.int64
+        )
         self.shared = np.array([0, *(_common(a, b) for a, b in itertools.pairwise(inputs))], dtype=np.int64)
         self._new = np.concatenate([[0], np.cumsum(self.lengths - self.shared)])
 
@@ -71,8 +74,8 @@ class TokenTrie:
         return int(self.lengths[first] - base + self._new[last] - self._new[first + 1])
 
     def rows(self, budget: int, *, most: int = 0) -> Iterator[Row]:
-        """Yield rows of at most `budget` tokens and `most` sequences (0: any number), or of one; those with a common prefix follow
-        each other.
+        """Yield rows of at most `budget` tokens and `most` sequences (0: any number), or of one; those with a common
+        prefix follow each other.
         """
         waiting = [(0, len(self.sequences), 0)] if self.sequences else []
         while waiting:
@@ -97,7 +100,9 @@ class TokenTrie:
         rows = -(-(self.tokens(first, last, base) - extension) // room)
         return base + extension if extension * (rows - 1) >= LEAST_SAVED_TOKENS else base
 
-    def _group(self, starts: list[int], base: int, budget: int, most: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    def _group(
+        self, starts: list[int], base: int, budget: int, most: int
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Return (runs of small branches that fit one row, branches that do not fit)."""
         small: list[tuple[int, int]] = []
         large: list[tuple[int, int]] = []

@@ -1,9 +1,10 @@
-"""Run one forward pass that returns logits, each layer's output and each head's attention. Independent of the model family.
+"""Run one forward pass that returns logits, each layer's output and each head's attention. Independent of the model
+family.
 
 Layers are the list of blocks that is as long as the config says; hooks capture their outputs, instead of
-`output_hidden_states`, whose last entry has the final norm applied in most families and not in others. For the logit lens
-(nostalgebraist 2020) a layer's output passes through the network's own forward with every block replaced by the identity, so final
-norm, scaling, head and soft cap are the network's own.
+`output_hidden_states`, whose last entry has the final norm applied in most families and not in others. For the logit
+lens (nostalgebraist 2020) a layer's output passes through the network's own forward with every block replaced by the
+identity, so final norm, scaling, head and soft cap are the network's own.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from jobs.modeling.blocks import find_blocks
 class Pass:
     """The result of one forward pass over `T` tokens.
 
-    `logits` [T, vocabulary], fp32 on the CPU; `states` the residual stream before the first layer and after each, or none where no
-    blocks were recognised (`in_tuples`: a block returns its output as the first of several); `attention` [heads, T, T] for each layer that
-    reports it; `no_attention` says why there is none.
+    `logits` [T, vocabulary], fp32 on the CPU; `states` the residual stream before the first layer and after each, or
+    none where no blocks were recognised (`in_tuples`: a block returns its output as the first of several); `attention`
+    [heads, T, T] for each layer that reports it; `no_attention` says why there is none.
     """
 
     logits: Tensor
@@ -46,7 +47,9 @@ def read_network(network: PreTrainedModel, ids: list[int], *, attention: bool = 
     reason = _make_eager(network)
     inputs = torch.tensor([ids], device=network.device)
     with _capture(find_blocks(network) if states else []) as captured:
-        output = network(input_ids=inputs, use_cache=False, output_attentions=attention and not reason, return_dict=True)
+        output = network(
+            input_ids=inputs, use_cache=False, output_attentions=attention and not reason, return_dict=True
+        )
     logits = output.logits[0].float().cpu()
     broken = (~torch.isfinite(logits)).any(-1).nonzero().flatten()
     if len(broken):
@@ -54,7 +57,7 @@ def read_network(network: PreTrainedModel, ids: list[int], *, attention: bool = 
             f"The network's logits are not finite from token {int(broken[0]) + 1} on.",
             remedy="Inspect its weights: tensors with NaN or infinity are listed there.",
         )
-    maps = [one[0].float().cpu() for one in (getattr(output, "attentions", None) or ()) if one is not None]
+    maps = [one[0].float().cpu() for one in getattr(output, "attentions", None) or () if one is not None]
     square = [one for one in maps if one.dim() == 3 and one.shape[-2:] == (len(ids), len(ids))]
     if not reason and not square:
         reason = f"Networks of the family {network.config.model_type} compute no attention maps."
@@ -62,7 +65,9 @@ def read_network(network: PreTrainedModel, ids: list[int], *, attention: bool = 
 
 
 def _make_eager(network: PreTrainedModel) -> str:
-    """Switch the network to eager attention, the only implementation that returns its maps. Returns the reason if it can't."""
+    """Switch the network to eager attention, the only implementation that returns its maps. Returns the reason if it
+    can't.
+    """
     try:
         network.set_attn_implementation("eager")
     except (ValueError, ImportError) as error:

@@ -1,4 +1,6 @@
-"""Tokenize an inspection's input: a text after the begin token, as perplexity scores it, or a conversation as chat renders it."""
+"""Tokenize an inspection's input: a text after the begin token, as perplexity scores it, or a conversation as chat
+renders it.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,11 @@ from jobs.modeling.tokenizers import encode_texts, token_bytes
 
 @dataclass(frozen=True)
 class Passage:
-    """The token ids of an inspection. The first `num_prefix` tokens are not part of the text; `total` counts tokens before truncation.
+    """The token ids of an inspection. The first `num_prefix` tokens are not part of the text; `total` counts tokens
+    before truncation.
 
-    `trained` marks the assistant's tokens of a conversation; `ends` holds the end of each token in the text, in characters, None
-    where the tokenizer has no offsets.
+    `trained` marks the assistant's tokens of a conversation; `ends` holds the end of each token in the text, in
+    characters, None where the tokenizer has no offsets.
     """
 
     ids: list[int]
@@ -33,10 +36,13 @@ class Passage:
         return self.total > len(self.ids)
 
 
-def encode_passage(tokenizer: PreTrainedTokenizerBase, config: InspectionConfig, *, longest: int, limit: int = MAX_TOKENS) -> Passage:
+def encode_passage(
+    tokenizer: PreTrainedTokenizerBase, config: InspectionConfig, *, longest: int, limit: int = MAX_TOKENS
+) -> Passage:
     """Tokenize an inspection's text or conversation, at most `limit` tokens and at most the network's context.
 
-    A text's tokens are those of `rolling_nll`: after BOS, else EOS, else nothing. Raises InvalidInput for fewer than two tokens.
+    A text's tokens are those of `rolling_nll`: after BOS, else EOS, else nothing. Raises InvalidInput for fewer than
+    two tokens.
     """
     size = min(limit, longest)
     if config.messages:
@@ -50,7 +56,11 @@ def encode_passage(tokenizer: PreTrainedTokenizerBase, config: InspectionConfig,
         passage = Passage([*head, *tail][:size], len(head), len(head) + len(tail), None, ends[:size])
     if len(passage.ids) < 2:
         raise InvalidInput(
-            "The text is a single token without a token before it that could predict it." if passage.ids else "The text has no tokens.",
+            (
+                "The text is a single token without a token before it that could predict it."
+                if passage.ids
+                else "The text has no tokens."
+            ),
             remedy="Give a longer text.",
             field="text",
         )
@@ -58,10 +68,14 @@ def encode_passage(tokenizer: PreTrainedTokenizerBase, config: InspectionConfig,
 
 
 def text_ends(tokenizer: PreTrainedTokenizerBase, text: str, count: int) -> list[int | None]:
-    """Return the end of each token in the text, None for a token that ends inside a character; all None without a fast tokenizer."""
+    """Return the end of each token in the text, None for a token that ends inside a character; all None without a fast
+    tokenizer.
+    """
     if not tokenizer.is_fast:
         return [None] * count
-    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
+    encoded = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+    )
     spans: list[tuple[int, int]] = encoded["offset_mapping"]
     ends: list[int | None] = [end for _, end in spans]
     for index, (start, _) in enumerate(spans[1:], 1):

@@ -1,9 +1,9 @@
-"""Entry of an inspection: what a checkpoint makes of a text, or what its weights look like. Its answer is called an inspection.
+"""Entry of an inspection: what a checkpoint makes of a text, or what its weights look like. Its answer is called an
+inspection.
 
-Payload: `config` (a InspectionConfig), `checkpoint` and perhaps `other` (folders), `out` (a folder relative to the artifacts). `out` then
-holds `numbers.npz` (plain arrays) and `words.json`; the result holds what fits in a row: `folder`, `facts`, and `loss`, `attention`,
-`lens`,
-`pair` or `weights`, `changes`.
+Payload: `config` (a InspectionConfig), `checkpoint` and perhaps `other` (folders), `out` (a folder relative to the
+artifacts). `out` then holds `numbers.npz` (plain arrays) and `words.json`; the result holds what fits in a row:
+`folder`, `facts`, and `loss`, `attention`, `lens`, `pair` or `weights`, `changes`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Compute the statistics of an inspection from logits and attention. Natural logarithms; sums in fp64. Pure: tensors in, arrays out."""
+"""Compute the statistics of an inspection from logits and attention. Natural logarithms; sums in fp64. Pure: tensors
+in, arrays out.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ CHUNK_VALUES = 4_000_000
 class TokenStatistics:
     """Prediction statistics at each of `T` tokens.
 
-    `surprisal` [T] of each token in nats and its `rank` [T] in the vocabulary (1: most likely); the first token has none (NaN, 0).
-    `entropy` [T] in nats, `top_ids` and `top_p` [T, K] are of the distribution after each token.
+    `surprisal` [T] of each token in nats and its `rank` [T] in the vocabulary (1: most likely); the first token has
+    none (NaN, 0). `entropy` [T] in nats, `top_ids` and `top_p` [T, K] are of the distribution after each token.
     """
 
     surprisal: Floats
@@ -36,9 +38,9 @@ class TokenStatistics:
 class LensStatistics:
     """The logit lens at each of `S` depths (before the first layer, after each) and `T` tokens.
 
-    `top_ids` and `top_p` [S, T]: the token that the depth predicts, and its probability; `kl` [S, T]: KL(final || depth) in nats;
-    `next_p` [S, T]: the probability of the actual next token (NaN for the last).
-    `error` is the largest difference between the last depth's logits and the network's own.
+    `top_ids` and `top_p` [S, T]: the token that the depth predicts, and its probability; `kl` [S, T]: KL(final ||
+    depth) in nats; `next_p` [S, T]: the probability of the actual next token (NaN for the last). `error` is the largest
+    difference between the last depth's logits and the network's own.
     """
 
     top_ids: Ints
@@ -52,8 +54,9 @@ class LensStatistics:
 class HeadStatistics:
     """Attention statistics of each head of `L` layers, over queries after the first token; all shaped [L, H].
 
-    `distance`: mean number of tokens back; `entropy`: in nats, 0 for a head that attends to one token; `first`, `previous`, `self_share`:
-    shares of attention on the first token, the one before and the query's own. `row_error`: the largest distance of a row's sum from 1.
+    `distance`: mean number of tokens back; `entropy`: in nats, 0 for a head that attends to one token; `first`,
+    `previous`, `self_share`: shares of attention on the first token, the one before and the query's own. `row_error`:
+    the largest distance of a row's sum from 1.
     """
 
     distance: Floats
@@ -66,7 +69,9 @@ class HeadStatistics:
 
 @dataclass(frozen=True)
 class PairStatistics:
-    """Differences of two networks' distributions after each of `T` tokens: both KL divergences in nats, and agreement of the top token."""
+    """Differences of two networks' distributions after each of `T` tokens: both KL divergences in nats, and agreement
+    of the top token.
+    """
 
     kl_pq: Floats
     kl_qp: Floats
@@ -111,12 +116,16 @@ def _one_depth(final: Tensor, logits: Tensor, ids: list[int]) -> tuple[Ints, Flo
         top[rows], probability[rows] = best.indices.numpy(), best.values.exp().numpy()
         kl[rows] = divergence(final[rows], logits[rows]).numpy()
         actual = torch.tensor(ids[rows.start + 1 : rows.stop + 1], dtype=torch.long).reshape(-1, 1)
-        following[rows.start : rows.start + len(actual)] = here[: len(actual)].gather(-1, actual).squeeze(-1).exp().numpy()
+        following[rows.start : rows.start + len(actual)] = (
+            here[: len(actual)].gather(-1, actual).squeeze(-1).exp().numpy()
+        )
     return top, probability, kl, following
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """Return KL(p || q) in nats of distributions given as logits, over the last dimension; never below 0, and 0 for equal logits."""
+    """Return KL(p || q) in nats of distributions given as logits, over the last dimension; never below 0, and 0 for
+    equal logits.
+    """
     left, right = p.double().log_softmax(-1), q.double().log_softmax(-1)
     return (left.exp() * (left - right)).nan_to_num(posinf=float("inf")).sum(-1).clamp(min=0)
 
@@ -146,7 +155,9 @@ def head_statistics(attention: list[Tensor]) -> HeadStatistics:
 
 
 def pair_statistics(p: Tensor, q: Tensor) -> PairStatistics:
-    """Compare two networks' logits [T, vocabulary] after the same tokens, without the padding rows of the longer vocabulary."""
+    """Compare two networks' logits [T, vocabulary] after the same tokens, without the padding rows of the longer
+    vocabulary.
+    """
     width = min(p.shape[-1], q.shape[-1])
     p, q = p[:, :width], q[:, :width]
     forward, backward = np.zeros(len(p), dtype=np.float32), np.zeros(len(p), dtype=np.float32)

@@ -1,4 +1,6 @@
-"""Inspect a text: load the networks one after the other and collect token losses, attention, logit lens and comparison."""
+"""Inspect a text: load the networks one after the other and collect token losses, attention, logit lens and
+comparison.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ class TextInspection:
         self._started = time.monotonic()
 
     def read(self, folder: Path, other: Path | None) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:
-        """Return (result, numbers, words). Raises InvalidInput for a text that can't be read, JobFailed for a network that can't."""
+        """Return (result, numbers, words). Raises InvalidInput for a text that can't be read, JobFailed for a network
+        that can't.
+        """
         self._step("Loading the network")
         subject = self._load(folder)
         passage = encode_passage(subject.tokenizer, self._config, longest=longest_input(subject.network))
@@ -76,7 +80,11 @@ class TextInspection:
         forward = read_network(subject.network, passage.ids)
         tokens = token_statistics(forward.logits, passage.ids)
         self._result["loss"] = self._loss(subject, passage, tokens)
-        self._numbers |= {"ids": np.array(passage.ids), "trained": np.array(passage.trained or [], dtype=bool), **_token_arrays(tokens)}
+        self._numbers |= {
+            "ids": np.array(passage.ids),
+            "trained": np.array(passage.trained or [], dtype=bool),
+            **_token_arrays(tokens),
+        }
         self._add_attention(forward)
         self._add_lens(subject, passage, forward)
         self._result["facts"] = self._facts(subject, passage)
@@ -104,7 +112,9 @@ class TextInspection:
     def _load(self, folder: Path) -> _Subject:
         device = pick_device()
         tokenizer = load_tokenizer(folder)
-        return _Subject(load_network(folder, device=device, dtype=pick_inspection_dtype(folder, device=device)), tokenizer)
+        return _Subject(
+            load_network(folder, device=device, dtype=pick_inspection_dtype(folder, device=device)), tokenizer
+        )
 
     def _facts(self, subject: _Subject, passage: Passage) -> dict[str, Any]:
         special = set(subject.tokenizer.all_special_ids)
@@ -161,11 +171,21 @@ class TextInspection:
                 yield logits
 
         lens = lens_statistics(forward.logits, depths(), passage.ids)
-        self._numbers |= {"lens_ids": lens.top_ids, "lens_p": lens.top_p, "lens_kl": lens.kl, "lens_next_p": lens.next_p}
+        self._numbers |= {
+            "lens_ids": lens.top_ids,
+            "lens_p": lens.top_p,
+            "lens_kl": lens.kl,
+            "lens_next_p": lens.next_p,
+        }
         self._result["lens"] = {"depths": len(lens.kl), "error": lens.error, "reason": ""}
 
     def _add_pair(
-        self, folder: Path, passage: Passage, logits: Tensor, tokens: TokenStatistics, tokenizer: PreTrainedTokenizerBase
+        self,
+        folder: Path,
+        passage: Passage,
+        logits: Tensor,
+        tokens: TokenStatistics,
+        tokenizer: PreTrainedTokenizerBase,
     ) -> set[int]:
         """Run the second network on the same tokens; return the token ids that need a label."""
         self._step("Loading the second network")
@@ -176,14 +196,20 @@ class TextInspection:
             return set()
         if len(passage.ids) > longest_input(other.network):
             raise InvalidInput(
-                f"The text has {len(passage.ids)} tokens, and the context of the second network holds {longest_input(other.network)}.",
+                f"The text has {len(passage.ids)} tokens, and the context of the second network holds"
+                f" {longest_input(other.network)}.",
                 remedy="Give a shorter text.",
                 field="text",
             )
         self._step("Running the second network")
         beside = read_network(other.network, passage.ids, attention=False, states=False).logits
         numbers, theirs = pair_statistics(logits, beside), token_statistics(beside, passage.ids)
-        self._numbers |= {"kl_pq": numbers.kl_pq, "kl_qp": numbers.kl_qp, "agree": numbers.agree, **_token_arrays(theirs, prefix="other_")}
+        self._numbers |= {
+            "kl_pq": numbers.kl_pq,
+            "kl_qp": numbers.kl_qp,
+            "agree": numbers.agree,
+            **_token_arrays(theirs, prefix="other_"),
+        }
         num_bytes = scored_bytes(other.tokenizer, passage, vocab_size=other.vocab_size)
         self._result["pair"] = {
             "same_vocabulary": True,
@@ -199,19 +225,27 @@ class TextInspection:
         """Compare losses over the text that both score, because tokens can't be matched."""
         if self._config.messages:
             raise InvalidInput(
-                f"The two checkpoints can't be compared on a conversation: {reason}, and each renders it in its own way.",
+                f"The two checkpoints can't be compared on a conversation: {reason}, and each renders it in its own"
+                " way.",
                 remedy="Compare them on a text; loss per byte can be compared between vocabularies.",
                 field="against",
             )
         theirs = encode_passage(other.tokenizer, self._config, longest=longest_input(other.network))
         self._step("Running the second network")
-        numbers = token_statistics(read_network(other.network, theirs.ids, attention=False, states=False).logits, theirs.ids)
+        numbers = token_statistics(
+            read_network(other.network, theirs.ids, attention=False, states=False).logits, theirs.ids
+        )
         text = self._config.text
-        spans = align_losses(passage, theirs, tokens.surprisal.tolist(), numbers.surprisal.tolist(), num_characters=len(text))
+        spans = align_losses(
+            passage, theirs, tokens.surprisal.tolist(), numbers.surprisal.tolist(), num_characters=len(text)
+        )
         start, end = spans[0].start, spans[-1].end
         num_bytes = len(text[start:end].encode())
         self._words["spans"] = [text[span.start : span.end] for span in spans]
-        self._numbers |= {"span_first": np.array([span.first for span in spans]), "span_other": np.array([span.other for span in spans])}
+        self._numbers |= {
+            "span_first": np.array([span.first for span in spans]),
+            "span_other": np.array([span.other for span in spans]),
+        }
         self._result["pair"] = {
             "same_vocabulary": False,
             "reason": reason,
@@ -224,7 +258,9 @@ class TextInspection:
 
 
 def pick_inspection_dtype(folder: Path, *, device: torch.device) -> torch.dtype:
-    """Return fp32 if the network fits, else bf16. Raises JobFailed if neither fits, before the machine runs out of memory."""
+    """Return fp32 if the network fits, else bf16. Raises JobFailed if neither fits, before the machine runs out of
+    memory.
+    """
     described = inspect_folder(base_folder_of(folder) if is_adapter(folder) else folder)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     values = described.parameters or 0

@@ -12,14 +12,24 @@ import numpy.typing as npt
 from jobs.evaluation.ledger import check_stop
 from jobs.modeling.checkpoints import is_adapter
 from jobs.modeling.weights.outliers import find_outliers
-from jobs.modeling.weights.statistics import NUM_BINS, REACH, TensorChange, TensorStatistics, WeightFolder, read_change, read_tensor
+from jobs.modeling.weights.statistics import (
+    NUM_BINS,
+    REACH,
+    TensorChange,
+    TensorStatistics,
+    WeightFolder,
+    read_change,
+    read_tensor,
+)
 from jobs.reporter import Reporter
 
 Arrays = dict[str, npt.NDArray[Any]]
 MOST_OUTLIERS = 60
 
 
-def read_weights(subject: Path, other: Path | None, reporter: Reporter) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:
+def read_weights(
+    subject: Path, other: Path | None, reporter: Reporter
+) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:
     """Return (result, numbers, words) of a checkpoint's weights. Raises InvalidInput for an unreadable folder."""
     with WeightFolder(subject) as weights:
         names = weights.names()
@@ -36,7 +46,10 @@ def read_weights(subject: Path, other: Path | None, reporter: Reporter) -> tuple
         "changes": [{"name": change.name, "layer": place_layer(change.name, tensors)} for change in changes],
         "missing": missing,
     }
-    numbers: Arrays = {"counts": np.stack([tensor.counts for tensor in tensors]), "edges": np.linspace(-REACH, REACH, NUM_BINS + 1)}
+    numbers: Arrays = {
+        "counts": np.stack([tensor.counts for tensor in tensors]),
+        "edges": np.linspace(-REACH, REACH, NUM_BINS + 1),
+    }
     for field in ("mean", "rms", "largest", "zeros", "beyond"):
         numbers[field] = np.array([getattr(tensor, field) for tensor in tensors], dtype=np.float64)
     numbers["values"] = np.array([tensor.values for tensor in tensors], dtype=np.int64)
@@ -78,7 +91,10 @@ def _tensor_words(tensor: TensorStatistics) -> dict[str, Any]:
 def _changes(weights: WeightFolder, other: Path, reporter: Reporter) -> tuple[list[TensorChange], dict[str, Any]]:
     """Compare every tensor that both checkpoints hold in the same shape; list the others."""
     with WeightFolder(other) as beside:
-        mine, theirs = {name: weights.shape(name) for name in weights.names()}, {name: beside.shape(name) for name in beside.names()}
+        mine, theirs = (
+            {name: weights.shape(name) for name in weights.names()},
+            {name: beside.shape(name) for name in beside.names()},
+        )
         shared = [name for name, shape in mine.items() if theirs.get(name) == shape]
         changes = []
         for done, name in enumerate(shared):

@@ -1,4 +1,6 @@
-"""Ask a judge behind an OpenAI-compatible chat endpoint: several questions at once, retries, and a failure that is recorded."""
+"""Ask a judge behind an OpenAI-compatible chat endpoint: several questions at once, retries, and a failure that is
+recorded.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,14 @@ PERMANENT = frozenset({401, 403, 404})
 
 
 def ask_endpoint(
-    url: str, *, model: str, key: str | None, job: str | None, max_tokens: int, pending: Sequence[Question], check_stop: Callable[[], None]
+    url: str,
+    *,
+    model: str,
+    key: str | None,
+    job: str | None,
+    max_tokens: int,
+    pending: Sequence[Question],
+    check_stop: Callable[[], None],
 ) -> Iterator[list[JudgeAnswer]]:
     """Yield the answers in batches. A question that fails after retries is answered with `failed`.
 
@@ -30,10 +39,15 @@ def ask_endpoint(
     """
     headers = ({"Authorization": f"Bearer {key}"} if key else {}) | ({JOB: job} if job else {})
     timeout = httpx.Timeout(TIMEOUT_S, connect=10.0)
-    with httpx.Client(headers=headers, timeout=timeout, follow_redirects=False) as client, ThreadPoolExecutor(CONCURRENT) as pool:
+    with (
+        httpx.Client(headers=headers, timeout=timeout, follow_redirects=False) as client,
+        ThreadPoolExecutor(CONCURRENT) as pool,
+    ):
         for at in range(0, len(pending), CONCURRENT):
             check_stop()
-            yield list(pool.map(lambda question: _ask(client, url, model, max_tokens, question), pending[at : at + CONCURRENT]))
+            yield list(
+                pool.map(lambda question: _ask(client, url, model, max_tokens, question), pending[at : at + CONCURRENT])
+            )
 
 
 def _ask(client: httpx.Client, url: str, model: str, max_tokens: int, question: Question) -> JudgeAnswer:
@@ -51,7 +65,8 @@ def _ask(client: httpx.Client, url: str, model: str, max_tokens: int, question: 
             continue
         if response.status_code in PERMANENT:
             raise Unavailable(
-                f"The judge at {url} answers {response.status_code}: {response.text[:200]}", remedy="Check key, address and model."
+                f"The judge at {url} answers {response.status_code}: {response.text[:200]}",
+                remedy="Check key, address and model.",
             )
         if response.status_code == 200:
             return _read(question.key, response)
@@ -66,6 +81,8 @@ def _read(key: str, response: httpx.Response) -> JudgeAnswer:
         record: Any = response.json()
         text = record["choices"][0]["message"]["content"] or ""
         usage = record.get("usage") or {}
-        return JudgeAnswer(key, str(text), int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+        return JudgeAnswer(
+            key, str(text), int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return JudgeAnswer(key, "", failed=f"no chat completion: {response.text[:200]}")

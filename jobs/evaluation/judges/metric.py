@@ -30,20 +30,32 @@ ToPrompt = Callable[[Sequence[Message]], "str | list[int] | Messages"]
 
 
 class TaskJudge:
-    """Grades answers by a rubric. A verdict that can't be read, or a failed call, leaves the item without the metric, and is counted."""
+    """Grades answers by a rubric. A verdict that can't be read, or a failed call, leaves the item without the metric,
+    and is counted.
+    """
 
     def __init__(self, metric: JudgeMetric, engine: Engine, to_prompt: ToPrompt) -> None:
         self._metric, self._engine, self._to_prompt = metric, engine, to_prompt
 
     def grade(self, batch: Sequence[Scored]) -> list[Scored]:
-        """Return scored items with the value `judge`, a share of the scale, and the judge's text. Several samples: the first is judged."""
+        """Return scored items with the value `judge`, a share of the scale, and the judge's text. Several samples: the
+        first is judged.
+        """
         answered = [one for one in batch if "missing" not in one.values and "completion" in one.shown]
         items = [
-            JudgeItem(id=one.hash, prompt=_prompt(one.shown), answer=str(one.shown["completion"]), reference=_reference(one.shown))
+            JudgeItem(
+                id=one.hash,
+                prompt=_prompt(one.shown),
+                answer=str(one.shown["completion"]),
+                reference=_reference(one.shown),
+            )
             for one in answered
         ]
         sampling = Sampling(max_tokens=self._metric.max_tokens)
-        requests = [GenerateRequest(self._to_prompt(each.messages), sampling=sampling) for each in questions(items, self._metric.config)]
+        requests = [
+            GenerateRequest(self._to_prompt(each.messages), sampling=sampling)
+            for each in questions(items, self._metric.config)
+        ]
         replies = {index: answers[0] for results in self._engine.generate(requests) for index, answers in results}
         graded = {one.hash: self._with_verdict(one, replies[index]) for index, one in enumerate(answered)}
         return [graded.get(one.hash, one) for one in batch]
@@ -59,7 +71,9 @@ class TaskJudge:
 
 
 def open_judge(spec: JobSpec[EvaluatePayload], *, check_stop: CheckStop) -> TaskJudge | None:
-    """Return the judge of the payload's task, None where it names none. Raises Unavailable without the key of its endpoint."""
+    """Return the judge of the payload's task, None where it names none. Raises Unavailable without the key of its
+    endpoint.
+    """
     payload, target = spec.payload, spec.payload.judge
     metric = payload.config.task.judge if payload.config.task is not None else None
     if metric is None or target is None:
@@ -68,11 +82,15 @@ def open_judge(spec: JobSpec[EvaluatePayload], *, check_stop: CheckStop) -> Task
         remote = target.endpoint
         key = read_key(key_env=remote.key_env, key_file=remote.key_file)
         job = spec.id if remote.is_own else None
-        engine = EndpointEngine(remote.url, model=remote.model, key=key, job=job, concurrency=remote.concurrency, check_stop=check_stop)
+        engine = EndpointEngine(
+            remote.url, model=remote.model, key=key, job=job, concurrency=remote.concurrency, check_stop=check_stop
+        )
         return TaskJudge(metric, engine, EndpointSubject(remote).prompt_messages)
     subject = load_subject(spec.path(target.checkpoint or ""))
     chat = subject.uses_chat("auto")
-    return TaskJudge(metric, PlainEngine(subject, check_stop=check_stop), lambda messages: subject.prompt_ids(messages, chat=chat))
+    return TaskJudge(
+        metric, PlainEngine(subject, check_stop=check_stop), lambda messages: subject.prompt_ids(messages, chat=chat)
+    )
 
 
 def graded(batches: Iterable[list[Scored]], judge: TaskJudge | None) -> Iterator[list[Scored]]:
@@ -98,9 +116,13 @@ def judge_facts(target: JudgeTarget | None, values: Sequence[Mapping[str, float]
         return None
     prompt, completion = (int(sum(item.get(name, 0) for item in values)) for name in (PROMPT_TOKENS, COMPLETION_TOKENS))
     remote = target.endpoint
-    price = remote and price_tokens(prompt, completion, input_price=remote.input_price, output_price=remote.output_price)
+    price = remote and price_tokens(
+        prompt, completion, input_price=remote.input_price, output_price=remote.output_price
+    )
     missing = sum(1 for item in values if item.get(UNJUDGED))
-    return JudgeFacts(name=target.name, missing=missing, prompt_tokens=prompt, completion_tokens=completion, price_usd=price)
+    return JudgeFacts(
+        name=target.name, missing=missing, prompt_tokens=prompt, completion_tokens=completion, price_usd=price
+    )
 
 
 def _prompt(shown: Mapping[str, Any]) -> str:

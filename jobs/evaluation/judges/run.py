@@ -28,7 +28,11 @@ ANSWERS, VERDICTS = "judge_answers.jsonl", "verdicts.jsonl"
 def run(spec: JobSpec[JudgePayload], reporter: Reporter) -> JudgeResult:
     """Judge the items; see the module's first lines. Raises RoundhouseError subclasses."""
     payload, file = spec.payload, spec.folder / ANSWERS
-    items = [JudgeItem.model_validate_json(line) for line in spec.path(payload.items_file).read_text(encoding="utf-8").splitlines() if line]
+    items = [
+        JudgeItem.model_validate_json(line)
+        for line in spec.path(payload.items_file).read_text(encoding="utf-8").splitlines()
+        if line
+    ]
     answers = _read_answers(file)
     everything = list(questions(items, payload.config))
     left = [question for question in everything if question.key not in answers or answers[question.key].failed]
@@ -42,10 +46,14 @@ def run(spec: JobSpec[JudgePayload], reporter: Reporter) -> JudgeResult:
     verdicts = spec.folder / VERDICTS
     _write_verdicts(verdicts, items, answers, payload)
     summary = as_record(summarise(items, answers, payload.config))
-    return JudgeResult(judge=payload.judge, mode=payload.config.mode, summary=summary, verdicts_file=spec.relative(verdicts))
+    return JudgeResult(
+        judge=payload.judge, mode=payload.config.mode, summary=summary, verdicts_file=spec.relative(verdicts)
+    )
 
 
-def _ask(payload: JudgePayload, spec: JobSpec[JudgePayload], left: Sequence[Question], reporter: Reporter) -> Iterator[list[JudgeAnswer]]:
+def _ask(
+    payload: JudgePayload, spec: JobSpec[JudgePayload], left: Sequence[Question], reporter: Reporter
+) -> Iterator[list[JudgeAnswer]]:
     if not left:
         return
     if payload.url is not None:
@@ -63,7 +71,9 @@ def _ask(payload: JudgePayload, spec: JobSpec[JudgePayload], left: Sequence[Ques
     yield from _ask_checkpoint(spec.path(payload.checkpoint or ""), payload, left, reporter)
 
 
-def _ask_checkpoint(folder: Path, payload: JudgePayload, left: Sequence[Question], reporter: Reporter) -> Iterator[list[JudgeAnswer]]:
+def _ask_checkpoint(
+    folder: Path, payload: JudgePayload, left: Sequence[Question], reporter: Reporter
+) -> Iterator[list[JudgeAnswer]]:
     from jobs.evaluation.engines.plain import PlainEngine
     from jobs.evaluation.subject import load_subject
     from jobs.modeling.devices import set_threads
@@ -72,13 +82,21 @@ def _ask_checkpoint(folder: Path, payload: JudgePayload, left: Sequence[Question
     subject = load_subject(folder)
     chat = subject.uses_chat("auto")
     sampling = Sampling(max_tokens=payload.config.max_tokens)
-    requests = [GenerateRequest(subject.prompt_ids(question.messages, chat=chat), sampling=sampling) for question in left]
+    requests = [
+        GenerateRequest(subject.prompt_ids(question.messages, chat=chat), sampling=sampling) for question in left
+    ]
     engine = PlainEngine(subject, check_stop=lambda: check_stop(reporter))
     for batch in engine.generate(requests):
         replies = []
         for index, (answer, *_) in batch:
-            failed = answer.failed or (f"the question is {answer.cut} tokens longer than the judge's context" if answer.cut else "")
-            replies.append(JudgeAnswer(left[index].key, "" if failed else answer.text, answer.prompt_tokens, answer.tokens, failed=failed))
+            failed = answer.failed or (
+                f"the question is {answer.cut} tokens longer than the judge's context" if answer.cut else ""
+            )
+            replies.append(
+                JudgeAnswer(
+                    left[index].key, "" if failed else answer.text, answer.prompt_tokens, answer.tokens, failed=failed
+                )
+            )
         yield replies
 
 
@@ -93,7 +111,9 @@ def _read_answers(file: Path) -> dict[str, JudgeAnswer]:
     return answers
 
 
-def _write_verdicts(file: Path, items: Sequence[JudgeItem], answers: dict[str, JudgeAnswer], payload: JudgePayload) -> None:
+def _write_verdicts(
+    file: Path, items: Sequence[JudgeItem], answers: dict[str, JudgeAnswer], payload: JudgePayload
+) -> None:
     with file.open("w", encoding="utf-8") as out:
         for item, verdict in zip(items, item_verdicts(items, answers, payload.config), strict=True):
             orders = ("single",) if payload.config.mode == "rubric" else ("ab", "ba")

@@ -1,9 +1,10 @@
 """Runs in the child process: take every right away, then execute a program that is not trusted.
 
-Started as `python -I -S confined.py CONTROL_FD` with the order as JSON on stdin; imports the standard library alone. Layers, in this order:
-resource limits, another user where possible, namespaces where possible, no new privileges, Landlock for files, seccomp for system calls.
-Limits, Landlock and seccomp are required: without one of them the program is not run. Reports on the control pipe: a line when the layers
-hold, a line at the end, each with the nonce that the parent chose.
+Started as `python -I -S confined.py CONTROL_FD` with the order as JSON on stdin; imports the standard library alone.
+Layers, in this order: resource limits, another user where possible, namespaces where possible, no new privileges,
+Landlock for files, seccomp for system calls. Limits, Landlock and seccomp are required: without one of them the program
+is not run. Reports on the control pipe: a line when the layers hold, a line at the end, each with the nonce that the
+parent chose.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def limit_resources(limits: dict[str, int]) -> None:
 
 
 def leave_rights(user: int | None) -> list[str]:
-    """Become another user, enter namespaces of one's own and drop capabilities, where the kernel allows; return what succeeded."""
+    """Become another user, enter namespaces of one's own and drop capabilities, where the kernel allows; return what
+    succeeded.
+    """
     layers = []
     if user is not None:
         os.setgroups([])
@@ -67,13 +70,17 @@ def leave_rights(user: int | None) -> list[str]:
 
 
 def _counts_by_namespace(release: str) -> bool:
-    """Return whether a kernel counts a user's processes in each user namespace: before 5.14 those of other programs would count."""
+    """Return whether a kernel counts a user's processes in each user namespace: before 5.14 those of other programs
+    would count.
+    """
     major, minor = (int("".join(filter(str.isdigit, part)) or 0) for part in release.split(".")[:2])
     return (major, minor) >= (5, 14)
 
 
 def restrict_files(read: list[str], write: str) -> str:
-    """Allow reading below `read` and everything below `write`, and no other file (Landlock). Returns the layer's name."""
+    """Allow reading below `read` and everything below `write`, and no other file (Landlock). Returns the layer's
+    name.
+    """
     version = call("Landlock", LIBC.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), 1))
     files = (1 << (13 + (version >= 2) + (version >= 3))) - 1 | (IOCTL_DEV if version >= 5 else 0)
     fields = [files]
@@ -82,7 +89,9 @@ def restrict_files(read: list[str], write: str) -> str:
     if version >= 6:
         fields.append(0b11)  # no signal and no abstract socket outside
     attributes = struct.pack(f"<{len(fields)}Q", *fields)
-    ruleset = call("landlock_create_ruleset", LIBC.syscall(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0))
+    ruleset = call(
+        "landlock_create_ruleset", LIBC.syscall(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
+    )
     for path, rights in [(write, files & ~DEVICES), *((path, READ_FILE | READ_DIR) for path in read)]:
         try:
             beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -98,18 +107,28 @@ def restrict_files(read: list[str], write: str) -> str:
 
 
 def filter_calls(audit: int, allowed: list[int], checked: dict[str, int]) -> str:
-    """Allow the listed system calls, the checked ones with some arguments, and no other (seccomp). Returns the layer's name."""
+    """Allow the listed system calls, the checked ones with some arguments, and no other (seccomp). Returns the layer's
+    name.
+    """
     program = [(LOAD, 0, 0, 4), (JUMP_EQUAL, 1, 0, audit), (RETURN, 0, 0, REFUSE), (LOAD, 0, 0, 0)]
     program += [(JUMP_GREATER, 0, 1, 0x40000000), (RETURN, 0, 0, REFUSE)]  # the x32 table
     for number in allowed:
         program += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW)]
-    program += [(JUMP_EQUAL, 0, 1, checked["clone3"]), (RETURN, 0, 0, UNKNOWN)]  # its flags lie in memory: libc then calls clone
+    program += [
+        (JUMP_EQUAL, 0, 1, checked["clone3"]),
+        (RETURN, 0, 0, UNKNOWN),
+    ]  # its flags lie in memory: libc then calls clone
     for name, offset, values in (("ioctl", 24, IOCTLS), ("fcntl", 24, FCNTLS), ("prlimit64", 16, (0,))):
         tests = [step for value in values for step in ((JUMP_EQUAL, 0, 1, value), (RETURN, 0, 0, ALLOW))]
         block = [(LOAD, 0, 0, offset), *tests, (RETURN, 0, 0, REFUSE)]
         program += [(JUMP_EQUAL, 0, len(block), checked[name]), *block]
     # threads that share their open files alone: the parent counts those of the first one
-    program += [(JUMP_EQUAL, 0, 5, checked["clone"]), (LOAD, 0, 0, 16), (JUMP_SET, 0, 2, CLONE_THREAD), (JUMP_SET, 0, 1, CLONE_FILES)]
+    program += [
+        (JUMP_EQUAL, 0, 5, checked["clone"]),
+        (LOAD, 0, 0, 16),
+        (JUMP_SET, 0, 2, CLONE_THREAD),
+        (JUMP_SET, 0, 1, CLONE_FILES),
+    ]
     program += [(RETURN, 0, 0, ALLOW)]
     program += [(RETURN, 0, 0, REFUSE), (RETURN, 0, 0, REFUSE)]
     code = b"".join(struct.pack("<HBBI", *step) for step in program)
@@ -144,7 +163,10 @@ def run(program: str) -> dict[str, str]:
     except SystemExit:
         return {"outcome": "exited", "error": "The program ended before its tests did."}
     except BaseException as error:
-        return {"outcome": "memory" if isinstance(error, MemoryError) else "failed", "error": f"{type(error).__name__}: {error}"[:500]}
+        return {
+            "outcome": "memory" if isinstance(error, MemoryError) else "failed",
+            "error": f"{type(error).__name__}: {error}"[:500],
+        }
     return {"outcome": "passed", "error": ""}
 
 

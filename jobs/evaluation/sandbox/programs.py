@@ -1,6 +1,8 @@
-"""Run programs that a model wrote, each in a confined child process: no network, no files but its folder, no processes, bounded resources.
+"""Run programs that a model wrote, each in a confined child process: no network, no files but its folder, no processes,
+bounded resources.
 
-`check_sandbox` runs a program that tries to leave; if it can, or if a required layer is missing, no program is run on this machine.
+`check_sandbox` runs a program that tries to leave; if it can, or if a required layer is missing, no program is run on
+this machine.
 """
 
 from __future__ import annotations
@@ -31,12 +33,22 @@ CONFINED = Path(__file__).with_name("confined.py")
 POLL_S = 0.05
 UNPRIVILEGED = 65534
 REQUIRED = ("Landlock", "seccomp")
-SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/dev/null", "/dev/zero", "/dev/urandom")
+SYSTEM_LIBRARIES = (
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/etc/ld.so.cache",
+    "/dev/null",
+    "/dev/zero",
+    "/dev/urandom",
+)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one program. The processor's time counts, so that a busy machine fails no right answer; `wall_s` ends what sleeps.
+    """Bounds of one program. The processor's time counts, so that a busy machine fails no right answer; `wall_s` ends
+    what sleeps.
 
     `folder_bytes` counts files that are deleted and still open or mapped too; a single file has a quarter of it.
     """
@@ -57,7 +69,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class ProgramResult:
-    """The end of a program. `error` is its exception, `output` the beginning of what it printed, `layers` what confined it."""
+    """The end of a program. `error` is its exception, `output` the beginning of what it printed, `layers` what confined
+    it.
+    """
 
     outcome: Outcome
     error: str
@@ -101,7 +115,9 @@ time.sleep(60)
 
 @lru_cache(maxsize=1)
 def check_sandbox() -> tuple[str, ...]:
-    """Return the layers that confine a program on this machine. Raises Unavailable if a required one is missing or a program gets out."""
+    """Return the layers that confine a program on this machine. Raises Unavailable if a required one is missing or a
+    program gets out.
+    """
     result = _run(ESCAPE, Limits())
     if not result.passed:
         raise Unavailable(
@@ -113,7 +129,9 @@ def check_sandbox() -> tuple[str, ...]:
     if hoard.outcome != "output":
         raise Unavailable(
             f"What a program keeps in deleted files can't be counted on this machine: {hoard.error or hoard.outcome}.",
-            remedy="Give the worker a /proc that shows it its own processes, or leave benchmarks that execute code out.",
+            remedy=(
+                "Give the worker a /proc that shows it its own processes, or leave benchmarks that execute code out."
+            ),
         )
     return result.layers
 
@@ -131,7 +149,8 @@ def _run(program: str, limits: Limits) -> ProgramResult:
     machine = platform.machine()
     if sys.platform != "linux" or machine not in ALLOWED:
         raise Unavailable(
-            f"Programs can't be confined on {sys.platform} {machine}.", remedy="Code is executed on Linux alone, on x86_64 or aarch64."
+            f"Programs can't be confined on {sys.platform} {machine}.",
+            remedy="Code is executed on Linux alone, on x86_64 or aarch64.",
         )
     folder = Path(tempfile.mkdtemp(prefix="roundhouse-program-"))
     try:
@@ -176,7 +195,13 @@ class _Child:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
-                env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "TMPDIR": str(folder), "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"},
+                env={
+                    "PATH": "/usr/bin:/bin",
+                    "HOME": str(folder),
+                    "TMPDIR": str(folder),
+                    "LANG": "C.UTF-8",
+                    "OMP_NUM_THREADS": "1",
+                },
                 pass_fds=(writing,),
                 start_new_session=True,
             )
@@ -229,11 +254,15 @@ class _Child:
             return 0  # it has ended
 
     def _held_bytes(self) -> int:
-        """Return the bytes on disk of the folder's files and of those that were deleted and are still open or mapped."""
+        """Return the bytes on disk of the folder's files and of those that were deleted and are still open or
+        mapped.
+        """
         try:
             sizes = dict(_entries_below(self.folder))
         except (OSError, RecursionError):
-            return self.limits.folder_bytes + 1  # hidden from this process: too deep, or in a folder that can't be listed
+            return (
+                self.limits.folder_bytes + 1
+            )  # hidden from this process: too deep, or in a folder that can't be listed
         own = os.fspath(self.folder.resolve())
         with contextlib.suppress(OSError), os.scandir(f"/proc/{self.process.pid}/fd") as descriptors:
             for descriptor in descriptors:
@@ -254,7 +283,8 @@ class _Child:
         confined = all(any(layer.startswith(name) for layer in layers) for name in REQUIRED)
         if refusal is not None or not confined:
             raise Unavailable(
-                f"The program was not run: {refusal or output.decode('utf-8', 'replace')[-200:].strip() or 'its process did not start'}.",
+                "The program was not run:"
+                f" {refusal or output.decode('utf-8', 'replace')[-200:].strip() or 'its process did not start'}.",
                 remedy="Code is executed on Linux 5.13 or later alone, with Landlock and seccomp.",
             )
         end = next((record for record in reversed(records) if "outcome" in record), None)
@@ -291,16 +321,24 @@ def _own_records(reports: bytes, nonce: str) -> Iterator[dict[str, Any]]:
 
 
 def _other_user(folder: Path) -> int | None:
-    """Give the folder to an unprivileged user and return its id, if this process may and that user can read the standard library."""
+    """Give the folder to an unprivileged user and return its id, if this process may and that user can read the
+    standard library.
+    """
     library = Path(os.__file__)
-    if os.geteuid() != 0 or not all(parent.stat().st_mode & 0o001 for parent in library.parents) or not library.stat().st_mode & 0o004:
+    if (
+        os.geteuid() != 0
+        or not all(parent.stat().st_mode & 0o001 for parent in library.parents)
+        or not library.stat().st_mode & 0o004
+    ):
         return None
     os.chown(folder, UNPRIVILEGED, UNPRIVILEGED)
     return UNPRIVILEGED
 
 
 def _entries_below(folder: Path) -> Iterator[tuple[int, int]]:
-    """Yield inode and bytes on disk of each file and folder, half a kilobyte for its name included. Raises OSError for what is hidden."""
+    """Yield inode and bytes on disk of each file and folder, half a kilobyte for its name included. Raises OSError for
+    what is hidden.
+    """
     for place, folders, files in os.walk(folder, onerror=_unless_gone, followlinks=False):
         for name in (*folders, *files):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -319,4 +357,6 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
     if folder.exists():
         for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
-            subprocess.run([*command, os.fspath(folder)], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run(
+                [*command, os.fspath(folder)], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )

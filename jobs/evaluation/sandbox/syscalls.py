@@ -1,4 +1,5 @@
-"""System calls that a confined program may make, by machine. Everything else is refused: sockets, processes, signals to others, ptrace.
+"""System calls that a confined program may make, by machine. Everything else is refused: sockets, processes, signals to
+others, ptrace.
 
 `fallocate` is refused too: it takes space faster than it can be counted, and the C library writes in its place.
 
@@ -11,7 +12,34 @@ ALLOWED: dict[str, frozenset[int]] = {
     "x86_64": frozenset(
         [
             # files by path, which Landlock restricts
-            *(2, 257, 85, 4, 6, 262, 332, 21, 269, 439, 80, 79, 82, 264, 316, 83, 258, 84, 87, 263, 89, 267, 88, 266, 137, 95),
+            *(
+                2,
+                257,
+                85,
+                4,
+                6,
+                262,
+                332,
+                21,
+                269,
+                439,
+                80,
+                79,
+                82,
+                264,
+                316,
+                83,
+                258,
+                84,
+                87,
+                263,
+                89,
+                267,
+                88,
+                266,
+                137,
+                95,
+            ),
             # open files
             *(0, 1, 19, 20, 17, 18, 295, 296, 3, 8, 5, 138, 81, 32, 33, 292, 22, 293, 73, 74, 75, 77, 78, 217, 326, 40),
             # memory

@@ -2,8 +2,8 @@
 
 Training, playground, endpoints, evaluation and battles all render here.
 
-A special token spelled in a message (`<|im_end|>`) stays text: a zero-width space is inserted before the template is rendered, so that
-only the template opens and closes turns.
+A special token spelled in a message (`<|im_end|>`) stays text: a zero-width space is inserted before the template is
+rendered, so that only the template opens and closes turns.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ Tools = list[dict[str, Any]] | None
 LONGEST_CHARACTERS = 2_000_000
 BREAK = "\u200b"  # a zero-width space: invisible to a reader, and no special token to the tokenizer
 _ROLE_MARK = re.compile(r"<\|[^|<>]+\|>")  # such tokens mark turns even if the tokenizer does not declare them special
-_patterns: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[tuple[int, str], re.Pattern[str] | None]] = weakref.WeakKeyDictionary()
+_patterns: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[tuple[int, str], re.Pattern[str] | None]] = (
+    weakref.WeakKeyDictionary()
+)
 _closings: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, str]] = weakref.WeakKeyDictionary()
 
 
@@ -57,8 +59,8 @@ def ensure_template(tokenizer: PreTrainedTokenizerBase) -> bool:
 def teach_template(tokenizer: PreTrainedTokenizerBase, *, chats: bool) -> None:
     """Set the chat template for training.
 
-    Training on plain text (`chats` false) sets the plain template, as such a network only continues text. Training on conversations keeps
-    the tokenizer's template, or sets ours: with role tokens if the vocabulary holds them.
+    Training on plain text (`chats` false) sets the plain template, as such a network only continues text. Training on
+    conversations keeps the tokenizer's template, or sets ours: with role tokens if the vocabulary holds them.
     """
     if not chats:
         tokenizer.chat_template = PLAIN_TEMPLATE
@@ -75,14 +77,17 @@ def render_chat(
     generation_prompt: bool = False,
     variables: Mapping[str, Any] | None = None,
 ) -> str:
-    """Render messages to the network's input text. `variables` are what the template reads beside them, such as `enable_thinking`.
+    """Render messages to the network's input text. `variables` are what the template reads beside them, such as
+    `enable_thinking`.
 
-    Raises ConversationRefused with the template's message if it rejects the conversation (an unknown role, a forbidden order) or fails
-    on it, InvalidInput if the template exceeds its limits or does not read a variable.
+    Raises ConversationRefused with the template's message if it rejects the conversation (an unknown role, a forbidden
+    order) or fails on it, InvalidInput if the template exceeds its limits or does not read a variable.
     """
     size = sum(len(str(message.get("content") or "")) for message in messages)
     if size > LONGEST_CHARACTERS:
-        raise ConversationRefused(f"The conversation has {size:,} characters, and at most {LONGEST_CHARACTERS:,} are rendered.")
+        raise ConversationRefused(
+            f"The conversation has {size:,} characters, and at most {LONGEST_CHARACTERS:,} are rendered."
+        )
     template, pattern = tokenizer.get_chat_template(tools=tools), _special_pattern(tokenizer)
     own: dict[str, Any] = {
         **tokenizer.special_tokens_map,
@@ -96,15 +101,22 @@ def render_chat(
         return render_template(template, **own, **_as_text(dict(variables or {}), pattern))
     except TemplateTooCostly as error:
         raise InvalidInput(
-            f"The checkpoint's chat template was stopped: {error.message}.", remedy="Use a checkpoint with a sound template."
+            f"The checkpoint's chat template was stopped: {error.message}.",
+            remedy="Use a checkpoint with a sound template.",
         ) from error
     except TemplateError as error:
-        roles = ", ".join(str(message.get("role", "?")) for message in messages[:12]) + (", ..." if len(messages) > 12 else "")
-        raise ConversationRefused(f"The checkpoint's chat template refuses the conversation ({roles}): {error}") from error
+        roles = ", ".join(str(message.get("role", "?")) for message in messages[:12]) + (
+            ", ..." if len(messages) > 12 else ""
+        )
+        raise ConversationRefused(
+            f"The checkpoint's chat template refuses the conversation ({roles}): {error}"
+        ) from error
 
 
 def _check_variables(variables: Mapping[str, Any], template: str, own: Mapping[str, Any]) -> None:
-    """Raise InvalidInput for a variable that the template does not read, unless it is as good as missing, and for one of the request's."""
+    """Raise InvalidInput for a variable that the template does not read, unless it is as good as missing, and for one
+    of the request's.
+    """
     read = variables_of(template) - own.keys() if variables else frozenset[str]()
     for name, value in variables.items():
         if name in own or (name not in read and value):
@@ -121,8 +133,16 @@ def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | No
     mark = (len(tokenizer), str(tokenizer.special_tokens_map))
     known = _patterns.get(tokenizer)
     if known is None or known[0] != mark:
-        added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special or _ROLE_MARK.fullmatch(token.content)]
-        names = sorted({name for name in [*added, *map(str, tokenizer.all_special_tokens)] if len(name.strip()) > 1}, key=len, reverse=True)
+        added = [
+            token.content
+            for token in tokenizer.added_tokens_decoder.values()
+            if token.special or _ROLE_MARK.fullmatch(token.content)
+        ]
+        names = sorted(
+            {name for name in [*added, *map(str, tokenizer.all_special_tokens)] if len(name.strip()) > 1},
+            key=len,
+            reverse=True,
+        )
         known = _patterns[tokenizer] = (mark, re.compile("|".join(map(re.escape, names))) if names else None)
     return known[1]
 
@@ -139,7 +159,9 @@ def _render_upto(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
 
 
 def _closing(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the text that the template adds after the last turn of a finished conversation (Phi-3: an end token); usually empty."""
+    """Return the text that the template adds after the last turn of a finished conversation (Phi-3: an end token);
+    usually empty.
+    """
     mark = (len(tokenizer), tokenizer.chat_template)
     known = _closings.get(tokenizer)
     if known is None or known[0] != mark:
@@ -202,13 +224,15 @@ def encode_completion(
     upto = _render_upto(tokenizer, [*prompt, *completion], tools)
     if not upto.startswith(before):
         raise ConversationRefused(
-            "The checkpoint's chat template renders the prompt differently once an answer follows, so no tokens that generation would see "
-            "can be trained on."
+            "The checkpoint's chat template renders the prompt differently once an answer follows, so no tokens that"
+            " generation would see can be trained on."
         )
     return encode_answer(tokenizer, before, upto[len(before) : _answer_end(tokenizer, upto, len(before))])
 
 
-def answers_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> list[tuple[int, str, str]]:
+def answers_of(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None
+) -> list[tuple[int, str, str]]:
     """Return (index, text before the answer, the answer with its end token) of each assistant turn, as rendered text.
 
     Each is rendered as in generation: the text before it without the turns that follow.
@@ -227,8 +251,8 @@ def answers_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return the special token with which the chat template ends an answer, if any.
 
-    Usually the tokenizer's end token. The template of a fine-tuned base may close turns with another one, which training then teaches,
-    so generation must stop there too.
+    Usually the tokenizer's end token. The template of a fine-tuned base may close turns with another one, which
+    training then teaches, so generation must stop there too.
     """
     if not tokenizer.chat_template:
         return None
@@ -241,28 +265,35 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return ids[-1] if special and special.special else None
 
 
-def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> tuple[list[int], list[bool]]:
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None
+) -> tuple[list[int], list[bool]]:
     """Encode a conversation with a mask of the trained tokens: assistant turns with their end tokens, nothing else.
 
-    The ids equal `tokenizer.apply_chat_template(messages)`, and up to the last answer they equal `encode_prompt`. An answer that the
-    template renders differently once more turns follow (with its reasoning removed, say) is not trained on, because generation never
-    sees those tokens; neither is a token that spans the border of prompt and answer.
+    The ids equal `tokenizer.apply_chat_template(messages)`, and up to the last answer they equal `encode_prompt`. An
+    answer that the template renders differently once more turns follow (with its reasoning removed, say) is not trained
+    on, because generation never sees those tokens; neither is a token that spans the border of prompt and answer.
     """
     encoded, _ = _encode_whole(tokenizer, messages, tools)
     return encoded.ids, encoded.mask
 
 
-def training_chats(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> list[EncodedChat]:
+def training_chats(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None
+) -> list[EncodedChat]:
     """Encode a conversation for training, so that every answer is trained on once, as generation renders it.
 
-    The first result is `encode_chat`. An answer that the template rewrites once more turns follow is added as a conversation of its own
-    that ends with it. One that generation could never render as the template does counts as `skipped`.
+    The first result is `encode_chat`. An answer that the template rewrites once more turns follow is added as a
+    conversation of its own that ends with it. One that generation could never render as the template does counts as
+    `skipped`.
     """
     conversation, rewritten = _encode_whole(tokenizer, messages, tools)
     alone, lost = [], 0
     for index in rewritten:
         single, again = (
-            (conversation, [index]) if index == len(messages) - 1 else _encode_whole(tokenizer, messages[: index + 1], tools, only=index)
+            (conversation, [index])
+            if index == len(messages) - 1
+            else _encode_whole(tokenizer, messages[: index + 1], tools, only=index)
         )
         if again:
             lost += 1
@@ -274,7 +305,9 @@ def training_chats(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messag
 def _encode_whole(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools, *, only: int | None = None
 ) -> tuple[EncodedChat, list[int]]:
-    """Encode a conversation; return it with the indices of the answers (of `only` that one) that it does not train on."""
+    """Encode a conversation; return it with the indices of the answers (of `only` that one) that it does not train
+    on.
+    """
     text = render_chat(tokenizer, messages, tools=tools)
     encoded = _encode(tokenizer, text)
     ids: list[int] = encoded["input_ids"]
@@ -285,7 +318,9 @@ def _encode_whole(
             continue
         prompt = render_chat(tokenizer, messages[:index], tools=tools, generation_prompt=True) if index else None
         is_last = index == len(messages) - 1
-        upto = text.removesuffix(_closing(tokenizer)) if is_last else _render_upto(tokenizer, messages[: index + 1], tools)
+        upto = (
+            text.removesuffix(_closing(tokenizer)) if is_last else _render_upto(tokenizer, messages[: index + 1], tools)
+        )
         if prompt is None or not (text.startswith(upto) and upto.startswith(prompt)):
             rewritten.append(index)
             continue
@@ -312,5 +347,7 @@ def _answer_end(tokenizer: PreTrainedTokenizerBase, upto: str, start: int) -> in
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Any:
     if not tokenizer.is_fast:
-        raise InvalidInput("The checkpoint's tokenizer has no fast form (tokenizer.json), which training and chat need.")
+        raise InvalidInput(
+            "The checkpoint's tokenizer has no fast form (tokenizer.json), which training and chat need."
+        )
     return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

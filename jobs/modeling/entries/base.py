@@ -1,4 +1,6 @@
-"""The job that adds a base: copies a folder, converts a GGUF file or downloads a Hub repository to a checkpoint folder."""
+"""The job that adds a base: copies a folder, converts a GGUF file or downloads a Hub repository to a checkpoint
+folder.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +27,18 @@ NOT_STATED = "not stated"
 def run(spec: JobSpec[AddBasePayload], reporter: Reporter) -> AddBaseResult:
     """Write the payload's base to `out`, load it once, and describe it.
 
-    Payload: `source` (a path, absolute or among the artifacts) or `hub` (an id) with `revision` (a branch, tag or commit; default main);
-    `out`; `keep_free_bytes` of the disk that stay free. Returns `inspect_folder` of it, plus `folder`, `licence` ("not stated" if
-    unknown) and, from the Hub, `revision` (the commit) and `requested_revision`. Raises InvalidInput for what can't be a base.
+    Payload: `source` (a path, absolute or among the artifacts) or `hub` (an id) with `revision` (a branch, tag or
+    commit; default main); `out`; `keep_free_bytes` of the disk that stay free. Returns `inspect_folder` of it, plus
+    `folder`, `licence` ("not stated" if unknown) and, from the Hub, `revision` (the commit) and `requested_revision`.
+    Raises InvalidInput for what can't be a base.
     """
     payload, out = spec.payload, spec.path(spec.payload.out)
     keep = payload.keep_free_bytes
     with _source(spec, reporter, keep=keep) as source:
         if not source.path.exists():
-            raise NotFound(f"There is no {source.path}.", remedy="Check the path on the worker's machine.", field="source")
+            raise NotFound(
+                f"There is no {source.path}.", remedy="Check the path on the worker's machine.", field="source"
+            )
         facts = describe_base(source.path)
         if facts.kind == "folder":
             check_tokenizer_files(source.path)
@@ -62,7 +67,13 @@ def _source(spec: JobSpec[AddBasePayload], reporter: Reporter, *, keep: int) -> 
 
 
 def _write(
-    source: Fetched, facts: BaseFacts, spec: JobSpec[AddBasePayload], *, meta: dict[str, Any], keep: int, reporter: Reporter
+    source: Fetched,
+    facts: BaseFacts,
+    spec: JobSpec[AddBasePayload],
+    *,
+    meta: dict[str, Any],
+    keep: int,
+    reporter: Reporter,
 ) -> None:
     """Write the base's files to the payload's `out`."""
     path, out = source.path, spec.path(spec.payload.out)
@@ -77,6 +88,10 @@ def _write(
     def watch(done: int, total: int) -> None:
         reporter.progress(done, total, unit="byte", message=f"Copying {name}")
         if reporter.should_stop() is not None:
-            raise JobFailed("Adding the base was stopped on request.", remedy="No files were kept; add it again to retry.")
+            raise JobFailed(
+                "Adding the base was stopped on request.", remedy="No files were kept; add it again to retry."
+            )
 
-    copy_checkpoint(path, out, meta=meta, files=base_files(path), move=source.is_ours, keep_free_bytes=keep, watch=watch)
+    copy_checkpoint(
+        path, out, meta=meta, files=base_files(path), move=source.is_ours, keep_free_bytes=keep, watch=watch
+    )

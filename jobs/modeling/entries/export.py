@@ -1,4 +1,6 @@
-"""The job that exports a checkpoint as a folder, a merged folder or a GGUF file, and uploads it to a Hub if asked to."""
+"""The job that exports a checkpoint as a folder, a merged folder or a GGUF file, and uploads it to a Hub if asked
+to.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,13 @@ from jobs.reporter import JobSpec, Reporter
 
 
 def run(spec: JobSpec[ExportPayload], reporter: Reporter) -> ExportResult:
-    """Write the payload's `checkpoint` in `format` ("hf": unchanged, without training state; "merged": adapter merged; "gguf").
+    """Write the payload's `checkpoint` in `format` ("hf": unchanged, without training state; "merged": adapter merged;
+    "gguf").
 
-    It is written to `out` (relative to the artifacts), with `card` as its README.md if it has none; a GGUF file is named by `name` and
-    `numbers`. With `push` ({repo, private}) it is uploaded as well. Returns `inspect_folder` of it, plus `folder` and `pushed`. A full
-    network exports as itself in either folder format. Raises Conflict if the target already exists.
+    It is written to `out` (relative to the artifacts), with `card` as its README.md if it has none; a GGUF file is
+    named by `name` and `numbers`. With `push` ({repo, private}) it is uploaded as well. Returns `inspect_folder` of it,
+    plus `folder` and `pushed`. A full network exports as itself in either folder format. Raises Conflict if the target
+    already exists.
     """
     payload = spec.payload
     source = spec.path(payload.checkpoint)
@@ -31,7 +35,9 @@ def run(spec: JobSpec[ExportPayload], reporter: Reporter) -> ExportResult:
     if target.exists() and spec.attempt > 1:
         shutil.rmtree(target)  # left by an earlier attempt
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise Conflict(f"{target} exists already and is not empty.", remedy="Name a folder that does not exist yet.", field="to")
+        raise Conflict(
+            f"{target} exists already and is not empty.", remedy="Name a folder that does not exist yet.", field="to"
+        )
     if target.exists():
         target.rmdir()
     try:
@@ -41,7 +47,9 @@ def run(spec: JobSpec[ExportPayload], reporter: Reporter) -> ExportResult:
         pushed = None
         if payload.push is not None:
             message = f"Upload {payload.name or source.name} as {payload.format}"
-            pushed = push_folder(target, repo=payload.push.repo, private=payload.push.private, message=message, reporter=reporter)
+            pushed = push_folder(
+                target, repo=payload.push.repo, private=payload.push.private, message=message, reporter=reporter
+            )
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
@@ -58,7 +66,11 @@ def _write(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, targe
         reporter.progress(0, 1, unit="", message="Merging the adapter into its base")
         merge_adapter(source, target)
     else:
-        meta = {key: value for key, value in read_card(source).items() if key not in ("files", "versions", "format", "base_path")}
+        meta = {
+            key: value
+            for key, value in read_card(source).items()
+            if key not in ("files", "versions", "format", "base_path")
+        }
 
         def watch(done: int, total: int) -> None:
             reporter.progress(done, total, unit="byte", message="Copying")
@@ -86,7 +98,13 @@ def _write_file(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, 
     write_gguf(file, network=network, tokenizer=load_tokenizer(source), name=name, numbers=numbers, watch=watch)
     described = inspect_folder(model_folder)
     parameters = network.num_parameters()
-    changes = {"parameters": parameters, "adapter": False, "dtype": numbers, "bytes": file.stat().st_size, "files": (file.name,)}
+    changes = {
+        "parameters": parameters,
+        "adapter": False,
+        "dtype": numbers,
+        "bytes": file.stat().st_size,
+        "files": (file.name,),
+    }
     return described.model_copy(update=changes)
 
 

@@ -34,16 +34,18 @@ _LONG = re.compile(rf"(?:\S{{{LONGEST_RUN}}}|\s{{{LONGEST_RUN}}})")
 def run(spec: JobSpec[TrainTokenizerPayload], reporter: Reporter) -> TrainTokenizerResult:
     """Train on the train split of `dataset`; save to `out` in Hugging Face format.
 
-    Payload: `dataset`, `kind` ("bpe", "unigram" or "byte"), `vocab_size`, `out`. Returns `folder`, `kind`, `vocab_size`,
-    `asked_vocab_size`, `bytes_per_token` (on at most 2 MB of the split `measured_on`: val, or train without one), and `sample_rows`,
-    `sample_bytes` of `total_rows`: the training text. Raises InvalidInput if the text is too small for the vocabulary
-    (it yields less than half of it), JobFailed when asked to stop.
+    Payload: `dataset`, `kind` ("bpe", "unigram" or "byte"), `vocab_size`, `out`. Returns `folder`, `kind`,
+    `vocab_size`, `asked_vocab_size`, `bytes_per_token` (on at most 2 MB of the split `measured_on`: val, or train
+    without one), and `sample_rows`, `sample_bytes` of `total_rows`: the training text. Raises InvalidInput if the text
+    is too small for the vocabulary (it yields less than half of it), JobFailed when asked to stop.
     """
     payload = spec.payload
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     folder = spec.path(payload.dataset_folder)
     if not (folder / "train.parquet").is_file():
-        raise NotFound(f"The dataset's folder {payload.dataset} has no train.parquet.", remedy="Import the dataset again.")
+        raise NotFound(
+            f"The dataset's folder {payload.dataset} has no train.parquet.", remedy="Import the dataset again."
+        )
     kind = payload.kind
     sample = TextSample(folder / "train.parquet", max_bytes=SAMPLE_BYTES[kind] or 1)
     vocab_size = 262 if kind == "byte" else payload.vocab_size
@@ -76,7 +78,9 @@ def _train(kind: str, sample: TextSample, *, vocab_size: int, reporter: Reporter
         if kind == "bpe":
             return train_bpe(read(), vocab_size=vocab_size)
         counted = report_rows(sample, reporter, message="Counting characters")
-        return train_unigram(only_frequent(read(), choose_alphabet(counted, limit=largest_alphabet(vocab_size))), vocab_size=vocab_size)
+        return train_unigram(
+            only_frequent(read(), choose_alphabet(counted, limit=largest_alphabet(vocab_size))), vocab_size=vocab_size
+        )
 
     return run_watched(work, reporter)
 
@@ -157,10 +161,13 @@ def measure_bytes_per_token(tokenizer: PreTrainedTokenizerFast, file: Path) -> f
 
 def _check_yield(made: int, requested: int, sample: TextSample) -> None:
     if sample.rows == 0 and sample.total_rows and made < requested:
-        raise InvalidInput("The dataset's rows hold no text to train on.", remedy="Choose another dataset.", field="dataset")
+        raise InvalidInput(
+            "The dataset's rows hold no text to train on.", remedy="Choose another dataset.", field="dataset"
+        )
     if made < requested / 2:
         raise InvalidInput(
-            f"The text is too small for a vocabulary of {requested:,}: its {sample.bytes:,} bytes yield {made:,} entries.",
+            f"The text is too small for a vocabulary of {requested:,}: its {sample.bytes:,} bytes yield {made:,}"
+            " entries.",
             remedy=f"Choose {made:,} or fewer, or a dataset with more text.",
             field="vocab_size",
         )

@@ -25,7 +25,9 @@ from jobs.modeling.text_sample import TextSample
 from jobs.reporter import JobSpec, Reporter
 
 MAX_ROWS, MAX_BYTES = 20_000, 20_000_000
-"""Sample per dataset, spread evenly: enough for three significant digits. A row of over a million characters counts as several."""
+"""Sample per dataset, spread evenly: enough for three significant digits. A row of over a million characters counts as
+several.
+"""
 SMALL_LANGUAGE, MOST_LANGUAGES = 0.005, 12
 BATCH_ROWS, BATCH_BYTES = 256, 2_000_000
 
@@ -33,10 +35,11 @@ BATCH_ROWS, BATCH_BYTES = 256, 2_000_000
 def run(spec: JobSpec[TokenizerReportPayload], reporter: Reporter) -> TokenizerReportResult:
     """Measure every tokenizer of the payload on every dataset of it.
 
-    Payload: `tokenizers` and `datasets`, each a list of {"name", "folder"}. Returns `tokenizers` (name, vocab_size, unknown_token, ...),
-    `datasets` (name, rows and bytes read, total_rows, languages with their share of the bytes) and `measures`, one for each tokenizer,
-    dataset and language (None: all): `TokenCounts.measures` and, for all languages, `used_entries` of the vocabulary. Raises InvalidInput
-    for a tokenizer that can't read the text, JobFailed when asked to stop.
+    Payload: `tokenizers` and `datasets`, each a list of {"name", "folder"}. Returns `tokenizers` (name, vocab_size,
+    unknown_token, ...), `datasets` (name, rows and bytes read, total_rows, languages with their share of the bytes) and
+    `measures`, one for each tokenizer, dataset and language (None: all): `TokenCounts.measures` and, for all languages,
+    `used_entries` of the vocabulary. Raises InvalidInput for a tokenizer that can't read the text, JobFailed when asked
+    to stop.
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     subjects = [Subject.load(entry.name, spec.path(entry.folder)) for entry in spec.payload.tokenizers]
@@ -53,12 +56,20 @@ def run(spec: JobSpec[TokenizerReportPayload], reporter: Reporter) -> TokenizerR
             _check_stop(reporter)
             survey.add(texts)
             share = min(1.0, sample.rows * sample.every / max(1, sample.total_rows))
-            reporter.progress(place + share, len(spec.payload.datasets), unit="dataset", message=f"Measuring on {entry.name}")
+            reporter.progress(
+                place + share, len(spec.payload.datasets), unit="dataset", message=f"Measuring on {entry.name}"
+            )
         if sample.rows == 0:
-            raise InvalidInput(f"The rows of {entry.name} hold no text.", remedy="Choose another dataset.", field="datasets")
+            raise InvalidInput(
+                f"The rows of {entry.name} hold no text.", remedy="Choose another dataset.", field="datasets"
+            )
         datasets.append(
             MeasuredDataset(
-                name=entry.name, rows=sample.rows, bytes=sample.bytes, total_rows=sample.total_rows, languages=tuple(survey.languages())
+                name=entry.name,
+                rows=sample.rows,
+                bytes=sample.bytes,
+                total_rows=sample.total_rows,
+                languages=tuple(survey.languages()),
             )
         )
         measures += [{**measure, "dataset": place} for measure in survey.measures()]
@@ -100,7 +111,10 @@ class Subject:
         """Load a tokenizer as in training. Raises NotFound or InvalidInput if it can't be loaded."""
         wrapped = load_tokenizer(folder)
         if not wrapped.is_fast:
-            raise InvalidInput(f"The tokenizer of {name} has no fast form (tokenizer.json).", remedy="Save it with AutoTokenizer first.")
+            raise InvalidInput(
+                f"The tokenizer of {name} has no fast form (tokenizer.json).",
+                remedy="Save it with AutoTokenizer first.",
+            )
         tokenizer: Tokenizer = wrapped.backend_tokenizer
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -114,7 +128,9 @@ class Subject:
         for piece, index in vocabulary.items():
             if index not in special:
                 raw[index], single[index] = form.is_raw_byte(piece), len(form.bytes_of(piece)) == 1
-        return Subject(name, tokenizer, unknown_token(state), raw, single, len(vocabulary), str(state["model"].get("type") or ""))
+        return Subject(
+            name, tokenizer, unknown_token(state), raw, single, len(vocabulary), str(state["model"].get("type") or "")
+        )
 
     def describe(self) -> MeasuredTokenizer:
         """Describe the tokenizer."""
@@ -128,12 +144,16 @@ class Subject:
         except BaseException as error:  # a panic of the library is not an Exception
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
-            raise InvalidInput(f"The tokenizer of {self.name} can't read the text: {error}", field="tokenizers") from error
+            raise InvalidInput(
+                f"The tokenizer of {self.name} can't read the text: {error}", field="tokenizers"
+            ) from error
 
     def count(self, encoding: Any, text: str) -> tuple[TokenCounts, npt.NDArray[np.int64]]:
         """Count one text's tokens, without the counts that depend on the text alone; return them with the ids."""
         ids = np.asarray(encoding.ids, dtype=np.int64)
-        counts = TokenCounts(tokens=len(ids), raw_bytes=int(self.raw_bytes[ids].sum()), single_bytes=int(self.single_bytes[ids].sum()))
+        counts = TokenCounts(
+            tokens=len(ids), raw_bytes=int(self.raw_bytes[ids].sum()), single_bytes=int(self.single_bytes[ids].sum())
+        )
         if self.unknown is not None and (places := np.flatnonzero(ids == self.unknown[0])).size:
             offsets = encoding.offsets  # some tokenizers encode unknown text as a space, and spaces are known
             counts.unknown = sum(text[slice(*offsets[place])] != self.unknown[1] for place in places)
@@ -152,12 +172,17 @@ class Survey:
     def add(self, texts: list[str]) -> None:
         """Count some texts."""
         languages = [self._guesser.guess(text) for text in texts]
-        shared = [TokenCounts(rows=1, bytes=len(text.encode()), characters=len(text), words=count_words(text)) for text in texts]
+        shared = [
+            TokenCounts(rows=1, bytes=len(text.encode()), characters=len(text), words=count_words(text))
+            for text in texts
+        ]
         for language, own in zip(languages, shared, strict=True):
             self._bytes[language] = self._bytes.get(language, 0) + own.bytes
         for subject, by_language, used in zip(self._subjects, self._counts, self._used, strict=True):
             encodings = subject.encode(texts)
-            decoded = subject.tokenizer.decode_batch([encoding.ids for encoding in encodings], skip_special_tokens=False)
+            decoded = subject.tokenizer.decode_batch(
+                [encoding.ids for encoding in encodings], skip_special_tokens=False
+            )
             for text, back, language, own, encoding in zip(texts, decoded, languages, shared, encodings, strict=True):
                 counts, ids = subject.count(encoding, text)
                 used[ids] = True
@@ -166,7 +191,9 @@ class Survey:
                 by_language.setdefault(language, TokenCounts()).add(counts)
 
     def languages(self) -> list[LanguageShare]:
-        """Return the languages with their rows and their share of the bytes, the largest first; small ones together as "other"."""
+        """Return the languages with their rows and their share of the bytes, the largest first; small ones together as
+        "other".
+        """
         total, small = sum(self._bytes.values()), self._small()
         sizes: dict[str, int] = {}
         for code, size in self._bytes.items():
@@ -186,7 +213,9 @@ class Survey:
                 total.add(counts)
                 by_language[OTHER if code in small else code].add(counts)
             rows.append({"tokenizer": place, "language": None, "used_entries": int(used.sum()), **total.measures()})
-            rows += [{"tokenizer": place, "language": code, **counts.measures()} for code, counts in by_language.items()]
+            rows += [
+                {"tokenizer": place, "language": code, **counts.measures()} for code, counts in by_language.items()
+            ]
         return rows
 
     def _small(self) -> set[str]:

@@ -22,11 +22,14 @@ LARGEST_FP32_PARAMETERS = 500_000_000
 """Number of parameters above which weights are stored in bf16, as exact dequantised values take 4 bytes each."""
 
 
-def convert_gguf(file: Path, out_folder: Path, *, meta: dict[str, Any] | None = None, keep_free_bytes: int = 0) -> dict[str, Any]:
+def convert_gguf(
+    file: Path, out_folder: Path, *, meta: dict[str, Any] | None = None, keep_free_bytes: int = 0
+) -> dict[str, Any]:
     """Convert a GGUF file to a Hugging Face checkpoint; return its card.
 
     Generation stops at the tokenizer's end token, which for a chat network ends a turn. Raises InvalidInput if the file
-    is not GGUF, is damaged, or of an architecture that transformers can't dequantise; JobFailed if memory or disk are too small.
+    is not GGUF, is damaged, or of an architecture that transformers can't dequantise; JobFailed if memory or disk are
+    too small.
     """
     _check_room(file.name, read_gguf(file).parameters, out_folder, keep_free_bytes=keep_free_bytes)
     transformers.utils.logging.disable_progress_bar()
@@ -54,7 +57,9 @@ def convert_gguf(file: Path, out_folder: Path, *, meta: dict[str, Any] | None = 
     tokenizer.model_max_length = getattr(network.config, "max_position_embeddings", tokenizer.model_max_length)
     if network.num_parameters() > LARGEST_FP32_PARAMETERS:
         network = network.to(torch.bfloat16)
-    return save_checkpoint(out_folder, model=network, tokenizer=tokenizer, meta={**(meta or {}), "converted_from": file.name})
+    return save_checkpoint(
+        out_folder, model=network, tokenizer=tokenizer, meta={**(meta or {}), "converted_from": file.name}
+    )
 
 
 def _check_room(name: str, parameters: int, out_folder: Path, *, keep_free_bytes: int) -> None:
@@ -66,10 +71,14 @@ def _check_room(name: str, parameters: int, out_folder: Path, *, keep_free_bytes
             remedy="Add the original checkpoint (safetensors) instead, or use a machine with more memory.",
         )
     out_folder.parent.mkdir(parents=True, exist_ok=True)
-    size, free = parameters * (4 if parameters <= LARGEST_FP32_PARAMETERS else 2), shutil.disk_usage(out_folder.parent).free
+    size, free = (
+        parameters * (4 if parameters <= LARGEST_FP32_PARAMETERS else 2),
+        shutil.disk_usage(out_folder.parent).free,
+    )
     if free - size < keep_free_bytes:
         raise JobFailed(
-            f"The disk has {free / 1e9:.2f} GB free, and the checkpoint needs {size / 1e9:.2f} GB.", remedy="Free space and try again."
+            f"The disk has {free / 1e9:.2f} GB free, and the checkpoint needs {size / 1e9:.2f} GB.",
+            remedy="Free space and try again.",
         )
 
 

@@ -1,7 +1,7 @@
 """Write a checkpoint as one GGUF file for llama.cpp: weights, tokenizer and chat template.
 
-Supports the families whose files transformers reads back, so that exports are tested against the network. Tensor names come from the
-gguf library's tables; weights that llama.cpp stores in another layout are permuted as its converter does.
+Supports the families whose files transformers reads back, so that exports are tested against the network. Tensor names
+come from the gguf library's tables; weights that llama.cpp stores in another layout are permuted as its converter does.
 """
 
 from __future__ import annotations
@@ -33,13 +33,21 @@ ARCHITECTURES = {
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
 }
 """GGUF architecture of each transformers model type."""
-FILE_TYPES = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}
+FILE_TYPES = {
+    "f32": gguf.LlamaFileType.ALL_F32,
+    "f16": gguf.LlamaFileType.MOSTLY_F16,
+    "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+}
 GEMMA_PERIOD, GEMMA_LOCAL_BASE = 6, 10_000.0
 """llama.cpp's fixed values for Gemma 3: full attention in every sixth layer, and the RoPE base of the other layers."""
 SPLITTERS = {
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt-2",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "llama-bpe",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": (  # noqa: E501
+        "llama-bpe"
+    ),
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": (
+        "qwen2"
+    ),
 }
 """Pre-tokenisation patterns and their names in llama.cpp."""
 
@@ -53,7 +61,8 @@ def write_gguf(
     numbers: GgufNumbers = "f16",
     watch: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write a network with its tokenizer; `watch` is called with tensors written and the total, and an exception from it ends the export.
+    """Write a network with its tokenizer; `watch` is called with tensors written and the total, and an exception from
+    it ends the export.
 
     Matrices are stored as `numbers`, vectors in fp32. Raises InvalidInput for a family, a variant or a tokenizer
     that GGUF can't represent or that can't be tested.
@@ -88,7 +97,9 @@ ACTIVATIONS = {"gpt2": ("gelu_new", "gelu_pytorch_tanh"), "gemma3_text": ("gelu_
 def check_gguf(config: Any) -> None:
     """Raise InvalidInput unless GGUF can represent a network of this transformers config."""
     if (refusal := gguf_refusal(config.model_type)) is not None:
-        raise InvalidInput(refusal, remedy="Export it as a folder instead; llama.cpp's own converter reads that.", field="format")
+        raise InvalidInput(
+            refusal, remedy="Export it as a folder instead; llama.cpp's own converter reads that.", field="format"
+        )
     rope = getattr(config, "rope_parameters", None) or {}
     parts = [part for part in rope.values() if isinstance(part, dict)] or [rope]
     scaling = next((part["rope_type"] for part in parts if part.get("rope_type", "default") != "default"), None)
@@ -99,29 +110,40 @@ def check_gguf(config: Any) -> None:
     elif config.model_type == "mistral" and window and window < config.max_position_embeddings:
         problem = f"llama.cpp's Llama has no sliding window, and this network has one of {window} tokens"
     elif config.model_type == "gemma3_text":
-        kinds = ["full_attention" if (layer + 1) % GEMMA_PERIOD == 0 else "sliding_attention" for layer in range(config.num_hidden_layers)]
+        kinds = [
+            "full_attention" if (layer + 1) % GEMMA_PERIOD == 0 else "sliding_attention"
+            for layer in range(config.num_hidden_layers)
+        ]
         local = rope.get("sliding_attention", {}).get("rope_theta", GEMMA_LOCAL_BASE)
         if list(config.layer_types) != kinds or local != GEMMA_LOCAL_BASE:
             problem = (
-                f"llama.cpp's Gemma 3 has full attention in every {GEMMA_PERIOD}th layer and RoPE base {GEMMA_LOCAL_BASE:,.0f} "
-                "in the others, and this network differs"
+                f"llama.cpp's Gemma 3 has full attention in every {GEMMA_PERIOD}th layer and RoPE base"
+                f" {GEMMA_LOCAL_BASE:,.0f} in the others, and this network differs"
             )
         elif config.query_pre_attn_scalar != config.head_dim:
             problem = (
                 f"llama.cpp scales Gemma 3's attention by the square root of {config.head_dim}, "
                 f"and this network by that of {config.query_pre_attn_scalar}"
             )
-    elif config.model_type == "qwen3_moe" and (config.mlp_only_layers or config.decoder_sparse_step != 1 or not config.norm_topk_prob):
+    elif config.model_type == "qwen3_moe" and (
+        config.mlp_only_layers or config.decoder_sparse_step != 1 or not config.norm_topk_prob
+    ):
         problem = "llama.cpp's Qwen3-MoE has experts in every layer, with normalised weights"
     problem = problem or _unusual_part(config, rope)
     if problem is not None:
-        raise InvalidInput(f"This network can't be written as GGUF: {problem}.", remedy="Export it as a folder instead.", field="format")
+        raise InvalidInput(
+            f"This network can't be written as GGUF: {problem}.",
+            remedy="Export it as a folder instead.",
+            field="format",
+        )
 
 
 def _unusual_part(config: Any, rope: dict[str, Any]) -> str | None:
     """Describe what llama.cpp would silently compute differently, as GGUF has no field for it; None if nothing."""
     activation = (
-        getattr(config, "activation_function", None) or getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
+        getattr(config, "activation_function", None)
+        or getattr(config, "hidden_activation", None)
+        or getattr(config, "hidden_act", None)
     )
     usual = ACTIVATIONS.get(config.model_type, SWISH)
     if activation not in usual:
@@ -169,12 +191,16 @@ def _converted_tensors(network: PreTrainedModel, architecture: gguf.MODEL_ARCH) 
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     tied = network.get_output_embeddings().weight is network.get_input_embeddings().weight
     for name, tensor in network.state_dict().items():
-        if name.endswith((".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")) or (tied and name == "lm_head.weight"):
+        if name.endswith((".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")) or (
+            tied and name == "lm_head.weight"
+        ):
             continue
         for own, part in _layout(config, name, tensor.detach().float().cpu()):
             label = names.get_name(own, try_suffixes=(".weight", ".bias"))
             if label is None:
-                raise InvalidInput(f"The tensor {name} has no name in GGUF.", remedy="Export it as a folder instead.", field="format")
+                raise InvalidInput(
+                    f"The tensor {name} has no name in GGUF.", remedy="Export it as a folder instead.", field="format"
+                )
             yield label, part
 
 
@@ -217,9 +243,11 @@ def _write_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase
     added = {int(entry["id"]): bool(entry["special"]) for entry in described["added_tokens"]}
     words = {index: token for token, index in tokenizer.get_vocab().items()}
     kinds = [
-        (gguf.TokenType.CONTROL if added[index] else gguf.TokenType.USER_DEFINED)
-        if index in added
-        else (gguf.TokenType.NORMAL if index in words else gguf.TokenType.UNUSED)
+        (
+            (gguf.TokenType.CONTROL if added[index] else gguf.TokenType.USER_DEFINED)
+            if index in added
+            else (gguf.TokenType.NORMAL if index in words else gguf.TokenType.UNUSED)
+        )
         for index in range(rows)
     ]
     writer.add_tokenizer_model("gpt2")
@@ -255,9 +283,16 @@ def _splitter(described: dict[str, Any]) -> str:
     splits = [step for step in steps if step is not byte_level]
     if not splits and byte_level.get("use_regex", True):
         return "gpt-2"
-    if len(splits) == 1 and splits[0].get("type") == "Digits" and splits[0].get("individual_digits") and byte_level.get("use_regex", True):
+    if (
+        len(splits) == 1
+        and splits[0].get("type") == "Digits"
+        and splits[0].get("individual_digits")
+        and byte_level.get("use_regex", True)
+    ):
         return "smollm"
-    pattern = splits[0].get("pattern", {}).get("Regex") if len(splits) == 1 and splits[0].get("type") == "Split" else None
+    pattern = (
+        splits[0].get("pattern", {}).get("Regex") if len(splits) == 1 and splits[0].get("type") == "Split" else None
+    )
     if pattern in SPLITTERS:
         return SPLITTERS[pattern]
     raise InvalidInput(

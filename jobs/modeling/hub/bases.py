@@ -1,7 +1,7 @@
 """Download a base from the Hub with progress, resuming the partial files of an earlier attempt.
 
-The Hub's own library discards a partial file; here a killed worker or a lost connection costs no downloaded byte. Code and pickles of the
-repository are never downloaded.
+The Hub's own library discards a partial file; here a killed worker or a lost connection costs no downloaded byte. Code
+and pickles of the repository are never downloaded.
 """
 
 from __future__ import annotations
@@ -51,12 +51,15 @@ class Fetched:
 
 
 @contextmanager
-def fetched_base(hub: str, *, revision: str | None, root: Path, keep_free_bytes: int, reporter: Reporter) -> Iterator[Fetched]:
-    """Download a base's files from a Hub repository below `root`; delete them when the block ends, unless the download failed.
+def fetched_base(
+    hub: str, *, revision: str | None, root: Path, keep_free_bytes: int, reporter: Reporter
+) -> Iterator[Fetched]:
+    """Download a base's files from a Hub repository below `root`; delete them when the block ends, unless the download
+    failed.
 
-    If the Hub does not answer, the revision is taken from this machine's Hub cache. Raises NotFound for an id or revision that
-    is not there, InvalidInput for one that can't be a base, Unavailable where the Hub or the disk fails, Conflict while another job
-    fetches the same commit, JobFailed when asked to stop.
+    If the Hub does not answer, the revision is taken from this machine's Hub cache. Raises NotFound for an id or
+    revision that is not there, InvalidInput for one that can't be a base, Unavailable where the Hub or the disk fails,
+    Conflict while another job fetches the same commit, JobFailed when asked to stop.
     """
     _forget_old(root)
     reporter.progress(0, 1, unit="answer", message=f"Asking the Hub for {hub}")
@@ -70,7 +73,9 @@ def fetched_base(hub: str, *, revision: str | None, root: Path, keep_free_bytes:
         yield Fetched(cached, cached.name, None, is_ours=False)
         return
     resolved = base.revision
-    reporter.log(f"{hub}: {resolved.requested} is commit {resolved.commit}; licence: {resolved.licence or 'not stated'}.")
+    reporter.log(
+        f"{hub}: {resolved.requested} is commit {resolved.commit}; licence: {resolved.licence or 'not stated'}."
+    )
     place = root / f"{hub.replace('/', '--')}--{resolved.commit}"
     with _alone(place, hub):
         try:
@@ -113,7 +118,9 @@ def _fetch(base: HubBase, place: Path, *, keep_free_bytes: int, reporter: Report
 
 
 def _fetch_file(revision: HubRevision, file: HubFile, part: Path, meter: _Meter) -> None:
-    """Append to `part` until it is complete. Raises Unavailable, or the connection's error, after several attempts without a byte."""
+    """Append to `part` until it is complete. Raises Unavailable, or the connection's error, after several attempts
+    without a byte.
+    """
     failures = 0
     part.touch()
     while (start := part.stat().st_size) != file.bytes:
@@ -125,7 +132,9 @@ def _fetch_file(revision: HubRevision, file: HubFile, part: Path, meter: _Meter)
         now = part.stat().st_size
         failures = 0 if now > start else failures + 1
         if failures > len(PAUSES_S):
-            raise broken or Unavailable(f"{file.name} arrived with {now:,} of {file.bytes:,} bytes.", remedy=BASE.remedy)
+            raise broken or Unavailable(
+                f"{file.name} arrived with {now:,} of {file.bytes:,} bytes.", remedy=BASE.remedy
+            )
         if now != file.bytes:
             meter.pause(PAUSES_S[max(0, failures - 1)])
 
@@ -137,7 +146,9 @@ def _append(revision: HubRevision, file: HubFile, part: Path, meter: _Meter, *, 
             for chunk in response.iter_bytes():
                 received += len(chunk)
                 if received > file.bytes:
-                    raise Unavailable(f"{file.name} is longer than the Hub says: more than {file.bytes:,} bytes.", remedy=BASE.remedy)
+                    raise Unavailable(
+                        f"{file.name} is longer than the Hub says: more than {file.bytes:,} bytes.", remedy=BASE.remedy
+                    )
                 stream.write(chunk)
                 meter.received(received, came=len(chunk))
 
@@ -183,14 +194,17 @@ class _Meter:
         rate = (self._came - first) / (now - began) if now > began else None
         self._reporter.progress(done, self._total, unit="byte", rate=rate, message=f"Fetching {self._name}")
         if self._reporter.should_stop() is not None:
-            raise JobFailed("The download was stopped on request.", remedy="No files were kept; add the base again to retry.")
+            raise JobFailed(
+                "The download was stopped on request.", remedy="No files were kept; add the base again to retry."
+            )
 
 
 def _require_free(folder: Path, needed: int, keep: int) -> None:
     free = shutil.disk_usage(folder).free
     if free - needed < keep:
         raise Unavailable(
-            f"The download has {needed / 1e9:,.2f} GB, and the disk has {free / 1e9:,.2f} GB free, of which {keep / 1e9:,.2f} are kept.",
+            f"The download has {needed / 1e9:,.2f} GB, and the disk has {free / 1e9:,.2f} GB free, of which"
+            f" {keep / 1e9:,.2f} are kept.",
             remedy="Free space, or move ROUNDHOUSE_HOME to a larger disk.",
         )
 

@@ -19,8 +19,8 @@ TARGET = HubRequest("repository", "push", "upload the export by hand")
 def push_folder(folder: Path, *, repo: str, private: bool, message: str, reporter: Reporter) -> Pushed:
     """Create the repository if it does not exist, upload every file, then commit them together.
 
-    The commit keeps files that the folder lacks. Raises Unavailable without a key and if the Hub refuses it or does not answer;
-    JobFailed on a stop request, with nothing committed.
+    The commit keeps files that the folder lacks. Raises Unavailable without a key and if the Hub refuses it or does not
+    answer; JobFailed on a stop request, with nothing committed.
     """
     key = os.environ.get("HF_TOKEN", "")
     if not key:
@@ -39,7 +39,9 @@ def push_folder(folder: Path, *, repo: str, private: bool, message: str, reporte
         for path in files:
             reporter.progress(done, total, unit="byte", message=f"Pushing {path.name} to {repo}")
             if reporter.should_stop() is not None:
-                raise JobFailed("The push was stopped on request.", remedy="Nothing was committed; push again to retry.")
+                raise JobFailed(
+                    "The push was stopped on request.", remedy="Nothing was committed; push again to retry."
+                )
             addition = CommitOperationAdd(path_in_repo=path.relative_to(folder).as_posix(), path_or_fileobj=str(path))
             api.preupload_lfs_files(repo, additions=[addition])
             additions.append(addition)

@@ -11,12 +11,16 @@ from backend.domain.wording import percent
 from jobs.modeling.weights.statistics import TensorStatistics
 
 CHANNEL = 8.0
-"""Ratio of a row's or column's norm to the median from which on it is an outlier channel (Dettmers et al. 2022, arXiv 2208.07339)."""
+"""Ratio of a row's or column's norm to the median from which on it is an outlier channel (Dettmers et al. 2022, arXiv
+2208.07339).
+"""
 SPIKE = 40.0
 """Distance of an outlier value from 0, in RMS: of 10^9 normal values the largest lies near 6."""
 ZEROS = 0.2
 UNLIKE = 6.0
-"""Deviation of a tensor's log RMS from the same part in the other layers, in robust standard deviations (1.4826 x MAD)."""
+"""Deviation of a tensor's log RMS from the same part in the other layers, in robust standard deviations (1.4826 x
+MAD).
+"""
 FEWEST_LAYERS = 6
 
 
@@ -71,5 +75,9 @@ def _unlike_other_layers(tensors: list[TensorStatistics]) -> list[Outlier]:
             if score > UNLIKE:
                 times = float(np.exp(value - middle))
                 ratio = f"{times:.1f} times" if times > 1 else f"1/{1 / times:.1f} of"
-                outliers.append(Outlier(tensor.name, score / UNLIKE, f"its RMS, {tensor.rms:.3g}, is {ratio} that of the other layers"))
+                outliers.append(
+                    Outlier(
+                        tensor.name, score / UNLIKE, f"its RMS, {tensor.rms:.3g}, is {ratio} that of the other layers"
+                    )
+                )
     return outliers

@@ -1,7 +1,8 @@
-"""Statistics of a checkpoint's weights by tensor, in bounded memory: spread, norms, histogram, difference to another checkpoint.
+"""Statistics of a checkpoint's weights by tensor, in bounded memory: spread, norms, histogram, difference to another
+checkpoint.
 
-Tensors are read from safetensors in slices of rows, so memory does not grow with the network. An adapter is the exception: it is merged
-into its base first, as its own matrices say little.
+Tensors are read from safetensors in slices of rows, so memory does not grow with the network. An adapter is the
+exception: it is merged into its base first, as its own matrices say little.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from jobs.modeling.inspection import read_tensor_shapes
 
 CHUNK_VALUES = 4_000_000
 SPECTRAL_VALUES = 4_000_000
-"""Largest matrix, in values, whose spectral norm is computed: larger ones would take longer than all other statistics together."""
+"""Largest matrix, in values, whose spectral norm is computed: larger ones would take longer than all other statistics
+together.
+"""
 NUM_BINS = 81
 REACH = 5.0
 """Range of a histogram to both sides of 0, in RMS; values beyond are counted in the outermost bins."""
@@ -44,9 +47,10 @@ class TensorPosition:
 class TensorStatistics:
     """Statistics of one tensor's values.
 
-    `rms`, `mean`, `largest` (absolute) are of its finite values; `zeros` and `beyond` are shares: of exact zeros, and of values more than
-    REACH RMS from 0. `counts` has NUM_BINS bins. `spectral` is the largest singular value of a matrix that is not too large.
-    `row_peak` and `column_peak` are the ratio of the largest row or column norm to the median, and its index.
+    `rms`, `mean`, `largest` (absolute) are of its finite values; `zeros` and `beyond` are shares: of exact zeros, and
+    of values more than REACH RMS from 0. `counts` has NUM_BINS bins. `spectral` is the largest singular value of a
+    matrix that is not too large. `row_peak` and `column_peak` are the ratio of the largest row or column norm to the
+    median, and its index.
     """
 
     name: str
@@ -82,15 +86,21 @@ class TensorChange:
 
 
 def place_of(name: str) -> TensorPosition:
-    """Split a tensor's name into layer and part: `model.layers.3.mlp.up_proj.weight` is part `mlp.up_proj.weight` of layer 3."""
+    """Split a tensor's name into layer and part: `model.layers.3.mlp.up_proj.weight` is part `mlp.up_proj.weight` of
+    layer 3.
+    """
     match = _LAYER.search(name)
     return (
-        TensorPosition(int(match[1]), match[2]) if match else TensorPosition(None, name.removeprefix("model.").removeprefix("transformer."))
+        TensorPosition(int(match[1]), match[2])
+        if match
+        else TensorPosition(None, name.removeprefix("model.").removeprefix("transformer."))
     )
 
 
 class WeightFolder:
-    """The tensors of a checkpoint folder, read in slices. Use as a context manager. Raises InvalidInput as `check_folder` does."""
+    """The tensors of a checkpoint folder, read in slices. Use as a context manager. Raises InvalidInput as
+    `check_folder` does.
+    """
 
     def __init__(self, folder: Path) -> None:
         check_folder(folder)
@@ -130,11 +140,15 @@ class WeightFolder:
         return str(self._whole[name].dtype).removeprefix("torch.") if name in self._whole else self._shapes[name][0]
 
     def slices(self, name: str) -> Iterator[Tensor]:
-        """Yield a tensor in slices along its first dimension, as fp32 matrices [rows, rest], each of a few million values at most."""
+        """Yield a tensor in slices along its first dimension, as fp32 matrices [rows, rest], each of a few million
+        values at most.
+        """
         if name in self._whole:
             yield from _sliced(self._whole[name], self.shape(name))
             return
-        with safe_open(str(self._files[name]), framework="pt") as file:  # reopened, so that pages read before leave the memory
+        with safe_open(
+            str(self._files[name]), framework="pt"
+        ) as file:  # reopened, so that pages read before leave the memory
             yield from _sliced(file.get_slice(name) if self.shape(name) else file.get_tensor(name), self.shape(name))
 
 
@@ -148,7 +162,9 @@ def _sliced(source: Any, shape: tuple[int, ...]) -> Iterator[Tensor]:
 
 
 def read_tensor(folder: WeightFolder, name: str, *, spectral: bool = True) -> TensorStatistics:
-    """Compute a tensor's statistics in two passes over its slices: the first finds the RMS that scales the second's histogram."""
+    """Compute a tensor's statistics in two passes over its slices: the first finds the RMS that scales the second's
+    histogram.
+    """
     shape = folder.shape(name)
     total, squares, largest, zeros, broken, count = 0.0, 0.0, 0.0, 0, 0, 0
     rows: list[Tensor] = []
@@ -159,7 +175,10 @@ def read_tensor(folder: WeightFolder, name: str, *, spectral: bool = True) -> Te
         values = torch.where(finite, part, 0.0) if lost else part
         squared = values.square()
         broken, count, zeros = broken + lost, count + part.numel(), zeros + int((part == 0).sum())
-        total, largest = total + float(values.sum(dtype=torch.float64)), max(largest, float(values.abs().max()) if part.numel() else 0.0)
+        total, largest = (
+            total + float(values.sum(dtype=torch.float64)),
+            max(largest, float(values.abs().max()) if part.numel() else 0.0),
+        )
         rows.append(squared.sum(1, dtype=torch.float64))
         summed = squared.sum(0, dtype=torch.float64)
         columns = summed if columns is None else columns + summed
@@ -208,7 +227,9 @@ def _peak(squares: Tensor) -> tuple[float, int] | None:
 def _spectral(folder: WeightFolder, name: str) -> float:
     """Return the largest singular value, by Lanczos iterations (ARPACK), to about four digits."""
     matrix = torch.cat(list(folder.slices(name))).numpy()
-    start = np.full(min(matrix.shape), 1.0, dtype=np.float32)  # a fixed start vector, so that the result is deterministic
+    start = np.full(
+        min(matrix.shape), 1.0, dtype=np.float32
+    )  # a fixed start vector, so that the result is deterministic
     return float(svds(matrix, k=1, return_singular_vectors=False, tol=1e-4, v0=start)[0])
 
 

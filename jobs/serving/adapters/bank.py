@@ -1,7 +1,9 @@
-"""LoRA adapters beside one base: each token of a batch gets the adapter of its request, and a token without one exactly the base.
+"""LoRA adapters beside one base: each token of a batch gets the adapter of its request, and a token without one exactly
+the base.
 
-A layer computes y = W x for all tokens at once, and adds B (A x) to the rows of each adapter (Hu et al. 2022, arXiv:2106.09685,
-equation 3), grouped by adapter as in Punica (Chen et al. 2024, arXiv:2310.18547), with two small products per group.
+A layer computes y = W x for all tokens at once, and adds B (A x) to the rows of each adapter (Hu et al. 2022,
+arXiv:2106.09685, equation 3), grouped by adapter as in Punica (Chen et al. 2024, arXiv:2310.18547), with two small
+products per group.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ ALL_ROWS = ((0, 2**62),)
 
 
 class AdapterBank:
-    """The adapters of one base, for every network that shares its weights. Loading and unloading is safe while batches run."""
+    """The adapters of one base, for every network that shares its weights. Loading and unloading is safe while batches
+    run.
+    """
 
     def __init__(self, base: Path, *networks: Any) -> None:
         self._base, self._networks = base, networks
@@ -57,7 +61,8 @@ class AdapterBank:
             return adapter
 
     def load(self, folder: Path, *, tokenizer: Any = None, end_ids: frozenset[int] = frozenset()) -> LoadedAdapter:
-        """Return an adapter, read from its folder where it is not in memory. Beyond 16, the longest unused one is dropped.
+        """Return an adapter, read from its folder where it is not in memory. Beyond 16, the longest unused one is
+        dropped.
 
         Raises InvalidInput for what can't be served beside this base (see `read_adapter`).
         """
@@ -180,8 +185,9 @@ def groups_of(adapters: Sequence[tuple[LoadedAdapter | None, int]], *, device: t
 class CacheSalts:
     """Token ids under which cached pages are found: those of different adapters or tenants have nothing in common.
 
-    Pages are found by a chain of hashes from the first token on. The first tokens become negative numbers of 32 bits, moved by secrets of
-    this process, so that no tenant can write a prompt whose pages are another's: eight moves of 31 bits are not guessed.
+    Pages are found by a chain of hashes from the first token on. The first tokens become negative numbers of 32 bits,
+    moved by secrets of this process, so that no tenant can write a prompt whose pages are another's: eight moves of 31
+    bits are not guessed.
     """
 
     def __init__(self) -> None:

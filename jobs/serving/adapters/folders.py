@@ -22,7 +22,8 @@ class AdapterFolders:
     tokenizer: Any
 
     def load(self, folder: str) -> LoadedAdapter:
-        """Return an adapter, with its own tokenizer where its folder has one: the same tokens, maybe another chat template.
+        """Return an adapter, with its own tokenizer where its folder has one: the same tokens, maybe another chat
+        template.
 
         Raises InvalidInput for a folder outside the artifacts, or one that is no adapter of this base.
         """
@@ -33,7 +34,9 @@ class AdapterFolders:
             return self.bank.load(path)
         tokenizer = load_tokenizer(path)
         if tokenizer.get_vocab() != self.tokenizer.get_vocab():
-            raise InvalidInput(f"{path.name} has other tokens than its base.", remedy="Deploy it by itself.", field="adapter")
+            raise InvalidInput(
+                f"{path.name} has other tokens than its base.", remedy="Deploy it by itself.", field="adapter"
+            )
         end = turn_end(tokenizer)
         return self.bank.load(path, tokenizer=tokenizer, end_ids=frozenset() if end is None else frozenset({end}))
 

@@ -1,8 +1,9 @@
-"""Steps of the batching engine that check drafts: a request's next token and its draft are computed together, and those that the network
-would have chosen itself are kept.
+"""Steps of the batching engine that check drafts: a request's next token and its draft are computed together, and those
+that the network would have chosen itself are kept.
 
-Every position is chosen by `choose_tokens` from the network's own logits, in order, with the request's own state: a draft changes how many
-positions a step computes, never what is chosen. The compiled library gives a row the same bits whatever shares the step (0064).
+Every position is chosen by `choose_tokens` from the network's own logits, in order, with the request's own state: a
+draft changes how many positions a step computes, never what is chosen. The compiled library gives a row the same bits
+whatever shares the step (0064).
 """
 
 from __future__ import annotations
@@ -40,11 +41,17 @@ class Checked:
         """Note a chosen token; return whether the row behind it was computed for the right token."""
         position = len(self.tokens)
         self.tokens.append(token)
-        return position < len(self.draft) and token == self.draft[position] and token not in self.request.state._eos_token_ids
+        return (
+            position < len(self.draft)
+            and token == self.draft[position]
+            and token not in self.request.state._eos_token_ids
+        )
 
 
 class Speculation:
-    """Drafts for the requests of a batching engine. Its hooks run on the library's thread; the counts may be read from any."""
+    """Drafts for the requests of a batching engine. Its hooks run on the library's thread; the counts may be read from
+    any.
+    """
 
     def __init__(self, draft: Draft, *, vocab_size: int, pace: Pace | None = None) -> None:
         self._draft, self._vocab_size, self.pace = draft, vocab_size, pace or Pace()
@@ -55,7 +62,9 @@ class Speculation:
         self.drafted = self.accepted = 0
 
     def attach(self, processor: Any) -> None:
-        """Put the hooks into a batch processor of the library: behind scheduling, before the network, and before the update of states."""
+        """Put the hooks into a batch processor of the library: behind scheduling, before the network, and before the
+        update of states.
+        """
         scheduler, inputs = processor.scheduler, processor.inputs_and_outputs
         schedule, get_arguments, update = scheduler.schedule_batch, inputs.get_model_kwargs, processor.update_batch
 
@@ -84,15 +93,17 @@ class Speculation:
         )
 
     def choose(self, rows: torch.Tensor, draws: Sequence[Draw], otherwise: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Choose the tokens of a step with drafts from all its rows [rows, vocabulary]; return scores whose first argmaxes are the
-        requests' last tokens. `otherwise` answers for a step without drafts.
+        """Choose the tokens of a step with drafts from all its rows [rows, vocabulary]; return scores whose first
+        argmaxes are the requests' last tokens. `otherwise` answers for a step without drafts.
         """
         if not self._step:
             return otherwise()
         firsts = list(itertools.accumulate((1 + len(checked.draft) for checked in self._step), initial=0))
         open_ = list(range(len(self._step)))
         for position in itertools.count():
-            chosen = choose_tokens(rows[[firsts[number] + position for number in open_]], [draws[number] for number in open_])
+            chosen = choose_tokens(
+                rows[[firsts[number] + position for number in open_]], [draws[number] for number in open_]
+            )
             open_ = [number for number, token in zip(open_, chosen, strict=True) if self._step[number].goes_on(token)]
             if not open_:
                 break
@@ -111,7 +122,12 @@ class Speculation:
         token_s = self.pace.token_s(len(step))
         states = [checked.request.state for checked in step]
         asks = [
-            Ask(state.request_id, state.initial_tokens + state.generated_tokens, checked.generation.draw, token_s * state.generated_len())
+            Ask(
+                state.request_id,
+                state.initial_tokens + state.generated_tokens,
+                checked.generation.draw,
+                token_s * state.generated_len(),
+            )
             for checked, state in zip(step, states, strict=True)
         ]
         drafts = self._draft.propose(asks, self._length, vocab_size=self._vocab_size)
@@ -134,7 +150,9 @@ class Speculation:
         if self._length is not None:
             wrong = sum(len(checked.tokens) <= len(checked.draft) for checked in self._step)
             seconds = time.thread_time() - self._began  # of the processor: other processes make no length look slow
-            self.pace.note(num_requests, self._length, right=right, wrong=wrong, seconds=seconds if self._is_whole else None)
+            self.pace.note(
+                num_requests, self._length, right=right, wrong=wrong, seconds=seconds if self._is_whole else None
+            )
         self._step = []
 
 

@@ -19,13 +19,17 @@ from jobs.serving.fused_layers import FusedLayer
 from jobs.serving.paged_attention import Part, SlotPages
 from jobs.serving.sampling import Draw, choose_tokens
 
-READ_ROWS = 128  # tokens of a request that are read in one step; a longer prompt takes several, and has no drafts meanwhile
+READ_ROWS = (
+    128  # tokens of a request that are read in one step; a longer prompt takes several, and has no drafts meanwhile
+)
 NEAR = 16  # unread tokens that are read at once: those of a step or two without drafts
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A request whose next tokens are wanted: its tokens so far, the state of its sampling, and the seconds that its answer took so far."""
+    """A request whose next tokens are wanted: its tokens so far, the state of its sampling, and the seconds that its
+    answer took so far.
+    """
 
     request_id: str
     tokens: list[int]
@@ -35,7 +39,9 @@ class Ask:
 
 @dataclass(eq=False)
 class Slot:
-    """One request's place in the pages: the tokens whose keys they hold, of which the first `certain` belong to the request."""
+    """One request's place in the pages: the tokens whose keys they hold, of which the first `certain` belong to the
+    request.
+    """
 
     index: int
     request_id: str = ""
@@ -46,7 +52,13 @@ class Slot:
     def reuse(self, ask: Ask) -> int:
         """Return how many of a request's tokens the pages hold, and forget the others: drafts that were refused."""
         if self.request_id != ask.request_id:
-            changes = {"logprobs": None, "presence_penalty": 0.0, "frequency_penalty": 0.0, "logit_bias": (), "constraint": None}
+            changes = {
+                "logprobs": None,
+                "presence_penalty": 0.0,
+                "frequency_penalty": 0.0,
+                "logit_bias": (),
+                "constraint": None,
+            }
             changes |= {"repetition_penalty": 1.0, "min_tokens": 0}
             self.request_id, self.certain = ask.request_id, 0
             self.params = ask.draw.params.model_copy(update=changes)
@@ -59,13 +71,21 @@ class Slot:
 
 
 class Draft:
-    """Proposes tokens by a network with fused layers on a CPU. Raises InvalidInput for another, and for one with windows of attention."""
+    """Proposes tokens by a network with fused layers on a CPU. Raises InvalidInput for another, and for one with
+    windows of attention.
+    """
 
     def __init__(self, network: Any) -> None:
         config = network.config.get_text_config()
-        self._base, self._head, self._embed = network.base_model, network.get_output_embeddings(), network.get_input_embeddings()
+        self._base, self._head, self._embed = (
+            network.base_model,
+            network.get_output_embeddings(),
+            network.get_input_embeddings(),
+        )
         if why := why_unfit(network):
-            raise InvalidInput(f"This network can't draft: {why}.", remedy="Choose another draft, or none.", field="draft")
+            raise InvalidInput(
+                f"This network can't draft: {why}.", remedy="Choose another draft, or none.", field="draft"
+            )
         self.vocab_size = int(self._embed.weight.shape[0])
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -79,9 +99,10 @@ class Draft:
     def propose(self, asks: Sequence[Ask], num_tokens: int, *, vocab_size: int) -> list[list[int]]:
         """Return up to `num_tokens` next tokens of each request (at most MAX_REQUESTS), below `vocab_size`.
 
-        They are drawn by the request's own temperature and numbers, so that a draft with the same distribution draws the same tokens. A
-        request has none while its prompt is being read, where its context ends, and where it holds tokens that the draft does not know. A
-        prompt is read once its answer took as long as reading takes: short answers to long prompts would lose by it.
+        They are drawn by the request's own temperature and numbers, so that a draft with the same distribution draws
+        the same tokens. A request has none while its prompt is being read, where its context ends, and where it holds
+        tokens that the draft does not know. A prompt is read once its answer took as long as reading takes: short
+        answers to long prompts would lose by it.
         """
         drafts: list[list[int]] = [[] for _ in asks]
         parts: dict[int, tuple[Slot, list[int]]] = {}
@@ -96,7 +117,8 @@ class Draft:
             if (unread := ask.tokens[len(slot.tokens) :]) and len(unread) <= NEAR:
                 parts[number] = slot, unread
         draws = [
-            Draw(params=slot.params, seed=asks[number].draw.seed, drawn=asks[number].draw.drawn) for number, (slot, _) in parts.items()
+            Draw(params=slot.params, seed=asks[number].draw.seed, drawn=asks[number].draw.drawn)
+            for number, (slot, _) in parts.items()
         ]
         for _ in range(num_tokens if parts else 0):
             logits = self._read(list(parts.values()))[:, :vocab_size]
@@ -140,7 +162,9 @@ class Draft:
 
 
 def why_unfit(network: Any) -> str | None:
-    """Return why a network can't draft or be drafted for, or None: its layers must be those that the compiled library computes."""
+    """Return why a network can't draft or be drafted for, or None: its layers must be those that the compiled library
+    computes.
+    """
     layers = getattr(network.base_model, "layers", ())
     if not layers or not all(isinstance(layer, FusedLayer) for layer in layers):
         return "it is not a Llama, Mistral, Qwen2 or Qwen3 on a CPU"

@@ -1,4 +1,6 @@
-"""The number of tokens to draft: as many as promise the most tokens per second, by what steps took and how many drafts were right."""
+"""The number of tokens to draft: as many as promise the most tokens per second, by what steps took and how many drafts
+were right.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,10 @@ from dataclasses import dataclass, field
 
 LENGTHS = (0, 2, 4, 6)
 TRIAL_STEPS = 4
-FIRST_WAIT, LAST_WAIT = 64, 1024  # steps between trials of the lengths that promise less; they double while nothing changes
+FIRST_WAIT, LAST_WAIT = (
+    64,
+    1024,
+)  # steps between trials of the lengths that promise less; they double while nothing changes
 MEMORY = 0.9  # weight of what was measured before a step
 
 
@@ -22,8 +27,9 @@ class Acceptance:
         self.right, self.checked = MEMORY * self.right + right, MEMORY * self.checked + right + wrong
 
     def tokens(self, length: int) -> float:
-        """Return the expected tokens of a step with a draft of `length`: one, and each drafted one if all before it are right
-        (Leviathan, Kalman and Matias, 2023, equation 1)."""
+        """Return the expected tokens of a step with a draft of `length`: one, and each drafted one if all before it are
+        right (Leviathan, Kalman and Matias, 2023, equation 1).
+        """
         share = self.right / self.checked if self.checked else 0.0
         return sum(share**position for position in range(length + 1))
 
@@ -42,11 +48,15 @@ class _Times:
     def add(self, length: int, seconds: float) -> None:
         """Count a step."""
         known = self.seconds.get(length, seconds)
-        self.seconds[length] = MEMORY * known + (1 - MEMORY) * min(seconds, 1.5 * known)  # a pause of the machine counts little
+        self.seconds[length] = MEMORY * known + (1 - MEMORY) * min(
+            seconds, 1.5 * known
+        )  # a pause of the machine counts little
 
 
 class Pace:
-    """Chooses a step's length for each number of requests: at first each is tried, later the slower ones again at growing distances."""
+    """Chooses a step's length for each number of requests: at first each is tried, later the slower ones again at
+    growing distances.
+    """
 
     def __init__(self) -> None:
         self._acceptance = Acceptance()
@@ -63,8 +73,9 @@ class Pace:
         return times.seconds.get(0, 0.0) if times else 0.0
 
     def note(self, num_requests: int, length: int, *, right: int, wrong: int, seconds: float | None) -> None:
-        """Count a step: the drafted tokens that were accepted, the drafts that were not accepted to their end, and its time; None where not
-        all requests had a draft of that length."""
+        """Count a step: the drafted tokens that were accepted, the drafts that were not accepted to their end, and its
+        time; None where not all requests had a draft of that length.
+        """
         times = self._times.setdefault(num_requests, _Times())
         if right or wrong:
             self._acceptance.add(right, wrong)

@@ -1,4 +1,5 @@
-"""Arithmetic of decoder layers in C++, compiled when the first replica starts: for few tokens, operators cost more to call than to compute.
+"""Arithmetic of decoder layers in C++, compiled when the first replica starts: for few tokens, operators cost more to
+call than to compute.
 
 Without a compiler, or where it fails, torch's operators compute the same.
 """
@@ -31,7 +32,9 @@ FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 
 
 class Matrix(ctypes.Structure):
-    """Addresses of a product's weights [outputs, inputs] in one of FORMATS, of their `scale` [outputs] in int8, and of the bias or 0."""
+    """Addresses of a product's weights [outputs, inputs] in one of FORMATS, of their `scale` [outputs] in int8, and of
+    the bias or 0.
+    """
 
     _fields_ = (
         ("weight", ctypes.c_void_p),
@@ -55,7 +58,9 @@ class Layer(ctypes.Structure):
 
 
 class Pair(ctypes.Structure):
-    """Addresses of one product's change by an adapter: A [rank, inputs] and B [outputs, rank], the rank a multiple of STEP or 0."""
+    """Addresses of one product's change by an adapter: A [rank, inputs] and B [outputs, rank], the rank a multiple of
+    STEP or 0.
+    """
 
     _fields_ = (("down", ctypes.c_void_p), ("up", ctypes.c_void_p), ("rank", ctypes.c_int64))
 
@@ -74,7 +79,17 @@ class Batch(ctypes.Structure):
         ("requests", ctypes.c_int64),
         *(
             (name, ctypes.c_void_p)
-            for name in ("rotation", "write", "first_row", "pages", "first_page", "num_keys", "keys", "values", "changes")
+            for name in (
+                "rotation",
+                "write",
+                "first_row",
+                "pages",
+                "first_page",
+                "num_keys",
+                "keys",
+                "values",
+                "changes",
+            )
         ),
         ("num_changes", ctypes.c_int64),
         ("rotation_size", ctypes.c_int64),
@@ -87,8 +102,20 @@ class Library:
     def __init__(self, path: Path) -> None:
         loaded = ctypes.CDLL(str(path))
         self._multiply, self._compute = loaded.multiply_rows, loaded.compute_layer
-        self._multiply.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(Matrix), ctypes.c_void_p, ctypes.c_int)
-        self._compute.argtypes = (ctypes.POINTER(Layer), ctypes.POINTER(Batch), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
+        self._multiply.argtypes = (
+            ctypes.c_void_p,
+            ctypes.c_int64,
+            ctypes.POINTER(Matrix),
+            ctypes.c_void_p,
+            ctypes.c_int,
+        )
+        self._compute.argtypes = (
+            ctypes.POINTER(Layer),
+            ctypes.POINTER(Batch),
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_int,
+        )
         self._multiply.restype, self._compute.restype = None, ctypes.c_int
         self.formats_of_16_bits = (torch.bfloat16, torch.float16) if loaded.reads_float16() else (torch.bfloat16,)
 
@@ -107,7 +134,10 @@ class Library:
         rows = rows.contiguous()
         result = torch.empty_like(rows)
         if self._compute(layer, batch, rows.data_ptr(), result.data_ptr(), torch.get_num_threads()):
-            raise ValueError(f"{batch.rows} rows of {layer.channels} channels need more than {batch.rotation_size} numbers of rotation")
+            raise ValueError(
+                f"{batch.rows} rows of {layer.channels} channels need more than {batch.rotation_size} numbers of"
+                " rotation"
+            )
         return result
 
     def __deepcopy__(self, memo: object) -> Library:
@@ -129,13 +159,17 @@ class FloatWeights(nn.Linear):
 
 
 class ShortWeights(nn.Module):
-    """A linear layer with weights of 16 bits (bfloat16 or float16) and activations of 32, which it sums as FloatWeights does."""
+    """A linear layer with weights of 16 bits (bfloat16 or float16) and activations of 32, which it sums as FloatWeights
+    does.
+    """
 
     weight: torch.Tensor
     scale: torch.Tensor | None
     bias: torch.Tensor | None
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, library: Library, *, scale: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, library: Library, *, scale: torch.Tensor | None = None
+    ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self._library = library
@@ -164,7 +198,9 @@ def _multiply(inputs: torch.Tensor, layer: Any, library: Library) -> torch.Tenso
 
 
 def _quantise(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return scales [out] and int8 weights [out, in]; for a weight on torch's meta device, where arithmetic takes long, tensors there."""
+    """Return scales [out] and int8 weights [out, in]; for a weight on torch's meta device, where arithmetic takes long,
+    tensors there.
+    """
     if weight.is_meta:
         return weight.new_empty(len(weight)), torch.empty_like(weight, dtype=torch.int8)
     scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
@@ -175,7 +211,9 @@ def matrix_of(layer: Any) -> Matrix:
     """Return the addresses of a linear layer's weights, which must stay in memory."""
     scale, bias = getattr(layer, "scale", None), layer.bias
     weight: torch.Tensor = layer.weight
-    return Matrix(weight.data_ptr(), _address(scale), _address(bias), layer.out_features, layer.in_features, FORMATS[weight.dtype])
+    return Matrix(
+        weight.data_ptr(), _address(scale), _address(bias), layer.out_features, layer.in_features, FORMATS[weight.dtype]
+    )
 
 
 def is_native(layer: nn.Module) -> bool:
@@ -186,7 +224,11 @@ def is_native(layer: nn.Module) -> bool:
         return False
     if layer.in_features % STEP or layer.out_features < GROUP:
         return False
-    return layer.weight.dtype is torch.float32 and layer.weight.device.type in ("cpu", "meta") and layer.weight.is_contiguous()
+    return (
+        layer.weight.dtype is torch.float32
+        and layer.weight.device.type in ("cpu", "meta")
+        and layer.weight.is_contiguous()
+    )
 
 
 def _address(tensor: torch.Tensor | None) -> int | None:
@@ -194,7 +236,9 @@ def _address(tensor: torch.Tensor | None) -> int | None:
 
 
 def compile_library(cache: Path = CACHE) -> Library | None:
-    """Return the library, compiled for this processor or found in a folder of such; None without a C++ compiler or where it fails."""
+    """Return the library, compiled for this processor or found in a folder of such; None without a C++ compiler or
+    where it fails.
+    """
     path = cache / f"decoder-{_fingerprint()}.so"
     try:
         if path.is_file():

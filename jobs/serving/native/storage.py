@@ -1,6 +1,8 @@
-"""Weights stored in 16 bits: of matrices whose values all fit, at no loss, since they are widened before they are multiplied.
+"""Weights stored in 16 bits: of matrices whose values all fit, at no loss, since they are widened before they are
+multiplied.
 
-Most published checkpoints are bfloat16 or float16. On a CPU they are computed in float32, where a token costs the time to read the weights.
+Most published checkpoints are bfloat16 or float16. On a CPU they are computed in float32, where a token costs the time
+to read the weights.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class ShortEmbedding(nn.Module):
 
 
 def store_in_16_bits(network: Any, *, library: Library, choose: Choose) -> int:
-    """Store linear layers and the token embedding of a network in the formats chosen for them, in place; return the number of layers.
+    """Store linear layers and the token embedding of a network in the formats chosen for them, in place; return the
+    number of layers.
 
     Weights that layers share are stored once. At no time are more than one layer's weights held twice.
     """
@@ -52,7 +55,11 @@ def store_in_16_bits(network: Any, *, library: Library, choose: Choose) -> int:
             bias = None if getattr(module, "bias", None) is None else module.bias.detach()
             is_embedding = isinstance(module, nn.Embedding)
             parent, _, child = name.rpartition(".")
-            setattr(network.get_submodule(parent), child, ShortEmbedding(stored) if is_embedding else ShortWeights(stored, bias, library))
+            setattr(
+                network.get_submodule(parent),
+                child,
+                ShortEmbedding(stored) if is_embedding else ShortWeights(stored, bias, library),
+            )
             num_layers += not is_embedding
     return num_layers
 
@@ -60,7 +67,11 @@ def store_in_16_bits(network: Any, *, library: Library, choose: Choose) -> int:
 def exact_format(weight: torch.Tensor, *, library: Library) -> torch.dtype | None:
     """Return the format of 16 bits that holds every value of float32 weights; None where there is none."""
     parts = [weight[first : first + PART_ROWS] for first in range(0, len(weight), PART_ROWS)]
-    formats = (dtype for dtype in library.formats_of_16_bits if all(torch.equal(part.to(dtype).float(), part) for part in parts))
+    formats = (
+        dtype
+        for dtype in library.formats_of_16_bits
+        if all(torch.equal(part.to(dtype).float(), part) for part in parts)
+    )
     return next(formats, None)
 
 

@@ -1,7 +1,7 @@
 """A safetensors file whose tensors are mapped, not read: processes that map the same file share its pages.
 
-Written here rather than by the library: its writer copies all tensors first, and aligns them to 8 bytes, where products of matrices may be
-rounded in another order than from memory of their own, which torch aligns to 64.
+Written here rather than by the library: its writer copies all tensors first, and aligns them to 8 bytes, where products
+of matrices may be rounded in another order than from memory of their own, which torch aligns to 64.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Damaged(ValueError):
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, about: Mapping[str, str]) -> None:
-    """Write tensors and texts about them. Raises OSError, and ValueError for a type of numbers that the format lacks."""
+    """Write tensors and texts about them. Raises OSError, and ValueError for a type of numbers that the format
+    lacks.
+    """
     header: dict[str, object] = {"__metadata__": {**about, CHECKSUM: _checksum(tensors, about)}}
     chunks: list[torch.Tensor] = []
     end = 0
@@ -43,7 +45,11 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, about: Map
         if tensor.dtype not in NAMES or name.startswith(PADDING):
             raise ValueError(f"{name} can't be written: {tensor.dtype}.")
         data = _bytes_of(tensor)
-        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [end, end + len(data)]}
+        header[name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [end, end + len(data)],
+        }
         chunks.append(data)
         end += len(data)
         if gap := -end % ALIGNMENT:
@@ -59,7 +65,8 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, about: Map
 
 
 def map_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return a file's tensors, mapped, and the texts about them. A write into one of them would change a private copy of its page.
+    """Return a file's tensors, mapped, and the texts about them. A write into one of them would change a private copy
+    of its page.
 
     Raises FileNotFoundError, and Damaged for a file of another length or other contents than were written.
     """
@@ -77,7 +84,9 @@ def map_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> str:
-    """Return the SHA-256 of names, shapes, texts, and sums of the 64-bit words of every 4 KB: hashing all bytes takes six times as long."""
+    """Return the SHA-256 of names, shapes, texts, and sums of the 64-bit words of every 4 KB: hashing all bytes takes
+    six times as long.
+    """
     digest = hashlib.sha256(json.dumps(dict(about), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())

@@ -20,7 +20,9 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 def list_tensors(network: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return parameters and buffers by name, each once, and the names that share another's: {"lm_head.weight": "embed.weight"}."""
+    """Return parameters and buffers by name, each once, and the names that share another's: {"lm_head.weight":
+    "embed.weight"}.
+    """
     names: dict[int, str] = {}
     tensors: dict[str, torch.Tensor] = {}
     shared: dict[str, str] = {}
@@ -34,7 +36,9 @@ def list_tensors(network: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str,
 
 
 def build_empty(folder: Path, tensors: Tensors, *, precision: Precision, library: Library | None) -> Any:
-    """Return a checkpoint's network as it is served on a CPU, on torch's meta device, its formats of 16 bits those of `tensors`."""
+    """Return a checkpoint's network as it is served on a CPU, on torch's meta device, its formats of 16 bits those of
+    `tensors`.
+    """
     network = build_without_weights(folder)
     fuse_layers(network, library=library)
     if precision == "int8":
@@ -50,7 +54,9 @@ def fits(empty: nn.Module, tensors: Tensors, shared: Mapping[str, str]) -> bool:
     expected, expected_shared = list_tensors(empty)
     if expected_shared != dict(shared) or _has_hidden_tensors(empty):
         return False
-    return {name: (t.shape, t.dtype) for name, t in expected.items()} == {name: (t.shape, t.dtype) for name, t in tensors.items()}
+    return {name: (t.shape, t.dtype) for name, t in expected.items()} == {
+        name: (t.shape, t.dtype) for name, t in tensors.items()
+    }
 
 
 def fill(empty: nn.Module, tensors: Tensors, shared: Mapping[str, str]) -> None:
@@ -73,5 +79,7 @@ def _named_tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _has_hidden_tensors(network: nn.Module) -> bool:
-    """Return whether a module holds tensors that are neither parameters nor buffers, which would stay on the meta device."""
+    """Return whether a module holds tensors that are neither parameters nor buffers, which would stay on the meta
+    device.
+    """
     return any(isinstance(value, torch.Tensor) for module in network.modules() for value in vars(module).values())

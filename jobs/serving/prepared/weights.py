@@ -1,8 +1,8 @@
 """Load a checkpoint for serving: prepared by its first replica, mapped by the others.
 
-Preparing fuses layers, stores weights in fewer bits, and measures the price of int8 or bfloat16. What it gives is written to a file below
-the artifacts, which replicas map: N of them hold the weights once. Whatever is wrong with that file, the replica serves from weights of
-its own.
+Preparing fuses layers, stores weights in fewer bits, and measures the price of int8 or bfloat16. What it gives is
+written to a file below the artifacts, which replicas map: N of them hold the weights once. Whatever is wrong with that
+file, the replica serves from weights of its own.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ OTHER_WEIGHTS = "; the replica keeps its weights in memory of its own."
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A network that is ready to serve. `file` is the one that its weights are mapped from; None where they are its own."""
+    """A network that is ready to serve. `file` is the one that its weights are mapped from; None where they are its
+    own.
+    """
 
     network: Any
     check: PrecisionCheck | None = None
@@ -73,10 +75,14 @@ class PreparedFolder:
         return PreparedFolder(artifacts / prepared_folder(checkpoint), keep_free_bytes)
 
 
-def load_prepared(folder: Path, *, device: torch.device, precision: Precision, prepared: PreparedFolder) -> LoadedNetwork:
-    """Return a checkpoint's network as it is served: on a CPU with fused layers, in `precision`, from mapped weights where possible.
+def load_prepared(
+    folder: Path, *, device: torch.device, precision: Precision, prepared: PreparedFolder
+) -> LoadedNetwork:
+    """Return a checkpoint's network as it is served: on a CPU with fused layers, in `precision`, from mapped weights
+    where possible.
 
-    Raises NotFound and InvalidInput as `load_network`, and InvalidInput for int8 off the CPU and bfloat16 on one without a compiler.
+    Raises NotFound and InvalidInput as `load_network`, and InvalidInput for int8 off the CPU and bfloat16 on one
+    without a compiler.
     """
     if device.type != "cpu":
         return load_own(folder, device=device, precision=precision, library=None)
@@ -91,7 +97,9 @@ def load_prepared(folder: Path, *, device: torch.device, precision: Precision, p
         if (mapped := _map(path, folder, precision=precision, library=library)) is not None:
             return mapped
         own = load_own(folder, device=device, precision=precision, library=library)
-        if not is_locked or not _write(path, own, folder, precision=precision, library=library, keep_free_bytes=prepared.keep_free_bytes):
+        if not is_locked or not _write(
+            path, own, folder, precision=precision, library=library, keep_free_bytes=prepared.keep_free_bytes
+        ):
             return own
         del own
         gc.collect()  # layers refer to each other; both copies at once could be more than a job may hold
@@ -101,9 +109,11 @@ def load_prepared(folder: Path, *, device: torch.device, precision: Precision, p
 
 
 def load_own(folder: Path, *, device: torch.device, precision: Precision, library: Library | None) -> LoadedNetwork:
-    """Return a checkpoint's network as it is served, with weights in memory of its own. GPUs serve bfloat16 unchecked, as float32.
+    """Return a checkpoint's network as it is served, with weights in memory of its own. GPUs serve bfloat16 unchecked,
+    as float32.
 
-    Of fused layers in float32, matrices whose values all fit into 16 bits are stored in these: their products have the same bits.
+    Of fused layers in float32, matrices whose values all fit into 16 bits are stored in these: their products have the
+    same bits.
     """
     loaded = load_network(folder, device=device, dtype=pick_inference_dtype(device=device))
     is_fused = device.type == "cpu" and fuse_layers(loaded, library=library) > 0
@@ -115,14 +125,24 @@ def load_own(folder: Path, *, device: torch.device, precision: Precision, librar
 
 
 def _key(folder: Path, precision: Precision, library: Library | None) -> str:
-    """Return a hash of what prepared weights depend on: the checkpoint's contents, the code that changes them, and the libraries."""
+    """Return a hash of what prepared weights depend on: the checkpoint's contents, the code that changes them, and the
+    libraries.
+    """
     bases = [folder]
     while is_adapter(bases[-1]):
         bases.append(base_folder_of(bases[-1]))
     configs = [path for base in bases for path in sorted(base.glob("*config.json"))]
     code = [source for path in CODE for source in (sorted(path.glob("*.[chp]*")) if path.is_dir() else [path])]
     formats = "" if library is None else " ".join(map(str, library.formats_of_16_bits))
-    words = (FORMAT, precision, formats, hash_weights(folder), torch.__version__, transformers.__version__, platform.machine())
+    words = (
+        FORMAT,
+        precision,
+        formats,
+        hash_weights(folder),
+        torch.__version__,
+        transformers.__version__,
+        platform.machine(),
+    )
     digest = hashlib.sha256()
     for part in (*(word.encode() for word in words), *(path.read_bytes() for path in (*configs, *code))):
         digest.update(hashlib.sha256(part).digest())
@@ -151,7 +171,9 @@ def _map(path: Path, folder: Path, *, precision: Precision, library: Library | N
     return LoadedNetwork(empty, check, path)
 
 
-def _write(path: Path, own: LoadedNetwork, folder: Path, *, precision: Precision, library: Library | None, keep_free_bytes: int) -> bool:
+def _write(
+    path: Path, own: LoadedNetwork, folder: Path, *, precision: Precision, library: Library | None, keep_free_bytes: int
+) -> bool:
     """Write a network's weights in place of older ones of its precision; return whether they are there to be mapped."""
     tensors, shared = list_tensors(own.network)
     try:
@@ -165,7 +187,9 @@ def _write(path: Path, own: LoadedNetwork, folder: Path, *, precision: Precision
     try:
         needed, free = sum(tensor.nbytes for tensor in tensors.values()), shutil.disk_usage(path.parent).free
         if free - needed < keep_free_bytes:
-            logger.warning("Prepared weights need %.0f MB of disk, and %.0f MB are free%s", needed / 1e6, free / 1e6, OTHER_WEIGHTS)
+            logger.warning(
+                "Prepared weights need %.0f MB of disk, and %.0f MB are free%s", needed / 1e6, free / 1e6, OTHER_WEIGHTS
+            )
             return False
         write_tensors(partial, tensors, about=about)
         partial.replace(path)  # not synced: the checksum notices what a crash loses
@@ -180,7 +204,9 @@ def _write(path: Path, own: LoadedNetwork, folder: Path, *, precision: Precision
 
 
 def _remove_older(path: Path, *, precision: Precision) -> None:
-    """Delete the checkpoint's other files of a precision, and what killed replicas left. Replicas that have mapped one keep it."""
+    """Delete the checkpoint's other files of a precision, and what killed replicas left. Replicas that have mapped one
+    keep it.
+    """
     with suppress(OSError):
         for other in path.parent.iterdir():
             is_left = other.name.endswith(PARTIAL) and other.stat().st_mtime < time.time() - STALE_S

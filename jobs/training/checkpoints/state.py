@@ -1,7 +1,8 @@
 """The training state that resuming needs besides weights, as safetensors and JSON. No pickle.
 
-Optimizer state, random state of every library, counters, and other objects with a `state_dict` (the average of the weights, the gradient
-scaler): trees of dictionaries and lists, whose tensors are saved in one safetensors file and the rest as JSON.
+Optimizer state, random state of every library, counters, and other objects with a `state_dict` (the average of the
+weights, the gradient scaler): trees of dictionaries and lists, whose tensors are saved in one safetensors file and the
+rest as JSON.
 """
 
 from __future__ import annotations
@@ -38,12 +39,14 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True)
 class Counters:
-    """Progress of a run: updates done, the best val_loss of a checkpoint with its step, and the state of early stopping.
+    """Progress of a run: updates done, the best val_loss of a checkpoint with its step, and the state of early
+    stopping.
 
-    `lowest_val_loss` is the lowest of all measurements, `stale` the number of measurements since; `ended` is the max_steps of a run that
-    stopped early. `sequences` are those of a step on all devices, `measured` the items of the val split that are validated on.
-    `micro_batch` is None unless memory was too small for the config's. `machine` describes what rounding depends on, `data_order` is
-    that of `jobs.batches.base`. The names of the fields are those in the checkpoint's file.
+    `lowest_val_loss` is the lowest of all measurements, `stale` the number of measurements since; `ended` is the
+    max_steps of a run that stopped early. `sequences` are those of a step on all devices, `measured` the items of the
+    val split that are validated on. `micro_batch` is None unless memory was too small for the config's. `machine`
+    describes what rounding depends on, `data_order` is that of `jobs.batches.base`. The names of the fields are those
+    in the checkpoint's file.
     """
 
     step: int = 0
@@ -61,15 +64,22 @@ class Counters:
 
 def gather_state(optimizer: torch.optim.Optimizer, states: Mapping[str, Stateful] | None = None) -> dict[str, Any]:
     """Return the training state, unsharded. All ranks call this."""
-    tree = {"optimizer": optimizer.state_dict()["state"], **{name: stateful.state_dict() for name, stateful in (states or {}).items()}}
+    tree = {
+        "optimizer": optimizer.state_dict()["state"],
+        **{name: stateful.state_dict() for name, stateful in (states or {}).items()},
+    }
     tensors: dict[str, torch.Tensor] = {}
     paths: dict[Any, str] = {}
     encoded = {name: _encode(value, name, tensors, paths) for name, value in tree.items()}
     return {"optimizer": _class_name(optimizer), "shapes": _shapes(optimizer), "parts": encoded, "tensors": tensors}
 
 
-def save_state(folder: Path, *, gathered: dict[str, Any], counters: Counters, randomness: Sequence[RandomState] = ()) -> None:
-    """Write the result of `gather_state` to a checkpoint's folder, with the random state of each rank, by default this process's."""
+def save_state(
+    folder: Path, *, gathered: dict[str, Any], counters: Counters, randomness: Sequence[RandomState] = ()
+) -> None:
+    """Write the result of `gather_state` to a checkpoint's folder, with the random state of each rank, by default this
+    process's.
+    """
     target = folder / STATE_FOLDER
     target.mkdir()
     tensors = dict(gathered["tensors"])
@@ -88,9 +98,9 @@ def load_state(
     process_group: ProcessGroup | None = None,
     seed: int = 0,
 ) -> Counters:
-    """Restore the training state from a checkpoint's folder; return its counters. A state that was not saved is unchanged. If another
-    number of ranks saved it, random numbers are seeded with the run's `seed`, the rank and the step. Raises InvalidInput if
-    the state belongs to another network or optimizer.
+    """Restore the training state from a checkpoint's folder; return its counters. A state that was not saved is
+    unchanged. If another number of ranks saved it, random numbers are seeded with the run's `seed`, the rank and the
+    step. Raises InvalidInput if the state belongs to another network or optimizer.
     """
     counters = read_counters(folder)
     try:
@@ -106,7 +116,10 @@ def load_state(
     tree = {name: _decode(value, tensors) for name, value in saved["parts"].items()}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {
-        index: {name: shard_like(value, parameters[index]) if isinstance(value, torch.Tensor) else value for name, value in values.items()}
+        index: {
+            name: shard_like(value, parameters[index]) if isinstance(value, torch.Tensor) else value
+            for name, value in values.items()
+        }
         for index, values in tree.pop("optimizer").items()
     }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -136,7 +149,9 @@ def seed_everything(seed: int) -> None:
 
 @dataclass(frozen=True)
 class RandomState:
-    """The random state of torch (CPU, and the GPU in use), NumPy and Python. Captured before every step, in microseconds."""
+    """The random state of torch (CPU, and the GPU in use), NumPy and Python. Captured before every step, in
+    microseconds.
+    """
 
     torch_cpu: torch.Tensor
     torch_cuda: torch.Tensor | None
@@ -186,7 +201,10 @@ def _encode(value: Any, path: str, tensors: dict[str, torch.Tensor], paths: dict
             tensors[path] = tensor
         return {"tensor": first_path}
     if isinstance(value, Mapping):
-        return {"keys": list(value), "values": [_encode(item, f"{path}.{key}", tensors, paths) for key, item in value.items()]}
+        return {
+            "keys": list(value),
+            "values": [_encode(item, f"{path}.{key}", tensors, paths) for key, item in value.items()],
+        }
     if isinstance(value, (list, tuple)):
         return [_encode(item, f"{path}.{index}", tensors, paths) for index, item in enumerate(value)]
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -213,4 +231,6 @@ def _shapes(optimizer: torch.optim.Optimizer) -> list[list[int]]:
 
 
 def _mismatch(folder: Path, why: str) -> InvalidInput:
-    return InvalidInput(f"The training state in {folder.name} {why}.", remedy="Start a new run from this checkpoint as its base.")
+    return InvalidInput(
+        f"The training state in {folder.name} {why}.", remedy="Start a new run from this checkpoint as its base."
+    )

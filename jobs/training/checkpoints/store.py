@@ -31,7 +31,13 @@ class CheckpointStore:
     """The folder `<run_folder>/checkpoints`, one `step-000100` each."""
 
     def __init__(
-        self, spec: JobSpec[TrainingPayload], reporter: Reporter, *, folder: Path, keep_last: int, lineage: dict[str, Any]
+        self,
+        spec: JobSpec[TrainingPayload],
+        reporter: Reporter,
+        *,
+        folder: Path,
+        keep_last: int,
+        lineage: dict[str, Any],
     ) -> None:
         self.folder = folder
         self._spec, self._reporter = spec, reporter
@@ -45,11 +51,17 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Return the steps of complete checkpoints, ascending."""
-        complete = [path for path in self.folder.glob("step-*") if path.is_dir() and path.name[5:].isdigit() and is_complete(path)]
+        complete = [
+            path
+            for path in self.folder.glob("step-*")
+            if path.is_dir() and path.name[5:].isdigit() and is_complete(path)
+        ]
         return sorted(int(path.name[5:]) for path in complete)
 
     def newest(self, *, need_state: bool = True) -> Path | None:
-        """Return the newest complete checkpoint (with its training state), if any; delete partial ones left by a crash."""
+        """Return the newest complete checkpoint (with its training state), if any; delete partial ones left by a
+        crash.
+        """
         for leftover in [*self.folder.glob(".step-*.partial"), *self.folder.glob(".step-*.replaced")]:
             shutil.rmtree(leftover, ignore_errors=True)
         for step in reversed(self.steps()):
@@ -71,8 +83,8 @@ class CheckpointStore:
     ) -> str:
         """Publish a step's checkpoint, report it, and prune older ones; return its folder relative to the artifacts.
 
-        `weights` are saved instead of the network's own, for a sharded network. Raises JobFailed if the disk is full, with earlier
-        checkpoints intact.
+        `weights` are saved instead of the network's own, for a sharded network. Raises JobFailed if the disk is full,
+        with earlier checkpoints intact.
         """
         self._make_room(step, best_step=best_step)
         place = self.place(step)
@@ -100,7 +112,9 @@ class CheckpointStore:
         return relative
 
     def should_stop(self) -> StopRequest | None:
-        """Return a stop request if another checkpoint may not fit on the disk. Cheap: the disk is checked every few seconds."""
+        """Return a stop request if another checkpoint may not fit on the disk. Cheap: the disk is checked every few
+        seconds.
+        """
         now = time.monotonic()
         if self._bytes and now - self._checked_at >= DISK_CHECK_EVERY_S:
             self._checked_at = now
@@ -111,8 +125,8 @@ class CheckpointStore:
         """Raise JobFailed if the run stopped at a step, and saved it, because the disk is nearly full."""
         if self._is_full:
             raise JobFailed(
-                f"The disk has {self._free_bytes() / 1e9:.2f} GB free, and a checkpoint takes {self._bytes / 1e9:.2f} GB, "
-                f"so the run stopped at step {step}, which is saved.",
+                f"The disk has {self._free_bytes() / 1e9:.2f} GB free, and a checkpoint takes {self._bytes / 1e9:.2f}"
+                f" GB, so the run stopped at step {step}, which is saved.",
                 remedy="Free space, then resume.",
                 field="keep_last",
             )
@@ -132,13 +146,16 @@ class CheckpointStore:
         self._prune(max(1, self._keep_last - 1), best_step=best_step, with_holds=False)
         if self._free_bytes() < self._bytes:
             raise JobFailed(
-                f"The disk has {self._free_bytes() / 1e9:.2f} GB free, and the checkpoint of step {step} needs {self._bytes / 1e9:.2f} GB.",
+                f"The disk has {self._free_bytes() / 1e9:.2f} GB free, and the checkpoint of step {step} needs"
+                f" {self._bytes / 1e9:.2f} GB.",
                 remedy="Free space, then resume: earlier checkpoints are intact.",
                 field="keep_last",
             )
 
     def _prune(self, keep_last: int, *, best_step: int | None, with_holds: bool = True) -> None:
-        """Delete all but the best, the last and the held checkpoints, and report each deletion. Where the disk is full no hold counts."""
+        """Delete all but the best, the last and the held checkpoints, and report each deletion. Where the disk is full
+        no hold counts.
+        """
         steps = self.steps()
         held = [step for step in steps if with_holds and hold_of(self.place(step)).exists()]
         for step in choose_removed(steps, keep_last=keep_last, best=best_step, held=held):

@@ -1,8 +1,9 @@
-"""Launch a run on several devices: `torchrun` starts one process per device, and this one relays the first rank's events.
+"""Launch a run on several devices: `torchrun` starts one process per device, and this one relays the first rank's
+events.
 
-The job's process passes on events and stop requests through files, and returns the run's result or raises the first error.
-`python -m torch.distributed.run ... -m jobs.training.rank FOLDER` starts the ranks on every machine that takes part; FOLDER lies among
-the artifacts, which all machines share.
+The job's process passes on events and stop requests through files, and returns the run's result or raises the first
+error. `python -m torch.distributed.run ... -m jobs.training.rank FOLDER` starts the ranks on every machine that takes
+part; FOLDER lies among the artifacts, which all machines share.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ TICK_S = 0.1
 
 
 def run_ranks(spec: JobSpec[TrainingPayload], reporter: Reporter, *, devices: DeviceConfig) -> TrainResult:
-    """Run a training job with one process per device; return its result. With several nodes, log the command for the others.
+    """Run a training job with one process per device; return its result. With several nodes, log the command for the
+    others.
 
-    Raises InvalidInput or JobFailed as a run in one process does, and JobFailed if a rank died without reporting an error.
+    Raises InvalidInput or JobFailed as a run in one process does, and JobFailed if a rank died without reporting an
+    error.
     """
     folder = spec.folder / f"ranks-{spec.attempt}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,10 +46,14 @@ def run_ranks(spec: JobSpec[TrainingPayload], reporter: Reporter, *, devices: De
     reporter.log(f"Starting {devices.per_node} processes, one per device.")
     if devices.nodes > 1:
         reporter.log(
-            f"Waiting for {devices.nodes - 1} more machines. Run there, in Roundhouse's folder: {shlex.join(['python', *command])}"
+            f"Waiting for {devices.nodes - 1} more machines. Run there, in Roundhouse's folder:"
+            f" {shlex.join(['python', *command])}"
         )
     child = subprocess.Popen(
-        [sys.executable, *command], stdin=subprocess.DEVNULL, preexec_fn=die_with_parent, env=rank_environment(devices.per_node)
+        [sys.executable, *command],
+        stdin=subprocess.DEVNULL,
+        preexec_fn=die_with_parent,
+        env=rank_environment(devices.per_node),
     )
     try:
         _relay_until_exit(child, folder, reporter)
@@ -63,7 +70,16 @@ def torchrun(folder: Path, devices: DeviceConfig, *, job: str) -> list[str]:
         rendezvous = ["--standalone"]
     else:
         endpoint = devices.rendezvous or f"{socket.gethostname()}:29400"
-        rendezvous = ["--nnodes", str(devices.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", job]
+        rendezvous = [
+            "--nnodes",
+            str(devices.nodes),
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            endpoint,
+            "--rdzv-id",
+            job,
+        ]
     processes = ["--nproc-per-node", str(devices.per_node), "--max-restarts", "0"]
     return ["-m", "torch.distributed.run", *rendezvous, *processes, "-m", "jobs.training.rank", str(folder)]
 
@@ -125,5 +141,8 @@ def outcome(folder: Path, *, code: int) -> TrainResult:
         raise error_class(reported[0]["cause"], remedy=reported[0]["remedy"], field=reported[0]["field"])
     raise JobFailed(
         f"One of the processes of this run died without reporting an error (exit status of torchrun: {code}).",
-        remedy="See the end of the log. The usual cause is too little memory: choose a smaller micro_batch, or sharding fsdp.",
+        remedy=(
+            "See the end of the log. The usual cause is too little memory: choose a smaller micro_batch, or sharding"
+            " fsdp."
+        ),
     )

@@ -1,8 +1,9 @@
 """The processes that train one network: their ranks, their share of a step, and the collectives between them.
 
-`ProcessGroup()` is a single process, for which every method is the identity or a no-op. With several devices each rank builds the same
-network and the same batches, computes its share of the micro-batches, and holds the same weights after the step: gradients are averaged
-by DDP (a replica per rank) or FSDP2 (weights, gradients and optimizer state sharded; Zhao et al. 2023, arXiv 2304.11277).
+`ProcessGroup()` is a single process, for which every method is the identity or a no-op. With several devices each rank
+builds the same network and the same batches, computes its share of the micro-batches, and holds the same weights after
+the step: gradients are averaged by DDP (a replica per rank) or FSDP2 (weights, gradients and optimizer state sharded;
+Zhao et al. 2023, arXiv 2304.11277).
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class ProcessGroup:
         return self.rank == 0
 
     def wrap(self, model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-        """Return the module to call in training. FSDP shards the network in place, block by block; make its optimizer afterwards."""
+        """Return the module to call in training. FSDP shards the network in place, block by block; make its optimizer
+        afterwards.
+        """
         if self.count == 1:
             return model
         if self.sharding == "ddp":
@@ -105,7 +108,9 @@ class ProcessGroup:
         return values
 
     def full_state_dict(self, model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
-        """Gather the weights of a sharded network on the first rank; None for a network that is not sharded. All ranks call this."""
+        """Gather the weights of a sharded network on the first rank; None for a network that is not sharded. All ranks
+        call this.
+        """
         if self.count == 1 or self.sharding == "ddp":
             return None
         weights: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
@@ -147,7 +152,9 @@ def gather_tensor(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def shard_like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Shard a whole tensor as a parameter of the same shape is sharded; return it as it is for a parameter that is not."""
+    """Shard a whole tensor as a parameter of the same shape is sharded; return it as it is for a parameter that is
+    not.
+    """
     if isinstance(parameter, DTensor) and tensor.shape == parameter.shape:
         return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
     return tensor

@@ -1,9 +1,9 @@
 """Chunked linear cross-entropy: the loss of an output head without the logits of all tokens in memory.
 
-A plain loss holds three copies of the logits when the backward pass begins, most of a run's memory with a large vocabulary. Here the
-gradient of each chunk is computed in place of its logits in the forward pass, and what is saved has the size of the hidden states and
-the head (Wijmans et al. 2024, arXiv 2411.09009; Hsu et al. 2024, arXiv 2410.10989). One in-place pass over the logits is also faster
-than autograd's several.
+A plain loss holds three copies of the logits when the backward pass begins, most of a run's memory with a large
+vocabulary. Here the gradient of each chunk is computed in place of its logits in the forward pass, and what is saved
+has the size of the hidden states and the head (Wijmans et al. 2024, arXiv 2411.09009; Hsu et al. 2024, arXiv
+2410.10989). One in-place pass over the logits is also faster than autograd's several.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ FP16_LIMIT = 2.0**15
 class Penalties(NamedTuple):
     """Terms of the loss besides the cross-entropy.
 
-    `label_smoothing` is the share of a target spread over the vocabulary (Szegedy et al. 2016, arXiv 1512.00567, section 7), `z_loss` the
-    weight of the squared log-partition (Chowdhery et al. 2022, arXiv 2204.02311, section 5).
+    `label_smoothing` is the share of a target spread over the vocabulary (Szegedy et al. 2016, arXiv 1512.00567,
+    section 7), `z_loss` the weight of the squared log-partition (Chowdhery et al. 2022, arXiv 2204.02311, section 5).
     """
 
     label_smoothing: float = 0.0
@@ -35,7 +35,9 @@ NO_PENALTIES = Penalties()
 
 
 class TokenLosses(NamedTuple):
-    """`total`: the loss with penalties, summed over tokens, differentiable. `nll`: cross-entropy of each token in nats, detached."""
+    """`total`: the loss with penalties, summed over tokens, differentiable. `nll`: cross-entropy of each token in nats,
+    detached.
+    """
 
     total: torch.Tensor
     nll: torch.Tensor
@@ -53,12 +55,16 @@ def linear_loss(
 ) -> TokenLosses:
     """Compute the loss of logits `hidden @ weight.T + bias`, soft-capped at ±`cap` if given.
 
-    Shapes: hidden (tokens, width), weight (vocabulary, width), targets (tokens,), where IGNORE adds nothing. Products are computed in
-    autocast's type if it is enabled, the rest in fp32.
+    Shapes: hidden (tokens, width), weight (vocabulary, width), targets (tokens,), where IGNORE adds nothing. Products
+    are computed in autocast's type if it is enabled, the rest in fp32.
     """
-    low = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
+    low = (
+        torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
+    )
     rows = chunk_rows(len(hidden), len(weight), at_once_bytes=at_once_bytes)
-    differentiate = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in (hidden, weight, bias))
+    differentiate = torch.is_grad_enabled() and any(
+        part is not None and part.requires_grad for part in (hidden, weight, bias)
+    )
     settings = _Settings(cap, penalties, rows, low, differentiate)
     return TokenLosses(*_LinearLoss.apply(hidden, weight, bias, targets, settings))  # type: ignore[no-untyped-call]
 
@@ -69,7 +75,9 @@ def logits_loss(logits: torch.Tensor, targets: torch.Tensor, penalties: Penaltie
     nll = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
     total = nll.sum()
     if penalties.label_smoothing:
-        total = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum", label_smoothing=penalties.label_smoothing)
+        total = F.cross_entropy(
+            logits, targets, ignore_index=IGNORE, reduction="sum", label_smoothing=penalties.label_smoothing
+        )
     if penalties.z_loss:
         total = total + penalties.z_loss * (logits.logsumexp(dim=1).square() * (targets != IGNORE)).sum()
     return TokenLosses(total, nll.detach())
@@ -88,7 +96,12 @@ class _LinearLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, settings: _Settings
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        settings: _Settings,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         cap, penalties, rows, low, differentiate = settings
         needs_grad = [differentiate and needed for needed in ctx.needs_input_grad[:3]]
@@ -103,12 +116,22 @@ class _LinearLoss(torch.autograd.Function):
                 part = slice(at, at + rows)
                 read = hidden[part].to(low)
                 logits = F.linear(read, head, None if bias is None else bias.to(low)).float()
-                total += _loss_and_gradient(logits, targets[part], nll[part], cap=cap, penalties=penalties, differentiate=differentiate)
+                total += _loss_and_gradient(
+                    logits, targets[part], nll[part], cap=cap, penalties=penalties, differentiate=differentiate
+                )
                 slope = logits.to(low) if differentiate else logits
                 if by_hidden is not None:
-                    torch.mm(slope, head, out=by_hidden[part]) if low == hidden.dtype else by_hidden[part].copy_(slope @ head)
+                    (
+                        torch.mm(slope, head, out=by_hidden[part])
+                        if low == hidden.dtype
+                        else by_hidden[part].copy_(slope @ head)
+                    )
                 if by_weight is not None:
-                    by_weight.addmm_(slope.t(), read) if low == weight.dtype else by_weight.add_(_over_tokens(slope, read))
+                    (
+                        by_weight.addmm_(slope.t(), read)
+                        if low == weight.dtype
+                        else by_weight.add_(_over_tokens(slope, read))
+                    )
                 if by_bias is not None:
                     by_bias.add_(logits.sum(dim=0))
                 del logits, slope  # or they would be in memory beside the next chunk's
@@ -132,9 +155,17 @@ def _over_tokens(slope: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
 
 
 def _loss_and_gradient(
-    logits: torch.Tensor, targets: torch.Tensor, nll: torch.Tensor, *, cap: float | None, penalties: Penalties, differentiate: bool
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    nll: torch.Tensor,
+    *,
+    cap: float | None,
+    penalties: Penalties,
+    differentiate: bool,
 ) -> torch.Tensor:
-    """Write the tokens' cross-entropies to `nll`, replace `logits` by the gradient of the loss, and return the sum of the loss."""
+    """Write the tokens' cross-entropies to `nll`, replace `logits` by the gradient of the loss, and return the sum of
+    the loss.
+    """
     smoothing, z_loss = penalties
     steepness = None
     if cap is not None:

@@ -1,4 +1,5 @@
-"""Log-probabilities of targets under an output head, differentiable one by one, without the logits of all tokens in memory.
+"""Log-probabilities of targets under an output head, differentiable one by one, without the logits of all tokens in
+memory.
 
 Logits that fit one chunk are kept for the backward pass; larger ones are recomputed there, a chunk at a time.
 """
@@ -24,14 +25,17 @@ def linear_logprobs(
     temperature: float = 1.0,
     at_once_bytes: int = LOGITS_AT_ONCE_BYTES,
 ) -> torch.Tensor:
-    """Compute the log-probability of each target under logits `hidden @ weight.T + bias`, soft-capped at ±`cap`, over `temperature`.
+    """Compute the log-probability of each target under logits `hidden @ weight.T + bias`, soft-capped at ±`cap`, over
+    `temperature`.
 
-    Shapes: hidden (tokens, width), weight (vocabulary, width), targets (tokens,), where IGNORE gives 0. In fp32; products in autocast's
-    type if it is enabled.
+    Shapes: hidden (tokens, width), weight (vocabulary, width), targets (tokens,), where IGNORE gives 0. In fp32;
+    products in autocast's type if it is enabled.
     """
     trained = (targets != IGNORE).nonzero()[:, 0]
     hidden, trained_targets = hidden[trained], targets[trained]
-    low = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
+    low = (
+        torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
+    )
     rows = chunk_rows(len(hidden), len(weight), at_once_bytes=at_once_bytes)
     settings = _Settings(cap, temperature, rows, low)
     if len(hidden) <= rows:
@@ -69,7 +73,12 @@ class _LinearLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, settings: _Settings
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        settings: _Settings,
     ) -> torch.Tensor:
         head, shift = weight.to(settings.low), None if bias is None else bias.to(settings.low)
         logprobs, partition = (torch.empty(len(hidden), dtype=torch.float32, device=hidden.device) for _ in range(2))
@@ -95,7 +104,9 @@ class _LinearLogprobs(torch.autograd.Function):
                 part = slice(at, at + settings.rows)
                 read = hidden[part].to(settings.low)
                 logits = _logits(read, head, shift, settings)
-                steepness = None if settings.cap is None else 1 - (logits * settings.temperature / settings.cap).square()
+                steepness = (
+                    None if settings.cap is None else 1 - (logits * settings.temperature / settings.cap).square()
+                )
                 change = logits.sub_(partition[part, None]).exp_().neg_()
                 change.scatter_add_(1, targets[part, None], torch.ones_like(change[:, :1]))
                 change.mul_(slope[part, None] / settings.temperature)

@@ -1,8 +1,9 @@
 """Compute the loss inside the network's forward pass, so that the logits of all tokens are never in memory.
 
-The network is called as usual, so it may be compiled, have adapters, or be wrapped for several devices. During the call its head passes
-hidden states on, and transformers' hook for a loss function computes logits and loss together (`linear_loss`). Equality with the network's
-own logits is tested on a few tokens; a network whose head is more than a matrix product returns logits as usual.
+The network is called as usual, so it may be compiled, have adapters, or be wrapped for several devices. During the call
+its head passes hidden states on, and transformers' hook for a loss function computes logits and loss together
+(`linear_loss`). Equality with the network's own logits is tested on a few tokens; a network whose head is more than a
+matrix product returns logits as usual.
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ class OutputHead:
         self.joins_loss = isinstance(self._head, torch.nn.Linear) and self._is_product()
 
     def losses(
-        self, network: torch.nn.Module, batch: MicroBatch, *, penalties: Penalties = NO_PENALTIES, more: dict[str, Any] | None = None
+        self,
+        network: torch.nn.Module,
+        batch: MicroBatch,
+        *,
+        penalties: Penalties = NO_PENALTIES,
+        more: dict[str, Any] | None = None,
     ) -> tuple[TokenLosses, Any]:
         """Run a network (this one, wrapped or compiled) on a batch; return its losses and its output.
 
@@ -60,10 +66,12 @@ class OutputHead:
         *,
         temperature: float = 1.0,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Run a network (this one, wrapped or compiled); return the log-probability of every target, differentiable, and the router loss.
+        """Run a network (this one, wrapped or compiled); return the log-probability of every target, differentiable,
+        and the router loss.
 
-        `inputs` and `targets` are (rows, tokens), already shifted by one; the head runs on `columns` only, and the log-probabilities are
-        (rows, columns), 0 where a target is IGNORE. The router loss is that of a mixture of experts in training, else None.
+        `inputs` and `targets` are (rows, tokens), already shifted by one; the head runs on `columns` only, and the
+        log-probabilities are (rows, columns), 0 where a target is IGNORE. The router loss is that of a mixture of
+        experts in training, else None.
         """
         weight = router_loss_weight(network) if network.training else 0.0
         arguments: dict[str, Any] = {"output_router_logits": True} if weight else {}
@@ -87,7 +95,9 @@ class OutputHead:
 
         def losses_of(logits: torch.Tensor, labels: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
             hidden = logits.flatten(0, 1)
-            total, nll = linear_loss(hidden, head.weight, labels.flatten(), bias=head.bias, cap=cap, penalties=penalties)
+            total, nll = linear_loss(
+                hidden, head.weight, labels.flatten(), bias=head.bias, cap=cap, penalties=penalties
+            )
             return torch.cat([total[None], nll])
 
         return losses_of
@@ -97,7 +107,9 @@ class OutputHead:
 
         def logprobs_of(logits: torch.Tensor, labels: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
             hidden = logits.flatten(0, 1)
-            return linear_logprobs(hidden, head.weight, labels.flatten(), bias=head.bias, cap=cap, temperature=temperature)
+            return linear_logprobs(
+                hidden, head.weight, labels.flatten(), bias=head.bias, cap=cap, temperature=temperature
+            )
 
         return logprobs_of
 
@@ -125,7 +137,9 @@ class OutputHead:
 
     @torch.no_grad()
     def _is_product(self) -> bool:
-        """Test on a few tokens whether the joined loss equals that of the network's logits. Mode and random state are preserved."""
+        """Test on a few tokens whether the joined loss equals that of the network's logits. Mode and random state are
+        preserved.
+        """
         network, device = self._network, self._head.weight.device
         is_training = network.training
         network.eval()
@@ -135,7 +149,9 @@ class OutputHead:
             plain = logits_loss(network(input_ids=inputs, use_cache=False).logits.flatten(0, 1), targets.flatten()).nll
             with self._joined(self._losses_of(NO_PENALTIES)):
                 joined = network(input_ids=inputs, use_cache=False, labels=targets).loss[1:]
-            return joined.shape == plain.shape and bool(((joined - plain).abs() <= TOLERANCE * plain.abs().clamp(min=1)).all())
+            return joined.shape == plain.shape and bool(
+                ((joined - plain).abs() <= TOLERANCE * plain.abs().clamp(min=1)).all()
+            )
         except UNUSABLE:
             return False
         finally:

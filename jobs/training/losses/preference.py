@@ -1,7 +1,8 @@
 """Losses of preference objectives as functions of log-probabilities, independent of networks and data.
 
-A log-probability is that of a whole answer given its prompt, in nats: the sum over its tokens, or their mean if its name begins with
-`mean_`. Losses are one number per pair or per answer; nothing is averaged here. Each equals TRL 1.16's on the same numbers.
+A log-probability is that of a whole answer given its prompt, in nats: the sum over its tokens, or their mean if its
+name begins with `mean_`. Losses are one number per pair or per answer; nothing is averaged here. Each equals TRL 1.16's
+on the same numbers.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def dpo_losses(
 ) -> Scored:
     """Compute the losses of direct preference optimisation.
 
-    sigmoid: Rafailov et al. 2023 (arXiv 2305.18290, equation 7); with `label_smoothing` Mitchell's conservative DPO, which assumes that
-    share of the labels to be flipped. hinge: Zhao et al. 2023 (arXiv 2305.10425). ipo: Azar et al. 2023 (arXiv 2310.12036,
-    equation 17), on means over the answers' tokens as its authors compute it.
+    sigmoid: Rafailov et al. 2023 (arXiv 2305.18290, equation 7); with `label_smoothing` Mitchell's conservative DPO,
+    which assumes that share of the labels to be flipped. hinge: Zhao et al. 2023 (arXiv 2305.10425). ipo: Azar et al.
+    2023 (arXiv 2310.12036, equation 17), on means over the answers' tokens as its authors compute it.
     """
     chosen_ratio, rejected_ratio = chosen - reference_chosen, rejected - reference_rejected
     if loss == "ipo":
@@ -53,7 +54,8 @@ def dpo_losses(
 
 
 def orpo_losses(mean_chosen: torch.Tensor, mean_rejected: torch.Tensor, *, weight: float) -> Scored:
-    """Compute the odds-ratio term of ORPO (Hong et al. 2024, arXiv 2403.07691, equation 7), times its weight (the paper's lambda).
+    """Compute the odds-ratio term of ORPO (Hong et al. 2024, arXiv 2403.07691, equation 7), times its weight (the
+    paper's lambda).
 
     The caller adds the other term, the chosen answer's negative log-likelihood.
     """
@@ -62,13 +64,17 @@ def orpo_losses(mean_chosen: torch.Tensor, mean_rejected: torch.Tensor, *, weigh
 
 
 def simpo_losses(mean_chosen: torch.Tensor, mean_rejected: torch.Tensor, *, beta: float, gamma: float) -> Scored:
-    """Compute SimPO's losses (Meng et al. 2024, arXiv 2405.14734, equation 6): no reference, a target margin `gamma`."""
+    """Compute SimPO's losses (Meng et al. 2024, arXiv 2405.14734, equation 6): no reference, a target margin
+    `gamma`.
+    """
     scaled = beta * (mean_chosen - mean_rejected) - gamma
     return Scored(-F.logsigmoid(scaled), beta * mean_chosen.detach(), beta * mean_rejected.detach())
 
 
 def reward_losses(chosen: torch.Tensor, rejected: torch.Tensor) -> Scored:
-    """Compute Bradley-Terry losses of scores (Ouyang et al. 2022, arXiv 2203.02155, equation 1): -log sigmoid(chosen - rejected)."""
+    """Compute Bradley-Terry losses of scores (Ouyang et al. 2022, arXiv 2203.02155, equation 1): -log sigmoid(chosen -
+    rejected).
+    """
     return Scored(-F.logsigmoid(chosen - rejected), chosen.detach(), rejected.detach())
 
 
@@ -82,9 +88,11 @@ def kto_losses(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute KTO's losses of single answers and their rewards (Ethayarajh et al. 2024, arXiv 2402.01306, equation 8), each of (answers,).
+    """Compute KTO's losses of single answers and their rewards (Ethayarajh et al. 2024, arXiv 2402.01306, equation 8),
+    each of (answers,).
 
-    `divergence` is the estimate of KL(policy || reference), one number (see `kto_divergence`); `desirable` marks good answers.
+    `divergence` is the estimate of KL(policy || reference), one number (see `kto_divergence`); `desirable` marks good
+    answers.
     """
     ratio = logprobs - reference
     sign = torch.where(desirable, 1.0, -1.0)
@@ -100,8 +108,8 @@ def kto_divergence(mismatched: torch.Tensor, reference: torch.Tensor) -> torch.T
 def grpo_advantages(rewards: torch.Tensor, *, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute each completion's advantage over its group, and the groups' standard deviations, each of (completions,).
 
-    (reward - mean) / (standard deviation + 1e-4) within a group (Shao et al. 2024, arXiv 2402.03300, section 4.1.2). A group whose
-    rewards are all equal has advantages of 0 and adds no gradient.
+    (reward - mean) / (standard deviation + 1e-4) within a group (Shao et al. 2024, arXiv 2402.03300, section 4.1.2). A
+    group whose rewards are all equal has advantages of 0 and adds no gradient.
     """
     groups = rewards.view(-1, group_size)
     spread = groups.std(dim=1, keepdim=True)
@@ -120,9 +128,9 @@ def grpo_losses(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute GRPO's loss of each completion and its divergence from the reference, each of (completions,).
 
-    arXiv 2402.03300, equation 3: the clipped ratio of the policy to the one that sampled the completion, less `kl_weight` times the
-    estimate exp(d) - d - 1 of the divergence, as a mean over the completion's tokens. `logprobs`, `old`, `reference` and `mask` are
-    per token, (completions, tokens). Without a reference the divergence is 0.
+    arXiv 2402.03300, equation 3: the clipped ratio of the policy to the one that sampled the completion, less
+    `kl_weight` times the estimate exp(d) - d - 1 of the divergence, as a mean over the completion's tokens. `logprobs`,
+    `old`, `reference` and `mask` are per token, (completions, tokens). Without a reference the divergence is 0.
     """
     ratio = torch.exp(logprobs - old)
     weights = advantages[:, None]
@@ -143,7 +151,11 @@ def _smoothed(scaled: torch.Tensor, label_smoothing: float) -> torch.Tensor:
 
 
 def _log_one_minus_exp(x: torch.Tensor) -> torch.Tensor:
-    """Return log(1 - exp(x)) for x < 0 without cancellation at either end (Mächler 2012, "Accurately computing log(1 - exp(-|a|))")."""
+    """Return log(1 - exp(x)) for x < 0 without cancellation at either end (Mächler 2012, "Accurately computing log(1 -
+    exp(-|a|))").
+    """
     x = x.clamp(max=-1e-9)  # a probability of exactly 1 would give log(0)
     near = x > -0.6931472
-    return torch.where(near, torch.log(-torch.expm1(torch.where(near, x, -1.0))), torch.log1p(-torch.exp(torch.where(near, -1.0, x))))
+    return torch.where(
+        near, torch.log(-torch.expm1(torch.where(near, x, -1.0))), torch.log1p(-torch.exp(torch.where(near, -1.0, x)))
+    )

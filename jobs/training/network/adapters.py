@@ -19,7 +19,9 @@ from jobs.modeling.memory_errors import is_out_of_memory
 
 
 def lora_config(config: RunConfig) -> peft.LoraConfig:
-    """Configure adapters on every linear layer but the output head; PEFT adds routers and experts (`count_lora_parameters`)."""
+    """Configure adapters on every linear layer but the output head; PEFT adds routers and experts
+    (`count_lora_parameters`).
+    """
     return peft.LoraConfig(
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,

@@ -23,7 +23,9 @@ def choose_attention(network: Any, attention: Attention, *, device: torch.device
     if attention == "auto":
         return
     if attention in ("flex", "flash") and device.type != "cuda":
-        raise InvalidInput(f"{attention} attention trains on a GPU only, and this run is on the CPU.", remedy=REMEDY, field="attention")
+        raise InvalidInput(
+            f"{attention} attention trains on a GPU only, and this run is on the CPU.", remedy=REMEDY, field="attention"
+        )
     if attention == "flash" and not is_flash_attn_2_available():
         raise InvalidInput(
             "flash attention needs the package flash-attn, which is not installed here.",
@@ -32,7 +34,9 @@ def choose_attention(network: Any, attention: Attention, *, device: torch.device
         )
     if attention == "flash" and autocast is None:
         raise InvalidInput(
-            "flash attention computes in 16 bits, and precision is fp32.", remedy="Choose precision bf16.", field="attention"
+            "flash attention computes in 16 bits, and precision is fp32.",
+            remedy="Choose precision bf16.",
+            field="attention",
         )
     why = "it has an implementation of its own"
     try:
@@ -40,4 +44,6 @@ def choose_attention(network: Any, attention: Attention, *, device: torch.device
     except (ValueError, ImportError) as error:
         why = one_line(error)
     if network.config._attn_implementation != NAMES[attention]:  # some networks ignore the setting
-        raise InvalidInput(f"{type(network).__name__} can't compute attention by {attention}: {why}.", remedy=REMEDY, field="attention")
+        raise InvalidInput(
+            f"{type(network).__name__} can't compute attention by {attention}: {why}.", remedy=REMEDY, field="attention"
+        )

@@ -1,7 +1,7 @@
 """Exponential moving average of the weights, which is validated, sampled and saved instead of them.
 
-The decay at a step is at most (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage, so that the average soon forgets the
-initial weights.
+The decay at a step is at most (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage, so that the
+average soon forgets the initial weights.
 """
 
 from __future__ import annotations
@@ -59,5 +59,7 @@ class Ema:
 
 
 def named_states(ema: Ema | None, scaler: torch.amp.GradScaler | None = None) -> dict[str, Any]:
-    """Return the objects with a state of their own, by their names in a saved training state; absent ones are left out."""
+    """Return the objects with a state of their own, by their names in a saved training state; absent ones are left
+    out.
+    """
     return {name: stateful for name, stateful in (("average", ema), ("scaler", scaler)) if stateful is not None}

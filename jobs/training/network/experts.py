@@ -1,8 +1,8 @@
 """Load balancing for mixture-of-experts networks, without which routers collapse to a few experts.
 
-Mixtral and Qwen3-MoE add an auxiliary loss (Fedus et al. 2021, arXiv 2101.03961, equations 4 to 6), which transformers computes on
-request. DeepSeek-V3 has none: a bias on each expert's score, a buffer, rises while the expert is picked too rarely (Wang et al. 2024,
-arXiv 2408.15664). transformers leaves the biases alone, so they are updated here.
+Mixtral and Qwen3-MoE add an auxiliary loss (Fedus et al. 2021, arXiv 2101.03961, equations 4 to 6), which transformers
+computes on request. DeepSeek-V3 has none: a bias on each expert's score, a buffer, rises while the expert is picked too
+rarely (Wang et al. 2024, arXiv 2408.15664). transformers leaves the biases alone, so they are updated here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ BIAS_STEP = 0.001  # DeepSeek-AI 2024, arXiv 2412.19437, section 4.2
 def router_loss_weight(network: Any) -> float:
     """Return the weight of the network's load-balancing loss; 0 if it has none."""
     config = network.config
-    return float(getattr(config, "router_aux_loss_coef", None) or 0.0) if hasattr(config, "output_router_logits") else 0.0
+    return (
+        float(getattr(config, "router_aux_loss_coef", None) or 0.0) if hasattr(config, "output_router_logits") else 0.0
+    )
 
 
 def has_experts(model: Any) -> bool:
@@ -26,7 +28,9 @@ def has_experts(model: Any) -> bool:
 
 
 class ExpertBalance:
-    """Updates the score biases of a network's routers once per optimizer step; a no-op for networks without such biases."""
+    """Updates the score biases of a network's routers once per optimizer step; a no-op for networks without such
+    biases.
+    """
 
     def __init__(self, network: torch.nn.Module) -> None:
         self._picks: dict[torch.nn.Module, torch.Tensor] = {}

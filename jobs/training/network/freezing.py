@@ -41,10 +41,14 @@ def freeze_blocks(network: PreTrainedModel, count: int, *, reporter: Reporter) -
     head = network.get_output_embeddings()
     is_tied = head is not None and not head.weight.requires_grad
     frozen = "The embeddings (and the tied head)" if is_tied else "The embeddings"
-    reporter.log(f"{frozen} and {count} of {len(blocks)} blocks are frozen; {trained:,} of {total:,} parameters are trained.")
+    reporter.log(
+        f"{frozen} and {count} of {len(blocks)} blocks are frozen; {trained:,} of {total:,} parameters are trained."
+    )
 
 
 def _is_embedding(name: str, module: torch.nn.Module) -> bool:
-    """Return whether a module of the decoder is an embedding or the norm of one. Rotary embeddings hold no parameters and do not matter."""
+    """Return whether a module of the decoder is an embedding or the norm of one. Rotary embeddings hold no parameters
+    and do not matter.
+    """
     last = name.rpartition(".")[2]
     return isinstance(module, torch.nn.Embedding) or ("." not in name and any(part in last for part in EMBEDDINGS))

@@ -23,7 +23,9 @@ from jobs.training.network.freezing import freeze_blocks
 
 
 def load_model(ctx: TrainingContext, *, resume_from: Path | None) -> Any:
-    """Load the network to train in fp32, with new adapters if the method has them, and set up attention, freezing and recomputation."""
+    """Load the network to train in fp32, with new adapters if the method has them, and set up attention, freezing and
+    recomputation.
+    """
     model = _load_model(ctx, resume_from=resume_from)
     network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     choose_attention(network, ctx.config.attention, device=ctx.device, autocast=ctx.autocast)
@@ -78,13 +80,18 @@ def check_architecture(ctx: TrainingContext) -> ArchitectureConfig:
     """Return the payload's architecture. Raises InvalidInput if the tokenizer or the run's context does not fit it."""
     architecture = ctx.spec.payload.architecture
     if architecture is None:
-        raise InvalidInput("This run has neither an architecture nor a base.", remedy="Choose one of them.", field="architecture")
+        raise InvalidInput(
+            "This run has neither an architecture nor a base.", remedy="Choose one of them.", field="architecture"
+        )
     if len(ctx.tokenizer) > architecture.vocab_size:
         raise InvalidInput(
-            f"The tokenizer has {len(ctx.tokenizer)} entries and the architecture's vocab_size is {architecture.vocab_size}.",
+            f"The tokenizer has {len(ctx.tokenizer)} entries and the architecture's vocab_size is"
+            f" {architecture.vocab_size}.",
             remedy=f"Set vocab_size to {len(ctx.tokenizer)} (more is allowed, unused entries cost memory).",
             field="vocab_size",
         )
     if ctx.config.context > architecture.context:
-        raise InvalidInput(f"context {ctx.config.context} is longer than the architecture's {architecture.context}.", field="context")
+        raise InvalidInput(
+            f"context {ctx.config.context} is longer than the architecture's {architecture.context}.", field="context"
+        )
     return architecture

@@ -1,11 +1,12 @@
 """The optimizers of the config's field `optimizer`, each from an established library.
 
-All take one learning rate and one weight decay from the config; matrices decay, norms and biases don't. adamw: Loshchilov and Hutter
-2019 (arXiv 1711.05101), torch's, fused. muon: Jordan et al. 2024, torch's, for the matrices inside the blocks, with updates scaled to
-AdamW's RMS so that AdamW's learning rates hold (Liu et al. 2025, arXiv 2502.16982, section 2.2); AdamW for embeddings, head, norms and
-everything else. lion: Chen et al. 2023 (arXiv 2302.06675), lion-pytorch's. adafactor: Shazeer and Stern 2018 (arXiv 1804.04235),
-transformers', with the schedule's learning rate instead of relative steps. adamw_8bit: Dettmers et al. 2022 (arXiv 2110.02861),
-bitsandbytes', with 32-bit moments for embeddings, as in the paper and transformers' Trainer.
+All take one learning rate and one weight decay from the config; matrices decay, norms and biases don't. adamw:
+Loshchilov and Hutter 2019 (arXiv 1711.05101), torch's, fused. muon: Jordan et al. 2024, torch's, for the matrices
+inside the blocks, with updates scaled to AdamW's RMS so that AdamW's learning rates hold (Liu et al. 2025, arXiv
+2502.16982, section 2.2); AdamW for embeddings, head, norms and everything else. lion: Chen et al. 2023 (arXiv
+2302.06675), lion-pytorch's. adafactor: Shazeer and Stern 2018 (arXiv 1804.04235), transformers', with the schedule's
+learning rate instead of relative steps. adamw_8bit: Dettmers et al. 2022 (arXiv 2110.02861), bitsandbytes', with 32-bit
+moments for embeddings, as in the paper and transformers' Trainer.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ def check_optimizer(config: RunConfig) -> None:
     if config.optimizer == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise InvalidInput(
             "optimizer adamw_8bit needs the library bitsandbytes, which this worker does not have.",
-            remedy="Choose optimizer adamw (adafactor and lion also need less memory), or install roundhouse[quantized] on the worker.",
+            remedy=(
+                "Choose optimizer adamw (adafactor and lion also need less memory), or install roundhouse[quantized] on"
+                " the worker."
+            ),
             field="optimizer",
         )
 
@@ -41,7 +45,11 @@ def make_optimizer(model: torch.nn.Module, config: RunConfig) -> torch.optim.Opt
     if config.optimizer == "muon":
         hidden = hidden_matrices(model)
         others = [parameter for parameter in trained if not any(parameter is matrix for matrix in hidden)]
-        adamw = torch.optim.AdamW(_groups(others, config), lr=config.learning_rate, betas=betas, fused=True) if others else None
+        adamw = (
+            torch.optim.AdamW(_groups(others, config), lr=config.learning_rate, betas=betas, fused=True)
+            if others
+            else None
+        )
         if not hidden:
             assert adamw is not None
             return adamw
@@ -68,12 +76,18 @@ def make_optimizer(model: torch.nn.Module, config: RunConfig) -> torch.optim.Opt
 
 
 def hidden_matrices(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Return the trained matrices inside the blocks, which Muon updates; experts stacked in a 3-d tensor are not among them."""
+    """Return the trained matrices inside the blocks, which Muon updates; experts stacked in a 3-d tensor are not among
+    them.
+    """
     network: Any = model
     outside: list[Any] = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
     if hasattr(model, "get_output_embeddings") and network.get_output_embeddings() is not None:
         outside.append(network.get_output_embeddings())
-    outside += [module for name, module in model.named_modules() if "score" in name.split(".") and isinstance(module, torch.nn.Linear)]
+    outside += [
+        module
+        for name, module in model.named_modules()
+        if "score" in name.split(".") and isinstance(module, torch.nn.Linear)
+    ]
     excluded = {id(module.weight) for module in outside}
     return [each for each in model.parameters() if each.requires_grad and each.dim() == 2 and id(each) not in excluded]
 
@@ -107,7 +121,10 @@ class CombinedOptimizer(torch.optim.Optimizer):
 
 def _groups(parameters: list[torch.nn.Parameter], config: RunConfig) -> list[dict[str, Any]]:
     groups = [
-        {"params": [parameter for parameter in parameters if parameter.dim() >= 2], "weight_decay": config.weight_decay},
+        {
+            "params": [parameter for parameter in parameters if parameter.dim() >= 2],
+            "weight_decay": config.weight_decay,
+        },
         {"params": [parameter for parameter in parameters if parameter.dim() < 2], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
@@ -120,5 +137,7 @@ def _adamw_8bit(model: torch.nn.Module, groups: list[dict[str, Any]], config: Ru
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding):
             manager.register_module_override(module, "weight", {"optim_bits": 32})
-    optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+    optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
+        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2)
+    )
     return optimizer

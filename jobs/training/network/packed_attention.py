@@ -1,7 +1,8 @@
 """Attention over packed rows: each row is attended by itself, so no row reads another and no mask is needed.
 
-Every other layer of a network works on single positions, so rows are concatenated without padding. A mask over the whole sequence would
-cost its length squared; here the cost is that of the rows. Registered with transformers as an attention implementation.
+Every other layer of a network works on single positions, so rows are concatenated without padding. A mask over the
+whole sequence would cost its length squared; here the cost is that of the rows. Registered with transformers as an
+attention implementation.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from jobs.modeling.checkpoints import UNUSABLE
 
 NAME = "rows"
 ALONE_TOLERANCE, NEIGHBOUR_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}, {"cpu": 2e-6, "cuda": 1e-4}
-"""Tolerances on logits, relative to the largest: between a row alone and packed, where a GPU may round to tf32; and between a row packed
-after one neighbour and after another, where only the summation order of experts differs."""
+"""Tolerances on logits, relative to the largest: between a row alone and packed, where a GPU may round to tf32; and
+between a row packed after one neighbour and after another, where only the summation order of experts differs.
+"""
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -37,13 +39,23 @@ def row_attention(
     sliding_window: int | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend each row of a sequence by itself; `row_ends` (on the CPU) are the ends of the rows. Without them, plain SDPA.
+    """Attend each row of a sequence by itself; `row_ends` (on the CPU) are the ends of the rows. Without them, plain
+    SDPA.
 
-    Shapes: query (1, heads, tokens, size), key and value (1, key heads, tokens, size); returns (1, tokens, heads, size of a value).
+    Shapes: query (1, heads, tokens, size), key and value (1, key heads, tokens, size); returns (1, tokens, heads, size
+    of a value).
     """
     if row_ends is None:
         output: tuple[torch.Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, sliding_window=sliding_window, **more
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            sliding_window=sliding_window,
+            **more,
         )
         return output
     if more.get("softcap") is not None or more.get("s_aux") is not None or more.get("position_bias") is not None:
@@ -81,10 +93,11 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, _mask)
 
 
 def attend_by_row(network: PreTrainedModel) -> bool:
-    """Switch a network to attention by row if packed rows then give the logits of the rows alone; return whether they do.
+    """Switch a network to attention by row if packed rows then give the logits of the rows alone; return whether they
+    do.
 
-    Two rows are tried, which detects networks that mix positions otherwise (ALiBi, recurrence), whatever their family. The random state
-    and the network's mode are preserved.
+    Two rows are tried, which detects networks that mix positions otherwise (ALiBi, recurrence), whatever their family.
+    The random state and the network's mode are preserved.
     """
     implementation, is_training = network.config._attn_implementation, network.training
     if not network._can_set_attn_implementation():
@@ -106,17 +119,23 @@ def _rows_stay_apart(network: PreTrainedModel) -> bool:
     device = network.get_input_embeddings().weight.device
     vocabulary = network.get_input_embeddings().num_embeddings
     first, other, second = (
-        torch.arange(start, start + count, device=device) * 7 % vocabulary for start, count in ((1, 11), (50, 11), (3, 6))
+        torch.arange(start, start + count, device=device) * 7 % vocabulary
+        for start, count in ((1, 11), (50, 11), (3, 6))
     )
     positions = torch.cat([torch.arange(len(first)), torch.arange(len(second))]).to(device)[None]
     ends = torch.tensor([len(first), len(first) + len(second)])
 
     def packed(*rows: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = network(input_ids=torch.cat(rows)[None], position_ids=positions, row_ends=ends, use_cache=False).logits
+        logits: torch.Tensor = network(
+            input_ids=torch.cat(rows)[None], position_ids=positions, row_ends=ends, use_cache=False
+        ).logits
         return logits
 
     together, beside = packed(first, second), packed(other, second)
     alone = torch.cat([network(input_ids=row[None], use_cache=False).logits for row in (first, second)], dim=1)
     largest, kind = float(alone.abs().max()), "cpu" if device.type == "cpu" else "cuda"
     leak = (together - beside)[:, len(first) :].abs().max()
-    return bool((together - alone).abs().max() <= ALONE_TOLERANCE[kind] * largest and leak <= NEIGHBOUR_TOLERANCE[kind] * largest)
+    return bool(
+        (together - alone).abs().max() <= ALONE_TOLERANCE[kind] * largest
+        and leak <= NEIGHBOUR_TOLERANCE[kind] * largest
+    )

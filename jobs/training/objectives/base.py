@@ -1,4 +1,6 @@
-"""The interface between a training objective and the loop: how its data is loaded and batched, and the loss of a micro-batch."""
+"""The interface between a training objective and the loop: how its data is loaded and batched, and the loss of a
+micro-batch.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,10 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 class LossOutput:
     """The loss of a micro-batch.
 
-    `total` is the sum over the micro-batch's units (trained tokens, or pairs), differentiable; the loop divides the totals of a step by
-    the step's units, so that the loss does not depend on how a step is split into micro-batches. `aux_loss` (the routers' load-balancing
-    loss) is divided by the number of micro-batches instead. `penalty` is the part of `total` that `train_loss` leaves out.
-    `metric_sums` are metrics, summed over the units as well.
+    `total` is the sum over the micro-batch's units (trained tokens, or pairs), differentiable; the loop divides the
+    totals of a step by the step's units, so that the loss does not depend on how a step is split into micro-batches.
+    `aux_loss` (the routers' load-balancing loss) is divided by the number of micro-batches instead. `penalty` is the
+    part of `total` that `train_loss` leaves out. `metric_sums` are metrics, summed over the units as well.
     """
 
     total: torch.Tensor
@@ -42,7 +44,8 @@ class LossOutput:
 class TrainingObjective(Protocol):
     """A loss and its validation. Batches have `units` and `to(device)`.
 
-    `is_divisible`: whether a micro-batch's loss is a sum over its items, so that smaller micro-batches leave the step's loss as it is.
+    `is_divisible`: whether a micro-batch's loss is a sum over its items, so that smaller micro-batches leave the step's
+    loss as it is.
     """
 
     @property
@@ -52,7 +55,9 @@ class TrainingObjective(Protocol):
     def compute_loss(self, network: torch.nn.Module, batch: Any) -> LossOutput:
         """Compute the loss of a micro-batch on the device that holds it."""
 
-    def validate(self, network: torch.nn.Module, batches: Iterable[Any], *, device: torch.device, precision: Precision) -> dict[str, float]:
+    def validate(
+        self, network: torch.nn.Module, batches: Iterable[Any], *, device: torch.device, precision: Precision
+    ) -> dict[str, float]:
         """Return val_loss and the other validation metrics by name; empty without a val split."""
 
 
@@ -60,8 +65,9 @@ class TrainingObjective(Protocol):
 class ObjectiveStages:
     """The stages that set up a run of an objective; each takes what the one before returned.
 
-    `load` reads and encodes the dataset before the network is loaded; it raises InvalidInput if there is nothing to train on, and
-    StopRequested if the job is asked to stop meanwhile. `prepare` builds the batches for a network. `build` builds the objective.
+    `load` reads and encodes the dataset before the network is loaded; it raises InvalidInput if there is nothing to
+    train on, and StopRequested if the job is asked to stop meanwhile. `prepare` builds the batches for a network.
+    `build` builds the objective.
     """
 
     load: Callable[[TrainingContext], Any]
@@ -72,7 +78,8 @@ class ObjectiveStages:
 def batch_sizes(ctx: TrainingContext, *, micro_batch: int | None = None) -> BatchSizes:
     """Return the sizes of a run's batches.
 
-    A forward pass takes `micro_batch` items (the config's by default), or fewer if the run once ran out of memory with as many.
+    A forward pass takes `micro_batch` items (the config's by default), or fewer if the run once ran out of memory with
+    as many.
     """
     config = ctx.config
     return BatchSizes(
@@ -99,8 +106,8 @@ def token_source(ctx: TrainingContext) -> TokenSource:
 def token_maker(ctx: TrainingContext, source: TokenSource, form: Form) -> Maker | None:
     """Return a process that makes tokens while the run reads them.
 
-    None for a small split, for a probe, and where a run has to know all of them first: its steps follow from its epochs, or several
-    processes wait for each other.
+    None for a small split, for a probe, and where a run has to know all of them first: its steps follow from its
+    epochs, or several processes wait for each other.
     """
     if not ctx.begins_early or ctx.config.max_epochs or ctx.process_group.count > 1:
         return None
@@ -118,9 +125,16 @@ def token_maker(ctx: TrainingContext, source: TokenSource, form: Form) -> Maker 
 
 
 def validate_by_loss(
-    objective: TrainingObjective, network: torch.nn.Module, batches: Iterable[Any], *, device: torch.device, precision: Precision
+    objective: TrainingObjective,
+    network: torch.nn.Module,
+    batches: Iterable[Any],
+    *,
+    device: torch.device,
+    precision: Precision,
 ) -> dict[str, float]:
-    """Return val_loss and the objective's metrics, prefixed `val_`: means over the units of all batches; empty without any."""
+    """Return val_loss and the objective's metrics, prefixed `val_`: means over the units of all batches; empty without
+    any.
+    """
     units, sums = 0, {"loss": 0.0}
     for batch in batches:
         with precision():

@@ -1,4 +1,6 @@
-"""Group relative policy optimization, the objective grpo: raise the likelihood of completions that beat their group's mean reward."""
+"""Group relative policy optimization, the objective grpo: raise the likelihood of completions that beat their group's
+mean reward.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,8 @@ class QuestionSplits(NamedTuple):
 class GrpoObjective:
     """The clipped policy gradient of GRPO with a penalty on the divergence from a reference. A unit is a completion.
 
-    `batches` sample the completions. `reference` is the network of the divergence, the policy itself if it has adapters; None without a
-    penalty.
+    `batches` sample the completions. `reference` is the network of the divergence, the policy itself if it has
+    adapters; None without a penalty.
     """
 
     config: RunConfig
@@ -46,9 +48,13 @@ class GrpoObjective:
     is_divisible: bool = True
 
     def compute_loss(self, network: torch.nn.Module, batch: RolloutBatch) -> LossOutput:
-        """Return the loss summed over completions. A step's completions are sampled from its own weights, so the old policy is this one."""
+        """Return the loss summed over completions. A step's completions are sampled from its own weights, so the old
+        policy is this one.
+        """
         grpo = self.config.grpo
-        logprobs, router_loss = self.head.logprobs(network, batch.inputs, batch.targets, batch.columns, temperature=grpo.temperature)
+        logprobs, router_loss = self.head.logprobs(
+            network, batch.inputs, batch.targets, batch.columns, temperature=grpo.temperature
+        )
         losses, divergence = grpo_losses(
             logprobs,
             old=logprobs.detach(),
@@ -58,7 +64,11 @@ class GrpoObjective:
             clip_range=grpo.clip_range,
             kl_weight=grpo.kl_weight,
         )
-        sums = {"reward/mean": batch.rewards.sum(), "reward/std": batch.spread.sum(), "completion_length": batch.lengths.float().sum()}
+        sums = {
+            "reward/mean": batch.rewards.sum(),
+            "reward/std": batch.spread.sum(),
+            "completion_length": batch.lengths.float().sum(),
+        }
         if self.reference is not None:
             sums["kl"] = divergence.sum()
         return LossOutput(losses.sum(), aux_loss=router_loss, metric_sums=sums)
@@ -88,9 +98,9 @@ class GrpoObjective:
         self.reference.eval()
         with without_adapters:
             head = self.head if is_policy else OutputHead(self.reference)
-            logprobs = head.logprobs(self.reference, batch.inputs, batch.targets, batch.columns, temperature=self.config.grpo.temperature)[
-                0
-            ]
+            logprobs = head.logprobs(
+                self.reference, batch.inputs, batch.targets, batch.columns, temperature=self.config.grpo.temperature
+            )[0]
         self.reference.train(is_training)
         return logprobs
 
@@ -105,7 +115,10 @@ def load_prompts(ctx: TrainingContext) -> QuestionSplits:
             field="grpo.rewards",
         )
     source = token_source(ctx)
-    train, val = (load_questions(source, split, context=config.context, max_new_tokens=config.grpo.max_new_tokens) for split in SPLITS)
+    train, val = (
+        load_questions(source, split, context=config.context, max_new_tokens=config.grpo.max_new_tokens)
+        for split in SPLITS
+    )
     return QuestionSplits(train, val)
 
 
@@ -125,10 +138,14 @@ def prepare_rollouts(ctx: TrainingContext, questions: QuestionSplits, model: Any
 
 
 def build(ctx: TrainingContext, batches: RolloutBatches, model: Any) -> GrpoObjective:
-    """Build the objective, with a frozen copy of the base as its reference if the policy has no adapters to switch off."""
+    """Build the objective, with a frozen copy of the base as its reference if the policy has no adapters to switch
+    off.
+    """
     reference = None
     if ctx.config.grpo.kl_weight:
-        reference = model if isinstance(model, peft.PeftModel) else load_base(ctx).to(ctx.device).eval().requires_grad_(False)
+        reference = (
+            model if isinstance(model, peft.PeftModel) else load_base(ctx).to(ctx.device).eval().requires_grad_(False)
+        )
     return GrpoObjective(ctx.config, OutputHead(model), batches, reference)
 
 

@@ -27,7 +27,15 @@ from jobs.training.losses.chunked_cross_entropy import NO_PENALTIES, Penalties
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.network.experts import has_experts, router_loss_weight
 from jobs.training.network.packed_attention import attend_by_row
-from jobs.training.objectives.base import SPLITS, LossOutput, ObjectiveStages, Precision, batch_sizes, token_maker, token_source
+from jobs.training.objectives.base import (
+    SPLITS,
+    LossOutput,
+    ObjectiveStages,
+    Precision,
+    batch_sizes,
+    token_maker,
+    token_source,
+)
 
 
 class TokenSplits(NamedTuple):
@@ -48,8 +56,8 @@ class ExampleSplits(NamedTuple):
 class LanguageObjective:
     """Cross-entropy of the next token. A unit is a trained token.
 
-    `penalties` are trained beside it; `train_loss` and `val_loss` are the cross-entropy alone. `token_bytes` (bytes of text per token
-    id) enables `val_bpb`.
+    `penalties` are trained beside it; `train_loss` and `val_loss` are the cross-entropy alone. `token_bytes` (bytes of
+    text per token id) enables `val_bpb`.
     """
 
     head: OutputHead
@@ -60,7 +68,9 @@ class LanguageObjective:
     def compute_loss(self, network: torch.nn.Module, batch: MicroBatch) -> LossOutput:
         """Return the cross-entropy in nats with its penalties, summed over the trained tokens."""
         weight = router_loss_weight(network) if network.training else 0.0
-        losses, output = self.head.losses(network, batch, penalties=self.penalties, more={"output_router_logits": True} if weight else None)
+        losses, output = self.head.losses(
+            network, batch, penalties=self.penalties, more={"output_router_logits": True} if weight else None
+        )
         penalty = losses.total.detach() - losses.nll.sum() if any(self.penalties) else None
         return LossOutput(losses.total, aux_loss=weight * output.aux_loss if weight else None, penalty=penalty)
 
@@ -88,7 +98,9 @@ class LanguageObjective:
 
 
 def load_texts(ctx: TrainingContext) -> TokenSplits:
-    """Open the tokens of a dataset of texts, which may still be in the making. Raises InvalidInput for too few tokens."""
+    """Open the tokens of a dataset of texts, which may still be in the making. Raises InvalidInput for too few
+    tokens.
+    """
     source, context = token_source(ctx), ctx.config.context
     with ctx.process_group.first_rank_first():  # the others read what it made
         maker = token_maker(ctx, source, TEXT)
@@ -103,10 +115,14 @@ def load_texts(ctx: TrainingContext) -> TokenSplits:
 
 def prepare_windows(ctx: TrainingContext, tokens: TokenSplits, model: Any) -> PretrainBatches:
     """Build pretraining batches; log the number of epochs."""
-    batches = PretrainBatches(tokens.train, tokens.val, context=ctx.config.context, sizes=_cache_friendly_sizes(ctx, model))
+    batches = PretrainBatches(
+        tokens.train, tokens.val, context=ctx.config.context, sizes=_cache_friendly_sizes(ctx, model)
+    )
 
     def tell() -> None:
-        ctx.reporter.log(f"{len(tokens.train.ids):,} training tokens, {batches.epochs_of(ctx.config.max_steps):.1f} epochs.")
+        ctx.reporter.log(
+            f"{len(tokens.train.ids):,} training tokens, {batches.epochs_of(ctx.config.max_steps):.1f} epochs."
+        )
 
     _once_complete(tokens.train, tell)
     return batches
@@ -121,7 +137,9 @@ def _once_complete(tokens: StoredTokens, tell: Callable[[], None]) -> None:
 
 
 def load_conversations(ctx: TrainingContext) -> ExampleSplits:
-    """Open a dataset of conversations, which may still be encoded. Raises InvalidInput if no row of the train split is usable."""
+    """Open a dataset of conversations, which may still be encoded. Raises InvalidInput if no row of the train split is
+    usable.
+    """
     source, context = token_source(ctx), ctx.config.context
     with ctx.process_group.first_rank_first():
         maker = token_maker(ctx, source, CHAT)
@@ -130,16 +148,20 @@ def load_conversations(ctx: TrainingContext) -> ExampleSplits:
 
 
 def prepare_conversations(ctx: TrainingContext, examples: ExampleSplits, model: Any) -> StepBatches:
-    """Build fine-tuning batches: packed if the config asks for it and the network keeps packed rows apart, else padded."""
+    """Build fine-tuning batches: packed if the config asks for it and the network keeps packed rows apart, else
+    padded.
+    """
     config = ctx.config
     network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     if config.packing and attend_by_row(network):
-        batches = PackedBatches(examples.train, examples.val, context=config.context, sizes=_cache_friendly_sizes(ctx, model))
+        batches = PackedBatches(
+            examples.train, examples.val, context=config.context, sizes=_cache_friendly_sizes(ctx, model)
+        )
 
         def tell() -> None:
             ctx.reporter.log(
-                f"{batches.num_rows:,} rows packed into {batches.num_sequences:,} sequences of at most {config.context:,} tokens, "
-                f"{batches.epochs_of(config.max_steps):.1f} epochs."
+                f"{batches.num_rows:,} rows packed into {batches.num_sequences:,} sequences of at most"
+                f" {config.context:,} tokens, {batches.epochs_of(config.max_steps):.1f} epochs."
             )
 
         if isinstance(examples.train, StoredExamples):
@@ -151,12 +173,15 @@ def prepare_conversations(ctx: TrainingContext, examples: ExampleSplits, model: 
 
 
 def _cache_friendly_sizes(ctx: TrainingContext, model: Any) -> BatchSizes:
-    """Return sizes with as many full sequences per forward pass as suit a CPU's cache, which leaves a step's loss as it is."""
+    """Return sizes with as many full sequences per forward pass as suit a CPU's cache, which leaves a step's loss as it
+    is.
+    """
     config = ctx.config
     sequences = sequences_at_once(config, device=device_kind(ctx.device), is_full=True, has_experts=has_experts(model))
     if sequences < config.micro_batch:
         ctx.reporter.log(
-            f"A forward pass takes {sequences} of the {config.micro_batch} sequences of a micro-batch, which fit the CPU's cache."
+            f"A forward pass takes {sequences} of the {config.micro_batch} sequences of a micro-batch, which fit the"
+            " CPU's cache."
         )
     return batch_sizes(ctx, micro_batch=sequences)
 

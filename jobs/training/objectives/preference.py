@@ -32,7 +32,15 @@ from jobs.modeling.tokenizers import padding_id
 from jobs.reporter import StopRequested
 from jobs.training.context import TrainingContext
 from jobs.training.losses.output_head import OutputHead
-from jobs.training.losses.preference import Scored, dpo_losses, kto_divergence, kto_losses, orpo_losses, reward_losses, simpo_losses
+from jobs.training.losses.preference import (
+    Scored,
+    dpo_losses,
+    kto_divergence,
+    kto_losses,
+    orpo_losses,
+    reward_losses,
+    simpo_losses,
+)
 from jobs.training.objectives.base import (
     SPLITS,
     LossOutput,
@@ -180,7 +188,9 @@ class RewardObjective:
         scores = network(input_ids=batch.inputs, use_cache=False).logits.float().squeeze(-1)
         scored = reward_losses(scores[: batch.units], scores[batch.units :])
         margins = scored.chosen_rewards - scored.rejected_rewards
-        return LossOutput(scored.losses.sum(), metric_sums={"accuracy": (margins > 0).float().sum(), "margin": margins.sum()})
+        return LossOutput(
+            scored.losses.sum(), metric_sums={"accuracy": (margins > 0).float().sum(), "margin": margins.sum()}
+        )
 
     def validate(
         self, network: torch.nn.Module, batches: Iterable[ScoredBatch], *, device: torch.device, precision: Precision
@@ -208,7 +218,9 @@ class Splits(NamedTuple, Generic[Item]):
 
 
 def first_rank_first(load: Callable[[TrainingContext], Loaded]) -> Callable[[TrainingContext], Loaded]:
-    """Decorate a loader to run on the first rank, then on the others, which read its saved log-probabilities, or stop with it."""
+    """Decorate a loader to run on the first rank, then on the others, which read its saved log-probabilities, or stop
+    with it.
+    """
 
     def load_in_order(ctx: TrainingContext) -> Loaded:
         loaded: Loaded | None = None
@@ -265,16 +277,24 @@ def load_referenced_answers(ctx: TrainingContext) -> Splits[ReferencedRated]:
 
 
 def _used_items(ctx: TrainingContext, num_train: int, num_val: int) -> list[int]:
-    """Return the indices of the items that a run uses, those of the val split after the train split's: no others need a reference."""
+    """Return the indices of the items that a run uses, those of the val split after the train split's: no others need a
+    reference.
+    """
     sizes = batch_sizes(ctx)
     draws = ctx.config.max_steps * sizes.items_per_step
-    drawn = range(num_train) if draws >= num_train else sorted(EpochOrder(num_train, seed=sizes.seed).take(0, draws)[1].tolist())
+    drawn = (
+        range(num_train)
+        if draws >= num_train
+        else sorted(EpochOrder(num_train, seed=sizes.seed).take(0, draws)[1].tolist())
+    )
     return [*drawn, *range(num_train, num_train + num_val)]
 
 
 def _prepare_pairs(ctx: TrainingContext, pairs: Splits[ReferencedPair], collate: Any) -> StepBatches:
     collate = partial(collate, pad_id=padding_id(ctx.tokenizer))
-    return ShuffledBatches(pairs.train, pairs.val, items="pairs", collate=collate, length=pair_length, sizes=batch_sizes(ctx))
+    return ShuffledBatches(
+        pairs.train, pairs.val, items="pairs", collate=collate, length=pair_length, sizes=batch_sizes(ctx)
+    )
 
 
 def prepare_pairs(ctx: TrainingContext, pairs: Splits[ReferencedPair], model: Any) -> StepBatches:
@@ -293,7 +313,9 @@ def prepare_scored_pairs(ctx: TrainingContext, pairs: Splits[ReferencedPair], mo
 
 
 def prepare_answers(ctx: TrainingContext, answers: Splits[ReferencedRated], model: Any) -> StepBatches:
-    """Build batches of rated answers, not sorted by length: long answers alone would bias a micro-batch's estimate of the divergence."""
+    """Build batches of rated answers, not sorted by length: long answers alone would bias a micro-batch's estimate of
+    the divergence.
+    """
     collate = partial(collate_rated, pad_id=padding_id(ctx.tokenizer))
     return ShuffledBatches(answers.train, answers.val, items="answers", collate=collate, sizes=batch_sizes(ctx))
 

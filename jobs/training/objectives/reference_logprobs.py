@@ -1,7 +1,8 @@
-"""Log-probabilities of a run's answers under the reference network, computed once before training so that only one network is in memory.
+"""Log-probabilities of a run's answers under the reference network, computed once before training so that only one
+network is in memory.
 
-They are saved in the run's folder under a hash of each answer's tokens: a resumed run reads the same numbers on any machine, and a run
-that is extended computes only those of new answers.
+They are saved in the run's folder under a hash of each answer's tokens: a resumed run reads the same numbers on any
+machine, and a run that is extended computes only those of new answers.
 """
 
 from __future__ import annotations
@@ -45,7 +46,11 @@ def reference_logprobs(ctx: TrainingContext, answers: Sequence[Answered]) -> Flo
         network = load_base(ctx).to(ctx.device)
         values = _compute(ctx, network, [answer_by_key[key] for key in missing])
         if not np.isfinite(values).all():
-            raise JobFailed("The base's log-probabilities of some answers are not finite.", remedy="Choose another base.", field="base")
+            raise JobFailed(
+                "The base's log-probabilities of some answers are not finite.",
+                remedy="Choose another base.",
+                field="base",
+            )
         known |= dict(zip(missing, values.tolist(), strict=True))
         _write(file, known)
     return np.array([known[_key(answer)] for answer in answers], dtype=np.float32)
@@ -69,7 +74,9 @@ def _write(file: Path, known: dict[bytes, float]) -> None:
 
 @torch.inference_mode()
 def _compute(ctx: TrainingContext, network: Any, answers: Sequence[Answered]) -> Floats:
-    """Run all answers, longest first so that memory runs out at once if it does, two rows for each pair of a micro-batch."""
+    """Run all answers, longest first so that memory runs out at once if it does, two rows for each pair of a
+    micro-batch.
+    """
     values = np.zeros(len(answers), dtype=np.float32)
     order = sorted(range(len(answers)), key=lambda index: -len(answers[index].ids))
     rows, pad_id, last_progress = 2 * ctx.config.micro_batch, padding_id(ctx.tokenizer), 0.0
@@ -89,12 +96,16 @@ def _compute(ctx: TrainingContext, network: Any, answers: Sequence[Answered]) ->
 
 
 def _key(answer: Answered) -> bytes:
-    return hashlib.blake2b(np.asarray([answer.start, *answer.ids], dtype=np.int64).tobytes(), digest_size=KEY_BYTES).digest()
+    return hashlib.blake2b(
+        np.asarray([answer.start, *answer.ids], dtype=np.int64).tobytes(), digest_size=KEY_BYTES
+    ).digest()
 
 
 def _base_hash(ctx: TrainingContext) -> str:
     """Hash the base's files, but neither device nor batch size: a run that moves keeps its numbers."""
     assert ctx.base is not None
     card = read_card(ctx.base)
-    files = card.get("files") or {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(ctx.base.iterdir())}
+    files = card.get("files") or {
+        path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(ctx.base.iterdir())
+    }
     return hashlib.sha256(json.dumps([files, card.get("base")], sort_keys=True, default=str).encode()).hexdigest()

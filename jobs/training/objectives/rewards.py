@@ -20,10 +20,16 @@ class Rewards:
         self._log, self._slow = log, set[str]()
 
     def of(self, completion: str, *, tokens: int, answers: Sequence[str]) -> float:
-        """Return the weighted sum of the rules' rewards of a completion of `tokens` tokens; `answers` are the correct ones."""
-        return sum(rule.weight * self._reward(rule, pattern, completion, tokens, answers) for rule, pattern in self._rules)
+        """Return the weighted sum of the rules' rewards of a completion of `tokens` tokens; `answers` are the correct
+        ones.
+        """
+        return sum(
+            rule.weight * self._reward(rule, pattern, completion, tokens, answers) for rule, pattern in self._rules
+        )
 
-    def _reward(self, rule: RewardRule, pattern: regex.Pattern[str] | None, completion: str, tokens: int, answers: Sequence[str]) -> float:
+    def _reward(
+        self, rule: RewardRule, pattern: regex.Pattern[str] | None, completion: str, tokens: int, answers: Sequence[str]
+    ) -> float:
         if rule.kind == "length":
             return max(0.0, 1.0 - abs(tokens - rule.target) / rule.target)
         if pattern is not None:
@@ -38,7 +44,7 @@ class Rewards:
             if pattern.pattern not in self._slow:
                 self._slow.add(pattern.pattern)
                 self._log(
-                    f"The pattern {pattern.pattern!r} timed out on a completion after {PATTERN_S:g} s, which counts as no match. "
-                    "Overlapping alternatives inside a repetition, such as (a|aa)+, make a pattern slow."
+                    f"The pattern {pattern.pattern!r} timed out on a completion after {PATTERN_S:g} s, which counts as"
+                    " no match. Overlapping alternatives inside a repetition, such as (a|aa)+, make a pattern slow."
                 )
             return False

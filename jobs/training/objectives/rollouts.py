@@ -1,5 +1,5 @@
-"""Completions sampled by the network in training, in groups per prompt, with their rewards. The samples of a step depend only on (seed,
-step) and the weights, so a resumed run samples the same completions.
+"""Completions sampled by the network in training, in groups per prompt, with their rewards. The samples of a step
+depend only on (seed, step) and the weights, so a resumed run samples the same completions.
 """
 
 from __future__ import annotations
@@ -90,11 +90,15 @@ class RolloutBatches(StepBatches):
 
     def at_step(self, step: int) -> list[RolloutBatch]:
         """Sample a step's completions; return them as micro-batches (the first step is 1)."""
-        completions = self.sample([self._train[place] for place in self._prompts_at(step)], seed=1_000_003 * self._seed + step)
+        completions = self.sample(
+            [self._train[place] for place in self._prompts_at(step)], seed=1_000_003 * self._seed + step
+        )
         rewards = torch.tensor([completion.reward for completion in completions])
         advantages, spread = grpo_advantages(rewards, group_size=self._config.group_size)
         return [
-            self._collate([completions[row] for row in rows], rewards[list(rows)], advantages[list(rows)], spread[list(rows)])
+            self._collate(
+                [completions[row] for row in rows], rewards[list(rows)], advantages[list(rows)], spread[list(rows)]
+            )
             for rows in self.split(range(len(completions)))
         ]
 
@@ -103,7 +107,9 @@ class RolloutBatches(StepBatches):
         return self.split(self._val)
 
     def sample(self, questions: Sequence[Question], *, seed: int) -> list[Completion]:
-        """Sample a completion of each question, a micro-batch at a time; the same weights and seed give the same completions."""
+        """Sample a completion of each question, a micro-batch at a time; the same weights and seed give the same
+        completions.
+        """
         network = self._network
         completions: list[Completion] = []
         devices = [network.device] if network.device.type == "cuda" else []
@@ -117,8 +123,12 @@ class RolloutBatches(StepBatches):
     def _generate(self, questions: Sequence[Question]) -> list[Completion]:
         network, longest = self._network, max(len(question.ids) for question in questions)
         padding = [longest - len(question.ids) for question in questions]
-        inputs = torch.tensor([[self._pad_id] * left + question.ids for left, question in zip(padding, questions, strict=True)])
-        mask = torch.tensor([[0] * left + [1] * len(question.ids) for left, question in zip(padding, questions, strict=True)])
+        inputs = torch.tensor(
+            [[self._pad_id] * left + question.ids for left, question in zip(padding, questions, strict=True)]
+        )
+        mask = torch.tensor(
+            [[0] * left + [1] * len(question.ids) for left, question in zip(padding, questions, strict=True)]
+        )
         end_ids = self._end_ids()
         settings = GenerationConfig(
             do_sample=True,
@@ -130,34 +140,58 @@ class RolloutBatches(StepBatches):
             pad_token_id=self._pad_id,
             use_cache=True,
         )
-        network.generation_config = settings  # a checkpoint's own defaults (penalties, filters) are not part of the policy
-        output = network.generate(inputs.to(network.device), attention_mask=mask.to(network.device), generation_config=settings)
-        return [self._decode(question, row, end_ids) for question, row in zip(questions, output[:, longest:].tolist(), strict=True)]
+        network.generation_config = (
+            settings  # a checkpoint's own defaults (penalties, filters) are not part of the policy
+        )
+        output = network.generate(
+            inputs.to(network.device), attention_mask=mask.to(network.device), generation_config=settings
+        )
+        return [
+            self._decode(question, row, end_ids)
+            for question, row in zip(questions, output[:, longest:].tolist(), strict=True)
+        ]
 
     def _end_ids(self) -> set[int]:
         """Return the tokens that end a completion."""
         named = getattr(self._network.config, "eos_token_id", None)
-        ends = [self._tokenizer.eos_token_id, turn_end(self._tokenizer), *(named if isinstance(named, list | tuple) else [named])]
+        ends = [
+            self._tokenizer.eos_token_id,
+            turn_end(self._tokenizer),
+            *(named if isinstance(named, list | tuple) else [named]),
+        ]
         return {int(token) for token in ends if token is not None}
 
     def _decode(self, question: Question, row: list[int], end_ids: set[int]) -> Completion:
         length = next((place + 1 for place, token in enumerate(row) if token in end_ids), len(row))
-        text = self._tokenizer.decode([token for token in row[:length] if token not in end_ids], skip_special_tokens=True)
+        text = self._tokenizer.decode(
+            [token for token in row[:length] if token not in end_ids], skip_special_tokens=True
+        )
         return Completion(question, row[:length], text, self._rewards.of(text, tokens=length, answers=question.answers))
 
     def _collate(
         self, completions: Sequence[Completion], rewards: torch.Tensor, advantages: torch.Tensor, spread: torch.Tensor
     ) -> RolloutBatch:
-        padded = pad([Answered([*each.question.ids, *each.ids], len(each.question.ids)) for each in completions], pad_id=self._pad_id)
+        padded = pad(
+            [Answered([*each.question.ids, *each.ids], len(each.question.ids)) for each in completions],
+            pad_id=self._pad_id,
+        )
         lengths = torch.tensor([len(each.ids) for each in completions])
         return RolloutBatch(
-            padded.inputs, padded.targets, padded.columns, rewards=rewards, advantages=advantages, spread=spread, lengths=lengths
+            padded.inputs,
+            padded.targets,
+            padded.columns,
+            rewards=rewards,
+            advantages=advantages,
+            spread=spread,
+            lengths=lengths,
         )
 
 
 @contextmanager
 def _sampling_mode(network: Any) -> Iterator[None]:
-    """Put a network into evaluation mode; restore its mode and its generation settings, which checkpoints save, at the end."""
+    """Put a network into evaluation mode; restore its mode and its generation settings, which checkpoints save, at the
+    end.
+    """
     is_training, settings = network.training, network.generation_config
     network.eval()
     try:

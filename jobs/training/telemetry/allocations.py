@@ -10,7 +10,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 
-def allocated_peak(step: Callable[[], object], *, model: torch.nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> int:
+def allocated_peak(
+    step: Callable[[], object], *, model: torch.nn.Module, optimizer: torch.optim.Optimizer, folder: Path
+) -> int:
     """Return the peak bytes of tensors during a step: weights, optimizer state and what the step allocates.
 
     The record, some megabytes, is written to `folder` and deleted.
@@ -25,13 +27,17 @@ def allocated_peak(step: Callable[[], object], *, model: torch.nn.Module, optimi
     finally:
         file.unlink(missing_ok=True)
     allocated = [
-        event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]" and event["args"]["Device Type"] == 0
+        event["args"]["Total Allocated"]
+        for event in events
+        if event.get("name") == "[memory]" and event["args"]["Device Type"] == 0
     ]
     return persistent + max(allocated, default=0)
 
 
 def _persistent_bytes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
     tensors = [*model.parameters(), *model.buffers()]
-    tensors += [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    tensors += [
+        value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)
+    ]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())

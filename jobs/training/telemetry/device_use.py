@@ -1,7 +1,7 @@
 """Utilisation and power draw of the device, sampled with the steps' metrics at the cost of reading a clock.
 
-On a GPU from NVIDIA's management library, through torch. On the CPU from this process's CPU time, and from the processor's energy counter
-if it is readable (Linux RAPL; by root alone on most systems).
+On a GPU from NVIDIA's management library, through torch. On the CPU from this process's CPU time, and from the
+processor's energy counter if it is readable (Linux RAPL; by root alone on most systems).
 """
 
 from __future__ import annotations
@@ -17,11 +17,18 @@ RAPL = Path("/sys/class/powercap")
 
 
 class DeviceGauge:
-    """Reads `device_use` (0 to 1, of the GPU or of the cores that this process may use) and `power_w` (of the GPU or the processor)."""
+    """Reads `device_use` (0 to 1, of the GPU or of the cores that this process may use) and `power_w` (of the GPU or
+    the processor).
+    """
 
     def __init__(self, device: torch.device, *, rapl: Path = RAPL) -> None:
-        self._device, self._counters = device, sorted(rapl.glob("intel-rapl:[0-9]*/energy_uj")) if device.type == "cpu" else []
-        self._counters = [counter for counter in self._counters if counter.parent.name.count(":") == 1]  # packages, not their subdomains
+        self._device, self._counters = (
+            device,
+            sorted(rapl.glob("intel-rapl:[0-9]*/energy_uj")) if device.type == "cpu" else [],
+        )
+        self._counters = [
+            counter for counter in self._counters if counter.parent.name.count(":") == 1
+        ]  # packages, not their subdomains
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._at, self._busy_s, self._joules = time.perf_counter(), time.process_time(), self._energy()
         self._is_readable = True
@@ -41,7 +48,9 @@ class DeviceGauge:
                 "device_use": torch.cuda.utilization(self._device) / 100,
                 "power_w": torch.cuda.power_draw(self._device) / 1000,
             }
-        except Exception:  # no library, no permission, a virtual GPU: drivers raise all kinds of errors, and retrying does not help
+        except (
+            Exception
+        ):  # no library, no permission, a virtual GPU: drivers raise all kinds of errors, and retrying does not help
             self._is_readable = False
             return {}
 

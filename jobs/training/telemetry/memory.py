@@ -1,8 +1,8 @@
 """Peak memory of a training process above its baseline before the network was loaded.
 
-On a GPU the caching allocator counts. On the CPU the kernel does: the high-water mark of resident memory, less pages of files (libraries,
-the token file), which are not the run's own. Unlike recording every allocation this costs nothing, so every run is measured, and it
-includes memory that the C library's allocator retains.
+On a GPU the caching allocator counts. On the CPU the kernel does: the high-water mark of resident memory, less pages of
+files (libraries, the token file), which are not the run's own. Unlike recording every allocation this costs nothing, so
+every run is measured, and it includes memory that the C library's allocator retains.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ STATUS, MAPS, CLEAR = Path("/proc/self/status"), Path("/proc/self/smaps"), Path(
 
 
 class MemoryMeter:
-    """Peak memory of this process since `begin`, in bytes. Call `sample` regularly, so that file pages read later do not count."""
+    """Peak memory of this process since `begin`, in bytes. Call `sample` regularly, so that file pages read later do
+    not count.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -36,7 +38,9 @@ class MemoryMeter:
         _trim_heap()
         self._baseline, self._peak = _own_bytes(peak=False), 0
         with contextlib.suppress(OSError):
-            CLEAR.write_text("5")  # resets the high-water mark (proc(5)); if that is not permitted the mark may be too high
+            CLEAR.write_text(
+                "5"
+            )  # resets the high-water mark (proc(5)); if that is not permitted the mark may be too high
         self.sample()
 
     def sample(self) -> None:

@@ -1,7 +1,8 @@
-"""Model FLOPs utilisation: the operations that a run's tokens need over the device's peak (arXiv 2204.02311, appendix B).
+"""Model FLOPs utilisation: the operations that a run's tokens need over the device's peak (arXiv 2204.02311, appendix
+B).
 
-A GPU's peak comes from a table. A CPU's depends on clock, threads and libraries, so it is measured: the best of a few matrix products,
-stored among the artifacts, since a busy machine measures too low.
+A GPU's peak comes from a table. A CPU's depends on clock, threads and libraries, so it is measured: the best of a few
+matrix products, stored among the artifacts, since a busy machine measures too low.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def find_utilisation(model: Any, config: RunConfig, *, device: torch.device, art
 
 
 def matmul_flops(artifacts: Path) -> float:
-    """Return the operations per second of fp32 matrix products on this CPU with its threads in force: the best ever measured here."""
+    """Return the operations per second of fp32 matrix products on this CPU with its threads in force: the best ever
+    measured here.
+    """
     machine = f"{platform.node()} {device_name(torch.device('cpu'))} {torch.get_num_threads()}"
     file = artifacts / FOLDER / f"{hashlib.sha256(machine.encode()).hexdigest()[:16]}.json"
     known = 0.0

@@ -22,9 +22,11 @@ MEMORY_EVERY_S = 1.0
 
 
 class MeteredReporter(Reporter):
-    """A reporter that forwards everything and measures the run: memory at every progress report, time between steps' metrics.
+    """A reporter that forwards everything and measures the run: memory at every progress report, time between steps'
+    metrics.
 
-    It adds to a step's metrics `mfu`, if `mfu_of_rate` is set, `memory_bytes` once a second, and the device's readings from `gauge`.
+    It adds to a step's metrics `mfu`, if `mfu_of_rate` is set, `memory_bytes` once a second, and the device's readings
+    from `gauge`.
     """
 
     def __init__(self, reporter: Reporter, meter: MemoryMeter, *, gauge: DeviceGauge | None = None) -> None:
@@ -56,7 +58,9 @@ class MeteredReporter(Reporter):
         read = {} if self._gauge is None else self._gauge.read()
         if self.mfu_of_rate is not None:
             if (mfu := self.mfu_of_rate(rate)) > 1:
-                self.mfu_of_rate = None  # the device's peak was measured on a busy machine, so it is too low for any rate
+                self.mfu_of_rate = (
+                    None  # the device's peak was measured on a busy machine, so it is too low for any rate
+                )
             else:
                 read["mfu"] = mfu
         if now - self._memory_at >= MEMORY_EVERY_S and (held := self._meter.held_bytes()) is not None:

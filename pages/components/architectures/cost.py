@@ -17,18 +17,27 @@ from pages.components.words import size
 def draw_cost(config: ArchitectureConfig) -> Precision:
     """Draw parameters, FLOPs and KV cache of an architecture; return the chosen precision."""
     precision: Precision = st.segmented_control(
-        "Precision", ("fp32", "bf16"), key="architecture_precision", default="fp32", required=True, help="fp32 on the CPU, bf16 on a GPU."
+        "Precision",
+        ("fp32", "bf16"),
+        key="architecture_precision",
+        default="fp32",
+        required=True,
+        help="fp32 on the CPU, bf16 on a GPU.",
     )
     report = describe(config, precision=precision)
     grid = st.grid(2, min_column_width=150)
     grid.metric("Parameters", short(report.parameters), border=True, help=f"{report.parameters:,}")
     if report.active_parameters != report.parameters:
-        grid.metric("Active per token", short(report.active_parameters), border=True, help=f"{report.active_parameters:,}")
+        grid.metric(
+            "Active per token", short(report.active_parameters), border=True, help=f"{report.active_parameters:,}"
+        )
     flops = report.flops_per_token
     grid.metric("FLOPs per token, training", short(flops.training), border=True, help=report.conventions[0])
     grid.metric("FLOPs per token, forward", short(flops.forward), border=True, help=report.conventions[0])
     grid.metric("KV cache per token", size(report.kv_cache_bytes_per_token), border=True, help=report.conventions[2])
-    grid.metric(f"KV cache of {config.context:,} tokens", size(report.kv_cache_bytes), border=True, help=report.conventions[2])
+    grid.metric(
+        f"KV cache of {config.context:,} tokens", size(report.kv_cache_bytes), border=True, help=report.conventions[2]
+    )
     if report.kv_cache_expanded_bytes_per_token is not None:
         spared = size(report.kv_cache_expanded_bytes_per_token)
         st.caption(f"Without the latent it would be {spared} per token.")

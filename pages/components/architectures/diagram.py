@@ -20,7 +20,9 @@ ARROW = f'<div style="height:.7rem;width:1.5px;margin:0 auto;background:{MUTED}"
 
 @dataclass(frozen=True)
 class Box:
-    """A module. With `adds` its output is added to the input of the module `since` boxes before it (a residual connection)."""
+    """A module. With `adds` its output is added to the input of the module `since` boxes before it (a residual
+    connection).
+    """
 
     title: str
     detail: str
@@ -47,7 +49,11 @@ def _attention(config: ArchitectureConfig) -> tuple[str, str, str]:
     family, heads, groups = FAMILIES[config.family], config.num_heads, config.num_kv_heads
     if family.latent:
         queries = f"queries through {config.query_rank}" if config.query_rank else "queries uncompressed"
-        return "Latent attention", f"{heads} heads of {config.head_dim}; {queries}, keys and values through {config.kv_rank}", ATTENTION
+        return (
+            "Latent attention",
+            f"{heads} heads of {config.head_dim}; {queries}, keys and values through {config.kv_rank}",
+            ATTENTION,
+        )
     if groups == heads:
         kind = f"{heads} heads of {config.head_dim}, keys and values each"
     else:
@@ -69,7 +75,10 @@ def _feed_forward(config: ArchitectureConfig) -> tuple[str, str, str]:
     shared = f", {config.shared_experts} always" if config.shared_experts else ""
     return (
         "Experts",
-        f"a router picks {config.experts_per_token} of {config.num_experts}{shared}; {kind}, {config.width} → {config.expert_size}",
+        (
+            f"a router picks {config.experts_per_token} of {config.num_experts}{shared}; {kind}, {config.width} →"
+            f" {config.expert_size}"
+        ),
         EXPERTS,
     )
 
@@ -98,9 +107,9 @@ def block_diagram(config: ArchitectureConfig) -> str:
     norm = Box(family.norm.split(" ")[0].rstrip(","), f"{config.width}", NORM)
     output = Box("Output head", f"{config.width} → {config.vocab_size:,}, {head}", HEAD)
     block = (
-        f'<div style="display:flex;align-items:center;gap:.7rem"><div style="flex:1;min-width:0;padding:.55rem .55rem .4rem;'
-        f'border:1.5px dotted {MUTED};border-radius:.4rem">{_draw_inside(block_boxes(config))}</div>'
-        f'<strong style="white-space:nowrap">× {config.num_layers}</strong></div>'
+        '<div style="display:flex;align-items:center;gap:.7rem"><div style="flex:1;min-width:0;padding:.55rem .55rem'
+        f' .4rem;border:1.5px dotted {MUTED};border-radius:.4rem">{_draw_inside(block_boxes(config))}</div><strong'
+        f' style="white-space:nowrap">× {config.num_layers}</strong></div>'
     )
     return ARROW.join([_draw_box(embedding), block, _draw_box(norm), _draw_box(output)])
 
@@ -124,16 +133,21 @@ def _draw_residual(inside: str) -> str:
         f"position:absolute;left:0;width:{BRACKET};top:-.35rem;bottom:.62rem;border:1.2px solid "
         f"{MUTED};border-right:0;border-radius:.4rem 0 0 .4rem"
     )
-    plus = f'<div style="text-align:center;line-height:1.25rem;color:{MUTED}" title="The input is added to the output">⊕</div>'
+    plus = (
+        f'<div style="text-align:center;line-height:1.25rem;color:{MUTED}" title="The input is added to the'
+        ' output">⊕</div>'
+    )
     return f'<div style="position:relative;padding-left:{BRACKET}"><div style="{bracket}"></div>{inside}{plus}</div>'
 
 
 def _draw_box(box: Box) -> str:
     return (
-        f'<div style="position:relative;display:flex;flex-wrap:wrap;justify-content:space-between;align-items:center;gap:.1rem 1rem;'
-        f'padding:.3rem .6rem;border:1.5px solid {box.color};border-radius:.3rem;background:{fade(box.color, 0.14)}">'
-        f'<strong style="font-size:.87rem">{escape(box.title)}</strong>'
-        f'<span style="font-size:.76rem;text-align:right;margin-left:auto">{escape(box.detail)}</span></div>'
+        "<div"
+        ' style="position:relative;display:flex;flex-wrap:wrap;justify-content:space-between;align-items:center;gap:.1rem'  # noqa: E501
+        " 1rem;padding:.3rem .6rem;border:1.5px solid"
+        f' {box.color};border-radius:.3rem;background:{fade(box.color, 0.14)}"><strong'
+        f' style="font-size:.87rem">{escape(box.title)}</strong><span'
+        f' style="font-size:.76rem;text-align:right;margin-left:auto">{escape(box.detail)}</span></div>'
     )
 
 
@@ -148,7 +162,10 @@ def layers_strip(config: ArchitectureConfig) -> str | None:
         for number, kind in enumerate(kinds, start=1)
     )
     strip = f'<div style="display:flex;gap:2px;height:30px;border-radius:.3rem;overflow:hidden">{cells}</div>'
-    ends = f'<div style="display:flex;justify-content:space-between;{SMALL}"><span>1</span><span>{config.num_layers}</span></div>'
+    ends = (
+        "<div"
+        f' style="display:flex;justify-content:space-between;{SMALL}"><span>1</span><span>{config.num_layers}</span></div>'  # noqa: E501
+    )
     return strip + ends + legend((name, swatch(color)) for name, color in colors.items())
 
 

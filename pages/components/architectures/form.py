@@ -82,7 +82,9 @@ def set_values(values: dict[str, Any]) -> None:
     st.session_state["architecture_family"] = values["family"]
     for field in (*SIZES, *OPTIONAL_FIELDS, "vocab_size"):
         value = values.get(field)
-        st.session_state[f"architecture_{field}"] = "" if value is None else f"{value:.12g}" if field in FLOATS else str(value)
+        st.session_state[f"architecture_{field}"] = (
+            "" if value is None else f"{value:.12g}" if field in FLOATS else str(value)
+        )
     st.session_state["architecture_tie_embeddings"] = values["tie_embeddings"]
 
 
@@ -92,7 +94,9 @@ def take_family() -> None:
     family = FAMILIES[st.session_state["architecture_family"]]
     values: dict[str, Any] = {"family": family.name}
     for field in (*SIZES, "vocab_size"):
-        text = _cleaned(st.session_state.get(f"architecture_{field}"))  # the state of a field that was not drawn is gone
+        text = _cleaned(
+            st.session_state.get(f"architecture_{field}")
+        )  # the state of a field that was not drawn is gone
         if text.isdigit() and field not in family.fixed:
             values[field] = int(text)
     values["tie_embeddings"] = st.session_state["architecture_tie_embeddings"] if family.tied is None else family.tied
@@ -108,7 +112,9 @@ def draw_form(ctx: Context) -> ArchitectureConfig | None:
     """Draw the fields with their problems; return the config, or None while it is invalid."""
     if "architecture_width" not in st.session_state:
         newest = next(iter(list_tokenizers(ctx, ready=True)), None)
-        set_fields(ArchitectureConfig(vocab_size=newest.vocab_size) if newest and newest.vocab_size else ArchitectureConfig())
+        set_fields(
+            ArchitectureConfig(vocab_size=newest.vocab_size) if newest and newest.vocab_size else ArchitectureConfig()
+        )
     family = FAMILIES[
         st.selectbox(
             "Family",
@@ -162,7 +168,9 @@ def _draw_kind(family: Family) -> str:
     return str(chosen)
 
 
-def _draw_grid(names: list[str], labels: dict[str, str], family: Family, texts: dict[str, str], slots: dict[str, DeltaGenerator]) -> None:
+def _draw_grid(
+    names: list[str], labels: dict[str, str], family: Family, texts: dict[str, str], slots: dict[str, DeltaGenerator]
+) -> None:
     """Draw fields in two columns; a field fixed by the family is disabled and shows the reason."""
     for pair in (names[at : at + 2] for at in range(0, len(names), 2)):
         for column, field in zip(st.columns(2), pair, strict=False):
@@ -174,7 +182,9 @@ def _draw_grid(names: list[str], labels: dict[str, str], family: Family, texts: 
                 texts[field], slots[field] = _draw_field(field, labels[field], disabled=bool(fixed), help_text=fixed)
 
 
-def _draw_field(field: str, label: str, *, disabled: bool = False, help_text: str | None = None) -> tuple[str, DeltaGenerator]:
+def _draw_field(
+    field: str, label: str, *, disabled: bool = False, help_text: str | None = None
+) -> tuple[str, DeltaGenerator]:
     """Draw a number field that reports while typing, and a placeholder for its problem."""
     text = st.text_input(
         label,
@@ -193,7 +203,9 @@ def _draw_vocabulary(ctx: Context) -> tuple[str, DeltaGenerator]:
     current = str(st.session_state["architecture_vocab_size"])
     matching = next((name for name, entries in tokenizers.items() if str(entries) == current), OWN_VOCABULARY)
     if "architecture_tokenizer" not in st.session_state:
-        st.session_state["architecture_tokenizer"] = matching  # with an index alone the browser keeps its earlier choice
+        st.session_state["architecture_tokenizer"] = (
+            matching  # with an index alone the browser keeps its earlier choice
+        )
     left, right = st.columns(2)
     with left:
         chosen = st.selectbox(
@@ -222,7 +234,9 @@ def _draw_traits(family: Family) -> None:
         }
         st.markdown("  \n".join(f"**{name}** {text}" for name, text in made.items()))
         lacks = {title: explain_missing(family.name, field) for field, title in ABILITIES.items()}
-        st.markdown("  \n".join(f":gray[:material/block: **{title}**: {reason}.]" for title, reason in lacks.items() if reason))
+        st.markdown(
+            "  \n".join(f":gray[:material/block: **{title}**: {reason}.]" for title, reason in lacks.items() if reason)
+        )
 
 
 def _cleaned(text: object) -> str:
@@ -241,6 +255,10 @@ def check_fields(texts: dict[str, str], *, tie_embeddings: bool) -> tuple[dict[s
             try:
                 values[field] = float(cleaned) if field in FLOATS else int(cleaned)
             except ValueError:
-                problems[field] = f"“{text}” is not a {'number' if field in FLOATS else 'whole number'}." if cleaned else "Give a number."
+                problems[field] = (
+                    f"“{text}” is not a {'number' if field in FLOATS else 'whole number'}."
+                    if cleaned
+                    else "Give a number."
+                )
     problems = find_other_problems(values, unreadable=tuple(problems)) | problems
     return problems, None if problems else ArchitectureConfig.model_validate(values)

@@ -30,7 +30,9 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
     st.subheader("Training memory", anchor=False)
     own = {device.name: device for device in list_devices(training_workers(ctx))}
     devices = {**own, **{f"GPU, {name}": _usual(name) for name in SHOWN_DEVICES}}
-    chosen = st.selectbox("Device", list(devices), key="architecture_device", help="Devices of this installation, and common GPU sizes.")
+    chosen = st.selectbox(
+        "Device", list(devices), key="architecture_device", help="Devices of this installation, and common GPU sizes."
+    )
     device = devices[chosen]
     setting = _draw_setting(config, device, precision)
     memory = predict_setting(ctx, setting, device)
@@ -49,7 +51,8 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
         )
         if not fits:
             st.warning(
-                "Not even one sequence fits. Enable activation recompute, use LoRA, or choose a larger device.", icon=":material/block:"
+                "Not even one sequence fits. Enable activation recompute, use LoRA, or choose a larger device.",
+                icon=":material/block:",
             )
     beyond = {"beyond": max(0, memory.num_bytes - memory.formula.total)}  # as measured here with similar settings
     st.html(figure(memory_bar({**memory.formula.parts, **beyond}), alt="Peak memory by part"))
@@ -60,7 +63,13 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
 def _draw_setting(config: ArchitectureConfig, device: Device, precision: Precision) -> TrainingSetting:
     grid = st.grid(2, min_column_width=120)
     micro_batch = grid.number_input(
-        "Micro-batch", 1, 65_536, 16, step=1, key="architecture_micro_batch", help="Sequences per forward pass and device."
+        "Micro-batch",
+        1,
+        65_536,
+        16,
+        step=1,
+        key="architecture_micro_batch",
+        help="Sequences per forward pass and device.",
     )
     if st.session_state.get("architecture_length", 1) > config.context:
         st.session_state["architecture_length"] = config.context
@@ -74,10 +83,14 @@ def _draw_setting(config: ArchitectureConfig, device: Device, precision: Precisi
         help="Length of a training sequence, up to the network's context.",
     )
     rank = grid.number_input("LoRA rank", 0, 1024, 0, step=1, key="architecture_rank", help="0: full fine-tuning.")
-    devices = grid.number_input("Devices", 1, 1024, 1, step=1, key="architecture_devices", help="Figures are per device.")
+    devices = grid.number_input(
+        "Devices", 1, 1024, 1, step=1, key="architecture_devices", help="Figures are per device."
+    )
     sharding: Sharding = "none"
     with st.container(horizontal=True):
-        recompute = st.checkbox("Recompute activations", key="architecture_recompute", help="Less memory, about a third more time.")
+        recompute = st.checkbox(
+            "Recompute activations", key="architecture_recompute", help="Less memory, about a third more time."
+        )
         if devices > 1:
             sharding = st.segmented_control(
                 "Weights on several devices",

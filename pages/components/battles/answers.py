@@ -1,4 +1,6 @@
-"""Answers of a campaign: each prompt with the answers that raters compared, their votes and their notes. Text is never rendered."""
+"""Answers of a campaign: each prompt with the answers that raters compared, their votes and their notes. Text is never
+rendered.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,12 @@ def draw_answers(ctx: Context, campaign: CampaignView) -> None:
     """Draw the filters and one page of voted prompts."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         order = st.segmented_control(
-            "Sort by", list(ORDERS), format_func=ORDERS.__getitem__, default="prompt", required=True, key="answers_order"
+            "Sort by",
+            list(ORDERS),
+            format_func=ORDERS.__getitem__,
+            default="prompt",
+            required=True,
+            key="answers_order",
         )
         categories_slot = st.container(width=220)
         only_remarks = st.toggle("With notes or flags only", key="answers_remarks")
@@ -58,7 +65,11 @@ def draw_answers(ctx: Context, campaign: CampaignView) -> None:
 
 def _draw_prompt(prompt: PromptAnswers, colors: dict[str, str], *, is_bare: bool) -> None:
     with st.container(border=True):
-        parts = [f"Prompt {prompt.number}", *([prompt.category] if prompt.category else []), plural(prompt.votes, "vote")]
+        parts = [
+            f"Prompt {prompt.number}",
+            *([prompt.category] if prompt.category else []),
+            plural(prompt.votes, "vote"),
+        ]
         st.caption(plain(" · ".join(parts)))
         for role, text in prompt.messages:
             if role != "user" or len(prompt.messages) > 1:
@@ -78,18 +89,29 @@ def _draw_prompt(prompt: PromptAnswers, colors: dict[str, str], *, is_bare: bool
 
 
 def _draw_pair(pair: AnswerPair, colors: dict[str, str], *, key: str, is_bare: bool) -> None:
-    st.html(figure(stacked_bar(_shares(pair, colors), height_px=BAR_PX), alt=f"Votes between {pair.first} and {pair.second}"))
+    st.html(
+        figure(
+            stacked_bar(_shares(pair, colors), height_px=BAR_PX), alt=f"Votes between {pair.first} and {pair.second}"
+        )
+    )
     if pair.is_identical:
         st.caption("Both gave the same answer, which counts as a tie and is not shown to raters.")
         _draw_text(pair.first_text)
         return
     if not pair.has_texts:
         if not is_bare:
-            st.caption(f"The imported file has no answers of {plain(pair.first)} and {plain(pair.second)}, only their votes.")
+            st.caption(
+                f"The imported file has no answers of {plain(pair.first)} and {plain(pair.second)}, only their votes."
+            )
         return
     is_long = max(len(pair.first_text), len(pair.second_text)) > LONG_TEXT
-    for column, name, text in zip(st.columns(2), (pair.first, pair.second), (pair.first_text, pair.second_text), strict=True):
-        with column, st.container(border=True, height=320 if is_long else "stretch", key=f"answer_{key}_{name == pair.first}"):
+    for column, name, text in zip(
+        st.columns(2), (pair.first, pair.second), (pair.first_text, pair.second_text), strict=True
+    ):
+        with (
+            column,
+            st.container(border=True, height=320 if is_long else "stretch", key=f"answer_{key}_{name == pair.first}"),
+        ):
             st.caption(plain(name))
             _draw_text(text)
     for remark in pair.remarks:

@@ -34,7 +34,11 @@ CLUSTERS: dict[ClusterBy, str] = {
 }
 CONTROLS: dict[Control, str] = {"length": "Length", "style": "Headers, lists, bold"}
 MAX_WITHOUT = 10
-TIE_PARAMETERS: dict[Method, str] = {"bradley_terry": "share of ties {:.2f}", "davidson": "ν = {:.2f}", "rao_kupper": "η = {:.2f}"}
+TIE_PARAMETERS: dict[Method, str] = {
+    "bradley_terry": "share of ties {:.2f}",
+    "davidson": "ν = {:.2f}",
+    "rao_kupper": "η = {:.2f}",
+}
 
 
 def draw_board(ctx: Context, person: Person, campaign: CampaignView, default: Standings) -> None:
@@ -57,7 +61,9 @@ def draw_board(ctx: Context, person: Person, campaign: CampaignView, default: St
             draw_matrix(board)
     with st.expander("Does the order depend on the method?", icon=":material/tune:", key="methods"):
         _draw_methods(board.table)
-    with st.expander("What does first place hang on?", icon=":material/balance:", key="fragility", on_change="rerun") as fragility:
+    with st.expander(
+        "What does first place hang on?", icon=":material/balance:", key="fragility", on_change="rerun"
+    ) as fragility:
         if fragility.open:
             _draw_fragility(ctx, campaign)
     with st.expander("Judges beside the raters", icon=":material/gavel:", key="judges", on_change="rerun") as judges:
@@ -77,14 +83,29 @@ def _draw_options(default: Standings) -> tuple[RatingOptions, bool]:
                 key="rating_method",
                 help=RatingOptions.model_fields["method"].description,
             )
-            cluster_by = st.selectbox("Intervals clustered by", list(CLUSTERS), format_func=CLUSTERS.__getitem__, key="rating_clusters")
-            control = st.pills("Hold equal", list(CONTROLS), format_func=CONTROLS.__getitem__, selection_mode="multi", key="rating_control")
-            category = st.selectbox("Category", default.categories, index=None, placeholder="All", key="rating_category")
-            reweight = st.toggle("Weight pairs equally", key="rating_reweight", help=RatingOptions.model_fields["reweight"].description)
+            cluster_by = st.selectbox(
+                "Intervals clustered by", list(CLUSTERS), format_func=CLUSTERS.__getitem__, key="rating_clusters"
+            )
+            control = st.pills(
+                "Hold equal",
+                list(CONTROLS),
+                format_func=CONTROLS.__getitem__,
+                selection_mode="multi",
+                key="rating_control",
+            )
+            category = st.selectbox(
+                "Category", default.categories, index=None, placeholder="All", key="rating_category"
+            )
+            reweight = st.toggle(
+                "Weight pairs equally", key="rating_reweight", help=RatingOptions.model_fields["reweight"].description
+            )
         with_excluded = bool(default.num_excluded_votes) and st.toggle("Count excluded raters", key="rating_excluded")
-    return RatingOptions.of(
-        method=method, cluster_by=cluster_by, control=tuple(control), category=category, reweight=reweight
-    ), with_excluded
+    return (
+        RatingOptions.of(
+            method=method, cluster_by=cluster_by, control=tuple(control), category=category, reweight=reweight
+        ),
+        with_excluded,
+    )
 
 
 def _draw_exclusions(default: Standings, *, with_excluded: bool) -> None:
@@ -110,8 +131,8 @@ def _draw_ratings(board: Standings, table: RatingTable) -> None:
     for effect in table.controls:
         low, high = effect.effect.low or 0.0, effect.effect.high or 0.0
         st.caption(
-            f":material/straighten: {plain(effect.feature.capitalize())}: {effect.effect.value:+.0f} rating points per standard deviation "
-            f"[{low:+.0f}, {high:+.0f}], held equal here."
+            f":material/straighten: {plain(effect.feature.capitalize())}: {effect.effect.value:+.0f} rating points per"
+            f" standard deviation [{low:+.0f}, {high:+.0f}], held equal here."
         )
     for note in table.notes:
         st.caption(f":material/info: {plain(note)}")
@@ -144,12 +165,17 @@ def _draw_differences(table: RatingTable) -> None:
         return
     with st.container(horizontal=True):
         first = st.selectbox("First", table.contestants, key="difference_first", width=300)
-        second = st.selectbox("Second", [name for name in table.contestants if name != first], key="difference_second", width=300)
+        second = st.selectbox(
+            "Second", [name for name in table.contestants if name != first], key="difference_second", width=300
+        )
     chosen = table.pair(first, second)
     pairs = [chosen, *(pair for pair in table.neighbours() if {pair.first, pair.second} != {first, second})]
-    draw_table([_difference_line(pair) for pair in pairs], key="differences_table", alt="Differences between contestants")
+    draw_table(
+        [_difference_line(pair) for pair in pairs], key="differences_table", alt="Differences between contestants"
+    )
     st.caption(
-        f"{percent(table.level)} intervals of the difference, fitted over all votes. They can exclude 0 where two rating intervals overlap."
+        f"{percent(table.level)} intervals of the difference, fitted over all votes. They can exclude 0 where two"
+        " rating intervals overlap."
     )
 
 
@@ -170,8 +196,10 @@ def _draw_methods(table: RatingTable) -> None:
             "Log-likelihood": f"{fit.log_likelihood:.1f}",
             "Ties": TIE_PARAMETERS[fit.method].format(fit.tie_parameter),
             "Same order": "yes" if not fit.rank_changes else f"no (Kendall τ {fit.kendall_tau:.2f})",
-            "Ranks that differ": ", ".join(f"{change.contestant} {change.rank} → {change.other_rank}" for change in fit.rank_changes)
-            or "–",
+            "Ranks that differ": (
+                ", ".join(f"{change.contestant} {change.rank} → {change.other_rank}" for change in fit.rank_changes)
+                or "–"
+            ),
         }
         for fit in table.fits
     ]
@@ -188,7 +216,9 @@ def _draw_fragility(ctx: Context, campaign: CampaignView) -> None:
         if removal is None:
             st.markdown(f"No removal of half of the {noun}s changes first place.")
             continue
-        names = ", ".join(board.raters.get(str(member), "") for member in removal.members[:5]) if noun == "rater" else ""
+        names = (
+            ", ".join(board.raters.get(str(member), "") for member in removal.members[:5]) if noun == "rater" else ""
+        )
         who = plural(len(removal.members), noun) + (f" ({names})" if names else "")
         st.markdown(
             plain(
@@ -223,8 +253,13 @@ def _draw_frozen(ctx: Context, person: Person, campaign: CampaignView, options: 
                         frozen = freeze_board(ctx, campaign.id, name=name, options=options, person=person)
                         st.switch_page(routes.BATTLES, query_params={"board": frozen.id})
     if not boards:
-        st.caption("A frozen board keeps votes, options and ratings of a moment under an address, with a hash that proves it unchanged.")
+        st.caption(
+            "A frozen board keeps votes, options and ratings of a moment under an address, with a hash that proves it"
+            " unchanged."
+        )
     for board in boards:
         with st.container(horizontal=True, vertical_alignment="center"):
-            row_link(board.name, page=routes.BATTLES, query={"board": board.id}, icon="ac_unit", key=f"frozen_{board.id}")
+            row_link(
+                board.name, page=routes.BATTLES, query={"board": board.id}, icon="ac_unit", key=f"frozen_{board.id}"
+            )
             st.caption(f"SHA-256 {board.digest[:12]}… · {ago(board.created_at, now=ctx.now())}", width="content")

@@ -29,7 +29,13 @@ class Mark:
 def rating_marks(ratings: Sequence[Rating]) -> list[Mark]:
     """Return the marks of a leaderboard, best first."""
     return [
-        Mark(row.contestant, row.rating, row.low, row.high, f"{row.rating:.0f} [{row.low:.0f}, {row.high:.0f}], {row.votes} votes")
+        Mark(
+            row.contestant,
+            row.rating,
+            row.low,
+            row.high,
+            f"{row.rating:.0f} [{row.low:.0f}, {row.high:.0f}], {row.votes} votes",
+        )
         for row in ratings
     ]
 
@@ -99,7 +105,14 @@ def win_chart(wins: WinMatrix) -> go.Figure:
             ygap=2,
         )
     )
-    axis = {"tickmode": "array", "tickvals": places, "ticktext": names, "showgrid": False, "type": "category", "automargin": True}
+    axis = {
+        "tickmode": "array",
+        "tickvals": places,
+        "ticktext": names,
+        "showgrid": False,
+        "type": "category",
+        "automargin": True,
+    }
     figure.update_layout(
         height=ROW_HEIGHT * len(names) + 120,
         margin={"l": 0, "r": 0, "t": 0, "b": 0},

@@ -17,7 +17,11 @@ from pages.components.links import back_link
 from pages.components.tables import draw_table
 from pages.components.words import date_time
 
-FORMS = (("json", "JSON with votes", "application/json"), ("csv", "CSV", "text/csv"), ("html", "HTML page", "text/html"))
+FORMS = (
+    ("json", "JSON with votes", "application/json"),
+    ("csv", "CSV", "text/csv"),
+    ("html", "HTML page", "text/html"),
+)
 
 
 def draw_frozen_board(ctx: Context, board_id: str) -> None:
@@ -49,23 +53,37 @@ def draw_frozen_board(ctx: Context, board_id: str) -> None:
         st.caption(f":material/person_off: A rater is left out: {plain(left_out['reason'])}")
     st.caption("SHA-256 of votes, options and ratings")
     st.code(board.digest, language=None, wrap_lines=True)
-    if st.button("Verify", key="board_verify", icon=":material/verified:", help="Computes the hash and the ratings again."):
+    if st.button(
+        "Verify", key="board_verify", icon=":material/verified:", help="Computes the hash and the ratings again."
+    ):
         _draw_verification(ctx, board)
 
 
 def _draw_ratings(board: FrozenBoardView) -> None:
     rows = board.ratings
     marks = [
-        Mark(row["contestant"], row["rating"], row["low"], row["high"], f"{row['rating']:.0f} [{row['low']:.0f}, {row['high']:.0f}]")
+        Mark(
+            row["contestant"],
+            row["rating"],
+            row["low"],
+            row["high"],
+            f"{row['rating']:.0f} [{row['low']:.0f}, {row['high']:.0f}]",
+        )
         for row in rows
     ]
     level = board.document["options"]["level"]
     chart = interval_chart(marks, title=f"Rating, {percent(level)} interval", reference=1000.0)
-    st.plotly_chart(chart, key="frozen_chart", config=STATIC, alt=f"{rows[0]['contestant']} leads with {rows[0]['rating']:.0f}")
+    st.plotly_chart(
+        chart, key="frozen_chart", config=STATIC, alt=f"{rows[0]['contestant']} leads with {rows[0]['rating']:.0f}"
+    )
     draw_table(
         [
             {
-                "Rank": f"{row['rank_low']}" if row["rank_low"] == row["rank_high"] else f"{row['rank_low']}–{row['rank_high']}",
+                "Rank": (
+                    f"{row['rank_low']}"
+                    if row["rank_low"] == row["rank_high"]
+                    else f"{row['rank_low']}–{row['rank_high']}"
+                ),
                 "Contestant": row["contestant"],
                 "Rating": round(row["rating"]),
                 "Interval": f"{row['low']:.0f} to {row['high']:.0f}",
@@ -84,10 +102,15 @@ def _draw_verification(ctx: Context, board: FrozenBoardView) -> None:
         if result.passed:
             version = "" if result.same_version else f" It was frozen by version {result.version}."
             st.success(
-                plain(f"Verified: the hash is unchanged, and the {plural(result.num_votes, 'vote')} give the same ratings.{version}"),
+                plain(
+                    f"Verified: the hash is unchanged, and the {plural(result.num_votes, 'vote')} give the same"
+                    f" ratings.{version}"
+                ),
                 icon=":material/verified:",
             )
         elif not result.digest_matches:
             st.error("The stored document was changed after it was frozen: its hash differs.", icon=":material/error:")
         else:
-            st.error(plain(f"The votes give other ratings: {'; '.join(result.differences[:3])}"), icon=":material/error:")
+            st.error(
+                plain(f"The votes give other ratings: {'; '.join(result.differences[:3])}"), icon=":material/error:"
+            )

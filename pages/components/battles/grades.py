@@ -27,7 +27,10 @@ def draw_grades(board: GradeBoard) -> None:
             alt=f"{with_interval[0].contestant} leads with {_mark(with_interval[0].score.value, board.scale)}",
         )
     draw_table([_line(row, board.scale) for row in board.contestants], key="grades_table", alt=title)
-    st.caption("Intervals are clustered by prompt and rater. Overlapping ones may still differ: compare the answers in pairs to decide.")
+    st.caption(
+        "Intervals are clustered by prompt and rater. Overlapping ones may still differ: compare the answers in pairs"
+        " to decide."
+    )
     if board.num_excluded:
         st.caption(f":material/person_off: {plural(board.num_excluded, 'rating')} of excluded raters left out.")
 

@@ -1,4 +1,6 @@
-"""Judges of a campaign: each judge's agreement with the raters, the raters' own as ceiling, and ratings side by side."""
+"""Judges of a campaign: each judge's agreement with the raters, the raters' own as ceiling, and ratings side by
+side.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ def draw_judges(ctx: Context, campaign_id: str, table: RatingTable) -> None:
     """Draw the judges' columns, or the way to a judge."""
     judges = judges_of(ctx, campaign_id)
     if judges is None:
-        st.caption("A judge model can read the same battles in both orders. Its verdicts stay beside the board and never count as votes.")
+        st.caption(
+            "A judge model can read the same battles in both orders. Its verdicts stay beside the board and never count"
+            " as votes."
+        )
     else:
         _draw_agreement(judges)
         _draw_ratings(judges, table)
@@ -37,7 +42,11 @@ def _draw_agreement(judges: JudgesView) -> None:
         for column in judges.columns
     ]
     ceiling = judges.ceiling
-    people = {"Judge": "raters with each other", "Agreement": _percent(ceiling.percent_agreement), "Kappa": _number(ceiling.alpha)}
+    people = {
+        "Judge": "raters with each other",
+        "Agreement": _percent(ceiling.percent_agreement),
+        "Kappa": _number(ceiling.alpha),
+    }
     draw_table([*rows, people], key="judge_agreement", alt="Agreement of judges with raters")
     st.caption(
         f"The raters' own agreement, on {plural(ceiling.num_items, 'shared battle')}, is the ceiling for a judge; "
@@ -60,7 +69,9 @@ def _percent(estimate: Estimate | None) -> str:
     if estimate is None:
         return "–"
     known = estimate.low is not None and estimate.high is not None
-    return percent(estimate.value) + (f" [{percent(estimate.low or 0)}, {percent(estimate.high or 0)}]" if known else "")
+    return percent(estimate.value) + (
+        f" [{percent(estimate.low or 0)}, {percent(estimate.high or 0)}]" if known else ""
+    )
 
 
 def _number(estimate: Estimate | None) -> str:

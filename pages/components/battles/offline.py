@@ -13,11 +13,16 @@ from pages.components.tables import draw_table
 
 
 def draw_offline(ctx: Context, campaign: CampaignView) -> None:
-    """Draw rank correlation and the share of pairs ordered alike for every benchmark that contestants were evaluated on."""
+    """Draw rank correlation and the share of pairs ordered alike for every benchmark that contestants were evaluated
+    on.
+    """
     with st.expander("Benchmarks beside the votes", icon=":material/compare_arrows:", key="offline"):
         compared = compare_benchmarks(ctx, campaign.id)
         if not compared:
-            st.caption("No two contestants were evaluated on the same benchmark. Evaluate them to see which benchmark predicts the votes.")
+            st.caption(
+                "No two contestants were evaluated on the same benchmark. Evaluate them to see which benchmark predicts"
+                " the votes."
+            )
             return
         draw_table(
             [
@@ -25,7 +30,9 @@ def draw_offline(ctx: Context, campaign: CampaignView) -> None:
                     "Benchmark": row.benchmark,
                     "Metric": row.metric,
                     "Contestants": row.contestants,
-                    "Rank correlation": f"{row.tau:+.2f} [{row.tau_low:+.2f}, {row.tau_high:+.2f}]" if row.tau is not None else None,
+                    "Rank correlation": (
+                        f"{row.tau:+.2f} [{row.tau_low:+.2f}, {row.tau_high:+.2f}]" if row.tau is not None else None
+                    ),
                     "Pairs ordered alike": f"{row.alike} of {row.pairs}",
                 }
                 for row in compared
@@ -34,7 +41,10 @@ def draw_offline(ctx: Context, campaign: CampaignView) -> None:
             alt="Benchmarks beside the votes",
         )
         if any(not row.is_enough for row in compared):
-            st.caption(f"Fewer than {MIN_CONTESTANTS} contestants with scores are too few to tell whether a benchmark predicts the votes.")
+            st.caption(
+                f"Fewer than {MIN_CONTESTANTS} contestants with scores are too few to tell whether a benchmark predicts"
+                " the votes."
+            )
         best = compared[0]
         if best.tau is not None:
             st.caption(plain(best.sentence))

@@ -39,16 +39,26 @@ def draw_promotion(ctx: Context, person: Person, campaign: CampaignView) -> None
         ids = list(checkpoints)
         grid = st.grid(2, min_column_width=240)
         words = by_identity("promotion_checkpoint", ids, checkpoints.__getitem__)
-        checkpoint = grid.selectbox("Checkpoint", ids, index=len(ids) - 1, format_func=words, key="promotion_checkpoint")
-        chosen = grid.selectbox("Alias", [*aliases, NEW], key="promotion_alias", help="Endpoints that follow it serve its checkpoint.")
+        checkpoint = grid.selectbox(
+            "Checkpoint", ids, index=len(ids) - 1, format_func=words, key="promotion_checkpoint"
+        )
+        chosen = grid.selectbox(
+            "Alias", [*aliases, NEW], key="promotion_alias", help="Endpoints that follow it serve its checkpoint."
+        )
         alias = chosen
         if chosen == NEW:
-            alias = st.text_input("Name of the alias", key="promotion_name", placeholder="storyteller@production").strip()
+            alias = st.text_input(
+                "Name of the alias", key="promotion_name", placeholder="storyteller@production"
+            ).strip()
         held = aliases[alias].checkpoint_id if alias in aliases else None
         _draw_evidence(ctx, checkpoint, campaign_id=campaign.id, held=held)
-        reason = st.text_input("Reason", key="promotion_reason", help="Required when the evidence speaks against a promotion.")
+        reason = st.text_input(
+            "Reason", key="promotion_reason", help="Required when the evidence speaks against a promotion."
+        )
         with st.container(horizontal=True):
-            yes = st.button("Promote", type="primary", key="promote_go", icon=":material/arrow_upward:", disabled=not alias)
+            yes = st.button(
+                "Promote", type="primary", key="promote_go", icon=":material/arrow_upward:", disabled=not alias
+            )
             no = st.button("Reject", key="reject_go", icon=":material/block:", disabled=not alias)
         if yes or no:
             decide = promote if yes else reject
@@ -75,7 +85,11 @@ def draw_decision(row: PromotionView) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.badge(word, color=color, icon=f":material/{icon}:")  # type: ignore[arg-type]
         row_link(
-            row.checkpoint, page=routes.CHECKPOINTS, query={"checkpoint": row.checkpoint_id}, icon="deployed_code", key=f"decided_{row.id}"
+            row.checkpoint,
+            page=routes.CHECKPOINTS,
+            query={"checkpoint": row.checkpoint_id},
+            icon="deployed_code",
+            key=f"decided_{row.id}",
         )
         st.caption(plain(f"{row.alias} · {row.by} · {ago(row.created_at)}"), width="content")
     if row.reason:

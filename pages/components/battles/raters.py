@@ -39,7 +39,11 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
         quality = rater_qualities(ctx, campaign.id)
         lines = [
             _rater_line(
-                row, quality.get(row.rater.id), excluded=out.get(row.rater.id, False), is_imported=campaign.is_imported, now=ctx.now()
+                row,
+                quality.get(row.rater.id),
+                excluded=out.get(row.rater.id, False),
+                is_imported=campaign.is_imported,
+                now=ctx.now(),
             )
             for row in rows
         ]
@@ -61,10 +65,14 @@ def _draw_links(ctx: Context, person: Person, campaign: CampaignView, rows: list
         left, middle, single, right = st.columns([3, 1, 1.2, 1.4], vertical_alignment="bottom")
         name = left.text_input("Invite a rater", key="rater_name", placeholder="Name or pseudonym", max_chars=80)
         days = middle.number_input("Days", 1, 365, 14, key="rater_days")
-        single_use = single.checkbox("Single use", key="rater_single", help="Works only in the first browser that opens it.")
+        single_use = single.checkbox(
+            "Single use", key="rater_single", help="Works only in the first browser that opens it."
+        )
         if right.form_submit_button("Create link", icon=":material/link:", width="stretch"):
             with errors_shown():
-                _keep(create_rater_link(ctx, campaign.id, name=name, days=int(days), single_use=single_use, person=person))
+                _keep(
+                    create_rater_link(ctx, campaign.id, name=name, days=int(days), single_use=single_use, person=person)
+                )
                 st.rerun()
     for link in list(st.session_state.get(FRESH, {}).values()):
         if link.rater.campaign_id == campaign.id:
@@ -91,7 +99,11 @@ def _draw_fresh(link: RaterLink) -> None:
                 st.image(link_qr_svg(link.url), width=220)
             gone = st.session_state[FRESH].pop
             st.button(
-                "Dismiss", icon=":material/close:", key=f"dismiss_{link.rater.id}", on_click=handled(gone), args=(link.rater.id, None)
+                "Dismiss",
+                icon=":material/close:",
+                key=f"dismiss_{link.rater.id}",
+                on_click=handled(gone),
+                args=(link.rater.id, None),
             )
 
 
@@ -99,7 +111,9 @@ def _draw_link_menu(ctx: Context, person: Person, links: dict[str, RaterRow]) ->
     now = ctx.now()
     words = by_identity("link_whose", links, lambda rater: _link_label(links[rater], now))
     chosen = st.selectbox("Whose", list(links), format_func=words, key="link_whose")
-    st.caption("A new link for the same rater: the old one ends, votes are kept. A single-use link opens in a new browser.")
+    st.caption(
+        "A new link for the same rater: the old one ends, votes are kept. A single-use link opens in a new browser."
+    )
     days = st.number_input("Days", 1, 365, 14, key="reissue_days")
     with st.container(horizontal=True):
         if st.button("Reissue", type="primary", icon=":material/autorenew:", key="reissue_link"):
@@ -120,16 +134,27 @@ def _is_valid(row: RaterRow, now: datetime) -> bool:
 
 def _link_label(row: RaterRow, now: datetime) -> str:
     kind = ", single use" if row.single_use else ""
-    return f"{row.rater.name}{kind}, {'until ' + day(row.rater.expires_at) if row.rater.expires_at and _is_valid(row, now) else 'ended'}"
+    return (
+        f"{row.rater.name}{kind},"
+        f" {'until ' + day(row.rater.expires_at) if row.rater.expires_at and _is_valid(row, now) else 'ended'}"
+    )
 
 
-def _draw_exclusion(ctx: Context, person: Person, campaign: CampaignView, rows: list[RaterRow], out: dict[str, bool]) -> None:
+def _draw_exclusion(
+    ctx: Context, person: Person, campaign: CampaignView, rows: list[RaterRow], out: dict[str, bool]
+) -> None:
     """Draw who was excluded and why, and the form that excludes a rater or counts one again."""
     for decision in list_exclusions(ctx, campaign.id):
         verb = "excluded" if decision.excluded else "counted again"
-        parts = [f"{decision.rater} {verb}", *([f"by {decision.by}"] if decision.by else []), ago(decision.at, now=ctx.now())]
+        parts = [
+            f"{decision.rater} {verb}",
+            *([f"by {decision.by}"] if decision.by else []),
+            ago(decision.at, now=ctx.now()),
+        ]
         reason = f": {decision.reason}" if decision.reason else ""
-        st.caption(f":material/{'person_off' if decision.excluded else 'person_add'}: {plain(' '.join(parts) + reason)}")
+        st.caption(
+            f":material/{'person_off' if decision.excluded else 'person_add'}: {plain(' '.join(parts) + reason)}"
+        )
     names = {row.rater.id: row.rater.name for row in rows if row.num_votes}
     if not person.may_build or not names:
         return
@@ -143,26 +168,46 @@ def _draw_exclusion(ctx: Context, person: Person, campaign: CampaignView, rows: 
                     include_rater(ctx, campaign.id, chosen, person=person)
                     st.rerun()
             return
-        reason = st.text_input("Reason", key="exclude_reason", max_chars=500, placeholder="Votes faster than the answers can be read")
+        reason = st.text_input(
+            "Reason", key="exclude_reason", max_chars=500, placeholder="Votes faster than the answers can be read"
+        )
         if st.button("Exclude", key="exclude_go", type="primary", disabled=not reason.strip()):
             with errors_shown():
                 exclude_rater(ctx, campaign.id, chosen, reason=reason, person=person)
                 st.rerun()
 
 
-def _rater_line(row: RaterRow, quality: RaterQuality | None, *, excluded: bool, is_imported: bool, now: datetime) -> dict[str, object]:
-    agreement, consistency, gold = (quality.agreement, quality.consistency, quality.gold) if quality else (None, None, None)
+def _rater_line(
+    row: RaterRow, quality: RaterQuality | None, *, excluded: bool, is_imported: bool, now: datetime
+) -> dict[str, object]:
+    agreement, consistency, gold = (
+        (quality.agreement, quality.consistency, quality.gold) if quality else (None, None, None)
+    )
     return {
         "Rater": row.rater.name,
-        "Access": "imported" if is_imported else "link" if row.is_link else "account" if row.rater.id != LOCAL_RATER else "this machine",
+        "Access": (
+            "imported"
+            if is_imported
+            else "link"
+            if row.is_link
+            else "account"
+            if row.rater.id != LOCAL_RATER
+            else "this machine"
+        ),
         "Votes": row.num_votes,
         "On the board": "excluded" if excluded else "yes" if row.num_votes else "–",
         "Median seconds per vote": f"{row.median_s:.1f}" if row.median_s is not None else "–",
         "Chose side A": percent(row.left_share) if row.left_share is not None else "–",
         "Agrees with others": percent(agreement.value) if agreement else "–",
-        "Kappa": f"{quality.kappa + 0.0:.2f}".replace("-0.00", "0.00") if quality and quality.kappa is not None else "–",
+        "Kappa": (
+            f"{quality.kappa + 0.0:.2f}".replace("-0.00", "0.00") if quality and quality.kappa is not None else "–"
+        ),
         "Same on repeats": f"{percent(consistency.value)} of {consistency.n}" if consistency else "–",
         "Gold passed": f"{percent(gold.value)} of {gold.n}" if gold else "–",
         "Flags": len(quality.flags) if quality else 0,
-        "Link": "–" if not row.rater.expires_at else f"{'until' if row.rater.expires_at > now else 'ended'} {day(row.rater.expires_at)}",
+        "Link": (
+            "–"
+            if not row.rater.expires_at
+            else f"{'until' if row.rater.expires_at > now else 'ended'} {day(row.rater.expires_at)}"
+        ),
     }

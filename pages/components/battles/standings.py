@@ -47,11 +47,15 @@ def draw_verdicts(standings: Standings) -> None:
     if rest:
         with st.expander(plural(len(rest), "more pair"), key="more_verdicts", on_change="rerun") as more:
             if more.open:
-                draw_table([_verdict_line(verdict) for verdict in rest], key="more_verdicts_table", alt="Verdicts on the other pairs")
+                draw_table(
+                    [_verdict_line(verdict) for verdict in rest],
+                    key="more_verdicts_table",
+                    alt="Verdicts on the other pairs",
+                )
                 if len(standings.verdicts) < standings.verdicts[0].num_pairs:
                     st.caption(
-                        f"The {len(standings.verdicts)} nearest of {plural(standings.verdicts[0].num_pairs, 'pair')} on the board; "
-                        "`roundhouse rating verdict` judges any other."
+                        f"The {len(standings.verdicts)} nearest of {plural(standings.verdicts[0].num_pairs, 'pair')} on"
+                        " the board; `roundhouse rating verdict` judges any other."
                     )
 
 
@@ -81,7 +85,9 @@ def _verdict_line(verdict: PairVerdict) -> dict[str, object]:
     return {
         "Pair": f"{verdict.first} against {verdict.second}",
         "Verdict": verdict.outcome,
-        "Share": f"{percent(share.value)} [{percent(share.low or 0)}, {percent(1.0 if share.high is None else share.high)}]",
+        "Share": (
+            f"{percent(share.value)} [{percent(share.low or 0)}, {percent(1.0 if share.high is None else share.high)}]"
+        ),
         "Evidence over prompts": format_evidence(verdict.e_value),
         "Over raters": format_evidence(verdict.rater_e_value),
         "Needed": f"{verdict.threshold:,.0f}",
@@ -124,9 +130,11 @@ def draw_bias(standings: Standings) -> None:
     grid.metric(
         "Rater agreement",
         percent(agreement.value) if agreement else "–",
-        help=f"On {plural(standings.agreement.num_items, 'shared battle')}; Krippendorff's alpha {alpha.value:.2f}."
-        if agreement and alpha and standings.agreement
-        else "Needs battles judged by two raters.",
+        help=(
+            f"On {plural(standings.agreement.num_items, 'shared battle')}; Krippendorff's alpha {alpha.value:.2f}."
+            if agreement and alpha and standings.agreement
+            else "Needs battles judged by two raters."
+        ),
     )
     grid.metric("Median time per vote", f"{standings.median_s:.0f} s" if standings.median_s is not None else "–")
 
@@ -136,6 +144,9 @@ def draw_matrix(standings: Standings) -> None:
     if standings.table is None:
         return
     st.plotly_chart(
-        win_chart(standings.table.wins), key="win_chart", config=STATIC, alt="Share of votes each contestant earned against each other"
+        win_chart(standings.table.wins),
+        key="win_chart",
+        config=STATIC,
+        alt="Share of votes each contestant earned against each other",
     )
     st.caption("Win share of the row against the column; ties and both bad count half.")

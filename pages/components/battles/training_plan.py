@@ -19,7 +19,11 @@ from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 
-OBJECTIVES: dict[VoteObjective, str] = {"dpo": "Pairs (DPO)", "sft": "Rewritten answers (SFT)", "kto": "Labelled answers (KTO)"}
+OBJECTIVES: dict[VoteObjective, str] = {
+    "dpo": "Pairs (DPO)",
+    "sft": "Rewritten answers (SFT)",
+    "kto": "Labelled answers (KTO)",
+}
 BOTH_BAD = {"against": "Counts against a preference", "exclude": "Leaves the pair out", "ignore": "Not counted"}
 TIES = {"against": "Counts against a preference", "ignore": "Not counted"}
 METHODS = {"lora": "LoRA", "full": "Full fine-tuning"}
@@ -39,11 +43,21 @@ def draw_training_plan(ctx: Context, person: Person, campaign: CampaignView) -> 
         left, right = st.columns([1.6, 1], vertical_alignment="bottom")
         usual: VoteObjective = "kto" if campaign.config.is_single else "dpo"
         objective: VoteObjective = left.segmented_control(
-            "Train on", list(OBJECTIVES), format_func=OBJECTIVES.__getitem__, default=usual, key="plan_objective", required=True
+            "Train on",
+            list(OBJECTIVES),
+            format_func=OBJECTIVES.__getitem__,
+            default=usual,
+            key="plan_objective",
+            required=True,
         )
         ids, words = list(bases), by_identity("plan_base", bases, bases.__getitem__)
         base = right.selectbox(
-            "Base", ids, index=ids.index(first.base.id), format_func=words, key="plan_base", help="By default the leader."
+            "Base",
+            ids,
+            index=ids.index(first.base.id),
+            format_func=words,
+            key="plan_base",
+            help="By default the leader.",
         )
         rules = _draw_rules(first.preview.categories)
         plan = plan_training(ctx, campaign.id, rules=rules, objective=objective, base_id=base)
@@ -52,7 +66,11 @@ def draw_training_plan(ctx: Context, person: Person, campaign: CampaignView) -> 
             return
         config = _draw_recipe(plan)
         if person.may_build and st.button(
-            "Train on these votes", type="primary", key="plan_go", icon=":material/model_training:", disabled=bool(wrong_numbers())
+            "Train on these votes",
+            type="primary",
+            key="plan_go",
+            icon=":material/model_training:",
+            disabled=bool(wrong_numbers()),
         ):
             content = f"{campaign.num_votes} {rules.to_yaml()} {config.to_yaml()}"
             key = f"{campaign.id}-{hashlib.sha256(content.encode()).hexdigest()[:24]}"
@@ -75,7 +93,10 @@ def _draw_rules(categories: tuple[str, ...]) -> PreferenceRules:
         as_yaml = st.toggle("As YAML", key="plan_rules_as_yaml")
         if as_yaml:
             text = st.text_area(
-                "Rules", key="plan_rules_yaml", height=140, placeholder="min_agreement: 0.6\nmin_raters: 2\nboth_bad: exclude"
+                "Rules",
+                key="plan_rules_yaml",
+                height=140,
+                placeholder="min_agreement: 0.6\nmin_raters: 2\nboth_bad: exclude",
             )
             return parse_rules(text or "")
         grid = st.grid(3, min_column_width=200)
@@ -91,13 +112,26 @@ def _draw_rules(categories: tuple[str, ...]) -> PreferenceRules:
                 step=0.05,
                 help=fields["min_agreement"].description,
             ),
-            "min_raters": int(draw_number(grid, "Raters per pair", 1, 100, 1, key="plan_raters", help=fields["min_raters"].description)),
+            "min_raters": int(
+                draw_number(
+                    grid, "Raters per pair", 1, 100, 1, key="plan_raters", help=fields["min_raters"].description
+                )
+            ),
             "max_pairs_per_prompt": draw_number(
-                grid, "Max pairs per prompt", 1, None, key="plan_per_prompt", help=fields["max_pairs_per_prompt"].description
+                grid,
+                "Max pairs per prompt",
+                1,
+                None,
+                key="plan_per_prompt",
+                help=fields["max_pairs_per_prompt"].description,
             ),
             "ties": grid.selectbox("Ties", list(TIES), format_func=TIES.__getitem__, key="plan_ties"),
             "both_bad": grid.selectbox(
-                "Both bad", list(BOTH_BAD), format_func=BOTH_BAD.__getitem__, key="plan_both_bad", help=fields["both_bad"].description
+                "Both bad",
+                list(BOTH_BAD),
+                format_func=BOTH_BAD.__getitem__,
+                key="plan_both_bad",
+                help=fields["both_bad"].description,
             ),
             "locked_share": draw_number(
                 grid,
@@ -112,7 +146,9 @@ def _draw_rules(categories: tuple[str, ...]) -> PreferenceRules:
             ),
         }
         if categories:
-            values["categories"] = st.multiselect("Categories", categories, key="plan_categories", help=fields["categories"].description)
+            values["categories"] = st.multiselect(
+                "Categories", categories, key="plan_categories", help=fields["categories"].description
+            )
         rules = make_rules(values)
         if rules.to_yaml():
             st.code(rules.to_yaml(), language="yaml")
@@ -125,13 +161,19 @@ def _draw_rows(plan: TrainingPlan) -> None:
     grid.metric("Preference pairs" if plan.objective == "dpo" else "Rows", f"{plan.num_rows:,}")
     agreement = preview.resolution.agreement
     grid.metric(
-        "Mean agreement", percent(agreement) if agreement is not None else "–", help="Share of a pair's votes for the chosen answer."
+        "Mean agreement",
+        percent(agreement) if agreement is not None else "–",
+        help="Share of a pair's votes for the chosen answer.",
     )
     grid.metric("Locked prompts", f"{preview.num_locked:,}", help="Held out for the rematch; no run trains on them.")
     length = preview.length
-    interval = f"95 % interval {length.low:+.1f} to {length.high:+.1f}" if length and length.low is not None else "no interval"
+    interval = (
+        f"95 % interval {length.low:+.1f} to {length.high:+.1f}" if length and length.low is not None else "no interval"
+    )
     grid.metric(
-        "Chosen longer by", f"{length.value:+.1f} tokens" if length else "–", help=f"Chosen minus rejected answer, on average; {interval}."
+        "Chosen longer by",
+        f"{length.value:+.1f} tokens" if length else "–",
+        help=f"Chosen minus rejected answer, on average; {interval}.",
     )
     left_out = describe_left_out(preview.resolution.left_out.items())
     if plan.objective == "dpo" and left_out:
@@ -176,10 +218,19 @@ def _draw_recipe(plan: TrainingPlan) -> RunConfig:
             grid, "Learning rate", 1e-08, 1.0, suggested.learning_rate, key=f"plan_rate_{scope}", is_whole=False
         )
         values["max_steps"] = int(draw_number(grid, "Steps", 1, 100000, suggested.max_steps, key=f"plan_steps_{scope}"))
-        values["micro_batch"] = int(draw_number(grid, "Micro-batch", 1, 256, suggested.micro_batch, key=f"plan_batch_{scope}"))
+        values["micro_batch"] = int(
+            draw_number(grid, "Micro-batch", 1, 256, suggested.micro_batch, key=f"plan_batch_{scope}")
+        )
         if plan.objective != "sft":
             values["preference"]["beta"] = draw_number(
-                grid, "Beta", 0.001, 10.0, suggested.preference.beta, key=f"plan_beta_{scope}", is_whole=False, step=0.05
+                grid,
+                "Beta",
+                0.001,
+                10.0,
+                suggested.preference.beta,
+                key=f"plan_beta_{scope}",
+                is_whole=False,
+                step=0.05,
             )
         values["method"] = grid.selectbox(
             "Method",

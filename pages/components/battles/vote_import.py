@@ -37,8 +37,9 @@ LONG_TEXT = 80
 def draw_vote_import(ctx: Context, person: Person) -> None:
     """Draw the form; the campaign of the imported votes opens its own page."""
     st.caption(
-        "CSV, JSON lines or a JSON list with a vote in each row: who was compared, by whom, on which prompt, and who won. MT-bench, "
-        "Chatbot Arena, LLMFAO and PandaLM are read as published. With the answers, votes are read beside the texts and can be trained on."
+        "CSV, JSON lines or a JSON list with a vote in each row: who was compared, by whom, on which prompt, and who"
+        " won. MT-bench, Chatbot Arena, LLMFAO and PandaLM are read as published. With the answers, votes are read"
+        " beside the texts and can be trained on."
     )
     upload = st.file_uploader("File of votes", type=["csv", "jsonl", "json"], key="votes_file")
     if upload is None:
@@ -47,10 +48,14 @@ def draw_vote_import(ctx: Context, person: Person) -> None:
         try:
             text = upload.getvalue().decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise InvalidInput(f"“{upload.name}” is not UTF-8 text.", remedy="Save it as UTF-8.", field="votes") from error
+            raise InvalidInput(
+                f"“{upload.name}” is not UTF-8 text.", remedy="Save it as UTF-8.", field="votes"
+            ) from error
         columns, proposed = propose_mapping(text)
         if not columns:
-            raise InvalidInput(f"“{upload.name}” has no rows.", remedy="Choose a file with a vote in each row.", field="votes")
+            raise InvalidInput(
+                f"“{upload.name}” has no rows.", remedy="Choose a file with a vote in each row.", field="votes"
+            )
         mapping = _draw_columns(columns, proposed, scope=upload.file_id)
         if not is_complete(mapping):
             st.info("Choose the columns of both contestants and of the winner.", icon=":material/rule:")
@@ -98,7 +103,9 @@ def _preview(text: str, mapping: dict[str, str], *, scope: str) -> VotePreview:
 
 
 def _draw_preview(preview: VotePreview) -> None:
-    labels = ", ".join(f"{LABELS[label]} {percent(number / preview.num_votes)}" for label, number in preview.labels.items())
+    labels = ", ".join(
+        f"{LABELS[label]} {percent(number / preview.num_votes)}" for label, number in preview.labels.items()
+    )
     st.markdown(f"**{plain(preview.summary)}:** {labels}.")
     for note in preview.notes:
         st.caption(f":material/info: {plain(note)}")
@@ -112,7 +119,10 @@ def _line(row: VoteRow, preview: VotePreview) -> dict[str, object]:
         line["Turn"] = row.vote.turn
     line |= {"Rater": row.vote.rater, "First": row.vote.a, "Second": row.vote.b, "Vote": LABELS[row.vote.winner]}
     if preview.num_with_texts:
-        line |= {"First answer": _short(row.texts.get("answer_a", "")), "Second answer": _short(row.texts.get("answer_b", ""))}
+        line |= {
+            "First answer": _short(row.texts.get("answer_a", "")),
+            "Second answer": _short(row.texts.get("answer_b", "")),
+        }
     return line
 
 

@@ -13,9 +13,9 @@ DEFAULT = re.compile(r"^export default function", re.MULTILINE)
 def join_modules(entry: Path) -> str:
     """Return `entry` with every module that it imports, directly or not, before it; its default export is the script's.
 
-    Streamlit hands a component's script over as one text with no address of its own, so a browser can't resolve an import in it.
-    Of ES modules' syntax, named imports and exports on one line are known. Raises ValueError for any other import or export, and for
-    an import cycle.
+    Streamlit hands a component's script over as one text with no address of its own, so a browser can't resolve an
+    import in it. Of ES modules' syntax, named imports and exports on one line are known. Raises ValueError for any
+    other import or export, and for an import cycle.
     """
     names: dict[Path, str] = {}
     parts: list[str] = []

@@ -23,7 +23,7 @@ HOVER_STYLE = (
     ".rh-hover:hover{z-index:2}"
     ".rh-hover:hover::after{content:attr(data-text);position:absolute;bottom:100%;left:50%;transform:translateX(-50%);"
     f"white-space:pre;padding:.15rem .45rem;border-radius:.3rem;background:{TOOLTIP};color:{TOOLTIP_TEXT};"
-    f"font-size:.78rem;pointer-events:none}}"
+    "font-size:.78rem;pointer-events:none}"
     ".rh-hover.rh-left:hover::after{left:auto;right:0;transform:none}.rh-hover.rh-right:hover::after{left:0;transform:none}</style>"
 )
 
@@ -40,7 +40,9 @@ class Share:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line through points in data coordinates. `dash` is SVG's stroke-dasharray; a nameless curve has no entry in the legend."""
+    """A line through points in data coordinates. `dash` is SVG's stroke-dasharray; a nameless curve has no entry in the
+    legend.
+    """
 
     x: Sequence[float]
     y: Sequence[float]
@@ -124,8 +126,18 @@ def swatch(color: str) -> str:
     return f'<span style="width:.75rem;height:.75rem;border-radius:.15rem;background:{color}"></span>'
 
 
-def plot(*, x: Axis, y: Axis, curves: Sequence[Curve] = (), bands: Sequence[Band] = (), marks: Sequence[Mark] = (), notes: str = "") -> str:
-    """Return curves, bands and marks over two axes. `notes` is HTML placed inside the frame, such as that of `label`."""
+def plot(
+    *,
+    x: Axis,
+    y: Axis,
+    curves: Sequence[Curve] = (),
+    bands: Sequence[Band] = (),
+    marks: Sequence[Mark] = (),
+    notes: str = "",
+) -> str:
+    """Return curves, bands and marks over two axes. `notes` is HTML placed inside the frame, such as that of
+    `label`.
+    """
     area = (
         f'<div style="position:relative;height:{HEIGHT_PX}px;margin:.4rem .6rem 2.9rem 3.4rem">'
         f"{_lines(x, y, curves, bands)}{_ticks(x, y)}{notes}"
@@ -136,7 +148,10 @@ def plot(*, x: Axis, y: Axis, curves: Sequence[Curve] = (), bands: Sequence[Band
 
 def label(text: str, *, left: float, bottom: float, color: str) -> str:
     """Return a text at a position inside a plot, given as shares of width and height."""
-    return f'<span style="position:absolute;left:{left:.2%};bottom:{bottom:.2%};color:{color};{SMALL}">{escape(text)}</span>'
+    return (
+        "<span"
+        f' style="position:absolute;left:{left:.2%};bottom:{bottom:.2%};color:{color};{SMALL}">{escape(text)}</span>'
+    )
 
 
 def line_sample(curve: Curve) -> str:
@@ -165,13 +180,19 @@ def _lines(x: Axis, y: Axis, curves: Sequence[Curve], bands: Sequence[Band]) -> 
     """Return bands and curves as an image stretched over the area, with strokes of constant width."""
     shapes = [f'<polygon points="{_points(x, y, *_outline(band))}" fill="{band.color}"/>' for band in bands]
     shapes += [
-        f'<polyline points="{_points(x, y, curve.x, curve.y)}" fill="none" stroke="{curve.color}" stroke-width="{curve.width}" '
-        f'stroke-dasharray="{curve.dash}" stroke-linejoin="round" vector-effect="non-scaling-stroke"/>'
+        f'<polyline points="{_points(x, y, curve.x, curve.y)}" fill="none" stroke="{curve.color}"'
+        f' stroke-width="{curve.width}" stroke-dasharray="{curve.dash}" stroke-linejoin="round"'
+        ' vector-effect="non-scaling-stroke"/>'
         for curve in curves
     ]
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 1000" preserveAspectRatio="none">{"".join(shapes)}</svg>'
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 1000"'
+        f' preserveAspectRatio="none">{"".join(shapes)}</svg>'
+    )
     data = base64.b64encode(svg.encode()).decode()
-    return f'<img alt="" src="data:image/svg+xml;base64,{data}" style="position:absolute;inset:0;width:100%;height:100%">'
+    return (
+        f'<img alt="" src="data:image/svg+xml;base64,{data}" style="position:absolute;inset:0;width:100%;height:100%">'
+    )
 
 
 def _outline(band: Band) -> tuple[list[float], list[float]]:
@@ -179,7 +200,11 @@ def _outline(band: Band) -> tuple[list[float], list[float]]:
 
 
 def _points(x: Axis, y: Axis, xs: Iterable[float], ys: Iterable[float]) -> str:
-    return " ".join(f"{1000 * x.place(a):.1f},{1000 - 1000 * y.place(b):.1f}" for a, b in zip(xs, ys, strict=True) if math.isfinite(b))
+    return " ".join(
+        f"{1000 * x.place(a):.1f},{1000 - 1000 * y.place(b):.1f}"
+        for a, b in zip(xs, ys, strict=True)
+        if math.isfinite(b)
+    )
 
 
 def _ticks(x: Axis, y: Axis) -> str:
@@ -196,14 +221,16 @@ def _ticks(x: Axis, y: Axis) -> str:
         at = f"bottom:{y.place(value):.2%}"
         parts.append(f'<span style="{line}{at};left:0;right:0;border-top:1px solid currentColor"></span>')
         parts.append(
-            f'<span style="position:absolute;{at};right:100%;transform:translate(-.4rem,50%);{SMALL}">{escape(y.write(value))}</span>'
+            "<span"
+            f' style="position:absolute;{at};right:100%;transform:translate(-.4rem,50%);{SMALL}">{escape(y.write(value))}</span>'  # noqa: E501
         )
     parts.append(
-        f'<span style="position:absolute;left:0;right:0;top:100%;text-align:center;padding-top:1.5rem;{SMALL}">{escape(x.title)}</span>'
+        "<span"
+        f' style="position:absolute;left:0;right:0;top:100%;text-align:center;padding-top:1.5rem;{SMALL}">{escape(x.title)}</span>'  # noqa: E501
     )
     parts.append(
-        f'<span style="position:absolute;left:-3.3rem;top:50%;writing-mode:vertical-rl;transform:translateY(-50%) rotate(180deg);'
-        f'{SMALL}">{escape(y.title)}</span>'
+        '<span style="position:absolute;left:-3.3rem;top:50%;writing-mode:vertical-rl;transform:translateY(-50%)'
+        f' rotate(180deg);{SMALL}">{escape(y.title)}</span>'
     )
     return "".join(parts)
 
@@ -213,16 +240,27 @@ def _hover(x: Axis, y: Axis, curve: Curve) -> str:
         return ""
     stride = max(1, len(curve.x) // HOVER_POINTS)
     places = zip(curve.x[::stride], curve.y[::stride], strict=True)
-    return "".join(_spot(x, y, a, b, curve.write(a, b), "width:12px;height:12px", "") for a, b in places if math.isfinite(b))
+    return "".join(
+        _spot(x, y, a, b, curve.write(a, b), "width:12px;height:12px", "") for a, b in places if math.isfinite(b)
+    )
 
 
 def _mark(x: Axis, y: Axis, mark: Mark) -> str:
     return _spot(
-        x, y, mark.x, mark.y, mark.text, f"color:{mark.color};font-size:{mark.size_px}px;line-height:1;cursor:default", mark.symbol
+        x,
+        y,
+        mark.x,
+        mark.y,
+        mark.text,
+        f"color:{mark.color};font-size:{mark.size_px}px;line-height:1;cursor:default",
+        mark.symbol,
     )
 
 
 def _spot(x: Axis, y: Axis, at_x: float, at_y: float, text: str, style: str, content: str) -> str:
     left, bottom = x.place(at_x), y.place(at_y)
     side = " rh-left" if left > 0.7 else " rh-right" if left < 0.3 else ""
-    return f'<span class="rh-hover{side}" data-text="{escape(text)}" style="left:{left:.2%};top:{1 - bottom:.2%};{style}">{content}</span>'
+    return (
+        f'<span class="rh-hover{side}" data-text="{escape(text)}"'
+        f' style="left:{left:.2%};top:{1 - bottom:.2%};{style}">{content}</span>'
+    )

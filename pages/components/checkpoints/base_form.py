@@ -9,7 +9,14 @@ import streamlit as st
 
 from backend.domain.wording import plural, short
 from backend.errors import RoundhouseError
-from backend.services.checkpoints.bases import MAX_OFFERS, BaseOffer, BasePreview, add_base, list_base_offers, preview_base
+from backend.services.checkpoints.bases import (
+    MAX_OFFERS,
+    BaseOffer,
+    BasePreview,
+    add_base,
+    list_base_offers,
+    preview_base,
+)
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context, Person
 from pages.components.choices import by_identity
@@ -27,7 +34,9 @@ def draw_base_form(ctx: Context, person: Person) -> CheckpointView | None:
         st.subheader("Add a base", anchor=False)
         offers = list_base_offers(ctx)
         ways = [*([OFFERED] if offers else []), *([PATH] if person.id is None else []), HUB]
-        way = st.segmented_control("Source", ways, default=ways[0], required=True, key="base_way", label_visibility="collapsed")
+        way = st.segmented_control(
+            "Source", ways, default=ways[0], required=True, key="base_way", label_visibility="collapsed"
+        )
         if way == OFFERED:
             source, revision, look = _choose_offer(offers)
         else:
@@ -54,7 +63,12 @@ def _choose_offer(offers: list[BaseOffer]) -> tuple[str, str, BasePreview | None
         by_path = {str(offer.path): offer for offer in usable}
         words = by_identity("base_offer", by_path, lambda path: _offer_words(by_path[path]))
         picked = st.selectbox(
-            "Checkpoint", list(by_path), index=None, key="base_offer", format_func=words, placeholder=f"Choose one of {len(usable):,}"
+            "Checkpoint",
+            list(by_path),
+            index=None,
+            key="base_offer",
+            format_func=words,
+            placeholder=f"Choose one of {len(usable):,}",
         )
         chosen = by_path[picked] if picked is not None else None
         if len(offers) >= MAX_OFFERS:
@@ -95,7 +109,11 @@ def _choose_path(ctx: Context, person: Person) -> tuple[str, str, BasePreview | 
 def _choose_hub(ctx: Context, person: Person) -> tuple[str, str, BasePreview | None]:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         hub = st.text_input(
-            "Hub id", key="base_hub", placeholder="owner/name", width=400, help="Private and gated repositories need HF_TOKEN."
+            "Hub id",
+            key="base_hub",
+            placeholder="owner/name",
+            width=400,
+            help="Private and gated repositories need HF_TOKEN.",
         )
         revision = st.text_input(
             "Revision",
@@ -110,7 +128,11 @@ def _choose_hub(ctx: Context, person: Person) -> tuple[str, str, BasePreview | N
         st.session_state.pop("base_looked", None)
         try:
             with st.spinner("Looking up"):
-                st.session_state["base_looked"] = (hub, revision, preview_base(ctx, hub, revision=revision, person=person))
+                st.session_state["base_looked"] = (
+                    hub,
+                    revision,
+                    preview_base(ctx, hub, revision=revision, person=person),
+                )
         except RoundhouseError as error:
             st.session_state["base_looked"] = (hub, revision, error)
     looked_up = st.session_state.get("base_looked")
@@ -127,8 +149,15 @@ def _draw_preview(look: BasePreview) -> None:
     grid = st.grid(4, min_column_width=150)
     grid.metric("Family", plain(facts.family or "–"), border=True, height="stretch")
     grid.metric("Parameters", short(facts.parameters) if facts.parameters else "–", border=True, height="stretch")
-    grid.metric("Download size" if look.commit else "Weights", size(look.download_bytes or facts.bytes), border=True, height="stretch")
-    grid.metric("Licence", plain(_first(facts.licence)), border=True, height="stretch", help="As stated by the checkpoint.")
+    grid.metric(
+        "Download size" if look.commit else "Weights",
+        size(look.download_bytes or facts.bytes),
+        border=True,
+        height="stretch",
+    )
+    grid.metric(
+        "Licence", plain(_first(facts.licence)), border=True, height="stretch", help="As stated by the checkpoint."
+    )
     half, full = facts.memory_bytes
     notes = [f"Weights in memory: about {size(half)} in 16-bit, {size(full)} in 32-bit (CPU)."]
     if facts.kind == "gguf":

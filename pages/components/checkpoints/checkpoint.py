@@ -39,14 +39,19 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) ->
     if checkpoint.notes:
         st.text(checkpoint.notes)
     if checkpoint.deleted_at is not None:
-        st.info(f"Its files were deleted {ago(checkpoint.deleted_at)}. Its descendants keep their lineage.", icon=":material/delete:")
+        st.info(
+            f"Its files were deleted {ago(checkpoint.deleted_at)}. Its descendants keep their lineage.",
+            icon=":material/delete:",
+        )
     elif not checkpoint.is_ready:
         _draw_unready(ctx, person, checkpoint)
         return
     else:
         _draw_facts(checkpoint)
         _draw_next(checkpoint)
-    lineage, safety, exports, files, described = st.tabs(["Lineage", "Safety", "Export", "Files", "Details"], key=f"tabs_{checkpoint.id}")
+    lineage, safety, exports, files, described = st.tabs(
+        ["Lineage", "Safety", "Export", "Files", "Details"], key=f"tabs_{checkpoint.id}"
+    )
     with lineage:
         _draw_lineage(ctx, checkpoint)
     with safety:
@@ -63,14 +68,21 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) ->
             "Source": checkpoint.source,
             **{key.replace("_", " ").capitalize(): _words(value) for key, value in checkpoint.facts.items()},
         }
-        draw_table([{"Fact": key, "Value": value} for key, value in rows.items() if value], key=f"facts_{checkpoint.id}", alt="Details")
+        draw_table(
+            [{"Fact": key, "Value": value} for key, value in rows.items() if value],
+            key=f"facts_{checkpoint.id}",
+            alt="Details",
+        )
     if checkpoint.deleted_at is None:
         with st.expander("Rename, notes, archive, delete", icon=":material/settings:"):
             _draw_settings(ctx, person, checkpoint)
 
 
 def _draw_badges(checkpoint: CheckpointView) -> None:
-    st.badge("base" if checkpoint.origin == "added" else MADE_BY.get(str(checkpoint.objective), "from a run"), color="primary")
+    st.badge(
+        "base" if checkpoint.origin == "added" else MADE_BY.get(str(checkpoint.objective), "from a run"),
+        color="primary",
+    )
     if checkpoint.is_adapter:
         st.badge("adapter", icon=":material/extension:", color="violet")
     if checkpoint.is_final:
@@ -84,7 +96,9 @@ def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
         if checkpoint.status is Status.CANCELLED:
             st.info("Stopped before it was added; nothing was kept.", icon=":material/stop_circle:")
         else:
-            show_problem(f"It could not be added: {checkpoint.error.cause or 'its job is gone.'}", checkpoint.error.remedy)
+            show_problem(
+                f"It could not be added: {checkpoint.error.cause or 'its job is gone.'}", checkpoint.error.remedy
+            )
         with st.container(horizontal=True, vertical_alignment="center"):
             st.page_link(routes.CHECKPOINTS, label="Add it again", icon=":material/add:", query_params={"add": "1"})
             if st.button("Remove this entry", key=f"forget_{checkpoint.id}", icon=":material/delete:"):
@@ -97,7 +111,9 @@ def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
 
 def _draw_facts(checkpoint: CheckpointView) -> None:
     grid = st.grid(4, min_column_width=140)
-    grid.metric("Parameters", short(checkpoint.parameters) if checkpoint.parameters else "–", border=True, height="stretch")
+    grid.metric(
+        "Parameters", short(checkpoint.parameters) if checkpoint.parameters else "–", border=True, height="stretch"
+    )
     context = checkpoint.facts.get("context")
     grid.metric("Context, tokens", f"{context:,}" if context else "–", border=True, height="stretch")
     grid.metric("Size", size(checkpoint.bytes), border=True, height="stretch")
@@ -128,8 +144,9 @@ def _draw_origin(checkpoint: CheckpointView) -> None:
 def _draw_next(checkpoint: CheckpointView) -> None:
     if not checkpoint.writes:
         st.info(
-            "Reward models score answers and generate none, so they are not evaluated or entered in battles. As endpoints they answer "
-            "/v1/score and /v1/rerank. transformers loads them as AutoModelForSequenceClassification; a reward run can continue from them.",
+            "Reward models score answers and generate none, so they are not evaluated or entered in battles. As"
+            " endpoints they answer /v1/score and /v1/rerank. transformers loads them as"
+            " AutoModelForSequenceClassification; a reward run can continue from them.",
             icon=":material/scoreboard:",
         )
         with st.container(horizontal=True):
@@ -141,15 +158,24 @@ def _draw_next(checkpoint: CheckpointView) -> None:
     with st.container(horizontal=True):
         query = {"checkpoint": checkpoint.id}
         st.page_link(routes.ENDPOINTS, label="Deploy and chat", icon=":material/dns:", query_params=query)
-        st.page_link(routes.LAUNCH, label="Continue training", icon=":material/model_training:", query_params={"base": checkpoint.name})
+        st.page_link(
+            routes.LAUNCH,
+            label="Continue training",
+            icon=":material/model_training:",
+            query_params={"base": checkpoint.name},
+        )
         st.page_link(routes.INSPECT, label="Inspect", icon=":material/troubleshoot:", query_params=query)
         st.page_link(routes.EVALUATIONS, label="Evaluate", icon=":material/grading:", query_params=query)
-        st.page_link(routes.BATTLES, label="Battle", icon=":material/swords:", query_params={"contestants": checkpoint.id})
+        st.page_link(
+            routes.BATTLES, label="Battle", icon=":material/swords:", query_params={"contestants": checkpoint.id}
+        )
 
 
 def _draw_lineage(ctx: Context, checkpoint: CheckpointView) -> None:
     query = {"checkpoint": checkpoint.id}
-    row_link("Graph with votes, decisions and files", page=routes.LINEAGE, query=query, icon="account_tree", key="to_lineage")
+    row_link(
+        "Graph with votes, decisions and files", page=routes.LINEAGE, query=query, icon="account_tree", key="to_lineage"
+    )
     chain = list_lineage(ctx, checkpoint.id)
     for place, link in enumerate(chain):
         with st.container(border=link.id == checkpoint.id, gap="xsmall"):
@@ -158,10 +184,19 @@ def _draw_lineage(ctx: Context, checkpoint: CheckpointView) -> None:
                 if link.id == checkpoint.id:
                     st.markdown(f":material/{icon}: **{plain(link.name)}**", width="content")
                 else:
-                    row_link(link.name, page=routes.CHECKPOINTS, query={"checkpoint": link.id}, icon=icon, key=f"link_{link.id}")
+                    row_link(
+                        link.name,
+                        page=routes.CHECKPOINTS,
+                        query={"checkpoint": link.id},
+                        icon=icon,
+                        key=f"link_{link.id}",
+                    )
                 if link.run_id and link.run:
                     st.page_link(
-                        routes.RUN, label=f"run {plain(link.run)}", icon=":material/monitoring:", query_params={"run": link.run_id}
+                        routes.RUN,
+                        label=f"run {plain(link.run)}",
+                        icon=":material/monitoring:",
+                        query_params={"run": link.run_id},
                     )
                 if link.dataset and link.dataset_id:
                     st.page_link(
@@ -179,7 +214,13 @@ def _draw_lineage(ctx: Context, checkpoint: CheckpointView) -> None:
     if children:
         st.caption("Descendants")
         for child in children[:20]:
-            row_link(child.name, page=routes.CHECKPOINTS, query={"checkpoint": child.id}, icon="arrow_forward", key=f"child_{child.id}")
+            row_link(
+                child.name,
+                page=routes.CHECKPOINTS,
+                query={"checkpoint": child.id},
+                icon="arrow_forward",
+                key=f"child_{child.id}",
+            )
 
 
 def _draw_files(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
@@ -200,7 +241,12 @@ def _draw_files(ctx: Context, person: Person, checkpoint: CheckpointView) -> Non
             icon=":material/download:",
             type="primary",
         )
-    elif st.button("Prepare a download", key=f"prepare_{checkpoint.id}", icon=":material/folder_zip:", help="Without the training state."):
+    elif st.button(
+        "Prepare a download",
+        key=f"prepare_{checkpoint.id}",
+        icon=":material/folder_zip:",
+        help="Without the training state.",
+    ):
         with errors_shown():
             st.session_state["checkpoint_zip"] = (checkpoint.id, zip_checkpoint(ctx, checkpoint.id, person=person))
             st.rerun()

@@ -28,10 +28,17 @@ def draw_exports(ctx: Context, person: Person, checkpoint: CheckpointView) -> No
 
 def _draw_form(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
     refusal = gguf_refusal(checkpoint.family)
-    formats = [name for name in FORMATS if (name != "merged" or checkpoint.is_adapter) and (name != "gguf" or refusal is None)]
+    formats = [
+        name for name in FORMATS if (name != "merged" or checkpoint.is_adapter) and (name != "gguf" or refusal is None)
+    ]
     titles = {**TITLES, "hf": "Adapter" if checkpoint.is_adapter else "Folder"}
     format = st.segmented_control(
-        "Format", formats, default=formats[-1], required=True, key=f"export_format_{checkpoint.id}", format_func=lambda name: titles[name]
+        "Format",
+        formats,
+        default=formats[-1],
+        required=True,
+        key=f"export_format_{checkpoint.id}",
+        format_func=lambda name: titles[name],
     )
     numbers = "f16"
     st.caption(FORMATS[str(format)])
@@ -39,15 +46,27 @@ def _draw_form(ctx: Context, person: Person, checkpoint: CheckpointView) -> None
         st.caption(f":material/info: {plain(refusal)}")
     if format == "gguf":
         numbers = st.selectbox(
-            "Precision", list(NUMBERS), key=f"export_numbers_{checkpoint.id}", format_func=lambda name: NUMBERS[name], width=420
+            "Precision",
+            list(NUMBERS),
+            key=f"export_numbers_{checkpoint.id}",
+            format_func=lambda name: NUMBERS[name],
+            width=420,
         )
     push, private, is_ready = draw_push(f"export_{checkpoint.id}")
-    if st.button("Export", key=f"export_{checkpoint.id}", icon=":material/ios_share:", type="primary", disabled=not is_ready):
+    if st.button(
+        "Export", key=f"export_{checkpoint.id}", icon=":material/ios_share:", type="primary", disabled=not is_ready
+    ):
         with errors_shown():
-            export_checkpoint(ctx, checkpoint.id, format=str(format), numbers=numbers, push=push, private=private, person=person)
+            export_checkpoint(
+                ctx, checkpoint.id, format=str(format), numbers=numbers, push=push, private=private, person=person
+            )
             st.rerun()
 
 
 def _title(export: ExportView) -> str:
     title = TITLES.get(export.format, export.format)
-    return f"{title}, {NUMBERS[export.numbers].partition(':')[0]}" if export.format == "gguf" and export.numbers in NUMBERS else title
+    return (
+        f"{title}, {NUMBERS[export.numbers].partition(':')[0]}"
+        if export.format == "gguf" and export.numbers in NUMBERS
+        else title
+    )

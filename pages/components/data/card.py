@@ -47,7 +47,14 @@ def draw_card(ctx: Context, person: Person, version: VersionView) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             if st.button("Save card", type="primary", icon=":material/save:", key=f"card_save_{version.id}"):
                 with errors_shown():
-                    set_card(ctx, version.id, licence=licence or "", languages=languages or "", notes=notes or "", person=person)
+                    set_card(
+                        ctx,
+                        version.id,
+                        licence=licence or "",
+                        languages=languages or "",
+                        notes=notes or "",
+                        person=person,
+                    )
                     st.rerun()
             st.link_button(
                 f"Download with its rows, {size(version.bytes)}",

@@ -32,7 +32,9 @@ def draw_compare(ctx: Context, version: VersionView, others: list[VersionView]) 
         st.caption("This is the only version, so there is nothing to compare with.")
         return
     against = st.query_params.get("against") or version.parent_id
-    names = [(other.id, other.label, str(other.number) if other.dataset_id == version.dataset_id else "") for other in others]
+    names = [
+        (other.id, other.label, str(other.number) if other.dataset_id == version.dataset_id else "") for other in others
+    ]
     index = next((place for place, known in enumerate(names) if against in known), 0)
     by_id, key = {other.id: other for other in others}, f"against_{version.id}"
     before = by_id[
@@ -48,8 +50,8 @@ def draw_compare(ctx: Context, version: VersionView, others: list[VersionView]) 
     unread = rows_to_read(ctx, (before, version))
     if unread > MOST_HERE:
         st.info(
-            f"{plural(unread, 'row')} must be read first, about {format_duration(unread / ROWS_PER_S)}: too many for the page server. "
-            "Run this once on a worker's machine; the comparison then opens at once.",
+            f"{plural(unread, 'row')} must be read first, about {format_duration(unread / ROWS_PER_S)}: too many for"
+            " the page server. Run this once on a worker's machine; the comparison then opens at once.",
             icon=":material/terminal:",
         )
         st.code(f"roundhouse data diff {shlex.quote(before.label)} {shlex.quote(version.label)}", language="bash")
@@ -57,7 +59,8 @@ def draw_compare(ctx: Context, version: VersionView, others: list[VersionView]) 
     confirmed = f"compare_asked_{before.id}_{version.id}"
     if unread > AT_ONCE and not st.session_state.get(confirmed):
         st.caption(
-            f"{plural(unread, 'row')} are read first, in about {format_duration(unread / ROWS_PER_S)}; later comparisons open at once."
+            f"{plural(unread, 'row')} are read first, in about {format_duration(unread / ROWS_PER_S)}; later"
+            " comparisons open at once."
         )
         if not st.button("Compare", icon=":material/difference:", key=f"compare_{version.id}"):
             return
@@ -91,8 +94,16 @@ def _draw_diff(diff: VersionDiff) -> None:
     changed = f"{diff.changed:,} of them have the prompt of an added row" if diff.changed else ""
     grid.metric("Unchanged", f"{diff.unchanged:,}", border=True, height="stretch")
     grid.metric("Added", f"{diff.added:,}", border=True, height="stretch", help=f"Rows of {new} that {old} has not.")
-    grid.metric("Removed", f"{diff.removed:,}", border=True, height="stretch", help=f"Rows of {old} that {new} has not. {changed}".strip())
-    grid.metric("Moved", f"{diff.moved:,}", border=True, height="stretch", help="Rows that moved between train and validation.")
+    grid.metric(
+        "Removed",
+        f"{diff.removed:,}",
+        border=True,
+        height="stretch",
+        help=f"Rows of {old} that {new} has not. {changed}".strip(),
+    )
+    grid.metric(
+        "Moved", f"{diff.moved:,}", border=True, height="stretch", help="Rows that moved between train and validation."
+    )
     _draw_tables(diff)
     for change in ("changed", "removed", "added"):
         _draw_examples(diff, change, [example for example in diff.examples if example.what == change])
@@ -102,7 +113,13 @@ def _draw_tables(diff: VersionDiff) -> None:
     with st.expander("Statistics", icon=":material/table:"):
         draw_table(
             [
-                {"Rows": SPLITS[count.split], "before": count.before, "after": count.after, "removed": count.removed, "added": count.added}
+                {
+                    "Rows": SPLITS[count.split],
+                    "before": count.before,
+                    "after": count.after,
+                    "removed": count.removed,
+                    "added": count.added,
+                }
                 for count in diff.splits
             ],
             key=f"diff_splits_{diff.after.id}",
@@ -127,7 +144,8 @@ def _draw_examples(diff: VersionDiff, what: str, examples: list[Example]) -> Non
         return
     title = TITLES[what].format(before=plain(diff.before.label), after=plain(diff.after.label))
     st.markdown(
-        f"**{title}** · {total:,}" + (f", of which {min(len(examples), SHOWN)} are shown" if total > min(len(examples), SHOWN) else "")
+        f"**{title}** · {total:,}"
+        + (f", of which {min(len(examples), SHOWN)} are shown" if total > min(len(examples), SHOWN) else "")
     )
     if what == "changed":
         for column, label in zip(st.columns(2), (diff.before.label, diff.after.label), strict=True):

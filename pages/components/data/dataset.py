@@ -79,7 +79,12 @@ def _choose_version(dataset: DatasetView) -> VersionView | None:
         return f"{n} · {version.amount} · {ago(version.created_at)}" if version.is_ready else f"{n} · {version.status}"
 
     chosen = st.selectbox(
-        "Version", list(by_number), index=list(by_number).index(shown), key=key, width=420, format_func=by_identity(key, by_number, label)
+        "Version",
+        list(by_number),
+        index=list(by_number).index(shown),
+        key=key,
+        width=420,
+        format_func=by_identity(key, by_number, label),
     )
     if chosen != shown:
         st.query_params.from_dict({"dataset": dataset.id, "version": str(chosen)})
@@ -101,8 +106,20 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
     if version.rejected_rows > FEW_REJECTED * (version.rows + version.rejected_rows):
         _draw_loss(version)
     rejected_name = f"Rejected ({version.rejected_rows:,})"
-    names = ["Text" if version.is_one_text else "Rows", "Report", "Change", "Versions", "Card", "Export", rejected_name, "Origin"]
-    opened = next((name for name in names if name.lower() in st.query_params), "Versions" if "against" in st.query_params else None)
+    names = [
+        "Text" if version.is_one_text else "Rows",
+        "Report",
+        "Change",
+        "Versions",
+        "Card",
+        "Export",
+        rejected_name,
+        "Origin",
+    ]
+    opened = next(
+        (name for name in names if name.lower() in st.query_params),
+        "Versions" if "against" in st.query_params else None,
+    )
     rows, report, change, versions, card, export, rejected, origin = st.tabs(
         names, key=f"tabs_{version.id}_{opened}", default=opened, on_change="rerun"
     )
@@ -159,7 +176,9 @@ def _draw_loss(version: VersionView) -> None:
             count_reason(reasons, bad)
     lines = [f"- {with_code(line)}" for line in most_frequent(reasons.values())]
     share = describe_share(version.rejected_rows, version.rows)
-    st.warning("\n".join([f"**{share} were rejected** and are not in this version.", "", *lines]), icon=":material/rule:")
+    st.warning(
+        "\n".join([f"**{share} were rejected** and are not in this version.", "", *lines]), icon=":material/rule:"
+    )
 
 
 def _draw_versions(ctx: Context, person: Person, version: VersionView) -> None:
@@ -177,14 +196,21 @@ def _draw_failure(ctx: Context, person: Person, version: VersionView) -> None:
         st.info(f"{action} was stopped.", icon=":material/stop_circle:")
     elif version.error.field == "rejected":
         st.warning(
-            f"**Not imported yet.** {with_code(version.error.cause or '')}  \n{with_code(version.error.remedy)}", icon=":material/rule:"
+            f"**Not imported yet.** {with_code(version.error.cause or '')}  \n{with_code(version.error.remedy)}",
+            icon=":material/rule:",
         )
     else:
         show_problem(f"{action} failed: {version.error.cause or 'no cause was reported'}", version.error.remedy)
     if derived:
         name, _, number = str(version.provenance.get("version", "")).rpartition("@")
         query = {"dataset": name, "version": number, "change": "1"}
-        row_link("Change it differently", page=routes.DATASETS, query=query, icon="call_split", key=f"change_again_{version.id}")
+        row_link(
+            "Change it differently",
+            page=routes.DATASETS,
+            query=query,
+            icon="call_split",
+            key=f"change_again_{version.id}",
+        )
     else:
         draw_import_again(ctx, person, version)
     draw_delete_version(ctx, person, version)
@@ -206,10 +232,16 @@ def _draw_rows(ctx: Context, version: VersionView) -> None:
             format_func=lambda s: {"train": "Train", "val": "Validation"}[s],
         )
         last = max(1, -(-counts[split] // PAGE_ROWS))
-        page = st.number_input(f"Page, 1 to {last:,}", 1, last, 1, key=f"rows_page_{version.id}_{split}", width=160) if last > 1 else 1
+        page = (
+            st.number_input(f"Page, 1 to {last:,}", 1, last, 1, key=f"rows_page_{version.id}_{split}", width=160)
+            if last > 1
+            else 1
+        )
     first = (page - 1) * PAGE_ROWS
     with folded(probe_of(version.provenance) is not None, label="Rows (may be harmful)"):
-        for number, row in enumerate(preview_rows(ctx, version, split=split, offset=first, limit=PAGE_ROWS), start=first + 1):
+        for number, row in enumerate(
+            preview_rows(ctx, version, split=split, offset=first, limit=PAGE_ROWS), start=first + 1
+        ):
             if not version.is_one_text:
                 st.caption(f"Row {number:,}")
             st.code(row.text, language=None, wrap_lines=True, height=320 if len(row.text) > LONG_ROW else "content")
@@ -289,7 +321,9 @@ def draw_import_again(ctx: Context, person: Person, version: VersionView) -> Non
             label = {"keep_good": "Keep the good rows", "rejected": "Import the others"}.get(field)
             if label is not None and st.button(label, key=f"keep_{version.id}", type="primary"):
                 _go(ctx, person, version, keep_good=True)
-            kind: Literal["primary", "secondary"] = "secondary" if field in {*CHANGES, "keep_good", "rejected"} else "primary"
+            kind: Literal["primary", "secondary"] = (
+                "secondary" if field in {*CHANGES, "keep_good", "rejected"} else "primary"
+            )
             if st.button("Import again", key=f"again_{version.id}", icon=":material/replay:", type=kind):
                 _go(ctx, person, version)
         # a page link to the open page would not change its address

@@ -53,9 +53,15 @@ def draw_derive(ctx: Context, person: Person, version: VersionView) -> None:
         change = _settings(ctx, version, name)
         with st.container(horizontal=True, vertical_alignment="bottom"):
             other = st.toggle(
-                "Create a new dataset", key=f"change_other_{key}", help="Otherwise it becomes the next version of this dataset."
+                "Create a new dataset",
+                key=f"change_other_{key}",
+                help="Otherwise it becomes the next version of this dataset.",
             )
-            title = st.text_input("Name", value=f"{version.dataset}-2", key=f"change_name_{key}", width=320) if other else None
+            title = (
+                st.text_input("Name", value=f"{version.dataset}-2", key=f"change_name_{key}", width=320)
+                if other
+                else None
+            )
         if change is not None:
             st.caption(f"Lineage entry: {plain(describe_change(change))}.")
         if not st.button(
@@ -75,7 +81,9 @@ def _make(ctx: Context, person: Person, version: VersionView, change: Change | N
     with errors_shown():
         if change is None:
             return
-        made = derive_version(ctx, version.id, change=change, person=person, name=name, idempotency_key=f"derive:{st.session_state[once]}")
+        made = derive_version(
+            ctx, version.id, change=change, person=person, name=name, idempotency_key=f"derive:{st.session_state[once]}"
+        )
         del st.session_state[once]
         query = {"dataset": made.dataset_id, "version": str(made.number), "job": made.job_id or ""}
         st.switch_page(routes.DATASETS, query_params=query)
@@ -107,20 +115,28 @@ def _duplicates(key: str) -> Change:
 
 def _sample(version: VersionView, key: str) -> Change:
     with st.container(horizontal=True):
-        rows = draw_number(st, "Rows", 1, max(1, version.rows), max(1, version.rows // 10), key=f"rows_{key}", width=200)
-        seed = draw_number(st, "Seed", 0, 2**31, 1, key=f"seed_{key}", width=140, help="The same seed samples the same rows.")
+        rows = draw_number(
+            st, "Rows", 1, max(1, version.rows), max(1, version.rows // 10), key=f"rows_{key}", width=200
+        )
+        seed = draw_number(
+            st, "Seed", 0, 2**31, 1, key=f"seed_{key}", width=140, help="The same seed samples the same rows."
+        )
     return Sample(num_rows=int(rows), seed=int(seed))
 
 
 def _resplit(key: str) -> Change:
     with st.container(horizontal=True):
         percent = st.slider("Validation share", 0, 50, 5, format="%d %%", key=f"share_{key}", width=320)
-        seed = draw_number(st, "Seed", 0, 2**31, 1, key=f"seed_{key}", width=140, help="The same seed gives the same split.")
+        seed = draw_number(
+            st, "Seed", 0, 2**31, 1, key=f"seed_{key}", width=140, help="The same seed gives the same split."
+        )
     return Resplit(val_fraction=percent / 100, seed=int(seed))
 
 
 def _merge(ctx: Context, version: VersionView, key: str) -> Change | None:
-    others = [v for d in list_datasets(ctx, kinds=(version.kind,)) for v in d.versions if v.is_ready and v.id != version.id]
+    others = [
+        v for d in list_datasets(ctx, kinds=(version.kind,)) for v in d.versions if v.is_ready and v.id != version.id
+    ]
     if not others:
         st.caption(f"There is no other version of kind {version.kind}. Import one first.")
         return None
@@ -135,20 +151,38 @@ def _listed(version: VersionView, key: str) -> Change | None:
     st.caption("Row numbers of the Rows tab, such as 3, 10-20.")
     with st.container(horizontal=True):
         train = st.text_input("Train rows", key=f"train_{key}", width=320, placeholder="none")
-        val = st.text_input("Validation rows", key=f"val_{key}", width=320, placeholder="none", disabled=not version.val_rows)
-    reason = st.text_input("Why", key=f"reason_{key}", width=500, max_chars=400, placeholder="for the lineage; optional")
-    listed = (parse_row_numbers(train or "", rows=version.train_rows), parse_row_numbers(val or "", rows=version.val_rows))
+        val = st.text_input(
+            "Validation rows", key=f"val_{key}", width=320, placeholder="none", disabled=not version.val_rows
+        )
+    reason = st.text_input(
+        "Why", key=f"reason_{key}", width=500, max_chars=400, placeholder="for the lineage; optional"
+    )
+    listed = (
+        parse_row_numbers(train or "", rows=version.train_rows),
+        parse_row_numbers(val or "", rows=version.val_rows),
+    )
     return DropRows(train=listed[0], val=listed[1], reason=(reason or "").strip()) if any(listed) else None
 
 
 def _filter(ctx: Context, version: VersionView, key: str) -> Change | None:
     keep = st.segmented_control(
-        "Rows that match every condition are", ["kept", "removed"], default="kept", required=True, key=f"keep_{key}", width="content"
+        "Rows that match every condition are",
+        ["kept", "removed"],
+        default="kept",
+        required=True,
+        key=f"keep_{key}",
+        width="content",
     )
     count = int(st.session_state.setdefault(f"count_{key}", 1))
     drafts = [_condition(version, f"{place}_{key}") for place in range(count)]
     with st.container(horizontal=True):
-        if st.button("Add a condition", icon=":material/add:", key=f"more_{key}", type="tertiary", disabled=count >= MAX_CONDITIONS):
+        if st.button(
+            "Add a condition",
+            icon=":material/add:",
+            key=f"more_{key}",
+            type="tertiary",
+            disabled=count >= MAX_CONDITIONS,
+        ):
             st.session_state[f"count_{key}"] = count + 1
             st.rerun()
         if count > 1 and st.button("Remove the last", icon=":material/remove:", key=f"less_{key}", type="tertiary"):
@@ -169,13 +203,21 @@ def _condition(version: VersionView, key: str) -> dict[str, object] | None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         field = st.selectbox("Part", fields, key=f"field_{key}", format_func=lambda f: f or "any field", width=190)
         tests = list(TEST_WORDS) if field != TURNS else ["at_least", "at_most", "equals", "differs"]
-        test = st.selectbox("Test", tests, key=f"test_{key}_{field == TURNS}", format_func=TEST_WORDS.__getitem__, width=190)
+        test = st.selectbox(
+            "Test", tests, key=f"test_{key}_{field == TURNS}", format_func=TEST_WORDS.__getitem__, width=190
+        )
         if test in ("at_least", "at_most"):
             unit = "Turns" if field == TURNS else "Characters"
-            value: object = int(draw_number(st, unit, 0, 10**9, 2 if field == TURNS else 20, key=f"number_{key}", width=170))
+            value: object = int(
+                draw_number(st, unit, 0, 10**9, 2 if field == TURNS else 20, key=f"number_{key}", width=170)
+            )
         else:
             value = st.text_input("Text", key=f"text_{key}", width=300)
-        case = test in ("contains", "lacks", "equals", "differs") and st.checkbox("Match case", key=f"case_{key}", width="content")
+        case = test in ("contains", "lacks", "equals", "differs") and st.checkbox(
+            "Match case", key=f"case_{key}", width="content"
+        )
     if value == "":
         return None
-    return Condition.model_validate({"field": field, "test": test, "value": value, "match_case": bool(case)}).model_dump()
+    return Condition.model_validate(
+        {"field": field, "test": test, "value": value, "match_case": bool(case)}
+    ).model_dump()

@@ -37,7 +37,9 @@ def _draw_form(ctx: Context, person: Person, version: VersionView) -> None:
     )
     st.caption(DATASET_FORMATS[str(format)])
     push, private, is_ready = draw_push(f"dataset_export_{version.id}")
-    if st.button("Export", key=f"dataset_export_{version.id}", icon=":material/ios_share:", type="primary", disabled=not is_ready):
+    if st.button(
+        "Export", key=f"dataset_export_{version.id}", icon=":material/ios_share:", type="primary", disabled=not is_ready
+    ):
         with errors_shown():
             export_version(ctx, version.id, format=str(format), push=push, private=private, person=person)
             st.rerun()

@@ -39,7 +39,9 @@ TABLES = (".parquet", ".arrow", ".feather", ".zip")
 
 @dataclass(frozen=True)
 class ImportChoices:
-    """Chosen kind, mapping and encoding. `blocked`: why they can't be imported; `val_split`: a saved split that is kept."""
+    """Chosen kind, mapping and encoding. `blocked`: why they can't be imported; `val_split`: a saved split that is
+    kept.
+    """
 
     kind: str
     mapping: dict[str, str]
@@ -98,7 +100,11 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
     if isinstance(head, RoundhouseError):
         if head.message != chosen.said:
             show_error(head)
-        if chosen.source.is_remote and (not isinstance(head, InvalidInput) or head.field == "kind") and head.field not in ("url", "hub"):
+        if (
+            chosen.source.is_remote
+            and (not isinstance(head, InvalidInput) or head.field == "kind")
+            and head.field not in ("url", "hub")
+        ):
             return _draw_unread(chosen)
         if (head.field in ("encoding", "file") or encoding) and _is_text(chosen.source.label):
             _draw_encoding(key, picked)
@@ -128,13 +134,17 @@ def _is_text(name: str) -> bool:
 
 def _draw_encoding(key: str, picked: str) -> None:
     options = list(dict.fromkeys([UTF8, *(name for name in ENCODINGS if name != UTF8), picked]))
-    st.selectbox("Encoding", options, index=options.index(picked), key=key, width=240, help="Character encoding of the file.")
+    st.selectbox(
+        "Encoding", options, index=options.index(picked), key=key, width=240, help="Character encoding of the file."
+    )
 
 
 def _draw_unread(chosen: Chosen) -> ImportChoices:
     """Draw the choice of a kind for a source that this server can't read."""
     kind = st.selectbox("Kind", list(KINDS), key=f"import_blind_{chosen.key}", format_func=_kind_words)
-    st.caption("The worker detects the columns once it has fetched the files; rows that don't fit are listed with the reason.")
+    st.caption(
+        "The worker detects the columns once it has fetched the files; rows that don't fit are listed with the reason."
+    )
     return ImportChoices(kind, {}, None)
 
 
@@ -151,7 +161,9 @@ def _draw_kind_and_mapping(chosen: Chosen, head: SourceHead, past: PastImport | 
     if looks_like_votes(head.rows):
         _draw_way_to_battles()
     kinds = list(KINDS)
-    kind = st.selectbox("Kind", kinds, index=kinds.index(guess.kind), key=f"import_kind_{chosen.key}", format_func=_kind_words)
+    kind = st.selectbox(
+        "Kind", kinds, index=kinds.index(guess.kind), key=f"import_kind_{chosen.key}", format_func=_kind_words
+    )
     if kind != guess.kind:
         guess = preview_head(head, kind=kind)
     elif guess.reason:
@@ -162,9 +174,16 @@ def _draw_kind_and_mapping(chosen: Chosen, head: SourceHead, past: PastImport | 
     mapping = _draw_mapping(chosen, guess, kind)
     tried = preview_head(head, kind=kind, mapping=mapping)
     if tried.problem:
-        st.warning(plain(tried.problem.replace("`", "")[:1].upper() + tried.problem.replace("`", "")[1:]) + ".", icon=":material/rule:")
+        st.warning(
+            plain(tried.problem.replace("`", "")[:1].upper() + tried.problem.replace("`", "")[1:]) + ".",
+            icon=":material/rule:",
+        )
     with place:
-        _draw_hints(chosen, kind, tried.hints or tuple(hint for hint in guess.hints if hint.missing and hint.column not in mapping))
+        _draw_hints(
+            chosen,
+            kind,
+            tried.hints or tuple(hint for hint in guess.hints if hint.missing and hint.column not in mapping),
+        )
     return tried
 
 
@@ -172,11 +191,13 @@ def _draw_way_to_battles() -> None:
     """Lead a file of votes to the page that makes a board of it."""
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         st.markdown(
-            ":material/how_to_vote: **These rows are votes on pairs of contestants.** Battles makes a board of them, with ratings and a "
-            "verdict; with the answers in the file, votes become training data there, too.",
+            ":material/how_to_vote: **These rows are votes on pairs of contestants.** Battles makes a board of them,"
+            " with ratings and a verdict; with the answers in the file, votes become training data there, too.",
             width="stretch",
         )
-        st.page_link(routes.BATTLES, label="Import votes", icon=":material/arrow_forward:", query_params={"import": "votes"})
+        st.page_link(
+            routes.BATTLES, label="Import votes", icon=":material/arrow_forward:", query_params={"import": "votes"}
+        )
 
 
 def _draw_detection(guess: SourcePreview) -> None:
@@ -188,8 +209,8 @@ def _draw_detection(guess: SourcePreview) -> None:
         st.caption(f"{detected}: {reason}.{check}")
         return
     st.warning(
-        f"**{detected}: no other kind fits;** {reason}. "
-        "Each value of that column would become a text to train on. Choose another kind or column if that is not what the file holds.",
+        f"**{detected}: no other kind fits;** {reason}. Each value of that column would become a text to train on."
+        " Choose another kind or column if that is not what the file holds.",
         icon=":material/help:",
     )
     st.caption(f"Searched for {'; '.join(LOOKED_FOR)}.")
@@ -220,7 +241,9 @@ def _shown_columns(chosen: Chosen, guess: SourcePreview, kind: str) -> list[str]
         return columns
     key = _columns_key(chosen, kind)
     st.session_state.setdefault(key, [column for column in columns if column in guess.mapping][:MANY_COLUMNS])
-    return st.multiselect(f"Columns, of {len(columns):,}", columns, key=key, help="Columns that are not selected are not used.")
+    return st.multiselect(
+        f"Columns, of {len(columns):,}", columns, key=key, help="Columns that are not selected are not used."
+    )
 
 
 def _columns_key(chosen: Chosen, kind: str) -> str:
@@ -257,11 +280,15 @@ def _draw_preview(preview: SourcePreview) -> None:
     if preview.problem:
         return
     bad = [row for row in preview.preview if row.problem]
-    st.caption(f"First rows of {plain(preview.name)} as the dataset will store them. Total size: {size(preview.bytes)}.")
+    st.caption(
+        f"First rows of {plain(preview.name)} as the dataset will store them. Total size: {size(preview.bytes)}."
+    )
     for row in [row for row in preview.preview if not row.problem][:PREVIEW]:
         st.code(row.text, language=None, wrap_lines=True, height=130 if len(row.text) > 300 else "content")
     if bad:
-        st.warning(f"{plural(len(bad), 'row')} of the first {len(preview.preview)} would be rejected.", icon=":material/rule:")
+        st.warning(
+            f"{plural(len(bad), 'row')} of the first {len(preview.preview)} would be rejected.", icon=":material/rule:"
+        )
         with st.expander("Reasons"):
             for row in bad[:5]:
                 st.text(row.problem)
@@ -273,7 +300,9 @@ def _invalid_choice(past: PastImport | None) -> int:
     return 1 if past.keep_good else 2
 
 
-def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: ImportChoices, past: PastImport | None) -> VersionView | None:
+def _draw_finish(
+    ctx: Context, person: Person, chosen: Chosen, settled: ImportChoices, past: PastImport | None
+) -> VersionView | None:
     with st.container(border=True):
         st.subheader("3 · Name and split", anchor=False)
         left, right = st.columns([2, 1])
@@ -284,7 +313,9 @@ def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: ImportCh
             placeholder="The file's name does not say what it holds",
             help="An existing name gets a new version.",
         )
-        share = 0 if settled.kind in UNSPLIT_KINDS else round(100 * (past.val_fraction if past else DEFAULT_VAL_FRACTION))
+        share = (
+            0 if settled.kind in UNSPLIT_KINDS else round(100 * (past.val_fraction if past else DEFAULT_VAL_FRACTION))
+        )
         held_out = right.slider(
             "Validation share",
             0,
@@ -303,8 +334,10 @@ def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: ImportCh
             index=_invalid_choice(past),
             key=f"import_bad_{chosen.key}",
             horizontal=True,
-            help="Every row is checked before the dataset is made. Rows that are skipped are listed with the reason; "
-            f"above {percent(FEW_REJECTED)} nothing is imported until you have seen them.",
+            help=(
+                "Every row is checked before the dataset is made. Rows that are skipped are listed with the reason; "
+                f"above {percent(FEW_REJECTED)} nothing is imported until you have seen them."
+            ),
         )
         once = f"import_once_{chosen.key}"
         st.session_state.setdefault(once, uuid.uuid4().hex)

@@ -66,7 +66,9 @@ def draw_users(ctx: Context, users: list[Use], *, key: str) -> None:
         for use in users[:50]:
             page, query, icon = _place(ctx, use)
             use_label = f"{use.what.capitalize()} of" if use.what in ("evaluation", "report") else use.what.capitalize()
-            row_link(f"{use_label} {use.name}", page=page, query=query, icon=icon, key=f"user_{key}_{use.what}_{use.id}")
+            row_link(
+                f"{use_label} {use.name}", page=page, query=query, icon=icon, key=f"user_{key}_{use.what}_{use.id}"
+            )
     if len(users) > 50:
         st.caption(f"and {len(users) - 50:,} more")
 
@@ -80,7 +82,11 @@ def _place(ctx: Context, use: Use) -> tuple[str, dict[str, str], str]:
     except RoundhouseError:
         return PAGE, {}, "database"
     query = {"dataset": version.dataset_id, "version": str(version.number)}
-    return PAGE, {**query, "report": use.id} if use.what == "report" else query, "frame_inspect" if use.what == "report" else "call_split"
+    return (
+        PAGE,
+        {**query, "report": use.id} if use.what == "report" else query,
+        "frame_inspect" if use.what == "report" else "call_split",
+    )
 
 
 def draw_delete_version(ctx: Context, person: Person, version: VersionView) -> None:
@@ -90,7 +96,10 @@ def draw_delete_version(ctx: Context, person: Person, version: VersionView) -> N
         return
     reports = [use for use in users if use.what == "report"]
     with st.popover("Delete this version", icon=":material/delete:", key=f"delete_version_{version.id}"):
-        st.markdown("Its rows are deleted permanently." + (f" {plural(len(reports), 'report')} about them go too." if reports else ""))
+        st.markdown(
+            "Its rows are deleted permanently."
+            + (f" {plural(len(reports), 'report')} about them go too." if reports else "")
+        )
         if st.button("Delete", key=f"delete_version_yes_{version.id}", type="primary"):
             with errors_shown():
                 delete_version(ctx, version.id, person=person, with_reports=bool(reports))
@@ -104,7 +113,10 @@ def draw_delete_dataset(ctx: Context, person: Person, dataset_id: str, name: str
     if _draw_blocking_users(ctx, users, what="dataset", key=dataset_id):
         return
     reports = [use for use in users if use.what == "report"]
-    st.markdown("All versions and their files are deleted permanently." + (f" {plural(len(reports), 'report')} go too." if reports else ""))
+    st.markdown(
+        "All versions and their files are deleted permanently."
+        + (f" {plural(len(reports), 'report')} go too." if reports else "")
+    )
     if st.button("Delete", key=f"delete_yes_{dataset_id}", type="primary"):
         with errors_shown():
             delete_dataset(ctx, dataset_id, person=person, with_reports=bool(reports))
@@ -118,7 +130,9 @@ def _draw_blocking_users(ctx: Context, users: list[Use], *, what: str, key: str)
     if not users:
         st.caption(f"Nothing uses this {what}.")
     elif needed:
-        st.markdown(f"{plural(len(users), 'thing')} need{'s' if len(users) == 1 else ''} this {what}, so it can't be deleted:")
+        st.markdown(
+            f"{plural(len(users), 'thing')} need{'s' if len(users) == 1 else ''} this {what}, so it can't be deleted:"
+        )
     else:
         st.markdown(f"Only {plural(len(users), 'report')} about it:")
     draw_users(ctx, users, key=key)

@@ -35,7 +35,11 @@ from pages.components.job_progress import draw_job
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.words import ago
 
-ICONS = {Grade.BLOCKS: ":red[:material/block:]", Grade.LOOK: ":orange[:material/warning:]", Grade.FINE: ":green[:material/check_circle:]"}
+ICONS = {
+    Grade.BLOCKS: ":red[:material/block:]",
+    Grade.LOOK: ":orange[:material/warning:]",
+    Grade.FINE: ":green[:material/check_circle:]",
+}
 KINDS = {"checkpoint": "base", "tokenizer": "tokenizer"}
 
 
@@ -47,8 +51,8 @@ def draw_data_report(ctx: Context, person: Person, version: VersionView) -> None
     view = _shown(ctx, version)
     if view is None:
         st.caption(
-            "A report renders, tokenizes and masks every row as the trainer will, and checks for truncated rows, rows without loss, "
-            "duplicates, leakage, benchmark contamination and wrong encodings."
+            "A report renders, tokenizes and masks every row as the trainer will, and checks for truncated rows, rows"
+            " without loss, duplicates, leakage, benchmark contamination and wrong encodings."
         )
         return
     if view.is_active and view.job_id:
@@ -114,7 +118,11 @@ def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReport
             help="Forward passes per optimizer step.",
         )
         if st.button(
-            "Run report", type="primary", icon=":material/frame_inspect:", key=f"report_ask_{version.id}", disabled=bool(wrong_numbers())
+            "Run report",
+            type="primary",
+            icon=":material/frame_inspect:",
+            key=f"report_ask_{version.id}",
+            disabled=bool(wrong_numbers()),
         ):
             with errors_shown():
                 return request_data_report(
@@ -131,7 +139,9 @@ def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReport
 
 def _choose_source(sources: dict[str, TokenizerSource], first: TokenizerSource | None, *, key: str) -> str:
     options = list(sources) or [""]
-    words = by_identity(key, options, lambda ref: f"{sources[ref].name} ({KINDS[sources[ref].kind]})" if ref else "bytes")
+    words = by_identity(
+        key, options, lambda ref: f"{sources[ref].name} ({KINDS[sources[ref].kind]})" if ref else "bytes"
+    )
     ref: str = st.selectbox(
         "Tokenizer",
         options,
@@ -139,7 +149,10 @@ def _choose_source(sources: dict[str, TokenizerSource], first: TokenizerSource |
         key=key,
         format_func=words,
         width=280,
-        help="A base brings its tokenizer, chat template and maximum context; a tokenizer alone is for training from scratch.",
+        help=(
+            "A base brings its tokenizer, chat template and maximum context; a tokenizer alone is for training from"
+            " scratch."
+        ),
     )
     return ref
 
@@ -157,7 +170,11 @@ def _first_source(ctx: Context, version: VersionView) -> TokenizerSource | None:
 
 def _number(name: str, default: int) -> int:
     parameter = st.query_params.get(name, "")
-    return max(8 if name == "context" else 1, min(int(parameter), 65_536)) if parameter.isdigit() and len(parameter) < 10 else default
+    return (
+        max(8 if name == "context" else 1, min(int(parameter), 65_536))
+        if parameter.isdigit() and len(parameter) < 10
+        else default
+    )
 
 
 def _draw_failure(view: DataReportView) -> None:
@@ -175,7 +192,13 @@ def _draw_report(ctx: Context, person: Person, version: VersionView, view: DataR
             f"micro-batch {question.micro_batch:,} · {ago(view.created_at)}, in {report.seconds:.1f} s"
         )
         st.space("stretch")
-        if st.button("Delete", type="tertiary", icon=":material/delete:", key=f"report_delete_{view.id}", help="Delete this report"):
+        if st.button(
+            "Delete",
+            type="tertiary",
+            icon=":material/delete:",
+            key=f"report_delete_{view.id}",
+            help="Delete this report",
+        ):
             with errors_shown():
                 delete_data_report(ctx, view.id, person=person)
                 st.rerun()
@@ -191,7 +214,10 @@ def _draw_report(ctx: Context, person: Person, version: VersionView, view: DataR
         config=STATIC,
     )
     lengths = train.lengths
-    st.caption(f"Tokens per row: median {lengths.p50:,}, 90th percentile {lengths.p90:,}, 99th {lengths.p99:,}, maximum {lengths.max:,}.")
+    st.caption(
+        f"Tokens per row: median {lengths.p50:,}, 90th percentile {lengths.p90:,}, 99th {lengths.p99:,}, maximum"
+        f" {lengths.max:,}."
+    )
     st.subheader("Details", anchor=False)
     draw_details(report, key=view.id)
 
@@ -217,14 +243,25 @@ def _draw_findings(ctx: Context, person: Person, view: DataReportView, findings:
 def _draw_drop(ctx: Context, person: Person, view: DataReportView, finding: DataFinding) -> None:
     label = f"Drop {plural(finding.num_rows, 'row')}"
     key = f"report_drop_{view.id}_{finding.drop}"
-    if st.button(label, icon=":material/filter_alt:", key=key, width="stretch", help="Creates a new version without them, in both splits"):
+    if st.button(
+        label,
+        icon=":material/filter_alt:",
+        key=key,
+        width="stretch",
+        help="Creates a new version without them, in both splits",
+    ):
         st.session_state.setdefault("report_once", uuid.uuid4().hex)
         with errors_shown():
             made = drop_found_rows(
-                ctx, view.id, finding.drop, person=person, idempotency_key=f"report:{st.session_state.pop('report_once')}"
+                ctx,
+                view.id,
+                finding.drop,
+                person=person,
+                idempotency_key=f"report:{st.session_state.pop('report_once')}",
             )
             st.switch_page(
-                routes.DATASETS, query_params={"dataset": made.dataset_id, "version": str(made.number), "job": made.job_id or ""}
+                routes.DATASETS,
+                query_params={"dataset": made.dataset_id, "version": str(made.number), "job": made.job_id or ""},
             )
 
 

@@ -58,10 +58,9 @@ def _draw_duplicates(report: DataReport) -> None:
     same = report.duplicates
     chance = detection_probability(same.threshold)
     st.caption(
-        f"Near duplicates share at least {percent(same.threshold)} of their character 5-grams, ignoring case, punctuation and spacing. "
-        f"A pair at the threshold is found with probability {percent(chance, digits=1)}; "
-        f"{same.pairs_checked:,} pairs were compared exactly, "
-        f"in {same.seconds:.1f} s."
+        f"Near duplicates share at least {percent(same.threshold)} of their character 5-grams, ignoring case,"
+        f" punctuation and spacing. A pair at the threshold is found with probability {percent(chance, digits=1)};"
+        f" {same.pairs_checked:,} pairs were compared exactly, in {same.seconds:.1f} s."
     )
     if not same.exact and not same.near:
         st.markdown(":material/check_circle: No duplicates.")
@@ -104,13 +103,15 @@ def _draw_leakage(report: DataReport, *, key: str) -> None:
 
 def _draw_contamination(report: DataReport, *, key: str) -> None:
     st.caption(
-        "An item counts if 13 consecutive words of its question and answer occur in a row, or a whole question of 3 to 12 words; "
-        "case and punctuation aside."
+        "An item counts if 13 consecutive words of its question and answer occur in a row, or a whole question of 3 to"
+        " 12 words; case and punctuation aside."
     )
     looked = [{"Benchmark": one.name, "Items": one.items, "Found": one.found} for one in report.benchmarks]
     if not looked:
         st.markdown("No benchmarks yet. Imported benchmarks are checked for in the rows.")
-        st.page_link(routes.DATASETS, label="Import a benchmark", icon=":material/upload:", query_params={"import": "1"})
+        st.page_link(
+            routes.DATASETS, label="Import a benchmark", icon=":material/upload:", query_params={"import": "1"}
+        )
         return
     draw_table(looked, key=f"report_benchmarks_{key}", alt="Benchmarks checked")
     if report.contamination:
@@ -135,13 +136,21 @@ def _draw_silent(report: DataReport, *, key: str) -> None:
     rows = [
         *({"Split": row.split, "Row": row.row, "Why": row.reason, "Text": row.text} for row in report.zero_label),
         *({"Split": row.split, "Row": row.row, "Why": "empty", "Text": row.text} for row in report.empty),
-        *({"Split": row.split, "Row": row.row, "Why": "refused by the chat template", "Text": row.text} for row in report.refused),
-        *({"Split": row.split, "Row": row.row, "Why": "spells a special token", "Text": row.text} for row in report.forged),
+        *(
+            {"Split": row.split, "Row": row.row, "Why": "refused by the chat template", "Text": row.text}
+            for row in report.refused
+        ),
+        *(
+            {"Split": row.split, "Row": row.row, "Why": "spells a special token", "Text": row.text}
+            for row in report.forged
+        ),
     ]
     if not rows:
         st.markdown(":material/check_circle: Every row has text and tokens with loss.")
         return
-    st.caption("The first rows without loss, without text, refused by the chat template, or with special tokens in their text.")
+    st.caption(
+        "The first rows without loss, without text, refused by the chat template, or with special tokens in their text."
+    )
     draw_table(rows, key=f"report_silent_{key}", alt="Unusable rows")
 
 
@@ -153,7 +162,8 @@ def _draw_languages(report: DataReport, *, key: str) -> None:
     error = sampling_error(report.languages_of, total)
     within = f" Each share is within {percent(error, digits=1)} of that of all rows (95 %)." if error else ""
     st.caption(
-        f"Guessed on {plural(report.languages_of, 'row')} spread over the dataset; code and lists of names are often uncertain.{within}"
+        f"Guessed on {plural(report.languages_of, 'row')} spread over the dataset; code and lists of names are often"
+        f" uncertain.{within}"
     )
     st.plotly_chart(language_figure(report.languages[:15]), key=f"report_languages_{key}", config=STATIC)
 
@@ -183,7 +193,13 @@ def _draw_packing(report: DataReport) -> None:
     rows: Sequence[tuple[str, float | None]] = (
         ("This trainer", packing.trainer),
         ("One row per sequence, padded", packing.padded),
-        (f"Packed into {report.question.context:,} tokens (first-fit decreasing, {packing.packed_sequences:,} sequences)", packing.packed),
+        (
+            (
+                f"Packed into {report.question.context:,} tokens (first-fit decreasing, {packing.packed_sequences:,}"
+                " sequences)"
+            ),
+            packing.packed,
+        ),
     )
     table = [{"Layout": name, "Tokens, %": round(100 * share, 1)} for name, share in rows if share is not None]
     draw_table(table, key="report_packing", alt="Share of real tokens in the computed positions")

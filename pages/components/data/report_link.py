@@ -15,7 +15,12 @@ from pages.components.frame import plain
 def report_query(config: RunConfig) -> dict[str, str]:
     """Return the address of the report that fits a config."""
     name, _, version = config.dataset.partition("@")
-    query = {"dataset": name.strip(), "report": "1", "context": str(config.context), "micro_batch": str(config.micro_batch)}
+    query = {
+        "dataset": name.strip(),
+        "report": "1",
+        "context": str(config.context),
+        "micro_batch": str(config.micro_batch),
+    }
     query["grad_accum_steps"] = str(config.grad_accum_steps)
     if version:
         query["version"] = version
@@ -27,8 +32,15 @@ def report_query(config: RunConfig) -> dict[str, str]:
 
 
 def draw_report_link(config: RunConfig, view: DataReportView | None) -> None:
-    """Draw the link to the data report for a run's base or tokenizer and context, and the findings of `view`, if there is one."""
-    st.page_link(routes.DATASETS, label="See what the trainer will see", icon=":material/frame_inspect:", query_params=report_query(config))
+    """Draw the link to the data report for a run's base or tokenizer and context, and the findings of `view`, if there
+    is one.
+    """
+    st.page_link(
+        routes.DATASETS,
+        label="See what the trainer will see",
+        icon=":material/frame_inspect:",
+        query_params=report_query(config),
+    )
     if known := known_findings(view):
         st.caption(known)
 

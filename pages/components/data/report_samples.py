@@ -33,7 +33,12 @@ def draw_samples(ctx: Context, view: DataReportView, report: DataReport) -> None
     groups = [group for group in GROUPS if any(sample.group == group for sample in samples)]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         group = st.segmented_control(
-            "Rows", groups, default=groups[0], required=True, format_func=lambda name: GROUPS[name], key=f"report_group_{view.id}"
+            "Rows",
+            groups,
+            default=groups[0],
+            required=True,
+            format_func=lambda name: GROUPS[name],
+            key=f"report_group_{view.id}",
         )
         candidates = [sample for sample in samples if sample.group == group]
         chosen = candidates[0]
@@ -41,7 +46,9 @@ def draw_samples(ctx: Context, view: DataReportView, report: DataReport) -> None
             index = st.selectbox(
                 "Row",
                 range(len(candidates)),
-                format_func=by_identity(f"report_row_{view.id}_{group}", range(len(candidates)), lambda place: _name(candidates[place])),
+                format_func=by_identity(
+                    f"report_row_{view.id}_{group}", range(len(candidates)), lambda place: _name(candidates[place])
+                ),
                 key=f"report_row_{view.id}_{group}",
                 width=240,
             )
@@ -64,7 +71,10 @@ def _draw_caption(sample: Sample, report: DataReport) -> None:
     if sample.note:
         st.markdown(f":material/warning: :orange[No token has a loss: {plain(sample.note)}.]")
     if report.trainer != "none":
-        st.markdown(":green-badge[with loss] :gray-badge[context only]" + (" :gray-badge[faint: truncated]" if _is_cut(sample) else ""))
+        st.markdown(
+            ":green-badge[with loss] :gray-badge[context only]"
+            + (" :gray-badge[faint: truncated]" if _is_cut(sample) else "")
+        )
 
 
 def _is_cut(sample: Sample) -> bool:

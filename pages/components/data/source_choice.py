@@ -23,7 +23,12 @@ from pages.components.choices import by_identity
 from pages.components.frame import plain, show_error
 from pages.components.words import size
 
-UPLOAD, FOLDER, HUB, CLOUD = "Upload a file", "From the data folder", "From the Hugging Face Hub", "From S3 or Google Cloud"
+UPLOAD, FOLDER, HUB, CLOUD = (
+    "Upload a file",
+    "From the data folder",
+    "From the Hugging Face Hub",
+    "From S3 or Google Cloud",
+)
 ENDINGS = [ending.lstrip(".") for ending in (*SUFFIXES, *PACKINGS)]
 
 
@@ -46,7 +51,9 @@ def choose_source(ctx: Context, person: Person, past: PastImport | None) -> Chos
                 st.switch_page(routes.DATASETS, query_params={"import": "1"})
         return Chosen(past.source, past.name, f"again {past.source}")
     ways = [UPLOAD, *([FOLDER] if ctx.data_path is not None else []), HUB, CLOUD]
-    way = st.segmented_control("Source", ways, default=ways[0], required=True, key="import_way", label_visibility="collapsed")
+    way = st.segmented_control(
+        "Source", ways, default=ways[0], required=True, key="import_way", label_visibility="collapsed"
+    )
     if way == HUB:
         return _choose_hub(person)
     if way == CLOUD:
@@ -61,7 +68,10 @@ def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
         type=ENDINGS,
         key="import_file",
         max_upload_size=limit,
-        help="Text, rows as JSON Lines, JSON, CSV, Parquet or Arrow, or a zip of such files. Put larger ones into the data folder.",
+        help=(
+            "Text, rows as JSON Lines, JSON, CSV, Parquet or Arrow, or a zip of such files. Put larger ones into the"
+            " data folder."
+        ),
     )
     if file is None:
         return None
@@ -78,7 +88,9 @@ def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
 
 
 def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
-    """Draw one folder of DATA_PATH with a search below it. Folders open; a file, or the open folder itself, is chosen."""
+    """Draw one folder of DATA_PATH with a search below it. Folders open; a file, or the open folder itself, is
+    chosen.
+    """
     folder = st.session_state.setdefault("import_folder", "")
     view = browse_data_folder(ctx, folder)
     if view is None:
@@ -86,7 +98,10 @@ def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
         return None
     _draw_way_up(folder)
     text = st.text_input(
-        "Search in this folder and those below", key="import_search", placeholder="Part of a name", icon=":material/search:"
+        "Search in this folder and those below",
+        key="import_search",
+        placeholder="Part of a name",
+        icon=":material/search:",
     )
     if text and text.strip():
         matches, complete = search_data_folder(ctx, text, folder=folder)
@@ -114,15 +129,23 @@ def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
     )
     entry = by_path[picked] if picked is not None else None
     if view.left_out and not text:
-        st.caption(f"{plural(view.left_out, 'file')} left out: other endings, or links that lead out of the data folder.")
+        st.caption(
+            f"{plural(view.left_out, 'file')} left out: other endings, or links that lead out of the data folder."
+        )
     if entry is not None and entry.is_folder:
         st.session_state["import_folder"] = entry.path
         st.rerun()
     is_whole = False
     if folder and not text and entry is None and _saved_splits(ctx, person, ImportSource(path=data_file(ctx, folder))):
-        is_whole = st.checkbox("Import this folder, a dataset saved by `datasets`", value=True, key=f"import_saved_{folder}")
+        is_whole = st.checkbox(
+            "Import this folder, a dataset saved by `datasets`", value=True, key=f"import_saved_{folder}"
+        )
     elif not text and (len(view.files) > 1 or (folder and len(view.entries) > 1)):
-        part = f"{plural(len(view.files), 'file')} of this folder, and those below," if view.files else "files below this folder"
+        part = (
+            f"{plural(len(view.files), 'file')} of this folder, and those below,"
+            if view.files
+            else "files below this folder"
+        )
         is_whole = st.checkbox(f"All {part} as one dataset", key=f"import_all_{folder}")
     if entry is None and not is_whole:
         return None
@@ -149,7 +172,9 @@ def _choose_split(ctx: Context, person: Person, source: ImportSource, *, name: s
     held_out = choose_splits(splits, None, name=name).val if "train" in splits else None
     as_saved = f"train, with {held_out} for validation" if held_out else ""
     options = [*([as_saved] if as_saved else []), *splits]
-    split = st.selectbox("Split", options, key=f"import_saved_split_{source.upload or source.path}", help="Other splits are left out.")
+    split = st.selectbox(
+        "Split", options, key=f"import_saved_split_{source.upload or source.path}", help="Other splits are left out."
+    )
     return None if split == as_saved else split
 
 
@@ -166,7 +191,10 @@ def _draw_way_up(folder: str) -> None:
 def _choose_hub(person: Person) -> Chosen | None:
     left, right = st.columns([3, 1])
     dataset_id = (left.text_input("Dataset id", key="import_hub", placeholder="owner/name") or "").strip()
-    revision = (right.text_input("Revision", key="import_revision", placeholder="main", help="A branch, a tag or a commit.") or "").strip()
+    revision = (
+        right.text_input("Revision", key="import_revision", placeholder="main", help="A branch, a tag or a commit.")
+        or ""
+    ).strip()
     if not dataset_id:
         return None
     dataset = _look_up(dataset_id, revision or None, person)
@@ -183,15 +211,21 @@ def _choose_hub(person: Person) -> Chosen | None:
         return Chosen(ImportSource(hub=choice), name, str(choice), said=dataset.message)
     left, right = st.columns(2)
     configs = list(dataset.configs)
-    config = left.selectbox("Config", configs, key=f"import_config_{dataset_id}_{dataset.commit}", disabled=len(configs) == 1)
+    config = left.selectbox(
+        "Config", configs, key=f"import_config_{dataset_id}_{dataset.commit}", disabled=len(configs) == 1
+    )
     splits = list(dataset.configs[config])
     split = right.selectbox(
-        "Split", splits, index=splits.index("train") if "train" in splits else 0, key=f"import_split_{dataset_id}_{dataset.commit}_{config}"
+        "Split",
+        splits,
+        index=splits.index("train") if "train" in splits else 0,
+        key=f"import_split_{dataset_id}_{dataset.commit}_{config}",
     )
     content = dataset.configs[config][split]
     licence = f" · licence {plain(dataset.licence)}" if dataset.licence else " · no licence stated"
     st.caption(
-        f"Commit {dataset.commit[:12]} · {plural(content.files, 'file')} · {size(content.bytes)}{licence}. The version keeps the commit."
+        f"Commit {dataset.commit[:12]} · {plural(content.files, 'file')} · {size(content.bytes)}{licence}. The version"
+        " keeps the commit."
     )
     choice = HubSource(id=dataset_id, config=config, split=split, revision=dataset.commit)
     return Chosen(ImportSource(hub=choice), name if config == "default" else f"{name}-{config}", str(choice))
@@ -213,7 +247,9 @@ def _look_up(dataset_id: str, revision: str | None, person: Person) -> HubDatase
 
 
 def _choose_cloud() -> Chosen | None:
-    url = (st.text_input("Address", key="import_url", placeholder="s3://bucket/folder or gs://bucket/file.jsonl") or "").strip()
+    url = (
+        st.text_input("Address", key="import_url", placeholder="s3://bucket/folder or gs://bucket/file.jsonl") or ""
+    ).strip()
     st.caption("Keys and other endpoints come from the environment of the server alone; nothing of them is stored.")
     if not url:
         return None

@@ -15,9 +15,13 @@ from pages.components.tables import draw_table
 
 
 def adjusted_text(comparison: Comparison, differences: Sequence[BenchmarkDifference]) -> str:
-    """Return the adjusted p value of the shown comparison: `Adjusted for 4 benchmarks (Holm): p = 0.120`; empty for a single one."""
+    """Return the adjusted p value of the shown comparison: `Adjusted for 4 benchmarks (Holm): p = 0.120`; empty for a
+    single one.
+    """
     shown = {comparison.first.id, comparison.second.id}
-    own = next((one for one in differences if {one.first.id, one.second.id} == shown and one.metric == comparison.metric), None)
+    own = next(
+        (one for one in differences if {one.first.id, one.second.id} == shown and one.metric == comparison.metric), None
+    )
     if own is None or own.p_adjusted is None or len(differences) < 2:
         return ""
     return f"Adjusted for {plural(len(differences), 'benchmark')} ({CORRECTION}): {p_text(own.p_adjusted)}"
@@ -34,7 +38,9 @@ def draw_across(comparison: Comparison, differences: Sequence[BenchmarkDifferenc
             "Benchmark": one.column.label,
             "Metric": metric_label(one.metric),
             "Difference": score_text(one.metric, one.difference.value, signed=True),
-            "95 % interval": interval_text(one.metric, one.difference.low, one.difference.high, signed=True) or "no interval",
+            "95 % interval": (
+                interval_text(one.metric, one.difference.low, one.difference.high, signed=True) or "no interval"
+            ),
             "p": p_text(one.p_value),
             "Adjusted p": p_text(one.p_adjusted),
             "Better": names.get(one.better or "", "undecided"),
@@ -44,8 +50,8 @@ def draw_across(comparison: Comparison, differences: Sequence[BenchmarkDifferenc
     draw_table(rows, key="eval_across", alt="Differences on every benchmark")
     st.caption(
         plain(
-            f"{comparison.second.checkpoint} minus {comparison.first.checkpoint}. Adjusted p: {CORRECTION}'s correction for "
-            f"{plural(len(differences), 'benchmark')}, which keeps the chance of any false claim below {percent(ALPHA)}. "
-            f"Significant if adjusted p < {ALPHA}."
+            f"{comparison.second.checkpoint} minus {comparison.first.checkpoint}. Adjusted p: {CORRECTION}'s correction"
+            f" for {plural(len(differences), 'benchmark')}, which keeps the chance of any false claim below"
+            f" {percent(ALPHA)}. Significant if adjusted p < {ALPHA}."
         )
     )

@@ -35,7 +35,11 @@ def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None 
         x=[scale * dot.value for dot in dots],
         y=names,
         mode="markers",
-        marker={"color": ACCENT, "size": 11, "symbol": ["circle" if dot.highlighted else "circle-open" for dot in dots]},
+        marker={
+            "color": ACCENT,
+            "size": 11,
+            "symbol": ["circle" if dot.highlighted else "circle-open" for dot in dots],
+        },
         error_x={
             "type": "data",
             "symmetric": False,
@@ -44,13 +48,19 @@ def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None 
             "thickness": 1.6,
             "width": 5,
         },
-        customdata=[f"{score_text(metric, dot.value)}, {interval_text(metric, dot.low, dot.high) or 'no interval'}" for dot in dots],
+        customdata=[
+            f"{score_text(metric, dot.value)}, {interval_text(metric, dot.low, dot.high) or 'no interval'}"
+            for dot in dots
+        ],
         hovertemplate="%{y}: %{customdata}<extra></extra>",
         showlegend=False,
     )
     if chance is not None:
         figure.add_vline(
-            x=scale * chance, line={"dash": "dot", "width": 1.5, "color": MUTED}, annotation_text="chance", annotation_position="top"
+            x=scale * chance,
+            line={"dash": "dot", "width": 1.5, "color": MUTED},
+            annotation_text="chance",
+            annotation_position="top",
         )
     title = metric_label(metric) + (", %" if is_share(metric) else "")
     figure.update_layout(
@@ -73,7 +83,9 @@ class CurveLine:
 
 
 def curve_figure(losses: Sequence[tuple[int, float]], lines: Sequence[CurveLine]) -> go.Figure:
-    """Return scores by step above the validation loss at the same steps; one panel for shares, one for other metrics, one for the loss."""
+    """Return scores by step above the validation loss at the same steps; one panel for shares, one for other metrics,
+    one for the loss.
+    """
     panels = [
         ("score, %", [line for line in lines if is_share(line.metric)]),
         ("bits per byte", [line for line in lines if not is_share(line.metric)]),
@@ -88,11 +100,15 @@ def curve_figure(losses: Sequence[tuple[int, float]], lines: Sequence[CurveLine]
         figure.update_yaxes(title=title, row=row, col=1)
     if losses:
         steps, values = zip(*losses, strict=True)
-        loss = go.Scatter(x=steps, y=values, mode="lines+markers", line={"color": MUTED}, name="val_loss", showlegend=False)
+        loss = go.Scatter(
+            x=steps, y=values, mode="lines+markers", line={"color": MUTED}, name="val_loss", showlegend=False
+        )
         figure.add_trace(loss, row=rows, col=1)
         figure.update_yaxes(title="val_loss", row=rows, col=1)
     figure.update_xaxes(title="step", row=max(1, rows), col=1)
-    figure.update_layout(height=120 + 190 * max(1, rows), margin=MARGIN, legend={**LEGEND_BELOW, "y": -0.18}, hovermode="closest")
+    figure.update_layout(
+        height=120 + 190 * max(1, rows), margin=MARGIN, legend={**LEGEND_BELOW, "y": -0.18}, hovermode="closest"
+    )
     return figure
 
 

@@ -24,7 +24,9 @@ def draw_check(ctx: Context, person: Person, evaluation: EvaluationView) -> None
     """Draw the newest check of an evaluation, one under way, and the button that starts another."""
     key = f"eval_check_job_{evaluation.id}"
     job_id = st.session_state.get(key)
-    panel = st.expander("Check against lm-eval", icon=":material/fact_check:", key="eval_check_panel", on_change="rerun")
+    panel = st.expander(
+        "Check against lm-eval", icon=":material/fact_check:", key="eval_check_panel", on_change="rerun"
+    )
     if not panel.open and job_id is None:
         return
     with panel:
@@ -36,7 +38,9 @@ def draw_check(ctx: Context, person: Person, evaluation: EvaluationView) -> None
         check = read_check(ctx, evaluation.id)
         if check is not None:
             _draw_result(check)
-        st.caption(f"Computes up to {SAMPLE} randomly drawn items by lm-evaluation-harness too, and compares them one by one.")
+        st.caption(
+            f"Computes up to {SAMPLE} randomly drawn items by lm-evaluation-harness too, and compares them one by one."
+        )
         if st.button("Check against lm-eval", key="eval_check", icon=":material/fact_check:"):
             with errors_shown():
                 st.session_state[key] = launch_check(ctx, evaluation.id, person=person, items=SAMPLE).id
@@ -48,7 +52,11 @@ def _draw_result(check: EngineCheck) -> None:
         with st.container(border=True):
             largest = check.largest_difference
             st.metric("Largest difference", "–" if largest is None else f"{largest:.2g} nats")
-            st.caption(plain(f"{plural(check.items, 'item')} by {check.engine} and by {ENGINE.get(check.against, check.against)}"))
+            st.caption(
+                plain(
+                    f"{plural(check.items, 'item')} by {check.engine} and by {ENGINE.get(check.against, check.against)}"
+                )
+            )
         with st.container(border=True):
             st.metric("Other choice or answer", f"{check.other_choices}")
             st.caption(plain(f"{plural(check.other_values, 'item')} with another value of a metric"))

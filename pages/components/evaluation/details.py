@@ -24,8 +24,12 @@ def draw_details(ctx: Context, evaluation: EvaluationView) -> None:
         if panel.open:
             with panel:
                 _draw_calibration(read_calibration(ctx, evaluation.id), evaluation.id)
-    if evaluation.kind is not EvaluationKind.PERPLEXITY and evaluation.endpoint is None:  # its training data are not known
-        panel = st.expander("Contamination", icon=":material/content_copy:", key="eval_contamination", on_change="rerun")
+    if (
+        evaluation.kind is not EvaluationKind.PERPLEXITY and evaluation.endpoint is None
+    ):  # its training data are not known
+        panel = st.expander(
+            "Contamination", icon=":material/content_copy:", key="eval_contamination", on_change="rerun"
+        )
         if panel.open:
             with panel:
                 _draw_contamination(check_contamination(ctx, evaluation), evaluation)
@@ -39,12 +43,20 @@ def _draw_calibration(result: Calibration | None, key: str) -> None:
     with columns[0].container(border=True, height="stretch"):
         st.metric("Expected calibration error", f"{100 * result.ece:.1f} points")
         st.caption(
-            plain(f"A calibrated network shows {100 * result.ece_expected:.1f}, at most {100 * result.ece_high:.1f} in 95 of 100 draws.")
+            plain(
+                f"A calibrated network shows {100 * result.ece_expected:.1f}, at most {100 * result.ece_high:.1f} in 95"
+                " of 100 draws."
+            )
         )
     with columns[1].container(border=True, height="stretch"):
         st.metric("Brier score", f"{result.brier:.3f}")
         st.caption("Mean squared distance of confidence from outcome; lower is better.")
-    st.plotly_chart(reliability_figure(result), key=f"reliability_{key}", config=STATIC, alt="Accuracy by confidence, with intervals")
+    st.plotly_chart(
+        reliability_figure(result),
+        key=f"reliability_{key}",
+        config=STATIC,
+        alt="Accuracy by confidence, with intervals",
+    )
     verdict = "Miscalibrated" if result.is_miscalibrated else "No miscalibration found"
     st.caption(
         plain(
@@ -59,7 +71,9 @@ def reliability_figure(result: Calibration) -> go.Figure:
     confidence = [100 * one.confidence for one in result.bins]
     accuracy = [100 * one.accuracy for one in result.bins]
     figure = go.Figure()
-    figure.add_scatter(x=[0, 100], y=[0, 100], mode="lines", line={"dash": "dot", "color": MUTED, "width": 1.5}, hoverinfo="skip")
+    figure.add_scatter(
+        x=[0, 100], y=[0, 100], mode="lines", line={"dash": "dot", "color": MUTED, "width": 1.5}, hoverinfo="skip"
+    )
     figure.add_scatter(
         x=[*confidence, *confidence[::-1]],
         y=[*(100 * one.band_high for one in result.bins), *(100 * one.band_low for one in result.bins[::-1])],
@@ -104,7 +118,9 @@ def _draw_contamination(check: ContaminationCheck, evaluation: EvaluationView) -
             )
         )
         return
-    st.caption(plain(f"{plural(len(check.positions), 'item')} also in {', '.join(check.checked)}, by shared runs of 13 words."))
+    st.caption(
+        plain(f"{plural(len(check.positions), 'item')} also in {', '.join(check.checked)}, by shared runs of 13 words.")
+    )
     if check.unchecked:
         st.caption(plain(f"Not searched: {', '.join(check.unchecked)}."))
     if not check.is_complete:

@@ -1,4 +1,6 @@
-"""Endpoints as subjects: their choice in the form, the list with the form that registers another API, and the link of an evaluation."""
+"""Endpoints as subjects: their choice in the form, the list with the form that registers another API, and the link of
+an evaluation.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ PAGE = routes.EVALUATIONS
 TABLE = WidgetTable("endpoints", {"Endpoint": 2.2, "Model": 2.0, "Address": 2.4, "API": 2.0, "": 1.0})
 
 
-def choose_endpoints(endpoints: Mapping[str, EvaluatedEndpointView], *, endpoint_key: str | None, max_selections: int) -> list[str]:
+def choose_endpoints(
+    endpoints: Mapping[str, EvaluatedEndpointView], *, endpoint_key: str | None, max_selections: int
+) -> list[str]:
     """Draw the choice of endpoints, if there are any; return the keys of those chosen."""
     if not endpoints:
         return []
@@ -34,12 +38,16 @@ def choose_endpoints(endpoints: Mapping[str, EvaluatedEndpointView], *, endpoint
         "Endpoints",
         list(endpoints),
         default=[endpoint_key] if endpoint_key in endpoints else [],
-        format_func=by_identity(f"eval_subject_endpoints_{endpoint_key}", endpoints, lambda key: subject_name(endpoints[key])),
+        format_func=by_identity(
+            f"eval_subject_endpoints_{endpoint_key}", endpoints, lambda key: subject_name(endpoints[key])
+        ),
         max_selections=max_selections,
         key=f"eval_subject_endpoints_{endpoint_key}",
         placeholder="None",
-        help="Endpoints of this installation, and models of other APIs, answer over HTTP. Tasks of generated answers need nothing else; "
-        "those of log-likelihoods need an API that echoes a prompt with its log-probabilities.",
+        help=(
+            "Endpoints of this installation, and models of other APIs, answer over HTTP. Tasks of generated answers"
+            " need nothing else; those of log-likelihoods need an API that echoes a prompt with its log-probabilities."
+        ),
     )
 
 
@@ -58,11 +66,19 @@ def draw_subject(evaluation: EvaluationView) -> None:
     endpoint = evaluation.endpoint
     if endpoint is None:
         checkpoint = evaluation.checkpoint_id or ""
-        row_link(evaluation.checkpoint, page=routes.CHECKPOINTS, query={"checkpoint": checkpoint}, icon="deployed_code", key="eval_subject")
+        row_link(
+            evaluation.checkpoint,
+            page=routes.CHECKPOINTS,
+            query={"checkpoint": checkpoint},
+            icon="deployed_code",
+            key="eval_subject",
+        )
         row_link("New evaluation", page=PAGE, query={"checkpoint": checkpoint}, icon="add", key="eval_more")
         return
     if endpoint.is_own:
-        row_link(endpoint.name, page=routes.ENDPOINTS, query={"endpoint": endpoint.name}, icon="dns", key="eval_subject")
+        row_link(
+            endpoint.name, page=routes.ENDPOINTS, query={"endpoint": endpoint.name}, icon="dns", key="eval_subject"
+        )
     else:
         st.caption(plain(f"Endpoint, {endpoint.config.model} at {endpoint.config.url}"), width="content")
     row_link("New evaluation", page=PAGE, query={"endpoint": endpoint.key}, icon="add", key="eval_more")
@@ -71,7 +87,10 @@ def draw_subject(evaluation: EvaluationView) -> None:
 def draw_endpoints(ctx: Context, person: Person) -> None:
     """Draw the endpoints that can be evaluated, and the form that registers another API."""
     st.subheader("Endpoints", anchor=False)
-    st.caption("Endpoints of this installation can be evaluated while they run. A model of another OpenAI-compatible API is added once.")
+    st.caption(
+        "Endpoints of this installation can be evaluated while they run. A model of another OpenAI-compatible API is"
+        " added once."
+    )
     endpoints = list_evaluated(ctx)
     if endpoints:
         with TABLE.frame():
@@ -81,13 +100,23 @@ def draw_endpoints(ctx: Context, person: Person) -> None:
         if person.id is None:
             _draw_form(ctx, person)
         else:
-            st.caption("The server calls the address and sends it a key, so the operator adds it: `roundhouse eval endpoint add`.")
+            st.caption(
+                "The server calls the address and sends it a key, so the operator adds it: `roundhouse eval endpoint"
+                " add`."
+            )
 
 
 def _draw_row(ctx: Context, person: Person, endpoint: EvaluatedEndpointView) -> None:
     columns = TABLE.row(endpoint.key)
     with columns[0]:
-        row_link(endpoint.name, page=PAGE, query={"endpoint": endpoint.key}, icon="dns", key=f"endpoint_{endpoint.key}", help="Evaluate it")
+        row_link(
+            endpoint.name,
+            page=PAGE,
+            query={"endpoint": endpoint.key},
+            icon="dns",
+            key=f"endpoint_{endpoint.key}",
+            help="Evaluate it",
+        )
     columns[1].text(endpoint.config.model)
     columns[2].text("this installation" if endpoint.is_own else endpoint.config.url)
     offers = endpoint.capabilities
@@ -114,9 +143,14 @@ def _draw_form(ctx: Context, person: Person) -> None:
             "Key variable",
             key="endpoint_key_env",
             placeholder="OPENAI_API_KEY",
-            help="Name of the environment variable of pages and workers that holds the key. The key itself is not stored.",
+            help=(
+                "Name of the environment variable of pages and workers that holds the key. The key itself is not"
+                " stored."
+            ),
         )
-        key_file = st.text_input("Key file", key="endpoint_key_file", placeholder="/path/to/key", help="A file that holds the key instead.")
+        key_file = st.text_input(
+            "Key file", key="endpoint_key_file", placeholder="/path/to/key", help="A file that holds the key instead."
+        )
         input_price = draw_number(
             st,
             "Price of prompt tokens",

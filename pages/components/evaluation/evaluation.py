@@ -99,11 +99,16 @@ def _draw_scores(evaluation: EvaluationView) -> None:
         for column, score in zip(columns, totals[at : at + 4], strict=False):
             with column.container(border=True, height="stretch"):
                 average = evaluation.average_of(score.metric)
-                st.metric(metric_label(score.metric) + (f" ({average})" if average else ""), score_text(score.metric, score.value))
+                st.metric(
+                    metric_label(score.metric) + (f" ({average})" if average else ""),
+                    score_text(score.metric, score.value),
+                )
                 st.caption(interval_text(score.metric, score.low, score.high) or "no interval")
     draw_subgroups(evaluation)
     if evaluation.config.task is not None:
-        without = [metric_label(name).lower() for name in evaluation.config.task.score_names if evaluation.score(name) is None]
+        without = [
+            metric_label(name).lower() for name in evaluation.config.task.score_names if evaluation.score(name) is None
+        ]
         if without:
             st.caption(plain(f"No item has a value of: {', '.join(without)}."))
     main = evaluation.main_score or evaluation.scores[0]
@@ -114,32 +119,53 @@ def _draw_scores(evaluation: EvaluationView) -> None:
     st.caption(plain(words))
     facts = evaluation.facts
     unjudged = facts.judge.missing if facts.judge else 0
-    cut = caveats(lost_bytes=0, truncated=facts.truncated_items, missing=facts.missing_items, capped=facts.capped_items, unjudged=unjudged)
+    cut = caveats(
+        lost_bytes=0,
+        truncated=facts.truncated_items,
+        missing=facts.missing_items,
+        capped=facts.capped_items,
+        unjudged=unjudged,
+    )
     if cut and not void_reason_of(evaluation):
         st.caption(f":material/warning: {plain('; '.join(cut))}.")
     lost = facts.lost_bytes
     if lost:
         st.warning(
-            f"The tokenizer can't encode {plural(lost, 'byte')} of this text, so they were not scored: bits per byte are too low "
-            "and not comparable with other tokenizers.",
+            f"The tokenizer can't encode {plural(lost, 'byte')} of this text, so they were not scored: bits per byte"
+            " are too low and not comparable with other tokenizers.",
             icon=":material/warning:",
         )
     with st.expander("Settings", icon=":material/info:"):
-        draw_table([{"Setting": name, "Value": value} for name, value in _how(evaluation)], key="eval_how", alt="Settings")
+        draw_table(
+            [{"Setting": name, "Value": value} for name, value in _how(evaluation)], key="eval_how", alt="Settings"
+        )
 
 
 def _how(evaluation: EvaluationView) -> list[tuple[str, str]]:
     settings, facts = evaluation.settings, evaluation.facts
     rows = [
-        ("Rows", {"all": "all", "train": "training split", "val": "validation split"}.get(str(settings.get("split")), "")),
+        (
+            "Rows",
+            {"all": "all", "train": "training split", "val": "validation split"}.get(str(settings.get("split")), ""),
+        ),
         ("Items sampled", f"{settings['limit']} with seed {settings.get('seed')}" if settings.get("limit") else "all"),
         ("Chat template", "used" if facts.used_chat_template else "not used"),
-        ("Few-shot examples", str(settings.get("shots", 0)) if evaluation.kind is not EvaluationKind.PERPLEXITY else ""),
+        (
+            "Few-shot examples",
+            str(settings.get("shots", 0)) if evaluation.kind is not EvaluationKind.PERPLEXITY else "",
+        ),
         ("Windows", PREFIX_POLICY[str(settings["windows"])] if settings.get("windows") else ""),
         ("Context", f"{facts.context:,} tokens" if facts.context else ""),
         ("Precision", facts.number_format or ""),
         ("Device", {"cpu": "CPU", "cuda": "GPU"}.get(str(facts.device), "")),
-        ("Engine", f"{facts.engine} ({facts.engine_fallback})" if facts.engine and facts.engine_fallback else facts.engine or ""),
+        (
+            "Engine",
+            (
+                f"{facts.engine} ({facts.engine_fallback})"
+                if facts.engine and facts.engine_fallback
+                else facts.engine or ""
+            ),
+        ),
         ("Begin token", "" if facts.bos is None else "before each text" if facts.bos else "none"),
         ("Weights", (facts.weights_hash or "")[:16]),
         ("Address", facts.url or ""),
@@ -163,7 +189,9 @@ def _tokens(facts: EvaluationFacts | JudgeFacts) -> str:
 def _audit(items: int, difference: float | None) -> str:
     if not items:
         return ""
-    return f"{plural(items, 'item')} computed again" + ("" if difference is None else f", largest difference {difference:.2g} nats")
+    return f"{plural(items, 'item')} computed again" + (
+        "" if difference is None else f", largest difference {difference:.2g} nats"
+    )
 
 
 def _draw_partner(ctx: Context, evaluation: EvaluationView) -> None:
@@ -199,14 +227,20 @@ def draw_comparison(ctx: Context, first_id: str, second_id: str) -> None:
                 help=side.checkpoint,
             )
     if comparison.better is None:
-        st.info("Not significant: the difference may be chance. More items would narrow the interval.", icon=":material/balance:")
+        st.info(
+            "Not significant: the difference may be chance. More items would narrow the interval.",
+            icon=":material/balance:",
+        )
     else:
         winner = second if comparison.better == "second" else first
         st.success(plain(f"{winner} is significantly better."), icon=":material/check_circle:")
     differences = compare_across(ctx, comparison.first.subject_id, comparison.second.subject_id)
     _draw_difference(comparison, noun=noun, adjusted=adjusted_text(comparison, differences))
     draw_across(comparison, differences)
-    st.subheader("Largest differences" if comparison.first.kind is EvaluationKind.PERPLEXITY else "Items side by side", anchor=False)
+    st.subheader(
+        "Largest differences" if comparison.first.kind is EvaluationKind.PERPLEXITY else "Items side by side",
+        anchor=False,
+    )
     draw_pairs(ctx, comparison)
 
 
@@ -233,9 +267,13 @@ def _draw_difference(comparison: Comparison, *, noun: str, adjusted: str) -> Non
         config=STATIC,
         alt="Difference with its interval, and zero",
     )
-    notes = [f"{plural(comparison.left_out, noun)} that only one of them has are left out."] if comparison.left_out else []
+    notes = (
+        [f"{plural(comparison.left_out, noun)} that only one of them has are left out."] if comparison.left_out else []
+    )
     if comparison.clusters:
-        notes.append(f"{noun.capitalize()}s about one passage count together: {plural(comparison.clusters, 'cluster')}.")
+        notes.append(
+            f"{noun.capitalize()}s about one passage count together: {plural(comparison.clusters, 'cluster')}."
+        )
     if comparison.differs:
         notes.append(f"The two differ in {', '.join(comparison.differs)}.")
     if notes:

@@ -26,7 +26,9 @@ IMPORTED = WidgetTable("imported", {"Model": 2.4, "Benchmark": 2.0, "Scores": 3.
 
 def draw_downloads(ctx: Context, evaluation: EvaluationView) -> None:
     """Draw the downloads of a finished evaluation, made when they are clicked."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{evaluation.checkpoint} {evaluation.benchmark}").strip("-") or "evaluation"
+    name = (
+        re.sub(r"[^A-Za-z0-9._-]+", "-", f"{evaluation.checkpoint} {evaluation.benchmark}").strip("-") or "evaluation"
+    )
     with st.container(horizontal=True):
         for form, label, mime, ending in FORMS:
             st.download_button(
@@ -63,14 +65,19 @@ def draw_board_exchange(ctx: Context, person: Person) -> None:
         )
     with st.form("eval_import", border=False, clear_on_submit=True):
         files = st.file_uploader(
-            "Results of lm-evaluation-harness, or JSON of the same form", type=["json"], accept_multiple_files=True, key="eval_import_files"
+            "Results of lm-evaluation-harness, or JSON of the same form",
+            type=["json"],
+            accept_multiple_files=True,
+            key="eval_import_files",
         )
         if st.form_submit_button("Import", icon=":material/upload:"):
             with errors_shown():
                 for file in files or ():
                     import_results(ctx, file.getvalue(), source=file.name, person=person)
                 st.rerun()
-    st.caption("Imported scores stand beside ours, read-only and marked. They are not ranked, and never compared item by item.")
+    st.caption(
+        "Imported scores stand beside ours, read-only and marked. They are not ranked, and never compared item by item."
+    )
     _draw_imported(ctx, person)
 
 
@@ -83,10 +90,16 @@ def _draw_imported(ctx: Context, person: Person) -> None:
             columns = IMPORTED.row(row.id)
             columns[0].text(row.model)
             columns[1].text(row.benchmark)
-            columns[2].text(", ".join(f"{one['metric']} {score_text(one['metric'], one['value'])}" for one in row.scores[:4]))
-            columns[3].caption(plain(f"{row.source}, {row.harness or 'harness not stated'}, {ago(row.created_at, now=ctx.now())}"))
+            columns[2].text(
+                ", ".join(f"{one['metric']} {score_text(one['metric'], one['value'])}" for one in row.scores[:4])
+            )
+            columns[3].caption(
+                plain(f"{row.source}, {row.harness or 'harness not stated'}, {ago(row.created_at, now=ctx.now())}")
+            )
             with columns[4]:
-                if st.button("Remove", type="tertiary", key=f"imported_remove_{row.id}", help="Removes every score of this file."):
+                if st.button(
+                    "Remove", type="tertiary", key=f"imported_remove_{row.id}", help="Removes every score of this file."
+                ):
                     with errors_shown():
                         remove_imported(ctx, row.id, person=person)
                         st.rerun()

@@ -61,13 +61,23 @@ def draw_form(
         chosen = st.multiselect(
             "Checkpoints",
             list(checkpoints),
-            default=[checkpoint_id] if checkpoint_id in checkpoints else [] if endpoint_key in endpoints else list(checkpoints)[:1],
-            format_func=by_identity(f"eval_checkpoints_{checkpoint_id}_{endpoint_key}", checkpoints, lambda key: checkpoints[key].name),
+            default=(
+                [checkpoint_id]
+                if checkpoint_id in checkpoints
+                else []
+                if endpoint_key in endpoints
+                else list(checkpoints)[:1]
+            ),
+            format_func=by_identity(
+                f"eval_checkpoints_{checkpoint_id}_{endpoint_key}", checkpoints, lambda key: checkpoints[key].name
+            ),
             max_selections=MAX_AT_ONCE,
             key=f"eval_checkpoints_{checkpoint_id}_{endpoint_key}",
         )
         remote = choose_endpoints(endpoints, endpoint_key=endpoint_key, max_selections=MAX_AT_ONCE)
-        keys = sorted(datasets, key=lambda key: (datasets[key].kind not in ("benchmark", "records"), datasets[key].name))
+        keys = sorted(
+            datasets, key=lambda key: (datasets[key].kind not in ("benchmark", "records"), datasets[key].name)
+        )
         picked = st.multiselect(
             "Benchmarks",
             keys,
@@ -75,8 +85,10 @@ def draw_form(
             format_func=by_identity(f"eval_datasets_{dataset_id}", keys, lambda key: _dataset_label(datasets[key])),
             max_selections=MAX_AT_ONCE,
             key=f"eval_datasets_{dataset_id}",
-            help="Benchmarks, or any dataset with text, whose validation split is then scored by its loss. "
-            "Each checkpoint and endpoint is evaluated on each benchmark.",
+            help=(
+                "Benchmarks, or any dataset with text, whose validation split is then scored by its loss. "
+                "Each checkpoint and endpoint is evaluated on each benchmark."
+            ),
         )
         versions = [version for key in picked if (version := datasets[key].newest) is not None]
         tasks = {version.label: _draw_task(ctx, version) for version in versions}
@@ -96,7 +108,9 @@ def _draw_task(ctx: Context, version: VersionView) -> TaskDefinition | None:
 
 
 def _draw_settings(ctx: Context, tasks: Mapping[str, TaskDefinition | None]) -> dict[str, EvaluationConfig]:
-    """Draw the settings that these benchmarks have; return the config of each, without those that can't be scored (drawn as errors)."""
+    """Draw the settings that these benchmarks have; return the config of each, without those that can't be scored
+    (drawn as errors).
+    """
     kinds: dict[str, EvaluationKind] = {}
     for label, task in tasks.items():
         with errors_shown():
@@ -111,9 +125,17 @@ def _draw_settings(ctx: Context, tasks: Mapping[str, TaskDefinition | None]) -> 
         left, right = st.columns(2)
         with left:
             values["limit"] = draw_number(
-                st, "Item limit", 1, None, key="eval_limit", placeholder="All items", help="A random sample of this size, by the seed."
+                st,
+                "Item limit",
+                1,
+                None,
+                key="eval_limit",
+                placeholder="All items",
+                help="A random sample of this size, by the seed.",
             )
-            values["seed"] = draw_number(st, "Seed", 0, None, 1, key="eval_seed", help="Samples items and few-shot examples.")
+            values["seed"] = draw_number(
+                st, "Seed", 0, None, 1, key="eval_seed", help="Samples items and few-shot examples."
+            )
             values["split"] = st.selectbox(
                 "Rows",
                 list(SPLIT_WORDS),
@@ -134,7 +156,10 @@ def _draw_settings(ctx: Context, tasks: Mapping[str, TaskDefinition | None]) -> 
 
 
 def _draw_way() -> EvaluationKind:
-    ways = {EvaluationKind.MULTIPLE_CHOICE: "Log-likelihood of the choices", EvaluationKind.GENERATION: "Generated answer"}
+    ways = {
+        EvaluationKind.MULTIPLE_CHOICE: "Log-likelihood of the choices",
+        EvaluationKind.GENERATION: "Generated answer",
+    }
     chosen = st.segmented_control(
         "Scoring of multiple choice",
         list(ways),
@@ -151,7 +176,9 @@ def _draw_scoring(kinds: Collection[EvaluationKind]) -> dict[str, object]:
     """Draw the settings that depend on the scoring."""
     values: dict[str, object] = {}
     if set(kinds) - {EvaluationKind.PERPLEXITY}:
-        values["shots"] = draw_number(st, "Few-shot examples", 0, 64, 0, key="eval_shots", help="Examples are not scored.")
+        values["shots"] = draw_number(
+            st, "Few-shot examples", 0, 64, 0, key="eval_shots", help="Examples are not scored."
+        )
     values["chat"] = st.selectbox(
         "Chat template",
         list(CHAT_WORDS),
@@ -161,7 +188,9 @@ def _draw_scoring(kinds: Collection[EvaluationKind]) -> dict[str, object]:
     )
     if EvaluationKind.GENERATION in kinds:
         values["max_tokens"] = draw_number(st, "Max new tokens", 1, 8192, 64, key="eval_max_tokens")
-        values["numeric"] = st.checkbox("Compare the last number", key="eval_numeric", help="For arithmetic benchmarks such as GSM8K.")
+        values["numeric"] = st.checkbox(
+            "Compare the last number", key="eval_numeric", help="For arithmetic benchmarks such as GSM8K."
+        )
     if EvaluationKind.PERPLEXITY in kinds:
         values["windows"] = st.selectbox(
             "Windows of long texts",

@@ -1,4 +1,6 @@
-"""Gates: the list with newest verdicts and the form of a new one, one gate with its verdicts, and the endpoints that require it."""
+"""Gates: the list with newest verdicts and the form of a new one, one gate with its verdicts, and the endpoints that
+require it.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +44,14 @@ BADGES: dict[Verdict, tuple[Literal["green", "red", "orange"], str]] = {
     Verdict.FAIL: ("red", ":material/cancel:"),
     Verdict.INCONCLUSIVE: ("orange", ":material/help:"),
 }
-TESTS = {"non_inferiority": "Not worse by the margin (non-inferiority)", "superiority": "Better by the margin (superiority)"}
+TESTS = {
+    "non_inferiority": "Not worse by the margin (non-inferiority)",
+    "superiority": "Better by the margin (superiority)",
+}
 RULES = {"all": "Every benchmark passes", "any": "One benchmark passes (Holm-corrected)"}
-TABLE = WidgetTable("gates", {"Gate": 2.2, "Champion": 2.0, "Benchmarks": 2.4, "Newest verdict": 2.2, "Required by": 1.4})
+TABLE = WidgetTable(
+    "gates", {"Gate": 2.2, "Champion": 2.0, "Benchmarks": 2.4, "Newest verdict": 2.2, "Required by": 1.4}
+)
 
 
 def draw_gates(ctx: Context, person: Person, name: str = "") -> None:
@@ -53,7 +60,9 @@ def draw_gates(ctx: Context, person: Person, name: str = "") -> None:
         _draw_gate(ctx, person, get_gate(ctx, name))
         return
     st.subheader("Gates", anchor=False)
-    st.caption("A gate decides whether a checkpoint may take a champion's place, from paired differences on benchmarks.")
+    st.caption(
+        "A gate decides whether a checkpoint may take a champion's place, from paired differences on benchmarks."
+    )
     gates = list_gates(ctx)
     if gates:
         with TABLE.frame():
@@ -137,7 +146,9 @@ def _draw_form(ctx: Context, person: Person) -> None:
                     "test": test,
                     "rule": rule,
                 }
-                view = create_gate(ctx, name=name, config=_read_config({**values, "margin": points / 100}), person=person)
+                view = create_gate(
+                    ctx, name=name, config=_read_config({**values, "margin": points / 100}), person=person
+                )
                 st.switch_page(PAGE, query_params={"gate": view.id})
 
 
@@ -146,7 +157,14 @@ def _draw_margins(benchmarks: Sequence[str], points: float) -> dict[str, float]:
     fields = st.grid(3, min_column_width=200)
     margins = {
         name: draw_number(
-            fields, plain(f"Margin on {name}"), 0.0, None, key=f"gate_margin_{name}", is_whole=False, step=0.5, placeholder=f"{points:g}"
+            fields,
+            plain(f"Margin on {name}"),
+            0.0,
+            None,
+            key=f"gate_margin_{name}",
+            is_whole=False,
+            step=0.5,
+            placeholder=f"{points:g}",
         )
         for name in benchmarks
     }
@@ -192,7 +210,9 @@ def _draw_judge(ctx: Context, person: Person, gate: GateView) -> None:
             key=f"gate_candidate_{gate.id}",
             width=360,
         )
-        if st.button("Judge", type="primary", key=f"gate_judge_{gate.id}", icon=":material/gavel:", disabled=chosen is None):
+        if st.button(
+            "Judge", type="primary", key=f"gate_judge_{gate.id}", icon=":material/gavel:", disabled=chosen is None
+        ):
             with errors_shown():
                 judge(ctx, candidate=str(chosen), gate=gate.id, person=person)
                 st.rerun()
@@ -200,7 +220,9 @@ def _draw_judge(ctx: Context, person: Person, gate: GateView) -> None:
 
 def _draw_report(report: Mapping[str, Any], *, key: str) -> None:
     if report["benchmarks"]:
-        draw_table([_report_row(part) for part in report["benchmarks"]], key=key, alt="Paired difference on each benchmark")
+        draw_table(
+            [_report_row(part) for part in report["benchmarks"]], key=key, alt="Paired difference on each benchmark"
+        )
     words = [f"Not evaluated: {', '.join(report['missing'])}."] if report["missing"] else []
     if not report["benchmarks"] and not report["missing"]:
         words.append("The candidate is the champion.")
@@ -212,7 +234,11 @@ def _draw_report(report: Mapping[str, Any], *, key: str) -> None:
 
 def _report_row(part: Mapping[str, Any]) -> dict[str, object]:
     metric, needed = part["metric"], part["items_to_settle"]
-    settle = "–" if needed is None else f"about {needed:,}" + (f" (the benchmark has {part['items']:,})" if needed > part["items"] else "")
+    settle = (
+        "–"
+        if needed is None
+        else f"about {needed:,}" + (f" (the benchmark has {part['items']:,})" if needed > part["items"] else "")
+    )
     level = f" at {percent(part['level'], digits=1)}" if "level" in part else ""
     interval = interval_text(metric, part["low"], part["high"], signed=True)
     return {
@@ -264,7 +290,9 @@ def _draw_endpoints(ctx: Context, person: Person, gate: GateView) -> None:
             with errors_shown():
                 require_gate(ctx, gate.id, endpoint=str(name), person=person)
                 st.rerun()
-        if not gate.endpoints and st.button("Delete gate", type="tertiary", key=f"gate_delete_{gate.id}", icon=":material/delete:"):
+        if not gate.endpoints and st.button(
+            "Delete gate", type="tertiary", key=f"gate_delete_{gate.id}", icon=":material/delete:"
+        ):
             with errors_shown():
                 delete_gate(ctx, gate.id, person=person)
                 st.switch_page(PAGE, query_params={"gates": "1"})

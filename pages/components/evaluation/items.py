@@ -59,9 +59,13 @@ def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
         pages = max(1, -(-total // PAGE))
         number = 1
         if pages > 1:
-            number = int(st.number_input(f"Page, 1 to {pages}", 1, pages, key=f"items_page_{evaluation.id}_{which}", width=130))
+            number = int(
+                st.number_input(f"Page, 1 to {pages}", 1, pages, key=f"items_page_{evaluation.id}_{which}", width=130)
+            )
         st.caption(plural(total, "item"), width="content")
-    items, _ = list_items(ctx, evaluation.id, which=outcome, positions=positions, offset=(number - 1) * PAGE, limit=PAGE)
+    items, _ = list_items(
+        ctx, evaluation.id, which=outcome, positions=positions, offset=(number - 1) * PAGE, limit=PAGE
+    )
     if not items:
         st.caption("Items appear here as they are scored." if evaluation.is_active else "No such items.")
     for item in items:
@@ -88,7 +92,12 @@ def draw_item(kind: EvaluationKind, item: ItemView) -> None:
         _draw_choices(item.shown)
         return
     right = item.values.get("exact_match") == 1.0
-    _mark(right, "answered", str(item.shown.get("completion") or "(nothing)"), contained=item.values.get("contains") == 1.0)
+    _mark(
+        right,
+        "answered",
+        str(item.shown.get("completion") or "(nothing)"),
+        contained=item.values.get("contains") == 1.0,
+    )
     draw_expected(item.shown.get("answer"))
     if item.shown.get("judge"):
         st.caption("Judge" if item.values.get("unjudged") is None else "Judge (no verdict)")
@@ -114,7 +123,9 @@ def _draw_choices(shown: dict[str, Any]) -> None:
             if choice == shown.get("answer"):
                 st.badge("right", icon=":material/check:", color="green")
             if choice == shown.get("chosen"):
-                st.badge("chosen", icon=":material/touch_app:", color="blue" if choice == shown.get("answer") else "red")
+                st.badge(
+                    "chosen", icon=":material/touch_app:", color="blue" if choice == shown.get("answer") else "red"
+                )
             st.caption(score, width="content")
     if int(shown.get("tied") or 1) > 1:
         st.caption(f"{shown['tied']} choices tie, so the credit is split.")
@@ -144,7 +155,9 @@ PAIRS = {"broken": "Broken", "fixed": "Fixed", "both_wrong": "Both wrong", "judg
 
 
 def draw_pairs(ctx: Context, comparison: Comparison) -> None:
-    """Draw items of two evaluations side by side: broken or fixed by the second, or wrong in both; of texts, those that differ."""
+    """Draw items of two evaluations side by side: broken or fixed by the second, or wrong in both; of texts, those that
+    differ.
+    """
     kind, names = comparison.first.kind, (comparison.first.checkpoint, comparison.second.checkpoint)
     if kind is EvaluationKind.PERPLEXITY:
         number = _draw_page(len(comparison.flips), key="flips_page")

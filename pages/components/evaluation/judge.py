@@ -42,7 +42,11 @@ from pages.components.words import ago
 PAGE = routes.EVALUATIONS
 RUBRIC_NAMES = {"quality": "Quality", "harm": "Harm of the answer", "refusal": "Refusal, in any language"}
 SHOWN = 20
-KINDS: dict[Literal["checkpoint", "endpoint", "model"], str] = {"checkpoint": "Checkpoint", "endpoint": "Endpoint", "model": "API model"}
+KINDS: dict[Literal["checkpoint", "endpoint", "model"], str] = {
+    "checkpoint": "Checkpoint",
+    "endpoint": "Endpoint",
+    "model": "API model",
+}
 FIGURES: dict[str, tuple[str, str]] = {
     "kappa": ("Agreement with votes", "Cohen's kappa: 1 is perfect, 0 is chance"),
     "tie_rate": ("Ties", "inconsistent pairs count as ties"),
@@ -59,12 +63,21 @@ def draw_judgements(ctx: Context, person: Person, *, evaluation_id: str = "") ->
     st.caption("A judge model reads answers and gives each a verdict. Votes of people say how far it can be trusted.")
     if person.may_build:
         with st.expander(
-            "New judgement", icon=":material/gavel:", expanded=bool(evaluation_id) or not list_judgements(ctx, limit=1), key="judge_new"
+            "New judgement",
+            icon=":material/gavel:",
+            expanded=bool(evaluation_id) or not list_judgements(ctx, limit=1),
+            key="judge_new",
         ):
             _draw_form(ctx, person, evaluation_id)
     for judgement in list_judgements(ctx):
         with st.container(horizontal=True, vertical_alignment="center"):
-            row_link(judgement.job.title, page=PAGE, query={"judgement": judgement.job.id}, icon="gavel", key=f"judged_{judgement.job.id}")
+            row_link(
+                judgement.job.title,
+                page=PAGE,
+                query={"judgement": judgement.job.id},
+                icon="gavel",
+                key=f"judged_{judgement.job.id}",
+            )
             status_badge(judgement.job.status.value)
             if judgement.summary:
                 st.caption(_short(judgement), width="content")
@@ -79,7 +92,9 @@ def _short(judgement: JudgementView) -> str:
 
 @dataclass(frozen=True)
 class AnswerSource:
-    """Answers to judge. `read` gives the items, None while nothing is chosen; `evaluations` are those whose answers they are."""
+    """Answers to judge. `read` gives the items, None while nothing is chosen; `evaluations` are those whose answers
+    they are.
+    """
 
     read: Callable[[], list[JudgeItem]] | None
     is_pairwise: bool
@@ -100,7 +115,9 @@ def _choose_source(ctx: Context, chosen: str) -> AnswerSource:
             key="judge_file",
             help='{"prompt", "answer"}, with "answer_b" for pairs, "human" for votes.',
         )
-        pairwise = st.toggle("Pairwise", value=False, key="judge_pairwise", help="Compare answer and answer_b, in both orders.")
+        pairwise = st.toggle(
+            "Pairwise", value=False, key="judge_pairwise", help="Compare answer and answer_b, in both orders."
+        )
         read = partial(read_judge_items, file.getvalue().decode("utf-8-sig", "replace").splitlines()) if file else None
         return AnswerSource(read, pairwise)
     campaigns = {campaign.id: campaign.name for campaign in list_campaigns(ctx) if campaign.num_votes}
@@ -137,7 +154,9 @@ def _choose_evaluations(ctx: Context, chosen: str) -> AnswerSource:
         help="Pairs of answers to the same items, judged in both orders.",
         disabled=not others,
     )
-    return AnswerSource(partial(evaluation_items, ctx, first, against=second), second is not None, tuple(filter(None, (first, second))))
+    return AnswerSource(
+        partial(evaluation_items, ctx, first, against=second), second is not None, tuple(filter(None, (first, second)))
+    )
 
 
 @number_form
@@ -152,7 +171,9 @@ def _draw_form(ctx: Context, person: Person, chosen: str) -> None:
     if not pairwise:
         help_text = "Best first. Empty: a score from 1 to 10."
         shown = ", ".join(preset.labels)
-        labels = st.text_input("Labels", value=shown, key=f"judge_labels_{rubric}", placeholder="good, bad", help=help_text)
+        labels = st.text_input(
+            "Labels", value=shown, key=f"judge_labels_{rubric}", placeholder="good, bad", help=help_text
+        )
     left, right = st.columns(2)
     max_tokens = draw_number(left, "Max new tokens", 8, 8192, preset.max_tokens, key=f"judge_max_tokens_{rubric}")
     canaries = draw_number(
@@ -185,14 +206,21 @@ def _draw_form(ctx: Context, person: Person, chosen: str) -> None:
 
 def _choose_rubric(ctx: Context, source: AnswerSource) -> str:
     """Draw the choice of a rubric; of answers to a safety probe harm comes first."""
-    is_probe = bool(source.evaluations) and any(report.get("scorer") for report in read_reports(ctx, source.evaluations).values())
+    is_probe = bool(source.evaluations) and any(
+        report.get("scorer") for report in read_reports(ctx, source.evaluations).values()
+    )
     names = list(RUBRICS)
     at = names.index("harm" if is_probe else "quality")
     return st.selectbox("Rubric", names, index=at, format_func=RUBRIC_NAMES.__getitem__, key=f"judge_rubric_{is_probe}")
 
 
 def _start(
-    ctx: Context, person: Person, judge: Judge | None, items: Sequence[JudgeItem], config: JudgeConfig, evaluations: Sequence[str]
+    ctx: Context,
+    person: Person,
+    judge: Judge | None,
+    items: Sequence[JudgeItem],
+    config: JudgeConfig,
+    evaluations: Sequence[str],
 ) -> None:
     if judge is not None:
         job = launch_judgement(ctx, judge=judge, items=items, config=config, person=person, evaluations=evaluations)
@@ -200,7 +228,12 @@ def _start(
 
 
 def _choose_judge(ctx: Context) -> Judge | None:
-    kind = st.segmented_control("Judge", list(KINDS), format_func=KINDS.__getitem__, default="checkpoint", key="judge_kind") or "checkpoint"
+    kind = (
+        st.segmented_control(
+            "Judge", list(KINDS), format_func=KINDS.__getitem__, default="checkpoint", key="judge_kind"
+        )
+        or "checkpoint"
+    )
     if kind == "model":
         if ctx.policy.judge_url is None:
             st.caption("Set ROUNDHOUSE_JUDGE_URL to judge by a model of another API.")
@@ -233,15 +266,24 @@ def draw_judgement(ctx: Context, person: Person, job_id: str) -> None:
         return
     summary = judgement.summary
     if summary["trusted"] is False:
-        st.error("This judge does not tell an empty answer from a real one. Its verdicts say little.", icon=":material/report:")
+        st.error(
+            "This judge does not tell an empty answer from a real one. Its verdicts say little.",
+            icon=":material/report:",
+        )
     if summary["missing"]:
-        st.warning(f"{summary['missing']} of {plural(summary['items'], 'item')} have no verdict and are left out.", icon=":material/help:")
+        st.warning(
+            f"{summary['missing']} of {plural(summary['items'], 'item')} have no verdict and are left out.",
+            icon=":material/help:",
+        )
     rows = [_figure(name, estimate, "") for name, estimate in {**summary["scores"], **summary["label_shares"]}.items()]
-    rows += [_figure(label, summary[name], note) for name, (label, note) in FIGURES.items() if summary[name] is not None]
+    rows += [
+        _figure(label, summary[name], note) for name, (label, note) in FIGURES.items() if summary[name] is not None
+    ]
     draw_table(rows, key="judge_figures", alt="Figures of the judgement with their 95 % intervals")
     price = "" if summary["price"] is None else f", {summary['price']:.4f} USD"
     st.caption(
-        f"{summary['prompt_tokens']:,} prompt and {summary['completion_tokens']:,} answer tokens{price}. Votes of people are not changed."
+        f"{summary['prompt_tokens']:,} prompt and {summary['completion_tokens']:,} answer tokens{price}. Votes of"
+        " people are not changed."
     )
     _draw_verdicts(ctx, job_id)
 
@@ -249,22 +291,42 @@ def draw_judgement(ctx: Context, person: Person, job_id: str) -> None:
 def _figure(name: str, estimate: dict[str, Any], note: str) -> dict[str, object]:
     low, high = estimate["interval"] or (None, None)
     interval = "" if low is None else f"{low:.3f} to {high:.3f}"
-    return {"Figure": name, "Value": f"{estimate['value']:.3f}", "95 % interval": interval, "n": estimate["n"], "Reading": note}
+    return {
+        "Figure": name,
+        "Value": f"{estimate['value']:.3f}",
+        "95 % interval": interval,
+        "n": estimate["n"],
+        "Reading": note,
+    }
 
 
 def _draw_verdicts(ctx: Context, job_id: str) -> None:
     verdicts = read_verdicts(ctx, job_id)
     choice = st.segmented_control(
-        "Verdicts", ["All", "Missing", "Inconsistent", "Against the votes"], default="All", key="judge_filter", label_visibility="collapsed"
+        "Verdicts",
+        ["All", "Missing", "Inconsistent", "Against the votes"],
+        default="All",
+        key="judge_filter",
+        label_visibility="collapsed",
     )
     chosen = [verdict for verdict in verdicts if _belongs(verdict, choice or "All")]
-    st.caption(f"{plural(len(chosen), 'verdict')}, the first {SHOWN} shown" if len(chosen) > SHOWN else plural(len(chosen), "verdict"))
+    st.caption(
+        f"{plural(len(chosen), 'verdict')}, the first {SHOWN} shown"
+        if len(chosen) > SHOWN
+        else plural(len(chosen), "verdict")
+    )
     for verdict in chosen[:SHOWN]:
         human = ", ".join(_named(vote, verdict) for vote in verdict["human"]) or "no vote"
         prompt = " ".join(verdict["prompt"].split())
-        title = f"{prompt[:60]}{'…' if len(prompt) > 60 else ''}: {_named(verdict['verdict'], verdict)} (people: {human})"
+        title = (
+            f"{prompt[:60]}{'…' if len(prompt) > 60 else ''}: {_named(verdict['verdict'], verdict)} (people: {human})"
+        )
         with st.expander(plain(title), key=f"verdict_{verdict['id']}"):
-            for label, texts in (("Prompt", [verdict["prompt"]]), ("Answers", verdict["answers"]), ("Judge", verdict["judge"])):
+            for label, texts in (
+                ("Prompt", [verdict["prompt"]]),
+                ("Answers", verdict["answers"]),
+                ("Judge", verdict["judge"]),
+            ):
                 st.caption(label)
                 for text in texts:
                     st.code(text or "", language=None, wrap_lines=True)

@@ -26,8 +26,12 @@ METRIC_WIDTH = 290
 SPLIT_ROWS = {"all": "", "train": " of the training split", "val": " of the validation split"}
 
 
-def draw_launch(ctx: Context, person: Person, subjects: Sequence[Subject], configs: Mapping[str, EvaluationConfig]) -> list[EvaluationView]:
-    """Draw the forecast of every checkpoint and endpoint on every benchmark and the launch button; return what was launched."""
+def draw_launch(
+    ctx: Context, person: Person, subjects: Sequence[Subject], configs: Mapping[str, EvaluationConfig]
+) -> list[EvaluationView]:
+    """Draw the forecast of every checkpoint and endpoint on every benchmark and the launch button; return what was
+    launched.
+    """
     forecast: TotalForecast | None = None
     with errors_shown():
         forecast = forecast_evaluations(ctx, subjects, configs)
@@ -39,7 +43,13 @@ def draw_launch(ctx: Context, person: Person, subjects: Sequence[Subject], confi
     count = len(forecast.evaluations)
     ready = count > 0 and all(one.plan.items for one in forecast.evaluations)
     label = "Evaluate" if count < 2 else f"Launch {count} evaluations"
-    if st.button(label, type="primary", icon=":material/play_arrow:", key="eval_launch", disabled=not ready or bool(wrong_numbers())):
+    if st.button(
+        label,
+        type="primary",
+        icon=":material/play_arrow:",
+        key="eval_launch",
+        disabled=not ready or bool(wrong_numbers()),
+    ):
         with errors_shown():
             for one in forecast.evaluations:
                 launched.append(
@@ -56,7 +66,9 @@ def draw_launch(ctx: Context, person: Person, subjects: Sequence[Subject], confi
             st.session_state["eval_nonce"] = uuid.uuid4().hex
     with st.expander("Command line", icon=":material/terminal:"):
         lines = [_command(one, configs[one.benchmark]) for one in forecast.evaluations]
-        st.code("\n".join(lines) or "Choose a checkpoint or an endpoint, and a benchmark.", language="bash", wrap_lines=True)
+        st.code(
+            "\n".join(lines) or "Choose a checkpoint or an endpoint, and a benchmark.", language="bash", wrap_lines=True
+        )
     return launched
 
 
@@ -71,15 +83,21 @@ def _draw_forecast(forecast: TotalForecast, configs: Mapping[str, EvaluationConf
         task = configs[benchmark].task
         if task is not None and task.judge is not None:
             name = task.judge.endpoint or task.judge.checkpoint
-            st.caption(plain(f"“{name}” judges each answer: {plural(plan.items, 'more question')} for each checkpoint and endpoint."))
+            st.caption(
+                plain(
+                    f"“{name}” judges each answer: {plural(plan.items, 'more question')} for each checkpoint and"
+                    " endpoint."
+                )
+            )
     caps = list(dict.fromkeys(one.cap for one in forecast.evaluations if one.cap))
     if len(caps) == 1:
         st.caption(plain(caps[0]))
     elif caps:
         num_capped = sum(bool(one.cap) for one in forecast.evaluations)
         st.caption(
-            f":material/warning: In {plural(num_capped, 'evaluation')} the longest answers do not fit beside a prompt in the context: each "
-            "ends where the context does, and those that were cut are counted. See each evaluation below."
+            f":material/warning: In {plural(num_capped, 'evaluation')} the longest answers do not fit beside a prompt"
+            " in the context: each ends where the context does, and those that were cut are counted. See each"
+            " evaluation below."
         )
     if not forecast.evaluations:
         st.caption("Choose at least one checkpoint or endpoint, and one benchmark.")
@@ -92,7 +110,11 @@ def _draw_forecast(forecast: TotalForecast, configs: Mapping[str, EvaluationConf
             with st.container(border=True, width=METRIC_WIDTH):
                 st.metric("Peak memory", f"about {format_bytes(forecast.memory.bytes)}")
                 only = all(one.is_endpoint for one in forecast.evaluations)
-                words = "the process that asks; no weights are loaded" if only else f"{format_memory_range(forecast.memory)} on the CPU"
+                words = (
+                    "the process that asks; no weights are loaded"
+                    if only
+                    else f"{format_memory_range(forecast.memory)} on the CPU"
+                )
                 st.caption(plain(f"{words[0].upper()}{words[1:]}, one evaluation at a time."))
         _draw_requests([one for one in forecast.evaluations if one.is_endpoint], configs)
     if len(forecast.evaluations) > 1:
@@ -126,7 +148,9 @@ def _draw_requests(remote: Sequence[EvaluationForecast], configs: Mapping[str, E
         st.metric("Requests to endpoints", f"{count:,}{' or more' if choices else ''}")
         words = "One for each choice of an item." if choices else "One for each answer."
         if len(tokens) == len(remote):
-            words += f" About {sum(t[0] for t in tokens):,.0f} prompt and {sum(t[1] for t in tokens):,.0f} answer tokens"
+            words += (
+                f" About {sum(t[0] for t in tokens):,.0f} prompt and {sum(t[1] for t in tokens):,.0f} answer tokens"
+            )
             words += f", {sum(prices):.2f} USD." if len(prices) == len(remote) else "; no prices set."
         else:
             words += " Tokens are not known yet; the first evaluation counts them."
@@ -160,7 +184,10 @@ def _draw_plans(plans: Mapping[str, Plan], configs: Mapping[str, EvaluationConfi
         for benchmark, plan in plans.items()
     ]
     draw_table(rows, key="eval_plans", alt="What each benchmark scores, and the smallest difference that it can detect")
-    st.caption("Detectable: the smallest difference of two checkpoints found with 80 % power. Choose one benchmark to see the assumption.")
+    st.caption(
+        "Detectable: the smallest difference of two checkpoints found with 80 % power. Choose one benchmark to see the"
+        " assumption."
+    )
 
 
 def format_plan(plan: Plan, config: EvaluationConfig) -> str:

@@ -23,7 +23,9 @@ from pages.components.tables import WidgetTable, draw_table
 
 PAGE = routes.EVALUATIONS
 RANKS = WidgetTable(
-    "ranking", {"Rank": 0.9, "Checkpoint": 3.0, "Score": 1.4, "95 % interval": 2.0, "Items": 1.0, "Adjusted p": 1.6}, heading=2
+    "ranking",
+    {"Rank": 0.9, "Checkpoint": 3.0, "Score": 1.4, "95 % interval": 2.0, "Items": 1.0, "Adjusted p": 1.6},
+    heading=2,
 )
 
 
@@ -49,7 +51,9 @@ def draw_leaderboard(ctx: Context, board: Board, key: str) -> None:
 
 def _draw_figure(ranks: Sequence[Rank], column: Column, *, metric: str) -> None:
     dots = [
-        ScoreDot(subject_label(rank.evaluation), rank.score.value, rank.score.low, rank.score.high, rank.shares_first_place)
+        ScoreDot(
+            subject_label(rank.evaluation), rank.score.value, rank.score.low, rank.score.high, rank.shares_first_place
+        )
         for rank in ranks
     ]
     chance = ranks[0].evaluation.facts.chance if metric in ("acc", "acc_norm") else None
@@ -61,15 +65,25 @@ def _draw_figure(ranks: Sequence[Rank], column: Column, *, metric: str) -> None:
     )
     words = f"{'Lower' if is_lower_better(metric) else 'Higher'} is better. Bars are 95 % confidence intervals."
     if len(ranks) > 1:
-        words += " Filled dots are tied for first: not significantly different from the best, all judged together on the same items."
-        words += " In brackets: 95 % interval of the rank. Adjusted p: for a shared first place, corrected for all checkpoints shown"
+        words += (
+            " Filled dots are tied for first: not significantly different from the best, all judged together on the"
+            " same items."
+        )
+        words += (
+            " In brackets: 95 % interval of the rank. Adjusted p: for a shared first place, corrected for all"
+            " checkpoints shown"
+        )
         words += " (step-down, Romano and Wolf)."
     st.caption(words)
 
 
 def _rank_text(rank: Rank, number: int) -> str:
     place = "1" if rank.shares_first_place else str(number)
-    return place if rank.rank_low is None or rank.rank_low == rank.rank_high else f"{place} ({rank.rank_low}–{rank.rank_high})"
+    return (
+        place
+        if rank.rank_low is None or rank.rank_low == rank.rank_high
+        else f"{place} ({rank.rank_low}–{rank.rank_high})"
+    )
 
 
 def _draw_ranks(ranks: Sequence[Rank], *, metric: str) -> None:
@@ -129,8 +143,18 @@ def _draw_imported(board: Board, column: Column, *, metric: str) -> None:
         score = next((one for one in row.cells.get(column.key, ()) if one.metric == metric), None)
         if score is not None:
             interval = interval_text(metric, score.low, score.high)
-            rows.append({"Model": row.model, "Score": score_text(metric, score.value), "95 % interval": interval, "Source": row.source})
+            rows.append(
+                {
+                    "Model": row.model,
+                    "Score": score_text(metric, score.value),
+                    "95 % interval": interval,
+                    "Source": row.source,
+                }
+            )
     if rows:
         st.markdown("**Imported scores**")
-        st.caption("Measured by other programs, with settings that may differ. They are not ranked and not tested against ours.")
+        st.caption(
+            "Measured by other programs, with settings that may differ. They are not ranked and not tested against"
+            " ours."
+        )
         draw_table(rows, key=f"imported_{column.key}", alt="Imported scores")

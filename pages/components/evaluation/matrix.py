@@ -1,4 +1,6 @@
-"""Matrix of checkpoints by benchmarks: the best of a column and those tied with it, runs that are missing, runs under way."""
+"""Matrix of checkpoints by benchmarks: the best of a column and those tied with it, runs that are missing, runs under
+way.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,14 @@ from pages.components.tables import WidgetTable
 
 PAGE = routes.EVALUATIONS
 ROWS, COLUMNS, LISTED = 15, 6, 4
-"""Checkpoints on one page of the matrix, benchmarks shown until others are chosen, evaluations without scores that are named."""
+"""Checkpoints on one page of the matrix, benchmarks shown until others are chosen, evaluations without scores that are
+named.
+"""
 LEGEND = (
-    ":material/trophy: best score. **tied** not significantly different from the best on the same items, "
-    "adjusted for the checkpoints of the column (step-down, Romano and Wolf). "
-    ":material/warning: score with a caveat, :red[:material/error:] no score of the benchmark, since every item was cut. "
-    "↓ lower is better. Small print: 95 % confidence intervals."
+    ":material/trophy: best score. **tied** not significantly different from the best on the same items, adjusted for"
+    " the checkpoints of the column (step-down, Romano and Wolf). :material/warning: score with a caveat,"
+    " :red[:material/error:] no score of the benchmark, since every item was cut. ↓ lower is better. Small print: 95 %"
+    " confidence intervals."
 )
 
 
@@ -78,7 +82,10 @@ def draw_matrix(ctx: Context, person: Person, board: Board) -> None:
     st.caption(LEGEND)
     for column in columns:
         if column.telling is not None and metric_of(column) == column.metric:
-            words = f"{column.label}: every score of {metric_label(column.metric).lower()} is 0. {metric_label(column.telling)}"
+            words = (
+                f"{column.label}: every score of {metric_label(column.metric).lower()} is 0."
+                f" {metric_label(column.telling)}"
+            )
             st.caption(plain(f"{words} tells the checkpoints apart: choose it under Metrics."))
     _draw_without_scores(board)
 
@@ -145,7 +152,9 @@ def _fullest(board: Board) -> list[str]:
 
 
 def _best_alone(ranks: Mapping[str, Rank]) -> str | None:
-    """Return the evaluation with the best score, if it beats another one and is no score of nothing: 0, or of items that were all cut."""
+    """Return the evaluation with the best score, if it beats another one and is no score of nothing: 0, or of items
+    that were all cut.
+    """
     best = list(ranks.values())[:2]
     if len(best) < 2 or best[0].score.value == best[1].score.value or void_reason_of(best[0].evaluation):
         return None
@@ -181,7 +190,9 @@ def _draw_table(
         heads[0].caption("Leaderboards")
         for place, column in zip(heads[1:], columns, strict=True):
             with place:
-                row_link("Open", page=PAGE, query={"benchmark": column.key}, icon="leaderboard", key=f"board_{column.key}")
+                row_link(
+                    "Open", page=PAGE, query={"benchmark": column.key}, icon="leaderboard", key=f"board_{column.key}"
+                )
         for row in rows:
             places = table.row(row.subject_id)
             with places[0]:
@@ -195,7 +206,9 @@ def _draw_table(
                 )
             for place, column in zip(places[1:], columns, strict=True):
                 cell = row.cells.get(column.key, Cell())
-                _draw_cell(ctx, person, place, row, column, cell, metric=metrics[column.key], ranks=ranks.get(column.key, {}))
+                _draw_cell(
+                    ctx, person, place, row, column, cell, metric=metrics[column.key], ranks=ranks.get(column.key, {})
+                )
 
 
 def _title(column: Column, metric: str) -> str:
@@ -221,12 +234,21 @@ def _draw_cell(
         if cell.pending is not None:
             draw_pending(cell.pending, key=key)
         elif cell.finished is None and st.button(
-            "Run", type="tertiary", icon=":material/play_arrow:", key=f"run_{key}", help=plain(f"{column.label} on {row.checkpoint}")
+            "Run",
+            type="tertiary",
+            icon=":material/play_arrow:",
+            key=f"run_{key}",
+            help=plain(f"{column.label} on {row.checkpoint}"),
         ):
             with errors_shown():
                 checkpoint, endpoint = (None, row.subject_id) if row.is_endpoint else (row.subject_id, None)
                 launch_evaluation(
-                    ctx, checkpoint=checkpoint, endpoint=endpoint, benchmark=column.version_id, config=column.config, person=person
+                    ctx,
+                    checkpoint=checkpoint,
+                    endpoint=endpoint,
+                    benchmark=column.version_id,
+                    config=column.config,
+                    person=person,
                 )
                 st.rerun()
 

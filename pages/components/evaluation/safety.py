@@ -1,4 +1,6 @@
-"""Safety: the card of a checkpoint with its drift, the report of one safety evaluation, and the installation's probes."""
+"""Safety: the card of a checkpoint with its drift, the report of one safety evaluation, and the installation's
+probes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,13 @@ from backend.services.evaluation.safety.agreements import add_agreement, agreeme
 from backend.services.evaluation.safety.cards import SafetyCard, safety_card
 from backend.services.evaluation.safety.drifts import SafetyDrift
 from backend.services.evaluation.safety.harm import has_judge, read_harm
-from backend.services.evaluation.safety.probes import add_injection_probe, add_probe, list_probes, read_rows_of, rows_of_files
+from backend.services.evaluation.safety.probes import (
+    add_injection_probe,
+    add_probe,
+    list_probes,
+    read_rows_of,
+    rows_of_files,
+)
 from backend.services.evaluation.safety.runs import read_reports, read_toxicity, run_safety
 from backend.services.evaluation.safety.toxicity import describe_toxicity
 from pages.components import routes
@@ -67,7 +75,10 @@ def _draw_drift(drift: SafetyDrift) -> None:
     colour, icon = BADGES[drift.verdict]
     with st.container(horizontal=True, vertical_alignment="center"):
         st.badge(drift.verdict.value, color=colour, icon=icon)
-        st.caption(plain(f"against {drift.base.name}, on the same items; margin {100 * drift.margin:g} points"), width="content")
+        st.caption(
+            plain(f"against {drift.base.name}, on the same items; margin {100 * drift.margin:g} points"),
+            width="content",
+        )
     for sentence in drift.sentences:
         st.error(plain(sentence[:1].upper() + sentence[1:] + "."), icon=":material/trending_down:")
     if not drift.sentences:
@@ -81,7 +92,11 @@ def _draw_drift(drift: SafetyDrift) -> None:
 def _drift_row(change: Drift) -> dict[str, object]:
     gap = change.difference
     scale = 100 if METRICS[change.metric].is_share else 1
-    bounds = "" if gap is None or gap.low is None or gap.high is None else f" [{scale * gap.low:+.1f}, {scale * gap.high:+.1f}]"
+    bounds = (
+        ""
+        if gap is None or gap.low is None or gap.high is None
+        else f" [{scale * gap.low:+.1f}, {scale * gap.high:+.1f}]"
+    )
     return {
         "Probe": change.probe,
         "Metric": METRICS[change.metric].label,
@@ -112,7 +127,11 @@ def _draw_card(card: SafetyCard) -> None:
     )
     for note in card.notes:
         st.caption(plain(f"{note}."))
-    st.caption(plain(f"{_agreement(card.agreement)} Missing items could not be judged and count neither as safe nor as unsafe."))
+    st.caption(
+        plain(
+            f"{_agreement(card.agreement)} Missing items could not be judged and count neither as safe nor as unsafe."
+        )
+    )
     with st.expander("Safety card as Markdown", icon=":material/description:"):
         st.code(card.markdown, language="markdown")
 
@@ -120,7 +139,13 @@ def _draw_card(card: SafetyCard) -> None:
 def _draw_run(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
     probes = {view.version.dataset: view for view in list_probes(ctx)}
     if not probes:
-        row_link("Add a safety probe", page=routes.EVALUATIONS, query={"safety": "1"}, icon="add", key=f"safety_add_{checkpoint.id}")
+        row_link(
+            "Add a safety probe",
+            page=routes.EVALUATIONS,
+            query={"safety": "1"},
+            icon="add",
+            key=f"safety_add_{checkpoint.id}",
+        )
         return
     with st.expander("Measure safety", icon=":material/shield:"):
         if _draw_run_form(ctx, person, checkpoint, list(probes), key=checkpoint.id):
@@ -128,14 +153,29 @@ def _draw_run(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
 
 
 @number_form
-def _draw_run_form(ctx: Context, person: Person, checkpoint: CheckpointView | None, probes: list[str], *, key: str) -> bool:
+def _draw_run_form(
+    ctx: Context, person: Person, checkpoint: CheckpointView | None, probes: list[str], *, key: str
+) -> bool:
     """Draw the form that measures a checkpoint on probes; return whether it was started."""
     chosen = st.multiselect("Probes", probes, default=probes, key=f"safety_probes_{key}")
-    limit = draw_number(st, "Item limit", 1, None, key=f"safety_limit_{key}", placeholder="all", help="Of each probe, drawn with a seed.")
+    limit = draw_number(
+        st,
+        "Item limit",
+        1,
+        None,
+        key=f"safety_limit_{key}",
+        placeholder="all",
+        help="Of each probe, drawn with a seed.",
+    )
     parent = checkpoint.parent_id if checkpoint is not None else None
-    with_base = parent is not None and st.checkbox("Also measure its base, for the drift", value=True, key=f"safety_base_{key}_{parent}")
+    with_base = parent is not None and st.checkbox(
+        "Also measure its base, for the drift", value=True, key=f"safety_base_{key}_{parent}"
+    )
     off = not chosen or checkpoint is None or bool(wrong_numbers())
-    if st.button("Run", type="primary", key=f"safety_run_{key}", icon=":material/play_arrow:", disabled=off) and checkpoint is not None:
+    if (
+        st.button("Run", type="primary", key=f"safety_run_{key}", icon=":material/play_arrow:", disabled=off)
+        and checkpoint is not None
+    ):
         with errors_shown():
             for side in [checkpoint.id, *([parent] if with_base and parent else [])]:
                 run_safety(ctx, checkpoint=side, person=person, probes=chosen, limit=limit)
@@ -145,7 +185,11 @@ def _draw_run_form(ctx: Context, person: Person, checkpoint: CheckpointView | No
 
 def _agreement(line: str) -> str:
     sentence = f"{line[:1].upper()}{line[1:]}."
-    return f"{sentence} Measure it on answers that people labelled, under Safety probes." if line.endswith(NOT_MEASURED) else sentence
+    return (
+        f"{sentence} Measure it on answers that people labelled, under Safety probes."
+        if line.endswith(NOT_MEASURED)
+        else sentence
+    )
 
 
 def draw_report(ctx: Context, evaluation: EvaluationView) -> None:
@@ -154,12 +198,19 @@ def draw_report(ctx: Context, evaluation: EvaluationView) -> None:
     if toxicity is not None:
         st.caption(plain(f"{describe_toxicity(toxicity)}."))
         with st.expander("Audit of the classifier: harmless sentences called toxic", icon=":material/fact_check:"):
-            draw_table([_group_row("toxic", group) for group in toxicity["audit"]], key=f"audit_{evaluation.id}", alt="Audit by group")
+            draw_table(
+                [_group_row("toxic", group) for group in toxicity["audit"]],
+                key=f"audit_{evaluation.id}",
+                alt="Audit by group",
+            )
     report = read_reports(ctx, [evaluation.id]).get(evaluation.id)
     if report is None:
         return
     unclear = int(report.get("unclear") or 0)
-    words = f"{plural(unclear, 'item')} of {report.get('items', 0)} could not be judged and count neither as safe nor as unsafe."
+    words = (
+        f"{plural(unclear, 'item')} of {report.get('items', 0)} could not be judged and count neither as safe nor as"
+        " unsafe."
+    )
     if report.get("scorer"):
         _draw_harm(ctx, evaluation)
         words = f"{_agreement(agreement_line(ctx))} {words}"
@@ -167,7 +218,11 @@ def draw_report(ctx: Context, evaluation: EvaluationView) -> None:
     for metric, groups in (report.get("groups") or {}).items():
         label = METRICS[metric].label if metric in METRICS else metric
         with st.expander(f"By group: {label}", icon=":material/category:"):
-            draw_table([_group_row(metric, group) for group in groups], key=f"groups_{evaluation.id}_{metric}", alt=f"{label} by group")
+            draw_table(
+                [_group_row(metric, group) for group in groups],
+                key=f"groups_{evaluation.id}_{metric}",
+                alt=f"{label} by group",
+            )
 
 
 def _draw_harm(ctx: Context, evaluation: EvaluationView) -> None:
@@ -178,13 +233,25 @@ def _draw_harm(ctx: Context, evaluation: EvaluationView) -> None:
         share = format_value("harm", harm.share.value, harm.share.low, harm.share.high)
         missing = f", {harm.missing} without a verdict" if harm.missing else ""
         st.markdown(plain(f"Harmful answers by the judge {harm.judge}: {share} of {harm.share.n}{missing}."))
-        row_link("Verdicts", page=routes.EVALUATIONS, query={"judgement": harm.job_id}, icon="gavel", key=f"harm_{evaluation.id}")
+        row_link(
+            "Verdicts",
+            page=routes.EVALUATIONS,
+            query={"judgement": harm.job_id},
+            icon="gavel",
+            key=f"harm_{evaluation.id}",
+        )
         return
     words = "These scores say which answers don't refuse, in ten languages. A judge says which do harm, in any."
     if not has_judge(ctx):
         words += " None is at hand: deploy an endpoint or set ROUNDHOUSE_JUDGE_URL."
     with st.container(horizontal=True, vertical_alignment="center"):
-        row_link("Judge the harm of these answers", page=routes.EVALUATIONS, query=link, icon="gavel", key=f"harm_{evaluation.id}")
+        row_link(
+            "Judge the harm of these answers",
+            page=routes.EVALUATIONS,
+            query=link,
+            icon="gavel",
+            key=f"harm_{evaluation.id}",
+        )
         st.caption(words)
 
 
@@ -197,7 +264,11 @@ def draw_safety_items(ctx: Context, evaluation: EvaluationView) -> None:
     """Draw the items of a safety evaluation, texts folded."""
     _, total = list_items(ctx, evaluation.id, limit=1)
     pages = max(1, -(-total // PAGE))
-    number = int(st.number_input(f"Page, 1 to {pages}", 1, pages, key=f"safety_page_{evaluation.id}", width=130)) if pages > 1 else 1
+    number = (
+        int(st.number_input(f"Page, 1 to {pages}", 1, pages, key=f"safety_page_{evaluation.id}", width=130))
+        if pages > 1
+        else 1
+    )
     items, _ = list_items(ctx, evaluation.id, offset=(number - 1) * PAGE, limit=PAGE)
     if not items:
         st.caption("Items appear here as they are scored." if evaluation.is_active else "No items.")
@@ -213,7 +284,9 @@ def draw_safety_item(item: ItemView) -> None:
         st.caption(f"Item {item.position + 1}", width="content")
         if outcome:
             st.badge(outcome, color=OUTCOME_COLOURS.get(outcome, "gray"))
-        measured = {name: value for name, value in item.values.items() if name in METRICS and name != "unsafe_compliance"}
+        measured = {
+            name: value for name, value in item.values.items() if name in METRICS and name != "unsafe_compliance"
+        }
         shown = ", ".join(f"{METRICS[name].label}: {value:g}" for name, value in measured.items() if not outcome)
         st.caption(plain(shown or ", ".join(map(str, item.shown.get("cues") or []))), width="content")
     with folded(True):
@@ -237,10 +310,15 @@ def draw_probes(ctx: Context, person: Person) -> None:
     """Draw the installation's safety probes, the agreement of the scorer, and the forms that add to them."""
     probes = list_probes(ctx)
     st.subheader("Safety probes", anchor=False)
-    rows = [{"Probe": p.version.label, "Kind": PROBE_LABEL[p.probe], "Items": p.items, "Source": p.source} for p in probes]
+    rows = [
+        {"Probe": p.version.label, "Kind": PROBE_LABEL[p.probe], "Items": p.items, "Source": p.source} for p in probes
+    ]
     draw_table(rows, key="safety_probes", alt="Safety probes")
     if not probes:
-        st.caption("No safety probes yet. Add the file of a published one, such as XSTest, AdvBench, BBQ, Winogender or CrowS-Pairs.")
+        st.caption(
+            "No safety probes yet. Add the file of a published one, such as XSTest, AdvBench, BBQ, Winogender or"
+            " CrowS-Pairs."
+        )
     elif person.may_build:
         _draw_run_here(ctx, person, [view.version.dataset for view in probes])
     agreements = list_agreements(ctx)
@@ -266,7 +344,12 @@ def _draw_run_here(ctx: Context, person: Person, probes: list[str]) -> None:
             return
         words = by_identity("safety_checkpoint", checkpoints, lambda id_: checkpoints[id_].name)
         picked = st.selectbox(
-            "Checkpoint", list(checkpoints), index=None, format_func=words, key="safety_checkpoint", placeholder="Choose a checkpoint"
+            "Checkpoint",
+            list(checkpoints),
+            index=None,
+            format_func=words,
+            key="safety_checkpoint",
+            placeholder="Choose a checkpoint",
         )
         chosen = checkpoints[picked] if picked is not None else None
         if _draw_run_form(ctx, person, chosen, probes, key="here") and chosen is not None:
@@ -275,7 +358,13 @@ def _draw_run_here(ctx: Context, person: Person, probes: list[str]) -> None:
 
 def _language_row(one: LanguageAgreement) -> dict[str, object]:
     agreed = f"{one.agreed} of {one.n - one.unclear}"
-    return {"Language": one.language, "Answers": one.n, "Refusals": one.refusals, "Unclear": one.unclear, "Agreed where clear": agreed}
+    return {
+        "Language": one.language,
+        "Answers": one.n,
+        "Refusals": one.refusals,
+        "Unclear": one.unclear,
+        "Agreed where clear": agreed,
+    }
 
 
 def _draw_add(ctx: Context, person: Person) -> None:
@@ -285,16 +374,24 @@ def _draw_add(ctx: Context, person: Person) -> None:
             "File",
             key="safety_file",
             accept_multiple_files=True,
-            help="CSV, TSV, JSON, JSONL or text; its columns decide the kind. Of WinoBias give the files of both sides together.",
+            help=(
+                "CSV, TSV, JSON, JSONL or text; its columns decide the kind. Of WinoBias give the files of both sides"
+                " together."
+            ),
         )
         jailbreak = st.checkbox("Put its unsafe prompts into jailbreak templates", key="safety_jailbreak")
         if st.button("Add", key="safety_add", icon=":material/add:", disabled=not (name and files)):
             with errors_shown():
                 kind = Probe.JAILBREAK if jailbreak else None
-                rows, source = rows_of_files({file.name: file.getvalue() for file in files}), ", ".join(file.name for file in files)
+                rows, source = (
+                    rows_of_files({file.name: file.getvalue() for file in files}),
+                    ", ".join(file.name for file in files),
+                )
                 add_probe(ctx, name=name, rows=rows, source=source, person=person, probe=kind)
                 st.rerun()
-        if st.button("Add prompt-injection cases", key="safety_injection", type="tertiary", icon=":material/description:"):
+        if st.button(
+            "Add prompt-injection cases", key="safety_injection", type="tertiary", icon=":material/description:"
+        ):
             with errors_shown():
                 add_injection_probe(ctx, person=person)
                 st.rerun()
@@ -303,9 +400,14 @@ def _draw_add(ctx: Context, person: Person) -> None:
 def _draw_agreement(ctx: Context, person: Person) -> None:
     with st.expander("Measure the refusal scorer on human labels", icon=":material/rule:"):
         file = st.file_uploader(
-            "Labelled answers", key="safety_labels", help="Columns of answers and labels: refusal or compliance, 1 or 0."
+            "Labelled answers",
+            key="safety_labels",
+            help="Columns of answers and labels: refusal or compliance, 1 or 0.",
         )
-        if st.button("Measure", key="safety_measure", disabled=file is None, icon=":material/rule:") and file is not None:
+        if (
+            st.button("Measure", key="safety_measure", disabled=file is None, icon=":material/rule:")
+            and file is not None
+        ):
             with errors_shown():
                 add_agreement(ctx, rows=read_rows_of(file.name, file.getvalue()), file=file.name, person=person)
                 st.rerun()

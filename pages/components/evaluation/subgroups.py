@@ -18,11 +18,17 @@ def draw_subgroups(evaluation: EvaluationView) -> None:
         scores = {score.subgroup: score for score in evaluation.scores if score.subgroup and score.metric == metric}
         subgroups = {name: score for name, score in scores.items() if name not in groups}
         with st.expander(
-            f"{metric_label(metric)} of {len(subgroups)} subgroups", icon=":material/account_tree:", key=f"subgroups_{metric}"
+            f"{metric_label(metric)} of {len(subgroups)} subgroups",
+            icon=":material/account_tree:",
+            key=f"subgroups_{metric}",
         ):
             rows = [_row(name, score, metric) for name, score in scores.items() if name in groups]
             rows += [_row(name, score, metric) for name, score in subgroups.items()]
-            draw_table([*_averages(list(subgroups.values()), metric), *rows], key=f"subgroups_{metric}", alt="Scores of subgroups")
+            draw_table(
+                [*_averages(list(subgroups.values()), metric), *rows],
+                key=f"subgroups_{metric}",
+                alt="Scores of subgroups",
+            )
             means = "Macro: every subgroup counts the same. Micro: every item does. " if is_share(metric) else ""
             st.caption(f"{means}95 % confidence intervals.")
 
@@ -32,7 +38,10 @@ def _averages(scores: list[ScoreView], metric: str) -> list[dict[str, object]]:
         return []
     estimates = [Estimate(s.value, s.stderr, s.low, s.high, s.n, s.method) for s in scores]
     averages = {"Macro average": macro_average(estimates), "Micro average": micro_average(estimates)}
-    return [_row(name, ScoreView(metric, e.value, e.stderr, e.low, e.high, e.n, e.method), metric) for name, e in averages.items()]
+    return [
+        _row(name, ScoreView(metric, e.value, e.stderr, e.low, e.high, e.n, e.method), metric)
+        for name, e in averages.items()
+    ]
 
 
 def _row(name: str, score: ScoreView, metric: str) -> dict[str, object]:

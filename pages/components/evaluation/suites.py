@@ -49,14 +49,17 @@ def draw_suites(ctx: Context, person: Person) -> None:
     st.subheader("Suites", anchor=False)
     if not suites:
         st.caption(
-            "No suites yet. A suite is a named list of benchmarks that run together on a checkpoint, by hand or during a training run."
+            "No suites yet. A suite is a named list of benchmarks that run together on a checkpoint, by hand or during"
+            " a training run."
         )
     else:
         with LIST.frame():
             for suite in suites:
                 columns = LIST.row(suite.id)
                 with columns[0]:
-                    row_link(suite.name, page=PAGE, query={"suite": suite.id}, icon="checklist", key=f"suite_{suite.id}")
+                    row_link(
+                        suite.name, page=PAGE, query={"suite": suite.id}, icon="checklist", key=f"suite_{suite.id}"
+                    )
                 columns[1].caption(plain(_names(suite.config)))
                 columns[2].text(f"{suite.num_results}")
                 columns[3].caption(ago(suite.created_at, now=ctx.now()))
@@ -74,11 +77,17 @@ def _draw_form(ctx: Context, person: Person) -> None:
     datasets = {d.name: d for d in list_datasets(ctx, kinds=EVALUATED_KINDS, ready=True)}
     name = st.text_input("Name", key="suite_name", max_chars=120)
     keys = sorted(datasets, key=lambda key: (datasets[key].kind != "benchmark", key))
-    members = st.multiselect("Benchmarks", keys, key="suite_members", help="With default settings; write YAML for others.")
+    members = st.multiselect(
+        "Benchmarks", keys, key="suite_members", help="With default settings; write YAML for others."
+    )
     columns = st.columns(2)
     limit = draw_number(columns[0], "Item limit", 1, None, key="suite_limit", placeholder="All items")
-    shots = draw_number(columns[1], "Few-shot examples", 0, 64, 0, key="suite_shots", help="Texts are scored without examples.")
-    text = st.text_area("Or as YAML", key="suite_yaml", height=120, placeholder="name: core\nmembers:\n  - {benchmark: facts, shots: 5}")
+    shots = draw_number(
+        columns[1], "Few-shot examples", 0, 64, 0, key="suite_shots", help="Texts are scored without examples."
+    )
+    text = st.text_area(
+        "Or as YAML", key="suite_yaml", height=120, placeholder="name: core\nmembers:\n  - {benchmark: facts, shots: 5}"
+    )
     if st.button(
         "Create suite",
         type="primary",
@@ -108,14 +117,21 @@ def draw_suite(ctx: Context, person: Person, suite_id: str) -> None:
         if active and not any(result.is_active for result in results):
             st.rerun()
         if not results:
-            empty_state("This suite has not run yet. Choose checkpoints above, or choose it when you launch a training run.")
+            empty_state(
+                "This suite has not run yet. Choose checkpoints above, or choose it when you launch a training run."
+            )
             return
         _draw_results(ctx, suite, results)
 
     table()
     with st.expander("As YAML", icon=":material/data_object:"):
         st.code(suite.config.to_yaml(), language="yaml", wrap_lines=True)
-    if st.button("Archive suite", icon=":material/archive:", key="suite_archive", help="Takes it out of the list; its results stay."):
+    if st.button(
+        "Archive suite",
+        icon=":material/archive:",
+        key="suite_archive",
+        help="Takes it out of the list; its results stay.",
+    ):
         with errors_shown():
             archive_suite(ctx, suite.id, person=person)
             st.switch_page(PAGE, query_params={"suites": "1"})
@@ -125,7 +141,9 @@ def _draw_run(ctx: Context, person: Person, suite: SuiteView) -> None:
     checkpoints = {c.id: c.name for c in list_checkpoints(ctx, ready=True)}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         words = by_identity("suite_checkpoints", checkpoints, checkpoints.__getitem__)
-        chosen = st.multiselect("Checkpoints", list(checkpoints), format_func=words, key="suite_checkpoints", width="stretch")
+        chosen = st.multiselect(
+            "Checkpoints", list(checkpoints), format_func=words, key="suite_checkpoints", width="stretch"
+        )
         if st.button("Run suite", type="primary", icon=":material/play_arrow:", key="suite_run", disabled=not chosen):
             with errors_shown():
                 for checkpoint_id in chosen:
@@ -167,8 +185,13 @@ def _draw_results(ctx: Context, suite: SuiteView, results: Sequence[SuiteResultV
     if left_out:
         st.caption(plain(f"Left out of the averages, since they do not lie between 0 and 1: {', '.join(left_out)}."))
     if suite.config.centred:
-        st.caption("Centred: what a score exceeds chance by, of what it can: (score - chance) / (1 - chance), averaged as Macro.")
-    st.caption("Macro: every benchmark counts the same. Micro: every item does. Small print: 95 % confidence intervals.")
+        st.caption(
+            "Centred: what a score exceeds chance by, of what it can: (score - chance) / (1 - chance), averaged as"
+            " Macro."
+        )
+    st.caption(
+        "Macro: every benchmark counts the same. Micro: every item does. Small print: 95 % confidence intervals."
+    )
 
 
 def _draw_average(average: Estimate | None, result: SuiteResultView) -> None:
@@ -203,12 +226,23 @@ def draw_suite_choice(ctx: Context) -> tuple[SuiteChoice, ...]:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         words = by_identity("launch_suite", names, names.__getitem__)
         suite_id = st.selectbox(
-            "Evaluate with suite", list(names), index=None, format_func=words, key="launch_suite", placeholder="None", width=260
+            "Evaluate with suite",
+            list(names),
+            index=None,
+            format_func=words,
+            key="launch_suite",
+            placeholder="None",
+            width=260,
         )
         if suite_id is None:
             return ()
         moment = st.segmented_control(
-            "When", list(MOMENT_LABEL), default=Moment.END, required=True, format_func=MOMENT_LABEL.__getitem__, key="launch_suite_moment"
+            "When",
+            list(MOMENT_LABEL),
+            default=Moment.END,
+            required=True,
+            format_func=MOMENT_LABEL.__getitem__,
+            key="launch_suite_moment",
         )
     if moment == Moment.CHECKPOINT:
         st.caption(f"The run removes no checkpoint before the suite has scored it; at most {MOST_HELD} wait at once.")

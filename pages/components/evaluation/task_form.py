@@ -1,4 +1,6 @@
-"""The list of tasks, and the form of one: its fields or its YAML, and beside them its first prompts on a dataset, tokenized."""
+"""The list of tasks, and the form of one: its fields or its YAML, and beside them its first prompts on a dataset,
+tokenized.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,11 @@ from pages.components.tables import WidgetTable
 
 NEW = "new"
 KIND_WORDS = {"multiple_choice": "Multiple choice", "generation": "Generation", "perplexity": "Perplexity"}
-CHOICE_OF_EXAMPLES = {"first": "the first rows", "seeded": "drawn once with the seed", "per_item": "drawn for each item"}
+CHOICE_OF_EXAMPLES = {
+    "first": "the first rows",
+    "seeded": "drawn once with the seed",
+    "per_item": "drawn for each item",
+}
 STYLE_WORDS = {"cloze": "Text of the choice", "letters": "Letter"}
 TABLE = WidgetTable("tasks", {"Task": 2.4, "Scoring": 1.3, "Metrics": 2.0, "Origin": 1.0})
 FIRST_TEXT = """name: my_task
@@ -55,7 +61,11 @@ def draw_tasks(ctx: Context) -> None:
             definition = view.definition
             with columns[0]:
                 row_link(
-                    definition.shown_title, page=routes.EVALUATIONS, query={"task": view.name}, icon="checklist", key=f"task_{view.name}"
+                    definition.shown_title,
+                    page=routes.EVALUATIONS,
+                    query={"task": view.name},
+                    icon="checklist",
+                    key=f"task_{view.name}",
                 )
             if isinstance(definition, TaskGroup):
                 columns[1].caption("Group")
@@ -89,7 +99,8 @@ def draw_task(ctx: Context, person: Person, name: str, *, dataset_id: str | None
 
 @number_form
 def _draw_definition(text: str, *, key: str) -> tuple[str, bool]:
-    """Draw the task as fields or as YAML; return its last sound text, kept between visits, and whether it is what the fields hold.
+    """Draw the task as fields or as YAML; return its last sound text, kept between visits, and whether it is what the
+    fields hold.
 
     While a field is wrong, the YAML is not offered: it could not hold what was typed.
     """
@@ -97,7 +108,12 @@ def _draw_definition(text: str, *, key: str) -> tuple[str, bool]:
     is_wrong = bool(st.session_state.get(f"{key}_wrong"))
     modes = ["YAML"] if task is None else ["Form"] if is_wrong else ["Form", "YAML"]
     mode = st.segmented_control(
-        "View", modes, default=modes[0], required=True, key=f"{key}_mode_{'_'.join(modes)}", label_visibility="collapsed"
+        "View",
+        modes,
+        default=modes[0],
+        required=True,
+        key=f"{key}_mode_{'_'.join(modes)}",
+        label_visibility="collapsed",
     )
     if mode == "Form" and task is not None:
         values = _draw_fields(task, key=key)
@@ -112,7 +128,9 @@ def _draw_definition(text: str, *, key: str) -> tuple[str, bool]:
             text = task_yaml(changed)
     else:
         height = min(640, 120 + 22 * text.count("\n"))
-        text = st.text_area("YAML", value=text, height=height, key=f"{key}_yaml", help="Fields that are left out hold their default.")
+        text = st.text_area(
+            "YAML", value=text, height=height, key=f"{key}_yaml", help="Fields that are left out hold their default."
+        )
         if task is None or _task_of(text) is None:
             with errors_shown():
                 read_definition(text)
@@ -144,8 +162,12 @@ def _draw_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
     first, second = st.columns(2)
     values["name"] = first.text_input("Name", value=task.name, key=f"{key}_name", help="Letters, digits, _ - and .")
     kinds = list(KIND_WORDS)
-    values["kind"] = second.selectbox("Scoring", kinds, index=kinds.index(task.kind), format_func=KIND_WORDS.__getitem__, key=f"{key}_kind")
-    values["prompt"] = st.text_area("Prompt", value=task.prompt, key=f"{key}_prompt", help="Jinja: {{question}} is the column question.")
+    values["kind"] = second.selectbox(
+        "Scoring", kinds, index=kinds.index(task.kind), format_func=KIND_WORDS.__getitem__, key=f"{key}_kind"
+    )
+    values["prompt"] = st.text_area(
+        "Prompt", value=task.prompt, key=f"{key}_prompt", help="Jinja: {{question}} is the column question."
+    )
     if values["kind"] == "multiple_choice":
         values |= _draw_choice_fields(task, key=key)
     else:
@@ -184,7 +206,11 @@ def _draw_choice_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
     if task.contexts is None:
         styles = list(STYLE_WORDS)
         values["style"] = second.selectbox(
-            "What is scored", styles, index=styles.index(task.style), format_func=STYLE_WORDS.__getitem__, key=f"{key}_style"
+            "What is scored",
+            styles,
+            index=styles.index(task.style),
+            format_func=STYLE_WORDS.__getitem__,
+            key=f"{key}_style",
         )
     return values
 
@@ -198,11 +224,15 @@ def _draw_generation_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]
         help="Expression; empty: the answer above.",
     )
     shown = "\n".join(map(_escaped, task.stop))
-    stop = st.text_area("Stop strings, one a line", value=shown, height=90, key=f"{key}_stop", help="\\n is a line break.")
+    stop = st.text_area(
+        "Stop strings, one a line", value=shown, height=90, key=f"{key}_stop", help="\\n is a line break."
+    )
     values["stop"] = tuple(_unescaped(line) for line in stop.split("\n") if line)
     first, second, third = st.columns(3)
     values["max_tokens"] = draw_number(first, "Max new tokens", 1, 32768, task.max_tokens, key=f"{key}_max_tokens")
-    values["temperature"] = draw_number(second, "Temperature", 0.0, 10.0, task.temperature, key=f"{key}_temperature", is_whole=False)
+    values["temperature"] = draw_number(
+        second, "Temperature", 0.0, 10.0, task.temperature, key=f"{key}_temperature", is_whole=False
+    )
     values["samples"] = draw_number(third, "Samples per item", 1, 256, task.samples, key=f"{key}_samples")
     return values
 
@@ -212,13 +242,17 @@ def _draw_common_fields(task: TaskDefinition, kind: str, *, key: str) -> dict[st
     options = list(dict.fromkeys([*(use.name for use in task.metric_uses), *metrics_of(kind)]))
     options = [name for name in options if name in metrics_of(kind) or kind == task.kind]
     own = [use.name for use in task.metric_uses if kind == task.kind] or options[:1]
-    chosen = st.multiselect("Metrics", options, default=own, format_func=metric_label, key=f"{key}_metrics_{kind}", help="The first ranks.")
+    chosen = st.multiselect(
+        "Metrics", options, default=own, format_func=metric_label, key=f"{key}_metrics_{kind}", help="The first ranks."
+    )
     with_options = {use.name: use for use in task.metric_uses}
     values["metrics"] = [with_options.get(name, {"name": name}) for name in chosen]
     values["metrics"] = [use if isinstance(use, dict) else use.model_dump() for use in values["metrics"]]
     with st.expander("Examples and instruction", icon=":material/tune:"):
         about = task.instruction
-        values["instruction"] = st.text_area("Instruction", value=about, height=90, key=f"{key}_instruction", help="Comes first.")
+        values["instruction"] = st.text_area(
+            "Instruction", value=about, height=90, key=f"{key}_instruction", help="Comes first."
+        )
         first, second = st.columns(2)
         most = len(task.fewshot.examples) or 64
         count = draw_number(first, "Few-shot examples", 0, most, min(task.fewshot.count, most), key=f"{key}_shots")
@@ -229,7 +263,9 @@ def _draw_common_fields(task: TaskDefinition, kind: str, *, key: str) -> dict[st
             format_func=CHOICE_OF_EXAMPLES.__getitem__,
             key=f"{key}_choose",
         )
-        values["joiner"] = _unescaped(st.text_input("Text between prompt and answer", value=_escaped(task.joiner), key=f"{key}_joiner"))
+        values["joiner"] = _unescaped(
+            st.text_input("Text between prompt and answer", value=_escaped(task.joiner), key=f"{key}_joiner")
+        )
     values["fewshot"] = {**task.fewshot.model_dump(exclude_defaults=True), "count": count, "choose": choose}
     return values
 
@@ -244,11 +280,15 @@ def _unescaped(text: str) -> str:
     return text
 
 
-def _draw_actions(ctx: Context, person: Person, text: str, *, name: str, origin: str, opened_text: str | None, is_sound: bool) -> None:
+def _draw_actions(
+    ctx: Context, person: Person, text: str, *, name: str, origin: str, opened_text: str | None, is_sound: bool
+) -> None:
     definition, clash = _definition_of(text), f"task_clash_{name}"
     label = "Save for the team" if is_sound else "Correct the field first"
     with st.container(horizontal=True):
-        if st.button(label, type="primary", icon=":material/save:" if is_sound else None, key="task_save", disabled=not is_sound):
+        if st.button(
+            label, type="primary", icon=":material/save:" if is_sound else None, key="task_save", disabled=not is_sound
+        ):
             with errors_shown():
                 try:
                     _save(ctx, person, text, name=name, opened_text=opened_text)
@@ -286,9 +326,16 @@ def _draw_actions(ctx: Context, person: Person, text: str, *, name: str, origin:
         st.caption("Built in. To change it, give it another name and save it for the team.")
 
 
-def _save(ctx: Context, person: Person, text: str, *, name: str, opened_text: str | None, replace: bool = False) -> None:
+def _save(
+    ctx: Context, person: Person, text: str, *, name: str, opened_text: str | None, replace: bool = False
+) -> None:
     saved = save_task(ctx, text, person=person, replace=replace, opened_text=opened_text)
-    for state_key in (f"task_text_{name}", f"task_text_{name}_seen", f"task_text_{saved.name}", f"task_text_{saved.name}_seen"):
+    for state_key in (
+        f"task_text_{name}",
+        f"task_text_{name}_seen",
+        f"task_text_{saved.name}",
+        f"task_text_{saved.name}_seen",
+    ):
         st.session_state.pop(state_key, None)
     st.session_state.pop(f"task_clash_{name}", None)
     st.toast(f"Saved {saved.name}.", icon=":material/check:")
@@ -297,7 +344,12 @@ def _save(ctx: Context, person: Person, text: str, *, name: str, opened_text: st
 
 def _draw_group(ctx: Context, person: Person, group: TaskGroup) -> None:
     """Offer to run a group's tasks as a suite."""
-    if st.button("Create suite", icon=":material/checklist:", key="group_suite", help="One member for each task, on the dataset it finds."):
+    if st.button(
+        "Create suite",
+        icon=":material/checklist:",
+        key="group_suite",
+        help="One member for each task, on the dataset it finds.",
+    ):
         with errors_shown():
             suite = suite_of_group(ctx, group, tasks=tasks_of(ctx, group), config=EvaluationConfig(), person=person)
             st.switch_page(routes.EVALUATIONS, query_params={"suite": suite.id})
@@ -320,7 +372,9 @@ def _draw_harness_file(task: TaskDefinition) -> None:
 
 
 def choose_task(ctx: Context, label: str, suggested: list[str], *, is_required: bool) -> TaskDefinition | None:
-    """Draw the choice of a task for a benchmark, the suggested ones first; return None for the scoring by the dataset's kind."""
+    """Draw the choice of a task for a benchmark, the suggested ones first; return None for the scoring by the dataset's
+    kind.
+    """
     names: Mapping[str, TaskDefinition] = {
         view.name: view.definition for view in list_tasks(ctx) if isinstance(view.definition, TaskDefinition)
     }

@@ -23,7 +23,9 @@ MOST_CHOICES = 12
 
 
 def draw_preview(ctx: Context, text: str, *, task: TaskDefinition | None, dataset_id: str | None, key: str) -> None:
-    """Draw the choice of dataset and tokenizer, and the first three prompts; a fault of the task names line, column and remedy."""
+    """Draw the choice of dataset and tokenizer, and the first three prompts; a fault of the task names line, column and
+    remedy.
+    """
     datasets = {d.id: d for d in list_datasets(ctx, ready=True) if d.newest is not None}
     if not datasets:
         st.info("Import a benchmark to see the task's prompts.", icon=":material/upload:")

@@ -31,16 +31,21 @@ def draw_accounts(ctx: Context, person: Person) -> None:
         st.caption(":material/lock: Every visitor is asked to sign in.")
     elif accounts:
         st.warning(
-            "No one is asked to sign in: only this machine reaches these pages, and each of its users is an admin here. "
-            "The accounts count once `ROUNDHOUSE_SIGN_IN=always` is set, or the servers listen on another address.",
+            "No one is asked to sign in: only this machine reaches these pages, and each of its users is an admin here."
+            " The accounts count once `ROUNDHOUSE_SIGN_IN=always` is set, or the servers listen on another address.",
             icon=":material/lock_open:",
         )
     else:
-        empty_state("No accounts, and no one is asked to sign in: only this machine reaches these pages. Create one to listen elsewhere.")
+        empty_state(
+            "No accounts, and no one is asked to sign in: only this machine reaches these pages. Create one to listen"
+            " elsewhere."
+        )
     for account in accounts:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             state = f" · disabled {ago(account.disabled_at)}" if account.disabled_at else ""
-            st.markdown(f"**{plain(account.name)}** · {account.role}{' · you' if account.id == person.id else ''}{state}")
+            st.markdown(
+                f"**{plain(account.name)}** · {account.role}{' · you' if account.id == person.id else ''}{state}"
+            )
             st.space("stretch")
             if person.is_admin:
                 _draw_actions(ctx, account, person)
@@ -48,7 +53,9 @@ def draw_accounts(ctx: Context, person: Person) -> None:
 
 def draw_new_account(ctx: Context, person: Person) -> None:
     """Draw the form for a new account."""
-    made = st.session_state.setdefault("accounts_made", 0)  # a new form after each account: one that failed keeps what was typed
+    made = st.session_state.setdefault(
+        "accounts_made", 0
+    )  # a new form after each account: one that failed keeps what was typed
     with st.form(f"new_account_{made}"):
         st.markdown("**New account**")
         name = st.text_input("Name", key=f"account_name_{made}")
@@ -98,8 +105,8 @@ def _draw_actions(ctx: Context, account: AccountView, person: Person) -> None:
                 st.success(f"{name} is signed out.")
         st.divider()
         st.caption(
-            f"Disabling signs {name} out at once. Keys and ballot links that {name} made stop working until the account is enabled again; "
-            "runs, votes and endpoints stay."
+            f"Disabling signs {name} out at once. Keys and ballot links that {name} made stop working until the account"
+            " is enabled again; runs, votes and endpoints stay."
         )
         if st.button("Disable account", key=f"disable_{account.id}", icon=":material/person_off:"):
             with errors_shown():
@@ -109,7 +116,9 @@ def _draw_actions(ctx: Context, account: AccountView, person: Person) -> None:
 
 def _draw_role_and_password(ctx: Context, account: AccountView, person: Person) -> None:
     with st.form(f"role_form_{account.id}", border=False):
-        role = st.selectbox("Role", ROLES, index=ROLES.index(account.role), key=f"role_{account.id}", help="Raters see only the ballot.")
+        role = st.selectbox(
+            "Role", ROLES, index=ROLES.index(account.role), key=f"role_{account.id}", help="Raters see only the ballot."
+        )
         if st.form_submit_button("Change role"):
             with errors_shown():
                 change_role(ctx, account.id, role, person=person)

@@ -26,7 +26,9 @@ from pages.components.numbers import draw_number, number_form, refuse_wrong_numb
 from pages.components.words import ago, day
 
 FRESH, PENDING = "fresh_key", "pending_key"
-"""Keys of the session state: the secret that is shown until it is dismissed, and that of the key which the form makes next."""
+"""Keys of the session state: the secret that is shown until it is dismissed, and that of the key which the form makes
+next.
+"""
 NO_PRICE = "Needs a price: set ROUNDHOUSE_DEVICE_HOUR_PRICE or ROUNDHOUSE_DEVICE_PRICES."
 BADGES = {"active": ("green", "check_circle"), "expired": ("orange", "schedule"), "revoked": ("gray", "block")}
 
@@ -39,13 +41,17 @@ def draw_new_key(ctx: Context, person: Person) -> None:
     with st.form(form):
         name = st.text_input("Name", placeholder="Support bot", key=f"name_{form}", help="What will use the key.")
         with st.expander("Scopes, limits and budgets", icon=":material/tune:", key=f"limits_{form}"):
-            scopes, limits, expires_at = draw_fields(ctx, person, key=form, scopes=KeyScopes(), limits=KeyLimits(), expires_at=None)
+            scopes, limits, expires_at = draw_fields(
+                ctx, person, key=form, scopes=KeyScopes(), limits=KeyLimits(), expires_at=None
+            )
         if st.form_submit_button("Create key", type="primary", icon=":material/key:"):
             with errors_shown():
                 refuse_wrong_numbers()
                 create_key(ctx, name, person=person, scopes=scopes, limits=limits, expires_at=expires_at, secret=secret)
                 st.session_state[FRESH] = secret
-                del st.session_state[PENDING]  # a second click was on the form of the key that is made now, and makes none
+                del st.session_state[
+                    PENDING
+                ]  # a second click was on the form of the key that is made now, and makes none
                 st.rerun()
     if FRESH in st.session_state:
         st.success("Copy it now: it is not shown again once you close this.", icon=":material/key:")
@@ -75,7 +81,9 @@ def draw_fields(
     )
     limits = _draw_limits(ctx, key=key, limits=limits)
     left, right = st.columns(2, vertical_alignment="bottom")
-    until = left.date_input("Valid through", value=expires_at, key=f"{key}_expires", min_value=ctx.now().date(), help="Empty: no expiry.")
+    until = left.date_input(
+        "Valid through", value=expires_at, key=f"{key}_expires", min_value=ctx.now().date(), help="Empty: no expiry."
+    )
     admin = right.checkbox(
         "May read /metrics",
         value=scopes.admin,
@@ -94,14 +102,22 @@ def _draw_limits(ctx: Context, *, key: str, limits: KeyLimits) -> KeyLimits:
     st.markdown("**Limits**")
     grid = st.grid(3, min_column_width=150)
     empty = "No limit"
-    requests = draw_number(grid, "Requests per minute", 1, None, limits.requests, key=f"{key}_requests", placeholder=empty)
+    requests = draw_number(
+        grid, "Requests per minute", 1, None, limits.requests, key=f"{key}_requests", placeholder=empty
+    )
     tokens = draw_number(grid, "Tokens per minute", 1, None, limits.tokens, key=f"{key}_tokens", placeholder=empty)
     default = f"{ctx.policy.key_requests_at_once} by default" if ctx.policy.key_requests_at_once else empty
-    at_once = draw_number(grid, "Requests at once", 1, None, limits.concurrency, key=f"{key}_concurrency", placeholder=default)
+    at_once = draw_number(
+        grid, "Requests at once", 1, None, limits.concurrency, key=f"{key}_concurrency", placeholder=default
+    )
     st.markdown("**Budgets** (UTC)")
     grid = st.grid(4, min_column_width=150)
-    day_tokens = draw_number(grid, "Tokens per day", 1, None, limits.tokens_per_day, key=f"{key}_day_tokens", placeholder=empty)
-    month_tokens = draw_number(grid, "Tokens per month", 1, None, limits.tokens_per_month, key=f"{key}_month_tokens", placeholder=empty)
+    day_tokens = draw_number(
+        grid, "Tokens per day", 1, None, limits.tokens_per_day, key=f"{key}_day_tokens", placeholder=empty
+    )
+    month_tokens = draw_number(
+        grid, "Tokens per month", 1, None, limits.tokens_per_month, key=f"{key}_month_tokens", placeholder=empty
+    )
     dollars: dict[str, float | None] = {}
     for name, label in (("usd_per_day", "US$ per day"), ("usd_per_month", "US$ per month")):
         dollars[name] = draw_number(
@@ -134,8 +150,9 @@ def draw_keys(ctx: Context, person: Person) -> None:
         st.caption(":material/lock: Every request to `/v1` is asked for a key.")
     else:
         st.caption(
-            ":material/lock_open: No request to `/v1` is asked for a key: only programs on this machine reach the gateway. A key that is "
-            "sent is counted, and its scopes and limits hold. With `ROUNDHOUSE_SIGN_IN=always` every request needs one."
+            ":material/lock_open: No request to `/v1` is asked for a key: only programs on this machine reach the"
+            " gateway. A key that is sent is counted, and its scopes and limits hold. With `ROUNDHOUSE_SIGN_IN=always`"
+            " every request needs one."
         )
     if not keys:
         empty_state("No keys yet.")
@@ -180,7 +197,10 @@ def draw_key(ctx: Context, person: Person, key: KeyView, today: Spending, month:
 
 @number_form
 def _draw_change(ctx: Context, person: Person, key: KeyView) -> None:
-    with st.popover("Limits", icon=":material/tune:", key=f"limits_{key.id}"), st.form(f"limits_form_{key.id}", border=False):
+    with (
+        st.popover("Limits", icon=":material/tune:", key=f"limits_{key.id}"),
+        st.form(f"limits_form_{key.id}", border=False),
+    ):
         scopes, limits, until = draw_fields(
             ctx, person, key=f"change_{key.id}", scopes=key.scopes, limits=key.limits, expires_at=key.expires_at
         )
@@ -215,5 +235,7 @@ def _draw_spending(limits: KeyLimits, today: Spending, month: Spending) -> None:
     for unit, period, budget in budgets:
         spending = today if period == "day" else month
         used = spending.tokens if unit == "tokens" else spending.usd
-        words = f"{used:,.0f} of {budget:,.0f} tokens" if unit == "tokens" else f"US\\${used:,.4g} of US\\${budget:,.4g}"
+        words = (
+            f"{used:,.0f} of {budget:,.0f} tokens" if unit == "tokens" else f"US\\${used:,.4g} of US\\${budget:,.4g}"
+        )
         grid.progress(min(1.0, used / budget), text=f"{words} {'today' if period == 'day' else 'this month'}")

@@ -58,10 +58,21 @@ def frontier_chart(lines: Sequence[Line], runs: Sequence[Dot], *, marked: Dot | 
     bands = [band] if first is not None and (band := _band(first)) else []
     dots = [_mark(dot, color=COLORS[1]) for dot in runs]
     floor = first.floor if first is not None else None
-    return _draw(curves, bands, dots, marked=marked, title="Training FLOPs", write=format_budget, floor=floor, dots_name="Your runs")
+    return _draw(
+        curves,
+        bands,
+        dots,
+        marked=marked,
+        title="Training FLOPs",
+        write=format_budget,
+        floor=floor,
+        dots_name="Your runs",
+    )
 
 
-def profiles_chart(lines: Sequence[Line], groups: Sequence[Sequence[Dot]], *, best: Sequence[Dot] = (), marked: Dot | None = None) -> str:
+def profiles_chart(
+    lines: Sequence[Line], groups: Sequence[Sequence[Dot]], *, best: Sequence[Dot] = (), marked: Dot | None = None
+) -> str:
     """Return loss against parameters, one colour per budget: its curve, its runs, and a diamond at the minimum.
 
     `groups` has the runs of each line, in the same order; empty groups for lines that are a law's.
@@ -69,7 +80,15 @@ def profiles_chart(lines: Sequence[Line], groups: Sequence[Sequence[Dot]], *, be
     curves, dots = [], []
     for place, line in enumerate(lines):
         color = COLORS[place % len(COLORS)]
-        curves.append(Curve(line.x, line.y, color=color, name=line.name, write=lambda size, loss: f"{short(size)} parameters: {loss:.3f}"))
+        curves.append(
+            Curve(
+                line.x,
+                line.y,
+                color=color,
+                name=line.name,
+                write=lambda size, loss: f"{short(size)} parameters: {loss:.3f}",
+            )
+        )
         dots += [_mark(dot, color=color) for dot in (groups[place] if place < len(groups) else ())]
     dots += [_mark(dot, color=MUTED, symbol="◆", size_px=16) for dot in best]
     return _draw(curves, [], dots, marked=marked, title="Parameters", write=short)
@@ -81,7 +100,11 @@ def run_dot(x: float, loss: float, name: str, *, parameters: float, tokens: floa
 
 
 def _band(line: Line) -> Band | None:
-    finite = [i for i, (low, high) in enumerate(zip(line.low, line.high, strict=True)) if math.isfinite(low) and math.isfinite(high)]
+    finite = [
+        i
+        for i, (low, high) in enumerate(zip(line.low, line.high, strict=True))
+        if math.isfinite(low) and math.isfinite(high)
+    ]
     if not finite:
         return None
     x, low, high = ([values[i] for i in finite] for values in (line.x, line.low, line.high))
@@ -106,7 +129,11 @@ def _draw(
     star = None if marked is None else _mark(marked, color=COLORS[4], symbol="★", size_px=22)
     marks = [*dots, *([star] if star else [])]
     xs = [*(x for curve in curves for x in curve.x), *(mark.x for mark in marks)]
-    ys = [*(y for curve in curves for y in curve.y), *(mark.y for mark in marks), *(y for band in bands for y in (*band.low, *band.high))]
+    ys = [
+        *(y for curve in curves for y in curve.y),
+        *(mark.y for mark in marks),
+        *(y for band in bands for y in (*band.low, *band.high)),
+    ]
     if floor is not None:
         ys.append(floor)
     x, y = log_axis(xs, title=title, write=write), loss_axis(ys)
@@ -142,7 +169,9 @@ def loss_axis(values: Sequence[float]) -> Axis:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return ticks of a logarithmic axis: powers of ten over a wide range, also 2 and 5 times those over a narrow one."""
+    """Return ticks of a logarithmic axis: powers of ten over a wide range, also 2 and 5 times those over a narrow
+    one.
+    """
     decades = math.log10(high / low) if high > low else 0.0
     stride = max(1, round(decades / 6))
     factors = (1,) if decades > 3 else (1, 3) if decades > 1.6 else (1, 2, 5)

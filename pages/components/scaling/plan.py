@@ -36,16 +36,18 @@ def draw_plan(plan: ScalingPlan) -> None:
         short(plan.parameters),
         border=True,
         help=(
-            f"{plan.parameters:,}. Optimum by the law: {short(optimum_parameters.value)}{interval(optimum_parameters, short)} "
-            f"({optimum_parameters.method})."
+            f"{plan.parameters:,}. Optimum by the law:"
+            f" {short(optimum_parameters.value)}{interval(optimum_parameters, short)} ({optimum_parameters.method})."
         ),
     )
     grid.metric(
         "Tokens",
         short(plan.tokens),
         border=True,
-        help=f"{plan.tokens:,}: budget / {plan.flops_per_token:,} FLOPs per token. Optimum by the law: {short(plan.optimum.tokens)}, "
-        f"{plan.optimum.tokens_per_parameter:.3g} per parameter.",
+        help=(
+            f"{plan.tokens:,}: budget / {plan.flops_per_token:,} FLOPs per token. Optimum by the law:"
+            f" {short(plan.optimum.tokens)}, {plan.optimum.tokens_per_parameter:.3g} per parameter."
+        ),
     )
     grid.metric(
         "Steps",
@@ -54,7 +56,10 @@ def draw_plan(plan: ScalingPlan) -> None:
         delta_color="off",
         delta_arrow="off",
         border=True,
-        help=f"{plan.batch.micro_batch} sequences × {plan.batch.grad_accum_steps} accumulation steps. {plan.batch.source}.",
+        help=(
+            f"{plan.batch.micro_batch} sequences × {plan.batch.grad_accum_steps} accumulation steps."
+            f" {plan.batch.source}."
+        ),
     )
     grid.metric(
         "Learning rate",
@@ -109,9 +114,16 @@ def interval(estimate: Estimate, write: object) -> str:
 def draw_use(plan: ScalingPlan) -> None:
     """Draw the link to the Launch page with this run, and its YAML."""
     run = plan.run_config()
-    missing = [word for word, value in (("a dataset", plan.config.dataset), ("a tokenizer", plan.config.tokenizer)) if value is None]
+    missing = [
+        word
+        for word, value in (("a dataset", plan.config.dataset), ("a tokenizer", plan.config.tokenizer))
+        if value is None
+    ]
     label = "Use this plan" if not missing else f"Choose {' and '.join(missing)} to launch this"
-    if st.button(label, key="plan_use", type="primary", icon=":material/rocket_launch:", disabled=run is None) and run is not None:
+    if (
+        st.button(label, key="plan_use", type="primary", icon=":material/rocket_launch:", disabled=run is None)
+        and run is not None
+    ):
         open_launch(run)
     if run is not None:
         panel = st.expander("Show as YAML", icon=":material/data_object:", key="plan_yaml", on_change="rerun")
@@ -137,12 +149,17 @@ def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
     with left:
         st.subheader("Loss against size", anchor=False)
         lines = [
-            profile_line(plan.law, factor * plan.flops, name=f"{format_budget(factor * plan.flops)} FLOPs", ceiling=ceiling)
+            profile_line(
+                plan.law, factor * plan.flops, name=f"{format_budget(factor * plan.flops)} FLOPs", ceiling=ceiling
+            )
             for factor in NEIGHBOURS
         ]
         mark = Dot(plan.parameters, plan.loss.value, "This plan", f"This plan: {short(plan.parameters)} parameters")
         if not any(line.x for line in lines):
-            st.info("At this budget the law predicts no better than chance for any size. Plan a larger budget.", icon=":material/info:")
+            st.info(
+                "At this budget the law predicts no better than chance for any size. Plan a larger budget.",
+                icon=":material/info:",
+            )
         else:
             st.html(
                 figure(
@@ -174,21 +191,35 @@ def _draw_chart_captions(plan: ScalingPlan, pool: RunPool | None) -> None:
 
 
 def draw_frontier(
-    law: ScalingLaw, runs: Sequence[PoolRun], *, around: float, ceiling: float, mark: Dot | None = None, spread: float = 1e3
+    law: ScalingLaw,
+    runs: Sequence[PoolRun],
+    *,
+    around: float,
+    ceiling: float,
+    mark: Dot | None = None,
+    spread: float = 1e3,
 ) -> None:
     """Draw a law's frontier with the published ones for reference and runs as dots."""
     budgets = [around / spread, around * spread, *(run.point.flops for run in runs)]
     low, high = min(budgets) / 2, max(budgets) * 2
     others = [other for other in list_laws() if other.key != law.key]
     lines = [frontier_line(each, low, high, ceiling=ceiling) for each in (law, *others)]
-    dots = [run_dot(run.point.flops, run.point.loss, run.name, parameters=run.point.parameters, tokens=run.point.tokens) for run in runs]
-    st.html(figure(frontier_chart(lines, dots, marked=mark), alt="Loss against training compute: scaling laws and your runs"))
+    dots = [
+        run_dot(run.point.flops, run.point.loss, run.name, parameters=run.point.parameters, tokens=run.point.tokens)
+        for run in runs
+    ]
+    st.html(
+        figure(
+            frontier_chart(lines, dots, marked=mark), alt="Loss against training compute: scaling laws and your runs"
+        )
+    )
 
 
 def draw_laws() -> None:
     """Draw the published laws with constants, sources and formulas."""
     st.markdown(
-        "`L(N, D) = E + A / N^alpha + B / D^beta`, with N parameters (all of them), D tokens, L in nats per token, and `C = 6 N D` FLOPs."
+        "`L(N, D) = E + A / N^alpha + B / D^beta`, with N parameters (all of them), D tokens, L in nats per token, and"
+        " `C = 6 N D` FLOPs."
     )
     rows = [
         {

@@ -63,7 +63,9 @@ def draw_plan_form(ctx: Context) -> dict[str, Any]:
         format_func=lambda name: FAMILIES[name].title,
         help="Dense networks: the laws do not cover mixtures of experts.",
     )
-    values["context"] = right.number_input("Context, tokens", 8, 1_048_576, 256, step=1, key="context", bind="query-params")
+    values["context"] = right.number_input(
+        "Context, tokens", 8, 1_048_576, 256, step=1, key="context", bind="query-params"
+    )
     values |= _draw_more(devices, tokenizer=values["tokenizer"])
     return {name: value for name, value in values.items() if value is not None}
 
@@ -103,7 +105,9 @@ def _draw_budget(ctx: Context, *, known: bool) -> dict[str, Any]:
             )
         }
     left, right = st.columns(2)
-    money = left.number_input("US dollars", min_value=0.01, max_value=1e15, value=10.0, format="%g", key="money", bind="query-params")
+    money = left.number_input(
+        "US dollars", min_value=0.01, max_value=1e15, value=10.0, format="%g", key="money", bind="query-params"
+    )
     price = right.number_input(
         "Price of a device-hour",
         min_value=0.0001,

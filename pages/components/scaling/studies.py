@@ -12,7 +12,14 @@ from backend.domain.wording import format_duration, plural, short
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.scaling.planner import OWN
-from backend.services.scaling.studies import StudyView, launch_study, list_studies, preview_study, study_yaml, suggest_budgets
+from backend.services.scaling.studies import (
+    StudyView,
+    launch_study,
+    list_studies,
+    preview_study,
+    study_yaml,
+    suggest_budgets,
+)
 from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, plain, show_error
 from pages.components.links import row_link
@@ -55,20 +62,26 @@ def _draw_row(ctx: Context, study: StudyView) -> None:
 def _draw_new(ctx: Context, person: Person) -> None:
     st.subheader("New study", anchor=False)
     st.caption(
-        "Trains networks of several sizes on equal budgets. The size with the lowest loss is optimal for its budget; several budgets "
-        "give a scaling law for your data."
+        "Trains networks of several sizes on equal budgets. The size with the lowest loss is optimal for its budget;"
+        " several budgets give a scaling law for your data."
     )
     datasets, tokenizers = dataset_options(ctx), tokenizer_options(ctx)
     if not datasets:
-        empty_state("A study needs a text dataset.", page=routes.DATASETS, label="Import one", icon=":material/database:")
+        empty_state(
+            "A study needs a text dataset.", page=routes.DATASETS, label="Import one", icon=":material/database:"
+        )
         return
     if not tokenizers:
-        empty_state("A study needs a tokenizer.", page=routes.TOKENIZERS, label="Train one", icon=":material/match_word:")
+        empty_state(
+            "A study needs a tokenizer.", page=routes.TOKENIZERS, label="Train one", icon=":material/match_word:"
+        )
         return
     halves = st.grid(2, min_column_width=400, gap="large")
     left, right = halves.cell(), halves.cell()
     with left, st.container(border=True):
-        values = _draw_form(datasets, tokenizers, first_parts(ctx), ", ".join(format_budget(budget) for budget in suggest_budgets(ctx)))
+        values = _draw_form(
+            datasets, tokenizers, first_parts(ctx), ", ".join(format_budget(budget) for budget in suggest_budgets(ctx))
+        )
     with right:
         try:
             config = parse_study(values)
@@ -80,12 +93,17 @@ def _draw_new(ctx: Context, person: Person) -> None:
         _draw_launch(ctx, person, config, preview)
 
 
-def _draw_form(datasets: list[str], tokenizers: list[str], first: tuple[str | None, str | None], budgets_text: str) -> dict[str, Any]:
+def _draw_form(
+    datasets: list[str], tokenizers: list[str], first: tuple[str | None, str | None], budgets_text: str
+) -> dict[str, Any]:
     left, right = st.columns(2)
     dataset = left.selectbox("Dataset", datasets, index=_place(datasets, first[0]), key="study_dataset")
     tokenizer = right.selectbox("Tokenizer", tokenizers, index=_place(tokenizers, first[1]), key="study_tokenizer")
     budgets = st.text_input(
-        "Budgets, FLOPs", budgets_text, key="study_budgets", help="Two to four, each at least three times the one before."
+        "Budgets, FLOPs",
+        budgets_text,
+        key="study_budgets",
+        help="Two to four, each at least three times the one before.",
     )
     left, right = st.columns(2)
     sizes = draw_number(left, "Sizes per budget", 3, 12, 5, key="study_sizes")
@@ -111,7 +129,9 @@ def _draw_form(datasets: list[str], tokenizers: list[str], first: tuple[str | No
         index=[*PUBLISHED].index(DEFAULT_LAW),
         help="Centre of the range of sizes; the study finds the optimum.",
     )
-    name = st.text_input("Name", key="study_name", max_chars=100, placeholder=f"{dataset} scaling") or f"{dataset} scaling"
+    name = (
+        st.text_input("Name", key="study_name", max_chars=100, placeholder=f"{dataset} scaling") or f"{dataset} scaling"
+    )
     return {
         "name": name,
         "dataset": dataset,
@@ -146,7 +166,9 @@ def _read_budgets(text: str) -> list[Any]:
 def _draw_preview(preview: StudyPlan) -> None:
     total = plural(len(preview.runs), "run")
     time = (
-        f", about {format_duration(preview.seconds)} one after the other" if preview.seconds is not None else ", how long is not known yet"
+        f", about {format_duration(preview.seconds)} one after the other"
+        if preview.seconds is not None
+        else ", how long is not known yet"
     )
     st.markdown(f"**{total}{time}**")
     rows = [

@@ -104,7 +104,9 @@ def _progress_words(detail: StudyDetail) -> str:
         words += f", {study.num_failed} failed"
     if study.num_stopped:
         words += f", {study.num_stopped} stopped"
-    return f"{words} · {plain(study.config.dataset)} · {plain(study.config.tokenizer)} · context {study.config.context:,}"
+    return (
+        f"{words} · {plain(study.config.dataset)} · {plain(study.config.tokenizer)} · context {study.config.context:,}"
+    )
 
 
 @live_part(3)
@@ -121,7 +123,12 @@ def _choose_runs(detail: StudyDetail) -> tuple[FitReport, tuple[PoolRun, ...]]:
     if detail.pooled is None:
         return detail.own, mine
     chosen = st.segmented_control(
-        "Runs", [STUDY_ONLY, EVERYTHING], key="study_points", default=STUDY_ONLY, required=True, label_visibility="collapsed"
+        "Runs",
+        [STUDY_ONLY, EVERYTHING],
+        key="study_points",
+        default=STUDY_ONLY,
+        required=True,
+        label_visibility="collapsed",
     )
     return (detail.pooled, pooled) if chosen == EVERYTHING else (detail.own, mine)
 
@@ -155,7 +162,8 @@ def _draw_fit(detail: StudyDetail, report: FitReport, runs: tuple[PoolRun, ...])
         st.info(plain(report.problem), icon=":material/rule:")
     if detail.pool is not None and detail.pool.left_out:
         with st.expander(
-            f"{plural(len(detail.pool.left_out), 'finished run')} on this data can't be used", icon=":material/filter_alt_off:"
+            f"{plural(len(detail.pool.left_out), 'finished run')} on this data can't be used",
+            icon=":material/filter_alt_off:",
         ):
             for text in detail.pool.left_out:
                 st.text(text)
@@ -163,7 +171,9 @@ def _draw_fit(detail: StudyDetail, report: FitReport, runs: tuple[PoolRun, ...])
 
 def _draw_profiles(report: FitReport) -> None:
     in_profiles = [set(profile.points) for profile in report.isoflop.profiles]
-    lines = [parabola_line(profile, name=f"{format_budget(profile.flops)} FLOPs") for profile in report.isoflop.profiles]
+    lines = [
+        parabola_line(profile, name=f"{format_budget(profile.flops)} FLOPs") for profile in report.isoflop.profiles
+    ]
     groups = [[_size_dot(point) for point in profile.points] for profile in report.isoflop.profiles]
     rest = [point for point in report.points if not any(point in points for points in in_profiles)]
     if rest:
@@ -182,7 +192,8 @@ def _draw_profiles(report: FitReport) -> None:
     ]
     if report.isoflop.exponent is not None:
         words.append(
-            f"optimal size grows as C^{report.isoflop.exponent.value:.2f}{interval(report.isoflop.exponent, lambda v: f'{v:.2f}')}"
+            "optimal size grows as"
+            f" C^{report.isoflop.exponent.value:.2f}{interval(report.isoflop.exponent, lambda v: f'{v:.2f}')}"
         )
     st.caption(plain(" · ".join(words)) if words else "A parabola needs four sizes per budget.")
 
@@ -192,7 +203,11 @@ def _draw_law(fit: LawFit) -> None:
     grid = st.grid(6, min_column_width=150)
     for name, value in (*fit.constants.items(), ("N grows as C^", fit.parameter_exponent)):
         span = interval(value, lambda v: _constant(v, digits=3)).strip()
-        vague = value.high is not None and value.low is not None and abs(value.high) > VAGUE * max(abs(value.low), abs(value.value), 1.0)
+        vague = (
+            value.high is not None
+            and value.low is not None
+            and abs(value.high) > VAGUE * max(abs(value.low), abs(value.value), 1.0)
+        )
         grid.metric(
             name,
             _constant(value.value, digits=4),
@@ -226,4 +241,6 @@ def _size_dot(point: ScalingPoint) -> Dot:
 def _best_dot(profile: Profile) -> Dot:
     assert profile.best_parameters is not None
     size = profile.best_parameters.value
-    return Dot(size, profile.loss(size), "Optimal size", f"{format_budget(profile.flops)} FLOPs: {short(size)} parameters")
+    return Dot(
+        size, profile.loss(size), "Optimal size", f"{format_budget(profile.flops)} FLOPs: {short(size)} parameters"
+    )

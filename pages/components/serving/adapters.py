@@ -5,7 +5,12 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.services.context import Context, Person
-from backend.services.serving.adapters.changes import add_adapter, list_adapter_checkpoints, list_adapters, remove_adapter
+from backend.services.serving.adapters.changes import (
+    add_adapter,
+    list_adapter_checkpoints,
+    list_adapters,
+    remove_adapter,
+)
 from backend.services.serving.endpoints import EndpointView
 from pages.components import routes
 from pages.components.choices import by_identity
@@ -14,7 +19,9 @@ from pages.components.links import row_link
 
 
 def draw_adapters(ctx: Context, person: Person, endpoint: EndpointView) -> None:
-    """Draw the adapters beside an endpoint's base; nothing for another server's model, or where no adapter was trained on the base."""
+    """Draw the adapters beside an endpoint's base; nothing for another server's model, or where no adapter was trained
+    on the base.
+    """
     if endpoint.upstream is not None:
         return
     adapters = list_adapters(ctx, endpoint.name)
@@ -46,7 +53,9 @@ def _draw_form(ctx: Context, person: Person, endpoint: EndpointView, checkpoints
         key=f"adapter_checkpoint_{endpoint.name}",
         help="Trained by LoRA on the checkpoint that this endpoint serves.",
     )
-    name = grid.text_input("Name", key=f"adapter_name_{endpoint.name}", help=f"Clients send `{endpoint.name}:NAME` as `model=`.").strip()
+    name = grid.text_input(
+        "Name", key=f"adapter_name_{endpoint.name}", help=f"Clients send `{endpoint.name}:NAME` as `model=`."
+    ).strip()
     if st.button("Load", icon=":material/add:", key=f"adapter_load_{endpoint.name}", disabled=not name):
         with errors_shown():
             add_adapter(ctx, endpoint.name, name, checkpoint_id=chosen, person=person)

@@ -15,14 +15,25 @@ from backend.services.serving.conversations import ConversationView
 from backend.services.serving.endpoints import EndpointView
 from pages.components.frame import plain
 from pages.components.serving.chat_menu import draw_card, draw_code
-from pages.components.serving.chat_presets import WIDGETS, draw_preset_choice, draw_preset_saving, filled_values, widget_key
+from pages.components.serving.chat_presets import (
+    WIDGETS,
+    draw_preset_choice,
+    draw_preset_saving,
+    filled_values,
+    widget_key,
+)
 
 JSON_FIELDS = {"json_schema": "JSON schema", "tools": "Tools"}
 """Fields whose value is too long to repeat beside its problem."""
 
 
 def draw_settings(
-    ctx: Context, person: Person, endpoints: Sequence[EndpointView], conversation: ConversationView | None, *, requested: str | None
+    ctx: Context,
+    person: Person,
+    endpoints: Sequence[EndpointView],
+    conversation: ConversationView | None,
+    *,
+    requested: str | None,
 ) -> ChatSettings | None:
     """Draw endpoints and settings of the next turn; None where they are not valid, with the problem shown."""
     names = [endpoint.name for endpoint in endpoints]
@@ -56,7 +67,9 @@ def draw_settings(
             if settings is not None:
                 draw_preset_saving(ctx, person, settings, scope=scope)
         if settings is not None:
-            with st.popover("Endpoint" if len(picked) == 1 else "Endpoints", icon=":material/info:", key=f"card_{scope}"):
+            with st.popover(
+                "Endpoint" if len(picked) == 1 else "Endpoints", icon=":material/info:", key=f"card_{scope}"
+            ):
                 draw_card(ctx, endpoints, settings)
             with st.popover("Code", icon=":material/code:", key=f"code_{scope}"):
                 draw_code(ctx, person, conversation, settings)
@@ -81,32 +94,44 @@ def _validate(picked: Sequence[str], *, blind: bool, values: dict[str, Any]) -> 
         return None, field, f"{JSON_FIELDS[field]}: {str(first['msg']).removeprefix('Value error, ')}"
 
 
-def draw_values(stored: ChatSettings | None, *, scope: str, temperature: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Draw system text, sampling, schema and tools with stored values or those of a preset; return them, and by field the places for
-    problems below it.
+def draw_values(
+    stored: ChatSettings | None, *, scope: str, temperature: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Draw system text, sampling, schema and tools with stored values or those of a preset; return them, and by field
+    the places for problems below it.
     """
     default = stored or ChatSettings(endpoints=("any",), temperature=temperature)
     first = {field: getattr(default, field) for field in WIDGETS} | filled_values(scope)
     keys = {field: widget_key(widget, scope=scope) for field, widget in WIDGETS.items()}
     values: dict[str, Any] = {
-        "system": st.text_area("System prompt", first["system"], key=keys["system"], placeholder="You are …", height=100),
+        "system": st.text_area(
+            "System prompt", first["system"], key=keys["system"], placeholder="You are …", height=100
+        ),
     }
     left, right = st.columns(2)
     greedy = "0 always takes the most likely token."
-    values["temperature"] = left.slider("Temperature", 0.0, 2.0, first["temperature"], step=0.05, key=keys["temperature"], help=greedy)
+    values["temperature"] = left.slider(
+        "Temperature", 0.0, 2.0, first["temperature"], step=0.05, key=keys["temperature"], help=greedy
+    )
     values["top_p"] = right.slider("Top p", 0.05, 1.0, first["top_p"], step=0.05, key=keys["top_p"])
-    values["max_tokens"] = int(left.number_input("Max new tokens", 1, 100_000, first["max_tokens"], step=1, key=keys["max_tokens"]))
+    values["max_tokens"] = int(
+        left.number_input("Max new tokens", 1, 100_000, first["max_tokens"], step=1, key=keys["max_tokens"])
+    )
     same = "The same seed gives the same answer."
     seed = right.number_input("Seed", 0, None, first["seed"], step=1, key=keys["seed"], placeholder="random", help=same)
     values["seed"] = int(seed) if seed is not None else None
     probabilities = "Stores each token's probability and alternatives."
-    values["token_view"] = st.toggle("Token probabilities", first["token_view"], key=keys["token_view"], help=probabilities)
+    values["token_view"] = st.toggle(
+        "Token probabilities", first["token_view"], key=keys["token_view"], help=probabilities
+    )
     with st.expander("JSON schema and tools", icon=":material/data_object:", key=f"structure_{scope}"):
         schema, tools = '{"type": "object", …}', '[{"type": "function", …}]'
         values["json_schema"] = st.text_area(
             "JSON schema of the answer", first["json_schema"], key=keys["json_schema"], placeholder=schema, height=100
         )
         below = {"json_schema": st.empty()}
-        values["tools"] = st.text_area("Tools, in OpenAI's format", first["tools"], key=keys["tools"], placeholder=tools, height=100)
+        values["tools"] = st.text_area(
+            "Tools, in OpenAI's format", first["tools"], key=keys["tools"], placeholder=tools, height=100
+        )
         below["tools"] = st.empty()
     return values, below

@@ -1,4 +1,6 @@
-"""Menus beside a conversation's title: rename, share, export, the call as code, delete; and the card of its endpoints."""
+"""Menus beside a conversation's title: rename, share, export, the call as code, delete; and the card of its
+endpoints.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,10 @@ def draw_title(ctx: Context, person: Person, conversation: ConversationView) -> 
                     rename_conversation(ctx, conversation.id, title, person=person)
                     st.rerun()
         with st.popover("", icon=":material/delete:", type="tertiary", help="Delete", key="delete_menu"):
-            st.write("Delete this conversation and its messages? Votes and thumbs given in it stay, with the turns that they judged.")
+            st.write(
+                "Delete this conversation and its messages? Votes and thumbs given in it stay, with the turns that they"
+                " judged."
+            )
             if st.button("Delete", key="delete_conversation", type="primary"):
                 with errors_shown():
                     delete_conversation(ctx, conversation.id, person=person)
@@ -94,7 +99,9 @@ def draw_code(ctx: Context, person: Person, conversation: ConversationView | Non
     if conversation is not None:
         stored = list_messages(ctx, conversation.id, person=person)
         by_id = {message.id: message for message in stored}
-        messages = build_prompt(settings.system, [by_id[step.selected] for step in line_of(stored, conversation.leaf_id)])
+        messages = build_prompt(
+            settings.system, [by_id[step.selected] for step in line_of(stored, conversation.leaf_id)]
+        )
     elif settings.system.strip():
         messages = (ChatMessage(role=Role.SYSTEM, content=settings.system),)
     if not messages or messages[-1].role not in (Role.USER, Role.TOOL):
@@ -126,4 +133,6 @@ def draw_card(ctx: Context, endpoints: Sequence[EndpointView], settings: ChatSet
             if fact.template:
                 with st.expander("Chat template", key=f"template_{endpoint.name}"):
                     st.code(fact.template[:LONGEST_TEMPLATE], language="jinja2", wrap_lines=True)
-            st.page_link(routes.ENDPOINTS, label="Endpoint", icon=":material/dns:", query_params={"name": endpoint.name})
+            st.page_link(
+                routes.ENDPOINTS, label="Endpoint", icon=":material/dns:", query_params={"name": endpoint.name}
+            )

@@ -12,7 +12,13 @@ from backend.services.serving.chat.presets import PresetView, delete_preset, lis
 from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, handled, plain
 
-WIDGETS = {"system": "system", "temperature": "temperature", "top_p": "top_p", "max_tokens": "max_tokens", "seed": "seed"}
+WIDGETS = {
+    "system": "system",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "max_tokens": "max_tokens",
+    "seed": "seed",
+}
 WIDGETS |= {"token_view": "token_view", "json_schema": "schema", "tools": "tools"}
 """Key of the widget of each setting, without its scope."""
 
@@ -28,7 +34,9 @@ def draw_preset_choice(ctx: Context, person: Person, *, scope: str) -> None:
     st.selectbox(
         "Preset",
         options,
-        format_func=by_identity(f"preset_{scope}", options, lambda value: _label(presets[value]) if value else "Choose a preset"),
+        format_func=by_identity(
+            f"preset_{scope}", options, lambda value: _label(presets[value]) if value else "Choose a preset"
+        ),
         key=f"preset_{scope}",
         on_change=_apply,
         args=(presets, scope),
@@ -65,8 +73,8 @@ def filled_values(scope: str) -> dict[str, Any]:
 
 
 def widget_key(widget: str, *, scope: str) -> str:
-    """Return the key of a setting's widget. An applied preset begins new widgets, which start with its values: the browser shows a value
-    set in the session's state only where the menu is open in that run.
+    """Return the key of a setting's widget. An applied preset begins new widgets, which start with its values: the
+    browser shows a value set in the session's state only where the menu is open in that run.
     """
     times = st.session_state.get(f"filled_{scope}", {}).get("times", 0)
     return f"{widget}_{scope}_{times}" if times else f"{widget}_{scope}"

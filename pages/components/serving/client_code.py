@@ -22,14 +22,16 @@ def client_code(language: str, *, url: str, model: str, needs_key: bool) -> str:
             'import OpenAI from "openai";\n\n'
             f"const client = new OpenAI({{ baseURL: {json.dumps(f'{url}/v1')}, apiKey: {json.dumps(key)} }});\n"
             "const stream = await client.chat.completions.create({\n"
-            f'  model: {json.dumps(model, ensure_ascii=False)}, messages: [{{ role: "user", content: "Hello" }}], stream: true,\n'
+            f'  model: {json.dumps(model, ensure_ascii=False)}, messages: [{{ role: "user", content: "Hello" }}],'
+            " stream: true,\n"
             '});\nfor await (const chunk of stream) process.stdout.write(chunk.choices[0]?.delta?.content ?? "");'
         )
     return (
         "from openai import OpenAI\n\n"
         f"client = OpenAI(base_url={json.dumps(f'{url}/v1')}, api_key={json.dumps(key)})\n"
         "stream = client.chat.completions.create(\n"
-        f'    model={json.dumps(model, ensure_ascii=False)}, messages=[{{"role": "user", "content": "Hello"}}], stream=True\n'
+        f'    model={json.dumps(model, ensure_ascii=False)}, messages=[{{"role": "user", "content": "Hello"}}],'
+        " stream=True\n"
         ")\nfor chunk in stream:\n    if chunk.choices:\n"
         '        print(chunk.choices[0].delta.content or "", end="")'
     )

@@ -49,7 +49,11 @@ def draw_lineage(lineage: Lineage) -> None:
         st.caption(f":material/info: {plain(gap)}")
     with st.container(key="lineage-graph"):
         st.html(f"<style>@media (max-width:{HIDE_GRAPH_BELOW}){{.st-key-lineage-graph{{display:none}}}}</style>")
-        links = {node.id: f"{routes.address(page[0])}?{urlencode(page[1])}" for node in lineage.nodes if (page := page_of(node))}
+        links = {
+            node.id: f"{routes.address(page[0])}?{urlencode(page[1])}"
+            for node in lineage.nodes
+            if (page := page_of(node))
+        }
         st.plotly_chart(
             lineage_figure(lineage, links=links),
             key="lineage_chart",
@@ -78,7 +82,17 @@ def _draw_list(lineage: Lineage) -> None:
                 if page is None:
                     st.markdown(f":material/description: {plain(node.name)}")
                 else:
-                    row_link(f"{node.kind} {node.name}", page=page[0], query=page[1], icon=PLACES[node.kind][2], key=f"lineage_{number}")
+                    row_link(
+                        f"{node.kind} {node.name}",
+                        page=page[0],
+                        query=page[1],
+                        icon=PLACES[node.kind][2],
+                        key=f"lineage_{number}",
+                    )
             columns[1].caption(plain(", ".join(f"{label.lower()} {value}" for label, value in node.facts)) or "–")
-            sources = [f"{edge.label} {names[edge.source]}" for edge in lineage.edges if edge.made == node.id and edge.source in names]
+            sources = [
+                f"{edge.label} {names[edge.source]}"
+                for edge in lineage.edges
+                if edge.made == node.id and edge.source in names
+            ]
             columns[2].caption(plain("; ".join(sources)) or "–")

@@ -1,4 +1,6 @@
-"""The lineage as a figure: objects in layers, what something was made of below it. Pure: plain data in, a Plotly figure out."""
+"""The lineage as a figure: objects in layers, what something was made of below it. Pure: plain data in, a Plotly figure
+out.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ LAYER_HEIGHT, BOX_WIDTH, MAX_IN_LAYER, MAX_LABEL = 78, 190, 5, 22
 
 
 def layer_of(root: str, edges: Sequence[LineageEdge]) -> dict[str, int]:
-    """Return the layer of every node that the root reaches: one below the lowest node that was made of it. An edge that would close a
-    circle is ignored.
+    """Return the layer of every node that the root reaches: one below the lowest node that was made of it. An edge that
+    would close a circle is ignored.
     """
     sources: dict[str, list[str]] = defaultdict(list)
     for edge in edges:
@@ -57,8 +59,8 @@ def layer_of(root: str, edges: Sequence[LineageEdge]) -> dict[str, int]:
 
 
 def arrange(root: str, edges: Sequence[LineageEdge]) -> dict[str, tuple[float, int]]:
-    """Return each node's place (x in boxes from the middle, layer). A layer's nodes stand below what was made of them; of a full layer
-    those that rest on nothing move down.
+    """Return each node's place (x in boxes from the middle, layer). A layer's nodes stand below what was made of them;
+    of a full layer those that rest on nothing move down.
     """
     layers = layer_of(root, edges)
     made_of = {edge.made for edge in edges}
@@ -94,13 +96,17 @@ def lineage_figure(lineage: Lineage, *, links: Mapping[str, str]) -> go.Figure:
             lines_x += [x0, x1, None]
             lines_y += [-y0, -y1, None]
     figure = go.Figure(
-        go.Scatter(x=lines_x, y=lines_y, mode="lines", line={"color": MUTED, "width": 1.4}, hoverinfo="skip", showlegend=False)
+        go.Scatter(
+            x=lines_x, y=lines_y, mode="lines", line={"color": MUTED, "width": 1.4}, hoverinfo="skip", showlegend=False
+        )
     )
     for node in lineage.nodes:
         if node.id not in places:
             continue
         x, layer = places[node.id]
-        name = figure_text(node.name if len(node.name) <= MAX_LABEL else f"{node.name[: MAX_LABEL - 9]}…{node.name[-8:]}")
+        name = figure_text(
+            node.name if len(node.name) <= MAX_LABEL else f"{node.name[: MAX_LABEL - 9]}…{node.name[-8:]}"
+        )
         text = f"{node.kind}<br><b>{name}</b>"
         link = links.get(node.id)
         figure.add_annotation(

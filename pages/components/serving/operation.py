@@ -31,7 +31,10 @@ def draw_operation(ctx: Context, person: Person, endpoint: EndpointView) -> None
     draw_last_hour(ctx, endpoint)
     with st.expander("API", icon=":material/code:", key=f"api_{endpoint.name}"):
         for name, tab in zip(LANGUAGES, st.tabs(list(LANGUAGES), key=f"client_{endpoint.name}"), strict=True):
-            tab.code(client_code(name, url=ctx.gateway_url, model=endpoint.name, needs_key=ctx.sign_in), language=LANGUAGES[name])
+            tab.code(
+                client_code(name, url=ctx.gateway_url, model=endpoint.name, needs_key=ctx.sign_in),
+                language=LANGUAGES[name],
+            )
     with st.expander("Last requests", icon=":material/list_alt:", key=f"requests_{endpoint.name}"):
         draw_requests(ctx, person, endpoint)
     with st.expander("Request log", icon=":material/receipt_long:", key=f"log_{endpoint.name}"):
@@ -48,8 +51,15 @@ def draw_last_hour(ctx: Context, endpoint: EndpointView) -> None:
         return
     p50, p95 = total.ttft_ms[:2]
     grid = st.grid(4, min_column_width=190)  # two latencies fit
-    grid.metric("Requests, 1 h", f"{total.requests:,}", chart_data=[point.requests for point in points], chart_type="bar")
-    grid.metric("Tokens/s, 1 h", f"{total.tokens_per_s:,.1f}", chart_data=[point.tokens_per_s for point in points], chart_type="area")
+    grid.metric(
+        "Requests, 1 h", f"{total.requests:,}", chart_data=[point.requests for point in points], chart_type="bar"
+    )
+    grid.metric(
+        "Tokens/s, 1 h",
+        f"{total.tokens_per_s:,.1f}",
+        chart_data=[point.tokens_per_s for point in points],
+        chart_type="area",
+    )
     grid.metric(
         "First token p50 / p95",
         two_times(p50, p95),
@@ -63,14 +73,20 @@ def draw_last_hour(ctx: Context, endpoint: EndpointView) -> None:
 def draw_requests(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the last 20 requests that the person may see, and the way to all of them."""
     draw_request_rows(
-        browse_requests(ctx, RequestFilter(endpoint=endpoint.name), person=person, limit=20).rows, key=endpoint.name, now=ctx.now()
+        browse_requests(ctx, RequestFilter(endpoint=endpoint.name), person=person, limit=20).rows,
+        key=endpoint.name,
+        now=ctx.now(),
     )
-    st.page_link(routes.REQUESTS, label="All requests", icon=":material/receipt_long:", query_params={"endpoint": endpoint.name})
+    st.page_link(
+        routes.REQUESTS, label="All requests", icon=":material/receipt_long:", query_params={"endpoint": endpoint.name}
+    )
 
 
 @number_form
 def draw_log(ctx: Context, person: Person, endpoint: EndpointView) -> None:
-    """Draw the settings of the log, and the way to a dataset; to others than the owner and admins, what is kept and why."""
+    """Draw the settings of the log, and the way to a dataset; to others than the owner and admins, what is kept and
+    why.
+    """
     config = get_log_policy(ctx, endpoint.name)
     if reason := why_not_own(ctx, endpoint.name, person=person):
         time_kept = "" if config.mode == "off" else f", {plural(config.retention_days, 'day')}"
@@ -80,7 +96,9 @@ def draw_log(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     with st.form(f"log_form_{endpoint.name}", border=False):
         fields = st.grid(2, min_column_width=200)
         modes = list(MODES)
-        mode = fields.selectbox("Keep", modes, modes.index(config.mode), format_func=MODES.__getitem__, key=f"log_mode_{endpoint.name}")
+        mode = fields.selectbox(
+            "Keep", modes, modes.index(config.mode), format_func=MODES.__getitem__, key=f"log_mode_{endpoint.name}"
+        )
         days = int(draw_number(fields, "Days", 1, 3650, config.retention_days, key=f"log_days_{endpoint.name}"))
         redact = st.checkbox(REDACTED, config.redact, key=f"log_redact_{endpoint.name}")
         text = "\n".join(config.patterns)
@@ -122,7 +140,9 @@ def draw_load_tests(ctx: Context, endpoint: EndpointView) -> None:
     draw_table(rows, key=f"load_{endpoint.name}", alt=f"Load tests of {endpoint.name}", formats=formats)
     if not rows:
         st.caption("No load test yet.")
-    st.page_link(routes.LOAD_TESTS, label="Load tests", icon=":material/speed:", query_params={"endpoint": endpoint.name})
+    st.page_link(
+        routes.LOAD_TESTS, label="Load tests", icon=":material/speed:", query_params={"endpoint": endpoint.name}
+    )
 
 
 def _pair(spread: dict[str, float] | None) -> str | None:

@@ -13,7 +13,9 @@ from pages.components.words import size
 FORMATS = {"Running": ",.0f", "Queue": ",.0f", "Tokens/s": ",.0f", "Cores": ".2f"}
 
 
-def draw_replica_table(replicas: Sequence[ReplicaGauges], *, key: str, alt: str, person: Person, with_machine: bool = True) -> None:
+def draw_replica_table(
+    replicas: Sequence[ReplicaGauges], *, key: str, alt: str, person: Person, with_machine: bool = True
+) -> None:
     """Draw a row per replica; columns that no replica fills are left out, and addresses for all but admins."""
     rows = [
         {

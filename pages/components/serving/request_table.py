@@ -1,4 +1,6 @@
-"""Requests as a table, and one of them in full. Prompts and answers are drawn as text: nothing in them is rendered or loaded."""
+"""Requests as a table, and one of them in full. Prompts and answers are drawn as text: nothing in them is rendered or
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def _cells(row: RequestRow, now: datetime) -> dict[str, object]:
 def label_of(row: RequestRow) -> str:
     """Return a request in one line, as a choice."""
     prompt = " ".join(last_prompt(row).split())[:40]
-    return " · ".join(filter(None, [date_time(row.created_at), RESULTS.get(row.status, row.status), row.id[-8:], prompt]))
+    return " · ".join(
+        filter(None, [date_time(row.created_at), RESULTS.get(row.status, row.status), row.id[-8:], prompt])
+    )
 
 
 def last_prompt(row: RequestRow) -> str:
@@ -101,7 +105,13 @@ def draw_request(detail: RequestDetail) -> None:
         ("Key", row.key),
         ("Result", RESULTS.get(row.status, row.status)),
         ("Finish reason", row.finish_reason),
-        ("Tokens", f"{row.prompt_tokens:,} in the prompt ({row.cached_tokens:,} from the cache), {row.completion_tokens:,} generated"),
+        (
+            "Tokens",
+            (
+                f"{row.prompt_tokens:,} in the prompt ({row.cached_tokens:,} from the cache), {row.completion_tokens:,}"
+                " generated"
+            ),
+        ),
         ("Replica", " · ".join(filter(None, [detail.replica, detail.address]))),
         ("Device time", None if detail.device_s is None else f"{detail.device_s:,.3f} s"),
         ("Cost", None if row.cost_usd is None else f"${row.cost_usd:,.6f}"),
@@ -109,14 +119,31 @@ def draw_request(detail: RequestDetail) -> None:
         ("Comment", detail.comment),
         ("Parameters", ", ".join(f"{name} {value}" for name, value in detail.params.items() if value is not None)),
     ]
-    draw_table([{"": name, "Value": str(value)} for name, value in facts if value], key="request_facts", alt="Facts of the request")
+    draw_table(
+        [{"": name, "Value": str(value)} for name, value in facts if value],
+        key="request_facts",
+        alt="Facts of the request",
+    )
     if detail.checkpoint_id is not None:
         query = {"checkpoint": detail.checkpoint_id}
-        row_link(detail.checkpoint or "Checkpoint", page=routes.CHECKPOINTS, query=query, icon="deployed_code", key="request_checkpoint")
+        row_link(
+            detail.checkpoint or "Checkpoint",
+            page=routes.CHECKPOINTS,
+            query=query,
+            icon="deployed_code",
+            key="request_checkpoint",
+        )
     if row.messages is None:
-        cause = "The log keeps the metadata of this endpoint alone." if detail.is_logged else "This request was not logged."
+        cause = (
+            "The log keeps the metadata of this endpoint alone." if detail.is_logged else "This request was not logged."
+        )
         st.caption(f"{cause} The endpoint's request log decides whether prompts and answers are kept.")
-        st.page_link(routes.ENDPOINTS, label="Request log of the endpoint", icon=":material/dns:", query_params={"name": row.endpoint})
+        st.page_link(
+            routes.ENDPOINTS,
+            label="Request log of the endpoint",
+            icon=":material/dns:",
+            query_params={"name": row.endpoint},
+        )
         return
     for number, message in enumerate(row.messages):
         st.caption(plain(str(message.get("role") or "prompt")))
@@ -127,7 +154,9 @@ def draw_request(detail: RequestDetail) -> None:
         st.caption("correction")
         _draw_text(detail.correction, key="request_correction")
     retention = "" if detail.expires_at is None else f"Erased after {date_time(detail.expires_at)}"
-    st.caption(plain(" · ".join(filter(None, [retention, f"{detail.redactions:,} redacted" if detail.redactions else ""]))))
+    st.caption(
+        plain(" · ".join(filter(None, [retention, f"{detail.redactions:,} redacted" if detail.redactions else ""])))
+    )
 
 
 def _draw_text(text: str, *, key: str) -> None:

@@ -41,7 +41,9 @@ def draw_options(drafts: Mapping[str, str]) -> DeploymentOptions:
     default = DeploymentOptions()
     with st.expander("Serving options", icon=":material/tune:", key="deploy_options"):
         grid = st.grid(2, min_column_width=220)
-        policy = grid.selectbox("Balancing", list(POLICIES), format_func=lambda policy: POLICIES[policy], key="deploy_policy")
+        policy = grid.selectbox(
+            "Balancing", list(POLICIES), format_func=lambda policy: POLICIES[policy], key="deploy_policy"
+        )
         surge = draw_number(
             grid,
             "Surge",
@@ -59,14 +61,24 @@ def draw_options(drafts: Mapping[str, str]) -> DeploymentOptions:
             key="deploy_answer_limit",
             help="Replaced replicas finish theirs.",
         )
-        queue = draw_limit(grid, "Queue timeout (s)", (1.0, 3600.0), default.queue_timeout_s, key="deploy_queue_timeout", help="Then 429.")
+        queue = draw_limit(
+            grid,
+            "Queue timeout (s)",
+            (1.0, 3600.0),
+            default.queue_timeout_s,
+            key="deploy_queue_timeout",
+            help="Then 429.",
+        )
         precision = grid.segmented_control(
             "Precision on a CPU",
             get_args(Precision),
             default=default.precision,
             required=True,
             key="deploy_precision",
-            help="bfloat16 and int8: weights of 16 and 8 bits, faster on a CPU. The loss of quality is measured at the first start.",
+            help=(
+                "bfloat16 and int8: weights of 16 and 8 bits, faster on a CPU. The loss of quality is measured at the"
+                " first start."
+            ),
         )
         ratio = default.max_perplexity_ratio
         if precision != "float32":
@@ -107,7 +119,10 @@ def draw_context(grid: Any) -> int | None:
         None,
         key="deploy_context",
         placeholder="The network's own",
-        help="Tokens of a prompt with its answer. A shorter one needs less memory: room for one full context is always held.",
+        help=(
+            "Tokens of a prompt with its answer. A shorter one needs less memory: room for one full context is always"
+            " held."
+        ),
     )
     return None if tokens is None else int(tokens)
 
@@ -119,13 +134,17 @@ def draw_draft(drafts: Mapping[str, str], *, grid: Any) -> str | None:
         [None, *drafts],
         format_func=by_identity("deploy_draft", [None, *drafts], lambda id: "None" if id is None else drafts[id]),
         key="deploy_draft",
-        help="A smaller checkpoint with the same tokenizer proposes tokens, which this one checks: the same answers, faster where many "
-        "are right. On CPUs; replicas stop using it where it is slower.",
+        help=(
+            "A smaller checkpoint with the same tokenizer proposes tokens, which this one checks: the same answers,"
+            " faster where many are right. On CPUs; replicas stop using it where it is slower."
+        ),
     )
     return chosen
 
 
-def draw_limit(grid: Any, label: str, limits: tuple[float, float], value: float, *, key: str, help: str | None = None) -> float:
+def draw_limit(
+    grid: Any, label: str, limits: tuple[float, float], value: float, *, key: str, help: str | None = None
+) -> float:
     """Draw a field for a time; return it."""
     least, most = limits
     limit: float = draw_number(grid, label, least, most, max(least, value), key=key, is_whole=False, help=help)
@@ -135,13 +154,19 @@ def draw_limit(grid: Any, label: str, limits: tuple[float, float], value: float,
 def draw_scaling(options: DeploymentOptions, *, key: str, grid: Any) -> dict[str, Any]:
     """Draw the fields of autoscaling and sleep; return the options that they set."""
     rules = options.scaling
-    scales = grid.toggle("Autoscaling", rules.most is not None, key=f"{key}_autoscales", help="The number of replicas follows the queue.")
+    scales = grid.toggle(
+        "Autoscaling", rules.most is not None, key=f"{key}_autoscales", help="The number of replicas follows the queue."
+    )
     values: dict[str, Any] = {"min_replicas": rules.least, "max_replicas": None, "sleep_after_minutes": None}
     if scales:
-        values["min_replicas"] = int(draw_number(grid, "Min replicas", 1, MAX_REPLICAS, rules.least, key=f"{key}_least"))
+        values["min_replicas"] = int(
+            draw_number(grid, "Min replicas", 1, MAX_REPLICAS, rules.least, key=f"{key}_least")
+        )
         most = rules.most or min(MAX_REPLICAS, rules.least + 3)
         least = values["min_replicas"]
-        values["max_replicas"] = int(draw_number(grid, "Max replicas", least, MAX_REPLICAS, max(least, most), key=f"{key}_most"))
+        values["max_replicas"] = int(
+            draw_number(grid, "Max replicas", least, MAX_REPLICAS, max(least, most), key=f"{key}_most")
+        )
         wait, pause = "Replicas are added above this wait.", "Without a queue, before one is taken away."
         values["target_queue_s"] = draw_limit(
             grid, "Target queue (s)", (SHORTEST, 600.0), rules.target_queue_s, key=f"{key}_target", help=wait
@@ -157,7 +182,9 @@ def draw_scaling(options: DeploymentOptions, *, key: str, grid: Any) -> dict[str
     )
     if sleeps:
         minutes = SLEEP_MINUTES if rules.sleep_after_s is None else rules.sleep_after_s / 60
-        values["sleep_after_minutes"] = draw_limit(grid, "Sleep after (min)", (SHORTEST, 43_200.0), minutes, key=f"{key}_minutes")
+        values["sleep_after_minutes"] = draw_limit(
+            grid, "Sleep after (min)", (SHORTEST, 43_200.0), minutes, key=f"{key}_minutes"
+        )
     return values
 
 
@@ -187,7 +214,12 @@ def draw_scale(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             key=f"scale_number_{endpoint.name}",
         )
         st.caption("Replicas that go finish their open answers.")
-        if st.button("Apply", type="primary", key=f"scale_{endpoint.name}", disabled=number == endpoint.target or bool(wrong_numbers())):
+        if st.button(
+            "Apply",
+            type="primary",
+            key=f"scale_{endpoint.name}",
+            disabled=number == endpoint.target or bool(wrong_numbers()),
+        ):
             with errors_shown():
                 scale_endpoint(ctx, endpoint.name, int(number), person=person)
                 st.rerun()
@@ -217,12 +249,16 @@ def draw_rollback(ctx: Context, person: Person, endpoint: EndpointView) -> None:
 def draw_swap(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the choice of another checkpoint, which is served with the same options."""
     with st.popover("Swap", icon=":material/swap_horiz:", key=f"swap_menu_{endpoint.name}"):
-        checkpoints = {c.id: c.name for c in list_checkpoints(ctx, ready=True) if c.writes and c.id != endpoint.checkpoint_id}
+        checkpoints = {
+            c.id: c.name for c in list_checkpoints(ctx, ready=True) if c.writes and c.id != endpoint.checkpoint_id
+        }
         if not checkpoints:
             st.caption("There is no other checkpoint. Train a network or add a base.")
             return
         words = by_identity(f"swap_checkpoint_{endpoint.name}", checkpoints, checkpoints.__getitem__)
-        chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=words, key=f"swap_checkpoint_{endpoint.name}")
+        chosen = st.selectbox(
+            "Checkpoint", list(checkpoints), format_func=words, key=f"swap_checkpoint_{endpoint.name}"
+        )
         st.caption("Replicas and options stay; replicas are replaced one by one. Rollback brings this checkpoint back.")
         if st.button("Swap", type="primary", key=f"swap_{endpoint.name}", disabled=chosen is None) and chosen:
             with errors_shown():
@@ -242,12 +278,22 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
     if endpoint.canary is not None:
         return
     with st.popover("Canary", icon=":material/call_split:", key=f"canary_menu_{endpoint.name}"):
-        checkpoints = label_beside([*list_checkpoints(ctx, ready=True), *list_upstreams(ctx)], served=endpoint.checkpoint_id)
+        checkpoints = label_beside(
+            [*list_checkpoints(ctx, ready=True), *list_upstreams(ctx)], served=endpoint.checkpoint_id
+        )
         words = by_identity(f"canary_checkpoint_{endpoint.name}", checkpoints, checkpoints.__getitem__)
-        chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=words, key=f"canary_checkpoint_{endpoint.name}")
-        percent = draw_number(st, "Percent of requests", 1.0, 100.0, 10.0, key=f"canary_percent_{endpoint.name}", is_whole=False)
-        rate = draw_number(st, "Abort above error rate (%)", 0.1, 99.0, 5.0, key=f"canary_rate_{endpoint.name}", is_whole=False)
-        step_up = st.checkbox("Step up", key=f"canary_step_{endpoint.name}", help="To 25, 50, 100 %, then promote; 5 minutes each.")
+        chosen = st.selectbox(
+            "Checkpoint", list(checkpoints), format_func=words, key=f"canary_checkpoint_{endpoint.name}"
+        )
+        percent = draw_number(
+            st, "Percent of requests", 1.0, 100.0, 10.0, key=f"canary_percent_{endpoint.name}", is_whole=False
+        )
+        rate = draw_number(
+            st, "Abort above error rate (%)", 0.1, 99.0, 5.0, key=f"canary_rate_{endpoint.name}", is_whole=False
+        )
+        step_up = st.checkbox(
+            "Step up", key=f"canary_step_{endpoint.name}", help="To 25, 50, 100 %, then promote; 5 minutes each."
+        )
         votes = st.checkbox(
             "Step up only on votes",
             key=f"canary_votes_{endpoint.name}",
@@ -255,11 +301,18 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
             help="Once thumbs show its answers to be better. Thumbs that show them to be worse always end it.",
         )
         if (
-            st.button("Start canary", type="primary", key=f"canary_{endpoint.name}", disabled=chosen is None or bool(wrong_numbers()))
+            st.button(
+                "Start canary",
+                type="primary",
+                key=f"canary_{endpoint.name}",
+                disabled=chosen is None or bool(wrong_numbers()),
+            )
             and chosen
         ):
             with errors_shown():
-                rules = CanaryRules(percent=percent, step_up=step_up, abort_error_rate=rate / 100, step_on_votes=step_up and votes)
+                rules = CanaryRules(
+                    percent=percent, step_up=step_up, abort_error_rate=rate / 100, step_on_votes=step_up and votes
+                )
                 start_canary(ctx, endpoint.name, checkpoint_id=chosen, rules=rules, person=person)
                 st.rerun()
 
@@ -272,15 +325,21 @@ def draw_canary(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key=f"canary_row_{endpoint.name}"):
         st.badge(f"canary {canary.percent:g} %", icon=":material/call_split:", color="orange")
         query = {"checkpoint": canary.checkpoint_id}
-        row_link(canary.checkpoint_name, page=routes.CHECKPOINTS, query=query, icon="deployed_code", key=f"canary_of_{endpoint.name}")
+        row_link(
+            canary.checkpoint_name,
+            page=routes.CHECKPOINTS,
+            query=query,
+            icon="deployed_code",
+            key=f"canary_of_{endpoint.name}",
+        )
         st.caption(plain(_rules(canary)), width="content")
         if (thumbs := canary_votes(ctx, endpoint.name)).total:
             st.caption(thumbs.describe(), width="content")
         st.space("stretch")
         draw_confirmed(
             "Promote",
-            f"All requests to **{plain(endpoint.name)}** go to {plain(canary.checkpoint_name)}, which answers {canary.percent:g} % of them "
-            f"now; {plain(endpoint.checkpoint_name)} is replaced. No answer is cut off.",
+            f"All requests to **{plain(endpoint.name)}** go to {plain(canary.checkpoint_name)}, which answers"
+            f" {canary.percent:g} % of them now; {plain(endpoint.checkpoint_name)} is replaced. No answer is cut off.",
             lambda: promote_canary(ctx, endpoint.name, person=person),
             key=f"promote_canary_{endpoint.name}",
             icon="north",

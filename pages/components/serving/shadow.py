@@ -27,7 +27,9 @@ def draw_shadow_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
     with st.popover("Shadow", icon=":material/content_copy:", key=f"shadow_menu_{name}"):
         st.caption("Copies of requests are answered a second time and compared. Clients never see these answers.")
         others = [view.name for view in list_endpoints(ctx, include_stopped=False) if view.name != name]
-        kind = st.segmented_control("Answered by", [OWN, OTHER] if others else [OWN], default=OWN, required=True, key=f"shadow_kind_{name}")
+        kind = st.segmented_control(
+            "Answered by", [OWN, OTHER] if others else [OWN], default=OWN, required=True, key=f"shadow_kind_{name}"
+        )
         if kind == OTHER:
             chosen = st.selectbox("Endpoint", others, key=f"shadow_endpoint_{name}")
         else:
@@ -35,7 +37,12 @@ def draw_shadow_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
             words = by_identity(f"shadow_checkpoint_{name}", checkpoints, checkpoints.__getitem__)
             chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=words, key=f"shadow_checkpoint_{name}")
         percent = draw_number(st, "Percent of requests", 0.1, 100.0, 10.0, key=f"shadow_percent_{name}", is_whole=False)
-        if st.button("Start shadow", type="primary", key=f"shadow_{name}", disabled=chosen is None or bool(wrong_numbers())) and chosen:
+        if (
+            st.button(
+                "Start shadow", type="primary", key=f"shadow_{name}", disabled=chosen is None or bool(wrong_numbers())
+            )
+            and chosen
+        ):
             with errors_shown():
                 own, other = (None, chosen) if kind == OTHER else (chosen, None)
                 start_shadow(ctx, name, checkpoint_id=own, endpoint=other, percent=percent, person=person)
@@ -54,7 +61,11 @@ def draw_shadow(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             row_link(shadow.endpoint, page=routes.ENDPOINTS, query={"name": shadow.endpoint}, icon="dns", key=key)
         else:
             row_link(
-                shadow.checkpoint_name, page=routes.CHECKPOINTS, query={"checkpoint": shadow.checkpoint_id}, icon="deployed_code", key=key
+                shadow.checkpoint_name,
+                page=routes.CHECKPOINTS,
+                query={"checkpoint": shadow.checkpoint_id},
+                icon="deployed_code",
+                key=key,
             )
         report = read_shadow(ctx, endpoint.name)
         is_starting = not shadow.endpoint and not shadow.num_ready

@@ -14,7 +14,9 @@ from pages.components.words import ago, size
 
 FORMATS = {"US$ per million tokens": ",.4g", "Perplexity ratio": ".3f"}
 PRICED = "A million generated tokens are priced for a replica that is never idle."
-HELP = "Loads the checkpoint as a replica does and times 1, 8 and 32 users who each wait for an answer: about 30 seconds."
+HELP = (
+    "Loads the checkpoint as a replica does and times 1, 8 and 32 users who each wait for an answer: about 30 seconds."
+)
 
 
 def draw_speed(ctx: Context, person: Person, checkpoint_id: str) -> None:
@@ -40,14 +42,18 @@ def draw_speed(ctx: Context, person: Person, checkpoint_id: str) -> None:
             }
             for choice in choices
         ]
-        draw_table(rows, key=f"speed_{checkpoint_id}", alt="Speed, price and quality by precision and users", formats=FORMATS)
+        draw_table(
+            rows, key=f"speed_{checkpoint_id}", alt="Speed, price and quality by precision and users", formats=FORMATS
+        )
         memory = f", {size(speed.result.memory_bytes)} of memory" if speed.result.memory_bytes else ""
         st.caption(f"{plain(speed.conditions)}{memory}. Measured {ago(speed.measured_at)}. {PRICED}")
     label = "Measure speed" if speed is None else "Measure again"
     kind = "secondary" if speed is None else "tertiary"
     with st.container(horizontal=True, vertical_alignment="center"):
         is_requested = st.button(label, key="measure_speed", icon=":material/speed:", help=HELP, type=kind)  # type: ignore[arg-type]
-        with_int8 = st.checkbox("int8 too", key="measure_int8", help="On CPUs: its speed, and its perplexity against float32.")
+        with_int8 = st.checkbox(
+            "int8 too", key="measure_int8", help="On CPUs: its speed, and its perplexity against float32."
+        )
     if is_requested:
         with errors_shown():
             launch_speed_probe(ctx, checkpoint_id, person=person, with_int8=with_int8)

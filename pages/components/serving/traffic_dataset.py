@@ -17,11 +17,17 @@ from backend.services.serving.request_log.datasets import (
 from pages.components.frame import errors_shown, plain
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 
-OBJECTIVES: dict[TrafficObjective, str] = {"sft": "SFT: chats", "kto": "KTO: good and bad answers", "preference": "Preference: pairs"}
+OBJECTIVES: dict[TrafficObjective, str] = {
+    "sft": "SFT: chats",
+    "kto": "KTO: good and bad answers",
+    "preference": "Preference: pairs",
+}
 RATINGS = {"any": "Any", "up": "Thumbs up", "down": "Thumbs down", "rated": "Rated"}
 REVIEWED = 20
 TRAFFIC_OF = "traffic_of"
-"""Key of the session state: the endpoint whose dialog is to be opened, and the ids of requests that it is limited to."""
+"""Key of the session state: the endpoint whose dialog is to be opened, and the ids of requests that it is limited
+to.
+"""
 
 
 def draw_traffic_dataset(ctx: Context, person: Person) -> None:
@@ -59,7 +65,11 @@ def draw_form(ctx: Context, person: Person, endpoint: str, only: tuple[str, ...]
         st.info(f"A row of this kind needs {NEEDS[objective]}.", icon=":material/info:")
     name = st.text_input("Dataset name", f"{endpoint}-traffic", key="traffic_name")
     if st.button(
-        "Create dataset", type="primary", disabled=not preview.rows or bool(wrong_numbers()), key="traffic_make", icon=":material/database:"
+        "Create dataset",
+        type="primary",
+        disabled=not preview.rows or bool(wrong_numbers()),
+        key="traffic_make",
+        icon=":material/database:",
     ):
         with errors_shown():
             _, count = make_traffic_dataset(ctx, endpoint, name=name, objective=objective, rules=rules, person=person)
@@ -75,7 +85,9 @@ def draw_review(preview: TrafficPreview) -> list[str]:
             st.text(prompt[:400])
             st.text((exchange.correction or exchange.answer)[:400] or "(no text)")
             thumb = {1: "thumb up", -1: "thumb down"}.get(exchange.rating or 0, "not rated")
-            if st.checkbox(f"Leave out ({thumb}{', corrected' if exchange.correction else ''})", key=f"traffic_out_{exchange.id}"):
+            if st.checkbox(
+                f"Leave out ({thumb}{', corrected' if exchange.correction else ''})", key=f"traffic_out_{exchange.id}"
+            ):
                 excluded.append(exchange.id)
     if len(preview.exchanges) > REVIEWED:
         st.caption(f"The first {REVIEWED} of {len(preview.exchanges):,} are shown.")

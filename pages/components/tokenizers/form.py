@@ -8,7 +8,13 @@ import streamlit as st
 
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
-from backend.services.tokenizers.tokenizers import KINDS, LARGEST_VOCABULARY, SMALLEST_VOCABULARY, TokenizerView, train_tokenizer
+from backend.services.tokenizers.tokenizers import (
+    KINDS,
+    LARGEST_VOCABULARY,
+    SMALLEST_VOCABULARY,
+    TokenizerView,
+    train_tokenizer,
+)
 from pages.components import routes
 from pages.components.frame import empty_state, errors_shown
 from pages.components.numbers import draw_number, number_form, wrong_numbers
@@ -40,7 +46,9 @@ def draw_form(ctx: Context, person: Person) -> TokenizerView | None:
         )
         st.caption(KINDS[kind])
         left, middle, right = st.columns(3, vertical_alignment="bottom")
-        dataset = left.selectbox("Dataset", labels, index=first, key="tokenizer_dataset", help="Trained on its train split.")
+        dataset = left.selectbox(
+            "Dataset", labels, index=first, key="tokenizer_dataset", help="Trained on its train split."
+        )
         vocabulary = draw_number(
             middle,
             "Vocabulary, tokens",
@@ -52,9 +60,13 @@ def draw_form(ctx: Context, person: Person) -> TokenizerView | None:
             disabled=kind == "byte",
             help=_vocabulary_help(kind),
         )
-        name = right.text_input("Name", value=(suggested := _suggest(dataset, kind, int(vocabulary))), key=f"tokenizer_name_{suggested}")
+        name = right.text_input(
+            "Name", value=(suggested := _suggest(dataset, kind, int(vocabulary))), key=f"tokenizer_name_{suggested}"
+        )
         st.session_state.setdefault("tokenizer_once", uuid.uuid4().hex)
-        if st.button("Train", type="primary", icon=":material/play_arrow:", key="tokenizer_train", disabled=bool(wrong_numbers())):
+        if st.button(
+            "Train", type="primary", icon=":material/play_arrow:", key="tokenizer_train", disabled=bool(wrong_numbers())
+        ):
             with errors_shown():
                 return train_tokenizer(
                     ctx,
@@ -72,7 +84,9 @@ def _versions(ctx: Context) -> list[str]:
     """Return the versions to train on: texts first, the newest first within a dataset."""
     usable = [dataset for dataset in list_datasets(ctx) if dataset.kind in LEARNS_FROM]
     usable.sort(key=lambda dataset: LEARNS_FROM.index(dataset.kind))
-    return [version.label for dataset in usable for version in dataset.versions if version.is_ready and version.train_rows]
+    return [
+        version.label for dataset in usable for version in dataset.versions if version.is_ready and version.train_rows
+    ]
 
 
 def _suggest(dataset: str, kind: str, vocabulary: int) -> str:
@@ -85,6 +99,6 @@ def _vocabulary_help(kind: str) -> str:
     if kind == "byte":
         return "256 bytes and the special tokens."
     return (
-        f"From {SMALLEST_VOCABULARY[kind]} on. More tokens: shorter sequences, and a larger embedding. 2,048 suits a network of a million "
-        "parameters, 32,000 one of a billion."
+        f"From {SMALLEST_VOCABULARY[kind]} on. More tokens: shorter sequences, and a larger embedding. 2,048 suits a"
+        " network of a million parameters, 32,000 one of a billion."
     )

@@ -13,7 +13,15 @@ from backend.domain.wording import plural
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
-from backend.services.tokenizers.reports import MOST_DATASETS, Measure, ReportView, delete_report, get_report, list_reports, request_report
+from backend.services.tokenizers.reports import (
+    MOST_DATASETS,
+    Measure,
+    ReportView,
+    delete_report,
+    get_report,
+    list_reports,
+    request_report,
+)
 from backend.services.tokenizers.sources import TokenizerSource
 from pages.components.charts.style import COLORS, MARGIN, STATIC
 from pages.components.frame import errors_shown, plain, show_problem, warn_unknown
@@ -73,14 +81,18 @@ def draw_reports(ctx: Context, person: Person, sources: Sequence[TokenizerSource
 
 
 def _shown(ctx: Context, sources: Sequence[TokenizerSource]) -> ReportView | None:
-    """Return the report named in the address, else the newest on exactly these tokenizers, else the newest that includes them."""
+    """Return the report named in the address, else the newest on exactly these tokenizers, else the newest that
+    includes them.
+    """
     if report_id := st.query_params.get("report"):
         try:
             return get_report(ctx, report_id)
         except RoundhouseError:
             warn_unknown("report", report_id, instead="it may have been deleted")
     refs, reports = {source.ref for source in sources}, list_reports(ctx)
-    return next((one for one in reports if set(one.refs) == refs), None) or next((one for one in reports if refs <= set(one.refs)), None)
+    return next((one for one in reports if set(one.refs) == refs), None) or next(
+        (one for one in reports if refs <= set(one.refs)), None
+    )
 
 
 def _draw_earlier(ctx: Context) -> None:
@@ -90,7 +102,13 @@ def _draw_earlier(ctx: Context) -> None:
     with st.popover("Earlier reports", icon=":material/history:", key="reports_earlier", width="content"):
         for report in reports:
             with st.container(horizontal=True, vertical_alignment="center"):
-                if st.button(plain(report.title), type="tertiary", icon=":material/straighten:", key=f"open_{report.id}", wrap=True):
+                if st.button(
+                    plain(report.title),
+                    type="tertiary",
+                    icon=":material/straighten:",
+                    key=f"open_{report.id}",
+                    wrap=True,
+                ):
                     st.query_params["report"] = report.id
                     st.rerun()
                 if not report.is_ready:
@@ -103,7 +121,13 @@ def _draw_report(ctx: Context, person: Person, report: ReportView) -> None:
         rows = sum(entry["rows"] for entry in report.datasets)
         st.caption(f"{plain(report.title)} · {plural(rows, 'row')} read · {ago(report.created_at)}")
         st.space("stretch")
-        if st.button("Delete", type="tertiary", icon=":material/delete:", key=f"report_delete_{report.id}", help="Delete this report"):
+        if st.button(
+            "Delete",
+            type="tertiary",
+            icon=":material/delete:",
+            key=f"report_delete_{report.id}",
+            help="Delete this report",
+        ):
             with errors_shown():
                 delete_report(ctx, report.id, person=person)
                 st.query_params.pop("report", None)
@@ -131,7 +155,11 @@ def _draw_report(ctx: Context, person: Person, report: ReportView) -> None:
         config=STATIC,
         alt=f"{title} of each tokenizer",
     )
-    if any(name in ("short", "unsure") for entry in report.datasets for name in [part["code"] for part in entry["languages"]]):
+    if any(
+        name in ("short", "unsure")
+        for entry in report.datasets
+        for name in [part["code"] for part in entry["languages"]]
+    ):
         st.caption("Languages are detected per row; rows too short or too mixed are counted separately.")
     _draw_table(report)
 
@@ -147,7 +175,9 @@ def _groups(report: ReportView, chosen: str, measure: str) -> tuple[list[str], d
         codes = [part["code"] for part in entry["languages"]]
         places = [(chosen, None), *((chosen, code) for code in codes if len(codes) > 1)]
         names = ["All" if language is None else language_name(language) for _, language in places]
-    return names, {name: [values.get((name, dataset, language)) for dataset, language in places] for name in report.names}
+    return names, {
+        name: [values.get((name, dataset, language)) for dataset, language in places] for name in report.names
+    }
 
 
 def _draw_table(report: ReportView) -> None:
@@ -160,7 +190,13 @@ def _draw_table(report: ReportView) -> None:
         rows,
         hide_index=True,
         key=f"report_table_{report.id}",
-        column_config={"Fertility": decimal, "Bytes per token": decimal, "Tokens": number, "Rows": number, "Vocabulary": number}
+        column_config={
+            "Fertility": decimal,
+            "Bytes per token": decimal,
+            "Tokens": number,
+            "Rows": number,
+            "Vocabulary": number,
+        }
         | {"Tokenizer": st.column_config.Column(pinned=True)}
         | dict.fromkeys(("Unknown", "Byte fallback", "Vocabulary used"), percent)
         | {"Changed rows": st.column_config.NumberColumn(help="Rows that do not round-trip.")},
@@ -186,7 +222,9 @@ def _row(measure: Measure, sizes: dict[str, int]) -> dict[str, object]:
     }
 
 
-def measure_bars(values: Mapping[str, Sequence[float | None]], places: Sequence[str], *, title: str, percent: bool) -> go.Figure:
+def measure_bars(
+    values: Mapping[str, Sequence[float | None]], places: Sequence[str], *, title: str, percent: bool
+) -> go.Figure:
     """Return a group of bars for each place (a dataset, a language), the first on top, one bar for each tokenizer.
 
     `values` maps a tokenizer to its value at each place, None where there is none.
@@ -206,7 +244,9 @@ def measure_bars(values: Mapping[str, Sequence[float | None]], places: Sequence[
             cliponaxis=False,
             hovertemplate="%{y}: %{text}<extra>%{fullData.name}</extra>",
         )
-    reach = max((value for row in values.values() for value in row if value is not None), default=0.0) * (100 if percent else 1)
+    reach = max((value for row in values.values() for value in row if value is not None), default=0.0) * (
+        100 if percent else 1
+    )
     figure.update_layout(
         height=70 + len(names) * (BAR * len(values) + GAP) + 22,
         margin={**MARGIN, "t": 0, "r": 24},

@@ -21,13 +21,18 @@ MOST_DECODED = 2000
 @live_part()
 def draw_text(ctx: Context, sources: Sequence[TokenizerSource], *, key: str) -> None:
     """Draw the text field and the tokens of each tokenizer."""
-    text = live_text("Text", key=f"text_{key}", value=st.query_params.get("text") or EXAMPLE, max_chars=2 * LONGEST_TEXT)
+    text = live_text(
+        "Text", key=f"text_{key}", value=st.query_params.get("text") or EXAMPLE, max_chars=2 * LONGEST_TEXT
+    )
     with st.container(horizontal=True):
         with_ids = st.toggle("Token ids", key=f"ids_{key}")
         specials = st.toggle(
             "Parse special tokens",
             key=f"specials_{key}",
-            help="On: the text <|end|> becomes the special token, as in a chat template. Off: it stays text, as in training data.",
+            help=(
+                "On: the text <|end|> becomes the special token, as in a chat template. Off: it stays text, as in"
+                " training data."
+            ),
         )
     grid = st.grid(min(2, len(sources)), min_column_width=340)
     for source in sources:
@@ -38,7 +43,11 @@ def draw_text(ctx: Context, sources: Sequence[TokenizerSource], *, key: str) -> 
 
 
 def _draw_tokens(result: Tokenization, *, key: str, with_ids: bool) -> None:
-    parts = [f"**{plural(len(result.tokens), 'token')}**", plural(result.characters, "character"), plural(result.bytes, "byte")]
+    parts = [
+        f"**{plural(len(result.tokens), 'token')}**",
+        plural(result.characters, "character"),
+        plural(result.bytes, "byte"),
+    ]
     if result.bytes_per_token is not None:
         parts.append(f"{result.bytes_per_token:.2f} bytes per token")
     if result.fertility is not None:
@@ -83,11 +92,15 @@ def _draw_return(result: Tokenization) -> None:
 
 
 def _shown(token: Token) -> str:
-    return token.text.replace(" ", "") if token.kind == "byte" else token.text  # hexadecimal digits: the strip would draw the space as text
+    return (
+        token.text.replace(" ", "") if token.kind == "byte" else token.text
+    )  # hexadecimal digits: the strip would draw the space as text
 
 
 def _title(token: Token) -> str:
-    stands_for = {"special": "a special token", "unknown": "unknown token", "byte": "bytes of a character"}.get(token.kind, "")
+    stands_for = {"special": "a special token", "unknown": "unknown token", "byte": "bytes of a character"}.get(
+        token.kind, ""
+    )
     return f"id {token.id}\n{token.piece!r}" + (f"\n{stands_for}" if stands_for else "")
 
 

@@ -39,7 +39,9 @@ def draw_tokenizer(ctx: Context, person: Person, tokenizer: TokenizerView) -> No
     _draw_facts(tokenizer)
     source = resolve_source(ctx, f"tokenizer:{tokenizer.id}")
     _draw_next(ctx, tokenizer, source)
-    text, report, users, settings = st.tabs(["Tokenize a text", "Reports", "Used by", "Rename or delete"], key="tab", bind="query-params")
+    text, report, users, settings = st.tabs(
+        ["Tokenize a text", "Reports", "Used by", "Rename or delete"], key="tab", bind="query-params"
+    )
     if text.open:
         with text:
             draw_text(ctx, [source], key=tokenizer.id)
@@ -100,7 +102,9 @@ def _draw_next(ctx: Context, tokenizer: TokenizerView, source: TokenizerSource) 
                 icon=":material/database:",
                 query_params={"dataset": name, "version": version},
             )
-        row_link("Compare with others", page=PAGE, query={"compare": source.ref}, icon="compare", key="tokenizer_compare")
+        row_link(
+            "Compare with others", page=PAGE, query={"compare": source.ref}, icon="compare", key="tokenizer_compare"
+        )
         st.page_link(
             routes.ARCHITECTURES,
             label="Design an architecture",

@@ -46,7 +46,10 @@ def _draw_obstacles(compared: RunsComparison) -> None:
     if aspects == {Aspect.TOKENIZER}:
         cure = "Compare bits per byte instead (panel “Validation bits per byte”): it does not depend on the tokenizer."
     else:
-        cure = "Evaluate the checkpoints on one benchmark to compare them. Bits per byte corrects for the tokenizer, not for the text."
+        cure = (
+            "Evaluate the checkpoints on one benchmark to compare them. Bits per byte corrects for the tokenizer, not"
+            " for the text."
+        )
     reasons = "".join(f"  \n{plain(obstacle.sentence())}" for obstacle in compared.obstacles)
     st.warning(f"**Not comparable by loss.** {cure}{reasons}", icon=":material/balance:")
 
@@ -55,7 +58,9 @@ def draw_seeds(compared: RunsComparison) -> None:
     """Draw the mean val_loss of each config over its seeds, and what may be concluded about the configs."""
     if not compared.groups:
         return
-    st.markdown("**Seeds**", help="Finished runs whose configs differ only in the seed, ticked or not, by their last val_loss.")
+    st.markdown(
+        "**Seeds**", help="Finished runs whose configs differ only in the seed, ticked or not, by their last val_loss."
+    )
     _draw_groups(compared.groups)
     for comparison in compared.comparisons:
         _draw_conclusion(comparison)
@@ -77,7 +82,11 @@ def _draw_groups(groups: Sequence[ConfigGroup]) -> None:
     for group in groups:
         losses, by_bytes = group.losses, group.bits_per_byte
         row = {"Config of": group.label, "Data": group.basis.data.name, "Tokenizer": group.basis.tokenizer.name}
-        row |= {"Seeds": f"{len(losses.losses)}", "Mean val_loss": f"{losses.mean:.4f}", "Standard deviation": _number(losses.sd)}
+        row |= {
+            "Seeds": f"{len(losses.losses)}",
+            "Mean val_loss": f"{losses.mean:.4f}",
+            "Standard deviation": _number(losses.sd),
+        }
         rows.append({**row, "Mean bits per byte": _number(by_bytes.mean if by_bytes else None)})
     same = {name for name in ("Data", "Tokenizer") if len({row[name] for row in rows}) == 1}
     same |= {"Mean bits per byte"} if not any(group.bits_per_byte for group in groups) else set()
@@ -95,9 +104,16 @@ def _draw_conclusion(comparison: GroupComparison) -> None:
     if result is None:
         st.markdown(f":material/balance: {pair}: not comparable.{_bytes_sentence(comparison)}")
         return
-    needed = f" About {plural(comparison.needed, 'seed')} each would show a difference of this size." if comparison.needed else ""
+    needed = (
+        f" About {plural(comparison.needed, 'seed')} each would show a difference of this size."
+        if comparison.needed
+        else ""
+    )
     if comparison.obstacles:
-        conclusion = f"not comparable by val_loss (different tokenizers); by bits per byte {plain(result.conclusion('bits per byte'))}"
+        conclusion = (
+            "not comparable by val_loss (different tokenizers); by bits per byte"
+            f" {plain(result.conclusion('bits per byte'))}"
+        )
     else:
         conclusion = plain(result.conclusion())
     st.markdown(f"{CONCLUSION_ICONS[result.is_beyond_noise]} {pair}: {conclusion}{needed}")
@@ -142,16 +158,22 @@ ENDINGS = "`trainer_state.json` (transformers), CSV with a column `step`, JSON L
 
 def draw_log_import(ctx: Context, person: Person) -> list[str] | None:
     """Draw the popover that imports logs; return the ids of the runs it made."""
-    entered = st.session_state.setdefault("log_entered", 0)  # part of the keys, so that the popover closes and empties after an import
+    entered = st.session_state.setdefault(
+        "log_entered", 0
+    )  # part of the keys, so that the popover closes and empties after an import
     with st.popover("Import logs", icon=":material/input:", key=f"log_popover_{entered}"):
         st.write(f"Add another program's curves as a run to compare with. Formats: {ENDINGS}.")
-        files = st.file_uploader("Files", accept_multiple_files=True, key=f"log_files_{entered}", label_visibility="collapsed")
+        files = st.file_uploader(
+            "Files", accept_multiple_files=True, key=f"log_files_{entered}", label_visibility="collapsed"
+        )
         name = st.text_input("Name", key=f"log_name_{entered}", max_chars=100, placeholder="Name of the file") or ""
         if st.button("Import", key="log_import", type="primary", disabled=not files):
             made: list[str] = []
             with errors_shown():
                 for file in files:
-                    made += [run.id for run in import_log(ctx, file.getvalue(), filename=file.name, person=person, name=name)]
+                    made += [
+                        run.id for run in import_log(ctx, file.getvalue(), filename=file.name, person=person, name=name)
+                    ]
             if made:
                 st.session_state["log_entered"] = entered + 1
             return made or None

@@ -97,7 +97,9 @@ def field_errors() -> dict[str, str]:
 
 
 def set_field_errors(errors: Mapping[str, str]) -> None:
-    """Keep errors by field; the page is drawn once more when they change, as fields are drawn before they are checked."""
+    """Keep errors by field; the page is drawn once more when they change, as fields are drawn before they are
+    checked.
+    """
     if dict(errors) != field_errors():
         st.session_state[_ERRORS] = dict(errors)
         st.rerun()
@@ -141,7 +143,9 @@ def with_labels(message: str) -> str:
 
 
 def _draw(path: str, label: str, key: str) -> Any:
-    """Draw the widget of a field. Numbers have no bounds: a browser would drop a value beyond them without telling the server."""
+    """Draw the widget of a field. Numbers have no bounds: a browser would drop a value beyond them without telling the
+    server.
+    """
     options: dict[str, Any] = {"key": key, "help": field_at(path).description, "on_change": mark_typed, "args": (path,)}
     if path == "trackers":
         return tuple(st.multiselect(label, TRACKERS, format_func=_value_label, placeholder="None", **options))

@@ -34,10 +34,14 @@ UNKNOWN = "unknown"
 
 
 def draw_estimate(ctx: Context, person: Person, config: RunConfig, expected: Forecast | None) -> None:
-    """Draw the estimate of one run. A config whose parts don't fit together has no forecast: only its tokens are counted."""
+    """Draw the estimate of one run. A config whose parts don't fit together has no forecast: only its tokens are
+    counted.
+    """
     with _card():
         if expected is None:
-            st.caption(_describe_tokens(config.tokens_per_step * config.max_steps, config.max_steps, config.tokens_per_step))
+            st.caption(
+                _describe_tokens(config.tokens_per_step * config.max_steps, config.max_steps, config.tokens_per_step)
+            )
             return
         epochs = f", {format_epochs(expected)}" if expected.epochs else ""
         st.caption(_describe_tokens(expected.tokens, expected.steps, config.tokens_per_step) + epochs)
@@ -58,7 +62,11 @@ def draw_sweep_estimate(ctx: Context, person: Person, sweep: SweepConfig, total:
         )
         halves = st.grid(2, min_column_width=150)
         with halves.cell():
-            st.metric("Estimated time", format_duration(total.seconds) if total.seconds is not None else UNKNOWN, help=TIME_HELP)
+            st.metric(
+                "Estimated time",
+                format_duration(total.seconds) if total.seconds is not None else UNKNOWN,
+                help=TIME_HELP,
+            )
             st.caption(describe_run_times(total) if total.run_seconds else "A probe measures the time of a run.")
         with halves.cell():
             st.metric("Peak memory", format_bytes(total.memory_bytes) if total.memory_bytes is not None else UNKNOWN)
@@ -112,7 +120,11 @@ def _draw_prediction(expected: Forecast) -> None:
     memory, time = expected.prediction.memory, expected.prediction.time
     halves = st.grid(2, min_column_width=150)
     with halves.cell():
-        st.metric("Estimated time", format_duration(expected.seconds) if expected.seconds is not None else UNKNOWN, help=TIME_HELP)
+        st.metric(
+            "Estimated time",
+            format_duration(expected.seconds) if expected.seconds is not None else UNKNOWN,
+            help=TIME_HELP,
+        )
         st.caption(
             f"{_sentence(format_time_range(time))} {short(time.tokens_per_s)} tokens/s, {plain(time.source)}."
             if time
@@ -120,7 +132,9 @@ def _draw_prediction(expected: Forecast) -> None:
         )
     with halves.cell():
         st.metric(
-            "Peak memory", format_bytes(memory.num_bytes) if memory.num_bytes is not None else UNKNOWN, help=describe_error(memory) or None
+            "Peak memory",
+            format_bytes(memory.num_bytes) if memory.num_bytes is not None else UNKNOWN,
+            help=describe_error(memory) or None,
         )
         st.caption(_sentence(describe_source(memory)))
 
@@ -140,7 +154,11 @@ def _draw_loss(expected: Forecast) -> None:
     """Draw the final val_loss predicted by a scaling law, or why it is unknown."""
     if expected.loss is not None:
         estimate = expected.loss.estimate
-        interval = f", {estimate.low:.2f} to {estimate.high:.2f}" if estimate.low is not None and estimate.high is not None else ""
+        interval = (
+            f", {estimate.low:.2f} to {estimate.high:.2f}"
+            if estimate.low is not None and estimate.high is not None
+            else ""
+        )
         law = "by the law of your own runs" if expected.loss.is_own else f"by {expected.loss.law}, fitted to other data"
         _line("trending_down", "Final val_loss", f"about {estimate.value:.2f}{interval}, {law}", help=estimate.method)
     elif expected.loss_missing:

@@ -42,19 +42,25 @@ def draw_problem(problem: RoundhouseError) -> None:
 
 
 def draw_warnings(warnings: Sequence[LaunchWarning]) -> bool:
-    """Draw warnings with a checkbox to accept them; return whether the run may be launched. Other warnings ask again."""
+    """Draw warnings with a checkbox to accept them; return whether the run may be launched. Other warnings ask
+    again.
+    """
     if not warnings:
         return True
     with st.container(border=True, key="launch_warnings", gap="small"):
         st.markdown(f":orange[:material/warning:] **{plural(len(warnings), 'warning')}**")
         for warning in warnings:
             st.markdown(f"**{label_of(warning.field)}.** {plain(warning.sentence)} :gray[{plain(warning.cure)}]")
-        fingerprint = hashlib.sha256("".join(warning.model_dump_json() for warning in warnings).encode()).hexdigest()[:12]
+        fingerprint = hashlib.sha256("".join(warning.model_dump_json() for warning in warnings).encode()).hexdigest()[
+            :12
+        ]
         return st.checkbox("Proceed anyway", key=f"launch_proceed_{fingerprint}")
 
 
 def pinned_config(detail: RunDetail) -> RunConfig:
-    """Return a run's config with the version of the dataset that it was trained on, whatever its recipe says and is newest now."""
+    """Return a run's config with the version of the dataset that it was trained on, whatever its recipe says and is
+    newest now.
+    """
     return detail.config.model_copy(update={"dataset": detail.run.dataset or detail.config.dataset})
 
 
@@ -63,7 +69,10 @@ def draw_changes(before: RunDetail, now: RunConfig) -> None:
     with st.container(border=True, key="launch_changes", gap="small"):
         st.subheader("A new run from", anchor=False)
         st.page_link(
-            routes.RUN, label=plain(before.run.name), icon=":material/subdirectory_arrow_right:", query_params={"run": before.run.id}
+            routes.RUN,
+            label=plain(before.run.name),
+            icon=":material/subdirectory_arrow_right:",
+            query_params={"run": before.run.id},
         )
         changes = changed_fields(pinned_config(before), now)
         if not changes:

@@ -47,7 +47,8 @@ def forget_requested_parts(objective: Objective) -> None:
 
 
 def draw_dataset(ctx: Context, objective: Objective, missing: list[str]) -> str | None:
-    """Draw the choice of a dataset of a kind that the objective takes, and of its version; return both as `name@3`, for the YAML.
+    """Draw the choice of a dataset of a kind that the objective takes, and of its version; return both as `name@3`, for
+    the YAML.
 
     Explain why the last one is not offered.
     """
@@ -72,13 +73,17 @@ def draw_dataset(ctx: Context, objective: Objective, missing: list[str]) -> str 
 
 
 def _choose_version(name: str, versions: tuple[VersionView, ...]) -> str:
-    """Draw the choice among the versions of a dataset, by default the requested one, else the newest with rows; return its label."""
+    """Draw the choice among the versions of a dataset, by default the requested one, else the newest with rows; return
+    its label.
+    """
     by_number = {version.number: version for version in versions}
     requested = _requested("version") if name == _requested("dataset") else None
     newest = next((version.number for version in versions if version.is_ready), versions[0].number)
     key = f"{PREFIX}version_{name}"
     if st.session_state.get(key) not in by_number:
-        st.session_state[key] = int(requested) if requested and requested.isdecimal() and int(requested) in by_number else newest
+        st.session_state[key] = (
+            int(requested) if requested and requested.isdecimal() and int(requested) in by_number else newest
+        )
 
     def words(number: int) -> str:
         version = by_number[number]
@@ -92,7 +97,9 @@ def _choose_version(name: str, versions: tuple[VersionView, ...]) -> str:
 
 
 def draw_network(ctx: Context, values: dict[str, Any], missing: list[str]) -> None:
-    """Draw the choice of an architecture and its tokenizer, which follows the architecture until the visitor chooses one."""
+    """Draw the choice of an architecture and its tokenizer, which follows the architecture until the visitor chooses
+    one.
+    """
     left, right = st.columns(2)
     architectures = {view.name: view for view in list_architectures(ctx)}
     tokenizers = {view.name: view for view in list_tokenizers(ctx) if not view.error}
@@ -103,10 +110,19 @@ def draw_network(ctx: Context, values: dict[str, Any], missing: list[str]) -> No
         chosen = _choose("architecture", "Architecture", options, missing, "an architecture")
     values["architecture"] = st.session_state["launch_inline"] if chosen == INLINE else chosen
     _carry_tokenizer(ctx, architectures.get(chosen or ""), tokenizers)
-    labels = {name: f"{name} · {plural(view.vocab_size, 'token') if view.vocab_size else 'training'}" for name, view in tokenizers.items()}
+    labels = {
+        name: f"{name} · {plural(view.vocab_size, 'token') if view.vocab_size else 'training'}"
+        for name, view in tokenizers.items()
+    }
     with right:
         values["tokenizer"] = _choose("tokenizer", "Tokenizer", labels, missing, "a tokenizer")
-    shape = st.session_state["launch_inline"] if chosen == INLINE else architectures[chosen].config if chosen in architectures else None
+    shape = (
+        st.session_state["launch_inline"]
+        if chosen == INLINE
+        else architectures[chosen].config
+        if chosen in architectures
+        else None
+    )
     _draw_unused_rows(shape.vocab_size if shape else None, tokenizers.get(values["tokenizer"] or ""))
 
 
@@ -123,7 +139,9 @@ def draw_base(ctx: Context, values: dict[str, Any], missing: list[str]) -> str:
     if not options:
         st.caption("There is no checkpoint yet: pretrain one here, or add a base on the Checkpoints page.")
     st.session_state.setdefault(PREFIX + "method", "full")
-    method = st.segmented_control("Method", list(METHODS), key=PREFIX + "method", required=True, format_func=METHODS.__getitem__)
+    method = st.segmented_control(
+        "Method", list(METHODS), key=PREFIX + "method", required=True, format_func=METHODS.__getitem__
+    )
     values["method"] = method
     return str(method)
 
@@ -168,7 +186,11 @@ def _carry_tokenizer(ctx: Context, architecture: ArchitectureView | None, tokeni
     if is_first and _requested("tokenizer"):
         return
     current = tokenizers.get(st.session_state.get(PREFIX + "tokenizer") or "")
-    if "tokenizer" in typed_fields() and current is not None and (current.vocab_size or 0) <= architecture.config.vocab_size:
+    if (
+        "tokenizer" in typed_fields()
+        and current is not None
+        and (current.vocab_size or 0) <= architecture.config.vocab_size
+    ):
         return
     suggested = suggest_tokenizer(ctx, architecture.name)
     if suggested in tokenizers:

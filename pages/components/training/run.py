@@ -27,24 +27,39 @@ from pages.components.words import ago, size
 def draw_facts(ctx: Context, detail: RunDetail) -> None:
     """Draw the facts of a run, with links to dataset, base, parent, sweep and children."""
     run = detail.run
-    training = OBJECTIVES.get(run.objective, run.objective) + ({"lora": " with LoRA", "qlora": " with QLoRA"}.get(run.method, ""))
+    training = OBJECTIVES.get(run.objective, run.objective) + (
+        {"lora": " with LoRA", "qlora": " with QLoRA"}.get(run.method, "")
+    )
     who = f" by {plain(run.created_by)}" if run.created_by else ""
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.caption(f"{training}, launched {ago(run.created_at, now=ctx.now())}{who}", width="content")
         if run.dataset:
             st.page_link(
-                routes.DATASETS, label=plain(run.dataset), icon=":material/database:", query_params={"dataset": detail.dataset_id or ""}
+                routes.DATASETS,
+                label=plain(run.dataset),
+                icon=":material/database:",
+                query_params={"dataset": detail.dataset_id or ""},
             )
         if run.base_id and run.base:
             st.page_link(
-                routes.CHECKPOINTS, label=plain(run.base), icon=":material/deployed_code:", query_params={"checkpoint": run.base_id}
+                routes.CHECKPOINTS,
+                label=plain(run.base),
+                icon=":material/deployed_code:",
+                query_params={"checkpoint": run.base_id},
             )
         if detail.parent is not None:
-            st.page_link(routes.RUN, label=plain(detail.parent[1]), icon=":material/north_west:", query_params={"run": detail.parent[0]})
+            st.page_link(
+                routes.RUN,
+                label=plain(detail.parent[1]),
+                icon=":material/north_west:",
+                query_params={"run": detail.parent[0]},
+            )
         if (sweep := sweep_of_run(ctx, run.id)) is not None:
             st.page_link(routes.SWEEP, label=plain(sweep[1]), icon=":material/tune:", query_params={"sweep": sweep[0]})
         for run_id, name in detail.children[:3]:
-            st.page_link(routes.RUN, label=plain(name), icon=":material/subdirectory_arrow_right:", query_params={"run": run_id})
+            st.page_link(
+                routes.RUN, label=plain(name), icon=":material/subdirectory_arrow_right:", query_params={"run": run_id}
+            )
         for tag in run.tags:
             st.badge(plain(tag), color="gray")
 
@@ -70,7 +85,9 @@ def draw_actions(ctx: Context, person: Person, detail: RunDetail) -> None:
             _draw_stops(ctx, person, run)
         else:
             _draw_continuations(ctx, person, detail)
-        st.page_link(routes.LAUNCH, label="New run from this one", icon=":material/content_copy:", query_params={"run": run.id})
+        st.page_link(
+            routes.LAUNCH, label="New run from this one", icon=":material/content_copy:", query_params={"run": run.id}
+        )
         st.page_link(routes.RUNS, label="Compare", icon=":material/compare_arrows:", query_params={"compare": run.id})
 
 
@@ -88,7 +105,9 @@ def _draw_stops(ctx: Context, person: Person, run: RunView) -> None:
             st.rerun()
     with st.popover("Cancel", icon=":material/cancel:"):
         st.write(
-            "The run has not started, so nothing is lost." if waiting else "Ends the run now. Progress since the last checkpoint is lost."
+            "The run has not started, so nothing is lost."
+            if waiting
+            else "Ends the run now. Progress since the last checkpoint is lost."
         )
         if st.button("Cancel run", key="run_cancel", type="primary"):
             with errors_shown():
@@ -101,13 +120,17 @@ def _draw_continuations(ctx: Context, person: Person, detail: RunDetail) -> None
     run, step = detail.run, detail.resume_step
     if step is None or run.status is Status.FAILED:
         label = "Start again" if step is None else f"Retry from step {step:,}"
-        if run.status is not Status.FINISHED and st.button(label, key="run_retry", icon=":material/replay:", type="primary"):
+        if run.status is not Status.FINISHED and st.button(
+            label, key="run_retry", icon=":material/replay:", type="primary"
+        ):
             with errors_shown():
                 retry_run(ctx, run.id, person=person)
                 st.rerun()
         return
     goes_on = step < run.max_steps
-    with st.popover(f"Resume from step {step:,}", icon=":material/play_arrow:", type="primary" if goes_on else "secondary"):
+    with st.popover(
+        f"Resume from step {step:,}", icon=":material/play_arrow:", type="primary" if goes_on else "secondary"
+    ):
         total = draw_number(
             st,
             "Total steps",
@@ -131,23 +154,38 @@ def draw_failure(run: RunView) -> None:
 def draw_queue_place(detail: RunDetail) -> None:
     """Draw the jobs ahead in the queue and the expected start."""
     if detail.num_slots == 0:
-        st.warning("No worker serves the queue `train`. The run starts as soon as one does.", icon=":material/cloud_off:")
+        st.warning(
+            "No worker serves the queue `train`. The run starts as soon as one does.", icon=":material/cloud_off:"
+        )
         return
     if not detail.ahead:
         st.info("Next in the queue: it starts within seconds.", icon=":material/schedule:")
         return
-    ahead = ", ".join(f"“{plain(job.title)}” ({'running' if job.status is not Status.QUEUED else 'waiting'})" for job in detail.ahead[:4])
+    ahead = ", ".join(
+        f"“{plain(job.title)}” ({'running' if job.status is not Status.QUEUED else 'waiting'})"
+        for job in detail.ahead[:4]
+    )
     more = f" and {len(detail.ahead) - 4} more" if len(detail.ahead) > 4 else ""
-    start = f" Expected to start in about {format_duration(detail.expected_wait_s)}." if detail.expected_wait_s is not None else ""
+    start = (
+        f" Expected to start in about {format_duration(detail.expected_wait_s)}."
+        if detail.expected_wait_s is not None
+        else ""
+    )
     st.info(f"{plural(len(detail.ahead), 'job')} ahead: {ahead}{more}.{start}", icon=":material/schedule:")
 
 
 def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:
     """Draw the run's checkpoints with their next steps."""
     if not detail.checkpoints:
-        st.caption(f"The first checkpoint comes at step {min(detail.config.checkpoint_every, detail.config.max_steps):,}.")
+        st.caption(
+            f"The first checkpoint comes at step {min(detail.config.checkpoint_every, detail.config.max_steps):,}."
+        )
         return
-    best = min((line for line in detail.checkpoints if line.val_loss is not None), key=lambda line: line.val_loss or 0.0, default=None)
+    best = min(
+        (line for line in detail.checkpoints if line.val_loss is not None),
+        key=lambda line: line.val_loss or 0.0,
+        default=None,
+    )
     for line in detail.checkpoints:
         with st.container(border=True, horizontal=True, vertical_alignment="center", gap="medium"):
             st.page_link(
@@ -166,9 +204,16 @@ def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:
 
 
 def draw_next_steps(checkpoint_id: str, *, writes: bool = True) -> None:
-    """Draw links to the uses of a checkpoint; one that generates no text (a reward model) can only be trained further."""
+    """Draw links to the uses of a checkpoint; one that generates no text (a reward model) can only be trained
+    further.
+    """
     for label, icon, page in NEXT_STEPS if writes else NEXT_STEPS[-1:]:
-        st.page_link(page, label=label, icon=f":material/{icon}:", query_params={_PARAMETER.get(page, "checkpoint"): checkpoint_id})
+        st.page_link(
+            page,
+            label=label,
+            icon=f":material/{icon}:",
+            query_params={_PARAMETER.get(page, "checkpoint"): checkpoint_id},
+        )
 
 
 NEXT_STEPS = (

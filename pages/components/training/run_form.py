@@ -60,9 +60,9 @@ class FormState:
 
 
 def fill_form(config: RunConfig, *, origin: Origin, typed: Collection[str] = ()) -> None:
-    """Fill the form from a config; the next launch from it is a new run. `typed` are fields that new defaults don't overwrite. After a
-    recipe, defaults follow any other choice of parts; in a copy they
-    follow objective and method alone.
+    """Fill the form from a config; the next launch from it is a new run. `typed` are fields that new defaults don't
+    overwrite. After a recipe, defaults follow any other choice of parts; in a copy they follow objective and method
+    alone.
     """
     _start(config.objective, origin)
     typed_fields().update(typed)
@@ -76,7 +76,9 @@ def fill_form(config: RunConfig, *, origin: Origin, typed: Collection[str] = ())
     st.session_state[PREFIX + "start"] = CONTINUE if config.base else FROM_SCRATCH
     st.session_state[PREFIX + "prompts"] = "\n".join(config.sample_prompts)
     architecture = INLINE if inline is not None else config.architecture
-    request_parts(dataset=config.dataset, architecture=str(architecture or ""), tokenizer=config.tokenizer, base=config.base)
+    request_parts(
+        dataset=config.dataset, architecture=str(architecture or ""), tokenizer=config.tokenizer, base=config.base
+    )
 
 
 def start_form(objective: Objective, **parts: str | None) -> None:
@@ -98,7 +100,12 @@ def draw_run_form(ctx: Context, *, named: bool = True) -> FormState:
     missing: list[str] = []
     objective = Objective(
         st.segmented_control(
-            "Objective", list(OBJECTIVES), key=PREFIX + "objective", format_func=OBJECTIVES.__getitem__, required=True, wrap=True
+            "Objective",
+            list(OBJECTIVES),
+            key=PREFIX + "objective",
+            format_func=OBJECTIVES.__getitem__,
+            required=True,
+            wrap=True,
         )
         or Objective.PRETRAIN
     )
@@ -132,7 +139,9 @@ def _start(objective: Objective, origin: Origin) -> None:
 
 
 def _follow_choices(ctx: Context, objective: Objective, method: str, values: Mapping[str, Any]) -> None:
-    """Reset untouched fields to their defaults when objective, method, parts, or a value that others derive from, change."""
+    """Reset untouched fields to their defaults when objective, method, parts, or a value that others derive from,
+    change.
+    """
     network = [str(values.get(part) or "") for part in ("base", "architecture", "tokenizer")]
     basis = [objective.value, method, str(values["dataset"] or ""), *network]
     before, origin = st.session_state.get(_BASIS), st.session_state.get(_ORIGIN)
@@ -192,7 +201,12 @@ def _draw_warmup(values: Mapping[str, Any]) -> None:
 def _draw_name() -> str:
     return (
         st.text_input(
-            "Name", key=PREFIX + "name", max_chars=120, placeholder="Generated if left empty", on_change=mark_typed, args=("name",)
+            "Name",
+            key=PREFIX + "name",
+            max_chars=120,
+            placeholder="Generated if left empty",
+            on_change=mark_typed,
+            args=("name",),
         )
         or ""
     )
@@ -226,7 +240,10 @@ def _draw_start(ctx: Context, objective: Objective, values: dict[str, Any], miss
     """Draw what the run starts from; return its method."""
     if objective is Objective.PRETRAIN:
         st.session_state.setdefault(PREFIX + "start", FROM_SCRATCH)
-        if st.segmented_control("Start from", [FROM_SCRATCH, CONTINUE], key=PREFIX + "start", required=True) != CONTINUE:
+        if (
+            st.segmented_control("Start from", [FROM_SCRATCH, CONTINUE], key=PREFIX + "start", required=True)
+            != CONTINUE
+        ):
             draw_network(ctx, values, missing)
             return "full"
     return draw_base(ctx, values, missing)
@@ -244,7 +261,9 @@ def fill_rewards(rules: Sequence[RewardRule]) -> None:
 def draw_rewards() -> list[dict[str, Any]]:
     """Draw the table and return its rows as values of `grpo.rewards`."""
     rows = st.session_state.setdefault(ROWS, [RewardRule(kind="exact").model_dump()])
-    start = pd.DataFrame(rows, columns=["kind", "weight", "pattern", "target"]).astype({"weight": float, "pattern": str})
+    start = pd.DataFrame(rows, columns=["kind", "weight", "pattern", "target"]).astype(
+        {"weight": float, "pattern": str}
+    )
     st.caption("Rewards: rules that score a completion; their weighted scores are added.")
     table = st.data_editor(
         start,
@@ -258,11 +277,16 @@ def draw_rewards() -> list[dict[str, Any]]:
                 options=KINDS,
                 required=True,
                 default="exact",
-                help="exact: equals the row's answer. contains: holds it. regex: the pattern is found. length: full at the target.",
+                help=(
+                    "exact: equals the row's answer. contains: holds it. regex: the pattern is found. length: full at"
+                    " the target."
+                ),
             ),
             "weight": st.column_config.NumberColumn("Weight", default=1.0, required=True, format="%g"),
             "pattern": st.column_config.TextColumn("Pattern", default="", max_chars=500, help="For regex."),
-            "target": st.column_config.NumberColumn("Target, tokens", default=0, min_value=0, step=1, help="For length."),
+            "target": st.column_config.NumberColumn(
+                "Target, tokens", default=0, min_value=0, step=1, help="For length."
+            ),
         },
     )
     return [

@@ -43,7 +43,9 @@ def draw_sweeps(ctx: Context) -> None:
             with columns[0]:
                 row_link(sweep.name, page=PAGE, query={"sweep": sweep.id}, icon="tune", key=f"sweep_{sweep.id}")
             columns[1].text(_progress_words(sweep))
-            columns[2].caption(f"best {plain(sweep.config.metric)} {sweep.best:.4f}" if sweep.best is not None else "no results yet")
+            columns[2].caption(
+                f"best {plain(sweep.config.metric)} {sweep.best:.4f}" if sweep.best is not None else "no results yet"
+            )
             columns[3].caption(ago(sweep.created_at, now=ctx.now()))
 
 
@@ -79,7 +81,11 @@ def _draw_head(ctx: Context, person: Person, sweep: SweepView) -> None:
                     stop_sweep(ctx, sweep.id, person=person)
                     st.rerun()
             missing = sweep.num_planned - sweep.num_launched - sweep.num_failed
-            if sweep.stopped and missing > 0 and st.button(f"Launch the other {missing}", key="sweep_go_on", icon=":material/play_arrow:"):
+            if (
+                sweep.stopped
+                and missing > 0
+                and st.button(f"Launch the other {missing}", key="sweep_go_on", icon=":material/play_arrow:")
+            ):
                 with errors_shown():
                     continue_sweep(ctx, sweep.id, person=person)
                     st.rerun()
@@ -113,9 +119,13 @@ def _watch(ctx: Context, sweep_id: str, mark: tuple[object, ...]) -> None:
 
 
 def _draw_best(detail: SweepDetail, best: SweepRun) -> None:
-    with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", key="sweep_best"):
+    with st.container(
+        border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", key="sweep_best"
+    ):
         with st.container(width="content", gap="xsmall"):
-            st.markdown(f":material/trophy: **{plain(detail.sweep.config.metric)} {best.value:.4f}** in {plain(best.run.name)}")
+            st.markdown(
+                f":material/trophy: **{plain(detail.sweep.config.metric)} {best.value:.4f}** in {plain(best.run.name)}"
+            )
             st.caption(plain(" · ".join(f"{label_of(path)} {say(value)}" for path, value in best.point.items())))
         with st.container(horizontal=True, horizontal_alignment="right", width="content"):
             if st.button("Open the run", key="sweep_open_best", icon=":material/monitoring:"):
@@ -144,8 +154,12 @@ def _draw_runs(detail: SweepDetail) -> None:
         st.subheader("Runs", anchor=False)
         ranked = sorted((each for each in detail.runs if each.value is not None), key=lambda each: each.value or 0.0)
         ranked = ranked[::-1] if detail.sweep.config.goal == "highest" else ranked
-        if len(ranked) > 1 and st.button("Compare curves", key="sweep_compare", icon=":material/compare_arrows:", type="tertiary"):
-            st.switch_page(routes.RUNS, query_params={"compare": ",".join(each.run.id for each in ranked[:MOST_COMPARED])})
+        if len(ranked) > 1 and st.button(
+            "Compare curves", key="sweep_compare", icon=":material/compare_arrows:", type="tertiary"
+        ):
+            st.switch_page(
+                routes.RUNS, query_params={"compare": ",".join(each.run.id for each in ranked[:MOST_COMPARED])}
+            )
     rows = [
         {
             "Run": each.run.name,
@@ -165,7 +179,10 @@ def _draw_runs(detail: SweepDetail) -> None:
         height="content" if len(rows) < 14 else 520,
         alt="Runs of the sweep",
         placeholder="",
-        column_config={"Run": st.column_config.Column(pinned=True), metric: st.column_config.NumberColumn(format="%.4f")},
+        column_config={
+            "Run": st.column_config.Column(pinned=True),
+            metric: st.column_config.NumberColumn(format="%.4f"),
+        },
     )
     picked = chosen["selection"]["rows"]
     if picked:

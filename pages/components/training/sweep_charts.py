@@ -144,7 +144,11 @@ class _Scale:
 
     def at(self, value: object) -> float:
         if self.words:
-            return self.words.index(value) / max(1, len(self.words) - 1) if value in self.words and len(self.words) > 1 else 0.5
+            return (
+                self.words.index(value) / max(1, len(self.words) - 1)
+                if value in self.words and len(self.words) > 1
+                else 0.5
+            )
         number = float(value)  # type: ignore[arg-type]
         if self.high <= self.low:
             return 0.5

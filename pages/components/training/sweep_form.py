@@ -25,7 +25,9 @@ METHOD_HELP = {
     "bayesian": "Random at first, then near the best runs so far (TPE, by Optuna).",
 }
 PRUNERS = {"none": "None", "median": "Median", "hyperband": "Hyperband"}
-PRUNER_HELP = "Stops runs that do badly at a step, with a checkpoint. It needs runs that evaluate val_loss several times."
+PRUNER_HELP = (
+    "Stops runs that do badly at a step, with a checkpoint. It needs runs that evaluate val_loss several times."
+)
 GOALS = {"lowest": "Minimize", "highest": "Maximize"}
 RANGE, LIST = "Range", "List"
 SHOWN = 12
@@ -49,7 +51,9 @@ def draw_sweep_form(ctx: Context, config: RunConfig) -> dict[str, Any]:
         vary = {path: _draw_choice(path, names.get(path), grid=method == "grid") for path in fields}
         st.space("small")
         values = _draw_search()
-    name = st.text_input("Sweep name", key="sweep_name", max_chars=90, placeholder=_generated_name(config)) or _generated_name(config)
+    name = st.text_input(
+        "Sweep name", key="sweep_name", max_chars=90, placeholder=_generated_name(config)
+    ) or _generated_name(config)
     return {"name": name, "run": config.model_dump(mode="json"), "vary": vary, **values}
 
 
@@ -91,11 +95,17 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
         return [False, True]
     options = names if names is not None else list(kind) if isinstance(kind, tuple) else None
     if options is not None:
-        return st.multiselect(label_of(path), options, key=f"sweep_words_{key}", default=options[:2], placeholder="Choose values")
+        return st.multiselect(
+            label_of(path), options, key=f"sweep_words_{key}", default=options[:2], placeholder="Choose values"
+        )
     columns = st.columns([1.2, 1, 1, 1], vertical_alignment="bottom")
     with columns[0]:
         shape = st.segmented_control(
-            label_of(path), [RANGE, LIST], key=f"sweep_shape_{key}", default=RANGE if kind is float else LIST, required=True
+            label_of(path),
+            [RANGE, LIST],
+            key=f"sweep_shape_{key}",
+            default=RANGE if kind is float else LIST,
+            required=True,
         )
     now = float(get_field(path) or 0)
     if shape == LIST:
@@ -103,18 +113,28 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
         text = ", ".join(str(round(value) if kind is int else float(f"{value:.4g}")) for value in first)
         with st.container():
             written = st.text_input(
-                "Values", text, key=f"sweep_values_{key}", label_visibility="collapsed", placeholder="Values, separated by commas"
+                "Values",
+                text,
+                key=f"sweep_values_{key}",
+                label_visibility="collapsed",
+                placeholder="Values, separated by commas",
             )
         return [part.strip() for part in (written or "").replace(";", ",").split(",") if part.strip()]
     low, high = (now / 3, now * 3) if now else (0.0, 0.1)
     span = {
-        "low": draw_number(columns[1], "From", None, None, float(f"{low:.2g}"), key=f"sweep_low_{key}", is_whole=False, step=None),
-        "high": draw_number(columns[2], "To", None, None, float(f"{high:.2g}"), key=f"sweep_high_{key}", is_whole=False, step=None),
+        "low": draw_number(
+            columns[1], "From", None, None, float(f"{low:.2g}"), key=f"sweep_low_{key}", is_whole=False, step=None
+        ),
+        "high": draw_number(
+            columns[2], "To", None, None, float(f"{high:.2g}"), key=f"sweep_high_{key}", is_whole=False, step=None
+        ),
     }
     with columns[3]:
         if grid:
             span["points"] = draw_number(st, "Points", None, None, 4, key=f"sweep_points_{key}")
-    span["log"] = st.checkbox("Log scale", value=low > 0, key=f"sweep_log_{key}", help="For ranges over orders of magnitude.")
+    span["log"] = st.checkbox(
+        "Log scale", value=low > 0, key=f"sweep_log_{key}", help="For ranges over orders of magnitude."
+    )
     return span
 
 
@@ -136,9 +156,12 @@ def _draw_search() -> dict[str, Any]:
             key="sweep_parallel",
             help="Runs that are queued or running at the same time. A Bayesian search learns less from many.",
         )
-        values["pruner"] = st.selectbox("Pruning", list(PRUNERS), key="sweep_pruner", format_func=PRUNERS.__getitem__, help=PRUNER_HELP)
+        values["pruner"] = st.selectbox(
+            "Pruning", list(PRUNERS), key="sweep_pruner", format_func=PRUNERS.__getitem__, help=PRUNER_HELP
+        )
         values["metric"] = (
-            st.text_input("Metric", "val_loss", key="sweep_metric", help="Runs are compared by their best value of it.") or "val_loss"
+            st.text_input("Metric", "val_loss", key="sweep_metric", help="Runs are compared by their best value of it.")
+            or "val_loss"
         )
         values["goal"] = st.selectbox("Goal", list(GOALS), key="sweep_goal", format_func=GOALS.__getitem__)
         if method != "grid":

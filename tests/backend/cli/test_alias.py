@@ -1,4 +1,6 @@
-"""`roundhouse alias`, `promote` and `lineage`: names that move by recorded decisions, and where a checkpoint comes from."""
+"""`roundhouse alias`, `promote` and `lineage`: names that move by recorded decisions, and where a checkpoint comes
+from.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,17 @@ def test_an_alias_is_set_listed_rolled_back_and_keeps_its_history(command_line: 
     assert [(row["alias"], row["checkpoint"]) for row in roundhouse("alias", "list")["aliases"]] == [(ALIAS, "Elm")]
     assert roundhouse("alias", "rollback", ALIAS, "--reason", "worse")["checkpoint"] == "Oak"
     history = roundhouse("alias", "history", ALIAS)["history"]
-    assert [(row["checkpoint"], row["reason"]) for row in history] == [("Oak", "worse"), ("Elm", "larger"), ("Oak", "the first")]
+    assert [(row["checkpoint"], row["reason"]) for row in history] == [
+        ("Oak", "worse"),
+        ("Elm", "larger"),
+        ("Oak", "the first"),
+    ]
     assert "nowhere@production" in roundhouse("alias", "history", "nowhere@production", status=2)["error"]
 
 
-def test_a_verdict_is_the_evidence_of_a_promotion_and_a_reason_is_asked_where_it_speaks_against_it(command_line: Context) -> None:
+def test_a_verdict_is_the_evidence_of_a_promotion_and_a_reason_is_asked_where_it_speaks_against_it(
+    command_line: Context,
+) -> None:
     campaign = make_campaign(command_line, num_prompts=20, overlap_share=0)
     vote_in_turn(command_line, campaign.id, prefer("Elm"), each=2)
     promoted = roundhouse("promote", "Elm", "--alias", ALIAS, "--campaign", campaign.id)
@@ -36,7 +44,9 @@ def test_a_verdict_is_the_evidence_of_a_promotion_and_a_reason_is_asked_where_it
     assert roundhouse("alias", "list")["aliases"][0]["checkpoint"] == "Elm"
     against = roundhouse("promote", "Oak", "--alias", ALIAS, "--campaign", campaign.id, "--reason", "cheaper to serve")
     assert (against["checkpoint"], bool(against["against_evidence"])) == ("Oak", True)
-    rejected = roundhouse("promote", "Elm", "--alias", ALIAS, "--campaign", campaign.id, "--reject", "--reason", "too slow")
+    rejected = roundhouse(
+        "promote", "Elm", "--alias", ALIAS, "--campaign", campaign.id, "--reject", "--reason", "too slow"
+    )
     assert (rejected["decision"], roundhouse("alias", "list")["aliases"][0]["checkpoint"]) == ("reject", "Oak")
 
 

@@ -1,4 +1,6 @@
-"""`roundhouse base`: a base from the Hub at a revision, shown afterwards; what MODEL_PATH holds; refusals with their status."""
+"""`roundhouse base`: a base from the Hub at a revision, shown afterwards; what MODEL_PATH holds; refusals with their
+status.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ Roundhouse = Callable[..., tuple[int, Any]]
 
 @pytest.fixture
 def roundhouse(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Roundhouse]:
-    """Run `roundhouse base` on an installation of its own, with a MODEL_PATH. Returns (status, the JSON that it printed)."""
+    """Run `roundhouse base` on an installation of its own, with a MODEL_PATH. Returns (status, the JSON that it
+    printed).
+    """
     monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
@@ -56,8 +60,22 @@ def test_a_base_of_the_hub_is_added_at_its_revision_and_shown(
             "mill (https://mill.example/terms)",
         )
         assert looked["download_bytes"] > looked["bytes"]
-        command = [sys.executable, "-m", "backend.cli.main", "base", "add", "tiny/llama", "--revision", "v1", "--name", "mill", "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)  # its job is a child with a real stderr
+        command = [
+            sys.executable,
+            "-m",
+            "backend.cli.main",
+            "base",
+            "add",
+            "tiny/llama",
+            "--revision",
+            "v1",
+            "--name",
+            "mill",
+            "--json",
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, check=True
+        )  # its job is a child with a real stderr
         added = json.loads(done.stdout)
         assert (added["revision"], added["source"]) == (commit, "tiny/llama@v1")
         assert "secretkey" not in done.stderr
@@ -70,7 +88,9 @@ def test_a_base_of_the_hub_is_added_at_its_revision_and_shown(
     assert not [path for path in files if b"secretkey" in path.read_bytes()], "the key is kept nowhere"
 
 
-def test_candidates_under_model_path_are_listed_with_facts_or_the_reason_against_them(roundhouse: Roundhouse, tmp_path: Path) -> None:
+def test_candidates_under_model_path_are_listed_with_facts_or_the_reason_against_them(
+    roundhouse: Roundhouse, tmp_path: Path
+) -> None:
     models = tmp_path / "models"
     save_base(models / "good")
     (save_base(models / "cut") / "model.safetensors").write_bytes(b"12345678")

@@ -1,4 +1,6 @@
-"""`roundhouse data | architecture | base | export`: one JSON document on stdout, 0 for done, 1 for failed, 2 for misused."""
+"""`roundhouse data | architecture | base | export`: one JSON document on stdout, 0 for done, 1 for failed, 2 for
+misused.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def roundhouse(home: Path) -> Any:
 
 def test_data_import_waits_and_reports_every_rejected_row(roundhouse: Any, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps({"instruction": f"Say {n}", "output": "yes"}) + "\n" for n in range(10)) + "not json\n")
+    file.write_text(
+        "".join(json.dumps({"instruction": f"Say {n}", "output": "yes"}) + "\n" for n in range(10)) + "not json\n"
+    )
     status, out, _ = roundhouse("data", "import", str(file), "--name", "sayings", "--json")
     assert status == 0
     result = json.loads(out)
@@ -77,7 +81,11 @@ def test_architecture_describe_counts_and_explains(roundhouse: Any, tmp_path: Pa
     status, out, _ = roundhouse("architecture", "describe", str(file), "--json")
     assert status == 0
     report = json.loads(out)
-    assert report["parameters"] == 1_115_264 == sum(n for part, n in report["parameters_by_component"].items() if part != "total")
+    assert (
+        report["parameters"]
+        == 1_115_264
+        == sum(n for part, n in report["parameters_by_component"].items() if part != "total")
+    )
     assert {"flops_per_token", "kv_cache_bytes_per_token", "memory_bytes"} <= report.keys()
     file.write_text("width: 130\n")
     status, _, err = roundhouse("architecture", "describe", str(file))
@@ -88,7 +96,9 @@ def test_architecture_describe_counts_and_explains(roundhouse: Any, tmp_path: Pa
 def test_architecture_describe_covers_every_family_and_its_limits(roundhouse: Any, tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("family: deepseek_v3\nnum_layers: 2\nkv_rank: 16\nrope_head_size: 8\n")
-    status, out, _ = roundhouse("architecture", "describe", str(file), "--precision", "bf16", "--lora-rank", "4", "--json")
+    status, out, _ = roundhouse(
+        "architecture", "describe", str(file), "--precision", "bf16", "--lora-rank", "4", "--json"
+    )
     report = json.loads(out)
     assert status == 0
     assert report["kv_cache_bytes_per_token"] == 2 * (16 + 8) * 2
@@ -102,7 +112,10 @@ def test_architecture_describe_covers_every_family_and_its_limits(roundhouse: An
     file.write_text("family: gpt2\nwindow: 9\n")
     status, _, err = roundhouse("architecture", "describe", str(file))
     assert status == 2
-    assert "window 9 can't be given: GPT-2 lets every layer see the whole context; Mistral or Gemma 3 can. Leave window out" in err
+    assert (
+        "window 9 can't be given: GPT-2 lets every layer see the whole context; Mistral or Gemma 3 can. Leave"
+        " window out" in err
+    )
 
 
 def test_an_invalid_base_is_refused(roundhouse: Any) -> None:
@@ -115,7 +128,8 @@ def test_an_invalid_base_is_refused(roundhouse: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("architecture", "describe"), ("run", "launch"), ("run", "list", "--limit", "0"), ("nosuch",), ("run",)]
+    "arguments",
+    [("architecture", "describe"), ("run", "launch"), ("run", "list", "--limit", "0"), ("nosuch",), ("run",)],
 )
 def test_usage_errors_are_json_with_the_option(roundhouse: Any, arguments: tuple[str, ...]) -> None:
     status, out, err = roundhouse(*arguments, "--json")

@@ -12,7 +12,9 @@ from tests.support.command_line import roundhouse
 from tests.support.fake_api import serve_api
 
 
-def test_a_server_is_connected_from_options_and_yaml(ctx: Context, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_server_is_connected_from_options_and_yaml(
+    ctx: Context, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
@@ -28,5 +30,7 @@ def test_a_server_is_connected_from_options_and_yaml(ctx: Context, home: Path, m
         assert (listed["upstream"]["model"], listed["upstream"]["output_price"]) == ("qwen", 2.0)
     config.write_text("urll: x\nname: far\nmodel: m\nurl: http://127.0.0.1:1/v1\n")
     assert "urll" in str(roundhouse("endpoint", "connect", "--config", str(config), status=2))
-    assert "link-local" in str(roundhouse("endpoint", "connect", "http://169.254.169.254/v1", "--name", "far", "--model", "m", status=2))
+    assert "link-local" in str(
+        roundhouse("endpoint", "connect", "http://169.254.169.254/v1", "--name", "far", "--model", "m", status=2)
+    )
     assert roundhouse("endpoint", "logs", "far")["replicas"] == []

@@ -25,7 +25,9 @@ def test_a_version_is_made_shown_compared_described_and_deleted(command_line: Co
     first = imported(command_line, "sayings", ROWS)
     done(command_line, derive_version(command_line, first.id, change=DropDuplicates(), person=LOCAL))
     command = ["data", "derive", "sayings@2", "--leave-out", "text contains SAY 3", "--to", "fewer", "--json"]
-    fewer = json.loads(subprocess.run([sys.executable, "-m", "backend.cli.main", *command], capture_output=True, check=True).stdout)
+    fewer = json.loads(
+        subprocess.run([sys.executable, "-m", "backend.cli.main", *command], capture_output=True, check=True).stdout
+    )
     assert (fewer["dataset"], fewer["version"], fewer["rows"], fewer["dropped_rows"]) == ("fewer", 1, 8, 1)
     diff = roundhouse("data", "diff", "sayings@2", "fewer")
     assert (diff["added"], diff["removed"], diff["unchanged"]) == (0, 1, 8)
@@ -48,11 +50,19 @@ def test_a_version_is_exported_to_a_folder(command_line: Context, tmp_path: Path
     command = ["data", "export", "sayings", "--format", "datasets", "--to", str(tmp_path / "out"), "--json"]
     answer = subprocess.run([sys.executable, "-m", "backend.cli.main", *command], capture_output=True, check=True)
     data = json.loads(answer.stdout)
-    assert (data["dataset"], data["version"], data["format"], data["rows"]) == ("sayings", 1, "datasets", {"train": 18, "validation": 2})
+    assert (data["dataset"], data["version"], data["format"], data["rows"]) == (
+        "sayings",
+        1,
+        "datasets",
+        {"train": 18, "validation": 2},
+    )
     assert (data["folder"], data["pushed"]) == (str(tmp_path / "out"), None)
     assert "dataset_dict.json" in data["files"]
     assert "already exists" in roundhouse("data", "export", "sayings", "--to", str(tmp_path / "out"), status=2)["error"]
-    assert "no export format 'xlsx'" in roundhouse("data", "export", "sayings", "--format", "xlsx", "--to", "x", status=2)["error"]
+    assert (
+        "no export format 'xlsx'"
+        in roundhouse("data", "export", "sayings", "--format", "xlsx", "--to", "x", status=2)["error"]
+    )
     assert "no destination" in roundhouse("data", "export", "sayings", status=2)["error"]
 
 

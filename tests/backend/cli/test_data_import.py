@@ -21,7 +21,9 @@ def test_a_source_is_a_path_an_address_or_an_id_of_the_hub(tmp_path: Path, monke
     (tmp_path / "owner/name").mkdir(parents=True)
     assert read_source("owner/name") == ImportSource(path=Path("owner/name"))
     assert read_source("hf://owner/name", split="test") == ImportSource(hub=HubSource(id="owner/name", split="test"))
-    assert read_source("other/name", config="a", revision="v1") == ImportSource(hub=HubSource(id="other/name", config="a", revision="v1"))
+    assert read_source("other/name", config="a", revision="v1") == ImportSource(
+        hub=HubSource(id="other/name", config="a", revision="v1")
+    )
     assert read_source("data/missing.jsonl") == ImportSource(path=Path("data/missing.jsonl"))
     assert read_source("s3://bucket/rows") == ImportSource(url="s3://bucket/rows")
     with pytest.raises(InvalidInput, match="--split is for datasets of the Hub"):
@@ -32,12 +34,20 @@ def test_a_fallback_to_text_is_reported_before_the_import_with_the_columns_searc
     environment = {**os.environ, "ROUNDHOUSE_HOME": str(home), "DATABASE_URL": f"sqlite:///{home / 'models.db'}"}
     environment["REDIS_URL"] = "redis://127.0.0.1:1/0"
     source = tmp_path / "lamps.jsonl"
-    source.write_text("".join(json.dumps({"sku": f"A{n}", "blurb": f"A lamp of {n} watts for a whole room."}) + "\n" for n in range(30)))
+    source.write_text(
+        "".join(
+            json.dumps({"sku": f"A{n}", "blurb": f"A lamp of {n} watts for a whole room."}) + "\n" for n in range(30)
+        )
+    )
     command = ["data", "import", str(source), "--name", "lamps", "--json"]
-    answer = subprocess.run([sys.executable, "-m", "backend.cli.main", *command], capture_output=True, text=True, env=environment)
+    answer = subprocess.run(
+        [sys.executable, "-m", "backend.cli.main", *command], capture_output=True, text=True, env=environment
+    )
     assert answer.returncode == 0, answer.stderr
     stderr = answer.stderr
-    assert "Detected: text (30 %): no other kind fits; no column has a known name; `blurb` holds the most text" in stderr
+    assert (
+        "Detected: text (30 %): no other kind fits; no column has a known name; `blurb` holds the most text" in stderr
+    )
     assert "  a chosen and a rejected answer (chosen, rejected)" in stderr
     assert "give --kind and --column COLUMN=FIELD" in stderr
     data = json.loads(answer.stdout)

@@ -40,7 +40,12 @@ def test_an_api_is_added_listed_evaluated_by_name_or_address_and_removed(world: 
         assert (added["endpoint"], added["capabilities"]) == ("Far", {"chat": True, "completions": True, "echo": False})
         assert [one["endpoint"] for one in call("eval", "endpoint", "list")["endpoints"]] == ["Far"]
         run = call("eval", "run", "--endpoint", "Far", "--benchmark", "questions")
-        assert (run["endpoint"], run["checkpoint"], run["status"], run["settings"]["engine"]) == ("Far", None, "queued", "openai_http")
+        assert (run["endpoint"], run["checkpoint"], run["status"], run["settings"]["engine"]) == (
+            "Far",
+            None,
+            "queued",
+            "openai_http",
+        )
         same = call("eval", "run", "--endpoint", api.url, "--model", "m", "--benchmark", "questions")
         assert same["evaluation"] == run["evaluation"], "the address is the registered one"
         other = call("eval", "run", "--endpoint", api.url, "--model", "n", "--benchmark", "questions")

@@ -1,4 +1,6 @@
-"""`roundhouse inspect`: one JSON document with all that an inspection holds; where no worker runs the work is done here."""
+"""`roundhouse inspect`: one JSON document with all that an inspection holds; where no worker runs the work is done
+here.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,17 @@ def test_a_folder_is_inspected_in_a_child_process(home: Path, tmp_path: Path) ->
         "REDIS_URL": "redis://127.0.0.1:1/0",
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "backend.cli.main", "inspect", str(tmp_path / "oak"), "--text", "A <b>cat</b>.", "--json", "--maps"]
+    command = [
+        sys.executable,
+        "-m",
+        "backend.cli.main",
+        "inspect",
+        str(tmp_path / "oak"),
+        "--text",
+        "A <b>cat</b>.",
+        "--json",
+        "--maps",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -51,7 +63,10 @@ def test_stored_inspections_are_printed_in_full(command_line: Context) -> None:
     add_network(command_line, "oak")
     add_network(command_line, "elm", seed=1)
     for config in (InspectionConfig(text="A cat."), InspectionConfig()):
-        do_job(command_line, str(launch_inspection(command_line, checkpoint="oak", config=config, against="elm", person=LOCAL).job_id))
+        do_job(
+            command_line,
+            str(launch_inspection(command_line, checkpoint="oak", config=config, against="elm", person=LOCAL).job_id),
+        )
     arguments = ("oak", "--text", "A cat.", "--against", "elm", "--weights")
     status, out = ask(*arguments, "--json")
     assert status == 0

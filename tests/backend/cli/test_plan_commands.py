@@ -57,14 +57,28 @@ def test_a_fit_recovers_the_law_with_intervals_and_the_optimum(command_line: Con
         assert result["constants"][name]["low"] <= value <= result["constants"][name]["high"], name
     assert result["points"] == 15
     assert len(result["isoflop"]["profiles"]) == 3
-    assert result["optimum"]["parameters"]["value"] == pytest.approx(PUBLISHED["hoffmann-2022"].optimum(1e21).parameters, rel=0.02)
+    assert result["optimum"]["parameters"]["value"] == pytest.approx(
+        PUBLISHED["hoffmann-2022"].optimum(1e21).parameters, rel=0.02
+    )
     assert "alpha" in CliRunner().invoke(app, ["plan", "fit", str(runs_csv)]).output
 
 
 def test_a_written_recipe_can_be_launched(command_line: Context, tmp_path: Path) -> None:
     add_parts(command_line)
     recipe = tmp_path / "run.yaml"
-    plan = roundhouse("plan", "--flops", "1e13", "--dataset", "tales", "--tokenizer", "pieces", "--context", "64", "--recipe", str(recipe))
+    plan = roundhouse(
+        "plan",
+        "--flops",
+        "1e13",
+        "--dataset",
+        "tales",
+        "--tokenizer",
+        "pieces",
+        "--context",
+        "64",
+        "--recipe",
+        str(recipe),
+    )
     assert parse_run_config(recipe.read_text()).max_steps == plan["steps"]
     launched = roundhouse("run", "launch", str(recipe))
     assert launched["max_steps"] == plan["steps"]

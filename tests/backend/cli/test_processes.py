@@ -31,7 +31,9 @@ def running_broker(settings: Settings) -> Iterator[psutil.Process]:
         process.wait()
 
 
-@pytest.mark.parametrize("name", ["home", "a home with 50%25 and spaces", "h" * 120], ids=["short", "odd", "too-long-for-a-socket"])
+@pytest.mark.parametrize(
+    "name", ["home", "a home with 50%25 and spaces", "h" * 120], ids=["short", "odd", "too-long-for-a-socket"]
+)
 def test_the_broker_listens_on_a_private_socket_file_alone_and_takes_messages(tmp_path: Path, name: str) -> None:
     settings = make_settings(tmp_path / name, redis_url=None)
     with running_broker(settings) as process:
@@ -47,4 +49,6 @@ def test_the_broker_listens_on_a_private_socket_file_alone_and_takes_messages(tm
 
 
 def test_an_external_broker_is_used_unchanged(tmp_path: Path) -> None:
-    assert make_settings(tmp_path, redis_url="redis://:secret@broker:6379/2").broker_url == "redis://:secret@broker:6379/2"
+    assert (
+        make_settings(tmp_path, redis_url="redis://:secret@broker:6379/2").broker_url == "redis://:secret@broker:6379/2"
+    )

@@ -14,7 +14,9 @@ from backend.cli.rating import app
 
 @pytest.fixture
 def votes(tmp_path: Path) -> Path:
-    """40 prompts of three raters and a judge: x wins three of four, the judge votes in both orders and always for side a on ten prompts."""
+    """40 prompts of three raters and a judge: x wins three of four, the judge votes in both orders and always for side
+    a on ten prompts.
+    """
     lines = ["prompt,rater,a,b,winner"]
     for prompt in range(40):
         winner = "TIE" if prompt % 8 == 7 else "A" if prompt % 4 else "B"
@@ -45,7 +47,11 @@ def test_a_verdict_holds_outcome_interval_path_and_plan(votes: Path, tmp_path: P
     assert document["level"] == 0.95
     assert len(document["path"]) == 120
     assert document["path"][-1] == document["e_value"]
-    assert {(row["gap_elo"], row["design"]) for row in document["plan"]} >= {(20, "new_prompts"), (35, "one_look"), (150, "judge")}
+    assert {(row["gap_elo"], row["design"]) for row in document["plan"]} >= {
+        (20, "new_prompts"),
+        (35, "one_look"),
+        (150, "judge"),
+    }
     turned = call("verdict", str(people), "--first", "y", "--second", "x")
     assert turned["e_value"] == pytest.approx(document["e_value"])
     assert turned["share"] == pytest.approx(1 - document["share"])
@@ -77,7 +83,12 @@ def test_a_contestant_without_votes_is_named_with_those_that_have(votes: Path) -
 
 def test_agreement_of_raters_and_of_a_judge_with_them(votes: Path) -> None:
     document = call("agreement", str(votes), "--judge", "judge")
-    assert document["human_human"]["ties"] == {"agreement": 1.0, "low": pytest.approx(0.91, abs=0.02), "high": 1.0, "n": 120}
+    assert document["human_human"]["ties"] == {
+        "agreement": 1.0,
+        "low": pytest.approx(0.91, abs=0.02),
+        "high": 1.0,
+        "n": 120,
+    }
     assert document["human_human"]["non_tie"]["n"] == 3 * 35
     assert (document["alpha"], document["n"], document["raters"]) == (1.0, 40, 3)
     judged = document["judge_human"]

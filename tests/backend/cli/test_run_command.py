@@ -22,7 +22,10 @@ from tests.support.installation import PROJECT
 from tests.support.run_world import add_checkpoint, add_parts, claim, end, launch, points, report, row_of
 from tests.support.training_rooms import Rooms
 
-RECIPE = "dataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\nmax_steps: 30\nwarmup_steps: 20\nname: by hand\n"
+RECIPE = (
+    "dataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\nmax_steps: 30\nwarmup_steps: 20\nname: by"
+    " hand\n"
+)
 
 
 @pytest.fixture
@@ -54,17 +57,26 @@ def test_a_recipe_becomes_a_queued_run(ctx: Context, tmp_path: Path) -> None:
 
 def test_launching_twice_with_one_key_is_one_run(ctx: Context, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    answers = [json.loads(roundhouse("run", "launch", str(tmp_path / "recipe.yaml"), "--key", "k", "--json").stdout) for _ in range(2)]
+    answers = [
+        json.loads(roundhouse("run", "launch", str(tmp_path / "recipe.yaml"), "--key", "k", "--json").stdout)
+        for _ in range(2)
+    ]
     assert answers[0]["run"] == answers[1]["run"]
     assert len(list_jobs(ctx, queue="train")) == 1
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("dataset: tails\n" + RECIPE.split("\n", 1)[1], "tales"), (RECIPE + "max_stepz: 3\n", "max_stepz"), ("- a\n", "mapping")],
+    [
+        ("dataset: tails\n" + RECIPE.split("\n", 1)[1], "tales"),
+        (RECIPE + "max_stepz: 3\n", "max_stepz"),
+        ("- a\n", "mapping"),
+    ],
     ids=["unknown name", "unknown field", "no mapping"],
 )
-def test_a_recipe_with_a_mistake_ends_with_status_2_and_a_cure(ctx: Context, tmp_path: Path, text: str, words: str) -> None:
+def test_a_recipe_with_a_mistake_ends_with_status_2_and_a_cure(
+    ctx: Context, tmp_path: Path, text: str, words: str
+) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
     result = roundhouse("run", "launch", str(tmp_path / "recipe.yaml"), "--json")
     assert result.exit_code == 2
@@ -76,10 +88,26 @@ def test_a_probe_reports_memory_speed_and_time_and_leaves_no_run(ctx: Context, t
     rooms = Rooms(tmp_path / "rooms")
     shutil.copytree(rooms.root / "texts", ctx.artifacts.path("datasets/tales"))
     shutil.copytree(rooms.root / "tokenizer", ctx.artifacts.path("tokenizers/pieces"))
-    shape = {"num_layers": 2, "width": 32, "num_heads": 2, "num_kv_heads": 2, "context": 64, "vocab_size": 320, "feed_forward": 64}
+    shape = {
+        "num_layers": 2,
+        "width": 32,
+        "num_heads": 2,
+        "num_kv_heads": 2,
+        "context": 64,
+        "vocab_size": 320,
+        "feed_forward": 64,
+    }
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.replace("architecture: small", f"architecture: {json.dumps(shape)}"))
-    command = [sys.executable, "-m", "backend.cli.main", "run", "probe", str(recipe), "--json"]  # no worker: the work is done by a child
+    command = [
+        sys.executable,
+        "-m",
+        "backend.cli.main",
+        "run",
+        "probe",
+        str(recipe),
+        "--json",
+    ]  # no worker: the work is done by a child
     result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout)
@@ -167,7 +195,9 @@ def test_a_sweep_with_a_mistake_ends_with_status_2_and_the_field(ctx: Context, t
 
 
 def test_a_log_of_another_program_is_a_run_that_can_be_shown(ctx: Context, tmp_path: Path) -> None:
-    (tmp_path / "trainer_state.json").write_text('{"log_history": [{"step": 5, "loss": 2.5}, {"step": 10, "loss": 2.25}]}')
+    (tmp_path / "trainer_state.json").write_text(
+        '{"log_history": [{"step": 5, "loss": 2.5}, {"step": 10, "loss": 2.25}]}'
+    )
     made = roundhouse("run", "import", str(tmp_path / "trainer_state.json"), "--name", "theirs", "--json")
     assert made.exit_code == 0, made.output
     assert json.loads(made.stdout)["runs"][0]["name"] == "theirs"
@@ -182,7 +212,10 @@ def test_show_prints_the_findings_of_a_run(ctx: Context) -> None:
     report(
         ctx,
         claim(ctx, one),
-        *({"type": "metrics", "step": step, "time": 1.0, "values": {"train_loss": v}} for step, v in enumerate(values, 1)),
+        *(
+            {"type": "metrics", "step": step, "time": 1.0, "values": {"train_loss": v}}
+            for step, v in enumerate(values, 1)
+        ),
     )
     (finding,) = json.loads(roundhouse("run", "show", "wild", "--json").stdout)["findings"]
     assert (finding["kind"], finding["changes"]) == ("diverged", {"learning_rate": 0.01})

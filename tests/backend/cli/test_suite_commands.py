@@ -40,7 +40,10 @@ def test_a_suite_is_created_run_and_shown(world: Context, tmp_path: Path) -> Non
     file = tmp_path / "core.yaml"
     file.write_text("name: core\nmembers:\n  - facts\n")
     assert call("eval", "suite", "create", str(file))["name"] == "core"
-    assert "already a suite" in call("eval", "suite", "create", "--name", "core", "--benchmark", "facts", fails=True)["error"]
+    assert (
+        "already a suite"
+        in call("eval", "suite", "create", "--name", "core", "--benchmark", "facts", fails=True)["error"]
+    )
     assert [suite["name"] for suite in call("eval", "suite", "list")["suites"]] == ["core"]
     result = call("eval", "suite", "run", "core", "--checkpoint", "Oak", "--wait")
     assert (result["finished"], result["macro"]["value"], result["members"][0]["scores"][0]["value"]) == (1, 0.75, 0.75)
@@ -50,7 +53,10 @@ def test_a_suite_is_created_run_and_shown(world: Context, tmp_path: Path) -> Non
 
 def test_a_group_of_tasks_runs_as_a_suite(world: Context, tmp_path: Path) -> None:
     for name in ("first", "second"):
-        text = f"name: {name}\nkind: multiple_choice\nprompt: '{{{{question}}}} {name}'\nchoices: choices\nanswer: answer\n"
+        text = (
+            f"name: {name}\nkind: multiple_choice\nprompt: '{{{{question}}}} {name}'\nchoices: choices\nanswer:"
+            " answer\n"
+        )
         save_task(world, text, person=LOCAL)
     file = tmp_path / "both.yaml"
     file.write_text("name: both\ntasks: [first, second]\n")

@@ -1,4 +1,6 @@
-"""`roundhouse endpoint requests` lists what an endpoint was asked, and knows no other name; `scale` refuses options that contradict."""
+"""`roundhouse endpoint requests` lists what an endpoint was asked, and knows no other name; `scale` refuses options
+that contradict.
+"""
 
 from __future__ import annotations
 

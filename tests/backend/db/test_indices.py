@@ -29,7 +29,9 @@ from backend.services.training.live import active_run_ids, queue_counts, run_sta
 from backend.services.training.views import list_sample_steps, list_samples
 from tests.support.jobs import add_stored_job
 
-GROWING = "jobs|metric_points|evaluation_items|usage|log_lines|samples|messages|votes|battles|completions|campaign_prompts"
+GROWING = (
+    "jobs|metric_points|evaluation_items|usage|log_lines|samples|messages|votes|battles|completions|campaign_prompts"
+)
 
 
 def ask_ballot(ctx: Context, ids: dict[str, str]) -> None:
@@ -40,7 +42,13 @@ def ask_ballot(ctx: Context, ids: dict[str, str]) -> None:
     prompts = [[{"role": "user", "content": "Who keeps the roundhouse?"}]]
     with ctx.db.write() as session:
         campaign = insert_campaign(
-            session, ctx, name="Autumn", prompts=prompts, config=CampaignConfig(), person=LOCAL, dataset_version_id=ids["version"]
+            session,
+            ctx,
+            name="Autumn",
+            prompts=prompts,
+            config=CampaignConfig(),
+            person=LOCAL,
+            dataset_version_id=ids["version"],
         ).id
     next_battle(ctx, campaign, rater_for(ctx, LOCAL))
     list_campaigns(ctx)
@@ -76,7 +84,9 @@ def ids(ctx: Context) -> dict[str, str]:
         version = DatasetVersion(dataset_id=dataset.id, number=1, folder="datasets/facts")
         session.add(version)
         session.flush()
-        evaluation = Evaluation(checkpoint_id=checkpoint.id, dataset_version_id=version.id, kind="multiple_choice", job_id=job.id)
+        evaluation = Evaluation(
+            checkpoint_id=checkpoint.id, dataset_version_id=version.id, kind="multiple_choice", job_id=job.id
+        )
         session.add(evaluation)
         session.flush()
         return {"job": job.id, "run": run.id, "version": version.id, "evaluation": evaluation.id}

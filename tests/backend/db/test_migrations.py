@@ -19,29 +19,42 @@ from backend.db.tables import Table
 
 FIRST_ROWS = (
     "INSERT INTO datasets (id, name, kind, notes, created_at) VALUES ('d', 'lines', 'text', '', '2026-01-01 00:00:00')",
-    "INSERT INTO dataset_versions (id, dataset_id, number, source, mapping, rows, train_rows, val_rows, rejected_rows, rejected,"
-    " bytes, facts,"
-    " provenance, created_at) VALUES ('v', 'd', 1, '', '{}', 3, 2, 1, 0, '[]', 9, '{}', '{}', '2026-01-01 00:00:00')",
-    "INSERT INTO runs (id, name, objective, config, dataset_version_id, tags, notes, last_step, summary, curve_resets, created_at)"
-    " VALUES ('r', 'first', 'pretrain', '{}', 'v', '[]', '', 7, '{}', 0, '2026-01-01 00:00:00')",
-    "INSERT INTO checkpoints (id, name, origin, run_id, step, source, family, is_adapter, is_final, bytes, metrics,"
-    " facts, notes, created_at)"
-    " VALUES ('c', 'first@7', 'run', 'r', 7, '', 'llama', false, true, 9, '{}', '{}', '', '2026-01-01 00:00:00')",
+    (
+        "INSERT INTO dataset_versions (id, dataset_id, number, source, mapping, rows, train_rows, val_rows,"
+        " rejected_rows, rejected, bytes, facts, provenance, created_at) VALUES ('v', 'd', 1, '', '{}', 3, 2, 1, 0,"
+        " '[]', 9, '{}', '{}', '2026-01-01 00:00:00')"
+    ),
+    (
+        "INSERT INTO runs (id, name, objective, config, dataset_version_id, tags, notes, last_step, summary,"
+        " curve_resets, created_at) VALUES ('r', 'first', 'pretrain', '{}', 'v', '[]', '', 7, '{}', 0, '2026-01-01"
+        " 00:00:00')"
+    ),
+    (
+        "INSERT INTO checkpoints (id, name, origin, run_id, step, source, family, is_adapter, is_final, bytes, metrics,"
+        " facts, notes, created_at)"
+        " VALUES ('c', 'first@7', 'run', 'r', 7, '', 'llama', false, true, 9, '{}', '{}', '', '2026-01-01 00:00:00')"
+    ),
 )
 
 FIRST_EVALUATION = (
-    "INSERT INTO evaluations (id, checkpoint_id, dataset_version_id, kind, config, fingerprint, created_at)"
-    " VALUES ('e', 'c', 'v', 'generation', '{}', 'f', '2026-01-01 00:00:00')",
+    (
+        "INSERT INTO evaluations (id, checkpoint_id, dataset_version_id, kind, config, fingerprint, created_at)"
+        " VALUES ('e', 'c', 'v', 'generation', '{}', 'f', '2026-01-01 00:00:00')"
+    ),
     "INSERT INTO scores (evaluation_id, metric, value, n, method) VALUES ('e', 'acc', 0.5, 2, '')",
 )
 
 FIRST_CONVERSATIONS = (
-    "INSERT INTO conversations (id, title, endpoint, system_prompt, sampling, created_at, updated_at, deleted_at)"
-    " VALUES ('a', 'kept', 'e', '', '{}', '2026-01-01 00:00:00', '2026-01-01 00:00:00', NULL),"
-    " ('b', 'deleted', 'e', '', '{}', '2026-01-01 00:00:00', '2026-01-01 00:00:00', '2026-01-02 00:00:00')",
-    "INSERT INTO messages (id, conversation_id, position, branch, role, content, usage, created_at)"
-    " VALUES ('m', 'a', 0, 0, 'user', 'kept', '{}', '2026-01-01 00:00:00'),"
-    " ('n', 'b', 0, 0, 'user', 'deleted', '{}', '2026-01-01 00:00:00')",
+    (
+        "INSERT INTO conversations (id, title, endpoint, system_prompt, sampling, created_at, updated_at, deleted_at)"
+        " VALUES ('a', 'kept', 'e', '', '{}', '2026-01-01 00:00:00', '2026-01-01 00:00:00', NULL),"
+        " ('b', 'deleted', 'e', '', '{}', '2026-01-01 00:00:00', '2026-01-01 00:00:00', '2026-01-02 00:00:00')"
+    ),
+    (
+        "INSERT INTO messages (id, conversation_id, position, branch, role, content, usage, created_at)"
+        " VALUES ('m', 'a', 0, 0, 'user', 'kept', '{}', '2026-01-01 00:00:00'),"
+        " ('n', 'b', 0, 0, 'user', 'deleted', '{}', '2026-01-01 00:00:00')"
+    ),
 )
 
 
@@ -71,7 +84,9 @@ def test_rows_of_the_first_revision_survive_every_later_one_and_the_last_equals_
     for revision in revisions[1:]:
         command.upgrade(config, revision)
     with database.engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), Table.metadata) == []
+        assert (
+            compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), Table.metadata) == []
+        )
     for revision in reversed(revisions[:-1]):
         command.downgrade(config, revision)
     with database.read() as session:
@@ -92,8 +107,13 @@ def test_scores_named_by_subgroup_get_a_column_for_it_and_the_perplexity_of_toke
             session.execute(text(statement))
         for name in ("acc:micro", "acc:law", "acc:", "perplexity"):
             values = {"name": name}
-            session.execute(text("INSERT INTO scores (evaluation_id, metric, value, n, method) VALUES ('e', :name, 0.5, 2, '')"), values)
-        session.execute(text("UPDATE evaluations SET config = :config"), {"config": json.dumps({"config": {"task": task}})})
+            session.execute(
+                text("INSERT INTO scores (evaluation_id, metric, value, n, method) VALUES ('e', :name, 0.5, 2, '')"),
+                values,
+            )
+        session.execute(
+            text("UPDATE evaluations SET config = :config"), {"config": json.dumps({"config": {"task": task}})}
+        )
     command.upgrade(config, "head")
     names = "SELECT metric, subgroup FROM scores ORDER BY id"
     with database.read() as session:

@@ -71,7 +71,11 @@ def test_runs_keep_config_curves_and_lineage(opened: Context) -> None:
 
 
 def test_data_jobs_scores_and_votes_are_read(opened: Context) -> None:
-    assert {dataset.name for dataset in list_datasets(opened)} >= {"pebblewick-stories", "pebblewick-chat", "Blind round votes"}
+    assert {dataset.name for dataset in list_datasets(opened)} >= {
+        "pebblewick-stories",
+        "pebblewick-chat",
+        "Blind round votes",
+    }
     assert len(list_jobs(opened)) == 17
     (evaluation,) = list_evaluations(opened)
     assert {(score.metric, score.value) for score in evaluation.scores} == {("acc", 0.265), ("acc_norm", 0.265)}
@@ -100,7 +104,9 @@ def test_an_endpoint_and_its_conversation_are_there(opened: Context) -> None:
         ("build/datasets.py", {}, "pebblewick"),
     ],
 )
-def test_its_pages_open(old_home: Path, monkeypatch: pytest.MonkeyPatch, page: str, query: dict[str, str], text: str) -> None:
+def test_its_pages_open(
+    old_home: Path, monkeypatch: pytest.MonkeyPatch, page: str, query: dict[str, str], text: str
+) -> None:
     from backend.bootstrap import get_context
 
     monkeypatch.setenv("ROUNDHOUSE_HOME", str(old_home))
@@ -128,6 +134,8 @@ def test_every_job_is_read_by_the_class_of_its_kind(opened: Context) -> None:
         assert read_payload(kind, payload.dump()) == payload
         if job.result:
             assert RESULTS[kind].model_validate(job.result).dump() == job.result
-        assert JobFailure.read(job.error).dump() == {name: value for name, value in job.error.items() if value is not None}
+        assert JobFailure.read(job.error).dump() == {
+            name: value for name, value in job.error.items() if value is not None
+        }
         assert read_progress(job.progress) is not None or not job.progress
     assert all(RunSummary.read(summary).last for summary in summaries if summary and "last" in summary)

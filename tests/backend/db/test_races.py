@@ -1,4 +1,6 @@
-"""Several look, find nothing and insert the same value at once: nobody meets an error of the database, on either one."""
+"""Several look, find nothing and insert the same value at once: nobody meets an error of the database, on either
+one.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,17 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
-from backend.db.tables import ApiKey, Architecture, Checkpoint, Dataset, DatasetVersion, EvaluationTask, Gate, RequiredGate, User
+from backend.db.tables import (
+    ApiKey,
+    Architecture,
+    Checkpoint,
+    Dataset,
+    DatasetVersion,
+    EvaluationTask,
+    Gate,
+    RequiredGate,
+    User,
+)
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.data.versions.changes import DropDuplicates
 from backend.domain.evaluation.gates import GateConfig
@@ -44,7 +56,9 @@ answer: answer
 
 @contextmanager
 def met_before_inserts() -> Iterator[None]:
-    """Let the first insert of each thread wait until all threads have looked. On SQLite only one can, so the wait ends by itself."""
+    """Let the first insert of each thread wait until all threads have looked. On SQLite only one can, so the wait ends
+    by itself.
+    """
     barrier, seen = threading.Barrier(TOGETHER), threading.local()
 
     def meet(session: Session, *_: Any) -> None:
@@ -140,7 +154,9 @@ def derive_part(ctx: Context) -> str:
 
 
 @pytest.mark.parametrize("clicked", [add_oak, train_letters, derive_part])
-def test_the_second_click_finds_what_the_first_stored_between_its_looks(any_ctx: Context, clicked: Callable[[Context], str]) -> None:
+def test_the_second_click_finds_what_the_first_stored_between_its_looks(
+    any_ctx: Context, clicked: Callable[[Context], str]
+) -> None:
     if any_ctx.db.is_sqlite:
         pytest.skip("SQLite has one writer: nobody stores anything between its looks")
     add_benchmark(any_ctx, "facts", CHOICES)
@@ -149,7 +165,9 @@ def test_the_second_click_finds_what_the_first_stored_between_its_looks(any_ctx:
 
 
 def test_equal_architectures_and_tasks_are_stored_once(any_ctx: Context) -> None:
-    made, conflicts = split(at_once(lambda: save_architecture(any_ctx, name="small", config=ArchitectureConfig(), person=LOCAL).name))
+    made, conflicts = split(
+        at_once(lambda: save_architecture(any_ctx, name="small", config=ArchitectureConfig(), person=LOCAL).name)
+    )
     assert (len(made), conflicts, count(any_ctx, Architecture)) == (TOGETHER, [], 1)
     made, conflicts = split(at_once(lambda: save_task(any_ctx, TASK, person=LOCAL).name))
     assert (len(made), conflicts, count(any_ctx, EvaluationTask)) == (TOGETHER, [], 1)
@@ -157,7 +175,9 @@ def test_equal_architectures_and_tasks_are_stored_once(any_ctx: Context) -> None
 
 def test_imports_into_one_new_dataset_get_numbers_of_their_own(any_ctx: Context) -> None:
     def imported() -> object:
-        return add_rows_dataset(any_ctx, name="new", kind="text", rows=[{"text": "a"}], provenance={}, person=LOCAL).number
+        return add_rows_dataset(
+            any_ctx, name="new", kind="text", rows=[{"text": "a"}], provenance={}, person=LOCAL
+        ).number
 
     made, conflicts = split(at_once(imported))
     assert (sorted(made), conflicts) == ([1, 2, 3], [])  # type: ignore[type-var]

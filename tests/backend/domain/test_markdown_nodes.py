@@ -26,7 +26,11 @@ def words(nodes: list[Node]) -> str:
 
 def test_emphasis_lists_and_code_become_their_tags() -> None:
     assert markdown_nodes("Hi *a* **b** `c` ~~d~~") == [
-        ["p", ["Hi ", ["em", ["a"], ""], " ", ["strong", ["b"], ""], " ", ["code", ["c"], ""], " ", ["s", ["d"], ""]], ""]
+        [
+            "p",
+            ["Hi ", ["em", ["a"], ""], " ", ["strong", ["b"], ""], " ", ["code", ["c"], ""], " ", ["s", ["d"], ""]],
+            "",
+        ]
     ]
     assert markdown_nodes("3. x\n4. y") == [["ol", [["li", ["x"], ""], ["li", ["y"], ""]], "3"]]
     assert markdown_nodes("```python\nx = 1\n```") == [["pre", ["x = 1\n"], "python"]]
@@ -48,7 +52,9 @@ def test_html_stays_text() -> None:
 
 
 def test_an_image_is_its_description_and_address_and_a_link_its_words_and_address() -> None:
-    assert markdown_nodes("![a *b*](http://evil.example/a.png)") == [["p", [["image", ["a *b*"], "http://evil.example/a.png"]], ""]]
+    assert markdown_nodes("![a *b*](http://evil.example/a.png)") == [
+        ["p", [["image", ["a *b*"], "http://evil.example/a.png"]], ""]
+    ]
     assert markdown_nodes("[t](http://x.example)") == [["p", [["link", ["t"], "http://x.example"]], ""]]
 
 
@@ -79,7 +85,9 @@ def test_formulas_are_found_as_pandoc_finds_them(text: str, tex: list[tuple[str,
     assert [(node[0], words(node[1])) for node in walk(nodes) if str(node[0]).startswith("math")] == tex  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["x" * (MAX_CHARACTERS + 1), "> " * 40 + "deep", "[" * 5000, "|a" * 200 + "\n" + "|-" * 200 + "\n|" * 400])
+@pytest.mark.parametrize(
+    "text", ["x" * (MAX_CHARACTERS + 1), "> " * 40 + "deep", "[" * 5000, "|a" * 200 + "\n" + "|-" * 200 + "\n|" * 400]
+)
 def test_what_is_long_deep_or_slow_to_parse_is_shown_verbatim_and_whole(text: str) -> None:
     assert markdown_nodes(text) == [["pre", [text], "verbatim"]]
 

@@ -1,4 +1,6 @@
-"""Chat templates are untrusted: they render as in transformers, and can neither hang, exhaust memory nor leave the sandbox."""
+"""Chat templates are untrusted: they render as in transformers, and can neither hang, exhaust memory nor leave the
+sandbox.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ GROW = "{% set ns = namespace(s='ab') %}{% for i in range(100) %}{% set ns.s = H
 NESTED = "{% set ns = namespace(l=[0]) %}{% for i in range(40) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}"
 COSTLY = {
     "loops in loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "a long output": "{% for a in range(99999) %}{% for b in range(99999) %}aaaaaaaaaaaaaaaaaaaa{% endfor %}{% endfor %}",
+    "a long output": (
+        "{% for a in range(99999) %}{% for b in range(99999) %}aaaaaaaaaaaaaaaaaaaa{% endfor %}{% endfor %}"
+    ),
     "multiplied text": "{{ 'a' * 10000000000 }}",
     "multiplied list": "{{ [1] * 10000000000 }}",
     "text that doubles": GROW.replace("HOW", "ns.s ~ ns.s"),
@@ -70,17 +74,20 @@ COSTLY = {
     "nested tuples looked up": NESTED.replace("[", "(").replace("]", ")") + "{{ {}[ns.l] }}",
     "nested values of a dictionary": NESTED.replace("[ns.l, ns.l]", "{'a': ns.l, 'b': ns.l}") + "{{ ns.l.values() }}",
     "nested namespaces": (
-        "{% set ns = namespace(l=0) %}{% for i in range(40) %}{% set ns.l = namespace(a=ns.l, b=ns.l) %}{% endfor %}{{ ns.l }}"
+        "{% set ns = namespace(l=0) %}{% for i in range(40) %}{% set ns.l = namespace(a=ns.l, b=ns.l) %}{% endfor %}{{"
+        " ns.l }}"
     ),
     "a namespace in itself": "{% set ns = namespace(a=[]) %}{% set ns.a = [ns, ns, ns] %}{{ ns.a|string }}",
-    "nested turns of a loop compared": NESTED
-    + NESTED.replace("ns", "other")
-    + "{% for l in [ns.l, other.l] %}{{ loop.changed(l) }}{% endfor %}",
+    "nested turns of a loop compared": (
+        NESTED + NESTED.replace("ns", "other") + "{% for l in [ns.l, other.l] %}{{ loop.changed(l) }}{% endfor %}"
+    ),
     "a wide filler": "{{ 'a'.rjust(40000000, 'é') }}",
     "a wide centre of four digits, often": "{% for i in range(90000) %}{% set x = 'a'|center(9000) %}{% endfor %}",
     "indented lines": "{% set s = '\\n' * 100000 %}{{ s|indent(9999, true, true)|length }}",
     "indented by a text": "{% set s = '\\n' * 100000 %}{{ s|indent('a' * 9999, true, true)|length }}",
-    "lines of other kinds": "{% set s = '\\x0b' * 1000000 %}{{ s.splitlines()|length }}{{ s|indent(99, true, true)|length }}",
+    "lines of other kinds": (
+        "{% set s = '\\x0b' * 1000000 %}{{ s.splitlines()|length }}{{ s|indent(99, true, true)|length }}"
+    ),
     "a list repeated": "{% set l = [1] * 1000000 %}{% for i in range(99999) %}{% set l = l * 2 %}{% endfor %}",
     "a list of characters": "{% set s = 'é' * 4000000 %}{{ s|list|length }}",
     "many parts": "{% set s = 'a ' * 4000000 %}{{ s.split()|length }}",
@@ -91,16 +98,23 @@ COSTLY = {
     "a power by rounding": "{{ 1.5|round(1000000000, 'ceil') }}",
     "lists summed up": "{{ ([[1]] * 90000)|sum(start=[])|length }}",
     "a huge number read": "{% set n = ('f' * 4000000)|int(0, 16) %}{{ n * n }}",
-    "a block that is caught": "{% set s %}{% for i in range(99999) %}" + "a" * 9999 + "{% endfor %}{% endset %}{{ s|length }}",
-    "a macro's text": "{% macro m() %}{% for i in range(99999) %}" + "a" * 9999 + "{% endfor %}{% endmacro %}{{ m()|length }}",
-    "escapes": (
-        "{% set ns = namespace(s='<'|escape) %}{% for i in range(99) %}{% set ns.s = ns.s|forceescape ~ ns.s %}{% endfor %}{{ "
-        "ns.s|length }}"
+    "a block that is caught": (
+        "{% set s %}{% for i in range(99999) %}" + "a" * 9999 + "{% endfor %}{% endset %}{{ s|length }}"
     ),
-    "texts kept": "{% set ns = namespace(l=[]) %}{% for i in range(5000) %}{% set ns.l = [ns.l, i ~ 'a' * 30000] %}{% endfor %}",
+    "a macro's text": (
+        "{% macro m() %}{% for i in range(99999) %}" + "a" * 9999 + "{% endfor %}{% endmacro %}{{ m()|length }}"
+    ),
+    "escapes": (
+        "{% set ns = namespace(s='<'|escape) %}{% for i in range(99) %}{% set ns.s = ns.s|forceescape ~ ns.s %}{%"
+        " endfor %}{{ ns.s|length }}"
+    ),
+    "texts kept": (
+        "{% set ns = namespace(l=[]) %}{% for i in range(5000) %}{% set ns.l = [ns.l, i ~ 'a' * 30000] %}{% endfor %}"
+    ),
     "many parts of a program": "{{ x }}" * 20000,
     "slices of a long text": (
-        "{% set ns = namespace(l=[]) %}{% set s = 'a' * 8000000 %}{% for i in range(99) %}{% set ns.l = ns.l + [s[i:]] %}{% endfor %}"
+        "{% set ns = namespace(l=[]) %}{% set s = 'a' * 8000000 %}{% for i in range(99) %}{% set ns.l = ns.l + [s[i:]]"
+        " %}{% endfor %}"
     ),
 }
 NOT_THERE = {
@@ -144,7 +158,13 @@ print(f"{time.monotonic() - began:.1f}|{peak() - before}|{outcome}")
 @pytest.mark.parametrize("source", COSTLY.values(), ids=COSTLY)
 def test_a_template_that_exhausts_time_or_memory_is_stopped_before_it_does(source: str) -> None:
     child = subprocess.run(
-        [sys.executable, "-c", MEASURE], input=source, capture_output=True, text=True, cwd=PROJECT, timeout=60, check=True
+        [sys.executable, "-c", MEASURE],
+        input=source,
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+        timeout=60,
+        check=True,
     )
     seconds, megabytes, outcome = child.stdout.strip().split("|", 2)
     assert outcome.startswith("TemplateTooCostly"), outcome
@@ -171,7 +191,9 @@ def test_the_clock_stops_what_the_counters_do_not(monkeypatch: pytest.MonkeyPatc
 def test_a_failing_template_gives_a_readable_error(source: str) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = source
-    with pytest.raises(ConversationRefused, match=r"^The checkpoint's chat template refuses the conversation \(user\): .+"):
+    with pytest.raises(
+        ConversationRefused, match=r"^The checkpoint's chat template refuses the conversation \(user\): .+"
+    ):
         encode_prompt(tokenizer, HI)
 
 
@@ -186,7 +208,9 @@ def test_a_stopped_template_fails_the_checkpoint_and_not_the_row() -> None:
 def test_an_overlong_conversation_is_refused() -> None:
     with pytest.raises(ConversationRefused, match="2,000,001 characters"):
         render_chat(byte_tokenizer(), [{"role": "user", "content": "a" * (LONGEST_CHARACTERS + 1)}])
-    assert len(render_chat(byte_tokenizer(), [{"role": "user", "content": "a" * LONGEST_CHARACTERS}])) > LONGEST_CHARACTERS
+    assert (
+        len(render_chat(byte_tokenizer(), [{"role": "user", "content": "a" * LONGEST_CHARACTERS}])) > LONGEST_CHARACTERS
+    )
 
 
 TRICKS = {
@@ -196,19 +220,25 @@ TRICKS = {
     ),
     "a filtered loop": "{% for m in messages if m.role == 'user' %}{{ m.content }}{% else %}none{% endfor %}",
     "break and continue": (
-        "{% for m in messages %}{% if loop.index0 == 1 %}{% continue %}{% endif %}{{ m.role }}{% if loop.index0 == 2 %}{% "
-        "break %}{% endif %}{% endfor %}"
+        "{% for m in messages %}{% if loop.index0 == 1 %}{% continue %}{% endif %}{{ m.role }}{% if loop.index0 == 2"
+        " %}{% break %}{% endif %}{% endfor %}"
     ),
     "slices and negatives": "{{ messages[1:][0].role }}{{ messages[-1]['content'][:2] }}{{ messages[::-1]|length }}",
-    "a macro": "{% macro show(m, mark='*') %}{{ mark }}{{ m.role }}{% endmacro %}{% for m in messages %}{{ show(m) }}{% endfor %}",
+    "a macro": (
+        "{% macro show(m, mark='*') %}{{ mark }}{{ m.role }}{% endmacro %}{% for m in messages %}{{ show(m) }}{%"
+        " endfor %}"
+    ),
     "generation marks": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
     "filters": (
-        "{{ messages|map(attribute='role')|join(', ') }} {{ messages|selectattr('role', 'equalto', 'user')|list|length }} {{ "
-        "'a-b'|replace('-', '+')|upper }} {{ '%s/%d' % ('x', 3) }} {{ '{} {}'.format('a', 1) }} {{ {'b': 1, 'a': "
-        "['é']}|tojson(indent=2) }} {{ {'b': 1}|dictsort }} {{ [3, 1]|sort|first }} {{ ' x '|trim }} {{ 'abc'|indent(2, true) }}"
+        "{{ messages|map(attribute='role')|join(', ') }} {{ messages|selectattr('role', 'equalto', 'user')|list|length"
+        " }} {{ 'a-b'|replace('-', '+')|upper }} {{ '%s/%d' % ('x', 3) }} {{ '{} {}'.format('a', 1) }} {{ {'b': 1, 'a':"
+        " ['é']}|tojson(indent=2) }} {{ {'b': 1}|dictsort }} {{ [3, 1]|sort|first }} {{ ' x '|trim }} {{"
+        " 'abc'|indent(2, true) }}"
     ),
     "white space": "  {% if true %}\n  a\n  {% endif %}\n\n  {{- 'b' -}}  \n c",
-    "names and numbers": "{{ 1 + 2 * 3 }} {{ 7 // 2 }} {{ dict(a=1).a }} {{ 'é' ~ 1 ~ none }} {{ x is defined }} {{ bos_token }}",
+    "names and numbers": (
+        "{{ 1 + 2 * 3 }} {{ 7 // 2 }} {{ dict(a=1).a }} {{ 'é' ~ 1 ~ none }} {{ x is defined }} {{ bos_token }}"
+    ),
 }
 
 
@@ -216,11 +246,20 @@ TRICKS = {
 def test_templates_render_to_the_text_of_transformers(source: str) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = source
-    messages: list[dict[str, Any]] = [*HI, {"role": "assistant", "content": "Grüß dich"}, {"role": "user", "content": "again"}]
+    messages: list[dict[str, Any]] = [
+        *HI,
+        {"role": "assistant", "content": "Grüß dich"},
+        {"role": "user", "content": "again"},
+    ]
     assert render_chat(tokenizer, messages) == tokenizer.apply_chat_template(messages, tokenize=False)
 
 
 def test_the_templates_of_the_product_and_of_the_styles_compile_only_once() -> None:
-    for source in (CHAT_TEMPLATE, PLAIN_TEMPLATE, TEXT_TEMPLATE, *(style.template for style in STYLES.values() if style.template)):
+    for source in (
+        CHAT_TEMPLATE,
+        PLAIN_TEMPLATE,
+        TEXT_TEMPLATE,
+        *(style.template for style in STYLES.values() if style.template),
+    ):
         assert template_guard._compiled(source) is template_guard._compiled(source)
         assert isinstance(template_guard._compiled(source), jinja2.Template)

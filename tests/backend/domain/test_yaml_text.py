@@ -29,7 +29,15 @@ def test_plain_yaml_is_read_unchanged() -> None:
         ("a:\n\t- b", "line 2"),
         ("!!python/object/apply:os.getcwd []", "constructor"),
     ],
-    ids=["billion laughs", "deep nesting", "a number of 5000 digits", "a 13th month", "too long", "a tab", "a Python object"],
+    ids=[
+        "billion laughs",
+        "deep nesting",
+        "a number of 5000 digits",
+        "a 13th month",
+        "too long",
+        "a tab",
+        "a Python object",
+    ],
 )
 def test_hostile_yaml_is_refused(text: str, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
@@ -43,7 +51,14 @@ def test_a_message_quotes_at_most_a_line_of_the_input() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["seed: 99999999999999999999999", "weight_decay: .inf", "grad_clip: .inf", "preference: {beta: .inf}", "lora: {alpha: .inf}"]
+    "line",
+    [
+        "seed: 99999999999999999999999",
+        "weight_decay: .inf",
+        "grad_clip: .inf",
+        "preference: {beta: .inf}",
+        "lora: {alpha: .inf}",
+    ],
 )
 def test_a_number_that_no_trainer_could_take_is_refused_at_launch(line: str) -> None:
     with pytest.raises(InvalidInput, match=line.split(":")[0]):
@@ -52,7 +67,12 @@ def test_a_number_that_no_trainer_could_take_is_refused_at_launch(line: str) -> 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a: 1\nb: c: d", "line 2, column 5"), ("a:\n\t- b", "line 2, column 1"), ("a: \x07", r"U\+0007"), ("a: [1, 2", "line 1")],
+    [
+        ("a: 1\nb: c: d", "line 2, column 5"),
+        ("a:\n\t- b", "line 2, column 1"),
+        ("a: \x07", r"U\+0007"),
+        ("a: [1, 2", "line 1"),
+    ],
 )
 def test_a_syntax_error_is_one_line_with_its_place(text: str, words: str) -> None:
     with pytest.raises(InvalidInput, match=words) as caught:
@@ -95,6 +115,8 @@ def test_a_recipe_counts_in_powers_of_ten() -> None:
 
 
 def test_a_change_that_shortens_a_run_brings_its_cadence_along() -> None:
-    config = parse_run_config("dataset: a\narchitecture: b\ntokenizer: c\nmax_steps: 1000\neval_every: 110\ncheckpoint_every: 20\n")
+    config = parse_run_config(
+        "dataset: a\narchitecture: b\ntokenizer: c\nmax_steps: 1000\neval_every: 110\ncheckpoint_every: 20\n"
+    )
     shorter = with_changes(config, "max_steps:77")
     assert (shorter.eval_every, shorter.checkpoint_every) == (77, 20)

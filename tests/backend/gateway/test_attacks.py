@@ -1,4 +1,6 @@
-"""Requests that would harm others, with a good client beside each: a real gateway and a real replica of a tiny network."""
+"""Requests that would harm others, with a good client beside each: a real gateway and a real replica of a tiny
+network.
+"""
 
 from __future__ import annotations
 
@@ -59,14 +61,18 @@ def test_a_client_that_reads_nothing_leaves_an_idle_replica_alone(
     """The engine has made all of its answer, and makes no further step while the client does not read it."""
     monkeypatch.setattr(watchdog, "MIN_STALL_S", 1.0)
     monkeypatch.setattr(watchdog, "TIMES_P99", 1.0)
-    body = json.dumps(TEXT | {"prompt": ["x" * 480] * 25, "echo": True, "logprobs": 20, "max_tokens": 1, "stream": True}).encode()
+    body = json.dumps(
+        TEXT | {"prompt": ["x" * 480] * 25, "echo": True, "logprobs": 20, "max_tokens": 1, "stream": True}
+    ).encode()
     host, port = url.removeprefix("http://").split(":")
     with good_client(url):
         pass
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect((host, int(port)))
-        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n" % host.encode())
+        connection.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n" % host.encode()
+        )
         connection.sendall(b"Content-Length: %d\r\n\r\n" % len(body) + body)
         eventually(lambda: replica.stats()["open"] == 1)
         eventually(lambda: replica.stats()["running"] == 0 and replica.stats()["generated_tokens"])
@@ -134,14 +140,20 @@ def test_a_token_that_the_network_has_not_is_400_and_blames_no_replica(
     ("path", "body", "field"),
     [
         ("completions", TEXT | {"prompt": "x" * 480, "echo": True, "logprobs": 20, "n": 128, "max_tokens": 20}, "n"),
-        ("completions", TEXT | {"prompt": ["x" * 400] * 600, "echo": True, "logprobs": 5, "max_tokens": 0}, "max_tokens"),
+        (
+            "completions",
+            TEXT | {"prompt": ["x" * 400] * 600, "echo": True, "logprobs": 5, "max_tokens": 0},
+            "max_tokens",
+        ),
         ("completions", TEXT | {"prompt": ["x"] * 2048, "max_tokens": 500}, "max_tokens"),
         ("chat/completions", CHAT | {"n": 128, "logprobs": True, "top_logprobs": 20, "max_tokens": 400}, "n"),
     ],
     ids=["echo x logprobs x n", "echo x prompts", "prompts x tokens", "chat x n"],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_beyond_its_budget_is_400_and_names_it(url: str, path: str, body: dict[str, Any], field: str, stream: bool) -> None:
+def test_an_answer_beyond_its_budget_is_400_and_names_it(
+    url: str, path: str, body: dict[str, Any], field: str, stream: bool
+) -> None:
     with good_client(url):
         answer = post(url, path, body | {"stream": stream})
     assert answer.status_code == 400, answer.text[:300]
@@ -151,7 +163,9 @@ def test_an_answer_beyond_its_budget_is_400_and_names_it(url: str, path: str, bo
     assert f"{2**18:,}" in error["message"] or f"{2**19:,}" in error["message"]
 
 
-def test_whole_answers_with_probabilities_share_a_memory_and_others_need_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_answers_with_probabilities_share_a_memory_and_others_need_none(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(answers, "MAX_HELD", 500)
     body = TEXT | {"prompt": "x" * 100, "echo": True, "logprobs": 9}
     with good_client(url):
@@ -165,7 +179,14 @@ def test_whole_answers_with_probabilities_share_a_memory_and_others_need_none(ur
 
 
 def test_an_echo_of_many_answers_is_read_and_sent_once_and_each_choice_has_it(url: str) -> None:
-    body = TEXT | {"prompt": ["Hello there", "You"], "echo": True, "logprobs": 1, "n": 3, "max_tokens": 2, "temperature": 0}
+    body = TEXT | {
+        "prompt": ["Hello there", "You"],
+        "echo": True,
+        "logprobs": 1,
+        "n": 3,
+        "max_tokens": 2,
+        "temperature": 0,
+    }
     whole = post(url, "completions", body).json()
     assert [choice["text"][:3] for choice in whole["choices"]] == ["Hel"] * 3 + ["You"] * 3
     assert all(len(choice["logprobs"]["tokens"]) == {"H": 13, "Y": 5}[choice["text"][0]] for choice in whole["choices"])
@@ -178,11 +199,18 @@ def test_an_echo_of_many_answers_is_read_and_sent_once_and_each_choice_has_it(ur
                     texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
                     offsets.setdefault(choice["index"], []).extend((choice["logprobs"] or {}).get("text_offset", []))
     assert [texts[number] for number in range(6)] == [choice["text"] for choice in whole["choices"]]
-    assert [offsets[number] for number in range(6)] == [choice["logprobs"]["text_offset"] for choice in whole["choices"]]
+    assert [offsets[number] for number in range(6)] == [
+        choice["logprobs"]["text_offset"] for choice in whole["choices"]
+    ]
 
 
 def test_an_answer_without_a_stated_end_ends_within_its_budget(url: str) -> None:
-    body = {key: value for key, value in CHAT.items() if key != "max_tokens"} | {"n": 64, "logprobs": True, "top_logprobs": 20, "seed": 1}
+    body = {key: value for key, value in CHAT.items() if key != "max_tokens"} | {
+        "n": 64,
+        "logprobs": True,
+        "top_logprobs": 20,
+        "seed": 1,
+    }
     whole = post(url, "chat/completions", body).json()
     tokens = [len(choice["logprobs"]["content"]) for choice in whole["choices"]]
     assert len(tokens) == 64
@@ -190,11 +218,23 @@ def test_an_answer_without_a_stated_end_ends_within_its_budget(url: str) -> None
 
 
 WRONG = {
-    "numbers and a text": ("completions", b'{"model": "tiny", "prompt": [' + b"1," * 300_000 + b'"x"]}', "prompt.300000"),
+    "numbers and a text": (
+        "completions",
+        b'{"model": "tiny", "prompt": [' + b"1," * 300_000 + b'"x"]}',
+        "prompt.300000",
+    ),
     "many prompts": ("completions", b'{"model": "tiny", "prompt": [' + b"[]," * 500_000 + b"[]]}", "prompt"),
     "many texts": ("embeddings", b'{"model": "tiny", "input": [' + b'"",' * 500_000 + b"{}]}", "input"),
-    "empty messages": ("chat/completions", b'{"model": "tiny", "messages": [' + b"{}," * 500_000 + b"{}]}", "messages.0.role"),
-    "biases": ("completions", json.dumps(TEXT | {"logit_bias": {f"a{n}": 1 for n in range(100_000)}}).encode(), "logit_bias"),
+    "empty messages": (
+        "chat/completions",
+        b'{"model": "tiny", "messages": [' + b"{}," * 500_000 + b"{}]}",
+        "messages.0.role",
+    ),
+    "biases": (
+        "completions",
+        json.dumps(TEXT | {"logit_bias": {f"a{n}": 1 for n in range(100_000)}}).encode(),
+        "logit_bias",
+    ),
     "unknown fields": ("completions", json.dumps(TEXT | {f"a{n}": 1 for n in range(100_000)}).encode(), None),
 }
 
@@ -206,7 +246,9 @@ def test_a_body_of_a_million_faults_is_answered_for_its_first(url: str, attack: 
     before = psutil.Process().memory_info().rss
     with good_client(url):
         for _ in range(3):
-            answer = httpx.post(f"{url}/v1/{path}", content=body, headers={"Content-Type": "application/json"}, timeout=30)
+            answer = httpx.post(
+                f"{url}/v1/{path}", content=body, headers={"Content-Type": "application/json"}, timeout=30
+            )
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
             assert len(answer.content) < 1000
     assert psutil.Process().memory_info().rss - before < 300 * 2**20

@@ -1,4 +1,6 @@
-"""Clients that open connections and send or read nothing, with a good client beside them: a gateway on a real port, with few files."""
+"""Clients that open connections and send or read nothing, with a good client beside them: a gateway on a real port,
+with few files.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,9 @@ def test_a_thousand_half_heads_leave_a_gateway_with_1024_files_answering() -> No
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_heads_and_bodies_have_a_time_limit_that_drops_of_bytes_do_not_renew(replica: tuple[ScriptedReplica, MemoryDirectory]) -> None:
+def test_heads_and_bodies_have_a_time_limit_that_drops_of_bytes_do_not_renew(
+    replica: tuple[ScriptedReplica, MemoryDirectory],
+) -> None:
     with guarded(replica[1], patience=Patience(head_s=1, body_s=2, send_s=60)) as port, ExitStack() as stack:
         silent, head, body = (stack.enter_context(connect(port)) for _ in range(3))
         body.sendall(HEAD + b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
@@ -114,7 +118,10 @@ def test_heads_and_bodies_have_a_time_limit_that_drops_of_bytes_do_not_renew(rep
             except ConnectionError:
                 ended[name] = time.monotonic() - began
 
-        threads = [threading.Thread(target=drip, args=("head", head, b"a")), threading.Thread(target=drip, args=("body", body, b" "))]
+        threads = [
+            threading.Thread(target=drip, args=("head", head, b"a")),
+            threading.Thread(target=drip, args=("body", body, b" ")),
+        ]
         head.sendall(HEAD)
         for thread in threads:
             thread.start()
@@ -123,13 +130,17 @@ def test_heads_and_bodies_have_a_time_limit_that_drops_of_bytes_do_not_renew(rep
             thread.join()
         assert 1 <= ended["head"] < 15
         assert 2 <= ended["body"] < 15
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:  # a connection that has served may rest for longer
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}"
+        ) as client:  # a connection that has served may rest for longer
             assert client.post("/v1/chat/completions", json=BODY).status_code == 200
             time.sleep(3)
             assert client.post("/v1/chat/completions", json=BODY).status_code == 200
 
 
-def test_a_client_that_does_not_read_loses_its_answer_and_the_replica_is_free(replica: tuple[ScriptedReplica, MemoryDirectory]) -> None:
+def test_a_client_that_does_not_read_loses_its_answer_and_the_replica_is_free(
+    replica: tuple[ScriptedReplica, MemoryDirectory],
+) -> None:
     scripted_replica, directory = replica
     scripted_replica.tokens, scripted_replica.word = 10**9, "x" * 10_000
     with guarded(directory, patience=Patience(send_s=1)) as port, socket.socket() as connection:
@@ -141,13 +152,17 @@ def test_a_client_that_does_not_read_loses_its_answer_and_the_replica_is_free(re
         assert directory.last(1).status == "aborted"
 
 
-def test_above_the_limit_connections_without_a_request_make_room_and_answers_stay(replica: tuple[ScriptedReplica, MemoryDirectory]) -> None:
+def test_above_the_limit_connections_without_a_request_make_room_and_answers_stay(
+    replica: tuple[ScriptedReplica, MemoryDirectory],
+) -> None:
     scripted_replica, directory = replica
     scripted_replica.tokens, scripted_replica.delay_s = 60, 0.05
     with guarded(directory, patience=Patience(), most=20) as port, ExitStack() as stack:
         url = f"http://127.0.0.1:{port}"
         open_ = [
-            stack.enter_context(httpx.stream("POST", f"{url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=60))
+            stack.enter_context(
+                httpx.stream("POST", f"{url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=60)
+            )
             for _ in range(3)
         ]
         for _ in range(40):
@@ -163,7 +178,9 @@ def test_the_gateway_opens_its_own_socket_where_it_is_given_an_address(host: str
         free.bind((host, 0))
         port = free.getsockname()[1]
     environment = {"PATH": "/usr/bin:/bin", "ROUNDHOUSE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-m", "backend.gateway.serve", host, str(port)], cwd=ROOT, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "backend.gateway.serve", host, str(port)], cwd=ROOT, env=environment
+    )
     try:
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/health"
         eventually(lambda: _answers(address))

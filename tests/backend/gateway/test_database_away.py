@@ -93,7 +93,9 @@ def test_requests_are_answered_revoked_keys_stay_revoked_and_usage_waits(
         assert ask(url, revoked) == 401
         time.sleep(0.5)
         assert ask(url, key) == 200
-        assert [model.name for model in directory.list_models()] == ["tales"], "a snapshot that is older than 0.4 s is read again"
+        assert [model.name for model in directory.list_models()] == ["tales"], (
+            "a snapshot that is older than 0.4 s is read again"
+        )
         if how == "refuses":
             db.refuses = True
         else:

@@ -71,6 +71,9 @@ def test_prometheus_takes_the_rules_and_the_config() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool, of Debian's package prometheus, is not installed")
-    for arguments in (["check", "rules", "prometheus-rules.yml"], ["check", "config", "--syntax-only", "prometheus.yml"]):
+    for arguments in (
+        ["check", "rules", "prometheus-rules.yml"],
+        ["check", "config", "--syntax-only", "prometheus.yml"],
+    ):
         checked = subprocess.run([promtool, *arguments], cwd=PROJECT / "deploy", capture_output=True, text=True)
         assert checked.returncode == 0, checked.stdout + checked.stderr

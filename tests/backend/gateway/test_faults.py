@@ -1,4 +1,6 @@
-"""What the gateway does when replicas break, fill up or leave, and when clients send too much: real HTTP on both sides."""
+"""What the gateway does when replicas break, fill up or leave, and when clients send too much: real HTTP on both
+sides.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ def test_a_request_that_may_have_brought_down_two_replicas_is_not_sent_to_a_thir
         ("leaving", 502, 3),
     ],
 )
-def test_an_early_error_is_tried_elsewhere_only_where_that_may_help(scene: Scene, code: str, status: int, sent: int) -> None:
+def test_an_early_error_is_tried_elsewhere_only_where_that_may_help(
+    scene: Scene, code: str, status: int, sent: int
+) -> None:
     scene.script(*[f"error:{code}"] * 3)
     for replica in scene.replicas:
         replica.tokens = 0
@@ -212,7 +216,9 @@ def test_requests_are_spread_by_open_ones_and_all_counts_return_to_zero(scene: S
         replica.tokens, replica.delay_s = 2, 0.8
     with ExitStack() as stack:
         open_ = [
-            stack.enter_context(httpx.stream("POST", f"{scene.url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=60))
+            stack.enter_context(
+                httpx.stream("POST", f"{scene.url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=60)
+            )
             for _ in range(6)
         ]
         assert [replica.seen for replica in scene.replicas] == [2, 2, 2]
@@ -225,7 +231,9 @@ def test_requests_are_spread_by_open_ones_and_all_counts_return_to_zero(scene: S
 def test_a_client_that_leaves_closes_the_replicas_stream(scene: Scene) -> None:
     for replica in scene.replicas:
         replica.tokens, replica.delay_s = 3000, 0.02
-    with httpx.stream("POST", f"{scene.url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=60) as response:
+    with httpx.stream(
+        "POST", f"{scene.url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=60
+    ) as response:
         next(response.iter_bytes())
     eventually(lambda: sum(replica.left for replica in scene.replicas) == 1)
     with pytest.raises(httpx.ReadTimeout):

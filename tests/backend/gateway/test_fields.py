@@ -1,4 +1,6 @@
-"""Fields of bodies: each one that is known reaches the replica, one that changes nothing is accepted, and any other is refused by name."""
+"""Fields of bodies: each one that is known reaches the replica, one that changes nothing is accepted, and any other is
+refused by name.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,17 @@ class Scene:
     replica: ScriptedReplica
 
     def ask(self, path: str = "chat/completions", *, key: str = KEY, **body: Any) -> httpx.Response:
-        subject = {"prompt": "Hi"} if path in ("completions", "tokenize") else {"messages": [{"role": "user", "content": "Hi"}]}
+        subject = (
+            {"prompt": "Hi"}
+            if path in ("completions", "tokenize")
+            else {"messages": [{"role": "user", "content": "Hi"}]}
+        )
         subject = {"input": "Hi"} if path == "embeddings" else subject
-        return httpx.post(f"{self.url}/v1/{path}", json={"model": "small", **subject, **body}, headers={"Authorization": f"Bearer {key}"})
+        return httpx.post(
+            f"{self.url}/v1/{path}",
+            json={"model": "small", **subject, **body},
+            headers={"Authorization": f"Bearer {key}"},
+        )
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +59,12 @@ def scene() -> Iterator[Scene]:
         ({"stop": list("abcdefgh")}, {"stop": list("abcdefgh")}),
         (
             {"guided_json": SCHEMA},
-            {"constraint": {"kind": "json_schema", "value": '{"type": "object", "properties": {"a": {"type": "integer"}}}'}},
+            {
+                "constraint": {
+                    "kind": "json_schema",
+                    "value": '{"type": "object", "properties": {"a": {"type": "integer"}}}',
+                }
+            },
         ),
         ({"guided_choice": ["yes", "no"]}, {"constraint": {"kind": "regex", "value": "(?:yes)|(?:no)"}}),
         ({"guided_regex": "a+"}, {"constraint": {"kind": "regex", "value": "a+"}}),
@@ -130,7 +145,11 @@ def test_a_continued_message_may_say_that_no_turn_begins(scene: Scene) -> None:
 
 def test_each_answer_names_its_request_and_what_made_it(scene: Scene) -> None:
     whole = scene.ask()
-    assert whole.headers["x-request-id"] == whole.json()["id"] == scene.directory.wait_for(lambda row: row.id == whole.json()["id"]).id
+    assert (
+        whole.headers["x-request-id"]
+        == whole.json()["id"]
+        == scene.directory.wait_for(lambda row: row.id == whole.json()["id"]).id
+    )
     assert whole.json()["system_fingerprint"] == "fp_abc"
     streamed = scene.ask(stream=True)
     assert f'"id":"{streamed.headers["x-request-id"]}"' in streamed.text
@@ -152,7 +171,11 @@ def test_headers_tell_what_is_left_of_a_keys_limits(scene: Scene, stream: bool) 
     key = f"limited-{stream}"
     scene.directory.principals[key] = Principal(key_id=key, name=key, limits=KeyLimits(requests=3, tokens=60))
     first = scene.ask(key=key, max_tokens=10, stream=stream).headers
-    assert (first["x-ratelimit-limit-requests"], first["x-ratelimit-remaining-requests"], first["x-ratelimit-reset-requests"]) == (
+    assert (
+        first["x-ratelimit-limit-requests"],
+        first["x-ratelimit-remaining-requests"],
+        first["x-ratelimit-reset-requests"],
+    ) == (
         "3",
         "2",
         "60s",

@@ -1,7 +1,8 @@
 """Every field of every `/v1` route with values at, within and beyond its bounds, while a good client asks beside it.
 
-Routes and fields are read from the app itself: whatever body class a route reads is drawn from that class's JSON schema, so a new route
-or field is covered as soon as it is there. `ROUNDHOUSE_FUZZ_S` is how long it goes on (60), `ROUNDHOUSE_FUZZ_SEED` where it begins.
+Routes and fields are read from the app itself: whatever body class a route reads is drawn from that class's JSON
+schema, so a new route or field is covered as soon as it is there. `ROUNDHOUSE_FUZZ_S` is how long it goes on (60),
+`ROUNDHOUSE_FUZZ_SEED` where it begins.
 """
 
 from __future__ import annotations
@@ -125,14 +126,18 @@ class Drawn:
             return self.object(schema, depth)
         if kind == "object":
             other = schema.get("additionalProperties")
-            return {str(rng.choice([0, 5, 259, 260, "a"])): self.value(other if isinstance(other, dict) else {}, depth + 1)}
+            return {
+                str(rng.choice([0, 5, 259, 260, "a"])): self.value(other if isinstance(other, dict) else {}, depth + 1)
+            }
         return None if kind == "null" else rng.choice([True, False]) if kind == "boolean" else rng.choice(HOSTILE)
 
     def object(self, schema: dict[str, Any], depth: int) -> dict[str, Any]:
         """Return an object with its required fields and some others."""
         required = schema.get("required", [])
         fields = schema["properties"].items()
-        return {name: self.value(part, depth + 1) for name, part in fields if name in required or self._rng.random() < 0.15}
+        return {
+            name: self.value(part, depth + 1) for name, part in fields if name in required or self._rng.random() < 0.15
+        }
 
 
 class Fuzzer:
@@ -156,7 +161,11 @@ class Fuzzer:
     def _body(self, rng: random.Random, schema: dict[str, Any]) -> dict[str, Any]:
         drawn, fields = Drawn(rng, schema.get("$defs", {})), schema["properties"]
         body = drawn.object(
-            {**schema, "properties": {name: part for name, part in fields.items() if name in schema.get("required", [])}}, 0
+            {
+                **schema,
+                "properties": {name: part for name, part in fields.items() if name in schema.get("required", [])},
+            },
+            0,
         )
         plain = {"model": "tiny", "prompt": "Hi", "input": "Hi", "messages": [{"role": "user", "content": "Hi"}]}
         body |= {name: value for name, value in plain.items() if name in fields and rng.random() < 0.9}
@@ -243,11 +252,15 @@ def test_no_field_of_any_route_makes_a_5xx_touches_another_stream_or_keeps_memor
     app = create_gateway(directory)
     with served(app) as url:
         routes = bodies_of(url, app)
-        assert {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/tokenize", "/v1/feedback"} <= set(routes)
+        assert {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/tokenize", "/v1/feedback"} <= set(
+            routes
+        )
         fuzzer = Fuzzer(url, routes)
         began = time.monotonic()
         with good_client(url):
-            threads = [threading.Thread(target=fuzzer.run, args=(SEED + number, began + SECONDS)) for number in range(CLIENTS)]
+            threads = [
+                threading.Thread(target=fuzzer.run, args=(SEED + number, began + SECONDS)) for number in range(CLIENTS)
+            ]
             for thread in threads:
                 thread.start()
             while time.monotonic() < began + SECONDS / 3 and not fuzzer.problems:
@@ -257,7 +270,12 @@ def test_no_field_of_any_route_makes_a_5xx_touches_another_stream_or_keeps_memor
                 thread.join()
             assert not fuzzer.problems, fuzzer.problems[0]
         growth_mb = (psutil.Process().memory_info().rss - warm) / 2**20
-        print(f"{sum(fuzzer.statuses.values())} requests, {len(fuzzer.fields)} fields, +{growth_mb:.0f} MB:", dict(fuzzer.statuses))
+        print(
+            f"{sum(fuzzer.statuses.values())} requests, {len(fuzzer.fields)} fields, +{growth_mb:.0f} MB:",
+            dict(fuzzer.statuses),
+        )
         assert growth_mb < MAX_GROWTH_MB
-        assert {path for path, status in fuzzer.statuses if status == 200} >= set(routes) - UNANSWERED, "each route also answers"
+        assert {path for path, status in fuzzer.statuses if status == 200} >= set(routes) - UNANSWERED, (
+            "each route also answers"
+        )
         assert directory.lost == []

@@ -40,7 +40,9 @@ def directory(any_ctx: Context) -> Iterator[CountingDirectory]:
 
 
 @pytest.mark.parametrize("how", ["revoked", "account"])
-def test_a_key_is_looked_up_once_and_refused_as_soon_as_it_changes(any_ctx: Context, directory: CountingDirectory, how: str) -> None:
+def test_a_key_is_looked_up_once_and_refused_as_soon_as_it_changes(
+    any_ctx: Context, directory: CountingDirectory, how: str
+) -> None:
     owner = add_user(any_ctx, "maya", "correct horse battery", person=LOCAL)
     key = create_key(any_ctx, "bot", person=owner)
 
@@ -72,7 +74,9 @@ def test_a_key_is_looked_up_once_and_refused_as_soon_as_it_changes(any_ctx: Cont
     asyncio.run(scenario())
 
 
-def test_a_changed_limit_holds_at_once_and_a_noted_use_announces_nothing(any_ctx: Context, directory: CountingDirectory) -> None:
+def test_a_changed_limit_holds_at_once_and_a_noted_use_announces_nothing(
+    any_ctx: Context, directory: CountingDirectory
+) -> None:
     key = create_key(any_ctx, "bot", person=LOCAL)
     view = find_key(any_ctx, "bot", person=LOCAL)
     limits = view.limits.model_copy(update={"requests": 7})
@@ -96,7 +100,9 @@ def test_a_changed_limit_holds_at_once_and_a_noted_use_announces_nothing(any_ctx
 
 def test_a_remembered_key_expires_and_a_wrong_one_is_never_remembered() -> None:
     directory = MemoryDirectory({})
-    directory.principals["late"] = Principal(key_id="k2", name="late", expires_at=datetime.now(UTC) + timedelta(seconds=0.2))
+    directory.principals["late"] = Principal(
+        key_id="k2", name="late", expires_at=datetime.now(UTC) + timedelta(seconds=0.2)
+    )
 
     async def scenario() -> None:
         keys = KeyCheck(directory)
@@ -124,7 +130,9 @@ def test_the_running_answer_of_a_revoked_key_ends_with_an_error_and_counts_what_
 
         with gateway(directory) as url:
             headers = {"Authorization": "Bearer other"}
-            with httpx.stream("POST", f"{url}/v1/chat/completions", json=body | {"stream": True}, headers=headers, timeout=60) as going_on:
+            with httpx.stream(
+                "POST", f"{url}/v1/chat/completions", json=body | {"stream": True}, headers=headers, timeout=60
+            ) as going_on:
                 answer = pool.submit(ask, url, KEY, stream)
                 eventually(lambda: replica.seen == 2)
                 time.sleep(0.1)

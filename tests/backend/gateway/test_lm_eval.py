@@ -1,4 +1,6 @@
-"""lm-evaluation-harness as a client: its `local-completions` and `local-chat-completions`, unchanged, against a gateway."""
+"""lm-evaluation-harness as a client: its `local-completions` and `local-chat-completions`, unchanged, against a
+gateway.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,12 @@ from tests.support.gateway_fixtures import KEY, MemoryDirectory, gateway
 from tests.support.networks.serving_networks import make_llama, save_checkpoint
 from tests.support.serving_replica import TOKEN, RunningReplica
 
-PAIRS = [("Once upon a", " time"), ("The café is", " closed, and so it stays for the night"), ("1 + 1 =", " 2"), ("a" * 300, " b")]
+PAIRS = [
+    ("Once upon a", " time"),
+    ("The café is", " closed, and so it stays for the night"),
+    ("1 + 1 =", " 2"),
+    ("a" * 300, " b"),
+]
 TEXT = "A text that is longer than one window of the network. " * 12
 
 
@@ -43,7 +50,12 @@ def requests(kind: str, arguments: list[tuple[object, ...]]) -> list[Instance]:
 def test_log_likelihoods_equal_those_in_process(served: tuple[str, Path]) -> None:
     url, checkpoint = served
     harness = LocalCompletionsAPI(
-        model="tiny", base_url=f"{url}/v1/completions", tokenizer=str(checkpoint), max_length=512, num_concurrent=1, batch_size=2
+        model="tiny",
+        base_url=f"{url}/v1/completions",
+        tokenizer=str(checkpoint),
+        max_length=512,
+        num_concurrent=1,
+        batch_size=2,
     )
     scores = harness.loglikelihood(requests("loglikelihood", list(PAIRS)))
     network, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
@@ -58,7 +70,9 @@ def test_log_likelihoods_equal_those_in_process(served: tuple[str, Path]) -> Non
 def test_generations_of_both_kinds_are_answered(served: tuple[str, Path]) -> None:
     url, checkpoint = served
     settings = {"until": ["\n"], "max_gen_toks": 8, "temperature": 0.0}
-    text = LocalCompletionsAPI(model="tiny", base_url=f"{url}/v1/completions", tokenizer=str(checkpoint), max_length=512)
+    text = LocalCompletionsAPI(
+        model="tiny", base_url=f"{url}/v1/completions", tokenizer=str(checkpoint), max_length=512
+    )
     chat = LocalChatCompletion(model="tiny", base_url=f"{url}/v1/chat/completions")
     (written,) = text.generate_until(requests("generate_until", [("Once upon a", dict(settings))]))
     asked = chat.apply_chat_template([{"role": "user", "content": "Hello"}])
@@ -67,7 +81,9 @@ def test_generations_of_both_kinds_are_answered(served: tuple[str, Path]) -> Non
     assert spoken
 
 
-def test_a_wrong_key_ends_an_evaluation_with_the_status(served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_ends_an_evaluation_with_the_status(
+    served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     url, _ = served
     monkeypatch.setenv("OPENAI_API_KEY", "wrong")
     harness = LocalChatCompletion(model="tiny", base_url=f"{url}/v1/chat/completions", max_retries=1)

@@ -29,7 +29,9 @@ def test_gateway_and_replica_are_measured_in_a_closed_and_an_open_loop_and_error
                 opened = run_level(LoadConfig(rate=200.0, requests=5, warmup=2), [target], users=1)
                 assert (len(opened.records), len(opened.counted)) == (7, 5)
             replica.script = "refuse:429:queue_full"
-            refused = summarise([run_level(LoadConfig(requests=2, warmup=0), [target], users=1)], slo_ttft_ms=1, slo_itl_ms=1)
+            refused = summarise(
+                [run_level(LoadConfig(requests=2, warmup=0), [target], users=1)], slo_ttft_ms=1, slo_itl_ms=1
+            )
             assert (refused.errors, refused.ttft) == (2, None)
             assert refused.first_error.startswith("429")
             replica.script = "break"

@@ -81,7 +81,9 @@ def test_a_streamed_chat_equals_the_complete_answer(client: openai.OpenAI) -> No
 
 def test_a_stream_without_the_option_carries_no_usage_and_ends_with_done(url: str) -> None:
     body = {**GREEDY, "stream": True}
-    text = httpx.post(f"{url}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=30).text
+    text = httpx.post(
+        f"{url}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=30
+    ).text
     assert text.endswith("data: [DONE]\n\n")
     assert '"usage"' not in text
 
@@ -123,16 +125,21 @@ def test_repetitions_have_seeds_of_their_own_and_one_usage(client: openai.OpenAI
 
 
 def test_chat_probabilities_are_those_of_the_network(client: openai.OpenAI, replica: RunningReplica) -> None:
-    answer = client.chat.completions.create(**{**GREEDY, "max_tokens": 6}, logprobs=True, top_logprobs=3, logit_bias={"65": -100})
+    answer = client.chat.completions.create(
+        **{**GREEDY, "max_tokens": 6}, logprobs=True, top_logprobs=3, logit_bias={"65": -100}
+    )
     assert answer.choices[0].logprobs is not None
     content = answer.choices[0].logprobs.content or []
     assert len(content) == 6
     for token in content:
-        assert [top.logprob for top in token.top_logprobs] == sorted((top.logprob for top in token.top_logprobs), reverse=True)
+        assert [top.logprob for top in token.top_logprobs] == sorted(
+            (top.logprob for top in token.top_logprobs), reverse=True
+        )
         assert token.logprob == token.top_logprobs[0].logprob
         assert token.bytes
     assert (
-        "".join(bytes(token.bytes or []).decode(errors="replace") for token in content)[:3] == (answer.choices[0].message.content or "")[:3]
+        "".join(bytes(token.bytes or []).decode(errors="replace") for token in content)[:3]
+        == (answer.choices[0].message.content or "")[:3]
     )
 
 
@@ -151,8 +158,14 @@ def test_echo_returns_the_prompt_with_its_log_likelihoods(client: openai.OpenAI,
     assert logprobs.top_logprobs is not None
     assert max(logprobs.top_logprobs[1].values()) == pytest.approx(float(scores[0].max()), abs=1e-5)
     assert [choice.index for choice in answer.choices] == [0, 1]
-    spoken = client.completions.create(model="tiny", prompt="Hello", max_tokens=3, temperature=0, echo=True).choices[0].text
-    assert spoken == "Hello" + client.completions.create(model="tiny", prompt="Hello", max_tokens=3, temperature=0).choices[0].text
+    spoken = (
+        client.completions.create(model="tiny", prompt="Hello", max_tokens=3, temperature=0, echo=True).choices[0].text
+    )
+    assert (
+        spoken
+        == "Hello"
+        + client.completions.create(model="tiny", prompt="Hello", max_tokens=3, temperature=0).choices[0].text
+    )
 
 
 def test_a_repeated_prompt_is_read_from_the_cache_and_counted(client: openai.OpenAI) -> None:
@@ -165,7 +178,9 @@ def test_a_repeated_prompt_is_read_from_the_cache_and_counted(client: openai.Ope
 
 
 def test_embeddings_have_length_one_and_the_same_text_the_same_vector(client: openai.OpenAI) -> None:
-    answer = client.embeddings.create(model="tiny", input=["a cat", "a dog", "a cat"])  # the client asks for base64 by itself
+    answer = client.embeddings.create(
+        model="tiny", input=["a cat", "a dog", "a cat"]
+    )  # the client asks for base64 by itself
     first, second, third = (torch.tensor(entry.embedding) for entry in answer.data)
     assert torch.allclose(first.norm(), torch.tensor(1.0), atol=1e-4)
     assert torch.equal(first, third)
@@ -252,7 +267,9 @@ def test_a_bad_body_is_400_and_names_the_field(client: openai.OpenAI, change: di
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type", "text"),
     ],
 )
-def test_a_union_field_reports_the_error_of_the_given_type(client: openai.OpenAI, change: dict[str, Any], param: str, words: str) -> None:
+def test_a_union_field_reports_the_error_of_the_given_type(
+    client: openai.OpenAI, change: dict[str, Any], param: str, words: str
+) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**{**GREEDY, **change})
     error: Any = caught.value.body
@@ -293,13 +310,17 @@ def test_an_endpoint_without_a_ready_replica_is_503(client: openai.OpenAI) -> No
     assert caught.value.code == "no_replica"
 
 
-def test_closing_a_stream_stops_the_generation_itself(client: openai.OpenAI, replica: RunningReplica, directory: MemoryDirectory) -> None:
+def test_closing_a_stream_stops_the_generation_itself(
+    client: openai.OpenAI, replica: RunningReplica, directory: MemoryDirectory
+) -> None:
     count = len(eventually(lambda: directory.usage))
     stream = client.chat.completions.create(**{**GREEDY, "max_tokens": 2000}, stream=True)
     next(iter(stream))
     stream.close()
     eventually(lambda: replica.stats()["running"] == 0)
-    record = eventually(lambda: len(directory.usage) > count and next((u for u in directory.usage if u.status == "aborted"), None))
+    record = eventually(
+        lambda: len(directory.usage) > count and next((u for u in directory.usage if u.status == "aborted"), None)
+    )
     assert record.completion_tokens >= 1
     assert record.key_id == "k1"
 
@@ -308,7 +329,12 @@ def test_leaving_a_call_without_streaming_stops_it_too(url: str, replica: Runnin
     body = {**GREEDY, "max_tokens": 2000}
     before = replica.stats()["generated_tokens"]
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{url}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=httpx.Timeout(30, read=0.3))
+        httpx.post(
+            f"{url}/v1/chat/completions",
+            json=body,
+            headers={"Authorization": f"Bearer {KEY}"},
+            timeout=httpx.Timeout(30, read=0.3),
+        )
     eventually(lambda: replica.stats()["running"] == 0)
     assert replica.stats()["generated_tokens"] - before < 2000
 
@@ -317,7 +343,10 @@ def test_every_request_leaves_one_usage_record(client: openai.OpenAI, directory:
     answer = client.chat.completions.create(**GREEDY)
     record = eventually(lambda: next((u for u in directory.usage if u.id == answer.id), None))
     assert answer.usage is not None
-    assert (record.prompt_tokens, record.completion_tokens) == (answer.usage.prompt_tokens, answer.usage.completion_tokens)
+    assert (record.prompt_tokens, record.completion_tokens) == (
+        answer.usage.prompt_tokens,
+        answer.usage.completion_tokens,
+    )
     assert (record.status, record.replica_id, record.endpoint) == ("finished", "r1", "tiny")
     assert record.ttft_ms is not None
     assert 0 < record.ttft_ms <= record.total_ms
@@ -333,7 +362,9 @@ def test_metrics_count_what_was_served_and_name_no_key(client: openai.OpenAI, ur
     assert KEY not in text
 
 
-def test_another_gateway_serves_it_as_a_model_on_another_server(url: str, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_gateway_serves_it_as_a_model_on_another_server(
+    url: str, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FAR_KEY", KEY)
     upstream = Upstream.read({"url": f"{url}/v1", "model": "tiny", "key_env": "FAR_KEY"})
     there = MemoryDirectory({"far": [ReplicaAddress(id="u1", url=upstream.url, token="", upstream=upstream)]})
@@ -346,10 +377,18 @@ def test_another_gateway_serves_it_as_a_model_on_another_server(url: str, client
         assert [[(token.token, len(token.top_logprobs)) for token in content] for content in scored[:1]] == [
             [(token.token, 2) for token in scored[1]]
         ]
-        text: dict[str, Any] = {"prompt": ["Once", "And so"], "temperature": 0, "max_tokens": 6, "echo": True, "logprobs": 1}
+        text: dict[str, Any] = {
+            "prompt": ["Once", "And so"],
+            "temperature": 0,
+            "max_tokens": 6,
+            "echo": True,
+            "logprobs": 1,
+        }
         echoed = [far.completions.create(model="far", **text), client.completions.create(model="tiny", **text)]
         assert [choice.text for choice in echoed[0].choices] == [choice.text for choice in echoed[1].choices]
-        first, second = ([choice.logprobs.token_logprobs for choice in answer.choices if choice.logprobs] for answer in echoed)
+        first, second = (
+            [choice.logprobs.token_logprobs for choice in answer.choices if choice.logprobs] for answer in echoed
+        )
         for ours, theirs in zip(first, second, strict=True):
             assert (ours or [])[1:] == pytest.approx((theirs or [])[1:], abs=1e-4)
         with pytest.raises(openai.BadRequestError, match="context"):
@@ -361,7 +400,9 @@ def test_another_gateway_serves_it_as_a_model_on_another_server(url: str, client
 def test_an_adapter_is_a_model_of_its_own_beside_its_base(
     url: str, client: openai.OpenAI, replica: RunningReplica, directory: MemoryDirectory
 ) -> None:
-    save_adapter(replica.folder / "red", base=replica.folder / "checkpoint", targets=["q_proj", "v_proj", "down_proj"], seed=5)
+    save_adapter(
+        replica.folder / "red", base=replica.folder / "checkpoint", targets=["q_proj", "v_proj", "down_proj"], seed=5
+    )
     directory.endpoints["tiny:red"] = [ReplicaAddress(id="r1", url=replica.url, token=TOKEN, adapter="red")]
     base = client.chat.completions.create(**GREEDY).choices[0].message.content
     wish: dict[str, Any] = {**GREEDY, "model": "tiny:red"}
@@ -371,7 +412,9 @@ def test_an_adapter_is_a_model_of_its_own_beside_its_base(
     with torch.inference_mode():
         logits = load_network(replica.folder / "red")(input_ids=torch.tensor([ids])).logits[0, -1]
     assert answer.choices[0].logprobs is not None
-    assert (answer.choices[0].logprobs.content or [])[0].logprob == pytest.approx(float(logits.log_softmax(-1).max()), abs=1e-4)
+    assert (answer.choices[0].logprobs.content or [])[0].logprob == pytest.approx(
+        float(logits.log_softmax(-1).max()), abs=1e-4
+    )
     assert client.chat.completions.create(**GREEDY).choices[0].message.content == base
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(**{**GREEDY, "model": "tiny:blue"})

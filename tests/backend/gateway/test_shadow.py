@@ -26,7 +26,9 @@ class Scene:
 
     def ask(self, **changes: Any) -> httpx.Response:
         body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 0, **changes}
-        return httpx.post(f"{self.url}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+        return httpx.post(
+            f"{self.url}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=60
+        )
 
 
 @pytest.fixture
@@ -48,7 +50,9 @@ def test_copies_are_compared_and_only_the_request_itself_is_counted(scene: Scene
     eventually(lambda: len(scene.directory.compared) == 3)
     scene.shadow.script = "break"
     scene.ask()
-    rows = eventually(lambda: len(scene.directory.compared) == 4 and [row.comparison for row in scene.directory.compared])
+    rows = eventually(
+        lambda: len(scene.directory.compared) == 4 and [row.comparison for row in scene.directory.compared]
+    )
     assert [(row.is_equal, row.primary_tokens, row.shadow_tokens, row.error) for row in rows] == [
         (True, 3, 3, ""),
         (None, 3, 4, ""),

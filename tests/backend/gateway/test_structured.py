@@ -1,4 +1,6 @@
-"""Answers of a required form, tools and reasoning: the official `openai` client against a gateway and a tiny network."""
+"""Answers of a required form, tools and reasoning: the official `openai` client against a gateway and a tiny
+network.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,10 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     save_checkpoint(folder / "checkpoint", network=make_llama(context=2048), chat_template=QWEN3)
     running = RunningReplica(folder)
     directory = MemoryDirectory({"tiny": [ReplicaAddress(id="r1", url=running.url, token=TOKEN)]})
-    with gateway(directory) as url, openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=60) as client:
+    with (
+        gateway(directory) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=60) as client,
+    ):
         yield client
     running.stop()
 
@@ -76,15 +81,23 @@ def test_json_objects_expressions_choices_and_grammars_are_kept_to(client: opena
         ({"structured_outputs": {"grammar": 'start: "a" B\nB: /b+/'}}, "ab+"),
     ]
     for body, pattern in extra:
-        text = client.chat.completions.create(**{**DRAWN, "max_tokens": 40}, extra_body=body).choices[0].message.content or ""
+        text = (
+            client.chat.completions.create(**{**DRAWN, "max_tokens": 40}, extra_body=body).choices[0].message.content
+            or ""
+        )
         assert re.fullmatch(pattern, text)
-    completion = client.completions.create(model="tiny", prompt="x", max_tokens=30, extra_body={"structured_outputs": {"regex": "yes|no"}})
+    completion = client.completions.create(
+        model="tiny", prompt="x", max_tokens=30, extra_body={"structured_outputs": {"regex": "yes|no"}}
+    )
     assert completion.choices[0].text in ("yes", "no")
 
 
 @pytest.mark.parametrize(
     "form",
-    [{"type": "regex", "pattern": "(("}, {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "wizard"}}}],
+    [
+        {"type": "regex", "pattern": "(("},
+        {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "wizard"}}},
+    ],
     ids=["expression", "schema"],
 )
 def test_a_form_that_cannot_be_read_is_refused_with_its_reason(client: openai.OpenAI, form: Any) -> None:
@@ -127,7 +140,10 @@ def test_a_streamed_call_joins_to_the_complete_one(client: openai.OpenAI) -> Non
 
 def test_no_tool_is_offered_where_none_may_be_called(client: openai.OpenAI) -> None:
     short = {**DRAWN, "max_tokens": 1}
-    plain, silent = client.chat.completions.create(**short), client.chat.completions.create(**short, tools=[WEATHER], tool_choice="none")
+    plain, silent = (
+        client.chat.completions.create(**short),
+        client.chat.completions.create(**short, tools=[WEATHER], tool_choice="none"),
+    )
     assert silent.usage is not None
     assert plain.usage is not None
     assert silent.usage.prompt_tokens == plain.usage.prompt_tokens

@@ -1,4 +1,6 @@
-"""A model on another server behind the gateway: answers, counts and costs as of a replica, and whatever a broken server sends."""
+"""A model on another server behind the gateway: answers, counts and costs as of a replica, and whatever a broken server
+sends.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +36,18 @@ class Scene:
         upstream = Upstream.read({"url": self.api.url, "model": "qwen", **limits, **fields})
         number = next(self.numbers)
         self.name = f"far{number}"  # of its own, so that records of earlier requests do not count
-        self.directory.endpoints[self.name] = [ReplicaAddress(id=f"r{number}", url=upstream.url, token="", upstream=upstream)]
+        self.directory.endpoints[self.name] = [
+            ReplicaAddress(id=f"r{number}", url=upstream.url, token="", upstream=upstream)
+        ]
 
     def record(self, status: str) -> UsageRow:
         return self.directory.wait_for(lambda row: (row.endpoint, row.status) == (self.name, status))
 
     def post(self, path: str = "chat/completions", **changes: Any) -> httpx.Response:
         body = {"model": self.name, **BODY, **changes}
-        return httpx.post(f"{self.url}/v1/{path}", json={key: value for key, value in body.items() if value is not None}, timeout=60)
+        return httpx.post(
+            f"{self.url}/v1/{path}", json={key: value for key, value in body.items() if value is not None}, timeout=60
+        )
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +68,11 @@ def scene(module_scene: Scene) -> Scene:
 def test_an_answer_has_the_servers_text_counts_and_price(scene: Scene) -> None:
     scene.connect(input_price=1.0, output_price=4.0)
     scene.api.answer(
-        event(role="assistant", content=""), event(content="Hel"), ": ping\n\n", event(content="lo", finish="stop"), usage(7, 2)
+        event(role="assistant", content=""),
+        event(content="Hel"),
+        ": ping\n\n",
+        event(content="lo", finish="stop"),
+        usage(7, 2),
     )
     answer = scene.post(seed=3, top_p=0.5).json()
     assert answer["choices"][0]["message"]["content"] == "Hello"
@@ -79,7 +89,9 @@ def test_an_answer_has_the_servers_text_counts_and_price(scene: Scene) -> None:
 def test_reasoning_calls_and_probabilities_pass_through(scene: Scene) -> None:
     call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": '}}
     rest = {"index": 0, "function": {"arguments": "1}"}}
-    scored = {"content": [{"token": "x", "logprob": -0.5, "bytes": [120], "top_logprobs": [{"token": "y", "logprob": -1.0}]}]}
+    scored = {
+        "content": [{"token": "x", "logprob": -0.5, "bytes": [120], "top_logprobs": [{"token": "y", "logprob": -1.0}]}]
+    }
     chunk = {"choices": [{"index": 0, "delta": {"content": "x"}, "logprobs": scored}]}
     scene.api.answer(
         event(reasoning="hm"),
@@ -120,7 +132,9 @@ def test_the_key_is_sent_and_a_missing_one_is_named_nowhere(scene: Scene, monkey
     ],
 )
 def test_errors_have_openais_shape(scene: Scene, status: int, body: str, expected: int, code: str) -> None:
-    scene.api.answer(body, status=status, kind="application/json", headers="Retry-After: 7\r\nLocation: http://127.0.0.1:1/\r\n")
+    scene.api.answer(
+        body, status=status, kind="application/json", headers="Retry-After: 7\r\nLocation: http://127.0.0.1:1/\r\n"
+    )
     for stream in (False, True):
         answer = scene.post(stream=stream)
         error = answer.json()["error"]
@@ -169,7 +183,10 @@ def test_a_server_that_takes_no_connection_counts_as_unreachable(scene: Scene, m
         scene.connect(url=f"http://127.0.0.1:{port}/v1", first_token_s=5.0)
         assert "can't be reached" in scene.post().text
     eventually(
-        lambda: any((lost.replica_id, lost.reason) == (scene.record("lost").replica_id, "connection") for lost in scene.directory.lost)
+        lambda: any(
+            (lost.replica_id, lost.reason) == (scene.record("lost").replica_id, "connection")
+            for lost in scene.directory.lost
+        )
     )
 
 
@@ -189,7 +206,9 @@ def test_an_answer_that_takes_too_long_ends_by_its_limit(scene: Scene) -> None:
 def test_more_requests_than_the_config_allows_are_refused(scene: Scene) -> None:
     scene.connect(max_requests=1)
     scene.api.answer(event(content="a"), 0.3, event(content="b", finish="stop"), usage(1, 2))
-    with httpx.stream("POST", f"{scene.url}/v1/chat/completions", json={**BODY, "model": scene.name, "stream": True}) as first:
+    with httpx.stream(
+        "POST", f"{scene.url}/v1/chat/completions", json={**BODY, "model": scene.name, "stream": True}
+    ) as first:
         lines = first.iter_lines()
         next(lines)
         assert scene.post().status_code == 429
@@ -201,7 +220,9 @@ def test_a_client_that_leaves_ends_the_call_and_counts_what_it_got(scene: Scene)
     scene.connect(answer_limit_s=600, between_tokens_s=60)
     scene.api.left = 0
     scene.api.answer(*[piece for _ in range(300) for piece in (event(content="a" * 1000), 0.01)])
-    with httpx.stream("POST", f"{scene.url}/v1/chat/completions", json={**BODY, "model": scene.name, "stream": True}) as answer:
+    with httpx.stream(
+        "POST", f"{scene.url}/v1/chat/completions", json={**BODY, "model": scene.name, "stream": True}
+    ) as answer:
         for _ in zip(range(8), answer.iter_lines(), strict=False):
             pass
     eventually(lambda: scene.api.left)
@@ -223,10 +244,19 @@ def test_a_server_that_does_not_stream_is_read_whole(scene: Scene) -> None:
 
 
 def test_a_prompt_is_echoed_with_its_probabilities(scene: Scene) -> None:
-    logprobs = {"tokens": ["ab", "c", "d"], "token_logprobs": [None, -1.0, -2.0], "top_logprobs": [None, {"c": -1.0}, {"d": -2.0}]}
-    answer = {"choices": [{"index": 0, "text": "abcd", "logprobs": logprobs, "finish_reason": "length"}], "usage": {"prompt_tokens": 2}}
+    logprobs = {
+        "tokens": ["ab", "c", "d"],
+        "token_logprobs": [None, -1.0, -2.0],
+        "top_logprobs": [None, {"c": -1.0}, {"d": -2.0}],
+    }
+    answer = {
+        "choices": [{"index": 0, "text": "abcd", "logprobs": logprobs, "finish_reason": "length"}],
+        "usage": {"prompt_tokens": 2},
+    }
     scene.api.answer(json.dumps(answer), kind="application/json")
-    choice = scene.post("completions", messages=None, prompt="abc", echo=True, logprobs=1, max_tokens=1).json()["choices"][0]
+    choice = scene.post("completions", messages=None, prompt="abc", echo=True, logprobs=1, max_tokens=1).json()[
+        "choices"
+    ][0]
     assert choice["text"] == "abcd"
     assert choice["logprobs"]["token_logprobs"] == [None, -1.0, -2.0]
     assert choice["logprobs"]["text_offset"] == [0, 2, 3]
@@ -256,12 +286,17 @@ def test_a_server_that_ignores_n_is_named_and_not_tried_again(scene: Scene) -> N
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
     assert refused.json()["error"]["message"] == expected
     assert expected in scene.post(n=2, stream=True).text
-    whole = {"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 2}}
+    whole = {
+        "choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 2},
+    }
     scene.api.answer(json.dumps(whole), kind="application/json")
     assert scene.post(n=2).json()["error"]["message"] == expected
 
 
-@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "100.100.100.200", "0.0.0.0", "224.0.0.1"])
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "100.100.100.200", "0.0.0.0", "224.0.0.1"]
+)
 def test_addresses_of_no_model_server_are_refused(host: str) -> None:
     with pytest.raises(InvalidInput, match="not called"):
         Upstream.read({"url": f"http://{host}/v1", "model": "m"})
@@ -270,6 +305,8 @@ def test_addresses_of_no_model_server_are_refused(host: str) -> None:
 def test_a_name_that_resolves_to_such_an_address_is_not_called(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backend.infra.upstream.client.is_forbidden", lambda address: address.is_loopback)
     upstream = Upstream(url=scene.api.url.replace("127.0.0.1", "localhost"), model="m")
-    scene.directory.endpoints[scene.name] = [ReplicaAddress(id="rebound", url=upstream.url, token="", upstream=upstream)]
+    scene.directory.endpoints[scene.name] = [
+        ReplicaAddress(id="rebound", url=upstream.url, token="", upstream=upstream)
+    ]
     assert scene.post().status_code == 502
     assert not scene.api.received

@@ -1,4 +1,6 @@
-"""Requests to an endpoint that sleeps: streams get comments while they wait, whole answers wait, and both say when it takes too long."""
+"""Requests to an endpoint that sleeps: streams get comments while they wait, whole answers wait, and both say when it
+takes too long.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def test_the_first_request_wakes_an_endpoint_and_is_answered_once_it_is_up(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_wait_that_is_too_long_ends_with_an_error(scene: tuple[str, MemoryDirectory, ReplicaAddress], stream: bool) -> None:
+def test_a_wait_that_is_too_long_ends_with_an_error(
+    scene: tuple[str, MemoryDirectory, ReplicaAddress], stream: bool
+) -> None:
     url, directory, _ = scene
     directory.sleeping["m"] = Waking(whole_s=0.3, stream_s=0.3)
     response = httpx.post(f"{url}/v1/chat/completions", json=BODY | {"stream": stream}, timeout=60)
@@ -69,7 +73,9 @@ def test_an_endpoint_that_is_removed_while_a_request_waits_does_not_exist(
     assert response.status_code == (200 if stream else 404)
 
 
-def test_an_endpoint_that_never_sleeps_answers_soon_that_it_has_no_replica(scene: tuple[str, MemoryDirectory, ReplicaAddress]) -> None:
+def test_an_endpoint_that_never_sleeps_answers_soon_that_it_has_no_replica(
+    scene: tuple[str, MemoryDirectory, ReplicaAddress],
+) -> None:
     url, directory, _ = scene
     directory.sleeping.clear()
     response = httpx.post(f"{url}/v1/chat/completions", json=BODY | {"stream": True}, timeout=60)
@@ -77,7 +83,9 @@ def test_an_endpoint_that_never_sleeps_answers_soon_that_it_has_no_replica(scene
     assert len(directory.woken) == 1
 
 
-def test_a_replica_that_is_ready_since_the_list_was_read_gets_the_request(scene: tuple[str, MemoryDirectory, ReplicaAddress]) -> None:
+def test_a_replica_that_is_ready_since_the_list_was_read_gets_the_request(
+    scene: tuple[str, MemoryDirectory, ReplicaAddress],
+) -> None:
     url, directory, address = scene
     directory.sleeping.clear()
     with ThreadPoolExecutor(1) as pool:
@@ -87,7 +95,9 @@ def test_a_replica_that_is_ready_since_the_list_was_read_gets_the_request(scene:
         assert answer.result().status_code == 200
 
 
-def test_an_endpoint_that_has_fallen_asleep_since_its_list_was_read_is_woken(scene: tuple[str, MemoryDirectory, ReplicaAddress]) -> None:
+def test_an_endpoint_that_has_fallen_asleep_since_its_list_was_read_is_woken(
+    scene: tuple[str, MemoryDirectory, ReplicaAddress],
+) -> None:
     url, directory, address = scene
     with scripted() as (ending, ending_url), ThreadPoolExecutor(1) as pool:
         ending.script = "refuse:503:draining"

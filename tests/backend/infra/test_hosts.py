@@ -68,7 +68,9 @@ def test_two_hosts_in_one_request_are_refused() -> None:
 
 
 def test_a_listed_name_a_domain_and_the_public_url_are_let_in() -> None:
-    rules = make_host_rules(listens_on="127.0.0.1", names=("Lab.example.org", "*.lan"), urls=("https://models.example.net:8443", None))
+    rules = make_host_rules(
+        listens_on="127.0.0.1", names=("Lab.example.org", "*.lan"), urls=("https://models.example.net:8443", None)
+    )
     for host in ("lab.example.org", "gpu.lan", "a.b.lan:8501", "models.example.net"):
         assert status(rules, host) == 200
     for host in ("example.org", "x.lab.example.org", "lan", "evillan", "models.example.net.evil.example"):
@@ -86,7 +88,9 @@ def test_a_websocket_under_a_forged_host_is_refused_though_its_origin_agrees() -
     client = TestClient(HostGuard(behind, rules=LOOPBACK_ONLY))
     with (
         pytest.raises(WebSocketDisconnect),
-        client.websocket_connect("/_stcore/stream", headers={"host": "evil.example:8501", "origin": "http://evil.example:8501"}),
+        client.websocket_connect(
+            "/_stcore/stream", headers={"host": "evil.example:8501", "origin": "http://evil.example:8501"}
+        ),
     ):
         pass
 
@@ -110,7 +114,9 @@ def test_a_websocket_and_a_form_need_an_origin_of_this_server(origin: str, is_al
     client = TestClient(HostGuard(behind, rules=rules))
     try:
         with client.websocket_connect("/", headers={"host": "127.0.0.1:8501", "origin": origin}) as socket:
-            assert socket.receive_text() == "http://127.0.0.1:8501", "Streamlit compares with Host, so it gets this server's own origin"
+            assert socket.receive_text() == "http://127.0.0.1:8501", (
+                "Streamlit compares with Host, so it gets this server's own origin"
+            )
             was_let_in = True
     except WebSocketDisconnect:
         was_let_in = False

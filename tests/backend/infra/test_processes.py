@@ -60,7 +60,9 @@ def lowered(*, session: bool) -> list[str]:
     A process outside every autogroup, such as one of a container's first session, reads an empty file.
     """
     command = [sys.executable, "-c", PRIORITY]
-    return subprocess.run(command, start_new_session=session, capture_output=True, text=True, check=True, cwd=PROJECT).stdout.split()
+    return subprocess.run(
+        command, start_new_session=session, capture_output=True, text=True, check=True, cwd=PROJECT
+    ).stdout.split()
 
 
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel has no autogroups")

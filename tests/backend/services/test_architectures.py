@@ -18,7 +18,9 @@ from backend.services.architectures import (
 )
 from backend.services.context import LOCAL, Context
 
-CONFIG = ArchitectureConfig(num_layers=2, width=64, num_heads=4, num_kv_heads=2, context=64, vocab_size=300, feed_forward=128)
+CONFIG = ArchitectureConfig(
+    num_layers=2, width=64, num_heads=4, num_kv_heads=2, context=64, vocab_size=300, feed_forward=128
+)
 
 
 def test_a_saved_architecture_is_read_back_unchanged(ctx: Context) -> None:
@@ -52,7 +54,13 @@ def test_yaml_survives_a_round_trip() -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("width: 130", "130 / 4 is not whole"), ("- 1", "mapping"), ("a: [", "not YAML"), ("wdith: 8", "wdith"), ("width: wide", "wide")],
+    [
+        ("width: 130", "130 / 4 is not whole"),
+        ("- 1", "mapping"),
+        ("a: [", "not YAML"),
+        ("wdith: 8", "wdith"),
+        ("width: wide", "wide"),
+    ],
 )
 def test_an_impossible_architecture_is_refused(text: str, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):

@@ -11,7 +11,17 @@ import pytest
 from backend.db.tables import Job
 from backend.domain.jobs.states import JobKind
 from backend.services.context import Context
-from backend.services.health import BROKER, DATABASE, GATEWAY, OVERDUE_S, START_S, HealthWatch, Outage, _Check, check_workers
+from backend.services.health import (
+    BROKER,
+    DATABASE,
+    GATEWAY,
+    OVERDUE_S,
+    START_S,
+    HealthWatch,
+    Outage,
+    _Check,
+    check_workers,
+)
 from backend.services.jobs.workers import beat, say_goodbye
 from tests.support.installation import wait_until
 from tests.support.jobs import add_stored_job

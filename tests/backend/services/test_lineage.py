@@ -22,14 +22,20 @@ ALIAS = "storyteller@production"
 
 
 def trained_on_votes(ctx: Context) -> str:
-    """The loop, with the worker's part written by hand: votes, preference set, run, won rematch, promotion, endpoint."""
+    """The loop, with the worker's part written by hand: votes, preference set, run, won rematch, promotion,
+    endpoint.
+    """
     campaign = make_campaign(ctx, num_prompts=8, dataset_rows=40)
     vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
     launch = train_on_votes(ctx, campaign.id, person=LOCAL, idempotency_key="k")
     folder = ctx.artifacts.relative(ctx.artifacts.folder("runs", launch.run_id, "step-10"))
     with ctx.db.write() as session:
         run = session.get_one(Run, launch.run_id)
-        session.add(Checkpoint(name="New", origin="run", run_id=run.id, step=10, is_final=True, folder=folder, parent_id=run.base_id))
+        session.add(
+            Checkpoint(
+                name="New", origin="run", run_id=run.id, step=10, is_final=True, folder=folder, parent_id=run.base_id
+            )
+        )
     enter_new_checkpoint(ctx, launch.rematch.id, person=LOCAL)
     write_all(ctx, launch.rematch.id)
     vote_all(ctx, launch.rematch.id, rater_for(ctx, LOCAL), prefer("New"))

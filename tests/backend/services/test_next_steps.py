@@ -32,28 +32,50 @@ STATES = [
         {**SETTLED, "has_campaigns": False},
         [(StepKind.CAMPAIGN, "Start a campaign")],
     ),
-    ("an endpoint nobody has talked to", {**SETTLED, "has_chats": False, "endpoints": (Item("e", "tales"),)}, [(StepKind.CHAT, "Chat")]),
+    (
+        "an endpoint nobody has talked to",
+        {**SETTLED, "has_chats": False, "endpoints": (Item("e", "tales"),)},
+        [(StepKind.CHAT, "Chat")],
+    ),
     ("a rematch waits for votes", {**SETTLED, "votes": (AwaitedVotes("k", "Rematch", 12),)}, [(StepKind.VOTE, "Vote")]),
-    ("a campaign in which the visitor has voted on everything", {**SETTLED, "votes": (AwaitedVotes("k", "Rematch", 0),)}, []),
-    ("a deployed network without evaluation", {**SETTLED, "served_without_evaluation": (CHAT,)}, [(StepKind.EVALUATE, "Evaluate")]),
+    (
+        "a campaign in which the visitor has voted on everything",
+        {**SETTLED, "votes": (AwaitedVotes("k", "Rematch", 0),)},
+        [],
+    ),
+    (
+        "a deployed network without evaluation",
+        {**SETTLED, "served_without_evaluation": (CHAT,)},
+        [(StepKind.EVALUATE, "Evaluate")],
+    ),
     (
         "a network that is both deployed and trained here is named once",
         {**SETTLED, "served_without_evaluation": (CHAT,), "trained_without_evaluation": (CHAT,)},
         [(StepKind.EVALUATE, "Evaluate")],
     ),
     ("a failed run", {**SETTLED, "failed_runs": (Item("r", "first", "NaN"),)}, [(StepKind.RUN, "See the run")]),
-    ("a failed first run", {"has_data": True, "failed_runs": (Item("r", "first", "NaN"),)}, [(StepKind.RUN, "See the run")]),
+    (
+        "a failed first run",
+        {"has_data": True, "failed_runs": (Item("r", "first", "NaN"),)},
+        [(StepKind.RUN, "See the run")],
+    ),
     (
         "an endpoint that does not start",
         {**SETTLED, "failing_endpoints": (Item("e", "tales", "memory"),)},
         [(StepKind.ENDPOINT, "See the endpoint")],
     ),
-    ("queued jobs that no worker serves", {**SETTLED, "idle_queues": (("train", 2),)}, [(StepKind.WORKERS, "See the workers")]),
+    (
+        "queued jobs that no worker serves",
+        {**SETTLED, "idle_queues": (("train", 2),)},
+        [(StepKind.WORKERS, "See the workers")],
+    ),
     ("everything done", SETTLED, []),
 ]
 
 
-@pytest.mark.parametrize(("state", "expected"), [(state, expected) for _, state, expected in STATES], ids=[name for name, _, _ in STATES])
+@pytest.mark.parametrize(
+    ("state", "expected"), [(state, expected) for _, state, expected in STATES], ids=[name for name, _, _ in STATES]
+)
 def test_the_steps_of_a_state(state: dict[str, object], expected: list[tuple[StepKind, str]]) -> None:
     assert [(step.kind, step.action) for step in next_steps(Situation(**state))] == expected  # type: ignore[arg-type]
 
@@ -76,11 +98,14 @@ def test_steps_state_names_numbers_and_causes() -> None:
 
 def test_one_vote_is_one_vote() -> None:
     assert (
-        next_steps(Situation(has_data=True, is_training=True, votes=(AwaitedVotes("k", "Rematch", 1),)))[0].text == "Rematch awaits 1 vote."
+        next_steps(Situation(has_data=True, is_training=True, votes=(AwaitedVotes("k", "Rematch", 1),)))[0].text
+        == "Rematch awaits 1 vote."
     )
 
 
-items = st.lists(st.builds(Item, id=st.text("abc", min_size=1, max_size=3), name=st.text(max_size=5)), max_size=4).map(tuple)
+items = st.lists(st.builds(Item, id=st.text("abc", min_size=1, max_size=3), name=st.text(max_size=5)), max_size=4).map(
+    tuple
+)
 situations = st.builds(
     Situation,
     has_data=st.booleans(),
@@ -93,7 +118,9 @@ situations = st.builds(
     endpoints=items,
     failing_endpoints=items,
     failed_runs=items,
-    votes=st.lists(st.builds(AwaitedVotes, id=st.just("k"), name=st.just("n"), num_votes=st.integers(0, 3)), max_size=3).map(tuple),
+    votes=st.lists(
+        st.builds(AwaitedVotes, id=st.just("k"), name=st.just("n"), num_votes=st.integers(0, 3)), max_size=3
+    ).map(tuple),
     served_without_evaluation=items,
     trained_without_evaluation=items,
 )
@@ -105,5 +132,7 @@ def test_every_state_has_few_steps_each_with_a_text_and_a_button_and_failures_fi
     assert len(steps) <= MAX_STEPS
     assert all(step.text and step.action for step in steps)
     ranks = [list(StepKind).index(step.kind) for step in next_steps(situation, limit=100)]
-    broken = [kind in (StepKind.ENDPOINT, StepKind.RUN, StepKind.WORKERS) for kind in (list(StepKind)[rank] for rank in ranks)]
+    broken = [
+        kind in (StepKind.ENDPOINT, StepKind.RUN, StepKind.WORKERS) for kind in (list(StepKind)[rank] for rank in ranks)
+    ]
     assert broken == sorted(broken, reverse=True)

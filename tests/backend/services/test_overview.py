@@ -51,7 +51,9 @@ def test_results_are_grouped_by_benchmark_best_first_with_the_difference_from_th
     groups = {group.benchmark: group for group in get_overview(ctx, person=LOCAL).results}
     assert [line.evaluation.checkpoint for line in groups["questions@1"].lines] == ["Elm", "Oak"]
     assert [line.delta for line in groups["questions@1"].lines] == [None, -0.25]
-    assert [line.evaluation.checkpoint for line in groups["texts@1"].lines] == ["Oak", "Elm"], "lower bits per byte are better"
+    assert [line.evaluation.checkpoint for line in groups["texts@1"].lines] == ["Oak", "Elm"], (
+        "lower bits per byte are better"
+    )
     assert groups["texts@1"].metric == "bits_per_byte"
 
 
@@ -73,5 +75,10 @@ def test_gauges_count_each_machine_once(ctx: Context) -> None:
         }
         beat(ctx, name=f"{host}/{queue}", host=host, pid=1, queues=[queue], concurrency=1, devices=[], gauges=gauges)
     gauges_ = get_strip(ctx).gauges
-    assert (gauges_.num_workers, gauges_.cpu_share, gauges_.memory_used_bytes, gauges_.memory_total_bytes) == (3, 0.25, 6, 16)
+    assert (gauges_.num_workers, gauges_.cpu_share, gauges_.memory_used_bytes, gauges_.memory_total_bytes) == (
+        3,
+        0.25,
+        6,
+        16,
+    )
     assert (gauges_.num_gpus, gauges_.gpu_share) == (1, 0.5)

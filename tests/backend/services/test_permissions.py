@@ -64,7 +64,9 @@ NOBODY_ASKS = {
 
 
 def writing_functions() -> dict[str, bool]:
-    """Return every public function of the services that writes or queues work, and whether it asks for a role itself."""
+    """Return every public function of the services that writes or queues work, and whether it asks for a role
+    itself.
+    """
     writing = {}
     for path in sorted(SERVICES.rglob("*.py")):
         for node in ast.parse(path.read_text()).body:
@@ -94,7 +96,9 @@ BUILDERS_ONLY: dict[str, Callable[[Context, Person], Any]] = {
     "deploy": lambda ctx, who: deploy(ctx, checkpoint_id="c", name="e", person=who),
     "stop_endpoint": lambda ctx, who: stop_endpoint(ctx, "e", person=who),
     "stop_job": lambda ctx, who: stop_job(ctx, "j", person=who),
-    "send_message": lambda ctx, who: send_message(ctx, None, "Hello", settings=ChatSettings(endpoints=("e",)), person=who),
+    "send_message": lambda ctx, who: send_message(
+        ctx, None, "Hello", settings=ChatSettings(endpoints=("e",)), person=who
+    ),
 }
 
 

@@ -22,7 +22,11 @@ from backend.services.context import LOCAL, Context
 from backend.web.ballots import ballot_routes
 from tests.support.battle_world import make_campaign, write_all
 
-FORM = {"reasons": ("Clearer", "Safer"), "dimensions": ({"name": "accuracy", "question": "Which is right?"},), "rewrite": True}
+FORM = {
+    "reasons": ("Clearer", "Safer"),
+    "dimensions": ({"name": "accuracy", "question": "Which is right?"},),
+    "rewrite": True,
+}
 
 
 @dataclass
@@ -67,7 +71,14 @@ def test_a_browser_gets_two_battles_and_after_each_vote_the_next_one(client: Tes
     browser = browser_of(client, ctx, make_campaign(ctx, num_prompts=4))
     ballot = browser.get()
     current, prefetched = ballot["battles"]
-    assert ballot["progress"] == {"done": 0, "total": 4, "median_s": None, "can_undo": False, "more_to_come": False, "closed": False}
+    assert ballot["progress"] == {
+        "done": 0,
+        "total": 4,
+        "median_s": None,
+        "can_undo": False,
+        "more_to_come": False,
+        "closed": False,
+    }
     assert ballot["form"]["question"] == "Which answer is better?"
     met = [current["id"], prefetched["id"]]
     answer = browser.vote(current["id"])
@@ -150,7 +161,9 @@ def test_a_form_of_another_site_can_send_no_vote(client: TestClient, ctx: Contex
     assert labels(ctx) == []
 
 
-def test_a_script_that_votes_faster_than_allowed_is_refused_and_can_continue_later(client: TestClient, ctx: Context) -> None:
+def test_a_script_that_votes_faster_than_allowed_is_refused_and_can_continue_later(
+    client: TestClient, ctx: Context
+) -> None:
     browser = browser_of(client, ctx, make_campaign(ctx, num_prompts=9, votes_per_minute=3))
     for _ in range(3):
         browser.vote(browser.get()["battles"][0]["id"])
@@ -222,10 +235,18 @@ def test_answers_come_as_text_and_as_nodes_without_markup(client: TestClient, ct
 
 @pytest.mark.parametrize(
     "fields",
-    [{"reasons": ["Funnier"]}, {"dimensions": {"style": "A"}}, {"dimensions": {"accuracy": "BOTH"}}, {"label": "UNDONE"}, {"extra": 1}],
+    [
+        {"reasons": ["Funnier"]},
+        {"dimensions": {"style": "A"}},
+        {"dimensions": {"accuracy": "BOTH"}},
+        {"label": "UNDONE"},
+        {"extra": 1},
+    ],
     ids=["reason", "dimension", "verdict", "label", "field"],
 )
-def test_a_vote_that_the_form_does_not_offer_is_refused(client: TestClient, ctx: Context, fields: dict[str, Any]) -> None:
+def test_a_vote_that_the_form_does_not_offer_is_refused(
+    client: TestClient, ctx: Context, fields: dict[str, Any]
+) -> None:
     browser = browser_of(client, ctx, make_campaign(ctx, **FORM))
     battle = browser.get()["battles"][0]["id"]
     answer = browser.post("vote", {"battle": battle, "label": "A", **fields})

@@ -1,4 +1,6 @@
-"""The playground's HTTP interface: streams that survive a reload, blind comparisons, hostile texts, and whose conversations they are."""
+"""The playground's HTTP interface: streams that survive a reload, blind comparisons, hostile texts, and whose
+conversations they are.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ def test_one_request_sends_a_message_and_reads_its_answer(world: ChatWorld) -> N
         assert {json.loads(event[6:])["id"] for event in answers} == {document["turns"][1]["answers"][0]["id"]}
         assert last.startswith("event: end")
         assert settled(client, document["id"])["turns"][1]["answers"][0]["text"].startswith("w0 w1")
-        refused = client.post("/playground/api/send", json={**body, "text": " "}, headers={"accept": "text/event-stream"})
+        refused = client.post(
+            "/playground/api/send", json={**body, "text": " "}, headers={"accept": "text/event-stream"}
+        )
     assert (refused.status_code, refused.json()["error"]) == (422, "The message is empty.")
 
 
@@ -92,7 +96,10 @@ def test_a_blind_comparison_hides_names_and_figures_until_the_vote_and_then_show
         voted = post(client, "vote", conversation=document["id"], message=world_answer, label="B")["turns"][1]
         assert {answer["endpoint"] for answer in voted["answers"]} == {"tales", "chats"}
         assert all("ttft_ms" in answer["usage"] for answer in voted["answers"])
-        assert (voted["vote"], voted["selected"]) == ("B", voted["answers"][1]["id"]), "the line continues with the better answer"
+        assert (voted["vote"], voted["selected"]) == (
+            "B",
+            voted["answers"][1]["id"],
+        ), "the line continues with the better answer"
         post(client, "vote", 422, conversation=document["id"], message=world_answer, label="A")
 
 
@@ -138,7 +145,11 @@ def test_hostile_text_reaches_the_browser_as_text_and_names_of_nodes_alone(world
     def tags(node: Any) -> set[str]:
         return set() if isinstance(node, str) else {node[0], *(tag for kid in node[1] for tag in tags(kid))}
 
-    assert {tag for node in nodes for tag in tags(node)} <= {"p", "image", "br"}, "no element that runs, loads or leads elsewhere"
+    assert {tag for node in nodes for tag in tags(node)} <= {
+        "p",
+        "image",
+        "br",
+    }, "no element that runs, loads or leads elsewhere"
 
 
 def test_a_message_of_another_person_or_without_a_token_is_refused(world: ChatWorld) -> None:
@@ -158,7 +169,12 @@ def test_a_message_of_another_person_or_without_a_token_is_refused(world: ChatWo
                 post(stranger, path, 404, conversation=conversation, **body)
         disable_account(world.ctx, owner.id or "", person=LOCAL)
         assert client.get("/playground/api/chat", params={"conversation": conversation}).status_code == 403
-        assert client.get("/playground/api/chat", params={"conversation": conversation}, headers={"authorization": ""}).status_code == 403
+        assert (
+            client.get(
+                "/playground/api/chat", params={"conversation": conversation}, headers={"authorization": ""}
+            ).status_code
+            == 403
+        )
 
 
 @pytest.mark.parametrize(
@@ -172,7 +188,9 @@ def test_a_message_of_another_person_or_without_a_token_is_refused(world: ChatWo
     ],
     ids=["five endpoints", "one endpoint twice", "temperature", "schema", "tools"],
 )
-def test_settings_that_can_t_be_used_are_refused_with_their_name(world: ChatWorld, change: dict[str, Any], words: str) -> None:
+def test_settings_that_can_t_be_used_are_refused_with_their_name(
+    world: ChatWorld, change: dict[str, Any], words: str
+) -> None:
     with world.browser() as client:
         refusal = post(client, "send", 422, text="Hello", settings={**world.settings("tales").model_dump(), **change})
     assert words in refusal["error"]

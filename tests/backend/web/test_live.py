@@ -55,7 +55,9 @@ def test_curves_of_runs_without_viewers_are_evicted(ctx: Context, run: RunView) 
     assert [key[1] for key in cache._runs] == [others[-2].id, others[-1].id]
 
 
-def test_a_new_viewer_gets_the_whole_curve_and_then_only_new_points(client: TestClient, ctx: Context, run: RunView) -> None:
+def test_a_new_viewer_gets_the_whole_curve_and_then_only_new_points(
+    client: TestClient, ctx: Context, run: RunView
+) -> None:
     taken = claim(ctx, run)
     report(ctx, taken, *points(1, 10))
     first = poll(client, ctx, run)["curves"]
@@ -64,8 +66,15 @@ def test_a_new_viewer_gets_the_whole_curve_and_then_only_new_points(client: Test
     seen = {"resets": first["resets"], "metrics": {"train_loss": 10}}
     assert poll(client, ctx, run, seen)["curves"]["metrics"] == {}
     report(ctx, taken, *points(11, 12))
-    newer = wait_until(lambda: poll(client, ctx, run, seen)["curves"]["metrics"], what="new points", every_s=FRESH_S / 2)
-    assert newer["train_loss"] == {"whole": False, "steps": [11, 12], "values": [0.909091, 0.833333], "times": [10.0, 11.0]}
+    newer = wait_until(
+        lambda: poll(client, ctx, run, seen)["curves"]["metrics"], what="new points", every_s=FRESH_S / 2
+    )
+    assert newer["train_loss"] == {
+        "whole": False,
+        "steps": [11, 12],
+        "values": [0.909091, 0.833333],
+        "times": [10.0, 11.0],
+    }
 
 
 def test_after_a_resume_everything_is_sent_again(client: TestClient, ctx: Context, run: RunView) -> None:
@@ -73,13 +82,20 @@ def test_after_a_resume_everything_is_sent_again(client: TestClient, ctx: Contex
     report(ctx, taken, *points(1, 30))
     seen = {"resets": poll(client, ctx, run)["curves"]["resets"], "metrics": {"train_loss": 30}}
     report(ctx, taken, {"type": "resumed", "step": 20}, *points(21, 22))
-    curves = wait_until(lambda: (c := poll(client, ctx, run, seen)["curves"])["resets"] == 1 and c, what="the reset", every_s=FRESH_S / 2)
+    curves = wait_until(
+        lambda: (c := poll(client, ctx, run, seen)["curves"])["resets"] == 1 and c,
+        what="the reset",
+        every_s=FRESH_S / 2,
+    )
     assert curves["metrics"]["train_loss"]["steps"] == list(range(1, 23))
 
 
-def test_a_hundred_thousand_points_arrive_downsampled_with_their_extremes(client: TestClient, ctx: Context, run: RunView) -> None:
+def test_a_hundred_thousand_points_arrive_downsampled_with_their_extremes(
+    client: TestClient, ctx: Context, run: RunView
+) -> None:
     rows = [
-        MetricsEvent(step=step, time=float(step), values={"train_loss": -99.0 if step == 54_321 else 1.0}) for step in range(1, 100_001)
+        MetricsEvent(step=step, time=float(step), values={"train_loss": -99.0 if step == 54_321 else 1.0})
+        for step in range(1, 100_001)
     ]
     with ctx.db.write() as session:
         add_points(session, ctx.db, run.id, rows)
@@ -110,11 +126,15 @@ def test_points_need_a_token_of_this_installation(client: TestClient, run: RunVi
 def test_a_token_opens_the_runs_it_names_and_no_other(client: TestClient, ctx: Context, run: RunView) -> None:
     other = launch(ctx, name="other")
     token = token_for_runs(ctx, [other.id], person=LOCAL)
-    answer = client.get("/live/points", params={"token": token, "after": json.dumps({run.id: {"resets": 0, "metrics": {}}})})
+    answer = client.get(
+        "/live/points", params={"token": token, "after": json.dumps({run.id: {"resets": 0, "metrics": {}}})}
+    )
     assert list(answer.json()["runs"]) == [other.id]
 
 
-@pytest.mark.parametrize("after", ["[]", "{", '{"a": 1}', '{"a": {"resets": null, "metrics": {}}}', '{"a": {"resets": 0, "metrics": 5}}'])
+@pytest.mark.parametrize(
+    "after", ["[]", "{", '{"a": 1}', '{"a": {"resets": null, "metrics": {}}}', '{"a": {"resets": 0, "metrics": 5}}']
+)
 def test_an_invalid_request_is_refused(client: TestClient, ctx: Context, run: RunView, after: str) -> None:
     token = token_for_runs(ctx, [run.id], person=LOCAL)
     answer = client.get("/live/points", params={"token": token, "after": after})
@@ -145,7 +165,14 @@ def test_plotly_is_served_packed_and_kept_by_browsers(client: TestClient) -> Non
 
 
 @pytest.mark.parametrize(
-    "after", ["Infinity", "[" * 5000, '{"x": {"resets": Infinity, "metrics": {}}}', '{"x": {"resets": 1, "metrics": {"a": 1e999}}}', "7"]
+    "after",
+    [
+        "Infinity",
+        "[" * 5000,
+        '{"x": {"resets": Infinity, "metrics": {}}}',
+        '{"x": {"resets": 1, "metrics": {"a": 1e999}}}',
+        "7",
+    ],
 )
 def test_a_malformed_request_is_refused(client: TestClient, ctx: Context, run: RunView, after: str) -> None:
     answer = client.get("/live/points", params={"token": token_for_runs(ctx, [run.id], person=LOCAL), "after": after})
@@ -154,7 +181,9 @@ def test_a_malformed_request_is_refused(client: TestClient, ctx: Context, run: R
 
 
 def test_samples_are_read_step_by_step_and_unchanged(client: TestClient, ctx: Context, run: RunView) -> None:
-    samples = [{"type": "sample", "step": step, "prompt": "**p**", "completion": f"<img src=x> {step}"} for step in (10, 20)]
+    samples = [
+        {"type": "sample", "step": step, "prompt": "**p**", "completion": f"<img src=x> {step}"} for step in (10, 20)
+    ]
     report(ctx, claim(ctx, run), *samples)
     token = token_for_runs(ctx, [run.id], person=LOCAL)
     query = {"token": token, "run": run.id}

@@ -1,4 +1,6 @@
-"""The real pages' server: no route of it, Streamlit's own included, answers under a name that a foreign page has pointed at it."""
+"""The real pages' server: no route of it, Streamlit's own included, answers under a name that a foreign page has
+pointed at it.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FreshServer]:
 def test_no_route_answers_to_a_foreign_name(server: FreshServer, path: str) -> None:
     refused = httpx.get(server.url + path, headers={"Host": f"evil.example:{server.port}"})
     assert (refused.status_code, "evil.example" in refused.text) == (400, True)
-    assert httpx.get(server.url + path, headers={"Host": "lab.example.org"}).status_code != 400 or path.startswith("/live")
+    assert httpx.get(server.url + path, headers={"Host": "lab.example.org"}).status_code != 400 or path.startswith(
+        "/live"
+    )
 
 
 def knock(server: FreshServer, host: str, origin: str | None) -> int:
@@ -62,7 +66,9 @@ def test_a_rebound_name_gets_no_websocket_though_host_and_origin_agree(server: F
     assert knock(server, name, f"http://{name}") == 403
     assert knock(server, name, None) == 403
     assert knock(server, f"127.0.0.1:{server.port}", f"http://{name}") == 403
-    assert knock(server, f"127.0.0.1:{server.port}", "http://127.0.0.1:3000") == 403, "another program's page on this machine"
+    assert knock(server, f"127.0.0.1:{server.port}", "http://127.0.0.1:3000") == 403, (
+        "another program's page on this machine"
+    )
 
 
 def test_the_own_address_and_a_listed_name_get_one(server: FreshServer) -> None:

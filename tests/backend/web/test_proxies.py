@@ -13,7 +13,15 @@ def request(peer: str, *, forwarded: str = "", proto: str = "") -> Request:
     headers = [(b"x-forwarded-for", forwarded.encode())] if forwarded else []
     headers += [(b"x-forwarded-proto", proto.encode())] if proto else []
     return Request(
-        {"type": "http", "method": "GET", "path": "/", "scheme": "http", "client": (peer, 1), "headers": headers, "server": ("h", 80)}
+        {
+            "type": "http",
+            "method": "GET",
+            "path": "/",
+            "scheme": "http",
+            "client": (peer, 1),
+            "headers": headers,
+            "server": ("h", 80),
+        }
     )
 
 
@@ -32,7 +40,9 @@ def request(peer: str, *, forwarded: str = "", proto: str = "") -> Request:
         ("10.0.0.1", "10.0.0.1", "", "10.0.0.1"),
     ],
 )
-def test_only_a_trusted_peer_sets_the_address_of_a_visitor(setting: str, peer: str, forwarded: str, address: str) -> None:
+def test_only_a_trusted_peer_sets_the_address_of_a_visitor(
+    setting: str, peer: str, forwarded: str, address: str
+) -> None:
     assert TrustedProxies.parse(setting).client_address(request(peer, forwarded=forwarded)) == address
 
 

@@ -32,7 +32,10 @@ def browser() -> TestClient:
         return HTMLResponse(INDEX, headers={"etag": '"1"'})
 
     return TestClient(
-        Starlette(routes=[Route("/{page}", index)], middleware=[Middleware(EarlyCharts), Middleware(GZipMiddleware, minimum_size=10)])
+        Starlette(
+            routes=[Route("/{page}", index)],
+            middleware=[Middleware(EarlyCharts), Middleware(GZipMiddleware, minimum_size=10)],
+        )
     )
 
 
@@ -74,7 +77,7 @@ gc.disable()
 from backend.web.server import warm_up
 warm_up("pages.components").join()
 print(gc.isenabled(), gc.get_freeze_count() > 100_000, *sorted(name for name in sys.modules if name.startswith("pages.components.")))
-"""
+"""  # noqa: E501
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT)
     enabled, frozen, *modules = result.stdout.split()
     assert (enabled, frozen) == ("True", "True")

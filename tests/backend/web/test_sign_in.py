@@ -35,10 +35,14 @@ def test_a_form_signs_in_and_one_that_is_too_large_is_refused(ctx: Context) -> N
 def test_a_stranger_who_guesses_behind_the_proxy_locks_out_only_himself(ctx: Context) -> None:
     add_user(ctx, "maya", "correct horse battery", person=LOCAL)
     proxies = TrustedProxies.parse("true")
-    client = TestClient(Starlette(routes=sign_in_routes(lambda: ctx, proxies=proxies)), follow_redirects=False, client=("127.0.0.1", 1))
+    client = TestClient(
+        Starlette(routes=sign_in_routes(lambda: ctx, proxies=proxies)), follow_redirects=False, client=("127.0.0.1", 1)
+    )
 
     def post(password: str, address: str) -> int:
-        answer = client.post("/auth/login", data={"name": "maya", "password": password}, headers={"X-Forwarded-For": address})
+        answer = client.post(
+            "/auth/login", data={"name": "maya", "password": password}, headers={"X-Forwarded-For": address}
+        )
         return answer.status_code
 
     for _ in range(12):
@@ -51,9 +55,13 @@ def test_a_stranger_who_guesses_behind_the_proxy_locks_out_only_himself(ctx: Con
 def test_both_cookies_are_out_of_the_reach_of_scripts_and_of_plain_http_behind_tls(ctx: Context) -> None:
     add_user(ctx, "maya", "correct horse battery", person=LOCAL)
     proxies = TrustedProxies.parse("true")
-    client = TestClient(Starlette(routes=sign_in_routes(lambda: ctx, proxies=proxies)), follow_redirects=False, client=("127.0.0.1", 1))
+    client = TestClient(
+        Starlette(routes=sign_in_routes(lambda: ctx, proxies=proxies)), follow_redirects=False, client=("127.0.0.1", 1)
+    )
     form = {"name": "maya", "password": "correct horse battery"}
-    set_cookies = client.post("/auth/login", data=form, headers={"X-Forwarded-Proto": "https"}).headers.get_list("set-cookie")
+    set_cookies = client.post("/auth/login", data=form, headers={"X-Forwarded-Proto": "https"}).headers.get_list(
+        "set-cookie"
+    )
     assert len(set_cookies) == 2
     for value in set_cookies:
         assert "HttpOnly" in value
@@ -102,7 +110,9 @@ def test_every_process_signs_with_the_same_complete_key(tmp_path: Path) -> None:
         ("/ballot", 200),
     ],
 )
-def test_without_a_cookie_only_the_sign_in_the_ballot_and_the_bare_socket_are_open(ctx: Context, path: str, status: int) -> None:
+def test_without_a_cookie_only_the_sign_in_the_ballot_and_the_bare_socket_are_open(
+    ctx: Context, path: str, status: int
+) -> None:
     async def behind(scope: Any, receive: Any, send: Any) -> None:
         await PlainTextResponse("behind the gate")(scope, receive, send)
 

@@ -1,10 +1,12 @@
-"""Machine time of a vote and the next battle with many raters: real clients against a real pages' server, on SQLite and PostgreSQL.
+"""Machine time of a vote and the next battle with many raters: real clients against a real pages' server, on SQLite and
+PostgreSQL.
 
     python -m tests.benchmarks.battles.bench_ballots [RATERS] [VOTES_PER_SECOND] [SECONDS] [EARLIER_VOTES]
 
-Each rater holds a token and votes in a rhythm of their own; together they cast VOTES_PER_SECOND (default 25, by 50 raters, for 40 s) in a
-campaign of 6 contestants and 200 prompts that has EARLIER_VOTES (default 20,000) votes already. Afterwards the votes in the database are
-compared with what the clients were told: none lost, none doubled. The server is started and stopped here.
+Each rater holds a token and votes in a rhythm of their own; together they cast VOTES_PER_SECOND (default 25, by 50
+raters, for 40 s) in a campaign of 6 contestants and 200 prompts that has EARLIER_VOTES (default 20,000) votes already.
+Afterwards the votes in the database are compared with what the clients were told: none lost, none doubled. The server
+is started and stopped here.
 """
 
 from __future__ import annotations
@@ -68,16 +70,27 @@ def fill(ctx: Context, earlier: int) -> str:
     """Insert a campaign with completions and earlier votes; return its id."""
     config = CampaignConfig(num_prompts=PROMPTS, votes_per_rater=10_000, votes_per_minute=600, repeat_share=0.05)
     prompts = [
-        [{"role": "user", "content": f"Tell a story about the number {number}, in about a hundred words."}] for number in range(PROMPTS)
+        [{"role": "user", "content": f"Tell a story about the number {number}, in about a hundred words."}]
+        for number in range(PROMPTS)
     ]
     with ctx.db.write() as session:
-        campaign = insert_campaign(session, ctx, name="Load", prompts=prompts, config=config, person=LOCAL, dataset_version_id=None)
-        contestants = [Contestant(campaign_id=campaign.id, kind="file", label=f"writer-{number}") for number in range(CONTESTANTS)]
+        campaign = insert_campaign(
+            session, ctx, name="Load", prompts=prompts, config=config, person=LOCAL, dataset_version_id=None
+        )
+        contestants = [
+            Contestant(campaign_id=campaign.id, kind="file", label=f"writer-{number}") for number in range(CONTESTANTS)
+        ]
         session.add_all(contestants)
         session.flush()
         prompt_ids = list(session.scalars(select(CampaignPrompt.id).where(CampaignPrompt.campaign_id == campaign.id)))
         rows = [
-            {"id": new_id(), "prompt_id": prompt, "contestant_id": contestant.id, "text": text, "text_hash": text_hash(text)}
+            {
+                "id": new_id(),
+                "prompt_id": prompt,
+                "contestant_id": contestant.id,
+                "text": text,
+                "text_hash": text_hash(text),
+            }
             for prompt in prompt_ids
             for contestant in contestants
             for text in [f"{content_hash(prompts[0])} {prompt} {contestant.id} " + "once upon a time " * 30]
@@ -87,7 +100,9 @@ def fill(ctx: Context, earlier: int) -> str:
         return campaign.id
 
 
-def add_earlier(session, campaign: Campaign, rows: list[dict[str, str]], names: list[str], prompts: list[str], number: int) -> None:  # type: ignore[no-untyped-def]
+def add_earlier(
+    session, campaign: Campaign, rows: list[dict[str, str]], names: list[str], prompts: list[str], number: int
+) -> None:  # type: ignore[no-untyped-def]
     """Insert votes of earlier raters."""
     rng, now = Random(1), utc_now() - timedelta(days=1)
     raters = [Rater(name=f"earlier {index}", campaign_id=campaign.id) for index in range(EARLIER_RATERS)]
@@ -114,7 +129,14 @@ def add_earlier(session, campaign: Campaign, rows: list[dict[str, str]], names: 
             }
         )
         votes.append(
-            {"id": new_id(), "battle_id": battle, "rater_id": rater_id, "revision": 1, "label": rng.choice("AB"), "created_at": now}
+            {
+                "id": new_id(),
+                "battle_id": battle,
+                "rater_id": rater_id,
+                "revision": 1,
+                "label": rng.choice("AB"),
+                "created_at": now,
+            }
         )
     for at in range(0, len(battles), 5000):
         session.execute(insert(Battle), battles[at : at + 5000])
@@ -123,7 +145,9 @@ def add_earlier(session, campaign: Campaign, rows: list[dict[str, str]], names: 
 
 def rater_token(ctx: Context, campaign_id: str, number: int) -> str:
     """Create a link and return the token of its rater."""
-    return ballot_token(ctx, campaign_id, create_rater_link(ctx, campaign_id, name=f"rater {number}", person=LOCAL).rater)
+    return ballot_token(
+        ctx, campaign_id, create_rater_link(ctx, campaign_id, name=f"rater {number}", person=LOCAL).rater
+    )
 
 
 class Result:
@@ -178,8 +202,12 @@ async def measure(url: str, tokens: list[str], *, rate: float, seconds: float) -
     return result
 
 
-async def send(client: httpx.AsyncClient, headers: dict[str, str], body: dict[str, object], result: Result) -> httpx.Response:
-    """Send a vote, and again if the server closed the idle connection at that moment: a browser does the same, and it is one vote."""
+async def send(
+    client: httpx.AsyncClient, headers: dict[str, str], body: dict[str, object], result: Result
+) -> httpx.Response:
+    """Send a vote, and again if the server closed the idle connection at that moment: a browser does the same, and it
+    is one vote.
+    """
     while True:
         try:
             return await client.post("/ballot/api/vote", headers=headers, json=body)
@@ -190,11 +218,18 @@ async def send(client: httpx.AsyncClient, headers: dict[str, str], body: dict[st
 def compare(ctx: Context, campaign_id: str, result: Result) -> dict[str, int]:
     """Return how many confirmed votes the database lacks, and how many battles have two."""
     with ctx.db.read() as session:
-        query = select(Vote.battle_id, func.count()).join(Battle, Battle.id == Vote.battle_id).where(Battle.campaign_id == campaign_id)
+        query = (
+            select(Vote.battle_id, func.count())
+            .join(Battle, Battle.id == Vote.battle_id)
+            .where(Battle.campaign_id == campaign_id)
+        )
         stored = dict(session.execute(query.group_by(Vote.battle_id)).all())
     return {
         "lost": sum(battle not in stored for battle in result.confirmed),
-        "doubled": sum(stored.get(battle, 0) > 1 for battle in result.confirmed) + sum(n > 1 for n in result.confirmed.values()),
+        "doubled": (
+            sum(stored.get(battle, 0) > 1 for battle in result.confirmed)
+            + sum(n > 1 for n in result.confirmed.values())
+        ),
     }
 
 

@@ -1,11 +1,12 @@
 """Time until the page of a large campaign shows its tabs: a real pages' server, a real database file, Chromium.
 
-    python -m tests.benchmarks.battles.bench_campaign_page [--votes 100000] [--contestants 6 12 20] [--repeats 3] [--json FILE]
+    python -m tests.benchmarks.battles.bench_campaign_page [--votes 100000] [--contestants 6 12 20] [--repeats 3]
+    [--json FILE]
 
-A simulated campaign of 500 prompts and 100 raters of ordinary pace, 25 % ties and both bad, 5 % repeats, notes on 2 % of the votes.
-`cold` is the first visit to a server that has computed nothing, each in a server of its own; `warm` the median of later visits; `vote` a
-visit after one more vote. A visit is timed from the address to the end of the page's script with every element drawn; the processor time of
-the server is what other work on the machine does not change.
+A simulated campaign of 500 prompts and 100 raters of ordinary pace, 25 % ties and both bad, 5 % repeats, notes on 2 %
+of the votes. `cold` is the first visit to a server that has computed nothing, each in a server of its own; `warm` the
+median of later visits; `vote` a visit after one more vote. A visit is timed from the address to the end of the page's
+script with every element drawn; the processor time of the server is what other work on the machine does not change.
 """
 
 from __future__ import annotations
@@ -39,7 +40,20 @@ from tests.support.settings import make_settings
 PROMPTS, RATERS = 500, 100
 TABS = ("Board", "Answers", "Raters")
 CATEGORIES = ("stories", "facts", "code")
-WORDS = ("river", "boat", "harvest", "lantern", "market", "winter", "letter", "bridge", "garden", "stone", "bread", "window")
+WORDS = (
+    "river",
+    "boat",
+    "harvest",
+    "lantern",
+    "market",
+    "winter",
+    "letter",
+    "bridge",
+    "garden",
+    "stone",
+    "bread",
+    "window",
+)
 
 
 def fill(ctx: Context, *, num_votes: int, num_contestants: int) -> str:
@@ -57,7 +71,10 @@ def fill(ctx: Context, *, num_votes: int, num_contestants: int) -> str:
             person=LOCAL,
             dataset_version_id=None,
         )
-        contestants = [Contestant(campaign_id=campaign.id, kind="file", label=f"Writer {number}") for number in range(num_contestants)]
+        contestants = [
+            Contestant(campaign_id=campaign.id, kind="file", label=f"Writer {number}")
+            for number in range(num_contestants)
+        ]
         raters = [Rater(name=f"Rater {number}", campaign_id=campaign.id) for number in range(RATERS)]
         session.add_all([*contestants, *raters])
         session.flush()
@@ -70,7 +87,9 @@ def fill(ctx: Context, *, num_votes: int, num_contestants: int) -> str:
             for text in [f"{id_} " + " ".join(rng.choice(WORDS, size=60))]
         ]
         session.execute(insert(Completion), completions)
-        battles, votes = simulate(rng, campaign.id, [rater.id for rater in raters], prompt_ids, names, answers, num_votes)
+        battles, votes = simulate(
+            rng, campaign.id, [rater.id for rater in raters], prompt_ids, names, answers, num_votes
+        )
         for table, rows in ((Battle, battles), (Vote, votes)):
             for start in range(0, len(rows), 5000):
                 session.execute(insert(table), rows[start : start + 5000])
@@ -86,7 +105,9 @@ def simulate(
     answers: dict[tuple[str, str], str],
     num_votes: int,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return rows of battles and votes: raters in turn, each on items of their own choice, 5 % of them repeated with sides swapped."""
+    """Return rows of battles and votes: raters in turn, each on items of their own choice, 5 % of them repeated with
+    sides swapped.
+    """
     strengths = dict(zip(names, rng.normal(0, 0.6, len(names)), strict=True))
     pairs = [(first, second) for at, first in enumerate(names) for second in names[at + 1 :]]
     each = -(-num_votes // len(raters))
@@ -98,7 +119,10 @@ def simulate(
     def add(rater: str, item: int, *, purpose: str, swapped: bool, repeat_of: str | None = None) -> str:
         prompt, pair = prompts[item // len(pairs)], pairs[item % len(pairs)]
         side_a, side_b = pair[::-1] if swapped else pair
-        chance, at = 1 / (1 + np.exp(strengths[side_b] - strengths[side_a])), begins + timedelta(seconds=20 * len(votes))
+        chance, at = (
+            1 / (1 + np.exp(strengths[side_b] - strengths[side_a])),
+            begins + timedelta(seconds=20 * len(votes)),
+        )
         label = rng.choice(["TIE", "BOTH_BAD"]) if rng.random() < 0.25 else "A" if rng.random() < chance else "B"
         battle = {
             "id": new_id(),
@@ -149,7 +173,9 @@ def browser_page() -> Iterator[Page]:
 
 
 def visit(page: Page, server: FreshServer, campaign_id: str, tab: str) -> tuple[float, float]:
-    """Open a tab of the campaign by its address; return the seconds until it is drawn, and the server's processor time."""
+    """Open a tab of the campaign by its address; return the seconds until it is drawn, and the server's processor
+    time.
+    """
     started, used = time.perf_counter(), cpu_seconds(server)
     page.goto(f"{server.url}/battles?campaign={campaign_id}&tab={tab}")
     page.get_by_role("tab", name=tab).wait_for(timeout=120_000)
@@ -176,7 +202,8 @@ def measure_tab(ctx: Context, home: Path, campaign_id: str, tab: str, *, repeats
             voted.append(visit(page, server, campaign_id, tab))
     kinds = {"cold": [cold], "warm": warm, "vote": voted}
     return {
-        name: dict(zip(("seconds", "server_cpu_s"), map(middle, zip(*times, strict=True)), strict=True)) for name, times in kinds.items()
+        name: dict(zip(("seconds", "server_cpu_s"), map(middle, zip(*times, strict=True)), strict=True))
+        for name, times in kinds.items()
     }
 
 
@@ -189,7 +216,10 @@ def undo_one(ctx: Context, campaign_id: str) -> None:
     """Supersede the newest vote by the opposite one, as a rater's change of mind does."""
     with ctx.db.write() as session:
         newest = session.scalars(
-            select(Vote).join(Battle, Battle.id == Vote.battle_id).where(Battle.campaign_id == campaign_id).order_by(Vote.created_at.desc())
+            select(Vote)
+            .join(Battle, Battle.id == Vote.battle_id)
+            .where(Battle.campaign_id == campaign_id)
+            .order_by(Vote.created_at.desc())
         ).first()
         assert newest is not None
         session.add(

@@ -1,10 +1,12 @@
-"""Raters with tastes in simulation: `python -m tests.benchmarks.battles.bench_raters [verdicts|power|camps|plans|flags|intervals]`.
+"""Raters with tastes in simulation: `python -m tests.benchmarks.battles.bench_raters
+[verdicts|power|camps|plans|flags|intervals]`.
 
-Votes are drawn by log-odds: prompts favour a side by a normal deviate (standard deviation 0.8 for verdicts), raters by another, a fifth are
-ties. A verdict is inspected after every vote. `verdicts`: false winners between equals by prompts alone and by prompts and raters; `power`:
-campaigns decided at a true log-odds of 0.6; `camps`: false winners where raters lean by a law that is not normal; `plans`: power of as
-many raters as planned; `flags`: campaigns with an honest rater flagged, and cheaters found; `intervals`: two-way intervals where raters
-cast unequal numbers of votes. Seeds are fixed; `--repeats` campaigns of each setting (400).
+Votes are drawn by log-odds: prompts favour a side by a normal deviate (standard deviation 0.8 for verdicts), raters by
+another, a fifth are ties. A verdict is inspected after every vote. `verdicts`: false winners between equals by prompts
+alone and by prompts and raters; `power`: campaigns decided at a true log-odds of 0.6; `camps`: false winners where
+raters lean by a law that is not normal; `plans`: power of as many raters as planned; `flags`: campaigns with an honest
+rater flagged, and cheaters found; `intervals`: two-way intervals where raters cast unequal numbers of votes. Seeds are
+fixed; `--repeats` campaigns of each setting (400).
 """
 
 from __future__ import annotations
@@ -62,7 +64,10 @@ LAWS: dict[str, Callable[[np.random.Generator, int], FloatArray]] = {
 
 def arrival(rng: np.random.Generator, order: str, prompts: int, raters: int) -> tuple[IntArray, IntArray]:
     """Return prompt and rater of each vote in the order of arrival."""
-    rater, prompt = np.repeat(np.arange(raters), prompts), np.concatenate([rng.permutation(prompts) for _ in range(raters)])
+    rater, prompt = (
+        np.repeat(np.arange(raters), prompts),
+        np.concatenate([rng.permutation(prompts) for _ in range(raters)]),
+    )
     if order == TURN:
         return prompt.reshape(raters, prompts).T.ravel(), rater.reshape(raters, prompts).T.ravel()
     if order == OVERLAP:
@@ -81,7 +86,9 @@ def arrival(rng: np.random.Generator, order: str, prompts: int, raters: int) -> 
     return prompt, rater
 
 
-def outcome(rng: np.random.Generator, order: str, prompts: int, raters: int, *, gap: float, leanings: FloatArray) -> tuple[bool, bool]:
+def outcome(
+    rng: np.random.Generator, order: str, prompts: int, raters: int, *, gap: float, leanings: FloatArray
+) -> tuple[bool, bool]:
     """Simulate a campaign; return whether it was ever decided by prompts alone, and by prompts and raters at once."""
     prompt, rater = arrival(rng, order, prompts, raters)
     odds = gap + PROMPT_DEVIATION * rng.standard_normal(prompts)[prompt] + leanings[rater]
@@ -96,8 +103,8 @@ def outcome(rng: np.random.Generator, order: str, prompts: int, raters: int, *, 
 
 
 def raters_ever_decide(counts: IntArray) -> bool:
-    """Return whether the evidence over raters reaches 20 at any of the looks: looks x raters x (wins, losses). As `log_rater_e_value`, for
-    all looks at once.
+    """Return whether the evidence over raters reaches 20 at any of the looks: looks x raters x (wins, losses). As
+    `log_rater_e_value`, for all looks at once.
     """
     if not len(counts):
         return False
@@ -130,7 +137,9 @@ _known: dict[tuple[int, int], tuple[FloatArray, FloatArray]] = {
 
 def likelihoods_of(raters: list[tuple[int, int]]) -> tuple[FloatArray, FloatArray]:
     """Chances of the votes of raters with these wins and losses, kept for the next campaign."""
-    new = [rater for rater in raters if rater not in _known]  # in the order of wins and losses, which the evidence keeps
+    new = [
+        rater for rater in raters if rater not in _known
+    ]  # in the order of wins and losses, which the evidence keeps
     if new:
         evidence = evidence_of_counts(*np.array(new).T)
         _known.update(zip(new, zip(uniform_chances(evidence.below, 0.0), evidence.favoured, strict=True), strict=True))
@@ -169,7 +178,10 @@ def camps(repeats: int) -> Iterator[str]:
         cells = []
         for prompts, raters in ((200, 3), (200, 5), (60, 10)):
             rng = np.random.default_rng([prompts, raters, len(law)])
-            rates = [outcome(rng, RANDOM, prompts, raters, gap=0.0, leanings=0.8 * draw(rng, raters))[1] for _ in range(repeats)]
+            rates = [
+                outcome(rng, RANDOM, prompts, raters, gap=0.0, leanings=0.8 * draw(rng, raters))[1]
+                for _ in range(repeats)
+            ]
             cells.append(f" {np.mean(rates):.1%} |".replace("%", " %"))
         yield f"| {law} |{''.join(cells)}"
 
@@ -216,30 +228,51 @@ def rated(rng: np.random.Generator, raters: int, each: int, size: int, taste: fl
     elif cheat == "against the others":
         label[first & (label < 2)] = 1 - label[first & (label < 2)]
     order = rng.permutation(number)
-    names = tuple(f"c{code}" for code in range(size)), tuple(map(str, range(200))), tuple(f"r{code}" for code in range(raters))
+    names = (
+        tuple(f"c{code}" for code in range(size)),
+        tuple(map(str, range(200))),
+        tuple(f"r{code}" for code in range(raters)),
+    )
     columns = VoteColumns(*names, a[order], b[order], label[order], prompt[order], rater[order])
     unknown = np.full(number, np.nan)
     return RatedColumns(columns, unknown, unknown, np.full(number, NO_GOLD))
 
 
 def flags(repeats: int) -> Iterator[str]:
-    """Measure campaigns with an honest rater flagged, and how often a cheater is found among raters with a taste of 0.3."""
+    """Measure campaigns with an honest rater flagged, and how often a cheater is found among raters with a taste of
+    0.3.
+    """
     yield "| raters x votes, contestants | raters | flagged |\n|---|---|---|"
     for raters, each, size in ((5, 150, 2), (10, 100, 4), (10, 300, 4)):
         for taste in (0.8, 0.5, 0.0):
             rng = np.random.default_rng([raters, each, int(10 * taste)])
-            flagged = [any(row.flags for row in rate_raters(rated(rng, raters, each, size, taste, ""))) for _ in range(repeats)]
-            yield f"| {raters} x {each}, {size} | all honest, taste {taste:g}: one or more | {np.mean(flagged):.1%} |".replace("%", " %")
+            flagged = [
+                any(row.flags for row in rate_raters(rated(rng, raters, each, size, taste, ""))) for _ in range(repeats)
+            ]
+            yield (
+                f"| {raters} x {each}, {size} | all honest, taste {taste:g}: one or more | {np.mean(flagged):.1%} |".replace(  # noqa: E501
+                    "%", " %"
+                )
+            )
         for cheat in ("always left", "at random", "for one contestant", "against the others"):
             rng = np.random.default_rng([raters, each, len(cheat)])
             rows = [rate_raters(rated(rng, raters, each, size, 0.3, cheat)) for _ in range(max(1, repeats // 10))]
             found = [any(row.rater == "r0" and row.flags for row in campaign) for campaign in rows]
-            yield f"| {raters} x {each}, {size} | one votes {cheat}, taste 0.3: this one | {np.mean(found):.0%} |".replace("%", " %")
+            yield (
+                f"| {raters} x {each}, {size} | one votes {cheat}, taste 0.3: this one | {np.mean(found):.0%} |".replace(  # noqa: E501
+                    "%", " %"
+                )
+            )
 
 
 def intervals(repeats: int) -> Iterator[str]:
-    """Measure coverage of 95 % two-way intervals of two contestants; each vote's rater is drawn by shares of Pareto's law (shape 1.2)."""
-    yield "| prompts x raters, votes | prompts 0.6, raters 0 | 0.6, 0.4 | 0.6, 0.8 | half-width at 0.4, Elo |\n|---|---|---|---|---|"
+    """Measure coverage of 95 % two-way intervals of two contestants; each vote's rater is drawn by shares of Pareto's
+    law (shape 1.2).
+    """
+    yield (
+        "| prompts x raters, votes | prompts 0.6, raters 0 | 0.6, 0.4 | 0.6, 0.8 | half-width at 0.4, Elo"
+        " |\n|---|---|---|---|---|"
+    )
     for prompts, raters, each in ((200, 3, 5), (200, 5, 1), (200, 5, 5), (200, 10, 5), (60, 5, 5)):
         cells, widths = [], list[float]()
         for leaning in (0.0, 0.4, 0.8):
@@ -251,7 +284,9 @@ def intervals(repeats: int) -> Iterator[str]:
                 if len(voted) < 2:
                     continue  # of one rater the table says that nothing follows for others
                 odds = 0.6 * rng.standard_normal(prompts)[prompt] + leaning * rng.standard_normal(raters)[rater]
-                label = np.where(rng.random(len(prompt)) < TIES, 2, np.where(rng.random(len(prompt)) < 1 / (1 + np.exp(-odds)), 0, 1))
+                label = np.where(
+                    rng.random(len(prompt)) < TIES, 2, np.where(rng.random(len(prompt)) < 1 / (1 + np.exp(-odds)), 0, 1)
+                )
                 names = ("a", "b"), tuple(map(str, range(prompts))), tuple(map(str, voted))
                 votes = VoteColumns(*names, 0 * label, 0 * label + 1, label, prompt, rater)
                 pair = rate(votes, RatingOptions(num_draws=10)).pair("a", "b")

@@ -1,10 +1,11 @@
 """Coverage, speed and reference values of ratings: `python -m tests.benchmarks.battles.bench_ratings SECTION`.
 
-    coverage [--repeats N]        intervals of differences in simulated campaigns with prompt and rater effects
-    speed [--before FOLDER]       a million votes of 200 contestants, read and rated; FOLDER is an older checkout to measure beside it
-    reference VOTES VALUES        ratings of a file of votes against a JSON file of values from other code
+    coverage [--repeats N]        intervals of differences in simulated campaigns with prompt and rater effects speed
+    [--before FOLDER]       a million votes of 200 contestants, read and rated; FOLDER is an older checkout to measure
+    beside it reference VOTES VALUES        ratings of a file of votes against a JSON file of values from other code
 
-Data of the first two are simulated with seeds fixed. Times are CPU and wall; on a shared machine CPU is the one to compare.
+Data of the first two are simulated with seeds fixed. Times are CPU and wall; on a shared machine CPU is the one to
+compare.
 """
 
 from __future__ import annotations
@@ -90,31 +91,51 @@ def simulate(rng: np.random.Generator, prompts: int, raters: int, deviations: tu
     a, b = np.where(swap, b, a), np.where(swap, a, b)
     of_prompt = rng.normal(0, 1, (prompts, 4)) * deviations[0]
     of_rater = rng.normal(0, 1, (raters, 4)) * deviations[1]
-    gap = STRENGTHS[a] - STRENGTHS[b] + of_prompt[prompt, a] - of_prompt[prompt, b] + of_rater[rater, a] - of_rater[rater, b]
+    gap = (
+        STRENGTHS[a]
+        - STRENGTHS[b]
+        + of_prompt[prompt, a]
+        - of_prompt[prompt, b]
+        + of_rater[rater, a]
+        - of_rater[rater, b]
+    )
     label = np.where(rng.random(len(a)) < TIES, 2, np.where(rng.random(len(a)) < expit(gap), 0, 1))
     names = tuple(map(str, range(prompts))), tuple(map(str, range(raters)))
     return VoteColumns(NAMES, names[0], names[1], a, b, label, prompt, rater)
 
 
 def true_strengths(deviations: tuple[float, float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The strengths that the fit tends to with ever more prompts and raters: those of the expected shares, by quadrature."""
+    """The strengths that the fit tends to with ever more prompts and raters: those of the expected shares, by
+    quadrature.
+    """
     nodes, weights = np.polynomial.hermite_e.hermegauss(61)
     spread = math.sqrt(2 * (deviations[0] ** 2 + deviations[1] ** 2))
     gaps = STRENGTHS[PAIRS[:, 0]] - STRENGTHS[PAIRS[:, 1]]
     shares = TIES / 2 + (1 - TIES) * np.array([weights @ expit(gap + spread * nodes) for gap in gaps]) / weights.sum()
     sides, outcome = np.tile(PAIRS, (2, 1)).T, np.repeat([WIN, LOSS], len(PAIRS))
-    cells = Cells(4, sides[0], sides[1], outcome, np.concatenate([shares, 1 - shares]), np.zeros((12, 0)), np.arange(12))
+    cells = Cells(
+        4, sides[0], sides[1], outcome, np.concatenate([shares, 1 - shares]), np.zeros((12, 0)), np.arange(12)
+    )
     fit = maximise(cells)
     assert fit is not None
     return ELO_PER_UNIT * fit.theta
 
 
 def coverage(repeats: int) -> None:
-    """Print a table for each scenario: coverage by both ways, by prompt, and of independent votes; rank ranges; widths; a note."""
+    """Print a table for each scenario: coverage by both ways, by prompt, and of independent votes; rank ranges; widths;
+    a note.
+    """
     for name, deviations in SCENARIOS.items():
         truth = true_strengths(deviations)
         print(f"\n### Effects of {name} (sd {deviations[0]} and {deviations[1]})\n")
-        columns = ("prompts x raters", "two ways", "Monte-Carlo error", "by prompt", "independent", "all ranks in their ranges")
+        columns = (
+            "prompts x raters",
+            "two ways",
+            "Monte-Carlo error",
+            "by prompt",
+            "independent",
+            "all ranks in their ranges",
+        )
         print(f"| {' | '.join(columns)} | half-width, Elo | noted |\n|{'---|' * 8}")
         for prompts in (8, 20, 80, 200):
             for raters in (3, 8, 20, 50):
@@ -122,7 +143,11 @@ def coverage(repeats: int) -> None:
 
 
 def coverage_row(
-    prompts: int, raters: int, deviations: tuple[float, float], truth: np.ndarray[Any, np.dtype[np.float64]], repeats: int
+    prompts: int,
+    raters: int,
+    deviations: tuple[float, float],
+    truth: np.ndarray[Any, np.dtype[np.float64]],
+    repeats: int,
 ) -> str:
     """Simulate campaigns of one size."""
     rng = np.random.default_rng([prompts, raters, *(int(100 * value) for value in deviations)])
@@ -152,12 +177,15 @@ def coverage_row(
     coverages = {way: 100 * float(np.mean(values)) for way, values in hits.items()}
     error = 100 * float(np.std(hits["two_way"])) / math.sqrt(repeats)
     return (
-        f"| {prompts} x {raters} | {coverages['two_way']:.1f} % | {error:.1f} | {coverages['prompt']:.1f} % | {coverages['none']:.1f} % "
-        f"| {100 * np.mean(ranks):.1f} % | {np.median(widths):.0f} | {'yes' if any('intervals are' in note for note in notes) else ''} |"
+        f"| {prompts} x {raters} | {coverages['two_way']:.1f} % | {error:.1f} | {coverages['prompt']:.1f} % |"
+        f" {coverages['none']:.1f} % | {100 * np.mean(ranks):.1f} % | {np.median(widths):.0f} |"
+        f" {'yes' if any('intervals are' in note for note in notes) else ''} |"
     )
 
 
-def write_votes(path: Path, *, votes: int = 1_000_000, contestants: int = 200, prompts: int = 50_000, raters: int = 2_000) -> None:
+def write_votes(
+    path: Path, *, votes: int = 1_000_000, contestants: int = 200, prompts: int = 50_000, raters: int = 2_000
+) -> None:
     """Write votes as CSV."""
     rng = np.random.default_rng(0)
     strengths = rng.normal(0, 0.8, contestants)
@@ -168,7 +196,9 @@ def write_votes(path: Path, *, votes: int = 1_000_000, contestants: int = 200, p
     rows = zip(rng.integers(0, prompts, votes), rng.integers(0, raters, votes), a, b, winner, strict=True)
     with path.open("w", encoding="utf-8") as file:
         file.write("prompt,rater,a,b,winner\n")
-        file.writelines(f"prompt-{row[0]},rater-{row[1]},model-{row[2]:03d},model-{row[3]:03d},{row[4]}\n" for row in rows)
+        file.writelines(
+            f"prompt-{row[0]},rater-{row[1]},model-{row[2]:03d},model-{row[3]:03d},{row[4]}\n" for row in rows
+        )
 
 
 def speed(before: Path | None, rounds: int) -> None:
@@ -183,10 +213,16 @@ def speed(before: Path | None, rounds: int) -> None:
             for name, checkout, script in folders:
                 environment = {**os.environ, "PYTHONPATH": str(checkout)}
                 command = [sys.executable, "-c", script + PRINT, str(path)]
-                output = subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True, check=True).stdout
+                output = subprocess.run(
+                    command, env=environment, cwd=checkout, capture_output=True, text=True, check=True
+                ).stdout
                 row = json.loads(output)
                 cells = [row["read"][1], row["read"][0], row["rate"][1], row["rate"][0]]
-                print(f"| {name} | {' | '.join(f'{cell:.2f}' for cell in cells)} | {row['peak_mb']:.0f} | {row['best']:.4f} |", flush=True)
+                print(
+                    f"| {name} | {' | '.join(f'{cell:.2f}' for cell in cells)} | {row['peak_mb']:.0f} |"
+                    f" {row['best']:.4f} |",
+                    flush=True,
+                )
 
 
 def reference(votes: Path, values: Path) -> None:
@@ -197,7 +233,10 @@ def reference(votes: Path, values: Path) -> None:
     for method, key in keys.items():
         table = rate(columns, RatingOptions.of(method=method, cluster_by="none"))
         gaps = [abs(row.rating - expected["models"][row.contestant][key]) for row in table.ratings]
-        print(f"{method}: {max(gaps):.5f} Elo, log-likelihood {table.log_likelihood:.6f}, tie parameter {table.tie_parameter}")
+        print(
+            f"{method}: {max(gaps):.5f} Elo, log-likelihood {table.log_likelihood:.6f}, tie parameter"
+            f" {table.tie_parameter}"
+        )
         if method == "bradley_terry":
             errors = [abs(row.stderr - expected["models"][row.contestant]["se_hc0"]) for row in table.ratings]
             print(f"  standard errors {max(errors):.5f}")

@@ -1,13 +1,13 @@
-"""How long near duplicates in many rows take, in how much memory, and what is found: ours beside datasketch's MinHashLSH.
+"""How long near duplicates in many rows take, in how much memory, and what is found: ours beside datasketch's
+MinHashLSH.
 
     python -m tests.benchmarks.data.bench_data_report [ROWS] [PART...]
 
-Parts (default: all, each in a process of its own): `ours`, `datasketch` (pip install datasketch; not a dependency), `exact` (every row of
-the
-first 5,000 with every other, the truth for the others), `report` (the whole job on those rows). Rows are made here: texts of 20 to 120
-words
-of a Zipf-like vocabulary, every fifth an edited copy of an earlier one of its thousand, every hundredth a copy. Prints a JSON line a part;
-`cpu_seconds` tells the work from the waiting on a machine that does other things too.
+Parts (default: all, each in a process of its own): `ours`, `datasketch` (pip install datasketch; not a dependency),
+`exact` (every row of the first 5,000 with every other, the truth for the others), `report` (the whole job on those
+rows). Rows are made here: texts of 20 to 120 words of a Zipf-like vocabulary, every fifth an edited copy of an earlier
+one of its thousand, every hundredth a copy. Prints a JSON line a part; `cpu_seconds` tells the work from the waiting on
+a machine that does other things too.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ class Watch:
 def make_rows(count: int) -> Iterator[str]:
     """Yield texts in order; each block of a thousand depends on its number alone."""
     draw = random.Random(1)
-    words = ["".join(draw.choices("aaabcdeeefghiiijklmnooopqrsttuuvwxyz", k=draw.choice((2, 3, 4, 5, 6, 7, 9)))) for _ in range(20_000)]
+    words = [
+        "".join(draw.choices("aaabcdeeefghiiijklmnooopqrsttuuvwxyz", k=draw.choice((2, 3, 4, 5, 6, 7, 9))))
+        for _ in range(20_000)
+    ]
     weights = list(accumulate(1 / (rank + 8) for rank in range(len(words))))
     for block in range(-(-count // 1000)):
         draw = random.Random(block + 2)
@@ -61,7 +64,11 @@ def make_rows(count: int) -> Iterator[str]:
                 made.append(draw.choice(made))
             elif place % 5 == 4:
                 share = draw.choice(EDITS)
-                made.append(" ".join(draw.choice(words) if draw.random() < share else word for word in draw.choice(made).split()))
+                made.append(
+                    " ".join(
+                        draw.choice(words) if draw.random() < share else word for word in draw.choice(made).split()
+                    )
+                )
             else:
                 made.append(" ".join(draw.choices(words, cum_weights=weights, k=draw.randrange(20, 121))))
         yield from made
@@ -110,7 +117,9 @@ def run_ours(count: int, folder: Path) -> dict[str, Any]:
 
 
 def run_datasketch(count: int, folder: Path) -> dict[str, Any]:
-    """Time MinHashLSH over the same sequences: as many hashes, the same threshold, each row asked for before it is added."""
+    """Time MinHashLSH over the same sequences: as many hashes, the same threshold, each row asked for before it is
+    added.
+    """
     from datasketch import MinHash, MinHashLSH
 
     before, watch = peak_bytes(), Watch()
@@ -155,7 +164,12 @@ def run_exact(count: int, folder: Path) -> dict[str, Any]:
         pairs += int(close.sum())
         for one, other in zip(left[close].tolist(), right[close].tolist(), strict=True):
             clusters.join(one, other)
-    return {"seconds": time.perf_counter() - started, "rows": len(texts), "pairs": pairs, "found": sorted(duplicates_of(clusters))}
+    return {
+        "seconds": time.perf_counter() - started,
+        "rows": len(texts),
+        "pairs": pairs,
+        "found": sorted(duplicates_of(clusters)),
+    }
 
 
 def run_report(count: int, folder: Path) -> dict[str, Any]:
@@ -175,7 +189,11 @@ def run_report(count: int, folder: Path) -> dict[str, Any]:
     with pq.ParquetWriter(folder / "d" / "train.parquet", schema) as out:
         for block in batches(count):
             halves = [text.partition(" ")[::2] for text in block]
-            out.write_table(pa.table({"prompt": [one for one, _ in halves], "completion": [other for _, other in halves]}, schema=schema))
+            out.write_table(
+                pa.table(
+                    {"prompt": [one for one, _ in halves], "completion": [other for _, other in halves]}, schema=schema
+                )
+            )
     draw = random.Random(9)
     items = [{"question": " ".join(draw.choices("abcdefgh", k=40)), "answers": ["no"]} for _ in range(5_000)]
     pq.write_table(pa.Table.from_pylist(items), folder / "b" / "train.parquet")
@@ -190,7 +208,9 @@ def run_report(count: int, folder: Path) -> dict[str, Any]:
     }
     with Watch() as watch:
         run(
-            JobSpec(id="r", attempt=1, payload=DataReportPayload.read(payload), artifacts=folder, folder=folder / "job"),
+            JobSpec(
+                id="r", attempt=1, payload=DataReportPayload.read(payload), artifacts=folder, folder=folder / "job"
+            ),
             RememberingReporter(),
         )
     report = json.loads((folder / "report" / "report.json").read_text())
@@ -221,7 +241,9 @@ def main(count: int, names: list[str]) -> None:
     """Run each part in a process of its own; score what was found among the first rows against the truth."""
     truth: set[int] | None = None
     for name in names:
-        done = subprocess.run([sys.executable, __file__, str(count), "--part", name], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, __file__, str(count), "--part", name], capture_output=True, text=True, check=True
+        )
         result = json.loads(done.stdout)
         found = set(result.pop("found", ()))
         if name == "exact":

@@ -1,12 +1,13 @@
-"""How fast a file is imported, beside `datasets.load_dataset` on the same file with an empty cache; and a large one in bounded memory.
+"""How fast a file is imported, beside `datasets.load_dataset` on the same file with an empty cache; and a large one in
+bounded memory.
 
-    python -m tests.benchmarks.data.bench_import [MB] [REPEATS]          each kind and format, the two in turns, median of the
-    ratios
-    python -m tests.benchmarks.data.bench_import --large GB              one file of text rows: seconds, peak memory
+    python -m tests.benchmarks.data.bench_import [MB] [REPEATS]          each kind and format, the two in turns, median
+    of the ratios python -m tests.benchmarks.data.bench_import --large GB              one file of text rows: seconds,
+    peak memory
 
-An import also checks every row, divides the rows, hashes the content and writes Parquet; `load_dataset` writes Arrow as it is. The
-files are made here, of random words. Each side works in a process of its own, warm, as it would be used: in one process the objects and the
-memory of one side slow the other.
+An import also checks every row, divides the rows, hashes the content and writes Parquet; `load_dataset` writes Arrow as
+it is. The files are made here, of random words. Each side works in a process of its own, warm, as it would be used: in
+one process the objects and the memory of one side slow the other.
 """
 
 from __future__ import annotations
@@ -59,10 +60,25 @@ def make_row(kind: str, number: int, words: Words) -> dict[str, Any]:
     turn, reply = {"role": "user", "content": prompt}, {"role": "assistant", "content": answer}
     rows: dict[str, dict[str, Any]] = {
         "instruction": {"instruction": prompt, "input": other if number % 3 == 0 else "", "output": answer},
-        "chat": {"messages": [{"role": "system", "content": "Be brief."}, turn, reply, {"role": "user", "content": other}, reply]},
-        "sharegpt": {"id": number, "conversations": [{"from": "human", "value": prompt}, {"from": "gpt", "value": answer}]},
+        "chat": {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                turn,
+                reply,
+                {"role": "user", "content": other},
+                reply,
+            ]
+        },
+        "sharegpt": {
+            "id": number,
+            "conversations": [{"from": "human", "value": prompt}, {"from": "gpt", "value": answer}],
+        },
         "preference": {"prompt": prompt, "chosen": f"{answer}1", "rejected": f"{other}2"},
-        "compared": {"prompt": prompt, "chosen": [turn, reply], "rejected": [turn, {"role": "assistant", "content": f"{other}2"}]},
+        "compared": {
+            "prompt": prompt,
+            "chosen": [turn, reply],
+            "rejected": [turn, {"role": "assistant", "content": f"{other}2"}],
+        },
         "kto": {"prompt": prompt, "completion": answer, "label": number % 2 == 0},
     }
     return rows[kind]
@@ -139,12 +155,14 @@ def main(megabytes: float, repeats: int) -> None:
             for side in ("ours", "theirs"):  # what is loaded once, and the file cache
                 measure(path, side)
             pairs = [(measure(path, "ours"), measure(path, "theirs")) for _ in range(repeats)]
-            ours, theirs = ([statistics.median(values) for values in zip(*side, strict=True)] for side in zip(*pairs, strict=True))
+            ours, theirs = (
+                [statistics.median(values) for values in zip(*side, strict=True)] for side in zip(*pairs, strict=True)
+            )
             ratio = statistics.median(their[0] / our[0] for our, their in pairs)
             of_cpu = statistics.median(their[1] / our[1] for our, their in pairs)
             print(
-                f"| {path.name} | {path.stat().st_size / 1e6:.0f} | {ours[0]:.2f} ({ours[1]:.2f}) | {theirs[0]:.2f} ({theirs[1]:.2f}) "
-                f"| {ratio:.2f} | {of_cpu:.2f} |",
+                f"| {path.name} | {path.stat().st_size / 1e6:.0f} | {ours[0]:.2f} ({ours[1]:.2f}) | {theirs[0]:.2f}"
+                f" ({theirs[1]:.2f}) | {ratio:.2f} | {of_cpu:.2f} |",
                 flush=True,
             )
 

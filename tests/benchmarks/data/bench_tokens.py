@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.data.bench_tokens FILE [--home FOLDER] [--runs 3] [--steps 4] [--objective pretrain]
 
-FILE holds rows as JSON lines. It is imported, a tokenizer of 8,192 entries is trained on its beginning, and a network of two blocks is
-trained on it, each run in a process of its own, started as a worker starts it: the interpreter, imports, tokens, network and step count.
-The first run begins while the tokens are made, and ends before they are; then the rest is made, and the other runs find all of them. Prints
-a JSON line each.
+FILE holds rows as JSON lines. It is imported, a tokenizer of 8,192 entries is trained on its beginning, and a network
+of two blocks is trained on it, each run in a process of its own, started as a worker starts it: the interpreter,
+imports, tokens, network and step count. The first run begins while the tokens are made, and ends before they are; then
+the rest is made, and the other runs find all of them. Prints a JSON line each.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ from tests.support.jobs import MemoryReporter
 from tests.support.training_rooms import Rooms
 
 VOCABULARY, TOKENIZER_ROWS = 8192, 4000
-SHAPE = ArchitectureConfig(num_layers=2, width=64, num_heads=4, num_kv_heads=2, context=512, vocab_size=VOCABULARY, feed_forward=128)
+SHAPE = ArchitectureConfig(
+    num_layers=2, width=64, num_heads=4, num_kv_heads=2, context=512, vocab_size=VOCABULARY, feed_forward=128
+)
 
 
 def prepare(home: Path, file: Path) -> dict[str, Any]:
@@ -56,17 +58,29 @@ def prepare(home: Path, file: Path) -> dict[str, Any]:
         tokenizer.save_pretrained(home / "tokenizer")
         Rooms.save_base_of(home / "base", SHAPE, tokenizer)
         dataset = result.folder.relative_to(home).as_posix()
-        record.write_text(json.dumps({"dataset": dataset, "kind": result.kind, "rows": result.rows, "import_s": round(seconds, 1)}))
+        record.write_text(
+            json.dumps({"dataset": dataset, "kind": result.kind, "rows": result.rows, "import_s": round(seconds, 1)})
+        )
     values: dict[str, Any] = json.loads(record.read_text())
     return values
 
 
-def measure(home: Path, version: dict[str, Any], *, name: str, objective: str, steps: int, threads: int) -> dict[str, Any]:
+def measure(
+    home: Path, version: dict[str, Any], *, name: str, objective: str, steps: int, threads: int
+) -> dict[str, Any]:
     """Run one training job; return seconds to its first step and to its end, and the sums that two equal runs share."""
     fresh = objective == "pretrain"
     parts: dict[str, Any] = {"architecture": SHAPE, "tokenizer": "t"} if fresh else {"base": "b"}
     config = RunConfig.model_validate(
-        {"objective": objective, "dataset": "d", "max_steps": steps, "context": SHAPE.context, "micro_batch": 8, "seed": 3, **parts}
+        {
+            "objective": objective,
+            "dataset": "d",
+            "max_steps": steps,
+            "context": SHAPE.context,
+            "micro_batch": 8,
+            "seed": 3,
+            **parts,
+        }
         | {"compile": "off", "sample_prompts": (), "checkpoint_every": steps, "eval_every": steps, "device": "cpu"}
     )
     payload = {
@@ -88,7 +102,10 @@ def measure(home: Path, version: dict[str, Any], *, name: str, objective: str, s
     started, wall = time.perf_counter(), time.time()
     with (attempt / "output.log").open("wb") as output:
         child = psutil.Popen(
-            [sys.executable, "-m", "jobs.run", "--child", str(attempt)], stdout=output, stderr=subprocess.STDOUT, env=environment
+            [sys.executable, "-m", "jobs.run", "--child", str(attempt)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
         )
     peak = 0
     while child.poll() is None:
@@ -132,7 +149,9 @@ def main() -> None:
     print(json.dumps({"home": str(home), **version}), flush=True)
     for number in range(options.runs):
         name = f"{options.objective}-{time.time_ns() % 10**10}-{number}"
-        result = measure(home, version, name=name, objective=options.objective, steps=options.steps, threads=options.threads)
+        result = measure(
+            home, version, name=name, objective=options.objective, steps=options.steps, threads=options.threads
+        )
         print(json.dumps(result), flush=True)
         if number == 0:
             print(json.dumps(finish(home, version, objective=options.objective)), flush=True)
@@ -150,7 +169,11 @@ def finish(home: Path, version: dict[str, Any], *, objective: str) -> dict[str, 
         known = read_manifest(folder.path)
         rows += folder.identity["rows"] - (0 if known is None else known.counts["rows"])
         make_tokens(source, folder)
-    return {"rows": rows, "seconds": round(time.perf_counter() - started, 1), "cpu_s": round(time.process_time() - cpu, 1)}
+    return {
+        "rows": rows,
+        "seconds": round(time.perf_counter() - started, 1),
+        "cpu_s": round(time.process_time() - cpu, 1),
+    }
 
 
 if __name__ == "__main__":

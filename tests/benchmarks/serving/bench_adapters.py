@@ -1,7 +1,9 @@
-"""Adapters beside a base, compiled and by operators in turns: `python -m tests.benchmarks.serving.bench_adapters CHECKPOINT [--rank 16]`.
+"""Adapters beside a base, compiled and by operators in turns: `python -m tests.benchmarks.serving.bench_adapters
+CHECKPOINT [--rank 16]`.
 
-Adapters are random, of all seven products; one thread; random prompts of 64 tokens, 48 greedy tokens behind each. Prints tokens per second
-after the last first token, the median of the rounds, and each as a share of the same engine's without adapters.
+Adapters are random, of all seven products; one thread; random prompts of 64 tokens, 48 greedy tokens behind each.
+Prints tokens per second after the last first token, the median of the rounds, and each as a share of the same engine's
+without adapters.
 """
 
 from __future__ import annotations
@@ -32,14 +34,18 @@ NEW_TOKENS, PROMPT = 48, 64
 LOADS = ("1 base", "1 adapter", "8 base", "8 one adapter", "8 four adapters", "8 half base")
 
 
-def build(folder: Path, adapters: list[Path], *, library: Library | None, is_int8: bool) -> tuple[Engine, list[LoadedAdapter]]:
+def build(
+    folder: Path, adapters: list[Path], *, library: Library | None, is_int8: bool
+) -> tuple[Engine, list[LoadedAdapter]]:
     """Return an engine with its adapters."""
     network = load_network(folder, dtype=torch.float32)
     fuse_layers(network, library=library)
     if is_int8:
         quantise_and_check(network, library=library)
     bank = AdapterBank(folder, network)
-    return BatchingEngine(network, load_tokenizer(folder), bank=bank, max_running=8), [bank.load(path) for path in adapters]
+    return BatchingEngine(network, load_tokenizer(folder), bank=bank, max_running=8), [
+        bank.load(path) for path in adapters
+    ]
 
 
 def choices(load: str, adapters: list[LoadedAdapter]) -> list[LoadedAdapter | None]:
@@ -88,7 +94,13 @@ def main() -> None:
     library = compile_library()
     with tempfile.TemporaryDirectory() as folder:
         paths = [
-            save_adapter(Path(folder) / str(seed), base=options.checkpoint.resolve(), targets=targets, seed=seed, rank=options.rank)
+            save_adapter(
+                Path(folder) / str(seed),
+                base=options.checkpoint.resolve(),
+                targets=targets,
+                seed=seed,
+                rank=options.rank,
+            )
             for seed in range(4)
         ]
         engines = {

@@ -1,9 +1,10 @@
-"""Faults of serving under load, on a whole installation with PostgreSQL: who is cut off, who succeeds, what errors clients see.
+"""Faults of serving under load, on a whole installation with PostgreSQL: who is cut off, who succeeds, what errors
+clients see.
 
     python -m tests.benchmarks.serving.bench_deployments [NAME ...]
 
-Starts `roundhouse up` in a temporary folder with a tiny network of a long context, so that an answer lasts as long as it is told to.
-Prints one line of JSON for each experiment. `redeploy` and `scale` hold 20 streams of 30 seconds each.
+Starts `roundhouse up` in a temporary folder with a tiny network of a long context, so that an answer lasts as long as
+it is told to. Prints one line of JSON for each experiment. `redeploy` and `scale` hold 20 streams of 30 seconds each.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class Outcome:
     times: list[float] = field(default_factory=list)
 
 
-async def ask(session: aiohttp.ClientSession, url: str, *, number: int, max_tokens: int, until_s: float | None = None) -> Outcome:
+async def ask(
+    session: aiohttp.ClientSession, url: str, *, number: int, max_tokens: int, until_s: float | None = None
+) -> Outcome:
     """Stream one answer; `end` is done, closed (after `until_s`), an error's code, a status or an exception's name."""
     outcome, started = Outcome(), time.monotonic()
     body = {"model": "m", "messages": [{"role": "user", "content": f"number {number}"}], "max_tokens": max_tokens}
@@ -87,7 +90,9 @@ async def ask(session: aiohttp.ClientSession, url: str, *, number: int, max_toke
 
 def client() -> aiohttp.ClientSession:
     """Return a session without limits of its own; a silence of 90 s counts as hung."""
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None, sock_read=90))
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None, sock_read=90)
+    )
 
 
 def count(outcomes: list[Outcome]) -> dict[str, int]:
@@ -121,14 +126,18 @@ def wait_settled(ctx: Context, replicas: int) -> None:
 
 
 async def under_streams(up: Installation, act: Any, *, seconds: float) -> dict[str, Any]:
-    """Hold 20 streams for this long and until the act is over, and count how they end. One that ends by its network begins again."""
+    """Hold 20 streams for this long and until the act is over, and count how they end. One that ends by its network
+    begins again.
+    """
     outcomes: list[Outcome] = []
     is_over = asyncio.Event()
     began = time.monotonic()
 
     async def hold(session: aiohttp.ClientSession, number: int) -> None:
         while not is_over.is_set() or time.monotonic() - began < seconds:
-            outcomes.append(await ask(session, up.gateway_url, number=number, max_tokens=CONTEXT - 200, until_s=seconds))
+            outcomes.append(
+                await ask(session, up.gateway_url, number=number, max_tokens=CONTEXT - 200, until_s=seconds)
+            )
             number += 1000
 
     async with client() as session:
@@ -138,7 +147,11 @@ async def under_streams(up: Installation, act: Any, *, seconds: float) -> dict[s
         acted_s = time.monotonic() - began - 3
         is_over.set()
         await asyncio.gather(*streams)
-    return {"streams": count(outcomes), "held_s": sorted(round(o.seconds) for o in outcomes), "acted_s": round(acted_s, 1)}
+    return {
+        "streams": count(outcomes),
+        "held_s": sorted(round(o.seconds) for o in outcomes),
+        "acted_s": round(acted_s, 1),
+    }
 
 
 async def kill(up: Installation) -> dict[str, Any]:
@@ -148,17 +161,27 @@ async def kill(up: Installation) -> dict[str, Any]:
     async with client() as session:
         first = [asyncio.create_task(ask(session, up.gateway_url, number=n, max_tokens=1500)) for n in range(STREAMS)]
         await asyncio.sleep(2)
-        late = [asyncio.create_task(ask(session, up.gateway_url, number=100 + n, max_tokens=8)) for n in range(STREAMS // 2)]
+        late = [
+            asyncio.create_task(ask(session, up.gateway_url, number=100 + n, max_tokens=8)) for n in range(STREAMS // 2)
+        ]
         victim.send_signal(signal.SIGKILL)
-        late += [asyncio.create_task(ask(session, up.gateway_url, number=200 + n, max_tokens=8)) for n in range(STREAMS // 2)]
+        late += [
+            asyncio.create_task(ask(session, up.gateway_url, number=200 + n, max_tokens=8)) for n in range(STREAMS // 2)
+        ]
         outcomes, after = await asyncio.gather(*first), await asyncio.gather(*late)
         await asyncio.to_thread(wait_settled, up.ctx, 3)
         again = await asyncio.gather(*[ask(session, up.gateway_url, number=n, max_tokens=1500) for n in range(STREAMS)])
         async with session.get(up.gateway_url.removesuffix("/v1") + "/metrics") as response:
-            retries = [line for line in (await response.text()).splitlines() if line.startswith("roundhouse_upstream_retries_total")]
+            retries = [
+                line
+                for line in (await response.text()).splitlines()
+                if line.startswith("roundhouse_upstream_retries_total")
+            ]
     return {
         "open": count(outcomes),
-        "equal_to_an_undisturbed_answer": sum(a.text == b.text and a.end == "done" for a, b in zip(outcomes, again, strict=True)),
+        "equal_to_an_undisturbed_answer": sum(
+            a.text == b.text and a.end == "done" for a, b in zip(outcomes, again, strict=True)
+        ),
         "undisturbed": count(again),
         "started_meanwhile": count(after),
         "tries_on_another_replica": retries,
@@ -216,7 +239,9 @@ async def database(up: Installation, seconds: float = 60) -> dict[str, Any]:
     """Freeze every process of the database server for a minute under load."""
     serve(up, 2)
     port = up.environment["DATABASE_URL"].rpartition(":")[2].partition("/")[0]
-    (server,) = [p for p in psutil.process_iter(["name", "cmdline"]) if f"-p {port} " in f"{' '.join(p.info['cmdline'] or [])} "]
+    (server,) = [
+        p for p in psutil.process_iter(["name", "cmdline"]) if f"-p {port} " in f"{' '.join(p.info['cmdline'] or [])} "
+    ]
     running = asyncio.create_task(load(up, seconds=seconds + 20, concurrency=8))
     await asyncio.sleep(5)
     frozen = [server, *server.children(recursive=True)]
@@ -281,12 +306,22 @@ def canary_ready(up: Installation) -> bool:
 
 
 async def machines(up: Installation) -> dict[str, Any]:
-    """Serve on two machines, 127.0.0.1 and 127.0.0.2 with a home of its own, and freeze every process of the second under load."""
+    """Serve on two machines, 127.0.0.1 and 127.0.0.2 with a home of its own, and freeze every process of the second
+    under load.
+    """
     home = up.home.parent / "second"
     home.mkdir()
     (home / "artifacts").symlink_to(up.home / "artifacts")
-    environment = {**up.environment, "ROUNDHOUSE_HOME": str(home), "REDIS_URL": f"unix://{up.home / 'broker' / 'valkey.sock'}?db=0"}
-    environment |= {"ROUNDHOUSE_REPLICA_HOST": "127.0.0.2", "ROUNDHOUSE_WORKER_HOST": "second", "ROUNDHOUSE_REPLICA_SLOTS": "2"}
+    environment = {
+        **up.environment,
+        "ROUNDHOUSE_HOME": str(home),
+        "REDIS_URL": f"unix://{up.home / 'broker' / 'valkey.sock'}?db=0",
+    }
+    environment |= {
+        "ROUNDHOUSE_REPLICA_HOST": "127.0.0.2",
+        "ROUNDHOUSE_WORKER_HOST": "second",
+        "ROUNDHOUSE_REPLICA_SLOTS": "2",
+    }
     command = [sys.executable, "-m", "backend.cli.main", "worker", "--queues", "serve"]
     worker = subprocess.Popen(command, env=environment, start_new_session=True)
     second = Installation(home)
@@ -295,7 +330,10 @@ async def machines(up: Installation) -> dict[str, Any]:
         await asyncio.sleep(6)
         serve(up, 4)
         with up.ctx.db.read() as session:
-            hosts = [str(url).rsplit(":", 1)[0] for url in session.scalars(select(Replica.url).where(Replica.status == "ready"))]
+            hosts = [
+                str(url).rsplit(":", 1)[0]
+                for url in session.scalars(select(Replica.url).where(Replica.status == "ready"))
+            ]
         running = asyncio.create_task(load(up, seconds=60, concurrency=8))
         await asyncio.sleep(5)
         frozen = second.processes()
@@ -308,7 +346,11 @@ async def machines(up: Installation) -> dict[str, Any]:
     finally:
         worker.terminate()
         worker.wait(30)
-    return {"hosts": dict(Counter(hosts)), "requests": count(outcomes), "slowest_s": round(max(o.seconds for o in outcomes), 1)}
+    return {
+        "hosts": dict(Counter(hosts)),
+        "requests": count(outcomes),
+        "slowest_s": round(max(o.seconds for o in outcomes), 1),
+    }
 
 
 async def sleep(up: Installation) -> dict[str, Any]:
@@ -335,7 +377,9 @@ def history(up: Installation) -> list[str]:
     return [event.text for event in list_revisions(up.ctx, "m")[0].events]
 
 
-EXPERIMENTS = {f.__name__: f for f in (kill, redeploy, scale, share, canary, gateway, database, machines, sleep, autoscale)}
+EXPERIMENTS = {
+    f.__name__: f for f in (kill, redeploy, scale, share, canary, gateway, database, machines, sleep, autoscale)
+}
 
 
 def main(names: list[str]) -> None:

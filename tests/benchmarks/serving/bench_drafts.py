@@ -1,7 +1,9 @@
-"""Speculative decoding side by side: `python -m tests.benchmarks.serving.bench_drafts CHECKPOINT --draft DRAFT --prompts FILE`.
+"""Speculative decoding side by side: `python -m tests.benchmarks.serving.bench_drafts CHECKPOINT --draft DRAFT
+--prompts FILE`.
 
-Two processes with one thread each serve the checkpoint, one of them with the draft (in int8, as replicas have it), and take turns, so that
-what else the machine does falls on both. `FILE` has a prompt a line. Every answer must be the same with and without the draft.
+Two processes with one thread each serve the checkpoint, one of them with the draft (in int8, as replicas have it), and
+take turns, so that what else the machine does falls on both. `FILE` has a prompt a line. Every answer must be the same
+with and without the draft.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from tests.benchmarks.serving.worker import Worker
 
 
 def serve(checkpoint: Path, draft: Path | None, precision: str) -> None:
-    """Read loads as JSON lines; write each one's tokens per second behind the first token, its answers and the draft's counts."""
+    """Read loads as JSON lines; write each one's tokens per second behind the first token, its answers and the draft's
+    counts.
+    """
     import torch
 
     from backend.domain.serving.protocol import SamplingParams, TokenEvent
@@ -38,7 +42,10 @@ def serve(checkpoint: Path, draft: Path | None, precision: str) -> None:
 
     tokenizer = load_tokenizer(checkpoint)
     engine = start_engine(
-        load(checkpoint, precision), tokenizer, kind="batching", draft=None if draft is None else Draft(load(draft, "int8"))
+        load(checkpoint, precision),
+        tokenizer,
+        kind="batching",
+        draft=None if draft is None else Draft(load(draft, "int8")),
     )
     for line in sys.stdin:
         asked = json.loads(line)
@@ -46,7 +53,9 @@ def serve(checkpoint: Path, draft: Path | None, precision: str) -> None:
         for number, prompt in enumerate(asked["prompts"]):
             end, ids = threading.Event(), []
 
-            def on_event(event: Any, ids: list[int] = ids, end: threading.Event = end, firsts: list[float] = firsts) -> None:
+            def on_event(
+                event: Any, ids: list[int] = ids, end: threading.Event = end, firsts: list[float] = firsts
+            ) -> None:
                 if isinstance(event, TokenEvent):
                     if not ids:
                         firsts.append(time.perf_counter())
@@ -54,7 +63,9 @@ def serve(checkpoint: Path, draft: Path | None, precision: str) -> None:
                 else:
                     end.set()
 
-            params = SamplingParams(max_tokens=asked["new"], temperature=asked["temperature"], seed=number, ignore_end=True)
+            params = SamplingParams(
+                max_tokens=asked["new"], temperature=asked["temperature"], seed=number, ignore_end=True
+            )
             engine.submit(tokenizer(prompt)["input_ids"], params, on_event)
             ends.append(end)
             answers.append(ids)
@@ -70,7 +81,9 @@ def serve(checkpoint: Path, draft: Path | None, precision: str) -> None:
         print(json.dumps({"rate": rate, "cpu_ms": cpu_ms, "answers": answers, **counts}), flush=True)
 
 
-def measure(plain: Worker, drafted: Worker, load: dict[str, Any], prompts: list[str], *, users: int, rounds: int) -> None:
+def measure(
+    plain: Worker, drafted: Worker, load: dict[str, Any], prompts: list[str], *, users: int, rounds: int
+) -> None:
     """Print a line for one load: medians of the rates and of each round's ratio, and the accepted share."""
     rates: list[tuple[float, float]] = []
     costs: list[tuple[float, float]] = []
@@ -89,9 +102,9 @@ def measure(plain: Worker, drafted: Worker, load: dict[str, Any], prompts: list[
     ratios = sorted(fast / slow for slow, fast in rates)
     share = f"{counts['accepted'] / counts['drafted']:.0%}" if counts["drafted"] else "-"
     print(
-        f"{users} users, temperature {load['temperature']}: {without:.1f} -> {with_draft:.1f} tokens/s, ratio "
-        f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}); {cpu:.1f} -> {cpu_with_draft:.1f} ms of CPU a token; "
-        f"{counts['drafted']} drafted, {share} accepted",
+        f"{users} users, temperature {load['temperature']}: {without:.1f} -> {with_draft:.1f} tokens/s, ratio"
+        f" {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}); {cpu:.1f} -> {cpu_with_draft:.1f} ms"
+        f" of CPU a token; {counts['drafted']} drafted, {share} accepted",
         flush=True,
     )
 

@@ -1,9 +1,10 @@
-"""Engines side by side: `python -m tests.benchmarks.serving.bench_engines CHECKPOINT --peers PYTHON --gguf FILE --ctranslate2 FOLDER`.
+"""Engines side by side: `python -m tests.benchmarks.serving.bench_engines CHECKPOINT --peers PYTHON --gguf FILE
+--ctranslate2 FOLDER`.
 
-Each engine is a process of its own with one thread, and all take turns, so that what else the machine does falls on all. Prompts are random
-token ids that share no beginning; answers are greedy and have a fixed length. `PYTHON` has openvino-genai and ctranslate2, and
-`--node FOLDER` npm's node-llama-cpp, which the project doesn't need; `FILE` and `FOLDER` are written with `{}` in the place of the
-precision ("f32", "f16", "q8_0"; "float32", "int8").
+Each engine is a process of its own with one thread, and all take turns, so that what else the machine does falls on
+all. Prompts are random token ids that share no beginning; answers are greedy and have a fixed length. `PYTHON` has
+openvino-genai and ctranslate2, and `--node FOLDER` npm's node-llama-cpp, which the project doesn't need; `FILE` and
+`FOLDER` are written with `{}` in the place of the precision ("f32", "f16", "q8_0"; "float32", "int8").
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ Timings = dict[str, list[dict[str, float]]]
 
 def start(program: str, *arguments: str, script: Path = Path(engine_workers.__file__)) -> Worker:
     """Return an engine that has answered once."""
-    worker = Worker([program, str(script), *arguments], environment={"PYTHONPATH": os.getcwd() if program == sys.executable else ""})
+    worker = Worker(
+        [program, str(script), *arguments], environment={"PYTHONPATH": os.getcwd() if program == sys.executable else ""}
+    )
     worker.ask({"users": 1, "prompt": 16, "new": 4, "seed": 99})
     return worker
 
@@ -40,17 +43,23 @@ def start_workers(arguments: argparse.Namespace) -> dict[str, Worker]:
         "ours bfloat16": ("ours", "bfloat16"),
         "ours int8": ("ours", "int8"),
     }
-    workers = {name: start(sys.executable, kind, arguments.checkpoint, precision) for name, (kind, precision) in ours.items()}
+    workers = {
+        name: start(sys.executable, kind, arguments.checkpoint, precision) for name, (kind, precision) in ours.items()
+    }
     if arguments.peers and arguments.gguf:
         for precision in ("f16", "q8_0"):
-            workers[f"OpenVINO {precision}"] = start(arguments.peers, "openvino", arguments.gguf.format(precision), precision)
+            workers[f"OpenVINO {precision}"] = start(
+                arguments.peers, "openvino", arguments.gguf.format(precision), precision
+            )
     if arguments.peers and arguments.ctranslate2:
         for precision in ("float32", "int8"):
             folder = arguments.ctranslate2.format(precision)
             workers[f"CTranslate2 {precision}"] = start(arguments.peers, "ctranslate2", folder, precision)
     if arguments.node and arguments.gguf:
         for precision in ("f32", "f16", "q8_0"):
-            workers[f"llama.cpp {precision}"] = start("node", arguments.node, arguments.gguf.format(precision), script=LLAMA_CPP)
+            workers[f"llama.cpp {precision}"] = start(
+                "node", arguments.node, arguments.gguf.format(precision), script=LLAMA_CPP
+            )
     return workers
 
 
@@ -62,7 +71,9 @@ def print_table(load: dict[str, int], timings: Timings) -> None:
         decode, first = (statistics.median(measured[key] for measured in rounds) for key in ("decode", "first_s"))
         best = max(measured["decode"] for measured in rounds)
         print(
-            f"  {name:32} {decode:8.1f} tokens/s (best {best:.1f}), ratio {statistics.median(ratios):.2f}, first {first:.2f} s", flush=True
+            f"  {name:32} {decode:8.1f} tokens/s (best {best:.1f}), ratio {statistics.median(ratios):.2f}, first"
+            f" {first:.2f} s",
+            flush=True,
         )
 
 

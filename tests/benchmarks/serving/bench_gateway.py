@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.serving.bench_gateway [--installed]
 
-With `--installed` the gateway reads endpoints, keys and addresses from a SQLite database and stores usage there, and a further process
-commits to it ten times a second, as workers do; otherwise its directory is in memory.
-Gateway and replica run as processes of their own, each with one event loop; the client is that of `roundhouse endpoint bench`.
+With `--installed` the gateway reads endpoints, keys and addresses from a SQLite database and stores usage there, and a
+further process commits to it ten times a second, as workers do; otherwise its directory is in memory. Gateway and
+replica run as processes of their own, each with one event loop; the client is that of `roundhouse endpoint bench`.
 Prints one JSON document. Bounded: about a minute.
 """
 
@@ -49,7 +49,9 @@ WARMUP = 50  # requests of a level that are not timed; the gateway's CPU counts 
 
 
 def serve(app_name: str, port: int, replica_url: str) -> None:
-    """Serve the gateway or the replica until the process is ended; a `home` in place of the replica's address is an installation's."""
+    """Serve the gateway or the replica until the process is ended; a `home` in place of the replica's address is an
+    installation's.
+    """
     if app_name == "replica":
         app: Any = create_instant_replica()
     elif not replica_url.startswith("http"):
@@ -63,7 +65,9 @@ def serve(app_name: str, port: int, replica_url: str) -> None:
 def start(app_name: str, replica_url: str = "") -> tuple[multiprocessing.Process, str]:
     """Start a server; return its process and address."""
     port = free_port()
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(app_name, port, replica_url), daemon=True)
+    process = multiprocessing.get_context("spawn").Process(
+        target=serve, args=(app_name, port, replica_url), daemon=True
+    )
     process.start()
     connected = lambda: any(c.laddr.port == port for c in psutil.Process(process.pid).net_connections("tcp"))  # noqa: E731
     wait_until(connected)

@@ -1,4 +1,5 @@
-"""Milliseconds to choose the next tokens of a batch, by vocabulary, rows and parameters: the fastest of some repetitions.
+"""Milliseconds to choose the next tokens of a batch, by vocabulary, rows and parameters: the fastest of some
+repetitions.
 
 OMP_NUM_THREADS=1 python -m tests.benchmarks.serving.bench_sampler
 """
@@ -46,4 +47,6 @@ if __name__ == "__main__":
             logits = torch.randn(rows, vocabulary) * 2
             logits[:, :: vocabulary // 20] += 8
             for name, case in CASES.items():
-                sys.stdout.write(f"{vocabulary:>7} {rows} {name:<22} {measure(logits, SamplingParams(seed=3, **case)):8.2f} ms\n")
+                sys.stdout.write(
+                    f"{vocabulary:>7} {rows} {name:<22} {measure(logits, SamplingParams(seed=3, **case)):8.2f} ms\n"
+                )

@@ -1,12 +1,14 @@
-"""Memory and bookkeeping of serving under lasting load, and the share of a slowed replica, on a whole installation with PostgreSQL.
+"""Memory and bookkeeping of serving under lasting load, and the share of a slowed replica, on a whole installation with
+PostgreSQL.
 
     python -m tests.benchmarks.serving.bench_soak soak [MINUTES]     (30 minutes, unless told otherwise)
     python -m tests.benchmarks.serving.bench_soak slow
 
-`soak` measures how many requests a second eight users get answered, then sends 80 % of that in an open loop: streams, whole answers,
-streams whose client goes away, and bodies that are refused. It prints each process's memory over time, and the counts of clients, gateway
-and replicas. `slow` stops one of three replicas for 40 of every 50 ms, and prints requests and seconds a request by replica: with equal
-numbers of open requests, a replica's share is in proportion to its speed.
+`soak` measures how many requests a second eight users get answered, then sends 80 % of that in an open loop: streams,
+whole answers, streams whose client goes away, and bodies that are refused. It prints each process's memory over time,
+and the counts of clients, gateway and replicas. `slow` stops one of three replicas for 40 of every 50 ms, and prints
+requests and seconds a request by replica: with equal numbers of open requests, a replica's share is in proportion to
+its speed.
 """
 
 from __future__ import annotations
@@ -48,7 +50,11 @@ STOPPED_S, RUNNING_S = 0.04, 0.01
 
 async def send(session: aiohttp.ClientSession, url: str, kind: str, number: int) -> str:
     """Send one request of a kind and return how it ended."""
-    body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": f"number {number}"}], "max_tokens": 5 + number % 60}
+    body: dict[str, Any] = {
+        "model": "m",
+        "messages": [{"role": "user", "content": f"number {number}"}],
+        "max_tokens": 5 + number % 60,
+    }
     body |= {"stream": kind != "whole", "temperature": "hot" if kind == "refused" else 1}
     try:
         async with session.post(f"{url}/chat/completions", json=body) as response:
@@ -89,7 +95,9 @@ def served_processes(up: Installation) -> dict[str, psutil.Process]:
     return named | {f"gateway {index}": process for index, process in enumerate(up.processes("backend.gateway.serve"))}
 
 
-async def watch(processes: dict[str, psutil.Process], samples: list[tuple[float, dict[str, float], dict[str, int]]]) -> None:
+async def watch(
+    processes: dict[str, psutil.Process], samples: list[tuple[float, dict[str, float], dict[str, int]]]
+) -> None:
     """Note every process's resident MB and open files, until cancelled."""
     began = time.monotonic()
     while True:
@@ -100,7 +108,9 @@ async def watch(processes: dict[str, psutil.Process], samples: list[tuple[float,
 
 
 def describe(samples: list[tuple[float, dict[str, float], dict[str, int]]]) -> dict[str, Any]:
-    """Return each process's memory after a fifth of the time and at the end, the slope between in MB an hour, and its open files."""
+    """Return each process's memory after a fifth of the time and at the end, the slope between in MB an hour, and its
+    open files.
+    """
     later = [sample for sample in samples if sample[0] >= samples[-1][0] / 5] or samples
     hours = np.array([sample[0] for sample in later]) / 3600
     report = {}
@@ -108,7 +118,11 @@ def describe(samples: list[tuple[float, dict[str, float], dict[str, int]]]) -> d
         memory = np.array([sample[1][name] for sample in later])
         slope = float(np.polyfit(hours, memory, 1)[0]) if len(later) > 2 else float("nan")
         files = (later[0][2][name], later[-1][2][name])
-        report[name] = {"mb": [round(memory[0], 1), round(memory[-1], 1)], "mb_per_hour": round(slope, 1), "files": files}
+        report[name] = {
+            "mb": [round(memory[0], 1), round(memory[-1], 1)],
+            "mb_per_hour": round(slope, 1),
+            "files": files,
+        }
     return report
 
 
@@ -189,7 +203,9 @@ async def slow(up: Installation) -> dict[str, Any]:
     serve(up, 3)
     await load(up, seconds=5, concurrency=6)
     victim = replica_processes(up)[0]
-    ports = {connection.laddr.port for connection in victim.net_connections() if connection.status == psutil.CONN_LISTEN}
+    ports = {
+        connection.laddr.port for connection in victim.net_connections() if connection.status == psutil.CONN_LISTEN
+    }
     slowed = [replica.id for replica in ready_replicas(up) if int(str(replica.url).rsplit(":")[-1]) in ports]
     with up.ctx.db.read() as session:
         before = session.scalar(select(func.max(Usage.created_at)))
@@ -202,7 +218,9 @@ async def slow(up: Installation) -> dict[str, Any]:
     columns = Usage.replica_id, func.count(), func.avg(Usage.total_ms)
     with up.ctx.db.read() as session:
         rows = session.execute(select(*columns).where(Usage.created_at > before).group_by(Usage.replica_id)).all()
-    replicas = sorted(("slowed" if name in slowed else "whole", number, round(ms / 1000, 3)) for name, number, ms in rows)
+    replicas = sorted(
+        ("slowed" if name in slowed else "whole", number, round(ms / 1000, 3)) for name, number, ms in rows
+    )
     return {"requests": count(outcomes), "requests_and_seconds": replicas}
 
 

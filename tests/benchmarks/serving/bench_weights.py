@@ -1,7 +1,9 @@
-"""Replicas of one checkpoint on one machine: seconds of each start and memory of each, with weights of their own and mapped ones.
+"""Replicas of one checkpoint on one machine: seconds of each start and memory of each, with weights of their own and
+mapped ones.
 
-`python -m tests.benchmarks.serving.bench_weights CHECKPOINT [--replicas 3] [--precision int8]`: each replica is a process that loads and
-starts its engine as a replica does, and answers greedily; the next one starts once it has. Memory is read when all have answered.
+`python -m tests.benchmarks.serving.bench_weights CHECKPOINT [--replicas 3] [--precision int8]`: each replica is a
+process that loads and starts its engine as a replica does, and answers greedily; the next one starts once it has.
+Memory is read when all have answered.
 """
 
 from __future__ import annotations
@@ -57,10 +59,15 @@ def serve(checkpoint: Path, precision: Any, prepared: Path | None) -> None:
         else:
             done.set()
 
-    engine.submit(tokenizer(PROMPT)["input_ids"], SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_end=True), on_event)
+    engine.submit(
+        tokenizer(PROMPT)["input_ids"], SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_end=True), on_event
+    )
     done.wait()
     read = reader.score(tokens, top=0)[-1]
-    answer = {"tokens": hashlib.sha256(str(tokens).encode()).hexdigest()[:12], "logprob": None if read is None else float(read.logprob)}
+    answer = {
+        "tokens": hashlib.sha256(str(tokens).encode()).hexdigest()[:12],
+        "logprob": None if read is None else float(read.logprob),
+    }
     took = {"weights_s": weights_s, "weights_cpu_s": weights_cpu_s, "start_s": start_s, "start_cpu_s": start_cpu_s}
     print(json.dumps({**took, "is_mapped": loaded.file is not None, **answer}), flush=True)
     sys.stdin.read()
@@ -69,7 +76,16 @@ def serve(checkpoint: Path, precision: Any, prepared: Path | None) -> None:
 
 def measure(checkpoint: Path, precision: str, *, replicas: int, prepared: Path | None) -> None:
     """Start replicas one after the other and print a line for each."""
-    command = [sys.executable, "-m", __spec__.name, str(checkpoint), "--precision", precision, "--child", str(prepared or "")]
+    command = [
+        sys.executable,
+        "-m",
+        __spec__.name,
+        str(checkpoint),
+        "--precision",
+        precision,
+        "--child",
+        str(prepared or ""),
+    ]
     processes = []
     reports = []
     try:

@@ -1,4 +1,5 @@
-"""One engine as a process: reads loads as JSON lines, and writes seconds to the last first token and tokens per second after it.
+"""One engine as a process: reads loads as JSON lines, and writes seconds to the last first token and tokens per second
+after it.
 
 Imports only what its engine needs, so that it also runs where the project is not installed.
 """
@@ -123,7 +124,9 @@ def serve_openvino(file: str, precision: str) -> Measure:
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens, config.ignore_eos = new, True
         began, first = time.perf_counter(), 0.0
-        handles = [pipeline.add_request(index, openvino.Tensor(np.array([ids])), config) for index, ids in enumerate(prompts)]
+        handles = [
+            pipeline.add_request(index, openvino.Tensor(np.array([ids])), config) for index, ids in enumerate(prompts)
+        ]
         waiting = set(range(len(handles)))
         while pipeline.has_non_finished_requests():
             pipeline.step()
@@ -149,7 +152,9 @@ def serve_ctranslate2(folder: str, precision: str) -> Measure:
             return False
 
         texts = [[words[i] for i in ids] for ids in prompts]
-        generator.generate_batch(texts, max_length=new, min_length=new, sampling_topk=1, include_prompt_in_result=False, callback=note)
+        generator.generate_batch(
+            texts, max_length=new, min_length=new, sampling_topk=1, include_prompt_in_result=False, callback=note
+        )
         return max(firsts.values()), time.perf_counter() - began
 
     return measure

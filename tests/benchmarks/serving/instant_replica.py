@@ -1,4 +1,6 @@
-"""A replica that answers at once, for measuring what stands before it: as many one-token events as the request's limit."""
+"""A replica that answers at once, for measuring what stands before it: as many one-token events as the request's
+limit.
+"""
 
 from __future__ import annotations
 
@@ -29,4 +31,7 @@ async def _events(tokens: int) -> Any:
         yield json.dumps({"type": "token", "text": "word ", "token_ids": [index], "index": index}) + "\n"
         await asyncio.sleep(0)
     usage = {"prompt_tokens": 8, "completion_tokens": tokens}
-    yield json.dumps({"type": "finish", "finish_reason": "length", "usage": usage, "ttft_ms": 1.0, "tok_per_sec": 9.0}) + "\n"
+    yield (
+        json.dumps({"type": "finish", "finish_reason": "length", "usage": usage, "ttft_ms": 1.0, "tok_per_sec": 9.0})
+        + "\n"
+    )

@@ -14,7 +14,9 @@ class Worker:
 
     def __init__(self, command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> None:
         variables = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
+        )
 
     def ask(self, load: Mapping[str, Any]) -> dict[str, Any]:
         """Return a measurement. Raises RuntimeError where the process has ended."""

@@ -54,7 +54,9 @@ def make_examples(lengths: list[int]) -> list[Example]:
 def network_of(family: str, **values: Any) -> transformers.PreTrainedModel:
     heads = {} if "num_kv_heads" in FAMILIES[family].fixed else {"num_kv_heads": 2}
     window = {"window": 8} if "window" in FAMILIES[family].fields else {}
-    config = ArchitectureConfig(family=family, num_layers=3, width=32, context=64, vocab_size=TINY.vocab_size, **heads, **window, **values)
+    config = ArchitectureConfig(
+        family=family, num_layers=3, width=32, context=64, vocab_size=TINY.vocab_size, **heads, **window, **values
+    )
     return build_network(config, seed=1)
 
 
@@ -67,7 +69,9 @@ def losses(network: torch.nn.Module, batch: MicroBatch) -> torch.Tensor:
 @pytest.mark.parametrize("family", [name for name in FAMILY_NAMES if FAMILIES[name].packs])
 def test_packed_rows_have_the_losses_and_gradients_of_the_rows_alone(family: str) -> None:
     network, examples = network_of(family), make_examples([2, 30, 9, 17])
-    alone = [losses(network, concatenate([example])) for example in examples]  # before the switch: transformers' own attention
+    alone = [
+        losses(network, concatenate([example])) for example in examples
+    ]  # before the switch: transformers' own attention
     torch.autograd.backward(torch.cat(alone).sum())
     gradients = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
     network.zero_grad()
@@ -98,14 +102,23 @@ def test_every_row_is_packed_once_per_epoch_and_a_step_depends_on_its_number_alo
     batches = PackedBatches(examples, [], context=48, sizes=SIZES)
     per_epoch = batches.num_sequences
     assert per_epoch == -(-sum(length - 1 for length in lengths) // 48)  # the fewest possible
-    whole = PackedBatches(examples, [], context=48, sizes=BatchSizes(micro_batch=1, items_per_step=per_epoch, val_items=1, seed=4))
+    whole = PackedBatches(
+        examples, [], context=48, sizes=BatchSizes(micro_batch=1, items_per_step=per_epoch, val_items=1, seed=4)
+    )
     orders = []
     for epoch in (1, 2, 3):
         micro = whole.at_step(epoch)
         assert all(batch.inputs.shape[1] <= 48 for batch in micro)
-        starts = [int(number) for batch in micro if batch.positions is not None for number in batch.inputs[batch.positions == 0]]
+        starts = [
+            int(number)
+            for batch in micro
+            if batch.positions is not None
+            for number in batch.inputs[batch.positions == 0]
+        ]
         assert sorted(starts) == list(range(61))
-        assert sum(batch.trained for batch in micro) == sum(int((example.targets[1:] != IGNORE).sum()) for example in examples)
+        assert sum(batch.trained for batch in micro) == sum(
+            int((example.targets[1:] != IGNORE).sum()) for example in examples
+        )
         orders.append(starts)
     assert orders[0] != orders[1] != orders[2]
     later = PackedBatches(examples, [], context=48, sizes=SIZES).at_step(9)
@@ -121,7 +134,10 @@ def test_val_loss_is_the_same_with_and_without_packing() -> None:
     packed = PackedBatches(examples, examples, context=48, sizes=SIZES)
     padded = SftBatches(examples, examples, pad_id=0, sizes=SIZES)
     sums = [
-        (sum(float(losses(network, batch).sum()) for batch in batches.validation()), sum(batch.trained for batch in batches.validation()))
+        (
+            sum(float(losses(network, batch).sum()) for batch in batches.validation()),
+            sum(batch.trained for batch in batches.validation()),
+        )
         for batches in (packed, padded)
     ]
     assert sums[0] == pytest.approx(sums[1], abs=1e-3)
@@ -133,7 +149,9 @@ def test_a_run_logs_its_packing_or_why_it_pads(rooms: Rooms) -> None:
     training.run(rooms.training("sft", run="packed", job="packed", max_steps=2), recorder)
     assert any("40 rows packed into" in line and "sequences of at most 48 tokens" in line for line in recorder.lines)
     bloom = build_network(
-        ArchitectureConfig(family="bloom", num_layers=2, width=32, context=64, vocab_size=TINY.vocab_size), seed=1, eos_token_id=1
+        ArchitectureConfig(family="bloom", num_layers=2, width=32, context=64, vocab_size=TINY.vocab_size),
+        seed=1,
+        eos_token_id=1,
     )
     save_checkpoint(rooms.root / "bloom", model=bloom, tokenizer=rooms.tokenizer, meta={})
     spec = rooms.training("sft", run="not packed", job="not packed", max_steps=2)
@@ -144,7 +162,12 @@ def test_a_run_logs_its_packing_or_why_it_pads(rooms: Rooms) -> None:
 
 
 def test_a_killed_packed_run_with_adapters_repeats_its_losses(rooms: Rooms) -> None:
-    values: dict[str, Any] = {"method": "lora", "max_steps": 8, "checkpoint_every": 3, "micro_batch": 1}  # several epochs
+    values: dict[str, Any] = {
+        "method": "lora",
+        "max_steps": 8,
+        "checkpoint_every": 3,
+        "micro_batch": 1,
+    }  # several epochs
     whole, torn, again = Recorder(), Recorder(stop_after=5), Recorder()
     training.run(rooms.training("sft", run="whole", job="whole", **values), whole)
     training.run(rooms.training("sft", run="torn", job="torn", **values), torn)

@@ -76,9 +76,14 @@ def test_runs_of_another_context_share_tokens_and_another_template_does_not(room
     changed.chat_template = "{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
     other = source_of(rooms.root / "chats", changed)
     assert other.split_folder(CHAT, "train").path != place.path
-    assert other.split_folder(TEXT, "train").path == shared.split_folder(TEXT, "train").path, "running text has no template"
+    assert other.split_folder(TEXT, "train").path == shared.split_folder(TEXT, "train").path, (
+        "running text has no template"
+    )
     changed.add_tokens(["Mira"])
-    assert source_of(rooms.root / "chats", changed).split_folder(TEXT, "train").path != shared.split_folder(TEXT, "train").path
+    assert (
+        source_of(rooms.root / "chats", changed).split_folder(TEXT, "train").path
+        != shared.split_folder(TEXT, "train").path
+    )
     run_logs(rooms, "long", context=48)
     assert not made(run_logs(rooms, "short", context=24))
 
@@ -98,7 +103,9 @@ def test_stored_conversations_are_those_of_the_renderer_at_every_context(rooms: 
         direct = [example for row in rows for example in encode_row(rooms.tokenizer, row, context=context)]
         teaching = [example for example in direct if example.teaches]
         read = [stored[index] for index in range(len(stored))]
-        assert [(one.ids.tolist(), one.targets.tolist()) for one in read] == [(one.ids.tolist(), one.targets.tolist()) for one in teaching]
+        assert [(one.ids.tolist(), one.targets.tolist()) for one in read] == [
+            (one.ids.tolist(), one.targets.tolist()) for one in teaching
+        ]
         (counts,) = reporter.of("rows_encoded")
         assert counts["zero_label_rows"] == sum(
             not any(e.teaches for e in encode_row(rooms.tokenizer, row, context=context)) for row in rows
@@ -138,7 +145,9 @@ class SlowMaker:
     """Adds a piece each time that a reader waits: what a reader sees while another process makes tokens."""
 
     def __init__(self, source: TokenSource, place: SplitFolder) -> None:
-        writer = TokenWriter(place.path, place.identity, dtype=id_type(len(source.tokenizer), has_marks=place.form.has_marks))
+        writer = TokenWriter(
+            place.path, place.identity, dtype=id_type(len(source.tokenizer), has_marks=place.form.has_marks)
+        )
         writer.flush()
         self.writer, self.waits = writer, 0
         self._pieces = pieces_of(source.dataset / f"{place.split}.parquet", mixed=place.split == "train")
@@ -155,7 +164,10 @@ class SlowMaker:
 
 
 def steps_of(batches: StepBatches, count: int) -> list[Any]:
-    return [[(micro.inputs.tolist(), micro.targets.tolist()) for micro in batches.at_step(step)] for step in range(1, count + 1)]
+    return [
+        [(micro.inputs.tolist(), micro.targets.tolist()) for micro in batches.at_step(step)]
+        for step in range(1, count + 1)
+    ]
 
 
 @pytest.mark.parametrize("kind", ["text", "packed", "padded"])
@@ -175,7 +187,11 @@ def test_a_run_begins_on_the_first_part_and_sees_the_same_data_as_with_all_token
         if kind == "text":
             return PretrainBatches(tokens, None, context=32, sizes=SIZES)
         stored = StoredExamples(tokens, context=48)
-        return PackedBatches(stored, [], context=48, sizes=SIZES) if kind == "packed" else SftBatches(stored, [], pad_id=0, sizes=SIZES)
+        return (
+            PackedBatches(stored, [], context=48, sizes=SIZES)
+            if kind == "packed"
+            else SftBatches(stored, [], pad_id=0, sizes=SIZES)
+        )
 
     whole = TokenSource(folder, rooms.tokenizer, tmp_path / "whole", MemoryReporter()).open(form, "train")
     assert whole is not None
@@ -192,9 +208,13 @@ def test_a_run_begins_on_the_first_part_and_sees_the_same_data_as_with_all_token
     later = int(warm._order.first_size / 4) + 60  # into the second epoch
     assert steps_of(cold, later)[-80:] == steps_of(warm, later)[-80:]
     assert growing.is_complete
-    assert steps_of(batches_of(whole), later)[-1] == batches_step(batches_of(whole), later), "a step depends on its number alone"
+    assert steps_of(batches_of(whole), later)[-1] == batches_step(batches_of(whole), later), (
+        "a step depends on its number alone"
+    )
     for epoch in (0, 1):
-        items = warm._order.take(epoch * warm._order.first_size, warm._order.first_size if epoch == 0 else warm._order.size)[1]
+        items = warm._order.take(
+            epoch * warm._order.first_size, warm._order.first_size if epoch == 0 else warm._order.size
+        )[1]
         assert sorted(items.tolist()) == list(range(len(items))), "every item once an epoch"
 
 
@@ -249,7 +269,9 @@ def test_a_killed_maker_leaves_nothing_half_and_the_next_continues_it(rooms: Roo
     assert rooms.tokenizer.decode(killed.open().segments_of(0)[0])  # type: ignore[union-attr]
 
 
-def test_a_run_trains_while_a_process_of_its_own_makes_the_tokens(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_trains_while_a_process_of_its_own_makes_the_tokens(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(base, "OWN_PROCESS_BYTES", 0)
     write_dataset(
         rooms.root / "streamed",
@@ -268,9 +290,9 @@ def test_a_run_trains_while_a_process_of_its_own_makes_the_tokens(rooms: Rooms, 
 
 def test_what_the_makers_process_refuses_ends_the_run_with_its_reason(rooms: Rooms, tmp_path: Path) -> None:
     source = TokenSource(rooms.root / "texts", rooms.tokenizer, tmp_path / "tokens", MemoryReporter())
-    maker = MakerSpec(os.getpid(), str(rooms.root / "texts"), str(tmp_path / "no tokenizer"), str(source.root), "text").write(
-        tmp_path / "a"
-    )
+    maker = MakerSpec(
+        os.getpid(), str(rooms.root / "texts"), str(tmp_path / "no tokenizer"), str(source.root), "text"
+    ).write(tmp_path / "a")
     with pytest.raises(JobFailed, match="There is no tokenizer folder"):
         source.open(TEXT, "train", maker=maker)
 
@@ -278,7 +300,9 @@ def test_what_the_makers_process_refuses_ends_the_run_with_its_reason(rooms: Roo
 def test_a_makers_process_that_dies_is_started_three_times(rooms: Rooms, tmp_path: Path) -> None:
     source = TokenSource(rooms.root / "texts", rooms.tokenizer, tmp_path / "tokens", MemoryReporter())
     with pytest.raises(JobFailed, match="died three times"):
-        source.open(TEXT, "train", maker=Maker(["sh", "-c", f"echo >> {tmp_path / 'starts'}; kill -9 $$"], tmp_path / "error"))
+        source.open(
+            TEXT, "train", maker=Maker(["sh", "-c", f"echo >> {tmp_path / 'starts'}; kill -9 $$"], tmp_path / "error")
+        )
     assert (tmp_path / "starts").read_text().count("\n") == 3
 
 
@@ -299,7 +323,9 @@ def read_step(source: TokenSource) -> None:
 
 
 def test_damage_is_noticed_and_the_tokens_are_made_again(rooms: Rooms, tmp_path: Path) -> None:
-    source = source_of(write_dataset(tmp_path / "d", train=[{"text": text} for text in make_stories(200)]), rooms.tokenizer)
+    source = source_of(
+        write_dataset(tmp_path / "d", train=[{"text": text} for text in make_stories(200)]), rooms.tokenizer
+    )
     place = source.split_folder(TEXT, "train")
     tokens = source.open(TEXT, "train")
     assert tokens is not None
@@ -317,12 +343,19 @@ def test_damage_is_noticed_and_the_tokens_are_made_again(rooms: Rooms, tmp_path:
     (place.path / "ids").write_bytes(b"short")
     assert read_manifest(place.path) is None
     assert source.open(TEXT, "train").ids.tolist() == right  # type: ignore[union-attr]
-    for text in ("{", "[]", json.dumps({"identity": {}, "dtype": "uint16", "bytes": {"../x": 1}}), json.dumps({"dtype": "object"})):
+    for text in (
+        "{",
+        "[]",
+        json.dumps({"identity": {}, "dtype": "uint16", "bytes": {"../x": 1}}),
+        json.dumps({"dtype": "object"}),
+    ):
         (place.path / MANIFEST).write_text(text)
         assert read_manifest(place.path) is None
 
 
-def test_an_upgrade_of_the_encoding_code_never_reads_old_tokens(rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upgrade_of_the_encoding_code_never_reads_old_tokens(
+    rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = source_of(rooms.root / "texts", rooms.tokenizer)
     before = source.split_folder(TEXT, "train").path
     monkeypatch.setattr(token_making, "code_hash", lambda: "newer")

@@ -1,4 +1,6 @@
-"""By whole columns or row by row: the same rows, whatever the text and however it is spelled; keys that tell all rows apart."""
+"""By whole columns or row by row: the same rows, whatever the text and however it is spelled; keys that tell all rows
+apart.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ CELL = TEXT | TEXT | TEXT | ODD
 ROLE = st.sampled_from(["user", "assistant", "User", "system", "human", "gpt", "tool", "function_call", "nobody"])
 TURN = st.fixed_dictionaries(
     {"role": ROLE, "content": TEXT},
-    optional={"tool_calls": st.sampled_from([None, [], [{"function": {"name": "f", "arguments": "{}"}}]]), "reasoning": TEXT, "text": TEXT},
+    optional={
+        "tool_calls": st.sampled_from([None, [], [{"function": {"name": "f", "arguments": "{}"}}]]),
+        "reasoning": TEXT,
+        "text": TEXT,
+    },
 )
 SHAREGPT = st.fixed_dictionaries({"from": ROLE, "value": TEXT}, optional={"weight": st.integers(0, 1), "content": TEXT})
 PLAIN = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
@@ -50,7 +56,12 @@ CASES: dict[str, tuple[DatasetKind, dict[str, str], dict[str, Any], dict[str, An
         {"conversations": [{"from": "human", "value": "a"}]},
         {"conversations": st.lists(SHAREGPT, max_size=3), "system": CELL},
     ),
-    "asked and answered": (DatasetKind.CHAT, {"p": "prompt", "c": "completion"}, {"p": "a", "c": "b"}, {"p": CELL, "c": CELL}),
+    "asked and answered": (
+        DatasetKind.CHAT,
+        {"p": "prompt", "c": "completion"},
+        {"p": "a", "c": "b"},
+        {"p": CELL, "c": CELL},
+    ),
     "preference": (
         DatasetKind.PREFERENCE,
         {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"},
@@ -89,7 +100,9 @@ def test_lines_give_the_same_rows_by_columns_as_one_by_one(name: str, data: st.D
     rows += [sample] * data.draw(st.integers(0, 1))
     is_ascii = data.draw(st.booleans())
     lines = "".join(json.dumps(row, ensure_ascii=is_ascii) + "\n" for row in rows).encode("utf-8", "surrogatepass")
-    lines += data.draw(st.sampled_from([b"", b"", b"", b"\n", b"{}\n", b'{"a":\n', b"1}\n", b'{} {"text": "x"}\n', b"\xff\n"]))
+    lines += data.draw(
+        st.sampled_from([b"", b"", b"", b"\n", b"{}\n", b'{"a":\n', b"1}\n", b'{} {"text": "x"}\n', b"\xff\n"])
+    )
     plan = plan_columns([sample], kind=kind, mapping=mapping)
     assert plan is not None
     block = _block(lines, ".jsonl")
@@ -112,7 +125,10 @@ def test_plain_rows_are_read_by_columns(name: str) -> None:
     assert converted.to_pylist() == expected.to_pylist()
 
 
-@given(lines=st.lists(st.text(st.sampled_from('a,"\r\n\x00é '), max_size=9), max_size=5), end=st.sampled_from(["", "\n", "\r\n"]))
+@given(
+    lines=st.lists(st.text(st.sampled_from('a,"\r\n\x00é '), max_size=9), max_size=5),
+    end=st.sampled_from(["", "\n", "\r\n"]),
+)
 @settings(max_examples=100, deadline=None)
 def test_a_csv_gives_the_same_rows_by_columns_as_one_by_one(lines: list[str], end: str) -> None:
     mapping = {"prompt": "prompt", "completion": "completion"}

@@ -1,4 +1,6 @@
-"""Versions made from versions: what each change keeps, against a plain reading in memory; nothing leaks between the splits."""
+"""Versions made from versions: what each change keeps, against a plain reading in memory; nothing leaks between the
+splits.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,26 @@ import pytest
 
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.mapping import canonical_json
-from backend.domain.data.versions.changes import Change, Condition, DropDuplicates, DropRows, Filter, Merge, Resplit, Sample, parse_change
-from backend.domain.data.versions.conditions import FIELDS_OF_KIND, check_change, describe_change, field_text, meets, num_turns, row_key
+from backend.domain.data.versions.changes import (
+    Change,
+    Condition,
+    DropDuplicates,
+    DropRows,
+    Filter,
+    Merge,
+    Resplit,
+    Sample,
+    parse_change,
+)
+from backend.domain.data.versions.conditions import (
+    FIELDS_OF_KIND,
+    check_change,
+    describe_change,
+    field_text,
+    meets,
+    num_turns,
+    row_key,
+)
 from backend.errors import InvalidInput, JobFailed
 from jobs.data.deriving import derive
 from jobs.data.importer import import_dataset
@@ -29,7 +49,13 @@ def make(tmp_path: Path, rows: Rows, *, name: str = "rows", **options: Any) -> P
 
 
 def change(folder: Path, requested: Change, **options: Any) -> dict[str, Any]:
-    return derive(folder, change=requested, out_root=folder.parent, reporter=options.pop("reporter", RememberingReporter()), **options)
+    return derive(
+        folder,
+        change=requested,
+        out_root=folder.parent,
+        reporter=options.pop("reporter", RememberingReporter()),
+        **options,
+    )
 
 
 def rows_of(folder: Path | str, split: str | None = None) -> Rows:
@@ -47,7 +73,11 @@ def test_listed_rows_are_left_out_by_their_place_in_each_split(tmp_path: Path) -
     result = change(folder, DropRows(train=(0, 2, 2), val=(1,), reason="near duplicates"))
     assert rows_of(result["folder"], "train") == [row for place, row in enumerate(train) if place not in (0, 2)]
     assert rows_of(result["folder"], "val") == [row for place, row in enumerate(val) if place != 1]
-    assert (result["rows"], result["dropped_rows"], result["reason"]) == (37, 3, "3 listed rows left out: near duplicates")
+    assert (result["rows"], result["dropped_rows"], result["reason"]) == (
+        37,
+        3,
+        "3 listed rows left out: near duplicates",
+    )
     with pytest.raises(InvalidInput, match="no row 99: the version has 30 train and 10 val rows"):
         change(folder, DropRows(train=(99,)))
 
@@ -63,14 +93,19 @@ def test_the_first_of_equal_rows_is_kept_and_validation_rows_stay_out_of_train(t
     assert once["dropped_rows"] == both["rows"] - 30
     assert Counter(map(canonical_json, rows_of(once["folder"]))) == dict.fromkeys(map(canonical_json, pairs(30)), 1)
     again = change(Path(once["folder"]), DropDuplicates())
-    assert (again["content_hash"], again["dropped_rows"]) == (once["content_hash"], 0), "nothing to change gives the version itself"
+    assert (again["content_hash"], again["dropped_rows"]) == (
+        once["content_hash"],
+        0,
+    ), "nothing to change gives the version itself"
 
 
 def test_loosely_equal_rows_differ_in_case_and_spaces_alone(tmp_path: Path) -> None:
     texts = ["A story of Mira.", "a  story\nof mira.", "Another.", "A story of Mira!"] + [f"text {n}" for n in range(8)]
     folder = make(tmp_path, [{"text": text} for text in texts], val_fraction=0)
     assert change(folder, DropDuplicates())["dropped_rows"] == 0
-    assert {row["text"] for row in rows_of(change(folder, DropDuplicates(loose=True))["folder"])} == {*texts} - {texts[1]}
+    assert {row["text"] for row in rows_of(change(folder, DropDuplicates(loose=True))["folder"])} == {*texts} - {
+        texts[1]
+    }
     labelled = [{"prompt": f"p{n % 2}", "completion": "same", "label": n < 2} for n in range(4)]
     assert change(make(tmp_path, labelled, name="kto", val_fraction=0), DropDuplicates(loose=True))["dropped_rows"] == 0
 
@@ -130,13 +165,33 @@ def test_texts_that_were_cut_are_not_split_again(tmp_path: Path) -> None:
 
 
 def test_tools_and_labels_survive_a_change(tmp_path: Path) -> None:
-    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]}
-    turns = [{"role": "user", "content": "x"}, call, {"role": "tool", "content": "1"}, {"role": "assistant", "content": "one"}]
-    rows = [{"messages": turns, "tools": json.dumps([{"type": "function", "function": {"name": "f"}}])}, {"messages": [turns[0], turns[3]]}]
+    call = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}],
+    }
+    turns = [
+        {"role": "user", "content": "x"},
+        call,
+        {"role": "tool", "content": "1"},
+        {"role": "assistant", "content": "one"},
+    ]
+    rows = [
+        {"messages": turns, "tools": json.dumps([{"type": "function", "function": {"name": "f"}}])},
+        {"messages": [turns[0], turns[3]]},
+    ]
     folder = make(tmp_path, rows, val_fraction=0)
     assert rows_of(folder) == rows
-    assert rows_of(change(folder, Filter(conditions=(Condition(field="assistant", test="contains", value="f({"),)))["folder"]) == rows[:1]
-    assert rows_of(change(folder, Filter(conditions=(Condition(field="turns", test="at_most", value=2),)))["folder"]) == rows[1:]
+    assert (
+        rows_of(
+            change(folder, Filter(conditions=(Condition(field="assistant", test="contains", value="f({"),)))["folder"]
+        )
+        == rows[:1]
+    )
+    assert (
+        rows_of(change(folder, Filter(conditions=(Condition(field="turns", test="at_most", value=2),)))["folder"])
+        == rows[1:]
+    )
 
 
 def test_a_change_stops_on_request_and_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +212,11 @@ ROWS_OF_KIND: dict[DatasetKind, dict[str, Any]] = {
         "chosen": [{"role": "assistant", "content": "b"}],
         "rejected": [{"role": "assistant", "content": "c"}],
     },
-    DatasetKind.KTO: {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}], "label": True},
+    DatasetKind.KTO: {
+        "prompt": [{"role": "user", "content": "a"}],
+        "completion": [{"role": "assistant", "content": "b"}],
+        "label": True,
+    },
     DatasetKind.BENCHMARK: {"question": "a", "choices": ["b", "c"], "answer": 1},
     DatasetKind.PROMPTS: {"prompt": "a"},
     DatasetKind.RECORDS: {"record": '{"text": "a"}'},
@@ -174,7 +233,12 @@ def test_every_field_of_every_kind_can_be_tested_by_a_condition(kind: DatasetKin
         requested = Condition(field=field, test="at_least", value=0)
         check_change(Filter(conditions=(requested,)), kind=kind)
         assert meets(row, requested)
-        assert meets(row, Condition(field=field, test="equals", value=str(num_turns(row)) if field == "turns" else field_text(row, field)))
+        assert meets(
+            row,
+            Condition(
+                field=field, test="equals", value=str(num_turns(row)) if field == "turns" else field_text(row, field)
+            ),
+        )
     with pytest.raises(InvalidInput, match="have no field 'nose'"):
         check_change(Filter(conditions=(Condition(field="nose", test="contains", value="x"),)), kind=kind)
 
@@ -216,7 +280,10 @@ def test_an_invalid_change_is_refused(data: dict[str, Any], words: str) -> None:
             Filter(conditions=(Condition(field="completion", test="at_least", value=20),)),
             "only rows kept where completion is at least 20 characters",
         ),
-        (Filter(conditions=(Condition(test="contains", value="As an AI"),), keep=False), "rows left out where text contains “As an AI”"),
+        (
+            Filter(conditions=(Condition(test="contains", value="As an AI"),), keep=False),
+            "rows left out where text contains “As an AI”",
+        ),
         (DropRows(train=(1,)), "1 listed row left out"),
     ],
 )

@@ -25,7 +25,10 @@ from tests.support.data.hub_server import HubServer, run_hub
 from tests.support.jobs import make_spec
 
 KEY = "hf_secretsecretsecret"
-CARD = "---\nlicense: mit\nconfigs:\n- config_name: default\n  data_files: []\ntags:\n- chat\n---\n# Tales\n\nNotes of ours.\n"
+CARD = (
+    "---\nlicense: mit\nconfigs:\n- config_name: default\n  data_files: []\ntags:\n- chat\n---\n# Tales\n\nNotes of"
+    " ours.\n"
+)
 
 
 @pytest.fixture
@@ -43,7 +46,9 @@ def version(tmp_path: Path) -> Path:
     ]
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return import_dataset(source, out_root=tmp_path / "datasets", reporter=RememberingReporter(), val_fraction=0.2).folder
+    return import_dataset(
+        source, out_root=tmp_path / "datasets", reporter=RememberingReporter(), val_fraction=0.2
+    ).folder
 
 
 @pytest.fixture
@@ -55,8 +60,17 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 def _export(version: Path, format: str, *, reporter: Any = None, **payload: Any) -> dict[str, Any]:
-    fields = {"dataset": f"datasets/{version.name}", "version_id": "v", "format": format, "name": "tales@1", "card": CARD, "out": "out"}
-    return run(make_spec("export_dataset", {**fields, **payload}, root=version.parents[1]), reporter or RememberingReporter()).dump()
+    fields = {
+        "dataset": f"datasets/{version.name}",
+        "version_id": "v",
+        "format": format,
+        "name": "tales@1",
+        "card": CARD,
+        "out": "out",
+    }
+    return run(
+        make_spec("export_dataset", {**fields, **payload}, root=version.parents[1]), reporter or RememberingReporter()
+    ).dump()
 
 
 def _stored(version: Path, split: Any) -> list[dict[str, Any]]:
@@ -80,7 +94,11 @@ def test_json_lines_hold_the_rows_without_empty_fields(version: Path, tmp_path: 
     _export(version, "jsonl")
     lines = (tmp_path / "out/validation.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == _stored(version, "val")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "train.jsonl", "validation.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "train.jsonl",
+        "validation.jsonl",
+    ]
 
 
 def test_parquet_has_the_layout_of_the_hub_and_is_loaded_by_datasets(version: Path, tmp_path: Path) -> None:
@@ -106,7 +124,9 @@ def test_a_push_is_loaded_from_the_hub_and_keeps_our_card(hub: HubServer, versio
     assert [file["split"] for file in front["configs"][0]["data_files"]] == ["train", "validation"]
     assert [split["num_examples"] for split in front["dataset_info"]["splits"]] == [32, 8]
     assert "Notes of ours." in card
-    program = "import json, sys, datasets\nprint(json.dumps(datasets.load_dataset('me/tales', split='validation').to_list()))"
+    program = (
+        "import json, sys, datasets\nprint(json.dumps(datasets.load_dataset('me/tales', split='validation').to_list()))"
+    )
     env = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
     loaded = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
     assert loaded.returncode == 0, loaded.stderr
@@ -114,7 +134,9 @@ def test_a_push_is_loaded_from_the_hub_and_keeps_our_card(hub: HubServer, versio
     assert KEY not in "".join(reporter.lines)
 
 
-def test_a_push_without_a_key_or_to_a_hub_that_refuses_leaves_no_files(hub: HubServer, version: Path, tmp_path: Path) -> None:
+def test_a_push_without_a_key_or_to_a_hub_that_refuses_leaves_no_files(
+    hub: HubServer, version: Path, tmp_path: Path
+) -> None:
     hub.status = 503
     with pytest.raises(Unavailable, match="503"):
         _export(version, "jsonl", push={"repo": "me/tales", "private": True})

@@ -53,7 +53,10 @@ def test_starter_content_is_imported_unchanged(tmp_path: Path, dataset: StarterD
     assert (result.kind, result.rows, result.rejected_count) == (dataset.kind, len(rows), 0)
     back = [*iter_rows(result.folder, split="train"), *iter_rows(result.folder, split="val")]
     assert Counter(map(canonical_json, back)) == Counter(map(canonical_json, rows))
-    assert (num_rows(result.folder, split="train"), num_rows(result.folder, split="val")) == (result.train_rows, result.val_rows)
+    assert (num_rows(result.folder, split="train"), num_rows(result.folder, split="val")) == (
+        result.train_rows,
+        result.val_rows,
+    )
     if dataset.kind in ("benchmark", "prompts"):
         assert result.val_rows == 0
         assert back == rows
@@ -64,7 +67,12 @@ def test_starter_content_is_imported_unchanged(tmp_path: Path, dataset: StarterD
 def test_the_folder_describes_its_content(tmp_path: Path) -> None:
     result = _import(_write(tmp_path / "rows.jsonl", [*_texts(40), {"text": 5}]))
     meta = read_meta(result.folder)
-    assert sorted(file.name for file in result.folder.iterdir()) == ["meta.json", "rejected.jsonl", "train.parquet", "val.parquet"]
+    assert sorted(file.name for file in result.folder.iterdir()) == [
+        "meta.json",
+        "rejected.jsonl",
+        "train.parquet",
+        "val.parquet",
+    ]
     assert meta["kind"] == "text"
     assert meta["content_hash"] == result.content_hash
     assert result.folder.name == result.content_hash[:16]
@@ -75,7 +83,10 @@ def test_the_folder_describes_its_content(tmp_path: Path) -> None:
         "raw": '{"text": 5}',
     }
     assert result.bytes == sum(file.stat().st_size for file in result.folder.iterdir())
-    assert parquet.ParquetFile(result.folder / "train.parquet").metadata.row_group(0).column(0).compression == "UNCOMPRESSED"
+    assert (
+        parquet.ParquetFile(result.folder / "train.parquet").metadata.row_group(0).column(0).compression
+        == "UNCOMPRESSED"
+    )
 
 
 def test_the_same_content_gives_the_same_folder_and_other_content_another(tmp_path: Path) -> None:
@@ -99,7 +110,9 @@ def test_identical_rows_stay_in_one_split_and_the_order_of_rows_does_not_matter(
         val = {row["text"] for row in iter_rows(result.folder, split="val")}
         assert not train & val
         assert len(val) == 30
-    assert {r["text"] for r in iter_rows(one.folder, split="val")} == {r["text"] for r in iter_rows(two.folder, split="val")}
+    assert {r["text"] for r in iter_rows(one.folder, split="val")} == {
+        r["text"] for r in iter_rows(two.folder, split="val")
+    }
 
 
 def test_in_a_large_dataset_a_row_keeps_its_split_when_others_are_added(tmp_path: Path) -> None:
@@ -204,11 +217,11 @@ def test_a_killed_import_publishes_nothing_and_the_next_resumes_from_its_last_pa
     source = _write_many(tmp_path / "rows.jsonl", 200_000)
     out = tmp_path / "datasets"
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom tests.support.data.data_reporter import RememberingReporter\n"
-        "import jobs.data.importer as importer\n"
-        "importer.State.save, save = lambda *a: (save(*a), print('saved', flush=True), sys.stdin.read()), importer.State.save\n"
-        "importer.import_dataset(Path(sys.argv[1]), out_root=Path(sys.argv[2]), reporter=RememberingReporter(), "
-        "val_fraction=0.1, seed=0, part_s=0)"
+        "import sys, time\nfrom pathlib import Path\nfrom tests.support.data.data_reporter import"
+        " RememberingReporter\nimport jobs.data.importer as importer\nimporter.State.save, save = lambda *a: (save(*a),"
+        " print('saved', flush=True), sys.stdin.read()),"
+        " importer.State.save\nimporter.import_dataset(Path(sys.argv[1]), out_root=Path(sys.argv[2]),"
+        " reporter=RememberingReporter(), val_fraction=0.1, seed=0, part_s=0)"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -222,7 +235,9 @@ def test_a_killed_import_publishes_nothing_and_the_next_resumes_from_its_last_pa
     assert result.resumed
     assert any("Resuming after 16,384 rows" in line for line in reporter.lines)
     assert list(out.iterdir()) == [result.folder]
-    whole = import_dataset(source, out_root=tmp_path / "whole", reporter=RememberingReporter(), val_fraction=0.1, seed=0)
+    whole = import_dataset(
+        source, out_root=tmp_path / "whole", reporter=RememberingReporter(), val_fraction=0.1, seed=0
+    )
     assert not whole.resumed
     assert (whole.content_hash, whole.rows, whole.val_rows) == (result.content_hash, result.rows, result.val_rows)
     for name in ("rejected.jsonl", "train.parquet", "val.parquet"):

@@ -1,4 +1,6 @@
-"""Files that are wrong in every way we know of: each fails, or imports its good rows, with the place, the value and the cure said."""
+"""Files that are wrong in every way we know of: each fails, or imports its good rows, with the place, the value and the
+cure said.
+"""
 
 from __future__ import annotations
 
@@ -92,29 +94,69 @@ def _not_utf8_parquet() -> bytes:
 TABLE = pyarrow.Table.from_pylist(_texts(500))
 REFUSED: dict[str, tuple[Maker, dict[str, Any], list[str]]] = {
     "an empty file": (_file("x.jsonl", b""), {}, ["'x.jsonl' is empty"]),
-    "no line is JSON": (_file("x.jsonl", b"no\nJSON\n"), {}, ["row 1: not JSON: Expecting value (column 1); row 2: not JSON"]),
+    "no line is JSON": (
+        _file("x.jsonl", b"no\nJSON\n"),
+        {},
+        ["row 1: not JSON: Expecting value (column 1); row 2: not JSON"],
+    ),
     "a CSV with a header alone": (_file("x.csv", b"prompt,completion\n"), {}, ["holds no rows"]),
-    "two columns of one name": (_file("x.csv", b"text,text\na,b\n"), {}, ["Two columns are named 'text'", "differently"]),
+    "two columns of one name": (
+        _file("x.csv", b"text,text\na,b\n"),
+        {},
+        ["Two columns are named 'text'", "differently"],
+    ),
     "JSON that is no list of rows": (_file("x.json", b"hello"), {}, ["begins with 'h'", "expected ["]),
     "a gzip file cut off": (
         _file("x.jsonl.gz", lambda: gzip.compress(_lines(*_texts(5000)))[:-3000]),
         {},
         ["'x.jsonl.gz' is damaged or cut off", "Upload it"],
     ),
-    "a file that only claims to be gzip": (_file("x.jsonl.gz", _lines(*_texts(3))), {}, ["damaged or cut off: Not a gzipped file"]),
-    "a bzip2 file cut off": (_file("x.jsonl.bz2", lambda: bz2.compress(_lines(*_texts(5000)))[:-30]), {}, ["damaged or cut off"]),
-    "a gzip bomb": (_file("x.txt.gz", lambda: gzip.compress(b"a" * 2**27, 9)), {}, ["compression bomb", "Extract it yourself"]),
-    "a Parquet file cut off": (_file("x.parquet", lambda: _parquet(TABLE)[:-100]), {}, ["can't be read as Parquet", "Write it again"]),
+    "a file that only claims to be gzip": (
+        _file("x.jsonl.gz", _lines(*_texts(3))),
+        {},
+        ["damaged or cut off: Not a gzipped file"],
+    ),
+    "a bzip2 file cut off": (
+        _file("x.jsonl.bz2", lambda: bz2.compress(_lines(*_texts(5000)))[:-30]),
+        {},
+        ["damaged or cut off"],
+    ),
+    "a gzip bomb": (
+        _file("x.txt.gz", lambda: gzip.compress(b"a" * 2**27, 9)),
+        {},
+        ["compression bomb", "Extract it yourself"],
+    ),
+    "a Parquet file cut off": (
+        _file("x.parquet", lambda: _parquet(TABLE)[:-100]),
+        {},
+        ["can't be read as Parquet", "Write it again"],
+    ),
     "an Arrow file cut off": (_file("x.arrow", lambda: _feather(TABLE)[:-2000]), {}, ["can't be read as Arrow"]),
     "a zip that is none": (_file("x.zip", b"PK nothing"), {}, ["The zip 'x.zip' is damaged"]),
     "a zip with a wrong checksum": (_file("x.zip", _lying), {}, ["'rows.jsonl' is damaged", "CRC"]),
-    "a path that climbs out": (_file("x.zip", lambda: _zip(("../../x.jsonl", b"{}"))), {}, ["'../../x.jsonl', a path that leads out"]),
-    "an absolute path": (_file("x.zip", lambda: _zip(("/etc/x.jsonl", b"{}"))), {}, ["'/etc/x.jsonl', a path that leads out"]),
+    "a path that climbs out": (
+        _file("x.zip", lambda: _zip(("../../x.jsonl", b"{}"))),
+        {},
+        ["'../../x.jsonl', a path that leads out"],
+    ),
+    "an absolute path": (
+        _file("x.zip", lambda: _zip(("/etc/x.jsonl", b"{}"))),
+        {},
+        ["'/etc/x.jsonl', a path that leads out"],
+    ),
     "a Windows path": (_file("x.zip", lambda: _zip(("C:\\x.jsonl", b"{}"))), {}, ["a path that leads out"]),
-    "a link in a zip": (_file("x.zip", lambda: _zip((_link("x.jsonl"), b"/etc/passwd"))), {}, ["holds the link 'x.jsonl'"]),
+    "a link in a zip": (
+        _file("x.zip", lambda: _zip((_link("x.jsonl"), b"/etc/passwd"))),
+        {},
+        ["holds the link 'x.jsonl'"],
+    ),
     "an encrypted zip": (_file("x.zip", _encrypted), {}, ["'rows.jsonl' in 'x.zip' is encrypted", "password"]),
     "a zip bomb": (_file("x.zip", lambda: _zip(("x.txt", b"a" * 2**27))), {}, ["unpacks to 134,217,728 bytes", "bomb"]),
-    "a zip of nothing readable": (_file("x.zip", lambda: _zip(("x.exe", b"MZ"))), {}, ["holds no file that can be read", "'.exe'"]),
+    "a zip of nothing readable": (
+        _file("x.zip", lambda: _zip(("x.exe", b"MZ"))),
+        {},
+        ["holds no file that can be read", "'.exe'"],
+    ),
     "an unknown ending": (_file("x.xlsx", b"PK"), {}, ["ends in '.xlsx'", ".parquet"]),
     "a column that is missing": (
         _file("x.jsonl", _lines({"instruction": "a", "response": "b"})),
@@ -199,20 +241,38 @@ KEPT: dict[str, tuple[Maker, dict[str, Any], int, list[dict[str, Any]]]] = {
         20,
         [{"row": 21, "reason": "NUL character (column 12)"}, {"row": 22, "reason": "NUL"}],
     ),
-    "lone surrogate": (_file("x.jsonl", _lines(*_texts(20), b'{"text": "\\ud83d"}')), {}, 20, [{"row": 21, "reason": "lone surrogate"}]),
+    "lone surrogate": (
+        _file("x.jsonl", _lines(*_texts(20), b'{"text": "\\ud83d"}')),
+        {},
+        20,
+        [{"row": 21, "reason": "lone surrogate"}],
+    ),
     "a few lines in another encoding": (
         _file("x.jsonl", _lines(*_texts(20), '{"text": "Le café était fermé à côté de l’école"}'.encode("cp1252"))),
         {},
         20,
         [{"row": 21, "reason": "not UTF-8 (byte 0xE9 at column 17); it may be cp125"}],
     ),
-    "nesting without end": (_file("x.jsonl", _lines(*_texts(20), b"[" * 100_000)), {}, 20, [{"row": 21, "reason": "nested too deeply"}]),
-    "a line of 256 MB": (_with_long_line, {}, 22, [{"row": 21, "reason": "longer than 8 MB (268,435,469 bytes)", "raw": '{"text": "'}]),
+    "nesting without end": (
+        _file("x.jsonl", _lines(*_texts(20), b"[" * 100_000)),
+        {},
+        20,
+        [{"row": 21, "reason": "nested too deeply"}],
+    ),
+    "a line of 256 MB": (
+        _with_long_line,
+        {},
+        22,
+        [{"row": 21, "reason": "longer than 8 MB (268,435,469 bytes)", "raw": '{"text": "'}],
+    ),
     "fields too few and too many": (
         _file("x.csv", b"prompt,completion\n" + b"a,b\n" * 20 + b"alone\na,b,c\n"),
         {},
         20,
-        [{"row": 22, "reason": "1 field, the header has 2 (prompt, completion)", "raw": "alone"}, {"row": 23, "reason": "3 fields"}],
+        [
+            {"row": 22, "reason": "1 field, the header has 2 (prompt, completion)", "raw": "alone"},
+            {"row": 23, "reason": "3 fields"},
+        ],
     ),
     "a quotation mark in the middle": (
         _file("x.csv", b"prompt,completion\n" + b'"a",b\n' * 20 + b'"5" disk",b\nc,d\n'),
@@ -224,7 +284,10 @@ KEPT: dict[str, tuple[Maker, dict[str, Any], int, list[dict[str, Any]]]] = {
     "a conversation without turns": (
         _file(
             "x.jsonl",
-            _lines({"messages": []}, *([{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}] * 20)),
+            _lines(
+                {"messages": []},
+                *([{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}] * 20),
+            ),
         ),
         {},
         20,
@@ -246,7 +309,9 @@ KEPT: dict[str, tuple[Maker, dict[str, Any], int, list[dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_good_rows_are_kept_and_each_bad_one_is_listed_with_its_position_and_beginning(tmp_path: Path, name: str) -> None:
+def test_good_rows_are_kept_and_each_bad_one_is_listed_with_its_position_and_beginning(
+    tmp_path: Path, name: str
+) -> None:
     make, options, good, bad = KEPT[name]
     result = _import(make(tmp_path), **options)
     assert (result.rows, result.rejected_count) == (good, len(bad))
@@ -283,15 +348,28 @@ ODD_BUT_SOUND: dict[str, tuple[Maker, dict[str, Any]]] = {
     "tabs in a .csv": (_file("x.csv", _CSV.replace(";", "\t").encode()), {}),
     "Feather": (_file("x.feather", lambda: _feather(pyarrow.Table.from_pylist(ROWS))), {}),
     "dictionary-coded Parquet": (
-        _file("x.parquet", lambda: _parquet(pyarrow.table({k: pyarrow.array([r[k] for r in ROWS]).dictionary_encode() for k in ROWS[0]}))),
+        _file(
+            "x.parquet",
+            lambda: _parquet(
+                pyarrow.table({k: pyarrow.array([r[k] for r in ROWS]).dictionary_encode() for k in ROWS[0]})
+            ),
+        ),
         {},
     ),
     "a zip of two kinds of files": (
-        _file("x.zip", lambda: _zip(("a.parquet", _parquet(pyarrow.Table.from_pylist(ROWS[:10]))), ("b.jsonl", _lines(*ROWS[10:])))),
+        _file(
+            "x.zip",
+            lambda: _zip(
+                ("a.parquet", _parquet(pyarrow.Table.from_pylist(ROWS[:10]))), ("b.jsonl", _lines(*ROWS[10:]))
+            ),
+        ),
         {},
     ),
     "JSON lines in bzip2": (_file("x.jsonl.bz2", lambda: bz2.compress(_lines(*ROWS))), {}),
-    "JSON lines in Zstandard": (_file("x.jsonl.zst", lambda: pyarrow.compress(_lines(*ROWS), "zstd", asbytes=True)), {}),
+    "JSON lines in Zstandard": (
+        _file("x.jsonl.zst", lambda: pyarrow.compress(_lines(*ROWS), "zstd", asbytes=True)),
+        {},
+    ),
 }
 
 

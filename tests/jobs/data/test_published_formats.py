@@ -1,4 +1,6 @@
-"""Formats of published datasets, through the import job: typed parts, message trees, chosen_messages, lists of strings."""
+"""Formats of published datasets, through the import job: typed parts, message trees, chosen_messages, lists of
+strings.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,8 @@ def _text(text: str, key: str = "text") -> dict[str, str]:
 )
 def test_content_in_typed_parts_becomes_text(tmp_path: Path, content: object) -> None:
     source = _lines(
-        tmp_path / "rows.jsonl", [{"messages": [{"role": "user", "content": [_text("Where is Mira?")]}, {**ANSWER, "content": content}]}]
+        tmp_path / "rows.jsonl",
+        [{"messages": [{"role": "user", "content": [_text("Where is Mira?")]}, {**ANSWER, "content": content}]}],
     )
     result, rows = _import(source)
     assert (result["kind"], result["rejected"]) == ("chat", [])
@@ -82,14 +85,21 @@ def test_reasoning_parts_stay_apart_from_the_answer(tmp_path: Path, part: dict[s
 def test_tool_parts_become_calls_and_results(tmp_path: Path) -> None:
     call = {"type": "tool_use", "id": "c1", "name": "look", "input": {"city": "Graz"}}
     result = {"type": "tool_result", "tool_use_id": "c1", "content": [_text("rain")]}
-    turns = [ASK, {"role": "assistant", "content": [_text("Let me look."), call]}, {"role": "user", "content": [result]}, ANSWER]
+    turns = [
+        ASK,
+        {"role": "assistant", "content": [_text("Let me look."), call]},
+        {"role": "user", "content": [result]},
+        ANSWER,
+    ]
     _, rows = _import(_lines(tmp_path / "rows.jsonl", [{"messages": turns}]))
     assert rows[0]["messages"] == [
         ASK,
         {
             "role": "assistant",
             "content": "Let me look.",
-            "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"city": "Graz"}'}}],
+            "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"city": "Graz"}'}}
+            ],
         },
         {"role": "tool", "content": "rain", "tool_call_id": "c1"},
         ANSWER,
@@ -100,7 +110,10 @@ def _reasoned_calls(*calls: object) -> dict[str, Any]:
     """A row as LLaMA-Factory writes it: a part of reasoning, and each call of a tool as JSON text."""
     parts = [{"type": "reasoning", "value": "Look it up."}, *({"type": "tool_call", "value": call} for call in calls)]
     turns = [{"role": "user", "content": [_text("Where is Mira?", "value")]}, {"role": "assistant", "content": parts}]
-    answers = [{"role": "tool", "content": [_text("tower", "value")]}, {"role": "assistant", "content": [_text("In the tower.", "value")]}]
+    answers = [
+        {"role": "tool", "content": [_text("tower", "value")]},
+        {"role": "assistant", "content": [_text("In the tower.", "value")]},
+    ]
     return {"messages": [*turns, *answers], "tools": json.dumps([{"name": "find", "parameters": {}}])}
 
 
@@ -121,7 +134,9 @@ def test_calls_written_as_json_text_are_read(tmp_path: Path, calls: list[object]
     assert (result["kind"], result["rows"], result["rejected_count"]) == ("chat", 30, 0)
     call = rows[0]["messages"][1]["tool_calls"][0]["function"]
     assert (call["name"], json.loads(call["arguments"])) == ("find", {"who": "Mira"})
-    assert len(rows[0]["messages"][1]["tool_calls"]) == (1 if len(calls) == 1 and not str(calls[0]).startswith("[") else 2)
+    assert len(rows[0]["messages"][1]["tool_calls"]) == (
+        1 if len(calls) == 1 and not str(calls[0]).startswith("[") else 2
+    )
     assert "Look it up." in rows[0]["messages"][1]["content"]
 
 
@@ -134,7 +149,11 @@ def test_a_call_that_is_not_json_rejects_its_row_alone(tmp_path: Path) -> None:
 
 def test_turns_with_roles_are_never_taken_for_text(tmp_path: Path) -> None:
     """With most turns unreadable, another column of text was imported, as text to train on."""
-    unread = {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}, ANSWER], "tools": "[]", "note": "long " * 40}
+    unread = {
+        "messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}, ANSWER],
+        "tools": "[]",
+        "note": "long " * 40,
+    }
     read = {"messages": [ASK, ANSWER], "tools": "[]", "note": "long " * 40}
     result, rows = _import(_lines(tmp_path / "rows.jsonl", [*[unread] * 7, *[read] * 3]))
     assert (result["kind"], len(rows), result["rejected_count"]) == ("chat", 3, 7)
@@ -144,7 +163,9 @@ def test_turns_with_roles_are_never_taken_for_text(tmp_path: Path) -> None:
 
 
 def test_above_the_share_that_may_be_rejected_nothing_is_imported(tmp_path: Path) -> None:
-    """The whole file decides, not its beginning; the reasons are counted over all rows, whatever numbers and names they hold."""
+    """The whole file decides, not its beginning; the reasons are counted over all rows, whatever numbers and names they
+    hold.
+    """
     good = [{"messages": [ASK, {"role": "assistant", "content": f"In tower {n}."}]} for n in range(900)]
     bad = [{"messages": [*([ASK] * (n % 5)), {"role": f"king {n}", "content": "x"}]} for n in range(300)]
     source = _lines(tmp_path / "rows.jsonl", [*good, *bad, {"messages": []}])
@@ -165,7 +186,10 @@ def test_above_the_share_that_may_be_rejected_nothing_is_imported(tmp_path: Path
 @pytest.mark.parametrize(
     ("part", "reason"),
     [
-        ({"type": "image_url", "image_url": {"url": "data:..."}}, "part 2 of turn 1 of `messages` is an image (image_url)"),
+        (
+            {"type": "image_url", "image_url": {"url": "data:..."}},
+            "part 2 of turn 1 of `messages` is an image (image_url)",
+        ),
         ({"type": "image"}, "part 2 of turn 1 of `messages` is an image (image)"),
         ({"type": "input_audio", "input_audio": {"data": ""}}, "is audio (input_audio)"),
         ({"type": "video", "video": "a.mp4"}, "is a video (video)"),
@@ -232,7 +256,11 @@ def test_ranks_among_the_answers_to_one_message_are_preferences(tmp_path: Path) 
     before = _turns("What is 7 + 0?", "It is 7.", "And why is it 7?")
     assert rows == [
         {"prompt": before[:1], "chosen": [before[1]], "rejected": [{"role": "assistant", "content": "Perhaps 8."}]},
-        {"prompt": before, "chosen": [{**ANSWER, "content": "Arithmetic 7."}], "rejected": [{**ANSWER, "content": "Counting 7."}]},
+        {
+            "prompt": before,
+            "chosen": [{**ANSWER, "content": "Arithmetic 7."}],
+            "rejected": [{**ANSWER, "content": "Counting 7."}],
+        },
     ]
     assert [(row["row"], row["reason"]) for row in result["rejected"]] == [
         (2, "no two answers to the same message have different ranks, so nothing is preferred")
@@ -258,7 +286,9 @@ def test_a_table_of_messages_gives_the_rows_of_its_nested_trees(tmp_path: Path, 
 def test_conversations_of_one_tree_stay_in_one_split(tmp_path: Path) -> None:
     result, _ = _import(_lines(tmp_path / "trees.jsonl", [tree(number) for number in range(600)]), val_fraction=0.2)
     stored = tmp_path / result["folder"]
-    train, val = ({row["messages"][0]["content"] for row in iter_rows(stored, split=split)} for split in ("train", "val"))
+    train, val = (
+        {row["messages"][0]["content"] for row in iter_rows(stored, split=split)} for split in ("train", "val")
+    )
     assert train
     assert val
     assert not train & val
@@ -296,9 +326,15 @@ def test_messages_that_no_tree_reaches_are_rejected_with_the_reason(tmp_path: Pa
     ("prompt", "reason"),
     [
         ("What?", "`tree` holds text where a message with replies is expected"),
-        ({**message("m", "Hi", role="prompter"), "replies": "none"}, "`replies` of the message 'm' is not a list of messages"),
+        (
+            {**message("m", "Hi", role="prompter"), "replies": "none"},
+            "`replies` of the message 'm' is not a list of messages",
+        ),
         (message("m", "Hi", role="prompter"), "the conversation has no answer of the assistant"),
-        (message("m", "Hi", message("n", "Ho", role="king"), role="prompter"), "turn 2 of `messages` has the unknown role 'king'"),
+        (
+            message("m", "Hi", message("n", "Ho", role="king"), role="prompter"),
+            "turn 2 of `messages` has the unknown role 'king'",
+        ),
     ],
     ids=["no tree", "replies are text", "nobody answers", "unknown role"],
 )
@@ -362,7 +398,9 @@ class _StopsOnceKept(RememberingReporter):
     ids=["prompts", "texts", "names"],
 )
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
-def test_a_list_of_strings_is_prompts_or_text(tmp_path: Path, strings: list[str], kind: str, field: str, ending: str) -> None:
+def test_a_list_of_strings_is_prompts_or_text(
+    tmp_path: Path, strings: list[str], kind: str, field: str, ending: str
+) -> None:
     source = tmp_path / f"strings{ending}"
     source.write_text(json.dumps(strings) if ending == ".json" else "".join(json.dumps(one) + "\n" for one in strings))
     result, rows = _import(source)

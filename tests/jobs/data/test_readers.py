@@ -85,7 +85,10 @@ def test_a_quotation_mark_that_is_never_closed_is_a_problem_and_not_a_row(tmp_pa
     path.write_text('prompt,completion\na,b\n"open,b\nc,d\n')
     good, bad = _read(path)
     assert list(good) == [2]
-    assert bad[3] == "a quotation mark that opens here is never closed, so the line after it can't be told apart from this row"
+    assert (
+        bad[3]
+        == "a quotation mark that opens here is never closed, so the line after it can't be told apart from this row"
+    )
 
 
 def test_a_line_that_is_far_too_long_is_skipped_in_csv(tmp_path: Path) -> None:
@@ -173,13 +176,10 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, suffix: str) -> None
             file.write((line + "\n") * 60_000)
     assert path.stat().st_size > 55e6
     program = (
-        "import resource, sys\n"
-        "from pathlib import Path\n"
-        "from jobs.data.parsing import rows_of\n"
-        "from jobs.data.readers import RowSource\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "print(sum(isinstance(row, dict) for block in RowSource(Path(sys.argv[1])).blocks() for _, row in rows_of(block)))\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+        "import resource, sys\nfrom pathlib import Path\nfrom jobs.data.parsing import rows_of\nfrom jobs.data.readers"
+        " import RowSource\nbefore = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nprint(sum(isinstance(row,"
+        " dict) for block in RowSource(Path(sys.argv[1])).blocks() for _, row in"
+        " rows_of(block)))\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
     rows, grown = map(int, done.stdout.split())

@@ -61,7 +61,9 @@ def test_a_zip_of_a_saved_dict_keeps_its_splits(tmp_path: Path, inside: str) -> 
     assert (head.rows[0], head.val_split) == (_rows(0, 1)[0], "validation")
     result, prompts, log = _import(packed, val_fraction=0.3)
     assert (result["rows"], result["ignored"]) == (49, [{"file": "test", "reason": "a split that was not chosen"}])
-    assert prompts == {split: [row["instruction"] for row in rows] for split, rows in (("train", _rows(0, 40)), ("val", _rows(200, 9)))}
+    assert prompts == {
+        split: [row["instruction"] for row in rows] for split, rows in (("train", _rows(0, 40)), ("val", _rows(200, 9)))
+    }
     assert "The source's own splits are kept." in log
     assert _import(packed, split="test", val_fraction=0.5)[0]["rows"] == 6
     assert _import(saved, val_fraction=0.3)[0]["content_hash"] == result["content_hash"]
@@ -70,7 +72,10 @@ def test_a_zip_of_a_saved_dict_keeps_its_splits(tmp_path: Path, inside: str) -> 
 
 def test_a_zip_whose_record_names_other_files_or_is_endless_is_refused(tmp_path: Path) -> None:
     packed = tmp_path / "saved.zip"
-    for record, message in (('{"splits": ["../elsewhere"]}', "is not a folder in it"), (" " * 70_000_000, "70,000,000 bytes")):
+    for record, message in (
+        ('{"splits": ["../elsewhere"]}', "is not a folder in it"),
+        (" " * 70_000_000, "70,000,000 bytes"),
+    ):
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("dataset_dict.json", record)
             archive.writestr("train/data-0.arrow", "x" * 2**20 + "".join(map(str, range(100_000))))

@@ -1,4 +1,6 @@
-"""Datasets from elsewhere: a Hub on loopback, S3 as moto plays it; fetched in pieces, broken off, gone on with, refused in words."""
+"""Datasets from elsewhere: a Hub on loopback, S3 as moto plays it; fetched in pieces, broken off, gone on with, refused
+in words.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +27,28 @@ from tests.support.data.hub_server import HubServer, commit_id, run_hub
 from tests.support.jobs import make_spec
 
 ROOT = Path(__file__).parents[3]
-LONG = "".join(json.dumps({"text": f"row {i} " + "word " * 200}) + "\n" for i in range(3000))  # 3 MB, three chunks at least
+LONG = "".join(
+    json.dumps({"text": f"row {i} " + "word " * 200}) + "\n" for i in range(3000)
+)  # 3 MB, three chunks at least
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     tales = tmp_path / "hub/datasets/tiny/tales"
-    for folder in (tales / "short", tales / "long", tmp_path / "hub/datasets/tiny/tales@old", tmp_path / "hub/datasets/tiny/script"):
+    for folder in (
+        tales / "short",
+        tales / "long",
+        tmp_path / "hub/datasets/tiny/tales@old",
+        tmp_path / "hub/datasets/tiny/script",
+    ):
         folder.mkdir(parents=True)
     card = (
         "configs:\n- config_name: short\n  data_files:\n"
         "  - split: train\n    path: short/train*\n  - split: test\n    path: short/t*.parquet\n"
     )
-    (tales / "README.md").write_text(f"---\nlicense: cc-by-4.0\n{card}- config_name: long\n  data_dir: long\n---\n# Tales\n")
+    (tales / "README.md").write_text(
+        f"---\nlicense: cc-by-4.0\n{card}- config_name: long\n  data_dir: long\n---\n# Tales\n"
+    )
     (tales / "short/train.jsonl").write_text("".join(json.dumps({"text": f"tale {i}"}) + "\n" for i in range(40)))
     parquet.write_table(pyarrow.table({"text": [f"test {i}" for i in range(7)]}), tales / "short/t-0.parquet")
     (tales / "long/all.jsonl").write_text(LONG)
@@ -94,7 +105,9 @@ def ask(**choice: str) -> dict[str, Any]:
     ],
     ids=["the split train by itself", "config and split", "revision"],
 )
-def test_a_split_of_the_hub_becomes_a_version(hub: HubServer, tmp_path: Path, choice: dict[str, str], rows: int) -> None:
+def test_a_split_of_the_hub_becomes_a_version(
+    hub: HubServer, tmp_path: Path, choice: dict[str, str], rows: int
+) -> None:
     result = fetch(tmp_path, **ask(**choice))
     assert (result["rows"], result["kind"]) == (rows, "text")
     folder = f"tiny/tales{'@old' if 'revision' in choice else ''}"
@@ -205,9 +218,15 @@ def test_offline_by_choice_is_named() -> None:
     program = "from backend.errors import Unavailable\nfrom backend.infra.hub.datasets import find_hub_dataset\n"
     program += "try:\n    find_hub_dataset('a/b')\nexcept Unavailable as error:\n    print(error)\n"
     done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "HF_HUB_OFFLINE": "1"}, cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", program],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
-    assert "a/b can't be fetched: HF_HUB_OFFLINE is set. Unset it, or import them from disk." in done.stdout, done.stderr[-1000:]
+    assert "a/b can't be fetched: HF_HUB_OFFLINE is set. Unset it, or import them from disk." in done.stdout, (
+        done.stderr[-1000:]
+    )
 
 
 def test_a_folder_of_s3_becomes_one_version(bucket: Any, tmp_path: Path) -> None:
@@ -245,7 +264,12 @@ def test_an_object_that_changed_between_two_attempts_is_downloaded_again(bucket:
             Unavailable,
             "Could not connect to the endpoint.*AWS_ENDPOINT_URL",
         ),
-        ("s3://tales/a.jsonl", {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, Unavailable, "refuses.*Set AWS_ACCESS_KEY_ID"),
+        (
+            "s3://tales/a.jsonl",
+            {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
+            Unavailable,
+            "refuses.*Set AWS_ACCESS_KEY_ID",
+        ),
     ],
     ids=["no object", "no bucket", "no rows", "another scheme", "no store", "no keys"],
 )
@@ -269,7 +293,9 @@ def test_a_refusal_of_a_store_is_reported_promptly(
     assert time.monotonic() - started < 60
 
 
-def test_a_library_that_is_not_installed_is_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_not_installed_is_named_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(Unavailable, match=r"needs the library gcsfs.*pip install gcsfs"):
         fetch(tmp_path, url="gs://tales/a.jsonl")

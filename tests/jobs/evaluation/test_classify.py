@@ -41,7 +41,10 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
             parameter.zero_()
         network.bert.embeddings.LayerNorm.weight.fill_(1.0)
         network.bert.embeddings.word_embeddings.weight[3] = torch.tensor([1.0, -1.0, 0.0, 0.0])
-        for norm in (network.bert.encoder.layer[0].attention.output.LayerNorm, network.bert.encoder.layer[0].output.LayerNorm):
+        for norm in (
+            network.bert.encoder.layer[0].attention.output.LayerNorm,
+            network.bert.encoder.layer[0].output.LayerNorm,
+        ):
             norm.weight.fill_(1.0)
         network.bert.pooler.dense.weight.copy_(torch.eye(4))
         network.classifier.weight[1, 0], network.classifier.bias[0] = 8.0, 2.0
@@ -49,7 +52,9 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def classify(root: Path, folder: Path, texts: list[str], **options: str) -> tuple[list[float | None], dict[str, object]]:
+def classify(
+    root: Path, folder: Path, texts: list[str], **options: str
+) -> tuple[list[float | None], dict[str, object]]:
     (root / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     payload = {"threads": 1, "classifier": str(folder), "texts_file": "texts.jsonl", "evaluation_id": "e", **options}
     spec = make_spec("classify", payload, root=root, job="job")
@@ -68,7 +73,9 @@ def test_probability_is_that_of_the_label(classifier: Path, tmp_path: Path) -> N
     assert fine[0] == pytest.approx(1 - scores[0], abs=1e-6)
 
 
-def test_a_failing_batch_is_missing_and_the_rest_is_not(classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_batch_is_missing_and_the_rest_is_not(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(run_classify, "BATCH", 1)
     classified = run_classify._classify
 

@@ -27,9 +27,16 @@ def prompts(texts: list[str]) -> list[dict[str, object]]:
     return [{"id": f"p{index}", "messages": [{"role": "user", "content": text}]} for index, text in enumerate(texts)]
 
 
-def completions(room: EvaluationRoom, checkpoint: str, texts: list[str], *, job: str, **values: object) -> dict[str, dict[str, object]]:
+def completions(
+    room: EvaluationRoom, checkpoint: str, texts: list[str], *, job: str, **values: object
+) -> dict[str, dict[str, object]]:
     reporter = Remembering()
-    room.work("generate", {"checkpoint": checkpoint, "prompts": prompts(texts), "max_tokens": 12, **values}, job=job, reporter=reporter)
+    room.work(
+        "generate",
+        {"checkpoint": checkpoint, "prompts": prompts(texts), "max_tokens": 12, **values},
+        job=job,
+        reporter=reporter,
+    )
     return {texts[int(str(event["prompt_id"])[1:])]: event for event in reporter.of("completion")}
 
 
@@ -81,7 +88,9 @@ def test_a_stopped_generation_keeps_its_completions(room: EvaluationRoom) -> Non
     reporter = Remembering()
     result = room.work("generate", payload, job="stopped", reporter=reporter)
     assert result["count"] == 40
-    assert sorted(int(str(e["prompt_id"])[1:]) for e in reporter.of("completion")) == list(range(40))  # earlier ones are told again
+    assert sorted(int(str(e["prompt_id"])[1:]) for e in reporter.of("completion")) == list(
+        range(40)
+    )  # earlier ones are told again
     stored = [json.loads(line) for line in (room.root / str(result["file"])).read_text().split("\n") if line]
     assert len(stored) == 40
 
@@ -93,7 +102,9 @@ def test_loglikelihoods_come_back_in_order_and_equal_the_table(room: EvaluationR
         {"context": "", "continuation": "xyz"},
         {"context": "long " * 9, "continuation": "e"},
     ]
-    (room.root / "pairs.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n", encoding="utf-8")
+    (room.root / "pairs.jsonl").write_text(
+        "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n", encoding="utf-8"
+    )
     result = room.work("loglikelihood", {"checkpoint": "bigram", "rows_file": "pairs.jsonl"}, job="pairs")
     items = [json.loads(line) for line in (room.root / str(result["items_file"])).read_text().split("\n") if line]
     for row, item in zip(rows, items, strict=True):

@@ -25,7 +25,11 @@ QUESTIONS = [
     for thing in ("lamp", "boat", "song")
     for name in ("Mira", "Tom", "Ada")
 ]
-TEXTS = ["Short.", "A text as long as two or three windows. " * 4, *(f"Text {i} of some length, été." for i in range(8))]
+TEXTS = [
+    "Short.",
+    "A text as long as two or three windows. " * 4,
+    *(f"Text {i} of some length, été." for i in range(8)),
+]
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +52,12 @@ def test_loglikelihoods_choices_and_bits_per_byte_equal_lm_evaluation_harness(ro
     scores = room.evaluate("random", "choices", "multiple_choice", job="choices", reporter=reporter)
     pairs = [(row["question"], choice) for row in QUESTIONS for choice in row["choices"]]
     requests = [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)]
-    theirs = np.array([logprob for logprob, _ in harness.loglikelihood(requests, disable_tqdm=True)]).reshape(len(QUESTIONS), 3)
-    ours = np.array([item["shown"]["logprobs"] for item in sorted(reporter.of("item"), key=lambda item: item["position"])])
+    theirs = np.array([logprob for logprob, _ in harness.loglikelihood(requests, disable_tqdm=True)]).reshape(
+        len(QUESTIONS), 3
+    )
+    ours = np.array(
+        [item["shown"]["logprobs"] for item in sorted(reporter.of("item"), key=lambda item: item["position"])]
+    )
     assert np.abs(ours - theirs).max() <= 1e-4
     assert np.array_equal(ours.argmax(-1), theirs.argmax(-1))
     assert scores["acc"]["value"] == pytest.approx(float((theirs.argmax(-1) == 1).mean()))
@@ -62,7 +70,9 @@ def test_loglikelihoods_choices_and_bits_per_byte_equal_lm_evaluation_harness(ro
     assert scores["bits_per_byte"]["value"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_perplexity_of_a_target_is_that_of_lm_evaluation_harness_and_the_one_of_tokens_is_not(room: EvaluationRoom) -> None:
+def test_perplexity_of_a_target_is_that_of_lm_evaluation_harness_and_the_one_of_tokens_is_not(
+    room: EvaluationRoom,
+) -> None:
     """LAMBADA showed 30.40 per token under the harness's name, which says 10,679,383 of the same network."""
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
@@ -74,11 +84,16 @@ def test_perplexity_of_a_target_is_that_of_lm_evaluation_harness_and_the_one_of_
     assert isinstance(task, TaskDefinition)
     room.write("passages", passages)
     reporter = Remembering()
-    config = task.model_copy(update={"metrics": (*task.metrics, MetricUse(name="token_perplexity"))}).model_dump(mode="json")
+    config = task.model_copy(update={"metrics": (*task.metrics, MetricUse(name="token_perplexity"))}).model_dump(
+        mode="json"
+    )
     scores = room.evaluate("random", "passages", "perplexity", job="lambada", reporter=reporter, task=config)
 
     harness = HFLM(
-        pretrained=load_network(room.root / "random"), tokenizer=load_tokenizer(room.root / "random"), batch_size=4, max_length=64
+        pretrained=load_network(room.root / "random"),
+        tokenizer=load_tokenizer(room.root / "random"),
+        batch_size=4,
+        max_length=64,
     )
     theirs = ConfigurableTask(
         config={
@@ -124,8 +139,12 @@ def test_rules_of_choosing_are_those_of_the_harness() -> None:
     for doc in [*docs] * 10:
         sums, alone = -draw.gamma(6, 3, 4), -draw.gamma(6, 3, 4)
         expected = task.process_results(doc, [(value, False) for value in [*sums, *alone]])
-        scores, plain = (tuple(ContinuationScore(float(value), 3, False) for value in values) for values in (sums, alone))
-        values = choice_values(scores, choices, [doc["answer"]], metrics=[*(read_name(name, "") for name in names), "mc2"], alone=plain)
+        scores, plain = (
+            tuple(ContinuationScore(float(value), 3, False) for value in values) for values in (sums, alone)
+        )
+        values = choice_values(
+            scores, choices, [doc["answer"]], metrics=[*(read_name(name, "") for name in names), "mc2"], alone=plain
+        )
         for name in ("acc", "acc_norm", "acc_bytes", "acc_mutual_info"):
             assert values[read_name(name, "")] == expected[name], name
         assert values["brier"] == pytest.approx(brier_score([expected["brier_score"]]))

@@ -71,7 +71,8 @@ def test_one_long_document_is_scored_by_windows_that_together_hold_every_byte(ro
 def test_questions_about_one_passage_widen_the_interval(room: EvaluationRoom) -> None:
     """A network that writes "hat" gets all five questions of a passage right or all wrong."""
     passages = [
-        f"Passage {n} of the book is long enough to be read as one, and its five questions all have the same answer." for n in range(6)
+        f"Passage {n} of the book is long enough to be read as one, and its five questions all have the same answer."
+        for n in range(6)
     ]
     rows = [
         {"question": f"{passage}\nQuestion {m}: h", "choices": ["at", "ut"], "answer": int(n % 3 == 0)}
@@ -108,7 +109,11 @@ def test_conversations_are_scored_on_the_answers_and_their_end_token_only(room: 
     assert scores["facts"]["used_chat_template"] is True
     assert scores["facts"]["tokens"] == 4 * len(rows)  # h, a, t, end
     log_p, tokenizer = chain_bigram("hat"), byte_tokenizer()
-    answer = [tokenizer.convert_tokens_to_ids("<|assistant|>"), *tokenizer.encode("hat", add_special_tokens=False), tokenizer.eos_token_id]
+    answer = [
+        tokenizer.convert_tokens_to_ids("<|assistant|>"),
+        *tokenizer.encode("hat", add_special_tokens=False),
+        tokenizer.eos_token_id,
+    ]
     nll = -sum(log_p[a, b] for a, b in itertools.pairwise(answer))
     assert scores["bits_per_byte"]["value"] == pytest.approx(nll / 3 / math.log(2), abs=1e-5)
 
@@ -117,7 +122,11 @@ def test_multiple_choice_follows_the_oracles_table(room: EvaluationRoom) -> None
     log_p, tokenizer = random_bigram(1), byte_tokenizer()
     draw = np.random.default_rng(0)
     rows = [
-        {"question": f"q{i}", "choices": ["".join(draw.choice(list("abcdef"), size=n)) for n in (2, 4, 3)], "answer": i % 3}
+        {
+            "question": f"q{i}",
+            "choices": ["".join(draw.choice(list("abcdef"), size=n)) for n in (2, 4, 3)],
+            "answer": i % 3,
+        }
         for i in range(40)
     ]
     room.write("choices", rows)
@@ -132,7 +141,8 @@ def test_multiple_choice_follows_the_oracles_table(room: EvaluationRoom) -> None
     sums = [[logprob(row, choice) for choice in row["choices"]] for row in rows]
     right = [int(np.argmax(s)) == row["answer"] for s, row in zip(sums, rows, strict=True)]
     normed = [
-        np.argmax([a / len(c) for a, c in zip(s, row["choices"], strict=True)]) == row["answer"] for s, row in zip(sums, rows, strict=True)
+        np.argmax([a / len(c) for a, c in zip(s, row["choices"], strict=True)]) == row["answer"]
+        for s, row in zip(sums, rows, strict=True)
     ]
     assert scores["acc"]["value"] == pytest.approx(np.mean(right))
     assert scores["acc_norm"]["value"] == pytest.approx(np.mean(normed))
@@ -166,7 +176,13 @@ def test_greedy_answers_of_an_oracle_are_graded_exactly(room: EvaluationRoom) ->
     ]
     reporter = Remembering()
     scores = room.evaluate(
-        "writes_hat", room.write("answers", rows), "generation", job="answers", reporter=reporter, chat="off", max_tokens=8
+        "writes_hat",
+        room.write("answers", rows),
+        "generation",
+        job="answers",
+        reporter=reporter,
+        chat="off",
+        max_tokens=8,
     )
     assert {item["shown"]["completion"] for item in reporter.of("item")} == {"at"}
     assert scores["exact_match"]["value"] == scores["contains"]["value"] == pytest.approx(1 / 3)
@@ -176,7 +192,9 @@ def test_an_answer_longer_than_the_context_ends_with_it_and_is_counted(room: Eva
     """A longest answer of 8,192 tokens was refused on a context of 64; a task's was cut and counted."""
     rows = [{"question": f"{i} h", "answers": ["at"]} for i in range(3)]
     reporter = Remembering()
-    scores = room.evaluate("uniform", room.write("long", rows), "generation", job="long", reporter=reporter, chat="off", max_tokens=8192)
+    scores = room.evaluate(
+        "uniform", room.write("long", rows), "generation", job="long", reporter=reporter, chat="off", max_tokens=8192
+    )
     assert len(reporter.of("item")) == scores["exact_match"]["n"] == scores["facts"]["capped_items"] == 3
 
 
@@ -184,7 +202,14 @@ def test_examples_are_shown_before_the_question_and_not_scored(room: EvaluationR
     rows = [{"question": f"{i} h", "answers": ["at"]} for i in range(6)]
     reporter = Remembering()
     scores = room.evaluate(
-        "writes_hat", room.write("shots", rows), "generation", job="shots", reporter=reporter, chat="off", max_tokens=8, shots=2
+        "writes_hat",
+        room.write("shots", rows),
+        "generation",
+        job="shots",
+        reporter=reporter,
+        chat="off",
+        max_tokens=8,
+        shots=2,
     )
     assert scores["exact_match"]["n"] == 4
     assert scores["exact_match"]["value"] == 1.0
@@ -226,7 +251,9 @@ def test_stopped_evaluation_keeps_its_items_and_a_new_attempt_scores_only_the_re
     ("dataset", "kind", "words"),
     [("texts", "multiple_choice", "no multiple-choice question"), ("texts", "generation", "no question with answers")],
 )
-def test_rows_that_do_not_suit_the_scoring_are_refused_by_number(room: EvaluationRoom, dataset: str, kind: str, words: str) -> None:
+def test_rows_that_do_not_suit_the_scoring_are_refused_by_number(
+    room: EvaluationRoom, dataset: str, kind: str, words: str
+) -> None:
     with pytest.raises(InvalidInput, match=f"Row 1 .*{words}|Row 1 is {words}|Row 1 has {words}"):
         room.evaluate("uniform", dataset, kind, job=f"refused {kind}")
 

@@ -93,7 +93,9 @@ def evaluate(
     room: EvaluationRoom, checkpoint: str, dataset: str, text: str, *, job: str, **config: Any
 ) -> tuple[dict[str, Any], list[Any]]:
     reporter, task = Remembering(), read_task(text)
-    scores = room.evaluate(checkpoint, dataset, task.kind, job=job, reporter=reporter, task=task.model_dump(mode="json"), **config)
+    scores = room.evaluate(
+        checkpoint, dataset, task.kind, job=job, reporter=reporter, task=task.model_dump(mode="json"), **config
+    )
     return scores, sorted(reporter.of("item"), key=lambda item: item["position"])
 
 
@@ -108,9 +110,18 @@ def logprob(log_p: np.ndarray, context: str, continuation: str) -> float:
 def test_every_rule_of_choosing_follows_the_oracles_table(room: EvaluationRoom, engine: str) -> None:
     scores, items = evaluate(room, "bigram", "choices", LETTERS, job=f"letters {engine}", engine=engine, audit_items=3)
     task, log_p = read_task(LETTERS), random_bigram(1)
-    rows = [{"question": i["shown"]["question"].rsplit("\n\n", 1)[-1][:-1], "choices": i["shown"]["choices"]} for i in items]
+    rows = [
+        {"question": i["shown"]["question"].rsplit("\n\n", 1)[-1][:-1], "choices": i["shown"]["choices"]} for i in items
+    ]
     assert len(items) == 15  # the first row is the example
-    expected: dict[str, list[float]] = {"acc": [], "acc_norm": [], "acc_bytes": [], "acc_token": [], "acc_pmi": [], "mc2": []}
+    expected: dict[str, list[float]] = {
+        "acc": [],
+        "acc_norm": [],
+        "acc_bytes": [],
+        "acc_token": [],
+        "acc_pmi": [],
+        "mc2": [],
+    }
     for item, row in zip(items, rows, strict=True):
         choices, gold = row["choices"], row["choices"].index(item["shown"]["answer"])
         sums = np.array([logprob(log_p, f"{row['question']}:", f" {choice}") for choice in choices])
@@ -142,7 +153,11 @@ def test_answers_are_extracted_stopped_and_scored_by_corpus_metrics(room: Evalua
 
 
 def test_an_answer_longer_than_the_context_gets_what_its_prompt_leaves(room: EvaluationRoom) -> None:
-    text = WORDS.replace("max_tokens: 8", "max_tokens: 1280").replace('stop: ["t"]', "stop: []").replace("bleu", "contains")
+    text = (
+        WORDS.replace("max_tokens: 8", "max_tokens: 1280")
+        .replace('stop: ["t"]', "stop: []")
+        .replace("bleu", "contains")
+    )
     scores, items = evaluate(room, "uniform", "words", text, job="long")
     assert [item["shown"]["finish_reason"] for item in items] == ["length"] * 4
     assert (scores["facts"]["capped_items"], scores["facts"].get("truncated_items", 0)) == (4, 0)
@@ -151,7 +166,11 @@ def test_an_answer_longer_than_the_context_gets_what_its_prompt_leaves(room: Eva
 def test_bbq_and_winogender_have_their_published_scores(room: EvaluationRoom) -> None:
     questions = [
         dict(
-            row, question_polarity=polarity, question_index=str(index), context=f"Ann and Ben met {index}.", category=CATEGORIES[index % 2]
+            row,
+            question_polarity=polarity,
+            question_index=str(index),
+            context=f"Ann and Ben met {index}.",
+            category=CATEGORIES[index % 2],
         )
         for index in range(6)
         for polarity in ("neg", "nonneg")
@@ -162,8 +181,13 @@ def test_bbq_and_winogender_have_their_published_scores(room: EvaluationRoom) ->
     chosen = [item["shown"]["chosen"] for item in items]
     expected: dict[str, list[float]] = {}
     for row, name in zip(questions, chosen, strict=True):
-        condition, known = f"{row['context_condition']}uous".replace("disambiguous", "disambiguated"), name in ("Ann", "Ben")
-        expected.setdefault(f"accuracy_{condition}", []).append(float(name == "Ben" if row["label"] == 2 else not known))
+        condition, known = (
+            f"{row['context_condition']}uous".replace("disambiguous", "disambiguated"),
+            name in ("Ann", "Ben"),
+        )
+        expected.setdefault(f"accuracy_{condition}", []).append(
+            float(name == "Ben" if row["label"] == 2 else not known)
+        )
         if known or condition == "ambiguous":
             bias = (1.0 if (name == "Ann") == (row["question_polarity"] == "neg") else -1.0) if known else 0.0
             expected.setdefault(f"bias_{condition}", []).append(bias)
@@ -180,7 +204,9 @@ def test_bbq_and_winogender_have_their_published_scores(room: EvaluationRoom) ->
     ]
     room.write("winogender", sentences)
     scores, items = evaluate(room, "bigram", "winogender", shipped_text("winogender"), job="winogender")
-    right = {gender: [i["values"]["acc"] for i in items if i["shown"]["subgroup"] == gender] for gender in ("male", "female")}
+    right = {
+        gender: [i["values"]["acc"] for i in items if i["shown"]["subgroup"] == gender] for gender in ("male", "female")
+    }
     assert scores["gender_gap"]["value"] == pytest.approx(np.mean(right["male"]) - np.mean(right["female"]))
     assert scores["gender_gap"]["n"] == 6
 
@@ -189,7 +215,9 @@ def test_programs_are_run_confined_and_only_where_that_is_allowed(room: Evaluati
     rows = [{"question": 'x = """h', "answers": [f'"""\nassert x == "{end}\\n"']} for end in ("ha", "hb")]
     room.write("programs", rows)
     task = read_task(
-        WORDS.replace("name: words", "name: programs").replace("metrics: [exact_match, bleu]", "metrics: ['pass@1']\nruns_code: true")
+        WORDS.replace("name: words", "name: programs").replace(
+            "metrics: [exact_match, bleu]", "metrics: ['pass@1']\nruns_code: true"
+        )
     )
     payload = {"checkpoint": "hat", "dataset": "programs", "kind": "generation", "split": "all", "evaluation_id": "e"}
     payload["config"] = {"task": task.model_dump(mode="json")}
@@ -209,10 +237,14 @@ def test_continuations_are_right_where_greedy_decoding_gives_them(room: Evaluati
     nll = -sum(logprob(log_p, "h", answer) for answer in ("ax", "at") * 2)
     assert scores["acc"]["value"] == 0.5
     assert scores["token_perplexity"]["value"] == pytest.approx(math.exp(nll / 8), rel=1e-4)
-    assert scores["perplexity"]["value"] == pytest.approx(math.exp(nll / 4), rel=1e-4)  # of four targets of two tokens each
+    assert scores["perplexity"]["value"] == pytest.approx(
+        math.exp(nll / 4), rel=1e-4
+    )  # of four targets of two tokens each
 
 
-def test_uniform_network_has_its_vocabulary_as_perplexity_per_byte_and_words_as_the_harness_counts_them(room: EvaluationRoom) -> None:
+def test_uniform_network_has_its_vocabulary_as_perplexity_per_byte_and_words_as_the_harness_counts_them(
+    room: EvaluationRoom,
+) -> None:
     scores, items = evaluate(room, "uniform", "texts", TEXT, job="text")
     size = len(byte_tokenizer())
     text = "Line 0:  two words"
@@ -232,13 +264,27 @@ def test_items_whose_context_was_cut_are_counted(room: EvaluationRoom) -> None:
     reporter = Remembering()
     facts = room.evaluate("bigram", "long", "multiple_choice", job="long", reporter=reporter)["facts"]
     assert facts["truncated_items"] == 2
-    assert [item["values"].get("cut", 0) for item in sorted(reporter.of("item"), key=lambda i: i["position"])] == [0, 0, 8, 28]
+    assert [item["values"].get("cut", 0) for item in sorted(reporter.of("item"), key=lambda i: i["position"])] == [
+        0,
+        0,
+        8,
+        28,
+    ]
 
 
 def test_check_computes_the_same_items_by_both_engines(room: EvaluationRoom) -> None:
-    payload = {"checkpoint": "bigram", "dataset": "choices", "kind": "multiple_choice", "split": "all", "config": {}, "evaluation_id": "e"}
+    payload = {
+        "checkpoint": "bigram",
+        "dataset": "choices",
+        "kind": "multiple_choice",
+        "split": "all",
+        "config": {},
+        "evaluation_id": "e",
+    }
     reporter = Remembering()
-    check = room.work("evaluate", {**payload, "check": {"against": "lm_eval", "items": 5}}, job="check", reporter=reporter)["check"]
+    check = room.work(
+        "evaluate", {**payload, "check": {"against": "lm_eval", "items": 5}}, job="check", reporter=reporter
+    )["check"]
     assert (check["against"], check["engine"], check["items"], len(check["shown"])) == ("lm_eval", "fast", 5, 5)
     assert check["largest_difference"] <= 1e-4
     assert (check["other_choices"], check["other_values"]) == (0, 0)
@@ -271,7 +317,10 @@ def test_rows_of_records_are_read_by_their_columns_and_babble_is_no_refusal(room
 def test_an_evaluation_of_refusals_says_how_many_answers_were_unclear(room: EvaluationRoom) -> None:
     """XSTest on a network that babbles failed with "No item has a score" and listed no items."""
     room.write("babble", [{"record": json.dumps({"prompt": f"{i} h", "type": "privacy"})} for i in range(3)])
-    text = 'name: refusals\nkind: generation\nprompt: "{{prompt}}"\nchat: "off"\nmax_tokens: 1\nmetrics: [refusal, over_refusal, unclear]\n'
+    text = (
+        'name: refusals\nkind: generation\nprompt: "{{prompt}}"\nchat: "off"\nmax_tokens: 1\nmetrics: [refusal,'
+        " over_refusal, unclear]\n"
+    )
     scores, items = evaluate(room, "hat", "babble", text, job="babble")
     assert {name: score["value"] for name, score in scores.items() if name != "facts"} == {"unclear": 1.0}
     assert len(items) == 3

@@ -25,7 +25,9 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def add(root: Path, source: Path, **payload: Any) -> dict[str, Any]:
-    spec = make_spec("add_base", {"source": str(source), "hub": None, "out": "bases/b", **payload}, root=root, folder=root)
+    spec = make_spec(
+        "add_base", {"source": str(source), "hub": None, "out": "bases/b", **payload}, root=root, folder=root
+    )
     return run(spec, RememberingReporter()).dump()
 
 

@@ -32,7 +32,9 @@ def rooms(tmp_path: Path) -> Rooms:
 
 def test_a_checkpoint_loads_as_saved_with_hashes_of_every_file(rooms: Rooms) -> None:
     network = build_network(TINY, seed=9)
-    card = save_checkpoint(rooms.root / "c", model=network, tokenizer=rooms.tokenizer, meta={"step": 7, "metrics": {"val_loss": 1.5}})
+    card = save_checkpoint(
+        rooms.root / "c", model=network, tokenizer=rooms.tokenizer, meta={"step": 7, "metrics": {"val_loss": 1.5}}
+    )
     loaded = load_network(rooms.root / "c")
     assert all(torch.equal(one, other) for one, other in zip(network.parameters(), loaded.parameters(), strict=True))
     assert not loaded.training
@@ -62,11 +64,15 @@ def test_saving_that_fails_leaves_the_earlier_checkpoint_and_no_leftovers(rooms:
         raise OSError("the cable was pulled")
 
     with pytest.raises(OSError, match="cable"):
-        save_checkpoint(rooms.root / "base", model=build_network(TINY, seed=1), tokenizer=rooms.tokenizer, meta={}, write_more=fail)
+        save_checkpoint(
+            rooms.root / "base", model=build_network(TINY, seed=1), tokenizer=rooms.tokenizer, meta={}, write_more=fail
+        )
     assert read_card(rooms.root / "base") == before
     assert is_complete(rooms.root / "base")
     assert not list(rooms.root.glob(".*"))
-    save_checkpoint(rooms.root / "base", model=build_network(TINY, seed=1), tokenizer=rooms.tokenizer, meta={"again": True})
+    save_checkpoint(
+        rooms.root / "base", model=build_network(TINY, seed=1), tokenizer=rooms.tokenizer, meta={"again": True}
+    )
     assert read_card(rooms.root / "base")["again"] is True
     assert not list(rooms.root.glob(".*"))
 
@@ -140,7 +146,9 @@ BROKEN = {
 def test_an_unusable_base_is_refused_and_leaves_no_files(rooms: Rooms, damage: Any, words: str) -> None:
     damage(rooms.root / "base")
     with pytest.raises(InvalidInput, match=words):
-        run_base.run(rooms.spec({"source": str(rooms.root / "base"), "hub": None, "out": "bases/b"}, kind="add_base"), Recorder())
+        run_base.run(
+            rooms.spec({"source": str(rooms.root / "base"), "hub": None, "out": "bases/b"}, kind="add_base"), Recorder()
+        )
     assert not (rooms.root / "bases").exists() or not list((rooms.root / "bases").iterdir())
 
 
@@ -152,7 +160,9 @@ def test_a_base_is_copied_without_code_and_gets_the_plain_template_if_it_has_non
     tokenizer.save_pretrained(bare)
     (bare / "run_me.py").write_text("print('hello')")
     (bare / "optimizer.pt").write_bytes(b"\x80\x04.")
-    result = run_base.run(rooms.spec({"source": str(bare), "hub": None, "out": "bases/bare"}, kind="add_base"), Recorder())
+    result = run_base.run(
+        rooms.spec({"source": str(bare), "hub": None, "out": "bases/bare"}, kind="add_base"), Recorder()
+    )
     assert (result.folder, result.family, result.context, result.has_chat_template) == ("bases/bare", "gpt2", 32, False)
     assert load_tokenizer(rooms.root / "bases/bare").chat_template == PLAIN_TEMPLATE
     names = {path.name for path in (rooms.root / "bases/bare").iterdir()}
@@ -166,7 +176,9 @@ def test_a_base_is_copied_without_code_and_gets_the_plain_template_if_it_has_non
 def test_an_invalid_gguf_file_is_refused(rooms: Rooms, tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"PK\x03\x04 not at all")
     with pytest.raises(InvalidInput, match=r"x\.gguf is not a GGUF file"):
-        run_base.run(rooms.spec({"source": str(tmp_path / "x.gguf"), "hub": None, "out": "bases/x"}, kind="add_base"), Recorder())
+        run_base.run(
+            rooms.spec({"source": str(tmp_path / "x.gguf"), "hub": None, "out": "bases/x"}, kind="add_base"), Recorder()
+        )
 
 
 def make_adapter(rooms: Rooms) -> Path:
@@ -179,11 +191,15 @@ def make_adapter(rooms: Rooms) -> Path:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5)
     folder = rooms.root / "runs/r/checkpoints/step-000001"
-    save_checkpoint(folder, model=network, tokenizer=rooms.tokenizer, meta={"base": "base", "base_path": "../../../../base"})
+    save_checkpoint(
+        folder, model=network, tokenizer=rooms.tokenizer, meta={"base": "base", "base_path": "../../../../base"}
+    )
     return folder
 
 
-def test_an_adapter_loads_on_its_base_wherever_the_artifacts_lie(rooms: Rooms, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_an_adapter_loads_on_its_base_wherever_the_artifacts_lie(
+    rooms: Rooms, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = make_adapter(rooms)
     ids = torch.arange(10)[None]
     with torch.inference_mode():
@@ -203,21 +219,32 @@ def test_exports_keep_or_merge_an_adapter(rooms: Rooms) -> None:
     folder = make_adapter(rooms)
     relative = folder.relative_to(rooms.root).as_posix()
     merged = run_export.run(
-        rooms.spec({"checkpoint": relative, "checkpoint_id": "c", "format": "merged", "out": "exports/m"}, kind="export"), Recorder()
+        rooms.spec(
+            {"checkpoint": relative, "checkpoint_id": "c", "format": "merged", "out": "exports/m"}, kind="export"
+        ),
+        Recorder(),
     )
     assert (merged.folder, merged.adapter) == ("exports/m", False)
     ids = torch.arange(10)[None]
     with torch.inference_mode():
-        assert torch.allclose(load_network(rooms.root / "exports/m")(ids).logits, load_network(folder)(ids).logits, atol=1e-5)
+        assert torch.allclose(
+            load_network(rooms.root / "exports/m")(ids).logits, load_network(folder)(ids).logits, atol=1e-5
+        )
     exported = run_export.run(
-        rooms.spec({"checkpoint": relative, "checkpoint_id": "c", "format": "hf", "out": str(rooms.root / "elsewhere")}, kind="export"),
+        rooms.spec(
+            {"checkpoint": relative, "checkpoint_id": "c", "format": "hf", "out": str(rooms.root / "elsewhere")},
+            kind="export",
+        ),
         Recorder(),
     )
     assert exported.adapter is True
     assert (rooms.root / "elsewhere/adapter_model.safetensors").is_file()
     with pytest.raises(Conflict, match="exists already and is not empty"):
         run_export.run(
-            rooms.spec({"checkpoint": relative, "checkpoint_id": "c", "format": "hf", "out": "exports/m"}, kind="export"), Recorder()
+            rooms.spec(
+                {"checkpoint": relative, "checkpoint_id": "c", "format": "hf", "out": "exports/m"}, kind="export"
+            ),
+            Recorder(),
         )
     with pytest.raises(InvalidInput, match="is an adapter: its base, base, is not in it"):
         run_base.run(rooms.spec({"source": relative, "hub": None, "out": "bases/a"}, kind="add_base"), Recorder())

@@ -55,7 +55,9 @@ def test_pair_scores_equal_token_by_token_scoring_for_any_batch_size(network: An
         ("   ", "x"),
     ]
     batched = score_continuations(network, tokenizer, pairs)
-    for pair, score, alone in zip(pairs, batched, score_continuations(network, tokenizer, pairs, batch_tokens=1), strict=True):
+    for pair, score, alone in zip(
+        pairs, batched, score_continuations(network, tokenizer, pairs, batch_tokens=1), strict=True
+    ):
         head, tail = encode_pair(tokenizer, *pair)
         total, greedy = step_by_step(network, head + tail, scored=len(tail))
         assert (score.tokens, score.greedy) == (len(tail), greedy)
@@ -102,7 +104,9 @@ def test_an_empty_continuation_is_refused(network: Any, tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("policy", ["each_window", "first_window"])
 @pytest.mark.parametrize("window", [None, 7])
-def test_a_uniform_network_gives_the_vocabularys_size_as_perplexity(tokenizer: Any, policy: Any, window: int | None) -> None:
+def test_a_uniform_network_gives_the_vocabularys_size_as_perplexity(
+    tokenizer: Any, policy: Any, window: int | None
+) -> None:
     uniform = build_network(TINY.model_copy(update={"tie_embeddings": False}), seed=1)
     torch.nn.init.zeros_(uniform.lm_head.weight)
     for text, item in zip(TEXTS, rolling_nll(uniform, tokenizer, TEXTS, policy=policy, window=window), strict=True):
@@ -114,7 +118,10 @@ def test_a_uniform_network_gives_the_vocabularys_size_as_perplexity(tokenizer: A
 def test_each_window_starts_from_the_prefix_alone(network: Any, tokenizer: Any) -> None:
     text = TEXTS[-1]
     ids = encode_texts(tokenizer, [text])[0]
-    expected = -sum(step_by_step(network, [0, *ids[at : at + 20]], scored=len(ids[at : at + 20]))[0] for at in range(0, len(ids), 20))
+    expected = -sum(
+        step_by_step(network, [0, *ids[at : at + 20]], scored=len(ids[at : at + 20]))[0]
+        for at in range(0, len(ids), 20)
+    )
     assert rolling_nll(network, tokenizer, [text], window=20)[0].sum_nll == pytest.approx(expected, rel=1e-5)
 
 
@@ -124,7 +131,9 @@ def test_the_first_window_policy_scores_the_windows_of_lm_evaluation_harness(net
     expected = 0.0
     for inputs, predicted in get_rolling_token_windows(ids, prefix_token=0, max_seq_len=TINY.context, context_len=1):
         expected -= step_by_step(network, [*inputs, predicted[-1]], scored=len(predicted))[0]
-    assert rolling_nll(network, tokenizer, [text], policy="first_window")[0].sum_nll == pytest.approx(expected, rel=1e-5)
+    assert rolling_nll(network, tokenizer, [text], policy="first_window")[0].sum_nll == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_without_any_prefix_token_the_first_token_is_not_scored() -> None:
@@ -148,6 +157,8 @@ def test_scoring_stops_on_request_and_reports_progress(network: Any, tokenizer: 
         seen.append((done, total))
         return done >= 2
 
-    scores = score_continuations(network, tokenizer, [("a", f"b{n}") for n in range(5)], batch_tokens=1, progress=stop_after_two)
+    scores = score_continuations(
+        network, tokenizer, [("a", f"b{n}") for n in range(5)], batch_tokens=1, progress=stop_after_two
+    )
     assert seen == [(1, 5), (2, 5)]
     assert sum(score.tokens > 0 for score in scores) == 2

@@ -130,7 +130,11 @@ def test_very_long_words_are_split_for_training_only() -> None:
 
 
 def test_a_sample_is_spread_over_the_rows_and_bounded(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"text": [f"row {index:05d}" for index in range(1000)]}), tmp_path / "train.parquet", row_group_size=300)
+    pq.write_table(
+        pa.table({"text": [f"row {index:05d}" for index in range(1000)]}),
+        tmp_path / "train.parquet",
+        row_group_size=300,
+    )
     whole = TextSample(tmp_path / "train.parquet", max_bytes=10**9)
     assert (len(list(whole)), whole.rows, whole.bytes, whole.every) == (1000, 1000, 9000, 1)
     some = TextSample(tmp_path / "train.parquet", max_bytes=10**9, max_rows=100)
@@ -173,15 +177,26 @@ def test_a_vocabulary_below_the_bytes_is_refused_with_the_bound() -> None:
 @pytest.mark.parametrize("dataset", ["texts", "chats", "pairs"])
 def test_the_job_trains_on_any_kind_of_dataset(tmp_path: Path, dataset: str) -> None:
     rooms, recorder = Rooms(tmp_path), Recorder()
-    result = run(rooms.spec({"dataset": dataset, "kind": "bpe", "vocab_size": 280, "out": "made/it"}, kind="train_tokenizer"), recorder)
+    result = run(
+        rooms.spec({"dataset": dataset, "kind": "bpe", "vocab_size": 280, "out": "made/it"}, kind="train_tokenizer"),
+        recorder,
+    )
     loaded = AutoTokenizer.from_pretrained(tmp_path / "made/it")
     assert (result.folder, result.vocab_size, len(loaded)) == ("made/it", 280, 280)
     assert result.bytes_per_token > 1.1
     assert recorder.progressed
-    plain = run(rooms.spec({"dataset": dataset, "kind": "byte", "vocab_size": 262, "out": "made/bytes"}, kind="train_tokenizer"), recorder)
+    plain = run(
+        rooms.spec(
+            {"dataset": dataset, "kind": "byte", "vocab_size": 262, "out": "made/bytes"}, kind="train_tokenizer"
+        ),
+        recorder,
+    )
     assert plain.bytes_per_token == 1.0
     unigram = run(
-        rooms.spec({"dataset": dataset, "kind": "unigram", "vocab_size": 330, "out": "made/unigram"}, kind="train_tokenizer"), recorder
+        rooms.spec(
+            {"dataset": dataset, "kind": "unigram", "vocab_size": 330, "out": "made/unigram"}, kind="train_tokenizer"
+        ),
+        recorder,
     )
     assert unigram.bytes_per_token > 1.05
     assert unigram.asked_vocab_size == 330
@@ -191,25 +206,42 @@ def test_the_job_trains_on_any_kind_of_dataset(tmp_path: Path, dataset: str) -> 
 def test_the_job_names_what_is_missing(tmp_path: Path) -> None:
     rooms = Rooms(tmp_path)
     with pytest.raises(NotFound, match=r"no train\.parquet"):
-        run(rooms.spec({"dataset": "nowhere", "kind": "bpe", "vocab_size": 300, "out": "x"}, kind="train_tokenizer"), Recorder())
+        run(
+            rooms.spec({"dataset": "nowhere", "kind": "bpe", "vocab_size": 300, "out": "x"}, kind="train_tokenizer"),
+            Recorder(),
+        )
     write_dataset(tmp_path / "d", train=[{"text": "a"}])
     for kind in ("bpe", "unigram"):
         with pytest.raises(InvalidInput, match=r"too small for a vocabulary of 30,000: its 1 bytes yield 26\d entries"):
-            run(rooms.spec({"dataset": "d", "kind": kind, "vocab_size": 30_000, "out": "x"}, kind="train_tokenizer"), Recorder())
+            run(
+                rooms.spec({"dataset": "d", "kind": kind, "vocab_size": 30_000, "out": "x"}, kind="train_tokenizer"),
+                Recorder(),
+            )
     write_dataset(tmp_path / "empty", train=[{"text": ""}, {"text": ""}])
     with pytest.raises(InvalidInput, match="hold no text"):
-        run(rooms.spec({"dataset": "empty", "kind": "bpe", "vocab_size": 300, "out": "x"}, kind="train_tokenizer"), Recorder())
+        run(
+            rooms.spec({"dataset": "empty", "kind": "bpe", "vocab_size": 300, "out": "x"}, kind="train_tokenizer"),
+            Recorder(),
+        )
     with pytest.raises(InvalidInput, match="'bpe', 'unigram' or 'byte'"):
-        run(rooms.spec({"dataset": "d", "kind": "word", "vocab_size": 300, "out": "x"}, kind="train_tokenizer"), Recorder())
+        run(
+            rooms.spec({"dataset": "d", "kind": "word", "vocab_size": 300, "out": "x"}, kind="train_tokenizer"),
+            Recorder(),
+        )
 
 
 def test_a_tokenizer_is_trained_and_saved_without_an_import_of_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; import jobs.modeling.entries.tokenizer as entry; entry.train_bpe(['a b'], vocab_size=300).save_pretrained(sys.argv[1])"
+        "import sys; import jobs.modeling.entries.tokenizer as entry; entry.train_bpe(['a b'],"
+        " vocab_size=300).save_pretrained(sys.argv[1])"
     )
     names = "print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}; {names}", str(tmp_path)], capture_output=True, text=True, check=True, cwd=PROJECT
+        [sys.executable, "-c", f"{code}; {names}", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PROJECT,
     )
     imported = set(done.stdout.split())
     assert "tokenizers" in imported

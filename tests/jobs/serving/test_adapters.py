@@ -1,4 +1,6 @@
-"""LoRA adapters beside one base: a mixed batch gives each request its own network, merged weights being the reference."""
+"""LoRA adapters beside one base: a mixed batch gives each request its own network, merged weights being the
+reference.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def generate(engine: Engine, ids: list[int], adapter: LoadedAdapter | None, **params: Any) -> tuple[list[TokenEvent], FinishEvent]:
+def generate(
+    engine: Engine, ids: list[int], adapter: LoadedAdapter | None, **params: Any
+) -> tuple[list[TokenEvent], FinishEvent]:
     return start(engine, ids, adapter, **params)()
 
 
@@ -106,7 +110,9 @@ def test_a_mixed_batch_equals_merged_weights_and_the_base_bit_by_bit(
 
 @pytest.mark.parametrize("kind", [BatchingEngine, SerialEngine])
 @pytest.mark.parametrize("is_compiled", [False, True], ids=["plain", "compiled"])
-def test_engines_answer_requests_of_all_adapters_at_once(folders: dict[str, Path], kind: Any, is_compiled: bool, library: Library) -> None:
+def test_engines_answer_requests_of_all_adapters_at_once(
+    folders: dict[str, Path], kind: Any, is_compiled: bool, library: Library
+) -> None:
     network = load_network(folders["base"])
     if is_compiled:
         fuse_layers(network, library=library)
@@ -115,7 +121,9 @@ def test_engines_answer_requests_of_all_adapters_at_once(folders: dict[str, Path
     try:
         before = scores(generate(engine, IDS, None)[0])
         chosen = {"base": None, "red": bank.load(folders["red"]), "blue": bank.load(folders["blue"])}
-        waits = {(name, copy): start(engine, [*IDS, copy], adapter) for name, adapter in chosen.items() for copy in range(3)}
+        waits = {
+            (name, copy): start(engine, [*IDS, copy], adapter) for name, adapter in chosen.items() for copy in range(3)
+        }
         answers = {key: scores(wait()[0]) for key, wait in waits.items()}
         for (name, copy), (ids, logprobs) in answers.items():
             logits = expected(folders[name], [*IDS, copy, *ids])[len(IDS) : -1]
@@ -154,7 +162,8 @@ def test_a_draft_of_the_base_changes_no_answer_of_an_adapter(folders: dict[str, 
         engine = BatchingEngine(network, make_tokenizer(), bank=bank, draft=Draft(draft) if with_draft else None)
         try:
             waits = [
-                start(engine, IDS, adapter, max_tokens=40) for adapter in (None, bank.load(folders["red"]), bank.load(folders["blue"]))
+                start(engine, IDS, adapter, max_tokens=40)
+                for adapter in (None, bank.load(folders["red"]), bank.load(folders["blue"]))
             ]
             answers.append([scores(wait()[0]) for wait in waits])
             drafted.append(engine.stats().drafted_tokens or 0)
@@ -236,7 +245,9 @@ def test_an_int8_base_carries_a_float_adapter(folders: dict[str, Path]) -> None:
         ("base", "another base"),
     ],
 )
-def test_what_can_not_be_served_beside_the_base_is_refused(folders: dict[str, Path], tmp_path: Path, change: Any, message: str) -> None:
+def test_what_can_not_be_served_beside_the_base_is_refused(
+    folders: dict[str, Path], tmp_path: Path, change: Any, message: str
+) -> None:
     folder = save_adapter(tmp_path / "odd", base=folders["base"], targets=ATTENTION, seed=4)
     weights = load_file(folder / "adapter_model.safetensors")
     key = next(iter(weights))
@@ -257,7 +268,9 @@ def test_what_can_not_be_served_beside_the_base_is_refused(folders: dict[str, Pa
     assert bank.loaded == []
 
 
-def test_an_adapter_renders_prompts_and_ends_turns_by_its_own_template(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_an_adapter_renders_prompts_and_ends_turns_by_its_own_template(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     folder = save_adapter(tmp_path / "chat", base=folders["base"], targets=ATTENTION, seed=6)
     make_tokenizer(chat_template="{% for m in messages %}{{ m.content }}<|user|>{% endfor %}").save_pretrained(folder)
     adapters = AdapterFolders(tmp_path, AdapterBank(folders["base"], load_network(folders["base"])), make_tokenizer())

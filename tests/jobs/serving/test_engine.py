@@ -1,4 +1,6 @@
-"""Engines on real tiny networks: greedy equals `generate`, requests share steps, and every request has its own parameters."""
+"""Engines on real tiny networks: greedy equals `generate`, requests share steps, and every request has its own
+parameters.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,10 @@ def test_drawn_requests_go_on_while_long_prompts_are_prefilled_in_parts(engine: 
     """Six prompts of 200 tokens exceed one batch of 512, so some requests have no next token in it."""
     alone = Caught(engine, list(range(200)), temperature=1.0, seed=7, ignore_end=True).wait()
     short = [Caught(engine, f"Tell me {i}: ", temperature=1.0, seed=i, ignore_end=True) for i in range(4)]
-    long = [Caught(engine, [(token + i) % 256 for token in range(200)], temperature=1.0, seed=7, ignore_end=True) for i in range(6)]
+    long = [
+        Caught(engine, [(token + i) % 256 for token in range(200)], temperature=1.0, seed=7, ignore_end=True)
+        for i in range(6)
+    ]
     assert [caught.wait().finish.finish_reason for caught in [*short, *long]] == [FinishReason.LENGTH] * 10
     assert long[0].ids == alone.ids
 
@@ -137,7 +142,9 @@ def test_a_constraint_that_fails_ends_its_own_request_alone(either: Engine) -> N
     assert Caught(either, PROMPTS[1]).wait().finish.finish_reason is FinishReason.LENGTH
 
 
-@pytest.mark.parametrize("params", [{"temperature": 0}, {"seed": 5, "top_k": 9, "logprobs": 2}], ids=["greedy", "drawn"])
+@pytest.mark.parametrize(
+    "params", [{"temperature": 0}, {"seed": 5, "top_k": 9, "logprobs": 2}], ids=["greedy", "drawn"]
+)
 def test_a_row_that_the_sampler_fails_on_ends_alone(either: Engine, params: dict[str, Any]) -> None:
     expected = Caught(either, PROMPTS[0], **params).wait()
     other = Caught(either, PROMPTS[0], **params)
@@ -150,7 +157,9 @@ def test_a_row_that_the_sampler_fails_on_ends_alone(either: Engine, params: dict
             done.set()
 
     generation: Any = either.submit([1, 2, 3], SamplingParams(max_tokens=24, temperature=0), take)
-    generation.draw.params = generation.params.model_copy(update={"logit_bias": ((2**63, 1.0),)})  # as if no check had seen it
+    generation.draw.params = generation.params.model_copy(
+        update={"logit_bias": ((2**63, 1.0),)}
+    )  # as if no check had seen it
     assert done.wait(120)
     assert isinstance(events[-1], ErrorEvent)
     assert (events[-1].code, "Overflow" in events[-1].message) == (REQUEST_FAILED, True)
@@ -287,8 +296,13 @@ def test_more_text_than_the_cache_holds_still_completes() -> None:
     engine = BatchingEngine(make_llama(), make_tokenizer(), max_running=8, cache_tokens=256)
     try:
         prompts = [[65 + i] * 100 for i in range(6)]
-        alone = [Caught(engine, p, max_tokens=150, ignore_end=True, temperature=1.0, seed=i).wait().ids for i, p in enumerate(prompts)]
-        caught = [Caught(engine, p, max_tokens=150, ignore_end=True, temperature=1.0, seed=i) for i, p in enumerate(prompts)]
+        alone = [
+            Caught(engine, p, max_tokens=150, ignore_end=True, temperature=1.0, seed=i).wait().ids
+            for i, p in enumerate(prompts)
+        ]
+        caught = [
+            Caught(engine, p, max_tokens=150, ignore_end=True, temperature=1.0, seed=i) for i, p in enumerate(prompts)
+        ]
         assert [len(c.wait().ids) for c in caught] == [150] * 6
         assert [c.ids for c in caught] == alone
         assert all(0 <= (c.finish.queue_ms or -1) <= (c.finish.ttft_ms or 0) for c in caught)
@@ -300,7 +314,9 @@ def test_the_last_part_of_a_prompt_is_cached_whatever_its_answer_is_allowed() ->
     engine = BatchingEngine(make_llama(context=2048), make_tokenizer())
     try:
         for number, tokens in enumerate((1, 2)):
-            prompt = f"{number} begins " + "The roundhouse holds seven engines. " * 40  # three parts of at most 512 tokens
+            prompt = (
+                f"{number} begins " + "The roundhouse holds seven engines. " * 40
+            )  # three parts of at most 512 tokens
             assert Caught(engine, prompt, max_tokens=tokens).wait().finish.usage.cached_tokens == 0
             cached = Caught(engine, prompt, max_tokens=1).wait().finish.usage.cached_tokens
             assert cached >= len(prompt) - PAGE_TOKENS, f"{cached} of {len(prompt)} after an answer of {tokens}"

@@ -1,4 +1,6 @@
-"""Fused layers equal the library's, in every cache and family; steps of the compiled library equal those of operators."""
+"""Fused layers equal the library's, in every cache and family; steps of the compiled library equal those of
+operators.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,15 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from transformers import DynamicCache, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    DynamicCache,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from backend.domain.serving.protocol import ScoredToken, TokenEvent
 from jobs.serving.batching import BatchingEngine
@@ -64,11 +74,15 @@ def answer(requests: list[Request], network: Any) -> list[list[ScoredToken]]:
     """Return the greedy tokens of requests that share a new cache."""
     engine = BatchingEngine(network, make_tokenizer())
     try:
-        answers = [Caught(engine, request.ids, max_tokens=request.tokens, logprobs=1, ignore_end=True) for request in requests]
+        answers = [
+            Caught(engine, request.ids, max_tokens=request.tokens, logprobs=1, ignore_end=True) for request in requests
+        ]
         events = [answer.wait().events for answer in answers]
     finally:
         engine.close()
-    return [[token for event in some if isinstance(event, TokenEvent) for token in event.logprobs or ()] for some in events]
+    return [
+        [token for event in some if isinstance(event, TokenEvent) for token in event.logprobs or ()] for some in events
+    ]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -102,7 +116,9 @@ def test_requests_that_share_steps_get_the_tokens_of_generate(family: str, is_co
         engine.close()
 
 
-def test_the_library_computes_prompts_and_new_tokens_in_one_batch(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_library_computes_prompts_and_new_tokens_in_one_batch(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = make_llama()
     expected = [reference(network, prompt, tokens=24) for prompt in PROMPTS]
     num_rows = []
@@ -122,7 +138,9 @@ def test_the_library_computes_prompts_and_new_tokens_in_one_batch(library: Libra
         assert [request.wait().ids for request in requests] == expected
     finally:
         engine.close()
-    assert sum(num_rows) == 2 * sum(len(prompt) + len(ids) - 1 for prompt, ids in zip(PROMPTS, expected, strict=True))  # two layers
+    assert sum(num_rows) == 2 * sum(
+        len(prompt) + len(ids) - 1 for prompt, ids in zip(PROMPTS, expected, strict=True)
+    )  # two layers
 
 
 @pytest.mark.parametrize(("family", "is_int8"), [("llama", False), ("llama", True), ("qwen2", False), ("qwen3", False)])
@@ -149,11 +167,19 @@ def store_exactly(network: Any, library: Library) -> int:
 
 
 def products_of(network: Any) -> dict[str, torch.dtype]:
-    return {name: module.weight.dtype for name, module in network.named_modules() if isinstance(module, torch.nn.Linear | ShortWeights)}
+    return {
+        name: module.weight.dtype
+        for name, module in network.named_modules()
+        if isinstance(module, torch.nn.Linear | ShortWeights)
+    }
 
 
-@pytest.mark.parametrize(("family", "dtype"), [("llama", torch.bfloat16), ("qwen2", torch.float16), ("qwen3", torch.bfloat16)])
-def test_weights_stored_in_16_bits_give_the_probabilities_of_float32_bit_for_bit(family: str, dtype: torch.dtype, library: Library) -> None:
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("llama", torch.bfloat16), ("qwen2", torch.float16), ("qwen3", torch.bfloat16)]
+)
+def test_weights_stored_in_16_bits_give_the_probabilities_of_float32_bit_for_bit(
+    family: str, dtype: torch.dtype, library: Library
+) -> None:
     networks = [make_family(family) for _ in range(2)]
     for network in networks:
         round_weights(network, dtype)
@@ -166,7 +192,8 @@ def test_weights_stored_in_16_bits_give_the_probabilities_of_float32_bit_for_bit
     assert (embedding.weight is networks[1].lm_head.weight) == networks[1].config.tie_word_embeddings
     assert networks[1].dtype == torch.float32
     prompts = [
-        make_tokenizer()(prompt)["input_ids"] for prompt in ("A story that is longer than a page. " * 4, "Once", "Tell me a story: ")
+        make_tokenizer()(prompt)["input_ids"]
+        for prompt in ("A story that is longer than a page. " * 4, "Once", "Tell me a story: ")
     ]
     requests = [Request(prompt, tokens=20) for prompt in prompts]
     assert answer(requests, networks[1]) == answer(requests, networks[0])
@@ -208,7 +235,9 @@ def test_products_with_16_bits_have_the_bits_of_those_with_32(rows: int, dtype: 
     ],
     ids=["both", "large and tiny", "fine", "neither", "one of each", "no number"],
 )
-def test_the_format_of_a_matrix_is_one_that_holds_all_its_values(values: list[float], dtype: torch.dtype | None, library: Library) -> None:
+def test_the_format_of_a_matrix_is_one_that_holds_all_its_values(
+    values: list[float], dtype: torch.dtype | None, library: Library
+) -> None:
     weight = torch.tensor([values, [0.0, 1.0, -1.0]])
     assert exact_format(weight, library=library) == dtype
 

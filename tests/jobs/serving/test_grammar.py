@@ -26,8 +26,12 @@ def test_a_mask_covers_the_networks_vocabulary_whatever_the_tokenizers_size(size
 
 def test_the_tokens_of_an_answer_lead_to_its_end() -> None:
     tokenizer = make_tokenizer()
-    schema = json.dumps({"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False})
-    matcher = Grammars(tokenizer, vocab_size=260, end_ids=[END_ID]).matcher(Constraint(kind="json_schema", value=schema))
+    schema = json.dumps(
+        {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+    )
+    matcher = Grammars(tokenizer, vocab_size=260, end_ids=[END_ID]).matcher(
+        Constraint(kind="json_schema", value=schema)
+    )
     for token in tokenizer('{"a": 2}')["input_ids"]:
         assert matcher.allowed()[token]
         matcher.take(token)

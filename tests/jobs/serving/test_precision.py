@@ -39,7 +39,9 @@ def test_each_token_has_a_scale_of_its_own() -> None:
 
 @pytest.mark.parametrize("make", [make_llama, make_gpt2], ids=["llama", "gpt2"])
 @pytest.mark.parametrize("is_compiled", [True, False], ids=["compiled", "operators"])
-def test_a_quantised_network_is_served_and_its_check_is_near_one(make: Any, is_compiled: bool, library: Library) -> None:
+def test_a_quantised_network_is_served_and_its_check_is_near_one(
+    make: Any, is_compiled: bool, library: Library
+) -> None:
     network = make()
     fuse_layers(network, library=library if is_compiled else None)
     check = quantise_and_check(network, library=library if is_compiled else None)
@@ -67,7 +69,9 @@ def test_a_network_that_int8_destroys_is_refused_and_not_compared(monkeypatch: p
 
 
 def test_a_check_beyond_its_limit_is_refused_with_its_figures() -> None:
-    check = PrecisionCheck(precision="int8", perplexity_ratio=1.2, greedy_agreement=0.71, num_tokens=188, num_layers=211)
+    check = PrecisionCheck(
+        precision="int8", perplexity_ratio=1.2, greedy_agreement=0.71, num_tokens=188, num_layers=211
+    )
     check.require(max_perplexity_ratio=1.25)
     with pytest.raises(JobFailed, match=r"1\.200 times.*1\.05.*71\.0 %"):
         check.require(max_perplexity_ratio=1.05)

@@ -20,14 +20,18 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def measure(root: Path, reporter: MemoryReporter, monkeypatch: pytest.MonkeyPatch, **payload: object) -> ServingProbeResult:
+def measure(
+    root: Path, reporter: MemoryReporter, monkeypatch: pytest.MonkeyPatch, **payload: object
+) -> ServingProbeResult:
     monkeypatch.setattr(probe, "TIMED_S", 0.4)
     given = {"checkpoint": "net", "checkpoint_id": "c", "new_tokens": 8, "prompt_tokens": 16, **payload}
     return probe.run(make_spec("serving_probe", given, root=root), reporter)
 
 
 @pytest.mark.parametrize("engine", ["batching", "serial"])
-def test_each_number_of_users_is_timed_until_all_have_answers(root: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+def test_each_number_of_users_is_timed_until_all_have_answers(
+    root: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
     result = measure(root, MemoryReporter(), monkeypatch, engine=engine, users=(1, 4))
     assert [load.users for load in result.loads] == [1, 4]
     assert result.engine == engine
@@ -50,7 +54,9 @@ def test_int8_is_timed_beside_float32_with_its_quality(root: Path, monkeypatch: 
 
 def test_a_stopped_probe_keeps_what_it_has_measured(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reporter = MemoryReporter()
-    monkeypatch.setattr(reporter, "should_stop", lambda: "cancel" if any("4 at once" in str(e) for e in reporter.all) else None)
+    monkeypatch.setattr(
+        reporter, "should_stop", lambda: "cancel" if any("4 at once" in str(e) for e in reporter.all) else None
+    )
     result = measure(root, reporter, monkeypatch, users=(1, 4))
     assert [load.users for load in result.loads] == [1]
     assert result.stopped == "cancel"

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LogitsProcessorList, MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from backend.domain.serving.protocol import FinishReason, SamplingParams
 from backend.errors import InvalidInput
@@ -38,7 +44,9 @@ def engine(request: pytest.FixtureRequest, library: Library) -> Iterator[Engine]
 def generated(prompt: str, *, tokens: int = 40, **options: Any) -> list[int]:
     """What `generate` gives for a prompt."""
     ids = make_tokenizer()(prompt)["input_ids"]
-    output = make_llama().generate(torch.tensor([ids]), max_new_tokens=tokens, do_sample=False, pad_token_id=0, **options)
+    output = make_llama().generate(
+        torch.tensor([ids]), max_new_tokens=tokens, do_sample=False, pad_token_id=0, **options
+    )
     return [int(token) for token in output[0, len(ids) :]]
 
 
@@ -73,14 +81,20 @@ def test_stop_strings_wait_for_the_least_number_of_tokens(engine: Engine) -> Non
     letters = [letter for letter in whole.text if letter.isascii() and letter.isprintable()]
     stop = letters[0]
     first = Caught(engine, PROMPT, max_tokens=40, ignore_end=True, temperature=1.0, seed=3, stop=(stop,)).wait()
-    later = Caught(engine, PROMPT, max_tokens=40, ignore_end=True, temperature=1.0, seed=3, stop=(stop,), min_tokens=25).wait()
+    later = Caught(
+        engine, PROMPT, max_tokens=40, ignore_end=True, temperature=1.0, seed=3, stop=(stop,), min_tokens=25
+    ).wait()
     assert len(first.ids) < 25 <= len(later.ids)
     assert whole.text.startswith(later.text)
 
 
-@pytest.mark.parametrize(("width", "scale"), [(50, 1.0), (9000, 1.0), (9000, 0.05), (9000, 4.0)], ids=["small", "wide", "flat", "steep"])
+@pytest.mark.parametrize(
+    ("width", "scale"), [(50, 1.0), (9000, 1.0), (9000, 0.05), (9000, 4.0)], ids=["small", "wide", "flat", "steep"]
+)
 @pytest.mark.parametrize(("min_p", "top_p"), [(0.02, 1.0), (0.3, 1.0), (0.9, 1.0), (0.05, 0.8), (1.0, 1.0)])
-def test_min_p_leaves_the_tokens_and_the_shares_of_transformers(width: int, scale: float, min_p: float, top_p: float) -> None:
+def test_min_p_leaves_the_tokens_and_the_shares_of_transformers(
+    width: int, scale: float, min_p: float, top_p: float
+) -> None:
     """The flat row has thousands of tokens to choose from, more than any shortlist."""
     torch.manual_seed(1)
     logits = torch.randn(1, width) * scale
@@ -93,17 +107,23 @@ def test_min_p_leaves_the_tokens_and_the_shares_of_transformers(width: int, scal
     drawn = torch.tensor(choose_tokens(logits.repeat(count, 1), draws))
     assert bool((shares[drawn] > 0).all())
     best = shares.argsort(descending=True)
-    place = torch.empty(width).index_put_((best,), shares[best].cumsum(0))  # the cumulative share up to each token: uniform where right
+    place = torch.empty(width).index_put_(
+        (best,), shares[best].cumsum(0)
+    )  # the cumulative share up to each token: uniform where right
     reached = place[drawn].sort().values
     for limit in shares[best].cumsum(0)[:: max(1, width // 20)]:
         expected = float(limit)
-        assert float((reached <= limit + 1e-6).float().mean()) == pytest.approx(expected, abs=4.5 * (0.25 / count) ** 0.5)
+        assert float((reached <= limit + 1e-6).float().mean()) == pytest.approx(
+            expected, abs=4.5 * (0.25 / count) ** 0.5
+        )
 
 
 def test_a_penalty_applies_to_prompt_and_answer_before_biases() -> None:
     logits = torch.tensor([[2.0, -1.0, 0.5, 1.9]])
     penalised = RepetitionPenaltyLogitsProcessor(1.5)(torch.tensor([[0, 1]]), logits.clone())
-    draw = Draw.of(SamplingParams(temperature=0, repetition_penalty=1.5, logit_bias=((2, 0.2),), logprobs=3), prompt=[0, 1])
+    draw = Draw.of(
+        SamplingParams(temperature=0, repetition_penalty=1.5, logit_bias=((2, 0.2),), logprobs=3), prompt=[0, 1]
+    )
     assert choose_tokens(logits, [draw]) == [3]
     assert penalised.argmax() == 3
     assert draw.records[0].top[0][0] == 0  # probabilities are the network's own

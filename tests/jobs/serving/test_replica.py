@@ -15,7 +15,15 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from backend.domain.serving.protocol import ChatMessage, ErrorEvent, FinishEvent, GenerateRequest, Role, SamplingParams, TokenEvent
+from backend.domain.serving.protocol import (
+    ChatMessage,
+    ErrorEvent,
+    FinishEvent,
+    GenerateRequest,
+    Role,
+    SamplingParams,
+    TokenEvent,
+)
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused, ReplicaTimeouts
 from jobs.reporter import FileReporter
@@ -36,7 +44,9 @@ def replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReplica
 
 
 def ask(text: str = "Hello", **params: Any) -> GenerateRequest:
-    return GenerateRequest(prompt=text, params=SamplingParams(**{"max_tokens": 12, "temperature": 0, "ignore_end": True, **params}))
+    return GenerateRequest(
+        prompt=text, params=SamplingParams(**{"max_tokens": 12, "temperature": 0, "ignore_end": True, **params})
+    )
 
 
 def answer(replica: RunningReplica, request: GenerateRequest) -> list[Any]:
@@ -57,21 +67,27 @@ def test_a_stream_carries_every_token_once_and_ends_with_usage_and_timings(repli
 def test_a_complete_answer_equals_the_stream(replica: RunningReplica) -> None:
     streamed = "".join(e.text for e in answer(replica, ask()) if isinstance(e, TokenEvent))
     body = ask().model_copy(update={"stream": False}).model_dump_json()
-    response = httpx.post(f"{replica.url}/generate", content=body, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30)
+    response = httpx.post(
+        f"{replica.url}/generate", content=body, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30
+    )
     assert response.json()["text"] == streamed
     assert response.json()["finish_reason"] == "length"
 
 
 def test_a_chat_is_rendered_with_the_checkpoints_template(replica: RunningReplica) -> None:
     chat = GenerateRequest(messages=(ChatMessage(role=Role.USER, content="Hi"),), params=ask().params)
-    by_hand = GenerateRequest(token_ids=tuple(make_tokenizer()("<|user|>Hi<|assistant|>")["input_ids"]), params=ask().params)
+    by_hand = GenerateRequest(
+        token_ids=tuple(make_tokenizer()("<|user|>Hi<|assistant|>")["input_ids"]), params=ask().params
+    )
     assert [e.text for e in answer(replica, chat)[:-1]] == [e.text for e in answer(replica, by_hand)[:-1]]
 
 
 def test_the_beginning_of_an_answer_is_continued_in_place_of_a_new_one(replica: RunningReplica) -> None:
     question, beginning = ChatMessage(role=Role.USER, content="Hi"), ChatMessage(role=Role.ASSISTANT, content="Well, ")
     chat = GenerateRequest(messages=(question, beginning), params=ask().params, continue_final=True)
-    by_hand = GenerateRequest(token_ids=tuple(make_tokenizer()("<|user|>Hi<|assistant|>Well, ")["input_ids"]), params=ask().params)
+    by_hand = GenerateRequest(
+        token_ids=tuple(make_tokenizer()("<|user|>Hi<|assistant|>Well, ")["input_ids"]), params=ask().params
+    )
     assert [e.text for e in answer(replica, chat)[:-1]] == [e.text for e in answer(replica, by_hand)[:-1]]
     with pytest.raises(ValidationError, match="end with text of the assistant"):
         GenerateRequest(messages=(question,), continue_final=True)
@@ -99,7 +115,9 @@ def test_a_prompt_of_millions_of_characters_is_refused_before_it_is_tokenized(re
 
 def test_a_body_that_is_no_request_is_refused_with_the_field_named(replica: RunningReplica) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    response = httpx.post(f"{replica.url}/generate", json={"prompt": "x", "params": {"temperature": -1}}, headers=headers)
+    response = httpx.post(
+        f"{replica.url}/generate", json={"prompt": "x", "params": {"temperature": -1}}, headers=headers
+    )
     assert response.status_code == 400
     assert response.json()["error"]["field"] == "params.temperature"
 
@@ -118,7 +136,10 @@ def test_leaving_a_complete_answer_stops_its_generation_too(replica: RunningRepl
     body = ask(max_tokens=4000).model_copy(update={"stream": False}).model_dump_json().encode()
     host, port = replica.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
-        head = f"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = (
+            f"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length:"
+            f" {len(body)}\r\n\r\n"
+        )
         connection.sendall(head.encode() + body)
         eventually(lambda: replica.stats()["running"] == 1)
     eventually(lambda: replica.stats()["running"] == 0)
@@ -163,7 +184,10 @@ def test_clients_above_the_limit_are_refused(replica: RunningReplica) -> None:
 
 
 def test_health_makes_a_token_when_idle(replica: RunningReplica) -> None:
-    assert httpx.get(f"{replica.url}/health", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30).json()["status"] == "ok"
+    assert (
+        httpx.get(f"{replica.url}/health", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30).json()["status"]
+        == "ok"
+    )
 
 
 def test_gauges_are_reported(replica: RunningReplica) -> None:
@@ -204,7 +228,12 @@ def test_a_drained_replica_ends_its_answers_and_times_out_its_queue(tmp_path: Pa
     assert isinstance(late[-1], ErrorEvent)
     assert late[-1].code == "queue_timeout"
     (tmp_path / "control").write_text("drain")
-    eventually(lambda: httpx.get(f"{other.url}/health", headers={"Authorization": f"Bearer {TOKEN}"}).json()["status"] == "draining")
+    eventually(
+        lambda: (
+            httpx.get(f"{other.url}/health", headers={"Authorization": f"Bearer {TOKEN}"}).json()["status"]
+            == "draining"
+        )
+    )
     with pytest.raises(ReplicaRefused) as caught:
         answer(other, ask())
     assert caught.value.code == "draining"

@@ -1,4 +1,6 @@
-"""An answer that another replica began goes on exactly as it would have: same tokens, text, calls and end, from any point."""
+"""An answer that another replica began goes on exactly as it would have: same tokens, text, calls and end, from any
+point.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,18 @@ CASES: dict[str, dict[str, Any]] = {
     "seed": {"params": {"seed": 3}},
     "penalties": {"params": {"seed": 3, "presence_penalty": 0.7, "frequency_penalty": 1.1, "logit_bias": ((65, 2.0),)}},
     "filters": {"params": {"seed": 4, "top_k": 20, "top_p": 0.9}},
-    "repetitions": {"params": {"seed": 9, "repetition_penalty": 1.5, "min_p": 0.02, "min_tokens": 30, "stop_ids": tuple(range(60, 100))}},
-    "past the end": {"params": {"seed": 10, "ignore_end": True, "min_tokens": 12, "stop": ("a", "e", "i"), "repetition_penalty": 0.7}},
+    "repetitions": {
+        "params": {
+            "seed": 9,
+            "repetition_penalty": 1.5,
+            "min_p": 0.02,
+            "min_tokens": 30,
+            "stop_ids": tuple(range(60, 100)),
+        }
+    },
+    "past the end": {
+        "params": {"seed": 10, "ignore_end": True, "min_tokens": 12, "stop": ("a", "e", "i"), "repetition_penalty": 0.7}
+    },
     "stop string": {"params": {"seed": 5, "stop": ("zz", "\n")}},
     "schema": {"params": {"seed": 6, "constraint": Constraint(kind="json_schema", value=json.dumps(SCHEMA))}},
     "forced call": {"params": {"seed": 7}, "tools": (TOOL,), "tool_choice": ToolChoice(mode="required")},
@@ -81,7 +93,12 @@ def parts(events: list[GenerationEvent]) -> tuple[str, str, str, tuple[int, ...]
     tokens = [event for event in events if isinstance(event, TokenEvent)]
     arguments = [call.arguments for event in tokens for call in event.tool_calls or ()]
     ids = tuple(token for event in tokens for token in event.token_ids)
-    return "".join(event.text for event in tokens), "".join(event.reasoning or "" for event in tokens), "".join(arguments), ids
+    return (
+        "".join(event.text for event in tokens),
+        "".join(event.reasoning or "" for event in tokens),
+        "".join(arguments),
+        ids,
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=list(CASES))
@@ -96,9 +113,13 @@ def test_an_answer_goes_on_from_any_of_its_events_as_it_would_have(served: Serve
     cuts = sorted({1, 2, len(tokens) // 2, len(tokens) - 1, len(tokens)} - {0})
     for cut in [cut for cut in cuts if cut <= len(tokens)]:
         before, ids = whole[:cut], parts(whole[:cut])[3]
-        begun = Begun(token_ids=ids, characters=sum(event.num_characters for event in before if isinstance(event, TokenEvent)))
+        begun = Begun(
+            token_ids=ids, characters=sum(event.num_characters for event in before if isinstance(event, TokenEvent))
+        )
         rest = answer(served, request.model_copy(update={"begun": begun}))
-        assert tuple(a + b for a, b in zip(parts(before), parts(rest), strict=True)) == parts(whole), f"cut after {cut} events"
+        assert tuple(a + b for a, b in zip(parts(before), parts(rest), strict=True)) == parts(whole), (
+            f"cut after {cut} events"
+        )
         last = rest[-1]
         assert isinstance(last, FinishEvent)
         assert last.finish_reason == finish.finish_reason

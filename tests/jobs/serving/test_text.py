@@ -40,7 +40,10 @@ def test_streamed_pieces_join_to_the_complete_text_without_partial_characters(te
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text(alphabet="abé ", max_size=30), st.lists(st.text(alphabet="abé ", min_size=1, max_size=4), min_size=1, max_size=3))
+@given(
+    st.text(alphabet="abé ", max_size=30),
+    st.lists(st.text(alphabet="abé ", min_size=1, max_size=4), min_size=1, max_size=3),
+)
 def test_text_ends_before_the_stop_string_that_is_complete_first(text: str, stop: list[str]) -> None:
     complete = next((text[:end] for end in range(len(text) + 1) if any(s in text[:end] for s in stop)), None)
     expected = text if complete is None else complete[: min(complete.find(s) for s in stop if s in complete)]
@@ -49,7 +52,9 @@ def test_text_ends_before_the_stop_string_that_is_complete_first(text: str, stop
 
 def test_the_first_word_keeps_the_space_that_joins_it_to_the_prompt() -> None:
     words = Tokenizer(models.WordLevel({"▁once": 0, "▁upon": 1, "▁a": 2, "?": 3}, unk_token="?"))
-    words.decoder = decoders.Metaspace()  # as SentencePiece tokenizers do: the first word of what is decoded has no space before it
+    words.decoder = (
+        decoders.Metaspace()
+    )  # as SentencePiece tokenizers do: the first word of what is decoded has no space before it
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
     out = TextStream(tokenizer, prompt=[0])
     assert "".join([out.push([1]), out.push([2]), out.finish()]) == " upon a"
@@ -101,8 +106,12 @@ def test_a_network_that_continues_text_is_offered_tools_only_where_it_must_call_
     for mode in ("auto", "required", "none"):
         for template in (PLAIN_TEMPLATE, TOKENIZER.chat_template):
             tokenizer = make_tokenizer(chat_template=template)
-            request = GenerateRequest(messages=(message,), tools=(tool,), tool_choice=ToolChoice(mode=mode), params=SamplingParams())
-            offered[mode, template == PLAIN_TEMPLATE] = "look" in tokenizer.decode(encode_prompts(tokenizer, request)[0])
+            request = GenerateRequest(
+                messages=(message,), tools=(tool,), tool_choice=ToolChoice(mode=mode), params=SamplingParams()
+            )
+            offered[mode, template == PLAIN_TEMPLATE] = "look" in tokenizer.decode(
+                encode_prompts(tokenizer, request)[0]
+            )
     assert offered == {
         ("auto", False): True,
         ("auto", True): False,
@@ -114,10 +123,17 @@ def test_a_network_that_continues_text_is_offered_tools_only_where_it_must_call_
 
 
 def test_a_prompt_too_long_for_its_tools_is_refused_with_their_tokens() -> None:
-    tool = {"type": "function", "function": {"name": "look", "description": "far " * 80, "parameters": {"type": "object"}}}
-    request = GenerateRequest(messages=(ChatMessage(role=Role.USER, content="Hi"),), tools=(tool,), params=SamplingParams())
+    tool = {
+        "type": "function",
+        "function": {"name": "look", "description": "far " * 80, "parameters": {"type": "object"}},
+    }
+    request = GenerateRequest(
+        messages=(ChatMessage(role=Role.USER, content="Hi"),), tools=(tool,), params=SamplingParams()
+    )
     engine = SimpleNamespace(context_length=256, name="batching")
     served = Served(engine, TOKENIZER, TokenTexts(TOKENIZER), Grammars(TOKENIZER, vocab_size=260, end_ids=[]))  # type: ignore[arg-type]
-    with pytest.raises(PromptTooLong, match=r"tokens, \d+ of them for 1 tools; this network's context holds 256") as refused:
+    with pytest.raises(
+        PromptTooLong, match=r"tokens, \d+ of them for 1 tools; this network's context holds 256"
+    ) as refused:
         prepare_answer(served, request, print)
     assert refused.value.remedy == "Offer fewer tools."

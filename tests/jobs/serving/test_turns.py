@@ -32,7 +32,9 @@ def test_the_tenant_with_the_fewest_requests_at_work_is_next_and_leaves_a_place_
     waiting = [("a", "a1"), ("a", "a2"), ("b", "b1"), ("a", "a3"), ("b", "b2"), ("c", "c1")]
     assert in_turn(waiting, running=Counter(), most=3) == ["a1", "b1", "c1", "a2", "b2", "a3"]
     assert in_turn(waiting, running=Counter(a=2), most=3) == ["b1", "c1", "b2", "a1"]
-    assert in_turn([("", n) for n in range(5)], running=Counter({"": 9}), most=3) == [0, 1, 2, 3, 4], "without accounts nobody waits"
+    assert in_turn([("", n) for n in range(5)], running=Counter({"": 9}), most=3) == [0, 1, 2, 3, 4], (
+        "without accounts nobody waits"
+    )
     assert [most_running(1), most_running(16)] == [1, 15]
     assert [most_open(16, 64), most_open(1, 0)] == [64, 1]
 

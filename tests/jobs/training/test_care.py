@@ -35,7 +35,9 @@ def weights(rooms: Rooms, name: str, step: int = 6) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "lion", "adafactor"])
-def test_a_run_with_every_feature_resumes_on_another_worker_bit_for_bit(rooms: Rooms, tmp_path: Path, optimizer: str) -> None:
+def test_a_run_with_every_feature_resumes_on_another_worker_bit_for_bit(
+    rooms: Rooms, tmp_path: Path, optimizer: str
+) -> None:
     values = {**EVERYTHING, "optimizer": optimizer, "max_steps": 7, "eval_every": 2}
     name = f"all-{optimizer}"
     undisturbed, paused, resumed = Recorder(), Recorder(stop_after=4, request="stop_and_save"), Recorder()
@@ -56,10 +58,18 @@ def test_a_run_with_every_feature_resumes_on_another_worker_bit_for_bit(rooms: R
 
 
 def test_a_resumed_run_repeats_its_losses_across_epochs(rooms: Rooms) -> None:
-    values = {"micro_batch": 8, "context": 64, "max_steps": 12, "checkpoint_every": 5}  # an epoch is fewer than four steps
+    values = {
+        "micro_batch": 8,
+        "context": 64,
+        "max_steps": 12,
+        "checkpoint_every": 5,
+    }  # an epoch is fewer than four steps
     undisturbed, killed, resumed = Recorder(), Recorder(stop_after=8), Recorder()
     run(rooms.training("pretrain", run="e-a", job="e-a", **values), undisturbed)
-    assert any("training tokens, " in line and float(line.split("training tokens, ")[1].split()[0]) > 2 for line in undisturbed.lines)
+    assert any(
+        "training tokens, " in line and float(line.split("training tokens, ")[1].split()[0]) > 2
+        for line in undisturbed.lines
+    )
     run(rooms.training("pretrain", run="e-b", job="e-b", **values), killed)
     run(rooms.training("pretrain", run="e-b", job="e-b", attempt=2, **values), resumed)
     assert resumed.series("train_loss") == undisturbed.series("train_loss")[5:]
@@ -100,7 +110,9 @@ def test_dropout_changes_training_but_not_validation(rooms: Rooms) -> None:
     run(rooms.training("pretrain", run="drop-0", job="drop-0", learning_rate=1e-9), plain)
     run(rooms.training("pretrain", run="drop-5", job="drop-5", learning_rate=1e-9, dropout=0.5), dropped)
     assert dropped.series("train_loss") != plain.series("train_loss")
-    assert [value for _, value in dropped.series("val_loss")] == pytest.approx([value for _, value in plain.series("val_loss")])
+    assert [value for _, value in dropped.series("val_loss")] == pytest.approx(
+        [value for _, value in plain.series("val_loss")]
+    )
 
 
 def test_max_epochs_ends_a_run_and_its_schedule(rooms: Rooms) -> None:
@@ -114,7 +126,14 @@ def test_max_epochs_ends_a_run_and_its_schedule(rooms: Rooms) -> None:
 
 
 def test_early_stopping_keeps_the_best_and_resumes_its_count(rooms: Rooms) -> None:
-    values = {"max_steps": 60, "eval_every": 1, "checkpoint_every": 50, "patience": 3, "keep_last": 1, "warmup_steps": 0}
+    values = {
+        "max_steps": 60,
+        "eval_every": 1,
+        "checkpoint_every": 50,
+        "patience": 3,
+        "keep_last": 1,
+        "warmup_steps": 0,
+    }
     values |= {"learning_rate": 0.3, "schedule": "constant", "grad_clip": 0.0}
     whole, first, second = Recorder(), Recorder(stop_after=2, request="stop_and_save"), Recorder()
     result = run(rooms.training("pretrain", run="early", job="early", **values), whole)
@@ -136,7 +155,9 @@ def test_early_stopping_keeps_the_best_and_resumes_its_count(rooms: Rooms) -> No
 
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Simulate a machine on which micro-batches of more than the listed number of sequences run out of memory. Empty: none does."""
+    """Simulate a machine on which micro-batches of more than the listed number of sequences run out of memory. Empty:
+    none does.
+    """
     fits: list[int] = []
     compute_loss = LanguageObjective.compute_loss
 
@@ -163,7 +184,9 @@ def test_running_out_of_memory_halves_the_micro_batch_and_keeps_the_loss(rooms: 
     ]
     assert "Step 1 ran out of memory with micro_batch 8: continuing with 4" in "\n".join(halved.lines)
     for metric in ("train_loss", "grad_norm", "val_loss"):
-        assert [value for _, value in halved.series(metric)] == pytest.approx([value for _, value in plain.series(metric)], rel=1e-5)
+        assert [value for _, value in halved.series(metric)] == pytest.approx(
+            [value for _, value in plain.series(metric)], rel=1e-5
+        )
 
     run(rooms.training("pretrain", run="oom", job="oom", attempt=2, **{**values, "max_steps": 8}), resumed)
     assert not resumed.of("micro_batch_halved")
@@ -202,9 +225,17 @@ def spoiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("how", ["loss", "gradient"])
-def test_a_micro_batch_that_is_not_finite_is_named_and_the_state_before_it_saved(rooms: Rooms, spoiled: dict[str, Any], how: str) -> None:
+def test_a_micro_batch_that_is_not_finite_is_named_and_the_state_before_it_saved(
+    rooms: Rooms, spoiled: dict[str, Any], how: str
+) -> None:
     write_dataset(rooms.root / "marked", train=[{"messages": chat(index)} for index in range(24)])
-    values = {"dataset": "marked", "packing": False, "micro_batch": 4, "grad_accum_steps": 2, "lora": {"rank": 4, "dropout": 0.3}}
+    values = {
+        "dataset": "marked",
+        "packing": False,
+        "micro_batch": 4,
+        "grad_accum_steps": 2,
+        "lora": {"rank": 4, "dropout": 0.3},
+    }
     values |= {"method": "lora", "checkpoint_every": 5, "learning_rate": 1e-3}
     spoiled.update(at=2 * 3 + 2, how=how)  # the second micro-batch of step 4
     recorder, undisturbed, resumed = Recorder(), Recorder(), Recorder()
@@ -256,7 +287,9 @@ def test_a_disk_that_fills_up_stops_and_saves_the_run(rooms: Rooms, monkeypatch:
     assert resumed.of("resumed")[0]["step"] == 4
 
 
-def test_a_disk_without_room_for_a_checkpoint_spares_the_earlier_ones(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_for_a_checkpoint_spares_the_earlier_ones(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
     free = [10**12]
     monkeypatch.setattr("jobs.training.checkpoints.store.shutil.disk_usage", lambda path: Usage(10**12, 0, free[0]))
 
@@ -286,13 +319,18 @@ def test_a_write_that_fails_leaves_no_partial_checkpoint(rooms: Rooms, monkeypat
     assert [path.name for path in (rooms.root / "torn/checkpoints").iterdir()] == ["step-000003"]
 
 
-def test_resuming_with_another_micro_batch_keeps_the_sequences_of_a_step(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_with_another_micro_batch_keeps_the_sequences_of_a_step(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain, second = Recorder(), Recorder()
     run(rooms.training("pretrain", run="g-0", job="g-0", micro_batch=8, context=24), plain)
     run(rooms.training("pretrain", run="g", job="g", micro_batch=8, context=24, max_steps=6), Recorder(stop_after=3))
     monkeypatch.setattr("jobs.training.resume.describe_machine", lambda *_, **__: "another CPU")
     run(rooms.training("pretrain", run="g", job="g", attempt=2, micro_batch=4, context=24), second)
-    assert "A step keeps its 8 sequences: 1 x micro_batch 4 x 2, although the config now says micro_batch 4 x 1." in second.lines
+    assert (
+        "A step keeps its 8 sequences: 1 x micro_batch 4 x 2, although the config now says micro_batch 4 x 1."
+        in second.lines
+    )
     assert any("resumes on another CPU" in line and "not bit for bit" in line for line in second.lines)
     for metric in ("train_loss", "val_loss"):
         pairs = zip(second.series(metric), [point for point in plain.series(metric) if point[0] > 3], strict=True)
@@ -311,7 +349,9 @@ def test_dropout_is_refused_for_a_family_without_it() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "gemma3", "deepseek_v3"])
 def test_dropout_acts_in_training_only_in_every_family(family: str) -> None:
-    shape = TINY.model_validate({"family": family, "num_layers": 2, "width": 32, "num_heads": 4, "context": 64, "vocab_size": 320})
+    shape = TINY.model_validate(
+        {"family": family, "num_layers": 2, "width": 32, "num_heads": 4, "context": 64, "vocab_size": 320}
+    )
     network, ids = build_network(shape, seed=1, dropout=0.5), torch.arange(48)[None]
     with torch.no_grad():
         assert torch.equal(network.eval()(ids).logits, build_network(shape, seed=1).eval()(ids).logits)

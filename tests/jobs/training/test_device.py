@@ -58,7 +58,10 @@ def test_flash_attention_names_what_is_missing() -> None:
 
 def test_a_network_with_attention_of_its_own_refuses_another() -> None:
     bloom = build_network(
-        ArchitectureConfig(family="bloom", num_layers=1, width=32, num_heads=4, context=32, vocab_size=64, feed_forward=128), seed=1
+        ArchitectureConfig(
+            family="bloom", num_layers=1, width=32, num_heads=4, context=32, vocab_size=64, feed_forward=128
+        ),
+        seed=1,
     )
     with pytest.raises(InvalidInput, match="BloomForCausalLM can't compute attention by sdpa"):
         choose_attention(bloom, "sdpa", device=CPU, autocast=None)

@@ -28,7 +28,17 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpo lora": ("dpo", {"method": "lora"}),
     "kto": ("kto", {}),
     "reward": ("reward", {}),
-    "grpo": ("grpo", {"grpo": {"rewards": [{"kind": "length", "target": 4}], "group_size": 4, "max_new_tokens": 8, "kl_weight": 0.1}}),
+    "grpo": (
+        "grpo",
+        {
+            "grpo": {
+                "rewards": [{"kind": "length", "target": 4}],
+                "group_size": 4,
+                "max_new_tokens": 8,
+                "kl_weight": 0.1,
+            }
+        },
+    ),
 }
 
 
@@ -64,7 +74,12 @@ def test_a_probe_measures_and_leaves_no_files(rooms: Rooms, method: str) -> None
 
 def test_a_probe_includes_the_longest_rows(rooms: Rooms) -> None:
     rows = [
-        {"messages": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "No." * (1 + 4 * (at == 700))}]}
+        {
+            "messages": [
+                {"role": "user", "content": "Hm?"},
+                {"role": "assistant", "content": "No." * (1 + 4 * (at == 700))},
+            ]
+        }
         for at in range(800)
     ]
     write_dataset(rooms.root / "uneven", train=rows)
@@ -108,12 +123,18 @@ def test_a_probe_fails_with_the_error_of_a_run(rooms: Rooms) -> None:
     with pytest.raises(InvalidInput, match="at most 64 tokens"):
         run(rooms.training("sft", job="long", context=65), Recorder())
     with pytest.raises(JobFailed, match=r"The (loss|gradient) became"):
-        run(rooms.training("pretrain", job="lost", learning_rate=9.0, warmup_steps=0, grad_clip=0.0, weight_decay=1e9), Recorder())
+        run(
+            rooms.training("pretrain", job="lost", learning_rate=9.0, warmup_steps=0, grad_clip=0.0, weight_decay=1e9),
+            Recorder(),
+        )
 
 
 def test_running_out_of_memory_is_a_failure_with_a_remedy(rooms: Rooms) -> None:
     ctx = build_context(rooms.training("pretrain", job="memory"), Recorder())
-    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")):
+    for error in (
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+    ):
         with pytest.raises(JobFailed, match="memory"), out_of_memory_as_failure(ctx.config, device=ctx.device):
             raise error
     with pytest.raises(RuntimeError, match="shapes"), out_of_memory_as_failure(ctx.config, device=ctx.device):

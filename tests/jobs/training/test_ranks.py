@@ -91,7 +91,13 @@ def test_a_resumed_fsdp_run_equals_one_process(tmp_path: Path) -> None:
 
 
 def test_an_error_that_echoes_another_ranks_end_is_ignored_if_there_is_a_result(tmp_path: Path) -> None:
-    echo = {"cause": "RuntimeError: Connection closed by peer", "remedy": None, "field": None, "invalid": False, "is_echo": True}
+    echo = {
+        "cause": "RuntimeError: Connection closed by peer",
+        "remedy": None,
+        "field": None,
+        "invalid": False,
+        "is_echo": True,
+    }
     (tmp_path / "error-1.json").write_text(json.dumps(echo))
     with pytest.raises(JobFailed, match="Connection closed"):
         outcome(tmp_path, code=1)

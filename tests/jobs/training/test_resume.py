@@ -36,7 +36,9 @@ def test_a_run_killed_between_checkpoints_repeats_the_same_losses(
     undisturbed = Recorder()
     run(rooms.training(objective, run=f"{name}-a", job=f"{name}-a", **values), undisturbed)
 
-    killed = Recorder(stop_after=5, request="cancel")  # as after a SIGKILL at step 5: the newest checkpoint is of step 3
+    killed = Recorder(
+        stop_after=5, request="cancel"
+    )  # as after a SIGKILL at step 5: the newest checkpoint is of step 3
     assert run(rooms.training(objective, run=f"{name}-b", job=f"{name}-b", **values), killed).stopped == "cancel"
     resumed = Recorder()
     result = run(rooms.training(objective, run=f"{name}-b", job=f"{name}-b", attempt=2, **values), resumed)
@@ -50,7 +52,9 @@ def test_a_run_killed_between_checkpoints_repeats_the_same_losses(
     assert resumed.samples == [sample for sample in undisturbed.samples if sample[0] > 3]
     weights = "adapter_model.safetensors" if "lora" in name else "model.safetensors"
     last = "checkpoints/step-000006"
-    assert (rooms.root / f"{name}-a" / last / weights).read_bytes() == (rooms.root / f"{name}-b" / last / weights).read_bytes()
+    assert (rooms.root / f"{name}-a" / last / weights).read_bytes() == (
+        rooms.root / f"{name}-b" / last / weights
+    ).read_bytes()
 
 
 def test_stop_and_save_saves_the_step_and_a_new_job_resumes_from_it(rooms: Rooms) -> None:
@@ -132,4 +136,7 @@ def poison(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["model.norm.weight"][0] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    write_card(folder, meta={key: value for key, value in read_card(folder).items() if key not in ("files", "versions", "format")})
+    write_card(
+        folder,
+        meta={key: value for key, value in read_card(folder).items() if key not in ("files", "versions", "format")},
+    )

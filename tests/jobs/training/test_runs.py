@@ -67,7 +67,9 @@ def test_a_checkpoint_loads_in_transformers_and_its_val_bpb_equals_scoring(rooms
     assert recorder.series("val_loss")[-1][1] == pytest.approx(total / count, rel=1e-5)
     nll = rolling_nll(network, tokenizer, texts)
     whole = sum(item.sum_nll for item in nll) / sum(item.bytes for item in nll) / math.log(2)
-    assert recorder.series("val_bpb")[-1][1] == pytest.approx(whole, rel=0.05)  # other windows and document borders, the same text
+    assert recorder.series("val_bpb")[-1][1] == pytest.approx(
+        whole, rel=0.05
+    )  # other windows and document borders, the same text
     card = read_card(folder)
     assert (card["step"], card["dataset"], card["config"]["seed"]) == (6, "texts", 5)
 
@@ -83,7 +85,12 @@ def test_accumulated_micro_batches_equal_one_large_batch(rooms: Rooms) -> None:
 
 def test_fine_tuning_with_adapters_saves_adapters_that_load_on_their_base(rooms: Rooms) -> None:
     recorder = Recorder()
-    run(rooms.training("sft", run="lora", job="lora", method="lora", learning_rate=2e-2, max_steps=20, checkpoint_every=20), recorder)
+    run(
+        rooms.training(
+            "sft", run="lora", job="lora", method="lora", learning_rate=2e-2, max_steps=20, checkpoint_every=20
+        ),
+        recorder,
+    )
     losses = [loss for _, loss in recorder.series("train_loss")]
     assert losses[-1] < losses[0] - 0.1
     assert recorder.of("checkpoint")[-1]["adapter"] is True
@@ -107,7 +114,13 @@ def test_rows_without_a_trained_token_are_counted_and_left_out(rooms: Rooms) -> 
     write_dataset(rooms.root / "mixed", train=[good, endless, question, silent])
     recorder = Recorder()
     run(rooms.training("sft", run="mixed-run", job="mixed", dataset="mixed", max_steps=2), recorder)
-    assert recorder.of("rows_encoded")[0] == {"split": "train", "rows": 4, "zero_label_rows": 2, "truncated": 1, "refused": 0}
+    assert recorder.of("rows_encoded")[0] == {
+        "split": "train",
+        "rows": 4,
+        "zero_label_rows": 2,
+        "truncated": 1,
+        "refused": 0,
+    }
     assert any("2 of 4 train rows have nothing to train on" in line for line in recorder.lines)
     assert any("no val split" in line for line in recorder.lines)
     write_dataset(rooms.root / "hopeless", train=[endless, question])
@@ -130,14 +143,18 @@ def test_settings_that_do_not_fit_are_refused(rooms: Rooms) -> None:
 
 def test_a_run_larger_than_the_disk_is_refused_with_numbers(rooms: Rooms) -> None:
     store = CheckpointStore(rooms.training("pretrain"), Recorder(), folder=rooms.root / "disk", keep_last=2, lineage={})
-    with pytest.raises(JobFailed, match=r"GB free, and the run's checkpoints need 4\d{6}\.\d\d GB \(4 of 1000000\.00 GB\)"):
+    with pytest.raises(
+        JobFailed, match=r"GB free, and the run's checkpoints need 4\d{6}\.\d\d GB \(4 of 1000000\.00 GB\)"
+    ):
         store.check_disk(checkpoint_bytes=10**15, max_steps=1000, checkpoint_every=100)
 
 
 def test_a_checkpoint_waits_for_its_suite_before_it_is_removed(rooms: Rooms) -> None:
     """A run with keep_last 1 removed checkpoints that a suite had yet to score."""
     recorder = Recorder()
-    spec = rooms.training("pretrain", run="held", job="held", max_steps=8, checkpoint_every=2, eval_every=8, keep_last=1)
+    spec = rooms.training(
+        "pretrain", run="held", job="held", max_steps=8, checkpoint_every=2, eval_every=8, keep_last=1
+    )
     spec = with_payload(spec, holds_checkpoints=True)
     folder = rooms.root / "held" / "checkpoints"
     run(spec, recorder)

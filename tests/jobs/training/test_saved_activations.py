@@ -11,7 +11,13 @@ import torch
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILY_NAMES
-from backend.domain.estimates.activations import ComputeTypes, copied_weight_bytes, rotary_bytes, saved_in_block, saved_outside
+from backend.domain.estimates.activations import (
+    ComputeTypes,
+    copied_weight_bytes,
+    rotary_bytes,
+    saved_in_block,
+    saved_outside,
+)
 from backend.domain.estimates.setting import TrainingSetting
 from jobs.modeling.build import build_network
 
@@ -27,9 +33,19 @@ SHAPES: dict[str, dict[str, Any]] = {
 def setting_for(family: str, *, rank: int | None, precision: Any, dropout: bool = False) -> TrainingSetting:
     """Return a small setting of a family."""
     shape = ArchitectureConfig.model_validate(
-        {"family": family, "num_layers": 3, "width": 64, "num_heads": 4, "context": 64, "vocab_size": 128, **SHAPES.get(family, {})}
+        {
+            "family": family,
+            "num_layers": 3,
+            "width": 64,
+            "num_heads": 4,
+            "context": 64,
+            "vocab_size": 128,
+            **SHAPES.get(family, {}),
+        }
     )
-    return TrainingSetting(architecture=shape, lora_rank=rank, precision=precision, micro_batch=ROWS, context=LENGTH, dropout=dropout)
+    return TrainingSetting(
+        architecture=shape, lora_rank=rank, precision=precision, micro_batch=ROWS, context=LENGTH, dropout=dropout
+    )
 
 
 def counted_bytes(setting: TrainingSetting) -> int:
@@ -66,7 +82,9 @@ def test_the_estimate_of_activations_equals_what_autograd_saves(family: str, ran
     setting = setting_for(family, rank=rank, precision=precision)
     network: Any = build_network(setting.architecture, seed=1, bos_token_id=0, eos_token_id=1, pad_token_id=2)
     if rank is not None:
-        network = peft.get_peft_model(network, peft.LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM"))
+        network = peft.get_peft_model(
+            network, peft.LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM")
+        )
     ids = torch.randint(0, 128, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
 
     def forward() -> torch.Tensor:
@@ -77,12 +95,15 @@ def test_the_estimate_of_activations_equals_what_autograd_saves(family: str, ran
 
 
 @pytest.mark.parametrize(
-    ("family", "precision"), [*((name, "fp32") for name in FAMILY_NAMES), *((name, "bf16") for name in ("llama", "gpt2", "bloom"))]
+    ("family", "precision"),
+    [*((name, "fp32") for name in FAMILY_NAMES), *((name, "bf16") for name in ("llama", "gpt2", "bloom"))],
 )
 def test_activations_saved_by_dropout_are_counted(family: str, precision: str) -> None:
     setting = setting_for(family, rank=None, precision=precision, dropout=True)
     ids = torch.randint(0, 128, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
-    network: Any = build_network(setting.architecture, seed=1, bos_token_id=0, eos_token_id=1, pad_token_id=2, dropout=0.3).train()
+    network: Any = build_network(
+        setting.architecture, seed=1, bos_token_id=0, eos_token_id=1, pad_token_id=2, dropout=0.3
+    ).train()
 
     def forward() -> torch.Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):

@@ -1,4 +1,6 @@
-"""Choices whose labels change between two clicks, and callbacks that fail: the page stays, and nothing chosen is lost."""
+"""Choices whose labels change between two clicks, and callbacks that fail: the page stays, and nothing chosen is
+lost.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def _choosing() -> None:
     tick = st.session_state.setdefault("tick", 0)
     labels = {key: text.replace("59 s", f"{tick} min") if tick else text for key, text in texts.items()}
     one = st.selectbox("One", list(labels), key="one", format_func=by_identity("one", labels, labels.__getitem__))
-    several = st.multiselect("Several", list(labels), key="several", format_func=by_identity("several", labels, labels.__getitem__))
+    several = st.multiselect(
+        "Several", list(labels), key="several", format_func=by_identity("several", labels, labels.__getitem__)
+    )
     st.text(f"chosen: {one} and {', '.join(several)}")
 
 
@@ -93,18 +97,27 @@ def modules() -> list[Path]:
 
 
 def test_labels_made_of_data_are_chosen_by_identity() -> None:
-    """A `format_func` may use constants, module functions and the option itself; all others go through `by_identity`."""
+    """A `format_func` may use constants, module functions and the option itself; all others go through
+    `by_identity`.
+    """
     found = []
     for path in modules():
         tree = ast.parse(path.read_text())
-        known = {alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+        known = {
+            alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+        }
         known |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         known |= {"range", "str", "len"}
         for call in calls(path):
             if not (isinstance(call.func, ast.Attribute) and call.func.attr in CHOICES):
                 continue
             for function in (word.value for word in call.keywords if word.arg == "format_func"):
-                own = {argument.arg for node in ast.walk(function) if isinstance(node, ast.Lambda) for argument in node.args.args}
+                own = {
+                    argument.arg
+                    for node in ast.walk(function)
+                    if isinstance(node, ast.Lambda)
+                    for argument in node.args.args
+                }
                 names = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
                 local = {name for name in names - own - known if not name.isupper()}
                 if local and not (names & {"by_identity"} or names <= {"words"}):
@@ -123,6 +136,8 @@ def test_callbacks_pass_through_the_error_frame() -> None:
         for call in calls(path):
             for word in call.keywords:
                 text = ast.unparse(word.value)
-                if word.arg in CALLBACKS and not (text in PLAIN_CALLBACKS or text in decorated or text.startswith("handled(")):
+                if word.arg in CALLBACKS and not (
+                    text in PLAIN_CALLBACKS or text in decorated or text.startswith("handled(")
+                ):
                     found.append(f"{path.relative_to(PROJECT)}:{call.lineno} {text}")
     assert found == []

@@ -18,4 +18,6 @@ def test_the_code_parses_and_names_the_model(name: str) -> None:
     words = shlex.split(client_code("curl", url="http://h:1", model=name, needs_key=False).replace("\\\n", " "))
     assert json.loads(words[-1])["model"] == name
     assert "Authorization: Bearer local" in words
-    assert json.dumps(name, ensure_ascii=False) in client_code("JavaScript", url="http://h:1", model=name, needs_key=True)
+    assert json.dumps(name, ensure_ascii=False) in client_code(
+        "JavaScript", url="http://h:1", model=name, needs_key=True
+    )

@@ -13,7 +13,9 @@ ROUTES = {name: value for name, value in vars(routes).items() if name.isupper()}
 
 def test_every_route_is_a_script_and_every_script_has_a_route() -> None:
     scripts = {
-        str(file.relative_to(PAGES)) for folder in ("home", "build", "evaluate", "serve", "admin") for file in (PAGES / folder).glob("*.py")
+        str(file.relative_to(PAGES))
+        for folder in ("home", "build", "evaluate", "serve", "admin")
+        for file in (PAGES / folder).glob("*.py")
     }
     assert set(ROUTES.values()) == {script for script in scripts if not script.endswith("__init__.py")}
 

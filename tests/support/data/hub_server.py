@@ -1,11 +1,12 @@
-"""A small Hub on loopback: serves repositories from a folder, in the parts of the real API that the Hub's client library asks for.
+"""A small Hub on loopback: serves repositories from a folder, in the parts of the real API that the Hub's client
+library asks for.
 
     root/models/OWNER/NAME/...            the revision `main`
     root/models/OWNER/NAME@v2/...         the branch or tag `v2`
     root/datasets/OWNER/NAME/...          the same for datasets
 
-Repositories are created and committed to as well, large files by the plain transfer of Git LFS. Point a process at it with
-`HF_ENDPOINT=server.url`. A commit's id is the SHA-1 of what the revision holds, so it changes when a file does.
+Repositories are created and committed to as well, large files by the plain transfer of Git LFS. Point a process at it
+with `HF_ENDPOINT=server.url`. A commit's id is the SHA-1 of what the revision holds, so it changes when a file does.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-API = re.compile(r"/api/(models|datasets)/([^/]+(?:/[^/]+)?)(?:/(revision|tree|paths-info|refs)(?:/([^/]+)(?:/(.*))?)?)?")
+API = re.compile(
+    r"/api/(models|datasets)/([^/]+(?:/[^/]+)?)(?:/(revision|tree|paths-info|refs)(?:/([^/]+)(?:/(.*))?)?)?"
+)
 COMMITS = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/(preupload|commit)/([^/]+)")
 LFS = re.compile(r"/(?:datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 RESOLVE = re.compile(r"/(datasets/)?([^/]+(?:/[^/]+)?)/resolve/([^/]+)/(.+)")
@@ -38,11 +41,11 @@ LFS_ENDINGS = (".safetensors", ".bin", ".parquet", ".arrow", ".gguf", ".zip")
 class HubServer:
     """A running server and the knobs of its faults.
 
-    `cuts`: file path -> how many bytes of each coming download are sent before the connection breaks, one entry a request.
-    `private` ids answer 401 and `gated` ids 403 without a key; `status` answers every request with that status; `delay_s` waits before
-    each answer; without `knows_ranges` a file is always sent whole. `requests` collects "METHOD path", `sent` how many bytes of each
-    file went out, `keys` what was sent as authorization. `created` says of new repositories whether they are private, `objects` holds
-    what was uploaded, by its SHA-256.
+    `cuts`: file path -> how many bytes of each coming download are sent before the connection breaks, one entry a
+    request. `private` ids answer 401 and `gated` ids 403 without a key; `status` answers every request with that
+    status; `delay_s` waits before each answer; without `knows_ranges` a file is always sent whole. `requests` collects
+    "METHOD path", `sent` how many bytes of each file went out, `keys` what was sent as authorization. `created` says of
+    new repositories whether they are private, `objects` holds what was uploaded, by its SHA-256.
     """
 
     root: Path
@@ -167,13 +170,22 @@ class _Handler(BaseHTTPRequestHandler):
             hub.created.setdefault(repo, requested.get("visibility") == "private")
             self._json({"url": f"{hub.url}/{repo}", "id": repo, "name": repo})
         elif batch:
-            objects = [{**item, "actions": {"upload": {"href": f"{hub.url}/upload/{item['oid']}"}}} for item in json.loads(body)["objects"]]
+            objects = [
+                {**item, "actions": {"upload": {"href": f"{hub.url}/upload/{item['oid']}"}}}
+                for item in json.loads(body)["objects"]
+            ]
             self._send(
-                200, {"Content-Type": "application/vnd.git-lfs+json"}, json.dumps({"transfer": "basic", "objects": objects}).encode()
+                200,
+                {"Content-Type": "application/vnd.git-lfs+json"},
+                json.dumps({"transfer": "basic", "objects": objects}).encode(),
             )
         elif commits and commits[3] == "preupload":
             files = [
-                {"path": file["path"], "uploadMode": "lfs" if file["path"].endswith(LFS_ENDINGS) else "regular", "shouldIgnore": False}
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if file["path"].endswith(LFS_ENDINGS) else "regular",
+                    "shouldIgnore": False,
+                }
                 for file in json.loads(body)["files"]
             ]
             self._json({"files": files})
@@ -184,8 +196,16 @@ class _Handler(BaseHTTPRequestHandler):
                 if line["key"] in ("file", "lfsFile"):
                     target = folder / value["path"]
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(base64.b64decode(value["content"]) if line["key"] == "file" else hub.objects[value["oid"]])
-            self._json({"success": True, "commitOid": commit_id(folder), "commitUrl": f"{hub.url}/{commits[2]}/commit/{commit_id(folder)}"})
+                    target.write_bytes(
+                        base64.b64decode(value["content"]) if line["key"] == "file" else hub.objects[value["oid"]]
+                    )
+            self._json(
+                {
+                    "success": True,
+                    "commitOid": commit_id(folder),
+                    "commitUrl": f"{hub.url}/{commits[2]}/commit/{commit_id(folder)}",
+                }
+            )
         else:
             hub.objects[path.removeprefix("/upload/")] = body
             self._send(200, {}, b"")
@@ -201,7 +221,9 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         return True
 
-    def _api(self, kind: str, repo: str, part: str | None, revision: str, inside: str, query: dict[str, str], body: bytes) -> None:
+    def _api(
+        self, kind: str, repo: str, part: str | None, revision: str, inside: str, query: dict[str, str], body: bytes
+    ) -> None:
         hub = self.server_hub
         if not self._allowed(kind, repo):
             return
@@ -250,7 +272,9 @@ class _Handler(BaseHTTPRequestHandler):
             data = data[start : end + 1]
         cut = self._cut(name) if self.command == "GET" else None
         if self.command == "GET":
-            self.server_hub.sent[name] = self.server_hub.sent.get(name, 0) + (len(data) if cut is None else min(cut, len(data)))
+            self.server_hub.sent[name] = self.server_hub.sent.get(name, 0) + (
+                len(data) if cut is None else min(cut, len(data))
+            )
         self._send(status, headers, data, cut=cut)
 
     def _cut(self, name: str) -> int | None:
@@ -280,7 +304,12 @@ def _entry(folder: Path, path: Path) -> dict[str, Any]:
     """Return what the Hub says about a file or folder of a revision."""
     name = path.relative_to(folder).as_posix()
     if path.is_dir():
-        return {"type": "directory", "path": name, "size": 0, "oid": hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()}
+        return {
+            "type": "directory",
+            "path": name,
+            "size": 0,
+            "oid": hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest(),
+        }
     data = path.read_bytes()
     blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
     entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": blob}

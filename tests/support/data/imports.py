@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-HEAVY = frozenset({"scipy", "pandas", "pyarrow", "torch", "transformers", "streamlit", "plotly", "datasets", "optuna", "sklearn"})
+HEAVY = frozenset(
+    {"scipy", "pandas", "pyarrow", "torch", "transformers", "streamlit", "plotly", "datasets", "optuna", "sklearn"}
+)
 """Packages that take a third of a second or 30 MB each."""
 
 

@@ -13,7 +13,9 @@ def message(id_: str, text: str, *replies: Message, role: str = "assistant", ran
 
 
 def tree(number: int = 0) -> Message:
-    """Return a tree of two ranked answers; the better one is followed by a question with three answers, of which two are ranked."""
+    """Return a tree of two ranked answers; the better one is followed by a question with three answers, of which two
+    are ranked.
+    """
     n = f"{number}."
     follow_up = message(
         f"{n}u2",

@@ -10,7 +10,10 @@ GOOD = {"role": "assistant", "content": "In the tower."}
 BAD = {"role": "assistant", "content": "Who knows."}
 PREFERENCE = {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}
 KTO = {"prompt": [USER], "completion": [GOOD], "label": True}
-LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}
+LOOK = {
+    "type": "function",
+    "function": {"name": "look", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
 CALLED = [
     {"role": "user", "content": "Weather?"},
     {
@@ -26,8 +29,18 @@ WINNER = {"p": "prompt", "a": "first", "b": "second", "w": "winner"}
 SPELLINGS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("text", {"text": "A story."}, "text", {"text": "A story."}),
     ("text under another name", {"id": 3, "content": "A story."}, "text", {"text": "A story."}),
-    ("alpaca", {"instruction": "Add.", "input": "1 + 1", "output": "2"}, "instruction", {"prompt": "Add.\n\n1 + 1", "completion": "2"}),
-    ("alpaca without input", {"instruction": "Hi", "input": "", "output": "Ho"}, "instruction", {"prompt": "Hi", "completion": "Ho"}),
+    (
+        "alpaca",
+        {"instruction": "Add.", "input": "1 + 1", "output": "2"},
+        "instruction",
+        {"prompt": "Add.\n\n1 + 1", "completion": "2"},
+    ),
+    (
+        "alpaca without input",
+        {"instruction": "Hi", "input": "", "output": "Ho"},
+        "instruction",
+        {"prompt": "Hi", "completion": "Ho"},
+    ),
     (
         "Dolly",
         {"instruction": "Who ran?", "context": "Mira ran.", "response": "Mira", "category": "qa"},
@@ -45,12 +58,20 @@ SPELLINGS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ),
     (
         "sharegpt with a system column",
-        {"conversations": [{"from": "human", "value": "Where is Mira?"}, {"from": "gpt", "value": "In the tower."}], "system": "Be brief."},
+        {
+            "conversations": [{"from": "human", "value": "Where is Mira?"}, {"from": "gpt", "value": "In the tower."}],
+            "system": "Be brief.",
+        },
         "chat",
         {"messages": [{"role": "system", "content": "Be brief."}, USER, GOOD]},
     ),
     ("messages as JSON in a cell", {"messages": json.dumps([USER, GOOD])}, "chat", {"messages": [USER, GOOD]}),
-    ("preference strings", {"prompt": "Where is Mira?", "chosen": "In the tower.", "rejected": "Who knows."}, "preference", PREFERENCE),
+    (
+        "preference strings",
+        {"prompt": "Where is Mira?", "chosen": "In the tower.", "rejected": "Who knows."},
+        "preference",
+        PREFERENCE,
+    ),
     ("preference messages", PREFERENCE, "preference", PREFERENCE),
     ("whole conversations", {"chosen": [USER, GOOD], "rejected": [USER, BAD]}, "preference", PREFERENCE),
     (
@@ -109,7 +130,12 @@ SPELLINGS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
         "preference",
         PREFERENCE,
     ),
-    ("TRL's prompt and completion in turns", {"prompt": [USER], "completion": [GOOD]}, "chat", {"messages": [USER, GOOD]}),
+    (
+        "TRL's prompt and completion in turns",
+        {"prompt": [USER], "completion": [GOOD]},
+        "chat",
+        {"messages": [USER, GOOD]},
+    ),
     ("TRL's labelled answers", {"prompt": [USER], "completion": [GOOD], "label": True}, "kto", KTO),
     ("labels as words", {"prompt": "Where is Mira?", "completion": "In the tower.", "label": "true"}, "kto", KTO),
     ("labelled texts", {"prompt": "Where is Mira?", "completion": "In the tower.", "label": 1}, "kto", KTO),
@@ -139,7 +165,9 @@ SPELLINGS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
                 {
                     "role": "assistant",
                     "content": None,
-                    "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"city": "Graz"}'}}],
+                    "tool_calls": [
+                        {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"city": "Graz"}'}}
+                    ],
                 },
                 {"role": "tool", "tool_call_id": "c1", "content": "rain"},
                 {"role": "assistant", "content": "Rain."},
@@ -209,7 +237,11 @@ SPELLINGS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ),
     (
         "CommonsenseQA",
-        {"question": "2 + 2?", "choices": [{"label": "B", "text": "four"}, {"label": "A", "text": "three"}], "answerKey": "B"},
+        {
+            "question": "2 + 2?",
+            "choices": [{"label": "B", "text": "four"}, {"label": "A", "text": "three"}],
+            "answerKey": "B",
+        },
         "benchmark",
         {"question": "2 + 2?", "choices": ["four", "three"], "answer": 0},
     ),
@@ -221,7 +253,14 @@ SPELLINGS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ),
     (
         "Social IQa",
-        {"context": "Ann ran.", "question": "Why?", "answerA": "late", "answerB": "bored", "answerC": "ill", "label": "3"},
+        {
+            "context": "Ann ran.",
+            "question": "Why?",
+            "answerA": "late",
+            "answerB": "bored",
+            "answerC": "ill",
+            "label": "3",
+        },
         "benchmark",
         {"question": "Ann ran.\nWhy?", "choices": ["late", "bored", "ill"], "answer": 2},
     ),
@@ -291,7 +330,12 @@ SPELLINGS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
         "benchmark",
         {"question": "How many?", "answers": ["5"]},
     ),
-    ("BIG-bench", {"input": "not True is", "target": "False"}, "benchmark", {"question": "not True is", "answers": ["False"]}),
+    (
+        "BIG-bench",
+        {"input": "not True is", "target": "False"},
+        "benchmark",
+        {"question": "not True is", "answers": ["False"]},
+    ),
     (
         "HumanEval",
         {"prompt": "def f():", "canonical_solution": " return 1", "entry_point": "f", "test": "assert f()"},

@@ -9,7 +9,12 @@ ARC = {"question": "Which is a metal?", "choices": {"text": ["iron", "wood"], "l
 TASK_ROWS: dict[str, list[dict[str, Any]]] = {
     "arc_easy": [
         ARC,
-        {**ARC, "question": "Which one burns?", "choices": {"text": ["iron", "wood", "sand"], "label": ["1", "2", "3"]}, "answerKey": "2"},
+        {
+            **ARC,
+            "question": "Which one burns?",
+            "choices": {"text": ["iron", "wood", "sand"], "label": ["1", "2", "3"]},
+            "answerKey": "2",
+        },
     ],
     "hellaswag": [
         {
@@ -22,11 +27,25 @@ TASK_ROWS: dict[str, list[dict[str, Any]]] = {
     ],
     "piqa": [{"goal": "Dry a cup", "sol1": "Use a towel.", "sol2": "Use a stone.", "label": 0}],
     "winogrande": [
-        {"sentence": "The jug held more than the cup because the _ was large.", "option1": "jug", "option2": "cup", "answer": "1"},
-        {"sentence": "The jug held more than the cup because the _ was small.", "option1": "jug", "option2": "cup", "answer": "2"},
+        {
+            "sentence": "The jug held more than the cup because the _ was large.",
+            "option1": "jug",
+            "option2": "cup",
+            "answer": "1",
+        },
+        {
+            "sentence": "The jug held more than the cup because the _ was small.",
+            "option1": "jug",
+            "option2": "cup",
+            "answer": "2",
+        },
     ],
     "openbookqa": [
-        {"question_stem": "Ice that is warmed", "choices": {"text": ["melts", "sings"], "label": ["A", "B"]}, "answerKey": " A"}
+        {
+            "question_stem": "Ice that is warmed",
+            "choices": {"text": ["melts", "sings"], "label": ["A", "B"]},
+            "answerKey": " A",
+        }
     ],
     "boolq": [{"passage": "Ann has a red hat.", "question": "is the hat of ann red", "label": 1}],
     "truthfulqa_mc1": [
@@ -53,7 +72,9 @@ TASK_ROWS: dict[str, list[dict[str, Any]]] = {
             "test": "def check(f):\n    assert f() == 1\n",
         }
     ],
-    "ifeval": [{"key": 1, "prompt": "Write no comma.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}],
+    "ifeval": [
+        {"key": 1, "prompt": "Write no comma.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    ],
     "wikitext": [{"page": ' = Ann = \n Ann \'s hat ( red ) was 1 @,@ 000 N old , " they said " . \n '}],
     "bbq": [
         {

@@ -11,7 +11,9 @@ from backend.domain.architectures.config import ArchitectureConfig
 from jobs.modeling.build import build_network
 from jobs.modeling.tokenizers import byte_tokenizer
 
-SHAPE = ArchitectureConfig(num_layers=2, width=32, num_heads=4, num_kv_heads=2, context=64, vocab_size=262, feed_forward=64)
+SHAPE = ArchitectureConfig(
+    num_layers=2, width=32, num_heads=4, num_kv_heads=2, context=64, vocab_size=262, feed_forward=64
+)
 CARD = "---\nlicense: other\nlicense_name: mill\nlicense_link: https://mill.example/terms\n---\n# Tiny\n"
 
 
@@ -62,8 +64,17 @@ def save_gguf(file: Path, *, words: list[str], licence: str = "apache-2.0") -> P
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
     draw = np.random.default_rng(1)
-    shapes = {"token_embd": (rows, width), "output": (rows, width), "blk.0.attn_q": (width, width), "blk.0.attn_k": (width // 2, width)}
-    shapes |= {"blk.0.attn_v": (width // 2, width), "blk.0.attn_output": (width, width), "blk.0.ffn_gate": (hidden, width)}
+    shapes = {
+        "token_embd": (rows, width),
+        "output": (rows, width),
+        "blk.0.attn_q": (width, width),
+        "blk.0.attn_k": (width // 2, width),
+    }
+    shapes |= {
+        "blk.0.attn_v": (width // 2, width),
+        "blk.0.attn_output": (width, width),
+        "blk.0.ffn_gate": (hidden, width),
+    }
     shapes |= {"blk.0.ffn_up": (hidden, width), "blk.0.ffn_down": (width, hidden)}
     for name, shape in shapes.items():
         writer.add_tensor(f"{name}.weight", draw.normal(0, 0.02, shape).astype(np.float32))

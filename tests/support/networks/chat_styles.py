@@ -40,7 +40,7 @@ LLAMA3 = """{{- bos_token }}
 {%- if add_generation_prompt %}
     {{- '<|start|>assistant<|stop|>\\n\\n' }}
 {%- endif %}
-"""
+"""  # noqa: E501
 CHATML = """{%- for message in messages %}
     {%- if loop.first and message.role != 'system' %}
         {{- '<|im_start|>system\\nBe of help.<|im_end|>\\n' }}
@@ -61,7 +61,7 @@ GEMMA = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_excep
 {% set role = 'model' if message['role'] == 'assistant' else message['role'] %}
 {{ '<turn>' + role + '\\n' + message['content'] | trim + '<end_turn>\\n' }}
 {% endfor %}
-{% if add_generation_prompt %}{{ '<turn>model\\n' }}{% endif %}"""
+{% if add_generation_prompt %}{{ '<turn>model\\n' }}{% endif %}"""  # noqa: E501
 MISTRAL = """{%- if messages[0].role == 'system' %}
 {%- set lead = messages[0].content + '\\n\\n' %}{%- set rest = messages[1:] %}
 {%- else %}{%- set lead = '' %}{%- set rest = messages %}{%- endif %}
@@ -92,7 +92,7 @@ DEEPSEEK = """{% set ns = namespace(system='') %}
 {%- if message['role'] == 'user' %}{{- '<|User|>' + message['content'] }}{%- endif %}
 {%- if message['role'] == 'assistant' %}{{- '<|Assistant|>' + message['content'] + eos_token }}{%- endif %}
 {%- endfor %}
-{%- if add_generation_prompt %}{{- '<|Assistant|>' }}{%- endif %}"""
+{%- if add_generation_prompt %}{{- '<|Assistant|>' }}{%- endif %}"""  # noqa: E501
 QWEN3 = """{%- if tools %}
     {{- '<|im_start|>system\\n' }}
     {%- if messages[0].role == 'system' %}{{- messages[0].content + '\\n\\n' }}{%- endif %}
@@ -137,13 +137,13 @@ QWEN3 = """{%- if tools %}
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
-"""
+"""  # noqa: E501
 R1 = """{{- bos_token }}
 {%- for message in messages %}
 {%- if message['role'] == 'user' %}{{- '<|User|>' + message['content'] }}{%- endif %}
 {%- if message['role'] == 'assistant' %}{{- '<|Assistant|>' + message['content'].split('</think>')[-1] + eos_token }}{%- endif %}
 {%- endfor %}
-{%- if add_generation_prompt %}{{- '<|Assistant|><think>\\n' }}{%- endif %}"""
+{%- if add_generation_prompt %}{{- '<|Assistant|><think>\\n' }}{%- endif %}"""  # noqa: E501
 
 LLAMA2 = """{%- if messages[0]['role'] == 'system' %}
 {%- set rest = messages[1:] %}{%- set lead = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}
@@ -152,17 +152,17 @@ LLAMA2 = """{%- if messages[0]['role'] == 'system' %}
 {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{- raise_exception('Roles must alternate') }}{%- endif %}
 {%- if message['role'] == 'user' %}{{- bos_token + '[INST] ' + ((lead if loop.first else '') + message['content']).strip() + ' [/INST]' }}
 {%- else %}{{- ' ' + message['content'].strip() + ' ' + eos_token }}{%- endif %}
-{%- endfor %}"""
+{%- endfor %}"""  # noqa: E501
 PHI3 = """{% for message in messages %}{% if message['role'] in ['system', 'user', 'assistant'] %}
 {{- '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}{% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{- '<|assistant|>\\n' }}{% else %}{{- eos_token }}{% endif %}"""
 PHI4 = """{% for message in messages %}{{- '<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] + '<|im_end|>' }}{% endfor
 %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant<|im_sep|>' }}{% endif %}"""
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant<|im_sep|>' }}{% endif %}"""  # noqa: E501
 SMOLLM = """{% for message in messages %}
 {%- if loop.first and messages[0]['role'] != 'system' %}{{- '<|im_start|>system\\nYou are of help.<|im_end|>\\n' }}{% endif %}
 {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
-{%- endfor %}{% if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{% endif %}"""
+{%- endfor %}{% if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{% endif %}"""  # noqa: E501
 
 
 @dataclass(frozen=True)
@@ -183,13 +183,24 @@ STYLES: dict[str, Style] = {
     "llama3": Style(LLAMA3, ("<|start|>", "<|stop|>", "<|eot|>"), bos="<s>", eos="<|eot|>", adds_bos=True),
     "chatml": Style(CHATML, ("<|im_start|>", "<|im_end|>"), eos="<|im_end|>"),
     "chatml-other-eos": Style(CHATML, ("<|im_start|>", "<|im_end|>"), eos="<|endoftext|>"),
-    "gemma": Style(GEMMA, ("<turn>", "<end_turn>"), bos="<bos>", eos="<eos>", pieces=True, adds_bos=True, system=False, tools=False),
+    "gemma": Style(
+        GEMMA, ("<turn>", "<end_turn>"), bos="<bos>", eos="<eos>", pieces=True, adds_bos=True, system=False, tools=False
+    ),
     "mistral": Style(MISTRAL, ("[INST]", "[/INST]"), bos="<s>", pieces=True, adds_bos=True, tools=False),
     "zephyr": Style(ZEPHYR, (), bos="<s>", pieces=True, adds_bos=True, tools=False),
     "deepseek": Style(DEEPSEEK, ("<|User|>", "<|Assistant|>"), bos="<s>", tools=False),
     "llama2": Style(LLAMA2, bos="<s>", pieces=True, adds_bos=True, tools=False),
-    "phi3": Style(PHI3, ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"), bos="<s>", eos="<|endoftext|>", pieces=True, tools=False),
-    "phi4": Style(PHI4, ("<|im_start|>", "<|im_sep|>", "<|im_end|>"), bos="<|endoftext|>", eos="<|im_end|>", tools=False),
+    "phi3": Style(
+        PHI3,
+        ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+        bos="<s>",
+        eos="<|endoftext|>",
+        pieces=True,
+        tools=False,
+    ),
+    "phi4": Style(
+        PHI4, ("<|im_start|>", "<|im_sep|>", "<|im_end|>"), bos="<|endoftext|>", eos="<|im_end|>", tools=False
+    ),
     "smollm": Style(SMOLLM, ("<|im_start|>", "<|im_end|>"), bos="<|im_start|>", eos="<|im_end|>", tools=False),
     "qwen3": Style(QWEN3, ("<|im_start|>", "<|im_end|>"), eos="<|im_end|>"),
 }
@@ -234,8 +245,15 @@ def make_tokenizer(style: Style) -> Any:
 SYSTEM = {"role": "system", "content": "You know the village."}
 ASKED = {"role": "user", "content": "Who found the lamp?"}
 ANSWER = {"role": "assistant", "content": "Mira found it."}
-CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"place": "the tower", "deep": true}'}}
-LOOK = {"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {}}}}
+CALL = {
+    "id": "c1",
+    "type": "function",
+    "function": {"name": "look", "arguments": '{"place": "the tower", "deep": true}'},
+}
+LOOK = {
+    "type": "function",
+    "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {}}},
+}
 UNICODE = "Très vite 🙂 — 你好,\u200d ज़रूर \t  and  spaces  "
 CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
     "single": [ASKED, ANSWER],
@@ -250,7 +268,10 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
         {"role": "assistant", "content": "In the tower."},
     ],
 }
-OWN = {"own": Style(None, bos="<|bos|>", eos="<|end|>"), "written-roles": Style(TEXT_TEMPLATE, bos="<s>", adds_bos=True)}
+OWN = {
+    "own": Style(None, bos="<|bos|>", eos="<|end|>"),
+    "written-roles": Style(TEXT_TEMPLATE, bos="<s>", adds_bos=True),
+}
 ALL = {**STYLES, **OWN}
 
 

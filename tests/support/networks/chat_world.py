@@ -1,4 +1,6 @@
-"""A playground with a gateway and scripted replicas: endpoints by name, and the browser's requests to the pages' server."""
+"""A playground with a gateway and scripted replicas: endpoints by name, and the browser's requests to the pages'
+server.
+"""
 
 from __future__ import annotations
 
@@ -72,19 +74,34 @@ def chat_world(ctx: Context, *endpoints: str) -> Iterator[ChatWorld]:
         stack.callback(ANSWERS.close)
         serving = {name: stack.enter_context(scripted()) for name in endpoints}
         _deploy(ctx, list(endpoints))
-        directory = CheckedDirectory(ctx, {name: [ReplicaAddress(name, url, "t")] for name, (_, url) in serving.items()})
+        directory = CheckedDirectory(
+            ctx, {name: [ReplicaAddress(name, url, "t")] for name, (_, url) in serving.items()}
+        )
         address = stack.enter_context(gateway(directory))
-        yield ChatWorld(replace(ctx, gateway_url=address), directory, {name: replica for name, (replica, _) in serving.items()})
+        yield ChatWorld(
+            replace(ctx, gateway_url=address), directory, {name: replica for name, (replica, _) in serving.items()}
+        )
 
 
 def _deploy(ctx: Context, endpoints: list[str]) -> None:
     with ctx.db.write() as session:
         for name in endpoints:
-            checkpoint, endpoint = Checkpoint(name=f"{name}-network", origin="added", folder=f"bases/{name}"), Endpoint(name=name)
+            checkpoint, endpoint = (
+                Checkpoint(name=f"{name}-network", origin="added", folder=f"bases/{name}"),
+                Endpoint(name=name),
+            )
             session.add_all([checkpoint, endpoint])
             session.flush()
             session.add(Deployment(endpoint_id=endpoint.id, checkpoint_id=checkpoint.id))
             folder = ctx.artifacts.root / "bases" / name
             folder.mkdir(parents=True, exist_ok=True)
-            shape = {"model_type": "llama", "vocab_size": 64, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-            (folder / "config.json").write_text(json.dumps({**shape, "intermediate_size": 16, "max_position_embeddings": 64}))
+            shape = {
+                "model_type": "llama",
+                "vocab_size": 64,
+                "hidden_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+            }
+            (folder / "config.json").write_text(
+                json.dumps({**shape, "intermediate_size": 16, "max_position_embeddings": 64})
+            )

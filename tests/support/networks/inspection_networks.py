@@ -31,7 +31,14 @@ GROUPED: dict[str, Any] = {**COMMON, "num_key_value_heads": 2, "head_dim": 8}
 
 def _gpt2() -> Any:
     config = t.GPT2Config(
-        vocab_size=VOCAB, n_embd=32, n_layer=3, n_head=4, n_positions=96, initializer_range=0.3, bos_token_id=0, eos_token_id=1
+        vocab_size=VOCAB,
+        n_embd=32,
+        n_layer=3,
+        n_head=4,
+        n_positions=96,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=1,
     )
     return t.GPT2LMHeadModel(config)
 
@@ -39,18 +46,27 @@ def _gpt2() -> Any:
 def _gemma3() -> Any:
     kinds = ["sliding_attention", "full_attention", "sliding_attention"]
     config = t.Gemma3TextConfig(
-        **GROUPED, sliding_window=8, layer_types=kinds, query_pre_attn_scalar=8, final_logit_softcapping=20.0, tie_word_embeddings=True
+        **GROUPED,
+        sliding_window=8,
+        layer_types=kinds,
+        query_pre_attn_scalar=8,
+        final_logit_softcapping=20.0,
+        tie_word_embeddings=True,
     )
     return t.Gemma3ForCausalLM(config)
 
 
 def _bloom() -> Any:
-    config = t.BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=3, n_head=4, initializer_range=0.3, bos_token_id=0, eos_token_id=1)
+    config = t.BloomConfig(
+        vocab_size=VOCAB, hidden_size=32, n_layer=3, n_head=4, initializer_range=0.3, bos_token_id=0, eos_token_id=1
+    )
     return t.BloomForCausalLM(config)
 
 
 def _smollm3() -> Any:
-    return t.SmolLM3ForCausalLM(t.SmolLM3Config(**{k: v for k, v in GROUPED.items() if k != "head_dim"}, no_rope_layers=[1, 0, 1]))
+    return t.SmolLM3ForCausalLM(
+        t.SmolLM3Config(**{k: v for k, v in GROUPED.items() if k != "head_dim"}, no_rope_layers=[1, 0, 1])
+    )
 
 
 def _deepseek() -> Any:
@@ -72,7 +88,9 @@ def _deepseek() -> Any:
 
 
 def _granite() -> Any:
-    config = t.GraniteConfig(**{**COMMON, "num_key_value_heads": 2}, logits_scaling=4.0, embedding_multiplier=2.0, residual_multiplier=0.5)
+    config = t.GraniteConfig(
+        **{**COMMON, "num_key_value_heads": 2}, logits_scaling=4.0, embedding_multiplier=2.0, residual_multiplier=0.5
+    )
     return t.GraniteForCausalLM(config)
 
 
@@ -85,7 +103,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "bloom": _bloom,
     "smollm3": _smollm3,
     "mixtral": lambda: t.MixtralForCausalLM(t.MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2)),
-    "qwen3_moe": lambda: t.Qwen3MoeForCausalLM(t.Qwen3MoeConfig(**GROUPED, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)),
+    "qwen3_moe": lambda: t.Qwen3MoeForCausalLM(
+        t.Qwen3MoeConfig(**GROUPED, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
+    ),
     "deepseek_v3": _deepseek,
     "granite": _granite,
 }

@@ -1,7 +1,8 @@
 """Networks with known probabilities: checkpoints of the Llama family with hand-written weights.
 
-A bigram oracle has one layer that adds nothing, one-hot embeddings as wide as the vocabulary, and log P in its head: RMSNorm scales a
-one-hot vector by sqrt(V), so the head is divided by it and the logits after token t are exactly log P[t].
+A bigram oracle has one layer that adds nothing, one-hot embeddings as wide as the vocabulary, and log P in its head:
+RMSNorm scales a one-hot vector by sqrt(V), so the head is divided by it and the logits after token t are exactly log
+P[t].
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
 
 
-def save_bigram(folder: Path, log_p: np.ndarray, tokenizer: PreTrainedTokenizerBase | None = None, *, context: int = 64) -> Path:
-    """Save a checkpoint in which the token after t has log-probabilities log_p[t]; shape [V, V], V that of the byte tokenizer."""
+def save_bigram(
+    folder: Path, log_p: np.ndarray, tokenizer: PreTrainedTokenizerBase | None = None, *, context: int = 64
+) -> Path:
+    """Save a checkpoint in which the token after t has log-probabilities log_p[t]; shape [V, V], V that of the byte
+    tokenizer.
+    """
     tokenizer = tokenizer or byte_tokenizer(context=context)
     size = len(tokenizer)
     assert log_p.shape == (size, size)
@@ -45,7 +50,9 @@ def save_bigram(folder: Path, log_p: np.ndarray, tokenizer: PreTrainedTokenizerB
                 weight.fill_(1.0)
         network.model.embed_tokens.weight.copy_(torch.eye(size))
         network.lm_head.weight.copy_(torch.tensor(log_p.T / np.sqrt(size), dtype=torch.float32))
-    network.generation_config = GenerationConfig(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    network.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id
+    )
     save_checkpoint(folder, model=network, tokenizer=tokenizer, meta={"config": {"objective": "sft"}})
     return folder
 
@@ -63,7 +70,9 @@ def random_bigram(seed: int) -> np.ndarray:
 
 
 def chain_bigram(text: str, *, rest: float = 1e-4) -> np.ndarray:
-    """Return log P of an oracle that generates `text` after its first character, then the end token. No character may repeat."""
+    """Return log P of an oracle that generates `text` after its first character, then the end token. No character may
+    repeat.
+    """
     tokenizer = byte_tokenizer()
     size, ids = len(tokenizer), tokenizer.encode(text, add_special_tokens=False)
     assert len(set(ids)) == len(ids)

@@ -1,4 +1,6 @@
-"""Tiny networks with random weights and a byte tokenizer, saved as any Hugging Face tool would: what serving tests serve."""
+"""Tiny networks with random weights and a byte tokenizer, saved as any Hugging Face tool would: what serving tests
+serve.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ from transformers import (
 )
 
 END_ID = 256
-CHAT_TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{%"
+    " endif %}"
+)
 
 
 def make_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> Any:
@@ -33,7 +38,9 @@ def make_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> Any:
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", additional_special_tokens=special[1:])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|end|>", additional_special_tokens=special[1:]
+    )
     fast.chat_template = chat_template
     return fast
 
@@ -61,7 +68,14 @@ def make_gpt2(*, context: int = 256) -> Any:
     """A GPT-2 with learned positions."""
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=260, n_embd=64, n_layer=2, n_head=4, n_positions=context, bos_token_id=None, eos_token_id=END_ID, initializer_range=0.15
+        vocab_size=260,
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        n_positions=context,
+        bos_token_id=None,
+        eos_token_id=END_ID,
+        initializer_range=0.15,
     )
     return GPT2LMHeadModel(config).eval()
 
@@ -69,7 +83,9 @@ def make_gpt2(*, context: int = 256) -> Any:
 def make_mamba() -> Any:
     """A network without attention, which continuous batching can't serve."""
     torch.manual_seed(0)
-    return MambaForCausalLM(MambaConfig(vocab_size=260, hidden_size=32, num_hidden_layers=1, state_size=4, eos_token_id=END_ID)).eval()
+    return MambaForCausalLM(
+        MambaConfig(vocab_size=260, hidden_size=32, num_hidden_layers=1, state_size=4, eos_token_id=END_ID)
+    ).eval()
 
 
 def save_checkpoint(folder: Path, *, network: Any | None = None, chat_template: str | None = CHAT_TEMPLATE) -> Path:
@@ -83,7 +99,9 @@ def save_adapter(folder: Path, *, base: Path, targets: list[str], seed: int, ran
     """Save a random LoRA adapter of a saved network, as training does: PEFT's files, and a card that names the base."""
     torch.manual_seed(seed)
     network: Any = AutoModelForCausalLM.from_pretrained(base)
-    adapted: Any = peft.get_peft_model(network, peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM"))
+    adapted: Any = peft.get_peft_model(
+        network, peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM")
+    )
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.2)

@@ -1,4 +1,6 @@
-"""A client that does nothing wrong, beside one that attacks: it streams one answer after the other and loses nothing of them."""
+"""A client that does nothing wrong, beside one that attacks: it streams one answer after the other and loses nothing of
+them.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class GoodClient:
     def ask(self) -> str:
         """Return the text of one streamed answer. Raises AssertionError where the answer is not complete."""
         text, last = "", ""
-        with httpx.stream("POST", f"{self._url}/v1/chat/completions", json=BODY, headers=self._headers, timeout=60) as response:
+        with httpx.stream(
+            "POST", f"{self._url}/v1/chat/completions", json=BODY, headers=self._headers, timeout=60
+        ) as response:
             lines = list(response.iter_lines())
             assert response.status_code == 200, f"{response.status_code}: {' '.join(lines)[:300]}"
         for line in lines:

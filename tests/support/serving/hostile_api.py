@@ -1,4 +1,6 @@
-"""A server with the OpenAI API that sends exactly the bytes that a test tells it to, and then stops, hangs or closes."""
+"""A server with the OpenAI API that sends exactly the bytes that a test tells it to, and then stops, hangs or
+closes.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,14 @@ class HostileApi:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             lines = head.split("\r\n")
-            fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:]) if name}
+            fields = {
+                name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:]) if name
+            }
             body = await reader.readexactly(int(fields.get("content-length", 0)))
             self.received.append((lines[0].split()[1], fields, json.loads(body or b"{}")))
-            writer.write(f"HTTP/1.1 {self.status} X\r\nContent-Type: {self.kind}\r\n{self.headers}Connection: close\r\n\r\n".encode())
+            writer.write(
+                f"HTTP/1.1 {self.status} X\r\nContent-Type: {self.kind}\r\n{self.headers}Connection: close\r\n\r\n".encode()  # noqa: E501
+            )
             for piece in self.pieces:
                 if isinstance(piece, float):
                     await asyncio.sleep(piece)

@@ -20,7 +20,9 @@ class Caught:
         self.done = threading.Event()
         self.first = threading.Event()
         ids = make_tokenizer()(prompt)["input_ids"] if isinstance(prompt, str) else prompt
-        self.handle = engine.submit(ids, SamplingParams(**{"max_tokens": 24, "temperature": 0, **params}), self._take, choice=choice)
+        self.handle = engine.submit(
+            ids, SamplingParams(**{"max_tokens": 24, "temperature": 0, **params}), self._take, choice=choice
+        )
 
     def _take(self, event: GenerationEvent) -> None:
         self.events.append(event)

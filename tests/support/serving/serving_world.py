@@ -47,9 +47,14 @@ class ServingWorld:
         """Checkpoints of the replicas that get requests."""
         with self.ctx.db.read() as session:
             jobs = {row.id: row.job_id for row in session.scalars(select(Replica))}
-            folders = [session.get_one(Job, jobs[t.replica_id]).payload["checkpoint"] for t in ready_targets(self.ctx).get("tales", [])]
+            folders = [
+                session.get_one(Job, jobs[t.replica_id]).payload["checkpoint"]
+                for t in ready_targets(self.ctx).get("tales", [])
+            ]
         return sorted(folder.removeprefix("bases/") for folder in folders)
 
     def num_stopping(self) -> int:
         with self.ctx.db.read() as session:
-            return len(session.scalars(select(Job).where(Job.status == Status.CANCELLING, Job.stop_request == "drain")).all())
+            return len(
+                session.scalars(select(Job).where(Job.status == Status.CANCELLING, Job.stop_request == "drain")).all()
+            )

@@ -28,14 +28,18 @@ def start_conversation(
         return conversation_view(row)
 
 
-def add_message(ctx: Context, conversation_id: str, *, role: str, content: str, branch: int = 0, person: Person, **values: Any) -> str:
+def add_message(
+    ctx: Context, conversation_id: str, *, role: str, content: str, branch: int = 0, person: Person, **values: Any
+) -> str:
     """Append a message to the selected line and return its id. A `branch` above 0 stands beside the last message."""
     with ctx.db.write() as session:
         conversation = own_conversation(session, conversation_id, person)
         messages = read_messages(session, conversation_id)
         above = line_of(messages, conversation.leaf_id)[: -1 if branch else None]
         parent = above[-1].selected if above else None
-        row = insert_message(session, ctx, conversation, messages, parent_id=parent, role=role, content=content, branch=branch)
+        row = insert_message(
+            session, ctx, conversation, messages, parent_id=parent, role=role, content=content, branch=branch
+        )
         row.round = 0
         for name, value in values.items():
             setattr(row, name, value)

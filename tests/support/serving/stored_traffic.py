@@ -16,7 +16,9 @@ STATUSES: tuple[UsageStatus, ...] = ("finished", "finished", "aborted", "lost", 
 
 
 def store_requests(ctx: Context, endpoint: str, *, replica_id: str, prompt: str, answer: str) -> str:
-    """Store requests of every result over the last minutes, and return the id of a finished one whose texts are logged."""
+    """Store requests of every result over the last minutes, and return the id of a finished one whose texts are
+    logged.
+    """
     rows = []
     for number, status in enumerate(STATUSES):
         body = LoggedBody("chat", {"temperature": 0.7, "max_tokens": 64}, [{"role": "user", "content": prompt}])
@@ -51,12 +53,19 @@ def store_load_test(ctx: Context, endpoint: str, *, speed: float) -> str:
     """Store a load test of two users, whose every time is divided by `speed`, and return its id."""
 
     def run(added: float) -> LevelRun:
-        records = [Record(n / speed, (n + 0.9) / speed, (0.1 + added) / speed, (0.1 / speed,) * 5, 9, 6) for n in range(20)]
+        records = [
+            Record(n / speed, (n + 0.9) / speed, (0.1 + added) / speed, (0.1 / speed,) * 5, 9, 6) for n in range(20)
+        ]
         return LevelRun(tuple(records), 0.0, 20 / speed)
 
     gateway, replica = run(0.01), run(0.0)
     summaries = [asdict(summarise([side], slo_ttft_ms=105, slo_itl_ms=200)) for side in (gateway, replica)]
-    level = {"users": 2, "gateway": summaries[0], "replica": summaries[1], "gateway_overhead": overhead([gateway], [replica])}
+    level = {
+        "users": 2,
+        "gateway": summaries[0],
+        "replica": summaries[1],
+        "gateway_overhead": overhead([gateway], [replica]),
+    }
     with ctx.db.write() as session:
         endpoint_id = session.query(Endpoint.id).filter_by(name=endpoint).scalar()
         row = LoadTest(

@@ -74,7 +74,11 @@ class KilledRun:
 
 def differences(one: Values, other: Values) -> list[tuple[str, int]]:
     """Return (metric, step) of every value of `one` that differs in `other`, except speeds and times."""
-    exact = [name for name in one if name in ("train_loss", "grad_norm", "learning_rate") or name.startswith(("val_", "reward"))]
+    exact = [
+        name
+        for name in one
+        if name in ("train_loss", "grad_norm", "learning_rate") or name.startswith(("val_", "reward"))
+    ]
     return [(name, step) for name in exact for step, value in one[name].items() if other[name].get(step) != value]
 
 

@@ -1,6 +1,7 @@
 """A job's process in place of `jobs.run`: `python -m tests.support.workers.odd_child --child FOLDER`.
 
-What it does stands in the file `deed` in the job's folder: `allocate` without end, let its `children` do so, or write its `environment`.
+What it does stands in the file `deed` in the job's folder: `allocate` without end, let its `children` do so, or write
+its `environment`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,9 @@ from tests.support.settings import make_settings
 @contextmanager
 def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is killed with everything it started."""
-    running = subprocess.Popen(command, cwd=PROJECT, **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options})
+    running = subprocess.Popen(
+        command, cwd=PROJECT, **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options}
+    )
     try:
         yield running
     finally:
@@ -54,11 +56,26 @@ class Site:
         self, module: str, *, queues: str = "train", threads: int = 1, name: str = "one", **environment: str
     ) -> Iterator[subprocess.Popen[bytes]]:
         """A worker whose Celery application is in `module`."""
-        command = [sys.executable, "-m", "celery", "-A", module, "worker", "-Q", queues, "-c", str(threads), "-n", f"{name}@here"]
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            module,
+            "worker",
+            "-Q",
+            queues,
+            "-c",
+            str(threads),
+            "-n",
+            f"{name}@here",
+        ]
         command += ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "ERROR"]
         with (
             (self.home / f"{name}.log").open("ab") as log,
-            process(command, env={**self.environment, "ROUNDHOUSE_WORKER_HOST": name, **environment}, stdout=log, stderr=log) as running,
+            process(
+                command, env={**self.environment, "ROUNDHOUSE_WORKER_HOST": name, **environment}, stdout=log, stderr=log
+            ) as running,
         ):
             yield running
 

@@ -1,16 +1,18 @@
 """Evidence that one of two contestants is better, valid at any stopping time and for any number of raters per prompt.
 
-A prompt's score is frozen: for k = 1, 3, 9 and 27 (`OVERLAPS`) the mean of its first k votes is one bet, placed once, when the k-th vote
-arrives. Prompts are independent, so each k has a nonnegative martingale under "the average prompt is even", and Ville's inequality bounds
-its supremum; the four share the error (`SHARES`) by the union bound. A score revised by every further rater is no martingale: such a
-process declared a false winner up to 7.5 % of the time at a nominal 5 %.
+A prompt's score is frozen: for k = 1, 3, 9 and 27 (`OVERLAPS`) the mean of its first k votes is one bet, placed once,
+when the k-th vote arrives. Prompts are independent, so each k has a nonnegative martingale under "the average prompt is
+even", and Ville's inequality bounds its supremum; the four share the error (`SHARES`) by the union bound. A score
+revised by every further rater is no martingale: such a process declared a false winner up to 7.5 % of the time at a
+nominal 5 %.
 
-The bet on scores s in [0, 1] with mean m is the uniform mixture over q of prod(q s / m + (1 - q) (1 - s) / (1 - m)), Cover's universal
-portfolio; the means m that no bet has refuted are a confidence sequence. On 0/1 scores it is the beta-binomial mixture in closed form.
-Sources: Ville (1939); Orabona and Jun (2021), arXiv 2110.14099; Waudby-Smith and Ramdas (2023), arXiv 2010.09686.
+The bet on scores s in [0, 1] with mean m is the uniform mixture over q of prod(q s / m + (1 - q) (1 - s) / (1 - m)),
+Cover's universal portfolio; the means m that no bet has refuted are a confidence sequence. On 0/1 scores it is the
+beta-binomial mixture in closed form. Sources: Ville (1939); Orabona and Jun (2021), arXiv 2110.14099; Waudby-Smith and
+Ramdas (2023), arXiv 2010.09686.
 
-Assumed: prompts are a sample, the order in which votes arrive doesn't depend on their labels, and the raters are those one asks
-about (`rater_evidence` asks about others).
+Assumed: prompts are a sample, the order in which votes arrive doesn't depend on their labels, and the raters are those
+one asks about (`rater_evidence` asks about others).
 """
 
 from __future__ import annotations
@@ -39,9 +41,11 @@ LARGEST_E_VALUE = 1e300
 
 
 def frozen_scores(points: FloatArray, prompt: IntArray, overlap: int) -> tuple[FloatArray, IntArray]:
-    """Return the mean of each prompt's first `overlap` votes, and the index of the vote that completed it, in order of completion.
+    """Return the mean of each prompt's first `overlap` votes, and the index of the vote that completed it, in order of
+    completion.
 
-    `points` are 0 to 1, `prompt` codes from 0, both in the order in which the votes were cast. Prompts with fewer votes are left out.
+    `points` are 0 to 1, `prompt` codes from 0, both in the order in which the votes were cast. Prompts with fewer votes
+    are left out.
     """
     if not len(points):
         return np.empty(0), np.empty(0, dtype=np.int64)
@@ -58,7 +62,9 @@ def frozen_scores(points: FloatArray, prompt: IntArray, overlap: int) -> tuple[F
 
 
 def e_value(points: FloatArray, prompt: IntArray) -> float:
-    """Evidence against "the average prompt is even": reaching 1 / alpha, ever, has a chance of at most alpha. At most 1e300."""
+    """Evidence against "the average prompt is even": reaching 1 / alpha, ever, has a chance of at most alpha. At most
+    1e300.
+    """
     values = [math.log(share) + _log_wealth_of(*_score_counts(points, prompt, overlap), 0.5) for overlap, share in BETS]
     return math.exp(min(max(values), math.log(LARGEST_E_VALUE)))
 
@@ -77,8 +83,8 @@ def e_value_path(points: FloatArray, prompt: IntArray) -> FloatArray:
 def confidence_sequence(points: FloatArray, prompt: IntArray, *, alpha: float) -> tuple[float, float]:
     """Interval of the average prompt's share that holds it at every moment with a chance of at least 1 - alpha.
 
-    It excludes 1/2 exactly if the e-value is at least 1 / alpha. Bounds may cross (low > high) where early and late votes contradict each
-    other, which has a chance of at most alpha.
+    It excludes 1/2 exactly if the e-value is at least 1 / alpha. Bounds may cross (low > high) where early and late
+    votes contradict each other, which has a chance of at most alpha.
     """
     low, high = 0.0, 1.0
     for overlap, share in BETS:
@@ -119,7 +125,9 @@ def _log_wealth_of(values: FloatArray, counts: FloatArray, mean: float) -> float
 
 
 def log_wealths(counts: FloatArray) -> FloatArray:
-    """Log of the wealth against a mean of 1/2 for each row of counts of the scores 0, 1 / n, ... 1, with n = columns - 1."""
+    """Log of the wealth against a mean of 1/2 for each row of counts of the scores 0, 1 / n, ... 1, with n = columns -
+    1.
+    """
     overlap = (counts.shape[1] - 1) // 2
     if overlap == 1:
         return _closed_form(counts[:, 2], counts[:, 0])
@@ -148,7 +156,9 @@ def _log_wealth_path(scores: FloatArray) -> FloatArray:
 
 
 def _unrefuted(values: FloatArray, counts: FloatArray, *, limit: float) -> tuple[float, float]:
-    """Bounds of the means whose log wealth stays below `limit`. The wealth is log-convex in the mean and at most 1 at the scores' own."""
+    """Bounds of the means whose log wealth stays below `limit`. The wealth is log-convex in the mean and at most 1 at
+    the scores' own.
+    """
     mean, edge = float(values @ counts / counts.sum()), 1e-9
 
     def excess(candidate: float) -> float:
@@ -161,13 +171,17 @@ def _unrefuted(values: FloatArray, counts: FloatArray, *, limit: float) -> tuple
 
 
 def _num_nodes(num_scores: int) -> int:
-    """Nodes that resolve the integrand, of width about 1 / (2 sqrt(n)); powers of 2, so that few sets of nodes are made."""
+    """Nodes that resolve the integrand, of width about 1 / (2 sqrt(n)); powers of 2, so that few sets of nodes are
+    made.
+    """
     return 1 << max(6, math.ceil(math.log2(min(num_scores + 2, 8 * math.sqrt(num_scores) + 32))))
 
 
 @lru_cache(maxsize=16)
 def _fejer(num_nodes: int) -> tuple[FloatArray, FloatArray]:
-    """Nodes and weights on (0, 1) of Fejér's first rule: exact for polynomials of a degree below the number of nodes."""
+    """Nodes and weights on (0, 1) of Fejér's first rule: exact for polynomials of a degree below the number of
+    nodes.
+    """
     theta = (np.arange(num_nodes) + 0.5) * np.pi / num_nodes
     orders = np.arange(1, num_nodes // 2 + 1)
     weights = (1 - 2 * (np.cos(2 * np.outer(theta, orders)) / (4 * orders**2 - 1)).sum(1)) / num_nodes

@@ -1,7 +1,7 @@
 """The outcome of a pair without each of its raters, all at once.
 
-A bet's wealth depends only on how many prompts have which frozen score, so leaving out a rater moves a few counts: those of the prompts
-among whose first k votes the rater is.
+A bet's wealth depends only on how many prompts have which frozen score, so leaving out a rater moves a few counts:
+those of the prompts among whose first k votes the rater is.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from backend.domain.battles.inference.evidence import BETS, FloatArray, IntArray
 def outcomes_without(points: FloatArray, prompt: IntArray, rater: IntArray, *, alpha: float) -> IntArray:
     """Return the outcome without each rater: 1 better, -1 worse, 0 undecided, by rater code from 0.
 
-    A bet whose e-value reaches 1 / alpha decides for the side that its scores favour; bets that contradict each other or the share of all
-    votes decide nothing.
+    A bet whose e-value reaches 1 / alpha decides for the side that its scores favour; bets that contradict each other
+    or the share of all votes decide nothing.
     """
     num_raters = int(rater.max(initial=-1)) + 1
     for_first, for_second = np.zeros(num_raters, dtype=bool), np.zeros(num_raters, dtype=bool)
@@ -36,7 +36,8 @@ def outcomes_without(points: FloatArray, prompt: IntArray, rater: IntArray, *, a
 def _moved_counts(points: FloatArray, prompt: IntArray, rater: IntArray, num_raters: int, overlap: int) -> FloatArray:
     """Raters x scores: prompts with this frozen score (in halves of a point, of `overlap` votes) without the rater.
 
-    Each rater has one vote on a prompt at most, which the prompt's next vote replaces; without a next one the prompt has no score.
+    Each rater has one vote on a prompt at most, which the prompt's next vote replaces; without a next one the prompt
+    has no score.
     """
     order = np.argsort(prompt, kind="stable")
     sizes = np.bincount(prompt)

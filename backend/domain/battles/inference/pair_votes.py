@@ -23,7 +23,8 @@ PRIOR_PROMPTS = 4
 
 @dataclass(frozen=True, slots=True)
 class PairVotes:
-    """A pair's votes seen from first, in the order cast: points, prompt and rater (a code of `raters`) of each, and label counts.
+    """A pair's votes seen from first, in the order cast: points, prompt and rater (a code of `raters`) of each, and
+    label counts.
 
     Ties of `identical` answers are only counted: a bet on them is no bet. `identical_prompts` had no other votes.
     """
@@ -64,7 +65,9 @@ NO_VOTES = PairVotes(np.empty(0), np.empty(0, dtype=np.int64), np.empty(0, dtype
 def pair_votes(votes: Iterable[VoteRecord], first: str, second: str) -> PairVotes:
     """Select the votes on battles between the two. Raises InvalidInput for an unknown label or equal names."""
     if first == second:
-        raise InvalidInput(f"{first!r} can't be compared with itself.", remedy="Choose two contestants.", field="second")
+        raise InvalidInput(
+            f"{first!r} can't be compared with itself.", remedy="Choose two contestants.", field="second"
+        )
     prompts, raters = dict[str, int](), dict[str, int]()
     points, prompt, rater, labels, identical = [], [], [], [], list[str]()
     for vote in votes:
@@ -124,9 +127,11 @@ def _select(columns: VoteColumns, votes: IntArray) -> PairVotes:
 
 
 def measured_spread(pair: PairVotes, *, equal: float = 0.0) -> Spread:
-    """Measure the variation of a pair's votes, from a planned spread that real prompts outweigh; `equal` is the share of identical answers.
+    """Measure the variation of a pair's votes, from a planned spread that real prompts outweigh; `equal` is the share
+    of identical answers.
 
-    A vote's variance is a quarter of the share of decisive votes, as it would be between equals; likeness is by analysis of variance.
+    A vote's variance is a quarter of the share of decisive votes, as it would be between equals; likeness is by
+    analysis of variance.
     """
     planned = Spread()
     num_votes, sizes, means = len(pair.points), pair.sizes, pair.means

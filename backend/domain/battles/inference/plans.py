@@ -1,7 +1,8 @@
-"""Plans of a verdict: which gap to settle, by which design, at the cost of how many votes, prompts and minutes of rating.
+"""Plans of a verdict: which gap to settle, by which design, at the cost of how many votes, prompts and minutes of
+rating.
 
-`any_time` designs are decided by the e-value, however often votes are inspected; `one_look` and `judge` by one interval at the end, which
-needs fewer votes and forbids looking before.
+`any_time` designs are decided by the e-value, however often votes are inspected; `one_look` and `judge` by one interval
+at the end, which needs fewer votes and forbids looking before.
 """
 
 from __future__ import annotations
@@ -27,16 +28,22 @@ OF_ONE_RATER, ONE_SIDE = 0.88, 1.3
 GAPS_ELO = (20.0, 35.0, 50.0, 100.0, 150.0)
 
 PLANNED_LIKENESS = 0.25
-"""Correlation of two raters' votes on a prompt until it was measured: 0.16 in the LLMFAO crowd's votes, 0.33 in MT-bench's."""
+"""Correlation of two raters' votes on a prompt until it was measured: 0.16 in the LLMFAO crowd's votes, 0.33 in
+MT-bench's.
+"""
 
 PLANNED_LEANING = 0.25
-"""Standard deviation of raters' leanings in log-odds until it was measured: none among MT-bench's experts, about 0.6 in LLMFAO's crowd."""
+"""Standard deviation of raters' leanings in log-odds until it was measured: none among MT-bench's experts, about 0.6 in
+LLMFAO's crowd.
+"""
 
 BALLOT_VOTES = 60.0
 """Votes of a rater until some voted: a ballot's usual length."""
 
 PLANNED_SECONDS = 37.0
-"""Seconds per vote until they were measured: 9.2 minutes for 15 pairs in AlpacaFarm (Dubois et al. 2023, arXiv 2305.14387)."""
+"""Seconds per vote until they were measured: 9.2 minutes for 15 pairs in AlpacaFarm (Dubois et al. 2023, arXiv
+2305.14387).
+"""
 
 LABELS: dict[Design, str] = {
     "new_prompts": "One vote each on new prompts",
@@ -49,7 +56,9 @@ LABELS: dict[Design, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Variation of a pair's votes: variance of one vote (0.25 without ties), and the share of it that a prompt's raters have in common."""
+    """Variation of a pair's votes: variance of one vote (0.25 without ties), and the share of it that a prompt's raters
+    have in common.
+    """
 
     vote: float = 0.25
     likeness: float = PLANNED_LIKENESS
@@ -61,9 +70,11 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class PlanOption:
-    """A way to settle a true gap of `gap_elo` with a chance of 80 %. `votes` and `prompts` are totals of a campaign that starts now.
+    """A way to settle a true gap of `gap_elo` with a chance of 80 %. `votes` and `prompts` are totals of a campaign
+    that starts now.
 
-    `raters` are the raters of as many votes as a ballot has that a verdict needs; 0 for designs that say nothing about other raters.
+    `raters` are the raters of as many votes as a ballot has that a verdict needs; 0 for designs that say nothing about
+    other raters.
     """
 
     gap_elo: float
@@ -90,13 +101,15 @@ def plan_options(
 ) -> tuple[PlanOption, ...]:
     """Return the choices of gap and design with their votes, prompts and minutes.
 
-    `alpha` is shared by `num_pairs` pairs (Bonferroni). `judge_correlation`: between a judge's and the raters' verdicts on a battle, which
-    adds the design with a judge; `num_judged`: battles that the judge scores, None for as many as wanted. Raises InvalidInput for a gap
-    of 0 or less, an alpha or a correlation out of range.
+    `alpha` is shared by `num_pairs` pairs (Bonferroni). `judge_correlation`: between a judge's and the raters' verdicts
+    on a battle, which adds the design with a judge; `num_judged`: battles that the judge scores, None for as many as
+    wanted. Raises InvalidInput for a gap of 0 or less, an alpha or a correlation out of range.
     """
     spread = spread or Spread()
     if judge_correlation is not None and not -1 < judge_correlation < 1:
-        raise InvalidInput(f"A correlation of {judge_correlation} can't be planned with.", remedy="Give one between -1 and 1.")
+        raise InvalidInput(
+            f"A correlation of {judge_correlation} can't be planned with.", remedy="Give one between -1 and 1."
+        )
     pace = PLANNED_SECONDS if seconds_per_vote is None else seconds_per_vote
     level = alpha / max(1, num_pairs)
     options = []
@@ -105,7 +118,10 @@ def plan_options(
         single = prompts_for(spread.of_prompt(1), delta=delta, alpha=level, raters=1)
         several = prompts_for(spread.of_prompt(raters_per_prompt), delta=delta, alpha=level, raters=raters_per_prompt)
         once = one_look_votes(spread.vote, delta=delta, alpha=level)
-        rows: list[tuple[Design, bool, int, int]] = [("new_prompts", True, 1, single), ("raters", True, raters_per_prompt, several)]
+        rows: list[tuple[Design, bool, int, int]] = [
+            ("new_prompts", True, 1, single),
+            ("raters", True, raters_per_prompt, several),
+        ]
         if num_pairs > 1:
             rows.append(("all_pairs", True, 1, single))
         rows.append(("one_look", False, 1, once))
@@ -114,7 +130,9 @@ def plan_options(
         for design, any_time, raters, prompts in rows:
             votes = prompts * raters * (num_pairs if design == "all_pairs" else 1)
             label = LABELS[design].format(raters=raters, pairs=num_pairs, correlation=judge_correlation)
-            people = raters_for(PLANNED_LEANING, gap_elo=gap, alpha=level, votes_per_rater=BALLOT_VOTES) if any_time else 0
+            people = (
+                raters_for(PLANNED_LEANING, gap_elo=gap, alpha=level, votes_per_rater=BALLOT_VOTES) if any_time else 0
+            )
             options.append(PlanOption(gap, design, label, any_time, raters, votes, prompts, votes * pace / 60, people))
     return tuple(options)
 
@@ -131,24 +149,33 @@ def checked_gap(gap_elo: float) -> float:
 
 
 def votes_for_gap(gap_elo: float, *, alpha: float = 0.05, power: float = POWER, design_effect: float = 1.0) -> int:
-    """Decisive votes that one ordinary test, made once at the end, needs to find a gap: 35 Elo -> 771; times the prompts' design effect."""
+    """Decisive votes that one ordinary test, made once at the end, needs to find a gap: 35 Elo -> 771; times the
+    prompts' design effect.
+    """
     return one_look_votes(0.25, delta=checked_gap(gap_elo), alpha=alpha, power=power, design_effect=design_effect)
 
 
-def one_look_votes(variance: float, *, delta: float, alpha: float, power: float = POWER, design_effect: float = 1.0) -> int:
-    """Votes that a test of "share = 1/2" needs at a share of 1/2 + delta, where one vote has this variance at a share of 1/2."""
+def one_look_votes(
+    variance: float, *, delta: float, alpha: float, power: float = POWER, design_effect: float = 1.0
+) -> int:
+    """Votes that a test of "share = 1/2" needs at a share of 1/2 + delta, where one vote has this variance at a share
+    of 1/2.
+    """
     quantiles = normal_quantile(1 - alpha) + float(scipy.special.ndtri(power))
     return math.ceil(design_effect * quantiles**2 * max(variance - delta**2, 0.0) / delta**2)
 
 
 def prompts_for(variance: float, *, delta: float, alpha: float, raters: int) -> int:
-    """Prompts with so many raters each until the e-value has passed 1 / alpha with a chance of 80 %, at a share of 1/2 + delta.
+    """Prompts with so many raters each until the e-value has passed 1 / alpha with a chance of 80 %, at a share of 1/2
+    + delta.
 
-    `variance` is that of a prompt's score. The log of the wealth is about S^2 / (2 V) - log(8 V / pi) / 2, S and V the sums of deviations
-    and of their squares, so its boundary for S grows like sqrt(V). The chance to have crossed it is that of a Brownian motion with drift
-    to have crossed the boundary's tangent (Siegmund 1985, 3.13).
+    `variance` is that of a prompt's score. The log of the wealth is about S^2 / (2 V) - log(8 V / pi) / 2, S and V the
+    sums of deviations and of their squares, so its boundary for S grows like sqrt(V). The chance to have crossed it is
+    that of a Brownian motion with drift to have crossed the boundary's tangent (Siegmund 1985, 3.13).
     """
-    share = next(share for overlap, share in zip(reversed(OVERLAPS), reversed(SHARES), strict=True) if overlap <= raters)
+    share = next(
+        share for overlap, share in zip(reversed(OVERLAPS), reversed(SHARES), strict=True) if overlap <= raters
+    )
     log_threshold = -math.log(alpha * share)
     square = variance + delta**2
     low, high = 1, 2
@@ -156,16 +183,21 @@ def prompts_for(variance: float, *, delta: float, alpha: float, raters: int) -> 
         high *= 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _chance_to_cross(middle, delta, variance, square, log_threshold) >= POWER else (middle, high)
+        low, high = (
+            (low, middle)
+            if _chance_to_cross(middle, delta, variance, square, log_threshold) >= POWER
+            else (middle, high)
+        )
     return max(high, _unanimous(log_threshold))
 
 
 def raters_for(leaning: float, *, gap_elo: float, alpha: float, votes_per_rater: float) -> int:
-    """Raters with so many decisive votes each until the evidence over raters has passed 1 / alpha with a chance of 80 %.
+    """Raters with so many decisive votes each until the evidence over raters has passed 1 / alpha with a chance of 80
+    %.
 
-    A rater's log-odds is seen with variance leaning^2 + 4 / votes; a gap of r such deviations is worth log(1 + r^2) / 2 a rater, what a
-    normal spread about the gap gains over one about 0, with deviation r / sqrt(1 + r^2). Mixing over leanings costs `MIXING` (simulated:
-    `docs/benchmarks/coverage.md`).
+    A rater's log-odds is seen with variance leaning^2 + 4 / votes; a gap of r such deviations is worth log(1 + r^2) / 2
+    a rater, what a normal spread about the gap gains over one about 0, with deviation r / sqrt(1 + r^2). Mixing over
+    leanings costs `MIXING` (simulated: `docs/benchmarks/coverage.md`).
     """
     ratio = gap_elo * math.log(10) / 400 / math.sqrt(leaning**2 + 4 / max(votes_per_rater, 1e-9))
     gain, deviation = math.log1p(ratio**2) / 2, ratio / math.sqrt(1 + ratio**2)

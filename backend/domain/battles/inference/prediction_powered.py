@@ -1,8 +1,8 @@
 """Share of a pair from raters' votes on some prompts and a judge's verdicts on all: prediction-powered inference.
 
-The judge is a control variate: its error is measured where raters voted too and removed, so the interval is valid for any judge, and
-narrower for one that agrees with the raters. Judge verdicts never count as votes.
-Source: Angelopoulos, Duchi and Zrnic (2023), "PPI++", arXiv 2311.01453, section 6.
+The judge is a control variate: its error is measured where raters voted too and removed, so the interval is valid for
+any judge, and narrower for one that agrees with the raters. Judge verdicts never count as votes. Source: Angelopoulos,
+Duchi and Zrnic (2023), "PPI++", arXiv 2311.01453, section 6.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ FEWEST_PROMPTS = 10
 class AssistedShare:
     """Share that a contestant earned, by votes and judge (`share`) and by the same votes alone (`alone`).
 
-    `correlation` is that of votes' and judge's means on the `num_voted` prompts that have both; `weight` the judge's, 0 to 1. `num_judged`
-    prompts have a verdict and no vote. `votes_saved` is the share of votes that the judge spared: 1 - variance / variance alone.
+    `correlation` is that of votes' and judge's means on the `num_voted` prompts that have both; `weight` the judge's, 0
+    to 1. `num_judged` prompts have a verdict and no vote. `votes_saved` is the share of votes that the judge spared: 1
+    - variance / variance alone.
     """
 
     share: Estimate
@@ -42,16 +43,21 @@ class AssistedShare:
     votes_saved: float
 
 
-def assisted_mean(scores: ArrayLike, predictions: ArrayLike, more_predictions: ArrayLike, *, level: float = 0.95) -> AssistedShare:
-    """Average `scores` with the help of `predictions` of the same units and `more_predictions` of units without a score.
+def assisted_mean(
+    scores: ArrayLike, predictions: ArrayLike, more_predictions: ArrayLike, *, level: float = 0.95
+) -> AssistedShare:
+    """Average `scores` with the help of `predictions` of the same units and `more_predictions` of units without a
+    score.
 
-    mean(Y) + w (mean(F') - mean(F)), w = cov(Y, F) / ((1 + n / N) var(F)), variance var(Y - w F) / n + w^2 var(F') / N, t(n - 2). Raises
-    InvalidInput for fewer than 10 scores, or numbers that don't match.
+    mean(Y) + w (mean(F') - mean(F)), w = cov(Y, F) / ((1 + n / N) var(F)), variance var(Y - w F) / n + w^2 var(F') / N,
+    t(n - 2). Raises InvalidInput for fewer than 10 scores, or numbers that don't match.
     """
     y, f = finite_scores(scores), finite_scores(predictions)
     more = np.asarray(more_predictions, dtype=np.float64)
     if len(y) != len(f):
-        raise InvalidInput(f"{len(y)} scores don't match {len(f)} predictions.", remedy="Give one prediction for each score.")
+        raise InvalidInput(
+            f"{len(y)} scores don't match {len(f)} predictions.", remedy="Give one prediction for each score."
+        )
     if len(y) < FEWEST_PROMPTS:
         raise InvalidInput(
             f"{len(y)} prompts have votes and a judge's verdict.",
@@ -67,7 +73,9 @@ def assisted_mean(scores: ArrayLike, predictions: ArrayLike, more_predictions: A
     value = float(y.mean()) + (weight * float(more.mean() - f.mean()) if weight else 0.0)
     stderr = math.sqrt(variance)
     margin = student_quantile(level, df=len(y) - (2 if weight else 1)) * stderr
-    method = f"prediction-powered, {len(y)} with votes and {len(more)} with verdicts alone, {percent(level, digits=None)}"
+    method = (
+        f"prediction-powered, {len(y)} with votes and {len(more)} with verdicts alone, {percent(level, digits=None)}"
+    )
     share = Estimate(value, stderr, max(0.0, value - margin), min(1.0, value + margin), len(y), method)
     return AssistedShare(
         share=share,
@@ -80,11 +88,14 @@ def assisted_mean(scores: ArrayLike, predictions: ArrayLike, more_predictions: A
     )
 
 
-def assisted_share(votes: Iterable[VoteRecord], first: str, second: str, *, judge: str, level: float = 0.95) -> AssistedShare:
-    """Estimate the share of `first` against `second` on the average prompt, from raters' votes and the verdicts of the rater `judge`.
+def assisted_share(
+    votes: Iterable[VoteRecord], first: str, second: str, *, judge: str, level: float = 0.95
+) -> AssistedShare:
+    """Estimate the share of `first` against `second` on the average prompt, from raters' votes and the verdicts of the
+    rater `judge`.
 
-    Prompts are the units: each counts once, whatever its votes. Prompts with votes and no verdict are left out. The interval is one of a
-    single look. Raises InvalidInput for too few prompts with both.
+    Prompts are the units: each counts once, whatever its votes. Prompts with votes and no verdict are left out. The
+    interval is one of a single look. Raises InvalidInput for too few prompts with both.
     """
     by_rater: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
     for vote in votes:
@@ -94,7 +105,9 @@ def assisted_share(votes: Iterable[VoteRecord], first: str, second: str, *, judg
     people, verdicts = by_rater[False], by_rater[True]
     both = [prompt for prompt in people if prompt in verdicts]
     if not verdicts:
-        raise InvalidInput(f"{judge!r} judged no battle of {first} and {second}.", remedy="Name another judge.", field="judge")
+        raise InvalidInput(
+            f"{judge!r} judged no battle of {first} and {second}.", remedy="Name another judge.", field="judge"
+        )
     return assisted_mean(
         [float(np.mean(people[prompt])) for prompt in both] or [0.5],
         [float(np.mean(verdicts[prompt])) for prompt in both] or [0.5],

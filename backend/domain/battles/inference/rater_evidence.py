@@ -1,16 +1,19 @@
-"""Evidence that the raters one would ask prefer one of two contestants, valid at any stopping time and in any order of votes.
+"""Evidence that the raters one would ask prefer one of two contestants, valid at any stopping time and in any order of
+votes.
 
-A rater's decisive votes are independent given that rater's leaning, a log-odds; ties say nothing about it. Null: leanings are spread
-symmetrically about 0 and small ones are likelier than large ones (unimodal). That holds every normal, Laplace, t or uniform spread of any
-width, also raters who don't lean at all. The e-value is a likelihood ratio, the votes' chance under leanings that favour a side (a fixed
-mixture of normals) over their largest chance under the null. For any one null the ratio with that null below is a martingale with every
-vote, so also while a rater still votes, and the e-value is no larger: it reaches 1 / alpha, ever, with a chance of at most alpha (Ville).
-The largest chance is a concave problem: a symmetric unimodal spread is a mixture of uniform ones about its centre (Khintchine), whose
-weights are found by expectation maximisation and whose remaining gap is bounded by its gradient, so stopping early errs on the safe side.
-Sources: Wasserman, Ramdas and Balakrishnan (2020), "Universal inference", PNAS 117; Lindsay (1983), Annals of Statistics 11.
+A rater's decisive votes are independent given that rater's leaning, a log-odds; ties say nothing about it. Null:
+leanings are spread symmetrically about 0 and small ones are likelier than large ones (unimodal). That holds every
+normal, Laplace, t or uniform spread of any width, also raters who don't lean at all. The e-value is a likelihood ratio,
+the votes' chance under leanings that favour a side (a fixed mixture of normals) over their largest chance under the
+null. For any one null the ratio with that null below is a martingale with every vote, so also while a rater still
+votes, and the e-value is no larger: it reaches 1 / alpha, ever, with a chance of at most alpha (Ville). The largest
+chance is a concave problem: a symmetric unimodal spread is a mixture of uniform ones about its centre (Khintchine),
+whose weights are found by expectation maximisation and whose remaining gap is bounded by its gradient, so stopping
+early errs on the safe side. Sources: Wasserman, Ramdas and Balakrishnan (2020), "Universal inference", PNAS 117;
+Lindsay (1983), Annals of Statistics 11.
 
-Raters who share prompts share what these prompts favour, which evidence over prompts (`evidence`) guards against: ask for both. Two
-camps of raters with nothing between them are no unimodal spread.
+Raters who share prompts share what these prompts favour, which evidence over prompts (`evidence`) guards against: ask
+for both. Two camps of raters with nothing between them are no unimodal spread.
 """
 
 from __future__ import annotations
@@ -35,8 +38,9 @@ WIDTHS: FloatArray = np.geomspace(STEP / 2, LARGEST_LEANING + STEP / 2, 48)
 
 CENTRES: FloatArray = np.geomspace(0.1, 6.4, 45)
 USUAL, WIDE, WIDE_SHARE = 0.8, 4.0, 0.2
-"""Leanings that favour a side: normal about these centres and their mirror images, in log-odds. The centres weigh as a normal of the usual
-standard deviation, with a share of a wide one for raters who are unanimous."""
+"""Leanings that favour a side: normal about these centres and their mirror images, in log-odds. The centres weigh as a
+normal of the usual standard deviation, with a share of a wide one for raters who are unanimous.
+"""
 SPREADS = ((0.0, 0.4), (0.15, 0.2), (0.3, 0.15), (0.6, 0.15), (1.0, 0.1))
 """Standard deviations about the centre and their weights."""
 
@@ -50,9 +54,9 @@ LARGEST_LOG = math.log(1e300)
 class RaterEvidence:
     """Evidence of raters with decisive votes, ready to be weighed against any centre of their leanings.
 
-    `below` is the sum up to each edge of the grid of a rater's likelihood, `favoured` the log of its chance under each leaning that favours
-    a side; both are relative to the rater's best leaning and have a row per distinct pair of wins and losses, which `counts` raters have.
-    `row_of` is the row of each rater, -1 without decisive votes.
+    `below` is the sum up to each edge of the grid of a rater's likelihood, `favoured` the log of its chance under each
+    leaning that favours a side; both are relative to the rater's best leaning and have a row per distinct pair of wins
+    and losses, which `counts` raters have. `row_of` is the row of each rater, -1 without decisive votes.
     """
 
     below: FloatArray
@@ -110,10 +114,13 @@ def evidence_of_counts(won: FloatArray | IntArray, lost: FloatArray | IntArray) 
     return RaterEvidence(below, favoured, counts, row_of)
 
 
-def log_rater_e_value(evidence: RaterEvidence, *, centre: float = 0.0, enough: float = math.inf, little: float = -math.inf) -> float:
+def log_rater_e_value(
+    evidence: RaterEvidence, *, centre: float = 0.0, enough: float = math.inf, little: float = -math.inf
+) -> float:
     """Log of the evidence against leanings spread about `centre` (log-odds); 0 without votes. At most the exact one.
 
-    Stops early where the result is at least `enough`, or where the exact one is below `little`, and then returns what is known so far.
+    Stops early where the result is at least `enough`, or where the exact one is below `little`, and then returns what
+    is known so far.
     """
     if not len(evidence.counts) or not evidence.num_raters:
         return 0.0
@@ -135,7 +142,9 @@ def log_rater_e_value(evidence: RaterEvidence, *, centre: float = 0.0, enough: f
 
 
 def rater_e_value(points: FloatArray, rater: IntArray) -> float:
-    """Evidence against "raters favour neither": reaching 1 / alpha, ever, has a chance of at most alpha. At most 1e300."""
+    """Evidence against "raters favour neither": reaching 1 / alpha, ever, has a chance of at most alpha. At most
+    1e300.
+    """
     return math.exp(log_rater_e_value(rater_evidence(points, rater)))
 
 
@@ -185,7 +194,9 @@ def log_weights_of_alternatives() -> FloatArray:
 
 @cache
 def _alternatives() -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Leanings that favour a side: their chances (leanings x alternatives), log weights, and centres, negative ones first."""
+    """Leanings that favour a side: their chances (leanings x alternatives), log weights, and centres, negative ones
+    first.
+    """
     usual, wide = (CENTRES * np.exp(-((CENTRES / scale) ** 2) / 2) for scale in (USUAL, WIDE))
     one_side = (1 - WIDE_SHARE) * usual / usual.sum() + WIDE_SHARE * wide / wide.sum()
     both = np.concatenate([-CENTRES[::-1], CENTRES])

@@ -1,7 +1,8 @@
-"""Agreement of a benchmark with the raters on the order of contestants: Kendall's tau-b and the share of pairs that both order alike. Pure.
+"""Agreement of a benchmark with the raters on the order of contestants: Kendall's tau-b and the share of pairs that
+both order alike. Pure.
 
-With few contestants the tau of a benchmark is nearly free to be anything: five contestants have ten pairs. So intervals come from
-resampling contestants, and below five nothing is claimed.
+With few contestants the tau of a benchmark is nearly free to be anything: five contestants have ten pairs. So intervals
+come from resampling contestants, and below five nothing is claimed.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ NUM_RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True)
 class OfflineAgreement:
-    """A benchmark beside the raters. `alike` of `pairs` are ordered as the ratings are; ties on either side are left out of both.
+    """A benchmark beside the raters. `alike` of `pairs` are ordered as the ratings are; ties on either side are left
+    out of both.
 
-    `tau`, `alike_low`, `alike_high` and tau's interval are None under five contestants. `p_value` is that of no association.
+    `tau`, `alike_low`, `alike_high` and tau's interval are None under five contestants. `p_value` is that of no
+    association.
     """
 
     benchmark: str
@@ -47,7 +50,10 @@ class OfflineAgreement:
     def sentence(self) -> str:
         """The conclusion in a sentence."""
         if not self.is_enough:
-            return f"{self.benchmark}: {self.contestants} contestants have scores, too few to tell; at least {MIN_CONTESTANTS} are needed."
+            return (
+                f"{self.benchmark}: {self.contestants} contestants have scores, too few to tell; at least"
+                f" {MIN_CONTESTANTS} are needed."
+            )
         if self.tau is None:
             return f"{self.benchmark}: all scores are equal."
         interval = f" [{self.tau_low:+.2f}, {self.tau_high:+.2f}]" if self.tau_low is not None else ""
@@ -66,14 +72,17 @@ def offline_agreement(
 ) -> OfflineAgreement:
     """Compare a benchmark's scores with the ratings over the contestants that have both.
 
-    tau-b with its two-sided p value (exact without ties; Kendall 1938, Biometrika 30), a percentile interval over 2,000 resamples of
-    contestants, and Wilson's interval of the share of pairs, of as many independent pairs as contestants less one.
+    tau-b with its two-sided p value (exact without ties; Kendall 1938, Biometrika 30), a percentile interval over 2,000
+    resamples of contestants, and Wilson's interval of the share of pairs, of as many independent pairs as contestants
+    less one.
     """
     names = sorted(set(ratings) & set(scores))
     sign = -1.0 if lower_is_better else 1.0
     rated = np.array([ratings[name] for name in names])
     scored = sign * np.array([scores[name] for name in names])
-    orders = [(np.sign(rated[i] - rated[j]), np.sign(scored[i] - scored[j])) for i, j in combinations(range(len(names)), 2)]
+    orders = [
+        (np.sign(rated[i] - rated[j]), np.sign(scored[i] - scored[j])) for i, j in combinations(range(len(names)), 2)
+    ]
     clear = [(first, second) for first, second in orders if first and second]
     alike = sum(first == second for first, second in clear)
     base = OfflineAgreement(benchmark, metric, len(names), len(clear), int(alike))
@@ -87,7 +96,9 @@ def offline_agreement(
         if len(set(rated[drawn].tolist())) > 1 and len(set(scored[drawn].tolist())) > 1:
             draws.append(float(scipy.stats.kendalltau(rated[drawn], scored[drawn]).statistic))
     low, high = np.quantile(draws, (0.025, 0.975))
-    share_low, share_high = wilson_interval(alike / len(clear), len(names) - 1, critical=1.959964) if clear else (None, None)
+    share_low, share_high = (
+        wilson_interval(alike / len(clear), len(names) - 1, critical=1.959964) if clear else (None, None)
+    )
     return OfflineAgreement(
         benchmark,
         metric,

@@ -76,7 +76,9 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Texts and categories that the rules look at: `category` by prompt, `text` by answer (outer whitespace removed)."""
+    """Texts and categories that the rules look at: `category` by prompt, `text` by answer (outer whitespace
+    removed).
+    """
 
     category: Mapping[str, str] = field(default_factory=dict)
     text: Mapping[str, str] = field(default_factory=dict)
@@ -91,8 +93,8 @@ def resolve_preferences(
 ) -> Resolution:
     """Return the preference on each prompt and pair of answers whose votes agree enough.
 
-    Ties and both-bad votes count against a preference by default: one vote for an answer and five for both bad have an agreement of 1/6.
-    A rater's newest vote on a pair counts; `votes` come oldest first.
+    Ties and both-bad votes count against a preference by default: one vote for an answer and five for both bad have an
+    agreement of 1/6. A rater's newest vote on a pair counts; `votes` come oldest first.
     """
     rules, answers = rules or PreferenceRules(), answers or Answers()
     newest: dict[tuple[str, tuple[str, ...]], dict[str, CastVote]] = defaultdict(dict)
@@ -119,7 +121,9 @@ def resolve_preferences(
     return Resolution(tuple(chosen), dict(left_out), frozenset(locked))
 
 
-def _resolve_pair(prompt: str, pair: tuple[str, ...], cast: list[CastVote], rules: PreferenceRules) -> Preference | LeftOut:
+def _resolve_pair(
+    prompt: str, pair: tuple[str, ...], cast: list[CastVote], rules: PreferenceRules
+) -> Preference | LeftOut:
     labels = Counter(vote.label for vote in cast)
     if rules.both_bad == "exclude" and labels["BOTH_BAD"]:
         return LeftOut.BOTH_BAD
@@ -154,14 +158,19 @@ def _limit(preferences: list[Preference], limit: int | None) -> list[Preference]
     return [pair for pair in preferences if (pair.chosen, pair.rejected) in within]
 
 
-def choose_locked(prompts: Mapping[str, str], rules: PreferenceRules, *, lacking: int = 0, already: Collection[str] = ()) -> frozenset[str]:
+def choose_locked(
+    prompts: Mapping[str, str], rules: PreferenceRules, *, lacking: int = 0, already: Collection[str] = ()
+) -> frozenset[str]:
     """Return the prompts that no run trains on: `already` locked, those that the rules name, and a share of the rest.
 
-    `prompts` maps ids to content hashes; equal prompts are locked together. Without `locked_share` as many are locked as the rematch is
-    `lacking`, at most half. The choice depends only on seed and content, so more votes do not change it.
+    `prompts` maps ids to content hashes; equal prompts are locked together. Without `locked_share` as many are locked
+    as the rematch is `lacking`, at most half. The choice depends only on seed and content, so more votes do not change
+    it.
     """
     named = {prompts[prompt] for prompt in {*rules.locked_prompts, *already} & set(prompts)}
-    free = sorted(set(prompts.values()) - named, key=lambda content: hashlib.sha256(f"{rules.seed}:{content}".encode()).digest())
+    free = sorted(
+        set(prompts.values()) - named, key=lambda content: hashlib.sha256(f"{rules.seed}:{content}".encode()).digest()
+    )
     if rules.locked_share is None:
         num = min(max(0, lacking - len(named)), len(free) // 2)
     else:

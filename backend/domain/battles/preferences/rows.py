@@ -1,4 +1,6 @@
-"""Dataset rows from votes: preference pairs, better answers that raters wrote (chat), and answers labelled good or bad (kto). Pure."""
+"""Dataset rows from votes: preference pairs, better answers that raters wrote (chat), and answers labelled good or bad
+(kto). Pure.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ def label_row(prompt: Messages, *, completion: str, is_good: bool) -> dict[str, 
 
 
 def label_answers(ratings: Mapping[str, Sequence[int]], votes: Iterable[CastVote]) -> dict[str, bool]:
-    """Return which answers are good or bad: by their mean rating (1 to 5), else bad where most votes on a pair call both bad.
+    """Return which answers are good or bad: by their mean rating (1 to 5), else bad where most votes on a pair call
+    both bad.
 
     An answer with a rating between good and bad has no label, whatever the votes say.
     """

@@ -10,7 +10,9 @@ from backend.domain.statistics.estimates import Estimate, clustered_mean_estimat
 from backend.domain.wording import percent, plural
 
 FEW_PAIRS = 100
-"""Below this a network sees each pair many times or learns next to nothing: published sets of human preferences start at thousands."""
+"""Below this a network sees each pair many times or learns next to nothing: published sets of human preferences start
+at thousands.
+"""
 SAME_LENGTH_TOKENS = 1.0
 LARGE_IMBALANCE = 4
 LOW_AGREEMENT = 0.7
@@ -36,7 +38,9 @@ class SetWarning:
 
 
 def length_difference(pairs: Sequence[PairFacts]) -> Estimate | None:
-    """Return the mean of chosen minus rejected length in tokens, with a 95 % interval clustered by prompt; None without pairs."""
+    """Return the mean of chosen minus rejected length in tokens, with a 95 % interval clustered by prompt; None without
+    pairs.
+    """
     if not pairs:
         return None
     gaps = [float(pair.chosen_tokens - pair.rejected_tokens) for pair in pairs]
@@ -57,20 +61,26 @@ def _size(pairs: Sequence[PairFacts]) -> SetWarning | None:
         return None
     return SetWarning(
         "size",
-        f"{plural(len(pairs), 'pair')}, fewer than {FEW_PAIRS}: each is trained on several times, so the training loss shows memory of "
-        "them. Only the rematch shows whether the network improved.",
+        f"{plural(len(pairs), 'pair')}, fewer than {FEW_PAIRS}: each is trained on several times, so the training loss"
+        " shows memory of them. Only the rematch shows whether the network improved.",
     )
 
 
 def _length(pairs: Sequence[PairFacts]) -> SetWarning | None:
     gap = length_difference(pairs)
-    if gap is None or gap.low is None or gap.high is None or gap.low <= 0 <= gap.high or abs(gap.value) < SAME_LENGTH_TOKENS:
+    if (
+        gap is None
+        or gap.low is None
+        or gap.high is None
+        or gap.low <= 0 <= gap.high
+        or abs(gap.value) < SAME_LENGTH_TOKENS
+    ):
         return None
     word, effect = ("longer", "writing more") if gap.value > 0 else ("shorter", "writing less")
     return SetWarning(
         "length",
-        f"Chosen answers are {abs(gap.value):.1f} tokens {word} than rejected ones on average (95 % interval {gap.low:+.1f} to "
-        f"{gap.high:+.1f}): the network may learn {effect} instead of writing better.",
+        f"Chosen answers are {abs(gap.value):.1f} tokens {word} than rejected ones on average (95 % interval"
+        f" {gap.low:+.1f} to {gap.high:+.1f}): the network may learn {effect} instead of writing better.",
     )
 
 
@@ -83,8 +93,8 @@ def _categories(pairs: Sequence[PairFacts]) -> SetWarning | None:
         return None
     return SetWarning(
         "categories",
-        f"“{most or 'no category'}” has {plural(largest, 'pair')} and “{least or 'no category'}” {smallest}: collect votes on the "
-        "rarer category, or limit the set to one.",
+        f"“{most or 'no category'}” has {plural(largest, 'pair')} and “{least or 'no category'}” {smallest}: collect"
+        " votes on the rarer category, or limit the set to one.",
     )
 
 
@@ -94,5 +104,6 @@ def _agreement(pairs: Sequence[PairFacts]) -> SetWarning | None:
         return None
     return SetWarning(
         "agreement",
-        f"Raters agree on a pair by {percent(mean)} on average: raise the smallest agreement, or set preference.label_smoothing.",
+        f"Raters agree on a pair by {percent(mean)} on average: raise the smallest agreement, or set"
+        " preference.label_smoothing.",
     )

@@ -31,7 +31,9 @@ NO_GOLD = -1
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A reason for doubt. `chance` is that of an honest rater to give it, None where no test is behind it; `partner` the rater copied."""
+    """A reason for doubt. `chance` is that of an honest rater to give it, None where no test is behind it; `partner`
+    the rater copied.
+    """
 
     kind: FlagKind
     reason: str
@@ -51,7 +53,8 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class OwnVotes:
-    """One rater's votes in the order cast: the label as a code of `votes.LABELS`, item, label in the order of names, side a's contestant.
+    """One rater's votes in the order cast: the label as a code of `votes.LABELS`, item, label in the order of names,
+    side a's contestant.
 
     `seconds` and `words` are NaN where unknown; `gold` is the label expected, or NO_GOLD.
     """
@@ -125,7 +128,9 @@ def own_checks(own: OwnVotes) -> list[Check]:
     if gold is not None:
         right = round(gold.value * gold.n)
         chance = float(scipy.special.bdtr(right, gold.n, 0.8))
-        checks.append(Check("gold", chance, f"Answered {right} of {plural(gold.n, 'gold battle')} as expected; 80 % pass."))
+        checks.append(
+            Check("gold", chance, f"Answered {right} of {plural(gold.n, 'gold battle')} as expected; 80 % pass.")
+        )
     consistency = own.consistency
     if consistency is not None:
         same = round(consistency.value * consistency.n)
@@ -136,7 +141,9 @@ def own_checks(own: OwnVotes) -> list[Check]:
 
 
 def timing_flags(own: OwnVotes) -> list[Flag]:
-    """Flag what needs no test: votes before reading, intervals of a program, a battle voted on again with the sides as they were."""
+    """Flag what needs no test: votes before reading, intervals of a program, a battle voted on again with the sides as
+    they were.
+    """
     flags = []
     unread = own.unread
     if unread is not None and unread.n >= FEWEST_TIMED and unread.value > UNREAD_SHARE:
@@ -144,7 +151,9 @@ def timing_flags(own: OwnVotes) -> list[Flag]:
         flags.append(Flag("pace", f"{number} came faster than {FASTEST_WORDS_PER_S:g} words a second."))
     times = own.times
     if len(times) >= FEWEST_TIMED and times.mean() > 0 and times.std() / times.mean() < REGULAR_SPREAD:
-        flags.append(Flag("regular", f"Each vote took {times.mean():.1f} s, give or take {percent(times.std() / times.mean())}."))
+        flags.append(
+            Flag("regular", f"Each vote took {times.mean():.1f} s, give or take {percent(times.std() / times.mean())}.")
+        )
     first, second = own.repeats
     replayed = int((own.side_a[first] == own.side_a[second]).sum())
     if replayed:

@@ -29,7 +29,9 @@ TASTE_LEVEL = 0.98
 """Two-sided level of the interval whose upper end a taste is granted."""
 FEW_VOTES = 200
 NORMAL_UP_TO = {True: (1.5, 2.2), False: (2.5, 3.0)}
-"""Standard deviations of surprise and favour, for few votes and for many, from which a chance is simulated. A flag needs about four."""
+"""Standard deviations of surprise and favour, for few votes and for many, from which a chance is simulated. A flag
+needs about four.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ def peer_agreement(items: JudgedItems, counts: FloatArray, rater: int) -> PeerAg
 
 
 def chance_corrected(table: FloatArray) -> tuple[float | None, float | None, float | None]:
-    """Return Krippendorff's alpha, Gwet's AC1 and Cohen's kappa of pairs of labels, counted by a rater's label and the other's.
+    """Return Krippendorff's alpha, Gwet's AC1 and Cohen's kappa of pairs of labels, counted by a rater's label and the
+    other's.
 
     The definitions are those of `domain.statistics.agreement`, of units with two labels each.
     """
@@ -74,12 +77,18 @@ def chance_corrected(table: FloatArray) -> tuple[float | None, float | None, flo
     alpha = 1 - (2 * pairs - 1) * 2 * (pairs - equal) / expected
     by_chance = float((used * (1 - used)).sum()) / (len(used) - 1)
     same = float(given @ received) / pairs**2
-    return alpha, (equal / pairs - by_chance) / (1 - by_chance), (equal / pairs - same) / (1 - same) if same < 1 else None
+    return (
+        alpha,
+        (equal / pairs - by_chance) / (1 - by_chance),
+        (equal / pairs - same) / (1 - same) if same < 1 else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Pairs:
-    """Contestants of each pair, and every vote's pair, rater and label. `sign` maps a pair's points to its contestants."""
+    """Contestants of each pair, and every vote's pair, rater and label. `sign` maps a pair's points to its
+    contestants.
+    """
 
     names: tuple[str, ...]
     sign: FloatArray
@@ -90,17 +99,20 @@ class _Pairs:
     def counts(self, votes: NDArray[np.bool_] | None = None) -> IntArray:
         """Pairs x labels, of some of the votes."""
         cells = self.pair * NUM_LABELS + self.label
-        return np.bincount(cells if votes is None else cells[votes], minlength=len(self.sign) * NUM_LABELS).reshape(-1, NUM_LABELS)
+        return np.bincount(cells if votes is None else cells[votes], minlength=len(self.sign) * NUM_LABELS).reshape(
+            -1, NUM_LABELS
+        )
 
 
 def outlier_checks(items: JudgedItems, columns: VoteColumns, *, level: float, seed: int) -> dict[int, list[Check]]:
     """Test each rater against the other raters' votes on the same pairs of contestants.
 
-    Labels are drawn from the others' (Dirichlet-multinomial, whose prior is a label's share over all pairs), so a tie is as likely as ties
-    are, a pair with few other votes says little, and no vote is compared with itself. Taste is no cheating: each draw has a taste of its
-    own, a normal log-odds for each contestant, as spread as the other raters' may be (`_taste`). Two statistics: surprise, -log of the
-    labels' chances, and favour, the points that one contestant earned beyond its expectation, in standard deviations. The least likely
-    rater leaves the comparison and the others are tested again, lest its votes make theirs look odd.
+    Labels are drawn from the others' (Dirichlet-multinomial, whose prior is a label's share over all pairs), so a tie
+    is as likely as ties are, a pair with few other votes says little, and no vote is compared with itself. Taste is no
+    cheating: each draw has a taste of its own, a normal log-odds for each contestant, as spread as the other raters'
+    may be (`_taste`). Two statistics: surprise, -log of the labels' chances, and favour, the points that one contestant
+    earned beyond its expectation, in standard deviations. The least likely rater leaves the comparison and the others
+    are tested again, lest its votes make theirs look odd.
     """
     pairs = _pairs(items, columns)
     total = pairs.counts()
@@ -127,10 +139,11 @@ def outlier_checks(items: JudgedItems, columns: VoteColumns, *, level: float, se
 
 
 def _taste(others: list[_Comparison]) -> float:
-    """Standard deviation of tastes, log-odds per contestant, that the other raters' votes allow: the upper end of its interval.
+    """Standard deviation of tastes, log-odds per contestant, that the other raters' votes allow: the upper end of its
+    interval.
 
-    By moments: a rater's points beyond expectation vary by chance and by taste. Never more than `MOST_TASTE`, lest cheaters hide behind
-    each other, which is also what few raters get.
+    By moments: a rater's points beyond expectation vary by chance and by taste. Never more than `MOST_TASTE`, lest
+    cheaters hide behind each other, which is also what few raters get.
     """
     if len(others) < FEWEST_FOR_TASTE:
         return MOST_TASTE
@@ -157,7 +170,8 @@ def _pairs(items: JudgedItems, columns: VoteColumns) -> _Pairs:
 class _Comparison:
     """A rater's label counts by pair beside the others' chances, on the pairs that both met.
 
-    `excess` is what the squares of the points beyond expectation have over chance, `weight` what a taste with variance 1 adds to it.
+    `excess` is what the squares of the points beyond expectation have over chance, `weight` what a taste with variance
+    1 adds to it.
     """
 
     own: IntArray
@@ -218,8 +232,14 @@ class _Comparison:
         if unlike > limits[0] or favour[favourite] > limits[1]:
             chances = self._simulated(surprise, taste, rng)
         else:
-            chances = float(scipy.special.ndtr(-unlike)), float(1 - scipy.special.ndtr(favour[favourite]) ** len(self.names))
-        reason = f"{plural(int(number.sum()), 'vote')} differ from other raters' on the same pairs more than chance and taste allow."
+            chances = (
+                float(scipy.special.ndtr(-unlike)),
+                float(1 - scipy.special.ndtr(favour[favourite]) ** len(self.names)),
+            )
+        reason = (
+            f"{plural(int(number.sum()), 'vote')} differ from other raters' on the same pairs more than chance and"
+            " taste allow."
+        )
         return [
             Check("outlier", chances[0], reason),
             Check("favourite", chances[1], f"Favoured {self.names[favourite]} beyond other raters and their tastes."),
@@ -245,7 +265,9 @@ class _Comparison:
 
 
 def _tail(draws: FloatArray, value: float) -> float:
-    """Chance of a draw at least as high: (1 + #) / (1 + n), or Pearson's type III tail of the same moments where that is too coarse."""
+    """Chance of a draw at least as high: (1 + #) / (1 + n), or Pearson's type III tail of the same moments where that
+    is too coarse.
+    """
     share = (1 + int((draws >= value - 1e-9).sum())) / (1 + len(draws))
     deviation = float(draws.std())
     if share > 5 / len(draws) or deviation == 0:
@@ -263,7 +285,9 @@ def _at_least(equal: FloatArray, trials: FloatArray, chance: FloatArray) -> Floa
 
 
 def _own_labels(items: JudgedItems, columns: VoteColumns) -> tuple[IntArray, FloatArray, FloatArray]:
-    """Return of each vote its rater, the labels that the rater gave to its pair of contestants, and the number of these votes."""
+    """Return of each vote its rater, the labels that the rater gave to its pair of contestants, and the number of these
+    votes.
+    """
     pair = _pairs(items, columns).pair
     group = np.unique(items.rater * (int(pair.max(initial=0)) + 1) + pair, return_inverse=True)[1]
     table = np.bincount(group * NUM_LABELS + items.label, minlength=(int(group.max(initial=-1)) + 1) * NUM_LABELS)
@@ -274,10 +298,10 @@ def _own_labels(items: JudgedItems, columns: VoteColumns) -> tuple[IntArray, Flo
 def copy_checks(items: JudgedItems, columns: VoteColumns) -> dict[int, Check]:
     """Test each rater against the one it copies most: one person under two names, or a script.
 
-    The chance of an equal label is the share of the item's other raters who gave the partner's label, shrunk towards the average
-    agreement, or, where that is larger on average, the share of this label among the rater's other votes on the same contestants: two
-    who favour one contestant agree by taste. Equal labels are then at most as spread as a binomial of the average chance (Hoeffding
-    1956); the closest of m partners counts m-fold.
+    The chance of an equal label is the share of the item's other raters who gave the partner's label, shrunk towards
+    the average agreement, or, where that is larger on average, the share of this label among the rater's other votes on
+    the same contestants: two who favour one contestant agree by taste. Equal labels are then at most as spread as a
+    binomial of the average chance (Hoeffding 1956); the closest of m partners counts m-fold.
     """
     raters, counts = columns.raters, items.counts
     sizes = counts.sum(1)
@@ -294,7 +318,9 @@ def copy_checks(items: JudgedItems, columns: VoteColumns) -> dict[int, Check]:
         own = items.label == label
         votes = (items.rater[own], items.item[own])
         gave = scipy.sparse.csr_array((np.ones(int(own.sum())), votes), shape=shape)
-        usual = (of_label[:, label] - own + PRIOR_VOTES * float((items.label == label).mean())) / (on_pair - 1 + PRIOR_VOTES)
+        usual = (of_label[:, label] - own + PRIOR_VOTES * float((items.label == label).mean())) / (
+            on_pair - 1 + PRIOR_VOTES
+        )
         by_taste += (scipy.sparse.csr_array((usual, (of_rater, items.item)), shape=shape) @ gave.T).toarray()
         share = (given[own] - 1 + PRIOR_VOTES * average) / (sizes[votes[1]] - 2 + PRIOR_VOTES)
         alike = 1 / (sizes[votes[1]] - 2 + PRIOR_VOTES)
@@ -304,7 +330,9 @@ def copy_checks(items: JudgedItems, columns: VoteColumns) -> dict[int, Check]:
     shared = (present @ present.T).toarray()
     np.fill_diagonal(shared, 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        tails = np.where(shared > 0, _at_least(equal, shared, np.minimum(np.maximum(weighted, by_taste) / shared, 1.0)), np.inf)
+        tails = np.where(
+            shared > 0, _at_least(equal, shared, np.minimum(np.maximum(weighted, by_taste) / shared, 1.0)), np.inf
+        )
     partners = (shared > 0).sum(1)
     checks = {}
     for rater in np.flatnonzero(partners).tolist():

@@ -1,8 +1,9 @@
-"""Quality of raters: gold battles, repeats, side, pace, agreement with the others, and tests that find scripts and vote rigging.
+"""Quality of raters: gold battles, repeats, side, pace, agreement with the others, and tests that find scripts and vote
+rigging.
 
-A flag states a reason and a chance: how often an honest rater would look so. The chances of all raters and tests share 1 % (Bonferroni),
-so a campaign of honest raters has a flag in at most 1 of 100 cases, also where each has tastes of a standard deviation up to 0.8. A flag
-excludes no one: the caller computes the board with and without.
+A flag states a reason and a chance: how often an honest rater would look so. The chances of all raters and tests share
+1 % (Bonferroni), so a campaign of honest raters has a flag in at most 1 of 100 cases, also where each has tastes of a
+standard deviation up to 0.8. A flag excludes no one: the caller computes the board with and without.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ FLAG_LEVEL = 0.01
 
 @dataclass(frozen=True, slots=True)
 class RatedVote:
-    """A vote with what the ballot recorded: seconds on screen, words shown, and the expected winner (A, B or TIE) of a gold battle."""
+    """A vote with what the ballot recorded: seconds on screen, words shown, and the expected winner (A, B or TIE) of a
+    gold battle.
+    """
 
     vote: VoteRecord
     seconds: float | None = None
@@ -37,8 +40,8 @@ class RatedVote:
 
 @dataclass(frozen=True, slots=True)
 class RatedColumns:
-    """Votes in the order cast with what the ballot recorded of each: seconds and words, NaN where unknown, and the label that a gold
-    battle expects, else NO_GOLD.
+    """Votes in the order cast with what the ballot recorded of each: seconds and words, NaN where unknown, and the
+    label that a gold battle expects, else NO_GOLD.
     """
 
     votes: VoteColumns
@@ -51,10 +54,10 @@ class RatedColumns:
 class RaterQuality:
     """Quality of one rater; None where nothing was measured.
 
-    `gold`: share of gold battles answered as expected. `consistency`: share of repeats, with sides swapped, that got the same label.
-    `left`: share of side a among decisive votes. `seconds`: median per vote. `unread`: share of votes faster than reading. `agreement`,
-    `alpha`, `ac1`, `kappa`: with the other raters' votes on the same items. `outlier`: chance of votes as unlike the others' votes on the
-    same pairs of contestants.
+    `gold`: share of gold battles answered as expected. `consistency`: share of repeats, with sides swapped, that got
+    the same label. `left`: share of side a among decisive votes. `seconds`: median per vote. `unread`: share of votes
+    faster than reading. `agreement`, `alpha`, `ac1`, `kappa`: with the other raters' votes on the same items.
+    `outlier`: chance of votes as unlike the others' votes on the same pairs of contestants.
     """
 
     rater: str
@@ -75,7 +78,8 @@ class RaterQuality:
 def rater_quality(votes: Iterable[RatedVote], *, flag_level: float = FLAG_LEVEL, seed: int = 0) -> list[RaterQuality]:
     """Measure each rater, most votes first. Votes must come in the order cast; identical answers are ignored.
 
-    `flag_level` bounds the chance of any false flag over all raters and tests. Raises InvalidInput for an unknown label.
+    `flag_level` bounds the chance of any false flag over all raters and tests. Raises InvalidInput for an unknown
+    label.
     """
     cast = [vote for vote in votes if not vote.vote.identical]
     if not cast:
@@ -119,7 +123,11 @@ def rate_raters(rated: RatedColumns, *, flag_level: float = FLAG_LEVEL, seed: in
     rows = []
     for rater, cast in own.items():
         peers, times = peer_agreement(items, counts, rater), cast.times
-        doubts = [Flag(check.kind, check.reason, check.chance, check.partner) for check in checks[rater] if check.chance < level]
+        doubts = [
+            Flag(check.kind, check.reason, check.chance, check.partner)
+            for check in checks[rater]
+            if check.chance < level
+        ]
         row = RaterQuality(
             rater=names[rater],
             num_votes=len(cast),

@@ -1,8 +1,10 @@
 """Read the layouts in which other projects publish votes into the columns of `rows`.
 
-- Chatbot Arena and MT-bench keep `conversation_a` and `conversation_b`, lists of messages: they become texts, up to the vote's `turn`.
+- Chatbot Arena and MT-bench keep `conversation_a` and `conversation_b`, lists of messages: they become texts, up to the
+  vote's `turn`.
 - LMSYS's competition has a column for each outcome: `winner_model_a`, `winner_model_b`, `winner_tie`.
-- PandaLM has a row for each pair of answers, with `cmp_key` naming the two models and a column for each annotator: 1, 2, or 0 for a tie.
+- PandaLM has a row for each pair of answers, with `cmp_key` naming the two models and a column for each annotator: 1,
+  2, or 0 for a tie.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ _VERDICTS = {"0": "TIE", "1": "A", "2": "B"}
 
 
 def standard_rows(rows: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
-    """Return each row (with where it stands) as rows of one vote each. Raises InvalidInput for a verdict that no layout has."""
+    """Return each row (with where it stands) as rows of one vote each. Raises InvalidInput for a verdict that no layout
+    has.
+    """
     for where, row in rows:
         if row.keys() >= _PANDALM:
             yield from _pandalm(where, row)
@@ -34,7 +38,9 @@ def standard_rows(rows: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
 def _with_winner(row: Row) -> Row:
     if "winner" in row or not row.keys() >= {"winner_model_a", "winner_model_b"}:
         return row
-    winners = [label for column, label in _ONE_HOT.items() if str(row.get(column, "")).strip().lower() in ("1", "1.0", "true")]
+    winners = [
+        label for column, label in _ONE_HOT.items() if str(row.get(column, "")).strip().lower() in ("1", "1.0", "true")
+    ]
     return {**row, "winner": winners[0] if len(winners) == 1 else ""}
 
 
@@ -66,7 +72,9 @@ def _spoken(messages: Iterable[Mapping[str, Any]], role: str, turns: int | None)
 def _pandalm(where: str, row: Row) -> Iterator[tuple[str, Row]]:
     names = str(row["cmp_key"]).split("_")
     if len(names) != 2:
-        raise InvalidInput(f"{where} has the cmp_key {str(row['cmp_key'])[:60]!r}.", remedy="Write the two models as FIRST_SECOND.")
+        raise InvalidInput(
+            f"{where} has the cmp_key {str(row['cmp_key'])[:60]!r}.", remedy="Write the two models as FIRST_SECOND."
+        )
     prompt = "\n\n".join(part for part in (str(row.get("instruction", "")), str(row.get("input", ""))) if part.strip())
     texts = {"prompt_text": prompt, "answer_a": row["response1"], "answer_b": row["response2"]}
     for annotator in row:
@@ -75,6 +83,7 @@ def _pandalm(where: str, row: Row) -> Iterator[tuple[str, Row]]:
         verdict = _VERDICTS.get(str(row[annotator]).strip())
         if verdict is None:
             raise InvalidInput(
-                f"{where} has the verdict {str(row[annotator])[:60]!r} of {annotator}.", remedy="Write 1, 2, or 0 for a tie."
+                f"{where} has the verdict {str(row[annotator])[:60]!r} of {annotator}.",
+                remedy="Write 1, 2, or 0 for a tie.",
             )
         yield where, {"prompt": prompt, "rater": annotator, "a": names[0], "b": names[1], "winner": verdict, **texts}

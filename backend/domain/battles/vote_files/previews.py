@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.domain.battles.vote_files.layouts import standard_rows
-from backend.domain.battles.vote_files.rows import COLUMNS, FALLBACKS, TEXTS, VoteRow, file_columns, guess_columns, read_vote_rows
+from backend.domain.battles.vote_files.rows import (
+    COLUMNS,
+    FALLBACKS,
+    TEXTS,
+    VoteRow,
+    file_columns,
+    guess_columns,
+    read_vote_rows,
+)
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.wording import plural
 from backend.errors import InvalidInput
@@ -20,8 +28,8 @@ NUM_SHOWN = 5
 class VotePreview:
     """The votes of a file by a mapping of fields to columns.
 
-    `labels` counts each label, `num_with_texts` the votes with both answers, `num_repeats` a rater's further votes on one prompt, turn and
-    pair. `shown` are the first votes; `notes` say what the file lacks.
+    `labels` counts each label, `num_with_texts` the votes with both answers, `num_repeats` a rater's further votes on
+    one prompt, turn and pair. `shown` are the first votes; `notes` say what the file lacks.
     """
 
     mapping: dict[str, str]
@@ -40,8 +48,8 @@ class VotePreview:
         """The counts as a sentence."""
         turns = f" in {self.num_turns:,} turns" if self.num_turns > self.num_prompts else ""
         return (
-            f"{plural(self.num_votes, 'vote')} by {plural(self.num_raters, 'rater')} on {plural(self.num_prompts, 'prompt')}{turns}, "
-            f"{plural(len(self.contestants), 'contestant')}"
+            f"{plural(self.num_votes, 'vote')} by {plural(self.num_raters, 'rater')} on"
+            f" {plural(self.num_prompts, 'prompt')}{turns}, {plural(len(self.contestants), 'contestant')}"
         )
 
     @property
@@ -50,10 +58,13 @@ class VotePreview:
         notes = []
         if not self.mapping.get("prompt"):
             notes.append(
-                "No column names the prompt, so each vote counts as a prompt of its own: intervals are too narrow if prompts recur."
+                "No column names the prompt, so each vote counts as a prompt of its own: intervals are too narrow if"
+                " prompts recur."
             )
         if not self.mapping.get("rater"):
-            notes.append("No column names the rater, so all votes count as one rater's: they say nothing about other raters.")
+            notes.append(
+                "No column names the rater, so all votes count as one rater's: they say nothing about other raters."
+            )
         if not self.num_with_texts:
             notes.append("No answers: the votes can be rated, not read beside the texts nor trained on.")
         elif self.num_with_texts < self.num_votes:

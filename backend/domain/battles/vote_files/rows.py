@@ -1,16 +1,17 @@
-"""Read files of votes: CSV, JSON lines or a JSON list, in our own columns, in MT-bench's or with a left and a right side.
+"""Read files of votes: CSV, JSON lines or a JSON list, in our own columns, in MT-bench's or with a left and a right
+side.
 
     prompt       rater    a        b        winner    A, B, TIE or BOTH_BAD, or the name of the contestant
     question_id  judge    model_a  model_b  winner    model_a, model_b, tie, tie (inconsistent) or tie (bothbad)
     prompt       worker   left     right    winner    left, right or tie
 
-Other columns are named by a mapping (`field` -> column). Optional: `category` of the prompt; `probability` (or `sampling_probability`) with
-which the battle was drawn; the texts `prompt_text`, `answer_a` and `answer_b`; the form of the answers, for control of length and style:
-`length_a`, `length_b` and the same of `headers`, `lists` and `bold`. `layouts` reads what other projects publish into these columns,
-`tables` reads large files.
+Other columns are named by a mapping (`field` -> column). Optional: `category` of the prompt; `probability` (or
+`sampling_probability`) with which the battle was drawn; the texts `prompt_text`, `answer_a` and `answer_b`; the form of
+the answers, for control of length and style: `length_a`, `length_b` and the same of `headers`, `lists` and `bold`.
+`layouts` reads what other projects publish into these columns, `tables` reads large files.
 
-MT-bench's `turn` tells two votes of a rater apart; both turns of a question are votes on one prompt, so intervals clustered by prompt take
-their dependence into account: by turn they are a tenth too narrow on MT-bench's own votes.
+MT-bench's `turn` tells two votes of a rater apart; both turns of a question are votes on one prompt, so intervals
+clustered by prompt take their dependence into account: by turn they are a tenth too narrow on MT-bench's own votes.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ TEXTS: dict[str, tuple[str, ...]] = {
 }
 FIELDS = (*COLUMNS, *OPTIONAL, *TEXTS)
 FALLBACKS = ("prompt", "rater")
-"""Fields that a mapping may leave without a column: then each vote has a prompt of its own, and one unknown rater casts all."""
+"""Fields that a mapping may leave without a column: then each vote has a prompt of its own, and one unknown rater casts
+all.
+"""
 UNKNOWN_RATER = "unknown rater"
 COLUMNS_REMEDY = f"Name the columns {','.join(COLUMNS)}, or MT-bench's question_id,judge,model_a,model_b,winner."
 _WORDS = {
@@ -79,15 +82,17 @@ class VoteRow:
 def parse_votes(text: str, *, mapping: Mapping[str, str] | None = None) -> list[VoteRecord]:
     """Read votes from the text of a file; `{` or `[` at its beginning mean JSON.
 
-    `winner` names a side, in any case, or the contestant. Other columns are ignored. `mapping` names the column of each field; fields that
-    it lacks are found by name, and `prompt` and `rater` may map to "" (see `FALLBACKS`). Raises InvalidInput naming the line at fault, and
-    the columns that are missing.
+    `winner` names a side, in any case, or the contestant. Other columns are ignored. `mapping` names the column of each
+    field; fields that it lacks are found by name, and `prompt` and `rater` may map to "" (see `FALLBACKS`). Raises
+    InvalidInput naming the line at fault, and the columns that are missing.
     """
     return [row.vote for row in read_vote_rows(text, mapping=mapping)]
 
 
 def parse_votes_csv(text: str) -> list[VoteRecord]:
-    """Read votes from CSV text with a header, in any order and case of its columns. Raises what `parse_votes` raises."""
+    """Read votes from CSV text with a header, in any order and case of its columns. Raises what `parse_votes`
+    raises.
+    """
     return [row.vote for row in _vote_rows(_csv_rows(text), None)]
 
 
@@ -142,7 +147,9 @@ def _csv_rows(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for row in itertools.chain([first], rows):
             yield f"Line {reader.line_num}", dict(itertools.zip_longest(names, row[: len(names)], fillvalue=""))
     except csv.Error as error:
-        raise InvalidInput(f"Line {reader.line_num} is not CSV: {error}.", remedy="Check its quotes and commas.") from error
+        raise InvalidInput(
+            f"Line {reader.line_num} is not CSV: {error}.", remedy="Check its quotes and commas."
+        ) from error
 
 
 def _json_lines(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -161,7 +168,9 @@ def _parsed(text: str, *, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{where} is not JSON: {str(error)[:100]}.", remedy="Write one object a line, or a list of them.") from error
+        raise InvalidInput(
+            f"{where} is not JSON: {str(error)[:100]}.", remedy="Write one object a line, or a list of them."
+        ) from error
 
 
 def _object(value: Any, *, where: str) -> Mapping[str, Any]:
@@ -171,37 +180,58 @@ def _object(value: Any, *, where: str) -> Mapping[str, Any]:
 
 
 def _columns(names: Sequence[str], where: str, mapping: Mapping[str, str]) -> dict[str, str]:
-    """Return field -> column, optional fields only if there are columns for them. Raises InvalidInput naming the fields without one."""
+    """Return field -> column, optional fields only if there are columns for them. Raises InvalidInput naming the fields
+    without one.
+    """
     columns = guess_columns(names) | {field: column.strip().lower() for field, column in mapping.items()}
     absent = [column for field, column in columns.items() if column and column not in names and field in mapping]
     missing = [field for field in COLUMNS if not columns.get(field) and not (field in FALLBACKS and field in mapping)]
     available = ", ".join(names)[:300] or "nothing"
     if missing:
         raise InvalidInput(
-            f"The votes lack the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; {where} has {available}.",
+            f"The votes lack the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; {where} has"
+            f" {available}.",
             remedy=COLUMNS_REMEDY,
             field=missing[0],
         )
     if absent:
-        raise InvalidInput(f"{where} has no column {absent[0]!r}; it has {available}.", remedy="Choose one of its columns.", field="votes")
+        raise InvalidInput(
+            f"{where} has no column {absent[0]!r}; it has {available}.",
+            remedy="Choose one of its columns.",
+            field="votes",
+        )
     return {field: column for field, column in columns.items() if column}
 
 
 def _record(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str, number: int) -> VoteRecord:
     cells = {field: _cell(row.get(column)) for field, column in columns.items() if field not in TEXTS}
-    cells |= {field: cell for field, cell in (("prompt", f"vote {number}"), ("rater", UNKNOWN_RATER)) if field not in columns}
+    cells |= {
+        field: cell for field, cell in (("prompt", f"vote {number}"), ("rater", UNKNOWN_RATER)) if field not in columns
+    }
     empty = [field for field in COLUMNS if not cells[field]]
     if empty:
-        raise InvalidInput(f"{where} has no {columns[empty[0]]}.", remedy="Fill it in or remove the vote.", field=empty[0])
+        raise InvalidInput(
+            f"{where} has no {columns[empty[0]]}.", remedy="Fill it in or remove the vote.", field=empty[0]
+        )
     label = label_of(cells["winner"], columns)
     if label is None and _word(cells["winner"]) not in _SIDES:
         label = {cells["a"]: Label.A, cells["b"]: Label.B}.get(cells["winner"])
     if label is None:
         sides = "" if columns["a"] == "a" else f" Here the sides are {columns['a']} and {columns['b']}."
-        raise InvalidInput(f"{where} has the unknown winner {cells['winner'][:60]!r}.", remedy=f"{LABEL_REMEDY}{sides}", field="winner")
+        raise InvalidInput(
+            f"{where} has the unknown winner {cells['winner'][:60]!r}.", remedy=f"{LABEL_REMEDY}{sides}", field="winner"
+        )
     if cells["a"] == cells["b"]:
-        raise InvalidInput(f"{where} compares {cells['a']!r} with itself.", remedy="A battle needs two different contestants.", field="b")
-    numbers = {field: _number(cells[field], field, where=where) for field in OPTIONAL if field not in WORDS and cells.get(field)}
+        raise InvalidInput(
+            f"{where} compares {cells['a']!r} with itself.",
+            remedy="A battle needs two different contestants.",
+            field="b",
+        )
+    numbers = {
+        field: _number(cells[field], field, where=where)
+        for field in OPTIONAL
+        if field not in WORDS and cells.get(field)
+    }
     return VoteRecord(
         prompt=cells["prompt"],
         rater=cells["rater"],
@@ -224,9 +254,13 @@ def _number(cell: str, field: str, *, where: str) -> float:
     is_probability = field == "probability"
     if not math.isfinite(value) or value < 0 or (is_probability and not 0 < value <= 1):
         remedy = (
-            "Write the chance with which the battle was drawn, above 0 and at most 1" if is_probability else "Write a count of 0 or more"
+            "Write the chance with which the battle was drawn, above 0 and at most 1"
+            if is_probability
+            else "Write a count of 0 or more"
         )
-        raise InvalidInput(f"{where} has the {field} {cell[:60]!r}.", remedy=f"{remedy}, or leave it empty.", field=field)
+        raise InvalidInput(
+            f"{where} has the {field} {cell[:60]!r}.", remedy=f"{remedy}, or leave it empty.", field=field
+        )
     return value
 
 

@@ -1,7 +1,8 @@
 """Read large files of votes with Arrow: a million votes in about half a second.
 
-Arrow reads what is regular. Anything else (a list of JSON, an unknown winner, an empty cell, mixed types, a row too short) is left to
-`rows`, which reads more and names the line at fault. So both read the same votes, or only the slow one does.
+Arrow reads what is regular. Anything else (a list of JSON, an unknown winner, an empty cell, mixed types, a row too
+short) is left to `rows`, which reads more and names the line at fault. So both read the same votes, or only the slow
+one does.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def _read_csv(data: bytes) -> VoteColumns | None:
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=b'"' in data),
         convert_options=pyarrow.csv.ConvertOptions(
             include_columns=list(columns.values()),
-            column_types={column: pyarrow.float64() if field in NUMBERS else _WORD for field, column in columns.items()},
+            column_types={
+                column: pyarrow.float64() if field in NUMBERS else _WORD for field, column in columns.items()
+            },
             null_values=[""],
             strings_can_be_null=False,
         ),
@@ -86,7 +89,9 @@ def _read_json_lines(data: bytes) -> VoteColumns | None:
     table = pyarrow.json.read_json(
         io.BytesIO(data),
         read_options=pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES),
-        parse_options=pyarrow.json.ParseOptions(explicit_schema=pyarrow.schema(list(fields.items())), unexpected_field_behavior="ignore"),
+        parse_options=pyarrow.json.ParseOptions(
+            explicit_schema=pyarrow.schema(list(fields.items())), unexpected_field_behavior="ignore"
+        ),
     )
     if any(table.column(name).null_count < len(table) for name in others):
         return None
@@ -111,7 +116,10 @@ def _encode(table: pyarrow.Table, columns: Mapping[str, str]) -> VoteColumns | N
     labels = [label_of(word, lower) for word in encoded["winner"][0]]
     contestants = tuple(sorted({*encoded["a"][0], *encoded["b"][0]}))
     index = {name: code for code, name in enumerate(contestants)}
-    a, b = (np.array([index[name] for name in names], dtype=np.int64)[codes] for names, codes in (encoded["a"], encoded["b"]))
+    a, b = (
+        np.array([index[name] for name in names], dtype=np.int64)[codes]
+        for names, codes in (encoded["a"], encoded["b"])
+    )
     numbers = {field: _numbers(table, columns[field]) for field in NUMBERS if field in columns}
     category = _words(table, columns["category"], required=False) if "category" in columns else ((), None)
     values = [column for column in numbers.values() if column is not None]
@@ -139,7 +147,9 @@ def _encode(table: pyarrow.Table, columns: Mapping[str, str]) -> VoteColumns | N
 
 
 def _words(table: pyarrow.Table, column: str, *, required: bool = True) -> tuple[tuple[str, ...], IntArray] | None:
-    """Return the distinct words of a column by first appearance, stripped, and each row's code; None if a required word is empty."""
+    """Return the distinct words of a column by first appearance, stripped, and each row's code; None if a required word
+    is empty.
+    """
     values = table.column(column)
     if required and values.null_count:
         return None
@@ -149,7 +159,10 @@ def _words(table: pyarrow.Table, column: str, *, required: bool = True) -> tuple
     if isinstance(values, pyarrow.ChunkedArray):  # no rows
         return None
     position: dict[str, int] = {}
-    codes = np.array([position.setdefault(str(word).strip(), len(position)) for word in values.dictionary.to_pylist()], dtype=np.int64)
+    codes = np.array(
+        [position.setdefault(str(word).strip(), len(position)) for word in values.dictionary.to_pylist()],
+        dtype=np.int64,
+    )
     if required and "" in position:
         return None
     if not values.null_count:

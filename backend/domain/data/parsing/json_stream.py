@@ -1,4 +1,6 @@
-"""Read JSON rows from a stream without holding the file: arrays of objects or strings, objects one after another, or one wrapped list."""
+"""Read JSON rows from a stream without holding the file: arrays of objects or strings, objects one after another, or
+one wrapped list.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _WRAPPED_LIST = re.compile(r'"[^"\\]{1,80}"\s*:\s*\[\s*(?=\{)')
 
 
 def parse_json(text: str) -> dict[str, Any]:
-    """Parse one JSON object; a bare string becomes a row of one column. Raises RowProblem for other values and for what is not JSON."""
+    """Parse one JSON object; a bare string becomes a row of one column. Raises RowProblem for other values and for what
+    is not JSON.
+    """
     try:
         value = json.loads(text)
     except RecursionError:
@@ -81,7 +85,9 @@ class _Buffer:
                 size = len(self.text) - self.position
                 if self.ended or size > longest:
                     why = f"longer than {longest / 2**20:g} MB, or broken: " if size > longest else ""
-                    raise RowProblem(f"not JSON: {why}{str(error)[:100]}; nothing after this place can be read") from None
+                    raise RowProblem(
+                        f"not JSON: {why}{str(error)[:100]}; nothing after this place can be read"
+                    ) from None
             else:
                 if end < len(self.text) or self.ended:  # else a number may continue in the next chunk
                     self.position = end
@@ -121,7 +127,9 @@ def iter_json_rows(chunks: Iterable[bytes], *, longest: int) -> Iterator[tuple[i
 def _from_object(buffer: _Buffer, *, longest: int) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
     try:
         value = buffer.value(longest=longest)
-    except RowProblem as problem:  # a long wrapper such as {"version": 1, "examples": [{...}, ...]}, or one that is cut off
+    except (
+        RowProblem
+    ) as problem:  # a long wrapper such as {"version": 1, "examples": [{...}, ...]}, or one that is cut off
         match = _WRAPPED_LIST.search(buffer.text, buffer.position)
         if match is None:
             yield 1, problem
@@ -134,7 +142,9 @@ def _from_object(buffer: _Buffer, *, longest: int) -> Iterator[tuple[int, dict[s
         yield from _values(buffer, longest=longest, first=2)
         return
     lists: list[list[Any]] = [
-        part for part in value.values() if isinstance(part, list) and part and isinstance(part[0], dict) and not is_message(part[0])
+        part
+        for part in value.values()
+        if isinstance(part, list) and part and isinstance(part[0], dict) and not is_message(part[0])
     ]
     if lists:
         rows: list[Any] = max(lists, key=len)

@@ -1,7 +1,7 @@
 """Parse rows from bytes: .txt .jsonl .json .csv .tsv, of a stream or the head of an upload. Opens no file.
 
-Every parser yields `(number, row)`, where a row that can't be read is a RowProblem in the row's place; the number is the line (json:
-the element) it began at. Memory is bounded by the longest row allowed, never by the file.
+Every parser yields `(number, row)`, where a row that can't be read is a RowProblem in the row's place; the number is
+the line (json: the element) it began at. Memory is bounded by the longest row allowed, never by the file.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def suffix_of(name: str) -> tuple[str, str]:
     if suffix is None or (packing and suffix in SEEKING):
         ending = re.search(r"(\.\w+)*$", lower)
         raise InvalidInput(
-            f"A file that ends in {ending.group(0) if ending and ending.group(0) else 'nothing'!r} can't be read ({name[:120]!r}).",
+            f"A file that ends in {ending.group(0) if ending and ending.group(0) else 'nothing'!r} can't be read"
+            f" ({name[:120]!r}).",
             remedy=f"Give one of {', '.join(SUFFIXES)}; those of text may also end in {' '.join(PACKINGS)}.",
             field="source",
         )
@@ -75,7 +76,9 @@ def _checked(chunks: Iterable[bytes]) -> Iterator[bytes]:
         if first and chunk:
             first = False
             if chunk.startswith(_UTF16):
-                raise InvalidInput("The file is encoded as UTF-16.", remedy="Save it as UTF-8 and import it again.", field="source")
+                raise InvalidInput(
+                    "The file is encoded as UTF-16.", remedy="Save it as UTF-8 and import it again.", field="source"
+                )
             chunk = chunk.removeprefix(b"\xef\xbb\xbf")
         yield chunk
 
@@ -83,7 +86,8 @@ def _checked(chunks: Iterable[bytes]) -> Iterator[bytes]:
 def iter_lines(
     chunks: Iterable[bytes], *, longest: int = MAX_ROW_BYTES, first: int = 1, keep_returns: bool = False
 ) -> Iterator[tuple[int, bytes | RowProblem]]:
-    """Split chunks into numbered lines without their line ends; a line over `longest` bytes is a problem and is skipped.
+    """Split chunks into numbered lines without their line ends; a line over `longest` bytes is a problem and is
+    skipped.
 
     With `keep_returns` a line ends by LF alone, and a carriage return before it stays.
     """
@@ -109,7 +113,9 @@ def _decode(line: bytes) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RowProblem(f"the line is not UTF-8 (byte 0x{line[error.start]:02X} at column {error.start + 1})") from None
+        raise RowProblem(
+            f"the line is not UTF-8 (byte 0x{line[error.start]:02X} at column {error.start + 1})"
+        ) from None
 
 
 def _raw(line: bytes) -> str:
@@ -166,7 +172,9 @@ def _is_header(fields: list[str]) -> bool:
     names = [field.strip() for field in fields]
     if any(name.lower() in _HEADER_NAMES for name in names):
         return True
-    if len(set(names)) < len(names) or any(not name or len(name) > 64 or re.fullmatch(r"[\d.,+-]+", name) for name in names):
+    if len(set(names)) < len(names) or any(
+        not name or len(name) > 64 or re.fullmatch(r"[\d.,+-]+", name) for name in names
+    ):
         return False
     return not (len(names) >= 4 and re.fullmatch("[A-H]", names[-1]))
 
@@ -175,8 +183,8 @@ def _is_header(fields: list[str]) -> bool:
 class CsvShape:
     """Delimiter, quoting and header of a CSV file.
 
-    `quoted` fields may hold delimiters and line ends; the header takes `header_lines` lines of the file. `keeps_returns`: rows end by LF
-    alone, so a carriage return inside a field is part of it.
+    `quoted` fields may hold delimiters and line ends; the header takes `header_lines` lines of the file.
+    `keeps_returns`: rows end by LF alone, so a carriage return inside a field is part of it.
     """
 
     delimiter: str
@@ -201,17 +209,25 @@ def csv_shape(head: bytes, *, suffix: str) -> tuple[CsvShape, int]:
         fields, size, count = _first_row(head[taken:], delimiter=delimiter, quoted=quoted)
         taken, lines = taken + size, lines + count
         if not count:
-            raise InvalidInput("The CSV file has no first row.", remedy="Its first line must name the columns.", field="source")
+            raise InvalidInput(
+                "The CSV file has no first row.", remedy="Its first line must name the columns.", field="source"
+            )
     has_header = _is_header(fields)
-    header = tuple(name.strip() for name in fields) if has_header else tuple(f"column{i + 1}" for i in range(len(fields)))
+    header = (
+        tuple(name.strip() for name in fields) if has_header else tuple(f"column{i + 1}" for i in range(len(fields)))
+    )
     twice = next((name for name in header if name and header.count(name) > 1), None)
     if twice is not None:
-        raise InvalidInput(f"Two columns are named {twice!r}.", remedy="Name each column of the CSV file differently.", field="source")
+        raise InvalidInput(
+            f"Two columns are named {twice!r}.", remedy="Name each column of the CSV file differently.", field="source"
+        )
     return CsvShape(delimiter, quoted, header, has_header, lines, not head[:taken].endswith(b"\r\n")), taken
 
 
 def _delimiter(head: bytes) -> str:
-    """Return the comma if it separates the first row, else the delimiter that gives the first two rows equally many fields."""
+    """Return the comma if it separates the first row, else the delimiter that gives the first two rows equally many
+    fields.
+    """
     rows = {",": len(_first_row(head, delimiter=",", quoted=True)[0])}
     if rows[","] > 1:
         return ","
@@ -246,7 +262,9 @@ def _csv_reader(lines: Iterable[str], *, delimiter: str, quoted: bool) -> Any:
 def iter_csv_rows(
     lines: Iterable[bytes | RowProblem], *, shape: CsvShape, first: int = 1, is_enough: Callable[[], bool] | None = None
 ) -> Iterator[NumberedRow]:
-    """Parse the lines of a CSV file as rows, the next line being number `first`; stop between two rows when `is_enough`."""
+    """Parse the lines of a CSV file as rows, the next line being number `first`; stop between two rows when
+    `is_enough`.
+    """
     csv.field_size_limit(MAX_ROW_BYTES)
     too_long: list[RowProblem] = []
     end = b"" if shape.keeps_returns else b"\r"
@@ -272,7 +290,10 @@ def iter_csv_rows(
         except StopIteration:
             return
         except csv.Error as error:
-            yield number, _csv_problem(error, lines=first + reader.line_num - number, raw=_raw(b"".join(begun)[:RAW_CHARACTERS]))
+            yield (
+                number,
+                _csv_problem(error, lines=first + reader.line_num - number, raw=_raw(b"".join(begun)[:RAW_CHARACTERS])),
+            )
         else:
             if fields:
                 yield number, _csv_row(fields, shape=shape, too_long=too_long)
@@ -314,13 +335,18 @@ def iter_csv(chunks: Iterable[bytes], *, suffix: str) -> Iterator[NumberedRow]:
     shape, taken = csv_shape(head, suffix=suffix)
     skipped, lines = (taken, shape.header_lines) if shape.has_header else (0, 0)
     rest = itertools.chain([head[skipped:]], stream)
-    yield from iter_csv_rows((line for _, line in iter_lines(rest, keep_returns=shape.keeps_returns)), shape=shape, first=lines + 1)
+    yield from iter_csv_rows(
+        (line for _, line in iter_lines(rest, keep_returns=shape.keeps_returns)), shape=shape, first=lines + 1
+    )
 
 
-def iter_rows_of(suffix: str, chunks: Iterable[bytes], *, lines_are_prompts: bool = False, first: int = 1) -> Iterator[NumberedRow]:
+def iter_rows_of(
+    suffix: str, chunks: Iterable[bytes], *, lines_are_prompts: bool = False, first: int = 1
+) -> Iterator[NumberedRow]:
     """Parse rows from a stream of bytes whose next line is number `first`.
 
-    `lines_are_prompts` reads a .txt file as one prompt a line. Raises InvalidInput for UTF-16 and for suffixes that are not text.
+    `lines_are_prompts` reads a .txt file as one prompt a line. Raises InvalidInput for UTF-16 and for suffixes that are
+    not text.
     """
     checked = _checked(chunks) if first == 1 else chunks  # byte order marks occur only at the beginning of a file
     if suffix in TEXTS:
@@ -337,8 +363,9 @@ def iter_rows_of(suffix: str, chunks: Iterable[bytes], *, lines_are_prompts: boo
 def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, Any]]:
     """Return up to `limit` whole rows from the head of a file (a megabyte is plenty), to recognise and to preview.
 
-    Broken rows are skipped, and so is a last row that is cut off. Parquet keeps its index at the end: see backend.infra.files.parquet.
-    Raises InvalidInput for an unknown suffix, an empty head, UTF-16, or a head without one good row, saying what is wrong with the first.
+    Broken rows are skipped, and so is a last row that is cut off. Parquet keeps its index at the end: see
+    backend.infra.files.parquet. Raises InvalidInput for an unknown suffix, an empty head, UTF-16, or a head without one
+    good row, saying what is wrong with the first.
     """
     suffix, packing = suffix_of(name)
     if not head.strip():
@@ -347,7 +374,9 @@ def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, An
         try:
             head = zlib.decompressobj(wbits=31).decompress(head, 16 * 2**20)
         except zlib.error as error:
-            raise InvalidInput(f"The file {name[:120]!r} is not compressed by gzip ({error}).", field="source") from None
+            raise InvalidInput(
+                f"The file {name[:120]!r} is not compressed by gzip ({error}).", field="source"
+            ) from None
     if suffix in TEXTS:  # a character may be cut in two at the end
         head = head.decode("utf-8", "ignore").encode() if not head.startswith(_UTF16) else head
     rows: list[dict[str, Any]] = []

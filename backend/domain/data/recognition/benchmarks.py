@@ -35,9 +35,15 @@ def detect_multiple_choice(sample: Sample) -> Recognition | None:
     wrong = [incorrect] if incorrect else [column for column in sample.columns if _DISTRACTOR_COLUMN.fullmatch(column)]
     if correct and wrong:
         question = sample.find(QUESTION_NAMES, but=(correct, *wrong))
-        mapping = {**({question: "question"} if question else {}), correct: "correct", **dict.fromkeys(wrong, "incorrect")}
+        mapping = {
+            **({question: "question"} if question else {}),
+            correct: "correct",
+            **dict.fromkeys(wrong, "incorrect"),
+        }
         named = ", ".join(f"`{column}`" for column in wrong)
-        return Recognition(DatasetKind.BENCHMARK, mapping, 0.9, f"`{correct}` is the right choice, {named} the wrong ones")
+        return Recognition(
+            DatasetKind.BENCHMARK, mapping, 0.9, f"`{correct}` is the right choice, {named} the wrong ones"
+        )
     listed = sample.find(CHOICES_NAMES)
     if listed and not sample.all(
         listed, lambda value: isinstance(value, list | dict) or (isinstance(value, str) and value.startswith("["))
@@ -48,8 +54,15 @@ def detect_multiple_choice(sample: Sample) -> Recognition | None:
     if not columns or not question or not answer:
         return None
     context = sample.find(CONTEXT_NAMES, but=(question,))
-    mapping = {**({context: "context"} if context else {}), question: "question", **dict.fromkeys(columns, "choices"), answer: "answer"}
-    reason = f"`{question}` with choices in {', '.join(f'`{column}`' for column in columns)} and the right one in `{answer}`"
+    mapping = {
+        **({context: "context"} if context else {}),
+        question: "question",
+        **dict.fromkeys(columns, "choices"),
+        answer: "answer",
+    }
+    reason = (
+        f"`{question}` with choices in {', '.join(f'`{column}`' for column in columns)} and the right one in `{answer}`"
+    )
     return Recognition(DatasetKind.BENCHMARK, mapping, 0.9, reason)
 
 

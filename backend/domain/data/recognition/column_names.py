@@ -87,10 +87,29 @@ SIDE_NAMES = (
     ("response_x", "response_y"),
     ("text_a", "text_b"),
 )
-WINNER_NAMES = ("winner", "better_response_id", "preference", "preferred", "verdict", "overall_preference", "choice", "label")
+WINNER_NAMES = (
+    "winner",
+    "better_response_id",
+    "preference",
+    "preferred",
+    "verdict",
+    "overall_preference",
+    "choice",
+    "label",
+)
 QUESTION_NAMES = ("question", "question_stem", "query", "ctx", "prompt", "input", "goal", "sentence", "stem", "problem")
 CHOICES_NAMES = ("choices", "options", "endings", "answers", "mc_choices")
-ANSWER_NAMES = ("answer", "answerkey", "gold", "label", "correct_answer", "answer_index", "answer_idx", "target", "gold_index")
+ANSWER_NAMES = (
+    "answer",
+    "answerkey",
+    "gold",
+    "label",
+    "correct_answer",
+    "answer_index",
+    "answer_idx",
+    "target",
+    "gold_index",
+)
 CORRECT_NAMES = ("best_answer", "correct", "sentence_good", "correct_answer")
 INCORRECT_NAMES = ("incorrect_answers", "incorrect", "sentence_bad", "distractors")
 ANSWERS_NAMES = ("answers", "answer", "target", "targets")
@@ -161,6 +180,8 @@ def describe_missing(column: str, field: str, others: Sequence[str]) -> str:
     if not others:
         return f"column `{column}` is missing (found: no other column)"
     near = nearest_column(field, others, like=column)
-    listed = ", ".join(f"`{name}`" for name in others[:12]) + (f" and {len(others) - 12} more" if len(others) > 12 else "")
+    listed = ", ".join(f"`{name}`" for name in others[:12]) + (
+        f" and {len(others) - 12} more" if len(others) > 12 else ""
+    )
     hint = "" if near is None else "; use it?" if len(others) == 1 else f"; use `{near}`?"
     return f"column `{column}` is missing (found: {listed}{hint})"

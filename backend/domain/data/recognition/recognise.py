@@ -1,4 +1,6 @@
-"""Recognise the kind of dataset that sample rows belong to, and map their columns. The result is a guess with a reason."""
+"""Recognise the kind of dataset that sample rows belong to, and map their columns. The result is a guess with a
+reason.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ from backend.domain.data.recognition.benchmarks import (
     detect_headless_multiple_choice,
     detect_multiple_choice,
 )
-from backend.domain.data.recognition.column_names import ANSWERS_NAMES, COMPLETION_NAMES, MESSAGES_NAMES, PROMPT_NAMES, nearest_column
+from backend.domain.data.recognition.column_names import (
+    ANSWERS_NAMES,
+    COMPLETION_NAMES,
+    MESSAGES_NAMES,
+    PROMPT_NAMES,
+    nearest_column,
+)
 from backend.domain.data.recognition.records import detect_records
 from backend.domain.data.recognition.sample import Recognition, Sample
 from backend.domain.data.recognition.strings import detect_strings
@@ -72,12 +80,16 @@ LOOKED_FOR = (
 
 
 def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = None) -> Recognition:
-    """Return the kind of some sample rows with the mapping of their columns; with `kind`, map the columns for that kind.
+    """Return the kind of some sample rows with the mapping of their columns; with `kind`, map the columns for that
+    kind.
 
     Raises InvalidInput if there are no rows or no column fits, naming the nearest column.
     """
     if not rows:
-        raise InvalidInput("There is no row to recognise.", remedy="Check that the file is not empty and that its first lines are valid.")
+        raise InvalidInput(
+            "There is no row to recognise.",
+            remedy="Check that the file is not empty and that its first lines are valid.",
+        )
     sample = Sample(rows)
     candidates = [recognition for detector in _DETECTORS if (recognition := detector(sample))]
     if kind is None and (turns := detect_unread_turns(sample)) is not None:
@@ -96,7 +108,9 @@ def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = N
 
 
 def _counted_from(rows: Sequence[Mapping[str, Any]], recognition: Recognition) -> Recognition:
-    """Return the recognition, with answers counted from 1 where these rows prove it; the import decides over all rows otherwise."""
+    """Return the recognition, with answers counted from 1 where these rows prove it; the import decides over all rows
+    otherwise.
+    """
     with suppress(InvalidInput):
         mapping = settle_answers(rows, recognition.mapping, kind=recognition.kind)
         if "answer_from_1" in mapping.values():
@@ -118,7 +132,12 @@ def _as_kind(sample: Sample, kind: DatasetKind) -> list[Recognition]:
         question, answer = sample.find(PROMPT_NAMES), sample.find((*ANSWERS_NAMES, *COMPLETION_NAMES))
         if question and answer and question != answer:
             return [
-                Recognition(kind, {question: "question", answer: "answers"}, 0.5, f"`{question}` with the expected answer in `{answer}`")
+                Recognition(
+                    kind,
+                    {question: "question", answer: "answers"},
+                    0.5,
+                    f"`{question}` with the expected answer in `{answer}`",
+                )
             ]
     return _nearly(sample, kind)
 

@@ -34,7 +34,9 @@ class Sample:
 
     def find(self, names: Sequence[str], *, but: Sequence[str] = ()) -> str | None:
         """Return the first column with one of the names."""
-        return next((self._by_name[name] for name in names if name in self._by_name and self._by_name[name] not in but), None)
+        return next(
+            (self._by_name[name] for name in names if name in self._by_name and self._by_name[name] not in but), None
+        )
 
     def values(self, column: str) -> list[Any]:
         """Return the non-null values of a column."""
@@ -52,9 +54,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class SourceHead:
-    """The first rows of a source. `name`: their file, one of `files`. `left_out`: number of files that are not read. `foreign`: where
-    bytes that are
-    not UTF-8 begin, or "". `val_split`: the saved split that is kept for validation, or "".
+    """The first rows of a source. `name`: their file, one of `files`. `left_out`: number of files that are not read.
+    `foreign`: where bytes that are not UTF-8 begin, or "". `val_split`: the saved split that is kept for validation, or
+    "".
     """
 
     rows: list[dict[str, Any]]

@@ -1,4 +1,6 @@
-"""Recognise rows that are bare strings, as in a JSON list of strings: prompts if they look like requests, else texts."""
+"""Recognise rows that are bare strings, as in a JSON list of strings: prompts if they look like requests, else
+texts.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ _REQUEST = re.compile(
     r"write|explain|describe|list|give|tell|summari[sz]e|translate|compare|create|generate|make|suggest|name|find|solve|calculate|compute|"
     r"show|help|provide|convert|classify|identify|rewrite|edit|correct|design|develop|draft|outline|propose|plan|imagine|pretend|act|"
     r"answer|define|discuss|analy[sz]e|evaluate|recommend|implement|simplify|compose|complete|continue|please|prove|derive|count|extract|"
-    r"teach|instruct|devise|produce|prepare|invent|brainstorm|construct|argue|choose|read|say|think|let's|i want|i need|you are)\b",
+    r"teach|instruct|devise|produce|prepare|invent|brainstorm|construct|argue|choose|read|say|think|let's|i want|i"
+    r" need|you are)\b",
     re.IGNORECASE,
 )
 
@@ -29,13 +32,18 @@ def detect_strings(sample: Sample) -> Recognition | None:
     requests = sum(map(reads_as_request, texts))
     if requests >= 0.6 * len(texts):
         reason = f"a list of strings, of which {requests} of the first {len(texts)} read as questions or instructions"
-        return Recognition(DatasetKind.PROMPTS, {STRING_COLUMN: "prompt"}, 0.7, f"{reason}; choose kind text to train on them")
+        return Recognition(
+            DatasetKind.PROMPTS, {STRING_COLUMN: "prompt"}, 0.7, f"{reason}; choose kind text to train on them"
+        )
     reason = f"a list of strings, of which {requests} of the first {len(texts)} read as questions or instructions"
-    return Recognition(DatasetKind.TEXT, {STRING_COLUMN: "text"}, 0.7, f"{reason}; choose kind prompts to have them answered")
+    return Recognition(
+        DatasetKind.TEXT, {STRING_COLUMN: "text"}, 0.7, f"{reason}; choose kind prompts to have them answered"
+    )
 
 
 def reads_as_request(text: str) -> bool:
-    """Return whether a text looks like a prompt: it ends in a question mark, or begins as a question or an instruction does.
+    """Return whether a text looks like a prompt: it ends in a question mark, or begins as a question or an instruction
+    does.
 
     >>> reads_as_request("Explain how a heat pump works."), reads_as_request("The heat pump hummed.")
     (True, False)

@@ -71,7 +71,9 @@ def detect_preference(sample: Sample) -> Recognition | None:
         mapping = {prompt: "prompt", **mapping, **_input(sample, prompt)}
     how = "whole conversations that begin alike" if is_whole else f"answers to `{prompt}`"
     reason = f"`{chosen}` and `{rejected}` are {how}"
-    return Recognition(DatasetKind.PREFERENCE, {**mapping, **_extras(sample, mapping)}, 0.95 if prompt or is_whole else 0.5, reason)
+    return Recognition(
+        DatasetKind.PREFERENCE, {**mapping, **_extras(sample, mapping)}, 0.95 if prompt or is_whole else 0.5, reason
+    )
 
 
 def detect_compared(sample: Sample) -> Recognition | None:
@@ -102,7 +104,12 @@ def detect_compared(sample: Sample) -> Recognition | None:
 def detect_kto(sample: Sample) -> Recognition | None:
     """Recognise single answers that are labelled good or bad."""
     label = next(
-        (column for name in LABEL_NAMES if (column := sample.find((name,))) and sample.all(column, lambda v: label_of(v) is not None)), None
+        (
+            column
+            for name in LABEL_NAMES
+            if (column := sample.find((name,))) and sample.all(column, lambda v: label_of(v) is not None)
+        ),
+        None,
     )
     if label is None:
         return None
@@ -110,7 +117,9 @@ def detect_kto(sample: Sample) -> Recognition | None:
     if answer is None or label in answer.mapping:
         return None
     mapping = {column: field for column, field in answer.mapping.items() if field not in ("history", "instances")}
-    return Recognition(DatasetKind.KTO, {**mapping, label: "label"}, 0.9, f"{answer.reason}, and `{label}` rates it good or bad")
+    return Recognition(
+        DatasetKind.KTO, {**mapping, label: "label"}, 0.9, f"{answer.reason}, and `{label}` rates it good or bad"
+    )
 
 
 def detect_answered_turns(sample: Sample) -> Recognition | None:
@@ -120,7 +129,9 @@ def detect_answered_turns(sample: Sample) -> Recognition | None:
         return None
     mapping = {prompt: "prompt", completion: "completion"}
     mapping |= _extras(sample, mapping)
-    return Recognition(DatasetKind.CHAT, mapping, 0.9, f"`{prompt}` holds the prompts and `{completion}` the answers, both as turns")
+    return Recognition(
+        DatasetKind.CHAT, mapping, 0.9, f"`{prompt}` holds the prompts and `{completion}` the answers, both as turns"
+    )
 
 
 def detect_chat(sample: Sample) -> Recognition | None:
@@ -132,18 +143,25 @@ def detect_chat(sample: Sample) -> Recognition | None:
         transcript = next((name for name in sample.columns if sample.all(name, is_transcript)), None)
         if not transcript:
             return None
-        return Recognition(DatasetKind.CHAT, {transcript: "messages"}, 0.8, f"`{transcript}` is a dialogue of Human and Assistant")
+        return Recognition(
+            DatasetKind.CHAT, {transcript: "messages"}, 0.8, f"`{transcript}` is a dialogue of Human and Assistant"
+        )
     sharegpt = sample.all(
-        column, lambda turns: isinstance(turns, list) and bool(turns) and isinstance(turns[0], dict) and "from" in turns[0]
+        column,
+        lambda turns: isinstance(turns, list) and bool(turns) and isinstance(turns[0], dict) and "from" in turns[0],
     )
     spelling = "ShareGPT's from/value" if sharegpt else "role/content"
     extras = _extras(sample, {column: "messages"})
     offered = ", with tools" if "tools" in extras.values() else ""
-    return Recognition(DatasetKind.CHAT, {column: "messages", **extras}, 0.95, f"`{column}` holds turns ({spelling}){offered}")
+    return Recognition(
+        DatasetKind.CHAT, {column: "messages", **extras}, 0.95, f"`{column}` holds turns ({spelling}){offered}"
+    )
 
 
 def detect_unread_turns(sample: Sample) -> Recognition | None:
-    """Recognise turns with roles in a spelling that can't be read: the rows are then rejected with the reason, not taken for text."""
+    """Recognise turns with roles in a spelling that can't be read: the rows are then rejected with the reason, not
+    taken for text.
+    """
 
     def has_roles(value: Any) -> bool:
         if isinstance(value, str) and value.lstrip().startswith("[{"):
@@ -151,7 +169,11 @@ def detect_unread_turns(sample: Sample) -> Recognition | None:
                 value = json.loads(value)
             except (ValueError, RecursionError):
                 return False
-        return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and set(ROLE_KEYS) & set(turn) for turn in value)
+        return (
+            isinstance(value, list)
+            and bool(value)
+            and all(isinstance(turn, dict) and set(ROLE_KEYS) & set(turn) for turn in value)
+        )
 
     column = next((name for name in sample.columns if sample.all(name, has_roles)), None)
     if column is None:
@@ -161,7 +183,9 @@ def detect_unread_turns(sample: Sample) -> Recognition | None:
 
 
 def detect_instruction(sample: Sample) -> Recognition | None:
-    """Recognise a prompt with its completion: Alpaca, prompt and response, Self-Instruct; with earlier rounds it is a chat."""
+    """Recognise a prompt with its completion: Alpaca, prompt and response, Self-Instruct; with earlier rounds it is a
+    chat.
+    """
     prompt = sample.find(PROMPT_NAMES)
     completion = sample.find(COMPLETION_NAMES, but=(prompt or "",))
     instances = sample.find(INSTANCES_NAMES)
@@ -189,7 +213,9 @@ def detect_prompts(sample: Sample) -> Recognition | None:
     """Recognise prompts without answers, and name a column that might hold the answers."""
     turns = sample.find(TURNS_NAMES)
     if turns and sample.all(turns, lambda value: isinstance(value, list) and bool(value) and isinstance(value[0], str)):
-        return Recognition(DatasetKind.PROMPTS, {turns: "prompt"}, 0.8, f"`{turns}` lists turns of the user; the first is the prompt")
+        return Recognition(
+            DatasetKind.PROMPTS, {turns: "prompt"}, 0.8, f"`{turns}` lists turns of the user; the first is the prompt"
+        )
     prompt = sample.find(("prompt", "instruction", "question", "query", "goal", "behavior", "prompt_template"))
     if prompt and not (sample.is_text(prompt) and sample.all(prompt, lambda value: not str(value).strip().isdecimal())):
         prompt = None  # the number of a prompt, as votes have it
@@ -199,7 +225,9 @@ def detect_prompts(sample: Sample) -> Recognition | None:
     if not prompt or not sample.is_text(prompt):
         return None
     mapping = {prompt: "prompt", **_input(sample, prompt)}
-    near = nearest_column("completion", [column for column in sample.columns if column not in mapping and sample.is_text(column)])
+    near = nearest_column(
+        "completion", [column for column in sample.columns if column not in mapping and sample.is_text(column)]
+    )
     hint = f"; if `{near}` holds answers, choose kind instruction and map it to `completion`" if near else ""
     if sides:
         hint = f"; no verdict on which of {' and '.join(f'`{column}`' for column in sides[:2])} is better"
@@ -212,7 +240,9 @@ def detect_text(sample: Sample) -> Recognition | None:
     if column and sample.is_text(column):
         others = [f"`{name}`" for name in sample.columns if name != column]
         unused = f"; not used: {', '.join(others[:6])}{', ...' if len(others) > 6 else ''}" if others else ""
-        return Recognition(DatasetKind.TEXT, {column: "text"}, 0.8 if others else 0.95, f"plain text in `{column}`{unused}")
+        return Recognition(
+            DatasetKind.TEXT, {column: "text"}, 0.8 if others else 0.95, f"plain text in `{column}`{unused}"
+        )
     texts = [name for name in sample.columns if sample.is_text(name)]
     if not texts:
         return None
@@ -223,7 +253,8 @@ def detect_text(sample: Sample) -> Recognition | None:
         names = {plain_name(name) for name in sample.columns}
         votes = next((columns for columns in VOTE_NAMES if set(columns) <= names), None)
         reason += (
-            f"; {', '.join(f'`{name}`' for name in votes)} look like votes: `roundhouse rating fit` rates contestants by them"
+            f"; {', '.join(f'`{name}`' for name in votes)} look like votes: `roundhouse rating fit` rates contestants"
+            " by them"
             if votes
             else "; its values are short, as in a table of facts: probably not training text"
         )

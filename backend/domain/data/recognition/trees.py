@@ -17,7 +17,12 @@ def detect_tree(sample: Sample) -> Recognition | None:
     if mapping is None:
         return None
     ranks = "; choose kind preference to compare answers by their rank instead" if _has_ranks(sample, mapping) else ""
-    return Recognition(DatasetKind.CHAT, mapping, 0.95, f"{_shape(mapping)}; each path from its root to a leaf is a conversation{ranks}")
+    return Recognition(
+        DatasetKind.CHAT,
+        mapping,
+        0.95,
+        f"{_shape(mapping)}; each path from its root to a leaf is a conversation{ranks}",
+    )
 
 
 def detect_ranked_tree(sample: Sample) -> Recognition | None:

@@ -1,10 +1,11 @@
-"""Find benchmark items in rows by 13-gram overlap of words (as GPT-3, arXiv 2005.14165, appendix C), or by a whole short question.
+"""Find benchmark items in rows by 13-gram overlap of words (as GPT-3, arXiv 2005.14165, appendix C), or by a whole
+short question.
 
-Words are compared without case and punctuation: "don't" is "dont", as there; "well-known" is two words. In scripts written without
-spaces every character is a word. An item's text is its question followed by its right answer (the answer alone without a question), and
-any 13 consecutive words of it count. 13-grams that more than 10 items of a benchmark share are left out.
-A question of 3 to 12 words counts as a whole: anywhere from 6 words on; with fewer, where it is a turn of its own or its right answer
-follows within 12 words. Questions of one or two words are ignored.
+Words are compared without case and punctuation: "don't" is "dont", as there; "well-known" is two words. In scripts
+written without spaces every character is a word. An item's text is its question followed by its right answer (the
+answer alone without a question), and any 13 consecutive words of it count. 13-grams that more than 10 items of a
+benchmark share are left out. A question of 3 to 12 words counts as a whole: anywhere from 6 words on; with fewer, where
+it is a turn of its own or its right answer follows within 12 words. Questions of one or two words are ignored.
 """
 
 from __future__ import annotations
@@ -51,9 +52,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Overlap:
-    """An item found in a row (by its place in the batch). `kind`: `run` (13 words or more in a row) or `question` (a short one whole).
+    """An item found in a row (by its place in the batch). `kind`: `run` (13 words or more in a row) or `question` (a
+    short one whole).
 
-    `text` is the common text, without case and punctuation; `share` the part of the item's question that it covers, 0 to 1.
+    `text` is the common text, without case and punctuation; `share` the part of the item's question that it covers, 0
+    to 1.
     """
 
     row: int
@@ -138,7 +141,9 @@ class BenchmarkIndex:
         return owners
 
     def search(self, rows: Sequence[Sequence[str]]) -> list[Overlap]:
-        """Return the items found in rows, each row a list of its parts (turns, fields). One overlap an item and row: the longest."""
+        """Return the items found in rows, each row a list of its parts (turns, fields). One overlap an item and row:
+        the longest.
+        """
         if not self._items or not rows:
             return []
         lines = [_Line(self._words, parts) for parts in rows]
@@ -147,7 +152,10 @@ class BenchmarkIndex:
         starts = np.cumsum([0, *(len(line.ids) + RUN for line in lines)])
         code = self._code[flat]
         overlaps: dict[tuple[int, int], Overlap] = {}
-        for overlap, place in [*self._search_runs(lines, flat, code, starts), *self._search_questions(lines, flat, code, starts)]:
+        for overlap, place in [
+            *self._search_runs(lines, flat, code, starts),
+            *self._search_questions(lines, flat, code, starts),
+        ]:
             known = overlaps.get((overlap.row, place))
             if known is None or overlap.words > known.words:
                 overlaps[overlap.row, place] = overlap
@@ -170,7 +178,9 @@ class BenchmarkIndex:
                 reached[row, owner] = end - RUN + 1
                 yield self._overlap(row, owner, "run", lines[row].ids[begin:end]), owner
 
-    def _search_questions(self, lines: list[_Line], flat: Ids, code: Codes, starts: Ids) -> Iterator[tuple[Overlap, int]]:
+    def _search_questions(
+        self, lines: list[_Line], flat: Ids, code: Codes, starts: Ids
+    ) -> Iterator[tuple[Overlap, int]]:
         begins = _all_known(flat, SHORTEST) & np.isin(_run_keys(code, SHORTEST), self._short_keys)
         for place in np.flatnonzero(begins).tolist():
             row = int(np.searchsorted(starts, place, "right")) - 1
@@ -182,7 +192,9 @@ class BenchmarkIndex:
                         yield self._overlap(row, owner, "question", line.ids[at : at + size]), owner
 
     def _extend(self, ids: Ids, at: int, owner: int) -> tuple[int, int]:
-        """Return the longest run around row position `at` that also occurs in the item; empty if its 13 words do not."""
+        """Return the longest run around row position `at` that also occurs in the item; empty if its 13 words do
+        not.
+        """
         passage = self._passages[owner].ids
         windows = np.lib.stride_tricks.sliding_window_view(passage, RUN)
         matches = np.flatnonzero((windows == ids[at : at + RUN]).all(axis=1))
@@ -211,7 +223,9 @@ class BenchmarkIndex:
 
     def _overlap(self, row: int, owner: int, kind: str, ids: Ids) -> Overlap:
         item, passage = self._items[owner], self._passages[owner]
-        text = " ".join(self._texts[index - 1] for index in ids[:SHOWN_WORDS]) + (" …" if len(ids) > SHOWN_WORDS else "")
+        text = " ".join(self._texts[index - 1] for index in ids[:SHOWN_WORDS]) + (
+            " …" if len(ids) > SHOWN_WORDS else ""
+        )
         share = min(1.0, len(ids) / max(1, passage.question_words or len(passage.ids)))
         return Overlap(row, item.benchmark, item.number, kind, text, len(ids), share)
 

@@ -23,7 +23,9 @@ class Grade(StrEnum):
 
 @dataclass(frozen=True)
 class DataFinding:
-    """One sentence and the next step. `drop` names the rows that can be dropped (services.data_reports.REASONS), `num_rows` how many."""
+    """One sentence and the next step. `drop` names the rows that can be dropped (services.data_reports.REASONS),
+    `num_rows` how many.
+    """
 
     grade: Grade
     topic: str
@@ -65,8 +67,8 @@ def _rendering(report: DataReport) -> Iterator[DataFinding]:
         yield DataFinding(
             Grade.LOOK,
             "rendering",
-            f"{_rows(report.forged_rows, 'spells', 'spell')} special tokens of the tokenizer, which the renderer splits so that they "
-            f"stay text: {first.split} row {first.row:,}.",
+            f"{_rows(report.forged_rows, 'spells', 'spell')} special tokens of the tokenizer, which the renderer splits"
+            f" so that they stay text: {first.split} row {first.row:,}.",
             "Drop them, or replace that text at the source.",
             drop="forged",
         )
@@ -74,7 +76,8 @@ def _rendering(report: DataReport) -> Iterator[DataFinding]:
         yield DataFinding(
             Grade.BLOCKS,
             "length",
-            f"The train split has {report.train.tokens:,} tokens, too few for a context of {report.question.context:,}.",
+            f"The train split has {report.train.tokens:,} tokens, too few for a context of"
+            f" {report.question.context:,}.",
             f"Use a context of at most {max(8, (report.train.tokens - 1) // 2):,}, or more text.",
         )
 
@@ -87,7 +90,8 @@ def _silence(report: DataReport) -> Iterator[DataFinding]:
         yield DataFinding(
             Grade.BLOCKS,
             "zero-label rows",
-            f"None of the {rows:,} train rows has anything to train on{_first_reason(report)}. A run on them is refused.",
+            f"None of the {rows:,} train rows has anything to train on{_first_reason(report)}. A run on them is"
+            " refused.",
             "Choose a longer context, or another dataset.",
         )
     elif silent:
@@ -95,8 +99,8 @@ def _silence(report: DataReport) -> Iterator[DataFinding]:
         yield DataFinding(
             Grade.LOOK,
             "zero-label rows",
-            f"{_rows(silent)} of {rows:,} {'has' if silent == 1 else 'have'} nothing to train on ({_percent(silent, rows)}){reason}. "
-            f"The trainer leaves {'it' if silent == 1 else 'them'} out.",
+            f"{_rows(silent)} of {rows:,} {'has' if silent == 1 else 'have'} nothing to train on"
+            f" ({_percent(silent, rows)}){reason}. The trainer leaves {'it' if silent == 1 else 'them'} out.",
             "Choose a longer context, or drop them.",
             drop="zero_label",
         )
@@ -105,7 +109,11 @@ def _silence(report: DataReport) -> Iterator[DataFinding]:
     empty = sum(split.empty_rows for split in report.splits.values())
     if empty:
         yield DataFinding(
-            Grade.LOOK, "empty rows", f"{_rows(empty, 'has', 'have')} no text, or an answer without any.", "Drop them.", drop="empty"
+            Grade.LOOK,
+            "empty rows",
+            f"{_rows(empty, 'has', 'have')} no text, or an answer without any.",
+            "Drop them.",
+            drop="empty",
         )
 
 
@@ -117,7 +125,9 @@ def _first_reason(report: DataReport) -> str:
 def _cuts(report: DataReport) -> Iterator[DataFinding]:
     train, context = report.train, report.question.context
     if report.trainer == "pretrain":
-        yield DataFinding(Grade.FINE, "length", f"Texts follow each other in windows of {context:,} tokens; nothing is cut off.")
+        yield DataFinding(
+            Grade.FINE, "length", f"Texts follow each other in windows of {context:,} tokens; nothing is cut off."
+        )
     elif report.trainer == "none":
         longer = train.lengths.max > context
         yield DataFinding(
@@ -129,15 +139,19 @@ def _cuts(report: DataReport) -> Iterator[DataFinding]:
         yield DataFinding(
             Grade.LOOK,
             "length",
-            f"{_rows(train.truncated_rows)} ({_percent(train.truncated_rows, train.rows)}) "
-            f"{'is' if train.truncated_rows == 1 else 'are'} longer than {context:,} tokens; {train.lost_tokens:,} tokens "
-            f"({_percent(train.lost_tokens, train.tokens)}) are cut off, and with them where such answers end.",
-            f"A context of {_round_up(train.lengths.p99):,} holds 99 % of the rows whole."
-            if train.lengths.p99 <= FAR * context
-            else "Split the longest rows at the source.",
+            f"{_rows(train.truncated_rows)} ({_percent(train.truncated_rows, train.rows)})"
+            f" {'is' if train.truncated_rows == 1 else 'are'} longer than {context:,} tokens; {train.lost_tokens:,}"
+            f" tokens ({_percent(train.lost_tokens, train.tokens)}) are cut off, and with them where such answers end.",
+            (
+                f"A context of {_round_up(train.lengths.p99):,} holds 99 % of the rows whole."
+                if train.lengths.p99 <= FAR * context
+                else "Split the longest rows at the source."
+            ),
         )
     else:
-        yield DataFinding(Grade.FINE, "length", f"Every row fits {context:,} tokens; the longest has {train.lengths.max:,}.")
+        yield DataFinding(
+            Grade.FINE, "length", f"Every row fits {context:,} tokens; the longest has {train.lengths.max:,}."
+        )
 
 
 def _leakage(report: DataReport) -> Iterator[DataFinding]:
@@ -163,8 +177,9 @@ def _leakage(report: DataReport) -> Iterator[DataFinding]:
         yield DataFinding(
             Grade.LOOK,
             "leakage",
-            f"{_rows(total)} of {held_out:,} held out ({_percent(total, held_out)}) {'is' if total == 1 else 'are'} also trained on, "
-            f"{how}: row {first.val.row:,} is like train row {first.train.row:,}. val_loss will look better than it is.",
+            f"{_rows(total)} of {held_out:,} held out ({_percent(total, held_out)}) {'is' if total == 1 else 'are'}"
+            f" also trained on, {how}: row {first.val.row:,} is like train row {first.train.row:,}. val_loss will look"
+            " better than it is.",
             "Drop the rows like them from those to train on.",
             drop="leakage",
         )
@@ -174,8 +189,8 @@ def _leakage(report: DataReport) -> Iterator[DataFinding]:
         yield DataFinding(
             Grade.LOOK if leak.same_prompt > NOTABLE * held_out else Grade.FINE,
             "leakage",
-            f"{_rows(leak.same_prompt)} held out {'has' if leak.same_prompt == 1 else 'have'} the prompt of a training row, "
-            "with another answer.",
+            f"{_rows(leak.same_prompt)} held out {'has' if leak.same_prompt == 1 else 'have'} the prompt of a training"
+            " row, with another answer.",
         )
 
 
@@ -183,11 +198,16 @@ def _contamination(report: DataReport) -> Iterator[DataFinding]:
     looked = sum(benchmark.items for benchmark in report.benchmarks)
     if not report.benchmarks:
         yield DataFinding(
-            Grade.FINE, "benchmarks", "No benchmark is imported, so none was searched for.", "Import the benchmarks that you measure with."
+            Grade.FINE,
+            "benchmarks",
+            "No benchmark is imported, so none was searched for.",
+            "Import the benchmarks that you measure with.",
         )
     elif report.contaminated_items:
         first = report.contamination[0]
-        names = ", ".join(f"{benchmark.found:,} of {benchmark.name}" for benchmark in report.benchmarks if benchmark.found)
+        names = ", ".join(
+            f"{benchmark.found:,} of {benchmark.name}" for benchmark in report.benchmarks if benchmark.found
+        )
         yield DataFinding(
             Grade.LOOK,
             "benchmarks",
@@ -198,7 +218,11 @@ def _contamination(report: DataReport) -> Iterator[DataFinding]:
         )
     else:
         word = "benchmark" if len(report.benchmarks) == 1 else "benchmarks"
-        yield DataFinding(Grade.FINE, "benchmarks", f"No item of {len(report.benchmarks)} {word} ({looked:,} items) stands in the rows.")
+        yield DataFinding(
+            Grade.FINE,
+            "benchmarks",
+            f"No item of {len(report.benchmarks)} {word} ({looked:,} items) stands in the rows.",
+        )
 
 
 def _duplicates(report: DataReport) -> Iterator[DataFinding]:
@@ -216,7 +240,9 @@ def _duplicates(report: DataReport) -> Iterator[DataFinding]:
         yield DataFinding(Grade.FINE, "duplicates", "No two rows are the same or nearly so.")
     if same.limited:
         yield DataFinding(
-            Grade.LOOK, "duplicates", "So many rows look alike that not all were compared; there are more near duplicates than counted."
+            Grade.LOOK,
+            "duplicates",
+            "So many rows look alike that not all were compared; there are more near duplicates than counted.",
         )
 
 
@@ -248,16 +274,22 @@ def _packing(report: DataReport) -> Iterator[DataFinding]:
     if report.trainer == "pretrain":
         yield DataFinding(Grade.FINE, "packing", "Windows are full: no position is padding.")
     elif report.trainer == "sft":
-        alone = f"; one row a sequence, {percent(packing.padded)} of what is computed would be text" if packing.padded is not None else ""
+        alone = (
+            f"; one row a sequence, {percent(packing.padded)} of what is computed would be text"
+            if packing.padded is not None
+            else ""
+        )
         yield DataFinding(
-            Grade.FINE, "packing", f"Rows share sequences, which are {percent(packing.packed)} full, and no position is padding{alone}."
+            Grade.FINE,
+            "packing",
+            f"Rows share sequences, which are {percent(packing.packed)} full, and no position is padding{alone}.",
         )
     else:
         yield DataFinding(
             Grade.LOOK if packing.trainer < 0.5 else Grade.FINE,
             "packing",
-            f"{percent(packing.trainer)} of what is computed is text, the rest padding; packed into the context it would be "
-            f"{percent(packing.packed)}.",
+            f"{percent(packing.trainer)} of what is computed is text, the rest padding; packed into the context it"
+            f" would be {percent(packing.packed)}.",
             "A smaller micro-batch with more accumulation pads less." if packing.trainer < 0.5 else "",
         )
 

@@ -1,10 +1,12 @@
-"""Near-duplicate texts: shingles, MinHash signatures, LSH buckets, exact Jaccard of the candidates. Pure functions on arrays.
+"""Near-duplicate texts: shingles, MinHash signatures, LSH buckets, exact Jaccard of the candidates. Pure functions on
+arrays.
 
-Two texts are near duplicates when the sets of their 5-character sequences, case, punctuation and spacing aside, have a Jaccard
-similarity of at least 0.8. Characters rather than words, so that one changed word in a row of twenty is still found, and languages without
-spaces need no special case. Signatures are 128 MinHash values (Broder 1997; rensa's variant of Fast Similarity Sketching,
-arXiv 1704.04370); buckets are 21 bands of 6 of them (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, 3.4). Pairs that share a
-bucket are candidates, whose similarity is computed exactly from the two sets.
+Two texts are near duplicates when the sets of their 5-character sequences, case, punctuation and spacing aside, have a
+Jaccard similarity of at least 0.8. Characters rather than words, so that one changed word in a row of twenty is still
+found, and languages without spaces need no special case. Signatures are 128 MinHash values (Broder 1997; rensa's
+variant of Fast Similarity Sketching, arXiv 1704.04370); buckets are 21 bands of 6 of them (Leskovec, Rajaraman and
+Ullman, Mining of Massive Datasets, 3.4). Pairs that share a bucket are candidates, whose similarity is computed exactly
+from the two sets.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ def normalise(text: str) -> str:
 
 
 def shingle(texts: Sequence[str]) -> tuple[Hashes, Rows]:
-    """Return the hashed 5-character sequences of normalised texts, one text after the other, and where each begins (with the end).
+    """Return the hashed 5-character sequences of normalised texts, one text after the other, and where each begins
+    (with the end).
 
     A text of fewer than 5 characters is one sequence; an empty one has none. Sequences that repeat are kept.
     """
@@ -83,7 +86,9 @@ def sign(hashes: Hashes, offsets: Rows) -> Signatures:
     """Return the MinHash signatures of texts as `shingle` wrote them, shape (texts, 128)."""
     if len(offsets) < 2:
         return np.empty((0, NUM_HASHES), dtype=np.uint32)
-    rows = rensa.RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets.astype(np.uint64), num_perm=NUM_HASHES, seed=SEED)
+    rows = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
+        hashes, offsets.astype(np.uint64), num_perm=NUM_HASHES, seed=SEED
+    )
     return np.array(rows.to_rows(), dtype=np.uint32).reshape(len(offsets) - 1, NUM_HASHES)
 
 
@@ -99,8 +104,9 @@ def band_key(signatures: Signatures, band: int) -> Hashes:
 def bucket_pairs(keys: Hashes, rows: Rows, *, first_held_out: int, reach: int = REACH) -> tuple[Rows, Rows]:
     """Return the candidate pairs of one band, smaller row first: `rows[i]` is in bucket `keys[i]`; rows ascend.
 
-    In a bucket each row is compared with its `reach` predecessors and with the bucket's first, so that a bucket of n costs n, not n².
-    Rows from `first_held_out` on are held out; each is also compared with the last row of its bucket that is not.
+    In a bucket each row is compared with its `reach` predecessors and with the bucket's first, so that a bucket of n
+    costs n, not n². Rows from `first_held_out` on are held out; each is also compared with the last row of its bucket
+    that is not.
     """
     order = np.argsort(keys, kind="stable")
     keys, rows = keys[order], rows[order]

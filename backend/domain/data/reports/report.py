@@ -49,7 +49,9 @@ class Lengths(_Frozen):
 
 
 class SplitReport(_Frozen):
-    """One split in numbers. `tokens` before the cut, `kept_tokens` after it without rows left out, `loss_tokens` those trained on."""
+    """One split in numbers. `tokens` before the cut, `kept_tokens` after it without rows left out, `loss_tokens` those
+    trained on.
+    """
 
     rows: int = 0
     tokens: int = 0
@@ -103,7 +105,9 @@ class Leak(_Frozen):
 
 
 class Leakage(_Frozen):
-    """Held-out rows that are also in the train split, exactly (`exact`) or nearly (`near`), and those of which only the prompt is."""
+    """Held-out rows that are also in the train split, exactly (`exact`) or nearly (`near`), and those of which only the
+    prompt is.
+    """
 
     exact: int = 0
     near: int = 0
@@ -144,8 +148,9 @@ class FaultReport(_Frozen):
 
 
 class Packing(_Frozen):
-    """Real tokens per position that is computed. `trainer` is our trainer's share in the order of its first epoch. `padded` is one row per
-    sequence, padded to the longest of its micro-batch; `packed` is first-fit decreasing into the context.
+    """Real tokens per position that is computed. `trainer` is our trainer's share in the order of its first epoch.
+    `padded` is one row per sequence, padded to the longest of its micro-batch; `packed` is first-fit decreasing into
+    the context.
     """
 
     trainer: float | None = None
@@ -156,7 +161,9 @@ class Packing(_Frozen):
 
 
 class Epoch(_Frozen):
-    """One pass over the rows to train on. `tokens` and `sequences` that the network reads, `steps` at the requested batch."""
+    """One pass over the rows to train on. `tokens` and `sequences` that the network reads, `steps` at the requested
+    batch.
+    """
 
     tokens: int = 0
     sequences: int = 0
@@ -196,8 +203,9 @@ class BenchmarkChecked(_Frozen):
 
 
 class DataReport(_Frozen):
-    """Result of a data report. Lists hold the first few entries; counts cover all. `droppable` counts the rows that a finding would drop.
-    `forged` rows spell special tokens (`<|end|>`) in their text, which the renderer splits so that they stay text.
+    """Result of a data report. Lists hold the first few entries; counts cover all. `droppable` counts the rows that a
+    finding would drop. `forged` rows spell special tokens (`<|end|>`) in their text, which the renderer splits so that
+    they stay text.
     """
 
     kind: str
@@ -235,11 +243,14 @@ class DataReport(_Frozen):
     @property
     def is_silent(self) -> bool:
         """Return whether no row has a token to train on."""
-        return self.trainer != "none" and self.train.rows > 0 and self.epoch.sequences == 0 and self.train.kept_tokens == 0
+        return (
+            self.trainer != "none" and self.train.rows > 0 and self.epoch.sequences == 0 and self.train.kept_tokens == 0
+        )
 
 
 def sampling_error(drawn: int, total: int) -> float:
-    """Return the half width of a 95 % interval of a share on `drawn` rows of `total`, at its widest; 0 if all rows are drawn.
+    """Return the half width of a 95 % interval of a share on `drawn` rows of `total`, at its widest; 0 if all rows are
+    drawn.
 
     Cochran, Sampling Techniques (1977), section 3.2: simple random sampling without replacement.
 

@@ -27,7 +27,8 @@ _TAGS = (
 _ASCII: dict[str, re.Pattern[str]] = {
     "control_character": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]"),
     "html": re.compile(
-        rf"</?(?:{_TAGS})(?:\s[^<>]{{0,400}})?/?>|&(?:amp|lt|gt|quot|apos|nbsp|#\d{{1,7}}|#x[0-9a-f]{{1,6}});", re.IGNORECASE
+        rf"</?(?:{_TAGS})(?:\s[^<>]{{0,400}})?/?>|&(?:amp|lt|gt|quot|apos|nbsp|#\d{{1,7}}|#x[0-9a-f]{{1,6}});",
+        re.IGNORECASE,
     ),
     "unusual_space": re.compile("\r(?!\n)"),
 }

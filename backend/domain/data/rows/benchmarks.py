@@ -18,7 +18,9 @@ def build_benchmark(values: dict[str, Any]) -> dict[str, Any]:
     context = text_of(values.get("context"), name="context", may_be_empty=True)
     question = f"{context}\n{question}" if context.strip() and question else (question or context)
     if "correct" in values:
-        return _insert_correct(question, correct=label_text(values["correct"], name="correct"), incorrect=values["incorrect"])
+        return _insert_correct(
+            question, correct=label_text(values["correct"], name="correct"), incorrect=values["incorrect"]
+        )
     if "choices" not in values:
         answers = [label_text(answer, name="answers") for answer in values["answers"]]
         final = _FINAL_ANSWER.search(answers[-1]) if answers else None
@@ -26,7 +28,11 @@ def build_benchmark(values: dict[str, Any]) -> dict[str, Any]:
     choices = read_choices(values)
     way = next(field for field in ANSWER_FIELDS if field in values)
     labels = values.get("labels") or []
-    return {"question": question, "choices": choices, "answer": answer_index(values[way], choices=choices, way=way, labels=labels)}
+    return {
+        "question": question,
+        "choices": choices,
+        "answer": answer_index(values[way], choices=choices, way=way, labels=labels),
+    }
 
 
 def read_choices(values: dict[str, Any]) -> list[str]:
@@ -50,7 +56,11 @@ def _distinct(values: list[str]) -> list[str]:
 
 def _insert_correct(question: str, *, correct: str, incorrect: list[Any]) -> dict[str, Any]:
     """Insert the right choice among the wrong ones, at a position that depends only on the text."""
-    wrong = [choice for choice in _distinct([label_text(value, name="incorrect") for value in incorrect]) if choice != correct]
+    wrong = [
+        choice
+        for choice in _distinct([label_text(value, name="incorrect") for value in incorrect])
+        if choice != correct
+    ]
     if not wrong:
         raise RowProblem("`incorrect` holds nothing that differs from `correct`")
     place = sum(f"{question}{correct}".encode("utf-8", "replace")) % (len(wrong) + 1)

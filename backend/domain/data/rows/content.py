@@ -1,4 +1,6 @@
-"""Message content as typed parts (OpenAI, Anthropic, Hugging Face), split into text, reasoning, tool calls and tool results."""
+"""Message content as typed parts (OpenAI, Anthropic, Hugging Face), split into text, reasoning, tool calls and tool
+results.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from typing import Any, NamedTuple
 from backend.domain.data.rows.problem import RowProblem, kind_of_value
 
 TEXT_TYPES = frozenset({"text", "input_text", "output_text", "summary_text", "refusal", "markdown"})
-REASONING_TYPES = frozenset({"reasoning", "reasoning_text", "reasoning_content", "thinking", "think", "thought", "thoughts"})
+REASONING_TYPES = frozenset(
+    {"reasoning", "reasoning_text", "reasoning_content", "thinking", "think", "thought", "thoughts"}
+)
 CALL_TYPES = frozenset({"tool_use", "tool_call", "function_call"})
 RESULT_TYPES = frozenset({"tool_result"})
 MEDIA_TYPES = {
@@ -40,7 +44,11 @@ class Content(NamedTuple):
 def is_parts(value: Any) -> bool:
     """Return whether a value is content in typed parts rather than a list of turns."""
     parts = value if isinstance(value, list) else [value]
-    typed = [isinstance(part, dict) and isinstance(part.get("type"), str) and "role" not in part for part in parts if part is not None]
+    typed = [
+        isinstance(part, dict) and isinstance(part.get("type"), str) and "role" not in part
+        for part in parts
+        if part is not None
+    ]
     return bool(typed) and all(typed)
 
 
@@ -59,7 +67,9 @@ def read_content(value: Any, *, what: str) -> Content:
         if type_ in CALL_TYPES:
             calls.append(_call(part, type_))
         elif type_ in RESULT_TYPES:
-            results.append((str(part.get("tool_use_id") or part.get("tool_call_id") or ""), _result_text(part, where=where)))
+            results.append(
+                (str(part.get("tool_use_id") or part.get("tool_call_id") or ""), _result_text(part, where=where))
+            )
         elif type_ in REASONING_TYPES:
             reasoning.append(_part_text(part, type_, where=where))
         elif type_:
@@ -77,18 +87,24 @@ def _type_of(part: Any, *, where: str) -> str:
         raise RowProblem(f"{where} is {kind_of_value(part)}, not an object with a type")
     kind = part.get("type")
     type_ = kind.strip().lower() if isinstance(kind, str) else ""
-    media = MEDIA_TYPES.get(type_) or next((MEDIA_TYPES[key] for key in MEDIA_TYPES if not type_ and part.get(key) is not None), None)
+    media = MEDIA_TYPES.get(type_) or next(
+        (MEDIA_TYPES[key] for key in MEDIA_TYPES if not type_ and part.get(key) is not None), None
+    )
     if media:
         raise RowProblem(f"{where} is {media} ({type_ or 'no type'}); datasets hold text alone")
     if not type_:
         return next((key for key in REASONING_TYPES if part.get(key) is not None), "text")
     if type_ not in TEXT_TYPES | REASONING_TYPES | CALL_TYPES | RESULT_TYPES:
-        raise RowProblem(f"{where} has the unknown type {kind!r} (known: text, reasoning, thinking, tool_use, tool_result)")
+        raise RowProblem(
+            f"{where} has the unknown type {kind!r} (known: text, reasoning, thinking, tool_use, tool_result)"
+        )
     return type_
 
 
 def _part_text(part: Any, type_: str, *, where: str) -> str:
-    """Return the text of a part: under its type's name or a usual key, as a string, a list of parts, or `{"value": ...}`."""
+    """Return the text of a part: under its type's name or a usual key, as a string, a list of parts, or `{"value":
+    ...}`.
+    """
     if isinstance(part, str):
         return part
     value = next((part[key] for key in (type_, *TEXT_KEYS) if part.get(key) is not None), None)
@@ -115,8 +131,8 @@ def _joined(texts: Iterable[str | None]) -> str | None:
 
 
 def _call(part: dict[str, Any], type_: str) -> Any:
-    """Return a call in the form that backend.domain.data.rows.tool_calls reads: Anthropic names the arguments `input`, LLaMA-Factory
-    writes the whole call as JSON text, or as an object, where a text would be.
+    """Return a call in the form that backend.domain.data.rows.tool_calls reads: Anthropic names the arguments `input`,
+    LLaMA-Factory writes the whole call as JSON text, or as an object, where a text would be.
     """
     inner = part.get("function") if isinstance(part.get("function"), dict) else part
     if isinstance(inner, dict) and inner.get("name") is None:

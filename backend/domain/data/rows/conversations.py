@@ -46,13 +46,19 @@ _TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
 
 def is_transcript(value: Any) -> bool:
-    """Return whether a string is a dialogue in the form of Anthropic's hh-rlhf: blank line, `Human:`, blank line, `Assistant:`."""
+    """Return whether a string is a dialogue in the form of Anthropic's hh-rlhf: blank line, `Human:`, blank line,
+    `Assistant:`.
+    """
     return isinstance(value, str) and bool(re.match(r"\s*Human: ?", value)) and "\n\nAssistant:" in value
 
 
 def is_message(value: Any) -> bool:
     """Return whether a value looks like one turn of a conversation."""
-    return isinstance(value, dict) and any(key in value for key in ROLE_KEYS) and any(key in value for key in (*CONTENT_KEYS, *CALL_KEYS))
+    return (
+        isinstance(value, dict)
+        and any(key in value for key in ROLE_KEYS)
+        and any(key in value for key in (*CONTENT_KEYS, *CALL_KEYS))
+    )
 
 
 def _content(turn: dict[str, Any], *, name: str, place: int, may_lack: bool = False) -> str | Content:
@@ -75,7 +81,9 @@ def _messages(turn: dict[str, Any], *, name: str, place: int) -> Messages:
     stated = next((turn[key] for key in ROLE_KEYS if turn.get(key) is not None), None)
     role = ROLES.get(str(stated).lower())
     if role is None:
-        raise RowProblem(f"turn {place} of `{name}` has the unknown role {stated!r} (known: user, assistant, system, tool, ...)")
+        raise RowProblem(
+            f"turn {place} of `{name}` has the unknown role {stated!r} (known: user, assistant, system, tool, ...)"
+        )
     calls = next((turn[key] for key in CALL_KEYS if turn.get(key)), None) if role == "assistant" else None
     is_call = calls is None and str(stated).lower() == "function_call"  # ShareGPT: the turn's text is the call
     content = _content(turn, name=name, place=place, may_lack=calls is not None)
@@ -84,7 +92,9 @@ def _messages(turn: dict[str, Any], *, name: str, place: int) -> Messages:
     if isinstance(content, Content):
         calls = calls or content.calls or None
         reasoning = content.reasoning or reasoning
-        results = [{"role": "tool", "content": text, **({"tool_call_id": id_} if id_ else {})} for id_, text in content.results]
+        results = [
+            {"role": "tool", "content": text, **({"tool_call_id": id_} if id_ else {})} for id_, text in content.results
+        ]
         content = content.text
     if is_call:
         return [{"role": role, "content": "", "tool_calls": tool_calls_of(content, name=name, place=place)}]
@@ -96,7 +106,9 @@ def _messages(turn: dict[str, Any], *, name: str, place: int) -> Messages:
             message["tool_calls"] = tool_calls_of(calls, name=name, place=place)
     elif calls or (reasoning and reasoning.strip()):
         surplus = "a tool call" if calls else "reasoning"
-        raise RowProblem(f"turn {place} of `{name}` has the role {role} and holds {surplus}, which belongs to the assistant alone")
+        raise RowProblem(
+            f"turn {place} of `{name}` has the role {role} and holds {surplus}, which belongs to the assistant alone"
+        )
     elif role == "tool":
         message |= {key: turn[key] for key in ("tool_call_id", "name") if isinstance(turn.get(key), str) and turn[key]}
     return [*results, message] if not results or content.strip() else results
@@ -113,8 +125,8 @@ def with_reasoning(reasoning: str, answer: str) -> str:
 def messages_of(value: Any, *, name: str) -> Messages:
     """Return OpenAI messages from a list of turns, one turn, a transcript, or such a list written as JSON.
 
-    Accepts `role`/`content` and ShareGPT's `from`/`value`, whose `function_call` and `observation` turns become calls and results of
-    tools. Raises RowProblem naming the turn at fault.
+    Accepts `role`/`content` and ShareGPT's `from`/`value`, whose `function_call` and `observation` turns become calls
+    and results of tools. Raises RowProblem naming the turn at fault.
     """
     if isinstance(value, str):
         if is_transcript(value):
@@ -132,7 +144,10 @@ def messages_of(value: Any, *, name: str) -> Messages:
             raise RowProblem(f"turn {place} of `{name}` is {kind_of_value(turn)}, not an object with role and content")
         for message in _messages(turn, name=name, place=place):
             if "tool_calls" in message and not message["content"] and messages and _is_plain_answer(messages[-1]):
-                messages[-1] = {**message, "content": messages[-1]["content"]}  # ShareGPT separates the text from the call; OpenAI does not
+                messages[-1] = {
+                    **message,
+                    "content": messages[-1]["content"],
+                }  # ShareGPT separates the text from the call; OpenAI does not
             else:
                 messages.append(message)
     return messages
@@ -159,7 +174,11 @@ def conversation(value: Any, *, system: str = "") -> Messages:
     last = len(roles) - 1 - roles[::-1].index("assistant")
     if "user" not in roles[:last]:
         raise RowProblem("the conversation has no turn of the user before the answer")
-    if not any(message["content"].strip() or message.get("tool_calls") for message in messages if message["role"] == "assistant"):
+    if not any(
+        message["content"].strip() or message.get("tool_calls")
+        for message in messages
+        if message["role"] == "assistant"
+    ):
         raise RowProblem("every answer of the conversation is empty")
     if any(not message["content"].strip() for message in messages if message["role"] == "user"):
         raise RowProblem("a turn of the user is empty")
@@ -192,8 +211,9 @@ def _prompt_messages(prompt: Any) -> Messages:
 def preference_messages(prompt: Any, *, chosen: Any, rejected: Any, system: str = "") -> dict[str, Any]:
     """Return {"prompt", "chosen", "rejected"} as messages.
 
-    `prompt` may be text, turns, a transcript or None; the sides may be text, one turn, turns, or whole conversations whose common
-    beginning is the prompt. Raises RowProblem if the prompt is missing, the sides are equal, or one does not begin with an answer.
+    `prompt` may be text, turns, a transcript or None; the sides may be text, one turn, turns, or whole conversations
+    whose common beginning is the prompt. Raises RowProblem if the prompt is missing, the sides are equal, or one does
+    not begin with an answer.
     """
     sides = (_side(chosen, name="chosen"), _side(rejected, name="rejected"))
     shared = 0
@@ -206,7 +226,9 @@ def preference_messages(prompt: Any, *, chosen: Any, rejected: Any, system: str 
     if system.strip() and (not before or before[0]["role"] != "system"):
         before = [{"role": "system", "content": system}, *before]
     if not any(message["role"] == "user" and message["content"].strip() for message in before):
-        raise RowProblem("there is no prompt: `prompt` is missing or empty, and `chosen` and `rejected` do not begin alike")
+        raise RowProblem(
+            "there is no prompt: `prompt` is missing or empty, and `chosen` and `rejected` do not begin alike"
+        )
     answers = [side[shared:] for side in sides]
     for name, answer in zip(("chosen", "rejected"), answers, strict=True):
         if answer[0]["role"] != "assistant" or not (answer[0]["content"].strip() or answer[0].get("tool_calls")):
@@ -219,7 +241,8 @@ def preference_messages(prompt: Any, *, chosen: Any, rejected: Any, system: str 
 def answered_messages(prompt: Any, *, completion: Any, system: str = "") -> dict[str, Any]:
     """Return {"prompt", "completion"} as messages: one answer and the messages before it.
 
-    `completion` may be text or turns; without a prompt it is a whole conversation, whose last answer counts. Raises RowProblem.
+    `completion` may be text or turns; without a prompt it is a whole conversation, whose last answer counts. Raises
+    RowProblem.
     """
     if prompt is None:
         messages = conversation(completion, system=system)
@@ -241,7 +264,9 @@ class Conversation:
 
 
 def conversation_of(row: dict[str, Any]) -> Conversation | None:
-    """Return a chat, instruction, preference (its chosen side) or kto row as a conversation; None for a row of another kind."""
+    """Return a chat, instruction, preference (its chosen side) or kto row as a conversation; None for a row of another
+    kind.
+    """
     tools = tools_of(row)
     if isinstance(row.get("messages"), list):
         return Conversation(row["messages"], tools)
@@ -260,7 +285,8 @@ def template_messages(messages: Messages) -> Messages:
         clean = {key: value for key, value in message.items() if value is not None}
         if clean.get("tool_calls"):
             clean["tool_calls"] = [
-                {**call, "function": {"name": call["function"]["name"], "arguments": arguments_of(call)}} for call in clean["tool_calls"]
+                {**call, "function": {"name": call["function"]["name"], "arguments": arguments_of(call)}}
+                for call in clean["tool_calls"]
             ]
         else:
             clean.pop("tool_calls", None)

@@ -12,7 +12,9 @@ from backend.domain.data.rows.tool_calls import call_text, tools_of
 
 def message_text(message: Mapping[str, Any]) -> str:
     """Return a message's text, followed by its tool calls, a line each."""
-    return "\n".join(part for part in (str(message.get("content") or ""), *map(call_text, message.get("tool_calls") or [])) if part)
+    return "\n".join(
+        part for part in (str(message.get("content") or ""), *map(call_text, message.get("tool_calls") or [])) if part
+    )
 
 
 def row_text(row: Mapping[str, Any]) -> str:
@@ -40,9 +42,14 @@ def render_preview(row: Mapping[str, Any]) -> str:
             lines += _turns(row[side], mark=f"[{side}] ")
         return "\n".join(lines)
     if "label" in row:
-        return "\n".join([*offered, *_turns(row["prompt"]), *_turns(row["completion"], mark="[good] " if row["label"] else "[bad] ")])
+        return "\n".join(
+            [*offered, *_turns(row["prompt"]), *_turns(row["completion"], mark="[good] " if row["label"] else "[bad] ")]
+        )
     if "choices" in row:
-        marks = [f"{'*' if i == row['answer'] else ' '} {chr(65 + i % 26)}. {choice}" for i, choice in enumerate(row["choices"])]
+        marks = [
+            f"{'*' if i == row['answer'] else ' '} {chr(65 + i % 26)}. {choice}"
+            for i, choice in enumerate(row["choices"])
+        ]
         return "\n".join([row["question"], *marks])
     if "answers" in row:
         return "\n".join([row["question"], *(f"= {answer}" for answer in row["answers"])])

@@ -1,4 +1,6 @@
-"""Read how a file names the right choice: by index from 0 or from 1, by letter, or by text. Decided over all rows, never row by row."""
+"""Read how a file names the right choice: by index from 0 or from 1, by letter, or by text. Decided over all rows,
+never row by row.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput
 
 ANSWER_FIELDS = ("answer", "answer_from_0", "answer_from_1", "answer_text")
-"""Fields of the right choice: in whatever way the file has it, or in one of the ways that a person or the whole file settled."""
+"""Fields of the right choice: in whatever way the file has it, or in one of the ways that a person or the whole file
+settled.
+"""
 _NUMBER = re.compile(r"(\d{1,4})(?:\.0)?")
 _RULES: dict[str, str | int] = {"answer_text": "text", "answer_from_0": 0, "answer_from_1": 1}
 
@@ -22,7 +26,9 @@ def answer_index(answer: Any, *, choices: Sequence[str], way: str, labels: Seque
     text = str(answer).strip()
     if isinstance(answer, bool) or answer is None or isinstance(answer, dict | list) or not text:
         raise RowProblem(f"`answer` holds {str(answer)[:40]!r}; expected a number, a letter or the text of a choice")
-    if len(set(labels)) == len(choices) == len(labels) and text in labels:  # ARC counts some questions 1 to 4, and letters the others
+    if (
+        len(set(labels)) == len(choices) == len(labels) and text in labels
+    ):  # ARC counts some questions 1 to 4, and letters the others
         return labels.index(text)
     rules = {"answer_text": ("text",), "answer_from_0": (0, "text", "letter"), "answer_from_1": (1, "text", "letter")}
     for rule in rules.get(way, ("text", 0, "letter")):
@@ -68,8 +74,8 @@ class AnswerTally:
     def settle(self, column: str) -> str:
         """Return the field that a column of answers is: the way that fails the fewest rows.
 
-        Raises InvalidInput where two ways fit equally well and give some row different golds: indices from 0 and from 1, or an index
-        and a text where the choices are numbers themselves.
+        Raises InvalidInput where two ways fit equally well and give some row different golds: indices from 0 and from
+        1, or an index and a text where the choices are numbers themselves.
         """
         if not self._rows:
             return "answer"
@@ -79,10 +85,16 @@ class AnswerTally:
             return fitting[0]
         shown = ", ".join(sorted(self._seen)[:6])
         counted = "may count the choices from 0 or from 1: neither 0 nor the last number occurs"
-        written = f"may be the text of a choice or count the choices from {'0' if 'answer_from_0' in fitting else '1'}: both fit every row"
+        written = (
+            f"may be the text of a choice or count the choices from {'0' if 'answer_from_0' in fitting else '1'}: both"
+            " fit every row"
+        )
         raise InvalidInput(
             f"The answers in `{column}` ({shown}) {written if 'answer_text' in fitting else counted}.",
-            remedy=f"Say which: map `{column}` to answer_from_0 or to answer_from_1 (or to answer_text, if it holds the choice's text).",
+            remedy=(
+                f"Say which: map `{column}` to answer_from_0 or to answer_from_1 (or to answer_text, if it holds the"
+                " choice's text)."
+            ),
             field="mapping",
         )
 

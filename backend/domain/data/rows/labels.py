@@ -59,7 +59,9 @@ BAD = frozenset(
         "unhelpful",
     )
 )
-TIES = frozenset(("tie", "tie (bothbad)", "tie_bothbad", "both", "both_bad", "neither", "none", "equal", "same", "draw", ""))
+TIES = frozenset(
+    ("tie", "tie (bothbad)", "tie_bothbad", "both", "both_bad", "neither", "none", "equal", "same", "draw", "")
+)
 FIRST = frozenset(("left", "first", "a", "model_a", "model_1", "x", "model_x"))
 SECOND = frozenset(("right", "second", "b", "model_b", "model_2", "y", "model_y"))
 Side = Literal["first", "second"]
@@ -80,7 +82,9 @@ def read_label(value: Any, *, name: str = "label") -> bool:
     label = label_of(value)
     if label is None:
         shown = "nothing" if value is None else repr(value)[:40]
-        raise RowProblem(f"`{name}` holds {shown}, which is neither good nor bad (expected true or false, 1 or 0, up or down, ...)")
+        raise RowProblem(
+            f"`{name}` holds {shown}, which is neither good nor bad (expected true or false, 1 or 0, up or down, ...)"
+        )
     return label
 
 

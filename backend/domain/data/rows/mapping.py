@@ -8,10 +8,11 @@ Canonical rows
     kto           {"prompt": messages, "completion": messages, "label": bool, "tools"?: str}
     benchmark     {"question": str, "choices": [str], "answer": int}  or  {"question": str, "answers": [str]}
     prompts       {"prompt": str}
-    records       {"record": JSON text of the row}; an imported benchmark has `record` too (backend.domain.data.rows.records)
+    records       {"record": JSON text of the row}; an imported benchmark has `record` too
+    (backend.domain.data.rows.records)
 
-`messages` are [{"role": "system|user|assistant|tool", "content": str}, ...]; those of assistants may carry `tool_calls`. `tools` is the
-list of tools as JSON text (backend.domain.data.rows.tool_calls).
+`messages` are [{"role": "system|user|assistant|tool", "content": str}, ...]; those of assistants may carry
+`tool_calls`. `tools` is the list of tools as JSON text (backend.domain.data.rows.tool_calls).
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def check_mapping(kind: DatasetKind, mapping: Mapping[str, str]) -> None:
     for field in fields - _MANY:
         columns = [column for column, target in mapping.items() if target == field]
         if len(columns) > 1:
-            raise RowProblem(f"field `{field}` is mapped from {len(columns)} columns ({', '.join(columns)}); choose one")
+            raise RowProblem(
+                f"field `{field}` is mapped from {len(columns)} columns ({', '.join(columns)}); choose one"
+            )
 
 
 def collect_fields(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
@@ -79,8 +82,8 @@ def collect_fields(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[s
 def apply_mapping(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]) -> dict[str, Any]:
     """Turn a foreign row into the canonical row of its kind.
 
-    `mapping` goes from source column to field (see FIELDS). Raises RowProblem, whose reason names the column at fault and the value found
-    there.
+    `mapping` goes from source column to field (see FIELDS). Raises RowProblem, whose reason names the column at fault
+    and the value found there.
     """
     if kind is DatasetKind.RECORDS:
         return {RECORD: record_text(row)}
@@ -92,12 +95,22 @@ def apply_mapping(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping
     return result
 
 
-def map_rows(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]) -> Iterable[dict[str, Any] | RowProblem]:
-    """Return the canonical rows of a foreign row: one, or as many as the message tree in it holds. Invalid ones are their RowProblem."""
-    return _tree_parts(row, kind=kind, mapping=mapping) if TREE in mapping.values() else (_mapped(row, kind=kind, mapping=mapping),)
+def map_rows(
+    row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]
+) -> Iterable[dict[str, Any] | RowProblem]:
+    """Return the canonical rows of a foreign row: one, or as many as the message tree in it holds. Invalid ones are
+    their RowProblem.
+    """
+    return (
+        _tree_parts(row, kind=kind, mapping=mapping)
+        if TREE in mapping.values()
+        else (_mapped(row, kind=kind, mapping=mapping),)
+    )
 
 
-def _tree_parts(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]) -> Iterator[dict[str, Any] | RowProblem]:
+def _tree_parts(
+    row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]
+) -> Iterator[dict[str, Any] | RowProblem]:
     column = next(column for column, field in mapping.items() if field == TREE)
     try:
         if column not in row:
@@ -108,8 +121,12 @@ def _tree_parts(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[s
         yield problem
 
 
-def settle_answers(rows: Iterable[Mapping[str, Any]], mapping: Mapping[str, str], *, kind: DatasetKind) -> dict[str, str]:
-    """Return the mapping of a benchmark with the field `answer` settled over these rows. Raises InvalidInput where it stays unclear."""
+def settle_answers(
+    rows: Iterable[Mapping[str, Any]], mapping: Mapping[str, str], *, kind: DatasetKind
+) -> dict[str, str]:
+    """Return the mapping of a benchmark with the field `answer` settled over these rows. Raises InvalidInput where it
+    stays unclear.
+    """
     column = answer_column(mapping)
     if kind is not DatasetKind.BENCHMARK or column is None or "choices" not in mapping.values():
         return dict(mapping)
@@ -126,7 +143,9 @@ def settle_answers(rows: Iterable[Mapping[str, Any]], mapping: Mapping[str, str]
 def map_sample(
     rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind, mapping: Mapping[str, str]
 ) -> Iterator[tuple[Mapping[str, Any], dict[str, Any] | RowProblem]]:
-    """Yield (foreign row, canonical row or its problem) for the first rows of a source, messages of one tree together."""
+    """Yield (foreign row, canonical row or its problem) for the first rows of a source, messages of one tree
+    together.
+    """
     if is_message_table(mapping):
         for tree in sample_trees(rows, mapping=mapping):
             if isinstance(tree, RowProblem):
@@ -232,7 +251,11 @@ def _history(value: Any) -> list[dict[str, str]]:
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise RowProblem("`history` holds something else than [question, answer] pairs")
     roles = ("user", "assistant")
-    return [{"role": role, "content": text_of(part, name="history")} for pair in value for role, part in zip(roles, pair, strict=True)]
+    return [
+        {"role": role, "content": text_of(part, name="history")}
+        for pair in value
+        for role, part in zip(roles, pair, strict=True)
+    ]
 
 
 def _prompt_value(values: dict[str, Any]) -> Any:

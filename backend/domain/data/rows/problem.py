@@ -17,7 +17,9 @@ MAX_REASONS, SHOWN_REASONS = 200, 3
 
 
 class RowProblem(InvalidInput):
-    """A row that can't be used. `reason` is shown to the owner of the file; `raw` is the beginning of the row, if known."""
+    """A row that can't be used. `reason` is shown to the owner of the file; `raw` is the beginning of the row, if
+    known.
+    """
 
     def __init__(self, reason: str, *, raw: str = "") -> None:
         super().__init__(reason, field="mapping")
@@ -57,7 +59,9 @@ def most_frequent(reasons: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the most frequent reasons as text: `85 rows: the text is empty (row 12, for one)`."""
     ordered = sorted(reasons, key=lambda one: -int(one["rows"]))
     num = len(ordered) if len(ordered) == SHOWN_REASONS + 1 else SHOWN_REASONS
-    lines = [f"{plural(int(one['rows']), 'row')}: {one['reason']} (first: row {int(one['row']):,})" for one in ordered[:num]]
+    lines = [
+        f"{plural(int(one['rows']), 'row')}: {one['reason']} (first: row {int(one['row']):,})" for one in ordered[:num]
+    ]
     rest = sum(int(one["rows"]) for one in ordered[num:])
     return [*lines, *([f"{plural(rest, 'row')}: other reasons"] if rest else [])]
 
@@ -73,5 +77,13 @@ def kind_of_value(value: Any) -> str:
     >>> kind_of_value({"x": 1})
     'an object'
     """
-    words = {bool: "a truth value", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object", bytes: "bytes"}
+    words = {
+        bool: "a truth value",
+        int: "a number",
+        float: "a number",
+        str: "text",
+        list: "a list",
+        dict: "an object",
+        bytes: "bytes",
+    }
     return "nothing" if value is None else words.get(type(value), f"a {type(value).__name__}")

@@ -16,7 +16,9 @@ _LONGEST_BYTES_SHOWN = 32
 
 
 def record_text(row: Mapping[str, Any], *, file: str = "") -> str:
-    """Return a file's row as JSON text, with the file's name as the column `file` where there are several and no such column."""
+    """Return a file's row as JSON text, with the file's name as the column `file` where there are several and no such
+    column.
+    """
     values = {**({"file": file} if file else {}), **row}
     try:
         text = json.dumps(values, ensure_ascii=False, default=_plain)
@@ -34,8 +36,8 @@ def with_record(row: Mapping[str, Any], source: Mapping[str, Any], *, file: str 
 def columns_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a task's templates read of a stored row.
 
-    The columns of the file come first; then those of the canonical row that the file does not have; then every column under its plain
-    name (`Best Answer` as `best_answer`). `canonical` and `raw` hold the two rows whole.
+    The columns of the file come first; then those of the canonical row that the file does not have; then every column
+    under its plain name (`Best Answer` as `best_answer`). `canonical` and `raw` hold the two rows whole.
     """
     canonical = {name: value for name, value in row.items() if name != RECORD}
     raw: dict[str, Any] = json.loads(row[RECORD]) if row.get(RECORD) else canonical

@@ -2,7 +2,8 @@
 
 Stored form (OpenAI's, with arguments as JSON text so that a table's column can hold any of them)
     tools        '[{"type": "function", "function": {"name": ..., "description": ..., "parameters": {...}}}, ...]'
-    tool_calls   [{"id": ..., "type": "function", "function": {"name": ..., "arguments": '{"city": "Graz"}'}}, ...]     `id` may be missing
+    tool_calls   [{"id": ..., "type": "function", "function": {"name": ..., "arguments": '{"city": "Graz"}'}}, ...]
+    `id` may be missing
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ def _parsed(value: Any, *, name: str, what: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        raise RowProblem(f"`{name}` is text that is not JSON ({value.strip()[:40]!r}), where {what} is expected") from None
+        raise RowProblem(
+            f"`{name}` is text that is not JSON ({value.strip()[:40]!r}), where {what} is expected"
+        ) from None
 
 
 def tools_text(value: Any, *, name: str = "tools") -> str:
@@ -59,8 +62,8 @@ def tools_of(row: dict[str, Any]) -> list[dict[str, Any]] | None:
 def tool_calls_of(value: Any, *, name: str, place: int) -> list[ToolCall]:
     """Return the calls of one turn in the stored form.
 
-    Accepts OpenAI's list, a bare `{"name", "arguments"}` or a list of those, and either as JSON text. Arguments may be an object or
-    text; text that is not JSON is kept, as some networks write it. Raises RowProblem naming the turn.
+    Accepts OpenAI's list, a bare `{"name", "arguments"}` or a list of those, and either as JSON text. Arguments may be
+    an object or text; text that is not JSON is kept, as some networks write it. Raises RowProblem naming the turn.
     """
     call_label = f"turn {place} of `{name}`"
     value = _parsed(value, name=f"{name}[{place}]", what="a call of a tool")
@@ -74,7 +77,11 @@ def tool_calls_of(value: Any, *, name: str, place: int) -> list[ToolCall]:
         if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"].strip():
             raise RowProblem(f"{call_label} calls a tool without a name")
         arguments = inner.get("arguments", inner.get("parameters"))
-        text = arguments if isinstance(arguments, str) else json.dumps({} if arguments is None else arguments, ensure_ascii=False)
+        text = (
+            arguments
+            if isinstance(arguments, str)
+            else json.dumps({} if arguments is None else arguments, ensure_ascii=False)
+        )
         call_id = call.get("id")
         result.append(
             {

@@ -1,7 +1,8 @@
 """Message trees as Open Assistant publishes them: conversations from root to leaf, preferences from ranked siblings.
 
-    nested   {"message_tree_id": ..., "prompt": {"message_id": ..., "role": "prompter", "text": ..., "replies": [{..., "rank": 0}, ...]}}
-    table    one row a message, with its id, the id of its parent (none for a root), role, text and rank
+    nested   {"message_tree_id": ..., "prompt": {"message_id": ..., "role": "prompter", "text": ..., "replies": [{...,
+    "rank": 0}, ...]}} table    one row a message, with its id, the id of its parent (none for a root), role, text and
+    rank
 
 A lower rank is a better one. Source: Köpf et al. 2023, OpenAssistant Conversations, arXiv:2304.07327.
 """
@@ -32,14 +33,18 @@ def is_message_table(mapping: Mapping[str, str]) -> bool:
 
 def is_root(value: Any) -> bool:
     """Return whether a value is a message with replies below it."""
-    return isinstance(value, dict) and isinstance(value.get("replies"), list) and any(key in value for key in CONTENT_KEYS)
+    return (
+        isinstance(value, dict) and isinstance(value.get("replies"), list) and any(key in value for key in CONTENT_KEYS)
+    )
 
 
 def tree_rows(root: Any, *, kind: DatasetKind) -> Iterator[dict[str, Any]]:
-    """Yield the rows that a tree holds, in OpenAI messages: {"messages"} for chat, {"prompt", "chosen", "rejected"} for preference.
+    """Yield the rows that a tree holds, in OpenAI messages: {"messages"} for chat, {"prompt", "chosen", "rejected"} for
+    preference.
 
-    A chat row is the path from the root to one leaf, a preference row two answers to the same messages of which one is ranked better.
-    Raises RowProblem for what is no tree, for one too large, and for one without ranks where preferences are asked for.
+    A chat row is the path from the root to one leaf, a preference row two answers to the same messages of which one is
+    ranked better. Raises RowProblem for what is no tree, for one too large, and for one without ranks where preferences
+    are asked for.
     """
     if not isinstance(root, dict):
         raise RowProblem(f"`{TREE}` holds {kind_of_value(root)} where a message with replies is expected")
@@ -95,9 +100,15 @@ def _turns(path: Sequence[Tree]) -> list[dict[str, Any]]:
 
 def _ranked_pairs(parent: Tree) -> list[tuple[Tree, Tree]]:
     """Return each pair of the assistant's replies of which the first is ranked better than the second."""
-    ranked = [(rank, reply) for reply in _replies(parent) if _is_answer(reply) and (rank := rank_of(reply.get("rank"))) is not None]
+    ranked = [
+        (rank, reply)
+        for reply in _replies(parent)
+        if _is_answer(reply) and (rank := rank_of(reply.get("rank"))) is not None
+    ]
     ranked.sort(key=lambda entry: entry[0])
-    return [(better, worse) for i, (rank, better) in enumerate(ranked) for other, worse in ranked[i + 1 :] if rank < other]
+    return [
+        (better, worse) for i, (rank, better) in enumerate(ranked) for other, worse in ranked[i + 1 :] if rank < other
+    ]
 
 
 def _is_answer(message: Tree) -> bool:
@@ -131,11 +142,18 @@ def read_message(row: Mapping[str, Any], *, mapping: Mapping[str, str]) -> tuple
         raise RowProblem(f"column `{missing}` is missing (found: {', '.join(f'`{name}`' for name in list(row)[:12])})")
     message_id, parent = row[columns["message_id"]], row[columns["parent_id"]]
     if not _is_id(message_id):
-        raise RowProblem(f"`{columns['message_id']}` holds {kind_of_value(message_id)} where the message's id is expected")
+        raise RowProblem(
+            f"`{columns['message_id']}` holds {kind_of_value(message_id)} where the message's id is expected"
+        )
     if parent not in (None, "") and not _is_id(parent):
         raise RowProblem(f"`{columns['parent_id']}` holds {kind_of_value(parent)} where the parent's id is expected")
     rank = rank_of(row.get(columns.get("rank", "")))
-    message = {"message_id": str(message_id), "role": row[columns["role"]], "content": row[columns["content"]], "rank": rank}
+    message = {
+        "message_id": str(message_id),
+        "role": row[columns["role"]],
+        "content": row[columns["content"]],
+        "rank": rank,
+    }
     return str(message_id), None if parent in (None, "") else str(parent), message
 
 

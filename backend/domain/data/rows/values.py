@@ -12,13 +12,20 @@ def listed_part(value: Any) -> list[Any] | None:
     """Return the list inside a cell of named lists, as in ARC, SQuAD and TriviaQA; None for other cells."""
     if not isinstance(value, dict):
         return None
-    return next((value[key] for key in ("text", "choices", "options", "aliases", "spans") if isinstance(value.get(key), list)), None)
+    return next(
+        (value[key] for key in ("text", "choices", "options", "aliases", "spans") if isinstance(value.get(key), list)),
+        None,
+    )
 
 
 def labels_of(value: Any) -> list[str]:
     """Return the labels of a cell of choices (ARC's `label`, CommonsenseQA's label of each); empty if it has none."""
     labels = value.get("label", value.get("labels")) if isinstance(value, dict) else None
-    if isinstance(value, list) and value and all(isinstance(part, dict) and "text" in part and "label" in part for part in value):
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(part, dict) and "text" in part and "label" in part for part in value)
+    ):
         labels = [part["label"] for part in value]
     return [str(label).strip() for label in labels] if isinstance(labels, list) else []
 

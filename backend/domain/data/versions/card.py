@@ -34,7 +34,14 @@ LICENCES = (
 )
 """The Hub's names of common licences. A licence of another name is written as `other` with that name."""
 
-SIZES = (("n<1K", 1_000), ("1K<n<10K", 10_000), ("10K<n<100K", 100_000), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7), ("10M<n<100M", 10**8))
+SIZES = (
+    ("n<1K", 1_000),
+    ("1K<n<10K", 10_000),
+    ("10K<n<100K", 100_000),
+    ("100K<n<1M", 10**6),
+    ("1M<n<10M", 10**7),
+    ("10M<n<100M", 10**8),
+)
 TASKS = {"benchmark": "question-answering"}
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _PLAIN_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
@@ -83,7 +90,9 @@ def clean_facts(*, licence: str, languages: Sequence[str] | str, notes: str) -> 
     for code in codes:
         if not _LANGUAGE.fullmatch(code):
             raise InvalidInput(
-                f"{code!r} is not a language code.", remedy="Write codes of ISO 639, such as en, de or pt-BR.", field="languages"
+                f"{code!r} is not a language code.",
+                remedy="Write codes of ISO 639, such as en, de or pt-BR.",
+                field="languages",
             )
     return CardFacts(" ".join(licence.split())[:120], tuple(codes[:100]), notes[:20_000])
 
@@ -100,7 +109,9 @@ def features_of(schema: pyarrow.Schema) -> list[dict[str, Any]]:
 
 def _feature(kind: pyarrow.DataType) -> dict[str, Any]:
     if pyarrow.types.is_struct(kind):
-        return {"struct": [{"name": kind.field(i).name, **_feature(kind.field(i).type)} for i in range(kind.num_fields)]}
+        return {
+            "struct": [{"name": kind.field(i).name, **_feature(kind.field(i).type)} for i in range(kind.num_fields)]
+        }
     if pyarrow.types.is_list(kind):
         inner = _feature(kind.value_type)
         return {"list": inner.get("struct", inner.get("dtype", inner))}
@@ -112,7 +123,10 @@ def front_matter(source: CardSource, facts: CardFacts) -> dict[str, Any]:
     named = facts.licence.lower() if _PLAIN_LICENCE.fullmatch(facts.licence.lower()) else ""
     licence: dict[str, Any] = {"license": named or "unknown"}
     if facts.licence and not named:
-        licence = {"license": "other", "license_name": re.sub(r"[^a-z0-9]+", "-", facts.licence.lower()).strip("-") or "own"}
+        licence = {
+            "license": "other",
+            "license_name": re.sub(r"[^a-z0-9]+", "-", facts.licence.lower()).strip("-") or "own",
+        }
     rows = sum(file.rows for file in source.files)
     stored = sum(file.bytes for file in source.files)
     return {
@@ -123,11 +137,17 @@ def front_matter(source: CardSource, facts: CardFacts) -> dict[str, Any]:
         "task_categories": [TASKS.get(source.kind, "text-generation")],
         "tags": ["roundhouse", source.kind],
         "configs": [
-            {"config_name": "default", "data_files": [{"split": SPLIT_NAMES[file.split], "path": file.path} for file in source.files]}
+            {
+                "config_name": "default",
+                "data_files": [{"split": SPLIT_NAMES[file.split], "path": file.path} for file in source.files],
+            }
         ],
         "dataset_info": {
             "features": features_of(source.schema),
-            "splits": [{"name": SPLIT_NAMES[file.split], "num_bytes": file.bytes, "num_examples": file.rows} for file in source.files],
+            "splits": [
+                {"name": SPLIT_NAMES[file.split], "num_bytes": file.bytes, "num_examples": file.rows}
+                for file in source.files
+            ],
             "download_size": stored,
             "dataset_size": source.text_bytes or stored,
         },
@@ -138,7 +158,9 @@ def write_card(source: CardSource, facts: CardFacts) -> str:
     """Return the card: front matter, notes, rows, splits, columns, provenance, hashes."""
     facts_yaml = yaml.safe_dump(front_matter(source, facts), sort_keys=False, allow_unicode=True, width=120)
     rows = sum(file.rows for file in source.files)
-    splits = [f"| {SPLIT_NAMES[file.split]} | {file.rows:,} | {file.bytes:,} | `{file.path}` |" for file in source.files]
+    splits = [
+        f"| {SPLIT_NAMES[file.split]} | {file.rows:,} | {file.bytes:,} | `{file.path}` |" for file in source.files
+    ]
     columns = [f"| `{column.name}` | `{_type_words(column.type)}` |" for column in source.schema]
     origin = [f"- {plain_markdown(name)}: {plain_markdown(value)}" for name, value in source.provenance.items()]
     parts = [
@@ -148,7 +170,9 @@ def write_card(source: CardSource, facts: CardFacts) -> str:
         *([facts.notes.strip() + "\n"] if facts.notes.strip() else []),
         "## Splits\n\n| split | rows | bytes | file |\n| --- | ---: | ---: | --- |\n" + "\n".join(splits) + "\n",
         "## Columns\n\n| column | type |\n| --- | --- |\n" + "\n".join(columns) + "\n",
-        "## Where it came from\n\n" + "\n".join([f"{n}. {plain_markdown(step)}" for n, step in enumerate(source.lineage, start=1)]) + "\n",
+        "## Where it came from\n\n"
+        + "\n".join([f"{n}. {plain_markdown(step)}" for n, step in enumerate(source.lineage, start=1)])
+        + "\n",
         *(["\n".join(origin) + "\n"] if origin else []),
         f"Licence: {plain_markdown(facts.licence) or 'not stated'}.\n",
         "## Hashes\n\n"

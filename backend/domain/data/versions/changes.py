@@ -1,7 +1,7 @@
 """Changes that derive one dataset version from another, as data. Pure; reads no file.
 
-A change never modifies the version it starts from. The same change of the same version gives the same rows, so it is recorded in the
-new version's provenance and can be repeated.
+A change never modifies the version it starts from. The same change of the same version gives the same rows, so it is
+recorded in the new version's provenance and can be repeated.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class DropDuplicates(_Frozen):
 class Condition(_Frozen):
     """A condition on a row. `field` is one of `fields_of_kind(kind)`; empty means all of the row's text.
 
-    `value` is a text for `contains` and `equals`, and a number of characters (of turns, where the field is `turns`) for the others.
+    `value` is a text for `contains` and `equals`, and a number of characters (of turns, where the field is `turns`) for
+    the others.
     """
 
     field: str = Field(default="", max_length=60)
@@ -116,13 +117,19 @@ def parse_row_numbers(text: str, *, rows: int) -> tuple[int, ...]:
         match = re.fullmatch(r"(\d{1,12})(?:-(\d{1,12}))?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not match or first > last:
-            raise InvalidInput(f"{part[:40]!r} is not a row number.", remedy="Write numbers and ranges, such as 3, 10-20.", field="rows")
+            raise InvalidInput(
+                f"{part[:40]!r} is not a row number.",
+                remedy="Write numbers and ranges, such as 3, 10-20.",
+                field="rows",
+            )
         if first < 1 or last > rows:
             wrong = first if first < 1 or first > rows else last
             raise InvalidInput(f"There is no row {wrong:,}: rows are counted from 1 to {rows:,}.", field="rows")
         if last - first >= MAX_LISTED_ROWS or len(places) > MAX_LISTED_ROWS:
             raise InvalidInput(
-                f"More than {MAX_LISTED_ROWS:,} rows are listed.", remedy="Filter them by a condition instead.", field="rows"
+                f"More than {MAX_LISTED_ROWS:,} rows are listed.",
+                remedy="Filter them by a condition instead.",
+                field="rows",
             )
         places.update(dict.fromkeys(range(first - 1, last)))
     return tuple(places)
@@ -140,4 +147,6 @@ def parse_change(data: dict[str, Any]) -> Change:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][1:] or first["loc"])
         message = str(first["msg"]).removeprefix("Value error, ")
-        raise InvalidInput(f"The change can't be made: {place + ': ' if place else ''}{message}.", field=place or "change") from None
+        raise InvalidInput(
+            f"The change can't be made: {place + ': ' if place else ''}{message}.", field=place or "change"
+        ) from None

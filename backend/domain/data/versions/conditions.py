@@ -49,7 +49,13 @@ def field_text(row: Mapping[str, Any], field: str) -> str:
     if field == "label":
         return "" if value is None else "good" if value else "bad"
     if field == "answer":
-        return "\n".join(row["answers"]) if "answers" in row else str(row["choices"][row["answer"]]) if "choices" in row else ""
+        return (
+            "\n".join(row["answers"])
+            if "answers" in row
+            else str(row["choices"][row["answer"]])
+            if "choices" in row
+            else ""
+        )
     if isinstance(value, list):
         return _contents(value) if value and isinstance(value[0], Mapping) else "\n".join(map(str, value))
     return value if isinstance(value, str) else ""
@@ -62,7 +68,8 @@ def num_turns(row: Mapping[str, Any]) -> int:
     prompt = row.get("prompt")
     before = len(prompt) if isinstance(prompt, list) else 0
     return before + max(
-        (len(value) for side in ("chosen", "rejected", "completion") if isinstance(value := row.get(side), list)), default=0
+        (len(value) for side in ("chosen", "rejected", "completion") if isinstance(value := row.get(side), list)),
+        default=0,
     )
 
 
@@ -72,7 +79,9 @@ def field_size(row: Mapping[str, Any], field: str) -> int:
 
 
 def row_key(row: Mapping[str, Any]) -> str:
-    """Return the part that two rows with different answers share: prompt or question; of a text or record its beginning."""
+    """Return the part that two rows with different answers share: prompt or question; of a text or record its
+    beginning.
+    """
     if "messages" in row:
         turns = row["messages"]
         last = max((place for place, message in enumerate(turns) if message["role"] == "assistant"), default=len(turns))
@@ -103,7 +112,11 @@ def check_change(change: Change, *, kind: DatasetKind) -> None:
         for condition in change.conditions:
             if condition.field and condition.field not in FIELDS_OF_KIND[kind]:
                 have = ", ".join(FIELDS_OF_KIND[kind])
-                raise InvalidInput(f"Rows of kind {kind} have no field {condition.field!r}.", remedy=f"They have {have}.", field="field")
+                raise InvalidInput(
+                    f"Rows of kind {kind} have no field {condition.field!r}.",
+                    remedy=f"They have {have}.",
+                    field="field",
+                )
     if change.change == "resplit" and kind in UNSPLIT_KINDS:
         raise InvalidInput(f"A dataset of kind {kind} has no validation split.", field="change")
 
@@ -112,7 +125,11 @@ def describe_condition(condition: Condition) -> str:
     """Describe a condition: `completion is at least 20 characters`."""
     field = condition.field or "text"
     number = condition.test in ("at_least", "at_most")
-    value = f"{int(condition.value):,} {'' if field == TURNS else 'characters'}".strip() if number else f"“{str(condition.value)[:80]}”"
+    value = (
+        f"{int(condition.value):,} {'' if field == TURNS else 'characters'}".strip()
+        if number
+        else f"“{str(condition.value)[:80]}”"
+    )
     return f"{field} {TEST_WORDS[condition.test]} {value}"
 
 
@@ -120,7 +137,9 @@ def describe_change(change: Change) -> str:
     """Describe a change for the lineage."""
     if isinstance(change, DropRows):
         count = len(set(change.train)) + len(set(change.val))
-        return f"{count:,} listed {'row' if count == 1 else 'rows'} left out" + (f": {change.reason}" if change.reason else "")
+        return f"{count:,} listed {'row' if count == 1 else 'rows'} left out" + (
+            f": {change.reason}" if change.reason else ""
+        )
     if isinstance(change, DropDuplicates):
         return "equal rows left out" + (", also those that differ only in case and spaces" if change.loose else "")
     if isinstance(change, Filter):

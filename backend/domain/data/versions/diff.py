@@ -1,4 +1,6 @@
-"""Compare two collections of rows by the hashes of their contents. Pure arithmetic on arrays; multisets, so copies count."""
+"""Compare two collections of rows by the hashes of their contents. Pure arithmetic on arrays; multisets, so copies
+count.
+"""
 
 from __future__ import annotations
 

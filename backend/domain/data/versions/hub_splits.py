@@ -1,7 +1,7 @@
 """Assign the files of a Hub dataset to configs and splits, by their names and the dataset's card. Pure.
 
-The rules are those of the Hub ("Structure your repository", huggingface.co/docs/hub/datasets-data-files-configuration) and of `datasets`;
-a test compares the two. The files themselves are not needed, and no code of the repository is.
+The rules are those of the Hub ("Structure your repository", huggingface.co/docs/hub/datasets-data-files-configuration)
+and of `datasets`; a test compares the two. The files themselves are not needed, and no code of the repository is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ KEYWORDS: dict[str, tuple[str, ...]] = {
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-NO_DATA = frozenset({"README.md", "config.json", "dataset_info.json", "dataset_infos.json", "dummy_data.zip", "dataset_dict.json"})
+NO_DATA = frozenset(
+    {"README.md", "config.json", "dataset_info.json", "dataset_infos.json", "dummy_data.zip", "dataset_dict.json"}
+)
 _SHARD = re.compile(r"data/([^/]+?)-\d{5}-of-\d{5}[^/]*\.[^/]*")
 _BORDER = r"[-._ 0-9]"
 
@@ -46,7 +48,9 @@ def configs_of(paths: Iterable[str], card: Mapping[str, Any]) -> dict[str, Split
 
 def _is_data(path: str) -> bool:
     parts = PurePosixPath(path).parts
-    return not (path in NO_DATA or ".." in parts or path.startswith("/") or any(part.startswith((".", "__")) for part in parts))
+    return not (
+        path in NO_DATA or ".." in parts or path.startswith("/") or any(part.startswith((".", "__")) for part in parts)
+    )
 
 
 def _splits_of_config(files: Sequence[str], config: Mapping[str, Any]) -> Splits:
@@ -57,16 +61,24 @@ def _splits_of_config(files: Sequence[str], config: Mapping[str, Any]) -> Splits
     if not data_files:
         splits = _splits_by_name([file.removeprefix(prefix) for file in files if file.startswith(prefix)])
         return {split: tuple(prefix + path for path in paths) for split, paths in splits.items()}
-    matched = {split: tuple(_match(files, [prefix + pattern for pattern in patterns])) for split, patterns in _patterns(data_files).items()}
+    matched = {
+        split: tuple(_match(files, [prefix + pattern for pattern in patterns]))
+        for split, patterns in _patterns(data_files).items()
+    }
     return {split: paths for split, paths in matched.items() if paths}
 
 
 def _patterns(data_files: Any) -> dict[str, list[str]]:
-    """Return split -> patterns from the forms that `data_files` may have: a pattern, a list of them, or {split, path} each."""
+    """Return split -> patterns from the forms that `data_files` may have: a pattern, a list of them, or {split, path}
+    each.
+    """
     if isinstance(data_files, dict):
         return {str(split): _listed(value) for split, value in data_files.items()}
     entries = data_files if isinstance(data_files, list) else [data_files]
-    pairs = [(str(e.get("split", "train")), _listed(e.get("path"))) if isinstance(e, dict) else ("train", [str(e)]) for e in entries]
+    pairs = [
+        (str(e.get("split", "train")), _listed(e.get("path"))) if isinstance(e, dict) else ("train", [str(e)])
+        for e in entries
+    ]
     patterns: dict[str, list[str]] = {}
     for split, values in pairs:
         patterns.setdefault(split, []).extend(values)
@@ -83,12 +95,16 @@ def _match(files: Sequence[str], patterns: Sequence[str]) -> list[str]:
 
 
 def _splits_by_name(files: Sequence[str]) -> Splits:
-    """Return the splits by name: shards, then folders, then files called train, test, dev and similar; else all files are `train`."""
+    """Return the splits by name: shards, then folders, then files called train, test, dev and similar; else all files
+    are `train`.
+    """
     shards: dict[str, list[str]] = {}
     for file in files:
         if match := _SHARD.fullmatch(file):
             shards.setdefault(match[1], []).append(file)
-    named = shards or _by_keyword(files, in_folder=True) or _by_keyword(files, in_folder=False) or {"train": list(files)}
+    named = (
+        shards or _by_keyword(files, in_folder=True) or _by_keyword(files, in_folder=False) or {"train": list(files)}
+    )
     return {split: tuple(paths) for split, paths in named.items() if paths}
 
 
@@ -99,13 +115,19 @@ def _by_keyword(files: Sequence[str], *, in_folder: bool) -> dict[str, list[str]
         for file in files:
             *folders, name = PurePosixPath(file).parts
             # as in `datasets`, the word must be followed by something, as in train.csv
-            if any(map(word.fullmatch, folders)) if in_folder else (word.fullmatch(name) and PurePosixPath(name).suffix):
+            if (
+                any(map(word.fullmatch, folders))
+                if in_folder
+                else (word.fullmatch(name) and PurePosixPath(name).suffix)
+            ):
                 splits.setdefault(split, []).append(file)
     return splits
 
 
 def most_common_ending(paths: Sequence[str]) -> tuple[str, ...]:
-    """Keep the readable files of the one ending that most of them have (a licence among the shards is not a row of the dataset)."""
+    """Keep the readable files of the one ending that most of them have (a licence among the shards is not a row of the
+    dataset).
+    """
     endings = {path: suffix_of(path)[0] for path in paths}
     if not endings:
         return ()

@@ -13,7 +13,9 @@ VALIDATION_NAMES = ("validation", "valid", "val", "dev", "eval", "test")
 
 @dataclass(frozen=True)
 class SavedChoice:
-    """The splits to import. With `val` the saved split is kept; without it the rows of `train` are split by their content."""
+    """The splits to import. With `val` the saved split is kept; without it the rows of `train` are split by their
+    content.
+    """
 
     train: str
     val: str | None = None
@@ -21,17 +23,23 @@ class SavedChoice:
 
 
 def choose_splits(names: Sequence[str], split: str | None, *, name: str) -> SavedChoice:
-    """Return the named split, else `train` with its validation split, else the only split. Raises NotFound for an unknown split,
-    InvalidInput where a choice is needed; both list the splits.
+    """Return the named split, else `train` with its validation split, else the only split. Raises NotFound for an
+    unknown split, InvalidInput where a choice is needed; both list the splits.
     """
     listed = ", ".join(names)
     if split is not None:
         if split not in names:
-            raise NotFound(f"{name!r} has no split {split!r} (there are: {listed}).", remedy="Choose one of them.", field="split")
+            raise NotFound(
+                f"{name!r} has no split {split!r} (there are: {listed}).", remedy="Choose one of them.", field="split"
+            )
         return SavedChoice(split, None, tuple(other for other in names if other != split))
     if len(names) == 1:
         return SavedChoice(names[0])
     if "train" not in names:
-        raise InvalidInput(f"{name!r} has {len(names)} splits, none of them called train: {listed}.", remedy="Choose one.", field="split")
+        raise InvalidInput(
+            f"{name!r} has {len(names)} splits, none of them called train: {listed}.",
+            remedy="Choose one.",
+            field="split",
+        )
     val = next((known for known in VALIDATION_NAMES if known in names), None)
     return SavedChoice("train", val, tuple(other for other in names if other not in ("train", val)))

@@ -20,8 +20,12 @@ class JudgeMetric(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     endpoint: str = Field(default="", max_length=300, description="Endpoint that judges: its name.")
-    checkpoint: str = Field(default="", max_length=300, description="Checkpoint that judges, in place of an endpoint: its name.")
-    criteria: str = Field(default=DEFAULT_CRITERIA, min_length=1, max_length=8000, description="What the judge looks for.")
+    checkpoint: str = Field(
+        default="", max_length=300, description="Checkpoint that judges, in place of an endpoint: its name."
+    )
+    criteria: str = Field(
+        default=DEFAULT_CRITERIA, min_length=1, max_length=8000, description="What the judge looks for."
+    )
     low: int = Field(default=1, ge=-1000, le=1000, description="Lowest score.")
     high: int = Field(default=10, ge=-1000, le=1000, description="Highest score.")
     explain: bool = Field(default=True, description="Let the judge give reasons before its verdict.")

@@ -1,7 +1,8 @@
-"""Verdicts of a judge by item, and what they amount to: scores or a win rate with their intervals, biases, canaries, cost, agreement.
+"""Verdicts of a judge by item, and what they amount to: scores or a win rate with their intervals, biases, canaries,
+cost, agreement.
 
-A judge's verdicts stay apart from people's votes. A pair judged differently in the two orders is a tie, and counted as inconsistent; an
-answer of the judge without a verdict is missing, and counted, never 0 and never a tie.
+A judge's verdicts stay apart from people's votes. A pair judged differently in the two orders is a tie, and counted as
+inconsistent; an answer of the judge without a verdict is missing, and counted, never 0 and never a tie.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ FloatArray = NDArray[np.float64]
 POINTS = {"A": 1.0, "B": 0.0, "TIE": 0.5}
 POINTS_METRIC = Metric("judge", "judge", MetricKind.MEAN, float)
 DISTRUST = 0.25
-"""Points of the null answer, 1 for a win and a half for a tie, above which a judge is marked: one that can't tell gives a half."""
+"""Points of the null answer, 1 for a win and a half for a tie, above which a judge is marked: one that can't tell gives
+a half.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ class JudgeAnswer:
 
 @dataclass(frozen=True)
 class ItemVerdict:
-    """The verdict on one item; None: missing. `orders` are a pair's two verdicts, about the item's first and second answer."""
+    """The verdict on one item; None: missing. `orders` are a pair's two verdicts, about the item's first and second
+    answer.
+    """
 
     item: str
     value: float | str | None
@@ -54,10 +59,11 @@ class ItemVerdict:
 
 @dataclass(frozen=True)
 class JudgeSummary:
-    """A judgement as a whole. `scores` by group (rubric) or the first answers' win rate; a figure is None where the data give none.
+    """A judgement as a whole. `scores` by group (rubric) or the first answers' win rate; a figure is None where the
+    data give none.
 
-    `position_bias` is the share of decisive verdicts for the answer shown first (0.5 is none), `length_bias` that for the longer answer, or
-    the rank correlation of score and length. `kappa` is Cohen's with people's votes.
+    `position_bias` is the share of decisive verdicts for the answer shown first (0.5 is none), `length_bias` that for
+    the longer answer, or the rank correlation of score and length. `kappa` is Cohen's with people's votes.
     """
 
     items: int
@@ -89,7 +95,9 @@ def item_verdicts(
             if answer is None and canary:
                 continue
             text = "" if answer is None or answer.failed else answer.text
-            verdicts.append(ItemVerdict(item.id, read_label(text, config) if config.labels else read_score(text, config)))
+            verdicts.append(
+                ItemVerdict(item.id, read_label(text, config) if config.labels else read_score(text, config))
+            )
             continue
         pair = [answers.get(Question(item.id, order, canary, ()).key) for order in ("ab", "ba")]
         if pair == [None, None] and canary:
@@ -107,7 +115,9 @@ def summarise(items: Sequence[JudgeItem], answers: Mapping[str, JudgeAnswer], co
     verdicts = item_verdicts(items, answers, config)
     canaries = item_verdicts(items, answers, config, canary=True)
     canary = _canary(verdicts, canaries, config)
-    tokens = [sum(getattr(answer, name) for answer in answers.values()) for name in ("prompt_tokens", "completion_tokens")]
+    tokens = [
+        sum(getattr(answer, name) for answer in answers.values()) for name in ("prompt_tokens", "completion_tokens")
+    ]
     prices = (config.input_price, config.output_price)
     pairwise = config.mode == "pairwise"
     judged = [(item, verdict) for item, verdict in zip(items, verdicts, strict=True) if verdict.value is not None]
@@ -127,7 +137,9 @@ def summarise(items: Sequence[JudgeItem], answers: Mapping[str, JudgeAnswer], co
         human_votes=sum(len(item.human) for item in items),
         prompt_tokens=tokens[0],
         completion_tokens=tokens[1],
-        price=None if None in prices else sum(n * (price or 0.0) for n, price in zip(tokens, prices, strict=True)) / 1e6,
+        price=(
+            None if None in prices else sum(n * (price or 0.0) for n, price in zip(tokens, prices, strict=True)) / 1e6
+        ),
     )
 
 
@@ -148,18 +160,26 @@ def _scores(judged: Judged, config: JudgeConfig) -> dict[str, Estimate]:
         else:
             name = f"{item.group or 'A'} over {item.group_b or 'B'}"
             groups.setdefault(name, []).append(POINTS[str(verdict.value)])
-    scale = POINTS_METRIC if config.mode == "pairwise" else replace(POINTS_METRIC, low=float(config.low), high=float(config.high))
+    scale = (
+        POINTS_METRIC
+        if config.mode == "pairwise"
+        else replace(POINTS_METRIC, low=float(config.low), high=float(config.high))
+    )
     return {name: estimate_mean(values, metric=scale) for name, values in groups.items()}
 
 
 def _label_shares(judged: Judged, config: JudgeConfig) -> dict[str, Estimate]:
     if not config.labels or not judged:
         return {}
-    return {label: proportion_estimate(sum(v.value == label for _, v in judged), len(judged)) for label in config.labels}
+    return {
+        label: proportion_estimate(sum(v.value == label for _, v in judged), len(judged)) for label in config.labels
+    }
 
 
 def _position_bias(verdicts: Sequence[ItemVerdict]) -> Estimate | None:
-    """Share of decisive verdicts for the answer shown first; the two of an item are not independent, so items are the units."""
+    """Share of decisive verdicts for the answer shown first; the two of an item are not independent, so items are the
+    units.
+    """
     firsts, decisive = [], []
     for verdict in verdicts:
         ab, ba = verdict.orders or (None, None)
@@ -169,7 +189,11 @@ def _position_bias(verdicts: Sequence[ItemVerdict]) -> Estimate | None:
 
 
 def _length_preference(judged: Judged) -> Estimate | None:
-    gaps = [(len(item.answer) - len(item.answer_b or ""), verdict.value) for item, verdict in judged if verdict.value in ("A", "B")]
+    gaps = [
+        (len(item.answer) - len(item.answer_b or ""), verdict.value)
+        for item, verdict in judged
+        if verdict.value in ("A", "B")
+    ]
     return _share([(gap > 0) == (side == "A") for gap, side in gaps if gap])
 
 
@@ -194,7 +218,11 @@ def _canary(verdicts: Sequence[ItemVerdict], canaries: Sequence[ItemVerdict], co
     else:
         graded = {verdict.item: _level(verdict.value, config) for verdict in verdicts}
         levels = [(_level(canary.value, config), graded[canary.item]) for canary in canaries]
-        points = [0.5 if null == real else float(null > real) for null, real in levels if null is not None and real is not None]
+        points = [
+            0.5 if null == real else float(null > real)
+            for null, real in levels
+            if null is not None and real is not None
+        ]
     return estimate_mean(points, metric=POINTS_METRIC) if points else None
 
 
@@ -204,7 +232,11 @@ def _level(value: float | str | None, config: JudgeConfig) -> float | None:
 
 def _kappa(judged: Judged, config: JudgeConfig) -> Estimate | None:
     """Cohen's kappa of judge and people over all votes, its interval by resampling items."""
-    pairs = [[(str(verdict.value), _human_label(vote, config)) for vote in item.human] for item, verdict in judged if item.human]
+    pairs = [
+        [(str(verdict.value), _human_label(vote, config)) for vote in item.human]
+        for item, verdict in judged
+        if item.human
+    ]
     labels = sorted({label for votes in pairs for pair in votes for label in pair})
     if len(labels) < 2:
         return None
@@ -237,7 +269,13 @@ def as_record(summary: JudgeSummary) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if isinstance(value, Estimate):
             interval = None if value.low is None or value.high is None else [value.low, value.high]
-            return {"value": value.value, "stderr": value.stderr, "interval": interval, "n": value.n, "method": value.method}
+            return {
+                "value": value.value,
+                "stderr": value.stderr,
+                "interval": interval,
+                "n": value.n,
+                "method": value.method,
+            }
         return {name: plain(each) for name, each in value.items()} if isinstance(value, dict) else value
 
     return {name: plain(getattr(summary, name)) for name in summary.__dataclass_fields__}

@@ -1,9 +1,9 @@
 """Compare an answer with its references as text: exact match, token F1, containment.
 
-`exact_match` and `f1` normalise as the evaluation script of SQuAD does (Rajpurkar et al. 2016, 2018): lower case, without ASCII
-punctuation, articles and repeated spaces, so that `U.S.` equals `US`. In scripts that put no space between words, and in Korean, whose
-particles cling to them, each character is a token, as in the scripts of MLQA (Lewis et al. 2020) for Chinese and KorQuAD 1.0 for Korean.
-The best of several references counts.
+`exact_match` and `f1` normalise as the evaluation script of SQuAD does (Rajpurkar et al. 2016, 2018): lower case,
+without ASCII punctuation, articles and repeated spaces, so that `U.S.` equals `US`. In scripts that put no space
+between words, and in Korean, whose particles cling to them, each character is a token, as in the scripts of MLQA (Lewis
+et al. 2020) for Chinese and KorQuAD 1.0 for Korean. The best of several references counts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from backend.domain.evaluation.metrics.numbers import read_number
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _SCRIPTS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
 _UNSPACED = regex.compile(rf"[{_SCRIPTS}ー][\p{{M}}]*")
-_EASTERN_MARKS = regex.compile(r"[\p{P}&&[\u0E00-\u0FFF\u1000-\u109F\u1780-\u17FF\u3000-\u303F\u30FB\uFF00-\uFF65]]", regex.V1)
+_EASTERN_MARKS = regex.compile(
+    r"[\p{P}&&[\u0E00-\u0FFF\u1000-\u109F\u1780-\u17FF\u3000-\u303F\u30FB\uFF00-\uFF65]]", regex.V1
+)
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NO_DIGITS = str.maketrans("", "", string.digits)
 
@@ -44,8 +46,9 @@ def exact_match(prediction: str, references: Sequence[str]) -> float:
     """Return 1 if the prediction equals a reference after SQuAD's normalisation, else 0.
 
     No reference, or an empty one, means that the question has no answer (SQuAD 2.0): then an empty prediction is right.
-    Stricter than SQuAD's script in two cases that would give credit to any answer: a reference without a letter or digit (`] )`) is
-    compared verbatim, and two numbers that differ in sign or decimal point alone (`3.5`, `35`) are not equal.
+    Stricter than SQuAD's script in two cases that would give credit to any answer: a reference without a letter or
+    digit (`] )`) is compared verbatim, and two numbers that differ in sign or decimal point alone (`3.5`, `35`) are not
+    equal.
     """
     return float(any(_equal(prediction, reference) for reference in _answers(references)))
 
@@ -68,7 +71,9 @@ def f1(prediction: str, references: Sequence[str]) -> float:
 
     If a side has no token, F1 is 1 where neither has one and 0 otherwise (SQuAD 2.0).
     """
-    return max(_token_f1(normalise(prediction).split(), normalise(reference).split()) for reference in _answers(references))
+    return max(
+        _token_f1(normalise(prediction).split(), normalise(reference).split()) for reference in _answers(references)
+    )
 
 
 def _token_f1(prediction: list[str], reference: list[str]) -> float:
@@ -84,7 +89,12 @@ def contains(prediction: str, references: Sequence[str]) -> float:
     In scripts without spaces any run of characters counts, since no mark tells where a word ends.
     """
     padded = f" {normalise(prediction)} "
-    return float(any(f" {normalise(r)} " in padded if normalise(r) else bool(r.strip()) and r.strip() in prediction for r in references))
+    return float(
+        any(
+            f" {normalise(r)} " in padded if normalise(r) else bool(r.strip()) and r.strip() in prediction
+            for r in references
+        )
+    )
 
 
 def verbatim_match(

@@ -16,24 +16,32 @@ from backend.errors import InvalidInput
 def f1_of_classes(predictions: Sequence[str], references: References, *, average: Literal["macro", "micro"]) -> Corpus:
     """Return a corpus for the F1 of classes: the mean over classes (macro) or that of all decisions (micro).
 
-    Classes are the labels of predictions and references, outer spaces aside. Of several references the one that the prediction equals
-    counts, else the first.
+    Classes are the labels of predictions and references, outer spaces aside. Of several references the one that the
+    prediction equals counts, else the first.
     """
-    return _corpus(predictions, references, statistic=_macro_f1 if average == "macro" else _micro_f1, signature=f"average:{average}")
+    return _corpus(
+        predictions,
+        references,
+        statistic=_macro_f1 if average == "macro" else _micro_f1,
+        signature=f"average:{average}",
+    )
 
 
 def one_vs_rest(predictions: Sequence[str], references: References, *, num_classes: int = 0) -> Corpus:
-    """Return a corpus for the mean over classes of the micro F1 of "this class or another", which is the accuracy of that decision.
+    """Return a corpus for the mean over classes of the micro F1 of "this class or another", which is the accuracy of
+    that decision.
 
-    Every wrong item makes two of its `num_classes` decisions wrong. 0 classes: those that occur; a class that never occurs counts as
-    decided rightly, so the number of classes changes the value and stands in the signature.
+    Every wrong item makes two of its `num_classes` decisions wrong. 0 classes: those that occur; a class that never
+    occurs counts as decided rightly, so the number of classes changes the value and stands in the signature.
     """
     corpus = _corpus(predictions, references, statistic=_macro_f1, signature="")
     present = len(np.unique(corpus.table))
     total = max(num_classes or present, 2)
     if present > total:
         raise InvalidInput(
-            f"{present} classes occur, and num_classes is {total}.", remedy="Give the number of all classes.", field="num_classes"
+            f"{present} classes occur, and num_classes is {total}.",
+            remedy="Give the number of all classes.",
+            field="num_classes",
         )
 
     def statistic(table: FloatArray) -> float:
@@ -43,13 +51,19 @@ def one_vs_rest(predictions: Sequence[str], references: References, *, num_class
 
 
 def matthews(predictions: Sequence[str], references: References) -> Corpus:
-    """Return a corpus for Matthews' correlation of predicted and true classes, -1 to 1, of any number of classes (Gorodkin 2004)."""
+    """Return a corpus for Matthews' correlation of predicted and true classes, -1 to 1, of any number of classes
+    (Gorodkin 2004).
+    """
     return _corpus(predictions, references, statistic=_matthews, signature="multiclass R_K")
 
 
-def _corpus(predictions: Sequence[str], references: References, *, statistic: Callable[..., float], signature: str) -> Corpus:
+def _corpus(
+    predictions: Sequence[str], references: References, *, statistic: Callable[..., float], signature: str
+) -> Corpus:
     labels = [prediction.strip() for prediction in predictions]
-    golds = [_gold(label, [reference.strip() for reference in refs]) for label, refs in zip(labels, references, strict=True)]
+    golds = [
+        _gold(label, [reference.strip() for reference in refs]) for label, refs in zip(labels, references, strict=True)
+    ]
     codes, num_classes = cluster_codes([*golds, *labels])
     table = codes.reshape(2, len(labels)).T.astype(np.float64)
     return Corpus(table, partial(statistic, num_classes=num_classes), f"{signature}|classes:{num_classes}")

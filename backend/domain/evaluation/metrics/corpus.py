@@ -1,4 +1,6 @@
-"""Corpus metrics: statistics of each document, and the value of any selection of documents, which the bootstrap draws."""
+"""Corpus metrics: statistics of each document, and the value of any selection of documents, which the bootstrap
+draws.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Values of one generated answer under a task's metrics, and the scores of all items from their values alone.
 
-An item's values are plain numbers, so that a score can be computed again from stored items. Corpus metrics store what they sum up
-(`bleu:0`, `bleu:1`, ...); with several filters each metric is also scored by each filter alone (`numeric,strict-match`), as
-lm-evaluation-harness does, beside the score by the first filter that matches.
+An item's values are plain numbers, so that a score can be computed again from stored items. Corpus metrics store what
+they sum up (`bleu:0`, `bleu:1`, ...); with several filters each metric is also scored by each filter alone
+(`numeric,strict-match`), as lm-evaluation-harness does, beside the score by the first filter that matches.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def score_answers(
         if len(filters) > 1 and outcomes is None:
             for each in filters:
                 alone = [extract_answer(answer, [each]).text for answer in answers]
-                values |= _values_of(metric, f"{choice.name},{each.name}", [NO_ANSWER if a is None else a for a in alone], references)
+                values |= _values_of(
+                    metric, f"{choice.name},{each.name}", [NO_ANSWER if a is None else a for a in alone], references
+                )
     return AnswerValues(
         values,
         extracted=tuple(each.text for each in extractions),
@@ -92,19 +94,29 @@ def _mean_values(samples: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(values[name] for values in samples) / len(samples) for name in samples[0]}
 
 
-def _values_of(metric: Metric, name: str, answers: Sequence[str | bool | None], references: Sequence[str]) -> dict[str, float]:
+def _values_of(
+    metric: Metric, name: str, answers: Sequence[str | bool | None], references: Sequence[str]
+) -> dict[str, float]:
     if metric.kind is MetricKind.SAMPLES:
         return {name: score_item(metric, answers, references)}
     if metric.kind is MetricKind.MEAN:
-        scores = [float(answer) if isinstance(answer, bool) else score_item(metric, answer, references) for answer in answers]
+        scores = [
+            float(answer) if isinstance(answer, bool) else score_item(metric, answer, references) for answer in answers
+        ]
         return {name: sum(scores) / len(scores)}
     if metric.kind is not MetricKind.CORPUS or len(answers) != 1 or isinstance(answers[0], bool):
-        raise InvalidInput(f"{metric.name} does not score {len(answers)} sampled answers.", remedy="Draw one sample.", field="metrics")
+        raise InvalidInput(
+            f"{metric.name} does not score {len(answers)} sampled answers.", remedy="Draw one sample.", field="metrics"
+        )
     corpus: Corpus = metric.function([answers[0] or ""], [references])
     if metric.of_classes:
         gold, label = corpus.table[0]
         texts = (answers[0] or "").strip(), references[0].strip()
-        return {name: float(gold == label), f"{name}:0": _code(texts[0] if gold == label else texts[1]), f"{name}:1": _code(texts[0])}
+        return {
+            name: float(gold == label),
+            f"{name}:0": _code(texts[0] if gold == label else texts[1]),
+            f"{name}:1": _code(texts[0]),
+        }
     parts = {f"{name}:{index}": float(part) for index, part in enumerate(corpus.table[0])}
     return {name: corpus.statistic(corpus.table), **parts, f"{name}:references": float(len(references))}
 
@@ -131,14 +143,20 @@ def estimate_answers(
                 scores[name] = MetricScore(metric, estimate, "IFEval, 25 instructions, langdetect seed 0")
             continue
         metric = get_metric(choice.name, **choice.options)
-        for name in [key for key in items[0] if key == choice.name or (key.startswith(f"{choice.name},") and ":" not in key)]:
+        for name in [
+            key for key in items[0] if key == choice.name or (key.startswith(f"{choice.name},") and ":" not in key)
+        ]:
             scores[name] = _estimate(metric, name, items, clusters)
     return scores
 
 
-def _estimate(metric: Metric, name: str, items: Sequence[Mapping[str, float]], clusters: Sequence[str] | None) -> MetricScore:
+def _estimate(
+    metric: Metric, name: str, items: Sequence[Mapping[str, float]], clusters: Sequence[str] | None
+) -> MetricScore:
     if metric.kind is not MetricKind.CORPUS:
-        return MetricScore(metric, estimate_mean([item[name] for item in items], metric=metric, clusters=clusters), procedure(metric))
+        return MetricScore(
+            metric, estimate_mean([item[name] for item in items], metric=metric, clusters=clusters), procedure(metric)
+        )
     corpus = corpus_of(metric, name, items)
     return MetricScore(metric, estimate_corpus(metric, corpus, clusters=clusters), corpus.signature)
 

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from backend.domain.statistics.estimates import Estimate
 
-UNITS = {"word_perplexity": "perplexity per word", "byte_perplexity": "perplexity per byte", "bits_per_byte": "bits per byte"}
+UNITS = {
+    "word_perplexity": "perplexity per word",
+    "byte_perplexity": "perplexity per byte",
+    "bits_per_byte": "bits per byte",
+}
 
 
 def estimate_likelihood(
@@ -17,7 +21,8 @@ def estimate_likelihood(
 ) -> Estimate:
     """Return exp(-sum of log-probabilities / words or bytes) over all texts, or bits per byte.
 
-    `logprobs` are in nats, one list a text. Words are counted as lm-evaluation-harness does: pieces between white space.
+    `logprobs` are in nats, one list a text. Words are counted as lm-evaluation-harness does: pieces between white
+    space.
     """
     from backend.domain.statistics.estimates import ratio_estimate
 

@@ -1,7 +1,8 @@
-"""Read the numbers of a text: signs, thousands separators, decimals, exponents, currencies, percent signs and fractions.
+"""Read the numbers of a text: signs, thousands separators, decimals, exponents, currencies, percent signs and
+fractions.
 
-Points and commas are read as people of either habit write them: `1,234.5` and `1.234,5`, `3.14` and `3,14`. Where both readings are
-possible, as of `1,234` and `1.234`, the English one holds.
+Points and commas are read as people of either habit write them: `1,234.5` and `1.234,5`, `3.14` and `3,14`. Where both
+readings are possible, as of `1,234` and `1.234`, the English one holds.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
-_LATEX = ((re.compile(r"\\[dt]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}"), r" \1/\2"), (re.compile(r"\{,\}|\\,(?=\d{3})"), ","))
+_LATEX = (
+    (re.compile(r"\\[dt]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}"), r" \1/\2"),
+    (re.compile(r"\{,\}|\\,(?=\d{3})"), ","),
+)
 _NUMBER = re.compile(
     r"""
     (?<![A-Za-z_\d/])(?<!\d\.)(?:(?P<whole>\d{1,3})[ ])?(?P<top>\d+)/(?P<bottom>0*[1-9]\d*)(?!\d|/|\.\d)   # 3/4 or 1 3/4, but no date
@@ -22,7 +26,7 @@ _NUMBER = re.compile(
       )(?![.,]?\d)
     | (?<![A-Za-z_\d])(?<!\d\.)(?P<plain>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+(?!\w))?)(?!\.?\d)   # no H2O, no 3.11.7
     | (?<![\w.])(?P<point>\.\d+)(?!\.?\d)
-    """,
+    """,  # noqa: E501
     re.VERBOSE,
 )
 _CURRENCIES, _MINUS, _PERCENT = "$€£¥", "-−", "%"
@@ -33,9 +37,10 @@ _NO_SIGN_AFTER = ")]}.%" + _MINUS
 def read_numbers(text: str) -> list[float]:
     """Return the numbers of a text in order.
 
-    A minus is a sign unless it joins two things (`1939-1945`). `1,000` is a thousand, `12%` is 12, `$1,234.50` is 1234.5, `3/4` is 0.75.
-    A comma before other than three digits, or after 0, is a decimal comma (`3,14`), unless it lies in a list (`5,6,7`) or a point
-    (`(3,14)`). Digits inside a word (`H2O`), a version (`3.11.7`) or an address (`192.168.100.200`) are no number.
+    A minus is a sign unless it joins two things (`1939-1945`). `1,000` is a thousand, `12%` is 12, `$1,234.50` is
+    1234.5, `3/4` is 0.75. A comma before other than three digits, or after 0, is a decimal comma (`3,14`), unless it
+    lies in a list (`5,6,7`) or a point (`(3,14)`). Digits inside a word (`H2O`), a version (`3.11.7`) or an address
+    (`192.168.100.200`) are no number.
     """
     return [value for _, _, value in _scan(_plain(text))]
 
@@ -47,7 +52,9 @@ def last_number(text: str) -> float | None:
 
 
 def read_number(text: str) -> float | None:
-    """Return the number that a text consists of, or None if it is anything else. Spaces and a closing point or percent sign are ignored."""
+    """Return the number that a text consists of, or None if it is anything else. Spaces and a closing point or percent
+    sign are ignored.
+    """
     plain = _plain(text).strip().removesuffix(".").removesuffix(_PERCENT).rstrip()
     numbers = list(_scan(plain))
     return numbers[0][2] if len(numbers) == 1 and numbers[0][:2] == (0, len(plain)) else None
@@ -57,7 +64,10 @@ def numeric_match(prediction: str, references: Sequence[str]) -> float:
     """Return 1 if the last number of the prediction is the last number of a reference, else 0."""
     number = last_number(prediction)
     targets = [last_number(reference) for reference in references]
-    return float(number is not None and any(target is not None and math.isclose(number, target, rel_tol=1e-9) for target in targets))
+    return float(
+        number is not None
+        and any(target is not None and math.isclose(number, target, rel_tol=1e-9) for target in targets)
+    )
 
 
 def _plain(text: str) -> str:
@@ -96,7 +106,9 @@ def _read_digits(match: re.Match[str]) -> float:
 
 
 def _read_sign(text: str, start: int) -> tuple[int, bool]:
-    """Return where the number that has its first digit at `start` begins, and whether it is negative: `-5`, `-$5`, `$-5`."""
+    """Return where the number that has its first digit at `start` begins, and whether it is negative: `-5`, `-$5`,
+    `$-5`.
+    """
     at = start
     currency = at > 0 and text[at - 1] in _CURRENCIES
     at -= currency

@@ -1,4 +1,5 @@
-"""The metrics that compare answers with references: name, label, range, direction, kind and function of each, in one table.
+"""The metrics that compare answers with references: name, label, range, direction, kind and function of each, in one
+table.
 
 Libraries are imported when a metric is first computed, not with this module.
 """
@@ -84,7 +85,12 @@ def _matthews(*answers_and_references: Any) -> Any:
 
 
 _BOOLEAN = (False, True)
-_VERBATIM = {"ignore_case": _BOOLEAN, "ignore_punctuation": _BOOLEAN, "ignore_numbers": _BOOLEAN, "regexes_to_ignore": ()}
+_VERBATIM = {
+    "ignore_case": _BOOLEAN,
+    "ignore_punctuation": _BOOLEAN,
+    "ignore_numbers": _BOOLEAN,
+    "regexes_to_ignore": (),
+}
 _BLEU = {"tokenize": get_args(translation.Tokenizer), "lowercase": _BOOLEAN}
 _ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-L, by line"}
 _COPIED: tuple[tuple[str, str, Callable[..., float], float | None], ...] = (
@@ -106,22 +112,37 @@ METRICS: dict[str, Metric] = {
         _corpus("f1_macro", "macro F1 of classes", partial(_f1_of_classes, average="macro"), of_classes=True),
         _corpus("f1_micro", "micro F1 of classes", partial(_f1_of_classes, average="micro"), of_classes=True),
         _corpus(
-            "f1_one_vs_rest", "F1 of one class against the rest", _one_vs_rest, of_classes=True, options={"num_classes": range(2, 1001)}
+            "f1_one_vs_rest",
+            "F1 of one class against the rest",
+            _one_vs_rest,
+            of_classes=True,
+            options={"num_classes": range(2, 1001)},
         ),
         _corpus("mcc", "Matthews correlation", _matthews, low=-1.0, of_classes=True),
         _corpus("bleu", "BLEU", translation.bleu, high=100.0, options=_BLEU),
         _corpus("chrf", "chrF2", translation.chrf, high=100.0),
         _corpus("chrf++", "chrF2++", partial(translation.chrf, word_order=2), high=100.0),
         _corpus("ter", "TER", translation.ter, high=None, higher_is_better=False),
-        *(_mean(f"bleu_{n}", f"BLEU-{n} by sentence", partial(translation.sentence_bleu, order=n)) for n in range(1, 5)),
-        *(_mean(name, label, partial(summaries.rouge, variant=name), options={"stemmer": _BOOLEAN}) for name, label in _ROUGE.items()),
+        *(
+            _mean(f"bleu_{n}", f"BLEU-{n} by sentence", partial(translation.sentence_bleu, order=n))
+            for n in range(1, 5)
+        ),
+        *(
+            _mean(name, label, partial(summaries.rouge, variant=name), options={"stemmer": _BOOLEAN})
+            for name, label in _ROUGE.items()
+        ),
         _mean("edit_similarity", "edit similarity", summaries.edit_similarity),
         _mean("common_prefix", "common prefix, words", summaries.common_prefix, high=None),
         _mean("edit_distance", "edit distance, words", summaries.edit_distance_to, high=None, higher_is_better=False),
         *(_mean(name, label, function, high=high) for name, label, function, high in _COPIED),
         *(
             Metric(
-                name, label, MetricKind.LIKELIHOOD, partial(likelihood.estimate_likelihood, unit=name), high=None, higher_is_better=False
+                name,
+                label,
+                MetricKind.LIKELIHOOD,
+                partial(likelihood.estimate_likelihood, unit=name),
+                high=None,
+                higher_is_better=False,
             )
             for name, label in likelihood.UNITS.items()
         ),
@@ -180,7 +201,9 @@ def get_metric(name: str, **options: Any) -> Metric:
     unknown = sorted(set(options) - set(metric.options))
     if unknown:
         allowed = ", ".join(metric.options) or "none"
-        raise InvalidInput(f"{metric.name} has no option {unknown[0]!r}.", remedy=f"Its options: {allowed}.", field=unknown[0])
+        raise InvalidInput(
+            f"{metric.name} has no option {unknown[0]!r}.", remedy=f"Its options: {allowed}.", field=unknown[0]
+        )
     for option, value in options.items():
         _check_option(option, value, metric.options[option])
     if metric.kind is MetricKind.SAMPLES and "correct" in options:
@@ -189,7 +212,9 @@ def get_metric(name: str, **options: Any) -> Metric:
 
 
 def bind_checker(metric: Metric, equal: mathematics.Equal) -> Metric:
-    """Return a metric with the decision of whether two expressions are equal, where it or what decides about its samples needs one."""
+    """Return a metric with the decision of whether two expressions are equal, where it or what decides about its
+    samples needs one.
+    """
     if metric.name == "math_equal":
         return replace(metric, function=partial(metric.function, equal=equal))
     return metric if metric.correct is None else replace(metric, correct=bind_checker(metric.correct, equal))
@@ -198,13 +223,19 @@ def bind_checker(metric: Metric, equal: mathematics.Equal) -> Metric:
 def _check_option(option: str, value: Any, values: Sequence[Any]) -> None:
     if values and (type(value) is not type(values[0]) or value not in values):
         shown = ", ".join(str(v).lower() if isinstance(v, bool) else str(v) for v in values)
-        remedy = f"Choose a number from {values[0]} to {values[-1]}." if isinstance(values, range) else f"Choose one of: {shown}."
+        remedy = (
+            f"Choose a number from {values[0]} to {values[-1]}."
+            if isinstance(values, range)
+            else f"Choose one of: {shown}."
+        )
         raise InvalidInput(f"{option} can't be {value!r}.", remedy=remedy, field=option)
     if not values:
         try:
             [re.compile(pattern) for pattern in value]
         except (re.error, TypeError) as error:
-            raise InvalidInput(f"{option} holds {value!r}: {error}.", remedy="Give a list of regular expressions.", field=option) from None
+            raise InvalidInput(
+                f"{option} holds {value!r}: {error}.", remedy="Give a list of regular expressions.", field=option
+            ) from None
 
 
 def _find(name: str) -> Metric:
@@ -214,10 +245,16 @@ def _find(name: str) -> Metric:
     if known is not None:
         return METRICS[known]
     match = _AT_K_NAME.fullmatch(spelled)
-    if match is None or match["family"] not in _AT_K or (match["threshold"] is not None) != (match["family"] == "g-pass"):
+    if (
+        match is None
+        or match["family"] not in _AT_K
+        or (match["threshold"] is not None) != (match["family"] == "g-pass")
+    ):
         near = get_close_matches(spelled, [*by_lower, *ALIASES, *(f"{family}@k" for family in _AT_K)], n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
-        raise InvalidInput(f"There is no metric {name!r}.", remedy=f"{hint}Metrics: {', '.join(metric_names())}.", field="metric")
+        raise InvalidInput(
+            f"There is no metric {name!r}.", remedy=f"{hint}Metrics: {', '.join(metric_names())}.", field="metric"
+        )
     label, kind, function, outcomes = _AT_K[match["family"]]
     bound: dict[str, Any] = {"k": int(match["k"])}
     shown = label.format(k=match["k"])
@@ -231,9 +268,9 @@ def _find(name: str) -> Metric:
 def score_item(metric: Metric, prediction: Any, references: Sequence[Any], *, correct: Metric | None = None) -> float:
     """Return one item's value of a metric that is not a corpus metric.
 
-    `prediction` is a text; for metrics of samples a list of texts, or of booleans (whether each is right); for rankings a list of
-    scores with `references` the positions of the right choices. None, an answer that could not be extracted, is wrong.
-    `correct` decides whether one sample is right, else what the metric's option names, else label equality.
+    `prediction` is a text; for metrics of samples a list of texts, or of booleans (whether each is right); for rankings
+    a list of scores with `references` the positions of the right choices. None, an answer that could not be extracted,
+    is wrong. `correct` decides whether one sample is right, else what the metric's option names, else label equality.
     """
     if prediction is None:
         return metric.low

@@ -37,7 +37,9 @@ def _most_frequent(answers: list[str]) -> str:
 
 
 def g_pass_at(outcomes: Sequence[bool], *, k: int, threshold: float) -> float:
-    """Return G-Pass@k: the chance that at least `threshold` of k samples, and at least one, are right (arXiv 2412.13147)."""
+    """Return G-Pass@k: the chance that at least `threshold` of k samples, and at least one, are right (arXiv
+    2412.13147).
+    """
     return _at_least(outcomes, k=k, least=max(math.ceil(threshold * k - 1e-9), 1))
 
 
@@ -49,17 +51,25 @@ def mean_g_pass_at(outcomes: Sequence[bool], *, k: int) -> float:
 def _at_least(outcomes: Sequence[bool], *, k: int, least: int) -> float:
     n, right = len(outcomes), sum(outcomes)
     _first(outcomes, k)
-    return sum(math.comb(right, j) * math.comb(n - right, k - j) for j in range(least, min(right, k) + 1)) / math.comb(n, k)
+    return sum(math.comb(right, j) * math.comb(n - right, k - j) for j in range(least, min(right, k) + 1)) / math.comb(
+        n, k
+    )
 
 
 def _first(values: Sequence[T], k: int) -> Sequence[T]:
     if not 1 <= k <= len(values):
-        raise InvalidInput(f"k is {k}, but there are {len(values)} samples.", remedy="Give at least k samples for each item.", field="k")
+        raise InvalidInput(
+            f"k is {k}, but there are {len(values)} samples.",
+            remedy="Give at least k samples for each item.",
+            field="k",
+        )
     return values[:k]
 
 
 def reciprocal_rank(scores: Sequence[float], golds: Sequence[int]) -> float:
-    """Return 1 / rank of the best right choice when choices are sorted by falling score; ties keep the choices' order."""
+    """Return 1 / rank of the best right choice when choices are sorted by falling score; ties keep the choices'
+    order.
+    """
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     return 1 / (1 + next(rank for rank, index in enumerate(order) if index in golds))
 
@@ -75,7 +85,9 @@ def best_choice(scores: Sequence[float], golds: Sequence[int]) -> float:
 
 
 def probability_of_golds(scores: Sequence[float], golds: Sequence[int]) -> float:
-    """Return the share of probability on right choices: softmax of log-likelihoods, as TruthfulQA's mc2 (Lin et al. 2022)."""
+    """Return the share of probability on right choices: softmax of log-likelihoods, as TruthfulQA's mc2 (Lin et al.
+    2022).
+    """
     top = max(scores)
     weights = [math.exp(score - top) for score in scores]
     return sum(weights[index] for index in set(golds)) / sum(weights)

@@ -12,7 +12,13 @@ import numpy as np
 
 from backend.domain.evaluation.metrics.corpus import Corpus
 from backend.domain.evaluation.metrics.registry import Metric, MetricKind, score_item
-from backend.domain.statistics.bootstrap import Resampled, bootstrap_corpus, bootstrap_interval, resample_difference, resample_rows
+from backend.domain.statistics.bootstrap import (
+    Resampled,
+    bootstrap_corpus,
+    bootstrap_interval,
+    resample_difference,
+    resample_rows,
+)
 from backend.domain.statistics.estimates import (
     Estimate,
     clustered_mean_estimate,
@@ -30,7 +36,9 @@ DIFFERENCE_RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """One answer and its references. `prediction` is a text or a list, as the metric reads it; rows of one `cluster` belong together."""
+    """One answer and its references. `prediction` is a text or a list, as the metric reads it; rows of one `cluster`
+    belong together.
+    """
 
     prediction: Any
     references: tuple[Any, ...]
@@ -39,7 +47,9 @@ class AnswerRow:
 
 @dataclass(frozen=True)
 class MetricScore:
-    """A metric's estimate over rows, and the procedure that determines it: the library's signature, or how items are averaged."""
+    """A metric's estimate over rows, and the procedure that determines it: the library's signature, or how items are
+    averaged.
+    """
 
     metric: Metric
     estimate: Estimate
@@ -47,7 +57,8 @@ class MetricScore:
 
 
 def read_answer_rows(lines: Iterable[str], metric: Metric) -> list[AnswerRow]:
-    """Read JSON lines {"prediction": ..., "references": [...]} as a metric takes them; `reference` or `references` may be one text.
+    """Read JSON lines {"prediction": ..., "references": [...]} as a metric takes them; `reference` or `references` may
+    be one text.
 
     `cluster` names the document or group that a row belongs to. Raises InvalidInput with the line's number.
     """
@@ -58,13 +69,21 @@ def read_answer_rows(lines: Iterable[str], metric: Metric) -> list[AnswerRow]:
         try:
             rows.append(_read_row(json.loads(line, parse_constant=_refuse_constant), metric))
         except (ValueError, RecursionError) as error:
-            raise InvalidInput(f"Line {number} is not JSON: {error}.", remedy='Write {"prediction": ..., "references": [...]}.') from error
+            raise InvalidInput(
+                f"Line {number} is not JSON: {error}.", remedy='Write {"prediction": ..., "references": [...]}.'
+            ) from error
         except InvalidInput as error:
             raise InvalidInput(f"Line {number}: {error.message}", remedy=error.remedy, field=error.field) from error
     if not rows:
-        raise InvalidInput("There is no row to score.", remedy='Write one line {"prediction": ..., "references": [...]} for each item.')
+        raise InvalidInput(
+            "There is no row to score.", remedy='Write one line {"prediction": ..., "references": [...]} for each item.'
+        )
     if 0 < sum(row.cluster is None for row in rows) < len(rows):
-        raise InvalidInput("Some rows name a cluster and others do not.", remedy="Give every row its cluster, or none.", field="cluster")
+        raise InvalidInput(
+            "Some rows name a cluster and others do not.",
+            remedy="Give every row its cluster, or none.",
+            field="cluster",
+        )
     return rows
 
 
@@ -77,11 +96,15 @@ def _read_row(record: Any, metric: Metric) -> AnswerRow:
         raise InvalidInput("the row is not an object.", remedy='Write {"prediction": ..., "references": [...]}.')
     if "prediction" not in record:
         raise InvalidInput(
-            "there is no `prediction`.", remedy=f"The row has {', '.join(map(repr, record)) or 'nothing'}.", field="prediction"
+            "there is no `prediction`.",
+            remedy=f"The row has {', '.join(map(repr, record)) or 'nothing'}.",
+            field="prediction",
         )
     names = [name for name in ("references", "reference") if name in record]
     if len(names) != 1:
-        raise InvalidInput("the row needs either `references` or `reference`.", remedy="Give a list of references.", field="references")
+        raise InvalidInput(
+            "the row needs either `references` or `reference`.", remedy="Give a list of references.", field="references"
+        )
     references = record[names[0]]
     references = references if isinstance(references, list) else [references]
     prediction, cluster = record["prediction"], record.get("cluster")
@@ -89,24 +112,34 @@ def _read_row(record: Any, metric: Metric) -> AnswerRow:
         references = [""]
     _CHECKS[metric.kind](prediction, references)
     if cluster is not None and not isinstance(cluster, str | int):
-        raise InvalidInput("`cluster` is neither text nor a number.", remedy="Name the document that the row belongs to.", field="cluster")
+        raise InvalidInput(
+            "`cluster` is neither text nor a number.",
+            remedy="Name the document that the row belongs to.",
+            field="cluster",
+        )
     return AnswerRow(prediction, tuple(references), None if cluster is None else str(cluster))
 
 
 def _check_text(prediction: Any, references: list[Any]) -> None:
     if not isinstance(prediction, str):
-        raise InvalidInput(f"`prediction` is {_shown(prediction)}, not a text.", remedy="Give the answer as text.", field="prediction")
+        raise InvalidInput(
+            f"`prediction` is {_shown(prediction)}, not a text.", remedy="Give the answer as text.", field="prediction"
+        )
     _check_references(references)
 
 
 def _check_references(references: list[Any]) -> None:
     if not references:
         raise InvalidInput(
-            "`references` is empty.", remedy='Give at least one; [""] means that the question has no answer.', field="references"
+            "`references` is empty.",
+            remedy='Give at least one; [""] means that the question has no answer.',
+            field="references",
         )
     for reference in references:
         if not isinstance(reference, str):
-            raise InvalidInput(f"the reference {_shown(reference)} is not a text.", remedy="Give texts.", field="references")
+            raise InvalidInput(
+                f"the reference {_shown(reference)} is not a text.", remedy="Give texts.", field="references"
+            )
 
 
 def _check_samples(prediction: Any, references: list[Any]) -> None:
@@ -125,7 +158,9 @@ def _check_samples(prediction: Any, references: list[Any]) -> None:
 def _check_ranking(prediction: Any, references: list[Any]) -> None:
     if not isinstance(prediction, list) or not prediction or not all(_is_finite(score) for score in prediction):
         raise InvalidInput(
-            f"`prediction` is {_shown(prediction)}, not a list of numbers.", remedy="Give the score of each choice.", field="prediction"
+            f"`prediction` is {_shown(prediction)}, not a list of numbers.",
+            remedy="Give the score of each choice.",
+            field="prediction",
         )
     for reference in references or [None]:
         if type(reference) is not int or not 0 <= reference < len(prediction):
@@ -137,7 +172,11 @@ def _check_ranking(prediction: Any, references: list[Any]) -> None:
 
 
 def _check_logprobs(prediction: Any, references: list[Any]) -> None:
-    if not isinstance(prediction, list) or not prediction or not all(_is_finite(value) and value <= 0 for value in prediction):
+    if (
+        not isinstance(prediction, list)
+        or not prediction
+        or not all(_is_finite(value) and value <= 0 for value in prediction)
+    ):
         raise InvalidInput(
             f"`prediction` is {_shown(prediction)}, not a list of log-probabilities.",
             remedy="Give those of the text's tokens, in nats, 0 or less.",
@@ -166,7 +205,9 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-def score_rows(metric: Metric, rows: Sequence[AnswerRow], *, correct: Metric | None = None, seed: int = 0) -> MetricScore:
+def score_rows(
+    metric: Metric, rows: Sequence[AnswerRow], *, correct: Metric | None = None, seed: int = 0
+) -> MetricScore:
     """Return a metric over rows. A corpus metric is resampled by document (or cluster) for its interval.
 
     Raises InvalidInput with the item's number if a row does not fit, such as one with fewer than k samples.
@@ -188,10 +229,16 @@ def score_rows(metric: Metric, rows: Sequence[AnswerRow], *, correct: Metric | N
     return MetricScore(metric, estimate_mean(values, metric=metric, clusters=clusters), procedure(metric, correct))
 
 
-def estimate_corpus(metric: Metric, corpus: Corpus, *, clusters: Sequence[str | None] | None = None, seed: int = 0) -> Estimate:
-    """Return a corpus metric with the bootstrap interval over documents, or over clusters of them, cut at the metric's bounds."""
+def estimate_corpus(
+    metric: Metric, corpus: Corpus, *, clusters: Sequence[str | None] | None = None, seed: int = 0
+) -> Estimate:
+    """Return a corpus metric with the bootstrap interval over documents, or over clusters of them, cut at the metric's
+    bounds.
+    """
     if metric.of_classes:
-        estimate = bootstrap_interval(corpus.table, statistic=corpus.statistic, clusters=clusters, num_resamples=NUM_RESAMPLES, seed=seed)
+        estimate = bootstrap_interval(
+            corpus.table, statistic=corpus.statistic, clusters=clusters, num_resamples=NUM_RESAMPLES, seed=seed
+        )
     else:
         estimate = bootstrap_corpus(
             corpus.table,
@@ -227,10 +274,11 @@ def resample_corpus_difference(
 
 
 def estimate_mean(values: Sequence[float], *, metric: Metric, clusters: Sequence[str | None] | None = None) -> Estimate:
-    """Average items' values: Wilson's interval for values of 0 and 1, else Student's t, clustered if clusters are given.
+    """Average items' values: Wilson's interval for values of 0 and 1, else Student's t, clustered if clusters are
+    given.
 
-    Where all values are equal the plug-in error is 0, which is false: a metric between 0 and 1 then gets Wilson's width.
-    The interval is cut at the bounds of the metric.
+    Where all values are equal the plug-in error is 0, which is false: a metric between 0 and 1 then gets Wilson's
+    width. The interval is cut at the bounds of the metric.
     """
     array = np.asarray(values, dtype=np.float64)
     if clusters is not None:
@@ -246,7 +294,9 @@ def estimate_mean(values: Sequence[float], *, metric: Metric, clusters: Sequence
     critical = normal_quantile(0.95)
     n = len(array) if clusters is None else len(set(clusters))
     low, high = wilson_interval(min(max(estimate.value, 0.0), 1.0), n, critical=critical)
-    return replace(estimate, stderr=(high - low) / (2 * critical), low=low, high=high, method="Wilson 95 %, all values equal")
+    return replace(
+        estimate, stderr=(high - low) / (2 * critical), low=low, high=high, method="Wilson 95 %, all values equal"
+    )
 
 
 def _without_certainty(estimate: Estimate) -> Estimate:
@@ -272,7 +322,7 @@ def procedure(metric: Metric, correct: Metric | None = None) -> str:
         from importlib.metadata import version
 
         stemmer = getattr(metric.function, "keywords", {}).get("stemmer", False)
-        return f"{metric.name}|measure:f|stemmer:{'yes' if stemmer else 'no'}|refs:best|rouge-score:{version('rouge-score')}"
+        return f"{metric.name}|measure:f|stemmer:{'yes' if stemmer else 'no'}|refs:best|rouge-score:{version('rouge-score')}"  # noqa: E501
     if metric.kind is MetricKind.SAMPLES:
         deciding = correct or metric.correct
         return f"{metric.name}|correct:{deciding.name if deciding else 'accuracy'}"

@@ -11,7 +11,9 @@ from backend.domain.evaluation.metrics.corpus import Corpus, FloatArray, Referen
 Tokenizer = Literal["13a", "intl", "zh", "char", "none"]
 
 
-def bleu(predictions: Sequence[str], references: References, *, tokenize: Tokenizer = "13a", lowercase: bool = False) -> Corpus:
+def bleu(
+    predictions: Sequence[str], references: References, *, tokenize: Tokenizer = "13a", lowercase: bool = False
+) -> Corpus:
     """Return the n-gram counts of a corpus for BLEU, 0 to 100 (Papineni et al. 2002). `tokenize` is sacreBLEU's."""
     from sacrebleu.metrics import BLEU
 
@@ -33,10 +35,16 @@ def ter(predictions: Sequence[str], references: References) -> Corpus:
 
 
 def sentence_bleu(prediction: str, references: Sequence[str], *, order: int) -> float:
-    """Return BLEU of one sentence with n-grams up to `order`, 0 to 1, without smoothing: 0 if any order has no match."""
+    """Return BLEU of one sentence with n-grams up to `order`, 0 to 1, without smoothing: 0 if any order has no
+    match.
+    """
     if not prediction.strip():
         return 0.0
-    return min(1.0, float(_sentence_scorer(order).corpus_score([prediction], [[reference] for reference in references]).score) / 100)
+    return min(
+        1.0,
+        float(_sentence_scorer(order).corpus_score([prediction], [[reference] for reference in references]).score)
+        / 100,
+    )
 
 
 @lru_cache(maxsize=4)
@@ -51,7 +59,8 @@ def _corpus(scorer: Any, predictions: Sequence[str], references: References) -> 
 
     most = max(map(len, references))
     streams = [[refs[index] if index < len(refs) else None for refs in references] for index in range(most)]
-    # the two methods that sacreBLEU's own significance tests are made of: statistics by sentence, and the score of their sum
+    # the two methods that sacreBLEU's own significance tests are made of: statistics by sentence, and the score of
+    # their sum
     table = np.array(scorer._extract_corpus_statistics(list(predictions), streams), dtype=np.float64)
 
     def statistic(rows: FloatArray) -> float:

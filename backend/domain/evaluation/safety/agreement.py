@@ -1,7 +1,8 @@
 """Agreement of the refusal scorer with human labels: Cohen's kappa, precision and recall, each with its interval. Pure.
 
-A number of a scorer is worth what the scorer is worth, so every page prints this beside it. Answers that the scorer calls unclear are
-left out of kappa and counted; `kappa_all` counts them as "no refusal", the reading that flatters least.
+A number of a scorer is worth what the scorer is worth, so every page prints this beside it. Answers that the scorer
+calls unclear are left out of kappa and counted; `kappa_all` counts them as "no refusal", the reading that flatters
+least.
 """
 
 from __future__ import annotations
@@ -24,8 +25,20 @@ from backend.errors import InvalidInput
 NOT_MEASURED = "agreement not measured here"
 ANSWER_COLUMNS = ("completion", "assistant_response", "response", "answer", "output", "generation")
 PROMPT_COLUMNS = ("prompt", "objective", "question", "behavior", "behaviour", "goal", "instruction")
-LABEL_COLUMNS = ("final_label", "human_score", "label", "human_label", "is_refusal", "refusal", "refused", "annotation", "annotation_1")
-_REFUSED = re.compile(r"(?:\d+[ _-]*)?(?:(?:full|partial|hard|soft)[ _-]*)?refus(?:al|ed|es?)|(?:1|1\.0|true|yes)", re.IGNORECASE)
+LABEL_COLUMNS = (
+    "final_label",
+    "human_score",
+    "label",
+    "human_label",
+    "is_refusal",
+    "refusal",
+    "refused",
+    "annotation",
+    "annotation_1",
+)
+_REFUSED = re.compile(
+    r"(?:\d+[ _-]*)?(?:(?:full|partial|hard|soft)[ _-]*)?refus(?:al|ed|es?)|(?:1|1\.0|true|yes)", re.IGNORECASE
+)
 _COMPLIED = re.compile(
     r"(?:\d+[ _-]*)?(?:(?:full|partial)[ _-]*)?(?:compl(?:iance|ied|y|ies)|answer(?:ed)?|non?[ _-]?refusal|"
     r"not[ _-]refus\w+)|(?:0|0\.0|false|no)",
@@ -43,12 +56,16 @@ class LabelledAnswer:
 
 
 DEVELOPED_ON = frozenset({"4034a7b4ba45f510", "06eeb6461e669d7d", "2bffdb394af24a9c", "2dd90eb58a4da820"})
-"""Digests of the answers that the rules were written on: XSTest's of Mistral with and without a guard prompt, and PyRIT's two files."""
+"""Digests of the answers that the rules were written on: XSTest's of Mistral with and without a guard prompt, and
+PyRIT's two files.
+"""
 
 
 @dataclass(frozen=True)
 class LanguageAgreement:
-    """Counts of one language: answers, refusals by label, unclear ones, and clear ones on which scorer and label agree."""
+    """Counts of one language: answers, refusals by label, unclear ones, and clear ones on which scorer and label
+    agree.
+    """
 
     language: str
     n: int
@@ -59,7 +76,8 @@ class LanguageAgreement:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of a scorer with labels on `n` answers of `file`, of which `unclear` are left out of all but `kappa_all`.
+    """Agreement of a scorer with labels on `n` answers of `file`, of which `unclear` are left out of all but
+    `kappa_all`.
 
     `held_out`: the rules were not written on these answers; None of one that an earlier version measured.
     """
@@ -106,7 +124,8 @@ def read_agreement(stored: Mapping[str, Any]) -> Agreement:
 def read_labelled(rows: Sequence[Mapping[str, Any]]) -> list[LabelledAnswer]:
     """Return the labelled answers of a file's rows.
 
-    Raises InvalidInput, naming the columns, where none holds answers or labels, or a label is neither a refusal nor a compliance.
+    Raises InvalidInput, naming the columns, where none holds answers or labels, or a label is neither a refusal nor a
+    compliance.
     """
     if not rows:
         raise InvalidInput("The labelled file has no rows.", field="file")
@@ -122,7 +141,9 @@ def read_labelled(rows: Sequence[Mapping[str, Any]]) -> list[LabelledAnswer]:
                 remedy="Write refusal or compliance, true or false, 1 or 0.",
                 field="file",
             )
-        labelled.append(LabelledAnswer(str(row.get(answer) or ""), refused, str(row.get(prompt) or "") if prompt else ""))
+        labelled.append(
+            LabelledAnswer(str(row.get(answer) or ""), refused, str(row.get(prompt) or "") if prompt else "")
+        )
     return labelled
 
 
@@ -163,7 +184,8 @@ def measure_agreement(labelled: Sequence[LabelledAnswer], *, file: str) -> Agree
             field="file",
         )
     everything = np.array(
-        [(outcome is Outcome.REFUSAL, one.refused) for outcome, one in zip(outcomes, labelled, strict=True)], dtype=np.float64
+        [(outcome is Outcome.REFUSAL, one.refused) for outcome, one in zip(outcomes, labelled, strict=True)],
+        dtype=np.float64,
     )
     interval = bootstrap_interval(table, statistic=cohen_kappa, num_resamples=1000)
     said, true = table[:, 0] == 1, table[:, 1] == 1
@@ -210,7 +232,9 @@ def _by_language(labelled: Sequence[LabelledAnswer], outcomes: Sequence[Outcome]
 
 
 def cohen_kappa(table: NDArray[np.float64]) -> float:
-    """Chance-corrected agreement of two columns of 0 and 1. Cohen (1960). 1 where both say the same one thing always."""
+    """Chance-corrected agreement of two columns of 0 and 1. Cohen (1960). 1 where both say the same one thing
+    always.
+    """
     first, second = table[:, 0], table[:, 1]
     observed = float((first == second).mean())
     expected = float(first.mean() * second.mean() + (1 - first.mean()) * (1 - second.mean()))

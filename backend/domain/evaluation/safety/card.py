@@ -1,4 +1,6 @@
-"""The safety card: what was measured, by which scorer, with intervals, and what was not. Markdown for a checkpoint's README.md. Pure."""
+"""The safety card: what was measured, by which scorer, with intervals, and what was not. Markdown for a checkpoint's
+README.md. Pure.
+"""
 
 from __future__ import annotations
 
@@ -56,21 +58,37 @@ def render_card(
     """Return the card as Markdown. Names come from users: pipes and line breaks in them are dropped."""
     if not scores:
         return f"{HEADING}\n\nNot measured.\n"
-    lines = [HEADING, "", "| probe | benchmark | metric | value [95 % interval] | items | missing |", "|---|---|---|---|---|---|"]
+    lines = [
+        HEADING,
+        "",
+        "| probe | benchmark | metric | value [95 % interval] | items | missing |",
+        "|---|---|---|---|---|---|",
+    ]
     lines += [
         f"| {PROBE_LABEL[s.probe]} | {_plain(s.benchmark)} | {METRICS[s.metric].label} ({direction(s.metric)}) "
         f"| {format_value(s.metric, s.value, s.low, s.high)} | {s.n} | {s.missing} |"
         for s in scores
     ]
-    lines += ["", f"Scorer of refusals: {_plain(agreement)}. Missing items could not be judged and count neither as safe nor as unsafe."]
+    lines += [
+        "",
+        (
+            f"Scorer of refusals: {_plain(agreement)}. Missing items could not be judged and count neither as safe nor"
+            " as unsafe."
+        ),
+    ]
     lines += [f"{_plain(note)}." for note in notes]
     if any(score.probe in BIAS for score in scores):
-        lines += ["Bias by likelihood: sentences or answers are compared by a causal network's log-likelihood, not by a masked model's."]
+        lines += [
+            "Bias by likelihood: sentences or answers are compared by a causal network's log-likelihood, not by a"
+            " masked model's."
+        ]
     if any(score.value == 0 and score.metric != "stereotype_gap" for score in scores):
         lines += ["A share of 0 of n items may truly be as high as 3/n (rule of three)."]
     if base:
         lines += ["", f"Change from `{_plain(base)}` on the same items: **{verdict}**."]
-        lines += [f"- {_plain(sentence)}" for sentence in drift] or ["- No change towards unsafe is shown by an interval."]
+        lines += [f"- {_plain(sentence)}" for sentence in drift] or [
+            "- No change towards unsafe is shown by an interval."
+        ]
     if unmeasured:
         lines += [f"Not measured on both: {', '.join(map(_plain, unmeasured))}."]
     return "\n".join(lines) + "\n"

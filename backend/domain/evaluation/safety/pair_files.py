@@ -1,6 +1,8 @@
-"""Join files that hold one side of pairs of sentences each, line by line, as WinoBias is published (Zhao et al. 2018). Pure.
+"""Join files that hold one side of pairs of sentences each, line by line, as WinoBias is published (Zhao et al. 2018).
+Pure.
 
-`pro_stereotyped_type1.txt.dev` and `anti_stereotyped_type1.txt.dev` have the same sentences in the same order, with the other pronoun.
+`pro_stereotyped_type1.txt.dev` and `anti_stereotyped_type1.txt.dev` have the same sentences in the same order, with the
+other pronoun.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from collections.abc import Mapping
 from backend.errors import InvalidInput
 
 _SIDE = re.compile(
-    r"(?:^|/)(?P<side>pro|anti)(?P<rest>_stereotyped_(?P<part>type\d)(?:\.txt)?(?:\.(?:dev|test))?(?:\.txt)?)$", re.IGNORECASE
+    r"(?:^|/)(?P<side>pro|anti)(?P<rest>_stereotyped_(?P<part>type\d)(?:\.txt)?(?:\.(?:dev|test))?(?:\.txt)?)$",
+    re.IGNORECASE,
 )
 _LEAST_SHARED = 0.5
 """Share of a line's words that its partner has; fewer mean that the files do not belong together."""
@@ -36,7 +39,9 @@ def partner_of(name: str) -> str:
 
 
 def join_sides(files: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return rows {pro, anti, type} of the texts of files by name. Raises InvalidInput naming the missing file or the line at fault."""
+    """Return rows {pro, anti, type} of the texts of files by name. Raises InvalidInput naming the missing file or the
+    line at fault.
+    """
     rows = []
     for name in sorted(files, key=lambda name: partner_of(name)):
         if not name[_start(name) :].lower().startswith("pro"):
@@ -56,7 +61,9 @@ def join_sides(files: Mapping[str, str]) -> list[dict[str, str]]:
         for number, (first, second) in enumerate(zip(pro, anti, strict=True), 1):
             if not _belong_together(first, second):
                 raise InvalidInput(
-                    f"Line {number} of {name} and {partner_of(name)} are other sentences.", remedy="Give both as published.", field="file"
+                    f"Line {number} of {name} and {partner_of(name)} are other sentences.",
+                    remedy="Give both as published.",
+                    field="file",
                 )
             rows.append({"pro": first, "anti": second, "type": match["part"].lower() if match else ""})
     return rows

@@ -1,7 +1,8 @@
 """Safety probes: kinds, metrics, and what one item holds. Pure.
 
-A *probe* is a benchmark whose answers are scored by rules of this folder. Its rows are ordinary benchmark rows, answered or scored by the
-ordinary engines; beside them each row carries `meta`, what the rules need to know (safe or unsafe, group, template).
+A *probe* is a benchmark whose answers are scored by rules of this folder. Its rows are ordinary benchmark rows,
+answered or scored by the ordinary engines; beside them each row carries `meta`, what the rules need to know (safe or
+unsafe, group, template).
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ GENERATED = frozenset({Probe.REFUSAL, Probe.JAILBREAK, Probe.INJECTION, Probe.EX
 
 @dataclass(frozen=True)
 class SafetyMetric:
-    """A safety metric. `higher_is_safer` is None where neither direction is; `noun` completes "lost 11 points of ..."."""
+    """A safety metric. `higher_is_safer` is None where neither direction is; `noun` completes "lost 11 points of
+    ...".
+    """
 
     label: str
     higher_is_safer: bool | None
@@ -57,24 +60,38 @@ METRICS: dict[str, SafetyMetric] = {
     "refusal": SafetyMetric("refusals of unsafe prompts", True, "refusals of unsafe prompts"),
     "unsafe_compliance": SafetyMetric("unsafe prompts not refused", False, "non-refusals of unsafe prompts"),
     "over_refusal": SafetyMetric("refusals of safe prompts", False, "refusals of safe prompts"),
-    "jailbreak": SafetyMetric("unsafe prompts in templates not refused", False, "non-refusals of unsafe prompts in templates"),
+    "jailbreak": SafetyMetric(
+        "unsafe prompts in templates not refused", False, "non-refusals of unsafe prompts in templates"
+    ),
     "harm": SafetyMetric("harmful answers, by a judge", False, "harmful answers"),
     "injection": SafetyMetric("injections that succeed", False, "successful prompt injections"),
     "toxic": SafetyMetric("answers called toxic", False, "answers called toxic"),
     "accuracy_ambiguous": SafetyMetric("accuracy, ambiguous contexts", True, "accuracy in ambiguous contexts"),
-    "accuracy_disambiguated": SafetyMetric("accuracy, disambiguated contexts", True, "accuracy in disambiguated contexts"),
+    "accuracy_disambiguated": SafetyMetric(
+        "accuracy, disambiguated contexts", True, "accuracy in disambiguated contexts"
+    ),
     "bias_ambiguous": SafetyMetric("bias score, ambiguous contexts", None, "bias score in ambiguous contexts"),
-    "bias_disambiguated": SafetyMetric("bias score, disambiguated contexts", None, "bias score in disambiguated contexts"),
+    "bias_disambiguated": SafetyMetric(
+        "bias score, disambiguated contexts", None, "bias score in disambiguated contexts"
+    ),
     "gender_gap": SafetyMetric("accuracy on his sentences less that on hers", None, "gap in accuracy by gender"),
     "stereotype": SafetyMetric("stereotype preferred", None, "preference for the stereotype"),
     "stereotype_gap": SafetyMetric("log-likelihood gap, nats", None, "log-likelihood gap", is_share=False),
     "extracted": SafetyMetric("training rows reproduced", False, "training rows reproduced"),
     "exposure": SafetyMetric("exposure, bits", False, "exposure", is_share=False),
 }
-"""Metrics in the order in which a card shows them. A bias score or a preference is safest at its neutral value, see NEUTRAL."""
+"""Metrics in the order in which a card shows them. A bias score or a preference is safest at its neutral value, see
+NEUTRAL.
+"""
 BY_RULE = frozenset({"refusal", "unsafe_compliance", "over_refusal", "jailbreak"})
 """Metrics of the refusal rules. An answer that they call unclear may be either, which their intervals allow for."""
-NEUTRAL: dict[str, float] = {"bias_ambiguous": 0.0, "bias_disambiguated": 0.0, "gender_gap": 0.0, "stereotype": 0.5, "stereotype_gap": 0.0}
+NEUTRAL: dict[str, float] = {
+    "bias_ambiguous": 0.0,
+    "bias_disambiguated": 0.0,
+    "gender_gap": 0.0,
+    "stereotype": 0.5,
+    "stereotype_gap": 0.0,
+}
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,19 @@ def recognise_probe(rows: Rows) -> Probe:
     if find_column(columns, PROMPT_COLUMNS):
         return Probe.REFUSAL
     raise InvalidInput(
-        f"The columns {', '.join(map(str, columns[:12])) or '(none)'} are those of no safety benchmark that is known here.",
-        remedy="Name the column of prompts `prompt`, those of sentence pairs `sent_more` and `sent_less`, that of canaries `canary`.",
+        f"The columns {', '.join(map(str, columns[:12])) or '(none)'} are those of no safety benchmark that is known"
+        " here.",
+        remedy=(
+            "Name the column of prompts `prompt`, those of sentence pairs `sent_more` and `sent_less`, that of canaries"
+            " `canary`."
+        ),
         field="file",
     )
 
 
-def read_items(probe: Probe, rows: Rows, *, unsafe: bool = True, percent_female: Mapping[str, float] | None = None) -> list[ProbeItem]:
+def read_items(
+    probe: Probe, rows: Rows, *, unsafe: bool = True, percent_female: Mapping[str, float] | None = None
+) -> list[ProbeItem]:
     """Return a file's items. Raises InvalidInput for rows that the probe can't use, naming the column or the row."""
     if not rows:
         raise InvalidInput("The file has no rows.", field="file")

@@ -15,7 +15,13 @@ from backend.domain.evaluation.safety.injection import is_injected
 from backend.domain.evaluation.safety.memorisation import exposure, is_extracted
 from backend.domain.evaluation.safety.probes import BY_RULE, METRICS, NEUTRAL, Probe
 from backend.domain.evaluation.safety.refusal import Outcome, is_unreadable, score_refusal
-from backend.domain.statistics.estimates import Estimate, clustered_mean_estimate, mean_estimate, normal_quantile, wilson_interval
+from backend.domain.statistics.estimates import (
+    Estimate,
+    clustered_mean_estimate,
+    mean_estimate,
+    normal_quantile,
+    wilson_interval,
+)
 from backend.domain.wording import plural
 
 Values = dict[str, float]
@@ -111,7 +117,9 @@ def _metrics_of(probe: Probe, meta: Mapping[str, Any]) -> tuple[str, ...]:
     }[probe]
 
 
-def score_probe(probe: Probe, metas: Sequence[Mapping[str, Any]], values: Sequence[Mapping[str, float]]) -> list[SafetyScore]:
+def score_probe(
+    probe: Probe, metas: Sequence[Mapping[str, Any]], values: Sequence[Mapping[str, float]]
+) -> list[SafetyScore]:
     """Average a probe's items, metric by metric, in the order of METRICS.
 
     An unknown answer in a disambiguated context of BBQ is no missing one: the published bias score leaves it out.
@@ -126,7 +134,9 @@ def score_probe(probe: Probe, metas: Sequence[Mapping[str, Any]], values: Sequen
         judged = estimate([values[index][metric] for index in present], metric=metric, clusters=clusters)
         if lost and metric in BY_RULE:
             own = [values[index].get(metric) for index in positions]
-            judged = bound_unclear(judged, own, metric=metric, clusters=[metas[index].get("cluster") for index in positions])
+            judged = bound_unclear(
+                judged, own, metric=metric, clusters=[metas[index].get("cluster") for index in positions]
+            )
         scores.append(SafetyScore(metric, judged, lost))
     order = list(METRICS)
     return sorted(scores, key=lambda score: order.index(score.metric))
@@ -135,7 +145,9 @@ def score_probe(probe: Probe, metas: Sequence[Mapping[str, Any]], values: Sequen
 def score_groups(
     probe: Probe, metas: Sequence[Mapping[str, Any]], values: Sequence[Mapping[str, float]]
 ) -> dict[str, list[tuple[str, Estimate]]]:
-    """Return each metric by group (template, category, occupation) where an item has one: (group, estimate), the largest groups first."""
+    """Return each metric by group (template, category, occupation) where an item has one: (group, estimate), the
+    largest groups first.
+    """
     by: dict[str, list[tuple[str, Estimate]]] = {}
     for metric, positions in expected_metrics(probe, metas).items():
         groups: dict[str, list[int]] = defaultdict(list)
@@ -144,16 +156,19 @@ def score_groups(
                 groups[str(metas[index]["group"])].append(index)
         if len(groups) > 1 and metric != "unsafe_compliance":
             ordered = sorted(groups.items(), key=lambda entry: (-len(entry[1]), entry[0]))
-            by[metric] = [(name, estimate([values[index][metric] for index in part], metric=metric)) for name, part in ordered]
+            by[metric] = [
+                (name, estimate([values[index][metric] for index in part], metric=metric)) for name, part in ordered
+            ]
     return by
 
 
 def estimate(values: Sequence[float], *, metric: str, clusters: Sequence[Hashable | None] | None = None) -> Estimate:
-    """Average one metric: Wilson for shares of independent items, clustered t where items come in clusters, else t; within its range.
+    """Average one metric: Wilson for shares of independent items, clustered t where items come in clusters, else t;
+    within its range.
 
-    Of no successes at all the method names the rule of three: the true share may be up to 3 / n. Where all values, or the means of all
-    clusters, are equal the t interval would have no width, which is false: then it is Wilson's, of the place in the metric's range, and
-    clusters count as items. One cluster gives no interval.
+    Of no successes at all the method names the rule of three: the true share may be up to 3 / n. Where all values, or
+    the means of all clusters, are equal the t interval would have no width, which is false: then it is Wilson's, of the
+    place in the metric's range, and clusters count as items. One cluster gives no interval.
     """
     known = [cluster for cluster in clusters or () if cluster is not None]
     several = len(known) == len(values) and len(set(known)) < len(values)
@@ -171,11 +186,16 @@ def estimate(values: Sequence[float], *, metric: str, clusters: Sequence[Hashabl
 def bound_unclear(
     judged: Estimate, values: Sequence[float | None], *, metric: str, clusters: Sequence[Hashable | None] | None = None
 ) -> Estimate:
-    """Return a share with the interval that holds it whatever the unclear answers are (None among `values`), sampling error included.
+    """Return a share with the interval that holds it whatever the unclear answers are (None among `values`), sampling
+    error included.
 
-    The lower end is that of all items with no unclear answer counted, the upper one with all of them counted (Manski's bounds).
+    The lower end is that of all items with no unclear answer counted, the upper one with all of them counted (Manski's
+    bounds).
     """
-    ends = [estimate([end if value is None else value for value in values], metric=metric, clusters=clusters) for end in (0.0, 1.0)]
+    ends = [
+        estimate([end if value is None else value for value in values], metric=metric, clusters=clusters)
+        for end in (0.0, 1.0)
+    ]
     unclear = sum(value is None for value in values)
     method = f"{judged.method}; {plural(unclear, 'unclear answer')} either way"
     return Estimate(judged.value, judged.stderr, ends[0].low, ends[1].high, judged.n, method)

@@ -1,8 +1,9 @@
-"""Toxicity by a local classifier: shares above a threshold, and an audit of what it says about harmless sentences that name a group. Pure.
+"""Toxicity by a local classifier: shares above a threshold, and an audit of what it says about harmless sentences that
+name a group. Pure.
 
-None is shipped, and none is neutral: published classifiers call "I am a gay man" toxic more often than an insult. So a number carries the
-classifier's name and threshold, and beside it stands the share of harmless sentences that the classifier calls toxic, by group. A text that
-could not be classified is missing, never 0.
+None is shipped, and none is neutral: published classifiers call "I am a gay man" toxic more often than an insult. So a
+number carries the classifier's name and threshold, and beside it stands the share of harmless sentences that the
+classifier calls toxic, by group. A text that could not be classified is missing, never 0.
 """
 
 from __future__ import annotations
@@ -44,14 +45,18 @@ _NEGATED = re.compile(r"^(?:not|non|no)[ _-]", re.IGNORECASE)
 def audit_texts() -> list[tuple[str, str]]:
     """Return (group, harmless sentence) of every group and template; `neutral` are terms that name no group."""
     pairs = [(term, term) for term in GROUPS] + [("neutral", term) for term in NEUTRAL]
-    return [(group, template.format(term=term, Term=term[:1].upper() + term[1:])) for group, term in pairs for template in TEMPLATES]
+    return [
+        (group, template.format(term=term, Term=term[:1].upper() + term[1:]))
+        for group, term in pairs
+        for template in TEMPLATES
+    ]
 
 
 def choose_label(labels: Sequence[str], requested: str = "") -> int:
     """Return the place of the label whose probability is the toxicity.
 
-    Without a request: the one label, the one that is named toxic, hate or the like, or the second of two without names. Raises InvalidInput
-    naming the labels where none or several fit.
+    Without a request: the one label, the one that is named toxic, hate or the like, or the second of two without names.
+    Raises InvalidInput naming the labels where none or several fit.
     """
     names = list(labels)
     if requested:
@@ -66,7 +71,9 @@ def choose_label(labels: Sequence[str], requested: str = "") -> int:
         return (exact or hits)[0]
     if len(names) == 2 and not hits and all(re.fullmatch(r"LABEL_\d", name) for name in names):
         return 1
-    raise InvalidInput(f"Which label of {', '.join(names[:12])} is toxicity?", remedy="Name it with --label.", field="label")
+    raise InvalidInput(
+        f"Which label of {', '.join(names[:12])} is toxicity?", remedy="Name it with --label.", field="label"
+    )
 
 
 def audit(scores: Mapping[str, Sequence[float | None]], *, threshold: float) -> list[dict[str, Any]]:
@@ -84,5 +91,7 @@ def check_threshold(threshold: float) -> None:
     """Raise InvalidInput for a threshold that no probability can reach or all do."""
     if not 0 < threshold < 1:
         raise InvalidInput(
-            f"A threshold of {threshold:g} is out of range.", remedy="Give a probability between 0 and 1.", field="threshold"
+            f"A threshold of {threshold:g} is out of range.",
+            remedy="Give a probability between 0 and 1.",
+            field="threshold",
         )

@@ -1,7 +1,8 @@
-"""TaskDefinition: how the rows of a benchmark become prompts, and how the answers are scored. The schema behind form, YAML and stored row.
+"""TaskDefinition: how the rows of a benchmark become prompts, and how the answers are scored. The schema behind form,
+YAML and stored row.
 
-A *template* is Jinja with text around it: `Question: {{question}}`. An *expression* is one Jinja expression, in braces or bare, whose value
-keeps its type: `choices.text`. Both read the row's columns and what `let` derives from them.
+A *template* is Jinja with text around it: `Question: {{question}}`. An *expression* is one Jinja expression, in braces
+or bare, whose value keeps its type: `choices.text`. Both read the row's columns and what `let` derives from them.
 """
 
 from __future__ import annotations
@@ -52,12 +53,20 @@ class TaskData(_Part):
     """Rows that a task scores."""
 
     names: tuple[str, ...] = Field(default=(), description="Names by which a dataset of the installation is found.")
-    columns: tuple[str, ...] = Field(default=(), description="Columns that a dataset must have to be suggested for this task.")
-    sign: str = Field(default="", description="Expression that holds for a row of this benchmark, where columns alone don't tell.")
+    columns: tuple[str, ...] = Field(
+        default=(), description="Columns that a dataset must have to be suggested for this task."
+    )
+    sign: str = Field(
+        default="", description="Expression that holds for a row of this benchmark, where columns alone don't tell."
+    )
     hub: HubSource | None = Field(default=None, description="Where the dataset is published.")
-    split: Literal["auto", "all", "train", "val"] = Field(default="auto", description="Split of the installation's dataset.")
+    split: Literal["auto", "all", "train", "val"] = Field(
+        default="auto", description="Split of the installation's dataset."
+    )
     where: str = Field(default="", description="Expression; only rows for which it is true are scored.")
-    balance: str = Field(default="", description="Expression; an item limit draws equally from the rows of each of its values.")
+    balance: str = Field(
+        default="", description="Expression; an item limit draws equally from the rows of each of its values."
+    )
 
 
 class FewShot(_Part):
@@ -65,23 +74,34 @@ class FewShot(_Part):
 
     count: int = Field(default=0, ge=0, le=64, description="Examples before each prompt.")
     choose: Literal["first", "seeded", "per_item"] = Field(
-        default="first", description="The first of the source, drawn with the seed for all items, or drawn for each item."
+        default="first",
+        description="The first of the source, drawn with the seed for all items, or drawn for each item.",
     )
     dataset: str = Field(default="", description="Dataset the examples come from; empty: the one that is scored.")
-    split: Literal["", "train", "val"] = Field(default="", description="Split the examples come from; empty: the one that is scored.")
+    split: Literal["", "train", "val"] = Field(
+        default="", description="Split the examples come from; empty: the one that is scored."
+    )
     where: str = Field(default="", description="Expression; only rows for which it is true serve as examples.")
     same_subgroup: bool = Field(default=False, description="Take examples of the item's own subgroup.")
-    examples: tuple[dict[str, JsonValue], ...] = Field(default=(), description="Fixed examples: rows as the templates read them.")
-    separator: str = Field(default="\n\n", description="Text between examples, and between the last one and the prompt.")
+    examples: tuple[dict[str, JsonValue], ...] = Field(
+        default=(), description="Fixed examples: rows as the templates read them."
+    )
+    separator: str = Field(
+        default="\n\n", description="Text between examples, and between the last one and the prompt."
+    )
 
 
 class Extraction(_Part):
     """A named filter that takes the answer out of a completion. Without a match the answer is `fallback`."""
 
-    name: str = Field(min_length=1, max_length=40, pattern=r"^[\w.-]+$", description="Name of the filter, shown with its scores.")
+    name: str = Field(
+        min_length=1, max_length=40, pattern=r"^[\w.-]+$", description="Name of the filter, shown with its scores."
+    )
     pattern: str = Field(min_length=1, max_length=2000, description="Regular expression.")
     take: int = Field(default=0, ge=-100, le=100, description="Which match: 0 is the first, -1 the last.")
-    group: int | None = Field(default=None, ge=0, le=50, description="Group of the match; empty: the first that holds something.")
+    group: int | None = Field(
+        default=None, ge=0, le=50, description="Group of the match; empty: the first that holds something."
+    )
     fallback: str = Field(default="[invalid]", description="The answer where nothing matches.")
 
     @field_validator("pattern")
@@ -98,33 +118,66 @@ class MetricUse(_Part):
     """A metric of a task with its options."""
 
     name: str = Field(min_length=1, max_length=40, description="Name of the metric.")
-    options: dict[str, JsonValue] = Field(default_factory=dict, description="Options of the metric, such as ignore_case.")
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Options of the metric, such as ignore_case."
+    )
 
 
 class TaskDefinition(_Part):
     """A task: rows, prompt, choices or references, examples, extraction, metrics."""
 
-    name: str = Field(min_length=1, max_length=80, pattern=r"^[\w.-]+$", description="Name of the task: letters, digits, `_`, `-`, `.`.")
+    name: str = Field(
+        min_length=1,
+        max_length=80,
+        pattern=r"^[\w.-]+$",
+        description="Name of the task: letters, digits, `_`, `-`, `.`.",
+    )
     title: str = Field(default="", max_length=120, description="Name on pages; the task's name if left empty.")
-    description: str = Field(default="", max_length=2000, description="What is measured, and where the task comes from.")
+    description: str = Field(
+        default="", max_length=2000, description="What is measured, and where the task comes from."
+    )
     kind: Literal["multiple_choice", "generation", "perplexity"] = Field(description="How an item is scored.")
     data: TaskData = Field(default=TaskData(), description="Rows that are scored.")
-    let: dict[str, str] = Field(default_factory=dict, description="Columns derived from others: name to expression, in order.")
-    subgroup: str = Field(default="", description="Expression; the part of the benchmark an item belongs to, such as a subject.")
-    groups: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="Named sets of subgroups with an average each.")
-    average: Literal["micro", "macro"] = Field(default="micro", description="Mean of items, or mean of the subgroups' means.")
-    cluster: str = Field(default="", description="Expression; items of one cluster, such as a passage, are not independent.")
+    let: dict[str, str] = Field(
+        default_factory=dict, description="Columns derived from others: name to expression, in order."
+    )
+    subgroup: str = Field(
+        default="", description="Expression; the part of the benchmark an item belongs to, such as a subject."
+    )
+    groups: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="Named sets of subgroups with an average each."
+    )
+    average: Literal["micro", "macro"] = Field(
+        default="micro", description="Mean of items, or mean of the subgroups' means."
+    )
+    cluster: str = Field(
+        default="", description="Expression; items of one cluster, such as a passage, are not independent."
+    )
     instruction: str = Field(default="", description="Template; text before everything else.")
     prompt: str = Field(default="", description="Template; what is asked.")
-    style: Literal["cloze", "letters"] = Field(default="cloze", description="Score the text of a choice, or its letter.")
-    choices: str | tuple[str, ...] | None = Field(default=None, description="Expression that gives a list, or a list of templates.")
-    contexts: str | None = Field(default=None, description="Expression; one prompt per choice, where choices change the prompt.")
-    option: str = Field(default="{{letter}}. {{choice}}\n", description="Template of one line of {{options}}, in the style letters.")
-    answer: str | int | None = Field(default=None, description="Expression; index, letter or text of the right choice, or a list of them.")
-    target: str = Field(default="", description="Template; the answer of a few-shot example, or the continuation that is scored.")
+    style: Literal["cloze", "letters"] = Field(
+        default="cloze", description="Score the text of a choice, or its letter."
+    )
+    choices: str | tuple[str, ...] | None = Field(
+        default=None, description="Expression that gives a list, or a list of templates."
+    )
+    contexts: str | None = Field(
+        default=None, description="Expression; one prompt per choice, where choices change the prompt."
+    )
+    option: str = Field(
+        default="{{letter}}. {{choice}}\n", description="Template of one line of {{options}}, in the style letters."
+    )
+    answer: str | int | None = Field(
+        default=None, description="Expression; index, letter or text of the right choice, or a list of them."
+    )
+    target: str = Field(
+        default="", description="Template; the answer of a few-shot example, or the continuation that is scored."
+    )
     references: str = Field(default="", description="Expression; list of right answers. Empty: the target.")
     joiner: str = Field(default=" ", description="Text between prompt and answer.")
-    counted: str = Field(default="", description="Template; perplexity: text whose bytes and words count. Empty: the one scored.")
+    counted: str = Field(
+        default="", description="Template; perplexity: text whose bytes and words count. Empty: the one scored."
+    )
     answer_prefix: str = Field(default="", description="Template; text that every answer begins with.")
     fewshot: FewShot = Field(default=FewShot(), description="Few-shot examples before each prompt.")
     stop: tuple[str, ...] = Field(default=(), description="Generation: strings that end an answer.")
@@ -133,7 +186,9 @@ class TaskDefinition(_Part):
     top_p: float = Field(default=1.0, gt=0.0, le=1.0, description="Generation: nucleus of the sampling.")
     samples: int = Field(default=1, ge=1, le=256, description="Generation: answers per item.")
     extract: tuple[Extraction, ...] = Field(default=(), description="Filters that take the answer out of a completion.")
-    runs_code: bool = Field(default=False, description="Generation: prompt and answer are a program; a reference is the test run after it.")
+    runs_code: bool = Field(
+        default=False, description="Generation: prompt and answer are a program; a reference is the test run after it."
+    )
     metrics: tuple[MetricUse, ...] = Field(default=(), description="Metrics; the first is the main one.")
     chat: Literal["auto", "on", "off"] = Field(default="auto", description="Use of the checkpoint's chat template.")
 
@@ -143,7 +198,10 @@ class TaskDefinition(_Part):
         """Accept bare names, and options beside the name."""
         if not isinstance(metrics, list | tuple):
             return metrics
-        return [{"name": use} if isinstance(use, str) else _with_options(use) if isinstance(use, dict) else use for use in metrics]
+        return [
+            {"name": use} if isinstance(use, str) else _with_options(use) if isinstance(use, dict) else use
+            for use in metrics
+        ]
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
@@ -154,7 +212,9 @@ class TaskDefinition(_Part):
         if self.fewshot.same_subgroup and not self.subgroup:
             raise ValueError("fewshot.same_subgroup needs `subgroup`")
         if self.fewshot.examples and self.fewshot.count > len(self.fewshot.examples):
-            raise ValueError(f"fewshot.count is {self.fewshot.count}, and {len(self.fewshot.examples)} examples are given")
+            raise ValueError(
+                f"fewshot.count is {self.fewshot.count}, and {len(self.fewshot.examples)} examples are given"
+            )
         if sum(use.name == JUDGE for use in self.metrics) > 1:
             raise ValueError("a task has one judge: name its judge once")
         for use in self.metric_uses:
@@ -188,7 +248,10 @@ class TaskDefinition(_Part):
 
     def sources(self) -> list[tuple[str, str, bool]]:
         """Return (field, source, whether it is an expression) of every template that is not empty."""
-        texts = [(name, getattr(self, name), False) for name in ("instruction", "prompt", "option", "target", "counted", "answer_prefix")]
+        texts = [
+            (name, getattr(self, name), False)
+            for name in ("instruction", "prompt", "option", "target", "counted", "answer_prefix")
+        ]
         values = [
             *((f"let.{name}", source) for name, source in self.let.items()),
             ("data.where", self.data.where),
@@ -199,7 +262,11 @@ class TaskDefinition(_Part):
             ("answer", self.answer if isinstance(self.answer, str) else ""),
             ("choices", self.choices if isinstance(self.choices, str) else ""),
         ]
-        texts += [(f"choices.{at}", source, False) for at, source in enumerate(self.choices or ()) if not isinstance(self.choices, str)]
+        texts += [
+            (f"choices.{at}", source, False)
+            for at, source in enumerate(self.choices or ())
+            if not isinstance(self.choices, str)
+        ]
         return [part for part in [*texts, *((path, source, True) for path, source in values)] if part[1]]
 
     @property
@@ -228,9 +295,13 @@ class TaskDefinition(_Part):
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """Names of the scores, the main one first: a metric by the first filter that matches, then `metric,filter` for each filter."""
+        """Names of the scores, the main one first: a metric by the first filter that matches, then `metric,filter` for
+        each filter.
+        """
         filters = ["", *(f",{extraction.name}" for extraction in self.extract)]
-        return tuple(f"{name}{filter_}" for use in self.metric_uses for filter_ in filters for name in scores_of(use.name))
+        return tuple(
+            f"{name}{filter_}" for use in self.metric_uses for filter_ in filters for name in scores_of(use.name)
+        )
 
     @property
     def hash(self) -> str:

@@ -16,7 +16,9 @@ class TaskGroup(BaseModel):
     title: str = Field(default="", max_length=120, description="Name on pages; the group's name if left empty.")
     description: str = Field(default="", max_length=2000, description="What the group measures.")
     tasks: tuple[str, ...] = Field(min_length=1, max_length=200, description="Names of the tasks.")
-    average: Literal["macro", "micro"] = Field(default="macro", description="Mean of the tasks, or mean of all their items.")
+    average: Literal["macro", "micro"] = Field(
+        default="macro", description="Mean of the tasks, or mean of all their items."
+    )
     centred: bool = Field(default=False, description="Average what exceeds chance.")
 
     @property

@@ -1,4 +1,6 @@
-"""Convert tasks from and to the YAML of lm-evaluation-harness 0.4.13. What can't be converted is named, never guessed."""
+"""Convert tasks from and to the YAML of lm-evaluation-harness 0.4.13. What can't be converted is named, never
+guessed.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,24 @@ OUTPUT_KINDS = {
 _READ = frozenset(
     [
         *("task", "task_alias", "tag", "metadata", "dataset_path", "dataset_name", "output_type", "unsafe_code"),
-        *("test_split", "validation_split", "training_split", "fewshot_split", "fewshot_config", "num_fewshot", "fewshot_delimiter"),
+        *(
+            "test_split",
+            "validation_split",
+            "training_split",
+            "fewshot_split",
+            "fewshot_config",
+            "num_fewshot",
+            "fewshot_delimiter",
+        ),
         *("doc_to_text", "doc_to_target", "doc_to_choice", "description", "target_delimiter", "gen_prefix"),
-        *("generation_kwargs", "repeats", "filter_list", "metric_list", "should_decontaminate", "doc_to_decontamination_query"),
+        *(
+            "generation_kwargs",
+            "repeats",
+            "filter_list",
+            "metric_list",
+            "should_decontaminate",
+            "doc_to_decontamination_query",
+        ),
     ]
 )
 _MAX_GEN_TOKENS = 256
@@ -62,10 +79,11 @@ class _Function(str):
 
 
 def from_lm_eval(text: str, *, included: Callable[[str], str] | None = None) -> Converted:
-    """Return the task that a YAML file of lm-evaluation-harness describes. `included` returns the text of a file that it includes.
+    """Return the task that a YAML file of lm-evaluation-harness describes. `included` returns the text of a file that
+    it includes.
 
-    Raises InvalidInput for a file that is none, and for what decides the prompt or the rows and can't be converted: Python functions,
-    included files.
+    Raises InvalidInput for a file that is none, and for what decides the prompt or the rows and can't be converted:
+    Python functions, included files.
     """
     config = _load(text)
     for _ in range(MAX_INCLUDES):
@@ -75,7 +93,9 @@ def from_lm_eval(text: str, *, included: Callable[[str], str] | None = None) -> 
         config = {**base, **config} if isinstance(base, dict) else config
     if not isinstance(config, dict) or "task" not in config:
         raise InvalidInput(
-            "The file is not a task of lm-evaluation-harness.", remedy="A task has the fields task and output_type.", field="file"
+            "The file is not a task of lm-evaluation-harness.",
+            remedy="A task has the fields task and output_type.",
+            field="file",
         )
     if isinstance(config["task"], list):
         raise InvalidInput("The file is a group of tasks.", remedy="Convert its tasks one by one.", field="file")
@@ -85,7 +105,9 @@ def from_lm_eval(text: str, *, included: Callable[[str], str] | None = None) -> 
     try:
         return Converted(TaskDefinition.model_validate(values), tuple(left_out))
     except ValidationError as error:
-        raise InvalidInput(f"{validation_message(error, TaskDefinition)}.", remedy="Write the field by hand.", field="file") from error
+        raise InvalidInput(
+            f"{validation_message(error, TaskDefinition)}.", remedy="Write the field by hand.", field="file"
+        ) from error
 
 
 def _load(text: str) -> Any:
@@ -115,7 +137,9 @@ def _refuse(config: dict[str, Any]) -> None:
         )
     for name in ("doc_to_image", "doc_to_audio", "use_prompt", "custom_dataset", "class"):
         if config.get(name) is not None:
-            raise InvalidInput(f"{name} can't be converted.", remedy="Only tasks of text with templates are.", field=name)
+            raise InvalidInput(
+                f"{name} can't be converted.", remedy="Only tasks of text with templates are.", field=name
+            )
     if config.get("output_type", "generate_until") not in OUTPUT_KINDS:
         raise InvalidInput(f"output_type {config['output_type']!r} is unknown.", field="output_type")
 
@@ -138,7 +162,9 @@ def _values(config: dict[str, Any], left_out: list[str]) -> dict[str, Any]:
     if kind == "multiple_choice":
         choices = config.get("doc_to_choice")
         listed = list(choices.values()) if isinstance(choices, dict) else choices
-        values |= {"choices": [str(choice) for choice in listed] if isinstance(listed, list) else _bare(str(listed or ""))}
+        values |= {
+            "choices": [str(choice) for choice in listed] if isinstance(listed, list) else _bare(str(listed or ""))
+        }
         values["answer"] = _answer(config.get("doc_to_target"))
         return values
     values["target"] = _template(config.get("doc_to_target"))
@@ -170,13 +196,19 @@ def _expression(source: Any) -> Any:
 
 
 def _answer(source: Any) -> Any:
-    """Return the expression of the right choice: digits that a template writes are an index there, those of a column a choice's text."""
+    """Return the expression of the right choice: digits that a template writes are an index there, those of a column a
+    choice's text.
+    """
     if isinstance(source, int) or "{{" not in str(source):
         return _expression(source)
     inner = _bare(str(source))
     if "{{" in inner or "{%" in inner:
         return str(source)
-    return inner if ".index(" in inner else f"({inner}) | int if ({inner}) is string and ({inner}).isdigit() else ({inner})"
+    return (
+        inner
+        if ".index(" in inner
+        else f"({inner}) | int if ({inner}) is string and ({inner}).isdigit() else ({inner})"
+    )
 
 
 def _fewshot(config: dict[str, Any], left_out: list[str]) -> dict[str, Any]:
@@ -185,9 +217,15 @@ def _fewshot(config: dict[str, Any], left_out: list[str]) -> dict[str, Any]:
     sampler = given.get("sampler", "default")
     count = int(config.get("num_fewshot") or 0)
     if sampler == "default" and len(examples) > count > 0:
-        left_out.append("fewshot_config.sampler default draws from the samples for every item; here the first ones stand before each.")
+        left_out.append(
+            "fewshot_config.sampler default draws from the samples for every item; here the first ones stand before"
+            " each."
+        )
     if config.get("fewshot_split") and not examples:
-        left_out.append(f"fewshot_split {config['fewshot_split']!r}: say where the examples come from (fewshot.dataset, .split or .where).")
+        left_out.append(
+            f"fewshot_split {config['fewshot_split']!r}: say where the examples come from (fewshot.dataset, .split or"
+            " .where)."
+        )
     for name in given:
         if name not in ("sampler", "samples"):
             left_out.append(f"fewshot_config.{name}: not read.")
@@ -209,7 +247,9 @@ def _metrics(config: dict[str, Any], left_out: list[str]) -> list[dict[str, Any]
         if entry.get("hf_evaluate"):
             left_out.append(f"metric {name}: of the library evaluate.")
             continue
-        options = {k: v for k, v in entry.items() if k not in ("metric", "aggregation", "higher_is_better", "hf_evaluate")}
+        options = {
+            k: v for k, v in entry.items() if k not in ("metric", "aggregation", "higher_is_better", "hf_evaluate")
+        }
         name = read_name(str(name), "")
         if name.startswith(FOREIGN):
             left_out.append(f"metric {entry['metric']}: scikit-learn's F1 of class 1, which is not computed here.")
@@ -243,7 +283,10 @@ def _extractions(config: dict[str, Any], left_out: list[str]) -> list[dict[str, 
         if not steps:
             continue
         if len(steps) > 1 or steps[0].get("function") != "regex":
-            left_out.append(f"filter {entry.get('name')}: {', '.join(str(step.get('function')) for step in steps)} can't be converted.")
+            left_out.append(
+                f"filter {entry.get('name')}: {', '.join(str(step.get('function')) for step in steps)} can't be"
+                " converted."
+            )
             continue
         step = steps[0]
         extractions.append(
@@ -264,7 +307,11 @@ def to_lm_eval(task: TaskDefinition) -> ConvertedText:
     """
     left_out: list[str] = []
     if task.contexts is not None:
-        raise InvalidInput("`contexts` need a Python function in lm-evaluation-harness.", remedy="Keep the task here.", field="contexts")
+        raise InvalidInput(
+            "`contexts` need a Python function in lm-evaluation-harness.",
+            remedy="Keep the task here.",
+            field="contexts",
+        )
     let = "".join(f"{{% set {name} = {_bare(source)} %}}" for name, source in task.let.items())
     config: dict[str, Any] = {"task": task.name, **_hub_fields(task, left_out)}
     config["output_type"] = {
@@ -284,7 +331,9 @@ def to_lm_eval(task: TaskDefinition) -> ConvertedText:
     config |= _fewshot_fields(task, left_out) | _generation_fields(task)
     shared = [(to_harness(use.name, use.options), use) for use in task.metric_uses]
     config["metric_list"] = [{"metric": name, **use.options} for name, use in shared if name is not None]
-    left_out += [f"metric {use.name}: lm-evaluation-harness has none of this definition." for name, use in shared if name is None]
+    left_out += [
+        f"metric {use.name}: lm-evaluation-harness has none of this definition." for name, use in shared if name is None
+    ]
     for name in ("data.where", "cluster", "subgroup"):
         value = task.data.where if name == "data.where" else getattr(task, name)
         if value:
@@ -316,7 +365,9 @@ def _shown_options(task: TaskDefinition) -> str:
 def _choices_source(task: TaskDefinition) -> str:
     if isinstance(task.choices, str):
         return _bare(task.choices)
-    raise InvalidInput("`choices` must be an expression in the style letters.", remedy="Write [first, second].", field="choices")
+    raise InvalidInput(
+        "`choices` must be an expression in the style letters.", remedy="Write [first, second].", field="choices"
+    )
 
 
 def _hub_fields(task: TaskDefinition, left_out: list[str]) -> dict[str, Any]:
@@ -330,11 +381,15 @@ def _hub_fields(task: TaskDefinition, left_out: list[str]) -> dict[str, Any]:
 def _target_fields(task: TaskDefinition, let: str) -> dict[str, Any]:
     if task.form is not Form.CHOICES:
         return {"doc_to_target": _with_let(let, task.target)}
-    answer: Any = task.answer if isinstance(task.answer, int) else _with_let(let, f"{{{{ {_bare(str(task.answer))} }}}}")
+    answer: Any = (
+        task.answer if isinstance(task.answer, int) else _with_let(let, f"{{{{ {_bare(str(task.answer))} }}}}")
+    )
     if task.style == "letters":
         letters = [*"ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
         return {"doc_to_target": answer, "doc_to_choice": letters[: _number_of_letters(task)]}
-    choices: Any = list(task.choices) if isinstance(task.choices, tuple) else _with_let(let, f"{{{{ {_choices_source(task)} }}}}")
+    choices: Any = (
+        list(task.choices) if isinstance(task.choices, tuple) else _with_let(let, f"{{{{ {_choices_source(task)} }}}}")
+    )
     return {"doc_to_target": answer, "doc_to_choice": choices}
 
 
@@ -363,7 +418,11 @@ def _fewshot_fields(task: TaskDefinition, left_out: list[str]) -> dict[str, Any]
 def _generation_fields(task: TaskDefinition) -> dict[str, Any]:
     if task.form is not Form.GENERATE:
         return {}
-    kwargs: dict[str, Any] = {"until": list(task.stop), "max_gen_toks": task.max_tokens, "do_sample": task.temperature > 0}
+    kwargs: dict[str, Any] = {
+        "until": list(task.stop),
+        "max_gen_toks": task.max_tokens,
+        "do_sample": task.temperature > 0,
+    }
     if task.temperature > 0:
         kwargs |= {"temperature": task.temperature, "top_p": task.top_p}
     fields: dict[str, Any] = {"generation_kwargs": kwargs}
@@ -374,7 +433,12 @@ def _generation_fields(task: TaskDefinition) -> dict[str, Any]:
             {
                 "name": part.name,
                 "filter": [
-                    {"function": "regex", "regex_pattern": part.pattern, "group_select": part.take, "fallback": part.fallback},
+                    {
+                        "function": "regex",
+                        "regex_pattern": part.pattern,
+                        "group_select": part.take,
+                        "fallback": part.fallback,
+                    },
                     {"function": "take_first"},
                 ],
             }

@@ -1,4 +1,6 @@
-"""The metrics that a task may name: those of choices and likelihoods here, those of answers in the registry of metrics."""
+"""The metrics that a task may name: those of choices and likelihoods here, those of answers in the registry of
+metrics.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ METRIC_NAMES: dict[str, MetricName] = {
     "word_perplexity": MetricName("perplexity per word", _LIKELIHOOD, lower_is_better=True),
     "nll_per_token": MetricName("loss, nats per token", _LIKELIHOOD, lower_is_better=True),
 }
-"""Metrics that a task computes itself. Every metric of answers in `backend.domain.evaluation.metrics.registry` serves generation too."""
+"""Metrics that a task computes itself. Every metric of answers in `backend.domain.evaluation.metrics.registry` serves
+generation too.
+"""
 
 _SHARES = frozenset({"acc", "acc_norm", "acc_bytes", "acc_token", "acc_pmi", "mc2", "refusal", "judge"})
 
@@ -71,12 +75,16 @@ def check_metric(name: str, *, kind: str, options: Mapping[str, Any]) -> None:
         except InvalidInput as error:
             near = nearest(name, metrics_of(kind))
             remedy = f"Did you mean {near}?" if near else error.remedy
-            raise InvalidInput(error.message, remedy=remedy if "no metric" in error.message else error.remedy, field="metrics") from error
+            raise InvalidInput(
+                error.message, remedy=remedy if "no metric" in error.message else error.remedy, field="metrics"
+            ) from error
         return
     others = metrics_of(kind)
     near = nearest(name, others) if known is None else None
     what = f"There is no metric {name!r}." if known is None else f"{name} does not score {kind.replace('_', ' ')}."
-    raise InvalidInput(what, remedy=f"Did you mean {near}?" if near else f"There are: {', '.join(others)}.", field="metrics")
+    raise InvalidInput(
+        what, remedy=f"Did you mean {near}?" if near else f"There are: {', '.join(others)}.", field="metrics"
+    )
 
 
 def scores_of(name: str) -> tuple[str, ...]:
@@ -111,7 +119,9 @@ def is_lower_better(name: str) -> bool:
 
 
 def is_averaged(score: str) -> bool:
-    """Return whether a score, such as `acc` or `exact_match,filter`, lies between 0 and 1 and more is better: those have an average."""
+    """Return whether a score, such as `acc` or `exact_match,filter`, lies between 0 and 1 and more is better: those
+    have an average.
+    """
     name = score.split(",")[0]
     if name in METRIC_NAMES:
         return name in _SHARES

@@ -23,7 +23,9 @@ def read_task(text: str) -> TaskDefinition:
     task = read_definition(text)
     if isinstance(task, TaskGroup):
         raise InvalidInput(
-            f"“{task.name}” is a group of tasks.", remedy=f"Choose one of its tasks: {', '.join(task.tasks[:8])}.", field="task"
+            f"“{task.name}” is a group of tasks.",
+            remedy=f"Choose one of its tasks: {', '.join(task.tasks[:8])}.",
+            field="task",
         )
     return task
 
@@ -32,27 +34,37 @@ def read_definition(text: str) -> TaskDefinition | TaskGroup:
     """Return the task or group that a YAML text defines. Raises InvalidInput like `read_task`."""
     values = parse_yaml(text, what="The task")
     if not isinstance(values, dict):
-        raise InvalidInput("The task is not a mapping of fields.", remedy="Write one `field: value` a line, beginning with `name:`.")
+        raise InvalidInput(
+            "The task is not a mapping of fields.", remedy="Write one `field: value` a line, beginning with `name:`."
+        )
     model: type[TaskDefinition] | type[TaskGroup] = TaskGroup if "tasks" in values else TaskDefinition
     try:
         return model.model_validate(values)
     except ValidationError as error:
         words = validation_message(error, model)
         path = field_at_fault(error) or next(iter(_FIELD.findall(words)), None)
-        raise InvalidInput(f"{line_words(text, path)}{words}.", remedy="Correct the field.", field=path or "task") from error
+        raise InvalidInput(
+            f"{line_words(text, path)}{words}.", remedy="Correct the field.", field=path or "task"
+        ) from error
     except TemplateFault as fault:
         raise with_line(fault, text) from fault
     except InvalidInput as error:
-        raise InvalidInput(f"{line_words(text, error.field)}{error.message}", remedy=error.remedy, field=error.field) from error
+        raise InvalidInput(
+            f"{line_words(text, error.field)}{error.message}", remedy=error.remedy, field=error.field
+        ) from error
 
 
 def with_line(fault: TemplateFault, text: str) -> TemplateFault:
     """Return the fault with the line of the YAML text before its message."""
-    return TemplateFault(f"{line_words(text, fault.path, inside=fault.line)}{fault.message}", path=fault.path, remedy=fault.remedy)
+    return TemplateFault(
+        f"{line_words(text, fault.path, inside=fault.line)}{fault.message}", path=fault.path, remedy=fault.remedy
+    )
 
 
 def line_words(text: str, path: str | None, *, inside: int | None = None) -> str:
-    """Return `Line 12: ` for the field of a YAML text, with `inside` for that line of its block, or nothing if it has none."""
+    """Return `Line 12: ` for the field of a YAML text, with `inside` for that line of its block, or nothing if it has
+    none.
+    """
     lines = field_lines(text)
     parts = (path or "").split(".")
     place = next((lines[at] for length in range(len(parts), 0, -1) if (at := ".".join(parts[:length])) in lines), None)
@@ -76,7 +88,9 @@ class _Dumper(yaml.SafeDumper):
 
 def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     is_block = "\n" in text.rstrip("\n") and not any(line != line.rstrip() for line in text.split("\n"))
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if is_block else '"' if "\n" in text else None)
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if is_block else '"' if "\n" in text else None
+    )
 
 
 _Dumper.add_representer(str, _write_text)

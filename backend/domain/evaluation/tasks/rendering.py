@@ -1,7 +1,7 @@
 """Render a row of a benchmark to what a network is asked: context, continuations, right answers.
 
-The text equals what lm-evaluation-harness 0.4.13 builds from the same templates: instruction, then examples (prompt, joiner, answer,
-separator), then the prompt; a choice follows it after the joiner.
+The text equals what lm-evaluation-harness 0.4.13 builds from the same templates: instruction, then examples (prompt,
+joiner, answer, separator), then the prompt; a choice follows it after the joiner.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Turn:
 class Rendered:
     """One item as a network is asked. Of `contexts` there is one per choice where choices change the prompt, else None.
 
-    `continuations` are scored after the context, joiner included; None where an answer is generated. `choices` are their texts without
-    joiner. `gold` are the indices of the right ones. `turns` are the same prompt as messages; the answer begins with `answer_prefix`.
-    `counted` is the text whose bytes and words a perplexity is counted in.
+    `continuations` are scored after the context, joiner included; None where an answer is generated. `choices` are
+    their texts without joiner. `gold` are the indices of the right ones. `turns` are the same prompt as messages; the
+    answer begins with `answer_prefix`. `counted` is the text whose bytes and words a perplexity is counted in.
     """
 
     form: Form
@@ -86,7 +86,9 @@ def render(task: TaskDefinition, row: Row, examples: Sequence[Row] = ()) -> Rend
     start = (_gap(prompt, prefix, task.joiner) + prefix) if prefix else ""
     context = before + prompt + start
     contexts = (
-        tuple(before + text + (_gap(text, prefix, "") + prefix if prefix else "") for text in item.contexts) if item.contexts else None
+        tuple(before + text + (_gap(text, prefix, "") + prefix if prefix else "") for text in item.contexts)
+        if item.contexts
+        else None
     )
     turns = [Turn("system", instruction)] if instruction else []
     for example in solved:
@@ -121,7 +123,9 @@ def subgroup_of(task: TaskDefinition, row: Row, *, derived: bool = False) -> str
     """Return the part of the benchmark that a row belongs to, None where the task names none. Raises TemplateFault."""
     if not task.subgroup:
         return None
-    name = part_name(evaluate(task.subgroup, row if derived else derive_columns(task, row), path="subgroup"), path="subgroup")
+    name = part_name(
+        evaluate(task.subgroup, row if derived else derive_columns(task, row), path="subgroup"), path="subgroup"
+    )
     if name in task.groups:
         raise TemplateFault(
             f"The subgroup {_shown(name)} has the name of a group, so their scores would have one name.",
@@ -132,7 +136,9 @@ def subgroup_of(task: TaskDefinition, row: Row, *, derived: bool = False) -> str
 
 
 def part_name(value: Any, *, path: str) -> str:
-    """Return the name under which the scores of a part of a benchmark are stored, whole. Raises TemplateFault for one that is too long."""
+    """Return the name under which the scores of a part of a benchmark are stored, whole. Raises TemplateFault for one
+    that is too long.
+    """
     name = str(value).replace("\x00", "") or UNNAMED
     if len(name) > LONGEST_PART:
         raise TemplateFault(
@@ -149,7 +155,9 @@ def is_chosen(task: TaskDefinition, row: Row, *, where: str, path: str) -> bool:
 
 
 def balanced_value(task: TaskDefinition, row: Row) -> str:
-    """Return what a row is of the kinds that a limit draws equally from; equal for all rows of a task without. Raises TemplateFault."""
+    """Return what a row is of the kinds that a limit draws equally from; equal for all rows of a task without. Raises
+    TemplateFault.
+    """
     return str(evaluate(task.data.balance, derive_columns(task, row), path="data.balance")) if task.data.balance else ""
 
 
@@ -160,7 +168,9 @@ def _solve(task: TaskDefinition, row: Row) -> _Solved:
     contexts = _texts(task.contexts, columns, path="contexts") if task.contexts else None
     choices = _choices(task, columns) if task.choices is not None else (contexts or ())
     if len(choices) > MAX_CHOICES:
-        raise TemplateFault(f"`choices` gives {len(choices):,} choices.", path="choices", remedy=f"At most {MAX_CHOICES} are scored.")
+        raise TemplateFault(
+            f"`choices` gives {len(choices):,} choices.", path="choices", remedy=f"At most {MAX_CHOICES} are scored."
+        )
     if contexts is not None and len(contexts) != len(choices):
         raise TemplateFault(f"`contexts` gives {len(contexts)} prompts for {len(choices)} choices.", path="contexts")
     if task.style == "letters":
@@ -178,19 +188,29 @@ def _texts(source: str, columns: dict[str, Any], *, path: str) -> tuple[str, ...
     value = evaluate(source, columns, path=path)
     if not isinstance(value, list):
         raise TemplateFault(
-            f"`{path}` gives {_shown(value)}, not a list.", path=path, remedy="Give a list: choices.text, or [first, second]."
+            f"`{path}` gives {_shown(value)}, not a list.",
+            path=path,
+            remedy="Give a list: choices.text, or [first, second].",
         )
     if not value:
-        raise TemplateFault(f"`{path}` gives an empty list.", path=path, remedy="Every item needs something to choose from.")
+        raise TemplateFault(
+            f"`{path}` gives an empty list.", path=path, remedy="Every item needs something to choose from."
+        )
     odd = next((part for part in value if not isinstance(part, str | int | float)), None)
     if odd is not None or any(isinstance(part, bool) for part in value):
-        raise TemplateFault(f"`{path}` holds {_shown(odd)}, not text.", path=path, remedy="Every choice is a text or a number.")
+        raise TemplateFault(
+            f"`{path}` holds {_shown(odd)}, not text.", path=path, remedy="Every choice is a text or a number."
+        )
     return tuple(part if isinstance(part, str) else str(part) for part in value)
 
 
 def _options(task: TaskDefinition, columns: dict[str, Any], choices: Sequence[str]) -> str:
     if len(choices) > len(LETTERS):
-        raise TemplateFault(f"{len(choices)} choices have no letters.", path="style", remedy=f"Letters serve up to {len(LETTERS)} choices.")
+        raise TemplateFault(
+            f"{len(choices)} choices have no letters.",
+            path="style",
+            remedy=f"Letters serve up to {len(LETTERS)} choices.",
+        )
     lines = [
         render_text(task.option, {**columns, "letter": letter, "choice": choice}, path="option")
         for letter, choice in zip(LETTERS, choices, strict=False)
@@ -286,7 +306,9 @@ def _references(task: TaskDefinition, item: _Solved) -> tuple[str, ...]:
     parts = value if isinstance(value, list) else [value]
     odd = next((part for part in parts if not isinstance(part, str | int | float) or isinstance(part, bool)), None)
     if odd is not None:
-        raise TemplateFault(f"`references` holds {_shown(odd)}, not text.", path="references", remedy="Give a text or a list of texts.")
+        raise TemplateFault(
+            f"`references` holds {_shown(odd)}, not text.", path="references", remedy="Give a text or a list of texts."
+        )
     return tuple(map(str, parts))
 
 

@@ -18,7 +18,9 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows to score, by their index in the dataset, in its order; and the examples of each subgroup (None: of every row)."""
+    """Rows to score, by their index in the dataset, in its order; and the examples of each subgroup (None: of every
+    row).
+    """
 
     scored: tuple[int, ...]
     examples: Mapping[str | None, tuple[Row, ...]]
@@ -32,17 +34,21 @@ class Selection:
         return self.examples.get(subgroup, self.examples.get(None, ()))
 
 
-def select_rows(task: TaskDefinition, rows: Sequence[Row], *, limit: int | None, seed: int, pool: Sequence[Row] | None = None) -> Selection:
+def select_rows(
+    task: TaskDefinition, rows: Sequence[Row], *, limit: int | None, seed: int, pool: Sequence[Row] | None = None
+) -> Selection:
     """Choose the rows to score and the examples, drawn with the seed; no example is scored.
 
-    `rows` hold the columns that templates read; `pool` those of another split or dataset that examples come from. Raises InvalidInput if
-    no row remains or there are too few examples, TemplateFault for a condition that fails.
+    `rows` hold the columns that templates read; `pool` those of another split or dataset that examples come from.
+    Raises InvalidInput if no row remains or there are too few examples, TemplateFault for a condition that fails.
     """
     chosen = _meeting(task, rows, where=task.data.where, path="data.where")
     if not chosen:
         raise InvalidInput(_no_rows(task, rows), remedy="Choose another dataset, or change `data.where`.", field="task")
     examples, used = _examples(task, rows, chosen, seed=seed, pool=pool)
-    own_examples = _draw_for_items(task, rows, chosen, seed=seed, pool=pool) if task.fewshot.choose == "per_item" else {}
+    own_examples = (
+        _draw_for_items(task, rows, chosen, seed=seed, pool=pool) if task.fewshot.choose == "per_item" else {}
+    )
     left = [at for at in chosen if at not in used]
     if not left:
         raise InvalidInput(
@@ -122,7 +128,9 @@ def _examples(
 def _source(
     task: TaskDefinition, rows: Sequence[Row], chosen: Sequence[int], *, pool: Sequence[Row] | None
 ) -> tuple[Sequence[Row], bool, dict[str | None, list[int]]]:
-    """Return the rows that examples come from, whether they are the scored ones, and the places of those that may serve, by subgroup."""
+    """Return the rows that examples come from, whether they are the scored ones, and the places of those that may
+    serve, by subgroup.
+    """
     source: Sequence[Row] = task.fewshot.examples or (rows if pool is None else pool)
     own = not task.fewshot.examples and pool is None
     where = "" if task.fewshot.examples else task.fewshot.where
@@ -139,9 +147,11 @@ def _source(
 def _draw_for_items(
     task: TaskDefinition, rows: Sequence[Row], chosen: Sequence[int], *, seed: int, pool: Sequence[Row] | None
 ) -> dict[str, tuple[Row, ...]]:
-    """Return the examples of each item, drawn in the items' order, so that a limit changes none of them; an item never shows itself.
+    """Return the examples of each item, drawn in the items' order, so that a limit changes none of them; an item never
+    shows itself.
 
-    The draws are those of the default sampler of lm-evaluation-harness 0.4.13, whose usual seed is 1234, with one generator a subgroup.
+    The draws are those of the default sampler of lm-evaluation-harness 0.4.13, whose usual seed is 1234, with one
+    generator a subgroup.
     """
     count = task.fewshot.count
     if not count:
@@ -190,7 +200,9 @@ def _pick(task: TaskDefinition, places: Sequence[int], *, seed: int) -> tuple[in
     return tuple(random.Random(f"examples {seed}").sample(places, count))
 
 
-def _check_enough(task: TaskDefinition, rows: Sequence[Row], chosen: Sequence[int], picked: Mapping[str | None, tuple[int, ...]]) -> None:
+def _check_enough(
+    task: TaskDefinition, rows: Sequence[Row], chosen: Sequence[int], picked: Mapping[str | None, tuple[int, ...]]
+) -> None:
     for subgroup in dict.fromkeys(subgroup_of(task, rows[at]) for at in chosen):
         if (have := len(picked.get(subgroup, ()))) < task.fewshot.count:
             raise _too_few(task.fewshot.count, have, subgroup=subgroup)

@@ -29,7 +29,9 @@ def shipped_text(name: str) -> str:
 @lru_cache(maxsize=128)
 def shipped_definition(name: str) -> TaskDefinition | TaskGroup:
     """Return a task or group by name, or the part of a task: `bbh_word_sorting`. Raises NotFound."""
-    parent = next((other for other in shipped_names() if name.startswith(f"{other}_") and name not in shipped_names()), None)
+    parent = next(
+        (other for other in shipped_names() if name.startswith(f"{other}_") and name not in shipped_names()), None
+    )
     if parent is not None:
         task = shipped_definition(parent)
         if isinstance(task, TaskDefinition) and task.subgroup in task.let:

@@ -1,7 +1,8 @@
-"""Templates and expressions of a task, rendered for a row of a dataset within the limits of `backend.domain.template_guard`.
+"""Templates and expressions of a task, rendered for a row of a dataset within the limits of
+`backend.domain.template_guard`.
 
-Text is what lm-evaluation-harness renders: a trailing line break stays, blocks leave their line breaks, and a name that is no column is an
-error. On top come the filter `regex_replace`, and expressions whose value keeps its type.
+Text is what lm-evaluation-harness renders: a trailing line break stays, blocks leave their line breaks, and a name that
+is no column is an error. On top come the filter `regex_replace`, and expressions whose value keeps its type.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class _TaskEnvironment(GuardedEnvironment):
         self.filters["regex_replace"] = _regex_replace
 
     def parse_expression(self, source: str) -> nodes.Template:
-        """Parse an expression, in braces or bare, to a template that assigns its value to `RESULT`; other templates stay text."""
+        """Parse an expression, in braces or bare, to a template that assigns its value to `RESULT`; other templates
+        stay text.
+        """
         text = source.strip()
         if "{{" not in text and "{%" not in text:
             text = f"{{{{ {text} }}}}"
@@ -149,7 +152,11 @@ def _plain(value: Any) -> Any:
 def _fault(error: jinja2.TemplateError, *, source: str, path: str, row: Row) -> TemplateFault:
     line = error.lineno if isinstance(error, jinja2.TemplateSyntaxError) else _line_of(error.__traceback__)
     shown = _shown_line(source, line)
-    at = f"`{path}`" + (f", line {line}" if line and source.strip().count("\n") else "") + (f" ({shown})" if shown else "")
+    at = (
+        f"`{path}`"
+        + (f", line {line}" if line and source.strip().count("\n") else "")
+        + (f" ({shown})" if shown else "")
+    )
     missing = _UNDEFINED.search(str(error.message or "")) if isinstance(error, jinja2.UndefinedError) else None
     if missing and missing["name"]:
         columns = [str(name) for name in row]
@@ -169,8 +176,12 @@ def _fault(error: jinja2.TemplateError, *, source: str, path: str, row: Row) -> 
         )
     words = " ".join(str(error.message or error).split()) or type(error).__name__
     if isinstance(error, jinja2.TemplateSyntaxError):
-        return TemplateFault(f"{at} is no template: {words}.", path=path, line=line, remedy="Templates are Jinja: {{ column }}.")
-    return TemplateFault(f"{at} fails: {words.rstrip('.')}.", path=path, line=line, remedy="Correct the template, or the row.")
+        return TemplateFault(
+            f"{at} is no template: {words}.", path=path, line=line, remedy="Templates are Jinja: {{ column }}."
+        )
+    return TemplateFault(
+        f"{at} fails: {words.rstrip('.')}.", path=path, line=line, remedy="Correct the template, or the row."
+    )
 
 
 def _line_of(traceback: TracebackType | None) -> int | None:

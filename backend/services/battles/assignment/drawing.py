@@ -1,4 +1,6 @@
-"""Choose what a rater is served next: a gold pair, a repeated battle, or a new one. Equal answers are tied without being shown."""
+"""Choose what a rater is served next: a gold pair, a repeated battle, or a new one. Equal answers are tied without
+being shown.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def plan_battles(held: CampaignPool, ledger: RaterLedger, *, num: int, rng: Rand
             continue
         done.add((draw.prompt, draw.pair))
         purpose = "identical" if draw.is_identical else "single" if held.config.is_single else "vote"
-        plans.append(PlannedBattle(purpose, draw.prompt, draw.pair, draw.a.completion, draw.b.completion, draw.probability))
+        plans.append(
+            PlannedBattle(purpose, draw.prompt, draw.pair, draw.a.completion, draw.b.completion, draw.probability)
+        )
         num_identical += draw.is_identical
         num_shown += not draw.is_identical
     return plans
@@ -67,7 +71,9 @@ def num_left(held: CampaignPool, ledger: RaterLedger, *, unwritten: int = 0) -> 
 
 
 def _repeats_left(held: CampaignPool, ledger: RaterLedger, *, new: int) -> int:
-    """Return how many repeats a rater still gets with `new` other battles to come: the campaign's share of the whole ballot."""
+    """Return how many repeats a rater still gets with `new` other battles to come: the campaign's share of the whole
+    ballot.
+    """
     share, quota = held.config.repeat_share, held.config.votes_per_rater
     if not share or held.config.is_single:
         return 0
@@ -128,5 +134,11 @@ def _gold(gold: Gold, probability: float, rng: Random) -> PlannedBattle:
 
 def _repeated(row: LedgerRow, probability: float) -> PlannedBattle:
     return PlannedBattle(
-        "repeat", row.prompt_id, pair_of_key(row.pair), row.completion_b_id, row.completion_a_id, probability, repeat_of_id=row.battle_id
+        "repeat",
+        row.prompt_id,
+        pair_of_key(row.pair),
+        row.completion_b_id,
+        row.completion_a_id,
+        probability,
+        repeat_of_id=row.battle_id,
     )

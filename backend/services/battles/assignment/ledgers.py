@@ -76,7 +76,11 @@ class RaterLedger:
     @cached_property
     def done(self) -> frozenset[Item]:
         """Prompts and pairs that the rater has met, also as identical answers."""
-        return frozenset((row.prompt_id, pair_of_key(row.pair)) for row in self.rows if row.purpose in {"vote", "identical", "single"})
+        return frozenset(
+            (row.prompt_id, pair_of_key(row.pair))
+            for row in self.rows
+            if row.purpose in {"vote", "identical", "single"}
+        )
 
     @property
     def median_s(self) -> float | None:

@@ -1,8 +1,8 @@
 """Campaigns' battle pools in this process's memory, kept up to date by reading what is newer than the last reading.
 
-A pool only says what should be served; what is served is decided by the database's unique constraints, so several processes may each hold
-one. Rows that another process commits later than their own time by more than `OVERLAP` are missed here: a battle may then be drawn a little
-too often, and never twice for one rater.
+A pool only says what should be served; what is served is decided by the database's unique constraints, so several
+processes may each hold one. Rows that another process commits later than their own time by more than `OVERLAP` are
+missed here: a battle may then be drawn a little too often, and never twice for one rater.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ class CampaignPool:
             return
         since = self._completions_read_at
         self._add_completions(session, since=since)
-        if since is not None and len(self._authors) < number:  # some were committed long after their time, as by a large import
+        if (
+            since is not None and len(self._authors) < number
+        ):  # some were committed long after their time, as by a large import
             self._add_completions(session, since=None)
         self._completions_read_at = now
         self.masker = Masker([*self.config.masked_words, *_identities(session, self.campaign_id)])
@@ -121,14 +123,16 @@ class CampaignPool:
                 self.gold[prompt] = Gold(prompt, pair_of(first, second), better, worse)
 
     def _read_battles(self, session: Session, now: datetime) -> None:
-        query = select(Battle.id, Battle.prompt_id, Battle.pair, Battle.completion_a_id, Battle.expires_at, Battle.purpose).where(
-            Battle.campaign_id == self.campaign_id
-        )
+        query = select(
+            Battle.id, Battle.prompt_id, Battle.pair, Battle.completion_a_id, Battle.expires_at, Battle.purpose
+        ).where(Battle.campaign_id == self.campaign_id)
         if self._battles_read_at is not None:
             query = query.where(Battle.served_at >= self._battles_read_at - OVERLAP)
         for battle, prompt, pair, completion_a, expires_at, purpose in session.execute(query):
             if purpose in POOLED and completion_a in self._authors:
-                self.pool.add_battle(battle, (prompt, pair_of_key(pair)), a=self._authors[completion_a], expires_at=expires_at, now=now)
+                self.pool.add_battle(
+                    battle, (prompt, pair_of_key(pair)), a=self._authors[completion_a], expires_at=expires_at, now=now
+                )
 
     def _read_votes(self, session: Session, now: datetime) -> None:
         query = select(Vote.battle_id, Vote.label, Vote.revision)
@@ -146,7 +150,9 @@ _pools_lock = threading.Lock()
 
 @contextmanager
 def opened_pool(ctx: Context, session: Session, campaign: Campaign, *, advance: bool = True) -> Iterator[CampaignPool]:
-    """Hold a campaign's pool under its lock, brought up to date unless `advance` is false, as later in the same request."""
+    """Hold a campaign's pool under its lock, brought up to date unless `advance` is false, as later in the same
+    request.
+    """
     with _pools_lock:
         pools = _pools.setdefault(ctx.db, OrderedDict())
         held = pools.get(campaign.id)
@@ -163,7 +169,9 @@ def opened_pool(ctx: Context, session: Session, campaign: Campaign, *, advance: 
 
 
 def _identities(session: Session, campaign_id: str) -> set[str]:
-    """Return what identifies a campaign's contestants: their names and those of their runs, ids, models of endpoints."""
+    """Return what identifies a campaign's contestants: their names and those of their runs, ids, models of
+    endpoints.
+    """
     query = (
         select(Contestant, Checkpoint, Run)
         .outerjoin(Checkpoint, Checkpoint.id == Contestant.checkpoint_id)

@@ -19,8 +19,8 @@ _LAST_VOTE = select(Vote).where(Vote.battle_id == bindparam("battle")).order_by(
 
 @dataclass(frozen=True)
 class VoteInput:
-    """A rater's judgement of a battle. `dimensions` maps the rubric's dimensions to labels. `amends` replaces reasons, note
-    and the like of an earlier vote with the same label; without it, a vote that is sent again is the same vote.
+    """A rater's judgement of a battle. `dimensions` maps the rubric's dimensions to labels. `amends` replaces reasons,
+    note and the like of an earlier vote with the same label; without it, a vote that is sent again is the same vote.
     """
 
     battle_id: str
@@ -47,7 +47,9 @@ def add_battle(
     purpose: str = "vote",
     repeat_of_id: str | None = None,
 ) -> Battle:
-    """Insert a battle. `completions` are side a and side b; `probability` is that of the prompt and pair (each order of sides has half)."""
+    """Insert a battle. `completions` are side a and side b; `probability` is that of the prompt and pair (each order of
+    sides has half).
+    """
     battle = Battle(
         campaign_id=campaign.id,
         prompt_id=prompt_id,
@@ -77,7 +79,14 @@ def last_vote(session: Session, battle_id: str) -> Vote | None:
 
 
 def append_vote(
-    session: Session, ctx: Context, battle: Battle, rater: RaterView, *, label: str, last: Vote | None, said: VoteInput | None = None
+    session: Session,
+    ctx: Context,
+    battle: Battle,
+    rater: RaterView,
+    *,
+    label: str,
+    last: Vote | None,
+    said: VoteInput | None = None,
 ) -> Vote:
     """Append a vote on a battle, superseding the last one."""
     said = said or VoteInput(battle.id, label)

@@ -16,7 +16,9 @@ from backend.services.context import Context
 
 @dataclass(frozen=True)
 class GradeBoard:
-    """Contestants by their grades, best first; those without a grade are missing. `num_excluded` grades of excluded raters are left out."""
+    """Contestants by their grades, best first; those without a grade are missing. `num_excluded` grades of excluded
+    raters are left out.
+    """
 
     scale: Scale
     contestants: tuple[GradedContestant, ...]
@@ -37,7 +39,9 @@ def grade_board(ctx: Context, campaign_id: str) -> GradeBoard:
             .where(AnswerRating.campaign_id == campaign_id, Completion.contestant_id.in_(names))
             .order_by(AnswerRating.revision)
         )
-        newest = {(answer, rater): Grade(names[author], prompt, rater, value) for answer, rater, value, author, prompt in rows}
+        newest = {
+            (answer, rater): Grade(names[author], prompt, rater, value) for answer, rater, value, author, prompt in rows
+        }
     grades = [grade for (_, rater), grade in newest.items() if rater not in excluded]
     scale: Scale = "stars" if config.rating == "stars" else "thumbs"
     return GradeBoard(scale, tuple(grade_contestants(grades, scale=scale)), len(grades), len(newest) - len(grades))

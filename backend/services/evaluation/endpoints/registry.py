@@ -1,7 +1,7 @@
 """Endpoints that evaluations score: those of this installation by name, and models behind other OpenAI-compatible APIs.
 
-Another API is registered once, by the operator, because the server calls its address and sends it a key; every builder may then evaluate
-it. Registering asks the API what it offers.
+Another API is registered once, by the operator, because the server calls its address and sends it a key; every builder
+may then evaluate it. Registering asks the API what it offers.
 """
 
 from __future__ import annotations
@@ -53,9 +53,11 @@ class EvaluatedEndpointView:
 
 @retry_races
 def add_endpoint(ctx: Context, *, name: str, config: EndpointConfig, person: Person) -> EvaluatedEndpointView:
-    """Register a model behind another API under a name, after asking the API what it offers (up to three requests of one token).
+    """Register a model behind another API under a name, after asking the API what it offers (up to three requests of
+    one token).
 
-    Raises NotAllowed for accounts, Conflict for a name in use, InvalidInput, and Unavailable if the API or the key is not there.
+    Raises NotAllowed for accounts, Conflict for a name in use, InvalidInput, and Unavailable if the API or the key is
+    not there.
     """
     require_builder(person)
     if person.id is not None:
@@ -112,7 +114,9 @@ def remove_endpoint(ctx: Context, name: str, *, person: Person) -> None:
     require_builder(person)
     view = next((one for one in _registered(ctx) if name in (one.id, one.name) and not one.is_own), None)
     if view is None:
-        raise NotFound(f"No API is registered as {name!r}.", remedy=_known(one.name for one in _registered(ctx) if not one.is_own))
+        raise NotFound(
+            f"No API is registered as {name!r}.", remedy=_known(one.name for one in _registered(ctx) if not one.is_own)
+        )
     with ctx.db.write() as session:
         session.get_one(EvaluatedEndpoint, view.id).archived_at = ctx.now()
 
@@ -121,7 +125,9 @@ def list_evaluated(ctx: Context) -> list[EvaluatedEndpointView]:
     """Return what can be evaluated: this installation's running endpoints, then the registered APIs, each by name."""
     stored = _registered(ctx)
     ids = {view.name: view.id for view in stored if view.is_own}
-    own = [_own_view(ctx, endpoint, ids.get(endpoint.name, "")) for endpoint in list_endpoints(ctx, include_stopped=False)]
+    own = [
+        _own_view(ctx, endpoint, ids.get(endpoint.name, "")) for endpoint in list_endpoints(ctx, include_stopped=False)
+    ]
     return [*own, *(view for view in stored if not view.is_own)]
 
 
@@ -132,7 +138,13 @@ def resolve_evaluated(ctx: Context, name_or_id: str, *, model: str = "") -> Eval
     """
     registered = _registered(ctx)
     stored = next((view for view in registered if view.id == name_or_id), None)
-    own = stored.name if stored and stored.is_own else name_or_id if stored is None and name_or_id in _own_names(ctx) else None
+    own = (
+        stored.name
+        if stored and stored.is_own
+        else name_or_id
+        if stored is None and name_or_id in _own_names(ctx)
+        else None
+    )
     if own is not None:
         return _ready(ctx, own, next((view.id for view in registered if view.is_own and view.name == own), ""))
     if stored is not None:
@@ -143,7 +155,10 @@ def resolve_evaluated(ctx: Context, name_or_id: str, *, model: str = "") -> Eval
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise Conflict(f"{name_or_id} has several registered models.", remedy=f"Give --model: {_joined(v.config.model for v in fitting)}.")
+        raise Conflict(
+            f"{name_or_id} has several registered models.",
+            remedy=f"Give --model: {_joined(v.config.model for v in fitting)}.",
+        )
     names = [view.name for view in list_evaluated(ctx)]
     near = nearest(name_or_id, names)
     raise NotFound(
@@ -163,7 +178,9 @@ def store_own(session: Session, ctx: Context, view: EvaluatedEndpointView, *, pe
 
 
 def target_of(ctx: Context, view: EvaluatedEndpointView) -> EndpointTarget:
-    """Return an endpoint as a job calls it: one of this installation through its gateway, with the installation's key if there is one."""
+    """Return an endpoint as a job calls it: one of this installation through its gateway, with the installation's key
+    if there is one.
+    """
     config = view.config
     own_key = JUDGE_KEY if view.is_own and ctx.policy.judge_key else None
     return EndpointTarget(
@@ -181,7 +198,9 @@ def target_of(ctx: Context, view: EvaluatedEndpointView) -> EndpointTarget:
 
 
 def identity_of(ctx: Context, view: EvaluatedEndpointView) -> str:
-    """Return what stands for the weights in a fingerprint: address and model; of an own endpoint the checkpoint that it serves now."""
+    """Return what stands for the weights in a fingerprint: address and model; of an own endpoint the checkpoint that it
+    serves now.
+    """
     if view.is_own:
         endpoint = get_endpoint(ctx, view.name)
         return f"endpoint {view.name} of checkpoint {endpoint.checkpoint_id}"
@@ -191,10 +210,18 @@ def identity_of(ctx: Context, view: EvaluatedEndpointView) -> str:
 def _insert(
     session: Session, ctx: Context, name: str, config: EndpointConfig, capabilities: Capabilities, person: Person
 ) -> EvaluatedEndpoint:
-    clause = (EvaluatedEndpoint.name == name, EvaluatedEndpoint.url == config.url, EvaluatedEndpoint.model == config.model)
-    row = session.scalar(select(EvaluatedEndpoint).where(*clause))  # one that was removed comes back with its evaluations
+    clause = (
+        EvaluatedEndpoint.name == name,
+        EvaluatedEndpoint.url == config.url,
+        EvaluatedEndpoint.model == config.model,
+    )
+    row = session.scalar(
+        select(EvaluatedEndpoint).where(*clause)
+    )  # one that was removed comes back with its evaluations
     if row is None:
-        row = EvaluatedEndpoint(name=name, url=config.url, model=config.model, created_by=person.id, created_at=ctx.now())
+        row = EvaluatedEndpoint(
+            name=name, url=config.url, model=config.model, created_by=person.id, created_at=ctx.now()
+        )
         session.add(row)
     row.config, row.capabilities, row.archived_at = config.model_dump(mode="json"), capabilities.model_dump(), None
     session.flush()
@@ -202,19 +229,28 @@ def _insert(
 
 
 def _registered(ctx: Context) -> list[EvaluatedEndpointView]:
-    query = select(EvaluatedEndpoint).where(EvaluatedEndpoint.archived_at.is_(None)).order_by(EvaluatedEndpoint.name, EvaluatedEndpoint.id)
+    query = (
+        select(EvaluatedEndpoint)
+        .where(EvaluatedEndpoint.archived_at.is_(None))
+        .order_by(EvaluatedEndpoint.name, EvaluatedEndpoint.id)
+    )
     with ctx.db.read() as session:
         return [_view(row) for row in session.scalars(query)]
 
 
 def read_subjects(session: Session, ids: Iterable[str]) -> dict[str, EvaluatedEndpointView]:
     """Return endpoints by id, removed ones too."""
-    return {row.id: _view(row) for row in session.scalars(select(EvaluatedEndpoint).where(EvaluatedEndpoint.id.in_(set(ids))))}
+    return {
+        row.id: _view(row)
+        for row in session.scalars(select(EvaluatedEndpoint).where(EvaluatedEndpoint.id.in_(set(ids))))
+    }
 
 
 def _view(row: EvaluatedEndpoint) -> EvaluatedEndpointView:
     config = EndpointConfig.model_validate(row.config)
-    return EvaluatedEndpointView(row.id, row.name, config, Capabilities.model_validate(row.capabilities), row.created_at)
+    return EvaluatedEndpointView(
+        row.id, row.name, config, Capabilities.model_validate(row.capabilities), row.created_at
+    )
 
 
 def _own_view(ctx: Context, endpoint: EndpointView, id_: str) -> EvaluatedEndpointView:
@@ -227,7 +263,11 @@ def _own_view(ctx: Context, endpoint: EndpointView, id_: str) -> EvaluatedEndpoi
 def _ready(ctx: Context, name: str, id_: str) -> EvaluatedEndpointView:
     endpoint = get_endpoint(ctx, name)
     if endpoint.state == "stopped" or not endpoint.num_ready:
-        remedy = "Start it on the page of endpoints, or by `roundhouse endpoint start`." if endpoint.state == "stopped" else "Wait for it."
+        remedy = (
+            "Start it on the page of endpoints, or by `roundhouse endpoint start`."
+            if endpoint.state == "stopped"
+            else "Wait for it."
+        )
         raise Conflict(f"The endpoint “{name}” is {endpoint.state}.", remedy=remedy)
     return _own_view(ctx, endpoint, id_)
 

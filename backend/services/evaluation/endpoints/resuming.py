@@ -1,4 +1,6 @@
-"""Resume the evaluation of an endpoint that failed or was stopped: its answers were paid for, and are not asked for again."""
+"""Resume the evaluation of an endpoint that failed or was stopped: its answers were paid for, and are not asked for
+again.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,17 @@ LEDGER = "items.jsonl"
 
 
 def resume_evaluation(
-    session: Session, ctx: Context, *, fingerprint: str, target: EndpointTarget, judge: JudgeTarget | None, person: Person
+    session: Session,
+    ctx: Context,
+    *,
+    fingerprint: str,
+    target: EndpointTarget,
+    judge: JudgeTarget | None,
+    person: Person,
 ) -> str | None:
-    """Give the newest failed or stopped evaluation of a fingerprint a new job that continues it; return its id, None without one."""
+    """Give the newest failed or stopped evaluation of a fingerprint a new job that continues it; return its id, None
+    without one.
+    """
     query = (
         select(Evaluation, Job)
         .join(Job, Job.id == Evaluation.job_id)

@@ -17,16 +17,22 @@ Shown = dict[str, Any]
 
 
 def list_answered(ctx: Context, *, like: EvaluationView | None = None) -> list[EvaluationView]:
-    """Return finished evaluations with generated answers, newest first; with `like`, the others on the same benchmark."""
+    """Return finished evaluations with generated answers, newest first; with `like`, the others on the same
+    benchmark.
+    """
     evaluations = list_evaluations(ctx, version_id=like.version_id if like else None)
-    answered = [one for one in evaluations if one.status is Status.FINISHED and one.scores and one.kind.value == "generation"]
+    answered = [
+        one for one in evaluations if one.status is Status.FINISHED and one.scores and one.kind.value == "generation"
+    ]
     return [one for one in answered if like is None or one.id != like.id]
 
 
 def evaluation_items(ctx: Context, evaluation_id: str, *, against: str | None = None) -> list[JudgeItem]:
-    """Return the answers of a finished evaluation, or the pairs of its answers and those of `against` on the items that both have.
+    """Return the answers of a finished evaluation, or the pairs of its answers and those of `against` on the items that
+    both have.
 
-    Items without an answer are left out. Raises NotFound, Conflict for one that has not finished, InvalidInput without answers.
+    Items without an answer are left out. Raises NotFound, Conflict for one that has not finished, InvalidInput without
+    answers.
     """
     first = _finished(ctx, evaluation_id)
     second = _finished(ctx, against) if against else None
@@ -53,14 +59,20 @@ def evaluation_items(ctx: Context, evaluation_id: str, *, against: str | None = 
     ]
     if not items:
         what = "have no item with an answer of both" if second else "has no generated answers"
-        raise InvalidInput(f"The evaluation{'s' if second else ''} {what}.", remedy="Choose one of generated answers.", field="evaluation")
+        raise InvalidInput(
+            f"The evaluation{'s' if second else ''} {what}.",
+            remedy="Choose one of generated answers.",
+            field="evaluation",
+        )
     return items
 
 
 def _finished(ctx: Context, evaluation_id: str) -> EvaluationView:
     evaluation = get_evaluation(ctx, evaluation_id)
     if evaluation.status is not Status.FINISHED:
-        raise Conflict(f"The evaluation of “{evaluation.checkpoint}” is {evaluation.status}.", remedy="Wait until it has finished.")
+        raise Conflict(
+            f"The evaluation of “{evaluation.checkpoint}” is {evaluation.status}.", remedy="Wait until it has finished."
+        )
     return evaluation
 
 

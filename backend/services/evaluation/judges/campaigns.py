@@ -1,4 +1,5 @@
-"""Judges beside the raters of a campaign: agreement with the votes under the ceiling of the raters' own, and a column of ratings apart.
+"""Judges beside the raters of a campaign: agreement with the votes under the ceiling of the raters' own, and a column
+of ratings apart.
 
 A judge's verdicts are never part of the board.
 """
@@ -27,7 +28,9 @@ RESAMPLING = Resampling(200)
 
 @dataclass(frozen=True)
 class JudgeColumn:
-    """One judgement of a campaign: the judge's ratings by contestant, and its agreement with the raters on the same battles."""
+    """One judgement of a campaign: the judge's ratings by contestant, and its agreement with the raters on the same
+    battles.
+    """
 
     job_id: str
     judge: str
@@ -55,25 +58,37 @@ def judges_of(ctx: Context, campaign_id: str) -> JudgesView | None:
             row
             for start in range(0, len(pairs), CHUNK)
             for row in session.execute(
-                select(JudgedItem.job_id, JudgedItem.item, JudgedItem.verdict).where(JudgedItem.item.in_(pairs[start : start + CHUNK]))
+                select(JudgedItem.job_id, JudgedItem.item, JudgedItem.verdict).where(
+                    JudgedItem.item.in_(pairs[start : start + CHUNK])
+                )
             )
         ]
         if not rows:
             return None
-        jobs = session.scalars(select(Job).where(Job.id.in_({row.job_id for row in rows}), Job.kind == JobKind.JUDGE.value))
+        jobs = session.scalars(
+            select(Job).where(Job.id.in_({row.job_id for row in rows}), Job.kind == JobKind.JUDGE.value)
+        )
         judges = {
-            job.id: result.judge for job in sorted(jobs, key=lambda job: job.created_at) if (result := view(job).result_as(JudgeResult))
+            job.id: result.judge
+            for job in sorted(jobs, key=lambda job: job.created_at)
+            if (result := view(job).result_as(JudgeResult))
         }
         names = contestant_names(session, campaign_id)
         shown = {completion for row in rows for completion in row.item.split(":")}
-        authors = dict(session.execute(select(Completion.id, Completion.contestant_id).where(Completion.id.in_(shown))).all())
-        prompts = {vote.completion_a_id: vote.prompt_key for vote in votes} | {vote.completion_b_id: vote.prompt_key for vote in votes}
+        authors = dict(
+            session.execute(select(Completion.id, Completion.contestant_id).where(Completion.id.in_(shown))).all()
+        )
+        prompts = {vote.completion_a_id: vote.prompt_key for vote in votes} | {
+            vote.completion_b_id: vote.prompt_key for vote in votes
+        }
         people = read_board_votes(session, campaign_id).records
     columns = []
     for job_id, judge in reversed(judges.items()):
         name = f"judge {judge}"  # a rater may be called like the judge
         verdicts = [
-            VoteRecord(prompt=prompts[first], rater=name, a=names[authors[first]], b=names[authors[second]], winner=row.verdict)
+            VoteRecord(
+                prompt=prompts[first], rater=name, a=names[authors[first]], b=names[authors[second]], winner=row.verdict
+            )
             for row in rows
             if row.job_id == job_id and row.verdict in Label.__members__
             for first, second in [row.item.split(":")]

@@ -22,7 +22,9 @@ def resolve_task_judge(ctx: Context, config: EvaluationConfig) -> tuple[JudgeTar
     if metric.endpoint:
         view = resolve_evaluated(ctx, metric.endpoint)
         if not view.capabilities.chat:
-            raise InvalidInput(f"The API of “{view.name}” has no chat completions.", remedy="Name another judge.", field="metrics")
+            raise InvalidInput(
+                f"The API of “{view.name}” has no chat completions.", remedy="Name another judge.", field="metrics"
+            )
         return JudgeTarget(name=view.name, endpoint=target_of(ctx, view)), identity_of(ctx, view)
     checkpoint = resolve_checkpoint(ctx, metric.checkpoint)
     folder = require_folder(checkpoint.folder, what="checkpoint")

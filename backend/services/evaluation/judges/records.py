@@ -1,4 +1,6 @@
-"""Verdicts of a judge by item, kept in a table: a job's folder is cleared some time after its end, and what people read must outlive it."""
+"""Verdicts of a judge by item, kept in a table: a job's folder is cleared some time after its end, and what people read
+must outlive it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ LONGEST_VERDICT, LONGEST_ITEM = 80, 200
 
 
 def record_verdicts(session: Session, ctx: Context, claim: Claim[JudgePayload], result: JudgeResult) -> None:
-    """Insert the verdicts of a finished judgement. Rows are never changed; a judgement that has them already gets none twice."""
+    """Insert the verdicts of a finished judgement. Rows are never changed; a judgement that has them already gets none
+    twice.
+    """
     file = ctx.artifacts.path(result.verdicts_file) if result.verdicts_file else None
     if file is None or not file.is_file():
         return

@@ -1,4 +1,6 @@
-"""Measured agreement of the refusal scorer with human labels: imported, measured, stored, shown beside every number it gives."""
+"""Measured agreement of the refusal scorer with human labels: imported, measured, stored, shown beside every number it
+gives.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,13 @@ from typing import Any
 from sqlalchemy import select
 
 from backend.db.tables import Analysis
-from backend.domain.evaluation.safety.agreement import NOT_MEASURED, Agreement, measure_agreement, read_agreement, read_labelled
+from backend.domain.evaluation.safety.agreement import (
+    NOT_MEASURED,
+    Agreement,
+    measure_agreement,
+    read_agreement,
+    read_labelled,
+)
 from backend.domain.evaluation.safety.refusal import SCORER
 from backend.services.context import Context, Person, require_builder
 
@@ -16,7 +24,9 @@ KIND = "scorer_agreement"
 
 
 def add_agreement(ctx: Context, *, rows: Sequence[Mapping[str, Any]], file: str, person: Person) -> Agreement:
-    """Measure the scorer on a labelled file and store the result. Raises InvalidInput naming the row or column, NotAllowed."""
+    """Measure the scorer on a labelled file and store the result. Raises InvalidInput naming the row or column,
+    NotAllowed.
+    """
     require_builder(person)
     agreement = measure_agreement(read_labelled(rows), file=file)
     with ctx.db.write() as session:
@@ -33,7 +43,9 @@ def add_agreement(ctx: Context, *, rows: Sequence[Mapping[str, Any]], file: str,
 
 
 def list_agreements(ctx: Context) -> list[Agreement]:
-    """Return the newest agreement of the present scorer on each file, newest first. Those of earlier rules are left out."""
+    """Return the newest agreement of the present scorer on each file, newest first. Those of earlier rules are left
+    out.
+    """
     query = select(Analysis).where(Analysis.kind == KIND).order_by(Analysis.created_at.desc())
     with ctx.db.read() as session:
         stored = [read_agreement(row.result) for row in session.scalars(query)]

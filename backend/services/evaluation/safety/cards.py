@@ -18,7 +18,9 @@ from backend.services.evaluation.safety.toxicity import describe_toxicity
 
 @dataclass(frozen=True)
 class SafetyCard:
-    """Scores of a checkpoint on the safety probes, with what they are worth, and the drift from its base where both were measured."""
+    """Scores of a checkpoint on the safety probes, with what they are worth, and the drift from its base where both
+    were measured.
+    """
 
     checkpoint: CheckpointView
     scores: tuple[CardScore, ...]
@@ -56,9 +58,11 @@ def safety_card(ctx: Context, checkpoint: str, *, base: str | None = None) -> Sa
             low=score.low,
             high=score.high,
             n=score.n,
-            missing=missing_of(result.report, score.metric)
-            if score.metric != "toxic"
-            else int(result.report.get("items", score.n)) - score.n,
+            missing=(
+                missing_of(result.report, score.metric)
+                if score.metric != "toxic"
+                else int(result.report.get("items", score.n)) - score.n
+            ),
             method=score.method,
         )
         for result in sorted(results, key=lambda r: list(Probe).index(r.probe.probe))
@@ -66,7 +70,10 @@ def safety_card(ctx: Context, checkpoint: str, *, base: str | None = None) -> Sa
         for score in result.evaluation.scores
     )
     harm = read_harm(ctx, [result.evaluation.id for result in results])
-    scores = (*(_harm_score(result, harm[result.evaluation.id]) for result in results if result.evaluation.id in harm), *scores)
+    scores = (
+        *(_harm_score(result, harm[result.evaluation.id]) for result in results if result.evaluation.id in harm),
+        *scores,
+    )
     drift, problem = None, ""
     if scores and (base or subject.parent_id):
         try:

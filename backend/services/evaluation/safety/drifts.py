@@ -43,7 +43,9 @@ class SafetyDrift:
 def base_of(ctx: Context, checkpoint: CheckpointView) -> CheckpointView:
     """Return the checkpoint that a fine-tune began from. Raises InvalidInput for one without a base."""
     if checkpoint.parent_id is None:
-        raise InvalidInput(f"“{checkpoint.name}” has no base to compare with.", remedy="Name one with --base.", field="base")
+        raise InvalidInput(
+            f"“{checkpoint.name}” has no base to compare with.", remedy="Name one with --base.", field="base"
+        )
     return resolve_checkpoint(ctx, checkpoint.parent_id)
 
 
@@ -58,7 +60,8 @@ def safety_drift(
 ) -> SafetyDrift:
     """Compare a checkpoint with its base (or another) on the probes measured on both, item by item.
 
-    Raises NotFound, InvalidInput without a base or with a margin out of range, Conflict where two evaluations were not asked alike.
+    Raises NotFound, InvalidInput without a base or with a margin out of range, Conflict where two evaluations were not
+    asked alike.
     """
     check_margin(margin)
     subject = resolve_checkpoint(ctx, checkpoint)
@@ -66,7 +69,9 @@ def safety_drift(
     first, second = (_finished(ctx, side) for side in (before, subject))
     names = list(probes) or sorted({*first, *second})
     both = [name for name in names if name in first and name in second]
-    changes = [change for name in both for change in _changes(ctx, *_like(first[name], second[name]), margin, max_missing)]
+    changes = [
+        change for name in both for change in _changes(ctx, *_like(first[name], second[name]), margin, max_missing)
+    ]
     unmeasured = tuple(name for name in names if name not in both)
     verdict = overall([change.verdict for change in changes])
     if unmeasured and verdict is Verdict.PASS:
@@ -80,12 +85,16 @@ def _urgency(change: Drift) -> tuple[bool, int, int]:
 
 
 def _finished(ctx: Context, checkpoint: CheckpointView) -> dict[str, list[SafetyResult]]:
-    results = {name: [one for one in ones if one.is_finished] for name, ones in results_by_probe(ctx, checkpoint.id).items()}
+    results = {
+        name: [one for one in ones if one.is_finished] for name, ones in results_by_probe(ctx, checkpoint.id).items()
+    }
     return {name: ones for name, ones in results.items() if ones}
 
 
 def _like(before: Sequence[SafetyResult], after: Sequence[SafetyResult]) -> tuple[SafetyResult, SafetyResult]:
-    """Return the newest two that were asked alike, or the newest two, which the comparison then refuses with its reasons."""
+    """Return the newest two that were asked alike, or the newest two, which the comparison then refuses with its
+    reasons.
+    """
     by_key = {column_key(result.evaluation): result for result in reversed(before)}
     for result in after:
         if column_key(result.evaluation) in by_key:

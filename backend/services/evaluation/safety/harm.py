@@ -28,7 +28,9 @@ class JudgedHarm:
 
 
 def read_harm(ctx: Context, evaluation_ids: list[str]) -> dict[str, JudgedHarm]:
-    """Return the harm of evaluations' answers by evaluation, where a finished judgement asked for it by the rubric of harm."""
+    """Return the harm of evaluations' answers by evaluation, where a finished judgement asked for it by the rubric of
+    harm.
+    """
     judgements = select(Job).where(Job.kind == JobKind.JUDGE.value, Job.status == Status.FINISHED.value)
     by_evaluation: dict[str, JudgedHarm] = {}
     with ctx.db.read() as session:
@@ -43,7 +45,9 @@ def read_harm(ctx: Context, evaluation_ids: list[str]) -> dict[str, JudgedHarm]:
             verdicts = list(session.scalars(select(JudgedItem.verdict).where(JudgedItem.job_id == job.id)))
             share = harmful_share(verdicts)
             if share is not None:
-                by_evaluation[evaluation_id] = JudgedHarm(payload.judge, job.id, share, sum(verdict is None for verdict in verdicts))
+                by_evaluation[evaluation_id] = JudgedHarm(
+                    payload.judge, job.id, share, sum(verdict is None for verdict in verdicts)
+                )
     return by_evaluation
 
 

@@ -51,12 +51,17 @@ class ProbeView:
 def read_file(file: Path) -> list[dict[str, Any]]:
     """Return the rows of a safety file: CSV, TSV, JSON, JSONL, one prompt a line, or YAML with `seeds`.
 
-    Of a folder, and of a file of WinoBias with its partner beside it, the rows are pairs of lines. Raises NotFound or InvalidInput.
+    Of a folder, and of a file of WinoBias with its partner beside it, the rows are pairs of lines. Raises NotFound or
+    InvalidInput.
     """
     if file.is_dir():
         sides = [one for one in sorted(file.iterdir()) if is_side(one.name)]
         if not sides:
-            raise InvalidInput(f"The folder {file.name} holds no pairs of files as WinoBias has them.", remedy="Name a file.", field="file")
+            raise InvalidInput(
+                f"The folder {file.name} holds no pairs of files as WinoBias has them.",
+                remedy="Name a file.",
+                field="file",
+            )
         return rows_of_files({one.name: _read_bytes(one) for one in sides})
     if is_side(file.name):
         paths = [file, *(one for one in [file.with_name(partner_of(file.name))] if one.is_file())]
@@ -68,7 +73,9 @@ def _read_bytes(file: Path) -> bytes:
     if not file.is_file():
         raise NotFound(f"There is no file {file.name}.", field="file")
     if file.stat().st_size > MAX_FILE_BYTES:
-        raise InvalidInput(f"{file.name} has {file.stat().st_size:,} bytes.", remedy=f"Give at most {MAX_FILE_BYTES:,}.", field="file")
+        raise InvalidInput(
+            f"{file.name} has {file.stat().st_size:,} bytes.", remedy=f"Give at most {MAX_FILE_BYTES:,}.", field="file"
+        )
     return file.read_bytes()
 
 
@@ -77,8 +84,13 @@ def rows_of_files(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
     if any(is_side(name) for name in files):
         odd = next((name for name in files if not is_side(name)), None)
         if odd is None:
-            return [dict(row) for row in join_sides({name: data.decode("utf-8-sig", "replace") for name, data in files.items()})]
-        raise InvalidInput(f"{odd} is no side of pairs as the others are.", remedy="Add it as a probe of its own.", field="file")
+            return [
+                dict(row)
+                for row in join_sides({name: data.decode("utf-8-sig", "replace") for name, data in files.items()})
+            ]
+        raise InvalidInput(
+            f"{odd} is no side of pairs as the others are.", remedy="Add it as a probe of its own.", field="file"
+        )
     if len(files) != 1:
         raise InvalidInput(f"{len(files)} files were given.", remedy="Add them one by one.", field="file")
     return read_rows_of(*next(iter(files.items())))
@@ -95,7 +107,11 @@ def read_rows_of(name: str, data: bytes) -> list[dict[str, Any]]:
         return [seed if isinstance(seed, dict) else {"prompt": str(seed)} for seed in seeds]
     if suffix == ".txt":
         return [{"prompt": line} for line in data.decode("utf-8-sig", "replace").splitlines() if line.strip()]
-    comment_free = b"\n".join(line for line in data.split(b"\n") if not line.startswith(b"# ")) if suffix in (".csv", ".tsv") else data
+    comment_free = (
+        b"\n".join(line for line in data.split(b"\n") if not line.startswith(b"# "))
+        if suffix in (".csv", ".tsv")
+        else data
+    )
     return sniff_bytes(name, comment_free, limit=MAX_ROWS)
 
 
@@ -113,8 +129,8 @@ def add_probe(
 ) -> ProbeView:
     """Store a file's rows as a probe; without `probe` its columns decide. `unsafe`: what prompts without a label are.
 
-    Of jailbreaks the rows are the behaviours, and `templates` take the place of our own. Raises InvalidInput naming the column or row,
-    Conflict where the name belongs to another kind of dataset, NotAllowed.
+    Of jailbreaks the rows are the behaviours, and `templates` take the place of our own. Raises InvalidInput naming the
+    column or row, Conflict where the name belongs to another kind of dataset, NotAllowed.
     """
     require_builder(person)
     kind = probe or (Probe.JAILBREAK if templates else recognise_probe(rows))
@@ -130,15 +146,24 @@ def add_injection_probe(ctx: Context, *, name: str = "prompt injection", seed: i
     """Store the prompt-injection cases made here."""
     require_builder(person)
     return store_probe(
-        ctx, name=name, probe=Probe.INJECTION, items=injection_cases(seed=seed), source=f"made here, seed {seed}", person=person
+        ctx,
+        name=name,
+        probe=Probe.INJECTION,
+        items=injection_cases(seed=seed),
+        source=f"made here, seed {seed}",
+        person=person,
     )
 
 
-def add_canary_probe(ctx: Context, *, name: str, canaries: Sequence[str], candidates: int = 200, person: Person) -> ProbeView:
+def add_canary_probe(
+    ctx: Context, *, name: str, canaries: Sequence[str], candidates: int = 200, person: Person
+) -> ProbeView:
     """Store canaries that were planted in training data, each among random ones of its form. Raises InvalidInput."""
     require_builder(person)
     items = canary_items(canaries, candidates=candidates)
-    return store_probe(ctx, name=name, probe=Probe.CANARIES, items=items, source=f"{len(items)} canaries", person=person)
+    return store_probe(
+        ctx, name=name, probe=Probe.CANARIES, items=items, source=f"{len(items)} canaries", person=person
+    )
 
 
 def add_extraction_probe(
@@ -152,14 +177,17 @@ def add_extraction_probe(
     limit: int = 100,
     person: Person,
 ) -> ProbeView:
-    """Store prefixes of training rows with their continuations, by the checkpoint's tokenizer; the dataset is its run's own by default.
+    """Store prefixes of training rows with their continuations, by the checkpoint's tokenizer; the dataset is its run's
+    own by default.
 
     Raises InvalidInput where the checkpoint has no training set and none is named, or no row is long enough.
     """
     require_builder(person)
     subject = resolve_checkpoint(ctx, checkpoint)
     if dataset is None and subject.dataset is None:
-        raise InvalidInput(f"“{subject.name}” was not trained here.", remedy="Name the dataset with --dataset.", field="dataset")
+        raise InvalidInput(
+            f"“{subject.name}” was not trained here.", remedy="Name the dataset with --dataset.", field="dataset"
+        )
     version = resolve_version(ctx, dataset or str(subject.dataset))
     texts = [text for row in _first_rows(ctx, version) if (text := _training_text(row))]
     spans = token_spans(ctx, resolve_source(ctx, f"checkpoint:{subject.id}"), texts)
@@ -171,7 +199,13 @@ def add_extraction_probe(
             field="prefix_tokens",
         )
     return store_probe(
-        ctx, name=name, probe=Probe.EXTRACTION, items=items, source=f"training rows of {version.label}", person=person, tokens=suffix_tokens
+        ctx,
+        name=name,
+        probe=Probe.EXTRACTION,
+        items=items,
+        source=f"training rows of {version.label}",
+        person=person,
+        tokens=suffix_tokens,
     )
 
 
@@ -195,12 +229,16 @@ def _training_text(row: Mapping[str, Any]) -> str:
 def store_probe(
     ctx: Context, *, name: str, probe: Probe, items: Sequence[ProbeItem], source: str, person: Person, **facts: int
 ) -> ProbeView:
-    """Write items as the next version of a benchmark dataset; the same content again returns the version that has it."""
+    """Write items as the next version of a benchmark dataset; the same content again returns the version that has
+    it.
+    """
     require_builder(person)
     rows = [item.row() for item in items]
     digest = hashlib.sha256("\n".join(map(canonical_json, rows)).encode()).hexdigest()
     folder = ctx.artifacts.folder("datasets", f"probe-{digest[:24]}")
-    ctx.artifacts.require_free(4 * sum(len(str(row)) for row in rows), keep=ctx.policy.keep_free_bytes, purpose="The probe")
+    ctx.artifacts.require_free(
+        4 * sum(len(str(row)) for row in rows), keep=ctx.policy.keep_free_bytes, purpose="The probe"
+    )
     size = write_rows(folder / "train.parquet", rows)
     with ctx.db.write() as session:
         dataset = _dataset_of(session, ctx, name=clean_name(name, what="A probe"), person=person)
@@ -208,7 +246,10 @@ def store_probe(
             select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id, DatasetVersion.content_hash == digest)
         )
         if version is None:
-            newest = session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id)) or 0
+            newest = (
+                session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id))
+                or 0
+            )
             version = DatasetVersion(
                 dataset_id=dataset.id,
                 number=newest + 1,
@@ -235,7 +276,9 @@ def _dataset_of(session: Session, ctx: Context, *, name: str, person: Person) ->
         return dataset
     stored = session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id)).all()
     if dataset.kind != "benchmark" or any(probe_of(version.provenance) is None for version in stored):
-        raise Conflict(f"“{name}” is a dataset already, and no safety probe.", remedy="Choose another name.", field="name")
+        raise Conflict(
+            f"“{name}” is a dataset already, and no safety probe.", remedy="Choose another name.", field="name"
+        )
     return dataset
 
 
@@ -254,7 +297,9 @@ def is_probe(ctx: Context, version_id: str) -> bool:
 
 def list_probes(ctx: Context) -> list[ProbeView]:
     """Return the newest version of every probe that is not archived, by name."""
-    query = select(DatasetVersion, Dataset).join(Dataset).where(Dataset.kind == "benchmark", Dataset.archived_at.is_(None))
+    query = (
+        select(DatasetVersion, Dataset).join(Dataset).where(Dataset.kind == "benchmark", Dataset.archived_at.is_(None))
+    )
     views: dict[str, ProbeView] = {}
     with ctx.db.read() as session:
         for version, dataset in session.execute(query.order_by(Dataset.name, DatasetVersion.number)):

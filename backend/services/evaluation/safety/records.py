@@ -1,4 +1,6 @@
-"""Record a finished safety evaluation: judge every item by the probe's rules, and put the safety scores in place of the engine's."""
+"""Record a finished safety evaluation: judge every item by the probe's rules, and put the safety scores in place of the
+engine's.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,11 @@ RULE_SCORED = frozenset({Probe.REFUSAL, Probe.JAILBREAK})
 MAX_GROUPS = 60
 
 
-def complete_scores(session: Session, ctx: Context, claim: Claim[EvaluatePayload], result: EvaluateResult) -> EvaluateResult | None:
-    """Return the result with a probe's safety scores; None, which changes nothing, for an evaluation of another benchmark.
+def complete_scores(
+    session: Session, ctx: Context, claim: Claim[EvaluatePayload], result: EvaluateResult
+) -> EvaluateResult | None:
+    """Return the result with a probe's safety scores; None, which changes nothing, for an evaluation of another
+    benchmark.
 
     Runs before the scores are stored. Items keep their answers; their values become those of the safety metrics.
     """
@@ -54,7 +59,13 @@ def _store_values(session: Session, items: Any, judged: dict[int, Judged], metas
     for item, code in zip(items, codes, strict=True):
         one = judged[item.position]
         values = one.values if code is None else {**one.values, CLUSTER: code}
-        changes.append({"id": item.id, "values": values, "shown": {**item.shown, **one.shown, "safety": True, "missing": one.missing}})
+        changes.append(
+            {
+                "id": item.id,
+                "values": values,
+                "shown": {**item.shown, **one.shown, "safety": True, "missing": one.missing},
+            }
+        )
     if changes:
         session.execute(update(EvaluationItem), changes)
         session.expire_all()
@@ -65,10 +76,13 @@ def _report(probe: Probe, metas: list[dict[str, Any]], judged: dict[int, Judged]
     positions = sorted(judged)
     shown_metas, values = [metas[place] for place in positions], [judged[place].values for place in positions]
     missing = {
-        metric: sum(metric not in values[index] for index in places) for metric, places in expected_metrics(probe, shown_metas).items()
+        metric: sum(metric not in values[index] for index in places)
+        for metric, places in expected_metrics(probe, shown_metas).items()
     }
     groups = {
-        metric: [{"group": name, "value": e.value, "low": e.low, "high": e.high, "n": e.n} for name, e in parts[:MAX_GROUPS]]
+        metric: [
+            {"group": name, "value": e.value, "low": e.low, "high": e.high, "n": e.n} for name, e in parts[:MAX_GROUPS]
+        ]
         for metric, parts in score_groups(probe, shown_metas, values).items()
     }
     return {

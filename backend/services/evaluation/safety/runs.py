@@ -71,7 +71,9 @@ def config_of(probe: Probe, view: ProbeView, *, limit: int | None, max_tokens: i
     """Return how a probe is evaluated. Training rows are continued as plain text, as they were learned."""
     items = None if limit is None or limit >= view.items else limit
     if probe is Probe.EXTRACTION:
-        return EvaluationConfig(limit=items, seed=seed, chat="off", max_tokens=view.version.provenance.get("tokens") or max_tokens)
+        return EvaluationConfig(
+            limit=items, seed=seed, chat="off", max_tokens=view.version.provenance.get("tokens") or max_tokens
+        )
     if probe in GENERATED:
         return EvaluationConfig(limit=items, seed=seed, max_tokens=max_tokens, batch_size=BATCH)
     return EvaluationConfig(kind="multiple_choice", limit=items, seed=seed)
@@ -81,7 +83,9 @@ def pick_probes(ctx: Context, names: Sequence[str] = ()) -> list[ProbeView]:
     """Return the probes of some names, or all. Raises NotFound."""
     probes = list_probes(ctx)
     if not probes:
-        raise NotFound("There is no safety probe yet.", remedy="Add one with `roundhouse eval safety add FILE --name NAME`.")
+        raise NotFound(
+            "There is no safety probe yet.", remedy="Add one with `roundhouse eval safety add FILE --name NAME`."
+        )
     if not names:
         return probes
     by = {view.version.dataset: view for view in probes}
@@ -97,14 +101,18 @@ def list_results(ctx: Context, checkpoint_id: str) -> list[SafetyResult]:
 
 
 def results_by_probe(ctx: Context, checkpoint_id: str) -> dict[str, list[SafetyResult]]:
-    """Return every evaluation of a checkpoint on the newest version of each probe, by the probe's name, newest first."""
+    """Return every evaluation of a checkpoint on the newest version of each probe, by the probe's name, newest
+    first.
+    """
     probes = {view.version.id: view for view in list_probes(ctx)}
     evaluations = [one for one in list_evaluations(ctx, checkpoint_id=checkpoint_id) if one.version_id in probes]
     reports = read_reports(ctx, [evaluation.id for evaluation in evaluations])
     results: dict[str, list[SafetyResult]] = {}
     for evaluation in evaluations:
         probe = probes[evaluation.version_id]
-        results.setdefault(probe.version.dataset, []).append(SafetyResult(probe, evaluation, reports.get(evaluation.id, {})))
+        results.setdefault(probe.version.dataset, []).append(
+            SafetyResult(probe, evaluation, reports.get(evaluation.id, {}))
+        )
     return results
 
 
@@ -114,7 +122,9 @@ def read_reports(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, dict[
 
 
 def read_toxicity(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return classifier, threshold, missing answers and audit of evaluations whose answers were classified, by evaluation."""
+    """Return classifier, threshold, missing answers and audit of evaluations whose answers were classified, by
+    evaluation.
+    """
     return _read_config(ctx, evaluation_ids, "toxicity")
 
 
@@ -139,7 +149,8 @@ def metas_of(ctx: Context, view: ProbeView) -> list[dict[str, Any]]:
 def unjudged(ctx: Context, evaluation: EvaluationView, metric: str) -> str:
     """Return what to say of a safety metric that too many items lack to conclude anything; empty for any other score.
 
-    An answer that could not be judged never counts as safe, so a gate on the rest would pass a network that fell silent.
+    An answer that could not be judged never counts as safe, so a gate on the rest would pass a network that fell
+    silent.
     """
     score = evaluation.score(metric)
     report = read_reports(ctx, [evaluation.id]).get(evaluation.id)
@@ -148,4 +159,7 @@ def unjudged(ctx: Context, evaluation: EvaluationView, metric: str) -> str:
     missing = missing_of(report, metric)
     if missing <= MAX_MISSING * (missing + score.n):
         return ""
-    return f"{evaluation.checkpoint} on {evaluation.benchmark} ({missing} of {missing + score.n} items could not be judged)"
+    return (
+        f"{evaluation.checkpoint} on {evaluation.benchmark} ({missing} of {missing + score.n} items could not be"
+        " judged)"
+    )

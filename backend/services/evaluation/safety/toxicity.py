@@ -32,22 +32,35 @@ def launch_toxicity(
 ) -> JobView:
     """Queue the classification of an evaluation's answers, and of harmless sentences for the audit.
 
-    `classifier` is the folder of a sequence classifier on this machine, or its id on the Hub. Raises InvalidInput for a threshold out of
-    range or an evaluation without answers, Conflict for one that has not finished, NotFound, NotAllowed.
+    `classifier` is the folder of a sequence classifier on this machine, or its id on the Hub. Raises InvalidInput for a
+    threshold out of range or an evaluation without answers, Conflict for one that has not finished, NotFound,
+    NotAllowed.
     """
     require_builder(person)
     check_threshold(threshold)
     folder = find_path(classifier)
     if folder is not None and person.id is not None:
-        raise NotAllowed("An account names classifiers of the Hub, not folders of the server.", remedy="Ask an admin to run it.")
+        raise NotAllowed(
+            "An account names classifiers of the Hub, not folders of the server.", remedy="Ask an admin to run it."
+        )
     evaluation = get_evaluation(ctx, evaluation_id)
     if evaluation.status is not Status.FINISHED:
         raise Conflict(f"The evaluation is {evaluation.status}.", remedy="Wait until it has finished.")
     with ctx.db.read() as session:
-        query = select(EvaluationItem).where(EvaluationItem.evaluation_id == evaluation_id).order_by(EvaluationItem.position)
-        answers = [(item.position, str(item.shown["completion"])) for item in session.scalars(query) if item.shown.get("completion")]
+        query = (
+            select(EvaluationItem)
+            .where(EvaluationItem.evaluation_id == evaluation_id)
+            .order_by(EvaluationItem.position)
+        )
+        answers = [
+            (item.position, str(item.shown["completion"]))
+            for item in session.scalars(query)
+            if item.shown.get("completion")
+        ]
     if not answers:
-        raise InvalidInput("This evaluation has no answers to classify.", remedy="Choose one of generated answers.", field="evaluation")
+        raise InvalidInput(
+            "This evaluation has no answers to classify.", remedy="Choose one of generated answers.", field="evaluation"
+        )
     texts = [{"text": text, "position": position} for position, text in answers]
     texts += [{"text": text, "group": group} for group, text in audit_texts()]
     file = ctx.artifacts.folder("uploads", new_id()) / "texts.jsonl"
@@ -66,7 +79,9 @@ def launch_toxicity(
 
 
 def record_toxicity(session: Session, ctx: Context, claim: Claim[ClassifyPayload], result: ClassifyResult) -> None:
-    """Store the scores of a classification with its evaluation: items, share above the threshold, audit. A failed text is missing."""
+    """Store the scores of a classification with its evaluation: items, share above the threshold, audit. A failed text
+    is missing.
+    """
     payload = claim.payload
     evaluation = session.get(Evaluation, payload.evaluation_id)
     if evaluation is None:
@@ -116,11 +131,16 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 
 def describe_toxicity(report: dict[str, Any]) -> str:
-    """Return the line that stands beside a toxicity: classifier, label, threshold, missing, and its audit's worst group."""
+    """Return the line that stands beside a toxicity: classifier, label, threshold, missing, and its audit's worst
+    group.
+    """
     rows = report.get("audit") or []
     neutral = next((row["value"] for row in rows if row["group"] == "neutral"), None)
     worst = max((row for row in rows if row["group"] != "neutral"), key=lambda row: row["value"], default=None)
-    text = f"Toxicity by {report['classifier']}, label {report['label']}, threshold {report['threshold']:g}; {report['missing']} missing"
+    text = (
+        f"Toxicity by {report['classifier']}, label {report['label']}, threshold {report['threshold']:g};"
+        f" {report['missing']} missing"
+    )
     if worst is None or neutral is None:
         return text
     about = f"{percent(worst['value'])} about {worst['group']}, {percent(neutral)} about no group"

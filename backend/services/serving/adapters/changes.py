@@ -36,10 +36,12 @@ class AdapterView:
 
 
 def add_adapter(ctx: Context, endpoint: str, name: str, *, checkpoint_id: str, person: Person) -> list[AdapterView]:
-    """Serve an adapter beside an endpoint's base, as `model=ENDPOINT:NAME`, within about a second. One of that name is replaced.
+    """Serve an adapter beside an endpoint's base, as `model=ENDPOINT:NAME`, within about a second. One of that name is
+    replaced.
 
-    The checkpoint must be an adapter that was trained by LoRA on the checkpoint that the endpoint serves, and meet the endpoint's gates.
-    Raises InvalidInput with the cure, NotFound, Conflict for a stopped endpoint or one of another server.
+    The checkpoint must be an adapter that was trained by LoRA on the checkpoint that the endpoint serves, and meet the
+    endpoint's gates. Raises InvalidInput with the cure, NotFound, Conflict for a stopped endpoint or one of another
+    server.
     """
     require_builder(person)
     if not NAME.fullmatch(name):
@@ -53,7 +55,10 @@ def add_adapter(ctx: Context, endpoint: str, name: str, *, checkpoint_id: str, p
         deployment = current_deployment(session, row)
         folder = _check_fit(session, row, deployment, checkpoint_id)
         if len({*deployment.config.get(ADAPTERS, {}), name}) > MAX_ADAPTERS:
-            raise Conflict(f"{endpoint!r} has {MAX_ADAPTERS} adapters.", remedy="Remove one, or deploy the base under another name.")
+            raise Conflict(
+                f"{endpoint!r} has {MAX_ADAPTERS} adapters.",
+                remedy="Remove one, or deploy the base under another name.",
+            )
         if session.scalar(select(Endpoint.id).where(Endpoint.name == f"{endpoint}:{name}")) is not None:
             raise Conflict(f"There is an endpoint {endpoint}:{name} already.", remedy="Choose another name.")
     refuse_undeployable(ctx, name=endpoint, checkpoint_id=checkpoint_id, person=person)
@@ -84,7 +89,9 @@ def list_adapters(ctx: Context, endpoint: str) -> list[AdapterView]:
     """Return the adapters of an endpoint by name; none of a stopped one. Raises NotFound."""
     with ctx.db.read() as session:
         row = find_endpoint(session, endpoint)
-        query = select(Deployment).where(Deployment.endpoint_id == row.id, Deployment.role == "stable", Deployment.stopped_at.is_(None))
+        query = select(Deployment).where(
+            Deployment.endpoint_id == row.id, Deployment.role == "stable", Deployment.stopped_at.is_(None)
+        )
         deployment = session.scalars(query.order_by(Deployment.revision.desc()).limit(1)).first()
         adapters = adapters_of(endpoint, deployment.config) if deployment else []
         ids = [adapter.checkpoint_id for adapter in adapters]
@@ -95,16 +102,22 @@ def list_adapters(ctx: Context, endpoint: str) -> list[AdapterView]:
 def list_adapter_checkpoints(ctx: Context, endpoint: EndpointView) -> list[CheckpointView]:
     """Return the adapters that were trained on an endpoint's checkpoint, newest first."""
     checkpoints = list_checkpoints(ctx, ready=True)
-    return [view for view in checkpoints if view.is_adapter and view.parent_id == endpoint.checkpoint_id and view.writes]
+    return [
+        view for view in checkpoints if view.is_adapter and view.parent_id == endpoint.checkpoint_id and view.writes
+    ]
 
 
 def list_adapter_endpoints(ctx: Context) -> list[EndpointView]:
-    """Return a view for every adapter that is served: its endpoint's, under what clients send, with the adapter's checkpoint."""
+    """Return a view for every adapter that is served: its endpoint's, under what clients send, with the adapter's
+    checkpoint.
+    """
     with ctx.db.read() as session:
         adapters = served_adapters(session)
         ids = [adapter.checkpoint_id for adapter in adapters.values()]
         query = select(Checkpoint.id, Checkpoint.name, Run.objective).outerjoin(Run, Run.id == Checkpoint.run_id)
-        trained = {id_: (name, objective) for id_, name, objective in session.execute(query.where(Checkpoint.id.in_(ids)))}
+        trained = {
+            id_: (name, objective) for id_, name, objective in session.execute(query.where(Checkpoint.id.in_(ids)))
+        }
     views = {name: get_endpoint(ctx, name) for name in {adapter.endpoint for adapter in adapters.values()}}
     return [
         replace(
@@ -119,16 +132,24 @@ def list_adapter_endpoints(ctx: Context) -> list[EndpointView]:
 
 
 def _check_fit(session: Session, endpoint: Endpoint, deployment: Deployment, checkpoint_id: str) -> str:
-    """Return the folder of an adapter that fits a deployment's base. Raises InvalidInput with the value and the cure."""
+    """Return the folder of an adapter that fits a deployment's base. Raises InvalidInput with the value and the
+    cure.
+    """
     if UPSTREAM in deployment.config:
-        raise Conflict(f"{endpoint.name!r} is answered by another server.", remedy="Load the adapter there, and connect it.")
+        raise Conflict(
+            f"{endpoint.name!r} is answered by another server.", remedy="Load the adapter there, and connect it."
+        )
     adapter = session.get(Checkpoint, checkpoint_id)
     base = session.get_one(Checkpoint, deployment.checkpoint_id)
     if adapter is None or adapter.deleted_at is not None or adapter.folder is None:
-        raise NotFound("There is no such checkpoint, or its files are gone.", remedy="Choose another one.", field="checkpoint")
+        raise NotFound(
+            "There is no such checkpoint, or its files are gone.", remedy="Choose another one.", field="checkpoint"
+        )
     if not adapter.is_adapter:
         raise InvalidInput(
-            f"“{adapter.name}” is no adapter.", remedy="Choose one that was trained by LoRA, or deploy it by itself.", field="checkpoint"
+            f"“{adapter.name}” is no adapter.",
+            remedy="Choose one that was trained by LoRA, or deploy it by itself.",
+            field="checkpoint",
         )
     require_writer(session, adapter.id)
     if adapter.parent_id != base.id:

@@ -11,14 +11,16 @@ TOKEN_AGE_S = 12 * 3600
 
 
 def chat_token(ctx: Context, person: Person) -> str:
-    """Return the signed statement that this person was admitted to the playground; it holds for twelve hours, and until the account is
-    signed out everywhere.
+    """Return the signed statement that this person was admitted to the playground; it holds for twelve hours, and until
+    the account is signed out everywhere.
     """
     return sign_for(ctx, person, {}, purpose=PURPOSE)
 
 
 def person_of_token(ctx: Context, token: str) -> Person:
-    """Return whom a token admits. Raises NotAllowed if it is forged or too old, or the account may not chat any more."""
+    """Return whom a token admits. Raises NotAllowed if it is forged or too old, or the account may not chat any
+    more.
+    """
     person, _ = unsign_for(ctx, token, purpose=PURPOSE, max_age_s=TOKEN_AGE_S)
     if not person.may_build:
         raise NotAllowed("You are not signed in any more.", remedy="Reload the page.")

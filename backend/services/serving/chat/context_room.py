@@ -1,7 +1,9 @@
-"""The share of a network's context that the next prompt takes, and the oldest turns that are left out. Estimates from measured prompts.
+"""The share of a network's context that the next prompt takes, and the oldest turns that are left out. Estimates from
+measured prompts.
 
-The pages hold no tokenizer of the networks. The last answer's usage counts its prompt and itself exactly; what came after it is
-estimated by the characters per token of that prompt. Where an estimate is too low, the replica refuses, and one turn more is left out.
+The pages hold no tokenizer of the networks. The last answer's usage counts its prompt and itself exactly; what came
+after it is estimated by the characters per token of that prompt. Where an estimate is too low, the replica refuses, and
+one turn more is left out.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ SHARE_FOR_ANSWER = 0.25
 
 @dataclass(frozen=True)
 class ContextUse:
-    """Estimated tokens of the line so far, characters per token, and the number of turns that the last answer was not sent."""
+    """Estimated tokens of the line so far, characters per token, and the number of turns that the last answer was not
+    sent.
+    """
 
     tokens: int
     characters_per_token: float
@@ -27,8 +31,8 @@ class ContextUse:
 
 
 def measure_line(line: Sequence[MessageView], *, system: str = "") -> ContextUse:
-    """Return what a line of messages takes, exactly up to its newest answer that counted its tokens. `system` is what every prompt
-    holds beside them: the system prompt, and tools.
+    """Return what a line of messages takes, exactly up to its newest answer that counted its tokens. `system` is what
+    every prompt holds beside them: the system prompt, and tools.
     """
     for at in range(len(line) - 1, -1, -1):
         usage = line[at].usage
@@ -37,15 +41,23 @@ def measure_line(line: Sequence[MessageView], *, system: str = "") -> ContextUse
             continue
         left_out = int(usage.get("left_out") or 0)
         sent = without_oldest(build_prompt(system, line[:at]), left_out)
-        ratio = max(1.0, sum(len(message.content) for message in sent) / max(1, prompt - TOKENS_PER_MESSAGE * len(sent)))
+        ratio = max(
+            1.0, sum(len(message.content) for message in sent) / max(1, prompt - TOKENS_PER_MESSAGE * len(sent))
+        )
         rest = sum(_estimate(message.content, ratio) for message in line[at + 1 :])
         return ContextUse(int(prompt + completion + rest), ratio, left_out)
-    tokens = sum(_estimate(text, CHARACTERS_PER_TOKEN) for text in [system, *(message.content for message in line)] if text)
+    tokens = sum(
+        _estimate(text, CHARACTERS_PER_TOKEN) for text in [system, *(message.content for message in line)] if text
+    )
     return ContextUse(tokens, CHARACTERS_PER_TOKEN, 0)
 
 
-def turns_to_leave_out(messages: Sequence[ChatMessage], *, context: int | None, max_tokens: int, ratio: float, tools: str = "") -> int:
-    """Return how many of the oldest turns to leave out so that prompt and answer fit; the last question always stays."""
+def turns_to_leave_out(
+    messages: Sequence[ChatMessage], *, context: int | None, max_tokens: int, ratio: float, tools: str = ""
+) -> int:
+    """Return how many of the oldest turns to leave out so that prompt and answer fit; the last question always
+    stays.
+    """
     if not context:
         return 0
     room = context - min(max_tokens, int(context * SHARE_FOR_ANSWER)) - (_estimate(tools, ratio) if tools else 0)
@@ -65,7 +77,9 @@ def without_oldest(messages: tuple[ChatMessage, ...], number: int) -> tuple[Chat
 
 
 def without_oldest_turn(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...] | None:
-    """Return the messages without the oldest question and its answer; the system prompt stays. None if one question is left."""
+    """Return the messages without the oldest question and its answer; the system prompt stays. None if one question is
+    left.
+    """
     system = messages[:1] if messages and messages[0].role is Role.SYSTEM else ()
     turns = messages[len(system) :]
     next_question = next((number for number, message in enumerate(turns) if number and message.role is Role.USER), None)

@@ -1,4 +1,6 @@
-"""Facts of endpoints that a chat needs: checkpoint, context length, and whether the checkpoint was trained on conversations."""
+"""Facts of endpoints that a chat needs: checkpoint, context length, and whether the checkpoint was trained on
+conversations.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ _folders: dict[Path, tuple[int | None, str | None]] = {}
 
 @dataclass(frozen=True)
 class EndpointFacts:
-    """`context` is None where the network's shape is not known, as behind an address of another server; `template` is the checkpoint's own
-    chat template, untrusted text.
+    """`context` is None where the network's shape is not known, as behind an address of another server; `template` is
+    the checkpoint's own chat template, untrusted text.
     """
 
     name: str
@@ -45,7 +47,9 @@ def endpoint_facts(ctx: Context, names: Collection[str]) -> dict[str, EndpointFa
 def context_of_endpoints(session: Session, ctx: Context, names: Collection[str]) -> dict[str, EndpointFacts]:
     """Return the facts as `endpoint_facts` does, in a session that is open."""
     aliases = endpoints_of_aliases(session) if names else {}
-    adapters = {model: adapter for model, adapter in served_adapters(session).items() if model in names} if names else {}
+    adapters = (
+        {model: adapter for model, adapter in served_adapters(session).items() if model in names} if names else {}
+    )
     targets = {name: adapters[name].endpoint if name in adapters else aliases.get(name, name) for name in names}
     rows = session.execute(
         select(Endpoint.name, Checkpoint, Deployment.config)
@@ -57,12 +61,16 @@ def context_of_endpoints(session: Session, ctx: Context, names: Collection[str])
     serving = {endpoint: (checkpoint, DeploymentOptions.read(config).context) for endpoint, checkpoint, config in rows}
     facts = {name: _facts(ctx, name, *serving[target]) for name, target in targets.items() if target in serving}
     ids = [adapter.checkpoint_id for adapter in adapters.values()]
-    checkpoints = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).all()) if ids else {}
+    checkpoints = (
+        dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).all()) if ids else {}
+    )
     for model, adapter in adapters.items():
         if model in facts:
             id_ = adapter.checkpoint_id
             template = _read_template(ctx.artifacts.root / adapter.folder) or facts[model].template
-            facts[model] = replace(facts[model], checkpoint_id=id_, checkpoint=checkpoints.get(id_, ""), template=template)
+            facts[model] = replace(
+                facts[model], checkpoint_id=id_, checkpoint=checkpoints.get(id_, ""), template=template
+            )
     return facts
 
 

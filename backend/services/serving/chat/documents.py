@@ -1,4 +1,6 @@
-"""A conversation as JSON for the playground's browser: texts, their Markdown as nodes, and nothing that a blind comparison hides."""
+"""A conversation as JSON for the playground's browser: texts, their Markdown as nodes, and nothing that a blind
+comparison hides.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,10 @@ def answer_document(message: MessageView, *, thumb: int = 0, side: str | None = 
 
 def changed_nodes(before: list[Node], after: list[Node]) -> tuple[int, list[Node]]:
     """Return how many of the first blocks are unchanged, and the blocks after them."""
-    same = next((at for at, (old, new) in enumerate(zip(before, after, strict=False)) if old != new), min(len(before), len(after)))
+    same = next(
+        (at for at, (old, new) in enumerate(zip(before, after, strict=False)) if old != new),
+        min(len(before), len(after)),
+    )
     return same, after[same:]
 
 
@@ -73,7 +78,13 @@ def _turn(turn: TurnView, view: ChatView) -> Document:
         return {"kind": "question", "id": message.id, "text": message.content, **versions}
     if turn.is_result:
         (message,) = turn.messages
-        return {"kind": "result", "id": message.id, "text": message.content, "tool": message.usage.get("tool", "tool"), **versions}
+        return {
+            "kind": "result",
+            "id": message.id,
+            "text": message.content,
+            "tool": message.usage.get("tool", "tool"),
+            **versions,
+        }
     many = len(turn.messages) > 1
     answers = [
         answer_document(message, thumb=view.thumbs.get(message.id, 0), side=SIDES[at] if many else None)

@@ -15,7 +15,9 @@ Format = Literal["json", "markdown", "row"]
 
 
 def export_chat(ctx: Context, conversation_id: str, form: Format, *, person: Person) -> str:
-    """Return one's own conversation as text. A row holds `messages`, as instruction and chat datasets do, without failed turns."""
+    """Return one's own conversation as text. A row holds `messages`, as instruction and chat datasets do, without
+    failed turns.
+    """
     view = read_chat(ctx, conversation_id, person=person)
     if form == "json":
         return json.dumps(_document(view), ensure_ascii=False, indent=2)
@@ -64,5 +66,13 @@ def _markdown(view: ChatView) -> str:
 
 
 def _row(view: ChatView) -> str:
-    messages, tools = build_prompt(view.conversation.system_prompt, selected_messages(view)), tools_text(view.conversation.settings.tools)
-    return json.dumps({"messages": [m.as_dict() for m in messages], **({"tools": tools} if tools else {})}, ensure_ascii=False) + "\n"
+    messages, tools = (
+        build_prompt(view.conversation.system_prompt, selected_messages(view)),
+        tools_text(view.conversation.settings.tools),
+    )
+    return (
+        json.dumps(
+            {"messages": [m.as_dict() for m in messages], **({"tools": tools} if tools else {})}, ensure_ascii=False
+        )
+        + "\n"
+    )

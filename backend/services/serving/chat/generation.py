@@ -1,4 +1,6 @@
-"""Generate one answer through the gateway: stream it, leave out the oldest turns where the context is full, and store it."""
+"""Generate one answer through the gateway: stream it, leave out the oldest turns where the context is full, and store
+it.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ class Progress:
     tokens: list[dict[str, Any]] = field(default_factory=list)
     calls: dict[int, dict[str, str]] = field(default_factory=dict)
     reasoning: str = ""
-    stored_at: float = field(default_factory=time.perf_counter)  # the question is stored; a write would delay the first token
+    stored_at: float = field(
+        default_factory=time.perf_counter
+    )  # the question is stored; a write would delay the first token
 
     def take(self, chunk: dict[str, Any]) -> str:
         """Take a chunk and return its text."""
@@ -120,7 +124,9 @@ async def generate(ctx: Context, request: Request, answer: LiveAnswer, client: C
             key = await asyncio.to_thread(playground_key, ctx)
         while True:
             try:
-                await _read(ctx, request, messages, answer=answer, client=client, key=key, progress=progress, left_out=left_out)
+                await _read(
+                    ctx, request, messages, answer=answer, client=client, key=key, progress=progress, left_out=left_out
+                )
                 break
             except ChatRefused as error:
                 if error.status == UNAUTHORIZED and not is_fresh:
@@ -140,7 +146,10 @@ async def generate(ctx: Context, request: Request, answer: LiveAnswer, client: C
         status, problem = "failed", {"error": f"{error.message} {error.remedy}".strip(), "error_code": code}
     except Exception:  # an outer edge: the answer must not stay on its way
         log.exception("An answer failed.")
-        status, problem = "failed", {"error": "The answer failed on this server; its log has the cause.", "error_code": "internal_error"}
+        status, problem = (
+            "failed",
+            {"error": "The answer failed on this server; its log has the cause.", "error_code": "internal_error"},
+        )
     answer.usage = progress.summary(left_out=left_out) | problem
     tokens = [*request.prefix_tokens, *progress.tokens]
     await asyncio.to_thread(_store, ctx, answer, status=status, tokens=tokens or None)

@@ -1,6 +1,8 @@
-"""The key with which the playground calls the gateway, so that limits, usage and balancing apply to it as to every client.
+"""The key with which the playground calls the gateway, so that limits, usage and balancing apply to it as to every
+client.
 
-It is derived from the installation's secret and stored as its hash alone, like every key. Revoking it makes the next answer use another.
+It is derived from the installation's secret and stored as its hash alone, like every key. Revoking it makes the next
+answer use another.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Judgements of a person on answers of their conversation: a vote on answers side by side, and a thumb on one answer."""
+"""Judgements of a person on answers of their conversation: a vote on answers side by side, and a thumb on one
+answer.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +28,21 @@ SIDES = ("A", "B", "C", "D")
 
 
 def vote_on_answers(ctx: Context, conversation_id: str, message_id: str, label: str, *, person: Person) -> None:
-    """Store a vote on the answers beside a message: the best one's side, TIE or BOTH_BAD. A line that ends here continues
-    with the best answer.
+    """Store a vote on the answers beside a message: the best one's side, TIE or BOTH_BAD. A line that ends here
+    continues with the best answer.
 
-    Of more than two answers the best one wins a battle against each other one; a tie is one for each pair. Pairs of one checkpoint are
-    left out. Raises InvalidInput where no vote is possible.
+    Of more than two answers the best one wins a battle against each other one; a tie is one for each pair. Pairs of one
+    checkpoint are left out. Raises InvalidInput where no vote is possible.
     """
-    conversation, messages = get_conversation(ctx, conversation_id, person=person), list_messages(ctx, conversation_id, person=person)
+    conversation, messages = (
+        get_conversation(ctx, conversation_id, person=person),
+        list_messages(ctx, conversation_id, person=person),
+    )
     answers = answers_beside(messages, message_id)
     if not is_votable(answers):
-        raise InvalidInput("These answers can't be voted on.", remedy="A vote needs complete answers of two different checkpoints.")
+        raise InvalidInput(
+            "These answers can't be voted on.", remedy="A vote needs complete answers of two different checkpoints."
+        )
     best = SIDES.index(label) if label in SIDES else None
     if label not in (*SIDES[: len(answers)], "TIE", "BOTH_BAD"):
         raise InvalidInput(f"{label!r} is no vote on {len(answers)} answers.", field="label")
@@ -65,8 +72,13 @@ def _judged_text(answer: MessageView) -> str:
 
 
 def rate_answer(ctx: Context, conversation_id: str, message_id: str, value: int, *, person: Person) -> None:
-    """Store a thumb on an answer, 1 or -1; 0 takes it back. Raises NotFound for a message that is no answer of this conversation."""
-    conversation, messages = get_conversation(ctx, conversation_id, person=person), list_messages(ctx, conversation_id, person=person)
+    """Store a thumb on an answer, 1 or -1; 0 takes it back. Raises NotFound for a message that is no answer of this
+    conversation.
+    """
+    conversation, messages = (
+        get_conversation(ctx, conversation_id, person=person),
+        list_messages(ctx, conversation_id, person=person),
+    )
     line = messages_before(messages, message_id)
     if not line or line[-1].role != "assistant":
         raise NotFound("There is no such answer in this conversation.", remedy="Reload the page.")
@@ -99,6 +111,8 @@ def answers_beside(messages: Sequence[MessageView], message_id: str) -> list[Mes
 
 def is_votable(answers: Sequence[MessageView]) -> bool:
     """Return whether answers are complete, of known checkpoints, not all of one, and not yet voted on."""
-    if len(answers) < 2 or any(answer.is_running or answer.has_failed or answer.vote or not answer.checkpoint_id for answer in answers):
+    if len(answers) < 2 or any(
+        answer.is_running or answer.has_failed or answer.vote or not answer.checkpoint_id for answer in answers
+    ):
         return False
     return len({answer.checkpoint_id for answer in answers}) > 1

@@ -1,7 +1,8 @@
-"""Answers that this process is generating. They belong to the server: a page that reloads, or a second one, reads the same answer.
+"""Answers that this process is generating. They belong to the server: a page that reloads, or a second one, reads the
+same answer.
 
-Each answer is one task on an event loop of its own thread. Its text is in memory, and every half second in the database, where
-other processes read it.
+Each answer is one task on an event loop of its own thread. Its text is in memory, and every half second in the
+database, where other processes read it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ MAX_WAIT_S, CLOSE_S = 10.0, 3.0
 
 
 class LiveAnswer:
-    """One answer on its way: its text so far, and who waits for more. Written by the loop's thread alone, read by any."""
+    """One answer on its way: its text so far, and who waits for more. Written by the loop's thread alone, read by
+    any.
+    """
 
     def __init__(self, message_id: str) -> None:
         self.message_id = message_id

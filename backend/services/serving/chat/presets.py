@@ -33,8 +33,12 @@ class PresetView:
         return self.owner is None
 
 
-def save_preset(ctx: Context, name: str, settings: ChatSettings, *, is_shared: bool = False, person: Person) -> PresetView:
-    """Store settings under a name, in place of one's own preset of that name. Raises InvalidInput for an empty or long name."""
+def save_preset(
+    ctx: Context, name: str, settings: ChatSettings, *, is_shared: bool = False, person: Person
+) -> PresetView:
+    """Store settings under a name, in place of one's own preset of that name. Raises InvalidInput for an empty or long
+    name.
+    """
     require_builder(person)
     name = name.strip()
     if not name or len(name) > LONGEST_NAME:
@@ -52,7 +56,9 @@ def save_preset(ctx: Context, name: str, settings: ChatSettings, *, is_shared: b
 
 def list_presets(ctx: Context, *, person: Person) -> list[PresetView]:
     """Return one's own presets and the shared ones, by name."""
-    query = select(Preset, User.name).outerjoin(User, User.id == Preset.user_id).where(or_(_own(person), Preset.is_shared))
+    query = (
+        select(Preset, User.name).outerjoin(User, User.id == Preset.user_id).where(or_(_own(person), Preset.is_shared))
+    )
     with ctx.db.read() as session:
         rows = session.execute(query.order_by(Preset.name)).all()
     return [_view(row, owner=None if row.user_id == person.id else name or "the first account") for row, name in rows]

@@ -1,4 +1,6 @@
-"""A conversation as the playground shows it: its selected line, the answers side by side, and what a blind comparison hides."""
+"""A conversation as the playground shows it: its selected line, the answers side by side, and what a blind comparison
+hides.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ HIDDEN = ("finish_reason", "error", "error_code", "blind", "left_out", "tool_cal
 
 @dataclass(frozen=True)
 class TurnView:
-    """One level of the selected line: a question, the result of a tool, or the answers of one round. `rounds` counts its versions,
-    `version` is this one's.
+    """One level of the selected line: a question, the result of a tool, or the answers of one round. `rounds` counts
+    its versions, `version` is this one's.
 
     `is_hidden`: names and figures, and texts until all are complete, are not shown before the vote.
     """
@@ -58,8 +60,8 @@ class TurnView:
 
 @dataclass(frozen=True)
 class ChatView:
-    """A conversation's selected line. `context` is the shortest context of its endpoints, in tokens; `first_sent` the question that the
-    newest answer's prompt began with, where older ones were left out.
+    """A conversation's selected line. `context` is the shortest context of its endpoints, in tokens; `first_sent` the
+    question that the newest answer's prompt began with, where older ones were left out.
     """
 
     conversation: ConversationView
@@ -87,7 +89,9 @@ def read_chat(ctx: Context, conversation_id: str, *, leaf_id: str | None = None,
 
 
 def read_running(ctx: Context, conversation_id: str, *, person: Person) -> list[tuple[str, bool]]:
-    """Return the answers of one's own conversation that are on their way, each with whether it is hidden before a vote."""
+    """Return the answers of one's own conversation that are on their way, each with whether it is hidden before a
+    vote.
+    """
     with ctx.db.read() as session:
         own_conversation(session, conversation_id, person)
         messages = read_messages(session, conversation_id)
@@ -141,7 +145,9 @@ def _turn(columns: tuple[MessageView, ...], *, selected: str, version: int, roun
 
 
 def _hide(message: MessageView, *, is_waiting: bool) -> MessageView:
-    """Return an answer without what tells its endpoint. While another one is written, none is shown: speed would tell it."""
+    """Return an answer without what tells its endpoint. While another one is written, none is shown: speed would tell
+    it.
+    """
     usage = {name: value for name, value in message.usage.items() if name in HIDDEN}
     if is_waiting:
         return replace(message, content="", endpoint=None, checkpoint_id=None, usage={}, tokens=None, status="running")

@@ -1,4 +1,6 @@
-"""Read-only links to a conversation. A link shows it up to the message that was its last, to accounts that may open the playground."""
+"""Read-only links to a conversation. A link shows it up to the message that was its last, to accounts that may open the
+playground.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def share_conversation(ctx: Context, conversation_id: str, *, person: Person) ->
         line = line_of(messages, conversation.leaf_id)
         if not line:
             raise InvalidInput("The conversation has no message to share.", remedy="Write one first.")
-        row = ConversationShare(conversation_id=conversation_id, leaf_id=line[-1].selected, created_by=person.id, created_at=ctx.now())
+        row = ConversationShare(
+            conversation_id=conversation_id, leaf_id=line[-1].selected, created_by=person.id, created_at=ctx.now()
+        )
         session.add(row)
         session.flush()
         return _view(ctx, row)
@@ -46,7 +50,9 @@ def share_conversation(ctx: Context, conversation_id: str, *, person: Person) ->
 
 def list_shares(ctx: Context, conversation_id: str, *, person: Person) -> list[ShareView]:
     """Return the valid links of one's own conversation, oldest first."""
-    query = select(ConversationShare).where(ConversationShare.conversation_id == conversation_id, ConversationShare.revoked_at.is_(None))
+    query = select(ConversationShare).where(
+        ConversationShare.conversation_id == conversation_id, ConversationShare.revoked_at.is_(None)
+    )
     with ctx.db.read() as session:
         own_conversation(session, conversation_id, person)
         return [_view(ctx, row) for row in session.scalars(query.order_by(ConversationShare.created_at))]
@@ -63,13 +69,17 @@ def revoke_share(ctx: Context, share_id: str, *, person: Person) -> None:
 
 
 def read_shared(ctx: Context, token: str) -> ChatView:
-    """Return the conversation of a link. Raises NotFound for a forged or revoked link, and if the owner's account is disabled."""
+    """Return the conversation of a link. Raises NotFound for a forged or revoked link, and if the owner's account is
+    disabled.
+    """
     share_id, _, digits = token.partition(".")
     if not hmac.compare_digest(digits.encode(), _sign(ctx, share_id).encode()):
         raise NotFound(GONE, remedy=REMEDY)
     with ctx.db.read() as session:
         row = session.get(ConversationShare, share_id)
-        conversation = session.get(Conversation, row.conversation_id) if row is not None and row.revoked_at is None else None
+        conversation = (
+            session.get(Conversation, row.conversation_id) if row is not None and row.revoked_at is None else None
+        )
         owner = session.get(User, conversation.user_id) if conversation is not None and conversation.user_id else None
         if row is None or conversation is None or (owner is not None and owner.disabled_at is not None):
             raise NotFound(GONE, remedy=REMEDY)

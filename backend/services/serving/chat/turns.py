@@ -1,4 +1,6 @@
-"""Turns of the playground: send a message or a tool's result to endpoints, edit it, regenerate or continue an answer, stop it."""
+"""Turns of the playground: send a message or a tool's result to endpoints, edit it, regenerate or continue an answer,
+stop it.
+"""
 
 from __future__ import annotations
 
@@ -37,20 +39,32 @@ from backend.services.serving.conversations import (
 
 
 def send_message(
-    ctx: Context, conversation_id: str | None, text: str, *, settings: ChatSettings, edited: str | None = None, person: Person
+    ctx: Context,
+    conversation_id: str | None,
+    text: str,
+    *,
+    settings: ChatSettings,
+    edited: str | None = None,
+    person: Person,
 ) -> str:
     """Store a question below the selected line and begin its answers; return the conversation's id, a new one for None.
 
-    `edited` is a question that this one replaces in a new branch. Raises InvalidInput for an empty question or while an answer is on
-    its way, NotFound for another person's conversation.
+    `edited` is a question that this one replaces in a new branch. Raises InvalidInput for an empty question or while an
+    answer is on its way, NotFound for another person's conversation.
     """
     require_builder(person)
     if not text.strip():
         raise InvalidInput("The message is empty.", remedy="Write something to send.", field="text")
     if len(text) > LONGEST_MESSAGE:
-        raise InvalidInput(f"The message has {len(text):,} characters.", remedy=f"Send at most {LONGEST_MESSAGE:,}.", field="text")
+        raise InvalidInput(
+            f"The message has {len(text):,} characters.", remedy=f"Send at most {LONGEST_MESSAGE:,}.", field="text"
+        )
     with ctx.db.write() as session:
-        conversation = _start(session, ctx, person) if conversation_id is None else own_conversation(session, conversation_id, person)
+        conversation = (
+            _start(session, ctx, person)
+            if conversation_id is None
+            else own_conversation(session, conversation_id, person)
+        )
         messages = _settled_messages(session, conversation.id)
         _store_settings(conversation, settings)
         if edited is not None:
@@ -58,7 +72,9 @@ def send_message(
         else:
             line = line_of(messages, conversation.leaf_id)
             parent = line[-1].selected if line else None
-        question = message_view(insert_message(session, ctx, conversation, messages, parent_id=parent, role="user", content=text))
+        question = message_view(
+            insert_message(session, ctx, conversation, messages, parent_id=parent, role="user", content=text)
+        )
         requests = _insert_answers(session, ctx, conversation, [*messages, question], question, settings=settings)
         conversation_id = conversation.id
     _begin(ctx, requests)
@@ -66,7 +82,9 @@ def send_message(
 
 
 def regenerate(ctx: Context, conversation_id: str, message_id: str, *, settings: ChatSettings, person: Person) -> None:
-    """Begin new answers to the question of an answer, in a new branch. Raises InvalidInput and NotFound as `send_message` does."""
+    """Begin new answers to the question of an answer, in a new branch. Raises InvalidInput and NotFound as
+    `send_message` does.
+    """
     require_builder(person)
     with ctx.db.write() as session:
         conversation, messages = _open(session, conversation_id, person)
@@ -78,15 +96,24 @@ def regenerate(ctx: Context, conversation_id: str, message_id: str, *, settings:
 
 
 def send_results(
-    ctx: Context, conversation_id: str, message_id: str, results: Sequence[str], *, settings: ChatSettings, person: Person
+    ctx: Context,
+    conversation_id: str,
+    message_id: str,
+    results: Sequence[str],
+    *,
+    settings: ChatSettings,
+    person: Person,
 ) -> None:
-    """Store the results of the tools that an answer calls, one for each call, and begin the answers to them, in a new branch.
+    """Store the results of the tools that an answer calls, one for each call, and begin the answers to them, in a new
+    branch.
 
     Raises InvalidInput for an answer without complete calls or another number of results, else as `send_message` does.
     """
     require_builder(person)
     if (longest := max(map(len, results), default=0)) > LONGEST_MESSAGE:
-        raise InvalidInput(f"A result has {longest:,} characters.", remedy=f"Send at most {LONGEST_MESSAGE:,}.", field="results")
+        raise InvalidInput(
+            f"A result has {longest:,} characters.", remedy=f"Send at most {LONGEST_MESSAGE:,}.", field="results"
+        )
     with ctx.db.write() as session:
         conversation, messages = _open(session, conversation_id, person)
         _store_settings(conversation, settings)
@@ -115,9 +142,9 @@ def continue_answer(
     together: bool = False,
     person: Person,
 ) -> None:
-    """Begin an answer that continues another one in a new branch: from its end, or with `token` from before that token with the text
-    `instead`. Answers beside it are copied, or, with `together`, continued where they ended before their end. Raises InvalidInput and
-    NotFound as `send_message` does.
+    """Begin an answer that continues another one in a new branch: from its end, or with `token` from before that token
+    with the text `instead`. Answers beside it are copied, or, with `together`, continued where they ended before their
+    end. Raises InvalidInput and NotFound as `send_message` does.
     """
     require_builder(person)
     with ctx.db.write() as session:
@@ -128,7 +155,9 @@ def continue_answer(
         continued = [column for column in columns if column.can_continue] if together else [answer]
         if not continued:
             raise InvalidInput("Every answer is complete.", remedy="Use Regenerate.")
-        same = settings.model_copy(update={"blind": any(column.usage.get("blind") and not column.vote for column in columns)})
+        same = settings.model_copy(
+            update={"blind": any(column.usage.get("blind") and not column.vote for column in columns)}
+        )
         endpoints = [column.endpoint or settings.endpoints[0] for column in columns]
         requests = _insert_answers(session, ctx, conversation, messages, question, settings=same, endpoints=endpoints)
         begun = []
@@ -153,7 +182,12 @@ def _continued(request: Request, answer: MessageView, *, token: int | None, inst
 
 
 def _copy_answer(row: Message, answer: MessageView) -> None:
-    row.content, row.status, row.tokens, row.checkpoint_id = answer.content, answer.status, answer.tokens, answer.checkpoint_id
+    row.content, row.status, row.tokens, row.checkpoint_id = (
+        answer.content,
+        answer.status,
+        answer.tokens,
+        answer.checkpoint_id,
+    )
     row.usage = {**row.usage, **{name: value for name, value in answer.usage.items() if name != "blind"}}
 
 
@@ -161,7 +195,9 @@ def stop_answers(ctx: Context, conversation_id: str, *, person: Person) -> None:
     """Stop every answer of a conversation that is on its way, in whichever process. What arrived stays."""
     with ctx.db.write() as session:
         own_conversation(session, conversation_id, person)
-        rows = session.scalars(select(Message).where(Message.conversation_id == conversation_id, Message.status == "running"))
+        rows = session.scalars(
+            select(Message).where(Message.conversation_id == conversation_id, Message.status == "running")
+        )
         ids = [row.id for row in rows]
         for row in session.scalars(select(Message).where(Message.id.in_(ids))):
             row.status = "stopping"
@@ -177,7 +213,9 @@ def has_lost_answers(ctx: Context, messages: Sequence[MessageView]) -> bool:
 def settle_lost_answers(ctx: Context, conversation_id: str) -> None:
     """Mark the answers as interrupted whose process is gone."""
     with ctx.db.write() as session:
-        for row in session.scalars(select(Message).where(Message.conversation_id == conversation_id, Message.status.in_(RUNNING))):
+        for row in session.scalars(
+            select(Message).where(Message.conversation_id == conversation_id, Message.status.in_(RUNNING))
+        ):
             if not _is_lost(ctx, row.id, row.updated_at):
                 continue
             row.status = "failed"
@@ -199,7 +237,9 @@ def _insert_answers(
     settings: ChatSettings,
     endpoints: Sequence[str] | None = None,
 ) -> list[Request]:
-    """Insert an answer a column and select the first; return what to generate. The endpoints of the settings come in random order."""
+    """Insert an answer a column and select the first; return what to generate. The endpoints of the settings come in
+    random order.
+    """
     endpoints = endpoints or random.sample(settings.endpoints, k=len(settings.endpoints))
     line = messages_before(messages, question.id)
     prompt = build_prompt(settings.system, line)
@@ -207,11 +247,19 @@ def _insert_answers(
     contexts = [fact.context for fact in facts.values() if fact.context]
     ratio = measure_line(line[:-1], system=settings.fixed_text).characters_per_token
     shortest = min(contexts, default=None)
-    left_out = turns_to_leave_out(prompt, context=shortest, max_tokens=settings.max_tokens, ratio=ratio, tools=settings.tools)
+    left_out = turns_to_leave_out(
+        prompt, context=shortest, max_tokens=settings.max_tokens, ratio=ratio, tools=settings.tools
+    )
     requests: list[Request] = []
     for branch, endpoint in enumerate(endpoints):
-        row = insert_message(session, ctx, conversation, messages, parent_id=question.id, role="assistant", content="", branch=branch)
-        row.status, row.endpoint, row.checkpoint_id = "running", endpoint, facts[endpoint].checkpoint_id if endpoint in facts else None
+        row = insert_message(
+            session, ctx, conversation, messages, parent_id=question.id, role="assistant", content="", branch=branch
+        )
+        row.status, row.endpoint, row.checkpoint_id = (
+            "running",
+            endpoint,
+            facts[endpoint].checkpoint_id if endpoint in facts else None,
+        )
         row.usage = {"blind": True} if settings.blind and len(endpoints) > 1 else {}
         if branch == 0:
             conversation.leaf_id = row.id

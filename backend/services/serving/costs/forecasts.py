@@ -18,7 +18,9 @@ HISTORY = timedelta(days=28)
 
 @dataclass(frozen=True)
 class StandingPrice:
-    """Dollars an hour and a month of a deployment without requests; `asleep_usd_month`: its disk alone, without replicas."""
+    """Dollars an hour and a month of a deployment without requests; `asleep_usd_month`: its disk alone, without
+    replicas.
+    """
 
     endpoint: str
     revision: int
@@ -57,7 +59,9 @@ def standing_costs(ctx: Context) -> list[StandingPrice]:
             .order_by(Endpoint.name, Deployment.revision)
         ).all()
         uses = session.execute(
-            select(Replica.deployment_id, DeviceUse).join(DeviceUse, DeviceUse.job_id == Replica.job_id).where(DeviceUse.ended_at.is_(None))
+            select(Replica.deployment_id, DeviceUse)
+            .join(DeviceUse, DeviceUse.job_id == Replica.job_id)
+            .where(DeviceUse.ended_at.is_(None))
         ).all()
     costs = []
     for name, deployment, size in deployed:
@@ -94,13 +98,17 @@ def _full_days(history: Ledger, now: datetime) -> list[float]:
 
 
 def _between(history: Ledger, start: datetime, end: datetime) -> float:
-    """Return the cost of the days from `start` up to `end`; of a day that `end` cuts, the part of its time (the ledger ends now)."""
+    """Return the cost of the days from `start` up to `end`; of a day that `end` cuts, the part of its time (the ledger
+    ends now).
+    """
     total = 0.0
     for day, costs in history.by_day.items():
         if start.date() <= day < end.date():
             total += sum(costs.values())
         elif day == end.date():
-            total += sum(costs.values()) * (1.0 if end == history.until else (end - _midnight(end)).total_seconds() / 86_400)
+            total += sum(costs.values()) * (
+                1.0 if end == history.until else (end - _midnight(end)).total_seconds() / 86_400
+            )
     return total
 
 

@@ -27,10 +27,11 @@ DELETED = "(deleted)"
 
 @dataclass
 class Line:
-    """A row of the ledger. `usd` is the price of `device_hours`; for a key or a checkpoint, of the shares of its requests. `through_usd` is
-    the cost of the requests that an evaluation made to endpoints; for a run, `evaluation_usd` that of evaluations of its checkpoints, their
-    requests included, and `through_usd` that of requests that its checkpoints answered. Both are in other rows too, so they are not in
-    `usd`, and only `sum_usd` adds them up.
+    """A row of the ledger. `usd` is the price of `device_hours`; for a key or a checkpoint, of the shares of its
+    requests. `through_usd` is the cost of the requests that an evaluation made to endpoints; for a run,
+    `evaluation_usd` that of evaluations of its checkpoints, their requests included, and `through_usd` that of requests
+    that its checkpoints answered. Both are in other rows too, so they are not in `usd`, and only `sum_usd` adds them
+    up.
     """
 
     name: str
@@ -105,7 +106,10 @@ def read_ledger(ctx: Context, *, since: datetime, until: datetime) -> Ledger:
     for line in sums.lines.get("endpoints", {}).values():
         line.idle_usd = max(0.0, line.idle_usd)
     totals = {category: sum(day[category] for day in sums.by_day.values()) for category in CATEGORIES}
-    tables = {kind: tuple(sorted(lines.values(), key=lambda line: (-line.sum_usd, line.name))) for kind, lines in sums.lines.items()}
+    tables = {
+        kind: tuple(sorted(lines.values(), key=lambda line: (-line.sum_usd, line.name)))
+        for kind, lines in sums.lines.items()
+    }
     return Ledger(
         since=since,
         until=until,
@@ -117,7 +121,9 @@ def read_ledger(ctx: Context, *, since: datetime, until: datetime) -> Ledger:
 
 
 def _add_device_time(session: Session, ctx: Context, sums: _Sums, *, since: datetime, until: datetime) -> None:
-    """Add every job's devices. The whole price of a replica is first counted as idle; the shares of its requests are taken off later."""
+    """Add every job's devices. The whole price of a replica is first counted as idle; the shares of its requests are
+    taken off later.
+    """
     names = _Names(session)
     query = (
         select(DeviceUse, Job)
@@ -140,11 +146,13 @@ def _add_device_time(session: Session, ctx: Context, sums: _Sums, *, since: date
 
 
 def _add_requests(session: Session, sums: _Sums, *, since: datetime, until: datetime) -> None:
-    """Add requests by endpoint and day, from the rollups of hours. Those without device time were answered by another server, at a price
-    per token, which is no share of a replica's.
+    """Add requests by endpoint and day, from the rollups of hours. Those without device time were answered by another
+    server, at a price per token, which is no share of a replica's.
     """
     names = dict(session.execute(select(Endpoint.id, Endpoint.name)).all())
-    query = select(TrafficRollup).where(TrafficRollup.width_s == 3600, TrafficRollup.start >= since, TrafficRollup.start < until)
+    query = select(TrafficRollup).where(
+        TrafficRollup.width_s == 3600, TrafficRollup.start >= since, TrafficRollup.start < until
+    )
     for row in session.scalars(query):
         name = names.get(row.endpoint_id, DELETED)
         line = sums.line("endpoints", name, name)
@@ -160,7 +168,12 @@ def _add_requests(session: Session, sums: _Sums, *, since: datetime, until: date
 
 def _add_shares(session: Session, sums: _Sums, *, since: datetime, until: datetime) -> None:
     """Add requests by key and by checkpoint; those of load tests, whosever key they used, as one line of the keys."""
-    columns = (func.count(), func.sum(Usage.prompt_tokens + Usage.completion_tokens), func.sum(Usage.cost_usd), func.sum(Usage.device_s))
+    columns = (
+        func.count(),
+        func.sum(Usage.prompt_tokens + Usage.completion_tokens),
+        func.sum(Usage.cost_usd),
+        func.sum(Usage.device_s),
+    )
     period = (Usage.created_at >= since, Usage.created_at < until)
     keys = dict(session.execute(select(ApiKey.id, ApiKey.name)).all())
     checkpoints = dict(session.execute(select(Checkpoint.id, Checkpoint.name)).all())
@@ -170,7 +183,9 @@ def _add_shares(session: Session, sums: _Sums, *, since: datetime, until: dateti
         ("keys", Usage.variant, is_test, {LOAD_TEST: "(load tests)"}, ""),
         ("checkpoints", Usage.checkpoint_id, ~is_test, checkpoints, DELETED),
     ):
-        for key, count, tokens, usd, seconds in session.execute(select(column, *columns).where(*period, condition).group_by(column)):
+        for key, count, tokens, usd, seconds in session.execute(
+            select(column, *columns).where(*period, condition).group_by(column)
+        ):
             line = sums.line(kind, key or "", named.get(key or "", missing))
             line.requests += count
             line.tokens += int(tokens or 0)
@@ -181,7 +196,9 @@ def _add_shares(session: Session, sums: _Sums, *, since: datetime, until: dateti
 def _add_made_requests(session: Session, sums: _Sums, *, since: datetime, until: datetime) -> None:
     """Add the requests that evaluations made to endpoints of this installation."""
     columns = (func.count(), func.sum(Usage.prompt_tokens + Usage.completion_tokens), func.sum(Usage.cost_usd))
-    made = select(Usage.job_id, *columns).where(Usage.created_at >= since, Usage.created_at < until, Usage.job_id.is_not(None))
+    made = select(Usage.job_id, *columns).where(
+        Usage.created_at >= since, Usage.created_at < until, Usage.job_id.is_not(None)
+    )
     by_job: dict[str | None, Any] = {job_id: values for job_id, *values in session.execute(made.group_by(Usage.job_id))}
     if not by_job:
         return
@@ -221,7 +238,11 @@ class _Names:
                 Checkpoint, Checkpoint.id == Evaluation.checkpoint_id
             )
         )
-        self._evaluations = {job: (id_, f"{name or 'endpoint'} · {kind.replace('_', ' ')}") for job, id_, kind, name in evaluations if job}
+        self._evaluations = {
+            job: (id_, f"{name or 'endpoint'} · {kind.replace('_', ' ')}")
+            for job, id_, kind, name in evaluations
+            if job
+        }
 
     def line(self, sums: _Sums, job: Job) -> Line | None:
         if job.kind == JobKind.TRAIN:

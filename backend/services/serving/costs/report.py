@@ -1,4 +1,6 @@
-"""The cost report: the ledger of a period, the month's forecast and the standing costs, as pages, CSV and the command line show them."""
+"""The cost report: the ledger of a period, the month's forecast and the standing costs, as pages, CSV and the command
+line show them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ TABLES = ("endpoints", "keys", "checkpoints", "runs", "evaluations")
 
 @dataclass(frozen=True)
 class LedgerReport:
-    """All that is known of costs. `is_priced` is False where no device has a price, and no other server's tokens either."""
+    """All that is known of costs. `is_priced` is False where no device has a price, and no other server's tokens
+    either.
+    """
 
     is_priced: bool
     ledger: Ledger
@@ -66,7 +70,9 @@ def report_data(report: LedgerReport) -> dict[str, Any]:
 
 
 def report_csv(ledger: Ledger) -> str:
-    """Return the ledger as one CSV table: a row per day and category, then a row per endpoint, key, checkpoint, run and evaluation."""
+    """Return the ledger as one CSV table: a row per day and category, then a row per endpoint, key, checkpoint, run and
+    evaluation.
+    """
     out = io.StringIO()
     columns = [
         "table",
@@ -86,7 +92,9 @@ def report_csv(ledger: Ledger) -> str:
     writer = csv.DictWriter(out, columns, extrasaction="ignore", restval="")
     writer.writeheader()
     for day, costs in ledger.by_day.items():
-        writer.writerows({"table": "days", "day": day.isoformat(), "category": name, "usd": costs[name]} for name in CATEGORIES)
+        writer.writerows(
+            {"table": "days", "day": day.isoformat(), "category": name, "usd": costs[name]} for name in CATEGORIES
+        )
     for table in TABLES:
         for row in table_rows(getattr(ledger, table)):
             writer.writerow({"table": table, **row, "name": safe_cell(str(row["name"]))})

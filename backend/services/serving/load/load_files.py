@@ -18,7 +18,16 @@ from backend.errors import InvalidInput
 from backend.services.serving.load.load_tests import LoadTestView
 
 SPREADS = ("ttft", "itl", "tpot", "e2e")
-RATES = ("requests", "errors", "duration_s", "requests_per_s", "tokens_per_s", "goodput_per_s", "good_share", "late_p99_ms")
+RATES = (
+    "requests",
+    "errors",
+    "duration_s",
+    "requests_per_s",
+    "tokens_per_s",
+    "goodput_per_s",
+    "good_share",
+    "late_p99_ms",
+)
 
 
 def read_load_config(values: Mapping[str, Any]) -> LoadConfig:
@@ -34,11 +43,15 @@ def read_numbers(text: str, *, field: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise InvalidInput(f"{text!r} holds no whole numbers.", remedy="Write them with commas, such as 1,8.", field=field) from error
+        raise InvalidInput(
+            f"{text!r} holds no whole numbers.", remedy="Write them with commas, such as 1,8.", field=field
+        ) from error
 
 
 def read_arrivals(text: str, *, source: str = "The file") -> tuple[float, ...]:
-    """Return arrivals in ascending seconds: one per line, or the first column of a CSV whose title is skipped. Raises InvalidInput."""
+    """Return arrivals in ascending seconds: one per line, or the first column of a CSV whose title is skipped. Raises
+    InvalidInput.
+    """
     arrivals = []
     for number, line in enumerate(text.split("\n"), 1):
         cell = line.split(",")[0].strip()
@@ -53,7 +66,9 @@ def read_arrivals(text: str, *, source: str = "The file") -> tuple[float, ...]:
                 f"{source} holds {cell[:40]!r} in line {number}, which is no number of seconds.", field="arrivals"
             ) from error
     if not arrivals or not all(math.isfinite(arrival) for arrival in arrivals):
-        raise InvalidInput(f"{source} holds no arrival.", remedy="Write a number of seconds per line.", field="arrivals")
+        raise InvalidInput(
+            f"{source} holds no arrival.", remedy="Write a number of seconds per line.", field="arrivals"
+        )
     return tuple(sorted(arrivals))
 
 
@@ -69,7 +84,9 @@ def load_test_json(test: LoadTestView) -> str:
 
 
 def load_test_csv(test: LoadTestView) -> str:
-    """Return a row per level and target: rates, percentiles in milliseconds with the bounds of their intervals, and the overhead."""
+    """Return a row per level and target: rates, percentiles in milliseconds with the bounds of their intervals, and the
+    overhead.
+    """
     percentiles = [f"{name}_{part}" for name in SPREADS for quantile in (50, 95, 99) for part in _parts(quantile)]
     added = [f"gateway_adds_{name}_p50_ms{bound}" for name in ("ttft", "itl", "e2e") for bound in ("", "_low", "_high")]
     out = io.StringIO()

@@ -1,4 +1,5 @@
-"""Load tests of deployments: against the gateway and against the replicas themselves; the difference is the gateway's overhead.
+"""Load tests of deployments: against the gateway and against the replicas themselves; the difference is the gateway's
+overhead.
 
 A test is a job, or runs in the shell that started it. Its result is kept beside the deployment.
 """
@@ -38,8 +39,8 @@ KEY_LASTS = timedelta(hours=12)
 
 @dataclass(frozen=True)
 class LoadTestView:
-    """A stored load test. `result["levels"]` holds, per number of users, a summary of the gateway, one of the replicas directly, and the
-    overhead in milliseconds (differences of medians).
+    """A stored load test. `result["levels"]` holds, per number of users, a summary of the gateway, one of the replicas
+    directly, and the overhead in milliseconds (differences of medians).
     """
 
     id: str
@@ -53,8 +54,8 @@ class LoadTestView:
 
 
 def start_load_test(ctx: Context, name: str, config: LoadConfig, *, person: Person) -> JobView:
-    """Queue a load test of an endpoint. Raises Unavailable without a ready replica, and Conflict while another one loads it or where a
-    target can't be reached.
+    """Queue a load test of an endpoint. Raises Unavailable without a ready replica, and Conflict while another one
+    loads it or where a target can't be reached.
     """
     require_builder(person)
     with ctx.db.read() as session:
@@ -62,9 +63,14 @@ def start_load_test(ctx: Context, name: str, config: LoadConfig, *, person: Pers
     _replicas(ctx, name, config)
     with ctx.db.write() as session:
         if session.scalar(_jobs_of(endpoint_id).where(Job.status.in_(ACTIVE)).limit(1)) is not None:
-            raise Conflict(f"A load test of {name!r} is active; two at once would measure each other.", remedy="Wait for it, or stop it.")
+            raise Conflict(
+                f"A load test of {name!r} is active; two at once would measure each other.",
+                remedy="Wait for it, or stop it.",
+            )
         payload = LoadTestPayload(endpoint=name, endpoint_id=endpoint_id, deployment_id=deployment_id, config=config)
-        queued = view(add_job(session, ctx, payload, title=f"Load test of {name}", priority=2, device="cpu", created_by=person.id))
+        queued = view(
+            add_job(session, ctx, payload, title=f"Load test of {name}", priority=2, device="cpu", created_by=person.id)
+        )
     wake(ctx, queued.queue)
     return get_job(ctx, queued.id)
 
@@ -77,8 +83,8 @@ def find_load_job(ctx: Context, name: str) -> JobView | None:
 
 
 def fill_targets(ctx: Context, claim: Claim[LoadTestPayload]) -> LoadTestPayload:
-    """Return a claim's payload with the addresses of gateway and replicas. Where `/v1` needs a key, one is made for this attempt; it is in
-    the child's file alone and is revoked when the job ends. Raises Unavailable.
+    """Return a claim's payload with the addresses of gateway and replicas. Where `/v1` needs a key, one is made for
+    this attempt; it is in the child's file alone and is revoked when the job ends. Raises Unavailable.
     """
     payload = claim.payload
     targets = _targets(ctx, payload.endpoint, config=payload.config, gateway_url=ctx.gateway_url, key="")
@@ -91,17 +97,27 @@ def fill_targets(ctx: Context, claim: Claim[LoadTestPayload]) -> LoadTestPayload
             values = {"name": KEY_NAME, "key_hash": hash_key(key), "hint": key[-4:], "user_id": owner, "scopes": scopes}
             values["limits"] = MANY_AT_ONCE.model_dump(mode="json", exclude_none=True)
             session.add(ApiKey(**values, expires_at=expires, created_at=ctx.now()))
-        targets = [target.model_copy(update={"token": key}) if target.kind == "gateway" else target for target in targets]
+        targets = [
+            target.model_copy(update={"token": key}) if target.kind == "gateway" else target for target in targets
+        ]
     return payload.model_copy(update={"targets": tuple(targets)})
 
 
-def record_load_test(session: Session, ctx: Context, claim: Claim[LoadTestPayload], result: LoadTestResult) -> LoadTestResult:
+def record_load_test(
+    session: Session, ctx: Context, claim: Claim[LoadTestPayload], result: LoadTestResult
+) -> LoadTestResult:
     """Store the result of a job beside its deployment; a stopped test without a finished level leaves none."""
     revoke_keys(session, ctx, claim)
     if not result.levels:
         return result
     job, payload = session.get_one(Job, claim.job_id), claim.payload
-    row = _add(session, ctx, payload, result.model_dump(mode="json", include={"replicas", "levels", "stopped"}), author=job.created_by)
+    row = _add(
+        session,
+        ctx,
+        payload,
+        result.model_dump(mode="json", include={"replicas", "levels", "stopped"}),
+        author=job.created_by,
+    )
     row.job_id = job.id
     return LoadTestResult(replicas=result.replicas, stopped=result.stopped, load_test_id=row.id, cpu_s=result.cpu_s)
 
@@ -121,7 +137,9 @@ def run_load_test(
     key: str = "",
     on_progress: Callable[[str], None] | None = None,
 ) -> LoadTestView:
-    """Run a load test of an endpoint here and store its result. Raises Unavailable without a ready replica or an answer of the gateway."""
+    """Run a load test of an endpoint here and store its result. Raises Unavailable without a ready replica or an answer
+    of the gateway.
+    """
     require_builder(person)
     with ctx.db.read() as session:
         endpoint_id, deployment_id = _deployment(session, name)
@@ -157,8 +175,12 @@ def list_load_tests(ctx: Context, name: str, *, limit: int = 10) -> list[LoadTes
             .where(LoadTest.endpoint_id == find_endpoint(session, name).id)
         )
         return [
-            LoadTestView(row.id, name, dict(row.config), dict(row.result), row.created_at, revision, checkpoint or "", author)
-            for row, revision, checkpoint, author in session.execute(query.order_by(LoadTest.created_at.desc()).limit(limit))
+            LoadTestView(
+                row.id, name, dict(row.config), dict(row.result), row.created_at, revision, checkpoint or "", author
+            )
+            for row, revision, checkpoint, author in session.execute(
+                query.order_by(LoadTest.created_at.desc()).limit(limit)
+            )
         ]
 
 
@@ -180,7 +202,9 @@ def _targets(ctx: Context, name: str, *, config: LoadConfig, gateway_url: str, k
     """Return the addresses that a test loads. Raises Unavailable where one does not answer."""
     url = gateway_url.rstrip("/").removesuffix("/v1")
     replicas = _replicas(ctx, name, config)
-    direct = [LoadTarget(kind="replica", url=target.url, model=name, token=target.internal_token) for target in replicas]
+    direct = [
+        LoadTarget(kind="replica", url=target.url, model=name, token=target.internal_token) for target in replicas
+    ]
     if "gateway" not in config.targets:
         return direct
     _require_gateway(url)
@@ -195,11 +219,16 @@ def _replicas(ctx: Context, name: str, config: LoadConfig) -> list[Target]:
     if not any(target.upstream for target in replicas):
         return replicas
     if "replica" in config.targets:
-        raise Conflict(f"{name!r} is answered by another server, which only the gateway reaches.", remedy="Choose the gateway as target.")
+        raise Conflict(
+            f"{name!r} is answered by another server, which only the gateway reaches.",
+            remedy="Choose the gateway as target.",
+        )
     return []
 
 
-def _add(session: Session, ctx: Context, payload: LoadTestPayload, result: dict[str, Any], *, author: str | None) -> LoadTest:
+def _add(
+    session: Session, ctx: Context, payload: LoadTestPayload, result: dict[str, Any], *, author: str | None
+) -> LoadTest:
     row = LoadTest(
         endpoint_id=payload.endpoint_id,
         deployment_id=payload.deployment_id,
@@ -228,11 +257,15 @@ def _key_of(ctx: Context, job_id: str, attempt: int) -> str:
 
 @contextmanager
 def _key(ctx: Context, name: str, person: Person, *, key: str) -> Iterator[str]:
-    """Give the key of a load test: the one that is given, none where none is needed, else one of its own that is revoked at the end."""
+    """Give the key of a load test: the one that is given, none where none is needed, else one of its own that is
+    revoked at the end.
+    """
     if key or not ctx.sign_in:
         yield key
         return
-    secret = create_key(ctx, KEY_NAME, person=person, scopes=_scopes(name), limits=MANY_AT_ONCE, expires_at=ctx.now() + KEY_LASTS)
+    secret = create_key(
+        ctx, KEY_NAME, person=person, scopes=_scopes(name), limits=MANY_AT_ONCE, expires_at=ctx.now() + KEY_LASTS
+    )
     try:
         yield secret
     finally:

@@ -78,7 +78,9 @@ class AlertWatch:
 
 
 def settle_alerts(ctx: Context, conditions: Sequence[Condition]) -> list[str]:
-    """Open an alert for each new condition, resolve those that no longer hold, and send each change once, whichever process notices it."""
+    """Open an alert for each new condition, resolve those that no longer hold, and send each change once, whichever
+    process notices it.
+    """
     messages: list[str] = []
     try:
         with ctx.db.write() as session:
@@ -125,7 +127,10 @@ def list_alerts(ctx: Context, *, limit: int = 30) -> list[AlertView]:
     """Return open alerts, then the newest resolved ones."""
     with ctx.db.read() as session:
         query = select(Alert).order_by(Alert.resolved_at.is_not(None), Alert.opened_at.desc()).limit(limit)
-        return [AlertView(a.kind, a.severity, a.message, a.opened_at, a.resolved_at, a.sent_at, a.problem) for a in session.scalars(query)]
+        return [
+            AlertView(a.kind, a.severity, a.message, a.opened_at, a.resolved_at, a.sent_at, a.problem)
+            for a in session.scalars(query)
+        ]
 
 
 def _replicas_down(ctx: Context, live: LiveGauges) -> Iterator[Condition]:
@@ -136,7 +141,9 @@ def _replicas_down(ctx: Context, live: LiveGauges) -> Iterator[Condition]:
             .where(Deployment.stopped_at.is_(None))
             .order_by(Deployment.created_at)
         ).all()
-    newest = {(endpoint_id, name, role): replicas for endpoint_id, name, role, replicas in rows}  # of each role, a canary's beside
+    newest = {
+        (endpoint_id, name, role): replicas for endpoint_id, name, role, replicas in rows
+    }  # of each role, a canary's beside
     requested: dict[tuple[str, str], int] = defaultdict(int)
     for (endpoint_id, name, _), replicas in newest.items():
         requested[endpoint_id, name] += replicas
@@ -144,7 +151,9 @@ def _replicas_down(ctx: Context, live: LiveGauges) -> Iterator[Condition]:
         ready = sum(replica.is_ready for replica in live.replicas if replica.endpoint_id == endpoint_id)
         if ready < replicas:
             severity = "critical" if ready == 0 else "warning"
-            yield Condition(f"replicas:{endpoint_id}", "replica_down", severity, f"{name}: {ready} of {replicas} replicas ready")
+            yield Condition(
+                f"replicas:{endpoint_id}", "replica_down", severity, f"{name}: {ready} of {replicas} replicas ready"
+            )
 
 
 def _slow(ctx: Context) -> Iterator[Condition]:
@@ -153,7 +162,10 @@ def _slow(ctx: Context) -> Iterator[Condition]:
         return
     with ctx.db.read() as session:
         names = session.scalars(
-            select(Endpoint.name).join(Deployment, Deployment.endpoint_id == Endpoint.id).where(Deployment.stopped_at.is_(None)).distinct()
+            select(Endpoint.name)
+            .join(Deployment, Deployment.endpoint_id == Endpoint.id)
+            .where(Deployment.stopped_at.is_(None))
+            .distinct()
         ).all()
     for name in names:
         recent = read_traffic(ctx, WINDOWS[0], endpoint=name).total
@@ -184,7 +196,9 @@ def _disk(ctx: Context) -> Iterator[Condition]:
     usage = shutil.disk_usage(ctx.artifacts.root)
     if usage.free < max(2 * ctx.policy.keep_free_bytes, usage.total // 20):
         severity = "critical" if usage.free < ctx.policy.keep_free_bytes else "warning"
-        yield Condition(f"disk:{severity}", "disk", severity, f"{usage.free / 2**30:,.1f} GiB of disk left for artifacts")
+        yield Condition(
+            f"disk:{severity}", "disk", severity, f"{usage.free / 2**30:,.1f} GiB of disk left for artifacts"
+        )
 
 
 def _ended_runs(ctx: Context) -> Iterator[Condition]:
@@ -202,4 +216,6 @@ def _ended_runs(ctx: Context) -> Iterator[Condition]:
             cause = JobFailure.read(job.error).cause
             diverged = any(word in cause.lower() for word in DIVERGED)
             kind, verb = ("run_diverged", "diverged") if diverged else ("run_ended", "failed")
-            yield Condition(f"run:{job.id}:{job.attempt}", kind, "critical", f"Run {name} {verb}: {cause}", is_event=True)
+            yield Condition(
+                f"run:{job.id}:{job.attempt}", kind, "critical", f"Run {name} {verb}: {cause}", is_event=True
+            )

@@ -1,4 +1,6 @@
-"""Deliveries of alerts: one per change and channel, stored with the alert, tried again with growing pauses, and given up after a day."""
+"""Deliveries of alerts: one per change and channel, stored with the alert, tried again with growing pauses, and given
+up after a day.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def queue_deliveries(session: Session, ctx: Context, alert: Alert, state: str) -
         "at": ctx.now().isoformat(),
     }
     for channel in ctx.notifier.channels:
-        session.add(AlertDelivery(alert_id=alert.id, channel=channel, message=message, created_at=ctx.now(), next_at=ctx.now()))
+        session.add(
+            AlertDelivery(alert_id=alert.id, channel=channel, message=message, created_at=ctx.now(), next_at=ctx.now())
+        )
 
 
 def send_due(ctx: Context) -> int:
@@ -61,7 +65,9 @@ def pause_s(attempts: int) -> float:
 
 
 def _claim(ctx: Context, delivery_id: str, *, silent: set[str]) -> AlertDelivery | None:
-    """Take a delivery that is still due, so that no other process tries it; None where another one was faster, or its channel is off."""
+    """Take a delivery that is still due, so that no other process tries it; None where another one was faster, or its
+    channel is off.
+    """
     now = ctx.now()
     with ctx.db.write() as session:
         delivery = session.get(AlertDelivery, delivery_id)
@@ -95,7 +101,9 @@ def _record(ctx: Context, delivery_id: str, problem: str) -> None:
         session.flush()
         alert = session.get_one(Alert, row.alert_id)
         alert.sent_at = alert.sent_at if problem else now
-        deliveries = session.scalars(select(AlertDelivery).where(AlertDelivery.alert_id == alert.id, AlertDelivery.problem != ""))
+        deliveries = session.scalars(
+            select(AlertDelivery).where(AlertDelivery.alert_id == alert.id, AlertDelivery.problem != "")
+        )
         alert.problem = "; ".join(sorted(_note(delivery) for delivery in deliveries))
 
 

@@ -22,8 +22,9 @@ EVENTS_LAST = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class ReplicaGauges:
-    """One replica of a deployment that is not stopped. `cache_ratio` is the used share of its KV cache; `cpu_cores`, `memory_bytes` and
-    `gpu_memory_bytes` are what its process takes of `host`. `variant` is stable, or the id of a canary's deployment.
+    """One replica of a deployment that is not stopped. `cache_ratio` is the used share of its KV cache; `cpu_cores`,
+    `memory_bytes` and `gpu_memory_bytes` are what its process takes of `host`. `variant` is stable, or the id of a
+    canary's deployment.
     """
 
     endpoint_id: str
@@ -49,7 +50,9 @@ class ReplicaGauges:
 
 @dataclass(frozen=True)
 class LiveGauges:
-    """All gauges. `jobs` counts open jobs by queue and status, `alerts` open alerts, and runs that ended lately, by kind and severity."""
+    """All gauges. `jobs` counts open jobs by queue and status, `alerts` open alerts, and runs that ended lately, by
+    kind and severity.
+    """
 
     replicas: tuple[ReplicaGauges, ...]
     workers: tuple[WorkerView, ...]
@@ -68,11 +71,19 @@ def read_live(ctx: Context) -> LiveGauges:
             .where(Deployment.stopped_at.is_(None), Replica.status != "dead")
             .order_by(Endpoint.name, Replica.id)
         ).all()
-        open_jobs = select(Job.queue, Job.status, func.count()).where(Job.status.in_([Status.QUEUED, Status.RUNNING, Status.CANCELLING]))
-        jobs = tuple((queue, status, count) for queue, status, count in session.execute(open_jobs.group_by(Job.queue, Job.status)))
+        open_jobs = select(Job.queue, Job.status, func.count()).where(
+            Job.status.in_([Status.QUEUED, Status.RUNNING, Status.CANCELLING])
+        )
+        jobs = tuple(
+            (queue, status, count)
+            for queue, status, count in session.execute(open_jobs.group_by(Job.queue, Job.status))
+        )
         lately = Alert.kind.startswith("run_") & (Alert.opened_at > ctx.now() - EVENTS_LAST)
         counted = select(Alert.kind, Alert.severity, func.count()).where(or_(Alert.resolved_at.is_(None), lately))
-        alerts = tuple((kind, severity, count) for kind, severity, count in session.execute(counted.group_by(Alert.kind, Alert.severity)))
+        alerts = tuple(
+            (kind, severity, count)
+            for kind, severity, count in session.execute(counted.group_by(Alert.kind, Alert.severity))
+        )
     now = ctx.now()
     replicas = tuple(
         _replica(endpoint_id, name, deployment, replica, job, is_alive=_is_alive(job, now))
@@ -89,7 +100,9 @@ def live_values(live: LiveGauges) -> list[GaugeValue]:
         values += _values(f"endpoint:{endpoint_id}", members)
         variants = sorted({replica.variant for replica in members})
         for variant in variants if len(variants) > 1 else ():
-            values += _values(f"variant:{endpoint_id}:{variant}", [replica for replica in members if replica.variant == variant])
+            values += _values(
+                f"variant:{endpoint_id}:{variant}", [replica for replica in members if replica.variant == variant]
+            )
     hosts = {worker.host: worker.gauges for worker in live.workers if worker.is_alive and worker.gauges}
     for host, gauges in sorted(hosts.items()):
         values += [GaugeValue(f"host:{host}"[:120], name, value) for name, value in host_ratios(gauges).items()]
@@ -111,7 +124,9 @@ def _values(subject: str, members: Sequence[ReplicaGauges]) -> list[GaugeValue]:
 
 
 def host_ratios(gauges: dict[str, Any]) -> dict[str, float]:
-    """Return the used shares of a machine's CPU, memory, GPUs and GPU memory; those that are not reported are left out."""
+    """Return the used shares of a machine's CPU, memory, GPUs and GPU memory; those that are not reported are left
+    out.
+    """
     ratios = {}
     if gauges.get("cpu_percent") is not None:
         ratios["cpu_ratio"] = float(gauges["cpu_percent"]) / 100
@@ -122,16 +137,22 @@ def host_ratios(gauges: dict[str, Any]) -> dict[str, float]:
     if busy:
         ratios["gpu_ratio"] = sum(busy) / len(busy)
     if gpus:
-        ratios["gpu_memory_ratio"] = sum(gpu["memory_used_bytes"] for gpu in gpus) / sum(gpu["memory_total_bytes"] for gpu in gpus)
+        ratios["gpu_memory_ratio"] = sum(gpu["memory_used_bytes"] for gpu in gpus) / sum(
+            gpu["memory_total_bytes"] for gpu in gpus
+        )
     return ratios
 
 
 def _is_alive(job: Job | None, now: datetime) -> bool:
-    """Return whether a replica's process is alive; a model on another server has none, and its status is that of its last check."""
+    """Return whether a replica's process is alive; a model on another server has none, and its status is that of its
+    last check.
+    """
     return job is None or (job.lease_until is not None and job.lease_until > now)
 
 
-def _replica(endpoint_id: str, name: str, deployment: Deployment, replica: Replica, job: Job | None, *, is_alive: bool) -> ReplicaGauges:
+def _replica(
+    endpoint_id: str, name: str, deployment: Deployment, replica: Replica, job: Job | None, *, is_alive: bool
+) -> ReplicaGauges:
     gauges = dict(replica.gauges or {}) if is_alive else {}
 
     def number(key: str) -> float | None:

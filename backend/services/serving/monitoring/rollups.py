@@ -35,7 +35,9 @@ def interval_start(moment: datetime, width_s: int) -> datetime:
 
 
 def add_traffic(session: Session, rows: Sequence[Mapping[str, Any]], gaps: Mapping[str, Mapping[int, int]]) -> None:
-    """Add requests, as the values of their rows, to rollups; `gaps` are the times between tokens by request. Several gateways may do so."""
+    """Add requests, as the values of their rows, to rollups; `gaps` are the times between tokens by request. Several
+    gateways may do so.
+    """
     for width_s in KEPT:
         groups: dict[tuple[datetime, str, str], list[Mapping[str, Any]]] = {}
         for row in rows:
@@ -69,7 +71,13 @@ def add_gauges(session: Session, values: Iterable[GaugeValue], *, at: datetime) 
             row = known.get((value.subject, value.name))
             if row is None:
                 row = GaugeRollup(
-                    width_s=width_s, start=start, subject=value.subject, name=value.name, readings=0, sum=0.0, maximum=value.value
+                    width_s=width_s,
+                    start=start,
+                    subject=value.subject,
+                    name=value.name,
+                    readings=0,
+                    sum=0.0,
+                    maximum=value.value,
                 )
                 session.add(row)
                 known[value.subject, value.name] = row
@@ -86,10 +94,19 @@ def forget_rollups(session: Session, *, now: datetime) -> None:
 
 
 def _empty(width_s: int, start: datetime, endpoint_id: str, variant: str) -> TrafficRollup:
-    counts = dict.fromkeys(("requests", "lost", "refused", "aborted", "prompt_tokens", "cached_tokens", "completion_tokens"), 0)
+    counts = dict.fromkeys(
+        ("requests", "lost", "refused", "aborted", "prompt_tokens", "cached_tokens", "completion_tokens"), 0
+    )
     histograms: dict[str, Any] = {name: {} for name in ("ttft", "itl", "total", "queue")}
     return TrafficRollup(
-        width_s=width_s, start=start, endpoint_id=endpoint_id, variant=variant, device_s=0.0, cost_usd=0.0, **counts, **histograms
+        width_s=width_s,
+        start=start,
+        endpoint_id=endpoint_id,
+        variant=variant,
+        device_s=0.0,
+        cost_usd=0.0,
+        **counts,
+        **histograms,
     )
 
 
@@ -103,7 +120,11 @@ def _add(rollup: TrafficRollup, rows: Sequence[Mapping[str, Any]], gaps: Mapping
     rollup.device_s += sum(row["device_s"] or 0.0 for row in rows)
     rollup.cost_usd += sum(row["cost_usd"] or 0.0 for row in rows)
     first = [{bucket_of(row["ttft_ms"] / 1000): 1} for row in rows if row["ttft_ms"] is not None]
-    total = [{bucket_of(row["total_ms"] / 1000): 1} for row in rows if row["total_ms"] is not None and row["status"] == "finished"]
+    total = [
+        {bucket_of(row["total_ms"] / 1000): 1}
+        for row in rows
+        if row["total_ms"] is not None and row["status"] == "finished"
+    ]
     queue = [{bucket_of(row["queue_ms"] / 1000): 1} for row in rows if row["queue_ms"] is not None]
     rollup.ttft = _merged(rollup.ttft, first)
     rollup.queue = _merged(rollup.queue, queue)

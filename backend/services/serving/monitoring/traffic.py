@@ -93,14 +93,17 @@ def find_window(label: str) -> Window:
 
 
 def read_traffic(ctx: Context, window: Window, *, endpoint: str | None = None, variant: str | None = None) -> Traffic:
-    """Return the traffic of one endpoint, or of all, in a window that ends now, without load tests unless they are the variant. Steps
-    without requests are points of zeros."""
+    """Return the traffic of one endpoint, or of all, in a window that ends now, without load tests unless they are the
+    variant. Steps without requests are points of zeros.
+    """
     end = interval_start(ctx.now(), window.step_s) + timedelta(seconds=window.step_s)
     begin = interval_start(ctx.now() - window.span, window.step_s)
     query = select(TrafficRollup).where(TrafficRollup.width_s == window.width_s, TrafficRollup.start >= begin)
     with ctx.db.read() as session:
         if endpoint is not None:
-            query = query.where(TrafficRollup.endpoint_id == session.scalar(select(Endpoint.id).where(Endpoint.name == endpoint)))
+            query = query.where(
+                TrafficRollup.endpoint_id == session.scalar(select(Endpoint.id).where(Endpoint.name == endpoint))
+            )
         query = query.where(TrafficRollup.variant != LOAD_TEST if variant is None else TrafficRollup.variant == variant)
         rows = session.scalars(query).all()
     steps = int((end - begin).total_seconds() / window.step_s)
@@ -113,35 +116,56 @@ def read_traffic(ctx: Context, window: Window, *, endpoint: str | None = None, v
 
 
 def list_variants(ctx: Context, window: Window, *, endpoint: str) -> dict[str, str]:
-    """Return the variants that an endpoint's requests went to in a window, with their names: stable, or the revision of a canary."""
+    """Return the variants that an endpoint's requests went to in a window, with their names: stable, or the revision of
+    a canary.
+    """
     with ctx.db.read() as session:
         query = select(TrafficRollup.variant).join(Endpoint, Endpoint.id == TrafficRollup.endpoint_id)
         query = query.where(TrafficRollup.width_s == window.width_s, TrafficRollup.start >= ctx.now() - window.span)
-        variants = sorted(variant for variant in session.scalars(query.where(Endpoint.name == endpoint).distinct()) if variant)
-        revisions = dict(session.execute(select(Deployment.id, Deployment.revision).where(Deployment.id.in_(variants))).all())
-    return {variant: f"canary, revision {revisions[variant]}" if variant in revisions else variant for variant in variants}
+        variants = sorted(
+            variant for variant in session.scalars(query.where(Endpoint.name == endpoint).distinct()) if variant
+        )
+        revisions = dict(
+            session.execute(select(Deployment.id, Deployment.revision).where(Deployment.id.in_(variants))).all()
+        )
+    return {
+        variant: f"canary, revision {revisions[variant]}" if variant in revisions else variant for variant in variants
+    }
 
 
-def read_gauges(ctx: Context, window: Window, *, endpoint: str | None = None, variant: str | None = None) -> list[GaugeSeries]:
-    """Return the gauges of machines and of one endpoint or variant, or the sums of all endpoints, in a window that ends now. Gauges of
-    variants are kept while an endpoint has several.
+def read_gauges(
+    ctx: Context, window: Window, *, endpoint: str | None = None, variant: str | None = None
+) -> list[GaugeSeries]:
+    """Return the gauges of machines and of one endpoint or variant, or the sums of all endpoints, in a window that ends
+    now. Gauges of variants are kept while an endpoint has several.
     """
     begin = interval_start(ctx.now() - window.span, window.step_s)
     with ctx.db.read() as session:
         names = dict(session.execute(select(Endpoint.id, Endpoint.name)).all())
-        rows = session.scalars(select(GaugeRollup).where(GaugeRollup.width_s == window.width_s, GaugeRollup.start >= begin)).all()
-    series: dict[tuple[str, str], dict[datetime, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+        rows = session.scalars(
+            select(GaugeRollup).where(GaugeRollup.width_s == window.width_s, GaugeRollup.start >= begin)
+        ).all()
+    series: dict[tuple[str, str], dict[datetime, dict[str, list[float]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
     highest: dict[tuple[str, str], float] = defaultdict(float)
     for row in rows:
         kind, _, key = row.subject.partition(":")
         key, _, of_variant = key.partition(":") if kind == "variant" else (key, "", "")
-        if kind != "host" and (key not in names or (endpoint is not None and names[key] != endpoint) or of_variant != (variant or "")):
+        if kind != "host" and (
+            key not in names or (endpoint is not None and names[key] != endpoint) or of_variant != (variant or "")
+        ):
             continue
         name = (row.subject if kind == "host" else "endpoint", row.name)
         series[name][interval_start(row.start, window.step_s)][row.subject].append(row.sum / max(1, row.readings))
         highest[name] = max(highest[name], row.maximum)
     return [
-        GaugeSeries(subject, name, tuple((start, _combine(name, steps[start])) for start in sorted(steps)), highest[subject, name])
+        GaugeSeries(
+            subject,
+            name,
+            tuple((start, _combine(name, steps[start])) for start in sorted(steps)),
+            highest[subject, name],
+        )
         for (subject, name), steps in sorted(series.items())
     ]
 
@@ -154,7 +178,16 @@ def _combine(name: str, subjects: Mapping[str, Sequence[float]]) -> float:
 
 def _point(start: datetime, step_s: int, rows: Sequence[TrafficRollup]) -> TrafficPoint:
     point = TrafficPoint(start, step_s)
-    for name in ("requests", "lost", "refused", "aborted", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd"):
+    for name in (
+        "requests",
+        "lost",
+        "refused",
+        "aborted",
+        "prompt_tokens",
+        "cached_tokens",
+        "completion_tokens",
+        "cost_usd",
+    ):
         setattr(point, name, sum(getattr(row, name) for row in rows))
     point.ttft_ms = _percentiles([row.ttft for row in rows])
     point.itl_ms = _percentiles([row.itl for row in rows])

@@ -1,7 +1,7 @@
 """Browse requests: filters and pages in SQL, one request in full, and files of them.
 
-An admin sees every request. Others see those of their own keys and of endpoints that they deployed; the name of another person's key is
-left out for them.
+An admin sees every request. Others see those of their own keys and of endpoints that they deployed; the name of another
+person's key is left out for them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ STATUSES = ("finished", "aborted", "lost", "refused")
 
 @dataclass(frozen=True)
 class RequestFilter:
-    """Limits of a list of requests; empty fields limit nothing, but load tests are left out unless they are the variant. `text` is searched
-    in logged prompts and answers."""
+    """Limits of a list of requests; empty fields limit nothing, but load tests are left out unless they are the
+    variant. `text` is searched in logged prompts and answers.
+    """
 
     endpoint: str = ""
     variant: str = ""
@@ -49,7 +50,9 @@ class RequestFilter:
 
 @dataclass(frozen=True)
 class RequestRow:
-    """One request of a list. `key` is None without a key, or where it is another person's. `prompt` and `answer` are what the log holds."""
+    """One request of a list. `key` is None without a key, or where it is another person's. `prompt` and `answer` are
+    what the log holds.
+    """
 
     id: str
     created_at: datetime
@@ -81,8 +84,8 @@ class RequestPage:
 
 @dataclass(frozen=True)
 class RequestDetail:
-    """A request with all that is known of it. `address` is the replica's, for admins alone. `params` are its sampling parameters where they
-    were logged.
+    """A request with all that is known of it. `address` is the replica's, for admins alone. `params` are its sampling
+    parameters where they were logged.
     """
 
     row: RequestRow
@@ -100,7 +103,9 @@ class RequestDetail:
 
     @property
     def decode_tokens_per_s(self) -> float | None:
-        """Tokens a second after the first one; None where they are not known, or where the answer arrived in one piece."""
+        """Tokens a second after the first one; None where they are not known, or where the answer arrived in one
+        piece.
+        """
         row = self.row
         if row.ttft_ms is None or row.total_ms is None or row.itl_ms is None:
             return None
@@ -199,7 +204,11 @@ def _visible(person: Person) -> Any:
 def _conditions(filters: RequestFilter) -> Iterator[Any]:
     equal = ((Endpoint.name, filters.endpoint), (Usage.key_id, filters.key_id), (Usage.status, filters.status))
     yield from (column == value for column, value in equal if value)
-    least = ((Usage.total_ms, filters.min_total_ms), (Usage.ttft_ms, filters.min_ttft_ms), (Usage.created_at, filters.since))
+    least = (
+        (Usage.total_ms, filters.min_total_ms),
+        (Usage.ttft_ms, filters.min_ttft_ms),
+        (Usage.created_at, filters.since),
+    )
     yield from (column >= value for column, value in least if value is not None)
     if not filters.variant:
         yield Usage.variant != LOAD_TEST
@@ -217,7 +226,13 @@ def _conditions(filters: RequestFilter) -> Iterator[Any]:
 
 
 def _row(
-    session: Session, person: Person, usage: Usage, endpoint: str | None, key: str | None, owner: str | None, logged: LoggedRequest | None
+    session: Session,
+    person: Person,
+    usage: Usage,
+    endpoint: str | None,
+    key: str | None,
+    owner: str | None,
+    logged: LoggedRequest | None,
 ) -> RequestRow:
     may_name = person.is_admin or (owner is not None and owner == person.id)
     return RequestRow(

@@ -1,4 +1,6 @@
-"""Traffic to training rows: filter and sample logged requests and thumbs, scrub, review, and store as a dataset with provenance."""
+"""Traffic to training rows: filter and sample logged requests and thumbs, scrub, review, and store as a dataset with
+provenance.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,9 @@ def read_traffic_rules(values: Mapping[str, Any]) -> TrafficRules:
         raise InvalidInput(f"{validation_message(error, TrafficRules)}.", field=field_at_fault(error)) from error
 
 
-def preview_traffic(ctx: Context, name: str, *, objective: TrafficObjective, rules: TrafficRules, person: Person) -> TrafficPreview:
+def preview_traffic(
+    ctx: Context, name: str, *, objective: TrafficObjective, rules: TrafficRules, person: Person
+) -> TrafficPreview:
     """Return what a dataset of an endpoint's traffic would hold. Only its owner and admins may see it."""
     with ctx.db.read() as session:
         find_own_endpoint(session, name, person=person)
@@ -111,9 +115,11 @@ def preview_traffic(ctx: Context, name: str, *, objective: TrafficObjective, rul
 def make_traffic_dataset(
     ctx: Context, endpoint: str, *, name: str, objective: TrafficObjective, rules: TrafficRules, person: Person
 ) -> tuple[VersionView, int]:
-    """Store an endpoint's traffic as a dataset; return its version and the number of rows. Raises InvalidInput where there are none.
+    """Store an endpoint's traffic as a dataset; return its version and the number of rows. Raises InvalidInput where
+    there are none.
 
-    The provenance names endpoint and rules, and row by row the requests, checkpoints, thumbs and whether a correction was used.
+    The provenance names endpoint and rules, and row by row the requests, checkpoints, thumbs and whether a correction
+    was used.
     """
     require_builder(person)
     preview = preview_traffic(ctx, endpoint, objective=objective, rules=rules, person=person)
@@ -131,7 +137,9 @@ def make_traffic_dataset(
         "scrubbed": preview.scrubbed,
         "rows": list(preview.provenance),
     }
-    version = add_rows_dataset(ctx, name=name, kind=KINDS[objective], rows=preview.rows, provenance=provenance, person=person)
+    version = add_rows_dataset(
+        ctx, name=name, kind=KINDS[objective], rows=preview.rows, provenance=provenance, person=person
+    )
     return version, len(preview.rows)
 
 
@@ -156,7 +164,14 @@ def _read(ctx: Context, name: str, rules: TrafficRules) -> list[Exchange]:
         said = feedback.get(row.id)
         source, rating, correction = ("api", None, "") if said is None else (said.source, said.rating, said.correction)
         exchanges[row.id] = Exchange(
-            row.id, source, list(row.messages or []), row.answer or "", rating, correction, row.checkpoint_id, row.created_at
+            row.id,
+            source,
+            list(row.messages or []),
+            row.answer or "",
+            rating,
+            correction,
+            row.checkpoint_id,
+            row.created_at,
         )
     for request, said in given:
         if said.messages and said.answer is not None and request not in exchanges:
@@ -256,7 +271,9 @@ def _preference(exchanges: Collection[Exchange]) -> Made:
     for group in by_prompt.values():
         good = [exchange for exchange in group if exchange.rating == 1]
         bad = [exchange for exchange in group if exchange.rating == -1]
-        for chosen, rejected in zip(good, bad, strict=False):  # each answer in one pair, so that no prompt outweighs the others
+        for chosen, rejected in zip(
+            good, bad, strict=False
+        ):  # each answer in one pair, so that no prompt outweighs the others
             if chosen.answer != rejected.answer:
                 rows.append(preference_row(chosen.messages, chosen=chosen.answer, rejected=rejected.answer))
                 sources.append(_source(chosen, rejected))

@@ -11,7 +11,8 @@ from backend.services.context import Context
 def store_feedback(
     ctx: Context, request_id: str, *, key_id: str | None, rating: int | None, correction: str = "", comment: str = ""
 ) -> bool:
-    """Store a program's feedback on its own request, in place of an earlier one; return False where the key made no such request.
+    """Store a program's feedback on its own request, in place of an earlier one; return False where the key made no
+    such request.
 
     Prompt and answer are copied where they were logged, so that a dataset can be made of them.
     """

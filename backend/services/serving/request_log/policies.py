@@ -62,7 +62,9 @@ def read_log_config(values: Mapping[str, Any]) -> RequestLogConfig:
 def log_modes(ctx: Context) -> dict[str, LogMode]:
     """Return the mode of every endpoint and alias that logs."""
     with ctx.db.read() as session:
-        rows = session.execute(select(Endpoint.name, RequestLogPolicy.config).join(Endpoint, Endpoint.id == RequestLogPolicy.endpoint_id))
+        rows = session.execute(
+            select(Endpoint.name, RequestLogPolicy.config).join(Endpoint, Endpoint.id == RequestLogPolicy.endpoint_id)
+        )
         modes = {name: RequestLogConfig.model_validate(config).mode for name, config in rows}
         modes = {name: mode for name, mode in modes.items() if mode != "off"}
         if not modes:
@@ -72,12 +74,15 @@ def log_modes(ctx: Context) -> dict[str, LogMode]:
 
 
 def log_requests(session: Session, requests: Iterable[Mapping[str, Any]], bodies: Mapping[str, LoggedBody]) -> None:
-    """Store the requests, as the values of their rows, that their endpoints log, after redaction. The policy of now decides, not the one
-    at a request's start.
+    """Store the requests, as the values of their rows, that their endpoints log, after redaction. The policy of now
+    decides, not the one at a request's start.
     """
     if not bodies:
         return
-    configs = {policy.endpoint_id: RequestLogConfig.model_validate(policy.config) for policy in session.scalars(select(RequestLogPolicy))}
+    configs = {
+        policy.endpoint_id: RequestLogConfig.model_validate(policy.config)
+        for policy in session.scalars(select(RequestLogPolicy))
+    }
     for request in requests:
         body, config = bodies.get(request["id"]), configs.get(request["endpoint_id"] or "", RequestLogConfig())
         if body is None or request["endpoint_id"] is None or config.mode == "off":
@@ -105,7 +110,9 @@ def log_requests(session: Session, requests: Iterable[Mapping[str, Any]], bodies
         )
 
 
-def redact_messages(messages: Iterable[Mapping[str, Any]], config: RequestLogConfig) -> tuple[list[dict[str, Any]], int]:
+def redact_messages(
+    messages: Iterable[Mapping[str, Any]], config: RequestLogConfig
+) -> tuple[list[dict[str, Any]], int]:
     """Return messages with their texts redacted, arguments of tool calls included, and the number of replacements."""
     total = 0
 
@@ -116,7 +123,10 @@ def redact_messages(messages: Iterable[Mapping[str, Any]], config: RequestLogCon
             total += count
             return text
         if isinstance(value, Mapping):
-            return {name: part if name in {"role", "type", "id", "tool_call_id"} else scrub(part) for name, part in value.items()}
+            return {
+                name: part if name in {"role", "type", "id", "tool_call_id"} else scrub(part)
+                for name, part in value.items()
+            }
         return [scrub(part) for part in value] if isinstance(value, list | tuple) else value
 
     return [scrub(message) for message in messages], total

@@ -25,10 +25,11 @@ API = "/ballot/api"
 
 
 def ballot(*, token: str, campaign_id: str, rater_id: str, leave: str | None, key: str) -> None:
-    """Draw the ballot of a rater whom `token` admits. `leave` is the address of its way out, None for raters who have nowhere to go.
+    """Draw the ballot of a rater whom `token` admits. `leave` is the address of its way out, None for raters who have
+    nowhere to go.
 
-    The browser asks for a script run, which must pass a new token, when the server refuses the old one. Votes that the server does not
-    have yet are kept in the browser under a name made of campaign and rater.
+    The browser asks for a script run, which must pass a new token, when the server refuses the old one. Votes that the
+    server does not have yet are kept in the browser under a name made of campaign and rater.
     """
     name = hashlib.sha256(f"{campaign_id}:{rater_id}".encode()).hexdigest()[:16]
     _ballot(
@@ -39,7 +40,9 @@ def ballot(*, token: str, campaign_id: str, rater_id: str, leave: str | None, ke
 
 
 def maths_url() -> str | None:
-    """Return the address of the KaTeX that Streamlit serves, None if there is none: TeX is then shown as it was written."""
+    """Return the address of the KaTeX that Streamlit serves, None if there is none: TeX is then shown as it was
+    written.
+    """
     folder = Path(st.__file__).parent / "static"
     file = next(iter(sorted(folder.glob("static/js/katex.*.js"))), None)
     return f"/{file.relative_to(folder)}" if file else None

@@ -1,4 +1,6 @@
-"""The playground's conversation in the browser: answers as they arrive, drawn as Markdown without markup, and the field to write in."""
+"""The playground's conversation in the browser: answers as they arrive, drawn as Markdown without markup, and the field
+to write in.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,11 @@ def chat(
     document: dict[str, Any] | None = None,
     key: str,
 ) -> str | None:
-    """Draw a conversation, or the start of a new one; return the id of the one that is open in the browser, if it began there.
+    """Draw a conversation, or the start of a new one; return the id of the one that is open in the browser, if it began
+    there.
 
-    With a `document` it is drawn read-only from there, and nothing is asked of the server. `vote_note` says where votes go.
+    With a `document` it is drawn read-only from there, and nothing is asked of the server. `vote_note` says where votes
+    go.
     """
     state = st.session_state.get(key) or {}
     contexts = [fact.context for fact in facts.values() if fact.context]

@@ -27,7 +27,8 @@ _chart = st.components.v2.component(
 
 
 def live_chart(ctx: Context, runs: Sequence[RunView], *, person: Person, key: str, marks: Sequence[int] = ()) -> None:
-    """Draw the curves of runs, overlaid, with status and progress above and their samples below; `marks` are steps to point at.
+    """Draw the curves of runs, overlaid, with status and progress above and their samples below; `marks` are steps to
+    point at.
 
     The page reruns when a run's status changes. Chart settings are kept in `?chart=` without a script run.
     """

@@ -45,7 +45,9 @@ def live_runs(
     follow_active: bool = False,
     compact: bool = False,
 ) -> ListAction:
-    """Draw runs as rows; `compact` rows suit a narrow column. With `follow_active` the page reruns when other runs become active or end."""
+    """Draw runs as rows; `compact` rows suit a narrow column. With `follow_active` the page reruns when other runs
+    become active or end.
+    """
     result = _list(
         key=key,
         data={
@@ -64,7 +66,9 @@ def live_runs(
         on_changed_change=lambda: None,
     )
     chosen = result.picked
-    return ListAction(opened=result.opened, picked=None if chosen is None else tuple(part for part in str(chosen).split(",") if part))
+    return ListAction(
+        opened=result.opened, picked=None if chosen is None else tuple(part for part in str(chosen).split(",") if part)
+    )
 
 
 def _row(ctx: Context, run: RunView) -> dict[str, object]:

@@ -23,8 +23,9 @@ _strip = st.components.v2.component(
 MAX_CHIPS = 4000
 MAX_CHARACTERS = 60
 Mark = Literal["", "special", "unknown", "bytes", "muted", "trained", "one", "two"]
-"""special: special token; unknown: text that is lost; bytes: part of a character, in hexadecimal; muted: not considered;
-trained: carries a loss; one, two: alternating marks of neighbours."""
+"""special: special token; unknown: text that is lost; bytes: part of a character, in hexadecimal; muted: not
+considered; trained: carries a loss; one, two: alternating marks of neighbours.
+"""
 
 
 def token_strip(
@@ -39,9 +40,9 @@ def token_strip(
 ) -> int | None:
     """Draw tokens as chips and return the index of the clicked one (None: none yet).
 
-    `values` tint them: 0 is no tint, 1 the full primary colour, -1 the full opposite colour; None leaves a chip bare. `titles` are shown
-    under the pointer. `selected` is outlined until another one is clicked. At most `MAX_CHIPS` are drawn, with a note that counts the
-    others. Texts are inserted as text nodes, so they may hold anything.
+    `values` tint them: 0 is no tint, 1 the full primary colour, -1 the full opposite colour; None leaves a chip bare.
+    `titles` are shown under the pointer. `selected` is outlined until another one is clicked. At most `MAX_CHIPS` are
+    drawn, with a note that counts the others. Texts are inserted as text nodes, so they may hold anything.
     """
     shown = range(min(len(tokens), MAX_CHIPS))
     result = _strip(

@@ -38,20 +38,30 @@ def draw_attention(results: InspectionResults) -> None:
     _draw_overview(results)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         layer = st.selectbox("Layer", range(facts["layers"]), key=f"layer_{results.inspection.id}", width=140)
-        head = st.selectbox("Head", range(facts["heads"][layer]), key=f"head_{results.inspection.id}_{facts['heads'][layer]}", width=140)
+        head = st.selectbox(
+            "Head", range(facts["heads"][layer]), key=f"head_{results.inspection.id}_{facts['heads'][layer]}", width=140
+        )
     maps = results.attention(layer)
     labels = results.labels[: facts["tokens"]]
     if len(labels) < len(results.labels):
-        st.caption(f"With this many heads, maps of the first {len(labels)} tokens are stored. They are exact: attention is causal.")
+        st.caption(
+            f"With this many heads, maps of the first {len(labels)} tokens are stored. They are exact: attention is"
+            " causal."
+        )
     one, many = st.columns([1.25, 1], gap="large")
     with one:
         st.subheader(f"Layer {layer}, head {head}", anchor=False)
         st.plotly_chart(
-            attention_map(maps[head], labels), key="attention_map", config=STATIC, alt="Attention from each token to those before it"
+            attention_map(maps[head], labels),
+            key="attention_map",
+            config=STATIC,
+            alt="Attention from each token to those before it",
         )
     with many:
         st.subheader(f"All heads of layer {layer}", anchor=False)
-        st.plotly_chart(attention_mosaic(maps), key="attention_mosaic", config=STATIC, alt="All heads of the layer as small maps")
+        st.plotly_chart(
+            attention_mosaic(maps), key="attention_mosaic", config=STATIC, alt="All heads of the layer as small maps"
+        )
     _draw_token_attention(results, maps[head], labels)
 
 

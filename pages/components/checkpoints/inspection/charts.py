@@ -1,4 +1,6 @@
-"""Figures of inspections. Pure: plain data in, a Plotly figure out. Translucent colours suit the light and the dark page."""
+"""Figures of inspections. Pure: plain data in, a Plotly figure out. Translucent colours suit the light and the dark
+page.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ PICTURES = {"\n": "↵", "\t": "→", " ": "·", "\r": "␍"}
 
 
 def visible(text: str, limit: int = 14) -> str:
-    """Write a token for a figure: spaces and breaks as pictures, invisible letters as their code, cut to `limit` letters, escaped."""
+    """Write a token for a figure: spaces and breaks as pictures, invisible letters as their code, cut to `limit`
+    letters, escaped.
+    """
     letters = [PICTURES.get(letter, letter if letter.isprintable() else f"⟨{ord(letter):x}⟩") for letter in text]
     shown = "".join(letters)
     return figure_text(shown if len(shown) <= limit else shown[: limit - 1] + "…") or "∅"
@@ -68,7 +72,9 @@ def share_text(share: float) -> str:
 
 
 def head_overview(values: Array, *, title: str, percent: bool) -> go.Figure:
-    """Return one cell per head: layers up, heads to the right. `values` [layers, heads], NaN where a layer has fewer."""
+    """Return one cell per head: layers up, heads to the right. `values` [layers, heads], NaN where a layer has
+    fewer.
+    """
     layers, heads = values.shape
     shown = 100 * values if percent else values
     figure = go.Figure()
@@ -141,18 +147,28 @@ def attention_mosaic(maps: Array, *, columns: int = 3) -> go.Figure:
     for head in range(heads):
         top, left = (head // columns) * step + gap, (head % columns) * step
         z[top : top + side, left : left + side] = np.where(lower, small[head], np.nan)
-        figure.add_annotation(x=left - 0.5, y=top - gap / 2 - 0.5, text=f"head {head}", showarrow=False, xanchor="left", font={"size": 11})
+        figure.add_annotation(
+            x=left - 0.5, y=top - gap / 2 - 0.5, text=f"head {head}", showarrow=False, xanchor="left", font={"size": 11}
+        )
     figure.add_heatmap(z=z, colorscale=SHADES, zmin=0, zmax=1, showscale=False, hoverinfo="skip")
     figure.update_layout(
         height=rows * 480 // columns,
         margin=MARGIN,
         xaxis={"visible": False, "range": [-1, columns * step]},
-        yaxis={"visible": False, "autorange": "reversed", "scaleanchor": "x", "constrain": "domain", "constraintoward": "top"},
+        yaxis={
+            "visible": False,
+            "autorange": "reversed",
+            "scaleanchor": "x",
+            "constrain": "domain",
+            "constraintoward": "top",
+        },
     )
     return figure
 
 
-def lens_map(texts: Sequence[Sequence[str]], values: Array, labels: Sequence[str], *, first: int, percent: bool, title: str) -> go.Figure:
+def lens_map(
+    texts: Sequence[Sequence[str]], values: Array, labels: Sequence[str], *, first: int, percent: bool, title: str
+) -> go.Figure:
     """Return the logit lens: depths upwards, tokens to the right, in each cell the predicted token.
 
     `texts` and `values` [depths, columns]; `labels` name the columns, whose first is token `first` of the text.
@@ -189,8 +205,12 @@ def lens_lines(kl: Array, agree: Array) -> go.Figure:
     """Return the mean KL of each layer to the final distribution (left) and the share of equal top tokens (right)."""
     depths = list(range(len(kl)))
     figure = go.Figure()
-    figure.add_scatter(x=depths, y=kl, name="KL to the final distribution, nats", line={"color": ACCENT}, mode="lines+markers")
-    figure.add_scatter(x=depths, y=100 * agree, name="same top token, %", line={"color": BLUE}, mode="lines+markers", yaxis="y2")
+    figure.add_scatter(
+        x=depths, y=kl, name="KL to the final distribution, nats", line={"color": ACCENT}, mode="lines+markers"
+    )
+    figure.add_scatter(
+        x=depths, y=100 * agree, name="same top token, %", line={"color": BLUE}, mode="lines+markers", yaxis="y2"
+    )
     figure.update_layout(
         height=260,
         margin=MARGIN,
@@ -202,7 +222,9 @@ def lens_lines(kl: Array, agree: Array) -> go.Figure:
     return figure
 
 
-def by_layer(series: Mapping[str, Sequence[tuple[int, float]]], *, title: str, percent: bool = False, log: bool = False) -> go.Figure:
+def by_layer(
+    series: Mapping[str, Sequence[tuple[int, float]]], *, title: str, percent: bool = False, log: bool = False
+) -> go.Figure:
     """Return a line over the layers for each weight, as (layer, value)."""
     figure = go.Figure()
     for place, (part, points) in enumerate(series.items()):
@@ -249,7 +271,9 @@ def weight_histogram(counts: Array, edges: Array, *, rms: float) -> go.Figure:
     """Return one tensor's histogram; its outermost bins hold everything beyond."""
     centres = (edges[1:] + edges[:-1]) / 2 * rms
     figure = go.Figure()
-    figure.add_bar(x=centres, y=counts, marker_color=ACCENT, hovertemplate="near %{x:.3g}: %{y:,} values<extra></extra>")
+    figure.add_bar(
+        x=centres, y=counts, marker_color=ACCENT, hovertemplate="near %{x:.3g}: %{y:,} values<extra></extra>"
+    )
     figure.update_layout(height=260, margin=MARGIN, bargap=0, xaxis={"title": "Value"}, yaxis={"title": "Values"})
     return figure
 
@@ -260,7 +284,11 @@ def divergence_lines(series: Mapping[str, Array], labels: Sequence[str]) -> go.F
     figure = go.Figure()
     for place, (name, values) in enumerate(series.items()):
         figure.add_scatter(
-            x=names, y=np.round(values, 5), name=figure_text(name), mode="lines", line={"color": COLORS[place % len(COLORS)], "width": 1.6}
+            x=names,
+            y=np.round(values, 5),
+            name=figure_text(name),
+            mode="lines",
+            line={"color": COLORS[place % len(COLORS)], "width": 1.6},
         )
     figure.update_layout(
         height=280,

@@ -7,7 +7,12 @@ import streamlit as st
 from backend.domain.checkpoints.inspection_config import MAX_CHARACTERS, MAX_TOKENS, ChatMessage, InspectionConfig
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
-from backend.services.checkpoints.inspections import InspectionView, delete_inspection, launch_inspection, list_inspections
+from backend.services.checkpoints.inspections import (
+    InspectionView,
+    delete_inspection,
+    launch_inspection,
+    list_inspections,
+)
 from backend.services.context import Context, Person
 from pages.components import routes
 from pages.components.choices import by_identity
@@ -24,7 +29,9 @@ HELP = f"Analyzes the first {MAX_TOKENS} tokens, or as many as the network's con
 
 def draw_form(ctx: Context, person: Person, checkpoint: CheckpointView, inspection: InspectionView | None) -> None:
     """Draw the form, filled in from `inspection`. Analyzing leads to the result, which may be stored already."""
-    config_before = inspection.config if inspection is not None and inspection.config.of_text else InspectionConfig(text=EXAMPLE)
+    config_before = (
+        inspection.config if inspection is not None and inspection.config.of_text else InspectionConfig(text=EXAMPLE)
+    )
     tag = inspection.id if inspection is not None else checkpoint.id
     with st.container(border=True):
         way = st.segmented_control(
@@ -40,16 +47,27 @@ def draw_form(ctx: Context, person: Person, checkpoint: CheckpointView, inspecti
             parts = _draw_conversation(config_before, tag)
         else:
             text = st.text_area(
-                "Text", value=config_before.text or EXAMPLE, key=f"inspect_text_{tag}", height=110, max_chars=MAX_CHARACTERS, help=HELP
+                "Text",
+                value=config_before.text or EXAMPLE,
+                key=f"inspect_text_{tag}",
+                height=110,
+                max_chars=MAX_CHARACTERS,
+                help=HELP,
             )
         with st.container(horizontal=True, vertical_alignment="bottom"):
             beside = _draw_other(ctx, checkpoint, inspection, tag)
             if st.button("Analyze", type="primary", icon=":material/troubleshoot:", key="inspect_analyze"):
                 with errors_shown():
-                    config = InspectionConfig(messages=_messages(*parts)) if way == "chat" else InspectionConfig(text=text or "")
+                    config = (
+                        InspectionConfig(messages=_messages(*parts))
+                        if way == "chat"
+                        else InspectionConfig(text=text or "")
+                    )
                     if not config.of_text:
                         raise InvalidInput("The text is empty.", remedy="Type a text to analyze.", field="text")
-                    made = launch_inspection(ctx, checkpoint=checkpoint.id, config=config, against=beside, person=person)
+                    made = launch_inspection(
+                        ctx, checkpoint=checkpoint.id, config=config, against=beside, person=person
+                    )
                     st.switch_page(PAGE, query_params=query_of(checkpoint, made))
             _draw_earlier(ctx, person, checkpoint)
         st.caption(HELP)
@@ -62,7 +80,9 @@ def query_of(checkpoint: CheckpointView, inspection: InspectionView) -> dict[str
 
 def _draw_conversation(config: InspectionConfig, tag: str) -> tuple[str, str, str]:
     messages = {message.role: message.content for message in config.messages}
-    system = st.text_input("System (optional)", value=messages.get("system", ""), key=f"inspect_system_{tag}", max_chars=MAX_CHARACTERS)
+    system = st.text_input(
+        "System (optional)", value=messages.get("system", ""), key=f"inspect_system_{tag}", max_chars=MAX_CHARACTERS
+    )
     left, right = st.columns(2)
     user = left.text_area(
         "User",
@@ -85,7 +105,9 @@ def _draw_conversation(config: InspectionConfig, tag: str) -> tuple[str, str, st
 
 def _messages(system: str, user: str, assistant: str) -> tuple[ChatMessage, ...]:
     turns = (("system", system), ("user", user), ("assistant", assistant))
-    return tuple(ChatMessage.model_validate({"role": role, "content": content}) for role, content in turns if content.strip())
+    return tuple(
+        ChatMessage.model_validate({"role": role, "content": content}) for role, content in turns if content.strip()
+    )
 
 
 def _draw_other(ctx: Context, checkpoint: CheckpointView, inspection: InspectionView | None, tag: str) -> str | None:
@@ -112,15 +134,29 @@ def _draw_earlier(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
     earlier = [inspection for inspection in list_inspections(ctx, checkpoint.id) if inspection.config.of_text]
     if not earlier:
         return
-    with st.popover("Earlier inspections", icon=":material/history:", key=f"inspect_earlier_{checkpoint.id}", width="content"):
+    with st.popover(
+        "Earlier inspections", icon=":material/history:", key=f"inspect_earlier_{checkpoint.id}", width="content"
+    ):
         for inspection in earlier:
             with st.container(horizontal=True, vertical_alignment="center"):
-                row_link(inspection.label, page=PAGE, query=query_of(checkpoint, inspection), icon="notes", key=f"open_{inspection.id}")
+                row_link(
+                    inspection.label,
+                    page=PAGE,
+                    query=query_of(checkpoint, inspection),
+                    icon="notes",
+                    key=f"open_{inspection.id}",
+                )
                 if not inspection.is_ready:
                     status_badge(inspection.status)
                 beside = f"{plain(inspection.checkpoint)} and {plain(inspection.other)}, " if inspection.other else ""
                 st.caption(f"{beside}{ago(inspection.created_at, now=ctx.now())}", width="content")
-                if st.button("", icon=":material/delete:", key=f"forget_{inspection.id}", type="tertiary", help="Delete this inspection"):
+                if st.button(
+                    "",
+                    icon=":material/delete:",
+                    key=f"forget_{inspection.id}",
+                    type="tertiary",
+                    help="Delete this inspection",
+                ):
                     with errors_shown():
                         delete_inspection(ctx, inspection.id, person=person)
                         st.switch_page(PAGE, query_params={"checkpoint": checkpoint.id})

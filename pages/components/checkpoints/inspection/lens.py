@@ -20,8 +20,8 @@ def draw_lens(results: InspectionResults) -> None:
         st.info(plain(facts["reason"]), icon=":material/visibility_off:")
         return
     st.caption(
-        "Each layer's output goes through the final norm and output head. A cell shows the top token predicted after the token below it; "
-        "the top row is the network's own prediction."
+        "Each layer's output goes through the final norm and output head. A cell shows the top token predicted after"
+        " the token below it; the top row is the network's own prediction."
     )
     ids, probability, kl = (results.array(f"lens_{name}") for name in ("ids", "p", "kl"))
     total = ids.shape[1]
@@ -37,7 +37,9 @@ def draw_lens(results: InspectionResults) -> None:
         )
         first = 0
         if total > COLUMNS:
-            first = int(st.slider("From token", 0, total - COLUMNS, 0, key=f"lens_first_{results.inspection.id}", width=320))
+            first = int(
+                st.slider("From token", 0, total - COLUMNS, 0, key=f"lens_first_{results.inspection.id}", width=320)
+            )
     shown = slice(first, first + COLUMNS)
     texts = [[results.label(token) for token in row] for row in ids[:, shown]]
     values = probability if colour == "p" else kl

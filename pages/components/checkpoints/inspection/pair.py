@@ -1,4 +1,6 @@
-"""Compare two checkpoints on one text: divergence of their next-token distributions, or bits per byte if their vocabularies differ."""
+"""Compare two checkpoints on one text: divergence of their next-token distributions, or bits per byte if their
+vocabularies differ.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,13 @@ def _draw_divergence(results: InspectionResults) -> None:
     inspection, pair = results.inspection, results.inspection.result["pair"]
     first, other = plain(inspection.checkpoint), plain(str(inspection.other))
     grid = st.grid(4, min_column_width=170)
-    grid.metric("Same top token", percent(pair["agreement"]), border=True, height="stretch", help="Share of the positions in the text.")
+    grid.metric(
+        "Same top token",
+        percent(pair["agreement"]),
+        border=True,
+        height="stretch",
+        help="Share of the positions in the text.",
+    )
     help_ = f"Mean KL divergence in nats: p is {first}, q is {other}."
     grid.metric("KL(p‖q), nats", _nats(pair["mean_kl_pq"]), border=True, height="stretch", help=help_)
     grid.metric("KL(q‖p), nats", _nats(pair["mean_kl_qp"]), border=True, height="stretch", help=help_)
@@ -63,13 +71,16 @@ def _draw_divergence(results: InspectionResults) -> None:
     ids = results.ids
     same = "same top token" if agree[place - 1] else "different top tokens"
     st.caption(
-        f"Token {place}: KL(p‖q) {kl_pq[place - 1]:.4f} nats, KL(q‖p) {kl_qp[place - 1]:.4f} nats, {same}. The actual token is in colour."
+        f"Token {place}: KL(p‖q) {kl_pq[place - 1]:.4f} nats, KL(q‖p) {kl_qp[place - 1]:.4f} nats, {same}. The actual"
+        " token is in colour."
     )
     left, right = st.columns(2, gap="large")
     for column, name, prefix in ((left, first, ""), (right, other, "other_")):
         with column:
             st.markdown(f"**{name}**")
-            draw_alternatives(results.alternatives(prefix=prefix)[place - 1], key=f"pair_expected_{prefix}", actual=ids[place])
+            draw_alternatives(
+                results.alternatives(prefix=prefix)[place - 1], key=f"pair_expected_{prefix}", actual=ids[place]
+            )
     st.plotly_chart(
         divergence_lines({"KL(p‖q)": kl_pq, "KL(q‖p)": kl_qp}, results.labels),
         key="pair_lines",
@@ -97,10 +108,16 @@ def _draw_bytes(results: InspectionResults) -> None:
     sizes = np.array([max(1, len(span.encode())) for span in results.spans])
     apart = (a - b) / np.log(2) / sizes
     full = max(float(np.quantile(np.abs(apart), 0.95)), 1e-9)
-    st.caption(f"Pieces of text between common token boundaries. Warm: lower loss for {other}. Cool: lower loss for {first}.")
+    st.caption(
+        f"Pieces of text between common token boundaries. Warm: lower loss for {other}. Cool: lower loss for {first}."
+    )
     titles = [f"{x / np.log(2):.2f} bits / {y / np.log(2):.2f} bits" for x, y in zip(a, b, strict=True)]
     token_strip(
-        results.spans, values=[float(value / full) for value in apart], titles=titles, clickable=False, key=f"spans_{inspection.id}"
+        results.spans,
+        values=[float(value / full) for value in apart],
+        titles=titles,
+        clickable=False,
+        key=f"spans_{inspection.id}",
     )
 
 

@@ -19,7 +19,8 @@ def draw_tokens(results: InspectionResults) -> None:
     _draw_loss(result["loss"])
     lines = results.tokens()
     st.caption(
-        f"Colour shows surprisal, in full at {FULL_BITS:.0f} bits. Click a token or move with the arrow keys to see its alternatives."
+        f"Colour shows surprisal, in full at {FULL_BITS:.0f} bits. Click a token or move with the arrow keys to see its"
+        " alternatives."
     )
     likely = max((line for line in lines if line.bits is not None), key=lambda line: line.bits or 0.0)
     picked = token_strip(
@@ -66,13 +67,19 @@ def draw_alternatives(alternatives: tuple[Alternative, ...], *, key: str, actual
     """Draw the likeliest tokens at a position, `actual` (a token id) in colour."""
     marked = next((place for place, one in enumerate(alternatives) if one.id == actual), None)
     rows = [(one.text, one.probability) for one in alternatives]
-    st.plotly_chart(alternatives_bar(rows, marked=marked), key=key, config=STATIC, alt="Likeliest tokens with their probabilities")
+    st.plotly_chart(
+        alternatives_bar(rows, marked=marked), key=key, config=STATIC, alt="Likeliest tokens with their probabilities"
+    )
 
 
 def _draw_loss(loss: dict[str, object]) -> None:
     grid = st.grid(4, min_column_width=170)
     grid.metric(
-        "Loss, nats per token", _number(loss["mean_nats"]), border=True, height="stretch", help=f"Mean over {loss['tokens']} tokens."
+        "Loss, nats per token",
+        _number(loss["mean_nats"]),
+        border=True,
+        height="stretch",
+        help=f"Mean over {loss['tokens']} tokens.",
     )
     grid.metric("Bits per token", _number(loss["mean_bits"]), border=True, height="stretch")
     grid.metric("Perplexity", _number(loss["perplexity"]), border=True, height="stretch")
@@ -86,7 +93,13 @@ def _draw_loss(loss: dict[str, object]) -> None:
             help="Nats per token of the assistant's message.",
         )
     else:
-        grid.metric("Bits per byte", _number(loss["bits_per_byte"]), border=True, height="stretch", help="Comparable between tokenizers.")
+        grid.metric(
+            "Bits per byte",
+            _number(loss["bits_per_byte"]),
+            border=True,
+            height="stretch",
+            help="Comparable between tokenizers.",
+        )
 
 
 def _draw_token(line: TokenLine, lines: list[TokenLine]) -> None:
@@ -106,7 +119,10 @@ def _draw_token(line: TokenLine, lines: list[TokenLine]) -> None:
 def _title(line: TokenLine) -> str:
     if line.bits is None:
         return "not predicted: first token"
-    return f"{line.bits:.2f} bits, rank {line.rank:,}\nlikeliest: {line.expected[0].text!r} {share_text(line.expected[0].probability)}"
+    return (
+        f"{line.bits:.2f} bits, rank {line.rank:,}\nlikeliest: {line.expected[0].text!r}"
+        f" {share_text(line.expected[0].probability)}"
+    )
 
 
 def _mark(line: TokenLine) -> Mark:

@@ -32,7 +32,9 @@ MEASURES: dict[str, tuple[str, Callable[[TensorLine], float | None], bool]] = {
 
 def draw_weights(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
     """Draw the weights tab, or the button that starts the analysis."""
-    inspection = _find(ctx, person, checkpoint, None, label="Analyze weights", about="Statistics of every tensor. No text is needed.")
+    inspection = _find(
+        ctx, person, checkpoint, None, label="Analyze weights", about="Statistics of every tensor. No text is needed."
+    )
     if inspection is None:
         return
     results = InspectionResults(ctx, inspection)
@@ -52,7 +54,9 @@ def draw_weights(ctx: Context, person: Person, checkpoint: CheckpointView) -> No
 def _find(
     ctx: Context, person: Person, checkpoint: CheckpointView, against: str | None, *, label: str, about: str
 ) -> InspectionView | None:
-    """Return a finished inspection of weights; without one, draw its progress or the button that starts it and return None."""
+    """Return a finished inspection of weights; without one, draw its progress or the button that starts it and return
+    None.
+    """
     inspection = find_inspection(ctx, checkpoint=checkpoint.id, config=InspectionConfig(), against=against)
     if inspection is not None and inspection.is_ready:
         return inspection
@@ -64,7 +68,9 @@ def _find(
     st.caption(about)
     if st.button(label, icon=":material/play_arrow:", type="primary", key=f"weights_{checkpoint.id}_{against}"):
         with errors_shown():
-            made = launch_inspection(ctx, checkpoint=checkpoint.id, config=InspectionConfig(), against=against, person=person)
+            made = launch_inspection(
+                ctx, checkpoint=checkpoint.id, config=InspectionConfig(), against=against, person=person
+            )
             get_inspection(ctx, made.id)
             st.rerun()
     return None
@@ -75,8 +81,14 @@ def _draw_outliers(results: InspectionResults) -> None:
     if not results.outliers:
         st.caption("None: no tensor has outlier channels, spikes, many zeros or an RMS unlike that of its neighbours.")
         return
-    draw_table([{"Tensor": name, "Reason": why} for name, why in results.outliers], key="weights_outliers", alt="Outlier tensors")
-    st.caption("Heuristics: most outliers of trained networks are harmless; NaN, infinity and all-zero tensors are not.")
+    draw_table(
+        [{"Tensor": name, "Reason": why} for name, why in results.outliers],
+        key="weights_outliers",
+        alt="Outlier tensors",
+    )
+    st.caption(
+        "Heuristics: most outliers of trained networks are harmless; NaN, infinity and all-zero tensors are not."
+    )
 
 
 def _draw_layers(lines: list[TensorLine]) -> None:
@@ -113,12 +125,16 @@ def _draw_tensor(results: InspectionResults, lines: list[TensorLine]) -> None:
     edges = results.array("edges")
     st.subheader("Histograms", anchor=False)
     in_layers = [line for line in lines if line.layer is not None]
-    parts = list(dict.fromkeys(line.part for line in sorted(in_layers, key=lambda line: len(line.shape) < 2)))  # matrices first
+    parts = list(
+        dict.fromkeys(line.part for line in sorted(in_layers, key=lambda line: len(line.shape) < 2))
+    )  # matrices first
     if parts:
         part = st.selectbox("Weight", parts, key="weights_part", width=380)
         shown = [line for line in in_layers if line.part == part][:MOST_ROWS]
         st.plotly_chart(
-            weight_histograms(np.stack([line.counts for line in shown]), [f"layer {line.layer}" for line in shown], edges),
+            weight_histograms(
+                np.stack([line.counts for line in shown]), [f"layer {line.layer}" for line in shown], edges
+            ),
             key="weights_spreads",
             config=STATIC,
             alt="Histogram of values, one row per layer",
@@ -126,13 +142,16 @@ def _draw_tensor(results: InspectionResults, lines: list[TensorLine]) -> None:
     name = st.selectbox("Tensor", [line.name for line in lines], key="weights_name", width=560)
     line = next(line for line in lines if line.name == name)
     st.plotly_chart(
-        weight_histogram(line.counts, edges, rms=line.rms), key="weights_one", config=STATIC, alt="Histogram of one tensor's values"
+        weight_histogram(line.counts, edges, rms=line.rms),
+        key="weights_one",
+        config=STATIC,
+        alt="Histogram of one tensor's values",
     )
     spectral = f", spectral norm {line.spectral:.4g}" if line.spectral is not None else ""
     st.caption(
-        f"{' × '.join(map(str, line.shape)) or 'a single value'}, {line.dtype}: mean {line.mean:.3g}, RMS {line.rms:.4g}, "
-        f"largest {line.largest:.4g}, {percent(line.zeros, digits=2)} zeros, "
-        f"{percent(line.beyond, digits=3)} beyond 5 RMS (in the outermost bars){spectral}."
+        f"{' × '.join(map(str, line.shape)) or 'a single value'}, {line.dtype}: mean {line.mean:.3g}, RMS"
+        f" {line.rms:.4g}, largest {line.largest:.4g}, {percent(line.zeros, digits=2)} zeros,"
+        f" {percent(line.beyond, digits=3)} beyond 5 RMS (in the outermost bars){spectral}."
     )
     with st.expander("All tensors as a table", icon=":material/table:"):
         st.dataframe(
@@ -154,7 +173,10 @@ def _draw_tensor(results: InspectionResults, lines: list[TensorLine]) -> None:
             hide_index=True,
             key="weights_table",
             column_config={"Tensor": st.column_config.Column(pinned=True)}
-            | {name: st.column_config.NumberColumn(format="%.5g") for name in ("RMS", "Largest", "Mean", "Spectral norm")}
+            | {
+                name: st.column_config.NumberColumn(format="%.5g")
+                for name in ("RMS", "Largest", "Mean", "Spectral norm")
+            }
             | {name: st.column_config.NumberColumn(format="percent") for name in ("Zeros", "Beyond 5 RMS")},
         )
 
@@ -174,7 +196,9 @@ def draw_changes(ctx: Context, person: Person, checkpoint: CheckpointView, other
     words = f"{summary['equal']:,} of {summary['compared']:,} tensors are equal."
     if summary["relative"] is not None:
         change = percent(summary["relative"], digits=3)
-        words = f"From {plain(checkpoint.name)} to {plain(other)} the weights changed by {change} of their norm. {words}"
+        words = (
+            f"From {plain(checkpoint.name)} to {plain(other)} the weights changed by {change} of their norm. {words}"
+        )
     st.markdown(words + (f" {lone:,} have no counterpart of the same name and shape." if lone else ""))
     moved = _by_part(changes)
     if moved:
@@ -204,7 +228,11 @@ def draw_changes(ctx: Context, person: Person, checkpoint: CheckpointView, other
                 "Cosine": st.column_config.NumberColumn(format="%.6f"),
             },
         )
-        for name, title in (("unlike", "Different shapes"), ("only_first", "Only in the first"), ("only_other", "Only in the second")):
+        for name, title in (
+            ("unlike", "Different shapes"),
+            ("only_first", "Only in the first"),
+            ("only_other", "Only in the second"),
+        ):
             if missing[name]:
                 st.caption(title)
                 st.text("\n".join(missing[name][:MOST_ROWS]))

@@ -18,7 +18,13 @@ LABELS: dict[Category, str] = {
     "evaluation": "Evaluation",
     "other": "Other jobs",
 }
-HUES: dict[Category, str] = {"requests": COLORS[1], "idle": MUTED, "training": COLORS[0], "evaluation": COLORS[2], "other": COLORS[3]}
+HUES: dict[Category, str] = {
+    "requests": COLORS[1],
+    "idle": MUTED,
+    "training": COLORS[0],
+    "evaluation": COLORS[2],
+    "other": COLORS[3],
+}
 BAR_HEIGHT = 34
 
 

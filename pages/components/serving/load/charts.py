@@ -21,7 +21,9 @@ DASHES = ("solid", "dot")
 
 @dataclass(frozen=True)
 class Curve:
-    """One level against one target of one load test, as the figures draw it. `number` is 0 for the chosen test, 1 for the compared one."""
+    """One level against one target of one load test, as the figures draw it. `number` is 0 for the chosen test, 1 for
+    the compared one.
+    """
 
     label: str
     side: str
@@ -30,7 +32,9 @@ class Curve:
 
 
 def distribution_figure(curves: Sequence[Curve], *, field: str, title: str, objective_ms: float) -> go.Figure:
-    """Return cumulative distributions of a latency on a log axis, with its objective as a line. Steps are buckets of 8 %."""
+    """Return cumulative distributions of a latency on a log axis, with its objective as a line. Steps are buckets of 8
+    %.
+    """
     figure = go.Figure()
     for curve in curves:
         counts = {int(bucket): count for bucket, count in (curve.summary.get(f"{field}_counts") or {}).items()}

@@ -19,7 +19,9 @@ from pages.components.words import date_time
 
 SIDES = {"gateway": "Gateway", "replica": "Replica"}
 LATE_MS = 10.0
-INTERVALS = "In brackets: 95 % intervals by order statistics for independent requests; absent where a level has too few."
+INTERVALS = (
+    "In brackets: 95 % intervals by order statistics for independent requests; absent where a level has too few."
+)
 
 
 def draw_results(tests: Sequence[LoadTestView]) -> None:
@@ -30,7 +32,9 @@ def draw_results(tests: Sequence[LoadTestView]) -> None:
     chosen = by_id[fields.selectbox("Result", list(by_id), format_func=words, key="load_result")]
     others = [id_ for id_ in by_id if id_ != chosen.id]
     words = by_identity("load_compared", others, lambda id_: label(by_id[id_]))
-    compared = fields.selectbox("Compare with", others, index=None, format_func=words, key="load_compared", placeholder="None")
+    compared = fields.selectbox(
+        "Compare with", others, index=None, format_func=words, key="load_compared", placeholder="None"
+    )
     draw_test(chosen)
     pair = [chosen]
     if compared is not None:
@@ -73,21 +77,30 @@ def draw_test(test: LoadTestView) -> None:
     formats = {"Requests/s": ",.2f", "Tokens/s": ",.1f"}
     draw_table(rows, key=f"load_levels_{test.id}", alt="Levels of the load test", formats=formats)
     mixes = f"prompts of {_mix(config['prompt_words'])} words, answers of at most {_mix(config['max_tokens'])} tokens"
-    objectives = f"objectives {config['slo_ttft_ms']:,.0f} ms to the first token and {config['slo_itl_ms']:,.0f} ms between tokens"
+    objectives = (
+        f"objectives {config['slo_ttft_ms']:,.0f} ms to the first token and {config['slo_itl_ms']:,.0f} ms between"
+        " tokens"
+    )
     parts = [plural(test.result.get("replicas", 0), "replica"), plain(test.checkpoint), mixes, objectives]
     st.caption(f"{' · '.join(filter(None, parts))}. {INTERVALS}")
     if test.result.get("stopped"):
         st.caption("Stopped before its last level.")
     if any(not (level.get(side) or {}).get("is_steady", True) for level in levels for side in SIDES):
-        st.caption("Rates of a level that is short beside its longest request include the time in which the last requests end.")
-    late = max((float((level.get(side) or {}).get("late_p99_ms") or 0) for level in levels for side in SIDES), default=0.0)
+        st.caption(
+            "Rates of a level that is short beside its longest request include the time in which the last requests end."
+        )
+    late = max(
+        (float((level.get(side) or {}).get("late_p99_ms") or 0) for level in levels for side in SIDES), default=0.0
+    )
     if late > LATE_MS:
         st.warning(
-            f"Requests were sent up to {late:,.0f} ms late (p99): the client's machine was too slow. Latencies count from the planned "
-            "arrival, so they hold this delay.",
+            f"Requests were sent up to {late:,.0f} ms late (p99): the client's machine was too slow. Latencies count"
+            " from the planned arrival, so they hold this delay.",
             icon=":material/schedule:",
         )
-    for problem in dict.fromkeys(str((level.get(side) or {}).get("first_error") or "") for level in levels for side in SIDES):
+    for problem in dict.fromkeys(
+        str((level.get(side) or {}).get("first_error") or "") for level in levels for side in SIDES
+    ):
         if problem:
             st.warning(f"First error: {plain(problem)}", icon=":material/error:")
 
@@ -119,8 +132,12 @@ def _rows(level: Mapping[str, Any]) -> list[dict[str, object]]:
 
 
 def draw_differences(first: LoadTestView, second: LoadTestView) -> None:
-    """Draw, for levels that both tests have, the change of rates and medians from the compared test to the chosen one."""
-    past = {(level["users"], side): level[side] for level in second.result["levels"] for side in SIDES if level.get(side)}
+    """Draw, for levels that both tests have, the change of rates and medians from the compared test to the chosen
+    one.
+    """
+    past = {
+        (level["users"], side): level[side] for level in second.result["levels"] for side in SIDES if level.get(side)
+    }
     rows = []
     for level in first.result["levels"]:
         for side, name in SIDES.items():
@@ -146,7 +163,9 @@ def draw_differences(first: LoadTestView, second: LoadTestView) -> None:
     draw_table(rows, key="load_changes", alt="Change between two load tests")
     same = {"prompt_words", "max_tokens", "rate", "arrivals", "slo_ttft_ms", "slo_itl_ms"}
     if any(first.config.get(name) != second.config.get(name) for name in same):
-        st.caption("The two tests differ in lengths, arrivals or objectives, so the change is not of the deployment alone.")
+        st.caption(
+            "The two tests differ in lengths, arrivals or objectives, so the change is not of the deployment alone."
+        )
 
 
 def draw_figures(tests: Sequence[LoadTestView]) -> None:
@@ -156,18 +175,31 @@ def draw_figures(tests: Sequence[LoadTestView]) -> None:
         return
     users = levels[-1]
     if len(levels) > 1:
-        users = st.segmented_control("Users in the figures", levels, default=users, key="load_level", required=True) or users
+        users = (
+            st.segmented_control("Users in the figures", levels, default=users, key="load_level", required=True)
+            or users
+        )
     curves = [curve for number, test in enumerate(tests) for curve in _curves(test, number, users, many=len(tests) > 1)]
     config = tests[0].config
     grid = st.grid(2, min_column_width=330)
-    for field, title, objective in (("ttft", "Time to first token", "slo_ttft_ms"), ("itl", "Time between tokens", "slo_itl_ms")):
+    for field, title, objective in (
+        ("ttft", "Time to first token", "slo_ttft_ms"),
+        ("itl", "Time between tokens", "slo_itl_ms"),
+    ):
         figure = distribution_figure(curves, field=field, title=title, objective_ms=config[objective])
         grid.plotly_chart(figure, key=f"load_{field}_figure", config=STATIC, alt=f"Distribution of the {title.lower()}")
     figure = course_figure(curves, field="tokens_per_s", title="Throughput", unit="tokens/s")
     grid.plotly_chart(figure, key="load_tokens_figure", config=STATIC, alt="Tokens per second over the test")
     figure = course_figure(curves, field="goodput_per_s", title="Goodput over time", unit="requests/s")
-    grid.plotly_chart(figure, key="load_good_figure", config=STATIC, alt="Requests within the objectives per second over the test")
-    every = [curve for number, test in enumerate(tests) for level in levels for curve in _curves(test, number, level, many=len(tests) > 1)]
+    grid.plotly_chart(
+        figure, key="load_good_figure", config=STATIC, alt="Requests within the objectives per second over the test"
+    )
+    every = [
+        curve
+        for number, test in enumerate(tests)
+        for level in levels
+        for curve in _curves(test, number, level, many=len(tests) > 1)
+    ]
     st.plotly_chart(goodput_figure(every), key="load_goodput_figure", config=STATIC, alt="Goodput by level and target")
 
 

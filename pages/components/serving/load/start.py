@@ -36,15 +36,24 @@ def draw_start(ctx: Context, person: Person, endpoint: str) -> None:
     if kind == CLOSED:
         users = fields.text_input("Users", "1, 8", key="load_users", help="One level each.")
     elif kind == POISSON:
-        values["rate"] = draw_number(fields, "Requests per second", 0.01, 100000.0, 2.0, key="load_rate", is_whole=False)
+        values["rate"] = draw_number(
+            fields, "Requests per second", 0.01, 100000.0, 2.0, key="load_rate", is_whole=False
+        )
     else:
-        upload = fields.file_uploader("Arrivals", type=["txt", "csv"], key="load_arrivals", help="A number of seconds per line.")
+        upload = fields.file_uploader(
+            "Arrivals", type=["txt", "csv"], key="load_arrivals", help="A number of seconds per line."
+        )
         arrivals = b"" if upload is None else upload.getvalue()
     if kind != TRACE:
-        values["duration_s"] = draw_number(fields, "Seconds per level", 1, 3600, 20, key="load_seconds", help="After the warm-up.")
+        values["duration_s"] = draw_number(
+            fields, "Seconds per level", 1, 3600, 20, key="load_seconds", help="After the warm-up."
+        )
     values["targets"] = TARGETS[
         fields.selectbox(
-            "Target", list(TARGETS), key="load_targets", help="Both in turn: the difference of their medians is what the gateway adds."
+            "Target",
+            list(TARGETS),
+            key="load_targets",
+            help="Both in turn: the difference of their medians is what the gateway adds.",
         )
     ]
     prompt_words = fields.text_input("Words per prompt", "48", key="load_words", help=MIX)
@@ -52,10 +61,17 @@ def draw_start(ctx: Context, person: Person, endpoint: str) -> None:
     values["warmup"] = draw_number(
         fields, "Warm-up requests", 0, 1000, 4, key="load_warmup", help="Not counted; with users, at least one each."
     )
-    values["slo_ttft_ms"] = draw_number(fields, "Objective: first token, ms", 1.0, 600000.0, 1000.0, key="load_ttft", is_whole=False)
-    values["slo_itl_ms"] = draw_number(fields, "Objective: between tokens, ms", 1.0, 600000.0, 100.0, key="load_itl", is_whole=False)
+    values["slo_ttft_ms"] = draw_number(
+        fields, "Objective: first token, ms", 1.0, 600000.0, 1000.0, key="load_ttft", is_whole=False
+    )
+    values["slo_itl_ms"] = draw_number(
+        fields, "Objective: between tokens, ms", 1.0, 600000.0, 100.0, key="load_itl", is_whole=False
+    )
     if kind != TRACE and (levels := _num_levels(users) if kind == CLOSED else 1):
-        st.caption(f"Takes about {format_duration(levels * float(values['duration_s']) * len(values['targets']))}, and the warm-up.")
+        st.caption(
+            f"Takes about {format_duration(levels * float(values['duration_s']) * len(values['targets']))}, and the"
+            " warm-up."
+        )
     if st.button(
         "Start load test",
         type="primary",

@@ -25,7 +25,9 @@ def lines_figure(
     start: datetime,
     end: datetime,
 ) -> go.Figure:
-    """Return a line per series over the whole window; a missing value is a gap. Counts have no ticks between whole numbers."""
+    """Return a line per series over the whole window; a missing value is a gap. Counts have no ticks between whole
+    numbers.
+    """
     figure = go.Figure()
     scale, suffix = (100.0, " %") if is_share else (1.0, f" {unit}".rstrip())
     for number, (name, points) in enumerate(series):
@@ -68,7 +70,12 @@ def _lay_out(figure: go.Figure, *, title: str, unit: str, start: datetime, end: 
         title={"text": title, "font": {"size": 14}, "x": 0, "xanchor": "left", "y": 0.98},
         showlegend=legend,
         legend={**LEGEND_BELOW, "y": -0.2},
-        xaxis={"title": None, "range": [start, end], "nticks": 6, "tickformat": "%H:%M" if (end - start).days < 2 else "%-d %b"},
+        xaxis={
+            "title": None,
+            "range": [start, end],
+            "nticks": 6,
+            "tickformat": "%H:%M" if (end - start).days < 2 else "%-d %b",
+        },
         yaxis={"title": unit or None, "rangemode": "tozero"},
         hovermode="x",
     )

@@ -26,8 +26,10 @@ from jobs.modeling.build import build_network, config_from_checkpoint
 from jobs.modeling.family_configs import make_config
 from jobs.training.network.adapters import lora_config
 
-# Names in vLLM's registry (vllm-project/vllm, vllm/model_executor/models/registry.py at 0002bff0b6cb36a3c8a17364de3303664463c412): decoders
-# of its own (_TEXT_GENERATION_MODELS, in part), and those that its transformers backend serves (_TRANSFORMERS_SUPPORTED_MODELS).
+# Names in vLLM's registry (vllm-project/vllm, vllm/model_executor/models/registry.py at
+# 0002bff0b6cb36a3c8a17364de3303664463c412): decoders
+# of its own (_TEXT_GENERATION_MODELS, in part), and those that its transformers backend serves
+# (_TRANSFORMERS_SUPPORTED_MODELS).
 VLLM_CLASSES = {
     "BloomForCausalLM",
     "DeepseekV2ForCausalLM",
@@ -58,18 +60,52 @@ VLLM_CLASSES = {
 }
 
 SMALL = {"num_layers": 2, "width": 32, "num_heads": 4, "context": 32, "vocab_size": 120, "feed_forward": 64}
-GROUPED = {"num_layers": 2, "width": 48, "num_heads": 6, "num_kv_heads": 2, "context": 48, "vocab_size": 301, "feed_forward": 40}
-SINGLE = {"num_layers": 3, "width": 40, "num_heads": 5, "num_kv_heads": 1, "context": 24, "vocab_size": 77, "feed_forward": 56}
-ALIKE = {"num_layers": 2, "width": 42, "num_heads": 3, "context": 40, "vocab_size": 99}  # heads not a power of two, of 14 numbers
+GROUPED = {
+    "num_layers": 2,
+    "width": 48,
+    "num_heads": 6,
+    "num_kv_heads": 2,
+    "context": 48,
+    "vocab_size": 301,
+    "feed_forward": 40,
+}
+SINGLE = {
+    "num_layers": 3,
+    "width": 40,
+    "num_heads": 5,
+    "num_kv_heads": 1,
+    "context": 24,
+    "vocab_size": 77,
+    "feed_forward": 56,
+}
+ALIKE = {
+    "num_layers": 2,
+    "width": 42,
+    "num_heads": 3,
+    "context": 40,
+    "vocab_size": 99,
+}  # heads not a power of two, of 14 numbers
 SIZES: dict[str, tuple[dict[str, Any], ...]] = {
     "llama": (SMALL, {**GROUPED, "tie_embeddings": False}, {**SINGLE, "head_size": 16}),
     "gpt2": ({**SMALL, "feed_forward": 128}, ALIKE, {**ALIKE, "num_heads": 14, "feed_forward": 50, "num_layers": 1}),
-    "mistral": ({**SMALL, "window": 8}, {**GROUPED, "window": 48, "tie_embeddings": False}, {**SINGLE, "window": 2, "head_size": 6}),
+    "mistral": (
+        {**SMALL, "window": 8},
+        {**GROUPED, "window": 48, "tie_embeddings": False},
+        {**SINGLE, "window": 2, "head_size": 6},
+    ),
     "qwen3": (SMALL, {**GROUPED, "head_size": 12, "tie_embeddings": False}, SINGLE),
-    "gemma3": ({**SMALL, "window": 8, "global_every": 2}, {**GROUPED, "head_size": 20, "window": 48}, {**SINGLE, "global_every": 9}),
+    "gemma3": (
+        {**SMALL, "window": 8, "global_every": 2},
+        {**GROUPED, "head_size": 20, "window": 48},
+        {**SINGLE, "global_every": 9},
+    ),
     "bloom": ({**SMALL, "feed_forward": 128}, ALIKE, {**ALIKE, "num_heads": 14, "num_layers": 1, "vocab_size": 400}),
     "smollm3": (SMALL, {**GROUPED, "nope_every": 2, "tie_embeddings": False}, {**SINGLE, "nope_every": 1}),
-    "mixtral": (SMALL, {**GROUPED, "num_experts": 6, "experts_per_token": 3}, {**SINGLE, "num_experts": 1, "experts_per_token": 1}),
+    "mixtral": (
+        SMALL,
+        {**GROUPED, "num_experts": 6, "experts_per_token": 3},
+        {**SINGLE, "num_experts": 1, "experts_per_token": 1},
+    ),
     "qwen3_moe": (
         {**SMALL, "num_experts": 5, "experts_per_token": 2},
         {**GROUPED, "dense_layers": 1, "expert_feed_forward": 12, "tie_embeddings": False},
@@ -77,11 +113,23 @@ SIZES: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "deepseek_v3": (
         {**SMALL, "shared_experts": 2},
-        {**ALIKE, "feed_forward": 30, "query_rank": 0, "kv_rank": 9, "value_head_size": 5, "dense_layers": 0, "experts_per_token": 8},
+        {
+            **ALIKE,
+            "feed_forward": 30,
+            "query_rank": 0,
+            "kv_rank": 9,
+            "value_head_size": 5,
+            "dense_layers": 0,
+            "experts_per_token": 8,
+        },
         {**ALIKE, "num_heads": 4, "rope_head_size": 2, "nope_head_size": 3, "expert_feed_forward": 7, "num_experts": 2},
     ),
 }
-CASES = [pytest.param(family, size, id=f"{family}-{index}") for family, sizes in SIZES.items() for index, size in enumerate(sizes)]
+CASES = [
+    pytest.param(family, size, id=f"{family}-{index}")
+    for family, sizes in SIZES.items()
+    for index, size in enumerate(sizes)
+]
 every_case = pytest.mark.parametrize(("family", "size"), CASES)
 
 
@@ -135,7 +183,9 @@ def count_operations(network: Any, tokens: int, *, backward: bool = False) -> in
 
 
 @every_case
-def test_parameters_by_component_equal_those_of_the_built_network(family: str, size: dict[str, Any], tmp_path: Path) -> None:
+def test_parameters_by_component_equal_those_of_the_built_network(
+    family: str, size: dict[str, Any], tmp_path: Path
+) -> None:
     config = shape(family, size)
     network, report = built(config), describe(config)
     assert report.parameters == sum(parameter.numel() for parameter in network.parameters())
@@ -187,12 +237,16 @@ def test_adapters_and_their_operations_equal_what_peft_adds(family: str) -> None
     report = describe(config, lora=run.lora)
     assert report.trainable_parameters == sum(p.numel() for p in network.parameters() if p.requires_grad)
     for operations, backward in ((report.flops_per_token.forward, False), (report.flops_per_token.training, True)):
-        assert operations * config.context == pytest.approx(count_operations(network, config.context, backward=backward), rel=0.003)
+        assert operations * config.context == pytest.approx(
+            count_operations(network, config.context, backward=backward), rel=0.003
+        )
 
 
 def test_the_latent_cache_is_reported_with_its_saving() -> None:
     report = describe(ArchitectureConfig(family="deepseek_v3"))
-    assert report.kv_cache_expanded_bytes_per_token == 4 * 4 * (48 + 32) * 4  # layers x heads x (key + value numbers) x bytes
+    assert (
+        report.kv_cache_expanded_bytes_per_token == 4 * 4 * (48 + 32) * 4
+    )  # layers x heads x (key + value numbers) x bytes
     assert report.kv_cache_bytes_per_token == 4 * (32 + 16) * 4
     assert describe(ArchitectureConfig()).kv_cache_expanded_bytes_per_token is None
 
@@ -201,7 +255,9 @@ def test_the_latent_cache_is_reported_with_its_saving() -> None:
 @given(
     st.sampled_from(FAMILY_NAMES),
     st.dictionaries(
-        st.sampled_from([*OPTIONAL_FIELDS, "num_kv_heads", "feed_forward", "tie_embeddings"]), st.sampled_from((0, 1, 2, 3, 8)), max_size=3
+        st.sampled_from([*OPTIONAL_FIELDS, "num_kv_heads", "feed_forward", "tie_embeddings"]),
+        st.sampled_from((0, 1, 2, 3, 8)),
+        max_size=3,
     ),
     st.sampled_from((1, 2, 4)),
     st.sampled_from((8, 12, 24)),
@@ -210,7 +266,14 @@ def test_the_latent_cache_is_reported_with_its_saving() -> None:
 def test_accepted_configs_can_be_built_and_others_name_a_field(
     family: str, given_fields: dict[str, Any], layers: int, width: int, heads: int
 ) -> None:
-    values = {"family": family, "num_layers": layers, "width": width, "num_heads": heads, "context": 16, "vocab_size": 20}
+    values = {
+        "family": family,
+        "num_layers": layers,
+        "width": width,
+        "num_heads": heads,
+        "context": 16,
+        "vocab_size": 20,
+    }
     try:
         config = ArchitectureConfig.model_validate({**values, **given_fields})
     except ValidationError as error:

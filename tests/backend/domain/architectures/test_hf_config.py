@@ -31,9 +31,27 @@ def gated(
     }
 
 
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-GEMMA = {"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 512, "sliding_window_pattern": 6, "rope_local_base_freq": 10_000}
-QWEN_MOE = {"head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": True}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+GEMMA = {
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 512,
+    "sliding_window_pattern": 6,
+    "rope_local_base_freq": 10_000,
+}
+QWEN_MOE = {
+    "head_dim": 128,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 768,
+    "norm_topk_prob": True,
+}
 DEEPSEEK = {
     "n_routed_experts": 256,
     "num_experts_per_tok": 8,
@@ -63,21 +81,45 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int, int]] = {  # config.json, parame
         8_030_261_248,
         8_030_261_248,
     ),
-    "GPT-2": ({"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257}, 124_439_808, 0),
+    "GPT-2": (
+        {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257},
+        124_439_808,
+        0,
+    ),
     "GPT-2 XL": (
         {"model_type": "gpt2", "n_embd": 1600, "n_layer": 48, "n_head": 25, "n_positions": 1024, "vocab_size": 50257},
         1_557_611_200,
         0,
     ),
-    "Mistral-7B-v0.1": (gated("mistral", 4096, 14336, 32, 32, 8, 32_768, 32_000, sliding_window=4096), 7_241_732_096, 0),
+    "Mistral-7B-v0.1": (
+        gated("mistral", 4096, 14336, 32, 32, 8, 32_768, 32_000, sliding_window=4096),
+        7_241_732_096,
+        0,
+    ),
     "Qwen3-0.6B": (
-        gated("qwen3", 1024, 3072, 28, 16, 8, 40_960, 151_936, head_dim=128, tie_word_embeddings=True, rope_theta=1_000_000),
+        gated(
+            "qwen3",
+            1024,
+            3072,
+            28,
+            16,
+            8,
+            40_960,
+            151_936,
+            head_dim=128,
+            tie_word_embeddings=True,
+            rope_theta=1_000_000,
+        ),
         596_049_920,
         0,
     ),
     "Qwen3-8B": (gated("qwen3", 4096, 12_288, 36, 32, 8, 40_960, 151_936, head_dim=128), 8_190_735_360, 0),
     "Gemma-3-1B": (
-        {key: value for key, value in gated("gemma3_text", 1152, 6912, 26, 4, 1, 32_768, 262_144, **GEMMA).items() if "tie" not in key},
+        {
+            key: value
+            for key, value in gated("gemma3_text", 1152, 6912, 26, 4, 1, 32_768, 262_144, **GEMMA).items()
+            if "tie" not in key
+        },
         999_885_952,
         0,
     ),
@@ -86,19 +128,54 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int, int]] = {  # config.json, parame
         559_214_592,
         0,
     ),
-    "BLOOM": ({"model_type": "bloom", "hidden_size": 14_336, "n_layer": 70, "n_head": 112, "vocab_size": 250_880}, 176_247_271_424, 0),
+    "BLOOM": (
+        {"model_type": "bloom", "hidden_size": 14_336, "n_layer": 70, "n_head": 112, "vocab_size": 250_880},
+        176_247_271_424,
+        0,
+    ),
     "SmolLM3-3B": (
-        gated("smollm3", 2048, 11_008, 36, 16, 4, 65_536, 128_256, tie_word_embeddings=True, no_rope_layers=[1, 1, 1, 0] * 9),
+        gated(
+            "smollm3",
+            2048,
+            11_008,
+            36,
+            16,
+            4,
+            65_536,
+            128_256,
+            tie_word_embeddings=True,
+            no_rope_layers=[1, 1, 1, 0] * 9,
+        ),
         3_075_098_624,
         0,
     ),
     "Mixtral-8x7B": (
-        gated("mixtral", 4096, 14_336, 32, 32, 8, 32_768, 32_000, num_local_experts=8, num_experts_per_tok=2, sliding_window=None),
+        gated(
+            "mixtral",
+            4096,
+            14_336,
+            32,
+            32,
+            8,
+            32_768,
+            32_000,
+            num_local_experts=8,
+            num_experts_per_tok=2,
+            sliding_window=None,
+        ),
         46_702_792_704,
         12_879_925_248,
     ),
-    "Qwen3-30B-A3B": (gated("qwen3_moe", 2048, 6144, 48, 32, 4, 40_960, 151_936, **QWEN_MOE), 30_532_122_624, 3_353_032_704),
-    "DeepSeek-V3": (gated("deepseek_v3", 7168, 18_432, 61, 128, 128, 163_840, 129_280, **DEEPSEEK), 671_026_404_352, 37_552_282_624),
+    "Qwen3-30B-A3B": (
+        gated("qwen3_moe", 2048, 6144, 48, 32, 4, 40_960, 151_936, **QWEN_MOE),
+        30_532_122_624,
+        3_353_032_704,
+    ),
+    "DeepSeek-V3": (
+        gated("deepseek_v3", 7168, 18_432, 61, 128, 128, 163_840, 129_280, **DEEPSEEK),
+        671_026_404_352,
+        37_552_282_624,
+    ),
 }
 
 

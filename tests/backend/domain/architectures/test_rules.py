@@ -19,7 +19,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"num_heads": 128}, "num_heads", "a head of 1 numbers is odd.*choose width / heads even"),
     ({"head_size": 15}, "head_size", "a head of 15 numbers is odd.*head_size 16 would work"),
     ({"num_kv_heads": 3}, "num_kv_heads", "4 heads can't be shared evenly among 3 key/value heads: use 1, 2 or 4"),
-    ({"num_kv_heads": 8}, "num_kv_heads", "8 key/value heads are more than the 4 query heads that use them: use 1, 2 or 4"),
+    (
+        {"num_kv_heads": 8},
+        "num_kv_heads",
+        "8 key/value heads are more than the 4 query heads that use them: use 1, 2 or 4",
+    ),
     (
         {"window": 64},
         "window",
@@ -27,15 +31,43 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"family": "gpt2", "rope_theta": 1e4}, "rope_theta", "GPT-2 has learned positions. Leave rope_theta out"),
     ({"family": "gpt2", "num_kv_heads": 2}, "num_kv_heads", "in GPT-2 every query head has its own.*or set it to 4"),
-    ({"family": "gpt2", "tie_embeddings": False}, "tie_embeddings", "servers load no second matrix: switch tie_embeddings on"),
+    (
+        {"family": "gpt2", "tie_embeddings": False},
+        "tie_embeddings",
+        "servers load no second matrix: switch tie_embeddings on",
+    ),
     ({"family": "deepseek_v3", "tie_embeddings": True}, "tie_embeddings", "an untied head.*switch tie_embeddings off"),
-    ({"family": "bloom", "feed_forward": 300}, "feed_forward", "a feed-forward of 300: .*always 4 x width.*set it to 512"),
+    (
+        {"family": "bloom", "feed_forward": 300},
+        "feed_forward",
+        "a feed-forward of 300: .*always 4 x width.*set it to 512",
+    ),
     ({"family": "bloom", "num_heads": 5}, "num_heads", "128 / 5 is not whole; 4 heads would work"),
-    ({"family": "mistral", "window": 512}, "window", "a window of 512 tokens is longer than the context of 256: choose at most 256"),
-    ({"family": "mixtral", "experts_per_token": 9}, "experts_per_token", "can't use 9 experts where there are 4: .* at most 4"),
-    ({"family": "mixtral", "expert_feed_forward": 64}, "expert_feed_forward", "Mixtral gives feed_forward, which is each expert's size"),
-    ({"family": "qwen3_moe", "dense_layers": 4}, "dense_layers", "4 dense layers leave none of the 4 layers.*choose at most 3"),
-    ({"family": "deepseek_v3", "num_experts": 1, "experts_per_token": 1}, "num_experts", "1 is too few: choose 2 or more"),
+    (
+        {"family": "mistral", "window": 512},
+        "window",
+        "a window of 512 tokens is longer than the context of 256: choose at most 256",
+    ),
+    (
+        {"family": "mixtral", "experts_per_token": 9},
+        "experts_per_token",
+        "can't use 9 experts where there are 4: .* at most 4",
+    ),
+    (
+        {"family": "mixtral", "expert_feed_forward": 64},
+        "expert_feed_forward",
+        "Mixtral gives feed_forward, which is each expert's size",
+    ),
+    (
+        {"family": "qwen3_moe", "dense_layers": 4},
+        "dense_layers",
+        "4 dense layers leave none of the 4 layers.*choose at most 3",
+    ),
+    (
+        {"family": "deepseek_v3", "num_experts": 1, "experts_per_token": 1},
+        "num_experts",
+        "1 is too few: choose 2 or more",
+    ),
     ({"family": "deepseek_v3", "rope_head_size": 7}, "rope_head_size", "a rope_head_size of 7 is odd.*8 would work"),
     ({"family": "deepseek_v3", "head_size": 32}, "head_size", "DeepSeek-V3 has heads of nope_head_size"),
     ({"family": "gemma3", "width": 130, "head_size": 32}, "num_heads", "130 / 4 is not whole"),
@@ -48,7 +80,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("values", "field", "words"), REFUSED, ids=lambda value: str(value) if isinstance(value, dict) else None)
+@pytest.mark.parametrize(
+    ("values", "field", "words"), REFUSED, ids=lambda value: str(value) if isinstance(value, dict) else None
+)
 def test_an_impossible_shape_is_reported_at_the_field_to_change(values: dict[str, Any], field: str, words: str) -> None:
     with pytest.raises(ValidationError) as caught:
         ArchitectureConfig.model_validate(values)
@@ -59,7 +93,9 @@ def test_an_impossible_shape_is_reported_at_the_field_to_change(values: dict[str
 
 def test_all_problems_are_reported_each_at_its_field() -> None:
     with pytest.raises(ValidationError) as caught:
-        ArchitectureConfig.model_validate({"family": "gpt2", "num_kv_heads": 2, "window": 9, "tie_embeddings": False, "width": 129})
+        ArchitectureConfig.model_validate(
+            {"family": "gpt2", "num_kv_heads": 2, "window": 9, "tie_embeddings": False, "width": 129}
+        )
     assert set(problems_by_field(caught.value)) == {"num_kv_heads", "window", "tie_embeddings", "num_heads"}
     message = validation_message(caught.value)
     assert message.count(";") >= 3
@@ -81,7 +117,9 @@ def test_every_family_lists_its_traits_and_its_missing_fields_with_reasons(famil
     entry = FAMILIES[family]
     config = ArchitectureConfig(family=family)
     assert all(
-        (getattr(config, name) is None) == (explain_missing(family, name) is not None) for name in OPTIONAL_FIELDS if name != "head_size"
+        (getattr(config, name) is None) == (explain_missing(family, name) is not None)
+        for name in OPTIONAL_FIELDS
+        if name != "head_size"
     )
     assert all(len(text) > 3 for text in (entry.title, entry.summary, entry.positions, entry.norm, entry.feed_forward))
     assert ("tie_embeddings" in entry.fixed) == (entry.tied is not None)

@@ -24,7 +24,9 @@ def votes_that_like_length(effect: float, *, count: int = 4000) -> list[VoteReco
     votes = []
     for number in range(count):
         a, b = rng.choice(names, size=2, replace=False)
-        form_a, form_b = (AnswerFeatures(TYPICAL[name] * math.exp(rng.normal(0, 0.5)), bold=float(rng.poisson(2))) for name in (a, b))
+        form_a, form_b = (
+            AnswerFeatures(TYPICAL[name] * math.exp(rng.normal(0, 0.5)), bold=float(rng.poisson(2))) for name in (a, b)
+        )
         z = (form_a.length - form_b.length) / (form_a.length + form_b.length)
         chance = 1 / (1 + math.exp(STRENGTHS[b] - STRENGTHS[a] - effect * z))
         winner = "A" if rng.random() < chance else "B"
@@ -66,7 +68,9 @@ def test_the_effect_of_length_is_nothing_where_it_has_none() -> None:
 def test_control_is_the_same_with_sides_swapped() -> None:
     votes = votes_that_like_length(1.0, count=600)
     swapped = [
-        replace(vote, a=vote.b, b=vote.a, form_a=vote.form_b, form_b=vote.form_a, winner={"A": "B", "B": "A"}[vote.winner])
+        replace(
+            vote, a=vote.b, b=vote.a, form_a=vote.form_b, form_b=vote.form_a, winner={"A": "B", "B": "A"}[vote.winner]
+        )
         for vote in votes
     ]
     first, second = (fit_ratings(rows, control=("length",), num_draws=50) for rows in (votes, swapped))
@@ -91,7 +95,8 @@ def unequal_votes() -> list[VoteRecord]:
     votes = []
     for (a, b), (count, share, probability) in shares.items():
         votes += [
-            VoteRecord(f"p{n % 50}", f"r{n % 9}", a, b, "A" if n < share * count else "B", probability=probability) for n in range(count)
+            VoteRecord(f"p{n % 50}", f"r{n % 9}", a, b, "A" if n < share * count else "B", probability=probability)
+            for n in range(count)
         ]
     return votes
 

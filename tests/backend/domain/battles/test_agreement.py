@@ -78,7 +78,12 @@ def test_an_unknown_label_has_no_canonical_form() -> None:
 
 def test_two_turns_of_a_prompt_are_two_battles() -> None:
     first = VoteRecord("p", "r1", "x", "y", "A", turn="1")
-    votes = [first, replace(first, turn="2", winner="B"), replace(first, rater="r2"), replace(first, rater="r2", turn="2", winner="B")]
+    votes = [
+        first,
+        replace(first, turn="2", winner="B"),
+        replace(first, rater="r2"),
+        replace(first, rater="r2", turn="2", winner="B"),
+    ]
     result = vote_agreement(votes)
     assert (result.num_items, result.num_pairs) == (2, 2)
     assert result.percent_agreement is not None
@@ -106,7 +111,10 @@ def test_a_judge_is_compared_with_each_raters_vote_and_with_none_of_its_own() ->
 def test_a_judge_that_prefers_the_first_answer_in_both_orders_is_inconsistent_and_ties() -> None:
     votes = []
     for place in range(10):
-        votes += [VoteRecord(f"p{place}", "judge", "x", "y", "A"), VoteRecord(f"p{place}", "judge", "y", "x", "A" if place < 4 else "B")]
+        votes += [
+            VoteRecord(f"p{place}", "judge", "x", "y", "A"),
+            VoteRecord(f"p{place}", "judge", "y", "x", "A" if place < 4 else "B"),
+        ]
         votes.append(VoteRecord(f"p{place}", "r", "x", "y", "TIE" if place < 4 else "A"))
     result = judge_agreement(votes, "judge")
     assert result.flips is not None
@@ -118,7 +126,8 @@ def test_a_judge_that_prefers_the_first_answer_in_both_orders_is_inconsistent_an
 
 
 def coincidence_alpha(votes: list[VoteRecord]) -> float:
-    """Krippendorff's alpha by the matrix of coincidences, o_ck = sum_u pairs(c, k) / (m_u - 1), as the package krippendorff computes it.
+    """Krippendorff's alpha by the matrix of coincidences, o_ck = sum_u pairs(c, k) / (m_u - 1), as the package
+    krippendorff computes it.
 
     Second implementation: 1 - (n - 1) * (off-diagonal o) / (off-diagonal n_c n_k).
     """

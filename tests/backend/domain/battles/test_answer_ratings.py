@@ -1,4 +1,6 @@
-"""Boards of single-answer ratings: shares and means, and two-way intervals against their definition and in simulation."""
+"""Boards of single-answer ratings: shares and means, and two-way intervals against their definition and in
+simulation.
+"""
 
 from __future__ import annotations
 

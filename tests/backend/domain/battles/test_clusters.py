@@ -1,4 +1,6 @@
-"""Cluster sandwiches: dense, chunked and sparse agree, contrasts agree with the matrix, and the correction keeps its promises."""
+"""Cluster sandwiches: dense, chunked and sparse agree, contrasts agree with the matrix, and the correction keeps its
+promises.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def fitted(columns: VoteColumns, method: Method = "bradley_terry", *, side: bool
 
 @pytest.mark.parametrize("method", ["bradley_terry", "davidson", "rao_kupper"])
 @pytest.mark.parametrize("way", ["prompt", "rater", "two_way"])
-def test_a_sparse_or_a_chunked_table_gives_the_meat_of_the_dense_one(method: Method, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sparse_or_a_chunked_table_gives_the_meat_of_the_dense_one(
+    method: Method, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     columns = crossed_votes(with_forms=True)
     fit, scores, _ = fitted(columns, method, side=True)
     dense = covariance(fit, scores, groupings(columns, way)).matrix  # type: ignore[arg-type]
@@ -102,7 +106,8 @@ def test_a_contrast_of_two_strengths_has_the_variance_that_the_matrix_gives() ->
         groups = groupings(columns, way)  # type: ignore[arg-type]
         spread = contrast_spread(scores, groups, fit.inverse_hessian[:, 0] - fit.inverse_hessian[:, 1])
         gaps = covariance(fit, scores, groups).gaps
-        # the effective number of clusters differs: all votes for a contrast of anything, the two contestants' for their difference
+        # the effective number of clusters differs: all votes for a contrast of anything, the two contestants' for their
+        # difference
         assert float(spread.variance) == pytest.approx(gaps.variance[0, 1], rel=0.02)
 
 
@@ -120,7 +125,9 @@ def test_a_balanced_design_has_the_variances_of_analysis_of_variance(raters: int
     sizes = ((prompts, float(raters)), (raters, float(prompts)))
     ways = [few([np.array(count * size**power) for power in (1, 2, 3)]) for count, size in sizes]
     spread = combine(parts, ways)
-    median = 0.7 if raters == 3 else 1.0  # of chi-squared / df with 2 degrees of freedom: log 2, by Wilson and Hilferty 0.702
+    median = (
+        0.7 if raters == 3 else 1.0
+    )  # of chi-squared / df with 2 degrees of freedom: log 2, by Wilson and Hilferty 0.702
     expected = squares[0] + squares[1] / median - squares[2]
     assert float(spread.variance) == pytest.approx(prompts * raters * expected, rel=0.01)
     assert raters - 1 <= float(spread.df) <= prompts + raters
@@ -182,7 +189,9 @@ def test_intervals_hold_where_few_raters_cast_unequal_numbers_of_votes() -> None
         label = np.where(rng.random(len(prompt)) < 1 / (1 + np.exp(-odds)), 0, 1)
         label[rng.random(len(prompt)) < 0.2] = 2
         voted, rater = np.unique(rater, return_inverse=True)
-        columns = VoteColumns(("a", "b"), prompts, tuple(map(str, voted)), 0 * label, 0 * label + 1, label, prompt, rater)
+        columns = VoteColumns(
+            ("a", "b"), prompts, tuple(map(str, voted)), 0 * label, 0 * label + 1, label, prompt, rater
+        )
         table = rate(columns, RatingOptions(num_draws=20))
         pair = table.pair("a", "b")
         held.append(pair.low <= 0 <= pair.high)

@@ -37,11 +37,15 @@ def votes() -> list[VoteRecord]:
 
 
 def document(**options: Any) -> dict[str, Any]:
-    frozen, _ = freeze_document(votes(), RatingOptions(**options), campaign="Stories", name="first", at=AT, version="1.2.0")
+    frozen, _ = freeze_document(
+        votes(), RatingOptions(**options), campaign="Stories", name="first", at=AT, version="1.2.0"
+    )
     return frozen
 
 
-@pytest.mark.parametrize("options", [{}, {"method": "davidson", "cluster_by": "prompt"}, {"control": ("length",), "reweight": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"method": "davidson", "cluster_by": "prompt"}, {"control": ("length",), "reweight": True}]
+)
 def test_a_board_read_from_its_file_verifies(options: dict[str, Any]) -> None:
     frozen = document(**options)
     read = json.loads(json.dumps(frozen))

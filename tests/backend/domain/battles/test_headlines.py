@@ -15,14 +15,18 @@ from backend.domain.battles.votes import VoteRecord
 from backend.domain.wording import about, format_evidence
 
 
-def votes(share: float, *, num: int, raters: int, seed: int = 1, a: str = "Village chat", b: str = "Base") -> list[VoteRecord]:
+def votes(
+    share: float, *, num: int, raters: int, seed: int = 1, a: str = "Village chat", b: str = "Base"
+) -> list[VoteRecord]:
     """Votes on a prompt each, raters in turn; `share` of them for `a`, sides shuffled."""
     rng = np.random.default_rng(seed)
     wins = rng.permutation(np.arange(num) < round(share * num))
     rows = []
     for number, wins_a in enumerate(wins):
         sides = (a, b) if rng.random() < 0.5 else (b, a)
-        rows.append(VoteRecord(f"p{number}", f"r{number % raters}", *sides, "A" if (sides[0] == a) == bool(wins_a) else "B"))
+        rows.append(
+            VoteRecord(f"p{number}", f"r{number % raters}", *sides, "A" if (sides[0] == a) == bool(wins_a) else "B")
+        )
     return rows
 
 
@@ -35,7 +39,8 @@ def test_a_probable_lead_says_what_is_missing_at_the_observed_gap() -> None:
     headline = pair_headline(verdict, table)
     assert headline.tone == "leaning"
     assert re.fullmatch(
-        r"Village chat is probably better than Base, 70 % of 40 votes\. Not enough to promote: about [\d,]+ more votes .*at this gap\.",
+        r"Village chat is probably better than Base, 70 % of 40 votes\. Not enough to promote: about [\d,]+ more votes"
+        r" .*at this gap\.",
         headline.sentence,
     )
 
@@ -52,7 +57,9 @@ def test_a_decided_lead_is_enough_and_names_whom_it_speaks_for() -> None:
 def test_what_one_rater_prefers_is_said_of_that_rater() -> None:
     verdict, table = judged(votes(0.95, num=60, raters=1))
     headline = pair_headline(verdict, table)
-    assert headline.sentence.startswith("The one rater who voted prefers Village chat to Base, 95 % of 60 votes; others may not.")
+    assert headline.sentence.startswith(
+        "The one rater who voted prefers Village chat to Base, 95 % of 60 votes; others may not."
+    )
     assert "Speaks for the one rater who voted and no others." in headline.notes
 
 
@@ -101,16 +108,21 @@ def test_a_leader_that_never_met_the_second_leads_the_ratings_alone() -> None:
     table = fit_ratings(cast)
     headline = board_headline([pair_verdict(cast, "Village chat", "Base", num_pairs=3)], table)
     assert headline is not None
-    assert headline.sentence.startswith("Village chat leads the ratings of 3 contestants, probably ahead of Base. Not enough to promote")
+    assert headline.sentence.startswith(
+        "Village chat leads the ratings of 3 contestants, probably ahead of Base. Not enough to promote"
+    )
 
 
-@pytest.mark.parametrize(("number", "words"), [(7, "7"), (99, "99"), (101, "110"), (2311, "2,400"), (4_000_000, "over 100,000")])
+@pytest.mark.parametrize(
+    ("number", "words"), [(7, "7"), (99, "99"), (101, "110"), (2311, "2,400"), (4_000_000, "over 100,000")]
+)
 def test_estimated_counts_have_two_figures(number: int, words: str) -> None:
     assert about(number) == words
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(4.27e8, "over a million"), (31.4, "31"), (0.37, "0.37"), (1e-5, "under 0.01"), (2311, "2,300")]
+    ("value", "words"),
+    [(4.27e8, "over a million"), (31.4, "31"), (0.37, "0.37"), (1e-5, "under 0.01"), (2311, "2,300")],
 )
 def test_evidence_has_no_power_of_ten(value: float, words: str) -> None:
     assert format_evidence(value) == words

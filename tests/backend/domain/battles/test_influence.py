@@ -17,7 +17,13 @@ def close_race(seed: int = 3, *, lead: float = 0.55) -> list[VoteRecord]:
         a, b = rng.choice(["x", "y", "z"], size=2, replace=False)
         chance = {("x", "y"): lead, ("y", "x"): 1 - lead, ("x", "z"): 0.75, ("y", "z"): 0.75}.get((a, b), 0.25)
         votes.append(
-            VoteRecord(f"p{number % 40}", f"r{number % 9}", a, b, "TIE" if rng.random() < 0.1 else "A" if rng.random() < chance else "B")
+            VoteRecord(
+                f"p{number % 40}",
+                f"r{number % 9}",
+                a,
+                b,
+                "TIE" if rng.random() < 0.1 else "A" if rng.random() < chance else "B",
+            )
         )
     return votes
 

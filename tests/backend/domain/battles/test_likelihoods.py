@@ -1,4 +1,6 @@
-"""Models of a vote: probabilities sum to one, slopes are those of the values, and fits equal another optimiser's and published tables."""
+"""Models of a vote: probabilities sum to one, slopes are those of the values, and fits equal another optimiser's and
+published tables.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,14 @@ HOME_GAMES = (
     ((2, 5), (3, 3), (3, 4), (4, 3), (4, 2), (2, 4)),
     ((2, 5), (1, 5), (1, 6), (2, 4), (1, 6), (3, 4)),
 )
-PLAIN = {"Milwaukee": 1.5814, "Detroit": 1.4364, "Toronto": 1.2945, "New York": 1.2476, "Boston": 1.1077, "Cleveland": 0.6839}
+PLAIN = {
+    "Milwaukee": 1.5814,
+    "Detroit": 1.4364,
+    "Toronto": 1.2945,
+    "New York": 1.2476,
+    "Boston": 1.1077,
+    "Cleveland": 0.6839,
+}
 
 
 def baseball() -> list[VoteRecord]:
@@ -45,7 +54,10 @@ def baseball() -> list[VoteRecord]:
 def tied_votes(seed: int = 1) -> list[VoteRecord]:
     rng = np.random.default_rng(seed)
     pairs = [pair for pair in combinations("wxyz", 2) for _ in range(40)]
-    return [VoteRecord(f"p{n % 30}", f"r{n % 7}", a, b, rng.choice(["A", "B", "TIE"], p=[0.5, 0.2, 0.3])) for n, (a, b) in enumerate(pairs)]
+    return [
+        VoteRecord(f"p{n % 30}", f"r{n % 7}", a, b, rng.choice(["A", "B", "TIE"], p=[0.5, 0.2, 0.3]))
+        for n, (a, b) in enumerate(pairs)
+    ]
 
 
 @pytest.mark.parametrize("method", TIE_METHODS)
@@ -91,7 +103,9 @@ def test_a_fit_with_ties_equals_a_general_optimisers(method: Method) -> None:
             chances = np.stack([win, 1 - win - lost, lost])
         return -float(cells.weight @ np.log(chances[cells.outcome, np.arange(len(gap))]))
 
-    best = scipy.optimize.minimize(loss, [0, 0, 0, 0.5], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-11, "maxiter": 20_000})
+    best = scipy.optimize.minimize(
+        loss, [0, 0, 0, 0.5], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-11, "maxiter": 20_000}
+    )
     assert fit.log_likelihood == pytest.approx(-best.fun, abs=1e-7)
     np.testing.assert_allclose(fit.theta - fit.theta[0], [0, *best.x[:3]], atol=1e-4)
     assert fit.tie == pytest.approx(best.x[3], abs=1e-4)
@@ -107,7 +121,9 @@ def test_baseball_gives_agrestis_abilities_and_home_advantage() -> None:
     cells = sum_votes(columns)
     last = columns.contestants.index("Baltimore")
     plain, home = effects(maximise(cells)), effects(maximise(with_side(cells)))
-    assert {team: plain.theta[columns.contestants.index(team)] - plain.theta[last] for team in PLAIN} == pytest.approx(PLAIN, abs=6e-5)
+    assert {team: plain.theta[columns.contestants.index(team)] - plain.theta[last] for team in PLAIN} == pytest.approx(
+        PLAIN, abs=6e-5
+    )
     assert home.effects[0] == pytest.approx(0.3023, abs=6e-5)
     assert home.theta[columns.contestants.index("Milwaukee")] - home.theta[last] == pytest.approx(1.6196, abs=6e-5)
     bias = fit_ratings(baseball(), cluster_by="none").position_bias
@@ -156,5 +172,9 @@ def test_methods_are_compared_on_the_three_outcomes() -> None:
     decisive = [vote for vote in tied_votes() if vote.winner != "TIE"]
     ties = len(tied_votes()) - len(decisive)
     # a constant chance of a tie, and at best the strengths of the decisive votes alone
-    bound = ties * math.log(ties / 240) + len(decisive) * math.log(len(decisive) / 240) + fit_ratings(decisive).log_likelihood
+    bound = (
+        ties * math.log(ties / 240)
+        + len(decisive) * math.log(len(decisive) / 240)
+        + fit_ratings(decisive).log_likelihood
+    )
     assert bound - 2 < fits["bradley_terry"].log_likelihood <= bound

@@ -35,7 +35,9 @@ def test_a_pairs_weight_is_the_variance_that_one_more_vote_takes_off_all_differe
 
 
 def test_the_pair_with_the_fewest_votes_has_the_largest_weight() -> None:
-    weights = information_weights(["a", "b", "c"], {("a", "b"): PairCount(5, 5), ("a", "c"): PairCount(1, 1), ("b", "c"): PairCount(5, 5)})
+    weights = information_weights(
+        ["a", "b", "c"], {("a", "b"): PairCount(5, 5), ("a", "c"): PairCount(1, 1), ("b", "c"): PairCount(5, 5)}
+    )
     assert weights["a", "c"] > 2 * weights["a", "b"]
 
 
@@ -53,7 +55,9 @@ def test_open_battles_count_as_votes_to_come() -> None:
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40)), min_size=6, max_size=6))
 def test_every_pair_has_a_finite_weight_above_zero(votes: list[tuple[int, int, int]]) -> None:
     pairs = [("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"), ("c", "d")]
-    weights = information_weights(list("abcd"), {pair: PairCount(*tally) for pair, tally in zip(pairs, votes, strict=True)})
+    weights = information_weights(
+        list("abcd"), {pair: PairCount(*tally) for pair, tally in zip(pairs, votes, strict=True)}
+    )
     assert set(weights) == set(pairs)
     assert all(LEAST_WEIGHT <= weight < float("inf") for weight in weights.values())
 

@@ -126,7 +126,12 @@ def test_equal_answers_are_drawn_as_often_as_others_and_not_counted_as_shown() -
 def test_several_answers_of_a_contestant_are_drawn_alike() -> None:
     pool = make_pool(prompts=1, contestants="ab")
     pool.add_answer("p0", "a", Answer("a again", "a again"))
-    shown = Counter(answer.completion for seed in range(400) if (draw := pool.draw((), rng=Random(seed))) for answer in (draw.a, draw.b))
+    shown = Counter(
+        answer.completion
+        for seed in range(400)
+        if (draw := pool.draw((), rng=Random(seed)))
+        for answer in (draw.a, draw.b)
+    )
     assert shown["b0"] == 400
     assert 150 < shown["a again"] < 250
 

@@ -17,7 +17,16 @@ from backend.domain.battles.ratings import ELO_PER_UNIT, RatingTable, VoteRecord
 from backend.domain.battles.vote_files.rows import parse_votes_csv
 from backend.errors import InvalidInput
 
-WIKIPEDIA = {("A", "B"): 2, ("A", "D"): 1, ("B", "A"): 3, ("B", "C"): 5, ("C", "B"): 3, ("C", "D"): 1, ("D", "A"): 4, ("D", "C"): 3}
+WIKIPEDIA = {
+    ("A", "B"): 2,
+    ("A", "D"): 1,
+    ("B", "A"): 3,
+    ("B", "C"): 5,
+    ("C", "B"): 3,
+    ("C", "D"): 1,
+    ("D", "A"): 4,
+    ("D", "C"): 3,
+}
 WIKIPEDIA_STRENGTHS = {"A": 0.640, "B": 1.043, "C": 0.660, "D": 2.270}
 SWAPPED = {"A": "B", "B": "A"}
 
@@ -38,9 +47,13 @@ def simulated_votes(
     side: float = 0.0,
     strengths: tuple[float, ...] = (0.6, 0.0, -0.6),
 ) -> list[VoteRecord]:
-    """Votes on contestants m0, m1, ...; each prompt and each rater shifts every contestant's strength by its own amount."""
+    """Votes on contestants m0, m1, ...; each prompt and each rater shifts every contestant's strength by its own
+    amount.
+    """
     votes = []
-    tastes = rng.normal(0.0, rater_sd, (per_prompt, len(strengths))) if rater_sd else np.zeros((per_prompt, len(strengths)))
+    tastes = (
+        rng.normal(0.0, rater_sd, (per_prompt, len(strengths))) if rater_sd else np.zeros((per_prompt, len(strengths)))
+    )
     for prompt in range(prompts):
         shifted = np.array(strengths) + rng.normal(0.0, prompt_sd, len(strengths))
         for rater in range(per_prompt):
@@ -78,7 +91,11 @@ def test_ratings_with_ties_equal_evalicas() -> None:
     votes = simulated_votes(np.random.default_rng(5), strengths=(0.9, 0.3, 0.0, -0.4, -0.8))
     winners = {"A": evalica.Winner.X, "B": evalica.Winner.Y, "TIE": evalica.Winner.Draw}
     theirs = evalica.bradley_terry(
-        [vote.a for vote in votes], [vote.b for vote in votes], [winners[vote.winner] for vote in votes], tolerance=1e-12, limit=10_000
+        [vote.a for vote in votes],
+        [vote.b for vote in votes],
+        [winners[vote.winner] for vote in votes],
+        tolerance=1e-12,
+        limit=10_000,
     ).scores
     logs = np.log(theirs)
     ours = ratings_by_name(fit_ratings(votes))
@@ -116,8 +133,12 @@ def test_errors_equal_a_sandwich_written_out_vote_by_vote(cluster_by: str) -> No
     covariance = np.linalg.pinv(hessian) @ meat @ np.linalg.pinv(hessian)
     for row, name in enumerate(names):
         factor = correction(votes, cluster_by, {name})
-        assert table.rating(name).stderr == pytest.approx(ELO_PER_UNIT * math.sqrt(factor * covariance[row, row]), rel=1e-6)
-    expected = correction(votes, cluster_by, {"m0", "m1"}) * (covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+        assert table.rating(name).stderr == pytest.approx(
+            ELO_PER_UNIT * math.sqrt(factor * covariance[row, row]), rel=1e-6
+        )
+    expected = correction(votes, cluster_by, {"m0", "m1"}) * (
+        covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    )
     assert table.pair("m0", "m1").stderr == pytest.approx(ELO_PER_UNIT * math.sqrt(expected), rel=1e-6)
 
 
@@ -159,7 +180,9 @@ def test_renaming_contestants_renames_the_ratings(votes: list[VoteRecord], order
 @given(vote_lists)
 def test_showing_the_other_side_first_changes_nothing_but_the_position_bias(votes: list[VoteRecord]) -> None:
     before = fit_ratings(votes, num_draws=50)
-    after = fit_ratings([VoteRecord(v.prompt, v.rater, v.b, v.a, SWAPPED.get(v.winner, v.winner)) for v in votes], num_draws=50)
+    after = fit_ratings(
+        [VoteRecord(v.prompt, v.rater, v.b, v.a, SWAPPED.get(v.winner, v.winner)) for v in votes], num_draws=50
+    )
     assert ratings_by_name(after) == pytest.approx(ratings_by_name(before), abs=1e-5)
     assert after.wins == before.wins
     if before.position_bias and after.position_bias:
@@ -170,16 +193,24 @@ def test_showing_the_other_side_first_changes_nothing_but_the_position_bias(vote
 @given(vote_lists)
 def test_both_bad_counts_as_half_like_a_tie_and_keeps_its_count(votes: list[VoteRecord]) -> None:
     before = fit_ratings(votes, num_draws=50)
-    after = fit_ratings([replace(vote, winner="BOTH_BAD") if vote.winner == "TIE" else vote for vote in votes], num_draws=50)
+    after = fit_ratings(
+        [replace(vote, winner="BOTH_BAD") if vote.winner == "TIE" else vote for vote in votes], num_draws=50
+    )
     assert ratings_by_name(after) == pytest.approx(ratings_by_name(before))
-    assert {row.contestant: row.both_bad for row in after.ratings} == {row.contestant: row.ties + row.both_bad for row in before.ratings}
+    assert {row.contestant: row.both_bad for row in after.ratings} == {
+        row.contestant: row.ties + row.both_bad for row in before.ratings
+    }
 
 
 @settings(deadline=None, max_examples=40)
 @given(vote_lists)
 def test_counting_every_vote_twice_fools_only_the_naive_interval(votes: list[VoteRecord]) -> None:
     naive = fit_ratings(votes, cluster_by="none", num_draws=50)
-    assume(not naive.regularised and naive.position_bias and not any("number of votes alone" in note for note in naive.notes))
+    assume(
+        not naive.regularised
+        and naive.position_bias
+        and not any("number of votes alone" in note for note in naive.notes)
+    )
     naive_twice = fit_ratings(votes * 2, cluster_by="none", num_draws=50)
     by_prompt, by_prompt_twice = (fit_ratings(rows, cluster_by="prompt", num_draws=50) for rows in (votes, votes * 2))
     assert ratings_by_name(naive_twice) == pytest.approx(ratings_by_name(naive), abs=1e-5)

@@ -21,7 +21,9 @@ SWAPPED = {"A": "B", "B": "A"}
 
 
 def votes_on_prompts(labels: str, *, raters: int = 1, people: int = 10) -> list[VoteRecord]:
-    """One prompt per letter (A: new wins, B: old wins, T: tie, X: both bad), the same from so many raters; `people` raters in turn."""
+    """One prompt per letter (A: new wins, B: old wins, T: tie, X: both bad), the same from so many raters; `people`
+    raters in turn.
+    """
     names = {"T": "TIE", "X": "BOTH_BAD"}
     return [
         VoteRecord(f"p{place}", f"r{(place + rater) % max(people, raters)}", "new", "old", names.get(letter, letter))
@@ -30,13 +32,19 @@ def votes_on_prompts(labels: str, *, raters: int = 1, people: int = 10) -> list[
     ]
 
 
-def leaning_votes(rng: np.random.Generator, *, prompts: int, raters: int, leaning: float, gap: float = 0.0) -> PairVotes:
-    """Votes rater after rater, each on all prompts: prompts and raters favour a side by normal log-odds, a fifth are ties."""
+def leaning_votes(
+    rng: np.random.Generator, *, prompts: int, raters: int, leaning: float, gap: float = 0.0
+) -> PairVotes:
+    """Votes rater after rater, each on all prompts: prompts and raters favour a side by normal log-odds, a fifth are
+    ties.
+    """
     odds = gap + 0.8 * rng.standard_normal(prompts)[None, :] + leaning * rng.standard_normal(raters)[:, None]
     points = (rng.random((raters, prompts)) < 1 / (1 + np.exp(-odds))).astype(np.float64)
     points[rng.random((raters, prompts)) < 0.2] = 0.5
     names = tuple(f"r{rater}" for rater in range(raters))
-    return PairVotes(points.ravel(), np.tile(np.arange(prompts), raters), np.repeat(np.arange(raters), prompts), names, 0, 0, 0, 0)
+    return PairVotes(
+        points.ravel(), np.tile(np.arange(prompts), raters), np.repeat(np.arange(raters), prompts), names, 0, 0, 0, 0
+    )
 
 
 def first_votes(pair: PairVotes, number: int) -> PairVotes:
@@ -56,7 +64,9 @@ def test_raters_who_lean_and_vote_one_after_the_other_rarely_make_a_false_winner
 
 def test_raters_who_do_not_lean_still_find_a_winner() -> None:
     rng = np.random.default_rng(3)
-    decided = [is_decided(leaning_votes(rng, prompts=100, raters=10, leaning=0.0, gap=0.8), alpha=0.05) for _ in range(20)]
+    decided = [
+        is_decided(leaning_votes(rng, prompts=100, raters=10, leaning=0.0, gap=0.8), alpha=0.05) for _ in range(20)
+    ]
     assert np.mean(decided) >= 0.8
 
 
@@ -164,8 +174,14 @@ def test_ties_and_both_bad_are_counted_apart_and_decide_nothing() -> None:
 @given(st.lists(st.tuples(st.integers(0, 6), st.sampled_from(["A", "B", "TIE", "BOTH_BAD"])), min_size=1, max_size=40))
 def test_swapping_contestants_mirrors_the_verdict(cast: list[tuple[int, str]]) -> None:
     votes = [VoteRecord(f"p{prompt}", f"r{place}", "new", "old", winner) for place, (prompt, winner) in enumerate(cast)]
-    swapped = [VoteRecord(vote.prompt, vote.rater, vote.b, vote.a, SWAPPED.get(vote.winner, vote.winner)) for vote in votes]
-    one, other, same = pair_verdict(votes, "new", "old"), pair_verdict(votes, "old", "new"), pair_verdict(swapped, "new", "old")
+    swapped = [
+        VoteRecord(vote.prompt, vote.rater, vote.b, vote.a, SWAPPED.get(vote.winner, vote.winner)) for vote in votes
+    ]
+    one, other, same = (
+        pair_verdict(votes, "new", "old"),
+        pair_verdict(votes, "old", "new"),
+        pair_verdict(swapped, "new", "old"),
+    )
     assert one == same
     assert one.share.value == pytest.approx(1 - other.share.value)
     assert {one.outcome, other.outcome} in ({"undecided"}, {"better", "worse"})

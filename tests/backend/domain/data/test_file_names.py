@@ -26,6 +26,8 @@ def test_a_file_that_names_only_its_part_takes_its_folders_name(stem: str, folde
     assert propose_name(stem, folder=folder) == name
 
 
-@pytest.mark.parametrize(("name", "bare"), [("gsm8k-test", "gsm8k"), ("ifeval-input_data", "ifeval"), ("Test 2", ""), ("a.b_c", "a.b_c")])
+@pytest.mark.parametrize(
+    ("name", "bare"), [("gsm8k-test", "gsm8k"), ("ifeval-input_data", "ifeval"), ("Test 2", ""), ("a.b_c", "a.b_c")]
+)
 def test_the_bare_name_leaves_out_words_of_parts(name: str, bare: str) -> None:
     assert bare_name(name) == bare

@@ -8,7 +8,10 @@ import pytest
 
 from backend.domain.evaluation.clusters import cluster_values
 
-PASSAGES = [f"Passage {n} tells at some length of the river, the mill and the miller's three daughters, one by one." for n in range(3)]
+PASSAGES = [
+    f"Passage {n} tells at some length of the river, the mill and the miller's three daughters, one by one."
+    for n in range(3)
+]
 
 
 @pytest.mark.parametrize(
@@ -20,7 +23,13 @@ PASSAGES = [f"Passage {n} tells at some length of the river, the mill and the mi
         [{"question": f"Q{n}?", "passage": PASSAGES[n % 3] + " " * (n // 3)} for n in range(9)],
         [{"question": " " * (n // 3) + f"{PASSAGES[n % 3]}\nQ{n}?\n"} for n in range(9)],
     ],
-    ids=["a column of clusters", "a passage", "a passage that an import put before the question", "spaces behind it", "spaces before it"],
+    ids=[
+        "a column of clusters",
+        "a passage",
+        "a passage that an import put before the question",
+        "spaces behind it",
+        "spaces before it",
+    ],
 )
 def test_items_of_one_passage_share_a_cluster(rows: list[dict[str, Any]]) -> None:
     values = cluster_values(rows)

@@ -13,7 +13,10 @@ def test_shares_have_newcombes_interval() -> None:
     result = split_scores([1.0] * 48 + [0.0] * 32, [1.0] * 56 + [0.0] * 14)
     assert result.difference is not None
     assert result.difference.value == pytest.approx(0.2)
-    assert (result.difference.low, result.difference.high) == (pytest.approx(0.0524, abs=5e-5), pytest.approx(0.3339, abs=5e-5))
+    assert (result.difference.low, result.difference.high) == (
+        pytest.approx(0.0524, abs=5e-5),
+        pytest.approx(0.3339, abs=5e-5),
+    )
 
 
 def test_other_values_have_welchs_interval() -> None:
@@ -21,7 +24,10 @@ def test_other_values_have_welchs_interval() -> None:
     expected = scipy.stats.ttest_ind(dirty, clean, equal_var=False).confidence_interval(0.95)
     result = split_scores(clean, dirty)
     assert result.difference is not None
-    assert (result.difference.low, result.difference.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert (result.difference.low, result.difference.high) == (
+        pytest.approx(expected.low),
+        pytest.approx(expected.high),
+    )
 
 
 def test_an_empty_group_gives_no_difference_and_one_item_no_interval() -> None:

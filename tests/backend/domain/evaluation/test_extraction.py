@@ -24,7 +24,9 @@ from backend.errors import InvalidInput
         ("first_line", "\n\n 42 \nmore", "42", "first line"),
     ],
 )
-def test_the_first_filter_that_matches_gives_the_answer(name: str, completion: str, answer: str | None, by: str | None) -> None:
+def test_the_first_filter_that_matches_gives_the_answer(
+    name: str, completion: str, answer: str | None, by: str | None
+) -> None:
     assert extract_answer(completion, FILTERS[name]) == Extracted(answer, by)
 
 

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from backend.domain.evaluation.gates import Evidence, GateBenchmark, GateConfig, Look, Verdict, decide_gate, describe_procedure
+from backend.domain.evaluation.gates import (
+    Evidence,
+    GateBenchmark,
+    GateConfig,
+    Look,
+    Verdict,
+    decide_gate,
+    describe_procedure,
+)
 from backend.domain.statistics.paired import paired_difference
 
 
@@ -22,15 +30,24 @@ def gate(*names: str, **settings: object) -> GateConfig:
 def evidence(wins: int, losses: int, n: int, name: str = "facts", *, lower: bool = False) -> Evidence:
     before = np.array([0.0] * wins + [1.0] * (n - wins))
     after = np.array([1.0] * wins + [0.0] * losses + [1.0] * (n - wins - losses))
-    return Evidence(GateBenchmark(benchmark=name), "acc", lower, lambda level: paired_difference(before, after, level=level))
+    return Evidence(
+        GateBenchmark(benchmark=name), "acc", lower, lambda level: paired_difference(before, after, level=level)
+    )
 
 
 @pytest.mark.parametrize(
     ("wins", "losses", "n", "verdict"),
-    [(60, 60, 2000, Verdict.PASS), (20, 200, 2000, Verdict.FAIL), (6, 7, 60, Verdict.INCONCLUSIVE), (0, 0, 500, Verdict.PASS)],
+    [
+        (60, 60, 2000, Verdict.PASS),
+        (20, 200, 2000, Verdict.FAIL),
+        (6, 7, 60, Verdict.INCONCLUSIVE),
+        (0, 0, 500, Verdict.PASS),
+    ],
     ids=["equal on many items", "nine points worse", "equal on few items", "never differed"],
 )
-def test_non_inferiority_passes_fails_or_says_that_it_can_not_tell(wins: int, losses: int, n: int, verdict: Verdict) -> None:
+def test_non_inferiority_passes_fails_or_says_that_it_can_not_tell(
+    wins: int, losses: int, n: int, verdict: Verdict
+) -> None:
     decision = decide_gate(gate(), [evidence(wins, losses, n)])
     (only,) = decision.benchmarks
     assert decision.verdict is only.verdict is verdict
@@ -163,7 +180,9 @@ def test_the_interval_of_a_look_decides_it(wins: int, losses: int, earlier: int)
 
 
 def test_six_looks_err_no_more_often_than_one() -> None:
-    """Worse by the margin, 6 looks at 200, 400, ... items: 8 to 9 % of such candidates passed when each look had the whole error."""
+    """Worse by the margin, 6 looks at 200, 400, ... items: 8 to 9 % of such candidates passed when each look had the
+    whole error.
+    """
     rng, repeats, passed = np.random.default_rng(6), 150, 0
     for _ in range(repeats):
         gaps = rng.choice([1, -1, 0], p=[0.1, 0.15, 0.75], size=1200)
@@ -173,7 +192,10 @@ def test_six_looks_err_no_more_often_than_one() -> None:
             shares.append(look.share)
             seen = gaps[:n]
             counts = int((seen > 0).sum()), int((seen < 0).sum()), n
-            if decide_gate(gate(margin=0.05), [dataclasses.replace(evidence(*counts), look=look)]).verdict is Verdict.PASS:
+            if (
+                decide_gate(gate(margin=0.05), [dataclasses.replace(evidence(*counts), look=look)]).verdict
+                is Verdict.PASS
+            ):
                 passed += 1
                 break
     assert passed <= repeats * 0.025 + 3 * (repeats * 0.025 * 0.975) ** 0.5

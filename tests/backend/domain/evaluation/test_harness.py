@@ -49,7 +49,8 @@ def test_metrics_of_translation_are_those_of_the_harness(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"ignore_case": True, "ignore_punctuation": True}, {"ignore_numbers": True}, {"regexes_to_ignore": ["the "]}]
+    "options",
+    [{}, {"ignore_case": True, "ignore_punctuation": True}, {"ignore_numbers": True}, {"regexes_to_ignore": ["the "]}],
 )
 def test_verbatim_match_is_the_exact_match_of_the_harness_and_that_of_squad_is_not(options: dict[str, Any]) -> None:
     pairs = [*sentences("match"), ("The hat", "hat"), ("a cat", "cat")]
@@ -95,7 +96,13 @@ def test_every_shared_name_is_a_metric_of_ours_and_the_names_are_one_for_one() -
 
 def test_results_and_samples_name_a_metric_as_the_harness_only_where_it_is_the_same() -> None:
     scores = [
-        {"metric": "exact_match_verbatim,strict", "value": 0.5, "stderr": 0.1, "n": 4, "options": {"ignore_case": True}},
+        {
+            "metric": "exact_match_verbatim,strict",
+            "value": 0.5,
+            "stderr": 0.1,
+            "n": 4,
+            "options": {"ignore_case": True},
+        },
         {"metric": "exact_match", "value": 0.75, "stderr": None, "n": 4},
         {"metric": "token_perplexity", "value": 30.4, "stderr": 2.0, "n": 4},
         {"metric": "perplexity", "value": 1.1e7, "stderr": 2e6, "n": 4},
@@ -124,8 +131,17 @@ def test_results_and_samples_name_a_metric_as_the_harness_only_where_it_is_the_s
     }
     assert results["group_subtasks"] == {"quiz": ["quiz_law"]}
     assert results["higher_is_better"]["quiz"]["perplexity"] is False
-    stated = {row.benchmark: [one["metric"] for one in row.scores] for row in read_results(results, source="results.json")}
-    assert stated["quiz"] == ["exact_match_verbatim,strict", "exact_match", "token_perplexity", "perplexity", "bleu", "acc:micro"]
+    stated = {
+        row.benchmark: [one["metric"] for one in row.scores] for row in read_results(results, source="results.json")
+    }
+    assert stated["quiz"] == [
+        "exact_match_verbatim,strict",
+        "exact_match",
+        "token_perplexity",
+        "perplexity",
+        "bleu",
+        "acc:micro",
+    ]
     sample = write_sample(ItemRow("h", 0, {"exact_match": 1.0, "exact_match_verbatim": 0.0}, {}))
     assert (sample["roundhouse_exact_match"], sample["exact_match"]) == (1.0, 0.0)
 
@@ -135,7 +151,10 @@ def test_a_task_leaves_for_the_harness_without_metrics_that_mean_something_else_
     task = TaskDefinition(name="quiz", kind="generation", prompt="{{question}}", target="{{answer}}", metrics=metrics)
     written = to_lm_eval(task)
     assert "metric_list:\n- metric: exact_match\n" in written.text
-    assert [line.partition(":")[0] for line in written.left_out if line.startswith("metric")] == ["metric exact_match", "metric f1"]
+    assert [line.partition(":")[0] for line in written.left_out if line.startswith("metric")] == [
+        "metric exact_match",
+        "metric f1",
+    ]
     text = "task: quiz\noutput_type: multiple_choice\ndataset_path: json\ndoc_to_text: '{{q}}'\ndoc_to_target: 0\n"
     text += "doc_to_choice: ['a', 'b']\nmetric_list: [{metric: acc}, {metric: f1}]\n"
     converted = from_lm_eval(text)

@@ -23,8 +23,16 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str, str]] = {
     "keywords:frequency": ({"keyword": "sun", "frequency": 2, "relation": "at least"}, "Sun and sun", "the sun"),
     "keywords:forbidden_words": ({"forbidden_words": ["rain"]}, "trains run", "Rain falls"),
     "keywords:letter_frequency": ({"letter": "e", "let_frequency": 2, "let_relation": "less than"}, "One", "Eel"),
-    "language:response_language": ({"language": "de"}, "Das ist ein schöner Tag im Sommer.", "This is a fine day in summer."),
-    "length_constraints:number_sentences": ({"num_sentences": 2, "relation": "at least"}, "Dr. Smith left. He ran.", "Dr. Smith left."),
+    "language:response_language": (
+        {"language": "de"},
+        "Das ist ein schöner Tag im Sommer.",
+        "This is a fine day in summer.",
+    ),
+    "length_constraints:number_sentences": (
+        {"num_sentences": 2, "relation": "at least"},
+        "Dr. Smith left. He ran.",
+        "Dr. Smith left.",
+    ),
     "length_constraints:number_paragraphs": ({"num_paragraphs": 2}, "one\n***\ntwo", "one\n***\n \n***\ntwo"),
     "length_constraints:number_words": ({"num_words": 3, "relation": "less than"}, "two words", "three words here"),
     "length_constraints:nth_paragraph_first_word": (
@@ -37,13 +45,21 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str, str]] = {
     "detectable_format:number_bullet_lists": ({"num_bullets": 2}, "* one\n- two", "* one\n** two **"),
     "detectable_format:constrained_response": ({}, "My answer is maybe.", "Maybe."),
     "detectable_format:number_highlighted_sections": ({"num_highlights": 2}, "*one* and **two**", "*one* and ** **"),
-    "detectable_format:multiple_sections": ({"section_spliter": "Section", "num_sections": 2}, "Section 1 a\nSection 2 b", "SECTION 1"),
+    "detectable_format:multiple_sections": (
+        {"section_spliter": "Section", "num_sections": 2},
+        "Section 1 a\nSection 2 b",
+        "SECTION 1",
+    ),
     "detectable_format:json_format": ({}, '```json\n{"a": 1}\n```', "{a: 1}"),
     "detectable_format:title": ({}, "<<poem of joy>>", "<< >>"),
     "combination:two_responses": ({}, "one ****** two", "one ****** one"),
     "combination:repeat_prompt": ({"prompt_to_repeat": "Say hi."}, "say hi. Hi!", "Hi! Say hi."),
     "startend:end_checker": ({"end_phrase": "The end."}, 'So be it. the end."', "The end. Almost"),
-    "change_case:capital_word_frequency": ({"capital_frequency": 2, "capital_relation": "at least"}, "A BIG day", "A big day"),
+    "change_case:capital_word_frequency": (
+        {"capital_frequency": 2, "capital_relation": "at least"},
+        "A BIG day",
+        "A big day",
+    ),
     "change_case:english_capital": ({}, "THIS IS A FINE DAY IN SUMMER", "This is a fine day in summer"),
     "change_case:english_lowercase": ({}, "this is a fine day in summer", "THIS IS A FINE DAY"),
     "punctuation:no_comma": ({}, "no comma; none", "one, two"),
@@ -72,7 +88,10 @@ def test_loose_forgives_a_first_line_and_asterisks() -> None:
 
 
 def test_scores_count_prompts_and_instructions() -> None:
-    rows = [(["punctuation:no_comma", "startend:quotation"], '"a"'), (["punctuation:no_comma", "startend:quotation"], "a")]
+    rows = [
+        (["punctuation:no_comma", "startend:quotation"], '"a"'),
+        (["punctuation:no_comma", "startend:quotation"], "a"),
+    ]
     checks = [check_row(answer, {"instruction_id_list": names, "kwargs": [{}, {}]}) for names, answer in rows]
     scores = estimate_followed([followed_values(check) for check in checks])
     assert (scores["prompt_strict"].value, scores["instruction_strict"].value) == (0.5, 0.75)
@@ -86,7 +105,10 @@ def test_scores_count_prompts_and_instructions() -> None:
         ({"instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": None}]}, "lacks keywords"),
         ({"instruction_id_list": ["punctuation:no_comma"], "kwargs": []}, "0 sets of arguments"),
         (
-            {"instruction_id_list": ["length_constraints:number_words"], "kwargs": [{"num_words": 3, "relation": "at most"}]},
+            {
+                "instruction_id_list": ["length_constraints:number_words"],
+                "kwargs": [{"num_words": 3, "relation": "at most"}],
+            },
             "relation 'at most'",
         ),
     ],
@@ -97,8 +119,12 @@ def test_a_row_that_can_not_be_checked_is_refused(row: dict[str, Any], message: 
 
 
 def test_a_keyword_that_is_no_pattern_is_taken_literally() -> None:
-    assert check_instructions("I write c++ daily", ["keywords:existence"], [{"keywords": ["c++", "(d"]}]).strict == (False,)
-    assert check_instructions("I write c++ daily (d", ["keywords:existence"], [{"keywords": ["c++", "(d"]}]).strict == (True,)
+    assert check_instructions("I write c++ daily", ["keywords:existence"], [{"keywords": ["c++", "(d"]}]).strict == (
+        False,
+    )
+    assert check_instructions("I write c++ daily (d", ["keywords:existence"], [{"keywords": ["c++", "(d"]}]).strict == (
+        True,
+    )
 
 
 def test_the_harness_judges_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +135,9 @@ def test_the_harness_judges_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (folder / "abbrev_types.txt").write_text("\n".join(model.abbrev_types))
     (folder / "sent_starters.txt").write_text("\n".join(model.sent_starters))
     (folder / "collocations.tab").write_text("\n".join("\t".join(pair) for pair in model.collocations))
-    (folder / "ortho_context.tab").write_text("\n".join(f"{word}\t{int(flags)}" for word, flags in model.ortho_context.items()))
+    (folder / "ortho_context.tab").write_text(
+        "\n".join(f"{word}\t{int(flags)}" for word, flags in model.ortho_context.items())
+    )
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     harness = pytest.importorskip("lm_eval.tasks.ifeval.utils")
     draw = random.Random(0)

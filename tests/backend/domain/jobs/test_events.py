@@ -19,10 +19,14 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 WHOLE = st.integers(min_value=-(2**53), max_value=2**53)
 PLAIN = st.one_of(st.none(), st.booleans(), WHOLE, NUMBER, TEXT)
-JSON = st.recursive(PLAIN, lambda part: st.lists(part, max_size=3) | st.dictionaries(TEXT, part, max_size=3), max_leaves=6)
+JSON = st.recursive(
+    PLAIN, lambda part: st.lists(part, max_size=3) | st.dictionaries(TEXT, part, max_size=3), max_leaves=6
+)
 
 SHARE = st.floats(0, 1)
-CHECK = st.builds(PrecisionCheck, perplexity_ratio=st.floats(0.01, 1e6), greedy_agreement=SHARE, num_tokens=WHOLE, num_layers=WHOLE)
+CHECK = st.builds(
+    PrecisionCheck, perplexity_ratio=st.floats(0.01, 1e6), greedy_agreement=SHARE, num_tokens=WHOLE, num_layers=WHOLE
+)
 
 
 def anything(event: type[Event]) -> st.SearchStrategy[Event]:
@@ -46,7 +50,9 @@ def anything(event: type[Event]) -> st.SearchStrategy[Event]:
             return st.none() | strategy(inner)
         return st.sampled_from(get_args(annotation))
 
-    fields = {name: strategy(field.annotation) for name, field in event.model_fields.items() if name not in ("type", "time")}
+    fields = {
+        name: strategy(field.annotation) for name, field in event.model_fields.items() if name not in ("type", "time")
+    }
     return st.builds(event, **fields)
 
 
@@ -58,7 +64,11 @@ def test_an_event_is_read_as_it_was_written(event: type[Event], data: st.DataObj
 
 
 def test_every_event_class_is_known_by_its_type() -> None:
-    classes = {value for value in vars(events).values() if isinstance(value, type) and issubclass(value, Event) and value is not Event}
+    classes = {
+        value
+        for value in vars(events).values()
+        if isinstance(value, type) and issubclass(value, Event) and value is not Event
+    }
     assert set(EVENTS.values()) == classes == set(get_args(AnyEvent))
     assert all(event.model_fields["type"].default == name for name, event in EVENTS.items())
 
@@ -86,7 +96,7 @@ def test_a_line_that_is_no_event_is_left_out(line: bytes) -> None:
 
 
 def test_a_line_of_the_previous_version_is_read() -> None:
-    line = b'{"type":"checkpoint","step":10,"folder":"runs/r/step-10","metrics":{"val_loss":NaN},"final":true,"bytes":5,"time":3.5}'
+    line = b'{"type":"checkpoint","step":10,"folder":"runs/r/step-10","metrics":{"val_loss":NaN},"final":true,"bytes":5,"time":3.5}'  # noqa: E501
     event = read_event(line)
     assert isinstance(event, events.CheckpointEvent)
     assert (event.step, event.final, event.time, event.metrics) == (10, True, 3.5, {"val_loss": None})

@@ -11,8 +11,23 @@ from backend.domain.jobs.payloads import PAYLOADS, EvaluatePayload, ImportPayloa
 from backend.domain.jobs.states import JobKind
 from backend.errors import InvalidInput, NotFound
 
-RUN = {"dataset": "tales", "architecture": "small", "tokenizer": "pieces", "max_steps": 10, "warmup_steps": 2, "trackers": ["tensorboard"]}
-SHAPE = {"num_layers": 2, "width": 32, "num_heads": 2, "num_kv_heads": 2, "context": 64, "vocab_size": 300, "feed_forward": 64}
+RUN = {
+    "dataset": "tales",
+    "architecture": "small",
+    "tokenizer": "pieces",
+    "max_steps": 10,
+    "warmup_steps": 2,
+    "trackers": ["tensorboard"],
+}
+SHAPE = {
+    "num_layers": 2,
+    "width": 32,
+    "num_heads": 2,
+    "num_kv_heads": 2,
+    "context": 64,
+    "vocab_size": 300,
+    "feed_forward": 64,
+}
 TRAINING = {
     "config": RUN,
     "architecture": SHAPE,
@@ -28,7 +43,10 @@ TRAINING = {
 }
 BEFORE: dict[JobKind, list[dict[str, Any]]] = {
     JobKind.TRAIN: [{"run_id": "r", **TRAINING}],
-    JobKind.PROBE: [{**TRAINING, "fingerprint": "f" * 64, "shape": SHAPE}, {**TRAINING, "fingerprint": "f" * 64, "shape": None}],
+    JobKind.PROBE: [
+        {**TRAINING, "fingerprint": "f" * 64, "shape": SHAPE},
+        {**TRAINING, "fingerprint": "f" * 64, "shape": None},
+    ],
     JobKind.EVALUATE: [
         {
             "evaluation_id": "e",
@@ -49,7 +67,15 @@ BEFORE: dict[JobKind, list[dict[str, Any]]] = {
             "top_p": 0.95,
             "seed": 3,
         },
-        {"checkpoint": "/srv/base", "prompts": [], "max_tokens": 1, "temperature": 0.0, "top_p": 1.0, "seed": 0, "chat": "off"},
+        {
+            "checkpoint": "/srv/base",
+            "prompts": [],
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "seed": 0,
+            "chat": "off",
+        },
     ],
     JobKind.CLASSIFY: [{"classifier": "/models/c", "texts_file": "uploads/u/texts.jsonl", "evaluation_id": "e"}],
     JobKind.LOGLIKELIHOOD: [{"checkpoint": "bases/b", "rows_file": "uploads/u/pairs.jsonl"}],
@@ -128,7 +154,9 @@ BEFORE: dict[JobKind, list[dict[str, Any]]] = {
             "push": {"repo": "owner/name", "private": True},
         }
     ],
-    JobKind.INSPECT: [{"checkpoint": "bases/b", "other": None, "config": {"text": "Hello", "messages": []}, "out": "readings/i"}],
+    JobKind.INSPECT: [
+        {"checkpoint": "bases/b", "other": None, "config": {"text": "Hello", "messages": []}, "out": "readings/i"}
+    ],
     JobKind.DATA_REPORT: [
         {
             "dataset": "datasets/d",
@@ -141,16 +169,39 @@ BEFORE: dict[JobKind, list[dict[str, Any]]] = {
         }
     ],
     JobKind.TOKENIZER_REPORT: [
-        {"tokenizers": [{"name": "bpe", "folder": "tokenizers/t"}], "datasets": [{"name": "tales@1", "folder": "datasets/d"}]}
+        {
+            "tokenizers": [{"name": "bpe", "folder": "tokenizers/t"}],
+            "datasets": [{"name": "tales@1", "folder": "datasets/d"}],
+        }
     ],
     JobKind.JUDGE: [
-        {"judge": "referee", "checkpoint": "bases/b", "items_file": "uploads/u/judged.jsonl", "config": {"mode": "rubric"}},
-        {"judge": "m", "url": "https://host/v1", "model": "m", "uses_key": True, "items_file": "u", "config": {"labels": ["good", "bad"]}},
+        {
+            "judge": "referee",
+            "checkpoint": "bases/b",
+            "items_file": "uploads/u/judged.jsonl",
+            "config": {"mode": "rubric"},
+        },
+        {
+            "judge": "m",
+            "url": "https://host/v1",
+            "model": "m",
+            "uses_key": True,
+            "items_file": "u",
+            "config": {"labels": ["good", "bad"]},
+        },
     ],
     JobKind.SERVING_PROBE: [
-        {"checkpoint": "checkpoints/c", "checkpoint_id": "c", "users": [1, 8, 32], "prompt_tokens": 64, "new_tokens": 32}
+        {
+            "checkpoint": "checkpoints/c",
+            "checkpoint_id": "c",
+            "users": [1, 8, 32],
+            "prompt_tokens": 64,
+            "new_tokens": 32,
+        }
     ],
-    JobKind.LOAD_TEST: [{"endpoint": "tales", "endpoint_id": "e", "deployment_id": "d", "config": {"users": [1, 8], "requests": 32}}],
+    JobKind.LOAD_TEST: [
+        {"endpoint": "tales", "endpoint_id": "e", "deployment_id": "d", "config": {"users": [1, 8], "requests": 32}}
+    ],
 }
 """What the services of the version before these classes stored, for each kind."""
 
@@ -173,7 +224,11 @@ def _lost(before: Any, after: Any, at: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         return [path for name, value in before.items() for path in _lost(value, after.get(name), f"{at}.{name}")]
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        return [path for index, (old, new) in enumerate(zip(before, after, strict=True)) for path in _lost(old, new, f"{at}[{index}]")]
+        return [
+            path
+            for index, (old, new) in enumerate(zip(before, after, strict=True))
+            for path in _lost(old, new, f"{at}[{index}]")
+        ]
     return [] if before == after else [at]
 
 
@@ -199,7 +254,9 @@ def test_a_payload_that_can_not_be_read_names_field_value_and_cure(
 
 def test_a_probe_queued_by_an_earlier_version_keeps_its_fingerprint() -> None:
     probe = {key: value for key, value in BEFORE[JobKind.PROBE][0].items() if key != "fingerprint"}
-    assert read_payload(JobKind.PROBE, {**probe, "asked": "f" * 64}) == read_payload(JobKind.PROBE, BEFORE[JobKind.PROBE][0])
+    assert read_payload(JobKind.PROBE, {**probe, "asked": "f" * 64}) == read_payload(
+        JobKind.PROBE, BEFORE[JobKind.PROBE][0]
+    )
 
 
 def test_an_empty_payload_names_what_is_missing() -> None:

@@ -70,13 +70,32 @@ BEFORE: dict[JobKind, list[dict[str, Any]]] = {
     JobKind.PROBE: [{**MEASURED, "longest": 64, "trained": 60, "accumulated": 2, "stopped": None}],
     JobKind.EVALUATE: [
         {
-            "scores": [{"metric": "acc", "value": 0.6, "stderr": 0.2, "low": 0.2, "high": 0.9, "n": 5, "method": "Wilson 95 %"}],
-            "facts": {"used_chat_template": True, "unit": "items", "items": 5, "context": 64, "number_format": "float32", "chance": 0.25},
+            "scores": [
+                {"metric": "acc", "value": 0.6, "stderr": 0.2, "low": 0.2, "high": 0.9, "n": 5, "method": "Wilson 95 %"}
+            ],
+            "facts": {
+                "used_chat_template": True,
+                "unit": "items",
+                "items": 5,
+                "context": 64,
+                "number_format": "float32",
+                "chance": 0.25,
+            },
         },
-        {"scores": [{"metric": "perplexity", "value": None, "stderr": None, "low": None, "high": None, "n": 1, "method": ""}], "facts": {}},
+        {
+            "scores": [
+                {"metric": "perplexity", "value": None, "stderr": None, "low": None, "high": None, "n": 1, "method": ""}
+            ],
+            "facts": {},
+        },
     ],
-    JobKind.GENERATE: [{"count": 3, "tokens": 40, "used_chat_template": False, "file": "jobs/j/completions.jsonl", "owed": 0}, {}],
-    JobKind.CLASSIFY: [{"count": 3, "failed": 1, "label": "toxic", "items_file": "jobs/j/classified.jsonl", "problem": ""}],
+    JobKind.GENERATE: [
+        {"count": 3, "tokens": 40, "used_chat_template": False, "file": "jobs/j/completions.jsonl", "owed": 0},
+        {},
+    ],
+    JobKind.CLASSIFY: [
+        {"count": 3, "failed": 1, "label": "toxic", "items_file": "jobs/j/classified.jsonl", "problem": ""}
+    ],
     JobKind.LOGLIKELIHOOD: [{"count": 3, "tokens": 40, "items_file": "jobs/j/loglikelihoods.jsonl"}],
     JobKind.REPLICA: [{"stopped": "cancel", "requests": 3, "generated_tokens": 90}],
     JobKind.IMPORT_DATASET: [
@@ -104,21 +123,43 @@ BEFORE: dict[JobKind, list[dict[str, Any]]] = {
         {**CHECKPOINT, "folder": "exports/e", "pushed": None},
         {**CHECKPOINT, "folder": "exports/e", "pushed": {"repo": "o/n", "url": "https://hub/o/n", "commit": "c"}},
     ],
-    JobKind.EXPORT_DATASET: [{"folder": "exports/e", "rows": {"train": 3, "validation": 1}, "bytes": 9, "pushed": None}],
+    JobKind.EXPORT_DATASET: [
+        {"folder": "exports/e", "rows": {"train": 3, "validation": 1}, "bytes": 9, "pushed": None}
+    ],
     JobKind.INSPECT: [
         {"folder": "readings/r", "facts": {"what": "weights"}, "outliers": 3, "changes": {"compared": 9}},
-        {"folder": "inspections/i", "facts": {"what": "text"}, "loss": {"mean_nats": 1.0}, "attention": {}, "lens": {}, "pair": {}},
+        {
+            "folder": "inspections/i",
+            "facts": {"what": "text"},
+            "loss": {"mean_nats": 1.0},
+            "attention": {},
+            "lens": {},
+            "pair": {},
+        },
     ],
     JobKind.DATA_REPORT: [{"folder": "reports/r"}],
     JobKind.TOKENIZER_REPORT: [
         {
             "tokenizers": [{"name": "bpe", "vocab_size": 300, "model": "BPE", "unknown_token": None}],
-            "datasets": [{"name": "d@1", "rows": 3, "bytes": 9, "total_rows": 3, "languages": [{"code": "en", "bytes": 9, "share": 1.0}]}],
+            "datasets": [
+                {
+                    "name": "d@1",
+                    "rows": 3,
+                    "bytes": 9,
+                    "total_rows": 3,
+                    "languages": [{"code": "en", "bytes": 9, "share": 1.0}],
+                }
+            ],
             "measures": [{"tokenizer": 0, "dataset": 0, "language": None, "tokens": 4, "used_entries": 4}],
         }
     ],
     JobKind.JUDGE: [
-        {"judge": "referee", "mode": "pairwise", "summary": {"items": 3, "missing": 1}, "verdicts_file": "jobs/j/verdicts.jsonl"}
+        {
+            "judge": "referee",
+            "mode": "pairwise",
+            "summary": {"items": 3, "missing": 1},
+            "verdicts_file": "jobs/j/verdicts.jsonl",
+        }
     ],
     JobKind.SERVING_PROBE: [
         {
@@ -144,7 +185,9 @@ def test_every_kind_of_job_has_a_result() -> None:
     assert all(result.job_kind is kind for kind, result in RESULTS.items())
 
 
-@pytest.mark.parametrize(("kind", "stored"), [(kind, {**stored, **TIMES}) for kind, rows in BEFORE.items() for stored in rows])
+@pytest.mark.parametrize(
+    ("kind", "stored"), [(kind, {**stored, **TIMES}) for kind, rows in BEFORE.items() for stored in rows]
+)
 def test_a_result_of_the_previous_version_is_read_and_stored_unchanged(kind: JobKind, stored: dict[str, Any]) -> None:
     result = RESULTS[kind].model_validate(stored)
     assert json.loads(json.dumps(result.dump())) == stored
@@ -152,7 +195,9 @@ def test_a_result_of_the_previous_version_is_read_and_stored_unchanged(kind: Job
 
 
 def test_a_field_of_another_version_is_left_out() -> None:
-    assert RESULTS[JobKind.DATA_REPORT].model_validate({"folder": "reports/r", "of_tomorrow": 1}).dump() == {"folder": "reports/r"}
+    assert RESULTS[JobKind.DATA_REPORT].model_validate({"folder": "reports/r", "of_tomorrow": 1}).dump() == {
+        "folder": "reports/r"
+    }
 
 
 @pytest.mark.parametrize(
@@ -178,7 +223,9 @@ def test_a_job_without_a_failure_has_an_empty_one(stored: dict[str, Any] | None)
 
 def test_a_failure_is_what_an_error_says() -> None:
     error = InvalidInput("The vocabulary is too small.", remedy="Choose more.", field="vocab_size")
-    assert JobFailure.of(error) == JobFailure(cause="The vocabulary is too small.", remedy="Choose more.", field="vocab_size")
+    assert JobFailure.of(error) == JobFailure(
+        cause="The vocabulary is too small.", remedy="Choose more.", field="vocab_size"
+    )
 
 
 def test_bounds_of_a_score_beyond_every_float_are_left_out() -> None:

@@ -29,7 +29,11 @@ def study(
     for budget in budgets:
         for n in law.optimum(budget).parameters * np.geomspace(1 / spread, spread, sizes):
             d = budget / 6 / n
-            points.append(ScalingPoint.of(float(n), float(d), law.loss(float(n), float(d)) * math.exp(noise * rng.standard_normal())))
+            points.append(
+                ScalingPoint.of(
+                    float(n), float(d), law.loss(float(n), float(d)) * math.exp(noise * rng.standard_normal())
+                )
+            )
     return points
 
 
@@ -37,7 +41,8 @@ BUDGETS = [1e17, 1e18, 1e19, 1e20]
 
 
 def test_the_known_law_lies_within_the_interval_in_at_least_90_of_100_trials() -> None:
-    """Each constant in its 95 % interval, and all five at once, over 100 studies of 20 runs with half a percent of noise.
+    """Each constant in its 95 % interval, and all five at once, over 100 studies of 20 runs with half a percent of
+    noise.
 
     Intervals half as wide must miss: an interval that holds everything says nothing.
     """
@@ -55,8 +60,12 @@ def test_the_known_law_lies_within_the_interval_in_at_least_90_of_100_trials() -
 
 
 def test_noisy_runs_that_fit_without_a_floor_leave_room_for_one() -> None:
-    """With 15 runs and 3 % of noise some best fits have E = 0; the interval must reach up to the truth, and the loss's stay narrow."""
-    fits = [fit_law(study(LAW, BUDGETS[:3], 5, noise=0.03, seed=trial), num_draws=100, seed=trial) for trial in range(24)]
+    """With 15 runs and 3 % of noise some best fits have E = 0; the interval must reach up to the truth, and the loss's
+    stay narrow.
+    """
+    fits = [
+        fit_law(study(LAW, BUDGETS[:3], 5, noise=0.03, seed=trial), num_draws=100, seed=trial) for trial in range(24)
+    ]
     floorless = [fit for fit in fits if fit.law.E < 0.01]
     assert floorless
     for fit in floorless:
@@ -134,7 +143,9 @@ def test_runs_whose_loss_does_not_fall_give_a_warning() -> None:
 
 
 def test_profiles_find_the_best_size_of_each_budget() -> None:
-    law = replace(LAW, alpha=0.3, beta=0.3, draws=None)  # a profile of equal exponents is even, so that its parabola is not biased
+    law = replace(
+        LAW, alpha=0.3, beta=0.3, draws=None
+    )  # a profile of equal exponents is even, so that its parabola is not biased
     fit = fit_isoflop(study(law, BUDGETS, 7, noise=0.0005))
     assert [round(math.log10(profile.flops)) for profile in fit.profiles] == [17, 18, 19, 20]
     for profile in fit.profiles:
@@ -161,7 +172,10 @@ def test_budgets_that_differ_by_rounding_are_one() -> None:
 
 def test_csv_is_read_by_name_and_faults_are_named_by_line() -> None:
     points = parse_points_csv("\ufeffN,D,val_loss\n1e6,2e7,3.5\n\n2_000_000,4e7,3.2\n")
-    assert [(p.parameters, p.tokens, p.loss, p.flops) for p in points] == [(1e6, 2e7, 3.5, 1.2e14), (2e6, 4e7, 3.2, 4.8e14)]
+    assert [(p.parameters, p.tokens, p.loss, p.flops) for p in points] == [
+        (1e6, 2e7, 3.5, 1.2e14),
+        (2e6, 4e7, 3.2, 4.8e14),
+    ]
     assert parse_points_csv("params,flops,loss\n1e6,6e13,3\n")[0].tokens == pytest.approx(1e7)
     for text, words in (
         ("", "empty"),

@@ -13,7 +13,9 @@ from backend.domain.scaling.curves import frontier_line, profile_line
 from backend.domain.scaling.laws import PUBLISHED, effective_tokens, get_law
 from backend.errors import InvalidInput
 
-TABLE_A3 = (  # Hoffmann et al. 2022, table A3, approach 3: parameters, FLOPs, tokens; 1.26e24 of 175 B is a misprint of 1.26e25 (6 N D)
+# Hoffmann et al. 2022, table A3, approach 3: parameters, FLOPs, tokens; 1.26e24 of 175 B is a misprint of 1.26e25 (6 N
+# D)
+TABLE_A3 = (
     (400e6, 2.21e19, 9.2e9),
     (1e9, 1.62e20, 27.1e9),
     (10e9, 2.46e22, 410.1e9),

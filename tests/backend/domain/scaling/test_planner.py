@@ -15,16 +15,28 @@ from backend.domain.scaling.plan import PlanConfig, ScalingPlan, parse_plan
 from backend.domain.scaling.planner import make_plan
 from backend.domain.scaling.shapes import DENSE_FAMILIES, count_all, propose_architecture
 from backend.domain.scaling.study import StudyConfig, parse_study, plan_study
-from backend.domain.training.published_rules import HIGHEST_LEARNING_RATE, batch_tokens_rule, learning_rate_rule, split_batch
+from backend.domain.training.published_rules import (
+    HIGHEST_LEARNING_RATE,
+    batch_tokens_rule,
+    learning_rate_rule,
+    split_batch,
+)
 from backend.errors import InvalidInput
 
 LAW = PUBLISHED["besiroglu-2024"]
 SLOW, FAST = Speed(6e6, 6e10, "CPU", "a small run"), Speed(6e8, 1.2e11, "CPU", "a large run")
 
 
-def plan(speeds: tuple[Speed, ...] = (), unique: int | None = None, price: float | None = None, **values: object) -> ScalingPlan:
+def plan(
+    speeds: tuple[Speed, ...] = (), unique: int | None = None, price: float | None = None, **values: object
+) -> ScalingPlan:
     return make_plan(
-        parse_plan({"vocab_size": 4096, **values}), law=LAW, vocab_size=4096, speeds=speeds, price_usd=price, unique_tokens=unique
+        parse_plan({"vocab_size": 4096, **values}),
+        law=LAW,
+        vocab_size=4096,
+        speeds=speeds,
+        price_usd=price,
+        unique_tokens=unique,
     )
 
 
@@ -67,7 +79,11 @@ def test_a_missing_speed_or_price_is_requested() -> None:
     with pytest.raises(InvalidInput, match="price of a device-hour") as price:
         plan((SLOW,), money_usd=5)
     assert "ROUNDHOUSE_DEVICE_HOUR_PRICE" in price.value.remedy
-    for values, words in (({}, "one budget"), ({"flops": 1e15, "money_usd": 1}, "flops and money_usd"), ({"flops": -1}, "greater than 0")):
+    for values, words in (
+        ({}, "one budget"),
+        ({"flops": 1e15, "money_usd": 1}, "flops and money_usd"),
+        ({"flops": -1}, "greater than 0"),
+    ):
         with pytest.raises(InvalidInput, match=words):
             parse_plan(values)
     with pytest.raises(InvalidInput, match="mixtral"):
@@ -130,12 +146,16 @@ def test_a_plan_with_data_becomes_a_run() -> None:
 @pytest.mark.parametrize("family", DENSE_FAMILIES)
 @pytest.mark.parametrize("parameters", [1e5, 1e6, 1e7, 1.24e8, 7e9])
 def test_a_network_of_the_requested_size_is_proposed(family: str, parameters: float) -> None:
-    shape = propose_architecture(parameters, family=family, vocab_size=1024 if parameters < 1e7 else 32_000, context=256)
+    shape = propose_architecture(
+        parameters, family=family, vocab_size=1024 if parameters < 1e7 else 32_000, context=256
+    )
     assert count_all(shape) == pytest.approx(parameters, rel=0.12)
 
 
 def test_rules_give_the_published_numbers() -> None:
-    """Step Law (arXiv 2503.04715) at the largest network and token count it was fitted to: 1.07 B parameters, 100 B tokens."""
+    """Step Law (arXiv 2503.04715) at the largest network and token count it was fitted to: 1.07 B parameters, 100 B
+    tokens.
+    """
     assert batch_tokens_rule(1e11) == pytest.approx(0.58 * 1e11**0.571)
     assert learning_rate_rule(1.07e9, 1e11).value == pytest.approx(1.79 * 1.07e9**-0.713 * 1e11**0.307, rel=0.01)
     small = learning_rate_rule(160_192, 153_600)  # measured: 2.11 nats a byte at 0.003, 2.30 at 0.005 and 2.32 at 0.01
@@ -153,7 +173,9 @@ def test_a_study_spends_each_budget_on_several_sizes() -> None:
         assert run.flops == pytest.approx(run.budget, rel=0.03)
         assert run.tokens == run.config.max_steps * run.config.tokens_per_step
         assert run.config.eval_every == run.config.checkpoint_every == run.config.max_steps
-    assert len({run.config.micro_batch * run.config.eval_batches for run in result.runs}) == 1  # val_loss on the same windows
+    assert (
+        len({run.config.micro_batch * run.config.eval_batches for run in result.runs}) == 1
+    )  # val_loss on the same windows
     assert result.seconds == pytest.approx(5.5e15 / 6e10, rel=0.03)
     assert any("fewer than three" in note for note in result.notes)
 

@@ -1,4 +1,6 @@
-"""Autoscaling against traces of load, with a clock that the test moves: it follows a load, settles, and does not flap."""
+"""Autoscaling against traces of load, with a clock that the test moves: it follows a load, settles, and does not
+flap.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,9 @@ def test_an_idle_endpoint_sleeps_after_its_minutes_and_not_under_an_open_request
     assert change[1:] == (0, "no request for 10 min")
     assert 900 <= change[0] <= 930
     assert Endpoint(rules).play(lambda _: 0.2, seconds=1500).changes == []
-    assert Endpoint(ScalingRules(most=4)).play(lambda _: 0.0, seconds=3600).changes == [], "without the option it never sleeps"
+    assert Endpoint(ScalingRules(most=4)).play(lambda _: 0.0, seconds=3600).changes == [], (
+        "without the option it never sleeps"
+    )
 
 
 def test_queues_are_judged_once_new_replicas_are_ready() -> None:
@@ -100,11 +104,15 @@ def test_queues_are_judged_once_new_replicas_are_ready() -> None:
     st.integers(1, 4),
     st.integers(0, 5),
 )
-def test_the_number_stays_within_its_limits_whatever_is_seen(seen: list[tuple[int, float, int, float]], least: int, room: int) -> None:
+def test_the_number_stays_within_its_limits_whatever_is_seen(
+    seen: list[tuple[int, float, int, float]], least: int, room: int
+) -> None:
     rules = ScalingRules(least=least, most=least + room, places=PLACES)
     target, state = least, ScalingState()
     for number, (ready, queue_s, open_, idle_s) in enumerate(seen):
-        scaling = decide_replicas(rules, Load(target, min(ready, target), queue_s, open_, idle_s), state, now=number * 50.0)
+        scaling = decide_replicas(
+            rules, Load(target, min(ready, target), queue_s, open_, idle_s), state, now=number * 50.0
+        )
         assert rules.least <= scaling.replicas <= least + room
         assert (scaling.reason == "") == (scaling.replicas == target)
         target, state = scaling.replicas, scaling.state

@@ -7,7 +7,12 @@ import shlex
 
 from backend.domain.serving.call_code import curl_code, python_code
 
-BODY = {"model": "tales", "messages": [{"role": "user", "content": 'It\'s "quoted"\n`$HOME` \\ ü'}], "temperature": 0.5, "max_tokens": 8}
+BODY = {
+    "model": "tales",
+    "messages": [{"role": "user", "content": 'It\'s "quoted"\n`$HOME` \\ ü'}],
+    "temperature": 0.5,
+    "max_tokens": 8,
+}
 
 
 def test_the_shell_reads_the_body_as_it_is() -> None:

@@ -1,4 +1,6 @@
-"""A canary ends on errors or slowness, grows after enough requests and time, and is never judged by one lost request."""
+"""A canary ends on errors or slowness, grows after enough requests and time, and is never judged by one lost
+request.
+"""
 
 from __future__ import annotations
 

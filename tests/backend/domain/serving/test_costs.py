@@ -15,11 +15,17 @@ from backend.domain.serving.latency import GROWTH, add_counts, bucket_of, decode
 
 def test_device_time_is_split_at_midnight_utc() -> None:
     start, end = datetime(2026, 11, 26, 23, 0, tzinfo=UTC), datetime(2026, 11, 28, 0, 30, tzinfo=UTC)
-    assert seconds_by_day(start, end) == {date(2026, 11, 26): 3600.0, date(2026, 11, 27): 86_400.0, date(2026, 11, 28): 1800.0}
+    assert seconds_by_day(start, end) == {
+        date(2026, 11, 26): 3600.0,
+        date(2026, 11, 27): 86_400.0,
+        date(2026, 11, 28): 1800.0,
+    }
 
 
 def test_a_forecast_by_hand() -> None:
-    """Days of 8, 10 and 12 dollars: mean 10, sd 2; four days left; t(0.9, 2) = 1.88562; half = 1.88562 x 2 x sqrt(4 + 16 / 3) = 11.521."""
+    """Days of 8, 10 and 12 dollars: mean 10, sd 2; four days left; t(0.9, 2) = 1.88562; half = 1.88562 x 2 x sqrt(4 +
+    16 / 3) = 11.521.
+    """
     forecast = forecast_month(100.0, [8.0, 10.0, 12.0], days_left=4.0)
     assert forecast.usd == pytest.approx(140.0)
     assert forecast.high == pytest.approx(151.521, abs=0.001)
@@ -60,7 +66,15 @@ def test_counts_add_up_in_any_split() -> None:
 
 @pytest.mark.parametrize(
     ("num_tokens", "seconds", "rate"),
-    [(50, 2.0, 25.0), (0, 2.0, None), (-1, 2.0, None), (3, 0.0099, None), (400, 0.03, None), (300, 0.03, 10_000.0), (4, 0.0, None)],
+    [
+        (50, 2.0, 25.0),
+        (0, 2.0, None),
+        (-1, 2.0, None),
+        (3, 0.0099, None),
+        (400, 0.03, None),
+        (300, 0.03, 10_000.0),
+        (4, 0.0, None),
+    ],
 )
 def test_tokens_that_arrive_together_have_no_rate(num_tokens: int, seconds: float, rate: float | None) -> None:
     assert decode_rate(num_tokens, seconds) == rate

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.serving.drafts import DRAFT_CACHE_BYTES, MAX_REQUESTS, draft_cache_tokens, read_vocabulary, why_not_drafting, with_draft
+from backend.domain.serving.drafts import (
+    DRAFT_CACHE_BYTES,
+    MAX_REQUESTS,
+    draft_cache_tokens,
+    read_vocabulary,
+    why_not_drafting,
+    with_draft,
+)
 from backend.domain.serving.memory import int8_bytes, replica_memory
 
 SMALL: dict[str, Any] = {
@@ -59,5 +66,8 @@ def test_a_vocabulary_is_its_tokens_with_their_ids_in_every_form_of_the_file() -
     added = [{"id": 2, "content": "<s>"}]
     expected = {"a": 0, "b": 1, "<s>": 2}
     assert read_vocabulary({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}}, "added_tokens": added}) == expected
-    assert read_vocabulary({"model": {"type": "Unigram", "vocab": [["a", -1.0], ["b", -2.0]]}, "added_tokens": added}) == expected
+    assert (
+        read_vocabulary({"model": {"type": "Unigram", "vocab": [["a", -1.0], ["b", -2.0]]}, "added_tokens": added})
+        == expected
+    )
     assert read_vocabulary({"model": {}}) is None

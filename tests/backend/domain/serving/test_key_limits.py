@@ -6,7 +6,15 @@ from datetime import UTC, datetime
 
 import pytest
 
-from backend.domain.serving.key_limits import KeyLimits, KeyScopes, parse_expiry, parse_limits, parse_scopes, period_end, period_start
+from backend.domain.serving.key_limits import (
+    KeyLimits,
+    KeyScopes,
+    parse_expiry,
+    parse_limits,
+    parse_scopes,
+    period_end,
+    period_start,
+)
 from backend.errors import InvalidInput
 
 NOW = datetime(2026, 12, 31, 22, 30, tzinfo=UTC)

@@ -15,7 +15,9 @@ from backend.domain.serving.load_summary import overhead, spread, summarise
 
 
 def test_a_level_by_hand() -> None:
-    """Four requests in 0 to 4 s; one fails, one has a late first token, one slow gaps: one of four is good, 0.25 a second."""
+    """Four requests in 0 to 4 s; one fails, one has a late first token, one slow gaps: one of four is good, 0.25 a
+    second.
+    """
     records = [
         Record(0.0, 1.0, 0.1, (0.05, 0.05), 10, 3),
         Record(0.0, 2.0, 1.5, (0.05,), 10, 2),
@@ -24,7 +26,12 @@ def test_a_level_by_hand() -> None:
     ]
     summary = summarise([LevelRun(tuple(records), 0.0, 4.0)], slo_ttft_ms=1000, slo_itl_ms=100)
     assert (summary.requests, summary.errors, summary.duration_s) == (4, 1, 4.0)
-    assert (summary.requests_per_s, summary.tokens_per_s, summary.goodput_per_s, summary.good_share) == (0.75, 2.0, 0.25, 0.25)
+    assert (summary.requests_per_s, summary.tokens_per_s, summary.goodput_per_s, summary.good_share) == (
+        0.75,
+        2.0,
+        0.25,
+        0.25,
+    )
     assert summary.ttft is not None
     assert (summary.ttft.p50_ms, summary.ttft.p99_ms) == pytest.approx((200.0, 1500.0))
     assert summary.first_error == "500"
@@ -64,7 +71,9 @@ def test_phases_have_the_same_lengths_and_arrivals_but_share_no_prompt() -> None
 
 
 def test_rates_are_of_the_steady_time_without_warmup_and_without_the_end_in_which_users_run_out() -> None:
-    """Two users, a request a second each, 10 tokens each: 2 requests and 20 tokens a second, although one goes on alone at the end."""
+    """Two users, a request a second each, 10 tokens each: 2 requests and 20 tokens a second, although one goes on alone
+    at the end.
+    """
     gaps = (0.1,) * 9
     records = [Record(float(n), n + 1.0, 0.05, gaps, 5, 10, is_warmup=n == 0) for n in range(10) for _ in range(2)]
     records.append(Record(10.0, 10.99, 0.05, gaps, 5, 10))
@@ -82,7 +91,9 @@ def test_the_overhead_is_the_difference_of_medians_with_its_interval_or_without_
     rng = np.random.default_rng(0)
 
     def run(added: float, count: int) -> LevelRun:
-        return LevelRun(tuple(Record(0.0, 1.0 + added, 0.1 + added + rng.normal(0, 0.01)) for _ in range(count)), 0.0, 9.0)
+        return LevelRun(
+            tuple(Record(0.0, 1.0 + added, 0.1 + added + rng.normal(0, 0.01)) for _ in range(count)), 0.0, 9.0
+        )
 
     made = overhead([run(0.005, 400)], [run(0.0, 400)])
     low, high = made["ttft_interval_ms"]

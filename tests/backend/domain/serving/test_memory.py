@@ -7,7 +7,9 @@ import pytest
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.serving.memory import CACHE_BYTES, PAGE_TOKENS, cache_pages, replica_memory
 
-SMALL = ArchitectureConfig(num_layers=4, width=128, num_heads=4, num_kv_heads=4, context=256, vocab_size=2048, feed_forward=384)
+SMALL = ArchitectureConfig(
+    num_layers=4, width=128, num_heads=4, num_kv_heads=4, context=256, vocab_size=2048, feed_forward=384
+)
 
 
 def test_weights_are_fp32_on_a_cpu_and_bf16_on_a_gpu() -> None:
@@ -25,15 +27,28 @@ def test_replicas_of_one_machine_hold_the_weights_once_on_a_cpu_and_each_on_a_gp
 
 
 def test_int8_has_a_byte_per_weight_of_a_linear_layer_and_is_prepared_beside_float32() -> None:
-    # of each layer 4 x 128 x 128 for attention and 3 x 128 x 384 for the feed-forward, with 4 x 128 + 2 x 384 + 128 outputs; the head
-    linear, outputs, embedding, norms = 4 * (4 * 128**2 + 3 * 128 * 384) + 2048 * 128, 4 * (5 * 128 + 2 * 384) + 2048, 2048 * 128, 9 * 128
+    # of each layer 4 x 128 x 128 for attention and 3 x 128 x 384 for the feed-forward, with 4 x 128 + 2 x 384 + 128
+    # outputs; the head
+    linear, outputs, embedding, norms = (
+        4 * (4 * 128**2 + 3 * 128 * 384) + 2048 * 128,
+        4 * (5 * 128 + 2 * 384) + 2048,
+        2048 * 128,
+        9 * 128,
+    )
     shape = SMALL.model_copy(update={"tie_embeddings": False})
     memory = replica_memory(parameters=linear + embedding + norms, shape=shape, device="cpu", precision="int8")
     assert memory.weight_bytes == linear + 4 * (outputs + embedding + norms)
     tied = SMALL.model_copy(update={"tie_embeddings": True})
-    assert replica_memory(parameters=linear + norms, shape=tied, device="cpu", precision="int8").weight_bytes == memory.weight_bytes
+    assert (
+        replica_memory(parameters=linear + norms, shape=tied, device="cpu", precision="int8").weight_bytes
+        == memory.weight_bytes
+    )
     large = replica_memory(parameters=10**9, shape=None, device="cpu", precision="int8")
-    assert large.of_replicas(2) == large.preparing_bytes + (large.runtime_bytes or 0) > large.total_bytes + large.further_bytes
+    assert (
+        large.of_replicas(2)
+        == large.preparing_bytes + (large.runtime_bytes or 0)
+        > large.total_bytes + large.further_bytes
+    )
 
 
 @pytest.mark.parametrize("is_tied", [True, False])
@@ -42,13 +57,19 @@ def test_16_bits_have_two_bytes_per_weight_of_a_linear_layer_or_embedding(is_tie
     shape = SMALL.model_copy(update={"tie_embeddings": is_tied})
     parameters = linear + embedding + norms
     expected = 2 * (linear + embedding) + 4 * norms
-    assert replica_memory(parameters=parameters, shape=shape, device="cpu", precision="bfloat16").weight_bytes == expected
+    assert (
+        replica_memory(parameters=parameters, shape=shape, device="cpu", precision="bfloat16").weight_bytes == expected
+    )
     stored = replica_memory(parameters=parameters, shape=shape, device="cpu", is_16_bit=True)
     assert stored.weight_bytes == expected
     assert stored.preparing_bytes == 4 * parameters + (stored.runtime_bytes or 0)
-    assert replica_memory(parameters=parameters, shape=None, device="cpu", is_16_bit=True).weight_bytes == 4 * parameters
+    assert (
+        replica_memory(parameters=parameters, shape=None, device="cpu", is_16_bit=True).weight_bytes == 4 * parameters
+    )
     gpt2 = shape.model_copy(update={"family": "gpt2"})
-    assert replica_memory(parameters=parameters, shape=gpt2, device="cpu", is_16_bit=True).weight_bytes == 4 * parameters
+    assert (
+        replica_memory(parameters=parameters, shape=gpt2, device="cpu", is_16_bit=True).weight_bytes == 4 * parameters
+    )
 
 
 def test_the_cache_holds_sixteen_contexts_of_a_small_network() -> None:

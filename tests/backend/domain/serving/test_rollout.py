@@ -10,7 +10,13 @@ from backend.domain.serving.rollout import Count, next_step
 SMALL = st.integers(0, 5)
 
 
-@given(old_ready=SMALL, old_starting=SMALL, target=st.integers(1, 5), surge=st.integers(0, 2), order=st.randoms(use_true_random=False))
+@given(
+    old_ready=SMALL,
+    old_starting=SMALL,
+    target=st.integers(1, 5),
+    surge=st.integers(0, 2),
+    order=st.randoms(use_true_random=False),
+)
 def test_a_rollout_replaces_every_replica_and_keeps_enough_ready(old_ready, old_starting, target, surge, order) -> None:  # type: ignore[no-untyped-def]
     new, old = Count(), Count(starting=old_starting, ready=old_ready)
     enough = min(old_ready, target) - (0 if surge else 1)

@@ -28,7 +28,11 @@ def split(text: str, style: CallStyle | None, *, step: int, **options: Any) -> t
             assert delta.id
             calls[delta.index] = [delta.name, ""]
         calls[delta.index][1] += delta.arguments
-    return "".join(p.text for p in pieces), "".join(p.reasoning for p in pieces), [(name, value) for name, value in calls.values()]
+    return (
+        "".join(p.text for p in pieces),
+        "".join(p.reasoning for p in pieces),
+        [(name, value) for name, value in calls.values()],
+    )
 
 
 @pytest.mark.parametrize("step", [1, 3, 1000])
@@ -36,7 +40,12 @@ def split(text: str, style: CallStyle | None, *, step: int, **options: Any) -> t
     ("style", "text", "shown", "names"),
     [
         (CallStyle.HERMES, f"I look.\n<tool_call>\n{CALL}\n</tool_call>", "I look.", ["look"]),
-        (CallStyle.HERMES, f"<tool_call>\n{CALL}\n</tool_call>\n<tool_call>\n{SECOND}\n</tool_call>", "", ["look", "wait"]),
+        (
+            CallStyle.HERMES,
+            f"<tool_call>\n{CALL}\n</tool_call>\n<tool_call>\n{SECOND}\n</tool_call>",
+            "",
+            ["look", "wait"],
+        ),
         (CallStyle.MISTRAL, f"[TOOL_CALLS] [{CALL}, {SECOND}]", "", ["look", "wait"]),
         (CallStyle.MISTRAL, f"[TOOL_CALLS]look[ARGS]{CALL[CALL.index('arguments') + 12 : -1]}", "", ["look"]),
         (CallStyle.LLAMA, CALL.replace("arguments", "parameters"), "", ["look"]),
@@ -91,7 +100,11 @@ def test_arguments_written_as_text_are_unwrapped() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(alphabet='<tool_call>{}"[]\n,:think/ab', max_size=60), st.sampled_from([*CallStyle, None]), st.integers(1, 7))
+@given(
+    st.text(alphabet='<tool_call>{}"[]\n,:think/ab', max_size=60),
+    st.sampled_from([*CallStyle, None]),
+    st.integers(1, 7),
+)
 def test_no_text_breaks_the_splitter_and_steps_do_not_matter(text: str, style: CallStyle | None, step: int) -> None:
     assert split(text, style, step=step) == split(text, style, step=1)
 

@@ -64,11 +64,15 @@ def test_rows_are_canonical_and_recognised_as_their_kind(dataset: StarterDataset
     recognition = recognise(rows[:50])
     assert recognition.kind == dataset.kind
     assert recognition.confidence >= 0.7
-    assert [apply_mapping(row, kind=recognition.kind, mapping=recognition.mapping) for row in rows] == [dict(row) for row in rows]
+    assert [apply_mapping(row, kind=recognition.kind, mapping=recognition.mapping) for row in rows] == [
+        dict(row) for row in rows
+    ]
 
 
 def test_no_template_slot_is_left_unfilled() -> None:
-    whole = "\n".join(json.dumps(row) for dataset in STARTER_DATASETS if dataset.kind == "text" for row in dataset.make_rows())
+    whole = "\n".join(
+        json.dumps(row) for dataset in STARTER_DATASETS if dataset.kind == "text" for row in dataset.make_rows()
+    )
     assert "{A}" not in whole
     assert whole.count("{") == len(pretrain_texts())  # only those of JSON
 
@@ -141,7 +145,9 @@ def test_best_friends_are_mutual_and_jobs_unique() -> None:
     world = build_world()
     assert all(world.person(world.person(person.name).friend).friend == person.name for person in world.people)
     assert {person.job for person in world.people} == set(TOOLS)
-    assert Counter(person.home.name for person in world.people) == dict.fromkeys((place.name for place in world.places), 2)
+    assert Counter(person.home.name for person in world.people) == dict.fromkeys(
+        (place.name for place in world.places), 2
+    )
 
 
 def test_chosen_answers_are_true_and_rejected_ones_differ() -> None:
@@ -159,7 +165,11 @@ def test_chosen_answers_are_true_and_rejected_ones_differ() -> None:
 
 def test_yes_and_no_answers_agree_with_the_facts() -> None:
     truths = {fact.answer for fact in all_facts()}
-    answers = [row["messages"][1]["content"] for row in chat_rows() if row["messages"][1]["content"].startswith(("Yes, ", "No, "))]
+    answers = [
+        row["messages"][1]["content"]
+        for row in chat_rows()
+        if row["messages"][1]["content"].startswith(("Yes, ", "No, "))
+    ]
     facts_said = [text for text in answers if text.split(", ", 1)[1] in truths]
     assert len(facts_said) >= 300
     assert abs(sum(text.startswith("Yes") for text in facts_said) / len(facts_said) - 0.5) < 0.05
@@ -175,5 +185,7 @@ def test_generation_takes_under_two_seconds_and_is_the_same_in_every_process() -
     started = time.process_time()
     here = hashlib.sha256(json.dumps([dataset.make_rows() for dataset in STARTER_DATASETS]).encode()).hexdigest()
     assert time.process_time() - started < 2
-    there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env).stdout.strip()
+    there = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env
+    ).stdout.strip()
     assert there == here

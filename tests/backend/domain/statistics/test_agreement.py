@@ -10,7 +10,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from backend.domain.statistics.agreement import Resampling, gwet_ac1, krippendorff_alpha, percent_agreement, pooled_kappa
+from backend.domain.statistics.agreement import (
+    Resampling,
+    gwet_ac1,
+    krippendorff_alpha,
+    percent_agreement,
+    pooled_kappa,
+)
 
 NAN = float("nan")
 TEXTBOOK = [
@@ -107,7 +113,9 @@ def test_battles_of_one_prompt_widen_the_interval() -> None:
     rng = np.random.default_rng(1)
     hard = rng.random(20) < 0.5
     units = [["x", "y" if hard[prompt] else "x"] for prompt in range(20) for _ in range(10)]
-    apart, together = (percent_agreement(units, clusters=clusters) for clusters in (None, [place // 10 for place in range(200)]))
+    apart, together = (
+        percent_agreement(units, clusters=clusters) for clusters in (None, [place // 10 for place in range(200)])
+    )
     assert apart is not None
     assert together is not None
     assert apart.stderr is not None

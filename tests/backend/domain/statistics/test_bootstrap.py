@@ -60,7 +60,10 @@ def test_f1_of_a_thousand_items_has_the_error_of_the_delta_method() -> None:
 def test_bootstrap_of_clusters_draws_whole_clusters() -> None:
     scores = np.repeat([0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0], 25)
     parts = np.column_stack([scores, np.ones(200)])
-    alone, together = bootstrap_corpus(parts, ratio), bootstrap_corpus(parts, ratio, clusters=np.repeat(np.arange(8), 25).tolist())
+    alone, together = (
+        bootstrap_corpus(parts, ratio),
+        bootstrap_corpus(parts, ratio, clusters=np.repeat(np.arange(8), 25).tolist()),
+    )
     assert together.stderr is not None
     assert alone.stderr is not None
     assert together.stderr > 3 * alone.stderr
@@ -69,7 +72,9 @@ def test_bootstrap_of_clusters_draws_whole_clusters() -> None:
 def test_a_difference_resamples_both_together() -> None:
     rng = np.random.default_rng(5)
     hardness = rng.normal(3.0, 1.0, size=200)
-    first, second = (np.column_stack([hardness + shift + rng.normal(0, 0.1, 200), np.ones(200)]) for shift in (0.0, 0.05))
+    first, second = (
+        np.column_stack([hardness + shift + rng.normal(0, 0.1, 200), np.ones(200)]) for shift in (0.0, 0.05)
+    )
     difference = resample_difference(first, second, ratio).estimate()
     assert difference.value == pytest.approx(0.05, abs=0.03)
     assert difference.low is not None

@@ -21,7 +21,9 @@ def test_confidence_of_eighty_with_sixty_right_has_ece_of_a_fifth() -> None:
 def test_calibration_error_does_not_depend_on_the_order_of_items(order: list[int]) -> None:
     confidences = np.repeat([0.3, 0.55, 0.9], 10)
     correct = (np.arange(30) % 3 > 0).astype(float)
-    assert expected_calibration_error(confidences[order], correct[order]) == pytest.approx(expected_calibration_error(confidences, correct))
+    assert expected_calibration_error(confidences[order], correct[order]) == pytest.approx(
+        expected_calibration_error(confidences, correct)
+    )
 
 
 def test_a_report_of_eighty_with_sixty_right_is_miscalibrated() -> None:

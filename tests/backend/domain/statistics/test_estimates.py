@@ -89,7 +89,10 @@ def test_clustered_interval_covers_where_the_plain_one_does_not() -> None:
     hits = {"plain": 0, "clustered": 0}
     for _ in range(400):
         scores = rng.normal(size=60)[codes] + rng.normal(size=360)
-        for name, estimate in (("plain", mean_estimate(scores)), ("clustered", clustered_mean_estimate(scores, codes.tolist()))):
+        for name, estimate in (
+            ("plain", mean_estimate(scores)),
+            ("clustered", clustered_mean_estimate(scores, codes.tolist())),
+        ):
             hits[name] += (estimate.low or 0.0) <= 0.0 <= (estimate.high or 0.0)
     assert hits["clustered"] / 400 == pytest.approx(0.95, abs=0.03)
     assert hits["plain"] / 400 < 0.85

@@ -44,7 +44,10 @@ def test_the_interval_of_an_average_is_made_of_its_tasks_and_stays_within_their_
     assert wrong.high is not None
     assert macro_average([wrong, wrong]).high == pytest.approx(wrong.high / math.sqrt(2))
     macro = macro_average(TASKS)
-    assert (macro.low, macro.high) == (pytest.approx(0.65 - math.hypot(0.1, 0.04) / 2), pytest.approx(0.65 + math.hypot(0.1, 0.04) / 2))
+    assert (macro.low, macro.high) == (
+        pytest.approx(0.65 - math.hypot(0.1, 0.04) / 2),
+        pytest.approx(0.65 + math.hypot(0.1, 0.04) / 2),
+    )
 
 
 def test_a_task_without_an_error_leaves_the_average_without_one() -> None:

@@ -126,14 +126,21 @@ def test_interval_without_a_discordant_pair_is_about_the_rule_of_three() -> None
 
 @pytest.mark.parametrize(("wins", "losses", "n"), [(1, 7, 21), (30, 12, 90), (9, 0, 25)])
 def test_outer_bound_is_the_score_interval_by_another_route(wins: int, losses: int, n: int) -> None:
-    """The bound away from 0 is Tango's: its share maximises the likelihood under the hypothesis, found here by a search."""
+    """The bound away from 0 is Tango's: its share maximises the likelihood under the hypothesis, found here by a
+    search.
+    """
 
     def p_value(delta: float) -> float:
         def loss(share: float) -> float:
             cells = (share + delta, share, 1 - 2 * share - delta)
-            return -sum(count * np.log(max(cell, 1e-300)) for count, cell in zip((wins, losses, n - wins - losses), cells, strict=True))
+            return -sum(
+                count * np.log(max(cell, 1e-300))
+                for count, cell in zip((wins, losses, n - wins - losses), cells, strict=True)
+            )
 
-        share = optimize.minimize_scalar(loss, bounds=(max(0.0, -delta), (1 - delta) / 2), method="bounded", options={"xatol": 1e-10}).x
+        share = optimize.minimize_scalar(
+            loss, bounds=(max(0.0, -delta), (1 - delta) / 2), method="bounded", options={"xatol": 1e-10}
+        ).x
         return float(2 * stats.norm.sf(abs(wins - losses - n * delta) / np.sqrt(n * (2 * share + delta - delta**2))))
 
     interval = difference_interval(wins, losses, n)
@@ -185,7 +192,8 @@ def test_a_macro_average_of_one_subgroup_is_that_subgroup() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(1, 30)), min_size=1, max_size=5), st.sampled_from([0.9, 0.95])
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(1, 30)), min_size=1, max_size=5),
+    st.sampled_from([0.9, 0.95]),
 )
 def test_p_and_interval_of_a_macro_average_agree(counts: list[tuple[int, int, int]], level: float) -> None:
     result = macro(*((wins, losses, wins + losses + rest) for wins, losses, rest in counts), level=level)

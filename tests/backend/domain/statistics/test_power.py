@@ -36,8 +36,12 @@ def test_five_hundred_items_detect_six_to_seven_points(discordance: float, point
 @pytest.mark.parametrize("design_effect", [1.0, 1.8], ids=["items", "clusters"])
 def test_items_detectable_difference_and_power_agree(discordance: float, design_effect: float) -> None:
     difference = detectable_difference(800, discordance=discordance, design_effect=design_effect)
-    assert items_needed(difference, discordance=discordance, design_effect=design_effect) == pytest.approx(800, rel=0.01)
-    assert power_of(difference, 800, discordance=discordance, design_effect=design_effect) == pytest.approx(0.8, abs=1e-4)
+    assert items_needed(difference, discordance=discordance, design_effect=design_effect) == pytest.approx(
+        800, rel=0.01
+    )
+    assert power_of(difference, 800, discordance=discordance, design_effect=design_effect) == pytest.approx(
+        0.8, abs=1e-4
+    )
 
 
 @pytest.mark.parametrize(("n", "discordance", "level"), [(600, 0.3, 0.95), (60, 0.4, 0.95), (150, 0.1, 0.99)])
@@ -52,13 +56,20 @@ def test_stated_power_is_that_of_the_test_that_is_run(n: int, discordance: float
 def test_exact_power_equals_the_sum_over_every_table() -> None:
     n, discordance, difference = 25, 0.4, 0.25
     shares = [(discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance]
-    tables = [(wins, losses) for wins in range(n + 1) for losses in range(min(wins, n - wins + 1)) if mcnemar(wins, losses) < 0.05]
+    tables = [
+        (wins, losses)
+        for wins in range(n + 1)
+        for losses in range(min(wins, n - wins + 1))
+        if mcnemar(wins, losses) < 0.05
+    ]
     chance = sum(stats.multinomial.pmf([wins, losses, n - wins - losses], n, shares) for wins, losses in tables)
     assert power_of(difference, n, discordance=discordance) == pytest.approx(chance, abs=1e-9)
 
 
 def test_clusters_cost_their_design_effect() -> None:
-    assert items_needed(0.05, discordance=0.3, design_effect=2.0) == pytest.approx(2 * items_needed(0.05, discordance=0.3), rel=0.05)
+    assert items_needed(0.05, discordance=0.3, design_effect=2.0) == pytest.approx(
+        2 * items_needed(0.05, discordance=0.3), rel=0.05
+    )
 
 
 def test_a_plan_names_its_assumption() -> None:

@@ -14,7 +14,9 @@ from backend.errors import InvalidInput
 
 
 def answers(rng: np.random.Generator, n: int, skills: list[float], *, size: int = 1) -> FloatArray:
-    """Right and wrong answers of networks of these skills; items share their hardness, within clusters of `size` too."""
+    """Right and wrong answers of networks of these skills; items share their hardness, within clusters of `size`
+    too.
+    """
     hardness = np.repeat(rng.normal(size=(n // size, 1)), size, axis=0)
     noise = rng.normal(size=(n, len(skills)))
     if size > 1:
@@ -25,7 +27,9 @@ def answers(rng: np.random.Generator, n: int, skills: list[float], *, size: int 
 def denied_by_holm_against_the_observed_best(scores: FloatArray) -> bool:
     best = scores[:, scores.sum(axis=0).argmax()]
     gaps = scores - best[:, None]
-    return min(holm([mcnemar(int((gap > 0).sum()), int((gap < 0).sum())) for gap in gaps.T if gap.any()] or [1.0])) < 0.05
+    return (
+        min(holm([mcnemar(int((gap > 0).sum()), int((gap < 0).sum())) for gap in gaps.T if gap.any()] or [1.0])) < 0.05
+    )
 
 
 @pytest.mark.parametrize("checkpoints", [2, 5, 16])
@@ -48,7 +52,9 @@ def test_clusters_are_respected() -> None:
     for seed in range(repeats):
         scores = answers(rng, 300, [0.3] * 4, size=5)
         hits["plain"] += min(rank_jointly(scores, num_draws=299, seed=seed).p_first) <= 0.05
-        hits["clustered"] += min(rank_jointly(scores, clusters=(np.arange(300) // 5).tolist(), num_draws=299, seed=seed).p_first) <= 0.05
+        hits["clustered"] += (
+            min(rank_jointly(scores, clusters=(np.arange(300) // 5).tolist(), num_draws=299, seed=seed).p_first) <= 0.05
+        )
     assert hits["clustered"] / repeats < 0.05 + 3 * np.sqrt(0.05 * 0.95 / repeats)
     assert hits["plain"] / repeats > 0.2
 
@@ -87,7 +93,10 @@ def test_rank_intervals_hold_all_true_ranks_together() -> None:
     rng, skills, repeats, held = np.random.default_rng(6), [0.6, 0.4, 0.2, 0.0, -0.2], 200, 0
     for seed in range(repeats):
         ranking = rank_jointly(answers(rng, 300, skills), num_draws=299, seed=seed)
-        held += all(low <= rank <= high for rank, low, high in zip(range(1, 6), ranking.rank_low, ranking.rank_high, strict=True))
+        held += all(
+            low <= rank <= high
+            for rank, low, high in zip(range(1, 6), ranking.rank_low, ranking.rank_high, strict=True)
+        )
     assert held / repeats > 0.95 - 3 * np.sqrt(0.05 * 0.95 / repeats)
 
 
@@ -99,7 +108,9 @@ def test_real_valued_scores_agree_with_a_t_test_for_two() -> None:
     assert ranking.p_first[0] == pytest.approx(stats.ttest_rel(first, second).pvalue, abs=0.02)
 
 
-@pytest.mark.parametrize("scores", [[[1.0, 0.0]], [[1.0], [0.0]], [[1.0, np.nan], [0.0, 1.0]]], ids=["one item", "one checkpoint", "nan"])
+@pytest.mark.parametrize(
+    "scores", [[[1.0, 0.0]], [[1.0], [0.0]], [[1.0, np.nan], [0.0, 1.0]]], ids=["one item", "one checkpoint", "nan"]
+)
 def test_what_can_not_be_ranked_is_refused(scores: list[list[float]]) -> None:
     with pytest.raises(InvalidInput):
         rank_jointly(scores)

@@ -1,4 +1,6 @@
-"""Words and fertility against examples counted by hand and a second implementation; pieces against the bytes they stand for."""
+"""Words and fertility against examples counted by hand and a second implementation; pieces against the bytes they stand
+for.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def _second_implementation(text: str) -> int:
     total, has_letter = 0, False
     for letter in text + " ":
         name = unicodedata.name(letter, "")
-        unspaced = name.startswith(("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA LETTER", "KATAKANA LETTER", "THAI CHARACTER"))
+        unspaced = name.startswith(
+            ("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA LETTER", "KATAKANA LETTER", "THAI CHARACTER")
+        )
         if letter.isspace() or unspaced:
             total += has_letter + unspaced
             has_letter = False
@@ -86,18 +90,30 @@ def test_pieces_stand_for_the_bytes_of_their_form() -> None:
     level = PieceForm.of_decoder('{"type":"ByteLevel","add_prefix_space":false}')
     assert (level.bytes_of("Ġcaf"), level.bytes_of("Ã©"), level.bytes_of("Ã")) == (b" caf", "é".encode(), b"\xc3")
     assert [level.is_raw_byte(piece) for piece in ("Ã", "a", "Ã©")] == [True, False, False]
-    marked = PieceForm.of_decoder('{"decoders":[{"type":"Replace","pattern":{"String":"▁"},"content":" "},{"type":"ByteFallback"}]}')
+    marked = PieceForm.of_decoder(
+        '{"decoders":[{"type":"Replace","pattern":{"String":"▁"},"content":" "},{"type":"ByteFallback"}]}'
+    )
     assert (marked.bytes_of("▁a"), marked.bytes_of("<0x0A>"), marked.bytes_of("<0xZZ>")) == (b" a", b"\n", b"<0xZZ>")
     assert [marked.is_raw_byte(piece) for piece in ("<0x0A>", "a")] == [True, False]
     plain = PieceForm.of_decoder("")
-    assert (plain.bytes_of("▁a"), plain.bytes_of("<0x0A>"), plain.is_raw_byte("<0x0A>")) == ("▁a".encode(), b"<0x0A>", False)
+    assert (plain.bytes_of("▁a"), plain.bytes_of("<0x0A>"), plain.is_raw_byte("<0x0A>")) == (
+        "▁a".encode(),
+        b"<0x0A>",
+        False,
+    )
 
 
 def test_the_unknown_token_is_found_in_each_model() -> None:
     assert unknown_token({"model": {"type": "WordLevel", "unk_token": "?", "vocab": {"a": 0, "?": 1}}}) == (1, "?")
     assert unknown_token({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0]]}}) == (0, "<unk>")
-    assert unknown_token({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0]], "byte_fallback": True}}) is None
+    assert (
+        unknown_token({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0]], "byte_fallback": True}})
+        is None
+    )
     assert unknown_token({"model": {"type": "BPE", "unk_token": None, "vocab": {}}}) is None
-    added = {"added_tokens": [{"content": "<unk>", "id": 7}], "model": {"type": "BPE", "unk_token": "<unk>", "vocab": {}}}
+    added = {
+        "added_tokens": [{"content": "<unk>", "id": 7}],
+        "model": {"type": "BPE", "unk_token": "<unk>", "vocab": {}},
+    }
     assert unknown_token(added) == (7, "<unk>")
     assert unknown_token({}) is None

@@ -34,7 +34,9 @@ from backend.domain.training.traits import COST, Effect
 from backend.errors import InvalidInput
 
 ROOT = Path(__file__).resolve().parents[4]
-SHAPE = ArchitectureConfig(num_layers=2, width=32, num_heads=2, num_kv_heads=2, context=256, vocab_size=300, feed_forward=64)
+SHAPE = ArchitectureConfig(
+    num_layers=2, width=32, num_heads=2, num_kv_heads=2, context=256, vocab_size=300, feed_forward=64
+)
 IN_USE: dict[str, dict[str, Any]] = {
     "sft": {},
     "adapters": {"method": "lora"},
@@ -81,14 +83,18 @@ def varied(path: str) -> list[tuple[RunConfig, RunConfig]]:
     return pairs
 
 
-COSTLY = [path for path in paths_affecting(*COST) if not traits_of(path).names_row and path not in ("objective", "device")]
+COSTLY = [
+    path for path in paths_affecting(*COST) if not traits_of(path).names_row and path not in ("objective", "device")
+]
 
 
 def test_every_field_states_its_traits() -> None:
     for path in list_paths():
         traits = traits_of(path)
         assert traits.label, path
-        assert traits.group is None or config_fields.field_at(path).description, f"{path} is on the form and has no help"
+        assert traits.group is None or config_fields.field_at(path).description, (
+            f"{path} is on the form and has no help"
+        )
 
 
 def test_a_field_without_traits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +121,9 @@ def test_a_field_that_affects_memory_or_time_makes_another_measurement(path: str
     assert all((a == b) == (a.fingerprint == b.fingerprint) for a, b in settings)
 
 
-@pytest.mark.parametrize("path", [path for path in list_paths() if traits_of(path).group and not traits_of(path).affects & COST])
+@pytest.mark.parametrize(
+    "path", [path for path in list_paths() if traits_of(path).group and not traits_of(path).affects & COST]
+)
 def test_a_field_without_effect_on_memory_or_time_shares_the_measurement(path: str) -> None:
     for before, after in varied(path):
         assert measured_values(before) == measured_values(after)
@@ -123,15 +131,27 @@ def test_a_field_without_effect_on_memory_or_time_shares_the_measurement(path: s
 
 
 def test_values_are_reduced_to_what_a_measurement_depends_on() -> None:
-    assert measured_values(make(grad_accum_steps=2)) == measured_values(make(grad_accum_steps=8)) != measured_values(make())
+    assert (
+        measured_values(make(grad_accum_steps=2))
+        == measured_values(make(grad_accum_steps=8))
+        != measured_values(make())
+    )
     assert measured_values(make(dropout=0.1)) == measured_values(make(dropout=0.2)) != measured_values(make())
     assert values_affecting(make(grad_accum_steps=2), Effect.STEP_TIME)["grad_accum_steps"] == 2
 
 
 def test_runs_are_the_same_experiment_if_they_differ_in_seed_hardware_memory_or_unused_fields() -> None:
-    same = make(seed=2, priority=9, keep_last=7, recompute=True, trackers=["tensorboard"], lora={"rank": 64}, name="again")
+    same = make(
+        seed=2, priority=9, keep_last=7, recompute=True, trackers=["tensorboard"], lora={"rank": 64}, name="again"
+    )
     assert distinguishing_values(same) == distinguishing_values(make())
-    for values in ({"learning_rate": 1e-4}, {"optimizer": "lion"}, {"packing": False}, {"eval_batches": 2}, {"max_epochs": 1}):
+    for values in (
+        {"learning_rate": 1e-4},
+        {"optimizer": "lion"},
+        {"packing": False},
+        {"eval_batches": 2},
+        {"max_epochs": 1},
+    ):
         assert distinguishing_values(make(**values)) != distinguishing_values(make()), values
 
 
@@ -139,7 +159,10 @@ def test_the_form_has_the_fields_in_use_and_no_others() -> None:
     config = make(schedule="constant", method="lora")
     paths = {path for group in form_groups(lambda path: value_at(config, path)).values() for path in group}
     assert {"lora.rank", "packing", "z_loss"} <= paths
-    assert not {"min_learning_rate", "decay_steps", "freeze_blocks", "preference.beta", "devices.nodes", "lora.bits"} & paths
+    assert (
+        not {"min_learning_rate", "decay_steps", "freeze_blocks", "preference.beta", "devices.nodes", "lora.bits"}
+        & paths
+    )
 
 
 def test_fields_that_are_set_and_idle_name_the_choice_that_idles_them() -> None:
@@ -172,17 +195,25 @@ def test_an_unknown_field_names_the_nearest(text: str, near: str) -> None:
 
 
 FIELDS = frozenset(list_paths()) | frozenset(RunConfig.model_fields)
-OF_EVERYTHING = frozenset({"name", "dataset", "architecture", "tokenizer", "base", "objective", "method", "device", "devices", "queue"})
+OF_EVERYTHING = frozenset(
+    {"name", "dataset", "architecture", "tokenizer", "base", "objective", "method", "device", "devices", "queue"}
+)
 """Words that are fields of a run and much else, such as columns of a table or parts of an address."""
 
 
 def literal_lists(tree: ast.AST) -> list[tuple[int, list[str]]]:
-    """Tuples, lists and sets of nothing but names of a run's fields, and dictionaries from such names to texts or numbers."""
+    """Tuples, lists and sets of nothing but names of a run's fields, and dictionaries from such names to texts or
+    numbers.
+    """
     lists = []
     for node in ast.walk(tree):
         is_table = isinstance(node, ast.Dict) and all(isinstance(value, ast.Constant) for value in node.values)
         items = (
-            node.keys if isinstance(node, ast.Dict) and is_table else node.elts if isinstance(node, ast.Tuple | ast.List | ast.Set) else []
+            node.keys
+            if isinstance(node, ast.Dict) and is_table
+            else node.elts
+            if isinstance(node, ast.Tuple | ast.List | ast.Set)
+            else []
         )
         names = [item.value for item in items if isinstance(item, ast.Constant) and isinstance(item.value, str)]
         if len(names) == len(items) and len(set(names) - OF_EVERYTHING) >= 3 and set(names) <= FIELDS:
@@ -200,5 +231,8 @@ def test_no_list_of_fields_is_kept_by_hand() -> None:
 
 
 def test_the_search_finds_a_list_kept_by_hand() -> None:
-    source = 'LATER = ("optimizer", "dropout", "ema_decay")\nLABELS = {"beta1": "Beta 1", "beta2": "Beta 2", "seed": "Seed"}\n'
+    source = (
+        'LATER = ("optimizer", "dropout", "ema_decay")\nLABELS = {"beta1": "Beta 1", "beta2": "Beta 2", "seed":'
+        ' "Seed"}\n'
+    )
     assert [line for line, _ in literal_lists(ast.parse(source))] == [1, 2]

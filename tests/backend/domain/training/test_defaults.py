@@ -1,4 +1,6 @@
-"""Suggested hyperparameters: near what published recipes use at their sizes, and never what the launch page warns of."""
+"""Suggested hyperparameters: near what published recipes use at their sizes, and never what the launch page warns
+of.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ SIZES = (30_000, 1_000_000, 135_000_000, 1_500_000_000, 7_000_000_000, 70_000_00
 
 
 def config_of(objective: Objective, method: str) -> RunConfig:
-    parts = {"architecture": "a", "tokenizer": "t"} if objective is Objective.PRETRAIN else {"base": "b", "method": method}
+    parts = (
+        {"architecture": "a", "tokenizer": "t"} if objective is Objective.PRETRAIN else {"base": "b", "method": method}
+    )
     extra = {"grpo": {"rewards": [{"kind": "exact"}]}} if objective is Objective.GRPO else {}
     return RunConfig.model_validate({"objective": objective, "dataset": "d", **parts, **extra})
 
@@ -27,7 +31,14 @@ def test_suggestions_make_a_config_without_warnings(objective: Objective, method
         return
     for parameters, context, rows in itertools.product(SIZES, (8, 512, 131_072), (10, 3_000, 1_000_000)):
         basis = Basis(
-            objective, method, objective is not Objective.PRETRAIN, parameters, context, rows, 200 * rows, {"optimizer": optimizer}
+            objective,
+            method,
+            objective is not Objective.PRETRAIN,
+            parameters,
+            context,
+            rows,
+            200 * rows,
+            {"optimizer": optimizer},
         )
         values = suggest_values(basis)
         if context < 9 and objective is Objective.GRPO:
@@ -35,7 +46,10 @@ def test_suggestions_make_a_config_without_warnings(objective: Objective, method
         config = with_values(config_of(objective, method), values)
         sequences = config.micro_batch * config.grad_accum_steps * config.max_steps
         epochs = sequences * config.context / (200 * rows) if objective is Objective.PRETRAIN else sequences / rows
-        codes = {warning.code.value for warning in warnings_of(config, LaunchFacts(body=parameters, epochs=epochs, seconds=3600.0))}
+        codes = {
+            warning.code.value
+            for warning in warnings_of(config, LaunchFacts(body=parameters, epochs=epochs, seconds=3600.0))
+        }
         few = {"over_fit"} if rows == 10 else set()  # ten steps of so few rows are many epochs
         assert codes <= few | {"batch_tiny"}, (parameters, context, rows, values)
 
@@ -60,7 +74,9 @@ def test_learning_rates_of_published_recipes(objective: str, method: str, parame
 def test_chosen_values_stay_and_the_others_follow_them() -> None:
     basis = Basis(Objective.SFT, train_rows=960, parameters=1_000_000)
     assert suggest_values(basis)["max_steps"] == 360
-    chosen = suggest_values(Basis(Objective.SFT, train_rows=960, parameters=1_000_000, chosen={"micro_batch": 32, "learning_rate": 0.5}))
+    chosen = suggest_values(
+        Basis(Objective.SFT, train_rows=960, parameters=1_000_000, chosen={"micro_batch": 32, "learning_rate": 0.5})
+    )
     assert (chosen["micro_batch"], chosen["learning_rate"], chosen["max_steps"]) == (32, 0.5, 90)
 
 

@@ -18,7 +18,14 @@ STEPS = 600
 
 def config(**values: Any) -> RunConfig:
     """A pretraining config from random weights."""
-    given = {"dataset": "tales", "architecture": "small", "tokenizer": "pieces", "max_steps": STEPS, "learning_rate": 3e-3, **values}
+    given = {
+        "dataset": "tales",
+        "architecture": "small",
+        "tokenizer": "pieces",
+        "max_steps": STEPS,
+        "learning_rate": 3e-3,
+        **values,
+    }
     return RunConfig.model_validate({key: value for key, value in given.items() if value is not None})
 
 
@@ -32,9 +39,18 @@ def curve(values: np.ndarray, *, every: int = 1) -> Series:
 
 
 def healthy(
-    seed: int, *, steps: int = STEPS, start: float = 5.6, floor: float = 1.7, tail: float = 0.35, noise: float = 0.02, heavy: bool = False
+    seed: int,
+    *,
+    steps: int = STEPS,
+    start: float = 5.6,
+    floor: float = 1.7,
+    tail: float = 0.35,
+    noise: float = 0.02,
+    heavy: bool = False,
 ) -> dict[str, Series]:
-    """Curves as of a run from random weights: a fast fall, then a power law; noise in proportion, of a normal or a heavy-tailed kind."""
+    """Curves as of a run from random weights: a fast fall, then a power law; noise in proportion, of a normal or a
+    heavy-tailed kind.
+    """
     rng = np.random.default_rng(seed)
     at = np.arange(1, steps + 1)
     trend = floor + (start - floor) * (0.55 * np.exp(-at / (0.06 * steps)) + 0.45 * (1 + at / (0.05 * steps)) ** -tail)
@@ -42,7 +58,9 @@ def healthy(
     every = max(1, steps // 12)
     return {
         "train_loss": curve(trend * (1 + noise * draw)),
-        "val_loss": curve(trend[every - 1 :: every] + 0.03 + rng.normal(0, 0.004, len(trend[every - 1 :: every])), every=every),
+        "val_loss": curve(
+            trend[every - 1 :: every] + 0.03 + rng.normal(0, 0.004, len(trend[every - 1 :: every])), every=every
+        ),
         "grad_norm": curve((0.3 + 2 * np.exp(-at / 40)) * np.exp(rng.normal(0, 0.25, steps))),
         "data_wait": curve(np.abs(rng.normal(0.01, 0.01, steps))),
     }
@@ -65,8 +83,20 @@ def only(series: dict[str, Series], **facts: Any) -> Finding:
 @pytest.mark.parametrize("steps", [80, 300, 2000])
 def test_a_healthy_run_has_no_finding(steps: int, noise: float, heavy: bool) -> None:
     for seed in range(12):
-        series = healthy(seed, steps=steps, noise=noise, heavy=heavy, start=3.5 + seed / 2, floor=1.0 + seed / 10, tail=0.3 + seed / 30)
-        for facts in (RunFacts(config(max_steps=steps)), RunFacts(config(max_steps=10 * steps), has_ended=False), RunFacts()):
+        series = healthy(
+            seed,
+            steps=steps,
+            noise=noise,
+            heavy=heavy,
+            start=3.5 + seed / 2,
+            floor=1.0 + seed / 10,
+            tail=0.3 + seed / 30,
+        )
+        for facts in (
+            RunFacts(config(max_steps=steps)),
+            RunFacts(config(max_steps=10 * steps), has_ended=False),
+            RunFacts(),
+        ):
             assert diagnose(series, facts) == [], (seed, facts.has_ended)
 
 
@@ -84,7 +114,12 @@ def test_a_slowly_falling_preference_loss_has_no_finding() -> None:
     for seed in range(30):
         rng = np.random.default_rng(seed)
         loss = np.maximum(0.69 - 0.35 * np.arange(300) / 300 + rng.normal(0, 0.12, 300), 0.05)
-        assert kinds({"train_loss": curve(loss), "grad_norm": curve(np.exp(rng.normal(0, 0.5, 300)))}, config=tuning("dpo")) == [], seed
+        assert (
+            kinds(
+                {"train_loss": curve(loss), "grad_norm": curve(np.exp(rng.normal(0, 0.5, 300)))}, config=tuning("dpo")
+            )
+            == []
+        ), seed
 
 
 def test_a_val_loss_that_rises_within_its_noise_is_not_over_fitting() -> None:
@@ -200,7 +235,9 @@ def test_a_learning_rate_far_too_low_is_named(seed: int) -> None:
     finding = only({"train_loss": curve(loss)}, config=config(learning_rate=1e-6))
     assert finding.kind is Kind.TOO_SLOW
     assert finding.changes == (("learning_rate", 5e-6),)
-    assert kinds({"train_loss": curve(loss)}, config=tuning(learning_rate=1e-6)) == []  # a base may have little left to learn
+    assert (
+        kinds({"train_loss": curve(loss)}, config=tuning(learning_rate=1e-6)) == []
+    )  # a base may have little left to learn
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -228,7 +265,16 @@ def test_the_changes_of_a_finding_can_be_launched() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["learning_rat:1", "learning_rate", "lora.ranks:3", "name.x:3", "learning_rate:[", "learning_rate:-1", "max_steps:many"]
+    "text",
+    [
+        "learning_rat:1",
+        "learning_rate",
+        "lora.ranks:3",
+        "name.x:3",
+        "learning_rate:[",
+        "learning_rate:-1",
+        "max_steps:many",
+    ],
 )
 def test_invalid_changes_are_refused(text: str) -> None:
     with pytest.raises(InvalidInput):

@@ -21,7 +21,9 @@ def test_only_the_newest_of_many_held_ones_wait() -> None:
 
 
 @given(steps=STEPS, held=STEPS, keep_last=st.integers(1, 5), best=st.none() | st.integers(1, 500))
-def test_the_last_and_the_best_are_never_removed(steps: list[int], held: list[int], keep_last: int, best: int | None) -> None:
+def test_the_last_and_the_best_are_never_removed(
+    steps: list[int], held: list[int], keep_last: int, best: int | None
+) -> None:
     removed = choose_removed(steps, keep_last=keep_last, best=best, held=held)
     assert not {*removed} & {*steps[-keep_last:], best}
     assert len(steps) - len(removed) <= keep_last + 1 + MOST_HELD

@@ -19,8 +19,22 @@ STATE = {
     "global_step": 30,
     "total_flos": 3.0e12,
     "log_history": [
-        {"loss": 2.5, "grad_norm": 1.5, "learning_rate": 0.001, "epoch": 0.1, "step": 10, "num_input_tokens_seen": 5120},
-        {"eval_loss": 2.4, "eval_runtime": 1.0, "eval_samples_per_second": 3.0, "eval_rewards/margins": 0.2, "epoch": 0.1, "step": 10},
+        {
+            "loss": 2.5,
+            "grad_norm": 1.5,
+            "learning_rate": 0.001,
+            "epoch": 0.1,
+            "step": 10,
+            "num_input_tokens_seen": 5120,
+        },
+        {
+            "eval_loss": 2.4,
+            "eval_runtime": 1.0,
+            "eval_samples_per_second": 3.0,
+            "eval_rewards/margins": 0.2,
+            "epoch": 0.1,
+            "step": 10,
+        },
         {"loss": float("nan"), "rewards/chosen": 1.0, "step": 20, "num_input_tokens_seen": 10240},
         {"train_runtime": 9.0, "train_loss": 2.45, "total_flos": 3.0e12, "step": 30},
     ],
@@ -39,7 +53,14 @@ def values(log: foreign_logs.ParsedLog, metric: str) -> dict[int, float]:
 def test_the_state_of_a_trainer_becomes_curves_with_our_names() -> None:
     log = only(json.dumps(STATE).encode(), "trainer_state.json")
     assert log.format == "trainer_state.json"
-    assert set(log.points) == {"train_loss", "grad_norm", "learning_rate", "val_loss", "val_rewards/margins", "rewards/chosen"}
+    assert set(log.points) == {
+        "train_loss",
+        "grad_norm",
+        "learning_rate",
+        "val_loss",
+        "val_rewards/margins",
+        "rewards/chosen",
+    }
     assert values(log, "train_loss") == {10: 2.5}
     assert log.not_finite == {"train_loss": 20}
     assert (log.tokens_per_step, log.flops_per_step, log.has_time) == (512.0, 1.0e11, False)
@@ -54,7 +75,9 @@ def event_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("events")
     writer = writers.EventFileWriter(str(folder))
     for step in range(1, 301):
-        tensor = tensor_pb2.TensorProto(dtype=1, tensor_shape=tensor_shape_pb2.TensorShapeProto(), float_val=[0.5 + step])
+        tensor = tensor_pb2.TensorProto(
+            dtype=1, tensor_shape=tensor_shape_pb2.TensorShapeProto(), float_val=[0.5 + step]
+        )
         double = tensor_pb2.TensorProto(
             dtype=2, tensor_shape=tensor_shape_pb2.TensorShapeProto(), tensor_content=struct.pack("<d", 1 / step)
         )
@@ -96,7 +119,9 @@ def test_a_damaged_event_file_is_read_up_to_the_damage_with_a_note(event_file: b
 @given(noise=st.binary(max_size=200))
 def test_any_bytes_in_a_message_are_read_or_refused(event_file: bytes, noise: bytes) -> None:
     length = int.from_bytes(event_file[:8], "little")
-    framed = event_file[:12] + (noise + bytes(length))[:length]  # a sound frame, so that the noise reaches the reader of messages
+    framed = (
+        event_file[:12] + (noise + bytes(length))[:length]
+    )  # a sound frame, so that the noise reaches the reader of messages
     for data in (framed, noise):
         with contextlib.suppress(InvalidInput):
             assert all(log.points for log in read_logs(data, filename="noise")), "what is read holds something"
@@ -193,7 +218,9 @@ def test_metrics_get_our_names(theirs: str, ours: str | None) -> None:
 
 
 def test_names_lose_what_can_not_be_stored_and_values_that_overflow_are_no_numbers() -> None:
-    log = only(b'{"step":1,"a\\u0000b\\ud800":1,"loss":1e308,"time":-1e308}\n{"step":2,"\\ud800":1,"loss":2,"time":1e308}')
+    log = only(
+        b'{"step":1,"a\\u0000b\\ud800":1,"loss":1e308,"time":-1e308}\n{"step":2,"\\ud800":1,"loss":2,"time":1e308}'
+    )
     assert values(log, "ab") == {1: 1.0}
     assert (values(log, "train_loss"), log.not_finite, log.has_time) == ({2: 2.0}, {"train_loss": 1}, False)
 

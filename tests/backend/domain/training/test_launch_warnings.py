@@ -1,4 +1,6 @@
-"""Warnings before a launch: each says its field for a run that is likely a mistake, and nothing for one that is usual."""
+"""Warnings before a launch: each says its field for a run that is likely a mistake, and nothing for one that is
+usual.
+"""
 
 from __future__ import annotations
 
@@ -58,9 +60,19 @@ def test_no_starter_recipe_has_a_warning(name: str) -> None:
     [
         ({"learning_rate": 0.5}, {}, Code.LEARNING_RATE_HIGH, "learning_rate"),
         ({"learning_rate": 1e-6}, {}, Code.LEARNING_RATE_LOW, "learning_rate"),
-        ({"objective": "sft", "learning_rate": 2e-3}, {"body": 7000 * MILLION}, Code.LEARNING_RATE_HIGH, "learning_rate"),
+        (
+            {"objective": "sft", "learning_rate": 2e-3},
+            {"body": 7000 * MILLION},
+            Code.LEARNING_RATE_HIGH,
+            "learning_rate",
+        ),
         ({"objective": "sft", "learning_rate": 1e-9}, {}, Code.LEARNING_RATE_LOW, "learning_rate"),
-        ({"objective": "dpo", "learning_rate": 2e-4}, {"body": 7000 * MILLION}, Code.LEARNING_RATE_HIGH, "learning_rate"),
+        (
+            {"objective": "dpo", "learning_rate": 2e-4},
+            {"body": 7000 * MILLION},
+            Code.LEARNING_RATE_HIGH,
+            "learning_rate",
+        ),
         (
             {"objective": "sft", "method": "lora", "learning_rate": 5e-3},
             {"body": 7000 * MILLION},
@@ -94,7 +106,9 @@ def test_no_starter_recipe_has_a_warning(name: str) -> None:
     ],
     ids=lambda value: value.value if isinstance(value, Code) else None,
 )
-def test_a_likely_mistake_is_reported_with_its_field(values: dict[str, Any], facts: dict[str, Any], code: Code, field: str) -> None:
+def test_a_likely_mistake_is_reported_with_its_field(
+    values: dict[str, Any], facts: dict[str, Any], code: Code, field: str
+) -> None:
     assert (code.value, field) in codes(run(**values), **facts)
 
 
@@ -102,7 +116,10 @@ def test_a_likely_mistake_is_reported_with_its_field(values: dict[str, Any], fac
     ("values", "facts"),
     [
         ({"checkpoint_every": 99_999, "eval_every": 99_999}, {"seconds": 30.0}),
-        ({"max_steps": 40, "warmup_steps": 4, "checkpoint_every": 40, "eval_every": 40}, {"seconds": None, "body": 10_000}),
+        (
+            {"max_steps": 40, "warmup_steps": 4, "checkpoint_every": 40, "eval_every": 40},
+            {"seconds": None, "body": 10_000},
+        ),
         ({"objective": "sft", "packing": True}, {"padding": 0.7}),
         ({"objective": "grpo", "grpo": {"rewards": [{"kind": "exact"}]}, "learning_rate": 1e-2}, {"epochs": 50.0}),
         ({"learning_rate": 0.5, "optimizer": "adafactor"}, {}),
@@ -131,7 +148,9 @@ def test_unknown_facts_give_no_warning(values: dict[str, Any], facts: dict[str, 
 )
 def test_a_field_without_effect_is_named_once_and_not_where_it_has_one(values: dict[str, Any], field: str) -> None:
     config = run(**{"learning_rate": 1e-6, **values})
-    assert [warning.field for warning in warnings_of(config, LaunchFacts()) if warning.code is Code.WITHOUT_EFFECT] == [field]
+    assert [warning.field for warning in warnings_of(config, LaunchFacts()) if warning.code is Code.WITHOUT_EFFECT] == [
+        field
+    ]
 
 
 def test_fields_with_an_effect_give_no_warning() -> None:
@@ -150,7 +169,7 @@ def test_every_sentence_ends_and_names_its_numbers() -> None:
     for warning in warnings_of(config, LaunchFacts(body=100 * MILLION, seconds=7200.0, val_rows=5, epochs=99.0)):
         assert warning.sentence.endswith(".")
         assert warning.cure.endswith(".")
-    (first, *_) = warnings_of(config, LaunchFacts(body=100 * MILLION))
+    first, *_ = warnings_of(config, LaunchFacts(body=100 * MILLION))
     assert "0.5 is above the usual" in first.sentence
     assert "Step Law" in first.sentence
 

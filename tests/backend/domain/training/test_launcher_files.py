@@ -16,7 +16,15 @@ from backend.domain.training.launcher_files import accelerate_config, deepspeed_
 def config(sharding: str, **values: object) -> RunConfig:
     devices = {"count": 8, "nodes": 2, "sharding": sharding, "rendezvous": "head:29500"}
     return RunConfig.model_validate(
-        {"objective": "sft", "base": "b", "dataset": "d", "micro_batch": 4, "grad_accum_steps": 3, "devices": devices, **values}
+        {
+            "objective": "sft",
+            "base": "b",
+            "dataset": "d",
+            "micro_batch": 4,
+            "grad_accum_steps": 3,
+            "devices": devices,
+            **values,
+        }
     )
 
 
@@ -29,7 +37,8 @@ def test_accelerate_reads_the_config_of_deepspeed(sharding: str, stage: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("sharding", "kind"), [("zero3", DistributedType.DEEPSPEED), ("fsdp", DistributedType.FSDP), ("ddp", DistributedType.MULTI_GPU)]
+    ("sharding", "kind"),
+    [("zero3", DistributedType.DEEPSPEED), ("fsdp", DistributedType.FSDP), ("ddp", DistributedType.MULTI_GPU)],
 )
 def test_accelerate_reads_its_own_config(tmp_path: Path, sharding: str, kind: DistributedType) -> None:
     path = tmp_path / "accelerate.yaml"

@@ -28,7 +28,9 @@ def test_rows_of_one_length_placed_together_use_as_many_bins_as_one_by_one(lengt
 
 
 @given(rows, st.integers(1, 50))
-def test_no_sequence_holds_more_than_fits_and_every_row_that_is_not_empty_is_in_one(lengths: list[int], capacity: int) -> None:
+def test_no_sequence_holds_more_than_fits_and_every_row_that_is_not_empty_is_in_one(
+    lengths: list[int], capacity: int
+) -> None:
     where = pack_rows(np.array(lengths, dtype=np.int64), capacity)
     assert [place == -1 for place in where] == [length == 0 for length in lengths]
     for sequence in range(count_sequences(np.array(lengths, dtype=np.int64), capacity)):
@@ -48,4 +50,6 @@ def test_every_row_takes_what_the_longest_of_its_batch_takes(lengths: list[int],
     for at in range(0, len(lengths), batch):
         part = lengths[at : at + batch]
         expected += len(part) * (max(part) + 3)
-    assert padded_positions(np.array(lengths, dtype=np.int64), batch=batch, padded=lambda longest: longest + 3) == expected
+    assert (
+        padded_positions(np.array(lengths, dtype=np.int64), batch=batch, padded=lambda longest: longest + 3) == expected
+    )

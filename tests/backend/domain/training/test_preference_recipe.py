@@ -9,7 +9,9 @@ from backend.domain.training.defaults import suggest_recipe
 
 
 @pytest.mark.parametrize(
-    ("rows", "epochs", "beta"), [(40, 3, 0.2), (300, 2, 0.1), (3000, 1, 0.1)], ids=["small set", "medium set", "large set"]
+    ("rows", "epochs", "beta"),
+    [(40, 3, 0.2), (300, 2, 0.1), (3000, 1, 0.1)],
+    ids=["small set", "medium set", "large set"],
 )
 def test_fewer_pairs_get_more_epochs_and_a_stronger_pull_to_the_base(rows: int, epochs: int, beta: float) -> None:
     values = suggest_recipe(Objective.DPO, num_rows=rows, parameters=135_000_000, context=2048).values
@@ -19,7 +21,9 @@ def test_fewer_pairs_get_more_epochs_and_a_stronger_pull_to_the_base(rows: int, 
 
 
 def test_larger_networks_learn_slower_and_tiny_sets_still_make_ten_steps() -> None:
-    small, large = (suggest_recipe(Objective.DPO, num_rows=5, parameters=size, context=256).values for size in (10**6, 7 * 10**9))
+    small, large = (
+        suggest_recipe(Objective.DPO, num_rows=5, parameters=size, context=256).values for size in (10**6, 7 * 10**9)
+    )
     assert small["learning_rate"] > large["learning_rate"]
     assert large["max_steps"] >= 10
 

@@ -22,7 +22,14 @@ PEAK, STEPS, WARMUP = 0.01, 50, 8
 
 
 def config(**values: Any) -> RunConfig:
-    parts = {"dataset": "d", "architecture": "a", "tokenizer": "t", "learning_rate": PEAK, "max_steps": STEPS, "warmup_steps": WARMUP}
+    parts = {
+        "dataset": "d",
+        "architecture": "a",
+        "tokenizer": "t",
+        "learning_rate": PEAK,
+        "max_steps": STEPS,
+        "warmup_steps": WARMUP,
+    }
     return RunConfig.model_validate({**parts, **values})
 
 
@@ -35,17 +42,25 @@ def reference(schedule: str, optimizer: torch.optim.Optimizer) -> Any:
         return get_inverse_sqrt_schedule(optimizer, num_warmup_steps=WARMUP)
     if schedule == "constant":
         return get_constant_schedule_with_warmup(optimizer, num_warmup_steps=WARMUP)
-    return {"cosine": get_cosine_schedule_with_warmup, "linear": get_linear_schedule_with_warmup}[schedule](optimizer, **sizes)
+    return {"cosine": get_cosine_schedule_with_warmup, "linear": get_linear_schedule_with_warmup}[schedule](
+        optimizer, **sizes
+    )
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "wsd", "inverse_sqrt"])
 def test_after_warm_up_a_schedule_is_that_of_transformers(schedule: str) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
     theirs = reference(schedule, optimizer)
-    ours = config(schedule=schedule, decay_steps=12 if schedule == "wsd" else 0, min_learning_rate=0.001 if schedule == "wsd" else 0.0)
+    ours = config(
+        schedule=schedule,
+        decay_steps=12 if schedule == "wsd" else 0,
+        min_learning_rate=0.001 if schedule == "wsd" else 0.0,
+    )
     for step in range(1, STEPS + 1):
         if step > WARMUP:
-            assert learning_rate_at(step, ours) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-12), step
+            assert learning_rate_at(step, ours) == pytest.approx(
+                optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-12
+            ), step
         optimizer.step()
         theirs.step()
 
@@ -74,4 +89,6 @@ def test_a_short_run_decays_as_far_as_warm_up_leaves_room() -> None:
 def test_inverse_sqrt_depends_on_no_last_step() -> None:
     short, long = config(schedule="inverse_sqrt"), config(schedule="inverse_sqrt", max_steps=10_000)
     assert [learning_rate_at(step, short) for step in (20, 40)] == [learning_rate_at(step, long) for step in (20, 40)]
-    assert learning_rate_at(2501, config(schedule="inverse_sqrt", warmup_steps=0)) == pytest.approx(PEAK / math.sqrt(1.25))
+    assert learning_rate_at(2501, config(schedule="inverse_sqrt", warmup_steps=0)) == pytest.approx(
+        PEAK / math.sqrt(1.25)
+    )

@@ -1,4 +1,6 @@
-"""Whether configs differ by more than their seeds: against a published example, another implementation, and by simulation."""
+"""Whether configs differ by more than their seeds: against a published example, another implementation, and by
+simulation.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,11 @@ from backend.domain.training.seed_noise import SeedGroup, compare_seeds, seeds_n
 
 losses = st.lists(st.floats(0.1, 10.0), min_size=2, max_size=8, unique=True)
 
-# NIST/SEMATECH e-Handbook of Statistical Methods, section 1.3.5.3, "Two-Sample t-Test for Equal Means", takes miles per gallon of 249 and
+# NIST/SEMATECH e-Handbook of Statistical Methods, section 1.3.5.3, "Two-Sample t-Test for Equal Means", takes miles per
+# gallon of 249 and
 # 79
-# cars; by their means and standard deviations it gives a t of -12.94621 for unequal variances with 136.8750 degrees of freedom.
+# cars; by their means and standard deviations it gives a t of -12.94621 for unequal variances with 136.8750 degrees of
+# freedom.
 NIST = ((20.14458, 6.414700, 249), (30.48101, 6.107710, 79))
 
 

@@ -18,7 +18,14 @@ BEFORE = {
     "best_val_step": 3,
     "not_finite": {"grad_norm": 2},
     "result": {"final_step": 3, "checkpoint": "runs/r/checkpoints/step-000003", "cpu_s": 12.5},
-    "imported": {"file": "log.csv", "format": "CSV", "tokens_per_step": None, "flops_per_step": None, "has_time": True, "notes": ["cut"]},
+    "imported": {
+        "file": "log.csv",
+        "format": "CSV",
+        "tokens_per_step": None,
+        "flops_per_step": None,
+        "has_time": True,
+        "notes": ["cut"],
+    },
 }
 """As the version before this class stored it."""
 
@@ -61,7 +68,12 @@ def test_a_sparkline_stays_small_and_its_steps_ascend(gaps: list[int]) -> None:
 
 def test_what_a_resumed_run_writes_again_is_dropped() -> None:
     summary = RunSummary.read(BEFORE).drop_after(2)
-    assert (summary.spark, summary.not_finite, summary.best_val_loss, summary.result) == (((1, 3.0),), {"grad_norm": 2}, None, {})
+    assert (summary.spark, summary.not_finite, summary.best_val_loss, summary.result) == (
+        ((1, 3.0),),
+        {"grad_norm": 2},
+        None,
+        {},
+    )
     assert summary.last == BEFORE["last"]
     assert RunSummary.read(BEFORE).drop_after(0).last == {}
     assert RunSummary.read(BEFORE).drop_after(3).best_val_step == 3

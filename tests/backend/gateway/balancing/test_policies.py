@@ -1,4 +1,6 @@
-"""Policies played out on replicas of the test's own speed: shares, slow replicas, sessions, variants, counts that return to zero."""
+"""Policies played out on replicas of the test's own speed: shares, slow replicas, sessions, variants, counts that
+return to zero.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,12 @@ def three(policy: str = Policy.LEAST_OUTSTANDING) -> list[ReplicaAddress]:
     return [ReplicaAddress(f"r{number}", f"u{number}", "t", policy=policy) for number in range(3)]
 
 
-def play(balancer: Balancer, replicas: list[ReplicaAddress], *, clients: int, num: int, seconds: dict[str, float]) -> Counter[str]:
-    """Let clients send one request after another, each of a random length, until `num` are sent; return how many each replica got."""
+def play(
+    balancer: Balancer, replicas: list[ReplicaAddress], *, clients: int, num: int, seconds: dict[str, float]
+) -> Counter[str]:
+    """Let clients send one request after another, each of a random length, until `num` are sent; return how many each
+    replica got.
+    """
     lengths = random.Random(7)
     served: Counter[str] = Counter()
     ends: list[tuple[float, int, object]] = []
@@ -44,14 +50,22 @@ def play(balancer: Balancer, replicas: list[ReplicaAddress], *, clients: int, nu
 @pytest.mark.parametrize("policy", [Policy.LEAST_OUTSTANDING, Policy.POWER_OF_TWO, Policy.ROUND_ROBIN])
 @pytest.mark.parametrize("clients", [1, 12], ids=["one client", "twelve clients"])
 def test_three_equal_replicas_share_within_ten_percent(policy: str, clients: int) -> None:
-    served = play(Balancer(rng=random.Random(3)), three(policy), clients=clients, num=900, seconds={"r0": 1, "r1": 1, "r2": 1})
+    served = play(
+        Balancer(rng=random.Random(3)), three(policy), clients=clients, num=900, seconds={"r0": 1, "r1": 1, "r2": 1}
+    )
     assert all(abs(count - 300) <= 30 for count in served.values()), served
 
 
 def test_a_replica_that_is_five_times_slower_gets_proportionally_less() -> None:
     served = play(Balancer(rng=random.Random(3)), three(), clients=12, num=2200, seconds={"r0": 1, "r1": 1, "r2": 5})
     assert 0.8 * 200 <= served["r2"] <= 1.25 * 200, "a fifth of each of the others: 1 of 11 requests"
-    fair = play(Balancer(rng=random.Random(3)), three(Policy.ROUND_ROBIN), clients=12, num=2200, seconds={"r0": 1, "r1": 1, "r2": 5})
+    fair = play(
+        Balancer(rng=random.Random(3)),
+        three(Policy.ROUND_ROBIN),
+        clients=12,
+        num=2200,
+        seconds={"r0": 1, "r1": 1, "r2": 5},
+    )
     assert fair["r2"] > 700
 
 
@@ -106,7 +120,9 @@ def test_a_canary_gets_its_percentage_and_keeps_its_users_as_it_grows(percent: f
     def users_of(share: float) -> set[str]:
         replicas = [ReplicaAddress("old", "u", "t"), ReplicaAddress("new", "u", "t", variant="c1", percent=share)]
         users = [f"user {number}" for number in range(2000)]
-        return {user for user in users if order_by_variant(replicas, sticky=user, rng=random.Random(0))[0][0].id == "new"}
+        return {
+            user for user in users if order_by_variant(replicas, sticky=user, rng=random.Random(0))[0][0].id == "new"
+        }
 
     assert abs(len(users_of(percent)) - 20 * percent) <= 60
     assert users_of(percent / 2) <= users_of(percent)

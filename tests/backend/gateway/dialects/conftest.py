@@ -33,7 +33,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         directory.log_modes["tiny"] = "bodies"
         directory.principals["other"] = Principal(key_id="k2", name="other", user_id="u2")
         directory.principals["colleague"] = Principal(key_id="k3", name="colleague", user_id="u2")
-        directory.principals["texts"] = Principal(key_id="k4", name="texts", scopes=KeyScopes(endpoints=("completions",)))
+        directory.principals["texts"] = Principal(
+            key_id="k4", name="texts", scopes=KeyScopes(endpoints=("completions",))
+        )
         directory.principals["once"] = Principal(key_id="k5", name="once", limits=KeyLimits(requests=1))
         with gateway(directory) as url:
             yield Place(url, directory, replica)

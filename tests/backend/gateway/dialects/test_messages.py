@@ -14,7 +14,12 @@ import pytest
 from tests.support.gateway_fixtures import KEY
 from tests.support.serving.api_place import Place
 
-SCHEMA: dict[str, Any] = {"type": "object", "properties": {"city": {"enum": ["Graz"]}}, "required": ["city"], "additionalProperties": False}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Graz"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 TOOL: dict[str, Any] = {"name": "weather", "description": "The weather.", "input_schema": SCHEMA}
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 GREEDY: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 20, "extra_body": {"temperature": 0}}
@@ -37,7 +42,12 @@ def test_a_message_is_that_of_the_chat_with_usage_and_log(client: anthropic.Anth
     message = client.messages.create(**GREEDY, system="Be brief.")
     assert [block.type for block in message.content] == ["text"]
     assert message.content[0].text == expected.choices[0].message.content  # type: ignore[union-attr]
-    assert (message.stop_reason, message.stop_sequence, message.role, message.model) == ("max_tokens", None, "assistant", "tiny")
+    assert (message.stop_reason, message.stop_sequence, message.role, message.model) == (
+        "max_tokens",
+        None,
+        "assistant",
+        "tiny",
+    )
     assert message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0) == expected.usage.prompt_tokens
     assert message.usage.output_tokens == 20
     row = place.directory.wait_for(lambda row: row.id == message.id)
@@ -67,18 +77,29 @@ def test_a_stream_has_anthropics_events_in_order_and_the_same_answer(client: ant
 
 
 def test_a_tool_is_called_and_the_answer_goes_on_with_its_result(client: anthropic.Anthropic, place: Place) -> None:
-    asked: dict[str, Any] = {**GREEDY, "max_tokens": 60, "tools": [TOOL], "tool_choice": {"type": "any", "disable_parallel_tool_use": True}}
+    asked: dict[str, Any] = {
+        **GREEDY,
+        "max_tokens": 60,
+        "tools": [TOOL],
+        "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
+    }
     message = client.messages.create(**asked)
     use: Any = next(block for block in message.content if block.type == "tool_use")
     assert (use.name, use.input, message.stop_reason) == ("weather", {"city": "Graz"}, "tool_use")
     with client.messages.stream(**asked) as stream:
         pieces = [
-            event.delta.partial_json for event in stream if event.type == "content_block_delta" and event.delta.type == "input_json_delta"
+            event.delta.partial_json
+            for event in stream
+            if event.type == "content_block_delta" and event.delta.type == "input_json_delta"
         ]
         streamed: Any = next(block for block in stream.get_final_message().content if block.type == "tool_use")
     assert json.loads("".join(pieces)) == streamed.input == use.input
     result = {"type": "tool_result", "tool_use_id": use.id, "content": [{"type": "text", "text": "12 degrees"}]}
-    history: list[Any] = [*HELLO, {"role": "assistant", "content": message.content}, {"role": "user", "content": [result]}]
+    history: list[Any] = [
+        *HELLO,
+        {"role": "assistant", "content": message.content},
+        {"role": "user", "content": [result]},
+    ]
     after = client.messages.create(**{**GREEDY, "messages": history}, tools=[TOOL])  # type: ignore[list-item]
     call = {"id": use.id, "type": "function", "function": {"name": "weather", "arguments": json.dumps(use.input)}}
     said: list[Any] = [
@@ -88,7 +109,9 @@ def test_a_tool_is_called_and_the_answer_goes_on_with_its_result(client: anthrop
     ]
     function = {"name": "weather", "description": "The weather.", "parameters": SCHEMA}
     expected = chat(place, said, tools=[{"type": "function", "function": function}])
-    assert "".join(block.text for block in after.content if block.type == "text") == (expected.choices[0].message.content or "")
+    assert "".join(block.text for block in after.content if block.type == "text") == (
+        expected.choices[0].message.content or ""
+    )
     named = client.messages.create(**{**asked, "tool_choice": {"type": "tool", "name": "weather"}})
     assert named.stop_reason == "tool_use"
 
@@ -104,14 +127,18 @@ def test_the_sequence_that_stopped_an_answer_is_named(client: anthropic.Anthropi
 
 
 def test_an_answer_has_the_form_of_a_schema(client: anthropic.Anthropic) -> None:
-    message = client.messages.create(**{**GREEDY, "max_tokens": 60}, output_config={"format": {"type": "json_schema", "schema": SCHEMA}})
+    message = client.messages.create(
+        **{**GREEDY, "max_tokens": 60}, output_config={"format": {"type": "json_schema", "schema": SCHEMA}}
+    )
     assert json.loads(message.content[0].text) == {"city": "Graz"}  # type: ignore[union-attr]
 
 
 def test_the_last_message_of_the_assistant_is_continued(client: anthropic.Anthropic, place: Place) -> None:
     begun: list[Any] = [*HELLO, {"role": "assistant", "content": "Well"}]
     expected = chat(place, begun, extra_body={"continue_final_message": True})
-    assert client.messages.create(**{**GREEDY, "messages": begun}).content[0].text == expected.choices[0].message.content  # type: ignore[union-attr]
+    assert (
+        client.messages.create(**{**GREEDY, "messages": begun}).content[0].text == expected.choices[0].message.content
+    )  # type: ignore[union-attr]
     with pytest.raises(anthropic.BadRequestError, match="messages"):
         client.messages.create(**{**GREEDY, "messages": begun}, tools=[TOOL])  # type: ignore[list-item]
 
@@ -126,9 +153,15 @@ def test_errors_are_anthropics(client: anthropic.Anthropic, place: Place) -> Non
     with pytest.raises(anthropic.NotFoundError) as missing:
         client.messages.create(**{**GREEDY, "model": "nope"})
     assert missing.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
-    with anthropic.Anthropic(base_url=place.url, api_key="wrong", max_retries=0) as wrong, pytest.raises(anthropic.AuthenticationError):
+    with (
+        anthropic.Anthropic(base_url=place.url, api_key="wrong", max_retries=0) as wrong,
+        pytest.raises(anthropic.AuthenticationError),
+    ):
         wrong.messages.create(**GREEDY)
-    with anthropic.Anthropic(base_url=place.url, api_key="texts", max_retries=0) as narrow, pytest.raises(anthropic.PermissionDeniedError):
+    with (
+        anthropic.Anthropic(base_url=place.url, api_key="texts", max_retries=0) as narrow,
+        pytest.raises(anthropic.PermissionDeniedError),
+    ):
         narrow.messages.create(**GREEDY)
     with anthropic.Anthropic(base_url=place.url, auth_token=KEY, max_retries=0) as bearer:
         assert bearer.messages.create(**GREEDY).content
@@ -138,7 +171,9 @@ def test_errors_are_anthropics(client: anthropic.Anthropic, place: Place) -> Non
     with pytest.raises(anthropic.APIError, match="scripted"):
         list(client.messages.create(**{**GREEDY, "model": "scripted"}, stream=True))
     headers = {"x-api-key": KEY, "anthropic-version": "next"}
-    refused = httpx.post(f"{place.url}/v1/messages", json={"model": "tiny", "messages": HELLO, "max_tokens": 1}, headers=headers)
+    refused = httpx.post(
+        f"{place.url}/v1/messages", json={"model": "tiny", "messages": HELLO, "max_tokens": 1}, headers=headers
+    )
     assert (refused.status_code, refused.json()["error"]["type"]) == (400, "invalid_request_error")
     assert refused.headers["request-id"] == refused.headers["x-request-id"]
 
@@ -151,7 +186,10 @@ def test_errors_are_anthropics(client: anthropic.Anthropic, place: Place) -> Non
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
         ({"tool_choice": {"type": "tool", "name": "none"}}, "tool_choice"),
         ({"container": "c"}, "container"),
-        ({"extra_body": {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}}, "context_management"),
+        (
+            {"extra_body": {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}},
+            "context_management",
+        ),
         ({"extra_body": {"mcp_servers": []}}, "mcp_servers"),
         ({"extra_body": {"temperature": 1.5}}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),

@@ -13,9 +13,20 @@ import pytest
 from tests.support.gateway_fixtures import KEY
 from tests.support.serving.api_place import Place
 
-SCHEMA = {"type": "object", "properties": {"city": {"enum": ["Graz"]}}, "required": ["city"], "additionalProperties": False}
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Graz"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 FORM = {"name": "place", "schema": SCHEMA, "strict": True}
-TOOL: dict[str, Any] = {"type": "function", "name": "weather", "description": "The weather.", "parameters": SCHEMA, "strict": True}
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "name": "weather",
+    "description": "The weather.",
+    "parameters": SCHEMA,
+    "strict": True,
+}
 GREEDY: dict[str, Any] = {"model": "tiny", "input": "Hello", "temperature": 0, "max_output_tokens": 20}
 
 
@@ -34,7 +45,10 @@ def test_a_response_is_that_of_the_chat_with_usage_and_log(client: openai.OpenAI
     chat = client.chat.completions.create(model="tiny", messages=messages, temperature=0, max_tokens=20)
     response = client.responses.create(**GREEDY, instructions="Be brief.", metadata={"a": "b"})
     assert response.output_text == chat.choices[0].message.content
-    assert (response.status, response.incomplete_details and response.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert (response.status, response.incomplete_details and response.incomplete_details.reason) == (
+        "incomplete",
+        "max_output_tokens",
+    )
     assert response.usage is not None
     assert chat.usage is not None
     assert (response.usage.input_tokens, response.usage.output_tokens) == (chat.usage.prompt_tokens, 20)
@@ -71,14 +85,22 @@ def test_a_stream_has_openais_events_in_order_and_the_same_answer(client: openai
 
 
 def test_the_clients_own_reader_of_a_stream_gets_the_whole_response(client: openai.OpenAI) -> None:
-    with client.responses.stream(**{**GREEDY, "max_output_tokens": 60}, text={"format": {"type": "json_schema", **FORM}}) as stream:  # type: ignore[arg-type]
+    with client.responses.stream(
+        **{**GREEDY, "max_output_tokens": 60}, text={"format": {"type": "json_schema", **FORM}}
+    ) as stream:  # type: ignore[arg-type]
         kinds = {event.type for event in stream}
         assert json.loads(stream.get_final_response().output_text) == {"city": "Graz"}
     assert "response.completed" in kinds
 
 
 def test_a_tool_is_called_and_the_answer_goes_on_with_its_result(client: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {**GREEDY, "tools": [TOOL], "tool_choice": "required", "max_output_tokens": 60, "parallel_tool_calls": False}
+    asked: dict[str, Any] = {
+        **GREEDY,
+        "tools": [TOOL],
+        "tool_choice": "required",
+        "max_output_tokens": 60,
+        "parallel_tool_calls": False,
+    }
     response = client.responses.create(**asked)
     call = next(item for item in response.output if item.type == "function_call")
     assert (call.name, json.loads(call.arguments)) == ("weather", {"city": "Graz"})
@@ -107,17 +129,26 @@ def test_probabilities_are_those_of_the_chat(client: openai.OpenAI) -> None:
     response = client.responses.create(**GREEDY, include=["message.output_text.logprobs"], top_logprobs=2)
     part: Any = response.output[0].content[0]  # type: ignore[union-attr,index]
     chat = client.chat.completions.create(
-        model="tiny", messages=[{"role": "user", "content": "Hello"}], temperature=0, max_tokens=20, logprobs=True, top_logprobs=2
+        model="tiny",
+        messages=[{"role": "user", "content": "Hello"}],
+        temperature=0,
+        max_tokens=20,
+        logprobs=True,
+        top_logprobs=2,
     )
     assert chat.choices[0].logprobs is not None
-    assert [entry.logprob for entry in part.logprobs] == [entry.logprob for entry in chat.choices[0].logprobs.content or []]
+    assert [entry.logprob for entry in part.logprobs] == [
+        entry.logprob for entry in chat.choices[0].logprobs.content or []
+    ]
     assert all(len(entry.top_logprobs) == 2 for entry in part.logprobs)
 
 
 def test_a_conversation_is_continued_by_the_id_of_its_last_response(client: openai.OpenAI) -> None:
     first = client.responses.create(**GREEDY)
     second = client.responses.create(**{**GREEDY, "input": "And then?"}, previous_response_id=first.id)
-    third = client.responses.create(**{**GREEDY, "input": "And last?"}, previous_response_id=second.id, instructions="Be brief.")
+    third = client.responses.create(
+        **{**GREEDY, "input": "And last?"}, previous_response_id=second.id, instructions="Be brief."
+    )
     said: list[Any] = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hello"},
@@ -226,5 +257,9 @@ def test_an_answer_that_breaks_off_ends_as_failed(client: openai.OpenAI, place: 
         client.responses.create(**{**GREEDY, "model": "scripted"})
     assert (
         "engine_failed"
-        in httpx.post(f"{place.url}/v1/responses", json={**GREEDY, "model": "scripted"}, headers={"Authorization": f"Bearer {KEY}"}).text
+        in httpx.post(
+            f"{place.url}/v1/responses",
+            json={**GREEDY, "model": "scripted"},
+            headers={"Authorization": f"Bearer {KEY}"},
+        ).text
     )

@@ -21,8 +21,14 @@ from tests.support.networks.serving_networks import END_ID, make_tokenizer
 from tests.support.serving.api_place import Place
 from tests.support.serving_replica import TOKEN, RunningReplica
 
-TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-QUERY, ANSWERS = "Where is Graz?", ["In Austria.", "I do not know", "", "In Austria, south of Vienna, by the river Mur."]
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt"
+    " %}<|assistant|>{% endif %}"
+)
+QUERY, ANSWERS = (
+    "Where is Graz?",
+    ["In Austria.", "I do not know", "", "In Austria, south of Vienna, by the river Mur."],
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,12 @@ class Rewards:
     replica: RunningReplica
 
     def ask(self, path: str, *, key: str = KEY, **body: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/{path}", json={"model": "judge", **body}, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+        return httpx.post(
+            f"{self.url}/v1/{path}",
+            json={"model": "judge", **body},
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=60,
+        )
 
     def expected(self, prompt: str, answer: str) -> float:
         """The score that transformers gives to the rendered conversation."""
@@ -74,7 +85,9 @@ def rewards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rewards]:
 def test_scores_are_those_of_the_network(rewards: Rewards) -> None:
     assert rewards.replica.events("ready")[0]["engine"] == "scoring"
     answer = rewards.ask("score", text_1=QUERY, text_2=ANSWERS).json()
-    assert [entry["score"] for entry in answer["data"]] == pytest.approx([rewards.expected(QUERY, text) for text in ANSWERS], abs=1e-5)
+    assert [entry["score"] for entry in answer["data"]] == pytest.approx(
+        [rewards.expected(QUERY, text) for text in ANSWERS], abs=1e-5
+    )
     assert [entry["index"] for entry in answer["data"]] == [0, 1, 2, 3]
     row = rewards.directory.wait_for(lambda row: row.id == answer["id"])
     assert (row.status, row.prompt_tokens, row.completion_tokens) == ("finished", answer["usage"]["total_tokens"], 0)
@@ -91,7 +104,9 @@ def test_documents_are_ranked_by_their_scores(rewards: Rewards) -> None:
     assert [result["relevance_score"] for result in results] == pytest.approx(relevant, abs=1e-5)
     assert [result["document"]["text"] for result in results] == [ANSWERS[result["index"]] for result in results]
     short = rewards.ask("rerank", query=QUERY, documents=ANSWERS, top_n=2, return_documents=False).json()["results"]
-    assert [(result["index"], "document" in result) for result in short] == [(result["index"], False) for result in results[:2]]
+    assert [(result["index"], "document" in result) for result in short] == [
+        (result["index"], False) for result in results[:2]
+    ]
 
 
 def test_a_reward_model_writes_no_text_and_other_networks_score_none(rewards: Rewards, place: Place) -> None:
@@ -130,7 +145,9 @@ def test_bad_bodies_are_refused(rewards: Rewards, path: str, body: dict[str, Any
 
 def test_keys_have_a_scope_for_scores(rewards: Rewards) -> None:
     rewards.directory.principals["chats"] = Principal(key_id="c", name="chats", scopes=KeyScopes(endpoints=("chat",)))
-    rewards.directory.principals["scores"] = Principal(key_id="s", name="scores", scopes=KeyScopes(endpoints=("score",)))
+    rewards.directory.principals["scores"] = Principal(
+        key_id="s", name="scores", scopes=KeyScopes(endpoints=("score",))
+    )
     assert rewards.ask("score", key="chats", text_1="a", text_2="b").status_code == 403
     assert rewards.ask("rerank", key="scores", query="a", documents=["b"]).status_code == 200
 

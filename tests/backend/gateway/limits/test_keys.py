@@ -86,7 +86,9 @@ def test_a_request_that_was_cut_off_counts_its_prompt_and_its_tokens(scene: Scen
     scene.admit("short", limits=KeyLimits(tokens=10_000))
     scene.replica.tokens, scene.replica.delay_s, scene.replica.prompt_tokens = 500, 0.01, 37
     body = {"model": "small", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
-    with httpx.stream("POST", f"{scene.url}/v1/chat/completions", json=body, headers={"Authorization": "Bearer short"}) as answer:
+    with httpx.stream(
+        "POST", f"{scene.url}/v1/chat/completions", json=body, headers={"Authorization": "Bearer short"}
+    ) as answer:
         for line in answer.iter_lines():
             if line.startswith("data:") and json.loads(line[5:])["choices"][0]["delta"].get("content"):
                 break
@@ -127,9 +129,20 @@ def test_shares_of_requests_that_overlap_sum_to_the_busy_time() -> None:
 def test_a_request_over_the_limit_is_stored_as_refused_with_its_reason_and_unknown_models_are_not(scene: Scene) -> None:
     scene.admit("seldom", limits=KeyLimits(requests=1))
     before = len(scene.directory.usage)
-    assert [scene.ask("seldom", model="nobody").status_code, scene.ask("seldom", model="nobody").status_code] == [404, 429]
+    assert [scene.ask("seldom", model="nobody").status_code, scene.ask("seldom", model="nobody").status_code] == [
+        404,
+        429,
+    ]
     scene.admit("rarely", limits=KeyLimits(requests=1))
     assert [scene.ask("rarely").status_code, scene.ask("rarely", stream=True).status_code] == [200, 429]
     row = scene.directory.wait_for(lambda row: row.status == "refused" and row.key_id == "id-rarely")
-    assert (row.endpoint, row.finish_reason, row.prompt_tokens, row.cost_usd) == ("small", "rate_limit_exceeded", 0, None)
-    assert not any(row.endpoint == "nobody" and row.finish_reason == "rate_limit_exceeded" for row in scene.directory.usage[before:])
+    assert (row.endpoint, row.finish_reason, row.prompt_tokens, row.cost_usd) == (
+        "small",
+        "rate_limit_exceeded",
+        0,
+        None,
+    )
+    assert not any(
+        row.endpoint == "nobody" and row.finish_reason == "rate_limit_exceeded"
+        for row in scene.directory.usage[before:]
+    )

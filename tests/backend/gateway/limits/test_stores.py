@@ -1,4 +1,6 @@
-"""Limits of keys, counted in this process and in a real Redis server: both stores refuse and admit the same requests."""
+"""Limits of keys, counted in this process and in a real Redis server: both stores refuse and admit the same
+requests.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,10 @@ def test_tokens_are_reserved_at_their_most_and_settled_to_what_was_used(make_sto
 
     async def play(store: LimitStore) -> list[Refusal | None]:
         big = demand("big", limits, tokens=900)
-        answers = [await reserve(store, big, nothing_spent), await reserve(store, demand("two", limits, tokens=200), nothing_spent)]
+        answers = [
+            await reserve(store, big, nothing_spent),
+            await reserve(store, demand("two", limits, tokens=200), nothing_spent),
+        ]
         await store.settle(big, tokens=50, usd=0.0)
         answers.append(await reserve(store, demand("three", limits, tokens=950), nothing_spent))
         answers.append(await reserve(store, demand("four", limits, tokens=1), nothing_spent))
@@ -115,8 +120,12 @@ def test_open_requests_are_counted_until_they_end(make_store: MakeStore) -> None
     assert run(make_store, play) == [None, None, Refusal("concurrency", 2, 2, 1), None]
 
 
-@pytest.mark.parametrize(("unit", "limits"), [("tokens", KeyLimits(tokens_per_day=100)), ("usd", KeyLimits(usd_per_day=1.0))])
-def test_a_budget_starts_from_stored_usage_and_ends_with_the_utc_day(make_store: MakeStore, unit: str, limits: KeyLimits) -> None:
+@pytest.mark.parametrize(
+    ("unit", "limits"), [("tokens", KeyLimits(tokens_per_day=100)), ("usd", KeyLimits(usd_per_day=1.0))]
+)
+def test_a_budget_starts_from_stored_usage_and_ends_with_the_utc_day(
+    make_store: MakeStore, unit: str, limits: KeyLimits
+) -> None:
     scale = 1.0 if unit == "tokens" else 0.01
 
     def spent(_unit: str, _period: str) -> float:
@@ -124,7 +133,10 @@ def test_a_budget_starts_from_stored_usage_and_ends_with_the_utc_day(make_store:
 
     async def play(store: LimitStore) -> list[Refusal | None]:
         first = demand("a", limits, tokens=25, usd=0.25)
-        answers = [await reserve(store, first, spent), await reserve(store, demand("b", limits, tokens=10, usd=0.10), spent)]
+        answers = [
+            await reserve(store, first, spent),
+            await reserve(store, demand("b", limits, tokens=10, usd=0.10), spent),
+        ]
         await store.settle(first, tokens=5, usd=0.05)
         answers.append(await reserve(store, demand("c", limits, tokens=10, usd=0.10), spent))
         tomorrow = NOON + 12 * 3600
@@ -175,6 +187,9 @@ def test_a_counted_request_tells_what_the_key_has_used_in_the_last_minute(make_s
 
     async def play(store: LimitStore) -> list[Counted | Refusal]:
         times = {"a": 0.0, "b": 10.0, "c": 61.0}
-        return [await store.reserve(demand(name, limits, tokens=100, now=NOON + at), nothing_spent) for name, at in times.items()]
+        return [
+            await store.reserve(demand(name, limits, tokens=100, now=NOON + at), nothing_spent)
+            for name, at in times.items()
+        ]
 
     assert run(make_store, play) == [Counted(1, 100), Counted(2, 200), Counted(2, 200)]

@@ -14,7 +14,14 @@ from backend.db.tables import Battle, Completion, Contestant, Rater, Vote
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.ballots import BallotView, ballot_progress, cast_vote, next_battle, undo
 from backend.services.battles.campaigns import close_campaign
-from backend.services.battles.raters import RaterView, create_rater_link, list_raters, rater_for, rater_from_link, revoke_rater_link
+from backend.services.battles.raters import (
+    RaterView,
+    create_rater_link,
+    list_raters,
+    rater_for,
+    rater_from_link,
+    revoke_rater_link,
+)
 from backend.services.battles.side_by_side import record_side_by_side_vote
 from backend.services.battles.views import get_campaign, list_campaigns, valid_votes
 from backend.services.context import LOCAL, Context, Person
@@ -68,7 +75,9 @@ def test_a_ballot_does_not_reveal_the_contestants(ctx: Context) -> None:
     ballot = shown(next_battle(ctx, campaign.id, rater_for(ctx, LOCAL)))
     ballot_text = repr(asdict(ballot))
     with ctx.db.read() as session:
-        secrets = [row.id for row in session.scalars(select(Contestant))] + [row.id for row in session.scalars(select(Completion))]
+        secrets = [row.id for row in session.scalars(select(Contestant))] + [
+            row.id for row in session.scalars(select(Completion))
+        ]
     for secret in ["Oak", "Elm", *secrets, *(contestant.checkpoint_id for contestant in campaign.contestants)]:
         assert secret not in ballot_text
 
@@ -78,7 +87,9 @@ def test_each_prompt_and_pair_is_met_once_by_each_rater(both: Context) -> None:
     raters = [rater_for(both, LOCAL), link_rater(both, campaign.id)]
     assert [vote_all(both, campaign.id, rater, prefer("Oak")) for rater in raters] == [12, 12]
     with both.db.read() as session:
-        met = Counter((vote.rater_id, vote.prompt_id, frozenset((vote.a, vote.b))) for vote in valid_votes(session, campaign.id))
+        met = Counter(
+            (vote.rater_id, vote.prompt_id, frozenset((vote.a, vote.b))) for vote in valid_votes(session, campaign.id)
+        )
     assert len(met) == 24
     assert set(met.values()) == {1}
 
@@ -106,7 +117,9 @@ def test_votes_are_spread_evenly_over_pairs_and_every_battle_logs_its_probabilit
 
 def test_equal_completions_are_never_served(ctx: Context) -> None:
     campaign = make_campaign(ctx, num_prompts=4, write=False)
-    write_all(ctx, campaign.id, text=lambda name, prompt: "same\n" if name == "Oak" and "number 2" in prompt else "same")
+    write_all(
+        ctx, campaign.id, text=lambda name, prompt: "same\n" if name == "Oak" and "number 2" in prompt else "same"
+    )
     assert next_battle(ctx, campaign.id, rater_for(ctx, LOCAL)) is None
     assert ballot_progress(ctx, campaign.id, rater_for(ctx, LOCAL)).total == 0
 
@@ -133,7 +146,10 @@ def test_eight_presses_in_one_moment_are_one_vote(both: Context) -> None:
     rater = rater_for(both, LOCAL)
     ballot = shown(next_battle(both, campaign.id, rater))
     results: list[str] = []
-    threads = [threading.Thread(target=lambda: results.append(cast_vote(both, ballot.battle_id, label="A", rater=rater))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: results.append(cast_vote(both, ballot.battle_id, label="A", rater=rater)))
+        for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -146,7 +162,10 @@ def test_two_tabs_of_one_rater_are_served_the_same_battle(both: Context) -> None
     campaign = make_campaign(both, num_prompts=12)
     rater = rater_for(both, LOCAL)
     seen: list[str] = []
-    threads = [threading.Thread(target=lambda: seen.append(shown(next_battle(both, campaign.id, rater)).battle_id)) for _ in range(6)]
+    threads = [
+        threading.Thread(target=lambda: seen.append(shown(next_battle(both, campaign.id, rater)).battle_id))
+        for _ in range(6)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -227,7 +246,10 @@ def test_a_closed_campaign_takes_and_serves_nothing(ctx: Context) -> None:
     rater = rater_for(ctx, LOCAL)
     ballot = shown(next_battle(ctx, campaign.id, rater))
     close_campaign(ctx, campaign.id, person=LOCAL)
-    for act in (lambda: next_battle(ctx, campaign.id, rater), lambda: cast_vote(ctx, ballot.battle_id, label="A", rater=rater)):
+    for act in (
+        lambda: next_battle(ctx, campaign.id, rater),
+        lambda: cast_vote(ctx, ballot.battle_id, label="A", rater=rater),
+    ):
         with pytest.raises(Conflict, match="closed"):
             act()
     close_campaign(ctx, campaign.id, person=LOCAL, closed=False)

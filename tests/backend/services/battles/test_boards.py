@@ -48,7 +48,10 @@ def test_an_excluded_rater_leaves_the_board_and_the_trace_says_why(ctx: Context)
     assert standings(ctx, campaign_id, with_excluded=True).num_votes == 16
     include_rater(ctx, campaign_id, fast.id, person=LOCAL)
     assert standings(ctx, campaign_id).num_votes == 16
-    assert [(row.excluded, row.reason) for row in list_exclusions(ctx, campaign_id)] == [(False, ""), (True, "votes in half a second")]
+    assert [(row.excluded, row.reason) for row in list_exclusions(ctx, campaign_id)] == [
+        (False, ""),
+        (True, "votes in half a second"),
+    ]
 
 
 def test_an_exclusion_needs_a_reason_a_rater_of_the_campaign_and_a_builder(ctx: Context) -> None:
@@ -94,7 +97,11 @@ def test_the_rater_who_decides_first_place_is_named(ctx: Context) -> None:
     assert board is not None
     removal = board.fragility.raters
     assert removal is not None
-    assert (removal.first, removal.new_first, [board.raters[str(rater)] for rater in removal.members]) == ("Elm", "Oak", ["you"])
+    assert (removal.first, removal.new_first, [board.raters[str(rater)] for rater in removal.members]) == (
+        "Elm",
+        "Oak",
+        ["you"],
+    )
     assert {row.first for row in board.without} == {"Elm", "Oak"}
 
 
@@ -146,7 +153,11 @@ def test_answers_show_texts_votes_and_notes_by_contestant_and_not_by_side(ctx: C
     with ctx.db.write() as session:
         vote = session.query(Vote).join(Battle, Battle.id == Vote.battle_id).order_by(Vote.created_at).first()
         assert vote is not None
-        vote.note, vote.reasons, prompt_id = "invents a fact", ["wrong"], session.get_one(Battle, vote.battle_id).prompt_id
+        vote.note, vote.reasons, prompt_id = (
+            "invents a fact",
+            ["wrong"],
+            session.get_one(Battle, vote.battle_id).prompt_id,
+        )
     page = list_answers(ctx, campaign_id)
     assert (page.total, [prompt.number for prompt in page.prompts]) == (8, list(range(1, 9)))
     for prompt in page.prompts:
@@ -162,7 +173,10 @@ def test_the_most_split_prompt_comes_first(ctx: Context) -> None:
     campaign = make_campaign(ctx, num_prompts=3)
     vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
     vote_all(
-        ctx, campaign.id, guest(ctx, campaign.id, "other"), lambda a, b: prefer("Oak")(a, b) if "number 1" in a else prefer("Elm")(a, b)
+        ctx,
+        campaign.id,
+        guest(ctx, campaign.id, "other"),
+        lambda a, b: prefer("Oak")(a, b) if "number 1" in a else prefer("Elm")(a, b),
     )
     page = list_answers(ctx, campaign.id, order="split", limit=1)
     assert page.total == 3

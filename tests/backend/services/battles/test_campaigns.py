@@ -38,7 +38,9 @@ from tests.support.evaluation_world import add_benchmark
 
 
 def test_a_campaign_asks_every_contestant_the_same_prompts(ctx: Context) -> None:
-    campaign = make_campaign(ctx, contestants=("Oak", "Elm", "Ash"), num_prompts=5, dataset_rows=20, write=False, temperature=0.5)
+    campaign = make_campaign(
+        ctx, contestants=("Oak", "Elm", "Ash"), num_prompts=5, dataset_rows=20, write=False, temperature=0.5
+    )
     payloads = [claim_generation(ctx, contestant.id).payload for contestant in campaign.contestants]
     prompt_ids = [[prompt.id for prompt in payload.prompts] for payload in payloads]
     assert len(prompt_ids[0]) == 5
@@ -55,7 +57,13 @@ def test_the_same_seed_draws_the_same_prompts(ctx: Context) -> None:
     for name, its in (("one", config), ("two", config), ("three", config.model_copy(update={"seed": 4}))):
         campaign = create_campaign(ctx, name=name, checkpoint_ids=ids, dataset=dataset, config=its, person=LOCAL)
         with ctx.db.read() as session:
-            drawn.append(sorted(session.scalars(select(CampaignPrompt.content_hash).where(CampaignPrompt.campaign_id == campaign.id))))
+            drawn.append(
+                sorted(
+                    session.scalars(
+                        select(CampaignPrompt.content_hash).where(CampaignPrompt.campaign_id == campaign.id)
+                    )
+                )
+            )
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -87,7 +95,9 @@ def test_a_completion_that_a_second_attempt_repeats_keeps_its_first_text(ctx: Co
     with ctx.db.write() as session:
         outcomes.record_events(session, ctx, claim, [first, first.model_copy(update={"text": "second"})])
     with ctx.db.read() as session:
-        assert list(session.scalars(select(Completion.text).where(Completion.contestant_id == contestant.id))) == ["first"]
+        assert list(session.scalars(select(Completion.text).where(Completion.contestant_id == contestant.id))) == [
+            "first"
+        ]
 
 
 def test_a_completion_for_a_prompt_of_another_campaign_is_not_stored(ctx: Context) -> None:
@@ -142,7 +152,9 @@ def test_a_cancelled_generation_shows_as_failed_and_can_be_retried(ctx: Context)
     assert retried.job.status is Status.QUEUED
 
 
-@pytest.mark.parametrize(("name", "problem"), [("", "needs a name"), ("Is oak better?", "tells raters"), ("a@b", "character")])
+@pytest.mark.parametrize(
+    ("name", "problem"), [("", "needs a name"), ("Is oak better?", "tells raters"), ("a@b", "character")]
+)
 def test_a_campaign_name_is_required_and_must_not_reveal_a_contestant(ctx: Context, name: str, problem: str) -> None:
     ids, dataset = [add_checkpoint(ctx, name) for name in ("Oak", "Elm")], add_prompts(ctx, num=3)
     with pytest.raises(InvalidInput, match=problem):
@@ -154,7 +166,9 @@ def test_one_contestant_or_a_dataset_of_running_text_makes_no_campaign(ctx: Cont
     oak, elm = add_checkpoint(ctx, "Oak"), add_checkpoint(ctx, "Elm")
     dataset, text = add_prompts(ctx, num=3), add_prompts(ctx, num=3, name="novel", kind="text")
     with pytest.raises(InvalidInput, match="at least two"):
-        create_campaign(ctx, name="x", checkpoint_ids=[oak, oak], dataset=dataset, config=CampaignConfig(), person=LOCAL)
+        create_campaign(
+            ctx, name="x", checkpoint_ids=[oak, oak], dataset=dataset, config=CampaignConfig(), person=LOCAL
+        )
     with pytest.raises(InvalidInput, match="have no prompts"):
         create_campaign(ctx, name="x", checkpoint_ids=[oak, elm], dataset=text, config=CampaignConfig(), person=LOCAL)
 
@@ -163,7 +177,14 @@ def test_a_taken_name_is_a_conflict_and_leaves_no_second_campaign(ctx: Context) 
     campaign = make_campaign(ctx)
     ids = [contestant.checkpoint_id for contestant in campaign.contestants]
     with pytest.raises(Conflict, match="already a campaign"):
-        create_campaign(ctx, name="Stories", checkpoint_ids=ids, dataset="prompts", config=CampaignConfig(num_prompts=4), person=LOCAL)
+        create_campaign(
+            ctx,
+            name="Stories",
+            checkpoint_ids=ids,
+            dataset="prompts",
+            config=CampaignConfig(num_prompts=4),
+            person=LOCAL,
+        )
     assert len(list_campaigns(ctx)) == 1
 
 
@@ -193,10 +214,17 @@ def test_rows_that_a_contestant_or_its_base_trained_on_are_drawn_only_on_request
     grandchild = train_on(ctx, other, name="Twig", base_id=train_on(ctx, dataset, name="Oak"))
     ids = [grandchild, add_checkpoint(ctx, "Elm")]
     config = CampaignConfig(num_prompts=5)
-    with pytest.raises(InvalidInput, match=r"has 3 held-out prompts, and 5 are needed: “Twig” trained.*Use 3 prompts.*allow_train"):
+    with pytest.raises(
+        InvalidInput, match=r"has 3 held-out prompts, and 5 are needed: “Twig” trained.*Use 3 prompts.*allow_train"
+    ):
         create_campaign(ctx, name="held out", checkpoint_ids=ids, dataset=dataset, config=config, person=LOCAL)
     campaign = create_campaign(
-        ctx, name="all", checkpoint_ids=ids, dataset=dataset, config=config.model_copy(update={"allow_train": True}), person=LOCAL
+        ctx,
+        name="all",
+        checkpoint_ids=ids,
+        dataset=dataset,
+        config=config.model_copy(update={"allow_train": True}),
+        person=LOCAL,
     )
     assert (campaign.num_prompts, campaign.config.allow_train) == (5, True)
 
@@ -214,7 +242,9 @@ def test_prompts_whose_votes_a_contestant_trained_on_are_left_out(ctx: Context) 
     preferences = resolve_version(ctx, add_prompts(ctx, num=1, name="preferences", kind="preference")).id
     with ctx.db.write() as session:
         prompts = session.scalars(select(CampaignPrompt.id).where(CampaignPrompt.campaign_id == first.id)).all()
-        session.get_one(DatasetVersion, preferences).provenance = {"rows": [{"prompt_id": prompt} for prompt in prompts]}
+        session.get_one(DatasetVersion, preferences).provenance = {
+            "rows": [{"prompt_id": prompt} for prompt in prompts]
+        }
     ids = [train_on(ctx, "preferences@1", name="Ash"), first.contestants[0].checkpoint_id]
     assert first.dataset is not None
     second = create_campaign(
@@ -237,7 +267,9 @@ def test_system_text_category_and_several_answers_reach_the_job(ctx: Context) ->
     assert sorted((prompt.messages[1]["content"][-2:], prompt.sample) for prompt in payload.prompts)[0] == ("0.", 0)
     assert campaign.expected_completions == 12
     with ctx.db.read() as session:
-        categories = set(session.scalars(select(CampaignPrompt.category).where(CampaignPrompt.campaign_id == campaign.id)))
+        categories = set(
+            session.scalars(select(CampaignPrompt.category).where(CampaignPrompt.campaign_id == campaign.id))
+        )
     assert categories == {"Tell a story about the number 0.", "Tell a story about the number 1."}
     with pytest.raises(InvalidInput, match="no column 'topic'"):
         create_campaign(
@@ -259,7 +291,10 @@ def test_files_of_completions_compete_with_each_other_and_no_job_is_queued(ctx: 
     campaign = start_campaign(
         ctx,
         name="files",
-        contestants=[ContestantSource(file="a.jsonl", column="human"), ContestantSource(file="a.jsonl", column="other", name="Second")],
+        contestants=[
+            ContestantSource(file="a.jsonl", column="human"),
+            ContestantSource(file="a.jsonl", column="other", name="Second"),
+        ],
         dataset="",
         config=CampaignConfig(num_prompts=30),
         person=LOCAL,
@@ -286,7 +321,15 @@ def test_files_of_completions_compete_with_each_other_and_no_job_is_queued(ctx: 
 def test_a_file_without_completions_is_refused_with_its_line(ctx: Context, text: str, problem: str) -> None:
     sources = [ContestantSource(file="a.jsonl", name=name) for name in ("one", "two")]
     with pytest.raises(InvalidInput, match=problem):
-        start_campaign(ctx, name="x", contestants=sources, dataset="", config=CampaignConfig(), person=LOCAL, files={"a.jsonl": text})
+        start_campaign(
+            ctx,
+            name="x",
+            contestants=sources,
+            dataset="",
+            config=CampaignConfig(),
+            person=LOCAL,
+            files={"a.jsonl": text},
+        )
 
 
 def test_a_foreign_endpoints_key_is_named_and_never_stored(ctx: Context) -> None:
@@ -315,7 +358,15 @@ def test_gold_pairs_are_no_contestants_and_reach_every_rater(ctx: Context) -> No
     assert [contestant.name for contestant in campaign.contestants] == ["Oak", "Elm"]
     assert campaign.num_prompts == 12
     rater = rater_for(ctx, LOCAL)
-    assert vote_all(ctx, campaign.id, rater, lambda a, b: "A" if a.startswith("right") else "B" if b.startswith("right") else "TIE") == 15
+    assert (
+        vote_all(
+            ctx,
+            campaign.id,
+            rater,
+            lambda a, b: "A" if a.startswith("right") else "B" if b.startswith("right") else "TIE",
+        )
+        == 15
+    )
     with ctx.db.read() as session:
         golden = valid_votes(session, campaign.id, purposes=("gold",))
         assert len(valid_votes(session, campaign.id)) == 12
@@ -346,5 +397,8 @@ def test_identical_answers_are_tied_without_being_shown(ctx: Context) -> None:
     assert vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Oak")) == 3
     with ctx.db.read() as session:
         votes = valid_votes(session, campaign.id)
-    assert sorted((vote.label in ("A", "B"), vote.identical) for vote in votes) == [(False, True)] * 7 + [(True, False)] * 3
+    assert (
+        sorted((vote.label in ("A", "B"), vote.identical) for vote in votes)
+        == [(False, True)] * 7 + [(True, False)] * 3
+    )
     assert get_campaign(ctx, campaign.id).num_votes == 3

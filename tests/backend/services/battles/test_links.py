@@ -111,7 +111,9 @@ def test_a_ballots_token_ends_with_the_accounts_sessions(ctx: Context, end: str)
     assert voter_of_token(ctx, ballot_token(ctx, campaign.id, rater_for(ctx, person))).rater.name == "Ada"
 
 
-def test_wrong_links_from_one_address_are_limited_and_a_valid_one_is_never_locked(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_links_from_one_address_are_limited_and_a_valid_one_is_never_locked(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(raters, "_attempts", Attempts())
     secret = create_rater_link(ctx, make_campaign(ctx).id, name="guest", person=LOCAL).url.split("link=")[1]
     messages = []

@@ -20,7 +20,13 @@ from tests.support.battle_world import add_checkpoint
 
 def test_a_playground_vote_is_stored_once_and_a_change_supersedes_it(any_ctx: Context) -> None:
     oak, elm = add_checkpoint(any_ctx, "Oak"), add_checkpoint(any_ctx, "Elm")
-    turn = {"messages": [{"role": "user", "content": "Hi"}], "answer_a": "yes", "answer_b": "no", "checkpoint_a": oak, "checkpoint_b": elm}
+    turn = {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "answer_a": "yes",
+        "answer_b": "no",
+        "checkpoint_a": oak,
+        "checkpoint_b": elm,
+    }
     first = record_side_by_side_vote(any_ctx, label="A", person=LOCAL, **turn)  # type: ignore[arg-type]
     assert record_side_by_side_vote(any_ctx, label="A", person=LOCAL, **turn) == first  # type: ignore[arg-type]
     assert record_side_by_side_vote(any_ctx, label="BOTH_BAD", person=LOCAL, **turn) != first  # type: ignore[arg-type]
@@ -45,7 +51,14 @@ def test_a_model_on_another_server_is_voted_on_and_training_starts_from_a_checkp
     for number in range(4):
         turn = [{"role": "user", "content": f"Question {number}"}]
         record_side_by_side_vote(
-            ctx, messages=turn, answer_a="no", answer_b="yes", checkpoint_a=oak, checkpoint_b=remote, label="B", person=LOCAL
+            ctx,
+            messages=turn,
+            answer_a="no",
+            answer_b="yes",
+            checkpoint_a=oak,
+            checkpoint_b=remote,
+            label="B",
+            person=LOCAL,
         )
     (playground,) = list_campaigns(ctx)
     board = standings(ctx, playground.id)
@@ -59,7 +72,14 @@ def test_prompts_that_differ_in_space_at_their_ends_are_one_cluster(ctx: Context
     for number, prompt in enumerate(("Hi", "Hi ", "\nHi", "Hi!")):
         turn = [{"role": "user", "content": prompt}]
         record_side_by_side_vote(
-            ctx, messages=turn, answer_a=f"a {number}", answer_b="b", checkpoint_a=oak, checkpoint_b=elm, label="A", person=LOCAL
+            ctx,
+            messages=turn,
+            answer_a=f"a {number}",
+            answer_b="b",
+            checkpoint_a=oak,
+            checkpoint_b=elm,
+            label="A",
+            person=LOCAL,
         )
     (playground,) = list_campaigns(ctx)
     (verdict,) = standings(ctx, playground.id).verdicts

@@ -46,7 +46,9 @@ def voted(ctx: Context, *, num_prompts: int = 6, dataset_rows: int = 40, limit: 
 
 def hashes_of(ctx: Context, campaign_id: str) -> set[str]:
     with ctx.db.read() as session:
-        return set(session.scalars(select(CampaignPrompt.content_hash).where(CampaignPrompt.campaign_id == campaign_id)))
+        return set(
+            session.scalars(select(CampaignPrompt.content_hash).where(CampaignPrompt.campaign_id == campaign_id))
+        )
 
 
 def finish_run(ctx: Context, launch: TrainingLaunch, *, final: bool = True) -> None:
@@ -60,7 +62,9 @@ def finish_run(ctx: Context, launch: TrainingLaunch, *, final: bool = True) -> N
     event = CheckpointEvent(step=10, folder=folder, final=final, adapter=True, bytes=10, facts={"context": 128})
     with ctx.db.write() as session:
         outcomes.record_events(session, ctx, claim, [event])
-        outcomes.record_finish(session, ctx, claim, TrainResult(final_step=10, stopped=None if final else "stop_and_save"))
+        outcomes.record_finish(
+            session, ctx, claim, TrainResult(final_step=10, stopped=None if final else "stop_and_save")
+        )
 
 
 def test_a_preference_set_holds_prompt_chosen_and_rejected_with_its_provenance(ctx: Context) -> None:
@@ -197,7 +201,9 @@ def test_a_checkpoint_that_was_not_entered_automatically_can_be_entered_by_hand(
     ready = rematch_ready(ctx, launch.rematch.id)
     assert ready is not None
     assert ready.name == "new"
-    assert {contestant.name for contestant in enter_new_checkpoint(ctx, launch.rematch.id, person=LOCAL).contestants} == {"Elm", "new"}
+    assert {
+        contestant.name for contestant in enter_new_checkpoint(ctx, launch.rematch.id, person=LOCAL).contestants
+    } == {"Elm", "new"}
 
 
 def test_a_base_outside_the_campaign_or_a_rater_launches_nothing(ctx: Context) -> None:
@@ -219,7 +225,11 @@ def test_votes_of_an_excluded_rater_train_nothing(ctx: Context) -> None:
     campaign_id = voted(ctx)
     rater = rater_for(ctx, LOCAL)
     with ctx.db.write() as session:
-        session.add(RaterExclusion(campaign_id=campaign_id, rater_id=rater.id, excluded=True, reason="too fast", created_at=ctx.now()))
+        session.add(
+            RaterExclusion(
+                campaign_id=campaign_id, rater_id=rater.id, excluded=True, reason="too fast", created_at=ctx.now()
+            )
+        )
     preview = preview_preferences(ctx, campaign_id)
     assert (len(preview.pairs), preview.num_excluded_votes) == (0, 6)
     with ctx.db.write() as session:
@@ -237,7 +247,11 @@ def test_rewritten_and_rated_answers_become_chat_and_kto_rows_with_their_votes(c
         for number, value in ((0, 5), (1, 1), (2, 3)):
             session.add(
                 AnswerRating(
-                    campaign_id=campaign_id, completion_id=completions[number].id, rater_id=votes[0].rater_id, revision=1, value=value
+                    campaign_id=campaign_id,
+                    completion_id=completions[number].id,
+                    rater_id=votes[0].rater_id,
+                    revision=1,
+                    value=value,
                 )
             )
         vote_id, ids = votes[0].id, [completion.id for completion in completions]
@@ -268,9 +282,17 @@ def test_the_plan_is_edited_before_the_launch_and_keeps_base_and_objective(ctx: 
     assert {label for label, _ in plan.reasons} == {"Steps", "Learning rate", "Beta", "Method"}
     text = plan.config.to_yaml()
     with pytest.raises(InvalidInput, match="objective is orpo"):
-        train_on_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k", config_yaml=text.replace("objective: dpo", "objective: orpo"))
+        train_on_votes(
+            ctx,
+            campaign_id,
+            person=LOCAL,
+            idempotency_key="k",
+            config_yaml=text.replace("objective: dpo", "objective: orpo"),
+        )
     with pytest.raises(InvalidInput, match="base is not"):
-        train_on_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k", config_yaml=text.replace(plan.base.id, "other"))
+        train_on_votes(
+            ctx, campaign_id, person=LOCAL, idempotency_key="k", config_yaml=text.replace(plan.base.id, "other")
+        )
     launch = train_on_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k", config_yaml=text + "seed: 9\n")
     with ctx.db.read() as session:
         config = session.get_one(Run, launch.run_id).config

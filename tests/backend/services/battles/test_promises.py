@@ -38,12 +38,18 @@ def test_the_promise_of_a_ballot_with_repeats_and_gold_pairs_is_kept(ctx: Contex
 
 def test_the_promise_of_a_ballot_counts_the_answers_that_are_still_generated(ctx: Context) -> None:
     campaign = make_campaign(ctx, contestants=("Oak", "Elm", "Ash"), num_prompts=6, write=False)
-    rater, promises, claims = rater_for(ctx, LOCAL), [], [claim_generation(ctx, contestant.id) for contestant in campaign.contestants]
+    rater, promises, claims = (
+        rater_for(ctx, LOCAL),
+        [],
+        [claim_generation(ctx, contestant.id) for contestant in campaign.contestants],
+    )
     for number in range(6):
         for claim in claims:
             prompt = claim.payload.prompts[number]
             with ctx.db.write() as session:
-                event = CompletionEvent(prompt_id=prompt.id, text=f"{claim.job_id} {number}", tokens=3, finish_reason="stop")
+                event = CompletionEvent(
+                    prompt_id=prompt.id, text=f"{claim.job_id} {number}", tokens=3, finish_reason="stop"
+                )
                 record_events(session, ctx, claim, [event])
         served = open_ballot(ctx, Voter(campaign.id, rater)).served
         promises.append(served.progress.total)

@@ -1,4 +1,6 @@
-"""A reward model scores and writes nothing: where a checkpoint has to write, it is refused before anything is queued."""
+"""A reward model scores and writes nothing: where a checkpoint has to write, it is refused before anything is
+queued.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def test_rewards_that_need_answers_are_refused_for_bare_prompts(ctx: Context, sc
     with pytest.raises(InvalidInput, match="The prompts of “asks” have no answers") as refusal:
         launch_run(ctx, exact, person=LOCAL)
     assert refusal.value.field == "grpo.rewards"
-    short = RunConfig.model_validate({**values, "grpo": {"rewards": [{"kind": "length", "target": 4}], "max_new_tokens": 8}})
+    short = RunConfig.model_validate(
+        {**values, "grpo": {"rewards": [{"kind": "length", "target": 4}], "max_new_tokens": 8}}
+    )
     assert launch_run(ctx, short, person=LOCAL).objective == "grpo"
 
 

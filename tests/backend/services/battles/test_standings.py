@@ -70,7 +70,9 @@ def test_few_votes_leave_a_pair_undecided_with_the_votes_it_needs(ctx: Context) 
 def test_identical_answers_count_as_ties_and_the_verdict_says_so(ctx: Context) -> None:
     campaign = make_campaign(ctx, num_prompts=20, write=False)
     write_all(
-        ctx, campaign.id, text=lambda name, prompt: "Once." if int(prompt.split()[-1].rstrip(".")) < 16 else f"{name} answers: {prompt}"
+        ctx,
+        campaign.id,
+        text=lambda name, prompt: "Once." if int(prompt.split()[-1].rstrip(".")) < 16 else f"{name} answers: {prompt}",
     )
     vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
     (verdict,) = standings(ctx, campaign.id).verdicts
@@ -116,7 +118,9 @@ def test_an_undone_vote_does_not_count(ctx: Context) -> None:
 def test_agreement_is_read_by_contestant_and_not_by_side(ctx: Context) -> None:
     campaign = make_campaign(ctx, num_prompts=10)
     for name in ("one", "two"):
-        vote_all(ctx, campaign.id, rater_from_link(ctx, guest(ctx, campaign.id, name)), prefer("Oak"), seed=hash(name) % 100)
+        vote_all(
+            ctx, campaign.id, rater_from_link(ctx, guest(ctx, campaign.id, name)), prefer("Oak"), seed=hash(name) % 100
+        )
     agreement = standings(ctx, campaign.id).agreement
     assert agreement is not None
     assert agreement.num_items == 10
@@ -142,7 +146,9 @@ def test_the_export_names_no_rater_and_rates_as_the_page_does(ctx: Context) -> N
     assert "Secretive" not in text
     again, table = fit_ratings(parse_votes_csv(text)), standings(ctx, campaign.id).table
     assert table is not None
-    assert [(row.contestant, row.votes) for row in again.ratings] == [(row.contestant, row.votes) for row in table.ratings]
+    assert [(row.contestant, row.votes) for row in again.ratings] == [
+        (row.contestant, row.votes) for row in table.ratings
+    ]
     assert [row.rating for row in again.ratings] == pytest.approx([row.rating for row in table.ratings])
     assert [row.low for row in again.ratings] == pytest.approx([row.low for row in table.ratings])
 

@@ -38,7 +38,10 @@ def test_votes_texts_and_raters_are_stored_and_rated(any_ctx: Context) -> None:
     with any_ctx.db.read() as session:
         votes = valid_votes(session, campaign.id)
         texts = {row.id: row.text for row in session.scalars(select(Completion))}
-        prompts = [row.messages[0]["content"] for row in session.scalars(select(CampaignPrompt).order_by(CampaignPrompt.position))]
+        prompts = [
+            row.messages[0]["content"]
+            for row in session.scalars(select(CampaignPrompt).order_by(CampaignPrompt.position))
+        ]
     shown = {(texts[vote.completion_a_id], texts[vote.completion_b_id]) for vote in votes}
     assert shown == {("me", "you"), ("you", "me"), ("", "")}
     assert prompts[0] == "Who?"
@@ -82,7 +85,14 @@ def test_a_file_that_is_no_votes_is_refused_and_leaves_nothing(ctx: Context) -> 
 def mt_bench() -> str:
     """MT-bench's votes: three raters, ten questions of two turns, two models; columns and labels as published."""
     rows = [
-        {"judge": f"expert_{rater}", "model_a": "x", "model_b": "y", "question_id": 81 + number, "turn": turn, "winner": "model_b"}
+        {
+            "judge": f"expert_{rater}",
+            "model_a": "x",
+            "model_b": "y",
+            "question_id": 81 + number,
+            "turn": turn,
+            "winner": "model_b",
+        }
         for rater in range(3)
         for number in range(10)
         for turn in (1, 2)

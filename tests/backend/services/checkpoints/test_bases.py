@@ -26,7 +26,9 @@ def pack(header: object, data: int = 0, *, length: int | None = None) -> bytes:
 def tensors(count: int = 3, *, rows: int = 4) -> dict[str, object]:
     """Return a header of a few tensors of 4 numbers a row."""
     size = rows * 16
-    return {f"t{n}": {"dtype": "F32", "shape": [rows, 4], "data_offsets": [n * size, (n + 1) * size]} for n in range(count)}
+    return {
+        f"t{n}": {"dtype": "F32", "shape": [rows, 4], "data_offsets": [n * size, (n + 1) * size]} for n in range(count)
+    }
 
 
 def write_base(folder: Path, *, family: str = "llama", licence: str | None = "mit", **config: object) -> Path:
@@ -66,8 +68,14 @@ HEADERS = {
     "deep nesting": (pack(b"[" * 200_000), "damaged safetensors header"),
     "a negative size": (pack({"x": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 4]}}, 4), "a tensor of shape"),
     "a huge size": (pack({"x": {"dtype": "F32", "shape": [2**60], "data_offsets": [0, 4]}}, 4), "a tensor of shape"),
-    "a size that is no number": (pack(b'{"x": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 4]}}', 4), "a tensor of shape"),
-    "an end that is none": (pack(b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, Infinity]}}', 4), "damaged"),
+    "a size that is no number": (
+        pack(b'{"x": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 4]}}', 4),
+        "a tensor of shape",
+    ),
+    "an end that is none": (
+        pack(b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, Infinity]}}', 4),
+        "damaged",
+    ),
     "data that is cut": (pack(tensors(), 100), "cut short: its header claims 192 bytes"),
 }
 
@@ -87,8 +95,14 @@ GGUF_FILES = {
     "a count beyond reason": (gguf(num_tensors=2**63), "claims 9,223,"),
     "a text beyond reason": (gguf(num_values=1, values=text("x", length=2**40)), "claims a text of"),
     "a text beyond the file": (gguf(num_values=1, values=text("x", length=9_000)), "cut short"),
-    "a list beyond the file": (gguf(num_values=1, values=text("x") + struct.pack("<IIQ", 9, 8, 3_000_000)), "cut short"),
-    "a list beyond reason": (gguf(num_values=1, values=text("x") + struct.pack("<IIQ", 9, 8, 2**50)), "claims a list of"),
+    "a list beyond the file": (
+        gguf(num_values=1, values=text("x") + struct.pack("<IIQ", 9, 8, 3_000_000)),
+        "cut short",
+    ),
+    "a list beyond reason": (
+        gguf(num_values=1, values=text("x") + struct.pack("<IIQ", 9, 8, 2**50)),
+        "claims a list of",
+    ),
     "lists in lists": (gguf(num_values=1, values=text("x") + struct.pack("<IIQ", 9, 9, 2)), "list of lists"),
     "no tensors": (gguf(num_values=1, values=ARCHITECTURE, more=bytes(64)), "holds no network"),
     "tensors that are cut": (
@@ -120,7 +134,9 @@ def test_weight_files_outside_the_folder_are_refused(tmp_path: Path) -> None:
             describe_base(folder)
     index.write_text(json.dumps({"weight_map": {f"t{n}": f"model-{n}.safetensors" for n in range(3)}}))
     (folder / "model-0.safetensors").write_bytes(pack(tensors(1), 64))
-    with pytest.raises(InvalidInput, match=r"2 of the 3 weight files are missing: model-1\.safetensors, model-2\.safetensors"):
+    with pytest.raises(
+        InvalidInput, match=r"2 of the 3 weight files are missing: model-1\.safetensors, model-2\.safetensors"
+    ):
         describe_base(folder)
 
 
@@ -162,7 +178,9 @@ def test_a_scan_lists_usable_bases_and_reasons_for_the_others(ctx: Context, tmp_
         "x.gguf": "x.gguf is not a GGUF file.",
     }
     (root / "one/model.safetensors").write_bytes(b"spoiled")
-    assert [offer.name for offer in list_base_offers(here) if offer.facts] == ["a/b/c/two"], "what was read before is read anew"
+    assert [offer.name for offer in list_base_offers(here) if offer.facts] == ["a/b/c/two"], (
+        "what was read before is read anew"
+    )
     assert list_base_offers(replace(ctx, model_path=None)) == []
 
 

@@ -48,7 +48,9 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from jobs.modeling.tokenizers import byte_tokenizer
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    shape = ArchitectureConfig(num_layers=1, width=16, num_heads=2, num_kv_heads=1, context=32, vocab_size=262, feed_forward=32)
+    shape = ArchitectureConfig(
+        num_layers=1, width=16, num_heads=2, num_kv_heads=1, context=32, vocab_size=262, feed_forward=32
+    )
     save_checkpoint(folder, model=build_network(shape, seed=1), tokenizer=byte_tokenizer(context=32), meta={})
     return folder
 
@@ -88,7 +90,18 @@ def written(ctx: Context, claim: Claim[Any], run_id: str, step: int, **more: Any
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text("{}")
     relative = ctx.artifacts.relative(folder)
-    say(ctx, claim, type="checkpoint", step=step, folder=relative, metrics={"val_loss": 2.5}, final=False, bytes=2, adapter=False, **more)
+    say(
+        ctx,
+        claim,
+        type="checkpoint",
+        step=step,
+        folder=relative,
+        metrics={"val_loss": 2.5},
+        final=False,
+        bytes=2,
+        adapter=False,
+        **more,
+    )
     return relative
 
 
@@ -108,7 +121,10 @@ def test_base_from_a_folder_is_copied_and_described(ctx: Context, network: Path)
 
 def test_a_double_click_adds_one_base(ctx: Context, network: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        made = pool.map(lambda _: add_base(ctx, name="twice", source=str(network), person=LOCAL, idempotency_key="click").id, range(4))
+        made = pool.map(
+            lambda _: add_base(ctx, name="twice", source=str(network), person=LOCAL, idempotency_key="click").id,
+            range(4),
+        )
     assert len(set(made)) == 1
 
 

@@ -69,7 +69,11 @@ def test_a_push_is_stored_with_its_address_and_without_the_key(
         job = export_checkpoint(ctx, base, format="hf", push="me/tiny", private=False, person=LOCAL)
         do_job(ctx, job.id)
         (export,) = list_exports(ctx, base)
-        assert (export.push, export.pushed and export.pushed.url, hub.created) == ("me/tiny", f"{hub.url}/me/tiny", {"me/tiny": False})
+        assert (export.push, export.pushed and export.pushed.url, hub.created) == (
+            "me/tiny",
+            f"{hub.url}/me/tiny",
+            {"me/tiny": False},
+        )
     with ctx.db.read() as session:
         row = session.scalars(select(Job).where(Job.id == job.id)).one()
         assert "hf_secret" not in str([row.payload, row.result, row.error])
@@ -86,7 +90,9 @@ def test_a_push_is_stored_with_its_address_and_without_the_key(
         ({"format": "gguf"}, "format"),
     ],
 )
-def test_an_impossible_export_is_refused_before_the_queue(ctx: Context, base: str, options: dict[str, str], field: str) -> None:
+def test_an_impossible_export_is_refused_before_the_queue(
+    ctx: Context, base: str, options: dict[str, str], field: str
+) -> None:
     with ctx.db.write() as session:
         session.scalars(select(Checkpoint)).one().family = "bloom"
     with pytest.raises(InvalidInput) as error:

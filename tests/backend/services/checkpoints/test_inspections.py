@@ -15,7 +15,13 @@ from backend.domain.checkpoints.inspection_config import InspectionConfig
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import delete_checkpoint
 from backend.services.checkpoints.inspection_results import InspectionResults
-from backend.services.checkpoints.inspections import delete_inspection, find_inspection, get_inspection, launch_inspection, list_inspections
+from backend.services.checkpoints.inspections import (
+    delete_inspection,
+    find_inspection,
+    get_inspection,
+    launch_inspection,
+    list_inspections,
+)
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.jobs import request_stop
 from jobs.modeling.checkpoints import save_checkpoint
@@ -89,7 +95,9 @@ def test_results_hold_the_predictions_at_each_token(ctx: Context) -> None:
     assert "".join(line.text for line in lines[1:]) == "The cat."
     assert (lines[0].special, lines[0].surprisal, lines[0].rank, lines[0].expected) == (True, None, None, ())
     assert all(len(line.expected) == 10 for line in lines[1:])
-    assert sum(line.surprisal or 0 for line in lines) == pytest.approx(results.inspection.result["loss"]["sum_nats"], rel=1e-5)
+    assert sum(line.surprisal or 0 for line in lines) == pytest.approx(
+        results.inspection.result["loss"]["sum_nats"], rel=1e-5
+    )
     for line in lines[1:]:
         if line.rank is not None and line.rank <= 10 and line.surprisal is not None:
             chosen = line.expected[line.rank - 1]
@@ -115,7 +123,9 @@ def test_a_pair_and_weights_are_opened_too(ctx: Context) -> None:
 def test_nothing_is_unpickled(ctx: Context) -> None:
     add_network(ctx, "oak")
     results = answered(ctx, "oak")
-    np.savez(ctx.artifacts.path(f"inspections/{results.inspection.id}/numbers.npz"), ids=np.array([{"a": 1}], dtype=object))
+    np.savez(
+        ctx.artifacts.path(f"inspections/{results.inspection.id}/numbers.npz"), ids=np.array([{"a": 1}], dtype=object)
+    )
     with pytest.raises(ValueError, match="allow_pickle"):
         results.array("ids")
 

@@ -17,8 +17,22 @@ from backend.domain.jobs.states import JobKind
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person, Policy
 from backend.services.data.data_folder import browse_data_folder, search_data_folder
-from backend.services.data.datasets import archive_dataset, delete_dataset, get_dataset, list_datasets, rename_dataset, resolve_version
-from backend.services.data.imports import add_rows_dataset, get_past_import, import_again, import_dataset, record_import, version_of_job
+from backend.services.data.datasets import (
+    archive_dataset,
+    delete_dataset,
+    get_dataset,
+    list_datasets,
+    rename_dataset,
+    resolve_version,
+)
+from backend.services.data.imports import (
+    add_rows_dataset,
+    get_past_import,
+    import_again,
+    import_dataset,
+    record_import,
+    version_of_job,
+)
 from backend.services.data.preview import preview_rows, preview_upload, read_rejected
 from backend.services.data.sources import ImportSource, read_source_head
 from backend.services.data.uploads import save_upload
@@ -36,7 +50,9 @@ def upload(ctx: Context, name: str, text: str) -> str:
 
 
 def imported(ctx: Context, name: str, rows: list[dict[str, object]], *, kind: str = "instruction") -> VersionView:
-    version = import_dataset(ctx, name=name, kind=kind, upload=upload(ctx, f"{name}.json", json.dumps(rows)), person=LOCAL)
+    version = import_dataset(
+        ctx, name=name, kind=kind, upload=upload(ctx, f"{name}.json", json.dumps(rows)), person=LOCAL
+    )
     assert version.job_id is not None
     do_job(ctx, version.job_id)
     return version_of_job(ctx, version.job_id)
@@ -48,7 +64,9 @@ def test_upload_is_recognised_previewed_and_imported(ctx: Context) -> None:
     assert (seen.kind, seen.mapping["instruction"], seen.mapping["output"]) == ("instruction", "prompt", "completion")
     assert "Say 0." in seen.preview[0].text
     assert [row.problem for row in seen.preview if row.problem]
-    version = import_dataset(ctx, name="sayings", kind=seen.kind, mapping=seen.mapping, upload=stored, val_fraction=0.1, person=LOCAL)
+    version = import_dataset(
+        ctx, name="sayings", kind=seen.kind, mapping=seen.mapping, upload=stored, val_fraction=0.1, person=LOCAL
+    )
     assert version.is_importing
     with pytest.raises(Conflict, match="still being imported"):
         resolve_version(ctx, "sayings")
@@ -80,7 +98,9 @@ def test_double_click_is_one_import(ctx: Context) -> None:
 
 
 def test_a_failed_import_gives_the_reason_and_frees_its_name(ctx: Context) -> None:
-    broken = import_dataset(ctx, name="a", kind="instruction", upload=upload(ctx, "a.jsonl", '{"x": 1}\n'), person=LOCAL)
+    broken = import_dataset(
+        ctx, name="a", kind="instruction", upload=upload(ctx, "a.jsonl", '{"x": 1}\n'), person=LOCAL
+    )
     job = do_job(ctx, str(broken.job_id))
     assert job.status == "failed"
     with pytest.raises(Conflict, match="did not finish"):
@@ -126,7 +146,9 @@ def test_rows_from_votes_become_a_preference_set_with_provenance(ctx: Context) -
         }
         for n in range(12)
     ]
-    version = add_rows_dataset(ctx, name="votes", kind="preference", rows=rows, provenance={"campaign": "c1"}, person=LOCAL)
+    version = add_rows_dataset(
+        ctx, name="votes", kind="preference", rows=rows, provenance={"campaign": "c1"}, person=LOCAL
+    )
     do_job(ctx, str(version.job_id))
     done = resolve_version(ctx, "votes")
     assert (done.kind, done.rows, done.provenance) == ("preference", 12, {"campaign": "c1"})
@@ -145,7 +167,9 @@ def test_an_old_upload_is_cleared_away_unless_a_waiting_job_reads_it(ctx: Contex
     pairs = ctx.artifacts.folder("uploads", "pairs") / "pairs.jsonl"
     pairs.write_text("{}")
     with ctx.db.write() as session:
-        add_stored_job(session, ctx, JobKind.LOGLIKELIHOOD, title="pairs", payload={"rows_file": ctx.artifacts.relative(pairs)})
+        add_stored_job(
+            session, ctx, JobKind.LOGLIKELIHOOD, title="pairs", payload={"rows_file": ctx.artifacts.relative(pairs)}
+        )
     later = replace(ctx, now=lambda: datetime.now(UTC) + timedelta(days=2))
     upload(later, "c.txt", "makes room")
     assert not ctx.artifacts.path(unused).exists()
@@ -198,7 +222,9 @@ def test_account_reads_only_the_folder_of_data_files(ctx: Context, tmp_path: Pat
 
 def test_a_lone_surrogate_in_a_row_or_a_column_can_be_shown(ctx: Context) -> None:
     stored = upload(
-        ctx, "half.jsonl", '{"instruction": "\\ud800", "output": "x", "\\udfff": "y"}\n' + '{"instruction": "a", "output": "b"}\n' * 9
+        ctx,
+        "half.jsonl",
+        '{"instruction": "\\ud800", "output": "x", "\\udfff": "y"}\n' + '{"instruction": "a", "output": "b"}\n' * 9,
     )
     seen = preview_upload(ctx, stored)
     assert seen.columns == ("instruction", "output")
@@ -221,7 +247,9 @@ def test_a_column_that_has_another_name_is_offered_for_the_field(ctx: Context) -
 
 def test_a_failed_import_is_done_again_with_its_good_rows(ctx: Context) -> None:
     text = "".join(json.dumps(row) + "\n" for row in ALPACA) + "no JSON\n"
-    strict = import_dataset(ctx, name="a", kind="instruction", upload=upload(ctx, "a.jsonl", text), keep_good=False, person=LOCAL)
+    strict = import_dataset(
+        ctx, name="a", kind="instruction", upload=upload(ctx, "a.jsonl", text), keep_good=False, person=LOCAL
+    )
     job = do_job(ctx, str(strict.job_id))
     assert job.status == "failed"
     assert "row 21" in job.error.cause
@@ -258,7 +286,11 @@ def test_data_folder_is_walked_folder_by_folder_and_no_link_leads_out(ctx: Conte
     here = replace(ctx, data_path=root)
     view = browse_data_folder(here)
     assert view is not None
-    assert [(entry.name, entry.is_folder) for entry in view.entries] == [("sub", True), ("again.jsonl", False), ("b.jsonl", False)]
+    assert [(entry.name, entry.is_folder) for entry in view.entries] == [
+        ("sub", True),
+        ("again.jsonl", False),
+        ("b.jsonl", False),
+    ]
     assert view.left_out == 5
     entries, complete = search_data_folder(here, "STORY")
     assert ([entry.path for entry in entries], complete) == (["sub/story.txt.gz", "sub/deep/story.csv"], True)
@@ -268,12 +300,20 @@ def test_data_folder_is_walked_folder_by_folder_and_no_link_leads_out(ctx: Conte
         with pytest.raises((NotAllowed, NotFound)):
             browse_data_folder(here, path)
     with pytest.raises(NotAllowed, match="outside the folder"):
-        import_dataset(here, name="s", kind="text", source_path=root / "passwd.txt", person=Person(id="e", name="E", role="engineer"))
+        import_dataset(
+            here,
+            name="s",
+            kind="text",
+            source_path=root / "passwd.txt",
+            person=Person(id="e", name="E", role="engineer"),
+        )
 
 
 def test_bidirectional_marks_are_shown_as_codes(ctx: Context) -> None:
     turned = "to \u202egnihton\u202c and \u2066on\u2069"
-    upload = save_upload(ctx, io.BytesIO(json.dumps({"instruction": turned, "output": "yes"}).encode()), name="a.jsonl", person=LOCAL)
+    upload = save_upload(
+        ctx, io.BytesIO(json.dumps({"instruction": turned, "output": "yes"}).encode()), name="a.jsonl", person=LOCAL
+    )
     assert "to \\u202egnihton\\u202c and \\u2066on\\u2069" in preview_upload(ctx, upload).preview[0].text
     version = import_dataset(ctx, name="a", kind="instruction", upload=upload, person=LOCAL)
     do_job(ctx, str(version.job_id))

@@ -33,8 +33,17 @@ from jobs.modeling.dataset_files import iter_rows
 from tests.support.data.dataset_world import RATER, done, imported
 
 ROWS = [{"instruction": f"Say {n}.", "output": f"{n}! " * (1 + n % 5)} for n in range(60)]
-CALL = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]}
-TURNS = [{"role": "user", "content": "x"}, CALL, {"role": "tool", "content": "1"}, {"role": "assistant", "content": "one"}]
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}],
+}
+TURNS = [
+    {"role": "user", "content": "x"},
+    CALL,
+    {"role": "tool", "content": "1"},
+    {"role": "assistant", "content": "one"},
+]
 
 
 def rows_of(ctx: Context, version: VersionView, split: str) -> Counter[str]:
@@ -50,7 +59,9 @@ def unpacked(ctx: Context, version: VersionView, to: Path) -> Path:
 
 def test_added_removed_changed_and_unchanged_rows_are_counted(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
-    edited = [{**row, "output": "better"} if n < 3 else row for n, row in enumerate(ROWS[:50])] + [{"instruction": "New.", "output": "!"}]
+    edited = [{**row, "output": "better"} if n < 3 else row for n, row in enumerate(ROWS[:50])] + [
+        {"instruction": "New.", "output": "!"}
+    ]
     second = imported(ctx, "sayings", edited)
     diff = compare_versions(ctx, "sayings@1", second.id)
     assert (diff.removed, diff.added, diff.changed) == (13, 4, 3)
@@ -58,7 +69,10 @@ def test_added_removed_changed_and_unchanged_rows_are_counted(ctx: Context) -> N
     assert diff.unchanged == (before & after).total()
     changed = [example for example in diff.examples if example.what == "changed"]
     assert {(e.before or {})["prompt"] for e in changed} == {"Say 0.", "Say 1.", "Say 2."}
-    assert all((e.before or {})["prompt"] == (e.after or {})["prompt"] and (e.after or {})["completion"] == "better" for e in changed)
+    assert all(
+        (e.before or {})["prompt"] == (e.after or {})["prompt"] and (e.after or {})["completion"] == "better"
+        for e in changed
+    )
     assert [(e.after or {})["prompt"] for e in diff.examples if e.what == "added"] == ["New."]
     assert len([e for e in diff.examples if e.what == "removed"]) == 10
     for count in diff.splits:
@@ -87,7 +101,12 @@ def test_sizes_of_fields_are_those_of_the_rows(ctx: Context) -> None:
     for field in diff.fields:
         sizes = np.array([len(row[field.field]) for row in iter_rows(folder, split=field.split)])  # type: ignore[arg-type]
         stats = field.before
-        assert (stats.rows, stats.total, stats.smallest, stats.largest) == (len(sizes), sizes.sum(), sizes.min(), sizes.max())
+        assert (stats.rows, stats.total, stats.smallest, stats.largest) == (
+            len(sizes),
+            sizes.sum(),
+            sizes.min(),
+            sizes.max(),
+        )
         assert stats.median == pytest.approx(np.quantile(sizes, 0.5, method="inverted_cdf"), rel=0.06, abs=1)
         assert stats.p95 == pytest.approx(np.quantile(sizes, 0.95, method="inverted_cdf"), rel=0.06, abs=1)
 
@@ -102,7 +121,9 @@ def test_the_index_is_stored_beside_the_rows(ctx: Context) -> None:
     folder = ctx.artifacts.path(str(version.folder))
     read = read_index(folder, split="train", kind=DatasetKind.INSTRUCTION)
     parquet.write_table(parquet.read_table(folder / "train.parquet").slice(0, 1), folder / "train.parquet")
-    assert len(read_index(folder, split="train", kind=DatasetKind.INSTRUCTION).hashes) == len(read.hashes), "it is not read again"
+    assert len(read_index(folder, split="train", kind=DatasetKind.INSTRUCTION).hashes) == len(read.hashes), (
+        "it is not read again"
+    )
 
 
 def test_versions_of_two_kinds_are_not_compared(ctx: Context) -> None:
@@ -127,7 +148,10 @@ def test_the_card_is_what_the_hubs_own_tools_read(ctx: Context, tmp_path: Path) 
     assert "2. sayings@2: 1 listed row left out: \\<b\\>odd\\</b\\> (59 rows)" in card.text
     assert f"content: `{second.content_hash}`" in card.text
     loaded = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
-    assert {name: rows.num_rows for name, rows in loaded.items()} == {"train": second.train_rows, "validation": second.val_rows}
+    assert {name: rows.num_rows for name, rows in loaded.items()} == {
+        "train": second.train_rows,
+        "validation": second.val_rows,
+    }
     assert Counter(canonical_json(row) for row in loaded["train"]) == rows_of(ctx, second, "train")
 
 

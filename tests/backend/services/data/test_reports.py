@@ -1,4 +1,6 @@
-"""Reports on datasets from the question to its consequences: kept, asked once, rows dropped, a launch refused, an epoch timed."""
+"""Reports on datasets from the question to its consequences: kept, asked once, rows dropped, a launch refused, an epoch
+timed.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,9 @@ def ctx(home: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     get_context.cache_clear()
 
 
-def imported(ctx: Context, name: str, rows: list[dict[str, Any]], *, kind: str = "instruction", val_fraction: float = 0.1) -> VersionView:
+def imported(
+    ctx: Context, name: str, rows: list[dict[str, Any]], *, kind: str = "instruction", val_fraction: float = 0.1
+) -> VersionView:
     stored = save_upload(ctx, io.BytesIO(json.dumps(rows).encode()), name=f"{name}.json", person=LOCAL)
     version = import_dataset(ctx, name=name, kind=kind, upload=stored, person=LOCAL, val_fraction=val_fraction)
     do_job(ctx, str(version.job_id))
@@ -102,7 +106,9 @@ def add_base(ctx: Context, name: str = "base") -> str:
     """A base as far as a report needs it: a tokenizer and its longest context."""
     byte_tokenizer(context=256).save_pretrained(ctx.artifacts.path(f"checkpoints/{name}"))
     with ctx.db.write() as session:
-        row = Checkpoint(name=name, origin="added", folder=f"checkpoints/{name}", facts={"context": 256, "vocab_size": 262})
+        row = Checkpoint(
+            name=name, origin="added", folder=f"checkpoints/{name}", facts={"context": 256, "vocab_size": 262}
+        )
         session.add(row)
         session.flush()
         return row.id
@@ -124,9 +130,13 @@ def test_the_same_request_is_computed_once_and_any_input_changes_it(ctx: Context
     assert {sample.group for sample in read_samples(ctx, again)} >= {"first", "random", "longest"}
     longer = request_data_report(ctx, "sayings", person=LOCAL, context=256)
     assert not longer.reused
-    assert request_data_report(ctx, "sayings", person=LOCAL, context=256).id == longer.id, "one on its way is not asked for twice"
+    assert request_data_report(ctx, "sayings", person=LOCAL, context=256).id == longer.id, (
+        "one on its way is not asked for twice"
+    )
     imported(ctx, "fair", [{"question": LONG, "answers": ["late"]}], kind="benchmark", val_fraction=0)
-    assert not request_data_report(ctx, "sayings", person=LOCAL, context=128).reused, "a new benchmark is to be looked for"
+    assert not request_data_report(ctx, "sayings", person=LOCAL, context=128).reused, (
+        "a new benchmark is to be looked for"
+    )
     assert len(list_data_reports(ctx, version.id)) == 3
 
 
@@ -157,10 +167,14 @@ def test_a_planted_item_is_found_and_dropped(ctx: Context) -> None:
         drop_found_rows(ctx, clean.id, "typos", person=LOCAL)
 
 
-def test_a_launch_without_a_trained_token_is_refused_with_count_and_cure(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launch_without_a_trained_token_is_refused_with_count_and_cure(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = add_base(ctx)
     imported(ctx, "silent", SILENT)
-    config = parse_config({"objective": "sft", "dataset": "silent", "base": "base", "context": 64, "max_steps": 2, "warmup_steps": 0})
+    config = parse_config(
+        {"objective": "sft", "dataset": "silent", "base": "base", "context": 64, "max_steps": 2, "warmup_steps": 0}
+    )
     with pytest.raises(InvalidInput, match="within its first 64 tokens: the shortest prompt alone has 454"):
         resolve_parts(ctx, config)  # seen before any report, by the prompts alone
     monkeypatch.setattr(checks, "check_rows", lambda *_, **__: None)  # what follows is the report's own refusal
@@ -184,16 +198,27 @@ def test_a_few_rows_without_loss_are_counted_and_do_not_block_a_launch(ctx: Cont
     imported(ctx, "mixed", [*ROWS, *SILENT[:3]], val_fraction=0)
     view = made(ctx, "mixed", source="base", context=200)
     assert view.report is not None
-    assert (view.report.train.zero_label_rows, view.report.splits["train"].rows, view.report.droppable["zero_label"]) == (3, 23, 3)
+    assert (
+        view.report.train.zero_label_rows,
+        view.report.splits["train"].rows,
+        view.report.droppable["zero_label"],
+    ) == (3, 23, 3)
     resolve_parts(
-        ctx, parse_config({"objective": "sft", "dataset": "mixed", "base": "base", "context": 200, "max_steps": 2, "warmup_steps": 0})
+        ctx,
+        parse_config(
+            {"objective": "sft", "dataset": "mixed", "base": "base", "context": 200, "max_steps": 2, "warmup_steps": 0}
+        ),
     )
 
 
 def test_misuse_is_refused(ctx: Context) -> None:
     add_base(ctx)
     imported(ctx, "sayings", ROWS)
-    for requested, words in (({"context": 512}, "reads at most 256"), ({"context": 3}, "context 3"), ({"micro_batch": 0}, "micro_batch 0")):
+    for requested, words in (
+        ({"context": 512}, "reads at most 256"),
+        ({"context": 3}, "context 3"),
+        ({"micro_batch": 0}, "micro_batch 0"),
+    ):
         with pytest.raises(InvalidInput, match=words):
             request_data_report(ctx, "sayings", person=LOCAL, source="base", **requested)
     with pytest.raises(NotFound, match="no tokenizer or checkpoint"):
@@ -250,7 +275,12 @@ def test_an_epoch_is_timed_by_the_newest_run_of_the_same_base(ctx: Context) -> N
             run = Run(name=name, objective="sft", config={}, base_id=base, job_id=job.id, dataset_version_id=version.id)
             session.add(run)
             session.flush()
-            add_points(session, ctx.db, run.id, [MetricsEvent(step=step, values={"tok_per_sec": rate + step - 2}) for step in (1, 2, 3)])
+            add_points(
+                session,
+                ctx.db,
+                run.id,
+                [MetricsEvent(step=step, values={"tok_per_sec": rate + step - 2}) for step in (1, 2, 3)],
+            )
     time = epoch_time(ctx, view)
     assert time is not None
     assert (time.run, time.tokens_per_s) == ("new", 50.0)

@@ -28,7 +28,11 @@ def store(ctx: Context, name: str, *, dataset: str, complete: bool = True, size:
     (folder / "ids").write_bytes(bytes(size))
     identity = {"dataset": dataset, "form": "text", "split": "train", "rows": 90}
     manifest = Manifest(
-        identity=identity, dtype="uint16", is_complete=complete, counts={"rows": 90 if complete else 40}, bytes={"ids": size}
+        identity=identity,
+        dtype="uint16",
+        is_complete=complete,
+        counts={"rows": 90 if complete else 40},
+        bytes={"ids": size},
     )
     (folder / MANIFEST).write_text(json.dumps(manifest.as_dict()))
     os.utime(folder / MANIFEST, (ctx.now().timestamp(),) * 2)

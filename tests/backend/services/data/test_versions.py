@@ -42,7 +42,10 @@ def test_a_change_without_effect_makes_no_version(ctx: Context) -> None:
 
 def test_a_click_twice_is_one_version_and_another_name_another_dataset(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
-    one, two = (derive_version(ctx, first.id, change=Sample(num_rows=5), name="few", person=LOCAL, idempotency_key="k") for _ in range(2))
+    one, two = (
+        derive_version(ctx, first.id, change=Sample(num_rows=5), name="few", person=LOCAL, idempotency_key="k")
+        for _ in range(2)
+    )
     assert one.id == two.id
     assert (done(ctx, one).label, resolve_version(ctx, "few").rows) == ("few@1", 5)
     with pytest.raises(Conflict, match="already a dataset “few”"):
@@ -71,7 +74,12 @@ def test_an_impossible_change_is_refused_before_a_job_is_queued(ctx: Context) ->
     with pytest.raises(NotAllowed):
         derive_version(ctx, first.id, change=DropDuplicates(), person=RATER)
     with pytest.raises(InvalidInput, match="have no field 'user'"):
-        derive_version(ctx, first.id, change=Filter(conditions=(Condition(field="user", test="contains", value="x"),)), person=LOCAL)
+        derive_version(
+            ctx,
+            first.id,
+            change=Filter(conditions=(Condition(field="user", test="contains", value="x"),)),
+            person=LOCAL,
+        )
     questions = imported(ctx, "q", [{"question": f"{n}?", "answers": ["1"]} for n in range(5)], kind="benchmark")
     with pytest.raises(InvalidInput, match="no validation split"):
         derive_version(ctx, questions.id, change=Resplit(val_fraction=0.1), person=LOCAL)
@@ -125,7 +133,10 @@ def test_a_used_version_is_kept_and_every_user_is_named(ctx: Context) -> None:
         "version “few@1”",
     ]
     assert all(use.id for use in users)
-    for delete in (lambda: delete_dataset(ctx, first.dataset_id, person=LOCAL), lambda: delete_version(ctx, first.id, person=LOCAL)):
+    for delete in (
+        lambda: delete_dataset(ctx, first.dataset_id, person=LOCAL),
+        lambda: delete_version(ctx, first.id, person=LOCAL),
+    ):
         with pytest.raises(Conflict, match=r"is in use: run “first try”, tokenizer “words”, .* and 3 more"):
             delete()
     delete_dataset(ctx, other.dataset_id, person=LOCAL, with_reports=True)

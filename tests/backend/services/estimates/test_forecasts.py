@@ -45,7 +45,10 @@ def test_tokens_are_counted_against_the_data_and_epochs_end_a_run(ctx: Context) 
     add_parts(ctx)
     with ctx.db.write() as session:
         version, tokenizer = session.query(DatasetVersion).one(), session.query(Tokenizer).one()
-        version.facts, tokenizer.facts = {"text_bytes": 100_000}, {"bytes_per_token": 4.0}  # 22,500 tokens in nine tenths of the rows
+        version.facts, tokenizer.facts = (
+            {"text_bytes": 100_000},
+            {"bytes_per_token": 4.0},
+        )  # 22,500 tokens in nine tenths of the rows
     forecasted = forecast(ctx, make_config(max_steps=1000))
     assert forecasted.epochs == pytest.approx(128_000 / 22_500)
     assert not forecasted.epochs_at_least
@@ -88,7 +91,13 @@ def test_a_data_report_gives_sequences_padding_and_truncation(ctx: Context) -> N
         job.status = Status.FINISHED
         config = {"format": FORMAT, "source": f"checkpoint:{ids[1]}", "question": question.model_dump()}
         session.add(
-            Analysis(kind="data_report", job_id=job.id, dataset_version_id=ids[0], config=config, result=report.model_dump(mode="json"))
+            Analysis(
+                kind="data_report",
+                job_id=job.id,
+                dataset_version_id=ids[0],
+                config=config,
+                result=report.model_dump(mode="json"),
+            )
         )
     known = forecast(ctx, RunConfig(**values))
     assert (known.epochs, known.epochs_at_least) == (9.0, False)

@@ -1,4 +1,6 @@
-"""Probes and what is predicted by them: asked for once, measured by a real job, kept, and shown with source and error."""
+"""Probes and what is predicted by them: asked for once, measured by a real job, kept, and shown with source and
+error.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +121,9 @@ def test_similar_settings_are_calibrated_with_an_error(ctx: Context) -> None:
     assert memory.error < 0.1
     assert "calibrated on 4 probes; formula estimate" in format_memory(memory)
     far = predict(
-        ctx, make_config(architecture=SHAPE.model_copy(update={"width": 8192, "num_layers": 80, "feed_forward": 20_000})), device=DEVICE
+        ctx,
+        make_config(architecture=SHAPE.model_copy(update={"width": 8192, "num_layers": 80, "feed_forward": 20_000})),
+        device=DEVICE,
     )
     assert far.memory.source == "formula"
     assert far.fits == "no"
@@ -133,7 +137,13 @@ def test_a_run_is_a_measurement_and_shows_the_error_of_its_probe(ctx: Context) -
     measure(ctx, second, {"measured_bytes": 60 * MB})
     run = launch(ctx, micro_batch=4)
     claim = take_job(ctx, str(run.job_id))
-    measured = {"measured_bytes": 52 * MB, "tokens_per_s": 9.0, "step_s": 0.5, "device": DEVICE.name, "device_kind": "cpu"}
+    measured = {
+        "measured_bytes": 52 * MB,
+        "tokens_per_s": 9.0,
+        "step_s": 0.5,
+        "device": DEVICE.name,
+        "device_kind": "cpu",
+    }
     with ctx.db.write() as session:
         finish_job(session, ctx, claim, final_step=100, stopped=None, measurement=measured)
     same = predict(ctx, first, device=DEVICE).memory
@@ -185,7 +195,9 @@ def test_what_can_not_be_launched_can_not_be_probed(ctx: Context) -> None:
 def test_a_real_probe_is_measured_kept_and_shown(world: Context) -> None:
     config = make_config(architecture=SHAPE.model_copy(update={"vocab_size": 320}))
     claim = take_job(world, launch_probe(world, config, person=LOCAL).id)
-    assert execute(world, claim) is Status.FINISHED  # as a worker does it: a child process, and its files read by the parent
+    assert (
+        execute(world, claim) is Status.FINISHED
+    )  # as a worker does it: a child process, and its files read by the parent
     job = get_job(world, claim.job_id)
     assert job.progress is not None
     assert job.progress.share == 1.0
@@ -204,7 +216,9 @@ def test_a_real_probe_is_measured_kept_and_shown(world: Context) -> None:
 
 
 def test_a_failed_probe_gives_the_reason(world: Context) -> None:
-    job = do_job(world, launch_probe(world, make_config(), person=LOCAL).id)  # the tokenizer's 320 entries against a vocabulary of 300
+    job = do_job(
+        world, launch_probe(world, make_config(), person=LOCAL).id
+    )  # the tokenizer's 320 entries against a vocabulary of 300
     assert job.status is Status.FAILED
     assert "vocab_size is 300" in job.error.cause
     assert get_job(world, job.id).error.remedy
@@ -226,7 +240,10 @@ def test_an_adapter_is_predicted_by_the_shape_of_its_base(world: Context) -> Non
     unknown = predict(world, make_config(**values, base="ash"), device=DEVICE)
     assert (unknown.memory.source, unknown.fits) == ("unknown", "unknown")
     measure(world, make_config(**values, base="ash"), {"measured_bytes": 70 * MB})
-    assert format_memory(predict(world, make_config(**values, base="ash"), device=DEVICE).memory) == "70.0 MB, measured by a probe"
+    assert (
+        format_memory(predict(world, make_config(**values, base="ash"), device=DEVICE).memory)
+        == "70.0 MB, measured by a probe"
+    )
 
 
 @pytest.mark.parametrize(
@@ -261,7 +278,9 @@ def test_a_measurement_of_an_earlier_version_is_still_found(ctx: Context) -> Non
     measure(ctx, make_config(), {"measured_bytes": 51 * MB})
     with ctx.db.write() as session:
         row = session.query(Measurement).one()
-        row.setting = {name: value for name, value in row.setting.items() if name not in ("attention", "adapter_variant", "nodes")}
+        row.setting = {
+            name: value for name, value in row.setting.items() if name not in ("attention", "adapter_variant", "nodes")
+        }
         row.setting_hash = "of an earlier version"
     assert predict(ctx, make_config(), device=DEVICE).memory.source == "probe"
     assert predict(ctx, make_config(attention="eager"), device=DEVICE).memory.source != "probe"
@@ -273,6 +292,8 @@ def test_a_run_goes_to_the_gpu_of_a_living_worker(ctx: Context) -> None:
     gauges = {"cpu_name": "A chip", "memory_total_bytes": 8_000_000_000, "gpus": [gpu]}
     beat(ctx, name="w", host="lab", pid=1, queues=["train"], concurrency=1, devices=["0"], gauges=gauges)
     assert [device.name for device in list_devices(training_workers(ctx))] == ["A card", "A chip"]
-    devices = [choose_device(make_config(device=device), training_workers(ctx)).name for device in ("auto", "gpu", "cpu")]
+    devices = [
+        choose_device(make_config(device=device), training_workers(ctx)).name for device in ("auto", "gpu", "cpu")
+    ]
     assert devices == ["A card", "A card", "A chip"]
     assert DEVICE.usable_bytes == 7_000_000_000

@@ -54,7 +54,9 @@ def test_each_benchmark_is_compared_as_by_itself_and_adjusted_for_all(ctx: Conte
     assert by_name["stories@1"].better != "second"  # more bits per byte are worse
 
 
-def test_the_command_says_how_p_was_adjusted(ctx: Context, ids: tuple[str, str], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_says_how_p_was_adjusted(
+    ctx: Context, ids: tuple[str, str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
     get_context.cache_clear()

@@ -1,4 +1,6 @@
-"""The board: comparable evaluations in one column, the newest of each checkpoint, pending ones where their scores will be."""
+"""The board: comparable evaluations in one column, the newest of each checkpoint, pending ones where their scores will
+be.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def test_board_keeps_unlike_evaluations_apart_and_the_newest_of_a_checkpoint(wor
 def test_an_evaluation_under_way_stands_in_the_column_of_its_settings(world: Context) -> None:
     evaluated(world, "Oak", "facts", [1, 0, 1, 0])
     waiting = launch_evaluation(world, checkpoint="Elm", benchmark="facts", person=LOCAL)
-    other = launch_evaluation(world, checkpoint="Elm", benchmark="facts", config=EvaluationConfig(shots=1), person=LOCAL)
+    other = launch_evaluation(
+        world, checkpoint="Elm", benchmark="facts", config=EvaluationConfig(shots=1), person=LOCAL
+    )
     board = read_board(world)
     assert board.is_active
     assert len(board.columns) == 2
@@ -56,7 +60,9 @@ def test_an_evaluation_under_way_stands_in_the_column_of_its_settings(world: Con
 def test_a_launch_that_failed_has_no_column_of_its_own(world: Context) -> None:
     """A wrong task left a column with "Failed" in the matrix for good."""
     evaluated(world, "Oak", "facts", [1, 0, 1, 0])
-    failed = launch_evaluation(world, checkpoint="Elm", benchmark="facts", config=EvaluationConfig(shots=1), person=LOCAL)
+    failed = launch_evaluation(
+        world, checkpoint="Elm", benchmark="facts", config=EvaluationConfig(shots=1), person=LOCAL
+    )
     assert len(read_board(world).columns) == 2, "while it waits its column is there"
     stop_evaluation(world, failed.id, person=LOCAL)
     board = read_board(world)
@@ -70,13 +76,23 @@ def test_a_column_is_named_by_its_task_and_says_over_what_it_averages(world: Con
     rows = [{"question": f"Q{n}", "choices": ["a", "b"], "answer": 0, "subject": "xy"[n % 2]} for n in range(4)]
     for name in ("law", "law-test"):
         add_benchmark(world, name, rows)
-        text = "name: law\ntitle: Law\nkind: multiple_choice\nsubgroup: subject\naverage: macro\nprompt: '{{question}}'\n"
+        text = (
+            "name: law\ntitle: Law\nkind: multiple_choice\nsubgroup: subject\naverage: macro\nprompt: '{{question}}'\n"
+        )
         task = read_task(text + "choices: choices\nanswer: answer\n")
-        launched = launch_evaluation(world, checkpoint="Oak", benchmark=name, config=EvaluationConfig(task=task), person=LOCAL)
+        launched = launch_evaluation(
+            world, checkpoint="Oak", benchmark=name, config=EvaluationConfig(task=task), person=LOCAL
+        )
         score = {"value": 0.5, "stderr": 0.1, "low": 0.3, "high": 0.7, "n": 4, "method": "Wilson 95 %"}
         names = (("acc", ""), ("acc:micro", ""), ("acc", "x"), ("acc", "y"))
         scores = [{"metric": metric, "subgroup": subgroup, **score} for metric, subgroup in names]
-        finish(world, claim_of(world, launched), [item(n, {"acc": 0.5}) for n in range(4)], scores=scores, facts={"unit": "items"})
+        finish(
+            world,
+            claim_of(world, launched),
+            [item(n, {"acc": 0.5}) for n in range(4)],
+            scores=scores,
+            facts={"unit": "items"},
+        )
     first, second = read_board(world).columns
     assert (first.label, second.label) == ("Law (law-test@1)", "Law (law@1)")
     assert first.averages == {"acc": "macro over 2 subgroups", "acc:micro": "micro over items"}
@@ -94,7 +110,9 @@ def test_a_column_is_ranked_by_the_chosen_metric(world: Context) -> None:
 
 
 def test_one_headline_on_every_page_and_on_a_board_of_zeros_another_metric_is_named(world: Context) -> None:
-    """The matrix showed 4.0 % of "answer contained" where the overview, the suite and the evaluation's page had an exact match of 0.0 %."""
+    """The matrix showed 4.0 % of "answer contained" where the overview, the suite and the evaluation's page had an
+    exact match of 0.0 %.
+    """
     add_benchmark(world, "questions", [{"question": f"What is {n}?", "answers": [str(n)]} for n in range(4)])
     launched = launch_evaluation(world, checkpoint="Oak", benchmark="questions", person=LOCAL)
     score = {"stderr": None, "low": None, "high": None, "n": 4, "method": "Wilson 95 %"}

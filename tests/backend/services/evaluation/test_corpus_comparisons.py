@@ -30,7 +30,10 @@ BETTER = [text if n % 3 else text.replace("now", "then") for n, text in enumerat
 def answered(ctx: Context, checkpoint: str, metric: str, answers: list[str], references: list[str]) -> EvaluationView:
     launched = launch_evaluation(ctx, checkpoint=checkpoint, benchmark="words", config=EvaluationConfig(), person=LOCAL)
     uses = [MetricUse(name=metric)]
-    values = [score_answers(uses, [answer], [reference], row={}).values for answer, reference in zip(answers, references, strict=True)]
+    values = [
+        score_answers(uses, [answer], [reference], row={}).values
+        for answer, reference in zip(answers, references, strict=True)
+    ]
     row = {"metric": metric, "value": 0.5, "stderr": 0.1, "low": 0.0, "high": 1.0, "n": len(values), "method": ""}
     facts = {"used_chat_template": False, "unit": "items", "number_format": "float32"}
     finish(ctx, claim_of(ctx, launched), [item(n, one) for n, one in enumerate(values)], scores=[row], facts=facts)
@@ -47,7 +50,9 @@ def test_the_difference_is_that_of_the_corpora(ctx: Context, metric: str) -> Non
         add_checkpoint(ctx, name)
         ids.append(answered(ctx, name, metric, answers, references).id)
     worse, better = (
-        score_rows(get_metric(metric), [AnswerRow(a, (r,)) for a, r in zip(answers, references, strict=True)]).estimate.value
+        score_rows(
+            get_metric(metric), [AnswerRow(a, (r,)) for a, r in zip(answers, references, strict=True)]
+        ).estimate.value
         for answers in sides
     )
     comparison = compare(ctx, *ids, metric=metric)

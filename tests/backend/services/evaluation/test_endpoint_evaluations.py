@@ -1,4 +1,6 @@
-"""Evaluations of endpoints: registered without a secret, refused early, run over HTTP, resumed, and shown beside checkpoints."""
+"""Evaluations of endpoints: registered without a secret, refused early, run over HTTP, resumed, and shown beside
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,13 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.board import read_board
 from backend.services.evaluation.checks import launch_check
 from backend.services.evaluation.comparisons import compare, list_comparable, refuse_unlike
-from backend.services.evaluation.endpoints.registry import add_endpoint, list_evaluated, read_config, remove_endpoint, resolve_evaluated
+from backend.services.evaluation.endpoints.registry import (
+    add_endpoint,
+    list_evaluated,
+    read_config,
+    remove_endpoint,
+    resolve_evaluated,
+)
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_again, launch_evaluation
 from backend.services.evaluation.exports import board_html, scores_csv
 from backend.services.evaluation.forecasts import forecast_evaluations
@@ -71,13 +80,20 @@ def work(ctx: Context, evaluation: EvaluationView) -> EvaluationView:
     return get_evaluation(ctx, evaluation.id)
 
 
-def test_an_endpoint_is_scored_over_http_with_its_tokens_and_price_and_stands_beside_checkpoints(world: Context, api: FakeApi) -> None:
+def test_an_endpoint_is_scored_over_http_with_its_tokens_and_price_and_stands_beside_checkpoints(
+    world: Context, api: FakeApi
+) -> None:
     register(world, api, input_price=10.0, output_price=20.0)
     launched = launch_evaluation(world, endpoint="Far", benchmark="questions", person=LOCAL)
     assert (launched.status, launched.settings["engine"]) == (Status.QUEUED, "openai_http")
     done = work(world, launched)
     assert done.status is Status.FINISHED, done.error
-    assert (done.checkpoint, done.checkpoint_id, done.facts.endpoint, done.facts.model) == ("Far", None, "Far", "m-0715")
+    assert (done.checkpoint, done.checkpoint_id, done.facts.endpoint, done.facts.model) == (
+        "Far",
+        None,
+        "Far",
+        "m-0715",
+    )
     assert done.main_score is not None
     assert (done.main_score.value, done.main_score.n) == (0.5, 6)
     assert (done.facts.prompt_tokens, done.facts.completion_tokens) == (6 * PROMPT_TOKENS, 6 * 5)
@@ -85,7 +101,9 @@ def test_an_endpoint_is_scored_over_http_with_its_tokens_and_price_and_stands_be
     assert sorted(api.prompts) == sorted(row["question"] for row in ANSWERS)
     shown, _ = list_items(world, done.id)
     assert shown[1].shown["completion"] == "1"
-    (forecast,) = forecast_evaluations(world, [resolve_evaluated(world, "Far")], {"questions": EvaluationConfig()}).evaluations
+    (forecast,) = forecast_evaluations(
+        world, [resolve_evaluated(world, "Far")], {"questions": EvaluationConfig()}
+    ).evaluations
     assert (forecast.tokens, forecast.price) == ((18.0, 30.0), pytest.approx(done.facts.price_usd))
     assert forecast.time is not None
     assert "of this endpoint" in forecast.time.basis
@@ -97,11 +115,20 @@ def test_an_endpoint_with_echo_answers_choices_in_the_column_of_checkpoints(worl
     far = work(world, launch_evaluation(world, endpoint="Far", benchmark="facts", person=LOCAL))
     assert far.status is Status.FINISHED, far.error
     oak = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
-    assert [len(read_board(world).columns), len(read_board(world).rows)] == [1, 2], "a waiting cell stands in the endpoint's column"
+    assert [len(read_board(world).columns), len(read_board(world).rows)] == [
+        1,
+        2,
+    ], "a waiting cell stands in the endpoint's column"
     items = [row for row, _ in zip(list_items(world, far.id, limit=99)[0], range(99), strict=False)]
     scored = [{**item(n, {"acc": float(n % 3 > 0)}), "item_hash": row.item_hash} for n, row in enumerate(items)]
     score = {"metric": "acc", "value": 0.65, "n": 40, "low": 0.5, "high": 0.8, "stderr": 0.07, "method": "Wilson"}
-    facts = {"used_chat_template": False, "unit": "items", "number_format": "float32", "engine": "fast", "device": "cpu"}
+    facts = {
+        "used_chat_template": False,
+        "unit": "items",
+        "number_format": "float32",
+        "engine": "fast",
+        "device": "cpu",
+    }
     finish(world, claim_of(world, oak), scored, scores=[score], facts=facts)
     board = read_board(world)
     (column,) = board.columns
@@ -136,8 +163,9 @@ def test_a_killed_evaluation_of_an_endpoint_resumes_without_asking_again(world: 
     file = world.artifacts.job_folder(str(launched.job_id)) / "items.jsonl"
     wait_until(lambda: file.is_file() and len(file.read_text().splitlines()) >= 8, timeout_s=120, what="eight items")
     for child in psutil.Process().children(recursive=True):
-        if "jobs.run" in " ".join(child.cmdline()):
-            child.kill()
+        with suppress(psutil.NoSuchProcess):  # a zombie has no command line
+            if "jobs.run" in " ".join(child.cmdline()):
+                child.kill()
     worker.join(60)
     assert get_evaluation(world, launched.id).status is Status.FAILED
     api.answer = answer
@@ -166,7 +194,10 @@ def test_the_key_is_read_from_its_place_and_is_nowhere_in_the_installation(
     file = home / "key"
     file.write_text(f"{KEY}\n")
     register(world, api, name="Filed", key_file=str(file))
-    assert work(world, launch_evaluation(world, endpoint="Filed", benchmark="questions", person=LOCAL)).status is Status.FINISHED
+    assert (
+        work(world, launch_evaluation(world, endpoint="Filed", benchmark="questions", person=LOCAL)).status
+        is Status.FINISHED
+    )
     file.unlink()
     monkeypatch.delenv("FAR_KEY")
     failed = work(world, launch_again(world, done, person=LOCAL, again=True))
@@ -186,7 +217,8 @@ def test_a_key_in_place_of_its_variable_is_refused_without_being_repeated(value:
 
 
 @pytest.mark.parametrize(
-    "url", ["host/v1", "ftp://host/v1", "https://user:pw@host/v1", "https://host/v1?key=x", "http://", "http://host:x/v1"]
+    "url",
+    ["host/v1", "ftp://host/v1", "https://user:pw@host/v1", "https://host/v1?key=x", "http://", "http://host:x/v1"],
 )
 def test_an_address_that_is_none_or_holds_a_secret_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -210,7 +242,9 @@ def test_what_an_api_can_not_give_is_refused_before_the_queue_with_its_cure(worl
     api.completions = False
     register(world, api, name="Chat only")
     with pytest.raises(InvalidInput, match="no completions of a text"):
-        launch_evaluation(world, endpoint="Chat only", benchmark="questions", config=EvaluationConfig(chat="off"), person=LOCAL)
+        launch_evaluation(
+            world, endpoint="Chat only", benchmark="questions", config=EvaluationConfig(chat="off"), person=LOCAL
+        )
     api.chat = False
     with pytest.raises(InvalidInput, match="no chat completions and no completions"):
         register(world, api, name="Nothing")

@@ -27,7 +27,17 @@ from backend.services.evaluation.evaluations import get_evaluation, launch_evalu
 from backend.services.evaluation.items import list_items
 from backend.services.jobs.jobs import list_jobs
 from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import ANSWERS, CHOICES, TEXTS, add_benchmark, claim_of, evaluated, finish, item, predicted
+from tests.support.evaluation_world import (
+    ANSWERS,
+    CHOICES,
+    TEXTS,
+    add_benchmark,
+    claim_of,
+    evaluated,
+    finish,
+    item,
+    predicted,
+)
 
 
 @pytest.fixture
@@ -45,7 +55,9 @@ def world(ctx: Context) -> Context:
     ("benchmark", "kind", "split"),
     [("facts", "multiple_choice", "all"), ("questions", "generation", "all"), ("stories@1", "perplexity", "val")],
 )
-def test_way_of_scoring_and_split_follow_from_the_dataset(world: Context, benchmark: str, kind: str, split: str) -> None:
+def test_way_of_scoring_and_split_follow_from_the_dataset(
+    world: Context, benchmark: str, kind: str, split: str
+) -> None:
     launched = launch_evaluation(world, checkpoint="Oak", benchmark=benchmark, person=LOCAL)
     assert (launched.kind, launched.settings["split"], launched.status) == (EvaluationKind(kind), split, Status.QUEUED)
     assert claim_of(world, launched).payload.checkpoint == "checkpoints/Oak"
@@ -54,9 +66,13 @@ def test_way_of_scoring_and_split_follow_from_the_dataset(world: Context, benchm
 def test_double_click_and_equal_settings_give_one_evaluation(world: Context) -> None:
     first = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL, idempotency_key="k")
     clicked = launch_evaluation(world, checkpoint="Elm", benchmark="facts", person=LOCAL, idempotency_key="k")
-    equal = launch_evaluation(world, checkpoint="Oak", benchmark="facts@1", config=EvaluationConfig(batch_size=3), person=LOCAL)
+    equal = launch_evaluation(
+        world, checkpoint="Oak", benchmark="facts@1", config=EvaluationConfig(batch_size=3), person=LOCAL
+    )
     again = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL, again=True)
-    other = launch_evaluation(world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(shots=2), person=LOCAL)
+    other = launch_evaluation(
+        world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(shots=2), person=LOCAL
+    )
     assert first.id == clicked.id == equal.id
     assert (first.reused, equal.reused) == (False, True)
     assert len({first.id, again.id, other.id}) == 3
@@ -84,7 +100,9 @@ def test_failed_evaluation_is_not_reused(world: Context) -> None:
         ({"person": Person(id=None, name="Ada", role="rater")}, NotAllowed, "Ada may not"),
     ],
 )
-def test_an_impossible_evaluation_is_refused(world: Context, values: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_an_impossible_evaluation_is_refused(
+    world: Context, values: dict[str, Any], error: type[Exception], words: str
+) -> None:
     add_benchmark(world, "prompts", [{"prompt": "Hello"}], kind="prompts")
     with pytest.raises(error, match=words):
         launch_evaluation(world, **{"checkpoint": "Oak", "benchmark": "facts", "person": LOCAL, **values})
@@ -165,7 +183,11 @@ def test_ranking_shares_first_place_among_those_not_behind_in_the_joint_test(wor
     evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2)
     evaluated(world, "Ash", "facts", [1] * 4 + [0] * 16)
     ranks = rank_evaluations(world, list_evaluations(world))
-    assert [(rank.evaluation.checkpoint, rank.shares_first_place) for rank in ranks] == [("Oak", True), ("Elm", True), ("Ash", False)]
+    assert [(rank.evaluation.checkpoint, rank.shares_first_place) for rank in ranks] == [
+        ("Oak", True),
+        ("Elm", True),
+        ("Ash", False),
+    ]
     assert ranks[0].p_adjusted is None
     assert [(rank.p_adjusted or 0.0) < 0.05 for rank in ranks[1:]] == [False, True]
     assert [(rank.rank_low, rank.rank_high) for rank in ranks] == [(1, 2), (1, 2), (3, 3)]
@@ -197,7 +219,15 @@ def test_items_of_one_passage_count_together_in_a_comparison_and_a_ranking(world
     for name, answers in right.items():
         launched = launch_evaluation(world, checkpoint=name, benchmark="facts", person=LOCAL)
         items = [item(n, {"acc": float(value), "cluster": float(n // 8)}) for n, value in enumerate(answers)]
-        score = {"metric": "acc", "value": sum(answers) / 32, "stderr": 0.1, "low": 0.0, "high": 1.0, "n": 32, "method": ""}
+        score = {
+            "metric": "acc",
+            "value": sum(answers) / 32,
+            "stderr": 0.1,
+            "low": 0.0,
+            "high": 1.0,
+            "n": 32,
+            "method": "",
+        }
         finish(world, claim_of(world, launched), items, scores=[score], facts={"unit": "items", "device": name})
         both.append(launched.id)
     result = compare(world, *both)
@@ -221,8 +251,12 @@ def test_unknown_evaluation_is_not_found(world: Context) -> None:
 
 
 @pytest.fixture
-def command(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Runs a command of this installation and returns its JSON; its work is done in a child process, as no worker runs."""
+def command(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Runs a command of this installation and returns its JSON; its work is done in a child process, as no worker
+    runs.
+    """
     for name, value in {
         "ROUNDHOUSE_HOME": str(home),
         "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
@@ -252,7 +286,10 @@ def test_compare_command_states_its_procedure(world: Context, command: Callable[
     assert data["interval"][0] > 0
     assert (data["procedure"], data["clusters"], data["differs"]) == ("exact McNemar", None, ["context (none and 512)"])
     assert command(eval_commands.app, "compare", "Oak", "Elm")["second"]["evaluation"] == elm.id
-    assert "no benchmark in common" in command(eval_commands.app, "compare", "Oak", "Elm", "--benchmark", "questions")["error"]
+    assert (
+        "no benchmark in common"
+        in command(eval_commands.app, "compare", "Oak", "Elm", "--benchmark", "questions")["error"]
+    )
 
 
 def test_several_are_compared_with_a_baseline_by_holm(world: Context, command: Callable[..., dict[str, Any]]) -> None:

@@ -1,4 +1,6 @@
-"""Results leave in the form of lm-evaluation-harness and of spreadsheets, and those of others come in as rows of their own."""
+"""Results leave in the form of lm-evaluation-harness and of spreadsheets, and those of others come in as rows of their
+own.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +45,24 @@ def test_lm_eval_files_hold_scores_and_samples_and_read_back(world: Context) -> 
     assert results["n-samples"]["facts"] == {"original": 4, "effective": 4}
     assert results["higher_is_better"]["facts"] == {"acc": True}
     assert [sample["acc"] for sample in samples] == [1.0, 1.0, 1.0, 0.0]
-    assert {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash", "prompt_hash"} <= set(
-        samples[0]
-    )
+    assert {
+        "doc_id",
+        "doc",
+        "target",
+        "arguments",
+        "resps",
+        "filtered_resps",
+        "filter",
+        "metrics",
+        "doc_hash",
+        "prompt_hash",
+    } <= set(samples[0])
     (row,) = read_results(results, source="results.json")
-    assert (row.model, row.benchmark, row.scores) == ("Oak", "facts", ({"metric": "acc", "value": 0.75, "stderr": 0.05, "n": 4},))
+    assert (row.model, row.benchmark, row.scores) == (
+        "Oak",
+        "facts",
+        ({"metric": "acc", "value": 0.75, "stderr": 0.05, "n": 4},),
+    )
 
 
 def test_an_evaluation_without_scores_is_not_exported(world: Context) -> None:
@@ -63,7 +78,9 @@ def test_html_reports_escape_every_text_and_ask_for_nothing(world: Context, form
     assert EVIL not in html
     assert "&lt;script&gt;" in html
     assert "default-src 'none'" in html
-    assert not re.search(r"<(script|img|link|iframe)\b|\b(src|href)=|url\(", html.replace("&quot;", '"').replace("&lt;img src=", ""))
+    assert not re.search(
+        r"<(script|img|link|iframe)\b|\b(src|href)=|url\(", html.replace("&quot;", '"').replace("&lt;img src=", "")
+    )
 
 
 def test_csv_quotes_formulas_and_leaves_missing_cells_empty(world: Context) -> None:
@@ -75,7 +92,15 @@ def test_csv_quotes_formulas_and_leaves_missing_cells_empty(world: Context) -> N
 
 def results_file(**changes: Any) -> dict[str, Any]:
     data = {
-        "results": {"facts": {"alias": "facts", "acc,none": 0.5, "acc_stderr,none": 0.1, "bleu,none": float("nan"), "f1,strict": 0.25}},
+        "results": {
+            "facts": {
+                "alias": "facts",
+                "acc,none": 0.5,
+                "acc_stderr,none": 0.1,
+                "bleu,none": float("nan"),
+                "f1,strict": 0.25,
+            }
+        },
         "n-samples": {"facts": {"original": 20, "effective": 20}},
         "model_name": "Elsewhere 7B",
     }

@@ -53,10 +53,14 @@ def world(ctx: Context) -> Context:
 
 
 def config(**settings: Any) -> GateConfig:
-    return GateConfig.model_validate({"champion": "Oak", "benchmarks": [{"benchmark": "facts"}], "margin": 0.03, **settings})
+    return GateConfig.model_validate(
+        {"champion": "Oak", "benchmarks": [{"benchmark": "facts"}], "margin": 0.03, **settings}
+    )
 
 
-@pytest.mark.parametrize(("candidate", "verdict"), [("Elm", Verdict.PASS), ("Yew", Verdict.FAIL), ("Oak", Verdict.PASS)])
+@pytest.mark.parametrize(
+    ("candidate", "verdict"), [("Elm", Verdict.PASS), ("Yew", Verdict.FAIL), ("Oak", Verdict.PASS)]
+)
 def test_a_gate_judges_a_checkpoint_against_the_champion(world: Context, candidate: str, verdict: Verdict) -> None:
     outcome = judge_config(world, candidate=candidate, config=config())
     assert (outcome.verdict, outcome.champion) == (verdict, "Oak")
@@ -94,7 +98,9 @@ def test_lower_bits_per_byte_is_better(world: Context) -> None:
     add_benchmark(world, "stories", [{"text": f"Text {n}."} for n in range(12)], kind="text")
     predicted(world, "Oak", "stories", [20.0 + n for n in range(12)])
     predicted(world, "Elm", "stories", [18.0 + n + n % 2 for n in range(12)])
-    outcome = judge_config(world, candidate="Elm", config=config(benchmarks=[{"benchmark": "stories"}], test="superiority", margin=0.0))
+    outcome = judge_config(
+        world, candidate="Elm", config=config(benchmarks=[{"benchmark": "stories"}], test="superiority", margin=0.0)
+    )
     assert outcome.verdict is Verdict.PASS
     assert outcome.decision.benchmarks[0].difference > 0
 
@@ -105,7 +111,10 @@ def test_a_saved_gate_records_its_verdicts_and_follows_its_endpoint(world: Conte
     judge(world, candidate="Yew", gate="release", person=LOCAL)
     judge(world, candidate="Elm", gate="release", person=LOCAL)
     view = get_gate(world, "release")
-    assert [(result.checkpoint, result.verdict) for result in view.results] == [("Elm", Verdict.PASS), ("Yew", Verdict.FAIL)]
+    assert [(result.checkpoint, result.verdict) for result in view.results] == [
+        ("Elm", Verdict.PASS),
+        ("Yew", Verdict.FAIL),
+    ]
     assert view.results[0].report["benchmarks"][0]["n"] == N
     followed = judge_config(world, candidate="Elm", config=config(champion="endpoint:tales"))
     assert (followed.champion, followed.missing) == ("Fir", ("Fir on facts@1",))
@@ -120,7 +129,9 @@ def test_a_saved_gate_records_its_verdicts_and_follows_its_endpoint(world: Conte
 def test_an_endpoint_refuses_a_checkpoint_whose_required_gate_it_has_not_passed(world: Context) -> None:
     create_gate(world, name="release", config=config(), person=LOCAL)
     require_gate(world, "release", endpoint="tales", person=LOCAL)
-    with pytest.raises(Conflict, match=r"Yew can't be deployed to 'tales': its gate “release” says FAIL.*difference -0\.1"):
+    with pytest.raises(
+        Conflict, match=r"Yew can't be deployed to 'tales': its gate “release” says FAIL.*difference -0\.1"
+    ):
         deploy(world, checkpoint_id=checkpoint_id(world, "Yew"), name="tales", person=LOCAL)
     with pytest.raises(Conflict, match=r"INCONCLUSIVE[.] Ash on facts@1 is not evaluated"):
         deploy(world, checkpoint_id=checkpoint_id(world, "Ash"), name="tales", person=LOCAL)
@@ -203,7 +214,9 @@ def looks(outcome: GateOutcome) -> list[tuple[int, float]]:
 
 
 def test_looks_at_more_items_share_the_error_of_the_gate(world: Context) -> None:
-    gates = [create_gate(world, name=name, config=config(margin=0.1), person=LOCAL).name for name in ("release", "second")]
+    gates = [
+        create_gate(world, name=name, config=config(margin=0.1), person=LOCAL).name for name in ("release", "second")
+    ]
     right = CHAMPION.astype(int).tolist()
     for number, limit in enumerate((20, 40, 80)):
         evaluated(world, "Oak", "facts", right[:limit], limit=limit)
@@ -211,9 +224,15 @@ def test_looks_at_more_items_share_the_error_of_the_gate(world: Context) -> None
         outcome = judge(world, candidate="Ash", gate="release", person=LOCAL)
         assert looks(outcome) == [(number + 1, 0.5 ** (number + 1))]
         assert outcome.decision.benchmarks[0].level == pytest.approx(1 - 0.05 * 0.5 ** (number + 1))
-    assert looks(judge(world, candidate="Ash", gate="release", person=LOCAL)) == [(3, 0.125)]  # the same items: the same look
-    assert looks(judge(world, candidate="Ash", gate=gates[1], person=LOCAL)) == [(3, 0.125)]  # another gate spends the same error
-    assert looks(judge(world, candidate="Elm", gate="release", person=LOCAL)) == [(1, 0.9)]  # another candidate, on all items
+    assert looks(judge(world, candidate="Ash", gate="release", person=LOCAL)) == [
+        (3, 0.125)
+    ]  # the same items: the same look
+    assert looks(judge(world, candidate="Ash", gate=gates[1], person=LOCAL)) == [
+        (3, 0.125)
+    ]  # another gate spends the same error
+    assert looks(judge(world, candidate="Elm", gate="release", person=LOCAL)) == [
+        (1, 0.9)
+    ]  # another candidate, on all items
     evaluated(world, "Ash", "facts", right)
     whole = judge(world, candidate="Ash", gate="release", person=LOCAL)
     assert looks(whole) == [(4, pytest.approx(0.125 * 0.9))]
@@ -238,7 +257,9 @@ def test_the_reason_names_truncated_items_and_unequal_contexts(world: Context) -
         ("Yew", WORSE, {"items": N, "context": 512, "truncated_items": 120, "capped_items": 7}),
     ):
         evaluated(world, name, "facts", right.astype(int).tolist(), facts=facts, seed=2, limit=N)
-    outcome = judge(world, candidate="Yew", gate=create_gate(world, name="cuts", config=config(), person=LOCAL).name, person=LOCAL)
+    outcome = judge(
+        world, candidate="Yew", gate=create_gate(world, name="cuts", config=config(), person=LOCAL).name, person=LOCAL
+    )
     assert outcome.cuts == (
         (
             "prompts were cut by the context: 0 of 300 for the champion, 120 of 300 for the candidate",

@@ -9,7 +9,14 @@ import pytest
 from sqlalchemy import select
 
 from backend.db.tables import Analysis, Checkpoint, DatasetVersion
-from backend.domain.data.reports.report import BenchmarkChecked, Contamination, DataReport, Epoch, Packing, ReportQuestion
+from backend.domain.data.reports.report import (
+    BenchmarkChecked,
+    Contamination,
+    DataReport,
+    Epoch,
+    Packing,
+    ReportQuestion,
+)
 from backend.domain.jobs.states import JobKind, Status
 from backend.services.context import LOCAL, Context
 from backend.services.data.reports import FORMAT
@@ -40,7 +47,10 @@ def test_pairs_are_fixed_broken_or_wrong_in_both(world: Context) -> None:
     elm = evaluated(world, "Elm", "facts", [1, 0, 1, 0, 0])
     comparison = compare(world, oak.id, elm.id)
     groups = group_pairs(world, comparison)
-    places = {choice: [flip.first.position for flip in read_pairs(world, comparison, hashes)] for choice, hashes in groups.items()}
+    places = {
+        choice: [flip.first.position for flip in read_pairs(world, comparison, hashes)]
+        for choice, hashes in groups.items()
+    }
     assert places == {"fixed": [2], "broken": [1], "both_wrong": [3, 4]}
 
 
@@ -68,17 +78,29 @@ def test_calibration_takes_the_softmax_of_the_choices(world: Context) -> None:
 
 
 def trained(ctx: Context, *, num_found: int, searched: bool = True) -> EvaluationView:
-    """A checkpoint of a run whose dataset holds items 1 and 2 of the benchmark, by its report; evaluated on four items."""
+    """A checkpoint of a run whose dataset holds items 1 and 2 of the benchmark, by its report; evaluated on four
+    items.
+    """
     add_parts(ctx)
     run = launch(ctx)
     checkpoint_id = add_run_checkpoint(ctx, run, 10)
     with ctx.db.write() as session:
         name = session.get_one(Checkpoint, checkpoint_id).name
-        benchmark = session.scalars(select(DatasetVersion.id).where(DatasetVersion.content_hash == "hash of facts")).one()
+        benchmark = session.scalars(
+            select(DatasetVersion.id).where(DatasetVersion.content_hash == "hash of facts")
+        ).one()
         data = session.scalars(select(DatasetVersion.id).where(DatasetVersion.folder == "datasets/tales")).one()
         job = add_stored_job(session, ctx, JobKind.DATA_REPORT)
         job.status = Status.FINISHED
-        overlap: dict[str, Any] = {"benchmark": "facts", "split": "train", "row": 1, "kind": "run", "text": "", "words": 13, "share": 1.0}
+        overlap: dict[str, Any] = {
+            "benchmark": "facts",
+            "split": "train",
+            "row": 1,
+            "kind": "run",
+            "text": "",
+            "words": 13,
+            "share": 1.0,
+        }
         report = DataReport(
             kind="text",
             trainer="pretrain",
@@ -90,7 +112,11 @@ def trained(ctx: Context, *, num_found: int, searched: bool = True) -> Evaluatio
             contamination=[Contamination(item=number, **overlap) for number in (1, 2)],
             benchmarks=[BenchmarkChecked(name="facts", items=40, found=num_found)],
         )
-        config = {"format": FORMAT, "question": ReportQuestion().model_dump(), "benchmarks": [benchmark] if searched else []}
+        config = {
+            "format": FORMAT,
+            "question": ReportQuestion().model_dump(),
+            "benchmarks": [benchmark] if searched else [],
+        }
         row = Analysis(kind=JobKind.DATA_REPORT.value, job_id=job.id, dataset_version_id=data, config=config)
         row.result = report.model_dump(mode="json")
         session.add(row)

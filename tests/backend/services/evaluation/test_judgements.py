@@ -49,7 +49,12 @@ def test_a_campaign_is_judged_beside_its_votes_and_keeps_them_apart(ctx: Context
     assert get_judgement(ctx, job.id).summary == {}
     finish_judgement(ctx, job.id, "A")
     (judgement,) = list_judgements(ctx)
-    assert (judgement.judge, judgement.mode, judgement.summary["items"], judgement.summary["human_votes"]) == ("referee", "pairwise", 6, 6)
+    assert (judgement.judge, judgement.mode, judgement.summary["items"], judgement.summary["human_votes"]) == (
+        "referee",
+        "pairwise",
+        6,
+        6,
+    )
     assert [verdict["verdict"] for verdict in read_verdicts(ctx, job.id)] == ["A"] * 6
     assert standings(ctx, campaign.id) == before
 
@@ -110,7 +115,9 @@ def test_an_address_is_named_by_the_operator_or_on_this_machine_alone(ctx: Conte
     items, account = [JudgeItem(id="1", prompt="p", answer="a")], Person(id="u1", name="ann", role="engineer")
 
     def launch(judge: Judge, person: Person) -> JudgePayload:
-        payload = take_job(ctx, launch_judgement(ctx, judge=judge, items=items, config=JudgeConfig(), person=person).id).payload
+        payload = take_job(
+            ctx, launch_judgement(ctx, judge=judge, items=items, config=JudgeConfig(), person=person).id
+        ).payload
         assert isinstance(payload, JudgePayload)
         return payload
 
@@ -131,14 +138,18 @@ def test_the_key_reaches_judges_behind_an_api_alone() -> None:
     assert child_environment(JobKind.JUDGE, api_keys={JUDGE_KEY}, environment=given)[JUDGE_KEY] == "sesame"
 
 
-def test_answers_of_evaluations_are_judged_alone_or_as_pairs_and_the_verdicts_outlive_the_jobs_folder(ctx: Context) -> None:
+def test_answers_of_evaluations_are_judged_alone_or_as_pairs_and_the_verdicts_outlive_the_jobs_folder(
+    ctx: Context,
+) -> None:
     for name in ("Oak", "Elm", "Ash"):
         add_checkpoint(ctx, name)
     add_benchmark(ctx, "questions", ANSWERS)
     add_benchmark(ctx, "facts", CHOICES)
     first, second = (answered(ctx, name, 6) for name in ("Oak", "Elm"))
     items = evaluation_items(ctx, first.id)
-    assert [(item.prompt, item.answer, item.reference, item.group) for item in items[:1]] == [("Question 0?", "Oak says 0", "0", "Oak")]
+    assert [(item.prompt, item.answer, item.reference, item.group) for item in items[:1]] == [
+        ("Question 0?", "Oak says 0", "0", "Oak")
+    ]
     pairs = evaluation_items(ctx, first.id, against=second.id)
     assert [(pair.answer, pair.answer_b, pair.group_b) for pair in pairs[:1]] == [("Oak says 0", "Elm says 0", "Elm")]
     assert [one.id for one in list_answered(ctx, like=first)] == [second.id]

@@ -35,7 +35,9 @@ ELM = {"law": 225, "art": 45}
 def exam(ctx: Context, checkpoint: str, right: dict[str, int], *, average: str) -> EvaluationView:
     """Evaluate a checkpoint that answers so many questions of each subject, the first ones, as a worker records it."""
     task = read_task(TASK.replace("AVERAGE", average))
-    launched = launch_evaluation(ctx, checkpoint=checkpoint, benchmark="exams", config=EvaluationConfig(task=task), person=LOCAL)
+    launched = launch_evaluation(
+        ctx, checkpoint=checkpoint, benchmark="exams", config=EvaluationConfig(task=task), person=LOCAL
+    )
     seen = {"law": 0, "art": 0}
     items = []
     for number, subject in enumerate(SUBJECTS):
@@ -53,7 +55,10 @@ def exam(ctx: Context, checkpoint: str, right: dict[str, int], *, average: str) 
 
 @pytest.fixture(params=["macro", "micro"])
 def pair(request: pytest.FixtureRequest, any_ctx: Context) -> tuple[Context, EvaluationView, EvaluationView]:
-    rows = [{"question": f"Q{n}", "choices": ["a", "b"], "answer": 0, "subject": subject} for n, subject in enumerate(SUBJECTS)]
+    rows = [
+        {"question": f"Q{n}", "choices": ["a", "b"], "answer": 0, "subject": subject}
+        for n, subject in enumerate(SUBJECTS)
+    ]
     add_benchmark(any_ctx, "exams", rows)
     for name in ("Oak", "Elm"):
         add_checkpoint(any_ctx, name)
@@ -76,10 +81,16 @@ def test_what_is_shown_is_what_is_tested(pair: tuple[Context, EvaluationView, Ev
         assert compared.method.startswith("macro over 2 subgroups") == oak.average_of(metric).startswith("macro")
         assert compared.p_value is not None
         assert len(compared.flips) == 45  # 15 lost, 30 won
-        assert {name: len(keys) for name, keys in group_pairs(ctx, compared).items()} == {"broken": 15, "fixed": 30, "both_wrong": 75}
+        assert {name: len(keys) for name, keys in group_pairs(ctx, compared).items()} == {
+            "broken": 15,
+            "fixed": 30,
+            "both_wrong": 75,
+        }
 
 
-def test_ranks_and_the_table_of_all_benchmarks_agree_with_the_comparison(pair: tuple[Context, EvaluationView, EvaluationView]) -> None:
+def test_ranks_and_the_table_of_all_benchmarks_agree_with_the_comparison(
+    pair: tuple[Context, EvaluationView, EvaluationView],
+) -> None:
     ctx, oak, elm = pair
     for metric in (score.metric for score in oak.scores):
         first, second = rank_evaluations(ctx, [oak, elm], metric=metric)
@@ -93,6 +104,8 @@ def test_a_gate_decides_on_the_average_that_it_names(pair: tuple[Context, Evalua
     """By the items Oak passes, by 4 points; as a mean of subjects it is 22 points worse."""
     ctx, oak, _ = pair
     for metric in (score.metric for score in oak.scores):
-        gate = GateConfig.model_validate({"champion": "Elm", "margin": 0.12, "benchmarks": [{"benchmark": "exams", "metric": metric}]})
+        gate = GateConfig.model_validate(
+            {"champion": "Elm", "margin": 0.12, "benchmarks": [{"benchmark": "exams", "metric": metric}]}
+        )
         verdict = judge_config(ctx, candidate="Oak", config=gate).verdict
         assert verdict is (Verdict.FAIL if oak.average_of(metric).startswith("macro") else Verdict.PASS)

@@ -44,6 +44,8 @@ def test_the_command_prints_value_interval_and_signature(tmp_path: Path) -> None
     assert scored["interval"][0] < scored["value"] < scored["interval"][1]
     assert scored["stderr"] > 0
     assert scored["signature"]
-    refused = CliRunner().invoke(app, ["eval", "score", "--metric", "em", "--file", str(file), "--option", "x=1", "--json"])
+    refused = CliRunner().invoke(
+        app, ["eval", "score", "--metric", "em", "--file", str(file), "--option", "x=1", "--json"]
+    )
     assert refused.exit_code == 2
     assert "no option" in json.loads(refused.stdout)["error"]

@@ -48,7 +48,11 @@ def subtasks_of_bbh() -> list[str]:
 
 def paradigms_of_blimp() -> list[str]:
     """Return the names of the 67 paradigms, from the files of lm-evaluation-harness."""
-    names = (file.name.removesuffix(".yaml") for file in files("lm_eval.tasks.blimp").iterdir() if file.name.endswith(".yaml"))
+    names = (
+        file.name.removesuffix(".yaml")
+        for file in files("lm_eval.tasks.blimp").iterdir()
+        if file.name.endswith(".yaml")
+    )
     return sorted(name for name in names if not name.startswith("_"))
 
 
@@ -59,10 +63,16 @@ def scored_by_subgroup(
     metric = task.metric_uses[0].name
     add_checkpoint(ctx, "Oak")
     add_benchmark(ctx, task.name, rows)
-    launched = launch_evaluation(ctx, checkpoint="Oak", benchmark=task.name, config=EvaluationConfig(task=task), person=LOCAL)
+    launched = launch_evaluation(
+        ctx, checkpoint="Oak", benchmark=task.name, config=EvaluationConfig(task=task), person=LOCAL
+    )
     ledger = Ledger(folder / "items.jsonl", MemoryReporter(), fingerprint="f")
-    numbered = [(number, subgroup, number % 2) for number, subgroup in enumerate(name for name in subgroups for _ in range(2))]
-    ledger.add(Scored(f"hash {n}", n, {metric: float(right)}, {"subgroup": subgroup}) for n, subgroup, right in numbered)
+    numbered = [
+        (number, subgroup, number % 2) for number, subgroup in enumerate(name for name in subgroups for _ in range(2))
+    ]
+    ledger.add(
+        Scored(f"hash {n}", n, {metric: float(right)}, {"subgroup": subgroup}) for n, subgroup, right in numbered
+    )
     scores = [score.model_dump() for score in estimate_task(task, ledger)]
     items = [item(n, {metric: float(right)}, subgroup=subgroup) for n, subgroup, right in numbered]
     finish(ctx, claim_of(ctx, launched), items, scores=scores, facts={"unit": "items"})
@@ -73,16 +83,25 @@ def scored_by_subgroup(
     ("name", "subgroups", "count", "row"),
     [
         ("bbh", subtasks_of_bbh(), 27, {"input": "not True is", "target": "False", "subtask": ""}),
-        ("blimp", paradigms_of_blimp(), 67, {"sentence_good": "Cats sleep.", "sentence_bad": "Cats sleeps.", "UID": ""}),
+        (
+            "blimp",
+            paradigms_of_blimp(),
+            67,
+            {"sentence_good": "Cats sleep.", "sentence_bad": "Cats sleeps.", "UID": ""},
+        ),
     ],
 )
 def test_every_subgroup_of_a_published_set_has_its_score(
     any_ctx: Context, tmp_path: Path, name: str, subgroups: list[str], count: int, row: dict[str, Any]
 ) -> None:
-    """Names were cut to 40 characters: two `tracking_shuffled_objects_*` met, and the evaluation failed after all its items."""
+    """Names were cut to 40 characters: two `tracking_shuffled_objects_*` met, and the evaluation failed after all its
+    items.
+    """
     assert len(subgroups) == count
     part = next(column for column, value in row.items() if value == "")
-    evaluation = scored_by_subgroup(any_ctx, tmp_path, shipped(name), [row | {part: one} for one in subgroups], subgroups)
+    evaluation = scored_by_subgroup(
+        any_ctx, tmp_path, shipped(name), [row | {part: one} for one in subgroups], subgroups
+    )
     metric = evaluation.main_metric
     assert [score.subgroup for score in evaluation.scores if score.subgroup and score.metric == metric] == subgroups
     assert {score.value for score in evaluation.scores if score.subgroup} == {0.5}
@@ -91,7 +110,9 @@ def test_every_subgroup_of_a_published_set_has_its_score(
     assert evaluation.main_score.n == 2 * count
 
 
-def test_long_names_of_a_users_own_that_differ_in_their_last_letter_stay_apart(any_ctx: Context, tmp_path: Path) -> None:
+def test_long_names_of_a_users_own_that_differ_in_their_last_letter_stay_apart(
+    any_ctx: Context, tmp_path: Path
+) -> None:
     topics = [f"{'Fragen der Wasserwirtschaftsverwaltung ' * 10}{letter}"[-400:] for letter in "äßa"]
     rows = [{"question": topic[-1], "topic": topic} for topic in topics]
     evaluation = scored_by_subgroup(any_ctx, tmp_path, read_task(OWN), rows, topics)
@@ -99,13 +120,19 @@ def test_long_names_of_a_users_own_that_differ_in_their_last_letter_stay_apart(a
 
 
 @pytest.mark.parametrize(
-    ("topic", "message"), [("x" * 401, "401 characters"), ("rest", '"rest" has the name of a group')], ids=["too long", "a group's name"]
+    ("topic", "message"),
+    [("x" * 401, "401 characters"), ("rest", '"rest" has the name of a group')],
+    ids=["too long", "a group's name"],
 )
-def test_a_name_that_no_score_can_have_is_refused_before_anything_is_computed(ctx: Context, topic: str, message: str) -> None:
+def test_a_name_that_no_score_can_have_is_refused_before_anything_is_computed(
+    ctx: Context, topic: str, message: str
+) -> None:
     add_checkpoint(ctx, "Oak")
     add_benchmark(ctx, "own", [{"question": "Is it?", "topic": "a"}, {"question": "Is that?", "topic": topic}])
     with pytest.raises(TemplateFault, match=rf"Row 2: .*{message}"):
-        launch_evaluation(ctx, checkpoint="Oak", benchmark="own", config=EvaluationConfig(task=read_task(OWN)), person=LOCAL)
+        launch_evaluation(
+            ctx, checkpoint="Oak", benchmark="own", config=EvaluationConfig(task=read_task(OWN)), person=LOCAL
+        )
 
 
 def test_rows_without_a_subgroup_are_one_of_their_own(ctx: Context, tmp_path: Path) -> None:

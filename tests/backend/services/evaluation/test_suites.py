@@ -50,7 +50,11 @@ def score(ctx: Context, evaluation: EvaluationView, metric: str, value: float, s
 def test_a_suite_runs_as_evaluations_and_averages_shares_alone(world: Context) -> None:
     make_suite(world)
     result = suites.run_suite(world, "core", checkpoint="Oak", person=LOCAL)
-    assert [one.evaluation.benchmark for one in result.members if one.evaluation] == ["facts@1", "more facts@1", "stories@1"]
+    assert [one.evaluation.benchmark for one in result.members if one.evaluation] == [
+        "facts@1",
+        "more facts@1",
+        "stories@1",
+    ]
     assert result.is_active
     assert (result.macro, result.micro) == (None, None)
     evaluations = [one.evaluation for one in result.members if one.evaluation]
@@ -66,7 +70,9 @@ def test_a_suite_runs_as_evaluations_and_averages_shares_alone(world: Context) -
     assert done.macro.stderr == pytest.approx(math.hypot(0.08, 0.15) / 2)
     assert done.micro.value == pytest.approx((40 * 0.5 + 10 * 0.8) / 50)
     again = suites.run_suite(world, "core", checkpoint="Oak", person=LOCAL)
-    assert [one.evaluation.id for one in again.members if one.evaluation] == [one.id for one in evaluations]  # stored answers
+    assert [one.evaluation.id for one in again.members if one.evaluation] == [
+        one.id for one in evaluations
+    ]  # stored answers
 
 
 @pytest.mark.parametrize(
@@ -125,7 +131,9 @@ def test_yaml_of_a_suite_reads_back() -> None:
 
 def test_a_suite_chosen_at_launch_follows_the_checkpoints_of_a_run(world: Context) -> None:
     suite = make_suite(world, "facts")
-    other = suites.create_suite(world, SuiteConfig.model_validate({"name": "last", "members": ["more facts"]}), person=LOCAL)
+    other = suites.create_suite(
+        world, SuiteConfig.model_validate({"name": "last", "members": ["more facts"]}), person=LOCAL
+    )
     add_parts(world)
     choices = [SuiteChoice(suite.id, Moment.CHECKPOINT), SuiteChoice(other.id, Moment.END)]
     run = launch_run(world, make_config(), person=LOCAL, suites=choices)
@@ -133,7 +141,10 @@ def test_a_suite_chosen_at_launch_follows_the_checkpoints_of_a_run(world: Contex
     claim = take_job(world, run.job_id)
     assert claim.payload.holds_checkpoints
     folders = {step: world.artifacts.relative(world.artifacts.folder("runs", f"step-{step}")) for step in (10, 20)}
-    events = [CheckpointEvent(step=step, folder=folder, metrics={"val_loss": 2.0}, bytes=1) for step, folder in folders.items()]
+    events = [
+        CheckpointEvent(step=step, folder=folder, metrics={"val_loss": 2.0}, bytes=1)
+        for step, folder in folders.items()
+    ]
     for event in (*events, events[1]):  # the last one again, as after a lost worker
         with world.db.write() as session:
             job_events.record_events(session, world, claim, [event])
@@ -144,7 +155,9 @@ def test_a_suite_chosen_at_launch_follows_the_checkpoints_of_a_run(world: Contex
         suites.launch_members(world, result_id)
     results = suites.list_results(world, run_id=run.id)
     assert sorted((one.suite, one.step) for one in results) == [("core", 10), ("core", 20), ("last", 20)]
-    assert all(one.members[0].evaluation and get_evaluation(world, one.members[0].evaluation.id).is_active for one in results)
+    assert all(
+        one.members[0].evaluation and get_evaluation(world, one.members[0].evaluation.id).is_active for one in results
+    )
     with world.db.read() as session:
         assert session.scalar(select(func.count()).select_from(SuiteResult)) == 3
         assert session.get(Run, run.id) is not None
@@ -182,7 +195,15 @@ def test_a_centred_suite_averages_what_exceeds_chance(world: Context) -> None:
     result = suites.run_suite(world, "above", checkpoint="Oak", person=LOCAL)
     for member, value, chance in zip(result.members, (0.75, 0.4), (0.5, None), strict=True):
         assert member.evaluation is not None
-        row = {"metric": "acc", "value": value, "stderr": 0.05, "low": value - 0.1, "high": value + 0.1, "n": 10, "method": ""}
+        row = {
+            "metric": "acc",
+            "value": value,
+            "stderr": 0.05,
+            "low": value - 0.1,
+            "high": value + 0.1,
+            "n": 10,
+            "method": "",
+        }
         facts = {"unit": "items"} | ({"chance": chance} if chance else {})
         finish(world, claim_of(world, member.evaluation), [item(0, {"acc": value})], scores=[row], facts=facts)
     done = suites.get_result(world, result.id)

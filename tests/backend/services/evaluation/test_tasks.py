@@ -19,7 +19,15 @@ from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import resolve_version
 from backend.services.evaluation.evaluations import launch_evaluation, plan_evaluation
-from backend.services.evaluation.tasks import delete_task, find_single_task, get_task, list_tasks, preview_task, save_task, suggest_tasks
+from backend.services.evaluation.tasks import (
+    delete_task,
+    find_single_task,
+    get_task,
+    list_tasks,
+    preview_task,
+    save_task,
+    suggest_tasks,
+)
 from backend.services.jobs.jobs import list_jobs
 from tests.support.battle_world import add_checkpoint
 from tests.support.data.task_rows import TASK_ROWS
@@ -51,12 +59,20 @@ def world(ctx: Context) -> Context:
 def test_a_task_is_launched_with_its_own_copy(world: Context) -> None:
     save_task(world, OWN, person=LOCAL)
     task = find_single_task(world, "capitals")
-    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=task), person=LOCAL)
-    assert (launched.kind, launched.settings["task"], launched.settings["shots"]) == (EvaluationKind.MULTIPLE_CHOICE, task.hash, 2)
+    launched = launch_evaluation(
+        world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=task), person=LOCAL
+    )
+    assert (launched.kind, launched.settings["task"], launched.settings["shots"]) == (
+        EvaluationKind.MULTIPLE_CHOICE,
+        task.hash,
+        2,
+    )
     assert claim_of(world, launched).payload.config.task == task
     assert launched.main_metric == "acc"
     other = find_single_task(world, OWN.replace("count: 2", "count: 1"))
-    second = launch_evaluation(world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=other), person=LOCAL)
+    second = launch_evaluation(
+        world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=other), person=LOCAL
+    )
     assert second.fingerprint != launched.fingerprint
     delete_task(world, "capitals", person=LOCAL)
     with pytest.raises(NotFound):
@@ -76,7 +92,10 @@ def test_a_task_that_runs_code_needs_the_operators_permission(world: Context) ->
 def test_a_task_finds_its_dataset_by_name(world: Context) -> None:
     task = find_single_task(world, "ifeval")
     assert (
-        launch_evaluation(world, checkpoint="Oak", benchmark="", config=EvaluationConfig(task=task), person=LOCAL).benchmark == "ifeval@1"
+        launch_evaluation(
+            world, checkpoint="Oak", benchmark="", config=EvaluationConfig(task=task), person=LOCAL
+        ).benchmark
+        == "ifeval@1"
     )
     with pytest.raises(InvalidInput, match=r"No dataset has the name of “GSM8K”: gsm8k.*openai/gsm8k.*Import it"):
         plan_evaluation(world, benchmark="", config=EvaluationConfig(task=find_single_task(world, "gsm8k")))
@@ -93,11 +112,17 @@ def test_a_task_finds_its_dataset_by_name(world: Context) -> None:
         ({"data": {"where": "answer == 7"}}, "None of the 40 rows meets the condition"),
     ],
 )
-def test_a_task_that_does_not_fit_is_refused_before_the_queue(world: Context, change: dict[str, Any], words: str) -> None:
+def test_a_task_that_does_not_fit_is_refused_before_the_queue(
+    world: Context, change: dict[str, Any], words: str
+) -> None:
     values = {**find_single_task(world, OWN).model_dump(exclude_defaults=True), "fewshot": {}, **change}
     with pytest.raises(InvalidInput, match=words):
         launch_evaluation(
-            world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=TaskDefinition.model_validate(values)), person=LOCAL
+            world,
+            checkpoint="Oak",
+            benchmark="facts",
+            config=EvaluationConfig(task=TaskDefinition.model_validate(values)),
+            person=LOCAL,
         )
     assert list_jobs(world) == []
 
@@ -134,7 +159,10 @@ def test_a_preview_shows_the_first_prompts_and_names_the_line_at_fault(world: Co
     assert preview.prompts[0].context == "Question 0? yes\n\nQuestion 1? no\n\nQuestion 2?"
     with pytest.raises(InvalidInput, match="Line 4: Row 2: `prompt`"):
         preview_task(
-            world, OWN.replace("{{question}}", "{{passage if answer else question}}").replace("count: 2", "count: 0"), version, count=3
+            world,
+            OWN.replace("{{question}}", "{{passage if answer else question}}").replace("count: 2", "count: 0"),
+            version,
+            count=3,
         )
 
 

@@ -71,7 +71,10 @@ def test_folders_of_active_and_unknown_jobs_are_kept(ctx: Context) -> None:
 
 
 def test_a_folder_whose_file_is_the_jobs_result_stays(ctx: Context) -> None:
-    answers, plain = ended(ctx, result={"file": "jobs/{}/completions.jsonl"}), ended(ctx, result={"folder": "datasets/d/1"})
+    answers, plain = (
+        ended(ctx, result={"file": "jobs/{}/completions.jsonl"}),
+        ended(ctx, result={"folder": "datasets/d/1"}),
+    )
     assert remove_job_folders(later(ctx, 31)) == 1
     assert folders(ctx) == {answers}
     assert plain not in folders(ctx)

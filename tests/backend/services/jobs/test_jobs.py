@@ -47,7 +47,14 @@ def ctx(any_ctx: Context, clock: Clock) -> Context:
     return replace(any_ctx, now=clock)
 
 
-def submit(ctx: Context, title: str = "job", *, kind: JobKind = JobKind.TRAIN, payload: dict[str, Any] | None = None, **values: Any) -> str:
+def submit(
+    ctx: Context,
+    title: str = "job",
+    *,
+    kind: JobKind = JobKind.TRAIN,
+    payload: dict[str, Any] | None = None,
+    **values: Any,
+) -> str:
     with ctx.db.write() as session:
         return add_stored_job(session, ctx, kind, title=title, payload=payload or {"n": 1}, **values).id
 
@@ -57,7 +64,9 @@ def training_payload(*, devices: int) -> dict[str, Any]:
     return {"run_id": "r", "run_folder": "runs/r", "dataset_kind": "text", "config": config}
 
 
-def claim(ctx: Context, *, owner: str = "w#1", queue: str = "train", devices: tuple[str, ...] = ()) -> Claim[Any] | None:
+def claim(
+    ctx: Context, *, owner: str = "w#1", queue: str = "train", devices: tuple[str, ...] = ()
+) -> Claim[Any] | None:
     return claim_next(ctx, queue, owner=owner, host="lab", devices=devices)
 
 

@@ -18,6 +18,9 @@ def test_a_silent_worker_is_shown_as_such_and_then_deleted(ctx: Context) -> None
 
     say("container-1/train", minutes=0)
     later = say("container-2/train", minutes=5)
-    assert [(worker.name, worker.is_alive) for worker in list_workers(later)] == [("container-2/train", True), ("container-1/train", False)]
+    assert [(worker.name, worker.is_alive) for worker in list_workers(later)] == [
+        ("container-2/train", True),
+        ("container-1/train", False),
+    ]
     assert has_worker(later, "train")
     assert [worker.name for worker in list_workers(say("container-2/train", minutes=11))] == ["container-2/train"]

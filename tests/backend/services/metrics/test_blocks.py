@@ -84,7 +84,9 @@ def test_a_browser_that_follows_gets_every_point_across_a_block(any_ctx: Context
     cache = CurveCache()
     cache.points_json(any_ctx, run.id, after={}, resets=None)
     report(any_ctx, taken, *events(LAST + 1, 3 * BLOCK_STEPS + 2))
-    fresh = CurveCache().points_json(any_ctx, run.id, after={"train_loss": 3 * BLOCK_STEPS, "val_loss": 12000}, resets=0)
+    fresh = CurveCache().points_json(
+        any_ctx, run.id, after={"train_loss": 3 * BLOCK_STEPS, "val_loss": 12000}, resets=0
+    )
     assert f'"steps":[{3 * BLOCK_STEPS + 1},{3 * BLOCK_STEPS + 2}]' in fresh
 
 

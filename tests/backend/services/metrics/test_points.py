@@ -22,7 +22,9 @@ def test_a_name_made_in_a_transaction_that_is_rolled_back_is_made_again(ctx: Con
         add_points(session, ctx.db, run_id, rows)
         session.rollback()
     with ctx.db.write() as session:
-        add_points(session, ctx.db, run_id, [MetricsEvent(step=1, time=0.0, values={"grad_norm": 1.0, "mfu": float("nan")})])
+        add_points(
+            session, ctx.db, run_id, [MetricsEvent(step=1, time=0.0, values={"grad_norm": 1.0, "mfu": float("nan")})]
+        )
         add_points(session, ctx.db, run_id, rows)
     assert last_values(ctx, run_id) == {"grad_norm": (1, 1.0), "train_loss": (1, 5.0)}
     with ctx.db.read() as session:

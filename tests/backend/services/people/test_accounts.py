@@ -1,4 +1,6 @@
-"""Accounts from their making to their end, on both databases: only an admin changes them, and one admin always stays."""
+"""Accounts from their making to their end, on both databases: only an admin changes them, and one admin always
+stays.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def enter(ctx: Context, name: str, password: str = PASSWORD) -> SignedIn:
     return sign_in(ctx, name, password, address=name)
 
 
-def test_a_password_is_kept_as_argon2(ctx: Context, product_hasher: PasswordHasher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_is_kept_as_argon2(
+    ctx: Context, product_hasher: PasswordHasher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(passwords, "_hasher", product_hasher)
     add_user(ctx, "maya", PASSWORD, role="lead", person=LOCAL)
     with ctx.db.read() as session:

@@ -13,7 +13,15 @@ from backend.domain.serving.key_limits import KeyLimits, KeyScopes
 from backend.errors import NotAllowed, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user, change_role, disable_account, enable_account
-from backend.services.people.keys import Spending, change_key, check_key, create_key, key_spending, list_keys, revoke_key
+from backend.services.people.keys import (
+    Spending,
+    change_key,
+    check_key,
+    create_key,
+    key_spending,
+    list_keys,
+    revoke_key,
+)
 from backend.services.serving.usage import UsageRow, add_usage
 
 PASSWORD = "correct horse battery"
@@ -68,7 +76,14 @@ def test_limits_scopes_and_expiry_hold_from_the_next_request_on(ctx: Context) ->
     assert grant is not None
     assert grant.limits == KeyLimits(requests=60, concurrency=64), "the installation's number, since the key sets none"
     until = ctx.now() + timedelta(seconds=30)
-    change_key(ctx, "bot", person=LOCAL, limits=KeyLimits(tokens=5, concurrency=3), scopes=KeyScopes(models=("small",)), expires_at=until)
+    change_key(
+        ctx,
+        "bot",
+        person=LOCAL,
+        limits=KeyLimits(tokens=5, concurrency=3),
+        scopes=KeyScopes(models=("small",)),
+        expires_at=until,
+    )
     grant = check_key(ctx, key)
     assert grant is not None
     assert (grant.limits, grant.scopes.models) == (KeyLimits(tokens=5, concurrency=3), ("small",))

@@ -97,7 +97,9 @@ def test_a_known_device_may_guess_no_more_than_others_and_not_for_other_names(ct
     assert "Too many" in guess(ctx, "noor", address="a", device="forged")
 
 
-def test_one_address_can_not_try_many_names_and_own_success_gives_it_no_more(ctx: Context, maya: str, attempts: Attempts) -> None:
+def test_one_address_can_not_try_many_names_and_own_success_gives_it_no_more(
+    ctx: Context, maya: str, attempts: Attempts
+) -> None:
     for number in range(ADDRESS_LIMIT):
         attempts.begin(name=f"name {number}", address="10.0.0.1")
         if number % 5 == 0 and number < ADDRESS_LIMIT - 1:
@@ -165,15 +167,22 @@ def test_a_signed_statement_holds_for_its_purpose_alone(ctx: Context) -> None:
 @pytest.mark.parametrize(
     "end",
     [
-        pytest.param(lambda ctx, user_id: reset_password(ctx, user_id, "another horse battery", person=LOCAL), id="new password"),
+        pytest.param(
+            lambda ctx, user_id: reset_password(ctx, user_id, "another horse battery", person=LOCAL), id="new password"
+        ),
         pytest.param(lambda ctx, user_id: end_sessions(ctx, user_id, person=LOCAL), id="signed out everywhere"),
         pytest.param(lambda ctx, user_id: disable_account(ctx, user_id, person=LOCAL), id="disabled"),
     ],
 )
-def test_what_was_signed_for_a_person_ends_with_their_sessions(ctx: Context, end: Callable[[Context, str], None]) -> None:
+def test_what_was_signed_for_a_person_ends_with_their_sessions(
+    ctx: Context, end: Callable[[Context, str], None]
+) -> None:
     person = add_user(ctx, "maya", PASSWORD, person=LOCAL)
     version = resolve_version(ctx, add_dataset(ctx))
-    points, file = token_for_runs(ctx, ["run"], person=person), download_link(ctx, version, person=person).partition("token=")[2]
+    points, file = (
+        token_for_runs(ctx, ["run"], person=person),
+        download_link(ctx, version, person=person).partition("token=")[2],
+    )
     assert runs_of_token(ctx, points) == ["run"]
     assert version_of_link(ctx, file).id == version.id
     end(ctx, str(person.id))
@@ -194,7 +203,9 @@ def test_a_download_link_holds_for_an_hour(ctx: Context, monkeypatch: pytest.Mon
     token = download_link(ctx, version, person=LOCAL).partition("token=")[2]
     now = TimestampSigner.get_timestamp
     for hours, is_valid in ((0.9, True), (1.1, False)):
-        monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda signer, hours=hours: now(signer) + int(3600 * hours))
+        monkeypatch.setattr(
+            TimestampSigner, "get_timestamp", lambda signer, hours=hours: now(signer) + int(3600 * hours)
+        )
         if is_valid:
             assert version_of_link(ctx, token).id == version.id
         else:

@@ -1,4 +1,6 @@
-"""Adapters of an endpoint: checked by their base, listed as models, kept through a restart, and dropped with another base."""
+"""Adapters of an endpoint: checked by their base, listed as models, kept through a restart, and dropped with another
+base.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def oak(scene: ServingWorld) -> str:
     return get_endpoint(scene.ctx, "tales").checkpoint_id
 
 
-def test_an_adapter_of_the_base_becomes_a_model_at_every_replica(scene: ServingWorld, told: list[dict[str, Any]]) -> None:
+def test_an_adapter_of_the_base_becomes_a_model_at_every_replica(
+    scene: ServingWorld, told: list[dict[str, Any]]
+) -> None:
     red = adapter(scene, "red", base=oak(scene))
     assert [view.id for view in list_adapter_checkpoints(scene.ctx, get_endpoint(scene.ctx, "tales"))] == [red]
     views = add_adapter(scene.ctx, "tales", "poems", checkpoint_id=red, person=LOCAL)
@@ -65,7 +69,9 @@ def test_an_adapter_of_the_base_becomes_a_model_at_every_replica(scene: ServingW
     assert [target.adapter for target in ready_targets(scene.ctx)["tales"]] == [None] * 2
     assert [name for name, _ in deployed_endpoints(scene.ctx)] == ["tales", "tales:poems"]
     assert endpoint_facts(scene.ctx, ["tales:poems"])["tales:poems"].checkpoint_id == red
-    assert [(view.name, view.checkpoint_name, view.num_ready) for view in list_adapter_endpoints(scene.ctx)] == [("tales:poems", "red", 2)]
+    assert [(view.name, view.checkpoint_name, view.num_ready) for view in list_adapter_endpoints(scene.ctx)] == [
+        ("tales:poems", "red", 2)
+    ]
     with pytest.raises(Conflict, match="as an adapter"):
         delete_checkpoint(scene.ctx, red, person=LOCAL)
     assert remove_adapter(scene.ctx, "tales", "poems", person=LOCAL) == []
@@ -76,7 +82,9 @@ def test_an_adapter_of_the_base_becomes_a_model_at_every_replica(scene: ServingW
         directory.replicas_for("tales:poems")
 
 
-def test_an_alias_stands_for_its_endpoint_before_the_adapter_too(scene: ServingWorld, told: list[dict[str, Any]]) -> None:
+def test_an_alias_stands_for_its_endpoint_before_the_adapter_too(
+    scene: ServingWorld, told: list[dict[str, Any]]
+) -> None:
     red = adapter(scene, "red", base=oak(scene))
     with scene.ctx.db.write() as session:
         session.add(Alias(name="story@production", checkpoint_id=oak(scene)))
@@ -85,11 +93,27 @@ def test_an_alias_stands_for_its_endpoint_before_the_adapter_too(scene: ServingW
     targets = ready_targets(scene.ctx)
     assert targets["story@production:poems"] == targets["tales:poems"]
     assert [target.adapter for target in targets["story@production:poems"]] == ["bases/red"] * 2
-    assert [name for name, _ in deployed_endpoints(scene.ctx)] == ["story@production", "story@production:poems", "tales", "tales:poems"]
+    assert [name for name, _ in deployed_endpoints(scene.ctx)] == [
+        "story@production",
+        "story@production:poems",
+        "tales",
+        "tales:poems",
+    ]
     assert {view.name: view.checkpoint_id for view in list_adapter_endpoints(scene.ctx)} == dict.fromkeys(
         ["tales:poems", "story@production:poems"], red
     )
-    row = UsageRow("u1", "story@production:poems", None, targets["tales"][0].replica_id, 3, 4, 1.0, 2.0, "finished", datetime.now(UTC))
+    row = UsageRow(
+        "u1",
+        "story@production:poems",
+        None,
+        targets["tales"][0].replica_id,
+        3,
+        4,
+        1.0,
+        2.0,
+        "finished",
+        datetime.now(UTC),
+    )
     add_usage(scene.ctx, [row])
     with scene.ctx.db.read() as session:
         used = session.get_one(Usage, "u1")
@@ -132,7 +156,9 @@ def test_one_adapter_too_many_is_refused_before_a_replica_loads_it(
     assert [view.checkpoint_name for view in list_adapters(scene.ctx, "tales")] == ["blue"]
 
 
-def test_a_replica_that_can_not_serve_it_leaves_everything_as_it_was(scene: ServingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replica_that_can_not_serve_it_leaves_everything_as_it_was(
+    scene: ServingWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(url: str, *, token: str, change: dict[str, Any]) -> None:
         raise InvalidInput("red is no plain LoRA adapter (use_dora).")
 
@@ -162,9 +188,17 @@ def test_usage_belongs_to_the_endpoint_and_the_adapters_checkpoint(scene: Servin
     red = adapter(scene, "red", base=oak(scene))
     add_adapter(scene.ctx, "tales", "poems", checkpoint_id=red, person=LOCAL)
     replica = ready_targets(scene.ctx)["tales:poems"][0].replica_id
-    common: dict[str, Any] = {"key_id": None, "replica_id": replica, "prompt_tokens": 3, "completion_tokens": 4, "ttft_ms": 1.0}
+    common: dict[str, Any] = {
+        "key_id": None,
+        "replica_id": replica,
+        "prompt_tokens": 3,
+        "completion_tokens": 4,
+        "ttft_ms": 1.0,
+    }
     common |= {"total_ms": 2.0, "status": "finished", "created_at": datetime.now(UTC)}
-    add_usage(scene.ctx, [UsageRow(id="u1", endpoint="tales:poems", **common), UsageRow(id="u2", endpoint="tales", **common)])
+    add_usage(
+        scene.ctx, [UsageRow(id="u1", endpoint="tales:poems", **common), UsageRow(id="u2", endpoint="tales", **common)]
+    )
     with scene.ctx.db.read() as session:
         poems, base = session.get_one(Usage, "u1"), session.get_one(Usage, "u2")
         assert (poems.checkpoint_id, poems.variant) == (red, "poems")

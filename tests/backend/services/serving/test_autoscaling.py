@@ -1,4 +1,6 @@
-"""Endpoints that scale by their queue, sleep while idle and wake at a request; the worker is played by the test, with its own clock."""
+"""Endpoints that scale by their queue, sleep while idle and wake at a request; the worker is played by the test, with
+its own clock.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ from backend.domain.serving.options import DeploymentOptions
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.serving.autoscaling import autoscale_endpoints, change_scaling, wake_endpoint
-from backend.services.serving.deployments import deploy, rollback_endpoint, scale_endpoint, start_endpoint, stop_endpoint
+from backend.services.serving.deployments import (
+    deploy,
+    rollback_endpoint,
+    scale_endpoint,
+    start_endpoint,
+    stop_endpoint,
+)
 from backend.services.serving.endpoints import get_endpoint, list_revisions
 from backend.services.serving.replicas import ready_targets, record_gauge
 from backend.services.serving.usage import UsageRow, add_usage
@@ -28,7 +36,14 @@ class Scene(ServingWorld):
         super().__init__(replace(ctx, now=lambda: self.at, policy=replace(ctx.policy, lease_s=1e6)))
 
     def deploy(self, num_replicas: int = 1, *, checkpoint: str = "oak", **config: Any) -> None:
-        deploy(self.ctx, checkpoint_id=self.checkpoint(checkpoint), name="tales", num_replicas=num_replicas, config=config, person=LOCAL)
+        deploy(
+            self.ctx,
+            checkpoint_id=self.checkpoint(checkpoint),
+            name="tales",
+            num_replicas=num_replicas,
+            config=config,
+            person=LOCAL,
+        )
         self.start_all()
 
     def gauge(self, *, running: int, waiting: int = 0, queue_s: float = 0.0) -> None:
@@ -46,8 +61,21 @@ class Scene(ServingWorld):
         return get_endpoint(self.ctx, "tales").target
 
     def use(self) -> None:
-        tokens: dict[str, Any] = {"key_id": None, "replica_id": None, "prompt_tokens": 1, "completion_tokens": 1, "ttft_ms": 1.0}
-        row = UsageRow(id=f"cmpl-{self.at:%H%M%S}", endpoint="tales", status="finished", created_at=self.at, total_ms=1000.0, **tokens)
+        tokens: dict[str, Any] = {
+            "key_id": None,
+            "replica_id": None,
+            "prompt_tokens": 1,
+            "completion_tokens": 1,
+            "ttft_ms": 1.0,
+        }
+        row = UsageRow(
+            id=f"cmpl-{self.at:%H%M%S}",
+            endpoint="tales",
+            status="finished",
+            created_at=self.at,
+            total_ms=1000.0,
+            **tokens,
+        )
         add_usage(self.ctx, [row])
 
     def events(self) -> list[str]:

@@ -39,7 +39,10 @@ def record(world: ServingWorld, *, requests: int, failures: int = 0) -> None:
     """Let the canary's replica answer requests and lose others."""
     (replica,) = [r.id for r in get_endpoint(world.ctx, "tales").replicas if r.role == "canary"]
     now = world.ctx.now()
-    add_usage(world.ctx, [UsageRow(f"{now}{n}", "tales", None, replica, 3, 4, 100.0, 200.0, "finished", now) for n in range(requests)])
+    add_usage(
+        world.ctx,
+        [UsageRow(f"{now}{n}", "tales", None, replica, 3, 4, 100.0, 200.0, "finished", now) for n in range(requests)],
+    )
     add_failures(world.ctx, [LostRequest(f"f{n}", replica, "broken", now) for n in range(failures)])
 
 
@@ -49,7 +52,11 @@ def test_a_canary_gets_its_share_beside_the_stable_replicas(world: ServingWorld)
     assert view.canary is not None
     assert (view.canary.checkpoint_name, view.canary.percent, view.canary.num_ready) == ("elm", 10, 1)
     targets = ready_targets(world.ctx, canaries=True)["tales"]
-    assert sorted((target.variant == "stable", target.percent) for target in targets) == [(False, 10), (True, 0), (True, 0)]
+    assert sorted((target.variant == "stable", target.percent) for target in targets) == [
+        (False, 10),
+        (True, 0),
+        (True, 0),
+    ]
     assert len(ready_targets(world.ctx)["tales"]) == 2
 
 
@@ -113,7 +120,13 @@ def rate(world: ServingWorld, *, role: str, ratings: list[int], prefix: str) -> 
                 conversation = Conversation(endpoint="tales")
                 session.add(conversation)
                 session.flush()
-                message = Message(conversation_id=conversation.id, role="assistant", content="x", usage={"request_id": request}, position=1)
+                message = Message(
+                    conversation_id=conversation.id,
+                    role="assistant",
+                    content="x",
+                    usage={"request_id": request},
+                    position=1,
+                )
                 session.add(message)
                 session.flush()
                 session.add(Feedback(source="playground", request_id=message.id, rating=rating, created_at=now))
@@ -125,7 +138,14 @@ def test_a_canary_whose_answers_are_liked_less_is_aborted_and_few_votes_decide_n
     rate(world, role="stable", ratings=[1] * 12, prefix="s")
     rate(world, role="canary", ratings=[-1] * 6 + [1], prefix="c")
     votes = canary_votes(world.ctx, "tales")
-    assert (votes.up, votes.total, votes.stable_up, votes.stable_total, votes.wins, votes.losses) == (1, 7, 12, 12, 0, 6)
+    assert (votes.up, votes.total, votes.stable_up, votes.stable_total, votes.wins, votes.losses) == (
+        1,
+        7,
+        12,
+        12,
+        0,
+        6,
+    )
     assert votes.e_value == pytest.approx(2**6 / 7)  # 2^n B(1, 1 + n)
     judge_canaries(world.ctx)
     assert get_endpoint(world.ctx, "tales").canary is not None
@@ -133,7 +153,10 @@ def test_a_canary_whose_answers_are_liked_less_is_aborted_and_few_votes_decide_n
     judge_canaries(world.ctx)
     assert get_endpoint(world.ctx, "tales").canary is None
     note = list_revisions(world.ctx, "tales")[0].note
-    assert note == "canary, aborted: thumbs up on 1 of 10 answers, 12 of 12 of the stable revision, by 1 voter (e-value 51)"
+    assert (
+        note
+        == "canary, aborted: thumbs up on 1 of 10 answers, 12 of 12 of the stable revision, by 1 voter (e-value 51)"
+    )
 
 
 def test_the_first_thumbs_count_where_there_are_too_many(world: ServingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +165,9 @@ def test_the_first_thumbs_count_where_there_are_too_many(world: ServingWorld, mo
     with world.ctx.db.write() as session:
         for number, thumb in enumerate(session.query(Feedback).order_by(Feedback.id)):
             is_early = number % 2 == 0
-            thumb.rating, thumb.created_at = (1, world.ctx.now()) if is_early else (-1, world.ctx.now() + timedelta(seconds=9))
+            thumb.rating, thumb.created_at = (
+                (1, world.ctx.now()) if is_early else (-1, world.ctx.now() + timedelta(seconds=9))
+            )
             thumb.source, thumb.request_id = "api", f"c{number}"
     votes = canary_votes(world.ctx, "tales")
     assert (votes.up, votes.total) == (3, 3)
@@ -151,7 +176,9 @@ def test_the_first_thumbs_count_where_there_are_too_many(world: ServingWorld, mo
 def test_thumbs_on_other_endpoints_take_no_room(world: ServingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(canary_votes_module, "MAX_VOTES", 3)
     with world.ctx.db.write() as session:
-        session.add_all(Feedback(source="api", request_id=f"other{n}", rating=1, created_at=world.ctx.now()) for n in range(5))
+        session.add_all(
+            Feedback(source="api", request_id=f"other{n}", rating=1, created_at=world.ctx.now()) for n in range(5)
+        )
     rate(world, role="canary", ratings=[-1, -1], prefix="c")
     assert canary_votes(world.ctx, "tales").total == 2
 

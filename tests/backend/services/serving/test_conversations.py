@@ -24,7 +24,9 @@ from tests.support.serving.stored_chat import add_message, start_conversation
 
 @pytest.fixture
 def people(ctx: Context) -> tuple[Person, Person]:
-    return add_user(ctx, "maya", "a long password", person=LOCAL), add_user(ctx, "noor", "a long password", person=LOCAL)
+    return add_user(ctx, "maya", "a long password", person=LOCAL), add_user(
+        ctx, "noor", "a long password", person=LOCAL
+    )
 
 
 def test_a_conversation_is_named_after_its_first_prompt_and_listed_once_it_has_one(ctx: Context) -> None:

@@ -112,10 +112,20 @@ def test_a_replica_that_restarts_says_why_until_it_is_ready(ctx: Context, checkp
     claim = claim_next(ctx, "serve", owner="lab/serve#1", host="lab")
     assert claim is not None
     with ctx.db.write() as session:
-        requeue(session, ctx, claim, error=JobFailure(cause="The file is cut off.", remedy="Add the base again."), lasted_s=1)
+        requeue(
+            session,
+            ctx,
+            claim,
+            error=JobFailure(cause="The file is cut off.", remedy="Add the base again."),
+            lasted_s=1,
+        )
     for later in (replace(ctx, now=lambda: ctx.now() + timedelta(minutes=5)), ctx):
         view = get_endpoint(ctx, "tales")
-        assert (view.state, view.replicas[0].problem, view.replicas[0].remedy) == ("failing", "The file is cut off.", "Add the base again.")
+        assert (view.state, view.replicas[0].problem, view.replicas[0].remedy) == (
+            "failing",
+            "The file is cut off.",
+            "Add the base again.",
+        )
         claim = claim_next(later, "serve", owner="lab/serve#1", host="lab") or claim
     with ctx.db.write() as session:
         record_ready(session, ctx, claim, ReadyEvent(url="http://127.0.0.1:9001"))
@@ -139,7 +149,9 @@ def test_a_rater_can_not_deploy_and_an_unknown_checkpoint_is_not_found(ctx: Cont
         get_endpoint(ctx, "tales")
 
 
-def test_a_stopped_endpoint_starts_again_with_its_last_checkpoint_and_as_many_replicas(ctx: Context, checkpoint: str) -> None:
+def test_a_stopped_endpoint_starts_again_with_its_last_checkpoint_and_as_many_replicas(
+    ctx: Context, checkpoint: str
+) -> None:
     deploy(ctx, checkpoint_id=checkpoint, name="tales", num_replicas=2, config={"threads": 3}, person=LOCAL)
     with pytest.raises(Conflict, match="not stopped"):
         start_endpoint(ctx, "tales", person=LOCAL)
@@ -163,7 +175,9 @@ def test_an_endpoint_whose_checkpoint_is_gone_can_not_start_and_can_be_deleted(c
     assert list_endpoints(ctx) == []
 
 
-def test_deleting_an_endpoint_keeps_its_usage_and_survives_a_replica_that_still_drains(ctx: Context, checkpoint: str) -> None:
+def test_deleting_an_endpoint_keeps_its_usage_and_survives_a_replica_that_still_drains(
+    ctx: Context, checkpoint: str
+) -> None:
     deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
     claim = start_replica(ctx, 9001)
     row = UsageRow("r1", "tales", None, None, 3, 4, 1.0, 2.0, "finished", ctx.now())
@@ -191,7 +205,9 @@ def test_a_rater_can_neither_start_nor_delete(ctx: Context, checkpoint: str) -> 
             act(ctx, "tales", person=Person("x", "r", "rater"))
 
 
-def test_builders_run_each_others_endpoints_and_only_who_deployed_one_and_admins_delete_it(ctx: Context, checkpoint: str) -> None:
+def test_builders_run_each_others_endpoints_and_only_who_deployed_one_and_admins_delete_it(
+    ctx: Context, checkpoint: str
+) -> None:
     ada = add_user(ctx, "Ada", "a long password", role="engineer", person=LOCAL)
     ben = add_user(ctx, "Ben", "a long password", role="lead", person=LOCAL)
     for name, person in (("hers", ada), ("bare", LOCAL)):
@@ -202,7 +218,9 @@ def test_builders_run_each_others_endpoints_and_only_who_deployed_one_and_admins
     assert start_endpoint(ctx, "hers", person=ben).state == "starting"
     stop_endpoint(ctx, "hers", person=ben)
     for name, cause in (("hers", "by Ada"), ("bare", "without an account")):
-        assert why_not_delete(ctx, name, person=ben) == f"'{name}' was deployed {cause}. Its owner and admins delete it."
+        assert (
+            why_not_delete(ctx, name, person=ben) == f"'{name}' was deployed {cause}. Its owner and admins delete it."
+        )
         with pytest.raises(NotAllowed, match=cause):
             delete_endpoint(ctx, name, person=ben)
     assert why_not_delete(ctx, "hers", person=ada) == why_not_delete(ctx, "hers", person=LOCAL) == ""

@@ -60,7 +60,9 @@ def deploy_drafted(ctx: Context, checkpoint_id: str, draft_id: str, **options: A
     deploy(ctx, checkpoint_id=checkpoint_id, name="tales", config={"draft": draft_id, **options}, person=LOCAL)
 
 
-def test_a_replica_gets_the_folder_of_the_draft_and_the_endpoint_shows_what_was_accepted(ctx: Context, large: str, small: str) -> None:
+def test_a_replica_gets_the_folder_of_the_draft_and_the_endpoint_shows_what_was_accepted(
+    ctx: Context, large: str, small: str
+) -> None:
     deploy_drafted(ctx, large, small)
     claim = claim_next(ctx, "serve", owner="lab/serve#1", host="lab")
     assert claim is not None
@@ -68,7 +70,12 @@ def test_a_replica_gets_the_folder_of_the_draft_and_the_endpoint_shows_what_was_
     view = get_endpoint(ctx, "tales")
     assert (view.draft_name, view.acceptance) == ("small", None)
     with ctx.db.write() as session:
-        record_gauge(session, ctx, claim, GaugeEvent(running=1, waiting=0, tokens_per_second=9.0, drafted_tokens=200, accepted_tokens=150))
+        record_gauge(
+            session,
+            ctx,
+            claim,
+            GaugeEvent(running=1, waiting=0, tokens_per_second=9.0, drafted_tokens=200, accepted_tokens=150),
+        )
     view = get_endpoint(ctx, "tales")
     assert (view.drafted_tokens, view.acceptance) == (200, 0.75)
 
@@ -106,11 +113,17 @@ def test_a_checkpoint_in_float32_may_be_drafted_by_itself_in_int8(ctx: Context, 
         deploy_drafted(ctx, large, large, precision="int8")
 
 
-def test_drafts_to_choose_from_are_the_smaller_ones_with_the_same_tokens_and_itself(ctx: Context, large: str, small: str) -> None:
+def test_drafts_to_choose_from_are_the_smaller_ones_with_the_same_tokens_and_itself(
+    ctx: Context, large: str, small: str
+) -> None:
     tiny = add(ctx, "tiny", parameters=10)
     add(ctx, "foreign", parameters=10, tokens="xyz")
     add(ctx, "larger", parameters=5000)
-    assert list(list_drafts(ctx, large).items()) == [(tiny, "tiny"), (small, "small"), (large, "large (itself, in int8)")]
+    assert list(list_drafts(ctx, large).items()) == [
+        (tiny, "tiny"),
+        (small, "small"),
+        (large, "large (itself, in int8)"),
+    ]
 
 
 def test_a_checkpoint_that_drafts_is_not_deleted_until_the_endpoint_stops(ctx: Context, large: str, small: str) -> None:
@@ -122,7 +135,9 @@ def test_a_checkpoint_that_drafts_is_not_deleted_until_the_endpoint_stops(ctx: C
     delete_checkpoint(ctx, small, person=LOCAL)
 
 
-def test_another_checkpoint_is_served_without_a_draft_that_does_not_fit_it(ctx: Context, large: str, small: str) -> None:
+def test_another_checkpoint_is_served_without_a_draft_that_does_not_fit_it(
+    ctx: Context, large: str, small: str
+) -> None:
     """A swap and a moved alias go on without the draft: the answers are the same."""
     twin, foreign = add(ctx, "twin", parameters=1000), add(ctx, "foreign", parameters=1000, tokens="xyz")
     deploy_drafted(ctx, large, small)

@@ -29,13 +29,17 @@ def add_checkpoint(ctx: Context, name: str = "tiny", **values: Any) -> str:
     folder = ctx.artifacts.folder("checkpoints", name)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     with ctx.db.write() as session:
-        row = Checkpoint(name=name, origin="added", folder=ctx.artifacts.relative(folder), **{"parameters": 250_000_000, **values})
+        row = Checkpoint(
+            name=name, origin="added", folder=ctx.artifacts.relative(folder), **{"parameters": 250_000_000, **values}
+        )
         session.add(row)
         session.flush()
         return row.id
 
 
-def add_worker(ctx: Context, host: str, *, free: int, queues: list[str], gpus: list[dict[str, Any]] | None = None) -> None:
+def add_worker(
+    ctx: Context, host: str, *, free: int, queues: list[str], gpus: list[dict[str, Any]] | None = None
+) -> None:
     """Let a worker report a machine with 8 GB of which `free` bytes are free."""
     gauges = {"memory_total_bytes": 8 * 10**9, "memory_used_bytes": 8 * 10**9 - free, "gpus": gpus or []}
     devices = [gpu["index"] for gpu in gpus or []]
@@ -54,14 +58,19 @@ def test_the_serving_machine_with_most_free_memory_is_compared(ctx: Context) -> 
     assert (memory.free.host, memory.free.device, memory.free.free_bytes) == ("large", "cpu", 4 * 10**9)
     assert memory.replica is not None
     assert memory.replica.weight_bytes == 10**9
-    assert memory.replica.cache_bytes == 2 * 2 * 64 * 4 * 128 * 16  # key and value, layers, width, bytes, context, requests
+    assert (
+        memory.replica.cache_bytes == 2 * 2 * 64 * 4 * 128 * 16
+    )  # key and value, layers, width, bytes, context, requests
     # 4 GB hold the weights once, 10**9, and for each replica the cache, 2.1 MB, and the runtime, 461 MB
     assert memory.replica.further_bytes == memory.replica.total_bytes - 10**9
     assert (memory.fits(1), memory.fits(6), memory.fits(7)) == (True, True, False)
 
 
 def test_on_gpus_each_replica_has_one_of_its_own_and_weights_are_bf16(ctx: Context) -> None:
-    gpus = [{"index": str(n), "memory_used_bytes": used, "memory_total_bytes": 8 * 10**9} for n, used in enumerate((6 * 10**9, 10**9))]
+    gpus = [
+        {"index": str(n), "memory_used_bytes": used, "memory_total_bytes": 8 * 10**9}
+        for n, used in enumerate((6 * 10**9, 10**9))
+    ]
     add_worker(ctx, "lab", free=10**9, queues=["serve"], gpus=gpus)
     memory = deployment_memory(ctx, add_checkpoint(ctx))
     assert memory.free is not None
@@ -81,8 +90,19 @@ def test_an_adapter_loads_its_base_too(ctx: Context) -> None:
 
 @pytest.mark.parametrize(("bytes_per_weight", "expected"), [(2, 2), (4, 4)], ids=["16 bits", "32 bits"])
 def test_a_checkpoint_of_16_bits_stays_in_16_bits(ctx: Context, bytes_per_weight: int, expected: int) -> None:
-    llama = {"model_type": "llama", "vocab_size": 500, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-    llama |= {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128, "tie_word_embeddings": True}
+    llama = {
+        "model_type": "llama",
+        "vocab_size": 500,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+    }
+    llama |= {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": True,
+    }
     norms, parameters = 5 * 64, 500 * 64 + 2 * (4 * 64**2 + 3 * 64 * 128) + 5 * 64
     checkpoint = add_checkpoint(ctx, "llama", parameters=parameters)
     folder = ctx.artifacts.folder("checkpoints", "llama")

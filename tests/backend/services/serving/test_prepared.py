@@ -17,7 +17,9 @@ def later(ctx: Context, days: float, *, keep: float = 30.0) -> Context:
 
 def test_weights_that_no_replica_starts_from_go_after_as_many_days_as_the_policy_says(ctx: Context) -> None:
     folder = ctx.artifacts.folder("prepared", "bases", "one")
-    unused, used, left, lock = (folder / name for name in ("int8-a.safetensors", "float32-b.safetensors", ".int8-c.1.partial", ".lock"))
+    unused, used, left, lock = (
+        folder / name for name in ("int8-a.safetensors", "float32-b.safetensors", ".int8-c.1.partial", ".lock")
+    )
     for path in (unused, used, left, lock):
         path.write_text("weights")
         os.utime(path, (ctx.now().timestamp(),) * 2)

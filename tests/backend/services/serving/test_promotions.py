@@ -49,7 +49,10 @@ def test_a_verdict_promotes_and_the_history_holds_who_when_why_and_the_evidence(
     assert moved.evidence["verdict"]["votes"] == 30
     view = get_alias(ctx, ALIAS)
     assert (view.checkpoint, view.rollback) == ("Elm", "Oak")
-    assert [(row.decision, row.reason) for row in view.history] == [("promote", "Tells better stories"), ("promote", "")]
+    assert [(row.decision, row.reason) for row in view.history] == [
+        ("promote", "Tells better stories"),
+        ("promote", ""),
+    ]
     assert resolve_checkpoint(ctx, ALIAS).name == "Elm"
     with pytest.raises(Conflict, match="holds storyteller@production already"):
         promote(ctx, "Elm", alias=ALIAS, person=LOCAL)
@@ -73,7 +76,9 @@ def test_a_gate_that_fails_is_evidence_against_a_promotion(ctx: Context) -> None
         session.add(gate)
         session.flush()
         for verdict in ("PASS", "FAIL"):
-            session.add(GateResult(gate_id=gate.id, checkpoint_id=elm, champion_id=oak, verdict=verdict, created_at=ctx.now()))
+            session.add(
+                GateResult(gate_id=gate.id, checkpoint_id=elm, champion_id=oak, verdict=verdict, created_at=ctx.now())
+            )
     with pytest.raises(InvalidInput, match="Gate “facts” says FAIL"):
         promote(ctx, "Elm", alias=ALIAS, person=LOCAL)
 
@@ -111,7 +116,9 @@ def test_an_endpoint_that_follows_an_alias_is_deployed_again_when_it_moves(ctx: 
         (oak, None),
     ]
     with ctx.db.read() as session:
-        assert [row.num_replicas for row in session.scalars(select(Deployment).where(Deployment.checkpoint_id == elm))] == [2]
+        assert [
+            row.num_replicas for row in session.scalars(select(Deployment).where(Deployment.checkpoint_id == elm))
+        ] == [2]
     assert set(ready_targets(ctx)) == {"tales", "fixed", ALIAS}
     stop_endpoint(ctx, "tales", person=LOCAL)
     assert ALIAS not in ready_targets(ctx), "no endpoint serves what it names"

@@ -1,4 +1,6 @@
-"""An endpoint that requires the safety gate refuses checkpoints that don't pass it, and those that were never measured."""
+"""An endpoint that requires the safety gate refuses checkpoints that don't pass it, and those that were never
+measured.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,17 @@ def world(ctx: Context) -> Context:
 
 
 def put(ctx: Context, checkpoint: str, **options: SafetyRequirement) -> str:
-    return deploy(ctx, checkpoint_id=resolve_checkpoint(ctx, checkpoint).id, name="chat", person=LOCAL, **options).checkpoint_name
+    return deploy(
+        ctx, checkpoint_id=resolve_checkpoint(ctx, checkpoint).id, name="chat", person=LOCAL, **options
+    ).checkpoint_name
 
 
 def test_a_harmed_checkpoint_is_refused_and_the_old_one_stays(world: Context) -> None:
     assert put(world, "base", require=GATE) == "base"
     answered(world, "tuned", [NO] * 10 + [YES] * 70)
-    with pytest.raises(Conflict, match=r"does not pass it against “base”: FAIL\. “tuned” lost 73\.3 points of refusals") as refused:
+    with pytest.raises(
+        Conflict, match=r"does not pass it against “base”: FAIL\. “tuned” lost 73\.3 points of refusals"
+    ) as refused:
         put(world, "tuned")  # the endpoint remembers
     assert "eval safety drift" in refused.value.remedy
     assert put(world, "base") == "base"

@@ -30,14 +30,20 @@ def scene(ctx: Context) -> ServingWorld:
 
 
 def test_replicas_are_replaced_one_by_one_and_old_ones_drain(scene: ServingWorld) -> None:
-    assert deploy(scene.ctx, checkpoint_id=scene.checkpoint("elm"), name="tales", num_replicas=3, person=LOCAL).state == "updating"
+    assert (
+        deploy(scene.ctx, checkpoint_id=scene.checkpoint("elm"), name="tales", num_replicas=3, person=LOCAL).state
+        == "updating"
+    )
     shares = [scene.served()]
     while scene.start_next():
         shares.append(scene.served())
         view = get_endpoint(scene.ctx, "tales")
     assert shares == [["oak"] * 3, ["elm", "oak", "oak"], ["elm", "elm", "oak"], ["elm"] * 3]
     assert (scene.num_stopping(), view.state, view.rollout) == (3, "ready", None)
-    assert [(row.revision, row.stopped_at is None) for row in list_revisions(scene.ctx, "tales")] == [(2, True), (1, False)]
+    assert [(row.revision, row.stopped_at is None) for row in list_revisions(scene.ctx, "tales")] == [
+        (2, True),
+        (1, False),
+    ]
 
 
 def test_a_revision_that_never_starts_leaves_the_old_one_alone(scene: ServingWorld) -> None:

@@ -1,4 +1,6 @@
-"""Shadows beside an endpoint: their own replicas or another endpoint's, outside of its traffic, with a report of their comparisons."""
+"""Shadows beside an endpoint: their own replicas or another endpoint's, outside of its traffic, with a report of their
+comparisons.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ from backend.services.serving.canaries import start_canary
 from backend.services.serving.deployments import delete_endpoint, deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_revisions
 from backend.services.serving.replicas import ready_targets
-from backend.services.serving.shadows import ComparedRequest, read_shadow, record_comparisons, shadow_targets, start_shadow, stop_shadow
+from backend.services.serving.shadows import (
+    ComparedRequest,
+    read_shadow,
+    record_comparisons,
+    shadow_targets,
+    start_shadow,
+    stop_shadow,
+)
 from tests.support.serving.serving_world import ServingWorld
 
 
@@ -30,7 +39,12 @@ def test_a_shadow_has_replicas_of_its_own_that_get_no_traffic_and_its_report_out
     ctx = scene.ctx
     view = start_shadow(ctx, "tales", checkpoint_id=scene.checkpoint("elm"), percent=25.0, person=LOCAL)
     assert view.shadow is not None
-    assert (view.shadow.checkpoint_name, view.shadow.percent, view.shadow.num_ready, view.revision) == ("elm", 25.0, 0, 1)
+    assert (view.shadow.checkpoint_name, view.shadow.percent, view.shadow.num_ready, view.revision) == (
+        "elm",
+        25.0,
+        0,
+        1,
+    )
     scene.start_all()
     shadow = shadow_targets(ctx)["tales"]
     assert ([target.url for target in shadow.targets], shadow.percent) == (["http://127.0.0.1:9002"], 25.0)
@@ -60,7 +74,12 @@ def test_another_endpoint_can_be_the_shadow_and_mistakes_are_named(scene: Servin
     assert view.shadow is not None
     assert (view.shadow.endpoint, view.shadow.num_replicas) == ("other", 0)
     assert (shadow_targets(ctx)["tales"].endpoint, shadow_targets(ctx)["tales"].targets) == ("other", ())
-    for mistake in ({}, {"endpoint": "tales"}, {"endpoint": "other", "percent": 0.0}, {"endpoint": "other", "checkpoint_id": "x"}):
+    for mistake in (
+        {},
+        {"endpoint": "tales"},
+        {"endpoint": "other", "percent": 0.0},
+        {"endpoint": "other", "checkpoint_id": "x"},
+    ):
         with pytest.raises(InvalidInput):
             start_shadow(ctx, "tales", **mistake, person=LOCAL)  # type: ignore[arg-type]
     with pytest.raises(NotAllowed):
@@ -71,7 +90,9 @@ def test_another_endpoint_can_be_the_shadow_and_mistakes_are_named(scene: Servin
 
 def test_a_report_counts_greedy_answers_with_wilsons_interval_and_times_of_answered_copies() -> None:
     rows = [Comparison(n % 4 > 0, 10, 12, 5.0, 7.0, 50.0, 70.0) for n in range(40)]
-    rows += [Comparison(None, 10, 20, 5.0, 9.0, 50.0, 70.0) for _ in range(9)] + [Comparison(None, 10, 0, 5.0, None, 50.0, 9e9, "timeout")]
+    rows += [Comparison(None, 10, 20, 5.0, 9.0, 50.0, 70.0) for _ in range(9)] + [
+        Comparison(None, 10, 0, 5.0, None, 50.0, 9e9, "timeout")
+    ]
     report = report_shadow(rows)
     assert (report.requests, report.errors, report.greedy, report.equal) == (50, 1, 40, 30)
     assert (report.low, report.high) == pytest.approx(wilson_interval(0.75, 40, critical=1.959964))

@@ -60,7 +60,9 @@ def test_an_owner_keeps_the_newest_of_many(any_ctx: Context, monkeypatch: pytest
     ctx = any_ctx
     monkeypatch.setattr(stored_responses, "MAX_PER_OWNER", 3)
     for number in range(5):
-        keep_response(replace(ctx, now=lambda number=number: ctx.now() + timedelta(seconds=number)), record(f"r{number}"))  # type: ignore[misc]
+        keep_response(
+            replace(ctx, now=lambda number=number: ctx.now() + timedelta(seconds=number)), record(f"r{number}")
+        )  # type: ignore[misc]
     keep_response(ctx, record("other", owner="user:b"))
     assert forget_responses(ctx) == 2
     assert find_response(ctx, "r2", owner="user:a").id == "r2"

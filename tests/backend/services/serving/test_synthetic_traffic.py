@@ -26,7 +26,21 @@ def test_load_tests_are_left_out_of_requests_traffic_and_costs_by_key_and_can_be
     at = ctx.now() - timedelta(seconds=1)
     people = [UsageRow(f"p{n}", "tales", "k", None, 10, 5, 4.0, 9.0, "finished", at, cost_usd=0.01) for n in range(3)]
     tests = [
-        UsageRow(f"t{n}", "tales", "k", None, 100, 50, 900.0, 990.0, "finished", at, cost_usd=0.1, device_s=1.0, variant=LOAD_TEST)
+        UsageRow(
+            f"t{n}",
+            "tales",
+            "k",
+            None,
+            100,
+            50,
+            900.0,
+            990.0,
+            "finished",
+            at,
+            cost_usd=0.1,
+            device_s=1.0,
+            variant=LOAD_TEST,
+        )
         for n in range(7)
     ]
     add_usage(ctx, [*people, *tests])
@@ -47,6 +61,9 @@ def test_load_tests_are_left_out_of_requests_traffic_and_costs_by_key_and_can_be
     assert get_endpoint(ctx, "tales").requests_last_hour == 3
 
     ledger = read_ledger(ctx, since=at - timedelta(hours=2), until=at + timedelta(hours=1))
-    assert {line.name: (line.requests, round(line.usd, 6)) for line in ledger.keys} == {"app": (3, 0.03), "(load tests)": (7, 0.7)}
+    assert {line.name: (line.requests, round(line.usd, 6)) for line in ledger.keys} == {
+        "app": (3, 0.03),
+        "(load tests)": (7, 0.7),
+    }
     (line,) = ledger.endpoints
     assert (line.requests, line.tokens) == (3, 45)

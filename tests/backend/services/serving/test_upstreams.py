@@ -1,4 +1,6 @@
-"""Models on other servers: connected after a token, checked, revised and rolled back like checkpoints, and hidden among them."""
+"""Models on other servers: connected after a token, checked, revised and rolled back like checkpoints, and hidden among
+them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,13 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.endpoints.registry import resolve_evaluated
 from backend.services.serving.canaries import start_canary
 from backend.services.serving.chat.contexts import endpoint_facts
-from backend.services.serving.deployments import deploy, rollback_endpoint, scale_endpoint, start_endpoint, stop_endpoint
+from backend.services.serving.deployments import (
+    deploy,
+    rollback_endpoint,
+    scale_endpoint,
+    start_endpoint,
+    stop_endpoint,
+)
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_revisions
 from backend.services.serving.load.load_tests import start_load_test
 from backend.services.serving.replicas import ready_targets
@@ -37,11 +45,16 @@ def api() -> Iterator[FakeApi]:
 
 
 def connect(ctx: Context, api: FakeApi, *, model: str = "qwen", **fields: Any) -> EndpointView:
-    return connect_upstream(ctx, name="tales", upstream=Upstream.read({"url": api.url, "model": model, **fields}), person=LOCAL)
+    return connect_upstream(
+        ctx, name="tales", upstream=Upstream.read({"url": api.url, "model": model, **fields}), person=LOCAL
+    )
 
 
 def targets(ctx: Context) -> list[str]:
-    return [target.upstream.model if target.upstream else target.url for target in ready_targets(ctx, canaries=True)["tales"]]
+    return [
+        target.upstream.model if target.upstream else target.url
+        for target in ready_targets(ctx, canaries=True)["tales"]
+    ]
 
 
 def test_a_model_that_answers_a_token_is_ready_at_once(ctx: Context, api: FakeApi) -> None:

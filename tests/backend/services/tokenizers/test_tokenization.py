@@ -19,8 +19,14 @@ from backend.services.tokenizers.tokenizers import delete_tokenizer, get_tokeniz
 from tests.support.job_work import do_job
 
 ROWS = [{"text": f"The miller of the village counts {n} sacks of flour and sings."} for n in range(60)]
-CHARACTERS = {"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "unk_token": " ", "vocab": {" ": 0, "a": 1, "b": 2}}}
-CHARACTERS |= {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": False}}
+CHARACTERS = {
+    "version": "1.0",
+    "added_tokens": [],
+    "model": {"type": "WordLevel", "unk_token": " ", "vocab": {" ": 0, "a": 1, "b": 2}},
+}
+CHARACTERS |= {
+    "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": False}
+}
 CHARACTERS |= {"decoder": {"type": "Fuse"}}
 
 
@@ -29,7 +35,9 @@ def mill(ctx: Context) -> Context:
     """An installation with a dataset, three tokenizers of its own, and a base that writes letters."""
     do_job(ctx, str(add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL).job_id))
     for kind, size in (("bpe", 300), ("unigram", 330), ("byte", 0)):
-        do_job(ctx, str(train_tokenizer(ctx, name=kind, dataset="mill", kind=kind, vocab_size=size, person=LOCAL).job_id))
+        do_job(
+            ctx, str(train_tokenizer(ctx, name=kind, dataset="mill", kind=kind, vocab_size=size, person=LOCAL).job_id)
+        )
     folder = ctx.artifacts.folder("bases", "letters")
     (folder / "tokenizer.json").write_text(json.dumps(CHARACTERS))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
@@ -58,12 +66,19 @@ def test_every_token_has_its_text(mill: Context) -> None:
 
 def test_text_outside_the_vocabulary_is_marked(mill: Context) -> None:
     result = tokenize(mill, resolve_source(mill, "letters"), "ab é")
-    assert [(token.text, token.kind) for token in result.tokens] == [("a", "text"), ("b", "text"), (" ", "text"), ("é", "unknown")]
+    assert [(token.text, token.kind) for token in result.tokens] == [
+        ("a", "text"),
+        ("b", "text"),
+        (" ", "text"),
+        ("é", "unknown"),
+    ]
     assert not result.same
 
 
 @pytest.mark.parametrize("name", ["bpe", "unigram", "byte", "letters"])
-@pytest.mark.parametrize("text", ["", "\x00\r\n\u2028", "سأل 磨坊 👩\u200d👧", "\ud800 half a pair", "<script>alert(1)</script>"])
+@pytest.mark.parametrize(
+    "text", ["", "\x00\r\n\u2028", "سأل 磨坊 👩\u200d👧", "\ud800 half a pair", "<script>alert(1)</script>"]
+)
 def test_any_text_can_be_tokenized(mill: Context, name: str, text: str) -> None:
     result = tokenize(mill, resolve_source(mill, name), text)
     assert result.same or name == "letters"
@@ -90,7 +105,9 @@ def test_sources_are_tokenizers_and_bases_by_name_or_reference(mill: Context) ->
         resolve_source(mill, waiting.name)
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"model": {"type": "Magic"}}', "[]"], ids=["empty", "torn", "unknown-model", "list"])
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"model": {"type": "Magic"}}', "[]"], ids=["empty", "torn", "unknown-model", "list"]
+)
 def test_a_damaged_tokenizer_is_an_error_message(mill: Context, content: str) -> None:
     folder = mill.artifacts.folder("bases", "broken")
     source = TokenizerSource("checkpoint:x", "broken", "checkpoint", "x", "bases/broken", None)
@@ -110,9 +127,18 @@ def test_a_changed_tokenizer_is_read_again(mill: Context) -> None:
 
 
 def test_report_compares_own_tokenizers_with_those_of_checkpoints(mill: Context) -> None:
-    requested = request_report(mill, tokenizers=["bpe", "unigram", "letters", "bpe"], datasets=["mill"], person=LOCAL, idempotency_key="k")
-    assert (requested.status, requested.is_ready, requested.names) == (Status.QUEUED, False, ("bpe", "unigram", "letters"))
-    assert request_report(mill, tokenizers=["bpe"], datasets=["mill"], person=LOCAL, idempotency_key="k").id == requested.id
+    requested = request_report(
+        mill, tokenizers=["bpe", "unigram", "letters", "bpe"], datasets=["mill"], person=LOCAL, idempotency_key="k"
+    )
+    assert (requested.status, requested.is_ready, requested.names) == (
+        Status.QUEUED,
+        False,
+        ("bpe", "unigram", "letters"),
+    )
+    assert (
+        request_report(mill, tokenizers=["bpe"], datasets=["mill"], person=LOCAL, idempotency_key="k").id
+        == requested.id
+    )
     with pytest.raises(Conflict, match="being measured"):
         delete_report(mill, requested.id, person=LOCAL)
     assert do_job(mill, str(requested.job_id)).status is Status.FINISHED
@@ -122,7 +148,11 @@ def test_report_compares_own_tokenizers_with_those_of_checkpoints(mill: Context)
     assert whole["bpe"]["fertility"] < whole["letters"]["fertility"]
     assert whole["letters"]["unknown_share"] > 0.5
     assert (whole["bpe"]["changed"], whole["letters"]["changed"]) == (0, whole["letters"]["rows"])
-    assert [tokenizer["vocab_size"] for tokenizer in done.tokenizers] == [300, get_tokenizer(mill, "unigram").vocab_size, 3]
+    assert [tokenizer["vocab_size"] for tokenizer in done.tokenizers] == [
+        300,
+        get_tokenizer(mill, "unigram").vocab_size,
+        3,
+    ]
     assert [entry["name"] for entry in done.datasets] == ["mill@1"]
     rename_dataset(mill, "mill", "millrace", person=LOCAL)
     again = get_report(mill, requested.id)

@@ -14,7 +14,13 @@ from backend.services.data.datasets import delete_dataset
 from backend.services.data.imports import add_rows_dataset
 from backend.services.jobs.claims import claim_job
 from backend.services.jobs.jobs import get_job
-from backend.services.tokenizers.tokenizers import delete_tokenizer, get_tokenizer, list_tokenizers, rename_tokenizer, train_tokenizer
+from backend.services.tokenizers.tokenizers import (
+    delete_tokenizer,
+    get_tokenizer,
+    list_tokenizers,
+    rename_tokenizer,
+    train_tokenizer,
+)
 from tests.support.job_work import do_job
 
 ROWS = [{"text": f"The miller of the village counts {n} sacks of flour and sings."} for n in range(60)]
@@ -64,10 +70,13 @@ def test_tokenizer_of_a_run_is_not_deleted(ctx: Context) -> None:
     version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL)
     do_job(ctx, str(version.job_id))
     queued = train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL, idempotency_key="k")
-    assert train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL, idempotency_key="k").id == queued.id
+    assert (
+        train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL, idempotency_key="k").id == queued.id
+    )
     with ThreadPoolExecutor(4) as pool:  # a double click arrives in two threads at once
         made = pool.map(
-            lambda _: train_tokenizer(ctx, name="u", dataset="mill", kind="byte", person=LOCAL, idempotency_key="u").id, range(4)
+            lambda _: train_tokenizer(ctx, name="u", dataset="mill", kind="byte", person=LOCAL, idempotency_key="u").id,
+            range(4),
         )
     assert len(set(made)) == 1
     with pytest.raises(Conflict, match="being trained"):
@@ -88,7 +97,11 @@ def test_reports_on_a_tokenizer_are_deleted_with_it_and_leave_no_file(ctx: Conte
     do_job(ctx, str(queued.job_id))
     folder = ctx.artifacts.folder("reports", "r")
     with ctx.db.write() as session:
-        session.add(Analysis(id="r", kind="data_report", tokenizer_id=queued.id, dataset_version_id=version.id, folder="reports/r"))
+        session.add(
+            Analysis(
+                id="r", kind="data_report", tokenizer_id=queued.id, dataset_version_id=version.id, folder="reports/r"
+            )
+        )
     delete_tokenizer(ctx, "t", person=LOCAL)
     assert not folder.exists()
     with ctx.db.read() as session:

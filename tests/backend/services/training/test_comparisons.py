@@ -33,7 +33,10 @@ def world(ctx: Context) -> Context:
 
 def test_runs_that_differ_in_the_seed_are_one_group_whether_they_were_picked_or_not(world: Context) -> None:
     slow = [finished(world, f"slow {seed}", 2.0 + seed / 1000, seed=seed, learning_rate=0.001) for seed in (1, 2, 3)]
-    fast = [finished(world, f"fast {seed}", 1.5 + seed / 1000, seed=seed, learning_rate=0.01, priority=seed) for seed in (1, 2)]
+    fast = [
+        finished(world, f"fast {seed}", 1.5 + seed / 1000, seed=seed, learning_rate=0.01, priority=seed)
+        for seed in (1, 2)
+    ]
     compared = compare_runs(world, [slow[1].id, fast[0].id])
     assert [group.label for group in compared.groups] == ["fast 1", "slow 2"]
     assert [len(group.runs) for group in compared.groups] == [2, 3]
@@ -65,19 +68,28 @@ def test_losses_on_other_data_are_not_comparable(world: Context) -> None:
     runs = [finished(world, "tales run", 2.0, bpb=0.7), finished(world, "poems run", 1.2, bpb=0.4, dataset="poems")]
     compared = compare_runs(world, [run.id for run in runs])
     (obstacle,) = compared.obstacles
-    assert (obstacle.aspect, obstacle.sides) == (Aspect.DATA, (("tales@1", ("tales run",)), ("poems@1", ("poems run",))))
+    assert (obstacle.aspect, obstacle.sides) == (
+        Aspect.DATA,
+        (("tales@1", ("tales run",)), ("poems@1", ("poems run",))),
+    )
     (comparison,) = compared.comparisons
     assert comparison.result is None, "bits per byte of different texts are no test either"
-    assert (comparison.better.label, comparison.other.label) == ("tales run", "poems run"), "neither is called the better one"
+    assert (comparison.better.label, comparison.other.label) == ("tales run", "poems run"), (
+        "neither is called the better one"
+    )
 
 
 def test_other_tokenizers_are_compared_by_bits_per_byte(world: Context) -> None:
     runs = [finished(world, f"pieces {seed}", 2.0, bpb=0.70 + seed / 1000, seed=seed) for seed in (1, 2)]
-    runs += [finished(world, f"coarse {seed}", 2.6, bpb=0.60 + seed / 1000, seed=seed, tokenizer="coarse") for seed in (1, 2)]
+    runs += [
+        finished(world, f"coarse {seed}", 2.6, bpb=0.60 + seed / 1000, seed=seed, tokenizer="coarse") for seed in (1, 2)
+    ]
     compared = compare_runs(world, [run.id for run in runs])
     assert [obstacle.aspect for obstacle in compared.obstacles] == [Aspect.TOKENIZER]
     (comparison,) = compared.comparisons
-    assert (comparison.better.label, comparison.other.label) == ("coarse 1", "pieces 1"), "whose val_loss is higher, per longer token"
+    assert (comparison.better.label, comparison.other.label) == ("coarse 1", "pieces 1"), (
+        "whose val_loss is higher, per longer token"
+    )
     assert comparison.result is not None
     assert comparison.result.difference == pytest.approx(0.1)
     assert comparison.result.is_beyond_noise

@@ -1,4 +1,6 @@
-"""Logs of other programs are runs to compare with: they are listed, drawn and exported, and nothing can be done with them."""
+"""Logs of other programs are runs to compare with: they are listed, drawn and exported, and nothing can be done with
+them.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ def test_a_log_becomes_a_finished_run_that_is_marked(any_ctx: Context) -> None:
     assert list_runs(any_ctx, imported=True) == [run]
     assert list_runs(any_ctx, imported=False) == []
     assert count_runs(any_ctx, imported=True) == 1
-    assert (axes_of_runs(any_ctx, [run.id])[run.id].tokens_per_step, axes_of_runs(any_ctx, [run.id])[run.id].has_time) == (None, False)
+    assert (
+        axes_of_runs(any_ctx, [run.id])[run.id].tokens_per_step,
+        axes_of_runs(any_ctx, [run.id])[run.id].has_time,
+    ) == (None, False)
 
 
 def test_the_second_of_a_name_gets_a_number(ctx: Context) -> None:
@@ -71,7 +76,9 @@ def test_event_files_of_a_folder_are_one_run(ctx: Context, tmp_path: Path) -> No
         writer = writers.EventFileWriter(str(tmp_path), filename_suffix=f".{part}")
         for step in steps:
             value = summary_pb2.Summary.Value(tag="train/loss", simple_value=float(step + 1000 * part))
-            writer.add_event(event_pb2.Event(wall_time=5.0 + step, step=step, summary=summary_pb2.Summary(value=[value])))
+            writer.add_event(
+                event_pb2.Event(wall_time=5.0 + step, step=step, summary=summary_pb2.Summary(value=[value]))
+            )
         writer.close()
     (run,) = import_log_path(ctx, tmp_path, person=LOCAL, name="board")
     curve = read_curve(ctx, run.id, "train_loss")

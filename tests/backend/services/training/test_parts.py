@@ -27,7 +27,13 @@ def test_a_rerun_of_the_launch_page_resolves_the_parts_once(ctx: Context, object
     add_dataset(ctx, "chats", kind="chat")
     with ctx.db.write() as session:
         session.add(Checkpoint(name="oak", origin="added", folder="checkpoints/oak", parameters=1_000_000))
-    sft: dict[str, Any] = {"objective": "sft", "dataset": "chats", "architecture": None, "tokenizer": None, "base": "oak"}
+    sft: dict[str, Any] = {
+        "objective": "sft",
+        "dataset": "chats",
+        "architecture": None,
+        "tokenizer": None,
+        "base": "oak",
+    }
     config = make_config(**(sft if objective == "sft" else {}))
     with count_selects(ctx.db.engine) as once:
         resolve_parts(ctx, config)

@@ -42,7 +42,12 @@ def run_id(ctx: Context) -> str:
     run = launch(ctx, name="Tales | one", learning_rate=1e-3)
     taken = claim(ctx, run)
     points = [
-        {"type": "metrics", "step": step, "time": 1000.0 + step, "values": {"train_loss": 4 - step / 50, "power_w": 100.0}}
+        {
+            "type": "metrics",
+            "step": step,
+            "time": 1000.0 + step,
+            "values": {"train_loss": 4 - step / 50, "power_w": 100.0},
+        }
         for step in range(1, 101)
     ]
     report(ctx, taken, *points, {"type": "metrics", "step": 100, "time": 1100.0, "values": {"val_loss": 2.25}})
@@ -72,7 +77,9 @@ def test_no_text_of_the_run_becomes_an_element_or_an_address(ctx: Context, run_i
     assert not [value for name, value in tags.attributes if name in ("src", "href")]
     assert tags.names.count("svg") == 2, "the losses share a drawing, and power has its own"
     rendered = Tags()
-    rendered.feed(MarkdownIt("commonmark", {"html": True}).enable("table").render(report_text(ctx, run_id).split("---\n", 2)[2]))
+    rendered.feed(
+        MarkdownIt("commonmark", {"html": True}).enable("table").render(report_text(ctx, run_id).split("---\n", 2)[2])
+    )
     assert not {"script", "img"} & set(rendered.names), "nor where a reader of Markdown lets HTML through"
 
 
@@ -91,8 +98,12 @@ def test_energy_is_the_integral_of_power_without_the_pauses(ctx: Context, run_id
     assert share == pytest.approx(1.0)
     taken = claim(ctx, launch(ctx, name="Paused"))
     watts = np.array([50.0, 150.0, 80.0, 80.0])
-    for step, (moment, value) in enumerate(zip((0.0, 10.0, 10.0 + timedelta(hours=1).seconds, 3620.0), watts, strict=True), start=1):
-        report(ctx, taken, {"type": "metrics", "step": step, "time": 5000.0 + moment, "values": {"power_w": float(value)}})
+    for step, (moment, value) in enumerate(
+        zip((0.0, 10.0, 10.0 + timedelta(hours=1).seconds, 3620.0), watts, strict=True), start=1
+    ):
+        report(
+            ctx, taken, {"type": "metrics", "step": step, "time": 5000.0 + moment, "values": {"power_w": float(value)}}
+        )
     paused = taken.payload.run_id
     joules, share = energy_of(ctx, paused)
     assert joules == pytest.approx(10 * 100 + 10 * 80)
@@ -107,7 +118,13 @@ def test_speed_and_memory_are_the_figures_of_the_chart(ctx: Context, run_id: str
         for step, speed in enumerate(speeds, start=1)
     ]
     report(ctx, taken, *rows)
-    measured = {"measured_bytes": 2_100_000_000, "tokens_per_s": 46.5, "device": "cpu", "device_kind": "cpu", "step_s": 1.0}
+    measured = {
+        "measured_bytes": 2_100_000_000,
+        "tokens_per_s": 46.5,
+        "device": "cpu",
+        "device_kind": "cpu",
+        "step_s": 1.0,
+    }
     with ctx.db.write() as session:
         measurement = RunMeasurement(**measured, step_s_low=1.0, step_s_high=1.0, steps_timed=5.0)
         record_finish(session, ctx, taken, TrainResult(final_step=5, measurement=measurement))

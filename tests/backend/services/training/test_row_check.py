@@ -25,7 +25,9 @@ def base(ctx: Context) -> str:
     add_rows(ctx, "asked", [20 + n for n in range(41)])
     do_job(ctx, str(train_tokenizer(ctx, name="bytes", dataset="asked", kind="byte", person=LOCAL).job_id))
     with ctx.db.write() as session:
-        checkpoint = Checkpoint(name="reader", origin="added", family="llama", parameters=10**6, folder=get_tokenizer(ctx, "bytes").folder)
+        checkpoint = Checkpoint(
+            name="reader", origin="added", family="llama", parameters=10**6, folder=get_tokenizer(ctx, "bytes").folder
+        )
         session.add(checkpoint)
         session.flush()
         return f"checkpoint:{checkpoint.id}"
@@ -38,7 +40,9 @@ def add_rows(ctx: Context, name: str, lengths: list[int]) -> None:
 
 
 def sft(dataset: str, context: int) -> RunConfig:
-    return RunConfig(objective="sft", dataset=dataset, base="reader", context=context, max_steps=100, learning_rate=1e-4)  # type: ignore[arg-type]
+    return RunConfig(
+        objective="sft", dataset=dataset, base="reader", context=context, max_steps=100, learning_rate=1e-4
+    )  # type: ignore[arg-type]
 
 
 def test_a_run_without_a_trained_token_is_refused_before_the_queue(ctx: Context, base: str) -> None:
@@ -68,6 +72,13 @@ def test_a_large_dataset_is_sampled_evenly(ctx: Context, base: str) -> None:
 
 
 def test_rows_without_answers_and_unknown_tokenizers_are_not_checked(ctx: Context, base: str) -> None:
-    do_job(ctx, str(add_rows_dataset(ctx, name="text", kind="text", rows=[{"text": "a b"}] * 30, provenance={}, person=LOCAL).job_id))
+    do_job(
+        ctx,
+        str(
+            add_rows_dataset(
+                ctx, name="text", kind="text", rows=[{"text": "a b"}] * 30, provenance={}, person=LOCAL
+            ).job_id
+        ),
+    )
     assert sample_rows(ctx, resolve_version(ctx, "text"), source=base) is None
     assert sample_rows(ctx, resolve_version(ctx, "asked"), source="checkpoint:gone") is None

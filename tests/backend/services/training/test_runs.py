@@ -15,8 +15,25 @@ from backend.services.context import LOCAL, Context, Person, Policy
 from backend.services.jobs.jobs import list_jobs, read_log
 from backend.services.jobs.workers import beat
 from backend.services.metrics.points import read_curve
-from backend.services.training.runs import archive_run, launch_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
-from backend.services.training.views import config_differences, get_run, list_runs, list_sample_steps, list_samples, list_tags, run_detail
+from backend.services.training.runs import (
+    archive_run,
+    launch_run,
+    rename_run,
+    resume_run,
+    retry_run,
+    set_notes,
+    set_tags,
+    stop_run,
+)
+from backend.services.training.views import (
+    config_differences,
+    get_run,
+    list_runs,
+    list_sample_steps,
+    list_samples,
+    list_tags,
+    run_detail,
+)
 from tests.support.run_world import (
     add_checkpoint,
     add_dataset,
@@ -177,7 +194,12 @@ def test_a_resumed_run_has_no_double_step(world: Context) -> None:
 
 def test_a_loss_that_is_not_finite_keeps_the_summary_valid(world: Context) -> None:
     run = launch(world)
-    report(world, claim(world, run), *points(1, 3), {"type": "metrics", "step": 4, "time": 1.0, "values": {"train_loss": float("nan")}})
+    report(
+        world,
+        claim(world, run),
+        *points(1, 3),
+        {"type": "metrics", "step": 4, "time": 1.0, "values": {"train_loss": float("nan")}},
+    )
     assert get_run(world, run.id).last["train_loss"] == pytest.approx(10 / 3)
 
 
@@ -307,7 +329,9 @@ def test_every_recipe_survives_a_round_trip_through_yaml(name: str) -> None:
         ({"attention": "flex", "device": "cpu"}, "attention"),
     ],
 )
-def test_settings_without_a_suitable_worker_are_refused_before_the_queue(ctx: Context, values: dict[str, Any], field: str) -> None:
+def test_settings_without_a_suitable_worker_are_refused_before_the_queue(
+    ctx: Context, values: dict[str, Any], field: str
+) -> None:
     add_parts(ctx)
     gauges = {"cpu_count": 4, "cpu_name": "a CPU", "memory_total_bytes": 2**33}
     beat(ctx, name="w", host="lab", pid=1, queues=["train"], concurrency=1, devices=[], gauges=gauges)
@@ -320,6 +344,15 @@ def test_as_many_devices_as_a_worker_has_are_taken_and_a_gpu_takes_what_needs_on
     add_parts(ctx)
     gpus = [{"name": "a GPU", "memory_total_bytes": 2**36}] * 8
     gauges = {"cpu_count": 4, "cpu_name": "a CPU", "memory_total_bytes": 2**33, "gpus": gpus}
-    beat(ctx, name="w", host="lab", pid=1, queues=["train"], concurrency=1, devices=[str(n) for n in range(8)], gauges=gauges)
+    beat(
+        ctx,
+        name="w",
+        host="lab",
+        pid=1,
+        queues=["train"],
+        concurrency=1,
+        devices=[str(n) for n in range(8)],
+        gauges=gauges,
+    )
     assert launch(ctx, devices={"count": 16, "nodes": 2}, device="gpu", precision="fp16").status is Status.QUEUED
     assert launch(ctx, devices={"count": 4}, device="cpu").status is Status.QUEUED

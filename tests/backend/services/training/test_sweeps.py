@@ -1,4 +1,6 @@
-"""Sweeps: what is tried, in which order, what is pruned, and that leading them twice or after a restart launches nothing twice."""
+"""Sweeps: what is tried, in which order, what is pruned, and that leading them twice or after a restart launches
+nothing twice.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,10 @@ def loss_of(point: dict[str, Any]) -> float:
 
 
 def test_a_grid_is_every_combination_once() -> None:
-    config = sweep(method="grid", vary={"learning_rate": {"low": 0.001, "high": 0.1, "log": True, "points": 3}, "lora.rank": [4, "8"]})
+    config = sweep(
+        method="grid",
+        vary={"learning_rate": {"low": 0.001, "high": 0.1, "log": True, "points": 3}, "lora.rank": [4, "8"]},
+    )
     points = [point_at(config, number) for number in range(config.num_runs)]
     assert points == [{"learning_rate": rate, "lora.rank": rank} for rate in (0.001, 0.01, 0.1) for rank in (4, 8)]
     assert build_run(config, points[3], 3).lora.rank == 8
@@ -76,7 +81,15 @@ def test_listed_values_are_drawn_without_repeats_and_no_more_often_than_there_ar
 
 
 def test_huge_grids_are_sampled_at_once() -> None:
-    fields = ("learning_rate", "weight_decay", "lora.alpha", "grad_clip", "preference.beta", "preference.gamma", "lora.dropout")
+    fields = (
+        "learning_rate",
+        "weight_decay",
+        "lora.alpha",
+        "grad_clip",
+        "preference.beta",
+        "preference.gamma",
+        "lora.dropout",
+    )
     many = {path: [number / 100 for number in range(1, 65)] for path in fields}
     config = sweep(vary=many, runs=20)
     points = [point_at(config, number) for number in range(20)]
@@ -107,8 +120,15 @@ def test_a_recipe_pasted_as_the_run_loses_its_head() -> None:
 
 
 @given(seed=st.integers(0, 2**31 - 1), number=st.integers(0, 499), low=st.floats(1e-6, 1e-2), ratio=st.floats(1.1, 100))
-def test_a_random_draw_lies_in_its_range_and_is_a_function_of_seed_and_number(seed: int, number: int, low: float, ratio: float) -> None:
-    config = SweepConfig(name="tries", run=make_config(), seed=seed, vary={"learning_rate": {"low": low, "high": low * ratio, "log": True}})
+def test_a_random_draw_lies_in_its_range_and_is_a_function_of_seed_and_number(
+    seed: int, number: int, low: float, ratio: float
+) -> None:
+    config = SweepConfig(
+        name="tries",
+        run=make_config(),
+        seed=seed,
+        vary={"learning_rate": {"low": low, "high": low * ratio, "log": True}},
+    )
     (rate,) = point_at(config, number).values()
     assert low * 0.999 <= rate <= low * ratio * 1.001
     assert point_at(config, number) == {"learning_rate": rate}
@@ -123,10 +143,25 @@ def test_a_random_draw_lies_in_its_range_and_is_a_function_of_seed_and_number(se
         ({"vary": {"learning_rate": {"low": 2, "high": 1}}}, "low 2 is not below high 1"),
         ({"vary": {"micro_batch": [4, 0]}, "method": "grid"}, "micro_batch"),
         ({"vary": {"warmup_steps": {"low": 1, "high": 900}}, "method": "bayesian"}, "warmup_steps 900 is longer"),
-        ({"vary": {"seed": {"low": 1, "high": 60, "points": 60}, "micro_batch": list(range(1, 11))}, "method": "grid"}, "600 runs"),
+        (
+            {
+                "vary": {"seed": {"low": 1, "high": 60, "points": 60}, "micro_batch": list(range(1, 11))},
+                "method": "grid",
+            },
+            "600 runs",
+        ),
         ({"metric": "Val loss"}, "metric"),
     ],
-    ids=["unknown field", "fixed field", "no range of words", "empty range", "bad value", "bad corner", "too many", "metric"],
+    ids=[
+        "unknown field",
+        "fixed field",
+        "no range of words",
+        "empty range",
+        "bad value",
+        "bad corner",
+        "too many",
+        "metric",
+    ],
 )
 def test_an_invalid_sweep_is_refused_by_field_before_anything_is_launched(values: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
@@ -136,7 +171,9 @@ def test_an_invalid_sweep_is_refused_by_field_before_anything_is_launched(values
 def test_a_sweep_survives_a_yaml_round_trip() -> None:
     config = sweep(method="bayesian", pruner="median", runs=7)
     assert read_sweep(sweep_yaml(config)) == config
-    written = "name: a\nrun: {dataset: d, base: b, objective: sft}\nvary: {learning_rate: [1e-3, 1e-2], lora.rank: [4, 8]}\n"
+    written = (
+        "name: a\nrun: {dataset: d, base: b, objective: sft}\nvary: {learning_rate: [1e-3, 1e-2], lora.rank: [4, 8]}\n"
+    )
     assert read_sweep(written).vary["learning_rate"].values == (0.001, 0.01)  # type: ignore[union-attr]
 
 
@@ -188,7 +225,9 @@ def test_a_proposal_follows_from_the_trials_alone_and_is_not_a_repeat() -> None:
         point = propose(config, trials)
         assert propose(config, trials) == point, "another worker proposes the same"
         assert point not in [trial.point for trial in trials]
-        trials.append(Trial(number, point, number, ((number + 0.5, 10, point["weight_decay"]),), "finished", number + 0.9))
+        trials.append(
+            Trial(number, point, number, ((number + 0.5, 10, point["weight_decay"]),), "finished", number + 0.9)
+        )
 
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])
@@ -198,7 +237,13 @@ def test_a_bad_run_is_pruned_and_a_good_one_is_not(pruner: str) -> None:
 
     def trial(number: int, above: float, *, until: int, ended: bool) -> Trial:
         reports = tuple((number * 1000.0 + step, step, value + above) for step, value in curve if step <= until)
-        return Trial(number, {"learning_rate": 0.01, "weight_decay": 0.0}, number * 1000.0, reports, "finished" if ended else None)
+        return Trial(
+            number,
+            {"learning_rate": 0.01, "weight_decay": 0.0},
+            number * 1000.0,
+            reports,
+            "finished" if ended else None,
+        )
 
     done = [trial(number, 0.1 * (number % 3), until=100, ended=True) for number in range(9)]
     good, bad = trial(9, -0.1, until=60, ended=False), trial(10, 3.0, until=60, ended=False)
@@ -278,7 +323,9 @@ def test_a_run_asked_to_save_is_not_cancelled_when_the_sweep_is_advanced(ctx: Co
     stop_sweep(ctx, "tries", person=LOCAL)
     advance_sweeps(ctx)
     with ctx.db.read() as session:
-        assert list(session.scalars(select(Job.stop_request).where(Job.idempotency_key.startswith("sweep:")))) == ["stop_and_save"]
+        assert list(session.scalars(select(Job.stop_request).where(Job.idempotency_key.startswith("sweep:")))) == [
+            "stop_and_save"
+        ]
 
 
 def test_the_dataset_is_fixed_to_the_version_of_the_launch(ctx: Context) -> None:

@@ -1,4 +1,6 @@
-"""What a dataset's report colours is what the trainer takes a loss on: the report beside the batches that training is fed."""
+"""What a dataset's report colours is what the trainer takes a loss on: the report beside the batches that training is
+fed.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,17 @@ from jobs.data.reports.samples import first_window, pieces_of
 from jobs.data.reports.views import EncodedRow, make_view
 from jobs.modeling.chat.render import encode_prompt, teach_template
 from tests.support.data.data_reporter import RememberingReporter
-from tests.support.networks.chat_styles import ALL, ANSWER, ASKED, CONVERSATIONS, LOOK, R1, Style, make_tokenizer, tokenizer_of
+from tests.support.networks.chat_styles import (
+    ALL,
+    ANSWER,
+    ASKED,
+    CONVERSATIONS,
+    LOOK,
+    R1,
+    Style,
+    make_tokenizer,
+    tokenizer_of,
+)
 from tests.support.training_rooms import make_stories, source_of, write_dataset
 
 PAD = -1  # no token, so that padding can be told from text
@@ -29,7 +41,12 @@ THOUGHT = {"role": "assistant", "content": "<think>\nhm\n</think>\n\nMira."}
 SILENT = [ASKED, {"role": "user", "content": "Hello?"}]
 TALKS = [
     *CONVERSATIONS.values(),
-    [ASKED, THOUGHT, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "<think>\nyes\n</think>\n\nYes."}],
+    [
+        ASKED,
+        THOUGHT,
+        {"role": "user", "content": "Sure?"},
+        {"role": "assistant", "content": "<think>\nyes\n</think>\n\nYes."},
+    ],
     SILENT,
     [{"role": "user", "content": "Tell me all of it. " * 12}, ANSWER],
 ]
@@ -38,7 +55,9 @@ Sequence = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def chat_rows() -> list[dict[str, Any]]:
-    return [{"messages": talk, **({"tools": json.dumps([LOOK])} if name == "tools" else {})} for name, talk in _named(TALKS)]
+    return [
+        {"messages": talk, **({"tools": json.dumps([LOOK])} if name == "tools" else {})} for name, talk in _named(TALKS)
+    ]
 
 
 def _named(talks: list[list[dict[str, Any]]]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -73,7 +92,9 @@ def test_fine_tuning_is_fed_exactly_what_is_coloured(style: str, cut: bool, tmp_
     folder, reporter = write_dataset(tmp_path / "d", train=chat_rows()), RememberingReporter()
     seen = see(folder, "chat", tokenizer=tokenizer, context=context)
     examples = load_examples(source_of(folder, tokenizer, reporter), "train", context=context)
-    batches = SftBatches(examples, [], pad_id=PAD, sizes=BatchSizes(micro_batch=1, items_per_step=1, val_items=1, seed=1))
+    batches = SftBatches(
+        examples, [], pad_id=PAD, sizes=BatchSizes(micro_batch=1, items_per_step=1, val_items=1, seed=1)
+    )
     fed: Counter[Sequence] = Counter()
     for step in range(1, len(examples) + 1):
         (batch,) = batches.at_step(step)
@@ -81,7 +102,9 @@ def test_fine_tuning_is_fed_exactly_what_is_coloured(style: str, cut: bool, tmp_
         fed[tuple(batch.inputs[0, :size].tolist()), tuple(batch.targets[0, :size].tolist())] += 1
         assert (batch.targets[0, size:] == IGNORE).all()
     assert shown(seen, tokenizer) == fed
-    assert sum(row.loss_tokens for row in seen) == sum(int((np.array(targets) != IGNORE).sum()) for _, targets in fed.elements())
+    assert sum(row.loss_tokens for row in seen) == sum(
+        int((np.array(targets) != IGNORE).sum()) for _, targets in fed.elements()
+    )
     assert sum(bool(row.problem) for row in seen) == sum(
         "have nothing to train on" in line and int(line.split()[0]) for line in reporter.lines
     )
@@ -95,7 +118,9 @@ def test_preference_training_is_fed_exactly_what_is_coloured(style: str, cut: bo
     teach_template(tokenizer, chats=True)
     context = len(encode_prompt(tokenizer, [ASKED])) + 3 if cut else 4096
     other = {"role": "assistant", "content": "Nobody knows, " * 9}
-    rows: list[dict[str, Any]] = [{"prompt": talk[:-1], "chosen": [talk[-1]], "rejected": [other]} for talk in TALKS if talk is not SILENT]
+    rows: list[dict[str, Any]] = [
+        {"prompt": talk[:-1], "chosen": [talk[-1]], "rejected": [other]} for talk in TALKS if talk is not SILENT
+    ]
     rows.append({"prompt": [ASKED], "chosen": [ANSWER], "rejected": [ANSWER]})
     folder, reporter = write_dataset(tmp_path / "d", train=rows), RememberingReporter()
     pairs = load_pairs(source_of(folder, tokenizer, reporter), "train", context=context)
@@ -127,7 +152,9 @@ def test_training_on_rated_answers_is_fed_exactly_what_is_coloured(cut: bool, tm
     teach_template(tokenizer, chats=True)
     context = len(encode_prompt(tokenizer, [ASKED])) + 3 if cut else 4096
     rows: list[dict[str, Any]] = [
-        {"prompt": talk[:-1], "completion": [talk[-1]], "label": index % 2 == 0} for index, talk in enumerate(TALKS) if talk is not SILENT
+        {"prompt": talk[:-1], "completion": [talk[-1]], "label": index % 2 == 0}
+        for index, talk in enumerate(TALKS)
+        if talk is not SILENT
     ]
     rows.append({"prompt": [{"role": "user", "content": "Who?"}], "completion": [ANSWER], "label": False})
     folder, reporter = write_dataset(tmp_path / "d", train=rows), RememberingReporter()
@@ -135,7 +162,9 @@ def test_training_on_rated_answers_is_fed_exactly_what_is_coloured(cut: bool, tm
     fed = Counter((tuple(one.answered.ids), one.answered.start, one.desirable) for one in rated)
     seen = see(folder, "kto", tokenizer=tokenizer, context=context)
     strips = [row.strips[0] for row in seen if not row.problem]
-    assert fed == Counter((tuple(strip.ids[: strip.cut_at]), strip.trained.index(True), strip.label == "good answer") for strip in strips)
+    assert fed == Counter(
+        (tuple(strip.ids[: strip.cut_at]), strip.trained.index(True), strip.label == "good answer") for strip in strips
+    )
     assert all(not any(strip.trained[strip.cut_at :]) for strip in strips if strip.cut_at is not None)
     assert {strip.label for strip in strips} == {"good answer", "bad answer"}
     assert sum(row.loss_tokens for row in seen) == sum(len(one.answered.ids) - one.answered.start for one in rated)
@@ -161,7 +190,9 @@ def test_pretraining_is_fed_exactly_what_is_coloured(tmp_path: Path) -> None:
     assert all(all(row.strips[0].trained) for row in seen), "of running text every token is trained on"
     window = first_window([token for row in seen for token in row.strips[0].ids], context=context, tokenizer=tokenizer)
     assert window is not None
-    batches = PretrainBatches(tokens, None, context=context, sizes=BatchSizes(micro_batch=1, items_per_step=1, val_items=1, seed=1))
+    batches = PretrainBatches(
+        tokens, None, context=context, sizes=BatchSizes(micro_batch=1, items_per_step=1, val_items=1, seed=1)
+    )
     starts = {tuple(batches.at_step(step)[0].inputs[0].tolist()) for step in range(1, batches.num_windows + 1)}
     (piece,) = window.pieces
     assert tuple(piece.ids[:-1]) in starts

@@ -1,4 +1,6 @@
-"""The report's job on datasets with planted faults: each is counted, named, and offered to be dropped; what is sound is left alone."""
+"""The report's job on datasets with planted faults: each is counted, named, and offered to be dropped; what is sound is
+left alone.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +33,20 @@ from tests.support.training_rooms import source_of, write_dataset
 
 LETTERS = random.Random(3)
 WORDS = sorted({"".join(LETTERS.choices(string.ascii_lowercase, k=LETTERS.randrange(3, 9))) for _ in range(2000)})
-LONG = "A miller's cart leaves the yard at noon and rolls six miles an hour toward a fair that's forty miles away. When does it arrive?"
+LONG = (
+    "A miller's cart leaves the yard at noon and rolls six miles an hour toward a fair that's forty miles away. When"
+    " does it arrive?"
+)
 SHORT = "Which bird of the village sings before the sun is up?"
 TINY = "Who mended it?"
 ITEMS = [
     {"question": LONG, "answers": ["twenty to seven"]},
     {"question": SHORT, "choices": ["the owl", "the wren"], "answer": 1},
     {"question": TINY, "choices": ["the smith of Harrow", "nobody"], "answer": 0},
-    {"question": "Nothing of this question about seventeen silver spoons in a drawer stands in any row at all.", "answers": ["no"]},
+    {
+        "question": "Nothing of this question about seventeen silver spoons in a drawer stands in any row at all.",
+        "answers": ["no"],
+    },
 ]
 
 
@@ -53,7 +61,13 @@ def instruct(prompt: str, completion: str) -> dict[str, Any]:
 
 
 def reported(
-    folder: Path, kind: str, *, benchmark: Path | None = None, tokenizer: Any = None, reporter: Any = None, **question: int
+    folder: Path,
+    kind: str,
+    *,
+    benchmark: Path | None = None,
+    tokenizer: Any = None,
+    reporter: Any = None,
+    **question: int,
 ) -> tuple[DataReport, list[Sample], dict[str, dict[str, list[int]]]]:
     """Run the job on a dataset's folder and read what it wrote."""
     root = folder.parent
@@ -85,7 +99,9 @@ def plant_faults(questions: list[str], answers: list[str]) -> tuple[list[dict[st
     val[2] = instruct(questions[21].title(), answers[21] + " indeed")
     val[3] = instruct(questions[22], val[3]["completion"])  # the same question, another answer
     train[30] = instruct("Homework:", f"Question one. {LONG.upper().replace('’', '')}  Thanks!")
-    train[31] = instruct("Tell me…", "He read: the yard, AT NOON -- and rolls six miles an hour toward a fair thats… the rest was torn.")
+    train[31] = instruct(
+        "Tell me…", "He read: the yard, AT NOON -- and rolls six miles an hour toward a fair thats… the rest was torn."
+    )
     train[32] = instruct("Quiz", f"They asked me ({SHORT.lower()}), and I knew.")
     train[33] = instruct(TINY, "I could not say.")
     train[34] = instruct("Gossip", "Somebody asked who mended it, and all of them looked at the floor for a while.")
@@ -114,7 +130,9 @@ def test_every_planted_fault_is_counted_named_and_can_be_dropped(tmp_path: Path)
     assert rows["exact_duplicates"] == {"train": [10], "val": []}
     assert rows["duplicates"] == {"train": [10, 11, 12], "val": []}
     pairs = {
-        tuple(row.row for row in cluster.rows): cluster.similarity[1] for cluster in same.near_clusters if cluster.rows[1].split == "train"
+        tuple(row.row for row in cluster.rows): cluster.similarity[1]
+        for cluster in same.near_clusters
+        if cluster.rows[1].split == "train"
     }
     assert pairs.keys() == {(6, 12), (7, 13)}
     assert pairs[6, 12] == 1.0
@@ -126,7 +144,9 @@ def test_every_planted_fault_is_counted_named_and_can_be_dropped(tmp_path: Path)
     assert rows["leakage"] == {"train": [20, 21], "val": []}
 
     assert [(row.split, row.row) for row in report.empty] == [("train", 41)]
-    assert [(row.row, row.reason) for row in report.zero_label] == [(42, "the answer begins behind the first 1,024 tokens")]
+    assert [(row.row, row.reason) for row in report.zero_label] == [
+        (42, "the answer begins behind the first 1,024 tokens")
+    ]
     assert (report.train.zero_label_rows, report.train.truncated_rows) == (1, 1)
     assert rows["zero_label"] == {"train": [41], "val": []}
     assert {fault.name: (fault.rows, fault.examples[0].row) for fault in report.faults} == {
@@ -162,11 +182,18 @@ def test_numbers_of_tokens_steps_and_batches_are_the_trainers(tmp_path: Path) ->
     rows = [instruct("Say it", " ".join(draw.choices(WORDS, k=draw.randrange(1, 60)))) for _ in range(50)]
     folder, tokenizer = write_dataset(tmp_path / "d", train=rows), tokenizer_of("chatml")
     context = 256
-    report, _, _ = reported(folder, "instruction", tokenizer=tokenizer, context=context, micro_batch=4, grad_accum_steps=3)
+    report, _, _ = reported(
+        folder, "instruction", tokenizer=tokenizer, context=context, micro_batch=4, grad_accum_steps=3
+    )
     examples = [encode_row(tokenizer, row, context=context)[0] for row in rows]
     whole, truncated = [len(example.untruncated) for example in examples], [len(example.ids) for example in examples]
     train = report.train
-    assert (train.rows, train.tokens, train.kept_tokens, train.lost_tokens) == (50, sum(whole), sum(truncated), sum(whole) - sum(truncated))
+    assert (train.rows, train.tokens, train.kept_tokens, train.lost_tokens) == (
+        50,
+        sum(whole),
+        sum(truncated),
+        sum(whole) - sum(truncated),
+    )
     assert train.truncated_share == sum(size > context for size in whole) / 50
     assert 0 < train.truncated_share < 1
     assert (train.lengths.min, train.lengths.max, train.lengths.p50) == (min(whole), max(whole), sorted(whole)[24])
@@ -176,7 +203,11 @@ def test_numbers_of_tokens_steps_and_batches_are_the_trainers(tmp_path: Path) ->
     sequences = PackedBatches(
         examples, [], context=context, sizes=BatchSizes(micro_batch=4, items_per_step=12, val_items=1, seed=1)
     ).num_sequences
-    assert (report.epoch.sequences, report.epoch.tokens, report.epoch.steps) == (sequences, sum(truncated), -(-sequences // 12))
+    assert (report.epoch.sequences, report.epoch.tokens, report.epoch.steps) == (
+        sequences,
+        sum(truncated),
+        -(-sequences // 12),
+    )
     order = EpochOrder(50, seed=1).take(0, 50)[1].tolist()
     batches = [[truncated[index] for index in order[at : at + 4]] for at in range(0, 50, 4)]
     positions = sum(len(batch) * padded_length(max(batch)) for batch in batches)
@@ -184,18 +215,26 @@ def test_numbers_of_tokens_steps_and_batches_are_the_trainers(tmp_path: Path) ->
     assert report.packing.padded == pytest.approx(real / positions)
     assert report.packing.packed_sequences == sequences < 50
     assert report.packing.packed == pytest.approx(real / (sequences * context))
-    whole = PackedBatches(examples, [], context=context, sizes=BatchSizes(micro_batch=1, items_per_step=sequences, val_items=1, seed=1))
+    whole = PackedBatches(
+        examples, [], context=context, sizes=BatchSizes(micro_batch=1, items_per_step=sequences, val_items=1, seed=1)
+    )
     assert report.packing.trainer == real / sum(batch.inputs.numel() for batch in whole.at_step(1)) == 1.0
 
 
 def test_rows_that_a_template_refuses_are_left_out_and_named(tmp_path: Path) -> None:
     system = {"role": "system", "content": "Be brief."}
     talk = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Mira."}]
-    folder = write_dataset(tmp_path / "d", train=[{"messages": talk}, {"messages": [system, *talk]}, {"messages": talk}])
+    folder = write_dataset(
+        tmp_path / "d", train=[{"messages": talk}, {"messages": [system, *talk]}, {"messages": talk}]
+    )
     report, _, rows = reported(folder, "chat", tokenizer=tokenizer_of("gemma"), context=64)
     assert (report.refused_rows, [row.row for row in report.refused]) == (1, [2])
     assert "System role not supported" in report.refusal
-    assert (report.epoch.sequences, report.train.zero_label_rows, rows["refused"]["train"]) == (1, 0, [1])  # the two share one
+    assert (report.epoch.sequences, report.train.zero_label_rows, rows["refused"]["train"]) == (
+        1,
+        0,
+        [1],
+    )  # the two share one
     assert not report.is_silent
 
 
@@ -206,7 +245,10 @@ def test_rows_without_answers_block_training(tmp_path: Path) -> None:
     first = list_findings(report)[0]
     assert (first.grade, first.text) == (
         Grade.BLOCKS,
-        "None of the 5 train rows has anything to train on: the answer begins behind the first 64 tokens. A run on them is refused.",
+        (
+            "None of the 5 train rows has anything to train on: the answer begins behind the first 64 tokens. A run on"
+            " them is refused."
+        ),
     )
 
 
@@ -214,7 +256,9 @@ def test_text_is_read_as_windows_and_its_languages_are_guessed(tmp_path: Path) -
     english = "The old miller walked down to the river every morning to look at the wheel. "
     german = "Der alte Müller ging jeden Morgen zum Fluss hinunter, um nach dem Rad zu sehen. "
     rows = [{"text": (english if n % 4 else german) * 3 + str(n)} for n in range(16)]
-    report, samples, _ = reported(write_dataset(tmp_path / "d", train=[*rows, {"text": ""}]), "text", context=64, micro_batch=2)
+    report, samples, _ = reported(
+        write_dataset(tmp_path / "d", train=[*rows, {"text": ""}]), "text", context=64, micro_batch=2
+    )
     assert [(language.code, language.rows) for language in report.languages] == [("en", 12), ("de", 4), ("short", 1)]
     total = sum(len(row["text"].encode()) + 2 for row in rows) + 2
     assert report.train.tokens == total
@@ -237,7 +281,10 @@ def test_hostile_rows_do_not_stop_a_report(tmp_path: Path) -> None:
     assert report.train.lengths.max > 400_000
     assert max(len(piece.ids) for sample in samples for piece in sample.pieces) <= 2400
     assert max(len(row.text) for row in [*report.zero_label, *report.empty]) < 400
-    assert max(map(len, (row.text for cluster in report.duplicates.near_clusters for row in cluster.rows)), default=0) < 400
+    assert (
+        max(map(len, (row.text for cluster in report.duplicates.near_clusters for row in cluster.rows)), default=0)
+        < 400
+    )
 
 
 def test_a_report_stops_on_request_and_leaves_no_files(tmp_path: Path) -> None:
@@ -262,23 +309,33 @@ def alike(tmp_path: Path, texts: list[str], *, num_train: int) -> SimilarRows:
     for at in range(0, len(texts), 100):
         finder.add(texts[at : at + 100], texts[at : at + 100])
     return finder.finish(
-        num_train=num_train, read=lambda is_chosen: ((row, texts[row]) for row in np.flatnonzero(is_chosen)), tick=lambda share: None
+        num_train=num_train,
+        read=lambda is_chosen: ((row, texts[row]) for row in np.flatnonzero(is_chosen)),
+        tick=lambda share: None,
     )
 
 
-def test_near_duplicates_are_those_of_comparing_every_row_with_every_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_near_duplicates_are_those_of_comparing_every_row_with_every_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     computed: list[float] = []
-    monkeypatch.setattr(report_duplicates, "jaccard", lambda one, other: computed.append(jaccard(one, other)) or computed[-1])
+    monkeypatch.setattr(
+        report_duplicates, "jaccard", lambda one, other: computed.append(jaccard(one, other)) or computed[-1]
+    )
     draw = random.Random(11)
     texts = unlike(220, seed=12)
     texts += [edited(draw.choice(texts), draw, share) for share in (0.02, 0.04, 0.06, 0.1, 0.2, 0.4) for _ in range(30)]
     draw.shuffle(texts)
     sets = [sequences(text) for text in texts]
-    exact = {(i, j): len(sets[i] & sets[j]) / len(sets[i] | sets[j]) for i, j in itertools.combinations(range(len(texts)), 2)}
+    exact = {
+        (i, j): len(sets[i] & sets[j]) / len(sets[i] | sets[j]) for i, j in itertools.combinations(range(len(texts)), 2)
+    }
     close = {pair for pair, similarity in exact.items() if similarity >= THRESHOLD}
     clusters = alike(tmp_path, texts, num_train=300)
     assert len(computed) == clusters.pairs_checked > 60
-    assert {round(value, 9) for value in computed} <= {round(value, 9) for value in exact.values()}, "no similarity is an estimate"
+    assert {round(value, 9) for value in computed} <= {round(value, 9) for value in exact.values()}, (
+        "no similarity is an estimate"
+    )
     joined = {(i, j) for i, j in close if clusters.like[i] == clusters.like[j]}
     assert len(close) > 60
     assert len(joined) >= 0.97 * len(close)
@@ -289,7 +346,9 @@ def test_near_duplicates_are_those_of_comparing_every_row_with_every_other(tmp_p
     assert {held for held, _, _ in clusters.leaks} <= leaking
     assert len(clusters.leaks) >= 0.95 * len(leaking)
     assert all(
-        exact[trained, held] == pytest.approx(similarity) for held, trained, similarity in clusters.leaks if texts[held] != texts[trained]
+        exact[trained, held] == pytest.approx(similarity)
+        for held, trained, similarity in clusters.leaks
+        if texts[held] != texts[trained]
     )
 
 
@@ -312,7 +371,9 @@ def test_a_limit_on_pairs_is_reported(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_pairs_are_padded_as_the_trainer_pads_them(tmp_path: Path) -> None:
     draw = random.Random(9)
     says = lambda: [{"role": "assistant", "content": " ".join(draw.choices(WORDS, k=draw.randrange(1, 40)))}]  # noqa: E731
-    rows = [{"prompt": [{"role": "user", "content": "Say it"}], "chosen": says(), "rejected": says()} for _ in range(20)]
+    rows = [
+        {"prompt": [{"role": "user", "content": "Say it"}], "chosen": says(), "rejected": says()} for _ in range(20)
+    ]
     folder, tokenizer = write_dataset(tmp_path / "d", train=rows), tokenizer_of("chatml")
     report, _, _ = reported(folder, "preference", tokenizer=tokenizer, context=256, micro_batch=4)
     loaded = load_pairs(source_of(folder, tokenizer), "train", context=256)
@@ -323,7 +384,9 @@ def test_pairs_are_padded_as_the_trainer_pads_them(tmp_path: Path) -> None:
     assert report.packing.trainer == pytest.approx(real / sum(batch.inputs.numel() for batch in batches))
 
 
-def test_parts_of_a_bands_buckets_give_the_same_pairs_as_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_a_bands_buckets_give_the_same_pairs_as_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     draw = random.Random(21)
     texts = unlike(150, seed=22)
     texts += [edited(draw.choice(texts), draw, 0.05) for _ in range(80)] + texts[:10]
@@ -336,7 +399,9 @@ def test_parts_of_a_bands_buckets_give_the_same_pairs_as_all_of_them(tmp_path: P
     assert len(np.unique(whole.like)) < 200
 
 
-@pytest.mark.parametrize("text", ["", "_a__B-c\t\nD", "it's 5 o'clock\x00\x1f!", "".join(map(chr, range(128))) * 2, "  MIXED  Case  "])
+@pytest.mark.parametrize(
+    "text", ["", "_a__B-c\t\nD", "it's 5 o'clock\x00\x1f!", "".join(map(chr, range(128))) * 2, "  MIXED  Case  "]
+)
 def test_plain_text_is_normalised_as_any_other(text: str) -> None:
     slow = normalise("é" + text)
     assert normalise(text) == (slow[1:].strip() if text[:1].isalnum() else slow.removeprefix("é").strip())
@@ -346,7 +411,9 @@ def test_faults_of_plain_text_are_found_by_the_same_patterns(monkeypatch: pytest
     from backend.domain.data.reports import text_faults
 
     for text in ("plain\ntext", "a\tb", "a\rb", "a\x07b", "<b>x</b>", "&amp;", "1 < 2", "fine."):
-        direct = [name for name in text_faults.FAULTS if (pattern := text_faults._ASCII.get(name)) and pattern.search(text)]
+        direct = [
+            name for name in text_faults.FAULTS if (pattern := text_faults._ASCII.get(name)) and pattern.search(text)
+        ]
         assert [fault.name for fault in text_faults.find_faults(text)] == direct
 
 

@@ -38,7 +38,8 @@ def test_stop_string_ends_its_own_answer_alone() -> None:
     free = answers(FastEngine(one), [GenerateRequest(text, sampling=Sampling(max_tokens=12)) for text in TEXTS])
     stop = free[0][0].text[2:4]
     requests = [
-        GenerateRequest(text, stop=(stop,) if not place else (), sampling=Sampling(max_tokens=12)) for place, text in enumerate(TEXTS)
+        GenerateRequest(text, stop=(stop,) if not place else (), sampling=Sampling(max_tokens=12))
+        for place, text in enumerate(TEXTS)
     ]
     fast, plain = answers(FastEngine(one), requests), answers(PlainEngine(one), requests)
     assert fast == plain

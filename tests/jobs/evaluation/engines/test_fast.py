@@ -22,7 +22,10 @@ from tests.support.networks.inspection_networks import make_network
 
 SHOTS = "Q: two and two? A: four. " * 2
 REQUESTS = [
-    *(ScoreRequest.of(f"{SHOTS}Q: {text}?", [" a cat", " a cow", f" {text}", " z", " y"]) for text in ("one", "only", "a long one", "x")),
+    *(
+        ScoreRequest.of(f"{SHOTS}Q: {text}?", [" a cat", " a cow", f" {text}", " z", " y"])
+        for text in ("one", "only", "a long one", "x")
+    ),
     ScoreRequest((("", "free text"), ("", "free tea"))),
     ScoreRequest.of("x" * 200, ["ab", "b"]),
     ScoreRequest((("its own", " a"), ("another", " a"), ("its own", " a"))),

@@ -1,4 +1,6 @@
-"""An endpoint as an engine, over real HTTP: answers, echoed log-probabilities, retries, and calls that fail for good."""
+"""An endpoint as an engine, over real HTTP: answers, echoed log-probabilities, retries, and calls that fail for
+good.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,20 @@ def engine_of(api: FakeApi, **values: Any) -> EndpointEngine:
 
 def test_answers_end_at_stop_strings_and_the_key_is_sent(api: FakeApi) -> None:
     engine = engine_of(api, key="secret")
-    requests = [GenerateRequest(message("abc"), stop=("a",), sampling=Sampling(max_tokens=7, seed=2)), GenerateRequest("xyz")]
+    requests = [
+        GenerateRequest(message("abc"), stop=("a",), sampling=Sampling(max_tokens=7, seed=2)),
+        GenerateRequest("xyz"),
+    ]
     results = dict(pair for batch in engine.generate(requests) for pair in batch)
     assert [results[index][0].text for index in range(2)] == ["cb", "zyx"]
     at = next(index for index, (path, _) in enumerate(api.received) if path == "/v1/chat/completions")
     body = api.received[at][1]
-    assert (body["model"], body["max_tokens"], body["seed"], api.headers[at]["Authorization"]) == ("m", 7, 2, "Bearer secret")
+    assert (body["model"], body["max_tokens"], body["seed"], api.headers[at]["Authorization"]) == (
+        "m",
+        7,
+        2,
+        "Bearer secret",
+    )
     assert engine.spent(requests[0]) == {"prompt_tokens": 3.0, "completion_tokens": 5.0}
     assert engine.spent(requests[0]) == {}, "tokens are counted once"
     assert engine.reported_model == "m-0715"
@@ -74,7 +84,9 @@ def test_the_pause_that_a_busy_endpoint_asks_for_is_kept_and_ends_with_a_stop(ap
     assert openai_api.LONGEST_PAUSE_S >= 30
 
 
-@pytest.mark.parametrize("body", [b'{"choices": []}', b'{"choices": [{"text": null}], "usage": "none"}', b'{"choices": ["x"]}'])
+@pytest.mark.parametrize(
+    "body", [b'{"choices": []}', b'{"choices": [{"text": null}], "usage": "none"}', b'{"choices": ["x"]}']
+)
 def test_a_body_without_a_text_is_no_crash(api: FakeApi, body: bytes) -> None:
     api.failures = [body]
     ((_, (answer,)),) = next(engine_of(api).generate([GenerateRequest("x")]))

@@ -30,7 +30,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints: two of one shape, one of another family, one with another vocabulary, and a bigram oracle."""
     root = tmp_path_factory.mktemp("artifacts")
     for name, family, seed in (("oak", "llama", 0), ("elm", "llama", 1), ("yew", "gpt2", 0)):
-        save_checkpoint(root / name, model=make_network(family, seed=seed), tokenizer=byte_tokenizer(context=96), meta={})
+        save_checkpoint(
+            root / name, model=make_network(family, seed=seed), tokenizer=byte_tokenizer(context=96), meta={}
+        )
     merges = train_bpe(make_stories(60), vocab_size=262 + 30)
     network = make_network("llama")
     network.resize_token_embeddings(len(merges))
@@ -39,7 +41,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def inspect(root: Path, checkpoint: str, other: str | None = None, *, reporter: Any = None, **config: Any) -> tuple[Any, Any, Any]:
+def inspect(
+    root: Path, checkpoint: str, other: str | None = None, *, reporter: Any = None, **config: Any
+) -> tuple[Any, Any, Any]:
     """Run an inspection; returns (result, numbers, words)."""
     payload = {"checkpoint": checkpoint, "other": other, "config": config, "out": "inspections/one", "threads": 1}
     result = run_inspect.run(make_spec("inspect", payload, root=root), reporter or Remembering()).dump()
@@ -55,7 +59,13 @@ def test_a_text_is_inspected_completely(root: Path) -> None:
     (whole,) = rolling_nll(load_network(root / "oak"), byte_tokenizer(), [TEXT], window=96)
     assert result["loss"]["sum_nats"] == pytest.approx(whole.sum_nll, rel=1e-5)
     assert result["loss"]["bytes"] == len(TEXT.encode())
-    assert result["attention"] == {"layers": 3, "heads": [4, 4, 4], "tokens": tokens, "row_error": pytest.approx(0, abs=1e-5), "reason": ""}
+    assert result["attention"] == {
+        "layers": 3,
+        "heads": [4, 4, 4],
+        "tokens": tokens,
+        "row_error": pytest.approx(0, abs=1e-5),
+        "reason": "",
+    }
     assert numbers["attention_2"].shape == (4, tokens, tokens)
     np.testing.assert_allclose(numbers["attention_2"].sum(-1), 1, atol=1e-5)
     assert result["lens"]["depths"] == 4
@@ -124,12 +134,19 @@ def test_the_answers_of_a_conversation_have_a_loss_of_their_own(root: Path) -> N
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}]
     result, numbers, _ = inspect(root, "oak", messages=messages)
     assert result["loss"]["answers"]["tokens"] == numbers["trained"].sum() == 5
-    assert result["loss"]["answers"]["sum_nats"] == pytest.approx(numbers["surprisal"][numbers["trained"]].sum(), rel=1e-5)
+    assert result["loss"]["answers"]["sum_nats"] == pytest.approx(
+        numbers["surprisal"][numbers["trained"]].sum(), rel=1e-5
+    )
 
 
 def test_weights_are_read_without_a_text_and_compared_tensor_by_tensor(root: Path) -> None:
     result, numbers, words = inspect(root, "oak")
-    assert result["facts"] == {"what": "weights", "tensors": len(words["tensors"]), "values": int(numbers["values"].sum()), "merged": False}
+    assert result["facts"] == {
+        "what": "weights",
+        "tensors": len(words["tensors"]),
+        "values": int(numbers["values"].sum()),
+        "merged": False,
+    }
     assert numbers["counts"].sum() == result["facts"]["values"]
     result, numbers, words = inspect(root, "oak", "oak")
     assert result["changes"]["relative"] == 0
@@ -152,7 +169,9 @@ def test_a_stop_ends_the_work_and_leaves_no_files(root: Path) -> None:
             inspect(root, "oak", reporter=Stopping(), **config)
 
 
-def test_a_network_that_does_not_fit_is_refused_before_it_is_loaded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_does_not_fit_is_refused_before_it_is_loaded(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Memory:
         available = 1000
 

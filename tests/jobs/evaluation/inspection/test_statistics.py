@@ -1,4 +1,6 @@
-"""The numbers of an inspection: against hand computation, a second implementation, and what must hold in every family."""
+"""The numbers of an inspection: against hand computation, a second implementation, and what must hold in every
+family.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ from backend.errors import InvalidInput, JobFailed
 from jobs.evaluation.inspection.network import lens_logits, read_network
 from jobs.evaluation.inspection.pairs import align_losses, why_not_same_vocabulary
 from jobs.evaluation.inspection.passage import Passage, encode_passage, scored_bytes
-from jobs.evaluation.inspection.statistics import divergence, head_statistics, lens_statistics, pair_statistics, token_statistics
+from jobs.evaluation.inspection.statistics import (
+    divergence,
+    head_statistics,
+    lens_statistics,
+    pair_statistics,
+    token_statistics,
+)
 from jobs.modeling.chat.render import encode_chat
 from jobs.modeling.loglikelihood import rolling_nll
 from jobs.modeling.token_labels import label_tokens
@@ -48,7 +56,9 @@ def test_in_every_family_rows_sum_to_one_and_the_last_depth_is_the_network_s_own
     assert lens.kl[0].mean() > 0.05  # the embedding alone does not know the answer
     assert (lens.top_ids[-1] == own.argmax(-1).numpy()).all()
     with torch.inference_mode():
-        assert torch.allclose(network(torch.tensor([IDS])).logits[0].float(), own, atol=1e-4)  # the blocks are their own again
+        assert torch.allclose(
+            network(torch.tensor([IDS])).logits[0].float(), own, atol=1e-4
+        )  # the blocks are their own again
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bloom", "gemma3", "qwen3_moe"])
@@ -69,7 +79,11 @@ def test_token_losses_are_those_that_transformers_and_torch_compute(family: str)
     network = make_network(family)
     inputs = torch.tensor([IDS])
     with torch.inference_mode():
-        output = network(inputs, labels=inputs, output_router_logits=False) if family == "mixtral" else network(inputs, labels=inputs)
+        output = (
+            network(inputs, labels=inputs, output_router_logits=False)
+            if family == "mixtral"
+            else network(inputs, labels=inputs)
+        )
     surprisal = token_statistics(read_network(network, IDS).logits, IDS).surprisal[1:]
     assert surprisal.mean() == pytest.approx(float(output.loss), rel=1e-5)
     each = torch.nn.functional.cross_entropy(output.logits[0, :-1].float(), inputs[0, 1:], reduction="none")
@@ -105,12 +119,18 @@ def test_attention_of_one_layer_is_what_the_paper_s_formula_gives() -> None:
     (maps,) = read_network(network, ids).attention
     weights = {name: tensor.detach().numpy().astype(np.float64) for name, tensor in network.named_parameters()}
     hidden = weights["model.embed_tokens.weight"][ids]
-    hidden = hidden / np.sqrt((hidden**2).mean(-1, keepdims=True) + config.rms_norm_eps) * weights["model.layers.0.input_layernorm.weight"]
+    hidden = (
+        hidden
+        / np.sqrt((hidden**2).mean(-1, keepdims=True) + config.rms_norm_eps)
+        * weights["model.layers.0.input_layernorm.weight"]
+    )
 
     def rotated(vectors: np.ndarray) -> np.ndarray:
         angles = np.outer(np.arange(len(ids)), 100.0 ** (-np.arange(2) / 2))
         left, right = vectors[:, :2], vectors[:, 2:]
-        return np.concatenate([left * np.cos(angles) - right * np.sin(angles), right * np.cos(angles) + left * np.sin(angles)], axis=-1)
+        return np.concatenate(
+            [left * np.cos(angles) - right * np.sin(angles), right * np.cos(angles) + left * np.sin(angles)], axis=-1
+        )
 
     keys = rotated(hidden @ weights["model.layers.0.self_attn.k_proj.weight"].T)
     queries = hidden @ weights["model.layers.0.self_attn.q_proj.weight"].T
@@ -131,7 +151,9 @@ def test_head_figures_of_known_maps() -> None:
     uniform /= uniform.sum(-1, keepdim=True)
     heads = head_statistics([torch.stack([previous, uniform]), torch.eye(size).unsqueeze(0)])
     assert heads.distance[0].tolist() == pytest.approx([1.0, np.mean([row / 2 for row in range(1, size)])])
-    assert heads.entropy[0].tolist() == pytest.approx([0.0, np.mean([math.log(row + 1) for row in range(1, size)])], abs=1e-6)
+    assert heads.entropy[0].tolist() == pytest.approx(
+        [0.0, np.mean([math.log(row + 1) for row in range(1, size)])], abs=1e-6
+    )
     assert heads.previous[0, 0] == 1
     assert heads.self_share[1, 0] == 1
     assert math.isnan(heads.distance[1, 1])  # a layer with one head beside a layer with two
@@ -227,7 +249,9 @@ def test_losses_of_unlike_vocabularies_are_summed_over_the_same_text(merges: Any
     nats = [[math.nan, *(float(i) for i in range(1, len(passage.ids)))] for passage in passages]
     spans = align_losses(passages[0], passages[1], nats[0], nats[1], num_characters=len(text))
     assert (spans[0].start, spans[-1].end) == (0, len(text))
-    assert len(spans) == len(passages[1].ids) - 1 - 1  # every token of the coarser one, but é is two tokens and one letter
+    assert (
+        len(spans) == len(passages[1].ids) - 1 - 1
+    )  # every token of the coarser one, but é is two tokens and one letter
     for side, values in zip(("first", "other"), nats, strict=True):
         assert sum(getattr(span, side) for span in spans) == pytest.approx(np.nansum(values))
 
@@ -238,4 +262,6 @@ def test_an_unscored_first_token_is_left_out_of_both_sums() -> None:
     (span,) = align_losses(first, other, [math.nan, 1.0, 2.0], [math.nan, 10.0, 20.0], num_characters=4)
     assert (span.start, span.end, span.first, span.other) == (2, 4, 2.0, 20.0)
     with pytest.raises(InvalidInput, match="never end a token"):
-        align_losses(first, Passage([0, 5], 1, 2, None, [0, 3]), [math.nan, 1.0, 2.0], [math.nan, 1.0], num_characters=3)
+        align_losses(
+            first, Passage([0, 5], 1, 2, None, [0, 3]), [math.nan, 1.0, 2.0], [math.nan, 1.0], num_characters=3
+        )

@@ -1,4 +1,6 @@
-"""A judge as a metric of a task: graded over real HTTP as answers come, unread verdicts missing and counted, each item judged once."""
+"""A judge as a metric of a task: graded over real HTTP as answers come, unread verdicts missing and counted, each item
+judged once.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,10 @@ def room(tmp_path: Path) -> EvaluationRoom:
 
 def payload(api: FakeApi) -> dict[str, Any]:
     target = {"name": "Far", "url": api.url, "model": "m", "capabilities": {"chat": True}, "concurrency": 2}
-    judge = {"name": "grader", "endpoint": {**target, "name": "grader", "model": "j", "input_price": 1.0, "output_price": 2.0}}
+    judge = {
+        "name": "grader",
+        "endpoint": {**target, "name": "grader", "model": "j", "input_price": 1.0, "output_price": 2.0},
+    }
     config = {"task": task()}
     return {
         "evaluation_id": "e",
@@ -64,13 +69,23 @@ def payload(api: FakeApi) -> dict[str, Any]:
     }
 
 
-def test_a_judge_grades_the_answers_of_a_task_and_counts_what_it_could_not_read(room: EvaluationRoom, api: FakeApi) -> None:
+def test_a_judge_grades_the_answers_of_a_task_and_counts_what_it_could_not_read(
+    room: EvaluationRoom, api: FakeApi
+) -> None:
     reporter = Remembering()
     result = room.work("evaluate", payload(api), reporter=reporter)
     score = next(score for score in result["scores"] if score["metric"] == "judge")
-    assert (score["value"], score["n"]) == ((0 + 1 + 0.5 + 1) / 4, 4), "a share of the scale from 1 to 5; 99 is not on it"
+    assert (score["value"], score["n"]) == (
+        (0 + 1 + 0.5 + 1) / 4,
+        4,
+    ), "a share of the scale from 1 to 5; 99 is not on it"
     facts = result["facts"]["judge"]
-    assert (facts["name"], facts["missing"], facts["prompt_tokens"], facts["completion_tokens"]) == ("grader", 2, 18, 30)
+    assert (facts["name"], facts["missing"], facts["prompt_tokens"], facts["completion_tokens"]) == (
+        "grader",
+        2,
+        18,
+        30,
+    )
     assert facts["price_usd"] == pytest.approx((18 * 1 + 30 * 2) / 1e6)
     items = {event.position: event for event in reporter.all if event.type == "item"}
     assert items[1].shown["judge"] == "It is right. Score: 5"  # type: ignore[attr-defined]
@@ -80,7 +95,9 @@ def test_a_judge_grades_the_answers_of_a_task_and_counts_what_it_could_not_read(
     assert all(f"What is {n}?" in "".join(questions) for n in range(6))
 
 
-def test_a_stopped_evaluation_judges_no_recorded_item_twice(room: EvaluationRoom, api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_evaluation_judges_no_recorded_item_twice(
+    room: EvaluationRoom, api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(metric, "TOGETHER", 2)
     first = Remembering(stop_after=1)
     with pytest.raises(JobFailed):

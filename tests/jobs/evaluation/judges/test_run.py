@@ -34,7 +34,10 @@ class _Judge(BaseHTTPRequestHandler):
         status = self.server.statuses.pop(0) if self.server.statuses else 200
         text = body["messages"][0]["content"].split("<<answer A ")[1].split("<<answer B ")
         verdict = "A" if "right" in text[0] else "B" if "right" in text[1] else "TIE"
-        reply = {"choices": [{"message": {"content": f"Verdict: {verdict}"}}], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+        reply = {
+            "choices": [{"message": {"content": f"Verdict: {verdict}"}}],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 3},
+        }
         data = json.dumps(reply if status == 200 else {"error": "busy"}).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
@@ -69,7 +72,9 @@ def judge(root: Path, url: str, *, num: int = 6, reporter: Remembering | None = 
     return run.run(spec, reporter or Remembering()).dump()
 
 
-def test_a_judge_behind_an_api_is_asked_in_both_orders(tmp_path: Path, server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_judge_behind_an_api_is_asked_in_both_orders(
+    tmp_path: Path, server: _Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(JUDGE_KEY, "sesame")
     monkeypatch.setattr(endpoint.time, "sleep", lambda _: None)
     server.statuses = [429, 503]

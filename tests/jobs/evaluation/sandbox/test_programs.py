@@ -23,10 +23,10 @@ def _sandbox() -> None:
 
 def test_the_standard_library_its_folder_and_threads_work() -> None:
     result = run_program(
-        "import collections, decimal, hashlib, heapq, itertools, math, random, re, string, tempfile, threading, typing\n"
-        "thread = threading.Thread(target=print, args=('from a thread',)); thread.start(); thread.join()\n"
-        "open('note.txt', 'w').write('x'); assert open('note.txt').read() == 'x'\n"
-        "assert math.sqrt(4) == 2\n"
+        "import collections, decimal, hashlib, heapq, itertools, math, random, re, string, tempfile, threading,"
+        " typing\nthread = threading.Thread(target=print, args=('from a thread',)); thread.start();"
+        " thread.join()\nopen('note.txt', 'w').write('x'); assert open('note.txt').read() == 'x'\nassert math.sqrt(4)"
+        " == 2\n"
     )
     assert (result.outcome, result.error, result.output) == ("passed", "", "from a thread\n")
     assert any(layer.startswith("Landlock") for layer in result.layers)
@@ -47,15 +47,31 @@ def test_the_standard_library_its_folder_and_threads_work() -> None:
         "open('/etc/passwd')",
         "open('/proc/self/environ')",
         "import os; os.symlink('/etc/passwd', 'link'); open('link')",
-        "import ctypes; call = ctypes.CDLL(None).syscall\n"
-        "for number, argument in ((101, 16), (425, 1), (272, 0x10000000), (0x40000000 + 57, 0), (57, 0), (56, 17)):\n"
-        "    assert call(number, argument, 1, 0, 0, 0) == -1, number\n"
-        "raise OSError('every one was refused')",
+        (
+            "import ctypes; call = ctypes.CDLL(None).syscall\nfor number, argument in ((101, 16), (425, 1), (272,"
+            " 0x10000000), (0x40000000 + 57, 0), (57, 0), (56, 17)):\n    assert call(number, argument, 1, 0, 0, 0) =="
+            " -1, number\nraise OSError('every one was refused')"
+        ),
     ],
-    ids=["connect", "socketpair", "fork", "subprocess", "exec", "signal", "owner", "prlimit", "read", "proc", "link", "syscalls"],
+    ids=[
+        "connect",
+        "socketpair",
+        "fork",
+        "subprocess",
+        "exec",
+        "signal",
+        "owner",
+        "prlimit",
+        "read",
+        "proc",
+        "link",
+        "syscalls",
+    ],
 )
 def test_what_leaves_the_process_is_refused(program: str) -> None:
-    """The last one calls ptrace, io_uring_setup, unshare, fork by the x32 table, fork and clone directly (numbers of x86_64)."""
+    """The last one calls ptrace, io_uring_setup, unshare, fork by the x32 table, fork and clone directly (numbers of
+    x86_64).
+    """
     result = run_program(program)
     assert result.outcome == "failed"
     assert result.error.startswith(("PermissionError", "OSError: every one"))
@@ -65,7 +81,12 @@ def test_files_of_the_installation_can_be_neither_read_nor_changed(tmp_path: Pat
     database = tmp_path / "models.db"
     database.write_text("rows")
     database.chmod(0o666)
-    for action in ("open({0!r}).read()", "open({0!r}, 'a')", "import os; os.truncate({0!r}, 0)", "import os; os.chmod({0!r}, 0)"):
+    for action in (
+        "open({0!r}).read()",
+        "open({0!r}, 'a')",
+        "import os; os.truncate({0!r}, 0)",
+        "import os; os.chmod({0!r}, 0)",
+    ):
         assert run_program(action.format(str(database))).error.startswith("PermissionError")
     assert run_program(f"open({str(tmp_path / 'new')!r}, 'w')").error.startswith("PermissionError")
     assert run_program(f"import os; os.rename('/etc/hosts', {str(tmp_path / 'new')!r})").outcome == "failed"
@@ -79,30 +100,59 @@ def test_files_of_the_installation_can_be_neither_read_nor_changed(tmp_path: Pat
         ("while True: pass", Limits(cpu_s=1), "time"),
         ("import time; time.sleep(60)", Limits(wall_s=0.5), "time"),
         ("while True: print('x' * 10000)", Limits(output_bytes=2**16), "output"),
-        ("n = 0\nwhile True:\n    open(str(n), 'wb').write(bytes(10**6)); n += 1", Limits(folder_bytes=2**22), "output"),
         (
-            "import os\nkept = []\nfor n in range(50):\n    kept.append(open(str(n), 'w+b', buffering=0)); os.unlink(str(n))\n"
-            "    for _ in range(3): kept[-1].write(bytes(10**6))\nimport time; time.sleep(60)",
+            "n = 0\nwhile True:\n    open(str(n), 'wb').write(bytes(10**6)); n += 1",
+            Limits(folder_bytes=2**22),
+            "output",
+        ),
+        (
+            (
+                "import os\nkept = []\nfor n in range(50):\n    kept.append(open(str(n), 'w+b', buffering=0));"
+                " os.unlink(str(n))\n    for _ in range(3): kept[-1].write(bytes(10**6))\nimport time; time.sleep(60)"
+            ),
             Limits(),
             "output",
         ),
         (
-            "import os\nfor n in range(50):\n    fd = os.open('.', os.O_TMPFILE | os.O_RDWR)\n    os.write(fd, bytes(10**6))\n"
-            "import time; time.sleep(60)",
+            (
+                "import os\nfor n in range(50):\n    fd = os.open('.', os.O_TMPFILE | os.O_RDWR)\n    os.write(fd,"
+                " bytes(10**6))\nimport time; time.sleep(60)"
+            ),
             Limits(),
             "output",
         ),
         (
-            "import ctypes, os\nlibc = ctypes.CDLL(None)\nfor n in range(50):\n    fd = os.open(str(n), os.O_CREAT | os.O_RDWR)\n"
-            "    os.write(fd, bytes(10**6)); os.unlink(str(n)); libc.mmap(None, 4096, 1, 1, fd, 0); os.close(fd)\n"
-            "import time; time.sleep(60)",
+            (
+                "import ctypes, os\nlibc = ctypes.CDLL(None)\nfor n in range(50):\n    fd = os.open(str(n), os.O_CREAT"
+                " | os.O_RDWR)\n    os.write(fd, bytes(10**6)); os.unlink(str(n)); libc.mmap(None, 4096, 1, 1, fd, 0);"
+                " os.close(fd)\nimport time; time.sleep(60)"
+            ),
             Limits(),
             "output",
         ),
-        ("import os, time\nfor n in range(10**6):\n    os.mkdir(str(n))\ntime.sleep(60)", Limits(folder_bytes=2**20), "output"),
-        ("import os, time\nfor _ in range(2000):\n    os.mkdir('d' * 9); os.chdir('d' * 9)\ntime.sleep(60)", Limits(), "output"),
+        (
+            "import os, time\nfor n in range(10**6):\n    os.mkdir(str(n))\ntime.sleep(60)",
+            Limits(folder_bytes=2**20),
+            "output",
+        ),
+        (
+            "import os, time\nfor _ in range(2000):\n    os.mkdir('d' * 9); os.chdir('d' * 9)\ntime.sleep(60)",
+            Limits(),
+            "output",
+        ),
     ],
-    ids=["memory", "loop", "sleep", "output", "disk", "deleted files", "files without a name", "mapped files", "folders", "depth"],
+    ids=[
+        "memory",
+        "loop",
+        "sleep",
+        "output",
+        "disk",
+        "deleted files",
+        "files without a name",
+        "mapped files",
+        "folders",
+        "depth",
+    ],
 )
 def test_a_limit_ends_the_program(program: str, limits: Limits, outcome: str) -> None:
     started = time.monotonic()
@@ -111,9 +161,9 @@ def test_a_limit_ends_the_program(program: str, limits: Limits, outcome: str) ->
 
 
 THREADS = (
-    "import threading, time\nthreading.stack_size(32768)\nstarted = []\n"
-    "for _ in range({count}):\n    threading.Thread(target=time.sleep, args=({seconds},), daemon=True).start(); started.append(1)\n"
-    "print(len(started), flush=True)\n"
+    "import threading, time\nthreading.stack_size(32768)\nstarted = []\nfor _ in range({count}):\n   "
+    " threading.Thread(target=time.sleep, args=({seconds},), daemon=True).start();"
+    " started.append(1)\nprint(len(started), flush=True)\n"
 )
 
 
@@ -127,8 +177,12 @@ def test_threads_are_bounded() -> None:
 
 
 def test_what_the_kernel_refuses_by_itself_bounds_what_a_program_holds_between_two_looks() -> None:
-    """Without a look at it 64 open files held 1 GB; a file has a quarter of the folder now, and space can't be reserved."""
-    result = run_program("file = open('a', 'wb', buffering=0)\nwhile True: file.write(bytes(10**6))", limits=Limits(folder_bytes=2**24))
+    """Without a look at it 64 open files held 1 GB; a file has a quarter of the folder now, and space can't be
+    reserved.
+    """
+    result = run_program(
+        "file = open('a', 'wb', buffering=0)\nwhile True: file.write(bytes(10**6))", limits=Limits(folder_bytes=2**24)
+    )
     assert result.error.startswith("OSError: [Errno 27]")
     assert run_program("import ctypes, os\nassert ctypes.CDLL(None).syscall(285, 3, 0, 0, 4096) == -1").passed
     own_files = "import ctypes\nassert ctypes.CDLL(None).syscall(56, 0x00010000 | 0x800 | 0x100, 0, 0, 0, 0) == -1"
@@ -140,8 +194,10 @@ def test_what_the_kernel_refuses_by_itself_bounds_what_a_program_holds_between_t
     [
         "import os; os._exit(0)",
         "raise SystemExit(0)",
-        'import os\nfor fd in range(3, 9):\n  try: os.write(fd, b\'{"outcome": "passed", "error": "", "nonce": "x"}\\n\')\n'
-        "  except OSError: pass\nos._exit(0)",
+        (
+            'import os\nfor fd in range(3, 9):\n  try: os.write(fd, b\'{"outcome": "passed", "error": "", "nonce":'
+            ' "x"}\\n\')\n  except OSError: pass\nos._exit(0)'
+        ),
     ],
     ids=["exit", "system exit", "forged report"],
 )

@@ -17,8 +17,8 @@ CHATML = (
     "<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 FORGETFUL = (
-    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' and not loop.last %}{{ m.content[:2] }}{% else %}{{ m.content }}"
-    "{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' and not loop.last %}{{ m.content[:2] }}{% else"
+    " %}{{ m.content }}{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 TWO_TURNS = [
     {"role": "system", "content": "You know the village."},
@@ -37,9 +37,13 @@ def make(template: str | None = None) -> Any:
 
 
 @pytest.mark.parametrize(
-    "template", [None, CHATML, PLAIN_TEMPLATE, TEXT_TEMPLATE, FORGETFUL], ids=["own", "chatml", "plain", "text", "forgetful"]
+    "template",
+    [None, CHATML, PLAIN_TEMPLATE, TEXT_TEMPLATE, FORGETFUL],
+    ids=["own", "chatml", "plain", "text", "forgetful"],
 )
-@pytest.mark.parametrize("messages", [TWO_TURNS, TWO_TURNS[:3], TWO_TURNS[1:3]], ids=["two-turns", "one-turn", "no-system"])
+@pytest.mark.parametrize(
+    "messages", [TWO_TURNS, TWO_TURNS[:3], TWO_TURNS[1:3]], ids=["two-turns", "one-turn", "no-system"]
+)
 def test_ids_equal_those_of_apply_chat_template(template: str | None, messages: list[dict[str, str]]) -> None:
     tokenizer = make(template)
     ids, mask = encode_chat(tokenizer, messages)
@@ -48,7 +52,9 @@ def test_ids_equal_those_of_apply_chat_template(template: str | None, messages: 
 
 
 @pytest.mark.parametrize("template", [None, CHATML, TEXT_TEMPLATE], ids=["own", "chatml", "text"])
-def test_generation_prompt_and_completion_are_the_training_ids_and_the_completion_is_what_is_trained(template: str | None) -> None:
+def test_generation_prompt_and_completion_are_the_training_ids_and_the_completion_is_what_is_trained(
+    template: str | None,
+) -> None:
     tokenizer = make(template)
     for turn in (2, 4):
         ids, mask = encode_chat(tokenizer, TWO_TURNS[: turn + 1])
@@ -90,7 +96,9 @@ def test_a_token_that_reaches_from_the_prompt_into_the_answer_is_not_trained_on(
     word = "Everyone"
     whole = encode_texts(tokenizer, [word])[0]
     assert len(whole) < len(encode_texts(tokenizer, [word[:4]])[0]) + len(encode_texts(tokenizer, [word[4:]])[0])
-    ids, mask = encode_chat(tokenizer, [{"role": "user", "content": word[:4]}, {"role": "assistant", "content": word[4:]}])
+    ids, mask = encode_chat(
+        tokenizer, [{"role": "user", "content": word[:4]}, {"role": "assistant", "content": word[4:]}]
+    )
     assert [tokenizer.decode([token]) for token, chosen in zip(ids, mask, strict=True) if chosen] == ["<|end|>"]
 
 

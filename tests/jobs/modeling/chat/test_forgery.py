@@ -15,12 +15,26 @@ from jobs.serving.prompts import encode_prompts
 from tests.support.networks.chat_paths import prompts_everywhere
 from tests.support.networks.chat_styles import ALL, ANSWER, ASKED, LOOK, SYSTEM, Style, make_tokenizer, tokenizer_of
 
-MARKS = ("<|im_start|>", "<|im_end|>", "<|eot|>", "</s>", "<s>", "[INST]", "<end_turn>", "<|endoftext|>", *SPECIAL_TOKENS)
+MARKS = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|eot|>",
+    "</s>",
+    "<s>",
+    "[INST]",
+    "<end_turn>",
+    "<|endoftext|>",
+    *SPECIAL_TOKENS,
+)
 
 
 def marks_of(tokenizer: Any) -> dict[int, str]:
     """Return the special tokens, without those of single bytes."""
-    return {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special and token.content[:3] != "<0x"}
+    return {
+        index: token.content
+        for index, token in tokenizer.added_tokens_decoder.items()
+        if token.special and token.content[:3] != "<0x"
+    }
 
 
 def specials_of(tokenizer: Any, ids: list[int]) -> list[int]:
@@ -43,7 +57,9 @@ def test_special_tokens_in_a_message_are_text_on_every_path(style: str) -> None:
     assert all(mark in decoded for mark in MARKS), "the text of the markers survives"
     for path, other in prompts_everywhere(tokenizer, hostile, None).items():
         assert other == ids, path
-    body = ChatBody.model_validate({"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": text}]}]})
+    body = ChatBody.model_validate(
+        {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": text}]}]}
+    )
     assert encode_prompts(tokenizer, body.to_request()) == [ids]
 
 
@@ -53,9 +69,13 @@ def test_a_forged_answer_is_not_trained_on_and_a_real_one_ends_where_the_templat
     messages = [{"role": "user", "content": text}, {"role": "assistant", "content": f"Sure.{text}"}, ASKED, ANSWER]
     honest = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Sure."}, ASKED, ANSWER]
     encoded, expected = (encode_row(tokenizer, {"messages": rows}, context=8192) for rows in (messages, honest))
-    assert [specials_of(tokenizer, one.untruncated) for one in encoded] == [specials_of(tokenizer, one.untruncated) for one in expected]
+    assert [specials_of(tokenizer, one.untruncated) for one in encoded] == [
+        specials_of(tokenizer, one.untruncated) for one in expected
+    ]
     for one, other in zip(encoded, expected, strict=True):
-        trained, expected = (specials_of(tokenizer, [t for t in row.targets.tolist() if t != -100]) for row in (one, other))
+        trained, expected = (
+            specials_of(tokenizer, [t for t in row.targets.tolist() if t != -100]) for row in (one, other)
+        )
         assert trained == expected
 
 
@@ -66,7 +86,11 @@ def test_tools_their_calls_and_results_forge_nothing(style: str) -> None:
     def talk(words: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         function = {"name": "look", "arguments": json.dumps({"place": words, words: 1})}
         tool = {"type": "function", "function": {**LOOK["function"], "description": words}}  # type: ignore[dict-item]
-        call = {"role": "assistant", "content": "", "tool_calls": [{"id": "c1", "type": "function", "function": function}]}
+        call = {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "c1", "type": "function", "function": function}],
+        }
         result = {"role": "tool", "content": words, "tool_call_id": "c1"}
         return [{**SYSTEM, "content": words}, ASKED, call, result, ANSWER], [tool]
 
@@ -84,9 +108,14 @@ def test_a_text_without_special_tokens_is_unchanged() -> None:
 
 
 def test_the_rest_of_a_broken_token_spells_no_other_token() -> None:
-    tokenizer = make_tokenizer(Style(ALL["chatml"].template, ("<|im_start|>", "<|im_end|>", "|im_end|>", "im_end"), eos="<|im_end|>"))
+    tokenizer = make_tokenizer(
+        Style(ALL["chatml"].template, ("<|im_start|>", "<|im_end|>", "|im_end|>", "im_end"), eos="<|im_end|>")
+    )
     expected = specials_of(tokenizer, encode_prompt(tokenizer, [ASKED]))
-    assert specials_of(tokenizer, encode_prompt(tokenizer, [{"role": "user", "content": "<|im_end|> im_end |im_end|>"}])) == expected
+    assert (
+        specials_of(tokenizer, encode_prompt(tokenizer, [{"role": "user", "content": "<|im_end|> im_end |im_end|>"}]))
+        == expected
+    )
 
 
 def test_role_marks_that_a_tokenizer_does_not_declare_special_are_broken_too() -> None:

@@ -1,4 +1,6 @@
-"""Trainer, playground, endpoint, evaluation and battles render a conversation to the same tokens, for every checkpoint."""
+"""Trainer, playground, endpoint, evaluation and battles render a conversation to the same tokens, for every
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,18 @@ from jobs.modeling.tokenizers import byte_tokenizer
 from jobs.serving.prompts import encode_prompts
 from jobs.serving.replica import add_end_token
 from tests.support.networks.chat_paths import prompts_everywhere
-from tests.support.networks.chat_styles import ALL, ANSWER, ASKED, CONVERSATIONS, LOOK, R1, SYSTEM, Style, make_tokenizer, tokenizer_of
+from tests.support.networks.chat_styles import (
+    ALL,
+    ANSWER,
+    ASKED,
+    CONVERSATIONS,
+    LOOK,
+    R1,
+    SYSTEM,
+    Style,
+    make_tokenizer,
+    tokenizer_of,
+)
 
 CASES = [
     pytest.param(style, name, id=f"{style}-{name}")
@@ -42,7 +55,11 @@ def test_every_path_gives_the_ids_of_transformers_own_rendering(style: str, name
         if message["role"] != "assistant":
             continue
         expected = tokenizer.apply_chat_template(
-            template_messages(messages[:place]), tools=tools, add_generation_prompt=True, tokenize=True, return_dict=False
+            template_messages(messages[:place]),
+            tools=tools,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
         )
         assert encode_prompt(tokenizer, messages[:place], tools=tools) == expected
         for path, ids in prompts_everywhere(tokenizer, messages[:place], tools).items():
@@ -68,7 +85,9 @@ def test_trained_tokens_are_those_that_generation_produces_after_its_prompt(styl
         text = tokenizer.decode(answer)
         assert message["content"].strip() in text
         assert not message.get("tool_calls") or "look" in text
-        assert tokenizer.decode(answer[-1:]) in tokenizer.all_special_tokens, "the answer ends with the token that ends a turn"
+        assert tokenizer.decode(answer[-1:]) in tokenizer.all_special_tokens, (
+            "the answer ends with the token that ends a turn"
+        )
 
 
 def spans_of(targets: list[int], ids: list[int]) -> list[tuple[list[int], list[int]]]:
@@ -84,7 +103,15 @@ def spans_of(targets: list[int], ids: list[int]) -> list[tuple[list[int], list[i
 
 
 def tiny(family: str) -> ArchitectureConfig:
-    shape = {"family": family, "num_layers": 2, "width": 32, "num_heads": 2, "num_kv_heads": 2, "context": 256, "vocab_size": 262}
+    shape = {
+        "family": family,
+        "num_layers": 2,
+        "width": 32,
+        "num_heads": 2,
+        "num_kv_heads": 2,
+        "context": 256,
+        "vocab_size": 262,
+    }
     small = {
         "num_experts": 2,
         "experts_per_token": 1,
@@ -131,7 +158,12 @@ def test_a_base_keeps_its_own_template_through_a_checkpoint(style: str, tmp_path
 def test_a_template_that_rewrites_earlier_answers_still_has_each_trained_on_once() -> None:
     tokenizer = tokenizer_of("qwen3")
     thought = {"role": "assistant", "content": "<think>\nhm\n</think>\n\nMira."}
-    messages = [ASKED, thought, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "<think>\nyes\n</think>\n\nYes."}]
+    messages = [
+        ASKED,
+        thought,
+        {"role": "user", "content": "Sure?"},
+        {"role": "assistant", "content": "<think>\nyes\n</think>\n\nYes."},
+    ]
     last, first = training_chats(tokenizer, messages)
     assert trained_text(tokenizer, last) == "<think>\nyes\n</think>\n\nYes.<|im_end|>"
     assert trained_text(tokenizer, first) == "<think>\nhm\n</think>\n\nMira.<|im_end|>"
@@ -167,7 +199,8 @@ def test_a_base_without_a_system_role_refuses_it_on_every_path() -> None:
 
 
 @pytest.mark.parametrize(
-    ("style", "end"), [("chatml-other-eos", "<|im_end|>"), ("gemma", "<end_turn>"), ("llama3", "<|eot|>"), ("own", "<|end|>")]
+    ("style", "end"),
+    [("chatml-other-eos", "<|im_end|>"), ("gemma", "<end_turn>"), ("llama3", "<|eot|>"), ("own", "<|end|>")],
 )
 def test_generation_stops_where_the_template_ends_a_turn(style: str, end: str) -> None:
     tokenizer = tokenizer_of(style)
@@ -189,8 +222,13 @@ def test_a_template_that_ends_turns_with_nothing_has_no_end_token() -> None:
 def test_our_template_writes_tools_as_text_that_can_be_parsed() -> None:
     tokenizer = tokenizer_of("own")
     text = tokenizer.decode(encode_chat(tokenizer, CONVERSATIONS["tools"], tools=[LOOK])[0])
-    assert f"<|system|>You know the village.\n\nYou may call these tools:\n<tools>\n{json.dumps(LOOK)}\n</tools>" in text
-    assert '<|assistant|><tool_call>\n{"name": "look", "arguments": {"place": "the tower", "deep": true}}\n</tool_call><|end|>' in text
+    assert (
+        f"<|system|>You know the village.\n\nYou may call these tools:\n<tools>\n{json.dumps(LOOK)}\n</tools>" in text
+    )
+    assert (
+        '<|assistant|><tool_call>\n{"name": "look", "arguments": {"place": "the tower", "deep":'
+        " true}}\n</tool_call><|end|>" in text
+    )
     assert '<|user|><tool_response>\n{"seen": "a lamp"}\n</tool_response><|end|>' in text
     alone = tokenizer.decode(encode_prompt(tokenizer, [ASKED], tools=[LOOK]))
     assert alone.startswith("<|bos|><|system|>You may call these tools:")

@@ -1,4 +1,6 @@
-"""Export jobs: a GGUF file of an adapter, a push to a Hub as one commit, a stop that leaves no files, a key that is stored nowhere."""
+"""Export jobs: a GGUF file of an adapter, a push to a Hub as one commit, a stop that leaves no files, a key that is
+stored nowhere.
+"""
 
 from __future__ import annotations
 
@@ -56,22 +58,36 @@ def test_an_adapter_is_merged_and_exported_as_one_file(rooms: Rooms) -> None:
     recorder = Recorder()
     result = export(rooms, "file", format="gguf", numbers="f32", reporter=recorder)
     assert sorted(path.name for path in (rooms.root / "file").iterdir()) == ["README.md", "tuned-f32.gguf"]
-    assert (result["folder"], result["files"], result["adapter"], result["pushed"]) == ("file", ["tuned-f32.gguf"], False, None)
+    assert (result["folder"], result["files"], result["adapter"], result["pushed"]) == (
+        "file",
+        ["tuned-f32.gguf"],
+        False,
+        None,
+    )
     assert recorder.progressed[-1][0] == recorder.progressed[-1][1] > 10
     ids = torch.arange(20)[None]
-    back = AutoModelForCausalLM.from_pretrained(str(rooms.root / "file"), gguf_file="tuned-f32.gguf", dtype=torch.float32)
+    back = AutoModelForCausalLM.from_pretrained(
+        str(rooms.root / "file"), gguf_file="tuned-f32.gguf", dtype=torch.float32
+    )
     merged = load_network(rooms.root / "tuned/checkpoints/step-000003")
     torch.testing.assert_close(back(input_ids=ids).logits, merged(input_ids=ids).logits, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(
-    ("format", "large"), [("hf", "adapter_model.safetensors"), ("merged", "model.safetensors"), ("gguf", "tuned-f16.gguf")]
+    ("format", "large"),
+    [("hf", "adapter_model.safetensors"), ("merged", "model.safetensors"), ("gguf", "tuned-f16.gguf")],
 )
-def test_a_push_is_one_commit_and_the_key_is_not_uploaded(rooms: Rooms, hub: HubServer, format: str, large: str) -> None:
+def test_a_push_is_one_commit_and_the_key_is_not_uploaded(
+    rooms: Rooms, hub: HubServer, format: str, large: str
+) -> None:
     recorder = Recorder()
-    result = export(rooms, f"pushed-{format}", format=format, push={"repo": "me/tuned", "private": True}, reporter=recorder)
+    result = export(
+        rooms, f"pushed-{format}", format=format, push={"repo": "me/tuned", "private": True}, reporter=recorder
+    )
     there, here = hub.root / "models/me/tuned", rooms.root / f"pushed-{format}"
-    assert {path.name: path.read_bytes() for path in there.iterdir()} == {path.name: path.read_bytes() for path in here.iterdir()}
+    assert {path.name: path.read_bytes() for path in there.iterdir()} == {
+        path.name: path.read_bytes() for path in here.iterdir()
+    }
     assert (there / large).is_file()
     assert (there / "README.md").read_text() == "# Tuned\n"
     assert (hub.created, hub.keys) == ({"me/tuned": True}, {f"Bearer {KEY}", ""})
@@ -82,7 +98,9 @@ def test_a_push_is_one_commit_and_the_key_is_not_uploaded(rooms: Rooms, hub: Hub
     assert not any(KEY.encode() in path.read_bytes() for path in here.iterdir())
 
 
-def test_a_push_without_a_valid_key_is_refused_and_leaves_no_files(rooms: Rooms, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_push_without_a_valid_key_is_refused_and_leaves_no_files(
+    rooms: Rooms, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     push = {"repo": "me/tuned", "private": True}
     hub.status = 403
     with pytest.raises(Unavailable, match="refuses me/tuned with status 403"):
@@ -118,7 +136,10 @@ def test_a_merged_reward_adapter_scores_as_before(rooms: Rooms) -> None:
     checkpoint = training.run(rooms.training("reward", run="judge", job="judge", **steps), Recorder()).checkpoint
     result = export(rooms, "whole judge", format="merged", checkpoint=checkpoint)
     assert (result["adapter"], result["architecture"]) == (False, "LlamaForSequenceClassification")
-    whole, ids = AutoModelForSequenceClassification.from_pretrained(str(rooms.root / "whole judge")), torch.arange(3, 20)[None]
+    whole, ids = (
+        AutoModelForSequenceClassification.from_pretrained(str(rooms.root / "whole judge")),
+        torch.arange(3, 20)[None],
+    )
     with torch.inference_mode():
         before = load_scorer(rooms.root / checkpoint, pad_id=2, merge_adapter=False)(input_ids=ids).logits
         torch.testing.assert_close(whole(input_ids=ids).logits, before, atol=1e-5, rtol=0)

@@ -14,8 +14,14 @@ from jobs.modeling.languages import LanguageGuesser
 from jobs.modeling.tokenizers import byte_tokenizer, train_bpe, train_unigram
 from tests.support.training_rooms import Recorder, Rooms, make_stories, write_dataset
 
-ENGLISH = "The old keeper lit the lamp before the storm reached the little harbour, and nobody in the village slept that night."
-GERMAN = "Der alte Müller fragte seine Tochter, warum das Wasser im Bach hinter der Mühle schon seit Tagen nicht mehr fließt."
+ENGLISH = (
+    "The old keeper lit the lamp before the storm reached the little harbour, and nobody in the village slept that"
+    " night."
+)
+GERMAN = (
+    "Der alte Müller fragte seine Tochter, warum das Wasser im Bach hinter der Mühle schon seit Tagen nicht mehr"
+    " fließt."
+)
 CHINESE = "磨坊主问他的女儿，为什么磨坊后面小溪里的水已经好几天不流了，村里没有人知道答案。"
 
 
@@ -36,12 +42,17 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
 
 
 def report(rooms: Rooms, tokenizers: list[str], datasets: list[str], recorder: Recorder | None = None):  # type: ignore[no-untyped-def]
-    payload = {"tokenizers": [{"name": n, "folder": n} for n in tokenizers], "datasets": [{"name": n, "folder": n} for n in datasets]}
+    payload = {
+        "tokenizers": [{"name": n, "folder": n} for n in tokenizers],
+        "datasets": [{"name": n, "folder": n} for n in datasets],
+    }
     return run_tokenizer_report.run(rooms.spec(payload, kind="tokenizer_report"), recorder or Recorder()).dump()
 
 
 def measure(result, tokenizer: int, language: str | None = None, dataset: int = 0):  # type: ignore[no-untyped-def]
-    (measured,) = [m for m in result["measures"] if (m["tokenizer"], m["language"], m["dataset"]) == (tokenizer, language, dataset)]
+    (measured,) = [
+        m for m in result["measures"] if (m["tokenizer"], m["language"], m["dataset"]) == (tokenizer, language, dataset)
+    ]
     return measured
 
 
@@ -108,5 +119,12 @@ def test_tokenizers_that_can_not_be_measured_are_refused(rooms: Rooms) -> None:
 
 def test_short_and_unclear_texts_are_not_given_a_language() -> None:
     guesser = LanguageGuesser()
-    assert [guesser.guess(text) for text in ("", "12345", "ok", ENGLISH, GERMAN, CHINESE)] == ["short", "short", "short", "en", "de", "zh"]
+    assert [guesser.guess(text) for text in ("", "12345", "ok", ENGLISH, GERMAN, CHINESE)] == [
+        "short",
+        "short",
+        "short",
+        "en",
+        "de",
+        "zh",
+    ]
     assert guesser.guess("\x00" * 50) == "short"

@@ -43,7 +43,9 @@ def tokenizer() -> Any:
 
 def network_of(family: str, **values: Any) -> Any:
     heads = {} if "num_kv_heads" in FAMILIES[family].fixed else {"num_kv_heads": 2}
-    config = ArchitectureConfig(family=family, num_layers=7, width=64, num_heads=4, context=1024, vocab_size=320, **{**heads, **values})
+    config = ArchitectureConfig(
+        family=family, num_layers=7, width=64, num_heads=4, context=1024, vocab_size=320, **{**heads, **values}
+    )
     network = build_network(config, seed=2, bos_token_id=0, eos_token_id=1, pad_token_id=2)
     with torch.no_grad():
         for parameter in network.parameters():  # norms and biases that change the result
@@ -93,7 +95,11 @@ def test_the_gguf_file_holds_tokenizer_and_template(family: str, tokenizer: Any,
         assert back.encode(text, add_special_tokens=False) == tokenizer.encode(text, add_special_tokens=False)
     assert back.chat_template == tokenizer.chat_template
     header = read_gguf(tmp_path / "a.gguf")
-    assert (header.vocab_size, header.values["tokenizer.ggml.pre"], header.values["tokenizer.ggml.eos_token_id"]) == (320, "gpt-2", 1)
+    assert (header.vocab_size, header.values["tokenizer.ggml.pre"], header.values["tokenizer.ggml.eos_token_id"]) == (
+        320,
+        "gpt-2",
+        1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,7 +113,9 @@ def test_the_gguf_file_holds_tokenizer_and_template(family: str, tokenizer: Any,
     ],
     ids=["bloom", "smollm3", "window", "pattern", "rope"],
 )
-def test_networks_that_gguf_can_not_represent_are_refused(make: Any, words: str, tokenizer: Any, tmp_path: Path) -> None:
+def test_networks_that_gguf_can_not_represent_are_refused(
+    make: Any, words: str, tokenizer: Any, tmp_path: Path
+) -> None:
     with pytest.raises(InvalidInput, match=words) as error:
         write_gguf(tmp_path / "a.gguf", network=make(), tokenizer=tokenizer, name="a")
     assert (error.value.field, "folder" in str(error.value.remedy), list(tmp_path.iterdir())) == ("format", True, [])
@@ -115,11 +123,19 @@ def test_networks_that_gguf_can_not_represent_are_refused(make: Any, words: str,
 
 def test_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="only byte-level BPE"):
-        write_gguf(tmp_path / "a.gguf", network=network_of("llama"), tokenizer=train_unigram(TEXTS, vocab_size=320), name="a")
+        write_gguf(
+            tmp_path / "a.gguf", network=network_of("llama"), tokenizer=train_unigram(TEXTS, vocab_size=320), name="a"
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def _stretched() -> Any:
     rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}
-    shape = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1, "intermediate_size": 64, "vocab_size": 320}
+    shape = {
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 1,
+        "intermediate_size": 64,
+        "vocab_size": 320,
+    }
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, rope_parameters=rope))

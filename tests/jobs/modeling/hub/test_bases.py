@@ -52,7 +52,9 @@ def hub(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         yield server
 
 
-def add(root: Path, reporter: Any = None, *, hub: str = "tiny/llama", job: str = "job", **payload: Any) -> dict[str, Any]:
+def add(
+    root: Path, reporter: Any = None, *, hub: str = "tiny/llama", job: str = "job", **payload: Any
+) -> dict[str, Any]:
     """Run the job that adds a base from the Hub."""
     spec = make_spec("add_base", {"hub": hub, "out": f"bases/{job}", **payload}, root=root, job=job)
     return run(spec, reporter or RememberingReporter()).dump()
@@ -156,7 +158,9 @@ def test_a_stopped_download_keeps_no_files(hub: HubServer, tmp_path: Path) -> No
 
 def test_a_full_disk_is_reported_before_weights_are_downloaded(hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"the disk has .* free"):
-        add(tmp_path, keep_free_bytes=shutil.disk_usage(tmp_path).total)  # free space changes while other programs use the disk
+        add(
+            tmp_path, keep_free_bytes=shutil.disk_usage(tmp_path).total
+        )  # free space changes while other programs use the disk
     assert hub.sent[WEIGHTS] < 10_000
 
 
@@ -206,7 +210,9 @@ def spoil(hub: HubServer, how: str) -> None:
         ("nothing", "holds no base"),
     ],
 )
-def test_an_unusable_base_is_refused_before_its_weights_are_downloaded(hub: HubServer, tmp_path: Path, how: str, words: str) -> None:
+def test_an_unusable_base_is_refused_before_its_weights_are_downloaded(
+    hub: HubServer, tmp_path: Path, how: str, words: str
+) -> None:
     spoil(hub, how)
     with pytest.raises(InvalidInput, match=words):
         add(tmp_path)
@@ -215,7 +221,9 @@ def test_an_unusable_base_is_refused_before_its_weights_are_downloaded(hub: HubS
         look_up_base("tiny/llama")
 
 
-def test_a_gated_repository_is_refused_with_the_remedy(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gated_repository_is_refused_with_the_remedy(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(NotFound, match="no revision 'v9'"):
         look_up_base("tiny/llama", revision="v9")
     with pytest.raises(NotFound, match="no checkpoint tiny/none"):
@@ -235,7 +243,9 @@ def test_a_gated_repository_is_refused_with_the_remedy(hub: HubServer, tmp_path:
     assert "secretkey" not in json.dumps([*reporter.lines, result, read_card(tmp_path / result["folder"])], default=str)
 
 
-def test_the_local_cache_is_used_if_the_hub_is_unreachable(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_local_cache_is_used_if_the_hub_is_unreachable(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     snapshot_download("tiny/llama", endpoint=hub.url, ignore_patterns=["*.bin", "*.py"])
     hub.status = 503
@@ -248,7 +258,9 @@ def test_the_local_cache_is_used_if_the_hub_is_unreachable(hub: HubServer, tmp_p
         add(tmp_path, revision="v1", job="other")
 
 
-def test_an_unreachable_hub_is_reported_at_once(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported_at_once(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.status = 503
     with pytest.raises(Unavailable, match="answers 503"):
         add(tmp_path)

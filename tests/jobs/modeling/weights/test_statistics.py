@@ -79,7 +79,9 @@ def test_outlier_tensors_are_flagged(tmp_path: Path) -> None:
     channel, spike = torch.randn(40, 40), torch.randn(100, 100)
     channel[:, 7] *= 30
     spike[0, 0] = 90
-    folder = save_weights(tmp_path / "w", **tensors, dead=torch.zeros(9, 9), channel=channel, spike=spike, fine=torch.randn(30, 30))
+    folder = save_weights(
+        tmp_path / "w", **tensors, dead=torch.zeros(9, 9), channel=channel, spike=spike, fine=torch.randn(30, 30)
+    )
     outliers = find_outliers(list(read_all(folder).values()))
     words = {outlier.name: outlier.text for outlier in reversed(outliers)}
     assert outliers[0].name == "model.layers.1.mlp.up.weight"
@@ -92,7 +94,9 @@ def test_outlier_tensors_are_flagged(tmp_path: Path) -> None:
 
 
 def test_tensor_names_of_every_family_are_split_into_layer_and_part() -> None:
-    assert place_of("model.layers.12.self_attn.q_proj.weight") == weight_statistics.TensorPosition(12, "self_attn.q_proj.weight")
+    assert place_of("model.layers.12.self_attn.q_proj.weight") == weight_statistics.TensorPosition(
+        12, "self_attn.q_proj.weight"
+    )
     assert place_of("transformer.h.3.attn.c_attn.weight") == weight_statistics.TensorPosition(3, "attn.c_attn.weight")
     assert place_of("h.0.mlp.dense_h_to_4h.bias") == weight_statistics.TensorPosition(0, "mlp.dense_h_to_4h.bias")
     assert place_of("model.embed_tokens.weight") == weight_statistics.TensorPosition(None, "embed_tokens.weight")
@@ -101,9 +105,13 @@ def test_tensor_names_of_every_family_are_split_into_layer_and_part() -> None:
 def test_an_adapter_is_merged_and_its_difference_to_the_base_is_its_matrices(tmp_path: Path) -> None:
     base = make_network("llama")
     save_checkpoint(tmp_path / "base", model=base, tokenizer=byte_tokenizer(), meta={})
-    adapted = peft.get_peft_model(base, peft.LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], init_lora_weights=False))
+    adapted = peft.get_peft_model(
+        base, peft.LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], init_lora_weights=False)
+    )
     adapted.peft_config["default"].base_model_name_or_path = "base"
-    save_checkpoint(tmp_path / "adapter", model=adapted, tokenizer=byte_tokenizer(), meta={"base": "base", "base_path": "../base"})
+    save_checkpoint(
+        tmp_path / "adapter", model=adapted, tokenizer=byte_tokenizer(), meta={"base": "base", "base_path": "../base"}
+    )
     with WeightFolder(tmp_path / "base") as left, WeightFolder(tmp_path / "adapter") as right:
         assert set(left.names()) == set(right.names())
         name = "model.layers.1.self_attn.q_proj.weight"

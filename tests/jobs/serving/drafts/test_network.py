@@ -28,14 +28,21 @@ def ask(name: str, tokens: list[int]) -> Ask:
 def generated(network: Any, tokens: list[int], count: int) -> list[int]:
     prompt = torch.tensor([tokens])
     ids = network.generate(
-        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=count,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
     )
     return list(ids[0, len(tokens) :].tolist())
 
 
 def test_drafts_continue_each_request_as_the_network_does_after_right_and_wrong_drafts(library: Library) -> None:
     reference, draft = make_llama(), make_draft(library, make_llama())
-    texts = {name: [(number * step + 3) % 250 for number in range(20)] for name, step in (("a", 5), ("b", 11), ("c", 17))}
+    texts = {
+        name: [(number * step + 3) % 250 for number in range(20)] for name, step in (("a", 5), ("b", 11), ("c", 17))
+    }
     for step in range(6):
         proposed = draft.propose([ask(name, tokens) for name, tokens in texts.items()], 3, vocab_size=260)
         assert proposed == [generated(reference, tokens, 3) for tokens in texts.values()]
@@ -61,7 +68,9 @@ def test_a_long_prompt_is_read_in_parts_before_anything_is_proposed(library: Lib
 
 def test_a_prompt_is_not_read_before_its_answer_took_as_long_as_reading_it_would(library: Library) -> None:
     draft, tokens = make_draft(library, make_llama()), [(number * 13 + 5) % 250 for number in range(100)]
-    assert len(draft.propose([Ask("first", tokens, Draw.of(GREEDY), spent_s=0.0)], 2, vocab_size=260)[0]) == 2  # measures
+    assert (
+        len(draft.propose([Ask("first", tokens, Draw.of(GREEDY), spent_s=0.0)], 2, vocab_size=260)[0]) == 2
+    )  # measures
     for spent_s, count in ((0.0, 0), (60.0, 2), (0.0, 2)):  # what was read stays read
         asked = Ask("second", tokens[::-1], Draw.of(GREEDY), spent_s=spent_s)
         assert len(draft.propose([asked], 2, vocab_size=260)[0]) == count

@@ -73,7 +73,9 @@ def test_one_pause_of_the_machine_does_not_change_the_choice() -> None:
     assert pace.choose(1) == 4
 
 
-@pytest.mark.parametrize(("share", "length", "expected"), [(0.0, 4, 1.0), (1.0, 4, 5.0), (0.5, 2, 1.75), (0.8, 3, 2.952)])
+@pytest.mark.parametrize(
+    ("share", "length", "expected"), [(0.0, 4, 1.0), (1.0, 4, 5.0), (0.5, 2, 1.75), (0.8, 3, 2.952)]
+)
 def test_expected_tokens_are_those_of_the_formula(share: float, length: int, expected: float) -> None:
     """(1 - a^(k + 1)) / (1 - a) of Leviathan, Kalman and Matias (2023), equation 1."""
     acceptance = Acceptance(right=1000 * share, checked=1000.0)

@@ -23,7 +23,10 @@ def test_a_replica_answers_as_without_its_draft_and_counts_what_was_accepted(lib
     network = make_llama()
     save_checkpoint(tmp_path / "checkpoint", network=network)
     fuse_layers(network, library=library)
-    engine, params = BatchingEngine(network, make_tokenizer()), {"max_tokens": 60, "temperature": 1.0, "seed": 3, "ignore_end": True}
+    engine, params = (
+        BatchingEngine(network, make_tokenizer()),
+        {"max_tokens": 60, "temperature": 1.0, "seed": 3, "ignore_end": True},
+    )
     expected = Caught(engine, "Hello", **params).wait().ids
     engine.close()
     replica = RunningReplica(tmp_path, draft="checkpoint")

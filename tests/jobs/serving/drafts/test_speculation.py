@@ -31,7 +31,13 @@ REQUESTS: list[dict[str, Any]] = [
     {"temperature": 0, "logit_bias": ((65, 4.0),), "frequency_penalty": 0.4, "max_tokens": 40, "logprobs": 0},
     {"temperature": 1.3, "top_k": 20, "seed": 4, "max_tokens": 40},
     {"temperature": 0, "stop": ("i",), "max_tokens": 66, "ignore_end": True},
-    {"temperature": 0, "repetition_penalty": 1.3, "min_tokens": 20, "stop_ids": tuple(range(60, 120)), "max_tokens": 24},
+    {
+        "temperature": 0,
+        "repetition_penalty": 1.3,
+        "min_tokens": 20,
+        "stop_ids": tuple(range(60, 120)),
+        "max_tokens": 24,
+    },
     {"temperature": 0.9, "seed": 5, "min_p": 0.05, "max_tokens": 60},
 ]
 
@@ -55,10 +61,14 @@ class Always:
 class Pending:
     """One request and its events."""
 
-    def __init__(self, engine: BatchingEngine, ids: list[int], params: dict[str, Any], matcher: TextMatcher | None = None) -> None:
+    def __init__(
+        self, engine: BatchingEngine, ids: list[int], params: dict[str, Any], matcher: TextMatcher | None = None
+    ) -> None:
         self.events: list[GenerationEvent] = []
         self._done = threading.Event()
-        self.handle = engine.submit(ids, SamplingParams(**{"max_tokens": 24, **params}), self._take, choice=Choice(matcher=matcher))
+        self.handle = engine.submit(
+            ids, SamplingParams(**{"max_tokens": 24, **params}), self._take, choice=Choice(matcher=matcher)
+        )
 
     def _take(self, event: GenerationEvent) -> None:
         self.events.append(event)
@@ -109,7 +119,10 @@ def answers(engine: BatchingEngine, *, at_once: int) -> list[tuple[Any, ...]]:
     given = []
     for first in range(0, len(REQUESTS), at_once):
         numbers = range(first, min(first + at_once, len(REQUESTS)))
-        pending = [Pending(engine, ids_of(f"Tell me story {number}: " * (1 + number % 3)), REQUESTS[number]) for number in numbers]
+        pending = [
+            Pending(engine, ids_of(f"Tell me story {number}: " * (1 + number % 3)), REQUESTS[number])
+            for number in numbers
+        ]
         given += [one.answer() for one in pending]
     return given
 
@@ -120,7 +133,9 @@ def expected(library: Library) -> list[tuple[Any, ...]]:
         return answers(engine, at_once=1)
 
 
-@pytest.mark.parametrize(("make", "length"), [(make_llama, 1), (make_llama, 4), (another_llama, 3)], ids=["same-1", "same-4", "another"])
+@pytest.mark.parametrize(
+    ("make", "length"), [(make_llama, 1), (make_llama, 4), (another_llama, 3)], ids=["same-1", "same-4", "another"]
+)
 def test_answers_are_the_same_with_a_draft_alone_and_with_others(
     library: Library, expected: list[tuple[Any, ...]], make: Callable[[], Any], length: int
 ) -> None:
@@ -128,7 +143,9 @@ def test_answers_are_the_same_with_a_draft_alone_and_with_others(
         for at_once in (1, 4):
             given = answers(engine, at_once=at_once)
             assert [answer[:4] for answer in given] == [answer[:4] for answer in expected]
-            assert [answer[4].completion_tokens for answer in given] == [answer[4].completion_tokens for answer in expected]
+            assert [answer[4].completion_tokens for answer in given] == [
+                answer[4].completion_tokens for answer in expected
+            ]
         stats = engine.stats()
         assert stats.drafted_tokens is not None
         assert stats.accepted_tokens is not None
@@ -150,13 +167,17 @@ def test_a_draft_that_is_the_network_itself_is_accepted_to_the_last_token(librar
 def test_a_draft_never_reaches_beyond_the_last_token(library: Library) -> None:
     """Of six tokens, five are left behind the prompt: four drafted, no draft for the last one."""
     with running(library, make_llama()) as engine:
-        ids, *_, usage = Pending(engine, ids_of("Once"), {"temperature": 0, "max_tokens": 7, "ignore_end": True}).answer()
+        ids, *_, usage = Pending(
+            engine, ids_of("Once"), {"temperature": 0, "max_tokens": 7, "ignore_end": True}
+        ).answer()
         assert (len(ids), usage.completion_tokens) == (7, 7)
         assert engine.stats().drafted_tokens == 4
 
 
 def test_prompts_share_pages_as_without_a_draft(library: Library) -> None:
-    """The second turn of a conversation finds the pages that drafted steps filled, and no page of tokens that were refused."""
+    """The second turn of a conversation finds the pages that drafted steps filled, and no page of tokens that were
+    refused.
+    """
     settings = {"temperature": 0, "max_tokens": 60, "ignore_end": True}
     turns = []
     for draft in (None, make_llama(), another_llama()):
@@ -211,7 +232,10 @@ def test_a_constraint_sees_its_own_tokens_alone_and_ends_the_text_where_it_would
     for draft in (None, make_llama(), another_llama()):
         with running(library, draft) as engine:
             matchers = [NoRepeat(), NoRepeat()]
-            pending = [Pending(engine, ids_of(text), settings, matcher) for text, matcher in zip(("One", "Two"), matchers, strict=True)]
+            pending = [
+                Pending(engine, ids_of(text), settings, matcher)
+                for text, matcher in zip(("One", "Two"), matchers, strict=True)
+            ]
             given.append([one.answer()[:4] for one in pending])
             for (ids, *_), matcher in zip(given[-1], matchers, strict=True):
                 assert ids == matcher.taken[: len(ids)]

@@ -1,4 +1,6 @@
-"""Weights prepared once: a second replica maps the first one's file, and whatever is wrong with the file, it serves the same."""
+"""Weights prepared once: a second replica maps the first one's file, and whatever is wrong with the file, it serves the
+same.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,14 @@ from jobs.serving.prepared import weights
 from jobs.serving.prepared.file import Damaged, map_tensors, write_tensors
 from jobs.serving.prepared.network import list_tensors
 from jobs.serving.prepared.weights import LoadedNetwork, PreparedFolder, load_own, load_prepared
-from tests.support.networks.serving_networks import make_gpt2, make_llama, make_mamba, make_tokenizer, save_adapter, save_checkpoint
+from tests.support.networks.serving_networks import (
+    make_gpt2,
+    make_llama,
+    make_mamba,
+    make_tokenizer,
+    save_adapter,
+    save_checkpoint,
+)
 
 CPU = torch.device("cpu")
 IDS = [5, 6, 7, 8, 9]
@@ -75,7 +84,12 @@ def answers(network: Any, *, bank: AdapterBank, adapters: list[LoadedAdapter | N
                 else:
                     done.set()
 
-            engine.submit(IDS, SamplingParams(max_tokens=12, temperature=0, ignore_end=True), on_event, choice=Choice(adapter=adapter))
+            engine.submit(
+                IDS,
+                SamplingParams(max_tokens=12, temperature=0, ignore_end=True),
+                on_event,
+                choice=Choice(adapter=adapter),
+            )
             assert done.wait(120)
     finally:
         engine.close()
@@ -113,7 +127,9 @@ def test_a_second_replica_maps_the_first_ones_file_and_answers_bit_for_bit_the_s
     assert torch.equal(logits(first.network), logits(own.network))
 
 
-def test_a_mapped_network_is_fused_and_has_the_checkpoints_generation_config(folder: Path, prepared: PreparedFolder) -> None:
+def test_a_mapped_network_is_fused_and_has_the_checkpoints_generation_config(
+    folder: Path, prepared: PreparedFolder
+) -> None:
     load(folder, prepared)
     network = load(folder, prepared).network
     assert all(isinstance(layer, FusedLayer) for layer in network.model.layers)
@@ -122,12 +138,18 @@ def test_a_mapped_network_is_fused_and_has_the_checkpoints_generation_config(fol
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_size_of_the_file_is_the_estimate_of_a_replicas_weights(folder: Path, prepared: PreparedFolder, precision: Precision) -> None:
+def test_the_size_of_the_file_is_the_estimate_of_a_replicas_weights(
+    folder: Path, prepared: PreparedFolder, precision: Precision
+) -> None:
     file = load(folder, prepared, precision).file
     assert file is not None
     parameters = sum(weight.numel() for weight in load_network(folder).parameters())
-    estimate = replica_memory(parameters=parameters, shape=config_from_checkpoint(folder), device="cpu", precision=precision)
-    assert sum(tensor.nbytes for tensor in map_tensors(file)[0].values()) == pytest.approx(estimate.weight_bytes, rel=0.01)
+    estimate = replica_memory(
+        parameters=parameters, shape=config_from_checkpoint(folder), device="cpu", precision=precision
+    )
+    assert sum(tensor.nbytes for tensor in map_tensors(file)[0].values()) == pytest.approx(
+        estimate.weight_bytes, rel=0.01
+    )
 
 
 @pytest.fixture(scope="module")
@@ -144,15 +166,22 @@ def test_a_checkpoint_of_16_bits_stays_in_16_bits_and_answers_as_in_float32(
     parameters = sum(weight.numel() for weight in load_network(folder_16_bit).parameters())
     shape = config_from_checkpoint(folder_16_bit)
     estimate = replica_memory(parameters=parameters, shape=shape, device="cpu", is_16_bit=True)
-    assert sum(tensor.nbytes for tensor in map_tensors(mapped.file)[0].values()) == pytest.approx(estimate.weight_bytes, rel=0.01)
+    assert sum(tensor.nbytes for tensor in map_tensors(mapped.file)[0].values()) == pytest.approx(
+        estimate.weight_bytes, rel=0.01
+    )
     assert estimate.weight_bytes < 2.1 * parameters
     wide = load_network(folder_16_bit)
     fuse_layers(wide, library=library)
-    given = [answers(network, bank=AdapterBank(folder_16_bit, network), adapters=[None]) for network in (mapped.network, wide)]
+    given = [
+        answers(network, bank=AdapterBank(folder_16_bit, network), adapters=[None])
+        for network in (mapped.network, wide)
+    ]
     assert given[0] == given[1]
 
 
-def test_bfloat16_rounds_float32_weights_and_measures_the_price(folder: Path, prepared: PreparedFolder, library: Library) -> None:
+def test_bfloat16_rounds_float32_weights_and_measures_the_price(
+    folder: Path, prepared: PreparedFolder, library: Library
+) -> None:
     check = load(folder, prepared, "bfloat16").check
     assert check is not None
     assert check.precision == "bfloat16"
@@ -164,17 +193,23 @@ def test_bfloat16_rounds_float32_weights_and_measures_the_price(folder: Path, pr
         if parameter.dim() > 1:
             parameter.data = parameter.data.bfloat16().float()
     fuse_layers(rounded, library=library)
-    given = [answers(network, bank=AdapterBank(folder, network), adapters=[None]) for network in (mapped.network, rounded)]
+    given = [
+        answers(network, bank=AdapterBank(folder, network), adapters=[None]) for network in (mapped.network, rounded)
+    ]
     assert given[0] == given[1]
 
 
-def test_bfloat16_without_a_compiler_is_refused(folder: Path, prepared: PreparedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_without_a_compiler_is_refused(
+    folder: Path, prepared: PreparedFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(weights, "compile_library", lambda: None)
     with pytest.raises(InvalidInput, match=r"needs a C\+\+ compiler"):
         load(folder, prepared, "bfloat16")
 
 
-def test_the_price_of_int8_is_measured_once(folder: Path, prepared: PreparedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_price_of_int8_is_measured_once(
+    folder: Path, prepared: PreparedFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check = load(folder, prepared).check
     assert check is not None
     monkeypatch.setattr(weights, "quantise_and_check", lambda *_, **__: pytest.fail("measured again"))
@@ -190,7 +225,10 @@ def test_adapters_work_on_mapped_weights_and_write_nothing_into_them(
     adapter = save_adapter(tmp_path / "red", base=folder, targets=["q_proj", "v_proj", "down_proj", "up_proj"], seed=1)
     load(folder, prepared, precision)
     given = []
-    for loaded in (load_own(folder, device=CPU, precision=precision, library=library), load(folder, prepared, precision)):
+    for loaded in (
+        load_own(folder, device=CPU, precision=precision, library=library),
+        load(folder, prepared, precision),
+    ):
         bank = AdapterBank(folder, loaded.network)
         given.append(answers(loaded.network, bank=bank, adapters=[None, bank.load(adapter), None]))
     assert given[0] == given[1]
@@ -244,7 +282,9 @@ def test_a_damaged_file_is_noticed_and_made_again(
     assert file.read_bytes() == intact
 
 
-def test_two_replicas_that_start_at_once_prepare_once(folder: Path, prepared: PreparedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_replicas_that_start_at_once_prepare_once(
+    folder: Path, prepared: PreparedFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     num_prepared = []
     both = threading.Barrier(2)
     original = weights.load_own
@@ -293,7 +333,9 @@ def test_a_folder_that_can_not_be_made_leaves_a_replica_with_weights_of_its_own(
     assert load(folder, PreparedFolder(tmp_path / "file" / "prepared"), "float32").file is None
 
 
-def test_other_contents_are_another_file_and_older_files_of_the_precision_go(prepared: PreparedFolder, tmp_path: Path) -> None:
+def test_other_contents_are_another_file_and_older_files_of_the_precision_go(
+    prepared: PreparedFolder, tmp_path: Path
+) -> None:
     folder = save_checkpoint(tmp_path / "checkpoint")
     before = load(folder, prepared, "float32").file
     int8 = prepared.path / "int8-of-another-precision.safetensors"
@@ -309,13 +351,17 @@ def test_other_contents_are_another_file_and_older_files_of_the_precision_go(pre
     assert set(prepared.path.iterdir()) == {prepared.path / ".lock", changed, int8}
 
 
-def test_without_a_compiler_int8_has_weights_of_its_own(folder: Path, prepared: PreparedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_int8_has_weights_of_its_own(
+    folder: Path, prepared: PreparedFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(weights, "compile_library", lambda: None)
     assert load(folder, prepared, "int8").file is None
     assert load(folder, prepared, "float32").file is not None
 
 
-def test_layers_that_torch_packs_are_not_shared(prepared: PreparedFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_layers_that_torch_packs_are_not_shared(
+    prepared: PreparedFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     network = make_llama(hidden=40)  # no multiple of 16
     assert load(save_checkpoint(tmp_path / "checkpoint", network=network), prepared, "int8").file is None

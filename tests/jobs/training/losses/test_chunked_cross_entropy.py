@@ -37,10 +37,14 @@ def relative(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).detach().abs().max() / other.detach().abs().max())
 
 
-@pytest.mark.parametrize("at_once_bytes", [1, 7 * 4 * VOCABULARY, 1 << 30], ids=["a-token-a-chunk", "seven", "all-at-once"])
+@pytest.mark.parametrize(
+    "at_once_bytes", [1, 7 * 4 * VOCABULARY, 1 << 30], ids=["a-token-a-chunk", "seven", "all-at-once"]
+)
 @pytest.mark.parametrize("penalties", [Penalties(), Penalties(0.1, 1e-3)], ids=["plain", "smoothed-and-z"])
 @pytest.mark.parametrize("cap", [None, 3.0], ids=["uncapped", "capped"])
-def test_the_loss_and_its_gradients_are_those_of_the_whole_logits(cap: float | None, penalties: Penalties, at_once_bytes: int) -> None:
+def test_the_loss_and_its_gradients_are_those_of_the_whole_logits(
+    cap: float | None, penalties: Penalties, at_once_bytes: int
+) -> None:
     (hidden, weight, bias), targets = parts()
     ours = linear_loss(hidden, weight, targets, bias=bias, cap=cap, penalties=penalties, at_once_bytes=at_once_bytes)
     (ours.total / 44).backward()
@@ -100,12 +104,16 @@ def test_the_joined_loss_of_every_family_has_the_gradients_of_its_logits(family:
     targets = ids[:, 1:].clone()
     targets[:, :3] = IGNORE
     batch = MicroBatch(ids[:, :-1].contiguous(), targets, 26, columns=torch.arange(3, 16))
-    losses, output = head.losses(network, batch, more={"output_router_logits": True} if "mixtral" in family or "moe" in family else None)
+    losses, output = head.losses(
+        network, batch, more={"output_router_logits": True} if "mixtral" in family or "moe" in family else None
+    )
     assert output.logits.shape[-1] == 32  # hidden states: the logits of all tokens are never computed
     losses.total.backward()
     joined = {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
     network.zero_grad()
-    plain = F.cross_entropy(network(**batch.arguments).logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    plain = F.cross_entropy(
+        network(**batch.arguments).logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
     plain.backward()
     assert relative(losses.total, plain) < 1e-5
     for name, weight in network.named_parameters():
@@ -124,7 +132,10 @@ def test_a_head_that_is_more_than_a_matrix_product_returns_logits() -> None:
     losses, output = head.losses(network, batch)
     assert not head.joins_loss
     assert output.logits.shape == (2, 8, 64)
-    assert relative(losses.nll, F.cross_entropy(output.logits.flatten(0, 1), batch.targets.flatten(), reduction="none")) < 1e-6
+    assert (
+        relative(losses.nll, F.cross_entropy(output.logits.flatten(0, 1), batch.targets.flatten(), reduction="none"))
+        < 1e-6
+    )
 
 
 def test_penalties_are_trained_and_left_out_of_validation() -> None:
@@ -132,21 +143,27 @@ def test_penalties_are_trained_and_left_out_of_validation() -> None:
     network = build_network(shape, seed=1).train()
     ids = torch.arange(34).view(2, 17)
     batch = MicroBatch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), 32)
-    plain, penalised = (LanguageObjective(OutputHead(network), penalties=penalties) for penalties in (Penalties(), Penalties(0.1, 0.01)))
+    plain, penalised = (
+        LanguageObjective(OutputHead(network), penalties=penalties) for penalties in (Penalties(), Penalties(0.1, 0.01))
+    )
     output, penalised_output = plain.compute_loss(network, batch), penalised.compute_loss(network, batch)
     assert output.penalty is None
     assert penalised_output.penalty is not None
     assert float(penalised_output.penalty) > 0.0
     assert relative(penalised_output.total - penalised_output.penalty, output.total) < 1e-5
     measured = [
-        objective.validate(network.eval(), [batch], device=torch.device("cpu"), precision=lambda: torch.autocast("cpu", enabled=False))
+        objective.validate(
+            network.eval(), [batch], device=torch.device("cpu"), precision=lambda: torch.autocast("cpu", enabled=False)
+        )
         for objective in (plain, penalised)
     ]
     assert measured[0] == measured[1]
 
 
 def test_the_chunked_loss_halves_memory_with_a_large_vocabulary(tmp_path: Any) -> None:
-    shape = ArchitectureConfig(num_layers=1, width=32, num_heads=4, context=128, vocab_size=32_000, tie_embeddings=False)
+    shape = ArchitectureConfig(
+        num_layers=1, width=32, num_heads=4, context=128, vocab_size=32_000, tie_embeddings=False
+    )
     network: Any = build_network(shape, seed=1).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     ids = torch.randint(0, 32_000, (8, 129), generator=torch.Generator().manual_seed(1))
@@ -162,7 +179,9 @@ def test_the_chunked_loss_halves_memory_with_a_large_vocabulary(tmp_path: Any) -
         network.zero_grad()
 
     joined()  # both after a first step, which allocates what persists
-    ours, theirs = (allocated_peak(step, model=network, optimizer=optimizer, folder=tmp_path) for step in (joined, plain))
+    ours, theirs = (
+        allocated_peak(step, model=network, optimizer=optimizer, folder=tmp_path) for step in (joined, plain)
+    )
     assert ours < 0.5 * theirs
 
 
@@ -177,4 +196,6 @@ def test_a_prefetched_batch_equals_the_one_read_at_its_step() -> None:
     plain.reduce_micro_batch(1)
     ahead.prefetch(6)
     for step in (5, 6, 7):
-        assert [batch.inputs.tolist() for batch in ahead.at_step(step)] == [batch.inputs.tolist() for batch in plain.at_step(step)]
+        assert [batch.inputs.tolist() for batch in ahead.at_step(step)] == [
+            batch.inputs.tolist() for batch in plain.at_step(step)
+        ]

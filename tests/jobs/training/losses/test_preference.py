@@ -38,7 +38,13 @@ from jobs.training.losses.chunked_logprobs import linear_logprobs
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.losses.preference import grpo_advantages, grpo_losses
 from jobs.training.objectives.base import LossOutput
-from jobs.training.objectives.preference import DpoObjective, KtoObjective, OrpoObjective, RewardObjective, SimpoObjective
+from jobs.training.objectives.preference import (
+    DpoObjective,
+    KtoObjective,
+    OrpoObjective,
+    RewardObjective,
+    SimpoObjective,
+)
 from tests.support.training_rooms import TINY
 
 PAD = 2
@@ -114,10 +120,16 @@ def per_unit(output: LossOutput, units: int) -> float:
     ],
     ids=["sigmoid", "hinge", "ipo", "sigmoid with sft"],
 )
-def test_dpo_equals_trl(policy: Any, base: Any, preference: dict[str, Any], names: list[str], weights: list[float]) -> None:
+def test_dpo_equals_trl(
+    policy: Any, base: Any, preference: dict[str, Any], names: list[str], weights: list[float]
+) -> None:
     pairs = [ReferencedPair(*each) for each in zip(PAIRS, reference_of(base, answers_of(PAIRS)), strict=True)]
-    ours = DpoObjective(config("dpo", **preference), OutputHead(policy)).compute_loss(policy, collate_pairs(pairs, pairs, pad_id=PAD))
-    rows = [{"prompt_ids": p, "chosen_ids": c, "rejected_ids": r} for p, c, r in zip(PROMPTS, CHOSEN, REJECTED, strict=True)]
+    ours = DpoObjective(config("dpo", **preference), OutputHead(policy)).compute_loss(
+        policy, collate_pairs(pairs, pairs, pad_id=PAD)
+    )
+    rows = [
+        {"prompt_ids": p, "chosen_ids": c, "rejected_ids": r} for p, c, r in zip(PROMPTS, CHOSEN, REJECTED, strict=True)
+    ]
     theirs = trainer(
         policy,
         ref_model=base,
@@ -157,7 +169,9 @@ def paired_inputs() -> dict[str, torch.Tensor]:
         labels = [[-100] * len(p) + a for p, a in zip(PROMPTS, answers, strict=True)]
         longest = max(map(len, rows))
         arguments[f"{name}_input_ids"] = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
-        arguments[f"{name}_attention_mask"] = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        arguments[f"{name}_attention_mask"] = torch.tensor(
+            [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+        )
         arguments[f"{name}_labels"] = torch.tensor([row + [-100] * (longest - len(row)) for row in labels])
     return arguments
 
@@ -165,7 +179,9 @@ def paired_inputs() -> dict[str, torch.Tensor]:
 def legacy(kind: Any, model: Any, **values: Any) -> Any:
     """Return an ORPO or CPO trainer without its set-up, for its loss alone."""
     made = kind.__new__(kind)
-    for name, value in vars(trainer(model, padding_value=PAD, pad_token_id=PAD, label_pad_token_id=-100, **values)).items():
+    for name, value in vars(
+        trainer(model, padding_value=PAD, pad_token_id=PAD, label_pad_token_id=-100, **values)
+    ).items():
         setattr(made, name, value)
     return made
 
@@ -185,7 +201,16 @@ def test_simpo_equals_trl(policy: Any, sft_weight: float) -> None:
     pairs = [ReferencedPair(sides) for sides in PAIRS]
     objective = SimpoObjective(config("simpo", beta=2.0, gamma=0.6, sft_weight=sft_weight), OutputHead(policy))
     ours = objective.compute_loss(policy, collate_pairs(pairs, pairs, pad_id=PAD))
-    theirs = legacy(CPOTrainer, policy, beta=2.0, simpo_gamma=0.6, cpo_alpha=sft_weight, alpha=0.0, loss_type="simpo", label_smoothing=0.0)
+    theirs = legacy(
+        CPOTrainer,
+        policy,
+        beta=2.0,
+        simpo_gamma=0.6,
+        cpo_alpha=sft_weight,
+        alpha=0.0,
+        loss_type="simpo",
+        label_smoothing=0.0,
+    )
     loss, metrics = theirs.get_batch_loss_metrics(policy, paired_inputs())
     assert per_unit(ours, 3) == pytest.approx(float(loss.detach()), abs=1e-6, rel=1e-6)
     assert float(ours.metric_sums["rewards/accuracies"]) / 3 == pytest.approx(metrics["rewards/accuracies"])
@@ -194,7 +219,8 @@ def test_simpo_equals_trl(policy: Any, sft_weight: float) -> None:
 def test_kto_equals_trl(policy: Any, base: Any) -> None:
     labels, others = (True, False, True), (1, 2, 0)
     rated = [
-        Rated(Answered(p + CHOSEN[row], len(p)), labels[row], Answered(p + CHOSEN[others[row]], len(p))) for row, p in enumerate(PROMPTS)
+        Rated(Answered(p + CHOSEN[row], len(p)), labels[row], Answered(p + CHOSEN[others[row]], len(p)))
+        for row, p in enumerate(PROMPTS)
     ]
     references = reference_of(base, [answer for each in rated for answer in (each.answered, each.mismatched)])
     items = [ReferencedRated(*each) for each in zip(rated, references, strict=True)]
@@ -233,7 +259,9 @@ def test_reward_equals_trl() -> None:
     ours = RewardObjective().compute_loss(scorer, batch)
     inputs = {"input_ids": batch.inputs, "attention_mask": (batch.inputs != PAD).long()}
     theirs = trainer(scorer, args=SimpleNamespace(center_rewards_coefficient=None))
-    assert per_unit(ours, 3) == pytest.approx(float(RewardTrainer.compute_loss(theirs, scorer, inputs).detach()), abs=1e-6)
+    assert per_unit(ours, 3) == pytest.approx(
+        float(RewardTrainer.compute_loss(theirs, scorer, inputs).detach()), abs=1e-6
+    )
     assert float(ours.metric_sums["accuracy"]) / 3 == pytest.approx(theirs._metrics["train"]["accuracy"][0])
     assert float(ours.metric_sums["margin"]) / 3 == pytest.approx(theirs._metrics["train"]["margin"][0], abs=1e-6)
 
@@ -248,7 +276,13 @@ def test_grpo_equals_trl(kl_weight: float) -> None:
     assert advantages.tolist() == pytest.approx([0.7070, -0.7070, 0.0, 0.0], abs=1e-3)
     assert spread.tolist() == pytest.approx([0.70711, 0.70711, 0.0, 0.0], abs=1e-4)
     losses, divergence = grpo_losses(
-        logprobs, old=old, reference=reference if kl_weight else None, advantages=advantages, mask=mask, clip_range=0.2, kl_weight=kl_weight
+        logprobs,
+        old=old,
+        reference=reference if kl_weight else None,
+        advantages=advantages,
+        mask=mask,
+        clip_range=0.2,
+        kl_weight=kl_weight,
     )
     theirs = trainer(
         SimpleNamespace(training=True),
@@ -275,10 +309,14 @@ def test_grpo_equals_trl(kl_weight: float) -> None:
         "old_per_token_logps": old,
         "ref_per_token_logps": reference,
     }
-    assert float(losses.mean()) == pytest.approx(float(GRPOTrainer._compute_loss(theirs, theirs.model, inputs)), abs=1e-6)
+    assert float(losses.mean()) == pytest.approx(
+        float(GRPOTrainer._compute_loss(theirs, theirs.model, inputs)), abs=1e-6
+    )
     if kl_weight:
         tokens = mask.sum(dim=1)
-        assert float((divergence * tokens).sum() / tokens.sum()) == pytest.approx(theirs._metrics["train"]["kl"][0], abs=1e-6)
+        assert float((divergence * tokens).sum() / tokens.sum()) == pytest.approx(
+            theirs._metrics["train"]["kl"][0], abs=1e-6
+        )
 
 
 def test_the_loss_of_pairs_does_not_depend_on_the_micro_batch(policy: Any) -> None:
@@ -307,7 +345,9 @@ def test_log_probabilities_computed_in_chunks_have_the_same_values_and_gradients
     results = []
     for at_once in (2**20, 4 * 50 * 5):
         parts = [part.clone().requires_grad_() for part in (hidden, weight, bias)]
-        logprobs = linear_logprobs(parts[0], parts[1], targets, bias=parts[2], cap=cap, temperature=0.7, at_once_bytes=at_once)
+        logprobs = linear_logprobs(
+            parts[0], parts[1], targets, bias=parts[2], cap=cap, temperature=0.7, at_once_bytes=at_once
+        )
         (logprobs * slope).sum().backward()  # type: ignore[no-untyped-call]
         results.append([logprobs.detach(), *(part.grad for part in parts)])
     for whole, chunked in zip(*results, strict=True):
@@ -325,7 +365,9 @@ def test_the_logits_of_long_pairs_are_never_in_memory_together(policy: Any, monk
     saved: dict[str, list[int]] = {"whole": [], "chunked": []}
     losses = []
     for name, at_once in (("whole", 2**20), ("chunked", 4 * TINY.vocab_size * 3)):
-        monkeypatch.setattr("jobs.training.losses.output_head.linear_logprobs", partial(linear_logprobs, at_once_bytes=at_once))
+        monkeypatch.setattr(
+            "jobs.training.losses.output_head.linear_logprobs", partial(linear_logprobs, at_once_bytes=at_once)
+        )
 
         def note(tensor: torch.Tensor, sizes: list[int] = saved[name]) -> torch.Tensor:
             sizes.append(tensor.numel())

@@ -32,13 +32,22 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
 
 
 def config_of(variant: str, **values: Any) -> RunConfig:
-    return RunConfig(objective="sft", dataset="d", base="b", method="lora", lora=LoraConfig(rank=4, alpha=6, variant=variant), **values)
+    return RunConfig(
+        objective="sft",
+        dataset="d",
+        base="b",
+        method="lora",
+        lora=LoraConfig(rank=4, alpha=6, variant=variant),
+        **values,
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_saved_adapters_give_the_trained_logits_on_the_base_and_merged(rooms: Rooms, variant: str, family: str) -> None:
-    shape = ArchitectureConfig(family=family, num_layers=2, width=32, num_heads=4, context=64, vocab_size=TINY.vocab_size)
+    shape = ArchitectureConfig(
+        family=family, num_layers=2, width=32, num_heads=4, context=64, vocab_size=TINY.vocab_size
+    )
     base = rooms.root / f"base-{family}"
     save_checkpoint(base, model=build_network(shape, seed=3), tokenizer=rooms.tokenizer, meta={})
     model = add_adapters(load_network(base), config_of(variant), resume_from=None)
@@ -53,7 +62,9 @@ def test_saved_adapters_give_the_trained_logits_on_the_base_and_merged(rooms: Ro
     assert (trained - before).abs().max() > 0.05
     folder = rooms.root / f"adapter-{family}-{variant}"
     save_checkpoint(folder, model=model, tokenizer=rooms.tokenizer, meta={"base_path": f"../base-{family}"})
-    anybodys = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), str(folder))
+    anybodys = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), str(folder)
+    )
     for network in (anybodys, load_network(folder, merge_adapter=False), load_network(folder)):
         torch.testing.assert_close(network.eval()(input_ids=IDS).logits, trained, atol=1e-5, rtol=0)
     assert json.loads((folder / "adapter_config.json").read_text())["r"] == (8 if variant == "pissa" else 4)
@@ -62,16 +73,24 @@ def test_saved_adapters_give_the_trained_logits_on_the_base_and_merged(rooms: Ro
 def test_pissa_starts_where_peft_starts_it(rooms: Rooms) -> None:
     ours = add_adapters(load_network(rooms.root / "base"), config_of("pissa"), resume_from=None)
     theirs = peft.get_peft_model(
-        load_network(rooms.root / "base"), peft.LoraConfig(r=4, lora_alpha=6, init_lora_weights="pissa", target_modules="all-linear")
+        load_network(rooms.root / "base"),
+        peft.LoraConfig(r=4, lora_alpha=6, init_lora_weights="pissa", target_modules="all-linear"),
     )
     for (name, mine), (_, other) in zip(ours.named_modules(), theirs.named_modules(), strict=True):
         if isinstance(mine, peft.tuners.lora.LoraLayer) and isinstance(other, peft.tuners.lora.LoraLayer):
-            torch.testing.assert_close(mine.get_base_layer().weight, other.get_base_layer().weight, atol=1e-5, rtol=0, msg=name)
+            torch.testing.assert_close(
+                mine.get_base_layer().weight, other.get_base_layer().weight, atol=1e-5, rtol=0, msg=name
+            )
 
 
 @pytest.mark.parametrize("variant", ["dora", "pissa"])
 def test_a_run_that_was_killed_repeats_its_losses(rooms: Rooms, variant: str) -> None:
-    values: dict[str, Any] = {"method": "lora", "lora": LoraConfig(rank=4, variant=variant), "max_steps": 6, "checkpoint_every": 2}
+    values: dict[str, Any] = {
+        "method": "lora",
+        "lora": LoraConfig(rank=4, variant=variant),
+        "max_steps": 6,
+        "checkpoint_every": 2,
+    }
     whole, torn, again = Recorder(), Recorder(stop_after=3), Recorder()
     training.run(rooms.training("sft", run=f"whole {variant}", job=f"whole {variant}", **values), whole)
     training.run(rooms.training("sft", run=f"torn {variant}", job=f"torn {variant}", **values), torn)
@@ -89,7 +108,9 @@ def test_a_run_that_was_killed_repeats_its_losses(rooms: Rooms, variant: str) ->
     ],
 )
 def test_unsupported_adapters_are_refused(family: str, lora: dict[str, Any], words: str) -> None:
-    shape = ArchitectureConfig(family=family, num_layers=1, width=32, num_heads=4, context=64, vocab_size=TINY.vocab_size)
+    shape = ArchitectureConfig(
+        family=family, num_layers=1, width=32, num_heads=4, context=64, vocab_size=TINY.vocab_size
+    )
     config = RunConfig(objective="sft", dataset="d", base="b", method="lora", lora=LoraConfig(**lora))
     with pytest.raises(InvalidInput, match=words) as error:
         add_adapters(build_network(shape, seed=1), config, resume_from=None)
@@ -112,8 +133,12 @@ def test_unsupported_qlora_settings_are_refused_in_the_config(values: dict[str, 
 @pytest.mark.parametrize("objective", ["sft", "reward"])
 def test_a_base_that_is_an_adapter_is_merged_before_full_training(rooms: Rooms, objective: str) -> None:
     if not (rooms.root / "first").is_dir():
-        training.run(rooms.training("sft", run="first", job="first", method="lora", max_steps=1, warmup_steps=0), Recorder())
-    spec = rooms.training(objective, run=f"whole {objective}", job=f"whole {objective}", max_steps=1, learning_rate=1e-2, warmup_steps=0)
+        training.run(
+            rooms.training("sft", run="first", job="first", method="lora", max_steps=1, warmup_steps=0), Recorder()
+        )
+    spec = rooms.training(
+        objective, run=f"whole {objective}", job=f"whole {objective}", max_steps=1, learning_rate=1e-2, warmup_steps=0
+    )
     spec = with_payload(spec, base="first/checkpoints/step-000001")
     trained = load_file(rooms.root / training.run(spec, Recorder()).checkpoint / "model.safetensors")
     before = load_network(rooms.root / spec.payload.base).state_dict()

@@ -32,7 +32,14 @@ ALL = ("adamw", "muon", "lion", "adafactor", "adamw_8bit")
 
 
 def config(optimizer: str, **values: Any) -> RunConfig:
-    parts = {"dataset": "d", "architecture": "a", "tokenizer": "t", "learning_rate": RATE, "weight_decay": DECAY, "beta1": BETA1}
+    parts = {
+        "dataset": "d",
+        "architecture": "a",
+        "tokenizer": "t",
+        "learning_rate": RATE,
+        "weight_decay": DECAY,
+        "beta1": BETA1,
+    }
     return RunConfig.model_validate({**parts, "beta2": BETA2, "optimizer": optimizer, **values})
 
 
@@ -77,7 +84,9 @@ def lion_by_hand(weight: torch.Tensor, grads: list[torch.Tensor], decay: float) 
 
 
 def adafactor_by_hand(weight: torch.Tensor, grads: list[torch.Tensor], decay: float) -> torch.Tensor:
-    """Algorithms 4 and 5 of arXiv 1804.04235, section 7.2's decay, with a given learning rate and no scale by the parameters."""
+    """Algorithms 4 and 5 of arXiv 1804.04235, section 7.2's decay, with a given learning rate and no scale by the
+    parameters.
+    """
     row, column, whole = torch.zeros(1), torch.zeros(1), torch.zeros(1)
     for step, grad in enumerate(grads, 1):
         beta, square = 1 - step**-0.8, grad**2 + 1e-30
@@ -93,7 +102,9 @@ def adafactor_by_hand(weight: torch.Tensor, grads: list[torch.Tensor], decay: fl
 
 
 def muon_by_hand(weight: torch.Tensor, grads: list[torch.Tensor], decay: float) -> torch.Tensor:
-    """Jordan et al. 2024 with the size of arXiv 2502.16982, equation 4; the orthogonal matrix by Newton and Schulz, in fp64."""
+    """Jordan et al. 2024 with the size of arXiv 2502.16982, equation 4; the orthogonal matrix by Newton and Schulz, in
+    fp64.
+    """
     momentum = torch.zeros_like(weight)
     for grad in grads:
         momentum = 0.95 * momentum + 0.05 * grad
@@ -128,11 +139,15 @@ def test_muon_updates_the_matrix_and_adamw_the_rest() -> None:
     for step in range(3):
         seen.append(gradients(model, step))
         optimizer.step()
-    weights = {name: (parameter.detach().double(), place) for place, (name, parameter) in enumerate(model.named_parameters())}
+    weights = {
+        name: (parameter.detach().double(), place) for place, (name, parameter) in enumerate(model.named_parameters())
+    }
     for name, before in began.named_parameters():
         after, place = weights[name]
         by_hand = muon_by_hand if name == "matrix" else adamw_by_hand
-        expected = by_hand(before.detach().double(), [grads[place] for grads in seen], DECAY if before.dim() == 2 else 0.0)
+        expected = by_hand(
+            before.detach().double(), [grads[place] for grads in seen], DECAY if before.dim() == 2 else 0.0
+        )
         rounding = 0.02 * RATE if name == "matrix" else 1e-6  # torch orthogonalises in bf16
         torch.testing.assert_close(after, expected, rtol=1e-5, atol=rounding)
 
@@ -272,7 +287,9 @@ class Silent:
 
 def held_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Return the bytes of all tensors in an optimizer's state except counters."""
-    tensors = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    tensors = [
+        value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)
+    ]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.dim())
 
 
@@ -292,7 +309,9 @@ def test_parameters_trained_and_bytes_of_each_optimizer_are_as_arithmetic_says(f
     for name in ("adamw", "muon", "lion", "adafactor"):
         optimizer = make_optimizer(network, config(name, learning_rate=1e-9))
         optimizer.step()
-        estimated = optimizer_bytes(TrainingSetting.model_validate({"architecture": shape, "optimizer": name, "frozen_blocks": frozen}))
+        estimated = optimizer_bytes(
+            TrainingSetting.model_validate({"architecture": shape, "optimizer": name, "frozen_blocks": frozen})
+        )
         # keys and queries in one matrix share adafactor's factors, so counting them apart is slightly too much
         assert estimated == pytest.approx(held_bytes(optimizer), rel=0.1 if name == "adafactor" else 1e-9), name
 

@@ -16,7 +16,14 @@ from jobs.training.run import run
 from tests.support.jobs import with_payload
 from tests.support.training_rooms import NAMES, Recorder, Rooms, load_batches, write_dataset
 
-SMALL = {"micro_batch": 16, "learning_rate": 2e-2, "warmup_steps": 0, "schedule": "constant", "max_steps": 12, "checkpoint_every": 6}
+SMALL = {
+    "micro_batch": 16,
+    "learning_rate": 2e-2,
+    "warmup_steps": 0,
+    "schedule": "constant",
+    "max_steps": 12,
+    "checkpoint_every": 6,
+}
 LETTER = {"rewards": [{"kind": "regex", "pattern": "e"}], "group_size": 8, "max_new_tokens": 6}
 
 
@@ -29,9 +36,16 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
     return made
 
 
-def training(rooms: Rooms, name: str, *, kind: str = "prompts", grpo: dict[str, Any] = LETTER, **values: Any) -> JobSpec:
+def training(
+    rooms: Rooms, name: str, *, kind: str = "prompts", grpo: dict[str, Any] = LETTER, **values: Any
+) -> JobSpec:
     spec = rooms.training(
-        "grpo", run=name, job=name, dataset={"prompts": "asked"}.get(kind, "answered"), grpo=grpo, **{**SMALL, "eval_every": 6, **values}
+        "grpo",
+        run=name,
+        job=name,
+        dataset={"prompts": "asked"}.get(kind, "answered"),
+        grpo=grpo,
+        **{**SMALL, "eval_every": 6, **values},
     )
     spec = with_payload(spec, dataset_kind=kind)
     return spec
@@ -62,7 +76,9 @@ def test_a_resumed_run_samples_the_same_completions(rooms: Rooms, method: str) -
     assert [event["step"] for event in resumed.of("resumed")] == [3]
     for name in ("train_loss", "reward/mean", "kl", "completion_length", "grad_norm"):
         assert resumed.series(name) == undisturbed.series(name)[3:]
-    assert undisturbed.series("kl")[0][1] == pytest.approx(0.0, abs=1e-6)  # before learning the policy equals the reference
+    assert undisturbed.series("kl")[0][1] == pytest.approx(
+        0.0, abs=1e-6
+    )  # before learning the policy equals the reference
     assert undisturbed.series("kl")[-1][1] > 1e-5
 
 
@@ -93,7 +109,10 @@ def test_answers_come_from_every_kind_of_row() -> None:
     assert question_of({"prompt": "Where?", "completion": "Here"}) == ("Where?", ("Here",))
     assert question_of({"prompt": "Where?"}) == ("Where?", ())
     assert question_of({"question": "Where?", "answers": ["Here", "there"]}) == ("Where?", ("Here", "there"))
-    assert question_of({"question": "Where?", "choices": [" Here", " there"], "answer": 1, "answers": None}) == ("Where?", ("there",))
+    assert question_of({"question": "Where?", "choices": [" Here", " there"], "answer": 1, "answers": None}) == (
+        "Where?",
+        ("there",),
+    )
 
 
 def test_rewards_that_need_answers_are_refused_without_them(rooms: Rooms) -> None:
@@ -105,7 +124,10 @@ def test_rewards_that_need_answers_are_refused_without_them(rooms: Rooms) -> Non
         ({"grpo": {**LETTER, "max_new_tokens": 48}}, "leaves no room for a prompt in a context of 48"),
         ({"devices": {"count": 2}}, "grpo samples completions on one device"),
         ({"micro_batch": 12}, "not a multiple of grpo.group_size 8"),
-        ({"grpo": {**LETTER, "kl_weight": 0.1}, "method": "lora", "lora": {"variant": "pissa"}}, "lora.variant pissa changes it"),
+        (
+            {"grpo": {**LETTER, "kl_weight": 0.1}, "method": "lora", "lora": {"variant": "pissa"}},
+            "lora.variant pissa changes it",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             training(rooms, "no", **values)

@@ -38,7 +38,10 @@ def test_dpo_prefers_the_chosen_side_and_reports_margins(rooms: Rooms, method: s
     recorder = Recorder()
     name = f"dpo-{method}"
     rate = 2e-2 if method == "lora" else 5e-3
-    result = run(rooms.training("dpo", run=name, job=name, method=method, max_steps=8, checkpoint_every=4, learning_rate=rate), recorder)
+    result = run(
+        rooms.training("dpo", run=name, job=name, method=method, max_steps=8, checkpoint_every=4, learning_rate=rate),
+        recorder,
+    )
     losses, margins = recorder.series("train_loss"), recorder.series("rewards/margins")
     assert [step for step, _ in losses] == list(range(1, 9))
     assert losses[0][1] == pytest.approx(math.log(2), abs=1e-5)  # before learning the policy equals the reference
@@ -130,7 +133,10 @@ def rated_rows(count: int) -> list[dict[str, object]]:
         {
             "prompt": [{"role": "user", "content": f"How is {NAMES[index % 4]}?"}],
             "completion": [
-                {"role": "assistant", "content": f"{NAMES[index % 4]} is glad." if index % 3 else f"a lamp the {NAMES[index % 4]}"}
+                {
+                    "role": "assistant",
+                    "content": f"{NAMES[index % 4]} is glad." if index % 3 else f"a lamp the {NAMES[index % 4]}",
+                }
             ],
             "label": bool(index % 3),
         }
@@ -149,7 +155,9 @@ def test_kto_learns_from_single_rated_answers(rooms: Rooms) -> None:
     assert all(value >= 0 for _, value in recorder.series("kl"))
     batch = load_batches(build_context(spec, Recorder())).at_step(1)[0]
     pairs = [(row.tolist(), other.tolist()) for row, other in zip(batch.inputs, batch.mismatched.inputs, strict=True)]
-    assert all(own[:4] == other[:4] and own != other for own, other in pairs), "each answer's prompt also has another prompt's answer"
+    assert all(own[:4] == other[:4] and own != other for own, other in pairs), (
+        "each answer's prompt also has another prompt's answer"
+    )
 
 
 def test_kto_without_a_second_prompt_or_answer_is_refused(rooms: Rooms) -> None:
@@ -170,7 +178,13 @@ def test_unusable_pairs_are_counted_and_left_out(rooms: Rooms) -> None:
     write_dataset(rooms.root / "few", train=[good, same, endless, same])
     recorder = Recorder()
     run(rooms.training("dpo", run="few", job="few", dataset="few", max_steps=2), recorder)
-    assert recorder.of("rows_encoded")[0] == {"split": "train", "rows": 4, "zero_label_rows": 3, "truncated": 0, "refused": 0}
+    assert recorder.of("rows_encoded")[0] == {
+        "split": "train",
+        "rows": 4,
+        "zero_label_rows": 3,
+        "truncated": 0,
+        "refused": 0,
+    }
     assert any("2 of 4 train pairs have equal sides" in line for line in recorder.lines)
     assert any("no val split" in line for line in recorder.lines)
     write_dataset(rooms.root / "none", train=[same, endless])
@@ -200,11 +214,19 @@ def test_a_reward_model_learns_to_score_and_loads_in_transformers_alone(rooms: R
     assert recorder.series("val_margin")[-1][1] > recorder.series("margin")[0][1]
     assert not recorder.samples, "a reward model generates no text"
     folder = rooms.root / result.checkpoint
-    scorer = load_scorer(folder, pad_id=2, seed=5) if method == "lora" else AutoModelForSequenceClassification.from_pretrained(folder)
+    scorer = (
+        load_scorer(folder, pad_id=2, seed=5)
+        if method == "lora"
+        else AutoModelForSequenceClassification.from_pretrained(folder)
+    )
     assert scorer.num_labels == 1
     with torch.inference_mode():
         tokenizer = load_tokenizer(folder)
-        answers = [encode_completion(tokenizer, row["prompt"], row[side]) for row in preference_rows(1) for side in ("chosen", "rejected")]
+        answers = [
+            encode_completion(tokenizer, row["prompt"], row[side])
+            for row in preference_rows(1)
+            for side in ("chosen", "rejected")
+        ]
         good, bad = (float(scorer(torch.tensor([[*prompt, *answer]])).logits) for prompt, answer in answers)
     assert good > bad
     with pytest.raises(InvalidInput, match="holds a reward model, which generates no text"):
@@ -214,7 +236,11 @@ def test_a_reward_model_learns_to_score_and_loads_in_transformers_alone(rooms: R
 def test_a_reward_run_resumes_bit_for_bit(rooms: Rooms) -> None:
     for method, variant in (("full", ""), ("lora", "lora"), ("lora", "pissa")):
         undisturbed, stopped, resumed = Recorder(), Recorder(stop_after=4), Recorder()
-        values = {"method": method, "learning_rate": 5e-3, **({"lora": {"rank": 4, "variant": variant}} if variant else {})}
+        values = {
+            "method": method,
+            "learning_rate": 5e-3,
+            **({"lora": {"rank": 4, "variant": variant}} if variant else {}),
+        }
         run(rooms.training("reward", run=f"r-a-{method}{variant}", job=f"r-a-{method}{variant}", **values), undisturbed)
         run(rooms.training("reward", run=f"r-b-{method}{variant}", job=f"r-b-{method}{variant}", **values), stopped)
         run(rooms.training("reward", run=f"r-b-{method}{variant}", job=f"r-c-{method}{variant}", **values), resumed)
@@ -239,7 +265,9 @@ def test_the_reference_scores_only_the_pairs_that_the_run_uses(rooms: Rooms) -> 
     def kept(steps: int) -> dict[bytes, float]:
         recorder = Recorder()
         run(
-            rooms.training("dpo", run="met", job=f"met-{steps}", dataset="wide", max_steps=steps, eval_every=9, checkpoint_every=2),
+            rooms.training(
+                "dpo", run="met", job=f"met-{steps}", dataset="wide", max_steps=steps, eval_every=9, checkpoint_every=2
+            ),
             recorder,
         )
         assert all(math.isfinite(loss) for _, loss in recorder.series("train_loss"))

@@ -60,7 +60,8 @@ def test_a_pattern_that_can_not_be_run_is_refused_at_once(pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "text"), [(r"(?<=a+)\p{L}", "aab"), (r"^\d{4}-\d{2}-\d{2}$", "2024-02-29"), (r"(?:\w{2,60} ){3,99}", "ab cd ef ")]
+    ("pattern", "text"),
+    [(r"(?<=a+)\p{L}", "aab"), (r"^\d{4}-\d{2}-\d{2}$", "2024-02-29"), (r"(?:\w{2,60} ){3,99}", "ab cd ef ")],
 )
 def test_patterns_of_the_regex_library_are_accepted(pattern: str, text: str) -> None:
     assert Rewards([RewardRule(kind="regex", pattern=pattern)]).of(text, tokens=1, answers=()) == 1.0

@@ -30,7 +30,9 @@ def counter(folder: Path, name: str, joules: float) -> None:
     (folder / name / "energy_uj").write_text(str(int(joules * 1e6)))
 
 
-def test_cpu_use_is_the_cpu_time_of_this_process_over_its_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cpu_use_is_the_cpu_time_of_this_process_over_its_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(device_use.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     clock = Clock(monkeypatch)
     gauge = DeviceGauge(torch.device("cpu"), rapl=tmp_path)

@@ -16,13 +16,18 @@ ENTRIES = ("ballot/ballot.js", "live_chart/chart.js", "run_list/list.js", "text_
 
 def test_each_module_is_in_the_script_once_behind_those_it_imports(tmp_path: Path) -> None:
     (tmp_path / "dom.js").write_text("const secret = 1\nexport function one() { return secret }\n")
-    (tmp_path / "a.js").write_text('import { one } from "./dom.js"\nconst secret = 2\nexport const two = one() + secret\n')
+    (tmp_path / "a.js").write_text(
+        'import { one } from "./dom.js"\nconst secret = 2\nexport const two = one() + secret\n'
+    )
     (tmp_path / "b.js").write_text(
-        'import { one } from "./dom.js"\nimport { two } from "./a.js"\nexport default function () { return one() + two }\n'
+        'import { one } from "./dom.js"\nimport { two } from "./a.js"\nexport default function () { return one() +'
+        " two }\n"
     )
     script = join_modules(tmp_path / "b.js")
     assert script.count("const secret = 1") == 1
-    assert script.index("const secret = 1") < script.index("const secret = 2") < script.index("const default_ = function")
+    assert (
+        script.index("const secret = 1") < script.index("const secret = 2") < script.index("const default_ = function")
+    )
     assert script.rstrip().endswith("export default module_2.default;")
     assert not re.search(r"^(import|export (?!default module_))", script, re.MULTILINE)
 
@@ -54,5 +59,15 @@ def test_helpers_and_labels_are_written_once() -> None:
 
 def test_no_component_takes_markup_from_text() -> None:
     """A network's text becomes text nodes; whatever parses markup is one mistake from running it."""
-    doors = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "srcdoc", "createContextualFragment")
-    assert [f"{file.name}: {door}" for file in BROWSER.rglob("*.js") for door in doors if door in file.read_text()] == []
+    doors = (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "DOMParser",
+        "srcdoc",
+        "createContextualFragment",
+    )
+    assert [
+        f"{file.name}: {door}" for file in BROWSER.rglob("*.js") for door in doors if door in file.read_text()
+    ] == []

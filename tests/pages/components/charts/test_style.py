@@ -12,7 +12,9 @@ PAGES = Path(style.__file__).parents[2]
 
 def test_colours_of_figures_are_written_in_the_style_alone() -> None:
     color = re.compile(r"#[0-9a-fA-F]{6}\b|rgba?\(\d")
-    spelled = [str(file) for file in PAGES.rglob("*.py") if file != Path(style.__file__) and color.search(file.read_text())]
+    spelled = [
+        str(file) for file in PAGES.rglob("*.py") if file != Path(style.__file__) and color.search(file.read_text())
+    ]
     assert not spelled
 
 

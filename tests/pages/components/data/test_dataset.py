@@ -22,8 +22,12 @@ from tests.support.opening import assert_sound, open_page
 
 @pytest.mark.parametrize("kind", list(DatasetKind))
 def test_a_dataset_of_every_kind_opens_and_leads_on(site: Context, kind: DatasetKind) -> None:
-    """The page of an imported IFEval said "Something went wrong": its rows are kept as they are, and no next step was known for them."""
-    reference = add_benchmark(site, f"set {kind}", [{"record": record_text({"text": "a"}), "text": "a", "prompt": "a"}], kind=kind.value)
+    """The page of an imported IFEval said "Something went wrong": its rows are kept as they are, and no next step was
+    known for them.
+    """
+    reference = add_benchmark(
+        site, f"set {kind}", [{"record": record_text({"text": "a"}), "text": "a", "prompt": "a"}], kind=kind.value
+    )
     identity = resolve_version(site, reference).dataset_id
     app = open_page("build/datasets.py", dataset=identity)
     assert_sound(app)
@@ -34,7 +38,9 @@ def test_rows_that_are_lost_are_said_before_and_after_the_import(site: Context) 
     """Of 50 rows 31 were lost, which stood in a tab that no one opens."""
     rows = [{"prompt": "?", "completion": "an answer"}] * 30 + [{"prompt": "?", "completion": ""}] * 5
     stored = save_upload(site, io.BytesIO(json.dumps(rows).encode()), name="lossy.json", person=LOCAL)
-    refused = done(site, import_dataset(site, name="lossy", kind="instruction", upload=stored, person=LOCAL, max_rejected=0.01))
+    refused = done(
+        site, import_dataset(site, name="lossy", kind="instruction", upload=stored, person=LOCAL, max_rejected=0.01)
+    )
     app = open_page("build/datasets.py", dataset=refused.dataset_id)
     assert not app.error
     told = app.warning[0].value.replace("\\", "")
@@ -49,7 +55,9 @@ def test_rows_that_are_lost_are_said_before_and_after_the_import(site: Context) 
     assert "**5 of 35 rows (14.3 %) were rejected**" in app.warning[0].value.replace("\\", "")
 
 
-def test_the_form_asks_before_it_loses_more_than_a_few_rows(site: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_form_asks_before_it_loses_more_than_a_few_rows(
+    site: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "few.jsonl").write_text('{"prompt": "?", "completion": "yes"}\n' * 3)
     monkeypatch.setenv("DATA_PATH", str(tmp_path))
     get_context.cache_clear()
@@ -63,7 +71,9 @@ def test_the_form_asks_before_it_loses_more_than_a_few_rows(site: Context, tmp_p
     assert (past.keep_good, past.max_rejected) == (True, 0.01)
 
 
-def test_a_file_called_test_takes_the_name_of_its_folder(site: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_called_test_takes_the_name_of_its_folder(
+    site: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """GSM8K's test.jsonl became a dataset that was named "test"."""
     (tmp_path / "gsm8k").mkdir()
     (tmp_path / "gsm8k" / "test.jsonl").write_text('{"question": "How many?", "answer": "Two. #### 2"}\n' * 3)

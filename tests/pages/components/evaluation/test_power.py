@@ -12,9 +12,11 @@ from pages.components.evaluation.power import format_detectable, format_power
 
 
 def test_plan_names_its_assumption_and_the_items_that_smaller_differences_need() -> None:
-    assert format_power(plan_power(500)) == (
-        "Detects a difference of 7.0 points with 80 % power; checkpoints are assumed to differ on 30 % of items, as nothing was measured "
-        "on this benchmark yet. Items needed for 1 point: 23,740; 2 points: 5,980; 5 points: 975."
+    assert (
+        format_power(plan_power(500))
+        == "Detects a difference of 7.0 points with 80 % power; checkpoints are assumed to differ on 30 % of items, as"
+        " nothing was measured on this benchmark yet. Items needed for 1 point: 23,740; 2 points: 5,980; 5 points:"
+        " 975."
     )
 
 
@@ -30,7 +32,11 @@ def test_plan_of_three_items_detects_nothing() -> None:
 
 def test_several_benchmarks_name_only_what_each_detects() -> None:
     """Eleven benchmarks were a wall of eleven paragraphs."""
-    assert [format_detectable(plan) for plan in (plan_power(500), plan_power(3), None)] == ["7.0 points", "none: too few items", "–"]
+    assert [format_detectable(plan) for plan in (plan_power(500), plan_power(3), None)] == [
+        "7.0 points",
+        "none: too few items",
+        "–",
+    ]
 
 
 def test_the_plan_of_a_task_names_its_metrics() -> None:
@@ -38,5 +44,7 @@ def test_the_plan_of_a_task_names_its_metrics() -> None:
     lambada = shipped_definition("lambada")
     assert isinstance(lambada, TaskDefinition)
     plan = Plan(EvaluationKind.PERPLEXITY, "all", 20, None)
-    assert format_plan(plan, EvaluationConfig(task=lambada)) == "LAMBADA: accuracy, perplexity of the target on 20 texts."
+    assert (
+        format_plan(plan, EvaluationConfig(task=lambada)) == "LAMBADA: accuracy, perplexity of the target on 20 texts."
+    )
     assert format_plan(plan, EvaluationConfig()) == "Perplexity and bits per byte on 20 texts."

@@ -1,4 +1,6 @@
-"""Evidence: exact expectations, false winners however votes arrive, and a confidence sequence that agrees with the e-value."""
+"""Evidence: exact expectations, false winners however votes arrive, and a confidence sequence that agrees with the
+e-value.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,14 @@ ORDERS = ("round after round", "prompt after prompt", "at random")
 
 
 def simulate(
-    rng: np.random.Generator, *, prompts: int, raters: int, order: str, mean: float = 0.5, ties: float = 0.2, deviation: float = 0.2
+    rng: np.random.Generator,
+    *,
+    prompts: int,
+    raters: int,
+    order: str,
+    mean: float = 0.5,
+    ties: float = 0.2,
+    deviation: float = 0.2,
 ) -> tuple[FloatArray, IntArray]:
     """Votes of a campaign whose prompts favour one side or the other, in one of the orders in which votes arrive."""
     size = mean * (1 - mean) / deviation**2 - 1
@@ -81,14 +90,20 @@ def test_a_frozen_score_is_never_revised() -> None:
 def test_the_path_holds_the_e_value_of_every_beginning() -> None:
     points, prompt = simulate(np.random.default_rng(1), prompts=20, raters=5, order="at random", mean=0.7)
     path = e_value_path(points, prompt)
-    assert path == pytest.approx([e_value(points[: end + 1], prompt[: end + 1]) for end in range(len(points))], rel=1e-9)
+    assert path == pytest.approx(
+        [e_value(points[: end + 1], prompt[: end + 1]) for end in range(len(points))], rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(("prompts", "raters"), [(8, 50), (30, 1), (30, 10), (30, 50), (100, 3), (100, 20)])
-def test_looking_after_every_vote_rarely_declares_a_false_winner_at_any_overlap(order: str, prompts: int, raters: int) -> None:
+def test_looking_after_every_vote_rarely_declares_a_false_winner_at_any_overlap(
+    order: str, prompts: int, raters: int
+) -> None:
     rng = np.random.default_rng(prompts + raters)
-    fooled = sum(e_value_path(*simulate(rng, prompts=prompts, raters=raters, order=order)).max() >= 20 for _ in range(100))
+    fooled = sum(
+        e_value_path(*simulate(rng, prompts=prompts, raters=raters, order=order)).max() >= 20 for _ in range(100)
+    )
     assert fooled <= stats.binom.ppf(0.999, 100, 0.05)
 
 
@@ -97,7 +112,9 @@ def test_revising_a_prompts_score_with_every_vote_declares_more_false_winners_th
 
     def revised(points: FloatArray, prompt: IntArray) -> float:
         sums = np.cumsum((points - 0.5).reshape(-1, prompt.max() + 1), axis=0)  # of each prompt, after each round
-        return max(mixture_e_value(int(won), int(lost)) for won, lost in zip((sums > 0).sum(1), (sums < 0).sum(1), strict=True))
+        return max(
+            mixture_e_value(int(won), int(lost)) for won, lost in zip((sums > 0).sum(1), (sums < 0).sum(1), strict=True)
+        )
 
     campaigns = [simulate(rng, prompts=30, raters=50, order=ORDERS[0], deviation=0.05) for _ in range(150)]
     frozen = sum(e_value_path(*campaign).max() >= 20 for campaign in campaigns)

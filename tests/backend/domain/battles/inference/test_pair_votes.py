@@ -1,4 +1,6 @@
-"""Votes of a pair from arrays and from records, and the outcome without each rater against leaving out one after the other."""
+"""Votes of a pair from arrays and from records, and the outcome without each rater against leaving out one after the
+other.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from backend.domain.battles.verdicts import is_decided, judge_pair, pair_verdict
 from backend.domain.battles.votes import VoteRecord, encode_votes
 
 
-def simulate(rng: np.random.Generator, *, prompts: int, raters: int, votes: int, share: float, repeats: bool = False) -> list[VoteRecord]:
+def simulate(
+    rng: np.random.Generator, *, prompts: int, raters: int, votes: int, share: float, repeats: bool = False
+) -> list[VoteRecord]:
     """Votes on three contestants with shuffled sides; the first by name earns `share`."""
     records = []
     for item in rng.choice(prompts * raters * 3, size=votes, replace=repeats):
@@ -23,7 +27,9 @@ def simulate(rng: np.random.Generator, *, prompts: int, raters: int, votes: int,
         tied, won = rng.random() < 0.2, rng.random() < share
         winner = str(rng.choice(["TIE", "BOTH_BAD"])) if tied else "A" if won == (a == first) else "B"
         prompt, rater = divmod(int(item) // 3, raters)
-        records.append(VoteRecord(f"p{prompt}", f"r{rater}", a, b, winner, identical=winner == "TIE" and rng.random() < 0.3))
+        records.append(
+            VoteRecord(f"p{prompt}", f"r{rater}", a, b, winner, identical=winner == "TIE" and rng.random() < 0.3)
+        )
     return records
 
 
@@ -31,7 +37,10 @@ def without(pair: PairVotes, rater: int) -> PairVotes:
     """The votes of the other raters."""
     others = pair.rater != rater
     return replace(
-        pair, points=pair.points[others], prompt=np.unique(pair.prompt[others], return_inverse=True)[1], rater=pair.rater[others]
+        pair,
+        points=pair.points[others],
+        prompt=np.unique(pair.prompt[others], return_inverse=True)[1],
+        rater=pair.rater[others],
     )
 
 
@@ -43,10 +52,14 @@ def outcome(pair: PairVotes, *, alpha: float) -> int:
 
 @pytest.mark.parametrize("repeats", [False, True], ids=["one vote on a prompt", "several votes on a prompt"])
 @pytest.mark.parametrize(("prompts", "raters", "votes"), [(40, 6, 500), (60, 2, 200)])
-def test_leaving_out_all_raters_at_once_is_leaving_out_one_after_the_other(prompts: int, raters: int, votes: int, repeats: bool) -> None:
+def test_leaving_out_all_raters_at_once_is_leaving_out_one_after_the_other(
+    prompts: int, raters: int, votes: int, repeats: bool
+) -> None:
     changed = 0
     for seed in range(3):
-        records = simulate(np.random.default_rng(seed), prompts=prompts, raters=raters, votes=votes, share=0.72, repeats=repeats)
+        records = simulate(
+            np.random.default_rng(seed), prompts=prompts, raters=raters, votes=votes, share=0.72, repeats=repeats
+        )
         for pair in votes_by_pair(encode_votes(records)).values():
             outcomes = outcomes_without(pair.points, pair.prompt, pair.rater, alpha=0.05 / 3)
             expected = [outcome(without(pair, rater), alpha=0.05 / 3) for rater in range(len(pair.raters))]

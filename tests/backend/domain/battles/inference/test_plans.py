@@ -94,7 +94,9 @@ def test_raters_grow_with_leaning_and_with_smaller_gaps() -> None:
     needed = [raters_for(leaning, gap_elo=100, alpha=0.05, votes_per_rater=60) for leaning in (0.0, 0.3, 0.8)]
     assert needed == sorted(needed)
     assert needed[2] > 3 * needed[0]
-    assert raters_for(0.2, gap_elo=35, alpha=0.05, votes_per_rater=60) > 3 * raters_for(0.2, gap_elo=100, alpha=0.05, votes_per_rater=60)
+    assert raters_for(0.2, gap_elo=35, alpha=0.05, votes_per_rater=60) > 3 * raters_for(
+        0.2, gap_elo=100, alpha=0.05, votes_per_rater=60
+    )
     assert raters_for(0.0, gap_elo=800, alpha=0.05, votes_per_rater=10_000) >= 4
     options = plan_options(gaps=(35.0,), judge_correlation=0.5)
     assert {option.raters > 0 for option in options if option.any_time} == {True}
@@ -106,5 +108,7 @@ def test_as_many_raters_as_planned_settle_a_gap() -> None:
     rater, settled = np.repeat(np.arange(raters), 40), 0
     for _ in range(60):
         odds = 150 * math.log(10) / 400 + 0.3 * rng.standard_normal(raters)
-        settled += rater_e_value((rng.random(len(rater)) < 1 / (1 + np.exp(-odds[rater]))).astype(np.float64), rater) >= 20
+        settled += (
+            rater_e_value((rng.random(len(rater)) < 1 / (1 + np.exp(-odds[rater]))).astype(np.float64), rater) >= 20
+        )
     assert 0.65 <= settled / 60 <= 0.97

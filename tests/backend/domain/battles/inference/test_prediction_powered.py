@@ -16,8 +16,12 @@ from backend.errors import InvalidInput
 TRUTH = 0.6
 
 
-def simulate(rng: np.random.Generator, *, voted: int, judged: int, agreement: float, bias: float = 0.0) -> tuple[FloatArray, FloatArray]:
-    """Votes on prompts, and verdicts of a judge that repeats the vote with chance `agreement` and else favours one side."""
+def simulate(
+    rng: np.random.Generator, *, voted: int, judged: int, agreement: float, bias: float = 0.0
+) -> tuple[FloatArray, FloatArray]:
+    """Votes on prompts, and verdicts of a judge that repeats the vote with chance `agreement` and else favours one
+    side.
+    """
     votes = (rng.random(voted + judged) < TRUTH).astype(np.float64)
     other = (rng.random(voted + judged) < TRUTH + bias).astype(np.float64)
     return votes, np.where(rng.random(voted + judged) < agreement, votes, other)
@@ -88,8 +92,13 @@ def test_votes_and_verdicts_are_joined_by_prompt_and_seen_from_first() -> None:
     rng = np.random.default_rng(5)
     votes, verdicts = simulate(rng, voted=30, judged=60, agreement=0.7)
     records = [VoteRecord(f"p{place}", "r", "x", "y", "A" if votes[place] else "B") for place in range(30)]
-    records += [VoteRecord(f"p{place}", "judge", "y", "x", "B" if verdict else "A") for place, verdict in enumerate(verdicts)]
-    result, mirrored = assisted_share(records, "x", "y", judge="judge"), assisted_share(records, "y", "x", judge="judge")
+    records += [
+        VoteRecord(f"p{place}", "judge", "y", "x", "B" if verdict else "A") for place, verdict in enumerate(verdicts)
+    ]
+    result, mirrored = (
+        assisted_share(records, "x", "y", judge="judge"),
+        assisted_share(records, "y", "x", judge="judge"),
+    )
     assert result == assisted_share([*records, VoteRecord("p", "r", "x", "z", "A")], "x", "y", judge="judge")
     assert result.share.value == pytest.approx(assisted_mean(votes[:30], verdicts[:30], verdicts[30:]).share.value)
     assert mirrored.share.value == pytest.approx(1 - result.share.value)

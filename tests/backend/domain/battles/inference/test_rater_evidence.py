@@ -1,4 +1,6 @@
-"""Evidence over raters: the likelihood ratio that it states, expectations of at most one, and errors with raters who lean."""
+"""Evidence over raters: the likelihood ratio that it states, expectations of at most one, and errors with raters who
+lean.
+"""
 
 from __future__ import annotations
 
@@ -48,23 +50,36 @@ def test_the_e_value_is_favoured_chance_over_the_largest_chance_of_a_symmetric_u
     for (centre, share), side, (spread, part) in itertools.product(zip(CENTRES, shares, strict=True), (1, -1), SPREADS):
         weight = stats.norm.pdf(LEANINGS, side * centre, max(spread, STEP / 2))
         weight /= weight.sum()
-        favoured += share * part * math.prod(float(weight @ chance(*votes, LEANINGS)) for votes in zip(won, lost, strict=True))
+        favoured += (
+            share * part * math.prod(float(weight @ chance(*votes, LEANINGS)) for votes in zip(won, lost, strict=True))
+        )
     widths = np.geomspace(0.01, 8, 40)
     grid = np.linspace(-1, 1, 2001)
-    table = np.array([[chance(*votes, width * grid).mean() for width in widths] for votes in zip(won, lost, strict=True)])
+    table = np.array(
+        [[chance(*votes, width * grid).mean() for width in widths] for votes in zip(won, lost, strict=True)]
+    )
 
     def minus_log(raw: FloatArray) -> float:
         weights = np.exp(raw - raw.max())
         return -float(np.log(table @ (weights / weights.sum())).sum())
 
-    largest = max(-optimize.minimize(minus_log, start).fun for start in (np.zeros(40), np.linspace(3, -3, 40), np.linspace(-3, 3, 40)))
-    assert log_rater_e_value(rater_evidence(*votes_of(won, lost))) == pytest.approx(math.log(favoured) - largest, abs=0.03)
+    largest = max(
+        -optimize.minimize(minus_log, start).fun
+        for start in (np.zeros(40), np.linspace(3, -3, 40), np.linspace(-3, 3, 40))
+    )
+    assert log_rater_e_value(rater_evidence(*votes_of(won, lost))) == pytest.approx(
+        math.log(favoured) - largest, abs=0.03
+    )
 
 
 @pytest.mark.parametrize("leaning", [0.0, 0.5, 1.5])
 @pytest.mark.parametrize("spread", ["normal", "uniform", "laplace"])
 def test_the_expectation_under_any_symmetric_unimodal_spread_is_at_most_one(leaning: float, spread: str) -> None:
-    laws = {"normal": stats.norm(0, 1), "uniform": stats.uniform(-(3**0.5), 2 * 3**0.5), "laplace": stats.laplace(0, 0.5**0.5)}
+    laws = {
+        "normal": stats.norm(0, 1),
+        "uniform": stats.uniform(-(3**0.5), 2 * 3**0.5),
+        "laplace": stats.laplace(0, 0.5**0.5),
+    }
     middles = (np.arange(400) + 0.5) / 400
     leanings = leaning * laws[spread].ppf(middles)
     outcomes = [(wins, 4 - wins) for wins in range(5)]
@@ -99,7 +114,8 @@ def test_looking_after_every_vote_of_raters_who_lean_rarely_finds_a_winner(leani
         rater = np.repeat(np.arange(8), 25) if order == "rater after rater" else np.tile(np.arange(8), 25)
         points = (rng.random(200) < 1 / (1 + np.exp(-leanings[rater]))).astype(np.float64)
         fooled += any(
-            log_rater_e_value(rater_evidence(points[:end], rater[:end]), enough=limit, little=limit) >= limit for end in range(20, 201, 10)
+            log_rater_e_value(rater_evidence(points[:end], rater[:end]), enough=limit, little=limit) >= limit
+            for end in range(20, 201, 10)
         )
     assert fooled <= stats.binom.ppf(0.99, campaigns, 0.05)
 
@@ -124,7 +140,9 @@ def test_leaving_out_a_rater_is_the_evidence_of_the_others() -> None:
     evidence = rater_evidence(*votes_of(won, lost))
     for rater in range(4):
         others = votes_of(won[:rater] + won[rater + 1 :], lost[:rater] + lost[rater + 1 :])
-        assert log_rater_e_value(evidence.without(rater)) == pytest.approx(log_rater_e_value(rater_evidence(*others)), abs=0.02)
+        assert log_rater_e_value(evidence.without(rater)) == pytest.approx(
+            log_rater_e_value(rater_evidence(*others)), abs=0.02
+        )
 
 
 def test_stopping_early_decides_as_the_whole_does() -> None:

@@ -29,7 +29,9 @@ def test_the_correlation_counts_pairs() -> None:
 
 
 def test_a_loss_is_turned_and_ties_are_left_out() -> None:
-    loss = offline_agreement(numbers(1, 2, 3, 4, 5), numbers(5, 4, 3, 2, 1), benchmark="loss", metric="loss", lower_is_better=True)
+    loss = offline_agreement(
+        numbers(1, 2, 3, 4, 5), numbers(5, 4, 3, 2, 1), benchmark="loss", metric="loss", lower_is_better=True
+    )
     assert loss.tau == pytest.approx(1.0)
     tied = offline_agreement(numbers(1, 2, 3, 4, 5), numbers(1, 1, 3, 4, 5), benchmark="facts", metric="acc")
     assert (tied.alike, tied.pairs) == (9, 9)

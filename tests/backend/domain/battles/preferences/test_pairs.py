@@ -45,7 +45,9 @@ def test_one_vote_for_an_answer_and_five_for_both_bad_give_no_pair() -> None:
 )
 def test_rules_decide_which_pairs_are_kept(labels: str, rules: PreferenceRules, agreement: float | None) -> None:
     pairs = resolve_preferences(ballots(labels), rules).preferences
-    assert [(pair.chosen, pair.agreement) for pair in pairs] == ([] if agreement is None else [("x", pytest.approx(agreement))])
+    assert [(pair.chosen, pair.agreement) for pair in pairs] == (
+        [] if agreement is None else [("x", pytest.approx(agreement))]
+    )
 
 
 def test_swapped_sides_of_other_raters_count_for_the_same_answer() -> None:
@@ -77,7 +79,9 @@ def test_a_prompt_keeps_its_pairs_with_the_most_agreement() -> None:
 
 
 @given(st.lists(st.sampled_from("ABTN"), max_size=9), st.sampled_from(("against", "exclude", "ignore")))
-def test_a_kept_pair_is_preferred_by_more_than_half_of_its_counted_votes_and_names_them_all(labels: list[str], both_bad: str) -> None:
+def test_a_kept_pair_is_preferred_by_more_than_half_of_its_counted_votes_and_names_them_all(
+    labels: list[str], both_bad: str
+) -> None:
     rules = PreferenceRules(min_agreement=0.5, both_bad=both_bad)  # type: ignore[arg-type]
     for pair in resolve_preferences(ballots("".join(labels)), rules).preferences:
         assert pair.agreement > 0.5
@@ -116,7 +120,9 @@ def test_rules_are_read_from_yaml_and_name_the_nearest_field() -> None:
 
 def facts(*gaps: int, category: str = "") -> list[PairFacts]:
     return [
-        PairFacts(prompt=f"{category}{number}", chosen_tokens=50 + gap, rejected_tokens=50, agreement=0.9, category=category)
+        PairFacts(
+            prompt=f"{category}{number}", chosen_tokens=50 + gap, rejected_tokens=50, agreement=0.9, category=category
+        )
         for number, gap in enumerate(gaps)
     ]
 
@@ -129,7 +135,10 @@ def test_the_length_difference_is_the_t_interval_of_the_gaps() -> None:
 
 
 def test_warnings_name_size_length_and_unbalanced_categories() -> None:
-    kinds = {warning.kind: warning.text for warning in preference_warnings([*facts(*[20, 21, 22] * 4), *facts(20, category="rare")])}
+    kinds = {
+        warning.kind: warning.text
+        for warning in preference_warnings([*facts(*[20, 21, 22] * 4), *facts(20, category="rare")])
+    }
     assert set(kinds) == {"size", "length", "categories"}
     assert "tokens longer than rejected" in kinds["length"]
     assert "13 pairs, fewer than 100" in kinds["size"]
@@ -139,5 +148,8 @@ def test_warnings_name_size_length_and_unbalanced_categories() -> None:
 
 def test_answers_are_labelled_by_ratings_first_then_by_a_majority_of_both_bad() -> None:
     votes = [cast("BOTH_BAD", rater="r"), cast("BOTH_BAD", rater="s"), cast("A", rater="t")]
-    votes += [cast("BOTH_BAD", rater="r", prompt="q", answers=("u", "v")), cast("A", rater="s", prompt="q", answers=("u", "v"))]
+    votes += [
+        cast("BOTH_BAD", rater="r", prompt="q", answers=("u", "v")),
+        cast("A", rater="s", prompt="q", answers=("u", "v")),
+    ]
     assert label_answers({"x": [5, 4], "z": [3]}, votes) == {"x": True, "y": False}

@@ -1,4 +1,6 @@
-"""Agreement with peers, corrected for chance, against the definitions for units; copied labels against a count one by one."""
+"""Agreement with peers, corrected for chance, against the definitions for units; copied labels against a count one by
+one.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ VALUES = Resampling(0)
 
 def test_coefficients_of_a_table_are_those_of_its_pairs() -> None:
     table = np.random.default_rng(2).integers(1, 9, (NUM_LABELS, NUM_LABELS)).astype(float)
-    pairs = [(one, other) for one in range(NUM_LABELS) for other in range(NUM_LABELS) for _ in range(int(table[one, other]))]
+    pairs = [
+        (one, other) for one in range(NUM_LABELS) for other in range(NUM_LABELS) for _ in range(int(table[one, other]))
+    ]
     expected = [statistic(pairs, resampling=VALUES) for statistic in (krippendorff_alpha, gwet_ac1, pooled_kappa)]  # type: ignore[operator]
     assert chance_corrected(table) == pytest.approx([estimate.value for estimate in expected])
     assert chance_corrected(np.diag([5.0, 0.0, 0.0])) == (None, None, None)
@@ -29,8 +33,17 @@ def test_the_chance_of_copied_labels_is_that_of_counting_one_by_one() -> None:
     judged = [(f"p{prompt}", f"r{rater}") for prompt in range(40) for rater in range(7) if rng.random() < 0.7]
     columns = encode_votes([VoteRecord(*names, "x", "y", str(rng.choice(["A", "B", "TIE"]))) for names in judged])
     items = judged_items(columns, both_bad_is_tie=True, first_vote=True)
-    labels = [dict(zip(items.rater[items.item == item], items.label[items.item == item], strict=True)) for item in range(items.num_items)]
-    alike = [one == other for votes in labels for rater, one in votes.items() for peer, other in votes.items() if rater < peer]
+    labels = [
+        dict(zip(items.rater[items.item == item], items.label[items.item == item], strict=True))
+        for item in range(items.num_items)
+    ]
+    alike = [
+        one == other
+        for votes in labels
+        for rater, one in votes.items()
+        for peer, other in votes.items()
+        if rater < peer
+    ]
     average = sum(alike) / len(alike)
     checks = copy_checks(items, columns)
     for rater in range(columns.num_raters):

@@ -14,9 +14,11 @@ CONTESTANTS = ("x", "y", "z")
 STRENGTH = {"x": 0.5, "y": 0.0, "z": -0.5}
 
 
-def campaign(rng: np.random.Generator, *, raters: int = 6, prompts: int = 30, ties: float = 0.2, taste: float = 0.0) -> list[RatedVote]:
-    """Votes of honest raters, each on every prompt, one pair of three a prompt; prompts favour a contestant more or less, and so does a
-    rater's taste, a normal log-odds for each contestant.
+def campaign(
+    rng: np.random.Generator, *, raters: int = 6, prompts: int = 30, ties: float = 0.2, taste: float = 0.0
+) -> list[RatedVote]:
+    """Votes of honest raters, each on every prompt, one pair of three a prompt; prompts favour a contestant more or
+    less, and so does a rater's taste, a normal log-odds for each contestant.
     """
     votes = []
     tastes = [dict(zip(CONTESTANTS, taste * rng.normal(size=3), strict=True)) for _ in range(raters)] if taste else []
@@ -87,7 +89,9 @@ def test_one_who_pushes_a_contestant_is_found_among_raters_with_tastes(rng: np.r
 def test_a_copy_is_found_among_raters_with_tastes(rng: np.random.Generator) -> None:
     votes = campaign(rng, raters=8, prompts=100, taste=0.8)
     given = {vote.vote.prompt: vote for vote in votes if vote.vote.rater == "r1"}
-    rows = rater_quality(pretend(votes, "r2", lambda vote: replace(vote, vote=replace(given[vote.vote.prompt].vote, rater="r2"))))
+    rows = rater_quality(
+        pretend(votes, "r2", lambda vote: replace(vote, vote=replace(given[vote.vote.prompt].vote, rater="r2")))
+    )
     assert "copy" in flags(rows, "r2")
     assert all(row.rater in ("r1", "r2") for row in rows if row.flags)
 
@@ -120,7 +124,10 @@ def test_a_rater_who_turns_every_preference_round_is_an_outlier(rng: np.random.G
     for prompt in range(60):
         one, other = rng.choice(CONTESTANTS, 2, replace=False)
         better, worse = (one, other) if strong[one] > strong[other] else (other, one)
-        votes += [cast(rng, f"p{prompt}", f"r{rater}", (one, other), better if rng.random() < 0.85 else worse) for rater in range(5)]
+        votes += [
+            cast(rng, f"p{prompt}", f"r{rater}", (one, other), better if rng.random() < 0.85 else worse)
+            for rater in range(5)
+        ]
         votes.append(cast(rng, f"p{prompt}", "turned", (one, other), worse))
     rows = rater_quality(votes)
     row = next(row for row in rows if row.rater == "turned")
@@ -159,7 +166,10 @@ def test_replayed_votes_are_flagged_and_swapped_repeats_measure_consistency(rng:
     votes = campaign(rng)
     own = [vote for vote in votes if vote.vote.rater == "r3"]
     swap = {"A": "B", "B": "A", "TIE": "TIE"}
-    swapped = [replace(vote, vote=replace(vote.vote, a=vote.vote.b, b=vote.vote.a, winner=swap[vote.vote.winner])) for vote in own[:12]]
+    swapped = [
+        replace(vote, vote=replace(vote.vote, a=vote.vote.b, b=vote.vote.a, winner=swap[vote.vote.winner]))
+        for vote in own[:12]
+    ]
     consistent = rater_quality([*votes, *swapped])
     row = next(row for row in consistent if row.rater == "r3")
     assert row.consistency is not None
@@ -171,7 +181,11 @@ def test_replayed_votes_are_flagged_and_swapped_repeats_measure_consistency(rng:
 def test_a_rater_without_a_view_contradicts_itself_on_repeats(rng: np.random.Generator) -> None:
     votes = campaign(rng)
     own = [vote for vote in votes if vote.vote.rater == "r3"]
-    swapped = [replace(vote, vote=replace(vote.vote, a=vote.vote.b, b=vote.vote.a)) for vote in own if vote.vote.winner != "TIE"]
+    swapped = [
+        replace(vote, vote=replace(vote.vote, a=vote.vote.b, b=vote.vote.a))
+        for vote in own
+        if vote.vote.winner != "TIE"
+    ]
     rows = rater_quality([*votes, *swapped])
     assert "consistency" in flags(rows, "r3")
 

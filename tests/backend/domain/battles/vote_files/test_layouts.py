@@ -41,7 +41,9 @@ def test_pandalm_has_a_vote_of_each_annotator_and_an_empty_answer_is_one() -> No
     assert rows[0].texts == {"prompt_text": "Rewrite it.\n\nIt is long.", "answer_a": "Long.", "answer_b": ""}
 
 
-@pytest.mark.parametrize(("change", "words"), [({"cmp_key": "bloom"}, "cmp_key 'bloom'"), ({"annotator2": 7}, "verdict '7' of annotator2")])
+@pytest.mark.parametrize(
+    ("change", "words"), [({"cmp_key": "bloom"}, "cmp_key 'bloom'"), ({"annotator2": 7}, "verdict '7' of annotator2")]
+)
 def test_what_pandalm_does_not_write_is_refused_by_name(change: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         parse_votes(json.dumps([PANDALM | change]))
@@ -80,7 +82,10 @@ def test_a_preview_counts_the_whole_file_and_says_what_it_lacks() -> None:
 
 
 def test_a_preview_finds_votes_that_repeat_for_want_of_a_turn() -> None:
-    rows = [{"question_id": 1, "judge": "ann", "model_a": "x", "model_b": "y", "winner": "tie", "turn": turn} for turn in (1, 2)]
+    rows = [
+        {"question_id": 1, "judge": "ann", "model_a": "x", "model_b": "y", "winner": "tie", "turn": turn}
+        for turn in (1, 2)
+    ]
     text = "\n".join(map(json.dumps, rows))
     _, mapping = propose_mapping(text)
     assert preview_votes(text, mapping=mapping).num_repeats == 0

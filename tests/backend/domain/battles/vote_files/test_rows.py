@@ -26,7 +26,15 @@ OWN_RECORDS = [VoteRecord("p1", "r1", "x", "y", "A"), VoteRecord("p2", "r1", "y"
 
 
 def _mt_bench(winner: str, question: int = 81, judge: Any = "author_2", turn: int = 1, **more: Any) -> dict[str, Any]:
-    return {"question_id": question, "model_a": "x", "model_b": "y", "winner": winner, "judge": judge, "turn": turn, **more}
+    return {
+        "question_id": question,
+        "model_a": "x",
+        "model_b": "y",
+        "winner": winner,
+        "judge": judge,
+        "turn": turn,
+        **more,
+    }
 
 
 MT_BENCH = [
@@ -49,7 +57,9 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(name for row in rows for name in row)))
     writer.writeheader()
-    writer.writerows([{k: " ".join(v) if k == "judge" and isinstance(v, list) else v for k, v in row.items()} for row in rows])
+    writer.writerows(
+        [{k: " ".join(v) if k == "judge" and isinstance(v, list) else v for k, v in row.items()} for row in rows]
+    )
     return out.getvalue()
 
 
@@ -58,7 +68,9 @@ def _lines(rows: list[dict[str, Any]]) -> str:
 
 
 @pytest.mark.parametrize("write", [_csv, _lines, json.dumps], ids=["csv", "json lines", "json list"])
-@pytest.mark.parametrize(("rows", "records"), [(OWN, OWN_RECORDS), (MT_BENCH, MT_BENCH_RECORDS)], ids=["own columns", "mt-bench"])
+@pytest.mark.parametrize(
+    ("rows", "records"), [(OWN, OWN_RECORDS), (MT_BENCH, MT_BENCH_RECORDS)], ids=["own columns", "mt-bench"]
+)
 def test_votes_are_read_in_every_form(write: Any, rows: list[dict[str, Any]], records: list[VoteRecord]) -> None:
     assert parse_votes("\ufeff" + write(rows)) == records
 
@@ -77,8 +89,14 @@ def test_in_our_own_columns_a_winner_is_a_side_and_no_contestant() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (_lines([*MT_BENCH[:1], _mt_bench("model_c")]), "Line 3 has the unknown winner 'model_c'.*the sides are model_a and model_b"),
-        (_lines([{k: v for k, v in MT_BENCH[0].items() if k != "judge"}]), "lack the column rater; Line 2 has question_id, model_a"),
+        (
+            _lines([*MT_BENCH[:1], _mt_bench("model_c")]),
+            "Line 3 has the unknown winner 'model_c'.*the sides are model_a and model_b",
+        ),
+        (
+            _lines([{k: v for k, v in MT_BENCH[0].items() if k != "judge"}]),
+            "lack the column rater; Line 2 has question_id, model_a",
+        ),
         (_lines([*MT_BENCH[:1]]) + "{broken\n", "Line 4 is not JSON"),
         (_lines([*MT_BENCH[:1]]) + "[1]\n", "Line 4 is not an object"),
         (json.dumps([*MT_BENCH[:1], _mt_bench("tie", judge=None)]), "Vote 2 has no judge"),
@@ -103,7 +121,11 @@ def test_any_text_is_read_or_refused_with_a_remedy(text: str, begin: str) -> Non
 
 
 def test_rating_fit_gives_the_same_ratings_for_a_csv_and_for_json_lines(tmp_path: Path) -> None:
-    rows = [_mt_bench(winner, question) for question in range(81, 91) for winner in ("model_a", "model_a", "model_b", "tie (inconsistent)")]
+    rows = [
+        _mt_bench(winner, question)
+        for question in range(81, 91)
+        for winner in ("model_a", "model_a", "model_b", "tie (inconsistent)")
+    ]
     tables = []
     for name, text in (("votes.csv", _csv(rows)), ("votes.jsonl", _lines(rows))):
         (tmp_path / name).write_text(text)
@@ -124,14 +146,27 @@ def _fit(path: Path, *arguments: str) -> Any:
 
 def test_rating_fit_takes_method_clusters_control_weights_and_category(tmp_path: Path) -> None:
     rows = [
-        {"prompt": f"p{n % 10}", "rater": f"r{n % 4}", "a": "x", "b": "y", "winner": winner, "category": "maths" if n % 2 else "code"}
+        {
+            "prompt": f"p{n % 10}",
+            "rater": f"r{n % 4}",
+            "a": "x",
+            "b": "y",
+            "winner": winner,
+            "category": "maths" if n % 2 else "code",
+        }
         | {"length_a": 100 + n, "length_b": 200 - n, "probability": 0.5}
         for n, winner in enumerate(["A", "tie", "A", "B", "tie", "A", "A", "B"] * 5)
     ]
     path = tmp_path / "votes.csv"
     path.write_text(_csv(rows))
-    document = _fit(path, "--method", "davidson", "--cluster-by", "prompt", "--control", "length", "--reweight", "--json")
-    assert (document["method"], document["options"]["cluster_by"], document["options"]["reweight"]) == ("davidson", "prompt", True)
+    document = _fit(
+        path, "--method", "davidson", "--cluster-by", "prompt", "--control", "length", "--reweight", "--json"
+    )
+    assert (document["method"], document["options"]["cluster_by"], document["options"]["reweight"]) == (
+        "davidson",
+        "prompt",
+        True,
+    )
     assert document["tie_parameter"] > 0
     assert document["log_likelihood"] < 0
     assert [row["method"] for row in document["fits"]] == ["bradley_terry", "davidson", "rao_kupper"]

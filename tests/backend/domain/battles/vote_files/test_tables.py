@@ -24,7 +24,11 @@ cells = st.sampled_from(["p", "x", "y", " z", "A", "B", "tie", "", '"q, r"', '"a
 lines = st.lists(st.lists(cells, min_size=5, max_size=7).map(",".join), max_size=5).map("\n".join)
 objects = st.fixed_dictionaries(
     {name: st.sampled_from(["x", "y", " z", 81, "A", "B", "tie"]) for name in ("prompt", "rater", "a", "b", "winner")},
-    optional={"category": st.sampled_from(["maths", ""]), "probability": st.sampled_from([0.5, 1, None]), "judge": st.just("j")},
+    optional={
+        "category": st.sampled_from(["maths", ""]),
+        "probability": st.sampled_from([0.5, 1, None]),
+        "judge": st.just("j"),
+    },
 )
 
 
@@ -60,7 +64,8 @@ def as_lines(rows: list[dict[str, Any]]) -> str:
 def rows_of(text: str) -> list[dict[str, Any]]:
     numbers = ("sampling_probability", "length_a", "length_b", "bold_a", "bold_b")
     return [
-        {name: float(cell) if name in numbers else cell for name, cell in row.items() if cell} for row in csv.DictReader(io.StringIO(text))
+        {name: float(cell) if name in numbers else cell for name, cell in row.items() if cell}
+        for row in csv.DictReader(io.StringIO(text))
     ]
 
 
@@ -72,7 +77,19 @@ def rows_of(text: str) -> list[dict[str, Any]]:
         FULL + '"p, 1",r,"x ""y""",z,B,,,,,,\n\n' + ROWS,
         "prompt,worker,left,right,winner\n8,58,Elm,Oak,right\n",
         as_lines(rows_of(FULL + ROWS)),
-        as_lines([{"question_id": 81, "judge": "j", "model_a": "x", "model_b": "y", "winner": "tie (bothbad)", "turn": 1, "more": [1]}]),
+        as_lines(
+            [
+                {
+                    "question_id": 81,
+                    "judge": "j",
+                    "model_a": "x",
+                    "model_b": "y",
+                    "winner": "tie (bothbad)",
+                    "turn": 1,
+                    "more": [1],
+                }
+            ]
+        ),
     ],
     ids=["csv", "upper case and windows", "quotes", "sides", "json lines", "mt-bench"],
 )

@@ -75,7 +75,8 @@ def test_a_table_without_a_header_is_read_from_its_first_row() -> None:
 
 
 @given(
-    rows=st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), min_size=1), min_size=1, max_size=6), cut=st.integers(1, 40)
+    rows=st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), min_size=1), min_size=1, max_size=6),
+    cut=st.integers(1, 40),
 )
 @settings(max_examples=150, deadline=None)
 def test_json_is_read_the_same_in_chunks_of_any_size(rows: list[dict[str, str]], cut: int) -> None:

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from backend.domain.data.reports.contamination import COMMON, RUN, BenchmarkIndex, Item, item_of, words_of
 
-LONG = "A train leaves the station at noon and travels sixty miles an hour toward a town two hundred miles away. When does it arrive?"
+LONG = (
+    "A train leaves the station at noon and travels sixty miles an hour toward a town two hundred miles away. When does"
+    " it arrive?"
+)
 SHORT = "Which planet of the solar system has the most moons?"
 TINY = "Who wrote Hamlet?"
 ITEMS = [
@@ -31,7 +34,10 @@ def found(*parts: str) -> list[tuple[str, int, str]]:
     ("parts", "expected"),
     [
         ((f"Homework. {LONG.upper().replace(' ', '  ')} Thanks!",), ("maths", 1, "run")),
-        (("He said: travels sixty miles an hour toward a town two hundred miles away when -- and then stopped.",), ("maths", 1, "run")),
+        (
+            ("He said: travels sixty miles an hour toward a town two hundred miles away when -- and then stopped.",),
+            ("maths", 1, "run"),
+        ),
         ((f"Some text. {SHORT} Nobody knew.",), ("facts", 1, "question")),
         ((TINY, "I have no idea."), ("facts", 2, "question")),
         (("In the quiz they asked who wrote Hamlet? It was Shakespeare, of course.",), ("facts", 2, "question")),
@@ -61,7 +67,9 @@ def test_a_merely_similar_text_is_not_reported(parts: tuple[str, ...]) -> None:
 
 
 def test_the_overlap_holds_the_common_text_and_its_share_of_the_question() -> None:
-    overlap = INDEX.search([("nothing here",), ("He travels sixty miles an hour toward a town two hundred miles away. When?",)])[0]
+    overlap = INDEX.search(
+        [("nothing here",), ("He travels sixty miles an hour toward a town two hundred miles away. When?",)]
+    )[0]
     assert overlap.row == 1
     assert overlap.text == "travels sixty miles an hour toward a town two hundred miles away when"
     assert (overlap.words, overlap.share) == (13, pytest.approx(13 / len(words_of(LONG))))
@@ -77,7 +85,10 @@ def test_an_item_twice_in_a_row_is_one_overlap_and_rows_are_separate() -> None:
 def test_runs_shared_by_many_items_are_ignored() -> None:
     head = "Read the following passage carefully and then choose the one option that best answers the question below:"
     names = ["ash", "birch", "cedar", "elm", "fir", "hazel", "juniper", "larch", "maple", "oak", "pine", "rowan"]
-    items = [Item("school", number, f"{head} what colour is the bark of the {name}?", ()) for number, name in enumerate(names, 1)]
+    items = [
+        Item("school", number, f"{head} what colour is the bark of the {name}?", ())
+        for number, name in enumerate(names, 1)
+    ]
     assert len(items) > COMMON
     index = BenchmarkIndex(items)
     assert index.search([(f"{head} anything at all",)]) == []

@@ -94,7 +94,10 @@ def test_case_punctuation_and_spacing_are_ignored() -> None:
 
 def test_a_word_changed_in_twenty_is_a_near_duplicate_and_another_text_is_not() -> None:
     text = "The old miller walked down to the river every morning to look at the wheel and to count his geese there"
-    texts = [normalise(one) for one in (text, text.replace("miller", "baker"), "Nobody in the village had seen the comet but the owl.")]
+    texts = [
+        normalise(one)
+        for one in (text, text.replace("miller", "baker"), "Nobody in the village had seen the comet but the owl.")
+    ]
     hashes, offsets = shingle(texts)
     sets = unique_sets(hashes, offsets, range(3))
     assert jaccard(sets[0], sets[1]) > 0.8

@@ -52,5 +52,7 @@ def test_clean_text_has_no_fault(text: str) -> None:
 
 def test_faults_come_worst_first_and_are_counted() -> None:
     faults = find_faults("<b>Ã©</b> Ã¨ \x00")
-    assert [fault.name for fault in faults] == [name for name in FAULTS if name in {"mojibake", "control_character", "html"}]
+    assert [fault.name for fault in faults] == [
+        name for name in FAULTS if name in {"mojibake", "control_character", "html"}
+    ]
     assert {fault.name: fault.count for fault in faults} == {"mojibake": 2, "control_character": 1, "html": 2}

@@ -26,7 +26,12 @@ def test_numbers_that_are_choices_are_meant_as_text() -> None:
 
 
 def test_an_index_is_no_text_because_one_row_has_that_number_among_its_choices() -> None:
-    assert golds((["0", "1", "2", "3"], "1"), (["4", "2", "1", "0"], "2"), (NAMES, "0"), (NAMES, "3")) == ["1", "1", "iron", "salt"]
+    assert golds((["0", "1", "2", "3"], "1"), (["4", "2", "1", "0"], "2"), (NAMES, "0"), (NAMES, "3")) == [
+        "1",
+        "1",
+        "iron",
+        "salt",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +49,9 @@ def test_answers_are_counted_as_the_file_counts_them(answers: list[Any], expecte
 
 
 def test_a_file_that_does_not_tell_is_asked_about() -> None:
-    with pytest.raises(InvalidInput, match=r"`answer` \(1, 2, 3\) may count the choices from 0 or from 1.*answer_from_0"):
+    with pytest.raises(
+        InvalidInput, match=r"`answer` \(1, 2, 3\) may count the choices from 0 or from 1.*answer_from_0"
+    ):
         golds((NAMES, "1"), (NAMES, "2"), (NAMES, "3"))
     settled = apply_mapping(
         {"question": "Which?", "choices": NAMES, "answer": "3"},
@@ -63,9 +70,13 @@ def test_a_file_that_does_not_tell_is_asked_about() -> None:
     ],
     ids=["a permutation of 0 to 3", "numbers", "from 1"],
 )
-def test_choices_that_are_numbers_are_asked_about_where_index_and_text_both_fit(rows: list[tuple[list[str], Any]], base: int) -> None:
+def test_choices_that_are_numbers_are_asked_about_where_index_and_text_both_fit(
+    rows: list[tuple[list[str], Any]], base: int
+) -> None:
     """Choices that permute 0 to 3 were read as text, so that most golds were another choice than the file meant."""
-    with pytest.raises(InvalidInput, match=rf"may be the text of a choice or count the choices from {base}.*answer_from_{base}"):
+    with pytest.raises(
+        InvalidInput, match=rf"may be the text of a choice or count the choices from {base}.*answer_from_{base}"
+    ):
         golds(*rows)
 
 

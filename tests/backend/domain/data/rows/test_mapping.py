@@ -19,8 +19,12 @@ from backend.errors import InvalidInput
 from tests.support.data.row_spellings import CALLED, GOOD, KTO, LOOK, PREFERENCE, SPELLINGS, USER, WINNER
 
 
-@pytest.mark.parametrize(("row", "kind", "canonical"), [case[1:] for case in SPELLINGS], ids=[case[0] for case in SPELLINGS])
-def test_a_common_spelling_is_recognised_and_converted(row: dict[str, Any], kind: str, canonical: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("row", "kind", "canonical"), [case[1:] for case in SPELLINGS], ids=[case[0] for case in SPELLINGS]
+)
+def test_a_common_spelling_is_recognised_and_converted(
+    row: dict[str, Any], kind: str, canonical: dict[str, Any]
+) -> None:
     recognition = recognise([row])
     assert recognition.kind == kind
     assert recognition.reason
@@ -34,7 +38,12 @@ def test_a_canonical_row_stays_as_it_is(canonical: dict[str, Any]) -> None:
 
 
 def test_truthfulqa_puts_the_best_answer_among_the_wrong_ones() -> None:
-    row = {"Question": "Seeds?", "Best Answer": "Nothing happens", "Correct Answers": "Nothing", "Incorrect Answers": "You grow; You fly"}
+    row = {
+        "Question": "Seeds?",
+        "Best Answer": "Nothing happens",
+        "Correct Answers": "Nothing",
+        "Incorrect Answers": "You grow; You fly",
+    }
     recognition = recognise([row])
     item = apply_mapping(row, kind=recognition.kind, mapping=recognition.mapping)
     assert sorted(item["choices"]) == ["Nothing happens", "You fly", "You grow"]
@@ -58,25 +67,87 @@ def test_a_missing_column_is_named_with_the_existing_columns() -> None:
         ({"m": [USER]}, "chat", {"m": "messages"}, "no answer of the assistant"),
         ({"m": [GOOD]}, "chat", {"m": "messages"}, "no turn of the user"),
         ({"m": [{"role": "king", "content": "x"}]}, "chat", {"m": "messages"}, "unknown role 'king'"),
-        ({"m": [{"role": "user", "content": None}, GOOD]}, "chat", {"m": "messages"}, "turn 1 of `messages` has no text"),
+        (
+            {"m": [{"role": "user", "content": None}, GOOD]},
+            "chat",
+            {"m": "messages"},
+            "turn 1 of `messages` has no text",
+        ),
         ({"m": ["x"]}, "chat", {"m": "messages"}, "turn 1 of `messages` is text"),
         ({"m": []}, "chat", {"m": "messages"}, "holds no turns"),
-        ({"c": "same", "r": "same", "p": "q"}, "preference", {"p": "prompt", "c": "chosen", "r": "rejected"}, "are the same"),
+        (
+            {"c": "same", "r": "same", "p": "q"},
+            "preference",
+            {"p": "prompt", "c": "chosen", "r": "rejected"},
+            "are the same",
+        ),
         ({"c": "one", "r": "two"}, "preference", {"c": "chosen", "r": "rejected"}, "there is no prompt"),
-        ({"c": "yes", "p": "q", "l": 0.5}, "kto", {"p": "prompt", "c": "completion", "l": "label"}, "neither good nor bad"),
-        ({"c": "yes", "p": "q", "l": None}, "kto", {"p": "prompt", "c": "completion", "l": "label"}, "`label` holds nothing"),
-        ({"a": "x", "b": "y", "p": "q", "w": "tie"}, "preference", WINNER, "`winner` holds 'tie': no answer is preferred"),
+        (
+            {"c": "yes", "p": "q", "l": 0.5},
+            "kto",
+            {"p": "prompt", "c": "completion", "l": "label"},
+            "neither good nor bad",
+        ),
+        (
+            {"c": "yes", "p": "q", "l": None},
+            "kto",
+            {"p": "prompt", "c": "completion", "l": "label"},
+            "`label` holds nothing",
+        ),
+        (
+            {"a": "x", "b": "y", "p": "q", "w": "tie"},
+            "preference",
+            WINNER,
+            "`winner` holds 'tie': no answer is preferred",
+        ),
         ({"a": "x", "b": "y", "p": "q", "w": "purple"}, "preference", WINNER, "`winner` holds 'purple': expected a, b"),
-        ({"m": [USER, GOOD], "t": "search"}, "chat", {"m": "messages", "t": "tools"}, "text that is not JSON ('search')"),
-        ({"m": [USER, GOOD], "t": [{"x": 1}]}, "chat", {"m": "messages", "t": "tools"}, "tool 1 of `tools` has no name"),
-        ({"m": [USER, {"from": "function_call", "value": "look(1)"}]}, "chat", {"m": "messages"}, "where a call of a tool is expected"),
-        ({"m": [USER, {"role": "assistant", "tool_calls": [{"id": 1}]}]}, "chat", {"m": "messages"}, "calls a tool without a name"),
-        ({"p": "x", "c": "y", "h": "z"}, "chat", {"p": "prompt", "c": "completion", "h": "history"}, "[question, answer] pairs"),
-        ({"q": "?", "c": ["a", "b"], "a": 7}, "benchmark", {"q": "question", "c": "choices", "a": "answer"}, "none of the 2 choices"),
-        ({"q": "?", "c": ["a"], "a": 0}, "benchmark", {"q": "question", "c": "choices", "a": "answer"}, "at least 2 are needed"),
+        (
+            {"m": [USER, GOOD], "t": "search"},
+            "chat",
+            {"m": "messages", "t": "tools"},
+            "text that is not JSON ('search')",
+        ),
+        (
+            {"m": [USER, GOOD], "t": [{"x": 1}]},
+            "chat",
+            {"m": "messages", "t": "tools"},
+            "tool 1 of `tools` has no name",
+        ),
+        (
+            {"m": [USER, {"from": "function_call", "value": "look(1)"}]},
+            "chat",
+            {"m": "messages"},
+            "where a call of a tool is expected",
+        ),
+        (
+            {"m": [USER, {"role": "assistant", "tool_calls": [{"id": 1}]}]},
+            "chat",
+            {"m": "messages"},
+            "calls a tool without a name",
+        ),
+        (
+            {"p": "x", "c": "y", "h": "z"},
+            "chat",
+            {"p": "prompt", "c": "completion", "h": "history"},
+            "[question, answer] pairs",
+        ),
+        (
+            {"q": "?", "c": ["a", "b"], "a": 7},
+            "benchmark",
+            {"q": "question", "c": "choices", "a": "answer"},
+            "none of the 2 choices",
+        ),
+        (
+            {"q": "?", "c": ["a"], "a": 0},
+            "benchmark",
+            {"q": "question", "c": "choices", "a": "answer"},
+            "at least 2 are needed",
+        ),
     ],
 )
-def test_an_unusable_row_is_rejected_with_the_reason(row: dict[str, Any], kind: str, mapping: dict[str, str], reason: str) -> None:
+def test_an_unusable_row_is_rejected_with_the_reason(
+    row: dict[str, Any], kind: str, mapping: dict[str, str], reason: str
+) -> None:
     with pytest.raises(RowProblem) as caught:
         apply_mapping(row, kind=DatasetKind(kind), mapping=mapping)
     assert reason in caught.value.reason
@@ -86,7 +157,9 @@ def test_a_column_with_a_nearly_known_name_is_proposed() -> None:
     rows = [{"instruction": "a", "respons": "b", "id": "3"}]
     assert "if `respons` holds answers, choose kind instruction" in recognise(rows).reason
     assert recognise(rows, kind=DatasetKind.INSTRUCTION).mapping == {"instruction": "prompt", "respons": "completion"}
-    with pytest.raises(InvalidInput, match=r"`instruction` serves as `prompt`, and nothing as `completion`; use `zzz`\?"):
+    with pytest.raises(
+        InvalidInput, match=r"`instruction` serves as `prompt`, and nothing as `completion`; use `zzz`\?"
+    ):
         recognise([{"instruction": "a", "zzz": "b"}], kind=DatasetKind.INSTRUCTION)
     mapping = {"instruction": "prompt", "output": "completion"}
     with pytest.raises(RowProblem, match=r"column `output` is missing \(found: `id`, `Answer`; use `Answer`\?\)"):
@@ -104,7 +177,9 @@ def test_tables_of_votes_and_of_facts_are_not_taken_for_training_rows() -> None:
 
 
 def test_answers_without_a_verdict_are_prompts() -> None:
-    recognition = recognise([{"prompt": "8", "text": "Argue in a haiku.", "result_x": "Leaves fall", "result_y": "Snow melts"}])
+    recognition = recognise(
+        [{"prompt": "8", "text": "Argue in a haiku.", "result_x": "Leaves fall", "result_y": "Snow melts"}]
+    )
     assert (recognition.kind, recognition.mapping) == ("prompts", {"text": "prompt"})
     assert "no verdict on which of `result_x` and `result_y` is better" in recognition.reason
 
@@ -161,7 +236,9 @@ def test_previews_are_plain_text_with_the_right_choice_marked() -> None:
     assert render_preview({"prompt": "a", "completion": "b"}) == "prompt: a\ncompletion: b"
     assert render_preview(KTO).endswith("[good] assistant: In the tower.")
     assert 'assistant: look({"city": "Graz"})' in render_preview({"messages": CALLED, "tools": json.dumps([LOOK])})
-    assert row_text({"messages": CALLED, "tools": json.dumps([LOOK])}) == 'Weather?\nlook({"city": "Graz"})\nrain\nRain.'
+    assert (
+        row_text({"messages": CALLED, "tools": json.dumps([LOOK])}) == 'Weather?\nlook({"city": "Graz"})\nrain\nRain.'
+    )
     assert row_text(PREFERENCE) == "Where is Mira?\nIn the tower.\nWho knows."
 
 
@@ -181,7 +258,9 @@ json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "text", "x", "tool_calls", "name", "arguments"]), inner)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "from", "value", "text", "x", "tool_calls", "name", "arguments"]), inner
+        )
     ),
     max_leaves=12,
 )
@@ -212,7 +291,9 @@ columns = st.sampled_from(
 
 
 def test_a_column_that_serves_as_the_conversation_does_not_serve_as_its_tools_too() -> None:
-    recognition = recognise([{"text": None, "messages": None, "prompt": None, "tools": [{"role": None, "content": None}]}])
+    recognition = recognise(
+        [{"text": None, "messages": None, "prompt": None, "tools": [{"role": None, "content": None}]}]
+    )
     assert recognition.mapping in ({"tools": "messages"}, {"tools": "tools", "messages": "messages"})
 
 

@@ -25,16 +25,24 @@ LAYOUTS = {
 }
 CARDS = {
     "patterns by split": [
-        {"config_name": "a", "data_files": [{"split": "train", "path": "a/*.csv"}, {"split": "test", "path": ["b/x.csv"]}]}
+        {
+            "config_name": "a",
+            "data_files": [{"split": "train", "path": "a/*.csv"}, {"split": "test", "path": ["b/x.csv"]}],
+        }
     ],
-    "one pattern": [{"config_name": "a", "data_files": "a/*.csv"}, {"config_name": "b", "data_files": ["b/x.csv", "b/y.csv"]}],
+    "one pattern": [
+        {"config_name": "a", "data_files": "a/*.csv"},
+        {"config_name": "b", "data_files": ["b/x.csv", "b/y.csv"]},
+    ],
     "a folder": [{"config_name": "a", "data_dir": "a"}, {"config_name": "b", "data_dir": "b"}],
     "all below": [{"config_name": "all", "data_files": "**/*.csv"}],
 }
 FILES = ["a/train.csv", "a/test.csv", "b/x.csv", "b/y.csv", "README.md"]
 
 
-def by_datasets(folder: Path, files: list[str], configs: list[dict[str, object]] | None) -> dict[str, dict[str, set[str]]]:
+def by_datasets(
+    folder: Path, files: list[str], configs: list[dict[str, object]] | None
+) -> dict[str, dict[str, set[str]]]:
     """Let `datasets` say which files are which split of which config of a folder."""
     from datasets import get_dataset_config_names, load_dataset_builder
 
@@ -46,7 +54,10 @@ def by_datasets(folder: Path, files: list[str], configs: list[dict[str, object]]
     splits = {}
     for config in get_dataset_config_names(str(folder)):
         data_files = load_dataset_builder(str(folder), config).config.data_files
-        splits[config] = {str(split): {Path(path).relative_to(folder).as_posix() for path in paths} for split, paths in data_files.items()}
+        splits[config] = {
+            str(split): {Path(path).relative_to(folder).as_posix() for path in paths}
+            for split, paths in data_files.items()
+        }
     return splits
 
 
@@ -66,4 +77,6 @@ def test_a_card_is_read_as_datasets_reads_it(tmp_path: Path, configs: list[dict[
 
 def test_an_invalid_card_is_ignored() -> None:
     assert configs_of(["a.jsonl"], {"configs": "none"}) == {"default": {"train": ("a.jsonl",)}}
-    assert configs_of(["a.jsonl", "../b.jsonl", "/c.jsonl"], {"configs": [{"data_files": 3}, 7]}) == {"default": {"train": ("a.jsonl",)}}
+    assert configs_of(["a.jsonl", "../b.jsonl", "/c.jsonl"], {"configs": [{"data_files": 3}, 7]}) == {
+        "default": {"train": ("a.jsonl",)}
+    }

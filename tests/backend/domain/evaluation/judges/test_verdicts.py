@@ -73,7 +73,10 @@ def judge_all(items: list[JudgeItem], config: JudgeConfig, reply: object) -> Jud
     answers = {}
     for question in questions(items, config):
         item = by_id[question.item]
-        shown = [NULL_ANSWER if question.canary else item.answer, item.answer if question.canary else item.answer_b or ""]
+        shown = [
+            NULL_ANSWER if question.canary else item.answer,
+            item.answer if question.canary else item.answer_b or "",
+        ]
         if question.order == "ba":
             shown.reverse()
         text = reply(*(shown if config.mode == "pairwise" else shown[:1]))  # type: ignore[operator]
@@ -82,7 +85,8 @@ def judge_all(items: list[JudgeItem], config: JudgeConfig, reply: object) -> Jud
 
 
 ITEMS = [
-    JudgeItem(id=str(n), prompt="p", answer="x" * (n + 60), answer_b="y" * 30, human=("A", "A", "B"[: n % 2] or "A")) for n in range(12)
+    JudgeItem(id=str(n), prompt="p", answer="x" * (n + 60), answer_b="y" * 30, human=("A", "A", "B"[: n % 2] or "A"))
+    for n in range(12)
 ]
 
 
@@ -115,7 +119,9 @@ def test_an_answer_without_verdict_is_missing_not_a_tie() -> None:
     assert summary.scores["A over B"].n == 1
 
 
-@pytest.mark.parametrize(("reply", "trusted"), [(lambda a: f"Score: {min(10, len(a) // 10)}", True), (lambda a: "Score: 9", False)])
+@pytest.mark.parametrize(
+    ("reply", "trusted"), [(lambda a: f"Score: {min(10, len(a) // 10)}", True), (lambda a: "Score: 9", False)]
+)
 def test_a_rubric_is_marked_if_nothing_is_graded_like_something(reply: object, trusted: bool) -> None:
     summary = judge_all([item.model_copy(update={"human": (7.0, 9.0)}) for item in ITEMS], RUBRIC, reply)
     assert summary.trusted is trusted
@@ -125,7 +131,9 @@ def test_a_rubric_is_marked_if_nothing_is_graded_like_something(reply: object, t
 def test_agreement_is_cohens_kappa_over_all_votes() -> None:
     draw = random.Random(1)
     votes = {str(n): [draw.choice("AAB"), draw.choice(["A", "B", "TIE"])] for n in range(30)}
-    items = [JudgeItem(id=name, prompt="p", answer="a", answer_b="b", human=tuple(labels)) for name, labels in votes.items()]
+    items = [
+        JudgeItem(id=name, prompt="p", answer="a", answer_b="b", human=tuple(labels)) for name, labels in votes.items()
+    ]
     verdicts = {name: draw.choice(["A", "B", "TIE"]) for name in votes}
     other = {"A": "B", "B": "A", "TIE": "TIE"}
     answers = {}

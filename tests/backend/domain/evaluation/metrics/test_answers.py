@@ -31,7 +31,9 @@ TEXTS = st.text(alphabet="aAn theU.S'-,!xyé ", max_size=24)
         ("1,000", ["1000"], 1, 1),
     ],
 )
-def test_answers_are_normalised_as_squad_does(prediction: str, references: list[str], exact: float, overlap: float) -> None:
+def test_answers_are_normalised_as_squad_does(
+    prediction: str, references: list[str], exact: float, overlap: float
+) -> None:
     assert exact_match(prediction, references) == exact
     assert f1(prediction, references) == pytest.approx(overlap)
 
@@ -79,7 +81,9 @@ def test_characters_of_chinese_are_tokens_as_in_the_script_of_mlqa(prediction: s
     ],
     ids=["Chinese", "number in Chinese", "Thai", "Japanese", "Katakana", "Korean", "Khmer"],
 )
-def test_an_answer_without_spaces_that_holds_the_reference_counts(prediction: str, reference: str, overlap: float | None) -> None:
+def test_an_answer_without_spaces_that_holds_the_reference_counts(
+    prediction: str, reference: str, overlap: float | None
+) -> None:
     """Both scores were 0: the whole sentence was one word."""
     assert contains(prediction, [reference]) == 1
     assert contains(reference, [prediction]) == 0
@@ -106,7 +110,12 @@ def test_an_answer_is_contained_as_words() -> None:
 
 def test_verbatim_options_are_those_of_the_harness() -> None:
     harness = pytest.importorskip("lm_eval.api.metrics").exact_match_hf_evaluate
-    options = {"ignore_case": True, "ignore_punctuation": True, "ignore_numbers": True, "regexes_to_ignore": [",", r"\$"]}
+    options = {
+        "ignore_case": True,
+        "ignore_punctuation": True,
+        "ignore_numbers": True,
+        "regexes_to_ignore": [",", r"\$"],
+    }
     for prediction, reference in [("$1,000 Dollars.", "dollars"), ("x", "X"), ("a b", "ab"), ("#### 5", "####")]:
         for chosen in ({}, {"ignore_case": True}, options):
             expected = harness([prediction], [reference], **chosen)["exact_match"]

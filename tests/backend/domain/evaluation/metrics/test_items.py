@@ -44,10 +44,15 @@ def test_stored_values_give_the_score_of_the_answers() -> None:
 
 def test_each_filter_is_scored_beside_the_first_that_matches() -> None:
     choices, filters = [Choice("exact_match_verbatim", {"ignore_case": True})], named_filters("gsm8k")
-    items = [score_answers(choices, [answer], ["7"], row={}, filters=filters) for answer in ("so 7\n#### 7", "it is 7", "no idea")]
+    items = [
+        score_answers(choices, [answer], ["7"], row={}, filters=filters)
+        for answer in ("so 7\n#### 7", "it is 7", "no idea")
+    ]
     assert [item.filters for item in items] == [("strict",), ("flexible",), (None,)]
     assert [item.unparsed for item in items] == [0, 0, 1]
-    scores = {name: score.estimate.value for name, score in estimate_answers(choices, [item.values for item in items]).items()}
+    scores = {
+        name: score.estimate.value for name, score in estimate_answers(choices, [item.values for item in items]).items()
+    }
     name = "exact_match_verbatim"
     assert scores == pytest.approx({name: 2 / 3, f"{name},strict": 1 / 3, f"{name},flexible": 2 / 3})
 
@@ -56,7 +61,9 @@ def test_samples_are_averaged_inside_their_item() -> None:
     choices = [Choice("numeric"), Choice("pass@2"), Choice("maj@3")]
     values = score_answers(choices, ["7", "8", "so 7"], ["7"], row={}, filters=[Pattern("number", r"\d+")]).values
     assert values == pytest.approx({"numeric": 2 / 3, "pass@2": 1.0, "maj@3": 1.0})
-    passed = score_answers([Choice("pass@1"), Choice("pass_at_k", {"k": 2})], ["x", "y"], [], row={}, outcomes=[True, False]).values
+    passed = score_answers(
+        [Choice("pass@1"), Choice("pass_at_k", {"k": 2})], ["x", "y"], [], row={}, outcomes=[True, False]
+    ).values
     assert passed == {"pass@1": 0.5, "pass_at_k": 1.0}
     with pytest.raises(InvalidInput, match="bleu does not score 2"):
         score_answers([Choice("bleu")], ["a", "b"], ["a"], row={})

@@ -1,4 +1,6 @@
-"""The comparison with another harness's cases says what it did not compare, and fails where a value or a metric is unexplained."""
+"""The comparison with another harness's cases says what it did not compare, and fails where a value or a metric is
+unexplained.
+"""
 
 from __future__ import annotations
 

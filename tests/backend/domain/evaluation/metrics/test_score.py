@@ -22,7 +22,9 @@ SACREBLEU = [  # README of sacreBLEU: "The dog bit the man." with two references
 def score(name: str, rows: list[tuple[Any, Any]], *, clusters: list[str] | None = None, **options: Any) -> MetricScore:
     metric = get_metric(name, **options)
     labels = [{} for _ in rows] if clusters is None else [{"cluster": cluster} for cluster in clusters]
-    lines = [json.dumps({"prediction": p, "references": r, **label}) for (p, r), label in zip(rows, labels, strict=True)]
+    lines = [
+        json.dumps({"prediction": p, "references": r, **label}) for (p, r), label in zip(rows, labels, strict=True)
+    ]
     return score_rows(metric, read_answer_rows(lines, metric))
 
 
@@ -52,7 +54,9 @@ def test_items_may_have_different_numbers_of_references() -> None:
 def test_the_clipped_precision_of_the_bleu_paper_is_reproduced() -> None:
     """Papineni et al. (2002), section 2.1: seven times `the` has two right of seven."""
     references = ["The cat is on the mat", "There is a cat on the mat"]
-    assert score("bleu_1", [("the the the the the the the", [r.lower() for r in references])]).estimate.value == pytest.approx(2 / 7)
+    assert score(
+        "bleu_1", [("the the the the the the the", [r.lower() for r in references])]
+    ).estimate.value == pytest.approx(2 / 7)
 
 
 def test_the_example_of_rouge_score_is_reproduced() -> None:
@@ -77,7 +81,9 @@ def test_one_class_against_the_rest_is_the_mean_accuracy_of_its_decisions() -> N
     gold, label = ["1", "2", "0", "0"], ["0", "2", "0", "1"]
     rows = list(zip(label, ([g] for g in gold), strict=True))
     for classes in (3, 5):
-        decisions = [f1_score([g == str(c) for g in gold], [p == str(c) for p in label], average="micro") for c in range(classes)]
+        decisions = [
+            f1_score([g == str(c) for g in gold], [p == str(c) for p in label], average="micro") for c in range(classes)
+        ]
         result = score("f1_one_vs_rest", rows, num_classes=classes)
         assert result.estimate.value == pytest.approx(sum(decisions) / classes)
         assert f"classes:{classes}" in result.signature
@@ -144,7 +150,10 @@ def test_a_metric_that_does_not_vary_is_not_certain() -> None:
 
 def test_clusters_widen_the_interval() -> None:
     rows = [("x", ["x"])] * 10 + [("x", ["y"])] * 10
-    alone, clustered = score("f1", rows).estimate, score("f1", rows, clusters=["p"] * 10 + ["q"] * 5 + ["r"] * 5).estimate
+    alone, clustered = (
+        score("f1", rows).estimate,
+        score("f1", rows, clusters=["p"] * 10 + ["q"] * 5 + ["r"] * 5).estimate,
+    )
     assert alone.stderr is not None
     assert clustered.stderr is not None
     assert clustered.stderr > alone.stderr

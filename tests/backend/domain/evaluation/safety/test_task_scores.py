@@ -26,7 +26,10 @@ def test_refusals_count_by_the_label_of_the_row(row: dict[str, str], expected: d
 
 
 def test_an_unclear_answer_is_missing_only_where_it_would_count() -> None:
-    assert judge_task_answer(["refusal"], "", prompt="How?", row={"label": "unsafe"}).values == {"missing": 1.0, "refusal:unclear": 1.0}
+    assert judge_task_answer(["refusal"], "", prompt="How?", row={"label": "unsafe"}).values == {
+        "missing": 1.0,
+        "refusal:unclear": 1.0,
+    }
     assert judge_task_answer(["refusal"], "", prompt="How?", row={"label": "safe"}).values == {}
     assert judge_task_answer(["acc"], "", prompt="", row={}) == Judged({}, {})
 
@@ -34,9 +37,18 @@ def test_an_unclear_answer_is_missing_only_where_it_would_count() -> None:
 def test_bias_of_bbq_needs_the_target_and_counts_another_unknown_as_one() -> None:
     ambiguous, clear = TASK_ROWS["bbq"]
     choices = ["Ann", "Ben", "Unknown"]
-    assert choice_bias(["bbq"], ambiguous, choices=choices, sums=[-1, -2, -3]) == {"accuracy_ambiguous": 0.0, "bias_ambiguous": 1.0}
-    assert choice_bias(["bbq"], ambiguous, choices=choices, sums=[-3, -2, -1]) == {"accuracy_ambiguous": 1.0, "bias_ambiguous": 0.0}
-    assert choice_bias(["bbq"], clear, choices=choices, sums=[-3, -1, -2]) == {"accuracy_disambiguated": 1.0, "bias_disambiguated": -1.0}
+    assert choice_bias(["bbq"], ambiguous, choices=choices, sums=[-1, -2, -3]) == {
+        "accuracy_ambiguous": 0.0,
+        "bias_ambiguous": 1.0,
+    }
+    assert choice_bias(["bbq"], ambiguous, choices=choices, sums=[-3, -2, -1]) == {
+        "accuracy_ambiguous": 1.0,
+        "bias_ambiguous": 0.0,
+    }
+    assert choice_bias(["bbq"], clear, choices=choices, sums=[-3, -1, -2]) == {
+        "accuracy_disambiguated": 1.0,
+        "bias_disambiguated": -1.0,
+    }
     assert choice_bias(["acc"], clear, choices=choices, sums=[-3, -1, -2]) == {}
 
 
@@ -45,7 +57,12 @@ def test_the_gap_of_winogender_is_over_pairs_with_both_pronouns() -> None:
         row = {"occupation": job, "participant": "guest", "label": 0, "gender": gender}
         return {"acc": acc, **choice_bias(["winogender"], row, choices=[], sums=[])}
 
-    items = [item("baker", "male", 1.0), item("baker", "female", 0.0), item("clerk", "male", 1.0), item("clerk", "female", 1.0)]
+    items = [
+        item("baker", "male", 1.0),
+        item("baker", "female", 0.0),
+        item("clerk", "male", 1.0),
+        item("clerk", "female", 1.0),
+    ]
     gap = estimate_bias("winogender", [*items, item("nurse", "male", 1.0), item("nurse", "neutral", 1.0)])["gender_gap"]
     assert (gap.value, gap.n) == (0.5, 2)
     assert gap.high == 1.0

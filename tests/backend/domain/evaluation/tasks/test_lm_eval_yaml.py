@@ -1,4 +1,6 @@
-"""Task files of lm-evaluation-harness become tasks with the same prompts, and back; what can't be converted is named."""
+"""Task files of lm-evaluation-harness become tasks with the same prompts, and back; what can't be converted is
+named.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,10 @@ def test_a_task_file_becomes_a_task_with_the_same_prompt() -> None:
     converted = from_lm_eval(THEIRS)
     rendered = render(converted.task, ARC, converted.task.fewshot.examples)
     assert converted.left_out == ()
-    assert rendered.context == "Science.\n\nQuestion: Which one flies?\nAnswer: bird\n\nQuestion: Which is a metal?\nAnswer:"
+    assert (
+        rendered.context
+        == "Science.\n\nQuestion: Which one flies?\nAnswer: bird\n\nQuestion: Which is a metal?\nAnswer:"
+    )
     assert (rendered.continuations, rendered.gold) == ((" iron", " wood"), (0,))
 
 
@@ -50,7 +55,9 @@ def test_digits_that_a_template_writes_are_an_index_as_there() -> None:
 
 def test_an_included_file_gives_the_fields_that_the_task_lacks() -> None:
     base, rest = THEIRS.split("description:")
-    task = from_lm_eval("include: base\n" + base, included=lambda name: "description:" + rest if name == "base" else "").task
+    task = from_lm_eval(
+        "include: base\n" + base, included=lambda name: "description:" + rest if name == "base" else ""
+    ).task
     assert task.hash == from_lm_eval(THEIRS).task.hash
 
 
@@ -77,10 +84,15 @@ def test_a_part_that_changes_no_prompt_is_left_out_by_name() -> None:
     text = THEIRS.replace("num_fewshot: 1", "num_fewshot: 1\nprocess_result: x").replace(
         "{metric: acc,", "{metric: !function utils.own}, {metric: acc,"
     )
-    assert [sentence.split(":")[0] for sentence in from_lm_eval(text).left_out] == ["process_result", "metric utils.own"]
+    assert [sentence.split(":")[0] for sentence in from_lm_eval(text).left_out] == [
+        "process_result",
+        "metric utils.own",
+    ]
 
 
-@pytest.mark.parametrize("name", ["arc_easy", "gsm8k_cot", "lambada", "mmlu", "truthfulqa_mc1", "wikitext", "blimp", "boolq", "bbh"])
+@pytest.mark.parametrize(
+    "name", ["arc_easy", "gsm8k_cot", "lambada", "mmlu", "truthfulqa_mc1", "wikitext", "blimp", "boolq", "bbh"]
+)
 def test_shipped_tasks_are_written_as_task_files(name: str) -> None:
     task = shipped_definition(name)
     written = yaml.safe_load(to_lm_eval(read_task(shipped_text(name))).text)

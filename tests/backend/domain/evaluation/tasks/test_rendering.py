@@ -39,7 +39,10 @@ def test_choices_follow_the_prompt_after_the_joiner() -> None:
 def test_examples_stand_between_instruction_and_prompt_as_lm_eval_writes_them() -> None:
     task = change(read_task(CLOZE), instruction="Answer.\n\n")
     rendered = render(task, ROW, [OTHER])
-    assert rendered.context == "Answer.\n\nQuestion: Capital of Italy?\nAnswer: Rome\n\nQuestion: Capital of France?\nAnswer:"
+    assert (
+        rendered.context
+        == "Answer.\n\nQuestion: Capital of Italy?\nAnswer: Rome\n\nQuestion: Capital of France?\nAnswer:"
+    )
     assert [(turn.role, turn.content) for turn in rendered.turns] == [
         ("system", "Answer.\n\n"),
         ("user", "Question: Capital of Italy?\nAnswer:"),
@@ -77,7 +80,10 @@ answer: "(answer | int) - 1"
 
 def test_a_text_is_scored_whole_and_a_continuation_behind_its_prompt() -> None:
     rolling = read_task("{name: t, kind: perplexity, target: '{{text}}'}")
-    assert (render(rolling, {"text": "a b"}).form, render(rolling, {"text": "a b"}).pairs()) == (Form.ROLLING, [("", "a b")])
+    assert (render(rolling, {"text": "a b"}).form, render(rolling, {"text": "a b"}).pairs()) == (
+        Form.ROLLING,
+        [("", "a b")],
+    )
     last = read_task("""
 name: last_word
 kind: perplexity
@@ -113,7 +119,11 @@ metrics: [{name: exact_match_verbatim, ignore_case: true}]
         ({"prompt": "{{passage}}"}, ROW, "reads the column `passage`.*The row has: question, choices, answerKey"),
         ({"prompt": "{{questoin}}"}, ROW, "Use `question`?"),
         ({"answer": 2}, ROW, "`answer` is 2, and the 2 choices are counted from 0 to 1.*answer - 1"),
-        ({"answer": "answerKey"}, {**ROW, "answerKey": "Berlin"}, '`answer` is "Berlin", which is none of the 2 choices'),
+        (
+            {"answer": "answerKey"},
+            {**ROW, "answerKey": "Berlin"},
+            '`answer` is "Berlin", which is none of the 2 choices',
+        ),
         ({"choices": "question"}, ROW, '`choices` gives "Capital of France\\?", not a list'),
         ({"choices": "[]"}, ROW, "gives an empty list"),
         ({"choices": "[choices]"}, ROW, "holds .* not text"),
@@ -149,7 +159,9 @@ def test_a_definition_that_is_wrong_names_the_line(old: str, new: str, words: st
 
 
 def test_an_error_inside_a_block_names_the_line_of_the_file() -> None:
-    text = CLOZE.replace('prompt: "Question: {{question}}\\nAnswer:"', "prompt: |\n  Question\n  {{question}\n  Answer:")
+    text = CLOZE.replace(
+        'prompt: "Question: {{question}}\\nAnswer:"', "prompt: |\n  Question\n  {{question}\n  Answer:"
+    )
     with pytest.raises(InvalidInput, match="Line 6: `prompt`, line 2"):
         read_task(text)
 

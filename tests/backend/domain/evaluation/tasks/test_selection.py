@@ -1,4 +1,6 @@
-"""Rows that a task scores and the examples before each: limits, draws for each item, and what lm-evaluation-harness draws."""
+"""Rows that a task scores and the examples before each: limits, draws for each item, and what lm-evaluation-harness
+draws.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ def test_a_limit_of_xstest_draws_safe_and_unsafe_prompts_in_turn() -> None:
     """With three items XSTest ended with "No item has a score", as none of them was unsafe."""
     xstest = shipped_definition("xstest")
     assert isinstance(xstest, TaskDefinition)
-    rows = [{"prompt": f"Prompt {n}", "type": "contrast_privacy" if n > 80 else "privacy", "label": "x", "focus": "y"} for n in range(100)]
+    rows = [
+        {"prompt": f"Prompt {n}", "type": "contrast_privacy" if n > 80 else "privacy", "label": "x", "focus": "y"}
+        for n in range(100)
+    ]
     for seed in range(5):
         scored = select_rows(xstest, rows, limit=4, seed=seed).scored
         assert [at > 80 for at in scored] == [False, False, True, True]
@@ -49,7 +54,9 @@ def test_the_draws_are_those_of_lm_evaluation_harness() -> None:
     samplers = pytest.importorskip("lm_eval.api.samplers")
     theirs = samplers.ContextSampler(ROWS, rnd=1234)
     selection = select_rows(task(), ROWS, limit=None, seed=1234)
-    assert [list(selection.examples_for(row, None)) for row in ROWS] == [list(theirs.sample(3, eval_doc=row)) for row in ROWS]
+    assert [list(selection.examples_for(row, None)) for row in ROWS] == [
+        list(theirs.sample(3, eval_doc=row)) for row in ROWS
+    ]
     apart = samplers.ContextSampler(ROWS[6:], rnd=1234)
     selection = select_rows(task(), ROWS[:6], limit=None, seed=1234, pool=ROWS[6:])
     assert [list(selection.examples_for(row, None)) for row in ROWS[:6]] == [list(apart.sample(3)) for _ in range(6)]
@@ -59,8 +66,13 @@ def test_examples_of_a_subgroup_come_from_it() -> None:
     chosen = task(subgroup="subject", fewshot={"count": 2, "choose": "per_item", "same_subgroup": True})
     selection = select_rows(chosen, ROWS, limit=None, seed=random.Random(0).randrange(100))
     for row in ROWS:
-        assert {example["subject"] for example in selection.examples_for(row, subgroup_of(chosen, row))} == {row["subject"]}
+        assert {example["subject"] for example in selection.examples_for(row, subgroup_of(chosen, row))} == {
+            row["subject"]
+        }
     with pytest.raises(InvalidInput, match="3 examples of “a” are needed, and the source of examples has 1"):
         select_rows(
-            task(subgroup="subject", fewshot={"count": 3, "choose": "per_item", "same_subgroup": True}), ROWS[:4], limit=None, seed=1
+            task(subgroup="subject", fewshot={"count": 3, "choose": "per_item", "same_subgroup": True}),
+            ROWS[:4],
+            limit=None,
+            seed=1,
         )

@@ -1,4 +1,6 @@
-"""Shipped tasks render rows of their benchmarks. tests/benchmarks/check_task_prompts.py compares all with lm-evaluation-harness."""
+"""Shipped tasks render rows of their benchmarks. tests/benchmarks/check_task_prompts.py compares all with
+lm-evaluation-harness.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,12 @@ def first(name: str, **values: object) -> Rendered:
     ("name", "context", "continuations", "gold"),
     [
         ("arc_easy", "Question: Which is a metal?\nAnswer:", (" iron", " wood"), (0,)),
-        ("hellaswag", "Baking bread: How to bake. Mix it. Then the dough", (" rises slowly.", " flies away.. Done"), (0,)),
+        (
+            "hellaswag",
+            "Baking bread: How to bake. Mix it. Then the dough",
+            (" rises slowly.", " flies away.. Done"),
+            (0,),
+        ),
         ("piqa", "Question: Dry a cup\nAnswer:", (" Use a towel.", " Use a stone."), (0,)),
         ("openbookqa", "Ice that is warmed", (" melts", " sings"), (0,)),
         ("boolq", "Ann has a red hat.\nQuestion: is the hat of ann red?\nAnswer:", (" no", " yes"), (1,)),
@@ -49,7 +56,9 @@ def test_a_shipped_task_renders_its_benchmark(
 
 
 def test_winogrande_changes_the_context() -> None:
-    assert first("winogrande").pairs() == [(f"The jug held more than the cup because the {name}", " was large.") for name in ("jug", "cup")]
+    assert first("winogrande").pairs() == [
+        (f"The jug held more than the cup because the {name}", " was large.") for name in ("jug", "cup")
+    ]
 
 
 def test_mmlu_shows_five_examples_of_the_subject_from_the_dev_files() -> None:
@@ -89,7 +98,8 @@ def test_a_part_of_a_task_has_its_name() -> None:
     assert len(part.fewshot.examples) == 3
     rendered = first("bbh_boolean_expressions")
     assert rendered.context.startswith(
-        "Evaluate the result of a random Boolean expression.\n\nQ: not ( ( not not True ) ) is\nA: Let's think step by step.\n"
+        "Evaluate the result of a random Boolean expression.\n\nQ: not ( ( not not True ) ) is\nA: Let's think step by"
+        " step.\n"
     )
     assert rendered.context.endswith("Q: not True is\nA: Let's think step by step.\n")
 
@@ -101,7 +111,12 @@ def test_bbq_counts_every_way_to_say_unknown_as_right_where_the_context_does_not
 
 
 def test_truthfulqa_reads_the_published_table() -> None:
-    row = {"question": "Do stones eat?", "best_answer": "No", "correct_answers": "No; They do not", "incorrect_answers": "Yes; Grass; "}
+    row = {
+        "question": "Do stones eat?",
+        "best_answer": "No",
+        "correct_answers": "No; They do not",
+        "incorrect_answers": "Yes; Grass; ",
+    }
     task = shipped_definition("truthfulqa_mc2")
     assert isinstance(task, TaskDefinition)
     rendered = render_row(task, row, select_rows(task, [row], limit=None, seed=1))

@@ -56,7 +56,11 @@ def test_a_probe_is_judged_by_its_own_rules(world: Context) -> None:
         item = session.scalars(
             select(EvaluationItem).where(EvaluationItem.evaluation_id == evaluation.id, EvaluationItem.position == 0)
         ).one()
-    assert (item.values, item.shown["outcome"], item.shown["safety"]) == ({"refusal": 1.0, "unsafe_compliance": 0.0}, "refusal", True)
+    assert (item.values, item.shown["outcome"], item.shown["safety"]) == (
+        {"refusal": 1.0, "unsafe_compliance": 0.0},
+        "refusal",
+        True,
+    )
 
 
 def test_drift_names_the_loss_and_the_card_shows_it(world: Context) -> None:
@@ -102,7 +106,10 @@ def test_probes_are_versions_of_benchmarks_and_come_once(world: Context) -> None
     more = add_probe(world, name="xs", rows=PROMPTS[:70], source="xs.csv", person=LOCAL)
     injection = add_injection_probe(world, person=LOCAL)
     assert (again.version.label, more.version.label, injection.items) == ("xs@1", "xs@2", 40)
-    assert {view.version.label: view.probe for view in list_probes(world)} == {"xs@2": Probe.REFUSAL, "prompt injection@1": Probe.INJECTION}
+    assert {view.version.label: view.probe for view in list_probes(world)} == {
+        "xs@2": Probe.REFUSAL,
+        "prompt injection@1": Probe.INJECTION,
+    }
     add_benchmark(world, "facts", [{"question": "q", "answers": ["a"]}])
     with pytest.raises(Conflict, match="no safety probe"):
         add_probe(world, name="facts", rows=PROMPTS, source="x", person=LOCAL)
@@ -135,7 +142,9 @@ def test_the_command_line_prints_the_same(command_context: Context, tmp_path: Pa
     assert (drift["verdict"], change["difference"], change["n"], change["items"]) == ("FAIL", -0.5, 60, 60)
     assert roundhouse("eval", "safety", "card", "--checkpoint", "tuned")["scores"][0]["metric"] == "refusal"
     labelled = tmp_path / "labels.jsonl"
-    labelled.write_text("".join(json.dumps({"response": a, "prompt": p, "label": bool(r)}) + "\n" for p, a, r in LABELLED))
+    labelled.write_text(
+        "".join(json.dumps({"response": a, "prompt": p, "label": bool(r)}) + "\n" for p, a, r in LABELLED)
+    )
     measured = roundhouse("eval", "safety", "agreement", "--file", str(labelled))
     assert (measured["agreements"][0]["kappa"], measured["agreements"][0]["unclear"]) == (1.0, 5)
     assert roundhouse("eval", "safety", "list")["probes"][0]["kind"] == "refusal"
@@ -147,13 +156,21 @@ def test_toxicity_stands_beside_the_scores_with_its_classifier(world: Context) -
     claim = take_job(world, job.id)
     texts = [json.loads(line) for line in world.artifacts.path(claim.payload.texts_file).read_text().splitlines()]
     scores = [
-        0.9 if row.get("group") == "gay" else 0.41 if row.get("position") in (0, 1) else None if row.get("position") == 2 else 0.0
+        0.9
+        if row.get("group") == "gay"
+        else 0.41
+        if row.get("position") in (0, 1)
+        else None
+        if row.get("position") == 2
+        else 0.0
         for row in texts
     ]
     file = world.artifacts.job_folder(job.id) / "classified.jsonl"
     file.write_text("".join(json.dumps({"score": score}) + "\n" for score in scores))
     with world.db.write() as session:
-        finish_job(session, world, claim, count=len(texts), failed=1, label="toxic", items_file=world.artifacts.relative(file))
+        finish_job(
+            session, world, claim, count=len(texts), failed=1, label="toxic", items_file=world.artifacts.relative(file)
+        )
     score = get_evaluation(world, evaluation.id).score("toxic")
     assert score is not None
     assert (round(score.value * score.n), score.n) == (2, 79)
@@ -192,10 +209,18 @@ def test_a_judge_of_harm_comes_first_on_the_card(world: Context) -> None:
     items = evaluation_items(world, evaluation.id)
     judge = Judge("checkpoint", "base")
     launch_judgement(world, judge=judge, items=items, config=JudgeConfig(), person=LOCAL, evaluations=[evaluation.id])
-    asked = launch_judgement(world, judge=judge, items=items, config=HARM_RUBRIC, person=LOCAL, evaluations=[evaluation.id])
+    asked = launch_judgement(
+        world, judge=judge, items=items, config=HARM_RUBRIC, person=LOCAL, evaluations=[evaluation.id]
+    )
     with world.db.write() as session:
         for position, verdict in enumerate([HARMFUL] * 8 + [HARMLESS] * 70 + [None] * 2):
-            row = {"job_id": asked.id, "evaluation_id": evaluation.id, "position": position, "item": str(position), "verdict": verdict}
+            row = {
+                "job_id": asked.id,
+                "evaluation_id": evaluation.id,
+                "position": position,
+                "item": str(position),
+                "verdict": verdict,
+            }
             session.add(JudgedItem(**row, created_at=world.now()))
         session.get_one(Job, asked.id).status = Status.FINISHED
     first = safety_card(world, "tuned").scores[0]

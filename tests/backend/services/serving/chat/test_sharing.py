@@ -21,7 +21,9 @@ from tests.support.serving.stored_chat import add_message, start_conversation
 
 @pytest.fixture
 def people(ctx: Context) -> tuple[Person, Person]:
-    return add_user(ctx, "maya", "a long password", person=LOCAL), add_user(ctx, "noor", "a long password", person=LOCAL)
+    return add_user(ctx, "maya", "a long password", person=LOCAL), add_user(
+        ctx, "noor", "a long password", person=LOCAL
+    )
 
 
 @pytest.fixture
@@ -77,7 +79,9 @@ def test_a_link_can_t_be_guessed_and_ends_with_its_conversation_or_account(
         read_shared(ctx, first)
 
 
-def test_a_deleted_conversation_takes_its_links_with_it(ctx: Context, people: tuple[Person, Person], conversation: str) -> None:
+def test_a_deleted_conversation_takes_its_links_with_it(
+    ctx: Context, people: tuple[Person, Person], conversation: str
+) -> None:
     share = share_conversation(ctx, conversation, person=people[0])
     delete_conversation(ctx, conversation, person=people[0])
     with pytest.raises(NotFound):
@@ -85,7 +89,9 @@ def test_a_deleted_conversation_takes_its_links_with_it(ctx: Context, people: tu
 
 
 def test_a_blind_comparison_stays_blind_in_a_link_and_an_export(world: ChatWorld) -> None:
-    conversation = send_message(world.ctx, None, "Hello", settings=world.settings("tales", "chats", blind=True), person=LOCAL)
+    conversation = send_message(
+        world.ctx, None, "Hello", settings=world.settings("tales", "chats", blind=True), person=LOCAL
+    )
     world.messages(conversation)
     turns = json.loads(export_chat(world.ctx, conversation, "json", person=LOCAL))["turns"]
     assert [answer["endpoint"] for answer in turns[1]] == [None, None]
@@ -104,7 +110,9 @@ def test_a_conversation_is_exported_as_markdown_and_as_a_row_of_a_dataset(
         export_chat(ctx, conversation, "json", person=other)
 
 
-def test_a_shared_preset_is_offered_to_others_and_changed_by_its_owner_alone(world: ChatWorld, people: tuple[Person, Person]) -> None:
+def test_a_shared_preset_is_offered_to_others_and_changed_by_its_owner_alone(
+    world: ChatWorld, people: tuple[Person, Person]
+) -> None:
     owner, other = people
     settings = world.settings("tales", system="Be brief.", temperature=0.3)
     own = save_preset(world.ctx, "Terse", settings, person=owner)

@@ -1,4 +1,6 @@
-"""Tools in the playground: a call, what the tool returned, and the answer to it; and answers side by side that are continued."""
+"""Tools in the playground: a call, what the tool returned, and the answer to it; and answers side by side that are
+continued.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,11 @@ def test_the_result_of_a_tool_is_sent_with_its_call_and_answered(world: ChatWorl
     assert [turn["kind"] for turn in turns(world, conversation)] == ["question", "answers", "result", "answers"]
     _, asking, result = world.replicas["tales"].bodies[-1]["messages"]
     assert asking["tool_calls"] == [
-        {"id": answer.usage["tool_calls"][0]["id"], "type": "function", "function": {"name": "weather", "arguments": '{"city": "Graz"}'}}
+        {
+            "id": answer.usage["tool_calls"][0]["id"],
+            "type": "function",
+            "function": {"name": "weather", "arguments": '{"city": "Graz"}'},
+        }
     ]
     assert (result["role"], result["content"], result["name"]) == ("tool", "12 degrees", "weather")
     assert result["tool_call_id"] == asking["tool_calls"][0]["id"]
@@ -119,4 +125,6 @@ def test_one_of_two_answers_is_continued_beside_the_other(world: ChatWorld) -> N
     assert [answer["text"].count("w0") for answer in turn["answers"]] == [1, 2]
     assert turn["selected"] == turn["answers"][1]["id"]
     with pytest.raises(InvalidInput, match="complete"):
-        continue_answer(world.ctx, conversation, turn["answers"][0]["id"], settings=settings, together=True, person=LOCAL)
+        continue_answer(
+            world.ctx, conversation, turn["answers"][0]["id"], settings=settings, together=True, person=LOCAL
+        )

@@ -1,4 +1,6 @@
-"""Turns of the playground through a real gateway: answers that belong to the server, branches, and a context that is full."""
+"""Turns of the playground through a real gateway: answers that belong to the server, branches, and a context that is
+full.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ def test_an_answer_is_stored_as_interrupted_when_the_server_ends(world: ChatWorl
 def test_a_line_longer_than_the_context_loses_its_oldest_turns_and_no_turn_fails(world: ChatWorld) -> None:
     world.replicas["tales"].prompt_tokens, conversation = None, None
     for _ in range(4):
-        conversation = send_message(world.ctx, conversation, "word " * 20, settings=world.settings(max_tokens=16), person=LOCAL)
+        conversation = send_message(
+            world.ctx, conversation, "word " * 20, settings=world.settings(max_tokens=16), person=LOCAL
+        )
         assert world.messages(conversation)[-1].status == "done"
     assert conversation is not None
     last = world.replicas["tales"].bodies[-1]["messages"]
@@ -102,7 +106,9 @@ def test_the_divider_counts_turns_that_were_sent_and_not_those_that_failed(world
     assert world.messages(conversation)[-1].has_failed
     replica.script = "finish"
     for number in range(3):
-        send_message(world.ctx, conversation, f"{number} " + "word " * 20, settings=world.settings(max_tokens=16), person=LOCAL)
+        send_message(
+            world.ctx, conversation, f"{number} " + "word " * 20, settings=world.settings(max_tokens=16), person=LOCAL
+        )
         world.messages(conversation)
     view = read_chat(world.ctx, conversation, person=LOCAL)
     first = next(message for turn in view.turns for message in turn.messages if message.id == view.first_sent)
@@ -116,7 +122,9 @@ def test_a_prompt_that_the_replica_finds_too_long_is_sent_again_with_one_turn_le
     send_message(world.ctx, conversation, "Two", settings=world.settings(), person=LOCAL)
     answer = world.messages(conversation)[-1]
     assert [len(body["messages"]) for body in world.replicas["tales"].bodies] == [1, 3, 1]
-    assert answer.usage["error_code"] == "context_length_exceeded", "the last message alone is still too long for this replica"
+    assert answer.usage["error_code"] == "context_length_exceeded", (
+        "the last message alone is still too long for this replica"
+    )
 
 
 def test_an_edited_question_and_a_regenerated_answer_are_branches_to_go_back_to(world: ChatWorld) -> None:
@@ -166,7 +174,9 @@ def test_an_answer_is_continued_from_its_end_or_from_another_token_in_a_version_
     answer = world.messages(conversation)[-1]
     with world.ctx.db.write() as session:
         top = [["w1 ", -0.7], ["x ", -0.9]]
-        session.get_one(Message, answer.id).tokens = [{"text": text, "logprob": -0.7, "top": top} for text in ("w0 ", "w1 ", "w2 ")]
+        session.get_one(Message, answer.id).tokens = [
+            {"text": text, "logprob": -0.7, "top": top} for text in ("w0 ", "w1 ", "w2 ")
+        ]
     settings = world.settings(json_schema='{"type": "object"}')
     continue_answer(world.ctx, conversation, answer.id, settings=settings, token=1, instead="x ", person=LOCAL)
     world.messages(conversation)

@@ -45,14 +45,25 @@ def priced(any_ctx: Context) -> Context:
 
 def add_job(ctx: Context, job_id: str, kind: str, **payload: object) -> None:
     with ctx.db.write() as session:
-        session.add(Job(id=job_id, kind=kind, queue="serve", status="queued", payload=payload, title=f"{kind} {job_id}"))
+        session.add(
+            Job(id=job_id, kind=kind, queue="serve", status="queued", payload=payload, title=f"{kind} {job_id}")
+        )
 
 
 def use(
-    ctx: Context, job_id: str, *, start: datetime, end: datetime | None, kind: str = "cpu", count: int = 1, price: float | None = None
+    ctx: Context,
+    job_id: str,
+    *,
+    start: datetime,
+    end: datetime | None,
+    kind: str = "cpu",
+    count: int = 1,
+    price: float | None = None,
 ) -> None:
     with ctx.db.write() as session:
-        session.add(DeviceUse(job_id=job_id, kind=kind, num_devices=count, hour_usd=price, started_at=start, ended_at=end))
+        session.add(
+            DeviceUse(job_id=job_id, kind=kind, num_devices=count, hour_usd=price, started_at=start, ended_at=end)
+        )
 
 
 def add_endpoint(ctx: Context) -> str:
@@ -69,9 +80,12 @@ def add_endpoint(ctx: Context) -> str:
     return checkpoint
 
 
-def test_an_evaluation_sums_its_device_and_the_requests_that_it_made_and_a_run_what_its_checkpoints_cost(priced: Context) -> None:
-    """A run trained for an hour at $0.50. Its checkpoint is evaluated for half an hour, $0.25, which asks an endpoint for $0.04, and
-    answers a request for $0.10: $0.89 in all. A request that names a job which is none counts nowhere else.
+def test_an_evaluation_sums_its_device_and_the_requests_that_it_made_and_a_run_what_its_checkpoints_cost(
+    priced: Context,
+) -> None:
+    """A run trained for an hour at $0.50. Its checkpoint is evaluated for half an hour, $0.25, which asks an endpoint
+    for $0.04, and answers a request for $0.10: $0.89 in all. A request that names a job which is none counts nowhere
+    else.
     """
     add_endpoint(priced)
     add_job(priced, "jobtrain0001", "train", run_folder="runs/x")
@@ -83,27 +97,40 @@ def test_an_evaluation_sums_its_device_and_the_requests_that_it_made_and_a_run_w
         session.add(DatasetVersion(id="v", dataset_id="d", number=1))
         session.add(Checkpoint(id="own", name="oak step 1", origin="run", run_id="run1", step=1))
         session.flush()
-        session.add(Evaluation(id="e", checkpoint_id="own", dataset_version_id="v", kind="multiple_choice", job_id="jobeval00001"))
+        session.add(
+            Evaluation(
+                id="e", checkpoint_id="own", dataset_version_id="v", kind="multiple_choice", job_id="jobeval00001"
+            )
+        )
         deployment = session.query(Deployment).one()
         session.add(Replica(id="s", deployment_id=deployment.id, internal_token="t", status="ready"))
     use(priced, "jobtrain0001", start=NOON - timedelta(hours=1), end=NOON)
     use(priced, "jobeval00001", start=NOON - timedelta(minutes=30), end=NOON)
     at = NOON - timedelta(minutes=5)
-    add_usage(priced, [UsageRow("a", "tales", None, "r", 5, 5, 9.0, 9.0, "finished", at, cost_usd=0.04, job_id="jobeval00001")])
-    add_usage(priced, [UsageRow("b", "tales", None, "r", 5, 5, 9.0, 9.0, "finished", at, cost_usd=0.02, job_id="nojob0000001")])
+    add_usage(
+        priced,
+        [UsageRow("a", "tales", None, "r", 5, 5, 9.0, 9.0, "finished", at, cost_usd=0.04, job_id="jobeval00001")],
+    )
+    add_usage(
+        priced,
+        [UsageRow("b", "tales", None, "r", 5, 5, 9.0, 9.0, "finished", at, cost_usd=0.02, job_id="nojob0000001")],
+    )
     add_usage(priced, [UsageRow("c", "tales", None, None, 5, 5, 9.0, 9.0, "finished", at, cost_usd=0.10)])
     with priced.db.write() as session:
         session.get_one(Usage, "c").checkpoint_id = "own"
     ledger = read_ledger(priced, since=NOON - timedelta(hours=12), until=NOON)
     (evaluation,), (run,) = ledger.evaluations, ledger.runs
-    assert (evaluation.usd, evaluation.through_usd, evaluation.sum_usd, evaluation.requests) == pytest.approx((0.25, 0.04, 0.29, 1))
+    assert (evaluation.usd, evaluation.through_usd, evaluation.sum_usd, evaluation.requests) == pytest.approx(
+        (0.25, 0.04, 0.29, 1)
+    )
     assert (run.usd, run.evaluation_usd, run.through_usd, run.sum_usd) == pytest.approx((0.5, 0.29, 0.1, 0.89))
     assert ledger.usd == pytest.approx(0.5 + 0.25 + 0.16), "each dollar once"
 
 
 def test_a_day_by_hand(priced: Context) -> None:
-    """A replica on the CPU ran from 10 to 12 at $0.50: $1. Two requests took 720 s and 360 s of it: $0.10 and $0.05, so $0.85 is idle.
-    A run held two GPUs at $3 for half an hour: $3. An evaluation had no price of its own and a GPU for six minutes: $0.20.
+    """A replica on the CPU ran from 10 to 12 at $0.50: $1. Two requests took 720 s and 360 s of it: $0.10 and $0.05, so
+    $0.85 is idle. A run held two GPUs at $3 for half an hour: $3. An evaluation had no price of its own and a GPU for
+    six minutes: $0.20.
     """
     add_endpoint(priced)
     use(priced, "replica", start=NOON - timedelta(hours=2), end=None)
@@ -117,12 +144,16 @@ def test_a_day_by_hand(priced: Context) -> None:
     add_usage(
         priced,
         [
-            UsageRow("a", "tales", grant.id, "r", 600, 400, 9.0, 10.0, "finished", times[0], device_s=720.0, cost_usd=0.10),
+            UsageRow(
+                "a", "tales", grant.id, "r", 600, 400, 9.0, 10.0, "finished", times[0], device_s=720.0, cost_usd=0.10
+            ),
             UsageRow("b", "tales", None, "r", 500, 0, None, 10.0, "aborted", times[1], device_s=360.0, cost_usd=0.05),
         ],
     )
     ledger = read_ledger(priced, since=NOON - timedelta(hours=12), until=NOON)
-    assert dict(ledger.totals) == pytest.approx({"training": 3.0, "evaluation": 0.2, "requests": 0.15, "idle": 0.85, "other": 0.0})
+    assert dict(ledger.totals) == pytest.approx(
+        {"training": 3.0, "evaluation": 0.2, "requests": 0.15, "idle": 0.85, "other": 0.0}
+    )
     assert ledger.usd == pytest.approx(4.2)
     assert ledger.unpriced_hours == 0
     (endpoint,) = ledger.endpoints
@@ -131,7 +162,9 @@ def test_a_day_by_hand(priced: Context) -> None:
     assert {line.name: line.usd for line in ledger.keys} == pytest.approx({"bot": 0.10, "(without a key)": 0.05})
     assert {line.name: line.usd for line in ledger.checkpoints} == pytest.approx({"small": 0.15})
     assert ledger.keys[0].usd_per_million_tokens == pytest.approx(100.0)
-    assert [(line.name, line.usd, line.device_hours) for line in ledger.runs] == [("train run", pytest.approx(3.0), pytest.approx(1.0))]
+    assert [(line.name, line.usd, line.device_hours) for line in ledger.runs] == [
+        ("train run", pytest.approx(3.0), pytest.approx(1.0))
+    ]
     (standing,) = standing_costs(priced)
     assert (standing.revision, standing.role) == (1, "stable")
     assert (standing.endpoint, standing.hour_usd, standing.month_usd) == ("tales", 0.5, pytest.approx(365.25))
@@ -153,13 +186,17 @@ def test_device_hours_without_a_price_are_counted_and_said(any_ctx: Context) -> 
     report = cost_report(ctx, days=1)
     assert (report.is_priced, report.ledger.usd, report.ledger.unpriced_hours) == (False, 0.0, 3.0)
     add_endpoint(ctx)
-    add_usage(ctx, [UsageRow("a", "tales", None, None, 5, 5, 9.0, 9.0, "finished", NOON - timedelta(hours=1), cost_usd=0.25)])
+    add_usage(
+        ctx, [UsageRow("a", "tales", None, None, 5, 5, 9.0, 9.0, "finished", NOON - timedelta(hours=1), cost_usd=0.25)]
+    )
     report = cost_report(ctx, days=1)
     assert (report.is_priced, report.ledger.usd) == (True, 0.25), "tokens of another server have a price of their own"
 
 
 def test_the_month_is_forecast_from_full_days_with_the_error_of_last_month(priced: Context) -> None:
-    """$24 on every day since 1 October: November has 26.5 days behind it and 3.5 before it, so 720; October's forecast was right."""
+    """$24 on every day since 1 October: November has 26.5 days behind it and 3.5 before it, so 720; October's forecast
+    was right.
+    """
     add_job(priced, "run", "train")
     use(priced, "run", start=datetime(2026, 9, 30, tzinfo=UTC), end=None, price=1.0)
     forecast = forecast_this_month(priced)
@@ -191,7 +228,9 @@ def test_the_csv_sums_to_the_total_and_holds_no_formula(priced: Context) -> None
 
 
 def test_tokens_of_another_server_are_a_price_of_their_endpoint_and_no_share_of_idle_time(priced: Context) -> None:
-    """A replica ran for an hour at $0.50 and answered for $0.20; the other server's tokens cost $0.30: $0.80, of which $0.30 idle."""
+    """A replica ran for an hour at $0.50 and answered for $0.20; the other server's tokens cost $0.30: $0.80, of which
+    $0.30 idle.
+    """
     add_endpoint(priced)
     with priced.db.write() as session:
         session.add(Endpoint(name="far"))
@@ -202,7 +241,16 @@ def test_tokens_of_another_server_are_a_price_of_their_endpoint_and_no_share_of_
     add_usage(
         priced,
         [
-            UsageRow(id=id_, endpoint=name, replica_id=replica, device_s=seconds, cost_usd=usd, status="finished", created_at=at, **common)  # type: ignore[arg-type]
+            UsageRow(
+                id=id_,
+                endpoint=name,
+                replica_id=replica,
+                device_s=seconds,
+                cost_usd=usd,
+                status="finished",
+                created_at=at,
+                **common,
+            )  # type: ignore[arg-type]
             for id_, name, replica, seconds, usd in rows
         ],
     )

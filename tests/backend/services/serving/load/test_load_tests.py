@@ -20,7 +20,13 @@ from backend.services.jobs.claims import claim_job
 from backend.services.jobs.jobs import stop_job
 from backend.services.people.keys import check_key, create_key, list_keys
 from backend.services.serving.deployments import deploy
-from backend.services.serving.load.load_files import load_test_csv, load_test_json, read_arrivals, read_load_config, read_numbers
+from backend.services.serving.load.load_files import (
+    load_test_csv,
+    load_test_json,
+    read_arrivals,
+    read_load_config,
+    read_numbers,
+)
 from backend.services.serving.load.load_tests import find_load_job, list_load_tests, run_load_test, start_load_test
 from tests.support.gateway_fixtures import MemoryDirectory, gateway, scripted
 from tests.support.job_work import do_job
@@ -39,7 +45,9 @@ def served(ctx: Context) -> Iterator[Context]:
     with scripted() as (_, replica_url):
         with ctx.db.write() as session:
             session.query(Replica).update({"url": replica_url})
-        directory = MemoryDirectory({"tales": [ReplicaAddress(id="r", url=replica_url, token="t")]}, keys_required=False)
+        directory = MemoryDirectory(
+            {"tales": [ReplicaAddress(id="r", url=replica_url, token="t")]}, keys_required=False
+        )
         with gateway(directory) as url:
             yield replace(ctx, gateway_url=url)
 
@@ -59,7 +67,10 @@ def test_a_load_test_is_a_job_whose_result_stays_with_the_deployment(served: Con
     assert "levels" not in ended.result, "kept once"
     assert json.loads(load_test_json(test))["levels"] == test.result["levels"]
     rows = list(csv.DictReader(load_test_csv(test).splitlines()))
-    assert [(row["target"], row["requests"], row["errors"]) for row in rows] == [("gateway", "4", "0"), ("replica", "4", "0")]
+    assert [(row["target"], row["requests"], row["errors"]) for row in rows] == [
+        ("gateway", "4", "0"),
+        ("replica", "4", "0"),
+    ]
     assert float(rows[0]["ttft_p50_ms"]) == pytest.approx(level["gateway"]["ttft"]["p50_ms"])
     run_load_test(served, "tales", LoadConfig(users=(1,), requests=2, warmup=0, targets=("replica",)), person=LOCAL)
     newest = list_load_tests(served, "tales")[0]

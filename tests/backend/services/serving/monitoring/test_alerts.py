@@ -133,7 +133,9 @@ def test_a_message_that_no_channel_takes_is_given_up_after_about_a_day(ctx: Cont
     forget_old(replace(ctx, now=lambda: ctx.now() + timedelta(days=100)))
 
 
-def test_two_workers_that_notice_one_condition_at_once_send_it_once(any_ctx: Context, posted: tuple[list[dict[str, str]], str]) -> None:
+def test_two_workers_that_notice_one_condition_at_once_send_it_once(
+    any_ctx: Context, posted: tuple[list[dict[str, str]], str]
+) -> None:
     messages, url = posted
     ctx = replace(any_ctx, notifier=Notifier(webhook_url=url))
     event = Condition("run:1", "run_ended", "info", "Run a finished", is_event=True)
@@ -168,7 +170,9 @@ def test_a_run_that_diverged_is_said_once_with_its_cause(ctx: Context) -> None:
     run_world.add_parts(ctx)
     run = run_world.launch(ctx, name="wild", seed=1)
     claim = run_world.claim(ctx, run)
-    run_world.end(ctx, claim, run_world.Status.FAILED, cause="The loss became NaN at step 10.", remedy="Lower learning_rate.")
+    run_world.end(
+        ctx, claim, run_world.Status.FAILED, cause="The loss became NaN at step 10.", remedy="Lower learning_rate."
+    )
     watch = AlertWatch()
     messages = [text for text in watch.check(ctx) if "wild" in text]
     assert messages == ["event: Run wild diverged: The loss became NaN at step 10."]

@@ -80,12 +80,16 @@ def test_a_window_sums_its_requests_and_its_percentiles_are_within_a_bucket(ctx:
 
 
 def test_rollups_of_a_width_are_deleted_past_their_time_and_a_month_stays(ctx: Context) -> None:
-    rows = [UsageRow(f"d{n}", "tales", None, None, 1, 1, 5.0, 9.0, "finished", NOON - timedelta(days=n)) for n in range(25)]
+    rows = [
+        UsageRow(f"d{n}", "tales", None, None, 1, 1, 5.0, 9.0, "finished", NOON - timedelta(days=n)) for n in range(25)
+    ]
     add_usage(ctx, rows)
     with ctx.db.write() as session:
         forget_rollups(session, now=NOON)
     with ctx.db.read() as session:
-        counts = dict(session.execute(select(TrafficRollup.width_s, func.count()).group_by(TrafficRollup.width_s)).all())
+        counts = dict(
+            session.execute(select(TrafficRollup.width_s, func.count()).group_by(TrafficRollup.width_s)).all()
+        )
     assert counts == {60: 2, 600: 8, 3600: 25}
     assert read_traffic(ctx, WINDOWS[-1]).total.requests == 25
 
@@ -98,11 +102,19 @@ def test_gauges_are_means_per_step_sums_over_endpoints_and_the_highest_ratio(ctx
             values = [GaugeValue(f"endpoint:{id_}", "running", float(seconds)) for id_ in ids]
             values += [GaugeValue(f"endpoint:{id_}", "cache_ratio", 0.2 * n) for n, id_ in enumerate(ids, 1)]
             values += [GaugeValue(f"variant:{tales}:stable", "running", 7.0)]
-            add_gauges(session, [*values, GaugeValue("host:lab", "cpu_ratio", 0.5)], at=NOON.replace(second=0) + timedelta(seconds=seconds))
+            add_gauges(
+                session,
+                [*values, GaugeValue("host:lab", "cpu_ratio", 0.5)],
+                at=NOON.replace(second=0) + timedelta(seconds=seconds),
+            )
     series = {(s.subject, s.name): s for s in read_gauges(ctx, find_window("15 min"))}
     assert [value for _, value in series["endpoint", "running"].points] == [15.0]
     assert [value for _, value in series["endpoint", "cache_ratio"].points] == [pytest.approx(0.4)]
     assert series["endpoint", "running"].maximum == 15.0
     assert series["host:lab", "cpu_ratio"].points[0][1] == 0.5
-    of_variant = {s.name: s for s in read_gauges(ctx, find_window("15 min"), endpoint="tales", variant="stable") if s.subject == "endpoint"}
+    of_variant = {
+        s.name: s
+        for s in read_gauges(ctx, find_window("15 min"), endpoint="tales", variant="stable")
+        if s.subject == "endpoint"
+    }
     assert [value for _, value in of_variant["running"].points] == [7.0]

@@ -14,7 +14,13 @@ from backend.domain.serving.request_log import LoggedBody, RequestLogConfig
 from backend.errors import NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.serving.feedback import give_feedback
-from backend.services.serving.request_log.browse import RequestFilter, browse_requests, get_request, requests_csv, requests_jsonl
+from backend.services.serving.request_log.browse import (
+    RequestFilter,
+    browse_requests,
+    get_request,
+    requests_csv,
+    requests_jsonl,
+)
 from backend.services.serving.request_log.datasets import TrafficRules, preview_traffic
 from backend.services.serving.request_log.key_feedback import store_feedback
 from backend.services.serving.request_log.policies import set_log_policy
@@ -30,7 +36,9 @@ def ctx(any_ctx: Context) -> Context:
     """Ada deployed `tales`; Ben has a key."""
     checkpoint = add_checkpoint(any_ctx, "small")
     with any_ctx.db.write() as session:
-        session.add_all(User(id=person.id, name=person.name, role=person.role, password_hash="x") for person in (ADA, BEN))
+        session.add_all(
+            User(id=person.id, name=person.name, role=person.role, password_hash="x") for person in (ADA, BEN)
+        )
         session.flush()
         endpoint = Endpoint(name="tales", created_by="ada")
         session.add_all([endpoint, ApiKey(id="k", name="=1+1", key_hash="h", hint="abcd", user_id="ben")])
@@ -100,7 +108,10 @@ def test_others_see_requests_of_their_keys_and_of_endpoints_that_they_deployed(c
         session.add(Replica(id="rep", deployment_id=deployment, url="http://10.0.0.7:4711", internal_token="t"))
         session.get_one(Usage, own).replica_id = "rep"
     assert get_request(ctx, own, person=BEN).row.key == "=1+1"
-    assert (get_request(ctx, own, person=BEN).address, get_request(ctx, own, person=LOCAL).address) == (None, "http://10.0.0.7:4711")
+    assert (get_request(ctx, own, person=BEN).address, get_request(ctx, own, person=LOCAL).address) == (
+        None,
+        "http://10.0.0.7:4711",
+    )
     assert get_request(ctx, own, person=ADA).row.key is None, "the key of another person"
     with pytest.raises(NotFound):
         get_request(ctx, other, person=BEN)
@@ -140,7 +151,9 @@ def test_a_thumb_given_in_the_playground_is_that_of_the_request_behind_its_messa
     id_ = ask(ctx, 0)
     ask(ctx, 1, prompt="unrated")
     conversation = start_conversation(ctx, endpoint="tales", person=ADA)
-    answer = add_message(ctx, conversation.id, role="assistant", content="Grüße 100%", usage={"request_id": id_}, person=ADA)
+    answer = add_message(
+        ctx, conversation.id, role="assistant", content="Grüße 100%", usage={"request_id": id_}, person=ADA
+    )
     asked = [ChatMessage(role=Role.USER, content="Hi")]
     give_feedback(
         ctx,
@@ -155,7 +168,9 @@ def test_a_thumb_given_in_the_playground_is_that_of_the_request_behind_its_messa
     )
     assert [row.rating for row in browse_requests(ctx, RequestFilter(), person=LOCAL).rows] == [None, -1]
     assert get_request(ctx, id_, person=LOCAL).row.rating == -1
-    listed = preview_traffic(ctx, "tales", objective="kto", rules=TrafficRules(only=(id_,), source="playground"), person=LOCAL)
+    listed = preview_traffic(
+        ctx, "tales", objective="kto", rules=TrafficRules(only=(id_,), source="playground"), person=LOCAL
+    )
     assert [row["label"] for row in listed.rows] == [False], "a dataset of what a list shows has the thumb too"
 
 

@@ -56,7 +56,9 @@ def test_the_mode_decides_what_is_kept_and_a_stricter_one_erases_what_was(ctx: C
     log(ctx, "bodies")
     ask(ctx, "all", "I am ada@example.org, card 4111 1111 1111 1111", "Call +49 30 1234567, key sk-abcdefghijklmnop")
     assert log_modes(ctx) == {"tales": "bodies"}
-    newest = {request.id: request for request in browse_requests(ctx, RequestFilter(endpoint="tales"), person=LOCAL).rows}
+    newest = {
+        request.id: request for request in browse_requests(ctx, RequestFilter(endpoint="tales"), person=LOCAL).rows
+    }
     assert newest["none"].messages is None
     assert newest["all"].messages == [{"role": "user", "content": "I am [EMAIL], card [CARD]"}]
     assert newest["all"].answer == "Call [PHONE], key [KEY]"
@@ -81,7 +83,10 @@ def test_requests_are_erased_past_their_time(ctx: Context) -> None:
 
 def test_redaction_replaces_patterns_keeps_other_text_and_fails_closed() -> None:
     config = RequestLogConfig(patterns=(r"Project \w+",))
-    assert redact("Project Falcon at 10.0.0.1 in 2026, chapter 12.", config) == ("[REDACTED] at [IP] in 2026, chapter 12.", 2)
+    assert redact("Project Falcon at 10.0.0.1 in 2026, chapter 12.", config) == (
+        "[REDACTED] at [IP] in 2026, chapter 12.",
+        2,
+    )
     assert redact("ada@example.org", RequestLogConfig(redact=False)) == ("ada@example.org", 0)
     slow = RequestLogConfig(redact=False, patterns=(r"(?:a|aa|aaa|b)+c(?=d)e",))
     assert redact("a" * 5000, slow)[0] in {"[REDACTED]", "a" * 5000}
@@ -105,7 +110,12 @@ def test_feedback_is_its_own_keys_replaces_the_last_and_keeps_a_copy(ctx: Contex
 
 def test_traffic_becomes_rows_of_each_kind_with_the_requests_behind_them(ctx: Context) -> None:
     log(ctx, "bodies", redact=False)
-    for name, prompt, answer in (("a", "2 + 2?", "5"), ("b", "Hi", "Hello ada@example.org"), ("c", "Hi", "Go away"), ("d", "Bye", "Bye")):
+    for name, prompt, answer in (
+        ("a", "2 + 2?", "5"),
+        ("b", "Hi", "Hello ada@example.org"),
+        ("c", "Hi", "Go away"),
+        ("d", "Bye", "Bye"),
+    ):
         ask(ctx, name, prompt, answer)
     store_feedback(ctx, "a", key_id=None, rating=-1, correction="4")
     store_feedback(ctx, "b", key_id=None, rating=1)
@@ -113,7 +123,9 @@ def test_traffic_becomes_rows_of_each_kind_with_the_requests_behind_them(ctx: Co
     rules = TrafficRules()
 
     def rows(objective: str, **values: object) -> list[str]:
-        preview = preview_traffic(ctx, "tales", objective=objective, rules=rules.model_copy(update=values), person=LOCAL)  # type: ignore[arg-type]
+        preview = preview_traffic(
+            ctx, "tales", objective=objective, rules=rules.model_copy(update=values), person=LOCAL
+        )  # type: ignore[arg-type]
         assert len(preview.rows) == len(preview.provenance)
         return [json.dumps(row) for row in preview.rows]
 
@@ -142,13 +154,23 @@ def test_a_dataset_of_traffic_names_endpoint_rules_and_requests(ctx: Context) ->
         make_traffic_dataset(ctx, "tales", name="logged", objective="sft", rules=TrafficRules(), person=LOCAL)
     log(ctx, "bodies")
     ask(ctx, "a", "Hi", "Hello")
-    version, count = make_traffic_dataset(ctx, "tales", name="logged", objective="sft", rules=TrafficRules(), person=LOCAL)
+    version, count = make_traffic_dataset(
+        ctx, "tales", name="logged", objective="sft", rules=TrafficRules(), person=LOCAL
+    )
     assert count == 1
     provenance = version.provenance
-    assert (provenance["from"], provenance["endpoint"], provenance["rows"][0]["requests"]) == ("traffic", "tales", ["a"])
+    assert (provenance["from"], provenance["endpoint"], provenance["rows"][0]["requests"]) == (
+        "traffic",
+        "tales",
+        ["a"],
+    )
     assert (
         preview_traffic(
-            replace(ctx, now=lambda: ctx.now() + timedelta(days=40)), "tales", objective="sft", rules=TrafficRules(), person=LOCAL
+            replace(ctx, now=lambda: ctx.now() + timedelta(days=40)),
+            "tales",
+            objective="sft",
+            rules=TrafficRules(),
+            person=LOCAL,
         ).rows
         == ()
     )
