@@ -14,6 +14,7 @@ from sqlalchemy import inspect, text
 from backend.db.engine import Database
 from backend.domain.estimates.prices import DevicePrices
 from backend.domain.openai_servers import JUDGE_KEY
+from backend.errors import Conflict
 from backend.infra.artifacts import Artifacts
 from backend.infra.files.private import set_private_umask, tighten_database, tighten_home
 from backend.infra.hosts import HostRules, make_host_rules
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 MIGRATIONS = Path(__file__).parent / "db" / "migrations"
+LAST_UPGRADER = "Roundhouse at commit b1df1697"
+"""The last version that brings databases of earlier revisions to the oldest one of today."""
 
 
 def build_context(settings: Settings, *, migrate: bool = True) -> Context:
@@ -96,20 +99,40 @@ def _export_keys(settings: Settings) -> None:
 def migrate_database(settings: Settings) -> None:
     """Bring the database to the newest revision, one process at a time."""
     settings.home.mkdir(parents=True, exist_ok=True)
-    if _database_revision(settings.database_url) == newest_revision():
+    revision = _database_revision(settings.database_url)
+    if revision == newest_revision():
         return
-    from alembic import (
-        command,
-    )  # as slow to import as the rest of a command: left out where there is nothing to migrate
+    if revision is not None:
+        _refuse_unknown(revision)
+    # as slow to import as the rest of a command: left out where there is nothing to migrate
+    from alembic import command
 
     with (settings.home / "migrate.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         command.upgrade(alembic_config(settings.database_url), "head")
 
 
+def _refuse_unknown(revision: str) -> None:
+    """Raise Conflict for a database at a revision that no migration begins at."""
+    if revision > newest_revision():
+        raise Conflict(
+            f"The database is at revision {revision}, made by a newer version.", remedy="Start it with that version."
+        )
+    if revision not in _revisions():
+        raise Conflict(
+            f"The database is at revision {revision}, older than {min(_revisions())}, the oldest that this version opens.",
+            remedy=f"Start it once with {LAST_UPGRADER}, which upgrades it, then with this version. Nothing was changed.",
+        )
+
+
+def _revisions() -> set[str]:
+    """Return the revisions by the names of the migration files, each of which begins with its revision."""
+    return {path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")}
+
+
 def newest_revision() -> str:
-    """Return the newest revision by the names of the migration files, each of which begins with its revision."""
-    return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+    """Return the newest revision."""
+    return max(_revisions())
 
 
 def _database_revision(url: str) -> str | None:
