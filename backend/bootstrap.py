@@ -120,8 +120,8 @@ def _refuse_unknown(revision: str) -> None:
         )
     if revision not in _revisions():
         raise Conflict(
-            f"The database is at revision {revision}, older than {min(_revisions())}, the oldest that this version opens.",
-            remedy=f"Start it once with {LAST_UPGRADER}, which upgrades it, then with this version. Nothing was changed.",
+            f"The database is at revision {revision}; the oldest that this version opens is {min(_revisions())}.",
+            remedy=f"Start it once with {LAST_UPGRADER}, which upgrades it, then with this one. Nothing was changed.",
         )
 
 

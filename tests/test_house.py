@@ -108,11 +108,11 @@ def test_no_folder_is_too_full() -> None:
 
 
 def test_a_package_has_an_empty_init_so_that_a_name_has_one_address() -> None:
-    """`starter` and `recipes` are the two packages that hold code of their own."""
+    """`recipes` is the one package that holds code of its own."""
     folders = {path.rsplit("/", 1)[0] for path in list_modules(*PACKAGES)} - {"backend/db/migrations"}
     assert {folder for folder in folders if not (PROJECT / folder / "__init__.py").is_file()} == set()
     filled = {folder for folder in folders if (PROJECT / folder / "__init__.py").read_text().strip()}
-    assert filled <= {"backend/domain/starter", "backend/recipes"}
+    assert filled <= {"backend/recipes"}
     again = [
         f"{path}: {alias.name}"
         for path in list_modules(*PACKAGES)

@@ -82,7 +82,6 @@ def class_names() -> Iterator[tuple[str, str]]:
 def test_no_class_is_named_by_a_retired_word() -> None:
     retired = {word for word in glossary()[1] if word.istitle() and " " not in word}
     named = {f"{path}: {name}" for path, name in class_names() if retired & set(re.findall(r"[A-Z][a-z]+", name))}
-    named -= {"backend/domain/starter/world.py: Place"}  # a place of the village
     assert named == set()
 
 
@@ -167,11 +166,9 @@ def test_no_text_uses_a_retired_phrase() -> None:
     pattern = re.compile(
         r"\b(" + "|".join(sorted(map(re.escape, phrases), key=len, reverse=True)) + r")\b", flags=re.IGNORECASE
     )
-    starter = ("backend/domain/starter/",)  # its stories are not about networks
     used = [
         f"{path}:{line}: {match.group(0)}: {text[max(0, match.start() - 30) : match.end() + 30]!r}"
         for path, line, text in prose()
-        if not path.startswith(starter)
         for match in [pattern.search(text)]
         if match
     ]

@@ -1,17 +1,22 @@
 """Starter content: datasets, a tokenizer and an architecture for a fresh installation, before the first upload.
 
-Everything is generated here from a fixed seed; imports and the tokenizer are jobs, so the first start does not wait for
-them.
+The datasets tell of Pebblewick, a made-up village, as stories, questions, preferences and benchmarks: something to
+train on, measure, compare and chat about. Their rows are files of `backend/recipes/starter/`, in plain ASCII. Imports
+and the tokenizer are jobs, so the first start does not wait for them.
 """
 
 from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from backend.db.tables import Architecture, Dataset, Job, Tokenizer
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.starter import STARTER_DATASETS, StarterDataset
 from backend.services.architectures import save_architecture
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import set_dataset_notes
@@ -23,6 +28,30 @@ STARTER_TOKENIZER = "pebblewick-bpe-2048"
 STARTER_ARCHITECTURE = "pebblewick-1m"
 STARTER_CONFIG = ArchitectureConfig(
     num_layers=4, width=128, num_heads=4, num_kv_heads=4, context=256, vocab_size=2048, feed_forward=384
+)
+
+
+@dataclass(frozen=True)
+class StarterDataset:
+    """One dataset of the starter content: its name, which is its file's too, its kind and a sentence about it."""
+
+    name: str
+    kind: str
+    notes: str
+
+    def read_rows(self) -> list[dict[str, Any]]:
+        """Read its rows, in the canonical form of the kind."""
+        text = (resources.files("backend.recipes") / "starter" / f"{self.name}.jsonl").read_text(encoding="ascii")
+        return [json.loads(line) for line in text.splitlines()]
+
+
+STARTER_DATASETS = (
+    StarterDataset(STARTER_TEXT, "text", "Short stories from a made-up village, to pre-train on."),
+    StarterDataset("pebblewick-chat", "chat", "Questions about the village and requests for stories, with answers."),
+    StarterDataset("pebblewick-preferences", "preference", "Good and bad answers to the same questions."),
+    StarterDataset("pebblewick-facts", "benchmark", "Multiple choice: completion of a sentence. For any network."),
+    StarterDataset("pebblewick-questions", "benchmark", "Generation: questions phrased as in no training row."),
+    StarterDataset("pebblewick-prompts", "prompts", "Prompts for battles."),
 )
 
 
@@ -68,7 +97,7 @@ def _import(ctx: Context, dataset: StarterDataset) -> None:
         ctx,
         name=dataset.name,
         kind=dataset.kind,
-        rows=[dict(row) for row in dataset.make_rows()],
+        rows=dataset.read_rows(),
         provenance={"made_by": "Roundhouse", "from": "the starter content"},
         person=LOCAL,
         idempotency_key=_key(dataset.name),

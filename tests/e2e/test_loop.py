@@ -17,7 +17,6 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.jobs.states import Status
-from backend.domain.starter.facts import all_facts
 from backend.domain.training.config import RunConfig
 from backend.services.battles.admission import Voter, ballot_token
 from backend.services.battles.campaigns import create_campaign
@@ -36,6 +35,7 @@ from backend.services.tokenizers.tokenizers import get_tokenizer
 from backend.services.training.runs import launch_run
 from backend.services.training.views import get_run, list_runs
 from tests.support.browser import Visitor, visit
+from tests.support.data.village import FACTS
 from tests.support.installation import Installation, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -44,7 +44,7 @@ ALIAS = "storyteller@production"
 TINY = ArchitectureConfig(
     num_layers=2, width=64, num_heads=2, num_kv_heads=2, context=128, vocab_size=2048, feed_forward=128
 )
-FACTS = frozenset(fact.sentence.format(fact.value).rstrip(".") for fact in all_facts())
+TRUE_SENTENCES = frozenset(fact.answer.rstrip(".") for fact in FACTS)
 NUM_PROMPTS, BY_BROWSER = 60, 3
 PAUSE_MS = 450  # a vote sooner than 0.3 s after the answers appeared does not count
 
@@ -52,7 +52,7 @@ PAUSE_MS = 450  # a vote sooner than 0.3 s after the answers appeared does not c
 def truth(answer: str) -> int:
     """True statements about the village, less the statements that are none of its facts."""
     sentences = [part.strip().rstrip(".") for part in re.split(r"(?<=[.!?])", answer) if part.strip()]
-    return sum(1 if sentence in FACTS else -1 for sentence in sentences)
+    return sum(1 if sentence in TRUE_SENTENCES else -1 for sentence in sentences)
 
 
 def strict(a: str, b: str) -> str:

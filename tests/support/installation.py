@@ -19,9 +19,8 @@ import psutil
 
 from backend.bootstrap import build_context
 from backend.domain.jobs.states import JobKind, Status
-from backend.domain.starter import STARTER_DATASETS
 from backend.services.context import Context
-from backend.services.starter import STARTER_TOKENIZER
+from backend.services.starter import STARTER_DATASETS, STARTER_TOKENIZER
 from backend.settings import Settings
 from tests.support.jobs import add_stored_job
 

@@ -1,4 +1,4 @@
-"""One migration makes the tables as the classes say; installations at its revision open as they are, others are refused unchanged."""
+"""One migration makes the tables as the classes say; a database of another version is refused and left as it is."""
 
 from __future__ import annotations
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from backend.domain.starter import STARTER_DATASETS
 from backend.services.architectures import list_architectures
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import delete_dataset, get_dataset, list_datasets
 from backend.services.jobs.jobs import list_jobs
-from backend.services.starter import STARTER_ARCHITECTURE, STARTER_TEXT, STARTER_TOKENIZER, ensure_starter_content
+from backend.services.starter import (
+    STARTER_ARCHITECTURE,
+    STARTER_DATASETS,
+    STARTER_TEXT,
+    STARTER_TOKENIZER,
+    ensure_starter_content,
+)
 from backend.services.tokenizers.tokenizers import get_tokenizer
 from tests.support.job_work import do_job
 

@@ -20,8 +20,8 @@ from pyarrow import parquet
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.data.rows.records import columns_of
-from backend.domain.starter import STARTER_DATASETS, StarterDataset
 from backend.errors import InvalidInput, JobFailed, NotFound
+from backend.services.starter import STARTER_DATASETS, StarterDataset
 from jobs.data.importer import ImportResult, import_dataset
 from jobs.data.run import run
 from jobs.data.splitting import cut_text, val_rows
@@ -48,7 +48,7 @@ def _texts(count: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("dataset", STARTER_DATASETS, ids=lambda dataset: dataset.name)
 def test_starter_content_is_imported_unchanged(tmp_path: Path, dataset: StarterDataset) -> None:
-    rows = [dict(row) for row in dataset.make_rows()]
+    rows = dataset.read_rows()
     result = _import(_write(tmp_path / "rows.jsonl", rows), kind=dataset.kind, val_fraction=0.05, seed=1)
     assert (result.kind, result.rows, result.rejected_count) == (dataset.kind, len(rows), 0)
     back = [*iter_rows(result.folder, split="train"), *iter_rows(result.folder, split="val")]
