@@ -1,4 +1,4 @@
-"""An installation of version 0.1.0 opens with its runs, votes, evaluations, endpoints and conversations."""
+"""An installation at revision 0023, made by an older commit, opens with its runs, votes, evaluations and endpoints."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from alembic import command
 from sqlalchemy import select
 
-from backend.bootstrap import alembic_config, build_context
+from backend.bootstrap import build_context
 from backend.db.tables import Job, Run
 from backend.domain.jobs.payloads import read_payload
 from backend.domain.jobs.progress import read_progress
@@ -31,17 +30,14 @@ from backend.services.training.views import list_runs, run_detail
 from tests.support.opening import open_page, words
 from tests.support.settings import make_settings
 
-ROWS = Path(__file__).parents[2] / "support" / "installations" / "version_0_1_0.sql"
-REVISION = "0004"
+ROWS = Path(__file__).parents[2] / "support" / "installations" / "revision_0023.sql"
 BLIND_ROUND = "82p39y3h9g9v"
 
 
 @pytest.fixture
 def old_home(tmp_path: Path) -> Path:
-    """The database of the old installation, at its own revision."""
-    database = tmp_path / "models.db"
-    command.upgrade(alembic_config(f"sqlite:///{database}"), REVISION)
-    with sqlite3.connect(database) as connection:
+    """The database of the old installation."""
+    with sqlite3.connect(tmp_path / "models.db") as connection:
         connection.executescript(ROWS.read_text())
     connection.close()
     return tmp_path
@@ -49,7 +45,7 @@ def old_home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(old_home: Path) -> Iterator[Context]:
-    """The installation, opened by the present code: migrated at the start."""
+    """The installation, opened by the present code."""
     context = build_context(make_settings(old_home))
     yield context
     context.db.engine.dispose()

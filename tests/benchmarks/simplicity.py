@@ -1,0 +1,157 @@
+"""Count what makes the source long: untyped rows, copied fields, hand-written widgets and options, lines by area.
+
+`python tests/benchmarks/simplicity.py [FOLDER]` prints a table in Markdown, for this checkout or for another one in
+FOLDER (an older commit's worktree). The figures of docs/benchmarks/simplicity.md come from here. No model, no database:
+the source is read, not run, but for the tables, which are imported in a process of their own.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+AREAS = ("backend", "jobs", "pages", "app.py")
+MIGRATIONS = "backend/db/migrations/versions/"
+WIDGETS = frozenset(
+    {
+        "button",
+        "checkbox",
+        "color_picker",
+        "data_editor",
+        "date_input",
+        "datetime_input",
+        "feedback",
+        "file_uploader",
+        "multiselect",
+        "number_input",
+        "pills",
+        "radio",
+        "segmented_control",
+        "select_slider",
+        "selectbox",
+        "slider",
+        "text_area",
+        "text_input",
+        "time_input",
+        "toggle",
+    }
+)
+COPIED = 4
+"""Fields that a call or a dict takes from one object under their own names before it counts as a copy."""
+
+COLUMNS = """
+import json
+from sqlalchemy import JSON
+from backend.db.tables import Table
+columns = [column.type for table in Table.metadata.tables.values() for column in table.columns]
+stored = [one for one in columns if isinstance(one, JSON) or isinstance(getattr(one, "impl", None), JSON)]
+print(json.dumps([len(stored), sum(not isinstance(one, JSON) for one in stored)]))
+"""
+
+
+def source_files(root: Path) -> list[Path]:
+    """Return the Python files of the product, migrations aside."""
+    listed = subprocess.run(
+        ["git", "ls-files", "*.py"], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    return [
+        root / name
+        for name in listed
+        if name.split("/")[0] in AREAS and not name.startswith(MIGRATIONS) and (root / name).is_file()
+    ]
+
+
+def json_columns(root: Path) -> tuple[int, int]:
+    """Return how many JSON columns the tables have, and how many of them hold a model."""
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    printed = subprocess.run(
+        [sys.executable, "-c", COLUMNS], cwd=root, env=env, capture_output=True, text=True, check=True
+    ).stdout
+    total, typed = json.loads(printed)
+    return total, typed
+
+
+def _copied_fields(node: ast.AST) -> int:
+    """Return how many fields a call or a dict copies, under their own names, from the object it copies most from."""
+    if isinstance(node, ast.Call):
+        pairs: list[tuple[str | None, ast.expr]] = [(keyword.arg, keyword.value) for keyword in node.keywords]
+    elif isinstance(node, ast.Dict):
+        pairs = [
+            (str(key.value), value)
+            for key, value in zip(node.keys, node.values, strict=True)
+            if isinstance(key, ast.Constant)
+        ]
+    else:
+        return 0
+    sources = Counter(
+        ast.unparse(value.value) for name, value in pairs if isinstance(value, ast.Attribute) and value.attr == name
+    )
+    return max(sources.values(), default=0)
+
+
+def _calls(trees: dict[Path, ast.Module], fits: Callable[[Path, ast.Call], bool]) -> int:
+    return sum(
+        isinstance(node, ast.Call) and fits(path, node) for path, tree in trees.items() for node in ast.walk(tree)
+    )
+
+
+def measure(root: Path) -> Iterator[tuple[str, int]]:
+    """Yield the name and value of every figure."""
+    texts = {path: path.read_text(encoding="utf-8") for path in source_files(root)}
+    trees = {path: ast.parse(text) for path, text in texts.items()}
+    columns, typed = json_columns(root)
+    yield "JSON columns", columns
+    yield "JSON columns without a model", columns - typed
+    yield (
+        "lines with `dict[str, Any]`",
+        sum("dict[str, Any]" in line for text in texts.values() for line in text.splitlines()),
+    )
+    copies = [_copied_fields(node) for tree in trees.values() for node in ast.walk(tree)]
+    yield f"calls and dicts that copy {COPIED} fields or more of one object", sum(count >= COPIED for count in copies)
+    yield (
+        "widgets written by hand",
+        _calls(
+            trees,
+            lambda path, call: (
+                path.is_relative_to(root / "pages")
+                and isinstance(call.func, ast.Attribute)
+                and call.func.attr in WIDGETS
+            ),
+        ),
+    )
+    yield (
+        "options and arguments of the command line written by hand",
+        _calls(trees, lambda path, call: bool(re.fullmatch(r"typer\.(Option|Argument)", ast.unparse(call.func)))),
+    )
+    for area in AREAS:
+        yield (
+            f"lines of {area}",
+            sum(len(text.splitlines()) for path, text in texts.items() if path.relative_to(root).parts[0] == area),
+        )
+    folders: Counter[str] = Counter()
+    for path, text in texts.items():
+        parts = path.relative_to(root).parts
+        if parts[0] != "app.py":
+            folders["/".join(parts[:2]) if len(parts) > 2 else parts[0]] += len(text.splitlines())
+    for folder, count in sorted(folders.items()):
+        yield f"lines of {folder}/", count
+    yield "lines of the product", sum(len(text.splitlines()) for text in texts.values())
+
+
+def main() -> None:
+    """Print the table."""
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
+    print("| Figure | Value |\n|---|---:|")
+    for name, value in measure(root):
+        print(f"| {name} | {value:,} |")
+
+
+if __name__ == "__main__":
+    main()
