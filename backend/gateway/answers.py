@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 import sys
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,8 +25,7 @@ from backend.domain.serving.protocol import (
 )
 from backend.gateway.errors import ApiError
 from backend.gateway.logprobs import chat_logprobs, text_logprobs, text_of, token_text
-from backend.gateway.relay import Trace
-from backend.gateway.waking import Events, Starting
+from backend.gateway.request import Events, Exchange, Starting
 
 Kind = Literal["chat", "text"]
 _LINE_SEPARATORS = [(char.encode(), f"\\u{ord(char):04x}".encode()) for char in "\x85\u2028\u2029"]
@@ -53,6 +52,31 @@ def named_event(name: str, content: dict[str, Any]) -> bytes:
 def comment(text: str) -> bytes:
     """Return a line that clients of server-sent events skip."""
     return f": {' '.join(text.split())}\n\n".encode()
+
+
+async def encode_stream(
+    events: Events, encode: Callable[[OpenEvent | FinishEvent], bytes]
+) -> AsyncGenerator[bytes, None]:
+    """Yield what `encode` makes of each event, and a comment for each sign of life; pass exceptions of `events` on."""
+    async with aclosing(events):
+        async for event in events:
+            chunk = comment(f"starting {event.endpoint}") if isinstance(event, Starting) else encode(event)
+            if chunk:
+                yield chunk
+
+
+async def read_to_end(events: Events, take: Callable[[OpenEvent], object]) -> FinishEvent:
+    """Give each event to `take` and return the last; pass exceptions of `events` on."""
+    finish: FinishEvent | None = None
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, FinishEvent):
+                finish = event
+            elif not isinstance(event, Starting):
+                take(event)
+    if finish is None:
+        raise RuntimeError("a generation ended without a finish event")
+    return finish
 
 
 @dataclass
@@ -123,29 +147,32 @@ class ChoiceState:
         return message
 
 
-async def stream_answer(events: Events, *, form: Form, trace: Trace) -> AsyncGenerator[bytes, None]:
+async def stream_answer(events: Events, *, form: Form, exchange: Exchange) -> AsyncGenerator[bytes, None]:
     """Yield the chunks of a streamed answer; the last holds `[DONE]`. Exceptions of `events` pass through, so a broken
     stream has none.
     """
     states: dict[int, ChoiceState] = {}
     end = b""  # sent at once with `[DONE]`, after the request has been accounted for
-    async with aclosing(events):
-        async for event in events:
-            if isinstance(event, Starting):
-                yield comment(f"starting {event.endpoint}")
-                continue
-            base = _head(trace, "chat.completion.chunk" if form.kind == "chat" else "text_completion")
-            base |= {"usage": None} if form.include_usage else {}
-            chunks = b"".join(sse({**base, **part}) for part in _parts(event, states, form=form, trace=trace))
-            if isinstance(event, FinishEvent):
-                end = chunks
-            elif chunks:
-                yield chunks
+
+    def encode(event: OpenEvent | FinishEvent) -> bytes:
+        nonlocal end
+        base = _head(exchange, "chat.completion.chunk" if form.kind == "chat" else "text_completion")
+        base |= {"usage": None} if form.include_usage else {}
+        parts = _parts(event, states, form=form, exchange=exchange)
+        chunks = b"".join(sse({**base, **part}) for part in parts)
+        if not isinstance(event, FinishEvent):
+            return chunks
+        end = chunks
+        return b""
+
+    async with aclosing(encode_stream(events, encode)) as chunks:
+        async for chunk in chunks:
+            yield chunk
     yield end + DONE
 
 
 def _parts(
-    event: OpenEvent | FinishEvent, states: dict[int, ChoiceState], *, form: Form, trace: Trace
+    event: OpenEvent | FinishEvent, states: dict[int, ChoiceState], *, form: Form, exchange: Exchange
 ) -> Iterator[dict[str, Any]]:
     """Yield what the chunks of an event hold beside their head."""
     if isinstance(event, PromptEvent):
@@ -168,7 +195,7 @@ def _parts(
         yield {"choices": [_end(number, form, event)]}
     elif isinstance(event, FinishEvent):
         if not state.finish_reason:
-            yield {"choices": [_end(0, form, event)], "timings": trace.timings()}
+            yield {"choices": [_end(0, form, event)], "timings": exchange.timings()}
         if form.include_usage:
             yield {"choices": [], "usage": _usage(event.usage, states)}
 
@@ -270,37 +297,30 @@ class _Held:
 HELD = _Held()
 
 
-async def collect_answer(events: Events, *, form: Form, trace: Trace) -> dict[str, Any]:
+async def collect_answer(events: Events, *, form: Form, exchange: Exchange) -> dict[str, Any]:
     """Return a complete response."""
-    events = HELD.counted(events)
     states: dict[int, ChoiceState] = {}
-    finish: FinishEvent | None = None
-    async with aclosing(events):
-        async for event in events:
-            if isinstance(event, Starting):
-                continue
-            if isinstance(event, FinishEvent):
-                finish = event
-                continue
-            state = states.setdefault(event.choice, ChoiceState())
-            if isinstance(event, TokenEvent):
-                state.add(event)
-            elif isinstance(event, PromptEvent):
-                state.prompt += event.tokens
-                for number in range(event.choice + 1, event.choice + event.choices):
-                    states.setdefault(number, ChoiceState()).prompt = state.prompt  # one list
-            elif isinstance(event, ChoiceEvent):
-                state.finish_reason, state.stop = event.finish_reason.value, event.stop
-    if finish is None:
-        raise RuntimeError("a generation ended without a finish event")
+
+    def take(event: OpenEvent) -> None:
+        state = states.setdefault(event.choice, ChoiceState())
+        if isinstance(event, TokenEvent):
+            state.add(event)
+        elif isinstance(event, PromptEvent):
+            state.prompt += event.tokens
+            for number in range(event.choice + 1, event.choice + event.choices):
+                states.setdefault(number, ChoiceState()).prompt = state.prompt  # one list
+        elif isinstance(event, ChoiceEvent):
+            state.finish_reason, state.stop = event.finish_reason.value, event.stop
+
+    finish = await read_to_end(HELD.counted(events), take)
     states = states or {0: ChoiceState()}
     if len(states) == 1 and not states[min(states)].finish_reason:
         states[min(states)].stop = finish.stop
     choices = [
         _whole_choice(number, states[number], form, reason=finish.finish_reason.value) for number in sorted(states)
     ]
-    head = _head(trace, "chat.completion" if form.kind == "chat" else "text_completion")
-    return {**head, "choices": choices, "usage": _usage(finish.usage, states), "timings": trace.timings()}
+    head = _head(exchange, "chat.completion" if form.kind == "chat" else "text_completion")
+    return {**head, "choices": choices, "usage": _usage(finish.usage, states), "timings": exchange.timings()}
 
 
 def _whole_choice(number: int, state: ChoiceState, form: Form, *, reason: str) -> dict[str, Any]:
@@ -318,22 +338,21 @@ def _whole_choice(number: int, state: ChoiceState, form: Form, *, reason: str) -
     return choice
 
 
-async def collect_embeddings(events: Events, *, trace: Trace, as_base64: bool) -> dict[str, Any]:
+async def collect_embeddings(events: Events, *, exchange: Exchange, as_base64: bool) -> dict[str, Any]:
     """Return the response of `/v1/embeddings`; base64 holds little-endian float32, as OpenAI's does."""
     data: list[dict[str, Any]] = []
-    tokens = 0
-    async with aclosing(events):
-        async for event in events:
-            if isinstance(event, EmbeddingEvent):
-                packed = struct.pack(f"<{len(event.vector)}f", *event.vector)
-                vector = base64.b64encode(packed).decode() if as_base64 else list(event.vector)
-                data.append({"object": "embedding", "index": event.choice, "embedding": vector})
-            elif isinstance(event, FinishEvent):
-                tokens = event.usage.prompt_tokens
+
+    def take(event: OpenEvent) -> None:
+        if isinstance(event, EmbeddingEvent):
+            packed = struct.pack(f"<{len(event.vector)}f", *event.vector)
+            vector = base64.b64encode(packed).decode() if as_base64 else list(event.vector)
+            data.append({"object": "embedding", "index": event.choice, "embedding": vector})
+
+    tokens = (await read_to_end(events, take)).usage.prompt_tokens
     return {
         "object": "list",
         "data": data,
-        "model": trace.endpoint,
+        "model": exchange.endpoint,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
 
@@ -342,17 +361,24 @@ async def collect_tokens(events: Events) -> dict[str, Any]:
     """Return the response of `/v1/tokenize`, in vLLM's shape."""
     ids: list[int] = []
     texts: list[str] = []
-    async with aclosing(events):
-        async for event in events:
-            if isinstance(event, PromptEvent):
-                ids += [token.token_id for token in event.tokens]
-                texts += [sys.intern(token.token) for token in event.tokens]
+
+    def take(event: OpenEvent) -> None:
+        if isinstance(event, PromptEvent):
+            ids.extend(token.token_id for token in event.tokens)
+            texts.extend(sys.intern(token.token) for token in event.tokens)
+
+    await read_to_end(events, take)
     return {"count": len(ids), "tokens": ids, "token_strs": texts}
 
 
-def _head(trace: Trace, object_: str) -> dict[str, Any]:
-    head = {"id": trace.id, "object": object_, "created": int(trace.created_at.timestamp()), "model": trace.endpoint}
-    return head | ({"system_fingerprint": trace.fingerprint} if trace.fingerprint else {})
+def _head(exchange: Exchange, object_: str) -> dict[str, Any]:
+    head = {
+        "id": exchange.id,
+        "object": object_,
+        "created": int(exchange.identity.created_at.timestamp()),
+        "model": exchange.endpoint,
+    }
+    return head | ({"system_fingerprint": exchange.fingerprint} if exchange.fingerprint else {})
 
 
 def _usage(usage: TokenUsage, states: dict[int, ChoiceState]) -> dict[str, Any]:

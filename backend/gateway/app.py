@@ -7,8 +7,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -34,7 +35,7 @@ from backend.gateway.dialects.messages import MESSAGES_ERRORS, collect_message, 
 from backend.gateway.dialects.responses import ResponseAnswer
 from backend.gateway.dialects.scores import collect_scores
 from backend.gateway.directory import Directory, ModelEntry, Principal
-from backend.gateway.errors import ApiError, invalid_key
+from backend.gateway.errors import ApiError, ErrorStyle, invalid_key
 from backend.gateway.exporter import render_live
 from backend.gateway.feedback import FeedbackBody, body_to_log, give_feedback, job_of
 from backend.gateway.headers import REQUEST_ID, AnswerHeaders, headers_of
@@ -43,9 +44,9 @@ from backend.gateway.limits.demand import LimitStore
 from backend.gateway.limits.gate import KeyGate, check_scope
 from backend.gateway.limits.memory import MemoryLimits
 from backend.gateway.metrics import GatewayMetrics
-from backend.gateway.relay import Relay, Trace
+from backend.gateway.relay import Relay
+from backend.gateway.request import Events, Exchange, Identity, new_id
 from backend.gateway.usage import UsageWriter
-from backend.gateway.waking import Events
 from backend.infra.hosts import HostGuard, HostRules
 from backend.infra.replicas import ReplicaClient
 from backend.infra.upstream.client import UpstreamClient
@@ -57,6 +58,18 @@ FLUSH_S, KEYS_EVERY_S, COMPARE_EVERY_S, PROBE_EVERY_S = 0.5, 0.5, 1.0, 1.0
 NO_KEY = frozenset(
     {"", "local", "none", "not-needed", "EMPTY", "ollama", "sk-no-key-required", "lm-studio", "DUMMY_KEY"}
 )  # what clients that require a key, or put one there by themselves, send to servers that need none
+
+AnyBody = (
+    ChatBody
+    | CompletionBody
+    | ResponsesBody
+    | MessagesBody
+    | CountBody
+    | EmbeddingsBody
+    | ScoreBody
+    | RerankBody
+    | TokenizeBody
+)
 
 
 def create_gateway(
@@ -187,16 +200,12 @@ class Gateway:
         body = parse_body(await self._read(request), ResponsesBody)
         check_scope(principal, endpoint="chat", model=body.model)
         wish = body.to_request(await items_before(self._directory, body, principal=principal))
-        trace = self._trace(request, body, principal, prefix="resp_")
-        answer = ResponseAnswer(body, trace, keeper(self._directory, body, principal=principal, trace=trace))
-        events = self._logged_events(request, wish, trace)
+        exchange = self._exchange(request, body, principal, prefix="resp_")
+        answer = ResponseAnswer(body, exchange, keeper(self._directory, body, principal=principal, exchange=exchange))
+        events = self._logged_events(request, wish, exchange)
         if body.stream:
             return StreamedAnswer(answer.stream(events), self._holding(request, principal))
-
-        async def build() -> Response:
-            return JSONResponse(await answer.collect(events))
-
-        return WholeAnswer(build, self._holding(request, principal))
+        return self._whole(request, principal, partial(answer.collect, events))
 
     async def stored_response(self, request: Request) -> Response:
         """Answer GET and DELETE /v1/responses/ID, and GET /v1/responses/ID/input_items."""
@@ -226,18 +235,15 @@ class Gateway:
         check_version(request.headers.get("anthropic-version"))
         body = parse_body(await self._read(request), MessagesBody)
         check_scope(principal, endpoint="chat", model=body.model)
-        trace = self._trace(request, body, principal, prefix="msg_")
-        headers["request-id"] = trace.id
-        events = self._logged_events(request, body.to_request(), trace)
+        exchange = self._exchange(request, body, principal, prefix="msg_")
+        headers["request-id"] = exchange.id
+        events = self._logged_events(request, body.to_request(), exchange)
         if body.stream:
             return StreamedAnswer(
-                stream_message(events, trace=trace), self._holding(request, principal), errors=MESSAGES_ERRORS
+                stream_message(events, exchange=exchange), self._holding(request, principal), errors=MESSAGES_ERRORS
             )
-
-        async def build() -> Response:
-            return JSONResponse(await collect_message(events, trace=trace))
-
-        return WholeAnswer(build, self._holding(request, principal), errors=MESSAGES_ERRORS)
+        collect = partial(collect_message, events, exchange=exchange)
+        return self._whole(request, principal, collect, errors=MESSAGES_ERRORS)
 
     async def count_message(self, request: Request) -> Response:
         """Answer POST /v1/messages/count_tokens."""
@@ -245,30 +251,23 @@ class Gateway:
         check_version(request.headers.get("anthropic-version"))
         body = parse_body(await self._read(request), CountBody)
         check_scope(principal, endpoint="tokenize", model=body.model)
-        events = self._events(
-            body.to_request(),
-            Trace(endpoint=body.model, principal=principal, prefix="tok", headers=headers_of(request)),
-        )
+        events = self._events(body.to_request(), self._exchange(request, body, principal, prefix="tok"))
 
-        async def build() -> Response:
-            return JSONResponse({"input_tokens": (await collect_tokens(events))["count"]})
+        async def count() -> dict[str, Any]:
+            return {"input_tokens": (await collect_tokens(events))["count"]}
 
-        return WholeAnswer(build, self._holding(request, principal), errors=MESSAGES_ERRORS)
+        return self._whole(request, principal, count, errors=MESSAGES_ERRORS)
 
     async def embed(self, request: Request) -> Response:
         """Answer POST /v1/embeddings."""
         principal = await self._authenticate(request)
         body = parse_body(await self._read(request), EmbeddingsBody)
         check_scope(principal, endpoint="embeddings", model=body.model)
-        trace = Trace(endpoint=body.model, principal=principal, prefix="embd", headers=headers_of(request))
-        events = self._events(body.to_request(), trace)
-
-        async def build() -> Response:
-            return JSONResponse(
-                await collect_embeddings(events, trace=trace, as_base64=body.encoding_format == "base64")
-            )
-
-        return WholeAnswer(build, self._holding(request, principal))
+        exchange = self._exchange(request, body, principal, prefix="embd")
+        events = self._events(body.to_request(), exchange)
+        as_base64 = body.encoding_format == "base64"
+        collect = partial(collect_embeddings, events, exchange=exchange, as_base64=as_base64)
+        return self._whole(request, principal, collect)
 
     async def score(self, request: Request) -> Response:
         """Answer POST /v1/score."""
@@ -282,28 +281,17 @@ class Gateway:
         principal = await self._authenticate(request)
         body = parse_body(await self._read(request), kind)
         check_scope(principal, endpoint="score", model=body.model)
-        trace = Trace(body.model, principal, "score", headers=headers_of(request))
-        events = self._events(body.to_request(), trace)
-
-        async def build() -> Response:
-            return JSONResponse(await collect_scores(events, body=body, trace=trace))
-
-        return WholeAnswer(build, self._holding(request, principal))
+        exchange = self._exchange(request, body, principal, prefix="score")
+        events = self._events(body.to_request(), exchange)
+        return self._whole(request, principal, partial(collect_scores, events, body=body, exchange=exchange))
 
     async def tokenize(self, request: Request) -> Response:
         """Answer POST /v1/tokenize."""
         principal = await self._authenticate(request)
         body = parse_body(await self._read(request), TokenizeBody)
         check_scope(principal, endpoint="tokenize", model=body.model)
-        events = self._events(
-            body.to_request(),
-            Trace(endpoint=body.model, principal=principal, prefix="tok", headers=headers_of(request)),
-        )
-
-        async def build() -> Response:
-            return JSONResponse(await collect_tokens(events))
-
-        return WholeAnswer(build, self._holding(request, principal))
+        events = self._events(body.to_request(), self._exchange(request, body, principal, prefix="tok"))
+        return self._whole(request, principal, partial(collect_tokens, events))
 
     async def feedback(self, request: Request) -> Response:
         """Answer POST /v1/feedback."""
@@ -339,40 +327,52 @@ class Gateway:
         self, http: Request, body: ChatBody | CompletionBody, *, form: Form, principal: Principal | None
     ) -> Response:
         check_scope(principal, endpoint="chat" if form.kind == "chat" else "completions", model=body.model)
-        trace = self._trace(http, body, principal, prefix="chatcmpl" if form.kind == "chat" else "cmpl")
-        events = self._logged_events(http, body.to_request(), trace, kind=form.kind)
+        exchange = self._exchange(http, body, principal, prefix="chatcmpl" if form.kind == "chat" else "cmpl")
+        events = self._logged_events(http, body.to_request(), exchange, kind=form.kind)
         if body.stream:
-            return StreamedAnswer(stream_answer(events, form=form, trace=trace), self._holding(http, principal))
+            return StreamedAnswer(stream_answer(events, form=form, exchange=exchange), self._holding(http, principal))
+        return self._whole(http, principal, partial(collect_answer, events, form=form, exchange=exchange))
 
-        async def build() -> Response:
-            return JSONResponse(await collect_answer(events, form=form, trace=trace))
-
-        return WholeAnswer(build, self._holding(http, principal))
-
-    def _trace(
+    def _whole(
         self,
         http: Request,
-        body: ChatBody | CompletionBody | MessagesBody | ResponsesBody,
         principal: Principal | None,
+        collect: Callable[[], Awaitable[dict[str, Any]]],
         *,
-        prefix: str,
-    ) -> Trace:
-        user = body.user if isinstance(body.user, str) else ""
-        trace = Trace(body.model, principal, prefix, user=user, is_streamed=bool(body.stream), headers=headers_of(http))
-        trace.job_id = job_of(http)
-        trace.is_synthetic = SYNTHETIC in http.headers
-        return trace
+        errors: ErrorStyle | None = None,
+    ) -> Response:
+        """Return a response that sends a whole answer once it is collected."""
 
-    def _logged_events(self, http: Request, request: GenerateRequest, trace: Trace, *, kind: Kind = "chat") -> Events:
+        async def build() -> Response:
+            return JSONResponse(await collect())
+
+        return WholeAnswer(build, self._holding(http, principal), errors=errors)
+
+    def _exchange(self, http: Request, body: AnyBody, principal: Principal | None, *, prefix: str) -> Exchange:
+        user = getattr(body, "user", None)
+        identity = Identity(
+            id=new_id(prefix),
+            endpoint=body.model,
+            principal=principal,
+            user=user if isinstance(user, str) else "",
+            is_streamed=bool(getattr(body, "stream", False)),
+            is_synthetic=SYNTHETIC in http.headers,
+            job_id=job_of(http),
+        )
+        return Exchange(identity, headers=headers_of(http))
+
+    def _logged_events(
+        self, http: Request, request: GenerateRequest, exchange: Exchange, *, kind: Kind = "chat"
+    ) -> Events:
         """Return the events of a generation that the request log may take."""
-        mode = self._directory.log_mode(trace.endpoint)
-        trace.logged = None if trace.is_synthetic else body_to_log(mode, http, request, kind=kind)
-        return self._events(request, trace)
+        mode = self._directory.log_mode(exchange.endpoint)
+        exchange.logged = None if exchange.identity.is_synthetic else body_to_log(mode, http, request, kind=kind)
+        return self._events(request, exchange)
 
-    def _events(self, request: GenerateRequest, trace: Trace) -> Events:
-        if trace.principal is not None:
-            request = request.model_copy(update={"tenant": trace.principal.tenant(trace.user)})
-        return self._gate.admitted(self._relay.generate(request, trace), request=request, trace=trace)
+    def _events(self, request: GenerateRequest, exchange: Exchange) -> Events:
+        if exchange.identity.principal is not None:
+            request = request.model_copy(update={"tenant": exchange.identity.principal.tenant(exchange.identity.user)})
+        return self._gate.admitted(self._relay.generate(request, exchange), request=request, exchange=exchange)
 
     async def _authenticate(self, request: Request) -> Principal | None:
         key, is_bearer = _key_of(request)

@@ -5,25 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
-from backend.domain.serving.protocol import FinishEvent, OpenEvent
 from backend.gateway.directory import Directory, ReplicaAddress
+from backend.gateway.request import Starting
 from backend.services.serving.autoscaling import Waking
 
 LOOK_S = 0.25
 SAY_S = 5.0  # proxies cut connections that are silent for a minute or less
-
-
-@dataclass(frozen=True)
-class Starting:
-    """A sign of life while an endpoint's replicas start; a stream carries it as a comment."""
-
-    endpoint: str
-
-
-Progress = OpenEvent | FinishEvent | Starting
-Events = AsyncGenerator[Progress, None]
 
 
 async def wait_for_replicas(

@@ -8,6 +8,7 @@ its end.
 
 from __future__ import annotations
 
+import math
 import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -29,6 +30,10 @@ hold.
 """
 UNKNOWN = -1
 """Id of a token that another server generated: its tokenizer is not known here."""
+UNSTATED_TOKENS = 512
+"""Tokens of an answer that are expected of a request without `max_tokens`."""
+TOKENS_PER_BYTE = 0.25
+"""Tokens of a prompt per byte, where no tokenizer is at hand and nothing was measured."""
 PROMPT_TOKENS = "x-prompt-tokens"
 """Header of a replica's stream: tokens of the prompt that it accepted."""
 CONTEXT_EXCEEDED = "context_length_exceeded"
@@ -251,6 +256,29 @@ class GenerateRequest(_Frozen):
         texts = [message.content for message in self.messages or ()] + [self.prompt or ""]
         texts += [prompt for prompt in self.prompts or () if isinstance(prompt, str)]
         return texts + [text for pair in self.pairs or () for text in pair]
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Return the bytes of the prompts' texts."""
+        return sum(len(text.encode("utf-8", errors="replace")) for text in self.texts)
+
+    @property
+    def num_prompt_ids(self) -> int:
+        """Return the tokens of the prompts that are given as ids."""
+        ids = sum(len(prompt) for prompt in self.prompts or () if not isinstance(prompt, str))
+        return ids + len(self.token_ids or ())
+
+    def estimate_prompt(self, *, tokens_per_byte: float = TOKENS_PER_BYTE) -> int:
+        """Return about how many tokens the prompts have: their ids, and their bytes at a rate."""
+        return self.num_prompt_ids + math.ceil(self.prompt_bytes * tokens_per_byte)
+
+    @property
+    def most_new_tokens(self) -> int:
+        """Return how many tokens all answers may have together, as expected where the request states none."""
+        if self.task is not Task.GENERATE:
+            return 0
+        stated = self.params.max_tokens
+        return self.num_choices * (UNSTATED_TOKENS if stated is None else stated)
 
 
 class TokenUsage(_Frozen):

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from backend.domain.serving.protocol import GenerateRequest, Task
+from backend.domain.serving.protocol import GenerateRequest
 
-UNSTATED_TOKENS = 512
 MAX_COUNTED = 4096
-CHARACTERS_PER_TOKEN = 4
 SHARED_CHARACTERS = 500
 
 
-def estimate_tokens(request: GenerateRequest) -> float:
-    """Return a request's weight: its prompt's tokens, by length, and the tokens that it may generate."""
-    ids = len(request.token_ids or ()) + sum(
-        len(prompt) for prompt in request.prompts or () if not isinstance(prompt, str)
-    )
-    answer = 0 if request.task is not Task.GENERATE else min(request.params.max_tokens or UNSTATED_TOKENS, MAX_COUNTED)
-    return 1.0 + ids + sum(len(text) for text in request.texts) / CHARACTERS_PER_TOKEN + answer * request.num_choices
+def weigh(request: GenerateRequest) -> float:
+    """Return a request's weight: about the tokens of its prompt, and those that it may generate."""
+    return 1.0 + request.estimate_prompt() + min(request.most_new_tokens, MAX_COUNTED * request.num_choices)
 
 
 def conversation_of(request: GenerateRequest, sticky: str) -> str:

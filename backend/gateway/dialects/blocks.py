@@ -91,6 +91,11 @@ class BlockReader:
         for delta in event.tool_calls or ():
             yield from self._grow_call(delta)
 
+    def take(self, event: OpenEvent) -> None:
+        """Read an event of an answer that is sent whole."""
+        for _ in self.read(event):
+            pass
+
     def _grow(self, kind: BlockKind, text: str, tokens: tuple[ScoredToken, ...] = ()) -> Iterator[Change]:
         if self._open is None or self._open.kind != kind:
             yield from self._start(kind)

@@ -14,7 +14,7 @@ from backend.gateway.bodies.responses import ResponsesBody
 from backend.gateway.dialects.responses import Document, Store
 from backend.gateway.directory import Directory, Principal
 from backend.gateway.errors import ApiError, unavailable
-from backend.gateway.relay import Trace
+from backend.gateway.request import Exchange
 from backend.services.serving.stored_responses import ResponseRecord
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,9 @@ async def erase(directory: Directory, response_id: str, *, principal: Principal 
     return {"id": response_id, "object": "response", "deleted": True}
 
 
-def keeper(directory: Directory, body: ResponsesBody, *, principal: Principal | None, trace: Trace) -> Store | None:
+def keeper(
+    directory: Directory, body: ResponsesBody, *, principal: Principal | None, exchange: Exchange
+) -> Store | None:
     """Return what stores the answer to a request; None where it is not to be stored. Raises ApiError where it can't be,
     and must.
     """
@@ -81,12 +83,12 @@ def keeper(directory: Directory, body: ResponsesBody, *, principal: Principal | 
 
     async def store(document: Document) -> bool:
         record = ResponseRecord(
-            trace.id, owner_of(principal), trace.endpoint, body.previous_response_id, items, document
+            exchange.id, owner_of(principal), exchange.endpoint, body.previous_response_id, items, document
         )
         try:
             await asyncio.to_thread(partial(directory.keep_response, record))
         except Exception:  # the gateway's edge: the answer must not depend on the database
-            logger.exception("The response %s could not be stored.", trace.id)
+            logger.exception("The response %s could not be stored.", exchange.id)
             return False
         return True
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from backend.domain.serving.protocol import FinishEvent, FinishReason
-from backend.gateway.answers import comment, named_event
+from backend.domain.serving.protocol import FinishEvent, FinishReason, OpenEvent
+from backend.gateway.answers import encode_stream, named_event, read_to_end
 from backend.gateway.dialects.blocks import Block, BlockReader, Change, Closed, Opened
 from backend.gateway.errors import ApiError, ErrorStyle
-from backend.gateway.relay import Trace
-from backend.gateway.waking import Events, Starting
+from backend.gateway.request import Events, Exchange
 
 ERRORS = {
     400: "invalid_request_error",
@@ -41,51 +39,42 @@ def _error_response(error: ApiError) -> Response:
 MESSAGES_ERRORS = ErrorStyle(response=_error_response, event=lambda error: named_event("error", _error_body(error)))
 
 
-async def stream_message(events: Events, *, trace: Trace) -> AsyncGenerator[bytes, None]:
-    """Yield the server-sent events of an answer."""
+def stream_message(events: Events, *, exchange: Exchange) -> AsyncGenerator[bytes, None]:
+    """Return the server-sent events of an answer."""
     reader, has_begun = BlockReader(), False
-    async with aclosing(events):
-        async for event in events:
-            if isinstance(event, Starting):
-                yield comment(f"starting {event.endpoint}")
-                continue
-            parts = []
-            if not has_begun:
-                has_begun = True
-                parts.append(named_event("message_start", {"message": _message(trace, [], None, 0)}))
-            parts += [part for change in reader.read(event) for part in _parts(change)]
-            if isinstance(event, FinishEvent):
-                delta = {"delta": _stop(event), "usage": _usage(event, reader.reasoning_tokens)}
-                parts += [named_event("message_delta", delta), named_event("message_stop", {})]
-            if parts:
-                yield b"".join(parts)
+
+    def encode(event: OpenEvent | FinishEvent) -> bytes:
+        nonlocal has_begun
+        parts = []
+        if not has_begun:
+            has_begun = True
+            parts.append(named_event("message_start", {"message": _message(exchange, [], None, 0)}))
+        parts += [part for change in reader.read(event) for part in _parts(change)]
+        if isinstance(event, FinishEvent):
+            delta = {"delta": _stop(event), "usage": _usage(event, reader.reasoning_tokens)}
+            parts += [named_event("message_delta", delta), named_event("message_stop", {})]
+        return b"".join(parts)
+
+    return encode_stream(events, encode)
 
 
-async def collect_message(events: Events, *, trace: Trace) -> dict[str, Any]:
+async def collect_message(events: Events, *, exchange: Exchange) -> dict[str, Any]:
     """Return a whole answer."""
-    reader, finish = BlockReader(), None
-    async with aclosing(events):
-        async for event in events:
-            if not isinstance(event, Starting):
-                for _ in reader.read(event):
-                    pass
-            if isinstance(event, FinishEvent):
-                finish = event
-    if finish is None:
-        raise RuntimeError("a generation ended without a finish event")
-    return _message(trace, [_whole(block) for block in reader.blocks], finish, reader.reasoning_tokens)
+    reader = BlockReader()
+    finish = await read_to_end(events, reader.take)
+    return _message(exchange, [_whole(block) for block in reader.blocks], finish, reader.reasoning_tokens)
 
 
 def _message(
-    trace: Trace, content: list[dict[str, Any]], finish: FinishEvent | None, reasoning_tokens: int
+    exchange: Exchange, content: list[dict[str, Any]], finish: FinishEvent | None, reasoning_tokens: int
 ) -> dict[str, Any]:
     usage = (
-        {"input_tokens": trace.prompt_tokens, "output_tokens": 0}
+        {"input_tokens": exchange.consumed.prompt_tokens, "output_tokens": 0}
         if finish is None
         else _usage(finish, reasoning_tokens)
     )
     stop = {"stop_reason": None, "stop_sequence": None} if finish is None else _stop(finish)
-    head = {"id": trace.id, "type": "message", "role": "assistant", "model": trace.endpoint}
+    head = {"id": exchange.id, "type": "message", "role": "assistant", "model": exchange.endpoint}
     return {**head, "content": content, **stop, "usage": usage}
 
 

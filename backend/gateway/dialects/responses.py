@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from backend.domain.serving.protocol import FinishEvent, FinishReason
-from backend.gateway.answers import comment, named_event
+from backend.domain.serving.protocol import FinishEvent, FinishReason, OpenEvent
+from backend.gateway.answers import encode_stream, named_event, read_to_end
 from backend.gateway.bodies.responses import ResponsesBody
 from backend.gateway.dialects.blocks import Block, BlockReader, Change, Closed, Grown, Opened
 from backend.gateway.errors import ApiError
 from backend.gateway.logprobs import chat_logprobs
-from backend.gateway.relay import Trace
-from backend.gateway.waking import Events, Starting
+from backend.gateway.request import Events, Exchange
 
 Document = dict[str, Any]
 Store = Callable[[Document], Awaitable[bool]]
@@ -30,7 +30,7 @@ class ResponseAnswer:
     """A response while its events arrive."""
 
     body: ResponsesBody
-    trace: Trace
+    exchange: Exchange
     store: Store | None = None
     reader: BlockReader = field(default_factory=BlockReader)
     ids: dict[int, str] = field(default_factory=dict)
@@ -39,14 +39,7 @@ class ResponseAnswer:
 
     async def collect(self, events: Events) -> Document:
         """Return the whole response."""
-        async with aclosing(events):
-            async for event in events:
-                if isinstance(event, Starting):
-                    continue
-                for _ in self.reader.read(event):
-                    pass
-                if isinstance(event, FinishEvent):
-                    self.finish = event
+        self.finish = await read_to_end(events, self.reader.take)
         self._never_empty()
         return await self._complete()
 
@@ -54,36 +47,31 @@ class ResponseAnswer:
         """Yield the server-sent events. An error before the first one is raised; a later one ends the stream as
         `response.failed`.
         """
-        numbers = iter(range(10**9))
+        numbers = itertools.count()
         has_begun = False
 
         def event_of(kind: str, content: Document) -> bytes:
             return named_event(kind, {"sequence_number": next(numbers), **content})
 
+        def changed(changes: Iterable[Change]) -> list[bytes]:
+            return [event_of(kind, content) for change in changes for kind, content in self._events(change)]
+
+        def encode(event: OpenEvent | FinishEvent) -> bytes:
+            nonlocal has_begun
+            parts = []
+            if not has_begun:
+                has_begun, begun = True, {"response": self.document()}
+                parts += [event_of("response.created", begun), event_of("response.in_progress", begun)]
+            parts += changed(self.reader.read(event))
+            if isinstance(event, FinishEvent):
+                self.finish = event
+                parts += changed(self._never_empty())
+            return b"".join(parts)
+
         try:
-            async with aclosing(events):
-                async for event in events:
-                    if isinstance(event, Starting):
-                        yield comment(f"starting {event.endpoint}")
-                        continue
-                    parts = []
-                    if not has_begun:
-                        has_begun, begun = True, {"response": self.document()}
-                        parts += [event_of("response.created", begun), event_of("response.in_progress", begun)]
-                    parts += [
-                        event_of(kind, content)
-                        for change in self.reader.read(event)
-                        for kind, content in self._events(change)
-                    ]
-                    if isinstance(event, FinishEvent):
-                        self.finish = event
-                        parts += [
-                            event_of(kind, content)
-                            for change in self._never_empty()
-                            for kind, content in self._events(change)
-                        ]
-                    if parts:
-                        yield b"".join(parts)
+            async with aclosing(encode_stream(events, encode)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
         except ApiError as error:
             if not has_begun:
                 raise
@@ -124,9 +112,9 @@ class ResponseAnswer:
         output = [self.item(block) for block in self.reader.blocks] if finish is not None or self.error else []
         error = self.error and {"code": FAILURES.get(self.error.status, "server_error"), "message": self.error.message}
         return {
-            "id": self.trace.id,
+            "id": self.exchange.id,
             "object": "response",
-            "created_at": int(self.trace.created_at.timestamp()),
+            "created_at": int(self.exchange.identity.created_at.timestamp()),
             "completed_at": None if finish is None else int(time.time()),
             "status": status,
             "background": False,
@@ -135,7 +123,7 @@ class ResponseAnswer:
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
             "metadata": body.metadata or {},
-            "model": self.trace.endpoint,
+            "model": self.exchange.endpoint,
             "output": output,
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": body.previous_response_id,

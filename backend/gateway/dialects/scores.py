@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import math
-from contextlib import aclosing
 from typing import Any
 
-from backend.domain.serving.protocol import FinishEvent, ScoreEvent
+from backend.domain.serving.protocol import OpenEvent, ScoreEvent
+from backend.gateway.answers import read_to_end
 from backend.gateway.bodies.scores import RerankBody, ScoreBody
-from backend.gateway.relay import Trace
-from backend.gateway.waking import Events
+from backend.gateway.request import Events, Exchange
 
 
-async def collect_scores(events: Events, *, body: ScoreBody | RerankBody, trace: Trace) -> dict[str, Any]:
+async def collect_scores(events: Events, *, body: ScoreBody | RerankBody, exchange: Exchange) -> dict[str, Any]:
     """Return the whole answer. A score is the network's reward; a relevance its logistic, so that it lies between 0 and
     1.
     """
     scores: dict[int, float] = {}
-    tokens = 0
-    async with aclosing(events):
-        async for event in events:
-            if isinstance(event, ScoreEvent):
-                scores[event.choice] = event.score
-            elif isinstance(event, FinishEvent):
-                tokens = event.usage.prompt_tokens
+
+    def take(event: OpenEvent) -> None:
+        if isinstance(event, ScoreEvent):
+            scores[event.choice] = event.score
+
+    tokens = (await read_to_end(events, take)).usage.prompt_tokens
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    head = {"id": trace.id, "model": trace.endpoint, "usage": usage}
+    head = {"id": exchange.id, "model": exchange.endpoint, "usage": usage}
     if isinstance(body, ScoreBody):
         data = [{"index": number, "object": "score", "score": scores[number]} for number in sorted(scores)]
-        return {**head, "object": "list", "created": int(trace.created_at.timestamp()), "data": data}
+        return {**head, "object": "list", "created": int(exchange.identity.created_at.timestamp()), "data": data}
     best = sorted(scores, key=lambda number: (-scores[number], number))[: body.top_n]
     results: list[dict[str, Any]] = [{"index": number, "relevance_score": _logistic(scores[number])} for number in best]
     if body.return_documents:

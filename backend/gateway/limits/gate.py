@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -11,16 +10,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from backend.domain.serving.key_limits import Period
-from backend.domain.serving.protocol import GenerateRequest, Task
+from backend.domain.serving.protocol import GenerateRequest
 from backend.gateway.directory import Directory, Principal
 from backend.gateway.errors import ApiError
 from backend.gateway.headers import limit_headers
 from backend.gateway.limits.demand import Demand, LimitStore, Refusal, Unit
-from backend.gateway.relay import Trace
-from backend.gateway.waking import Events
+from backend.gateway.request import Events, Exchange
 
-UNSTATED_TOKENS = 512
-"""Completion tokens reserved where a request states no `max_tokens`."""
 TOKENS_PER_BYTE = 0.4
 """Tokens of a prompt per byte until an endpoint's own rate is known."""
 SLOWLY = 0.1
@@ -47,7 +43,7 @@ class KeyGate:
     """Admits requests of a key. A reservation holds prompt and `max_tokens`; at the end, what was used replaces it."""
 
     def __init__(
-        self, directory: Directory, store: LimitStore, *, on_refusal: Callable[[ApiError, Trace], None]
+        self, directory: Directory, store: LimitStore, *, on_refusal: Callable[[ApiError, Exchange], None]
     ) -> None:
         self._directory, self._store, self._on_refusal = directory, store, on_refusal
         self._rates: dict[str, _Rates] = defaultdict(_Rates)
@@ -58,51 +54,48 @@ class KeyGate:
         await asyncio.gather(*self._settling, return_exceptions=True)
         await self._store.close()
 
-    async def admitted(self, events: Events, *, request: GenerateRequest, trace: Trace) -> Events:
+    async def admitted(self, events: Events, *, request: GenerateRequest, exchange: Exchange) -> Events:
         """Yield a request's events once its key has room for it. Raises ApiError 429 before the first event."""
-        demand = self._demand(request, trace)
+        demand = self._demand(request, exchange)
         if demand is None:
             async with aclosing(events):
                 async for event in events:
                     yield event
             return
         counted = await self._store.reserve(demand, lambda unit, period: self._spent(demand.key_id, unit, period))
-        trace.headers.update(limit_headers(demand.limits, counted))
+        exchange.headers.update(limit_headers(demand.limits, counted))
         if isinstance(counted, Refusal):
             error = limit_reached(counted, demand)
-            self._on_refusal(error, trace)
+            self._on_refusal(error, exchange)
             raise error
         try:
             async with aclosing(events):
                 async for event in events:
                     yield event
         finally:
-            self._settle(demand, request, trace)
+            self._settle(demand, request, exchange)
 
-    def _demand(self, request: GenerateRequest, trace: Trace) -> Demand | None:
-        if trace.principal is None or not trace.principal.limits.is_limited:
+    def _demand(self, request: GenerateRequest, exchange: Exchange) -> Demand | None:
+        if exchange.identity.principal is None or not exchange.identity.principal.limits.is_limited:
             return None
-        rates = self._rates.get(trace.endpoint, UNKNOWN)
-        tokens = num_token_ids(request) + math.ceil(prompt_bytes(request) * rates.tokens_per_byte)
-        if request.task is Task.GENERATE:
-            limit = request.params.max_tokens
-            tokens += request.num_choices * (UNSTATED_TOKENS if limit is None else limit)
+        rates = self._rates.get(exchange.endpoint, UNKNOWN)
+        tokens = request.estimate_prompt(tokens_per_byte=rates.tokens_per_byte) + request.most_new_tokens
         return Demand(
-            request_id=trace.id,
-            key_id=trace.principal.key_id,
-            limits=trace.principal.limits,
+            request_id=exchange.id,
+            key_id=exchange.identity.principal.key_id,
+            limits=exchange.identity.principal.limits,
             tokens=tokens,
             usd=tokens * rates.usd_per_token,
             now=time.time(),
         )
 
-    def _settle(self, demand: Demand, request: GenerateRequest, trace: Trace) -> None:
-        row = trace.usage_row()
+    def _settle(self, demand: Demand, request: GenerateRequest, exchange: Exchange) -> None:
+        row = exchange.usage_row()
         tokens = row.prompt_tokens + row.completion_tokens
-        usd = trace.cost_usd()
-        size = 0 if num_token_ids(request) else prompt_bytes(request)
+        usd = row.cost_usd or 0.0
+        size = 0 if request.num_prompt_ids else request.prompt_bytes
         if tokens:  # else the model may not exist, and a client can think of any number of names
-            self._rates[trace.endpoint].learn(
+            self._rates[exchange.endpoint].learn(
                 prompt_bytes=size, prompt_tokens=row.prompt_tokens, tokens=tokens, usd=usd
             )
         # A task of its own: the request may be cancelled, which must not cancel its settlement.
@@ -128,18 +121,6 @@ def check_scope(principal: Principal | None, *, endpoint: str, model: str | None
             code="model_not_allowed",
             param="model",
         )
-
-
-def prompt_bytes(request: GenerateRequest) -> int:
-    """Return the bytes of the prompts' texts."""
-    return sum(len(text.encode("utf-8", errors="replace")) for text in request.texts)
-
-
-def num_token_ids(request: GenerateRequest) -> int:
-    """Return the tokens of the prompts that are given as ids."""
-    return len(request.token_ids or ()) + sum(
-        len(prompt) for prompt in request.prompts or () if not isinstance(prompt, str)
-    )
 
 
 def limit_reached(refusal: Refusal, demand: Demand) -> ApiError:

@@ -13,7 +13,7 @@ import pytest
 from backend.domain.serving.options import Policy
 from backend.domain.serving.protocol import ChatMessage, GenerateRequest, Role, SamplingParams
 from backend.gateway.balancing.balancer import MAX_FAILURES, REST_S, Balancer
-from backend.gateway.balancing.cost import conversation_of, estimate_tokens
+from backend.gateway.balancing.cost import conversation_of, weigh
 from backend.gateway.balancing.variants import order_by_variant
 from backend.gateway.directory import ReplicaAddress
 
@@ -135,8 +135,8 @@ def test_a_canary_gets_its_percentage_and_keeps_its_users_as_it_grows(percent: f
 def test_requests_are_weighed_by_prompt_and_answer() -> None:
     short = GenerateRequest(prompt="x" * 40, params=SamplingParams(max_tokens=10))
     long = GenerateRequest(prompt="x" * 4000, params=SamplingParams(max_tokens=1000))
-    assert estimate_tokens(short) == pytest.approx(21)
-    assert estimate_tokens(long) == pytest.approx(2001)
+    assert weigh(short) == pytest.approx(21)
+    assert weigh(long) == pytest.approx(2001)
     talk = (ChatMessage(role=Role.USER, content="hello"), ChatMessage(role=Role.ASSISTANT, content="hi"))
     later = (*talk, ChatMessage(role=Role.USER, content="more"))
     assert conversation_of(GenerateRequest(messages=talk), "k") == conversation_of(GenerateRequest(messages=later), "k")

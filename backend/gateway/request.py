@@ -1,0 +1,212 @@
+"""One request on its way through the gateway: its identity, the times of its tokens, and its consumption."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from backend.domain.serving.latency import bucket_of
+from backend.domain.serving.protocol import FinishEvent, OpenEvent, TokenEvent
+from backend.domain.serving.request_log import LOAD_TEST, LoggedBody
+from backend.domain.serving.upstream import Upstream
+from backend.gateway.directory import Principal, ReplicaAddress
+from backend.gateway.headers import REQUEST_ID
+from backend.gateway.shadow import Copy
+from backend.services.serving.usage import UsageRow, UsageStatus
+
+
+@dataclass(frozen=True)
+class Starting:
+    """A sign of life while an endpoint's replicas start; a stream carries it as a comment."""
+
+    endpoint: str
+
+
+Progress = OpenEvent | FinishEvent | Starting
+Events = AsyncGenerator[Progress, None]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Client and endpoint of a request, as known when it arrives. `user` is the client's own name for its user,
+    `job_id` the job of this installation that it is made for.
+    """
+
+    id: str
+    endpoint: str
+    principal: Principal | None = None
+    user: str = ""
+    is_streamed: bool = False
+    is_synthetic: bool = False
+    job_id: str | None = None
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def sticky(self) -> str:
+        """Return the name that keeps a user on one variant: the client's user, else its key, else nothing."""
+        return self.user or (self.principal.key_id if self.principal else "")
+
+
+@dataclass
+class Timing:
+    """Times of the tokens, by the clock of time.perf_counter. `gaps` counts the times between tokens by bucket."""
+
+    started: float = field(default_factory=time.perf_counter)
+    first_token: float | None = None
+    last_token: float | None = None
+    gaps: dict[int, int] = field(default_factory=dict)
+
+    def note_token(self) -> float | None:
+        """Note a token that comes now; return the seconds since the last one, None for the first."""
+        now, last = time.perf_counter(), self.last_token
+        self.last_token = now
+        if last is None:
+            self.first_token = now
+            return None
+        bucket = bucket_of(now - last)
+        self.gaps[bucket] = self.gaps.get(bucket, 0) + 1
+        return now - last
+
+    @property
+    def ttft_s(self) -> float:
+        """Return seconds from the request's arrival to its first token; NaN before it."""
+        return math.nan if self.first_token is None else self.first_token - self.started
+
+    @property
+    def ttft_ms(self) -> float | None:
+        """Return milliseconds from the request's arrival to its first token."""
+        return None if self.first_token is None else round(self.ttft_s * 1000, 2)
+
+    @property
+    def total_ms(self) -> float:
+        """Return milliseconds since the request's arrival."""
+        return round((time.perf_counter() - self.started) * 1000, 2)
+
+    @property
+    def mean_gap_ms(self) -> float | None:
+        """Return the mean of the times between tokens in milliseconds."""
+        if self.first_token is None or self.last_token is None or not self.gaps:
+            return None
+        return round((self.last_token - self.first_token) * 1000 / sum(self.gaps.values()), 3)
+
+
+@dataclass
+class Consumption:
+    """Tokens and device time. A request that is cut off counts its prompt, if a replica accepted it, and the relayed
+    tokens; a finished one the replica's own counts. Device time has a price once a priced device gave some."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    device_s: float = 0.0
+    device_usd: float | None = None
+
+    def accept(self, prompt_tokens: int) -> None:
+        """Note the size of the prompt, as the replica that accepted it counted it."""
+        self.prompt_tokens = prompt_tokens
+
+    def finish(self, finish: FinishEvent) -> None:
+        """Take the counts of a finished answer."""
+        self.prompt_tokens, self.completion_tokens = finish.usage.prompt_tokens, finish.usage.completion_tokens
+        self.cached_tokens = finish.usage.cached_tokens
+
+    def add_device_time(self, seconds: float, hour_usd: float | None) -> None:
+        """Add device time at the price of an hour, None where there is none."""
+        self.device_s += seconds
+        if hour_usd is not None:
+            self.device_usd = (self.device_usd or 0.0) + seconds * hour_usd / 3600
+
+    def usd(self, upstream: Upstream | None) -> float | None:
+        """Return the price of the device time, or of the tokens at another server; None where no price is set."""
+        return self.device_usd if upstream is None else upstream.cost_usd(self.prompt_tokens, self.completion_tokens)
+
+
+@dataclass
+class Exchange:
+    """A request and its answer; becomes a usage row. `replica` is the one that answers, or was the last to be tried."""
+
+    identity: Identity
+    headers: dict[str, str] = field(default_factory=dict)  # of the answer
+    timing: Timing = field(default_factory=Timing)
+    consumed: Consumption = field(default_factory=Consumption)
+    replica: ReplicaAddress | None = None
+    logged: LoggedBody | None = None  # what the request log takes of it
+    copied: Copy | None = None  # what a shadow gets of it
+    finish: FinishEvent | None = None
+    status: UsageStatus = "aborted"
+    refusal: str = ""  # the code of the error that refused or ended it
+
+    def __post_init__(self) -> None:
+        self.headers[REQUEST_ID] = self.identity.id
+
+    @property
+    def id(self) -> str:
+        """Return the request's id, which its answer carries."""
+        return self.identity.id
+
+    @property
+    def endpoint(self) -> str:
+        """Return the endpoint that it asks."""
+        return self.identity.endpoint
+
+    @property
+    def has_begun(self) -> bool:
+        """Return whether the client has a token."""
+        return self.timing.first_token is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what names the weights that answer."""
+        return "" if self.replica is None else self.replica.fingerprint
+
+    @property
+    def upstream(self) -> Upstream | None:
+        """Return the other server that answers."""
+        return None if self.replica is None else self.replica.upstream
+
+    def note(self, event: TokenEvent) -> None:
+        """Note new tokens of the answer."""
+        if self.logged is not None and event.choice == 0:
+            self.logged.add(event.text)
+        if self.copied is not None:
+            self.copied.add(event)
+        self.consumed.completion_tokens += len(event.token_ids)
+
+    def timings(self) -> dict[str, float | None]:
+        """Return what the non-standard field `timings` of an answer carries."""
+        return {"ttft_ms": self.timing.ttft_ms, "tok_per_sec": self.finish.tok_per_sec if self.finish else None}
+
+    def usage_row(self) -> UsageRow:
+        """Return the row to be stored."""
+        identity, consumed, replica = self.identity, self.consumed, self.replica
+        return UsageRow(
+            id=identity.id,
+            endpoint=identity.endpoint,
+            key_id=identity.principal.key_id if identity.principal else None,
+            replica_id=replica.id if replica else None,
+            prompt_tokens=consumed.prompt_tokens,
+            completion_tokens=consumed.completion_tokens,
+            cached_tokens=consumed.cached_tokens,
+            ttft_ms=self.timing.ttft_ms,
+            total_ms=self.timing.total_ms,
+            itl_ms=self.timing.mean_gap_ms,
+            queue_ms=self.finish.queue_ms if self.finish else None,
+            variant=LOAD_TEST if identity.is_synthetic else replica.variant if replica else "",
+            job_id=identity.job_id,
+            gaps=self.timing.gaps,
+            device_s=consumed.device_s,
+            cost_usd=consumed.usd(self.upstream),
+            finish_reason=self.finish.finish_reason.value if self.finish else self.refusal[:20] or None,
+            logged=self.logged,
+            status=self.status,
+            created_at=identity.created_at,
+        )
+
+
+def new_id(prefix: str) -> str:
+    """Return an id with a prefix; a dash follows one without an underscore of its own."""
+    return f"{prefix}{'' if prefix.endswith('_') else '-'}{uuid4().hex[:24]}"
