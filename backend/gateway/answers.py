@@ -266,7 +266,7 @@ class _Held:
 
     values: int = 0
 
-    async def counted(self, events: Events) -> Events:
+    async def counted(self, events: Events, exchange: Exchange) -> Events:
         """Yield events, and count what is kept of them. Raises ApiError 429 where all answers together would hold too
         much.
         """
@@ -288,7 +288,8 @@ class _Held:
                             "Answers with probabilities hold all the memory for them. Stream the answer, or try again"
                             " in a moment."
                         )
-                        raise ApiError(429, message, code="answers_full", retry_after_s=1)
+                        exchange.status, exchange.refusal = "refused", "answers_full"
+                        raise ApiError(429, message, code=exchange.refusal, retry_after_s=1)
                     yield event
         finally:
             self.values -= own
@@ -312,7 +313,7 @@ async def collect_answer(events: Events, *, form: Form, exchange: Exchange) -> d
         elif isinstance(event, ChoiceEvent):
             state.finish_reason, state.stop = event.finish_reason.value, event.stop
 
-    finish = await read_to_end(HELD.counted(events), take)
+    finish = await read_to_end(HELD.counted(events, exchange), take)
     states = states or {0: ChoiceState()}
     if len(states) == 1 and not states[min(states)].finish_reason:
         states[min(states)].stop = finish.stop

@@ -9,8 +9,9 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -25,7 +26,15 @@ from backend.errors import Unavailable
 from backend.gateway.answers import Form, Kind, collect_answer, collect_embeddings, collect_tokens, stream_answer
 from backend.gateway.background import every, running
 from backend.gateway.bodies.anthropic import CountBody, MessagesBody, check_version
-from backend.gateway.bodies.completions import ChatBody, CompletionBody, EmbeddingsBody, TokenizeBody, parse_body
+from backend.gateway.bodies.completions import (
+    LARGE_BYTES,
+    ChatBody,
+    CompletionBody,
+    EmbeddingsBody,
+    TokenizeBody,
+    named_model,
+    parse_body,
+)
 from backend.gateway.bodies.responses import ResponsesBody
 from backend.gateway.bodies.scores import RerankBody, ScoreBody
 from backend.gateway.connection import Holding, StreamedAnswer, WholeAnswer, read_json
@@ -70,6 +79,8 @@ AnyBody = (
     | RerankBody
     | TokenizeBody
 )
+B = TypeVar("B", bound=AnyBody, covariant=True)
+R = TypeVar("R")
 
 
 def create_gateway(
@@ -175,34 +186,32 @@ class Gateway:
 
     async def chat(self, request: Request) -> Response:
         """Answer POST /v1/chat/completions."""
-        principal = await self._authenticate(request)
-        body = parse_body(await self._read(request), ChatBody)
-        form = Form(kind="chat", logprobs=bool(body.logprobs), include_usage=body.include_usage)
-        return self._answer(request, body, form=form, principal=principal)
+        async with self._call(request, ChatBody, scope="chat", prefix="chatcmpl") as call:
+            form = Form(kind="chat", logprobs=bool(call.body.logprobs), include_usage=call.body.include_usage)
+            return await self._answer(request, call, form=form)
 
     async def complete(self, request: Request) -> Response:
         """Answer POST /v1/completions."""
-        principal = await self._authenticate(request)
-        body = parse_body(await self._read(request), CompletionBody)
-        form = Form(
-            kind="text",
-            prompts=body.prompts,
-            n=body.n or 1,
-            echo=bool(body.echo),
-            logprobs=body.logprobs is not None,
-            include_usage=body.include_usage,
-        )
-        return self._answer(request, body, form=form, principal=principal)
+        async with self._call(request, CompletionBody, scope="completions", prefix="cmpl") as call:
+            body = call.body
+            form = Form(
+                kind="text",
+                prompts=body.prompts,
+                n=body.n or 1,
+                echo=bool(body.echo),
+                logprobs=body.logprobs is not None,
+                include_usage=body.include_usage,
+            )
+            return await self._answer(request, call, form=form)
 
     async def respond(self, request: Request) -> Response:
         """Answer POST /v1/responses."""
-        principal = await self._authenticate(request)
-        body = parse_body(await self._read(request), ResponsesBody)
-        check_scope(principal, endpoint="chat", model=body.model)
-        wish = body.to_request(await items_before(self._directory, body, principal=principal))
-        exchange = self._exchange(request, body, principal, prefix="resp_")
-        answer = ResponseAnswer(body, exchange, keeper(self._directory, body, principal=principal, exchange=exchange))
-        events = self._logged_events(request, wish, exchange)
+        async with self._call(request, ResponsesBody, scope="chat", prefix="resp_") as call:
+            body, exchange, principal = call.body, call.exchange, call.exchange.identity.principal
+            wish = await call.wish(await items_before(self._directory, body, principal=principal))
+            keep = keeper(self._directory, body, principal=principal, exchange=exchange)
+            answer = ResponseAnswer(body, exchange, keep)
+            events = self._logged_events(request, wish, exchange)
         if body.stream:
             return StreamedAnswer(answer.stream(events), self._holding(request, principal))
         return self._whole(request, principal, partial(answer.collect, events))
@@ -231,43 +240,34 @@ class Gateway:
         """Answer POST /v1/messages."""
         headers = headers_of(request)
         headers["request-id"] = headers[REQUEST_ID]
-        principal = await self._authenticate(request)
-        check_version(request.headers.get("anthropic-version"))
-        body = parse_body(await self._read(request), MessagesBody)
-        check_scope(principal, endpoint="chat", model=body.model)
-        exchange = self._exchange(request, body, principal, prefix="msg_")
-        headers["request-id"] = exchange.id
-        events = self._logged_events(request, body.to_request(), exchange)
-        if body.stream:
-            return StreamedAnswer(
-                stream_message(events, exchange=exchange), self._holding(request, principal), errors=MESSAGES_ERRORS
-            )
+        async with self._call(request, MessagesBody, scope="chat", prefix="msg_") as call:
+            check_version(request.headers.get("anthropic-version"))
+            exchange, principal = call.exchange, call.exchange.identity.principal
+            events = self._logged_events(request, await call.wish(), exchange)
+        if call.body.stream:
+            chunks = stream_message(events, exchange=exchange)
+            return StreamedAnswer(chunks, self._holding(request, principal), errors=MESSAGES_ERRORS)
         collect = partial(collect_message, events, exchange=exchange)
         return self._whole(request, principal, collect, errors=MESSAGES_ERRORS)
 
     async def count_message(self, request: Request) -> Response:
         """Answer POST /v1/messages/count_tokens."""
-        principal = await self._authenticate(request)
-        check_version(request.headers.get("anthropic-version"))
-        body = parse_body(await self._read(request), CountBody)
-        check_scope(principal, endpoint="tokenize", model=body.model)
-        events = self._events(body.to_request(), self._exchange(request, body, principal, prefix="tok"))
+        async with self._call(request, CountBody, scope="tokenize", prefix="tok") as call:
+            check_version(request.headers.get("anthropic-version"))
+            events = self._events(await call.wish(), call.exchange)
 
         async def count() -> dict[str, Any]:
             return {"input_tokens": (await collect_tokens(events))["count"]}
 
-        return self._whole(request, principal, count, errors=MESSAGES_ERRORS)
+        return self._whole(request, call.exchange.identity.principal, count, errors=MESSAGES_ERRORS)
 
     async def embed(self, request: Request) -> Response:
         """Answer POST /v1/embeddings."""
-        principal = await self._authenticate(request)
-        body = parse_body(await self._read(request), EmbeddingsBody)
-        check_scope(principal, endpoint="embeddings", model=body.model)
-        exchange = self._exchange(request, body, principal, prefix="embd")
-        events = self._events(body.to_request(), exchange)
-        as_base64 = body.encoding_format == "base64"
-        collect = partial(collect_embeddings, events, exchange=exchange, as_base64=as_base64)
-        return self._whole(request, principal, collect)
+        async with self._call(request, EmbeddingsBody, scope="embeddings", prefix="embd") as call:
+            events = self._events(await call.wish(), call.exchange)
+            as_base64 = call.body.encoding_format == "base64"
+            collect = partial(collect_embeddings, events, exchange=call.exchange, as_base64=as_base64)
+            return self._whole(request, call.exchange.identity.principal, collect)
 
     async def score(self, request: Request) -> Response:
         """Answer POST /v1/score."""
@@ -278,26 +278,22 @@ class Gateway:
         return await self._score(request, RerankBody)
 
     async def _score(self, request: Request, kind: type[ScoreBody | RerankBody]) -> Response:
-        principal = await self._authenticate(request)
-        body = parse_body(await self._read(request), kind)
-        check_scope(principal, endpoint="score", model=body.model)
-        exchange = self._exchange(request, body, principal, prefix="score")
-        events = self._events(body.to_request(), exchange)
-        return self._whole(request, principal, partial(collect_scores, events, body=body, exchange=exchange))
+        async with self._call(request, kind, scope="score", prefix="score") as call:
+            events = self._events(await call.wish(), call.exchange)
+            collect = partial(collect_scores, events, body=call.body, exchange=call.exchange)
+            return self._whole(request, call.exchange.identity.principal, collect)
 
     async def tokenize(self, request: Request) -> Response:
         """Answer POST /v1/tokenize."""
-        principal = await self._authenticate(request)
-        body = parse_body(await self._read(request), TokenizeBody)
-        check_scope(principal, endpoint="tokenize", model=body.model)
-        events = self._events(body.to_request(), self._exchange(request, body, principal, prefix="tok"))
-        return self._whole(request, principal, partial(collect_tokens, events))
+        async with self._call(request, TokenizeBody, scope="tokenize", prefix="tok") as call:
+            events = self._events(await call.wish(), call.exchange)
+            return self._whole(request, call.exchange.identity.principal, partial(collect_tokens, events))
 
     async def feedback(self, request: Request) -> Response:
         """Answer POST /v1/feedback."""
         principal = await self._authenticate(request)
         check_scope(principal, endpoint="feedback")
-        body = parse_body(await self._read(request), FeedbackBody)
+        body = parse_body(await read_json(request, max_bytes=self._max_body_bytes), FeedbackBody)
         return JSONResponse(await give_feedback(self._directory, body, principal=principal))
 
     async def health(self, request: Request) -> Response:
@@ -323,13 +319,28 @@ class Gateway:
         text = self._metrics.render() + (b"" if live is None else render_live(live))
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    def _answer(
-        self, http: Request, body: ChatBody | CompletionBody, *, form: Form, principal: Principal | None
-    ) -> Response:
-        check_scope(principal, endpoint="chat" if form.kind == "chat" else "completions", model=body.model)
-        exchange = self._exchange(http, body, principal, prefix="chatcmpl" if form.kind == "chat" else "cmpl")
-        events = self._logged_events(http, body.to_request(), exchange, kind=form.kind)
-        if body.stream:
+    @asynccontextmanager
+    async def _call(self, http: Request, kind: type[B], *, scope: str, prefix: str) -> AsyncIterator[Call[B]]:
+        """Authenticate a request and read its body. What the block refuses counts as refused, with its code."""
+        principal = await self._authenticate(http)
+        raw, exchange = b"", None
+        try:
+            raw = await read_json(http, max_bytes=self._max_body_bytes)
+            body = await apart(len(raw), parse_body, raw, kind)
+            exchange = self._exchange(http, body.model, principal, body=body, prefix=prefix)
+            check_scope(principal, endpoint=scope, model=body.model)
+            yield Call(body, exchange, len(raw))
+        except ApiError as error:
+            if exchange is None:
+                model = await apart(len(raw), named_model, raw)
+                exchange = self._exchange(http, model, principal, body=None, prefix=prefix)
+            self._relay.refuse(error, exchange)
+            raise
+
+    async def _answer(self, http: Request, call: Call[ChatBody | CompletionBody], *, form: Form) -> Response:
+        exchange, principal = call.exchange, call.exchange.identity.principal
+        events = self._logged_events(http, await call.wish(), exchange, kind=form.kind)
+        if call.body.stream:
             return StreamedAnswer(stream_answer(events, form=form, exchange=exchange), self._holding(http, principal))
         return self._whole(http, principal, partial(collect_answer, events, form=form, exchange=exchange))
 
@@ -348,18 +359,23 @@ class Gateway:
 
         return WholeAnswer(build, self._holding(http, principal), errors=errors)
 
-    def _exchange(self, http: Request, body: AnyBody, principal: Principal | None, *, prefix: str) -> Exchange:
+    def _exchange(
+        self, http: Request, model: str, principal: Principal | None, *, body: AnyBody | None, prefix: str
+    ) -> Exchange:
         user = getattr(body, "user", None)
         identity = Identity(
             id=new_id(prefix),
-            endpoint=body.model,
+            endpoint=model,
             principal=principal,
             user=user if isinstance(user, str) else "",
             is_streamed=bool(getattr(body, "stream", False)),
             is_synthetic=SYNTHETIC in http.headers,
             job_id=job_of(http),
         )
-        return Exchange(identity, headers=headers_of(http))
+        headers = headers_of(http)
+        if "request-id" in headers:  # Anthropic's name
+            headers["request-id"] = identity.id
+        return Exchange(identity, headers=headers)
 
     def _logged_events(
         self, http: Request, request: GenerateRequest, exchange: Exchange, *, kind: Kind = "chat"
@@ -383,14 +399,29 @@ class Gateway:
             raise invalid_key()  # a wrong key is refused even if none is required, so that the client notices
         return principal
 
-    async def _read(self, request: Request) -> bytes:
-        return await read_json(request, max_bytes=self._max_body_bytes)
-
     def _holding(self, request: Request, principal: Principal | None) -> Holding | None:
         """Return what keeps an answer among those that end when their key is revoked."""
         if principal is None:
             return None
         return lambda answer: self._open.holding(answer, key=_key_of(request)[0], principal=principal)
+
+
+@dataclass(frozen=True)
+class Call(Generic[B]):
+    """A request whose body could be read, of so many bytes."""
+
+    body: B
+    exchange: Exchange
+    num_bytes: int
+
+    async def wish(self, *arguments: Any) -> GenerateRequest:
+        """Return the request for a replica. Raises ApiError."""
+        return await apart(self.num_bytes, self.body.to_request, *arguments)
+
+
+async def apart(num_bytes: int, work: Callable[..., R], *arguments: Any) -> R:
+    """Return what `work` makes of a body of so many bytes; a large one is read beside the event loop."""
+    return await asyncio.to_thread(work, *arguments) if num_bytes > LARGE_BYTES else work(*arguments)
 
 
 def _key_of(request: Request) -> tuple[str, bool]:

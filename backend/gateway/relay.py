@@ -50,6 +50,7 @@ from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
 from backend.infra.upstream.client import UpstreamClient
 
 MAX_RETRIES = 2
+UNKNOWN_MODEL = "(unknown)"
 MAX_BROKEN = (
     2  # replicas that a request may have brought down: it is sent to one more, since it may be innocent, then to none
 )
@@ -93,7 +94,11 @@ class Relay:
         """Yield token events and the finish event. Raises ApiError, at any time; closing the iterator cancels the
         generation.
         """
-        replicas = await self._replicas(exchange)
+        try:
+            replicas = await self._replicas(exchange)
+        except ApiError as error:
+            self.refuse(error, exchange)
+            raise
         running = self._metrics.running.labels(exchange.endpoint)
         running.inc()
         exchange.copied = None if exchange.identity.is_synthetic else self.shadows.draw(exchange.endpoint, request)
@@ -120,16 +125,17 @@ class Relay:
             self._account(exchange)
 
     def refuse(self, error: ApiError, exchange: Exchange) -> None:
-        """Account for a request that was refused before it was relayed. One for an endpoint that does not exist leaves
-        no trace: a client can think of any number of names.
-        """
-        if self._directory.known_replicas(exchange.endpoint) is not None:
-            self._fail(error, exchange)
-            self._account(exchange)
+        """Account for a request that was refused before it was relayed."""
+        self._fail(error, exchange)
+        self._account(exchange)
 
     def _fail(self, error: ApiError, exchange: Exchange) -> None:
         exchange.status, exchange.refusal = "lost" if error.status >= 500 else "refused", error.code or ""
-        self._metrics.failed.labels(exchange.endpoint, exchange.refusal).inc()
+        self._metrics.failed.labels(self._label(exchange), exchange.refusal).inc()
+
+    def _label(self, exchange: Exchange) -> str:
+        """Return the label of an endpoint; of one that does not exist there are any number of names."""
+        return UNKNOWN_MODEL if self._directory.known_replicas(exchange.endpoint) is None else exchange.endpoint
 
     def _offer(self, exchange: Exchange) -> None:
         if exchange.copied is not None:
@@ -265,7 +271,7 @@ class Relay:
     def _account(self, exchange: Exchange) -> None:
         row = exchange.usage_row()
         self._usage.add(row)
-        name, metrics = exchange.endpoint, self._metrics
+        name, metrics = self._label(exchange), self._metrics
         metrics.prompt_tokens.labels(name).inc(row.prompt_tokens)
         metrics.generation_tokens.labels(name).inc(row.completion_tokens)
         metrics.cached_tokens.labels(name).inc(row.cached_tokens)

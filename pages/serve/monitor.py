@@ -117,23 +117,15 @@ def draw_now(replicas: Sequence[ReplicaGauges], traffic: Traffic) -> None:
     )
     grid.metric(
         "Errors",
-        (
-            "–"
-            if not total.requests
-            else percent(total.lost / total.requests, digits=2 if 0 < total.lost < total.requests / 10 else 0)
-        ),
-        help="Requests that no replica completed.",
+        _share(total.error_share),
+        help=f"{total.lost:,} requests that no replica completed, as a share of those that were not refused.",
     )
     grid.metric(
         "Refused",
-        (
-            "–"
-            if not total.requests
-            else percent(total.refused / total.requests, digits=2 if 0 < total.refused < total.requests / 10 else 0)
-        ),
+        _share(total.refused_share),
         help=(
-            f"{total.refused:,} requests: over a limit of their key, a full queue, or invalid. Requests has them with"
-            " the reason."
+            f"{total.refused:,} requests: over a limit, not allowed to their key, for a model that does not exist, or"
+            " invalid. Requests has them with the reason."
         ),
     )
     grid.metric(
@@ -229,6 +221,10 @@ def draw_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None:
         grid.plotly_chart(
             figure, key=f"monitor_host_{number}", config=STATIC, alt=f"Load of the machine {host} over time"
         )
+
+
+def _share(share: float | None) -> str:
+    return "–" if share is None else percent(share, digits=2 if 0 < share < 0.1 else 0)
 
 
 def _step_words(traffic: Traffic) -> str:

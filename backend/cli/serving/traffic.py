@@ -15,7 +15,7 @@ from backend.cli.output import JsonFlag, command, emit
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
 from backend.services.serving.endpoints import get_endpoint
-from backend.services.serving.request_log.browse import STATUSES, RequestFilter, browse_requests
+from backend.services.serving.request_log.browse import STATUSES, RequestFilter, RequestRow, browse_requests
 from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
 
 Endpoint = Annotated[str, typer.Argument(help="Name of the endpoint.")]
@@ -69,10 +69,15 @@ def requests(
     lines = [
         f"{row.created_at:%Y-%m-%d %H:%M:%S}  {row.status:<9}{row.completion_tokens:>6}"
         f" tokens{row.total_ms or 0:>9,.0f} ms  {row.id}"
+        f"{_reason(row)}"
         for row in rows
     ]
     data = {"endpoint": name, "requests": [asdict(row) for row in rows]}
     emit(data, as_json=as_json, text="\n".join(lines) or "No requests.")
+
+
+def _reason(row: RequestRow) -> str:
+    return f"  {row.finish_reason}" if row.status in ("refused", "lost") and row.finish_reason else ""
 
 
 @command

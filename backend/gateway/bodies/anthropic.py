@@ -20,7 +20,7 @@ from backend.domain.serving.protocol import (
     Task,
     ToolChoice,
 )
-from backend.gateway.bodies.fields import FEW, MAX_ITEMS, StrictBody, TokenCount
+from backend.gateway.bodies.fields import FEW, MAX_ITEMS, ModelName, StrictBody, TokenCount
 from backend.gateway.bodies.messages import FunctionName
 from backend.gateway.bodies.structured import schema_constraint
 from backend.gateway.errors import ApiError
@@ -157,7 +157,7 @@ class CountBody(StrictBody):
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
-    model: Annotated[str, Field(min_length=1, max_length=200)]
+    model: ModelName
     messages: Annotated[list[AnthropicMessage], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
     system: str | Annotated[list[TextBlock], FEW] | None = None
     tools: Annotated[list[AnthropicTool], Field(max_length=128)] | None = None

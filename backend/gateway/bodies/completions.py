@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
+from pydantic_core import from_json
 
 from backend.domain.serving.protocol import (
     MAX_BIASES,
@@ -33,7 +34,7 @@ from backend.domain.serving.protocol import (
     Task,
     first_problem,
 )
-from backend.gateway.bodies.fields import FEW, MAX_ITEMS, StrictBody, TokenCount, TokenId
+from backend.gateway.bodies.fields import FEW, MAX_ITEMS, ModelName, StrictBody, TokenCount, TokenId
 from backend.gateway.bodies.messages import MessageBody, ToolBody, ToolChoiceBody, to_tool_choice
 from backend.gateway.bodies.structured import Choices, Expression, ResponseFormat, StructuredOutputs, to_constraint
 from backend.gateway.errors import ApiError
@@ -102,7 +103,7 @@ class StreamOptions(StrictBody):
 class _Body(StrictBody):
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
 
-    model: Annotated[str, Field(min_length=1, max_length=200)]
+    model: ModelName
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=MAX_COUNT)] | None = None
@@ -298,7 +299,7 @@ def list_prompts(value: Prompts) -> list[str | tuple[int, ...]]:
 class EmbeddingsBody(StrictBody):
     """`POST /v1/embeddings`."""
 
-    model: Annotated[str, Field(min_length=1, max_length=200)]
+    model: ModelName
     input: Prompts
     encoding_format: Annotated[str, Field(pattern="^(float|base64)$")] = "float"
     dimensions: None = None
@@ -327,7 +328,7 @@ class TokenizeBody(StrictBody):
         "return_token_strs": (True, False),
     }
 
-    model: Annotated[str, Field(min_length=1, max_length=200)]
+    model: ModelName
     prompt: str | None = None
     messages: Messages | None = None
     tools: Annotated[list[ToolBody], Field(max_length=128)] | None = None
@@ -389,3 +390,12 @@ def parse_body(raw: bytes, kind: type[Body]) -> Body:
             )
         code = "unknown_parameter" if is_unknown else "invalid_value"
         raise ApiError(400, f"{field}: {message}" if field else message, code=code, param=field or None) from error
+
+
+def named_model(raw: bytes) -> str:
+    """Return the model that a body names although it can't be read otherwise; empty where it names none."""
+    with suppress(ValueError):
+        values = from_json(raw)
+        model = values.get("model") if isinstance(values, dict) else None
+        return model if isinstance(model, str) else ""
+    return ""

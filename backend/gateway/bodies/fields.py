@@ -12,6 +12,7 @@ MAX_FIELDS = 200
 MAX_ITEMS = 10_000
 FEW = Field(max_length=MAX_ITEMS, fail_fast=True)
 """A list that is read up to its first fault: millions of faults would need gigabytes."""
+ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 HARMLESS = frozenset(

@@ -18,7 +18,7 @@ from backend.domain.serving.protocol import (
     ToolChoice,
 )
 from backend.gateway.bodies.completions import StreamOptions
-from backend.gateway.bodies.fields import FEW, StrictBody, TokenCount
+from backend.gateway.bodies.fields import FEW, ModelName, StrictBody, TokenCount
 from backend.gateway.bodies.messages import FunctionName
 from backend.gateway.bodies.structured import schema_constraint
 from backend.gateway.errors import ApiError
@@ -141,7 +141,7 @@ class ResponsesBody(StrictBody):
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {"background": (False,), "truncation": ("disabled",)}
 
-    model: Annotated[str, Field(min_length=1, max_length=200)]
+    model: ModelName
     input: str | Annotated[list[Item], FEW] = Field(default_factory=list)
     instructions: str | None = None
     previous_response_id: Annotated[str, Field(min_length=1, max_length=60)] | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backend.domain.serving.protocol import MAX_PROMPTS, GenerateRequest, Task
-from backend.gateway.bodies.fields import StrictBody
+from backend.gateway.bodies.fields import ModelName, StrictBody
 
 Texts = str | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
 
@@ -17,7 +17,7 @@ class ScoreBody(StrictBody):
     both.
     """
 
-    model: Annotated[str, Field(min_length=1, max_length=200)]
+    model: ModelName
     text_1: Texts
     text_2: Texts
 
@@ -59,7 +59,7 @@ class RerankBody(StrictBody):
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
-    model: Annotated[str, Field(min_length=1, max_length=200)]
+    model: ModelName
     query: str
     documents: Annotated[list[str | Document], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
     top_n: Annotated[int, Field(ge=1, le=MAX_PROMPTS)] | None = None

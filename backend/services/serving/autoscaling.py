@@ -165,8 +165,12 @@ def _load(session: Session, ctx: Context, deployment: Deployment) -> Load:
 
 
 def _last_used(session: Session, deployment: Deployment, ready: Sequence[Replica]) -> datetime:
-    """Return when the endpoint's last request ended, or its replicas became ready if that is later."""
-    query = select(Usage.created_at, Usage.total_ms).where(Usage.endpoint_id == deployment.endpoint_id)
+    """Return when the endpoint's last request ended, or its replicas became ready if that is later. A refused one is no
+    use.
+    """
+    query = select(Usage.created_at, Usage.total_ms).where(
+        Usage.endpoint_id == deployment.endpoint_id, Usage.status != "refused"
+    )
     rows = session.execute(query.order_by(Usage.created_at.desc()).limit(RECENT)).all()
     ends = [created + timedelta(milliseconds=total_ms or 0) for created, total_ms in rows]
     starts = [replica.ready_at for replica in ready if replica.ready_at is not None]

@@ -49,7 +49,7 @@ def _cells(row: RequestRow, now: datetime) -> dict[str, object]:
         "Endpoint": row.endpoint,
         "Variant": row.variant.replace(" ", NO_BREAK),
         "Key": row.key,
-        "Result": RESULTS.get(row.status, row.status),
+        "Result": result_of(row),
         "Prompt tokens": row.prompt_tokens,
         "Generated": row.completion_tokens,
         "First token, ms": row.ttft_ms,
@@ -63,9 +63,13 @@ def _cells(row: RequestRow, now: datetime) -> dict[str, object]:
 def label_of(row: RequestRow) -> str:
     """Return a request in one line, as a choice."""
     prompt = " ".join(last_prompt(row).split())[:40]
-    return " · ".join(
-        filter(None, [date_time(row.created_at), RESULTS.get(row.status, row.status), row.id[-8:], prompt])
-    )
+    return " · ".join(filter(None, [date_time(row.created_at), result_of(row), row.id[-8:], prompt]))
+
+
+def result_of(row: RequestRow) -> str:
+    """Return how a request ended; of one that was refused or failed, with the code of its error."""
+    result = RESULTS.get(row.status, row.status)
+    return f"{result}: {row.finish_reason}" if row.status in ("refused", "lost") and row.finish_reason else result
 
 
 def last_prompt(row: RequestRow) -> str:

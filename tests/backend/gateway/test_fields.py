@@ -162,6 +162,7 @@ def test_each_answer_names_its_request_and_what_made_it(scene: Scene) -> None:
         httpx.get(f"{scene.url}/health", headers={"Host": "evil.example"}),
     ]
     ids = [answer.headers["x-request-id"] for answer in others]
+    assert re.fullmatch(r"chatcmpl-[0-9a-f]{24}", ids.pop(1)), "it is stored under its id, with the code of its refusal"
     assert all(re.fullmatch(r"req-[0-9a-f]{24}", id_) for id_ in ids)
     assert len(set(ids)) == len(ids)
 

@@ -63,6 +63,17 @@ class TrafficPoint:
         return self.requests - self.lost - self.refused - self.aborted
 
     @property
+    def error_share(self) -> float | None:
+        """Share of failed requests among those that were not refused; None without one."""
+        taken = self.requests - self.refused
+        return self.lost / taken if taken else None
+
+    @property
+    def refused_share(self) -> float | None:
+        """Share of refused requests; None without a request."""
+        return self.refused / self.requests if self.requests else None
+
+    @property
     def tokens_per_s(self) -> float:
         """Generated tokens per second."""
         return self.completion_tokens / self.step_s

@@ -238,7 +238,7 @@ def _row(
     return RequestRow(
         id=usage.id,
         created_at=usage.created_at,
-        endpoint=endpoint or "(deleted)",
+        endpoint=endpoint or ("(unknown)" if usage.status == "refused" else "(deleted)"),
         variant=variant_name(session, usage.variant),
         key=key if may_name else None,
         status=usage.status,

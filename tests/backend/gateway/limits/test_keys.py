@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ import httpx
 import pytest
 
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes
+from backend.gateway import app
 from backend.gateway.directory import Principal, ReplicaAddress
 from backend.gateway.shares import BusyShares
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, ScriptedReplica, gateway, scripted
@@ -126,23 +129,76 @@ def test_shares_of_requests_that_overlap_sum_to_the_busy_time() -> None:
     assert (took_a, took_b, shares.end("r", c)) == (4.0, 3.0, 1.0)
 
 
-def test_a_request_over_the_limit_is_stored_as_refused_with_its_reason_and_unknown_models_are_not(scene: Scene) -> None:
-    scene.admit("seldom", limits=KeyLimits(requests=1))
-    before = len(scene.directory.usage)
-    assert [scene.ask("seldom", model="nobody").status_code, scene.ask("seldom", model="nobody").status_code] == [
-        404,
-        429,
-    ]
+def test_a_request_over_the_limit_is_stored_as_refused_with_its_reason(scene: Scene) -> None:
     scene.admit("rarely", limits=KeyLimits(requests=1))
     assert [scene.ask("rarely").status_code, scene.ask("rarely", stream=True).status_code] == [200, 429]
     row = scene.directory.wait_for(lambda row: row.status == "refused" and row.key_id == "id-rarely")
-    assert (row.endpoint, row.finish_reason, row.prompt_tokens, row.cost_usd) == (
-        "small",
-        "rate_limit_exceeded",
-        0,
-        None,
-    )
-    assert not any(
-        row.endpoint == "nobody" and row.finish_reason == "rate_limit_exceeded"
-        for row in scene.directory.usage[before:]
-    )
+    stored = (row.endpoint, row.finish_reason, row.prompt_tokens, row.cost_usd)
+    assert stored == ("small", "rate_limit_exceeded", 0, None)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "content", "code", "endpoint"),
+    [
+        ("chat/completions", {"model": "other"}, None, "model_not_allowed", "other"),
+        ("embeddings", {"model": "small", "input": "x"}, None, "endpoint_not_allowed", "small"),
+        ("chat/completions", {"model": "nowhere"}, None, "model_not_allowed", "nowhere"),
+        ("chat/completions", {"model": "smaller"}, None, "model_not_found", "smaller"),
+        ("chat/completions", {"model": "small", "temperature": 9}, None, "invalid_value", "small"),
+        ("chat/completions", {"model": "small", "beams": 3}, None, "unknown_parameter", "small"),
+        ("completions", {"model": "small"}, None, "invalid_value", "small"),
+        ("responses", {"model": "small", "input": "x", "temperature": 9}, None, "invalid_value", "small"),
+        ("messages", {"model": "small", "max_tokens": 4}, None, "invalid_value", "small"),
+        ("chat/completions", None, b'{"model": "small", ', "invalid_value", ""),
+        ("chat/completions", None, b"[" * 300_000, "invalid_value", ""),
+    ],
+)
+def test_every_refused_request_of_a_key_is_stored_with_its_code(
+    scene: Scene, path: str, body: dict[str, Any] | None, content: bytes | None, code: str, endpoint: str
+) -> None:
+    """Only those over a limit were: a client without a right, with a wrong name or a bad field was seen nowhere."""
+    scene.admit("seen", scopes=KeyScopes(models=("small*",), endpoints=("chat", "completions")))
+    messages = {} if path != "chat/completions" or body is None else {"messages": [{"role": "user", "content": "Hi"}]}
+    headers = {"Authorization": "Bearer seen", "Content-Type": "application/json", "anthropic-version": "2023-06-01"}
+    url = f"{scene.url}/v1/{path}"
+    sent = json.dumps({**messages, **body}).encode() if body is not None else content
+    answer = httpx.post(url, content=sent, headers=headers)
+    assert 400 <= answer.status_code < 500
+    id_ = answer.headers["x-request-id"]
+    row = scene.directory.wait_for(lambda row: row.id == id_)
+    assert (row.status, row.finish_reason, row.endpoint) == ("refused", code, endpoint)
+    assert (row.key_id, row.prompt_tokens, row.completion_tokens, row.replica_id) == ("id-seen", 0, 0, None)
+
+
+def test_a_request_without_a_valid_key_is_not_stored_and_names_make_no_metrics(scene: Scene) -> None:
+    before = len(scene.directory.usage)
+    assert scene.ask("nobody").status_code == 401
+    for number in range(3):
+        assert scene.ask(KEY, model=f"made-up-{number}").json()["error"]["code"] == "model_not_found"
+    scene.directory.wait_for(lambda row: row.endpoint == "made-up-2")
+    assert [row.endpoint for row in scene.directory.usage[before:]] == [f"made-up-{number}" for number in range(3)]
+    metrics = httpx.get(f"{scene.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+    assert 'roundhouse_request_failed_total{code="model_not_found",model="(unknown)"}' in metrics
+    assert "made-up" not in metrics
+
+
+def test_the_gateway_answers_others_while_it_reads_a_large_body(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four bodies of 4 MB stopped every stream for about a second: they were read on the event loop."""
+    begun, released = threading.Event(), threading.Event()
+    read = app.parse_body
+
+    def read_slowly(raw: bytes, kind: type[Any]) -> Any:
+        if len(raw) > 10**6:
+            begun.set()
+            assert released.wait(60)
+        return read(raw, kind)
+
+    monkeypatch.setattr(app, "parse_body", read_slowly)
+    scene.admit("large")
+    with ThreadPoolExecutor() as pool:
+        large = pool.submit(scene.ask, "large", messages=[{"role": "user", "content": "x"}] * 40_000, temperature=9)
+        assert begun.wait(60)
+        assert scene.ask(KEY).status_code == 200
+        assert not large.done()
+        released.set()
+        assert large.result(60).status_code == 400

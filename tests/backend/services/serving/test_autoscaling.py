@@ -24,7 +24,7 @@ from backend.services.serving.deployments import (
 )
 from backend.services.serving.endpoints import get_endpoint, list_revisions
 from backend.services.serving.replicas import ready_targets, record_gauge
-from backend.services.serving.usage import UsageRow, add_usage
+from backend.services.serving.usage import UsageRow, UsageStatus, add_usage
 from tests.support.serving.serving_world import ServingWorld
 
 
@@ -60,7 +60,7 @@ class Scene(ServingWorld):
             self.start_all()
         return get_endpoint(self.ctx, "tales").target
 
-    def use(self) -> None:
+    def use(self, status: UsageStatus = "finished") -> None:
         tokens: dict[str, Any] = {
             "key_id": None,
             "replica_id": None,
@@ -71,7 +71,7 @@ class Scene(ServingWorld):
         row = UsageRow(
             id=f"cmpl-{self.at:%H%M%S}",
             endpoint="tales",
-            status="finished",
+            status=status,
             created_at=self.at,
             total_ms=1000.0,
             **tokens,
@@ -110,6 +110,7 @@ def test_an_idle_endpoint_sleeps_a_request_wakes_it_and_its_use_keeps_it_awake(s
     scene.gauge(running=1)
     assert scene.wait(400) == 2, "a long answer is open"
     scene.gauge(running=0)
+    scene.use("refused")  # by the gateway: no replica saw it
     assert scene.wait(60) == 0
     view = get_endpoint(scene.ctx, "tales")
     assert (view.state, ready_targets(scene.ctx)) == ("asleep", {"tales": []})

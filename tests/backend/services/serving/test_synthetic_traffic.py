@@ -11,7 +11,7 @@ from backend.services.serving.costs.ledger import read_ledger
 from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.monitoring.traffic import find_window, list_variants, read_traffic
 from backend.services.serving.request_log.browse import RequestFilter, browse_requests, get_request
-from backend.services.serving.usage import UsageRow, add_usage
+from backend.services.serving.usage import UsageRow, UsageStatus, add_usage
 from tests.support.battle_world import add_checkpoint
 
 
@@ -67,3 +67,34 @@ def test_load_tests_are_left_out_of_requests_traffic_and_costs_by_key_and_can_be
     }
     (line,) = ledger.endpoints
     assert (line.requests, line.tokens) == (3, 45)
+
+
+def test_refused_requests_are_listed_with_their_reason_and_no_error_of_the_servers(any_ctx: Context) -> None:
+    ctx = any_ctx
+    checkpoint = add_checkpoint(ctx, "small")
+    with ctx.db.write() as session:
+        endpoint = Endpoint(name="tales")
+        session.add_all([endpoint, ApiKey(id="k", name="app", key_hash="h", hint="abcd")])
+        session.flush()
+        session.add(Deployment(endpoint_id=endpoint.id, checkpoint_id=checkpoint))
+    at = ctx.now() - timedelta(seconds=1)
+
+    def row(id_: str, endpoint: str, status: UsageStatus, reason: str) -> UsageRow:
+        return UsageRow(id_, endpoint, "k", None, 0, 0, None, 9.0, status, at, finish_reason=reason)
+
+    refused = [row(f"r{n}", "tales", "refused", "invalid_value") for n in range(7)]
+    unknown = row("u", "nowhere", "refused", "model_not_found")
+    served = [row("f", "tales", "finished", "stop"), row("l", "tales", "lost", "replica_lost")]
+    add_usage(ctx, [*refused, unknown, *served])
+
+    listed = browse_requests(ctx, RequestFilter(status="refused"), person=LOCAL).rows
+    assert len(listed) == 8
+    assert {(one.endpoint, one.finish_reason) for one in listed} == {
+        ("tales", "invalid_value"),
+        ("(unknown)", "model_not_found"),
+    }
+    total = read_traffic(ctx, find_window("1 h"), endpoint="tales").total
+    assert (total.error_share, total.refused_share) == (0.5, 7 / 9)
+    assert read_traffic(ctx, find_window("1 h")).total.refused == 8
+    empty = read_traffic(ctx, find_window("1 h"), variant="none").total
+    assert (empty.error_share, empty.refused_share) == (None, None)
