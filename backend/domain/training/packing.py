@@ -41,9 +41,35 @@ def pack_rows(lengths: Lengths, capacity: int) -> npt.NDArray[np.int64]:
     return where
 
 
-def count_sequences(lengths: Lengths, capacity: int) -> int:
-    """Return how many sequences `pack_rows` fills."""
-    return int(pack_rows(lengths, capacity).max(initial=-1)) + 1
+def count_sequences(lengths: Lengths, capacity: int, *, counts: Lengths | None = None) -> int:
+    """Return how many sequences `pack_rows` fills with `counts` rows of each length (default: one).
+
+    Time and memory grow with the number of different lengths: neighbouring sequences with equal room are one entry.
+    """
+    counts = np.ones_like(lengths) if counts is None else counts
+    sizes, which = np.unique(np.minimum(lengths, capacity)[lengths > 0], return_inverse=True)
+    totals = np.bincount(which, weights=counts[lengths > 0], minlength=len(sizes)).astype(np.int64)
+    room = number = np.empty(
+        0, dtype=np.int64
+    )  # of the sequences that still take a row, in the order in which they were opened
+    opened = 0
+    for size, count in zip(sizes[::-1].tolist(), totals[::-1].tolist(), strict=True):
+        fits = room // size
+        before = np.cumsum(fits * number) - fits * number
+        placed = np.clip(count - before, 0, fits * number)
+        full = placed // np.maximum(fits, 1)  # sequences of an entry that take all that fits; at most one takes fewer
+        rest = placed - full * fits
+        left, each = count - int(placed.sum()), capacity // size
+        opened += -(-left // each)
+        tables = [[room - fits * size, room - rest * size, room], [full, rest > 0, number - full - (rest > 0)]]
+        room, number = (np.stack(table, axis=1).ravel() for table in tables)
+        room = np.concatenate([room, [capacity - each * size, capacity - left % each * size]])
+        number = np.concatenate([number, [left // each, left % each > 0]])
+        usable = (room >= sizes[0]) & (number > 0)
+        room, number = room[usable], number[usable]
+        starts = np.flatnonzero(np.diff(room, prepend=-1))
+        room, number = room[starts], np.add.reduceat(number, starts) if len(starts) else number
+    return opened
 
 
 def padded_positions(lengths: Lengths, *, batch: int, padded: Callable[[int], int]) -> int:

@@ -1,19 +1,20 @@
-"""Search every row's text for benchmark items, character faults and spelled special tokens."""
+"""Search every row for benchmark items, character faults, spelled special tokens and prompts that both splits have."""
 
 from __future__ import annotations
 
 import re
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.data.reports.contamination import BenchmarkIndex, Item, item_of
 from backend.domain.data.reports.report import BenchmarkChecked, Contamination, FaultReport, RowRef
 from backend.domain.data.reports.text_faults import FAULTS, find_faults
-from jobs.data.reports.rows import SPLITS, Batch, Row, Rows, parts_of
+from jobs.data.reports.row_arrays import RowArray, RowList
+from jobs.data.reports.rows import SPLITS, Batch, Row, Rows, parts_of, prompt_of
 from jobs.modeling.dataset_files import iter_rows
 
 SHOWN_OVERLAPS = 1000
@@ -41,14 +42,13 @@ class OverlapFinder:
         self._sizes = Counter(item.benchmark for item in items)
         self._found: dict[str, set[int]] = {name: set() for name in self._sizes}
         self.shown: list[Contamination] = []
-        self.rows = array("q")
+        self.rows = RowList()
 
     def add(self, batch: Batch, rows: Rows) -> None:
         """Process some rows."""
         for overlap in self._index.search([parts_of(row) for row in batch.rows]):
             number = batch.first + overlap.row
-            if not self.rows or self.rows[-1] != number:
-                self.rows.append(number)
+            self.rows.add(number)
             self._found[overlap.benchmark].add(overlap.item)
             if len(self.shown) < SHOWN_OVERLAPS:
                 split, row = rows.place(number)
@@ -122,7 +122,7 @@ class ForgeryCounter:
             if token.special and token.content.strip()
         ]
         self._pattern = re.compile("|".join(re.escape(token) for token in special)) if special and renders else None
-        self.rows = array("q")
+        self.rows = RowList()
         self.shown: list[RowRef] = []
 
     def add(self, number: int, row: Row, rows: Rows) -> None:
@@ -130,7 +130,41 @@ class ForgeryCounter:
         for part in parts_of(row) if self._pattern else ():
             match = self._pattern.search(part) if self._pattern else None
             if match:
-                self.rows.append(number)
+                self.rows.add(number)
                 if len(self.shown) < SHOWN_FAULTS:
                     self.shown.append(rows.ref(number, part[max(0, match.start() - 40) : match.end() + 200]))
                 return
+
+
+class PromptFinder:
+    """Finds validation rows whose prompt is in the train split, by hashes of 64 bits in files of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._keys = {split: RowArray(folder / f"prompts-{split}", np.uint64) for split in SPLITS}
+        self._folder, self._shared = folder, list[RowArray]()
+
+    def add(self, batch: Batch) -> None:
+        """Process some rows."""
+        prompts = [prompt_of(row).strip() for row in batch.rows]
+        self._keys[batch.split].append(
+            np.array([hash(prompt) or 1 if prompt else 0 for prompt in prompts], dtype=np.int64).view(np.uint64)
+        )
+
+    def close(self) -> None:
+        """Close the files."""
+        for array in (*self._keys.values(), *self._shared):
+            array.close()
+
+    def shared(self) -> RowArray:
+        """Return 1 for each validation row whose prompt is in the train split."""
+        shared = RowArray(self._folder / "prompts-shared", np.uint8, count=len(self._keys["val"]))
+        self._shared.append(shared)
+        for part in self._keys["val"].parts():
+            for rows, keys in part:
+                different = np.unique(keys)
+                is_trained = np.zeros(len(different), dtype=np.bool_)
+                for _, trained in self._keys["train"].blocks():
+                    places = np.minimum(np.searchsorted(different, trained), len(different) - 1)
+                    is_trained[places[different[places] == trained]] = True
+                shared.put(rows[is_trained[np.searchsorted(different, keys)]], 1)
+        return shared

@@ -8,13 +8,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow
 
 from backend.domain.data.reports.report import RowRef, Split
 from backend.domain.data.rows.display import message_text
+from backend.domain.data.rows.mapping import clean_row
 from backend.errors import JobFailed
 from backend.infra.files.parquet import fetch_rows
-from jobs.modeling.dataset_files import iter_rows, num_rows
+from jobs.modeling.dataset_files import iter_rows, iter_tables, num_rows
 
 Row = dict[str, Any]
 
@@ -52,6 +55,17 @@ class Rows:
             while block := _take(rows):
                 yield Batch(split, first, block)
                 first += len(block)
+
+    def stream(self, numbers: npt.NDArray[np.int64]) -> Iterator[tuple[int, Row]]:
+        """Yield some rows by number, ascending."""
+        first = 0
+        for split in SPLITS:
+            for table in iter_tables(self.folder, split=split, num_rows=BATCH_ROWS) if self.counts[split] else ():
+                begin, end = np.searchsorted(numbers, [first, first + table.num_rows]).tolist()
+                if begin < end:
+                    chosen = table.take(numbers[begin:end] - first).to_pylist()
+                    yield from zip(numbers[begin:end].tolist(), map(clean_row, chosen), strict=True)
+                first += table.num_rows
 
     def place(self, number: int) -> tuple[Split, int]:
         """Return split and number in it, counted from 0."""

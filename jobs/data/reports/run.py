@@ -6,16 +6,13 @@ import json
 import os
 import shutil
 import time
-from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.data.kinds import DatasetKind
@@ -29,8 +26,9 @@ from backend.infra.processes import peak_memory_bytes
 from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows
 from jobs.data.reports.findings import describe_duplicates, describe_leakage, rows_to_drop
 from jobs.data.reports.languages import LanguageCounter
-from jobs.data.reports.overlaps import FaultCounter, ForgeryCounter, OverlapFinder, read_items
-from jobs.data.reports.rows import Batch, Rows, prompt_of
+from jobs.data.reports.overlaps import FaultCounter, ForgeryCounter, OverlapFinder, PromptFinder, read_items
+from jobs.data.reports.row_arrays import BLOCK, Numbers
+from jobs.data.reports.rows import Batch, Rows
 from jobs.data.reports.samples import SampleChooser, first_window
 from jobs.data.reports.tally import Tally
 from jobs.data.reports.views import EncodedRow, View, make_view
@@ -57,27 +55,28 @@ def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> DataReportResul
     tokenizer = load_tokenizer(spec.path(payload.tokenizer)) if payload.tokenizer else byte_tokenizer()
     work = spec.folder / "near"
     try:
-        with closing(DuplicateFinder(work)) as duplicates:
-            builder = ReportBuilder(
+        with closing(
+            ReportBuilder(
                 Rows(spec.path(payload.dataset)),
                 kind=payload.dataset_kind,
                 question=payload.question,
                 tokenizer=tokenizer,
                 benchmarks=[(entry.name, spec.path(entry.folder)) for entry in payload.benchmarks],
-                duplicates=duplicates,
+                folder=work,
                 reporter=reporter,
             )
+        ) as builder:
             builder.read()
             alike = builder.compare()
             out = spec.path(payload.out)
             out.mkdir(parents=True, exist_ok=True)
             droppable = builder.rows_to_drop(alike)
-            counts = {reason: sum(len(rows) for rows in by_split.values()) for reason, by_split in droppable.items()}
+            counts = {reason: sum(map(len, by_split.values())) for reason, by_split in droppable.items()}
             report = builder.report(
                 alike, droppable=counts, name=payload.tokenizer_name, seconds=time.monotonic() - started
             )
             _write(out / "samples.json", [sample.model_dump() for sample in builder.samples()])
-            _write(out / "rows.json", droppable)
+            _write_rows(out / "rows.json", droppable)
             _write(out / "report.json", report.model_dump())
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -89,7 +88,7 @@ def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> DataReportResul
 
 
 class ReportBuilder:
-    """A report in progress: passes every row once to every finder."""
+    """A report in progress: passes every row once to every finder, whose files are in `folder`."""
 
     def __init__(
         self,
@@ -99,7 +98,7 @@ class ReportBuilder:
         question: ReportQuestion,
         tokenizer: PreTrainedTokenizerBase,
         benchmarks: list[tuple[str, Path]],
-        duplicates: DuplicateFinder,
+        folder: Path,
         reporter: Reporter,
     ) -> None:
         if not rows.total:
@@ -112,15 +111,23 @@ class ReportBuilder:
             reporter,
         )
         self._view: View = make_view(kind, tokenizer=tokenizer, context=question.context)
-        self._tally, self._chooser = Tally(rows), SampleChooser()
-        self._duplicates = duplicates
+        self._folder = folder
+        self._duplicates, self._prompts, self._tally = (
+            DuplicateFinder(folder),
+            PromptFinder(folder),
+            Tally(rows, folder),
+        )
+        self._chooser = SampleChooser()
         self._languages, self._faults = LanguageCounter(rows.total), FaultCounter()
         self._overlaps = OverlapFinder(read_items(benchmarks))
         self._forgeries = ForgeryCounter(tokenizer, renders=kind != DatasetKind.TEXT)
-        self._asked = array("q")  # hashes of the prompts of train rows
-        self._asked_held_out: list[tuple[int, int]] = []
         self._head: list[int] = []  # the first tokens of a text, for the first window
         self._last_report = 0.0
+
+    def close(self) -> None:
+        """Close the files."""
+        for finder in (self._duplicates, self._prompts, self._tally):
+            finder.close()
 
     def read(self) -> None:
         """Read all rows once. Raises JobFailed on a stop request."""
@@ -147,6 +154,7 @@ class ReportBuilder:
         texts = [row_text(row) for row in batch.rows]
         self._duplicates.add([canonical_json(row) for row in batch.rows], texts)
         self._overlaps.add(batch, self.rows)
+        self._prompts.add(batch)
         for place, (row, encoded) in enumerate(zip(batch.rows, encoded_rows, strict=True)):
             number = batch.first + place
             self._tally.add(batch.split, number, row, encoded)
@@ -154,11 +162,6 @@ class ReportBuilder:
             self._languages.add(number, texts[place])
             self._faults.add(number, row, self.rows)
             self._forgeries.add(number, row, self.rows)
-            if prompt := prompt_of(row).strip():
-                if batch.split == "train":
-                    self._asked.append(hash(prompt))
-                else:
-                    self._asked_held_out.append((number, hash(prompt)))
             if (
                 self._view.trainer == "pretrain"
                 and batch.split == "train"
@@ -166,20 +169,13 @@ class ReportBuilder:
             ):
                 self._head += encoded.strips[0].ids[: 2 * self._question.context + 1]
 
-    def _same_prompts(self) -> list[int]:
-        """Return the validation rows whose prompt is in the train split."""
-        numbers, hashes = zip(*self._asked_held_out, strict=True) if self._asked_held_out else ((), ())
-        shared = np.isin(np.array(hashes, dtype=np.int64), np.array(self._asked, dtype=np.int64))
-        return [number for number, is_shared in zip(numbers, shared, strict=True) if is_shared]
-
     def compare(self) -> SimilarRows:
         """Find equal and nearly equal rows."""
 
-        def read(is_chosen: npt.NDArray[np.bool_]) -> Iterator[tuple[int, str]]:
-            for batch in self.rows.batches():
-                for place in np.flatnonzero(is_chosen[batch.first : batch.first + len(batch.rows)]).tolist():
-                    yield batch.first + place, row_text(batch.rows[place])
-                share = (batch.first + len(batch.rows)) / self.rows.total
+        def read(numbers: Numbers) -> Iterator[tuple[int, str]]:
+            for number, row in self.rows.stream(numbers):
+                yield number, row_text(row)
+                share = number / self.rows.total
                 self._tell(1 - COMPARING + COMPARING * (0.5 + 0.25 * share), "Comparing rows that look alike")
 
         def tick(share: float) -> None:
@@ -211,20 +207,20 @@ class ReportBuilder:
             packing=packing,
             zero_label=tally.silent_rows,
             empty=tally.empty_rows,
-            duplicates=describe_duplicates(alike, self.rows),
-            leakage=describe_leakage(alike, self.rows, same_prompt=self._same_prompts()),
+            duplicates=describe_duplicates(alike, self.rows, folder=self._folder),
+            leakage=describe_leakage(alike, self.rows, same_prompt=self._prompts.shared()),
             contamination=self._overlaps.shown,
-            contaminated_rows=len(self._overlaps.rows),
+            contaminated_rows=self._overlaps.rows.count,
             contaminated_items=sum(benchmark.found for benchmark in benchmarks),
             benchmarks=benchmarks,
             languages=languages,
             languages_of=looked_at,
             faults=self._faults.faults(),
             refused=tally.refused_rows,
-            refused_rows=len(tally.refused),
+            refused_rows=tally.refused.count,
             refusal=tally.refusal,
             forged=self._forgeries.shown,
-            forged_rows=len(self._forgeries.rows),
+            forged_rows=self._forgeries.rows.count,
             droppable=droppable,
             seconds=seconds,
             peak_memory_bytes=peak_memory_bytes(),
@@ -239,7 +235,7 @@ class ReportBuilder:
             yield window
         yield from self._chooser.samples(self.rows, self._view, self._tokenizer)
 
-    def rows_to_drop(self, alike: SimilarRows) -> dict[str, dict[str, list[int]]]:
+    def rows_to_drop(self, alike: SimilarRows) -> dict[str, dict[str, Numbers]]:
         """Return the rows that each finding would drop."""
         return rows_to_drop(
             alike,
@@ -251,6 +247,7 @@ class ReportBuilder:
                 "contamination": self._overlaps.rows,
                 "forged": self._forgeries.rows,
             },
+            folder=self._folder,
         )
 
 
@@ -258,3 +255,17 @@ def _write(path: Path, data: Any) -> None:
     path.write_text(
         json.dumps(data, ensure_ascii=False, separators=(",", ":")), encoding="utf-8", errors="backslashreplace"
     )
+
+
+def _write_rows(path: Path, droppable: Mapping[str, Mapping[str, Numbers]]) -> None:
+    """Write lists of rows a few thousand at a time: as Python's numbers a million take 40 MB."""
+    with path.open("w", encoding="utf-8") as out:
+        for place, (reason, by_split) in enumerate(droppable.items()):
+            out.write(f'{"," if place else "{"}"{reason}":{{')
+            for split_place, (split, numbers) in enumerate(by_split.items()):
+                out.write(f'{"," if split_place else ""}"{split}":[')
+                for at in range(0, len(numbers), BLOCK):
+                    out.write(("," if at else "") + ",".join(map(str, numbers[at : at + BLOCK].tolist())))
+                out.write("]")
+            out.write("}")
+        out.write("}")

@@ -98,14 +98,21 @@ def run_ours(count: int, folder: Path) -> dict[str, Any]:
             with watch:
                 finder.add(block, block)
 
-    def read(is_chosen: npt.NDArray[np.bool_]) -> Iterator[tuple[int, str]]:
+    def read(rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, str]]:
+        chosen = iter(rows.tolist())
+        due = next(chosen, None)
         with texts.open() as lines:
-            yield from ((row, line.rstrip("\n")) for row, line in enumerate(lines) if is_chosen[row])
+            for row, line in enumerate(lines):
+                if row == due:
+                    yield row, line.rstrip("\n")
+                    due = next(chosen, None)
 
     with watch:
         alike = finder.finish(num_train=count, read=read, tick=lambda share: None)
     disk = sum(file.stat().st_size for file in (folder / "near").iterdir())
-    result = np.flatnonzero(alike.like != np.arange(count))
+    result = np.concatenate(
+        [begin + np.flatnonzero(like != begin + np.arange(len(like))) for begin, like in alike.like.blocks()]
+    )
     return {
         **vars_of(watch),
         "memory_bytes": peak_bytes() - before,

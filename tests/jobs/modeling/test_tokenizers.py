@@ -97,6 +97,14 @@ def test_text_that_spells_a_special_token_is_read_as_text() -> None:
     assert np.count_nonzero(token_bytes(BPE)) == 314
 
 
+@every
+def test_texts_are_encoded_as_the_library_encodes_them_after_any_call_before(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    texts = ["Mira mends nets.", "", "x<|end|>y " * 40, "é" * 30]
+    expected = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    tokenizer(texts, truncation=True, max_length=5, padding=True)
+    assert encode_texts(tokenizer, texts) == expected
+
+
 def test_unigram_learns_words_and_falls_back_on_bytes_for_rare_letters() -> None:
     assert 300 < len(UNIGRAM) <= 400
     assert sum(map(len, encode_texts(UNIGRAM, STORIES))) * 2 < sum(map(len, encode_texts(BYTES, STORIES)))

@@ -134,9 +134,9 @@ def bucket_pairs(keys: Hashes, rows: Rows, *, first_held_out: int, reach: int = 
     return np.concatenate(left), np.concatenate(right)
 
 
-def estimate(signatures: Signatures, left: Rows, right: Rows) -> npt.NDArray[np.float64]:
+def estimate(one: Signatures, other: Signatures) -> npt.NDArray[np.float64]:
     """Estimate the similarity of pairs from their signatures: the share of equal values."""
-    return np.asarray((signatures[left] == signatures[right]).mean(axis=1), dtype=np.float64)
+    return np.asarray((one == other).mean(axis=1), dtype=np.float64)
 
 
 def jaccard(one: Hashes, other: Hashes) -> float:

@@ -7,12 +7,19 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 import string
+import tempfile
+import tracemalloc
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backend.domain.data.reports.findings import Grade, list_findings
 from backend.domain.data.reports.near_duplicates import THRESHOLD, jaccard, normalise
@@ -24,7 +31,11 @@ from jobs.batches.preference import ReferencedPair, collate_pairs
 from jobs.batches.preference_rows import load_pairs
 from jobs.batches.sft import PackedBatches, padded_length
 from jobs.data.reports import duplicates as report_duplicates
+from jobs.data.reports import row_arrays, tally
 from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows
+from jobs.data.reports.findings import rows_to_drop
+from jobs.data.reports.row_arrays import RowArray, first_of_each
+from jobs.data.reports.rows import Rows
 from jobs.data.reports.run import run
 from tests.support.data.data_reporter import RememberingReporter
 from tests.support.jobs import make_spec
@@ -170,9 +181,9 @@ def test_a_clean_dataset_has_no_finding(tmp_path: Path) -> None:
     rows = [instruct(*pair) for pair in zip(unlike(40, seed=5), unlike(40, seed=6), strict=True)]
     folder = write_dataset(tmp_path / "d", train=rows[:32], val=rows[32:])
     bench = write_dataset(tmp_path / "village", train=ITEMS)
-    report, samples, rows_to_drop = reported(folder, "instruction", benchmark=bench, context=1024, micro_batch=4)
+    report, samples, droppable = reported(folder, "instruction", benchmark=bench, context=1024, micro_batch=4)
     assert [finding.text for finding in list_findings(report) if finding.grade is not Grade.FINE] == []
-    assert not any(places for by_split in rows_to_drop.values() for places in by_split.values())
+    assert not any(places for by_split in droppable.values() for places in by_split.values())
     assert [sample.row for sample in samples if sample.group == "first"] == [1, 2, 3]
     assert len({(sample.split, sample.row) for sample in samples if sample.group == "random"}) == 6
 
@@ -304,15 +315,38 @@ def sequences(text: str) -> set[str]:
     return {plain[at : at + 5] for at in range(max(1, len(plain) - 4))}
 
 
-def alike(tmp_path: Path, texts: list[str], *, num_train: int) -> SimilarRows:
-    finder = DuplicateFinder(tmp_path / "near")
+@dataclass
+class Alike:
+    """What was found, in memory."""
+
+    same: np.ndarray
+    like: np.ndarray
+    leaks: list[tuple[int, int, float]]
+    pairs_checked: int
+    limited: bool
+
+
+def whole(array: RowArray) -> np.ndarray:
+    return np.concatenate([np.empty(0, dtype=np.int64), *(values for _, values in array.blocks())])
+
+
+def find_alike(finder: DuplicateFinder, texts: list[str], *, num_train: int) -> SimilarRows:
     for at in range(0, len(texts), 100):
         finder.add(texts[at : at + 100], texts[at : at + 100])
     return finder.finish(
         num_train=num_train,
-        read=lambda is_chosen: ((row, texts[row]) for row in np.flatnonzero(is_chosen)),
+        read=lambda rows: ((row, texts[row]) for row in rows.tolist()),
         tick=lambda share: None,
     )
+
+
+def alike(tmp_path: Path, texts: list[str], *, num_train: int) -> Alike:
+    with closing(DuplicateFinder(tmp_path / "near")) as finder:
+        similar = find_alike(finder, texts, num_train=num_train)
+        trained, similarity = whole(similar.leak_train).astype(int), whole(similar.leak_similarity)
+        leaks = [(num_train + row, int(trained[row]) - 1, float(similarity[row])) for row in np.flatnonzero(trained)]
+        same, like = whole(similar.same).astype(int), whole(similar.like).astype(int)
+        return Alike(same, like, leaks, similar.pairs_checked, similar.limited)
 
 
 def test_near_duplicates_are_those_of_comparing_every_row_with_every_other(
@@ -384,19 +418,116 @@ def test_pairs_are_padded_as_the_trainer_pads_them(tmp_path: Path) -> None:
     assert report.packing.trainer == pytest.approx(real / sum(batch.inputs.numel() for batch in batches))
 
 
+def small_blocks(patch: pytest.MonkeyPatch, *, block: int, together: int) -> None:
+    """Read, write and sort rows of every file a few at a time."""
+    for name, size in (("BLOCK", block), ("SPREAD", 5), ("SORTED_TOGETHER", together)):
+        patch.setattr(row_arrays, name, size)
+    patch.setattr(report_duplicates, "CHUNK", 7)
+
+
 def test_parts_of_a_bands_buckets_give_the_same_pairs_as_all_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = random.Random(21)
     texts = unlike(150, seed=22)
     texts += [edited(draw.choice(texts), draw, 0.05) for _ in range(80)] + texts[:10]
-    whole = alike(tmp_path / "whole", texts, num_train=200)
-    monkeypatch.setattr(report_duplicates, "SORTED_TOGETHER", 16)
-    monkeypatch.setattr(report_duplicates, "CHUNK", 7)
+    in_one = alike(tmp_path / "whole", texts, num_train=200)
+    small_blocks(monkeypatch, block=9, together=16)
     parted = alike(tmp_path / "parted", texts, num_train=200)
-    assert parted.like.tolist() == whole.like.tolist()
-    assert parted.leaks == whole.leaks
-    assert len(np.unique(whole.like)) < 200
+    assert parted.like.tolist() == in_one.like.tolist()
+    assert parted.leaks == in_one.leaks
+    assert len(np.unique(in_one.like)) < 200
+
+
+@pytest.mark.parametrize("kind", ["instruction", "text", "preference"])
+def test_a_report_of_many_small_blocks_is_that_of_one_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    train, val = plant_faults(unlike(60, seed=1), unlike(60, seed=2))
+    train, val = [*train, *train[:9], train[4], train[4]], [*val, val[0], *train[50:53], val[3]]
+    if kind == "text":
+        train, val = ([{"text": row["prompt"] + row["completion"]} for row in rows] for rows in (train, val))
+    if kind == "preference":
+        train, val = (
+            [
+                {
+                    "prompt": [{"role": "user", "content": row["prompt"]}],
+                    "chosen": [{"role": "assistant", "content": row["completion"]}],
+                    "rejected": [{"role": "assistant", "content": row["completion"][:20]}],
+                }
+                for row in rows
+            ]
+            for rows in (train, val)
+        )
+    folder = write_dataset(tmp_path / "d", train=train, val=val)
+    bench = write_dataset(tmp_path / "village", train=ITEMS)
+    ask = {"benchmark": bench, "context": 512, "micro_batch": 3}
+    in_one = reported(folder, kind, **ask)
+    small_blocks(monkeypatch, block=8, together=10)
+    parted = reported(folder, kind, **ask)
+    for report in (in_one[0], parted[0]):
+        report.__dict__.update(
+            seconds=0, peak_memory_bytes=0, duplicates=report.duplicates.model_copy(update={"seconds": 0})
+        )
+    assert parted == in_one
+    assert in_one[0].duplicates.exact >= 11
+    assert in_one[0].leakage.exact >= 4
+
+
+@given(st.lists(st.integers(0, 5), max_size=60))
+def test_the_first_row_with_a_key_is_found_in_parts_and_blocks_of_any_size(keys: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        small_blocks(patch, block=3, together=4)
+        with closing(RowArray(Path(folder, "keys"), np.uint64)) as array:
+            array.append(np.array(keys, dtype=np.uint64) * np.uint64(11400714819323198485))
+            with closing(first_of_each(array, Path(folder, "firsts"))) as result:
+                firsts = whole(result).tolist()
+    assert firsts == [keys.index(key) if key else row for row, key in enumerate(keys)]
+
+
+def peak_of(folder: Path, texts: list[str]) -> int:
+    """Return the most bytes that finding and describing similar rows holds beside the texts."""
+    train, val = ([{"text": text} for text in part] for part in (texts[:-20], texts[-20:]))
+    write_dataset(folder / "d", train=train, val=val)
+    rows = Rows(folder / "d")
+    with closing(DuplicateFinder(folder / "near")) as finder:
+        for at in range(0, len(texts), 100):
+            finder.add(texts[at : at + 100], texts[at : at + 100])
+        tracemalloc.start()
+        try:
+            similar = finder.finish(
+                num_train=len(texts) - 20,
+                read=lambda chosen: ((row, texts[row]) for row in chosen.tolist()),
+                tick=lambda share: None,
+            )
+            rows_to_drop(similar, rows, {}, folder=folder)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crowded: bool) -> None:
+    small_blocks(monkeypatch, block=128, together=128)
+    monkeypatch.setattr(report_duplicates, "MAX_PAIRS", 300)
+    monkeypatch.setattr(row_arrays, "MAX_LISTED", 100)
+    texts = [f"{WORDS[n % 7] * 8} of number {n}" for n in range(6000)] if crowded else unlike(6000, seed=31)
+    few = peak_of(tmp_path / "few", texts[:1000])
+    many = peak_of(tmp_path / "many", texts)
+    assert many < 1.3 * few + 20_000, (few, many)
+
+
+def test_padding_of_many_rows_is_that_of_rows_drawn_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(4)
+    rows = [instruct("Say it", " ".join(draw.choices(WORDS, k=draw.randrange(1, 60)))) for _ in range(900)]
+    folder = write_dataset(tmp_path / "d", train=rows)
+    exact, _, _ = reported(folder, "instruction", context=256, micro_batch=4)
+    monkeypatch.setattr(tally, "PADDED_ITEMS", 600)
+    drawn, _, _ = reported(folder, "instruction", context=256, micro_batch=4)
+    error = float(re.search(r"600 drawn at random \(± ([\d.]+) %\)", drawn.packing.method)[1]) / 100
+    assert "drawn" not in exact.packing.method
+    assert 0 < abs(drawn.packing.padded - exact.packing.padded) < 2 * error < 0.1
+    assert drawn.packing.packed_sequences == exact.packing.packed_sequences
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_a_pair_is_found_with_the_probability_that_its_similarity_gives(nominal:
     hashes, offsets, similarity = pairs_of_similarity(nominal, count)
     signatures = sign(hashes, offsets)
     evens = np.arange(0, 2 * count, 2)
-    estimates = estimate(signatures, evens, evens + 1)
+    estimates = estimate(signatures[evens], signatures[evens + 1])
     error = np.sqrt(similarity * (1 - similarity) / NUM_HASHES)
     assert abs(estimates.mean() - similarity) < 4 * error / np.sqrt(count)
     assert estimates.std() < 1.1 * error
