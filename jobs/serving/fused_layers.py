@@ -104,7 +104,13 @@ class FusedLayer(nn.Module):
         step = self._step
         if self.layer_idx == 0:
             step.begin(cache, kwargs)
-        computed = step.compute(rows, layer=self.layer_idx, describe=self._describe, changes=self._changes())
+        computed = step.compute(
+            rows,
+            layer=self.layer_idx,
+            num_layers=self.config.num_hidden_layers,
+            describe=self._describe,
+            changes=self._changes,
+        )
         if computed is None:
             computed = self._compute(rows, rotation, partial(step.attend, layer=self.layer_idx, scale=self.scaling))
         return computed.view(batch, tokens, hidden)

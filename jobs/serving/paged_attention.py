@@ -22,6 +22,7 @@ from jobs.serving.native.library import Batch, Change, Layer, Library
 
 FULL = "full_attention"
 Views = dict[int, tuple[torch.Tensor, torch.Tensor]]
+Changes = Callable[[], Sequence[Change]]
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ class Step:
         self._write = torch.empty(0)
         self._batch: Batch | None = None
         self._held: list[torch.Tensor] = []  # the tensors whose addresses the batch has
-        self._layers: dict[int, Layer] = {}
+        self._layers: dict[int, tuple[Layer, Changes]] = {}  # those that were computed before
+        self._has_all = False  # whether the first layer's result is the last one's
         self._cosines: torch.Tensor | None = None
         self._rotation = torch.empty(0)
         self._tokens: Views = {}
@@ -135,7 +137,7 @@ class Step:
             for begin, end, first, last in zip(rows, rows[1:], keys, keys[1:], strict=False)
             if end > begin
         ]
-        self._batch = None if self.library is None else self._native_batch(size)
+        self._batch, self._has_all = None if self.library is None else self._native_batch(size), False
 
     def _native_batch(self, page_tokens: int) -> Batch:
         write = self._write.contiguous()
@@ -160,21 +162,40 @@ class Step:
         )
 
     def compute(
-        self, rows: torch.Tensor, *, layer: int, describe: Callable[[], Layer | None], changes: Sequence[Change] = ()
+        self,
+        rows: torch.Tensor,
+        *,
+        layer: int,
+        num_layers: int,
+        describe: Callable[[], Layer | None],
+        changes: Changes,
     ) -> torch.Tensor | None:
-        """Return the rows [rows, hidden] behind a layer by the compiled library; None where it doesn't apply."""
+        """Return the rows [rows, hidden] behind a layer by the compiled library; None where it doesn't apply.
+
+        Once every layer was computed by it, the first one's rows are those behind the last, and the others return
+        what they get: one call a step keeps the library's threads awake and Python out of the way.
+        """
         if self._batch is None or self.library is None:
             return None
+        if self._has_all and layer:
+            return rows
         if layer not in self._layers:
             described = describe()
             if described is None:
                 self.library = None
                 return None
-            self._layers[layer] = described
-        self._batch.keys, self._batch.values = (states.data_ptr() for states in self._tokens[layer])
-        array = (Change * len(changes))(*changes)
-        self._batch.changes, self._batch.num_changes = ctypes.addressof(array), len(changes)
-        return self.library.compute(self._layers[layer], self._batch, rows)
+            self._layers[layer] = described, changes
+        self._has_all = len(self._layers) == num_layers and layer == 0
+        numbers = range(num_layers) if self._has_all else (layer,)
+        layers = (Layer * len(numbers))(*(self._layers[number][0] for number in numbers))
+        batches = (Batch * len(numbers))(*itertools.repeat(self._batch, len(numbers)))
+        held = []
+        for number, batch in zip(numbers, batches, strict=True):
+            batch.keys, batch.values = (states.data_ptr() for states in self._tokens[number])
+            if changed := self._layers[number][1]():
+                held.append((Change * len(changed))(*changed))
+                batch.changes, batch.num_changes = ctypes.addressof(held[-1]), len(changed)
+        return self.library.compute(layers, batches, rows)
 
     def attend(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, layer: int, scale: float

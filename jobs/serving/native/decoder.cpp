@@ -240,12 +240,18 @@ extern "C" void multiply_rows(const float *x, int64_t rows, const Matrix *matrix
         product(x + row * matrix->inputs, std::min(CACHED_ROWS, rows - row), *matrix, y + row * matrix->outputs, nullptr, threads);
 }
 
+// One layer after the other, each with its view of the batch: threads that wait between products need not be woken for each layer.
 // Returns 1, and has done nothing, where the rotation holds less than a head's channels for each row.
-extern "C" int compute_layer(const Layer *layer, const Batch *batch, const float *hidden, float *result, int threads) {
-    const int64_t rows = batch->rows, width = layer->qkv.inputs;
-    if (batch->rotation_size < rows * layer->channels) return 1;
-    Rows part(*layer, *batch, std::min(rows, CACHED_ROWS), threads);
-    for (int64_t row = 0; row < rows; row += CACHED_ROWS)
-        part.compute(row, std::min(rows, row + CACHED_ROWS), hidden + row * width, result + row * width);
+extern "C" int compute_layers(const Layer *layers, const Batch *batches, int64_t count, const float *hidden, float *result, int threads) {
+    const int64_t rows = batches->rows, width = layers->qkv.inputs;
+    if (batches->rotation_size < rows * layers->channels) return 1;
+    std::vector<float> between(count > 1 ? rows * width : 0);
+    for (int64_t i = 0; i < count; i++) {
+        float *next = (count - i) % 2 ? result : between.data();  // the last is the result
+        Rows part(layers[i], batches[i], std::min(rows, CACHED_ROWS), threads);
+        for (int64_t row = 0; row < rows; row += CACHED_ROWS)
+            part.compute(row, std::min(rows, row + CACHED_ROWS), hidden + row * width, next + row * width);
+        hidden = next;
+    }
     return 0;
 }

@@ -101,7 +101,7 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         loaded = ctypes.CDLL(str(path))
-        self._multiply, self._compute = loaded.multiply_rows, loaded.compute_layer
+        self._multiply, self._compute = loaded.multiply_rows, loaded.compute_layers
         self._multiply.argtypes = (
             ctypes.c_void_p,
             ctypes.c_int64,
@@ -112,6 +112,7 @@ class Library:
         self._compute.argtypes = (
             ctypes.POINTER(Layer),
             ctypes.POINTER(Batch),
+            ctypes.c_int64,
             ctypes.c_void_p,
             ctypes.c_void_p,
             ctypes.c_int,
@@ -126,16 +127,19 @@ class Library:
         self._multiply(inputs.data_ptr(), inputs.shape[0], matrix, result.data_ptr(), torch.get_num_threads())
         return result
 
-    def compute(self, layer: Layer, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
-        """Return the hidden states [rows, hidden] behind a layer, and write the rows' keys and values into their pages.
+    def compute(self, layers: ctypes.Array[Layer], batches: ctypes.Array[Batch], rows: torch.Tensor) -> torch.Tensor:
+        """Return the hidden states [rows, hidden] behind consecutive layers, and write the rows' keys and values into
+        their pages. A batch for each layer has that layer's pages and changes.
 
         Raises ValueError for a rotation of another size.
         """
         rows = rows.contiguous()
         result = torch.empty_like(rows)
-        if self._compute(layer, batch, rows.data_ptr(), result.data_ptr(), torch.get_num_threads()):
+        threads = torch.get_num_threads()
+        if self._compute(layers, batches, len(layers), rows.data_ptr(), result.data_ptr(), threads):
+            batch = batches[0]
             raise ValueError(
-                f"{batch.rows} rows of {layer.channels} channels need more than {batch.rotation_size} numbers of"
+                f"{batch.rows} rows of {layers[0].channels} channels need more than {batch.rotation_size} numbers of"
                 " rotation"
             )
         return result

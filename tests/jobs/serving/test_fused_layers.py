@@ -121,11 +121,12 @@ def test_the_library_computes_prompts_and_new_tokens_in_one_batch(
 ) -> None:
     network = make_llama()
     expected = [reference(network, prompt, tokens=24) for prompt in PROMPTS]
-    num_rows = []
+    num_rows, num_layers = [], []
 
-    def compute(layer: Any, batch: Any, rows: torch.Tensor) -> torch.Tensor:
-        num_rows.append(len(rows))
-        return Library.compute(library, layer, batch, rows)
+    def compute(layers: Any, batches: Any, rows: torch.Tensor) -> torch.Tensor:
+        num_rows.append(len(layers) * len(rows))
+        num_layers.append(len(layers))
+        return Library.compute(library, layers, batches, rows)
 
     fuse_layers(network, library=library)
     monkeypatch.setattr(library, "compute", compute)
@@ -141,6 +142,7 @@ def test_the_library_computes_prompts_and_new_tokens_in_one_batch(
     assert sum(num_rows) == 2 * sum(
         len(prompt) + len(ids) - 1 for prompt, ids in zip(PROMPTS, expected, strict=True)
     )  # two layers
+    assert num_layers == [1, 1, *[2] * (len(num_layers) - 2)]  # once both are known, one call computes them
 
 
 @pytest.mark.parametrize(("family", "is_int8"), [("llama", False), ("llama", True), ("qwen2", False), ("qwen3", False)])
@@ -278,7 +280,7 @@ def test_a_library_is_compiled_once_and_then_needs_no_compiler(
 
 
 def test_a_rotation_that_is_too_small_for_its_rows_is_refused_before_anything_is_read(library: Library) -> None:
-    layer, batch = Layer(), Batch()
-    layer.channels, batch.rows, batch.rotation_size = 8, 3, 16
+    layers, batches = (Layer * 1)(), (Batch * 1)()
+    layers[0].channels, batches[0].rows, batches[0].rotation_size = 8, 3, 16
     with pytest.raises(ValueError, match="3 rows of 8 channels need more than 16"):
-        library.compute(layer, batch, torch.zeros(3, 16))
+        library.compute(layers, batches, torch.zeros(3, 16))
