@@ -27,7 +27,7 @@ from backend.web.downloads import download_routes
 from backend.web.live import live_routes
 from backend.web.not_found import UnknownPages
 from backend.web.proxies import TrustedProxies
-from backend.web.server import EarlyCharts, send_small_answers_at_once, warm_up
+from backend.web.server import PageHeads, send_small_answers_at_once, warm_up
 from backend.web.sign_in import SecurityHeaders, SignInGate, sign_in_routes
 from pages.components import routes
 
@@ -61,6 +61,6 @@ app = st.App(
         Middleware(HostGuard, rules=host_rules(settings)),
         Middleware(SignInGate, get_context=get_context),
         Middleware(UnknownPages, addresses=routes.addresses()),
-        Middleware(EarlyCharts),
+        Middleware(PageHeads, addresses=routes.addresses()),
     ],
 )

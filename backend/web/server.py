@@ -1,4 +1,4 @@
-"""Warm up the pages' server before its first visitor, and load plotly.js early."""
+"""Warm up the pages' server before its first visitor, and tell its pages early what they need."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 import socket
 import threading
+from collections.abc import Collection
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from backend.services.browser_assets import plotly_bundle, plotly_url
 
 CURVE_PAGES = frozenset({"/run"})
+SERVER_ADDRESS = '<script>window.__streamlit = {BACKEND_BASE_URL: location.origin + "/"}</script>'
 CONDITIONS = (b"accept-encoding", b"if-none-match", b"if-modified-since")
 
 
@@ -61,28 +63,32 @@ def _listens(sock: socket.socket) -> bool:
     )
 
 
-class EarlyCharts:
-    """Adds plotly.js to the head of pages that begin with curves: the browser loads it while the page's script runs."""
+class PageHeads:
+    """Adds to the head of the pages at these addresses what a browser needs early.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    The server's address: Streamlit's own guess asks for two files below the page's address first, which are not there.
+    Where a page begins with curves also plotly.js, which loads while the page's script runs.
+    """
+
+    def __init__(self, app: ASGIApp, *, addresses: Collection[str]) -> None:
+        self.app, self.addresses = app, frozenset(addresses)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] not in CURVE_PAGES:
+        path = scope.get("path", "").rstrip("/") or "/"
+        if scope["type"] != "http" or path not in self.addresses:
             await self.app(scope, receive, send)
             return
         head: Message = {}
         body = bytearray()
 
-        async def send_with_script(message: Message) -> None:
+        async def send_with_scripts(message: Message) -> None:
             if message["type"] == "http.response.start":
                 head.update(message)
                 return
             body.extend(message.get("body", b""))
             if message.get("more_body"):
                 return
-            tag = f'<script async src="{plotly_url()}" onerror="this.remove()"></script></head>'
-            page = bytes(body).replace(b"</head>", tag.encode(), 1)
+            page = bytes(body).replace(b"</head>", f"{_scripts(path)}</head>".encode(), 1)
             headers = MutableHeaders(raw=list(head["headers"]))
             del headers["etag"], headers["last-modified"]
             if "content-length" in headers and body:
@@ -91,4 +97,9 @@ class EarlyCharts:
             await send({**message, "body": page})
 
         plain = [(name, value) for name, value in scope["headers"] if name not in CONDITIONS]
-        await self.app({**scope, "headers": plain}, receive, send_with_script)
+        await self.app({**scope, "headers": plain}, receive, send_with_scripts)
+
+
+def _scripts(path: str) -> str:
+    charts = f'<script async src="{plotly_url()}" onerror="this.remove()"></script>' if path in CURVE_PAGES else ""
+    return SERVER_ADDRESS + charts

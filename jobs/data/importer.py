@@ -11,12 +11,13 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from backend.domain.data.kinds import LINE_KINDS, DatasetKind
 from backend.domain.data.recognition.recognise import recognise
+from backend.domain.data.rows.content import count_media, describe_dropped, media_columns
 from backend.domain.data.rows.mapping import check_mapping, settle_answers
 from backend.domain.data.rows.problem import BadRow, RowProblem
 from backend.domain.data.rows.trees import TREE, is_message_table
@@ -73,6 +74,7 @@ class ImportResult:
     files: int = 1
     ignored: tuple[dict[str, str], ...] = ()
     resumed: bool = False
+    dropped_media: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; the folder as text."""
@@ -198,6 +200,7 @@ class _Plan:
     reason: str
     columns: list[str]
     parser: Parser
+    dropped_media: dict[str, int]
 
     @property
     def is_message_table(self) -> bool:
@@ -218,13 +221,17 @@ def _plan(
         parser = Parser(final_kind, {TREE: TREE}, None)
     else:
         parser = Parser(final_kind, final_mapping, plan_columns(sample, kind=final_kind, mapping=final_mapping))
-    return _Plan(final_kind, final_mapping, reason, columns, parser)
+    media = media_columns(sample, kind=final_kind, mapping=final_mapping)
+    dropped_media = count_media(iter_source(rows, media), media) if media else {}
+    return _Plan(final_kind, final_mapping, reason, columns, parser, dropped_media)
 
 
 def _log_plan(reporter: Reporter, rows: Rows, plan: _Plan) -> None:
     reporter.log(f"Reading {rows.name} as {plan.kind}: {plan.reason}.")
     if rows.sides is not None and not plan.is_message_table:
         reporter.log("The source's own splits are kept.")
+    if plan.dropped_media:
+        reporter.log(describe_dropped(plan.dropped_media))
     for item in rows.ignored[:20]:
         reporter.log(f"Left out {item.file}: {item.reason}.")
 
@@ -252,6 +259,7 @@ def _result(
         files=len(rows.listing.members),
         ignored=tuple(asdict(item) for item in rows.ignored),
         resumed=work.resumed,
+        dropped_media=plan.dropped_media,
     )
 
 

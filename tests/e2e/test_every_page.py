@@ -126,12 +126,15 @@ def misfits_now(tab: Page) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_no_page_shows_a_raw_value_overflows_hides_a_button_or_breaks_a_word(
+def test_no_page_shows_a_raw_value_overflows_hides_a_button_breaks_a_word_or_asks_for_what_is_not_there(
     browser: Browser, installation: Pages, part: int
 ) -> None:
     url, filled = installation.url, installation.filled
     tab = open_tab(browser, time_zone=TIME_ZONE)
     faults: dict[str, object] = {}
+    refused: list[str] = []
+    tab.on("response", lambda answer: refused.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
+    tab.on("console", lambda message: refused.append(message.text) if message.type == "error" else None)
     for name, address in list(filled.addresses.items())[part::PARTS]:
         tab.set_viewport_size({"width": 1440, "height": 900})
         tab.goto(url + address)
@@ -142,6 +145,7 @@ def test_no_page_shows_a_raw_value_overflows_hides_a_button_or_breaks_a_word(
             faults |= {f"{name} at {width}: {what}": value for what, value in misfits(tab).items()}
     tab.context.close()
     assert faults == {}
+    assert refused == []
 
 
 def test_lists_are_labelled_cards_on_a_phone_and_rows_with_a_head_on_a_wide_screen(

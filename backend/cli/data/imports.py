@@ -14,10 +14,11 @@ from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.data.parsing.text_formats import suffix_of
 from backend.domain.data.recognition.recognise import LOOKED_FOR
+from backend.domain.data.rows.problem import FEW_REJECTED
 from backend.domain.data.splits import DEFAULT_VAL_FRACTION
 from backend.domain.jobs.payloads import HubSource
 from backend.domain.wording import percent
-from backend.errors import InvalidInput
+from backend.errors import InvalidInput, JobFailed
 from backend.services.context import LOCAL
 from backend.services.data.imports import import_dataset, version_of_job
 from backend.services.data.preview import SourcePreview, preview_head
@@ -50,6 +51,14 @@ def import_(
         str | None, typer.Option(help="Branch, tag or commit of a Hub dataset; main when left out.")
     ] = None,
     encoding: Annotated[str | None, typer.Option(help="Encoding of text that is not UTF-8, such as cp1252.")] = None,
+    max_rejected: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of bad rows that are skipped and listed; above it nothing is imported. 1 skips all.",
+        ),
+    ] = FEW_REJECTED,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first bad row instead of skipping bad rows.")
     ] = False,
@@ -79,12 +88,19 @@ def import_(
         split=import_source.split,
         encoding=encoding,
         keep_good=not strict,
+        max_rejected=max_rejected,
         val_fraction=val_fraction,
         seed=seed,
         person=LOCAL,
     )
     assert version.job_id is not None
-    wait_for_job(ctx, version.job_id)
+    try:
+        wait_for_job(ctx, version.job_id)
+    except JobFailed as error:
+        if version_of_job(ctx, version.job_id).error.field != "rejected":
+            raise
+        remedy = "Nothing was imported. Correct the kind, the columns or the file, or skip such rows: --max-rejected 1."
+        raise JobFailed(error.message, remedy=remedy) from error
     done = version_of_job(ctx, version.job_id)
     emit({**version_data(done), "detected": detection_data(detected)}, as_json=as_json, text=version_text(done))
 

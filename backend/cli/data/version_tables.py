@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from backend.domain.data.rows.content import describe_dropped
 from backend.domain.data.rows.display import render_preview
 from backend.domain.data.rows.problem import describe_share, most_frequent
 from backend.services.data.diff import VersionDiff
@@ -44,6 +45,8 @@ def version_text(version: VersionView) -> str:
     ]
     if version.reused:
         lines.append("The content already exists: no new version was made.")
+    if dropped := describe_dropped(version.facts.get("dropped_media") or {}):
+        lines.append(dropped)
     if version.rejected_rows:
         share = describe_share(version.rejected_rows, version.rows)
         lines.append(f"{share} were rejected and are not in this version:")

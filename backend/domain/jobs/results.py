@@ -240,6 +240,8 @@ class ImportResult(JobResult):
     files: int | None = None
     ignored: tuple[dict[str, str], ...] = ()
     resumed: bool = False
+    dropped_media: dict[str, int] = Field(default_factory=dict)
+    """Rows with something in a column of images, video or audio, which no dataset keeps, by column."""
     dropped_rows: int | None = None
     change: dict[str, Any] | None = None
     is_cut: bool = False

@@ -36,6 +36,7 @@ FACTS = {
     "reason",
     "rejected_reasons",
     "dropped_rows",
+    "dropped_media",
     "files",
     "commit",
     "revision",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from backend.domain.data.recognition.column_names import nearest_column
 from backend.domain.data.recognition.recognise import recognise
 from backend.domain.data.recognition.records import has_passage_lines, split_lines
 from backend.domain.data.recognition.sample import SourceHead
+from backend.domain.data.rows.content import count_media, media_columns
 from backend.domain.data.rows.display import render_preview
 from backend.domain.data.rows.mapping import check_mapping, map_sample
 from backend.domain.data.rows.problem import RowProblem
@@ -49,7 +51,8 @@ class SourcePreview:
 
     `mapping` goes from source column to field; `examples` shows a value of each column; `problem` is why the mapping
     can't be used, `hints` are remedies. `foreign` is the position of the first bytes that are not UTF-8. `is_fallback`:
-    text, because no other kind fits.
+    text, because no other kind fits. `dropped_media` counts the first rows with something in a column of images, video
+    or audio, by column.
     """
 
     name: str
@@ -66,6 +69,7 @@ class SourcePreview:
     hints: tuple[Hint, ...] = ()
     foreign: str = ""
     is_fallback: bool = False
+    dropped_media: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def preview_upload(
@@ -121,6 +125,7 @@ def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str
         hints=hints,
         foreign=head.foreign,
         is_fallback=is_fallback,
+        dropped_media=count_media(rows, media_columns(rows, kind=found_kind, mapping=mapping)),
     )
 
 

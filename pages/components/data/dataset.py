@@ -6,6 +6,7 @@ from typing import Literal
 
 import streamlit as st
 
+from backend.domain.data.rows.content import describe_dropped
 from backend.domain.data.rows.problem import FEW_REJECTED, count_reason, describe_share, most_frequent
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
@@ -105,6 +106,8 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
     _draw_head(ctx, version)
     if version.rejected_rows > FEW_REJECTED * (version.rows + version.rejected_rows):
         _draw_loss(version)
+    if dropped := describe_dropped(version.facts.get("dropped_media") or {}):
+        st.warning(with_code(dropped), icon=":material/hide_image:")
     rejected_name = f"Rejected ({version.rejected_rows:,})"
     names = [
         "Text" if version.is_one_text else "Rows",

@@ -13,6 +13,7 @@ from backend.domain.data.parsing.encodings import ENCODINGS
 from backend.domain.data.parsing.text_formats import suffix_of
 from backend.domain.data.recognition.recognise import LOOKED_FOR
 from backend.domain.data.recognition.sample import SourceHead
+from backend.domain.data.rows.content import describe_dropped
 from backend.domain.data.rows.problem import FEW_REJECTED
 from backend.domain.data.splits import DEFAULT_VAL_FRACTION
 from backend.domain.wording import percent, plural
@@ -24,7 +25,7 @@ from backend.services.data.sources import read_source_head
 from backend.services.data.views import VersionView
 from pages.components import routes
 from pages.components.data.source_choice import Chosen, choose_source
-from pages.components.frame import errors_shown, handled, plain, show_error, spoken
+from pages.components.frame import errors_shown, handled, plain, show_error, spoken, with_code
 from pages.components.words import size
 
 UNUSED = "not used"
@@ -170,6 +171,7 @@ def _draw_kind_and_mapping(chosen: Chosen, head: SourceHead, past: PastImport | 
         _draw_detection(guess)
     if len(guess.columns) < 2 and not guess.problem:
         return guess
+    _draw_media(guess)
     place = st.container()
     mapping = _draw_mapping(chosen, guess, kind)
     tried = preview_head(head, kind=kind, mapping=mapping)
@@ -185,6 +187,15 @@ def _draw_kind_and_mapping(chosen: Chosen, head: SourceHead, past: PastImport | 
             tried.hints or tuple(hint for hint in guess.hints if hint.missing and hint.column not in mapping),
         )
     return tried
+
+
+def _draw_media(guess: SourcePreview) -> None:
+    """Warn of columns of images, video and audio, which no dataset keeps."""
+    if guess.dropped_media:
+        st.warning(
+            f"{with_code(describe_dropped(guess.dropped_media))} Counted in the first rows.",
+            icon=":material/hide_image:",
+        )
 
 
 def _draw_way_to_battles() -> None:

@@ -31,18 +31,13 @@ def test_a_source_is_a_path_an_address_or_an_id_of_the_hub(tmp_path: Path, monke
 
 
 def test_a_fallback_to_text_is_reported_before_the_import_with_the_columns_searched(home: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "ROUNDHOUSE_HOME": str(home), "DATABASE_URL": f"sqlite:///{home / 'models.db'}"}
-    environment["REDIS_URL"] = "redis://127.0.0.1:1/0"
     source = tmp_path / "lamps.jsonl"
     source.write_text(
         "".join(
             json.dumps({"sku": f"A{n}", "blurb": f"A lamp of {n} watts for a whole room."}) + "\n" for n in range(30)
         )
     )
-    command = ["data", "import", str(source), "--name", "lamps", "--json"]
-    answer = subprocess.run(
-        [sys.executable, "-m", "backend.cli.main", *command], capture_output=True, text=True, env=environment
-    )
+    answer = import_file(source, home)
     assert answer.returncode == 0, answer.stderr
     stderr = answer.stderr
     assert (
@@ -53,3 +48,26 @@ def test_a_fallback_to_text_is_reported_before_the_import_with_the_columns_searc
     data = json.loads(answer.stdout)
     assert (data["kind"], data["rows"], data["mapping"]) == ("text", 30, {"blurb": "text"})
     assert (data["detected"]["confidence"], data["detected"]["fallback"]) == (0.3, True)
+
+
+def test_above_one_percent_of_bad_rows_the_command_stops_as_the_page_does(home: Path, tmp_path: Path) -> None:
+    """It skipped 29 of 200 rows and ended as a success."""
+    source = tmp_path / "lamps.jsonl"
+    rows = [{"prompt": "?", "completion": "" if number % 7 == 0 else "A lamp."} for number in range(70)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused = import_file(source, home)
+    assert refused.returncode == 1
+    said = json.loads(refused.stdout)["error"]
+    assert "10 of 70 rows (14.3 %) of 'lamps.jsonl' can't be used. 10 rows: `completion` is empty" in said
+    assert said.endswith("or skip such rows: --max-rejected 1.")
+    accepted = import_file(source, home, "--max-rejected", "0.2")
+    assert accepted.returncode == 0, accepted.stderr
+    assert json.loads(accepted.stdout)["rejected_rows"] == 10
+
+
+def import_file(source: Path, home: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the command where no worker runs."""
+    environment = {**os.environ, "ROUNDHOUSE_HOME": str(home), "DATABASE_URL": f"sqlite:///{home / 'models.db'}"}
+    environment["REDIS_URL"] = "redis://127.0.0.1:1/0"
+    command = [sys.executable, "-m", "backend.cli.main", "data", "import", str(source), "--name", "lamps", "--json"]
+    return subprocess.run([*command, *options], capture_output=True, text=True, env=environment)

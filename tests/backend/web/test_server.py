@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from backend.services.browser_assets import plotly_url
-from backend.web.server import EarlyCharts, send_small_answers_at_once
+from backend.web.server import SERVER_ADDRESS, PageHeads, send_small_answers_at_once
 from tests.support.installation import PROJECT
 
 INDEX = f"<html><head><title>é</title></head><body>{'x' * 2000}</body></html>"
@@ -34,7 +34,10 @@ def browser() -> TestClient:
     return TestClient(
         Starlette(
             routes=[Route("/{page}", index)],
-            middleware=[Middleware(EarlyCharts), Middleware(GZipMiddleware, minimum_size=10)],
+            middleware=[
+                Middleware(PageHeads, addresses=["/run", "/runs"]),
+                Middleware(GZipMiddleware, minimum_size=10),
+            ],
         )
     )
 
@@ -42,7 +45,8 @@ def browser() -> TestClient:
 def test_a_page_of_curves_loads_plotly_in_its_head_and_is_cached_apart(browser: TestClient) -> None:
     answer = browser.get("/run", headers={"if-none-match": '"1"'})
     assert answer.status_code == 200
-    assert f'<script async src="{plotly_url()}" onerror="this.remove()"></script></head><body>x' in answer.text
+    chart = f'<script async src="{plotly_url()}" onerror="this.remove()"></script>'
+    assert f"{SERVER_ADDRESS}{chart}</head><body>x" in answer.text
     assert answer.text.startswith("<html><head><title>é</title><script")
     assert "etag" not in answer.headers
 
@@ -53,9 +57,11 @@ def test_the_length_of_a_page_without_its_body_is_unchanged(browser: TestClient)
     assert int(answer.headers["content-length"]) >= len(INDEX)
 
 
-def test_other_pages_stay_as_they_are(browser: TestClient) -> None:
-    assert browser.get("/runs").text == INDEX
-    assert browser.get("/runs", headers={"if-none-match": '"1"'}).status_code == 304
+def test_every_page_names_the_servers_address_and_other_answers_stay_as_they_are(browser: TestClient) -> None:
+    assert browser.get("/runs").text == INDEX.replace("</head>", f"{SERVER_ADDRESS}</head>")
+    assert browser.get("/runs/").text == browser.get("/runs").text
+    assert browser.get("/other").text == INDEX
+    assert browser.get("/other", headers={"if-none-match": '"1"'}).status_code == 304
 
 
 def test_connections_send_small_answers_at_once() -> None:

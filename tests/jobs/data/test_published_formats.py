@@ -426,3 +426,14 @@ def test_a_string_among_objects_and_a_number_among_strings_are_named(tmp_path: P
     result, rows = _import(numbers)
     assert rows == [{"prompt": "Why?"}, {"prompt": "How?"}]
     assert [row["row"] for row in result["rejected"]] == [2, 3, 5]
+
+
+def test_what_stands_beside_the_text_in_images_video_and_sound_is_counted(tmp_path: Path) -> None:
+    """LLaMA-Factory's mllm_* files lost their images without a word; `<image>` was trained on as text."""
+    asked = {"messages": [{"role": "user", "content": "<image>What is it?"}, ANSWER]}
+    rows = [{**asked, "images": ["1.jpg"]}] * 5 + [{**asked, "videos": ["1.mp4"], "images": []}] * 2 + [asked]
+    source = _lines(tmp_path / "mllm_demo.jsonl", rows)
+    result, stored = _import(source)
+    assert (len(stored), result["dropped_media"]) == (8, {"images": 5, "videos": 2})
+    kept, _ = _import(source, kind="records")
+    assert kept["dropped_media"] == {}

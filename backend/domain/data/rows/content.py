@@ -4,10 +4,12 @@ results.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.problem import RowProblem, kind_of_value
+from backend.domain.wording import plural
 
 TEXT_TYPES = frozenset({"text", "input_text", "output_text", "summary_text", "refusal", "markdown"})
 REASONING_TYPES = frozenset(
@@ -28,6 +30,8 @@ MEDIA_TYPES = {
     "input_file": "a file",
     "document": "a file",
 }
+MEDIA_COLUMNS = frozenset({"image", "video", "audio"})
+"""Names, in the singular, of columns of media beside the text: LLaMA-Factory has `images`, `videos` and `audios`."""
 TEXT_KEYS = ("text", "value", "content", "thinking", "reasoning", "thought", "summary", "refusal")
 """Keys of a part's text; the part's own type takes precedence."""
 
@@ -39,6 +43,33 @@ class Content(NamedTuple):
     reasoning: str
     calls: list[Any]
     results: list[tuple[str, str]]
+
+
+def media_columns(
+    rows: Iterable[Mapping[str, Any]], *, kind: DatasetKind, mapping: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Return the columns of images, video and audio that rows of this kind and mapping leave out."""
+    if kind is DatasetKind.RECORDS:
+        return ()
+    columns = dict.fromkeys(str(column) for row in rows for column, value in row.items() if value)
+    return tuple(name for name in columns if name not in mapping and name.lower().removesuffix("s") in MEDIA_COLUMNS)
+
+
+def count_media(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> dict[str, int]:
+    """Count the rows with something in each of these columns."""
+    counts = dict.fromkeys(columns, 0)
+    for row in rows:
+        for column in counts:
+            counts[column] += bool(row.get(column))
+    return counts
+
+
+def describe_dropped(counts: Mapping[str, int]) -> str:
+    """Return what a dataset leaves out of its source: `Left out: 40 rows with ...`; "" for nothing."""
+    named = [f"{plural(number, 'row')} with `{column}`" for column, number in counts.items() if number]
+    if not named:
+        return ""
+    return f"Left out: {', '.join(named)}. Datasets hold text alone; marks such as `<image>` stay in the text."
 
 
 def is_parts(value: Any) -> bool:

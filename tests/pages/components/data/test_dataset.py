@@ -55,6 +55,26 @@ def test_rows_that_are_lost_are_said_before_and_after_the_import(site: Context) 
     assert "**5 of 35 rows (14.3 %) were rejected**" in app.warning[0].value.replace("\\", "")
 
 
+def test_images_that_no_dataset_keeps_are_named_before_and_after_the_import(
+    site: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "A mill."}]
+    (tmp_path / "mllm_demo.json").write_text(json.dumps([{"messages": messages, "images": ["1.jpg"]}] * 6))
+    monkeypatch.setenv("DATA_PATH", str(tmp_path))
+    get_context.cache_clear()
+    app = open_page("build/datasets.py", **{"import": "1"})
+    app.segmented_control(key="import_way").set_value("From the data folder").run()
+    app.selectbox(key="import_entry__").select("mllm_demo.json").run()
+    assert_sound(app)
+    lost = "Left out: 6 rows with `images`. Datasets hold text alone; marks such as `<image>` stay in the text."
+    assert app.warning[0].value.replace("\\", "") == f"{lost} Counted in the first rows."
+    app.button(key="import_go").click().run()
+    version = done(site, resolve_version(get_context(), "mllm_demo", ready=False))
+    app = open_page("build/datasets.py", dataset=version.dataset_id)
+    assert_sound(app)
+    assert app.warning[0].value.replace("\\", "") == lost
+
+
 def test_the_form_asks_before_it_loses_more_than_a_few_rows(
     site: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
