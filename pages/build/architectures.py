@@ -23,6 +23,7 @@ from pages.components import routes
 from pages.components.architectures.cost import draw_block, draw_cost
 from pages.components.architectures.form import draw_form, set_fields
 from pages.components.architectures.memory import draw_memory
+from pages.components.confirm import draw_confirmed_in_menu
 from pages.components.frame import errors_shown, handled, page_frame, plain
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable
@@ -68,10 +69,13 @@ def draw_saved_row(ctx: Context, person: Person, view: ArchitectureView) -> None
             with errors_shown():
                 archive_architecture(ctx, view.id, person=person, archived=view.archived_at is None)
                 st.rerun()
-        if st.button("Delete", key=f"delete_{view.id}", icon=":material/delete:"):
-            with errors_shown():
-                delete_architecture(ctx, view.id, person=person)
-                st.rerun()
+        draw_confirmed_in_menu(
+            "Delete",
+            f"**{plain(view.name)}** is deleted permanently.",
+            lambda: delete_architecture(ctx, view.id, person=person),
+            key=f"delete_{view.id}",
+            icon="delete",
+        )
 
 
 def draw_save(ctx: Context, person: Person, config: ArchitectureConfig | None) -> None:

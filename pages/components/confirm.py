@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import streamlit as st
 
@@ -10,14 +11,48 @@ from pages.components.frame import errors_shown
 
 
 def draw_confirmed(
-    label: str, consequence: str, act: Callable[[], object], *, key: str, icon: str, disabled: bool = False
+    label: str,
+    consequence: str,
+    act: Callable[[], object],
+    *,
+    key: str,
+    icon: str,
+    disabled: bool = False,
+    type: Literal["secondary", "tertiary"] = "secondary",
 ) -> None:
     """Draw the button; its popover shows the consequence, as Markdown, and a second one, which acts and draws the page
     again.
     """
-    with st.popover(label, icon=f":material/{icon}:", key=f"ask_{key}", disabled=disabled):
+    with st.popover(label, icon=f":material/{icon}:", key=f"ask_{key}", disabled=disabled, type=type):
         st.markdown(consequence)
-        if st.button(label, type="primary", key=key, disabled=disabled):
-            with errors_shown():
-                act()
-                st.rerun()
+        _draw_act(label, act, key=key, disabled=disabled)
+
+
+def draw_confirmed_in_menu(
+    label: str, consequence: str, act: Callable[[], object], *, key: str, icon: str, disabled: bool = False
+) -> None:
+    """Draw the button where a popover is open, which can't hold another: the question takes its place."""
+    asks = f"asks_{key}"
+    if not st.session_state.get(asks):
+        st.button(
+            label,
+            icon=f":material/{icon}:",
+            key=f"ask_{key}",
+            disabled=disabled,
+            on_click=st.session_state.update,
+            kwargs={asks: True},
+        )
+        return
+    with st.container(border=True):
+        st.markdown(consequence)
+        with st.container(horizontal=True):
+            _draw_act(label, act, key=key, disabled=disabled)
+            st.button("Keep", key=f"keep_{key}", on_click=st.session_state.update, kwargs={asks: False})
+
+
+def _draw_act(label: str, act: Callable[[], object], *, key: str, disabled: bool) -> None:
+    if st.button(label, type="primary", key=key, disabled=disabled):
+        with errors_shown():
+            act()
+            st.session_state.pop(f"asks_{key}", None)
+            st.rerun()

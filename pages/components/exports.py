@@ -8,6 +8,7 @@ from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.jobs.exports import ExportView, delete_export, export_file
+from pages.components.confirm import draw_confirmed
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.words import ago, size
@@ -61,10 +62,13 @@ def draw_export(ctx: Context, person: Person, export: ExportView, *, title: str)
     )
     with st.container(horizontal=True):
         _draw_download(ctx, person, export)
-        if st.button("Delete", key=f"export_delete_{export.job.id}", icon=":material/delete:"):
-            with errors_shown():
-                delete_export(ctx, export.job.id, person=person)
-                st.rerun()
+        draw_confirmed(
+            "Delete",
+            f"Its files, {size(export.bytes)}, are deleted here; what was downloaded or pushed stays.",
+            lambda: delete_export(ctx, export.job.id, person=person),
+            key=f"export_delete_{export.job.id}",
+            icon="delete",
+        )
 
 
 def _draw_download(ctx: Context, person: Person, export: ExportView) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
+from backend.bootstrap import get_context
 from backend.db.tables import AnswerRating, Completion, Rater, Run
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.ratings import VoteRecord, fit_ratings
@@ -107,6 +108,11 @@ def test_a_new_link_stays_until_it_is_dismissed_and_a_lost_one_is_reissued(site:
         rater_from_link(site, links[0].split("link=")[1])
     app.selectbox(key="link_whose").set_value(owl)
     app.run()
+    app.button(key="ask_end_link").click().run()
+    app.button(key="keep_end_link").click().run()
+    assert "ends now" not in words(app)
+    app.button(key="ask_end_link").click().run()
+    assert "ends now. Votes are kept." in words(app)
     app.button(key="end_link").click().run()
     assert [code.value for code in app.code] == [reissued]
 
@@ -310,6 +316,29 @@ def test_votes_are_imported_on_the_page(site: Context) -> None:
     (imported,) = list_campaigns(site)
     assert (imported.name, imported.num_votes, imported.is_imported) == ("Last year", 2, True)
     assert_sound(open_page("evaluate/battles.py", campaign=imported.id))
+
+
+def test_votes_that_were_chosen_on_datasets_are_not_asked_for_again(
+    site: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "club.csv").write_text("prompt,rater,left,right,winner\np1,ann,Oak,Elm,left\n")
+    monkeypatch.setenv("DATA_PATH", str(tmp_path))
+    get_context.cache_clear()
+    app = open_page("build/datasets.py", **{"import": "1"})
+    app.segmented_control(key="import_way").set_value("From the data folder").run()
+    app.selectbox(key="import_entry__").select("club.csv").run()
+    assert_sound(app)
+    battles = app.button(key="import_as_votes").click().run()
+    assert_sound(battles)
+    assert "1 vote by 1 rater on 1 prompt, 2 contestants" in words(battles)
+    assert battles.text_input(key="votes_name").value == "club"
+    (tmp_path / "club.csv").unlink()
+    battles.switch_page("evaluate/battles.py")
+    battles.query_params["import"] = "votes"
+    assert "There is no file" in words(battles.run())
+    battles.button(key="votes_other").click().run()
+    assert_sound(battles)
+    assert battles.file_uploader(key="votes_file").label == "File of votes"
 
 
 def test_votes_from_elsewhere_are_mapped_and_previewed_before_they_are_imported(site: Context) -> None:

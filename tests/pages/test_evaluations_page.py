@@ -255,6 +255,21 @@ def test_a_suite_is_made_run_and_shown_with_its_averages(world: Context) -> None
     assert "No suites yet" not in plain_words(open_page(PAGE, suites="1"))
 
 
+def test_a_form_of_fields_and_yaml_says_which_of_them_counts(world: Context) -> None:
+    """The YAML silently won over fields that were filled."""
+    app = open_page(PAGE, suites="1")
+    app.text_input(key="suite_name").set_value("typed")
+    app.multiselect(key="suite_members").set_value(["facts"]).run()
+    app.text_area(key="suite_yaml").set_value("name: written\nmembers:\n  - {benchmark: facts}").run()
+    assert "The YAML below is used; the fields are not." in plain_words(app)
+    assert app.text_input(key="suite_name").disabled
+    assert app.multiselect(key="suite_members").disabled
+    app.text_area(key="suite_yaml").set_value(" ").run()
+    assert not app.text_input(key="suite_name").disabled
+    app.button(key="suite_create").click().run()
+    assert [suite.name for suite in list_suites(world)] == ["typed"]
+
+
 def test_scores_of_a_run_follow_its_steps_beside_the_loss(world: Context) -> None:
     add_parts(world)
     run = launch(world)

@@ -8,7 +8,7 @@ from typing import Any
 
 from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.jobs.payloads import HubSource, ImportPayload
-from backend.errors import InvalidInput
+from backend.errors import InvalidInput, NotFound
 from backend.infra.files.cloud import find_cloud_files, is_cloud_url
 from backend.infra.files.heads import head_of_path, head_of_remote
 from backend.infra.files.remote import Remote
@@ -45,6 +45,23 @@ class ImportSource:
     def is_remote(self) -> bool:
         """Return whether it must be downloaded first."""
         return self.hub is not None or self.url is not None
+
+
+MAX_WHOLE_BYTES = 256 * 2**20
+
+
+def read_whole(ctx: Context, source: ImportSource, *, person: Person) -> bytes:
+    """Return the bytes of an upload or a file, to be read as something else than a dataset, such as votes.
+
+    Raises InvalidInput for a folder, a remote or a very large source, NotFound for one that was deleted meanwhile, and
+    what `local_source` raises.
+    """
+    path = None if source.is_remote else _local_path(ctx, source, person)
+    if path is None or path.is_dir() or (path.exists() and path.stat().st_size > MAX_WHOLE_BYTES):
+        raise InvalidInput(f"{source.label} is not a file of at most {MAX_WHOLE_BYTES // 2**20} MB.", field="source")
+    if not path.is_file():
+        raise NotFound(f"{source.label} was deleted meanwhile.", remedy="Choose the file again.")
+    return path.read_bytes()
 
 
 def source_fields(ctx: Context, source: ImportSource, *, person: Person) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from backend.services.battles.raters import (
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context, Person
 from pages.components.choices import by_identity
+from pages.components.confirm import draw_confirmed_in_menu
 from pages.components.frame import errors_shown, handled, plain
 from pages.components.tables import draw_table
 from pages.components.words import ago, day
@@ -121,11 +122,19 @@ def _draw_link_menu(ctx: Context, person: Person, links: dict[str, RaterRow]) ->
                 _keep(reissue_rater_link(ctx, chosen, days=int(days), person=person))
                 st.rerun()
         ended = not _is_valid(links[chosen], now)
-        if st.button("Revoke", icon=":material/link_off:", key="end_link", help="Votes are kept.", disabled=ended):
-            with errors_shown():
-                revoke_rater_link(ctx, chosen, person=person)
-                st.session_state.get(FRESH, {}).pop(chosen, None)
-                st.rerun()
+
+        def revoke() -> None:
+            revoke_rater_link(ctx, chosen, person=person)
+            st.session_state.get(FRESH, {}).pop(chosen, None)
+
+        draw_confirmed_in_menu(
+            "Revoke",
+            f"The link of **{plain(links[chosen].rater.name)}** ends now. Votes are kept.",
+            revoke,
+            key="end_link",
+            icon="link_off",
+            disabled=ended,
+        )
 
 
 def _is_valid(row: RaterRow, now: datetime) -> bool:

@@ -13,6 +13,7 @@ from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.battles.vote_imports import import_votes
 from backend.services.context import Context, Person
+from backend.services.data.sources import ImportSource, read_whole
 from pages.components import routes
 from pages.components.frame import errors_shown, plain
 from pages.components.tables import draw_table
@@ -32,6 +33,8 @@ FIELDS = {
 NONE = {"prompt": "none: each vote has its own", "rater": "none: one unknown rater"}
 LABELS = {"A": "first is better", "B": "second is better", "TIE": "tie", "BOTH_BAD": "both bad"}
 LONG_TEXT = 80
+HANDED_OVER = "votes_handed_over"
+"""Key of the session state: the source of a file of votes that was chosen on Datasets."""
 
 
 def draw_vote_import(ctx: Context, person: Person) -> None:
@@ -41,32 +44,46 @@ def draw_vote_import(ctx: Context, person: Person) -> None:
         " won. MT-bench, Chatbot Arena, LLMFAO and PandaLM are read as published. With the answers, votes are read"
         " beside the texts and can be trained on."
     )
-    upload = st.file_uploader("File of votes", type=["csv", "jsonl", "json"], key="votes_file")
-    if upload is None:
-        return
     with errors_shown():
+        chosen = _choose_file(ctx, person)
+        if chosen is None:
+            return
+        file, data, scope = chosen
         try:
-            text = upload.getvalue().decode("utf-8-sig")
+            text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise InvalidInput(
-                f"“{upload.name}” is not UTF-8 text.", remedy="Save it as UTF-8.", field="votes"
-            ) from error
+            raise InvalidInput(f"“{file}” is not UTF-8 text.", remedy="Save it as UTF-8.", field="votes") from error
         columns, proposed = propose_mapping(text)
         if not columns:
-            raise InvalidInput(
-                f"“{upload.name}” has no rows.", remedy="Choose a file with a vote in each row.", field="votes"
-            )
-        mapping = _draw_columns(columns, proposed, scope=upload.file_id)
+            raise InvalidInput(f"“{file}” has no rows.", remedy="Choose a file with a vote in each row.", field="votes")
+        mapping = _draw_columns(columns, proposed, scope=scope)
         if not is_complete(mapping):
             st.info("Choose the columns of both contestants and of the winner.", icon=":material/rule:")
             return
-        preview = _preview(text, mapping, scope=upload.file_id)
+        preview = _preview(text, mapping, scope=scope)
         _draw_preview(preview)
-        name = st.text_input("Name", key="votes_name", max_chars=120, value=PurePath(upload.name).stem[:120])
+        name = st.text_input("Name", key="votes_name", max_chars=120, value=PurePath(file).stem[:120])
         if st.button("Import", key="votes_import", type="primary", icon=":material/upload:", disabled=not name.strip()):
             campaign = import_votes(ctx, name=name, text=text, mapping=mapping, person=person)
             st.session_state.pop("votes_preview", None)
+            st.session_state.pop(HANDED_OVER, None)
             st.switch_page(routes.BATTLES, query_params={"campaign": campaign.id})
+
+
+def _choose_file(ctx: Context, person: Person) -> tuple[str, bytes, str] | None:
+    """Draw the choice of a file; return its name, its bytes and what tells it from others. One that was dropped on
+    Datasets is taken from there.
+    """
+    source: ImportSource | None = st.session_state.get(HANDED_OVER)
+    if source is not None:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f":material/draft: {plain(source.label)}", width="content")
+            if st.button("Another file", key="votes_other", icon=":material/swap_horiz:", type="tertiary"):
+                del st.session_state[HANDED_OVER]
+                st.rerun()
+        return source.label, read_whole(ctx, source, person=person), source.label
+    upload = st.file_uploader("File of votes", type=["csv", "jsonl", "json"], key="votes_file")
+    return None if upload is None else (upload.name, upload.getvalue(), upload.file_id)
 
 
 def _draw_columns(columns: tuple[str, ...], proposed: Mapping[str, str], *, scope: str) -> dict[str, str]:

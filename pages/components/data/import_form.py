@@ -24,6 +24,7 @@ from backend.services.data.preview import Hint, SourcePreview, fields_of, previe
 from backend.services.data.sources import read_source_head
 from backend.services.data.views import VersionView
 from pages.components import routes
+from pages.components.battles.vote_import import HANDED_OVER
 from pages.components.data.source_choice import Chosen, choose_source
 from pages.components.frame import errors_shown, handled, plain, show_error, spoken, with_code
 from pages.components.words import size
@@ -121,6 +122,8 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
     if head.files > 1 or head.left_out:
         left_out = f", {plural(head.left_out, 'other')} left out" if head.left_out else ""
         st.caption(f"{plural(head.files, 'file')} as one dataset{left_out}. The preview shows {plain(head.name)}.")
+    if looks_like_votes(head.rows):
+        _draw_way_to_battles(chosen)
     preview = _draw_kind_and_mapping(chosen, head, past)
     _draw_preview(preview)
     return ImportChoices(preview.kind, preview.mapping, encoding, preview.problem, head.val_split)
@@ -159,8 +162,6 @@ def _draw_kind_and_mapping(chosen: Chosen, head: SourceHead, past: PastImport | 
         guess = preview_head(head, kind=past.kind, mapping=past.mapping)
     elif past is not None and past.kind != guess.kind:
         guess = preview_head(head, kind=past.kind)
-    if looks_like_votes(head.rows):
-        _draw_way_to_battles()
     kinds = list(KINDS)
     kind = st.selectbox(
         "Kind", kinds, index=kinds.index(guess.kind), key=f"import_kind_{chosen.key}", format_func=_kind_words
@@ -198,17 +199,17 @@ def _draw_media(guess: SourcePreview) -> None:
         )
 
 
-def _draw_way_to_battles() -> None:
-    """Lead a file of votes to the page that makes a board of it."""
+def _draw_way_to_battles(chosen: Chosen) -> None:
+    """Lead a file of votes to the page that makes a board of it, and hand the file over."""
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         st.markdown(
             ":material/how_to_vote: **These rows are votes on pairs of contestants.** Battles makes a board of them,"
             " with ratings and a verdict; with the answers in the file, votes become training data there, too.",
             width="stretch",
         )
-        st.page_link(
-            routes.BATTLES, label="Import votes", icon=":material/arrow_forward:", query_params={"import": "votes"}
-        )
+        if st.button("Import votes", icon=":material/arrow_forward:", key="import_as_votes"):
+            st.session_state[HANDED_OVER] = chosen.source
+            st.switch_page(routes.BATTLES, query_params={"import": "votes"})
 
 
 def _draw_detection(guess: SourcePreview) -> None:

@@ -27,6 +27,7 @@ from backend.services.tokenizers.sources import TokenizerSource, list_sources, r
 from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.choices import by_identity
+from pages.components.confirm import draw_confirmed
 from pages.components.data.report_charts import length_figure
 from pages.components.data.report_details import draw_details
 from pages.components.data.report_samples import draw_samples
@@ -192,16 +193,14 @@ def _draw_report(ctx: Context, person: Person, version: VersionView, view: DataR
             f"micro-batch {question.micro_batch:,} · {ago(view.created_at)}, in {report.seconds:.1f} s"
         )
         st.space("stretch")
-        if st.button(
+        draw_confirmed(
             "Delete",
-            type="tertiary",
-            icon=":material/delete:",
+            f"The report is deleted; the dataset stays. Computing it took {report.seconds:.1f} s.",
+            lambda: delete_data_report(ctx, view.id, person=person),
             key=f"report_delete_{view.id}",
-            help="Delete this report",
-        ):
-            with errors_shown():
-                delete_data_report(ctx, view.id, person=person)
-                st.rerun()
+            icon="delete",
+            type="tertiary",
+        )
     _draw_findings(ctx, person, view, list_findings(report))
     _draw_numbers(ctx, view, report)
     st.subheader("What the trainer sees", anchor=False)

@@ -19,6 +19,7 @@ from backend.services.evaluation.endpoints.registry import (
 from backend.services.evaluation.evaluations import EvaluationView
 from pages.components import routes
 from pages.components.choices import by_identity
+from pages.components.confirm import draw_confirmed
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
@@ -124,10 +125,15 @@ def _draw_row(ctx: Context, person: Person, endpoint: EvaluatedEndpointView) -> 
     columns[3].caption(", ".join(name for name, is_offered in named.items() if is_offered))
     if endpoint.is_own or not person.may_build:
         return
-    if columns[4].button("Remove", type="tertiary", icon=":material/link_off:", key=f"endpoint_remove_{endpoint.id}"):
-        with errors_shown():
-            remove_endpoint(ctx, endpoint.id, person=person)
-            st.rerun()
+    with columns[4]:
+        draw_confirmed(
+            "Remove",
+            f"**{plain(endpoint.name)}** leaves this list; to add it again takes its key. Its evaluations stay.",
+            lambda: remove_endpoint(ctx, endpoint.id, person=person),
+            key=f"endpoint_remove_{endpoint.id}",
+            icon="link_off",
+            type="tertiary",
+        )
 
 
 @number_form

@@ -11,6 +11,7 @@ from backend.services.context import Context, Person
 from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
 from backend.services.evaluation.exports import ExportFormat, board_html, export_evaluation, scores_csv
 from backend.services.evaluation.imported import import_results, list_imported, remove_imported
+from pages.components.confirm import draw_confirmed
 from pages.components.evaluation.scores import score_text
 from pages.components.frame import errors_shown, plain
 from pages.components.tables import WidgetTable
@@ -97,11 +98,13 @@ def _draw_imported(ctx: Context, person: Person) -> None:
                 plain(f"{row.source}, {row.harness or 'harness not stated'}, {ago(row.created_at, now=ctx.now())}")
             )
             with columns[4]:
-                if st.button(
-                    "Remove", type="tertiary", key=f"imported_remove_{row.id}", help="Removes every score of this file."
-                ):
-                    with errors_shown():
-                        remove_imported(ctx, row.id, person=person)
-                        st.rerun()
+                draw_confirmed(
+                    "Remove",
+                    f"Every score of {plain(row.source)} is removed.",
+                    partial(remove_imported, ctx, row.id, person=person),
+                    key=f"imported_remove_{row.id}",
+                    icon="delete",
+                    type="tertiary",
+                )
     if len(rows) > 50:
         st.caption(f"The newest 50 of {len(rows):,}.")

@@ -31,6 +31,7 @@ from backend.services.evaluation.gates import (
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
 from pages.components.choices import by_identity
+from pages.components.confirm import draw_confirmed
 from pages.components.evaluation.scores import interval_text, metric_label, score_text
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
@@ -275,6 +276,11 @@ def _draw_endpoints(ctx: Context, person: Person, gate: GateView) -> None:
                     st.rerun()
     if not person.may_build:
         return
+
+    def delete() -> None:
+        delete_gate(ctx, gate.id, person=person)
+        st.switch_page(PAGE, query_params={"gates": "1"})
+
     free = [endpoint.name for endpoint in list_endpoints(ctx) if endpoint.name not in gate.endpoints]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = st.selectbox(
@@ -290,9 +296,12 @@ def _draw_endpoints(ctx: Context, person: Person, gate: GateView) -> None:
             with errors_shown():
                 require_gate(ctx, gate.id, endpoint=str(name), person=person)
                 st.rerun()
-        if not gate.endpoints and st.button(
-            "Delete gate", type="tertiary", key=f"gate_delete_{gate.id}", icon=":material/delete:"
-        ):
-            with errors_shown():
-                delete_gate(ctx, gate.id, person=person)
-                st.switch_page(PAGE, query_params={"gates": "1"})
+        if not gate.endpoints:
+            draw_confirmed(
+                "Delete gate",
+                "The gate and its verdicts are deleted; evaluations stay.",
+                delete,
+                key=f"gate_delete_{gate.id}",
+                icon="delete",
+                type="tertiary",
+            )

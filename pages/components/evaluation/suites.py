@@ -75,15 +75,31 @@ def _names(config: SuiteConfig) -> str:
 @number_form
 def _draw_form(ctx: Context, person: Person) -> None:
     datasets = {d.name: d for d in list_datasets(ctx, kinds=EVALUATED_KINDS, ready=True)}
-    name = st.text_input("Name", key="suite_name", max_chars=120)
+    is_written = bool((st.session_state.get("suite_yaml") or "").strip())
+    if is_written:
+        st.info("The YAML below is used; the fields are not. Empty it to use them.", icon=":material/data_object:")
+    name = st.text_input("Name", key="suite_name", max_chars=120, disabled=is_written)
     keys = sorted(datasets, key=lambda key: (datasets[key].kind != "benchmark", key))
     members = st.multiselect(
-        "Benchmarks", keys, key="suite_members", help="With default settings; write YAML for others."
+        "Benchmarks",
+        keys,
+        key="suite_members",
+        help="With default settings; write YAML for others.",
+        disabled=is_written,
     )
     columns = st.columns(2)
-    limit = draw_number(columns[0], "Item limit", 1, None, key="suite_limit", placeholder="All items")
+    limit = draw_number(
+        columns[0], "Item limit", 1, None, key="suite_limit", placeholder="All items", disabled=is_written
+    )
     shots = draw_number(
-        columns[1], "Few-shot examples", 0, 64, 0, key="suite_shots", help="Texts are scored without examples."
+        columns[1],
+        "Few-shot examples",
+        0,
+        64,
+        0,
+        key="suite_shots",
+        help="Texts are scored without examples.",
+        disabled=is_written,
     )
     text = st.text_area(
         "Or as YAML", key="suite_yaml", height=120, placeholder="name: core\nmembers:\n  - {benchmark: facts, shots: 5}"
@@ -93,12 +109,12 @@ def _draw_form(ctx: Context, person: Person) -> None:
         type="primary",
         key="suite_create",
         icon=":material/add:",
-        disabled=not (text or (name and members)) or bool(wrong_numbers()),
+        disabled=not (is_written or (name and members)) or bool(wrong_numbers()),
     ):
         with errors_shown():
             config = EvaluationConfig(limit=limit, shots=shots)
             values = {"name": name, "members": [{"benchmark": one, "config": config} for one in members]}
-            suite = create_suite(ctx, read_suite(text) if text else parse_suite(values), person=person)
+            suite = create_suite(ctx, read_suite(text) if is_written else parse_suite(values), person=person)
             st.switch_page(PAGE, query_params={"suite": suite.id})
 
 

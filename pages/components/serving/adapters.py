@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from backend.services.context import Context, Person
@@ -14,6 +16,7 @@ from backend.services.serving.adapters.changes import (
 from backend.services.serving.endpoints import EndpointView
 from pages.components import routes
 from pages.components.choices import by_identity
+from pages.components.confirm import draw_confirmed
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
 
@@ -36,10 +39,14 @@ def draw_adapters(ctx: Context, person: Person, endpoint: EndpointView) -> None:
                 query, key = {"checkpoint": adapter.checkpoint_id}, f"adapter_of_{adapter.model}"
                 row_link(adapter.checkpoint_name, page=routes.CHECKPOINTS, query=query, icon="deployed_code", key=key)
                 st.space("stretch")
-                if st.button("Unload", type="tertiary", icon=":material/eject:", key=f"adapter_unload_{adapter.model}"):
-                    with errors_shown():
-                        remove_adapter(ctx, endpoint.name, adapter.name, person=person)
-                        st.rerun()
+                draw_confirmed(
+                    "Unload",
+                    f"Requests for `{adapter.model}` are refused from now on. The adapter's checkpoint stays.",
+                    partial(remove_adapter, ctx, endpoint.name, adapter.name, person=person),
+                    key=f"adapter_unload_{adapter.model}",
+                    icon="eject",
+                    type="tertiary",
+                )
         if checkpoints:
             _draw_form(ctx, person, endpoint, checkpoints)
 

@@ -26,6 +26,7 @@ from backend.services.serving.conversations import (
 )
 from backend.services.serving.endpoints import EndpointView
 from pages.components import routes
+from pages.components.confirm import draw_confirmed_in_menu
 from pages.components.frame import errors_shown, plain
 
 EXPORTS: tuple[tuple[Format, str, str, str], ...] = (
@@ -69,10 +70,13 @@ def draw_shares(ctx: Context, person: Person, conversation: ConversationView) ->
     st.caption(f"{reader} can read a shared conversation up to its last message now. Later messages stay private.")
     for share in list_shares(ctx, conversation.id, person=person):
         st.code(share.url, language=None, wrap_lines=True)
-        if st.button("Revoke", key=f"revoke_{share.id}", icon=":material/link_off:"):
-            with errors_shown():
-                revoke_share(ctx, share.id, person=person)
-                st.rerun()
+        draw_confirmed_in_menu(
+            "Revoke",
+            "Who follows this link sees nothing from now on, permanently.",
+            partial(revoke_share, ctx, share.id, person=person),
+            key=f"revoke_{share.id}",
+            icon="link_off",
+        )
     if st.button("Create a link", key="create_share", type="primary", icon=":material/add_link:"):
         with errors_shown():
             share_conversation(ctx, conversation.id, person=person)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -10,6 +11,7 @@ from backend.domain.serving.chat_settings import ChatSettings
 from backend.services.context import Context, Person
 from backend.services.serving.chat.presets import PresetView, delete_preset, list_presets, save_preset
 from pages.components.choices import by_identity
+from pages.components.confirm import draw_confirmed_in_menu
 from pages.components.frame import errors_shown, handled, plain
 
 WIDGETS = {
@@ -55,11 +57,14 @@ def draw_preset_saving(ctx: Context, person: Person, settings: ChatSettings, *, 
                 st.toast(f"Saved {plain(name)}", icon=":material/bookmark:")
                 st.rerun()
         for preset in list_presets(ctx, person=person):
-            label, key = f"Delete {plain(preset.name)}", f"preset_delete_{preset.id}"
-            if preset.is_own and st.button(label, key=key, icon=":material/delete:", type="tertiary"):
-                with errors_shown():
-                    delete_preset(ctx, preset.id, person=person)
-                    st.rerun()
+            if preset.is_own:
+                draw_confirmed_in_menu(
+                    f"Delete {plain(preset.name)}",
+                    "Everybody who uses this preset loses it." if preset.is_shared else "The preset is deleted.",
+                    partial(delete_preset, ctx, preset.id, person=person),
+                    key=f"preset_delete_{preset.id}",
+                    icon="delete",
+                )
 
 
 def _label(preset: PresetView) -> str:

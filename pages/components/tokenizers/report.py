@@ -24,6 +24,7 @@ from backend.services.tokenizers.reports import (
 )
 from backend.services.tokenizers.sources import TokenizerSource
 from pages.components.charts.style import COLORS, MARGIN, STATIC
+from pages.components.confirm import draw_confirmed
 from pages.components.frame import errors_shown, plain, show_problem, warn_unknown
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.words import ago, figure_text
@@ -117,21 +118,22 @@ def _draw_earlier(ctx: Context) -> None:
 
 
 def _draw_report(ctx: Context, person: Person, report: ReportView) -> None:
+    def delete() -> None:
+        delete_report(ctx, report.id, person=person)
+        st.query_params.pop("report", None)
+
     with st.container(horizontal=True, vertical_alignment="center"):
         rows = sum(entry["rows"] for entry in report.datasets)
         st.caption(f"{plain(report.title)} · {plural(rows, 'row')} read · {ago(report.created_at)}")
         st.space("stretch")
-        if st.button(
+        draw_confirmed(
             "Delete",
-            type="tertiary",
-            icon=":material/delete:",
+            "The report is deleted; its tokenizers and datasets stay.",
+            delete,
             key=f"report_delete_{report.id}",
-            help="Delete this report",
-        ):
-            with errors_shown():
-                delete_report(ctx, report.id, person=person)
-                st.query_params.pop("report", None)
-                st.rerun()
+            icon="delete",
+            type="tertiary",
+        )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         measure = st.segmented_control(
             "Measure",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from backend.domain.checkpoints.inspection_config import MAX_CHARACTERS, MAX_TOKENS, ChatMessage, InspectionConfig
@@ -16,6 +18,7 @@ from backend.services.checkpoints.inspections import (
 from backend.services.context import Context, Person
 from pages.components import routes
 from pages.components.choices import by_identity
+from pages.components.confirm import draw_confirmed
 from pages.components.frame import errors_shown, plain
 from pages.components.job_progress import status_badge
 from pages.components.links import row_link
@@ -150,13 +153,16 @@ def _draw_earlier(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
                     status_badge(inspection.status)
                 beside = f"{plain(inspection.checkpoint)} and {plain(inspection.other)}, " if inspection.other else ""
                 st.caption(f"{beside}{ago(inspection.created_at, now=ctx.now())}", width="content")
-                if st.button(
+                draw_confirmed(
                     "",
-                    icon=":material/delete:",
+                    "The inspection is deleted; the checkpoint stays.",
+                    partial(_delete, ctx, person, inspection.id, checkpoint.id),
                     key=f"forget_{inspection.id}",
+                    icon="delete",
                     type="tertiary",
-                    help="Delete this inspection",
-                ):
-                    with errors_shown():
-                        delete_inspection(ctx, inspection.id, person=person)
-                        st.switch_page(PAGE, query_params={"checkpoint": checkpoint.id})
+                )
+
+
+def _delete(ctx: Context, person: Person, inspection_id: str, checkpoint_id: str) -> None:
+    delete_inspection(ctx, inspection_id, person=person)
+    st.switch_page(PAGE, query_params={"checkpoint": checkpoint_id})
