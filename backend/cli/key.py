@@ -61,9 +61,7 @@ def create(
     scopes = parse_scopes(models=models, endpoints=endpoints, admin=admin)
     bounds, until = parse_limits(limits), parse_expiry(expires, now=ctx.now())
     key = create_key(ctx, name, person=LOCAL, scopes=scopes, limits=bounds, expires_at=until)
-    view = next(
-        view for view in list_keys(ctx, person=LOCAL) if view.name == name.strip()[:80] and view.hint == key[-4:]
-    )
+    view = next(view for view in list_keys(ctx, person=LOCAL) if view.name == name.strip() and view.hint == key[-4:])
     emit({**_describe(view, ctx.now()), "key": key}, as_json=as_json, text=key)
 
 

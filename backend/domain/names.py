@@ -25,6 +25,15 @@ def clean_name(text: str, *, what: str, limit: int = 120) -> str:
     return name
 
 
+def require_length(text: str, *, what: str, limit: int, field: str) -> str:
+    """Return a name that is not too long. Raises InvalidInput with its beginning: cut, it might be another's."""
+    if len(text) > limit:
+        raise InvalidInput(
+            f"{what} “{text[:60]}…” has {len(text)} characters.", remedy=f"Use at most {limit}.", field=field
+        )
+    return text
+
+
 def not_found(what: str, name: str, known: Iterable[str], *, remedy: str = "") -> NotFound:
     """Return the NotFound error of an unknown name, with similar names."""
     names = list(known)

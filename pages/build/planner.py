@@ -9,6 +9,7 @@ from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.scaling.planner import plan_run, pool_of_plan
 from pages.components.frame import page_frame, show_error
+from pages.components.numbers import number_form, wrong_numbers
 from pages.components.scaling.plan import draw_laws, draw_plan, draw_plan_charts, draw_use
 from pages.components.scaling.plan_form import draw_plan_form
 from pages.components.scaling.studies import draw_studies
@@ -16,6 +17,7 @@ from pages.components.scaling.studies import draw_studies
 PLAN, STUDIES, LAWS = "Plan", "Studies", "Laws"
 
 
+@number_form
 def draw_plan_view(ctx: Context) -> None:
     """Draw form and plan side by side, and the charts below."""
     halves = st.grid(2, min_column_width=400, gap="large")
@@ -24,6 +26,9 @@ def draw_plan_view(ctx: Context) -> None:
         values = draw_plan_form(ctx)
     plan: ScalingPlan | None = None
     with right:
+        if wrong_numbers():
+            st.info("Correct the fields to see the plan.", icon=":material/rule:")
+            return
         try:
             plan = plan_run(ctx, parse_plan(values))
         except RoundhouseError as error:

@@ -63,6 +63,7 @@ def draw_number(
     key: str,
     is_whole: bool = True,
     step: Number | None = None,
+    written: str | None = None,
     **options: Any,
 ) -> Any:
     """Draw a number field of a `number_form` and return its value. One that can't be used is named below the field, and
@@ -73,7 +74,7 @@ def draw_number(
             label,
             value=None if value is None else float(value),
             step=float(step) if step is not None else 1.0 if is_whole else None,
-            format="%.0f" if is_whole else "%g",
+            format=written or ("%.0f" if is_whole else "%g"),
             key=key,
             **options,
         )

@@ -26,6 +26,7 @@ from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.frame import empty_state, page_frame
 from pages.components.links import back_link
+from pages.components.numbers import draw_number, number_form
 from pages.components.serving.request_table import RESULTS, draw_request, draw_request_rows, label_of
 from pages.components.serving.traffic_dataset import TRAFFIC_OF, draw_traffic_dataset
 
@@ -34,6 +35,7 @@ PAGES = "requests_pages"
 """Key of the session state: the filter, and where each of its pages begins."""
 
 
+@number_form
 def draw_filters(ctx: Context, person: Person) -> RequestFilter:
     """Draw the filters and return them."""
     names = [endpoint.name for endpoint in list_endpoints(ctx)]
@@ -58,9 +60,9 @@ def draw_filters(ctx: Context, person: Person) -> RequestFilter:
         "Result", STATUSES, index=None, format_func=RESULTS.__getitem__, key="requests_status", placeholder="All"
     )
     span = fields.selectbox("Time", list(SPANS), index=1, key="requests_span")
-    total = fields.number_input("Took at least, ms", 0.0, None, None, key="requests_total", placeholder="Any")
-    first = fields.number_input(
-        "First token after at least, ms", 0.0, None, None, key="requests_ttft", placeholder="Any"
+    total = draw_number(fields, "Took at least, ms", 0, None, is_whole=False, key="requests_total", placeholder="Any")
+    first = draw_number(
+        fields, "First token after at least, ms", 0, None, is_whole=False, key="requests_ttft", placeholder="Any"
     )
     text = fields.text_input(
         "Text", key="requests_text", placeholder="In prompt or answer, or an id", help="Searches what is logged."

@@ -176,3 +176,17 @@ def test_ticks_are_round_and_few() -> None:
     assert log_ticks(2e5, 8e5) == pytest.approx([2e5, 5e5])
     assert log_ticks(1e12, 1e18) == pytest.approx([1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18])
     assert 3 <= len(log_ticks(1e10, 1e29)) <= 8
+
+
+def test_a_number_out_of_bounds_is_said_and_gives_no_plan(site: Context) -> None:
+    """The field went back to its last value without a word, and `1e5` of context was 1."""
+    app = open_planner(budget="FLOPs", flops="1e15")
+    assert metrics(app)
+    assert app.number_input(key="context").proto.format == "%.0f"
+    app.number_input(key="context").set_value(1e5).run()
+    assert not app.exception
+    assert metrics(app)
+    app.number_input(key="context").set_value(2.0).run()
+    assert "2 is less than 8." in words(app).replace("\\", "")
+    assert not metrics(app)
+    assert "Correct the fields to see the plan." in words(app)

@@ -126,3 +126,13 @@ def test_the_address_of_an_unknown_endpoint_says_so(site: Context) -> None:
     assert "<b>" not in app.warning[0].value.replace("\\<b\\>", "")
     app.button(key="chat_tales").click().run()
     assert chat_data(app)["settings"]
+
+
+def test_a_setting_out_of_bounds_is_said_and_not_sent(site: Context) -> None:
+    app = open_page("serve/playground.py")
+    field = next(one for one in app.number_input if one.label == "Max new tokens")
+    field.set_value(1e9).run()
+    assert not app.exception
+    said = words(app).replace("\\", "")
+    assert "1,000,000,000 is more than 100,000." in said
+    assert "Settings. Max new tokens: 1,000,000,000 is more than 100,000." in said

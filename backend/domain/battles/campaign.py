@@ -12,6 +12,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from backend.domain.validation import field_at_fault, validation_message
 from backend.errors import InvalidInput
 
+LONGEST_CATEGORY = 80
+"""Characters of a prompt's category."""
+
 Messages = list[dict[str, str]]
 
 

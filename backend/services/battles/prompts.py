@@ -11,8 +11,16 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import CampaignPrompt, Checkpoint, DatasetVersion, Run
-from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, prompt_messages, with_system
+from backend.domain.battles.campaign import (
+    LONGEST_CATEGORY,
+    CampaignConfig,
+    Messages,
+    content_hash,
+    prompt_messages,
+    with_system,
+)
 from backend.domain.data.kinds import PROMPT_KINDS
+from backend.domain.names import require_length
 from backend.errors import InvalidInput
 from backend.infra.files.parquet import read_rows
 from backend.services.battles.contestants import Entry
@@ -174,4 +182,6 @@ def _category(row: dict[str, object], column: str) -> str:
         raise InvalidInput(
             f"The dataset has no column {column!r}.", remedy=f"It has {', '.join(row)}.", field="category_column"
         )
-    return str(row[column] or "")[:80]
+    category = str(row[column] or "")
+    what = f"In the column {column!r} the category"
+    return require_length(category, what=what, limit=LONGEST_CATEGORY, field="category_column")

@@ -14,6 +14,7 @@ from backend.db.races import retry_races
 from backend.db.tables import Battle, CampaignPrompt, Completion, Contestant, Rater, Vote
 from backend.domain.battles.campaign import CampaignConfig, content_hash, text_hash
 from backend.domain.battles.pairing import pair_of
+from backend.domain.battles.vote_files.previews import require_storable
 from backend.domain.battles.vote_files.rows import read_vote_rows
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.names import clean_name
@@ -42,6 +43,7 @@ def import_votes(
     votes = list(read_vote_rows(text, mapping=mapping))
     if not votes or len(votes) > MAX_VOTES:
         raise InvalidInput(f"The file has {len(votes):,} votes.", remedy=f"Import 1 to {MAX_VOTES:,}.", field="votes")
+    require_storable(row.vote for row in votes)
     with ctx.db.write() as session:
         campaign = insert_campaign(
             session,
@@ -84,7 +86,7 @@ class _Rows:
         one cluster.
         """
         now = self.ctx.now()
-        rater = self.raters.setdefault(vote.rater, self._row(name=vote.rater[:80], created_at=now))
+        rater = self.raters.setdefault(vote.rater, self._row(name=vote.rater, created_at=now))
         key = (vote.rater, vote.prompt, vote.turn, pair_of(vote.a, vote.b))
         self.repeats[key] = number = self.repeats.get(key, -1) + 1
         prompt = self._prompt(vote, texts, number)
@@ -130,7 +132,7 @@ class _Rows:
                 session.execute(insert(table), rows[at : at + CHUNK])
 
     def _contestant(self, name: str) -> Row:
-        return self.contestants.setdefault(name, self._row(kind="file", label=name[:120], created_at=self.ctx.now()))
+        return self.contestants.setdefault(name, self._row(kind="file", label=name, created_at=self.ctx.now()))
 
     def _prompt(self, vote: VoteRecord, texts: Mapping[str, str], number: int) -> Row:
         key = (vote.prompt, vote.turn, number)
@@ -144,8 +146,8 @@ class _Rows:
                 position=len(self.prompts),
                 messages=[{"role": "user", "content": words}],
                 content_hash=cluster,
-                turn=vote.turn[:20],
-                category=vote.category[:80],
+                turn=vote.turn,
+                category=vote.category,
             )
         return self.prompts[key]
 

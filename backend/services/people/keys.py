@@ -12,9 +12,13 @@ from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import ApiKey, Usage, User
+from backend.domain.names import require_length
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period, period_start
 from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.context import BUILDERS, Context, Person, require_builder
+
+LONGEST_NAME = 80
+"""Characters of a key's name."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,13 @@ def create_key(
 ) -> str:
     """Create a key and return it: the only time it is shown. The same `secret`, of `new_secret`, makes one key.
 
-    Raises InvalidInput without a name, NotAllowed for a rater, and for an admin's scope by another role.
+    Raises InvalidInput without a name or for one that is too long, NotAllowed for a rater, and for an admin's scope by
+    another role.
     """
     require_builder(person)
     if not name.strip():
         raise InvalidInput("A key needs a name, so that you know later what uses it.", field="name")
+    name = require_length(name.strip(), what="The name", limit=LONGEST_NAME, field="name")
     scopes = scopes or KeyScopes()
     _require_scope(scopes, person)
     key = secret or new_secret()
@@ -86,7 +92,7 @@ def create_key(
             return key  # the first of two clicks made it
         session.add(
             ApiKey(
-                name=name.strip()[:80],
+                name=name,
                 key_hash=hash_key(key),
                 hint=key[-4:],
                 user_id=person.id,

@@ -93,7 +93,7 @@ def check_cadence(config: RunConfig) -> None:
         if path in config.model_fields_set and steps > config.max_steps:
             raise InvalidInput(
                 f"{what} every {steps:,} steps would never come in a run of {config.max_steps:,} steps.",
-                remedy=f"Choose {path} of at most {config.max_steps:,}, or leave it out.",
+                remedy=f"Choose {path} of at most {config.max_steps:,}, or leave it out: a run ends with both.",
                 field=path,
             )
 

@@ -14,6 +14,7 @@ from backend.services.estimates.measurements import predict_setting
 from backend.services.jobs.devices import Device, list_devices, training_workers
 from pages.components.architectures.figures import memory_bar
 from pages.components.charts.html import figure
+from pages.components.numbers import draw_number, number_form
 from pages.components.words import size
 
 SHOWN_DEVICES = ("24 GB", "40 GB", "80 GB")
@@ -25,6 +26,7 @@ MOMENTS = {
 SHARDINGS: dict[Sharding, str] = {"ddp": "Replicated (DDP)", "fsdp": "Sharded (FSDP)"}
 
 
+@number_form
 def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precision = "fp32") -> None:
     """Draw the controls, the parts of the peak, its total, and the largest micro-batch on the chosen device."""
     st.subheader("Training memory", anchor=False)
@@ -62,30 +64,28 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
 
 def _draw_setting(config: ArchitectureConfig, device: Device, precision: Precision) -> TrainingSetting:
     grid = st.grid(2, min_column_width=120)
-    micro_batch = grid.number_input(
+    micro_batch = draw_number(
+        grid,
         "Micro-batch",
         1,
         65_536,
         16,
-        step=1,
         key="architecture_micro_batch",
         help="Sequences per forward pass and device.",
     )
-    if st.session_state.get("architecture_length", 1) > config.context:
-        st.session_state["architecture_length"] = config.context
-    length = grid.number_input(
+    if (st.session_state.get("architecture_length") or 1) > config.context:
+        st.session_state["architecture_length"] = float(config.context)
+    length = draw_number(
+        grid,
         "Context, tokens",
         1,
         config.context,
         min(1024, config.context),
-        step=1,
         key="architecture_length",
         help="Length of a training sequence, up to the network's context.",
     )
-    rank = grid.number_input("LoRA rank", 0, 1024, 0, step=1, key="architecture_rank", help="0: full fine-tuning.")
-    devices = grid.number_input(
-        "Devices", 1, 1024, 1, step=1, key="architecture_devices", help="Figures are per device."
-    )
+    rank = draw_number(grid, "LoRA rank", 0, 1024, 0, key="architecture_rank", help="0: full fine-tuning.")
+    devices = draw_number(grid, "Devices", 1, 1024, 1, key="architecture_devices", help="Figures are per device.")
     sharding: Sharding = "none"
     with st.container(horizontal=True):
         recompute = st.checkbox(

@@ -14,13 +14,14 @@ from backend.services.context import Context
 from backend.services.data.datasets import list_datasets
 from backend.services.scaling.planner import OWN, list_devices
 from backend.services.tokenizers.tokenizers import list_tokenizers
+from pages.components.numbers import draw_number
 
 FLOPS, HOURS, MONEY = "FLOPs", "Device-hours", "Money"
 OWN_LABEL = "Your own finished runs"
 
 
 def draw_plan_form(ctx: Context) -> dict[str, Any]:
-    """Draw the form; return the values of a `PlanConfig`."""
+    """Draw the form, part of a `number_form`; return the values of a `PlanConfig`."""
     devices = list_devices(ctx)
     values: dict[str, Any] = _draw_budget(ctx, known=bool(devices))
     for field, name in zip(("dataset", "tokenizer"), first_parts(ctx), strict=True):
@@ -63,9 +64,7 @@ def draw_plan_form(ctx: Context) -> dict[str, Any]:
         format_func=lambda name: FAMILIES[name].title,
         help="Dense networks: the laws do not cover mixtures of experts.",
     )
-    values["context"] = right.number_input(
-        "Context, tokens", 8, 1_048_576, 256, step=1, key="context", bind="query-params"
-    )
+    values["context"] = draw_number(right, "Context, tokens", 8, 1_048_576, 256, key="context", bind="query-params")
     values |= _draw_more(devices, tokenizer=values["tokenizer"])
     return {name: value for name, value in values.items() if value is not None}
 
@@ -80,12 +79,14 @@ def _draw_budget(ctx: Context, *, known: bool) -> dict[str, Any]:
         required=True,
     )
     if kind == FLOPS:
-        amount = st.number_input(
+        amount = draw_number(
+            st,
             "Training FLOPs",
-            min_value=1.0,
-            max_value=1e40,
-            value=1e15,
-            format="%.3e",
+            1.0,
+            1e40,
+            1e15,
+            is_whole=False,
+            written="%.3e",
             key="flops",
             bind="query-params",
             help="Such as 1e15. A network of N parameters takes about 6 N FLOPs per token.",
@@ -93,27 +94,27 @@ def _draw_budget(ctx: Context, *, known: bool) -> dict[str, Any]:
         return {"flops": amount}
     if kind == HOURS:
         return {
-            "device_hours": st.number_input(
+            "device_hours": draw_number(
+                st,
                 "Device-hours",
-                min_value=0.001,
-                max_value=1e12,
-                value=1.0,
-                format="%g",
+                0.001,
+                1e12,
+                1.0,
+                is_whole=False,
                 key="hours",
                 bind="query-params",
                 help="At the speed measured on this installation.",
             )
         }
     left, right = st.columns(2)
-    money = left.number_input(
-        "US dollars", min_value=0.01, max_value=1e15, value=10.0, format="%g", key="money", bind="query-params"
-    )
-    price = right.number_input(
+    money = draw_number(left, "US dollars", 0.01, 1e15, 10.0, is_whole=False, key="money", bind="query-params")
+    price = draw_number(
+        right,
         "Price of a device-hour",
-        min_value=0.0001,
-        max_value=1e9,
-        value=ctx.policy.device_hour_price_usd,
-        format="%g",
+        0.0001,
+        1e9,
+        ctx.policy.device_hour_price_usd,
+        is_whole=False,
         key="price",
         bind="query-params",
         placeholder="Not set",
@@ -126,22 +127,22 @@ def _draw_more(devices: list[str], *, tokenizer: str | None) -> dict[str, Any]:
     values: dict[str, Any] = {}
     with st.expander("More", icon=":material/tune:"):
         if tokenizer is None:
-            values["vocab_size"] = st.number_input(
+            values["vocab_size"] = draw_number(
+                st,
                 "Vocabulary",
                 2,
                 1_000_000,
                 DEFAULT_VOCABULARY,
-                step=1,
                 key="vocabulary",
                 bind="query-params",
                 help="Vocabulary size of the tokenizer.",
             )
-        values["tokens_per_parameter"] = st.number_input(
+        values["tokens_per_parameter"] = draw_number(
+            st,
             "Tokens per parameter",
-            min_value=0.01,
-            max_value=1e6,
-            value=None,
-            format="%g",
+            0.01,
+            1e6,
+            is_whole=False,
             key="ratio",
             bind="query-params",
             placeholder="The law's optimum",
@@ -151,12 +152,13 @@ def _draw_more(devices: list[str], *, tokenizer: str | None) -> dict[str, Any]:
             values["device"] = st.selectbox(
                 "Device", devices, key="device", bind="query-params", help="Device whose measured speed is used."
             )
-        values["flops_per_s"] = st.number_input(
+        values["flops_per_s"] = draw_number(
+            st,
             "Device speed, FLOP/s",
-            min_value=1.0,
-            max_value=1e30,
-            value=None,
-            format="%.3e",
+            1.0,
+            1e30,
+            is_whole=False,
+            written="%.3e",
             key="rate",
             bind="query-params",
             placeholder="As measured" if devices else "Nothing measured yet",

@@ -9,11 +9,13 @@ import streamlit as st
 from pydantic import ValidationError
 
 from backend.domain.serving.chat_settings import MAX_COLUMNS, ChatSettings
+from backend.domain.serving.protocol import MAX_SEED
 from backend.domain.validation import validation_message
 from backend.services.context import Context, Person
 from backend.services.serving.conversations import ConversationView
 from backend.services.serving.endpoints import EndpointView
 from pages.components.frame import plain
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.serving.chat_menu import draw_card, draw_code
 from pages.components.serving.chat_presets import (
     WIDGETS,
@@ -27,6 +29,7 @@ JSON_FIELDS = {"json_schema": "JSON schema", "tools": "Tools"}
 """Fields whose value is too long to repeat beside its problem."""
 
 
+@number_form
 def draw_settings(
     ctx: Context,
     person: Person,
@@ -62,7 +65,9 @@ def draw_settings(
             draw_preset_choice(ctx, person, scope=scope)
             values, below = draw_values(stored, scope=scope, temperature=0.0 if chats else 0.8)
             settings, field, problem = _validate(picked, blind=blind, values=values)
-            if problem:
+            if wrong := wrong_numbers():  # named below their fields
+                settings, problem = None, wrong[0]
+            elif problem:
                 below.get(field, st).error(plain(problem), icon=":material/error:")
             if settings is not None:
                 draw_preset_saving(ctx, person, settings, scope=scope)
@@ -114,12 +119,11 @@ def draw_values(
         "Temperature", 0.0, 2.0, first["temperature"], step=0.05, key=keys["temperature"], help=greedy
     )
     values["top_p"] = right.slider("Top p", 0.05, 1.0, first["top_p"], step=0.05, key=keys["top_p"])
-    values["max_tokens"] = int(
-        left.number_input("Max new tokens", 1, 100_000, first["max_tokens"], step=1, key=keys["max_tokens"])
-    )
+    values["max_tokens"] = draw_number(left, "Max new tokens", 1, 100_000, first["max_tokens"], key=keys["max_tokens"])
     same = "The same seed gives the same answer."
-    seed = right.number_input("Seed", 0, None, first["seed"], step=1, key=keys["seed"], placeholder="random", help=same)
-    values["seed"] = int(seed) if seed is not None else None
+    values["seed"] = draw_number(
+        right, "Seed", 0, MAX_SEED, first["seed"], key=keys["seed"], placeholder="random", help=same
+    )
     probabilities = "Stores each token's probability and alternatives."
     values["token_view"] = st.toggle(
         "Token probabilities", first["token_view"], key=keys["token_view"], help=probabilities

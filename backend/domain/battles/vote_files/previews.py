@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from backend.domain.battles.campaign import LONGEST_CATEGORY
 from backend.domain.battles.vote_files.layouts import standard_rows
 from backend.domain.battles.vote_files.rows import (
     COLUMNS,
@@ -18,10 +19,12 @@ from backend.domain.battles.vote_files.rows import (
     read_vote_rows,
 )
 from backend.domain.battles.votes import VoteRecord
+from backend.domain.names import require_length
 from backend.domain.wording import plural
 from backend.errors import InvalidInput
 
 NUM_SHOWN = 5
+LONGEST_RATER, LONGEST_CONTESTANT, LONGEST_TURN = 80, 120, 20
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,12 @@ def is_complete(mapping: Mapping[str, str]) -> bool:
 
 
 def preview_votes(text: str, *, mapping: Mapping[str, str]) -> VotePreview:
-    """Read a whole file by a mapping. Raises InvalidInput naming the line at fault."""
+    """Read a whole file by a mapping. Raises InvalidInput naming the line at fault, and what `require_storable`
+    raises.
+    """
     rows = list(read_vote_rows(text, mapping=mapping))
     votes = [row.vote for row in rows]
+    require_storable(votes)
     return VotePreview(
         mapping=dict(mapping),
         num_votes=len(votes),
@@ -112,6 +118,19 @@ def preview_votes(text: str, *, mapping: Mapping[str, str]) -> VotePreview:
         num_repeats=len(votes) - len({_item(vote) for vote in votes}),
         shown=tuple(rows[:NUM_SHOWN]),
     )
+
+
+def require_storable(votes: Iterable[VoteRecord]) -> None:
+    """Raise InvalidInput for a name, a turn or a category that is longer than what is stored."""
+    for vote in votes:
+        for what, text, limit, field in (
+            ("The rater", vote.rater, LONGEST_RATER, "rater"),
+            ("The contestant", vote.a, LONGEST_CONTESTANT, "a"),
+            ("The contestant", vote.b, LONGEST_CONTESTANT, "b"),
+            ("The turn", vote.turn, LONGEST_TURN, "turn"),
+            ("The category", vote.category, LONGEST_CATEGORY, "category"),
+        ):
+            require_length(text, what=what, limit=limit, field=field)
 
 
 def _item(vote: VoteRecord) -> tuple[str, ...]:

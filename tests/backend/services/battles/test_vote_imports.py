@@ -16,7 +16,7 @@ from backend.services.battles.campaigns import close_campaign
 from backend.services.battles.quality import rater_qualities
 from backend.services.battles.raters import list_raters
 from backend.services.battles.standings import export_votes_csv, standings
-from backend.services.battles.views import valid_votes
+from backend.services.battles.views import list_campaigns, valid_votes
 from backend.services.battles.vote_imports import import_votes
 from backend.services.context import LOCAL, Context
 
@@ -131,3 +131,23 @@ def test_columns_of_other_names_are_mapped_and_a_missing_prompt_or_rater_is_said
     assert (unnamed.num_prompts, unnamed.num_raters) == (2, 1)
     with pytest.raises(InvalidInput, match="no column 'rater'"):
         import_votes(ctx, name="Wrong", text=text, person=LOCAL, mapping={"prompt": "item", "rater": "rater"})
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "what"),
+    [
+        ("rater", "r" * 81, "rater"),
+        ("a", "c" * 121, "contestant"),
+        ("category", "k" * 81, "category"),
+        ("turn", "9" * 21, "turn"),
+    ],
+)
+def test_a_name_that_is_too_long_is_refused_and_never_cut(ctx: Context, field: str, text: str, what: str) -> None:
+    """Two raters, or contestants, whose first 80 or 120 characters were equal were shown as one."""
+    row = {"prompt": "p", "rater": "ann", "a": "Oak", "b": "Elm", "winner": "A", field: text}
+    with pytest.raises(InvalidInput, match=f"The {what} “{text[:60]}…” has {len(text)} characters") as caught:
+        import_votes(ctx, name="Elsewhere", text=json.dumps(row), person=LOCAL)
+    assert caught.value.field == field
+    import_votes(ctx, name="Elsewhere", text=json.dumps({**row, field: text[:-1]}), person=LOCAL)
+    (campaign,) = list_campaigns(ctx)
+    assert campaign.num_votes == 1

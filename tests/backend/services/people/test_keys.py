@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from backend.db.tables import ApiKey
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes
-from backend.errors import NotAllowed, NotFound
+from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user, change_role, disable_account, enable_account
 from backend.services.people.keys import (
@@ -39,6 +39,13 @@ def test_a_key_is_shown_once_stored_as_a_hash_and_ends_when_revoked(ctx: Context
     assert check_key(ctx, key + "x") is None
     revoke_key(ctx, row.id, person=owner)
     assert check_key(ctx, key) is None
+
+
+def test_a_name_that_is_too_long_is_refused_and_never_cut(ctx: Context) -> None:
+    with pytest.raises(InvalidInput, match="has 81 characters"):
+        create_key(ctx, "k" * 81, person=LOCAL)
+    create_key(ctx, "k" * 80, person=LOCAL)
+    assert [key.name for key in list_keys(ctx, person=LOCAL)] == ["k" * 80]
 
 
 def test_a_key_stops_with_its_owners_account_and_role(any_ctx: Context) -> None:
