@@ -19,7 +19,7 @@ from backend.services.serving.chat.sharing import share_conversation
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.replicas import record_ready
-from tests.support.opening import open_page
+from tests.support.opening import open_page, words
 from tests.support.serving.stored_chat import add_message, start_conversation
 
 PAGE = "serve/playground.py"

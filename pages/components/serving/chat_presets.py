@@ -60,7 +60,7 @@ def draw_preset_saving(ctx: Context, person: Person, settings: ChatSettings, *, 
             if preset.is_own:
                 draw_confirmed_in_menu(
                     f"Delete {plain(preset.name)}",
-                    "Everybody who uses this preset loses it." if preset.is_shared else "The preset is deleted.",
+                    "Other accounts lose this preset, too." if preset.is_shared else "The preset is deleted.",
                     partial(delete_preset, ctx, preset.id, person=person),
                     key=f"preset_delete_{preset.id}",
                     icon="delete",
