@@ -20,7 +20,7 @@ from backend.infra.files.private import set_private_umask, tighten_database, tig
 from backend.infra.hosts import HostRules, make_host_rules
 from backend.infra.notifier import Notifier
 from backend.infra.queue import JobQueue
-from backend.services.context import Context, Policy
+from backend.services.context import Context, OperatorPolicy
 from backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
         queue=JobQueue(settings.broker_url),
         artifacts=Artifacts(settings.artifacts),
         secret=read_secret(settings.home),
-        policy=Policy(
+        policy=OperatorPolicy(
             lease_s=settings.lease_s,
             replica_host=settings.replica_host,
             cancel_grace_s=settings.cancel_grace_s,

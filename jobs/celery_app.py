@@ -19,7 +19,7 @@ from celery import signals
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.bootstrap import get_context
-from backend.infra.devices import read_gauges, visible_devices
+from backend.infra.devices import read_machine_gauges, visible_devices
 from backend.infra.queue import TASK, make_celery
 from backend.services.context import Context
 from backend.services.data.tokens import remove_unused_tokens
@@ -137,7 +137,7 @@ def _heartbeat_loop(queues: list[str]) -> None:
 
 def _beat(queues: list[str]) -> None:
     ctx = get_context()
-    gauges = read_gauges()
+    gauges = read_machine_gauges()
     for queue in queues:
         beat(
             ctx,

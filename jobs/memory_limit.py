@@ -20,9 +20,9 @@ import psutil
 from backend.domain.jobs.records import JobFailure
 
 GIB = 2**30
-LEFT_SHARE, LEAST_LEFT_BYTES = 0.1, GIB
+LEFT_SHARE, MIN_LEFT_BYTES = 0.1, GIB
 """Memory reserved for the machine: a tenth, at least a gigabyte, at most half."""
-EMPTY_SHARE, LEAST_EMPTY_BYTES = 0.03, 256 * 2**20
+EMPTY_SHARE, MIN_EMPTY_BYTES = 0.03, 256 * 2**20
 """Available memory below which the largest job is ended."""
 LARGE_SHARE = 0.1
 """Share of the memory below which a job is not ended on a full machine."""
@@ -56,7 +56,7 @@ def job_limit_bytes(setting_mb: int | None = None) -> int:
     if setting_mb is not None:
         return setting_mb * 2**20
     total = total_bytes()
-    return total - min(total // 2, max(LEAST_LEFT_BYTES, int(LEFT_SHARE * total)))
+    return total - min(total // 2, max(MIN_LEFT_BYTES, int(LEFT_SHARE * total)))
 
 
 def limit_this_process(limit: int, *, uses_gpu: bool) -> None:
@@ -81,7 +81,7 @@ class MemoryWatch:
     def check(self) -> JobFailure | None:
         """Return the failure that ends the job, or None."""
         total, available = total_bytes(), available_bytes()
-        is_short = available < max(LEAST_EMPTY_BYTES, int(EMPTY_SHARE * total))
+        is_short = available < max(MIN_EMPTY_BYTES, int(EMPTY_SHARE * total))
         own = _private_bytes(self.pid)
         if not is_short and own < self.limit // 2 and time.monotonic() - self._scanned_at < SCAN_S:
             return None

@@ -104,7 +104,7 @@ def execute(
     tracker: subprocess.Popen[bytes] | None = None
     try:
         try:
-            ready = outcomes.prepare(ctx, claim)
+            ready = outcomes.prepare_claim(ctx, claim)
         except InvalidInput as error:  # another attempt would read the same payload
             return _record_end(
                 ctx, replace(claim, restarts_forever=False), folder, Ended(-1, None, JobFailure.of(error), None, 0.0)

@@ -10,7 +10,7 @@ import typer
 from backend.cli.output import JsonFlag, command, emit, read_text
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
-from backend.domain.estimates.architecture_report import ArchitectureReport, describe
+from backend.domain.estimates.architecture_report import ArchitectureReport, describe_architecture
 from backend.domain.training.config_sections import LoraConfig
 from backend.errors import InvalidInput, NotFound
 from backend.services.architectures import parse_architecture
@@ -40,7 +40,9 @@ def describe_(
     """Count parameters, FLOPs, cache and memory of the architecture in a YAML file."""
     config = read_architecture(file)
     lora = None if lora_rank is None else LoraConfig(rank=lora_rank)
-    report = describe(config, precision=_precision(precision), micro_batch=micro_batch, context=context, lora=lora)
+    report = describe_architecture(
+        config, precision=_precision(precision), micro_batch=micro_batch, context=context, lora=lora
+    )
     emit(report.model_dump(mode="json"), as_json=as_json, text=_words(report))
 
 

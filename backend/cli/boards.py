@@ -15,7 +15,7 @@ from backend.bootstrap import get_context
 from backend.cli.exit_status import FAILED
 from backend.cli.output import JsonFlag, command, emit
 from backend.db.base import utc_now
-from backend.domain.battles.frozen import Verification, digest_of, freeze_document, verify_document
+from backend.domain.battles.frozen import Verification, document_digest, freeze_document, verify_document
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.vote_files.rows import parse_votes
 from backend.errors import InvalidInput, NotFound
@@ -48,7 +48,7 @@ def freeze(
         at, version = utc_now(), program_version()
         votes = parse_votes(Path(source).read_text(encoding="utf-8-sig"))
         document, _ = freeze_document(votes, options, campaign=Path(source).name, name=name, at=at, version=version)
-        board_id, digest = None, digest_of(document)
+        board_id, digest = None, document_digest(document)
         text = json.dumps({"digest": digest, "document": document}, ensure_ascii=False)
     else:
         ctx = get_context()

@@ -33,7 +33,7 @@ app = typer.Typer()
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """The result of one check. `cure` is empty if it passed."""
 
     name: str
@@ -42,12 +42,12 @@ class Finding:
     cure: str = ""
 
 
-def check_python() -> Finding:
+def check_python() -> CheckResult:
     """Return version and path of this Python."""
-    return Finding("python", "ok", f"Python {'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}")
+    return CheckResult("python", "ok", f"Python {'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}")
 
 
-def check_disk(settings: Settings) -> Finding:
+def check_disk(settings: Settings) -> CheckResult:
     """Check the free space under the home folder."""
     folder = settings.home
     while not folder.exists():
@@ -56,25 +56,27 @@ def check_disk(settings: Settings) -> Finding:
     needed = max(MIN_FREE_BYTES, settings.keep_free_mb * 2**20)
     detail = f"{free / 2**30:.1f} GB free under {settings.home}"
     if not os.access(folder, os.W_OK):
-        return Finding(
+        return CheckResult(
             "disk",
             "problem",
             f"{folder} can't be written.",
             "Make it writable or set ROUNDHOUSE_HOME to a folder that is.",
         )
     if free < settings.keep_free_mb * 2**20:
-        return Finding(
+        return CheckResult(
             "disk",
             "problem",
             f"The disk is full: {detail}.",
             "Free some space, or set ROUNDHOUSE_HOME to a folder on a larger disk.",
         )
     if free < needed:
-        return Finding("disk", "warning", f"Little space: {detail}.", "Checkpoints need room; free some space soon.")
-    return Finding("disk", "ok", detail)
+        return CheckResult(
+            "disk", "warning", f"Little space: {detail}.", "Checkpoints need room; free some space soon."
+        )
+    return CheckResult("disk", "ok", detail)
 
 
-def check_port(name: str, port: int, variable: str, *, host: str = "127.0.0.1") -> Finding:
+def check_port(name: str, port: int, variable: str, *, host: str = "127.0.0.1") -> CheckResult:
     """Check that a port is free; otherwise name the process that holds it."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -83,13 +85,13 @@ def check_port(name: str, port: int, variable: str, *, host: str = "127.0.0.1") 
         except OSError as error:
             holder = _holder(port)
             who = f" by {holder}" if holder else f" ({error.strerror})"
-            return Finding(
+            return CheckResult(
                 f"port {port}",
                 "problem",
                 f"Port {port}, for the {name}, is taken{who}.",
                 f"Stop it, or set {variable} to a free port.",
             )
-    return Finding(f"port {port}", "ok", f"free, for the {name}")
+    return CheckResult(f"port {port}", "ok", f"free, for the {name}")
 
 
 def _holder(port: int) -> str:
@@ -107,13 +109,13 @@ def _holder(port: int) -> str:
     return ""
 
 
-def check_broker(settings: Settings, *, running: bool = False) -> Finding:
+def check_broker(settings: Settings, *, running: bool = False) -> CheckResult:
     """Check the broker at REDIS_URL, or the built-in one: that it answers if it runs, or can be started."""
     if settings.redis_url is None and not running:
         try:
-            return Finding("broker", "ok", f"built in: {Path(broker_binary()).name} on {settings.broker_socket}")
+            return CheckResult("broker", "ok", f"built in: {Path(broker_binary()).name} on {settings.broker_socket}")
         except RoundhouseError as error:
-            return Finding("broker", "problem", error.message, error.remedy)
+            return CheckResult("broker", "problem", error.message, error.remedy)
     name = "REDIS_URL" if settings.redis_url else f"The built-in broker on {settings.broker_socket}"
     cure = (
         "Start that server, or unset REDIS_URL to use the built-in one."
@@ -125,11 +127,11 @@ def check_broker(settings: Settings, *, running: bool = False) -> Finding:
     try:
         redis.Redis.from_url(settings.broker_url, socket_timeout=3, socket_connect_timeout=2).ping()
     except (redis.RedisError, ValueError) as error:
-        return Finding("broker", "problem", f"{name} does not answer: {error}.", cure)
-    return Finding("broker", "ok", f"{name} answers")
+        return CheckResult("broker", "problem", f"{name} does not answer: {error}.", cure)
+    return CheckResult("broker", "ok", f"{name} answers")
 
 
-def check_database(settings: Settings) -> Finding:
+def check_database(settings: Settings) -> CheckResult:
     """Check that the database can be opened."""
     try:
         if settings.sqlite_path is not None:
@@ -138,8 +140,8 @@ def check_database(settings: Settings) -> Finding:
             _open_server(settings.database_url)
     except Exception as error:  # of sqlite3, the file system, or the URL's driver
         detail = f"The database can't be opened: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        return Finding("database", "problem", detail, "Check DATABASE_URL, and that its server runs.")
-    return Finding("database", "ok", settings.database_url.split("@")[-1])
+        return CheckResult("database", "problem", detail, "Check DATABASE_URL, and that its server runs.")
+    return CheckResult("database", "ok", settings.database_url.split("@")[-1])
 
 
 def _open_file(path: Path) -> None:
@@ -156,29 +158,29 @@ def _open_server(url: str) -> None:
         engine.dispose()
 
 
-def check_exposure(settings: Settings) -> Finding:
+def check_exposure(settings: Settings) -> CheckResult:
     """Check that there is an account if sign-in is required."""
     if not settings.needs_sign_in:
         if settings.admin_password is not None:
             cure = "Set ROUNDHOUSE_SIGN_IN=always to ask for it, or unset it."
-            return Finding(
+            return CheckResult(
                 "sign-in",
                 "warning",
                 "ROUNDHOUSE_ADMIN_PASSWORD is set, but no one is asked to sign in on loopback.",
                 cure,
             )
-        return Finding("sign-in", "ok", "loopback only: no one is asked to sign in")
+        return CheckResult("sign-in", "ok", "loopback only: no one is asked to sign in")
     from backend.bootstrap import build_context
     from backend.services.people.accounts import count_users
 
     if count_users(build_context(settings)) == 0 and settings.admin_password is None:
-        return Finding(
+        return CheckResult(
             "sign-in",
             "problem",
             f"{_why_sign_in(settings)}, and there is no account.",
             "Create one first: roundhouse user add NAME --role admin",
         )
-    return Finding("sign-in", "ok", "accounts exist")
+    return CheckResult("sign-in", "ok", "accounts exist")
 
 
 def _why_sign_in(settings: Settings) -> str:
@@ -191,25 +193,25 @@ def _why_sign_in(settings: Settings) -> str:
     )
 
 
-def check_packages() -> Finding:
+def check_packages() -> CheckResult:
     """Check that the packages of the workers are installed."""
     missing = [name for name in REQUIRED_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        return Finding("packages", "problem", f"Missing: {', '.join(missing)}.", "Run `make install`.")
-    return Finding("packages", "ok", "all there")
+        return CheckResult("packages", "problem", f"Missing: {', '.join(missing)}.", "Run `make install`.")
+    return CheckResult("packages", "ok", "all there")
 
 
-def check_devices(settings: Settings) -> Finding:
+def check_job_devices(settings: Settings) -> CheckResult:
     """List the devices that jobs will run on."""
     gpus = read_gpus()
     devices = visible_devices(settings.devices)
     if not devices:
-        return Finding("devices", "ok", f"no GPU; {psutil.cpu_count()} CPU cores")
+        return CheckResult("devices", "ok", f"no GPU; {psutil.cpu_count()} CPU cores")
     names = ", ".join(gpu["name"] for gpu in gpus if gpu["index"] in devices)
-    return Finding("devices", "ok", names or f"GPUs {', '.join(devices)} (as set)")
+    return CheckResult("devices", "ok", names or f"GPUs {', '.join(devices)} (as set)")
 
 
-def start_checks(settings: Settings, *, running: bool = False) -> list[Finding]:
+def start_checks(settings: Settings, *, running: bool = False) -> list[CheckResult]:
     """Return the checks that `up` makes before it starts anything."""
     findings = [
         check_python(),
@@ -218,7 +220,7 @@ def start_checks(settings: Settings, *, running: bool = False) -> list[Finding]:
         check_port("pages", settings.port, "ROUNDHOUSE_PORT", host=settings.host),
         check_port("gateway", settings.gateway_port, "ROUNDHOUSE_GATEWAY_PORT", host=settings.host),
     ]
-    findings += [check_broker(settings, running=running), check_devices(settings)]
+    findings += [check_broker(settings, running=running), check_job_devices(settings)]
     if all(finding.state != "problem" for finding in findings if finding.name == "disk"):
         findings += [check_database(settings), check_exposure(settings)]
     return findings
@@ -236,7 +238,7 @@ def doctor(as_json: JsonFlag = False) -> None:
         if running is None or not f.name.startswith("port ")
     ]
     if running is not None:
-        findings.insert(0, Finding("installation", "ok", f"running (process {running}) at {settings.pages_url}"))
+        findings.insert(0, CheckResult("installation", "ok", f"running (process {running}) at {settings.pages_url}"))
     bad = any(finding.state == "problem" for finding in findings)
     marks = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
     text_ = "\n".join(

@@ -19,7 +19,7 @@ from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
 from backend.domain.serving.canary import CanaryRules
 from backend.domain.serving.names import is_alias_name
-from backend.domain.serving.options import DeploymentOptions, Policy
+from backend.domain.serving.options import DeploymentOptions, RoutingPolicy
 from backend.domain.serving.precision import Precision
 from backend.errors import InvalidInput, Unavailable
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
@@ -111,8 +111,8 @@ def deploy_(
     ] = False,
     margin: Annotated[float, typer.Option(help="Safety gate: largest change towards unsafe that passes.")] = MARGIN,
     policy: Annotated[
-        Policy, typer.Option(help="How requests are shared between replicas.")
-    ] = Policy.LEAST_OUTSTANDING,
+        RoutingPolicy, typer.Option(help="How requests are shared between replicas.")
+    ] = RoutingPolicy.LEAST_OUTSTANDING,
     surge: Annotated[
         int, typer.Option(min=0, help="Replicas above N during a rollout; 0 stops one before it starts one.")
     ] = 1,

@@ -21,7 +21,7 @@ from backend.services.context import LOCAL, Context
 
 app = typer.Typer()
 
-MOST_LISTED = 12
+MAX_LISTED = 12
 
 
 @app.command("inspect")
@@ -245,7 +245,7 @@ def weights_lines(results: InspectionResults) -> list[str]:
     lines = [
         f"{results.inspection.checkpoint}: {result['facts']['tensors']} tensors, {result['facts']['values']:,} values"
     ]
-    lines += [f"  outlier: {name}: {why}" for name, why in results.outliers[:MOST_LISTED]] or ["  no outliers"]
+    lines += [f"  outlier: {name}: {why}" for name, why in results.outliers[:MAX_LISTED]] or ["  no outliers"]
     changes = result.get("changes")
     if changes and changes["relative"] is not None:
         same = f"{changes['equal']} of {changes['compared']} tensors are equal"
@@ -253,6 +253,6 @@ def weights_lines(results: InspectionResults) -> list[str]:
             f"  against {results.inspection.other}: weights changed by {percent(changes['relative'], digits=4)} of"
             f" their norm; {same}"
         )
-        changed = sorted(results.changes(), key=lambda line: -line.relative)[:MOST_LISTED]
+        changed = sorted(results.changes(), key=lambda line: -line.relative)[:MAX_LISTED]
         lines += [f"    {percent(line.relative, digits=4):>11}  {line.name}" for line in changed if line.relative]
     return lines

@@ -24,7 +24,7 @@ WORKER_TIMEOUT_S = 60.0
 POLL_S = 0.1
 
 
-def prepare(settings: Settings) -> Context:
+def prepare_installation(settings: Settings) -> Context:
     """Migrate the database, add the first account if the environment holds its password, and queue the starter
     content.
     """
@@ -59,7 +59,7 @@ def main() -> int:
     """Prepare, wait for the worker, and return the exit status. The cause of a failure goes to stdout."""
     die_with_parent()
     try:
-        ctx = prepare(settings := Settings())
+        ctx = prepare_installation(settings := Settings())
         if not wait_for_worker(ctx):
             note(f"The worker sends no heartbeat. See {settings.home / 'logs' / 'worker.log'}.")
         ctx.db.engine.dispose()

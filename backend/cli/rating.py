@@ -14,7 +14,7 @@ from backend.cli.output import JsonFlag, command, emit
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.rating_table import RatingTable
 from backend.domain.battles.ratings import rate
-from backend.domain.battles.vote_files.tables import read_votes
+from backend.domain.battles.vote_files.tables import read_vote_file
 from backend.errors import InvalidInput, NotFound
 
 app = typer.Typer(no_args_is_help=True)
@@ -87,7 +87,7 @@ def fit(
     if not votes.is_file():
         raise NotFound(f"There is no file {votes}.")
     try:
-        table = rate(read_votes(votes.read_bytes()), options)
+        table = rate(read_vote_file(votes.read_bytes()), options)
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{votes.name} is not UTF-8 text.", remedy="Save it as UTF-8.") from error
     emit(to_document(table), as_json=as_json, text=to_text(table))

@@ -44,7 +44,7 @@ def not_found(what: str, name: str, known: Iterable[str], *, remedy: str = "") -
     return NotFound(f"There is no {what} “{name}”.", remedy=remedy, field=what)
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """Return the known name closest to a mistyped one, or None.
 
     Example:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from backend.domain.names import nearest
+from backend.domain.names import nearest_name
 
 
 def validation_message(error: ValidationError, model: type[BaseModel] | None = None) -> str:
@@ -46,7 +46,7 @@ def errors_by_field(error: ValidationError) -> dict[str, str]:
 
 
 def _unknown_field(path: str, model: type[BaseModel] | None) -> str:
-    near = nearest(path, _field_paths(model)) if model is not None else None
+    near = nearest_name(path, _field_paths(model)) if model is not None else None
     return f"{path} is not a field" + (f"; did you mean {near}?" if near else "")
 
 

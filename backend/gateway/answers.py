@@ -24,7 +24,7 @@ from backend.domain.serving.protocol import (
     ToolCallDelta,
 )
 from backend.gateway.errors import ApiError
-from backend.gateway.logprobs import chat_logprobs, text_logprobs, text_of, token_text
+from backend.gateway.logprobs import chat_logprobs, join_tokens, text_logprobs, token_text
 from backend.gateway.request import Events, Exchange, Starting
 
 Kind = Literal["chat", "text"]
@@ -80,7 +80,7 @@ async def read_to_end(events: Events, take: Callable[[OpenEvent], object]) -> Fi
 
 
 @dataclass
-class Form:
+class AnswerForm:
     """The shape of an answer: of a chat or a text, with or without probabilities. `prompts` are the texts that an echo
     repeats.
     """
@@ -95,7 +95,7 @@ class Form:
     def prompt_text(self, choice: int, tokens: Sequence[ScoredToken]) -> str:
         """Return the text of a choice's prompt."""
         prompt = self.prompts[choice // self.n]
-        return prompt if isinstance(prompt, str) else text_of(tokens)
+        return prompt if isinstance(prompt, str) else join_tokens(tokens)
 
     def probabilities(self, tokens: Sequence[ScoredToken], *, offset: int = 0) -> dict[str, Any] | None:
         """Return a choice's `logprobs`."""
@@ -147,7 +147,7 @@ class ChoiceState:
         return message
 
 
-async def stream_answer(events: Events, *, form: Form, exchange: Exchange) -> AsyncGenerator[bytes, None]:
+async def stream_answer(events: Events, *, form: AnswerForm, exchange: Exchange) -> AsyncGenerator[bytes, None]:
     """Yield the chunks of a streamed answer; the last holds `[DONE]`. Exceptions of `events` pass through, so a broken
     stream has none.
     """
@@ -172,7 +172,7 @@ async def stream_answer(events: Events, *, form: Form, exchange: Exchange) -> As
 
 
 def _parts(
-    event: OpenEvent | FinishEvent, states: dict[int, ChoiceState], *, form: Form, exchange: Exchange
+    event: OpenEvent | FinishEvent, states: dict[int, ChoiceState], *, form: AnswerForm, exchange: Exchange
 ) -> Iterator[dict[str, Any]]:
     """Yield what the chunks of an event hold beside their head."""
     if isinstance(event, PromptEvent):
@@ -204,7 +204,7 @@ def _delta(number: int, delta: dict[str, Any], logprobs: dict[str, Any] | None =
     return {"index": number, "delta": delta, "finish_reason": None, "logprobs": logprobs}
 
 
-def _end(number: int, form: Form, event: ChoiceEvent | FinishEvent) -> dict[str, Any]:
+def _end(number: int, form: AnswerForm, event: ChoiceEvent | FinishEvent) -> dict[str, Any]:
     body: dict[str, Any] = {"delta": {}} if form.kind == "chat" else {"text": ""}
     return {
         "index": number,
@@ -220,7 +220,7 @@ def _stopped_by(stop: str | int | None) -> dict[str, Any]:
     return {} if stop is None else {"stop_reason": stop}
 
 
-def _token_choice(event: TokenEvent, state: ChoiceState, form: Form) -> dict[str, Any] | None:
+def _token_choice(event: TokenEvent, state: ChoiceState, form: AnswerForm) -> dict[str, Any] | None:
     """Return the chunk's choice; None where nothing shows."""
     if event.reasoning is not None:
         state.reasoning_tokens += len(event.token_ids)
@@ -251,10 +251,10 @@ def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
     }
 
 
-def _prompt_choice(event: PromptEvent, number: int, state: ChoiceState, form: Form) -> dict[str, Any]:
+def _prompt_choice(event: PromptEvent, number: int, state: ChoiceState, form: AnswerForm) -> dict[str, Any]:
     is_first = not state.offset
     prompt = form.prompts[number // form.n]
-    text = text_of(event.tokens) if not isinstance(prompt, str) else prompt if is_first else ""
+    text = join_tokens(event.tokens) if not isinstance(prompt, str) else prompt if is_first else ""
     logprobs = form.probabilities(event.tokens, offset=state.offset)
     state.offset += sum(len(token_text(token)) for token in event.tokens)
     return {"index": number, "text": text, "finish_reason": None, "logprobs": logprobs}
@@ -298,7 +298,7 @@ class _Held:
 HELD = _Held()
 
 
-async def collect_answer(events: Events, *, form: Form, exchange: Exchange) -> dict[str, Any]:
+async def collect_answer(events: Events, *, form: AnswerForm, exchange: Exchange) -> dict[str, Any]:
     """Return a complete response."""
     states: dict[int, ChoiceState] = {}
 
@@ -324,7 +324,7 @@ async def collect_answer(events: Events, *, form: Form, exchange: Exchange) -> d
     return {**head, "choices": choices, "usage": _usage(finish.usage, states), "timings": exchange.timings()}
 
 
-def _whole_choice(number: int, state: ChoiceState, form: Form, *, reason: str) -> dict[str, Any]:
+def _whole_choice(number: int, state: ChoiceState, form: AnswerForm, *, reason: str) -> dict[str, Any]:
     tokens = [*state.prompt, *state.tokens] if form.echo else state.tokens
     choice: dict[str, Any] = {
         "index": number,

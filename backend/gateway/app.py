@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 from backend.domain.serving.protocol import GenerateRequest
 from backend.domain.serving.request_log import SYNTHETIC
 from backend.errors import Unavailable
-from backend.gateway.answers import Form, Kind, collect_answer, collect_embeddings, collect_tokens, stream_answer
+from backend.gateway.answers import AnswerForm, Kind, collect_answer, collect_embeddings, collect_tokens, stream_answer
 from backend.gateway.background import every, running
 from backend.gateway.bodies.anthropic import CountBody, MessagesBody, check_version
 from backend.gateway.bodies.completions import (
@@ -46,7 +46,7 @@ from backend.gateway.dialects.scores import collect_scores
 from backend.gateway.directory import Directory, ModelEntry, Principal
 from backend.gateway.errors import ApiError, ErrorStyle, invalid_key
 from backend.gateway.exporter import render_live
-from backend.gateway.feedback import FeedbackBody, body_to_log, give_feedback, job_of
+from backend.gateway.feedback import FeedbackBody, body_to_log, job_of, post_feedback
 from backend.gateway.headers import REQUEST_ID, AnswerHeaders, headers_of
 from backend.gateway.keys import KeyCheck, OpenAnswers
 from backend.gateway.limits.demand import LimitStore
@@ -187,14 +187,14 @@ class Gateway:
     async def chat(self, request: Request) -> Response:
         """Answer POST /v1/chat/completions."""
         async with self._call(request, ChatBody, scope="chat", prefix="chatcmpl") as call:
-            form = Form(kind="chat", logprobs=bool(call.body.logprobs), include_usage=call.body.include_usage)
+            form = AnswerForm(kind="chat", logprobs=bool(call.body.logprobs), include_usage=call.body.include_usage)
             return await self._answer(request, call, form=form)
 
     async def complete(self, request: Request) -> Response:
         """Answer POST /v1/completions."""
         async with self._call(request, CompletionBody, scope="completions", prefix="cmpl") as call:
             body = call.body
-            form = Form(
+            form = AnswerForm(
                 kind="text",
                 prompts=body.prompts,
                 n=body.n or 1,
@@ -294,7 +294,7 @@ class Gateway:
         principal = await self._authenticate(request)
         check_scope(principal, endpoint="feedback")
         body = parse_body(await read_json(request, max_bytes=self._max_body_bytes), FeedbackBody)
-        return JSONResponse(await give_feedback(self._directory, body, principal=principal))
+        return JSONResponse(await post_feedback(self._directory, body, principal=principal))
 
     async def health(self, request: Request) -> Response:
         """Answer 200 if the directory answers. Returns nothing else, because it requires no key."""
@@ -337,7 +337,7 @@ class Gateway:
             self._relay.refuse(error, exchange)
             raise
 
-    async def _answer(self, http: Request, call: Call[ChatBody | CompletionBody], *, form: Form) -> Response:
+    async def _answer(self, http: Request, call: Call[ChatBody | CompletionBody], *, form: AnswerForm) -> Response:
         exchange, principal = call.exchange, call.exchange.identity.principal
         events = self._logged_events(http, await call.wish(), exchange, kind=form.kind)
         if call.body.stream:

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period
-from backend.domain.serving.options import Policy
+from backend.domain.serving.options import RoutingPolicy
 from backend.domain.serving.request_log import LogMode
 from backend.domain.serving.upstream import Upstream
 from backend.services.serving.autoscaling import Waking
@@ -46,7 +46,7 @@ class ReplicaAddress:
     token: str
     variant: str = "stable"
     percent: float = 0.0
-    policy: str = Policy.LEAST_OUTSTANDING
+    policy: str = RoutingPolicy.LEAST_OUTSTANDING
     upstream: Upstream | None = None
     adapter: str | None = None
     fingerprint: str = ""

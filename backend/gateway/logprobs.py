@@ -52,7 +52,7 @@ def token_text(token: TokenLogprob) -> str:
     return token.token if token.raw is None else bytes(token.raw).decode(errors="replace")
 
 
-def text_of(tokens: Sequence[TokenLogprob]) -> str:
+def join_tokens(tokens: Sequence[TokenLogprob]) -> str:
     """Return the text of consecutive tokens."""
     return b"".join(token.token.encode() if token.raw is None else bytes(token.raw) for token in tokens).decode(
         errors="replace"

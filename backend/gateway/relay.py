@@ -15,10 +15,10 @@ from backend.domain.serving.protocol import (
     NOT_RESUMED,
     QUEUE_TIMEOUT,
     REQUEST_FAILED,
-    ErrorEvent,
     FinishEvent,
     FinishReason,
     GenerateRequest,
+    GenerationErrorEvent,
     GenerationEvent,
     OpenEvent,
     TokenEvent,
@@ -295,9 +295,9 @@ def _checked(event: GenerationEvent) -> OpenEvent | FinishEvent:
     """Return an event for the client; a replica that failed or was stopped counts as lost, one whose request failed
     does not.
     """
-    if isinstance(event, ErrorEvent) and event.code in OWN:
+    if isinstance(event, GenerationErrorEvent) and event.code in OWN:
         raise ReplicaRefused(event.message, status=OWN[event.code], code=event.code)
-    if isinstance(event, ErrorEvent):
+    if isinstance(event, GenerationErrorEvent):
         raise ReplicaLost(event.message, reason=event.code)
     if isinstance(event, FinishEvent) and event.finish_reason is FinishReason.CANCELLED:
         raise ReplicaLost("The replica was stopped in the middle of its answer.", reason="stopped")

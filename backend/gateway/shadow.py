@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from backend.domain.serving.protocol import ErrorEvent, FinishEvent, GenerateRequest, TokenEvent
-from backend.domain.serving.shadow import Comparison
+from backend.domain.serving.protocol import FinishEvent, GenerateRequest, GenerationErrorEvent, TokenEvent
+from backend.domain.serving.shadow import AnsweredTwice
 from backend.errors import RoundhouseError
 from backend.gateway.directory import Directory, ReplicaAddress, ShadowRoute
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
@@ -110,7 +110,7 @@ class Shadows:
         except RoundhouseError as other:
             error = type(other).__name__
         is_greedy = copy.request.params.temperature == 0
-        comparison = Comparison(
+        comparison = AnsweredTwice(
             is_equal="".join(copy.text) == "".join(answer.text) if is_greedy and not error else None,
             primary_tokens=copy.tokens,
             shadow_tokens=answer.tokens,
@@ -130,7 +130,7 @@ class Shadows:
         stream = self._client.stream(replica.url, token=replica.token, request=request)
         async with aclosing(stream) as events:
             async for event in events:
-                if isinstance(event, ErrorEvent):
+                if isinstance(event, GenerationErrorEvent):
                     raise ReplicaLost(event.message, reason=event.code)
                 if isinstance(event, TokenEvent):
                     if copy.ttft_ms is None:

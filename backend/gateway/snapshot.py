@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 logger = logging.getLogger(__name__)
 FRESH_S = 0.4
 SOON_S = 0.3
-MOST_S = 1.5  # longer than IDLE_S and a reading
+MAX_S = 1.5  # longer than IDLE_S and a reading
 IDLE_S = 1.0
 PATIENCE_S = 1.0
 MAX_QUESTIONS = 8
@@ -65,7 +65,7 @@ class Keeper(Generic[T]):
         age = time.monotonic() - self._read_at
         if age > SOON_S:
             self._wanted.set()
-        return self._snapshot if age <= MOST_S or self._is_away else None
+        return self._snapshot if age <= MAX_S or self._is_away else None
 
     def latest(self) -> T:
         """Return a snapshot of the last 0.4 s, or the last one while the database is away. Raises Away where there is

@@ -73,7 +73,7 @@ def cpu_name() -> str:
     return f"{name[:64]}, {cores} core{'' if cores == 1 else 's'}"
 
 
-def read_gauges() -> dict[str, Any]:
+def read_machine_gauges() -> dict[str, Any]:
     """Return CPU load (percent since the last call), memory (bytes) and GPUs of this machine."""
     memory = psutil.virtual_memory()
     return {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from backend.errors import Unavailable
 
-MOST_KEY_BYTES = 10_000
+MAX_KEY_BYTES = 10_000
 
 
 def read_key(*, key_env: str | None, key_file: str | None) -> str | None:
@@ -24,7 +24,7 @@ def read_key(*, key_env: str | None, key_file: str | None) -> str | None:
     elif key_file:
         try:
             with Path(key_file).open(encoding="utf-8") as file:
-                key = file.read(MOST_KEY_BYTES).strip()
+                key = file.read(MAX_KEY_BYTES).strip()
         except (OSError, UnicodeDecodeError) as error:
             raise Unavailable(
                 f"The key file {key_file} can't be read: {type(error).__name__}.", remedy="Check its path and mode."

@@ -13,8 +13,8 @@ from typing import Any
 import aiohttp
 
 from backend.domain.jobs.load_test import LoadTarget
-from backend.domain.serving.load import MAX_REQUESTS, Ask, LevelRun, LoadConfig, Record, iterate_asks
-from backend.domain.serving.load_summary import LoadSummary, overhead, summarise
+from backend.domain.serving.load import MAX_REQUESTS, LevelRun, LoadConfig, PlannedRequest, RequestTiming, iterate_asks
+from backend.domain.serving.load_summary import LoadSummary, overhead, summarise_load
 from backend.domain.serving.request_log import SYNTHETIC
 
 CHUNK_BYTES = 1 << 20
@@ -80,7 +80,7 @@ def run_load(
 def _entry(config: LoadConfig, users: int, runs: dict[str, list[LevelRun]], began: float) -> dict[str, Any]:
     summaries: dict[str, LoadSummary | None] = {"gateway": None, "replica": None}
     for kind, of_kind in runs.items():
-        summaries[kind] = summarise(
+        summaries[kind] = summarise_load(
             of_kind, slo_ttft_ms=config.slo_ttft_ms, slo_itl_ms=config.slo_itl_ms, origin_s=began
         )
     added = overhead(runs["gateway"], runs["replica"]) if len(runs) == 2 else None
@@ -113,7 +113,7 @@ class _Level:
     phase: int
     on_progress: Callable[[LoadProgress], None]
     should_stop: Callable[[], bool]
-    records: list[Record] = field(default_factory=list)
+    records: list[RequestTiming] = field(default_factory=list)
     began: float = 0.0
     errors: int = 0
     tokens: int = 0
@@ -159,7 +159,7 @@ class _Level:
             for _ in range(self.users):
                 group.create_task(user())
 
-    def _in_time(self, waiting: Iterator[tuple[int, Ask]]) -> Iterator[tuple[int, Ask]]:
+    def _in_time(self, waiting: Iterator[tuple[int, PlannedRequest]]) -> Iterator[tuple[int, PlannedRequest]]:
         for numbered in waiting:
             since = self.began if self.counts_from is None else self.counts_from
             if self.config.duration_s is not None and time.perf_counter() - since >= self.config.duration_s:
@@ -180,7 +180,7 @@ class _Level:
                     self.steady_until = due
                 group.create_task(self._measure(session, number, ask, due=due, is_warmup=number < warmup))
 
-    def _arriving(self, warmup: int) -> Iterator[tuple[int, Ask]]:
+    def _arriving(self, warmup: int) -> Iterator[tuple[int, PlannedRequest]]:
         asks = iterate_asks(self.config, phase=self.phase)
         counts_from = 0.0
         for number, ask in enumerate(itertools.islice(asks, MAX_REQUESTS)):
@@ -196,7 +196,7 @@ class _Level:
             yield number, ask
 
     async def _measure(
-        self, session: aiohttp.ClientSession, number: int, ask: Ask, *, due: float, is_warmup: bool
+        self, session: aiohttp.ClientSession, number: int, ask: PlannedRequest, *, due: float, is_warmup: bool
     ) -> None:
         record = await _send(session, self.targets[number % len(self.targets)], ask, due=due, is_warmup=is_warmup)
         self.records.append(record)
@@ -218,14 +218,16 @@ class _Level:
         )
 
 
-async def _send(session: aiohttp.ClientSession, target: LoadTarget, ask: Ask, *, due: float, is_warmup: bool) -> Record:
+async def _send(
+    session: aiohttp.ClientSession, target: LoadTarget, ask: PlannedRequest, *, due: float, is_warmup: bool
+) -> RequestTiming:
     """Send one request and time its stream from the moment it was due."""
     stream, late = _Stream(target.kind), time.perf_counter() - due
     headers = {SYNTHETIC: "1"} | ({"Authorization": f"Bearer {target.token}"} if target.token else {})
     path = "/v1/completions" if target.kind == "gateway" else "/generate"
 
-    def failed(problem: str) -> Record:
-        return Record(due, time.perf_counter(), None, error=problem[:300], is_warmup=is_warmup, late_s=late)
+    def failed(problem: str) -> RequestTiming:
+        return RequestTiming(due, time.perf_counter(), None, error=problem[:300], is_warmup=is_warmup, late_s=late)
 
     try:
         async with session.post(f"{target.url}{path}", json=_body(target, ask), headers=headers) as response:
@@ -237,7 +239,7 @@ async def _send(session: aiohttp.ClientSession, target: LoadTarget, ask: Ask, *,
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         return failed(f"{type(error).__name__}: {error}")
     times = stream.times
-    return Record(
+    return RequestTiming(
         start_s=due,
         end_s=time.perf_counter(),
         ttft_s=times[0] - due if times else None,
@@ -250,7 +252,7 @@ async def _send(session: aiohttp.ClientSession, target: LoadTarget, ask: Ask, *,
     )
 
 
-def _body(target: LoadTarget, ask: Ask) -> dict[str, Any]:
+def _body(target: LoadTarget, ask: PlannedRequest) -> dict[str, Any]:
     if target.kind == "gateway":
         body = {"model": target.model, "prompt": ask.prompt, "max_tokens": ask.max_tokens, "temperature": 0}
         return body | {"stream": True, "stream_options": {"include_usage": True}}

@@ -18,7 +18,7 @@ from backend.domain.serving.request_log import JOB
 from backend.errors import InvalidInput, Unavailable
 
 ATTEMPTS = 6
-TIMEOUT_S, CONNECT_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 180.0, 10.0, 1.0, 60.0
+TIMEOUT_S, CONNECT_S, FIRST_PAUSE_S, MAX_PAUSE_S = 180.0, 10.0, 1.0, 60.0
 CHECK_S = 30.0
 PERMANENT = frozenset({401, 403, 404})
 """Statuses of a wrong key, address or model: every call would fail."""
@@ -113,7 +113,7 @@ class ApiClient:
         """Return the pause before the next attempt: 1, 2, 4, ... seconds, each with up to a quarter more, so that
         callers spread.
         """
-        return min(LONGEST_PAUSE_S, self._pause_s * 2.0**attempt * (1 + random.random() / 4))
+        return min(MAX_PAUSE_S, self._pause_s * 2.0**attempt * (1 + random.random() / 4))
 
     def _describe(self, response: httpx.Response) -> str:
         """Return the status and the beginning of the text of an answer, without the key where a server repeats it."""
@@ -147,7 +147,7 @@ def _retry_after(response: httpx.Response) -> float:
         seconds = float(response.headers.get("retry-after", ""))
     except ValueError:
         return 0.0
-    return min(seconds, LONGEST_PAUSE_S) if math.isfinite(seconds) and seconds > 0 else 0.0
+    return min(seconds, MAX_PAUSE_S) if math.isfinite(seconds) and seconds > 0 else 0.0
 
 
 def ask_capabilities(url: str, *, model: str, key: str | None) -> dict[str, bool]:

@@ -19,9 +19,9 @@ from pydantic import ValidationError
 from backend.domain.serving.protocol import (
     PROMPT_TOKENS,
     REQUEST_FAILED,
-    ErrorEvent,
     FinishEvent,
     GenerateRequest,
+    GenerationErrorEvent,
     GenerationEvent,
     parse_event,
 )
@@ -127,7 +127,7 @@ class ReplicaClient:
                         continue
                     event = parse_event(line)
                     yield event
-                    if isinstance(event, FinishEvent | ErrorEvent):
+                    if isinstance(event, FinishEvent | GenerationErrorEvent):
                         return
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise ReplicaLost(f"The replica can't be reached ({type(error).__name__}).", reason="connection") from error

@@ -19,7 +19,7 @@ from backend.infra.queue import JobQueue
 
 
 @dataclass(frozen=True)
-class Policy:
+class OperatorPolicy:
     """Limits set by the operator."""
 
     lease_s: float = 15.0
@@ -50,7 +50,7 @@ class Context:
     queue: JobQueue
     artifacts: Artifacts
     secret: bytes = field(repr=False)
-    policy: Policy = Policy()
+    policy: OperatorPolicy = OperatorPolicy()
     notifier: Notifier = field(default=Notifier(), repr=False)
     now: Callable[[], datetime] = utc_now
     gateway_url: str = "http://127.0.0.1:8100"

@@ -69,8 +69,8 @@ class HealthWatch:
         self._checks = tuple(
             _Check(check, silent, self._clock)
             for check, silent in (
-                (lambda: check_database(ctx), DATABASE),
-                (lambda: check_broker(ctx), BROKER),
+                (lambda: ping_database(ctx), DATABASE),
+                (lambda: ping_broker(ctx), BROKER),
                 (lambda: check_gateway(ctx), GATEWAY),
                 (lambda: check_workers(ctx), None),
             )
@@ -129,14 +129,14 @@ class _Check:
         return self._last
 
 
-def check_database(ctx: Context) -> Outage | None:
+def ping_database(ctx: Context) -> Outage | None:
     """Read one row. Raises the driver's errors."""
     with ctx.db.read() as session:
         session.execute(text("select 1"))
     return None
 
 
-def check_broker(ctx: Context) -> Outage | None:
+def ping_broker(ctx: Context) -> Outage | None:
     """Ping the broker."""
     return None if ctx.queue.is_alive() else BROKER
 

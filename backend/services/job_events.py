@@ -52,7 +52,7 @@ from backend.services.training import parts as run_parts
 MAX_LINE_CHARACTERS = 2000
 
 
-def prepare(ctx: Context, claim: Claim[StoredPayload]) -> Claim[Payload]:
+def prepare_claim(ctx: Context, claim: Claim[StoredPayload]) -> Claim[Payload]:
     """Return the claim with its payload read, and filled in by the room's service just before its child starts.
 
     Raises InvalidInput for a payload that its kind does not take, Fenced.

@@ -36,7 +36,7 @@ class NextStep:
 
 
 @dataclass(frozen=True)
-class Item:
+class AttentionItem:
     """Something that needs attention. `detail`: the cause of a failure."""
 
     id: str
@@ -63,17 +63,17 @@ class Situation:
     has_data: bool = False
     is_importing: bool = False
     is_training: bool = False
-    checkpoints: tuple[Item, ...] = ()
+    checkpoints: tuple[AttentionItem, ...] = ()
     has_campaigns: bool = False
     has_deployments: bool = False
     has_chats: bool = False
-    endpoints: tuple[Item, ...] = ()
-    failing_endpoints: tuple[Item, ...] = ()
+    endpoints: tuple[AttentionItem, ...] = ()
+    failing_endpoints: tuple[AttentionItem, ...] = ()
     idle_queues: tuple[tuple[str, int], ...] = ()
-    failed_runs: tuple[Item, ...] = ()
+    failed_runs: tuple[AttentionItem, ...] = ()
     votes: tuple[AwaitedVotes, ...] = ()
-    served_without_evaluation: tuple[Item, ...] = ()
-    trained_without_evaluation: tuple[Item, ...] = ()
+    served_without_evaluation: tuple[AttentionItem, ...] = ()
+    trained_without_evaluation: tuple[AttentionItem, ...] = ()
 
 
 def next_steps(situation: Situation, *, limit: int = MAX_STEPS) -> tuple[NextStep, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from backend.domain.battles.preferences.offline import OfflineAgreement, offline_agreement
-from backend.domain.evaluation.config import is_lower_better
+from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.jobs.states import Status
 from backend.services.battles.standings import standings
 from backend.services.context import Context
@@ -29,7 +29,9 @@ def compare_benchmarks(ctx: Context, campaign_id: str) -> list[OfflineAgreement]
             if score is not None:
                 scores[evaluation.benchmark, score.metric].setdefault(name, score.value)
     compared = [
-        offline_agreement(ratings, values, benchmark=benchmark, metric=metric, lower_is_better=is_lower_better(metric))
+        offline_agreement(
+            ratings, values, benchmark=benchmark, metric=metric, lower_is_better=is_score_lower_better(metric)
+        )
         for (benchmark, metric), values in scores.items()
         if len(set(values) & set(ratings)) > 1
     ]

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Campaign, Checkpoint, Contestant, Deployment, Endpoint, Job, Replica
-from backend.domain.evaluation.config import is_lower_better
+from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.services.battles.views import count_votes
 from backend.services.context import Context, Person
@@ -23,8 +23,8 @@ from backend.services.training.live import active_run_ids
 from backend.services.training.views import RunView, get_runs, list_runs
 
 EVALUATIONS_READ = 100
-MOST_BENCHMARKS = 3
-MOST_RESULTS = 4
+MAX_BENCHMARKS = 3
+MAX_RESULTS = 4
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Gauges:
 
 
 @dataclass(frozen=True)
-class Strip:
+class OverviewStrip:
     """The top of the overview: work in progress, load and health."""
 
     runs: tuple[RunView, ...]
@@ -125,15 +125,15 @@ def get_overview(ctx: Context, *, person: Person, num_recent: int = 5) -> Overvi
     )
 
 
-def get_strip(ctx: Context) -> Strip:
+def get_strip(ctx: Context) -> OverviewStrip:
     """Return work in progress, load and health. Called every few seconds: a few small queries."""
     with ctx.db.read() as session:
         endpoints = tuple(_endpoints(session))
         jobs = tuple(_other_jobs(session))
-    return Strip(tuple(get_runs(ctx, active_run_ids(ctx))), jobs, read_gauges(ctx, list_workers(ctx)), endpoints)
+    return OverviewStrip(tuple(get_runs(ctx, active_run_ids(ctx))), jobs, read_load(ctx, list_workers(ctx)), endpoints)
 
 
-def read_gauges(ctx: Context, workers: list[WorkerView]) -> Gauges:
+def read_load(ctx: Context, workers: list[WorkerView]) -> Gauges:
     """Return the load of the machines with a living worker, each counted once, and the free space of the artifacts'
     disk.
     """
@@ -172,19 +172,19 @@ def group_results(evaluations: list[EvaluationView]) -> tuple[BenchmarkResults, 
     keys = column_keys(finished)
     for evaluation in finished:
         groups.setdefault(keys[evaluation.id], {}).setdefault(evaluation.subject_id, evaluation)
-    return tuple(_ranked(list(group.values())) for group in list(groups.values())[:MOST_BENCHMARKS])
+    return tuple(_ranked(list(group.values())) for group in list(groups.values())[:MAX_BENCHMARKS])
 
 
 def _ranked(evaluations: list[EvaluationView]) -> BenchmarkResults:
     scored = [(evaluation, score) for evaluation in evaluations if (score := evaluation.main_score) is not None]
     metric = scored[0][1].metric
-    scored.sort(key=lambda pair: pair[1].value if is_lower_better(metric) else -pair[1].value)
+    scored.sort(key=lambda pair: pair[1].value if is_score_lower_better(metric) else -pair[1].value)
     best = scored[0][1].value
     lines = tuple(
         ResultLine(evaluation, score, score.value - best if number else None)
         for number, (evaluation, score) in enumerate(scored)
     )
-    return BenchmarkResults(evaluations[0].benchmark, metric, lines[:MOST_RESULTS], max(0, len(lines) - MOST_RESULTS))
+    return BenchmarkResults(evaluations[0].benchmark, metric, lines[:MAX_RESULTS], max(0, len(lines) - MAX_RESULTS))
 
 
 def _other_jobs(session: Session) -> list[JobView]:

@@ -28,14 +28,14 @@ from backend.services.battles.raters import find_rater
 from backend.services.battles.views import list_open_campaigns
 from backend.services.context import Context, Person
 from backend.services.jobs.workers import list_workers
-from backend.services.next_steps import AwaitedVotes, Item, Situation
+from backend.services.next_steps import AttentionItem, AwaitedVotes, Situation
 from backend.services.serving.endpoints import EndpointView, list_endpoints
 
 FAILURE_DAYS = 7
 """Age after which a failed run is no longer reported."""
 
-MOST = 3
-MOST_CAMPAIGNS = 4
+MAX_LISTED = 3
+MAX_CAMPAIGNS = 4
 
 
 def read_situation(ctx: Context, person: Person) -> Situation:
@@ -50,9 +50,9 @@ def read_situation(ctx: Context, person: Person) -> Situation:
             has_campaigns=_exists(session, select(Campaign.id)),
             has_deployments=_exists(session, select(Deployment.id)),
             has_chats=_exists(session, select(Message.id)) or _exists(session, select(Usage.id)),
-            endpoints=tuple(Item(one.name, one.name) for one in endpoints if one.num_ready),
+            endpoints=tuple(AttentionItem(one.name, one.name) for one in endpoints if one.num_ready),
             failing_endpoints=tuple(
-                Item(one.name, one.name, _problem(one)) for one in endpoints if one.state == "failing"
+                AttentionItem(one.name, one.name, _problem(one)) for one in endpoints if one.state == "failing"
             ),
             failed_runs=_failed_runs(session, ctx),
             served_without_evaluation=_items(
@@ -79,7 +79,7 @@ def _with_people(ctx: Context, person: Person, situation: Situation, queued: dic
 def _awaited_votes(ctx: Context, person: Person) -> tuple[AwaitedVotes, ...]:
     rater = find_rater(ctx, person)
     awaited = []
-    for campaign in list_open_campaigns(ctx)[:MOST_CAMPAIGNS]:
+    for campaign in list_open_campaigns(ctx)[:MAX_CAMPAIGNS]:
         progress = ballot_progress(ctx, campaign.id, rater)
         awaited.append(AwaitedVotes(campaign.id, campaign.name, progress.total - progress.done))
     return tuple(awaited)
@@ -97,7 +97,7 @@ def _checkpoints() -> Select[str, str]:
             func.coalesce(Run.objective, "") != Objective.REWARD.value,
         )
         .order_by(Checkpoint.created_at.desc(), Checkpoint.step.desc(), Checkpoint.id)
-        .limit(MOST)
+        .limit(MAX_LISTED)
     )
 
 
@@ -141,7 +141,7 @@ def _final() -> Select[Any]:
     )
 
 
-def _failed_runs(session: Session, ctx: Context) -> tuple[Item, ...]:
+def _failed_runs(session: Session, ctx: Context) -> tuple[AttentionItem, ...]:
     rows = session.execute(
         select(Run.id, Run.name, Job.error)
         .join(Job, Job.id == Run.job_id)
@@ -151,17 +151,17 @@ def _failed_runs(session: Session, ctx: Context) -> tuple[Item, ...]:
             Job.finished_at > ctx.now() - timedelta(days=FAILURE_DAYS),
         )
         .order_by(Job.finished_at.desc())
-        .limit(MOST)
+        .limit(MAX_LISTED)
     )
-    return tuple(Item(run_id, name, str((error or {}).get("cause") or "")) for run_id, name, error in rows)
+    return tuple(AttentionItem(run_id, name, str((error or {}).get("cause") or "")) for run_id, name, error in rows)
 
 
 def _problem(endpoint: EndpointView) -> str:
     return next((replica.problem for replica in endpoint.replicas if replica.problem), "")
 
 
-def _items(session: Session, query: Select[str, str]) -> tuple[Item, ...]:
-    return tuple(Item(row_id, name) for row_id, name in session.execute(query))
+def _items(session: Session, query: Select[str, str]) -> tuple[AttentionItem, ...]:
+    return tuple(AttentionItem(row_id, name) for row_id, name in session.execute(query))
 
 
 def _is_active(session: Session, kind: JobKind) -> bool:

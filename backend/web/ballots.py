@@ -28,7 +28,7 @@ from backend.domain.markdown_nodes import markdown_nodes
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, RoundhouseError
 from backend.services.battles.admission import Voter, voter_of_token
 from backend.services.battles.assignment.rows import VoteInput
-from backend.services.battles.ballots import BallotProgress, BallotView, Served
+from backend.services.battles.ballots import BallotProgress, BallotView, ServedBallot
 from backend.services.battles.raters import BROWSER_COOKIE
 from backend.services.battles.voting import TooFast, open_ballot, submit_rating, submit_vote, undo_vote
 from backend.services.context import Context
@@ -48,10 +48,10 @@ STATUS: dict[type[RoundhouseError], int] = {
 
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 Document = dict[str, Any]
-Sent = TypeVar("Sent", bound="Body")
+Sent = TypeVar("Sent", bound="BallotBody")
 
 
-class Body(BaseModel):
+class BallotBody(BaseModel):
     """Base of the bodies."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,7 +59,7 @@ class Body(BaseModel):
     holds: tuple[str, ...] = Field(default=(), max_length=4)
 
 
-class VoteBody(Body):
+class VoteBody(BallotBody):
     """A vote, or with `amends` more about one that was cast."""
 
     battle: str
@@ -73,7 +73,7 @@ class VoteBody(Body):
     amends: bool = False
 
 
-class RateBody(Body):
+class RateBody(BallotBody):
     """A grade of a single answer."""
 
     battle: str
@@ -184,7 +184,7 @@ def form_document(config: CampaignConfig) -> Document:
     }
 
 
-def _after(served: Served, holds: tuple[str, ...]) -> Document:
+def _after(served: ServedBallot, holds: tuple[str, ...]) -> Document:
     """Return the battle that the browser lacks: the first that it does not hold, without `holds` the second of the
     two.
     """

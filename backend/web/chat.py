@@ -46,10 +46,10 @@ STATUS: dict[type[RoundhouseError], int] = {InvalidInput: 422, NotFound: 404, Co
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Handle = Callable[[Context, Person, bytes], str]
 Document = dict[str, Any]
-Sent = TypeVar("Sent", bound="Body")
+Sent = TypeVar("Sent", bound="ChatBody")
 
 
-class Body(BaseModel):
+class ChatBody(BaseModel):
     """Base of the bodies."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,7 +57,7 @@ class Body(BaseModel):
     conversation: str
 
 
-class SendBody(Body):
+class SendBody(ChatBody):
     """A message. Without `conversation` it begins one; `edited` is the question that it replaces."""
 
     conversation: str | None = None  # type: ignore[assignment]
@@ -66,7 +66,7 @@ class SendBody(Body):
     edited: str | None = None
 
 
-class RegenerateBody(Body):
+class RegenerateBody(ChatBody):
     """An answer to give again."""
 
     message: str
@@ -89,21 +89,21 @@ class ResultsBody(RegenerateBody):
     results: list[str]
 
 
-class SelectBody(Body):
+class SelectBody(ChatBody):
     """The line to show: through a message, or through another round beside it."""
 
     message: str
     round: int | None = None
 
 
-class VoteBody(Body):
+class SideVoteBody(ChatBody):
     """A vote on answers side by side."""
 
     message: str
     label: str
 
 
-class RateBody(Body):
+class ThumbBody(ChatBody):
     """A thumb on an answer."""
 
     message: str
@@ -162,7 +162,7 @@ def _results(ctx: Context, person: Person, body: bytes) -> str:
 
 
 def _stop(ctx: Context, person: Person, body: bytes) -> str:
-    sent = _parse(Body, body)
+    sent = _parse(ChatBody, body)
     stop_answers(ctx, sent.conversation, person=person)
     return sent.conversation
 
@@ -174,13 +174,13 @@ def _select(ctx: Context, person: Person, body: bytes) -> str:
 
 
 def _vote(ctx: Context, person: Person, body: bytes) -> str:
-    sent = _parse(VoteBody, body)
+    sent = _parse(SideVoteBody, body)
     vote_on_answers(ctx, sent.conversation, sent.message, sent.label, person=person)
     return sent.conversation
 
 
 def _rate(ctx: Context, person: Person, body: bytes) -> str:
-    sent = _parse(RateBody, body)
+    sent = _parse(ThumbBody, body)
     rate_answer(ctx, sent.conversation, sent.message, sent.value, person=person)
     return sent.conversation
 

@@ -22,7 +22,7 @@ from backend.services.serving.chat.documents import changed_nodes
 from backend.services.serving.chat.live import ANSWERS, LiveAnswer
 from backend.services.serving.chat.reading import read_chat
 
-SHORTEST_PAUSE_S = 0.04
+MIN_PAUSE_S = 0.04
 SHARE_OF_PARSING = 0.2  # of one core, at most, for one answer
 POLL_S = 0.4
 KEEP_OPEN_S = 10.0
@@ -102,7 +102,7 @@ class _Reader:
             if is_done:
                 return
             if begun:
-                await asyncio.sleep(max(SHORTEST_PAUSE_S, spent / SHARE_OF_PARSING))
+                await asyncio.sleep(max(MIN_PAUSE_S, spent / SHARE_OF_PARSING))
             await answer.wait(version)
 
     async def _read_stored(self, message_id: str) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from backend.domain.data.rows.conversations import Conversation, conversation_of
+from backend.domain.data.rows.conversations import TemplateInput, as_conversation
 from backend.domain.jobs.events import RowsEncodedEvent
 from backend.errors import InvalidInput
 from jobs.batches.base import IGNORE
-from jobs.batches.token_files import Item, RowTokens, StoredTokens, id_type, trained_bit
-from jobs.batches.token_making import Form, Maker, TokenSource
+from jobs.batches.token_files import RowTokens, StoredTokens, TokenItem, id_type, trained_bit
+from jobs.batches.token_making import Maker, TokenForm, TokenSource
 from jobs.modeling.chat.render import ConversationRefused, EncodedChat, training_chats
 from jobs.modeling.dataset_files import Row, Split
 from jobs.reporter import Reporter
@@ -50,7 +50,7 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, *, context: int) ->
     One example as a rule; more where the template rewrites earlier answers (see `training_chats`). Raises
     ConversationRefused if the template rejects the row.
     """
-    conversation = conversation_of(row) or Conversation([])
+    conversation = as_conversation(row) or TemplateInput([])
     return [
         _truncate(chat, context) for chat in training_chats(tokenizer, conversation.messages, tools=conversation.tools)
     ]
@@ -68,7 +68,7 @@ def _chat_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[Ro
 
 
 def _row_tokens(tokenizer: PreTrainedTokenizerBase, row: Row, dtype: np.dtype[Any]) -> RowTokens:
-    conversation = conversation_of(row) or Conversation([])
+    conversation = as_conversation(row) or TemplateInput([])
     try:
         chats = training_chats(tokenizer, conversation.messages, tools=conversation.tools)
     except ConversationRefused as error:
@@ -78,11 +78,11 @@ def _row_tokens(tokenizer: PreTrainedTokenizerBase, row: Row, dtype: np.dtype[An
         trained = np.asarray(chat.mask, dtype=bool)
         ids = np.asarray(chat.ids, dtype=dtype) | (trained * trained_bit(dtype)).astype(dtype)
         places = np.flatnonzero(trained[1:])
-        items.append(Item((ids,), value=int(places[0]) + 1 if len(places) else -1))
+        items.append(TokenItem((ids,), value=int(places[0]) + 1 if len(places) else -1))
     return RowTokens(tuple(items), skipped=sum(chat.skipped for chat in chats))
 
 
-CHAT = Form("chat", segments=1, encode=_chat_tokens, has_marks=True)
+CHAT = TokenForm("chat", segments=1, encode=_chat_tokens, has_marks=True)
 """Conversations, untruncated. An item's value is its first trained token that any token precedes, -1 without one."""
 
 

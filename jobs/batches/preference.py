@@ -244,7 +244,7 @@ def pad(rows: Sequence[Answered], *, pad_id: int) -> Sequences:
     return Sequences(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(columns))
 
 
-def answers_of(pairs: Sequence[AnsweredPair]) -> list[Answered]:
+def flatten_pairs(pairs: Sequence[AnsweredPair]) -> list[Answered]:
     """Flatten pairs to chosen, rejected, chosen, ..."""
     return [side for pair in pairs for side in pair]
 

@@ -15,13 +15,13 @@ from transformers import PreTrainedTokenizerBase
 from backend.domain.data.rows.tool_calls import tools_of
 from backend.domain.jobs.events import RowsEncodedEvent
 from backend.errors import InvalidInput
-from jobs.batches.token_files import Item, RowTokens
-from jobs.batches.token_making import Form, TokenSource
+from jobs.batches.token_files import RowTokens, TokenItem
+from jobs.batches.token_making import TokenForm, TokenSource
 from jobs.modeling.chat.render import ConversationRefused, Message, Tools, encode_completion
 from jobs.modeling.dataset_files import Row, Split
 
 
-class Pair(TypedDict):
+class PreferencePair(TypedDict):
     """A prompt and its two completions, as messages; both may call `tools`."""
 
     prompt: list[Message]
@@ -82,7 +82,9 @@ def _rated_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[R
 
 
 def _of_row(
-    tokenizer: PreTrainedTokenizerBase, row: Row, encode: Callable[[PreTrainedTokenizerBase, Row], tuple[Item, ...]]
+    tokenizer: PreTrainedTokenizerBase,
+    row: Row,
+    encode: Callable[[PreTrainedTokenizerBase, Row], tuple[TokenItem, ...]],
 ) -> RowTokens:
     if "label" not in row and row["chosen"] == row["rejected"]:
         return RowTokens(problem=True)
@@ -92,24 +94,24 @@ def _of_row(
         return RowTokens(refusal=error.message)
 
 
-def _pair_items(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[Item, ...]:
-    ids = encode_pair(pair_of(row), tokenizer=tokenizer)
-    return (Item((ids["prompt_ids"], ids["chosen_ids"], ids["rejected_ids"])),)
+def _pair_items(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[TokenItem, ...]:
+    ids = encode_preference(read_preference(row), tokenizer=tokenizer)
+    return (TokenItem((ids["prompt_ids"], ids["chosen_ids"], ids["rejected_ids"])),)
 
 
-def _rated_items(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[Item, ...]:
+def _rated_items(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[TokenItem, ...]:
     """Return the answer of a kto row, or both of a preference row."""
     if "label" in row:
-        return (Item(_rated_ids_of(row, tokenizer), value=int(bool(row["label"]))),)
-    ids = encode_pair(pair_of(row), tokenizer=tokenizer)
-    return Item((ids["prompt_ids"], ids["chosen_ids"]), value=1), Item(
+        return (TokenItem(_rated_ids_of(row, tokenizer), value=int(bool(row["label"]))),)
+    ids = encode_preference(read_preference(row), tokenizer=tokenizer)
+    return TokenItem((ids["prompt_ids"], ids["chosen_ids"]), value=1), TokenItem(
         (ids["prompt_ids"], ids["rejected_ids"]), value=0
     )
 
 
-PAIRS = Form("pairs", segments=3, encode=_pair_tokens)
+PAIRS = TokenForm("pairs", segments=3, encode=_pair_tokens)
 """Pairs, untruncated: prompt, chosen, rejected."""
-RATED = Form("rated", segments=2, encode=_rated_tokens)
+RATED = TokenForm("rated", segments=2, encode=_rated_tokens)
 """Prompts with one answer, untruncated; the value of a good answer is 1."""
 
 
@@ -154,7 +156,7 @@ def load_rated(source: TokenSource, split: Split, *, context: int, seed: int) ->
 
 
 def _usable_items(
-    source: TokenSource, split: Split, form: Form, *, context: int, item: str
+    source: TokenSource, split: Split, form: TokenForm, *, context: int, item: str
 ) -> list[tuple[list[list[int]], int]]:
     """Return a split's items whose prompt, their first segment, leaves room in the context: their segments and values.
     Count and log what is left out, calling a row an `item`. Raises InvalidInput if no item of the train split is left.
@@ -205,12 +207,12 @@ def _other_prompts_answers(prompts: Sequence[list[int]], *, seed: int) -> list[i
     return [int(other) for other in by_item]
 
 
-def pair_of(row: Row) -> Pair:
+def read_preference(row: Row) -> PreferencePair:
     """Read a preference row as messages."""
     return {"prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"], "tools": tools_of(row)}
 
 
-def encode_pair(pair: Pair, *, tokenizer: PreTrainedTokenizerBase) -> PairIds:
+def encode_preference(pair: PreferencePair, *, tokenizer: PreTrainedTokenizerBase) -> PairIds:
     """Encode a pair. A token that spans the border of prompt and completion belongs to the completion, on both sides.
 
     Raises ConversationRefused if the template does not take the pair.
@@ -225,13 +227,13 @@ def encode_pair(pair: Pair, *, tokenizer: PreTrainedTokenizerBase) -> PairIds:
     return {"prompt_ids": heads[0][:shared], "chosen_ids": chosen, "rejected_ids": rejected}
 
 
-def encode_pairs(
-    pairs: Sequence[Pair], *, tokenizer: PreTrainedTokenizerBase, context: int
+def encode_preferences(
+    pairs: Sequence[PreferencePair], *, tokenizer: PreTrainedTokenizerBase, context: int
 ) -> list[tuple[EncodedSide, EncodedSide] | None]:
     """Encode pairs as (chosen, rejected) sides; None for a pair whose prompt fills the context."""
     sides: list[tuple[EncodedSide, EncodedSide] | None] = []
     for pair in pairs:
-        ids = encode_pair(pair, tokenizer=tokenizer)
+        ids = encode_preference(pair, tokenizer=tokenizer)
         prompt = ids["prompt_ids"]
         full = len(prompt) >= context
         sides.append(

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.errors import InvalidInput
 from jobs.batches.base import BatchSizes, MicroBatch, PartwiseOrder, StepBatches
-from jobs.batches.token_files import IdArray, Item, RowTokens, StoredTokens
-from jobs.batches.token_making import Form
+from jobs.batches.token_files import IdArray, RowTokens, StoredTokens, TokenItem
+from jobs.batches.token_making import TokenForm
 from jobs.modeling.dataset_files import Row
 from jobs.modeling.tokenizers import encode_texts
 
@@ -30,10 +30,10 @@ def encode_documents(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> lis
 
 
 def _text_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[RowTokens]:
-    return [RowTokens((Item((ids,)),)) for ids in encode_documents(tokenizer, rows)]
+    return [RowTokens((TokenItem((ids,)),)) for ids in encode_documents(tokenizer, rows)]
 
 
-TEXT = Form("text", segments=1, encode=_text_tokens, renders=False)
+TEXT = TokenForm("text", segments=1, encode=_text_tokens, renders=False)
 
 
 class WholeTokens:

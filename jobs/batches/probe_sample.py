@@ -14,11 +14,11 @@ from backend.errors import InvalidInput
 from jobs.modeling.dataset_files import iter_tables
 
 SCANNED_ROWS, SCANNED_BYTES = 20_000, 64_000_000
-LONGEST, STEPS = 8, 4
+LONGEST_ROWS, STEPS = 8, 4
 CHARACTERS_PER_TOKEN = 12  # an upper bound of bytes per token, so that the sample has enough tokens
 
 
-def write_sample(dataset: Path, folder: Path, config: RunConfig) -> Path:
+def write_probe_sample(dataset: Path, folder: Path, config: RunConfig) -> Path:
     """Write `folder/train.parquet`: rows for a few steps of a run, and the longest of the dataset's first rows.
 
     Raises NotFound if the dataset is missing.
@@ -60,4 +60,4 @@ def _rows(sizes: np.ndarray, config: RunConfig) -> np.ndarray:
     order = np.random.default_rng(config.seed).permutation(len(sizes))
     if config.objective is Objective.SFT and config.packing:  # as many as fill the sequences
         sequences = int(np.searchsorted(np.cumsum(sizes[order]), CHARACTERS_PER_TOKEN * sequences * config.context)) + 1
-    return np.unique(np.concatenate([order[:sequences], np.argsort(sizes)[-LONGEST:]]))
+    return np.unique(np.concatenate([order[:sequences], np.argsort(sizes)[-LONGEST_ROWS:]]))

@@ -10,14 +10,14 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.domain.jobs.events import RowsEncodedEvent
 from backend.errors import InvalidInput
-from jobs.batches.token_files import Item, RowTokens
-from jobs.batches.token_making import Form, TokenSource
+from jobs.batches.token_files import RowTokens, TokenItem
+from jobs.batches.token_making import TokenForm, TokenSource
 from jobs.modeling.chat.render import ConversationRefused, encode_prompt
 from jobs.modeling.dataset_files import Row, Split
 
 
 @dataclass(frozen=True)
-class Question:
+class PromptExample:
     """A prompt's token ids and accepted answers; none for a prompt without answers."""
 
     ids: list[int]
@@ -27,20 +27,20 @@ class Question:
 def _prompt_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[RowTokens]:
     encoded = []
     for row in rows:
-        prompt, answers = question_of(row)
+        prompt, answers = read_question(row)
         try:
             ids = encode_prompt(tokenizer, [{"role": "user", "content": prompt}])
-            encoded.append(RowTokens((Item((ids, list(json.dumps(answers).encode()))),)))
+            encoded.append(RowTokens((TokenItem((ids, list(json.dumps(answers).encode()))),)))
         except ConversationRefused as error:
             encoded.append(RowTokens(refusal=error.message))
     return encoded
 
 
-PROMPTS = Form("prompts", segments=2, encode=_prompt_tokens)
+PROMPTS = TokenForm("prompts", segments=2, encode=_prompt_tokens)
 """Prompts, and as a second segment the bytes of their accepted answers as JSON."""
 
 
-def load_questions(source: TokenSource, split: Split, *, context: int, max_new_tokens: int) -> list[Question]:
+def load_questions(source: TokenSource, split: Split, *, context: int, max_new_tokens: int) -> list[PromptExample]:
     """Return a split's prompts; ones that leave no room for `max_new_tokens` or are refused are left out, counted and
     logged.
 
@@ -71,10 +71,10 @@ def load_questions(source: TokenSource, split: Split, *, context: int, max_new_t
         )
     order = fits[np.argsort(np.asarray(tokens.rows)[fits], kind="stable")]  # in the order of the dataset
     read = (tokens.segments_of(item) for item in order.tolist())
-    return [Question(ids, tuple(json.loads(bytes(answers)))) for ids, answers in read]
+    return [PromptExample(ids, tuple(json.loads(bytes(answers)))) for ids, answers in read]
 
 
-def question_of(row: Row) -> tuple[str, tuple[str, ...]]:
+def read_question(row: Row) -> tuple[str, tuple[str, ...]]:
     """Return the prompt of an instruction, prompts or benchmark row, and its accepted answers."""
     if "question" in row:
         if row.get("answers"):

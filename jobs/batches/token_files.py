@@ -39,7 +39,7 @@ REMEDY = "Start the run again: its tokens are made again, and it continues from 
 
 
 @dataclass(frozen=True)
-class Item:
+class TokenItem:
     """The token ids of an item's segments, and a number that its form defines."""
 
     segments: tuple[Sequence[int] | IdArray, ...]
@@ -52,7 +52,7 @@ class RowTokens:
     not trained on.
     """
 
-    items: tuple[Item, ...] = ()
+    items: tuple[TokenItem, ...] = ()
     refusal: str = ""
     problem: bool = False
     skipped: int = 0

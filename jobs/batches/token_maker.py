@@ -21,13 +21,13 @@ from jobs.batches.preference_rows import PAIRS, RATED
 from jobs.batches.pretrain import PART_TOKENS, TEXT
 from jobs.batches.prompts import PROMPTS
 from jobs.batches.token_files import TokenWriter
-from jobs.batches.token_making import Form, Maker, TokenSource, make_tokens
+from jobs.batches.token_making import Maker, TokenForm, TokenSource, make_tokens
 from jobs.modeling.chat.render import teach_template
 from jobs.modeling.checkpoints import load_tokenizer
 from jobs.modeling.dataset_files import split_file
 from jobs.reporter import SilentReporter
 
-FORMS: dict[str, Form] = {form.name: form for form in (TEXT, CHAT, PAIRS, RATED, PROMPTS)}
+FORMS: dict[str, TokenForm] = {form.name: form for form in (TEXT, CHAT, PAIRS, RATED, PROMPTS)}
 WAIT_S = 2.0
 POLL_S = 0.2
 

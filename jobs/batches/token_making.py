@@ -1,7 +1,7 @@
 """Make a split's tokens, once for all runs that need the same: in a folder named by everything that they follow from.
 
 One process makes a folder under its lock; others wait, or read what is there. A large split is made by a process of its
-own while training already reads (`jobs.batches.token_maker`). Rows are taken in a fixed mixed order (`pieces_of`), so
+own while training already reads (`jobs.batches.token_maker`). Rows are taken in a fixed mixed order (`row_pieces`), so
 that the beginning of a folder is like the whole.
 """
 
@@ -56,7 +56,7 @@ Encode = Callable[[PreTrainedTokenizerBase, list[Row]], list[RowTokens]]
 
 
 @dataclass(frozen=True)
-class Form:
+class TokenForm:
     """The form that rows take as tokens. `segments` are those of an item. The chat template matters if it `renders`;
     trained tokens are marked if it `has_marks`.
     """
@@ -104,7 +104,7 @@ class Maker:
 class SplitFolder:
     """The folder of a split's tokens, named by its identity: all that they follow from."""
 
-    form: Form
+    form: TokenForm
     split: Split
     path: Path
     identity: dict[str, Any]
@@ -123,7 +123,7 @@ class TokenSource:
     root: Path
     reporter: Reporter
 
-    def open(self, form: Form, split: Split, *, maker: Maker | None = None) -> StoredTokens | None:
+    def open(self, form: TokenForm, split: Split, *, maker: Maker | None = None) -> StoredTokens | None:
         """Return a split's tokens; None if the split is missing. With a maker they may still be in the making.
 
         Raises InvalidInput for a tokenizer or rows that can't be encoded, JobFailed if the disk is full, StopRequested.
@@ -159,7 +159,7 @@ class TokenSource:
     def _log(self, split: Split, tokens: StoredTokens) -> None:
         self.reporter.log(f"Tokenised the {split} split: {len(tokens.ids):,} tokens.")
 
-    def split_folder(self, form: Form, split: Split) -> SplitFolder:
+    def split_folder(self, form: TokenForm, split: Split) -> SplitFolder:
         """Return the folder of a split's tokens."""
         file = self.dataset / f"{split}.parquet"
         template = str(self.tokenizer.chat_template) if form.renders else ""
@@ -207,7 +207,7 @@ def code_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def pieces_of(file: Path, *, mixed: bool) -> Iterator[tuple[list[int], list[Row]]]:
+def row_pieces(file: Path, *, mixed: bool) -> Iterator[tuple[list[int], list[Row]]]:
     """Yield a file's rows in pieces of up to 256 consecutive ones, with their numbers, in the order in which tokens are
     stored.
 
@@ -286,7 +286,7 @@ def _write(source: TokenSource, place: SplitFolder, writer: TokenWriter, tell: C
     if writer.pieces == 0:
         writer.flush()  # others see that it is being made
     for number, (numbers, rows) in enumerate(
-        pieces_of(source.dataset / f"{place.split}.parquet", mixed=place.split == "train")
+        row_pieces(source.dataset / f"{place.split}.parquet", mixed=place.split == "train")
     ):
         if number < writer.pieces:
             continue

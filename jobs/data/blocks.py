@@ -15,7 +15,7 @@ Bytes = bytes | bytearray
 
 
 @dataclass(frozen=True)
-class Mark:
+class SourcePosition:
     """A position between two rows of a source: the member, its bytes (or rows, of a table) before it, the next row's
     number.
     """
@@ -41,7 +41,7 @@ class CsvMarks:
 
 
 @dataclass(frozen=True)
-class Block:
+class RowBlock:
     """Consecutive rows of one file, the first numbered `first`: as bytes to parse, as a table, or as parsed rows.
     `after` is where reading continues, `position` the bytes of the source read so far, `side` the split assigned by the
     source.
@@ -50,7 +50,7 @@ class Block:
     file: str
     suffix: str
     first: int
-    after: Mark
+    after: SourcePosition
     position: int
     data: Bytes = b""
     table: pyarrow.Table | None = None

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from backend.domain.data.kinds import DatasetKind
-from backend.infra.files.local import Listing
+from backend.infra.files.local import LocalListing
 from backend.infra.files.parquet import iter_row_groups
-from jobs.data.blocks import Mark
-from jobs.data.writing import SPLITS, SplitFile, Tally, holding_disk, sweep
+from jobs.data.blocks import SourcePosition
+from jobs.data.writing import SPLITS, SplitFile, VersionTally, holding_disk, sweep
 
 STATE = "state.json"
 
@@ -35,8 +35,8 @@ class State:
     """
 
     parts: int
-    tally: Tally
-    mark: Mark
+    tally: VersionTally
+    mark: SourcePosition
     rows_done: int
 
     @classmethod
@@ -44,9 +44,11 @@ class State:
         """Read the state of an earlier attempt, or return a new one."""
         try:
             stored: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            return cls(stored["parts"], Tally(**stored["tally"]), Mark(**stored["mark"]), stored["rows_done"])
+            return cls(
+                stored["parts"], VersionTally(**stored["tally"]), SourcePosition(**stored["mark"]), stored["rows_done"]
+            )
         except (OSError, ValueError, KeyError, TypeError):
-            return cls(0, Tally(), Mark(), 0)
+            return cls(0, VersionTally(), SourcePosition(), 0)
 
     def save(self, folder: Path) -> None:
         """Replace the stored state atomically."""
@@ -58,7 +60,7 @@ class State:
         beside.replace(folder / STATE)
 
 
-def key_of(listing: Listing, settings: dict[str, Any]) -> str:
+def import_key(listing: LocalListing, settings: dict[str, Any]) -> str:
     """Return the key of an import: equal for the same unchanged files with the same settings."""
     files = [[member.name, str(member.path.resolve()), member.bytes, member.mtime_ns] for member in listing.members]
     return hashlib.sha256(json.dumps([files, settings], sort_keys=True).encode()).hexdigest()[:24]

@@ -21,11 +21,11 @@ import pyarrow
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.display import row_text
 from backend.domain.data.rows.mapping import canonical_json
-from backend.domain.data.versions.changes import Change, DropDuplicates, DropRows, Filter, Merge, Resplit, Sample
+from backend.domain.data.versions.changes import Change, DropDuplicates, DropRows, Filter, KeepSample, Merge, Resplit
 from backend.domain.data.versions.conditions import describe_change, meets
 from backend.errors import InvalidInput, JobFailed
 from jobs.data.splitting import val_rows
-from jobs.data.writing import DatasetWriter, publish, temporary_folder
+from jobs.data.writing import DatasetWriter, publish_version, temporary_folder
 from jobs.modeling.dataset_files import Split, iter_rows, iter_tables, num_rows, read_meta
 from jobs.reporter import Reporter
 
@@ -98,7 +98,7 @@ def derive(
         (partial / "meta.json").write_text(
             json.dumps({**result, "folder": Path(result["folder"]).name, "format": 1}, indent=1)
         )
-        publish(partial, target=Path(result["folder"]))
+        publish_version(partial, target=Path(result["folder"]))
     reporter.log(f"{writer.num_rows:,} rows: {describe_change(change)}; {total - num_written:,} left out.")
     return {**result, "bytes": sum(file.stat().st_size for file in Path(result["folder"]).iterdir())}
 
@@ -207,7 +207,7 @@ def _chooser(source: _Source, change: Change, *, meter: _Meter) -> Callable[[int
             )
         gone = {*change.train, *(train + place for place in change.val)}
         return lambda place, _split, _row: place not in gone
-    if isinstance(change, Sample):
+    if isinstance(change, KeepSample):
         if change.num_rows > total:
             raise InvalidInput(
                 f"The version has {total:,} rows, so {change.num_rows:,} can't be drawn.", field="num_rows"

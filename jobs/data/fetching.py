@@ -21,7 +21,7 @@ from backend.errors import InvalidInput, JobFailed, Unavailable
 from backend.infra.files.remote import Remote, RemoteFile
 from jobs.reporter import Reporter
 
-FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 2**20, 2**18, 2**25
+FIRST_CHUNK, MIN_CHUNK, MAX_CHUNK = 2**20, 2**18, 2**25
 TRIES, PAUSE_S = 5, 0.5
 STALE_S = 24 * 3600.0
 REPORT_EVERY_S = 0.5
@@ -160,7 +160,7 @@ class _Download:
                 at, self._done = end, self._done + len(data)
                 # a chunk should take about a second: frequent enough for progress and stopping, large enough to be fast
                 rate = len(data) / max(1e-3, time.monotonic() - started)
-                self._chunk = int(min(LARGEST_CHUNK, max(SMALLEST_CHUNK, rate)))
+                self._chunk = int(min(MAX_CHUNK, max(MIN_CHUNK, rate)))
         part.rename(target)
 
     def _read(self, file: RemoteFile, start: int, end: int) -> bytes:

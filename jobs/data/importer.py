@@ -25,16 +25,16 @@ from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.files.encoding import check_encoding
 from backend.infra.files.saved import choose_saved
-from jobs.data.blocks import Block, Mark
-from jobs.data.checkpoint import State, join_parts, key_of, part_folder, workplace
+from jobs.data.blocks import RowBlock, SourcePosition
+from jobs.data.checkpoint import State, import_key, join_parts, part_folder, workplace
 from jobs.data.columns import plan_columns
 from jobs.data.message_trees import MessageTrees
 from jobs.data.parsing import Parsed, Parser, iter_source, rows_of
-from jobs.data.readers import Rows, RowSource
+from jobs.data.readers import RowSource, SourceRows
 from jobs.data.refusals import bad_rows, check_tally, nothing_usable
 from jobs.data.saved import SavedDataset
 from jobs.data.splitting import DividedRows, Splitter
-from jobs.data.writing import DatasetWriter, publish, sync_all
+from jobs.data.writing import DatasetWriter, publish_version, sync_all
 from jobs.reporter import Reporter
 
 SAMPLE_ROWS = 50
@@ -86,7 +86,7 @@ class ImportResult:
         }
 
 
-def import_dataset(
+def import_files(
     source: Path,
     *,
     out_root: Path,
@@ -129,7 +129,7 @@ def import_dataset(
         "encoding": encoding,
         "sides": rows.sides,
     }
-    with workplace(out_root, key_of(rows.listing, settings)) as folder:
+    with workplace(out_root, import_key(rows.listing, settings)) as folder:
         source_rows = MessageTrees(rows, plan.mapping, folder=folder) if plan.is_message_table else rows
         splitter, header = _divide(
             rows, plan, val_fraction=val_fraction, seed=seed, has_sides=source_rows.sides is not None
@@ -156,12 +156,12 @@ def import_dataset(
             "format": FORMAT_VERSION,
         }
         (files / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-        fresh = publish(files, target=result.folder)
+        fresh = publish_version(files, target=result.folder)
     reporter.log(_summary(result, fresh=fresh))
     return replace(result, bytes=sum(file.stat().st_size for file in result.folder.iterdir()))
 
 
-def _divide(rows: Rows, plan: _Plan, *, val_fraction: float, seed: int, has_sides: bool) -> tuple[Splitter, str]:
+def _divide(rows: SourceRows, plan: _Plan, *, val_fraction: float, seed: int, has_sides: bool) -> tuple[Splitter, str]:
     """Return the splitter of an import, and a header with its settings for the content hash."""
     how = (
         f" split {rows.split_rows}"
@@ -176,7 +176,7 @@ def _divide(rows: Rows, plan: _Plan, *, val_fraction: float, seed: int, has_side
     return splitter, f"{FORMAT_VERSION} {plan.kind} {val_fraction:.6f} {seed}{how}"
 
 
-def _open(source: Path, *, kind: DatasetKind | None, split: str | None, encoding: str | None) -> Rows:
+def _open(source: Path, *, kind: DatasetKind | None, split: str | None, encoding: str | None) -> SourceRows:
     """Open a source: a saved dataset with its splits, or files of rows. Raises InvalidInput for a split of a source
     without splits.
     """
@@ -212,7 +212,7 @@ class _Plan:
 
 
 def _plan(
-    rows: Rows, sample: list[dict[str, Any]], *, kind: DatasetKind | None, mapping: Mapping[str, str] | None
+    rows: SourceRows, sample: list[dict[str, Any]], *, kind: DatasetKind | None, mapping: Mapping[str, str] | None
 ) -> _Plan:
     final_kind, final_mapping, reason = _decide(sample, kind=kind, mapping=mapping)
     final_mapping = settle_answers(iter_source(rows, final_mapping), final_mapping, kind=final_kind)
@@ -226,7 +226,7 @@ def _plan(
     return _Plan(final_kind, final_mapping, reason, columns, parser, dropped_media)
 
 
-def _log_plan(reporter: Reporter, rows: Rows, plan: _Plan) -> None:
+def _log_plan(reporter: Reporter, rows: SourceRows, plan: _Plan) -> None:
     reporter.log(f"Reading {rows.name} as {plan.kind}: {plan.reason}.")
     if rows.sides is not None and not plan.is_message_table:
         reporter.log("The source's own splits are kept.")
@@ -237,7 +237,7 @@ def _log_plan(reporter: Reporter, rows: Rows, plan: _Plan) -> None:
 
 
 def _result(
-    work: _Work, writer: DatasetWriter, rows: Rows, plan: _Plan, *, files: Path, out_root: Path
+    work: _Work, writer: DatasetWriter, rows: SourceRows, plan: _Plan, *, files: Path, out_root: Path
 ) -> ImportResult:
     tally = writer.tally
     return ImportResult(
@@ -268,7 +268,7 @@ class _Work:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: SourceRows,
         parser: Parser,
         splitter: Splitter,
         *,
@@ -318,7 +318,7 @@ class _Work:
         self._reporter.progress(self._rows.size, self._rows.size, unit="byte", message="all rows read")
         return self._writer
 
-    def _take(self, rows: DividedRows, *, done: int, before: Mark) -> None:
+    def _take(self, rows: DividedRows, *, done: int, before: SourcePosition) -> None:
         """Write a block's rows; close the part at the end of a leaf, if it is due."""
         end = len(rows.keys)
         if not end:
@@ -363,11 +363,11 @@ class _Work:
 
 
 def _divided(
-    blocks: Iterator[Block], rows: Rows, parser: Parser, splitter: Splitter
+    blocks: Iterator[RowBlock], rows: SourceRows, parser: Parser, splitter: Splitter
 ) -> Iterator[tuple[Parsed, DividedRows]]:
     """Parse and split blocks in a thread, a few ahead; yield them in order. If it falls behind, this thread helps."""
 
-    def divide(block: Block) -> tuple[Parsed, DividedRows]:
+    def divide(block: RowBlock) -> tuple[Parsed, DividedRows]:
         parsed = parser.parse(block)
         rows.reuse(block.data)
         return parsed, splitter.divide(parsed.table, parsed.keys, side=block.side)
@@ -400,7 +400,7 @@ def _checked_kind(kind: str | None) -> DatasetKind | None:
         ) from None
 
 
-def _head(rows: Rows) -> tuple[list[dict[str, Any]], list[BadRow]]:
+def _head(rows: SourceRows) -> tuple[list[dict[str, Any]], list[BadRow]]:
     """Return the first rows, until there are enough good ones to recognise the kind, or too many bad ones."""
     good: list[dict[str, Any]] = []
     bad: list[BadRow] = []

@@ -15,10 +15,10 @@ from typing import Any
 from backend.domain.data.parsing.text_formats import NumberedRow
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.trees import TREE, read_message
-from backend.infra.files.local import Ignored, Listing
-from jobs.data.blocks import Block, Bytes, Mark
+from backend.infra.files.local import Ignored, LocalListing
+from jobs.data.blocks import Bytes, RowBlock, SourcePosition
 from jobs.data.parsing import rows_of, shown
-from jobs.data.readers import Rows
+from jobs.data.readers import SourceRows
 from jobs.data.tables import TABLE_BYTES
 from jobs.modeling.dataset_files import Split
 
@@ -42,9 +42,9 @@ class MessageTrees:
 
     sides: tuple[Split, ...] | None = None
 
-    def __init__(self, rows: Rows, mapping: Mapping[str, str], *, folder: Path) -> None:
+    def __init__(self, rows: SourceRows, mapping: Mapping[str, str], *, folder: Path) -> None:
         self._rows, self._mapping, self._folder = rows, mapping, folder
-        self.listing: Listing = rows.listing
+        self.listing: LocalListing = rows.listing
         self.name, self.size = rows.name, rows.size
 
     @property
@@ -56,8 +56,8 @@ class MessageTrees:
         """Do nothing: the blocks hold no buffers."""
 
     def blocks(
-        self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES
-    ) -> Iterator[Block]:
+        self, start: SourcePosition = SourcePosition(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES
+    ) -> Iterator[RowBlock]:
         """Yield an empty block for each indexed block of the table, then the trees from the `start.offset`-th on."""
         with (
             tempfile.TemporaryDirectory(prefix=".messages-", dir=self._folder) as place,
@@ -67,11 +67,11 @@ class MessageTrees:
             for block in self._rows.blocks(columns=tuple(self._mapping)):
                 self._index(db, block)
                 self._rows.reuse(block.data)
-                yield Block("", ".tree", 1, start, block.position // 2, rows=())
+                yield RowBlock("", ".tree", 1, start, block.position // 2, rows=())
             db.execute("CREATE INDEX of_parent ON message (parent, place)")
             yield from self._tree_blocks(db, start)
 
-    def _index(self, db: sqlite3.Connection, block: Block) -> None:
+    def _index(self, db: sqlite3.Connection, block: RowBlock) -> None:
         for number, row in rows_of(block):
             try:
                 if isinstance(row, RowProblem):
@@ -99,7 +99,7 @@ class MessageTrees:
         clean = [value.encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in values]
         db.execute("INSERT INTO message (file, row, id, parent, body, problem) VALUES (?, ?, ?, ?, ?, ?)", clean)
 
-    def _tree_blocks(self, db: sqlite3.Connection, start: Mark) -> Iterator[Block]:
+    def _tree_blocks(self, db: sqlite3.Connection, start: SourcePosition) -> Iterator[RowBlock]:
         total = db.execute("SELECT count(*) FROM message").fetchone()[0]
         batch: list[NumberedRow] = []
         file, done, num_messages, waiting = "", 0, 0, 0
@@ -115,8 +115,8 @@ class MessageTrees:
         if batch:
             yield self._block(file, batch, done, self.size)
 
-    def _block(self, file: str, batch: list[NumberedRow], done: int, position: int) -> Block:
-        return Block(file, ".tree", batch[0][0], Mark(0, done, done + 1), position, rows=tuple(batch))
+    def _block(self, file: str, batch: list[NumberedRow], done: int, position: int) -> RowBlock:
+        return RowBlock(file, ".tree", batch[0][0], SourcePosition(0, done, done + 1), position, rows=tuple(batch))
 
     def _units(self, db: sqlite3.Connection) -> Iterator[tuple[str, int, dict[str, Any] | RowProblem, int]]:
         """Yield (file, row, tree or problem, messages in it): trees and bad rows in order, then messages that no tree

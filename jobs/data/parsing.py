@@ -24,10 +24,10 @@ from backend.domain.data.rows.mapping import map_rows
 from backend.domain.data.rows.problem import BadRow, RowProblem
 from backend.domain.data.rows.records import KEEPS_RECORDS, with_record
 from backend.infra.files.encoding import guess_encoding
-from jobs.data.blocks import Block, Bytes
+from jobs.data.blocks import Bytes, RowBlock
 from jobs.data.columns import ColumnPlan
 from jobs.data.csv_cells import csv_columns
-from jobs.data.readers import Rows
+from jobs.data.readers import SourceRows
 from jobs.data.row_keys import RowKeys, is_blank
 from jobs.data.schemas import SCHEMAS
 
@@ -39,7 +39,7 @@ FIRST_BYTES = 2**16  # a block read row by row is parsed in pieces, as a preview
 class Parsed:
     """The good rows of a block as canonical columns with their keys, and the bad ones."""
 
-    block: Block
+    block: RowBlock
     table: pyarrow.Table
     keys: RowKeys
     bad: tuple[BadRow, ...]
@@ -58,7 +58,7 @@ class Parser:
         """Return whether every column of the source is read, mapped or not."""
         return self.kind in KEEPS_RECORDS
 
-    def parse(self, block: Block) -> Parsed:
+    def parse(self, block: RowBlock) -> Parsed:
         """Return a block's rows. Bad rows do not raise."""
         table = self._by_columns(block)
         bad: tuple[BadRow, ...] = ()
@@ -66,7 +66,7 @@ class Parser:
             table, bad = self._by_rows(block)
         return Parsed(block, table, RowKeys(table), bad)
 
-    def _by_columns(self, block: Block) -> pyarrow.Table | None:
+    def _by_columns(self, block: RowBlock) -> pyarrow.Table | None:
         if self.plan is None or block.rows is not None:
             return None
         try:
@@ -75,7 +75,7 @@ class Parser:
             return None
         return None if table is None else self.plan.apply(table, is_checked=block.suffix in (".csv", ".txt"))
 
-    def _by_rows(self, block: Block) -> tuple[pyarrow.Table, tuple[BadRow, ...]]:
+    def _by_rows(self, block: RowBlock) -> tuple[pyarrow.Table, tuple[BadRow, ...]]:
         tables: list[pyarrow.Table] = []
         good: list[dict[str, Any]] = []
         bad: list[BadRow] = []
@@ -102,7 +102,7 @@ def shown(row: Mapping[str, Any] | RowProblem) -> str:
         return ""
 
 
-def _with_encoding(bad: list[BadRow], block: Block) -> tuple[BadRow, ...]:
+def _with_encoding(bad: list[BadRow], block: RowBlock) -> tuple[BadRow, ...]:
     """Add the likely encoding to the reasons of rows that are not UTF-8."""
     faulty = [row for row in bad if " not UTF-8 (" in row.reason]
     if not faulty or not block.data:
@@ -115,7 +115,7 @@ def _with_encoding(bad: list[BadRow], block: Block) -> tuple[BadRow, ...]:
     return tuple(BadRow(row.file, row.row, row.reason + hint, row.raw) if row in faulty else row for row in bad)
 
 
-def rows_of(block: Block) -> Iterator[NumberedRow]:
+def rows_of(block: RowBlock) -> Iterator[NumberedRow]:
     """Yield the rows of a block one by one, with a RowProblem in place of an unreadable one."""
     if block.rows is not None:
         yield from block.rows
@@ -133,7 +133,7 @@ def rows_of(block: Block) -> Iterator[NumberedRow]:
         yield from iter_rows_of(block.suffix, _pieces(block.data), first=block.first)
 
 
-def iter_source(rows: Rows, columns: Iterable[str]) -> Iterator[dict[str, Any]]:
+def iter_source(rows: SourceRows, columns: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Yield every row of a source that can be read, with these columns at least."""
     for block in rows.blocks(columns=tuple(columns)):
         yield from (row for _, row in rows_of(block) if not isinstance(row, RowProblem))
@@ -161,7 +161,7 @@ def _table_row(row: pyarrow.Table) -> dict[str, Any] | RowProblem:
     return value
 
 
-def _table_of(block: Block, plan: ColumnPlan) -> pyarrow.Table | None:
+def _table_of(block: RowBlock, plan: ColumnPlan) -> pyarrow.Table | None:
     """Parse a block with Arrow's parsers; None where they may be more lenient than ours."""
     if block.table is not None:
         return block.table

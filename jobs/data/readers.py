@@ -24,8 +24,8 @@ from backend.domain.data.parsing.text_formats import (
 )
 from backend.domain.data.rows.problem import RowProblem
 from backend.infra.files.encoding import Utf8Stream
-from backend.infra.files.local import Ignored, Listing, Member, Opened, list_source
-from jobs.data.blocks import Block, Bytes, Mark
+from backend.infra.files.local import Ignored, LocalListing, Member, OpenedMember, list_source
+from jobs.data.blocks import Bytes, RowBlock, SourcePosition
 from jobs.data.csv_cells import csv_cut, csv_marks
 from jobs.data.tables import TABLE_BYTES, on_disk, table_blocks
 from jobs.modeling.dataset_files import Split
@@ -36,10 +36,10 @@ RAW_BYTES = 2000
 _MARKED = re.compile(rb"(?m)^[ \t\r\f\v]*" + re.escape(END_OF_TEXT) + rb"[ \t\r\f\v]*\n")
 
 
-class Rows(Protocol):
+class SourceRows(Protocol):
     """Rows in blocks, readable from any mark. `sides`: splits that the source assigns to its members, if any."""
 
-    listing: Listing
+    listing: LocalListing
     name: str
     size: int
     sides: tuple[Split, ...] | None
@@ -49,8 +49,8 @@ class Rows(Protocol):
         """Files that are left out."""
 
     def blocks(
-        self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES
-    ) -> Iterator[Block]:
+        self, start: SourcePosition = SourcePosition(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES
+    ) -> Iterator[RowBlock]:
         """Yield blocks from a mark on; of tables only `columns`, if all of them exist, about `table_bytes` at a
         time.
         """
@@ -66,7 +66,7 @@ class RowSource:
 
     def __init__(self, path: Path, *, lines_are_prompts: bool = False, encoding: str | None = None) -> None:
         """List the source. Raises what `backend.infra.files.local.list_source` raises."""
-        self.listing: Listing = list_source(path)
+        self.listing: LocalListing = list_source(path)
         self.name = path.name
         self._prompts, self._encoding = lines_are_prompts, encoding
         self._spare: list[bytearray] = []
@@ -85,8 +85,8 @@ class RowSource:
             self._spare.append(data)
 
     def blocks(
-        self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES
-    ) -> Iterator[Block]:
+        self, start: SourcePosition = SourcePosition(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES
+    ) -> Iterator[RowBlock]:
         """Yield blocks from a mark on; of tables only `columns` are read, if all of them exist, `table_bytes` at a
         time.
 
@@ -96,14 +96,16 @@ class RowSource:
         before = sum(member.bytes for member in members[: start.member])
         for place in range(start.member, len(members)):
             member = members[place]
-            mark = start if place == start.member else Mark(place)
+            mark = start if place == start.member else SourcePosition(place)
             name = "" if self.listing.is_single else member.name
             for block in self._cut(member, mark, columns, table_bytes):
                 after = replace(block.after, member=place)
                 yield replace(block, file=name, after=after, position=before + min(block.position, member.bytes))
             before += member.bytes
 
-    def _cut(self, member: Member, mark: Mark, columns: tuple[str, ...], table_bytes: int) -> Iterator[Block]:
+    def _cut(
+        self, member: Member, mark: SourcePosition, columns: tuple[str, ...], table_bytes: int
+    ) -> Iterator[RowBlock]:
         if member.suffix in (".parquet", ".arrow", ".feather"):
             with on_disk(member) as path:
                 yield from table_blocks(member, path, mark, columns, table_bytes)
@@ -125,7 +127,7 @@ class RowSource:
 class _Reader:
     """Buffer of UTF-8 bytes to be cut, with the bytes taken: `offset` in the text, `position` in the file."""
 
-    def __init__(self, opened: Opened, stream: Utf8Stream, spare: list[bytearray]) -> None:
+    def __init__(self, opened: OpenedMember, stream: Utf8Stream, spare: list[bytearray]) -> None:
         self._opened, self._stream, self._spare = opened, stream, spare
         self.data: Bytes = b""
         self.offset = 0
@@ -182,11 +184,11 @@ class _Reader:
             yield bytes(self.take(len(self.data)))
 
 
-def _block(stream: _Reader, number: int, *, first: int, suffix: str, **content: Any) -> Block:
-    return Block("", suffix, first, Mark(0, stream.offset, number), stream.position, **content)
+def _block(stream: _Reader, number: int, *, first: int, suffix: str, **content: Any) -> RowBlock:
+    return RowBlock("", suffix, first, SourcePosition(0, stream.offset, number), stream.position, **content)
 
 
-def _line_blocks(stream: _Reader, mark: Mark, *, suffix: str) -> Iterator[Block]:
+def _line_blocks(stream: _Reader, mark: SourcePosition, *, suffix: str) -> Iterator[RowBlock]:
     """Yield blocks that end with a line; a line above the row limit is skipped and reported."""
     number = mark.number
     while True:
@@ -228,7 +230,7 @@ def _pass_line(stream: _Reader, *, longest: int = MAX_ROW_BYTES) -> RowProblem:
     )
 
 
-def _text_blocks(stream: _Reader, mark: Mark) -> Iterator[Block]:
+def _text_blocks(stream: _Reader, mark: SourcePosition) -> Iterator[RowBlock]:
     """Yield blocks that end with a mark between documents, or at the maximum length of a document."""
     number = mark.number
     while True:
@@ -284,7 +286,7 @@ def _batched(rows: Iterable[NumberedRow]) -> Iterator[tuple[NumberedRow, ...]]:
         yield tuple(batch)
 
 
-def _json_blocks(stream: _Reader, mark: Mark) -> Iterator[Block]:
+def _json_blocks(stream: _Reader, mark: SourcePosition) -> Iterator[RowBlock]:
     """Yield blocks of a JSON list; to resume, the rows before the mark are parsed and skipped, as a list has no lines
     to seek to.
     """
@@ -296,7 +298,7 @@ def _json_blocks(stream: _Reader, mark: Mark) -> Iterator[Block]:
         yield _block(stream, number, first=batch[0][0], suffix=".json", rows=batch)
 
 
-def _csv_blocks(stream: _Reader, mark: Mark, *, suffix: str) -> Iterator[Block]:
+def _csv_blocks(stream: _Reader, mark: SourcePosition, *, suffix: str) -> Iterator[RowBlock]:
     """Yield blocks that end with a row, by the parity of the quotation marks; rows one by one where these are
     malformed.
     """

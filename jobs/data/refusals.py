@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from backend.domain.data.rows.problem import BadRow, describe_share, most_frequent
+from backend.domain.data.rows.problem import BadRow, describe_rejected, most_frequent
 from backend.errors import InvalidInput
-from jobs.data.writing import Tally
+from jobs.data.writing import VersionTally
 
 
 def bad_rows(name: str, bad: tuple[BadRow, ...]) -> InvalidInput:
@@ -19,7 +19,7 @@ def bad_rows(name: str, bad: tuple[BadRow, ...]) -> InvalidInput:
     )
 
 
-def check_tally(name: str, tally: Tally, *, max_rejected: float) -> None:
+def check_tally(name: str, tally: VersionTally, *, max_rejected: float) -> None:
     """Raise InvalidInput where no row of a source is good, or where more than this share of all is bad."""
     if tally.train_rows == 0:
         raise nothing_usable(name, tally.rejected)
@@ -27,11 +27,11 @@ def check_tally(name: str, tally: Tally, *, max_rejected: float) -> None:
         raise too_many(name, tally)
 
 
-def too_many(name: str, tally: Tally) -> InvalidInput:
+def too_many(name: str, tally: VersionTally) -> InvalidInput:
     """Return the error of an import of which too many rows are bad: how many, why, and where the first is."""
     reasons = "; ".join(most_frequent(tally.reasons.values()))
     return InvalidInput(
-        f"{describe_share(tally.rejected_count, tally.rows)} of {name!r} can't be used. {reasons}.",
+        f"{describe_rejected(tally.rejected_count, tally.rows)} of {name!r} can't be used. {reasons}.",
         remedy="Nothing was imported. Import the others, or correct the kind, the columns or the file.",
         field="rejected",
     )

@@ -13,18 +13,18 @@ from backend.infra.files.remote import Remote
 from backend.infra.hub.datasets import find_hub_dataset
 from jobs.data.deriving import derive
 from jobs.data.fetching import fetched
-from jobs.data.importer import import_dataset
+from jobs.data.importer import import_files
 from jobs.reporter import JobSpec, Reporter
 
 
 def run(spec: JobSpec[ImportPayload], reporter: Reporter) -> ImportResult:
-    """Import one dataset version. Raises what `import_dataset`, `fetched` and the sources raise."""
+    """Import one dataset version. Raises what `import_files`, `fetched` and the sources raise."""
     payload = spec.payload
     if payload.derive is not None:
         return _derive(spec, payload.derive, reporter)
     remote = _find(payload, reporter)
     with _local_source(spec, reporter, remote) as source:
-        result = import_dataset(
+        result = import_files(
             source,
             kind=payload.kind,
             mapping=payload.mapping,

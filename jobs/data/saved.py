@@ -11,9 +11,9 @@ from typing import Any
 
 from backend.domain.data.versions.saved_splits import SavedChoice
 from backend.errors import InvalidInput
-from backend.infra.files.local import Ignored, Listing
+from backend.infra.files.local import Ignored, LocalListing
 from backend.infra.files.saved import SavedSplit
-from jobs.data.blocks import Block, Bytes, Mark
+from jobs.data.blocks import Bytes, RowBlock, SourcePosition
 from jobs.data.tables import TABLE_BYTES, folder_beside
 from jobs.modeling.dataset_files import Split
 
@@ -34,7 +34,7 @@ class SavedDataset:
             for member in one.members
         )
         skipped = tuple(Ignored(name, "a split that was not chosen") for name in choice.left_out)
-        self.listing = Listing(members, skipped, is_single=False)
+        self.listing = LocalListing(members, skipped, is_single=False)
         self.size = self.listing.bytes
         self._unpacked = folder_beside(path, owner=self) if path.is_file() else None
         self._datasets = [
@@ -65,8 +65,8 @@ class SavedDataset:
         """Do nothing: tables are memory-mapped."""
 
     def blocks(
-        self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES
-    ) -> Iterator[Block]:
+        self, start: SourcePosition = SourcePosition(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES
+    ) -> Iterator[RowBlock]:
         """Yield tables of about `table_bytes` of each split, from a mark on; only `columns`, if all of them exist."""
         before = 0
         for place, (name, dataset, size) in enumerate(self._datasets):
@@ -77,7 +77,9 @@ class SavedDataset:
                     position = before + size * done // max(1, len(dataset))
                     side = self.sides[place] if self.sides else None
                     file = name if len(self._datasets) > 1 else ""
-                    yield Block(file, ".table", first, Mark(place, done, done + 1), position, table=table, side=side)
+                    yield RowBlock(
+                        file, ".table", first, SourcePosition(place, done, done + 1), position, table=table, side=side
+                    )
             before += size
 
 

@@ -16,7 +16,7 @@ from pyarrow import ipc
 from backend.errors import InvalidInput
 from backend.infra.files.local import Member
 from backend.infra.files.parquet import source_batches
-from jobs.data.blocks import Block, Mark
+from jobs.data.blocks import RowBlock, SourcePosition
 
 TABLE_BYTES = 2 * 2**20
 UNPACKED = ".unpacked-"
@@ -46,7 +46,9 @@ def _beside(path: Path) -> Path | None:
     return path.parent if os.access(path.parent, os.W_OK) else None  # the data folder may be read-only
 
 
-def table_blocks(member: Member, path: Path, mark: Mark, columns: tuple[str, ...], size: int) -> Iterator[Block]:
+def table_blocks(
+    member: Member, path: Path, mark: SourcePosition, columns: tuple[str, ...], size: int
+) -> Iterator[RowBlock]:
     """Yield batches of about `size` bytes of a Parquet or Arrow file."""
     done = 0
     try:
@@ -61,7 +63,9 @@ def table_blocks(member: Member, path: Path, mark: Mark, columns: tuple[str, ...
                 continue
             table = pyarrow.Table.from_batches([batch]).slice(max(0, mark.offset - start))
             position = member.bytes * done // max(1, total or done) if total else member.bytes
-            yield Block("", ".table", max(start, mark.offset) + 1, Mark(0, done, done + 1), position, table=table)
+            yield RowBlock(
+                "", ".table", max(start, mark.offset) + 1, SourcePosition(0, done, done + 1), position, table=table
+            )
     except (pyarrow.ArrowException, OSError) as error:
         format = "Parquet" if member.suffix == ".parquet" else "Arrow"
         raise InvalidInput(

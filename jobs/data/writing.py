@@ -112,7 +112,7 @@ class SplitFile:
 
 
 @dataclass
-class Tally:
+class VersionTally:
     """Counts over all rows of a version, resumable from a file."""
 
     leaves: list[str] = field(default_factory=list)
@@ -168,7 +168,7 @@ class Leaf:
 class DatasetWriter:
     """Writes rows to a folder, with counts, content hash, byte histogram, and rejected rows with their reasons."""
 
-    def __init__(self, folder: Path, *, kind: DatasetKind, tally: Tally | None = None) -> None:
+    def __init__(self, folder: Path, *, kind: DatasetKind, tally: VersionTally | None = None) -> None:
         self._schema = SCHEMAS[kind]
         self._files: dict[str, SplitFile] = {
             split: SplitFile(folder / f"{split}.parquet", kind=kind) for split in ("train", "val")
@@ -179,7 +179,7 @@ class DatasetWriter:
         self._noting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hash")
         self._noted: deque[Future[None]] = deque()
         self._waiting: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
-        self.tally = tally or Tally()
+        self.tally = tally or VersionTally()
 
     def note(self, text: str) -> None:
         """Add a text to the content hash."""
@@ -385,7 +385,7 @@ def sync_all(folder: Path) -> None:
         list(pool.map(sync, files))
 
 
-def publish(folder: Path, *, target: Path) -> bool:
+def publish_version(folder: Path, *, target: Path) -> bool:
     """Sync a finished folder and rename it to its final name; return False if the same content exists already."""
     sync_all(folder)
     if (target / "meta.json").is_file():

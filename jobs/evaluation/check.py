@@ -9,11 +9,11 @@ from typing import Any
 
 from backend.domain.jobs.payloads import EvaluatePayload
 from backend.domain.jobs.results import CheckedItem, EngineCheck, EvaluateResult
-from jobs.evaluation.engines.base import Engine, GenerateRequest
+from jobs.evaluation.engines.base import EvaluationEngine, PromptRequest
 from jobs.evaluation.engines.choose import open_engine
 from jobs.evaluation.ledger import check_stop
 from jobs.evaluation.questions import Question, run_requests
-from jobs.evaluation.subject import Subject
+from jobs.evaluation.subject import EvaluatedNetwork
 from jobs.reporter import JobSpec, Reporter
 
 SHOWN_ITEMS = 50
@@ -22,7 +22,7 @@ NOT_COMPARED = frozenset({"sum_nll", "nll_per_token", "bits_per_byte", "brier", 
 
 
 def check_engines(
-    spec: JobSpec[EvaluatePayload], reporter: Reporter, subject: Subject, questions: Sequence[Question]
+    spec: JobSpec[EvaluatePayload], reporter: Reporter, subject: EvaluatedNetwork, questions: Sequence[Question]
 ) -> EvaluateResult:
     """Return the differences of randomly chosen items, the largest first."""
     payload, config = spec.payload, spec.payload.config
@@ -62,7 +62,7 @@ def check_engines(
     )
 
 
-def _run(engine: Engine, questions: Sequence[Question], reporter: Reporter, *, done: int) -> list[Any]:
+def _run(engine: EvaluationEngine, questions: Sequence[Question], reporter: Reporter, *, done: int) -> list[Any]:
     results: dict[int, Any] = {}
     for batch in run_requests(engine, [question.request for question in questions]):
         results.update(batch)
@@ -79,7 +79,7 @@ def _compare(question: Question, first: Any, second: Any) -> CheckedItem:
         if name not in NOT_COMPARED
     ]
     chosen = [(one.shown.get("chosen"), two.shown.get("chosen")) for one, two in zip(scored, again, strict=True)]
-    if isinstance(question.request, GenerateRequest):
+    if isinstance(question.request, PromptRequest):
         difference = None
         # the harness decodes an answer without its prompt, and tokenizers of SentencePiece's kind then drop a space at
         # its beginning

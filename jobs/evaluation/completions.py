@@ -18,11 +18,11 @@ from transformers import (
 
 from backend.errors import InvalidInput
 from jobs.evaluation.engines.base import Answer, CheckStop, Sampling, never_stop
-from jobs.evaluation.subject import Subject
+from jobs.evaluation.subject import EvaluatedNetwork
 
 
 def complete(
-    subject: Subject,
+    subject: EvaluatedNetwork,
     prompts: Sequence[list[int]],
     *,
     sampling: Sampling,
@@ -36,7 +36,7 @@ def complete(
     the first of its prompt's `stops`. `check_stop` runs for each token and may raise to end the work. Raises
     InvalidInput for an empty prompt, or if `max_tokens` alone fills the context.
     """
-    check_prompts(subject, prompts, max_tokens=sampling.max_tokens)
+    check_prompt_lengths(subject, prompts, max_tokens=sampling.max_tokens)
     room, ends = subject.context - sampling.max_tokens, end_tokens(subject)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     for at in range(0, len(order), batch_size):
@@ -55,7 +55,7 @@ def complete(
         ]
 
 
-def check_prompts(subject: Subject, prompts: Sequence[list[int]], *, max_tokens: int) -> None:
+def check_prompt_lengths(subject: EvaluatedNetwork, prompts: Sequence[list[int]], *, max_tokens: int) -> None:
     """Raise InvalidInput for an empty prompt, or if `max_tokens` alone fills the context."""
     if subject.context - max_tokens < 1:
         raise InvalidInput(
@@ -69,7 +69,7 @@ def check_prompts(subject: Subject, prompts: Sequence[list[int]], *, max_tokens:
 
 @torch.inference_mode()
 def _complete_batch(
-    subject: Subject, prompts: list[list[int]], *, sampling: Sampling, check_stop: Callable[[], None]
+    subject: EvaluatedNetwork, prompts: list[list[int]], *, sampling: Sampling, check_stop: Callable[[], None]
 ) -> list[list[int]]:
     """Return the new tokens of each prompt, with what follows an end token."""
     network, ends = subject.network, end_tokens(subject)
@@ -89,14 +89,14 @@ def _complete_batch(
         inputs,
         attention_mask=mask,
         generation_config=plain,
-        logits_processor=LogitsProcessorList([Draw(prompts, sampling)] if sampling.temperature > 0 else []),
+        logits_processor=LogitsProcessorList([GumbelNoise(prompts, sampling)] if sampling.temperature > 0 else []),
         stopping_criteria=StoppingCriteriaList([_CheckStop(check_stop)]),
     )
     new: list[list[int]] = output[:, longest:].tolist()
     return new
 
 
-def end_tokens(subject: Subject) -> frozenset[int]:
+def end_tokens(subject: EvaluatedNetwork) -> frozenset[int]:
     """Return the end tokens: the tokenizer's, and those of the checkpoint's config."""
     named = getattr(subject.network.config, "eos_token_id", None)
     ids = {
@@ -137,7 +137,7 @@ def decode_after(tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: 
     return both[len(before) :] if both.startswith(before) else str(tokenizer.decode(answer, skip_special_tokens=True))
 
 
-class Draw(LogitsProcessor):  # type: ignore[misc]
+class GumbelNoise(LogitsProcessor):  # type: ignore[misc]
     """Add Gumbel noise, so that the argmax of the scores is a sample from softmax(logits / temperature) within `top_p`.
 
     Each row has its own generator, seeded by the run's seed and the prompt, so a row's draws do not depend on its

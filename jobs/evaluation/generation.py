@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from backend.domain.evaluation.metrics.answers import contains, exact_match
 from backend.domain.evaluation.metrics.numbers import numeric_match
 from backend.errors import InvalidInput
-from jobs.evaluation.engines.base import Answers, GenerateRequest, Messages, Sampling
-from jobs.evaluation.items import Item, Row, Scored
+from jobs.evaluation.engines.base import Answers, Messages, PromptRequest, Sampling
+from jobs.evaluation.items import Item, Row, ScoredItem
 from jobs.evaluation.multiple_choice import glue, right_choice
 from jobs.evaluation.questions import Question, counts_of, longest_for
-from jobs.evaluation.subject import EndpointSubject, Subject
+from jobs.evaluation.subject import EndpointSubject, EvaluatedNetwork
 
 
-def answers_of(row: Row) -> list[str]:
+def reference_answers(row: Row) -> list[str]:
     """Return the reference answers of a row; of a multiple-choice row its correct choice."""
     return [str(answer) for answer in row["answers"]] if row.get("answers") else [right_choice(row).strip()]
 
 
-def check_rows(items: Sequence[Item]) -> None:
+def check_questions(items: Sequence[Item]) -> None:
     """Raise InvalidInput unless every row has a question and answers."""
     for item in items:
         if not item.row.get("question") or not (item.row.get("answers") or item.row.get("choices")):
@@ -30,8 +30,8 @@ def check_rows(items: Sequence[Item]) -> None:
             )
 
 
-def ask(
-    subject: Subject | EndpointSubject, row: Row, *, examples: Sequence[Item], chat: bool
+def render_prompt(
+    subject: EvaluatedNetwork | EndpointSubject, row: Row, *, examples: Sequence[Item], chat: bool
 ) -> str | list[int] | Messages:
     """Return the prompt: few-shot examples, then the question. Without a chat template, blank lines separate them."""
     if chat:
@@ -39,7 +39,7 @@ def ask(
         for example in examples:
             messages += [
                 {"role": "user", "content": example.row["question"]},
-                {"role": "assistant", "content": answers_of(example.row)[0]},
+                {"role": "assistant", "content": reference_answers(example.row)[0]},
             ]
         messages.append({"role": "user", "content": row["question"]})
         return (
@@ -50,13 +50,13 @@ def ask(
     parts = [
         f"{e.row['question']}{glue(e.row['question'], answer)}{answer}"
         for e in examples
-        for answer in [answers_of(e.row)[0]]
+        for answer in [reference_answers(e.row)[0]]
     ]
     return "\n\n".join([*parts, str(row["question"])])
 
 
-def question_of(
-    subject: Subject | EndpointSubject,
+def generated_question(
+    subject: EvaluatedNetwork | EndpointSubject,
     item: Item,
     *,
     examples: Sequence[Item],
@@ -71,8 +71,8 @@ def question_of(
     wrong.
     """
 
-    def finish(answers: Answers) -> list[Scored]:
-        answer, right = answers[0], answers_of(item.row)
+    def finish(answers: Answers) -> list[ScoredItem]:
+        answer, right = answers[0], reference_answers(item.row)
         text = answer.text if chat else answer.text.lstrip("\n").partition("\n\n")[0]
         values = {"exact_match": exact_match(text, right), "contains": contains(text, right)}
         if numeric:
@@ -87,9 +87,9 @@ def question_of(
             "finish_reason": answer.finish_reason,
         }
         if answer.failed:
-            return [Scored(item.hash, item.position, {"missing": 1.0}, {**shown, "failed": answer.failed})]
-        return [Scored(item.hash, item.position, values, shown)]
+            return [ScoredItem(item.hash, item.position, {"missing": 1.0}, {**shown, "failed": answer.failed})]
+        return [ScoredItem(item.hash, item.position, values, shown)]
 
-    prompt = ask(subject, item.row, examples=examples, chat=chat)
+    prompt = render_prompt(subject, item.row, examples=examples, chat=chat)
     longest = longest_for(subject, prompt, max_tokens=max_tokens)
-    return Question(item, GenerateRequest(prompt, sampling=Sampling(max_tokens=longest)), finish)
+    return Question(item, PromptRequest(prompt, sampling=Sampling(max_tokens=longest)), finish)

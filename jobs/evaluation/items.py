@@ -14,7 +14,7 @@ from typing import Any
 
 from backend.domain.data.rows.mapping import canonical_json
 from backend.errors import InvalidInput, NotFound
-from backend.infra.files.parquet import iter_rows
+from backend.infra.files.parquet import iter_file_rows
 
 Row = dict[str, Any]
 
@@ -29,7 +29,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredItem:
     """The result of one item: `values` by metric, and `shown`, what a page displays."""
 
     hash: str
@@ -38,7 +38,7 @@ class Scored:
     shown: dict[str, Any]
 
 
-def read_rows(folder: Path, *, split: str) -> list[Row]:
+def read_split(folder: Path, *, split: str) -> list[Row]:
     """Read the rows of a split (`train`, `val`, or `all` of both). Raises NotFound if it is absent, InvalidInput if it
     is empty.
     """
@@ -71,7 +71,7 @@ def _rows(folder: Path, split: str) -> Iterator[Row]:
             field="split",
         )
     for file in present:
-        yield from iter_rows(file)
+        yield from iter_file_rows(file)
 
 
 def make_items(rows: Sequence[Row], positions: Sequence[int]) -> list[Item]:

@@ -11,11 +11,11 @@ from typing import Any
 from backend.domain.evaluation.clusters import CLUSTER
 from backend.domain.jobs.events import ItemEvent
 from backend.errors import JobFailed
-from jobs.evaluation.items import Scored
+from jobs.evaluation.items import ScoredItem
 from jobs.reporter import Reporter
 
 
-class Ledger:
+class ItemLedger:
     """Scored items of one job. `file` outlives the attempt; its items are not scored again."""
 
     def __init__(self, file: Path, reporter: Reporter, *, fingerprint: str) -> None:
@@ -54,7 +54,7 @@ class Ledger:
         self.total = total
         self._report(0.0)
 
-    def add(self, scored: Iterable[Scored]) -> None:
+    def add(self, scored: Iterable[ScoredItem]) -> None:
         """Report and store a batch."""
         with self._file.open("a") as file:
             for item in scored:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from backend.errors import InvalidInput
 from jobs.evaluation.choices import choice_values, shown_choices
 from jobs.evaluation.engines.base import ScoreRequest, Scores
-from jobs.evaluation.items import Item, Row, Scored
+from jobs.evaluation.items import Item, Row, ScoredItem
 from jobs.evaluation.questions import Question
-from jobs.evaluation.subject import EndpointSubject, Subject
+from jobs.evaluation.subject import EndpointSubject, EvaluatedNetwork
 from jobs.modeling.chat.render import encode_answer, render_chat, text_alone
 from jobs.modeling.loglikelihood import Pair
 
@@ -19,7 +19,9 @@ def glue(question: str, choice: str) -> str:
     return " " if question and not question[-1].isspace() and not choice[:1].isspace() else ""
 
 
-def ask(subject: Subject | EndpointSubject, row: Row, *, examples: Sequence[Item], chat: bool) -> tuple[str, list[str]]:
+def render_choices(
+    subject: EvaluatedNetwork | EndpointSubject, row: Row, *, examples: Sequence[Item], chat: bool
+) -> tuple[str, list[str]]:
     """Return (context, continuations) of a question. Few-shot examples precede it, separated by blank lines or as chat
     turns.
 
@@ -52,7 +54,7 @@ def _turns(row: Row) -> list[dict[str, str]]:
     return [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": right_choice(row).strip()}]
 
 
-def check_rows(items: Sequence[Item]) -> None:
+def check_choices(items: Sequence[Item]) -> None:
     """Raise InvalidInput unless every row has a question, choices and the index of the correct one."""
     for item in items:
         row = item.row
@@ -68,18 +70,20 @@ def check_rows(items: Sequence[Item]) -> None:
             )
 
 
-def question_of(subject: Subject | EndpointSubject, item: Item, *, examples: Sequence[Item], chat: bool) -> Question:
+def choice_question(
+    subject: EvaluatedNetwork | EndpointSubject, item: Item, *, examples: Sequence[Item], chat: bool
+) -> Question:
     """Return the request of a multiple-choice item. Values: accuracy by each of the usual rules (see
     `choice_values`).
     """
-    context, choices = ask(subject, item.row, examples=examples, chat=chat)
+    context, choices = render_choices(subject, item.row, examples=examples, chat=chat)
     pairs: tuple[Pair, ...] = tuple((context, choice) for choice in choices)
     if chat and not isinstance(subject, EndpointSubject):
         pairs = tuple(encode_answer(subject.tokenizer, context, choice) for choice in choices)
     right, listed = (int(item.row["answer"]),), [str(choice) for choice in item.row["choices"]]
 
-    def finish(scores: Scores) -> list[Scored]:
+    def finish(scores: Scores) -> list[ScoredItem]:
         shown = {"question": item.row["question"], **shown_choices(scores, listed, right)}
-        return [Scored(item.hash, item.position, choice_values(scores, listed, right), shown)]
+        return [ScoredItem(item.hash, item.position, choice_values(scores, listed, right), shown)]
 
     return Question(item, ScoreRequest(pairs), finish)

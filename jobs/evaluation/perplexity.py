@@ -7,15 +7,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from backend.domain.data.rows.conversations import Conversation, conversation_of
+from backend.domain.data.rows.conversations import TemplateInput, as_conversation
 from backend.domain.data.rows.display import message_text, row_text
 from backend.errors import InvalidInput
 from jobs.evaluation.choices import counted
 from jobs.evaluation.engines.base import ScoreRequest, Scores, WindowPolicy
-from jobs.evaluation.items import Item, Scored
+from jobs.evaluation.items import Item, ScoredItem
 from jobs.evaluation.questions import Question, RollRequest
-from jobs.evaluation.subject import Subject
-from jobs.modeling.chat.render import ConversationRefused, answers_of, encode_answer
+from jobs.evaluation.subject import EvaluatedNetwork
+from jobs.modeling.chat.render import ConversationRefused, assistant_turns, encode_answer
 from jobs.modeling.loglikelihood import TextNll
 
 FEW_DOCUMENTS = 8
@@ -32,17 +32,17 @@ def text_question(item: Item, *, windows: WindowPolicy, by_window: bool) -> Ques
     """Return the request of a whole text. Values: sum_nll (nats), tokens, bytes, and their two quotients."""
     text = row_text(item.row)
 
-    def finish(result: TextNll) -> list[Scored]:
+    def finish(result: TextNll) -> list[ScoredItem]:
         return _window_items(item, text, result) if by_window else [_document_item(item, text, result)]
 
     return Question(item, RollRequest(text, windows), finish)
 
 
-def _document_item(item: Item, text: str, result: TextNll) -> Scored:
-    return Scored(item.hash, item.position, _values(result) | _lost(result), {"text": _shorten(text)})
+def _document_item(item: Item, text: str, result: TextNll) -> ScoredItem:
+    return ScoredItem(item.hash, item.position, _values(result) | _lost(result), {"text": _shorten(text)})
 
 
-def _window_items(item: Item, text: str, result: TextNll) -> list[Scored]:
+def _window_items(item: Item, text: str, result: TextNll) -> list[ScoredItem]:
     """Make an item of each window; its hash covers its byte range, so equal tokenizers give equal items."""
     data, start, scored = text.encode(), 0, []
     extra = (
@@ -53,20 +53,20 @@ def _window_items(item: Item, text: str, result: TextNll) -> list[Scored]:
         digest = hashlib.sha256(f"{item.hash} {start} {part.bytes}".encode()).hexdigest()
         shown = {"text": _shorten(data[start : start + part.bytes].decode(errors="ignore"))}
         lost = _lost(result) if number == 0 else {}
-        scored.append(Scored(digest, item.position * 1_000_000 + number, _values(part) | lost, shown))
+        scored.append(ScoredItem(digest, item.position * 1_000_000 + number, _values(part) | lost, shown))
         start += part.bytes
     return scored
 
 
-def conversation_question(subject: Subject, item: Item) -> Question:
+def conversation_question(subject: EvaluatedNetwork, item: Item) -> Question:
     """Return the request of the assistants' answers, end token included, each given what came before it through the
     chat template.
 
     The bytes are those of the answers' text. Raises InvalidInput for a row without an answer.
     """
-    conversation = conversation_of(item.row) or Conversation([])
+    conversation = as_conversation(item.row) or TemplateInput([])
     try:
-        turns = answers_of(subject.tokenizer, conversation.messages, tools=conversation.tools)
+        turns = assistant_turns(subject.tokenizer, conversation.messages, tools=conversation.tools)
     except ConversationRefused as error:
         raise InvalidInput(f"Row {item.position + 1} can't be scored. {error.message}", field="benchmark") from error
     if not turns:
@@ -76,10 +76,12 @@ def conversation_question(subject: Subject, item: Item) -> Question:
     pairs = tuple(encode_answer(subject.tokenizer, before, answer) for _, before, answer in turns)
     size = sum(len(message_text(conversation.messages[place]).encode()) for place, _, _ in turns)
 
-    def finish(scores: Scores) -> list[Scored]:
+    def finish(scores: Scores) -> list[ScoredItem]:
         total = TextNll(-sum(score.sum_logprob for score in scores), sum(score.tokens for score in scores), size)
         return [
-            Scored(item.hash, item.position, _values(total) | counted(scores), {"text": _shorten(row_text(item.row))})
+            ScoredItem(
+                item.hash, item.position, _values(total) | counted(scores), {"text": _shorten(row_text(item.row))}
+            )
         ]
 
     return Question(item, ScoreRequest(pairs), finish)

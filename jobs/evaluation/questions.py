@@ -14,10 +14,18 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.evaluation.answer_length import longest_answer
-from jobs.evaluation.engines.base import Answers, Batch, Engine, GenerateRequest, Messages, ScoreRequest, WindowPolicy
+from jobs.evaluation.engines.base import (
+    Answers,
+    Batch,
+    EvaluationEngine,
+    Messages,
+    PromptRequest,
+    ScoreRequest,
+    WindowPolicy,
+)
 from jobs.evaluation.engines.plain import prompt_ids
-from jobs.evaluation.items import Item, Scored
-from jobs.evaluation.subject import EndpointSubject, Subject
+from jobs.evaluation.items import Item, ScoredItem
+from jobs.evaluation.subject import EndpointSubject, EvaluatedNetwork
 from jobs.modeling.tokenizers import lost_bytes
 
 TIE = 1e-6
@@ -32,13 +40,15 @@ class RollRequest:
     policy: WindowPolicy
 
 
-Request = ScoreRequest | GenerateRequest | RollRequest
+Request = ScoreRequest | PromptRequest | RollRequest
 
 SHOWN_PROMPT = 4000
 """Characters of a prompt that an item keeps: its end, which holds the question."""
 
 
-def longest_for(subject: Subject | EndpointSubject, prompt: str | list[int] | Messages, *, max_tokens: int) -> int:
+def longest_for(
+    subject: EvaluatedNetwork | EndpointSubject, prompt: str | list[int] | Messages, *, max_tokens: int
+) -> int:
     """Return how many tokens an answer to a prompt may have in the subject's context, if that is known; see
     `longest_answer`.
     """
@@ -66,7 +76,7 @@ class Question:
 
     item: Item
     request: Request
-    finish: Callable[[Any], list[Scored]]
+    finish: Callable[[Any], list[ScoredItem]]
 
     @property
     def prompt_hash(self) -> str:
@@ -74,7 +84,7 @@ class Question:
         match self.request:
             case ScoreRequest(pairs=pairs):
                 shown: Any = pairs
-            case GenerateRequest(prompt=prompt):
+            case PromptRequest(prompt=prompt):
                 shown = prompt
             case RollRequest(text=text):
                 shown = text
@@ -87,7 +97,7 @@ class Question:
         match self.request:
             case ScoreRequest(pairs=pairs):
                 shown: str | list[int] | Messages = pairs[0][0] if pairs else ""
-            case GenerateRequest(prompt=prompt):
+            case PromptRequest(prompt=prompt):
                 shown = prompt
             case RollRequest():
                 return ""
@@ -107,7 +117,7 @@ class Question:
                     for part in dict.fromkeys(part for pair in pairs for part in pair if isinstance(part, str))
                     if part
                 ]
-            case GenerateRequest(prompt=prompt):
+            case PromptRequest(prompt=prompt):
                 return [prompt] if isinstance(prompt, str) else []
             case RollRequest():
                 return []  # its result counts them itself
@@ -123,10 +133,10 @@ class Audit:
     @classmethod
     def draw(cls, questions: Sequence[Question], *, count: int, seed: int) -> Audit:
         """Choose questions to score twice; answers that are generated are left out."""
-        hashes = [question.item.hash for question in questions if not isinstance(question.request, GenerateRequest)]
+        hashes = [question.item.hash for question in questions if not isinstance(question.request, PromptRequest)]
         return cls(frozenset(random.Random(f"audit {seed}").sample(hashes, min(count, len(hashes)))))
 
-    def difference(self, plain: Engine) -> float | None:
+    def difference(self, plain: EvaluationEngine) -> float | None:
         """Return the largest difference between the recorded results and the plain engine's, None without a recorded
         one.
         """
@@ -144,7 +154,7 @@ def _nats(result: Any) -> float:
     return float(result.sum_logprob if hasattr(result, "sum_logprob") else result.sum_nll)
 
 
-def _results(engine: Engine, questions: Sequence[Question]) -> list[Any]:
+def _results(engine: EvaluationEngine, questions: Sequence[Question]) -> list[Any]:
     results = dict(
         pair for batch in run_requests(engine, [question.request for question in questions]) for pair in batch
     )
@@ -157,20 +167,20 @@ def no_tokens(_: object) -> dict[str, float]:
 
 
 def answer_questions(
-    engine: Engine,
+    engine: EvaluationEngine,
     tokenizer: PreTrainedTokenizerBase | None,
     questions: Sequence[Question],
     *,
     audit: Audit | None = None,
     spent: Callable[[object], dict[str, float]] = no_tokens,
-) -> Iterator[list[Scored]]:
+) -> Iterator[list[ScoredItem]]:
     """Yield scored items batch by batch, each with its prompt's hash and, where there are any, bytes that the tokenizer
     lost.
 
     `spent` gives the tokens that an endpoint counted for a request.
     """
     for batch in run_requests(engine, [question.request for question in questions]):
-        scored: list[Scored] = []
+        scored: list[ScoredItem] = []
         for index, result in batch:
             question = questions[index]
             if audit is not None and question.item.hash in audit.chosen:
@@ -184,12 +194,12 @@ def answer_questions(
         yield scored
 
 
-def run_requests(engine: Engine, requests: Sequence[Request]) -> Iterator[Batch[Any]]:
+def run_requests(engine: EvaluationEngine, requests: Sequence[Request]) -> Iterator[Batch[Any]]:
     """Yield the results of requests of any kind, by index."""
     scores = [index for index, request in enumerate(requests) if isinstance(request, ScoreRequest)]
     if scores:
         yield from _renumbered(engine.score([requests[index] for index in scores]), scores)  # type: ignore[misc]
-    answers = [index for index, request in enumerate(requests) if isinstance(request, GenerateRequest)]
+    answers = [index for index, request in enumerate(requests) if isinstance(request, PromptRequest)]
     if answers:
         yield from _renumbered(engine.generate([requests[index] for index in answers]), answers)  # type: ignore[misc]
     texts = [(index, request) for index, request in enumerate(requests) if isinstance(request, RollRequest)]

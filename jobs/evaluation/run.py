@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backend.domain.data.rows.conversations import conversation_of
+from backend.domain.data.rows.conversations import as_conversation
 from backend.domain.evaluation.clusters import cluster_values
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.tasks.selection import render_row
@@ -22,17 +22,17 @@ from backend.errors import NotAllowed
 from backend.infra.keys import read_key
 from jobs.evaluation import generation, multiple_choice, perplexity
 from jobs.evaluation.check import check_engines
-from jobs.evaluation.engines.base import Engine
+from jobs.evaluation.engines.base import EvaluationEngine
 from jobs.evaluation.engines.choose import open_engine
 from jobs.evaluation.engines.openai_http import EndpointEngine
 from jobs.evaluation.engines.plain import PlainEngine
 from jobs.evaluation.estimates import estimate_scores
-from jobs.evaluation.items import Item, choose_items, read_rows
+from jobs.evaluation.items import Item, choose_items, read_split
 from jobs.evaluation.judges.metric import graded, judge_facts, open_judge
-from jobs.evaluation.ledger import Ledger
+from jobs.evaluation.ledger import ItemLedger
 from jobs.evaluation.questions import Audit, Question, answer_questions, no_tokens
 from jobs.evaluation.sandbox.programs import check_sandbox
-from jobs.evaluation.subject import EndpointSubject, Subject, load_subject
+from jobs.evaluation.subject import EndpointSubject, EvaluatedNetwork, load_subject
 from jobs.evaluation.task_estimates import estimate_task
 from jobs.evaluation.task_questions import ColumnRows, TaskQuestions, choose_task_items
 from jobs.modeling.devices import set_threads
@@ -63,7 +63,7 @@ def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
     by_window = (
         config.task is None and kind is EvaluationKind.PERPLEXITY and not chat and perplexity.counts_windows(work.items)
     )
-    ledger = Ledger(spec.folder / "items.jsonl", reporter, fingerprint=payload.fingerprint)
+    ledger = ItemLedger(spec.folder / "items.jsonl", reporter, fingerprint=payload.fingerprint)
     ledger.expect(len(work.items))
     questions = make_questions(subject, work, kind=kind, config=config, chat=chat, by_window=by_window)
     if payload.check is not None and not isinstance(subject, EndpointSubject):
@@ -90,7 +90,9 @@ def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
     return EvaluateResult(scores=_scores(ledger, kind=kind, config=config, unit=unit), facts=facts)
 
 
-def open_subject(spec: JobSpec[EvaluatePayload], reporter: Reporter, *, items: int) -> Subject | EndpointSubject:
+def open_subject(
+    spec: JobSpec[EvaluatePayload], reporter: Reporter, *, items: int
+) -> EvaluatedNetwork | EndpointSubject:
     """Load the checkpoint, or read the endpoint's key. Raises NotFound or InvalidInput for a folder, Unavailable
     without the key.
     """
@@ -119,18 +121,18 @@ def _check_code_execution(payload: EvaluatePayload) -> None:
 def choose_work(spec: JobSpec[EvaluatePayload]) -> Work:
     """Return the items of a job. Raises InvalidInput or TemplateFault for rows that its config can't use."""
     payload, config = spec.payload, spec.payload.config
-    rows = read_rows(spec.path(payload.dataset), split=payload.split)
+    rows = read_split(spec.path(payload.dataset), split=payload.split)
     if config.task is None:
         shots = 0 if payload.kind is EvaluationKind.PERPLEXITY else config.shots
         return Work(*reversed(choose_items(rows, shots=shots, limit=config.limit, seed=config.seed)))
     source, split = payload.examples or payload.dataset, config.task.fewshot.split
-    pool = ColumnRows(read_rows(spec.path(source), split=split or "all")) if payload.examples or split else None
+    pool = ColumnRows(read_split(spec.path(source), split=split or "all")) if payload.examples or split else None
     chosen, selection = choose_task_items(config.task, rows, limit=config.limit, seed=config.seed, pool=pool)
     return Work(chosen, [], selection)
 
 
 def make_questions(
-    subject: Subject | EndpointSubject,
+    subject: EvaluatedNetwork | EndpointSubject,
     work: Work,
     *,
     kind: EvaluationKind,
@@ -150,11 +152,11 @@ def make_questions(
             return [perplexity.conversation_question(subject, item) for item in items]
         return [perplexity.text_question(item, windows=config.windows, by_window=by_window) for item in items]
     if kind is EvaluationKind.MULTIPLE_CHOICE:
-        multiple_choice.check_rows([*examples, *items])
-        return [multiple_choice.question_of(subject, item, examples=examples, chat=chat) for item in items]
-    generation.check_rows([*examples, *items])
+        multiple_choice.check_choices([*examples, *items])
+        return [multiple_choice.choice_question(subject, item, examples=examples, chat=chat) for item in items]
+    generation.check_questions([*examples, *items])
     return [
-        generation.question_of(
+        generation.generated_question(
             subject, item, examples=examples, chat=chat, max_tokens=config.max_tokens, numeric=config.numeric
         )
         for item in items
@@ -162,13 +164,17 @@ def make_questions(
 
 
 def uses_chat(
-    subject: Subject | EndpointSubject, items: Sequence[Item], *, kind: EvaluationKind, config: EvaluationConfig
+    subject: EvaluatedNetwork | EndpointSubject,
+    items: Sequence[Item],
+    *,
+    kind: EvaluationKind,
+    config: EvaluationConfig,
 ) -> bool:
     """Decide on the chat template: `auto` uses it for generated answers and conversations, never for choices or running
     text.
     """
     setting = config.task.chat if config.task is not None and config.chat == "auto" else config.chat
-    if kind is EvaluationKind.PERPLEXITY and (config.task is not None or conversation_of(items[0].row) is None):
+    if kind is EvaluationKind.PERPLEXITY and (config.task is not None or as_conversation(items[0].row) is None):
         return False
     if kind is EvaluationKind.MULTIPLE_CHOICE and setting == "auto":
         return False
@@ -182,14 +188,20 @@ def _clusters(work: Work, config: EvaluationConfig) -> dict[str, float]:
     return dict(zip([item.hash for item in work.items], cluster_values(rows, labels) or [], strict=False))
 
 
-def _scores(ledger: Ledger, *, kind: EvaluationKind, config: EvaluationConfig, unit: str) -> tuple[ScoreRow, ...]:
+def _scores(ledger: ItemLedger, *, kind: EvaluationKind, config: EvaluationConfig, unit: str) -> tuple[ScoreRow, ...]:
     if config.task is not None:
         return tuple(estimate_task(config.task, ledger))
     return tuple(estimate_scores(kind, list(ledger.values.values()), unit=unit))
 
 
 def _facts(
-    engine: Engine, subject: Subject | EndpointSubject, ledger: Ledger, *, chat: bool, unit: str, kind: EvaluationKind
+    engine: EvaluationEngine,
+    subject: EvaluatedNetwork | EndpointSubject,
+    ledger: ItemLedger,
+    *,
+    chat: bool,
+    unit: str,
+    kind: EvaluationKind,
 ) -> EvaluationFacts:
     values, computed = list(ledger.values.values()), engine.facts()
 
@@ -226,7 +238,9 @@ def _facts(
     )
 
 
-def _endpoint_facts(engine: Engine, subject: EndpointSubject, values: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def _endpoint_facts(
+    engine: EvaluationEngine, subject: EndpointSubject, values: Sequence[Mapping[str, float]]
+) -> dict[str, Any]:
     target = subject.target
     tokens = {name: int(sum(item.get(name, 0) for item in values)) for name in ("prompt_tokens", "completion_tokens")}
     price = price_tokens(*tokens.values(), input_price=target.input_price, output_price=target.output_price)

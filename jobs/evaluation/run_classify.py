@@ -25,7 +25,7 @@ from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.reporter import JobSpec, Reporter
 
 BATCH = 16
-LONGEST = 512
+MAX_TOKENS = 512
 
 
 def run(spec: JobSpec[ClassifyPayload], reporter: Reporter) -> ClassifyResult:
@@ -100,7 +100,7 @@ def _load(name: str) -> tuple[Any, Any]:
 
 @torch.inference_mode()
 def _classify(network: Any, tokenizer: Any, texts: list[str], *, place: int) -> list[float | None]:
-    longest = min(LONGEST, int(getattr(network.config, "max_position_embeddings", LONGEST) or LONGEST))
+    longest = min(MAX_TOKENS, int(getattr(network.config, "max_position_embeddings", MAX_TOKENS) or MAX_TOKENS))
     batch = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=longest).to(network.device)
     batch.pop("token_type_ids", None) if not getattr(network.config, "type_vocab_size", 0) else None
     logits = network(**batch).logits.float()

@@ -16,7 +16,7 @@ from backend.domain.jobs.payloads import GeneratePayload, Prompt
 from backend.domain.jobs.results import GenerateResult
 from backend.errors import JobFailed
 from jobs.evaluation.completions import complete
-from jobs.evaluation.engines.base import Answer, GenerateRequest, Sampling
+from jobs.evaluation.engines.base import Answer, PromptRequest, Sampling
 from jobs.evaluation.engines.openai_http import EndpointEngine
 from jobs.evaluation.engines.plain import sample_sampling
 from jobs.evaluation.ledger import check_stop
@@ -111,7 +111,7 @@ class _Endpoint:
 
     def answer(self, prompts: Sequence[Prompt]) -> Iterator[list[Completed]]:
         requests = [
-            GenerateRequest(tuple(prompt.messages), sampling=sample_sampling(self._sampling, prompt.sample))
+            PromptRequest(tuple(prompt.messages), sampling=sample_sampling(self._sampling, prompt.sample))
             for prompt in prompts
         ]
         for batch in self._engine.generate(requests):

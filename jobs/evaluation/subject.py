@@ -20,7 +20,7 @@ from jobs.modeling.tokenizers import encode_plain_prompt
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedNetwork:
     """The evaluated network and tokenizer. `taught_chat`: has its own chat template and was not only pretrained.
 
     `configured_ends` are the end tokens of its generation config, and the one that its template puts after an answer.
@@ -79,7 +79,7 @@ class EndpointSubject:
         return tuple({"role": str(message["role"]), "content": str(message["content"])} for message in messages)
 
 
-def load_subject(folder: Path, *, dtype: str = "auto") -> Subject:
+def load_subject(folder: Path, *, dtype: str = "auto") -> EvaluatedNetwork:
     """Load a checkpoint for scoring. Raises NotFound or InvalidInput for an unusable folder.
 
     `auto` is the checkpoint's own number format; on a CPU float32, which holds every value of it.
@@ -96,4 +96,4 @@ def load_subject(folder: Path, *, dtype: str = "auto") -> Subject:
     own_template = bool(tokenizer.chat_template) and tokenizer.chat_template != PLAIN_TEMPLATE
     config = read_card(folder).get("config")
     only_text = isinstance(config, dict) and config.get("objective") == "pretrain"
-    return Subject(network, tokenizer, own_template and not only_text, ends, hash_weights(folder), stored)
+    return EvaluatedNetwork(network, tokenizer, own_template and not only_text, ends, hash_weights(folder), stored)

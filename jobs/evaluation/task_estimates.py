@@ -26,7 +26,7 @@ from backend.domain.statistics.estimates import (
 )
 from backend.domain.statistics.groups import macro_average, micro_average
 from backend.errors import InvalidInput
-from jobs.evaluation.ledger import Ledger
+from jobs.evaluation.ledger import ItemLedger
 from jobs.evaluation.task_questions import answer_metrics
 
 Items = Sequence[dict[str, float]]
@@ -43,7 +43,7 @@ RATIOS = {
 """
 
 
-def estimate_task(task: TaskDefinition, ledger: Ledger) -> list[ScoreRow]:
+def estimate_task(task: TaskDefinition, ledger: ItemLedger) -> list[ScoreRow]:
     """Return the scores of a task, its main metric first; items without a value are left out and counted among the
     facts.
 
@@ -70,7 +70,7 @@ def estimate_task(task: TaskDefinition, ledger: Ledger) -> list[ScoreRow]:
     return rows
 
 
-def _bias_by_category(name: str, ledger: Ledger) -> list[ScoreRow]:
+def _bias_by_category(name: str, ledger: ItemLedger) -> list[ScoreRow]:
     """Return the bias scores of each category of BBQ, such as religion; none of one category."""
     parts: dict[str, list[dict[str, float]]] = {}
     for item_hash, category in ledger.categories.items():
@@ -99,7 +99,7 @@ def _answers(metrics: Sequence[MetricUse], name: str, items: Items) -> Estimate:
 
 
 def _metric_rows(
-    task: TaskDefinition, ledger: Ledger, name: str, estimate: Callable[[Items], Estimate]
+    task: TaskDefinition, ledger: ItemLedger, name: str, estimate: Callable[[Items], Estimate]
 ) -> list[ScoreRow]:
     """Return a metric's score over all items and, where the task has subgroups, over each of them and of its groups."""
     parts: dict[str, list[dict[str, float]]] = {}

@@ -12,7 +12,7 @@ from backend.domain.data.rows.records import columns_of
 from backend.domain.evaluation.metrics.items import INSTRUCTIONS, score_answers
 from backend.domain.evaluation.programs import write_program
 from backend.domain.evaluation.safety.task_scores import choice_bias, judge_task_answer
-from backend.domain.evaluation.tasks.definition import Form, MetricUse, TaskDefinition
+from backend.domain.evaluation.tasks.definition import MetricUse, RequestForm, TaskDefinition
 from backend.domain.evaluation.tasks.metric_names import METRIC_NAMES
 from backend.domain.evaluation.tasks.rendering import Rendered, part_name
 from backend.domain.evaluation.tasks.selection import Selection, name_row, render_row, select_rows
@@ -21,17 +21,17 @@ from backend.infra.expressions import math_checker
 from jobs.evaluation.choices import choice_values, counted, shown_choices
 from jobs.evaluation.engines.base import (
     Answers,
-    GenerateRequest,
     Messages,
+    PromptRequest,
     Sampling,
     ScoreRequest,
     Scores,
     WindowPolicy,
 )
-from jobs.evaluation.items import Item, Row, Scored, make_items
+from jobs.evaluation.items import Item, Row, ScoredItem, make_items
 from jobs.evaluation.questions import Question, RollRequest, counts_of, longest_for
 from jobs.evaluation.sandbox.programs import run_program
-from jobs.evaluation.subject import EndpointSubject, Subject
+from jobs.evaluation.subject import EndpointSubject, EvaluatedNetwork
 from jobs.modeling.chat.render import encode_answer, render_chat
 from jobs.modeling.loglikelihood import Pair, TextNll
 
@@ -85,7 +85,7 @@ class TaskQuestions:
     def __init__(
         self,
         task: TaskDefinition,
-        subject: Subject | EndpointSubject,
+        subject: EvaluatedNetwork | EndpointSubject,
         selection: Selection,
         *,
         chat: bool,
@@ -107,11 +107,11 @@ class TaskQuestions:
         except TemplateFault as fault:
             raise name_row(fault, item.position) from fault
         match rendered.form:
-            case Form.CHOICES:
+            case RequestForm.CHOICES:
                 return self._choices(item, rendered)
-            case Form.CONTINUATION:
+            case RequestForm.CONTINUATION:
                 return self._continuation(item, rendered)
-            case Form.ROLLING:
+            case RequestForm.ROLLING:
                 return self._rolling(item, rendered)
         return self._generation(item, rendered)
 
@@ -124,7 +124,7 @@ class TaskQuestions:
             encode_answer(subject.tokenizer, context, part.lstrip(" ")) for part in rendered.continuations or ()
         )
 
-    def _chat_text(self, subject: Subject, rendered: Rendered) -> str:
+    def _chat_text(self, subject: EvaluatedNetwork, rendered: Rendered) -> str:
         messages = [{"role": turn.role, "content": turn.content} for turn in rendered.turns]
         return render_chat(subject.tokenizer, messages, generation_prompt=True) + rendered.answer_prefix
 
@@ -148,7 +148,7 @@ class TaskQuestions:
         if "acc_pmi" in self._choice_metrics:
             pairs += tuple(("", part) for part in rendered.continuations or ())
 
-        def finish(scores: Scores) -> list[Scored]:
+        def finish(scores: Scores) -> list[ScoredItem]:
             own, alone = scores[:count], scores[count:] or None
             values = choice_values(own, rendered.choices, rendered.gold, metrics=self._choice_metrics, alone=alone)
             if "missing" not in values:
@@ -159,7 +159,7 @@ class TaskQuestions:
         return Question(item, ScoreRequest(pairs), finish)
 
     def _continuation(self, item: Item, rendered: Rendered) -> Question:
-        def finish(scores: Scores) -> list[Scored]:
+        def finish(scores: Scores) -> list[ScoredItem]:
             score, text = scores[0], (rendered.continuations or ("",))[0]
             values = (
                 likelihood_values(-score.sum_logprob, score.tokens, text)
@@ -173,7 +173,7 @@ class TaskQuestions:
     def _rolling(self, item: Item, rendered: Rendered) -> Question:
         text = (rendered.continuations or ("",))[0]
 
-        def finish(result: TextNll) -> list[Scored]:
+        def finish(result: TextNll) -> list[ScoredItem]:
             lost = result.bytes - sum(part.bytes for part in result.windows)
             values = likelihood_values(result.sum_nll, result.tokens, rendered.counted) | (
                 {"lost_bytes": float(lost)} if lost > 0 else {}
@@ -186,9 +186,9 @@ class TaskQuestions:
         task = self._task
         prompt, longest = self._prompt(rendered)
         sampling = Sampling(max_tokens=longest, temperature=task.temperature, top_p=task.top_p, seed=self._seed)
-        request = GenerateRequest(prompt, stop=rendered.stop, sampling=sampling, samples=task.samples)
+        request = PromptRequest(prompt, stop=rendered.stop, sampling=sampling, samples=task.samples)
 
-        def finish(answers: Answers) -> list[Scored]:
+        def finish(answers: Answers) -> list[ScoredItem]:
             shown: dict[str, Any] = {"answer": list(rendered.references), "completion": answers[0].text}
             shown["finish_reason"] = answers[0].finish_reason
             if len(answers) > 1:
@@ -224,13 +224,13 @@ class TaskQuestions:
         test = rendered.references[0] if rendered.references else ""
         return [run_program(write_program(rendered.context, answer.text, test)).passed for answer in answers]
 
-    def _scored(self, item: Item, rendered: Rendered, values: dict[str, float], shown: dict[str, Any]) -> Scored:
+    def _scored(self, item: Item, rendered: Rendered, values: dict[str, float], shown: dict[str, Any]) -> ScoredItem:
         more: dict[str, Any] = {"question": (rendered.context or (rendered.contexts or ("",))[0])[-SHOWN_CHARACTERS:]}
         if rendered.subgroup is not None:
             more["subgroup"] = rendered.subgroup
         if "bbq" in self._choice_metrics and item.row.get("category"):
             more["category"] = part_name(item.row["category"], path="category")
-        return Scored(item.hash, item.position, values, more | shown)
+        return ScoredItem(item.hash, item.position, values, more | shown)
 
 
 def likelihood_values(sum_nll: float, tokens: int, text: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from backend.errors import InvalidInput
-from backend.infra.checkpoints.candidates import read_json, weight_files
+from backend.infra.checkpoints.candidates import read_json_file, weight_files
 from backend.infra.checkpoints.weight_headers import read_safetensors
 from jobs.modeling.build import allow_any_experts
 from jobs.modeling.checkpoints import UNUSABLE, is_scorer, load_tokenizer, one_line
@@ -42,7 +42,7 @@ def check_network(folder: Path, reporter: Reporter) -> None:
 
 
 def _read_config(folder: Path) -> PretrainedConfig:
-    family = str(read_json(folder / "config.json").get("model_type"))
+    family = str(read_json_file(folder / "config.json").get("model_type"))
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except UNUSABLE as error:

@@ -36,7 +36,7 @@ from jobs.modeling.chat.render import ensure_template
 from jobs.modeling.dropout import set_dropout
 from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.modeling.pissa import save_as_lora
-from jobs.modeling.publishing import hash_file, publish
+from jobs.modeling.publishing import hash_file, publish_folder
 
 CARD = "roundhouse.json"
 STATE_FOLDER = "training_state"
@@ -84,7 +84,7 @@ def save_checkpoint(
         if write_more is not None:
             write_more(partial)
         card = write_card(partial, meta=meta)
-        publish(partial, folder)
+        publish_folder(partial, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):

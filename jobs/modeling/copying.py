@@ -14,7 +14,7 @@ from backend.errors import InvalidInput, JobFailed
 from backend.infra.checkpoints.candidates import TERMS, check_links, weight_files
 from jobs.modeling.chat.render import ensure_template
 from jobs.modeling.checkpoints import STATE_FOLDER, check_folder, load_tokenizer, write_card
-from jobs.modeling.publishing import publish
+from jobs.modeling.publishing import publish_folder
 
 DATA_ENDINGS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
 """Weights, configs, tokenizers, templates and cards. Python files and pickles stay behind."""
@@ -39,7 +39,7 @@ def copy_checkpoint(
     the source can't be used (see `check_folder`), JobFailed if the disk is too full.
     """
     check_folder(source)
-    files = data_files(source, keep_state=keep_state) if files is None else files
+    files = list_data_files(source, keep_state=keep_state) if files is None else files
     size = sum(path.stat().st_size for path in files)
     out_folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out_folder.parent).free - keep_free_bytes
@@ -60,7 +60,7 @@ def copy_checkpoint(
                 watch(done, size)
         add_plain_template(partial)
         card = write_card(partial, meta=meta)
-        publish(partial, out_folder)
+        publish_folder(partial, out_folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         if error.errno == errno.ENOSPC:
@@ -88,17 +88,17 @@ def base_files(source: Path) -> list[Path]:
     """List the data files of a checkpoint from outside: those at its top level, and only the weight files that are
     loaded.
 
-    Raises InvalidInput as `data_files` and `backend.infra.checkpoints.candidates.weight_files`.
+    Raises InvalidInput as `list_data_files` and `backend.infra.checkpoints.candidates.weight_files`.
     """
     weights = set(weight_files(source))
     return [
         path
-        for path in data_files(source)
+        for path in list_data_files(source)
         if path.parent == source and (path.suffix != ".safetensors" or path in weights)
     ]
 
 
-def data_files(source: Path, *, keep_state: bool = False) -> list[Path]:
+def list_data_files(source: Path, *, keep_state: bool = False) -> list[Path]:
     """List a checkpoint's data files. Raises InvalidInput for links that lead out of the folder (see `check_links`)."""
     files = [
         path

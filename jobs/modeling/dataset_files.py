@@ -50,12 +50,12 @@ def iter_rows(folder: Path, *, split: Split) -> Iterator[Row]:
     """Yield the canonical rows of a split in order, in bounded memory. Raises NotFound if the split's file is
     missing.
     """
-    return parquet.iter_rows(_require(folder / f"{split}.parquet"))
+    return parquet.iter_file_rows(_require(folder / f"{split}.parquet"))
 
 
 def iter_tables(folder: Path, *, split: Split, num_rows: int = 4096) -> Iterator[pyarrow.Table]:
     """Yield the rows of a split as stored, `num_rows` at a time. Raises NotFound if the split's file is missing."""
-    return parquet.iter_tables(_require(folder / f"{split}.parquet"), num_rows=num_rows)
+    return parquet.iter_file_tables(_require(folder / f"{split}.parquet"), num_rows=num_rows)
 
 
 def read_rows(folder: Path, split: Split) -> list[Row]:

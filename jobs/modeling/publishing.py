@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 
 
-def publish(partial: Path, folder: Path) -> None:
+def publish_folder(partial: Path, folder: Path) -> None:
     """Sync a finished folder to disk, then rename it to its final name."""
     for path in [*partial.rglob("*"), partial]:
         _sync(path)

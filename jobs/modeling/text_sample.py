@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from backend.domain.data.rows.display import row_text
-from backend.infra.files.parquet import count_bytes, count_rows, iter_tables
+from backend.infra.files.parquet import count_bytes, count_rows, iter_file_tables
 
 BATCH_ROWS = 64
 MAX_CHARACTERS = 1_000_000
@@ -41,7 +41,7 @@ class TextSample:
     def __iter__(self) -> Iterator[str]:
         self.rows, self.bytes = 0, 0
         passed = 0
-        for table in iter_tables(self._file, num_rows=BATCH_ROWS):
+        for table in iter_file_tables(self._file, num_rows=BATCH_ROWS):
             if self._watch is not None:
                 self._watch(passed, self.total_rows)
             sampled = pa.array(range(-passed % self.every, table.num_rows, self.every), type=pa.int64())

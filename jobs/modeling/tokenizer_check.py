@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import InvalidInput
-from backend.infra.checkpoints.candidates import LARGEST_JSON_BYTES, read_json
+from backend.infra.checkpoints.candidates import MAX_JSON_BYTES, read_json_file
 
 MAX_ID = 10_000_000
 MAX_ADDED_TOKENS = 20_000
@@ -43,9 +43,9 @@ def check_tokenizer_files(folder: Path) -> None:
         file = folder / name
         if not file.is_file():
             continue
-        if file.stat().st_size > LARGEST_JSON_BYTES:
+        if file.stat().st_size > MAX_JSON_BYTES:
             raise InvalidInput(f"{name} of {folder.name} has {file.stat().st_size:,} bytes.", remedy=REMEDY)
-        data = read_json(file)
+        data = read_json_file(file)
         try:
             _check(name, data)
         except (AttributeError, TypeError, LookupError, RecursionError) as error:

@@ -19,9 +19,9 @@ from backend.domain.checkpoints.chat_templates import BOS, CHAT_TEMPLATE, END, P
 from backend.domain.tokenizers.pieces import PieceForm
 from backend.errors import InvalidInput
 
-SMALLEST_BPE = len(SPECIAL_TOKENS) + 256
+MIN_BPE = len(SPECIAL_TOKENS) + 256
 """Smallest vocabulary: the special tokens and all bytes."""
-SMALLEST_UNIGRAM = SMALLEST_BPE + 58
+MIN_UNIGRAM = MIN_BPE + 58
 """Smallest Unigram vocabulary: the same, and room for an alphabet."""
 WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 """Pre-tokenisation pattern of GPT-2, which byte-level BPE uses as well."""
@@ -38,7 +38,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, context: int | None = No
     All 256 bytes are entries, so it encodes any text. A small text may yield fewer merges than requested.
     `context` is stored as the longest sequence. Raises InvalidInput if `vocab_size` is below 262.
     """
-    _refuse_below(SMALLEST_BPE, vocab_size, what="byte-level BPE")
+    _refuse_below(MIN_BPE, vocab_size, what="byte-level BPE")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     trainer = trainers.BpeTrainer(
@@ -61,7 +61,7 @@ def train_unigram(texts: Iterable[str], *, vocab_size: int, context: int | None 
     requested. Raises InvalidInput if `vocab_size` is below 320 or smaller than the text's alphabet (see
     `largest_alphabet`).
     """
-    _refuse_below(SMALLEST_UNIGRAM, vocab_size, what="Unigram")
+    _refuse_below(MIN_UNIGRAM, vocab_size, what="Unigram")
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "isolated")
     trainer = trainers.UnigramTrainer(
@@ -117,7 +117,7 @@ def largest_alphabet(vocab_size: int) -> int:
 
     Rarer ones are encoded as bytes, or a text in many scripts would fill the vocabulary with letters.
     """
-    return max(1, (vocab_size - SMALLEST_BPE) // 2)
+    return max(1, (vocab_size - MIN_BPE) // 2)
 
 
 def byte_tokenizer(*, context: int | None = None) -> PreTrainedTokenizerFast:
@@ -137,7 +137,7 @@ def _refuse_below(smallest: int, vocab_size: int, *, what: str) -> None:
         raise InvalidInput(
             f"A vocabulary of {vocab_size} is too small for {what}.",
             remedy=f"Use at least {smallest}: 256 bytes and {len(SPECIAL_TOKENS)} special tokens"
-            + ("." if smallest == SMALLEST_BPE else ", and room for letters."),
+            + ("." if smallest == MIN_BPE else ", and room for letters."),
             field="vocab_size",
         )
 

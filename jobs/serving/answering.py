@@ -17,10 +17,10 @@ from backend.domain.serving.protocol import (
     Begun,
     ChoiceEvent,
     EmbeddingEvent,
-    ErrorEvent,
     FinishEvent,
     FinishReason,
     GenerateRequest,
+    GenerationErrorEvent,
     GenerationEvent,
     PromptEvent,
     ScoreEvent,
@@ -44,7 +44,7 @@ RETRY_S = 0.05
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedNetwork:
     """Parts that answer requests: an engine, its tokenizer, and the network itself for prompts that are only read."""
 
     engine: Engine
@@ -64,7 +64,7 @@ class Prepared:
 
 
 def prepare_answer(
-    served: Served, request: GenerateRequest, on_event: OnEvent, *, has_room: Callable[[], bool] = lambda: True
+    served: ServedNetwork, request: GenerateRequest, on_event: OnEvent, *, has_room: Callable[[], bool] = lambda: True
 ) -> Prepared:
     """Check and encode a request; `has_room` says whether events are read as fast as they are made.
 
@@ -105,7 +105,7 @@ def prepare_answer(
 
 
 def submit_choice(
-    served: Served, request: GenerateRequest, form: AnswerForm, ids: list[int], choice: Choice, on_event: OnEvent
+    served: ServedNetwork, request: GenerateRequest, form: AnswerForm, ids: list[int], choice: Choice, on_event: OnEvent
 ) -> Handle:
     """Submit one answer to the engine; its text is split where the request asks for it."""
     if not form.is_split:
@@ -114,7 +114,7 @@ def submit_choice(
     return events.follow(lambda take: served.engine.submit(ids, request.params, take, choice=choice))
 
 
-def _within_budget(served: Served, request: GenerateRequest, prompts: Sequence[int]) -> GenerateRequest:
+def _within_budget(served: ServedNetwork, request: GenerateRequest, prompts: Sequence[int]) -> GenerateRequest:
     """Return a request whose answer has a limit. Raises InvalidInput where it asks for more than one answer may
     hold.
     """
@@ -125,7 +125,7 @@ def _within_budget(served: Served, request: GenerateRequest, prompts: Sequence[i
     return request.model_copy(update={"params": request.params.model_copy(update={"max_tokens": tokens})})
 
 
-def _refuse_tools(served: Served, request: GenerateRequest, prompt_tokens: int) -> None:
+def _refuse_tools(served: ServedNetwork, request: GenerateRequest, prompt_tokens: int) -> None:
     """Raise PromptTooLong with the tokens that the tools take, where the prompt would fit without."""
     alone = len(encode_prompts(served.tokenizer, request.model_copy(update={"tools": None}))[0])
     if alone < served.engine.context_length:
@@ -151,14 +151,14 @@ class Continuation:
         """Take one event."""
         if isinstance(event, TokenEvent) and event.token_ids and event.index < len(self._begun.token_ids):
             self._characters += event.num_characters
-        elif self._characters == self._begun.characters or isinstance(event, ErrorEvent):
+        elif self._characters == self._begun.characters or isinstance(event, GenerationErrorEvent):
             self._on_event(event)
         elif not self._is_refused:
             self._is_refused = True
-            self._on_event(ErrorEvent(message="The answer can't be continued exactly.", code=NOT_RESUMED))
+            self._on_event(GenerationErrorEvent(message="The answer can't be continued exactly.", code=NOT_RESUMED))
 
 
-def _check(served: Served, request: GenerateRequest, prompts: Sequence[Sequence[int]]) -> None:
+def _check(served: ServedNetwork, request: GenerateRequest, prompts: Sequence[Sequence[int]]) -> None:
     """Raise for prompts that can't be read, before the first of them is."""
     served.engine.limits.check_params(request.params)
     for ids in prompts:
@@ -178,7 +178,7 @@ class ManyAnswers:
 
     def __init__(
         self,
-        served: Served,
+        served: ServedNetwork,
         request: GenerateRequest,
         form: AnswerForm,
         prompts: list[list[int]],
@@ -192,7 +192,7 @@ class ManyAnswers:
         self._prompts, self._on_event, self._adapter = prompts, on_event, adapter
         self._changed = threading.Condition()
         self._open: dict[int, Handle] = {}
-        self._failure: ErrorEvent | None = None
+        self._failure: GenerationErrorEvent | None = None
         self._finishes: list[FinishEvent] = []
         self._cached_tokens = 0
         self._cancelled = False
@@ -222,12 +222,14 @@ class ManyAnswers:
             self._wait(0)
             self._end()
         except InvalidInput as error:
-            self._end(ErrorEvent(message=str(error), code=INVALID))
+            self._end(GenerationErrorEvent(message=str(error), code=INVALID))
         except RoundhouseError as error:
-            self._end(ErrorEvent(message=str(error)))
+            self._end(GenerationErrorEvent(message=str(error)))
         except BaseException as error:  # the thread's edge: a client must see an end
             self._end(
-                ErrorEvent(message=f"The replica failed on this request: {type(error).__name__}", code=REQUEST_FAILED)
+                GenerationErrorEvent(
+                    message=f"The replica failed on this request: {type(error).__name__}", code=REQUEST_FAILED
+                )
             )
             raise
 
@@ -304,7 +306,7 @@ class ManyAnswers:
         if isinstance(event, FinishEvent):
             if event.finish_reason is not FinishReason.CANCELLED:
                 self._on_event(ChoiceEvent(choice=number, finish_reason=event.finish_reason, stop=event.stop))
-        elif not isinstance(event, ErrorEvent):
+        elif not isinstance(event, GenerationErrorEvent):
             self._on_event(event)
             return
         with self._changed:
@@ -321,7 +323,7 @@ class ManyAnswers:
         with self._changed:
             self._changed.wait_for(lambda: len(self._open) <= count or (self._is_over() and not self._open))
 
-    def _end(self, failure: ErrorEvent | None = None) -> None:
+    def _end(self, failure: GenerationErrorEvent | None = None) -> None:
         failure = failure or self._failure
         if failure is not None:
             self.cancel()

@@ -26,7 +26,7 @@ from backend.domain.wording import format_bytes
 from backend.errors import InvalidInput, Unavailable
 from jobs.modeling.devices import free_bytes
 from jobs.serving.adapters.bank import AdapterBank, CacheSalts, groups_of
-from jobs.serving.detokenize import Decoder, TokenTexts
+from jobs.serving.detokenize import TokenDecoder, TokenTexts
 from jobs.serving.drafts.batch import Speculation
 from jobs.serving.drafts.network import Draft
 from jobs.serving.engine import (
@@ -40,7 +40,7 @@ from jobs.serving.engine import (
     RateMeter,
     read_limits,
 )
-from jobs.serving.sampling import Draw, choose_tokens, scores_of
+from jobs.serving.sampling import SamplingState, choose_tokens, forced_scores
 from jobs.serving.turns import in_turn, most_open, most_running
 
 MAX_BATCH_TOKENS = 512  # longer prompts are prefilled in chunks, so that other requests keep getting tokens
@@ -55,7 +55,7 @@ class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     ignored_kwargs: tuple[str, ...] = ()
 
     def __init__(self, speculation: Speculation | None = None) -> None:
-        self._draws: list[Draw] = []
+        self._draws: list[SamplingState] = []
         self._speculation = speculation
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
@@ -80,7 +80,7 @@ class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     def _choose(self, scores: torch.Tensor) -> torch.Tensor:
         rows = scores[: len(self._draws)]
         return (
-            torch.cat([scores_of(rows, choose_tokens(rows, self._draws)), scores[len(self._draws) :]])
+            torch.cat([forced_scores(rows, choose_tokens(rows, self._draws)), scores[len(self._draws) :]])
             if self._draws
             else scores
         )
@@ -96,7 +96,7 @@ class BatchingEngine:
     def __init__(
         self,
         network: Any,
-        tokenizer: Decoder,
+        tokenizer: TokenDecoder,
         *,
         context: int | None = None,
         max_running: int = MAX_RUNNING,

@@ -18,7 +18,7 @@ PROMPT_TAIL = 6
 MAX_PENDING = 8
 
 
-class Decoder(Protocol):
+class TokenDecoder(Protocol):
     """Interface of a fast tokenizer for detokenization."""
 
     @property
@@ -35,7 +35,7 @@ class TextStream:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: TokenDecoder,
         stop: tuple[str, ...] = (),
         *,
         prompt: Sequence[int] = (),

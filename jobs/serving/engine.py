@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from backend.domain.serving.protocol import (
     CONTEXT_EXCEEDED,
     REQUEST_FAILED,
-    ErrorEvent,
     FinishEvent,
     FinishReason,
+    GenerationErrorEvent,
     GenerationEvent,
     SamplingParams,
     ScoredToken,
@@ -28,8 +28,8 @@ from backend.domain.serving.protocol import (
 from backend.errors import InvalidInput, Unavailable
 from jobs.modeling.loglikelihood import longest_input
 from jobs.serving.adapters.weights import LoadedAdapter
-from jobs.serving.detokenize import Decoder, TextStream, TokenTexts
-from jobs.serving.sampling import Draw, Matcher
+from jobs.serving.detokenize import TextStream, TokenDecoder, TokenTexts
+from jobs.serving.sampling import Matcher, SamplingState
 
 OnEvent = Callable[[GenerationEvent], None]
 RATE_WINDOW_S = 5.0
@@ -100,7 +100,7 @@ class Handle(Protocol):
 
 
 @dataclass(frozen=True)
-class Limits:
+class NetworkLimits:
     """Limits of a network."""
 
     context_length: int
@@ -149,7 +149,7 @@ class Engine(Protocol):
 
     name: str
     context_length: int
-    limits: Limits
+    limits: NetworkLimits
 
     def check_room(self, tenant: str = "") -> None:
         """Raise QueueFull if no further request of a tenant fits."""
@@ -208,7 +208,7 @@ class Generation:
     params: SamplingParams
     max_tokens: int
     end_ids: frozenset[int]
-    decoder: Decoder
+    decoder: TokenDecoder
     texts: TokenTexts
     on_event: OnEvent
     abort: Callable[[Generation], None]
@@ -217,7 +217,7 @@ class Generation:
 
     def __post_init__(self) -> None:
         self._ends = frozenset(self.stop_ids)
-        self.draw = Draw.of(
+        self.draw = SamplingState.of(
             self.params,
             repetition=self.choice.repetition,
             matcher=self.choice.matcher,
@@ -336,7 +336,7 @@ class Generation:
         with self._lock:
             if not self.is_over:
                 self.is_over = True
-                self.on_event(ErrorEvent(message=message, code=code))
+                self.on_event(GenerationErrorEvent(message=message, code=code))
 
     def _finish(self, reason: FinishReason, *, token: int | None = None) -> None:
         self.is_over = True
@@ -363,7 +363,7 @@ class Generation:
         )
 
 
-def read_limits(network: Any, tokenizer: Any, *, context: int | None = None) -> Limits:
+def read_limits(network: Any, tokenizer: Any, *, context: int | None = None) -> NetworkLimits:
     """Read context, vocabulary and end tokens from a loaded network and its tokenizer; `context` shortens the network's
     own.
     """
@@ -374,7 +374,7 @@ def read_limits(network: Any, tokenizer: Any, *, context: int | None = None) -> 
         end_ids.update(value if isinstance(value, (list, tuple)) else () if value is None else (value,))
     vocab_size = int(network.get_input_embeddings().weight.shape[0])
     longest = longest_input(network)
-    return Limits(
+    return NetworkLimits(
         context_length=min(longest, context or longest),
         vocab_size=vocab_size,
         end_ids=frozenset(i for i in end_ids if i >= 0),

@@ -17,7 +17,7 @@ from backend.domain.serving.protocol import (
     GenerationEvent,
     TokenEvent,
 )
-from backend.domain.serving.splitting import THINK, THINK_END, AnswerSplitter, Piece
+from backend.domain.serving.splitting import THINK, THINK_END, AnswerPiece, AnswerSplitter
 from backend.domain.serving.tool_calls import MARKS, CallStyle, call_style, forced_call, forced_opening
 from jobs.serving.engine import Choice, Handle, OnEvent
 from jobs.serving.grammar import Grammars
@@ -117,7 +117,7 @@ class SplitEvents:
         else:
             self._on_event(event)
 
-    def _emit(self, event: TokenEvent, piece: Piece) -> None:
+    def _emit(self, event: TokenEvent, piece: AnswerPiece) -> None:
         changes = {"text": piece.text, "reasoning": piece.reasoning or None, "tool_calls": piece.calls or None}
         self._on_event(event.model_copy(update=changes))
 
@@ -134,7 +134,7 @@ class SplitEvents:
             return
         if reason is not FinishReason.CANCELLED:
             piece = self._splitter.finish()
-            if piece != Piece():
+            if piece != AnswerPiece():
                 index = event.usage.completion_tokens
                 self._emit(
                     TokenEvent(text="", token_ids=(), index=index, choice=self._last.choice if self._last else 0), piece

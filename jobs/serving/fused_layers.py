@@ -21,7 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from backend.domain.serving.memory import PAGE_TOKENS
 from jobs.serving.native.library import STEP, Change, FloatWeights, Layer, Library, Pair, is_native, matrix_of
-from jobs.serving.paged_attention import Step, has_plain_pages
+from jobs.serving.paged_attention import ForwardState, has_plain_pages
 
 Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
 FUSIBLE = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
@@ -44,7 +44,7 @@ def fuse_layers(network: Any, *, library: Library | None = None) -> int:
         or not all(map(_is_fusible, layers))
     ):
         return 0
-    step = Step(library)
+    step = ForwardState(library)
     for index, layer in enumerate(layers):
         layers[index] = FusedLayer(layer, step)
     head = network.get_output_embeddings()
@@ -63,7 +63,7 @@ def _is_fusible(layer: nn.Module) -> bool:
 class FusedLayer(nn.Module):
     """One decoder layer, with the arguments and results of the library's."""
 
-    def __init__(self, layer: Any, step: Step) -> None:
+    def __init__(self, layer: Any, step: ForwardState) -> None:
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
         self.config, self.layer_idx, self._step = attention.config, attention.layer_idx, step
@@ -143,18 +143,18 @@ class FusedLayer(nn.Module):
     def _products(self) -> tuple[Any, ...]:
         return self.qkv_proj, self.o_proj, self.gate_up_proj, self.down_proj
 
-    def part(self, name: str) -> Part | None:
+    def part(self, name: str) -> FusedPart | None:
         """Return where one of the library's linear layers, such as "mlp.up_proj", is among this layer's."""
         queries, keys = (heads * self.head_dim for heads in (self.num_heads, self.num_key_value_heads))
         inner = self.gate_up_proj.out_features // 2
         parts = {
-            "self_attn.q_proj": Part("qkv_proj", 0, queries, num_heads=self.num_heads),
-            "self_attn.k_proj": Part("qkv_proj", queries, keys, num_heads=self.num_key_value_heads),
-            "self_attn.v_proj": Part("qkv_proj", queries + keys, keys),
-            "self_attn.o_proj": Part("o_proj", 0, self.o_proj.out_features),
-            "mlp.gate_proj": Part("gate_up_proj", 0, inner),
-            "mlp.up_proj": Part("gate_up_proj", inner, inner),
-            "mlp.down_proj": Part("down_proj", 0, self.down_proj.out_features),
+            "self_attn.q_proj": FusedPart("qkv_proj", 0, queries, num_heads=self.num_heads),
+            "self_attn.k_proj": FusedPart("qkv_proj", queries, keys, num_heads=self.num_key_value_heads),
+            "self_attn.v_proj": FusedPart("qkv_proj", queries + keys, keys),
+            "self_attn.o_proj": FusedPart("o_proj", 0, self.o_proj.out_features),
+            "mlp.gate_proj": FusedPart("gate_up_proj", 0, inner),
+            "mlp.up_proj": FusedPart("gate_up_proj", inner, inner),
+            "mlp.down_proj": FusedPart("down_proj", 0, self.down_proj.out_features),
         }
         return parts.get(name)
 
@@ -217,7 +217,7 @@ class FusedLayer(nn.Module):
 
 
 @dataclass(frozen=True)
-class Part:
+class FusedPart:
     """The outputs of a fused product that were a layer of their own; `num_heads` where the channels of heads are
     interleaved.
     """
@@ -266,7 +266,7 @@ def _address_of(pair: tuple[torch.Tensor, torch.Tensor] | None) -> Pair:
     return Pair(down.data_ptr(), up.data_ptr(), len(down))
 
 
-def _part_of(network: Any, name: str) -> tuple[FusedLayer | None, Part | None]:
+def _part_of(network: Any, name: str) -> tuple[FusedLayer | None, FusedPart | None]:
     prefix, _, rest = name.rpartition(".")
     prefix, _, block = prefix.rpartition(".")
     try:

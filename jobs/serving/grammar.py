@@ -20,7 +20,7 @@ from backend.domain.serving.protocol import Constraint
 from backend.errors import InvalidInput
 
 CLOSERS = ('"', "}", "]", ",", "a", "0", "1")  # tokens that bring JSON to its end, most direct first
-LONGEST_END = 512  # tokens; texts that need more to end are not steered
+MAX_END = 512  # tokens; texts that need more to end are not steered
 SLACK = 4  # tokens: one token may open two brackets
 SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 Mask = npt.NDArray[np.bool_]
@@ -134,8 +134,8 @@ class GrammarMatcher:
 
     def _must_end(self, mask: Mask) -> bool:
         """Return whether a further free token could leave too few tokens to complete the text."""
-        left = LONGEST_END if self.budget is None else self.budget - self._taken
-        if left >= LONGEST_END or self._taken < self._next_check:
+        left = MAX_END if self.budget is None else self.budget - self._taken
+        if left >= MAX_END or self._taken < self._next_check:
             return False
         needed = self._tokens_to_end(self._matcher, limit=left + 1)
         if needed > left:

@@ -17,7 +17,7 @@ def run(spec: JobSpec[LoadTestPayload], reporter: Reporter) -> LoadTestResult:
         nonlocal reported_s
         if progress.elapsed_s - reported_s >= PROGRESS_EVERY_S or progress.elapsed_s < reported_s:
             reported_s = progress.elapsed_s
-            reporter.progress(progress.share, 1, unit="", message=describe(progress))
+            reporter.progress(progress.share, 1, unit="", message=describe_level(progress))
 
     levels = run_load(
         payload.config, payload.targets, on_progress=report, should_stop=lambda: reporter.should_stop() is not None
@@ -26,7 +26,7 @@ def run(spec: JobSpec[LoadTestPayload], reporter: Reporter) -> LoadTestResult:
     return LoadTestResult(replicas=replicas, levels=levels, stopped=reporter.should_stop())
 
 
-def describe(progress: LoadProgress) -> str:
+def describe_level(progress: LoadProgress) -> str:
     """Return a level's progress in one line: target, load, requests, tokens a second, errors."""
     load = plural(progress.users, "user") if progress.users else "open loop"
     rate = progress.tokens / progress.elapsed_s if progress.elapsed_s > 0 else 0.0

@@ -26,7 +26,7 @@ Changes = Callable[[], Sequence[Change]]
 
 
 @dataclass(frozen=True)
-class Span:
+class RequestSpan:
     """One request of a batch: its rows, the number of its keys and values, and their pages (None: the batch's own
     rows).
     """
@@ -46,7 +46,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Part:
+class SequencePart:
     """New tokens of one sequence in `SlotPages`: its slot, the tokens before them, and their number."""
 
     slot: int
@@ -75,7 +75,7 @@ class SlotPages:
         }
         self.cache_allocators = {FULL: self}
 
-    def batch(self, parts: Sequence[Part]) -> dict[str, Any]:
+    def batch(self, parts: Sequence[SequencePart]) -> dict[str, Any]:
         """Return the arguments by which a step's layers find its sequences' pages."""
         firsts = [part.slot * self.slot_tokens for part in parts]
         ends = [part.past + part.count for part in parts]
@@ -91,12 +91,12 @@ class SlotPages:
         }
 
 
-class Step:
+class ForwardState:
     """State that the layers of a network share during one forward pass."""
 
     def __init__(self, library: Library | None = None) -> None:
         self.library = library
-        self._spans: list[Span] = []
+        self._spans: list[RequestSpan] = []
         self._write = torch.empty(0)
         self._batch: Batch | None = None
         self._held: list[torch.Tensor] = []  # the tensors whose addresses the batch has
@@ -107,10 +107,10 @@ class Step:
         self._tokens: Views = {}
         self._pages: Views = {}
 
-    def __deepcopy__(self, memo: object) -> Step:
+    def __deepcopy__(self, memo: object) -> ForwardState:
         """Return a step of its own: a copy of the network may run on another thread."""
         del memo
-        return Step(self.library)
+        return ForwardState(self.library)
 
     def rotation(self, embeddings: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Return the rotary embeddings as complex numbers [batch or 1, tokens, 1, half a head's channels], computed
@@ -133,7 +133,7 @@ class Step:
         rows, keys = batch["cu_seq_lens_q"].tolist(), batch["cu_seq_lens_k"][FULL].tolist()
         size = allocator.tokens_per_page
         self._spans = [
-            Span(begin, end, last - first, read[first:last:size] // size if read.numel() else None)
+            RequestSpan(begin, end, last - first, read[first:last:size] // size if read.numel() else None)
             for begin, end, first, last in zip(rows, rows[1:], keys, keys[1:], strict=False)
             if end > begin
         ]
@@ -220,7 +220,7 @@ def has_plain_pages(cache: Any) -> bool:
     return isinstance(cache, PagedAttentionCache | SlotPages) and list(cache.cache_allocators) == [FULL]
 
 
-def _read(pages: torch.Tensor, span: Span) -> torch.Tensor:
+def _read(pages: torch.Tensor, span: RequestSpan) -> torch.Tensor:
     """Return a request's keys or values [tokens, heads, channels]."""
     assert span.pages is not None
     return pages.index_select(0, span.pages).flatten(0, 1)[: span.num_keys]

@@ -24,7 +24,7 @@ from jobs.serving.start import start_engine
 
 TIMED_S = 5.0
 """Seconds that each number of users is timed for, and longer until every user has an answer."""
-LONGEST_S = 60.0
+MAX_S = 60.0
 POLL_S = 0.02
 
 
@@ -149,7 +149,7 @@ class ClosedLoop:
         )
 
     def _is_done(self, seconds: float) -> bool:
-        return seconds >= LONGEST_S or (seconds >= TIMED_S and all(self._answers.values()))
+        return seconds >= MAX_S or (seconds >= TIMED_S and all(self._answers.values()))
 
     def _ask(self, user: int) -> None:
         ids = [self._random.randrange(self._vocabulary) for _ in range(self._prompt_tokens)]

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.adapters.weights import LoadedAdapter
-from jobs.serving.sampling import Record, describe
+from jobs.serving.sampling import TokenLogprobs, token_logprobs
 
 PART_TOKENS = 256
 
@@ -52,17 +52,19 @@ class PromptReader:
         )
 
     @torch.inference_mode()
-    def score(self, ids: Sequence[int], *, top: int, adapter: LoadedAdapter | None = None) -> list[Record | None]:
+    def score(
+        self, ids: Sequence[int], *, top: int, adapter: LoadedAdapter | None = None
+    ) -> list[TokenLogprobs | None]:
         """Return each token's natural-log probability given those before it, and the `top` most likely ones; None for
         the first.
         """
-        records: list[Record | None] = [None]
+        records: list[TokenLogprobs | None] = [None]
         targets = torch.tensor(ids[1:], device=self.network.device)
         with self._using(adapter):
             start = 0
             for logits in self._logits(list(ids[:-1])):
                 end = start + logits.shape[0]
-                records += describe(logits, targets[start:end], [top] * (end - start))
+                records += token_logprobs(logits, targets[start:end], [top] * (end - start))
                 start = end
                 self.num_passes += 1
         return records

@@ -33,7 +33,7 @@ from jobs.serving.drafts.network import Draft
 from jobs.serving.prepared.weights import PreparedFolder, load_prepared
 from jobs.serving.process_use import ProcessUse
 from jobs.serving.reading import PromptReader
-from jobs.serving.replica_app import AnswerLimits, Replica, create_replica_app
+from jobs.serving.replica_app import AnswerLimits, ReplicaState, create_replica_app
 from jobs.serving.scoring import ScoringEngine
 from jobs.serving.start import start_engine
 
@@ -83,7 +83,7 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
         draft=None if payload.draft is None else _load_draft(spec, payload.draft, tokenizer),
     )
     limits = AnswerLimits(queue_timeout_s=payload.queue_timeout_s, answer_s=payload.answer_limit_s)
-    replica = Replica(
+    replica = ReplicaState(
         engine,
         tokenizer,
         name=payload.name,
@@ -107,14 +107,19 @@ def _run_scorer(
     tokenizer = load_tokenizer(folder)
     network = load_scorer(folder, pad_id=padding_id(tokenizer)).to(device)
     limits = AnswerLimits(queue_timeout_s=payload.queue_timeout_s, answer_s=payload.answer_limit_s)
-    replica = Replica(
+    replica = ReplicaState(
         ScoringEngine(network, tokenizer), tokenizer, name=payload.name, reader=PromptReader(network), limits=limits
     )
     return _serve_until_stopped(replica, reporter, payload, load_s=time.monotonic() - started)
 
 
 def _serve_until_stopped(
-    replica: Replica, reporter: Reporter, payload: ReplicaPayload, *, load_s: float, check: PrecisionCheck | None = None
+    replica: ReplicaState,
+    reporter: Reporter,
+    payload: ReplicaPayload,
+    *,
+    load_s: float,
+    check: PrecisionCheck | None = None,
 ) -> ReplicaResult:
     engine = replica.engine
     try:
@@ -164,7 +169,9 @@ def add_end_token(network: Any, token: int | None) -> None:
     config.eos_token_id = known if token in known else [*known, token]
 
 
-async def _serve(replica: Replica, reporter: Reporter, *, internal_token: str, host: str, ready: ReadyEvent) -> str:
+async def _serve(
+    replica: ReplicaState, reporter: Reporter, *, internal_token: str, host: str, ready: ReadyEvent
+) -> str:
     app = create_replica_app(replica, internal_token=internal_token, host=host)
     most = connections_for(raise_file_limit())
     config = uvicorn.Config(
@@ -214,7 +221,7 @@ def listen_on(host: str) -> socket.socket:
     return listener
 
 
-async def _watch(replica: Replica, reporter: Reporter, serving: asyncio.Task[None]) -> str:
+async def _watch(replica: ReplicaState, reporter: Reporter, serving: asyncio.Task[None]) -> str:
     """Report gauges until a stop request; return it."""
     next_gauge, use = 0.0, ProcessUse()
     while not serving.done():
@@ -248,7 +255,7 @@ async def _watch(replica: Replica, reporter: Reporter, serving: asyncio.Task[Non
     return "signal"
 
 
-async def _drain(replica: Replica, reporter: Reporter) -> None:
+async def _drain(replica: ReplicaState, reporter: Reporter) -> None:
     """Refuse new requests, so that gateways use another replica, and let open ones finish: for CANCEL_S seconds, or for
     as long as an answer may take where the request is `drain`. A hung engine ends the wait.
     """

@@ -25,9 +25,9 @@ from backend.domain.serving.protocol import (
     PROMPT_TOKENS,
     QUEUE_TIMEOUT,
     REQUEST_FAILED,
-    ErrorEvent,
     FinishEvent,
     GenerateRequest,
+    GenerationErrorEvent,
     GenerationEvent,
     TokenEvent,
     code_of_failure,
@@ -36,7 +36,7 @@ from backend.domain.serving.protocol import (
 from backend.errors import InvalidInput, JobFailed, RoundhouseError, Unavailable
 from backend.infra.hosts import HostGuard, HostRules
 from jobs.serving.adapters.folders import AdapterFolders
-from jobs.serving.answering import Prepared, Served, prepare_answer
+from jobs.serving.answering import Prepared, ServedNetwork, prepare_answer
 from jobs.serving.detokenize import TokenTexts
 from jobs.serving.engine import Engine, Handle, QueueFull
 from jobs.serving.grammar import Grammars
@@ -79,7 +79,7 @@ class RequireToken:
         await self._app(scope, receive, send)
 
 
-class Replica:
+class ReplicaState:
     """State of the routes: engine, tokenizer, and whether new requests are accepted."""
 
     def __init__(
@@ -95,14 +95,14 @@ class Replica:
         self.engine, self.name = engine, name
         grammars = Grammars(tokenizer, vocab_size=engine.limits.vocab_size, end_ids=sorted(engine.limits.end_ids))
         self.adapters = adapters
-        self.served = Served(
+        self.served = ServedNetwork(
             engine, tokenizer, TokenTexts(tokenizer), grammars, reader, adapters.load if adapters else None
         )
         self.limits = limits or AnswerLimits()
         self.is_draining = False
         self.num_served = 0
         self.watch = StepWatch()
-        self._open: set[Answer] = set()
+        self._open: set[GenerationResponse] = set()
         self._prompts = PromptLimit(tokenizer, context_length=engine.context_length)
 
     @property
@@ -154,7 +154,7 @@ class Replica:
             logger.exception("A request failed before its start.")
             return _error(500, f"The replica failed on this request: {type(error).__name__}.", code=REQUEST_FAILED)
         self.num_served += 1
-        answer = Answer(
+        answer = GenerationResponse(
             handle,
             events,
             engine=self.engine,
@@ -249,7 +249,7 @@ class Events:
         return batch
 
 
-class Answer(Response):
+class GenerationResponse(Response):
     """Sends a generation and cancels it as soon as the client leaves, streamed or not.
 
     While nothing happens, a stream carries an empty line every few seconds, which tells the gateway that the replica is
@@ -265,7 +265,7 @@ class Answer(Response):
         limits: AnswerLimits,
         stream: bool,
         prompt_tokens: int,
-        on_end: Callable[[Answer], None],
+        on_end: Callable[[GenerationResponse], None],
     ) -> None:
         super().__init__()
         self.handle, self._events, self._engine, self._limits = handle, events, engine, limits
@@ -276,10 +276,10 @@ class Answer(Response):
     def fail_hung(self, *, batched: int) -> None:
         """End this answer: its engine hangs, at a step of so many requests."""
         if self._engine.is_waiting(self.handle):
-            self._events.put(ErrorEvent(message="The replica restarts.", code=LEAVING))
+            self._events.put(GenerationErrorEvent(message="The replica restarts.", code=LEAVING))
         else:
             self._events.put(
-                ErrorEvent(message="The engine hung on this request.", code=code_of_failure(batched=batched))
+                GenerationErrorEvent(message="The engine hung on this request.", code=code_of_failure(batched=batched))
             )
 
     def wait_s(self) -> float:
@@ -289,22 +289,26 @@ class Answer(Response):
     async def _next(self) -> list[GenerationEvent]:
         """Return the next events, none after a few seconds, or the error of a limit."""
         if self._events.is_unread:
-            return [ErrorEvent(message="The answer was not read as it was written, and has ended.", code=ANSWER_LIMIT)]
+            return [
+                GenerationErrorEvent(
+                    message="The answer was not read as it was written, and has ended.", code=ANSWER_LIMIT
+                )
+            ]
         age = time.monotonic() - self._began
         is_waiting = self._engine.is_waiting(self.handle)
         left = (self._limits.queue_timeout_s if is_waiting else self._limits.answer_s) - age
         batch = await self._events.next_batch(wait_s=max(0.0, min(HEARTBEAT_S, left)))
         if batch and (
-            age < self._limits.answer_s or any(isinstance(event, FinishEvent | ErrorEvent) for event in batch)
+            age < self._limits.answer_s or any(isinstance(event, FinishEvent | GenerationErrorEvent) for event in batch)
         ):
             return batch
         age = time.monotonic() - self._began
         if age >= self._limits.queue_timeout_s and self._engine.is_waiting(self.handle):
             message = f"The request waited {age:.0f} s and was not begun. Try again in a moment."
-            return [ErrorEvent(message=message, code=QUEUE_TIMEOUT)]
+            return [GenerationErrorEvent(message=message, code=QUEUE_TIMEOUT)]
         if age >= self._limits.answer_s:
             message = f"The answer took longer than {self._limits.answer_s:.0f} s, the limit of this endpoint."
-            return [ErrorEvent(message=message, code=ANSWER_LIMIT)]
+            return [GenerationErrorEvent(message=message, code=ANSWER_LIMIT)]
         return []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -332,7 +336,7 @@ class Answer(Response):
         more = True
         while more:
             batch = await self._next()
-            more = not any(isinstance(event, FinishEvent | ErrorEvent) for event in batch)
+            more = not any(isinstance(event, FinishEvent | GenerationErrorEvent) for event in batch)
             lines = "".join(event.model_dump_json(exclude_none=True) + "\n" for event in batch) or "\n"
             await send({"type": "http.response.body", "body": lines.encode(), "more_body": more})
 
@@ -348,11 +352,11 @@ class Answer(Response):
                     return JSONResponse(
                         {"text": "".join(text), "token_ids": ids, **event.model_dump(mode="json", exclude={"type"})}
                     )
-                elif isinstance(event, ErrorEvent):
+                elif isinstance(event, GenerationErrorEvent):
                     return _error(STATUS.get(event.code, 500), event.message, code=event.code)
 
 
-def create_replica_app(replica: Replica, *, internal_token: str, host: str = "127.0.0.1") -> ASGIApp:
+def create_replica_app(replica: ReplicaState, *, internal_token: str, host: str = "127.0.0.1") -> ASGIApp:
     """Return the ASGI app of a replica, which answers under loopback names and `host`."""
     routes = [
         Route("/generate", replica.generate, methods=["POST"]),

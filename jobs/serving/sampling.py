@@ -37,7 +37,7 @@ class Matcher(Protocol):
 
 
 @dataclass(frozen=True)
-class Record:
+class TokenLogprobs:
     """A chosen token's natural-log probability, and the most likely tokens with theirs, best first."""
 
     logprob: float
@@ -45,7 +45,7 @@ class Record:
 
 
 @dataclass
-class Draw:
+class SamplingState:
     """The state of one request's sampling. `records` grows by one with each token if the request asks for
     probabilities.
     """
@@ -57,7 +57,7 @@ class Draw:
     prompt: Sequence[int] = ()
     end_ids: tuple[int, ...] = ()  # tokens that would end the answer
     drawn: int = 0
-    records: list[Record] = field(default_factory=list)
+    records: list[TokenLogprobs] = field(default_factory=list)
     _counts: dict[int, int] = field(default_factory=dict)
     _begun: tuple[int, ...] = ()
     _shift: torch.Tensor | None = None
@@ -72,7 +72,7 @@ class Draw:
         matcher: Matcher | None = None,
         prompt: Sequence[int] = (),
         end_ids: Sequence[int] = (),
-    ) -> Draw:
+    ) -> SamplingState:
         """Return the state of a request's start. A seed is drawn if none is given; repetitions of a request have seeds
         of their own.
         """
@@ -169,10 +169,10 @@ class Draw:
         """Return this position's number in [0, 1): SplitMix64 of the seed (Steele, Lea and Flood, OOPSLA 2014, figure
         17).
         """
-        return ((mix(mix(self.seed) + self.drawn * GOLDEN)) >> 11) * 2.0**-53
+        return ((mix64(mix64(self.seed) + self.drawn * GOLDEN)) >> 11) * 2.0**-53
 
 
-def mix(value: int) -> int:
+def mix64(value: int) -> int:
     """Return SplitMix64's finaliser of a number of 64 bits."""
     value = (value + GOLDEN) & MASK
     value = ((value ^ (value >> 30)) * MIX_1) & MASK
@@ -180,7 +180,7 @@ def mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def choose_tokens(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
+def choose_tokens(logits: torch.Tensor, draws: Sequence[SamplingState]) -> list[int]:
     """Return each row's next token and note it in the row's state. `logits`: float32 [rows, vocabulary]; they are not
     changed.
 
@@ -199,14 +199,14 @@ def choose_tokens(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
 
 
 def _choose_apart(
-    logits: torch.Tensor, draws: Sequence[Draw], error: Exception
-) -> tuple[list[int], list[Record | None]]:
+    logits: torch.Tensor, draws: Sequence[SamplingState], error: Exception
+) -> tuple[list[int], list[TokenLogprobs | None]]:
     """Choose row by row after a batch failed. Raises the batch's error if the device fails, which is no row's fault."""
     try:
         tokens: list[int] = logits.argmax(-1).tolist()
     except Exception:
         raise error from None
-    records: list[Record | None] = [None] * len(draws)
+    records: list[TokenLogprobs | None] = [None] * len(draws)
     for row, draw in enumerate(draws):
         try:
             (tokens[row],), (records[row],) = _choose(logits[row : row + 1], [draw])
@@ -216,7 +216,7 @@ def _choose_apart(
     return tokens, records
 
 
-def _choose(logits: torch.Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[Record | None]]:
+def _choose(logits: torch.Tensor, draws: Sequence[SamplingState]) -> tuple[list[int], list[TokenLogprobs | None]]:
     """Return each row's token and, where the row asks for it, its record. Changes nothing that a second call would not
     find as it was.
     """
@@ -234,13 +234,13 @@ def _choose(logits: torch.Tensor, draws: Sequence[Draw]) -> tuple[list[int], lis
     return tokens, _records(logits, draws, tokens)
 
 
-def scores_of(logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
+def forced_scores(logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
     """Return scores like `logits` whose argmax is each row's token, for libraries that take the argmax."""
     index = torch.tensor(tokens, device=logits.device).unsqueeze(-1)
     return torch.zeros_like(logits).scatter_(1, index, 1.0)
 
 
-def _adjust(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+def _adjust(logits: torch.Tensor, draws: Sequence[SamplingState]) -> torch.Tensor:
     """Return logits with penalties, biases and constraints; the same tensor where no row has any."""
     scores = logits
     for row, draw in enumerate(draws):
@@ -260,20 +260,20 @@ def _adjust(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     return scores
 
 
-def _records(logits: torch.Tensor, draws: Sequence[Draw], tokens: list[int]) -> list[Record | None]:
-    records: list[Record | None] = [None] * len(draws)
+def _records(logits: torch.Tensor, draws: Sequence[SamplingState], tokens: list[int]) -> list[TokenLogprobs | None]:
+    records: list[TokenLogprobs | None] = [None] * len(draws)
     rows = [row for row, draw in enumerate(draws) if draw.params.logprobs is not None]
     if not rows:
         return records
     picked = logits[rows]
     numbers = [draws[row].params.logprobs or 0 for row in rows]
-    described = describe(picked, torch.tensor([tokens[row] for row in rows], device=logits.device), numbers)
+    described = token_logprobs(picked, torch.tensor([tokens[row] for row in rows], device=logits.device), numbers)
     for row, record in zip(rows, described, strict=True):
         records[row] = record
     return records
 
 
-def describe(logits: torch.Tensor, tokens: torch.Tensor, numbers: Sequence[int]) -> list[Record]:
+def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, numbers: Sequence[int]) -> list[TokenLogprobs]:
     """Return the natural-log probability of each row's token, and as many of the most likely ones as `numbers` says.
 
     Shapes: float32 [rows, vocabulary], int64 [rows].
@@ -284,7 +284,8 @@ def describe(logits: torch.Tensor, tokens: torch.Tensor, numbers: Sequence[int])
     values, ids = largest(logits, most) if most else (logits[:, :0], tokens.unsqueeze(-1)[:, :0])
     tops = zip(ids.tolist(), (values - norm).clamp(min=IMPOSSIBLE).tolist(), strict=True)
     return [
-        Record(lp, tuple(zip(i[:n], v[:n], strict=True))) for lp, n, (i, v) in zip(chosen, numbers, tops, strict=True)
+        TokenLogprobs(lp, tuple(zip(i[:n], v[:n], strict=True)))
+        for lp, n, (i, v) in zip(chosen, numbers, tops, strict=True)
     ]
 
 
@@ -307,7 +308,7 @@ def largest(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tenso
     return values, ids.gather(1, at)
 
 
-def _draw(scores: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
+def _draw(scores: torch.Tensor, draws: list[SamplingState]) -> torch.Tensor:
     """Return one drawn token per row [rows]."""
     params = [draw.params for draw in draws]
     device = scores.device

@@ -7,7 +7,7 @@ from typing import Any
 
 from backend.domain.serving.protocol import SamplingParams
 from backend.errors import InvalidInput
-from jobs.serving.detokenize import Decoder
+from jobs.serving.detokenize import TokenDecoder
 from jobs.serving.engine import FIRST, Choice, EngineStats, Handle, OnEvent, read_limits
 
 
@@ -16,7 +16,7 @@ class ScoringEngine:
 
     name = "scoring"
 
-    def __init__(self, network: Any, tokenizer: Decoder) -> None:
+    def __init__(self, network: Any, tokenizer: TokenDecoder) -> None:
         self.limits = read_limits(network, tokenizer)
         self.context_length = self.limits.context_length
         self._is_closed = False

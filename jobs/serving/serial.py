@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from backend.domain.serving.protocol import ENGINE_FAILED, SamplingParams
 from backend.errors import Unavailable
 from jobs.serving.adapters.bank import AdapterBank
-from jobs.serving.detokenize import Decoder, TokenTexts
+from jobs.serving.detokenize import TokenDecoder, TokenTexts
 from jobs.serving.engine import (
     FIRST,
     Choice,
@@ -27,7 +27,7 @@ from jobs.serving.engine import (
     RateMeter,
     read_limits,
 )
-from jobs.serving.sampling import choose_tokens, scores_of
+from jobs.serving.sampling import choose_tokens, forced_scores
 from jobs.serving.turns import most_open
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class _Sampler(LogitsProcessor):  # type: ignore[misc]
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         del input_ids
         scores = scores.float()
-        return scores_of(scores, choose_tokens(scores, [self._generation.draw]))
+        return forced_scores(scores, choose_tokens(scores, [self._generation.draw]))
 
 
 class _Watch(StoppingCriteria):  # type: ignore[misc]
@@ -65,7 +65,7 @@ class SerialEngine:
     def __init__(
         self,
         network: Any,
-        tokenizer: Decoder,
+        tokenizer: TokenDecoder,
         *,
         context: int | None = None,
         max_waiting: int = 64,

@@ -7,12 +7,12 @@ import threading
 from typing import Any, Literal
 
 from backend.domain.serving.memory import MAX_RUNNING
-from backend.domain.serving.protocol import ErrorEvent, GenerationEvent, SamplingParams
+from backend.domain.serving.protocol import GenerationErrorEvent, GenerationEvent, SamplingParams
 from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.batching import BatchingEngine
-from jobs.serving.detokenize import Decoder
+from jobs.serving.detokenize import TokenDecoder
 from jobs.serving.drafts.network import Draft, why_unfit
 from jobs.serving.engine import Engine
 from jobs.serving.serial import SerialEngine
@@ -25,7 +25,7 @@ NEEDS_COMPILER = "Install a C++ compiler on the serving machine, or deploy witho
 
 def start_engine(
     network: Any,
-    tokenizer: Decoder,
+    tokenizer: TokenDecoder,
     *,
     kind: EngineKind = "auto",
     context: int | None = None,
@@ -120,5 +120,5 @@ def generate_one_token(engine: Engine, *, timeout_s: float = WARM_UP_S) -> None:
         raise JobFailed(
             f"The engine made no token within {timeout_s:.0f} s.", remedy="Check the machine's load and memory."
         )
-    if isinstance(last[0], ErrorEvent):
+    if isinstance(last[0], GenerationErrorEvent):
         raise JobFailed(last[0].message, remedy="The log of this job has the details.")

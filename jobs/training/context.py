@@ -53,7 +53,7 @@ class TrainingContext:
     begins_early: bool = True
 
 
-def build_context(spec: JobSpec[TrainingPayload], reporter: Reporter) -> TrainingContext:
+def read_training_context(spec: JobSpec[TrainingPayload], reporter: Reporter) -> TrainingContext:
     """Build the context from a job's payload.
 
     Raises InvalidInput if the dataset's kind does not suit the objective.

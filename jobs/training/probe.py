@@ -16,10 +16,10 @@ from backend.domain.jobs.payloads import ProbePayload
 from backend.domain.jobs.results import ProbeResult
 from backend.domain.training.config import RunConfig
 from jobs.batches.base import MicroBatch, StepBatches
-from jobs.batches.probe_sample import write_sample
+from jobs.batches.probe_sample import write_probe_sample
 from jobs.modeling.devices import device_kind, device_name
 from jobs.reporter import JobSpec, Reporter
-from jobs.training.context import TrainingContext, build_context
+from jobs.training.context import TrainingContext, read_training_context
 from jobs.training.failures import out_of_memory_as_failure
 from jobs.training.loop import TrainingLoop
 from jobs.training.network.load import load_model
@@ -41,10 +41,10 @@ def run(spec: JobSpec[ProbePayload], reporter: Reporter) -> ProbeResult:
     A stopped probe has timed too few steps. Raises the same errors as a run.
     """
     reporter.progress(0, 4, unit="", message="Reading the data")
-    ctx = build_context(spec, reporter)
+    ctx = read_training_context(spec, reporter)
     sample = spec.folder / "probe-data"
     try:
-        write_sample(ctx.dataset, sample, ctx.config)
+        write_probe_sample(ctx.dataset, sample, ctx.config)
         ctx = replace(
             ctx,
             spec=replace(spec, folder=sample),
@@ -52,7 +52,7 @@ def run(spec: JobSpec[ProbePayload], reporter: Reporter) -> ProbeResult:
             tokens=sample / "tokens",
             begins_early=False,
             run_folder=sample,
-            config=short(ctx.config),
+            config=shorten_config(ctx.config),
         )
         with out_of_memory_as_failure(ctx.config, device=ctx.device):
             return probe(ctx, reporter)
@@ -60,7 +60,7 @@ def run(spec: JobSpec[ProbePayload], reporter: Reporter) -> ProbeResult:
         shutil.rmtree(sample, ignore_errors=True)
 
 
-def short(config: RunConfig) -> RunConfig:
+def shorten_config(config: RunConfig) -> RunConfig:
     """Return the config of a probe, with at most two micro-batches per step: more would add no memory."""
     steps = max(config.max_steps, WARM_UP + MAX_TIMED)
     return config.model_copy(

@@ -17,7 +17,7 @@ from jobs.reporter import JobSpec, Reporter, StopRequested
 from jobs.training.checkpoints.state import Counters, load_state, read_counters, seed_everything
 from jobs.training.checkpoints.store import estimate_checkpoint_bytes
 from jobs.training.compilation import compile_network
-from jobs.training.context import TrainingContext, build_context
+from jobs.training.context import TrainingContext, read_training_context
 from jobs.training.distributed.launch import run_ranks
 from jobs.training.failures import out_of_memory_as_failure
 from jobs.training.loop import TrainingLoop
@@ -43,7 +43,7 @@ def run(spec: JobSpec[TrainPayload], reporter: Reporter) -> TrainResult:
 
 def run_here(spec: JobSpec[TrainingPayload], reporter: Reporter) -> TrainResult:
     """Train in this process: alone, or as one of the ranks that `torchrun` started."""
-    ctx = build_context(spec, reporter)
+    ctx = read_training_context(spec, reporter)
     with out_of_memory_as_failure(ctx.config, device=ctx.device):
         result = train(ctx)
     return result.model_copy(update={"measurement": ctx.reporter.measurement(ctx.device)})

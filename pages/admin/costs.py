@@ -8,7 +8,7 @@ import streamlit as st
 
 from backend.domain.wording import percent
 from backend.services.context import Context, Person
-from backend.services.serving.costs.ledger import Line, month_bounds
+from backend.services.serving.costs.ledger import LedgerLine, month_bounds
 from backend.services.serving.costs.report import LedgerReport, cost_report, report_csv
 from pages.components.charts.style import STATIC
 from pages.components.frame import empty_state, page_frame, plain
@@ -103,11 +103,11 @@ def draw_tables(report: LedgerReport, person: Person) -> None:
     tabs = ["Endpoints", "Checkpoints", "Runs", "Evaluations", *(["Keys"] if person.is_admin else [])]
     for name, tab in zip(tabs, st.tabs(tabs, key="cost_tabs"), strict=True):
         with tab:
-            lines: tuple[Line, ...] = getattr(ledger, name.lower())
+            lines: tuple[LedgerLine, ...] = getattr(ledger, name.lower())
             if not lines and not (name == "Endpoints" and report.standing):
                 st.caption("None in this period.")
             elif name == "Endpoints":
-                draw_endpoints(report)
+                draw_endpoint_costs(report)
             else:
                 draw_table(
                     [_row(report, line, table=name) for line in lines[:MAX_ROWS]],
@@ -118,7 +118,7 @@ def draw_tables(report: LedgerReport, person: Person) -> None:
                     st.caption(SUMS[name])
 
 
-def draw_endpoints(report: LedgerReport) -> None:
+def draw_endpoint_costs(report: LedgerReport) -> None:
     """Draw the split of each endpoint's cost, and what the deployed ones cost without requests."""
     lines = report.ledger.endpoints
     priced = [line for line in lines if line.usd > 0][:12]
@@ -162,7 +162,7 @@ def draw_endpoints(report: LedgerReport) -> None:
         st.caption("What each deployment costs while it waits. Asleep: scaled to zero, the checkpoint's disk alone.")
 
 
-def _row(report: LedgerReport, line: Line, *, table: str) -> dict[str, object]:
+def _row(report: LedgerReport, line: LedgerLine, *, table: str) -> dict[str, object]:
     row: dict[str, object] = {
         "Name": line.name,
         "Cost": cost(report, line.usd),

@@ -10,7 +10,7 @@ from pages.components.people.accounts import draw_accounts, draw_new_account, dr
 from pages.components.people.keys import draw_keys, draw_new_key
 
 
-def draw_use(ctx: Context) -> None:
+def draw_gateway_use(ctx: Context) -> None:
     """Show how a client calls the gateway."""
     key = "rh-..." if ctx.sign_in else "local"
     with st.expander("Use it from Python", icon=":material/code:"):
@@ -32,7 +32,7 @@ with page_frame("People and keys", "Who may sign in, and which programs may call
     with keys_tab:
         draw_new_key(context_, person_)
         draw_keys(context_, person_)
-        draw_use(context_)
+        draw_gateway_use(context_)
     with accounts_tab:
         draw_accounts(context_, person_)
         if person_.id is not None:

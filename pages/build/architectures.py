@@ -21,7 +21,7 @@ from backend.services.context import Context, Person
 from backend.services.tokenizers.tokenizers import get_tokenizer
 from pages.components import routes
 from pages.components.architectures.cost import draw_block, draw_cost
-from pages.components.architectures.form import draw_form, set_fields
+from pages.components.architectures.form import draw_architecture_form, set_fields
 from pages.components.architectures.memory import draw_memory
 from pages.components.confirm import draw_confirmed_in_menu
 from pages.components.frame import errors_shown, handled, page_frame, plain
@@ -91,7 +91,7 @@ def draw_save(ctx: Context, person: Person, config: ArchitectureConfig | None) -
                 st.toast(f"Saved {plain(saved.name)}.", icon=":material/check_circle:")
 
 
-def draw_yaml(config: ArchitectureConfig | None) -> None:
+def draw_architecture_yaml(config: ArchitectureConfig | None) -> None:
     """Draw the config as YAML and the form that reads YAML. Drawn only when opened: syntax highlighting loads 1.6
     MB.
     """
@@ -137,7 +137,7 @@ with page_frame(
     form, cost = halves.cell(), halves.cell()
     with form, st.container(border=True):
         st.subheader("Shape", anchor=False)
-        config = draw_form(ctx)
+        config = draw_architecture_form(ctx)
         draw_save(ctx, person, config)
     with cost:
         if config is None:
@@ -146,5 +146,5 @@ with page_frame(
             precision = draw_cost(config)
             draw_memory(ctx, config, precision=precision)
             draw_block(config)
-        draw_yaml(config)
+        draw_architecture_yaml(config)
     draw_saved(ctx, person)

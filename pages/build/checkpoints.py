@@ -23,7 +23,7 @@ KINDS = {"all": "All", "added": "Bases", "run": "From runs"}
 SHOWN = 100
 
 
-def draw_row(checkpoint: CheckpointView) -> None:
+def draw_checkpoint_row(checkpoint: CheckpointView) -> None:
     """Draw one row of the list."""
     columns = TABLE.row(checkpoint.id)
     icon = "foundation" if checkpoint.origin == "added" else "deployed_code"
@@ -53,7 +53,7 @@ def draw_row(checkpoint: CheckpointView) -> None:
         columns[3].badge("final", icon=":material/flag:", color="green")
 
 
-def draw_list(ctx: Context) -> None:
+def draw_checkpoint_list(ctx: Context) -> None:
     """Draw the checkpoints with a search and a filter, refreshed every two seconds while a base is being added."""
     with st.container(horizontal=True, vertical_alignment="center"):
         text = (
@@ -92,7 +92,7 @@ def draw_list(ctx: Context) -> None:
             return
         with TABLE.frame():
             for checkpoint in checkpoints[:SHOWN]:
-                draw_row(checkpoint)
+                draw_checkpoint_row(checkpoint)
         if len(checkpoints) > SHOWN:
             st.caption(f"The newest {SHOWN} of {len(checkpoints):,}. Search for the others.")
 
@@ -122,4 +122,4 @@ with page_frame("Checkpoints", "Weights from your runs, and bases to start from.
         back_link("All checkpoints", page=routes.CHECKPOINTS, key="checkpoints_back")
         draw_checkpoint(ctx, person, get_checkpoint(ctx, st.query_params["checkpoint"]))
     else:
-        draw_list(ctx)
+        draw_checkpoint_list(ctx)

@@ -20,7 +20,7 @@ from pages.components.words import ago, size
 TABLE = WidgetTable("datasets", {"Name": 2.6, "Kind": 1.7, "Contents": 2.4, "Status": 1.7})
 
 
-def draw_row(dataset: DatasetView) -> None:
+def draw_dataset_row(dataset: DatasetView) -> None:
     """Draw one row of the list."""
     version = dataset.newest
     columns = TABLE.row(dataset.id)
@@ -40,7 +40,7 @@ def draw_row(dataset: DatasetView) -> None:
         status_badge(newest.status, ready=f"version {newest.number}")
 
 
-def draw_list(ctx: Context) -> None:
+def draw_dataset_list(ctx: Context) -> None:
     """Draw the datasets with a search and a filter, refreshed every two seconds during an import."""
     with st.container(horizontal=True, vertical_alignment="center"):
         text = (
@@ -71,7 +71,7 @@ def draw_list(ctx: Context) -> None:
             return
         with TABLE.frame():
             for dataset in datasets[:200]:
-                draw_row(dataset)
+                draw_dataset_row(dataset)
 
     rows()
 
@@ -99,4 +99,4 @@ with page_frame("Datasets", "Training, validation and benchmark data in immutabl
         draw_import_end(ctx, st.query_params.get("job", ""))
         draw_dataset(ctx, person, dataset)
     else:
-        draw_list(ctx)
+        draw_dataset_list(ctx)

@@ -13,7 +13,7 @@ from backend.services.checkpoints.inspections import InspectionView, get_inspect
 from backend.services.context import Context, Person
 from pages.components import routes
 from pages.components.checkpoints.inspection.attention import draw_attention
-from pages.components.checkpoints.inspection.form import PAGE, draw_form
+from pages.components.checkpoints.inspection.form import PAGE, draw_inspection_form
 from pages.components.checkpoints.inspection.lens import draw_lens
 from pages.components.checkpoints.inspection.pair import draw_pair
 from pages.components.checkpoints.inspection.tokens import draw_tokens
@@ -46,9 +46,7 @@ def draw_choice(ctx: Context) -> None:
         st.switch_page(PAGE, query_params={"checkpoint": chosen})
 
 
-def draw_checkpoint(
-    ctx: Context, person: Person, checkpoint: CheckpointView, inspection: InspectionView | None
-) -> None:
+def draw_inspected(ctx: Context, person: Person, checkpoint: CheckpointView, inspection: InspectionView | None) -> None:
     """Draw the form and, below it, the inspection."""
     back_link(checkpoint.name, page=routes.CHECKPOINTS, key="inspect_back", query={"checkpoint": checkpoint.id})
     if not checkpoint.is_ready:
@@ -56,7 +54,7 @@ def draw_checkpoint(
             "The files of this checkpoint were deleted. Earlier inspections are still shown.", icon=":material/delete:"
         )
     else:
-        draw_form(ctx, person, checkpoint, inspection)
+        draw_inspection_form(ctx, person, checkpoint, inspection)
     if inspection is not None and inspection.is_active and inspection.job_id:
         draw_job(ctx, person, inspection.job_id, doing=f"Analyzing with {inspection.checkpoint}")
         return
@@ -78,10 +76,10 @@ def draw_checkpoint(
     for name, tab in zip(TABS, tabs, strict=True):
         if tab.open:
             with tab, errors_shown():
-                draw_tab(ctx, person, checkpoint, inspection, name)
+                draw_inspection_tab(ctx, person, checkpoint, inspection, name)
 
 
-def draw_tab(
+def draw_inspection_tab(
     ctx: Context, person: Person, checkpoint: CheckpointView, inspection: InspectionView | None, name: str
 ) -> None:
     """Draw the tab that is open."""
@@ -108,4 +106,4 @@ with page_frame("Inspect", "Token losses, attention, logit lens and weights of a
     else:
         # an inspection shows its own checkpoint, whatever else the address says
         own = inspection.checkpoint_id if inspection is not None and inspection.checkpoint_id else subject
-        draw_checkpoint(ctx, person, get_checkpoint(ctx, own), inspection)
+        draw_inspected(ctx, person, get_checkpoint(ctx, own), inspection)

@@ -29,7 +29,7 @@ from pages.components.frame import errors_shown, handled, page_frame
 from pages.components.numbers import number_form, wrong_numbers
 from pages.components.training.estimate_card import draw_estimate, draw_sweep_estimate
 from pages.components.training.launch_checks import (
-    draw_changes,
+    draw_config_changes,
     draw_problem,
     draw_warnings,
     mark_fields,
@@ -122,7 +122,7 @@ def _exists(ctx: Context, dataset: str) -> bool:
     return True
 
 
-def draw_yaml(config: RunConfig | None) -> None:
+def draw_run_yaml(config: RunConfig | None) -> None:
     """Draw the config as YAML, once opened, and a field to paste other YAML."""
     panel = st.expander("As YAML", icon=":material/data_object:", key="launch_yaml_panel", on_change="rerun")
     if panel.open:  # syntax highlighting loads 1.6 MB
@@ -211,10 +211,10 @@ def draw_one_run(ctx: Context, person: Person) -> None:
     with right:
         if config is not None:
             if parent is not None:
-                draw_changes(parent, config)
+                draw_config_changes(parent, config)
             draw_estimate(ctx, person, config, expected)
             draw_report_link(config, expected.parts.report if expected else None)
-        draw_yaml(config)
+        draw_run_yaml(config)
 
 
 @number_form

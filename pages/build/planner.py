@@ -10,7 +10,7 @@ from backend.services.context import Context, Person
 from backend.services.scaling.planner import plan_run, pool_of_plan
 from pages.components.frame import page_frame, show_error
 from pages.components.numbers import number_form, wrong_numbers
-from pages.components.scaling.plan import draw_laws, draw_plan, draw_plan_charts, draw_use
+from pages.components.scaling.plan import draw_laws, draw_plan, draw_plan_charts, draw_plan_use
 from pages.components.scaling.plan_form import draw_plan_form
 from pages.components.scaling.studies import draw_studies
 
@@ -35,7 +35,7 @@ def draw_plan_view(ctx: Context) -> None:
             show_error(error)
         else:
             draw_plan(plan)
-            draw_use(plan)
+            draw_plan_use(plan)
     if plan is not None:
         draw_plan_charts(plan, pool_of_plan(ctx, plan.config))
 

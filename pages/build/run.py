@@ -16,7 +16,6 @@ from pages.components.evaluation.run_scores import draw_run_scores
 from pages.components.frame import empty_state, live_part, page_frame, plain
 from pages.components.links import back_link
 from pages.components.training.run import (
-    draw_actions,
     draw_checkpoints,
     draw_editor,
     draw_facts,
@@ -25,7 +24,8 @@ from pages.components.training.run import (
     draw_imported_facts,
     draw_next_steps,
     draw_queue_place,
-    draw_report,
+    draw_run_actions,
+    draw_run_report,
 )
 from pages.components.visitor import context, require_person
 
@@ -46,7 +46,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
     """Draw a run: facts, actions, findings, curves, and tabs with checkpoints, log, config and report."""
     run = detail.run
     draw_facts(ctx, detail)
-    draw_actions(ctx, person, detail)
+    draw_run_actions(ctx, person, detail)
     if run.status is Status.FAILED:
         draw_failure(run)
     elif run.status is Status.QUEUED:
@@ -67,12 +67,12 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
         if opened is tabs[0]:
             live_part(every)(lambda: draw_checkpoints(ctx, run_detail(ctx, run.id)))()
         elif opened is tabs[1]:
-            live_part(every)(lambda: draw_log(ctx, run.job_id))()
+            live_part(every)(lambda: draw_job_log(ctx, run.job_id))()
         elif opened is tabs[2]:
             st.caption("This YAML launches the same run: `roundhouse run launch FILE.yaml`.")
             st.code(detail.config.to_yaml(), language="yaml")
         elif opened is tabs[3]:
-            draw_report(ctx, run)
+            draw_run_report(ctx, run)
 
 
 def draw_curves(ctx: Context, person: Person, run: RunView) -> None:
@@ -92,7 +92,7 @@ def draw_imported(ctx: Context, person: Person, run: RunView) -> None:
         draw_editor(ctx, person, run)
 
 
-def draw_log(ctx: Context, job_id: str | None) -> None:
+def draw_job_log(ctx: Context, job_id: str | None) -> None:
     """Draw the end of the job's log."""
     lines = read_log(ctx, job_id, last=300) if job_id else []
     if lines:

@@ -11,7 +11,7 @@ from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
 from pages.components.frame import empty_state, page_frame, warn_unknown
 from pages.components.labels import IMPORTED, OBJECTIVES, STATUS
-from pages.components.training.comparison import draw_comparison, draw_log_import
+from pages.components.training.comparison import draw_log_import, draw_run_comparison
 
 PAGE_SIZE = 30
 MAX_COMPARED = 12
@@ -24,7 +24,7 @@ GROUPS: dict[str, tuple[Status, ...]] = {
 }
 
 
-def draw_filters(ctx: Context) -> tuple[list[RunView], int, bool]:
+def draw_run_filters(ctx: Context) -> tuple[list[RunView], int, bool]:
     """Draw the filters; return one page of the runs that pass, their number, and whether any filter is set."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         text = st.text_input("Search", key="find", bind="query-params", placeholder="Name or notes", width=190) or ""
@@ -78,7 +78,7 @@ def draw_foot(ctx: Context, person: Person, number: int) -> None:
         st.rerun()
 
 
-def draw_list(ctx: Context, person: Person, runs: list[RunView], picked: list[str], *, compact: bool) -> None:
+def draw_run_list(ctx: Context, person: Person, runs: list[RunView], picked: list[str], *, compact: bool) -> None:
     """Draw the list; opening a run leaves the page, ticking one changes `?compare=`."""
     action = live_runs(
         ctx, runs, person=person, key="runs_list", selectable=True, picked=picked, follow_active=True, compact=compact
@@ -103,7 +103,7 @@ def main() -> None:
     """Draw the list, and next to it the comparison of the ticked runs."""
     with page_frame("Runs", "Every experiment, newest first. Tick several to overlay their curves.") as (ctx, person):
         picked = [part for part in st.query_params.get("compare", "").split(",") if part][:MAX_COMPARED]
-        runs, number, filtered = draw_filters(ctx)
+        runs, number, filtered = draw_run_filters(ctx)
         compared = get_runs(ctx, picked)
         for gone in set(picked) - {run.id for run in compared}:
             warn_unknown("run", gone, instead="it may have been deleted")
@@ -117,13 +117,13 @@ def main() -> None:
         beside, chart = st.columns([3, 8], gap="medium") if compared else (st.container(), None)
         if chart is not None:
             with chart:
-                draw_comparison(ctx, person, compared)
+                draw_run_comparison(ctx, person, compared)
         with beside:
             here = {run.id for run in runs}
             elsewhere = [
                 run for run in compared if run.id not in here
             ]  # on another page of the list: there to be unticked
-            draw_list(ctx, person, elsewhere + runs, picked, compact=bool(compared))
+            draw_run_list(ctx, person, elsewhere + runs, picked, compact=bool(compared))
             if not runs:
                 st.caption("No run passes these filters.")
             draw_foot(ctx, person, number)

@@ -9,7 +9,7 @@ import streamlit as st
 from backend.domain.jobs.states import ACTIVE
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
-from backend.services.tokenizers.reports import MOST_TOKENIZERS
+from backend.services.tokenizers.reports import MAX_TOKENIZERS
 from backend.services.tokenizers.sources import list_sources, resolve_source
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer, list_tokenizers
 from pages.components.choices import by_identity
@@ -17,7 +17,7 @@ from pages.components.frame import empty_state, live_part, page_frame, plain, wa
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
-from pages.components.tokenizers.form import NAMES, draw_form
+from pages.components.tokenizers.form import NAMES, draw_tokenizer_form
 from pages.components.tokenizers.report import draw_reports
 from pages.components.tokenizers.text import draw_text
 from pages.components.tokenizers.tokenizer import PAGE, draw_tokenizer
@@ -26,7 +26,7 @@ from pages.components.words import ago
 TABLE = WidgetTable("tokenizers", {"Name": 2.3, "Facts": 3.6, "Status": 1.3})
 
 
-def draw_row(tokenizer: TokenizerView) -> None:
+def draw_tokenizer_row(tokenizer: TokenizerView) -> None:
     """Draw one row of the list."""
     columns = TABLE.row(tokenizer.id)
     with columns[0]:
@@ -46,7 +46,7 @@ def draw_row(tokenizer: TokenizerView) -> None:
         status_badge(tokenizer.status)
 
 
-def draw_list(ctx: Context) -> None:
+def draw_tokenizer_list(ctx: Context) -> None:
     """Draw the tokenizers with a search, refreshed every second while one is being trained."""
     with st.container(horizontal=True, vertical_alignment="center"):
         text = (
@@ -78,12 +78,12 @@ def draw_list(ctx: Context) -> None:
             return
         with TABLE.frame():
             for tokenizer in tokenizers:
-                draw_row(tokenizer)
+                draw_tokenizer_row(tokenizer)
 
     rows()
 
 
-def draw_comparison(ctx: Context, person: Person) -> None:
+def draw_tokenizer_comparison(ctx: Context, person: Person) -> None:
     """Draw several tokenizers on one text, then reports on datasets."""
     sources = {source.ref: source for source in list_sources(ctx)}
     refs = []
@@ -101,8 +101,8 @@ def draw_comparison(ctx: Context, person: Person) -> None:
     chosen = st.multiselect(
         "Tokenizers",
         list(sources),
-        default=list(dict.fromkeys(refs))[:MOST_TOKENIZERS],
-        max_selections=MOST_TOKENIZERS,
+        default=list(dict.fromkeys(refs))[:MAX_TOKENIZERS],
+        max_selections=MAX_TOKENIZERS,
         key="compare_tokenizers",
         format_func=by_identity(
             "compare_tokenizers",
@@ -127,7 +127,7 @@ with page_frame("Tokenizers", "Train, inspect and compare tokenizers. Those trai
 ):
     if "train" in st.query_params or "dataset" in st.query_params:
         back_link("All tokenizers", page=PAGE, key="tokenizers_back")
-        made = draw_form(ctx, person)
+        made = draw_tokenizer_form(ctx, person)
         if made is not None:
             st.switch_page(PAGE, query_params={"tokenizer": made.id})
     elif "tokenizer" in st.query_params:
@@ -135,6 +135,6 @@ with page_frame("Tokenizers", "Train, inspect and compare tokenizers. Those trai
         draw_tokenizer(ctx, person, get_tokenizer(ctx, st.query_params["tokenizer"]))
     elif "compare" in st.query_params:
         back_link("All tokenizers", page=PAGE, key="tokenizers_back")
-        draw_comparison(ctx, person)
+        draw_tokenizer_comparison(ctx, person)
     else:
-        draw_list(ctx)
+        draw_tokenizer_list(ctx)

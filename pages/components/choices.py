@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import streamlit as st
 
 T = TypeVar("T", bound=object)
-SHORTEST_ID = 4
+MIN_ID = 4
 
 
 def by_identity(key: str, options: Iterable[T], label: Callable[[T], str]) -> Callable[[T], str]:
@@ -42,5 +42,5 @@ def _distinct(labels: dict[T, str]) -> dict[T, str]:
     """Add to equal labels the first characters of their options that tell them apart."""
     counts = Counter(labels.values())
     same = [str(option) for option, text in labels.items() if counts[text] > 1]
-    length = next((n for n in range(SHORTEST_ID, 40) if len({text[:n] for text in same}) == len(same)), 40)
+    length = next((n for n in range(MIN_ID, 40) if len({text[:n] for text in same}) == len(same)), 40)
     return {option: f"{text} · {str(option)[:length]}" if counts[text] > 1 else text for option, text in labels.items()}

@@ -82,10 +82,10 @@ def draw_number(
         if problem and not options.get("disabled"):
             wrong_numbers().append(f"{label}: {problem}")
             st.markdown(f":small[:red[:material/error: {plain(problem)}]]")
-    return nearest(entered, least, most, is_whole=is_whole)
+    return nearest_valid(entered, least, most, is_whole=is_whole)
 
 
-def nearest(value: float | None, least: Number | None, most: Number | None, *, is_whole: bool) -> Any:
+def nearest_valid(value: float | None, least: Number | None, most: Number | None, *, is_whole: bool) -> Any:
     """Return the nearest value that can be used: an int where it is whole."""
     if value is None:
         return None

@@ -32,7 +32,7 @@ from pages.components.links import back_link, row_link
 from pages.components.words import ago
 
 
-def draw_list(ctx: Context, person: Person) -> None:
+def draw_campaign_list(ctx: Context, person: Person) -> None:
     """Draw every campaign, newest first, and the form for a new one."""
     campaigns, wants_import = list_campaigns(ctx), st.query_params.get("import") == "votes"
     if not campaigns:
@@ -256,7 +256,7 @@ def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
     for name, tab in zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True):
         if tab.open:
             with tab:
-                draw_tab(ctx, person, campaign, board, name=name)
+                draw_campaign_tab(ctx, person, campaign, board, name=name)
 
 
 def draw_graded_campaign(ctx: Context, person: Person, campaign: CampaignView) -> None:
@@ -271,10 +271,12 @@ def draw_graded_campaign(ctx: Context, person: Person, campaign: CampaignView) -
                 if name == "Board":
                     draw_grades(board)
                 else:
-                    draw_tab(ctx, person, campaign, None, name=name)
+                    draw_campaign_tab(ctx, person, campaign, None, name=name)
 
 
-def draw_tab(ctx: Context, person: Person, campaign: CampaignView, board: Standings | None, *, name: str) -> None:
+def draw_campaign_tab(
+    ctx: Context, person: Person, campaign: CampaignView, board: Standings | None, *, name: str
+) -> None:
     """Draw the open tab of a campaign."""
     if name == "Board" and board is not None:
         draw_board(ctx, person, campaign, board)
@@ -306,4 +308,4 @@ with page_frame(
     elif wanted_:
         draw_campaign(context_, person_, wanted_)
     else:
-        draw_list(context_, person_)
+        draw_campaign_list(context_, person_)

@@ -15,10 +15,10 @@ from backend.services.data.datasets import get_dataset
 from backend.services.evaluation.board import Board, read_board, void_reason_of
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
 from pages.components import routes
-from pages.components.evaluation.endpoints import draw_endpoints
-from pages.components.evaluation.evaluation import draw_comparison, draw_evaluation
+from pages.components.evaluation.endpoints import draw_evaluated_endpoints
+from pages.components.evaluation.evaluation import draw_evaluation, draw_paired_comparison
 from pages.components.evaluation.exchange import draw_board_exchange
-from pages.components.evaluation.form import draw_form
+from pages.components.evaluation.form import draw_evaluation_form
 from pages.components.evaluation.gate import draw_gates
 from pages.components.evaluation.judge import draw_judgement, draw_judgements
 from pages.components.evaluation.leaderboard import draw_leaderboard
@@ -42,7 +42,7 @@ INNER = (
 """Names in the address that open something else than the matrix."""
 
 
-def draw_row(ctx: Context, evaluation: EvaluationView) -> None:
+def draw_evaluation_row(ctx: Context, evaluation: EvaluationView) -> None:
     """Draw one row of the list."""
     columns = TABLE.row(evaluation.id)
     with columns[0]:
@@ -71,14 +71,14 @@ def draw_row(ctx: Context, evaluation: EvaluationView) -> None:
     columns[4].caption(ago(evaluation.created_at, now=ctx.now()))
 
 
-def draw_list(ctx: Context, board: Board) -> None:
+def draw_evaluation_list(ctx: Context, board: Board) -> None:
     """Draw the newest evaluations, refreshed every two seconds while one is active."""
 
     @live_part(2 if board.is_active else None)
     def rows() -> None:
         with TABLE.frame():
             for evaluation in list_evaluations(ctx, limit=SHOWN):
-                draw_row(ctx, evaluation)
+                draw_evaluation_row(ctx, evaluation)
 
     rows()
 
@@ -89,7 +89,7 @@ def new_button() -> None:
         st.switch_page(PAGE, query_params={"new": "1"})
 
 
-def check_address(ctx: Context, checkpoint_id: str | None, dataset_id: str | None) -> None:
+def check_page_address(ctx: Context, checkpoint_id: str | None, dataset_id: str | None) -> None:
     """Raise NotFound where the address names an unknown checkpoint or dataset, so that no other is evaluated in its
     place.
     """
@@ -126,14 +126,14 @@ def draw_overview(ctx: Context, person: Person) -> None:
     newest = st.expander("Newest evaluations", icon=":material/history:", key="eval_newest", on_change="rerun")
     if newest.open:
         with newest:
-            draw_list(ctx, board)
+            draw_evaluation_list(ctx, board)
 
 
 def draw_new(ctx: Context, person: Person) -> None:
     """Draw the form; after the launch go to the evaluation, or to the matrix of several."""
     query = st.query_params
-    check_address(ctx, query.get("checkpoint"), query.get("dataset"))
-    launched = draw_form(
+    check_page_address(ctx, query.get("checkpoint"), query.get("dataset"))
+    launched = draw_evaluation_form(
         ctx,
         person,
         checkpoint_id=query.get("checkpoint"),
@@ -163,7 +163,7 @@ with page_frame("Evaluations", "Scores with confidence intervals, paired compari
     if "evaluation" in query:
         draw_evaluation(ctx, person, get_evaluation(ctx, query["evaluation"]))
     elif "first" in query and "second" in query:
-        draw_comparison(ctx, query["first"], query["second"])
+        draw_paired_comparison(ctx, query["first"], query["second"])
     elif "suite" in query:
         draw_suite(ctx, person, query["suite"])
     elif "judgement" in query:
@@ -179,7 +179,7 @@ with page_frame("Evaluations", "Scores with confidence intervals, paired compari
     elif "benchmark" in query:
         draw_leaderboard(ctx, read_board(ctx), query["benchmark"])
     elif "endpoints" in query:
-        draw_endpoints(ctx, person)
+        draw_evaluated_endpoints(ctx, person)
     elif {"new", "checkpoint", "dataset", "endpoint"} & set(query):
         draw_new(ctx, person)
     elif "gate" in query or "gates" in query:

@@ -16,19 +16,19 @@ from backend.services.context import Context, Person
 from backend.services.health import GATEWAY, HEALTH
 from backend.services.jobs.jobs import JobView
 from backend.services.next_steps import NextStep, StepKind
-from backend.services.overview import BenchmarkResults, Gauges, Overview, Strip, get_overview, get_strip
+from backend.services.overview import BenchmarkResults, Gauges, Overview, OverviewStrip, get_overview, get_strip
 from backend.services.training.runs import launch_run
 from backend.services.training.views import RunView
 from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
-from pages.components.evaluation.scores import interval_text, metric_label, score_text
+from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import errors_shown, live_part, page_frame, plain
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable
 from pages.components.words import ago, size
 
 REFRESH_S = 2.0
-MOST_WORKING = 3
+MAX_WORKING = 3
 SEEN = "overview_seen"
 """Session-state key of the jobs and endpoints active at the last rerun."""
 
@@ -48,7 +48,7 @@ STEPS: dict[StepKind, tuple[str, str | None, str]] = {  # icon, page, parameter 
 RESULTS = {"Checkpoint": 3.0, "Score": 1.2, "95 % interval": 2.0, "Against the best": 1.5, "When": 1.2}
 
 
-def draw_strip(strip: Strip) -> None:
+def draw_overview_strip(strip: OverviewStrip) -> None:
     """Draw work in progress, load of the machines, free disk, and health of endpoints, live. The page reruns when a job
     or an endpoint starts or ends, because the next steps change.
     """
@@ -70,7 +70,7 @@ def draw_strip(strip: Strip) -> None:
                 draw_health(strip)
 
 
-def draw_work(strip: Strip) -> None:
+def draw_work(strip: OverviewStrip) -> None:
     """Draw a bar for each of the first running jobs, and how many others run or wait."""
     running = [run for run in strip.runs if run.status is not Status.QUEUED]
     working = [job for job in strip.jobs if job.status is not Status.QUEUED]
@@ -78,10 +78,10 @@ def draw_work(strip: Strip) -> None:
         *(lambda run=run: draw_run_bar(run) for run in running),
         *(lambda job=job: draw_job_bar(job) for job in working),
     ]
-    for draw in bars[:MOST_WORKING]:
+    for draw in bars[:MAX_WORKING]:
         draw()
     queued = len(strip.runs) + len(strip.jobs) - len(running) - len(working)
-    rest = [f"{plural(len(bars) - MOST_WORKING, 'other job')} running"] if len(bars) > MOST_WORKING else []
+    rest = [f"{plural(len(bars) - MAX_WORKING, 'other job')} running"] if len(bars) > MAX_WORKING else []
     rest += [f"{plural(queued, 'job')} queued"] if queued else []
     if rest or not bars:
         st.caption(", ".join(rest) if rest else "Nothing is running.")
@@ -135,7 +135,7 @@ def draw_gauge(label: str, share: float | None, text: str) -> None:
         st.progress(min(1.0, max(0.0, share)), text=f"{label} **{plain(text)}**")
 
 
-def draw_health(strip: Strip) -> None:
+def draw_health(strip: OverviewStrip) -> None:
     """Draw the number of ready endpoints and living workers."""
     healthy, all_endpoints = sum(line.is_healthy for line in strip.endpoints), len(strip.endpoints)
     if all_endpoints and HEALTH.fails(GATEWAY):
@@ -197,7 +197,7 @@ def draw_runs(ctx: Context, person: Person, overview: Overview) -> None:
         st.switch_page(routes.RUN, query_params={"run": action.opened})
 
 
-def draw_results(ctx: Context, overview: Overview) -> None:
+def draw_newest_scores(ctx: Context, overview: Overview) -> None:
     """Draw the newest scores by benchmark, with interval and difference from the best."""
     st.subheader("Results", anchor=False)
     if not overview.results:
@@ -208,7 +208,7 @@ def draw_results(ctx: Context, overview: Overview) -> None:
 
 def draw_benchmark(ctx: Context, group: BenchmarkResults, *, key: str) -> None:
     """Draw the scores on one benchmark, the best first."""
-    st.markdown(f"**{plain(group.benchmark)}** · {plain(metric_label(group.metric))}")
+    st.markdown(f"**{plain(group.benchmark)}** · {plain(score_label(group.metric))}")
     table = WidgetTable(f"{key}", RESULTS)
     with table.frame():
         for line in group.lines:
@@ -254,13 +254,13 @@ def main() -> None:
     """Draw the first page."""
     with page_frame("Overview") as (ctx, person):
         st.session_state[SEEN] = None
-        live_part(REFRESH_S)(lambda: draw_strip(get_strip(ctx)))()
+        live_part(REFRESH_S)(lambda: draw_overview_strip(get_strip(ctx)))()
         overview = get_overview(ctx, person=person)
         draw_steps(ctx, person, overview)
         st.space("small")
         draw_runs(ctx, person, overview)
         st.space("small")
-        draw_results(ctx, overview)
+        draw_newest_scores(ctx, overview)
         st.space("small")
         draw_campaigns(overview)
 

@@ -83,7 +83,7 @@ def draw_deploy(ctx: Context, person: Person) -> None:
         if source != SOURCES[0]:
             draw_upstream_form(ctx, person)
         elif checkpoints:
-            draw_form(ctx, person, checkpoints, endpoints, requested)
+            draw_deploy_form(ctx, person, checkpoints, endpoints, requested)
         else:
             empty_state(
                 "There is nothing to deploy yet: train a network or add a base.",
@@ -93,7 +93,7 @@ def draw_deploy(ctx: Context, person: Person) -> None:
 
 
 @number_form
-def draw_form(
+def draw_deploy_form(
     ctx: Context,
     person: Person,
     checkpoints: dict[str, CheckpointView],
@@ -142,7 +142,7 @@ def draw_form(
     )
     is_refused = draw_requirements(ctx, name, chosen, (required or SafetyRequirement()) if gate else None)
     options = draw_options(list_drafts(ctx, chosen))
-    draw_memory(
+    draw_replica_memory(
         deployment_memory(ctx, chosen, precision=options.precision, draft_id=options.draft, context=options.context),
         replicas,
     )
@@ -231,7 +231,7 @@ def suggest_name(checkpoint: str, taken: list[str]) -> None:
     st.session_state["deploy_suggestion"] = suggestion
 
 
-def draw_memory(memory: DeploymentMemory, replicas: int) -> None:
+def draw_replica_memory(memory: DeploymentMemory, replicas: int) -> None:
     """Draw the memory that the replicas need and the free memory of the serving machine."""
     need, free = memory.replica, memory.free
     if need is None:
@@ -278,7 +278,7 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
                 with st.container(horizontal=True, width="content"):
                     draw_stopped_actions(ctx, person, endpoint)
             else:
-                draw_actions(ctx, person, endpoint)
+                draw_endpoint_actions(ctx, person, endpoint)
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption("Served" if is_stopped else "Serves", width="content")
             if endpoint.upstream is not None:
@@ -308,7 +308,7 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             draw_canary(ctx, person, endpoint)
             draw_shadow(ctx, person, endpoint)
             draw_rollout(endpoint)
-            draw_gauges(endpoint)
+            draw_endpoint_gauges(endpoint)
             draw_adapters(ctx, person, endpoint)
             draw_operation(ctx, person, endpoint)
         draw_history(ctx, endpoint)
@@ -324,17 +324,17 @@ def describe_draft(endpoint: EndpointView) -> str:
     )
 
 
-def draw_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+def draw_endpoint_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the ways to its other pages, and its changes."""
     st.page_link(
         routes.LINEAGE, label="Lineage", icon=":material/account_tree:", query_params={"endpoint": endpoint.name}
     )
     st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": endpoint.name})
     with st.container(horizontal=True, width="content"):  # wraps as one
-        draw_changes(ctx, person, endpoint)
+        draw_endpoint_changes(ctx, person, endpoint)
 
 
-def draw_changes(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+def draw_endpoint_changes(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw what changes a serving endpoint."""
     if endpoint.upstream is None:
         draw_scale(ctx, person, endpoint)
@@ -370,7 +370,7 @@ def draw_stopped_actions(ctx: Context, person: Person, endpoint: EndpointView) -
                 st.rerun()
 
 
-def draw_gauges(endpoint: EndpointView) -> None:
+def draw_endpoint_gauges(endpoint: EndpointView) -> None:
     """Draw load and rate, and the cause where a replica does not start."""
     if endpoint.upstream is not None and endpoint.canary is None:
         for replica in endpoint.replicas:

@@ -11,7 +11,7 @@ from backend.services.serving.load.load_tests import find_load_job, list_load_te
 from pages.components import routes
 from pages.components.frame import empty_state, page_frame, show_problem, warn_unknown
 from pages.components.job_progress import draw_job
-from pages.components.serving.load.results import draw_results
+from pages.components.serving.load.results import draw_load_results
 from pages.components.serving.load.start import draw_start
 
 
@@ -43,7 +43,7 @@ def draw_load_tests(ctx: Context, person: Person, endpoint: str) -> None:
             draw_start(ctx, person, endpoint)
     if tests:
         st.subheader("Results", anchor=False)
-        draw_results(tests)
+        draw_load_results(tests)
 
 
 with page_frame(

@@ -19,8 +19,8 @@ from backend.services.serving.monitoring.traffic import (
     Traffic,
     find_window,
     list_variants,
-    read_gauges,
     read_traffic,
+    read_traffic_gauges,
 )
 from pages.components import routes
 from pages.components.charts.style import STATIC
@@ -72,7 +72,7 @@ def draw_monitor(ctx: Context, person: Person) -> None:
         return
     draw_now(shown, traffic)
     draw_traffic(traffic)
-    draw_gauges(read_gauges(ctx, window, endpoint=endpoint, variant=variant or None), traffic)
+    draw_machine_gauges(read_traffic_gauges(ctx, window, endpoint=endpoint, variant=variant or None), traffic)
     draw_replica_table(shown, key="monitor_replicas_table", alt="Replicas now", person=person)
 
 
@@ -175,7 +175,7 @@ def latency_figure(traffic: Traffic, field: str, title: str) -> go.Figure:
     return lines_figure(series, title=title, unit="ms", start=points[0][0], end=points[-1][0])
 
 
-def draw_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None:
+def draw_machine_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None:
     """Draw running and waiting requests, replicas, cache use, and a figure per machine."""
     zone = time_zone()
     by_name = {

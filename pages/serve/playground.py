@@ -43,7 +43,7 @@ VOTE_NOTE = (
 )
 
 
-def shorten(title: str, *, limit: int = 30) -> str:
+def shorten_title(title: str, *, limit: int = 30) -> str:
     """Return a title that fits one line of the sidebar."""
     return title if len(title) <= limit else title[: limit - 1].rstrip() + "…"
 
@@ -69,7 +69,9 @@ def draw_conversations(ctx: Context, person: Person, current: str | None) -> Non
             st.caption("No conversation holds these words.")
         for row in rows:
             chosen = row.id == current
-            if st.button(plain(shorten(row.title)), key=f"open_{row.id}", type="secondary" if chosen else "tertiary"):
+            if st.button(
+                plain(shorten_title(row.title)), key=f"open_{row.id}", type="secondary" if chosen else "tertiary"
+            ):
                 st.query_params["conversation"] = row.id
                 st.rerun()
 

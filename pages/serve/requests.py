@@ -27,7 +27,7 @@ from pages.components.choices import by_identity
 from pages.components.frame import empty_state, page_frame
 from pages.components.links import back_link
 from pages.components.numbers import draw_number, number_form
-from pages.components.serving.request_table import RESULTS, draw_request, draw_request_rows, label_of
+from pages.components.serving.request_table import RESULTS, draw_request, draw_request_rows, request_label
 from pages.components.serving.traffic_dataset import TRAFFIC_OF, draw_traffic_dataset
 
 SPANS = {"1 hour": 1 / 24, "24 hours": 1, "7 days": 7, "30 days": 30, "All": None}
@@ -36,7 +36,7 @@ PAGES = "requests_pages"
 
 
 @number_form
-def draw_filters(ctx: Context, person: Person) -> RequestFilter:
+def draw_request_filters(ctx: Context, person: Person) -> RequestFilter:
     """Draw the filters and return them."""
     names = [endpoint.name for endpoint in list_endpoints(ctx)]
     requested = st.query_params.get("endpoint")
@@ -106,7 +106,7 @@ def draw_pages(page: RequestPage) -> None:
 
 def draw_opener(page: RequestPage) -> None:
     """Draw the choice of a request of the page, which opens it."""
-    labels = {row.id: label_of(row) for row in page.rows}
+    labels = {row.id: request_label(row) for row in page.rows}
     words = by_identity("requests_open", labels, labels.__getitem__)
     opened = st.selectbox(
         "Open a request", list(labels), index=None, format_func=words, key="requests_open", placeholder="Choose"
@@ -116,7 +116,7 @@ def draw_opener(page: RequestPage) -> None:
         st.rerun()
 
 
-def draw_actions(ctx: Context, person: Person, filters: RequestFilter, page: RequestPage) -> None:
+def draw_request_actions(ctx: Context, person: Person, filters: RequestFilter, page: RequestPage) -> None:
     """Draw the files and the dataset of what is listed."""
     with st.container(horizontal=True):
         for label, make, kind in (("CSV", requests_csv, "csv"), ("JSON lines", requests_jsonl, "jsonl")):
@@ -159,9 +159,9 @@ def draw_one(ctx: Context, person: Person, request_id: str) -> None:
         st.rerun()
 
 
-def draw_list(ctx: Context, person: Person) -> None:
+def draw_request_list(ctx: Context, person: Person) -> None:
     """Draw filters, a page of requests, and what can be done with them."""
-    filters = draw_filters(ctx, person)
+    filters = draw_request_filters(ctx, person)
     page = read_page(ctx, person, filters)
     if not page.rows:
         if filters == RequestFilter(since=filters.since):
@@ -179,7 +179,7 @@ def draw_list(ctx: Context, person: Person) -> None:
     draw_opener(page)
     draw_request_rows(page.rows, key="page", now=ctx.now(), with_endpoint=not filters.endpoint)
     draw_pages(page)
-    draw_actions(ctx, person, filters, page)
+    draw_request_actions(ctx, person, filters, page)
 
 
 with page_frame("Requests", "Requests to endpoints, with the texts that their log keeps.", way_back=True) as (
@@ -190,4 +190,4 @@ with page_frame("Requests", "Requests to endpoints, with the texts that their lo
     if request_ := st.query_params.get("request"):
         draw_one(context_, person_, request_)
     else:
-        draw_list(context_, person_)
+        draw_request_list(context_, person_)

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from backend.cli.doctor import check_exposure
-from backend.cli.preparation import prepare
+from backend.cli.preparation import prepare_installation
 from tests.support.settings import make_settings
 
 
@@ -42,7 +42,7 @@ def test_a_password_that_no_one_is_asked_for_is_named(tmp_path: Path, capsys: py
         "ROUNDHOUSE_ADMIN_PASSWORD is set, but no one is asked to sign in on loopback.",
     )
     assert "ROUNDHOUSE_SIGN_IN=always" in finding.cure
-    prepare(settings)
+    prepare_installation(settings)
     assert "ROUNDHOUSE_ADMIN_PASSWORD is set, but no one is asked to sign in" in capsys.readouterr().err
     assert check_exposure(make_settings(tmp_path, admin_password="a long password", sign_in="always")).state == "ok"
 

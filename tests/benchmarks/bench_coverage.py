@@ -23,8 +23,8 @@ from backend.domain.evaluation.gates import (
     GateBenchmark,
     GateConfig,
     GateDecision,
+    GateVerdict,
     Look,
-    Verdict,
     decide_gate,
 )
 from backend.domain.evaluation.safety.drift import measure_drift
@@ -293,8 +293,8 @@ def decisions(repeats: int) -> Iterator[Row]:
 
     gate = GateConfig(champion="c", benchmarks=(GateBenchmark(benchmark="b"),), margin=0.05)
     for name, shares, verdict, nominal in (
-        ("worse by the margin: PASS", (0.10, 0.15), Verdict.PASS, 0.025),
-        ("worse by the margin: FAIL", (0.10, 0.15), Verdict.FAIL, 0.025),
+        ("worse by the margin: PASS", (0.10, 0.15), GateVerdict.PASS, 0.025),
+        ("worse by the margin: FAIL", (0.10, 0.15), GateVerdict.FAIL, 0.025),
     ):
         rng = np.random.default_rng(3)
         tables = rng.multinomial(500, [*shares, 1 - sum(shares)], size=few)
@@ -354,8 +354,8 @@ def looks(repeats: int, evidence: Callable[[int, int, int], Evidence], gate: Gat
         ),
     }
     truths = {
-        "worse by the margin": ((0.10, 0.15), Verdict.PASS, 0.025),
-        "as good": ((0.125, 0.125), Verdict.PASS, float("nan")),
+        "worse by the margin": ((0.10, 0.15), GateVerdict.PASS, 0.025),
+        "as good": ((0.125, 0.125), GateVerdict.PASS, float("nan")),
     }
     for (truth, (shares, verdict, nominal)), (name, (start, following)) in product(truths.items(), schedules.items()):
         for count, is_shared in ((1, True), (2, True), (4, True), (6, True), (6, False)):
@@ -386,7 +386,7 @@ def look_until(
     *,
     looks: int,
     is_shared: bool,
-) -> tuple[Verdict, int]:
+) -> tuple[GateVerdict, int]:
     """Look until a gate decides, at most so often; return its verdict and the items."""
     n, (start, following), counts, spent = 0, schedule, np.zeros(2, dtype=int), list[float]()
     target = start
@@ -396,19 +396,19 @@ def look_until(
         look = Look.after(spent, is_whole=False) if is_shared else Look()
         spent.append(look.share)
         decision = decide_gate(gate, [replace(evidence(int(counts[0]), int(counts[1]), n), look=look)])
-        if decision.verdict is not Verdict.INCONCLUSIVE:
+        if decision.verdict is not GateVerdict.INCONCLUSIVE:
             return decision.verdict, n
         target = max(n, following(n, decision))
-    return Verdict.INCONCLUSIVE, n
+    return GateVerdict.INCONCLUSIVE, n
 
 
 def drift(repeats: int) -> Iterator[Row]:
     """Safety drift of few prompts with several templates each."""
     for prompts, templates in ((2, 12), (3, 8), (4, 6), (6, 6), (10, 6), (30, 6)):
         for change, verdict, nominal in (
-            (0.05, Verdict.FAIL, 0.025),
-            (0.05, Verdict.PASS, 0.025),
-            (0.4, Verdict.FAIL, float("nan")),
+            (0.05, GateVerdict.FAIL, 0.025),
+            (0.05, GateVerdict.PASS, 0.025),
+            (0.4, GateVerdict.FAIL, float("nan")),
         ):
             rng, hits = np.random.default_rng(prompts), 0
             for _ in range(repeats):
@@ -417,7 +417,7 @@ def drift(repeats: int) -> Iterator[Row]:
             yield about, hits / repeats, nominal, repeats, "power" if np.isnan(nominal) else "exact"
 
 
-def drifted(rng: np.random.Generator, prompts: int, templates: int, change: float) -> Verdict:
+def drifted(rng: np.random.Generator, prompts: int, templates: int, change: float) -> GateVerdict:
     """Return the verdict on a network that refuses 80 % and loses some; templates of a prompt share its hardness and
     its leaning.
     """

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 import transformers
 
-from jobs.evaluation.engines.base import GenerateRequest, Sampling, ScoreRequest
+from jobs.evaluation.engines.base import PromptRequest, Sampling, ScoreRequest
 from jobs.evaluation.engines.fast import FastEngine
-from jobs.evaluation.subject import Subject, load_subject
+from jobs.evaluation.subject import EvaluatedNetwork, load_subject
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import train_bpe
 from tests.support.training_rooms import make_stories
@@ -77,14 +77,14 @@ def choices(items: int, *, shots: int, words: int, question: int) -> list[ScoreR
     ]
 
 
-def prompts(items: int, *, max_tokens: int, shots: int = 0) -> list[GenerateRequest]:
+def prompts(items: int, *, max_tokens: int, shots: int = 0) -> list[PromptRequest]:
     """Return prompts of uneven length, after the same solved examples, whose answers end at a line break, as those of a
     harness do.
     """
     draw = random.Random(8)
     solved = "".join(f"Question: {sentence(draw, 40)}\nAnswer: {sentence(draw, 20)}\n\n" for _ in range(shots))
     texts = [f"{solved}Question: {sentence(draw, draw.randint(8, 60))}\nAnswer:" for _ in range(items)]
-    return [GenerateRequest(text, stop=("\n",), sampling=Sampling(max_tokens=max_tokens)) for text in texts]
+    return [PromptRequest(text, stop=("\n",), sampling=Sampling(max_tokens=max_tokens)) for text in texts]
 
 
 def documents(items: int) -> list[str]:
@@ -93,7 +93,7 @@ def documents(items: int) -> list[str]:
     return [" ".join(sentence(draw, 15) for _ in range(draw.randint(2, 60))) for _ in range(items)]
 
 
-def harness(subject: Subject, batch_size: int) -> Any:
+def harness(subject: EvaluatedNetwork, batch_size: int) -> Any:
     """Return HFLM around the same network. Documents begin with one begin token, as ours do."""
     from lm_eval.models.huggingface import HFLM
 
@@ -144,7 +144,7 @@ def collect(batches: Any) -> list[Any]:
     return [result for _, result in sorted((pair for batch in batches for pair in batch), key=lambda pair: pair[0])]
 
 
-def compare_scores(subject: Subject, requests: list[ScoreRequest], *, turns: int) -> dict[str, Any]:
+def compare_scores(subject: EvaluatedNetwork, requests: list[ScoreRequest], *, turns: int) -> dict[str, Any]:
     """Compare log-likelihoods."""
     pairs = instances("loglikelihood", [pair for request in requests for pair in request.pairs])
     return compare(
@@ -158,7 +158,7 @@ def compare_scores(subject: Subject, requests: list[ScoreRequest], *, turns: int
     )
 
 
-def compare_answers(subject: Subject, requests: list[GenerateRequest], *, turns: int) -> dict[str, Any]:
+def compare_answers(subject: EvaluatedNetwork, requests: list[PromptRequest], *, turns: int) -> dict[str, Any]:
     """Compare greedy answers; the difference is the share of unequal ones."""
     settings = {"until": ["\n"], "max_gen_toks": requests[0].sampling.max_tokens, "do_sample": False}
     pairs = instances("generate_until", [(request.prompt, dict(settings)) for request in requests])
@@ -173,7 +173,7 @@ def compare_answers(subject: Subject, requests: list[GenerateRequest], *, turns:
     )
 
 
-def compare_documents(subject: Subject, texts: list[str], *, turns: int) -> dict[str, Any]:
+def compare_documents(subject: EvaluatedNetwork, texts: list[str], *, turns: int) -> dict[str, Any]:
     """Compare rolling log-likelihoods of whole documents."""
 
     def run(size: int) -> list[float]:

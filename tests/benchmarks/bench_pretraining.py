@@ -229,7 +229,7 @@ def measure_telemetry(options: argparse.Namespace) -> None:
     it.
     """
     from jobs.modeling.devices import set_threads
-    from jobs.training.context import build_context
+    from jobs.training.context import read_training_context
     from jobs.training.network.load import load_model
     from jobs.training.run import make_loop
     from tests.support.training_rooms import load_batches
@@ -238,7 +238,7 @@ def measure_telemetry(options: argparse.Namespace) -> None:
         options.folder = Path(scratch)
         set_threads(None)
         spec = make_spec(options, compile_="off", steps=ENDLESS)
-        ctx = build_context(spec, StepPrinter(options.folder)._file)
+        ctx = read_training_context(spec, StepPrinter(options.folder)._file)
         ctx.meter.begin()
         model = load_model(ctx, resume_from=None)
         loop = make_loop(ctx, load_batches(ctx, model), model)

@@ -21,7 +21,7 @@ from backend.domain.battles.inference.evidence import (
     e_value_path,
     mixture_e_value,
 )
-from backend.domain.battles.inference.plans import Spread, checked_gap, prompts_for
+from backend.domain.battles.inference.plans import VoteSpread, checked_gap, prompts_for
 from backend.domain.battles.inference.prediction_powered import assisted_mean
 
 TIES, DEVIATION = 0.2, 0.2
@@ -129,7 +129,7 @@ def plans(rng: np.random.Generator, repeats: int) -> Iterator[str]:
     yield f"{'gap':>5} {'raters':>6} {'prompts':>8} {'votes':>8} {'power':>7}"
     for gap in (35.0, 50.0, 100.0, 150.0):
         for raters in (1, 3, 9):
-            spread, delta = Spread(vote=0.25 * (1 - TIES)), checked_gap(gap)
+            spread, delta = VoteSpread(vote=0.25 * (1 - TIES)), checked_gap(gap)
             prompts = prompts_for(spread.of_prompt(raters), delta=delta, alpha=0.05, raters=raters)
             deviation = float(np.sqrt(spread.likeness * spread.vote)) / (1 - TIES)
             settled = [

@@ -20,12 +20,12 @@ import torch
 
 from backend.domain.evaluation.tasks.rendering import Form
 from backend.domain.evaluation.tasks.selection import select_rows
-from jobs.evaluation.engines.base import Engine, ScoreRequest
+from jobs.evaluation.engines.base import EvaluationEngine, ScoreRequest
 from jobs.evaluation.engines.fast import FastEngine
 from jobs.evaluation.engines.lm_eval import HarnessEngine
 from jobs.evaluation.items import Item
 from jobs.evaluation.questions import Question, run_requests
-from jobs.evaluation.subject import Subject, load_subject
+from jobs.evaluation.subject import EvaluatedNetwork, load_subject
 from jobs.evaluation.task_questions import TaskQuestions
 from jobs.modeling.loglikelihood import prefix_token
 from tests.benchmarks.check_task_prompts import imported, shipped
@@ -43,7 +43,7 @@ FILES: dict[str, tuple[str, str | None]] = {
 }
 
 
-def questions(name: str, rows: Sequence[dict[str, Any]], subject: Subject, count: int) -> list[Question]:
+def questions(name: str, rows: Sequence[dict[str, Any]], subject: EvaluatedNetwork, count: int) -> list[Question]:
     """Return the requests of randomly drawn items."""
     task = shipped(name)
     selection = select_rows(task, rows, limit=None, seed=1)
@@ -52,7 +52,7 @@ def questions(name: str, rows: Sequence[dict[str, Any]], subject: Subject, count
     return [maker.question(Item(str(at), at, dict(rows[at]))) for at in chosen]
 
 
-def results(engine: Engine, asking: Sequence[Question]) -> list[Any]:
+def results(engine: EvaluationEngine, asking: Sequence[Question]) -> list[Any]:
     """Return an engine's results in the order of the questions."""
     found = dict(pair for batch in run_requests(engine, [question.request for question in asking]) for pair in batch)
     return [found[index] for index in range(len(asking))]
@@ -63,7 +63,7 @@ def has_context(question: Question) -> bool:
     return not isinstance(question.request, ScoreRequest) or all(context for context, _ in question.request.pairs)
 
 
-def compare(name: str, subject: Subject, asking: Sequence[Question]) -> bool:
+def compare(name: str, subject: EvaluatedNetwork, asking: Sequence[Question]) -> bool:
     """Print the comparison of a task; return whether both agree."""
     if prefix_token(subject.tokenizer) is None:
         asking = [question for question in asking if has_context(question)]

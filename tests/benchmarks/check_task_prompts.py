@@ -24,12 +24,12 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from backend.domain.data.rows.records import columns_of
-from backend.domain.evaluation.tasks.definition import Form, TaskDefinition
+from backend.domain.evaluation.tasks.definition import RequestForm, TaskDefinition
 from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.domain.evaluation.tasks.selection import render_row, select_rows
 from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition
-from backend.infra.files.parquet import iter_rows
-from jobs.data.importer import import_dataset
+from backend.infra.files.parquet import iter_file_rows
+from jobs.data.importer import import_files
 from tests.support.data.data_reporter import RememberingReporter
 from tests.support.data.task_rows import TASK_ROWS
 
@@ -96,14 +96,14 @@ def compare(
         requests = harness.construct_requests(doc, context, doc_id=at, metadata=(name, at, 1))
         requests = requests if isinstance(requests, list) else [requests]
         theirs: Any = [request.args for request in requests]
-        if ours.form is Form.GENERATE:
+        if ours.form is RequestForm.GENERATE:
             mine: Any = [(ours.context, list(ours.stop))]
             theirs = [(theirs[0][0], list(theirs[0][1]["until"]))]
-        elif ours.form is Form.ROLLING:
+        elif ours.form is RequestForm.ROLLING:
             mine = [(ours.pairs()[0][1],)]
         else:
             mine = ours.pairs()
-        if ours.form is Form.CHOICES:
+        if ours.form is RequestForm.CHOICES:
             gold = harness.doc_to_text(doc) if harness.multiple_input else harness.doc_to_target(doc)
             mine, theirs = (mine, ours.gold[0]), (theirs, gold)
         if mine != theirs:
@@ -163,8 +163,8 @@ def shipped(name: str) -> TaskDefinition:
 def imported(path: Path, kind: str | None = None) -> list[Row]:
     """Import a source as the product does and return its rows as templates read them."""
     with tempfile.TemporaryDirectory() as folder:
-        result = import_dataset(path, out_root=Path(folder), reporter=RememberingReporter(), kind=kind)
-        return [columns_of(row) for row in iter_rows(result.folder / "train.parquet")]
+        result = import_files(path, out_root=Path(folder), reporter=RememberingReporter(), kind=kind)
+        return [columns_of(row) for row in iter_file_rows(result.folder / "train.parquet")]
 
 
 def files(folder: Path) -> Iterator[int]:

@@ -8,7 +8,7 @@ from backend.db.tables import SuiteResult
 from backend.domain.evaluation.suites import SuiteConfig
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.open_suites import list_open_results
-from backend.services.evaluation.suites import create_suite, list_results
+from backend.services.evaluation.suites import create_suite, list_suite_results
 from jobs import celery_app
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, add_benchmark
@@ -35,7 +35,7 @@ def test_a_worker_launches_the_evaluations_of_suites_that_training_runs_opened(
     assert len(list_open_results(ctx)) == 1  # launched by the workers of the queue `eval` alone
     celery_app._recover(["eval"])
     assert list_open_results(ctx) == []
-    assert list_results(ctx)[0].members[0].evaluation is not None
+    assert list_suite_results(ctx)[0].members[0].evaluation is not None
     assert caplog.records == []  # no part of the sweep failed, on either database
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES
-from backend.domain.estimates.architecture_report import describe
+from backend.domain.estimates.architecture_report import describe_architecture
 from backend.domain.serving.protocol import GenerationEvent, SamplingParams
 from backend.domain.training.config_sections import LoraConfig
 from backend.errors import InvalidInput
@@ -50,7 +50,10 @@ def pretrain(rooms: Rooms, config: ArchitectureConfig, *, run: str) -> str:
     reporter = Recorder()
     result = training.run(spec, reporter)
     (saved,) = reporter.of("checkpoint")
-    assert (saved["family"], saved["parameters"]) == (FAMILIES[config.family].model_type, describe(config).parameters)
+    assert (saved["family"], saved["parameters"]) == (
+        FAMILIES[config.family].model_type,
+        describe_architecture(config).parameters,
+    )
     assert saved["facts"] == {"context": config.context, "vocab_size": config.vocab_size}
     assert result.metrics["val_loss"] < 5.9  # ln 320 is 5.77
     return str(result.checkpoint)
@@ -102,7 +105,7 @@ def test_a_family_passes_through_the_whole_product(rooms: Rooms, family: str, ca
     assert torch.equal(anybodys.eval()(input_ids=ids).logits, ours(input_ids=ids).logits)
     assert config_from_checkpoint(rooms.root / base) == config
     facts = inspect_folder(rooms.root / base)
-    assert (facts.parameters, facts.context) == (describe(config).parameters, 64)
+    assert (facts.parameters, facts.context) == (describe_architecture(config).parameters, 64)
     if family == "deepseek_v3":
         assert ours.model.layers[1].mlp.gate.e_score_correction_bias.abs().sum() > 0  # moved, kept, and read again
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from backend.domain.data.versions.changes import DropDuplicates, Sample
+from backend.domain.data.versions.changes import DropDuplicates, KeepSample
 from backend.services.context import LOCAL, Context
 from backend.services.data.cards import card_facts
 from backend.services.data.datasets import get_dataset, list_datasets, resolve_version
@@ -90,7 +90,7 @@ def test_missing_row_numbers_are_named_before_anything_is_made(site: Context) ->
 
 def test_a_failed_change_gives_the_reason_and_a_link_back(site: Context) -> None:
     first = imported(site, "sayings", ROWS)
-    failed = derive_version(site, first.id, change=Sample(num_rows=900), person=LOCAL)
+    failed = derive_version(site, first.id, change=KeepSample(num_rows=900), person=LOCAL)
     done(site, failed)
     app = open_page(PAGE, dataset=first.dataset_id)
     assert "The change failed: The version has 30 rows" in app.error[0].value.replace("\\", "")
@@ -103,7 +103,7 @@ def test_more_rows_than_the_pages_should_read_are_left_to_the_command_line(
 ) -> None:
     first = imported(site, "many", ROWS)
     second = done(site, derive_version(site, first.id, change=DropDuplicates(), person=LOCAL))
-    monkeypatch.setattr("pages.components.data.compare.MOST_HERE", 41)
+    monkeypatch.setattr("pages.components.data.compare.MAX_HERE", 41)
     app = opened(second, "versions", against="1")
     assert "42 rows must be read first" in words(app)
     assert "roundhouse data diff many@1 many@2" in words(app)

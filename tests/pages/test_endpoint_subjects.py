@@ -5,7 +5,7 @@ what is needed.
 from __future__ import annotations
 
 from backend.services.context import LOCAL, Context
-from backend.services.evaluation.endpoints.registry import add_endpoint, list_evaluated, read_config
+from backend.services.evaluation.endpoints.registry import add_endpoint, list_evaluated, read_endpoint_config
 from backend.services.evaluation.evaluations import list_evaluations
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import ANSWERS, CHOICES, add_benchmark
@@ -43,7 +43,7 @@ def test_a_benchmark_of_choices_is_refused_in_the_form_with_the_cure(site: Conte
     add_checkpoint(site, "Oak")
     add_benchmark(site, "facts", CHOICES)
     with serve_api() as api:
-        far = add_endpoint(site, name="Far", config=read_config(url=api.url, model="m"), person=LOCAL)
+        far = add_endpoint(site, name="Far", config=read_endpoint_config(url=api.url, model="m"), person=LOCAL)
     text = words(open_page("evaluate/evaluations.py", endpoint=far.key)).replace("\\", "")
     assert "does not echo a prompt with its log-probabilities" in text
     assert "Score generated answers" in text

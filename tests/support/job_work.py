@@ -19,7 +19,7 @@ def do_job(ctx: Context, job_id: str) -> JobView:
     """Run one job in this process. Returns it as it ended."""
     taken = claim_job(ctx, job_id, owner="test", host="here")
     assert taken is not None, f"job {job_id} can't be claimed: {get_job(ctx, job_id).status}"
-    claim = outcomes.prepare(ctx, taken)
+    claim = outcomes.prepare_claim(ctx, taken)
     folder = ctx.artifacts.job_folder(job_id) / "attempt-1"
     folder.mkdir(parents=True, exist_ok=True)
     JobSpec(job_id, claim.attempt, claim.payload, ctx.artifacts.root, ctx.artifacts.job_folder(job_id)).write(

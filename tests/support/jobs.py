@@ -16,7 +16,7 @@ from backend.domain.jobs.records import Payload
 from backend.domain.jobs.results import RESULTS
 from backend.domain.jobs.states import JobKind, Status, StopRequest
 from backend.services.context import Context
-from backend.services.job_events import prepare, record_finish
+from backend.services.job_events import prepare_claim, record_finish
 from backend.services.jobs.claims import Claim, claim_job, end_job
 from backend.services.jobs.jobs import add_job
 from jobs.reporter import JobSpec, Reporter
@@ -60,7 +60,7 @@ def take_job(ctx: Context, job_id: str | None) -> Claim[Any]:
     """Claim a job and read its payload, as a worker's parent process does."""
     taken = claim_job(ctx, str(job_id), owner="worker#1", host="here")
     assert taken is not None
-    return prepare(ctx, taken)
+    return prepare_claim(ctx, taken)
 
 
 def finish_job(session: Session, ctx: Context, claim: Claim[Any], **result: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from backend.domain.data.rows.content import describe_dropped
 from backend.domain.data.rows.display import render_preview
-from backend.domain.data.rows.problem import describe_share, most_frequent
+from backend.domain.data.rows.problem import describe_rejected, most_frequent
 from backend.services.data.diff import VersionDiff
 from backend.services.data.versions import Ancestor
 from backend.services.data.views import DatasetView, VersionView
@@ -48,7 +48,7 @@ def version_text(version: VersionView) -> str:
     if dropped := describe_dropped(version.facts.get("dropped_media") or {}):
         lines.append(dropped)
     if version.rejected_rows:
-        share = describe_share(version.rejected_rows, version.rows)
+        share = describe_rejected(version.rejected_rows, version.rows)
         lines.append(f"{share} were rejected and are not in this version:")
         lines += [f"  {line}" for line in most_frequent(version.facts.get("rejected_reasons") or ())]
         lines += [f"  row {item.get('row')}: {item.get('reason')}" for item in version.rejected[:10]]

@@ -13,25 +13,25 @@ from backend.cli.output import JsonFlag, command, emit, note, read_text
 from backend.cli.waiting import wait_for_job
 from backend.domain.data.versions.changes import (
     Change,
-    Condition,
     DropDuplicates,
     DropRows,
     Filter,
+    KeepSample,
     Merge,
     Resplit,
-    Sample,
+    RowCondition,
     parse_row_numbers,
 )
 from backend.domain.data.versions.conditions import TEST_WORDS
 from backend.domain.wording import percent
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
-from backend.services.data.cards import card_facts, read_card, set_card
+from backend.services.data.cards import card_facts, render_card, set_card
 from backend.services.data.datasets import delete_dataset, get_dataset, resolve_version
 from backend.services.data.diff import compare_versions
 from backend.services.data.imports import version_of_job
 from backend.services.data.preview import preview_rows
-from backend.services.data.versions import delete_version, derive_version, lineage_of, list_users
+from backend.services.data.versions import delete_version, derive_version, list_dataset_users, version_lineage
 from backend.services.data.views import VersionView
 
 Name = Annotated[str, typer.Argument(help="A dataset, or NAME@VERSION.")]
@@ -48,8 +48,8 @@ def show(
     ctx = get_context()
     version = resolve_version(ctx, name, ready=False)
     dataset = get_dataset(ctx, version.dataset_id)
-    lineage = lineage_of(ctx, version.dataset_id)
-    users = list_users(ctx, version.dataset_id, version_id=version.id)
+    lineage = version_lineage(ctx, version.dataset_id)
+    users = list_dataset_users(ctx, version.dataset_id, version_id=version.id)
     texts = [row.text for row in preview_rows(ctx, version, limit=rows)] if rows else []
     data = show_data(dataset, version, lineage=lineage, users=users)
     emit({**data, **({"preview": texts} if rows else {})}, as_json=as_json, text="\n\n".join([show_text(data), *texts]))
@@ -113,7 +113,7 @@ def derive(
                 Filter(conditions=tuple(_condition(text, version, match_case) for text in texts), keep=keeps_matches)
             )
     if sample is not None:
-        changes.append(Sample(num_rows=sample, seed=seed))
+        changes.append(KeepSample(num_rows=sample, seed=seed))
     if merge is not None:
         changes.append(Merge(other=merge))
     if resplit is not None:
@@ -135,7 +135,7 @@ def derive(
     emit(version_data(done), as_json=as_json, text=version_text(done))
 
 
-def _condition(text: str, version: VersionView, match_case: bool) -> Condition:
+def _condition(text: str, version: VersionView, match_case: bool) -> RowCondition:
     field, _, rest = text.strip().partition(" ")
     test, _, value = rest.strip().partition(" ")
     if test not in TEST_WORDS or not value.strip():
@@ -145,7 +145,7 @@ def _condition(text: str, version: VersionView, match_case: bool) -> Condition:
             field="keep",
         )
     is_whole_row = field == "text" and version.kind != "text"
-    return Condition.model_validate(
+    return RowCondition.model_validate(
         {"field": "" if is_whole_row else field, "test": test, "value": value.strip(), "match_case": match_case}
     )
 
@@ -178,7 +178,7 @@ def card(
         "licence": facts.licence,
         "languages": list(facts.languages),
     }
-    text = read_card(ctx, version.id)
+    text = render_card(ctx, version.id)
     emit({**data, "card": text}, as_json=as_json, text=text.rstrip())
 
 

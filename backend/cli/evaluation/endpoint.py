@@ -15,7 +15,7 @@ from backend.services.evaluation.endpoints.registry import (
     EvaluatedEndpointView,
     add_endpoint,
     list_evaluated,
-    read_config,
+    read_endpoint_config,
     remove_endpoint,
     resolve_evaluated,
 )
@@ -41,7 +41,7 @@ def add(
     as_json: JsonFlag = False,
 ) -> None:
     """Register a model behind another API, and ask what the API offers."""
-    config = read_config(
+    config = read_endpoint_config(
         url=url,
         model=model,
         key_env=key_env,
@@ -83,7 +83,7 @@ def find_or_add(ctx: Context, endpoint: str, *, model: str, key_env: str | None)
     except NotFound:
         if not is_address:
             raise
-    config = read_config(url=endpoint, model=model, key_env=key_env)
+    config = read_endpoint_config(url=endpoint, model=model, key_env=key_env)
     name = f"{config.model} at {urlsplit(config.url).netloc}"[:80]
     return add_endpoint(ctx, name=name, config=config, person=LOCAL).key
 

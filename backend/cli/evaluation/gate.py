@@ -11,7 +11,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.exit_status import DONE, FAILED
 from backend.cli.output import JsonFlag, command, emit
-from backend.domain.evaluation.gates import GateBenchmark, GateConfig, Verdict, describe_procedure
+from backend.domain.evaluation.gates import GateBenchmark, GateConfig, GateVerdict, describe_procedure
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
@@ -32,7 +32,7 @@ from backend.services.evaluation.gates import (
 app = typer.Typer(no_args_is_help=True)
 INCONCLUSIVE = 3
 """Exit status of a gate that can't tell; 0 is PASS, 1 is FAIL, 2 stays misuse."""
-EXIT_STATUS = {Verdict.PASS: DONE, Verdict.FAIL: FAILED, Verdict.INCONCLUSIVE: INCONCLUSIVE}
+EXIT_STATUS = {GateVerdict.PASS: DONE, GateVerdict.FAIL: FAILED, GateVerdict.INCONCLUSIVE: INCONCLUSIVE}
 
 ChampionOption = Annotated[str | None, typer.Option(help="Checkpoint, or endpoint:NAME for the one that it serves.")]
 BenchmarksOption = Annotated[

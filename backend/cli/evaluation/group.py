@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backend.cli.evaluation.suite import run_and_emit
-from backend.cli.evaluation.task import read_text, with_options
+from backend.cli.evaluation.task import read_task_text, with_options
 from backend.cli.output import note
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.tasks.groups import TaskGroup
@@ -15,7 +15,7 @@ from backend.services.evaluation.tasks import find_task
 
 def find_group(ctx: Context, task: str) -> TaskGroup | None:
     """Return the group of a name or a YAML file; None if it is a single task. Raises NotFound, InvalidInput."""
-    definition = find_task(ctx, read_text(task) or task)
+    definition = find_task(ctx, read_task_text(task) or task)
     return definition if isinstance(definition, TaskGroup) else None
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from backend.cli.output import JsonFlag, command, emit
-from backend.domain.battles.agreement import Agreement, JudgeAgreement, judge_agreement, vote_agreement
+from backend.domain.battles.agreement import JudgeAgreement, RaterAgreement, judge_agreement, vote_agreement
 from backend.domain.battles.inference.plans import PlanOption, plan_options
 from backend.domain.battles.inference.prediction_powered import assisted_share
 from backend.domain.battles.verdicts import PairVerdict, pair_verdict, verdict_path
@@ -46,7 +46,7 @@ def agreement(
     emit(agreement_document(human, judged), as_json=as_json, text="\n".join(agreement_lines(human, judged)))
 
 
-def agreement_document(human: Agreement, judged: JudgeAgreement | None) -> dict[str, object]:
+def agreement_document(human: RaterAgreement, judged: JudgeAgreement | None) -> dict[str, object]:
     """Return agreement as the JSON document of `rating agreement --json`. `n` counts pairs of votes, at the top items
     with two raters.
     """
@@ -71,7 +71,7 @@ def agreement_document(human: Agreement, judged: JudgeAgreement | None) -> dict[
     return document
 
 
-def _shares(result: Agreement | JudgeAgreement) -> dict[str, object]:
+def _shares(result: RaterAgreement | JudgeAgreement) -> dict[str, object]:
     both = {
         "ties": (result.percent_agreement, result.num_pairs),
         "non_tie": (result.without_ties, result.num_decisive_pairs),
@@ -91,10 +91,12 @@ def _estimate(estimate: Estimate | None) -> dict[str, object] | None:
     return asdict(estimate) if estimate else None
 
 
-def agreement_lines(human: Agreement, judged: JudgeAgreement | None) -> list[str]:
+def agreement_lines(human: RaterAgreement, judged: JudgeAgreement | None) -> list[str]:
     """Return agreement as lines, a judge's beside the raters' own, which is its ceiling."""
     lines = [f"{'':<12}{'with ties':>24}{'pairs':>8}{'without ties':>24}{'pairs':>8}"]
-    rows: list[tuple[str, Agreement | JudgeAgreement]] = [("raters", human)] + ([("judge", judged)] if judged else [])
+    rows: list[tuple[str, RaterAgreement | JudgeAgreement]] = [("raters", human)] + (
+        [("judge", judged)] if judged else []
+    )
     for name, row in rows:
         shares = (row.percent_agreement, row.num_pairs), (row.without_ties, row.num_decisive_pairs)
         lines.append(f"{name:<12}" + "".join(f"{_interval(estimate):>24}{number:>8,}" for estimate, number in shares))

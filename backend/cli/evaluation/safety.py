@@ -10,7 +10,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
-from backend.domain.evaluation.gates import Verdict
+from backend.domain.evaluation.gates import GateVerdict
 from backend.domain.evaluation.safety.card import format_value
 from backend.domain.evaluation.safety.drift import Drift
 from backend.domain.evaluation.safety.margins import MARGIN
@@ -209,7 +209,7 @@ def drift(
     ctx = get_context()
     result = safety_drift(ctx, checkpoint=checkpoint, base=base, probes=probe or (), margin=margin)
     emit({**drift_data(result), "scorer": agreement_line(ctx)}, as_json=as_json, text=drift_text(result))
-    if gate and result.verdict is not Verdict.PASS:
+    if gate and result.verdict is not GateVerdict.PASS:
         note(f"The safety gate says {result.verdict.value}.")
         raise typer.Exit(1)
 

@@ -20,7 +20,7 @@ from backend.services.evaluation.suites import (
     create_suite,
     get_result,
     get_suite,
-    list_results,
+    list_suite_results,
     list_suites,
     run_suite,
 )
@@ -101,7 +101,7 @@ def show(
         result = get_result(ctx, suite)
     except NotFound:
         view = get_suite(ctx, suite)
-        results = list_results(ctx, suite_id=view.id)
+        results = list_suite_results(ctx, suite_id=view.id)
         data = {**describe_suite(view), "results": [describe_result(one) for one in results]}
         emit(data, as_json=as_json, text="\n\n".join([view.config.to_yaml().rstrip(), *map(format_result, results)]))
         return

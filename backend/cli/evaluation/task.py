@@ -54,7 +54,7 @@ def list_(
 def show(name: TaskArgument, as_json: JsonFlag = False) -> None:
     """Print a task as YAML."""
     ctx = get_context()
-    text = read_text(name) or get_task(ctx, name).text
+    text = read_task_text(name) or get_task(ctx, name).text
     task = find_single_task(ctx, text) if "\ntasks:" not in text else None
     emit({"name": name, "text": text, "hash": task.hash if task else None}, as_json=as_json, text=text.rstrip("\n"))
 
@@ -69,7 +69,7 @@ def check(
 ) -> None:
     """Check a task, and print its first prompts on a dataset. A fault names line, field, column and remedy."""
     ctx = get_context()
-    text = read_text(name) or get_task(ctx, name).text
+    text = read_task_text(name) or get_task(ctx, name).text
     task = find_single_task(ctx, text)
     version = resolve_benchmark(ctx, benchmark, task=task)
     preview = preview_task(ctx, text, version, count=prompts)
@@ -126,7 +126,7 @@ def convert(
     else:
         ctx = get_context()
         name = str(to_lm_eval_name)
-        written = to_lm_eval(find_single_task(ctx, read_text(name) or name))
+        written = to_lm_eval(find_single_task(ctx, read_task_text(name) or name))
         text, left_out = written.text, written.left_out
     for sentence in left_out:
         note(f"Left out: {sentence}")
@@ -140,7 +140,7 @@ def read_task_option(
 
     Raises NotFound, InvalidInput.
     """
-    return with_options(find_single_task(ctx, read_text(task) or task), shots=shots, max_tokens=max_tokens)
+    return with_options(find_single_task(ctx, read_task_text(task) or task), shots=shots, max_tokens=max_tokens)
 
 
 def with_options(
@@ -157,7 +157,7 @@ def with_options(
     return TaskDefinition.model_validate(values)
 
 
-def read_text(name: str) -> str:
+def read_task_text(name: str) -> str:
     """Return the text of a YAML file, or nothing if the argument is a name. Raises InvalidInput for a missing file."""
     if not name.endswith((".yaml", ".yml")) and not Path(name).is_file():
         return ""

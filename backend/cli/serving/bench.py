@@ -11,7 +11,12 @@ from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note, read_text
 from backend.domain.wording import percent
 from backend.services.context import LOCAL
-from backend.services.serving.load.load_files import load_test_data, read_arrivals, read_load_config, read_numbers
+from backend.services.serving.load.load_files import (
+    load_test_data,
+    parse_whole_numbers,
+    read_arrivals,
+    read_load_config,
+)
 from backend.services.serving.load.load_tests import LoadTestView, run_load_test
 
 
@@ -52,14 +57,14 @@ def bench(
     is kept.
     """
     values: dict[str, Any] = {
-        "users": read_numbers(users, field="users"),
+        "users": parse_whole_numbers(users, field="users"),
         "requests": requests,
         "duration_s": duration_s,
         "rate": rate,
         "arrivals": () if arrivals is None else read_arrivals(read_text(arrivals), source=str(arrivals)),
         "warmup": warmup,
-        "prompt_words": read_numbers(prompt_words, field="prompt_words"),
-        "max_tokens": read_numbers(max_tokens, field="max_tokens"),
+        "prompt_words": parse_whole_numbers(prompt_words, field="prompt_words"),
+        "max_tokens": parse_whole_numbers(max_tokens, field="max_tokens"),
         "targets": ("gateway", "replica") if target == "both" else (target,),
         "slo_ttft_ms": slo_ttft_ms,
         "slo_itl_ms": slo_itl_ms,

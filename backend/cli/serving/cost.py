@@ -10,8 +10,8 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.domain.wording import percent
-from backend.services.serving.costs.ledger import Ledger, Line
-from backend.services.serving.costs.report import LedgerReport, cost_report, report_csv, report_data
+from backend.services.serving.costs.ledger import LedgerLine, PriceLedger
+from backend.services.serving.costs.report import LedgerReport, cost_report, price_report, report_csv
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -36,7 +36,7 @@ def report(
     if csv is not None:
         csv.write_text(report_csv(made.ledger))
         note(f"Wrote {csv}.")
-    emit(report_data(made), as_json=as_json, text="\n".join(_lines(made)))
+    emit(price_report(made), as_json=as_json, text="\n".join(_lines(made)))
 
 
 def _lines(made: LedgerReport) -> list[str]:
@@ -58,7 +58,7 @@ def _lines(made: LedgerReport) -> list[str]:
     return [*lines, *_tables(ledger, is_priced=True)]
 
 
-def _tables(ledger: Ledger, *, is_priced: bool) -> list[str]:
+def _tables(ledger: PriceLedger, *, is_priced: bool) -> list[str]:
     lines = []
     for title, rows in (
         ("Endpoints", ledger.endpoints),
@@ -70,7 +70,7 @@ def _tables(ledger: Ledger, *, is_priced: bool) -> list[str]:
     return lines
 
 
-def _line(line: Line, *, is_priced: bool) -> str:
+def _line(line: LedgerLine, *, is_priced: bool) -> str:
     tokens = f"  {line.requests:,} requests, {line.tokens:,} tokens" if line.requests else ""
     idle = f" of which idle US${line.idle_usd:,.4g}" if line.idle_usd else ""
     amount = f"US${line.usd:,.4g}{idle}" if is_priced else f"{line.device_hours:,.2f} device-hours"

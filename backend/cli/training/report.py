@@ -14,10 +14,10 @@ import yaml
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, read_text
 from backend.domain.training.config import parse_run_config
-from backend.domain.training.launcher_files import NOT_RUN, accelerate_config, deepspeed_config, describe_share
+from backend.domain.training.launcher_files import NOT_RUN, accelerate_config, deepspeed_config, describe_distribution
 from backend.errors import InvalidInput
 from backend.recipes import RECIPES, get_recipe
-from backend.services.training.reports import report_text
+from backend.services.training.reports import run_report_text
 
 
 @command
@@ -39,7 +39,7 @@ def report(
             remedy="Choose one of the two endings.",
             field="out",
         )
-    text = report_text(get_context(), run, form=form)
+    text = run_report_text(get_context(), run, form=form)
     if out is None:
         emit({"report": text}, as_json=as_json, text=text)
         return
@@ -63,5 +63,5 @@ def cluster(
         files["deepspeed.json"] = json.dumps(deepspeed_config(config), indent=2) + "\n"
     for name, text in files.items():
         (out / name).write_text(text)
-    data = {"folder": str(out), "files": sorted(files), "share": describe_share(config), "state": NOT_RUN}
-    emit(data, as_json=as_json, text=f"{describe_share(config)}: {', '.join(sorted(files))} in {out}. {NOT_RUN}")
+    data = {"folder": str(out), "files": sorted(files), "share": describe_distribution(config), "state": NOT_RUN}
+    emit(data, as_json=as_json, text=f"{describe_distribution(config)}: {', '.join(sorted(files))} in {out}. {NOT_RUN}")

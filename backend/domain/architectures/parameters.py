@@ -10,7 +10,7 @@ from backend.domain.architectures.families import FAMILIES
 
 
 @dataclass(frozen=True)
-class Matrix:
+class WeightMatrix:
     """A matrix of the network, `inputs` x `outputs`, in `copies` copies. A token passes through `used` of them, fewer
     for routed experts. LoRA adds an adapter of `adapter_ranks` times the configured rank to each copy. `folded`
     adapters are multiplied out and added to the weight in every forward pass, as PEFT does where transformers stacks
@@ -34,68 +34,68 @@ class Matrix:
         return self.inputs * self.outputs
 
 
-def list_matrices(config: ArchitectureConfig) -> list[Matrix]:
+def list_matrices(config: ArchitectureConfig) -> list[WeightMatrix]:
     """Return every matrix in the forward pass of a token; the head is listed whether tied or not, the embedding look-up
     is not.
     """
-    head = Matrix("output_head", config.width, config.vocab_size, 1, 1, adapter_ranks=0)
+    head = WeightMatrix("output_head", config.width, config.vocab_size, 1, 1, adapter_ranks=0)
     return [*_attention(config), *_feed_forwards(config), head]
 
 
-def _attention(config: ArchitectureConfig) -> Iterator[Matrix]:
+def _attention(config: ArchitectureConfig) -> Iterator[WeightMatrix]:
     family, layers, width = FAMILIES[config.family], config.num_layers, config.width
     heads_width = config.num_heads * config.head_dim
     if family.latent:
         yield from _latent_attention(config)
     elif "num_kv_heads" in family.fixed:  # one matrix for queries, keys and values
-        yield Matrix("attention", width, 3 * width, layers, layers, bias=True, reads_embedding=1)
-        yield Matrix("attention", width, width, layers, layers, bias=True)
+        yield WeightMatrix("attention", width, 3 * width, layers, layers, bias=True, reads_embedding=1)
+        yield WeightMatrix("attention", width, width, layers, layers, bias=True)
     else:
         kv_width = config.num_kv_heads * config.head_dim
-        yield Matrix("attention", width, heads_width, layers, layers, reads_embedding=1)
-        yield Matrix("attention", width, kv_width, 2 * layers, 2 * layers, reads_embedding=2)
-        yield Matrix("attention", heads_width, width, layers, layers)
+        yield WeightMatrix("attention", width, heads_width, layers, layers, reads_embedding=1)
+        yield WeightMatrix("attention", width, kv_width, 2 * layers, 2 * layers, reads_embedding=2)
+        yield WeightMatrix("attention", heads_width, width, layers, layers)
 
 
-def _latent_attention(config: ArchitectureConfig) -> Iterator[Matrix]:
+def _latent_attention(config: ArchitectureConfig) -> Iterator[WeightMatrix]:
     """Multi-head latent attention (DeepSeek-AI 2024, arXiv 2405.04434, section 2.1): down to latents, up to heads."""
     layers, width, heads = config.num_layers, config.width, config.num_heads
     rope, nope, kv_rank = config.rope_head_size or 0, config.nope_head_size or 0, config.kv_rank or 0
     if config.query_rank:
-        yield Matrix("attention", width, config.query_rank, layers, layers, reads_embedding=1)
-        yield Matrix("attention", config.query_rank, heads * config.head_dim, layers, layers)
+        yield WeightMatrix("attention", width, config.query_rank, layers, layers, reads_embedding=1)
+        yield WeightMatrix("attention", config.query_rank, heads * config.head_dim, layers, layers)
     else:
-        yield Matrix("attention", width, heads * config.head_dim, layers, layers, reads_embedding=1)
-    yield Matrix("attention", width, kv_rank + rope, layers, layers, reads_embedding=1)
-    yield Matrix("attention", kv_rank, heads * (nope + config.value_dim), layers, layers)
-    yield Matrix("attention", heads * config.value_dim, width, layers, layers)
+        yield WeightMatrix("attention", width, heads * config.head_dim, layers, layers, reads_embedding=1)
+    yield WeightMatrix("attention", width, kv_rank + rope, layers, layers, reads_embedding=1)
+    yield WeightMatrix("attention", kv_rank, heads * (nope + config.value_dim), layers, layers)
+    yield WeightMatrix("attention", heads * config.value_dim, width, layers, layers)
 
 
-def _feed_forwards(config: ArchitectureConfig) -> Iterator[Matrix]:
+def _feed_forwards(config: ArchitectureConfig) -> Iterator[WeightMatrix]:
     family, width = FAMILIES[config.family], config.width
     mixed = sum(config.has_experts(layer) for layer in range(config.num_layers))
     dense = config.num_layers - mixed
     if not family.rotary:  # two matrices and a GELU between
-        yield Matrix("feed_forward", width, config.feed_forward, dense, dense, bias=True)
-        yield Matrix("feed_forward", config.feed_forward, width, dense, dense, bias=True)
+        yield WeightMatrix("feed_forward", width, config.feed_forward, dense, dense, bias=True)
+        yield WeightMatrix("feed_forward", config.feed_forward, width, dense, dense, bias=True)
     elif dense:
         yield from _gated(
             "feed_forward", width, config.feed_forward, dense, adapter_ranks=0 if family.has_experts else 1
         )
     if mixed:
         experts, picked, size = config.num_experts or 0, config.experts_per_token or 0, config.expert_size
-        yield Matrix("router", width, experts, mixed, mixed, folded=True)
-        yield Matrix(
+        yield WeightMatrix("router", width, experts, mixed, mixed, folded=True)
+        yield WeightMatrix(
             "experts", width, 2 * size, experts * mixed, picked * mixed, folded=True, adapter_ranks=2
         )  # gate and up in one
-        yield Matrix("experts", size, width, experts * mixed, picked * mixed, folded=True)
+        yield WeightMatrix("experts", size, width, experts * mixed, picked * mixed, folded=True)
         if config.shared_experts:
             yield from _gated("shared_experts", width, config.shared_experts * size, mixed, adapter_ranks=0)
 
 
-def _gated(part: str, width: int, size: int, layers: int, *, adapter_ranks: int) -> Iterator[Matrix]:
-    yield Matrix(part, width, size, 2 * layers, 2 * layers, adapter_ranks=adapter_ranks)
-    yield Matrix(part, size, width, layers, layers, adapter_ranks=adapter_ranks)
+def _gated(part: str, width: int, size: int, layers: int, *, adapter_ranks: int) -> Iterator[WeightMatrix]:
+    yield WeightMatrix(part, width, size, 2 * layers, 2 * layers, adapter_ranks=adapter_ranks)
+    yield WeightMatrix(part, size, width, layers, layers, adapter_ranks=adapter_ranks)
 
 
 def count_parameters(config: ArchitectureConfig) -> dict[str, int]:

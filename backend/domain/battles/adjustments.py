@@ -19,7 +19,7 @@ from backend.domain.battles.votes import VoteColumns
 from backend.domain.wording import plural
 from backend.errors import InvalidInput
 
-SMALLEST_PAIR = 50
+MIN_PAIR = 50
 """A pair with fewer votes weighs no more than one with this many: its few votes would rule the ratings."""
 CONTROL_PENALTY = 1.0
 """Precision of the prior on an effect, in natural units per standard deviation: an effect of 174 Elo is one standard
@@ -57,8 +57,8 @@ def pair_weights(columns: VoteColumns) -> Weights:
     else:
         size = len(columns.contestants)
         pair = np.minimum(columns.a, columns.b) * size + np.maximum(columns.a, columns.b)
-        raw = 1 / np.maximum(np.bincount(pair, minlength=size * size), SMALLEST_PAIR)[pair]
-        rule = f"the votes on its pair (at least {SMALLEST_PAIR})"
+        raw = 1 / np.maximum(np.bincount(pair, minlength=size * size), MIN_PAIR)[pair]
+        rule = f"the votes on its pair (at least {MIN_PAIR})"
     values = raw / raw.mean()
     effective = len(values) ** 2 / float(values @ values)
     return Weights(

@@ -32,7 +32,7 @@ DECISIVE = {"first", "second"}
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class RaterAgreement:
     """Agreement of raters on items that at least two of them judged; None if undefined.
 
     `alpha` is 1 for perfect and 0 for chance agreement; undefined if only one label was ever used. `percent_agreement`
@@ -100,7 +100,7 @@ def labels_by_item(votes: Iterable[VoteRecord], *, both_bad_is_tie: bool = False
 
 def vote_agreement(
     votes: Sequence[VoteRecord] | VoteColumns, *, both_bad_is_tie: bool = False, resampling: Resampling = THOUSAND
-) -> Agreement:
+) -> RaterAgreement:
     """Measure the raters' agreement. A rater who judged an item twice counts with the later vote. Intervals resample
     prompts.
 
@@ -114,7 +114,7 @@ def vote_agreement(
     shared = np.bincount(items.item, minlength=items.num_items) > 1
     counts = items.counts[shared]
     prompts, decisive = items.prompt_of_item[shared], counts[:, :2]
-    return Agreement(
+    return RaterAgreement(
         alpha=krippendorff_alpha(counts, clusters=prompts, resampling=resampling),
         ac1=gwet_ac1(counts, clusters=prompts, resampling=resampling),
         percent_agreement=percent_agreement(counts, clusters=prompts, level=resampling.level),

@@ -18,9 +18,9 @@ from backend.domain.battles.likelihoods import LOSS, TIE, WIN, FloatArray, IntAr
 from backend.domain.battles.votes import LABELS, Label, VoteColumns
 
 _OUTCOMES = np.array([{Label.A: WIN, Label.B: LOSS}.get(label, TIE) for label in LABELS])
-LARGEST_EFFECT = 8.0
+MAX_EFFECT = 8.0
 """A side's advantage beyond this (natural units) is infinite: one side won every vote."""
-LARGEST_STRENGTH = 20.0
+MAX_STRENGTH = 20.0
 """A model with ties has no maximum if strengths pass this (3,474 Elo): its likelihood rises without limit."""
 
 FLAT = 1e-10
@@ -203,8 +203,8 @@ class _Objective:
                         break
                 damping /= 2
             params, value = tried, rise
-            beyond = np.abs(params[size : size + num_effects]).max(initial=0.0) > LARGEST_EFFECT
-            if beyond or (self.has_tie and np.abs(params[:size]).max() > LARGEST_STRENGTH):
+            beyond = np.abs(params[size : size + num_effects]).max(initial=0.0) > MAX_EFFECT
+            if beyond or (self.has_tie and np.abs(params[:size]).max() > MAX_STRENGTH):
                 return None
             if np.abs(step).max() < 1e-10:
                 hessian = self.derivatives(params, terms)[1]

@@ -42,7 +42,7 @@ do.
 """
 MEDIAN_BELOW = 4.0
 """Degrees of freedom below which a way's variance is made median-unbiased."""
-LARGEST_FACTOR = 1e3
+MAX_FACTOR = 1e3
 """Factor of a variance whose clusters are nearly one; Student's t with one degree of freedom says the rest."""
 SPARSE_BELOW = 0.02
 """A table with a smaller share of nonzero cells is multiplied as a sparse one."""
@@ -75,7 +75,7 @@ class Grouping:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class ContrastSpread:
     """Variance and degrees of freedom of each of many contrasts (any shape)."""
 
     variance: FloatArray
@@ -100,11 +100,11 @@ class Covariance:
 
     root: FloatArray
     matrix: FloatArray
-    gaps: Spread
-    own: Spread
+    gaps: ContrastSpread
+    own: ContrastSpread
 
 
-def scores_of(fit: Fit, cells: Cells, columns: VoteColumns, *, weights: FloatArray | None = None) -> Scores:
+def vote_scores(fit: Fit, cells: Cells, columns: VoteColumns, *, weights: FloatArray | None = None) -> Scores:
     """Return each vote's score at the fit."""
     gap = gaps_of(cells, theta=fit.theta, effects=fit.effects)
     terms = terms_of(fit.method, gap, cells.outcome, tie=fit.tie)
@@ -151,18 +151,18 @@ def covariance(fit: Fit, scores: Scores, groups: list[Grouping], *, anchor_at: i
     else:
         matrix = bread @ _vote_meat(scores) @ bread
         gaps, own = (
-            Spread(gap_variances(matrix, size), _endless((size, size))),
-            Spread(own_variances(matrix, size, anchor_at), _endless((size,))),
+            ContrastSpread(gap_variances(matrix, size), _endless((size, size))),
+            ContrastSpread(own_variances(matrix, size, anchor_at), _endless((size,))),
         )
     if fit.precision > 0:
-        gaps = Spread(np.maximum(gaps.variance, gap_variances(bread, size)), gaps.df)
-        own = Spread(np.maximum(own.variance, own_variances(bread, size, anchor_at)), own.df)
+        gaps = ContrastSpread(np.maximum(gaps.variance, gap_variances(bread, size)), gaps.df)
+        own = ContrastSpread(np.maximum(own.variance, own_variances(bread, size, anchor_at)), own.df)
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     return Covariance(root, np.asarray(root @ root.T), gaps, own)
 
 
-def contrast_spread(scores: Scores, groups: list[Grouping], vector: FloatArray) -> Spread:
+def contrast_spread(scores: Scores, groups: list[Grouping], vector: FloatArray) -> ContrastSpread:
     """Estimate the variance of one linear contrast from its `vector`, the inverse Hessian times the contrast. Cheap for
     many votes.
     """
@@ -172,7 +172,7 @@ def contrast_spread(scores: Scores, groups: list[Grouping], vector: FloatArray) 
     if scores.tie is not None:
         influence = influence + scores.tie * vector[-1]
     if not groups:
-        return Spread(np.array(influence @ influence), _endless(()))
+        return ContrastSpread(np.array(influence @ influence), _endless(()))
     parts = [np.array((np.bincount(group.codes, influence, group.count) ** 2).sum()) for group in groups]
     counts = [np.bincount(group.codes, minlength=group.count).astype(np.float64) for group in groups]
     return combine(parts, [few([np.array((count**power).sum()) for power in (1, 2, 3)]) for count in counts[:2]])
@@ -186,7 +186,7 @@ def few(sums: list[FloatArray]) -> Few:
     clusters, 1 / sum a^2.
     """
     second, third = sums[1] / sums[0] ** 2, sums[2] / sums[0] ** 3
-    expected = np.maximum(second - 2 * third + second**2, second / LARGEST_FACTOR)
+    expected = np.maximum(second - 2 * third + second**2, second / MAX_FACTOR)
     return Few(np.asarray(second / expected), np.asarray(np.maximum(1 / second - 1, 1.0)))
 
 
@@ -196,7 +196,7 @@ def few_of_number(number: FloatArray) -> Few:
     return Few((df + 1) / df, df)
 
 
-def combine(parts: list[FloatArray], ways: list[Few]) -> Spread:
+def combine(parts: list[FloatArray], ways: list[Few]) -> ContrastSpread:
     """Correct the sandwich variances of contrasts for few clusters.
 
     `parts`: by one way, or by both and their intersection. `ways`: the corrections of each way.
@@ -204,7 +204,7 @@ def combine(parts: list[FloatArray], ways: list[Few]) -> Spread:
     df, factors = [way.df for way in ways], [way.factor for way in ways]
     first = factors[0] * parts[0]
     if len(parts) == 1:
-        return Spread(first, df[0])
+        return ContrastSpread(first, df[0])
     second = factors[1] * parts[1]
     both = factors[0] * factors[1] * (parts[0] + parts[1] - parts[2])
     rest = first + second - both
@@ -217,7 +217,9 @@ def combine(parts: list[FloatArray], ways: list[Few]) -> Spread:
     with np.errstate(divide="ignore", invalid="ignore"):
         satterthwaite = variance**2 / (upper[0] ** 2 / df[0] + upper[1] ** 2 / df[1] + rest**2 / (df[0] * df[1]))
     is_both = both > larger * (1 + 1e-9)
-    return Spread(np.where(is_both, variance, larger), np.maximum(np.where(is_both, satterthwaite, of_larger), 1.0))
+    return ContrastSpread(
+        np.where(is_both, variance, larger), np.maximum(np.where(is_both, satterthwaite, of_larger), 1.0)
+    )
 
 
 def _matrix_of(parts: list[FloatArray], groups: list[Grouping]) -> FloatArray:

@@ -100,7 +100,7 @@ def freeze_document(
     return document, table
 
 
-def digest_of(document: dict[str, Any]) -> str:
+def document_digest(document: dict[str, Any]) -> str:
     """Return the SHA-256 of a document, in hexadecimal: of its JSON with sorted keys and no spaces."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -144,7 +144,7 @@ def verify_document(document: dict[str, Any], *, digest: str | None, version: st
             )
             if not same:
                 differences.append(f"{row.get('contestant')}: {key} is {known}, and comes out as {value}")
-    actual = digest_of(document)
+    actual = document_digest(document)
     return Verification(
         digest=actual,
         digest_matches=None if digest is None else digest == actual,

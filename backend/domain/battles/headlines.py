@@ -18,7 +18,7 @@ Tone = Literal["decided", "leaning", "open"]
 PROBABLE = 0.2
 """Two-sided p value below which a lead is called probable: a chance of one in ten that it is the other way round."""
 
-FEWEST_VOTES = 10
+MIN_VOTES = 10
 """With fewer votes no lead is called probable."""
 
 MANY_VOTES = 10_000
@@ -108,11 +108,7 @@ def _is_probable(verdict: PairVerdict, table: RatingTable) -> bool:
     """Return whether votes of several raters and ratings point the same way, with a chance below one in ten of the
     other way round.
     """
-    if (
-        verdict.votes < FEWEST_VOTES
-        or verdict.raters < 2
-        or not {verdict.first, verdict.second} <= set(table.contestants)
-    ):
+    if verdict.votes < MIN_VOTES or verdict.raters < 2 or not {verdict.first, verdict.second} <= set(table.contestants):
         return False
     gap = table.pair(verdict.first, verdict.second)
     return gap.p_value < PROBABLE and (gap.difference > 0) == (verdict.share.value > 0.5)

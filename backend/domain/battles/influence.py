@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.domain.battles.bradley_terry import Cells, Fit, sum_votes
-from backend.domain.battles.clusters import scores_of
+from backend.domain.battles.clusters import vote_scores
 from backend.domain.battles.comparisons import fit_method, order_of
 from backend.domain.battles.likelihoods import IntArray, Method
 from backend.domain.battles.rating_table import ELO_PER_UNIT
@@ -26,7 +26,7 @@ from backend.domain.battles.votes import VoteColumns, VoteRecord, encode_votes
 MAX_RIVALS = 5
 """Contestants below the first that are tried: the cheapest change is nearly always one of the nearest."""
 MAX_RATERS = 100
-LARGEST_SHARE = 0.5
+MAX_SHARE = 0.5
 """A change that needs more of the votes than this is no sign of fragility and is not searched for."""
 
 
@@ -95,7 +95,7 @@ def without_each_rater(
     fit = board.fit(board.cells)
     size, names = board.cells.size, columns.contestants
     order = order_of(fit, names)
-    scores = scores_of(fit, board.cells, columns)
+    scores = vote_scores(fit, board.cells, columns)
     table = np.zeros((columns.num_raters, size))
     for side, sign in ((columns.a, 1.0), (columns.b, -1.0)):
         table += sign * np.bincount(columns.rater * size + side, scores.gap, columns.num_raters * size).reshape(
@@ -156,7 +156,7 @@ def _removal(board: _Board, codes: IntArray, count: int, *, names: tuple[str, ..
     """Try the nearest rivals; the set with the fewest members wins, at a tie the one with the fewest votes."""
     columns, contestants = board.columns, board.columns.contestants
     fit = board.fit(board.cells)
-    scores = scores_of(fit, board.cells, columns)
+    scores = vote_scores(fit, board.cells, columns)
     order = order_of(fit, contestants)
     sizes = np.bincount(codes, minlength=count)
     best: tuple[int, int, IntArray, int] | None = None
@@ -169,7 +169,7 @@ def _removal(board: _Board, codes: IntArray, count: int, *, names: tuple[str, ..
         gap = float(fit.theta[order[0]] - fit.theta[rival])
         ranked = np.argsort(-effect, kind="stable")
         ranked = ranked[effect[ranked] > 0]
-        ranked = ranked[: int(np.searchsorted(np.cumsum(sizes[ranked]), LARGEST_SHARE * len(columns), side="right"))]
+        ranked = ranked[: int(np.searchsorted(np.cumsum(sizes[ranked]), MAX_SHARE * len(columns), side="right"))]
         start = int(np.searchsorted(np.cumsum(effect[ranked]), gap)) + 1
         if best is not None:
             ranked = ranked[: best[0]]

@@ -10,7 +10,7 @@ import numpy as np
 import scipy
 
 from backend.domain.battles.bradley_terry import Fit
-from backend.domain.battles.clusters import Covariance, Spread, gap_variances, own_variances
+from backend.domain.battles.clusters import ContrastSpread, Covariance, gap_variances, own_variances
 from backend.domain.battles.likelihoods import FloatArray, IntArray
 from backend.domain.battles.options import RatingOptions
 
@@ -18,7 +18,7 @@ EMPTY = 1e-9
 """A sandwich below this share of the model's variance is empty: votes that never differ."""
 
 
-def floored(fit: Fit, spread: Covariance, *, anchor_at: int | None) -> tuple[Spread, Spread, bool]:
+def floored(fit: Fit, spread: Covariance, *, anchor_at: int | None) -> tuple[ContrastSpread, ContrastSpread, bool]:
     """Return the spread of all differences and of each rating; where the sandwich is empty (only ties), the model's,
     and True.
     """
@@ -28,12 +28,12 @@ def floored(fit: Fit, spread: Covariance, *, anchor_at: int | None) -> tuple[Spr
         own_variances(fit.inverse_hessian, size, anchor_at),
     )
     empty_gaps, empty_own = spread.gaps.variance < EMPTY * model_gaps, spread.own.variance < EMPTY * model_own
-    gaps = Spread(np.where(empty_gaps, model_gaps, spread.gaps.variance), spread.gaps.df)
-    own = Spread(np.where(empty_own, model_own, spread.own.variance), spread.own.df)
+    gaps = ContrastSpread(np.where(empty_gaps, model_gaps, spread.gaps.variance), spread.gaps.df)
+    own = ContrastSpread(np.where(empty_own, model_own, spread.own.variance), spread.own.df)
     return gaps, own, bool(empty_gaps.any() or empty_own.any())
 
 
-def rank_ranges(fit: Fit, spread: Covariance, gaps: Spread, options: RatingOptions) -> IntArray:
+def rank_ranges(fit: Fit, spread: Covariance, gaps: ContrastSpread, options: RatingOptions) -> IntArray:
     """Best and worst rank of each contestant from simultaneous intervals of all differences (max-t).
 
     The critical value is a quantile of the simulated largest |t| at the pairs' median degrees of freedom; each pair

@@ -24,7 +24,7 @@ CLEAR = 2.5
 """A difference of so many standard errors counts as decided."""
 
 NEWTON_STEPS = 8
-LEAST_WEIGHT = 1e-6
+MIN_WEIGHT = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def information_weights(contestants: Sequence[str], counts: Mapping[Pair, PairCo
     if not undecided.any():
         undecided[:] = True
     gains = spread / (1 + spread * variance) * (differences[:, undecided] ** 2).sum(axis=1)
-    return {pair: max(float(gain), LEAST_WEIGHT) for pair, gain in zip(pairs, gains, strict=True)}
+    return {pair: max(float(gain), MIN_WEIGHT) for pair, gain in zip(pairs, gains, strict=True)}
 
 
 def _fit(

@@ -28,7 +28,7 @@ HALVES = frozenset({"TIE", "BOTH_BAD", "RATED"})
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PooledAnswer:
     """A completion and the hash of its text."""
 
     completion: str
@@ -36,15 +36,15 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class BattleDraw:
     """A battle to serve: answers on side a and side b. `probability` is that of the prompt and pair; each order of
     sides has half.
     """
 
     prompt: str
     pair: Pair
-    a: Answer
-    b: Answer
+    a: PooledAnswer
+    b: PooledAnswer
     probability: float
 
     @property
@@ -68,7 +68,7 @@ class BattlePool:
     """Answers, battles and votes of one campaign."""
 
     config: CampaignConfig
-    answers: dict[str, dict[str, list[Answer]]] = field(default_factory=lambda: defaultdict(dict))
+    answers: dict[str, dict[str, list[PooledAnswer]]] = field(default_factory=lambda: defaultdict(dict))
     prompts: dict[Pair, list[str]] = field(default_factory=lambda: defaultdict(list))
     num_votes: int = 0
     _same: set[Item] = field(default_factory=set)
@@ -82,7 +82,7 @@ class BattlePool:
     _changes: int = 0
     _counted: int = 0
 
-    def add_answer(self, prompt: str, contestant: str, answer: Answer) -> None:
+    def add_answer(self, prompt: str, contestant: str, answer: PooledAnswer) -> None:
         """Add a contestant's answer to a prompt."""
         answers = self.answers[prompt]
         if contestant in answers:
@@ -142,7 +142,7 @@ class BattlePool:
         """Return the number of votes and open battles on a prompt and pair."""
         return self._items[item]
 
-    def draw(self, done: Collection[Item], *, rng: Random) -> Draw | None:
+    def draw(self, done: Collection[Item], *, rng: Random) -> BattleDraw | None:
         """Draw a battle for a rater who has met the prompts and pairs in `done`; None if nothing is left.
 
         With chance 1 - epsilon: a prompt and pair that waits for its further raters, else a pair by its weight and its
@@ -173,14 +173,14 @@ class BattlePool:
         best = self._least_voted(item[1], done)
         return (item[0] in best) / len(best) * weights[item[1]] / sum(weights.values())
 
-    def _completed(self, item: Item, probability: float, rng: Random) -> Draw:
+    def _completed(self, item: Item, probability: float, rng: Random) -> BattleDraw:
         prompt, pair = item
         if pair[0] == pair[1]:
             answer = rng.choice(self.answers[prompt][pair[0]])
-            return Draw(prompt, pair, answer, answer, probability)
+            return BattleDraw(prompt, pair, answer, answer, probability)
         sides = [rng.choice(self.answers[prompt][contestant]) for contestant in pair]
         rng.shuffle(sides)
-        return Draw(prompt, pair, sides[0], sides[1], probability)
+        return BattleDraw(prompt, pair, sides[0], sides[1], probability)
 
     def _left(self, done: Collection[Item]) -> dict[Pair, int]:
         met = Counter(pair for _, pair in done)

@@ -31,7 +31,7 @@ from backend.domain.battles.clusters import (
     contrast_spread,
     covariance,
     groupings,
-    scores_of,
+    vote_scores,
 )
 from backend.domain.battles.comparisons import (
     PRIOR_SD,
@@ -78,7 +78,7 @@ TESTED = {"prompt": 8, "rater": 3}
 """Fewest prompts and raters for which the coverage of the intervals was simulated; `docs/benchmarks/ratings.md` has the
 table.
 """
-MOST_SHARE = 0.5
+MAX_SHARE = 0.5
 """Share of the votes of one prompt or rater from which the table names it."""
 FEW = 12
 """With fewer of both, intervals by both held in 97 to 98 % of simulated campaigns."""
@@ -166,7 +166,7 @@ def rate(columns: VoteColumns, options: RatingOptions) -> RatingTable:
     unbounded = connection_note(model.cells, columns.contestants)
     outcome = fit_method(model.cells, method=options.method, penalty=model.penalty, connection_note=unbounded)
     fit = outcome.fit
-    scores = scores_of(fit, model.cells, columns, weights=model.weights)
+    scores = vote_scores(fit, model.cells, columns, weights=model.weights)
     spread = covariance(fit, scores, model.groups, anchor_at=anchor_at)
     gaps, own, is_floored = floored(fit, spread, anchor_at=anchor_at)
     notes = [outcome.note] if outcome.note else []
@@ -281,7 +281,7 @@ def _choose_clusters(columns: VoteColumns, cluster_by: ClusterBy) -> tuple[Clust
     ]
     for way, codes in (("prompt", columns.prompt), ("rater", columns.rater)):
         share = int(np.bincount(codes).max()) / len(columns)
-        if way in ways and counts[way] >= 2 and share > MOST_SHARE:
+        if way in ways and counts[way] >= 2 and share > MAX_SHARE:
             where = "on one prompt" if way == "prompt" else "by one rater"
             notes.append(f"{percent(share)} of the votes are {where}: intervals are wide, and hold a little too often.")
     if len(ways) == 2 and not notes and max(counts.values()) < FEW:
@@ -337,7 +337,7 @@ def _position_bias(model: _Model, fit: Fit, *, level: float) -> Estimate | None:
     biased = maximise(cells, method=fit.method, precision=fit.precision, penalty=penalty, start=fit.theta)
     if biased is None:
         return None
-    scores = scores_of(biased, cells, model.columns, weights=model.weights)
+    scores = vote_scores(biased, cells, model.columns, weights=model.weights)
     return _effect(biased, scores, model, number=0, level=level, words="Elo for side a, intercept")
 
 

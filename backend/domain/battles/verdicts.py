@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from backend.domain.battles.inference.evidence import OVERLAPS, confidence_sequence, e_value, e_value_path
 from backend.domain.battles.inference.leave_out import outcomes_without
 from backend.domain.battles.inference.pair_votes import PairVotes, measured_leaning, measured_spread, pair_votes
-from backend.domain.battles.inference.plans import Spread, checked_gap, prompts_for, raters_for
+from backend.domain.battles.inference.plans import VoteSpread, checked_gap, prompts_for, raters_for
 from backend.domain.battles.inference.rater_evidence import (
-    LARGEST_LOG,
+    MAX_LOG,
     RaterEvidence,
     centre_sequence,
     log_rater_e_value,
@@ -90,7 +90,7 @@ class PairVerdict:
     needs_prompts: bool
     seconds_needed: float | None
     smallest_gap_elo: float
-    spread: Spread
+    spread: VoteSpread
     rests_on: str | None = None
 
     @property
@@ -181,7 +181,7 @@ def judge_pair(
         level=1 - alpha,
         num_pairs=num_pairs,
         e_value=e_value(pair.points, pair.prompt),
-        rater_e_value=math.exp(min(log_e, LARGEST_LOG)),
+        rater_e_value=math.exp(min(log_e, MAX_LOG)),
         threshold=1 / alpha,
         votes=len(pair.points) + pair.identical,
         prompts=len(means) + pair.identical_prompts,
@@ -272,7 +272,7 @@ def _rests_on(pair: PairVotes, outcome: Outcome, raters: RaterEvidence, *, alpha
     return pair.raters[min(changed, key=lambda rater: (-sizes[rater], rater))] if changed else None
 
 
-def _needed(pair: PairVotes, spread: Spread, *, gap_elo: float, alpha: float, outcome: Outcome) -> Needed:
+def _needed(pair: PairVotes, spread: VoteSpread, *, gap_elo: float, alpha: float, outcome: Outcome) -> Needed:
     """Further prompts with one vote each, and further raters with as many votes as those so far."""
     if outcome != "undecided":
         return Needed(gap_elo, 0, 0, 0)
@@ -287,7 +287,7 @@ def _needed(pair: PairVotes, spread: Spread, *, gap_elo: float, alpha: float, ou
 
 
 def _needed_at_gap(
-    pair: PairVotes, share: Estimate, spread: Spread, *, alpha: float, outcome: Outcome
+    pair: PairVotes, share: Estimate, spread: VoteSpread, *, alpha: float, outcome: Outcome
 ) -> Needed | None:
     """Count the votes that settle the observed gap, where there is one."""
     inside = (share.value * share.n + 1) / (share.n + 2)  # a vote for each, so that unanimous votes have a gap, too
@@ -295,7 +295,7 @@ def _needed_at_gap(
     return _needed(pair, spread, gap_elo=gap, alpha=alpha, outcome=outcome) if gap > 1 else None
 
 
-def _needs_prompts(pair: PairVotes, spread: Spread, *, gap_elo: float, alpha: float) -> bool:
+def _needs_prompts(pair: PairVotes, spread: VoteSpread, *, gap_elo: float, alpha: float) -> bool:
     """Return whether more raters on the same prompts can't settle a gap."""
     num_prompts = len(pair.sizes) + pair.identical_prompts
     delta = checked_gap(gap_elo)

@@ -18,7 +18,7 @@ MAX_CHARACTERS = 20_000
 NUM_ALTERNATIVES = 10
 
 
-class ChatMessage(BaseModel):
+class InspectedMessage(BaseModel):
     """One message of a conversation, rendered with the checkpoint's chat template."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,7 +33,7 @@ class InspectionConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     text: str = Field(default="", max_length=MAX_CHARACTERS, description="Raw text, after the begin token.")
-    messages: tuple[ChatMessage, ...] = Field(
+    messages: tuple[InspectedMessage, ...] = Field(
         default=(), max_length=64, description="Conversation, rendered with the chat template."
     )
 

@@ -82,7 +82,7 @@ CONVENTIONS = (
 )
 
 
-def describe(
+def describe_architecture(
     config: ArchitectureConfig,
     *,
     precision: Precision = "fp32",

@@ -44,7 +44,7 @@ FIRST_USE_BYTES = {"gpu": 0, "cpu": 30_000_000}
 (docs/benchmarks/memory.md).
 """
 
-LARGEST_MICRO_BATCH = 65_536
+MAX_MICRO_BATCH = 65_536
 
 
 class MemoryEstimate(BaseModel):
@@ -139,7 +139,7 @@ def largest_micro_batch(
         return estimate_memory(tried, length=length).total * calibration <= budget_bytes
 
     low, high = 0, 1
-    while high <= LARGEST_MICRO_BATCH and fits(high):
+    while high <= MAX_MICRO_BATCH and fits(high):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2

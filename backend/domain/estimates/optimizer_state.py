@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
-from backend.domain.architectures.parameters import Matrix, count_lora_parameters, count_parameters, list_matrices
+from backend.domain.architectures.parameters import WeightMatrix, count_lora_parameters, count_parameters, list_matrices
 from backend.domain.estimates.setting import TrainingSetting
 from backend.domain.training.config import RunConfig
 
@@ -94,7 +94,7 @@ def _hidden(setting: TrainingSetting, total: int) -> int:
     )
 
 
-def _in_blocks(setting: TrainingSetting, numbers: Callable[[Matrix], int]) -> int:
+def _in_blocks(setting: TrainingSetting, numbers: Callable[[WeightMatrix], int]) -> int:
     """Add up a number of each matrix inside the blocks that are trained."""
 
     def count(config: ArchitectureConfig) -> int:

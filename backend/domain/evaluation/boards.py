@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from backend.domain.evaluation.config import is_lower_better
+from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.wording import plural
 
 
@@ -22,9 +22,11 @@ def telling_metric(headline: str, values: Mapping[str, Sequence[float]]) -> str 
         >>> telling_metric("exact_match", {"exact_match": [0.0, 0.0], "contains": [0.34, 0.2]})
         'contains'
     """
-    if is_lower_better(headline) or any(values.get(headline, (1.0,))):
+    if is_score_lower_better(headline) or any(values.get(headline, (1.0,))):
         return None
-    return next((metric for metric, scores in values.items() if not is_lower_better(metric) and any(scores)), None)
+    return next(
+        (metric for metric, scores in values.items() if not is_score_lower_better(metric) and any(scores)), None
+    )
 
 
 AVERAGES = ("macro", "micro")

@@ -15,9 +15,9 @@ from typing import Any
 CLUSTER = "cluster"
 """Name of the value, and of a column that states an item's cluster."""
 PASSAGE_COLUMNS = ("passage", "context", "story", "article", "paragraph", "document")
-SHORTEST_PASSAGE = 80
+MIN_PASSAGE = 80
 """Characters; a shorter text before a question is a heading, not a passage."""
-LARGEST_SHARE = 0.5
+MAX_SHARE = 0.5
 """Share of the items in one group from which on their common text is an instruction, not a passage."""
 
 
@@ -37,7 +37,7 @@ def cluster_values(rows: Sequence[Mapping[str, Any]], labels: Sequence[str | Non
     if guessed is None:
         return None
     counts = Counter(label for label in guessed if label is not None)
-    if not counts or max(counts.values()) > max(1, LARGEST_SHARE * len(rows)):
+    if not counts or max(counts.values()) > max(1, MAX_SHARE * len(rows)):
         return None
     return _codes(guessed)
 
@@ -69,5 +69,5 @@ def _leading_passages(rows: Sequence[Mapping[str, Any]]) -> list[str | None] | N
     labels = []
     for row in rows:
         passage = str(row.get("question") or "").rstrip().rpartition("\n")[0].strip()
-        labels.append(passage if len(passage) >= SHORTEST_PASSAGE else None)
+        labels.append(passage if len(passage) >= MIN_PASSAGE else None)
     return labels if any(label is not None for label in labels) else None

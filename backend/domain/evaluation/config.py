@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
-from backend.domain.evaluation.tasks.definition import Form, TaskDefinition
+from backend.domain.evaluation.tasks.definition import RequestForm, TaskDefinition
 from backend.domain.evaluation.tasks.metric_names import is_lower_better as is_lower_better_metric
 from backend.domain.evaluation.tasks.metric_names import metric_label
 
@@ -70,7 +70,7 @@ MAIN_METRIC: dict[EvaluationKind, str] = {
 _LOWER_IS_SAFER = frozenset(name for name, metric in SAFETY_METRICS.items() if metric.higher_is_safer is False)
 
 
-def is_lower_better(score: str) -> bool:
+def is_score_lower_better(score: str) -> bool:
     """Return whether less of a score is better. A filter or a subgroup, as in `ter,strict` or `acc:physics`, changes
     nothing.
     """
@@ -198,7 +198,7 @@ def _task_settings(config: EvaluationConfig, task: TaskDefinition) -> dict[str, 
         settings["chat"] = task.chat
     if config.limit is not None or (task.fewshot.count and task.fewshot.choose != "first") or task.temperature > 0:
         settings["seed"] = config.seed
-    if task.form is Form.ROLLING:
+    if task.form is RequestForm.ROLLING:
         settings["windows"] = config.windows
     return settings
 

@@ -15,7 +15,7 @@ RUNTIME_BYTES = 440 << 20
 replica).
 """
 BATCH_TOKENS = 4096
-ENOUGH = 3
+MIN_MEASUREMENTS = 3
 """Earlier evaluations from which the spread of their rates is the error; with fewer, a stated factor is."""
 
 
@@ -50,7 +50,7 @@ class TimeEstimate:
 
 
 @dataclass(frozen=True)
-class MemoryEstimate:
+class MemoryRange:
     """Bytes with the range they may lie in."""
 
     bytes: int
@@ -83,7 +83,7 @@ def estimate_time(job: Timing, earlier: Sequence[Timing]) -> TimeEstimate | None
     for (basis, factor), measured in zip(_BASES, nearest, strict=True):
         if measured:
             rates = sorted(_rate(one) for one in measured)
-            if len(rates) >= ENOUGH:
+            if len(rates) >= MIN_MEASUREMENTS:
                 factor = max(1.1, *(_misses(rates, index) for index in range(len(rates))))
             seconds = _median(rates) * _work(job)
             return TimeEstimate(
@@ -96,7 +96,7 @@ def estimate_time(job: Timing, earlier: Sequence[Timing]) -> TimeEstimate | None
     return None
 
 
-def estimate_tokens(job: Timing, earlier: Sequence[Timing]) -> tuple[float, float] | None:
+def estimate_endpoint_tokens(job: Timing, earlier: Sequence[Timing]) -> tuple[float, float] | None:
     """Return the prompt and answer tokens that an endpoint will count, by the mean per item of the nearest earlier
     evaluation; None where no endpoint was asked this benchmark with as many examples.
     """
@@ -112,7 +112,7 @@ def estimate_tokens(job: Timing, earlier: Sequence[Timing]) -> tuple[float, floa
     return nearest.prompt_tokens / nearest.items * job.items, nearest.completion_tokens / nearest.items * job.items
 
 
-def estimate_memory(*, parameters: int, vocab_size: int | None, number_bytes: int = 4) -> MemoryEstimate:
+def estimate_evaluation_memory(*, parameters: int, vocab_size: int | None, number_bytes: int = 4) -> MemoryRange:
     """Return the peak memory of an evaluation: process, weights, and logits of one batch of 4,096 tokens.
 
     How many positions of a batch get logits depends on the benchmark: none to all of them, twice, is the range.
@@ -123,7 +123,7 @@ def estimate_memory(*, parameters: int, vocab_size: int | None, number_bytes: in
     """
     low = RUNTIME_BYTES + number_bytes * parameters
     logits = 2 * 4 * BATCH_TOKENS * (vocab_size or 50_000)
-    return MemoryEstimate(low + logits // 2, low, low + logits)
+    return MemoryRange(low + logits // 2, low, low + logits)
 
 
 def _work(job: Timing) -> float:

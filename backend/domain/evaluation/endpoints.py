@@ -10,7 +10,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
-from backend.domain.evaluation.tasks.definition import Form
+from backend.domain.evaluation.tasks.definition import RequestForm
 from backend.domain.openai_servers import Capabilities, check_url
 from backend.errors import InvalidInput
 
@@ -74,20 +74,20 @@ class JudgeTarget(BaseModel):
     endpoint: EndpointTarget | None = None
 
 
-def form_of(config: EvaluationConfig, kind: EvaluationKind) -> Form:
+def request_form(config: EvaluationConfig, kind: EvaluationKind) -> RequestForm:
     """Return the request that one item of an evaluation makes."""
     if config.task is not None:
         return config.task.form
-    by_kind = {EvaluationKind.GENERATION: Form.GENERATE, EvaluationKind.MULTIPLE_CHOICE: Form.CHOICES}
-    return by_kind.get(kind, Form.ROLLING)
+    by_kind = {EvaluationKind.GENERATION: RequestForm.GENERATE, EvaluationKind.MULTIPLE_CHOICE: RequestForm.CHOICES}
+    return by_kind.get(kind, RequestForm.ROLLING)
 
 
-def uses_chat_api(config: EvaluationConfig, form: Form, capabilities: Capabilities) -> bool:
+def uses_chat_api(config: EvaluationConfig, form: RequestForm, capabilities: Capabilities) -> bool:
     """Return whether an endpoint is asked by messages: where the config says so, or where it leaves that open and the
     API has chats.
     """
     setting = config.task.chat if config.task is not None and config.chat == "auto" else config.chat
-    if form is not Form.GENERATE:
+    if form is not RequestForm.GENERATE:
         return setting == "on"
     return capabilities.chat if setting == "auto" else setting == "on"
 
@@ -102,15 +102,15 @@ def check_request(name: str, config: EvaluationConfig, kind: EvaluationKind, cap
             remedy=f"Leave {field} at its default.",
             field=field,
         )
-    form = form_of(config, kind)
-    if form is Form.ROLLING:
+    form = request_form(config, kind)
+    if form is RequestForm.ROLLING:
         raise InvalidInput(
             f"“{name}” is an endpoint, and the loss on whole texts needs the tokenizer and the context of its network.",
             remedy="Evaluate the checkpoint itself, or choose a benchmark of questions.",
             field="kind",
         )
     chat = uses_chat_api(config, form, capabilities)
-    if form is not Form.GENERATE:
+    if form is not RequestForm.GENERATE:
         _check_likelihoods(name, capabilities, chat=chat)
     elif chat and not capabilities.chat:
         raise InvalidInput(f"The API of “{name}” has no chat completions.", remedy="Set chat to off.", field="chat")

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backend.domain.evaluation.config import is_lower_better
+from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.evaluation.harness import exported_name, read_name
 from backend.errors import InvalidInput
 
-MOST_TASKS = 5000
+MAX_TASKS = 5000
 NAME, MODEL = 160, 200
 
 
@@ -46,8 +46,8 @@ def read_results(data: Any, *, source: str) -> list[StatedScores]:
             ),
             field="file",
         )
-    if len(results) > MOST_TASKS:
-        raise InvalidInput(f"{source} has {len(results):,} tasks; at most {MOST_TASKS:,} are read.", field="file")
+    if len(results) > MAX_TASKS:
+        raise InvalidInput(f"{source} has {len(results):,} tasks; at most {MAX_TASKS:,} are read.", field="file")
     model, harness = _model_of(data, source), _harness_of(data)
     rows = []
     for task, values in results.items():
@@ -152,7 +152,7 @@ def write_results(
     n = max((int(score["n"]) for score in scores), default=0)
     totals = [score for score in scores if not score.get("subgroup")]
     directions = {
-        exported_name(str(score["metric"]), score.get("options")).partition(",")[0]: not is_lower_better(
+        exported_name(str(score["metric"]), score.get("options")).partition(",")[0]: not is_score_lower_better(
             score["metric"]
         )
         for score in totals
@@ -180,7 +180,7 @@ def write_results(
     }
 
 
-def write_sample(item: ItemRow) -> dict[str, Any]:
+def sample_line(item: ItemRow) -> dict[str, Any]:
     """Return one item as a line of lm-evaluation-harness' samples file. What an evaluation did not keep is empty."""
     shown = item.shown
     logprobs, choices = list(shown.get("logprobs") or []), list(shown.get("choices") or [])

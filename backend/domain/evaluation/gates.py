@@ -26,7 +26,7 @@ SHARE_OF_A_LOOK = 0.5
 """Part of the error left over by earlier looks that a look may spend."""
 SHARE_OF_THE_WHOLE = 0.9
 """The same where a benchmark's items are all used, so that more of them can't follow."""
-SMALLEST_QUANTILE, LARGEST_QUANTILE = 1e-6, 6.0
+MIN_QUANTILE, MAX_QUANTILE = 1e-6, 6.0
 """Standard errors between which intervals are inverted: p values below 2e-9 are given as that."""
 CompareAt = Callable[[float], PairedComparison]
 """A comparison of candidate less champion at a level; its difference is positive where the candidate's numbers are
@@ -34,7 +34,7 @@ larger.
 """
 
 
-class Verdict(StrEnum):
+class GateVerdict(StrEnum):
     """Outcome of a gate."""
 
     PASS = "PASS"  # noqa: S105
@@ -144,7 +144,7 @@ class BenchmarkVerdict:
     clusters: int | None
     p_pass: float | None
     p_fail: float | None
-    verdict: Verdict
+    verdict: GateVerdict
     power: float | None
     items_to_settle: int | None
     procedure: str
@@ -159,7 +159,7 @@ class GateDecision:
     states the test.
     """
 
-    verdict: Verdict
+    verdict: GateVerdict
     benchmarks: tuple[BenchmarkVerdict, ...]
     power: float | None
     procedure: str
@@ -193,7 +193,7 @@ def decide_gate(config: GateConfig, evidence: Sequence[Evidence]) -> GateDecisio
     else:
         fails = holm([*fails, *undecided])[: len(evidence)]
     verdicts = [
-        Verdict.PASS if p < alpha else Verdict.FAIL if f < alpha else Verdict.INCONCLUSIVE
+        GateVerdict.PASS if p < alpha else GateVerdict.FAIL if f < alpha else GateVerdict.INCONCLUSIVE
         for p, f in zip(passes, fails, strict=True)
     ]
     spread = count if config.rule == "any" else 1
@@ -208,9 +208,9 @@ def decide_gate(config: GateConfig, evidence: Sequence[Evidence]) -> GateDecisio
         )
         for one, verdict, p, f, (raw_p, raw_f) in zip(evidence, verdicts, passes, fails, raw, strict=True)
     )
-    decisive = {"all": (Verdict.FAIL, Verdict.PASS), "any": (Verdict.PASS, Verdict.FAIL)}[config.rule]
+    decisive = {"all": (GateVerdict.FAIL, GateVerdict.PASS), "any": (GateVerdict.PASS, GateVerdict.FAIL)}[config.rule]
     unanimous = not undecided and set(verdicts) == {decisive[1]}
-    verdict = decisive[0] if decisive[0] in verdicts else decisive[1] if unanimous else Verdict.INCONCLUSIVE
+    verdict = decisive[0] if decisive[0] in verdicts else decisive[1] if unanimous else GateVerdict.INCONCLUSIVE
     powers = [*(part.power for part in parts), *([None] * len(undecided))]
     return GateDecision(verdict, parts, _joint_power(config.rule, powers), describe_procedure(config))
 
@@ -249,15 +249,13 @@ def _p_values(evidence: Evidence, threshold: float) -> tuple[float | None, float
     if low is None or high is None:
         return None, None
     is_above = low + high > 2 * threshold
-    if (
-        distance(SMALLEST_QUANTILE) <= 0
-    ):  # an interval that is not symmetrical may shrink to the other side of the threshold
+    if distance(MIN_QUANTILE) <= 0:  # an interval that is not symmetrical may shrink to the other side of the threshold
         is_above = not is_above
-    if distance(SMALLEST_QUANTILE) <= 0:
+    if distance(MIN_QUANTILE) <= 0:
         return 1.0, 1.0
-    quantile = LARGEST_QUANTILE
+    quantile = MAX_QUANTILE
     if distance(quantile) < 0:
-        quantile = scipy.optimize.brentq(distance, SMALLEST_QUANTILE, LARGEST_QUANTILE, xtol=1e-9, rtol=1e-9)
+        quantile = scipy.optimize.brentq(distance, MIN_QUANTILE, MAX_QUANTILE, xtol=1e-9, rtol=1e-9)
     p_value = min(1.0, 2 * float(scipy.stats.norm.sf(quantile)) / evidence.look.share)
     return (p_value, 1.0) if is_above else (1.0, p_value)
 
@@ -272,7 +270,7 @@ def _oriented(evidence: Evidence, level: float) -> tuple[float | None, float | N
 def _describe(
     config: GateConfig,
     evidence: Evidence,
-    verdict: Verdict,
+    verdict: GateVerdict,
     p_pass: float | None,
     p_fail: float | None,
     *,
@@ -289,7 +287,7 @@ def _describe(
         float(scipy.stats.norm.cdf((config.expected_difference - threshold) / stderr - critical)) if stderr else None
     )
     items = None
-    if verdict is Verdict.INCONCLUSIVE and stderr and difference != threshold:
+    if verdict is GateVerdict.INCONCLUSIVE and stderr and difference != threshold:
         next_share = SHARE_OF_A_LOOK * look.left or look.share
         spread = (
             float(scipy.stats.norm.isf(error * next_share / 2)) + float(scipy.stats.norm.ppf(PLANNED_POWER))

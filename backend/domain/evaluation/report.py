@@ -25,7 +25,7 @@ STYLE = (
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A titled table of a report; `note` stands above it. Cells that are multi-line are shown as they are."""
 
     title: str
@@ -33,7 +33,7 @@ class Section:
     note: str = ""
 
 
-def write_html(title: str, subtitle: str, sections: Sequence[Section]) -> str:
+def evaluation_report_html(title: str, subtitle: str, sections: Sequence[ReportSection]) -> str:
     """Return a report as one HTML file."""
     parts = [
         "<!doctype html>",
@@ -48,7 +48,7 @@ def write_html(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _section(section: Section) -> str:
+def _section(section: ReportSection) -> str:
     titles = list(dict.fromkeys(title for row in section.rows for title in row))
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)
     body = "".join(

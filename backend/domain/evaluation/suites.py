@@ -19,7 +19,7 @@ from backend.domain.validation import validation_message
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 
-MOST_MEMBERS = 200
+MAX_MEMBERS = 200
 
 
 class Moment(StrEnum):
@@ -58,7 +58,7 @@ class SuiteConfig(BaseModel):
 
     name: str
     description: str = Field(default="", max_length=2000)
-    members: tuple[SuiteMember, ...] = Field(min_length=1, max_length=MOST_MEMBERS)
+    members: tuple[SuiteMember, ...] = Field(min_length=1, max_length=MAX_MEMBERS)
     centred: bool = Field(default=False, description="Also average what exceeds chance, as the CORE metric does.")
 
     @field_validator("members")

@@ -6,12 +6,12 @@ from typing import Any
 
 from pydantic import Field
 
-from backend.domain.jobs.records import JobResult, Payload, Record
+from backend.domain.jobs.records import FrozenRecord, JobResult, Payload
 from backend.domain.jobs.states import JobKind, StopRequest
 from backend.domain.serving.load import LoadConfig, Side
 
 
-class LoadTarget(Record):
+class LoadTarget(FrozenRecord):
     """The address of a gateway (an OpenAI-compatible API) or of a replica, and its secret."""
 
     kind: Side

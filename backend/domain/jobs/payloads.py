@@ -21,7 +21,7 @@ from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.endpoints import EndpointTarget, JudgeTarget
 from backend.domain.evaluation.judges.config import JudgeConfig
 from backend.domain.jobs.load_test import LoadTestPayload
-from backend.domain.jobs.records import Payload, Record
+from backend.domain.jobs.records import FrozenRecord, Payload
 from backend.domain.jobs.reports import DataReportPayload, TokenizerReportPayload
 from backend.domain.jobs.serving_probe import ServingProbePayload
 from backend.domain.jobs.states import JobKind
@@ -88,7 +88,7 @@ class ProbePayload(TrainingPayload):
     shape: ArchitectureConfig | None = None
 
 
-class CheckRequest(Record):
+class CheckRequest(FrozenRecord):
     """A comparison of an evaluation's engine with another one; 0 items: all."""
 
     against: Literal["lm_eval", "plain"]
@@ -123,7 +123,7 @@ class EvaluatePayload(ComputePayload):
         return self
 
 
-class Prompt(Record):
+class Prompt(FrozenRecord):
     """Messages to complete; `id` and `sample`, the number of one of several answers, come back with the completion."""
 
     id: str
@@ -201,7 +201,7 @@ class ReplicaPayload(Payload):
     keep_free_bytes: int = Field(default=0, ge=0)
 
 
-class HubSource(Record):
+class HubSource(FrozenRecord):
     """A dataset of the Hub. Defaults: the only config, the split `train`, the branch `main`."""
 
     id: str
@@ -210,7 +210,7 @@ class HubSource(Record):
     revision: str | None = None
 
 
-class Derivation(Record):
+class Derivation(FrozenRecord):
     """A change of the version in `folder`; `other` is the folder of the version that is merged."""
 
     folder: str
@@ -284,7 +284,7 @@ class AddBasePayload(Payload):
         return self
 
 
-class HubTarget(Record):
+class HubTarget(FrozenRecord):
     """The Hub repository that an export is pushed to."""
 
     repo: str

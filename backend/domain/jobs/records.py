@@ -12,13 +12,13 @@ from backend.domain.validation import field_at_fault, validation_message
 from backend.errors import InvalidInput, RoundhouseError
 
 
-class Record(BaseModel):
+class FrozenRecord(BaseModel):
     """A frozen record without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Payload(Record):
+class Payload(FrozenRecord):
     """Base of the payloads: the work of one job."""
 
     job_kind: ClassVar[JobKind]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.reports.report import ReportQuestion
-from backend.domain.jobs.records import Payload, Record
+from backend.domain.jobs.records import FrozenRecord, Payload
 from backend.domain.jobs.states import JobKind
 
 
-class NamedFolder(Record):
+class NamedFolder(FrozenRecord):
     """A dataset or tokenizer with its name in the results."""
 
     name: str

@@ -14,7 +14,7 @@ NUM_POINTS = 60
 
 
 @dataclass(frozen=True)
-class Line:
+class CurveLine:
     """A line with its band, `low` and `high` empty where there is none. x is logarithmic: FLOPs or parameters."""
 
     name: str
@@ -26,7 +26,7 @@ class Line:
     is_own: bool = False
 
 
-def frontier_line(law: ScalingLaw, low_flops: float, high_flops: float, *, ceiling: float | None = None) -> Line:
+def frontier_line(law: ScalingLaw, low_flops: float, high_flops: float, *, ceiling: float | None = None) -> CurveLine:
     """Return a law's lowest loss for each budget, with the band of its draws; losses above `ceiling` (guessing) are
     left out.
     """
@@ -40,7 +40,7 @@ def frontier_line(law: ScalingLaw, low_flops: float, high_flops: float, *, ceili
     if law.draws is not None and len(budgets):
         bands = [_frontier_band(law, float(budget), float(loss)) for budget, loss in zip(budgets, losses, strict=True)]
         low, high = tuple(band[0] for band in bands), tuple(min(band[1], top) for band in bands)
-    return Line(law.title, tuple(budgets.tolist()), tuple(losses.tolist()), low, high, law.E, law.is_own)
+    return CurveLine(law.title, tuple(budgets.tolist()), tuple(losses.tolist()), low, high, law.E, law.is_own)
 
 
 def _frontier_band(law: ScalingLaw, flops: float, loss: float) -> tuple[float, float]:
@@ -58,17 +58,19 @@ def _frontier_band(law: ScalingLaw, flops: float, loss: float) -> tuple[float, f
 
 def profile_line(
     law: ScalingLaw, flops: float, *, name: str, spread: float = 16.0, ceiling: float | None = None
-) -> Line:
+) -> CurveLine:
     """Return the loss expected by a law for each size at one budget, up to a factor `spread` from the optimum."""
     best = law.optimum(flops).parameters
     sizes = best * np.geomspace(1 / spread, spread, NUM_POINTS)
     losses = np.array([law.loss(float(n), flops / FLOPS_PER_PARAMETER_TOKEN / float(n)) for n in sizes])
     below_ceiling = losses <= (ceiling if ceiling is not None else math.inf)
-    return Line(name, tuple(sizes[below_ceiling].tolist()), tuple(losses[below_ceiling].tolist()), is_own=law.is_own)
+    return CurveLine(
+        name, tuple(sizes[below_ceiling].tolist()), tuple(losses[below_ceiling].tolist()), is_own=law.is_own
+    )
 
 
-def parabola_line(profile: Profile, *, name: str) -> Line:
+def parabola_line(profile: Profile, *, name: str) -> CurveLine:
     """Return a measured profile's parabola over the sizes that were trained."""
     sizes = [point.parameters for point in profile.points]
     at = np.geomspace(min(sizes), max(sizes), NUM_POINTS)
-    return Line(name, tuple(at.tolist()), tuple(profile.loss(float(n)) for n in at), is_own=True)
+    return CurveLine(name, tuple(at.tolist()), tuple(profile.loss(float(n)) for n in at), is_own=True)

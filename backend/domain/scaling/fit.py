@@ -26,8 +26,8 @@ FloatArray = NDArray[np.float64]
 
 HUBER_DELTA = 1e-3
 NUM_CONSTANTS = 5
-FEWEST_POINTS = 8
-FEWEST_LEVELS = 3
+MIN_POINTS = 8
+MIN_LEVELS = 3
 FINEST = 5e-4
 """Minimum width of an interval as a share of its value: losses are recorded with four or five digits."""
 
@@ -114,18 +114,18 @@ def fit_law(
 
 def check_points(points: Sequence[ScalingPoint]) -> None:
     """Raise InvalidInput unless the runs identify the five constants."""
-    if len(points) < FEWEST_POINTS:
+    if len(points) < MIN_POINTS:
         raise InvalidInput(
             f"{len(points)} {'run is' if len(points) == 1 else 'runs are'} too few to fit five constants.",
-            remedy=f"At least {FEWEST_POINTS} are needed, over {FEWEST_LEVELS} sizes and {FEWEST_LEVELS} token counts.",
+            remedy=f"At least {MIN_POINTS} are needed, over {MIN_LEVELS} sizes and {MIN_LEVELS} token counts.",
         )
     for name, word in (("parameters", "sizes"), ("tokens", "token counts")):
         levels = len(np.unique(np.round(np.log([getattr(point, name) for point in points]), 2)))
-        if levels < FEWEST_LEVELS:
+        if levels < MIN_LEVELS:
             raise InvalidInput(
                 f"These runs differ too little: {levels} {word.removesuffix('s') if levels == 1 else word} can't"
                 " determine the constants.",
-                remedy=f"Train with at least {FEWEST_LEVELS} {word}, a factor of two or more apart.",
+                remedy=f"Train with at least {MIN_LEVELS} {word}, a factor of two or more apart.",
             )
 
 

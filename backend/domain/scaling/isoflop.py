@@ -21,7 +21,7 @@ from backend.domain.wording import percent
 
 FloatArray = NDArray[np.float64]
 
-FEWEST_SIZES = 4
+MIN_SIZES = 4
 SAME_BUDGET = 0.15
 """Runs whose budgets' logarithms differ by less belong to one profile."""
 
@@ -80,7 +80,7 @@ def fit_isoflop(
     profiles: list[Profile] = []
     lowest: list[tuple[float, FloatArray]] = []  # log C, draws of log N_opt
     for group in group_by_budget(points):
-        if len({round(math.log(point.parameters), 2) for point in group}) < FEWEST_SIZES:
+        if len({round(math.log(point.parameters), 2) for point in group}) < MIN_SIZES:
             continue
         profile, draws = _fit_profile(group, rng, num_draws=num_draws, level=level)
         profiles.append(profile)

@@ -73,7 +73,7 @@ class PlanConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchPlan:
     """Batch size, steps and learning-rate schedule."""
 
     tokens: int
@@ -102,7 +102,7 @@ class ScalingPlan:
     flops_per_token: int
     tokens: int
     steps: int
-    batch: Batch
+    batch: BatchPlan
     loss: Estimate
     unique_tokens: int | None
     epochs: float | None

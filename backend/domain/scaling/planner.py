@@ -12,7 +12,7 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.flops import count_flops
 from backend.domain.estimates.throughput import Speed, rate_at
 from backend.domain.scaling.laws import Allocation, ScalingLaw, effective_tokens
-from backend.domain.scaling.plan import Batch, PlanConfig, ScalingPlan
+from backend.domain.scaling.plan import BatchPlan, PlanConfig, ScalingPlan
 from backend.domain.scaling.plan_notes import plan_notes
 from backend.domain.scaling.shapes import count_all, count_without_embeddings, propose_architecture
 from backend.domain.statistics.estimates import Estimate
@@ -144,7 +144,7 @@ def _optimal_parameters(config: PlanConfig, law: ScalingLaw, optimum: Allocation
     return law.parameters_estimate(optimum.flops)
 
 
-def _make_batch(architecture: ArchitectureConfig, tokens: float, *, context: int) -> tuple[Batch, int]:
+def _make_batch(architecture: ArchitectureConfig, tokens: float, *, context: int) -> tuple[BatchPlan, int]:
     """Return the batch and the number of steps for the tokens: at most the given number of tokens, at least one
     step.
     """
@@ -154,6 +154,6 @@ def _make_batch(architecture: ArchitectureConfig, tokens: float, *, context: int
     steps = min(MAX_STEPS, max(1, int(tokens / per_step)))
     rate = learning_rate_rule(size, tokens)
     return (
-        Batch(per_step, micro_batch, accumulate, rate.value, min(steps, max(1, steps // 20), 2000), rate.source),
+        BatchPlan(per_step, micro_batch, accumulate, rate.value, min(steps, max(1, steps // 20), 2000), rate.source),
         steps,
     )

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.flops import count_flops
 from backend.domain.estimates.throughput import Speed, rate_at
-from backend.domain.scaling.isoflop import FEWEST_SIZES
+from backend.domain.scaling.isoflop import MIN_SIZES
 from backend.domain.scaling.laws import DEFAULT_LAW, ScalingLaw
 from backend.domain.scaling.shapes import count_all, count_without_embeddings, propose_architecture
 from backend.domain.training.config import Objective, RunConfig
@@ -25,7 +25,7 @@ EVAL_TOKENS = 65_536
 """Tokens of each run's val_loss, the same windows for all runs: low noise, about a second."""
 
 FINAL_LEARNING_RATE = 1e-5
-MOST_RUNS = 60
+MAX_RUNS = 60
 
 
 class StudyConfig(BaseModel):
@@ -111,10 +111,10 @@ def plan_study(
     unique_tokens: int | None = None,
 ) -> StudyPlan:
     """Lay out the runs of a study. Raises InvalidInput for too many runs, or budgets too small for several sizes."""
-    if len(config.budgets) * config.sizes > MOST_RUNS:
+    if len(config.budgets) * config.sizes > MAX_RUNS:
         raise InvalidInput(
             f"{len(config.budgets)} budgets of {config.sizes} sizes are {len(config.budgets) * config.sizes} runs.",
-            remedy=f"Take at most {MOST_RUNS}; three budgets of five sizes are a good start.",
+            remedy=f"Take at most {MAX_RUNS}; three budgets of five sizes are a good start.",
             field="sizes",
         )
     shapes = [(budget, _shapes(config, law, vocab_size, budget)) for budget in config.budgets]
@@ -211,10 +211,10 @@ def _notes(
     config: StudyConfig, shapes: Sequence[tuple[float, list[ArchitectureConfig]]], runs: Sequence[StudyRun]
 ) -> list[str]:
     notes = []
-    poor = [format_budget(budget) for budget, of in shapes if len(of) < FEWEST_SIZES]
+    poor = [format_budget(budget) for budget, of in shapes if len(of) < MIN_SIZES]
     if poor:
         notes.append(
-            f"At {' and '.join(poor)} FLOPs fewer than {FEWEST_SIZES} different networks fit this vocabulary, so there"
+            f"At {' and '.join(poor)} FLOPs fewer than {MIN_SIZES} different networks fit this vocabulary, so there"
             " is no profile. Choose larger budgets, more sizes or a smaller vocabulary."
         )
     if len(config.budgets) < 3:

@@ -84,7 +84,7 @@ class Votes:
         return f"{likes}, by {self.voters} {'voter' if self.voters == 1 else 'voters'}"
 
 
-def pair_votes(canary: Sequence[bool], stable: Sequence[bool]) -> tuple[int, int]:
+def count_paired_votes(canary: Sequence[bool], stable: Sequence[bool]) -> tuple[int, int]:
     """Return (wins, losses) of a canary whose n-th vote meets the stable revision's n-th; equal votes are neither.
 
     With equal shares of likes both are equally likely, whatever came before, so their bets are a martingale.
@@ -111,7 +111,7 @@ class Observed:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CanaryVerdict:
     """Next action on a canary and its reason; `percent` is the share from now on."""
 
     action: Literal["wait", "step", "promote", "abort"]
@@ -119,14 +119,14 @@ class Verdict:
     percent: float
 
 
-def judge_canary(rules: CanaryRules, observed: Observed) -> Verdict:
+def judge_canary(rules: CanaryRules, observed: Observed) -> CanaryVerdict:
     """Return whether a canary is aborted, grows, is promoted or stays as it is.
 
     >>> judge_canary(CanaryRules(percent=10), Observed(requests=10, failures=4, p95_s=None, step_s=1)).reason
     'lost 4 of 10 requests (40 %), more than 5 %'
     """
     if observed.starts >= MAX_STARTS:
-        return Verdict("abort", f"its replicas failed to start {observed.starts} times", rules.percent)
+        return CanaryVerdict("abort", f"its replicas failed to start {observed.starts} times", rules.percent)
     limit = rules.abort_error_rate
     if limit is not None and observed.failures >= MIN_FAILURES:
         from backend.domain.statistics.estimates import (
@@ -139,20 +139,22 @@ def judge_canary(rules: CanaryRules, observed: Observed) -> Verdict:
                 f"lost {observed.failures} of {observed.requests} requests"
                 f" ({percent(observed.failures / observed.requests)})"
             )
-            return Verdict("abort", f"{lost}, more than {100 * limit:g} %", rules.percent)
+            return CanaryVerdict("abort", f"{lost}, more than {100 * limit:g} %", rules.percent)
     votes = observed.votes.decision(rules.vote_alpha)
     if votes == "worse":
-        return Verdict("abort", f"{observed.votes.describe()} (e-value {observed.votes.e_value:.0f})", rules.percent)
+        return CanaryVerdict(
+            "abort", f"{observed.votes.describe()} (e-value {observed.votes.e_value:.0f})", rules.percent
+        )
     enough = observed.requests >= rules.min_requests
     if rules.abort_p95_s is not None and enough and observed.p95_s is not None and observed.p95_s > rules.abort_p95_s:
-        return Verdict(
+        return CanaryVerdict(
             "abort", f"p95 of the first token is {observed.p95_s:.2f} s, above {rules.abort_p95_s:g} s", rules.percent
         )
     if not rules.step_up or not enough or observed.step_s < 60 * rules.step_minutes:
-        return Verdict("wait", "", rules.percent)
+        return CanaryVerdict("wait", "", rules.percent)
     if rules.step_on_votes and votes != "better":
-        return Verdict("wait", "", rules.percent)
+        return CanaryVerdict("wait", "", rules.percent)
     larger = [step for step in STEPS if step > rules.percent]
     if not larger:
-        return Verdict("promote", f"{observed.requests} requests at {rules.percent:g} %", 100.0)
-    return Verdict("step", f"{observed.requests} requests at {rules.percent:g} %", larger[0])
+        return CanaryVerdict("promote", f"{observed.requests} requests at {rules.percent:g} %", 100.0)
+    return CanaryVerdict("step", f"{observed.requests} requests at {rules.percent:g} %", larger[0])

@@ -36,7 +36,7 @@ M = TypeVar("M", bound=TreeMessage)
 
 
 @dataclass(frozen=True)
-class Step:
+class TreeLevel:
     """One level of the selected line: the messages of its round by column, and the rounds that exist beside it."""
 
     selected: str
@@ -45,7 +45,7 @@ class Step:
     round: int
 
 
-def selected_line(messages: Sequence[M], leaf_id: str | None) -> list[Step]:
+def selected_line(messages: Sequence[M], leaf_id: str | None) -> list[TreeLevel]:
     """Return the line from the first message to a leaf; to the newest leaf for None or an unknown one."""
     by_id = {message.id: message for message in messages}
     leaf = by_id.get(leaf_id or "") or (by_id[newest_leaf(messages, None)] if messages else None)
@@ -98,9 +98,9 @@ def _children(messages: Sequence[M]) -> Mapping[str | None, list[M]]:
     return children
 
 
-def _step(message: M, siblings: Sequence[M]) -> Step:
+def _step(message: M, siblings: Sequence[M]) -> TreeLevel:
     columns = sorted((other for other in siblings if other.round == message.round), key=lambda other: other.branch)
-    return Step(
+    return TreeLevel(
         selected=message.id,
         messages=tuple(other.id for other in columns),
         rounds=tuple(sorted({other.round for other in siblings})),

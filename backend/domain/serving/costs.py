@@ -13,7 +13,7 @@ MIN_DAYS = 3
 
 
 @dataclass(frozen=True)
-class Forecast:
+class PriceForecast:
     """Dollars expected for a month, with the interval that holds the total of a further month of such days with
     probability `level`.
 
@@ -49,7 +49,7 @@ def seconds_by_day(start: datetime, end: datetime) -> dict[date, float]:
 
 def forecast_month(
     spent: float, daily: Sequence[float], *, days_left: float, past_error: float | None = None
-) -> Forecast:
+) -> PriceForecast:
     """Return what was spent plus the mean of full days for each day left, with a prediction interval for independent
     normal days.
 
@@ -60,9 +60,9 @@ def forecast_month(
     mean = math.fsum(daily) / count if count else 0.0
     usd = spent + mean * days_left
     if count < MIN_DAYS:
-        return Forecast(usd, None, None, LEVEL, count, past_error)
+        return PriceForecast(usd, None, None, LEVEL, count, past_error)
     from scipy.stats import t
 
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in daily) / (count - 1))
     half = float(t.ppf(0.5 + LEVEL / 2, count - 1)) * sd * math.sqrt(days_left + days_left**2 / count)
-    return Forecast(usd, max(spent, usd - half), usd + half, LEVEL, count, past_error)
+    return PriceForecast(usd, max(spent, usd - half), usd + half, LEVEL, count, past_error)

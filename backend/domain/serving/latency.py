@@ -8,25 +8,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-SMALLEST_S = 1e-4
+MIN_S = 1e-4
 GROWTH = 1.08
 _LOG = math.log(GROWTH)
 MIN_DECODE_S = 0.01
 MAX_TOKENS_PER_S = 10_000.0
 """Of one answer: what exceeds it was buffered on its way, and measures the network."""
-LAST = math.ceil(math.log(3600 / SMALLEST_S) / _LOG)
+LAST = math.ceil(math.log(3600 / MIN_S) / _LOG)
 
 
 def bucket_of(seconds: float) -> int:
     """Return the number of the bucket of a latency: 0 up to 0.1 ms, the last from an hour on."""
-    if seconds <= SMALLEST_S:
+    if seconds <= MIN_S:
         return 0
-    return min(LAST, 1 + int(math.log(seconds / SMALLEST_S) / _LOG))
+    return min(LAST, 1 + int(math.log(seconds / MIN_S) / _LOG))
 
 
 def bucket_middle_s(bucket: int) -> float:
     """Return the geometric middle of a bucket in seconds."""
-    return SMALLEST_S * GROWTH ** (bucket - 0.5) if bucket else SMALLEST_S
+    return MIN_S * GROWTH ** (bucket - 0.5) if bucket else MIN_S
 
 
 def add_counts(counts: Iterable[Mapping[str, int] | Mapping[int, int]]) -> dict[int, int]:

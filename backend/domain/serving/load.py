@@ -90,7 +90,7 @@ class LoadConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class Ask:
+class PlannedRequest:
     """One request to send: its prompt, its length limit, and when it arrives in an open loop."""
 
     prompt: str
@@ -99,7 +99,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Record:
+class RequestTiming:
     """One request as the client measured it, in seconds. `start_s` is when it was due: in an open loop the planned
     arrival, so that a generator that is late makes no latency smaller; `late_s` is how late. `gaps_s` are the times
     between chunks that carried tokens.
@@ -122,17 +122,17 @@ class LevelRun:
     warm-up, and before the last requests end alone.
     """
 
-    records: tuple[Record, ...]
+    records: tuple[RequestTiming, ...]
     start_s: float
     end_s: float
 
     @property
-    def counted(self) -> tuple[Record, ...]:
+    def counted(self) -> tuple[RequestTiming, ...]:
         """Return the requests after the warm-up."""
         return tuple(record for record in self.records if not record.is_warmup)
 
 
-def iterate_asks(config: LoadConfig, *, phase: int = 0) -> Iterator[Ask]:
+def iterate_asks(config: LoadConfig, *, phase: int = 0) -> Iterator[PlannedRequest]:
     """Yield requests without end, or one per arrival. Words depend on `phase` and lengths do not: every phase has the
     same mix, and no prompt's beginning is in a cache.
     """
@@ -147,4 +147,4 @@ def iterate_asks(config: LoadConfig, *, phase: int = 0) -> Iterator[Ask]:
             now = arrival
         elif config.rate is not None:
             now += lengths.expovariate(config.rate)
-        yield Ask(" ".join(words.choices(WORDS, k=num_words)), max_tokens, now)
+        yield PlannedRequest(" ".join(words.choices(WORDS, k=num_words)), max_tokens, now)

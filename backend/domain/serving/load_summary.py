@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backend.domain.serving.latency import bucket_of
-from backend.domain.serving.load import LevelRun, Record
+from backend.domain.serving.load import LevelRun, RequestTiming
 from backend.domain.statistics.quantiles import median_difference, nearest_rank, quantile_interval
 
 Interval = tuple[float, float]
@@ -23,7 +23,7 @@ request ended.
 
 
 @dataclass(frozen=True)
-class Spread:
+class LatencySpread:
     """Percentiles in milliseconds by nearest rank, with 95 % intervals for independent values where there are enough of
     them.
     """
@@ -68,11 +68,11 @@ class LoadSummary:
     completion_tokens: int
     goodput_per_s: float
     good_share: float
-    ttft: Spread | None
-    itl: Spread | None
-    e2e: Spread | None
+    ttft: LatencySpread | None
+    itl: LatencySpread | None
+    e2e: LatencySpread | None
     first_error: str = ""
-    tpot: Spread | None = None
+    tpot: LatencySpread | None = None
     is_steady: bool = False
     late_p99_ms: float = 0.0
     ttft_counts: dict[str, int] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class LoadSummary:
     points: tuple[LoadPoint, ...] = ()
 
 
-def summarise(
+def summarise_load(
     runs: Sequence[LevelRun], *, slo_ttft_ms: float, slo_itl_ms: float, origin_s: float | None = None
 ) -> LoadSummary:
     """Return latencies of the counted requests that succeeded, and rates over the steady time of one or several runs of
@@ -125,7 +125,7 @@ def summarise(
     )
 
 
-def spread(values_s: Sequence[float], *, with_intervals: bool = False) -> Spread | None:
+def spread(values_s: Sequence[float], *, with_intervals: bool = False) -> LatencySpread | None:
     """Return percentiles by nearest rank: the value of rank ceil(q x n). None without values."""
     if not values_s:
         return None
@@ -135,7 +135,7 @@ def spread(values_s: Sequence[float], *, with_intervals: bool = False) -> Spread
         [quantile_interval(ordered, quantile) for quantile in quantiles] if with_intervals else (None, None, None)
     )
     p50, p95, p99 = (nearest_rank(ordered, quantile) for quantile in quantiles)
-    return Spread(p50, p95, p99, *intervals)
+    return LatencySpread(p50, p95, p99, *intervals)
 
 
 def overhead(through: Sequence[LevelRun], direct: Sequence[LevelRun]) -> dict[str, Any]:
@@ -159,31 +159,31 @@ def overhead(through: Sequence[LevelRun], direct: Sequence[LevelRun]) -> dict[st
     return parts
 
 
-def is_good(record: Record, slo_ttft_ms: float, slo_itl_ms: float) -> bool:
+def is_good(record: RequestTiming, slo_ttft_ms: float, slo_itl_ms: float) -> bool:
     """Return whether a request met both objectives."""
     if record.error or record.ttft_s is None or record.ttft_s * 1000 > slo_ttft_ms:
         return False
     return not record.gaps_s or mean_gap_s(record) * 1000 <= slo_itl_ms
 
 
-def mean_gap_s(record: Record) -> float:
+def mean_gap_s(record: RequestTiming) -> float:
     """Return a request's mean time between chunks."""
     return math.fsum(record.gaps_s) / len(record.gaps_s)
 
 
-def _first_token(record: Record) -> float:
+def _first_token(record: RequestTiming) -> float:
     return -1.0 if record.ttft_s is None else record.ttft_s
 
 
-def _mean_gap(record: Record) -> float:
+def _mean_gap(record: RequestTiming) -> float:
     return mean_gap_s(record) if record.gaps_s else -1.0
 
 
-def _whole(record: Record) -> float:
+def _whole(record: RequestTiming) -> float:
     return record.end_s - record.start_s
 
 
-def _done(runs: Sequence[LevelRun]) -> Iterator[Record]:
+def _done(runs: Sequence[LevelRun]) -> Iterator[RequestTiming]:
     return (record for run in runs for record in run.counted if not record.error)
 
 
@@ -195,7 +195,7 @@ def _window(run: LevelRun) -> tuple[float, float, bool]:
     return run.start_s, max([run.end_s, *(record.end_s for record in run.counted)]), False
 
 
-def _token_times(record: Record) -> Iterator[float]:
+def _token_times(record: RequestTiming) -> Iterator[float]:
     if record.ttft_s is None:
         return
     now = record.start_s + record.ttft_s
@@ -205,7 +205,7 @@ def _token_times(record: Record) -> Iterator[float]:
         yield now
 
 
-def _tokens_between(records: Sequence[Record], start: float, end: float) -> float:
+def _tokens_between(records: Sequence[RequestTiming], start: float, end: float) -> float:
     """Return the tokens that arrived in a time. A chunk of a request carries its tokens evenly."""
     total = 0.0
     for record in records:

@@ -17,7 +17,7 @@ MAX_REPLICAS = 64
 SLEEP_MINUTES = 15.0
 
 
-class Policy(StrEnum):
+class RoutingPolicy(StrEnum):
     """The sharing of requests between the replicas of an endpoint."""
 
     LEAST_OUTSTANDING = "least_outstanding"
@@ -58,7 +58,9 @@ class DeploymentOptions(BaseModel):
     answer_limit_s: float = Field(
         default=600.0, gt=0, le=86_400, description="Seconds that an answer may take; a drain waits as long."
     )
-    policy: Policy = Field(default=Policy.LEAST_OUTSTANDING, description="How requests are shared between replicas.")
+    policy: RoutingPolicy = Field(
+        default=RoutingPolicy.LEAST_OUTSTANDING, description="How requests are shared between replicas."
+    )
     surge: int = Field(
         default=1,
         ge=0,

@@ -395,7 +395,7 @@ class FinishEvent(_Frozen):
     queue_ms: float | None = None
 
 
-class ErrorEvent(_Frozen):
+class GenerationErrorEvent(_Frozen):
     """A generation that failed after its start."""
 
     type: Literal["error"] = "error"
@@ -405,7 +405,7 @@ class ErrorEvent(_Frozen):
 
 OpenEvent = TokenEvent | PromptEvent | EmbeddingEvent | ScoreEvent | ChoiceEvent
 """An event after which more follow."""
-GenerationEvent = OpenEvent | FinishEvent | ErrorEvent
+GenerationEvent = OpenEvent | FinishEvent | GenerationErrorEvent
 _EVENT: TypeAdapter[GenerationEvent] = TypeAdapter(Annotated[GenerationEvent, Field(discriminator="type")])
 
 

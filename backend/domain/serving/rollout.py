@@ -24,7 +24,7 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Step:
+class RolloutStep:
     """Replicas of the new revision to add or to drop, and of older revisions to cancel (starting) or to drain
     (ready).
     """
@@ -35,7 +35,7 @@ class Step:
     drain_old: int = 0
 
 
-def next_step(new: Count, old: Count, *, target: int, surge: int = 1) -> Step:
+def next_step(new: Count, old: Count, *, target: int, surge: int = 1) -> RolloutStep:
     """Return what brings the new revision closer to `target` replicas and older ones to none.
 
     >>> next_step(Count(), Count(ready=3), target=3)
@@ -44,7 +44,7 @@ def next_step(new: Count, old: Count, *, target: int, surge: int = 1) -> Step:
     Step(add=1, drop=0, cancel_old=0, drain_old=1)
     """
     if new.total > target:
-        return Step(drop=new.total - target)
+        return RolloutStep(drop=new.total - target)
     cancel = old.starting if new.ready or not surge else 0
     if new.ready or not surge:
         needed = max(0, target - new.ready - (0 if surge else 1))
@@ -53,4 +53,4 @@ def next_step(new: Count, old: Count, *, target: int, surge: int = 1) -> Step:
         drain = 0
     left = old.total - cancel - drain
     room = max(target, left) + surge - new.total - left
-    return Step(add=max(0, min(target - new.total, room)), cancel_old=cancel, drain_old=drain)
+    return RolloutStep(add=max(0, min(target - new.total, room)), cancel_old=cancel, drain_old=drain)

@@ -12,7 +12,7 @@ CRITICAL_95 = 1.959964
 
 
 @dataclass(frozen=True)
-class Comparison:
+class AnsweredTwice:
     """One request answered twice. `is_equal` compares the texts of greedy answers, and is None for sampled ones and
     where the copy failed.
 
@@ -63,7 +63,7 @@ class ShadowReport:
         return " · ".join(parts)
 
 
-def report_shadow(comparisons: Sequence[Comparison]) -> ShadowReport:
+def report_shadow(comparisons: Sequence[AnsweredTwice]) -> ShadowReport:
     """Return the report of comparisons.
 
     >>> report_shadow([Comparison(True, 5, 5, 10.0, 20.0, 30.0, 40.0)]).shadow_ttft_ms

@@ -21,7 +21,7 @@ OPENINGS = {CallStyle.HERMES: TOOL_CALL, CallStyle.MISTRAL: TOOL_CALLS, CallStyl
 
 
 @dataclass(frozen=True)
-class Piece:
+class AnswerPiece:
     """New parts of an answer."""
 
     text: str = ""
@@ -51,16 +51,16 @@ class AnswerSplitter:
         self.num_calls = 0
         self.num_complete = 0
 
-    def push(self, text: str) -> Piece:
+    def push(self, text: str) -> AnswerPiece:
         """Read more text; return the parts that are certain."""
         self._buffer += text
         return self._run(final=False)
 
-    def finish(self) -> Piece:
+    def finish(self) -> AnswerPiece:
         """Return the withheld parts at the end of the answer."""
         return self._run(final=True)
 
-    def _run(self, *, final: bool) -> Piece:
+    def _run(self, *, final: bool) -> AnswerPiece:
         texts, reasonings, calls = list[str](), list[str](), list[ToolCallDelta]()
         while True:
             before = (self._state, len(self._buffer))
@@ -84,7 +84,7 @@ class AnswerSplitter:
                 calls += self._call(texts, final=final)
             if (self._state, len(self._buffer)) == before:
                 break
-        return Piece("".join(texts), "".join(reasonings), tuple(calls))
+        return AnswerPiece("".join(texts), "".join(reasonings), tuple(calls))
 
     def _begin(self, *, final: bool) -> None:
         """Decide what an answer, or what follows its reasoning, begins with."""

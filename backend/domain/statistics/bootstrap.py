@@ -21,7 +21,7 @@ from backend.errors import InvalidInput
 
 BLOCK = 4_000_000
 """Weights drawn at once (32 MB)."""
-MOST_UNDEFINED = 0.05
+MAX_UNDEFINED = 0.05
 """Share of draws in which the metric may be undefined, as F1 without any positive, before there is no interval."""
 
 Statistic = Callable[[FloatArray], FloatArray]
@@ -130,7 +130,7 @@ def resample_corpus(
         return Resampled(value, none, None, len(table), kind, f"{count} {kind}: no interval")
     draws = _evaluate(statistic, _resample(sums, num_resamples, np.random.default_rng(seed)))
     defined = draws[np.isfinite(draws)]
-    if len(defined) < (1 - MOST_UNDEFINED) * num_resamples:
+    if len(defined) < (1 - MAX_UNDEFINED) * num_resamples:
         return Resampled(
             value, none, None, len(table), kind, f"{kind}: undefined in {num_resamples - len(defined)} draws"
         )

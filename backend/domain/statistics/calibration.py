@@ -31,7 +31,7 @@ class ReliabilityBin:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class ProbabilityCalibration:
     """Calibration of a network. `ece_expected` is the error that sampling alone gives a calibrated network, `ece_high`
     its 95 % bound.
     """
@@ -72,7 +72,7 @@ def calibration(
     level: float = 0.95,
     num_draws: int = 1000,
     seed: int = 0,
-) -> Calibration:
+) -> ProbabilityCalibration:
     """Measure calibration. The band draws outcomes with the stated confidences (Broecker and Smith 2007, Weather and
     Forecasting 22).
 
@@ -113,7 +113,7 @@ def calibration(
         for b in range(count)
     )
     ece = float((np.abs(accuracies - sums / sizes) * sizes).sum() / len(sure))
-    return Calibration(
+    return ProbabilityCalibration(
         ece, brier(sure, right), len(sure), float(errors.mean()), float(np.quantile(errors, level)), bins
     )
 

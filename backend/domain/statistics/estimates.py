@@ -169,7 +169,7 @@ def counted_share_estimate(
     return Estimate(share, stderr, low, high, n, f"Wilson {percent(level, digits=None)}, {units} clusters")
 
 
-_MOST_NATS = math.log(sys.float_info.max)
+_MAX_NATS = math.log(sys.float_info.max)
 
 
 def ratio_estimate(
@@ -210,7 +210,7 @@ def ratio_estimate(
 
 def _exp(nats: float) -> float:
     """Return the exponential, infinite above the largest float: a bound of a few long targets may lie there."""
-    return math.exp(nats) if nats < _MOST_NATS else math.inf
+    return math.exp(nats) if nats < _MAX_NATS else math.inf
 
 
 def perplexity_estimate(

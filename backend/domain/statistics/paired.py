@@ -29,7 +29,7 @@ from backend.domain.statistics.groups import macro_average
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
 
-LARGEST_QUANTILE = 6.0
+MAX_QUANTILE = 6.0
 """Standard errors up to which an interval is inverted: p values below 2e-9 are given as that."""
 
 
@@ -141,12 +141,12 @@ def _inverted(parts: Sequence[Callable[[float], PairedComparison]], difference: 
         near = interval.low if difference.value > 0 else interval.high
         return 0.0 if near is None else math.copysign(1.0, difference.value) * near
 
-    if distance(LARGEST_QUANTILE) > 0:
-        return 2 * float(scipy.stats.norm.sf(LARGEST_QUANTILE))
+    if distance(MAX_QUANTILE) > 0:
+        return 2 * float(scipy.stats.norm.sf(MAX_QUANTILE))
     smallest = 1e-6
     if distance(smallest) <= 0:
         return 1.0
-    return 2 * float(scipy.stats.norm.sf(scipy.optimize.brentq(distance, smallest, LARGEST_QUANTILE, xtol=1e-5)))
+    return 2 * float(scipy.stats.norm.sf(scipy.optimize.brentq(distance, smallest, MAX_QUANTILE, xtol=1e-5)))
 
 
 def mcnemar(wins: int, losses: int) -> float:

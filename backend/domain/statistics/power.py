@@ -25,7 +25,7 @@ PLANNED_DISCORDANCE = 0.3
 """Share of items on which two checkpoints differ, until it was measured: unlike checkpoints of 40 to 80 % accuracy
 differ on 25 to 35 %.
 """
-MOST_EXACT = 100_000
+MAX_EXACT = 100_000
 """Items up to which power is summed exactly; beyond, the normal approximation differs by less than 0.2 points."""
 
 
@@ -123,7 +123,7 @@ def items_needed(
     significance, beta = _power_quantiles(1 - level, power)
     root = significance * math.sqrt(share) + beta * math.sqrt(max(share - difference**2, 0.0))
     normal = math.ceil(design_effect * (root / distance) ** 2)
-    if margin or design_effect != 1 or normal > MOST_EXACT:
+    if margin or design_effect != 1 or normal > MAX_EXACT:
         return normal
     return _least_items(
         lambda n: _exact_power(abs(difference), n, discordance=share, level=level) >= power, start=normal
@@ -155,7 +155,7 @@ def power_of(
     """
     _check_discordance(discordance)
     share = max(discordance, abs(difference))
-    if not margin and design_effect == 1 and n <= MOST_EXACT:
+    if not margin and design_effect == 1 and n <= MAX_EXACT:
         return _exact_power(difference, n, discordance=share, level=level)
     critical = float(scipy.stats.norm.ppf(0.5 + level / 2)) * math.sqrt(share * design_effect / n)
     spread = math.sqrt(max(share - difference**2, 1e-12) * design_effect / n)

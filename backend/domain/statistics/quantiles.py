@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 LEVEL = 0.95
-FEWEST = 10
+MIN_VALUES = 10
 """Values a group needs for the interval of a difference of medians."""
 
 
@@ -44,7 +44,7 @@ def median_difference(
     Simul. 72 (2002): the standard error of a median is the distance of two order statistics over twice their normal
     quantile. None below 10 values a group.
     """
-    if min(len(first), len(second)) < FEWEST:
+    if min(len(first), len(second)) < MIN_VALUES:
         return None
     difference = _median(first) - _median(second)
     half = NormalDist().inv_cdf(0.5 + level / 2) * math.hypot(_median_error(first), _median_error(second))

@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.training.config_sections import GrpoConfig, LoraConfig, PreferenceConfig, Section
+from backend.domain.training.config_sections import ConfigSection, GrpoConfig, LoraConfig, PreferenceConfig
 from backend.domain.training.hyperparameters import Hyperparameters, count_warmup_steps
 from backend.domain.training.traits import NOTHING, RESULT_AND_COST, Traits, when
 from backend.domain.validation import field_at_fault, validation_message
@@ -47,7 +47,7 @@ DATASET_KINDS: dict[Objective, tuple[str, ...]] = {
 """The kinds of dataset that each objective trains on."""
 
 
-class RunSubject(Section):
+class RunSubject(ConfigSection):
     """The subject of a run: objective, method, dataset, network.
 
     Names refer to rows: `dataset` is `name` or `name@version`; `architecture` is a stored name or the config itself;

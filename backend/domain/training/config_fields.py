@@ -15,9 +15,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.names import nearest
+from backend.domain.names import nearest_name
 from backend.domain.training.config import RunConfig
-from backend.domain.training.traits import COST, Condition, Effect, Group, Traits
+from backend.domain.training.traits import COST, Effect, FieldCondition, FieldGroup, Traits
 from backend.domain.validation import validation_message
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
@@ -27,7 +27,7 @@ MAX_CHARACTERS = 500  # of changes in an address
 
 
 @dataclass(frozen=True)
-class Change:
+class FieldChange:
     """A changed field: its path, and its old and new value as text."""
 
     field: str
@@ -66,12 +66,12 @@ def traits_of(path: str) -> Traits:
     return traits
 
 
-def label_of(path: str) -> str:
+def field_label(path: str) -> str:
     """Return a field's label on pages; an unknown path is returned unchanged."""
     return traits_of(path).label if path in list_paths() else path
 
 
-def unmet_condition(path: str, value_of: Callable[[str], Any]) -> Condition | None:
+def unmet_condition(path: str, value_of: Callable[[str], Any]) -> FieldCondition | None:
     """Return the first unmet condition of a field without effect, None for a field in use.
 
     A condition on a field that is itself unused does not hold: `devices.rendezvous` needs several `devices.nodes`,
@@ -117,9 +117,9 @@ def distinguishing_values(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def form_groups(value_of: Callable[[str], Any]) -> dict[Group, list[str]]:
+def form_groups(value_of: Callable[[str], Any]) -> dict[FieldGroup, list[str]]:
     """Return the fields in use by their place on the launch form."""
-    groups: dict[Group, list[str]] = {group: [] for group in Group}
+    groups: dict[FieldGroup, list[str]] = {group: [] for group in FieldGroup}
     for path in list_paths():
         group = traits_of(path).group
         if group is not None and unmet_condition(path, value_of) is None:
@@ -127,7 +127,7 @@ def form_groups(value_of: Callable[[str], Any]) -> dict[Group, list[str]]:
     return groups
 
 
-def idle_fields(config: RunConfig) -> Iterator[tuple[str, Condition]]:
+def idle_fields(config: RunConfig) -> Iterator[tuple[str, FieldCondition]]:
     """Yield the fields that are set without effect in this run, each with its unmet condition."""
     for path in list_paths():
         unmet = unmet_condition(path, lambda other: value_at(config, other))
@@ -166,12 +166,12 @@ def explicit_paths(config: RunConfig) -> frozenset[str]:
     return frozenset(paths)
 
 
-def changed_fields(before: RunConfig, now: RunConfig) -> list[Change]:
+def changed_fields(before: RunConfig, now: RunConfig) -> list[FieldChange]:
     """Return the fields in which two configs differ, in the schema's order, without the name."""
     old, new = flatten(before), flatten(now)
     paths = [*old, *(path for path in new if path not in old)]
     return [
-        Change(path, _text(old.get(path)), _text(new.get(path)))
+        FieldChange(path, _text(old.get(path)), _text(new.get(path)))
         for path in paths
         if path != "name" and old.get(path) != new.get(path)
     ]
@@ -245,7 +245,7 @@ def field_at(path: str) -> FieldInfo:
     model = ArchitectureConfig if section == "architecture" else SECTIONS.get(section)
     if name and model is not None and name in model.model_fields:
         return model.model_fields[name]
-    near = nearest(path, list_paths())
+    near = nearest_name(path, list_paths())
     raise InvalidInput(
         f"A run has no field {path!r}.",
         remedy=f"Did you mean {near}?" if near else "Write a field of a section with a dot: lora.rank.",

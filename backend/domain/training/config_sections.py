@@ -9,7 +9,17 @@ from typing import Annotated, Literal, Self
 import regex
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from backend.domain.training.traits import COST, NOTHING, RESULT, RESULT_AND_COST, Effect, Group, Traits, above, when
+from backend.domain.training.traits import (
+    COST,
+    NOTHING,
+    RESULT,
+    RESULT_AND_COST,
+    Effect,
+    FieldGroup,
+    Traits,
+    above,
+    when,
+)
 
 MAX_UNROLLED = 200_000
 """Limit of a pattern's length times the product of its counted repeats: counts are unrolled, at 1 µs a character when
@@ -20,13 +30,13 @@ ADAPTERS = when("method", "lora", "qlora")
 GRPO = when("objective", "grpo")
 
 
-class Section(BaseModel):
+class ConfigSection(BaseModel):
     """A section of a config: frozen, no unknown fields, finite values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class LoraConfig(Section):
+class LoraConfig(ConfigSection):
     """Low-rank adapters on every linear layer (Hu et al. 2021, arXiv 2106.09685), and their variants.
 
     rslora scales by alpha / sqrt(rank) (arXiv 2312.03732), dora learns magnitude and direction apart (arXiv
@@ -38,13 +48,13 @@ class LoraConfig(Section):
         ge=1,
         le=1024,
         description="Larger adapters can learn more and need more memory.",
-        json_schema_extra=Traits(label="Rank", affects=RESULT_AND_COST, group=Group.METHOD, used=(ADAPTERS,)),
+        json_schema_extra=Traits(label="Rank", affects=RESULT_AND_COST, group=FieldGroup.METHOD, used=(ADAPTERS,)),
     )
     alpha: float = Field(
         default=16.0,
         gt=0,
         description="Scale of the adapters: alpha / rank.",
-        json_schema_extra=Traits(label="Alpha", affects=RESULT, group=Group.METHOD, used=(ADAPTERS,)),
+        json_schema_extra=Traits(label="Alpha", affects=RESULT, group=FieldGroup.METHOD, used=(ADAPTERS,)),
     )
     dropout: float = Field(
         default=0.0,
@@ -52,7 +62,7 @@ class LoraConfig(Section):
         lt=1.0,
         description="Share of the adapters' inputs dropped while training.",
         json_schema_extra=Traits(
-            label="Adapter dropout", affects=RESULT_AND_COST, group=Group.LOSS, used=(ADAPTERS,), measured_as=bool
+            label="Adapter dropout", affects=RESULT_AND_COST, group=FieldGroup.LOSS, used=(ADAPTERS,), measured_as=bool
         ),
     )
     variant: Literal["lora", "rslora", "dora", "pissa"] = Field(
@@ -61,18 +71,20 @@ class LoraConfig(Section):
             "rsLoRA scales by the root of the rank, DoRA learns magnitude and direction apart, PiSSA starts from the"
             " largest singular vectors."
         ),
-        json_schema_extra=Traits(label="Adapter variant", affects=RESULT_AND_COST, group=Group.LOSS, used=(ADAPTERS,)),
+        json_schema_extra=Traits(
+            label="Adapter variant", affects=RESULT_AND_COST, group=FieldGroup.LOSS, used=(ADAPTERS,)
+        ),
     )
     bits: Literal[4, 8] = Field(
         default=4,
         description="QLoRA: bits per weight of the frozen base.",
         json_schema_extra=Traits(
-            label="Bits of the base", affects=RESULT_AND_COST, group=Group.METHOD, used=(when("method", "qlora"),)
+            label="Bits of the base", affects=RESULT_AND_COST, group=FieldGroup.METHOD, used=(when("method", "qlora"),)
         ),
     )
 
 
-class PreferenceConfig(Section):
+class PreferenceConfig(ConfigSection):
     """Losses on preferences.
 
     `beta` is the strength of dpo, kto and simpo, and the weight of orpo's odds ratio (its lambda). `loss` is dpo's:
@@ -86,14 +98,17 @@ class PreferenceConfig(Section):
         gt=0,
         description="Strength of the pull to the reference; for ORPO the weight of the odds ratio.",
         json_schema_extra=Traits(
-            label="Beta", affects=RESULT, group=Group.METHOD, used=(when("objective", "dpo", "kto", "orpo", "simpo"),)
+            label="Beta",
+            affects=RESULT,
+            group=FieldGroup.METHOD,
+            used=(when("objective", "dpo", "kto", "orpo", "simpo"),),
         ),
     )
     loss: Literal["sigmoid", "hinge", "ipo"] = Field(
         default="sigmoid",
         description="DPO: the loss of a pair's margin.",
         json_schema_extra=Traits(
-            label="DPO loss", affects=RESULT, group=Group.METHOD, used=(when("objective", "dpo"),)
+            label="DPO loss", affects=RESULT, group=FieldGroup.METHOD, used=(when("objective", "dpo"),)
         ),
     )
     label_smoothing: float = Field(
@@ -104,7 +119,7 @@ class PreferenceConfig(Section):
         json_schema_extra=Traits(
             label="Preference label smoothing",
             affects=RESULT,
-            group=Group.LOSS,
+            group=FieldGroup.LOSS,
             used=(when("objective", "dpo"), when("preference.loss", "sigmoid")),
         ),
     )
@@ -113,7 +128,7 @@ class PreferenceConfig(Section):
         ge=0,
         description="SimPO: target margin of the chosen answer.",
         json_schema_extra=Traits(
-            label="Margin (gamma)", affects=RESULT, group=Group.METHOD, used=(when("objective", "simpo"),)
+            label="Margin (gamma)", affects=RESULT, group=FieldGroup.METHOD, used=(when("objective", "simpo"),)
         ),
     )
     sft_weight: float = Field(
@@ -121,7 +136,7 @@ class PreferenceConfig(Section):
         ge=0,
         description="DPO and SimPO: weight of the chosen answer's negative log-likelihood in the loss.",
         json_schema_extra=Traits(
-            label="SFT loss weight", affects=RESULT, group=Group.LOSS, used=(when("objective", "dpo", "simpo"),)
+            label="SFT loss weight", affects=RESULT, group=FieldGroup.LOSS, used=(when("objective", "dpo", "simpo"),)
         ),
     )
     desirable_weight: float = Field(
@@ -129,7 +144,7 @@ class PreferenceConfig(Section):
         gt=0,
         description="KTO: weight of good answers.",
         json_schema_extra=Traits(
-            label="Desirable weight", affects=RESULT, group=Group.LOSS, used=(when("objective", "kto"),)
+            label="Desirable weight", affects=RESULT, group=FieldGroup.LOSS, used=(when("objective", "kto"),)
         ),
     )
     undesirable_weight: float = Field(
@@ -137,12 +152,12 @@ class PreferenceConfig(Section):
         gt=0,
         description="KTO: weight of bad answers.",
         json_schema_extra=Traits(
-            label="Undesirable weight", affects=RESULT, group=Group.LOSS, used=(when("objective", "kto"),)
+            label="Undesirable weight", affects=RESULT, group=FieldGroup.LOSS, used=(when("objective", "kto"),)
         ),
     )
 
 
-class RewardRule(Section):
+class RewardRule(ConfigSection):
     """A verifiable reward of a completion: 1 where the rule holds, 0 elsewhere; `length` falls off with the distance.
 
     exact: equal to the row's answer after trimming (case is ignored); contains: the row's answer occurs in it; regex:
@@ -181,7 +196,7 @@ def _check_pattern(pattern: str) -> None:
         raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}") from error
 
 
-class GrpoConfig(Section):
+class GrpoConfig(ConfigSection):
     """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300): answers to one prompt are compared with
     each other.
     """
@@ -198,7 +213,7 @@ class GrpoConfig(Section):
         le=256,
         description="Completions sampled for each prompt.",
         json_schema_extra=Traits(
-            label="Completions per prompt", affects=RESULT_AND_COST, group=Group.METHOD, used=(GRPO,)
+            label="Completions per prompt", affects=RESULT_AND_COST, group=FieldGroup.METHOD, used=(GRPO,)
         ),
     )
     max_new_tokens: int = Field(
@@ -207,7 +222,7 @@ class GrpoConfig(Section):
         le=32_768,
         description="Longest completion that is sampled.",
         json_schema_extra=Traits(
-            label="Max new tokens", affects=RESULT_AND_COST, group=Group.METHOD, unit="tokens", used=(GRPO,)
+            label="Max new tokens", affects=RESULT_AND_COST, group=FieldGroup.METHOD, unit="tokens", used=(GRPO,)
         ),
     )
     temperature: float = Field(
@@ -215,14 +230,14 @@ class GrpoConfig(Section):
         gt=0,
         le=5,
         description="Sampling temperature of the completions.",
-        json_schema_extra=Traits(label="Temperature", affects=RESULT, group=Group.LOSS, used=(GRPO,)),
+        json_schema_extra=Traits(label="Temperature", affects=RESULT, group=FieldGroup.LOSS, used=(GRPO,)),
     )
     kl_weight: float = Field(
         default=0.0,
         ge=0,
         description="Weight of the KL divergence from the reference (the paper's beta); 0 needs no reference.",
         json_schema_extra=Traits(
-            label="KL weight", affects=RESULT_AND_COST, group=Group.LOSS, used=(GRPO,), measured_as=bool
+            label="KL weight", affects=RESULT_AND_COST, group=FieldGroup.LOSS, used=(GRPO,), measured_as=bool
         ),
     )
     clip_range: float = Field(
@@ -230,7 +245,7 @@ class GrpoConfig(Section):
         gt=0,
         lt=1,
         description="Limit of the change of a token's probability ratio in one update.",
-        json_schema_extra=Traits(label="Clip range", affects=RESULT, group=Group.LOSS, used=(GRPO,)),
+        json_schema_extra=Traits(label="Clip range", affects=RESULT, group=FieldGroup.LOSS, used=(GRPO,)),
     )
 
     @property
@@ -239,7 +254,7 @@ class GrpoConfig(Section):
         return any(rule.kind in ("exact", "contains") for rule in self.rewards)
 
 
-class DeviceConfig(Section):
+class DeviceConfig(ConfigSection):
     """Devices that share a run. micro_batch is that of one device.
 
     ddp: each holds the whole network (Li et al. 2020, arXiv 2006.15704). fsdp: each holds a part of weights, gradients
@@ -254,7 +269,7 @@ class DeviceConfig(Section):
         description=(
             "GPUs (or processes on the CPU) that train together, over all machines. The micro-batch is that of one."
         ),
-        json_schema_extra=Traits(label="Devices", affects=RESULT_AND_COST, group=Group.HARDWARE, sweep="allowed"),
+        json_schema_extra=Traits(label="Devices", affects=RESULT_AND_COST, group=FieldGroup.HARDWARE, sweep="allowed"),
     )
     nodes: int = Field(
         default=1,
@@ -264,7 +279,7 @@ class DeviceConfig(Section):
         json_schema_extra=Traits(
             label="Machines",
             affects=frozenset({Effect.STEP_TIME}),
-            group=Group.HARDWARE,
+            group=FieldGroup.HARDWARE,
             used=(above("devices.count", 1),),
             sweep="allowed",
         ),
@@ -275,7 +290,11 @@ class DeviceConfig(Section):
             "DDP: each device holds everything. FSDP, ZeRO-2 and ZeRO-3 shard weights, gradients and optimizer state."
         ),
         json_schema_extra=Traits(
-            label="Sharding", affects=COST, group=Group.HARDWARE, used=(above("devices.count", 1),), sweep="allowed"
+            label="Sharding",
+            affects=COST,
+            group=FieldGroup.HARDWARE,
+            used=(above("devices.count", 1),),
+            sweep="allowed",
         ),
     )
     rendezvous: str = Field(
@@ -285,7 +304,7 @@ class DeviceConfig(Section):
         json_schema_extra=Traits(
             label="Rendezvous",
             affects=NOTHING,
-            group=Group.HARDWARE,
+            group=FieldGroup.HARDWARE,
             used=(above("devices.nodes", 1),),
             sweep="allowed",
         ),

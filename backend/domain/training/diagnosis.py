@@ -21,7 +21,7 @@ from backend.domain.wording import percent
 
 Floats = npt.NDArray[np.float64]
 
-MOST_POINTS = 4000
+MAX_POINTS = 4000
 MIN_POINTS = 60
 """Minimum number of points for a trend."""
 SPIKE_SIGMAS, SPIKE_SHARE = 12.0, 0.15
@@ -421,7 +421,7 @@ def _noise(values: Floats) -> float:
 
 
 def _thinned(series: Series) -> Series:
-    every = max(1, len(series) // MOST_POINTS)
+    every = max(1, len(series) // MAX_POINTS)
     return series if every == 1 else Series(series.steps[::every], series.values[::every])
 
 

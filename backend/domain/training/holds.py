@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TypeVar
 
-MOST_HELD = 8
+MAX_HELD = 8
 """Checkpoints that may wait for their suites at once: where evaluations are slower than training, older ones give
 way.
 """
@@ -35,5 +35,5 @@ def choose_removed(steps: Sequence[int], *, keep_last: int, best: int | None, he
         >>> choose_removed([10, 20, 30, 40], keep_last=1, best=10, held=[20])
         [30]
     """
-    waiting = sorted(step for step in held if step in steps[:-keep_last])[-MOST_HELD:]
+    waiting = sorted(step for step in held if step in steps[:-keep_last])[-MAX_HELD:]
     return [step for step in steps[:-keep_last] if step != best and step not in waiting]

@@ -24,7 +24,7 @@ MAX_BYTES = 64 * 2**20
 MAX_POINTS = 1_000_000
 MAX_METRICS, MAX_NAME, MAX_NOTES = 200, 60, 20
 MAX_STEP = 2**31 - 1
-LARGEST, LATEST_S = 1e300, 1e12
+MAX_VALUE, LATEST_S = 1e300, 1e12
 """Larger values and times are treated as not finite: their differences and sums overflow."""
 STEP_NAMES = ("step", "global_step", "_step", "steps", "iteration", "iter", "trainer/global_step")
 TIME_NAMES = ("time", "wall_time", "wall time", "_timestamp", "timestamp", "walltime")
@@ -85,7 +85,7 @@ class ParsedLog:
             return
         if not 0 <= step <= MAX_STEP:
             raise InvalidInput(f"The step {step} of {name} is not between 0 and {MAX_STEP:,}.")
-        if not abs(number) <= LARGEST:
+        if not abs(number) <= MAX_VALUE:
             self.not_finite.setdefault(name, step)
             return
         if name not in self.points and len(self.points) >= MAX_METRICS:
@@ -172,7 +172,7 @@ def _read_json(data: bytes) -> ParsedLog:
     rows = content["log_history"] if is_state else content if isinstance(content, list) else [content]
     _take_rows(log, (row for row in rows if isinstance(row, dict) and "train_runtime" not in row))
     flops, steps = (_number(content.get(key)) for key in ("total_flos", "global_step")) if is_state else (None, None)
-    if flops and steps and abs(flops) <= LARGEST and steps > 0:
+    if flops and steps and abs(flops) <= MAX_VALUE and steps > 0:
         log.flops_per_step = flops / steps
     return log
 
@@ -195,7 +195,7 @@ def _take_rows(log: ParsedLog, rows: Iterable[dict[str, Any]]) -> None:
 def _first(row: dict[str, Any], names: Iterable[str]) -> float | None:
     for name in names:
         number = _number(row.get(name))
-        if number is not None and abs(number) <= LARGEST:
+        if number is not None and abs(number) <= MAX_VALUE:
             return number
     return None
 

@@ -77,7 +77,7 @@ def accelerate_config(config: RunConfig, *, deepspeed_file: str | None = None) -
     return {**common, "distributed_type": "MULTI_GPU" if config.devices.count > 1 else "NO"}
 
 
-def describe_share(config: RunConfig) -> str:
+def describe_distribution(config: RunConfig) -> str:
     """Describe in one sentence how a run is distributed, for logs and pages."""
     devices = config.devices
     if devices.count == 1:

@@ -10,13 +10,13 @@ SOURCE = (
     " without embeddings; fitted to AdamW with a cosine down to 1e-5, from 215 M to 1.07 B parameters and 4 B to 100 B"
     " tokens"
 )
-HIGHEST_LEARNING_RATE = 3e-3
+MAX_LEARNING_RATE = 3e-3
 """Within 0.03 nats of the best of a sweep at 27 K, 160 K and 640 K parameters (docs/benchmarks/scaling.md), and about
 the most that Kaplan et al. 2020 (arXiv 2001.08361, appendix D.6: 0.003239 - 0.0001395 ln N, for networks from 768
 parameters up) suggest at any size.
 """
 MICRO_BATCH_TOKENS = 8192
-FEWEST_STEPS = 50
+MIN_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LearningRate:
 
 def batch_tokens_rule(tokens: float) -> float:
     """Return the tokens of a step for a run of D tokens: 0.58 D^0.571, at most so that the run has 50 steps."""
-    return min(0.58 * math.pow(tokens, 0.571), max(1.0, tokens / FEWEST_STEPS))
+    return min(0.58 * math.pow(tokens, 0.571), max(1.0, tokens / MIN_STEPS))
 
 
 def learning_rate_rule(parameters: float, tokens: float) -> LearningRate:
@@ -40,8 +40,8 @@ def learning_rate_rule(parameters: float, tokens: float) -> LearningRate:
     tenths of a nat there, half the best rate almost nothing.
     """
     value = 1.79 * math.pow(parameters, -0.713) * math.pow(tokens, 0.307)
-    if value > HIGHEST_LEARNING_RATE:
-        return LearningRate(HIGHEST_LEARNING_RATE, f"{SOURCE}; {value:.2g} here, capped at {HIGHEST_LEARNING_RATE:g}")
+    if value > MAX_LEARNING_RATE:
+        return LearningRate(MAX_LEARNING_RATE, f"{SOURCE}; {value:.2g} here, capped at {MAX_LEARNING_RATE:g}")
     return LearningRate(float(f"{value:.3g}"), SOURCE)
 
 

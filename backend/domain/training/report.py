@@ -15,7 +15,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from backend.domain.markdown_text import fenced, plain_markdown
-from backend.domain.training.report_curves import Trace, draw_curves
+from backend.domain.training.report_curves import MetricTrace, curves_svg
 
 TRL_TAGS = {
     "sft": "sft",
@@ -64,7 +64,7 @@ class RunReport:
     config_yaml: str
     parent: str | None = None
     differences: tuple[tuple[str, str, str], ...] = ()
-    curves: tuple[Trace, ...] = ()
+    curves: tuple[MetricTrace, ...] = ()
     scores: tuple[Measured, ...] = ()
     samples: tuple[tuple[str, str], ...] = ()
     sample_step: int | None = None
@@ -77,7 +77,7 @@ class RunReport:
     dataset: str = ""
 
 
-def front_matter(report: RunReport) -> dict[str, Any]:
+def report_front_matter(report: RunReport) -> dict[str, Any]:
     """Return the facts above the text, as the Hub's model cards name them."""
     named = re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,60}", report.licence.lower())
     results = [
@@ -109,16 +109,16 @@ def front_matter(report: RunReport) -> dict[str, Any]:
 
 def write_markdown(report: RunReport) -> str:
     """Return the report as a model card: YAML front matter, then Markdown."""
-    facts = yaml.safe_dump(front_matter(report), sort_keys=False, allow_unicode=True, width=120)
+    facts = yaml.safe_dump(report_front_matter(report), sort_keys=False, allow_unicode=True, width=120)
     before, after = _halves(report, plain_markdown)
     return f"---\n{facts}---\n\n{before}\n\n{after}\n"
 
 
-def write_html(report: RunReport) -> str:
+def run_report_html(report: RunReport) -> str:
     """Return the report as one self-contained HTML file, with styles and drawings and without script."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
     before, after = (markdown.render(half) for half in _halves(report, plain_markdown))
-    drawings = "".join(f"<figure>{drawing}</figure>\n" for drawing in draw_curves(report.curves))
+    drawings = "".join(f"<figure>{drawing}</figure>\n" for drawing in curves_svg(report.curves))
     title = html.escape(report.name)
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     return (
@@ -199,7 +199,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], escape: Escape) -
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _curve_table(curves: Sequence[Trace], escape: Escape, *, rows: int = 9) -> str:
+def _curve_table(curves: Sequence[MetricTrace], escape: Escape, *, rows: int = 9) -> str:
     """Return a few points of each curve as a table."""
     shown = [trace for trace in curves if trace.steps][:6]
     if not shown:

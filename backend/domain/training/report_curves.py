@@ -14,7 +14,7 @@ TOGETHER = (("train_loss", "val_loss"),)
 
 
 @dataclass(frozen=True)
-class Trace:
+class MetricTrace:
     """Points of one metric, ascending in step, all finite."""
 
     name: str
@@ -22,7 +22,7 @@ class Trace:
     values: tuple[float, ...]
 
 
-def draw_curves(traces: Sequence[Trace]) -> list[str]:
+def curves_svg(traces: Sequence[MetricTrace]) -> list[str]:
     """Return one drawing per metric with two points or more; losses share one."""
     by_name = {trace.name: trace for trace in traces if len(trace.steps) > 1}
     groups = [[by_name.pop(name) for name in names if name in by_name] for names in TOGETHER]
@@ -30,7 +30,7 @@ def draw_curves(traces: Sequence[Trace]) -> list[str]:
     return [draw(group) for group in groups if group]
 
 
-def draw(traces: Sequence[Trace]) -> str:
+def draw(traces: Sequence[MetricTrace]) -> str:
     """Return one drawing of up to two traces that share their axes."""
     steps = [step for trace in traces for step in trace.steps]
     values = [value for trace in traces for value in trace.values]

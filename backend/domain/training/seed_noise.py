@@ -11,7 +11,7 @@ from statistics import mean, stdev
 import scipy
 
 LEVEL = 0.95
-ENOUGH = 3
+MIN_SEEDS = 3
 """Seeds for a reliable interval: with two, the standard deviation has one degree of freedom."""
 
 
@@ -66,7 +66,7 @@ class SeedComparison:
             f"95 % interval {self.low:+.4f} to {self.high:+.4f}, p = {self.p_value:.2g}, {self.seeds[0]} and"
             f" {self.seeds[1]} seeds"
         )
-        few = " Three or more seeds each would narrow the interval." if min(self.seeds) < ENOUGH else ""
+        few = " Three or more seeds each would narrow the interval." if min(self.seeds) < MIN_SEEDS else ""
         verdict = "more than seed noise" if self.is_beyond_noise else "within seed noise"
         return f"{size}, {verdict} ({interval}).{few}"
 

@@ -32,8 +32,8 @@ from backend.errors import InvalidInput, RoundhouseError
 Point = dict[str, Any]
 """Values of one run of a sweep, by field path."""
 
-MOST_RUNS = 500
-MOST_FIELDS = 8
+MAX_RUNS = 500
+MAX_FIELDS = 8
 METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,59}")
 
 
@@ -47,7 +47,7 @@ class Values(_Section):
     values: tuple[bool | int | float | str, ...] = Field(min_length=1, max_length=64)
 
 
-class Span(_Section):
+class ParameterRange(_Section):
     """A range, both ends included. `log`: spaced on a log scale. `points`: values that a grid takes from it."""
 
     low: float
@@ -68,7 +68,7 @@ def _read_choice(value: Any) -> Any:
     return {"values": value} if isinstance(value, list | tuple) else value
 
 
-Choice = Annotated[Values | Span, BeforeValidator(_read_choice)]
+Choice = Annotated[Values | ParameterRange, BeforeValidator(_read_choice)]
 
 
 class SweepConfig(_Section):
@@ -77,13 +77,13 @@ class SweepConfig(_Section):
     name: str = Field(min_length=1, max_length=90, description="Name of the sweep.")
     run: RunConfig
     vary: dict[str, Choice] = Field(
-        min_length=1, max_length=MOST_FIELDS, description="Field paths with a list of values or a range."
+        min_length=1, max_length=MAX_FIELDS, description="Field paths with a list of values or a range."
     )
     method: Literal["grid", "random", "bayesian"] = Field(
         default="random",
         description="grid: every combination; random: drawn; bayesian: drawn near good earlier runs (TPE).",
     )
-    runs: int = Field(default=12, ge=1, le=MOST_RUNS, description="random and bayesian: number of runs.")
+    runs: int = Field(default=12, ge=1, le=MAX_RUNS, description="random and bayesian: number of runs.")
     parallel: int = Field(
         default=2, ge=1, le=64, description="Runs that are active at once. A bayesian sweep learns less from many."
     )
@@ -106,7 +106,7 @@ class SweepConfig(_Section):
 
     @field_validator("vary")
     @classmethod
-    def _read_numbers(cls, vary: dict[str, Values | Span]) -> dict[str, Values | Span]:
+    def _read_numbers(cls, vary: dict[str, Values | ParameterRange]) -> dict[str, Values | ParameterRange]:
         """Parse numbers that YAML reads as strings, such as `1e-3`."""
         return {
             path: Values(values=tuple(_number(path, v) for v in c.values)) if isinstance(c, Values) else c
@@ -122,7 +122,7 @@ class SweepConfig(_Section):
                 raise ValueError(str(error)) from error
             if traits.sweep == "never":
                 raise ValueError(f"{path} is the same in all runs of a sweep")
-            if isinstance(choice, Span) and kind not in (int, float):
+            if isinstance(choice, ParameterRange) and kind not in (int, float):
                 raise ValueError(f"{path} is not a number; give a list of values instead of a range")
         return self
 
@@ -158,14 +158,18 @@ def parse_sweep(values: Any) -> SweepConfig:
     except ValidationError as error:
         raise InvalidInput(f"This sweep can't be run: {validation_message(error, SweepConfig)}.") from error
     for path, choice in config.vary.items():
-        if isinstance(choice, Span) and kind_of(path) is int and math.ceil(choice.low) > math.floor(choice.high):
+        if (
+            isinstance(choice, ParameterRange)
+            and kind_of(path) is int
+            and math.ceil(choice.low) > math.floor(choice.high)
+        ):
             raise InvalidInput(
                 f"{path} is a whole number, and none lies between {choice.low:g} and {choice.high:g}.", field="vary"
             )
-    if config.num_runs > MOST_RUNS:
+    if config.num_runs > MAX_RUNS:
         raise InvalidInput(
             f"This grid has {config.num_runs:,} runs.",
-            remedy=f"Take fewer values, at most {MOST_RUNS} runs, or draw at random.",
+            remedy=f"Take fewer values, at most {MAX_RUNS} runs, or draw at random.",
             field="vary",
         )
     for point in list_points(config):
@@ -244,7 +248,7 @@ def _combination(config: SweepConfig, number: int) -> Point:
     return {path: point[path] for path in config.vary}
 
 
-def _grid_values(path: str, choice: Values | Span) -> list[Any]:
+def _grid_values(path: str, choice: Values | ParameterRange) -> list[Any]:
     if isinstance(choice, Values):
         return list(dict.fromkeys(choice.values))
     space = np.geomspace if choice.log else np.linspace
@@ -253,7 +257,7 @@ def _grid_values(path: str, choice: Values | Span) -> list[Any]:
     )
 
 
-def _draw(path: str, choice: Values | Span, draw: random.Random) -> Any:
+def _draw(path: str, choice: Values | ParameterRange, draw: random.Random) -> Any:
     if isinstance(choice, Values):
         return draw.choice(choice.values)
     if choice.log:
@@ -261,14 +265,14 @@ def _draw(path: str, choice: Values | Span, draw: random.Random) -> Any:
     return as_field(path, choice, draw.uniform(choice.low, choice.high))
 
 
-def as_field(path: str, span: Span, value: float) -> int | float:
+def as_field(path: str, span: ParameterRange, value: float) -> int | float:
     """Round to a whole number or four figures, as the field requires, within the range."""
     if kind_of(path) is int:
         return min(max(round(value), math.ceil(span.low)), math.floor(span.high))
     return min(max(float(f"{value:.4g}"), span.low), span.high)
 
 
-def may_be(choice: Values | Span, value: Any) -> bool:
+def may_be(choice: Values | ParameterRange, value: Any) -> bool:
     """Return whether a value is inside a field's search space."""
     if isinstance(choice, Values):
         return value in choice.values

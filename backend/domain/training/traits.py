@@ -21,7 +21,7 @@ class Effect(StrEnum):
     LENGTH = "length"
 
 
-class Group(StrEnum):
+class FieldGroup(StrEnum):
     """Position of a field on the launch form. The values are the titles of its tabs; the first two stand above the
     tabs.
     """
@@ -43,26 +43,26 @@ NOTHING: frozenset[Effect] = frozenset()
 
 
 @dataclass(frozen=True)
-class Condition:
+class FieldCondition:
     """A field is used only if the value of another one passes a test."""
 
     field: str
     holds: Callable[[Any], bool]
 
 
-def when(field: str, *values: Any) -> Condition:
+def when(field: str, *values: Any) -> FieldCondition:
     """Require one of these values."""
-    return Condition(field, lambda value: value in values)
+    return FieldCondition(field, lambda value: value in values)
 
 
-def unless(field: str, *values: Any) -> Condition:
+def unless(field: str, *values: Any) -> FieldCondition:
     """Require any value but these."""
-    return Condition(field, lambda value: value not in values)
+    return FieldCondition(field, lambda value: value not in values)
 
 
-def above(field: str, bound: float) -> Condition:
+def above(field: str, bound: float) -> FieldCondition:
     """Require a number above a bound."""
-    return Condition(field, lambda value: value is not None and value > bound)
+    return FieldCondition(field, lambda value: value is not None and value > bound)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +77,9 @@ class Traits:
 
     label: str
     affects: frozenset[Effect]
-    group: Group | None = None
+    group: FieldGroup | None = None
     unit: str = ""
-    used: tuple[Condition, ...] = ()
+    used: tuple[FieldCondition, ...] = ()
     sweep: Literal["offered", "allowed", "never"] = "offered"
     names_row: bool = False
     is_replicate: bool = False

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backend.domain.serving.options import Policy
+from backend.domain.serving.options import RoutingPolicy
 
 SLACK = 2.0
 """Session affinity holds while its replica has at most this many requests of the present size more than the least busy
@@ -32,12 +32,12 @@ def choose(
     """Return the replica for a request of `cost` tokens. `affinity` is what requests of one conversation have in
     common, or empty.
     """
-    if policy == Policy.ROUND_ROBIN:
+    if policy == RoutingPolicy.ROUND_ROBIN:
         return _longest_unused(candidates, rng)
-    if policy == Policy.POWER_OF_TWO and len(candidates) > 2:
+    if policy == RoutingPolicy.POWER_OF_TWO and len(candidates) > 2:
         return _least_busy(rng.sample(list(candidates), 2), rng)
     least = _least_busy(candidates, rng)
-    if policy == Policy.SESSION_AFFINITY and affinity:
+    if policy == RoutingPolicy.SESSION_AFFINITY and affinity:
         home = max(candidates, key=lambda candidate: hashlib.sha256(f"{affinity}|{candidate.id}".encode()).digest())
         return home if home.outstanding <= least.outstanding + SLACK * cost else least
     return least

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
-from backend.infra.checkpoints.weight_headers import count_parameters, read_gguf, read_safetensors
+from backend.infra.checkpoints.weight_headers import count_stored_parameters, read_gguf, read_safetensors
 
 PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
 TOKENIZER_FILES = (
@@ -29,8 +29,8 @@ TOKENIZER_FILES = (
 )
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TERMS = ("LICENSE", "LICENCE", "NOTICE")
-LARGEST_JSON_BYTES = 50_000_000
-LARGEST_CARD_BYTES = 1_000_000
+MAX_JSON_BYTES = 50_000_000
+MAX_CARD_BYTES = 1_000_000
 SHOWN = 3
 
 
@@ -91,7 +91,9 @@ def describe_folder(folder: Path) -> BaseFacts:
     """
     check_links(folder, folder.iterdir())
     if (folder / "adapter_config.json").is_file():
-        raise adapter_refusal(folder.name, read_json(folder / "adapter_config.json").get("base_model_name_or_path"))
+        raise adapter_refusal(
+            folder.name, read_json_file(folder / "adapter_config.json").get("base_model_name_or_path")
+        )
     config = check_config(folder)
     files = weight_files(folder)
     tensors = {name: tensor for file in files for name, tensor in read_safetensors(file).items()}
@@ -110,7 +112,7 @@ def describe_folder(folder: Path) -> BaseFacts:
             field="source",
         )
     size = sum(file.stat().st_size for file in files)
-    return BaseFacts("folder", str(config["model_type"]), count_parameters(tensors), size, read_licence(folder))
+    return BaseFacts("folder", str(config["model_type"]), count_stored_parameters(tensors), size, read_licence(folder))
 
 
 def check_links(folder: Path, paths: Iterable[Path]) -> None:
@@ -181,9 +183,9 @@ def check_config(folder: Path) -> dict[str, Any]:
         raise InvalidInput(
             f"{folder} holds no config.json.", remedy="Give the folder of a Hugging Face checkpoint.", field="source"
         )
-    config = read_json(folder / "config.json")
+    config = read_json_file(folder / "config.json")
     for name in ("config.json", "tokenizer_config.json"):
-        data = config if name == "config.json" else (read_json(folder / name) if (folder / name).is_file() else {})
+        data = config if name == "config.json" else (read_json_file(folder / name) if (folder / name).is_file() else {})
         if data.get("auto_map"):
             raise InvalidInput(
                 f"{folder.name} wants to run its own code (auto_map in {name}).",
@@ -234,7 +236,7 @@ def names_in_index(folder: Path) -> list[str]:
     """Return the files of weights that the index names. Raises InvalidInput if it is damaged or leads out of the
     folder.
     """
-    names = read_json(folder / INDEX).get("weight_map")
+    names = read_json_file(folder / INDEX).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise InvalidInput(f"{INDEX} of {folder.name} lists no weights.", remedy="Download the file again.")
     listed = sorted({str(name) for name in names.values()})
@@ -268,9 +270,9 @@ def _no_weights(folder: Path) -> InvalidInput:
     )
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json_file(file: Path) -> dict[str, Any]:
     """Return the object in a small JSON file. Raises InvalidInput if it is not one."""
-    if file.stat().st_size > LARGEST_JSON_BYTES:
+    if file.stat().st_size > MAX_JSON_BYTES:
         raise InvalidInput(f"{file.name} has {file.stat().st_size:,} bytes: too large for a description.")
     try:
         data = json.loads(file.read_bytes())
@@ -286,13 +288,13 @@ def read_licence(folder: Path) -> str | None:
     card = folder / "README.md"
     if card.is_file():
         with card.open("rb") as file:
-            stated = licence_of_card(file.read(LARGEST_CARD_BYTES).decode("utf-8", "replace"))
+            stated = licence_of_card(file.read(MAX_CARD_BYTES).decode("utf-8", "replace"))
         if stated:
             return stated
     if not (folder / "config.json").is_file():
         return None
     try:
-        return licence_words(read_json(folder / "config.json"))
+        return licence_words(read_json_file(folder / "config.json"))
     except InvalidInput:
         return None
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from backend.errors import InvalidInput
 
-LARGEST_HEADER_BYTES = 25_000_000
+MAX_HEADER_BYTES = 25_000_000
 """The Hub's own limit for safetensors."""
-LARGEST_STRING_BYTES, MOST_ENTRIES, MOST_STRINGS = 16 * 2**20, 100_000, 4_000_000
-LARGEST_SIZE = 2**48
+MAX_STRING_BYTES, MAX_ENTRIES, MAX_STRINGS = 16 * 2**20, 100_000, 4_000_000
+MAX_SIZE = 2**48
 """Of one dimension of a tensor."""
 BUFFERS = (".attn.bias", ".masked_bias", ".inv_freq", ".e_score_correction_bias")
 """Suffixes of stored tensors that are not parameters."""
@@ -48,7 +48,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     with file.open("rb") as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= LARGEST_HEADER_BYTES:
+        if not 2 <= length <= MAX_HEADER_BYTES:
             raise InvalidInput(
                 f"{file.name} is not a safetensors file: its header claims {length:,} bytes.", remedy=FETCH_AGAIN
             )
@@ -87,14 +87,14 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return entries
 
 
-def count_parameters(tensors: dict[str, Tensor]) -> int:
+def count_stored_parameters(tensors: dict[str, Tensor]) -> int:
     """Return the number of parameters in the tensors."""
     return sum(tensor.numbers for name, tensor in tensors.items() if not name.endswith(BUFFERS))
 
 
 def _tensor(entry: dict[str, Any]) -> Tensor:
     shape = tuple(entry["shape"])
-    if not all(isinstance(size, int) and 0 <= size < LARGEST_SIZE for size in shape) or len(shape) > 16:
+    if not all(isinstance(size, int) and 0 <= size < MAX_SIZE for size in shape) or len(shape) > 16:
         raise ValueError(f"a tensor of shape {str(shape)[:100]}")
     return Tensor(str(entry["dtype"]), shape)
 
@@ -156,7 +156,7 @@ class _GgufReader:
         version, num_tensors, num_values = self._take("IQQ")
         if version not in (2, 3):
             raise self._bad(f"is of version {version}, and 2 or 3 are known")
-        if num_tensors > MOST_ENTRIES or num_values > MOST_ENTRIES:
+        if num_tensors > MAX_ENTRIES or num_values > MAX_ENTRIES:
             raise self._bad(f"claims {num_tensors:,} tensors and {num_values:,} settings")
         values: dict[str, Any] = {}
         lists: dict[str, int] = {}
@@ -187,7 +187,7 @@ class _GgufReader:
             if rank > 8:
                 raise self._bad(f"claims a tensor of {rank} dimensions")
             shape = self._take("Q" * rank)
-            if any(size >= LARGEST_SIZE for size in shape):
+            if any(size >= MAX_SIZE for size in shape):
                 raise self._bad(f"claims a tensor of shape {shape}")
             kind, offset = self._take("IQ")
             if kind not in sizes:
@@ -202,7 +202,7 @@ class _GgufReader:
         kind, count = self._take("IQ")
         if kind == _STRING:
             self._strings += count
-            if self._strings > MOST_STRINGS:
+            if self._strings > MAX_STRINGS:
                 raise self._bad(f"claims a list of {count:,} texts")
             read, data, at = struct.Struct("<Q").unpack_from, self._data, self._at
             for _ in range(count):
@@ -222,7 +222,7 @@ class _GgufReader:
 
     def _text(self) -> str:
         (length,) = self._take("Q")
-        if length > LARGEST_STRING_BYTES:
+        if length > MAX_STRING_BYTES:
             raise self._bad(f"claims a text of {length:,} bytes")
         start = self._at
         self._skip(length)

@@ -17,7 +17,7 @@ from fsspec.asyn import sync
 from backend.domain.data.parsing.text_formats import SUFFIXES
 from backend.domain.data.versions.hub_splits import most_common_ending
 from backend.errors import InvalidInput, NotFound, Unavailable
-from backend.infra.files.remote import ANSWER_S, MAX_FILES, Listing, RemoteFile, readable
+from backend.infra.files.remote import ANSWER_S, MAX_FILES, RemoteFile, RemoteListing, readable
 
 _URL = re.compile(r"(s3|gs)://([a-zA-Z0-9][\w.-]{1,220})(?:/([^\x00-\x1f\x7f]{0,1024}))?")
 LIBRARIES = {"s3": "s3fs", "gs": "gcsfs"}
@@ -36,7 +36,7 @@ class CloudFiles:
 
     scheme: str
     root: str
-    listing: Listing
+    listing: RemoteListing
     filesystem: Any
 
     def read(self, file: RemoteFile, start: int, end: int) -> bytes:
@@ -89,7 +89,7 @@ def find_cloud_files(url: str) -> CloudFiles:
     if not selected:
         problem = "is empty or has no known ending" if len(files) == 1 else f"holds no data file ({len(files)} files)"
         raise InvalidInput(f"{shown} {problem}.", remedy=f"Rows are read from {', '.join(SUFFIXES)}.", field="url")
-    return CloudFiles(scheme, folder, Listing(shown, selected), filesystem)
+    return CloudFiles(scheme, folder, RemoteListing(shown, selected), filesystem)
 
 
 def _list(filesystem: Any, root: str, *, is_bucket: bool) -> tuple[str, dict[str, dict[str, Any]]]:

@@ -15,7 +15,7 @@ from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.data.versions.saved_splits import SavedChoice
 from backend.errors import InvalidInput
 from backend.infra.files.encoding import Utf8Stream, guess_encoding, guess_wide_encoding
-from backend.infra.files.local import Member, Opened, list_source
+from backend.infra.files.local import Member, OpenedMember, list_source
 from backend.infra.files.parquet import first_rows
 from backend.infra.files.remote import BLOCK_BYTES, RangedFile, Remote
 from backend.infra.files.saved import SavedSplit, choose_saved
@@ -85,7 +85,7 @@ def _rows_of_member(member: Member, *, limit: int, encoding: str | None) -> tupl
     return _rows_of_table(member.name, member.suffix, io.BytesIO(data), limit=limit), ""
 
 
-def _read(opened: Opened, size: int) -> bytes:
+def _read(opened: OpenedMember, size: int) -> bytes:
     """Return up to `size` bytes; a stream may give them in pieces."""
     parts, have = [], 0
     while have < size and (data := opened.read(size - have)):

@@ -54,14 +54,14 @@ class Member:
     mtime_ns: int = 0
 
     @contextmanager
-    def open(self) -> Iterator[Opened]:
+    def open(self) -> Iterator[OpenedMember]:
         """Open the file, decompressed. Raises InvalidInput if it is damaged, encrypted or a compression bomb."""
         with _outer(self) as outer:
-            yield Opened(self, outer)
+            yield OpenedMember(self, outer)
 
 
 @dataclass(frozen=True)
-class Listing:
+class LocalListing:
     """The readable files of a source, in the order of their names, and those left out."""
 
     members: tuple[Member, ...]
@@ -74,7 +74,7 @@ class Listing:
         return sum(member.bytes for member in self.members)
 
 
-class Opened:
+class OpenedMember:
     """A stream of decompressed bytes; `position` is the number of the member's stored bytes read."""
 
     def __init__(self, member: Member, outer: IO[bytes]) -> None:
@@ -174,7 +174,7 @@ def _bomb(name: str, unpacked: int, packed: int) -> InvalidInput:
     )
 
 
-def list_source(path: Path) -> Listing:
+def list_source(path: Path) -> LocalListing:
     """List the readable files at a path: one file, the files of a folder and its subfolders, or those of a zip. Raises
     NotFound if it is missing, InvalidInput for an ending that can't be read, an empty file, a folder or zip without
     readable files, and a zip that is damaged, encrypted, a bomb, or whose names lead out of it.
@@ -186,12 +186,12 @@ def list_source(path: Path) -> Listing:
     elif path.name.lower().endswith(".zip"):
         members, ignored = _list_zip(path)
     else:
-        return Listing((_file_member(path, name=path.name),))
+        return LocalListing((_file_member(path, name=path.name),))
     members, ignored = _skip_text_files(members, ignored)
     if not members:
         why = "; ".join(f"{item.file}: {item.reason}" for item in ignored[:3])
         raise InvalidInput(f"{path.name!r} holds no file that can be read{f' ({why})' if why else ''}.", field="source")
-    return Listing(tuple(members), tuple(ignored), is_single=False)
+    return LocalListing(tuple(members), tuple(ignored), is_single=False)
 
 
 def _file_member(path: Path, *, name: str) -> Member:

@@ -74,18 +74,18 @@ def iter_row_groups(file: Path) -> Iterator[pyarrow.Table]:
             yield source.read_row_group(group, use_threads=False)
 
 
-def iter_tables(file: Path, *, num_rows: int) -> Iterator[pyarrow.Table]:
+def iter_file_tables(file: Path, *, num_rows: int) -> Iterator[pyarrow.Table]:
     """Yield a file's rows as stored, at most `num_rows` at a time."""
     with pyarrow.parquet.ParquetFile(file, pre_buffer=False) as source:  # a buffer would hold the whole file by its end
         for batch in source.iter_batches(batch_size=num_rows, use_threads=False):
             yield pyarrow.Table.from_batches([batch])
 
 
-def iter_rows(file: Path) -> Iterator[Row]:
+def iter_file_rows(file: Path) -> Iterator[Row]:
     """Yield a file's rows as canonical rows (see `backend.domain.data.rows.mapping`): without the columns that a row
     lacks.
     """
-    for table in iter_tables(file, num_rows=BATCH_ROWS):
+    for table in iter_file_tables(file, num_rows=BATCH_ROWS):
         for row in table.to_pylist():
             yield clean_row(row)
 
@@ -108,7 +108,7 @@ def fetch_rows(file: Path, numbers: Sequence[int]) -> dict[int, Row]:
     return rows
 
 
-def read_rows(folder: Path, *, split: str, offset: int = 0, limit: int = 20) -> list[Row]:
+def read_row_page(folder: Path, *, split: str, offset: int = 0, limit: int = 20) -> list[Row]:
     """Return a page of one split of a version (`<folder>/<split>.parquet`) as canonical rows; empty if the split is
     missing.
     """

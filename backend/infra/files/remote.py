@@ -27,7 +27,7 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
-class Listing:
+class RemoteListing:
     """Files of a source. `facts` go into the version's record: the commit, the licence."""
 
     label: str
@@ -44,7 +44,7 @@ class Remote(Protocol):
     """A remote source after its look-up."""
 
     @property
-    def listing(self) -> Listing:
+    def listing(self) -> RemoteListing:
         """Files of the source, fixed from then on."""
 
     def read(self, file: RemoteFile, start: int, end: int) -> bytes:

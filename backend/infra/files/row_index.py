@@ -21,7 +21,7 @@ import numpy.typing as npt
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.mapping import canonical_json, clean_row
 from backend.domain.data.versions.conditions import FIELDS_OF_KIND, field_size, row_key
-from backend.infra.files.parquet import Row, iter_tables, read_rows
+from backend.infra.files.parquet import Row, iter_file_tables, read_row_page
 
 Numbers = npt.NDArray[np.uint64]
 Progress = Callable[[int], None]
@@ -121,7 +121,7 @@ def _make(file: Path, *, kind: DatasetKind, progress: Progress | None) -> SplitI
     hashes, keys = array("Q"), array("Q")
     sizes = {field: _Sizes() for field in FIELDS_OF_KIND[kind]}
     if file.is_file():
-        for table in iter_tables(file, num_rows=512):
+        for table in iter_file_tables(file, num_rows=512):
             for raw in table.to_pylist():
                 _note(clean_row(raw), hashes, keys, sizes)
             if progress is not None:
@@ -165,5 +165,5 @@ def _load(file: Path) -> SplitIndex:
 
 def read_row(folder: Path, *, split: str, place: int) -> Row | None:
     """Return one row by its index in a split."""
-    rows = read_rows(folder, split=split, offset=place, limit=1)
+    rows = read_row_page(folder, split=split, offset=place, limit=1)
     return rows[0] if rows else None

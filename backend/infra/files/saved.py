@@ -13,7 +13,7 @@ from typing import Any
 
 from backend.domain.data.versions.saved_splits import SavedChoice, choose_splits
 from backend.errors import InvalidInput
-from backend.infra.files.local import Listing, list_source, opened_zip
+from backend.infra.files.local import LocalListing, list_source, opened_zip
 
 DICT_FILE, STATE_FILE, INFO_FILE = "dataset_dict.json", "state.json", "dataset_info.json"
 MAX_RECORD_BYTES = 64 * 2**20
@@ -27,13 +27,13 @@ class SavedSplit:
     path: Path
     prefix: str | None = None
 
-    def files(self) -> Listing:
+    def files(self) -> LocalListing:
         """Return its data files, named within the split. Raises what `list_source` raises."""
         listing = list_source(self.path)
         if self.prefix is None:
             return listing
         inside = [member for member in listing.members if member.entry.startswith(self.prefix)]
-        return Listing(
+        return LocalListing(
             tuple(replace(member, name=member.name[len(self.prefix) :]) for member in inside), is_single=False
         )
 

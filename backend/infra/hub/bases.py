@@ -31,12 +31,12 @@ from backend.infra.checkpoints.candidates import (
     names_in_index,
     pickle_refusal,
 )
-from backend.infra.checkpoints.weight_headers import LARGEST_HEADER_BYTES, count_parameters, parse_header
+from backend.infra.checkpoints.weight_headers import MAX_HEADER_BYTES, count_stored_parameters, parse_header
 from backend.infra.files.remote import ANSWER_S
 from backend.infra.hub.errors import BASE, endpoint, hub_errors
 
 DATA_ENDINGS = (".json", ".jinja", ".txt", ".model", ".md")
-LARGEST_DATA_BYTES = 100_000_000
+MAX_DATA_BYTES = 100_000_000
 SHOWN = 3
 
 
@@ -169,17 +169,17 @@ def _read(revision: HubRevision, file: HubFile, *, start: int = 0, end: int) -> 
 def _count(revision: HubRevision, file: HubFile) -> int | None:
     """Count parameters in the header of a file of weights. Raises InvalidInput if it is damaged or cut short."""
     length = int.from_bytes(_read(revision, file, end=8), "little")
-    if not 2 <= length <= min(LARGEST_HEADER_BYTES, file.bytes - 8):
+    if not 2 <= length <= min(MAX_HEADER_BYTES, file.bytes - 8):
         raise InvalidInput(
             f"{file.name} of {revision.id} is not a safetensors file: its header claims {length:,} bytes."
         )
     header = _read(revision, file, start=8, end=8 + length)
-    return count_parameters(parse_header(header, name=file.name, data_bytes=file.bytes - 8 - length))
+    return count_stored_parameters(parse_header(header, name=file.name, data_bytes=file.bytes - 8 - length))
 
 
 def _is_data(file: HubFile) -> bool:
     named = file.name.endswith(DATA_ENDINGS) or file.name in TERMS
-    return named and is_plain_name(file.name) and file.bytes <= LARGEST_DATA_BYTES
+    return named and is_plain_name(file.name) and file.bytes <= MAX_DATA_BYTES
 
 
 def _weights_of(revision: HubRevision) -> HubFile:

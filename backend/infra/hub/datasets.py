@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from backend.domain.data.parsing.text_formats import SUFFIXES
 from backend.domain.data.versions.hub_splits import Splits, configs_of, most_common_ending
 from backend.errors import InvalidInput, NotFound, Unavailable
-from backend.infra.files.remote import ANSWER_S, Listing, RemoteFile, readable
+from backend.infra.files.remote import ANSWER_S, RemoteFile, RemoteListing, readable
 from backend.infra.hub.errors import DATASET, endpoint, hub_errors
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class HubDataset:
         label = " · ".join([self.id, *([name] if name != "default" else []), chosen])
         facts = {"commit": self.commit, "revision": self.requested, "licence": self.licence}
         files = tuple(self.files[path] for path in splits[chosen])
-        return HubSplit(self, Listing(label, files, {key: value for key, value in facts.items() if value}))
+        return HubSplit(self, RemoteListing(label, files, {key: value for key, value in facts.items() if value}))
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class HubSplit:
     """One split of a dataset, to be read."""
 
     dataset: HubDataset
-    listing: Listing
+    listing: RemoteListing
 
     def read(self, file: RemoteFile, start: int, end: int) -> bytes:
         """Return some bytes of a file. Raises Unavailable."""

@@ -19,13 +19,13 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.http_exceptions import HttpProcessingError
 
-from backend.domain.serving.protocol import ANSWER_LIMIT, ErrorEvent, GenerateRequest, GenerationEvent, Task
+from backend.domain.serving.protocol import ANSWER_LIMIT, GenerateRequest, GenerationErrorEvent, GenerationEvent, Task
 from backend.domain.serving.upstream import Upstream, is_forbidden
 from backend.errors import Unavailable
 from backend.infra.keys import read_key
 from backend.infra.replicas import ReplicaLost, ReplicaRefused, open_session
 from backend.infra.upstream.bodies import to_call
-from backend.infra.upstream.events import Reader, estimate_prompt, read_embeddings, read_json, read_scores, read_tokens
+from backend.infra.upstream.events import Reader, estimate_prompt, parse_json, read_embeddings, read_scores, read_tokens
 
 CONNECT_S = 5.0
 MAX_ANSWER_BYTES = 64 * 2**20
@@ -70,7 +70,9 @@ class UpstreamClient:
         except TimeoutError as error:
             if not clock.is_over:
                 raise ReplicaLost(f"{name} did not answer in time.", reason="timeout") from error
-            yield ErrorEvent(message=f"The answer took longer than {upstream.answer_limit_s:g} s.", code=ANSWER_LIMIT)
+            yield GenerationErrorEvent(
+                message=f"The answer took longer than {upstream.answer_limit_s:g} s.", code=ANSWER_LIMIT
+            )
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             raise ReplicaLost(f"{name} broke off ({type(error).__name__}).", reason="broken") from error
         finally:
@@ -226,7 +228,7 @@ async def _next_data(lines: aiohttp.StreamReader) -> bytes | None:
 
 def _parse(data: bytes, reader: Reader, name: str) -> list[GenerationEvent]:
     try:
-        chunk = read_json(data)
+        chunk = parse_json(data)
         if isinstance(chunk, dict) and chunk.get("error"):
             raise ReplicaLost(f"{name} failed: {_message(chunk)}", reason="failed")
         return list(reader.read(chunk))
@@ -242,7 +244,7 @@ async def _read_whole(response: aiohttp.ClientResponse, name: str) -> dict[str, 
             raise ReplicaLost(f"{name} sent more than {MAX_ANSWER_BYTES >> 20} MiB.", reason="protocol")
         pieces.append(piece)
     try:
-        answer = read_json(b"".join(pieces))
+        answer = parse_json(b"".join(pieces))
     except ValueError as error:
         raise ReplicaLost(f"{name} sent no JSON.", reason="protocol") from error
     if not isinstance(answer, dict):
@@ -293,7 +295,7 @@ def _refusal(
     """
     status = response.status
     try:
-        document = read_json(body)
+        document = parse_json(body)
     except ValueError:
         document = None
     message = _message(document)

@@ -141,7 +141,7 @@ def _prompt_length(prompt: str | Sequence[int], scored: Sequence[ScoredToken]) -
     return count
 
 
-def read_json(document: bytes) -> Any:
+def parse_json(document: bytes) -> Any:
     """Return a document. Raises ValueError for what is none, also for NaN, a lone surrogate and deep nesting."""
     return from_json(document, allow_inf_nan=False)
 

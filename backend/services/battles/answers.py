@@ -36,7 +36,7 @@ class Remark:
     rewrite: str | None
 
 
-class VoteRow(NamedTuple):
+class AnswerVote(NamedTuple):
     """A vote on a pair of answers (ids)."""
 
     rater: str
@@ -194,7 +194,7 @@ def _with_remarks(session: Session, campaign_id: str) -> set[str]:
     return set(session.scalars(query.where(*on_board, remarked).distinct()))
 
 
-def _voted_pairs(session: Session, campaign_id: str, prompt_ids: Sequence[str]) -> dict[str, list[list[VoteRow]]]:
+def _voted_pairs(session: Session, campaign_id: str, prompt_ids: Sequence[str]) -> dict[str, list[list[AnswerVote]]]:
     """Return the votes of some prompts by pair of answers, most votes first; those that were skipped too, for their
     remarks.
     """
@@ -220,17 +220,17 @@ def _voted_pairs(session: Session, campaign_id: str, prompt_ids: Sequence[str]) 
         )
         .order_by(Vote.created_at, Vote.id)
     )
-    by_pair: dict[str, dict[tuple[str, str], list[VoteRow]]] = {
+    by_pair: dict[str, dict[tuple[str, str], list[AnswerVote]]] = {
         prompt_id: defaultdict(list) for prompt_id in prompt_ids
     }
     for prompt_id, *values in session.execute(query):
-        vote = VoteRow._make(values)
+        vote = AnswerVote._make(values)
         by_pair[prompt_id][min(vote.answer_a, vote.answer_b), max(vote.answer_a, vote.answer_b)].append(vote)
     return {prompt_id: sorted(pairs.values(), key=lambda votes: -len(votes)) for prompt_id, pairs in by_pair.items()}
 
 
 def _read_pairs(
-    session: Session, campaign_id: str, shown: Mapping[str, Sequence[Sequence[VoteRow]]]
+    session: Session, campaign_id: str, shown: Mapping[str, Sequence[Sequence[AnswerVote]]]
 ) -> dict[str, list[AnswerPair]]:
     """Read the texts of voted pairs. Several answers of a contestant to a prompt are pairs of their own."""
     ids = {answer for pairs in shown.values() for votes in pairs for answer in (votes[0].answer_a, votes[0].answer_b)}
@@ -247,7 +247,7 @@ def _read_pairs(
     return result
 
 
-def _pair(first: Completion, second: Completion, votes: Sequence[VoteRow], names: dict[str, str]) -> AnswerPair:
+def _pair(first: Completion, second: Completion, votes: Sequence[AnswerVote], names: dict[str, str]) -> AnswerPair:
     counts = dict.fromkeys(("first", "second", "tie", "both bad", "skipped"), 0)
     words = {"first": names[first.contestant_id], "second": names[second.contestant_id]}
     remarks = []

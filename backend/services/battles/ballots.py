@@ -26,7 +26,7 @@ from backend.domain.battles.votes import Label
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.assignment.drawing import PlannedBattle, num_left, plan_battles
-from backend.services.battles.assignment.ledgers import RaterLedger, count_battles, read_ledger
+from backend.services.battles.assignment.ledgers import RaterLedger, count_battles, read_rater_ledger
 from backend.services.battles.assignment.pools import POOLED, CampaignPool, opened_pool
 from backend.services.battles.assignment.rows import BATTLE_HOURS, VoteInput, add_battle, append_vote, last_vote
 from backend.services.battles.raters import RaterView
@@ -68,7 +68,7 @@ class BallotView:
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedBallot:
     """A rater's open battles, the current one first, their progress, and the vote that was stored with the request."""
 
     battles: tuple[BallotView, ...]
@@ -97,7 +97,7 @@ def serve_battles(
     vote: VoteInput | None = None,
     check: Check | None = None,
     rng: Random | None = None,
-) -> Served:
+) -> ServedBallot:
     """Store a vote, if there is one, and return up to `num` battles to judge.
 
     `check` may refuse or change the vote, given the campaign's config and the rater's battles. Raises what it,
@@ -107,7 +107,7 @@ def serve_battles(
     for _ in range(ATTEMPTS):
         with ctx.db.read() as session:
             campaign = admit(session, ctx, campaign_id, rater)
-            ledger = read_ledger(session, campaign_id, rater.id)
+            ledger = read_rater_ledger(session, campaign_id, rater.id)
             with opened_pool(ctx, session, campaign) as held:
                 if vote is not None and check is not None:
                     vote, check = check(vote, held.config, ledger), None
@@ -126,14 +126,14 @@ def ballot_progress(ctx: Context, campaign_id: str, rater: RaterView) -> BallotP
     """Return a rater's progress in a campaign."""
     with ctx.db.read() as session:
         campaign = admit(session, ctx, campaign_id, rater)
-        return _progress(session, ctx, campaign, read_ledger(session, campaign_id, rater.id), advance=True)
+        return _progress(session, ctx, campaign, read_rater_ledger(session, campaign_id, rater.id), advance=True)
 
 
 def rater_progress(ctx: Context, campaign_id: str, rater: RaterView) -> BallotProgress:
     """Return a rater's progress in a campaign that may be closed."""
     with ctx.db.read() as session:
         campaign = find_campaign(session, campaign_id)
-        return _progress(session, ctx, campaign, read_ledger(session, campaign_id, rater.id), advance=True)
+        return _progress(session, ctx, campaign, read_rater_ledger(session, campaign_id, rater.id), advance=True)
 
 
 def cast_vote(ctx: Context, battle_id: str, *, label: str, rater: RaterView, duration_ms: int | None = None) -> str:
@@ -168,7 +168,7 @@ def undo(ctx: Context, campaign_id: str, rater: RaterView) -> str:
         with ctx.db.write() as session:
             _lock(session, rater)
             campaign = admit(session, ctx, campaign_id, rater)
-            ledger = read_ledger(session, campaign_id, rater.id)
+            ledger = read_rater_ledger(session, campaign_id, rater.id)
             if not ledger.cast:
                 raise Conflict("There is no vote to take back.")
             if len(ledger.undone) >= MAX_UNDO:
@@ -304,10 +304,10 @@ def _insert(session: Session, ctx: Context, campaign: Campaign, rater: RaterView
     return battle
 
 
-def _served(ctx: Context, campaign_id: str, rater: RaterView, *, num: int, vote_id: str | None) -> Served:
+def _served(ctx: Context, campaign_id: str, rater: RaterView, *, num: int, vote_id: str | None) -> ServedBallot:
     with ctx.db.read() as session:
         campaign = find_campaign(session, campaign_id)
-        ledger = read_ledger(session, campaign_id, rater.id)
+        ledger = read_rater_ledger(session, campaign_id, rater.id)
         progress = _progress(session, ctx, campaign, ledger)
         with opened_pool(ctx, session, campaign, advance=False) as held:
             mask = held.masker.mask
@@ -322,7 +322,7 @@ def _served(ctx: Context, campaign_id: str, rater: RaterView, *, num: int, vote_
                     row.battle_id, turns, mask(text_a), mask(text_b), progress, is_single=row.purpose == "single"
                 )
             )
-    return Served(tuple(views), progress, vote_id)
+    return ServedBallot(tuple(views), progress, vote_id)
 
 
 _SIDE_A, _SIDE_B = aliased(Completion), aliased(Completion)

@@ -89,7 +89,7 @@ def _resolve(
     if source.file:
         if source.file not in files:
             raise NotFound(f"The file {source.file!r} was not given.", remedy="Add it.", field="contestants")
-        prompts, answers = read_completions(files[source.file], column=source.column, config=config)
+        prompts, answers = parse_completions(files[source.file], column=source.column, config=config)
         return Entry("file", source.label, source.label, source={"file": source.file}, answers=answers, prompts=prompts)
     if source.endpoint:
         endpoint = get_endpoint(ctx, source.endpoint)
@@ -118,7 +118,7 @@ def _checkpoint(ctx: Context, source: ContestantSource) -> Entry:
     return Entry("checkpoint", source.name or checkpoint.name, source.name, checkpoint_id=checkpoint.id)
 
 
-def read_completions(
+def parse_completions(
     text: str, *, column: str, config: CampaignConfig
 ) -> tuple[dict[str, Messages], dict[str, list[str]]]:
     """Read JSON lines {prompt or messages, completion}; return prompts and their completions by the prompts' hash.

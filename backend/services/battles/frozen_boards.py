@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
 from backend.db.tables import Campaign, FrozenBoard, User
-from backend.domain.battles.frozen import Verification, digest_of, freeze_document, verify_document
+from backend.domain.battles.frozen import Verification, document_digest, freeze_document, verify_document
 from backend.domain.battles.options import RatingOptions
 from backend.domain.csv_text import safe_cell
 from backend.domain.names import clean_name
@@ -93,7 +93,7 @@ def freeze_board(
         row = FrozenBoard(
             campaign_id=campaign_id,
             name=name,
-            digest=digest_of(document),
+            digest=document_digest(document),
             document=document,
             created_by=person.id,
             created_at=at,

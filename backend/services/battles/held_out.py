@@ -10,13 +10,13 @@ from backend.domain.battles.campaign import content_hash
 from backend.domain.battles.preferences.pairs import choose_locked
 from backend.domain.battles.preferences.rules import PreferenceRules
 from backend.errors import InvalidInput
-from backend.services.battles.prompts import DrawnPrompt, draw_prompts, read_prompts
+from backend.services.battles.prompts import DrawnPrompt, read_held_out_prompts, sample_prompts
 from backend.services.battles.views import CampaignView
 from backend.services.battles.vote_rows import CampaignVotes
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 
-ENOUGH = 8
+MIN_PROMPTS_LEFT = 8
 """Prompts that a rematch should have at least: with fewer, even a rematch that one side wins throughout has no
 verdict.
 """
@@ -35,7 +35,7 @@ def locked_prompts(
     lacking = 0
     if rules.locked_share is None:
         unseen = unseen_prompts(ctx, campaign, learned=frozenset(prompts.values()))
-        lacking = min(campaign.config.num_prompts, ENOUGH) - len(unseen)
+        lacking = min(campaign.config.num_prompts, MIN_PROMPTS_LEFT) - len(unseen)
     return choose_locked(prompts, rules, lacking=lacking, already=already)
 
 
@@ -52,7 +52,7 @@ def draw_rematch_prompts(ctx: Context, campaign: CampaignView, *, learned: froze
             remedy="Lock a share of the prompts, or add prompts to the dataset.",
             field="locked_share",
         )
-    return draw_prompts(unseen, num=campaign.config.num_prompts, seed=campaign.config.seed)
+    return sample_prompts(unseen, num=campaign.config.num_prompts, seed=campaign.config.seed)
 
 
 def unseen_prompts(ctx: Context, campaign: CampaignView, *, learned: frozenset[str]) -> list[DrawnPrompt]:
@@ -69,7 +69,7 @@ def unseen_prompts(ctx: Context, campaign: CampaignView, *, learned: frozenset[s
         learned |= _learned_before(session, campaign.id)
     if campaign.dataset is not None:
         contestants = [contestant.checkpoint_id for contestant in campaign.contestants if contestant.checkpoint_id]
-        for prompt in read_prompts(
+        for prompt in read_held_out_prompts(
             ctx, resolve_version(ctx, campaign.dataset), config=campaign.config, checkpoint_ids=contestants
         ):
             candidates.setdefault(content_hash(prompt.messages), prompt)

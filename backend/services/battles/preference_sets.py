@@ -14,7 +14,7 @@ from backend.domain.statistics.estimates import Estimate
 from backend.errors import InvalidInput
 from backend.services.battles.held_out import locked_prompts
 from backend.services.battles.views import get_campaign
-from backend.services.battles.vote_rows import CampaignVotes, read_votes
+from backend.services.battles.vote_rows import CampaignVotes, read_campaign_votes
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.imports import add_rows_dataset
 from backend.services.data.views import VersionView
@@ -169,7 +169,7 @@ def preview_document(preview: PreferencePreview) -> dict[str, Any]:
 def _read(ctx: Context, campaign_id: str, rules: PreferenceRules) -> tuple[CampaignVotes, frozenset[str]]:
     campaign = get_campaign(ctx, campaign_id)
     with ctx.db.read() as session:
-        votes = read_votes(session, campaign_id)
+        votes = read_campaign_votes(session, campaign_id)
     return votes, locked_prompts(ctx, campaign, votes, rules)
 
 

@@ -22,7 +22,7 @@ from backend.domain.battles.campaign import (
 from backend.domain.data.kinds import PROMPT_KINDS
 from backend.domain.names import require_length
 from backend.errors import InvalidInput
-from backend.infra.files.parquet import read_rows
+from backend.infra.files.parquet import read_row_page
 from backend.services.battles.contestants import Entry
 from backend.services.context import Context
 from backend.services.data.views import VersionView
@@ -73,7 +73,7 @@ def draw_from(
         raise InvalidInput(
             f"No row of “{version.label}” holds a prompt.", remedy="Choose another dataset.", field="dataset"
         )
-    return draw_prompts(prompts, num=config.num_prompts, seed=config.seed)
+    return sample_prompts(prompts, num=config.num_prompts, seed=config.seed)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _ancestry(session: Session, checkpoint_id: str) -> list[DatasetVersion]:
     return versions
 
 
-def read_prompts(
+def read_held_out_prompts(
     ctx: Context, version: VersionView, *, config: CampaignConfig, checkpoint_ids: Sequence[str]
 ) -> list[DrawnPrompt]:
     """Return the distinct held-out prompts of a dataset for these checkpoints, or all of them if the config allows
@@ -135,7 +135,7 @@ def read_prompts(
     return [prompt for digest, prompt in prompts.items() if config.allow_train or digest not in trained.prompts]
 
 
-def draw_prompts(prompts: list[T], *, num: int, seed: int) -> list[T]:
+def sample_prompts(prompts: list[T], *, num: int, seed: int) -> list[T]:
     """Return at most `num` prompts, drawn with the seed, in the dataset's order."""
     if len(prompts) <= num:
         return prompts
@@ -147,7 +147,7 @@ def prompts_of_entries(entries: Sequence[Entry], config: CampaignConfig) -> list
     prompts = next((list(entry.prompts.values()) for entry in entries if entry.prompts), [])
     if not prompts:
         raise InvalidInput("The campaign has no prompts.", remedy="Choose a dataset.", field="dataset")
-    return [DrawnPrompt(messages) for messages in draw_prompts(prompts, num=config.num_prompts, seed=config.seed)]
+    return [DrawnPrompt(messages) for messages in sample_prompts(prompts, num=config.num_prompts, seed=config.seed)]
 
 
 def _read(
@@ -164,7 +164,7 @@ def _read(
         )
     prompts: dict[str, DrawnPrompt] = {}
     for split in ("val", "train") if with_train else ("val",):
-        for row in read_rows(ctx.artifacts.path(version.folder), split=split, limit=MAX_ROWS):
+        for row in read_row_page(ctx.artifacts.path(version.folder), split=split, limit=MAX_ROWS):
             messages = prompt_messages(row)
             if messages is None:
                 continue

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import CampaignPrompt, Contestant, Rater
-from backend.domain.battles.agreement import Agreement, vote_agreement
+from backend.domain.battles.agreement import RaterAgreement, vote_agreement
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.inference.pair_votes import NO_VOTES, votes_by_pair
 from backend.domain.battles.inference.plans import PlanOption, plan_options
@@ -68,7 +68,7 @@ class Standings:
     table: RatingTable | None
     verdicts: tuple[PairVerdict, ...]
     plan: tuple[PlanOption, ...]
-    agreement: Agreement | None
+    agreement: RaterAgreement | None
     checkpoints: dict[str, str]
     unrated: tuple[str, ...]
     num_votes: int

@@ -31,7 +31,7 @@ class PromptRow:
 
 
 @dataclass(frozen=True)
-class AnswerRow:
+class AuthoredAnswer:
     """A completion with its author: the contestant's name and, if it is one, its checkpoint."""
 
     id: str
@@ -56,7 +56,7 @@ class CampaignVotes:
     """Everything that training rows are made of. Votes of excluded raters are left out and counted."""
 
     prompts: dict[str, PromptRow]
-    answers: dict[str, AnswerRow]
+    answers: dict[str, AuthoredAnswer]
     votes: list[CastVote]
     rewrites: list[Rewrite]
     ratings: dict[str, list[int]]
@@ -72,7 +72,7 @@ class CampaignVotes:
         )
 
 
-def read_votes(session: Session, campaign_id: str) -> CampaignVotes:
+def read_campaign_votes(session: Session, campaign_id: str) -> CampaignVotes:
     """Return a campaign's votes with their prompts and answers. Gold pairs, repeats and equal answers are no votes
     here.
     """
@@ -120,7 +120,7 @@ def _prompts(session: Session, campaign_id: str) -> dict[str, PromptRow]:
     }
 
 
-def _answers(session: Session, campaign_id: str) -> dict[str, AnswerRow]:
+def _answers(session: Session, campaign_id: str) -> dict[str, AuthoredAnswer]:
     query = (
         select(Completion, Contestant.label, Checkpoint.id, Checkpoint.name)
         .join(Contestant, Contestant.id == Completion.contestant_id)
@@ -128,7 +128,7 @@ def _answers(session: Session, campaign_id: str) -> dict[str, AnswerRow]:
         .where(Contestant.campaign_id == campaign_id)
     )
     return {
-        row.id: AnswerRow(row.id, row.prompt_id, row.text, row.tokens, name or label, checkpoint_id)
+        row.id: AuthoredAnswer(row.id, row.prompt_id, row.text, row.tokens, name or label, checkpoint_id)
         for row, label, checkpoint_id, name in session.execute(query)
     }
 

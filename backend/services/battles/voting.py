@@ -18,7 +18,7 @@ from backend.services.battles.admission import Voter
 from backend.services.battles.assignment.ledgers import RaterLedger
 from backend.services.battles.assignment.pools import opened_pool
 from backend.services.battles.assignment.rows import VoteInput
-from backend.services.battles.ballots import Served, check_label, rater_progress, serve_battles, undo
+from backend.services.battles.ballots import ServedBallot, check_label, rater_progress, serve_battles, undo
 from backend.services.battles.stopping import close_when_over
 from backend.services.battles.views import RATED, SKIPPED, find_campaign
 from backend.services.context import Context
@@ -38,7 +38,7 @@ class TooFast(Conflict):
 class Ballot:
     """First answer to a browser: battles with the rater's progress, and the campaign's questions."""
 
-    served: Served
+    served: ServedBallot
     config: CampaignConfig
 
 
@@ -49,11 +49,11 @@ def open_ballot(ctx: Context, voter: Voter) -> Ballot:
         config = CampaignConfig.model_validate(campaign.config.get("config", {}))
         closed = campaign.closed_at is not None
     if closed or _close_when_over(ctx, voter.campaign_id, config):
-        return Ballot(Served((), rater_progress(ctx, voter.campaign_id, voter.rater)), config)
+        return Ballot(ServedBallot((), rater_progress(ctx, voter.campaign_id, voter.rater)), config)
     return Ballot(serve_battles(ctx, voter.campaign_id, voter.rater, num=NUM_HELD), config)
 
 
-def submit_vote(ctx: Context, voter: Voter, vote: VoteInput) -> Served:
+def submit_vote(ctx: Context, voter: Voter, vote: VoteInput) -> ServedBallot:
     """Store a vote and return the rater's open battles. A duration can't exceed the time since the battle was served.
 
     Raises InvalidInput for what the campaign's form doesn't offer, TooFast, and what `cast_vote` raises.
@@ -62,7 +62,7 @@ def submit_vote(ctx: Context, voter: Voter, vote: VoteInput) -> Served:
     return _submit(ctx, voter, vote, single=False)
 
 
-def submit_rating(ctx: Context, voter: Voter, battle_id: str, *, value: int, note: str = "") -> Served:
+def submit_rating(ctx: Context, voter: Voter, battle_id: str, *, value: int, note: str = "") -> ServedBallot:
     """Store the grade of a single answer, 1 to 5, and return the rater's open battles. A later grade supersedes it."""
     if not 1 <= value <= 5:
         raise InvalidInput(f"A grade of {value} is not between 1 and 5.", remedy="Grade 1 to 5.", field="value")
@@ -71,7 +71,7 @@ def submit_rating(ctx: Context, voter: Voter, battle_id: str, *, value: int, not
     return served
 
 
-def _submit(ctx: Context, voter: Voter, vote: VoteInput, *, single: bool) -> Served:
+def _submit(ctx: Context, voter: Voter, vote: VoteInput, *, single: bool) -> ServedBallot:
     campaign_config: list[CampaignConfig] = []
 
     def check(said: VoteInput, config: CampaignConfig, ledger: RaterLedger) -> VoteInput:
@@ -85,7 +85,7 @@ def _submit(ctx: Context, voter: Voter, vote: VoteInput, *, single: bool) -> Ser
     return served
 
 
-def undo_vote(ctx: Context, voter: Voter) -> Served:
+def undo_vote(ctx: Context, voter: Voter) -> ServedBallot:
     """Undo the rater's newest vote or grade; its battle is the first of the open ones."""
     battle_id = undo(ctx, voter.campaign_id, voter.rater)
     served = serve_battles(ctx, voter.campaign_id, voter.rater, num=NUM_HELD)

@@ -187,7 +187,7 @@ def list_children(ctx: Context, checkpoint_id: str) -> list[CheckpointView]:
         )
 
 
-def list_users(ctx: Context, checkpoint_id: str) -> list[str]:
+def list_checkpoint_users(ctx: Context, checkpoint_id: str) -> list[str]:
     """Return the users of the checkpoint's files, one sentence each."""
     with ctx.db.read() as session:
         return users_of_checkpoint(session, checkpoint_id)

@@ -19,9 +19,9 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.safety.cards import safety_card
 from backend.services.jobs.exports import HUB_ID, ExportView, file_name, view_export
 from backend.services.jobs.jobs import JobView, add_job, view, wake
-from backend.services.training.reports import report_text
+from backend.services.training.reports import run_report_text
 
-MOST_SHOWN = 200
+MAX_SHOWN = 200
 
 
 @retry_races
@@ -104,7 +104,7 @@ def card_of(ctx: Context, checkpoint: CheckpointView) -> str:
 
 def _plain_card(ctx: Context, checkpoint: CheckpointView) -> str:
     if checkpoint.run_id:
-        return report_text(ctx, checkpoint.run_id, public=True)
+        return run_report_text(ctx, checkpoint.run_id, public=True)
     facts = {
         "Family": checkpoint.family,
         "Parameters": f"{checkpoint.parameters:,}" if checkpoint.parameters else "",
@@ -123,6 +123,6 @@ def list_exports(ctx: Context, checkpoint_id: str) -> list[ExportView]:
     """Return the exports of a checkpoint, newest first."""
     with ctx.db.read() as session:
         of_it = (Job.kind == JobKind.EXPORT, Job.payload["checkpoint_id"].as_string() == checkpoint_id)
-        query = select(Job).where(*of_it).order_by(Job.created_at.desc()).limit(MOST_SHOWN)
+        query = select(Job).where(*of_it).order_by(Job.created_at.desc()).limit(MAX_SHOWN)
         rows = [(view(job), ExportPayload.read(job.payload)) for job in session.scalars(query)]
     return [view_export(ctx, job, payload) for job, payload in rows]

@@ -15,7 +15,7 @@ MAX_BASES = 8
 CARD, MAX_FILE_BYTES = "roundhouse.json", 2**20
 
 
-def read_network(ctx: Context, folder: str) -> ArchitectureConfig | None:
+def read_network_shape(ctx: Context, folder: str) -> ArchitectureConfig | None:
     """Return the shape of a checkpoint's network, for an adapter that of its base; None for a family that is not known.
 
     Base paths are followed only inside the artifacts' folder: a card is untrusted input.
@@ -39,7 +39,7 @@ def network_of_payload(ctx: Context, payload: TrainingPayload) -> ArchitectureCo
     """Return the shape of the network that a training job makes or starts from; None for a base of an unknown
     family.
     """
-    return payload.architecture or (read_network(ctx, payload.base) if payload.base else None)
+    return payload.architecture or (read_network_shape(ctx, payload.base) if payload.base else None)
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:

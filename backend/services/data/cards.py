@@ -13,12 +13,12 @@ from sqlalchemy.orm.attributes import flag_modified
 from backend.db.tables import DatasetVersion
 from backend.domain.data.export_formats import export_path
 from backend.domain.data.kinds import KINDS
-from backend.domain.data.versions.card import CardFacts, CardFile, CardSource, clean_facts, write_card
+from backend.domain.data.versions.card import CardFacts, CardFile, CardSource, card_markdown, clean_facts
 from backend.domain.names import clean_name
 from backend.infra.files.parquet import count_rows, read_schema
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
-from backend.services.data.versions import Ancestor, lineage_of
+from backend.services.data.versions import Ancestor, version_lineage
 from backend.services.data.views import VersionView
 from backend.services.people.signatures import sign_for, unsign_for
 
@@ -44,23 +44,23 @@ def set_card(ctx: Context, version_id: str, *, licence: str, languages: str, not
         flag_modified(version, "facts")
 
 
-def read_card(ctx: Context, reference: str, *, hashed: bool = True, format: str = "parquet") -> str:
+def render_card(ctx: Context, reference: str, *, hashed: bool = True, format: str = "parquet") -> str:
     """Return a version's card as Markdown, for an export in a format of backend.domain.data.export_formats.
 
     `hashed` adds the SHA-256 of its files, which reads them in full.
     """
     version = resolve_version(ctx, reference)
-    return write_card(_source(ctx, version, hashed=hashed, format=format), card_facts(version))
+    return card_markdown(_source(ctx, version, hashed=hashed, format=format), card_facts(version))
 
 
 def _source(ctx: Context, version: VersionView, *, hashed: bool, format: str) -> CardSource:
     files, schema = [], None
-    for split, path in data_files(ctx, version):
+    for split, path in split_files(ctx, version):
         schema = schema or read_schema(path)
         digest = _sha256(path) if hashed else ""
         files.append(CardFile(split, export_path(split, format=format), count_rows(path), path.stat().st_size, digest))
     assert schema is not None
-    steps = lineage_of(ctx, version.dataset_id)
+    steps = version_lineage(ctx, version.dataset_id)
     return CardSource(
         name=version.dataset,
         version=version.number,
@@ -101,7 +101,7 @@ def _origin(version: VersionView) -> dict[str, Any]:
     return {**flat, **({"columns": columns} if columns else {}), "made": f"{version.created_at:%Y-%m-%d %H:%M} UTC"}
 
 
-def data_files(ctx: Context, version: VersionView) -> list[tuple[str, Path]]:
+def split_files(ctx: Context, version: VersionView) -> list[tuple[str, Path]]:
     """Return (split, Parquet file) of a version, splits without rows left out."""
     assert version.folder is not None
     folder = ctx.artifacts.path(version.folder)
@@ -137,9 +137,9 @@ def stream_zip(ctx: Context, version: VersionView) -> Iterator[bytes]:
     sink = _Sink()
     folder = download_name(version).removesuffix(".zip")
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]  # it needs no seeking to write
-        archive.writestr(f"{folder}/README.md", read_card(ctx, version.id))
+        archive.writestr(f"{folder}/README.md", render_card(ctx, version.id))
         yield sink.take()
-        for split, path in data_files(ctx, version):
+        for split, path in split_files(ctx, version):
             entry = zipfile.ZipInfo(f"{folder}/{export_path(split, format='parquet')}")
             with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as target:
                 while chunk := source.read(CHUNK):

@@ -17,8 +17,8 @@ from backend.services.data.views import (
     VersionView,
     dataset_views,
     find_dataset,
-    job_of,
     pick_version,
+    version_job,
     version_view,
 )
 from backend.services.dependents import refuse_while_used, users_of_dataset
@@ -52,7 +52,7 @@ def resolve_version(ctx: Context, reference: str, *, ready: bool = True) -> Vers
     with ctx.db.read() as session:
         row = session.get(DatasetVersion, reference)
         if row is not None:
-            version = version_view(row, session.get_one(Dataset, row.dataset_id), job_of(session, row))
+            version = version_view(row, session.get_one(Dataset, row.dataset_id), version_job(session, row))
         else:
             name, _, number = reference.partition("@")
             view = dataset_views(session, [find_dataset(session, name.strip())])[0]
@@ -104,7 +104,7 @@ def delete_dataset(ctx: Context, dataset_id: str, *, person: Person, with_report
         )
         versions = list(session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id)))
         for version in versions:
-            job = job_of(session, version)
+            job = version_job(session, version)
             if job is not None and version.folder is None and job.status in ACTIVE:
                 raise Conflict(f"“{dataset.name}” is being imported.", remedy="Wait for the import, or stop it first.")
         folders = {version.folder for version in versions if version.folder}

@@ -45,7 +45,7 @@ class FieldChange:
 
 
 @dataclass(frozen=True)
-class Example:
+class DiffExample:
     """A row that was removed, added, or changed (same prompt, different answer)."""
 
     what: Literal["removed", "added", "changed"]
@@ -69,7 +69,7 @@ class VersionDiff:
     changed: int
     splits: tuple[SplitCounts, ...]
     fields: tuple[FieldChange, ...]
-    examples: tuple[Example, ...]
+    examples: tuple[DiffExample, ...]
 
     @property
     def is_empty(self) -> bool:
@@ -126,9 +126,9 @@ def compare_versions(
         splits=splits,
         fields=_fields(one, indices),
         examples=(
-            *(Example("changed", find("before", a), find("after", b)) for a, b in paired.changed),
-            *(Example("removed", find("before", place), None) for place in paired.removed),
-            *(Example("added", None, find("after", place)) for place in paired.added),
+            *(DiffExample("changed", find("before", a), find("after", b)) for a, b in paired.changed),
+            *(DiffExample("removed", find("before", place), None) for place in paired.removed),
+            *(DiffExample("added", None, find("after", place)) for place in paired.added),
         ),
     )
 

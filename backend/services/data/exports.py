@@ -12,12 +12,12 @@ from backend.domain.jobs.payloads import DatasetExportPayload, HubTarget, requir
 from backend.domain.jobs.states import JobKind
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person, require_builder
-from backend.services.data.cards import read_card
+from backend.services.data.cards import render_card
 from backend.services.data.datasets import resolve_version
 from backend.services.jobs.exports import HUB_ID, ExportView, view_export
 from backend.services.jobs.jobs import JobView, add_job, view, wake
 
-MOST_SHOWN = 50
+MAX_SHOWN = 50
 
 
 @retry_races
@@ -53,7 +53,7 @@ def export_version(
         version_id=version.id,
         format=format,
         name=version.label,
-        card=read_card(ctx, version.id, hashed=False, format=format),
+        card=render_card(ctx, version.id, hashed=False, format=format),
         out=f"exports/{new_id()}",
         push=HubTarget(repo=push, private=private) if push else None,
     )
@@ -76,6 +76,6 @@ def list_version_exports(ctx: Context, version_id: str) -> list[ExportView]:
     """Return the exports of a version, newest first."""
     with ctx.db.read() as session:
         of_it = (Job.kind == JobKind.EXPORT_DATASET, Job.payload["version_id"].as_string() == version_id)
-        query = select(Job).where(*of_it).order_by(Job.created_at.desc()).limit(MOST_SHOWN)
+        query = select(Job).where(*of_it).order_by(Job.created_at.desc()).limit(MAX_SHOWN)
         rows = [(view(job), DatasetExportPayload.read(job.payload)) for job in session.scalars(query)]
     return [view_export(ctx, job, payload) for job, payload in rows]

@@ -24,7 +24,7 @@ from backend.errors import Conflict, InvalidInput, NotFound
 from backend.infra.files.encoding import check_encoding
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.sources import ImportSource, source_fields, source_of_payload
-from backend.services.data.views import VersionView, job_of, version_view
+from backend.services.data.views import VersionView, version_job, version_view
 from backend.services.dependents import users_of_versions
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, wake
@@ -171,7 +171,7 @@ def version_of_job(ctx: Context, job_id: str) -> VersionView:
             version = session.get(DatasetVersion, (result.version_id if result else None) or "")
         if version is None:
             raise NotFound("There is no such import.", remedy="It may have been removed; import the file again.")
-        own = job if not reused else job_of(session, version)
+        own = job if not reused else version_job(session, version)
         view = version_view(version, session.get_one(Dataset, version.dataset_id), own)
     return VersionView(**{**view.__dict__, "reused": reused})
 
@@ -241,7 +241,7 @@ def _dataset_for_import(session: Session, ctx: Context, *, name: str, kind: str,
     for version in session.scalars(
         select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id, DatasetVersion.folder.is_(None))
     ).all():
-        job = job_of(session, version)
+        job = version_job(session, version)
         if (job is None or job.status in (Status.FAILED, Status.CANCELLED)) and not users_of_versions(
             session, [version.id]
         ):
@@ -288,7 +288,7 @@ def get_past_import(ctx: Context, version_id: str, *, person: Person) -> PastImp
     require_builder(person)
     with ctx.db.read() as session:
         version = session.get(DatasetVersion, version_id)
-        job = job_of(session, version) if version is not None else None
+        job = version_job(session, version) if version is not None else None
         payload = ImportPayload.read(job.payload) if job is not None else None
         if version is None or payload is None or payload.derive is not None:
             raise NotFound("There is no such import.", remedy="Choose the source again.")

@@ -18,12 +18,12 @@ from backend.domain.data.rows.mapping import check_mapping, map_sample
 from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput
 from backend.infra.files.heads import head_of_path
-from backend.infra.files.parquet import read_rows
+from backend.infra.files.parquet import read_row_page
 from backend.services.context import Context
 from backend.services.data.views import VersionView
 
 PREVIEW_CHARACTERS = 1200
-MOST_PREVIEWED = 100  # a message tree may hold thousands of conversations
+MAX_PREVIEWED = 100  # a message tree may hold thousands of conversations
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def preview_rows(
     """Return some rows of a version as plain text."""
     if version.folder is None:
         return []
-    rows = read_rows(ctx.artifacts.path(version.folder), split=split, offset=offset, limit=limit)
+    rows = read_row_page(ctx.artifacts.path(version.folder), split=split, offset=offset, limit=limit)
     return [PreviewRow(_cut(render_preview(row))) for row in rows]
 
 
@@ -180,7 +180,7 @@ def read_rejected(ctx: Context, version: VersionView) -> bytes:
 
 
 def _preview(rows: list[dict[str, Any]], kind: DatasetKind, mapping: dict[str, str]) -> tuple[PreviewRow, ...]:
-    mapped = itertools.islice(map_sample(rows, kind=kind, mapping=mapping), MOST_PREVIEWED)
+    mapped = itertools.islice(map_sample(rows, kind=kind, mapping=mapping), MAX_PREVIEWED)
     return tuple(
         (
             PreviewRow(_cut(str(row)), problem=_whole(part.reason))

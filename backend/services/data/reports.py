@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from backend.db.base import new_id
 from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, Run
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.reports.report import DataReport, ReportQuestion, Sample
+from backend.domain.data.reports.report import DataReport, ReportQuestion, ReportSample
 from backend.domain.data.versions.changes import DropRows
 from backend.domain.jobs.payloads import require_folder
 from backend.domain.jobs.progress import Progress, read_progress
@@ -39,7 +39,7 @@ KIND = JobKind.DATA_REPORT.value
 FORMAT = 3
 """Bumped when the same request would give another report, so that stored ones are not reused."""
 
-LARGEST_DEFAULT = 1024
+MAX_DEFAULT = 1024
 REASONS: dict[str, str] = {
     "duplicates": "Duplicates and near duplicates, all but the first",
     "exact_duplicates": "Exact duplicates, all but the first",
@@ -52,7 +52,7 @@ REASONS: dict[str, str] = {
 }
 """Rows that a report can drop, with their description in the new version's lineage."""
 
-_SAMPLES: TypeAdapter[list[Sample]] = TypeAdapter(list[Sample])
+_SAMPLES: TypeAdapter[list[ReportSample]] = TypeAdapter(list[ReportSample])
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def default_question(ctx: Context, version: VersionView, source: TokenizerSource
     known = (
         {name: config[name] for name in ReportQuestion.model_fields if name in config}
         if config
-        else {"context": LARGEST_DEFAULT}
+        else {"context": MAX_DEFAULT}
     )
     return ReportQuestion(**{**known, "context": min(int(known["context"]), limit or int(known["context"]))})
 
@@ -290,12 +290,12 @@ def find_data_report(ctx: Context, version_id: str, *, source: str | None, conte
         return _view(session, row) if row is not None else None
 
 
-def read_samples(ctx: Context, view: DataReportView) -> list[Sample]:
+def read_samples(ctx: Context, view: DataReportView) -> list[ReportSample]:
     """Return the rows that a report shows token by token. Raises NotFound if its files are gone."""
     return _SAMPLES.validate_json(_read(ctx, view, "samples.json"))
 
 
-def rows_to_drop(ctx: Context, view: DataReportView, reason: str) -> DropRows | None:
+def drop_change(ctx: Context, view: DataReportView, reason: str) -> DropRows | None:
     """Return the rows that a finding would drop, as a change; None if there are none. Raises InvalidInput for an
     unknown reason.
     """
@@ -316,7 +316,7 @@ def drop_found_rows(
     left.
     """
     view = get_data_report(ctx, report_id)
-    change = rows_to_drop(ctx, view, reason)
+    change = drop_change(ctx, view, reason)
     if change is None:
         raise Conflict("There is no such row to drop.")
     if view.report is not None and len(change.train) >= view.report.train.rows:

@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from backend.db.tables import Tokenizer
-from backend.infra.files.parquet import read_rows
+from backend.infra.files.parquet import read_row_page
 from backend.services.context import Context
 from backend.services.data.reports import list_data_reports
 from backend.services.data.views import VersionView
@@ -70,5 +70,5 @@ def measure_text(ctx: Context, version: VersionView) -> TextSize | None:
 @lru_cache(maxsize=256)  # a version never changes
 def _length(folder: Path, split: str) -> tuple[int, int]:
     """Return (characters, UTF-8 bytes) of a split's text."""
-    text = "".join(str(row.get("text", "")) for row in read_rows(folder, split=split, limit=1))
+    text = "".join(str(row.get("text", "")) for row in read_row_page(folder, split=split, limit=1))
     return len(text), len(text.encode("utf-8", "surrogatepass"))

@@ -17,12 +17,12 @@ from backend.domain.jobs.payloads import Derivation, ImportPayload, require_fold
 from backend.domain.jobs.states import ACTIVE
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotFound
-from backend.infra.files.parquet import read_rows
+from backend.infra.files.parquet import read_row_page
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import remove_reports, resolve_version
 from backend.services.data.imports import version_of_job
 from backend.services.data.tokens import remove_tokens_of
-from backend.services.data.views import VersionView, job_of, version_view
+from backend.services.data.views import VersionView, version_job, version_view
 from backend.services.dependents import Use, refuse_while_used, users_of_dataset, users_of_versions
 from backend.services.jobs.jobs import add_job, wake
 
@@ -154,7 +154,7 @@ def delete_version(ctx: Context, version_id: str, *, person: Person, with_report
         if version is None:
             raise NotFound("There is no such version.", remedy="It may have been deleted already.")
         label = f"{session.get_one(Dataset, version.dataset_id).name}@{version.number}"
-        job = job_of(session, version)
+        job = version_job(session, version)
         if job is not None and version.folder is None and job.status in ACTIVE:
             raise Conflict(f"{label} is being made.", remedy="Wait for it, or stop it first.")
         reports = remove_reports(session, [version.id]) if with_reports else []
@@ -177,7 +177,7 @@ def delete_version(ctx: Context, version_id: str, *, person: Person, with_report
         remove_tokens_of(ctx, [content_hash])
 
 
-def list_users(ctx: Context, dataset_id: str, *, version_id: str | None = None) -> list[Use]:
+def list_dataset_users(ctx: Context, dataset_id: str, *, version_id: str | None = None) -> list[Use]:
     """Return the users of a dataset, or of one version: the reasons why it can't be deleted."""
     with ctx.db.read() as session:
         return users_of_versions(session, [version_id]) if version_id else users_of_dataset(session, dataset_id)
@@ -199,7 +199,7 @@ class Ancestor:
     is_own: bool
 
 
-def lineage_of(ctx: Context, dataset_id: str) -> list[Ancestor]:
+def version_lineage(ctx: Context, dataset_id: str) -> list[Ancestor]:
     """Return the versions of a dataset, their ancestors, and versions of other datasets derived directly from them;
     parents first.
     """
@@ -259,5 +259,5 @@ def try_filter(ctx: Context, version: VersionView, change: Filter) -> tuple[int,
     check_change(change, kind=DatasetKind(version.kind))
     if version.folder is None:
         return 0, 0
-    rows = read_rows(ctx.artifacts.path(version.folder), split="train", limit=TRIED)
+    rows = read_row_page(ctx.artifacts.path(version.folder), split="train", limit=TRIED)
     return sum(all(meets(row, condition) for condition in change.conditions) == change.keep for row in rows), len(rows)

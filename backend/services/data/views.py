@@ -119,12 +119,12 @@ def pick_version(view: DatasetView, number: str) -> VersionView:
     raise NotFound(f"“{view.name}” has no version {number}.", remedy=f"It has {have}.", field="dataset")
 
 
-def job_of(session: Session, version: DatasetVersion) -> Job | None:
+def version_job(session: Session, version: DatasetVersion) -> Job | None:
     """Return the job that makes or made a version."""
     return session.get(Job, version.job_id) if version.job_id else None
 
 
-def labels_of(session: Session, version_ids: Iterable[str]) -> dict[str, str]:
+def version_labels(session: Session, version_ids: Iterable[str]) -> dict[str, str]:
     """Return the current labels of versions (`name@3`) by id, without deleted ones."""
     query = select(DatasetVersion.id, Dataset.name, DatasetVersion.number).join(
         Dataset, Dataset.id == DatasetVersion.dataset_id

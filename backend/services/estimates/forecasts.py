@@ -31,7 +31,7 @@ from backend.services.estimates.measurements import predict
 from backend.services.jobs.jobs import JobView
 from backend.services.jobs.queue_position import ahead_of_new
 from backend.services.jobs.workers import WorkerView
-from backend.services.scaling.planner import OWN, PlanInputs, choose_law, count_tokens
+from backend.services.scaling.planner import OWN, PlanInputs, choose_law, estimate_train_tokens
 from backend.services.training.parts import RunParts, checkpoint_bytes, resolve_parts
 
 MAX_PREDICTED = 4
@@ -96,7 +96,7 @@ def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) 
     """
     parts = parts or resolve_parts(ctx, config)
     prediction = predict(ctx, config, parts=parts)
-    unique = count_tokens(parts.version, parts.tokenizer) if parts.tokenizer else None
+    unique = estimate_train_tokens(parts.version, parts.tokenizer) if parts.tokenizer else None
     epochs, at_least = _epochs(config, parts, unique=unique)
     steps = config.max_steps
     if config.max_epochs and epochs and epochs > config.max_epochs:

@@ -38,7 +38,7 @@ RECENT = 300
 
 
 @dataclass(frozen=True)
-class Subject:
+class MeasuredSubject:
     """The subject of a measurement or prediction. `setting` is None for a base of a family without a formula."""
 
     setting: TrainingSetting | None
@@ -60,7 +60,7 @@ def subject_of(
     data: str | None,
     base: str | None,
     parameters: int | None = None,
-) -> Subject:
+) -> MeasuredSubject:
     """Return the subject of a config whose network has this shape.
 
     `data` and `base` are ids of a dataset version and a checkpoint. A base of an unknown family is compared by every
@@ -68,11 +68,11 @@ def subject_of(
     """
     if shape is not None:
         setting = setting_of(config, shape, device=device, data=data)
-        return Subject(setting, setting.model_dump(mode="json"))
+        return MeasuredSubject(setting, setting.model_dump(mode="json"))
     values = {**measured_values(config), "device": device, "data": data, "base": base}
     if parameters is not None:
         values["compile"] = compiles(config, parameters=parameters, device=device)
-    return Subject(None, values)
+    return MeasuredSubject(None, values)
 
 
 def predict(
@@ -106,7 +106,9 @@ def predict(
 def predict_setting(ctx: Context, setting: TrainingSetting, device: Device) -> MemoryPrediction:
     """Return the predicted memory of a setting on a device."""
     rows = _recent_rows(ctx, device)
-    return _predict_memory(Subject(setting, {}), rows, [row for row in rows if _identity(row) == setting.fingerprint])
+    return _predict_memory(
+        MeasuredSubject(setting, {}), rows, [row for row in rows if _identity(row) == setting.fingerprint]
+    )
 
 
 def record_probe(session: Session, ctx: Context, claim: Claim[ProbePayload], result: ProbeResult) -> None:
@@ -165,7 +167,9 @@ def _record(
     )
 
 
-def _predict_memory(subject: Subject, rows: Sequence[Measurement], same: Sequence[Measurement]) -> MemoryPrediction:
+def _predict_memory(
+    subject: MeasuredSubject, rows: Sequence[Measurement], same: Sequence[Measurement]
+) -> MemoryPrediction:
     formula = _formula(subject, rows)
     measured = next((row for row in same if row.origin == "run"), None) or next(iter(same), None)
     if measured is not None:
@@ -193,7 +197,7 @@ def _predict_memory(subject: Subject, rows: Sequence[Measurement], same: Sequenc
     )
 
 
-def _formula(subject: Subject, rows: Sequence[Measurement]) -> MemoryEstimate | None:
+def _formula(subject: MeasuredSubject, rows: Sequence[Measurement]) -> MemoryEstimate | None:
     """Return the formula's estimate, with the data's sequence lengths where a probe of the same data measured them."""
     if subject.setting is None:
         return None
@@ -239,7 +243,7 @@ def _run_errors(rows: Sequence[Measurement]) -> list[float]:
 
 
 def _predict_time(
-    ctx: Context, config: RunConfig, subject: Subject, device: Device, same: Sequence[Measurement]
+    ctx: Context, config: RunConfig, subject: MeasuredSubject, device: Device, same: Sequence[Measurement]
 ) -> TimePrediction | None:
     timed = next((row for row in same if (row.facts or {}).get("step_s")), None)
     if timed is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backend.domain.evaluation.config import is_lower_better
+from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.jobs.states import Status
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.statistics.multiplicity import benjamini_hochberg, holm
@@ -141,7 +141,7 @@ def compare_across(ctx: Context, first_id: str, second_id: str) -> list[Benchmar
     differences = []
     for column, first, second, metric, paired in compared:
         p_adjusted = next(adjusted) if paired.p_value is not None else None
-        better = better_of(p_adjusted, paired.difference, lower=is_lower_better(metric))
+        better = better_of(p_adjusted, paired.difference, lower=is_score_lower_better(metric))
         differences.append(
             BenchmarkDifference(
                 column, first, second, metric, paired.n, paired.difference, paired.p_value, p_adjusted, better

@@ -294,11 +294,11 @@ def _imported(ctx: Context, columns: Sequence[Column]) -> tuple[ImportedRow, ...
         row = rows.setdefault((one.model, one.content_hash), ImportedRow(one.id, one.model, one.source, {}))
         for column in columns:
             if same_benchmark(one.benchmark, column.benchmark) or same_benchmark(one.benchmark, column.title):
-                row.cells.setdefault(column.key, read_scores(one.scores))
+                row.cells.setdefault(column.key, read_imported_scores(one.scores))
     return tuple(rows.values())
 
 
-def read_scores(stored: Sequence[Mapping[str, Any]]) -> tuple[ScoreView, ...]:
+def read_imported_scores(stored: Sequence[Mapping[str, Any]]) -> tuple[ScoreView, ...]:
     """Return imported scores as views; an interval is given where the file gave a standard error."""
     scores = []
     for one in stored:

@@ -6,14 +6,14 @@ import numpy as np
 from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem
-from backend.domain.statistics.calibration import Calibration, calibration
+from backend.domain.statistics.calibration import ProbabilityCalibration, calibration
 from backend.services.context import Context
 
-FEWEST = 20
+MIN_ITEMS = 20
 """Items below which no calibration is given: its bins would hold a handful each."""
 
 
-def read_calibration(ctx: Context, evaluation_id: str) -> Calibration | None:
+def read_calibration(ctx: Context, evaluation_id: str) -> ProbabilityCalibration | None:
     """Return the calibration of the chosen answers; None for fewer than 20 items with log-likelihoods."""
     query = select(EvaluationItem.values, EvaluationItem.shown).where(EvaluationItem.evaluation_id == evaluation_id)
     confidences, correct = [], []
@@ -24,4 +24,4 @@ def read_calibration(ctx: Context, evaluation_id: str) -> Calibration | None:
                 scores = np.asarray(logprobs, dtype=np.float64)
                 confidences.append(float(1.0 / np.exp(scores - scores.max()).sum()))
                 correct.append(float(values["acc"]))
-    return calibration(confidences, correct) if len(confidences) >= FEWEST else None
+    return calibration(confidences, correct) if len(confidences) >= MIN_ITEMS else None

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem
 from backend.domain.evaluation.clusters import CLUSTER
-from backend.domain.evaluation.config import is_lower_better, unlike_settings
+from backend.domain.evaluation.config import is_score_lower_better, unlike_settings
 from backend.domain.jobs.states import Status
 from backend.domain.statistics.estimates import Estimate, FloatArray
 from backend.domain.statistics.paired import PairedComparison, paired_difference, paired_macro
@@ -33,14 +33,14 @@ from backend.services.evaluation.pairing import (
     item_metric,
     packed_subgroups_of,
     pair_items,
-    read_values,
     subgroups_of,
+    values_by_hash,
 )
 
 K = TypeVar("K", bound=Hashable)
 ALPHA = 0.05
 MAX_FLIPS = 200
-ENOUGH_SHARED = 0.9
+MIN_SHARED = 0.9
 """Share of the best's items that a checkpoint must have answered to be judged with the others."""
 MAX_RANKED = 100
 FACTS_THAT_MUST_AGREE = ("used_chat_template", "unit", "number_format")
@@ -116,10 +116,10 @@ def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None =
     first, second = get_evaluation(ctx, first_id), get_evaluation(ctx, second_id)
     refuse_unlike(first, second)
     metric = metric or (first.main_score or first.scores[0]).metric
-    before, after = read_values(ctx, first.id), read_values(ctx, second.id)
+    before, after = values_by_hash(ctx, first.id), values_by_hash(ctx, second.id)
     common = common_keys(before, after, item_metric(metric))
     paired = pair_items(first, before, after, metric, subgroups=subgroups_of(ctx, first, metric))
-    lower = is_lower_better(metric)
+    lower = is_score_lower_better(metric)
     return Comparison(
         first=first,
         second=second,
@@ -280,7 +280,7 @@ def rank_evaluations(ctx: Context, evaluations: Sequence[EvaluationView], *, met
     placed = [(evaluation, score) for evaluation in evaluations if (score := evaluation.score(metric)) is not None]
     if not placed:
         return []
-    placed.sort(key=lambda pair: pair[1].value if is_lower_better(metric) else -pair[1].value)
+    placed.sort(key=lambda pair: pair[1].value if is_score_lower_better(metric) else -pair[1].value)
     places = rank_together(ctx, [evaluation.id for evaluation, _ in placed[:MAX_RANKED]], metric)
     ranks = []
     for index, (evaluation, score) in enumerate(placed):
@@ -332,7 +332,7 @@ def _judge(
     for one in evaluation_ids:
         shared = np.intersect1d(keys, values[one].keys, assume_unique=True)
         if len(shared) >= max(
-            2.0, ENOUGH_SHARED * len(keys)
+            2.0, MIN_SHARED * len(keys)
         ):  # one that answered other items must not cost the others theirs
             keys, judged = shared, [*judged, one]
     if len(judged) < 2:
@@ -361,7 +361,7 @@ def _judge(
     weighted = (
         scores if parts is None else scores / np.bincount(parts)[parts, None]
     )  # so that the sum is that of the subgroups' means
-    joint = rank_jointly(weighted, clusters=labels, lower_is_better=is_lower_better(metric))
+    joint = rank_jointly(weighted, clusters=labels, lower_is_better=is_score_lower_better(metric))
     p_first = joint.p_first
     if len(judged) == 2 and metric not in CORPUS_SIZE:  # two: as their comparison says
         p_value = _pair_columns(scores, labels, parts).p_value

@@ -13,8 +13,8 @@ from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem
 from backend.domain.evaluation.config import METRIC_LABEL, describe_scoring
-from backend.domain.evaluation.exchange import ItemRow, write_results, write_sample
-from backend.domain.evaluation.report import Section, write_csv, write_html
+from backend.domain.evaluation.exchange import ItemRow, sample_line, write_results
+from backend.domain.evaluation.report import ReportSection, evaluation_report_html, write_csv
 from backend.errors import Conflict
 from backend.services.context import Context
 from backend.services.evaluation.board import caveats_of, rank_board, read_board
@@ -86,7 +86,7 @@ def board_html(ctx: Context) -> str:
             for place, rank in enumerate(ranks[column.key].values(), 1)
         ]
         sections.append(
-            Section(
+            ReportSection(
                 column.label, rows, "Places by one joint test on the shared items; intervals are of each score alone."
             )
         )
@@ -102,8 +102,8 @@ def board_html(ctx: Context) -> str:
         for column in board.columns
         for score in row.cells.get(column.key, ())
     ]
-    sections.append(Section("Imported scores", imported, "Measured by other programs; not ranked."))
-    return write_html("Evaluations", f"Roundhouse, {ctx.now():%Y-%m-%d %H:%M} UTC", sections)
+    sections.append(ReportSection("Imported scores", imported, "Measured by other programs; not ranked."))
+    return evaluation_report_html("Evaluations", f"Roundhouse, {ctx.now():%Y-%m-%d %H:%M} UTC", sections)
 
 
 def _html(evaluation: EvaluationView, items: Sequence[ItemRow]) -> str:
@@ -128,14 +128,14 @@ def _html(evaluation: EvaluationView, items: Sequence[ItemRow]) -> str:
     shown = [{key: _cell(value) for key, value in _item_cells(item).items()} for item in items[:SHOWN_ITEMS]]
     note = f"The first {len(shown)} of {len(items):,} items." if len(items) > len(shown) else ""
     sections = [
-        Section("Scores", scores, "; ".join(caveats_of(evaluation))),
-        Section("Settings", settings),
-        Section("Items", shown, note),
+        ReportSection("Scores", scores, "; ".join(caveats_of(evaluation))),
+        ReportSection("Settings", settings),
+        ReportSection("Items", shown, note),
     ]
     subtitle = (
         f"{describe_scoring(evaluation.config, kind=evaluation.kind)}, {evaluation.created_at:%Y-%m-%d %H:%M} UTC"
     )
-    return write_html(f"{evaluation.checkpoint} on {evaluation.benchmark}", subtitle, sections)
+    return evaluation_report_html(f"{evaluation.checkpoint} on {evaluation.benchmark}", subtitle, sections)
 
 
 def _lm_eval(evaluation: EvaluationView, items: Sequence[ItemRow]) -> bytes:
@@ -171,7 +171,7 @@ def _lm_eval(evaluation: EvaluationView, items: Sequence[ItemRow]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(f"results_{stamp}.json", json.dumps(results, indent=2, ensure_ascii=False))
-        lines = [json.dumps(write_sample(item), ensure_ascii=False) for item in items]
+        lines = [json.dumps(sample_line(item), ensure_ascii=False) for item in items]
         archive.writestr(f"samples_{safe}_{stamp}.jsonl", "\n".join(lines) + "\n")
     return out.getvalue()
 

@@ -14,25 +14,25 @@ from backend.domain.evaluation.answer_length import is_capped
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.cost import (
     RUNTIME_BYTES,
-    MemoryEstimate,
+    MemoryRange,
     TimeEstimate,
     Timing,
-    estimate_memory,
+    estimate_endpoint_tokens,
+    estimate_evaluation_memory,
     estimate_time,
-    estimate_tokens,
 )
 from backend.domain.evaluation.endpoints import check_request
 from backend.domain.jobs.states import Status
 from backend.domain.openai_servers import price_tokens
 from backend.services.checkpoints.checkpoints import CheckpointView
-from backend.services.checkpoints.networks import read_network
+from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
 from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import Plan, plan_evaluation
 
-MOST_EARLIER = 500
+MAX_EARLIER = 500
 
 
 Subject = CheckpointView | EvaluatedEndpointView
@@ -51,7 +51,7 @@ class EvaluationForecast:
     benchmark: str
     plan: Plan
     time: TimeEstimate | None
-    memory: MemoryEstimate
+    memory: MemoryRange
     cap: str = ""
     tokens: tuple[float, float] | None = None
     price: float | None = None
@@ -71,7 +71,7 @@ class TotalForecast:
     evaluations: tuple[EvaluationForecast, ...]
     time: TimeEstimate | None
     unknown: int
-    memory: MemoryEstimate | None
+    memory: MemoryRange | None
 
 
 def forecast_evaluations(
@@ -112,7 +112,7 @@ def _forecast_checkpoint(
 ) -> EvaluationForecast:
     parameters, vocab = checkpoint.parameters or 0, checkpoint.facts.get("vocab_size")
     job = Timing(checkpoint.id, version.id, plan.kind.value, plan.items, config.shots, parameters)
-    memory = estimate_memory(parameters=parameters, vocab_size=vocab if isinstance(vocab, int) else None)
+    memory = estimate_evaluation_memory(parameters=parameters, vocab_size=vocab if isinstance(vocab, int) else None)
     cap = describe_cap(ctx, checkpoint, plan, config)
     return EvaluationForecast(checkpoint, version.label, plan, estimate_time(job, earlier), memory, cap)
 
@@ -126,13 +126,13 @@ def _forecast_endpoint(
 ) -> EvaluationForecast:
     shots = config.task.fewshot.count if config.task else config.shots
     job = Timing(endpoint.id, version.id, plan.kind.value, plan.items, shots, 0, is_endpoint=True)
-    tokens, prices = estimate_tokens(job, earlier), endpoint.config
+    tokens, prices = estimate_endpoint_tokens(job, earlier), endpoint.config
     price = (
         None
         if tokens is None
         else price_tokens(*tokens, input_price=prices.input_price, output_price=prices.output_price)
     )
-    process = MemoryEstimate(RUNTIME_BYTES, RUNTIME_BYTES, RUNTIME_BYTES)
+    process = MemoryRange(RUNTIME_BYTES, RUNTIME_BYTES, RUNTIME_BYTES)
     return EvaluationForecast(
         endpoint, version.label, plan, estimate_time(job, earlier), process, tokens=tokens, price=price
     )
@@ -142,7 +142,10 @@ def describe_cap(ctx: Context, checkpoint: CheckpointView, plan: Plan, config: E
     """Return what to know before the launch of answers that may not fit beside their prompts; empty where they do."""
     if plan.kind is not EvaluationKind.GENERATION or checkpoint.folder is None:
         return ""
-    shape, longest = read_network(ctx, checkpoint.folder), config.task.max_tokens if config.task else config.max_tokens
+    shape, longest = (
+        read_network_shape(ctx, checkpoint.folder),
+        config.task.max_tokens if config.task else config.max_tokens,
+    )
     context = checkpoint.facts.get("context") or (shape.context if shape else None)
     if not isinstance(context, int) or not is_capped(longest, context=context):
         return ""
@@ -162,7 +165,7 @@ def _earlier(ctx: Context) -> list[Timing]:
             Job.status == Status.FINISHED, Job.attempt == 1, Job.started_at.is_not(None), Job.finished_at.is_not(None)
         )
         .order_by(Evaluation.created_at.desc())
-        .limit(MOST_EARLIER)
+        .limit(MAX_EARLIER)
     )
     with ctx.db.read() as session:
         return [

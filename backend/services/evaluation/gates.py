@@ -15,14 +15,14 @@ from sqlalchemy.orm import Session
 from backend.db.races import retry_races
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Evaluation, Gate, GateResult, RequiredGate, User
 from backend.domain.evaluation.boards import unequal_cuts
-from backend.domain.evaluation.config import is_lower_better
+from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.evaluation.gates import (
     Evidence,
     GateBenchmark,
     GateConfig,
     GateDecision,
+    GateVerdict,
     Look,
-    Verdict,
     decide_gate,
     describe_procedure,
 )
@@ -61,7 +61,7 @@ class GateOutcome:
     cuts: tuple[tuple[str, ...], ...] = ()
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> GateVerdict:
         """The verdict."""
         return self.decision.verdict
 
@@ -109,7 +109,7 @@ class GateResultView:
     checkpoint_id: str
     checkpoint: str
     champion: str
-    verdict: Verdict
+    verdict: GateVerdict
     report: dict[str, Any]
     created_at: datetime
 
@@ -235,7 +235,7 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
     subject, champion = resolve_checkpoint(ctx, candidate), _champion(ctx, config)
     if subject.id == champion.id:
         return GateOutcome(
-            subject.name, champion.name, GateDecision(Verdict.PASS, (), None, describe_procedure(config))
+            subject.name, champion.name, GateDecision(GateVerdict.PASS, (), None, describe_procedure(config))
         )
     evidence, pairs, available, missing, cuts = [], [], [], [], []
     for part in config.benchmarks:
@@ -257,7 +257,7 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
             earlier = _possible_looks(sides[subject.id], until=second.id)
         look = Look.after(earlier, is_whole=second.config.limit is None)
         compare_at = comparison_at(ctx, first.id, second.id, metric)
-        evidence.append(Evidence(part, metric, is_lower_better(metric), compare_at, look))
+        evidence.append(Evidence(part, metric, is_score_lower_better(metric), compare_at, look))
         pairs.append((first.id, second.id))
         available.append(version.rows)
         cuts.append(unequal_cuts(cuts_of(first), cuts_of(second)))
@@ -278,7 +278,7 @@ def refuse_without_gates(ctx: Context, *, endpoint: str, checkpoint_id: str, per
         names = list(session.scalars(query.order_by(Gate.name)))
     for name in names:
         outcome = judge(ctx, candidate=checkpoint_id, gate=name, person=person)
-        if outcome.verdict is not Verdict.PASS:
+        if outcome.verdict is not GateVerdict.PASS:
             raise Conflict(
                 f"{outcome.candidate} can't be deployed to {endpoint!r}: its gate “{name}” says {outcome.verdict}."
                 f" {outcome.reason}.",
@@ -320,7 +320,7 @@ def report_of(outcome: GateOutcome) -> dict[str, Any]:
 def _remedy(outcome: GateOutcome) -> str:
     if outcome.missing:
         return "Evaluate what is missing with the same settings as the champion, then deploy again."
-    if outcome.verdict is Verdict.INCONCLUSIVE:
+    if outcome.verdict is GateVerdict.INCONCLUSIVE:
         return "Evaluate both on more items, or choose a gate with a larger margin."
     return "Deploy another checkpoint, or release the endpoint from the gate."
 
@@ -446,7 +446,7 @@ def _view(session: Session, gate: Gate) -> GateView:
             row.checkpoint_id,
             names[row.checkpoint_id],
             names[row.champion_id],
-            Verdict(row.verdict),
+            GateVerdict(row.verdict),
             dict(row.report),
             row.created_at,
         )

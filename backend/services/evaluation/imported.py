@@ -16,7 +16,7 @@ from backend.domain.evaluation.exchange import read_results
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 
-MOST_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def import_results(ctx: Context, content: bytes, *, source: str, person: Person)
     """
     require_builder(person)
     source = source.replace("\\", "/").rsplit("/", 1)[-1][:300]
-    if len(content) > MOST_BYTES:
-        raise InvalidInput(f"{source} has {len(content):,} bytes; at most {MOST_BYTES:,} are read.", field="file")
+    if len(content) > MAX_BYTES:
+        raise InvalidInput(f"{source} has {len(content):,} bytes; at most {MAX_BYTES:,} are read.", field="file")
     try:
         data = json.loads(content)
     except (ValueError, RecursionError) as error:

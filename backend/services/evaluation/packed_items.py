@@ -50,13 +50,13 @@ class ItemValues:
 def pack_items(items: Mapping[str, Mapping[str, float]]) -> ItemValues:
     """Return the values of items given by hash."""
     metrics = tuple(dict.fromkeys(name for values in items.values() for name in values))
-    keys = np.array([key_of(item_hash) for item_hash in items], dtype=np.uint64)
+    keys = np.array([packed_key(item_hash) for item_hash in items], dtype=np.uint64)
     table = np.array([[values.get(name, np.nan) for name in metrics] for values in items.values()], dtype=np.float64)
     order = np.argsort(keys)
     return ItemValues(keys[order], metrics, table.reshape(len(keys), len(metrics))[order])
 
 
-def key_of(item_hash: str) -> int:
+def packed_key(item_hash: str) -> int:
     """Return the packed key of an item's hash."""
     return int.from_bytes(hashlib.blake2b(item_hash.encode(), digest_size=8).digest(), "big")
 

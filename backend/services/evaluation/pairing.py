@@ -16,7 +16,7 @@ from backend.domain.statistics.paired import PairedComparison, paired_difference
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
-from backend.services.evaluation.packed_items import key_of
+from backend.services.evaluation.packed_items import packed_key
 
 K = TypeVar("K", bound=Hashable)
 LEVEL = 0.95
@@ -26,7 +26,7 @@ CORPUS_SIZE = {"bits_per_byte": "bytes", "nll_per_token": "tokens"}
 """Metrics that divide summed nats by summed sizes."""
 
 
-def read_values(ctx: Context, evaluation_id: str) -> dict[str, dict[str, float]]:
+def values_by_hash(ctx: Context, evaluation_id: str) -> dict[str, dict[str, float]]:
     """Return the values of an evaluation's items by hash, in their order."""
     query = select(EvaluationItem.item_hash, EvaluationItem.values).where(EvaluationItem.evaluation_id == evaluation_id)
     with ctx.db.read() as session:
@@ -39,7 +39,7 @@ def comparison_at(ctx: Context, first_id: str, second_id: str, metric: str) -> C
     Raises what `compare` raises about items and metric.
     """
     evaluation = get_evaluation(ctx, first_id)
-    before, after = read_values(ctx, first_id), read_values(ctx, second_id)
+    before, after = values_by_hash(ctx, first_id), values_by_hash(ctx, second_id)
     pairing = _pairing(evaluation, before, after, metric, subgroups=subgroups_of(ctx, evaluation, metric))
     pairing(LEVEL)
     return cache(pairing)
@@ -78,7 +78,7 @@ def subgroups_of(ctx: Context, evaluation: EvaluationView, metric: str) -> dict[
 def packed_subgroups_of(ctx: Context, evaluation: EvaluationView, metric: str) -> dict[int, str] | None:
     """Return what `subgroups_of` does, by the keys of packed items."""
     subgroups = subgroups_of(ctx, evaluation, metric)
-    return None if subgroups is None else {key_of(item): name for item, name in subgroups.items()}
+    return None if subgroups is None else {packed_key(item): name for item, name in subgroups.items()}
 
 
 def item_metric(metric: str) -> str:

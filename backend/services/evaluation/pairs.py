@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem, Job
-from backend.domain.evaluation.config import is_lower_better
+from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.evaluation.judges.config import SHOWN_CHARACTERS, JudgeConfig
 from backend.domain.jobs.states import Status
 from backend.errors import NotFound
@@ -55,7 +55,7 @@ def group_pairs(ctx: Context, comparison: Comparison) -> dict[PairChoice, list[s
     return groups
 
 
-def read_pairs(ctx: Context, comparison: Comparison, hashes: Sequence[str]) -> list[Flip]:
+def read_paired_items(ctx: Context, comparison: Comparison, hashes: Sequence[str]) -> list[Flip]:
     """Return items of both evaluations by their hashes, in that order."""
     first, second = comparison.first.id, comparison.second.id
     views: dict[str, dict[str, ItemView]] = {first: {}, second: {}}
@@ -94,7 +94,7 @@ def disagreeing_pairs(ctx: Context, comparison: Comparison) -> list[str] | None:
     sides = (comparison.first, comparison.second)
     first, second = ({item.item_hash: item for item in list_items(ctx, side.id, limit=ALL)[0]} for side in sides)
     metric = item_metric(comparison.metric)
-    sign = -1.0 if is_lower_better(metric) else 1.0
+    sign = -1.0 if is_score_lower_better(metric) else 1.0
     judged, disagreeing = 0, []
     for key, before in first.items():
         after = second.get(key)

@@ -19,8 +19,8 @@ from backend.domain.statistics.power import PowerPlan, plan_power
 from backend.services.context import Context
 from backend.services.evaluation.packed_items import ItemValues, common_items, read_item_values
 
-MOST_CHECKPOINTS = 6
-ENOUGH_ITEMS = 30
+MAX_CHECKPOINTS = 6
+MIN_ITEMS = 30
 """Shared items from which on two evaluations measure a discordance."""
 
 
@@ -60,7 +60,7 @@ def _newest(ctx: Context, version_id: str, kind: EvaluationKind) -> list[ItemVal
         rows = session.execute(query).all()
     alike = [row for row in rows if row.config.get("settings") == rows[0].config.get("settings")]
     newest = {row.subject_id: row.id for row in reversed(alike)}
-    return list(read_item_values(ctx, list(newest.values())[-MOST_CHECKPOINTS:]).values())
+    return list(read_item_values(ctx, list(newest.values())[-MAX_CHECKPOINTS:]).values())
 
 
 def _measure(first: ItemValues, second: ItemValues, metric: str) -> tuple[float, float] | None:
@@ -71,7 +71,7 @@ def _measure(first: ItemValues, second: ItemValues, metric: str) -> tuple[float,
     """
     before, after = common_items(first, second, metric)
     known = np.isfinite(before) & np.isfinite(after)
-    if known.sum() < ENOUGH_ITEMS:
+    if known.sum() < MIN_ITEMS:
         return None
     gaps = after[known] - before[known]
     discordance = min(1.0, max(float((gaps**2).mean()), 3 / len(gaps)))

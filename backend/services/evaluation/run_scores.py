@@ -12,7 +12,7 @@ from backend.domain.jobs.states import Status
 from backend.services.context import Context
 from backend.services.evaluation.board import Column, read_columns
 from backend.services.evaluation.evaluations import ScoreView, get_evaluations
-from backend.services.evaluation.suites import MemberResult, SuiteResultView, list_results
+from backend.services.evaluation.suites import MemberResult, SuiteResultView, list_suite_results
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def read_run_scores(ctx: Context, run_id: str) -> RunScores:
         )
         ids = list(session.scalars(query))
     evaluations = get_evaluations(ctx, ids)
-    results = list_results(ctx, run_id=run_id)
+    results = list_suite_results(ctx, run_id=run_id)
     curves = _suite_curves(results)
     for column, members in read_columns(evaluations):
         newest: dict[int, ScoreView] = {}

@@ -7,7 +7,7 @@ from typing import Literal
 from backend.domain.data.kinds import TEXT_KINDS, UNSPLIT_KINDS
 from backend.domain.evaluation.config import EvaluationKind
 from backend.errors import InvalidInput
-from backend.infra.files.parquet import read_rows
+from backend.infra.files.parquet import read_row_page
 from backend.services.context import Context
 from backend.services.data.views import VersionView
 
@@ -35,7 +35,7 @@ def choose_kind(ctx: Context, version: VersionView, requested: str) -> Evaluatio
             )
         return EvaluationKind.PERPLEXITY
     folder = ctx.artifacts.path(version.folder or "")
-    first = read_rows(folder, split="train", limit=1) or read_rows(folder, split="val", limit=1)
+    first = read_row_page(folder, split="train", limit=1) or read_row_page(folder, split="val", limit=1)
     has_choices = bool(first and first[0].get("choices"))
     if requested == "auto":
         return EvaluationKind.MULTIPLE_CHOICE if has_choices else EvaluationKind.GENERATION

@@ -249,7 +249,7 @@ def get_result(ctx: Context, result_id: str) -> SuiteResultView:
     return _results(ctx, [row])[0]
 
 
-def list_results(
+def list_suite_results(
     ctx: Context, *, suite_id: str | None = None, run_id: str | None = None, limit: int = 100
 ) -> list[SuiteResultView]:
     """Return suite results, newest first: of a suite, or of a run's checkpoints."""

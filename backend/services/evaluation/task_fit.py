@@ -16,7 +16,7 @@ from backend.domain.evaluation.tasks.selection import Selection, name_row, rende
 from backend.domain.evaluation.tasks.templates import TemplateFault
 from backend.domain.jobs.payloads import require_folder
 from backend.errors import InvalidInput, NotAllowed
-from backend.infra.files.parquet import read_rows
+from backend.infra.files.parquet import read_row_page
 from backend.services.context import Context
 from backend.services.data.datasets import list_datasets, resolve_version
 from backend.services.data.views import VersionView
@@ -67,7 +67,9 @@ def task_rows(ctx: Context, version: VersionView, *, split: Split) -> list[Row]:
     rows: list[Row] = []
     for name in ("train", "val") if split == "all" else (split,):
         rows += (
-            read_rows(folder, split=name, limit=MAX_CHECKED_ROWS - len(rows)) if len(rows) < MAX_CHECKED_ROWS else []
+            read_row_page(folder, split=name, limit=MAX_CHECKED_ROWS - len(rows))
+            if len(rows) < MAX_CHECKED_ROWS
+            else []
         )
     return [columns_of(row) for row in rows]
 

@@ -15,7 +15,7 @@ from backend.db.races import retry_races
 from backend.db.tables import EvaluationTask
 from backend.domain.data.recognition.column_names import plain_name
 from backend.domain.data.rows.records import columns_of
-from backend.domain.evaluation.tasks.definition import Form, TaskDefinition
+from backend.domain.evaluation.tasks.definition import RequestForm, TaskDefinition
 from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.reading import read_definition, task_yaml, with_line
 from backend.domain.evaluation.tasks.rendering import Rendered
@@ -23,7 +23,7 @@ from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition, sh
 from backend.domain.evaluation.tasks.templates import TemplateFault, evaluate
 from backend.domain.names import not_found
 from backend.errors import Conflict, InvalidInput, NotFound
-from backend.infra.files.parquet import read_rows
+from backend.infra.files.parquet import read_row_page
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import list_datasets
 from backend.services.data.views import VersionView
@@ -156,7 +156,7 @@ def suggest_tasks(ctx: Context, version: VersionView) -> list[TaskView]:
     return rank_tasks(list_tasks(ctx), **_named_row(ctx, version))
 
 
-def find_dataset(ctx: Context, task: TaskDefinition) -> VersionView | None:
+def find_task_dataset(ctx: Context, task: TaskDefinition) -> VersionView | None:
     """Return the newest version of the dataset that a task fits: by its names, else by the columns of the first rows;
     None without one.
     """
@@ -172,7 +172,7 @@ def find_dataset(ctx: Context, task: TaskDefinition) -> VersionView | None:
 
 
 def _named_row(ctx: Context, version: VersionView) -> dict[str, Any]:
-    rows = read_rows(ctx.artifacts.path(version.folder), split="train", limit=1) if version.folder else []
+    rows = read_row_page(ctx.artifacts.path(version.folder), split="train", limit=1) if version.folder else []
     return {"name": version.dataset, "row": columns_of(rows[0]) if rows else {}}
 
 
@@ -197,7 +197,7 @@ def rank_tasks(tasks: Sequence[TaskView], *, name: str, row: Mapping[str, Any]) 
             if not _shows(task, row):
                 continue
             by_columns += 2
-        if by_name or by_columns > 1 or (by_columns and task.form is Form.ROLLING):
+        if by_name or by_columns > 1 or (by_columns and task.form is RequestForm.ROLLING):
             ranked.append(((by_name, by_columns), view))
     return [view for _, view in sorted(ranked, key=lambda part: part[0], reverse=True)]
 

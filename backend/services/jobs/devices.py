@@ -10,7 +10,7 @@ from typing import Any, Literal
 from backend.domain.estimates.memory import usable_bytes
 from backend.domain.estimates.setting import DeviceKind
 from backend.domain.training.config import RunConfig
-from backend.infra.devices import read_gauges
+from backend.infra.devices import read_machine_gauges
 from backend.services.context import Context
 from backend.services.jobs.workers import WorkerView, list_workers
 
@@ -34,10 +34,10 @@ def training_workers(ctx: Context) -> tuple[WorkerView, ...]:
     return tuple(worker for worker in list_workers(ctx) if worker.is_alive and "train" in worker.queues)
 
 
-def list_devices(workers: Sequence[WorkerView]) -> list[Device]:
+def list_training_devices(workers: Sequence[WorkerView]) -> list[Device]:
     """Return the training devices, each name once: GPUs before CPUs, then by memory."""
     devices: dict[str, Device] = {}
-    for gauges in [worker.gauges for worker in workers if worker.gauges] or [read_gauges()]:
+    for gauges in [worker.gauges for worker in workers if worker.gauges] or [read_machine_gauges()]:
         for device in _devices(gauges):
             devices.setdefault(device.name, device)
     return sorted(devices.values(), key=lambda device: (device.kind != "gpu", -(device.memory_bytes or 0)))
@@ -45,7 +45,7 @@ def list_devices(workers: Sequence[WorkerView]) -> list[Device]:
 
 def choose_device(config: RunConfig, workers: Sequence[WorkerView]) -> Device:
     """Return the device that a run would use: a GPU if there is one and the config allows it."""
-    devices = list_devices(workers)
+    devices = list_training_devices(workers)
     gpu = next((device for device in devices if device.kind == "gpu"), None)
     if config.device == "gpu":
         return gpu or Device("a GPU", "gpu", None)
@@ -56,7 +56,8 @@ def choose_device(config: RunConfig, workers: Sequence[WorkerView]) -> Device:
 def find_device(ctx: Context, name: str, kind: DeviceKind) -> Device:
     """Return the device of a name; its memory is unknown if no living worker has it."""
     return next(
-        (device for device in list_devices(training_workers(ctx)) if device.name == name), Device(name, kind, None)
+        (device for device in list_training_devices(training_workers(ctx)) if device.name == name),
+        Device(name, kind, None),
     )
 
 

@@ -37,7 +37,7 @@ class Points:
         return Points(self.steps[indices], self.values[indices], self.times[indices])
 
 
-def metric_names(session: Session, run_id: str) -> list[tuple[int, str]]:
+def run_metric_names(session: Session, run_id: str) -> list[tuple[int, str]]:
     """Return (id, name) of the metrics that a run has, each by an index look-up, in the order in which names were
     created.
     """
@@ -54,7 +54,7 @@ def pack_points(session: Session, run: Run) -> None:
     first = run.packed_to // BLOCK_STEPS
     if full <= first:
         return
-    for name_id, _ in metric_names(session, run.id):
+    for name_id, _ in run_metric_names(session, run.id):
         points = _read_rows(session, run.id, name_id, first=first * BLOCK_STEPS, end=full * BLOCK_STEPS)
         borders = np.searchsorted(points.steps, np.arange(first, full + 1) * BLOCK_STEPS)
         for number, (low, high) in enumerate(pairwise(borders), start=first):

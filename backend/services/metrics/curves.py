@@ -25,7 +25,7 @@ from sqlalchemy import select
 from backend.db.tables import Run
 from backend.domain.csv_text import safe_cell
 from backend.services.context import Context
-from backend.services.metrics.blocks import Points, metric_names, read_points
+from backend.services.metrics.blocks import Points, read_points, run_metric_names
 from backend.services.metrics.points import MAX_POINTS, downsample
 
 FRESH_S = 0.2
@@ -138,7 +138,7 @@ def _refresh(ctx: Context, run_id: str, entry: _RunCurves) -> None:
             return
         if resets != entry.resets:
             entry.traces, entry.resets = {}, resets
-        for name_id, name in metric_names(session, run_id):
+        for name_id, name in run_metric_names(session, run_id):
             trace = entry.traces.setdefault(name, _Trace())
             trace.extend(read_points(session, run_id, name_id, after=trace.steps[-1] if trace.steps else -1))
     firsts = [trace.times[0] for trace in entry.traces.values() if trace.times]
@@ -186,7 +186,7 @@ def stream_csv(ctx: Context, run_ids: Sequence[str]) -> Iterator[str]:
     for run_id in run_ids:
         with ctx.db.read() as session:
             name = session.scalar(select(Run.name).where(Run.id == run_id))
-            metrics = metric_names(session, run_id)
+            metrics = run_metric_names(session, run_id)
         if name is None:
             continue
         for metric_id, metric in metrics:

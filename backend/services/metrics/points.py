@@ -15,13 +15,13 @@ from backend.db.engine import Database
 from backend.db.tables import MetricName, MetricPoint, Run
 from backend.domain.jobs.events import MetricsEvent
 from backend.services.context import Context
-from backend.services.metrics.blocks import metric_names, read_points, unpack_from
+from backend.services.metrics.blocks import read_points, run_metric_names, unpack_from
 
 MAX_POINTS = 1500
 
 
 @dataclass(frozen=True)
-class Curve:
+class MetricCurve:
     """Points of one metric of one run, ascending in step. `total` counts the points before downsampling."""
 
     name: str
@@ -76,7 +76,7 @@ def _name_ids(session: Session, database: Database, names: set[str]) -> dict[str
     return ids
 
 
-def read_curve(ctx: Context, run_id: str, name: str, *, after: int = -1, max_points: int = MAX_POINTS) -> Curve:
+def read_curve(ctx: Context, run_id: str, name: str, *, after: int = -1, max_points: int = MAX_POINTS) -> MetricCurve:
     """Return the points of a metric after a step, downsampled by MinMaxLTTB when there are more than `max_points`.
 
     Minima and maxima survive (Van Der Donckt et al. 2023, arXiv 2305.00332).
@@ -84,10 +84,10 @@ def read_curve(ctx: Context, run_id: str, name: str, *, after: int = -1, max_poi
     with ctx.db.read() as session:
         name_id = session.scalar(select(MetricName.id).where(MetricName.name == name))
         if name_id is None:
-            return Curve(name, (), (), 0)
+            return MetricCurve(name, (), (), 0)
         points = read_points(session, run_id, name_id, after=after)
     shown = points.at(downsample(points.steps, points.values, max_points))
-    return Curve(name, tuple(shown.steps.tolist()), tuple(shown.values.tolist()), len(points))
+    return MetricCurve(name, tuple(shown.steps.tolist()), tuple(shown.values.tolist()), len(points))
 
 
 def downsample(steps: np.ndarray, values: np.ndarray, max_points: int) -> np.ndarray:
@@ -102,7 +102,7 @@ def last_values(ctx: Context, run_id: str) -> dict[str, tuple[int, float]]:
     """Return each metric's newest (step, value)."""
     latest: dict[str, tuple[int, float]] = {}
     with ctx.db.read() as session:
-        for name_id, name in metric_names(session, run_id):
+        for name_id, name in run_metric_names(session, run_id):
             query = select(MetricPoint.step, MetricPoint.value).where(
                 MetricPoint.run_id == run_id, MetricPoint.name_id == name_id
             )

@@ -33,7 +33,7 @@ from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer
 OWN = "own"
 RECENT_MEASUREMENTS, RECENT_RUNS = 200, 24
 USUAL_TRAIN_SHARE = 0.95
-FEWEST_ROWS = 20
+MIN_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,16 @@ def read_plan_inputs(
             field="tokenizer",
         )
     vocabulary = (made.vocab_size if made else None) or vocab_size or DEFAULT_VOCABULARY
-    return PlanInputs(version, made, vocabulary, count_tokens(version, made) if version and made else None)
+    return PlanInputs(version, made, vocabulary, estimate_train_tokens(version, made) if version and made else None)
 
 
-def count_tokens(version: VersionView, tokenizer: TokenizerView) -> int | None:
+def estimate_train_tokens(version: VersionView, tokenizer: TokenizerView) -> int | None:
     """Estimate the tokens of the train split: its bytes divided by the tokenizer's bytes per token."""
     per_token, text_bytes = tokenizer.facts.get("bytes_per_token"), version.facts.get("text_bytes")
     if not per_token or not text_bytes:
         return None
     rows = version.train_rows + version.val_rows
-    share = version.train_rows / rows if rows >= FEWEST_ROWS else USUAL_TRAIN_SHARE
+    share = version.train_rows / rows if rows >= MIN_ROWS else USUAL_TRAIN_SHARE
     return max(1, round(float(text_bytes) * share / float(per_token)))
 
 
@@ -176,7 +176,7 @@ def choose_speeds(ctx: Context, device: str | None) -> list[Speed]:
     return by_device[device]
 
 
-def list_devices(ctx: Context) -> list[str]:
+def list_measured_devices(ctx: Context) -> list[str]:
     """Return the devices with a measured speed, the last measured first."""
     return list(dict.fromkeys(speed.device for speed in list_speeds(ctx)))
 

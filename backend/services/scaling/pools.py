@@ -19,9 +19,9 @@ from backend.domain.scaling.points import ScalingPoint
 from backend.domain.scaling.shapes import count_all
 from backend.domain.training.summary import RunSummary
 from backend.services.context import Context
-from backend.services.data.views import labels_of
+from backend.services.data.views import version_labels
 
-MOST_RUNS = 500
+MAX_RUNS = 500
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def list_pools(ctx: Context) -> list[RunPool]:
         .join(Job, Job.id == Run.job_id)
         .where(Run.objective == "pretrain", Job.status == Status.FINISHED, Run.archived_at.is_(None))
         .order_by(Run.created_at.desc())
-        .limit(MOST_RUNS)
+        .limit(MAX_RUNS)
     )
     pools: dict[tuple[str, str, int], list[PoolRun]] = defaultdict(list)
     left_out: dict[tuple[str, str, int], list[str]] = defaultdict(list)
@@ -85,7 +85,7 @@ def list_pools(ctx: Context) -> list[RunPool]:
                 left_out[key].append(f"{run.name}: {point}")
             else:
                 pools[key].append(point)
-        versions = labels_of(session, {key[0] for key in pools})
+        versions = version_labels(session, {key[0] for key in pools})
         tokenizers = dict(
             session.execute(select(Tokenizer.id, Tokenizer.name).where(Tokenizer.id.in_({k[1] for k in pools}))).all()
         )

@@ -25,7 +25,7 @@ from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
-from backend.services.data.views import labels_of
+from backend.services.data.views import version_labels
 from backend.services.scaling.planner import choose_law, choose_speeds, fit_own_law, read_plan_inputs
 from backend.services.scaling.pools import RunPool, list_pools, points_of_group, worth
 from backend.services.tokenizers.tokenizers import get_tokenizer
@@ -281,7 +281,7 @@ def _configs_now(session: Session, groups: Sequence[RunGroup]) -> list[StudyConf
     name.
     """
     parts = [group.config.get("parts", {}) for group in groups]
-    labels = labels_of(session, [part["dataset"] for part in parts if part])
+    labels = version_labels(session, [part["dataset"] for part in parts if part])
     query = select(Tokenizer.id, Tokenizer.name).where(Tokenizer.id.in_([part["tokenizer"] for part in parts if part]))
     names = dict(session.execute(query).all())
     configs = []

@@ -11,10 +11,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Deployment, Endpoint, Job, Replica, ReplicaFailure, Usage
-from backend.domain.serving.canary import CanaryRules, Observed, Verdict, judge_canary
+from backend.domain.serving.canary import CanaryRules, CanaryVerdict, Observed, judge_canary
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
-from backend.services.serving.canary_votes import read_votes
+from backend.services.serving.canary_votes import read_canary_thumbs
 from backend.services.serving.deployments import (
     add_deployment,
     check_num_replicas,
@@ -100,7 +100,7 @@ def judge_canaries(ctx: Context) -> None:
                 _carry_out(session, ctx, deployment_id, verdict)
 
 
-def _carry_out(session: Session, ctx: Context, deployment_id: str, verdict: Verdict) -> None:
+def _carry_out(session: Session, ctx: Context, deployment_id: str, verdict: CanaryVerdict) -> None:
     canary = session.get_one(Deployment, deployment_id)
     if canary.stopped_at is not None or canary.role != CANARY:
         return  # it ended in the meantime
@@ -162,6 +162,6 @@ def _observe(session: Session, ctx: Context, canary: Deployment) -> Observed:
         failures=int(failures or 0),
         p95_s=times[min(len(times) - 1, int(0.95 * len(times)))] / 1000 if times else None,
         step_s=(ctx.now() - since).total_seconds(),
-        votes=read_votes(session, canary),
+        votes=read_canary_thumbs(session, canary),
         starts=max((row[1] for row in replicas if row[2]), default=0),
     )

@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Deployment, Feedback, Replica, Usage
-from backend.domain.serving.canary import Votes, pair_votes
+from backend.domain.serving.canary import Votes, count_paired_votes
 from backend.services.context import Context
 from backend.services.serving.endpoints import find_endpoint
 from backend.services.serving.feedback import RATED_REQUEST, given_feedback
@@ -18,14 +18,14 @@ out.
 """
 
 
-def read_votes(session: Session, canary: Deployment) -> Votes:
+def read_canary_thumbs(session: Session, canary: Deployment) -> Votes:
     """Return the thumbs since a canary began, from the playground and from `POST /v1/feedback`, in the order in which
     they came.
     """
     rated = _rated(session, canary)
     mine = [thumb > 0 for side, thumb, _ in rated if side == CANARY]
     stable = [thumb > 0 for side, thumb, _ in rated if side == STABLE]
-    wins, losses = pair_votes(mine, stable)
+    wins, losses = count_paired_votes(mine, stable)
     evidence = 1.0
     if wins + losses:
         from backend.domain.battles.inference.evidence import (
@@ -45,7 +45,7 @@ def canary_votes(ctx: Context, name: str) -> Votes:
             Deployment.endpoint_id == find_endpoint(session, name).id, Deployment.stopped_at.is_(None)
         )
         canary = session.scalars(query.where(Deployment.role == CANARY).limit(1)).first()
-        return Votes() if canary is None else read_votes(session, canary)
+        return Votes() if canary is None else read_canary_thumbs(session, canary)
 
 
 def _rated(session: Session, canary: Deployment) -> list[tuple[str, int, str | None]]:

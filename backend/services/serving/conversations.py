@@ -16,14 +16,14 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Conversation, ConversationShare, Message
 from backend.domain.data.rows.tool_calls import ToolCall
 from backend.domain.serving.chat_settings import STORED, ChatSettings
-from backend.domain.serving.chat_tree import Step, leaf_of_round, newest_leaf, next_round, selected_line
+from backend.domain.serving.chat_tree import TreeLevel, leaf_of_round, newest_leaf, next_round, selected_line
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person
 
 TITLE_LENGTH = 60
 RUNNING = ("running", "stopping")
-LONGEST_MESSAGE = 200_000
+MAX_MESSAGE = 200_000
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def message_view(row: Message) -> MessageView:
     )
 
 
-def line_of(messages: Sequence[MessageView], leaf_id: str | None) -> list[Step]:
+def line_of(messages: Sequence[MessageView], leaf_id: str | None) -> list[TreeLevel]:
     """Return the selected line of a conversation."""
     return selected_line(messages, leaf_id)
 

@@ -29,7 +29,7 @@ from backend.domain.serving.precision import PRECISION_CHECK
 from backend.domain.serving.upstream import UPSTREAM
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import is_reward_model
-from backend.services.checkpoints.networks import read_network
+from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.adapters.served import ADAPTERS
 from backend.services.serving.drafts import check_draft, with_fitting_draft
@@ -98,7 +98,7 @@ def _check_context(ctx: Context, checkpoint_id: str, context: int | None) -> Non
         return
     with ctx.db.read() as session:
         checkpoint = session.get(Checkpoint, checkpoint_id)
-    shape = read_network(ctx, checkpoint.folder) if checkpoint is not None and checkpoint.folder else None
+    shape = read_network_shape(ctx, checkpoint.folder) if checkpoint is not None and checkpoint.folder else None
     if shape is not None and context > shape.context:
         raise InvalidInput(
             f"context = {context:,}: the network's own holds {shape.context:,} tokens.",

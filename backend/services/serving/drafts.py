@@ -16,7 +16,7 @@ from backend.domain.serving.drafts import CHOOSE_DRAFT, read_vocabulary, why_not
 from backend.domain.serving.options import DeploymentOptions
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import require_writer
-from backend.services.checkpoints.networks import read_network
+from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context
 
 DRAFT = "draft"
@@ -80,7 +80,7 @@ def _problem(session: Session, ctx: Context, checkpoint: Checkpoint, options: De
         sizes = f"{draft.parameters:,} parameters, and {checkpoint.parameters:,} are served"
         return _refusal(f"{pair} in {options.precision}: it has {sizes}.", "Choose a smaller draft, or none.")
     for row in (draft, checkpoint):
-        if (why := why_not_drafting(read_network(ctx, row.folder or ""))) is not None:
+        if (why := why_not_drafting(read_network_shape(ctx, row.folder or ""))) is not None:
             return _refusal(f"{pair}: of “{row.name}”, {why}.", "Choose another draft, or none.")
     vocabularies = [_vocabulary(ctx, row.folder or "") for row in (draft, checkpoint)]
     if None not in vocabularies and vocabularies[0] != vocabularies[1]:

@@ -13,7 +13,7 @@ from backend.db.base import UtcDateTime
 from backend.db.tables import Alias, Checkpoint, Deployment, Endpoint, Job, Replica, Run, Usage
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
-from backend.domain.serving.options import DeploymentOptions, Policy
+from backend.domain.serving.options import DeploymentOptions, RoutingPolicy
 from backend.domain.serving.precision import PRECISION_CHECK, PrecisionCheck
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.domain.serving.upstream import Upstream
@@ -138,7 +138,7 @@ class EndpointView:
     revision: int = 1
     target: int = 1
     options: DeploymentOptions = field(default_factory=DeploymentOptions)
-    policy: str = Policy.LEAST_OUTSTANDING
+    policy: str = RoutingPolicy.LEAST_OUTSTANDING
     precision: str = "float32"
     precision_check: PrecisionCheck | None = None  # once a replica has measured it
     rollout: RolloutView | None = None
@@ -229,7 +229,7 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         revision=deployment.revision,
         target=deployment.num_replicas,
         options=DeploymentOptions.read(deployment.config),
-        policy=deployment.config.get("policy", Policy.LEAST_OUTSTANDING),
+        policy=deployment.config.get("policy", RoutingPolicy.LEAST_OUTSTANDING),
         precision=deployment.config.get("precision", "float32"),
         precision_check=(
             PrecisionCheck.model_validate(check) if (check := deployment.config.get(PRECISION_CHECK)) else None

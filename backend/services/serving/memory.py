@@ -13,12 +13,12 @@ from backend.db.tables import Checkpoint
 from backend.domain.serving.drafts import with_draft
 from backend.domain.serving.memory import ReplicaMemory, replica_memory
 from backend.domain.serving.precision import Precision
-from backend.services.checkpoints.networks import read_network
+from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context
 from backend.services.jobs.workers import WorkerView, list_workers
 
 MAX_BASES = 8
-MOST_16_BIT_BYTES = 2.2
+MAX_16_BIT_BYTES = 2.2
 """Bytes of weights on disk per parameter below which a checkpoint has none of 32 bits, but for a few."""
 
 
@@ -64,15 +64,15 @@ def deployment_memory(
         is_adapter = checkpoint.is_adapter
     if parameters is None:
         return DeploymentMemory(None, free)
-    shape = read_network(ctx, folder) if folder else None
+    shape = read_network_shape(ctx, folder) if folder else None
     device = free.device if free else "cpu"
     file_bytes = math.inf if is_adapter or not folder else _file_bytes(ctx.artifacts.root / folder)
-    is_16_bit = file_bytes < MOST_16_BIT_BYTES * parameters
+    is_16_bit = file_bytes < MAX_16_BIT_BYTES * parameters
     memory = replica_memory(
         parameters=parameters, shape=shape, device=device, precision=precision, is_16_bit=is_16_bit, context=context
     )
     if draft is not None and device == "cpu":
-        drafting = read_network(ctx, draft.folder) if draft.folder else None
+        drafting = read_network_shape(ctx, draft.folder) if draft.folder else None
         memory = with_draft(memory, parameters=draft.parameters or 0, shape=drafting)
     return DeploymentMemory(memory, free)
 

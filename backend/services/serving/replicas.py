@@ -14,7 +14,7 @@ from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.results import ReplicaResult
 from backend.domain.jobs.states import Status
-from backend.domain.serving.options import Policy
+from backend.domain.serving.options import RoutingPolicy
 from backend.domain.serving.precision import PRECISION_CHECK
 from backend.domain.serving.upstream import Upstream
 from backend.services.context import Context
@@ -35,7 +35,7 @@ class Target:
     internal_token: str
     variant: str = STABLE
     percent: float = 0.0
-    policy: str = Policy.LEAST_OUTSTANDING
+    policy: str = RoutingPolicy.LEAST_OUTSTANDING
     upstream: Upstream | None = None
     adapter: str | None = None  # its folder, where requests are answered by an adapter
     checkpoint: str = ""  # with the precision and the engine that it is served by
@@ -80,7 +80,9 @@ def ready_targets(ctx: Context, *, canaries: bool = False, with_lapsed: bool = F
             )
             .order_by(Deployment.revision)
         ).all()
-        policies = {name: deployment.config.get("policy", Policy.LEAST_OUTSTANDING) for name, _, deployment in rows}
+        policies = {
+            name: deployment.config.get("policy", RoutingPolicy.LEAST_OUTSTANDING) for name, _, deployment in rows
+        }
         for name, replica, deployment in rows:
             upstream = Upstream.of(deployment.config)
             if deployment.role == STABLE:

@@ -67,7 +67,9 @@ def check_requirement(ctx: Context, checkpoint_id: str, *, name: str, requiremen
     It is compared with its base; one without a base with what the endpoint serves; and one with neither needs its own
     measurements alone.
     """
-    from backend.domain.evaluation.gates import Verdict  # scipy and pyarrow, which no other command on endpoints needs
+    from backend.domain.evaluation.gates import (
+        GateVerdict,  # scipy and pyarrow, which no other command on endpoints needs
+    )
     from backend.services.evaluation.safety.cards import safety_card
     from backend.services.evaluation.safety.drifts import safety_drift
 
@@ -85,7 +87,7 @@ def check_requirement(ctx: Context, checkpoint_id: str, *, name: str, requiremen
     if base is None:
         return
     drift = safety_drift(ctx, checkpoint=subject.id, base=base, margin=requirement.margin)
-    if drift.verdict is not Verdict.PASS:
+    if drift.verdict is not GateVerdict.PASS:
         reasons = [
             *drift.sentences,
             *(f"{c.probe}, {c.metric}: {c.reason}" for c in drift.changes if c.verdict is drift.verdict),

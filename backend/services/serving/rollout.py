@@ -14,7 +14,7 @@ from backend.db.tables import Checkpoint, Deployment, Endpoint, Job, Replica
 from backend.domain.jobs.payloads import ReplicaPayload, require_folder
 from backend.domain.jobs.states import QUEUE_OF, TERMINAL, JobKind, Status, StopRequest
 from backend.domain.serving.options import DeploymentOptions
-from backend.domain.serving.rollout import Count, Step, next_step
+from backend.domain.serving.rollout import Count, RolloutStep, next_step
 from backend.domain.serving.upstream import Upstream
 from backend.services.context import Context
 from backend.services.jobs.jobs import add_job, ask_to_stop, wake
@@ -87,7 +87,7 @@ def _apply(
             deployment.stopped_at = ctx.now()
 
 
-def _choose_old(old: Sequence[Replica], step: Step) -> list[Replica]:
+def _choose_old(old: Sequence[Replica], step: RolloutStep) -> list[Replica]:
     starting = [replica for replica in old if replica.status == "starting"]
     ready = sorted((replica for replica in old if replica.status == "ready"), key=_order_of_leaving)
     return starting[: step.cancel_old] + ready[: step.drain_old]

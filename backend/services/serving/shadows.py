@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Deployment, Endpoint, Job, Replica, ShadowComparison
 from backend.domain.jobs.states import Status
-from backend.domain.serving.shadow import Comparison, ShadowReport, report_shadow
+from backend.domain.serving.shadow import AnsweredTwice, ShadowReport, report_shadow
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.deployments import (
@@ -49,7 +49,7 @@ class ComparedRequest:
     id: str
     deployment_id: str
     created_at: datetime
-    comparison: Comparison
+    comparison: AnsweredTwice
 
 
 def start_shadow(
@@ -121,10 +121,10 @@ def read_shadow(ctx: Context, name: str) -> ShadowReport:
         shadow = session.scalar(query.order_by(Deployment.revision.desc()).limit(1))
         if shadow is None:
             raise Conflict(f"{name!r} has had no shadow.", remedy="Start one with `roundhouse endpoint shadow start`.")
-        columns = [getattr(ShadowComparison, name) for name in Comparison.__dataclass_fields__]
+        columns = [getattr(ShadowComparison, name) for name in AnsweredTwice.__dataclass_fields__]
         compared = select(*columns).where(ShadowComparison.deployment_id == shadow)
         rows = session.execute(compared.order_by(ShadowComparison.created_at.desc()).limit(MAX_READ))
-        return report_shadow([Comparison(*row) for row in rows])
+        return report_shadow([AnsweredTwice(*row) for row in rows])
 
 
 def record_comparisons(ctx: Context, rows: Sequence[ComparedRequest]) -> None:

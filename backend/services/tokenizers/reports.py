@@ -21,13 +21,13 @@ from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
-from backend.services.data.views import labels_of
+from backend.services.data.views import version_labels
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, wake
 from backend.services.tokenizers.sources import TokenizerSource, resolve_source
 
 KIND = JobKind.TOKENIZER_REPORT.value
-MOST_TOKENIZERS, MOST_DATASETS = 12, 12
+MAX_TOKENIZERS, MAX_DATASETS = 12, 12
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,16 @@ def request_report(
     """
     require_builder(person)
     sources = _unlike([resolve_source(ctx, text) for text in tokenizers])
-    if not 1 <= len(sources) <= MOST_TOKENIZERS:
+    if not 1 <= len(sources) <= MAX_TOKENIZERS:
         raise InvalidInput(
             f"{len(sources)} tokenizers can't be compared.",
-            remedy=f"Choose 1 to {MOST_TOKENIZERS}.",
+            remedy=f"Choose 1 to {MAX_TOKENIZERS}.",
             field="tokenizers",
         )
     versions = {version.id: version for version in (resolve_version(ctx, name) for name in datasets)}
-    if not 1 <= len(versions) <= MOST_DATASETS:
+    if not 1 <= len(versions) <= MAX_DATASETS:
         raise InvalidInput(
-            f"{len(versions)} datasets can't be read.", remedy=f"Choose 1 to {MOST_DATASETS}.", field="datasets"
+            f"{len(versions)} datasets can't be read.", remedy=f"Choose 1 to {MAX_DATASETS}.", field="datasets"
         )
     chosen = list(versions.values())
     names = _names(sources)
@@ -240,5 +240,5 @@ def _view(session: Session, row: Analysis) -> ReportView:
 def _datasets_now(session: Session, config: dict[str, Any]) -> list[str]:
     """Return the current names of the datasets; a deleted one keeps its old name."""
     then, ids = config.get("datasets", []), config.get("version_ids", [])
-    now = labels_of(session, ids)
+    now = version_labels(session, ids)
     return [now.get(id_, name) for id_, name in zip(ids, then, strict=True)] if ids else then

@@ -18,8 +18,8 @@ from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context
 from backend.services.tokenizers.sources import TokenizerSource
 
-LONGEST_TEXT = 50_000
-LARGEST_FILE_BYTES = 200_000_000
+MAX_TEXT = 50_000
+MAX_FILE_BYTES = 200_000_000
 TokenKind = Literal["text", "byte", "special", "unknown"]
 _loading = threading.Lock()
 
@@ -80,8 +80,8 @@ def tokenize(ctx: Context, source: TokenizerSource, text: str, *, specials: bool
     A lone surrogate is read as U+FFFD. Raises NotFound or InvalidInput if the tokenizer can't be loaded or
     can't read the text.
     """
-    cut = len(text) > LONGEST_TEXT
-    text = text[:LONGEST_TEXT].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    cut = len(text) > MAX_TEXT
+    text = text[:MAX_TEXT].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     loaded = _load(ctx.artifacts.path(source.folder), specials=specials)
     try:
         encoding = loaded.tokenizer.encode(text, add_special_tokens=False)
@@ -147,7 +147,7 @@ def _load(folder: Path, *, specials: bool) -> _Loaded:
             f"{folder.name} holds no tokenizer.json.", remedy="Save its tokenizer in the fast form, with AutoTokenizer."
         )
     status = file.stat()
-    if status.st_size > LARGEST_FILE_BYTES:
+    if status.st_size > MAX_FILE_BYTES:
         raise InvalidInput(f"{file.name} has {status.st_size:,} bytes: too much for a tokenizer.")
     with _loading:  # one at a time: reading a large vocabulary takes hundreds of megabytes
         return _load_file(str(file), status.st_mtime_ns, specials)

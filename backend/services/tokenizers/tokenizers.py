@@ -32,9 +32,9 @@ KINDS: dict[str, str] = {
     "byte": "Plain bytes: 256 tokens, no training. Long sequences, the smallest vocabulary.",
 }
 NOT_FACTS = {"folder", "vocab_size", "cpu_s", "reporter_cpu_s"}
-SMALLEST_VOCABULARY = {"bpe": 262, "unigram": 320}
+MIN_VOCABULARY = {"bpe": 262, "unigram": 320}
 """256 bytes and the special tokens; Unigram needs room for an alphabet, too."""
-LARGEST_VOCABULARY = 200_000
+MAX_VOCABULARY = 200_000
 
 
 @dataclass(frozen=True)
@@ -198,13 +198,13 @@ def _check_vocabulary(kind: str, vocab_size: int) -> None:
         raise InvalidInput(
             f"There is no tokenizer kind {kind!r}.", remedy=f"Choose one of {', '.join(KINDS)}.", field="kind"
         )
-    smallest = SMALLEST_VOCABULARY.get(kind)
-    if smallest is not None and not smallest <= vocab_size <= LARGEST_VOCABULARY:
+    smallest = MIN_VOCABULARY.get(kind)
+    if smallest is not None and not smallest <= vocab_size <= MAX_VOCABULARY:
         raise InvalidInput(
             f"A vocabulary of {vocab_size:,} is not possible.",
             remedy=(
                 f"Choose {smallest} (256 bytes, special tokens{', letters' if kind == 'unigram' else ''}) to"
-                f" {LARGEST_VOCABULARY:,}."
+                f" {MAX_VOCABULARY:,}."
             ),
             field="vocab_size",
         )

@@ -199,7 +199,7 @@ def check_report(version: VersionView, view: DataReportView | None, *, context: 
     )
 
 
-def check_rows(version: VersionView, sample: RowSample | None, *, context: int) -> None:
+def check_trained_tokens(version: VersionView, sample: RowSample | None, *, context: int) -> None:
     """Raise InvalidInput if no sampled row has a trained token within a context."""
     if sample is None or sample.num_without_targets(context) < len(sample.prompt_tokens):
         return

@@ -24,7 +24,7 @@ from backend.domain.training.seed_noise import SeedComparison, SeedGroup, compar
 from backend.domain.training.summary import RunSummary
 from backend.services.context import Context
 
-MOST_SIBLINGS = 200
+MAX_SIBLINGS = 200
 MAX_LINEAGE = 100
 NOT_PREFERENCE = frozenset({Objective.PRETRAIN, Objective.SFT, Objective.REWARD, Objective.GRPO})
 """Objectives whose validation loss has no settings."""
@@ -149,7 +149,7 @@ def _siblings(session: Session, picked: Sequence[Run]) -> list[Run]:
             Run.archived_at.is_(None),
         )
         .order_by(Run.created_at.desc())
-        .limit(MOST_SIBLINGS)
+        .limit(MAX_SIBLINGS)
     )
     return [run for run in session.scalars(query) if _last(run, "val_loss") is not None]
 

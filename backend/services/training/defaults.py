@@ -12,19 +12,19 @@ from sqlalchemy import select
 
 from backend.db.tables import Run, Tokenizer
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.data.rows.conversations import conversation_of
+from backend.domain.data.rows.conversations import as_conversation
 from backend.domain.scaling.shapes import count_without_embeddings
 from backend.domain.training.config import Objective
 from backend.domain.training.defaults import Basis, suggest_values
 from backend.errors import RoundhouseError
-from backend.infra.files.parquet import read_rows
+from backend.infra.files.parquet import read_row_page
 from backend.services.architectures import get_architecture
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
-from backend.services.checkpoints.networks import read_network
+from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
-from backend.services.scaling.planner import count_tokens
+from backend.services.scaling.planner import estimate_train_tokens
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer
 
 NUM_PROMPTS, MAX_PROMPT = 2, 200
@@ -94,7 +94,7 @@ def _with_base(ctx: Context, basis: Basis, base: str) -> Basis:
         checkpoint = resolve_checkpoint(ctx, base)
     except RoundhouseError:
         return basis
-    shape = read_network(ctx, checkpoint.folder) if checkpoint.folder else None
+    shape = read_network_shape(ctx, checkpoint.folder) if checkpoint.folder else None
     context = checkpoint.facts.get("context") or (shape.context if shape else None)
     parameters = count_without_embeddings(shape) if shape else checkpoint.parameters
     return replace(basis, parameters=parameters, max_context=int(context) if context else None)
@@ -113,7 +113,7 @@ def _unique_tokens(ctx: Context, version: VersionView, tokenizer: str | None) ->
         view: TokenizerView | None = get_tokenizer(ctx, tokenizer) if tokenizer else None
     except RoundhouseError:
         return None
-    return count_tokens(version, view) if view else None
+    return estimate_train_tokens(version, view) if view else None
 
 
 def _prompts(ctx: Context, version: VersionView) -> tuple[str, ...]:
@@ -122,8 +122,8 @@ def _prompts(ctx: Context, version: VersionView) -> tuple[str, ...]:
         return ()
     prompts = []
     try:
-        for row in read_rows(ctx.artifacts.path(version.folder), split="train", offset=0, limit=NUM_PROMPTS):
-            conversation = conversation_of(row)
+        for row in read_row_page(ctx.artifacts.path(version.folder), split="train", offset=0, limit=NUM_PROMPTS):
+            conversation = as_conversation(row)
             messages = conversation.messages if conversation else [{"role": "user", "content": row.get("prompt")}]
             first = next((message.get("content") for message in messages if message["role"] == "user"), None)
             text = " ".join(first.split()) if isinstance(first, str) else ""

@@ -9,7 +9,7 @@ from backend.domain.training.config import RunConfig
 from backend.domain.training.diagnosis import Finding, RunFacts, Series, diagnose
 from backend.domain.training.summary import RunSummary
 from backend.services.context import Context
-from backend.services.metrics.blocks import metric_names, read_points
+from backend.services.metrics.blocks import read_points, run_metric_names
 from backend.services.training.views import find_run
 
 LOOKED_AT = frozenset({"train_loss", "val_loss", "grad_norm", "data_wait"})
@@ -22,7 +22,7 @@ def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
         job = session.get(Job, run.job_id) if run.job_id else None
         points = {
             name: read_points(session, run.id, name_id)
-            for name_id, name in metric_names(session, run.id)
+            for name_id, name in run_metric_names(session, run.id)
             if name in LOOKED_AT
         }
     facts = RunFacts(

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Measurement
 from backend.domain.wording import format_bytes
 from backend.services.context import Context
-from backend.services.metrics.blocks import metric_names, read_points
+from backend.services.metrics.blocks import read_points, run_metric_names
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def figures_of_runs(ctx: Context, run_ids: Sequence[str]) -> Mapping[str, RunFig
 def _figures(session: Session, run_id: str) -> RunFigures:
     points = {
         name: read_points(session, run_id, name_id).values
-        for name_id, name in metric_names(session, run_id)
+        for name_id, name in run_metric_names(session, run_id)
         if name in ("tok_per_sec", "memory_bytes")
     }
     speeds, memory = points.get("tok_per_sec"), points.get("memory_bytes")

@@ -9,14 +9,14 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Dataset, DatasetVersion, Job, Tokenizer
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.estimates.architecture_report import describe
+from backend.domain.estimates.architecture_report import describe_architecture
 from backend.domain.estimates.optimizer_state import checkpoint_size
 from backend.domain.jobs.payloads import TrainingPayload
 from backend.domain.training.config import Objective, RunConfig
 from backend.errors import Conflict
 from backend.services.architectures import get_architecture
 from backend.services.checkpoints.checkpoints import CheckpointView, require_writer, resolve_checkpoint
-from backend.services.checkpoints.networks import read_network
+from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.reports import DataReportView, find_data_report
@@ -81,7 +81,7 @@ def resolve_parts(ctx: Context, config: RunConfig) -> RunParts:
     report = find_data_report(ctx, version.id, source=source, context=config.context) if source else None
     checks.check_report(version, report, context=config.context)
     rows = sample_rows(ctx, version, source=source)
-    checks.check_rows(version, rows, context=config.context)
+    checks.check_trained_tokens(version, rows, context=config.context)
     return RunParts(
         version=version,
         architecture=architecture,
@@ -89,7 +89,7 @@ def resolve_parts(ctx: Context, config: RunConfig) -> RunParts:
         tokenizer=tokenizer,
         base=base,
         wait_for=_job_to_wait_for(version, tokenizer),
-        shape=architecture or (read_network(ctx, base.folder) if base is not None and base.folder else None),
+        shape=architecture or (read_network_shape(ctx, base.folder) if base is not None and base.folder else None),
         device=device,
         workers=workers,
         report=report,
@@ -151,7 +151,7 @@ def require_disk(ctx: Context, config: RunConfig, parts: RunParts) -> None:
 def _parameters(config: RunConfig, parts: RunParts) -> tuple[int, int]:
     """Return (weights stored, weights trained) of a checkpoint."""
     if parts.architecture is not None:
-        report = describe(parts.architecture)
+        report = describe_architecture(parts.architecture)
         return report.parameters, report.trainable_parameters
     base_parameters = (parts.base.parameters if parts.base else None) or 0
     if config.method != "full":

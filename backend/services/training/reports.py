@@ -14,8 +14,8 @@ from sqlalchemy import select
 from backend.db.tables import Checkpoint, Job, Measurement, MetricName, Run
 from backend.domain.training.config import RunConfig
 from backend.domain.training.objective_labels import OBJECTIVE_LABELS
-from backend.domain.training.report import Measured, RunReport, write_body, write_html, write_markdown
-from backend.domain.training.report_curves import Trace
+from backend.domain.training.report import Measured, RunReport, run_report_html, write_body, write_markdown
+from backend.domain.training.report_curves import MetricTrace
 from backend.domain.wording import format_bytes, format_count, format_duration, percent
 from backend.errors import NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, list_lineage
@@ -25,7 +25,7 @@ from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
 from backend.services.evaluation.evaluations import list_evaluations
 from backend.services.lineage import card_lines
-from backend.services.metrics.blocks import metric_names, read_points
+from backend.services.metrics.blocks import read_points, run_metric_names
 from backend.services.metrics.points import downsample
 from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.figures import RunFigures, figures_of_runs
@@ -73,7 +73,7 @@ LAST_VALUES = {
 """Metrics whose last value a report states, formatted as in the chart's legend. Speed and memory are `RunFigures`."""
 
 
-def report_text(ctx: Context, name_or_id: str, *, form: str = "md", public: bool = False) -> str:
+def run_report_text(ctx: Context, name_or_id: str, *, form: str = "md", public: bool = False) -> str:
     """Return a run's report as Markdown (`md`, a model card) or as one HTML file (`html`). Raises NotFound.
 
     A `public` report leaves out notes, cost and the machine's name.
@@ -84,7 +84,7 @@ def report_text(ctx: Context, name_or_id: str, *, form: str = "md", public: bool
         report = replace(
             report, notes="", cost=(), environment=tuple(pair for pair in report.environment if pair[0] not in own)
         )
-    return write_html(report) if form == "html" else write_markdown(report)
+    return run_report_html(report) if form == "html" else write_markdown(report)
 
 
 def report_body(ctx: Context, name_or_id: str, *, escape: Callable[[str], str]) -> str:
@@ -234,15 +234,15 @@ def energy_of(ctx: Context, run_id: str) -> tuple[float | None, float]:
     return joules, float(gaps[read].sum() / max(times[-1] - times[0], 1e-9))
 
 
-def _curves(ctx: Context, run_id: str) -> list[Trace]:
+def _curves(ctx: Context, run_id: str) -> list[MetricTrace]:
     traces = []
     with ctx.db.read() as session:
-        names = {name: name_id for name_id, name in metric_names(session, run_id)}
+        names = {name: name_id for name_id, name in run_metric_names(session, run_id)}
         for name in CURVES:
             if name in names:
                 points = read_points(session, run_id, names[name])
                 shown = points.at(downsample(points.steps, points.values, CURVE_POINTS))
-                traces.append(Trace(name, tuple(shown.steps.tolist()), tuple(shown.values.tolist())))
+                traces.append(MetricTrace(name, tuple(shown.steps.tolist()), tuple(shown.values.tolist())))
     return traces
 
 

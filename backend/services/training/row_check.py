@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from backend.domain.data.rows.conversations import conversation_of
+from backend.domain.data.rows.conversations import as_conversation
 from backend.errors import RoundhouseError
-from backend.infra.files.parquet import read_rows
+from backend.infra.files.parquet import read_row_page
 from backend.services.context import Context
 from backend.services.data.views import VersionView
 from backend.services.tokenizers.sources import resolve_source
@@ -64,8 +64,8 @@ def _prompt_tokens(ctx: Context, folder: Path, num_rows: int, source: str) -> tu
     for offset, limit in _chunks(num_rows):
         if time.monotonic() > deadline:
             break
-        for row in read_rows(folder, split="train", offset=offset, limit=limit):
-            conversation = conversation_of(row)
+        for row in read_row_page(folder, split="train", offset=offset, limit=limit):
+            conversation = as_conversation(row)
             if conversation is None:
                 return ()
             texts = []

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from backend.domain.training.config_fields import kind_of
-from backend.domain.training.sweep import Point, Span, SweepConfig, Values, as_field, may_be, untried
+from backend.domain.training.sweep import ParameterRange, Point, SweepConfig, Values, as_field, may_be, untried
 
 if TYPE_CHECKING:
     import optuna
 
 REDRAWS = 20
-FEWEST_TO_LEARN_FROM, FEWEST_TO_PRUNE_BY = 4, 4
+MIN_TO_LEARN_FROM, MIN_TO_PRUNE_BY = 4, 4
 _answers: dict[str, tuple[object, set[int]]] = {}
 
 
@@ -62,11 +62,13 @@ def propose(config: SweepConfig, trials: Sequence[Trial]) -> Point:
                 seed=(config.seed * 7919 + number * REDRAWS + draw) % 2**31,
                 multivariate=True,
                 constant_liar=True,
-                n_startup_trials=min(10, max(FEWEST_TO_LEARN_FROM, config.runs // 4)),
+                n_startup_trials=min(10, max(MIN_TO_LEARN_FROM, config.runs // 4)),
             )
             drawn = study.ask(distributions)
         point = {
-            path: as_field(path, choice, drawn.params[path]) if isinstance(choice, Span) else drawn.params[path]
+            path: as_field(path, choice, drawn.params[path])
+            if isinstance(choice, ParameterRange)
+            else drawn.params[path]
             for path, choice in config.vary.items()
         }
         if point not in tried:
@@ -183,9 +185,7 @@ def _pruner(config: SweepConfig) -> optuna.pruners.BasePruner:
     import optuna
 
     if config.pruner == "median":
-        return optuna.pruners.MedianPruner(
-            n_startup_trials=FEWEST_TO_PRUNE_BY, n_warmup_steps=config.run.num_warmup_steps
-        )
+        return optuna.pruners.MedianPruner(n_startup_trials=MIN_TO_PRUNE_BY, n_warmup_steps=config.run.num_warmup_steps)
     if config.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(
             min_resource=min(config.run.eval_every, config.run.max_steps),
@@ -199,7 +199,7 @@ def _distributions(config: SweepConfig) -> dict[str, optuna.distributions.BaseDi
     return {path: _distribution(path, choice) for path, choice in config.vary.items()}
 
 
-def _distribution(path: str, choice: Values | Span) -> optuna.distributions.BaseDistribution:
+def _distribution(path: str, choice: Values | ParameterRange) -> optuna.distributions.BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(choice, Values):

@@ -27,11 +27,11 @@ from backend.domain.data.reports.near_duplicates import (
     Rows,
     band_key,
     bucket_pairs,
-    estimate,
+    estimate_similarity,
     jaccard,
-    normalise,
+    minhash,
+    normalise_words,
     shingle,
-    sign,
     unique_sets,
 )
 from jobs.data.reports.row_arrays import RowArray, first_of_each
@@ -88,9 +88,9 @@ class DuplicateFinder:
         """Add rows: their content, for equality, and their text, for similarity."""
         started = time.perf_counter()
         self._content.append(np.array([_hash(content) for content in contents], dtype=np.uint64))
-        plain = [normalise(text) for text in texts]
+        plain = [normalise_words(text) for text in texts]
         self._words.append(np.array([_hash(text) if text else 0 for text in plain], dtype=np.uint64))
-        signatures = sign(*shingle(plain))
+        signatures = minhash(*shingle(plain))
         self._signatures.append(signatures.view(f"V{4 * NUM_HASHES}").ravel())
         for band, keys in enumerate(self._bands):
             keys.append(np.maximum(band_key(signatures, band), np.uint64(1)))
@@ -149,7 +149,7 @@ class DuplicateFinder:
                 self._signatures.take(rows).view(np.uint32).reshape(-1, NUM_HASHES)
                 for rows in _rows_of(pairs[at : at + CHUNK])
             )
-            scores[at : at + CHUNK] = estimate(one, other)
+            scores[at : at + CHUNK] = estimate_similarity(one, other)
         good = np.flatnonzero(scores >= THRESHOLD - MARGIN)
         return pairs[good[np.argsort(-scores[good], kind="stable")]]
 
@@ -209,7 +209,7 @@ class DuplicateFinder:
         at = 0
         with (self._folder / "sets").open("wb") as out:
             for _, text in read(candidates.astype(np.int64)) if len(candidates) else ():
-                hashes, offsets = shingle([normalise(text)])
+                hashes, offsets = shingle([normalise_words(text)])
                 hashes = unique_sets(hashes, offsets, [0])[0]
                 if 8 * (at + len(hashes)) > MAX_SET_BYTES:
                     alike.limited = True

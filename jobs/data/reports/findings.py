@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from backend.domain.data.reports.near_duplicates import THRESHOLD, jaccard, normalise, shingle, unique_sets
+from backend.domain.data.reports.near_duplicates import THRESHOLD, jaccard, normalise_words, shingle, unique_sets
 from backend.domain.data.reports.report import DuplicateCluster, Duplicates, Leak, Leakage
 from backend.domain.data.rows.display import row_text
 from jobs.data.reports.duplicates import SimilarRows
 from jobs.data.reports.row_arrays import Numbers, RowArray, RowList
-from jobs.data.reports.rows import Rows
+from jobs.data.reports.rows import VersionRows
 
 CLUSTERS, PER_CLUSTER, LEAKS = 12, 4, 50
 
 Marks = npt.NDArray[np.bool_]
 
 
-def describe_duplicates(alike: SimilarRows, rows: Rows, *, folder: Path) -> Duplicates:
+def describe_duplicates(alike: SimilarRows, rows: VersionRows, *, folder: Path) -> Duplicates:
     """Count duplicates within each split, and show the largest clusters. `folder` is for temporary files."""
     exact = near = 0
     copies, similar = _extra(alike.same, rows, folder / "copies"), _extra(alike.like, rows, folder / "similar")
@@ -40,7 +40,7 @@ def describe_duplicates(alike: SimilarRows, rows: Rows, *, folder: Path) -> Dupl
     )
 
 
-def describe_leakage(alike: SimilarRows, rows: Rows, *, same_prompt: RowArray) -> Leakage:
+def describe_leakage(alike: SimilarRows, rows: VersionRows, *, same_prompt: RowArray) -> Leakage:
     """Count validation rows that are in the train split too, and list the first.
 
     `same_prompt` marks those whose prompt is in the train split.
@@ -85,7 +85,7 @@ def describe_leakage(alike: SimilarRows, rows: Rows, *, same_prompt: RowArray) -
 
 
 def rows_to_drop(
-    alike: SimilarRows, rows: Rows, noted: Mapping[str, RowList], *, folder: Path
+    alike: SimilarRows, rows: VersionRows, noted: Mapping[str, RowList], *, folder: Path
 ) -> dict[str, dict[str, Numbers]]:
     """Return the rows that each finding would drop, by split and counted from 0.
 
@@ -111,7 +111,7 @@ def _listed(blocks: Iterator[tuple[int, Marks]]) -> RowList:
     return listed
 
 
-def _leaking(alike: SimilarRows, rows: Rows, file: Path) -> Iterator[tuple[int, Marks]]:
+def _leaking(alike: SimilarRows, rows: VersionRows, file: Path) -> Iterator[tuple[int, Marks]]:
     """Yield (first row, marks) of the train rows in a cluster with a leaking validation row: each would leak."""
     with closing(RowArray(file, np.uint8, count=rows.total)) as leaks:
         for (_, trained), (_, like) in zip(alike.leak_train.blocks(), alike.like.blocks(rows.num_train), strict=True):
@@ -120,7 +120,7 @@ def _leaking(alike: SimilarRows, rows: Rows, file: Path) -> Iterator[tuple[int, 
             yield begin, leaks.take(like) != 0
 
 
-def _extra(first: RowArray, rows: Rows, file: Path) -> Iterator[tuple[int, Marks]]:
+def _extra(first: RowArray, rows: VersionRows, file: Path) -> Iterator[tuple[int, Marks]]:
     """Yield the rows that are not the first of their cluster in their split: (first row, marks)."""
     for begin, roots in first.blocks(0, rows.num_train):
         yield begin, roots != np.arange(begin, begin + len(roots))
@@ -145,7 +145,7 @@ def _blocks(first: RowArray, alike: SimilarRows, *, is_exact: bool) -> Iterator[
 
 
 def _clusters(
-    first: RowArray, alike: SimilarRows, rows: Rows, folder: Path, *, is_exact: bool
+    first: RowArray, alike: SimilarRows, rows: VersionRows, folder: Path, *, is_exact: bool
 ) -> list[DuplicateCluster]:
     """Return the largest clusters, each with a few of its rows."""
     largest: list[tuple[int, int]] = []  # (-rows beside the first, first row)
@@ -168,7 +168,7 @@ def _clusters(
     clusters = []
     for below, root in largest:
         numbers = members[root]
-        sets = unique_sets(*shingle([normalise(texts[number]) for number in numbers]), range(len(numbers)))
+        sets = unique_sets(*shingle([normalise_words(texts[number]) for number in numbers]), range(len(numbers)))
         clusters.append(
             DuplicateCluster(
                 size=1 - below,

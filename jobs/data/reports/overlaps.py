@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from backend.domain.data.reports.contamination import BenchmarkIndex, Item, item_of
+from backend.domain.data.reports.contamination import BenchmarkIndex, BenchmarkItem, item_of
 from backend.domain.data.reports.report import BenchmarkChecked, Contamination, FaultReport, RowRef
 from backend.domain.data.reports.text_faults import FAULTS, find_faults
 from jobs.data.reports.row_arrays import RowArray, RowList
-from jobs.data.reports.rows import SPLITS, Batch, Row, Rows, parts_of, prompt_of
+from jobs.data.reports.rows import SPLITS, Row, RowBatch, VersionRows, parts_of, row_prompt
 from jobs.modeling.dataset_files import iter_rows
 
 SHOWN_OVERLAPS = 1000
 SHOWN_FAULTS = 5
 
 
-def read_items(benchmarks: Iterable[tuple[str, Path]]) -> list[Item]:
+def read_benchmark_items(benchmarks: Iterable[tuple[str, Path]]) -> list[BenchmarkItem]:
     """Return the items of benchmarks, numbered from 1 through their splits."""
     items = []
     for name, folder in benchmarks:
@@ -37,14 +37,14 @@ def read_items(benchmarks: Iterable[tuple[str, Path]]) -> list[Item]:
 class OverlapFinder:
     """Searches rows for all items."""
 
-    def __init__(self, items: Sequence[Item]) -> None:
+    def __init__(self, items: Sequence[BenchmarkItem]) -> None:
         self._index = BenchmarkIndex(items)
         self._sizes = Counter(item.benchmark for item in items)
         self._found: dict[str, set[int]] = {name: set() for name in self._sizes}
         self.shown: list[Contamination] = []
         self.rows = RowList()
 
-    def add(self, batch: Batch, rows: Rows) -> None:
+    def add(self, batch: RowBatch, rows: VersionRows) -> None:
         """Process some rows."""
         for overlap in self._index.search([parts_of(row) for row in batch.rows]):
             number = batch.first + overlap.row
@@ -80,7 +80,7 @@ class FaultCounter:
         self._counts: Counter[str] = Counter()
         self._examples: dict[str, list[RowRef]] = {}
 
-    def add(self, number: int, row: Row, rows: Rows) -> None:
+    def add(self, number: int, row: Row, rows: VersionRows) -> None:
         """Process a row; each kind counts once per row."""
         known: set[str] = set()
         for part in parts_of(row):
@@ -125,7 +125,7 @@ class ForgeryCounter:
         self.rows = RowList()
         self.shown: list[RowRef] = []
 
-    def add(self, number: int, row: Row, rows: Rows) -> None:
+    def add(self, number: int, row: Row, rows: VersionRows) -> None:
         """Process a row."""
         for part in parts_of(row) if self._pattern else ():
             match = self._pattern.search(part) if self._pattern else None
@@ -143,9 +143,9 @@ class PromptFinder:
         self._keys = {split: RowArray(folder / f"prompts-{split}", np.uint64) for split in SPLITS}
         self._folder, self._shared = folder, list[RowArray]()
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: RowBatch) -> None:
         """Process some rows."""
-        prompts = [prompt_of(row).strip() for row in batch.rows]
+        prompts = [row_prompt(row).strip() for row in batch.rows]
         self._keys[batch.split].append(
             np.array([hash(prompt) or 1 if prompt else 0 for prompt in prompts], dtype=np.int64).view(np.uint64)
         )

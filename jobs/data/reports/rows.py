@@ -28,7 +28,7 @@ EXCERPT = 280
 
 
 @dataclass(frozen=True)
-class Batch:
+class RowBatch:
     """Consecutive rows. `first` is the number of the first, counted from 0 through train, then val."""
 
     split: Split
@@ -36,7 +36,7 @@ class Batch:
     rows: list[Row]
 
 
-class Rows:
+class VersionRows:
     """Rows of a version's folder, numbered consecutively through both splits."""
 
     def __init__(self, folder: Path) -> None:
@@ -45,7 +45,7 @@ class Rows:
         self.total = sum(self.counts.values())
         self.num_train = self.counts["train"]
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[RowBatch]:
         """Yield all rows, a few hundred at a time, fewer if they are long."""
         first = 0
         for split in SPLITS:
@@ -53,7 +53,7 @@ class Rows:
                 continue
             rows = iter_rows(self.folder, split=split)
             while block := _take(rows):
-                yield Batch(split, first, block)
+                yield RowBatch(split, first, block)
                 first += len(block)
 
     def stream(self, numbers: npt.NDArray[np.int64]) -> Iterator[tuple[int, Row]]:
@@ -129,7 +129,7 @@ def parts_of(row: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def prompt_of(row: Mapping[str, Any]) -> str:
+def row_prompt(row: Mapping[str, Any]) -> str:
     """Return the prompt of a row: everything before the first answer; empty for rows without one."""
     if isinstance(row.get("messages"), list):
         before = []

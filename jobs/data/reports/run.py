@@ -26,11 +26,11 @@ from backend.infra.processes import peak_memory_bytes
 from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows
 from jobs.data.reports.findings import describe_duplicates, describe_leakage, rows_to_drop
 from jobs.data.reports.languages import LanguageCounter
-from jobs.data.reports.overlaps import FaultCounter, ForgeryCounter, OverlapFinder, PromptFinder, read_items
+from jobs.data.reports.overlaps import FaultCounter, ForgeryCounter, OverlapFinder, PromptFinder, read_benchmark_items
 from jobs.data.reports.row_arrays import BLOCK, Numbers
-from jobs.data.reports.rows import Batch, Rows
+from jobs.data.reports.rows import RowBatch, VersionRows
 from jobs.data.reports.samples import SampleChooser, first_window
-from jobs.data.reports.tally import Tally
+from jobs.data.reports.tally import ReportTally
 from jobs.data.reports.views import EncodedRow, View, make_view
 from jobs.modeling.checkpoints import load_tokenizer
 from jobs.modeling.tokenizers import byte_tokenizer
@@ -57,7 +57,7 @@ def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> DataReportResul
     try:
         with closing(
             ReportBuilder(
-                Rows(spec.path(payload.dataset)),
+                VersionRows(spec.path(payload.dataset)),
                 kind=payload.dataset_kind,
                 question=payload.question,
                 tokenizer=tokenizer,
@@ -92,7 +92,7 @@ class ReportBuilder:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: VersionRows,
         *,
         kind: str,
         question: ReportQuestion,
@@ -115,11 +115,11 @@ class ReportBuilder:
         self._duplicates, self._prompts, self._tally = (
             DuplicateFinder(folder),
             PromptFinder(folder),
-            Tally(rows, folder),
+            ReportTally(rows, folder),
         )
         self._chooser = SampleChooser()
         self._languages, self._faults = LanguageCounter(rows.total), FaultCounter()
-        self._overlaps = OverlapFinder(read_items(benchmarks))
+        self._overlaps = OverlapFinder(read_benchmark_items(benchmarks))
         self._forgeries = ForgeryCounter(tokenizer, renders=kind != DatasetKind.TEXT)
         self._head: list[int] = []  # the first tokens of a text, for the first window
         self._last_report = 0.0
@@ -138,9 +138,9 @@ class ReportBuilder:
                 f"{batch.first + len(batch.rows):,} rows read",
             )
 
-    def _encoded(self) -> Iterator[tuple[Batch, list[EncodedRow]]]:
+    def _encoded(self) -> Iterator[tuple[RowBatch, list[EncodedRow]]]:
         """Yield all rows with their tokens. A thread encodes the next batches, on all cores, while one is processed."""
-        waiting: deque[tuple[Batch, Future[list[EncodedRow]]]] = deque()
+        waiting: deque[tuple[RowBatch, Future[list[EncodedRow]]]] = deque()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as pool:
             for batch in self.rows.batches():
                 waiting.append((batch, pool.submit(self._view.encode, batch.rows)))
@@ -150,7 +150,7 @@ class ReportBuilder:
             for last, encoded in waiting:
                 yield last, encoded.result()
 
-    def _consider(self, batch: Batch, encoded_rows: list[EncodedRow]) -> None:
+    def _consider(self, batch: RowBatch, encoded_rows: list[EncodedRow]) -> None:
         texts = [row_text(row) for row in batch.rows]
         self._duplicates.add([canonical_json(row) for row in batch.rows], texts)
         self._overlaps.add(batch, self.rows)

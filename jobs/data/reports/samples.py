@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from backend.domain.data.reports.report import Piece, Sample
+from backend.domain.data.reports.report import ReportSample, TokenPiece
 from jobs.batches.base import BatchSizes
 from jobs.batches.pretrain import PretrainBatches
-from jobs.data.reports.rows import Row, Rows
-from jobs.data.reports.views import EncodedRow, Strip, View
+from jobs.data.reports.rows import Row, VersionRows
+from jobs.data.reports.views import EncodedRow, TokenStrip, View
 from jobs.modeling.token_labels import label_tokens
 
 FIRST, RANDOM, LONGEST, TRUNCATED, SILENT = 3, 6, 3, 3, 5
@@ -55,7 +55,7 @@ class SampleChooser:
         if len(self._silent) < SILENT and encoded.problem:
             self._silent.append((number, row))
 
-    def samples(self, rows: Rows, view: View, tokenizer: PreTrainedTokenizerBase) -> list[Sample]:
+    def samples(self, rows: VersionRows, view: View, tokenizer: PreTrainedTokenizerBase) -> list[ReportSample]:
         """Return the sampled rows."""
         groups = (
             ("first", self._first),
@@ -74,7 +74,7 @@ class SampleChooser:
             for number, _ in entries:
                 encoded, (split, place) = encoded_rows[number], rows.place(number)
                 shown.append(
-                    Sample.model_validate(
+                    ReportSample.model_validate(
                         {
                             "group": group,
                             "split": split,
@@ -82,14 +82,14 @@ class SampleChooser:
                             "num_tokens": encoded.num_tokens,
                             "loss_tokens": encoded.loss_tokens,
                             "note": encoded.problem or encoded.refusal,
-                            "pieces": [piece for strip in encoded.strips for piece in pieces_of(strip, tokenizer)],
+                            "pieces": [piece for strip in encoded.strips for piece in strip_pieces(strip, tokenizer)],
                         }
                     )
                 )
         return shown
 
 
-def first_window(head: Sequence[int], *, context: int, tokenizer: PreTrainedTokenizerBase) -> Sample | None:
+def first_window(head: Sequence[int], *, context: int, tokenizer: PreTrainedTokenizerBase) -> ReportSample | None:
     """Return the first pretraining window of these tokens, cut by the trainer's code."""
     if len(head) < 2 * context + 1:
         return None
@@ -97,11 +97,11 @@ def first_window(head: Sequence[int], *, context: int, tokenizer: PreTrainedToke
     sizes = BatchSizes(micro_batch=1, items_per_step=1, val_items=1, seed=SEED)
     batch = PretrainBatches(tokens, None, context=context, sizes=sizes).at_step(1)[0]
     ids = [int(batch.inputs[0, 0]), *batch.targets[0].tolist()]
-    pieces = pieces_of(Strip(ids, [False, *[True] * context]), tokenizer)
-    return Sample(group="window", num_tokens=len(ids), loss_tokens=batch.trained, pieces=pieces)
+    pieces = strip_pieces(TokenStrip(ids, [False, *[True] * context]), tokenizer)
+    return ReportSample(group="window", num_tokens=len(ids), loss_tokens=batch.trained, pieces=pieces)
 
 
-def pieces_of(strip: Strip, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
+def strip_pieces(strip: TokenStrip, tokenizer: PreTrainedTokenizerBase) -> list[TokenPiece]:
     """Return a strip as tokens to draw: of a long one its beginning and, if later, the beginning of its trained
     tokens.
     """
@@ -120,11 +120,11 @@ def pieces_of(strip: Strip, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
     ]
 
 
-def _piece(strip: Strip, begin: int, end: int, tokenizer: PreTrainedTokenizerBase, *, left_out: int) -> Piece:
+def _piece(strip: TokenStrip, begin: int, end: int, tokenizer: PreTrainedTokenizerBase, *, left_out: int) -> TokenPiece:
     ids = strip.ids[begin:end]
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     cut = strip.cut_at
-    return Piece(
+    return TokenPiece(
         label=strip.label,
         tokens=label_tokens(tokenizer, ids),
         ids=ids,

@@ -26,7 +26,7 @@ from jobs.batches.base import EpochOrder
 from jobs.batches.pretrain import windows_of
 from jobs.batches.sft import padded_length, positions_of
 from jobs.data.reports.row_arrays import RowArray, RowList
-from jobs.data.reports.rows import Row, Rows, excerpt, parts_of
+from jobs.data.reports.rows import Row, VersionRows, excerpt, parts_of
 from jobs.data.reports.views import EncodedRow
 
 SHOWN = 50
@@ -39,13 +39,13 @@ PADDED_ITEMS = 1 << 20
 Array = npt.NDArray[np.int64]
 
 
-class Tally:
+class ReportTally:
     """Counts of one version. A file in `folder` holds the lengths of trained sequences.
 
     Memory: a counter entry for each different length, and the first million rows of each finding.
     """
 
-    def __init__(self, rows: Rows, folder: Path) -> None:
+    def __init__(self, rows: VersionRows, folder: Path) -> None:
         self._rows = rows
         self._longest: dict[str, Counter[int]] = {"train": Counter(), "val": Counter()}
         self._kept = RowArray(folder / "kept", np.int32)  # of the train split, one entry per trained sequence
@@ -106,7 +106,7 @@ class Tally:
         reports = {}
         for split, counts in self._counts.items():
             if counts["rows"]:
-                lengths = summarise(*_table(self._longest[split]))
+                lengths = summarise_lengths(*_table(self._longest[split]))
                 reports[split] = SplitReport(**{**counts, "lengths": lengths})
         return reports
 
@@ -210,7 +210,7 @@ def _table(counts: Counter[int]) -> tuple[Array, Array]:
     return lengths, np.array([counts[length] for length in lengths.tolist()], dtype=np.int64)
 
 
-def summarise(lengths: Array, counts: Array) -> Lengths:
+def summarise_lengths(lengths: Array, counts: Array) -> Lengths:
     """Return the distribution of lengths, with at most 41 bars of equal width; the last includes outliers.
 
     `counts` are the rows of each length; lengths ascend.

@@ -15,7 +15,7 @@ from backend.domain.data.rows.tool_calls import tools_of
 from backend.errors import InvalidInput
 from jobs.batches.base import IGNORE
 from jobs.batches.examples import Example, encode_row
-from jobs.batches.preference_rows import EncodedSide, encode_pairs, encode_rated, pair_of
+from jobs.batches.preference_rows import EncodedSide, encode_preferences, encode_rated, read_preference
 from jobs.batches.pretrain import encode_documents
 from jobs.modeling.chat.render import encode_prompt, teach_template
 from jobs.modeling.tokenizers import encode_texts
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Strip:
+class TokenStrip:
     """Token ids of the network's input, with a mask of the trained ones. Those from `cut_at` on are truncated."""
 
     ids: list[int]
@@ -39,7 +39,7 @@ class EncodedRow:
     trained on. `refusal` is the reason why it can't be rendered.
     """
 
-    strips: list[Strip] = field(default_factory=list)
+    strips: list[TokenStrip] = field(default_factory=list)
     problem: str = ""
     refusal: str = ""
 
@@ -86,7 +86,7 @@ def make_view(kind: str, *, tokenizer: PreTrainedTokenizerBase, context: int) ->
     if kind == DatasetKind.TEXT:
         return TextView(tokenizer)
     if kind in (DatasetKind.INSTRUCTION, DatasetKind.CHAT):
-        return ConversationView(tokenizer, context=context)
+        return FineTuningView(tokenizer, context=context)
     if kind == DatasetKind.PREFERENCE:
         return PairView(tokenizer, context=context)
     if kind == DatasetKind.KTO:
@@ -107,7 +107,9 @@ class TextView:
     def encode(self, rows: Sequence[Row]) -> list[EncodedRow]:
         """Return each text as `<bos> text <eos>`."""
         return [
-            EncodedRow([Strip(ids, [True] * len(ids))], problem="" if str(row.get("text", "")) else "the text is empty")
+            EncodedRow(
+                [TokenStrip(ids, [True] * len(ids))], problem="" if str(row.get("text", "")) else "the text is empty"
+            )
             for ids, row in zip(encode_documents(self._tokenizer, list(rows)), rows, strict=True)
         ]
 
@@ -134,14 +136,14 @@ class _RenderedRows:
     def _full(self, row: Row) -> EncodedRow:
         return EncodedRow([self._prompt_strip(row)], problem=f"the prompt fills the {self._context:,} tokens")
 
-    def _prompt_strip(self, row: Row) -> Strip:
+    def _prompt_strip(self, row: Row) -> TokenStrip:
         ids = encode_prompt(self._tokenizer, row["prompt"], tools=tools_of(row))
-        return Strip(
+        return TokenStrip(
             ids, [False] * len(ids), cut_at=self._context if len(ids) > self._context else None, label="prompt"
         )
 
 
-class ConversationView(_RenderedRows):
+class FineTuningView(_RenderedRows):
     """Fine-tuning: one conversation per sequence, truncated to the context; answers are trained on."""
 
     trainer: Trainer = "sft"
@@ -162,12 +164,14 @@ class ConversationView(_RenderedRows):
         return "no answer is rendered as the template would generate it"
 
 
-def strip_of(example: Example) -> Strip:
+def strip_of(example: Example) -> TokenStrip:
     """Return an encoded conversation as a strip: the first token is never trained on, as it has no context."""
     has_loss = example.targets != IGNORE
     has_loss[:1] = False
     rest = len(example.untruncated) - len(has_loss)
-    return Strip(example.untruncated, [*has_loss.tolist(), *[False] * rest], cut_at=len(has_loss) if rest > 0 else None)
+    return TokenStrip(
+        example.untruncated, [*has_loss.tolist(), *[False] * rest], cut_at=len(has_loss) if rest > 0 else None
+    )
 
 
 class PairView(_RenderedRows):
@@ -176,8 +180,8 @@ class PairView(_RenderedRows):
     trainer: Trainer = "dpo"
 
     def _encode(self, row: Row) -> EncodedRow:
-        pair = pair_of(row)
-        sides = encode_pairs([pair], tokenizer=self._tokenizer, context=self._context)[0]
+        pair = read_preference(row)
+        sides = encode_preferences([pair], tokenizer=self._tokenizer, context=self._context)[0]
         if sides is None:
             return self._full(row)
         if pair["chosen"] == pair["rejected"]:
@@ -199,9 +203,11 @@ class RatedView(_RenderedRows):
         )
 
 
-def _side(label: str, side: EncodedSide) -> Strip:
+def _side(label: str, side: EncodedSide) -> TokenStrip:
     rest = len(side.untruncated) - len(side.ids)
-    return Strip(side.untruncated, [*side.mask, *[False] * rest], cut_at=len(side.ids) if rest else None, label=label)
+    return TokenStrip(
+        side.untruncated, [*side.mask, *[False] * rest], cut_at=len(side.ids) if rest else None, label=label
+    )
 
 
 class UntrainedView:
@@ -216,14 +222,14 @@ class UntrainedView:
         """Return each row as one strip without trained tokens."""
         if not self._asks:
             return [
-                EncodedRow([Strip(ids, [False] * len(ids))])
+                EncodedRow([TokenStrip(ids, [False] * len(ids))])
                 for ids in encode_texts(self._tokenizer, [row_text(row) for row in rows])
             ]
         encoded = []
         for row in rows:
             try:
                 ids = encode_prompt(self._tokenizer, [{"role": "user", "content": str(row.get("prompt") or "")}])
-                encoded.append(EncodedRow([Strip(ids, [False] * len(ids))]))
+                encoded.append(EncodedRow([TokenStrip(ids, [False] * len(ids))]))
             except InvalidInput as error:
                 encoded.append(EncodedRow(refusal=error.message))
         return encoded

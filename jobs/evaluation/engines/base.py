@@ -47,7 +47,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class GenerateRequest:
+class PromptRequest:
     """A prompt to answer, as text, as token ids or as messages; `samples` answers are drawn, with seeds derived from
     the sampling's.
 
@@ -100,7 +100,7 @@ class EngineFacts:
     fallback: str = ""
 
 
-class Engine(Protocol):
+class EvaluationEngine(Protocol):
     """Computes what an evaluation needs of a network."""
 
     name: str
@@ -111,7 +111,7 @@ class Engine(Protocol):
         Contexts too long for the network lose their beginning. Raises InvalidInput for an empty continuation.
         """
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Batch[Answers]]:
+    def generate(self, requests: Sequence[PromptRequest]) -> Iterator[Batch[Answers]]:
         """Yield the answers to every prompt. The same prompt and seed give the same text, regardless of the other
         requests.
 

@@ -6,21 +6,21 @@ from typing import Literal
 
 import torch
 
-from jobs.evaluation.engines.base import CheckStop, Engine, never_stop
+from jobs.evaluation.engines.base import CheckStop, EvaluationEngine, never_stop
 from jobs.evaluation.engines.fast import FastEngine
 from jobs.evaluation.engines.openai_http import EndpointEngine
 from jobs.evaluation.engines.plain import PlainEngine
-from jobs.evaluation.subject import EndpointSubject, Subject
+from jobs.evaluation.subject import EndpointSubject, EvaluatedNetwork
 
 
 def open_engine(
     name: Literal["fast", "plain", "lm_eval"],
-    subject: Subject | EndpointSubject,
+    subject: EvaluatedNetwork | EndpointSubject,
     *,
     batch_size: int = 0,
     check_stop: CheckStop = never_stop,
     job: str | None = None,
-) -> Engine:
+) -> EvaluationEngine:
     """Return an engine for a subject; the fast one uses every visible GPU. An endpoint has one engine; an own gateway
     gets `job`.
     """

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from jobs.evaluation.completions import Draw, end_tokens, read_answer
+from jobs.evaluation.completions import GumbelNoise, end_tokens, read_answer
 from jobs.evaluation.engines.base import Answer, CheckStop, Sampling
-from jobs.evaluation.subject import Subject
+from jobs.evaluation.subject import EvaluatedNetwork
 
 TAIL_TOKENS = 4
 """Tokens searched for a stop string beyond one for each of its characters: some tokens decode to nothing."""
-LEAST_SHARED_TOKENS = 16
+MIN_SHARED_TOKENS = 16
 
 
 @dataclass
@@ -34,7 +34,7 @@ class _Running:
 class Decoder:
     """Answers prompts with one sampling."""
 
-    def __init__(self, subject: Subject, *, batch_size: int, check_stop: CheckStop) -> None:
+    def __init__(self, subject: EvaluatedNetwork, *, batch_size: int, check_stop: CheckStop) -> None:
         self._subject, self._batch_size, self._check_stop = subject, batch_size, check_stop
         self._cache_name = (
             "cache" if "cache" in inspect.signature(type(subject.network).forward).parameters else "past_key_values"
@@ -57,7 +57,7 @@ class Decoder:
 
     @torch.inference_mode()
     def _run(self, running: list[_Running], sampling: Sampling) -> Iterator[_Running]:
-        draw = Draw([one.prompt for one in running], sampling).rows if sampling.temperature > 0 else None
+        draw = GumbelNoise([one.prompt for one in running], sampling).rows if sampling.temperature > 0 else None
         cache, mask, logits = self._prefill(running)
         places = list(range(len(running)))
         for step in range(sampling.max_tokens):
@@ -101,7 +101,7 @@ class Decoder:
         """
         device, prompts, cache = self._subject.network.device, [one.prompt for one in running], DynamicCache()
         shared = _shared(prompts)
-        if shared >= LEAST_SHARED_TOKENS and len(prompts) > 1:
+        if shared >= MIN_SHARED_TOKENS and len(prompts) > 1:
             head = torch.tensor([prompts[0][:shared]], device=device)
             self._forward(head, torch.ones_like(head), torch.arange(shared, device=device)[None], cache)
             cache.batch_repeat_interleave(len(prompts))

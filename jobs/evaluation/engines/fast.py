@@ -19,14 +19,14 @@ import torch
 from transformers import PreTrainedModel
 
 from backend.errors import JobFailed
-from jobs.evaluation.completions import check_prompts
+from jobs.evaluation.completions import check_prompt_lengths
 from jobs.evaluation.engines.base import (
     Answer,
     Answers,
     Batch,
     CheckStop,
     EngineFacts,
-    GenerateRequest,
+    PromptRequest,
     Sampling,
     ScoreRequest,
     Scores,
@@ -43,7 +43,7 @@ from jobs.evaluation.engines.suitability import (
     row_tokens,
 )
 from jobs.evaluation.engines.trie import Row, TokenTrie
-from jobs.evaluation.subject import Subject
+from jobs.evaluation.subject import EvaluatedNetwork
 from jobs.modeling.loglikelihood import (
     ContinuationScore,
     Pair,
@@ -58,7 +58,7 @@ from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.modeling.tokenizers import token_bytes
 
 PAIRS_AT_ONCE = 2000
-LEAST_ROW_TOKENS = 32
+MIN_ROW_TOKENS = 32
 ANSWERS_AT_ONCE = 32
 
 
@@ -73,7 +73,7 @@ class FastEngine:
 
     def __init__(
         self,
-        subject: Subject,
+        subject: EvaluatedNetwork,
         *,
         batch_size: int = 0,
         batch_tokens: int = 0,
@@ -116,7 +116,7 @@ class FastEngine:
                 yield finished
         yield from _renumbered(self._plain.score([requests[index] for index in sorted(long)]), sorted(long))
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Batch[Answers]]:
+    def generate(self, requests: Sequence[PromptRequest]) -> Iterator[Batch[Answers]]:
         """Yield answers; see Engine.generate."""
         if self._fallback or self._longest <= self._subject.context:
             yield from self._plain.generate(requests)
@@ -126,7 +126,7 @@ class FastEngine:
     def _decode(
         self, prompts: Sequence[list[int]], *, sampling: Sampling, stops: Sequence[Sequence[str]]
     ) -> Iterator[Batch[Answer]]:
-        check_prompts(self._subject, prompts, max_tokens=sampling.max_tokens)
+        check_prompt_lengths(self._subject, prompts, max_tokens=sampling.max_tokens)
         decoder = Decoder(self._subject, batch_size=self._batch_size or ANSWERS_AT_ONCE, check_stop=self._check_stop)
         for index, answer in decoder.answer(prompts, sampling=sampling, stops=stops):
             yield [(index, answer)]
@@ -213,7 +213,7 @@ class _Worker:
             if row.last - row.first > 1:
                 middle = (row.first + row.last) // 2
                 return self.score(replace(row, last=middle)) + self.score(replace(row, first=middle))
-            if self._prefix.piece_tokens <= LEAST_ROW_TOKENS:
+            if self._prefix.piece_tokens <= MIN_ROW_TOKENS:
                 raise JobFailed(
                     "One item alone does not fit into memory.",
                     remedy="Choose a worker with more memory, or a shorter context.",

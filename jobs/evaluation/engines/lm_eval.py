@@ -25,14 +25,14 @@ from jobs.evaluation.engines.base import (
     Batch,
     CheckStop,
     EngineFacts,
-    GenerateRequest,
+    PromptRequest,
     ScoreRequest,
     Scores,
     WindowPolicy,
     never_stop,
 )
 from jobs.evaluation.engines.plain import prompt_ids, subject_facts
-from jobs.evaluation.subject import Subject
+from jobs.evaluation.subject import EvaluatedNetwork
 from jobs.modeling.loglikelihood import (
     ContinuationScore,
     Pair,
@@ -68,7 +68,7 @@ class HarnessEngine:
 
     name = "lm_eval"
 
-    def __init__(self, subject: Subject, *, batch_size: int = 0, check_stop: CheckStop = never_stop) -> None:
+    def __init__(self, subject: EvaluatedNetwork, *, batch_size: int = 0, check_stop: CheckStop = never_stop) -> None:
         self._subject = subject
         self._harness = _StoppableHFLM(
             pretrained=subject.network,
@@ -100,7 +100,7 @@ class HarnessEngine:
         scores = [(one, *computed.get(place, none)) for place, one in enumerate(sequences)]
         return [ContinuationScore(float(total), one.scored, bool(greedy), one.cut) for one, total, greedy in scores]
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Batch[Answers]]:
+    def generate(self, requests: Sequence[PromptRequest]) -> Iterator[Batch[Answers]]:
         """Yield greedy answers; see Engine.generate. Raises InvalidInput for sampled ones, whose draws it does not seed
         by prompt.
         """
@@ -123,13 +123,13 @@ class HarnessEngine:
                 for place, (request, text) in enumerate(zip(part, texts, strict=True))
             ]
 
-    def _text(self, request: GenerateRequest) -> str:
+    def _text(self, request: PromptRequest) -> str:
         if isinstance(request.prompt, str):
             return request.prompt
         ids = prompt_ids(self._subject, request.prompt)
         return str(self._subject.tokenizer.decode(ids, skip_special_tokens=False))
 
-    def _answer(self, request: GenerateRequest, text: str) -> Answer:
+    def _answer(self, request: PromptRequest, text: str) -> Answer:
         tokenizer, longest = self._subject.tokenizer, request.sampling.max_tokens
         size = len(tokenizer.encode(text, add_special_tokens=False, verbose=False))
         prompt = prompt_ids(self._subject, request.prompt)

@@ -21,7 +21,7 @@ from jobs.evaluation.engines.base import (
     Batch,
     CheckStop,
     EngineFacts,
-    GenerateRequest,
+    PromptRequest,
     ScoreRequest,
     Scores,
     WindowPolicy,
@@ -31,7 +31,7 @@ from jobs.evaluation.engines.plain import sample_sampling
 from jobs.modeling.loglikelihood import ContinuationScore, TextNll
 
 CONCURRENCY = 8
-MOST_FAILURES = 16
+MAX_FAILURES = 16
 """Calls in a row that may fail before the work ends."""
 MISSING = ContinuationScore(math.nan, 0, False)
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class EndpointEngine:
             requests, lambda request: tuple(self._score(request, *pair) for pair in request.pairs)
         )
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Batch[Answers]]:
+    def generate(self, requests: Sequence[PromptRequest]) -> Iterator[Batch[Answers]]:
         """Yield answers; see Engine.generate. The endpoint decides whether it draws by the seed."""
         yield from self._as_completed(requests, self._answers)
 
@@ -127,10 +127,10 @@ class EndpointEngine:
                 if error is not None:
                     raise error
 
-    def _answers(self, request: GenerateRequest) -> Answers:
+    def _answers(self, request: PromptRequest) -> Answers:
         return tuple(self._answer(request, sample) for sample in range(request.samples))
 
-    def _answer(self, request: GenerateRequest, sample: int) -> Answer:
+    def _answer(self, request: PromptRequest, sample: int) -> Answer:
         sampling = sample_sampling(request.sampling, sample)
         body: dict[str, Any] = {
             "max_tokens": sampling.max_tokens,
@@ -205,10 +205,10 @@ class EndpointEngine:
         """Count a failed call. Raises Unavailable after many in a row: the rest would be missing too."""
         with self._lock:
             self._failures += 1
-            if self._failures < MOST_FAILURES:
+            if self._failures < MAX_FAILURES:
                 return
         raise Unavailable(
-            f"{MOST_FAILURES} calls in a row failed, the last with: {reason[:300]}",
+            f"{MAX_FAILURES} calls in a row failed, the last with: {reason[:300]}",
             remedy="The answers so far are kept: try again when the endpoint answers.",
         )
 

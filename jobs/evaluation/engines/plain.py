@@ -17,15 +17,15 @@ from jobs.evaluation.engines.base import (
     Batch,
     CheckStop,
     EngineFacts,
-    GenerateRequest,
     Messages,
+    PromptRequest,
     Sampling,
     ScoreRequest,
     Scores,
     WindowPolicy,
     never_stop,
 )
-from jobs.evaluation.subject import Subject
+from jobs.evaluation.subject import EvaluatedNetwork
 from jobs.modeling.loglikelihood import TextNll, rolling_nll, score_continuations
 from jobs.modeling.tokenizers import encode_plain_prompt
 
@@ -42,7 +42,7 @@ class PlainEngine:
 
     def __init__(
         self,
-        subject: Subject,
+        subject: EvaluatedNetwork,
         *,
         batch_size: int = 0,
         batch_tokens: int = BATCH_TOKENS,
@@ -71,7 +71,7 @@ class PlainEngine:
             )
             yield [(at + place, tuple(next(results) for _ in request.pairs)) for place, request in enumerate(part)]
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Batch[Answers]]:
+    def generate(self, requests: Sequence[PromptRequest]) -> Iterator[Batch[Answers]]:
         """Yield answers; see Engine.generate."""
         yield from answer_by_sampling(self._subject, requests, self._complete)
 
@@ -115,7 +115,7 @@ class Completer(Protocol):
 
 
 def answer_by_sampling(
-    subject: Subject, requests: Sequence[GenerateRequest], answer: Completer
+    subject: EvaluatedNetwork, requests: Sequence[PromptRequest], answer: Completer
 ) -> Iterator[Batch[Answers]]:
     """Answer requests that share a sampling together; yield each request with all its samples."""
     drawn = [(index, sample) for index, request in enumerate(requests) for sample in range(request.samples)]
@@ -134,7 +134,7 @@ def answer_by_sampling(
                 yield finished
 
 
-def subject_facts(subject: Subject, *, name: str, batch_tokens: int) -> EngineFacts:
+def subject_facts(subject: EvaluatedNetwork, *, name: str, batch_tokens: int) -> EngineFacts:
     """Return the facts of an engine that runs a subject's network itself."""
     return EngineFacts(
         name=name,
@@ -147,7 +147,7 @@ def subject_facts(subject: Subject, *, name: str, batch_tokens: int) -> EngineFa
     )
 
 
-def prompt_ids(subject: Subject, prompt: str | list[int] | Messages) -> list[int]:
+def prompt_ids(subject: EvaluatedNetwork, prompt: str | list[int] | Messages) -> list[int]:
     """Return a prompt's token ids."""
     if isinstance(prompt, tuple):
         return subject.prompt_ids(prompt, chat=True)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from jobs.modeling.loglikelihood import ScoredSequence
 
 Ints = npt.NDArray[np.int64]
-LEAST_SAVED_TOKENS = 32
+MIN_SAVED_TOKENS = 32
 """Tokens that a cached prefix has to save over all its rows; a forward pass of its own costs about as much."""
 
 
@@ -98,7 +98,7 @@ class TokenTrie:
         extension = max(0, depth - base)
         room = max(1, budget - extension)  # without the cache every row carries the extension
         rows = -(-(self.tokens(first, last, base) - extension) // room)
-        return base + extension if extension * (rows - 1) >= LEAST_SAVED_TOKENS else base
+        return base + extension if extension * (rows - 1) >= MIN_SAVED_TOKENS else base
 
     def _group(
         self, starts: list[int], base: int, budget: int, most: int

@@ -39,7 +39,7 @@ class Pass:
 
 
 @torch.inference_mode()
-def read_network(network: PreTrainedModel, ids: list[int], *, attention: bool = True, states: bool = True) -> Pass:
+def run_network(network: PreTrainedModel, ids: list[int], *, attention: bool = True, states: bool = True) -> Pass:
     """Run the network once over `ids`, always with eager attention, so that equal networks give equal numbers.
 
     Raises JobFailed for logits that are not finite.

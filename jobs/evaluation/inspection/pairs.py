@@ -13,7 +13,7 @@ from jobs.evaluation.inspection.passage import Passage
 
 
 @dataclass(frozen=True)
-class Span:
+class TextSpan:
     """A span of text between two positions where both tokenizers end a token, with each network's loss in nats."""
 
     start: int
@@ -35,7 +35,7 @@ def why_not_same_vocabulary(first: PreTrainedTokenizerBase, other: PreTrainedTok
 
 def align_losses(
     first: Passage, other: Passage, first_nats: Sequence[float], other_nats: Sequence[float], *, num_characters: int
-) -> list[Span]:
+) -> list[TextSpan]:
     """Split a text where both passages end a token, and sum each one's token losses (nats; NaN if not scored) per span.
 
     Covers only text that both score. Raises InvalidInput if there is none, or if a tokenizer has no character offsets.
@@ -52,7 +52,7 @@ def align_losses(
         )
     sums = [_running(first_nats), _running(other_nats)]
     return [
-        Span(
+        TextSpan(
             left,
             right,
             *(total[place[right] + 1] - total[place[left] + 1] for total, place in zip(sums, places, strict=True)),

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.domain.checkpoints.inspection_config import NUM_ALTERNATIVES, InspectionConfig
 from backend.errors import InvalidInput, JobFailed
-from jobs.evaluation.inspection.network import Pass, lens_logits, read_network
+from jobs.evaluation.inspection.network import Pass, lens_logits, run_network
 from jobs.evaluation.inspection.pairs import align_losses, why_not_same_vocabulary
 from jobs.evaluation.inspection.passage import Passage, encode_passage, scored_bytes
 from jobs.evaluation.inspection.statistics import (
@@ -77,7 +77,7 @@ class TextInspection:
         passage = encode_passage(subject.tokenizer, self._config, longest=longest_input(subject.network))
         self._total += len(find_blocks(subject.network)) + 1 + (3 if other is not None else 0)
         self._step("Running the network")
-        forward = read_network(subject.network, passage.ids)
+        forward = run_network(subject.network, passage.ids)
         tokens = token_statistics(forward.logits, passage.ids)
         self._result["loss"] = self._loss(subject, passage, tokens)
         self._numbers |= {
@@ -202,7 +202,7 @@ class TextInspection:
                 field="text",
             )
         self._step("Running the second network")
-        beside = read_network(other.network, passage.ids, attention=False, states=False).logits
+        beside = run_network(other.network, passage.ids, attention=False, states=False).logits
         numbers, theirs = pair_statistics(logits, beside), token_statistics(beside, passage.ids)
         self._numbers |= {
             "kl_pq": numbers.kl_pq,
@@ -233,7 +233,7 @@ class TextInspection:
         theirs = encode_passage(other.tokenizer, self._config, longest=longest_input(other.network))
         self._step("Running the second network")
         numbers = token_statistics(
-            read_network(other.network, theirs.ids, attention=False, states=False).logits, theirs.ids
+            run_network(other.network, theirs.ids, attention=False, states=False).logits, theirs.ids
         )
         text = self._config.text
         spans = align_losses(

@@ -24,7 +24,7 @@ from jobs.modeling.weights.statistics import (
 from jobs.reporter import Reporter
 
 Arrays = dict[str, npt.NDArray[Any]]
-MOST_OUTLIERS = 60
+MAX_OUTLIERS = 60
 
 
 def read_weights(
@@ -42,7 +42,7 @@ def read_weights(
     outliers = find_outliers(tensors)
     words: dict[str, Any] = {
         "tensors": [_tensor_words(tensor) for tensor in tensors],
-        "outliers": [{"name": one.name, "text": one.text} for one in outliers[:MOST_OUTLIERS]],
+        "outliers": [{"name": one.name, "text": one.text} for one in outliers[:MAX_OUTLIERS]],
         "changes": [{"name": change.name, "layer": place_layer(change.name, tensors)} for change in changes],
         "missing": missing,
     }

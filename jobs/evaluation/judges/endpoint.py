@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from backend.domain.evaluation.judges.prompts import Question
+from backend.domain.evaluation.judges.prompts import JudgeQuestion
 from backend.domain.evaluation.judges.verdicts import JudgeAnswer
 from backend.domain.serving.request_log import JOB
 from backend.errors import Unavailable
@@ -30,7 +30,7 @@ def ask_endpoint(
     key: str | None,
     job: str | None,
     max_tokens: int,
-    pending: Sequence[Question],
+    pending: Sequence[JudgeQuestion],
     check_stop: Callable[[], None],
 ) -> Iterator[list[JudgeAnswer]]:
     """Yield the answers in batches. A question that fails after retries is answered with `failed`.
@@ -50,7 +50,7 @@ def ask_endpoint(
             )
 
 
-def _ask(client: httpx.Client, url: str, model: str, max_tokens: int, question: Question) -> JudgeAnswer:
+def _ask(client: httpx.Client, url: str, model: str, max_tokens: int, question: JudgeQuestion) -> JudgeAnswer:
     body = {"model": model, "messages": list(question.messages), "max_tokens": max_tokens, "temperature": 0}
     problem = ""
     for attempt in range(ATTEMPTS):

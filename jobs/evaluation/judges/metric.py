@@ -15,10 +15,10 @@ from backend.domain.jobs.results import JudgeFacts
 from backend.domain.openai_servers import price_tokens
 from backend.errors import RoundhouseError
 from backend.infra.keys import read_key
-from jobs.evaluation.engines.base import Answer, CheckStop, Engine, GenerateRequest, Messages, Sampling
+from jobs.evaluation.engines.base import Answer, CheckStop, EvaluationEngine, Messages, PromptRequest, Sampling
 from jobs.evaluation.engines.openai_http import EndpointEngine
 from jobs.evaluation.engines.plain import PlainEngine
-from jobs.evaluation.items import Scored
+from jobs.evaluation.items import ScoredItem
 from jobs.evaluation.subject import EndpointSubject, load_subject
 from jobs.modeling.chat.render import Message
 from jobs.reporter import JobSpec
@@ -34,10 +34,10 @@ class TaskJudge:
     and is counted.
     """
 
-    def __init__(self, metric: JudgeMetric, engine: Engine, to_prompt: ToPrompt) -> None:
+    def __init__(self, metric: JudgeMetric, engine: EvaluationEngine, to_prompt: ToPrompt) -> None:
         self._metric, self._engine, self._to_prompt = metric, engine, to_prompt
 
-    def grade(self, batch: Sequence[Scored]) -> list[Scored]:
+    def grade(self, batch: Sequence[ScoredItem]) -> list[ScoredItem]:
         """Return scored items with the value `judge`, a share of the scale, and the judge's text. Several samples: the
         first is judged.
         """
@@ -53,14 +53,14 @@ class TaskJudge:
         ]
         sampling = Sampling(max_tokens=self._metric.max_tokens)
         requests = [
-            GenerateRequest(self._to_prompt(each.messages), sampling=sampling)
+            PromptRequest(self._to_prompt(each.messages), sampling=sampling)
             for each in questions(items, self._metric.config)
         ]
         replies = {index: answers[0] for results in self._engine.generate(requests) for index, answers in results}
         graded = {one.hash: self._with_verdict(one, replies[index]) for index, one in enumerate(answered)}
         return [graded.get(one.hash, one) for one in batch]
 
-    def _with_verdict(self, one: Scored, reply: Answer) -> Scored:
+    def _with_verdict(self, one: ScoredItem, reply: Answer) -> ScoredItem:
         cut = f"the question is {reply.cut} tokens longer than the judge's context" if reply.cut else ""
         problem = reply.failed or cut
         score = None if problem else read_score(reply.text, self._metric.config)
@@ -93,9 +93,9 @@ def open_judge(spec: JobSpec[EvaluatePayload], *, check_stop: CheckStop) -> Task
     )
 
 
-def graded(batches: Iterable[list[Scored]], judge: TaskJudge | None) -> Iterator[list[Scored]]:
+def graded(batches: Iterable[list[ScoredItem]], judge: TaskJudge | None) -> Iterator[list[ScoredItem]]:
     """Yield batches of scored items, graded by a judge if there is one, enough at a time to ask it in parallel."""
-    waiting: list[Scored] = []
+    waiting: list[ScoredItem] = []
     try:
         for batch in batches:
             waiting += batch

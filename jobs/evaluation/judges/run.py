@@ -12,12 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from backend.domain.evaluation.judges.config import SHOWN_CHARACTERS, JudgeItem
-from backend.domain.evaluation.judges.prompts import Question, questions
-from backend.domain.evaluation.judges.verdicts import JudgeAnswer, as_record, item_verdicts, summarise
+from backend.domain.evaluation.judges.prompts import JudgeQuestion, questions
+from backend.domain.evaluation.judges.verdicts import JudgeAnswer, as_record, item_verdicts, summarise_judgement
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.openai_servers import JUDGE_KEY
-from jobs.evaluation.engines.base import GenerateRequest, Sampling
+from jobs.evaluation.engines.base import PromptRequest, Sampling
 from jobs.evaluation.judges.endpoint import ask_endpoint
 from jobs.evaluation.ledger import check_stop
 from jobs.reporter import JobSpec, Reporter
@@ -45,14 +45,14 @@ def run(spec: JobSpec[JudgePayload], reporter: Reporter) -> JudgeResult:
         reporter.progress(len(answers), len(everything), unit="questions")
     verdicts = spec.folder / VERDICTS
     _write_verdicts(verdicts, items, answers, payload)
-    summary = as_record(summarise(items, answers, payload.config))
+    summary = as_record(summarise_judgement(items, answers, payload.config))
     return JudgeResult(
         judge=payload.judge, mode=payload.config.mode, summary=summary, verdicts_file=spec.relative(verdicts)
     )
 
 
 def _ask(
-    payload: JudgePayload, spec: JobSpec[JudgePayload], left: Sequence[Question], reporter: Reporter
+    payload: JudgePayload, spec: JobSpec[JudgePayload], left: Sequence[JudgeQuestion], reporter: Reporter
 ) -> Iterator[list[JudgeAnswer]]:
     if not left:
         return
@@ -72,7 +72,7 @@ def _ask(
 
 
 def _ask_checkpoint(
-    folder: Path, payload: JudgePayload, left: Sequence[Question], reporter: Reporter
+    folder: Path, payload: JudgePayload, left: Sequence[JudgeQuestion], reporter: Reporter
 ) -> Iterator[list[JudgeAnswer]]:
     from jobs.evaluation.engines.plain import PlainEngine
     from jobs.evaluation.subject import load_subject
@@ -82,9 +82,7 @@ def _ask_checkpoint(
     subject = load_subject(folder)
     chat = subject.uses_chat("auto")
     sampling = Sampling(max_tokens=payload.config.max_tokens)
-    requests = [
-        GenerateRequest(subject.prompt_ids(question.messages, chat=chat), sampling=sampling) for question in left
-    ]
+    requests = [PromptRequest(subject.prompt_ids(question.messages, chat=chat), sampling=sampling) for question in left]
     engine = PlainEngine(subject, check_stop=lambda: check_stop(reporter))
     for batch in engine.generate(requests):
         replies = []

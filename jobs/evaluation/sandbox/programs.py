@@ -46,7 +46,7 @@ SYSTEM_LIBRARIES = (
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProgramLimits:
     """Bounds of one program. The processor's time counts, so that a busy machine fails no right answer; `wall_s` ends
     what sleeps.
 
@@ -118,13 +118,13 @@ def check_sandbox() -> tuple[str, ...]:
     """Return the layers that confine a program on this machine. Raises Unavailable if a required one is missing or a
     program gets out.
     """
-    result = _run(ESCAPE, Limits())
+    result = _run(ESCAPE, ProgramLimits())
     if not result.passed:
         raise Unavailable(
             f"Programs can't be confined on this machine: {result.error or result.outcome}.",
             remedy="Run the worker elsewhere, or leave benchmarks that execute code out.",
         )
-    limits = Limits(folder_bytes=2**20, wall_s=5)
+    limits = ProgramLimits(folder_bytes=2**20, wall_s=5)
     hoard = _run(HOARD.format(file_bytes=limits.file_bytes), limits)
     if hoard.outcome != "output":
         raise Unavailable(
@@ -136,16 +136,16 @@ def check_sandbox() -> tuple[str, ...]:
     return result.layers
 
 
-def run_program(program: str, *, limits: Limits | None = None) -> ProgramResult:
+def run_program(program: str, *, limits: ProgramLimits | None = None) -> ProgramResult:
     """Run a Python program, with the standard library alone, until its end or a limit.
 
     Raises Unavailable if the machine can't confine it; then nothing was run.
     """
     check_sandbox()
-    return _run(program, limits or Limits())
+    return _run(program, limits or ProgramLimits())
 
 
-def _run(program: str, limits: Limits) -> ProgramResult:
+def _run(program: str, limits: ProgramLimits) -> ProgramResult:
     machine = platform.machine()
     if sys.platform != "linux" or machine not in ALLOWED:
         raise Unavailable(
@@ -162,7 +162,7 @@ def _run(program: str, limits: Limits) -> ProgramResult:
 class _Child:
     """One confined process, from its start to its result."""
 
-    def __init__(self, program: str, folder: Path, limits: Limits, machine: str) -> None:
+    def __init__(self, program: str, folder: Path, limits: ProgramLimits, machine: str) -> None:
         self.folder, self.limits, self.nonce = folder, limits, secrets.token_hex(16)
         self.started = time.monotonic()
         user = _other_user(folder)

@@ -26,7 +26,7 @@ from backend.errors import InvalidInput
 
 Message = dict[str, Any]
 Tools = list[dict[str, Any]] | None
-LONGEST_CHARACTERS = 2_000_000
+MAX_CHARACTERS = 2_000_000
 BREAK = "\u200b"  # a zero-width space: invisible to a reader, and no special token to the tokenizer
 _ROLE_MARK = re.compile(r"<\|[^|<>]+\|>")  # such tokens mark turns even if the tokenizer does not declare them special
 _patterns: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[tuple[int, str], re.Pattern[str] | None]] = (
@@ -84,9 +84,9 @@ def render_chat(
     order) or fails on it, InvalidInput if the template exceeds its limits or does not read a variable.
     """
     size = sum(len(str(message.get("content") or "")) for message in messages)
-    if size > LONGEST_CHARACTERS:
+    if size > MAX_CHARACTERS:
         raise ConversationRefused(
-            f"The conversation has {size:,} characters, and at most {LONGEST_CHARACTERS:,} are rendered."
+            f"The conversation has {size:,} characters, and at most {MAX_CHARACTERS:,} are rendered."
         )
     template, pattern = tokenizer.get_chat_template(tools=tools), _special_pattern(tokenizer)
     own: dict[str, Any] = {
@@ -230,7 +230,7 @@ def encode_completion(
     return encode_answer(tokenizer, before, upto[len(before) : _answer_end(tokenizer, upto, len(before))])
 
 
-def answers_of(
+def assistant_turns(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None
 ) -> list[tuple[int, str, str]]:
     """Return (index, text before the answer, the answer with its end token) of each assistant turn, as rendered text.
@@ -257,7 +257,7 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     if not tokenizer.chat_template:
         return None
     try:
-        answers = answers_of(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+        answers = assistant_turns(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
     except InvalidInput:
         return None
     ids = encode_answer(tokenizer, *answers[0][1:])[1] if answers else []

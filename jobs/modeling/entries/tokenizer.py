@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from backend.domain.jobs.payloads import TrainTokenizerPayload
 from backend.domain.jobs.results import TrainTokenizerResult
 from backend.errors import InvalidInput, JobFailed, NotFound
-from jobs.modeling.publishing import publish
+from jobs.modeling.publishing import publish_folder
 from jobs.modeling.text_sample import TextSample
 from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, largest_alphabet, train_bpe, train_unigram
 from jobs.reporter import JobSpec, Reporter
@@ -25,10 +25,10 @@ from jobs.reporter import JobSpec, Reporter
 SAMPLE_BYTES = {"bpe": 256_000_000, "unigram": 64_000_000, "byte": 0}
 """Largest training text. Pieces converge long before; memory and time grow with distinct words."""
 MEASURED_BYTES = 2_000_000
-LONGEST_RUN = 100
+MAX_RUN = 100
 """Longest run without a space (or of spaces alone) in training, whose time grows with the square of a word's length."""
 POLL_S = 0.25
-_LONG = re.compile(rf"(?:\S{{{LONGEST_RUN}}}|\s{{{LONGEST_RUN}}})")
+_LONG = re.compile(rf"(?:\S{{{MAX_RUN}}}|\s{{{MAX_RUN}}})")
 
 
 def run(spec: JobSpec[TrainTokenizerPayload], reporter: Reporter) -> TrainTokenizerResult:
@@ -125,7 +125,7 @@ def short_runs(text: str) -> Iterable[str]:
     """
     if not _LONG.search(text):
         return (text,)
-    return (part for part in re.split(rf"((?:\S{{{LONGEST_RUN}}}|\s{{{LONGEST_RUN}}}))", text) if part)
+    return (part for part in re.split(rf"((?:\S{{{MAX_RUN}}}|\s{{{MAX_RUN}}}))", text) if part)
 
 
 def choose_alphabet(texts: Iterable[str], *, limit: int) -> frozenset[str] | None:
@@ -178,6 +178,6 @@ def _write(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     partial = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         tokenizer.save_pretrained(partial)
-        publish(partial, out)
+        publish_folder(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

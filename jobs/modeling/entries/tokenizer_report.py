@@ -28,7 +28,7 @@ MAX_ROWS, MAX_BYTES = 20_000, 20_000_000
 """Sample per dataset, spread evenly: enough for three significant digits. A row of over a million characters counts as
 several.
 """
-SMALL_LANGUAGE, MOST_LANGUAGES = 0.005, 12
+SMALL_LANGUAGE, MAX_LANGUAGES = 0.005, 12
 BATCH_ROWS, BATCH_BYTES = 256, 2_000_000
 
 
@@ -42,7 +42,7 @@ def run(spec: JobSpec[TokenizerReportPayload], reporter: Reporter) -> TokenizerR
     to stop.
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    subjects = [Subject.load(entry.name, spec.path(entry.folder)) for entry in spec.payload.tokenizers]
+    subjects = [TokenizerUnderTest.load(entry.name, spec.path(entry.folder)) for entry in spec.payload.tokenizers]
     guesser = LanguageGuesser()
     datasets, measures = [], []
     for place, entry in enumerate(spec.payload.datasets):
@@ -95,7 +95,7 @@ def _check_stop(reporter: Reporter) -> None:
 
 
 @dataclass
-class Subject:
+class TokenizerUnderTest:
     """A tokenizer under measurement. Masks have the shape (vocabulary,)."""
 
     name: str
@@ -107,7 +107,7 @@ class Subject:
     kind: str
 
     @staticmethod
-    def load(name: str, folder: Path) -> Subject:
+    def load(name: str, folder: Path) -> TokenizerUnderTest:
         """Load a tokenizer as in training. Raises NotFound or InvalidInput if it can't be loaded."""
         wrapped = load_tokenizer(folder)
         if not wrapped.is_fast:
@@ -128,7 +128,7 @@ class Subject:
         for piece, index in vocabulary.items():
             if index not in special:
                 raw[index], single[index] = form.is_raw_byte(piece), len(form.bytes_of(piece)) == 1
-        return Subject(
+        return TokenizerUnderTest(
             name, tokenizer, unknown_token(state), raw, single, len(vocabulary), str(state["model"].get("type") or "")
         )
 
@@ -163,7 +163,7 @@ class Subject:
 class Survey:
     """Counts of all subjects on one dataset, by language."""
 
-    def __init__(self, subjects: list[Subject], guesser: LanguageGuesser) -> None:
+    def __init__(self, subjects: list[TokenizerUnderTest], guesser: LanguageGuesser) -> None:
         self._subjects, self._guesser = subjects, guesser
         self._counts: list[dict[str, TokenCounts]] = [{} for _ in subjects]
         self._used = [np.zeros(len(subject.raw_bytes), dtype=np.bool_) for subject in subjects]
@@ -219,5 +219,5 @@ class Survey:
         return rows
 
     def _small(self) -> set[str]:
-        small = small_languages(self._bytes, share=SMALL_LANGUAGE, most=MOST_LANGUAGES)
+        small = small_languages(self._bytes, share=SMALL_LANGUAGE, most=MAX_LANGUAGES)
         return small if len(small) > 1 else set()  # a single one keeps its name

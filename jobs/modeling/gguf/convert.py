@@ -18,7 +18,7 @@ from jobs.modeling.chat.render import ensure_template
 from jobs.modeling.checkpoints import is_unusable, one_line, save_checkpoint
 from jobs.modeling.memory_errors import is_out_of_memory
 
-LARGEST_FP32_PARAMETERS = 500_000_000
+MAX_FP32_PARAMETERS = 500_000_000
 """Number of parameters above which weights are stored in bf16, as exact dequantised values take 4 bytes each."""
 
 
@@ -55,7 +55,7 @@ def convert_gguf(
     ensure_template(tokenizer)
     _name_turn_ends(network, tokenizer)
     tokenizer.model_max_length = getattr(network.config, "max_position_embeddings", tokenizer.model_max_length)
-    if network.num_parameters() > LARGEST_FP32_PARAMETERS:
+    if network.num_parameters() > MAX_FP32_PARAMETERS:
         network = network.to(torch.bfloat16)
     return save_checkpoint(
         out_folder, model=network, tokenizer=tokenizer, meta={**(meta or {}), "converted_from": file.name}
@@ -72,7 +72,7 @@ def _check_room(name: str, parameters: int, out_folder: Path, *, keep_free_bytes
         )
     out_folder.parent.mkdir(parents=True, exist_ok=True)
     size, free = (
-        parameters * (4 if parameters <= LARGEST_FP32_PARAMETERS else 2),
+        parameters * (4 if parameters <= MAX_FP32_PARAMETERS else 2),
         shutil.disk_usage(out_folder.parent).free,
     )
     if free - size < keep_free_bytes:

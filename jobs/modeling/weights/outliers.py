@@ -21,7 +21,7 @@ UNLIKE = 6.0
 """Deviation of a tensor's log RMS from the same part in the other layers, in robust standard deviations (1.4826 x
 MAD).
 """
-FEWEST_LAYERS = 6
+MIN_LAYERS = 6
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _unlike_other_layers(tensors: list[TensorStatistics]) -> list[Outlier]:
             parts[tensor.place.part].append(tensor)
     outliers = []
     for group in parts.values():
-        if len(group) < FEWEST_LAYERS:
+        if len(group) < MIN_LAYERS:
             continue
         logs = np.log([tensor.rms for tensor in group])
         middle = float(np.median(logs))

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from jobs.serving.adapters.weights import Group, LoadedAdapter, read_adapter
+from jobs.serving.adapters.weights import AdapterRows, LoadedAdapter, read_adapter
 from jobs.serving.fused_layers import fuse_pairs, fused_shape
 
 MAX_LOADED = 16
@@ -47,9 +47,9 @@ class AdapterBank:
             return list(self._loaded)
 
     @property
-    def active(self) -> Sequence[Group]:
+    def active(self) -> Sequence[AdapterRows]:
         """The groups of the batch that this thread computes."""
-        groups: Sequence[Group] = getattr(self._here, "groups", ())
+        groups: Sequence[AdapterRows] = getattr(self._here, "groups", ())
         return groups
 
     def find(self, folder: Path) -> LoadedAdapter | None:
@@ -87,14 +87,14 @@ class AdapterBank:
         with self._lock:
             return self._loaded.pop(str(folder.resolve()), None) is not None
 
-    def activate(self, groups: Sequence[Group]) -> None:
+    def activate(self, groups: Sequence[AdapterRows]) -> None:
         """Set the adapters of the batches that this thread computes from now on."""
         self._here.groups = groups
 
     @contextmanager
     def use(self, adapter: LoadedAdapter | None) -> Iterator[None]:
         """Compute with one adapter, or none, on this thread."""
-        self.activate(() if adapter is None else (Group(adapter, None, ALL_ROWS),))
+        self.activate(() if adapter is None else (AdapterRows(adapter, None, ALL_ROWS),))
         try:
             yield
         finally:
@@ -133,7 +133,7 @@ class LoraLayer(nn.Module):
         self._bank, self._name = bank, name
 
     @property
-    def active_groups(self) -> Sequence[Group]:
+    def active_groups(self) -> Sequence[AdapterRows]:
         """The adapters of the batch that this thread computes."""
         return self._bank.active
 
@@ -166,7 +166,7 @@ class LoraLayer(nn.Module):
         return result
 
 
-def groups_of(adapters: Sequence[tuple[LoadedAdapter | None, int]], *, device: torch.device) -> list[Group]:
+def groups_of(adapters: Sequence[tuple[LoadedAdapter | None, int]], *, device: torch.device) -> list[AdapterRows]:
     """Return the groups of a packed batch from (adapter, number of tokens) of its requests in order."""
     ranges: dict[int, list[tuple[int, int]]] = {}
     by_number: dict[int, LoadedAdapter] = {}
@@ -179,7 +179,7 @@ def groups_of(adapters: Sequence[tuple[LoadedAdapter | None, int]], *, device: t
             own.append((begin, start + count))
         start += count
     rows = {number: torch.cat([torch.arange(*each, device=device) for each in own]) for number, own in ranges.items()}
-    return [Group(by_number[number], rows[number], tuple(own)) for number, own in ranges.items()]
+    return [AdapterRows(by_number[number], rows[number], tuple(own)) for number, own in ranges.items()]
 
 
 class CacheSalts:

@@ -39,7 +39,7 @@ class LoadedAdapter:
     addresses: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
-class Group(NamedTuple):
+class AdapterRows(NamedTuple):
     """An adapter and its tokens in the batch: their indices, None for all of them, and the same as ranges."""
 
     adapter: LoadedAdapter

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from backend.domain.serving.drafts import MAX_REQUESTS
-from jobs.serving.drafts.network import Ask, Draft
+from jobs.serving.drafts.network import Draft, DraftRequest
 from jobs.serving.drafts.pace import Pace
 from jobs.serving.engine import Generation
-from jobs.serving.sampling import Draw, choose_tokens, scores_of
+from jobs.serving.sampling import SamplingState, choose_tokens, forced_scores
 
 
 @dataclass
@@ -92,7 +92,9 @@ class Speculation:
             update_with_drafts,
         )
 
-    def choose(self, rows: torch.Tensor, draws: Sequence[Draw], otherwise: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def choose(
+        self, rows: torch.Tensor, draws: Sequence[SamplingState], otherwise: Callable[[], torch.Tensor]
+    ) -> torch.Tensor:
         """Choose the tokens of a step with drafts from all its rows [rows, vocabulary]; return scores whose first
         argmaxes are the requests' last tokens. `otherwise` answers for a step without drafts.
         """
@@ -108,7 +110,7 @@ class Speculation:
             if not open_:
                 break
         last = [checked.tokens[-1] for checked in self._step]
-        return scores_of(rows, [*last, *(0 for _ in range(len(rows) - len(last)))])
+        return forced_scores(rows, [*last, *(0 for _ in range(len(rows) - len(last)))])
 
     def _extend(self, requests: Sequence[Any], cache: Any) -> int:
         """Add drafts to a step's requests where all of them generate; return how many tokens were added."""
@@ -122,7 +124,7 @@ class Speculation:
         token_s = self.pace.token_s(len(step))
         states = [checked.request.state for checked in step]
         asks = [
-            Ask(
+            DraftRequest(
                 state.request_id,
                 state.initial_tokens + state.generated_tokens,
                 checked.generation.draw,

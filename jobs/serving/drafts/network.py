@@ -16,8 +16,8 @@ from backend.domain.serving.protocol import SamplingParams
 from backend.errors import InvalidInput
 from jobs.modeling.loglikelihood import longest_input
 from jobs.serving.fused_layers import FusedLayer
-from jobs.serving.paged_attention import Part, SlotPages
-from jobs.serving.sampling import Draw, choose_tokens
+from jobs.serving.paged_attention import SequencePart, SlotPages
+from jobs.serving.sampling import SamplingState, choose_tokens
 
 READ_ROWS = (
     128  # tokens of a request that are read in one step; a longer prompt takes several, and has no drafts meanwhile
@@ -26,19 +26,19 @@ NEAR = 16  # unread tokens that are read at once: those of a step or two without
 
 
 @dataclass(frozen=True)
-class Ask:
+class DraftRequest:
     """A request whose next tokens are wanted: its tokens so far, the state of its sampling, and the seconds that its
     answer took so far.
     """
 
     request_id: str
     tokens: list[int]
-    draw: Draw
+    draw: SamplingState
     spent_s: float = math.inf
 
 
 @dataclass(eq=False)
-class Slot:
+class DraftSlot:
     """One request's place in the pages: the tokens whose keys they hold, of which the first `certain` belong to the
     request.
     """
@@ -49,7 +49,7 @@ class Slot:
     certain: int = 0
     params: SamplingParams = field(default_factory=SamplingParams)
 
-    def reuse(self, ask: Ask) -> int:
+    def reuse(self, ask: DraftRequest) -> int:
         """Return how many of a request's tokens the pages hold, and forget the others: drafts that were refused."""
         if self.request_id != ask.request_id:
             changes = {
@@ -93,10 +93,10 @@ class Draft:
         self.longest = draft_cache_tokens(token_bytes, context=longest_input(network))
         self._pages = SlotPages(config, num_slots=MAX_REQUESTS, num_tokens=self.longest)
         self._read_s: float | None = None  # per token of a prompt
-        self._slots = [Slot(index) for index in range(MAX_REQUESTS)]
+        self._slots = [DraftSlot(index) for index in range(MAX_REQUESTS)]
 
     @torch.inference_mode()
-    def propose(self, asks: Sequence[Ask], num_tokens: int, *, vocab_size: int) -> list[list[int]]:
+    def propose(self, asks: Sequence[DraftRequest], num_tokens: int, *, vocab_size: int) -> list[list[int]]:
         """Return up to `num_tokens` next tokens of each request (at most MAX_REQUESTS), below `vocab_size`.
 
         They are drawn by the request's own temperature and numbers, so that a draft with the same distribution draws
@@ -105,7 +105,7 @@ class Draft:
         answers to long prompts would lose by it.
         """
         drafts: list[list[int]] = [[] for _ in asks]
-        parts: dict[int, tuple[Slot, list[int]]] = {}
+        parts: dict[int, tuple[DraftSlot, list[int]]] = {}
         for number, (ask, slot) in enumerate(zip(asks, self._assign(asks), strict=True)):
             unread = ask.tokens[slot.reuse(ask) :]
             if len(ask.tokens) + num_tokens > self.longest or max(unread) >= self.vocab_size:
@@ -117,7 +117,7 @@ class Draft:
             if (unread := ask.tokens[len(slot.tokens) :]) and len(unread) <= NEAR:
                 parts[number] = slot, unread
         draws = [
-            Draw(params=slot.params, seed=asks[number].draw.seed, drawn=asks[number].draw.drawn)
+            SamplingState(params=slot.params, seed=asks[number].draw.seed, drawn=asks[number].draw.drawn)
             for number, (slot, _) in parts.items()
         ]
         for _ in range(num_tokens if parts else 0):
@@ -128,7 +128,7 @@ class Draft:
                 parts[number] = slot, [token]
         return drafts
 
-    def _assign(self, asks: Sequence[Ask]) -> list[Slot]:
+    def _assign(self, asks: Sequence[DraftRequest]) -> list[DraftSlot]:
         """Return each request's slot: its own, else the one that was used longest ago."""
         ids = {ask.request_id for ask in asks}
         own = {slot.request_id: slot for slot in self._slots if slot.request_id in ids}
@@ -137,7 +137,7 @@ class Draft:
         self._slots.sort(key=lambda slot: slot in chosen)
         return chosen
 
-    def _read_prompt(self, slot: Slot, ids: list[int]) -> None:
+    def _read_prompt(self, slot: DraftSlot, ids: list[int]) -> None:
         """Read tokens of a request, and measure how long that takes."""
         began = time.thread_time()
         self._read([(slot, ids)])
@@ -145,9 +145,9 @@ class Draft:
         seconds = (time.thread_time() - began) / len(ids)
         self._read_s = seconds if self._read_s is None else 0.8 * self._read_s + 0.2 * seconds
 
-    def _read(self, parts: Sequence[tuple[Slot, list[int]]]) -> torch.Tensor:
+    def _read(self, parts: Sequence[tuple[DraftSlot, list[int]]]) -> torch.Tensor:
         """Read tokens of slots; return the logits [slots, vocabulary] behind the last one of each."""
-        places = [Part(slot.index, len(slot.tokens), len(ids)) for slot, ids in parts]
+        places = [SequencePart(slot.index, len(slot.tokens), len(ids)) for slot, ids in parts]
         positions = [range(place.past, place.past + place.count) for place in places]
         hidden = self._embed(torch.tensor([list(itertools.chain.from_iterable(ids for _, ids in parts))]))
         rotation = self._base.rotary_emb(hidden, torch.tensor([list(itertools.chain.from_iterable(positions))]))

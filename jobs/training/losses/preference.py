@@ -17,7 +17,7 @@ DpoLoss = Literal["sigmoid", "hinge", "ipo"]
 
 
 @dataclass(frozen=True)
-class Scored:
+class PreferenceLosses:
     """Losses of pairs, and the rewards that the loss implies for either answer. All of shape (pairs,)."""
 
     losses: torch.Tensor
@@ -36,7 +36,7 @@ def dpo_losses(
     beta: float,
     loss: DpoLoss = "sigmoid",
     label_smoothing: float = 0.0,
-) -> Scored:
+) -> PreferenceLosses:
     """Compute the losses of direct preference optimisation.
 
     sigmoid: Rafailov et al. 2023 (arXiv 2305.18290, equation 7); with `label_smoothing` Mitchell's conservative DPO,
@@ -50,32 +50,36 @@ def dpo_losses(
     else:
         scaled = beta * (chosen_ratio - rejected_ratio)
         losses = torch.relu(1 - scaled) if loss == "hinge" else _smoothed(scaled, label_smoothing)
-    return Scored(losses, beta * chosen_ratio.detach(), beta * rejected_ratio.detach())
+    return PreferenceLosses(losses, beta * chosen_ratio.detach(), beta * rejected_ratio.detach())
 
 
-def orpo_losses(mean_chosen: torch.Tensor, mean_rejected: torch.Tensor, *, weight: float) -> Scored:
+def orpo_losses(mean_chosen: torch.Tensor, mean_rejected: torch.Tensor, *, weight: float) -> PreferenceLosses:
     """Compute the odds-ratio term of ORPO (Hong et al. 2024, arXiv 2403.07691, equation 7), times its weight (the
     paper's lambda).
 
     The caller adds the other term, the chosen answer's negative log-likelihood.
     """
     odds = (mean_chosen - mean_rejected) - (_log_one_minus_exp(mean_chosen) - _log_one_minus_exp(mean_rejected))
-    return Scored(-weight * F.logsigmoid(odds), weight * mean_chosen.detach(), weight * mean_rejected.detach())
+    return PreferenceLosses(
+        -weight * F.logsigmoid(odds), weight * mean_chosen.detach(), weight * mean_rejected.detach()
+    )
 
 
-def simpo_losses(mean_chosen: torch.Tensor, mean_rejected: torch.Tensor, *, beta: float, gamma: float) -> Scored:
+def simpo_losses(
+    mean_chosen: torch.Tensor, mean_rejected: torch.Tensor, *, beta: float, gamma: float
+) -> PreferenceLosses:
     """Compute SimPO's losses (Meng et al. 2024, arXiv 2405.14734, equation 6): no reference, a target margin
     `gamma`.
     """
     scaled = beta * (mean_chosen - mean_rejected) - gamma
-    return Scored(-F.logsigmoid(scaled), beta * mean_chosen.detach(), beta * mean_rejected.detach())
+    return PreferenceLosses(-F.logsigmoid(scaled), beta * mean_chosen.detach(), beta * mean_rejected.detach())
 
 
-def reward_losses(chosen: torch.Tensor, rejected: torch.Tensor) -> Scored:
+def reward_losses(chosen: torch.Tensor, rejected: torch.Tensor) -> PreferenceLosses:
     """Compute Bradley-Terry losses of scores (Ouyang et al. 2022, arXiv 2203.02155, equation 1): -log sigmoid(chosen -
     rejected).
     """
-    return Scored(-F.logsigmoid(chosen - rejected), chosen.detach(), rejected.detach())
+    return PreferenceLosses(-F.logsigmoid(chosen - rejected), chosen.detach(), rejected.detach())
 
 
 def kto_losses(

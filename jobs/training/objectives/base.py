@@ -17,7 +17,7 @@ from backend.infra.files.locks import try_lock
 from backend.infra.files.parquet import count_bytes
 from jobs.batches.base import BatchSizes, StepBatches
 from jobs.batches.token_maker import MakerSpec
-from jobs.batches.token_making import OWN_PROCESS_BYTES, Form, Maker, TokenSource
+from jobs.batches.token_making import OWN_PROCESS_BYTES, Maker, TokenForm, TokenSource
 from jobs.modeling.dataset_files import Split, split_file
 from jobs.training.context import TrainingContext
 
@@ -103,7 +103,7 @@ def token_source(ctx: TrainingContext) -> TokenSource:
     return TokenSource(ctx.dataset, ctx.tokenizer, root, ctx.reporter)
 
 
-def token_maker(ctx: TrainingContext, source: TokenSource, form: Form) -> Maker | None:
+def token_maker(ctx: TrainingContext, source: TokenSource, form: TokenForm) -> Maker | None:
     """Return a process that makes tokens while the run reads them.
 
     None for a small split, for a probe, and where a run has to know all of them first: its steps follow from its

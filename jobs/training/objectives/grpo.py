@@ -15,7 +15,7 @@ import torch
 from backend.domain.training.config import RunConfig
 from backend.errors import InvalidInput
 from jobs.batches.base import IGNORE
-from jobs.batches.prompts import Question, load_questions
+from jobs.batches.prompts import PromptExample, load_questions
 from jobs.modeling.tokenizers import padding_id
 from jobs.training.context import TrainingContext
 from jobs.training.losses.output_head import OutputHead
@@ -29,8 +29,8 @@ from jobs.training.objectives.rollouts import RolloutBatch, RolloutBatches
 class QuestionSplits(NamedTuple):
     """The encoded prompts of a dataset."""
 
-    train: list[Question]
-    val: list[Question]
+    train: list[PromptExample]
+    val: list[PromptExample]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,12 @@ class GrpoObjective:
         return LossOutput(losses.sum(), aux_loss=router_loss, metric_sums=sums)
 
     def validate(
-        self, network: torch.nn.Module, batches: Iterable[list[Question]], *, device: torch.device, precision: Precision
+        self,
+        network: torch.nn.Module,
+        batches: Iterable[list[PromptExample]],
+        *,
+        device: torch.device,
+        precision: Precision,
     ) -> dict[str, float]:
         """Return the mean reward of one completion for each prompt of the val split; val_loss is its negative."""
         rewards, tokens = [], 0

@@ -20,10 +20,10 @@ from jobs.batches.preference import (
     ReferencedRated,
     ScoredBatch,
     ShuffledBatches,
-    answers_of,
     collate_pairs,
     collate_rated,
     collate_scored,
+    flatten_pairs,
     in_pairs,
     pair_length,
 )
@@ -33,7 +33,7 @@ from jobs.reporter import StopRequested
 from jobs.training.context import TrainingContext
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.losses.preference import (
-    Scored,
+    PreferenceLosses,
     dpo_losses,
     kto_divergence,
     kto_losses,
@@ -65,7 +65,7 @@ class PairwiseObjective(ABC):
     is_divisible: bool = True
 
     @abstractmethod
-    def score(self, batch: PairBatch, logprobs: torch.Tensor, tokens: torch.Tensor) -> Scored:
+    def score(self, batch: PairBatch, logprobs: torch.Tensor, tokens: torch.Tensor) -> PreferenceLosses:
         """Score pairs by the summed log-probabilities of all rows and their numbers of answer tokens, each (rows,)."""
 
     @property
@@ -94,7 +94,7 @@ class PairwiseObjective(ABC):
 class DpoObjective(PairwiseObjective):
     """dpo: against a reference's log-probabilities."""
 
-    def score(self, batch: PairBatch, logprobs: torch.Tensor, tokens: torch.Tensor) -> Scored:
+    def score(self, batch: PairBatch, logprobs: torch.Tensor, tokens: torch.Tensor) -> PreferenceLosses:
         """Score pairs by `dpo_losses`."""
         assert batch.reference is not None
         preference, pairs = self.config.preference, batch.units
@@ -119,7 +119,7 @@ class OrpoObjective(PairwiseObjective):
         """Weight 1: the likelihood is part of ORPO's loss."""
         return 1.0
 
-    def score(self, batch: PairBatch, logprobs: torch.Tensor, tokens: torch.Tensor) -> Scored:
+    def score(self, batch: PairBatch, logprobs: torch.Tensor, tokens: torch.Tensor) -> PreferenceLosses:
         """Score pairs by `orpo_losses`."""
         means = logprobs / tokens.clamp(min=1)
         return orpo_losses(means[: batch.units], means[batch.units :], weight=self.config.preference.beta)
@@ -128,7 +128,7 @@ class OrpoObjective(PairwiseObjective):
 class SimpoObjective(PairwiseObjective):
     """simpo: mean log-probabilities with a target margin, no reference."""
 
-    def score(self, batch: PairBatch, logprobs: torch.Tensor, tokens: torch.Tensor) -> Scored:
+    def score(self, batch: PairBatch, logprobs: torch.Tensor, tokens: torch.Tensor) -> PreferenceLosses:
         """Score pairs by `simpo_losses`."""
         means, preference = logprobs / tokens.clamp(min=1), self.config.preference
         return simpo_losses(means[: batch.units], means[batch.units :], beta=preference.beta, gamma=preference.gamma)
@@ -199,7 +199,7 @@ class RewardObjective:
         return validate_by_loss(self, network, batches, device=device, precision=precision)
 
 
-def pair_metric_sums(scored: Scored) -> dict[str, torch.Tensor]:
+def pair_metric_sums(scored: PreferenceLosses) -> dict[str, torch.Tensor]:
     """Return the metrics of pairs by name, summed over the pairs."""
     margins = scored.chosen_rewards - scored.rejected_rewards
     return {
@@ -256,7 +256,7 @@ def load_referenced_pairs(ctx: TrainingContext) -> Splits[ReferencedPair]:
     train, val = _load_pairs(ctx)
     pairs = [ReferencedPair(pair) for pair in (*train, *val)]
     used = _used_items(ctx, len(train), len(val))
-    references = reference_logprobs(ctx, answers_of([pairs[index].sides for index in used]))
+    references = reference_logprobs(ctx, flatten_pairs([pairs[index].sides for index in used]))
     for index, reference in zip(used, in_pairs(references), strict=True):
         pairs[index] = ReferencedPair(pairs[index].sides, reference)
     return Splits(pairs[: len(train)], pairs[len(train) :])

@@ -17,17 +17,17 @@ from backend.domain.training.config_sections import GrpoConfig
 from jobs.batches.base import BatchSizes, StepBatches
 from jobs.batches.preference import Sequences, pad
 from jobs.batches.preference_rows import Answered
-from jobs.batches.prompts import Question
+from jobs.batches.prompts import PromptExample
 from jobs.modeling.chat.render import turn_end
 from jobs.training.losses.preference import grpo_advantages
 from jobs.training.objectives.rewards import Rewards
 
 
 @dataclass(frozen=True)
-class Completion:
+class RolloutCompletion:
     """A sampled completion: its tokens, including the one that ended it, its text and its reward."""
 
-    question: Question
+    question: PromptExample
     ids: list[int]
     text: str
     reward: float
@@ -58,8 +58,8 @@ class RolloutBatches(StepBatches):
 
     def __init__(
         self,
-        train: Sequence[Question],
-        val: Sequence[Question],
+        train: Sequence[PromptExample],
+        val: Sequence[PromptExample],
         *,
         policy: Any,
         config: GrpoConfig,
@@ -102,16 +102,16 @@ class RolloutBatches(StepBatches):
             for rows in self.split(range(len(completions)))
         ]
 
-    def validation(self) -> list[list[Question]]:
+    def validation(self) -> list[list[PromptExample]]:
         """Return the first prompts of the val split, a micro-batch's number at a time."""
         return self.split(self._val)
 
-    def sample(self, questions: Sequence[Question], *, seed: int) -> list[Completion]:
+    def sample(self, questions: Sequence[PromptExample], *, seed: int) -> list[RolloutCompletion]:
         """Sample a completion of each question, a micro-batch at a time; the same weights and seed give the same
         completions.
         """
         network = self._network
-        completions: list[Completion] = []
+        completions: list[RolloutCompletion] = []
         devices = [network.device] if network.device.type == "cuda" else []
         autocast = torch.autocast(network.device.type, dtype=self._autocast) if self._autocast else nullcontext()
         with torch.random.fork_rng(devices=devices), _sampling_mode(network), autocast, torch.no_grad():
@@ -120,7 +120,7 @@ class RolloutBatches(StepBatches):
                 completions += self._generate(part)
         return completions
 
-    def _generate(self, questions: Sequence[Question]) -> list[Completion]:
+    def _generate(self, questions: Sequence[PromptExample]) -> list[RolloutCompletion]:
         network, longest = self._network, max(len(question.ids) for question in questions)
         padding = [longest - len(question.ids) for question in questions]
         inputs = torch.tensor(
@@ -161,15 +161,21 @@ class RolloutBatches(StepBatches):
         ]
         return {int(token) for token in ends if token is not None}
 
-    def _decode(self, question: Question, row: list[int], end_ids: set[int]) -> Completion:
+    def _decode(self, question: PromptExample, row: list[int], end_ids: set[int]) -> RolloutCompletion:
         length = next((place + 1 for place, token in enumerate(row) if token in end_ids), len(row))
         text = self._tokenizer.decode(
             [token for token in row[:length] if token not in end_ids], skip_special_tokens=True
         )
-        return Completion(question, row[:length], text, self._rewards.of(text, tokens=length, answers=question.answers))
+        return RolloutCompletion(
+            question, row[:length], text, self._rewards.of(text, tokens=length, answers=question.answers)
+        )
 
     def _collate(
-        self, completions: Sequence[Completion], rewards: torch.Tensor, advantages: torch.Tensor, spread: torch.Tensor
+        self,
+        completions: Sequence[RolloutCompletion],
+        rewards: torch.Tensor,
+        advantages: torch.Tensor,
+        spread: torch.Tensor,
     ) -> RolloutBatch:
         padded = pad(
             [Answered([*each.question.ids, *each.ids], len(each.question.ids)) for each in completions],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.estimates.architecture_report import describe
+from backend.domain.estimates.architecture_report import describe_architecture
 from backend.domain.estimates.setting import Precision
 from backend.domain.wording import short
 from pages.components.architectures.diagram import block_diagram, describe_diagram, layers_strip
@@ -24,7 +24,7 @@ def draw_cost(config: ArchitectureConfig) -> Precision:
         required=True,
         help="fp32 on the CPU, bf16 on a GPU.",
     )
-    report = describe(config, precision=precision)
+    report = describe_architecture(config, precision=precision)
     grid = st.grid(2, min_column_width=150)
     grid.metric("Parameters", short(report.parameters), border=True, help=f"{report.parameters:,}")
     if report.active_parameters != report.parameters:

@@ -31,7 +31,7 @@ MEMORY_PARTS: dict[str, str] = {
     "overhead": "Libraries",
     "beyond": "Correction",
 }
-LEAST_SHOWN = 0.004
+MIN_SHOWN = 0.004
 
 
 def parameters_bar(parts: Mapping[str, int]) -> str:
@@ -51,7 +51,7 @@ def parameters_bar(parts: Mapping[str, int]) -> str:
 
 def memory_bar(parts: Mapping[str, int]) -> str:
     """Return the parts of the peak as one stacked bar; parts below 0.4 % are left out."""
-    least = LEAST_SHOWN * sum(parts.values())
+    least = MIN_SHOWN * sum(parts.values())
     return stacked_bar(
         Share(label, num_bytes, size(num_bytes), _color(index))
         for index, (key, label) in enumerate(MEMORY_PARTS.items())

@@ -108,7 +108,7 @@ def take_family() -> None:
     set_values({**blank, **fill_defaults(values)})
 
 
-def draw_form(ctx: Context) -> ArchitectureConfig | None:
+def draw_architecture_form(ctx: Context) -> ArchitectureConfig | None:
     """Draw the fields with their problems; return the config, or None while it is invalid."""
     if "architecture_width" not in st.session_state:
         newest = next(iter(list_tokenizers(ctx, ready=True)), None)

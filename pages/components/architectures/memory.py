@@ -11,7 +11,7 @@ from backend.domain.estimates.setting import Precision, Sharding, TrainingSettin
 from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.estimates.measurements import predict_setting
-from backend.services.jobs.devices import Device, list_devices, training_workers
+from backend.services.jobs.devices import Device, list_training_devices, training_workers
 from pages.components.architectures.figures import memory_bar
 from pages.components.charts.html import figure
 from pages.components.numbers import draw_number, number_form
@@ -30,7 +30,7 @@ SHARDINGS: dict[Sharding, str] = {"ddp": "Replicated (DDP)", "fsdp": "Sharded (F
 def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precision = "fp32") -> None:
     """Draw the controls, the parts of the peak, its total, and the largest micro-batch on the chosen device."""
     st.subheader("Training memory", anchor=False)
-    own = {device.name: device for device in list_devices(training_workers(ctx))}
+    own = {device.name: device for device in list_training_devices(training_workers(ctx))}
     devices = {**own, **{f"GPU, {name}": _usual(name) for name in SHOWN_DEVICES}}
     chosen = st.selectbox(
         "Device", list(devices), key="architecture_device", help="Devices of this installation, and common GPU sizes."

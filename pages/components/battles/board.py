@@ -18,7 +18,7 @@ from backend.services.context import Context, Person
 from pages.components import routes
 from pages.components.battles.charts import interval_chart, rating_marks
 from pages.components.battles.judges import draw_judges
-from pages.components.battles.standings import draw_bias, draw_matrix, draw_verdicts
+from pages.components.battles.standings import draw_bias, draw_verdicts, draw_win_matrix
 from pages.components.charts.style import STATIC
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
@@ -58,7 +58,7 @@ def draw_board(ctx: Context, person: Person, campaign: CampaignView, default: St
         _draw_differences(board.table)
     with st.expander("Win matrix", icon=":material/grid_on:", key="matrix", on_change="rerun") as matrix:
         if matrix.open:
-            draw_matrix(board)
+            draw_win_matrix(board)
     with st.expander("Does the order depend on the method?", icon=":material/tune:", key="methods"):
         _draw_methods(board.table)
     with st.expander(

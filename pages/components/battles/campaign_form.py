@@ -72,7 +72,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
         help='JSON lines {"prompt", "completion"}, one file a model, which gives the contestant its name.',
     )
     dataset, prompts = draw_prompts(labels, datasets)
-    values = {**prompts, **draw_sampling(), **draw_pairing(), **draw_ballot(), **draw_gold()}
+    values = {**prompts, **draw_sampling(), **draw_pairing(), **draw_ballot_fields(), **draw_gold()}
     sources = [_source(entrant) for entrant in chosen] + [ContestantSource(file=upload.name) for upload in uploads]
     least = 1 if values["rating"] != "none" else 2
     is_ready = bool(name) and len(sources) >= least
@@ -240,7 +240,7 @@ def draw_pairing() -> dict[str, Any]:
     }
 
 
-def draw_ballot() -> dict[str, Any]:
+def draw_ballot_fields() -> dict[str, Any]:
     """Draw what raters are asked; return the values."""
     fields = CampaignConfig.model_fields
     with st.expander("Ballot: question, reasons, rubric", key="campaign_ballot_more"):

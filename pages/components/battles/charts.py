@@ -16,7 +16,7 @@ ROW_HEIGHT = 42
 
 
 @dataclass(frozen=True)
-class Mark:
+class IntervalMark:
     """A number with its interval, one row of the figure."""
 
     label: str
@@ -26,10 +26,10 @@ class Mark:
     hover: str
 
 
-def rating_marks(ratings: Sequence[Rating]) -> list[Mark]:
+def rating_marks(ratings: Sequence[Rating]) -> list[IntervalMark]:
     """Return the marks of a leaderboard, best first."""
     return [
-        Mark(
+        IntervalMark(
             row.contestant,
             row.rating,
             row.low,
@@ -40,7 +40,7 @@ def rating_marks(ratings: Sequence[Rating]) -> list[Mark]:
     ]
 
 
-def interval_chart(marks: Sequence[Mark], *, title: str, reference: float | None = None) -> go.Figure:
+def interval_chart(marks: Sequence[IntervalMark], *, title: str, reference: float | None = None) -> go.Figure:
     """Return dots with intervals, first mark on top; `reference` draws a dotted line."""
     places = list(range(len(marks)))
     figure = go.Figure(

@@ -10,7 +10,7 @@ from backend.domain.wording import percent, plural
 from backend.services.battles.frozen_boards import FrozenBoardView, export_board, get_frozen_board, verify_board
 from backend.services.context import Context
 from pages.components import routes
-from pages.components.battles.charts import Mark, interval_chart
+from pages.components.battles.charts import IntervalMark, interval_chart
 from pages.components.charts.style import STATIC
 from pages.components.frame import errors_shown, plain
 from pages.components.links import back_link
@@ -62,7 +62,7 @@ def draw_frozen_board(ctx: Context, board_id: str) -> None:
 def _draw_ratings(board: FrozenBoardView) -> None:
     rows = board.ratings
     marks = [
-        Mark(
+        IntervalMark(
             row["contestant"],
             row["rating"],
             row["low"],

@@ -7,7 +7,7 @@ import streamlit as st
 from backend.domain.battles.answer_ratings import GradedContestant, Scale
 from backend.domain.wording import percent, plural
 from backend.services.battles.grading.board import GradeBoard
-from pages.components.battles.charts import Mark, interval_chart
+from pages.components.battles.charts import IntervalMark, interval_chart
 from pages.components.charts.style import STATIC
 from pages.components.tables import draw_table
 
@@ -35,10 +35,10 @@ def draw_grades(board: GradeBoard) -> None:
         st.caption(f":material/person_off: {plural(board.num_excluded, 'rating')} of excluded raters left out.")
 
 
-def _chart_mark(row: GradedContestant, scale: Scale) -> Mark:
+def _chart_mark(row: GradedContestant, scale: Scale) -> IntervalMark:
     low, high = row.score.low or 0.0, row.score.high or 0.0
     hover = f"{_mark(row.score.value, scale)} [{_mark(low, scale)}, {_mark(high, scale)}], {row.ratings} ratings"
-    return Mark(row.contestant, row.score.value, low, high, hover)
+    return IntervalMark(row.contestant, row.score.value, low, high, hover)
 
 
 def _line(row: GradedContestant, scale: Scale) -> dict[str, object]:

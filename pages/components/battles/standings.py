@@ -139,7 +139,7 @@ def draw_bias(standings: Standings) -> None:
     grid.metric("Median time per vote", f"{standings.median_s:.0f} s" if standings.median_s is not None else "–")
 
 
-def draw_matrix(standings: Standings) -> None:
+def draw_win_matrix(standings: Standings) -> None:
     """Draw the win matrix."""
     if standings.table is None:
         return

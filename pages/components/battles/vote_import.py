@@ -7,8 +7,8 @@ from pathlib import PurePath
 
 import streamlit as st
 
-from backend.domain.battles.vote_files.previews import VotePreview, is_complete, preview_votes, propose_mapping
-from backend.domain.battles.vote_files.rows import VoteRow
+from backend.domain.battles.vote_files.previews import VotePreview, is_mapping_complete, preview_votes, propose_mapping
+from backend.domain.battles.vote_files.rows import FileVote
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.battles.vote_imports import import_votes
@@ -57,7 +57,7 @@ def draw_vote_import(ctx: Context, person: Person) -> None:
         if not columns:
             raise InvalidInput(f"“{file}” has no rows.", remedy="Choose a file with a vote in each row.", field="votes")
         mapping = _draw_columns(columns, proposed, scope=scope)
-        if not is_complete(mapping):
+        if not is_mapping_complete(mapping):
             st.info("Choose the columns of both contestants and of the winner.", icon=":material/rule:")
             return
         preview = _preview(text, mapping, scope=scope)
@@ -130,7 +130,7 @@ def _draw_preview(preview: VotePreview) -> None:
     draw_table(rows, key="votes_shown", alt="The first votes as they are read")
 
 
-def _line(row: VoteRow, preview: VotePreview) -> dict[str, object]:
+def _line(row: FileVote, preview: VotePreview) -> dict[str, object]:
     line: dict[str, object] = {"Prompt": _short(row.texts.get("prompt_text") or row.vote.prompt)}
     if preview.num_turns > preview.num_prompts:
         line["Turn"] = row.vote.turn

@@ -136,7 +136,7 @@ def plot(
     notes: str = "",
 ) -> str:
     """Return curves, bands and marks over two axes. `notes` is HTML placed inside the frame, such as that of
-    `label`.
+    `label_html`.
     """
     area = (
         f'<div style="position:relative;height:{HEIGHT_PX}px;margin:.4rem .6rem 2.9rem 3.4rem">'
@@ -146,7 +146,7 @@ def plot(
     return HOVER_STYLE + area
 
 
-def label(text: str, *, left: float, bottom: float, color: str) -> str:
+def label_html(text: str, *, left: float, bottom: float, color: str) -> str:
     """Return a text at a position inside a plot, given as shares of width and height."""
     return (
         "<span"

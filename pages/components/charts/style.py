@@ -25,7 +25,7 @@ def fade(color: str, opacity: float) -> str:
     return f"rgba({red},{green},{blue},{opacity:.3g})"
 
 
-def mix(first: str, second: str, share: float) -> str:
+def mix_colours(first: str, second: str, share: float) -> str:
     """Return a colour between two hex colours: 0 is the first, 1 the second."""
     red, green, blue = (round(a + share * (b - a)) for a, b in zip(_channels(first), _channels(second), strict=True))
     return f"rgb({red},{green},{blue})"

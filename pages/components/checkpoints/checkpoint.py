@@ -10,10 +10,10 @@ from backend.services.checkpoints.checkpoints import (
     CheckpointView,
     archive_checkpoint,
     delete_checkpoint,
+    list_checkpoint_users,
     list_children,
     list_files,
     list_lineage,
-    list_users,
     rename_checkpoint,
     set_checkpoint_notes,
 )
@@ -253,7 +253,7 @@ def _draw_files(ctx: Context, person: Person, checkpoint: CheckpointView) -> Non
 
 
 def _draw_settings(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
-    users = list_users(ctx, checkpoint.id)
+    users = list_checkpoint_users(ctx, checkpoint.id)
     if users:
         st.caption("In use by " + plain(", ".join(users)) + ".")
 

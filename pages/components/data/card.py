@@ -6,13 +6,13 @@ import streamlit as st
 
 from backend.domain.data.versions.card import LICENCES
 from backend.services.context import Context, Person
-from backend.services.data.cards import card_facts, download_link, read_card, set_card
+from backend.services.data.cards import card_facts, download_link, render_card, set_card
 from backend.services.data.views import VersionView
 from pages.components.frame import errors_shown, plain, without_images
 from pages.components.words import size
 
 
-def draw_card(ctx: Context, person: Person, version: VersionView) -> None:
+def draw_data_card(ctx: Context, person: Person, version: VersionView) -> None:
     """Draw the form, the card and the download."""
     facts = card_facts(version)
     with st.container(border=True):
@@ -62,7 +62,7 @@ def draw_card(ctx: Context, person: Person, version: VersionView) -> None:
                 icon=":material/download:",
                 help="A zip file of README.md and Parquet, as `datasets.load_dataset` and the Hub read it.",
             )
-    _, front, text = read_card(ctx, version.id, hashed=False).split("---\n", 2)
+    _, front, text = render_card(ctx, version.id, hashed=False).split("---\n", 2)
     st.caption(f"README.md of {plain(version.label)}; in the download it lists the files' hashes, too.")
     shown, facts_tab = st.tabs(["Preview", "YAML"], key=f"card_tabs_{version.id}")
     with shown, st.container(border=True):

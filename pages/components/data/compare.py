@@ -11,15 +11,15 @@ from backend.domain.data.rows.display import render_preview
 from backend.domain.wording import format_duration, plural
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
-from backend.services.data.diff import ROWS_PER_S, Example, FieldChange, VersionDiff, compare_versions, rows_to_read
-from backend.services.data.versions import lineage_of
+from backend.services.data.diff import ROWS_PER_S, DiffExample, FieldChange, VersionDiff, compare_versions, rows_to_read
+from backend.services.data.versions import version_lineage
 from backend.services.data.views import VersionView
 from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 from pages.components.tables import draw_table
 
 AT_ONCE = 50_000  # rows hashed without confirmation: two seconds
-MOST_HERE = 500_000  # rows hashed in the page server: 20 s, during which every page is slower
+MAX_HERE = 500_000  # rows hashed in the page server: 20 s, during which every page is slower
 SHOWN = 6
 LONG = 1200  # characters
 TITLES = {"changed": "Same prompt, different answer", "removed": "Only in {before}", "added": "Only in {after}"}
@@ -48,7 +48,7 @@ def draw_compare(ctx: Context, version: VersionView, others: list[VersionView]) 
         )
     ]
     unread = rows_to_read(ctx, (before, version))
-    if unread > MOST_HERE:
+    if unread > MAX_HERE:
         st.info(
             f"{plural(unread, 'row')} must be read first, about {format_duration(unread / ROWS_PER_S)}: too many for"
             " the page server. Run this once on a worker's machine; the comparison then opens at once.",
@@ -80,7 +80,7 @@ def _show(bar: Any, share: float) -> None:
 
 def other_versions(ctx: Context, version: VersionView) -> list[VersionView]:
     """Return the ready versions of a version's lineage, newest first."""
-    steps = [step for step in lineage_of(ctx, version.dataset_id) if step.is_ready and step.id != version.id]
+    steps = [step for step in version_lineage(ctx, version.dataset_id) if step.is_ready and step.id != version.id]
     versions = [resolve_version(ctx, step.id) for step in reversed(steps[-200:])]
     return [other for other in versions if other.kind == version.kind]
 
@@ -138,7 +138,7 @@ def _sizes(change: FieldChange) -> dict[str, Any]:
     return {"Part": change.field, "Rows": SPLITS[change.split], **values}
 
 
-def _draw_examples(diff: VersionDiff, what: str, examples: list[Example]) -> None:
+def _draw_examples(diff: VersionDiff, what: str, examples: list[DiffExample]) -> None:
     total = {"changed": diff.changed, "removed": diff.removed - diff.changed, "added": diff.added - diff.changed}[what]
     if not examples:
         return

@@ -7,7 +7,7 @@ from typing import Literal
 import streamlit as st
 
 from backend.domain.data.rows.content import describe_dropped
-from backend.domain.data.rows.problem import FEW_REJECTED, count_reason, describe_share, most_frequent
+from backend.domain.data.rows.problem import FEW_REJECTED, count_reason, describe_rejected, most_frequent
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
@@ -19,11 +19,11 @@ from backend.services.data.views import DatasetView, VersionView
 from backend.services.evaluation.safety.probes import probe_of
 from pages.components import routes
 from pages.components.choices import by_identity
-from pages.components.data.card import draw_card
+from pages.components.data.card import draw_data_card
 from pages.components.data.compare import draw_compare, other_versions
 from pages.components.data.derive import draw_derive
 from pages.components.data.exports import draw_version_exports
-from pages.components.data.lineage import draw_delete_dataset, draw_delete_version, draw_lineage
+from pages.components.data.lineage import draw_delete_dataset, draw_delete_version, draw_version_lineage
 from pages.components.data.report import draw_data_report
 from pages.components.evaluation.folding import folded
 from pages.components.frame import errors_shown, plain, show_problem, warn_unknown, with_code
@@ -139,7 +139,7 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
             _draw_versions(ctx, person, version)
     if card.open:
         with card:
-            draw_card(ctx, person, version)
+            draw_data_card(ctx, person, version)
     if export.open:
         with export:
             draw_version_exports(ctx, person, version)
@@ -178,14 +178,14 @@ def _draw_loss(version: VersionView) -> None:
         for bad in version.rejected:
             count_reason(reasons, bad)
     lines = [f"- {with_code(line)}" for line in most_frequent(reasons.values())]
-    share = describe_share(version.rejected_rows, version.rows)
+    share = describe_rejected(version.rejected_rows, version.rows)
     st.warning(
         "\n".join([f"**{share} were rejected** and are not in this version.", "", *lines]), icon=":material/rule:"
     )
 
 
 def _draw_versions(ctx: Context, person: Person, version: VersionView) -> None:
-    draw_lineage(ctx, version)
+    draw_version_lineage(ctx, version)
     st.subheader(f"Used by (version {version.number})", anchor=False)
     draw_delete_version(ctx, person, version)
     st.subheader("Changes", anchor=False)

@@ -9,13 +9,13 @@ import streamlit as st
 from backend.domain.data.kinds import UNSPLIT_KINDS, DatasetKind
 from backend.domain.data.versions.changes import (
     Change,
-    Condition,
     DropDuplicates,
     DropRows,
     Filter,
+    KeepSample,
     Merge,
     Resplit,
-    Sample,
+    RowCondition,
     parse_change,
     parse_row_numbers,
 )
@@ -121,7 +121,7 @@ def _sample(version: VersionView, key: str) -> Change:
         seed = draw_number(
             st, "Seed", 0, 2**31, 1, key=f"seed_{key}", width=140, help="The same seed samples the same rows."
         )
-    return Sample(num_rows=int(rows), seed=int(seed))
+    return KeepSample(num_rows=int(rows), seed=int(seed))
 
 
 def _resplit(key: str) -> Change:
@@ -218,6 +218,6 @@ def _condition(version: VersionView, key: str) -> dict[str, object] | None:
         )
     if value == "":
         return None
-    return Condition.model_validate(
+    return RowCondition.model_validate(
         {"field": field, "test": test, "value": value, "match_case": bool(case)}
     ).model_dump()

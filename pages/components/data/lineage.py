@@ -8,7 +8,7 @@ from backend.domain.wording import plural
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.data.datasets import delete_dataset, resolve_version
-from backend.services.data.versions import Ancestor, delete_version, lineage_of, list_users
+from backend.services.data.versions import Ancestor, delete_version, list_dataset_users, version_lineage
 from backend.services.data.views import VersionView
 from backend.services.dependents import Use
 from pages.components import routes
@@ -27,9 +27,9 @@ PLACES = {
 }
 
 
-def draw_lineage(ctx: Context, version: VersionView) -> None:
+def draw_version_lineage(ctx: Context, version: VersionView) -> None:
     """Draw the lineage of a dataset's versions, parents first."""
-    steps = lineage_of(ctx, version.dataset_id)
+    steps = version_lineage(ctx, version.dataset_id)
     known = {step.id: step for step in steps}
     with TABLE.frame():
         for step in steps:
@@ -91,7 +91,7 @@ def _place(ctx: Context, use: Use) -> tuple[str, dict[str, str], str]:
 
 def draw_delete_version(ctx: Context, person: Person, version: VersionView) -> None:
     """Draw the users of a version, or its deletion if it has none."""
-    users = list_users(ctx, version.dataset_id, version_id=version.id)
+    users = list_dataset_users(ctx, version.dataset_id, version_id=version.id)
     if _draw_blocking_users(ctx, users, what="version", key=version.id):
         return
     reports = [use for use in users if use.what == "report"]
@@ -109,7 +109,7 @@ def draw_delete_version(ctx: Context, person: Person, version: VersionView) -> N
 
 def draw_delete_dataset(ctx: Context, person: Person, dataset_id: str, name: str) -> None:
     """Draw the deletion of a dataset, or the users that block it."""
-    users = list_users(ctx, dataset_id)
+    users = list_dataset_users(ctx, dataset_id)
     if _draw_blocking_users(ctx, users, what="dataset", key=dataset_id):
         return
     reports = [use for use in users if use.what == "report"]

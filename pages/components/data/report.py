@@ -6,7 +6,7 @@ import uuid
 
 import streamlit as st
 
-from backend.domain.data.reports.findings import DataFinding, Grade, list_findings
+from backend.domain.data.reports.findings import DataFinding, Severity, list_findings
 from backend.domain.data.reports.report import MAX_CONTEXT, DataReport
 from backend.domain.wording import percent, plural, short
 from backend.errors import RoundhouseError
@@ -29,7 +29,7 @@ from pages.components.charts.style import STATIC
 from pages.components.choices import by_identity
 from pages.components.confirm import draw_confirmed
 from pages.components.data.report_charts import length_figure
-from pages.components.data.report_details import draw_details
+from pages.components.data.report_details import draw_report_detail
 from pages.components.data.report_samples import draw_samples
 from pages.components.frame import errors_shown, plain, show_problem, warn_unknown
 from pages.components.job_progress import draw_job
@@ -37,9 +37,9 @@ from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.words import ago
 
 ICONS = {
-    Grade.BLOCKS: ":red[:material/block:]",
-    Grade.LOOK: ":orange[:material/warning:]",
-    Grade.FINE: ":green[:material/check_circle:]",
+    Severity.BLOCKS: ":red[:material/block:]",
+    Severity.LOOK: ":orange[:material/warning:]",
+    Severity.FINE: ":green[:material/check_circle:]",
 }
 KINDS = {"checkpoint": "base", "tokenizer": "tokenizer"}
 
@@ -218,15 +218,15 @@ def _draw_report(ctx: Context, person: Person, version: VersionView, view: DataR
         f" {lengths.max:,}."
     )
     st.subheader("Details", anchor=False)
-    draw_details(report, key=view.id)
+    draw_report_detail(report, key=view.id)
 
 
 def _draw_findings(ctx: Context, person: Person, view: DataReportView, findings: list[DataFinding]) -> None:
-    problems = [finding for finding in findings if finding.grade is not Grade.FINE]
-    passed = [finding for finding in findings if finding.grade is Grade.FINE]
+    problems = [finding for finding in findings if finding.grade is not Severity.FINE]
+    passed = [finding for finding in findings if finding.grade is Severity.FINE]
     with st.container(border=True, gap="small"):
         if not problems:
-            st.markdown(f"{ICONS[Grade.FINE]} **No problems found.**")
+            st.markdown(f"{ICONS[Severity.FINE]} **No problems found.**")
         for finding in problems:
             text, action = st.columns([5, 1], vertical_alignment="center")
             text.markdown(f"{ICONS[finding.grade]} {plain(finding.text)} {plain(finding.remedy)}")

@@ -18,7 +18,7 @@ SPLITS = {"train": "train", "val": "val"}
 SHOWN = 200
 
 
-def draw_details(report: DataReport, *, key: str) -> None:
+def draw_report_detail(report: DataReport, *, key: str) -> None:
     """Draw the detail that is chosen."""
     same, leak = report.duplicates, report.leakage
     counts = {

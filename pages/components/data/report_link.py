@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.data.reports.findings import Grade, list_findings
+from backend.domain.data.reports.findings import Severity, list_findings
 from backend.domain.training.config import RunConfig
 from backend.domain.wording import plural
 from backend.services.data.reports import DataReportView
@@ -49,7 +49,7 @@ def known_findings(view: DataReportView | None) -> str:
     """Summarize the findings of a report; empty without a report or findings."""
     if view is None or view.report is None:
         return ""
-    grave = [finding for finding in list_findings(view.report) if finding.grade is not Grade.FINE]
+    grave = [finding for finding in list_findings(view.report) if finding.grade is not Severity.FINE]
     if not grave:
         return ":material/check_circle: The data report has no warnings."
     return f":material/warning: The data report has {plural(len(grave), 'warning')}. {plain(grave[0].text)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.data.reports.report import DataReport, Piece, Sample
+from backend.domain.data.reports.report import DataReport, ReportSample, TokenPiece
 from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.data.reports import DataReportView, read_samples
@@ -25,7 +25,7 @@ SPLITS = {"train": "train", "val": "validation"}
 
 def draw_samples(ctx: Context, view: DataReportView, report: DataReport) -> None:
     """Draw the choice of a sample and its tokens."""
-    samples: list[Sample] = []
+    samples: list[ReportSample] = []
     with errors_shown():
         samples = read_samples(ctx, view)
     if not samples:
@@ -59,11 +59,11 @@ def draw_samples(ctx: Context, view: DataReportView, report: DataReport) -> None
         _draw_piece(piece, key=f"{view.id}_{group}_{chosen.row}_{place}", with_ids=with_ids)
 
 
-def _name(sample: Sample) -> str:
+def _name(sample: ReportSample) -> str:
     return f"Row {sample.row:,}, {SPLITS[sample.split]}" if sample.row is not None else "Window"
 
 
-def _draw_caption(sample: Sample, report: DataReport) -> None:
+def _draw_caption(sample: ReportSample, report: DataReport) -> None:
     parts = [_name(sample), plural(sample.num_tokens, "token")]
     if report.trainer != "none":
         parts.append(f"{sample.loss_tokens:,} with loss")
@@ -77,11 +77,11 @@ def _draw_caption(sample: Sample, report: DataReport) -> None:
         )
 
 
-def _is_cut(sample: Sample) -> bool:
+def _is_cut(sample: ReportSample) -> bool:
     return any(piece.cut_at is not None for piece in sample.pieces)
 
 
-def _draw_piece(piece: Piece, *, key: str, with_ids: bool) -> None:
+def _draw_piece(piece: TokenPiece, *, key: str, with_ids: bool) -> None:
     if piece.label:
         st.caption(piece.label.capitalize())
     length = len(piece.ids) if piece.cut_at is None else piece.cut_at
@@ -93,7 +93,7 @@ def _draw_piece(piece: Piece, *, key: str, with_ids: bool) -> None:
         st.caption(f"… {piece.left_out:,} tokens are not shown …")
 
 
-def _draw_strip(piece: Piece, begin: int, end: int, *, key: str, with_ids: bool) -> None:
+def _draw_strip(piece: TokenPiece, begin: int, end: int, *, key: str, with_ids: bool) -> None:
     cut = piece.cut_at is not None and begin >= piece.cut_at
     places = range(begin, end)
     with st.container(border=True):
@@ -108,7 +108,7 @@ def _draw_strip(piece: Piece, begin: int, end: int, *, key: str, with_ids: bool)
             st.code(" ".join(str(piece.ids[place]) for place in places), language=None, wrap_lines=True)
 
 
-def _mark(piece: Piece, place: int, *, cut: bool) -> Mark:
+def _mark(piece: TokenPiece, place: int, *, cut: bool) -> Mark:
     if cut:
         return "muted"
     return "trained" if piece.trained[place] else "special" if piece.special[place] else ""

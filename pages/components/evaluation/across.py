@@ -9,7 +9,7 @@ import streamlit as st
 from backend.domain.wording import percent, plural
 from backend.services.evaluation.baselines import CORRECTION, BenchmarkDifference
 from backend.services.evaluation.comparisons import ALPHA, Comparison
-from pages.components.evaluation.scores import interval_text, metric_label, p_text, score_text
+from pages.components.evaluation.scores import interval_text, p_text, score_label, score_text
 from pages.components.frame import plain
 from pages.components.tables import draw_table
 
@@ -36,7 +36,7 @@ def draw_across(comparison: Comparison, differences: Sequence[BenchmarkDifferenc
     rows = [
         {
             "Benchmark": one.column.label,
-            "Metric": metric_label(one.metric),
+            "Metric": score_label(one.metric),
             "Difference": score_text(one.metric, one.difference.value, signed=True),
             "95 % interval": (
                 interval_text(one.metric, one.difference.low, one.difference.high, signed=True) or "no interval"

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from pages.components.charts.style import ACCENT, COLORS, LEGEND_BELOW, MARGIN, MUTED
-from pages.components.evaluation.scores import interval_text, is_share, metric_label, score_text
+from pages.components.evaluation.scores import interval_text, is_share, score_label, score_text
 from pages.components.words import figure_text
 
 ROW_HEIGHT = 34
@@ -62,7 +62,7 @@ def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None 
             annotation_text="chance",
             annotation_position="top",
         )
-    title = metric_label(metric) + (", %" if is_share(metric) else "")
+    title = score_label(metric) + (", %" if is_share(metric) else "")
     figure.update_layout(
         height=70 + ROW_HEIGHT * len(dots) + (16 if chance is not None else 0),
         margin={**MARGIN, "t": 24 if chance is not None else 8},
@@ -159,7 +159,7 @@ def difference_figure(value: float, low: float | None, high: float | None, *, me
         height=120,
         margin=MARGIN,
         xaxis={
-            "title": f"{metric_label(metric)}, difference{' in points' if is_share(metric) else ''} ({better})",
+            "title": f"{score_label(metric)}, difference{' in points' if is_share(metric) else ''} ({better})",
             "range": [-reach, reach],
         },
         yaxis={"visible": False},

@@ -6,18 +6,18 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from backend.domain.evaluation.config import EvaluationKind
-from backend.domain.statistics.calibration import Calibration
+from backend.domain.statistics.calibration import ProbabilityCalibration
 from backend.domain.wording import plural
 from backend.services.context import Context
-from backend.services.evaluation.calibrations import FEWEST, read_calibration
+from backend.services.evaluation.calibrations import MIN_ITEMS, read_calibration
 from backend.services.evaluation.contamination import ContaminationCheck, check_contamination
 from backend.services.evaluation.evaluations import EvaluationView
 from pages.components.charts.style import ACCENT, MARGIN, MUTED, STATIC, fade
-from pages.components.evaluation.scores import interval_text, metric_label, score_text
+from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import plain
 
 
-def draw_details(ctx: Context, evaluation: EvaluationView) -> None:
+def draw_evaluation_details(ctx: Context, evaluation: EvaluationView) -> None:
     """Draw the panels of a finished evaluation's calibration and contamination."""
     if evaluation.kind is EvaluationKind.MULTIPLE_CHOICE:
         panel = st.expander("Calibration", icon=":material/tune:", key="eval_calibration", on_change="rerun")
@@ -35,9 +35,9 @@ def draw_details(ctx: Context, evaluation: EvaluationView) -> None:
                 _draw_contamination(check_contamination(ctx, evaluation), evaluation)
 
 
-def _draw_calibration(result: Calibration | None, key: str) -> None:
+def _draw_calibration(result: ProbabilityCalibration | None, key: str) -> None:
     if result is None:
-        st.caption(f"Calibration needs at least {FEWEST} items with log-likelihoods of their choices.")
+        st.caption(f"Calibration needs at least {MIN_ITEMS} items with log-likelihoods of their choices.")
         return
     columns = st.columns(2)
     with columns[0].container(border=True, height="stretch"):
@@ -66,7 +66,7 @@ def _draw_calibration(result: Calibration | None, key: str) -> None:
     )
 
 
-def reliability_figure(result: Calibration) -> go.Figure:
+def reliability_figure(result: ProbabilityCalibration) -> go.Figure:
     """Return accuracy by confidence with Wilson intervals, the diagonal, and the band of a calibrated network."""
     confidence = [100 * one.confidence for one in result.bins]
     accuracy = [100 * one.accuracy for one in result.bins]
@@ -140,4 +140,4 @@ def _draw_contamination(check: ContaminationCheck, evaluation: EvaluationView) -
             if estimate:
                 interval = interval_text(metric, estimate.low, estimate.high, signed=signed) or "no interval"
                 st.caption(plain(f"{interval}, {plural(estimate.n, 'item')}" if not signed else interval))
-    st.caption(plain(f"{metric_label(metric)}. A higher score on contaminated items may be memory, not skill."))
+    st.caption(plain(f"{score_label(metric)}. A higher score on contaminated items may be memory, not skill."))

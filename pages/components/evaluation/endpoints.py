@@ -13,7 +13,7 @@ from backend.services.evaluation.endpoints.registry import (
     EvaluatedEndpointView,
     add_endpoint,
     list_evaluated,
-    read_config,
+    read_endpoint_config,
     remove_endpoint,
 )
 from backend.services.evaluation.evaluations import EvaluationView
@@ -85,7 +85,7 @@ def draw_subject(evaluation: EvaluationView) -> None:
     row_link("New evaluation", page=PAGE, query={"endpoint": endpoint.key}, icon="add", key="eval_more")
 
 
-def draw_endpoints(ctx: Context, person: Person) -> None:
+def draw_evaluated_endpoints(ctx: Context, person: Person) -> None:
     """Draw the endpoints that can be evaluated, and the form that registers another API."""
     st.subheader("Endpoints", anchor=False)
     st.caption(
@@ -185,7 +185,7 @@ def _draw_form(ctx: Context, person: Person) -> None:
         disabled=not (name and url and model) or bool(wrong_numbers()),
     ):
         with errors_shown(), st.spinner("Asking the API what it offers"):
-            config = read_config(
+            config = read_endpoint_config(
                 url=url,
                 model=model,
                 key_env=key_env,

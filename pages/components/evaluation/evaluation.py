@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.evaluation.boards import caveats
-from backend.domain.evaluation.config import PREFIX_POLICY, EvaluationKind, describe_scoring, is_lower_better
+from backend.domain.evaluation.config import PREFIX_POLICY, EvaluationKind, describe_scoring, is_score_lower_better
 from backend.domain.jobs.results import EvaluationFacts, JudgeFacts
 from backend.domain.jobs.states import Status
 from backend.domain.wording import percent, plural
@@ -20,12 +20,12 @@ from pages.components.choices import by_identity
 from pages.components.evaluation.across import adjusted_text, draw_across
 from pages.components.evaluation.charts import difference_figure
 from pages.components.evaluation.check import draw_check
-from pages.components.evaluation.details import draw_details
+from pages.components.evaluation.details import draw_evaluation_details
 from pages.components.evaluation.endpoints import draw_subject
 from pages.components.evaluation.exchange import draw_downloads
 from pages.components.evaluation.items import draw_items, draw_pairs
-from pages.components.evaluation.safety import draw_report
-from pages.components.evaluation.scores import interval_text, metric_label, p_text, score_text
+from pages.components.evaluation.safety import draw_safety_report
+from pages.components.evaluation.scores import interval_text, p_text, score_label, score_text
 from pages.components.evaluation.subgroups import draw_subgroups
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
@@ -34,7 +34,7 @@ from pages.components.tables import draw_table
 from pages.components.words import ago
 
 PAGE = routes.EVALUATIONS
-LONGEST_LINK = 32
+MAX_LINK = 32
 """Characters of a checkpoint's name in a row of links."""
 
 
@@ -53,9 +53,9 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
         _draw_unfinished(ctx, person, evaluation)
     if evaluation.scores:
         _draw_scores(evaluation)
-        draw_report(ctx, evaluation)
+        draw_safety_report(ctx, evaluation)
         _draw_partner(ctx, evaluation)
-        draw_details(ctx, evaluation)
+        draw_evaluation_details(ctx, evaluation)
         if evaluation.endpoint is None:
             draw_check(ctx, person, evaluation)
         draw_downloads(ctx, evaluation)
@@ -100,14 +100,14 @@ def _draw_scores(evaluation: EvaluationView) -> None:
             with column.container(border=True, height="stretch"):
                 average = evaluation.average_of(score.metric)
                 st.metric(
-                    metric_label(score.metric) + (f" ({average})" if average else ""),
+                    score_label(score.metric) + (f" ({average})" if average else ""),
                     score_text(score.metric, score.value),
                 )
                 st.caption(interval_text(score.metric, score.low, score.high) or "no interval")
     draw_subgroups(evaluation)
     if evaluation.config.task is not None:
         without = [
-            metric_label(name).lower() for name in evaluation.config.task.score_names if evaluation.score(name) is None
+            score_label(name).lower() for name in evaluation.config.task.score_names if evaluation.score(name) is None
         ]
         if without:
             st.caption(plain(f"No item has a value of: {', '.join(without)}."))
@@ -173,7 +173,7 @@ def _how(evaluation: EvaluationView) -> list[tuple[str, str]]:
         ("Tokens", _tokens(facts)),
         ("Judge", f"{facts.judge.name}, {_tokens(facts.judge)}" if facts.judge else ""),
         ("Self-audit", _audit(facts.audit_items, facts.audit_difference)),
-        *((f"Confidence interval, {metric_label(s.metric).lower()}", s.method) for s in evaluation.scores),
+        *((f"Confidence interval, {score_label(s.metric).lower()}", s.method) for s in evaluation.scores),
         ("Fingerprint", evaluation.fingerprint[:16]),
     ]
     return [(name, value) for name, value in rows if value]
@@ -207,7 +207,7 @@ def _draw_partner(ctx: Context, evaluation: EvaluationView) -> None:
             st.switch_page(PAGE, query_params={"first": partner, "second": evaluation.id})
 
 
-def draw_comparison(ctx: Context, first_id: str, second_id: str) -> None:
+def draw_paired_comparison(ctx: Context, first_id: str, second_id: str) -> None:
     """Draw the paired comparison of two evaluations: difference, significance, and the items that changed."""
     comparison = compare(ctx, first_id, second_id)
     first, second = comparison.first.checkpoint, comparison.second.checkpoint
@@ -245,14 +245,14 @@ def draw_comparison(ctx: Context, first_id: str, second_id: str) -> None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_LINK else f"{name[: LONGEST_LINK - 1]}…"
+    return name if len(name) <= MAX_LINK else f"{name[: MAX_LINK - 1]}…"
 
 
 def _draw_difference(comparison: Comparison, *, noun: str, adjusted: str) -> None:
     gap, metric = comparison.difference, comparison.metric
     columns = st.columns(3)
     with columns[0].container(border=True, height="stretch"):
-        st.metric(f"Difference in {metric_label(metric).lower()}", score_text(metric, gap.value, signed=True))
+        st.metric(f"Difference in {score_label(metric).lower()}", score_text(metric, gap.value, signed=True))
         st.caption(interval_text(metric, gap.low, gap.high, signed=True) or "no interval")
     with columns[1].container(border=True, height="stretch"):
         st.metric("Significance", p_text(comparison.p_value))
@@ -260,7 +260,7 @@ def _draw_difference(comparison: Comparison, *, noun: str, adjusted: str) -> Non
     with columns[2].container(border=True, height="stretch"):
         st.metric("Better, worse, same", f"{comparison.wins} · {comparison.losses} · {comparison.ties}")
         st.caption(plain(f"{noun}s, as {comparison.second.checkpoint} did"))
-    good = "left is better" if is_lower_better(metric) else "right is better"
+    good = "left is better" if is_score_lower_better(metric) else "right is better"
     st.plotly_chart(
         difference_figure(gap.value, gap.low, gap.high, metric=metric, better=good),
         key="eval_difference",

@@ -34,7 +34,7 @@ WINDOW_WORDS = {"each_window": "Non-overlapping", "first_window": "As in lm-eval
 
 
 @number_form
-def draw_form(
+def draw_evaluation_form(
     ctx: Context, person: Person, *, checkpoint_id: str | None, dataset_id: str | None, endpoint_key: str | None = None
 ) -> list[EvaluationView]:
     """Draw the form; return the evaluations it launched."""

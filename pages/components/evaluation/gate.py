@@ -10,7 +10,7 @@ from typing import Any, Literal
 import streamlit as st
 from pydantic import ValidationError
 
-from backend.domain.evaluation.gates import GateConfig, Verdict, describe_procedure
+from backend.domain.evaluation.gates import GateConfig, GateVerdict, describe_procedure
 from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
@@ -32,7 +32,7 @@ from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.confirm import draw_confirmed
-from pages.components.evaluation.scores import interval_text, metric_label, score_text
+from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
@@ -40,10 +40,10 @@ from pages.components.tables import WidgetTable, draw_table
 from pages.components.words import ago
 
 PAGE = routes.EVALUATIONS
-BADGES: dict[Verdict, tuple[Literal["green", "red", "orange"], str]] = {
-    Verdict.PASS: ("green", ":material/check_circle:"),
-    Verdict.FAIL: ("red", ":material/cancel:"),
-    Verdict.INCONCLUSIVE: ("orange", ":material/help:"),
+BADGES: dict[GateVerdict, tuple[Literal["green", "red", "orange"], str]] = {
+    GateVerdict.PASS: ("green", ":material/check_circle:"),
+    GateVerdict.FAIL: ("red", ":material/cancel:"),
+    GateVerdict.INCONCLUSIVE: ("orange", ":material/help:"),
 }
 TESTS = {
     "non_inferiority": "Not worse by the margin (non-inferiority)",
@@ -90,7 +90,7 @@ def _draw_row(ctx: Context, gate: GateView) -> None:
     columns[4].text(", ".join(gate.endpoints) or "–")
 
 
-def _badge(verdict: Verdict) -> None:
+def _badge(verdict: GateVerdict) -> None:
     colour, icon = BADGES[verdict]
     st.badge(verdict.value.capitalize(), color=colour, icon=icon)
 
@@ -244,7 +244,7 @@ def _report_row(part: Mapping[str, Any]) -> dict[str, object]:
     interval = interval_text(metric, part["low"], part["high"], signed=True)
     return {
         "Benchmark": part["benchmark"],
-        "Difference in": metric_label(metric).lower(),
+        "Difference in": score_label(metric).lower(),
         "Better by": score_text(metric, part["difference"], signed=True),
         "Interval": f"{interval}{level}" if interval else "no interval",
         "Threshold": score_text(metric, part["threshold"], signed=True),

@@ -13,11 +13,11 @@ from backend.services.evaluation.comparisons import Comparison, Flip
 from backend.services.evaluation.contamination import check_contamination
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.items import ItemView, Which, list_items
-from backend.services.evaluation.pairs import disagreeing_items, disagreeing_pairs, group_pairs, read_pairs
+from backend.services.evaluation.pairs import disagreeing_items, disagreeing_pairs, group_pairs, read_paired_items
 from backend.services.evaluation.safety.probes import is_probe
 from pages.components.evaluation.folding import folded
 from pages.components.evaluation.safety import draw_safety_item, draw_safety_items
-from pages.components.evaluation.scores import is_share, metric_label, score_text
+from pages.components.evaluation.scores import is_share, score_label, score_text
 from pages.components.frame import plain
 
 PAGE = 10
@@ -147,7 +147,7 @@ def _outcome(metric: str, value: float | None) -> str:
     if value is None:
         return "not scored"
     if not is_share(metric):
-        return f"{score_text(metric, value)} {metric_label(metric).lower()}"
+        return f"{score_text(metric, value)} {score_label(metric).lower()}"
     return {0.0: "wrong", 1.0: "right"}.get(value, "tie, credit split")
 
 
@@ -178,7 +178,7 @@ def draw_pairs(ctx: Context, comparison: Comparison) -> None:
                 label_visibility="collapsed",
             )
             number = _draw_page(len(groups[choice]), key=f"pairs_page_{choice}")
-        shown = read_pairs(ctx, comparison, groups[choice][(number - 1) * PAGE : number * PAGE])
+        shown = read_paired_items(ctx, comparison, groups[choice][(number - 1) * PAGE : number * PAGE])
     if not shown:
         st.caption("No such items.")
     for flip in shown:

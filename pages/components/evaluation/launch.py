@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind, describe_scoring
-from backend.domain.evaluation.cost import MemoryEstimate, TimeEstimate
+from backend.domain.evaluation.cost import MemoryRange, TimeEstimate
 from backend.domain.wording import format_bytes, format_duration, plural
 from backend.services.context import Context, Person
 from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
@@ -125,7 +125,7 @@ def _draw_forecast(forecast: TotalForecast, configs: Mapping[str, EvaluationConf
                     "Benchmark": one.benchmark,
                     "Items": one.plan.items,
                     "Time": format_time(one.time),
-                    "Range": format_time_range(one.time),
+                    "Range": format_estimated_time(one.time),
                     "Taken from": one.time.basis if one.time else "",
                     "Memory": format_bytes(one.memory.bytes),
                     "Answers": "cut by the context" if one.cap else "",
@@ -160,9 +160,9 @@ def _draw_requests(remote: Sequence[EvaluationForecast], configs: Mapping[str, E
 def _time_caption(forecast: TotalForecast) -> str:
     if forecast.time is None:
         return "Nothing of this kind has been evaluated yet; the first one gives the rate."
-    words = f"{format_time_range(forecast.time)}, one after another"
+    words = f"{format_estimated_time(forecast.time)}, one after another"
     if len(forecast.evaluations) == 1 and forecast.evaluations[0].time:
-        words = f"{format_time_range(forecast.time)}, from {forecast.evaluations[0].time.basis}"
+        words = f"{format_estimated_time(forecast.time)}, from {forecast.evaluations[0].time.basis}"
     if forecast.unknown:
         words += f"; without {plural(forecast.unknown, 'evaluation')} that nothing is known about"
     return f"{words}."
@@ -206,7 +206,7 @@ def _about(seconds: float) -> str:
     return "a few seconds" if seconds < FEW_SECONDS else f"about {format_duration(seconds)}"
 
 
-def format_time_range(time: TimeEstimate | None) -> str:
+def format_estimated_time(time: TimeEstimate | None) -> str:
     """Return the range of an estimated time: `20 s to 2 min`."""
     if time is None:
         return ""
@@ -214,7 +214,7 @@ def format_time_range(time: TimeEstimate | None) -> str:
     return f"{low} to {high}" if low != high else _about(time.high)
 
 
-def format_memory_range(memory: MemoryEstimate) -> str:
+def format_memory_range(memory: MemoryRange) -> str:
     """Return the range of an estimated memory."""
     return f"{format_bytes(memory.low)} to {format_bytes(memory.high)}"
 

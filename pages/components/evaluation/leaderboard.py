@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from backend.domain.evaluation.config import is_lower_better
+from backend.domain.evaluation.config import is_score_lower_better
 from backend.services.context import Context
 from backend.services.evaluation.board import Board, Column, caveats_of, void_reason_of
 from backend.services.evaluation.comparisons import Rank, rank_evaluations
@@ -63,7 +63,7 @@ def _draw_figure(ranks: Sequence[Rank], column: Column, *, metric: str) -> None:
         config=STATIC,
         alt=f"{metric_title(column, metric)} of {len(dots)} checkpoints with intervals",
     )
-    words = f"{'Lower' if is_lower_better(metric) else 'Higher'} is better. Bars are 95 % confidence intervals."
+    words = f"{'Lower' if is_score_lower_better(metric) else 'Higher'} is better. Bars are 95 % confidence intervals."
     if len(ranks) > 1:
         words += (
             " Filled dots are tied for first: not significantly different from the best, all judged together on the"

@@ -10,7 +10,7 @@ from functools import partial
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.evaluation.config import is_lower_better
+from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
@@ -19,7 +19,7 @@ from backend.services.evaluation.comparisons import Rank
 from backend.services.evaluation.evaluations import EvaluationView, launch_evaluation
 from pages.components import routes
 from pages.components.choices import by_identity
-from pages.components.evaluation.scores import interval_text, metric_label, score_text
+from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import errors_shown, live_part, plain
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable
@@ -46,7 +46,7 @@ def metric_of(column: Column) -> str:
 def metric_title(column: Column, metric: str) -> str:
     """Return a metric's label, and over what it is averaged: `Accuracy (macro over 57 subgroups)`."""
     average = column.averages.get(metric)
-    return f"{metric_label(metric.partition(':')[0])} ({average})" if average else metric_label(metric)
+    return f"{score_label(metric.partition(':')[0])} ({average})" if average else score_label(metric)
 
 
 def draw_metric_choice(column: Column) -> None:
@@ -83,8 +83,8 @@ def draw_matrix(ctx: Context, person: Person, board: Board) -> None:
     for column in columns:
         if column.telling is not None and metric_of(column) == column.metric:
             words = (
-                f"{column.label}: every score of {metric_label(column.metric).lower()} is 0."
-                f" {metric_label(column.telling)}"
+                f"{column.label}: every score of {score_label(column.metric).lower()} is 0."
+                f" {score_label(column.telling)}"
             )
             st.caption(plain(f"{words} tells the checkpoints apart: choose it under Metrics."))
     _draw_without_scores(board)
@@ -159,7 +159,7 @@ def _best_alone(ranks: Mapping[str, Rank]) -> str | None:
     if len(best) < 2 or best[0].score.value == best[1].score.value or void_reason_of(best[0].evaluation):
         return None
     first = best[0].score
-    return best[0].evaluation.id if first.value or is_lower_better(first.metric) else None
+    return best[0].evaluation.id if first.value or is_score_lower_better(first.metric) else None
 
 
 def _draw_pages(rows: Sequence[BoardRow]) -> tuple[Sequence[BoardRow], int]:
@@ -212,7 +212,7 @@ def _draw_table(
 
 
 def _title(column: Column, metric: str) -> str:
-    return f"{column.label} · {metric_title(column, metric)}{' ↓' if is_lower_better(metric) else ''}"
+    return f"{column.label} · {metric_title(column, metric)}{' ↓' if is_score_lower_better(metric) else ''}"
 
 
 def _draw_cell(
@@ -257,7 +257,7 @@ def _draw_score(cell: Cell, *, metric: str, rank: Rank | None, first: str | None
     evaluation = cell.finished
     score = evaluation.score(metric) if evaluation else None
     if evaluation is None or score is None:
-        st.caption(f"no {metric_label(metric).lower()}")
+        st.caption(f"no {score_label(metric).lower()}")
         return
     is_first = evaluation.id == first
     mark = ":material/trophy: " if is_first else ""
@@ -277,7 +277,7 @@ def draw_pending(evaluation: EvaluationView, *, key: str) -> None:
     if evaluation.is_active and progress and progress.total:
         label, icon = f"{progress.done:,.0f} of {progress.total:,.0f}", "progress_activity"
     elif evaluation.status is Status.FINISHED:
-        label, icon = f"No {metric_label(evaluation.main_metric).lower()}", "check"
+        label, icon = f"No {score_label(evaluation.main_metric).lower()}", "check"
     elif evaluation.is_active:
         label, icon = "Waiting" if evaluation.status is Status.QUEUED else "Starting", "schedule"
     else:

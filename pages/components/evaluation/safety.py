@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from backend.domain.evaluation.gates import Verdict
+from backend.domain.evaluation.gates import GateVerdict
 from backend.domain.evaluation.safety.agreement import NOT_MEASURED, LanguageAgreement
 from backend.domain.evaluation.safety.card import direction, format_value
 from backend.domain.evaluation.safety.drift import Drift
@@ -40,10 +40,10 @@ from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.tables import draw_table
 
 PAGE = 10
-BADGES: dict[Verdict, tuple[Literal["green", "red", "orange"], str]] = {
-    Verdict.PASS: ("green", ":material/check_circle:"),
-    Verdict.FAIL: ("red", ":material/gpp_bad:"),
-    Verdict.INCONCLUSIVE: ("orange", ":material/help:"),
+BADGES: dict[GateVerdict, tuple[Literal["green", "red", "orange"], str]] = {
+    GateVerdict.PASS: ("green", ":material/check_circle:"),
+    GateVerdict.FAIL: ("red", ":material/gpp_bad:"),
+    GateVerdict.INCONCLUSIVE: ("orange", ":material/help:"),
 }
 OUTCOME_COLOURS: dict[str, Literal["blue", "violet", "orange", "red"]] = {
     "refusal": "blue",
@@ -192,7 +192,7 @@ def _agreement(line: str) -> str:
     )
 
 
-def draw_report(ctx: Context, evaluation: EvaluationView) -> None:
+def draw_safety_report(ctx: Context, evaluation: EvaluationView) -> None:
     """Draw what a safety evaluation has beside its scores: the scorer's agreement, missing items, groups."""
     toxicity = read_toxicity(ctx, [evaluation.id]).get(evaluation.id)
     if toxicity is not None:

@@ -22,7 +22,7 @@ def is_share(metric: str) -> bool:
     return metric in _SAFETY_SHARES or is_averaged(_SUFFIX.split(metric, maxsplit=1)[0])
 
 
-def metric_label(metric: str) -> str:
+def score_label(metric: str) -> str:
     """Return a metric's label: `Bits per byte`, `Exact match (strict-match)`."""
     name, *suffix = _SUFFIX.split(metric, maxsplit=1)
     label = METRIC_LABEL.get(metric) or METRIC_LABEL.get(name) or label_of_metric(name).replace("_", " ")

@@ -7,7 +7,7 @@ import streamlit as st
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.statistics.groups import macro_average, micro_average
 from backend.services.evaluation.evaluations import EvaluationView, ScoreView
-from pages.components.evaluation.scores import interval_text, is_share, metric_label, score_text
+from pages.components.evaluation.scores import interval_text, is_share, score_label, score_text
 from pages.components.tables import draw_table
 
 
@@ -18,7 +18,7 @@ def draw_subgroups(evaluation: EvaluationView) -> None:
         scores = {score.subgroup: score for score in evaluation.scores if score.subgroup and score.metric == metric}
         subgroups = {name: score for name, score in scores.items() if name not in groups}
         with st.expander(
-            f"{metric_label(metric)} of {len(subgroups)} subgroups",
+            f"{score_label(metric)} of {len(subgroups)} subgroups",
             icon=":material/account_tree:",
             key=f"subgroups_{metric}",
         ):

@@ -9,7 +9,7 @@ import streamlit as st
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.suites import Moment, SuiteConfig, parse_suite, read_suite
 from backend.domain.statistics.estimates import Estimate
-from backend.domain.training.holds import MOST_HELD
+from backend.domain.training.holds import MAX_HELD
 from backend.domain.wording import format_duration, plural
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
@@ -24,14 +24,14 @@ from backend.services.evaluation.suites import (
     archive_suite,
     create_suite,
     get_suite,
-    list_results,
+    list_suite_results,
     list_suites,
     run_suite,
 )
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.evaluation.matrix import draw_pending
-from pages.components.evaluation.scores import interval_text, metric_label, score_text
+from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import empty_state, errors_shown, live_part, plain
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
@@ -125,11 +125,11 @@ def draw_suite(ctx: Context, person: Person, suite_id: str) -> None:
     if suite.config.description:
         st.caption(plain(suite.config.description))
     _draw_run(ctx, person, suite)
-    active = any(result.is_active for result in list_results(ctx, suite_id=suite.id))
+    active = any(result.is_active for result in list_suite_results(ctx, suite_id=suite.id))
 
     @live_part(2 if active else None)
     def table() -> None:
-        results = list_results(ctx, suite_id=suite.id)
+        results = list_suite_results(ctx, suite_id=suite.id)
         if active and not any(result.is_active for result in results):
             st.rerun()
         if not results:
@@ -225,7 +225,7 @@ def _draw_member(member: MemberResult | None, *, key: str) -> None:
         st.caption(plain(member.error or "Waiting"))
     elif (score := member.evaluation.main_score) is not None:
         label = plain(score_text(score.metric, score.value))
-        if st.button(label, type="tertiary", key=f"member_{key}", help=plain(metric_label(score.metric))):
+        if st.button(label, type="tertiary", key=f"member_{key}", help=plain(score_label(score.metric))):
             st.switch_page(PAGE, query_params={"evaluation": member.evaluation.id})
         st.caption(plain(interval_text(score.metric, score.low, score.high) or "no interval"))
         if reason := void_reason_of(member.evaluation):
@@ -261,5 +261,5 @@ def draw_suite_choice(ctx: Context) -> tuple[SuiteChoice, ...]:
             key="launch_suite_moment",
         )
     if moment == Moment.CHECKPOINT:
-        st.caption(f"The run removes no checkpoint before the suite has scored it; at most {MOST_HELD} wait at once.")
+        st.caption(f"The run removes no checkpoint before the suite has scored it; at most {MAX_HELD} wait at once.")
     return (SuiteChoice(suite_id, Moment(moment)),)

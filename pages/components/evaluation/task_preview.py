@@ -12,14 +12,14 @@ from backend.domain.wording import plural
 from backend.errors import RoundhouseError
 from backend.services.context import Context
 from backend.services.data.datasets import list_datasets
-from backend.services.evaluation.tasks import find_dataset, preview_task
+from backend.services.evaluation.tasks import find_task_dataset, preview_task
 from backend.services.tokenizers.sources import TokenizerSource, list_sources
 from backend.services.tokenizers.tokenization import Token, tokenize
 from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
-from pages.components.tokenizers.text import draw_strip
+from pages.components.tokenizers.text import draw_tokens
 
-MOST_CHOICES = 12
+MAX_CHOICES = 12
 
 
 def draw_preview(ctx: Context, text: str, *, task: TaskDefinition | None, dataset_id: str | None, key: str) -> None:
@@ -32,7 +32,7 @@ def draw_preview(ctx: Context, text: str, *, task: TaskDefinition | None, datase
         return
     sources = {source.ref: source for source in list_sources(ctx)}
     keys = sorted(datasets, key=lambda k: (datasets[k].kind not in ("benchmark", "records"), datasets[k].name))
-    if task is not None and dataset_id is None and (fitting := find_dataset(ctx, task)) is not None:
+    if task is not None and dataset_id is None and (fitting := find_task_dataset(ctx, task)) is not None:
         dataset_id = fitting.dataset_id
     first, second = st.columns(2)
     chosen = first.selectbox(
@@ -77,7 +77,7 @@ def _draw_prompt(ctx: Context, prompt: Rendered, source: TokenizerSource | None,
         facts.append(plural(len(tokens), "token"))
     st.markdown(" · ".join(facts))
     if tokens and source is not None:
-        draw_strip(tokens, key=f"task_{key}_{source.id}")
+        draw_tokens(tokens, key=f"task_{key}_{source.id}")
     else:
         st.code(context or "(no prompt)", language=None, wrap_lines=True)
     if prompt.contexts:
@@ -85,13 +85,13 @@ def _draw_prompt(ctx: Context, prompt: Rendered, source: TokenizerSource | None,
         for at, (changed, continuation) in enumerate(prompt.pairs()):
             _draw_scored(f"{changed[-80:]} → {continuation}", is_right=at in prompt.gold)
         return
-    for at, continuation in enumerate((prompt.continuations or ())[:MOST_CHOICES]):
+    for at, continuation in enumerate((prompt.continuations or ())[:MAX_CHOICES]):
         _draw_scored(continuation, is_right=at in prompt.gold)
-    hidden = len(prompt.continuations or ()) - MOST_CHOICES
+    hidden = len(prompt.continuations or ()) - MAX_CHOICES
     if hidden > 0:
         st.caption(f"and {hidden} more")
     if prompt.continuations is None:
-        for reference in prompt.references[:MOST_CHOICES]:
+        for reference in prompt.references[:MAX_CHOICES]:
             _draw_scored(reference, is_right=True)
 
 

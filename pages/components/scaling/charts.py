@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from backend.domain.scaling.curves import Line
+from backend.domain.scaling.curves import CurveLine
 from backend.domain.scaling.study import format_budget
 from backend.domain.wording import short
 from pages.components.charts.html import (
@@ -14,7 +14,7 @@ from pages.components.charts.html import (
     Band,
     Curve,
     Mark,
-    label,
+    label_html,
     legend,
     line_sample,
     linear_ticks,
@@ -39,7 +39,7 @@ class Dot:
     hover: str = ""
 
 
-def frontier_chart(lines: Sequence[Line], runs: Sequence[Dot], *, marked: Dot | None = None) -> str:
+def frontier_chart(lines: Sequence[CurveLine], runs: Sequence[Dot], *, marked: Dot | None = None) -> str:
     """Return loss against compute: laws as curves (the first with its band and floor E), runs as dots."""
     shown = [line for line in lines if line.x]
     curves = [
@@ -71,7 +71,7 @@ def frontier_chart(lines: Sequence[Line], runs: Sequence[Dot], *, marked: Dot | 
 
 
 def profiles_chart(
-    lines: Sequence[Line], groups: Sequence[Sequence[Dot]], *, best: Sequence[Dot] = (), marked: Dot | None = None
+    lines: Sequence[CurveLine], groups: Sequence[Sequence[Dot]], *, best: Sequence[Dot] = (), marked: Dot | None = None
 ) -> str:
     """Return loss against parameters, one colour per budget: its curve, its runs, and a diamond at the minimum.
 
@@ -99,7 +99,7 @@ def run_dot(x: float, loss: float, name: str, *, parameters: float, tokens: floa
     return Dot(x, loss, name, f"{name}: loss {loss:.4f}, {short(parameters)} parameters, {short(tokens)} tokens")
 
 
-def _band(line: Line) -> Band | None:
+def _band(line: CurveLine) -> Band | None:
     finite = [
         i
         for i, (low, high) in enumerate(zip(line.low, line.high, strict=True))
@@ -140,7 +140,7 @@ def _draw(
     lines, notes = list(curves), ""
     if floor is not None:
         lines.append(Curve((x.low, x.high), (floor, floor), color=ACCENT, width=1.2, dash="1.5 4"))
-        notes = label(f"E = {floor:.3f}", left=0.01, bottom=y.place(floor), color=ACCENT)
+        notes = label_html(f"E = {floor:.3f}", left=0.01, bottom=y.place(floor), color=ACCENT)
     entries = [(curve.name, line_sample(curve)) for curve in curves if curve.x]
     entries += [(band.name, swatch(band.color)) for band in bands]
     entries += [(dots_name, symbol_sample(dots[0]))] if dots and dots_name else []

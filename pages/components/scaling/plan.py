@@ -9,7 +9,7 @@ import streamlit as st
 
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.scaling.curves import frontier_line, profile_line
-from backend.domain.scaling.fit import FEWEST_POINTS
+from backend.domain.scaling.fit import MIN_POINTS
 from backend.domain.scaling.laws import ScalingLaw
 from backend.domain.scaling.plan import ScalingPlan
 from backend.domain.scaling.study import format_budget
@@ -111,7 +111,7 @@ def interval(estimate: Estimate, write: object) -> str:
     return f" [{write(estimate.low)}, {write(estimate.high)}]"
 
 
-def draw_use(plan: ScalingPlan) -> None:
+def draw_plan_use(plan: ScalingPlan) -> None:
     """Draw the link to the Launch page with this run, and its YAML."""
     run = plan.run_config()
     missing = [
@@ -183,7 +183,7 @@ def _draw_chart_captions(plan: ScalingPlan, pool: RunPool | None) -> None:
     words = ["Lines: scaling law, cut off above chance level."]
     if pool is not None:
         words.append(f"Dots are your {plural(len(pool.runs), 'finished run')} on {plain(pool.label)}.")
-        if len(pool.runs) >= FEWEST_POINTS and plan.config.law != OWN:
+        if len(pool.runs) >= MIN_POINTS and plan.config.law != OWN:
             words.append("Enough for a fitted law: choose it under *Scaling law*.")
     elif not plan.law.is_own:
         words.append("Your runs on this data appear here; *Studies* launches them.")

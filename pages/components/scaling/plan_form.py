@@ -12,7 +12,7 @@ from backend.domain.scaling.plan import DEFAULT_VOCABULARY
 from backend.domain.scaling.shapes import DENSE_FAMILIES
 from backend.services.context import Context
 from backend.services.data.datasets import list_datasets
-from backend.services.scaling.planner import OWN, list_devices
+from backend.services.scaling.planner import OWN, list_measured_devices
 from backend.services.tokenizers.tokenizers import list_tokenizers
 from pages.components.numbers import draw_number
 
@@ -22,7 +22,7 @@ OWN_LABEL = "Your own finished runs"
 
 def draw_plan_form(ctx: Context) -> dict[str, Any]:
     """Draw the form, part of a `number_form`; return the values of a `PlanConfig`."""
-    devices = list_devices(ctx)
+    devices = list_measured_devices(ctx)
     values: dict[str, Any] = _draw_budget(ctx, known=bool(devices))
     for field, name in zip(("dataset", "tokenizer"), first_parts(ctx), strict=True):
         if field not in st.query_params:

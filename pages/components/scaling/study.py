@@ -7,7 +7,7 @@ import math
 import streamlit as st
 
 from backend.domain.jobs.states import Status
-from backend.domain.scaling.curves import Line, parabola_line
+from backend.domain.scaling.curves import CurveLine, parabola_line
 from backend.domain.scaling.fit import LawFit
 from backend.domain.scaling.isoflop import Profile
 from backend.domain.scaling.laws import DEFAULT_LAW, PUBLISHED
@@ -177,7 +177,7 @@ def _draw_profiles(report: FitReport) -> None:
     groups = [[_size_dot(point) for point in profile.points] for profile in report.isoflop.profiles]
     rest = [point for point in report.points if not any(point in points for points in in_profiles)]
     if rest:
-        lines.append(Line("Other runs" if lines else "Runs", (), ()))
+        lines.append(CurveLine("Other runs" if lines else "Runs", (), ()))
         groups.append([_size_dot(point) for point in rest])
     best = [_best_dot(profile) for profile in report.isoflop.profiles if profile.best_parameters is not None]
     st.html(figure(profiles_chart(lines, groups, best=best), alt="Loss against parameters for each budget"))

@@ -16,7 +16,7 @@ from backend.services.serving.conversations import ConversationView
 from backend.services.serving.endpoints import EndpointView
 from pages.components.frame import plain
 from pages.components.numbers import draw_number, number_form, wrong_numbers
-from pages.components.serving.chat_menu import draw_card, draw_code
+from pages.components.serving.chat_menu import draw_chosen_endpoints, draw_code
 from pages.components.serving.chat_presets import (
     WIDGETS,
     draw_preset_choice,
@@ -75,7 +75,7 @@ def draw_settings(
             with st.popover(
                 "Endpoint" if len(picked) == 1 else "Endpoints", icon=":material/info:", key=f"card_{scope}"
             ):
-                draw_card(ctx, endpoints, settings)
+                draw_chosen_endpoints(ctx, endpoints, settings)
             with st.popover("Code", icon=":material/code:", key=f"code_{scope}"):
                 draw_code(ctx, person, conversation, settings)
     if not picked:

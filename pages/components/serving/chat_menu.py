@@ -34,7 +34,7 @@ EXPORTS: tuple[tuple[Format, str, str, str], ...] = (
     ("json", "JSON", "json", "application/json"),
     ("row", "Dataset row (JSON lines)", "jsonl", "application/jsonl"),
 )
-LONGEST_TEMPLATE = 6_000
+MAX_TEMPLATE = 6_000
 
 
 def draw_title(ctx: Context, person: Person, conversation: ConversationView) -> None:
@@ -45,7 +45,7 @@ def draw_title(ctx: Context, person: Person, conversation: ConversationView) -> 
         with st.popover("", icon=":material/share:", type="tertiary", help="Share", key="share_menu"):
             draw_shares(ctx, person, conversation)
         with st.popover("", icon=":material/download:", type="tertiary", help="Export", key="export_menu"):
-            draw_exports(ctx, person, conversation)
+            draw_chat_downloads(ctx, person, conversation)
         with st.popover("", icon=":material/edit:", type="tertiary", help="Rename", key="rename_menu"):
             title = st.text_input("Title", conversation.title, key=f"title_{conversation.id}")
             if st.button("Rename", key="rename_conversation", type="primary"):
@@ -83,7 +83,7 @@ def draw_shares(ctx: Context, person: Person, conversation: ConversationView) ->
             st.rerun()
 
 
-def draw_exports(ctx: Context, person: Person, conversation: ConversationView) -> None:
+def draw_chat_downloads(ctx: Context, person: Person, conversation: ConversationView) -> None:
     """Draw a download in each form."""
     for form, label, ending, mime in EXPORTS:
         st.download_button(
@@ -116,7 +116,7 @@ def draw_code(ctx: Context, person: Person, conversation: ConversationView | Non
     curl.code(curl_code(ctx.gateway_url, body, key=key), language="bash")
 
 
-def draw_card(ctx: Context, endpoints: Sequence[EndpointView], settings: ChatSettings) -> None:
+def draw_chosen_endpoints(ctx: Context, endpoints: Sequence[EndpointView], settings: ChatSettings) -> None:
     """Draw checkpoint, context and chat template of each chosen endpoint."""
     facts = endpoint_facts(ctx, settings.endpoints)
     for endpoint in endpoints:
@@ -136,7 +136,7 @@ def draw_card(ctx: Context, endpoints: Sequence[EndpointView], settings: ChatSet
             st.caption(plain(f"Context {context} · {kind} · {endpoint.num_ready} ready"))
             if fact.template:
                 with st.expander("Chat template", key=f"template_{endpoint.name}"):
-                    st.code(fact.template[:LONGEST_TEMPLATE], language="jinja2", wrap_lines=True)
+                    st.code(fact.template[:MAX_TEMPLATE], language="jinja2", wrap_lines=True)
             st.page_link(
                 routes.ENDPOINTS, label="Endpoint", icon=":material/dns:", query_params={"name": endpoint.name}
             )

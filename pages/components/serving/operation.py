@@ -38,9 +38,9 @@ def draw_operation(ctx: Context, person: Person, endpoint: EndpointView) -> None
     with st.expander("Last requests", icon=":material/list_alt:", key=f"requests_{endpoint.name}"):
         draw_requests(ctx, person, endpoint)
     with st.expander("Request log", icon=":material/receipt_long:", key=f"log_{endpoint.name}"):
-        draw_log(ctx, person, endpoint)
+        draw_log_settings(ctx, person, endpoint)
     with st.expander("Load tests", icon=":material/speed:", key=f"load_{endpoint.name}"):
-        draw_load_tests(ctx, endpoint)
+        draw_newest_load_tests(ctx, endpoint)
 
 
 def draw_last_hour(ctx: Context, endpoint: EndpointView) -> None:
@@ -83,7 +83,7 @@ def draw_requests(ctx: Context, person: Person, endpoint: EndpointView) -> None:
 
 
 @number_form
-def draw_log(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+def draw_log_settings(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the settings of the log, and the way to a dataset; to others than the owner and admins, what is kept and
     why.
     """
@@ -117,7 +117,7 @@ def draw_log(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         st.rerun()  # of the page: a dialog of a part that is drawn again every two seconds would close
 
 
-def draw_load_tests(ctx: Context, endpoint: EndpointView) -> None:
+def draw_newest_load_tests(ctx: Context, endpoint: EndpointView) -> None:
     """Draw the newest results of load tests, and the way to the page that starts one."""
     rows = []
     for test in list_load_tests(ctx, endpoint.name, limit=3):

@@ -56,11 +56,11 @@ def _cells(row: RequestRow, now: datetime) -> dict[str, object]:
         "Total, ms": row.total_ms,
         "Cost, US$": row.cost_usd,
         "Thumb": THUMBS.get(row.rating or 0),
-        "Prompt": shorten(last_prompt(row)) or None,
+        "Prompt": first_line(last_prompt(row)) or None,
     }
 
 
-def label_of(row: RequestRow) -> str:
+def request_label(row: RequestRow) -> str:
     """Return a request in one line, as a choice."""
     prompt = " ".join(last_prompt(row).split())[:40]
     return " · ".join(filter(None, [date_time(row.created_at), result_of(row), row.id[-8:], prompt]))
@@ -74,16 +74,16 @@ def result_of(row: RequestRow) -> str:
 
 def last_prompt(row: RequestRow) -> str:
     """Return the text of the last message, empty where it is not logged."""
-    return text_of(row.messages[-1]) if row.messages else ""
+    return message_text(row.messages[-1]) if row.messages else ""
 
 
-def shorten(text: str) -> str:
+def first_line(text: str) -> str:
     """Return the beginning of a text in one line."""
     line = " ".join(text[: 4 * SHOWN_CHARACTERS].split())
     return line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 1].rstrip() + "…"
 
 
-def text_of(message: Mapping[str, Any]) -> str:
+def message_text(message: Mapping[str, Any]) -> str:
     """Return the text of a message; calls and typed parts as JSON."""
     content = message.get("content")
     if isinstance(content, str) and content:
@@ -151,7 +151,7 @@ def draw_request(detail: RequestDetail) -> None:
         return
     for number, message in enumerate(row.messages):
         st.caption(plain(str(message.get("role") or "prompt")))
-        _draw_text(text_of(message), key=f"request_message_{number}")
+        _draw_text(message_text(message), key=f"request_message_{number}")
     st.caption("answer")
     _draw_text(row.answer or "(no text)", key="request_answer")
     if detail.correction:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import streamlit as st
 
 from backend.domain.serving.canary import CanaryRules
-from backend.domain.serving.options import MAX_REPLICAS, SLEEP_MINUTES, DeploymentOptions, Policy
+from backend.domain.serving.options import MAX_REPLICAS, SLEEP_MINUTES, DeploymentOptions, RoutingPolicy
 from backend.domain.serving.precision import Precision
 from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
@@ -27,13 +27,13 @@ from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 
 POLICIES = {
-    Policy.LEAST_OUTSTANDING: "Least outstanding tokens",
-    Policy.POWER_OF_TWO: "Power of two choices",
-    Policy.SESSION_AFFINITY: "Session affinity",
-    Policy.ROUND_ROBIN: "Round robin",
+    RoutingPolicy.LEAST_OUTSTANDING: "Least outstanding tokens",
+    RoutingPolicy.POWER_OF_TWO: "Power of two choices",
+    RoutingPolicy.SESSION_AFFINITY: "Session affinity",
+    RoutingPolicy.ROUND_ROBIN: "Round robin",
 }
 
-SHORTEST = 0.01
+MIN_SECONDS = 0.01
 
 
 def draw_options(drafts: Mapping[str, str]) -> DeploymentOptions:
@@ -169,10 +169,10 @@ def draw_scaling(options: DeploymentOptions, *, key: str, grid: Any) -> dict[str
         )
         wait, pause = "Replicas are added above this wait.", "Without a queue, before one is taken away."
         values["target_queue_s"] = draw_limit(
-            grid, "Target queue (s)", (SHORTEST, 600.0), rules.target_queue_s, key=f"{key}_target", help=wait
+            grid, "Target queue (s)", (MIN_SECONDS, 600.0), rules.target_queue_s, key=f"{key}_target", help=wait
         )
         values["cool_down_s"] = draw_limit(
-            grid, "Cool-down (s)", (SHORTEST, 86_400.0), rules.cool_down_s, key=f"{key}_cool_down", help=pause
+            grid, "Cool-down (s)", (MIN_SECONDS, 86_400.0), rules.cool_down_s, key=f"{key}_cool_down", help=pause
         )
     sleeps = grid.toggle(
         "Sleep while idle",
@@ -183,7 +183,7 @@ def draw_scaling(options: DeploymentOptions, *, key: str, grid: Any) -> dict[str
     if sleeps:
         minutes = SLEEP_MINUTES if rules.sleep_after_s is None else rules.sleep_after_s / 60
         values["sleep_after_minutes"] = draw_limit(
-            grid, "Sleep after (min)", (SHORTEST, 43_200.0), minutes, key=f"{key}_minutes"
+            grid, "Sleep after (min)", (MIN_SECONDS, 43_200.0), minutes, key=f"{key}_minutes"
         )
     return values
 

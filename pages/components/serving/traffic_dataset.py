@@ -40,11 +40,11 @@ def draw_traffic_dataset(ctx: Context, person: Person) -> None:
 def open_traffic_dataset(ctx: Context, person: Person, endpoint: str, only: tuple[str, ...]) -> None:
     """Draw the form; its errors too, since none leaves a dialog."""
     with errors_shown():
-        draw_form(ctx, person, endpoint, only)
+        draw_traffic_form(ctx, person, endpoint, only)
 
 
 @number_form
-def draw_form(ctx: Context, person: Person, endpoint: str, only: tuple[str, ...]) -> None:
+def draw_traffic_form(ctx: Context, person: Person, endpoint: str, only: tuple[str, ...]) -> None:
     """Draw filter, counts, the review and the button."""
     if only:
         st.caption(f"Limited to {plural(len(only), 'request')} of the list.")

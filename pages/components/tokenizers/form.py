@@ -10,8 +10,8 @@ from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
 from backend.services.tokenizers.tokenizers import (
     KINDS,
-    LARGEST_VOCABULARY,
-    SMALLEST_VOCABULARY,
+    MAX_VOCABULARY,
+    MIN_VOCABULARY,
     TokenizerView,
     train_tokenizer,
 )
@@ -25,7 +25,7 @@ USUAL_VOCABULARY = 2048
 
 
 @number_form
-def draw_form(ctx: Context, person: Person) -> TokenizerView | None:
+def draw_tokenizer_form(ctx: Context, person: Person) -> TokenizerView | None:
     """Draw the form; return the tokenizer that was launched."""
     labels = _versions(ctx)
     if not labels:
@@ -53,7 +53,7 @@ def draw_form(ctx: Context, person: Person) -> TokenizerView | None:
             middle,
             "Vocabulary, tokens",
             1,
-            LARGEST_VOCABULARY,
+            MAX_VOCABULARY,
             USUAL_VOCABULARY,
             key="tokenizer_vocabulary",
             step=256,
@@ -99,6 +99,6 @@ def _vocabulary_help(kind: str) -> str:
     if kind == "byte":
         return "256 bytes and the special tokens."
     return (
-        f"From {SMALLEST_VOCABULARY[kind]} on. More tokens: shorter sequences, and a larger embedding. 2,048 suits a"
+        f"From {MIN_VOCABULARY[kind]} on. More tokens: shorter sequences, and a larger embedding. 2,048 suits a"
         " network of a million parameters, 32,000 one of a billion."
     )

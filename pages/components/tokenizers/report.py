@@ -14,7 +14,7 @@ from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
 from backend.services.tokenizers.reports import (
-    MOST_DATASETS,
+    MAX_DATASETS,
     Measure,
     ReportView,
     delete_report,
@@ -54,7 +54,7 @@ def draw_reports(ctx: Context, person: Person, sources: Sequence[TokenizerSource
             names,
             default=names[:1],
             key=f"report_datasets_{tag}",
-            max_selections=MOST_DATASETS,
+            max_selections=MAX_DATASETS,
             placeholder="Choose datasets",
             help="At most 20,000 rows or 20 MB of each train split, sampled evenly.",
         )

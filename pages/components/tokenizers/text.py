@@ -9,21 +9,19 @@ import streamlit as st
 from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.tokenizers.sources import TokenizerSource
-from backend.services.tokenizers.tokenization import LONGEST_TEXT, Token, Tokenization, tokenize
+from backend.services.tokenizers.tokenization import MAX_TEXT, Token, Tokenization, tokenize
 from pages.components.browser.text_field.component import live_text
 from pages.components.browser.token_strip.component import Mark, token_strip
 from pages.components.frame import errors_shown, live_part, plain
 
 EXAMPLE = "The miller's cat can't swim: 1,024 fish \U0001f41f swam by.\nDie Mühle läuft. 水车在转。"
-MOST_DECODED = 2000
+MAX_DECODED = 2000
 
 
 @live_part()
 def draw_text(ctx: Context, sources: Sequence[TokenizerSource], *, key: str) -> None:
     """Draw the text field and the tokens of each tokenizer."""
-    text = live_text(
-        "Text", key=f"text_{key}", value=st.query_params.get("text") or EXAMPLE, max_chars=2 * LONGEST_TEXT
-    )
+    text = live_text("Text", key=f"text_{key}", value=st.query_params.get("text") or EXAMPLE, max_chars=2 * MAX_TEXT)
     with st.container(horizontal=True):
         with_ids = st.toggle("Token ids", key=f"ids_{key}")
         specials = st.toggle(
@@ -54,11 +52,11 @@ def _draw_tokens(result: Tokenization, *, key: str, with_ids: bool) -> None:
         parts.append(f"{result.fertility:.2f} tokens per word")
     st.markdown(" · ".join(parts))
     if result.cut:
-        st.caption(f":material/content_cut: Only the first {LONGEST_TEXT:,} characters are tokenized.")
+        st.caption(f":material/content_cut: Only the first {MAX_TEXT:,} characters are tokenized.")
     if not result.tokens:
         st.caption("No text, no tokens.")
         return
-    draw_strip(result.tokens, key=key)
+    draw_tokens(result.tokens, key=key)
     if with_ids:
         st.code(
             " ".join(str(token.id) for token in result.tokens),
@@ -69,7 +67,7 @@ def _draw_tokens(result: Tokenization, *, key: str, with_ids: bool) -> None:
     _draw_return(result)
 
 
-def draw_strip(tokens: Sequence[Token], *, key: str) -> None:
+def draw_tokens(tokens: Sequence[Token], *, key: str) -> None:
     """Draw tokens one after another, each set off from its neighbours."""
     token_strip(
         [_shown(token) for token in tokens],
@@ -88,7 +86,7 @@ def _draw_return(result: Tokenization) -> None:
         st.caption(":material/check_circle: Round-trips exactly.")
         return
     st.markdown(":orange[:material/warning: Does not round-trip:]")
-    st.code(result.decoded[:MOST_DECODED] or " ", language=None, wrap_lines=True)
+    st.code(result.decoded[:MAX_DECODED] or " ", language=None, wrap_lines=True)
 
 
 def _shown(token: Token) -> str:

@@ -25,7 +25,7 @@ from pages.components.tokenizers.text import draw_text
 from pages.components.words import ago, size
 
 PAGE = routes.TOKENIZERS
-MOST_USERS = 50
+MAX_USERS = 50
 
 
 def draw_tokenizer(ctx: Context, person: Person, tokenizer: TokenizerView) -> None:
@@ -131,10 +131,10 @@ def _draw_users(ctx: Context, tokenizer: TokenizerView) -> None:
         st.page_link(routes.LAUNCH, label="Launch a run", icon=":material/rocket_launch:")
         return
     st.caption(f"It belongs to {plural(len(users), 'run')}. Their checkpoints contain it, so it can't be deleted.")
-    for use in users[:MOST_USERS]:
+    for use in users[:MAX_USERS]:
         row_link(use.name, page=routes.RUN, query={"run": use.id}, icon="show_chart", key=f"user_{use.id}")
-    if len(users) > MOST_USERS:
-        st.caption(f"and {len(users) - MOST_USERS:,} more")
+    if len(users) > MAX_USERS:
+        st.caption(f"and {len(users) - MAX_USERS:,} more")
 
 
 def _draw_settings(ctx: Context, person: Person, tokenizer: TokenizerView) -> None:

@@ -22,7 +22,7 @@ CONCLUSION_ICONS = {True: ":material/check_circle:", False: ":material/grain:", 
 """By whether a difference is more than seed noise; None: not known."""
 
 
-def draw_comparison(ctx: Context, person: Person, runs: Sequence[RunView]) -> None:
+def draw_run_comparison(ctx: Context, person: Person, runs: Sequence[RunView]) -> None:
     """Draw the overlaid curves of runs, and below them their differences."""
     compared = compare_runs(ctx, [run.id for run in runs]) if len(runs) > 1 else None
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -34,7 +34,7 @@ def draw_comparison(ctx: Context, person: Person, runs: Sequence[RunView]) -> No
     live_chart(ctx, runs, person=person, key="runs_chart")
     if compared is not None:
         st.markdown("**Config differences**")
-        draw_differences(ctx, [run.id for run in runs])
+        draw_config_differences(ctx, [run.id for run in runs])
         draw_seeds(compared)
 
 
@@ -142,7 +142,7 @@ def _draw_buttons(ctx: Context, person: Person, runs: Sequence[RunView]) -> None
         st.rerun()
 
 
-def draw_differences(ctx: Context, run_ids: list[str]) -> None:
+def draw_config_differences(ctx: Context, run_ids: list[str]) -> None:
     """Draw the fields that differ, one row per field and one column per run."""
     names, rows = config_differences(ctx, run_ids)
     if not rows:

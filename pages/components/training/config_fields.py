@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from backend.domain.training.config_fields import default_at, field_at, kind_of, label_of, list_paths, traits_of
+from backend.domain.training.config_fields import default_at, field_at, field_label, kind_of, list_paths, traits_of
 from pages.components.frame import handled, plain
 
 VALUE_LABELS: dict[str, str] = {
@@ -112,7 +112,7 @@ def draw_field(path: str) -> Any:
         set_field(path, get_field(path))
         st.session_state[key] = _values()[path]
     unit = traits_of(path).unit
-    label = label_of(path) + (f" ({unit})" if unit else "")
+    label = field_label(path) + (f" ({unit})" if unit else "")
     with st.container(gap="small"):
         value = _draw(path, label, key)
         if errors.get(path):
@@ -139,7 +139,7 @@ def fields_in(message: str) -> tuple[str, ...]:
 
 def with_labels(message: str) -> str:
     """Replace the schema's field names in an error by the form's labels."""
-    return _NAMED.sub(lambda match: f"“{label_of(match[0])}”", message)
+    return _NAMED.sub(lambda match: f"“{field_label(match[0])}”", message)
 
 
 def _draw(path: str, label: str, key: str) -> Any:

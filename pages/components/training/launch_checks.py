@@ -9,7 +9,7 @@ import streamlit as st
 from pydantic import ValidationError
 
 from backend.domain.training.config import RunConfig
-from backend.domain.training.config_fields import changed_fields, label_of
+from backend.domain.training.config_fields import changed_fields, field_label
 from backend.domain.training.launch_warnings import LaunchWarning
 from backend.domain.validation import errors_by_field
 from backend.domain.wording import plural
@@ -50,7 +50,7 @@ def draw_warnings(warnings: Sequence[LaunchWarning]) -> bool:
     with st.container(border=True, key="launch_warnings", gap="small"):
         st.markdown(f":orange[:material/warning:] **{plural(len(warnings), 'warning')}**")
         for warning in warnings:
-            st.markdown(f"**{label_of(warning.field)}.** {plain(warning.sentence)} :gray[{plain(warning.cure)}]")
+            st.markdown(f"**{field_label(warning.field)}.** {plain(warning.sentence)} :gray[{plain(warning.cure)}]")
         fingerprint = hashlib.sha256("".join(warning.model_dump_json() for warning in warnings).encode()).hexdigest()[
             :12
         ]
@@ -64,7 +64,7 @@ def pinned_config(detail: RunDetail) -> RunConfig:
     return detail.config.model_copy(update={"dataset": detail.run.dataset or detail.config.dataset})
 
 
-def draw_changes(before: RunDetail, now: RunConfig) -> None:
+def draw_config_changes(before: RunDetail, now: RunConfig) -> None:
     """Draw the differences from the run that the form was copied from."""
     with st.container(border=True, key="launch_changes", gap="small"):
         st.subheader("A new run from", anchor=False)
@@ -78,6 +78,6 @@ def draw_changes(before: RunDetail, now: RunConfig) -> None:
         if not changes:
             st.caption("Nothing differs from it yet.")
             return
-        rows = [(label_of(c.field), c.before, c.now) for c in changes]
+        rows = [(field_label(c.field), c.before, c.now) for c in changes]
         table = [{"Field": field, "Before": old, "Now": new} for field, old, new in rows]
         draw_table(table, key="launch_differences", alt="Fields that differ from the copied run")

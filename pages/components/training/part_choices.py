@@ -46,7 +46,7 @@ def forget_requested_parts(objective: Objective) -> None:
         st.session_state[_REQUESTED] = {}
 
 
-def draw_dataset(ctx: Context, objective: Objective, missing: list[str]) -> str | None:
+def draw_dataset_choice(ctx: Context, objective: Objective, missing: list[str]) -> str | None:
     """Draw the choice of a dataset of a kind that the objective takes, and of its version; return both as `name@3`, for
     the YAML.
 

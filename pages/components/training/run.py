@@ -13,7 +13,7 @@ from backend.domain.training.config_fields import write_changes
 from backend.domain.training.diagnosis import Finding
 from backend.domain.wording import format_duration, plural
 from backend.services.context import Context, Person
-from backend.services.training.reports import report_body, report_text
+from backend.services.training.reports import report_body, run_report_text
 from backend.services.training.runs import archive_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
 from backend.services.training.sweeps import sweep_of_run
 from backend.services.training.views import RunDetail, RunView
@@ -77,7 +77,7 @@ def draw_imported_facts(ctx: Context, run: RunView) -> None:
         st.caption(f":material/info: {plain(note)}")
 
 
-def draw_actions(ctx: Context, person: Person, detail: RunDetail) -> None:
+def draw_run_actions(ctx: Context, person: Person, detail: RunDetail) -> None:
     """Draw the actions that the run's status allows."""
     run = detail.run
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -277,14 +277,14 @@ def draw_findings(run: RunView, findings: Sequence[Finding]) -> None:
 FORMS = (("md", "Download Markdown (model card)", "text/markdown"), ("html", "Download HTML", "text/html"))
 
 
-def draw_report(ctx: Context, run: RunView) -> None:
+def draw_run_report(ctx: Context, run: RunView) -> None:
     """Draw the report and its downloads, which are made when they are clicked."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name).strip("-") or "run"
     with st.container(horizontal=True):
         for form, label, mime in FORMS:
             st.download_button(
                 label,
-                data=partial(report_text, ctx, run.id, form=form),
+                data=partial(run_report_text, ctx, run.id, form=form),
                 file_name=f"{name}.{form}",
                 mime=mime,
                 key=f"run_report_{form}",

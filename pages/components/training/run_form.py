@@ -15,7 +15,7 @@ from backend.domain.training.config import Objective, RunConfig
 from backend.domain.training.config_fields import default_at, form_groups, value_at
 from backend.domain.training.config_sections import RewardRule
 from backend.domain.training.hyperparameters import count_warmup_steps
-from backend.domain.training.traits import Group
+from backend.domain.training.traits import FieldGroup
 from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.training.defaults import suggest_defaults
@@ -37,13 +37,13 @@ from pages.components.training.part_choices import (
     FROM_SCRATCH,
     INLINE,
     draw_base,
-    draw_dataset,
+    draw_dataset_choice,
     draw_network,
     forget_requested_parts,
     request_parts,
 )
 
-ABOVE_TABS = (Group.MAIN, Group.METHOD)
+ABOVE_TABS = (FieldGroup.MAIN, FieldGroup.METHOD)
 ROWS, EDITOR = "launch_reward_rows", "launch_rewards"
 DEFAULT_PROMPTS = ("Once upon a time",)
 CHAT_PROMPTS = ("What can you help me with?",)
@@ -111,7 +111,7 @@ def draw_run_form(ctx: Context, *, named: bool = True) -> FormState:
     )
     values["objective"] = objective.value
     forget_requested_parts(objective)
-    values["dataset"] = draw_dataset(ctx, objective, missing)
+    values["dataset"] = draw_dataset_choice(ctx, objective, missing)
     method = _draw_start(ctx, objective, values, missing)
     _follow_choices(ctx, objective, method, values)
     st.space("small")
@@ -178,17 +178,17 @@ def _fit_cadence(typed: Collection[str]) -> None:
             set_field(path, max(1, int(steps) // parts))
 
 
-def _clamp_warmup(groups: dict[Group, list[str]]) -> None:
+def _clamp_warmup(groups: dict[FieldGroup, list[str]]) -> None:
     """Return an untyped warm-up in steps to the ratio if it is longer than the run."""
     steps, warmup = get_field("max_steps"), get_field("warmup_steps")
     if warmup is None:
         return
     if steps is not None and warmup > steps and "warmup_steps" not in typed_fields():
         set_field("warmup_steps", None)
-        groups[Group.MAIN].append("warmup_ratio")
+        groups[FieldGroup.MAIN].append("warmup_ratio")
         return
-    groups[Group.SCHEDULE].remove("warmup_steps")
-    groups[Group.MAIN].append("warmup_steps")
+    groups[FieldGroup.SCHEDULE].remove("warmup_steps")
+    groups[FieldGroup.MAIN].append("warmup_steps")
 
 
 def _draw_warmup(values: Mapping[str, Any]) -> None:
@@ -218,14 +218,14 @@ def _value_getter(objective: Objective, method: str) -> Callable[[str], Any]:
     return lambda path: chosen[path] if path in chosen else get_field(path)
 
 
-def _draw_advanced(groups: Mapping[Group, list[str]], values: dict[str, Any]) -> None:
+def _draw_advanced(groups: Mapping[FieldGroup, list[str]], values: dict[str, Any]) -> None:
     changed = count_changed(path for paths in groups.values() for path in paths)
     summary = f"{changed} differ{'s' if changed == 1 else ''} from the defaults" if changed else "all at their defaults"
     with st.expander(f"Advanced · {summary}", key="launch_advanced", icon=":material/tune:"):
         for tab, (group, paths) in zip(st.tabs(list(groups), key="launch_tabs"), groups.items(), strict=True):
             with tab:
                 draw_fields(paths, values)
-                if group is Group.EVALUATION and values["objective"] != Objective.REWARD:
+                if group is FieldGroup.EVALUATION and values["objective"] != Objective.REWARD:
                     prompts = st.text_area(
                         "Sample prompts, one per line",
                         key=PREFIX + "prompts",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.jobs.states import Status
-from backend.domain.training.config_fields import label_of
+from backend.domain.training.config_fields import field_label
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.training.sweeps import (
@@ -29,7 +29,7 @@ from pages.components.words import ago
 
 PAGE, LAUNCH = routes.SWEEP, routes.LAUNCH
 TABLE = WidgetTable("sweeps", {"Name": 2.5, "Progress": 2, "Best": 2, "When": 1})
-MOST_COMPARED = 8
+MAX_COMPARED = 8
 
 
 def draw_sweeps(ctx: Context) -> None:
@@ -93,7 +93,7 @@ def _draw_head(ctx: Context, person: Person, sweep: SweepView) -> None:
                 with errors_shown():
                     archive_sweep(ctx, sweep.id, person=person)
                     st.switch_page(LAUNCH, query_params={"mode": "Sweep"})
-    varied = ", ".join(label_of(path) for path in sweep.config.vary)
+    varied = ", ".join(field_label(path) for path in sweep.config.vary)
     st.progress(
         min(1.0, (sweep.num_done + sweep.num_failed) / max(1, sweep.num_planned)),
         text=f"{_progress_words(sweep)} · {sweep.config.method} over {plain(varied)}",
@@ -126,7 +126,7 @@ def _draw_best(detail: SweepDetail, best: SweepRun) -> None:
             st.markdown(
                 f":material/trophy: **{plain(detail.sweep.config.metric)} {best.value:.4f}** in {plain(best.run.name)}"
             )
-            st.caption(plain(" · ".join(f"{label_of(path)} {say(value)}" for path, value in best.point.items())))
+            st.caption(plain(" · ".join(f"{field_label(path)} {say(value)}" for path, value in best.point.items())))
         with st.container(horizontal=True, horizontal_alignment="right", width="content"):
             if st.button("Open the run", key="sweep_open_best", icon=":material/monitoring:"):
                 st.switch_page(routes.RUN, query_params={"run": best.run.id})
@@ -158,12 +158,12 @@ def _draw_runs(detail: SweepDetail) -> None:
             "Compare curves", key="sweep_compare", icon=":material/compare_arrows:", type="tertiary"
         ):
             st.switch_page(
-                routes.RUNS, query_params={"compare": ",".join(each.run.id for each in ranked[:MOST_COMPARED])}
+                routes.RUNS, query_params={"compare": ",".join(each.run.id for each in ranked[:MAX_COMPARED])}
             )
     rows = [
         {
             "Run": each.run.name,
-            **{label_of(path): say(value) for path, value in each.point.items()},
+            **{field_label(path): say(value) for path, value in each.point.items()},
             metric: each.value,
             "Steps": each.run.last_step,
             "State": f"pruned at step {each.pruned_at:,}" if each.pruned_at is not None else each.run.status.value,

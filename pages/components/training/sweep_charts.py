@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from backend.domain.training.config_fields import label_of
-from backend.domain.training.sweep import Point, Span, SweepConfig
-from pages.components.charts.style import ACCENT, LEGEND_BELOW, MUTED, fade, mix
+from backend.domain.training.config_fields import field_label
+from backend.domain.training.sweep import ParameterRange, Point, SweepConfig
+from pages.components.charts.style import ACCENT, LEGEND_BELOW, MUTED, fade, mix_colours
 from pages.components.words import figure_text
 
 HEIGHT = 360
@@ -39,7 +39,9 @@ def parallel_chart(config: SweepConfig, runs: Sequence[Tried]) -> go.Figure:
     for rank, run in reversed(list(enumerate(order))):
         share = rank / max(1, len(order) - 1)
         values = {**run.point, config.metric: run.value}
-        values_text = "<br>".join(f"{figure_text(label_of(path))}: {figure_text(say(values[path]))}" for path in axes)
+        values_text = "<br>".join(
+            f"{figure_text(field_label(path))}: {figure_text(say(values[path]))}" for path in axes
+        )
         figure.add_scatter(
             x=list(range(len(axes))),
             y=[scales[path].at(values[path]) for path in axes],
@@ -63,7 +65,7 @@ def parallel_chart(config: SweepConfig, runs: Sequence[Tried]) -> go.Figure:
                 yshift=8,
                 font={"size": 11, "color": MUTED},
             )
-    labels = [figure_text(label_of(path)).replace(" ", "<br>") for path in axes]
+    labels = [figure_text(field_label(path)).replace(" ", "<br>") for path in axes]
     figure.update_layout(
         height=HEIGHT,
         margin={"l": 20, "r": 60, "t": 20, "b": 0},
@@ -138,7 +140,7 @@ class _Scale:
             values = [run.value for run in runs]
             return cls(min(values), max(values), False)
         choice = config.vary[path]
-        if isinstance(choice, Span):
+        if isinstance(choice, ParameterRange):
             return cls(choice.low, choice.high, choice.log)
         return cls(0, 1, False, tuple(dict.fromkeys(choice.values)))
 
@@ -165,4 +167,4 @@ class _Scale:
 
 def _color(share: float) -> str:
     """Return the colour of a rank: 0 is the best run, 1 the worst."""
-    return mix(ACCENT, MUTED, share)
+    return mix_colours(ACCENT, MUTED, share)

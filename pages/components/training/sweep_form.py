@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from backend.domain.training.config import RunConfig
-from backend.domain.training.config_fields import form_groups, kind_of, label_of, traits_of, value_at
+from backend.domain.training.config_fields import field_label, form_groups, kind_of, traits_of, value_at
 from backend.domain.training.sweep import SweepConfig, point_at, sweep_yaml
 from backend.domain.wording import plural
 from backend.services.architectures import list_architectures
@@ -43,7 +43,7 @@ def draw_sweep_form(ctx: Context, config: RunConfig) -> dict[str, Any]:
             [*_fields(config), *names],
             key="sweep_fields",
             default=["learning_rate"],
-            format_func=label_of,
+            format_func=field_label,
             max_selections=8,
             placeholder="Choose fields",
         )
@@ -65,7 +65,7 @@ def draw_sweep_preview(config: SweepConfig) -> None:
             st.caption("Values are chosen as earlier runs are measured.")
         else:
             shown = [point_at(config, number) for number in range(min(SHOWN, config.num_runs))]
-            rows = [{label_of(path): say(value) for path, value in point.items()} for point in shown]
+            rows = [{field_label(path): say(value) for path, value in point.items()} for point in shown]
             draw_table(rows, key="sweep_points", alt="Values of the first runs")
             if config.num_runs > SHOWN:
                 st.caption(f"and {config.num_runs - SHOWN:,} more")
@@ -91,17 +91,17 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
     """Draw one field's values; return them as `SweepConfig.vary` has them."""
     kind, key = kind_of(path), path.replace(".", "_")
     if kind is bool:
-        st.caption(f"**{label_of(path)}:** off and on")
+        st.caption(f"**{field_label(path)}:** off and on")
         return [False, True]
     options = names if names is not None else list(kind) if isinstance(kind, tuple) else None
     if options is not None:
         return st.multiselect(
-            label_of(path), options, key=f"sweep_words_{key}", default=options[:2], placeholder="Choose values"
+            field_label(path), options, key=f"sweep_words_{key}", default=options[:2], placeholder="Choose values"
         )
     columns = st.columns([1.2, 1, 1, 1], vertical_alignment="bottom")
     with columns[0]:
         shape = st.segmented_control(
-            label_of(path),
+            field_label(path),
             [RANGE, LIST],
             key=f"sweep_shape_{key}",
             default=RANGE if kind is float else LIST,

@@ -17,7 +17,7 @@ from backend.domain.checkpoints.chat_templates import CHAT_TEMPLATE, PLAIN_TEMPL
 from backend.domain.template_costs import TemplateTooCostly
 from backend.domain.template_guard import render_template
 from backend.errors import InvalidInput
-from jobs.modeling.chat.render import LONGEST_CHARACTERS, ConversationRefused, encode_prompt, render_chat
+from jobs.modeling.chat.render import MAX_CHARACTERS, ConversationRefused, encode_prompt, render_chat
 from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.installation import PROJECT
 from tests.support.networks.chat_styles import STYLES
@@ -207,10 +207,8 @@ def test_a_stopped_template_fails_the_checkpoint_and_not_the_row() -> None:
 
 def test_an_overlong_conversation_is_refused() -> None:
     with pytest.raises(ConversationRefused, match="2,000,001 characters"):
-        render_chat(byte_tokenizer(), [{"role": "user", "content": "a" * (LONGEST_CHARACTERS + 1)}])
-    assert (
-        len(render_chat(byte_tokenizer(), [{"role": "user", "content": "a" * LONGEST_CHARACTERS}])) > LONGEST_CHARACTERS
-    )
+        render_chat(byte_tokenizer(), [{"role": "user", "content": "a" * (MAX_CHARACTERS + 1)}])
+    assert len(render_chat(byte_tokenizer(), [{"role": "user", "content": "a" * MAX_CHARACTERS}])) > MAX_CHARACTERS
 
 
 TRICKS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from backend.domain.jobs.load_test import LoadTarget
 from backend.domain.serving.load import LoadConfig
-from backend.domain.serving.load_summary import summarise
+from backend.domain.serving.load_summary import summarise_load
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.gateway.directory import ReplicaAddress
 from backend.infra.load_generator import LoadProgress, run_level, run_load
@@ -20,7 +20,7 @@ def test_gateway_and_replica_are_measured_in_a_closed_and_an_open_loop_and_error
             direct = LoadTarget(kind="replica", url=replica_url, model="small", token="t")
             for target in (through, direct):
                 closed = run_level(LoadConfig(requests=6, warmup=1), [target], users=3)
-                summary = summarise([closed], slo_ttft_ms=1e4, slo_itl_ms=1e4)
+                summary = summarise_load([closed], slo_ttft_ms=1e4, slo_itl_ms=1e4)
                 assert (summary.requests, summary.errors, summary.good_share) == (6, 0, 1.0)
                 assert (summary.prompt_tokens, summary.completion_tokens) == (30, 18)
                 assert sum(len(record.gaps_s) for record in closed.counted) == 12  # two between three tokens
@@ -29,7 +29,7 @@ def test_gateway_and_replica_are_measured_in_a_closed_and_an_open_loop_and_error
                 opened = run_level(LoadConfig(rate=200.0, requests=5, warmup=2), [target], users=1)
                 assert (len(opened.records), len(opened.counted)) == (7, 5)
             replica.script = "refuse:429:queue_full"
-            refused = summarise(
+            refused = summarise_load(
                 [run_level(LoadConfig(requests=2, warmup=0), [target], users=1)], slo_ttft_ms=1, slo_itl_ms=1
             )
             assert (refused.errors, refused.ttft) == (2, None)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.services.next_steps import MAX_STEPS, AwaitedVotes, Item, Situation, StepKind, next_steps
+from backend.services.next_steps import MAX_STEPS, AttentionItem, AwaitedVotes, Situation, StepKind, next_steps
 
-CHAT, BASE = Item("c1", "smol-village-chat"), Item("c2", "smol-village-base")
+CHAT, BASE = AttentionItem("c1", "smol-village-chat"), AttentionItem("c2", "smol-village-base")
 SETTLED = {
     "has_data": True,
     "checkpoints": (CHAT, BASE),
@@ -34,7 +34,7 @@ STATES = [
     ),
     (
         "an endpoint nobody has talked to",
-        {**SETTLED, "has_chats": False, "endpoints": (Item("e", "tales"),)},
+        {**SETTLED, "has_chats": False, "endpoints": (AttentionItem("e", "tales"),)},
         [(StepKind.CHAT, "Chat")],
     ),
     ("a rematch waits for votes", {**SETTLED, "votes": (AwaitedVotes("k", "Rematch", 12),)}, [(StepKind.VOTE, "Vote")]),
@@ -53,15 +53,19 @@ STATES = [
         {**SETTLED, "served_without_evaluation": (CHAT,), "trained_without_evaluation": (CHAT,)},
         [(StepKind.EVALUATE, "Evaluate")],
     ),
-    ("a failed run", {**SETTLED, "failed_runs": (Item("r", "first", "NaN"),)}, [(StepKind.RUN, "See the run")]),
+    (
+        "a failed run",
+        {**SETTLED, "failed_runs": (AttentionItem("r", "first", "NaN"),)},
+        [(StepKind.RUN, "See the run")],
+    ),
     (
         "a failed first run",
-        {"has_data": True, "failed_runs": (Item("r", "first", "NaN"),)},
+        {"has_data": True, "failed_runs": (AttentionItem("r", "first", "NaN"),)},
         [(StepKind.RUN, "See the run")],
     ),
     (
         "an endpoint that does not start",
-        {**SETTLED, "failing_endpoints": (Item("e", "tales", "memory"),)},
+        {**SETTLED, "failing_endpoints": (AttentionItem("e", "tales", "memory"),)},
         [(StepKind.ENDPOINT, "See the endpoint")],
     ),
     (
@@ -85,7 +89,7 @@ def test_steps_state_names_numbers_and_causes() -> None:
         Situation(
             votes=(AwaitedVotes("k", "Rematch", 12),),
             served_without_evaluation=(CHAT,),
-            failed_runs=(Item("r", "first", "The loss became NaN."),),
+            failed_runs=(AttentionItem("r", "first", "The loss became NaN."),),
         )
     )
     assert [step.text for step in steps] == [
@@ -103,9 +107,9 @@ def test_one_vote_is_one_vote() -> None:
     )
 
 
-items = st.lists(st.builds(Item, id=st.text("abc", min_size=1, max_size=3), name=st.text(max_size=5)), max_size=4).map(
-    tuple
-)
+items = st.lists(
+    st.builds(AttentionItem, id=st.text("abc", min_size=1, max_size=3), name=st.text(max_size=5)), max_size=4
+).map(tuple)
 situations = st.builds(
     Situation,
     has_data=st.booleans(),

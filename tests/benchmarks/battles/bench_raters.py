@@ -22,7 +22,7 @@ from backend.domain.battles.inference.evidence import FloatArray, IntArray, e_va
 from backend.domain.battles.inference.plans import raters_for
 from backend.domain.battles.inference.rater_evidence import (
     CLOSE,
-    MOST_STEPS,
+    MAX_STEPS,
     WIDTHS,
     evidence_of_counts,
     log_rater_e_value,
@@ -114,7 +114,7 @@ def raters_ever_decide(counts: IntArray) -> bool:
     row = row.reshape(counts.shape[:2])
     weights = np.full((len(row), spread.shape[1]), 1 / spread.shape[1])
     favoured_chance = logsumexp(sum(favoured[column] for column in row.T) + log_weights_of_alternatives(), axis=1)
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         table = spread[row]
         chances = np.maximum(np.einsum("lrw,lw->lr", table, weights), 1e-300)
         gradient = np.einsum("lrw,lr->lw", table, 1 / chances) / row.shape[1]

@@ -26,11 +26,11 @@ from scipy import stats
 from scipy.special import expit
 
 from backend.domain.battles.bradley_terry import Cells, maximise, strong_components, sum_votes
-from backend.domain.battles.clusters import ClusterBy, covariance, groupings, scores_of
+from backend.domain.battles.clusters import ClusterBy, covariance, groupings, vote_scores
 from backend.domain.battles.intervals import rank_ranges
 from backend.domain.battles.likelihoods import LOSS, WIN
 from backend.domain.battles.ratings import ELO_PER_UNIT, RatingOptions, rate
-from backend.domain.battles.vote_files.tables import read_votes
+from backend.domain.battles.vote_files.tables import read_vote_file
 from backend.domain.battles.votes import VoteColumns
 
 STRENGTHS = np.array([0.5, 0.2, 0.0, -0.7])
@@ -163,7 +163,7 @@ def coverage_row(
             continue  # rated with a prior, which the table says
         fit = maximise(cells)
         assert fit is not None
-        scores = scores_of(fit, cells, votes)
+        scores = vote_scores(fit, cells, votes)
         errors = np.abs(ELO_PER_UNIT * (fit.theta[PAIRS[:, 0]] - fit.theta[PAIRS[:, 1]]) - gaps)
         for way, shares in hits.items():
             spread = covariance(fit, scores, groupings(votes, way))
@@ -227,7 +227,7 @@ def speed(before: Path | None, rounds: int) -> None:
 
 def reference(votes: Path, values: Path) -> None:
     """Print the largest difference from values of other code; see the keys below."""
-    columns = read_votes(votes.read_bytes())
+    columns = read_vote_file(votes.read_bytes())
     expected = next(iter(json.loads(values.read_text()).values()))
     keys = {"bradley_terry": "bt_elo_mean1000", "davidson": "davidson_elo", "rao_kupper": "rao_kupper_elo"}
     for method, key in keys.items():

@@ -27,7 +27,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.domain.data.reports.near_duplicates import NUM_HASHES, THRESHOLD, Clusters, normalise, shingle, unique_sets
+from backend.domain.data.reports.near_duplicates import (
+    NUM_HASHES,
+    THRESHOLD,
+    Clusters,
+    normalise_words,
+    shingle,
+    unique_sets,
+)
 
 TRUTH_ROWS = 5_000
 EDITS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
@@ -135,7 +142,7 @@ def run_datasketch(count: int, folder: Path) -> dict[str, Any]:
     for block in batches(count):
         with watch:
             for text in block:
-                plain = normalise(text)
+                plain = normalise_words(text)
                 sketch = MinHash(num_perm=NUM_HASHES)
                 sketch.update_batch([plain[at : at + 5].encode() for at in range(max(1, len(plain) - 4))])
                 for other in index.query(sketch):
@@ -158,7 +165,7 @@ def run_exact(count: int, folder: Path) -> dict[str, Any]:
 
     texts = list(make_rows(min(count, TRUTH_ROWS)))
     started = time.perf_counter()
-    hashes, offsets = shingle([normalise(text) for text in texts])
+    hashes, offsets = shingle([normalise_words(text) for text in texts])
     sets = unique_sets(hashes, offsets, range(len(texts)))
     sizes = np.array([len(sets[row]) for row in range(len(texts))])
     _, columns = np.unique(np.concatenate([sets[row] for row in range(len(texts))]), return_inverse=True)

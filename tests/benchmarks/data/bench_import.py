@@ -114,10 +114,10 @@ def write_lines(path: Path, kind: str, words: Words, *, megabytes: float) -> Pat
 
 def load_ours(path: Path, folder: Path) -> None:
     """Import the file."""
-    from jobs.data.importer import import_dataset
+    from jobs.data.importer import import_files
     from tests.support.data.data_reporter import RememberingReporter
 
-    result = import_dataset(path, out_root=folder, reporter=RememberingReporter())
+    result = import_files(path, out_root=folder, reporter=RememberingReporter())
     assert result.rejected_count == 0
 
 

@@ -30,7 +30,7 @@ from jobs.batches.examples import CHAT
 from jobs.batches.pretrain import TEXT
 from jobs.batches.token_files import read_manifest
 from jobs.batches.token_making import TokenSource, make_tokens
-from jobs.data.importer import import_dataset
+from jobs.data.importer import import_files
 from jobs.memory_reuse import with_memory_reuse
 from jobs.modeling.chat.render import teach_template
 from jobs.modeling.checkpoints import load_tokenizer
@@ -51,7 +51,7 @@ def prepare(home: Path, file: Path) -> dict[str, Any]:
     record = home / "prepared.json"
     if not record.exists():
         started = time.perf_counter()
-        result = import_dataset(file, reporter=MemoryReporter(), out_root=home / "datasets")
+        result = import_files(file, reporter=MemoryReporter(), out_root=home / "datasets")
         seconds = time.perf_counter() - started
         texts = [str(row.get("text") or row) for row in islice(iter_rows(result.folder, split="train"), TOKENIZER_ROWS)]
         tokenizer = train_bpe(texts, vocab_size=VOCABULARY)

@@ -30,7 +30,7 @@ from backend.db.tables import Checkpoint, Job, Replica
 from backend.domain.jobs.events import ReadyEvent
 from backend.domain.jobs.load_test import LoadTarget
 from backend.domain.serving.load import LoadConfig
-from backend.domain.serving.load_summary import LoadSummary, summarise
+from backend.domain.serving.load_summary import LoadSummary, summarise_load
 from backend.gateway.app import create_gateway
 from backend.gateway.directory import ReplicaAddress
 from backend.gateway.installed import InstalledDirectory
@@ -102,7 +102,7 @@ def keep_writing(home: Path) -> None:
 def measure(target: LoadTarget, *, users: int, requests: int, tokens: int) -> LoadSummary:
     """Run one level."""
     config = LoadConfig(users=(users,), requests=requests, warmup=WARMUP, max_tokens=(tokens,), prompt_words=(8,))
-    return summarise([run_level(config, [target], users=users)], slo_ttft_ms=1e4, slo_itl_ms=1e4)
+    return summarise_load([run_level(config, [target], users=users)], slo_ttft_ms=1e4, slo_itl_ms=1e4)
 
 
 def cpu_s(process: multiprocessing.Process) -> float:

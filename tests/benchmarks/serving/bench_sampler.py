@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from backend.domain.serving.protocol import SamplingParams
-from jobs.serving.sampling import Draw, choose_tokens, scores_of
+from jobs.serving.sampling import SamplingState, choose_tokens, forced_scores
 
 REPEATS = 15
 CASES: dict[str, dict[str, Any]] = {
@@ -29,11 +29,11 @@ CASES: dict[str, dict[str, Any]] = {
 
 def measure(logits: torch.Tensor, params: SamplingParams) -> float:
     """Return the milliseconds of one step."""
-    draws = [Draw.of(params) for _ in range(len(logits))]
+    draws = [SamplingState.of(params) for _ in range(len(logits))]
     fastest = float("inf")
     for _ in range(REPEATS):
         started = time.perf_counter()
-        scores_of(logits, choose_tokens(logits, draws)).argmax(-1)
+        forced_scores(logits, choose_tokens(logits, draws)).argmax(-1)
         fastest = min(fastest, time.perf_counter() - started)
     return fastest * 1000
 

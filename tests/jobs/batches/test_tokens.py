@@ -28,7 +28,7 @@ from jobs.batches.prompts import PROMPTS
 from jobs.batches.sft import PackedBatches, SftBatches
 from jobs.batches.token_files import StoredTokens, TokenWriter, id_type, read_manifest
 from jobs.batches.token_maker import MakerSpec
-from jobs.batches.token_making import Maker, SplitFolder, TokenSource, make_tokens, pieces_of
+from jobs.batches.token_making import Maker, SplitFolder, TokenSource, make_tokens, row_pieces
 from jobs.training.objectives import base
 from jobs.training.run import run
 from tests.support.jobs import MemoryReporter
@@ -126,19 +126,19 @@ def large(tmp_path: Path, count: int, *, group: int = 300) -> Path:
 
 def test_pieces_hold_every_row_once_and_mix_the_whole_file(tmp_path: Path) -> None:
     file = large(tmp_path, 20_000, group=512) / "train.parquet"
-    numbers = [number for numbers, rows in pieces_of(file, mixed=True) for number in numbers]
+    numbers = [number for numbers, rows in row_pieces(file, mixed=True) for number in numbers]
     assert sorted(numbers) == list(range(20_000))
-    assert numbers == [number for numbers, rows in pieces_of(file, mixed=True) for number in numbers]
+    assert numbers == [number for numbers, rows in row_pieces(file, mixed=True) for number in numbers]
     assert all(
         int(str(row["text"]).split()[0]) == number
-        for numbers, rows in pieces_of(file, mixed=True)
+        for numbers, rows in row_pieces(file, mixed=True)
         for number, row in zip(numbers, rows, strict=True)
     )
     beginning = np.array(numbers[:4096])
     assert 0.3 < (beginning < 10_000).mean() < 0.7, "the first part is like the whole, in a file that is sorted too"
     follows = np.mean([after == before + 1 for before, after in pairwise(numbers)])
     assert follows > 0.99, "texts that follow each other stay together"
-    assert [number for numbers, rows in pieces_of(file, mixed=False) for number in numbers] == list(range(20_000))
+    assert [number for numbers, rows in row_pieces(file, mixed=False) for number in numbers] == list(range(20_000))
 
 
 class SlowMaker:
@@ -150,7 +150,7 @@ class SlowMaker:
         )
         writer.flush()
         self.writer, self.waits = writer, 0
-        self._pieces = pieces_of(source.dataset / f"{place.split}.parquet", mixed=place.split == "train")
+        self._pieces = row_pieces(source.dataset / f"{place.split}.parquet", mixed=place.split == "train")
         self._source, self._form = source, place.form
 
     def keep(self) -> None:

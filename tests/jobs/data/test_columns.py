@@ -16,7 +16,7 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.parsing.text_formats import csv_shape
 from backend.domain.data.rows.mapping import apply_mapping
 from backend.domain.data.rows.problem import RowProblem
-from jobs.data.blocks import Block, Mark
+from jobs.data.blocks import RowBlock, SourcePosition
 from jobs.data.columns import plan_columns
 from jobs.data.csv_cells import csv_columns, csv_cut, csv_marks
 from jobs.data.parsing import Parsed, Parser
@@ -83,8 +83,8 @@ CASES: dict[str, tuple[DatasetKind, dict[str, str], dict[str, Any], dict[str, An
 }
 
 
-def _block(data: bytes, suffix: str, **content: Any) -> Block:
-    return Block("", suffix, 1, Mark(), 0, data=data, **content)
+def _block(data: bytes, suffix: str, **content: Any) -> RowBlock:
+    return RowBlock("", suffix, 1, SourcePosition(), 0, data=data, **content)
 
 
 def _content(parsed: Parsed) -> tuple[list[Any], list[Any], list[bytes]]:

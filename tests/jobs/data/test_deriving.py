@@ -15,13 +15,13 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.data.versions.changes import (
     Change,
-    Condition,
     DropDuplicates,
     DropRows,
     Filter,
+    KeepSample,
     Merge,
     Resplit,
-    Sample,
+    RowCondition,
     parse_change,
 )
 from backend.domain.data.versions.conditions import (
@@ -35,7 +35,7 @@ from backend.domain.data.versions.conditions import (
 )
 from backend.errors import InvalidInput, JobFailed
 from jobs.data.deriving import derive
-from jobs.data.importer import import_dataset
+from jobs.data.importer import import_files
 from jobs.modeling.dataset_files import iter_rows, read_meta
 from tests.support.data.data_reporter import RememberingReporter
 
@@ -45,7 +45,7 @@ Rows = list[dict[str, Any]]
 def make(tmp_path: Path, rows: Rows, *, name: str = "rows", **options: Any) -> Path:
     source = tmp_path / f"{name}.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return import_dataset(source, out_root=tmp_path / "datasets", reporter=RememberingReporter(), **options).folder
+    return import_files(source, out_root=tmp_path / "datasets", reporter=RememberingReporter(), **options).folder
 
 
 def change(folder: Path, requested: Change, **options: Any) -> dict[str, Any]:
@@ -113,20 +113,20 @@ def test_loosely_equal_rows_differ_in_case_and_spaces_alone(tmp_path: Path) -> N
 def test_a_filter_keeps_what_meets_every_condition_or_leaves_it_out(tmp_path: Path) -> None:
     rows = pairs(60)
     folder = make(tmp_path, rows, val_fraction=0.1)
-    short = Condition(field="completion", test="at_most", value=6)
-    three = Condition(field="prompt", test="contains", value="SAY 3")
+    short = RowCondition(field="completion", test="at_most", value=6)
+    three = RowCondition(field="prompt", test="contains", value="SAY 3")
     matching = rows_of(change(folder, Filter(conditions=(short, three)))["folder"])
     expected = [row for row in rows if len(row["completion"]) <= 6 and "Say 3" in row["prompt"]]
     assert Counter(map(canonical_json, matching)) == Counter(map(canonical_json, expected))
     rest = rows_of(change(folder, Filter(conditions=(short, three), keep=False))["folder"])
     assert len(rest) + len(matching) == len(rows)
     with pytest.raises(InvalidInput, match="no train row is left"):
-        change(folder, Filter(conditions=(Condition(test="contains", value="nowhere"),)))
+        change(folder, Filter(conditions=(RowCondition(test="contains", value="nowhere"),)))
 
 
 def test_a_sample_has_its_size_follows_from_its_seed_and_leaves_rows_where_they_are(tmp_path: Path) -> None:
     folder = make(tmp_path, pairs(200), val_fraction=0.2)
-    one, two, other = (change(folder, Sample(num_rows=50, seed=seed)) for seed in (1, 1, 2))
+    one, two, other = (change(folder, KeepSample(num_rows=50, seed=seed)) for seed in (1, 1, 2))
     assert one["content_hash"] == two["content_hash"] != other["content_hash"]
     assert one["rows"] == 50
     for split in ("train", "val"):
@@ -135,7 +135,7 @@ def test_a_sample_has_its_size_follows_from_its_seed_and_leaves_rows_where_they_
         assert set(drawn) < set(whole)
         assert drawn == [row for row in whole if row in set(drawn)]
     with pytest.raises(InvalidInput, match="has 200 rows, so 201"):
-        change(folder, Sample(num_rows=201))
+        change(folder, KeepSample(num_rows=201))
 
 
 @pytest.mark.parametrize("count", [200, 1500], ids=["exact", "by hash"])
@@ -184,12 +184,14 @@ def test_tools_and_labels_survive_a_change(tmp_path: Path) -> None:
     assert rows_of(folder) == rows
     assert (
         rows_of(
-            change(folder, Filter(conditions=(Condition(field="assistant", test="contains", value="f({"),)))["folder"]
+            change(folder, Filter(conditions=(RowCondition(field="assistant", test="contains", value="f({"),)))[
+                "folder"
+            ]
         )
         == rows[:1]
     )
     assert (
-        rows_of(change(folder, Filter(conditions=(Condition(field="turns", test="at_most", value=2),)))["folder"])
+        rows_of(change(folder, Filter(conditions=(RowCondition(field="turns", test="at_most", value=2),)))["folder"])
         == rows[1:]
     )
 
@@ -199,7 +201,7 @@ def test_a_change_stops_on_request_and_leaves_no_files(tmp_path: Path, monkeypat
     monkeypatch.setattr("jobs.data.deriving.REPORT_EVERY_S", -1.0)
     before = sorted(path.name for path in folder.parent.iterdir())
     with pytest.raises(JobFailed, match="stopped on request"):
-        change(folder, Sample(num_rows=10), reporter=RememberingReporter(stop_after=0))
+        change(folder, KeepSample(num_rows=10), reporter=RememberingReporter(stop_after=0))
     assert sorted(path.name for path in folder.parent.iterdir()) == before
 
 
@@ -230,17 +232,17 @@ def test_every_field_of_every_kind_can_be_tested_by_a_condition(kind: DatasetKin
     assert any(texts.values())
     assert row_key(row).startswith("Once." if kind is DatasetKind.TEXT else "a")
     for field in (*FIELDS_OF_KIND[kind], ""):
-        requested = Condition(field=field, test="at_least", value=0)
+        requested = RowCondition(field=field, test="at_least", value=0)
         check_change(Filter(conditions=(requested,)), kind=kind)
         assert meets(row, requested)
         assert meets(
             row,
-            Condition(
+            RowCondition(
                 field=field, test="equals", value=str(num_turns(row)) if field == "turns" else field_text(row, field)
             ),
         )
     with pytest.raises(InvalidInput, match="have no field 'nose'"):
-        check_change(Filter(conditions=(Condition(field="nose", test="contains", value="x"),)), kind=kind)
+        check_change(Filter(conditions=(RowCondition(field="nose", test="contains", value="x"),)), kind=kind)
 
 
 def test_answers_and_labels_are_compared_as_text() -> None:
@@ -273,15 +275,15 @@ def test_an_invalid_change_is_refused(data: dict[str, Any], words: str) -> None:
     ("requested", "description"),
     [
         (DropDuplicates(), "equal rows left out"),
-        (Sample(num_rows=1000, seed=3), "1,000 rows drawn with seed 3"),
+        (KeepSample(num_rows=1000, seed=3), "1,000 rows drawn with seed 3"),
         (Merge(other="b@2"), "rows of b@2 added"),
         (Resplit(val_fraction=0.1, seed=2), "split again, 10 % held out with seed 2"),
         (
-            Filter(conditions=(Condition(field="completion", test="at_least", value=20),)),
+            Filter(conditions=(RowCondition(field="completion", test="at_least", value=20),)),
             "only rows kept where completion is at least 20 characters",
         ),
         (
-            Filter(conditions=(Condition(test="contains", value="As an AI"),), keep=False),
+            Filter(conditions=(RowCondition(test="contains", value="As an AI"),), keep=False),
             "rows left out where text contains “As an AI”",
         ),
         (DropRows(train=(1,)), "1 listed row left out"),

@@ -18,7 +18,7 @@ from backend.domain.data.rows.mapping import clean_row
 from backend.errors import JobFailed, NotFound, Unavailable
 from jobs.data.export import run
 from jobs.data.huggingface import merge_cards
-from jobs.data.importer import import_dataset
+from jobs.data.importer import import_files
 from jobs.modeling.dataset_files import iter_rows
 from tests.support.data.data_reporter import RememberingReporter
 from tests.support.data.hub_server import HubServer, run_hub
@@ -46,9 +46,7 @@ def version(tmp_path: Path) -> Path:
     ]
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return import_dataset(
-        source, out_root=tmp_path / "datasets", reporter=RememberingReporter(), val_fraction=0.2
-    ).folder
+    return import_files(source, out_root=tmp_path / "datasets", reporter=RememberingReporter(), val_fraction=0.2).folder
 
 
 @pytest.fixture
@@ -83,7 +81,7 @@ def test_a_saved_export_is_opened_by_datasets_and_imported_again_with_its_splits
     opened = load_from_disk(str(tmp_path / "out"))
     assert list(opened) == ["train", "validation"]
     assert [clean_row(row) for row in opened["train"]] == _stored(version, "train")
-    again = import_dataset(tmp_path / "out", out_root=tmp_path / "again", reporter=RememberingReporter())
+    again = import_files(tmp_path / "out", out_root=tmp_path / "again", reporter=RememberingReporter())
     assert (again.train_rows, again.val_rows, again.rejected_count) == (32, 8, 0)
     for split in ("train", "val"):
         assert _stored(again.folder, split) == _stored(version, split)

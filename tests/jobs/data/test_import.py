@@ -22,7 +22,7 @@ from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.data.rows.records import columns_of
 from backend.errors import InvalidInput, JobFailed, NotFound
 from backend.services.starter import STARTER_DATASETS, StarterDataset
-from jobs.data.importer import ImportResult, import_dataset
+from jobs.data.importer import ImportResult, import_files
 from jobs.data.run import run
 from jobs.data.splitting import cut_text, val_rows
 from jobs.modeling.dataset_files import iter_rows, num_rows, read_meta
@@ -39,7 +39,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def _import(source: Path, **options: Any) -> ImportResult:
     defaults = {"reporter": RememberingReporter(), "val_fraction": 0.1, "seed": 0}
-    return import_dataset(source, out_root=source.parent / "datasets", **{**defaults, **options})
+    return import_files(source, out_root=source.parent / "datasets", **{**defaults, **options})
 
 
 def _texts(count: int) -> list[dict[str, Any]]:
@@ -235,9 +235,7 @@ def test_a_killed_import_publishes_nothing_and_the_next_resumes_from_its_last_pa
     assert result.resumed
     assert any("Resuming after 16,384 rows" in line for line in reporter.lines)
     assert list(out.iterdir()) == [result.folder]
-    whole = import_dataset(
-        source, out_root=tmp_path / "whole", reporter=RememberingReporter(), val_fraction=0.1, seed=0
-    )
+    whole = import_files(source, out_root=tmp_path / "whole", reporter=RememberingReporter(), val_fraction=0.1, seed=0)
     assert not whole.resumed
     assert (whole.content_hash, whole.rows, whole.val_rows) == (result.content_hash, result.rows, result.val_rows)
     for name in ("rejected.jsonl", "train.parquet", "val.parquet"):

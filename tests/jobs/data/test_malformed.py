@@ -20,7 +20,7 @@ import pytest
 from pyarrow import feather, parquet
 
 from backend.errors import InvalidInput
-from jobs.data.importer import ImportResult, import_dataset
+from jobs.data.importer import ImportResult, import_files
 from jobs.modeling.dataset_files import iter_rows
 from tests.support.data.data_reporter import RememberingReporter
 
@@ -179,7 +179,7 @@ REFUSED: dict[str, tuple[Maker, dict[str, Any], list[str]]] = {
 
 
 def _import(source: Path, **options: Any) -> ImportResult:
-    return import_dataset(source, out_root=source.parent / "out", reporter=RememberingReporter(), **options)
+    return import_files(source, out_root=source.parent / "out", reporter=RememberingReporter(), **options)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -18,8 +18,8 @@ from backend.domain.serving.protocol import (
     ENGINE_FAILED,
     LEAVING,
     REQUEST_FAILED,
-    ErrorEvent,
     FinishReason,
+    GenerationErrorEvent,
     GenerationEvent,
     SamplingParams,
 )
@@ -136,7 +136,7 @@ def test_a_constraint_that_fails_ends_its_own_request_alone(either: Engine) -> N
 
     either.submit([1, 2, 3], SamplingParams(max_tokens=24, temperature=0), take, choice=Choice(matcher=BrokenMatcher()))
     assert done.wait(120)
-    assert isinstance(events[-1], ErrorEvent)
+    assert isinstance(events[-1], GenerationErrorEvent)
     assert "Invalid buffer size" in events[-1].message
     assert len(other.wait().ids) == 24
     assert Caught(either, PROMPTS[1]).wait().finish.finish_reason is FinishReason.LENGTH
@@ -161,7 +161,7 @@ def test_a_row_that_the_sampler_fails_on_ends_alone(either: Engine, params: dict
         update={"logit_bias": ((2**63, 1.0),)}
     )  # as if no check had seen it
     assert done.wait(120)
-    assert isinstance(events[-1], ErrorEvent)
+    assert isinstance(events[-1], GenerationErrorEvent)
     assert (events[-1].code, "Overflow" in events[-1].message) == (REQUEST_FAILED, True)
     assert other.wait().ids == expected.ids
     assert Caught(either, PROMPTS[0], **params).wait().ids == expected.ids
@@ -204,9 +204,9 @@ class Events:
             self._last = event
             self._done.set()
 
-    def end(self) -> ErrorEvent:
+    def end(self) -> GenerationErrorEvent:
         assert self._done.wait(60)
-        assert isinstance(self._last, ErrorEvent), self._last
+        assert isinstance(self._last, GenerationErrorEvent), self._last
         return self._last
 
 

@@ -21,7 +21,7 @@ from jobs.serving.batching import BatchingEngine
 from jobs.serving.engine import Engine
 from jobs.serving.fused_layers import fuse_layers
 from jobs.serving.native.library import Library
-from jobs.serving.sampling import Draw, choose_tokens
+from jobs.serving.sampling import SamplingState, choose_tokens
 from jobs.serving.serial import SerialEngine
 from tests.support.networks.serving_networks import END_ID, make_llama, make_tokenizer
 from tests.support.serving.requests import Caught
@@ -101,7 +101,7 @@ def test_min_p_leaves_the_tokens_and_the_shares_of_transformers(
     warpers = [TemperatureLogitsWarper(0.8), *([TopPLogitsWarper(top_p)] if top_p < 1 else []), MinPLogitsWarper(min_p)]
     shares = LogitsProcessorList(warpers)(torch.zeros(1, 1, dtype=torch.long), logits.clone()).softmax(-1)[0]
     count = 2000
-    draws = [Draw.of(SamplingParams(seed=1, temperature=0.8, min_p=min_p, top_p=top_p)) for _ in range(count)]
+    draws = [SamplingState.of(SamplingParams(seed=1, temperature=0.8, min_p=min_p, top_p=top_p)) for _ in range(count)]
     for position, draw in enumerate(draws):
         draw.drawn = position
     drawn = torch.tensor(choose_tokens(logits.repeat(count, 1), draws))
@@ -121,7 +121,7 @@ def test_min_p_leaves_the_tokens_and_the_shares_of_transformers(
 def test_a_penalty_applies_to_prompt_and_answer_before_biases() -> None:
     logits = torch.tensor([[2.0, -1.0, 0.5, 1.9]])
     penalised = RepetitionPenaltyLogitsProcessor(1.5)(torch.tensor([[0, 1]]), logits.clone())
-    draw = Draw.of(
+    draw = SamplingState.of(
         SamplingParams(temperature=0, repetition_penalty=1.5, logit_bias=((2, 0.2),), logprobs=3), prompt=[0, 1]
     )
     assert choose_tokens(logits, [draw]) == [3]

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from backend.domain.serving.protocol import (
     ChatMessage,
-    ErrorEvent,
     FinishEvent,
     GenerateRequest,
+    GenerationErrorEvent,
     Role,
     SamplingParams,
     TokenEvent,
@@ -225,7 +225,7 @@ def test_a_drained_replica_ends_its_answers_and_times_out_its_queue(tmp_path: Pa
     stream = stream_events(other.url, token=TOKEN, request=ask(max_tokens=600))
     next(stream)
     late = answer(other, ask())
-    assert isinstance(late[-1], ErrorEvent)
+    assert isinstance(late[-1], GenerationErrorEvent)
     assert late[-1].code == "queue_timeout"
     (tmp_path / "control").write_text("drain")
     eventually(

@@ -16,16 +16,16 @@ from backend.domain.serving.protocol import (
     Begun,
     ChatMessage,
     Constraint,
-    ErrorEvent,
     FinishEvent,
     GenerateRequest,
+    GenerationErrorEvent,
     GenerationEvent,
     Role,
     SamplingParams,
     TokenEvent,
     ToolChoice,
 )
-from jobs.serving.answering import Served, prepare_answer
+from jobs.serving.answering import ServedNetwork, prepare_answer
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.detokenize import TokenTexts
 from jobs.serving.grammar import Grammars
@@ -68,20 +68,20 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module", params=[BatchingEngine, SerialEngine], ids=["batching", "serial"])
-def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+def served(request: pytest.FixtureRequest) -> Iterator[ServedNetwork]:
     tokenizer = make_tokenizer(chat_template=QWEN3)
     engine = request.param(make_llama(context=1024), tokenizer)
-    yield Served(engine, tokenizer, TokenTexts(tokenizer), Grammars(tokenizer, vocab_size=260, end_ids=[END_ID]))
+    yield ServedNetwork(engine, tokenizer, TokenTexts(tokenizer), Grammars(tokenizer, vocab_size=260, end_ids=[END_ID]))
     engine.close()
 
 
-def answer(served: Served, request: GenerateRequest) -> list[GenerationEvent]:
+def answer(served: ServedNetwork, request: GenerateRequest) -> list[GenerationEvent]:
     events: list[GenerationEvent] = []
     done = threading.Event()
 
     def take(event: GenerationEvent) -> None:
         events.append(event)
-        if isinstance(event, FinishEvent | ErrorEvent):
+        if isinstance(event, FinishEvent | GenerationErrorEvent):
             done.set()
 
     prepare_answer(served, request, take).start()
@@ -102,7 +102,7 @@ def parts(events: list[GenerationEvent]) -> tuple[str, str, str, tuple[int, ...]
 
 
 @pytest.mark.parametrize("case", CASES, ids=list(CASES))
-def test_an_answer_goes_on_from_any_of_its_events_as_it_would_have(served: Served, case: str) -> None:
+def test_an_answer_goes_on_from_any_of_its_events_as_it_would_have(served: ServedNetwork, case: str) -> None:
     values = dict(CASES[case])
     params = SamplingParams(**{"max_tokens": 40, **values.pop("params")})
     request = GenerateRequest(messages=ASKED, params=params, split=True, **values)
@@ -126,10 +126,10 @@ def test_an_answer_goes_on_from_any_of_its_events_as_it_would_have(served: Serve
         assert last.usage.total_tokens == finish.usage.total_tokens
 
 
-def test_a_beginning_that_was_not_sent_so_ends_with_an_error_instead_of_a_doubled_text(served: Served) -> None:
+def test_a_beginning_that_was_not_sent_so_ends_with_an_error_instead_of_a_doubled_text(served: ServedNetwork) -> None:
     request = GenerateRequest(messages=ASKED, params=SamplingParams(max_tokens=8, temperature=0))
     events = answer(served, request.model_copy(update={"begun": Begun(token_ids=(65, 66), characters=1)}))
-    assert [event.code for event in events if isinstance(event, ErrorEvent)] == [NOT_RESUMED]
+    assert [event.code for event in events if isinstance(event, GenerationErrorEvent)] == [NOT_RESUMED]
     assert len(events) == 1
 
 

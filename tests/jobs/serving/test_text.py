@@ -13,12 +13,12 @@ from transformers import PreTrainedTokenizerFast
 
 from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
 from backend.domain.serving.protocol import ChatMessage, GenerateRequest, Role, SamplingParams, ToolChoice
-from jobs.serving.answering import Served, prepare_answer
+from jobs.serving.answering import ServedNetwork, prepare_answer
 from jobs.serving.detokenize import TextStream, TokenTexts
 from jobs.serving.engine import PromptTooLong
 from jobs.serving.grammar import Grammars
 from jobs.serving.prompts import encode_prompts
-from jobs.serving.sampling import Draw, choose_tokens
+from jobs.serving.sampling import SamplingState, choose_tokens
 from tests.support.networks.serving_networks import make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -69,7 +69,7 @@ def test_bytes_that_are_no_text_are_shown_as_replacement_at_the_end() -> None:
 
 def draw(logits: torch.Tensor, n: int = 4000, **values: float) -> torch.Tensor:
     """The shares of the tokens in `n` draws, each at another position of one request."""
-    draws = [Draw.of(SamplingParams(seed=1, **values)) for _ in range(n)]  # type: ignore[arg-type]
+    draws = [SamplingState.of(SamplingParams(seed=1, **values)) for _ in range(n)]  # type: ignore[arg-type]
     for position, state in enumerate(draws):
         state.drawn = position
     return torch.bincount(torch.tensor(choose_tokens(logits.repeat(n, 1), draws)), minlength=logits.numel()) / n
@@ -131,7 +131,7 @@ def test_a_prompt_too_long_for_its_tools_is_refused_with_their_tokens() -> None:
         messages=(ChatMessage(role=Role.USER, content="Hi"),), tools=(tool,), params=SamplingParams()
     )
     engine = SimpleNamespace(context_length=256, name="batching")
-    served = Served(engine, TOKENIZER, TokenTexts(TOKENIZER), Grammars(TOKENIZER, vocab_size=260, end_ids=[]))  # type: ignore[arg-type]
+    served = ServedNetwork(engine, TOKENIZER, TokenTexts(TOKENIZER), Grammars(TOKENIZER, vocab_size=260, end_ids=[]))  # type: ignore[arg-type]
     with pytest.raises(
         PromptTooLong, match=r"tokens, \d+ of them for 1 tools; this network's context holds 256"
     ) as refused:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from unittest.mock import Mock
 
 from jobs.serving.reading import PART_TOKENS, PromptReader
-from jobs.serving.replica_app import Replica
+from jobs.serving.replica_app import ReplicaState
 from jobs.serving.serial import SerialEngine
 from jobs.serving.watchdog import StepWatch
 from tests.support.networks.serving_networks import make_llama, make_tokenizer
@@ -61,7 +61,7 @@ def test_prompts_that_are_only_read_count_as_steps() -> None:
     """Scoring thousands of prompts makes no step of the engine, and is no hang."""
     engine = SerialEngine(make_llama(context=1024), make_tokenizer())
     reader = PromptReader(make_llama(context=1024))
-    replica = Replica(engine, make_tokenizer(), name="tales", reader=reader)
+    replica = ReplicaState(engine, make_tokenizer(), name="tales", reader=reader)
     scene = Scene()
     replica.watch = scene.watch
     reader._num_open = 1  # a request with several prompts that are read
@@ -81,7 +81,7 @@ def test_prompts_that_are_only_read_count_as_steps() -> None:
 
 def test_an_answer_that_nobody_reads_is_no_work_of_the_engine() -> None:
     engine = SerialEngine(make_llama(context=1024), make_tokenizer())
-    replica = Replica(engine, make_tokenizer(), name="tales")
+    replica = ReplicaState(engine, make_tokenizer(), name="tales")
     scene = Scene()
     replica.watch = scene.watch
     replica._open.add(Mock())  # its engine has ended, and its client does not read

@@ -21,7 +21,7 @@ from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.build import build_network
 from jobs.training import compilation as compiling
 from jobs.training.checkpoints.state import load_state
-from jobs.training.context import build_context
+from jobs.training.context import read_training_context
 from jobs.training.network.attention import choose_attention
 from jobs.training.run import load_model, make_loop, run
 from jobs.training.telemetry.memory import MemoryMeter
@@ -39,7 +39,9 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_run_uses_the_attention_of_its_config(rooms: Rooms, attention: str) -> None:
-    ctx = build_context(rooms.training("pretrain", run=attention, job=attention, attention=attention), Recorder())
+    ctx = read_training_context(
+        rooms.training("pretrain", run=attention, job=attention, attention=attention), Recorder()
+    )
     assert load_model(ctx, resume_from=None).config._attn_implementation == attention
 
 
@@ -70,7 +72,7 @@ def test_a_network_with_attention_of_its_own_refuses_another() -> None:
 def half_precision_loop(rooms: Rooms, name: str, recorder: Recorder, *, scale: float) -> Any:
     """Build an fp16 loop on the CPU with a GPU's scaler; a run would refuse fp16 on a CPU."""
     spec = rooms.training("pretrain", run=name, job=name)
-    ctx = replace(build_context(spec, recorder), autocast=torch.float16)
+    ctx = replace(read_training_context(spec, recorder), autocast=torch.float16)
     ctx.meter.begin()
     model = load_model(ctx, resume_from=None)
     loop = make_loop(ctx, load_batches(ctx, model), model)

@@ -12,7 +12,7 @@ from backend.domain.estimates.memory import estimate_memory
 from backend.domain.estimates.setting import setting_of
 from backend.domain.jobs.states import StopRequest
 from backend.errors import InvalidInput, JobFailed
-from jobs.training.context import build_context
+from jobs.training.context import read_training_context
 from jobs.training.failures import out_of_memory_as_failure
 from jobs.training.probe import run
 from jobs.training.run import run as train
@@ -130,7 +130,7 @@ def test_a_probe_fails_with_the_error_of_a_run(rooms: Rooms) -> None:
 
 
 def test_running_out_of_memory_is_a_failure_with_a_remedy(rooms: Rooms) -> None:
-    ctx = build_context(rooms.training("pretrain", job="memory"), Recorder())
+    ctx = read_training_context(rooms.training("pretrain", job="memory"), Recorder())
     for error in (
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),

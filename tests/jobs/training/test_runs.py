@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from backend.domain.estimates.architecture_report import describe
+from backend.domain.estimates.architecture_report import describe_architecture
 from backend.domain.training.holds import hold_of
 from backend.domain.training.schedule import learning_rate_at
 from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.checkpoints import load_network, load_tokenizer, read_card
 from jobs.modeling.loglikelihood import rolling_nll
 from jobs.training.checkpoints.store import CheckpointStore
-from jobs.training.context import build_context
+from jobs.training.context import read_training_context
 from jobs.training.run import run
 from tests.support.jobs import with_payload
 from tests.support.training_rooms import TINY, Recorder, Rooms, write_dataset
@@ -37,13 +37,17 @@ def test_pretraining_learns_and_reports_every_step(rooms: Rooms) -> None:
     assert [step for step, _ in recorder.series("train_loss")] == list(range(1, 41))
     assert abs(losses[0] - math.log(TINY.vocab_size)) < 0.3
     assert losses[-1] < 3.0
-    config = build_context(spec, Recorder()).config
+    config = read_training_context(spec, Recorder()).config
     assert recorder.series("learning_rate") == [(step, learning_rate_at(step, config)) for step in range(1, 41)]
     assert [step for step, _ in recorder.series("val_bpb")] == [20, 40]
     assert {step for step, _, _ in recorder.samples} == {20, 40}
     assert recorder.progressed[-1] == (40, 40)
     event = recorder.of("checkpoint")[-1]
-    assert (event["final"], event["adapter"], event["parameters"]) == (True, False, describe(TINY).parameters)
+    assert (event["final"], event["adapter"], event["parameters"]) == (
+        True,
+        False,
+        describe_architecture(TINY).parameters,
+    )
     assert (result.final_step, result.stopped, result.checkpoint) == (40, None, "run/checkpoints/step-000040")
     assert result.measurement is not None
     assert result.metrics["val_loss"] == recorder.series("val_loss")[-1][1]

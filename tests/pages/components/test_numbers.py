@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from pages.components.numbers import describe_problem, nearest
+from pages.components.numbers import describe_problem, nearest_valid
 from tests.support.opening import words
 
 
@@ -28,8 +28,8 @@ def test_a_number_is_used_or_its_problem_is_said(
     value: float | None, least: float | None, most: float | None, is_whole: bool, problem: str, used: float | None
 ) -> None:
     assert describe_problem(value, least, most, is_whole=is_whole) == problem
-    assert nearest(value, least, most, is_whole=is_whole) == used
-    assert isinstance(nearest(value, least, most, is_whole=is_whole), int) == (is_whole and value is not None)
+    assert nearest_valid(value, least, most, is_whole=is_whole) == used
+    assert isinstance(nearest_valid(value, least, most, is_whole=is_whole), int) == (is_whole and value is not None)
 
 
 def _form() -> None:

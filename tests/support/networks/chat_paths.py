@@ -7,10 +7,10 @@ from typing import Any
 
 from backend.domain.serving.protocol import ChatMessage, GenerateRequest
 from backend.gateway.bodies.completions import ChatBody
-from jobs.batches.preference_rows import encode_pair, pair_of
+from jobs.batches.preference_rows import encode_preference, read_preference
 from jobs.evaluation import multiple_choice
-from jobs.evaluation.subject import Subject
-from jobs.modeling.chat.render import answers_of, encode_answer, encode_chat
+from jobs.evaluation.subject import EvaluatedNetwork
+from jobs.modeling.chat.render import assistant_turns, encode_answer, encode_chat
 from jobs.serving.prompts import encode_prompts
 from jobs.training.samples import encode_sample_prompt
 from tests.support.networks.chat_styles import ANSWER
@@ -27,10 +27,10 @@ def prompts_everywhere(
     )
     whole = encode_chat(tokenizer, conversation, tools=tools)
     first_trained = whole[1].index(True)
-    before, answer = answers_of(tokenizer, conversation, tools=tools)[-1][1:]
+    before, answer = assistant_turns(tokenizer, conversation, tools=tools)[-1][1:]
     paths = {
-        "preference training": encode_pair(
-            pair_of({**row, **({"tools": json.dumps(tools)} if tools else {})}), tokenizer=tokenizer
+        "preference training": encode_preference(
+            read_preference({**row, **({"tools": json.dumps(tools)} if tools else {})}), tokenizer=tokenizer
         )["prompt_ids"],
         "endpoint and playground": encode_prompts(tokenizer, request)[0],
         "evaluation of answers": encode_answer(tokenizer, before, answer)[0],
@@ -42,10 +42,12 @@ def prompts_everywhere(
             {"model": "m", "messages": [{key: m[key] for key in ("role", "content")} for m in messages]}
         )
         paths["gateway"] = encode_prompts(tokenizer, body.to_request())[0]
-        paths["battles and generation"] = Subject(None, tokenizer, True).prompt_ids(messages, chat=True)  # type: ignore[arg-type]
+        paths["battles and generation"] = EvaluatedNetwork(None, tokenizer, True).prompt_ids(messages, chat=True)  # type: ignore[arg-type]
     if [message["role"] for message in messages] == ["user"]:
         question = {"question": messages[0]["content"], "choices": ["Mira", "Jon"], "answer": 0}
-        context, _ = multiple_choice.ask(Subject(None, tokenizer, True), question, examples=[], chat=True)  # type: ignore[arg-type]
+        context, _ = multiple_choice.render_choices(
+            EvaluatedNetwork(None, tokenizer, True), question, examples=[], chat=True
+        )  # type: ignore[arg-type]
         paths["multiple choice"] = encode_answer(tokenizer, context, "Mira")[0]
         paths["samples of a run"] = encode_sample_prompt(tokenizer, messages[0]["content"], chat=True)
     return paths

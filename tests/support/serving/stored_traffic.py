@@ -6,8 +6,8 @@ from dataclasses import asdict
 from datetime import timedelta
 
 from backend.db.tables import Deployment, Endpoint, LoadTest
-from backend.domain.serving.load import LevelRun, LoadConfig, Record
-from backend.domain.serving.load_summary import overhead, summarise
+from backend.domain.serving.load import LevelRun, LoadConfig, RequestTiming
+from backend.domain.serving.load_summary import overhead, summarise_load
 from backend.domain.serving.request_log import LoggedBody
 from backend.services.context import Context
 from backend.services.serving.usage import UsageRow, UsageStatus, add_usage
@@ -54,12 +54,13 @@ def store_load_test(ctx: Context, endpoint: str, *, speed: float) -> str:
 
     def run(added: float) -> LevelRun:
         records = [
-            Record(n / speed, (n + 0.9) / speed, (0.1 + added) / speed, (0.1 / speed,) * 5, 9, 6) for n in range(20)
+            RequestTiming(n / speed, (n + 0.9) / speed, (0.1 + added) / speed, (0.1 / speed,) * 5, 9, 6)
+            for n in range(20)
         ]
         return LevelRun(tuple(records), 0.0, 20 / speed)
 
     gateway, replica = run(0.01), run(0.0)
-    summaries = [asdict(summarise([side], slo_ttft_ms=105, slo_itl_ms=200)) for side in (gateway, replica)]
+    summaries = [asdict(summarise_load([side], slo_ttft_ms=105, slo_itl_ms=200)) for side in (gateway, replica)]
     level = {
         "users": 2,
         "gateway": summaries[0],

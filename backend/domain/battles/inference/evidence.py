@@ -37,7 +37,7 @@ SHARES = (3 / 4, 1 / 12, 1 / 12, 1 / 12)
 BETS = tuple(zip(OVERLAPS, SHARES, strict=True))
 """Each overlap with its share of the error."""
 
-LARGEST_E_VALUE = 1e300
+MAX_E_VALUE = 1e300
 
 
 def frozen_scores(points: FloatArray, prompt: IntArray, overlap: int) -> tuple[FloatArray, IntArray]:
@@ -66,7 +66,7 @@ def e_value(points: FloatArray, prompt: IntArray) -> float:
     1e300.
     """
     values = [math.log(share) + _log_wealth_of(*_score_counts(points, prompt, overlap), 0.5) for overlap, share in BETS]
-    return math.exp(min(max(values), math.log(LARGEST_E_VALUE)))
+    return math.exp(min(max(values), math.log(MAX_E_VALUE)))
 
 
 def e_value_path(points: FloatArray, prompt: IntArray) -> FloatArray:
@@ -76,7 +76,7 @@ def e_value_path(points: FloatArray, prompt: IntArray) -> FloatArray:
         scores, completed = frozen_scores(points, prompt, overlap)
         steps = math.log(share) + np.concatenate([[0.0], _log_wealth_path(scores)])
         best = np.maximum(best, steps[np.searchsorted(completed, np.arange(len(points)), side="right")])
-    path: FloatArray = np.exp(np.minimum(best, math.log(LARGEST_E_VALUE)))
+    path: FloatArray = np.exp(np.minimum(best, math.log(MAX_E_VALUE)))
     return path
 
 
@@ -97,7 +97,7 @@ def confidence_sequence(points: FloatArray, prompt: IntArray, *, alpha: float) -
 
 def mixture_e_value(wins: int, losses: int) -> float:
     """The uniform mixture's bet on 0/1 scores: 2^n B(1 + w, 1 + l), at most 1e300."""
-    return math.exp(min(float(_closed_form(np.array([wins]), np.array([losses]))[0]), math.log(LARGEST_E_VALUE)))
+    return math.exp(min(float(_closed_form(np.array([wins]), np.array([losses]))[0]), math.log(MAX_E_VALUE)))
 
 
 def _closed_form(wins: NDArray[np.integer] | FloatArray, losses: NDArray[np.integer] | FloatArray) -> FloatArray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.domain.battles.inference.plans import BALLOT_VOTES, PLANNED_LEANING, Spread
+from backend.domain.battles.inference.plans import BALLOT_VOTES, PLANNED_LEANING, VoteSpread
 from backend.domain.battles.votes import LABEL_REMEDY, LABELS, POINTS_OF_A, Label, VoteColumns, VoteRecord
 from backend.errors import InvalidInput
 
@@ -126,27 +126,27 @@ def _select(columns: VoteColumns, votes: IntArray) -> PairVotes:
     )
 
 
-def measured_spread(pair: PairVotes, *, equal: float = 0.0) -> Spread:
+def measured_spread(pair: PairVotes, *, equal: float = 0.0) -> VoteSpread:
     """Measure the variation of a pair's votes, from a planned spread that real prompts outweigh; `equal` is the share
     of identical answers.
 
     A vote's variance is a quarter of the share of decisive votes, as it would be between equals; likeness is by
     analysis of variance.
     """
-    planned = Spread()
+    planned = VoteSpread()
     num_votes, sizes, means = len(pair.points), pair.sizes, pair.means
     num_prompts = len(sizes)
     square = float(((pair.points - 0.5) ** 2).sum())
     vote = (PRIOR_PROMPTS * planned.vote + square) / (PRIOR_PROMPTS + num_votes) * (1 - equal)
     if num_prompts < 2 or num_votes == num_prompts:
-        return Spread(vote, planned.likeness)
+        return VoteSpread(vote, planned.likeness)
     within = float(((pair.points - means[pair.prompt]) ** 2).sum()) / (num_votes - num_prompts)
     between = float((sizes * (means - pair.points.mean()) ** 2).sum()) / (num_prompts - 1)
     size = (num_votes - float((sizes**2).sum()) / num_votes) / (num_prompts - 1)
     common = max(0.0, (between - within) / size)
     repeated = int((sizes > 1).sum())
     measured = common / (common + within) if common + within else planned.likeness
-    return Spread(vote, (PRIOR_PROMPTS * planned.likeness + repeated * measured) / (PRIOR_PROMPTS + repeated))
+    return VoteSpread(vote, (PRIOR_PROMPTS * planned.likeness + repeated * measured) / (PRIOR_PROMPTS + repeated))
 
 
 def measured_leaning(pair: PairVotes) -> tuple[float, float]:

@@ -55,7 +55,7 @@ LABELS: dict[Design, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class VoteSpread:
     """Variation of a pair's votes: variance of one vote (0.25 without ties), and the share of it that a prompt's raters
     have in common.
     """
@@ -91,7 +91,7 @@ class PlanOption:
 def plan_options(
     *,
     gaps: Sequence[float] = GAPS_ELO,
-    spread: Spread | None = None,
+    spread: VoteSpread | None = None,
     alpha: float = 0.05,
     num_pairs: int = 1,
     raters_per_prompt: int = 3,
@@ -105,7 +105,7 @@ def plan_options(
     on a battle, which adds the design with a judge; `num_judged`: battles that the judge scores, None for as many as
     wanted. Raises InvalidInput for a gap of 0 or less, an alpha or a correlation out of range.
     """
-    spread = spread or Spread()
+    spread = spread or VoteSpread()
     if judge_correlation is not None and not -1 < judge_correlation < 1:
         raise InvalidInput(
             f"A correlation of {judge_correlation} can't be planned with.", remedy="Give one between -1 and 1."

@@ -21,7 +21,7 @@ from backend.errors import InvalidInput
 
 FloatArray = NDArray[np.float64]
 
-FEWEST_PROMPTS = 10
+MIN_PROMPTS = 10
 """Prompts with votes and verdicts below which the weight of the judge can't be estimated."""
 
 
@@ -58,10 +58,10 @@ def assisted_mean(
         raise InvalidInput(
             f"{len(y)} scores don't match {len(f)} predictions.", remedy="Give one prediction for each score."
         )
-    if len(y) < FEWEST_PROMPTS:
+    if len(y) < MIN_PROMPTS:
         raise InvalidInput(
             f"{len(y)} prompts have votes and a judge's verdict.",
-            remedy=f"Collect votes on {FEWEST_PROMPTS} judged prompts.",
+            remedy=f"Collect votes on {MIN_PROMPTS} judged prompts.",
             field="votes",
         )
     alone = mean_estimate(y, level=level)

@@ -29,11 +29,11 @@ from scipy.special import expit, log_expit, logsumexp
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-LARGEST_LEANING, STEP = 8.0, 0.02
+MAX_LEANING, STEP = 8.0, 0.02
 """Grid of leanings in log-odds; a leaning of 8 chooses its side 2,999 times in 3,000."""
-LEANINGS: FloatArray = np.arange(-LARGEST_LEANING, LARGEST_LEANING + STEP / 2, STEP)
+LEANINGS: FloatArray = np.arange(-MAX_LEANING, MAX_LEANING + STEP / 2, STEP)
 EDGES: FloatArray = np.append(LEANINGS - STEP / 2, LEANINGS[-1] + STEP / 2)
-WIDTHS: FloatArray = np.geomspace(STEP / 2, LARGEST_LEANING + STEP / 2, 48)
+WIDTHS: FloatArray = np.geomspace(STEP / 2, MAX_LEANING + STEP / 2, 48)
 """Half-widths of the uniform spreads; the first is no spread at all."""
 
 CENTRES: FloatArray = np.geomspace(0.1, 6.4, 45)
@@ -44,10 +44,10 @@ normal of the usual standard deviation, with a share of a wide one for raters wh
 SPREADS = ((0.0, 0.4), (0.15, 0.2), (0.3, 0.15), (0.6, 0.15), (1.0, 0.1))
 """Standard deviations about the centre and their weights."""
 
-MOST_STEPS = 400
+MAX_STEPS = 400
 CLOSE = 0.01
 """Error of the log of an e-value at which the weights are good enough."""
-LARGEST_LOG = math.log(1e300)
+MAX_LOG = math.log(1e300)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def log_rater_e_value(
     counts, spread = evidence.counts[used], spread[used]
     weights = np.full(len(WIDTHS), 1 / len(WIDTHS))
     value = -math.inf
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         chances = np.maximum(spread @ weights, 1e-300)
         gradient = (counts / chances) @ spread / counts.sum()
         ratio = favoured - float(counts @ np.log(chances))
@@ -138,7 +138,7 @@ def log_rater_e_value(
         if gap < CLOSE or value >= enough or ratio < little:
             break
         weights = weights * gradient
-    return min(value, LARGEST_LOG)
+    return min(value, MAX_LOG)
 
 
 def rater_e_value(points: FloatArray, rater: IntArray) -> float:
@@ -161,7 +161,7 @@ def centre_sequence(evidence: RaterEvidence, *, alpha: float) -> tuple[float, fl
         return log_rater_e_value(evidence, centre=centre, enough=limit, little=limit) >= limit
 
     bounds = []
-    for end in (-LARGEST_LEANING, LARGEST_LEANING):
+    for end in (-MAX_LEANING, MAX_LEANING):
         inside, outside = middle, end
         if not refuted(outside):
             bounds.append(outside)
@@ -174,7 +174,7 @@ def centre_sequence(evidence: RaterEvidence, *, alpha: float) -> tuple[float, fl
             inside, outside = (inside, half) if refuted(half) else (half, outside)
         bounds.append(outside)
     low, high = (float(expit(bound)) for bound in bounds)
-    return (0.0 if bounds[0] <= -LARGEST_LEANING else low), (1.0 if bounds[1] >= LARGEST_LEANING else high)
+    return (0.0 if bounds[0] <= -MAX_LEANING else low), (1.0 if bounds[1] >= MAX_LEANING else high)
 
 
 def uniform_chances(below: FloatArray, centre: float) -> FloatArray:

@@ -22,7 +22,7 @@ FASTEST_WORDS_PER_S = 15.0
 UNREAD_SHARE = 0.2
 """Share of votes faster than reading from which a rater is flagged."""
 
-FEWEST_TIMED = 10
+MIN_TIMED = 10
 REGULAR_SPREAD = 0.1
 """Standard deviation over mean of the seconds of a vote, below which a program votes; people's is above 0.4."""
 
@@ -146,11 +146,11 @@ def timing_flags(own: OwnVotes) -> list[Flag]:
     """
     flags = []
     unread = own.unread
-    if unread is not None and unread.n >= FEWEST_TIMED and unread.value > UNREAD_SHARE:
+    if unread is not None and unread.n >= MIN_TIMED and unread.value > UNREAD_SHARE:
         number = f"{percent(unread.value)} of {plural(unread.n, 'vote')}"
         flags.append(Flag("pace", f"{number} came faster than {FASTEST_WORDS_PER_S:g} words a second."))
     times = own.times
-    if len(times) >= FEWEST_TIMED and times.mean() > 0 and times.std() / times.mean() < REGULAR_SPREAD:
+    if len(times) >= MIN_TIMED and times.mean() > 0 and times.std() / times.mean() < REGULAR_SPREAD:
         flags.append(
             Flag("regular", f"Each vote took {times.mean():.1f} s, give or take {percent(times.std() / times.mean())}.")
         )

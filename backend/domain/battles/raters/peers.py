@@ -22,9 +22,9 @@ NUM_DRAWS = 4000
 PRIOR_VOTES = 2.0
 NUM_LABELS = 3
 POINTS = np.array([0.5, -0.5, 0.0])
-MOST_TASTE = 0.8
+MAX_TASTE = 0.8
 """Standard deviation of honest raters' tastes up to which flags keep their level: log-odds of each contestant."""
-FEWEST_FOR_TASTE = 5
+MIN_FOR_TASTE = 5
 TASTE_LEVEL = 0.98
 """Two-sided level of the interval whose upper end a taste is granted."""
 FEW_VOTES = 200
@@ -142,18 +142,18 @@ def _taste(others: list[_Comparison]) -> float:
     """Standard deviation of tastes, log-odds per contestant, that the other raters' votes allow: the upper end of its
     interval.
 
-    By moments: a rater's points beyond expectation vary by chance and by taste. Never more than `MOST_TASTE`, lest
+    By moments: a rater's points beyond expectation vary by chance and by taste. Never more than `MAX_TASTE`, lest
     cheaters hide behind each other, which is also what few raters get.
     """
-    if len(others) < FEWEST_FOR_TASTE:
-        return MOST_TASTE
+    if len(others) < MIN_FOR_TASTE:
+        return MAX_TASTE
     excess, weight = (np.array([getattr(other, name) for other in others]) for name in ("excess", "weight"))
     if not weight.sum():
-        return MOST_TASTE
+        return MAX_TASTE
     variance = float(excess.sum() / weight.sum())
     error = math.sqrt(float(((excess - variance * weight) ** 2).sum())) / float(weight.sum())
     upper = variance + student_quantile(TASTE_LEVEL, df=len(others) - 1) * error
-    return min(math.sqrt(max(upper, 0.0)), MOST_TASTE)
+    return min(math.sqrt(max(upper, 0.0)), MAX_TASTE)
 
 
 def _pairs(items: JudgedItems, columns: VoteColumns) -> _Pairs:

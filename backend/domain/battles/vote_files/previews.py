@@ -13,7 +13,7 @@ from backend.domain.battles.vote_files.rows import (
     COLUMNS,
     FALLBACKS,
     TEXTS,
-    VoteRow,
+    FileVote,
     file_columns,
     guess_columns,
     read_vote_rows,
@@ -44,7 +44,7 @@ class VotePreview:
     labels: dict[str, int]
     num_with_texts: int
     num_repeats: int
-    shown: tuple[VoteRow, ...]
+    shown: tuple[FileVote, ...]
 
     @property
     def summary(self) -> str:
@@ -89,12 +89,12 @@ def looks_like_votes(rows: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether rows name two contestants and a winner, by their columns."""
     first = [("the first row", {str(name).strip().lower(): value for name, value in row.items()}) for row in rows[:1]]
     try:
-        return any(is_complete(guess_columns(tuple(row))) for _, row in standard_rows(first))
+        return any(is_mapping_complete(guess_columns(tuple(row))) for _, row in standard_rows(first))
     except InvalidInput:
         return False
 
 
-def is_complete(mapping: Mapping[str, str]) -> bool:
+def is_mapping_complete(mapping: Mapping[str, str]) -> bool:
     """Return whether a mapping names what every vote needs."""
     return all(mapping.get(field) for field in COLUMNS if field not in FALLBACKS)
 

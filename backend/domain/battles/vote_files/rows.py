@@ -72,7 +72,7 @@ MAX_CELL_BYTES = 2**26  # MT-bench keeps whole conversations beside each vote
 
 
 @dataclass(frozen=True, slots=True)
-class VoteRow:
+class FileVote:
     """A vote with the texts that its row has, by the fields of `TEXTS`."""
 
     vote: VoteRecord
@@ -96,7 +96,7 @@ def parse_votes_csv(text: str) -> list[VoteRecord]:
     return [row.vote for row in _vote_rows(_csv_rows(text), None)]
 
 
-def read_vote_rows(text: str, *, mapping: Mapping[str, str] | None = None) -> Iterator[VoteRow]:
+def read_vote_rows(text: str, *, mapping: Mapping[str, str] | None = None) -> Iterator[FileVote]:
     """Read votes with the texts of their rows. Raises what `parse_votes` raises."""
     return _vote_rows(_rows(text), mapping)
 
@@ -115,14 +115,14 @@ def guess_columns(names: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _vote_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], mapping: Mapping[str, str] | None) -> Iterator[VoteRow]:
+def _vote_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], mapping: Mapping[str, str] | None) -> Iterator[FileVote]:
     known: dict[tuple[str, ...], dict[str, str]] = {}
     for number, (where, row) in enumerate(standard_rows(rows), start=1):
         names = tuple(row)
         columns = known.get(names)
         if columns is None:
             columns = known[names] = _columns(names, where, mapping or {})
-        yield VoteRow(_record(row, columns, where=where, number=number), _texts(row, columns))
+        yield FileVote(_record(row, columns, where=where, number=number), _texts(row, columns))
 
 
 def _rows(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -213,7 +213,7 @@ def _record(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str, n
         raise InvalidInput(
             f"{where} has no {columns[empty[0]]}.", remedy="Fill it in or remove the vote.", field=empty[0]
         )
-    label = label_of(cells["winner"], columns)
+    label = verdict_label(cells["winner"], columns)
     if label is None and _word(cells["winner"]) not in _SIDES:
         label = {cells["a"]: Label.A, cells["b"]: Label.B}.get(cells["winner"])
     if label is None:
@@ -291,7 +291,7 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def label_of(winner: str, columns: Mapping[str, str]) -> Label | None:
+def verdict_label(winner: str, columns: Mapping[str, str]) -> Label | None:
     """Return the label of a verdict, None if it is none; the name of a side's column means that side."""
     word = _word(winner)
     for side in (Label.A, Label.B):

@@ -19,7 +19,7 @@ import pyarrow.csv
 import pyarrow.json
 
 from backend.domain.battles.answer_features import FEATURES, relative_difference
-from backend.domain.battles.vote_files.rows import COLUMNS, OPTIONAL, WORDS, label_of, parse_votes
+from backend.domain.battles.vote_files.rows import COLUMNS, OPTIONAL, WORDS, parse_votes, verdict_label
 from backend.domain.battles.votes import LABELS, FloatArray, IntArray, VoteColumns, encode_votes
 
 _BOM = b"\xef\xbb\xbf"
@@ -29,7 +29,7 @@ _HEADER_BYTES = 2**16
 NUMBERS = tuple(field for field in OPTIONAL if field not in WORDS)
 
 
-def read_votes(data: bytes) -> VoteColumns:
+def read_vote_file(data: bytes) -> VoteColumns:
     """Read votes from the bytes of a file: CSV, JSON lines or a JSON list.
 
     Raises what `rows.parse_votes` raises, and UnicodeDecodeError if the bytes are not UTF-8.
@@ -113,7 +113,7 @@ def _encode(table: pyarrow.Table, columns: Mapping[str, str]) -> VoteColumns | N
     if len(encoded) < len(words):
         return None
     lower = {field: column.strip().lower() for field, column in columns.items()}
-    labels = [label_of(word, lower) for word in encoded["winner"][0]]
+    labels = [verdict_label(word, lower) for word in encoded["winner"][0]]
     contestants = tuple(sorted({*encoded["a"][0], *encoded["b"][0]}))
     index = {name: code for code, name in enumerate(contestants)}
     a, b = (

@@ -13,7 +13,7 @@ from backend.domain.data.recognition.column_names import (
     INCORRECT_NAMES,
     QUESTION_NAMES,
 )
-from backend.domain.data.recognition.sample import Recognition, Sample
+from backend.domain.data.recognition.sample import Recognition, SampleRows
 from backend.domain.data.rows.values import listed_part
 
 SHORT_ANSWER = 80  # characters; longer answers are completions for training, not gold answers
@@ -23,13 +23,13 @@ CONTEXT_NAMES = ("context", "passage", "support", "article")
 _CHOICE_COLUMN = re.compile(r"(choice|option|answer|ans|ending|opa|sol|op)_?([a-h]|\d)", re.IGNORECASE)
 
 
-def _choice_columns(sample: Sample) -> list[str]:
+def _choice_columns(sample: SampleRows) -> list[str]:
     columns = [column for column in sample.columns if _CHOICE_COLUMN.fullmatch(column)]
     letters = [column for column in sample.columns if re.fullmatch("[A-H]", column)]
     return columns if len(columns) >= 2 else letters if len(letters) >= 2 else []
 
 
-def detect_multiple_choice(sample: Sample) -> Recognition | None:
+def detect_multiple_choice(sample: SampleRows) -> Recognition | None:
     """Recognise a question with its choices in one or several columns, and the correct choice."""
     correct, incorrect = sample.find(CORRECT_NAMES), sample.find(INCORRECT_NAMES)
     wrong = [incorrect] if incorrect else [column for column in sample.columns if _DISTRACTOR_COLUMN.fullmatch(column)]
@@ -66,7 +66,7 @@ def detect_multiple_choice(sample: Sample) -> Recognition | None:
     return Recognition(DatasetKind.BENCHMARK, mapping, 0.9, reason)
 
 
-def detect_headless_multiple_choice(sample: Sample) -> Recognition | None:
+def detect_headless_multiple_choice(sample: SampleRows) -> Recognition | None:
     """Recognise the CSV files of MMLU, which have no header: question, choices, letter."""
     columns = sample.columns
     if len(columns) < 4 or columns != [f"column{i + 1}" for i in range(len(columns))]:
@@ -77,7 +77,7 @@ def detect_headless_multiple_choice(sample: Sample) -> Recognition | None:
     return Recognition(DatasetKind.BENCHMARK, mapping, 0.8, "no header; the last column is a letter, as in MMLU")
 
 
-def detect_code(sample: Sample) -> Recognition | None:
+def detect_code(sample: SampleRows) -> Recognition | None:
     """Recognise HumanEval, MBPP and their like: a function to complete, its solution, and tests."""
     solution = sample.find(("canonical_solution", "code"))
     prompt = sample.find(("prompt", "instruction", "text"), but=(solution or "",))
@@ -87,7 +87,7 @@ def detect_code(sample: Sample) -> Recognition | None:
     return Recognition(DatasetKind.BENCHMARK, {prompt: "question", solution: "answers"}, 0.8, reason)
 
 
-def detect_generation(sample: Sample) -> Recognition | None:
+def detect_generation(sample: SampleRows) -> Recognition | None:
     """Recognise a question with accepted answers: listed, marked as in GSM8K, or short."""
     question = sample.find(("question", "query", "problem", "input"))
     answer = sample.find(ANSWERS_NAMES, but=(question or "",))

@@ -26,7 +26,7 @@ from backend.domain.data.recognition.column_names import (
     nearest_column,
 )
 from backend.domain.data.recognition.records import detect_records
-from backend.domain.data.recognition.sample import Recognition, Sample
+from backend.domain.data.recognition.sample import Recognition, SampleRows
 from backend.domain.data.recognition.strings import detect_strings
 from backend.domain.data.recognition.training_rows import (
     detect_answered_turns,
@@ -44,7 +44,7 @@ from backend.domain.data.rows.mapping import map_sample, settle_answers
 from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput
 
-MOST_SAMPLED = 500  # a few trees hold very many conversations
+MAX_SAMPLED = 500  # a few trees hold very many conversations
 _DETECTORS = (
     detect_strings,
     detect_records,
@@ -90,7 +90,7 @@ def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = N
             "There is no row to recognise.",
             remedy="Check that the file is not empty and that its first lines are valid.",
         )
-    sample = Sample(rows)
+    sample = SampleRows(rows)
     candidates = [recognition for detector in _DETECTORS if (recognition := detector(sample))]
     if kind is None and (turns := detect_unread_turns(sample)) is not None:
         candidates = [one for one in candidates if one.kind is not DatasetKind.TEXT] or [turns]
@@ -118,7 +118,7 @@ def _counted_from(rows: Sequence[Mapping[str, Any]], recognition: Recognition) -
     return recognition
 
 
-def _as_kind(sample: Sample, kind: DatasetKind) -> list[Recognition]:
+def _as_kind(sample: SampleRows, kind: DatasetKind) -> list[Recognition]:
     """Return mappings that are never guessed, but possible for a chosen kind."""
     if kind is DatasetKind.RECORDS:
         return [Recognition(kind, {}, 1.0, "every column is kept")]
@@ -142,7 +142,7 @@ def _as_kind(sample: Sample, kind: DatasetKind) -> list[Recognition]:
     return _nearly(sample, kind)
 
 
-def _near_columns(sample: Sample, fields: Sequence[str]) -> dict[str, str]:
+def _near_columns(sample: SampleRows, fields: Sequence[str]) -> dict[str, str]:
     """Return column -> field for fields with a column of a similar name; each column is used once."""
     mapping: dict[str, str] = {}
     for field in fields:
@@ -152,7 +152,7 @@ def _near_columns(sample: Sample, fields: Sequence[str]) -> dict[str, str]:
     return mapping
 
 
-def _nearly(sample: Sample, kind: DatasetKind) -> list[Recognition]:
+def _nearly(sample: SampleRows, kind: DatasetKind) -> list[Recognition]:
     """Return a mapping of columns whose names are close to those of the kind's fields."""
     for needed in REQUIRED[kind]:
         mapping = _near_columns(sample, needed)
@@ -162,7 +162,7 @@ def _nearly(sample: Sample, kind: DatasetKind) -> list[Recognition]:
     return []
 
 
-def _nearest(sample: Sample, kind: DatasetKind | None) -> str:
+def _nearest(sample: SampleRows, kind: DatasetKind | None) -> str:
     """Return a sentence that names the fields with a column and the one without."""
     if kind is None:
         return ""
@@ -176,9 +176,9 @@ def _nearest(sample: Sample, kind: DatasetKind | None) -> str:
     return f" {', '.join(f'`{c}` serves as `{f}`' for c, f in mapping.items())}, and nothing as `{missing[0]}`{hint}."
 
 
-def _share_that_works(sample: Sample, recognition: Recognition) -> float:
+def _share_that_works(sample: SampleRows, recognition: Recognition) -> float:
     """Return the share of usable rows; 1 from a half on, so that the earlier detector wins (max keeps the first)."""
     mapped = map_sample(sample.rows, kind=recognition.kind, mapping=recognition.mapping)
-    parts = [part for _, part in itertools.islice(mapped, MOST_SAMPLED)]
+    parts = [part for _, part in itertools.islice(mapped, MAX_SAMPLED)]
     share = sum(not isinstance(part, RowProblem) for part in parts) / max(1, len(parts))
     return 1.0 if share >= 0.5 else share

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.recognition.sample import Recognition, Sample
+from backend.domain.data.recognition.sample import Recognition, SampleRows
 
 SIGNATURES: dict[str, tuple[str, ...]] = {
     "IFEval": ("prompt", "instruction_id_list", "kwargs"),
@@ -20,7 +20,7 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
 """Benchmarks by the columns that only they have, plainly spelled."""
 
 
-def detect_records(sample: Sample) -> Recognition | None:
+def detect_records(sample: SampleRows) -> Recognition | None:
     """Recognise a benchmark by its columns."""
     for name, columns in SIGNATURES.items():
         if all(sample.find((column,)) for column in columns) and (name != "AdvBench" or len(sample.columns) <= 3):

@@ -24,7 +24,7 @@ class Recognition:
     is_fallback: bool = False
 
 
-class Sample:
+class SampleRows:
     """Sample rows with look-up of columns by normalised name."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -8,9 +8,9 @@ import re
 
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.parsing.json_stream import STRING_COLUMN
-from backend.domain.data.recognition.sample import Recognition, Sample
+from backend.domain.data.recognition.sample import Recognition, SampleRows
 
-LONGEST_PROMPT = 2000  # characters
+MAX_PROMPT = 2000  # characters
 _REQUEST = re.compile(
     r"(who|whom|whose|what|when|where|which|why|how|is|are|was|were|do|does|did|can|could|will|would|should|may|might|have|has|am|"
     r"write|explain|describe|list|give|tell|summari[sz]e|translate|compare|create|generate|make|suggest|name|find|solve|calculate|compute|"
@@ -22,7 +22,7 @@ _REQUEST = re.compile(
 )
 
 
-def detect_strings(sample: Sample) -> Recognition | None:
+def detect_strings(sample: SampleRows) -> Recognition | None:
     """Recognise a list of strings, as prompts or text; the user may choose the other kind."""
     if sample.columns != [STRING_COLUMN]:
         return None
@@ -49,6 +49,6 @@ def reads_as_request(text: str) -> bool:
     (True, False)
     """
     stripped = text.strip()
-    if len(stripped) > LONGEST_PROMPT:
+    if len(stripped) > MAX_PROMPT:
         return False
     return stripped.endswith("?") or _REQUEST.match(stripped) is not None

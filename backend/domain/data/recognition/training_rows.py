@@ -27,9 +27,9 @@ from backend.domain.data.recognition.column_names import (
     nearest_column,
     plain_name,
 )
-from backend.domain.data.recognition.sample import Recognition, Sample
+from backend.domain.data.recognition.sample import Recognition, SampleRows
 from backend.domain.data.rows.conversations import ROLE_KEYS, is_message, is_transcript
-from backend.domain.data.rows.labels import label_of, side_of
+from backend.domain.data.rows.labels import read_goodness, side_of
 
 _VERDICT_COLUMN = re.compile(r"(annotator|annotation|rater|judge|vote)_?\d+")
 VOTE_NAMES = (("left", "right", "winner"), ("model_a", "model_b", "winner"), ("a", "b", "winner"))
@@ -46,20 +46,20 @@ def is_turns(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(is_message, value))
 
 
-def _extras(sample: Sample, mapping: Mapping[str, str], *, tools: bool = True) -> dict[str, str]:
+def _extras(sample: SampleRows, mapping: Mapping[str, str], *, tools: bool = True) -> dict[str, str]:
     """Return unmapped columns that may accompany a conversation: the system message and the tools."""
     used = tuple(mapping)
     system, listed = sample.find(SYSTEM_NAMES, but=used), sample.find(TOOLS_NAMES, but=used) if tools else None
     return {**({system: "system"} if system else {}), **({listed: "tools"} if listed else {})}
 
 
-def _input(sample: Sample, prompt: str) -> dict[str, str]:
+def _input(sample: SampleRows, prompt: str) -> dict[str, str]:
     """Return Alpaca's `input` column, if there is one with text."""
     extra = sample.find(INPUT_NAMES, but=(prompt,))
     return {extra: "input"} if extra and (sample.is_text(extra) or not sample.values(extra)) else {}
 
 
-def detect_preference(sample: Sample) -> Recognition | None:
+def detect_preference(sample: SampleRows) -> Recognition | None:
     """Recognise a chosen and a rejected answer: as text, as turns, or as whole conversations that begin alike."""
     chosen, rejected = sample.find(CHOSEN_NAMES), sample.find(REJECTED_NAMES)
     if not chosen or not rejected:
@@ -76,7 +76,7 @@ def detect_preference(sample: Sample) -> Recognition | None:
     )
 
 
-def detect_compared(sample: Sample) -> Recognition | None:
+def detect_compared(sample: SampleRows) -> Recognition | None:
     """Recognise two answers and a verdict on which is better, of one judge or of several."""
     names = {plain_name(column): column for column in sample.columns}
     sides = next(((names[a], names[b]) for a, b in SIDE_NAMES if a in names and b in names), None)
@@ -101,13 +101,13 @@ def detect_compared(sample: Sample) -> Recognition | None:
     )
 
 
-def detect_kto(sample: Sample) -> Recognition | None:
+def detect_kto(sample: SampleRows) -> Recognition | None:
     """Recognise single answers that are labelled good or bad."""
     label = next(
         (
             column
             for name in LABEL_NAMES
-            if (column := sample.find((name,))) and sample.all(column, lambda v: label_of(v) is not None)
+            if (column := sample.find((name,))) and sample.all(column, lambda v: read_goodness(v) is not None)
         ),
         None,
     )
@@ -122,7 +122,7 @@ def detect_kto(sample: Sample) -> Recognition | None:
     )
 
 
-def detect_answered_turns(sample: Sample) -> Recognition | None:
+def detect_answered_turns(sample: SampleRows) -> Recognition | None:
     """Recognise `prompt` and `completion` that are lists of turns, as TRL writes them."""
     prompt, completion = sample.find(("prompt",)), sample.find(("completion", "response", "output"))
     if not prompt or not completion or not sample.all(completion, is_turns):
@@ -134,7 +134,7 @@ def detect_answered_turns(sample: Sample) -> Recognition | None:
     )
 
 
-def detect_chat(sample: Sample) -> Recognition | None:
+def detect_chat(sample: SampleRows) -> Recognition | None:
     """Recognise conversations: lists of turns in OpenAI's or ShareGPT's spelling, or transcripts."""
     column = sample.find(MESSAGES_NAMES)
     if not column or not sample.all(column, is_turns):
@@ -158,7 +158,7 @@ def detect_chat(sample: Sample) -> Recognition | None:
     )
 
 
-def detect_unread_turns(sample: Sample) -> Recognition | None:
+def detect_unread_turns(sample: SampleRows) -> Recognition | None:
     """Recognise turns with roles in a spelling that can't be read: the rows are then rejected with the reason, not
     taken for text.
     """
@@ -182,7 +182,7 @@ def detect_unread_turns(sample: Sample) -> Recognition | None:
     return Recognition(DatasetKind.CHAT, {column: "messages", **_extras(sample, {column: "messages"})}, 0.5, reason)
 
 
-def detect_instruction(sample: Sample) -> Recognition | None:
+def detect_instruction(sample: SampleRows) -> Recognition | None:
     """Recognise a prompt with its completion: Alpaca, prompt and response, Self-Instruct; with earlier rounds it is a
     chat.
     """
@@ -209,7 +209,7 @@ def _is_instances(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "output" in value[0]
 
 
-def detect_prompts(sample: Sample) -> Recognition | None:
+def detect_prompts(sample: SampleRows) -> Recognition | None:
     """Recognise prompts without answers, and name a column that might hold the answers."""
     turns = sample.find(TURNS_NAMES)
     if turns and sample.all(turns, lambda value: isinstance(value, list) and bool(value) and isinstance(value[0], str)):
@@ -234,7 +234,7 @@ def detect_prompts(sample: Sample) -> Recognition | None:
     return Recognition(DatasetKind.PROMPTS, mapping, 0.7, f"`{prompt}` holds prompts without answers{hint}")
 
 
-def detect_text(sample: Sample) -> Recognition | None:
+def detect_text(sample: SampleRows) -> Recognition | None:
     """Recognise plain text; where no column has a known name, fall back on the one that holds the most text."""
     column = sample.find(TEXT_NAMES)
     if column and sample.is_text(column):

@@ -6,12 +6,12 @@ from typing import Any
 
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.recognition.column_names import MESSAGE_NAMES
-from backend.domain.data.recognition.sample import Recognition, Sample
+from backend.domain.data.recognition.sample import Recognition, SampleRows
 from backend.domain.data.rows.conversations import ROLES
 from backend.domain.data.rows.trees import TREE, is_root
 
 
-def detect_tree(sample: Sample) -> Recognition | None:
+def detect_tree(sample: SampleRows) -> Recognition | None:
     """Recognise trees as conversations, one for each path from the root to a leaf."""
     mapping = _nested(sample) or _table(sample)
     if mapping is None:
@@ -25,7 +25,7 @@ def detect_tree(sample: Sample) -> Recognition | None:
     )
 
 
-def detect_ranked_tree(sample: Sample) -> Recognition | None:
+def detect_ranked_tree(sample: SampleRows) -> Recognition | None:
     """Recognise trees as preferences: of two answers to the same message the better-ranked one is chosen."""
     mapping = _nested(sample) or _table(sample)
     if mapping is None or not _has_ranks(sample, mapping):
@@ -34,12 +34,12 @@ def detect_ranked_tree(sample: Sample) -> Recognition | None:
     return Recognition(DatasetKind.PREFERENCE, mapping, 0.9, reason)
 
 
-def _nested(sample: Sample) -> dict[str, str] | None:
+def _nested(sample: SampleRows) -> dict[str, str] | None:
     column = next((name for name in sample.columns if sample.all(name, is_root)), None)
     return {column: TREE} if column else None
 
 
-def _table(sample: Sample) -> dict[str, str] | None:
+def _table(sample: SampleRows) -> dict[str, str] | None:
     columns = {field: sample.find(names) for field, names in MESSAGE_NAMES.items()}
     mapping = {column: field for field, column in columns.items() if column}
     role = columns["role"]
@@ -55,7 +55,7 @@ def _shape(mapping: dict[str, str]) -> str:
     return f"each row is a message of a tree (`{names['parent_id']}` names the message that it answers)"
 
 
-def _has_ranks(sample: Sample, mapping: dict[str, str]) -> bool:
+def _has_ranks(sample: SampleRows, mapping: dict[str, str]) -> bool:
     names = {field: column for column, field in mapping.items()}
     if TREE in names:
         return any(_ranked(root) for root in sample.values(names[TREE]))

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 RUN = 13
-SHORTEST = 3
+MIN_QUESTION_WORDS = 3
 ALONE = 6
 NEAR = 12
 COMMON = 10
@@ -41,7 +41,7 @@ def words_of(text: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Item:
+class BenchmarkItem:
     """A benchmark's item: which, its question, its right answers."""
 
     benchmark: str
@@ -68,10 +68,10 @@ class Overlap:
     share: float
 
 
-def item_of(benchmark: str, number: int, row: Mapping[str, Any]) -> Item:
+def item_of(benchmark: str, number: int, row: Mapping[str, Any]) -> BenchmarkItem:
     """Return a canonical benchmark row as an item."""
     right = [row["choices"][row["answer"]]] if row.get("choices") else row.get("answers") or []
-    return Item(benchmark, number, str(row.get("question") or ""), tuple(str(answer) for answer in right))
+    return BenchmarkItem(benchmark, number, str(row.get("question") or ""), tuple(str(answer) for answer in right))
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class _Passage:
 class BenchmarkIndex:
     """Searchable index of the items of all benchmarks. Memory: about 25 bytes a word."""
 
-    def __init__(self, items: Sequence[Item]) -> None:
+    def __init__(self, items: Sequence[BenchmarkItem]) -> None:
         self._items = list(items)
         self._words: dict[str, int] = {}
         self._passages = [self._passage(item) for item in self._items]
@@ -93,7 +93,11 @@ class BenchmarkIndex:
         self._keys, self._owners = self._runs()
         self._short = self._short_questions()
         self._short_keys = np.array(
-            [_run_keys(self._code[list(question[:SHORTEST])], SHORTEST)[0] for question in self._short], dtype=np.uint64
+            [
+                _run_keys(self._code[list(question[:MIN_QUESTION_WORDS])], MIN_QUESTION_WORDS)[0]
+                for question in self._short
+            ],
+            dtype=np.uint64,
         )
 
     @property
@@ -101,7 +105,7 @@ class BenchmarkIndex:
         """Number of items searched for."""
         return len(self._items)
 
-    def _passage(self, item: Item) -> _Passage:
+    def _passage(self, item: BenchmarkItem) -> _Passage:
         question = self._learn(item.question)
         answers = tuple(self._learn(answer) for answer in item.answers)
         if not question and answers:
@@ -136,7 +140,7 @@ class BenchmarkIndex:
         """Return the questions that are shorter than a run, with their items."""
         owners: dict[tuple[int, ...], list[int]] = {}
         for place, passage in enumerate(self._passages):
-            if SHORTEST <= passage.question_words < RUN:
+            if MIN_QUESTION_WORDS <= passage.question_words < RUN:
                 owners.setdefault(tuple(passage.ids[: passage.question_words].tolist()), []).append(place)
         return owners
 
@@ -181,12 +185,12 @@ class BenchmarkIndex:
     def _search_questions(
         self, lines: list[_Line], flat: Ids, code: Codes, starts: Ids
     ) -> Iterator[tuple[Overlap, int]]:
-        begins = _all_known(flat, SHORTEST) & np.isin(_run_keys(code, SHORTEST), self._short_keys)
+        begins = _all_known(flat, MIN_QUESTION_WORDS) & np.isin(_run_keys(code, MIN_QUESTION_WORDS), self._short_keys)
         for place in np.flatnonzero(begins).tolist():
             row = int(np.searchsorted(starts, place, "right")) - 1
             at = place - int(starts[row])
             line = lines[row]
-            for size in range(SHORTEST, min(RUN, len(line.ids) - at + 1)):
+            for size in range(MIN_QUESTION_WORDS, min(RUN, len(line.ids) - at + 1)):
                 for owner in self._short.get(tuple(line.ids[at : at + size].tolist()), []):
                     if self._counts(line, at, size, owner):
                         yield self._overlap(row, owner, "question", line.ids[at : at + size]), owner

@@ -13,7 +13,7 @@ FAR = 16  # a context this many times longer is no remedy for truncated rows
 NOTABLE = 0.001  # smaller shares are reported without a warning
 
 
-class Grade(StrEnum):
+class Severity(StrEnum):
     """Severity of a finding. `BLOCKS`: a run on these rows fails or trains on nothing."""
 
     BLOCKS = "blocks training"
@@ -27,7 +27,7 @@ class DataFinding:
     `num_rows` how many.
     """
 
-    grade: Grade
+    grade: Severity
     topic: str
     text: str
     remedy: str = ""
@@ -48,7 +48,7 @@ def list_findings(report: DataReport) -> list[DataFinding]:
         *_languages(report),
         *_packing(report),
     ]
-    order = list(Grade)
+    order = list(Severity)
     counted = [replace(finding, num_rows=report.droppable.get(finding.drop, 0)) for finding in findings]
     return sorted(counted, key=lambda finding: order.index(finding.grade))
 
@@ -56,7 +56,7 @@ def list_findings(report: DataReport) -> list[DataFinding]:
 def _rendering(report: DataReport) -> Iterator[DataFinding]:
     if report.refused_rows:
         yield DataFinding(
-            Grade.LOOK,
+            Severity.LOOK,
             "rendering",
             f"The chat template refuses {_rows(report.refused_rows)}, which the trainer leaves out: {report.refusal}",
             "Drop them, or choose another base.",
@@ -65,7 +65,7 @@ def _rendering(report: DataReport) -> Iterator[DataFinding]:
     if report.forged_rows:
         first = report.forged[0]
         yield DataFinding(
-            Grade.LOOK,
+            Severity.LOOK,
             "rendering",
             f"{_rows(report.forged_rows, 'spells', 'spell')} special tokens of the tokenizer, which the renderer splits"
             f" so that they stay text: {first.split} row {first.row:,}.",
@@ -74,7 +74,7 @@ def _rendering(report: DataReport) -> Iterator[DataFinding]:
         )
     if report.trainer == "pretrain" and not report.epoch.sequences:
         yield DataFinding(
-            Grade.BLOCKS,
+            Severity.BLOCKS,
             "length",
             f"The train split has {report.train.tokens:,} tokens, too few for a context of"
             f" {report.question.context:,}.",
@@ -88,7 +88,7 @@ def _silence(report: DataReport) -> Iterator[DataFinding]:
         return
     if report.is_silent and report.trainer != "pretrain":
         yield DataFinding(
-            Grade.BLOCKS,
+            Severity.BLOCKS,
             "zero-label rows",
             f"None of the {rows:,} train rows has anything to train on{_first_reason(report)}. A run on them is"
             " refused.",
@@ -97,7 +97,7 @@ def _silence(report: DataReport) -> Iterator[DataFinding]:
     elif silent:
         reason = _first_reason(report)
         yield DataFinding(
-            Grade.LOOK,
+            Severity.LOOK,
             "zero-label rows",
             f"{_rows(silent)} of {rows:,} {'has' if silent == 1 else 'have'} nothing to train on"
             f" ({_percent(silent, rows)}){reason}. The trainer leaves {'it' if silent == 1 else 'them'} out.",
@@ -105,11 +105,11 @@ def _silence(report: DataReport) -> Iterator[DataFinding]:
             drop="zero_label",
         )
     else:
-        yield DataFinding(Grade.FINE, "zero-label rows", "Every row has something to train on.")
+        yield DataFinding(Severity.FINE, "zero-label rows", "Every row has something to train on.")
     empty = sum(split.empty_rows for split in report.splits.values())
     if empty:
         yield DataFinding(
-            Grade.LOOK,
+            Severity.LOOK,
             "empty rows",
             f"{_rows(empty, 'has', 'have')} no text, or an answer without any.",
             "Drop them.",
@@ -126,18 +126,18 @@ def _cuts(report: DataReport) -> Iterator[DataFinding]:
     train, context = report.train, report.question.context
     if report.trainer == "pretrain":
         yield DataFinding(
-            Grade.FINE, "length", f"Texts follow each other in windows of {context:,} tokens; nothing is cut off."
+            Severity.FINE, "length", f"Texts follow each other in windows of {context:,} tokens; nothing is cut off."
         )
     elif report.trainer == "none":
         longer = train.lengths.max > context
         yield DataFinding(
-            Grade.LOOK if longer else Grade.FINE,
+            Severity.LOOK if longer else Severity.FINE,
             "length",
             f"The longest row has {train.lengths.max:,} tokens; the context holds {context:,}.",
         )
     elif train.truncated_rows:
         yield DataFinding(
-            Grade.LOOK,
+            Severity.LOOK,
             "length",
             f"{_rows(train.truncated_rows)} ({_percent(train.truncated_rows, train.rows)})"
             f" {'is' if train.truncated_rows == 1 else 'are'} longer than {context:,} tokens; {train.lost_tokens:,}"
@@ -150,7 +150,7 @@ def _cuts(report: DataReport) -> Iterator[DataFinding]:
         )
     else:
         yield DataFinding(
-            Grade.FINE, "length", f"Every row fits {context:,} tokens; the longest has {train.lengths.max:,}."
+            Severity.FINE, "length", f"Every row fits {context:,} tokens; the longest has {train.lengths.max:,}."
         )
 
 
@@ -160,7 +160,7 @@ def _leakage(report: DataReport) -> Iterator[DataFinding]:
     if not held_out:
         if report.trainer != "none":
             yield DataFinding(
-                Grade.LOOK,
+                Severity.LOOK,
                 "leakage",
                 "No row is held out, so there is no val_loss to stop by.",
                 "Hold some rows out: split the dataset again.",
@@ -175,7 +175,7 @@ def _leakage(report: DataReport) -> Iterator[DataFinding]:
         )
         first = leak.rows[0]
         yield DataFinding(
-            Grade.LOOK,
+            Severity.LOOK,
             "leakage",
             f"{_rows(total)} of {held_out:,} held out ({_percent(total, held_out)}) {'is' if total == 1 else 'are'}"
             f" also trained on, {how}: row {first.val.row:,} is like train row {first.train.row:,}. val_loss will look"
@@ -184,10 +184,12 @@ def _leakage(report: DataReport) -> Iterator[DataFinding]:
             drop="leakage",
         )
     else:
-        yield DataFinding(Grade.FINE, "leakage", f"No row held out (of {held_out:,}) is like one that is trained on.")
+        yield DataFinding(
+            Severity.FINE, "leakage", f"No row held out (of {held_out:,}) is like one that is trained on."
+        )
     if leak.same_prompt:
         yield DataFinding(
-            Grade.LOOK if leak.same_prompt > NOTABLE * held_out else Grade.FINE,
+            Severity.LOOK if leak.same_prompt > NOTABLE * held_out else Severity.FINE,
             "leakage",
             f"{_rows(leak.same_prompt)} held out {'has' if leak.same_prompt == 1 else 'have'} the prompt of a training"
             " row, with another answer.",
@@ -198,7 +200,7 @@ def _contamination(report: DataReport) -> Iterator[DataFinding]:
     looked = sum(benchmark.items for benchmark in report.benchmarks)
     if not report.benchmarks:
         yield DataFinding(
-            Grade.FINE,
+            Severity.FINE,
             "benchmarks",
             "No benchmark is imported, so none was searched for.",
             "Import the benchmarks that you measure with.",
@@ -209,7 +211,7 @@ def _contamination(report: DataReport) -> Iterator[DataFinding]:
             f"{benchmark.found:,} of {benchmark.name}" for benchmark in report.benchmarks if benchmark.found
         )
         yield DataFinding(
-            Grade.LOOK,
+            Severity.LOOK,
             "benchmarks",
             f"{_rows(report.contaminated_rows, 'holds', 'hold')} items of benchmarks ({names}): "
             f"{first.split} row {first.row:,} has item {first.item:,} of {first.benchmark}.",
@@ -219,7 +221,7 @@ def _contamination(report: DataReport) -> Iterator[DataFinding]:
     else:
         word = "benchmark" if len(report.benchmarks) == 1 else "benchmarks"
         yield DataFinding(
-            Grade.FINE,
+            Severity.FINE,
             "benchmarks",
             f"No item of {len(report.benchmarks)} {word} ({looked:,} items) stands in the rows.",
         )
@@ -230,17 +232,17 @@ def _duplicates(report: DataReport) -> Iterator[DataFinding]:
     total = same.exact + same.near
     if total:
         yield DataFinding(
-            Grade.LOOK if total > NOTABLE * rows else Grade.FINE,
+            Severity.LOOK if total > NOTABLE * rows else Severity.FINE,
             "duplicates",
             f"{_likes(same.exact, same.near)} ({_percent(total, rows)}).",
             "Drop all but the first of each.",
             drop="duplicates",
         )
     else:
-        yield DataFinding(Grade.FINE, "duplicates", "No two rows are the same or nearly so.")
+        yield DataFinding(Severity.FINE, "duplicates", "No two rows are the same or nearly so.")
     if same.limited:
         yield DataFinding(
-            Grade.LOOK,
+            Severity.LOOK,
             "duplicates",
             "So many rows look alike that not all were compared; there are more near duplicates than counted.",
         )
@@ -251,20 +253,20 @@ def _characters(report: DataReport) -> Iterator[DataFinding]:
     for fault in report.faults:
         grave = fault.name not in ("unusual_space", "unseen_character") and fault.rows > NOTABLE * rows
         yield DataFinding(
-            Grade.LOOK if grave else Grade.FINE,
+            Severity.LOOK if grave else Severity.FINE,
             "characters",
             f"{fault.meaning}: {_rows(fault.rows)} ({_percent(fault.rows, rows)}), {fault.count:,} times.",
             "Repair the source and import it again." if grave else "",
         )
     if not report.faults:
-        yield DataFinding(Grade.FINE, "characters", "No wrong encoding, control characters or remains of HTML.")
+        yield DataFinding(Severity.FINE, "characters", "No wrong encoding, control characters or remains of HTML.")
 
 
 def _languages(report: DataReport) -> Iterator[DataFinding]:
     known = [language for language in report.languages if language.code not in ("short", "unsure")]
     if known:
         shown = ", ".join(f"{language.name} {percent(language.share, digits=1)}" for language in known[:4])
-        yield DataFinding(Grade.FINE, "languages", f"Languages: {shown}{', …' if len(known) > 4 else ''}.")
+        yield DataFinding(Severity.FINE, "languages", f"Languages: {shown}{', …' if len(known) > 4 else ''}.")
 
 
 def _packing(report: DataReport) -> Iterator[DataFinding]:
@@ -272,7 +274,7 @@ def _packing(report: DataReport) -> Iterator[DataFinding]:
     if packing.trainer is None or packing.packed is None:
         return
     if report.trainer == "pretrain":
-        yield DataFinding(Grade.FINE, "packing", "Windows are full: no position is padding.")
+        yield DataFinding(Severity.FINE, "packing", "Windows are full: no position is padding.")
     elif report.trainer == "sft":
         alone = (
             f"; one row a sequence, {percent(packing.padded)} of what is computed would be text"
@@ -280,13 +282,13 @@ def _packing(report: DataReport) -> Iterator[DataFinding]:
             else ""
         )
         yield DataFinding(
-            Grade.FINE,
+            Severity.FINE,
             "packing",
             f"Rows share sequences, which are {percent(packing.packed)} full, and no position is padding{alone}.",
         )
     else:
         yield DataFinding(
-            Grade.LOOK if packing.trainer < 0.5 else Grade.FINE,
+            Severity.LOOK if packing.trainer < 0.5 else Severity.FINE,
             "packing",
             f"{percent(packing.trainer)} of what is computed is text, the rest padding; packed into the context it"
             f" would be {percent(packing.packed)}.",

@@ -45,7 +45,7 @@ def detection_probability(jaccard: float) -> float:
     return float(1.0 - (1.0 - jaccard**BAND_ROWS) ** NUM_BANDS)
 
 
-def normalise(text: str) -> str:
+def normalise_words(text: str) -> str:
     """Return a text in lower case without punctuation, words separated by one space."""
     text = text[:MAX_CHARACTERS]
     if text.isascii():  # the same, in a quarter of the time
@@ -82,7 +82,7 @@ def _mix(values: Hashes) -> Hashes:
     return values ^ (values >> np.uint64(31))
 
 
-def sign(hashes: Hashes, offsets: Rows) -> Signatures:
+def minhash(hashes: Hashes, offsets: Rows) -> Signatures:
     """Return the MinHash signatures of texts as `shingle` wrote them, shape (texts, 128)."""
     if len(offsets) < 2:
         return np.empty((0, NUM_HASHES), dtype=np.uint32)
@@ -134,7 +134,7 @@ def bucket_pairs(keys: Hashes, rows: Rows, *, first_held_out: int, reach: int = 
     return np.concatenate(left), np.concatenate(right)
 
 
-def estimate(one: Signatures, other: Signatures) -> npt.NDArray[np.float64]:
+def estimate_similarity(one: Signatures, other: Signatures) -> npt.NDArray[np.float64]:
     """Estimate the similarity of pairs from their signatures: the share of equal values."""
     return np.asarray((one == other).mean(axis=1), dtype=np.float64)
 

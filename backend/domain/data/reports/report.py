@@ -170,7 +170,7 @@ class Epoch(_Frozen):
     steps: int = 0
 
 
-class Piece(_Frozen):
+class TokenPiece(_Frozen):
     """Consecutive tokens as the trainer sees them, one entry per token."""
 
     label: str = ""
@@ -182,7 +182,7 @@ class Piece(_Frozen):
     left_out: int = 0
 
 
-class Sample(_Frozen):
+class ReportSample(_Frozen):
     """A row, or a window of text, shown whole."""
 
     group: Literal["first", "random", "longest", "truncated", "zero-label", "window"]
@@ -191,7 +191,7 @@ class Sample(_Frozen):
     num_tokens: int
     loss_tokens: int
     note: str = ""
-    pieces: list[Piece]
+    pieces: list[TokenPiece]
 
 
 class BenchmarkChecked(_Frozen):

@@ -7,15 +7,15 @@ from typing import Any
 
 from backend.domain.data.rows.gold_answers import ANSWER_FIELDS, answer_index
 from backend.domain.data.rows.problem import RowProblem
-from backend.domain.data.rows.values import label_text, text_of
+from backend.domain.data.rows.values import label_text, read_text_value
 
 _FINAL_ANSWER = re.compile(r"^####\s*(.+?)\s*$", re.MULTILINE)  # GSM8K's mark of the result after its reasoning
 
 
 def build_benchmark(values: dict[str, Any]) -> dict[str, Any]:
     """Return the canonical row of a question from its fields. Raises RowProblem naming the field at fault."""
-    question = text_of(values.get("question"), name="question", may_be_empty="correct" in values)
-    context = text_of(values.get("context"), name="context", may_be_empty=True)
+    question = read_text_value(values.get("question"), name="question", may_be_empty="correct" in values)
+    context = read_text_value(values.get("context"), name="context", may_be_empty=True)
     question = f"{context}\n{question}" if context.strip() and question else (question or context)
     if "correct" in values:
         return _insert_correct(

@@ -256,26 +256,26 @@ def answered_messages(prompt: Any, *, completion: Any, system: str = "") -> dict
 
 
 @dataclass(frozen=True)
-class Conversation:
+class TemplateInput:
     """Input of a chat template: messages, and the tools that the network may call (None for none)."""
 
     messages: Messages
     tools: list[dict[str, Any]] | None = None
 
 
-def conversation_of(row: dict[str, Any]) -> Conversation | None:
+def as_conversation(row: dict[str, Any]) -> TemplateInput | None:
     """Return a chat, instruction, preference (its chosen side) or kto row as a conversation; None for a row of another
     kind.
     """
     tools = tools_of(row)
     if isinstance(row.get("messages"), list):
-        return Conversation(row["messages"], tools)
+        return TemplateInput(row["messages"], tools)
     prompt, answer = row.get("prompt"), row.get("chosen", row.get("completion"))
     if answer is None or prompt is None:
         return None
     before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     after = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else list(answer)
-    return Conversation([*before, *after], tools)
+    return TemplateInput([*before, *after], tools)
 
 
 def template_messages(messages: Messages) -> Messages:

@@ -71,15 +71,15 @@ def _word(value: Any) -> str:
     return re.sub(r"[\s-]+(?=[a-z])", "_", str(value).strip().lower())
 
 
-def label_of(value: Any) -> bool | None:
+def read_goodness(value: Any) -> bool | None:
     """Return True for a good label, False for a bad one, None for neither."""
     word = _word(value)
     return True if word in GOOD else False if word in BAD else None
 
 
-def read_label(value: Any, *, name: str = "label") -> bool:
+def require_goodness(value: Any, *, name: str = "label") -> bool:
     """Return a label as a bool. Raises RowProblem, naming the value, for anything else than good or bad."""
-    label = label_of(value)
+    label = read_goodness(value)
     if label is None:
         shown = "nothing" if value is None else repr(value)[:40]
         raise RowProblem(

@@ -29,12 +29,12 @@ from backend.domain.data.recognition.column_names import describe_missing
 from backend.domain.data.rows.benchmarks import build_benchmark, read_choices
 from backend.domain.data.rows.conversations import answered_messages, conversation, messages_of, preference_messages
 from backend.domain.data.rows.gold_answers import AnswerTally, answer_column
-from backend.domain.data.rows.labels import read_label, read_winner
+from backend.domain.data.rows.labels import read_winner, require_goodness
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.records import RECORD, record_text
 from backend.domain.data.rows.tool_calls import tools_text
 from backend.domain.data.rows.trees import TREE, is_message_table, sample_trees, tree_rows
-from backend.domain.data.rows.values import as_list, labels_of, text_of
+from backend.domain.data.rows.values import as_list, choice_labels, read_text_value
 from backend.errors import InvalidInput
 
 _MANY = frozenset({"choices", "answers", "incorrect", "winner"})
@@ -73,7 +73,7 @@ def collect_fields(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[s
             several = field == "winner" or list(mapping.values()).count(field) > 1
             values.setdefault(field, []).extend([value] if several else as_list(value, column=column))
             if field == "choices":
-                values["labels"] = labels_of(value)
+                values["labels"] = choice_labels(value)
         else:
             values[field] = value
     return values
@@ -189,24 +189,24 @@ def _check_characters(value: Any) -> None:
 
 
 def _build_text(values: dict[str, Any]) -> dict[str, Any]:
-    return {"text": text_of(values["text"], name="text")}
+    return {"text": read_text_value(values["text"], name="text")}
 
 
 def _build_prompt(values: dict[str, Any]) -> dict[str, Any]:
     value = values["prompt"]
     if isinstance(value, list) and value:  # MT-bench turns, or messages
         value = value[0] if isinstance(value[0], str) else messages_of(value, name="prompt")[-1]["content"]
-    return {"prompt": _with_input(text_of(value, name="prompt"), values)}
+    return {"prompt": _with_input(read_text_value(value, name="prompt"), values)}
 
 
 def _with_input(prompt: str, values: dict[str, Any]) -> str:
     """Join Alpaca's `instruction` and `input`."""
-    extra = text_of(values.get("input"), name="input", may_be_empty=True)
+    extra = read_text_value(values.get("input"), name="input", may_be_empty=True)
     return f"{prompt}\n\n{extra}" if extra.strip() else prompt
 
 
 def _system(values: dict[str, Any]) -> str:
-    return text_of(values.get("system"), name="system", may_be_empty=True)
+    return read_text_value(values.get("system"), name="system", may_be_empty=True)
 
 
 def _tools(values: dict[str, Any]) -> dict[str, str]:
@@ -221,11 +221,11 @@ def _build_instruction(values: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
             raise RowProblem("`instances` holds no list of {input, output}")
         values = {**values, "input": listed[0].get("input"), "completion": listed[0].get("output")}
-    prompt = _with_input(text_of(values["prompt"], name="prompt"), values)
+    prompt = _with_input(read_text_value(values["prompt"], name="prompt"), values)
     system = _system(values)
     return {
         "prompt": f"{system}\n\n{prompt}" if system.strip() else prompt,
-        "completion": text_of(values["completion"], name="completion"),
+        "completion": read_text_value(values["completion"], name="completion"),
     }
 
 
@@ -235,11 +235,11 @@ def _build_chat(values: dict[str, Any]) -> dict[str, Any]:
         row = answered_messages(values["prompt"], completion=values["completion"], system=_system(values))
         return {"messages": [*row["prompt"], *row["completion"]], **_tools(values)}
     if turns is None and "messages" not in values:
-        prompt = _with_input(text_of(values["prompt"], name="prompt"), values)
+        prompt = _with_input(read_text_value(values["prompt"], name="prompt"), values)
         turns = [
             *_history(values.get("history")),
             {"role": "user", "content": prompt},
-            {"role": "assistant", "content": text_of(values["completion"], name="completion")},
+            {"role": "assistant", "content": read_text_value(values["completion"], name="completion")},
         ]
     return {"messages": conversation(turns, system=_system(values)), **_tools(values)}
 
@@ -252,7 +252,7 @@ def _history(value: Any) -> list[dict[str, str]]:
         raise RowProblem("`history` holds something else than [question, answer] pairs")
     roles = ("user", "assistant")
     return [
-        {"role": role, "content": text_of(part, name="history")}
+        {"role": role, "content": read_text_value(part, name="history")}
         for pair in value
         for role, part in zip(roles, pair, strict=True)
     ]
@@ -276,7 +276,7 @@ def _build_kto(values: dict[str, Any]) -> dict[str, Any]:
     prompt = _prompt_value(values)
     completion = values["messages"] if "messages" in values else values["completion"]
     row = answered_messages(prompt, completion=completion, system=_system(values))
-    return {**row, "label": read_label(values["label"]), **_tools(values)}
+    return {**row, "label": require_goodness(values["label"]), **_tools(values)}
 
 
 _BUILDERS = {

@@ -66,7 +66,7 @@ def most_frequent(reasons: Iterable[Mapping[str, Any]]) -> list[str]:
     return [*lines, *([f"{plural(rest, 'row')}: other reasons"] if rest else [])]
 
 
-def describe_share(rejected: int, rows: int) -> str:
+def describe_rejected(rejected: int, rows: int) -> str:
     """Return how many of the rows read were rejected: `144 of 999 rows (14.4 %)`."""
     return f"{rejected:,} of {plural(rejected + rows, 'row')} ({100 * rejected / max(1, rejected + rows):.3g} %)"
 

@@ -12,7 +12,7 @@ from backend.domain.data.recognition.column_names import plain_name
 RECORD = "record"
 KEEPS_RECORDS = (DatasetKind.BENCHMARK, DatasetKind.RECORDS)
 """Kinds whose rows hold the file's own row as JSON text in `record`."""
-_LONGEST_BYTES_SHOWN = 32
+_MAX_BYTES_SHOWN = 32
 
 
 def record_text(row: Mapping[str, Any], *, file: str = "") -> str:
@@ -60,5 +60,5 @@ def texts_of(value: Any) -> list[str]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
-        return f"<{len(value)} bytes>" if len(value) > _LONGEST_BYTES_SHOWN else value.decode("utf-8", "replace")
+        return f"<{len(value)} bytes>" if len(value) > _MAX_BYTES_SHOWN else value.decode("utf-8", "replace")
     return value.tolist() if hasattr(value, "tolist") else str(value)

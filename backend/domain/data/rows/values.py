@@ -18,7 +18,7 @@ def listed_part(value: Any) -> list[Any] | None:
     )
 
 
-def labels_of(value: Any) -> list[str]:
+def choice_labels(value: Any) -> list[str]:
     """Return the labels of a cell of choices (ARC's `label`, CommonsenseQA's label of each); empty if it has none."""
     labels = value.get("label", value.get("labels")) if isinstance(value, dict) else None
     if (
@@ -51,7 +51,7 @@ def as_list(value: Any, *, column: str) -> list[Any]:
     return [value]
 
 
-def text_of(value: Any, *, name: str, may_be_empty: bool = False) -> str:
+def read_text_value(value: Any, *, name: str, may_be_empty: bool = False) -> str:
     """Return a text value. Raises RowProblem for numbers, lists and null."""
     if value is None and may_be_empty:
         return ""
@@ -67,4 +67,4 @@ def label_text(value: Any, *, name: str) -> str:
     """Return a choice or an answer as text; here numbers are fine."""
     if isinstance(value, bool | int | float):
         return str(value)
-    return text_of(value, name=name)
+    return read_text_value(value, name=name)

@@ -118,7 +118,7 @@ def _feature(kind: pyarrow.DataType) -> dict[str, Any]:
     return {"dtype": str(kind)}
 
 
-def front_matter(source: CardSource, facts: CardFacts) -> dict[str, Any]:
+def card_front_matter(source: CardSource, facts: CardFacts) -> dict[str, Any]:
     """Return the facts above the text, as the Hub names them."""
     named = facts.licence.lower() if _PLAIN_LICENCE.fullmatch(facts.licence.lower()) else ""
     licence: dict[str, Any] = {"license": named or "unknown"}
@@ -154,9 +154,9 @@ def front_matter(source: CardSource, facts: CardFacts) -> dict[str, Any]:
     }
 
 
-def write_card(source: CardSource, facts: CardFacts) -> str:
+def card_markdown(source: CardSource, facts: CardFacts) -> str:
     """Return the card: front matter, notes, rows, splits, columns, provenance, hashes."""
-    facts_yaml = yaml.safe_dump(front_matter(source, facts), sort_keys=False, allow_unicode=True, width=120)
+    facts_yaml = yaml.safe_dump(card_front_matter(source, facts), sort_keys=False, allow_unicode=True, width=120)
     rows = sum(file.rows for file in source.files)
     splits = [
         f"| {SPLIT_NAMES[file.split]} | {file.rows:,} | {file.bytes:,} | `{file.path}` |" for file in source.files

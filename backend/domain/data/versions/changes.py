@@ -47,7 +47,7 @@ class DropDuplicates(_Frozen):
     loose: bool = False
 
 
-class Condition(_Frozen):
+class RowCondition(_Frozen):
     """A condition on a row. `field` is one of `fields_of_kind(kind)`; empty means all of the row's text.
 
     `value` is a text for `contains` and `equals`, and a number of characters (of turns, where the field is `turns`) for
@@ -60,7 +60,7 @@ class Condition(_Frozen):
     match_case: bool = False
 
     @model_validator(mode="after")
-    def _value_fits(self) -> Condition:
+    def _value_fits(self) -> RowCondition:
         if self.test in ("at_least", "at_most"):
             try:
                 number = int(self.value)
@@ -77,11 +77,11 @@ class Filter(_Frozen):
     """Keep the rows that meet every condition (`keep`), or leave out those that do."""
 
     change: Literal["filter"] = "filter"
-    conditions: tuple[Condition, ...] = Field(min_length=1, max_length=20)
+    conditions: tuple[RowCondition, ...] = Field(min_length=1, max_length=20)
     keep: bool = True
 
 
-class Sample(_Frozen):
+class KeepSample(_Frozen):
     """Keep `num_rows` rows, drawn by `seed`; every row keeps its split."""
 
     change: Literal["sample"] = "sample"
@@ -135,7 +135,7 @@ def parse_row_numbers(text: str, *, rows: int) -> tuple[int, ...]:
     return tuple(places)
 
 
-Change = DropRows | DropDuplicates | Filter | Sample | Merge | Resplit
+Change = DropRows | DropDuplicates | Filter | KeepSample | Merge | Resplit
 _CHANGE: TypeAdapter[Change] = TypeAdapter(Annotated[Change, Field(discriminator="change")])
 
 

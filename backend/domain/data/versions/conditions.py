@@ -7,7 +7,15 @@ from typing import Any
 
 from backend.domain.data.kinds import UNSPLIT_KINDS, DatasetKind
 from backend.domain.data.rows.display import message_text, row_text
-from backend.domain.data.versions.changes import Change, Condition, DropDuplicates, DropRows, Filter, Merge, Sample
+from backend.domain.data.versions.changes import (
+    Change,
+    DropDuplicates,
+    DropRows,
+    Filter,
+    KeepSample,
+    Merge,
+    RowCondition,
+)
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
 
@@ -92,7 +100,7 @@ def row_key(row: Mapping[str, Any]) -> str:
     return row_text(row)[:80]
 
 
-def meets(row: Mapping[str, Any], condition: Condition) -> bool:
+def meets(row: Mapping[str, Any], condition: RowCondition) -> bool:
     """Return whether a row meets a condition."""
     if condition.test in ("at_least", "at_most"):
         size = field_size(row, condition.field)
@@ -121,7 +129,7 @@ def check_change(change: Change, *, kind: DatasetKind) -> None:
         raise InvalidInput(f"A dataset of kind {kind} has no validation split.", field="change")
 
 
-def describe_condition(condition: Condition) -> str:
+def describe_condition(condition: RowCondition) -> str:
     """Describe a condition: `completion is at least 20 characters`."""
     field = condition.field or "text"
     number = condition.test in ("at_least", "at_most")
@@ -145,7 +153,7 @@ def describe_change(change: Change) -> str:
     if isinstance(change, Filter):
         conditions = " and ".join(map(describe_condition, change.conditions))
         return f"only rows kept where {conditions}" if change.keep else f"rows left out where {conditions}"
-    if isinstance(change, Sample):
+    if isinstance(change, KeepSample):
         return f"{change.num_rows:,} rows drawn with seed {change.seed}"
     if isinstance(change, Merge):
         return f"rows of {change.other} added"

@@ -27,7 +27,7 @@ _SIDE = re.compile(
 
 
 @dataclass(frozen=True)
-class Question:
+class JudgeQuestion:
     """One question to the judge. `order` says which answer is shown first; a canary holds the null answer as A (or as
     the only one).
     """
@@ -43,21 +43,21 @@ class Question:
         return f"{'canary' if self.canary else 'item'}:{self.order}:{self.item}"
 
 
-def questions(items: Sequence[JudgeItem], config: JudgeConfig) -> Iterator[Question]:
+def questions(items: Sequence[JudgeItem], config: JudgeConfig) -> Iterator[JudgeQuestion]:
     """Yield every question: both orders of a pair, and the canaries, which are the items with the lowest hash."""
     chosen = {item.id for item in sorted(items, key=lambda item: _mark(item.id, "canary"))[: config.canaries]}
     for item in items:
         if config.mode == "rubric":
-            yield Question(item.id, "single", False, _rubric(item, item.answer, config))
+            yield JudgeQuestion(item.id, "single", False, _rubric(item, item.answer, config))
             if item.id in chosen:
-                yield Question(item.id, "single", True, _rubric(item, NULL_ANSWER, config))
+                yield JudgeQuestion(item.id, "single", True, _rubric(item, NULL_ANSWER, config))
             continue
         second = item.answer_b or ""
-        yield Question(item.id, "ab", False, _pair(item, item.answer, second, config))
-        yield Question(item.id, "ba", False, _pair(item, second, item.answer, config))
+        yield JudgeQuestion(item.id, "ab", False, _pair(item, item.answer, second, config))
+        yield JudgeQuestion(item.id, "ba", False, _pair(item, second, item.answer, config))
         if item.id in chosen:
-            yield Question(item.id, "ab", True, _pair(item, NULL_ANSWER, item.answer, config))
-            yield Question(item.id, "ba", True, _pair(item, item.answer, NULL_ANSWER, config))
+            yield JudgeQuestion(item.id, "ab", True, _pair(item, NULL_ANSWER, item.answer, config))
+            yield JudgeQuestion(item.id, "ba", True, _pair(item, item.answer, NULL_ANSWER, config))
 
 
 def _mark(*texts: str) -> str:
@@ -113,7 +113,7 @@ def read_score(text: str, config: JudgeConfig) -> float | None:
     return score if config.low <= score <= config.high else None
 
 
-def read_label(text: str, config: JudgeConfig) -> str | None:
+def read_judge_label(text: str, config: JudgeConfig) -> str | None:
     """Return the last label that a judge states, or None; a judge's answer may also be the label alone."""
     spelled = "|".join(re.escape(label) for label in sorted(config.labels, key=len, reverse=True))
     matches = re.findall(rf"(?:label|verdict)\W{{0,6}}?(?:[:=]|\bis\b)\W{{0,8}}?({spelled})(?!\w)", text, re.IGNORECASE)

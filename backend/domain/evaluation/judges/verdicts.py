@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
-from backend.domain.evaluation.judges.prompts import Question, Side, read_label, read_score, read_side
+from backend.domain.evaluation.judges.prompts import JudgeQuestion, Side, read_judge_label, read_score, read_side
 from backend.domain.evaluation.metrics.registry import Metric, MetricKind
 from backend.domain.evaluation.metrics.score import estimate_mean
 from backend.domain.statistics.bootstrap import bootstrap_corpus
@@ -91,15 +91,15 @@ def item_verdicts(
     verdicts = []
     for item in items:
         if config.mode == "rubric":
-            answer = answers.get(Question(item.id, "single", canary, ()).key)
+            answer = answers.get(JudgeQuestion(item.id, "single", canary, ()).key)
             if answer is None and canary:
                 continue
             text = "" if answer is None or answer.failed else answer.text
             verdicts.append(
-                ItemVerdict(item.id, read_label(text, config) if config.labels else read_score(text, config))
+                ItemVerdict(item.id, read_judge_label(text, config) if config.labels else read_score(text, config))
             )
             continue
-        pair = [answers.get(Question(item.id, order, canary, ()).key) for order in ("ab", "ba")]
+        pair = [answers.get(JudgeQuestion(item.id, order, canary, ()).key) for order in ("ab", "ba")]
         if pair == [None, None] and canary:
             continue
         first, shown_second = (None if answer is None or answer.failed else read_side(answer.text) for answer in pair)
@@ -110,7 +110,9 @@ def item_verdicts(
     return verdicts
 
 
-def summarise(items: Sequence[JudgeItem], answers: Mapping[str, JudgeAnswer], config: JudgeConfig) -> JudgeSummary:
+def summarise_judgement(
+    items: Sequence[JudgeItem], answers: Mapping[str, JudgeAnswer], config: JudgeConfig
+) -> JudgeSummary:
     """Return what a judgement amounts to."""
     verdicts = item_verdicts(items, answers, config)
     canaries = item_verdicts(items, answers, config, canary=True)

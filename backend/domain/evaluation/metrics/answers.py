@@ -27,7 +27,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NO_DIGITS = str.maketrans("", "", string.digits)
 
 
-def normalise(text: str) -> str:
+def normalise_answer(text: str) -> str:
     """Return a text in lower case, without ASCII punctuation, articles and repeated spaces, in SQuAD's order of steps.
 
     Characters of a script without spaces stand apart, and its own punctuation (`。`) is left out.
@@ -60,7 +60,7 @@ def _answers(references: Sequence[str]) -> Sequence[str]:
 def _equal(prediction: str, reference: str) -> bool:
     if reference.strip() and not any(mark.isalnum() for mark in reference):
         return prediction.strip() == reference.strip()
-    if normalise(prediction) != normalise(reference):
+    if normalise_answer(prediction) != normalise_answer(reference):
         return False
     first, second = read_number(prediction), read_number(reference)
     return first is None or second is None or first == second
@@ -72,7 +72,8 @@ def f1(prediction: str, references: Sequence[str]) -> float:
     If a side has no token, F1 is 1 where neither has one and 0 otherwise (SQuAD 2.0).
     """
     return max(
-        _token_f1(normalise(prediction).split(), normalise(reference).split()) for reference in _answers(references)
+        _token_f1(normalise_answer(prediction).split(), normalise_answer(reference).split())
+        for reference in _answers(references)
     )
 
 
@@ -88,10 +89,10 @@ def contains(prediction: str, references: Sequence[str]) -> float:
 
     In scripts without spaces any run of characters counts, since no mark tells where a word ends.
     """
-    padded = f" {normalise(prediction)} "
+    padded = f" {normalise_answer(prediction)} "
     return float(
         any(
-            f" {normalise(r)} " in padded if normalise(r) else bool(r.strip()) and r.strip() in prediction
+            f" {normalise_answer(r)} " in padded if normalise_answer(r) else bool(r.strip()) and r.strip() in prediction
             for r in references
         )
     )

@@ -183,7 +183,7 @@ ALIASES: dict[str, str] = {
 }
 
 
-def metric_names() -> list[str]:
+def registered_metrics() -> list[str]:
     """Return the name of every metric; `@k` stands for any number of samples or choices."""
     return [*METRICS, *(f"{family}@k" for family in _AT_K)]
 
@@ -253,7 +253,7 @@ def _find(name: str) -> Metric:
         near = get_close_matches(spelled, [*by_lower, *ALIASES, *(f"{family}@k" for family in _AT_K)], n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
         raise InvalidInput(
-            f"There is no metric {name!r}.", remedy=f"{hint}Metrics: {', '.join(metric_names())}.", field="metric"
+            f"There is no metric {name!r}.", remedy=f"{hint}Metrics: {', '.join(registered_metrics())}.", field="metric"
         )
     label, kind, function, outcomes = _AT_K[match["family"]]
     bound: dict[str, Any] = {"k": int(match["k"])}

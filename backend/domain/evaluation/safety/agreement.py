@@ -75,7 +75,7 @@ class LanguageAgreement:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class ScorerAgreement:
     """Agreement of a scorer with labels on `n` answers of `file`, of which `unclear` are left out of all but
     `kappa_all`.
 
@@ -113,12 +113,12 @@ class Agreement:
         return f"{', '.join(parts)} on {self.n} answers of {self.file} ({remarks})"
 
 
-def read_agreement(stored: Mapping[str, Any]) -> Agreement:
+def read_agreement(stored: Mapping[str, Any]) -> ScorerAgreement:
     """Return an agreement that `dump` wrote."""
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
     values["languages"] = tuple(LanguageAgreement(**one) for one in stored.get("languages") or ())
-    known = {name: values.get(name) for name in Agreement.__dataclass_fields__}
-    return Agreement(**known)  # type: ignore[arg-type]
+    known = {name: values.get(name) for name in ScorerAgreement.__dataclass_fields__}
+    return ScorerAgreement(**known)  # type: ignore[arg-type]
 
 
 def read_labelled(rows: Sequence[Mapping[str, Any]]) -> list[LabelledAnswer]:
@@ -134,7 +134,7 @@ def read_labelled(rows: Sequence[Mapping[str, Any]]) -> list[LabelledAnswer]:
     prompt = next((name for name in PROMPT_COLUMNS if name in columns and name != answer), None)
     labelled = []
     for number, row in enumerate(rows, 1):
-        refused = read_label(row.get(label))
+        refused = read_refusal_label(row.get(label))
         if refused is None:
             raise InvalidInput(
                 f"Row {number}: `{label}` is {str(row.get(label))[:40]!r}, neither a refusal nor a compliance.",
@@ -147,7 +147,7 @@ def read_labelled(rows: Sequence[Mapping[str, Any]]) -> list[LabelledAnswer]:
     return labelled
 
 
-def read_label(value: Any) -> bool | None:
+def read_refusal_label(value: Any) -> bool | None:
     """Return whether a label means refusal: `2_full_refusal`, `True`, `1`; None for one that says neither."""
     text = str(value).strip()
     if _COMPLIED.fullmatch(text):
@@ -166,7 +166,7 @@ def _column(columns: Sequence[str], names: Sequence[str], *, what: str) -> str:
     return column
 
 
-def measure_agreement(labelled: Sequence[LabelledAnswer], *, file: str) -> Agreement:
+def measure_agreement(labelled: Sequence[LabelledAnswer], *, file: str) -> ScorerAgreement:
     """Score every answer and compare with its label. Raises InvalidInput where no answer is clear."""
     outcomes = [score_refusal(one.answer, prompt=one.prompt).outcome for one in labelled]
     table = np.array(
@@ -191,7 +191,7 @@ def measure_agreement(labelled: Sequence[LabelledAnswer], *, file: str) -> Agree
     said, true = table[:, 0] == 1, table[:, 1] == 1
     precision, precision_interval = _share(int((said & true).sum()), int(said.sum()))
     recall, recall_interval = _share(int((said & true).sum()), int(true.sum()))
-    return Agreement(
+    return ScorerAgreement(
         scorer=SCORER,
         file=file,
         n=len(labelled),
@@ -204,12 +204,12 @@ def measure_agreement(labelled: Sequence[LabelledAnswer], *, file: str) -> Agree
         precision_interval=precision_interval,
         recall=recall,
         recall_interval=recall_interval,
-        held_out=digest_of(labelled) not in DEVELOPED_ON,
+        held_out=answers_digest(labelled) not in DEVELOPED_ON,
         languages=_by_language(labelled, outcomes),
     )
 
 
-def digest_of(labelled: Sequence[LabelledAnswer]) -> str:
+def answers_digest(labelled: Sequence[LabelledAnswer]) -> str:
     """Return a digest of a file's answers, in any order."""
     return hashlib.blake2b("\0".join(sorted(one.answer for one in labelled)).encode(), digest_size=8).hexdigest()
 

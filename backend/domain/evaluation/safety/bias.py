@@ -145,7 +145,7 @@ def read_occupations(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {str(row["occupation"]): float(row[share]) for row in rows}
 
 
-def read_pairs(rows: Sequence[Mapping[str, Any]]) -> list[ProbeItem]:
+def read_bias_pairs(rows: Sequence[Mapping[str, Any]]) -> list[ProbeItem]:
     """Return pairs of sentences, the stereotyped one first: CrowS-Pairs' columns, or `pro` and `anti` as for WinoBias.
 
     Of CrowS-Pairs' rows marked `antistereo` the more stereotyped sentence is still `sent_more`. Brackets of WinoBias

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backend.domain.evaluation.judges.config import JudgeConfig
-from backend.domain.evaluation.safety.scoring import bound_unclear, estimate
+from backend.domain.evaluation.safety.scoring import bound_unclear, estimate_metric
 from backend.domain.statistics.estimates import Estimate
 
 HARMLESS, HARMFUL = "harmless", "harmful"
@@ -49,5 +49,5 @@ def harmful_share(verdicts: Sequence[str | None]) -> Estimate | None:
     known = [value for value in values if value is not None]
     if not known:
         return None
-    judged = estimate(known, metric="harm")
+    judged = estimate_metric(known, metric="harm")
     return judged if len(known) == len(values) else bound_unclear(judged, values, metric="harm")

@@ -70,9 +70,9 @@ _COMMON = {
 neighbour's.
 """
 _WORDS = {language: frozenset(words.split()) for language, words in _COMMON.items()}
-LEAST_SHARE = 0.12
+MIN_SHARE = 0.12
 """Share of a text's words that must be common ones of its language."""
-ENOUGH_WORDS = 4
+MIN_WORDS = 4
 _UKRAINIAN_OR_SERBIAN = re.compile(r"[іїєґђћџљњјўѓќ]", re.IGNORECASE)
 _RUSSIAN = re.compile(
     r"\b(?:и|не|в|на|что|я|с|это|как|но|вы|по|для|могу|из|у|так|к|о|от|же|бы|если|или)\b", re.IGNORECASE
@@ -103,11 +103,11 @@ def language_of(text: str) -> str | None:
 
 def _latin(text: str) -> str | None:
     words = re.findall(r"[^\W\d_]+", text.lower())
-    if len(words) < ENOUGH_WORDS:
+    if len(words) < MIN_WORDS:
         return None
     counts = {language: sum(word in common for word in words) for language, common in _WORDS.items()}
     most = max(counts.values())
-    if most < max(1, LEAST_SHARE * len(words)):
+    if most < max(1, MIN_SHARE * len(words)):
         return None
     likeliest = [language for language, count in counts.items() if count == most]
     if len(likeliest) > 1 and "en" in likeliest and text.isascii():  # "in", of a sentence of names

@@ -16,7 +16,7 @@ _SIDE = re.compile(
     r"(?:^|/)(?P<side>pro|anti)(?P<rest>_stereotyped_(?P<part>type\d)(?:\.txt)?(?:\.(?:dev|test))?(?:\.txt)?)$",
     re.IGNORECASE,
 )
-_LEAST_SHARED = 0.5
+_MIN_SHARED = 0.5
 """Share of a line's words that its partner has; fewer mean that the files do not belong together."""
 
 
@@ -88,4 +88,4 @@ def _lines(text: str) -> list[str]:
 
 def _belong_together(first: str, second: str) -> bool:
     words, others = (set(re.findall(r"\w+", line.lower())) for line in (first, second))
-    return len(words & others) >= _LEAST_SHARED * max(len(words), len(others))
+    return len(words & others) >= _MIN_SHARED * max(len(words), len(others))

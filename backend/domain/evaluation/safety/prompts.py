@@ -57,7 +57,7 @@ def find_column(columns: Sequence[str], names: Sequence[str]) -> str | None:
     return next((lower[name] for name in names if name in lower), None)
 
 
-def read_prompts(rows: Sequence[Mapping[str, Any]], *, unsafe: bool = True) -> list[ProbeItem]:
+def read_refusal_prompts(rows: Sequence[Mapping[str, Any]], *, unsafe: bool = True) -> list[ProbeItem]:
     """Return refusal items: a prompt, whether it is unsafe (by the file's label, else by `unsafe`), and its category.
 
     Raises InvalidInput where no column holds prompts, or a label says neither safe nor unsafe.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backend.domain.evaluation.safety.bias import ANTI_COLUMNS, PRO_COLUMNS, read_bbq, read_pairs, read_winogender
+from backend.domain.evaluation.safety.bias import ANTI_COLUMNS, PRO_COLUMNS, read_bbq, read_bias_pairs, read_winogender
 from backend.domain.evaluation.safety.memorisation import canary_items
 from backend.domain.evaluation.safety.probes import Probe, ProbeItem
-from backend.domain.evaluation.safety.prompts import PROMPT_COLUMNS, find_column, read_prompts
+from backend.domain.evaluation.safety.prompts import PROMPT_COLUMNS, find_column, read_refusal_prompts
 from backend.errors import InvalidInput
 
 Rows = Sequence[Mapping[str, Any]]
@@ -39,7 +39,7 @@ def recognise_probe(rows: Rows) -> Probe:
     )
 
 
-def read_items(
+def read_recognition_items(
     probe: Probe, rows: Rows, *, unsafe: bool = True, percent_female: Mapping[str, float] | None = None
 ) -> list[ProbeItem]:
     """Return a file's items. Raises InvalidInput for rows that the probe can't use, naming the column or the row."""
@@ -51,11 +51,11 @@ def read_items(
         if probe is Probe.PRONOUNS:
             return read_winogender(rows, percent_female=percent_female)
         if probe is Probe.STEREOTYPES:
-            return read_pairs(rows)
+            return read_bias_pairs(rows)
         if probe is Probe.CANARIES:
             return canary_items([str(row.get("canary") or "") for row in rows])
         if probe is Probe.REFUSAL:
-            return read_prompts(rows, unsafe=unsafe)
+            return read_refusal_prompts(rows, unsafe=unsafe)
     except (KeyError, ValueError) as error:
         raise InvalidInput(
             f"A row can't be read as {probe.value}: {error}.", remedy="Give the file as it was published.", field="file"

@@ -26,7 +26,7 @@ from backend.domain.wording import plural
 
 Values = dict[str, float]
 MIN_GROUP = 5
-SMALLEST_ERROR = 1e-12
+MIN_ERROR = 1e-12
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def score_probe(
             continue
         lost = 0 if metric == "bias_disambiguated" else len(positions) - len(present)
         clusters = [metas[index].get("cluster") for index in present]
-        judged = estimate([values[index][metric] for index in present], metric=metric, clusters=clusters)
+        judged = estimate_metric([values[index][metric] for index in present], metric=metric, clusters=clusters)
         if lost and metric in BY_RULE:
             own = [values[index].get(metric) for index in positions]
             judged = bound_unclear(
@@ -157,12 +157,15 @@ def score_groups(
         if len(groups) > 1 and metric != "unsafe_compliance":
             ordered = sorted(groups.items(), key=lambda entry: (-len(entry[1]), entry[0]))
             by[metric] = [
-                (name, estimate([values[index][metric] for index in part], metric=metric)) for name, part in ordered
+                (name, estimate_metric([values[index][metric] for index in part], metric=metric))
+                for name, part in ordered
             ]
     return by
 
 
-def estimate(values: Sequence[float], *, metric: str, clusters: Sequence[Hashable | None] | None = None) -> Estimate:
+def estimate_metric(
+    values: Sequence[float], *, metric: str, clusters: Sequence[Hashable | None] | None = None
+) -> Estimate:
     """Average one metric: Wilson for shares of independent items, clustered t where items come in clusters, else t;
     within its range.
 
@@ -176,7 +179,7 @@ def estimate(values: Sequence[float], *, metric: str, clusters: Sequence[Hashabl
     if not METRICS[metric].is_share or (several and plain.stderr is None):
         return plain
     bottom = -1.0 if NEUTRAL.get(metric) == 0 else 0.0
-    is_equal = len(set(values)) == 1 or (several and (plain.stderr or 0.0) < SMALLEST_ERROR)
+    is_equal = len(set(values)) == 1 or (several and (plain.stderr or 0.0) < MIN_ERROR)
     if is_equal or (not several and bottom == 0 and set(values) <= {0.0, 1.0}):
         return _wilson(plain.value, len(set(known)) if several else len(values), n=len(values), bottom=bottom)
     low, high = (None if bound is None else min(1.0, max(bottom, bound)) for bound in (plain.low, plain.high))
@@ -193,7 +196,7 @@ def bound_unclear(
     bounds).
     """
     ends = [
-        estimate([end if value is None else value for value in values], metric=metric, clusters=clusters)
+        estimate_metric([end if value is None else value for value in values], metric=metric, clusters=clusters)
         for end in (0.0, 1.0)
     ]
     unclear = sum(value is None for value in values)

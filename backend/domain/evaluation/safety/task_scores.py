@@ -14,7 +14,7 @@ from backend.domain.evaluation.safety.bias import read_bbq, score_bbq
 from backend.domain.evaluation.safety.probes import BY_RULE
 from backend.domain.evaluation.safety.prompts import LABEL_COLUMNS, find_column, is_safe_label
 from backend.domain.evaluation.safety.refusal import Outcome, score_refusal
-from backend.domain.evaluation.safety.scoring import Judged, bound_unclear, estimate
+from backend.domain.evaluation.safety.scoring import Judged, bound_unclear, estimate_metric
 from backend.domain.statistics.estimates import Estimate
 
 Values = Mapping[str, float]
@@ -133,7 +133,7 @@ def _gender_gaps(items: Sequence[Values]) -> list[tuple[float, float | None]]:
 
 def _estimates(parts: Mapping[str, Sequence[tuple[float, float | None]]]) -> dict[str, Estimate]:
     return {
-        name: estimate([value for value, _ in part], metric=name, clusters=[cluster for _, cluster in part])
+        name: estimate_metric([value for value, _ in part], metric=name, clusters=[cluster for _, cluster in part])
         for name, part in parts.items()
         if part
     }

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backend.domain.evaluation.safety.scoring import estimate
+from backend.domain.evaluation.safety.scoring import estimate_metric
 from backend.errors import InvalidInput
 
 TEMPLATES = (
@@ -82,7 +82,7 @@ def audit(scores: Mapping[str, Sequence[float | None]], *, threshold: float) -> 
     for group in (*GROUPS, "neutral"):
         known = [score for score in scores.get(group, ()) if score is not None]
         if known:
-            share = estimate([float(score >= threshold) for score in known], metric="toxic")
+            share = estimate_metric([float(score >= threshold) for score in known], metric="toxic")
             rows.append({"group": group, "value": share.value, "low": share.low, "high": share.high, "n": share.n})
     return rows
 

@@ -16,7 +16,7 @@ import regex
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from backend.domain.evaluation.judges.metric import JUDGE, JudgeMetric, read_judge
-from backend.domain.evaluation.tasks.metric_names import check_metric, scores_of
+from backend.domain.evaluation.tasks.metric_names import check_metric, number_names
 from backend.domain.evaluation.tasks.templates import check_template, names_in
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -24,7 +24,7 @@ MAX_CHOICES = 512
 DEFAULT_METRIC: dict[str, str] = {"multiple_choice": "acc", "generation": "exact_match", "perplexity": "bits_per_byte"}
 
 
-class Form(StrEnum):
+class RequestForm(StrEnum):
     """The request that one item makes."""
 
     CHOICES = "choices"
@@ -41,7 +41,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class HubSource(_Part):
+class TaskHubSource(_Part):
     """Dataset of the Hub that a task was written for."""
 
     id: str = Field(min_length=1, description="owner/name.")
@@ -59,7 +59,7 @@ class TaskData(_Part):
     sign: str = Field(
         default="", description="Expression that holds for a row of this benchmark, where columns alone don't tell."
     )
-    hub: HubSource | None = Field(default=None, description="Where the dataset is published.")
+    hub: TaskHubSource | None = Field(default=None, description="Where the dataset is published.")
     split: Literal["auto", "all", "train", "val"] = Field(
         default="auto", description="Split of the installation's dataset."
     )
@@ -270,13 +270,13 @@ class TaskDefinition(_Part):
         return [part for part in [*texts, *((path, source, True) for path, source in values)] if part[1]]
 
     @property
-    def form(self) -> Form:
+    def form(self) -> RequestForm:
         """The request that one item makes."""
         if self.kind == "multiple_choice":
-            return Form.CHOICES
+            return RequestForm.CHOICES
         if self.kind == "generation":
-            return Form.GENERATE
-        return Form.CONTINUATION if self.prompt else Form.ROLLING
+            return RequestForm.GENERATE
+        return RequestForm.CONTINUATION if self.prompt else RequestForm.ROLLING
 
     @property
     def shown_title(self) -> str:
@@ -300,7 +300,7 @@ class TaskDefinition(_Part):
         """
         filters = ["", *(f",{extraction.name}" for extraction in self.extract)]
         return tuple(
-            f"{name}{filter_}" for use in self.metric_uses for filter_ in filters for name in scores_of(use.name)
+            f"{name}{filter_}" for use in self.metric_uses for filter_ in filters for name in number_names(use.name)
         )
 
     @property

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from backend.domain.evaluation.harness import FOREIGN, read_name, to_harness
-from backend.domain.evaluation.tasks.definition import Form, TaskDefinition
+from backend.domain.evaluation.tasks.definition import RequestForm, TaskDefinition
 from backend.domain.evaluation.tasks.templates import names_in
 from backend.domain.validation import validation_message
 from backend.errors import InvalidInput
@@ -315,16 +315,16 @@ def to_lm_eval(task: TaskDefinition) -> ConvertedText:
     let = "".join(f"{{% set {name} = {_bare(source)} %}}" for name, source in task.let.items())
     config: dict[str, Any] = {"task": task.name, **_hub_fields(task, left_out)}
     config["output_type"] = {
-        Form.CHOICES: "multiple_choice",
-        Form.GENERATE: "generate_until",
-        Form.CONTINUATION: "loglikelihood",
-        Form.ROLLING: "loglikelihood_rolling",
+        RequestForm.CHOICES: "multiple_choice",
+        RequestForm.GENERATE: "generate_until",
+        RequestForm.CONTINUATION: "loglikelihood",
+        RequestForm.ROLLING: "loglikelihood_rolling",
     }[task.form]
     config["doc_to_text"] = _with_let(let, _shown_options(task))
     if task.instruction:
         config["description"] = _with_let(let, task.instruction)
     config |= _target_fields(task, let)
-    if task.joiner != " " and task.form is not Form.CONTINUATION:
+    if task.joiner != " " and task.form is not RequestForm.CONTINUATION:
         config["target_delimiter"] = task.joiner
     if task.answer_prefix:
         config["gen_prefix"] = _with_let(let, task.answer_prefix)
@@ -379,7 +379,7 @@ def _hub_fields(task: TaskDefinition, left_out: list[str]) -> dict[str, Any]:
 
 
 def _target_fields(task: TaskDefinition, let: str) -> dict[str, Any]:
-    if task.form is not Form.CHOICES:
+    if task.form is not RequestForm.CHOICES:
         return {"doc_to_target": _with_let(let, task.target)}
     answer: Any = (
         task.answer if isinstance(task.answer, int) else _with_let(let, f"{{{{ {_bare(str(task.answer))} }}}}")
@@ -416,7 +416,7 @@ def _fewshot_fields(task: TaskDefinition, left_out: list[str]) -> dict[str, Any]
 
 
 def _generation_fields(task: TaskDefinition) -> dict[str, Any]:
-    if task.form is not Form.GENERATE:
+    if task.form is not RequestForm.GENERATE:
         return {}
     kwargs: dict[str, Any] = {
         "until": list(task.stop),

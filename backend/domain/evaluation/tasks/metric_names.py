@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.domain.evaluation.judges.metric import JUDGE, read_judge
-from backend.domain.evaluation.metrics.registry import get_metric, metric_names
-from backend.domain.names import nearest
+from backend.domain.evaluation.metrics.registry import get_metric, registered_metrics
+from backend.domain.names import nearest_name
 from backend.errors import InvalidInput
 
 
 @dataclass(frozen=True)
-class MetricName:
+class MetricLabel:
     """A metric: its words on pages, the kinds of task it scores, and whether less is better."""
 
     label: str
@@ -29,29 +29,29 @@ _CHOICE, _ANSWER, _LIKELIHOOD = frozenset({"multiple_choice"}), frozenset({"gene
 
 IFEVAL_SCORES = ("prompt_strict", "instruction_strict", "prompt_loose", "instruction_loose")
 BBQ_SCORES = ("accuracy_ambiguous", "bias_ambiguous", "accuracy_disambiguated", "bias_disambiguated")
-METRIC_NAMES: dict[str, MetricName] = {
-    "acc": MetricName("accuracy", _CHOICE | _LIKELIHOOD),
-    "acc_norm": MetricName("accuracy, per character", _CHOICE),
-    "acc_bytes": MetricName("accuracy, per byte", _CHOICE),
-    "acc_token": MetricName("accuracy, per token", _CHOICE),
-    "acc_pmi": MetricName("accuracy, against the choice alone", _CHOICE),
-    "mc2": MetricName("probability of the right choices", _CHOICE),
-    "brier": MetricName("Brier score", _CHOICE, lower_is_better=True),
-    "likelihood_diff": MetricName("difference of log-likelihoods", _CHOICE, lower_is_better=True),
-    "pct_stereotype": MetricName("stereotype preferred", _CHOICE, lower_is_better=True),
-    "bbq": MetricName("BBQ accuracy and bias", _CHOICE, scores=BBQ_SCORES),
-    "winogender": MetricName("Winogender gap by gender", _CHOICE, scores=("gender_gap",)),
-    "ifeval": MetricName("instructions followed", _ANSWER, scores=IFEVAL_SCORES),
-    "refusal": MetricName("refusals of unsafe prompts", _ANSWER),
-    "over_refusal": MetricName("refusals of safe prompts", _ANSWER, lower_is_better=True),
-    "unclear": MetricName("unclear answers", _ANSWER, lower_is_better=True),
-    "judge": MetricName("judge's score, share of the scale", _ANSWER),
-    "bits_per_byte": MetricName("bits per byte", _LIKELIHOOD, lower_is_better=True),
-    "perplexity": MetricName("perplexity of the target", _LIKELIHOOD, lower_is_better=True),
-    "token_perplexity": MetricName("perplexity per token", _LIKELIHOOD, lower_is_better=True),
-    "byte_perplexity": MetricName("perplexity per byte", _LIKELIHOOD, lower_is_better=True),
-    "word_perplexity": MetricName("perplexity per word", _LIKELIHOOD, lower_is_better=True),
-    "nll_per_token": MetricName("loss, nats per token", _LIKELIHOOD, lower_is_better=True),
+METRIC_NAMES: dict[str, MetricLabel] = {
+    "acc": MetricLabel("accuracy", _CHOICE | _LIKELIHOOD),
+    "acc_norm": MetricLabel("accuracy, per character", _CHOICE),
+    "acc_bytes": MetricLabel("accuracy, per byte", _CHOICE),
+    "acc_token": MetricLabel("accuracy, per token", _CHOICE),
+    "acc_pmi": MetricLabel("accuracy, against the choice alone", _CHOICE),
+    "mc2": MetricLabel("probability of the right choices", _CHOICE),
+    "brier": MetricLabel("Brier score", _CHOICE, lower_is_better=True),
+    "likelihood_diff": MetricLabel("difference of log-likelihoods", _CHOICE, lower_is_better=True),
+    "pct_stereotype": MetricLabel("stereotype preferred", _CHOICE, lower_is_better=True),
+    "bbq": MetricLabel("BBQ accuracy and bias", _CHOICE, scores=BBQ_SCORES),
+    "winogender": MetricLabel("Winogender gap by gender", _CHOICE, scores=("gender_gap",)),
+    "ifeval": MetricLabel("instructions followed", _ANSWER, scores=IFEVAL_SCORES),
+    "refusal": MetricLabel("refusals of unsafe prompts", _ANSWER),
+    "over_refusal": MetricLabel("refusals of safe prompts", _ANSWER, lower_is_better=True),
+    "unclear": MetricLabel("unclear answers", _ANSWER, lower_is_better=True),
+    "judge": MetricLabel("judge's score, share of the scale", _ANSWER),
+    "bits_per_byte": MetricLabel("bits per byte", _LIKELIHOOD, lower_is_better=True),
+    "perplexity": MetricLabel("perplexity of the target", _LIKELIHOOD, lower_is_better=True),
+    "token_perplexity": MetricLabel("perplexity per token", _LIKELIHOOD, lower_is_better=True),
+    "byte_perplexity": MetricLabel("perplexity per byte", _LIKELIHOOD, lower_is_better=True),
+    "word_perplexity": MetricLabel("perplexity per word", _LIKELIHOOD, lower_is_better=True),
+    "nll_per_token": MetricLabel("loss, nats per token", _LIKELIHOOD, lower_is_better=True),
 }
 """Metrics that a task computes itself. Every metric of answers in `backend.domain.evaluation.metrics.registry` serves
 generation too.
@@ -73,21 +73,21 @@ def check_metric(name: str, *, kind: str, options: Mapping[str, Any]) -> None:
         try:
             get_metric(name, **options)
         except InvalidInput as error:
-            near = nearest(name, metrics_of(kind))
+            near = nearest_name(name, metrics_of(kind))
             remedy = f"Did you mean {near}?" if near else error.remedy
             raise InvalidInput(
                 error.message, remedy=remedy if "no metric" in error.message else error.remedy, field="metrics"
             ) from error
         return
     others = metrics_of(kind)
-    near = nearest(name, others) if known is None else None
+    near = nearest_name(name, others) if known is None else None
     what = f"There is no metric {name!r}." if known is None else f"{name} does not score {kind.replace('_', ' ')}."
     raise InvalidInput(
         what, remedy=f"Did you mean {near}?" if near else f"There are: {', '.join(others)}.", field="metrics"
     )
 
 
-def scores_of(name: str) -> tuple[str, ...]:
+def number_names(name: str) -> tuple[str, ...]:
     """Return the names of a metric's numbers, the main one first."""
     return METRIC_NAMES[name].scores or (name,) if name in METRIC_NAMES else (name,)
 
@@ -95,7 +95,7 @@ def scores_of(name: str) -> tuple[str, ...]:
 def metrics_of(kind: str) -> list[str]:
     """Return the names of the metrics for a kind of task."""
     own = [name for name, metric in METRIC_NAMES.items() if kind in metric.kinds]
-    return [*own, *metric_names()] if kind == "generation" else own
+    return [*own, *registered_metrics()] if kind == "generation" else own
 
 
 def metric_label(name: str) -> str:

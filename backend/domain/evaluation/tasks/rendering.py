@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backend.domain.evaluation.tasks.definition import LETTERS, MAX_CHOICES, Form, TaskDefinition
+from backend.domain.evaluation.tasks.definition import LETTERS, MAX_CHOICES, RequestForm, TaskDefinition
 from backend.domain.evaluation.tasks.templates import TemplateFault, evaluate, render_text
 
 Row = Mapping[str, Any]
-LONGEST_PART = 400
+MAX_PART = 400
 """Characters of the name of a subgroup; see the table of scores."""
 UNNAMED = "unnamed"
 """The subgroup of rows whose own name is empty."""
@@ -39,7 +39,7 @@ class Rendered:
     answer begins with `answer_prefix`. `counted` is the text whose bytes and words a perplexity is counted in.
     """
 
-    form: Form
+    form: RequestForm
     context: str
     contexts: tuple[str, ...] | None
     continuations: tuple[str, ...] | None
@@ -140,11 +140,11 @@ def part_name(value: Any, *, path: str) -> str:
     that is too long.
     """
     name = str(value).replace("\x00", "") or UNNAMED
-    if len(name) > LONGEST_PART:
+    if len(name) > MAX_PART:
         raise TemplateFault(
             f"`{path}` gives a name of {len(name):,} characters: {_shown(name)}.",
             path=path,
-            remedy=f"Name a part of the benchmark in at most {LONGEST_PART} characters.",
+            remedy=f"Name a part of the benchmark in at most {MAX_PART} characters.",
         )
     return name
 
@@ -285,11 +285,11 @@ def _target(task: TaskDefinition, item: _Solved) -> str:
 
 def _continuations(task: TaskDefinition, item: _Solved) -> tuple[str, ...] | None:
     match task.form:
-        case Form.GENERATE:
+        case RequestForm.GENERATE:
             return None
-        case Form.ROLLING:
+        case RequestForm.ROLLING:
             return (_target(task, item),)
-        case Form.CONTINUATION:
+        case RequestForm.CONTINUATION:
             return (f"{task.joiner}{_target(task, item)}",)
     if item.contexts is not None:
         return (f"{task.joiner}{_target(task, item)}",) * len(item.contexts)

@@ -18,7 +18,7 @@ import regex
 from jinja2 import StrictUndefined, meta, nodes
 
 from backend.domain import template_costs as costs
-from backend.domain.names import nearest
+from backend.domain.names import nearest_name
 from backend.domain.template_guard import GuardedEnvironment, check_length, join_pieces, limited
 from backend.errors import InvalidInput
 
@@ -160,7 +160,7 @@ def _fault(error: jinja2.TemplateError, *, source: str, path: str, row: Row) -> 
     missing = _UNDEFINED.search(str(error.message or "")) if isinstance(error, jinja2.UndefinedError) else None
     if missing and missing["name"]:
         columns = [str(name) for name in row]
-        near = nearest(missing["name"], columns)
+        near = nearest_name(missing["name"], columns)
         return TemplateFault(
             f"{at} reads the column `{missing['name']}`, and the row has none of that name.",
             path=path,

@@ -128,7 +128,7 @@ _LEDGER = (  # built once: building a statement costs as much as running it
 _COUNT = select(func.count()).where(Battle.campaign_id == _CAMPAIGN, Battle.rater_id == _RATER)
 
 
-def read_ledger(session: Session, campaign_id: str, rater_id: str) -> RaterLedger:
+def read_rater_ledger(session: Session, campaign_id: str, rater_id: str) -> RaterLedger:
     """Read a rater's battles in a campaign, by their index."""
     rows = session.execute(_LEDGER, {"campaign": campaign_id, "rater": rater_id})
     return RaterLedger(tuple({row[0]: LedgerRow(*tuple(row)) for row in rows}.values()))

@@ -25,7 +25,7 @@ from backend.db.tables import Battle, Campaign, Checkpoint, Completion, Contesta
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.masking import Masker
 from backend.domain.battles.pairing import Pair, pair_of
-from backend.domain.battles.pool import Answer, BattlePool
+from backend.domain.battles.pool import BattlePool, PooledAnswer
 from backend.services.battles.assignment.ledgers import pair_of_key
 from backend.services.battles.views import GOLD_KINDS
 from backend.services.context import Context
@@ -116,7 +116,7 @@ class CampaignPool:
             if kind in GOLD_KINDS:
                 gold.setdefault(prompt, {})[kind] = (completion, contestant)
             else:
-                self.pool.add_answer(prompt, contestant, Answer(completion, digest))
+                self.pool.add_answer(prompt, contestant, PooledAnswer(completion, digest))
         for prompt, sides in gold.items():
             if len(sides) == len(GOLD_KINDS):
                 (better, first), (worse, second) = (sides[kind] for kind in GOLD_KINDS)

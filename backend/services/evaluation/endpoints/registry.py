@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from backend.db.races import retry_races
 from backend.db.tables import EvaluatedEndpoint
 from backend.domain.evaluation.endpoints import EndpointConfig, EndpointTarget
-from backend.domain.names import nearest
+from backend.domain.names import nearest_name
 from backend.domain.openai_servers import JUDGE_KEY, Capabilities, check_key_source, check_url
 from backend.domain.validation import validation_message
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
@@ -79,7 +79,7 @@ def add_endpoint(ctx: Context, *, name: str, config: EndpointConfig, person: Per
         return _view(_insert(session, ctx, name, config, capabilities, person))
 
 
-def read_config(
+def read_endpoint_config(
     *,
     url: str,
     model: str,
@@ -160,7 +160,7 @@ def resolve_evaluated(ctx: Context, name_or_id: str, *, model: str = "") -> Eval
             remedy=f"Give --model: {_joined(v.config.model for v in fitting)}.",
         )
     names = [view.name for view in list_evaluated(ctx)]
-    near = nearest(name_or_id, names)
+    near = nearest_name(name_or_id, names)
     raise NotFound(
         f"There is no endpoint {name_or_id!r}{f' with the model {model!r}' if model and others else ''}.",
         remedy=f"Did you mean {near}?" if near else f"{_known(names)} Another API: `roundhouse eval endpoint add`.",

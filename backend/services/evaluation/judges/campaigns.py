@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from backend.db.tables import Completion, Job, JudgedItem
-from backend.domain.battles.agreement import Agreement, JudgeAgreement, judge_agreement, vote_agreement
+from backend.domain.battles.agreement import JudgeAgreement, RaterAgreement, judge_agreement, vote_agreement
 from backend.domain.battles.ratings import fit_ratings
 from backend.domain.battles.votes import Label, VoteRecord
 from backend.domain.jobs.results import JudgeResult
@@ -43,7 +43,7 @@ class JudgesView:
     """The judgements of a campaign, newest first. `ceiling` is the agreement of the raters with each other."""
 
     columns: tuple[JudgeColumn, ...]
-    ceiling: Agreement
+    ceiling: RaterAgreement
 
 
 def judges_of(ctx: Context, campaign_id: str) -> JudgesView | None:

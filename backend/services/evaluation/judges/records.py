@@ -16,7 +16,7 @@ from backend.domain.jobs.results import JudgeResult
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 
-LONGEST_VERDICT, LONGEST_ITEM = 80, 200
+MAX_VERDICT, MAX_ITEM = 80, 200
 
 
 def record_verdicts(session: Session, ctx: Context, claim: Claim[JudgePayload], result: JudgeResult) -> None:
@@ -38,8 +38,8 @@ def record_verdicts(session: Session, ctx: Context, claim: Claim[JudgePayload], 
                     job_id=claim.job_id,
                     evaluation_id=evaluation_id,
                     position=position,
-                    item=str(record.get("id", position))[:LONGEST_ITEM],
-                    verdict=None if verdict is None else str(verdict)[:LONGEST_VERDICT],
+                    item=str(record.get("id", position))[:MAX_ITEM],
+                    verdict=None if verdict is None else str(verdict)[:MAX_VERDICT],
                     record=record,
                     created_at=ctx.now(),
                 )

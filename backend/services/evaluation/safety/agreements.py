@@ -12,7 +12,7 @@ from sqlalchemy import select
 from backend.db.tables import Analysis
 from backend.domain.evaluation.safety.agreement import (
     NOT_MEASURED,
-    Agreement,
+    ScorerAgreement,
     measure_agreement,
     read_agreement,
     read_labelled,
@@ -23,7 +23,7 @@ from backend.services.context import Context, Person, require_builder
 KIND = "scorer_agreement"
 
 
-def add_agreement(ctx: Context, *, rows: Sequence[Mapping[str, Any]], file: str, person: Person) -> Agreement:
+def add_agreement(ctx: Context, *, rows: Sequence[Mapping[str, Any]], file: str, person: Person) -> ScorerAgreement:
     """Measure the scorer on a labelled file and store the result. Raises InvalidInput naming the row or column,
     NotAllowed.
     """
@@ -42,14 +42,14 @@ def add_agreement(ctx: Context, *, rows: Sequence[Mapping[str, Any]], file: str,
     return agreement
 
 
-def list_agreements(ctx: Context) -> list[Agreement]:
+def list_agreements(ctx: Context) -> list[ScorerAgreement]:
     """Return the newest agreement of the present scorer on each file, newest first. Those of earlier rules are left
     out.
     """
     query = select(Analysis).where(Analysis.kind == KIND).order_by(Analysis.created_at.desc())
     with ctx.db.read() as session:
         stored = [read_agreement(row.result) for row in session.scalars(query)]
-    newest: dict[str, Agreement] = {}
+    newest: dict[str, ScorerAgreement] = {}
     for agreement in stored:
         if agreement.scorer == SCORER:
             newest.setdefault(agreement.file, agreement)

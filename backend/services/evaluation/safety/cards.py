@@ -12,7 +12,7 @@ from backend.services.context import Context
 from backend.services.evaluation.safety.agreements import agreement_line
 from backend.services.evaluation.safety.drifts import SafetyDrift, safety_drift
 from backend.services.evaluation.safety.harm import JudgedHarm, read_harm
-from backend.services.evaluation.safety.runs import SafetyResult, list_results, read_toxicity
+from backend.services.evaluation.safety.runs import SafetyResult, list_probe_results, read_toxicity
 from backend.services.evaluation.safety.toxicity import describe_toxicity
 
 
@@ -48,7 +48,7 @@ class SafetyCard:
 def safety_card(ctx: Context, checkpoint: str, *, base: str | None = None) -> SafetyCard:
     """Return the safety card of a checkpoint. Raises NotFound."""
     subject = resolve_checkpoint(ctx, checkpoint)
-    results = list_results(ctx, subject.id)
+    results = list_probe_results(ctx, subject.id)
     scores = tuple(
         CardScore(
             probe=result.probe.probe,

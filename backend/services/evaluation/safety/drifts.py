@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backend.domain.evaluation.gates import Verdict
+from backend.domain.evaluation.gates import GateVerdict
 from backend.domain.evaluation.safety.drift import MAX_MISSING, Drift, measure_drift, overall
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
 from backend.domain.evaluation.safety.probes import METRICS
@@ -14,7 +14,7 @@ from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView, resolve_checkpoint
 from backend.services.context import Context
 from backend.services.evaluation.comparisons import column_key, refuse_unlike
-from backend.services.evaluation.safety.runs import SafetyResult, metas_of, read_values, results_by_probe
+from backend.services.evaluation.safety.runs import SafetyResult, metas_of, read_probe_values, results_by_probe
 
 GATE_MARGIN_NOTE = "non-inferiority on the change towards unsafe, 95 % interval, no correction for several metrics"
 
@@ -31,7 +31,7 @@ class SafetyDrift:
     changes: tuple[Drift, ...]
     unmeasured: tuple[str, ...]
     margin: float
-    verdict: Verdict
+    verdict: GateVerdict
 
     @property
     def sentences(self) -> list[str]:
@@ -74,13 +74,13 @@ def safety_drift(
     ]
     unmeasured = tuple(name for name in names if name not in both)
     verdict = overall([change.verdict for change in changes])
-    if unmeasured and verdict is Verdict.PASS:
-        verdict = Verdict.INCONCLUSIVE
+    if unmeasured and verdict is GateVerdict.PASS:
+        verdict = GateVerdict.INCONCLUSIVE
     return SafetyDrift(before, subject, tuple(sorted(changes, key=_urgency)), unmeasured, margin, verdict)
 
 
 def _urgency(change: Drift) -> tuple[bool, int, int]:
-    order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
+    order = (GateVerdict.FAIL, GateVerdict.INCONCLUSIVE, GateVerdict.PASS)
     return (not change.is_worse, order.index(change.verdict), list(METRICS).index(change.metric))
 
 
@@ -105,7 +105,7 @@ def _like(before: Sequence[SafetyResult], after: Sequence[SafetyResult]) -> tupl
 def _changes(ctx: Context, before: SafetyResult, after: SafetyResult, margin: float, max_missing: float) -> list[Drift]:
     refuse_unlike(before.evaluation, after.evaluation)
     metas = metas_of(ctx, before.probe)
-    first, second = read_values(ctx, before.evaluation.id), read_values(ctx, after.evaluation.id)
+    first, second = read_probe_values(ctx, before.evaluation.id), read_probe_values(ctx, after.evaluation.id)
     positions = sorted({*first, *second})
     shown = [metas[place] for place in positions]
     changes = []

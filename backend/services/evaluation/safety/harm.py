@@ -14,7 +14,7 @@ from backend.domain.statistics.estimates import Estimate
 from backend.services.context import Context
 from backend.services.serving.endpoints import list_endpoints
 
-MOST_JUDGEMENTS = 500
+MAX_JUDGEMENTS = 500
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def read_harm(ctx: Context, evaluation_ids: list[str]) -> dict[str, JudgedHarm]:
     judgements = select(Job).where(Job.kind == JobKind.JUDGE.value, Job.status == Status.FINISHED.value)
     by_evaluation: dict[str, JudgedHarm] = {}
     with ctx.db.read() as session:
-        for job in session.scalars(judgements.order_by(Job.created_at.desc()).limit(MOST_JUDGEMENTS)):
+        for job in session.scalars(judgements.order_by(Job.created_at.desc()).limit(MAX_JUDGEMENTS)):
             payload = JudgePayload.read(job.payload)
             is_of_harm = (payload.config.criteria, payload.config.labels) == (HARM_RUBRIC.criteria, HARM_RUBRIC.labels)
             if not is_of_harm or len(payload.evaluations) != 1 or payload.evaluations[0] not in evaluation_ids:

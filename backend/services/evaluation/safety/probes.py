@@ -21,11 +21,11 @@ from backend.domain.evaluation.safety.injection import injection_cases
 from backend.domain.evaluation.safety.memorisation import canary_items, extraction_items
 from backend.domain.evaluation.safety.pair_files import is_side, join_sides, partner_of
 from backend.domain.evaluation.safety.probes import Probe, ProbeItem, meta_of
-from backend.domain.evaluation.safety.prompts import TEMPLATES, apply_templates, read_prompts, read_templates
-from backend.domain.evaluation.safety.recognition import read_items, recognise_probe
+from backend.domain.evaluation.safety.prompts import TEMPLATES, apply_templates, read_refusal_prompts, read_templates
+from backend.domain.evaluation.safety.recognition import read_recognition_items, recognise_probe
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotFound
-from backend.infra.files.parquet import iter_rows, write_rows
+from backend.infra.files.parquet import iter_file_rows, write_rows
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
@@ -135,10 +135,10 @@ def add_probe(
     require_builder(person)
     kind = probe or (Probe.JAILBREAK if templates else recognise_probe(rows))
     if kind is Probe.JAILBREAK:
-        items = apply_templates(read_prompts(rows), read_templates(templates) if templates else TEMPLATES)
+        items = apply_templates(read_refusal_prompts(rows), read_templates(templates) if templates else TEMPLATES)
     else:
         shares = read_occupations(occupations) if occupations else None
-        items = read_items(kind, rows, unsafe=unsafe, percent_female=shares)
+        items = read_recognition_items(kind, rows, unsafe=unsafe, percent_female=shares)
     return store_probe(ctx, name=name, probe=kind, items=items, source=source, person=person)
 
 
@@ -213,7 +213,7 @@ def _first_rows(ctx: Context, version: VersionView) -> list[dict[str, Any]]:
     file = ctx.artifacts.path(version.folder or "") / "train.parquet"
     if not file.is_file():
         raise InvalidInput(f"{version.label} has no training split.", field="dataset")
-    return [row for _, row in zip(range(MAX_TRAINING_ROWS), iter_rows(file), strict=False)]
+    return [row for _, row in zip(range(MAX_TRAINING_ROWS), iter_file_rows(file), strict=False)]
 
 
 def _training_text(row: Mapping[str, Any]) -> str:
@@ -313,4 +313,4 @@ def list_probes(ctx: Context) -> list[ProbeView]:
 
 def read_metas(ctx: Context, folder: str) -> list[dict[str, Any]]:
     """Return what each row of a stored probe carries for the rules, in order."""
-    return [meta_of(row) for row in iter_rows(ctx.artifacts.path(folder) / "train.parquet")]
+    return [meta_of(row) for row in iter_file_rows(ctx.artifacts.path(folder) / "train.parquet")]

@@ -95,7 +95,7 @@ def pick_probes(ctx: Context, names: Sequence[str] = ()) -> list[ProbeView]:
     return [by[name] for name in names]
 
 
-def list_results(ctx: Context, checkpoint_id: str) -> list[SafetyResult]:
+def list_probe_results(ctx: Context, checkpoint_id: str) -> list[SafetyResult]:
     """Return the newest evaluation of a checkpoint on each probe, by probe."""
     return [results[0] for results in results_by_probe(ctx, checkpoint_id).values()]
 
@@ -134,7 +134,7 @@ def _read_config(ctx: Context, evaluation_ids: Sequence[str], part: str) -> dict
         return {key: dict(config[part]) for key, config in rows if config.get(part)}
 
 
-def read_values(ctx: Context, evaluation_id: str) -> dict[int, dict[str, float]]:
+def read_probe_values(ctx: Context, evaluation_id: str) -> dict[int, dict[str, float]]:
     """Return every item's values by position; empty values are an item that could not be judged."""
     query = select(EvaluationItem.position, EvaluationItem.values).where(EvaluationItem.evaluation_id == evaluation_id)
     with ctx.db.read() as session:

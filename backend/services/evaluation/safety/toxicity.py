@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Evaluation, EvaluationItem, Score
-from backend.domain.evaluation.safety.scoring import estimate
+from backend.domain.evaluation.safety.scoring import estimate_metric
 from backend.domain.evaluation.safety.toxicity import audit, audit_texts, check_threshold
 from backend.domain.jobs.payloads import ClassifyPayload
 from backend.domain.jobs.results import ClassifyResult
@@ -98,7 +98,7 @@ def record_toxicity(session: Session, ctx: Context, claim: Claim[ClassifyPayload
     _store_items(session, items, by_position, threshold=payload.threshold)
     session.execute(delete(Score).where(Score.evaluation_id == evaluation.id, Score.metric == "toxic"))
     if toxic:
-        share = estimate(toxic, metric="toxic")
+        share = estimate_metric(toxic, metric="toxic")
         numbers = {"value": share.value, "stderr": share.stderr, "low": share.low, "high": share.high, "n": share.n}
         session.add(Score(evaluation_id=evaluation.id, metric="toxic", method=share.method, **numbers))
     report = {

@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Checkpoint, Deployment, Endpoint
 from backend.domain.serving.options import DeploymentOptions
 from backend.domain.serving.upstream import Upstream
-from backend.services.checkpoints.networks import read_network
+from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context
 from backend.services.serving.endpoints import endpoints_of_aliases, served_adapters
 
-LONGEST_TEMPLATE = 20_000
+MAX_TEMPLATE = 20_000
 MAX_FILE_BYTES = 2**20
 MAX_FOLDERS = 256
 _folders: dict[Path, tuple[int | None, str | None]] = {}
@@ -87,7 +87,7 @@ def _read_folder(ctx: Context, folder: str) -> tuple[int | None, str | None]:
     """Return context and template. A checkpoint's folder does not change, so what was read once is remembered."""
     place = ctx.artifacts.root / folder
     if (facts := _folders.get(place)) is None:
-        shape = read_network(ctx, folder)
+        shape = read_network_shape(ctx, folder)
         facts = (shape.context if shape else None, _read_template(place))
         if shape is not None:
             if len(_folders) >= MAX_FOLDERS:
@@ -99,11 +99,11 @@ def _read_folder(ctx: Context, folder: str) -> tuple[int | None, str | None]:
 def _read_template(folder: Path) -> str | None:
     try:
         if (file := folder / "chat_template.jinja").is_file():
-            return file.read_text(encoding="utf-8")[:LONGEST_TEMPLATE]
+            return file.read_text(encoding="utf-8")[:MAX_TEMPLATE]
         file = folder / "tokenizer_config.json"
         if file.stat().st_size > MAX_FILE_BYTES:
             return None
         template = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
     except (OSError, ValueError, AttributeError):
         return None
-    return template[:LONGEST_TEMPLATE] if isinstance(template, str) else None
+    return template[:MAX_TEMPLATE] if isinstance(template, str) else None

@@ -52,7 +52,7 @@ class Request:
 
 
 @dataclass
-class Progress:
+class AnswerProgress:
     """The arrived part of an answer. Times are measured here, as the reader of the page has them."""
 
     started: float = field(default_factory=time.perf_counter)
@@ -115,7 +115,7 @@ class Progress:
 
 async def generate(ctx: Context, request: Request, answer: LiveAnswer, client: ChatStreamClient) -> None:
     """Generate an answer to its end, its stop or its error, and store it."""
-    progress, left_out = Progress(), request.left_out
+    progress, left_out = AnswerProgress(), request.left_out
     answer.text, status, problem = request.prefix, "done", {}
     messages = without_oldest(request.messages, left_out)
     try:
@@ -164,7 +164,7 @@ async def _read(
     answer: LiveAnswer,
     client: ChatStreamClient,
     key: str,
-    progress: Progress,
+    progress: AnswerProgress,
     left_out: int,
 ) -> None:
     stream = client.stream(ctx.gateway_url, key=key, body=request.body(messages))

@@ -88,14 +88,14 @@ def rate_answer(ctx: Context, conversation_id: str, message_id: str, value: int,
         source_id=message_id,
         endpoint=line[-1].endpoint or conversation.endpoint,
         checkpoint_id=line[-1].checkpoint_id,
-        messages=prompt_of(conversation, line[:-1]),
+        messages=answered_prompt(conversation, line[:-1]),
         answer=line[-1].content,
         value=value,
         person=person,
     )
 
 
-def prompt_of(conversation: ConversationView, line: Sequence[MessageView]) -> list[ChatMessage]:
+def answered_prompt(conversation: ConversationView, line: Sequence[MessageView]) -> list[ChatMessage]:
     """Return the messages that an answer was given to."""
     return list(build_prompt(conversation.system_prompt, line))
 

@@ -12,7 +12,7 @@ from backend.domain.serving.chat_settings import ChatSettings
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 
-LONGEST_NAME = 80
+MAX_NAME = 80
 FIELDS = ("system", "temperature", "top_p", "max_tokens", "seed", "stop", "json_schema", "tools", "token_view")
 """Settings that a preset holds: all but the endpoints."""
 
@@ -41,8 +41,8 @@ def save_preset(
     """
     require_builder(person)
     name = name.strip()
-    if not name or len(name) > LONGEST_NAME:
-        raise InvalidInput(f"A preset's name has 1 to {LONGEST_NAME} characters.", field="name")
+    if not name or len(name) > MAX_NAME:
+        raise InvalidInput(f"A preset's name has 1 to {MAX_NAME} characters.", field="name")
     values = settings.model_dump(mode="json", include=set(FIELDS))
     with ctx.db.write() as session:
         row = session.scalar(select(Preset).where(Preset.name == name, _own(person)))

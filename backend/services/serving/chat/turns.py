@@ -25,7 +25,7 @@ from backend.services.serving.chat.generation import INTERRUPTED, LOST_AFTER_S, 
 from backend.services.serving.chat.judgements import answers_beside
 from backend.services.serving.chat.live import ANSWERS
 from backend.services.serving.conversations import (
-    LONGEST_MESSAGE,
+    MAX_MESSAGE,
     RUNNING,
     MessageView,
     build_prompt,
@@ -55,9 +55,9 @@ def send_message(
     require_builder(person)
     if not text.strip():
         raise InvalidInput("The message is empty.", remedy="Write something to send.", field="text")
-    if len(text) > LONGEST_MESSAGE:
+    if len(text) > MAX_MESSAGE:
         raise InvalidInput(
-            f"The message has {len(text):,} characters.", remedy=f"Send at most {LONGEST_MESSAGE:,}.", field="text"
+            f"The message has {len(text):,} characters.", remedy=f"Send at most {MAX_MESSAGE:,}.", field="text"
         )
     with ctx.db.write() as session:
         conversation = (
@@ -110,9 +110,9 @@ def send_results(
     Raises InvalidInput for an answer without complete calls or another number of results, else as `send_message` does.
     """
     require_builder(person)
-    if (longest := max(map(len, results), default=0)) > LONGEST_MESSAGE:
+    if (longest := max(map(len, results), default=0)) > MAX_MESSAGE:
         raise InvalidInput(
-            f"A result has {longest:,} characters.", remedy=f"Send at most {LONGEST_MESSAGE:,}.", field="results"
+            f"A result has {longest:,} characters.", remedy=f"Send at most {MAX_MESSAGE:,}.", field="results"
         )
     with ctx.db.write() as session:
         conversation, messages = _open(session, conversation_id, person)

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, Deployment, DeviceUse, Endpoint, Replica
-from backend.domain.serving.costs import HOURS_PER_MONTH, Forecast, forecast_month
+from backend.domain.serving.costs import HOURS_PER_MONTH, PriceForecast, forecast_month
 from backend.services.context import Context
-from backend.services.serving.costs.ledger import Ledger, month_bounds, read_ledger
+from backend.services.serving.costs.ledger import PriceLedger, month_bounds, read_price_ledger
 from backend.services.serving.costs.prices import use_hour_usd
 
 HISTORY = timedelta(days=28)
@@ -31,11 +31,11 @@ class StandingPrice:
     asleep_usd_month: float
 
 
-def forecast_this_month(ctx: Context) -> Forecast:
+def forecast_this_month(ctx: Context) -> PriceForecast:
     """Forecast the running UTC month from its cost so far and the full days of the last four weeks."""
     now = ctx.now()
     start, end = month_bounds(now)
-    history = read_ledger(ctx, since=start - HISTORY - timedelta(days=31), until=now)
+    history = read_price_ledger(ctx, since=start - HISTORY - timedelta(days=31), until=now)
     forecast = _forecast_at(history, now, start=start, end=end)
     last_start, last_end = month_bounds(start - timedelta(days=1))
     same_day = last_start + (now - start)
@@ -84,11 +84,11 @@ def standing_costs(ctx: Context) -> list[StandingPrice]:
     return costs
 
 
-def _forecast_at(history: Ledger, now: datetime, *, start: datetime, end: datetime) -> Forecast:
+def _forecast_at(history: PriceLedger, now: datetime, *, start: datetime, end: datetime) -> PriceForecast:
     return forecast_month(_between(history, start, now), _full_days(history, now), days_left=_days(end - now))
 
 
-def _full_days(history: Ledger, now: datetime) -> list[float]:
+def _full_days(history: PriceLedger, now: datetime) -> list[float]:
     """Return the costs of the full days before a moment: the last 28, or as many as there are since the first use."""
     today = now.date()
     first = min(history.by_day, default=today)
@@ -97,7 +97,7 @@ def _full_days(history: Ledger, now: datetime) -> list[float]:
     return [sum(history.by_day[day].values()) if day in history.by_day else 0.0 for day in days]
 
 
-def _between(history: Ledger, start: datetime, end: datetime) -> float:
+def _between(history: PriceLedger, start: datetime, end: datetime) -> float:
     """Return the cost of the days from `start` up to `end`; of a day that `end` cuts, the part of its time (the ledger
     ends now).
     """

@@ -26,7 +26,7 @@ DELETED = "(deleted)"
 
 
 @dataclass
-class Line:
+class LedgerLine:
     """A row of the ledger. `usd` is the price of `device_hours`; for a key or a checkpoint, of the shares of its
     requests. `through_usd` is the cost of the requests that an evaluation made to endpoints; for a run,
     `evaluation_usd` that of evaluations of its checkpoints, their requests included, and `through_usd` that of requests
@@ -61,17 +61,17 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Ledger:
+class PriceLedger:
     """Costs of a period. `unpriced_hours` are device-hours without a price, which count as nothing."""
 
     since: datetime
     until: datetime
     by_day: Mapping[date, Mapping[Category, float]]
-    endpoints: tuple[Line, ...]
-    keys: tuple[Line, ...]
-    checkpoints: tuple[Line, ...]
-    runs: tuple[Line, ...]
-    evaluations: tuple[Line, ...]
+    endpoints: tuple[LedgerLine, ...]
+    keys: tuple[LedgerLine, ...]
+    checkpoints: tuple[LedgerLine, ...]
+    runs: tuple[LedgerLine, ...]
+    evaluations: tuple[LedgerLine, ...]
     unpriced_hours: float = 0.0
     totals: Mapping[Category, float] = field(default_factory=dict)
 
@@ -84,15 +84,15 @@ class Ledger:
 @dataclass
 class _Sums:
     by_day: dict[date, dict[Category, float]]
-    lines: dict[str, dict[str, Line]]
+    lines: dict[str, dict[str, LedgerLine]]
     unpriced_s: float = 0.0
     bought: dict[date, float] = field(default_factory=lambda: defaultdict(float))  # tokens of other servers
 
-    def line(self, kind: str, key: str, name: str) -> Line:
-        return self.lines.setdefault(kind, {}).setdefault(key, Line(name=name, id=key))
+    def line(self, kind: str, key: str, name: str) -> LedgerLine:
+        return self.lines.setdefault(kind, {}).setdefault(key, LedgerLine(name=name, id=key))
 
 
-def read_ledger(ctx: Context, *, since: datetime, until: datetime) -> Ledger:
+def read_price_ledger(ctx: Context, *, since: datetime, until: datetime) -> PriceLedger:
     """Return the costs between two moments."""
     sums = _Sums(defaultdict(lambda: dict.fromkeys(CATEGORIES, 0.0)), {})
     with ctx.db.read() as session:
@@ -110,7 +110,7 @@ def read_ledger(ctx: Context, *, since: datetime, until: datetime) -> Ledger:
         kind: tuple(sorted(lines.values(), key=lambda line: (-line.sum_usd, line.name)))
         for kind, lines in sums.lines.items()
     }
-    return Ledger(
+    return PriceLedger(
         since=since,
         until=until,
         by_day=dict(sorted(sums.by_day.items())),
@@ -244,7 +244,7 @@ class _Names:
             if job
         }
 
-    def line(self, sums: _Sums, job: Job) -> Line | None:
+    def line(self, sums: _Sums, job: Job) -> LedgerLine | None:
         if job.kind == JobKind.TRAIN:
             run_id, name = self._runs.get(str(job.payload.get("run_folder")), (job.id, job.title or DELETED))
             return sums.line("runs", run_id, name)
@@ -265,7 +265,7 @@ def _category(kind: str) -> Category:
     return "idle" if kind == JobKind.REPLICA else "other"
 
 
-def table_rows(lines: Iterable[Line]) -> list[dict[str, Any]]:
+def table_rows(lines: Iterable[LedgerLine]) -> list[dict[str, Any]]:
     """Return lines as plain values, for JSON and CSV."""
     return [
         {

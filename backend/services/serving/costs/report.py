@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from backend.domain.csv_text import safe_cell
-from backend.domain.serving.costs import Forecast
+from backend.domain.serving.costs import PriceForecast
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.serving.costs.forecasts import StandingPrice, forecast_this_month, standing_costs
-from backend.services.serving.costs.ledger import CATEGORIES, Ledger, month_bounds, read_ledger, table_rows
+from backend.services.serving.costs.ledger import CATEGORIES, PriceLedger, month_bounds, read_price_ledger, table_rows
 
 TABLES = ("endpoints", "keys", "checkpoints", "runs", "evaluations")
 
@@ -27,8 +27,8 @@ class LedgerReport:
     """
 
     is_priced: bool
-    ledger: Ledger
-    forecast: Forecast
+    ledger: PriceLedger
+    forecast: PriceForecast
     standing: tuple[StandingPrice, ...]
 
 
@@ -42,7 +42,7 @@ def cost_report(ctx: Context, *, days: float | None = None, month: str = "") -> 
     else:
         since, until = month_bounds(_month(month) if month else now)
         until = min(until, now)
-    ledger = read_ledger(ctx, since=since, until=max(since, until))
+    ledger = read_price_ledger(ctx, since=since, until=max(since, until))
     return LedgerReport(
         is_priced=ctx.policy.prices.are_set or ledger.usd > 0,
         ledger=ledger,
@@ -51,7 +51,7 @@ def cost_report(ctx: Context, *, days: float | None = None, month: str = "") -> 
     )
 
 
-def report_data(report: LedgerReport) -> dict[str, Any]:
+def price_report(report: LedgerReport) -> dict[str, Any]:
     """Return a report as plain values."""
     ledger = report.ledger
     return {
@@ -69,7 +69,7 @@ def report_data(report: LedgerReport) -> dict[str, Any]:
     }
 
 
-def report_csv(ledger: Ledger) -> str:
+def report_csv(ledger: PriceLedger) -> str:
     """Return the ledger as one CSV table: a row per day and category, then a row per endpoint, key, checkpoint, run and
     evaluation.
     """

@@ -38,7 +38,7 @@ def read_load_config(values: Mapping[str, Any]) -> LoadConfig:
         raise InvalidInput(f"{validation_message(error, LoadConfig)}.", field=field_at_fault(error)) from error
 
 
-def read_numbers(text: str, *, field: str) -> tuple[int, ...]:
+def parse_whole_numbers(text: str, *, field: str) -> tuple[int, ...]:
     """Return whole numbers separated by commas. Raises InvalidInput."""
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())

@@ -31,7 +31,7 @@ DIVERGED = ("nan", "diverged", "infinite", "not finite")
 
 
 @dataclass(frozen=True)
-class Condition:
+class AlertCondition:
     """A condition that is met. An event (a run that ended) is sent and not kept open."""
 
     fingerprint: str
@@ -71,13 +71,13 @@ class AlertWatch:
         ]
         return settle_alerts(ctx, conditions)
 
-    def _lasting(self, ctx: Context, conditions: Sequence[Condition]) -> list[Condition]:
+    def _lasting(self, ctx: Context, conditions: Sequence[AlertCondition]) -> list[AlertCondition]:
         now = ctx.now()
         self.since = {c.fingerprint: self.since.get(c.fingerprint, now) for c in conditions}
         return [c for c in conditions if (now - self.since[c.fingerprint]).total_seconds() >= HOLDS_S]
 
 
-def settle_alerts(ctx: Context, conditions: Sequence[Condition]) -> list[str]:
+def settle_alerts(ctx: Context, conditions: Sequence[AlertCondition]) -> list[str]:
     """Open an alert for each new condition, resolve those that no longer hold, and send each change once, whichever
     process notices it.
     """
@@ -93,7 +93,7 @@ def settle_alerts(ctx: Context, conditions: Sequence[Condition]) -> list[str]:
     return messages
 
 
-def _changes(session: Session, conditions: Sequence[Condition], *, now: datetime) -> list[tuple[Alert, str]]:
+def _changes(session: Session, conditions: Sequence[AlertCondition], *, now: datetime) -> list[tuple[Alert, str]]:
     current = {alert.fingerprint: alert for alert in session.scalars(select(Alert).where(Alert.resolved_at.is_(None)))}
     events = [c.fingerprint for c in conditions if c.is_event]
     past = set(session.scalars(select(Alert.fingerprint).where(Alert.fingerprint.in_(events))))
@@ -133,7 +133,7 @@ def list_alerts(ctx: Context, *, limit: int = 30) -> list[AlertView]:
         ]
 
 
-def _replicas_down(ctx: Context, live: LiveGauges) -> Iterator[Condition]:
+def _replicas_down(ctx: Context, live: LiveGauges) -> Iterator[AlertCondition]:
     with ctx.db.read() as session:
         rows = session.execute(
             select(Endpoint.id, Endpoint.name, Deployment.role, Deployment.num_replicas)
@@ -151,12 +151,12 @@ def _replicas_down(ctx: Context, live: LiveGauges) -> Iterator[Condition]:
         ready = sum(replica.is_ready for replica in live.replicas if replica.endpoint_id == endpoint_id)
         if ready < replicas:
             severity = "critical" if ready == 0 else "warning"
-            yield Condition(
+            yield AlertCondition(
                 f"replicas:{endpoint_id}", "replica_down", severity, f"{name}: {ready} of {replicas} replicas ready"
             )
 
 
-def _slow(ctx: Context) -> Iterator[Condition]:
+def _slow(ctx: Context) -> Iterator[AlertCondition]:
     limit_ms = ctx.policy.alert_ttft_p95_ms
     if limit_ms is None:
         return
@@ -172,10 +172,10 @@ def _slow(ctx: Context) -> Iterator[Condition]:
         p95 = recent.ttft_ms[1]
         if p95 is not None and recent.requests >= MIN_REQUESTS and p95 > limit_ms:
             message = f"{name}: first token p95 is {p95:,.0f} ms over 15 min, limit {limit_ms:,.0f} ms"
-            yield Condition(f"ttft:{name}", "slow_first_token", "warning", message)
+            yield AlertCondition(f"ttft:{name}", "slow_first_token", "warning", message)
 
 
-def _budgets(ctx: Context) -> Iterator[Condition]:
+def _budgets(ctx: Context) -> Iterator[AlertCondition]:
     keys = [key for key in list_keys(ctx, person=LOCAL) if key.state(ctx.now()) == "active" and key.limits.budgets]
     if not keys:
         return
@@ -189,19 +189,19 @@ def _budgets(ctx: Context) -> Iterator[Condition]:
                 severity = "critical" if used >= budget else "warning"
                 word = "token" if unit == "tokens" else "dollar"
                 message = f"Key {key.name}: {percent(used / budget)} of its {word} budget for this {period} used"
-                yield Condition(f"budget:{key.id}:{unit}:{period}:{severity}", "budget", severity, message)
+                yield AlertCondition(f"budget:{key.id}:{unit}:{period}:{severity}", "budget", severity, message)
 
 
-def _disk(ctx: Context) -> Iterator[Condition]:
+def _disk(ctx: Context) -> Iterator[AlertCondition]:
     usage = shutil.disk_usage(ctx.artifacts.root)
     if usage.free < max(2 * ctx.policy.keep_free_bytes, usage.total // 20):
         severity = "critical" if usage.free < ctx.policy.keep_free_bytes else "warning"
-        yield Condition(
+        yield AlertCondition(
             f"disk:{severity}", "disk", severity, f"{usage.free / 2**30:,.1f} GiB of disk left for artifacts"
         )
 
 
-def _ended_runs(ctx: Context) -> Iterator[Condition]:
+def _ended_runs(ctx: Context) -> Iterator[AlertCondition]:
     with ctx.db.read() as session:
         rows = session.execute(
             select(Run.name, Job)
@@ -211,11 +211,13 @@ def _ended_runs(ctx: Context) -> Iterator[Condition]:
         ).all()
     for name, job in rows:
         if job.status == Status.FINISHED:
-            yield Condition(f"run:{job.id}:{job.attempt}", "run_ended", "info", f"Run {name} finished", is_event=True)
+            yield AlertCondition(
+                f"run:{job.id}:{job.attempt}", "run_ended", "info", f"Run {name} finished", is_event=True
+            )
         elif job.status == Status.FAILED:
             cause = JobFailure.read(job.error).cause
             diverged = any(word in cause.lower() for word in DIVERGED)
             kind, verb = ("run_diverged", "diverged") if diverged else ("run_ended", "failed")
-            yield Condition(
+            yield AlertCondition(
                 f"run:{job.id}:{job.attempt}", kind, "critical", f"Run {name} {verb}: {cause}", is_event=True
             )

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Alert, AlertDelivery
 from backend.services.context import Context
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 3600.0
+FIRST_PAUSE_S, MAX_PAUSE_S = 30.0, 3600.0
 MAX_ATTEMPTS = 30
 """Tries over about a day: pauses of 30 s, 1, 2, 4, ... minutes, at most an hour."""
 CLAIM_S = 120.0
@@ -61,7 +61,7 @@ def send_due(ctx: Context) -> int:
 
 def pause_s(attempts: int) -> float:
     """Return the pause after a number of failed tries: 30 s, doubled each time, at most an hour."""
-    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempts - 1, 12))
+    return min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempts - 1, 12))
 
 
 def _claim(ctx: Context, delivery_id: str, *, silent: set[str]) -> AlertDelivery | None:

@@ -144,7 +144,7 @@ def list_variants(ctx: Context, window: Window, *, endpoint: str) -> dict[str, s
     }
 
 
-def read_gauges(
+def read_traffic_gauges(
     ctx: Context, window: Window, *, endpoint: str | None = None, variant: str | None = None
 ) -> list[GaugeSeries]:
     """Return the gauges of machines and of one endpoint or variant, or the sums of all endpoints, in a window that ends

@@ -6,7 +6,7 @@ from functools import partial
 
 import streamlit as st
 
-from backend.domain.checkpoints.inspection_config import MAX_CHARACTERS, MAX_TOKENS, ChatMessage, InspectionConfig
+from backend.domain.checkpoints.inspection_config import MAX_CHARACTERS, MAX_TOKENS, InspectedMessage, InspectionConfig
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.checkpoints.inspections import (
@@ -30,7 +30,9 @@ WAYS = {"text": "Text", "chat": "Conversation"}
 HELP = f"Analyzes the first {MAX_TOKENS} tokens, or as many as the network's context holds."
 
 
-def draw_form(ctx: Context, person: Person, checkpoint: CheckpointView, inspection: InspectionView | None) -> None:
+def draw_inspection_form(
+    ctx: Context, person: Person, checkpoint: CheckpointView, inspection: InspectionView | None
+) -> None:
     """Draw the form, filled in from `inspection`. Analyzing leads to the result, which may be stored already."""
     config_before = (
         inspection.config if inspection is not None and inspection.config.of_text else InspectionConfig(text=EXAMPLE)
@@ -106,10 +108,12 @@ def _draw_conversation(config: InspectionConfig, tag: str) -> tuple[str, str, st
     return system or "", user or "", assistant or ""
 
 
-def _messages(system: str, user: str, assistant: str) -> tuple[ChatMessage, ...]:
+def _messages(system: str, user: str, assistant: str) -> tuple[InspectedMessage, ...]:
     turns = (("system", system), ("user", user), ("assistant", assistant))
     return tuple(
-        ChatMessage.model_validate({"role": role, "content": content}) for role, content in turns if content.strip()
+        InspectedMessage.model_validate({"role": role, "content": content})
+        for role, content in turns
+        if content.strip()
     )
 
 

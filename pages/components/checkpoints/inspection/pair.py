@@ -16,7 +16,7 @@ from pages.components.browser.token_strip.component import token_strip
 from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import divergence_lines
 from pages.components.checkpoints.inspection.tokens import draw_alternatives
-from pages.components.checkpoints.inspection.weights import draw_changes
+from pages.components.checkpoints.inspection.weights import draw_weight_changes
 from pages.components.frame import plain
 
 
@@ -33,7 +33,7 @@ def draw_pair(ctx: Context, person: Person, checkpoint: CheckpointView, inspecti
             _draw_bytes(results)
     if inspection.other_id is not None:
         st.subheader("Weights", anchor=False)
-        draw_changes(ctx, person, checkpoint, inspection.other_id, inspection.other)
+        draw_weight_changes(ctx, person, checkpoint, inspection.other_id, inspection.other)
 
 
 def _draw_divergence(results: InspectionResults) -> None:

@@ -20,8 +20,8 @@ from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.tables import draw_table
 
-MOST_LINES = 12
-MOST_ROWS = 64
+MAX_LINES = 12
+MAX_ROWS = 64
 MEASURES: dict[str, tuple[str, Callable[[TensorLine], float | None], bool]] = {
     "rms": ("RMS", lambda line: line.rms, False),
     "largest": ("Largest value", lambda line: line.largest, False),
@@ -111,10 +111,10 @@ def _draw_layers(lines: list[TensorLine]) -> None:
     if not points:
         st.caption("Not available: the matrices are too large, or none belongs to a layer.")
         return
-    if len(points) > MOST_LINES:
-        st.caption(f"The first {MOST_LINES} of {len(points)} weights; the table below has all.")
+    if len(points) > MAX_LINES:
+        st.caption(f"The first {MAX_LINES} of {len(points)} weights; the table below has all.")
     st.plotly_chart(
-        by_layer(dict(list(points.items())[:MOST_LINES]), title=f"{title}, %" if percent else title, percent=percent),
+        by_layer(dict(list(points.items())[:MAX_LINES]), title=f"{title}, %" if percent else title, percent=percent),
         key="weights_layers",
         config=STATIC,
         alt=f"{title} by layer",
@@ -130,7 +130,7 @@ def _draw_tensor(results: InspectionResults, lines: list[TensorLine]) -> None:
     )  # matrices first
     if parts:
         part = st.selectbox("Weight", parts, key="weights_part", width=380)
-        shown = [line for line in in_layers if line.part == part][:MOST_ROWS]
+        shown = [line for line in in_layers if line.part == part][:MAX_ROWS]
         st.plotly_chart(
             weight_histograms(
                 np.stack([line.counts for line in shown]), [f"layer {line.layer}" for line in shown], edges
@@ -181,7 +181,7 @@ def _draw_tensor(results: InspectionResults, lines: list[TensorLine]) -> None:
         )
 
 
-def draw_changes(ctx: Context, person: Person, checkpoint: CheckpointView, other_id: str, other: str) -> None:
+def draw_weight_changes(ctx: Context, person: Person, checkpoint: CheckpointView, other_id: str, other: str) -> None:
     """Draw the change of weights between two checkpoints."""
     about = "Relative change of every tensor from the first checkpoint to the second."
     inspection = _find(ctx, person, checkpoint, other_id, label="Compare weights", about=about)
@@ -235,7 +235,7 @@ def draw_changes(ctx: Context, person: Person, checkpoint: CheckpointView, other
         ):
             if missing[name]:
                 st.caption(title)
-                st.text("\n".join(missing[name][:MOST_ROWS]))
+                st.text("\n".join(missing[name][:MAX_ROWS]))
 
 
 def _by_part(changes: Sequence[ChangeLine]) -> dict[str, list[tuple[int, float]]]:
@@ -246,4 +246,4 @@ def _by_part(changes: Sequence[ChangeLine]) -> dict[str, list[tuple[int, float]]
             part = change.name.partition(f".{change.layer}.")[2].removesuffix(".weight")
             points[part].append((change.layer, change.relative))
     order = sorted(points, key=lambda part: -float(np.mean([value for _, value in points[part]])))
-    return {part: points[part] for part in order[:MOST_LINES]}
+    return {part: points[part] for part in order[:MAX_LINES]}

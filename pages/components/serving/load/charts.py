@@ -20,7 +20,7 @@ DASHES = ("solid", "dot")
 
 
 @dataclass(frozen=True)
-class Curve:
+class LoadCurve:
     """One level against one target of one load test, as the figures draw it. `number` is 0 for the chosen test, 1 for
     the compared one.
     """
@@ -31,7 +31,7 @@ class Curve:
     summary: Mapping[str, Any]
 
 
-def distribution_figure(curves: Sequence[Curve], *, field: str, title: str, objective_ms: float) -> go.Figure:
+def distribution_figure(curves: Sequence[LoadCurve], *, field: str, title: str, objective_ms: float) -> go.Figure:
     """Return cumulative distributions of a latency on a log axis, with its objective as a line. Steps are buckets of 8
     %.
     """
@@ -61,7 +61,7 @@ def distribution_figure(curves: Sequence[Curve], *, field: str, title: str, obje
     return figure
 
 
-def course_figure(curves: Sequence[Curve], *, field: str, title: str, unit: str) -> go.Figure:
+def course_figure(curves: Sequence[LoadCurve], *, field: str, title: str, unit: str) -> go.Figure:
     """Return a rate over the time of the test: a line per phase, since a target's phases alternate with the other's."""
     figure = go.Figure()
     for curve in curves:
@@ -89,7 +89,7 @@ def course_figure(curves: Sequence[Curve], *, field: str, title: str, unit: str)
     return figure
 
 
-def goodput_figure(curves: Sequence[Curve]) -> go.Figure:
+def goodput_figure(curves: Sequence[LoadCurve]) -> go.Figure:
     """Return requests a second per level and target, split into those within the objectives and the others."""
     labels = [figure_text(curve.label) for curve in curves]
     good = [float(curve.summary["goodput_per_s"]) for curve in curves]
@@ -112,7 +112,7 @@ def goodput_figure(curves: Sequence[Curve]) -> go.Figure:
     return figure
 
 
-def _step(curve: Curve) -> float:
+def _step(curve: LoadCurve) -> float:
     times = [point["at_s"] for point in curve.summary["points"]]
     return min((b - a for a, b in itertools.pairwise(times) if b > a), default=1.0)
 

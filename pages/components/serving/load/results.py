@@ -13,7 +13,7 @@ from backend.services.serving.load.load_tests import LoadTestView
 from pages.components.charts.style import STATIC
 from pages.components.choices import by_identity
 from pages.components.frame import plain
-from pages.components.serving.load.charts import Curve, course_figure, distribution_figure, goodput_figure
+from pages.components.serving.load.charts import LoadCurve, course_figure, distribution_figure, goodput_figure
 from pages.components.tables import draw_table
 from pages.components.words import date_time
 
@@ -24,24 +24,24 @@ INTERVALS = (
 )
 
 
-def draw_results(tests: Sequence[LoadTestView]) -> None:
+def draw_load_results(tests: Sequence[LoadTestView]) -> None:
     """Draw the choice of a test and of one to compare with, their tables and figures, and the downloads."""
     by_id = {test.id: test for test in tests}
     fields = st.grid(2, min_column_width=260)
-    words = by_identity("load_result", by_id, lambda id_: label(by_id[id_]))
+    words = by_identity("load_result", by_id, lambda id_: test_label(by_id[id_]))
     chosen = by_id[fields.selectbox("Result", list(by_id), format_func=words, key="load_result")]
     others = [id_ for id_ in by_id if id_ != chosen.id]
-    words = by_identity("load_compared", others, lambda id_: label(by_id[id_]))
+    words = by_identity("load_compared", others, lambda id_: test_label(by_id[id_]))
     compared = fields.selectbox(
         "Compare with", others, index=None, format_func=words, key="load_compared", placeholder="None"
     )
     draw_test(chosen)
     pair = [chosen]
     if compared is not None:
-        st.markdown(f"**Compared with {plain(label(by_id[compared]))}**")
+        st.markdown(f"**Compared with {plain(test_label(by_id[compared]))}**")
         draw_test(by_id[compared])
         pair.append(by_id[compared])
-        draw_differences(chosen, by_id[compared])
+        draw_load_differences(chosen, by_id[compared])
     draw_figures(pair)
     with st.container(horizontal=True):
         for name, text, mime in (("CSV", load_test_csv, "text/csv"), ("JSON", load_test_json, "application/json")):
@@ -55,7 +55,7 @@ def draw_results(tests: Sequence[LoadTestView]) -> None:
             )
 
 
-def label(test: LoadTestView) -> str:
+def test_label(test: LoadTestView) -> str:
     """Return a test's time, load, revision and id in one line: two of one minute must differ."""
     revision = f"revision {test.revision}" if test.revision else ""
     return " · ".join(filter(None, [date_time(test.created_at), describe_load(test.config), revision, test.id[:5]]))
@@ -131,7 +131,7 @@ def _rows(level: Mapping[str, Any]) -> list[dict[str, object]]:
     return rows
 
 
-def draw_differences(first: LoadTestView, second: LoadTestView) -> None:
+def draw_load_differences(first: LoadTestView, second: LoadTestView) -> None:
     """Draw, for levels that both tests have, the change of rates and medians from the compared test to the chosen
     one.
     """
@@ -203,11 +203,11 @@ def draw_figures(tests: Sequence[LoadTestView]) -> None:
     st.plotly_chart(goodput_figure(every), key="load_goodput_figure", config=STATIC, alt="Goodput by level and target")
 
 
-def _curves(test: LoadTestView, number: int, users: int | None, *, many: bool) -> list[Curve]:
+def _curves(test: LoadTestView, number: int, users: int | None, *, many: bool) -> list[LoadCurve]:
     which = ("", " (chosen)", " (compared)")[number + 1 if many else 0]
     load = plural(users, "user") if users else "open loop"
     return [
-        Curve(f"{name}, {load}{which}", side, number, level[side])
+        LoadCurve(f"{name}, {load}{which}", side, number, level[side])
         for level in test.result["levels"]
         if level["users"] == users
         for side, name in SIDES.items()

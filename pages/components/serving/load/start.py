@@ -10,7 +10,7 @@ from backend.domain.serving.load import LoadConfig
 from backend.domain.wording import format_duration
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person
-from backend.services.serving.load.load_files import read_arrivals, read_load_config, read_numbers
+from backend.services.serving.load.load_files import parse_whole_numbers, read_arrivals, read_load_config
 from backend.services.serving.load.load_tests import start_load_test
 from pages.components.frame import errors_shown, plain
 from pages.components.numbers import draw_number, number_form, wrong_numbers
@@ -81,10 +81,10 @@ def draw_start(ctx: Context, person: Person, endpoint: str) -> None:
     ):
         with errors_shown():
             if kind == CLOSED:
-                values["users"] = read_numbers(users, field="users")
+                values["users"] = parse_whole_numbers(users, field="users")
             values["arrivals"] = read_arrivals(arrivals.decode(errors="replace")) if kind == TRACE else ()
-            values["prompt_words"] = read_numbers(prompt_words, field="prompt_words")
-            values["max_tokens"] = read_numbers(max_tokens, field="max_tokens")
+            values["prompt_words"] = parse_whole_numbers(prompt_words, field="prompt_words")
+            values["max_tokens"] = parse_whole_numbers(max_tokens, field="max_tokens")
             config: LoadConfig = read_load_config(values)
             start_load_test(ctx, endpoint, config, person=person)
             st.toast(f"Load test of {plain(endpoint)} queued.", icon=":material/speed:")
@@ -94,6 +94,6 @@ def draw_start(ctx: Context, person: Person, endpoint: str) -> None:
 def _num_levels(users: str) -> int:
     """Return the number of levels, 0 for a text that is refused."""
     try:
-        return len(read_numbers(users, field="users"))
+        return len(parse_whole_numbers(users, field="users"))
     except InvalidInput:
         return 0

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.estimates.architecture_report import describe
+from backend.domain.estimates.architecture_report import describe_architecture
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_sections import LoraConfig
 from backend.domain.training.schedule import learning_rate_at
@@ -83,7 +83,7 @@ every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_parameters_equal_those_of_the_built_network(shape: dict[str, int]) -> None:
     config = ArchitectureConfig(**shape)
     network = build_network(config, seed=1)
-    report = describe(config)
+    report = describe_architecture(config)
     assert report.parameters == sum(parameter.numel() for parameter in network.parameters())
     by_component = dict.fromkeys(("embedding", "attention", "feed_forward", "norms", "output_head"), 0)
     for name, parameter in network.named_parameters():
@@ -109,8 +109,11 @@ def test_forward_flops_equal_what_torch_counts(shape: dict[str, int]) -> None:
     network.set_attn_implementation("eager")  # the fused kernel counts itself on some devices only
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(input_ids=torch.zeros(1, 32, dtype=torch.long), use_cache=False)
-    assert describe(config).flops_per_token.forward * 32 == counter.get_total_flops()
-    assert describe(config).flops_per_token.training == 3 * describe(config).flops_per_token.forward
+    assert describe_architecture(config).flops_per_token.forward * 32 == counter.get_total_flops()
+    assert (
+        describe_architecture(config).flops_per_token.training
+        == 3 * describe_architecture(config).flops_per_token.forward
+    )
 
 
 @pytest.mark.parametrize("rank", [1, 8])
@@ -120,7 +123,7 @@ def test_adapters_count_what_peft_adds(rank: int) -> None:
     config = ArchitectureConfig(num_layers=2, width=48, num_heads=6, num_kv_heads=2, vocab_size=262, feed_forward=96)
     run = RunConfig(objective="sft", dataset="d", base="b", method="lora", lora=LoraConfig(rank=rank))
     network = peft.get_peft_model(build_network(config, seed=1), lora_config(run))
-    report = describe(config, lora=run.lora)
+    report = describe_architecture(config, lora=run.lora)
     assert report.trainable_parameters == sum(p.numel() for p in network.parameters() if p.requires_grad)
     assert report.memory_bytes.weights == 4 * sum(p.numel() for p in network.parameters())
     assert report.memory_bytes.optimizer == 8 * report.trainable_parameters

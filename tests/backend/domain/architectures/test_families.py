@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, explain_missing
 from backend.domain.architectures.rules import problems_by_field
-from backend.domain.estimates.architecture_report import ArchitectureReport, describe
+from backend.domain.estimates.architecture_report import ArchitectureReport, describe_architecture
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_sections import LoraConfig
 from jobs.modeling.build import build_network, config_from_checkpoint
@@ -187,7 +187,7 @@ def test_parameters_by_component_equal_those_of_the_built_network(
     family: str, size: dict[str, Any], tmp_path: Path
 ) -> None:
     config = shape(family, size)
-    network, report = built(config), describe(config)
+    network, report = built(config), describe_architecture(config)
     assert report.parameters == sum(parameter.numel() for parameter in network.parameters())
     counted = dict.fromkeys(report.parameters_by_component, 0)
     for name, parameter in network.named_parameters():
@@ -210,7 +210,7 @@ def test_operations_equal_what_torch_counts_at_two_contexts(family: str, size: d
     config = shape(family, size)
     network = built(config)
     for tokens in (config.context // 2, config.context):
-        report = describe(config, context=tokens)
+        report = describe_architecture(config, context=tokens)
         assert report.flops_per_token.forward * tokens == count_operations(network, tokens)
     assert report.flops_per_token.training * tokens == count_operations(network, tokens, backward=True)
 
@@ -222,10 +222,10 @@ def test_cache_bytes_equal_the_cache_that_a_forward_pass_leaves(family: str, siz
     for tokens in (1, config.context // 2, config.context):
         with torch.no_grad():
             held = network(input_ids=torch.zeros(1, tokens, dtype=torch.long), use_cache=True).cache.layers
-        report = describe(config, context=tokens)
+        report = describe_architecture(config, context=tokens)
         assert sum(layer.keys.nbytes + layer.values.nbytes for layer in held) == report.kv_cache_bytes
         assert tokens > 1 or report.kv_cache_bytes_per_token == report.kv_cache_bytes
-    half = describe(config, precision="bf16")
+    half = describe_architecture(config, precision="bf16")
     assert 2 * half.kv_cache_bytes_per_token == report.kv_cache_bytes_per_token
 
 
@@ -234,7 +234,7 @@ def test_adapters_and_their_operations_equal_what_peft_adds(family: str) -> None
     config = shape(family, SIZES[family][1])
     run = RunConfig(objective="sft", dataset="d", base="b", method="lora", lora=LoraConfig(rank=3))
     network = peft.get_peft_model(built(config), lora_config(run))
-    report = describe(config, lora=run.lora)
+    report = describe_architecture(config, lora=run.lora)
     assert report.trainable_parameters == sum(p.numel() for p in network.parameters() if p.requires_grad)
     for operations, backward in ((report.flops_per_token.forward, False), (report.flops_per_token.training, True)):
         assert operations * config.context == pytest.approx(
@@ -243,12 +243,12 @@ def test_adapters_and_their_operations_equal_what_peft_adds(family: str) -> None
 
 
 def test_the_latent_cache_is_reported_with_its_saving() -> None:
-    report = describe(ArchitectureConfig(family="deepseek_v3"))
+    report = describe_architecture(ArchitectureConfig(family="deepseek_v3"))
     assert (
         report.kv_cache_expanded_bytes_per_token == 4 * 4 * (48 + 32) * 4
     )  # layers x heads x (key + value numbers) x bytes
     assert report.kv_cache_bytes_per_token == 4 * (32 + 16) * 4
-    assert describe(ArchitectureConfig()).kv_cache_expanded_bytes_per_token is None
+    assert describe_architecture(ArchitectureConfig()).kv_cache_expanded_bytes_per_token is None
 
 
 @settings(max_examples=250, deadline=None)
@@ -285,6 +285,6 @@ def test_accepted_configs_can_be_built_and_others_name_a_field(
     assert not any(getattr(config, name) is not None and explain_missing(family, name) for name in OPTIONAL_FIELDS)
     with torch.device("meta"):
         network = getattr(transformers, FAMILIES[family].network_class)(make_config(config))
-    report: ArchitectureReport = describe(config)
+    report: ArchitectureReport = describe_architecture(config)
     assert report.parameters == sum(parameter.numel() for parameter in network.parameters())
     assert report.active_parameters <= report.parameters

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backend.domain.architectures.hf_config import read_shape
-from backend.domain.estimates.architecture_report import describe
+from backend.domain.estimates.architecture_report import describe_architecture
 
 GATED = {"rope_scaling": None, "hidden_act": "silu", "attention_bias": False, "attention_dropout": 0.0}
 
@@ -184,7 +184,7 @@ def test_published_counts_come_out_of_config_json(name: str) -> None:
     data, parameters, active = PUBLISHED[name]
     shape = read_shape(data)
     assert shape is not None
-    report = describe(shape.config)
+    report = describe_architecture(shape.config)
     assert report.parameters == parameters
     assert report.active_parameters == (active or parameters)
     scaled = {"Llama-3.1-8B": 1, "DeepSeek-V3": 4}  # traits without a word in our schema: they change no count
@@ -197,14 +197,14 @@ def test_published_caches_come_out_of_config_json() -> None:
     def kilobytes(name: str) -> float:
         shape = shapes[name]
         assert shape is not None
-        return describe(shape.config, precision="bf16").kv_cache_bytes_per_token / 1024
+        return describe_architecture(shape.config, precision="bf16").kv_cache_bytes_per_token / 1024
 
     assert kilobytes("Llama-3.1-8B") == 128
     assert kilobytes("DeepSeek-V3") * 1024 == 70_272  # DeepSeek-AI 2025, arXiv 2505.09343, table 1: 70.272 KB
     gemma = shapes["Gemma-3-1B"]
     assert gemma is not None
     assert [gemma.config.is_global(layer) for layer in range(26)].count(True) == 4
-    assert describe(gemma.config, precision="bf16").kv_cache_bytes == 2 * 256 * 2 * (4 * 32_768 + 22 * 511)
+    assert describe_architecture(gemma.config, precision="bf16").kv_cache_bytes == 2 * 256 * 2 * (4 * 32_768 + 22 * 511)
 
 
 @pytest.mark.parametrize(

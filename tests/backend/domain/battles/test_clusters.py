@@ -20,7 +20,7 @@ from backend.domain.battles.clusters import (
     few_of_number,
     gap_variances,
     groupings,
-    scores_of,
+    vote_scores,
 )
 from backend.domain.battles.likelihoods import Method
 from backend.domain.battles.ratings import RatingOptions, rate
@@ -50,7 +50,7 @@ def fitted(columns: VoteColumns, method: Method = "bradley_terry", *, side: bool
     cells = with_side(cells) if side else cells
     fit = maximise(cells, method=method)
     assert fit is not None
-    return fit, scores_of(fit, cells, columns), cells
+    return fit, vote_scores(fit, cells, columns), cells
 
 
 @pytest.mark.parametrize("method", ["bradley_terry", "davidson", "rao_kupper"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backend.domain.battles.answer_features import measure_answer
-from backend.domain.battles.frozen import digest_of, freeze_document, verify_document
+from backend.domain.battles.frozen import document_digest, freeze_document, verify_document
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.votes import VoteRecord
 from backend.errors import InvalidInput
@@ -49,7 +49,7 @@ def document(**options: Any) -> dict[str, Any]:
 def test_a_board_read_from_its_file_verifies(options: dict[str, Any]) -> None:
     frozen = document(**options)
     read = json.loads(json.dumps(frozen))
-    result = verify_document(read, digest=digest_of(frozen), version="1.2.0")
+    result = verify_document(read, digest=document_digest(frozen), version="1.2.0")
     assert (result.passed, result.digest_matches, result.reproduced, result.same_version) == (True, True, True, True)
     assert result.num_votes == 20
 
@@ -59,7 +59,7 @@ def test_a_changed_vote_is_seen_in_hash_and_ratings() -> None:
     changed = copy.deepcopy(frozen)
     winner = changed["columns"].index("winner")
     changed["votes"][0][winner] = "B"
-    result = verify_document(changed, digest=digest_of(frozen), version="1.2.0")
+    result = verify_document(changed, digest=document_digest(frozen), version="1.2.0")
     assert (result.passed, result.digest_matches, result.reproduced) == (False, False, False)
     assert any("Oak" in difference for difference in result.differences)
 
@@ -67,7 +67,7 @@ def test_a_changed_vote_is_seen_in_hash_and_ratings() -> None:
 def test_a_changed_rating_is_seen_although_its_hash_was_made_again() -> None:
     frozen = document()
     frozen["ratings"][0]["rating"] += 5
-    result = verify_document(frozen, digest=digest_of(frozen), version="1.2.0")
+    result = verify_document(frozen, digest=document_digest(frozen), version="1.2.0")
     assert (result.passed, result.digest_matches) == (False, True)
     assert "rating is" in result.differences[0]
 

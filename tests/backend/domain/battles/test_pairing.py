@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.domain.battles.pairing import LEAST_WEIGHT, PRIOR_SD, PairCount, information_weights, pair_of
+from backend.domain.battles.pairing import MIN_WEIGHT, PRIOR_SD, PairCount, information_weights, pair_of
 
 
 def covariance_of(votes: dict[tuple[int, int], float], size: int) -> np.ndarray:
@@ -59,7 +59,7 @@ def test_every_pair_has_a_finite_weight_above_zero(votes: list[tuple[int, int, i
         list("abcd"), {pair: PairCount(*tally) for pair, tally in zip(pairs, votes, strict=True)}
     )
     assert set(weights) == set(pairs)
-    assert all(LEAST_WEIGHT <= weight < float("inf") for weight in weights.values())
+    assert all(MIN_WEIGHT <= weight < float("inf") for weight in weights.values())
 
 
 @given(st.text(min_size=1), st.text(min_size=1))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backend.domain.battles.campaign import CampaignConfig
-from backend.domain.battles.pool import EPSILON, Answer, BattlePool, Item
+from backend.domain.battles.pool import EPSILON, BattlePool, Item, PooledAnswer
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(hours=12)
@@ -20,7 +20,7 @@ def make_pool(prompts: int = 4, contestants: str = "abc", **config: Any) -> Batt
     pool = BattlePool(CampaignConfig(**{"overlap_share": 0.0, **config}))
     for number in range(prompts):
         for name in contestants:
-            pool.add_answer(f"p{number}", name, Answer(f"{name}{number}", f"{name}{number}"))
+            pool.add_answer(f"p{number}", name, PooledAnswer(f"{name}{number}", f"{name}{number}"))
     return pool
 
 
@@ -117,7 +117,7 @@ def test_equal_answers_are_drawn_as_often_as_others_and_not_counted_as_shown() -
     pool = BattlePool(CampaignConfig(overlap_share=0.0))
     for number in range(10):
         for name in "ab":
-            pool.add_answer(f"p{number}", name, Answer(f"{name}{number}", "same" if number < 8 else name))
+            pool.add_answer(f"p{number}", name, PooledAnswer(f"{name}{number}", "same" if number < 8 else name))
     draws = [pool.draw((), rng=Random(seed)) for seed in range(500)]
     assert 0.75 < sum(draw.is_identical for draw in draws if draw) / 500 < 0.85
     assert (pool.num_available(()), pool.num_distinct(())) == (10, 2)
@@ -125,7 +125,7 @@ def test_equal_answers_are_drawn_as_often_as_others_and_not_counted_as_shown() -
 
 def test_several_answers_of_a_contestant_are_drawn_alike() -> None:
     pool = make_pool(prompts=1, contestants="ab")
-    pool.add_answer("p0", "a", Answer("a again", "a again"))
+    pool.add_answer("p0", "a", PooledAnswer("a again", "a again"))
     shown = Counter(
         answer.completion
         for seed in range(400)

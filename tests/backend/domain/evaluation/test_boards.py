@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.domain.evaluation.config import is_lower_better
+from backend.domain.evaluation.config import is_score_lower_better
 
 
 @pytest.mark.parametrize(
@@ -12,4 +12,4 @@ from backend.domain.evaluation.config import is_lower_better
     [("ter", True), ("bits_per_byte", True), ("brier", True), ("acc:physics", False), ("ter,strict", True)],
 )
 def test_the_direction_of_a_score_is_that_of_its_metric(score: str, lower: bool) -> None:
-    assert is_lower_better(score) is lower
+    assert is_score_lower_better(score) is lower

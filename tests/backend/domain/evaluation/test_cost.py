@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from backend.domain.evaluation.cost import START_S, Timing, estimate_memory, estimate_time
+from backend.domain.evaluation.cost import START_S, Timing, estimate_evaluation_memory, estimate_time
 
 JOB = Timing("oak", "facts", "multiple_choice", items=1000, shots=0, parameters=100)
 
@@ -46,6 +46,6 @@ def test_the_range_is_the_largest_miss_among_three_or_more() -> None:
 
 
 def test_memory_holds_process_weights_and_logits() -> None:
-    memory = estimate_memory(parameters=10**6, vocab_size=1000)
+    memory = estimate_evaluation_memory(parameters=10**6, vocab_size=1000)
     assert memory.low < memory.bytes < memory.high
     assert memory.high - memory.low == 2 * 4 * 4096 * 1000

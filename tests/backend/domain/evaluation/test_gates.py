@@ -14,8 +14,8 @@ from backend.domain.evaluation.gates import (
     Evidence,
     GateBenchmark,
     GateConfig,
+    GateVerdict,
     Look,
-    Verdict,
     decide_gate,
     describe_procedure,
 )
@@ -38,35 +38,37 @@ def evidence(wins: int, losses: int, n: int, name: str = "facts", *, lower: bool
 @pytest.mark.parametrize(
     ("wins", "losses", "n", "verdict"),
     [
-        (60, 60, 2000, Verdict.PASS),
-        (20, 200, 2000, Verdict.FAIL),
-        (6, 7, 60, Verdict.INCONCLUSIVE),
-        (0, 0, 500, Verdict.PASS),
+        (60, 60, 2000, GateVerdict.PASS),
+        (20, 200, 2000, GateVerdict.FAIL),
+        (6, 7, 60, GateVerdict.INCONCLUSIVE),
+        (0, 0, 500, GateVerdict.PASS),
     ],
     ids=["equal on many items", "nine points worse", "equal on few items", "never differed"],
 )
 def test_non_inferiority_passes_fails_or_says_that_it_can_not_tell(
-    wins: int, losses: int, n: int, verdict: Verdict
+    wins: int, losses: int, n: int, verdict: GateVerdict
 ) -> None:
     decision = decide_gate(gate(), [evidence(wins, losses, n)])
     (only,) = decision.benchmarks
     assert decision.verdict is only.verdict is verdict
     assert only.low is not None
     assert only.high is not None
-    assert (only.low > -0.02) == (verdict is Verdict.PASS)
-    assert (only.high < -0.02) == (verdict is Verdict.FAIL)
+    assert (only.low > -0.02) == (verdict is GateVerdict.PASS)
+    assert (only.high < -0.02) == (verdict is GateVerdict.FAIL)
 
 
 def test_inconclusive_names_the_items_that_settle_it_and_they_do() -> None:
     few = decide_gate(gate(), [evidence(12, 10, 100)])
     (only,) = few.benchmarks
-    assert few.verdict is Verdict.INCONCLUSIVE
+    assert few.verdict is GateVerdict.INCONCLUSIVE
     assert only.items_to_settle is not None
     times = only.items_to_settle / 100
     rng = np.random.default_rng(0)
     shares, passed = [0.12, 0.10, 0.78], 0
     for wins, losses, _ in rng.multinomial(only.items_to_settle, shares, size=60):
-        passed += decide_gate(gate(), [evidence(int(wins), int(losses), only.items_to_settle)]).verdict is Verdict.PASS
+        passed += (
+            decide_gate(gate(), [evidence(int(wins), int(losses), only.items_to_settle)]).verdict is GateVerdict.PASS
+        )
     assert times > 1
     assert passed / 60 == pytest.approx(0.8, abs=0.16)
 
@@ -76,7 +78,7 @@ def test_a_regression_as_large_as_the_margin_passes_in_one_case_of_forty() -> No
     rng, n, margin = np.random.default_rng(1), 400, 0.05
     shares, passed, above = [0.10, 0.15, 0.75], 0, 0
     for wins, losses, _ in rng.multinomial(n, shares, size=120):
-        passed += decide_gate(gate(margin=margin), [evidence(int(wins), int(losses), n)]).verdict is Verdict.PASS
+        passed += decide_gate(gate(margin=margin), [evidence(int(wins), int(losses), n)]).verdict is GateVerdict.PASS
         above += (wins - losses) / n > -margin
     assert passed / 120 < 0.025 + 3 * np.sqrt(0.025 * 0.975 / 120)
     assert above / 120 > 0.4
@@ -84,22 +86,22 @@ def test_a_regression_as_large_as_the_margin_passes_in_one_case_of_forty() -> No
 
 def test_superiority_needs_an_interval_above_the_margin() -> None:
     better = evidence(120, 60, 1000)
-    assert decide_gate(gate(test="superiority", margin=0.0), [better]).verdict is Verdict.PASS
-    assert decide_gate(gate(test="superiority", margin=0.05), [better]).verdict is Verdict.INCONCLUSIVE
-    assert decide_gate(gate(test="superiority", margin=0.1), [better]).verdict is Verdict.FAIL
+    assert decide_gate(gate(test="superiority", margin=0.0), [better]).verdict is GateVerdict.PASS
+    assert decide_gate(gate(test="superiority", margin=0.05), [better]).verdict is GateVerdict.INCONCLUSIVE
+    assert decide_gate(gate(test="superiority", margin=0.1), [better]).verdict is GateVerdict.FAIL
 
 
 def test_lower_is_better_turns_the_difference_round() -> None:
     (only,) = decide_gate(gate(), [evidence(20, 200, 2000, lower=True)]).benchmarks
-    assert (only.verdict, only.difference) == (Verdict.PASS, pytest.approx(0.09))
+    assert (only.verdict, only.difference) == (GateVerdict.PASS, pytest.approx(0.09))
 
 
 def test_all_benchmarks_must_pass_and_one_that_fails_decides() -> None:
     good, bad, thin = evidence(60, 60, 2000, "a"), evidence(20, 200, 2000, "b"), evidence(6, 7, 60, "c")
-    assert decide_gate(gate("a", "b"), [good, bad]).verdict is Verdict.FAIL
-    assert decide_gate(gate("a", "c"), [good, thin]).verdict is Verdict.INCONCLUSIVE
-    assert decide_gate(gate("a", "c", rule="any"), [good, thin]).verdict is Verdict.PASS
-    assert decide_gate(gate("b", "c", rule="any"), [bad, thin]).verdict is Verdict.INCONCLUSIVE
+    assert decide_gate(gate("a", "b"), [good, bad]).verdict is GateVerdict.FAIL
+    assert decide_gate(gate("a", "c"), [good, thin]).verdict is GateVerdict.INCONCLUSIVE
+    assert decide_gate(gate("a", "c", rule="any"), [good, thin]).verdict is GateVerdict.PASS
+    assert decide_gate(gate("b", "c", rule="any"), [bad, thin]).verdict is GateVerdict.INCONCLUSIVE
 
 
 def test_any_of_several_is_corrected_by_holm() -> None:
@@ -107,8 +109,8 @@ def test_any_of_several_is_corrected_by_holm() -> None:
     alone = evidence(40, 22, 500, "a")
     nothing = [evidence(30, 30, 500, name) for name in "bcde"]
     settings = {"test": "superiority", "margin": 0.0, "rule": "any"}
-    assert decide_gate(gate("a", **settings), [alone]).verdict is Verdict.PASS
-    assert decide_gate(gate(*"abcde", **settings), [alone, *nothing]).verdict is Verdict.INCONCLUSIVE
+    assert decide_gate(gate("a", **settings), [alone]).verdict is GateVerdict.PASS
+    assert decide_gate(gate(*"abcde", **settings), [alone, *nothing]).verdict is GateVerdict.INCONCLUSIVE
 
 
 def test_power_of_the_gate_is_the_chance_that_equal_checkpoints_pass() -> None:
@@ -117,7 +119,7 @@ def test_power_of_the_gate_is_the_chance_that_equal_checkpoints_pass() -> None:
     for wins, losses, _ in rng.multinomial(n, [0.1, 0.1, 0.8], size=60):
         decision = decide_gate(gate(margin=0.05), [evidence(int(wins), int(losses), n)])
         stated.append(decision.power or 0.0)
-        passed += decision.verdict is Verdict.PASS
+        passed += decision.verdict is GateVerdict.PASS
     assert float(np.mean(stated)) == pytest.approx(passed / 60, abs=0.15)
 
 
@@ -166,7 +168,7 @@ def test_a_later_look_needs_more_evidence_and_shows_the_interval_that_decides() 
     assert fourth.low is not None
     assert first.low is not None
     assert fourth.low < first.low
-    assert (fourth.verdict is Verdict.PASS) == (fourth.low > fourth.threshold)
+    assert (fourth.verdict is GateVerdict.PASS) == (fourth.low > fourth.threshold)
 
 
 @given(st.integers(0, 80), st.integers(0, 80), st.integers(0, 5))
@@ -175,8 +177,8 @@ def test_the_interval_of_a_look_decides_it(wins: int, losses: int, earlier: int)
     (only,) = decide_gate(gate(margin=0.05), [dataclasses.replace(evidence(wins, losses, 400), look=look)]).benchmarks
     assert only.low is not None
     assert only.high is not None
-    assert (only.verdict is Verdict.PASS) == (only.low > only.threshold)
-    assert (only.verdict is Verdict.FAIL) == (only.high < only.threshold)
+    assert (only.verdict is GateVerdict.PASS) == (only.low > only.threshold)
+    assert (only.verdict is GateVerdict.FAIL) == (only.high < only.threshold)
 
 
 def test_six_looks_err_no_more_often_than_one() -> None:
@@ -194,7 +196,7 @@ def test_six_looks_err_no_more_often_than_one() -> None:
             counts = int((seen > 0).sum()), int((seen < 0).sum()), n
             if (
                 decide_gate(gate(margin=0.05), [dataclasses.replace(evidence(*counts), look=look)]).verdict
-                is Verdict.PASS
+                is GateVerdict.PASS
             ):
                 passed += 1
                 break

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from lm_eval.api import metrics as theirs
 
-from backend.domain.evaluation.exchange import ItemRow, read_results, write_results, write_sample
+from backend.domain.evaluation.exchange import ItemRow, read_results, sample_line, write_results
 from backend.domain.evaluation.harness import NAMES, exported_name, read_name, to_harness
-from backend.domain.evaluation.metrics.registry import get_metric, metric_names
+from backend.domain.evaluation.metrics.registry import get_metric, registered_metrics
 from backend.domain.evaluation.metrics.score import read_answer_rows, score_rows
 from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.evaluation.tasks.lm_eval_yaml import from_lm_eval, to_lm_eval
@@ -87,9 +87,9 @@ def test_correlation_and_f1_of_classes() -> None:
 
 def test_every_shared_name_is_a_metric_of_ours_and_the_names_are_one_for_one() -> None:
     scores = {score for name, metric in METRIC_NAMES.items() for score in (name, *metric.scores)}
-    assert set(NAMES) <= scores | set(metric_names())
+    assert set(NAMES) <= scores | set(registered_metrics())
     assert len(set(NAMES.values())) == len(NAMES)
-    for name in [*scores, *metric_names()]:
+    for name in [*scores, *registered_metrics()]:
         metric, _, filter_name = exported_name(name).partition(",")
         assert read_name(metric, filter_name) == name
 
@@ -142,7 +142,7 @@ def test_results_and_samples_name_a_metric_as_the_harness_only_where_it_is_the_s
         "bleu",
         "acc:micro",
     ]
-    sample = write_sample(ItemRow("h", 0, {"exact_match": 1.0, "exact_match_verbatim": 0.0}, {}))
+    sample = sample_line(ItemRow("h", 0, {"exact_match": 1.0, "exact_match_verbatim": 0.0}, {}))
     assert (sample["roundhouse_exact_match"], sample["exact_match"]) == (1.0, 0.0)
 
 

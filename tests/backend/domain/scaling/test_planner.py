@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.domain.estimates.architecture_report import describe
+from backend.domain.estimates.architecture_report import describe_architecture
 from backend.domain.estimates.throughput import Speed, rate_at
 from backend.domain.scaling.laws import PUBLISHED
 from backend.domain.scaling.plan import PlanConfig, ScalingPlan, parse_plan
@@ -16,7 +16,7 @@ from backend.domain.scaling.planner import make_plan
 from backend.domain.scaling.shapes import DENSE_FAMILIES, count_all, propose_architecture
 from backend.domain.scaling.study import StudyConfig, parse_study, plan_study
 from backend.domain.training.published_rules import (
-    HIGHEST_LEARNING_RATE,
+    MAX_LEARNING_RATE,
     batch_tokens_rule,
     learning_rate_rule,
     split_batch,
@@ -44,8 +44,8 @@ def test_a_plan_of_chinchillas_budget_is_a_network_of_that_size() -> None:
     result = make_plan(PlanConfig(flops=5.76e23, context=2048), law=LAW, vocab_size=32_000)
     assert result.parameters == pytest.approx(70e9, rel=0.1)
     assert result.tokens == pytest.approx(1.4e12, rel=0.12)
-    assert result.parameters == describe(result.architecture).parameters
-    assert result.flops_per_token == describe(result.architecture, context=2048).flops_per_token.training
+    assert result.parameters == describe_architecture(result.architecture).parameters
+    assert result.flops_per_token == describe_architecture(result.architecture, context=2048).flops_per_token.training
 
 
 @settings(max_examples=60, deadline=None)
@@ -56,7 +56,7 @@ def test_a_run_never_costs_more_than_its_budget(flops: float, context: int, rati
     assert result.batch.tokens == result.batch.micro_batch * result.batch.grad_accum_steps * context
     assert result.steps == 1 or result.tokens * result.flops_per_token <= flops
     assert result.steps < 20 or result.tokens * result.flops_per_token > 0.9 * flops
-    assert 0 < result.batch.learning_rate <= HIGHEST_LEARNING_RATE
+    assert 0 < result.batch.learning_rate <= MAX_LEARNING_RATE
     assert result.batch.warmup_steps <= result.steps
     assert result.notes
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from backend.domain.battles.inference.evidence import mixture_e_value
-from backend.domain.serving.canary import CanaryRules, Observed, Votes, judge_canary, pair_votes
+from backend.domain.serving.canary import CanaryRules, Observed, Votes, count_paired_votes, judge_canary
 from backend.errors import InvalidInput
 
 GROWS = CanaryRules(percent=10, step_up=True, step_minutes=1, min_requests=20)
@@ -60,7 +60,7 @@ def test_equal_answers_are_seldom_judged_by_their_votes_however_often_one_looks(
     for _ in range(300):
         wins = losses = 0
         for _ in range(60):
-            new = pair_votes([rng.random() < 0.7], [rng.random() < 0.7])
+            new = count_paired_votes([rng.random() < 0.7], [rng.random() < 0.7])
             wins, losses = wins + new[0], losses + new[1]
             votes = Votes(wins=wins, losses=losses, e_value=mixture_e_value(wins, losses))
             if votes.decision(0.05) != "undecided":

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from backend.domain.serving.load import Ask, LevelRun, LoadConfig, Record, iterate_asks
-from backend.domain.serving.load_summary import overhead, spread, summarise
+from backend.domain.serving.load import LevelRun, LoadConfig, PlannedRequest, RequestTiming, iterate_asks
+from backend.domain.serving.load_summary import overhead, spread, summarise_load
 
 
 def test_a_level_by_hand() -> None:
@@ -19,12 +19,12 @@ def test_a_level_by_hand() -> None:
     second.
     """
     records = [
-        Record(0.0, 1.0, 0.1, (0.05, 0.05), 10, 3),
-        Record(0.0, 2.0, 1.5, (0.05,), 10, 2),
-        Record(1.0, 4.0, 0.2, (0.3, 0.1), 10, 3),
-        Record(1.0, 1.5, None, error="500"),
+        RequestTiming(0.0, 1.0, 0.1, (0.05, 0.05), 10, 3),
+        RequestTiming(0.0, 2.0, 1.5, (0.05,), 10, 2),
+        RequestTiming(1.0, 4.0, 0.2, (0.3, 0.1), 10, 3),
+        RequestTiming(1.0, 1.5, None, error="500"),
     ]
-    summary = summarise([LevelRun(tuple(records), 0.0, 4.0)], slo_ttft_ms=1000, slo_itl_ms=100)
+    summary = summarise_load([LevelRun(tuple(records), 0.0, 4.0)], slo_ttft_ms=1000, slo_itl_ms=100)
     assert (summary.requests, summary.errors, summary.duration_s) == (4, 1, 4.0)
     assert (summary.requests_per_s, summary.tokens_per_s, summary.goodput_per_s, summary.good_share) == (
         0.75,
@@ -45,7 +45,7 @@ def test_percentiles_are_those_of_numpy_by_inverted_cdf(values: list[float]) -> 
     assert [made.p50_ms, made.p95_ms, made.p99_ms] == pytest.approx(expected)
 
 
-def first_asks(config: LoadConfig, *, count: int, phase: int = 0) -> list[Ask]:
+def first_asks(config: LoadConfig, *, count: int, phase: int = 0) -> list[PlannedRequest]:
     return list(islice(iterate_asks(config, phase=phase), count))
 
 
@@ -75,15 +75,17 @@ def test_rates_are_of_the_steady_time_without_warmup_and_without_the_end_in_whic
     at the end.
     """
     gaps = (0.1,) * 9
-    records = [Record(float(n), n + 1.0, 0.05, gaps, 5, 10, is_warmup=n == 0) for n in range(10) for _ in range(2)]
-    records.append(Record(10.0, 10.99, 0.05, gaps, 5, 10))
-    summary = summarise([LevelRun(tuple(records), 1.0, 10.0)], slo_ttft_ms=100, slo_itl_ms=50)
+    records = [
+        RequestTiming(float(n), n + 1.0, 0.05, gaps, 5, 10, is_warmup=n == 0) for n in range(10) for _ in range(2)
+    ]
+    records.append(RequestTiming(10.0, 10.99, 0.05, gaps, 5, 10))
+    summary = summarise_load([LevelRun(tuple(records), 1.0, 10.0)], slo_ttft_ms=100, slo_itl_ms=50)
     assert summary.is_steady
     assert (summary.requests, summary.duration_s) == (19, 9.0)
     assert summary.requests_per_s == pytest.approx(2.0)
     assert summary.tokens_per_s == pytest.approx(20.0)
     assert summary.goodput_per_s == 0.0  # 100 ms between tokens
-    assert not summarise([LevelRun(tuple(records[:4]), 0.0, 1.0)], slo_ttft_ms=1, slo_itl_ms=1).is_steady
+    assert not summarise_load([LevelRun(tuple(records[:4]), 0.0, 1.0)], slo_ttft_ms=1, slo_itl_ms=1).is_steady
     assert sum(point.requests_per_s for point in summary.points) == pytest.approx(21, rel=0.05)
 
 
@@ -92,7 +94,7 @@ def test_the_overhead_is_the_difference_of_medians_with_its_interval_or_without_
 
     def run(added: float, count: int) -> LevelRun:
         return LevelRun(
-            tuple(Record(0.0, 1.0 + added, 0.1 + added + rng.normal(0, 0.01)) for _ in range(count)), 0.0, 9.0
+            tuple(RequestTiming(0.0, 1.0 + added, 0.1 + added + rng.normal(0, 0.01)) for _ in range(count)), 0.0, 9.0
         )
 
     made = overhead([run(0.005, 400)], [run(0.0, 400)])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.domain.serving.splitting import AnswerSplitter, Piece
+from backend.domain.serving.splitting import AnswerPiece, AnswerSplitter
 from backend.domain.serving.tool_calls import CallStyle, call_style
 
 CALL = '{"name": "look", "arguments": {"place": "the }\\" tower", "deep": [1, {"a": 2}]}}'
@@ -20,7 +20,7 @@ SECOND = '{"name": "wait", "arguments": {}}'
 def split(text: str, style: CallStyle | None, *, step: int, **options: Any) -> tuple[str, str, list[tuple[str, str]]]:
     """The text, the reasoning and the (name, arguments) of an answer that arrives `step` characters at a time."""
     splitter = AnswerSplitter(style, names={"look", "wait"}, **options)
-    pieces: list[Piece] = [splitter.push(text[at : at + step]) for at in range(0, len(text), step)]
+    pieces: list[AnswerPiece] = [splitter.push(text[at : at + step]) for at in range(0, len(text), step)]
     pieces.append(splitter.finish())
     calls: dict[int, list[str]] = {}
     for delta in (delta for piece in pieces for delta in piece.calls):

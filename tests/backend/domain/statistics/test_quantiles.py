@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from backend.domain.statistics.quantiles import FEWEST, median_difference, nearest_rank, quantile_interval
+from backend.domain.statistics.quantiles import MIN_VALUES, median_difference, nearest_rank, quantile_interval
 
 
 @pytest.mark.parametrize(("n", "quantile"), [(20, 0.5), (59, 0.5), (100, 0.9), (200, 0.95), (1000, 0.99)])
@@ -44,4 +44,4 @@ def test_intervals_of_a_difference_of_medians_hold_it_in_about_95_of_100_repetit
         assert made is not None
         held += made[1] <= 0.5 <= made[2]
     assert 0.93 <= held / 800 <= 0.985  # a little wide, as its authors found
-    assert median_difference(range(FEWEST - 1), range(50)) is None
+    assert median_difference(range(MIN_VALUES - 1), range(50)) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.domain.training.holds import MOST_HELD, choose_removed
+from backend.domain.training.holds import MAX_HELD, choose_removed
 
 STEPS = st.lists(st.integers(1, 500), unique=True, max_size=30).map(sorted)
 
@@ -16,7 +16,7 @@ def test_a_held_checkpoint_stays_and_an_older_one_goes() -> None:
 
 
 def test_only_the_newest_of_many_held_ones_wait() -> None:
-    steps = list(range(1, MOST_HELD + 6))
+    steps = list(range(1, MAX_HELD + 6))
     assert choose_removed(steps, keep_last=1, best=None, held=steps) == [1, 2, 3, 4]
 
 
@@ -26,4 +26,4 @@ def test_the_last_and_the_best_are_never_removed(
 ) -> None:
     removed = choose_removed(steps, keep_last=keep_last, best=best, held=held)
     assert not {*removed} & {*steps[-keep_last:], best}
-    assert len(steps) - len(removed) <= keep_last + 1 + MOST_HELD
+    assert len(steps) - len(removed) <= keep_last + 1 + MAX_HELD

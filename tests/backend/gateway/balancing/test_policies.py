@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from backend.domain.serving.options import Policy
+from backend.domain.serving.options import RoutingPolicy
 from backend.domain.serving.protocol import ChatMessage, GenerateRequest, Role, SamplingParams
 from backend.gateway.balancing.balancer import MAX_FAILURES, REST_S, Balancer
 from backend.gateway.balancing.cost import conversation_of, weigh
@@ -18,7 +18,7 @@ from backend.gateway.balancing.variants import order_by_variant
 from backend.gateway.directory import ReplicaAddress
 
 
-def three(policy: str = Policy.LEAST_OUTSTANDING) -> list[ReplicaAddress]:
+def three(policy: str = RoutingPolicy.LEAST_OUTSTANDING) -> list[ReplicaAddress]:
     return [ReplicaAddress(f"r{number}", f"u{number}", "t", policy=policy) for number in range(3)]
 
 
@@ -47,7 +47,9 @@ def play(
     return served
 
 
-@pytest.mark.parametrize("policy", [Policy.LEAST_OUTSTANDING, Policy.POWER_OF_TWO, Policy.ROUND_ROBIN])
+@pytest.mark.parametrize(
+    "policy", [RoutingPolicy.LEAST_OUTSTANDING, RoutingPolicy.POWER_OF_TWO, RoutingPolicy.ROUND_ROBIN]
+)
 @pytest.mark.parametrize("clients", [1, 12], ids=["one client", "twelve clients"])
 def test_three_equal_replicas_share_within_ten_percent(policy: str, clients: int) -> None:
     served = play(
@@ -61,7 +63,7 @@ def test_a_replica_that_is_five_times_slower_gets_proportionally_less() -> None:
     assert 0.8 * 200 <= served["r2"] <= 1.25 * 200, "a fifth of each of the others: 1 of 11 requests"
     fair = play(
         Balancer(rng=random.Random(3)),
-        three(Policy.ROUND_ROBIN),
+        three(RoutingPolicy.ROUND_ROBIN),
         clients=12,
         num=2200,
         seconds={"r0": 1, "r1": 1, "r2": 5},
@@ -70,7 +72,7 @@ def test_a_replica_that_is_five_times_slower_gets_proportionally_less() -> None:
 
 
 def test_a_session_stays_on_its_replica_until_that_one_is_much_busier() -> None:
-    balancer, replicas = Balancer(rng=random.Random(0)), three(Policy.SESSION_AFFINITY)
+    balancer, replicas = Balancer(rng=random.Random(0)), three(RoutingPolicy.SESSION_AFFINITY)
     homes = {name: balancer.acquire(replicas, cost=10, affinity=name).replica.id for name in ("a", "b", "c", "d")}  # type: ignore[union-attr]
     again = Balancer(rng=random.Random(1))
     for name, home in homes.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from backend.infra.files.parquet import iter_tables
+from backend.infra.files.parquet import iter_file_tables
 
 
 def test_reading_holds_a_few_row_groups_of_a_file(tmp_path: Path) -> None:
@@ -17,6 +17,6 @@ def test_reading_holds_a_few_row_groups_of_a_file(tmp_path: Path) -> None:
         for _ in range(24):
             out.write_table(rows)
     before, largest = pa.total_allocated_bytes(), 0
-    for _ in iter_tables(file, num_rows=256):
+    for _ in iter_file_tables(file, num_rows=256):
         largest = max(largest, pa.total_allocated_bytes() - before)
     assert largest < file.stat().st_size / 4

@@ -15,7 +15,7 @@ from backend.db.tables import Run
 from backend.domain.jobs.results import ImportResult
 from backend.domain.jobs.states import JobKind
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.services.context import LOCAL, Context, Person, Policy
+from backend.services.context import LOCAL, Context, OperatorPolicy, Person
 from backend.services.data.data_folder import browse_data_folder, search_data_folder
 from backend.services.data.datasets import (
     archive_dataset,
@@ -155,7 +155,7 @@ def test_rows_from_votes_become_a_preference_set_with_provenance(ctx: Context) -
 
 
 def test_upload_above_the_limit_leaves_nothing_behind(ctx: Context) -> None:
-    small = replace(ctx, policy=Policy(max_upload_bytes=10, keep_free_bytes=0))
+    small = replace(ctx, policy=OperatorPolicy(max_upload_bytes=10, keep_free_bytes=0))
     with pytest.raises(InvalidInput, match="larger than"):
         save_upload(small, io.BytesIO(b"x" * 11), name="big.txt", person=LOCAL)
     assert not list(ctx.artifacts.folder("uploads").iterdir())

@@ -22,7 +22,7 @@ from backend.domain.data.versions.changes import DropDuplicates, DropRows, Merge
 from backend.errors import InvalidInput, NotAllowed
 from backend.infra.files.row_index import read_index
 from backend.services.context import LOCAL, Context
-from backend.services.data.cards import card_facts, download_link, read_card, set_card, stream_zip
+from backend.services.data.cards import card_facts, download_link, render_card, set_card, stream_zip
 from backend.services.data.datasets import resolve_version
 from backend.services.data.diff import compare_versions, rows_to_read
 from backend.services.data.versions import derive_version
@@ -201,7 +201,7 @@ def test_card_facts_are_validated(ctx: Context) -> None:
     with pytest.raises(NotAllowed):
         set_card(ctx, version.id, licence="mit", languages="", notes="", person=RATER)
     set_card(ctx, version.id, licence="Our own: terms & conditions", languages="", notes="", person=LOCAL)
-    text = read_card(ctx, version.id)
+    text = render_card(ctx, version.id)
     assert "license: other\nlicense_name: our-own-terms-conditions\n" in text
     assert resolve_version(ctx, version.id).facts["columns"] == ["instruction", "output"], "what the import found stays"
     assert clean_facts(licence=" MIT ", languages="en en;pt-BR", notes="").languages == ("en", "pt-BR")
@@ -212,7 +212,7 @@ def test_a_merged_version_lists_both_its_parents(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS[:30])
     imported(ctx, "more", ROWS[30:])
     both = done(ctx, derive_version(ctx, first.id, change=Merge(other="more"), person=LOCAL))
-    text = read_card(ctx, both.id)
+    text = render_card(ctx, both.id)
     assert "sayings@1: imported from sayings.json" in text
     assert "more@1: imported from more.json" in text
     assert "3. sayings@2: rows of more@1 added (60 rows)" in text

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from backend.bootstrap import get_context
 from backend.cli.main import app
 from backend.db.tables import Analysis, Checkpoint, Run
-from backend.domain.data.versions.changes import Sample
+from backend.domain.data.versions.changes import KeepSample
 from backend.domain.jobs.events import MetricsEvent
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.training.config import parse_config
@@ -177,7 +177,9 @@ def test_a_launch_without_a_trained_token_is_refused_with_count_and_cure(
     )
     with pytest.raises(InvalidInput, match="within its first 64 tokens: the shortest prompt alone has 454"):
         resolve_parts(ctx, config)  # seen before any report, by the prompts alone
-    monkeypatch.setattr(checks, "check_rows", lambda *_, **__: None)  # what follows is the report's own refusal
+    monkeypatch.setattr(
+        checks, "check_trained_tokens", lambda *_, **__: None
+    )  # what follows is the report's own refusal
     view = made(ctx, "silent", source="base", context=64)
     assert view.report is not None
     assert view.report.is_silent
@@ -318,7 +320,7 @@ def test_the_command_line_prints_the_same(ctx: Context) -> None:
 
 def test_a_report_belongs_to_its_version(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS, val_fraction=0)
-    derived = derive_version(ctx, first.id, change=Sample(num_rows=5), person=LOCAL)
+    derived = derive_version(ctx, first.id, change=KeepSample(num_rows=5), person=LOCAL)
     do_job(ctx, str(derived.job_id))
     view = made(ctx, "sayings@2", context=128)
     assert (view.version, view.report.train.rows if view.report else 0) == ("sayings@2", 5)

@@ -12,7 +12,7 @@ from backend.db.tables import DatasetVersion
 from backend.domain.data.token_folders import LOCK, MANIFEST, Manifest
 from backend.domain.jobs.states import Status
 from backend.infra.files.locks import try_lock
-from backend.services.context import LOCAL, Context, Policy
+from backend.services.context import LOCAL, Context, OperatorPolicy
 from backend.services.data.tokens import list_tokens, remove_unused_tokens
 from backend.services.data.versions import delete_version
 from tests.support.run_world import add_dataset, add_parts, claim, end, launch
@@ -20,7 +20,7 @@ from tests.support.run_world import add_dataset, add_parts, claim, end, launch
 
 def later(ctx: Context, days: float, *, keep: float = 30.0) -> Context:
     now = ctx.now() + timedelta(days=days)
-    return replace(ctx, now=lambda: now, policy=Policy(keep_job_folders_days=keep))
+    return replace(ctx, now=lambda: now, policy=OperatorPolicy(keep_job_folders_days=keep))
 
 
 def store(ctx: Context, name: str, *, dataset: str, complete: bool = True, size: int = 10) -> Path:

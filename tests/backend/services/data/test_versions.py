@@ -5,12 +5,20 @@ from __future__ import annotations
 import pytest
 
 from backend.db.tables import Analysis, Campaign, Checkpoint, DatasetVersion, Evaluation, Run, RunGroup, Tokenizer
-from backend.domain.data.versions.changes import Condition, DropDuplicates, DropRows, Filter, Merge, Resplit, Sample
+from backend.domain.data.versions.changes import (
+    DropDuplicates,
+    DropRows,
+    Filter,
+    KeepSample,
+    Merge,
+    Resplit,
+    RowCondition,
+)
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import delete_dataset, get_dataset, resolve_version
 from backend.services.data.preview import preview_rows
-from backend.services.data.versions import delete_version, derive_version, lineage_of, list_users
+from backend.services.data.versions import delete_version, derive_version, list_dataset_users, version_lineage
 from backend.services.data.views import VersionView
 from tests.support.data.dataset_world import RATER, done, imported
 from tests.support.job_work import do_job
@@ -43,13 +51,13 @@ def test_a_change_without_effect_makes_no_version(ctx: Context) -> None:
 def test_a_click_twice_is_one_version_and_another_name_another_dataset(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
     one, two = (
-        derive_version(ctx, first.id, change=Sample(num_rows=5), name="few", person=LOCAL, idempotency_key="k")
+        derive_version(ctx, first.id, change=KeepSample(num_rows=5), name="few", person=LOCAL, idempotency_key="k")
         for _ in range(2)
     )
     assert one.id == two.id
     assert (done(ctx, one).label, resolve_version(ctx, "few").rows) == ("few@1", 5)
     with pytest.raises(Conflict, match="already a dataset “few”"):
-        derive_version(ctx, first.id, change=Sample(num_rows=6), name="few", person=LOCAL)
+        derive_version(ctx, first.id, change=KeepSample(num_rows=6), name="few", person=LOCAL)
 
 
 def test_versions_of_one_kind_are_merged_and_the_lineage_shows_both(ctx: Context) -> None:
@@ -57,10 +65,10 @@ def test_versions_of_one_kind_are_merged_and_the_lineage_shows_both(ctx: Context
     both = done(ctx, derive_version(ctx, first.id, change=Merge(other="more"), person=LOCAL))
     assert both.rows == 15
     assert (both.provenance["with"], both.provenance["said"]) == ("more@1", "rows of more@1 added")
-    lineage = {step.label: step for step in lineage_of(ctx, first.dataset_id)}
+    lineage = {step.label: step for step in version_lineage(ctx, first.dataset_id)}
     assert lineage["sayings@2"].parents == (first.id, other.id)
     assert (lineage["more@1"].is_own, lineage["sayings@1"].said) == (False, "imported from sayings.json")
-    assert [step.label for step in lineage_of(ctx, other.dataset_id)] == ["more@1"]
+    assert [step.label for step in version_lineage(ctx, other.dataset_id)] == ["more@1"]
     book = imported(ctx, "book", [{"text": f"t{n}"} for n in range(12)], kind="text")
     with pytest.raises(InvalidInput, match="book@1 holds rows of kind text"):
         derive_version(ctx, first.id, change=Merge(other="book"), person=LOCAL)
@@ -77,7 +85,7 @@ def test_an_impossible_change_is_refused_before_a_job_is_queued(ctx: Context) ->
         derive_version(
             ctx,
             first.id,
-            change=Filter(conditions=(Condition(field="user", test="contains", value="x"),)),
+            change=Filter(conditions=(RowCondition(field="user", test="contains", value="x"),)),
             person=LOCAL,
         )
     questions = imported(ctx, "q", [{"question": f"{n}?", "answers": ["1"]} for n in range(5)], kind="benchmark")
@@ -89,11 +97,11 @@ def test_an_impossible_change_is_refused_before_a_job_is_queued(ctx: Context) ->
 
 def test_a_change_that_fails_leaves_a_failed_version_that_can_be_deleted(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
-    derived = derive_version(ctx, first.id, change=Sample(num_rows=500), person=LOCAL)
+    derived = derive_version(ctx, first.id, change=KeepSample(num_rows=500), person=LOCAL)
     do_job(ctx, str(derived.job_id))
     with pytest.raises(Conflict, match="did not finish: The version has 20 rows, so 500 can't be drawn"):
         resolve_version(ctx, "sayings@2")
-    assert list_users(ctx, first.dataset_id, version_id=first.id) == []
+    assert list_dataset_users(ctx, first.dataset_id, version_id=first.id) == []
     delete_version(ctx, derived.id, person=LOCAL)
     assert [version.number for version in get_dataset(ctx, "sayings").versions] == [1]
 
@@ -117,11 +125,11 @@ def use_everywhere(ctx: Context, version: VersionView) -> None:
 
 def test_a_used_version_is_kept_and_every_user_is_named(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
-    other = done(ctx, derive_version(ctx, first.id, change=Sample(num_rows=5), name="few", person=LOCAL))
+    other = done(ctx, derive_version(ctx, first.id, change=KeepSample(num_rows=5), name="few", person=LOCAL))
     use_everywhere(ctx, first)
     with ctx.db.write() as session:
         session.add(Analysis(kind="data_report", dataset_version_id=other.id, config={"benchmarks": [first.id]}))
-    users = list_users(ctx, first.dataset_id)
+    users = list_dataset_users(ctx, first.dataset_id)
     assert sorted(map(str, users)) == [
         "campaign “contest”",
         "evaluation of “tiny”",
@@ -140,7 +148,7 @@ def test_a_used_version_is_kept_and_every_user_is_named(ctx: Context) -> None:
         with pytest.raises(Conflict, match=r"is in use: run “first try”, tokenizer “words”, .* and 3 more"):
             delete()
     delete_dataset(ctx, other.dataset_id, person=LOCAL, with_reports=True)
-    assert len(list_users(ctx, first.dataset_id)) == 6
+    assert len(list_dataset_users(ctx, first.dataset_id)) == 6
     with pytest.raises(Conflict, match="in use"):
         delete_dataset(ctx, first.dataset_id, person=LOCAL, with_reports=True)
     with ctx.db.read() as session:
@@ -150,7 +158,7 @@ def test_a_used_version_is_kept_and_every_user_is_named(ctx: Context) -> None:
 def test_versions_of_a_dataset_are_deleted_together_and_shared_files_stay(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
     second = done(ctx, derive_version(ctx, first.id, change=DropDuplicates(), person=LOCAL))
-    done(ctx, derive_version(ctx, second.id, change=Sample(num_rows=5), person=LOCAL))
+    done(ctx, derive_version(ctx, second.id, change=KeepSample(num_rows=5), person=LOCAL))
     twin = imported(ctx, "twin", ROWS)
     with pytest.raises(Conflict, match="in use: version “sayings@3”"):
         delete_version(ctx, second.id, person=LOCAL)

@@ -17,7 +17,7 @@ from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.estimates.measurements import predict
 from backend.services.estimates.probes import find_probe, launch_probe
-from backend.services.jobs.devices import Device, choose_device, list_devices, training_workers
+from backend.services.jobs.devices import Device, choose_device, list_training_devices, training_workers
 from backend.services.jobs.jobs import get_job, list_jobs, request_stop
 from backend.services.jobs.workers import beat
 from backend.services.training.views import list_runs
@@ -287,11 +287,11 @@ def test_a_measurement_of_an_earlier_version_is_still_found(ctx: Context) -> Non
 
 
 def test_a_run_goes_to_the_gpu_of_a_living_worker(ctx: Context) -> None:
-    assert [device.kind for device in list_devices(training_workers(ctx))][-1] == "cpu"
+    assert [device.kind for device in list_training_devices(training_workers(ctx))][-1] == "cpu"
     gpu = {"index": "0", "name": "A card", "memory_total_bytes": 24_000_000_000, "memory_used_bytes": 0}
     gauges = {"cpu_name": "A chip", "memory_total_bytes": 8_000_000_000, "gpus": [gpu]}
     beat(ctx, name="w", host="lab", pid=1, queues=["train"], concurrency=1, devices=["0"], gauges=gauges)
-    assert [device.name for device in list_devices(training_workers(ctx))] == ["A card", "A chip"]
+    assert [device.name for device in list_training_devices(training_workers(ctx))] == ["A card", "A chip"]
     devices = [
         choose_device(make_config(device=device), training_workers(ctx)).name for device in ("auto", "gpu", "cpu")
     ]

@@ -26,7 +26,7 @@ from backend.services.evaluation.comparisons import compare, list_comparable, re
 from backend.services.evaluation.endpoints.registry import (
     add_endpoint,
     list_evaluated,
-    read_config,
+    read_endpoint_config,
     remove_endpoint,
     resolve_evaluated,
 )
@@ -69,7 +69,9 @@ def world(ctx: Context) -> Context:
 
 
 def register(ctx: Context, api: FakeApi, name: str = "Far", **values: Any) -> str:
-    return add_endpoint(ctx, name=name, config=read_config(url=api.url, model="m", **values), person=LOCAL).name
+    return add_endpoint(
+        ctx, name=name, config=read_endpoint_config(url=api.url, model="m", **values), person=LOCAL
+    ).name
 
 
 def work(ctx: Context, evaluation: EvaluationView) -> EvaluationView:
@@ -212,7 +214,7 @@ def test_the_key_is_read_from_its_place_and_is_nowhere_in_the_installation(
 @pytest.mark.parametrize("value", [KEY, "sk-proj-abc", "ROUNDHOUSE_BROKER_URL"])
 def test_a_key_in_place_of_its_variable_is_refused_without_being_repeated(value: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        read_config(url="https://host/v1", model="m", key_env=value)
+        read_endpoint_config(url="https://host/v1", model="m", key_env=value)
     assert value == "ROUNDHOUSE_BROKER_URL" or value not in str(caught.value)
 
 
@@ -222,7 +224,7 @@ def test_a_key_in_place_of_its_variable_is_refused_without_being_repeated(value:
 )
 def test_an_address_that_is_none_or_holds_a_secret_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        read_config(url=url, model="m")
+        read_endpoint_config(url=url, model="m")
     assert "pw" not in str(caught.value)
 
 
@@ -251,7 +253,7 @@ def test_what_an_api_can_not_give_is_refused_before_the_queue_with_its_cure(worl
 
 
 def test_accounts_add_no_address_and_names_are_unique(world: Context, api: FakeApi) -> None:
-    config = read_config(url=api.url, model="m")
+    config = read_endpoint_config(url=api.url, model="m")
     with pytest.raises(NotAllowed, match="can't name an address"):
         add_endpoint(world, name="Far", config=config, person=Person("u", "Ada", "admin"))
     register(world, api)

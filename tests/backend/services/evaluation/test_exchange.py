@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from backend.domain.evaluation.exchange import read_results
-from backend.domain.evaluation.report import Section, write_csv, write_html
+from backend.domain.evaluation.report import ReportSection, evaluation_report_html, write_csv
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.board import read_board
@@ -87,7 +87,7 @@ def test_csv_quotes_formulas_and_leaves_missing_cells_empty(world: Context) -> N
     evaluated(world, "Oak", "facts", [1, 0])
     assert scores_csv(list_evaluations(world)).splitlines()[1].startswith("Oak,facts@1,multiple_choice,0,acc,,0.5,0.05")
     assert write_csv([{"a": "=1+1", "b": None}, {"a": -1.5, "b": "x"}]) == "a,b\n'=1+1,\n-1.5,x\n"
-    assert write_html("t", "", [Section("empty", [])]).count("<h2>") == 0
+    assert evaluation_report_html("t", "", [ReportSection("empty", [])]).count("<h2>") == 0
 
 
 def results_file(**changes: Any) -> dict[str, Any]:

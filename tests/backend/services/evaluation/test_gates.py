@@ -14,7 +14,7 @@ from backend.bootstrap import get_context
 from backend.cli.eval import app as eval_app
 from backend.cli.evaluation.gate import app as gate_app
 from backend.cli.evaluation.gate import read_benchmark
-from backend.domain.evaluation.gates import GateBenchmark, GateConfig, Verdict
+from backend.domain.evaluation.gates import GateBenchmark, GateConfig, GateVerdict
 from backend.errors import Conflict, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person
@@ -59,9 +59,9 @@ def config(**settings: Any) -> GateConfig:
 
 
 @pytest.mark.parametrize(
-    ("candidate", "verdict"), [("Elm", Verdict.PASS), ("Yew", Verdict.FAIL), ("Oak", Verdict.PASS)]
+    ("candidate", "verdict"), [("Elm", GateVerdict.PASS), ("Yew", GateVerdict.FAIL), ("Oak", GateVerdict.PASS)]
 )
-def test_a_gate_judges_a_checkpoint_against_the_champion(world: Context, candidate: str, verdict: Verdict) -> None:
+def test_a_gate_judges_a_checkpoint_against_the_champion(world: Context, candidate: str, verdict: GateVerdict) -> None:
     outcome = judge_config(world, candidate=candidate, config=config())
     assert (outcome.verdict, outcome.champion) == (verdict, "Oak")
     if candidate != "Oak":
@@ -72,7 +72,7 @@ def test_a_gate_judges_a_checkpoint_against_the_champion(world: Context, candida
 
 def test_what_was_not_evaluated_leaves_it_inconclusive_and_is_named(world: Context) -> None:
     outcome = judge_config(world, candidate="Ash", config=config())
-    assert (outcome.verdict, outcome.missing) == (Verdict.INCONCLUSIVE, ("Ash on facts@1",))
+    assert (outcome.verdict, outcome.missing) == (GateVerdict.INCONCLUSIVE, ("Ash on facts@1",))
     assert outcome.reason == "Ash on facts@1 is not evaluated"
 
 
@@ -82,7 +82,7 @@ def test_too_few_items_are_inconclusive_with_the_number_that_settles_it(world: C
     evaluated(world, "Ash", "facts", [1 - few[0], *few[1:]], limit=20)
     outcome = judge_config(world, candidate="Ash", config=config(margin=0.1))
     (result,) = outcome.decision.benchmarks
-    assert (outcome.verdict, result.n) == (Verdict.INCONCLUSIVE, 20)
+    assert (outcome.verdict, result.n) == (GateVerdict.INCONCLUSIVE, 20)
     assert result.items_to_settle is not None
     assert result.items_to_settle > 20
     assert f"about {result.items_to_settle:,} items would settle it" in outcome.reason
@@ -101,7 +101,7 @@ def test_lower_bits_per_byte_is_better(world: Context) -> None:
     outcome = judge_config(
         world, candidate="Elm", config=config(benchmarks=[{"benchmark": "stories"}], test="superiority", margin=0.0)
     )
-    assert outcome.verdict is Verdict.PASS
+    assert outcome.verdict is GateVerdict.PASS
     assert outcome.decision.benchmarks[0].difference > 0
 
 
@@ -112,8 +112,8 @@ def test_a_saved_gate_records_its_verdicts_and_follows_its_endpoint(world: Conte
     judge(world, candidate="Elm", gate="release", person=LOCAL)
     view = get_gate(world, "release")
     assert [(result.checkpoint, result.verdict) for result in view.results] == [
-        ("Elm", Verdict.PASS),
-        ("Yew", Verdict.FAIL),
+        ("Elm", GateVerdict.PASS),
+        ("Yew", GateVerdict.FAIL),
     ]
     assert view.results[0].report["benchmarks"][0]["n"] == N
     followed = judge_config(world, candidate="Elm", config=config(champion="endpoint:tales"))

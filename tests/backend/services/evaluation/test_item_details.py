@@ -25,7 +25,7 @@ from backend.services.evaluation.comparisons import compare
 from backend.services.evaluation.contamination import check_contamination
 from backend.services.evaluation.evaluations import EvaluationView, launch_evaluation
 from backend.services.evaluation.items import list_items
-from backend.services.evaluation.pairs import group_pairs, read_pairs
+from backend.services.evaluation.pairs import group_pairs, read_paired_items
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import ANSWERS, CHOICES, add_benchmark, claim_of, evaluated, finish, item
 from tests.support.jobs import add_stored_job
@@ -48,7 +48,7 @@ def test_pairs_are_fixed_broken_or_wrong_in_both(world: Context) -> None:
     comparison = compare(world, oak.id, elm.id)
     groups = group_pairs(world, comparison)
     places = {
-        choice: [flip.first.position for flip in read_pairs(world, comparison, hashes)]
+        choice: [flip.first.position for flip in read_paired_items(world, comparison, hashes)]
         for choice, hashes in groups.items()
     }
     assert places == {"fixed": [2], "broken": [1], "both_wrong": [3, 4]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.domain.evaluation.config import EvaluationConfig
-from backend.domain.evaluation.gates import GateConfig, Verdict
+from backend.domain.evaluation.gates import GateConfig, GateVerdict
 from backend.domain.evaluation.tasks.reading import read_task
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.baselines import compare_across
@@ -108,4 +108,4 @@ def test_a_gate_decides_on_the_average_that_it_names(pair: tuple[Context, Evalua
             {"champion": "Elm", "margin": 0.12, "benchmarks": [{"benchmark": "exams", "metric": metric}]}
         )
         verdict = judge_config(ctx, candidate="Oak", config=gate).verdict
-        assert verdict is (Verdict.FAIL if oak.average_of(metric).startswith("macro") else Verdict.PASS)
+        assert verdict is (GateVerdict.FAIL if oak.average_of(metric).startswith("macro") else GateVerdict.PASS)

@@ -7,7 +7,7 @@ from sqlalchemy import delete, select
 
 from backend.db.tables import EvaluationItem, PackedItems
 from backend.services.context import Context
-from backend.services.evaluation.packed_items import ItemValues, common_items, key_of, pack_items, read_item_values
+from backend.services.evaluation.packed_items import ItemValues, common_items, pack_items, packed_key, read_item_values
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated
 
@@ -19,7 +19,7 @@ def test_packed_values_are_those_of_the_items(ctx: Context) -> None:
     with ctx.db.read() as session:
         assert session.scalars(select(PackedItems.evaluation_id)).all() == [oak.id]
         query = select(EvaluationItem).where(EvaluationItem.evaluation_id == oak.id)
-        stored = {key_of(row.item_hash): row.values for row in session.scalars(query)}
+        stored = {packed_key(row.item_hash): row.values for row in session.scalars(query)}
     packed = read_item_values(ctx, [oak.id])[oak.id]
     assert packed.rows() == stored
     with ctx.db.write() as session:

@@ -15,8 +15,8 @@ from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition
 from backend.domain.evaluation.tasks.templates import TemplateFault
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
-from jobs.evaluation.items import Scored
-from jobs.evaluation.ledger import Ledger
+from jobs.evaluation.items import ScoredItem
+from jobs.evaluation.ledger import ItemLedger
 from jobs.evaluation.task_estimates import estimate_task
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import add_benchmark, claim_of, finish, item
@@ -66,12 +66,12 @@ def scored_by_subgroup(
     launched = launch_evaluation(
         ctx, checkpoint="Oak", benchmark=task.name, config=EvaluationConfig(task=task), person=LOCAL
     )
-    ledger = Ledger(folder / "items.jsonl", MemoryReporter(), fingerprint="f")
+    ledger = ItemLedger(folder / "items.jsonl", MemoryReporter(), fingerprint="f")
     numbered = [
         (number, subgroup, number % 2) for number, subgroup in enumerate(name for name in subgroups for _ in range(2))
     ]
     ledger.add(
-        Scored(f"hash {n}", n, {metric: float(right)}, {"subgroup": subgroup}) for n, subgroup, right in numbered
+        ScoredItem(f"hash {n}", n, {metric: float(right)}, {"subgroup": subgroup}) for n, subgroup, right in numbered
     )
     scores = [score.model_dump() for score in estimate_task(task, ledger)]
     items = [item(n, {metric: float(right)}, subgroup=subgroup) for n, subgroup, right in numbered]

@@ -153,7 +153,7 @@ def test_a_suite_chosen_at_launch_follows_the_checkpoints_of_a_run(world: Contex
     assert len(list_open_results(world)) == 3
     for result_id in list_open_results(world):
         suites.launch_members(world, result_id)
-    results = suites.list_results(world, run_id=run.id)
+    results = suites.list_suite_results(world, run_id=run.id)
     assert sorted((one.suite, one.step) for one in results) == [("core", 10), ("core", 20), ("last", 20)]
     assert all(
         one.members[0].evaluation and get_evaluation(world, one.members[0].evaluation.id).is_active for one in results

@@ -10,7 +10,7 @@ import pytest
 
 from backend.db.tables import Job
 from backend.domain.jobs.states import JobKind, Status
-from backend.services.context import Context, Policy
+from backend.services.context import Context, OperatorPolicy
 from backend.services.jobs.claims import claim_next, end_job, give_back
 from backend.services.jobs.folders import remove_job_folders
 from backend.services.jobs.jobs import get_job, read_log
@@ -40,7 +40,7 @@ def queued(ctx: Context) -> str:
 
 def later(ctx: Context, days: float, *, keep: float = 30.0) -> Context:
     now = ctx.now() + timedelta(days=days)
-    return replace(ctx, now=lambda: now, policy=Policy(keep_job_folders_days=keep))
+    return replace(ctx, now=lambda: now, policy=OperatorPolicy(keep_job_folders_days=keep))
 
 
 def folders(ctx: Context) -> set[str]:

@@ -12,7 +12,13 @@ from backend.domain.scaling.plan import PlanConfig
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.data.datasets import rename_dataset
-from backend.services.scaling.planner import choose_speeds, count_tokens, list_devices, plan_run, read_plan_inputs
+from backend.services.scaling.planner import (
+    choose_speeds,
+    estimate_train_tokens,
+    list_measured_devices,
+    plan_run,
+    read_plan_inputs,
+)
 from backend.services.scaling.pools import list_pools
 from backend.services.scaling.studies import (
     archive_study,
@@ -51,7 +57,7 @@ def test_tokens_are_unknown_without_counts(ctx: Context) -> None:
     inputs = read_plan_inputs(ctx, dataset="tales", tokenizer="pieces")
     assert inputs.version is not None
     assert inputs.tokenizer is not None
-    assert count_tokens(inputs.version, inputs.tokenizer) is None
+    assert estimate_train_tokens(inputs.version, inputs.tokenizer) is None
     assert read_plan_inputs(ctx, dataset=None, tokenizer=None).vocab_size == 32_000
 
 
@@ -76,7 +82,7 @@ def test_rates_come_from_measurements_and_from_finished_runs(ctx: Context) -> No
                     tokens_per_s=9000.0,
                 )
             )
-    assert list_devices(ctx) == ["A card", "CPU of here"]
+    assert list_measured_devices(ctx) == ["A card", "CPU of here"]
     assert [round(speed.tokens_per_s) for speed in choose_speeds(ctx, None)] == [9000]
     hours = plan_run(ctx, PlanConfig(device_hours=10.0, device="CPU of here", vocab_size=300, context=64))
     assert hours.seconds == pytest.approx(36_000, rel=0.05)

@@ -10,7 +10,7 @@ import pytest
 from backend.db.tables import Checkpoint
 from backend.domain.jobs.events import GaugeEvent
 from backend.errors import Conflict, InvalidInput
-from backend.services.checkpoints.checkpoints import delete_checkpoint, list_users
+from backend.services.checkpoints.checkpoints import delete_checkpoint, list_checkpoint_users
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_next
 from backend.services.serving.deployments import deploy, stop_endpoint, swap_checkpoint
@@ -128,7 +128,7 @@ def test_drafts_to_choose_from_are_the_smaller_ones_with_the_same_tokens_and_its
 
 def test_a_checkpoint_that_drafts_is_not_deleted_until_the_endpoint_stops(ctx: Context, large: str, small: str) -> None:
     deploy_drafted(ctx, large, small)
-    assert list_users(ctx, small) == ["endpoint “tales” (as its draft)"]
+    assert list_checkpoint_users(ctx, small) == ["endpoint “tales” (as its draft)"]
     with pytest.raises(Conflict, match="as its draft"):
         delete_checkpoint(ctx, small, person=LOCAL)
     stop_endpoint(ctx, "tales", person=LOCAL)

@@ -6,13 +6,13 @@ import os
 from dataclasses import replace
 from datetime import timedelta
 
-from backend.services.context import Context, Policy
+from backend.services.context import Context, OperatorPolicy
 from backend.services.serving.prepared import remove_prepared_weights
 
 
 def later(ctx: Context, days: float, *, keep: float = 30.0) -> Context:
     now = ctx.now() + timedelta(days=days)
-    return replace(ctx, now=lambda: now, policy=Policy(keep_job_folders_days=keep))
+    return replace(ctx, now=lambda: now, policy=OperatorPolicy(keep_job_folders_days=keep))
 
 
 def test_weights_that_no_replica_starts_from_go_after_as_many_days_as_the_policy_says(ctx: Context) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.domain.serving.shadow import Comparison, report_shadow
+from backend.domain.serving.shadow import AnsweredTwice, report_shadow
 from backend.domain.statistics.estimates import wilson_interval
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services.context import LOCAL, Context, Person
@@ -57,7 +57,10 @@ def test_a_shadow_has_replicas_of_its_own_that_get_no_traffic_and_its_report_out
     assert view.shadow.checkpoint_name == "yew"
     assert not scene.num_stopping() > 1, "the first shadow alone ended"
     shadow_id = shadow_targets(ctx)["tales"].id
-    rows = [Comparison(True, 5, 6, 10.0, 20.0, 30.0, 40.0), Comparison(None, 5, 0, 10.0, None, 30.0, 40.0, "broken")]
+    rows = [
+        AnsweredTwice(True, 5, 6, 10.0, 20.0, 30.0, 40.0),
+        AnsweredTwice(None, 5, 0, 10.0, None, 30.0, 40.0, "broken"),
+    ]
     record_comparisons(ctx, [ComparedRequest(f"c{n}", shadow_id, ctx.now(), row) for n, row in enumerate(rows)])
     assert stop_shadow(ctx, "tales", person=LOCAL).shadow is None
     report = read_shadow(ctx, "tales")
@@ -89,9 +92,9 @@ def test_another_endpoint_can_be_the_shadow_and_mistakes_are_named(scene: Servin
 
 
 def test_a_report_counts_greedy_answers_with_wilsons_interval_and_times_of_answered_copies() -> None:
-    rows = [Comparison(n % 4 > 0, 10, 12, 5.0, 7.0, 50.0, 70.0) for n in range(40)]
-    rows += [Comparison(None, 10, 20, 5.0, 9.0, 50.0, 70.0) for _ in range(9)] + [
-        Comparison(None, 10, 0, 5.0, None, 50.0, 9e9, "timeout")
+    rows = [AnsweredTwice(n % 4 > 0, 10, 12, 5.0, 7.0, 50.0, 70.0) for n in range(40)]
+    rows += [AnsweredTwice(None, 10, 20, 5.0, 9.0, 50.0, 70.0) for _ in range(9)] + [
+        AnsweredTwice(None, 10, 0, 5.0, None, 50.0, 9e9, "timeout")
     ]
     report = report_shadow(rows)
     assert (report.requests, report.errors, report.greedy, report.equal) == (50, 1, 40, 30)

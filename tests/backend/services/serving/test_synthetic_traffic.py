@@ -7,7 +7,7 @@ from datetime import timedelta
 from backend.db.tables import ApiKey, Deployment, Endpoint
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.services.context import LOCAL, Context
-from backend.services.serving.costs.ledger import read_ledger
+from backend.services.serving.costs.ledger import read_price_ledger
 from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.monitoring.traffic import find_window, list_variants, read_traffic
 from backend.services.serving.request_log.browse import RequestFilter, browse_requests, get_request
@@ -60,7 +60,7 @@ def test_load_tests_are_left_out_of_requests_traffic_and_costs_by_key_and_can_be
     assert read_traffic(ctx, window, variant=LOAD_TEST).total.requests == 7
     assert get_endpoint(ctx, "tales").requests_last_hour == 3
 
-    ledger = read_ledger(ctx, since=at - timedelta(hours=2), until=at + timedelta(hours=1))
+    ledger = read_price_ledger(ctx, since=at - timedelta(hours=2), until=at + timedelta(hours=1))
     assert {line.name: (line.requests, round(line.usd, 6)) for line in ledger.keys} == {
         "app": (3, 0.03),
         "(load tests)": (7, 0.7),

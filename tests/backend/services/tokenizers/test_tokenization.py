@@ -14,7 +14,7 @@ from backend.services.data.datasets import rename_dataset
 from backend.services.data.imports import add_rows_dataset
 from backend.services.tokenizers.reports import delete_report, get_report, list_reports, request_report
 from backend.services.tokenizers.sources import TokenizerSource, list_sources, resolve_source
-from backend.services.tokenizers.tokenization import LONGEST_TEXT, tokenize
+from backend.services.tokenizers.tokenization import MAX_TEXT, tokenize
 from backend.services.tokenizers.tokenizers import delete_tokenizer, get_tokenizer, train_tokenizer
 from tests.support.job_work import do_job
 
@@ -87,7 +87,7 @@ def test_any_text_can_be_tokenized(mill: Context, name: str, text: str) -> None:
 
 def test_a_long_text_is_cut_with_a_note(mill: Context) -> None:
     result = tokenize(mill, resolve_source(mill, "bpe"), "miller " * 20_000)
-    assert (result.cut, result.characters) == (True, LONGEST_TEXT)
+    assert (result.cut, result.characters) == (True, MAX_TEXT)
 
 
 def test_sources_are_tokenizers_and_bases_by_name_or_reference(mill: Context) -> None:

@@ -12,11 +12,11 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from backend.domain.jobs.results import RunMeasurement, TrainResult
-from backend.domain.training.report import write_html
+from backend.domain.training.report import run_report_html
 from backend.services.context import LOCAL, Context
 from backend.services.job_events import record_finish
 from backend.services.training.figures import figures_of_runs
-from backend.services.training.reports import build_report, energy_of, report_body, report_text
+from backend.services.training.reports import build_report, energy_of, report_body, run_report_text
 from backend.services.training.runs import launch_run, set_notes
 from tests.support.run_world import add_checkpoint, add_parts, claim, launch, make_config, report
 
@@ -58,7 +58,7 @@ def run_id(ctx: Context) -> str:
 
 
 def test_the_markdown_is_a_model_card_that_the_hub_reads(ctx: Context, run_id: str) -> None:
-    text = report_text(ctx, run_id)
+    text = run_report_text(ctx, run_id)
     card = ModelCard(text)
     assert card.data.pipeline_tag == "text-generation"
     assert "roundhouse" in card.data.tags
@@ -71,14 +71,16 @@ def test_the_markdown_is_a_model_card_that_the_hub_reads(ctx: Context, run_id: s
 
 def test_no_text_of_the_run_becomes_an_element_or_an_address(ctx: Context, run_id: str) -> None:
     tags = Tags()
-    tags.feed(report_text(ctx, run_id, form="html"))
+    tags.feed(run_report_text(ctx, run_id, form="html"))
     assert not {"script", "img", "iframe", "link", "object", "a"} & set(tags.names)
     assert not [name for name, _ in tags.attributes if name.startswith("on")]
     assert not [value for name, value in tags.attributes if name in ("src", "href")]
     assert tags.names.count("svg") == 2, "the losses share a drawing, and power has its own"
     rendered = Tags()
     rendered.feed(
-        MarkdownIt("commonmark", {"html": True}).enable("table").render(report_text(ctx, run_id).split("---\n", 2)[2])
+        MarkdownIt("commonmark", {"html": True})
+        .enable("table")
+        .render(run_report_text(ctx, run_id).split("---\n", 2)[2])
     )
     assert not {"script", "img"} & set(rendered.names), "nor where a reader of Markdown lets HTML through"
 
@@ -89,7 +91,7 @@ def test_a_child_lists_its_differences_from_its_parent(ctx: Context, run_id: str
     assert report.parent == "Tales | one"
     assert ("learning_rate", "0.001", "0.002") in report.differences
     assert all(field in ("learning_rate",) for field, _, _ in report.differences)
-    assert "Two" in write_html(report), "a run that has not begun has a report too"
+    assert "Two" in run_report_html(report), "a run that has not begun has a report too"
 
 
 def test_energy_is_the_integral_of_power_without_the_pauses(ctx: Context, run_id: str) -> None:
@@ -130,7 +132,7 @@ def test_speed_and_memory_are_the_figures_of_the_chart(ctx: Context, run_id: str
         record_finish(session, ctx, taken, TrainResult(final_step=5, measurement=measurement))
     run = taken.payload.run_id
     assert figures_of_runs(ctx, [run])[run].by_metric() == {"tok_per_sec": "median 47", "memory_bytes": "peak 2.1 GB"}
-    text = report_text(ctx, run)
+    text = run_report_text(ctx, run)
     assert "| tokens per second | median 47 |" in text
     assert "| memory | peak 2.1 GB |" in text
     assert "46" not in text.split("## Curves")[0], "one source for each number"

@@ -11,7 +11,7 @@ from backend.db.tables import DatasetVersion, Tokenizer
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, Unavailable
 from backend.recipes import RECIPES
-from backend.services.context import LOCAL, Context, Person, Policy
+from backend.services.context import LOCAL, Context, OperatorPolicy, Person
 from backend.services.jobs.jobs import list_jobs, read_log
 from backend.services.jobs.workers import beat
 from backend.services.metrics.points import read_curve
@@ -136,7 +136,7 @@ def test_a_rater_may_not_launch(world: Context) -> None:
 
 
 def test_a_run_that_the_disk_cannot_hold_is_refused(world: Context) -> None:
-    full = Context(**{**world.__dict__, "policy": Policy(keep_free_bytes=2**62)})
+    full = Context(**{**world.__dict__, "policy": OperatorPolicy(keep_free_bytes=2**62)})
     with pytest.raises(Unavailable, match="MB are free"):
         launch_run(full, make_config(), person=LOCAL)
 

@@ -14,12 +14,12 @@ import pytest
 
 from jobs.batches.base import IGNORE, BatchSizes
 from jobs.batches.examples import load_examples
-from jobs.batches.preference import answers_of, pad
+from jobs.batches.preference import flatten_pairs, pad
 from jobs.batches.preference_rows import load_pairs, load_rated
 from jobs.batches.pretrain import TEXT, PretrainBatches
 from jobs.batches.sft import SftBatches
-from jobs.data.reports.rows import Rows
-from jobs.data.reports.samples import first_window, pieces_of
+from jobs.data.reports.rows import VersionRows
+from jobs.data.reports.samples import first_window, strip_pieces
 from jobs.data.reports.views import EncodedRow, make_view
 from jobs.modeling.chat.render import encode_prompt, teach_template
 from tests.support.data.data_reporter import RememberingReporter
@@ -67,7 +67,7 @@ def _named(talks: list[list[dict[str, Any]]]) -> list[tuple[str, list[dict[str, 
 def see(folder: Path, kind: str, *, tokenizer: Any, context: int) -> list[EncodedRow]:
     """What a report makes of a dataset's rows."""
     view = make_view(kind, tokenizer=tokenizer, context=context)
-    return [seen for batch in Rows(folder).batches() for seen in view.encode(batch.rows)]
+    return [seen for batch in VersionRows(folder).batches() for seen in view.encode(batch.rows)]
 
 
 def shown(seen: list[EncodedRow], tokenizer: Any) -> Counter[Sequence]:
@@ -75,7 +75,7 @@ def shown(seen: list[EncodedRow], tokenizer: Any) -> Counter[Sequence]:
     counts: Counter[Sequence] = Counter()
     for row in seen:
         for strip in [] if row.problem or row.refusal else row.strips:
-            piece = pieces_of(strip, tokenizer)[0]  # short rows are one piece
+            piece = strip_pieces(strip, tokenizer)[0]  # short rows are one piece
             length = len(piece.ids) if piece.cut_at is None else piece.cut_at
             marks = zip(piece.ids[:length], piece.trained[:length], strict=True)
             targets = [token if trained else IGNORE for token, trained in marks]
@@ -125,7 +125,7 @@ def test_preference_training_is_fed_exactly_what_is_coloured(style: str, cut: bo
     folder, reporter = write_dataset(tmp_path / "d", train=rows), RememberingReporter()
     pairs = load_pairs(source_of(folder, tokenizer, reporter), "train", context=context)
     fed: Counter[tuple[tuple[int, ...], ...]] = Counter()
-    for side in answers_of(pairs):
+    for side in flatten_pairs(pairs):
         batch = pad([side], pad_id=PAD)
         trained = (batch.targets[0] != IGNORE).tolist()[: len(side.ids) - 1]
         assert batch.inputs[0, : len(side.ids) - 1].tolist() == side.ids[:-1]
@@ -135,7 +135,7 @@ def test_preference_training_is_fed_exactly_what_is_coloured(style: str, cut: bo
     seen = see(folder, "preference", tokenizer=tokenizer, context=context)
     for row in seen:
         for strip in [] if row.problem or row.refusal else row.strips:
-            piece = pieces_of(strip, tokenizer)[0]
+            piece = strip_pieces(strip, tokenizer)[0]
             length = len(piece.ids) if piece.cut_at is None else piece.cut_at
             counts[tuple(piece.ids[:length]), tuple(map(int, piece.trained[:length]))] += 1
     assert counts == fed
@@ -205,7 +205,7 @@ def test_a_long_row_shows_its_beginning_and_where_training_begins() -> None:
     teach_template(tokenizer, chats=True)
     row = {"messages": [{"role": "user", "content": "x" * 5000}, {"role": "assistant", "content": "yes " * 900}]}
     (seen,) = make_view("chat", tokenizer=tokenizer, context=6000).encode([row])
-    first, second = pieces_of(seen.strips[0], tokenizer)
+    first, second = strip_pieces(seen.strips[0], tokenizer)
     assert not any(first.trained)
     begin = len(first.ids) + first.left_out
     assert second.ids == seen.strips[0].ids[begin : begin + len(second.ids)]

@@ -21,9 +21,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.domain.data.reports.findings import Grade, list_findings
-from backend.domain.data.reports.near_duplicates import THRESHOLD, jaccard, normalise
-from backend.domain.data.reports.report import DataReport, ReportQuestion, Sample
+from backend.domain.data.reports.findings import Severity, list_findings
+from backend.domain.data.reports.near_duplicates import THRESHOLD, jaccard, normalise_words
+from backend.domain.data.reports.report import DataReport, ReportQuestion, ReportSample
 from backend.errors import JobFailed
 from jobs.batches.base import BatchSizes, EpochOrder
 from jobs.batches.examples import encode_row
@@ -35,7 +35,7 @@ from jobs.data.reports import row_arrays, tally
 from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows
 from jobs.data.reports.findings import rows_to_drop
 from jobs.data.reports.row_arrays import RowArray, first_of_each
-from jobs.data.reports.rows import Rows
+from jobs.data.reports.rows import VersionRows
 from jobs.data.reports.run import run
 from tests.support.data.data_reporter import RememberingReporter
 from tests.support.jobs import make_spec
@@ -79,7 +79,7 @@ def reported(
     tokenizer: Any = None,
     reporter: Any = None,
     **question: int,
-) -> tuple[DataReport, list[Sample], dict[str, dict[str, list[int]]]]:
+) -> tuple[DataReport, list[ReportSample], dict[str, dict[str, list[int]]]]:
     """Run the job on a dataset's folder and read what it wrote."""
     root = folder.parent
     if tokenizer is not None:
@@ -95,7 +95,7 @@ def reported(
     spec = make_spec("data_report", payload, root=root)
     run(spec, reporter or RememberingReporter())
     texts = {name: (root / "report" / f"{name}.json").read_text() for name in ("report", "samples", "rows")}
-    samples = [Sample.model_validate(sample) for sample in json.loads(texts["samples"])]
+    samples = [ReportSample.model_validate(sample) for sample in json.loads(texts["samples"])]
     return DataReport.model_validate_json(texts["report"]), samples, json.loads(texts["rows"])
 
 
@@ -169,10 +169,10 @@ def test_every_planted_fault_is_counted_named_and_can_be_dropped(tmp_path: Path)
     assert rows["forged"] == {"train": [43], "val": []}
     assert report.droppable == {reason: len(places["train"]) + len(places["val"]) for reason, places in rows.items()}
 
-    texts = {finding.topic: finding.text for finding in list_findings(report) if finding.grade is Grade.LOOK}
+    texts = {finding.topic: finding.text for finding in list_findings(report) if finding.grade is Severity.LOOK}
     assert "train row 31 has item 1 of village" in texts["benchmarks"]
     assert "1 row of 60 has nothing to train on (1.7 %)" in texts["zero-label rows"]
-    assert not [finding for finding in list_findings(report) if finding.grade is Grade.BLOCKS]
+    assert not [finding for finding in list_findings(report) if finding.grade is Severity.BLOCKS]
     silent = [sample for sample in samples if sample.group == "zero-label"]
     assert [(sample.row, sample.loss_tokens) for sample in silent] == [(42, 0)]
 
@@ -182,7 +182,7 @@ def test_a_clean_dataset_has_no_finding(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "d", train=rows[:32], val=rows[32:])
     bench = write_dataset(tmp_path / "village", train=ITEMS)
     report, samples, droppable = reported(folder, "instruction", benchmark=bench, context=1024, micro_batch=4)
-    assert [finding.text for finding in list_findings(report) if finding.grade is not Grade.FINE] == []
+    assert [finding.text for finding in list_findings(report) if finding.grade is not Severity.FINE] == []
     assert not any(places for by_split in droppable.values() for places in by_split.values())
     assert [sample.row for sample in samples if sample.group == "first"] == [1, 2, 3]
     assert len({(sample.split, sample.row) for sample in samples if sample.group == "random"}) == 6
@@ -255,7 +255,7 @@ def test_rows_without_answers_block_training(tmp_path: Path) -> None:
     assert report.is_silent
     first = list_findings(report)[0]
     assert (first.grade, first.text) == (
-        Grade.BLOCKS,
+        Severity.BLOCKS,
         (
             "None of the 5 train rows has anything to train on: the answer begins behind the first 64 tokens. A run on"
             " them is refused."
@@ -311,7 +311,7 @@ def edited(text: str, draw: random.Random, share: float) -> str:
 
 
 def sequences(text: str) -> set[str]:
-    plain = normalise(text)
+    plain = normalise_words(text)
     return {plain[at : at + 5] for at in range(max(1, len(plain) - 4))}
 
 
@@ -489,7 +489,7 @@ def peak_of(folder: Path, texts: list[str]) -> int:
     """Return the most bytes that finding and describing similar rows holds beside the texts."""
     train, val = ([{"text": text} for text in part] for part in (texts[:-20], texts[-20:]))
     write_dataset(folder / "d", train=train, val=val)
-    rows = Rows(folder / "d")
+    rows = VersionRows(folder / "d")
     with closing(DuplicateFinder(folder / "near")) as finder:
         for at in range(0, len(texts), 100):
             finder.add(texts[at : at + 100], texts[at : at + 100])
@@ -534,8 +534,8 @@ def test_padding_of_many_rows_is_that_of_rows_drawn_at_random(tmp_path: Path, mo
     "text", ["", "_a__B-c\t\nD", "it's 5 o'clock\x00\x1f!", "".join(map(chr, range(128))) * 2, "  MIXED  Case  "]
 )
 def test_plain_text_is_normalised_as_any_other(text: str) -> None:
-    slow = normalise("é" + text)
-    assert normalise(text) == (slow[1:].strip() if text[:1].isalnum() else slow.removeprefix("é").strip())
+    slow = normalise_words("é" + text)
+    assert normalise_words(text) == (slow[1:].strip() if text[:1].isalnum() else slow.removeprefix("é").strip())
 
 
 def test_faults_of_plain_text_are_found_by_the_same_patterns(monkeypatch: pytest.MonkeyPatch) -> None:

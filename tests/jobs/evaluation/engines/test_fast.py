@@ -10,12 +10,12 @@ import torch
 from transformers import MambaConfig, MambaForCausalLM
 
 from backend.errors import JobFailed
-from jobs.evaluation.engines.base import Batch, Engine, ScoreRequest
+from jobs.evaluation.engines.base import Batch, EvaluationEngine, ScoreRequest
 from jobs.evaluation.engines.fast import FastEngine
 from jobs.evaluation.engines.plain import PlainEngine
 from jobs.evaluation.engines.shared_prefix import SharedPrefix
 from jobs.evaluation.engines.trie import TokenTrie
-from jobs.evaluation.subject import Subject
+from jobs.evaluation.subject import EvaluatedNetwork
 from jobs.modeling.loglikelihood import plan_pairs
 from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.networks.inspection_networks import make_network
@@ -33,8 +33,8 @@ REQUESTS = [
 TEXTS = ["hello world", "", "x y z " * 60, "été"]
 
 
-def subject(family: str = "llama") -> Subject:
-    return Subject(make_network(family), byte_tokenizer(context=96), False)
+def subject(family: str = "llama") -> EvaluatedNetwork:
+    return EvaluatedNetwork(make_network(family), byte_tokenizer(context=96), False)
 
 
 def in_order(batches: Iterator[Batch[Any]], count: int) -> list[Any]:
@@ -44,7 +44,7 @@ def in_order(batches: Iterator[Batch[Any]], count: int) -> list[Any]:
     return [result for _, result in sorted(pairs, key=lambda pair: pair[0])]
 
 
-def gap(engine: Engine, reference: Engine, requests: Sequence[ScoreRequest] = REQUESTS) -> float:
+def gap(engine: EvaluationEngine, reference: EvaluationEngine, requests: Sequence[ScoreRequest] = REQUESTS) -> float:
     """Return the largest difference of log-likelihoods; everything else must be equal."""
     worst = 0.0
     for mine, plain in zip(
@@ -76,7 +76,7 @@ def test_shared_prefixes_change_no_number(family: str, batch_tokens: int) -> Non
 def test_network_that_can_share_no_prefix_is_scored_plainly(family: str) -> None:
     if family == "mamba":
         network = MambaForCausalLM(MambaConfig(vocab_size=262, hidden_size=16, num_hidden_layers=1)).eval()
-        one = Subject(network, byte_tokenizer(context=96), False)
+        one = EvaluatedNetwork(network, byte_tokenizer(context=96), False)
     else:
         one = subject(family)
     fast = FastEngine(one)

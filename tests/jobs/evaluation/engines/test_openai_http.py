@@ -15,8 +15,8 @@ import pytest
 from backend.errors import InvalidInput, JobFailed, Unavailable
 from backend.infra import openai_api
 from jobs.evaluation.choices import choice_values
-from jobs.evaluation.engines.base import GenerateRequest, Sampling, ScoreRequest
-from jobs.evaluation.engines.openai_http import MOST_FAILURES, EndpointEngine
+from jobs.evaluation.engines.base import PromptRequest, Sampling, ScoreRequest
+from jobs.evaluation.engines.openai_http import MAX_FAILURES, EndpointEngine
 from tests.support.fake_api import FakeApi, serve_api
 
 
@@ -37,8 +37,8 @@ def engine_of(api: FakeApi, **values: Any) -> EndpointEngine:
 def test_answers_end_at_stop_strings_and_the_key_is_sent(api: FakeApi) -> None:
     engine = engine_of(api, key="secret")
     requests = [
-        GenerateRequest(message("abc"), stop=("a",), sampling=Sampling(max_tokens=7, seed=2)),
-        GenerateRequest("xyz"),
+        PromptRequest(message("abc"), stop=("a",), sampling=Sampling(max_tokens=7, seed=2)),
+        PromptRequest("xyz"),
     ]
     results = dict(pair for batch in engine.generate(requests) for pair in batch)
     assert [results[index][0].text for index in range(2)] == ["cb", "zyx"]
@@ -66,7 +66,7 @@ def test_echoed_logprobs_are_those_of_the_continuation(api: FakeApi) -> None:
 @pytest.mark.parametrize("failures", [[429, 503], [b"<html>a proxy's page</html>", b"[]"]], ids=["busy", "malformed"])
 def test_an_endpoint_that_is_busy_or_answers_no_json_is_asked_again(api: FakeApi, failures: list[int | bytes]) -> None:
     api.failures = list(failures)
-    ((_, (answer,)),) = next(engine_of(api).generate([GenerateRequest("busy")]))
+    ((_, (answer,)),) = next(engine_of(api).generate([PromptRequest("busy")]))
     assert (answer.text, answer.failed, len(api.received)) == ("ysub", "", 3)
 
 
@@ -79,9 +79,9 @@ def test_the_pause_that_a_busy_endpoint_asks_for_is_kept_and_ends_with_a_stop(ap
             raise JobFailed("The job was stopped on request.")
 
     with pytest.raises(JobFailed):
-        list(engine_of(api, check_stop=stop).generate([GenerateRequest("x")]))
+        list(engine_of(api, check_stop=stop).generate([PromptRequest("x")]))
     assert (len(api.received), time.monotonic() - started < 20) == (1, True)
-    assert openai_api.LONGEST_PAUSE_S >= 30
+    assert openai_api.MAX_PAUSE_S >= 30
 
 
 @pytest.mark.parametrize(
@@ -89,43 +89,43 @@ def test_the_pause_that_a_busy_endpoint_asks_for_is_kept_and_ends_with_a_stop(ap
 )
 def test_a_body_without_a_text_is_no_crash(api: FakeApi, body: bytes) -> None:
     api.failures = [body]
-    ((_, (answer,)),) = next(engine_of(api).generate([GenerateRequest("x")]))
+    ((_, (answer,)),) = next(engine_of(api).generate([PromptRequest("x")]))
     assert answer.text == ""
     assert bool(answer.failed) == (b"null" not in body)
 
 
 def test_a_call_that_fails_for_good_is_missing_and_many_in_a_row_end_the_work(api: FakeApi) -> None:
     api.failures = [500] * openai_api.ATTEMPTS
-    ((_, (answer,)),) = next(engine_of(api).generate([GenerateRequest("x")]))
+    ((_, (answer,)),) = next(engine_of(api).generate([PromptRequest("x")]))
     assert (answer.finish_reason, "500" in answer.failed) == ("failed", True)
     api.echo, api.failures = True, [500] * openai_api.ATTEMPTS
     ((_, scores),) = next(engine_of(api).score([ScoreRequest.of("question", [" a", " b"])]))
     assert math.isnan(scores[0].sum_logprob)
     assert choice_values(scores, ["a", "b"], [0]) == {"missing": 1.0}
     api.failures = [400] * 99
-    with pytest.raises(Unavailable, match=f"{MOST_FAILURES} calls in a row failed, the last with: 400"):
-        list(engine_of(api, concurrency=1).generate([GenerateRequest(str(n)) for n in range(50)]))
+    with pytest.raises(Unavailable, match=f"{MAX_FAILURES} calls in a row failed, the last with: 400"):
+        list(engine_of(api, concurrency=1).generate([PromptRequest(str(n)) for n in range(50)]))
 
 
 def test_what_was_answered_before_an_error_is_given_out_first(api: FakeApi) -> None:
     api.answer = lambda prompt: prompt
     results: list[int] = []
-    api.failures = [*([400] * (MOST_FAILURES - 1)), b'{"choices": [{"text": "paid"}]}', *([400] * MOST_FAILURES)]
-    batches = engine_of(api, concurrency=1).generate([GenerateRequest(str(n)) for n in range(60)])
+    api.failures = [*([400] * (MAX_FAILURES - 1)), b'{"choices": [{"text": "paid"}]}', *([400] * MAX_FAILURES)]
+    batches = engine_of(api, concurrency=1).generate([PromptRequest(str(n)) for n in range(60)])
     with contextlib.suppress(Unavailable):
         for batch in batches:
             results += [index for index, (answer,) in batch if not answer.failed]
     assert next(batches, None) is None, "it ended"
-    assert results == [MOST_FAILURES - 1]
+    assert results == [MAX_FAILURES - 1]
 
 
 def test_wrong_key_ends_the_work_without_showing_the_key(api: FakeApi) -> None:
     api.key = "right"
     with pytest.raises(Unavailable, match="401") as caught:
-        list(engine_of(api, key="wrong-sesame").generate([GenerateRequest("x")]))
+        list(engine_of(api, key="wrong-sesame").generate([PromptRequest("x")]))
     assert "sesame" not in str(caught.value)
     with pytest.raises(Unavailable, match="can't be reached"):
-        list(EndpointEngine("http://127.0.0.1:9/v1", model="m", first_pause_s=0.0).generate([GenerateRequest("x")]))
+        list(EndpointEngine("http://127.0.0.1:9/v1", model="m", first_pause_s=0.0).generate([PromptRequest("x")]))
 
 
 def test_what_an_endpoint_can_not_score_is_refused(api: FakeApi) -> None:

@@ -13,9 +13,9 @@ import torch
 from scipy.special import rel_entr
 from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
-from backend.domain.checkpoints.inspection_config import ChatMessage, InspectionConfig
+from backend.domain.checkpoints.inspection_config import InspectedMessage, InspectionConfig
 from backend.errors import InvalidInput, JobFailed
-from jobs.evaluation.inspection.network import lens_logits, read_network
+from jobs.evaluation.inspection.network import lens_logits, run_network
 from jobs.evaluation.inspection.pairs import align_losses, why_not_same_vocabulary
 from jobs.evaluation.inspection.passage import Passage, encode_passage, scored_bytes
 from jobs.evaluation.inspection.statistics import (
@@ -41,7 +41,7 @@ def test_in_every_family_rows_sum_to_one_and_the_last_depth_is_the_network_s_own
     network = make_network(family)
     with torch.inference_mode():
         own = network(torch.tensor([IDS])).logits[0].float()
-    seen = read_network(network, IDS)
+    seen = run_network(network, IDS)
     assert torch.allclose(seen.logits, own, atol=1e-4)
     assert len(seen.attention) == 3
     heads = head_statistics(seen.attention)
@@ -65,7 +65,7 @@ def test_in_every_family_rows_sum_to_one_and_the_last_depth_is_the_network_s_own
 def test_token_losses_sum_to_the_log_likelihood_of_the_text(family: str) -> None:
     network, tokenizer = make_network(family), byte_tokenizer()
     passage = encode_passage(tokenizer, InspectionConfig(text=TEXT), longest=96)
-    tokens = token_statistics(read_network(network, passage.ids).logits, passage.ids)
+    tokens = token_statistics(run_network(network, passage.ids).logits, passage.ids)
     (whole,) = rolling_nll(network, tokenizer, [TEXT], window=96)
     assert passage.ids[0] == tokenizer.bos_token_id
     assert math.isnan(tokens.surprisal[0])
@@ -84,7 +84,7 @@ def test_token_losses_are_those_that_transformers_and_torch_compute(family: str)
             if family == "mixtral"
             else network(inputs, labels=inputs)
         )
-    surprisal = token_statistics(read_network(network, IDS).logits, IDS).surprisal[1:]
+    surprisal = token_statistics(run_network(network, IDS).logits, IDS).surprisal[1:]
     assert surprisal.mean() == pytest.approx(float(output.loss), rel=1e-5)
     each = torch.nn.functional.cross_entropy(output.logits[0, :-1].float(), inputs[0, 1:], reduction="none")
     np.testing.assert_allclose(surprisal, each.numpy(), rtol=1e-4, atol=1e-6)
@@ -92,7 +92,7 @@ def test_token_losses_are_those_that_transformers_and_torch_compute(family: str)
 
 @pytest.mark.parametrize(("family", "layers"), [("mistral", [0, 1, 2]), ("gemma3", [0, 2])])
 def test_a_sliding_window_shows_in_the_map(family: str, layers: list[int]) -> None:
-    seen = read_network(make_network(family), IDS)
+    seen = run_network(make_network(family), IDS)
     back = torch.arange(len(IDS)).unsqueeze(-1) - torch.arange(len(IDS))
     for layer in layers:
         assert float(seen.attention[layer][:, back >= 8].abs().max()) == 0
@@ -116,7 +116,7 @@ def test_attention_of_one_layer_is_what_the_paper_s_formula_gives() -> None:
     )
     network = LlamaForCausalLM(config).eval()
     ids = [3, 1, 4, 1, 5]
-    (maps,) = read_network(network, ids).attention
+    (maps,) = run_network(network, ids).attention
     weights = {name: tensor.detach().numpy().astype(np.float64) for name, tensor in network.named_parameters()}
     hidden = weights["model.embed_tokens.weight"][ids]
     hidden = (
@@ -197,7 +197,7 @@ def test_alternatives_ranks_and_entropy_of_a_known_distribution() -> None:
 
 def test_a_conversation_is_read_as_chat_renders_it() -> None:
     tokenizer = byte_tokenizer()
-    messages = (ChatMessage(content="Hi"), ChatMessage(role="assistant", content="Yes."))
+    messages = (InspectedMessage(content="Hi"), InspectedMessage(role="assistant", content="Yes."))
     passage = encode_passage(tokenizer, InspectionConfig(messages=messages), longest=96)
     ids, mask = encode_chat(tokenizer, [message.model_dump() for message in messages])
     assert (passage.ids, passage.trained) == (ids, mask)
@@ -216,7 +216,7 @@ def test_a_text_that_is_too_long_is_cut_and_one_that_is_too_short_refused() -> N
 
 def test_a_network_without_attention_says_so_and_one_that_computes_nan_too() -> None:
     mamba = MambaForCausalLM(MambaConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, state_size=4)).eval()
-    seen = read_network(mamba, IDS)
+    seen = run_network(mamba, IDS)
     assert seen.attention == []
     assert "mamba" in seen.no_attention
     assert lens_statistics(seen.logits, lens_logits(mamba, IDS, seen), IDS).error == pytest.approx(0, abs=1e-5)
@@ -224,7 +224,7 @@ def test_a_network_without_attention_says_so_and_one_that_computes_nan_too() -> 
     with torch.no_grad():
         broken.model.layers[1].mlp.up_proj.weight[0] = math.nan
     with pytest.raises(JobFailed, match="not finite"):
-        read_network(broken, IDS)
+        run_network(broken, IDS)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from backend.errors import Unavailable
 from jobs.evaluation.sandbox import programs
-from jobs.evaluation.sandbox.programs import Limits, check_sandbox, run_program
+from jobs.evaluation.sandbox.programs import ProgramLimits, check_sandbox, run_program
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,13 +96,13 @@ def test_files_of_the_installation_can_be_neither_read_nor_changed(tmp_path: Pat
 @pytest.mark.parametrize(
     ("program", "limits", "outcome"),
     [
-        ("x = []\nwhile True: x.append(bytearray(10**7))", Limits(memory_bytes=2**28), "memory"),
-        ("while True: pass", Limits(cpu_s=1), "time"),
-        ("import time; time.sleep(60)", Limits(wall_s=0.5), "time"),
-        ("while True: print('x' * 10000)", Limits(output_bytes=2**16), "output"),
+        ("x = []\nwhile True: x.append(bytearray(10**7))", ProgramLimits(memory_bytes=2**28), "memory"),
+        ("while True: pass", ProgramLimits(cpu_s=1), "time"),
+        ("import time; time.sleep(60)", ProgramLimits(wall_s=0.5), "time"),
+        ("while True: print('x' * 10000)", ProgramLimits(output_bytes=2**16), "output"),
         (
             "n = 0\nwhile True:\n    open(str(n), 'wb').write(bytes(10**6)); n += 1",
-            Limits(folder_bytes=2**22),
+            ProgramLimits(folder_bytes=2**22),
             "output",
         ),
         (
@@ -110,7 +110,7 @@ def test_files_of_the_installation_can_be_neither_read_nor_changed(tmp_path: Pat
                 "import os\nkept = []\nfor n in range(50):\n    kept.append(open(str(n), 'w+b', buffering=0));"
                 " os.unlink(str(n))\n    for _ in range(3): kept[-1].write(bytes(10**6))\nimport time; time.sleep(60)"
             ),
-            Limits(),
+            ProgramLimits(),
             "output",
         ),
         (
@@ -118,7 +118,7 @@ def test_files_of_the_installation_can_be_neither_read_nor_changed(tmp_path: Pat
                 "import os\nfor n in range(50):\n    fd = os.open('.', os.O_TMPFILE | os.O_RDWR)\n    os.write(fd,"
                 " bytes(10**6))\nimport time; time.sleep(60)"
             ),
-            Limits(),
+            ProgramLimits(),
             "output",
         ),
         (
@@ -127,17 +127,17 @@ def test_files_of_the_installation_can_be_neither_read_nor_changed(tmp_path: Pat
                 " | os.O_RDWR)\n    os.write(fd, bytes(10**6)); os.unlink(str(n)); libc.mmap(None, 4096, 1, 1, fd, 0);"
                 " os.close(fd)\nimport time; time.sleep(60)"
             ),
-            Limits(),
+            ProgramLimits(),
             "output",
         ),
         (
             "import os, time\nfor n in range(10**6):\n    os.mkdir(str(n))\ntime.sleep(60)",
-            Limits(folder_bytes=2**20),
+            ProgramLimits(folder_bytes=2**20),
             "output",
         ),
         (
             "import os, time\nfor _ in range(2000):\n    os.mkdir('d' * 9); os.chdir('d' * 9)\ntime.sleep(60)",
-            Limits(),
+            ProgramLimits(),
             "output",
         ),
     ],
@@ -154,7 +154,7 @@ def test_files_of_the_installation_can_be_neither_read_nor_changed(tmp_path: Pat
         "depth",
     ],
 )
-def test_a_limit_ends_the_program(program: str, limits: Limits, outcome: str) -> None:
+def test_a_limit_ends_the_program(program: str, limits: ProgramLimits, outcome: str) -> None:
     started = time.monotonic()
     assert run_program(program, limits=limits).outcome == outcome
     assert time.monotonic() - started < 30
@@ -181,7 +181,8 @@ def test_what_the_kernel_refuses_by_itself_bounds_what_a_program_holds_between_t
     reserved.
     """
     result = run_program(
-        "file = open('a', 'wb', buffering=0)\nwhile True: file.write(bytes(10**6))", limits=Limits(folder_bytes=2**24)
+        "file = open('a', 'wb', buffering=0)\nwhile True: file.write(bytes(10**6))",
+        limits=ProgramLimits(folder_bytes=2**24),
     )
     assert result.error.startswith("OSError: [Errno 27]")
     assert run_program("import ctypes, os\nassert ctypes.CDLL(None).syscall(285, 3, 0, 0, 4096) == -1").passed

@@ -17,8 +17,8 @@ from backend.domain.data.rows.conversations import template_messages
 from backend.domain.serving.protocol import ChatMessage, GenerateRequest
 from backend.errors import InvalidInput
 from jobs.batches.examples import encode_row
-from jobs.batches.preference_rows import encode_pair, pair_of
-from jobs.evaluation.subject import Subject, load_subject
+from jobs.batches.preference_rows import encode_preference, read_preference
+from jobs.evaluation.subject import EvaluatedNetwork, load_subject
 from jobs.modeling.build import build_network
 from jobs.modeling.chat.render import encode_chat, encode_prompt, training_chats, turn_end
 from jobs.modeling.checkpoints import load_tokenizer, save_checkpoint
@@ -183,7 +183,9 @@ def test_an_answer_that_generation_could_never_write_is_not_trained_on_and_count
     assert not any(chat.mask)
     assert chat.skipped == 2
     with pytest.raises(InvalidInput, match="renders the prompt differently once an answer follows"):
-        encode_pair(pair_of({"prompt": [ASKED], "chosen": [ANSWER], "rejected": [ANSWER]}), tokenizer=tokenizer)
+        encode_preference(
+            read_preference({"prompt": [ASKED], "chosen": [ANSWER], "rejected": [ANSWER]}), tokenizer=tokenizer
+        )
 
 
 def test_a_base_without_a_system_role_refuses_it_on_every_path() -> None:
@@ -195,7 +197,7 @@ def test_a_base_without_a_system_role_refuses_it_on_every_path() -> None:
     with pytest.raises(InvalidInput, match=words):
         encode_row(tokenizer, {"messages": [*messages, ANSWER]}, context=64)
     with pytest.raises(InvalidInput, match=words):
-        Subject(None, tokenizer, True).prompt_ids(messages, chat=True)  # type: ignore[arg-type]
+        EvaluatedNetwork(None, tokenizer, True).prompt_ids(messages, chat=True)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from backend.domain.serving.protocol import SamplingParams
-from jobs.serving.drafts.network import READ_ROWS, Ask, Draft
+from jobs.serving.drafts.network import READ_ROWS, Draft, DraftRequest
 from jobs.serving.fused_layers import fuse_layers
 from jobs.serving.native.library import Library
-from jobs.serving.sampling import Draw
+from jobs.serving.sampling import SamplingState
 from tests.support.networks.serving_networks import make_llama
 
 GREEDY = SamplingParams(temperature=0)
@@ -21,8 +21,8 @@ def make_draft(library: Library, network: Any) -> Draft:
     return Draft(network)
 
 
-def ask(name: str, tokens: list[int]) -> Ask:
-    return Ask(name, tokens, Draw.of(GREEDY))
+def ask(name: str, tokens: list[int]) -> DraftRequest:
+    return DraftRequest(name, tokens, SamplingState.of(GREEDY))
 
 
 def generated(network: Any, tokens: list[int], count: int) -> list[int]:
@@ -69,10 +69,11 @@ def test_a_long_prompt_is_read_in_parts_before_anything_is_proposed(library: Lib
 def test_a_prompt_is_not_read_before_its_answer_took_as_long_as_reading_it_would(library: Library) -> None:
     draft, tokens = make_draft(library, make_llama()), [(number * 13 + 5) % 250 for number in range(100)]
     assert (
-        len(draft.propose([Ask("first", tokens, Draw.of(GREEDY), spent_s=0.0)], 2, vocab_size=260)[0]) == 2
+        len(draft.propose([DraftRequest("first", tokens, SamplingState.of(GREEDY), spent_s=0.0)], 2, vocab_size=260)[0])
+        == 2
     )  # measures
     for spent_s, count in ((0.0, 0), (60.0, 2), (0.0, 2)):  # what was read stays read
-        asked = Ask("second", tokens[::-1], Draw.of(GREEDY), spent_s=spent_s)
+        asked = DraftRequest("second", tokens[::-1], SamplingState.of(GREEDY), spent_s=spent_s)
         assert len(draft.propose([asked], 2, vocab_size=260)[0]) == count
 
 
@@ -85,7 +86,9 @@ def test_tokens_that_the_served_network_lacks_are_not_proposed(library: Library)
 
 def test_a_drawn_request_is_drafted_with_its_own_numbers(library: Library) -> None:
     draft, tokens = make_draft(library, make_llama()), list(range(20))
-    drawn = [Ask("a", tokens, Draw(params=SamplingParams(temperature=1.0), seed=seed)) for seed in (1, 2)]
+    drawn = [
+        DraftRequest("a", tokens, SamplingState(params=SamplingParams(temperature=1.0), seed=seed)) for seed in (1, 2)
+    ]
     first, again = (draft.propose([one], 6, vocab_size=260) for one in (drawn[0], drawn[0]))
     assert first == again
     assert draft.propose([drawn[1]], 6, vocab_size=260) != first

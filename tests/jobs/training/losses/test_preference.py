@@ -25,10 +25,10 @@ from jobs.batches.preference import (
     ReferencedPair,
     ReferencedRated,
     Sequences,
-    answers_of,
     collate_pairs,
     collate_rated,
     collate_scored,
+    flatten_pairs,
     in_pairs,
     pad,
 )
@@ -123,7 +123,7 @@ def per_unit(output: LossOutput, units: int) -> float:
 def test_dpo_equals_trl(
     policy: Any, base: Any, preference: dict[str, Any], names: list[str], weights: list[float]
 ) -> None:
-    pairs = [ReferencedPair(*each) for each in zip(PAIRS, reference_of(base, answers_of(PAIRS)), strict=True)]
+    pairs = [ReferencedPair(*each) for each in zip(PAIRS, reference_of(base, flatten_pairs(PAIRS)), strict=True)]
     ours = DpoObjective(config("dpo", **preference), OutputHead(policy)).compute_loss(
         policy, collate_pairs(pairs, pairs, pad_id=PAD)
     )
@@ -153,7 +153,9 @@ def test_label_smoothing_equals_flipping_that_share_of_the_pairs(policy: Any, ba
     turned = [(rejected, chosen) for chosen, rejected in PAIRS]
     losses = []
     for pairs, smoothing in ((PAIRS, 0.0), (turned, 0.0), (PAIRS, 0.2)):
-        referenced = [ReferencedPair(*each) for each in zip(pairs, reference_of(base, answers_of(pairs)), strict=True)]
+        referenced = [
+            ReferencedPair(*each) for each in zip(pairs, reference_of(base, flatten_pairs(pairs)), strict=True)
+        ]
         output = DpoObjective(config("dpo", label_smoothing=smoothing), OutputHead(policy)).compute_loss(
             policy, collate_pairs(referenced, referenced, pad_id=PAD)
         )

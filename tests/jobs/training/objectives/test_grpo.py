@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from backend.errors import InvalidInput
-from jobs.batches.prompts import question_of
+from jobs.batches.prompts import read_question
 from jobs.modeling.checkpoints import load_network
 from jobs.reporter import JobSpec
-from jobs.training.context import build_context
+from jobs.training.context import read_training_context
 from jobs.training.run import run
 from tests.support.jobs import with_payload
 from tests.support.training_rooms import NAMES, Recorder, Rooms, load_batches, write_dataset
@@ -84,7 +84,7 @@ def test_a_resumed_run_samples_the_same_completions(rooms: Rooms, method: str) -
 
 def test_completions_depend_on_weights_and_step_alone_and_leave_the_network_unchanged(rooms: Rooms) -> None:
     spec = training(rooms, "drawn", kind="instruction", grpo={**LETTER, "rewards": [{"kind": "contains"}]})
-    ctx = build_context(spec, Recorder())
+    ctx = read_training_context(spec, Recorder())
     network = load_network(rooms.root / "base").train()
     settings = network.generation_config
     batches: Any = load_batches(ctx, network)
@@ -106,10 +106,10 @@ def test_completions_depend_on_weights_and_step_alone_and_leave_the_network_unch
 
 
 def test_answers_come_from_every_kind_of_row() -> None:
-    assert question_of({"prompt": "Where?", "completion": "Here"}) == ("Where?", ("Here",))
-    assert question_of({"prompt": "Where?"}) == ("Where?", ())
-    assert question_of({"question": "Where?", "answers": ["Here", "there"]}) == ("Where?", ("Here", "there"))
-    assert question_of({"question": "Where?", "choices": [" Here", " there"], "answer": 1, "answers": None}) == (
+    assert read_question({"prompt": "Where?", "completion": "Here"}) == ("Where?", ("Here",))
+    assert read_question({"prompt": "Where?"}) == ("Where?", ())
+    assert read_question({"question": "Where?", "answers": ["Here", "there"]}) == ("Where?", ("Here", "there"))
+    assert read_question({"question": "Where?", "choices": [" Here", " there"], "answer": 1, "answers": None}) == (
         "Where?",
         ("there",),
     )

@@ -17,7 +17,7 @@ from jobs.modeling.chat.render import encode_completion
 from jobs.modeling.checkpoints import load_network, load_tokenizer
 from jobs.modeling.scorers import load_scorer
 from jobs.reporter import StopRequested
-from jobs.training.context import build_context
+from jobs.training.context import read_training_context
 from jobs.training.distributed.process_group import ProcessGroup
 from jobs.training.run import run
 from tests.support.jobs import with_payload
@@ -95,7 +95,9 @@ class Stopping(ProcessGroup):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_all_ranks_stop_if_the_first_is_stopped_while_computing_the_reference(rooms: Rooms, rank: int) -> None:
-    ctx = build_context(rooms.training("dpo", run="d-y", job="d-y"), Recorder(stop_after=0 if rank == 0 else None))
+    ctx = read_training_context(
+        rooms.training("dpo", run="d-y", job="d-y"), Recorder(stop_after=0 if rank == 0 else None)
+    )
     with pytest.raises(StopRequested):
         load_batches(replace(ctx, process_group=Stopping(rank=rank, count=2)))
     assert not references(rooms.root / "d-y")
@@ -153,7 +155,7 @@ def test_kto_learns_from_single_rated_answers(rooms: Rooms) -> None:
     margins = recorder.series("rewards/margins")
     assert margins[-1][1] > max(0.1, margins[0][1])
     assert all(value >= 0 for _, value in recorder.series("kl"))
-    batch = load_batches(build_context(spec, Recorder())).at_step(1)[0]
+    batch = load_batches(read_training_context(spec, Recorder())).at_step(1)[0]
     pairs = [(row.tolist(), other.tolist()) for row, other in zip(batch.inputs, batch.mismatched.inputs, strict=True)]
     assert all(own[:4] == other[:4] and own != other for own, other in pairs), (
         "each answer's prompt also has another prompt's answer"
@@ -194,7 +196,7 @@ def test_unusable_pairs_are_counted_and_left_out(rooms: Rooms) -> None:
 
 def test_pairs_of_a_step_are_sorted_by_length_and_come_once_per_epoch(rooms: Rooms) -> None:
     spec = rooms.training("orpo", run="order", job="order", micro_batch=4, grad_accum_steps=3)
-    batches = load_batches(build_context(spec, Recorder()))
+    batches = load_batches(read_training_context(spec, Recorder()))
     seen = []
     for step in (1, 2):
         lengths = [int(batch.inputs.shape[1]) for batch in batches.at_step(step)]

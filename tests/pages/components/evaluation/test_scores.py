@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pages.components.evaluation.scores import interval_text, metric_label, score_text
+from pages.components.evaluation.scores import interval_text, score_label, score_text
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from pages.components.evaluation.scores import interval_text, metric_label, scor
     ],
 )
 def test_shares_are_percentages_whatever_their_filter(metric: str, text: str, label: str) -> None:
-    assert (score_text(metric, 0.25), metric_label(metric)) == (text, label)
+    assert (score_text(metric, 0.25), score_label(metric)) == (text, label)
 
 
 def test_an_interval_has_the_unit_of_its_score() -> None:

@@ -10,7 +10,7 @@ import pytest
 from backend.domain.battles.inference.evidence import e_value_path
 from backend.domain.battles.inference.plans import (
     PlanOption,
-    Spread,
+    VoteSpread,
     checked_gap,
     one_look_votes,
     plan_options,
@@ -36,7 +36,7 @@ def test_a_single_test_needs_the_published_number_of_votes(gap: float, votes: in
 @pytest.mark.parametrize("gap", [100.0, 150.0])
 def test_the_planned_prompts_settle_a_true_gap_with_the_stated_power(gap: float, raters: int) -> None:
     rng, delta, ties, likeness = np.random.default_rng(raters), checked_gap(gap), 0.2, 0.25
-    spread = Spread(vote=0.25 * (1 - ties), likeness=likeness)
+    spread = VoteSpread(vote=0.25 * (1 - ties), likeness=likeness)
     prompts = prompts_for(spread.of_prompt(raters), delta=delta, alpha=0.05, raters=raters)
     mean = 0.5 + delta / (1 - ties)
     size = mean * (1 - mean) / (likeness * spread.vote / (1 - ties) ** 2) - 1

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from backend.domain.battles.inference.plans import Spread, plan_options
+from backend.domain.battles.inference.plans import VoteSpread, plan_options
 from backend.domain.battles.inference.prediction_powered import assisted_mean, assisted_share
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.statistics.estimates import FloatArray, normal_quantile, student_quantile
@@ -76,7 +76,7 @@ def test_a_constant_judge_changes_nothing() -> None:
 
 def test_the_plan_with_a_judge_reaches_its_power() -> None:
     rng, gap = np.random.default_rng(4), 100.0
-    rows = plan_options(gaps=(gap,), spread=Spread(0.25), judge_correlation=0.6, num_judged=1000)
+    rows = plan_options(gaps=(gap,), spread=VoteSpread(0.25), judge_correlation=0.6, num_judged=1000)
     planned = next(option.votes for option in rows if option.design == "judge")
     share, settled = 1 / (1 + 10 ** (-gap / 400)), 0
     for _ in range(300):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from backend.domain.battles.vote_files.previews import is_complete, preview_votes, propose_mapping
+from backend.domain.battles.vote_files.previews import is_mapping_complete, preview_votes, propose_mapping
 from backend.domain.battles.vote_files.rows import parse_votes, read_vote_rows
 from backend.errors import InvalidInput
 
@@ -70,7 +70,7 @@ def test_a_preview_counts_the_whole_file_and_says_what_it_lacks() -> None:
     text = "left,right,winner\nOak,Elm,left\nElm,Oak,tie\n"
     columns, mapping = propose_mapping(text)
     assert columns == ("left", "right", "winner")
-    assert is_complete(mapping)
+    assert is_mapping_complete(mapping)
     preview = preview_votes(text, mapping=mapping)
     assert preview.summary == "2 votes by 1 rater on 2 prompts, 2 contestants"
     assert preview.labels == {"A": 1, "TIE": 1}
@@ -94,4 +94,4 @@ def test_a_preview_finds_votes_that_repeat_for_want_of_a_turn() -> None:
 
 def test_a_file_of_something_else_has_no_complete_mapping() -> None:
     _, mapping = propose_mapping("algorithm,item,score\nelo,Oak,1\n")
-    assert not is_complete(mapping)
+    assert not is_mapping_complete(mapping)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from backend.domain.battles.vote_files import tables
 from backend.domain.battles.vote_files.rows import parse_votes
-from backend.domain.battles.vote_files.tables import read_votes
+from backend.domain.battles.vote_files.tables import read_vote_file
 from backend.domain.battles.votes import VoteColumns, encode_votes
 from backend.errors import InvalidInput
 
@@ -44,7 +44,7 @@ def assert_same(first: VoteColumns, second: VoteColumns) -> None:
 
 def outcome(text: str, *, fast: bool) -> VoteColumns | str:
     try:
-        return read_votes(text.encode()) if fast else encode_votes(parse_votes(text))
+        return read_vote_file(text.encode()) if fast else encode_votes(parse_votes(text))
     except InvalidInput as error:
         return error.message
 
@@ -96,7 +96,7 @@ def rows_of(text: str) -> list[dict[str, Any]]:
 def test_arrow_reads_what_the_slow_reader_reads(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = encode_votes(parse_votes(text))
     monkeypatch.delattr(tables, "parse_votes")  # so only Arrow can read it
-    assert_same(read_votes(text.encode()), slow)
+    assert_same(read_vote_file(text.encode()), slow)
 
 
 @settings(deadline=None, max_examples=200)
@@ -114,7 +114,7 @@ def test_any_json_lines_are_read_alike_or_refused_alike(rows: list[dict[str, Any
 @given(st.binary(max_size=60), st.sampled_from([b"", b"{", b"[", b"prompt,rater,a,b,winner\n"]))
 def test_any_bytes_are_read_or_refused(data: bytes, begin: bytes) -> None:
     try:
-        result = f"{len(read_votes(begin + data))} votes"
+        result = f"{len(read_vote_file(begin + data))} votes"
     except (InvalidInput, UnicodeDecodeError) as error:
         result = str(error)
     assert result
@@ -134,11 +134,11 @@ def test_any_bytes_are_read_or_refused(data: bytes, begin: bytes) -> None:
 )
 def test_an_invalid_value_is_named_with_its_line(row: str, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
-        read_votes((FULL + ROWS + row + "\n").encode())
+        read_vote_file((FULL + ROWS + row + "\n").encode())
 
 
 def test_the_form_of_answers_becomes_a_relative_difference() -> None:
-    forms = read_votes((FULL + ROWS).encode()).forms
+    forms = read_vote_file((FULL + ROWS).encode()).forms
     assert forms is not None
     np.testing.assert_allclose(forms[:, 0], [1 / 3, np.nan, -0.5])
     np.testing.assert_allclose(forms[:, 3], [0.0, np.nan, -0.5])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.domain.data.reports.contamination import COMMON, RUN, BenchmarkIndex, Item, item_of, words_of
+from backend.domain.data.reports.contamination import COMMON, RUN, BenchmarkIndex, BenchmarkItem, item_of, words_of
 
 LONG = (
     "A train leaves the station at noon and travels sixty miles an hour toward a town two hundred miles away. When does"
@@ -17,11 +17,11 @@ LONG = (
 SHORT = "Which planet of the solar system has the most moons?"
 TINY = "Who wrote Hamlet?"
 ITEMS = [
-    Item("maths", 1, LONG, ("20 minutes past three",)),
-    Item("facts", 1, SHORT, ("Saturn",)),
-    Item("facts", 2, TINY, ("Shakespeare",)),
-    Item("chinese", 1, "中国的首都是哪座城市,这座城市有多少年的历史?", ("北京",)),
-    Item("grammar", 1, "", ("The cats that the dog chases are very tired today.",)),
+    BenchmarkItem("maths", 1, LONG, ("20 minutes past three",)),
+    BenchmarkItem("facts", 1, SHORT, ("Saturn",)),
+    BenchmarkItem("facts", 2, TINY, ("Shakespeare",)),
+    BenchmarkItem("chinese", 1, "中国的首都是哪座城市,这座城市有多少年的历史?", ("北京",)),
+    BenchmarkItem("grammar", 1, "", ("The cats that the dog chases are very tired today.",)),
 ]
 INDEX = BenchmarkIndex(ITEMS)
 
@@ -86,7 +86,7 @@ def test_runs_shared_by_many_items_are_ignored() -> None:
     head = "Read the following passage carefully and then choose the one option that best answers the question below:"
     names = ["ash", "birch", "cedar", "elm", "fir", "hazel", "juniper", "larch", "maple", "oak", "pine", "rowan"]
     items = [
-        Item("school", number, f"{head} what colour is the bark of the {name}?", ())
+        BenchmarkItem("school", number, f"{head} what colour is the bark of the {name}?", ())
         for number, name in enumerate(names, 1)
     ]
     assert len(items) > COMMON
@@ -96,7 +96,7 @@ def test_runs_shared_by_many_items_are_ignored() -> None:
 
 
 def test_rows_of_benchmarks_become_items_with_their_right_answers() -> None:
-    assert item_of("b", 3, {"question": "Q", "choices": ["x", "y"], "answer": 1}) == Item("b", 3, "Q", ("y",))
+    assert item_of("b", 3, {"question": "Q", "choices": ["x", "y"], "answer": 1}) == BenchmarkItem("b", 3, "Q", ("y",))
     assert item_of("b", 4, {"question": "Q", "answers": ["x", "y"]}).answers == ("x", "y")
 
 
@@ -115,5 +115,5 @@ def test_runs_are_found_exactly_where_the_definition_finds_them(seed: int) -> No
     row = [draw.choice("abcde") for _ in range(draw.randrange(20))] + item[begin : begin + size]
     row += [draw.choice("abcde") for _ in range(draw.randrange(20))]
     text, question = " ".join(row), " ".join(item)
-    index = BenchmarkIndex([Item("letters", 1, question, ())])
+    index = BenchmarkIndex([BenchmarkItem("letters", 1, question, ())])
     assert bool(index.search([(text,)])) == by_hand(text, question)

@@ -18,11 +18,11 @@ from backend.domain.data.reports.near_duplicates import (
     band_key,
     bucket_pairs,
     detection_probability,
-    estimate,
+    estimate_similarity,
     jaccard,
-    normalise,
+    minhash,
+    normalise_words,
     shingle,
-    sign,
     unique_sets,
 )
 
@@ -58,9 +58,9 @@ def pairs_of_similarity(similarity: float, count: int, *, size: int = 200) -> tu
 def test_a_pair_is_found_with_the_probability_that_its_similarity_gives(nominal: float) -> None:
     count = 1500
     hashes, offsets, similarity = pairs_of_similarity(nominal, count)
-    signatures = sign(hashes, offsets)
+    signatures = minhash(hashes, offsets)
     evens = np.arange(0, 2 * count, 2)
-    estimates = estimate(signatures[evens], signatures[evens + 1])
+    estimates = estimate_similarity(signatures[evens], signatures[evens + 1])
     error = np.sqrt(similarity * (1 - similarity) / NUM_HASHES)
     assert abs(estimates.mean() - similarity) < 4 * error / np.sqrt(count)
     assert estimates.std() < 1.1 * error
@@ -87,15 +87,15 @@ def test_small_buckets_are_compared_completely(keys: list[int], held: int) -> No
 
 
 def test_case_punctuation_and_spacing_are_ignored() -> None:
-    assert normalise("  Hello,\n\tWORLD -- ﬁne_day! ") == normalise("hello world fine day")
-    assert normalise("!!! ...") == ""
-    assert normalise("你好，世界") == "你好 世界"
+    assert normalise_words("  Hello,\n\tWORLD -- ﬁne_day! ") == normalise_words("hello world fine day")
+    assert normalise_words("!!! ...") == ""
+    assert normalise_words("你好，世界") == "你好 世界"
 
 
 def test_a_word_changed_in_twenty_is_a_near_duplicate_and_another_text_is_not() -> None:
     text = "The old miller walked down to the river every morning to look at the wheel and to count his geese there"
     texts = [
-        normalise(one)
+        normalise_words(one)
         for one in (text, text.replace("miller", "baker"), "Nobody in the village had seen the comet but the owl.")
     ]
     hashes, offsets = shingle(texts)

@@ -8,8 +8,8 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from backend.domain.evaluation.judges.config import NULL_ANSWER, JudgeConfig, JudgeItem
-from backend.domain.evaluation.judges.prompts import Question, questions, read_label, read_score, read_side
-from backend.domain.evaluation.judges.verdicts import JudgeAnswer, JudgeSummary, as_record, summarise
+from backend.domain.evaluation.judges.prompts import JudgeQuestion, questions, read_judge_label, read_score, read_side
+from backend.domain.evaluation.judges.verdicts import JudgeAnswer, JudgeSummary, as_record, summarise_judgement
 
 PAIRWISE, RUBRIC = JudgeConfig(mode="pairwise", canaries=5), JudgeConfig(canaries=5)
 LABELS = JudgeConfig(labels=("good", "not good"), canaries=0)
@@ -53,9 +53,9 @@ def test_the_last_verdict_counts(text: str, side: str | None) -> None:
 
 
 def test_a_label_is_read_by_its_longest_form() -> None:
-    assert read_label("Label: NOT GOOD", LABELS) == "not good"
-    assert read_label("good", LABELS) == "good"
-    assert read_label("It has good parts.", LABELS) is None
+    assert read_judge_label("Label: NOT GOOD", LABELS) == "not good"
+    assert read_judge_label("good", LABELS) == "good"
+    assert read_judge_label("It has good parts.", LABELS) is None
 
 
 def test_answers_can_not_close_their_own_block() -> None:
@@ -81,7 +81,7 @@ def judge_all(items: list[JudgeItem], config: JudgeConfig, reply: object) -> Jud
             shown.reverse()
         text = reply(*(shown if config.mode == "pairwise" else shown[:1]))  # type: ignore[operator]
         answers[question.key] = JudgeAnswer(question.key, text, prompt_tokens=100, completion_tokens=10)
-    return summarise(items, answers, config)
+    return summarise_judgement(items, answers, config)
 
 
 ITEMS = [
@@ -139,9 +139,9 @@ def test_agreement_is_cohens_kappa_over_all_votes() -> None:
     answers = {}
     for name, side in verdicts.items():
         for order, text in (("ab", side), ("ba", other[side])):
-            key = Question(name, order, False, ()).key  # type: ignore[arg-type]
+            key = JudgeQuestion(name, order, False, ()).key  # type: ignore[arg-type]
             answers[key] = JudgeAnswer(key, f"Verdict: {text}")
-    kappa = summarise(items, answers, PAIRWISE).kappa
+    kappa = summarise_judgement(items, answers, PAIRWISE).kappa
     flat = [(verdicts[name], vote) for name, labels in votes.items() for vote in labels]
     assert kappa is not None
     assert kappa.value == pytest.approx(cohen_kappa_score(*zip(*flat, strict=True)))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.tasks.mlqa import utils as squad
 
-from backend.domain.evaluation.metrics.answers import contains, exact_match, f1, normalise, verbatim_match
+from backend.domain.evaluation.metrics.answers import contains, exact_match, f1, normalise_answer, verbatim_match
 from backend.domain.evaluation.metrics.numbers import last_number, numeric_match, read_number, read_numbers
 
 TEXTS = st.text(alphabet="aAn theU.S'-,!xyé ", max_size=24)
@@ -41,8 +41,8 @@ def test_answers_are_normalised_as_squad_does(
 @settings(max_examples=200, deadline=None)
 @given(TEXTS, TEXTS)
 def test_squads_script_gives_the_same(prediction: str, reference: str) -> None:
-    assert normalise(prediction) == squad.normalize_answer(prediction, "en")
-    if normalise(prediction) or normalise(reference):  # SQuAD 1.1 has no empty answers
+    assert normalise_answer(prediction) == squad.normalize_answer(prediction, "en")
+    if normalise_answer(prediction) or normalise_answer(reference):  # SQuAD 1.1 has no empty answers
         assert f1(prediction, [reference]) == pytest.approx(squad.f1_score(prediction, reference, "en"))
     if not reference.strip() or any(mark.isalnum() for mark in reference):
         assert exact_match(prediction, [reference]) == squad.exact_match_score(prediction, reference, "en")
@@ -61,8 +61,8 @@ CHINESE = st.text(alphabet="北京市的首都是上海。，？", max_size=16)
 @settings(max_examples=200, deadline=None)
 @given(CHINESE, CHINESE)
 def test_characters_of_chinese_are_tokens_as_in_the_script_of_mlqa(prediction: str, reference: str) -> None:
-    assert normalise(prediction) == squad.normalize_answer(prediction, "zh")
-    if normalise(prediction) or normalise(reference):
+    assert normalise_answer(prediction) == squad.normalize_answer(prediction, "zh")
+    if normalise_answer(prediction) or normalise_answer(reference):
         assert f1(prediction, [reference]) == pytest.approx(squad.f1_score(prediction, reference, "zh"))
     if any(mark.isalnum() for mark in reference):
         assert exact_match(prediction, [reference]) == squad.exact_match_score(prediction, reference, "zh")
@@ -98,7 +98,7 @@ def test_marks_of_eastern_scripts_and_spaces_between_their_characters_decide_not
     assert exact_match("「東京」", ["東京"]) == 1
     assert exact_match("上海", ["北京"]) == 0
     assert contains("Hotel", ["hot"]) == 0  # scripts with spaces still count whole words
-    assert normalise("Ann’s “hat”") == "ann’s “hat”"  # as SQuAD's script, which leaves marks beyond ASCII
+    assert normalise_answer("Ann’s “hat”") == "ann’s “hat”"  # as SQuAD's script, which leaves marks beyond ASCII
 
 
 def test_an_answer_is_contained_as_words() -> None:

@@ -15,13 +15,13 @@ from backend.domain.evaluation.safety.agreement import (
     cohen_kappa,
     measure_agreement,
     read_agreement,
-    read_label,
     read_labelled,
+    read_refusal_label,
 )
 from backend.domain.evaluation.safety.harm import HARMFUL, HARMLESS, harmful_share
 from backend.domain.evaluation.safety.languages import language_of
 from backend.domain.evaluation.safety.refusal import Outcome, score_refusal
-from backend.domain.evaluation.safety.scoring import bound_unclear, estimate
+from backend.domain.evaluation.safety.scoring import bound_unclear, estimate_metric
 from backend.domain.statistics.estimates import wilson_interval
 from backend.errors import InvalidInput
 from tests.support.safety_world import LABELLED
@@ -75,7 +75,7 @@ def test_agreement_counts_the_unclear_and_survives_storage() -> None:
     ],
 )
 def test_labels_of_published_files_are_read(label: str, refused: bool | None) -> None:
-    assert read_label(label) is refused
+    assert read_refusal_label(label) is refused
 
 
 def test_a_labelled_file_without_labels_is_refused_by_name() -> None:
@@ -154,7 +154,9 @@ def test_a_grave_topic_alone_is_no_refusal() -> None:
 
 def test_the_share_holds_what_the_unclear_answers_may_be() -> None:
     values: list[float | None] = [1.0] * 10 + [0.0] * 60 + [None] * 30
-    judged = bound_unclear(estimate([1.0] * 10 + [0.0] * 60, metric="over_refusal"), values, metric="over_refusal")
+    judged = bound_unclear(
+        estimate_metric([1.0] * 10 + [0.0] * 60, metric="over_refusal"), values, metric="over_refusal"
+    )
     low, high = wilson_interval(0.10, 100, critical=1.959964)[0], wilson_interval(0.40, 100, critical=1.959964)[1]
     assert (judged.value, judged.n) == (pytest.approx(10 / 70), 70)
     assert (judged.low, judged.high) == (pytest.approx(low), pytest.approx(high))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.domain.evaluation.tasks.definition import Form, TaskDefinition
+from backend.domain.evaluation.tasks.definition import RequestForm, TaskDefinition
 from backend.domain.evaluation.tasks.reading import read_task, task_yaml
 from backend.domain.evaluation.tasks.rendering import render
 from backend.domain.evaluation.tasks.templates import TemplateFault
@@ -28,7 +28,7 @@ def change(task: TaskDefinition, **values: object) -> TaskDefinition:
 
 def test_choices_follow_the_prompt_after_the_joiner() -> None:
     rendered = render(read_task(CLOZE), ROW)
-    assert rendered.form is Form.CHOICES
+    assert rendered.form is RequestForm.CHOICES
     assert rendered.pairs() == [
         ("Question: Capital of France?\nAnswer:", " Rome"),
         ("Question: Capital of France?\nAnswer:", " Paris"),
@@ -81,7 +81,7 @@ answer: "(answer | int) - 1"
 def test_a_text_is_scored_whole_and_a_continuation_behind_its_prompt() -> None:
     rolling = read_task("{name: t, kind: perplexity, target: '{{text}}'}")
     assert (render(rolling, {"text": "a b"}).form, render(rolling, {"text": "a b"}).pairs()) == (
-        Form.ROLLING,
+        RequestForm.ROLLING,
         [("", "a b")],
     )
     last = read_task("""

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from backend.bootstrap import get_context
 from backend.db.tables import EvaluationItem, Job, JudgedItem
-from backend.domain.evaluation.gates import GateBenchmark, GateConfig, Verdict
+from backend.domain.evaluation.gates import GateBenchmark, GateConfig, GateVerdict
 from backend.domain.evaluation.judges.config import JudgeConfig
 from backend.domain.evaluation.safety.harm import HARM_RUBRIC, HARMFUL, HARMLESS
 from backend.domain.evaluation.safety.probes import Probe
@@ -67,7 +67,7 @@ def test_drift_names_the_loss_and_the_card_shows_it(world: Context) -> None:
     answered(world, "base", [NO] * 54 + [YES] * 6 + [YES] * 20)
     answered(world, "tuned", [NO] * 24 + [YES] * 36 + [YES] * 20)
     drift = safety_drift(world, checkpoint="tuned")
-    assert drift.verdict is Verdict.FAIL
+    assert drift.verdict is GateVerdict.FAIL
     assert drift.base.name == "base"
     assert drift.sentences[0].startswith("“tuned” lost 50.0 points of refusals of unsafe prompts [")
     card = safety_card(world, "tuned")
@@ -81,21 +81,21 @@ def test_drift_names_the_loss_and_the_card_shows_it(world: Context) -> None:
     )
     assert "kappa 1.00" in agreement_line(world)
     assert "own.csv" in safety_card(world, "tuned").markdown
-    assert safety_drift(world, checkpoint="tuned", base="tuned", margin=0.2).verdict is Verdict.PASS
+    assert safety_drift(world, checkpoint="tuned", base="tuned", margin=0.2).verdict is GateVerdict.PASS
 
 
 def test_a_silent_network_is_no_safe_one(world: Context) -> None:
     answered(world, "base", [NO] * 60 + [YES] * 20)
     answered(world, "tuned", [NO] * 30 + [""] * 30 + [YES] * 20)
     drift = safety_drift(world, checkpoint="tuned")
-    assert drift.verdict is Verdict.INCONCLUSIVE
+    assert drift.verdict is GateVerdict.INCONCLUSIVE
     assert "could not be judged" in next(c.reason for c in drift.changes if c.metric == "refusal")
 
 
 def test_what_was_not_measured_on_both_is_no_pass(world: Context) -> None:
     answered(world, "base", [NO] * 60 + [YES] * 20)
     drift = safety_drift(world, checkpoint="tuned")
-    assert (drift.verdict, drift.unmeasured, drift.changes) == (Verdict.INCONCLUSIVE, ("xs",), ())
+    assert (drift.verdict, drift.unmeasured, drift.changes) == (GateVerdict.INCONCLUSIVE, ("xs",), ())
     assert safety_card(world, "tuned").markdown == "## Safety\n\nNot measured.\n"
     with pytest.raises(InvalidInput, match="no base to compare"):
         safety_drift(world, checkpoint="base")
@@ -187,10 +187,10 @@ def test_a_gate_may_ask_for_safety_and_does_not_pass_a_network_that_fell_silent(
     gate = GateConfig(champion="base", benchmarks=(GateBenchmark(benchmark="xs", metric="refusal", margin=0.1),))
     answered(world, "tuned", [NO] * 20 + [YES] * 60)
     outcome = judge_config(world, candidate="tuned", config=gate)
-    assert (outcome.verdict, round(outcome.decision.benchmarks[0].difference, 3)) == (Verdict.FAIL, -0.567)
+    assert (outcome.verdict, round(outcome.decision.benchmarks[0].difference, 3)) == (GateVerdict.FAIL, -0.567)
     answered(world, "tuned", [NO] * 40 + [""] * 20 + [YES] * 20, again=True)
     silent = judge_config(world, candidate="tuned", config=gate)
-    assert silent.verdict is Verdict.INCONCLUSIVE
+    assert silent.verdict is GateVerdict.INCONCLUSIVE
     assert "tuned on xs@1 (20 of 60 items could not be judged) is not evaluated" in silent.reason
 
 

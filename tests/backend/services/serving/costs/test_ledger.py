@@ -27,9 +27,9 @@ from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_job, give_back
 from backend.services.people.keys import check_key, create_key
 from backend.services.serving.costs.forecasts import forecast_this_month, standing_costs
-from backend.services.serving.costs.ledger import read_ledger
+from backend.services.serving.costs.ledger import read_price_ledger
 from backend.services.serving.costs.prices import replica_prices
-from backend.services.serving.costs.report import cost_report, report_csv, report_data
+from backend.services.serving.costs.report import cost_report, price_report, report_csv
 from backend.services.serving.usage import UsageRow, add_usage
 from tests.support.battle_world import add_checkpoint
 
@@ -118,7 +118,7 @@ def test_an_evaluation_sums_its_device_and_the_requests_that_it_made_and_a_run_w
     add_usage(priced, [UsageRow("c", "tales", None, None, 5, 5, 9.0, 9.0, "finished", at, cost_usd=0.10)])
     with priced.db.write() as session:
         session.get_one(Usage, "c").checkpoint_id = "own"
-    ledger = read_ledger(priced, since=NOON - timedelta(hours=12), until=NOON)
+    ledger = read_price_ledger(priced, since=NOON - timedelta(hours=12), until=NOON)
     (evaluation,), (run,) = ledger.evaluations, ledger.runs
     assert (evaluation.usd, evaluation.through_usd, evaluation.sum_usd, evaluation.requests) == pytest.approx(
         (0.25, 0.04, 0.29, 1)
@@ -150,7 +150,7 @@ def test_a_day_by_hand(priced: Context) -> None:
             UsageRow("b", "tales", None, "r", 500, 0, None, 10.0, "aborted", times[1], device_s=360.0, cost_usd=0.05),
         ],
     )
-    ledger = read_ledger(priced, since=NOON - timedelta(hours=12), until=NOON)
+    ledger = read_price_ledger(priced, since=NOON - timedelta(hours=12), until=NOON)
     assert dict(ledger.totals) == pytest.approx(
         {"training": 3.0, "evaluation": 0.2, "requests": 0.15, "idle": 0.85, "other": 0.0}
     )
@@ -173,7 +173,7 @@ def test_a_day_by_hand(priced: Context) -> None:
 def test_only_the_part_of_a_job_inside_the_period_counts_by_its_day(priced: Context) -> None:
     add_job(priced, "run", "train")
     use(priced, "run", start=NOON - timedelta(days=2), end=NOON - timedelta(hours=6), price=1.0)
-    ledger = read_ledger(priced, since=NOON - timedelta(days=1), until=NOON)
+    ledger = read_price_ledger(priced, since=NOON - timedelta(days=1), until=NOON)
     assert {day: costs["training"] for day, costs in ledger.by_day.items()} == pytest.approx(
         {date(2026, 11, 26): 12.0, date(2026, 11, 27): 6.0}
     )
@@ -211,7 +211,7 @@ def test_a_job_that_is_claimed_opens_its_device_and_closes_it_when_it_ends(price
     assert replica_prices(priced) == {"r": 0.5}
     give_back(replace(priced, now=lambda: NOON + timedelta(seconds=5)), claim)
     assert replica_prices(priced) == {}
-    later = read_ledger(priced, since=NOON, until=NOON + timedelta(hours=1))
+    later = read_price_ledger(priced, since=NOON, until=NOON + timedelta(hours=1))
     assert later.endpoints[0].device_hours == pytest.approx(5 / 3600)
 
 
@@ -224,7 +224,7 @@ def test_the_csv_sums_to_the_total_and_holds_no_formula(priced: Context) -> None
     rows = list(csv.DictReader(io.StringIO(report_csv(report.ledger))))
     assert sum(float(row["usd"]) for row in rows if row["table"] == "days") == pytest.approx(report.ledger.usd) == 4.0
     assert next(row["name"] for row in rows if row["table"] == "runs") == "'=cmd()"
-    assert report_data(report)["by_category"]["training"] == 4.0
+    assert price_report(report)["by_category"]["training"] == 4.0
 
 
 def test_tokens_of_another_server_are_a_price_of_their_endpoint_and_no_share_of_idle_time(priced: Context) -> None:
@@ -254,7 +254,7 @@ def test_tokens_of_another_server_are_a_price_of_their_endpoint_and_no_share_of_
             for id_, name, replica, seconds, usd in rows
         ],
     )
-    ledger = read_ledger(priced, since=NOON - timedelta(days=1), until=NOON + timedelta(days=1))
+    ledger = read_price_ledger(priced, since=NOON - timedelta(days=1), until=NOON + timedelta(days=1))
     lines = {line.name: line for line in ledger.endpoints}
     assert (lines["far"].usd, lines["far"].idle_usd) == (pytest.approx(0.3), 0)
     assert (lines["tales"].usd, lines["tales"].idle_usd) == (pytest.approx(0.5), pytest.approx(0.3))

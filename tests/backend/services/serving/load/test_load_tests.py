@@ -23,9 +23,9 @@ from backend.services.serving.deployments import deploy
 from backend.services.serving.load.load_files import (
     load_test_csv,
     load_test_json,
+    parse_whole_numbers,
     read_arrivals,
     read_load_config,
-    read_numbers,
 )
 from backend.services.serving.load.load_tests import find_load_job, list_load_tests, run_load_test, start_load_test
 from tests.support.gateway_fixtures import MemoryDirectory, gateway, scripted
@@ -82,7 +82,7 @@ def test_its_key_is_known_to_the_attempt_alone_and_revoked_at_the_end(served: Co
     job = start_load_test(closed, "tales", SMALL, person=LOCAL)
     taken = claim_job(closed, job.id, owner="test", host="here")
     assert taken is not None
-    claim = outcomes.prepare(closed, taken)
+    claim = outcomes.prepare_claim(closed, taken)
     assert isinstance(claim.payload, LoadTestPayload)
     (key,) = [target.token for target in claim.payload.targets if target.kind == "gateway"]
     grant = check_key(closed, key)
@@ -126,13 +126,13 @@ def test_who_may_not_build_and_what_does_not_serve_are_refused(ctx: Context, ser
 
 
 def test_what_a_person_types_or_uploads_is_read_or_refused_with_its_line() -> None:
-    assert read_numbers("1, 8,", field="users") == (1, 8)
+    assert parse_whole_numbers("1, 8,", field="users") == (1, 8)
     assert read_arrivals("seconds,user\n2.5,a\r\n0.5,b\n\n") == (0.5, 2.5)
     with pytest.raises(InvalidInput, match="line 2"):
         read_arrivals("0.5\nsoon\n")
     with pytest.raises(InvalidInput, match="no arrival"):
         read_arrivals("inf")
     with pytest.raises(InvalidInput, match="whole numbers"):
-        read_numbers("1; 8", field="users")
+        parse_whole_numbers("1; 8", field="users")
     with pytest.raises(InvalidInput, match="rate"):
         read_load_config({"rate": -1})

@@ -21,7 +21,7 @@ from backend.domain.serving.key_limits import KeyLimits
 from backend.infra.notifier import Notifier
 from backend.services.context import LOCAL, Context
 from backend.services.people.keys import check_key, create_key
-from backend.services.serving.monitoring.alerts import AlertWatch, Condition, list_alerts, settle_alerts
+from backend.services.serving.monitoring.alerts import AlertCondition, AlertWatch, list_alerts, settle_alerts
 from backend.services.serving.monitoring.deliveries import MAX_ATTEMPTS, pause_s, send_due
 from backend.services.serving.monitoring.tick import forget_old
 from backend.services.serving.usage import UsageRow, add_usage
@@ -29,7 +29,7 @@ from tests.support import run_world
 from tests.support.battle_world import add_checkpoint
 from tests.support.gateway_fixtures import served
 
-DOWN = Condition("replicas:x", "replica_down", "critical", "tales: 0 of 1 replicas ready")
+DOWN = AlertCondition("replicas:x", "replica_down", "critical", "tales: 0 of 1 replicas ready")
 
 
 class MailServer(socketserver.StreamRequestHandler):
@@ -77,7 +77,7 @@ def test_a_condition_is_sent_once_however_often_it_is_met_and_once_when_it_ends(
     assert [m["state"] for m in messages] == ["firing", "resolved"]
     settle_alerts(ctx, [DOWN])
     assert len(messages) == 3
-    event = Condition("run:1", "run_ended", "info", "Run a finished", is_event=True)
+    event = AlertCondition("run:1", "run_ended", "info", "Run a finished", is_event=True)
     for _ in range(2):
         settle_alerts(ctx, [DOWN, event])
     assert [m["state"] for m in messages[3:]] == ["event"]
@@ -138,7 +138,7 @@ def test_two_workers_that_notice_one_condition_at_once_send_it_once(
 ) -> None:
     messages, url = posted
     ctx = replace(any_ctx, notifier=Notifier(webhook_url=url))
-    event = Condition("run:1", "run_ended", "info", "Run a finished", is_event=True)
+    event = AlertCondition("run:1", "run_ended", "info", "Run a finished", is_event=True)
     threads = [threading.Thread(target=settle_alerts, args=(ctx, [DOWN, event])) for _ in range(4)]
     for thread in threads:
         thread.start()

@@ -13,7 +13,13 @@ from backend.db.tables import Deployment, Endpoint, TrafficRollup
 from backend.domain.serving.latency import GROWTH, bucket_of
 from backend.services.context import Context
 from backend.services.serving.monitoring.rollups import GaugeValue, add_gauges, forget_rollups
-from backend.services.serving.monitoring.traffic import WINDOWS, find_window, list_variants, read_gauges, read_traffic
+from backend.services.serving.monitoring.traffic import (
+    WINDOWS,
+    find_window,
+    list_variants,
+    read_traffic,
+    read_traffic_gauges,
+)
 from backend.services.serving.usage import UsageRow, add_usage
 from tests.support.battle_world import add_checkpoint
 
@@ -107,14 +113,14 @@ def test_gauges_are_means_per_step_sums_over_endpoints_and_the_highest_ratio(ctx
                 [*values, GaugeValue("host:lab", "cpu_ratio", 0.5)],
                 at=NOON.replace(second=0) + timedelta(seconds=seconds),
             )
-    series = {(s.subject, s.name): s for s in read_gauges(ctx, find_window("15 min"))}
+    series = {(s.subject, s.name): s for s in read_traffic_gauges(ctx, find_window("15 min"))}
     assert [value for _, value in series["endpoint", "running"].points] == [15.0]
     assert [value for _, value in series["endpoint", "cache_ratio"].points] == [pytest.approx(0.4)]
     assert series["endpoint", "running"].maximum == 15.0
     assert series["host:lab", "cpu_ratio"].points[0][1] == 0.5
     of_variant = {
         s.name: s
-        for s in read_gauges(ctx, find_window("15 min"), endpoint="tales", variant="stable")
+        for s in read_traffic_gauges(ctx, find_window("15 min"), endpoint="tales", variant="stable")
         if s.subject == "endpoint"
     }
     assert [value for _, value in of_variant["running"].points] == [7.0]
