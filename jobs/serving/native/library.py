@@ -13,7 +13,12 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -26,6 +31,8 @@ SOURCES = (SOURCE, Path(__file__).with_name("products.h"))
 ARITHMETIC = ("-ffast-math", "-fno-associative-math", "-ffp-contract=off")
 FLAGS = ("-std=c++17", "-O3", "-march=native", *ARITHMETIC, "-fopenmp", "-fPIC", "-shared", "-nostartfiles")
 COMPILE_S = 120.0
+TRIALS, RETRY = 5, 256
+MEASURED_ROWS = 16  # more rows are a prompt's, for which more threads are always faster
 CACHE = Path("~/.cache/roundhouse").expanduser()
 STEP, GROUP = 16, 4  # a product's inputs are a multiple of the one, its outputs no fewer than the other
 FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
@@ -96,10 +103,37 @@ class Batch(ctypes.Structure):
     )
 
 
+class ThreadChoice:
+    """Chooses between one thread and the number allowed, by the seconds that calls like the coming one took.
+
+    More threads can be slower: where others work on their cores, every product waits for the thread that comes last.
+    Results are the same bits with any number. Both are tried `TRIALS` times in turns; then the one with the lower
+    median of its last trials is used, and each `RETRY`-th call tries the other.
+    """
+
+    def __init__(self) -> None:
+        self._calls: Counter[Hashable] = Counter()
+        self._seconds: dict[tuple[Hashable, int], deque[float]] = {}
+
+    def pick(self, kind: Hashable, allowed: int) -> int:
+        """Return the number of threads for a call of a kind."""
+        self._calls[kind] += 1
+        one, many = (self._seconds.setdefault((kind, threads), deque(maxlen=TRIALS)) for threads in (1, allowed))
+        if min(len(one), len(many)) < TRIALS:
+            return allowed if len(many) <= len(one) else 1
+        faster, other = (1, allowed) if median(one) < median(many) else (allowed, 1)
+        return other if self._calls[kind] % RETRY == 0 else faster
+
+    def note(self, kind: Hashable, threads: int, seconds: float) -> None:
+        """Note what a call took."""
+        self._seconds[kind, threads].append(seconds)
+
+
 class Library:
     """The compiled functions."""
 
     def __init__(self, path: Path) -> None:
+        self._threads = ThreadChoice()
         loaded = ctypes.CDLL(str(path))
         self._multiply, self._compute = loaded.multiply_rows, loaded.compute_layers
         self._multiply.argtypes = (
@@ -123,9 +157,24 @@ class Library:
     def multiply(self, inputs: torch.Tensor, matrix: Matrix) -> torch.Tensor:
         """Return float32 `inputs` [rows, in] times a matrix [rows, out]."""
         inputs = inputs.contiguous()
-        result = torch.empty(inputs.shape[0], matrix.outputs)
-        self._multiply(inputs.data_ptr(), inputs.shape[0], matrix, result.data_ptr(), torch.get_num_threads())
+        rows, outputs = len(inputs), matrix.outputs
+        result = torch.empty(rows, outputs)
+        with self._measured(rows, (outputs, matrix.inputs)) as threads:
+            self._multiply(inputs.data_ptr(), rows, matrix, result.data_ptr(), threads)
         return result
+
+    @contextmanager
+    def _measured(self, rows: int, work: Hashable) -> Iterator[int]:
+        """Lend the number of threads for a call, and note what it takes."""
+        allowed = torch.get_num_threads()
+        if allowed == 1 or rows >= MEASURED_ROWS:
+            yield allowed
+            return
+        kind = work, rows.bit_length()
+        threads = self._threads.pick(kind, allowed)
+        began = time.perf_counter()
+        yield threads
+        self._threads.note(kind, threads, time.perf_counter() - began)
 
     def compute(self, layers: ctypes.Array[Layer], batches: ctypes.Array[Batch], rows: torch.Tensor) -> torch.Tensor:
         """Return the hidden states [rows, hidden] behind consecutive layers, and write the rows' keys and values into
@@ -135,8 +184,9 @@ class Library:
         """
         rows = rows.contiguous()
         result = torch.empty_like(rows)
-        threads = torch.get_num_threads()
-        if self._compute(layers, batches, len(layers), rows.data_ptr(), result.data_ptr(), threads):
+        with self._measured(len(rows), len(layers)) as threads:
+            failed = self._compute(layers, batches, len(layers), rows.data_ptr(), result.data_ptr(), threads)
+        if failed:
             batch = batches[0]
             raise ValueError(
                 f"{batch.rows} rows of {layers[0].channels} channels need more than {batch.rotation_size} numbers of"

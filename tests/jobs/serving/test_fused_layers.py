@@ -23,7 +23,18 @@ from transformers import (
 from backend.domain.serving.protocol import ScoredToken, TokenEvent
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.fused_layers import FusedLayer, fuse_layers
-from jobs.serving.native.library import Batch, FloatWeights, Int8Weights, Layer, Library, ShortWeights, compile_library
+from jobs.serving.native.library import (
+    RETRY,
+    TRIALS,
+    Batch,
+    FloatWeights,
+    Int8Weights,
+    Layer,
+    Library,
+    ShortWeights,
+    ThreadChoice,
+    compile_library,
+)
 from jobs.serving.native.storage import ShortEmbedding, exact_format, store_in_16_bits
 from jobs.serving.precision import replace_layers
 from tests.support.networks.serving_networks import make_llama, make_tokenizer
@@ -277,6 +288,41 @@ def test_a_library_is_compiled_once_and_then_needs_no_compiler(
     assert compile_library(tmp_path) is not None
     assert compile_library(tmp_path / "empty") is None
     assert "no C++ compiler" in caplog.text
+
+
+def test_the_number_of_threads_that_is_faster_is_used_and_the_other_tried_again() -> None:
+    choice, seconds = ThreadChoice(), {1: 1.0, 2: 1.3}
+
+    def calls(count: int) -> list[int]:
+        numbers = []
+        for _ in range(count):
+            numbers.append(choice.pick("step", 2))
+            choice.note("step", numbers[-1], seconds[numbers[-1]])
+        return numbers
+
+    assert sorted(calls(2 * TRIALS)) == [1] * TRIALS + [2] * TRIALS
+    assert calls(2 * RETRY).count(2) == 2
+    seconds[2] = 0.6  # the cores have become free
+    calls(TRIALS * RETRY)
+    assert calls(2 * RETRY).count(1) == 2
+    assert choice.pick("prompt", 2) == 2
+
+
+@pytest.mark.parametrize("is_int8", [False, True])
+def test_answers_have_the_same_bits_with_any_number_of_threads(
+    is_int8: bool, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = make_llama()
+    fuse_layers(network, library=library)
+    if is_int8:
+        replace_layers(network, library=library)
+    prompt = make_tokenizer()("A story that is longer than a page. " * 4)["input_ids"]
+    requests = [Request(prompt, tokens=30), Request(prompt[:9], tokens=30)]
+    answers = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        answers.append(answer(requests, copy.deepcopy(network)))
+    assert answers[0] == answers[1] == answers[2]
 
 
 def test_a_rotation_that_is_too_small_for_its_rows_is_refused_before_anything_is_read(library: Library) -> None:
