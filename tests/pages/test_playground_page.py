@@ -129,7 +129,8 @@ def test_the_address_of_an_unknown_endpoint_says_so(site: Context) -> None:
 
 
 def test_a_setting_out_of_bounds_is_said_and_not_sent(site: Context) -> None:
-    app = open_page("serve/playground.py")
+    place(site, "tales")
+    app = open_page(PAGE, endpoint="tales")
     field = next(one for one in app.number_input if one.label == "Max new tokens")
     field.set_value(1e9).run()
     assert not app.exception
