@@ -1,14 +1,26 @@
-"""Write docs/settings.md and docs/schema.md from the code. `python docs/generate.py`; a test fails when they are out of
-date.
-"""
+"""Write the generated pages from the code: `python docs/generate.py`. A test fails when they are out of date."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from backend.db.tables import Table
+from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.endpoints import EndpointConfig
+from backend.domain.evaluation.gates import GateConfig
+from backend.domain.evaluation.judges.config import JudgeConfig
+from backend.domain.fields import option_of, reference_rows
+from backend.domain.serving.canary import CanaryRules
+from backend.domain.serving.key_limits import KeyLimits, KeyScopes
+from backend.domain.serving.load import LoadConfig
+from backend.domain.serving.options import DeploymentOptions
+from backend.domain.serving.upstream import Upstream
+from backend.domain.training.config import RunConfig
+from backend.domain.training.config_fields import SECTIONS
 from backend.settings import PROJECT, Settings
 
 DOCS = Path(__file__).parent
@@ -78,7 +90,48 @@ def decisions_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"settings.md": settings_page, "schema.md": schema_page, "decisions/README.md": decisions_page}
+CONFIGS: dict[str, tuple[type[BaseModel], str]] = {
+    "Run": (RunConfig, ""),
+    **{f"Run: `{name}`": (section, "") for name, section in SECTIONS.items()},
+    "Evaluation": (EvaluationConfig, "eval run"),
+    "Judgement": (JudgeConfig, "eval judge"),
+    "Gate": (GateConfig, "gate create"),
+    "Evaluated endpoint": (EndpointConfig, "eval endpoint add"),
+    "Campaign": (CampaignConfig, ""),
+    "Deployment": (DeploymentOptions, "endpoint deploy"),
+    "Canary": (CanaryRules, "endpoint canary"),
+    "Connected server": (Upstream, "endpoint connect"),
+    "Load test": (LoadConfig, "endpoint bench"),
+    "Limits of a key": (KeyLimits, ""),
+    "Scopes of a key": (KeyScopes, ""),
+}
+"""Configs of the reference, each with the command that has an option for every field."""
+
+
+def fields_page() -> str:
+    """Return a table of fields for each config: the form's labels, the YAML's names and the command's options."""
+    lines = [
+        "# Fields",
+        "",
+        "What can be set, from the schemas that forms, YAML files and commands share. This page is generated:",
+        "`python docs/generate.py`.",
+    ]
+    for title, (model, command) in CONFIGS.items():
+        lines += ["", f"## {title}", ""]
+        lines += [f"Options of `roundhouse {command}`.", ""] if command else []
+        lines += ["| field | label | values | default | meaning |", "|---|---|---|---|---|"]
+        for name, label, values, default, meaning in reference_rows(model):
+            shown = option_of(name, model.model_fields[name]) if command else name
+            lines.append(f"| `{shown}` | {label} | {values} | {default} | {meaning} |".replace("\n", " "))
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {
+    "fields.md": fields_page,
+    "settings.md": settings_page,
+    "schema.md": schema_page,
+    "decisions/README.md": decisions_page,
+}
 
 if __name__ == "__main__":
     for file, page in PAGES.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
 
 import pytest
 
@@ -37,8 +36,6 @@ NOUNS = frozenset(
     ]
 )
 ROOMS = frozenset(["modeling", "batches", "data", "training", "evaluation", "serving", "tracking"])
-LARGEST_FOLDER = 25
-PROSE = frozenset({".md", ".txt", ".png", ".yaml", ".csv", ".json"})
 
 
 def folders_below(folder: str) -> set[str]:
@@ -99,12 +96,6 @@ def test_no_test_imports_a_test() -> None:
         if target.startswith("tests.") and target.rsplit(".", 1)[-1].startswith(("test_", "conftest"))
     }
     assert imports == set()
-
-
-def test_no_folder_is_too_full() -> None:
-    code = [path for path in list_files() if "." + path.rsplit(".", 1)[-1] not in PROSE and "/" in path]
-    counts = Counter(path.rsplit("/", 1)[0] for path in code)
-    assert {folder: count for folder, count in counts.items() if count > LARGEST_FOLDER} == {}
 
 
 def test_a_package_has_an_empty_init_so_that_a_name_has_one_address() -> None:

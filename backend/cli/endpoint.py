@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.serving import shadow
 from backend.cli.serving.adapter import app as adapter_app
@@ -19,8 +20,7 @@ from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
 from backend.domain.serving.canary import CanaryRules
 from backend.domain.serving.names import is_alias_name
-from backend.domain.serving.options import DeploymentOptions, RoutingPolicy
-from backend.domain.serving.precision import Precision
+from backend.domain.serving.options import DeploymentOptions
 from backend.errors import InvalidInput, Unavailable
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context
@@ -52,6 +52,7 @@ app.add_typer(
     shadow.app, name="shadow", help="Copies of requests to a second checkpoint or endpoint, compared and never shown."
 )
 READY_TIMEOUT_S = 300.0
+SCALED = ("min_replicas", "max_replicas", "target_queue_s", "cool_down_s", "sleep_after_minutes")
 WaitFlag = Annotated[bool, typer.Option(help="Return when a replica is ready.")]
 
 
@@ -99,6 +100,7 @@ def describe(endpoint: EndpointView) -> dict[str, Any]:
 
 @app.command("deploy")
 @command
+@model_options(DeploymentOptions)
 def deploy_(
     checkpoint: Annotated[
         str, typer.Option(help="Name of the checkpoint, or an alias, which the endpoint then follows.")
@@ -110,46 +112,8 @@ def deploy_(
         typer.Option("--require-safety", help="Refuse a checkpoint that does not pass the safety gate, now and later."),
     ] = False,
     margin: Annotated[float, typer.Option(help="Safety gate: largest change towards unsafe that passes.")] = MARGIN,
-    policy: Annotated[
-        RoutingPolicy, typer.Option(help="How requests are shared between replicas.")
-    ] = RoutingPolicy.LEAST_OUTSTANDING,
-    surge: Annotated[
-        int, typer.Option(min=0, help="Replicas above N during a rollout; 0 stops one before it starts one.")
-    ] = 1,
-    answer_limit: Annotated[
-        float, typer.Option(help="Seconds that an answer may take; replaced replicas finish theirs.")
-    ] = 600.0,
-    queue_timeout: Annotated[
-        float, typer.Option(help="Seconds that a request may wait before it is refused with 429.")
-    ] = 60.0,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of a replica.")] = 1,
-    precision: Annotated[
-        Precision, typer.Option(help="Weights on CPUs: float32, or bfloat16 or int8, checked.")
-    ] = "float32",
-    max_perplexity_ratio: Annotated[
-        float, typer.Option(help="Largest perplexity over that in float32 that is deployed.")
-    ] = 1.05,
-    context: Annotated[
-        int | None, typer.Option(help="Tokens of a prompt with its answer.  [default: the network's]")
-    ] = None,
-    draft: Annotated[
-        str | None, typer.Option(help="Smaller checkpoint whose tokens this one checks, faster on CPUs; exact.")
-    ] = None,
-    min_replicas: Annotated[
-        int | None, typer.Option(min=0, help="Fewest replicas; 0 lets the endpoint sleep while idle.")
-    ] = None,
-    max_replicas: Annotated[
-        int | None, typer.Option(min=1, help="Most replicas; their number then follows the queue.")
-    ] = None,
-    target_queue_seconds: Annotated[
-        float, typer.Option(help="Wait of a request above which replicas are added.")
-    ] = 2.0,
-    cool_down_seconds: Annotated[
-        float, typer.Option(help="Seconds without a queue before a replica is taken away.")
-    ] = 300.0,
-    sleep_after_minutes: Annotated[
-        float | None, typer.Option(help="Minutes without a request before all replicas stop.")
-    ] = None,
+    *,
+    options: dict[str, Any],
     wait: WaitFlag = True,
     as_json: JsonFlag = False,
 ) -> None:
@@ -164,21 +128,7 @@ def deploy_(
         check_requirement(ctx, subject.id, name=name, requirement=require)
     _require_worker(ctx)
     alias = checkpoint if is_alias_name(checkpoint) else None
-    options = {
-        "policy": policy,
-        "surge": surge,
-        "answer_limit_s": answer_limit,
-        "queue_timeout_s": queue_timeout,
-        "threads": threads,
-    }
-    options |= {"precision": precision, "max_perplexity_ratio": max_perplexity_ratio, "max_replicas": max_replicas}
-    options |= {
-        "target_queue_s": target_queue_seconds,
-        "cool_down_s": cool_down_seconds,
-        "sleep_after_minutes": sleep_after_minutes,
-    }
-    options |= {"context": context, "draft": resolve_checkpoint(ctx, draft).id if draft else None}
-    options |= {} if min_replicas is None else {"min_replicas": min_replicas}
+    options["draft"] = resolve_checkpoint(ctx, options["draft"]).id if options["draft"] else None
     deployed = deploy(
         ctx,
         checkpoint_id=subject.id,
@@ -221,26 +171,16 @@ def probe(
 
 @app.command("scale")
 @command
+@model_options(DeploymentOptions, only=SCALED, names={"min_replicas": "--min", "max_replicas": "--max"}, partial=True)
 def scale(
     name: str,
     number: Annotated[int | None, typer.Argument(min=1, help="Number of replicas from now on.")] = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="The same, as an option.")] = None,
-    min_replicas: Annotated[
-        int | None, typer.Option("--min", min=0, help="Fewest replicas; 0 lets it sleep while idle.")
-    ] = None,
-    max_replicas: Annotated[
-        int | None, typer.Option("--max", min=1, help="Most replicas; their number then follows the queue.")
-    ] = None,
-    target_queue_seconds: Annotated[float | None, typer.Option(help="Wait above which replicas are added.")] = None,
-    cool_down_seconds: Annotated[
-        float | None, typer.Option(help="Seconds without a queue before one is taken away.")
-    ] = None,
-    sleep_after_minutes: Annotated[
-        float | None, typer.Option(min=0, help="Minutes without a request before it sleeps; 0: never.")
-    ] = None,
     fixed: Annotated[
         bool, typer.Option("--fixed", help="Keep the number as it is: neither scale by itself nor sleep.")
     ] = False,
+    *,
+    options: dict[str, Any],
     wait: Annotated[bool, typer.Option(help="Return when that many are ready.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
@@ -249,16 +189,7 @@ def scale(
     """
     ctx = get_context()
     num_replicas = number if replicas is None else replicas
-    changes = {
-        "min_replicas": min_replicas,
-        "max_replicas": max_replicas,
-        "target_queue_s": target_queue_seconds,
-        "cool_down_s": cool_down_seconds,
-        "sleep_after_minutes": sleep_after_minutes,
-    }
-    given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
-    if sleep_after_minutes == 0:
-        given["sleep_after_minutes"] = None
+    given = {**options, "sleep_after_minutes": None} if options.get("sleep_after_minutes") == 0 else options
     if fixed and given:
         raise InvalidInput(
             "--fixed keeps the number of replicas, and excludes limits and sleep.",
@@ -331,26 +262,15 @@ def logs(
 
 @app.command("canary")
 @command
+@model_options(CanaryRules, defaults={"percent": None})
 def canary(
     name: str,
     checkpoint: Annotated[
         str | None, typer.Option(help="Checkpoint, alias or connected model that gets the share.")
     ] = None,
-    percent: Annotated[float | None, typer.Option(help="Share of the requests.  [default: 10]")] = None,
     replicas: Annotated[int, typer.Option(min=1)] = 1,
-    step_up: Annotated[bool, typer.Option("--step-up", help="Grow by 1, 5, 10, 25, 50, 100 %, then promote.")] = False,
-    step_minutes: Annotated[float, typer.Option(help="Least duration of a step.")] = 5.0,
-    min_requests: Annotated[int, typer.Option(help="Requests that a step needs.")] = 20,
-    abort_error_rate: Annotated[
-        float, typer.Option(help="Share of lost requests that ends it; 0 switches the rule off.")
-    ] = 0.05,
-    abort_p95: Annotated[float | None, typer.Option(help="p95 of the first token, in seconds, that ends it.")] = None,
-    vote_alpha: Annotated[
-        float, typer.Option(help="Chance of a wrong decision by thumbs; 0 switches the rule off.")
-    ] = 0.05,
-    step_on_votes: Annotated[
-        bool, typer.Option("--step-on-votes", help="Grow only once thumbs show its answers to be better.")
-    ] = False,
+    *,
+    options: dict[str, Any],
     promote: Annotated[bool, typer.Option("--promote", help="Replace the stable revision by it.")] = False,
     abort: Annotated[bool, typer.Option("--abort", help="End it.")] = False,
     wait: WaitFlag = True,
@@ -364,16 +284,9 @@ def canary(
     ctx = get_context()
     if sum((checkpoint is not None, promote, abort)) > 1:
         raise InvalidInput("Give one of --checkpoint, --promote and --abort.")
-    rules = {
-        "step_up": step_up,
-        "step_minutes": step_minutes,
-        "min_requests": min_requests,
-        "abort_error_rate": abort_error_rate or None,
-        "abort_p95_s": abort_p95,
-        "vote_alpha": vote_alpha or None,
-        "step_on_votes": step_on_votes,
-        **({} if percent is None else {"percent": percent}),
-    }
+    percent = options["percent"]
+    rules = {name: value for name, value in options.items() if name != "percent" or value is not None}
+    rules |= {name: rules[name] or None for name in ("abort_error_rate", "vote_alpha")}
     if promote:
         view = promote_canary(ctx, name, person=LOCAL)
     elif abort:
@@ -389,7 +302,11 @@ def canary(
             view = get_endpoint(ctx, name)
     elif percent is not None:
         running = get_endpoint(ctx, name).canary
-        changed = {**(running.traffic if running else {}), "percent": percent, **({"step_up": True} if step_up else {})}
+        changed = {
+            **(running.traffic if running else {}),
+            "percent": percent,
+            **({"step_up": True} if options["step_up"] else {}),
+        }
         view = change_canary(ctx, name, rules=CanaryRules.read(changed), person=LOCAL)
     else:
         view = get_endpoint(ctx, name)

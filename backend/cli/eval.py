@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +23,7 @@ from backend.cli.evaluation.safety import app as safety
 from backend.cli.evaluation.score import score as score_answers
 from backend.cli.evaluation.suite import app as suite
 from backend.cli.evaluation.task import read_task_option
+from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.config import METRIC_LABEL, EvaluationConfig
@@ -52,11 +53,10 @@ app.add_typer(safety, name="safety")
 app.add_typer(suite, name="suite")
 app.add_typer(endpoints, name="endpoint")
 
-Kind = Literal["auto", "perplexity", "multiple_choice", "generation"]
-
 
 @app.command("run")
 @command
+@model_options(EvaluationConfig, defaults={"shots": None, "max_tokens": None})
 def run(
     checkpoint: Annotated[
         str | None, typer.Option(help="Name or id; a run's name means its newest checkpoint.")
@@ -76,27 +76,8 @@ def run(
     task: Annotated[
         str | None, typer.Option(help="Task or group: a name (see `roundhouse task list`), or a YAML file.")
     ] = None,
-    kind: Annotated[Kind, typer.Option(help="Scoring rule; auto takes the one that fits the dataset.")] = "auto",
-    split: Annotated[Literal["auto", "all", "train", "val"], typer.Option(help="Which rows.")] = "auto",
-    limit: Annotated[int | None, typer.Option(help="Score only this many items, drawn with the seed.")] = None,
-    shots: Annotated[
-        int | None, typer.Option(help="Few-shot examples before each question; a task's own number when left out.")
-    ] = None,
-    chat: Annotated[Literal["auto", "on", "off"], typer.Option(help="Use the checkpoint's chat template.")] = "auto",
-    windows: Annotated[
-        Literal["each_window", "first_window"], typer.Option(help="Windows of long texts.")
-    ] = "each_window",
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Generation: max new tokens; 64, or a task's own, when left out.")
-    ] = None,
-    engine: Annotated[
-        Literal["fast", "plain", "lm_eval"], typer.Option(help="Program that computes the numbers.")
-    ] = "fast",
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Number format of the weights.")
-    ] = "auto",
-    numeric: Annotated[bool, typer.Option("--numeric", help="Generation: also compare the last number.")] = False,
-    seed: Annotated[int, typer.Option(help="Draws items and examples.")] = 1,
+    *,
+    options: dict[str, Any],
     again: Annotated[
         bool, typer.Option("--again", help="Run again even if a finished evaluation has the same settings.")
     ] = False,
@@ -105,23 +86,12 @@ def run(
 ) -> None:
     """Score a checkpoint or an endpoint on a benchmark, or a checkpoint on any dataset with text in it."""
     ctx = get_context()
+    shots, max_tokens = options["shots"], options["max_tokens"]
     endpoint = find_or_add(ctx, endpoint, model=model, key_env=key_env) if endpoint is not None else None
     group = find_group(ctx, task) if task else None
     definition = read_task_option(ctx, task, shots=shots, max_tokens=max_tokens) if task and group is None else None
-    config = EvaluationConfig(
-        kind=kind,
-        split=split,
-        limit=limit,
-        shots=0 if task else shots or 0,
-        chat=chat,
-        windows=windows,
-        max_tokens=max_tokens or 64,
-        numeric=numeric,
-        engine=engine,
-        dtype=dtype,
-        seed=seed,
-        task=definition,
-    )
+    values = options | {"shots": 0 if task else shots or 0, "max_tokens": max_tokens or 64, "task": definition}
+    config = EvaluationConfig(**values)
     if group is not None:
         given = (shots, max_tokens)
         run_group(
@@ -184,14 +154,15 @@ def list_(
 
 @app.command("power")
 @command
+@model_options(EvaluationConfig, only=("kind", "limit"))
 def power(
     benchmark: Annotated[str, typer.Option(help="Dataset: name, or name@version.")],
-    limit: Annotated[int | None, typer.Option(help="Items to score; all without it.")] = None,
-    kind: Annotated[Kind, typer.Option(help="Scoring rule; auto takes the one that fits the dataset.")] = "auto",
+    *,
+    options: dict[str, Any],
     as_json: JsonFlag = False,
 ) -> None:
     """Say which difference between two checkpoints a benchmark can detect, before anything runs."""
-    plan = plan_evaluation(get_context(), benchmark=benchmark, config=EvaluationConfig(kind=kind, limit=limit))
+    plan = plan_evaluation(get_context(), benchmark=benchmark, config=EvaluationConfig(**options))
     if plan.power is None:
         raise InvalidInput(
             "The power of a comparison of texts is not known before they are scored.",

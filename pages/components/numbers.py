@@ -53,6 +53,17 @@ def refuse_wrong_numbers() -> None:
         raise InvalidInput(" ".join(wrong), remedy="Correct the fields.")
 
 
+def draw_problem(problem: str) -> None:
+    """Draw what is wrong with the field above."""
+    st.markdown(f":small[:red[:material/error: {plain(problem)}]]")
+
+
+def mark_wrong(label: str, problem: str) -> None:
+    """Draw what is wrong with the field above, and keep it for the form's button."""
+    wrong_numbers().append(f"{label}: {problem}")
+    draw_problem(problem)
+
+
 def draw_number(
     place: Any,
     label: str,
@@ -70,19 +81,25 @@ def draw_number(
     the nearest that can be is returned, so that the rest of the form can be drawn.
     """
     with place.container(gap="small", **({"width": options.pop("width")} if "width" in options else {})):
-        entered = st.number_input(
-            label,
-            value=None if value is None else float(value),
-            step=float(step) if step is not None else 1.0 if is_whole else None,
-            format=written or ("%.0f" if is_whole else "%g"),
-            key=key,
-            **options,
-        )
+        entered = enter_number(label, value, key=key, is_whole=is_whole, step=step, written=written, **options)
         problem = describe_problem(entered, least, most, is_whole=is_whole)
         if problem and not options.get("disabled"):
-            wrong_numbers().append(f"{label}: {problem}")
-            st.markdown(f":small[:red[:material/error: {plain(problem)}]]")
+            mark_wrong(label, problem)
     return nearest_valid(entered, least, most, is_whole=is_whole)
+
+
+def enter_number(
+    label: str, value: Any, *, is_whole: bool, step: Number | None = None, written: str | None = None, **options: Any
+) -> float | None:
+    """Draw a number field without bounds; return what was typed. With `...` it holds the value of the session state."""
+    if value is not ...:
+        options["value"] = None if value is None else float(value)
+    options |= {
+        "step": float(step) if step is not None else 1.0 if is_whole else None,
+        "format": written or ("%.0f" if is_whole else "%g"),
+    }
+    entered: float | None = st.number_input(label, **options)
+    return entered
 
 
 def nearest_valid(value: float | None, least: Number | None, most: Number | None, *, is_whole: bool) -> Any:
@@ -94,7 +111,15 @@ def nearest_valid(value: float | None, least: Number | None, most: Number | None
     return at_least if most is None else min(at_least, most)
 
 
-def describe_problem(value: float | None, least: Number | None, most: Number | None, *, is_whole: bool) -> str:
+def describe_problem(
+    value: float | None,
+    least: Number | None,
+    most: Number | None,
+    *,
+    is_whole: bool,
+    above: Number | None = None,
+    below: Number | None = None,
+) -> str:
     """Return why a value can't be used, or ""."""
     if value is None:
         return ""
@@ -104,6 +129,10 @@ def describe_problem(value: float | None, least: Number | None, most: Number | N
         return f"{_written(value)} is less than {_written(least)}."
     if most is not None and value > most:
         return f"{_written(value)} is more than {_written(most)}."
+    if above is not None and value <= above:
+        return f"{_written(value)} is not more than {_written(above)}."
+    if below is not None and value >= below:
+        return f"{_written(value)} is not less than {_written(below)}."
     return ""
 
 

@@ -127,7 +127,7 @@ def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: C
     elm = next(c.id for c in list_checkpoints(ctx) if c.name == "elm")
     assert app.selectbox(key="canary_checkpoint_tales").options == ["elm", "tiny (serves now)"]
     app.selectbox(key="canary_checkpoint_tales").select(elm).run()
-    app.number_input(key="canary_percent_tales").set_value(25.0).run()
+    app.number_input(key="canary_tales_percent").set_value(25.0).run()
     app.button(key="canary_tales").click().run()
     canary = get_endpoint(ctx, "tales").canary
     assert canary is not None
@@ -197,8 +197,8 @@ def test_the_deploy_form_suggests_a_free_name_and_keeps_what_was_typed(ctx: Cont
     app.text_input(key="deploy_name").set_value("mine").run()
     app.selectbox(key="deploy_checkpoint").select(chat).run()
     assert app.text_input(key="deploy_name").value == "mine"
-    app.segmented_control(key="deploy_precision").set_value("int8").run()
-    app.number_input(key="deploy_perplexity_ratio").set_value(1.2).run()
+    app.selectbox(key="deploy_precision").set_value("int8").run()
+    app.number_input(key="deploy_max_perplexity_ratio").set_value(1.2).run()
     app.button(key="deploy").click().run()
     endpoint = get_endpoint(ctx, "mine")
     assert (endpoint.checkpoint_id, endpoint.precision) == (chat, "int8")

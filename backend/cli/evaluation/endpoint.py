@@ -8,7 +8,9 @@ from urllib.parse import urlsplit
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit
+from backend.domain.evaluation.endpoints import EndpointConfig
 from backend.errors import NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.endpoints.registry import (
@@ -29,28 +31,15 @@ KeyEnv = Annotated[
 
 @app.command("add")
 @command
+@model_options(EndpointConfig, defaults={"url": ...})
 def add(
     name: Annotated[str, typer.Argument(help="Name on pages and in results.")],
-    url: Annotated[str, typer.Option(help="OpenAI-compatible API, such as https://host/v1.")],
-    model: Annotated[str, typer.Option(help="Model that is asked for.")],
-    key_env: KeyEnv = None,
-    key_file: Annotated[str | None, typer.Option(help="File on the workers that holds the key.")] = None,
-    concurrency: Annotated[int, typer.Option(help="Requests at once.")] = 8,
-    input_price: Annotated[float | None, typer.Option(help="US dollars for a million prompt tokens.")] = None,
-    output_price: Annotated[float | None, typer.Option(help="US dollars for a million answer tokens.")] = None,
+    *,
+    options: dict[str, Any],
     as_json: JsonFlag = False,
 ) -> None:
     """Register a model behind another API, and ask what the API offers."""
-    config = read_endpoint_config(
-        url=url,
-        model=model,
-        key_env=key_env,
-        key_file=key_file,
-        concurrency=concurrency,
-        input_price=input_price,
-        output_price=output_price,
-    )
-    view = add_endpoint(get_context(), name=name, config=config, person=LOCAL)
+    view = add_endpoint(get_context(), name=name, config=read_endpoint_config(**options), person=LOCAL)
     emit(as_data(view), as_json=as_json, text=as_text(view))
 
 

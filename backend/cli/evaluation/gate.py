@@ -4,12 +4,13 @@ endpoints.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from backend.bootstrap import get_context
 from backend.cli.exit_status import DONE, FAILED
+from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit
 from backend.domain.evaluation.gates import GateBenchmark, GateConfig, GateVerdict, describe_procedure
 from backend.domain.wording import percent
@@ -39,17 +40,9 @@ BenchmarksOption = Annotated[
     list[str] | None,
     typer.Option("--benchmark", help="Dataset, its metric and margin if need be: facts:acc_norm=0.03. Repeatable."),
 ]
-MarginOption = Annotated[float, typer.Option(help="In the metric's unit: 0.02 is two points of accuracy.")]
-TestOption = Annotated[
-    Literal["non_inferiority", "superiority"], typer.Option(help="Not worse by the margin, or better by it.")
-]
-LevelOption = Annotated[float, typer.Option(help="Level of the two-sided interval that decides.")]
-RuleOption = Annotated[
-    Literal["all", "any"], typer.Option(help="all: every benchmark must pass. any: one is enough (Holm).")
-]
-ExpectedOption = Annotated[float, typer.Option(help="True difference that power is stated for.")]
 
 
+@model_options(GateConfig)
 def gate(
     name: Annotated[
         str | None, typer.Argument(help="A saved gate; without it the options below say what to show.")
@@ -57,11 +50,8 @@ def gate(
     checkpoint: Annotated[str, typer.Option(help="The candidate: name or id.")] = "",
     champion: ChampionOption = None,
     benchmark: BenchmarksOption = None,
-    margin: MarginOption = 0.02,
-    test: TestOption = "non_inferiority",
-    level: LevelOption = 0.95,
-    rule: RuleOption = "all",
-    expected_difference: ExpectedOption = 0.0,
+    *,
+    options: dict[str, Any],
     as_json: JsonFlag = False,
 ) -> None:
     """Judge a checkpoint: PASS (exit 0), FAIL (1) or INCONCLUSIVE (3), with the items that would settle it."""
@@ -75,15 +65,7 @@ def gate(
             )
         outcome = judge(ctx, candidate=checkpoint, gate=name, person=LOCAL)
     else:
-        config = read_config(
-            champion,
-            benchmark,
-            margin=margin,
-            test=test,
-            level=level,
-            rule=rule,
-            expected_difference=expected_difference,
-        )
+        config = read_config(champion, benchmark, **options)
         outcome = judge_config(ctx, candidate=checkpoint, config=config)
     emit(report_of(outcome), as_json=as_json, text=as_text(outcome))
     raise typer.Exit(EXIT_STATUS[outcome.verdict])
@@ -91,21 +73,17 @@ def gate(
 
 @app.command("create")
 @command
+@model_options(GateConfig)
 def create(
     name: str,
     champion: ChampionOption = None,
     benchmark: BenchmarksOption = None,
-    margin: MarginOption = 0.02,
-    test: TestOption = "non_inferiority",
-    level: LevelOption = 0.95,
-    rule: RuleOption = "all",
-    expected_difference: ExpectedOption = 0.0,
+    *,
+    options: dict[str, Any],
     as_json: JsonFlag = False,
 ) -> None:
     """Save a gate; it never changes."""
-    config = read_config(
-        champion, benchmark, margin=margin, test=test, level=level, rule=rule, expected_difference=expected_difference
-    )
+    config = read_config(champion, benchmark, **options)
     _emit_gate(create_gate(get_context(), name=name, config=config, person=LOCAL), as_json=as_json)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
@@ -26,6 +27,7 @@ from backend.services.evaluation.judges.answers import evaluation_items
 
 
 @command
+@model_options(JudgeConfig, defaults={"mode": None, "criteria": "", "canaries": None})
 def judge(
     checkpoint: Annotated[str | None, typer.Option(help="The judge: a checkpoint's name or id, or a folder.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="The judge: an endpoint of this installation.")] = None,
@@ -43,40 +45,27 @@ def judge(
         str | None, typer.Option(help="Pairs with the answers of this evaluation on the same items.")
     ] = None,
     campaign: Annotated[str | None, typer.Option(help="Compare the voted pairs of a campaign.")] = None,
-    mode: Annotated[
-        Literal["rubric", "pairwise"] | None, typer.Option(help="Default: pairwise where there are two answers.")
-    ] = None,
     rubric: Annotated[
         Literal["quality", "harm", "refusal"], typer.Option(help="Criteria and labels; those given replace them.")
     ] = "quality",
-    criteria: Annotated[str, typer.Option(help="What the judge looks for.")] = "",
-    labels: Annotated[str, typer.Option(help="Rubric: labels with commas, best first, in place of a score.")] = "",
-    explain: Annotated[bool, typer.Option("--explain/--no-explain", help="Reasons before the verdict.")] = True,
-    low: Annotated[int, typer.Option(help="Rubric: lowest score.")] = 1,
-    high: Annotated[int, typer.Option(help="Rubric: highest score.")] = 10,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer of the judge.")] = 512,
-    canaries: Annotated[
-        int | None, typer.Option(help="Prompts with an answer that says nothing; 20 where quality is judged.")
-    ] = None,
-    input_price: Annotated[float | None, typer.Option(help="US dollars for a million prompt tokens.")] = None,
-    output_price: Annotated[float | None, typer.Option(help="US dollars for a million answer tokens.")] = None,
+    *,
+    options: dict[str, Any],
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the verdicts.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Judge answers by a model: scores or a win rate with biases, canaries, cost and agreement with people's votes."""
     ctx = get_context()
     items = _read_items(ctx, file, campaign, evaluation, against)
+    preset = RUBRICS[rubric]
     config = JudgeConfig(
-        mode=mode or ("pairwise" if items and all(item.answer_b is not None for item in items) else "rubric"),
-        criteria=criteria or RUBRICS[rubric].criteria,
-        explain=explain,
-        labels=tuple(label.strip() for label in labels.split(",") if label.strip()) or RUBRICS[rubric].labels,
-        low=low,
-        high=high,
-        max_tokens=max_tokens,
-        canaries=RUBRICS[rubric].canaries if canaries is None else canaries,
-        input_price=input_price,
-        output_price=output_price,
+        **options
+        | {
+            "mode": options["mode"]
+            or ("pairwise" if items and all(one.answer_b is not None for one in items) else "rubric"),
+            "criteria": options["criteria"] or preset.criteria,
+            "labels": options["labels"] or preset.labels,
+            "canaries": preset.canaries if options["canaries"] is None else options["canaries"],
+        }
     )
     evaluations = [name for name in (evaluation, against) if name]
     chosen = _choose(checkpoint, endpoint, model, url)

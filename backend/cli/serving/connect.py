@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit, note, read_text
 from backend.domain.serving.upstream import Upstream
 from backend.domain.yaml_text import parse_yaml
@@ -20,21 +21,12 @@ from backend.services.serving.upstreams import connect_upstream
 
 
 @command
+@model_options(Upstream, skip=("url",), partial=True)
 def connect(
     url: Annotated[str, typer.Argument(help="Address of the API, such as http://127.0.0.1:8080/v1.")] = "",
     name: Annotated[str, typer.Option(help="Name of the endpoint: what clients put in model=.")] = "",
-    model: Annotated[str, typer.Option(help="Name of the model at that server.")] = "",
-    key_env: Annotated[
-        str | None, typer.Option(help="Environment variable of gateway and workers that holds the key.")
-    ] = None,
-    key_file: Annotated[str | None, typer.Option(help="File that holds the key, for gateway and workers.")] = None,
-    max_requests: Annotated[
-        int | None, typer.Option(help="Requests at once; more are refused with 429.  [default: 64]")
-    ] = None,
-    answer_limit: Annotated[float | None, typer.Option(help="Seconds that an answer may take.  [default: 600]")] = None,
-    context: Annotated[int | None, typer.Option(help="Context length, where the server does not state it.")] = None,
-    input_price: Annotated[float | None, typer.Option(help="US dollars for a million prompt tokens.")] = None,
-    output_price: Annotated[float | None, typer.Option(help="US dollars for a million answer tokens.")] = None,
+    *,
+    options: dict[str, Any],
     config: Annotated[Path | None, typer.Option(help="YAML with the same fields; options here come first.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -44,19 +36,7 @@ def connect(
     A key is never stored: name the variable or the file that holds it.
     """
     fields = _read(config)
-    given = {
-        "url": url or None,
-        "name": name or None,
-        "model": model or None,
-        "key_env": key_env,
-        "key_file": key_file,
-        "max_requests": max_requests,
-        "answer_limit_s": answer_limit,
-        "context": context,
-        "input_price": input_price,
-        "output_price": output_price,
-    }
-    fields |= {field: value for field, value in given.items() if value is not None}
+    fields |= {**options, **({"url": url} if url else {}), **({"name": name} if name else {})}
     for field, option in (("url", "URL"), ("name", "--name"), ("model", "--model")):
         if not fields.get(field):
             raise InvalidInput(

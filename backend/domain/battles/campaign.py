@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from backend.domain.fields import Shown, setting
 from backend.domain.validation import field_at_fault, validation_message
 from backend.errors import InvalidInput
 
@@ -56,6 +57,10 @@ class GoldPair(BaseModel):
         )
 
 
+SAMPLING, PAIRING = Shown(group="Sampling, seed, ballot length"), Shown(group="Pairing, overlap, stopping rule")
+BALLOT = Shown(group="Ballot: question, reasons, rubric")
+
+
 class CampaignConfig(BaseModel):
     """Prompts, sampling, pairing, ballot and stopping rule of a campaign. The same `seed` gives the same prompts and
     completions.
@@ -63,54 +68,115 @@ class CampaignConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    num_prompts: int = Field(
-        default=30,
+    num_prompts: int = setting(
+        30,
+        "Number of prompts",
+        "Prompts drawn from the dataset. More prompts are worth more than more votes per prompt.",
         ge=1,
         le=5000,
-        description="Prompts drawn from the dataset. More prompts are worth more than more votes per prompt.",
     )
-    allow_train: bool = Field(default=False, description="Also draw prompts that the contestants may have trained on.")
-    category_column: str = Field(
-        default="", max_length=80, description="Column of the dataset that holds each prompt's category."
+    allow_train: bool = setting(
+        False, "Allow training rows", "Also draw prompts that the contestants may have trained on."
     )
-    system: str = Field(
-        default="", max_length=20_000, description="System text in front of every prompt that has none."
+    category_column: str = setting(
+        "",
+        "Category column",
+        "Column of the dataset that holds each prompt's category.",
+        max_length=80,
+        group="System text, categories",
+        empty="topic",
+    )
+    system: str = setting(
+        "",
+        "System text",
+        "System text in front of every prompt that has none.",
+        max_length=20_000,
+        group="System text, categories",
+        lines=3,
     )
     answers_per_prompt: int = Field(
         default=1, ge=1, le=8, description="Answers that each contestant gives to a prompt."
     )
-    max_tokens: int = Field(default=96, ge=1, le=4096, description="Longest completion, in tokens.")
-    temperature: float = Field(default=0.8, ge=0.0, le=2.0, description="0 always takes the likeliest token.")
-    top_p: float = Field(default=0.95, gt=0.0, le=1.0)
-    seed: int = Field(default=1, ge=0)
-    pairing: Literal["information", "uniform"] = Field(
-        default="information",
-        description="Draw pairs whose rating difference is least certain more often, or all pairs alike.",
+    max_tokens: int = setting(96, "Max new tokens", "Longest completion, in tokens.", ge=1, le=4096, shown=SAMPLING)
+    temperature: float = setting(
+        0.8, "Temperature", "0 always takes the likeliest token.", ge=0.0, le=2.0, shown=SAMPLING, step=0.1
     )
-    overlap_share: float = Field(
-        default=0.2, ge=0.0, le=1.0, description="Share of prompts and pairs that go to several raters."
+    top_p: float = setting(
+        0.95,
+        "Top p",
+        "Tokens are drawn from the likeliest ones with this share of the probability.",
+        gt=0.0,
+        le=1.0,
+        shown=SAMPLING,
+        step=0.05,
     )
-    overlap_raters: int = Field(default=3, ge=2, le=20, description="Raters of such a prompt and pair.")
-    repeat_share: float = Field(
-        default=0.0, ge=0.0, le=0.5, description="Share of battles repeated to the same rater with sides swapped."
+    seed: int = setting(1, "Seed", "The same seed gives the same prompts and completions.", ge=0, shown=SAMPLING)
+    pairing: Literal["information", "uniform"] = setting(
+        "information",
+        "Pairing",
+        "Draw pairs whose rating difference is least certain more often, or all pairs alike.",
+        shown=PAIRING,
+        choices={"information": "Least certain pairs first", "uniform": "All pairs alike"},
+    )
+    overlap_share: float = setting(
+        0.2,
+        "Overlap share",
+        "Share of prompts and pairs that go to several raters.",
+        ge=0.0,
+        le=1.0,
+        shown=PAIRING,
+        step=0.05,
+    )
+    overlap_raters: int = setting(
+        3, "Raters of shared battles", "Raters of a shared prompt and pair.", ge=2, le=20, shown=PAIRING
+    )
+    repeat_share: float = setting(
+        0.0,
+        "Swapped repeats, share",
+        "Share of battles repeated to the same rater with sides swapped.",
+        ge=0.0,
+        le=0.5,
+        shown=PAIRING,
+        step=0.05,
     )
     gold: tuple[GoldPair, ...] = Field(
         default=(), max_length=500, description="Pairs with a known better answer, to check raters."
     )
-    gold_share: float = Field(default=0.1, ge=0.0, le=0.5, description="Share of battles that are gold pairs.")
-    votes_per_rater: int = Field(default=60, ge=1, le=10_000, description="A rater's ballot ends after so many votes.")
+    gold_share: float = setting(
+        0.1,
+        "Share of gold battles",
+        "Share of battles that are gold pairs.",
+        ge=0.0,
+        le=0.5,
+        group="Gold pairs",
+        step=0.05,
+    )
+    votes_per_rater: int = setting(
+        60, "Max votes per rater", "A rater's ballot ends after so many votes.", ge=1, le=10_000, shown=SAMPLING
+    )
     votes_per_minute: int = Field(default=60, ge=1, le=600, description="Votes that a rater may cast in a minute.")
-    question: str = Field(
-        default="Which answer is better?", min_length=1, max_length=200, description="Question above the answers."
+    question: str = setting(
+        "Which answer is better?", "Question", "Question above the answers.", min_length=1, max_length=200, shown=BALLOT
     )
     dimensions: tuple[Dimension, ...] = Field(
         default=(), max_length=8, description="Parts of the rubric, compared separately."
     )
-    reasons: tuple[str, ...] = Field(default=(), max_length=12, description="Reasons that a rater can tick.")
-    note: bool = Field(default=True, description="Offer a free note.")
-    rewrite: bool = Field(default=False, description="Offer to rewrite the better answer.")
-    rating: Literal["none", "thumbs", "stars"] = Field(
-        default="none", description="Rate single answers by thumbs or by 1 to 5 stars, without comparing two."
+    reasons: tuple[str, ...] = setting(
+        (),
+        "Reasons to tick",
+        "Reasons that a rater can tick, separated by commas.",
+        max_length=12,
+        shown=BALLOT,
+        empty="wrong fact, off topic, too long",
+    )
+    note: bool = setting(True, "Free note", "Offer a free note.", shown=BALLOT)
+    rewrite: bool = setting(False, "Rewriting the better answer", "Offer to rewrite the better answer.", shown=BALLOT)
+    rating: Literal["none", "thumbs", "stars"] = setting(
+        "none",
+        "Single answers",
+        "Rate single answers by thumbs or by 1 to 5 stars, without comparing two.",
+        shown=BALLOT,
+        choices={"none": "Compare two answers", "thumbs": "Thumbs", "stars": "1 to 5 stars"},
     )
     break_after_min: int = Field(
         default=20, ge=0, le=240, description="Minutes after which a rater is reminded of a break; 0 never."
@@ -118,12 +184,22 @@ class CampaignConfig(BaseModel):
     masked_words: tuple[str, ...] = Field(
         default=(), max_length=200, description="Names that answers must not reveal, besides the contestants'."
     )
-    smallest_gap: float = Field(
-        default=35.0, gt=0, le=800, description="Smallest gap worth acting on, in rating points (35 is 55 wins in 100)."
+    smallest_gap: float = setting(
+        35.0,
+        "Smallest relevant gap",
+        "Smallest gap worth acting on, in rating points (35 is 55 wins in 100).",
+        gt=0,
+        le=800,
+        shown=SAMPLING,
+        step=5,
     )
-    stop_votes: int | None = Field(default=None, ge=1, description="Close the campaign after so many votes.")
+    stop_votes: int | None = setting(
+        None, "Stop after votes", "Close the campaign after so many votes.", ge=1, shown=PAIRING, empty="no limit"
+    )
     stop_at: AwareDatetime | None = Field(default=None, description="Close the campaign at this time.")
-    stop_on_verdict: bool = Field(default=False, description="Close the campaign once every pair has a verdict.")
+    stop_on_verdict: bool = setting(
+        False, "Stop at the verdict", "Close the campaign once every pair has a verdict.", shown=PAIRING
+    )
 
     @classmethod
     def of(cls, **values: Any) -> CampaignConfig:

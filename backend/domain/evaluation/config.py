@@ -18,6 +18,7 @@ from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
 from backend.domain.evaluation.tasks.definition import RequestForm, TaskDefinition
 from backend.domain.evaluation.tasks.metric_names import is_lower_better as is_lower_better_metric
 from backend.domain.evaluation.tasks.metric_names import metric_label
+from backend.domain.fields import OPTION_ONLY, setting, unless, when
 
 SCORING_VERSION = 4
 """Bumped whenever scoring changes a number, so that old and new scores are never compared silently."""
@@ -77,53 +78,78 @@ def is_score_lower_better(score: str) -> bool:
     return score in _LOWER_IS_SAFER or is_lower_better_metric(re.split("[,:]", score, maxsplit=1)[0])
 
 
+SCORING = "Scoring"
+
+
 class EvaluationConfig(BaseModel):
     """Settings of one evaluation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["auto", "perplexity", "multiple_choice", "generation"] = Field(
-        default="auto", description="auto: by what the dataset's rows hold."
+    kind: Literal["auto", "perplexity", "multiple_choice", "generation"] = setting(
+        "auto", "Scoring", "Scoring rule; auto takes the one that fits the dataset.", shown=OPTION_ONLY
     )
-    split: Literal["auto", "all", "train", "val"] = Field(
-        default="auto",
-        description="auto: every row of a benchmark; of anything else the validation split where there is one.",
+    split: Literal["auto", "all", "train", "val"] = setting(
+        "auto",
+        "Rows",
+        "auto: all rows of a benchmark, the validation split of a text.",
+        choices={"auto": "Automatic", "all": "All rows", "train": "Training split", "val": "Validation split"},
     )
-    limit: int | None = Field(
-        default=None, ge=1, description="Score only this many items, drawn with the seed. Empty: all of them."
+    limit: int | None = setting(
+        None, "Item limit", "Score only this many items, drawn with the seed.", ge=1, empty="All items"
     )
-    seed: int = Field(
-        default=1, ge=0, description="Draws the items when there is a limit, and the examples shown before a question."
+    seed: int = setting(1, "Seed", "Samples items and few-shot examples.", ge=0)
+    shots: int = setting(
+        0,
+        "Few-shot examples",
+        "Few-shot examples before each question; they are not scored.",
+        ge=0,
+        le=64,
+        group=SCORING,
+        used=(unless("kind", "perplexity"),),
     )
-    shots: int = Field(
-        default=0, ge=0, le=64, description="Few-shot examples before each question; they are not scored."
+    chat: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "Chat template",
+        "auto: for generated answers and conversations, by checkpoints that have one.",
+        group=SCORING,
+        choices={"auto": "Automatic", "on": "On", "off": "Off"},
     )
-    chat: Literal["auto", "on", "off"] = Field(
-        default="auto",
-        description=(
-            "auto: use the checkpoint's chat template for answers and conversations, if it has one and was taught it."
-        ),
+    windows: Literal["each_window", "first_window"] = setting(
+        "each_window",
+        "Windows of long texts",
+        "How a text longer than the context is split. Both predict every token once.",
+        group=SCORING,
+        used=(when("kind", "auto", "perplexity"),),
+        choices={"each_window": "Non-overlapping", "first_window": "As in lm-evaluation-harness"},
     )
-    windows: Literal["each_window", "first_window"] = Field(
-        default="each_window",
-        description=(
-            "Perplexity: what a document longer than the context is cut into. first_window is what"
-            " lm-evaluation-harness does."
-        ),
+    max_tokens: int = setting(
+        64,
+        "Max new tokens",
+        "Generation: longest answer, in tokens.",
+        ge=1,
+        le=8192,
+        group=SCORING,
+        used=(when("kind", "auto", "generation"),),
     )
-    max_tokens: int = Field(default=64, ge=1, le=8192, description="Generation: longest answer, in tokens.")
-    numeric: bool = Field(default=False, description="Generation: also compare the last number of the answer.")
-    engine: Literal["fast", "plain", "lm_eval"] = Field(
-        default="fast",
-        description=(
-            "fast: shared prefixes are computed once. plain: the shortest path. lm_eval: lm-evaluation-harness's own."
-        ),
+    numeric: bool = setting(
+        False,
+        "Compare the last number",
+        "Generation: also compare the last number, as arithmetic benchmarks such as GSM8K do.",
+        group=SCORING,
+        used=(when("kind", "auto", "generation"),),
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto",
-        description=(
-            "Number format of the weights. auto: the checkpoint's own; on a CPU float32, which holds it exactly."
-        ),
+    engine: Literal["fast", "plain", "lm_eval"] = setting(
+        "fast",
+        "Engine",
+        "fast: shared prefixes are computed once. plain: the shortest path. lm_eval: lm-evaluation-harness's own.",
+        shown=OPTION_ONLY,
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto",
+        "Number format",
+        "Number format of the weights. auto: the checkpoint's own; on a CPU float32, which holds it exactly.",
+        shown=OPTION_ONLY,
     )
     audit_items: int = Field(
         default=4, ge=0, le=1000, description="Items that the plain engine computes again; the difference is shown."

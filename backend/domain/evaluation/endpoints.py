@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.tasks.definition import RequestForm
+from backend.domain.fields import setting
 from backend.domain.openai_servers import Capabilities, check_url
 from backend.errors import InvalidInput
 
@@ -23,17 +24,30 @@ class EndpointConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: str = Field(default="", max_length=300, description="Address of the API, such as https://host/v1.")
-    model: str = Field(min_length=1, max_length=200, description="Model that is asked for.")
-    key_env: str | None = Field(
-        default=None, description="Environment variable that holds the API key, on the machine of the worker."
+    url: str = setting(
+        "", "Address", "OpenAI-compatible API, such as https://host/v1.", max_length=300, empty="https://host/v1"
     )
-    key_file: str | None = Field(
-        default=None, max_length=500, description="File that holds the API key, on the machine of the worker."
+    model: str = Field(min_length=1, max_length=200, title="Model", description="Model that is asked for.")
+    key_env: str | None = setting(
+        None,
+        "Key variable",
+        "Environment variable of pages and workers that holds the key. The key itself is not stored.",
+        empty="OPENAI_API_KEY",
     )
-    concurrency: int = Field(default=8, ge=1, le=64, description="Requests at once.")
-    input_price: float | None = Field(default=None, ge=0, description="US dollars for a million prompt tokens.")
-    output_price: float | None = Field(default=None, ge=0, description="US dollars for a million answer tokens.")
+    key_file: str | None = setting(
+        None,
+        "Key file",
+        "File on the workers that holds the key, instead of a variable.",
+        max_length=500,
+        empty="/path/to/key",
+    )
+    concurrency: int = setting(8, "Requests at once", "Requests at once.", ge=1, le=64)
+    input_price: float | None = setting(
+        None, "Price of prompt tokens", "US dollars for a million prompt tokens.", ge=0, empty="Not set"
+    )
+    output_price: float | None = setting(
+        None, "Price of answer tokens", "US dollars for a million answer tokens.", ge=0, empty="Not set"
+    )
 
     @field_validator("url")
     @classmethod

@@ -17,6 +17,7 @@ from typing import Literal, Self
 import scipy
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from backend.domain.fields import OPTION_ONLY, setting
 from backend.domain.statistics.multiplicity import holm
 from backend.domain.statistics.paired import PairedComparison
 from backend.domain.wording import percent
@@ -63,23 +64,40 @@ class GateConfig(BaseModel):
         min_length=1, description="Checkpoint (name or id), or endpoint:NAME for the one that it serves."
     )
     benchmarks: tuple[GateBenchmark, ...] = Field(min_length=1)
-    test: Literal["non_inferiority", "superiority"] = Field(
-        default="non_inferiority",
-        description="non_inferiority: worse by less than the margin. superiority: better by more than the margin.",
+    test: Literal["non_inferiority", "superiority"] = setting(
+        "non_inferiority",
+        "To show",
+        "Not worse by the margin, or better by it.",
+        choices={
+            "non_inferiority": "Not worse by the margin (non-inferiority)",
+            "superiority": "Better by the margin (superiority)",
+        },
     )
-    margin: float = Field(default=0.02, ge=0, description="In the metric's unit: 0.02 is two points of accuracy.")
-    level: float = Field(
-        default=0.95,
+    margin: float = setting(
+        0.02,
+        "Margin",
+        "In the metric's unit 0.02 is two points of accuracy, or 0.02 bits per byte.",
+        ge=0,
+        unit="points",
+        scale=100,
+        step=0.5,
+    )
+    level: float = setting(
+        0.95,
+        "Level",
+        "Level of the two-sided interval that decides: PASS and FAIL err half as often.",
         gt=0.5,
         lt=1,
-        description="Level of the two-sided interval that decides: PASS and FAIL err half as often.",
+        shown=OPTION_ONLY,
     )
-    rule: Literal["all", "any"] = Field(
-        default="all",
-        description="all: every benchmark must pass (intersection-union). any: one is enough (Holm-corrected).",
+    rule: Literal["all", "any"] = setting(
+        "all",
+        "Several benchmarks",
+        "all: every benchmark must pass (intersection-union). any: one is enough (Holm-corrected).",
+        choices={"all": "Every benchmark passes", "any": "One benchmark passes (Holm-corrected)"},
     )
-    expected_difference: float = Field(
-        default=0.0, description="True difference that power is stated for; positive: better."
+    expected_difference: float = setting(
+        0.0, "Expected difference", "True difference that power is stated for; positive: better.", shown=OPTION_ONLY
     )
 
     @model_validator(mode="after")

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from backend.domain.fields import OPTION_ONLY, setting, when
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
 
@@ -24,20 +25,46 @@ class CanaryRules(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    percent: float = Field(default=10.0, gt=0, le=100, description="Share of the requests.")
-    step_up: bool = Field(default=False, description="Grow by 1, 5, 10, 25, 50, 100 % and promote after the last step.")
-    step_minutes: float = Field(default=5.0, gt=0, le=10_080, description="Least duration of a step.")
-    min_requests: int = Field(default=20, ge=1, le=1_000_000, description="Requests that a step needs before the next.")
-    abort_error_rate: float | None = Field(
-        default=0.05, gt=0, lt=1, description="Share of lost requests that ends the canary."
+    percent: float = setting(10.0, "Percent of requests", "Share of the requests.", gt=0, le=100)
+    step_up: bool = setting(False, "Step up", "Grow by 1, 5, 10, 25, 50, 100 %, then promote.")
+    step_minutes: float = setting(
+        5.0, "Minutes of a step", "Least duration of a step.", gt=0, le=10_080, shown=OPTION_ONLY
     )
-    abort_p95_s: float | None = Field(
-        default=None, gt=0, description="95th percentile of the time to the first token that ends it."
+    min_requests: int = setting(
+        20, "Requests of a step", "Requests that a step needs.", ge=1, le=1_000_000, shown=OPTION_ONLY
     )
-    vote_alpha: float | None = Field(
-        default=0.05, gt=0, lt=1, description="Chance of a wrong decision by thumbs; without it they don't count."
+    abort_error_rate: float | None = setting(
+        0.05,
+        "Abort above error rate",
+        "Share of lost requests that ends it; without it, or at 0, no share does.",
+        gt=0,
+        lt=1,
+        unit="%",
+        scale=100,
     )
-    step_on_votes: bool = Field(default=False, description="Grow only once thumbs show its answers to be better.")
+    abort_p95_s: float | None = setting(
+        None,
+        "Abort above p95",
+        "p95 of the first token, in seconds, that ends it.",
+        gt=0,
+        shown=OPTION_ONLY,
+        unit="s",
+        option="--abort-p95",
+    )
+    vote_alpha: float | None = setting(
+        0.05,
+        "Vote alpha",
+        "Chance of a wrong decision by thumbs; 0 switches the rule off.",
+        gt=0,
+        lt=1,
+        shown=OPTION_ONLY,
+    )
+    step_on_votes: bool = setting(
+        False,
+        "Step up only on votes",
+        "Grow only once thumbs show its answers to be better. Thumbs that show them to be worse always end it.",
+        used=(when("step_up", True),),
+    )
 
     @staticmethod
     def read(traffic: Mapping[str, Any]) -> CanaryRules:

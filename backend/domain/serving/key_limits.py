@@ -10,6 +10,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from backend.domain.fields import Shown, setting
 from backend.errors import InvalidInput
 
 ApiEndpoint = Literal["chat", "completions", "embeddings", "score", "tokenize", "feedback", "models"]
@@ -19,6 +20,9 @@ Count = Annotated[int, Field(ge=1, le=10**12)]
 Money = Annotated[float, Field(gt=0, le=10**9, allow_inf_nan=False)]
 
 
+LIMIT, BUDGET = Shown(group="Limits", empty="No limit"), Shown(group="Budgets (UTC)", empty="No limit")
+
+
 class KeyScopes(BaseModel):
     """Models and parts of the API that a key may call. Empty means all. `models` may hold patterns such as
     `support-*`.
@@ -26,9 +30,18 @@ class KeyScopes(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    models: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(default=(), max_length=100)
-    endpoints: tuple[ApiEndpoint, ...] = ()
-    admin: bool = Field(default=False, description="May read /metrics, which count the requests of every key.")
+    models: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = setting(
+        (), "Models", "Models that the key may use; * is a wildcard.", max_length=100, group=None, empty="All models"
+    )
+    endpoints: tuple[ApiEndpoint, ...] = setting(
+        (), "Parts of the API", "Parts of the API that it may call.", empty="All parts"
+    )
+    admin: bool = setting(
+        False,
+        "May read /metrics",
+        "May read /metrics, which count the requests of every key.",
+        option="--admin/--no-admin",
+    )
 
     def allows_model(self, name: str) -> bool:
         """Return whether a request may name this model. An adapter `base:adapter` is allowed with its base."""
@@ -48,13 +61,15 @@ class KeyLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    requests: Count | None = Field(default=None, description="Requests per minute.")
-    tokens: Count | None = Field(default=None, description="Tokens per minute.")
-    concurrency: Count | None = Field(default=None, description="Requests at once.")
-    tokens_per_day: Count | None = Field(default=None, description="Tokens per UTC day.")
-    tokens_per_month: Count | None = Field(default=None, description="Tokens per UTC month.")
-    usd_per_day: Money | None = Field(default=None, description="US dollars per UTC day.")
-    usd_per_month: Money | None = Field(default=None, description="US dollars per UTC month.")
+    requests: Count | None = setting(None, "Requests per minute", "Requests in any 60 seconds.", shown=LIMIT)
+    tokens: Count | None = setting(
+        None, "Tokens per minute", "Tokens of prompt and completion in any 60 seconds.", shown=LIMIT
+    )
+    concurrency: Count | None = setting(None, "Requests at once", "Requests at once.", shown=LIMIT)
+    tokens_per_day: Count | None = setting(None, "Tokens per day", "Tokens per UTC day.", shown=BUDGET)
+    tokens_per_month: Count | None = setting(None, "Tokens per month", "Tokens per UTC month.", shown=BUDGET)
+    usd_per_day: Money | None = setting(None, "US$ per day", "US dollars per UTC day.", shown=BUDGET)
+    usd_per_month: Money | None = setting(None, "US$ per month", "US dollars per UTC month.", shown=BUDGET)
 
     @property
     def is_limited(self) -> bool:

@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from backend.domain.fields import OPTION_ONLY, setting, when
+
 WORDS = (
     "river",
     "mill",
@@ -40,21 +42,61 @@ class LoadConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    users: tuple[int, ...] = Field(default=(1, 8), min_length=1, max_length=16)
-    requests: int = Field(default=32, ge=1, le=MAX_REQUESTS, description="Requests per level.")
-    duration_s: float | None = Field(
-        default=None, gt=0, le=3600, description="Seconds per level, instead of a number of requests."
+    users: tuple[int, ...] = setting(
+        (1, 8),
+        "Users",
+        "Closed loop: numbers of users at once, such as 1,8; one level each.",
+        min_length=1,
+        max_length=16,
+        used=(when("rate", None),),
     )
-    rate: float | None = Field(default=None, gt=0, le=100_000)
+    requests: int = setting(32, "Requests per level", "Requests per level.", ge=1, le=MAX_REQUESTS, shown=OPTION_ONLY)
+    duration_s: float | None = setting(
+        None,
+        "Seconds per level",
+        "Seconds per level after the warm-up, instead of a number of requests.",
+        gt=0,
+        le=3600,
+        option="--duration-s",
+    )
+    rate: float | None = setting(
+        None,
+        "Requests per second",
+        "Open loop: requests a second, arriving at random (Poisson), instead of users.",
+        gt=0,
+        le=100_000,
+    )
     arrivals: tuple[float, ...] = Field(default=(), max_length=MAX_REQUESTS)
-    warmup: int = Field(default=4, ge=0, le=1000, description="First requests of a level, not counted.")
-    prompt_words: tuple[int, ...] = Field(default=(48,), min_length=1, max_length=64)
-    max_tokens: tuple[int, ...] = Field(default=(32,), min_length=1, max_length=64)
+    warmup: int = setting(
+        4,
+        "Warm-up requests",
+        "First requests of a level, not counted; in a closed loop at least one per user.",
+        ge=0,
+        le=1000,
+    )
+    prompt_words: tuple[int, ...] = setting(
+        (48,),
+        "Words per prompt",
+        "Words of a prompt; several are a mix, drawn evenly: 48, 48, 1500 draws 48 twice as often.",
+        min_length=1,
+        max_length=64,
+    )
+    max_tokens: tuple[int, ...] = setting(
+        (32,), "Max new tokens", "Length limits of answers; several are a mix.", min_length=1, max_length=64
+    )
     targets: tuple[Side, ...] = Field(default=("gateway", "replica"), min_length=1, max_length=2)
-    slo_ttft_ms: float = Field(default=1000.0, gt=0)
-    slo_itl_ms: float = Field(default=100.0, gt=0)
+    slo_ttft_ms: float = setting(
+        1000.0,
+        "Objective: first token",
+        "Objective for the first token; goodput counts requests within it.",
+        gt=0,
+        unit="ms",
+    )
+    slo_itl_ms: float = setting(
+        100.0, "Objective: between tokens", "Objective for the mean time between tokens.", gt=0, unit="ms"
+    )
     timeout_s: float = Field(default=300.0, gt=0)
-    seed: int = 1
+    seed: int = setting(1, "Seed", "Seed of prompts and arrivals.", shown=OPTION_ONLY)
 
     @model_validator(mode="after")
     def _check(self) -> LoadConfig:

@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from backend.domain.fields import OPTION_ONLY, Shown, setting, unless
 from backend.domain.serving.autoscaling import ScalingRules
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.serving.precision import Precision
 from backend.errors import InvalidInput
 
 MAX_REPLICAS = 64
+SCALING = Shown(group="Autoscaling")
 SLEEP_MINUTES = 15.0
 
 
@@ -33,54 +35,118 @@ class DeploymentOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    threads: int = Field(default=1, ge=1, le=256, description="CPU threads of a replica.")
+    policy: RoutingPolicy = setting(
+        RoutingPolicy.LEAST_OUTSTANDING,
+        "Balancing",
+        "How requests are shared between replicas.",
+        choices={
+            RoutingPolicy.LEAST_OUTSTANDING: "Least outstanding tokens",
+            RoutingPolicy.POWER_OF_TWO: "Power of two choices",
+            RoutingPolicy.SESSION_AFFINITY: "Session affinity",
+            RoutingPolicy.ROUND_ROBIN: "Round robin",
+        },
+    )
+    surge: int = setting(1, "Surge", "Replicas above N during a rollout; 0 stops one before it starts one.", ge=0, le=8)
+    answer_limit_s: float = setting(
+        600.0,
+        "Answer limit",
+        "Seconds that an answer may take; replaced replicas finish theirs.",
+        gt=0,
+        le=86_400,
+        unit="s",
+        option="--answer-limit",
+    )
+    queue_timeout_s: float = setting(
+        60.0,
+        "Queue timeout",
+        "Seconds that a request may wait before it is refused with 429.",
+        gt=0,
+        le=3600,
+        unit="s",
+        option="--queue-timeout",
+    )
+    threads: int = setting(1, "CPU threads", "CPU threads of a replica.", ge=1, le=256, shown=OPTION_ONLY)
     device: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="Where replicas run.")
     engine: Literal["auto", "batching", "serial"] = Field(default="auto", description="Engine of the replicas.")
-    precision: Precision = Field(
-        default="float32", description="Weights on CPUs: float32, or bfloat16 or int8 once checked."
+    precision: Precision = setting(
+        "float32",
+        "Precision on a CPU",
+        "bfloat16 and int8: weights of 16 and 8 bits, faster on a CPU. What quality they lose is measured first.",
     )
-    max_perplexity_ratio: float = Field(
-        default=1.05, ge=1, le=100, description="Perplexity over that in float32 that is still deployed."
+    max_perplexity_ratio: float = setting(
+        1.05,
+        "Max perplexity ratio",
+        "Perplexity over that in float32. A replica above it is not deployed.",
+        ge=1,
+        le=100,
+        used=(unless("precision", "float32"),),
+        step=0.01,
     )
-    draft: str | None = Field(
-        default=None, max_length=64, description="Smaller checkpoint, by id, that drafts tokens on CPUs; exact."
+    context: int | None = setting(
+        None,
+        "Context",
+        "Tokens of a prompt with its answer. A shorter one needs less memory: room for one full one is always held.",
+        ge=16,
+        le=10**7,
+        unit="tokens",
+        empty="The network's own",
     )
-    context: int | None = Field(
-        default=None, ge=16, le=10**7, description="Tokens of a prompt with its answer; the network's by default."
+    draft: str | None = setting(
+        None,
+        "Draft",
+        "A smaller checkpoint with the same tokenizer proposes tokens, which this one checks: the same answers, faster"
+        " where many are right. On CPUs; replicas stop using it where it is slower.",
+        max_length=64,
+        empty="None",
     )
     max_running: int = Field(default=MAX_RUNNING, ge=1, le=1024, description="Requests that a replica answers at once.")
     max_waiting: int = Field(
         default=64, ge=0, le=10_000, description="Requests that wait at a replica before it refuses more."
     )
-    queue_timeout_s: float = Field(
-        default=60.0, gt=0, le=3600, description="Seconds that a request may wait for its first step."
-    )
-    answer_limit_s: float = Field(
-        default=600.0, gt=0, le=86_400, description="Seconds that an answer may take; a drain waits as long."
-    )
-    policy: RoutingPolicy = Field(
-        default=RoutingPolicy.LEAST_OUTSTANDING, description="How requests are shared between replicas."
-    )
-    surge: int = Field(
-        default=1,
+    min_replicas: int = setting(
+        1,
+        "Min replicas",
+        "Fewest replicas; 0 lets the endpoint sleep while idle.",
         ge=0,
-        le=8,
-        description="Replicas above the number during a rollout; 0 stops one before it starts one.",
+        le=MAX_REPLICAS,
+        shown=SCALING,
     )
-    min_replicas: int = Field(
-        default=1, ge=0, le=MAX_REPLICAS, description="Fewest replicas; 0 lets the endpoint sleep while idle."
+    max_replicas: int | None = setting(
+        None,
+        "Max replicas",
+        "Most replicas; their number then follows the queue.",
+        ge=1,
+        le=MAX_REPLICAS,
+        shown=SCALING,
     )
-    max_replicas: int | None = Field(
-        default=None, ge=1, le=MAX_REPLICAS, description="Most replicas; without it their number is fixed."
+    target_queue_s: float = setting(
+        2.0,
+        "Target queue",
+        "Wait of a request above which replicas are added.",
+        gt=0,
+        le=600,
+        shown=SCALING,
+        unit="s",
+        option="--target-queue-seconds",
     )
-    target_queue_s: float = Field(
-        default=2.0, gt=0, le=600, description="Wait of a request above which replicas are added."
+    cool_down_s: float = setting(
+        300.0,
+        "Cool-down",
+        "Seconds without a queue before a replica is taken away.",
+        gt=0,
+        le=86_400,
+        shown=SCALING,
+        unit="s",
+        option="--cool-down-seconds",
     )
-    cool_down_s: float = Field(
-        default=300.0, gt=0, le=86_400, description="Seconds without a queue before a replica is taken away."
-    )
-    sleep_after_minutes: float | None = Field(
-        default=None, gt=0, le=43_200, description="Minutes without a request before it sleeps."
+    sleep_after_minutes: float | None = setting(
+        None,
+        "Sleep after",
+        "Minutes without a request before all replicas stop.",
+        gt=0,
+        le=43_200,
+        group="Sleep",
+        unit="min",
     )
 
     @model_validator(mode="after")

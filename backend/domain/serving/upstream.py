@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from backend.domain.fields import Shown, setting
 from backend.domain.openai_servers import Capabilities, check_key_source, check_url, price_tokens
 from backend.domain.validation import validation_message
 from backend.errors import InvalidInput
@@ -25,33 +26,94 @@ METADATA = frozenset(ipaddress.ip_address(address) for address in ("100.100.100.
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+LIMITS = Shown(group="Limits and prices")
+
+
 class Upstream(BaseModel):
     """A model on another server, and how the gateway calls it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    url: str = Field(max_length=300, description="Address of the API, such as http://127.0.0.1:8080/v1.")
-    model: str = Field(min_length=1, max_length=200, description="Name of the model at that server.")
-    key_env: str | None = Field(
-        default=None, description="Environment variable of gateway and workers that holds the API key."
+    url: str = Field(
+        max_length=300,
+        title="Address",
+        description="Address of the API, such as http://127.0.0.1:8080/v1.",
+        json_schema_extra=Shown(empty="http://127.0.0.1:8080/v1"),
     )
-    key_file: str | None = Field(
-        default=None, max_length=500, description="File that holds the API key, for gateway and workers."
+    model: str = Field(
+        min_length=1,
+        max_length=200,
+        title="Model at that server",
+        description="Name of the model at that server.",
+        json_schema_extra=Shown(empty="Qwen/Qwen2.5-7B-Instruct"),
     )
-    max_requests: int = Field(
-        default=64, ge=1, le=4096, description="Requests at once from a gateway; more are refused with 429."
+    key_env: str | None = setting(
+        None,
+        "Key variable",
+        "Environment variable of gateway, workers and pages that holds the key. The key itself is not stored.",
+        empty="None",
     )
-    first_token_s: float = Field(default=120.0, gt=0, le=3600, description="Seconds to wait for the first token.")
+    key_file: str | None = setting(
+        None,
+        "Key file",
+        "File that holds the key, for gateway and workers; instead of a variable.",
+        max_length=500,
+        shown=LIMITS,
+        empty="None",
+    )
+    max_requests: int = setting(
+        64,
+        "Requests at once",
+        "Requests at once from a gateway; more are refused with 429.",
+        ge=1,
+        le=4096,
+        shown=LIMITS,
+    )
+    first_token_s: float = setting(
+        120.0,
+        "First token limit",
+        "Seconds to wait for the first token.",
+        gt=0,
+        le=3600,
+        shown=LIMITS,
+        unit="s",
+        option="--first-token-limit",
+    )
     between_tokens_s: float = Field(default=60.0, gt=0, le=3600, description="Seconds to wait between two tokens.")
-    answer_limit_s: float = Field(default=600.0, gt=0, le=86_400, description="Seconds that an answer may take.")
-    check_every_s: float = Field(
-        default=60.0, ge=5, le=86_400, description="Seconds between two health checks, each of one token."
+    answer_limit_s: float = setting(
+        600.0,
+        "Answer limit",
+        "Seconds that an answer may take.",
+        gt=0,
+        le=86_400,
+        shown=LIMITS,
+        unit="s",
+        option="--answer-limit",
     )
-    context: int | None = Field(
-        default=None, ge=1, description="Context length in tokens; read from the server where it says so."
+    check_every_s: float = setting(
+        60.0,
+        "Health check every",
+        "Seconds between two health checks, each of one token.",
+        ge=5,
+        le=86_400,
+        shown=LIMITS,
+        unit="s",
+        option="--check-every",
     )
-    input_price: float | None = Field(default=None, ge=0, description="US dollars for a million prompt tokens.")
-    output_price: float | None = Field(default=None, ge=0, description="US dollars for a million answer tokens.")
+    context: int | None = setting(
+        None,
+        "Context length",
+        "Context length in tokens, where the server does not state it.",
+        ge=1,
+        shown=LIMITS,
+        empty="As the server says",
+    )
+    input_price: float | None = setting(
+        None, "Price of prompt tokens", "US dollars for a million prompt tokens.", ge=0, shown=LIMITS, empty="Not set"
+    )
+    output_price: float | None = setting(
+        None, "Price of answer tokens", "US dollars for a million answer tokens.", ge=0, shown=LIMITS, empty="Not set"
+    )
     capabilities: Capabilities = Field(
         default=Capabilities(), description="What the server answers; found when it is connected."
     )

@@ -10,9 +10,10 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.fields import setting, when
 from backend.domain.training.config_sections import ConfigSection, GrpoConfig, LoraConfig, PreferenceConfig
 from backend.domain.training.hyperparameters import Hyperparameters, count_warmup_steps
-from backend.domain.training.traits import NOTHING, RESULT_AND_COST, Traits, when
+from backend.domain.training.traits import NOTHING, RESULT_AND_COST, Traits
 from backend.domain.validation import field_at_fault, validation_message
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
@@ -54,51 +55,45 @@ class RunSubject(ConfigSection):
     `tokenizer` and `base` are names.
     """
 
-    name: str = Field(
-        default="",
+    name: str = setting(
+        "",
+        "Name",
+        "Generated from objective, base and dataset if left empty.",
         max_length=120,
-        description="Generated from objective, base and dataset if left empty.",
-        json_schema_extra=Traits(label="Name", affects=NOTHING, sweep="never"),
+        shown=Traits(affects=NOTHING, sweep="never"),
     )
-    objective: Objective = Field(
-        default=Objective.PRETRAIN, json_schema_extra=Traits(label="Objective", affects=RESULT_AND_COST, sweep="never")
+    objective: Objective = setting(
+        Objective.PRETRAIN, "Objective", shown=Traits(affects=RESULT_AND_COST, sweep="never")
     )
     dataset: str = Field(
         min_length=1,
         description="Dataset name, or name@version.",
-        json_schema_extra=Traits(label="Dataset", affects=RESULT_AND_COST, sweep="allowed", names_row=True),
+        title="Dataset",
+        json_schema_extra=Traits(affects=RESULT_AND_COST, sweep="allowed", names_row=True),
     )
-    architecture: str | ArchitectureConfig | None = Field(
-        default=None,
-        description="Pretraining from scratch: a stored architecture or its config.",
-        json_schema_extra=Traits(
-            label="Architecture",
-            affects=RESULT_AND_COST,
-            used=(when("objective", "pretrain"),),
-            sweep="allowed",
-            names_row=True,
-        ),
+    architecture: str | ArchitectureConfig | None = setting(
+        None,
+        "Architecture",
+        "Pretraining from scratch: a stored architecture or its config.",
+        shown=Traits(affects=RESULT_AND_COST, used=(when("objective", "pretrain"),), sweep="allowed", names_row=True),
     )
-    tokenizer: str | None = Field(
-        default=None,
-        description="Pretraining from scratch: the tokenizer's name.",
-        json_schema_extra=Traits(
-            label="Tokenizer",
-            affects=RESULT_AND_COST,
-            used=(when("objective", "pretrain"),),
-            sweep="allowed",
-            names_row=True,
-        ),
+    tokenizer: str | None = setting(
+        None,
+        "Tokenizer",
+        "Pretraining from scratch: the tokenizer's name.",
+        shown=Traits(affects=RESULT_AND_COST, used=(when("objective", "pretrain"),), sweep="allowed", names_row=True),
     )
-    base: str | None = Field(
-        default=None,
-        description="The checkpoint to start from; with pretrain it takes the place of an architecture.",
-        json_schema_extra=Traits(label="Base", affects=RESULT_AND_COST, sweep="allowed", names_row=True),
+    base: str | None = setting(
+        None,
+        "Base",
+        "The checkpoint to start from; with pretrain it takes the place of an architecture.",
+        shown=Traits(affects=RESULT_AND_COST, sweep="allowed", names_row=True),
     )
-    method: Literal["full", "lora", "qlora"] = Field(
-        default="full",
-        description="Train all weights, or low-rank adapters on the base (qlora: on a base of 4 or 8 bits).",
-        json_schema_extra=Traits(label="Method", affects=RESULT_AND_COST, sweep="allowed"),
+    method: Literal["full", "lora", "qlora"] = setting(
+        "full",
+        "Method",
+        "Train all weights, or low-rank adapters on the base (qlora: on a base of 4 or 8 bits).",
+        shown=Traits(choices={"lora": "LoRA"}, affects=RESULT_AND_COST, sweep="allowed"),
     )
     lora: LoraConfig = LoraConfig()
     preference: PreferenceConfig = PreferenceConfig()

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from backend.domain import fields
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.fields import FieldCondition
 from backend.domain.names import nearest_name
 from backend.domain.training.config import RunConfig
-from backend.domain.training.traits import COST, Effect, FieldCondition, FieldGroup, Traits
+from backend.domain.training.traits import COST, Effect, FieldGroup, Traits
 from backend.domain.validation import validation_message
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
@@ -68,7 +70,7 @@ def traits_of(path: str) -> Traits:
 
 def field_label(path: str) -> str:
     """Return a field's label on pages; an unknown path is returned unchanged."""
-    return traits_of(path).label if path in list_paths() else path
+    return str(field_at(path).title) if path in list_paths() else path
 
 
 def unmet_condition(path: str, value_of: Callable[[str], Any]) -> FieldCondition | None:
@@ -255,11 +257,8 @@ def field_at(path: str) -> FieldInfo:
 
 def kind_of(path: str) -> type | tuple[Any, ...]:
     """Return int, float, bool or str for the field at a path, or its allowed values."""
-    annotation: Any = field_at(path).annotation
-    if get_origin(annotation) is not None and "Literal" in str(get_origin(annotation)):
-        return tuple(get_args(annotation))
-    kinds = [part for part in get_args(annotation) or (annotation,) if part is not type(None)]
-    return next((kind for kind in (int, float, bool, str) if kind in kinds), str)
+    kind = fields.field_kind(field_at(path))
+    return kind.values or kind.base
 
 
 def _text(value: Any) -> str:

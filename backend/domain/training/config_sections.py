@@ -9,17 +9,8 @@ from typing import Annotated, Literal, Self
 import regex
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from backend.domain.training.traits import (
-    COST,
-    NOTHING,
-    RESULT,
-    RESULT_AND_COST,
-    Effect,
-    FieldGroup,
-    Traits,
-    above,
-    when,
-)
+from backend.domain.fields import above, setting, when
+from backend.domain.training.traits import COST, NOTHING, RESULT, RESULT_AND_COST, Effect, FieldGroup, Traits
 
 MAX_UNROLLED = 200_000
 """Limit of a pattern's length times the product of its counted repeats: counts are unrolled, at 1 µs a character when
@@ -43,44 +34,46 @@ class LoraConfig(ConfigSection):
     2402.09353), pissa starts from the weights' largest singular vectors (arXiv 2404.02948).
     """
 
-    rank: int = Field(
-        default=8,
+    rank: int = setting(
+        8,
+        "Rank",
+        "Larger adapters can learn more and need more memory.",
         ge=1,
         le=1024,
-        description="Larger adapters can learn more and need more memory.",
-        json_schema_extra=Traits(label="Rank", affects=RESULT_AND_COST, group=FieldGroup.METHOD, used=(ADAPTERS,)),
+        shown=Traits(affects=RESULT_AND_COST, group=FieldGroup.METHOD, used=(ADAPTERS,)),
     )
-    alpha: float = Field(
-        default=16.0,
+    alpha: float = setting(
+        16.0,
+        "Alpha",
+        "Scale of the adapters: alpha / rank.",
         gt=0,
-        description="Scale of the adapters: alpha / rank.",
-        json_schema_extra=Traits(label="Alpha", affects=RESULT, group=FieldGroup.METHOD, used=(ADAPTERS,)),
+        shown=Traits(affects=RESULT, group=FieldGroup.METHOD, used=(ADAPTERS,)),
     )
-    dropout: float = Field(
-        default=0.0,
+    dropout: float = setting(
+        0.0,
+        "Adapter dropout",
+        "Share of the adapters' inputs dropped while training.",
         ge=0.0,
         lt=1.0,
-        description="Share of the adapters' inputs dropped while training.",
-        json_schema_extra=Traits(
-            label="Adapter dropout", affects=RESULT_AND_COST, group=FieldGroup.LOSS, used=(ADAPTERS,), measured_as=bool
+        shown=Traits(affects=RESULT_AND_COST, group=FieldGroup.LOSS, used=(ADAPTERS,), measured_as=bool),
+    )
+    variant: Literal["lora", "rslora", "dora", "pissa"] = setting(
+        "lora",
+        "Adapter variant",
+        "rsLoRA scales by the root of the rank, DoRA learns magnitude and direction apart, PiSSA starts from the"
+        " largest singular vectors.",
+        shown=Traits(
+            choices={"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA"},
+            affects=RESULT_AND_COST,
+            group=FieldGroup.LOSS,
+            used=(ADAPTERS,),
         ),
     )
-    variant: Literal["lora", "rslora", "dora", "pissa"] = Field(
-        default="lora",
-        description=(
-            "rsLoRA scales by the root of the rank, DoRA learns magnitude and direction apart, PiSSA starts from the"
-            " largest singular vectors."
-        ),
-        json_schema_extra=Traits(
-            label="Adapter variant", affects=RESULT_AND_COST, group=FieldGroup.LOSS, used=(ADAPTERS,)
-        ),
-    )
-    bits: Literal[4, 8] = Field(
-        default=4,
-        description="QLoRA: bits per weight of the frozen base.",
-        json_schema_extra=Traits(
-            label="Bits of the base", affects=RESULT_AND_COST, group=FieldGroup.METHOD, used=(when("method", "qlora"),)
-        ),
+    bits: Literal[4, 8] = setting(
+        4,
+        "Bits of the base",
+        "QLoRA: bits per weight of the frozen base.",
+        shown=Traits(affects=RESULT_AND_COST, group=FieldGroup.METHOD, used=(when("method", "qlora"),)),
     )
 
 
@@ -93,67 +86,56 @@ class PreferenceConfig(ConfigSection):
     CPO-SimPO) or dpo. The two weights are kto's (arXiv 2402.01306).
     """
 
-    beta: float = Field(
-        default=0.1,
+    beta: float = setting(
+        0.1,
+        "Beta",
+        "Strength of the pull to the reference; for ORPO the weight of the odds ratio.",
         gt=0,
-        description="Strength of the pull to the reference; for ORPO the weight of the odds ratio.",
-        json_schema_extra=Traits(
-            label="Beta",
-            affects=RESULT,
-            group=FieldGroup.METHOD,
-            used=(when("objective", "dpo", "kto", "orpo", "simpo"),),
-        ),
+        shown=Traits(affects=RESULT, group=FieldGroup.METHOD, used=(when("objective", "dpo", "kto", "orpo", "simpo"),)),
     )
-    loss: Literal["sigmoid", "hinge", "ipo"] = Field(
-        default="sigmoid",
-        description="DPO: the loss of a pair's margin.",
-        json_schema_extra=Traits(
-            label="DPO loss", affects=RESULT, group=FieldGroup.METHOD, used=(when("objective", "dpo"),)
-        ),
+    loss: Literal["sigmoid", "hinge", "ipo"] = setting(
+        "sigmoid",
+        "DPO loss",
+        "DPO: the loss of a pair's margin.",
+        shown=Traits(choices={"ipo": "IPO"}, affects=RESULT, group=FieldGroup.METHOD, used=(when("objective", "dpo"),)),
     )
-    label_smoothing: float = Field(
-        default=0.0,
+    label_smoothing: float = setting(
+        0.0,
+        "Preference label smoothing",
+        "DPO with the sigmoid loss: assumed share of flipped labels.",
         ge=0,
         lt=0.5,
-        description="DPO with the sigmoid loss: assumed share of flipped labels.",
-        json_schema_extra=Traits(
-            label="Preference label smoothing",
-            affects=RESULT,
-            group=FieldGroup.LOSS,
-            used=(when("objective", "dpo"), when("preference.loss", "sigmoid")),
+        shown=Traits(
+            affects=RESULT, group=FieldGroup.LOSS, used=(when("objective", "dpo"), when("preference.loss", "sigmoid"))
         ),
     )
-    gamma: float = Field(
-        default=0.5,
+    gamma: float = setting(
+        0.5,
+        "Margin (gamma)",
+        "SimPO: target margin of the chosen answer.",
         ge=0,
-        description="SimPO: target margin of the chosen answer.",
-        json_schema_extra=Traits(
-            label="Margin (gamma)", affects=RESULT, group=FieldGroup.METHOD, used=(when("objective", "simpo"),)
-        ),
+        shown=Traits(affects=RESULT, group=FieldGroup.METHOD, used=(when("objective", "simpo"),)),
     )
-    sft_weight: float = Field(
-        default=0.0,
+    sft_weight: float = setting(
+        0.0,
+        "SFT loss weight",
+        "DPO and SimPO: weight of the chosen answer's negative log-likelihood in the loss.",
         ge=0,
-        description="DPO and SimPO: weight of the chosen answer's negative log-likelihood in the loss.",
-        json_schema_extra=Traits(
-            label="SFT loss weight", affects=RESULT, group=FieldGroup.LOSS, used=(when("objective", "dpo", "simpo"),)
-        ),
+        shown=Traits(affects=RESULT, group=FieldGroup.LOSS, used=(when("objective", "dpo", "simpo"),)),
     )
-    desirable_weight: float = Field(
-        default=1.0,
+    desirable_weight: float = setting(
+        1.0,
+        "Desirable weight",
+        "KTO: weight of good answers.",
         gt=0,
-        description="KTO: weight of good answers.",
-        json_schema_extra=Traits(
-            label="Desirable weight", affects=RESULT, group=FieldGroup.LOSS, used=(when("objective", "kto"),)
-        ),
+        shown=Traits(affects=RESULT, group=FieldGroup.LOSS, used=(when("objective", "kto"),)),
     )
-    undesirable_weight: float = Field(
-        default=1.0,
+    undesirable_weight: float = setting(
+        1.0,
+        "Undesirable weight",
+        "KTO: weight of bad answers.",
         gt=0,
-        description="KTO: weight of bad answers.",
-        json_schema_extra=Traits(
-            label="Undesirable weight", affects=RESULT, group=FieldGroup.LOSS, used=(when("objective", "kto"),)
-        ),
+        shown=Traits(affects=RESULT, group=FieldGroup.LOSS, used=(when("objective", "kto"),)),
     )
 
 
@@ -197,55 +179,55 @@ def _check_pattern(pattern: str) -> None:
 
 
 class GrpoConfig(ConfigSection):
-    """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300): answers to one prompt are compared with
-    each other.
+    """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300): answers to one prompt are compared
+    with each other.
     """
 
-    rewards: tuple[RewardRule, ...] = Field(
-        default=(),
+    rewards: tuple[RewardRule, ...] = setting(
+        (),
+        "Rewards",
+        "Rules that score a completion; their weighted scores are added.",
         max_length=8,
-        description="Rules that score a completion; their weighted scores are added.",
-        json_schema_extra=Traits(label="Rewards", affects=RESULT, used=(GRPO,), sweep="never"),
+        shown=Traits(affects=RESULT, used=(GRPO,), sweep="never"),
     )
-    group_size: int = Field(
-        default=8,
+    group_size: int = setting(
+        8,
+        "Completions per prompt",
+        "Completions sampled for each prompt.",
         ge=2,
         le=256,
-        description="Completions sampled for each prompt.",
-        json_schema_extra=Traits(
-            label="Completions per prompt", affects=RESULT_AND_COST, group=FieldGroup.METHOD, used=(GRPO,)
-        ),
+        shown=Traits(affects=RESULT_AND_COST, group=FieldGroup.METHOD, used=(GRPO,)),
     )
-    max_new_tokens: int = Field(
-        default=64,
+    max_new_tokens: int = setting(
+        64,
+        "Max new tokens",
+        "Longest completion that is sampled.",
         ge=1,
         le=32_768,
-        description="Longest completion that is sampled.",
-        json_schema_extra=Traits(
-            label="Max new tokens", affects=RESULT_AND_COST, group=FieldGroup.METHOD, unit="tokens", used=(GRPO,)
-        ),
+        shown=Traits(affects=RESULT_AND_COST, group=FieldGroup.METHOD, unit="tokens", used=(GRPO,)),
     )
-    temperature: float = Field(
-        default=1.0,
+    temperature: float = setting(
+        1.0,
+        "Temperature",
+        "Sampling temperature of the completions.",
         gt=0,
         le=5,
-        description="Sampling temperature of the completions.",
-        json_schema_extra=Traits(label="Temperature", affects=RESULT, group=FieldGroup.LOSS, used=(GRPO,)),
+        shown=Traits(affects=RESULT, group=FieldGroup.LOSS, used=(GRPO,)),
     )
-    kl_weight: float = Field(
-        default=0.0,
+    kl_weight: float = setting(
+        0.0,
+        "KL weight",
+        "Weight of the KL divergence from the reference (the paper's beta); 0 needs no reference.",
         ge=0,
-        description="Weight of the KL divergence from the reference (the paper's beta); 0 needs no reference.",
-        json_schema_extra=Traits(
-            label="KL weight", affects=RESULT_AND_COST, group=FieldGroup.LOSS, used=(GRPO,), measured_as=bool
-        ),
+        shown=Traits(affects=RESULT_AND_COST, group=FieldGroup.LOSS, used=(GRPO,), measured_as=bool),
     )
-    clip_range: float = Field(
-        default=0.2,
+    clip_range: float = setting(
+        0.2,
+        "Clip range",
+        "Limit of the change of a token's probability ratio in one update.",
         gt=0,
         lt=1,
-        description="Limit of the change of a token's probability ratio in one update.",
-        json_schema_extra=Traits(label="Clip range", affects=RESULT, group=FieldGroup.LOSS, used=(GRPO,)),
+        shown=Traits(affects=RESULT, group=FieldGroup.LOSS, used=(GRPO,)),
     )
 
     @property
@@ -262,52 +244,45 @@ class DeviceConfig(ConfigSection):
     all (arXiv 1910.02054).
     """
 
-    count: int = Field(
-        default=1,
+    count: int = setting(
+        1,
+        "Devices",
+        "GPUs (or processes on the CPU) that train together, over all machines. The micro-batch is that of one.",
         ge=1,
         le=4096,
-        description=(
-            "GPUs (or processes on the CPU) that train together, over all machines. The micro-batch is that of one."
-        ),
-        json_schema_extra=Traits(label="Devices", affects=RESULT_AND_COST, group=FieldGroup.HARDWARE, sweep="allowed"),
+        shown=Traits(affects=RESULT_AND_COST, group=FieldGroup.HARDWARE, sweep="allowed"),
     )
-    nodes: int = Field(
-        default=1,
+    nodes: int = setting(
+        1,
+        "Machines",
+        "Machines that the devices are spread over evenly.",
         ge=1,
         le=512,
-        description="Machines that the devices are spread over evenly.",
-        json_schema_extra=Traits(
-            label="Machines",
+        shown=Traits(
             affects=frozenset({Effect.STEP_TIME}),
             group=FieldGroup.HARDWARE,
             used=(above("devices.count", 1),),
             sweep="allowed",
         ),
     )
-    sharding: Literal["ddp", "fsdp", "zero2", "zero3"] = Field(
-        default="ddp",
-        description=(
-            "DDP: each device holds everything. FSDP, ZeRO-2 and ZeRO-3 shard weights, gradients and optimizer state."
-        ),
-        json_schema_extra=Traits(
-            label="Sharding",
+    sharding: Literal["ddp", "fsdp", "zero2", "zero3"] = setting(
+        "ddp",
+        "Sharding",
+        "DDP: each device holds everything. FSDP, ZeRO-2 and ZeRO-3 shard weights, gradients and optimizer state.",
+        shown=Traits(
+            choices={"ddp": "DDP", "fsdp": "FSDP", "zero2": "ZeRO-2", "zero3": "ZeRO-3"},
             affects=COST,
             group=FieldGroup.HARDWARE,
             used=(above("devices.count", 1),),
             sweep="allowed",
         ),
     )
-    rendezvous: str = Field(
-        default="",
+    rendezvous: str = setting(
+        "",
+        "Rendezvous",
+        "HOST:PORT where the machines meet; by default the first's port 29400.",
         pattern=r"^$|^[A-Za-z0-9._-]+:\d{1,5}$",
-        description="HOST:PORT where the machines meet; by default the first's port 29400.",
-        json_schema_extra=Traits(
-            label="Rendezvous",
-            affects=NOTHING,
-            group=FieldGroup.HARDWARE,
-            used=(above("devices.nodes", 1),),
-            sweep="allowed",
-        ),
+        shown=Traits(affects=NOTHING, group=FieldGroup.HARDWARE, used=(above("devices.nodes", 1),), sweep="allowed"),
     )
 
     @model_validator(mode="after")

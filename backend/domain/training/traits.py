@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from backend.domain.fields import Shown
+
 
 class Effect(StrEnum):
     """Effect of a field. `RESULT`: the trained weights and their metrics; `LENGTH` the number of steps."""
@@ -42,44 +44,17 @@ RESULT_AND_LENGTH = frozenset({Effect.RESULT, Effect.LENGTH})
 NOTHING: frozenset[Effect] = frozenset()
 
 
-@dataclass(frozen=True)
-class FieldCondition:
-    """A field is used only if the value of another one passes a test."""
-
-    field: str
-    holds: Callable[[Any], bool]
-
-
-def when(field: str, *values: Any) -> FieldCondition:
-    """Require one of these values."""
-    return FieldCondition(field, lambda value: value in values)
-
-
-def unless(field: str, *values: Any) -> FieldCondition:
-    """Require any value but these."""
-    return FieldCondition(field, lambda value: value not in values)
-
-
-def above(field: str, bound: float) -> FieldCondition:
-    """Require a number above a bound."""
-    return FieldCondition(field, lambda value: value is not None and value > bound)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Traits:
+class Traits(Shown):
     """Traits of one field. `affects`: whether it is compared between runs (result), changes a measured peak or speed
-    (memory, step_time) or an expected duration (step_time, length). `used`: conditions that must all hold for the field
-    to have an effect. `group`: its place on the launch form, None for a field with a widget of its own. `sweep`:
-    offered on the page, allowed in YAML, or never. `names_row`: the value names a row of the database, so two configs
-    are compared by the row's id. `is_replicate`: runs that differ in nothing else are replicates. `measured_as`:
-    reduces a value to the part that affects memory and step time.
+    (memory, step_time) or an expected duration (step_time, length). `group`: its place on the launch form, None for a
+    field with a widget of its own. `sweep`: offered on the page, allowed in YAML, or never. `names_row`: the value
+    names a row of the database, so two configs are compared by the row's id. `is_replicate`: runs that differ in
+    nothing else are replicates. `measured_as`: reduces a value to the part that affects memory and step time.
     """
 
-    label: str
     affects: frozenset[Effect]
     group: FieldGroup | None = None
-    unit: str = ""
-    used: tuple[FieldCondition, ...] = ()
     sweep: Literal["offered", "allowed", "never"] = "offered"
     names_row: bool = False
     is_replicate: bool = False
@@ -87,8 +62,6 @@ class Traits:
 
     def __call__(self, schema: dict[str, Any]) -> None:
         """Write the traits into a JSON schema; pydantic's `json_schema_extra` hook."""
-        schema["title"] = self.label
-        if self.unit:
-            schema["unit"] = self.unit
+        super().__call__(schema)
         if self.affects:
             schema["affects"] = sorted(self.affects)

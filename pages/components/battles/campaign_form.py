@@ -6,9 +6,8 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.battles.campaign import BALLOT, PAIRING, SAMPLING, CampaignConfig
 from backend.domain.battles.campaign_file import CampaignFile, ContestantSource, render_campaign
 from backend.domain.data.kinds import PROMPT_KINDS
 from backend.domain.wording import plural
@@ -19,13 +18,14 @@ from backend.services.data.datasets import list_datasets
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
 from pages.components.choices import by_identity
+from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown
-from pages.components.numbers import draw_number, number_form, wrong_numbers
+from pages.components.numbers import number_form, wrong_numbers
 
 ENDPOINT = "endpoint:"
-PAIRINGS = {"information": "Least certain pairs first", "uniform": "All pairs alike"}
 GOLD = {"prompt": "Prompt", "better": "Better answer", "worse": "Worse answer"}
-RATINGS = {"none": "Compare two answers", "thumbs": "Thumbs", "stars": "1 to 5 stars"}
+SYSTEM = "System text, categories"
+MORE = [str(shown.group) for shown in (SAMPLING, PAIRING, BALLOT)]
 
 
 @number_form
@@ -72,7 +72,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
         help='JSON lines {"prompt", "completion"}, one file a model, which gives the contestant its name.',
     )
     dataset, prompts = draw_prompts(labels, datasets)
-    values = {**prompts, **draw_sampling(), **draw_pairing(), **draw_ballot_fields(), **draw_gold()}
+    values = {**prompts, **draw_more(), **draw_gold()}
     sources = [_source(entrant) for entrant in chosen] + [ContestantSource(file=upload.name) for upload in uploads]
     least = 1 if values["rating"] != "none" else 2
     is_ready = bool(name) and len(sources) >= least
@@ -113,7 +113,6 @@ def draw_prompts(labels: list[str], datasets: dict[str, tuple[str, int]]) -> tup
     """Draw the dataset of the prompts, their number, system text and column of categories; return the dataset and the
     values.
     """
-    fields = CampaignConfig.model_fields
     left, right = st.columns([3, 1])
     dataset = left.selectbox(
         "Prompts",
@@ -125,33 +124,30 @@ def draw_prompts(labels: list[str], datasets: dict[str, tuple[str, int]]) -> tup
             lambda label: f"{label} · {datasets[label][0]}, {plural(datasets[label][1], 'row')}",
         ),
     )
-    num = draw_number(
-        right, "Number of prompts", 1, 5000, 30, key="campaign_num", help=fields["num_prompts"].description
-    )
-    allow_train = st.checkbox("Allow training rows", key="campaign_allow_train", help=fields["allow_train"].description)
-    with st.expander("System text, categories", key="campaign_prompts_more"):
-        system = st.text_area(
-            "System text", key="campaign_system", max_chars=20_000, height=100, help=fields["system"].description
-        )
-        column = st.text_input(
-            "Category column",
-            key="campaign_category",
-            max_chars=80,
-            placeholder="topic",
-            help=fields["category_column"].description,
-        )
-    values = {
-        "num_prompts": int(num),
-        "allow_train": allow_train,
-        "system": system.strip(),
-        "category_column": column.strip(),
-    }
+    values = draw_fields(CampaignConfig, only=("num_prompts",), key="campaign", place=right)
+    values |= draw_fields(CampaignConfig, key="campaign", skip=("num_prompts",))
+    with st.expander(SYSTEM, key="campaign_prompts_more"):
+        values |= draw_fields(CampaignConfig, group=SYSTEM, key="campaign", columns=1)
     return dataset, values
+
+
+def draw_more() -> dict[str, Any]:
+    """Draw the other groups of fields, folded; return the values."""
+    values: dict[str, Any] = {}
+    for group in MORE:
+        with st.expander(group, key=f"campaign_{group.split(',')[0].split(':')[0].lower()}_more"):
+            values |= draw_fields(CampaignConfig, group=group, key="campaign")
+            if group == BALLOT.group:
+                rubric = st.text_input(
+                    "Rubric dimensions, separated by commas", key="campaign_dimensions", placeholder="accuracy, style"
+                )
+                names = [name.strip().replace(" ", "_") for name in rubric.split(",") if name.strip()]
+                values["dimensions"] = [{"name": name} for name in names]
+    return values
 
 
 def draw_gold() -> dict[str, Any]:
     """Draw the table of gold pairs and their share; return the values."""
-    fields = CampaignConfig.model_fields
     with st.expander("Gold pairs", key="campaign_gold_more"):
         st.caption(
             "Battles whose better answer is known. They look like any other, stay off the board, and show which raters"
@@ -170,134 +166,5 @@ def draw_gold() -> dict[str, Any]:
             {column: str(row[column] or "").strip() for column in GOLD} for row in table.fillna("").to_dict("records")
         ]
         gold = [row for row in rows if any(row.values())]
-        share = draw_number(
-            st,
-            "Share of gold battles",
-            0.0,
-            0.5,
-            fields["gold_share"].default,
-            key="campaign_gold_share",
-            is_whole=False,
-            step=0.05,
-            width=240,
-            help=fields["gold_share"].description,
-        )
-    return {"gold": gold, "gold_share": share} if gold else {}
-
-
-def draw_sampling() -> dict[str, float | int]:
-    """Draw sampling settings and ballot length; return the values."""
-    with st.expander("Sampling, seed, ballot length", key="campaign_more"):
-        left, middle, right = st.columns(3)
-        return {
-            "max_tokens": int(_number(left, "max_tokens", "Max new tokens", low=1, high=4096, step=1)),
-            "temperature": float(_number(middle, "temperature", "Temperature", low=0.0, high=2.0, step=0.1)),
-            "top_p": float(_number(right, "top_p", "Top p", low=0.05, high=1.0, step=0.05)),
-            "seed": int(_number(left, "seed", "Seed", low=0, high=2**31, step=1)),
-            "votes_per_rater": int(
-                _number(middle, "votes_per_rater", "Max votes per rater", low=1, high=10_000, step=1)
-            ),
-            "smallest_gap": float(
-                _number(right, "smallest_gap", "Smallest relevant gap", low=5.0, high=800.0, step=5.0)
-            ),
-        }
-
-
-def draw_pairing() -> dict[str, Any]:
-    """Draw pairing, overlap, repeats and the stopping rule; return the values."""
-    fields = CampaignConfig.model_fields
-    with st.expander("Pairing, overlap, stopping rule", key="campaign_pairing_more"):
-        left, middle, right = st.columns(3)
-        pairing = left.selectbox(
-            "Pairing",
-            list(PAIRINGS),
-            format_func=PAIRINGS.__getitem__,
-            key="campaign_pairing",
-            help=fields["pairing"].description,
-        )
-        overlap = _number(middle, "overlap_share", "Overlap share", low=0.0, high=1.0, step=0.05)
-        raters = _number(right, "overlap_raters", "Raters of shared battles", low=2, high=20, step=1)
-        repeats = _number(left, "repeat_share", "Swapped repeats, share", low=0.0, high=0.5, step=0.05)
-        stop_votes = draw_number(
-            middle,
-            "Stop after votes",
-            1,
-            None,
-            key="campaign_stop_votes",
-            placeholder="no limit",
-            help=fields["stop_votes"].description,
-        )
-        on_verdict = right.checkbox(
-            "Stop at the verdict", key="campaign_stop_on_verdict", help=fields["stop_on_verdict"].description
-        )
-    return {
-        "pairing": pairing,
-        "overlap_share": overlap,
-        "overlap_raters": int(raters),
-        "repeat_share": repeats,
-        "stop_votes": stop_votes,
-        "stop_on_verdict": on_verdict,
-    }
-
-
-def draw_ballot_fields() -> dict[str, Any]:
-    """Draw what raters are asked; return the values."""
-    fields = CampaignConfig.model_fields
-    with st.expander("Ballot: question, reasons, rubric", key="campaign_ballot_more"):
-        question = st.text_input(
-            "Question",
-            fields["question"].default,
-            key="campaign_question",
-            max_chars=200,
-            help=fields["question"].description,
-        )
-        reasons = st.text_input(
-            "Reasons to tick, separated by commas",
-            key="campaign_reasons",
-            placeholder="wrong fact, off topic, too long",
-        )
-        rubric = st.text_input(
-            "Rubric dimensions, separated by commas", key="campaign_dimensions", placeholder="accuracy, style"
-        )
-        left, middle, right = st.columns(3, vertical_alignment="bottom")
-        rating = left.selectbox(
-            "Single answers",
-            list(RATINGS),
-            format_func=RATINGS.__getitem__,
-            key="campaign_rating",
-            help=fields["rating"].description,
-        )
-        note = middle.checkbox("Free note", value=True, key="campaign_note")
-        rewrite = right.checkbox(
-            "Rewriting the better answer", key="campaign_rewrite", help=fields["rewrite"].description
-        )
-    return {
-        "question": question,
-        "reasons": _split(reasons),
-        "dimensions": [{"name": name.replace(" ", "_")} for name in _split(rubric)],
-        "rating": rating,
-        "note": note,
-        "rewrite": rewrite,
-    }
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _number(place: DeltaGenerator, field: str, label: str, *, low: float, high: float, step: float) -> float:
-    """Draw a number field of the campaign's config with its default and description."""
-    info = CampaignConfig.model_fields[field]
-    return float(
-        draw_number(
-            place,
-            label,
-            low,
-            high,
-            info.default,
-            key=f"campaign_{field}",
-            is_whole=isinstance(low, int),
-            step=step,
-            help=info.description,
-        )
-    )
+        share = draw_fields(CampaignConfig, group="Gold pairs", key="campaign")
+    return {"gold": gold, **share} if gold else {}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import streamlit as st
 
+from backend.domain.evaluation.endpoints import EndpointConfig
 from backend.services.context import Context, Person
 from backend.services.evaluation.endpoints.registry import (
     EvaluatedEndpointView,
@@ -20,9 +21,10 @@ from backend.services.evaluation.evaluations import EvaluationView
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.confirm import draw_confirmed
+from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
-from pages.components.numbers import draw_number, number_form, wrong_numbers
+from pages.components.numbers import number_form, wrong_numbers
 from pages.components.tables import WidgetTable
 
 PAGE = routes.EVALUATIONS
@@ -138,62 +140,16 @@ def _draw_row(ctx: Context, person: Person, endpoint: EvaluatedEndpointView) -> 
 
 @number_form
 def _draw_form(ctx: Context, person: Person) -> None:
-    left, right = st.columns(2)
-    with left:
-        name = st.text_input("Name", key="endpoint_name", max_chars=80, help="Shown on boards and in results.")
-        url = st.text_input("Address", key="endpoint_url", placeholder="https://host/v1")
-        model = st.text_input("Model", key="endpoint_model")
-        concurrency = draw_number(st, "Requests at once", 1, 64, 8, key="endpoint_concurrency")
-    with right:
-        key_env = st.text_input(
-            "Key variable",
-            key="endpoint_key_env",
-            placeholder="OPENAI_API_KEY",
-            help=(
-                "Name of the environment variable of pages and workers that holds the key. The key itself is not"
-                " stored."
-            ),
-        )
-        key_file = st.text_input(
-            "Key file", key="endpoint_key_file", placeholder="/path/to/key", help="A file that holds the key instead."
-        )
-        input_price = draw_number(
-            st,
-            "Price of prompt tokens",
-            0.0,
-            None,
-            key="endpoint_input_price",
-            is_whole=False,
-            help="US dollars for a million.",
-            placeholder="Not set",
-        )
-        output_price = draw_number(
-            st,
-            "Price of answer tokens",
-            0.0,
-            None,
-            key="endpoint_output_price",
-            is_whole=False,
-            help="US dollars for a million.",
-            placeholder="Not set",
-        )
+    name = st.text_input("Name", key="endpoint_name", max_chars=80, help="Shown on boards and in results.")
+    values = draw_fields(EndpointConfig, key="endpoint", columns=2)
     if st.button(
         "Add",
         type="primary",
         icon=":material/add_link:",
         key="endpoint_add",
-        disabled=not (name and url and model) or bool(wrong_numbers()),
+        disabled=not (name and values["url"] and values["model"]) or bool(wrong_numbers()),
     ):
         with errors_shown(), st.spinner("Asking the API what it offers"):
-            config = read_endpoint_config(
-                url=url,
-                model=model,
-                key_env=key_env,
-                key_file=key_file,
-                concurrency=int(concurrency),
-                input_price=input_price,
-                output_price=output_price,
-            )
-            add_endpoint(ctx, name=name, config=config, person=person)
+            add_endpoint(ctx, name=name, config=read_endpoint_config(**values), person=person)
             st.rerun()
     st.caption("Adding sends up to three requests of one token.")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import streamlit as st
 
-from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.evaluation.config import SCORING, EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.tasks.definition import TaskDefinition
+from backend.domain.fields import fields_of, is_used
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
@@ -22,15 +23,13 @@ from pages.components.choices import by_identity
 from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.launch import draw_launch
 from pages.components.evaluation.task_form import choose_task
+from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown
-from pages.components.numbers import draw_number, number_form
+from pages.components.numbers import number_form
 
 MAX_AT_ONCE = 20
 OF_A_TASK = ("limit", "seed", "split", "chat", "windows")
 """Settings that a task leaves open."""
-SPLIT_WORDS = {"auto": "Automatic", "all": "All rows", "train": "Training split", "val": "Validation split"}
-CHAT_WORDS = {"auto": "Automatic", "on": "On", "off": "Off"}
-WINDOW_WORDS = {"each_window": "Non-overlapping", "first_window": "As in lm-evaluation-harness"}
 
 
 @number_form
@@ -122,29 +121,9 @@ def _draw_settings(ctx: Context, tasks: Mapping[str, TaskDefinition | None]) -> 
         if EvaluationKind.MULTIPLE_CHOICE in by_kind.values():
             way = _draw_way()
         scored = {way if kind is EvaluationKind.MULTIPLE_CHOICE else kind for kind in by_kind.values()}
-        left, right = st.columns(2)
-        with left:
-            values["limit"] = draw_number(
-                st,
-                "Item limit",
-                1,
-                None,
-                key="eval_limit",
-                placeholder="All items",
-                help="A random sample of this size, by the seed.",
-            )
-            values["seed"] = draw_number(
-                st, "Seed", 0, None, 1, key="eval_seed", help="Samples items and few-shot examples."
-            )
-            values["split"] = st.selectbox(
-                "Rows",
-                list(SPLIT_WORDS),
-                format_func=lambda k: SPLIT_WORDS[k],
-                key="eval_split",
-                help="Automatic: all rows of a benchmark, the validation split of a text.",
-            )
-        with right:
-            values |= _draw_scoring(scored)
+        unused = [name for name in fields_of(EvaluationConfig) if not any(_applies(name, kind) for kind in scored)]
+        values |= draw_fields(EvaluationConfig, key="eval", columns=2)
+        values |= draw_fields(EvaluationConfig, key="eval", columns=2, group=SCORING, skip=unused)
     configs = {}
     for label, kind in kinds.items():
         task = tasks[label]
@@ -172,31 +151,6 @@ def _draw_way() -> EvaluationKind:
     return EvaluationKind(str(chosen))
 
 
-def _draw_scoring(kinds: Collection[EvaluationKind]) -> dict[str, object]:
-    """Draw the settings that depend on the scoring."""
-    values: dict[str, object] = {}
-    if set(kinds) - {EvaluationKind.PERPLEXITY}:
-        values["shots"] = draw_number(
-            st, "Few-shot examples", 0, 64, 0, key="eval_shots", help="Examples are not scored."
-        )
-    values["chat"] = st.selectbox(
-        "Chat template",
-        list(CHAT_WORDS),
-        format_func=lambda k: CHAT_WORDS[k],
-        key="eval_chat",
-        help="Automatic: for generated answers and conversations, by checkpoints that have one.",
-    )
-    if EvaluationKind.GENERATION in kinds:
-        values["max_tokens"] = draw_number(st, "Max new tokens", 1, 8192, 64, key="eval_max_tokens")
-        values["numeric"] = st.checkbox(
-            "Compare the last number", key="eval_numeric", help="For arithmetic benchmarks such as GSM8K."
-        )
-    if EvaluationKind.PERPLEXITY in kinds:
-        values["windows"] = st.selectbox(
-            "Windows of long texts",
-            list(WINDOW_WORDS),
-            format_func=lambda k: WINDOW_WORDS[k],
-            key="eval_windows",
-            help="How a text longer than the context is split. Both predict every token once.",
-        )
-    return values
+def _applies(name: str, kind: EvaluationKind) -> bool:
+    """Return whether a setting has an effect on this way of scoring."""
+    return is_used(EvaluationConfig, name, {"kind": kind.value})

@@ -33,6 +33,7 @@ from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.confirm import draw_confirmed
 from pages.components.evaluation.scores import interval_text, score_label, score_text
+from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
@@ -45,11 +46,6 @@ BADGES: dict[GateVerdict, tuple[Literal["green", "red", "orange"], str]] = {
     GateVerdict.FAIL: ("red", ":material/cancel:"),
     GateVerdict.INCONCLUSIVE: ("orange", ":material/help:"),
 }
-TESTS = {
-    "non_inferiority": "Not worse by the margin (non-inferiority)",
-    "superiority": "Better by the margin (superiority)",
-}
-RULES = {"all": "Every benchmark passes", "any": "One benchmark passes (Holm-corrected)"}
 TABLE = WidgetTable(
     "gates", {"Gate": 2.2, "Champion": 2.0, "Benchmarks": 2.4, "Newest verdict": 2.2, "Required by": 1.4}
 )
@@ -119,20 +115,8 @@ def _draw_form(ctx: Context, person: Person) -> None:
             champion = st.selectbox("Champion", champions, format_func=words, key="gate_champion")
             chosen = st.multiselect("Benchmarks", benchmarks, key="gate_benchmarks")
         with right:
-            test = st.selectbox("To show", list(TESTS), format_func=lambda key: TESTS[key], key="gate_test")
-            points = draw_number(
-                st,
-                "Margin, points",
-                0.0,
-                None,
-                2.0,
-                key="gate_margin",
-                is_whole=False,
-                step=0.5,
-                help="Hundredths of the metric's unit: 2 is two points of accuracy, or 0.02 bits per byte.",
-            )
-            rule = st.selectbox("Several benchmarks", list(RULES), format_func=lambda key: RULES[key], key="gate_rule")
-        margins = _draw_margins(chosen, points) if len(chosen) > 1 else {}
+            values = draw_fields(GateConfig, key="gate", place=st)
+        margins = _draw_margins(chosen, 100 * values["margin"]) if len(chosen) > 1 else {}
         if st.button(
             "Create",
             type="primary",
@@ -141,15 +125,9 @@ def _draw_form(ctx: Context, person: Person) -> None:
             disabled=not (name.strip() and chosen) or bool(wrong_numbers()),
         ):
             with errors_shown():
-                values = {
-                    "champion": champion,
-                    "benchmarks": [{"benchmark": one, "margin": margins.get(one)} for one in chosen],
-                    "test": test,
-                    "rule": rule,
-                }
-                view = create_gate(
-                    ctx, name=name, config=_read_config({**values, "margin": points / 100}), person=person
-                )
+                parts = [{"benchmark": one, "margin": margins.get(one)} for one in chosen]
+                config = _read_config({**values, "champion": champion, "benchmarks": parts})
+                view = create_gate(ctx, name=name, config=config, person=person)
                 st.switch_page(PAGE, query_params={"gate": view.id})
 
 

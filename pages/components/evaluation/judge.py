@@ -32,10 +32,11 @@ from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.evaluation.endpoints import subject_label
+from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.links import row_link
-from pages.components.numbers import draw_number, number_form, wrong_numbers
+from pages.components.numbers import number_form, wrong_numbers
 from pages.components.tables import draw_table
 from pages.components.words import ago
 
@@ -165,26 +166,8 @@ def _draw_form(ctx: Context, person: Person, chosen: str) -> None:
     source = _choose_source(ctx, chosen)
     pairwise = source.is_pairwise
     rubric = "quality" if pairwise else _choose_rubric(ctx, source)
-    preset = RUBRICS[rubric]
-    criteria = st.text_area("Criteria", value=preset.criteria, max_chars=8000, key=f"judge_criteria_{rubric}")
-    labels = ""
-    if not pairwise:
-        help_text = "Best first. Empty: a score from 1 to 10."
-        shown = ", ".join(preset.labels)
-        labels = st.text_input(
-            "Labels", value=shown, key=f"judge_labels_{rubric}", placeholder="good, bad", help=help_text
-        )
-    left, right = st.columns(2)
-    max_tokens = draw_number(left, "Max new tokens", 8, 8192, preset.max_tokens, key=f"judge_max_tokens_{rubric}")
-    canaries = draw_number(
-        right,
-        "Canaries",
-        0,
-        1000,
-        preset.canaries,
-        key=f"judge_canaries_{rubric}",
-        help="Prompts that are also judged with an answer that says nothing.",
-    )
+    first = RUBRICS[rubric].model_copy(update={"mode": "pairwise" if pairwise else "rubric"})
+    values = draw_fields(JudgeConfig, key=f"judge_{rubric}", columns=2, values=first)
     if st.button(
         "Judge",
         type="primary",
@@ -194,13 +177,7 @@ def _draw_form(ctx: Context, person: Person, chosen: str) -> None:
     ):
         with errors_shown():
             items = source.read() if source.read is not None else []
-            config = JudgeConfig(
-                mode="pairwise" if pairwise else "rubric",
-                criteria=criteria,
-                labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
-                max_tokens=int(max_tokens),
-                canaries=int(canaries),
-            )
+            config = JudgeConfig(mode=first.mode, **values)
             _start(ctx, person, judge, items, config, source.evaluations)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, time
+from typing import Any
 
 import streamlit as st
 
-from backend.domain.serving.key_limits import API_ENDPOINTS, ApiEndpoint, KeyLimits, KeyScopes
+from backend.domain.serving.key_limits import KeyLimits, KeyScopes
 from backend.services.context import Context, Person
 from backend.services.people.keys import (
     KeyView,
@@ -21,8 +22,9 @@ from backend.services.people.keys import (
 )
 from backend.services.serving.endpoints import list_endpoints
 from pages.components.confirm import draw_confirmed
+from pages.components.forms import draw_fields, read_form
 from pages.components.frame import empty_state, errors_shown, plain
-from pages.components.numbers import draw_number, number_form, refuse_wrong_numbers
+from pages.components.numbers import number_form, refuse_wrong_numbers
 from pages.components.words import ago, day
 
 FRESH, PENDING = "fresh_key", "pending_key"
@@ -41,7 +43,7 @@ def draw_new_key(ctx: Context, person: Person) -> None:
     with st.form(form):
         name = st.text_input("Name", placeholder="Support bot", key=f"name_{form}", help="What will use the key.")
         with st.expander("Scopes, limits and budgets", icon=":material/tune:", key=f"limits_{form}"):
-            scopes, limits, expires_at = draw_fields(
+            scopes, limits, expires_at = draw_access(
                 ctx, person, key=form, scopes=KeyScopes(), limits=KeyLimits(), expires_at=None
             )
         if st.form_submit_button("Create key", type="primary", icon=":material/key:"):
@@ -61,7 +63,7 @@ def draw_new_key(ctx: Context, person: Person) -> None:
             st.rerun()
 
 
-def draw_fields(
+def draw_access(
     ctx: Context, person: Person, *, key: str, scopes: KeyScopes, limits: KeyLimits, expires_at: datetime | None
 ) -> tuple[KeyScopes, KeyLimits, datetime | None]:
     """Draw the fields of scopes, limits and expiry; return what they hold."""
@@ -76,71 +78,32 @@ def draw_fields(
         accept_new_options=True,
         help="* is a wildcard.",
     )
-    parts: list[ApiEndpoint] = right.multiselect(
-        "Parts of the API", API_ENDPOINTS, default=scopes.endpoints, key=f"{key}_parts", placeholder="All parts"
-    )
+    chosen = draw_fields(KeyScopes, only=("endpoints",), key=key, values=scopes, place=right)
     limits = _draw_limits(ctx, key=key, limits=limits)
     left, right = st.columns(2, vertical_alignment="bottom")
     until = left.date_input(
         "Valid through", value=expires_at, key=f"{key}_expires", min_value=ctx.now().date(), help="Empty: no expiry."
     )
-    admin = right.checkbox(
-        "May read /metrics",
-        value=scopes.admin,
-        key=f"{key}_admin",
-        disabled=not person.is_admin,
-        help="They count the requests of every key.",
-    )
+    reason = {} if person.is_admin else {"admin": "An administrator gives it."}
+    chosen |= draw_fields(KeyScopes, only=("admin",), key=key, values=scopes, place=right, disabled=reason)
     return (
-        KeyScopes(models=tuple(models), endpoints=tuple(parts), admin=admin),
+        KeyScopes(models=tuple(models), **chosen),
         limits,
         datetime.combine(until, time(23, 59, 59), tzinfo=UTC) if until is not None else None,
     )
 
 
 def _draw_limits(ctx: Context, *, key: str, limits: KeyLimits) -> KeyLimits:
-    st.markdown("**Limits**")
-    grid = st.grid(3, min_column_width=150)
-    empty = "No limit"
-    requests = draw_number(
-        grid, "Requests per minute", 1, None, limits.requests, key=f"{key}_requests", placeholder=empty
-    )
-    tokens = draw_number(grid, "Tokens per minute", 1, None, limits.tokens, key=f"{key}_tokens", placeholder=empty)
-    default = f"{ctx.policy.key_requests_at_once} by default" if ctx.policy.key_requests_at_once else empty
-    at_once = draw_number(
-        grid, "Requests at once", 1, None, limits.concurrency, key=f"{key}_concurrency", placeholder=default
-    )
-    st.markdown("**Budgets** (UTC)")
-    grid = st.grid(4, min_column_width=150)
-    day_tokens = draw_number(
-        grid, "Tokens per day", 1, None, limits.tokens_per_day, key=f"{key}_day_tokens", placeholder=empty
-    )
-    month_tokens = draw_number(
-        grid, "Tokens per month", 1, None, limits.tokens_per_month, key=f"{key}_month_tokens", placeholder=empty
-    )
-    dollars: dict[str, float | None] = {}
-    for name, label in (("usd_per_day", "US$ per day"), ("usd_per_month", "US$ per month")):
-        dollars[name] = draw_number(
-            grid,
-            label,
-            0.0001,
-            None,
-            getattr(limits, name),
-            key=f"{key}_{name}",
-            is_whole=False,
-            placeholder=empty,
-            disabled=not ctx.policy.prices.are_set,
-            help=None if ctx.policy.prices.are_set else NO_PRICE,
+    default, prices = ctx.policy.key_requests_at_once, ctx.policy.prices.are_set
+    reasons = {} if prices else {"usd_per_day": NO_PRICE, "usd_per_month": NO_PRICE}
+    values: dict[str, Any] = {}
+    for group, columns in (("Limits", 3), ("Budgets (UTC)", 4)):
+        st.markdown(f"**{group}**")
+        empty = {"concurrency": f"{default} by default"} if default else {}
+        values |= draw_fields(
+            KeyLimits, group=group, key=key, values=limits, disabled=reasons, empty=empty, columns=columns
         )
-    return KeyLimits(
-        requests=requests,
-        tokens=tokens,
-        concurrency=at_once,
-        tokens_per_day=day_tokens,
-        tokens_per_month=month_tokens,
-        usd_per_day=dollars["usd_per_day"],
-        usd_per_month=dollars["usd_per_month"],
-    )
+    return read_form(KeyLimits, values) or limits
 
 
 def draw_keys(ctx: Context, person: Person) -> None:
@@ -201,7 +164,7 @@ def _draw_change(ctx: Context, person: Person, key: KeyView) -> None:
         st.popover("Limits", icon=":material/tune:", key=f"limits_{key.id}"),
         st.form(f"limits_form_{key.id}", border=False),
     ):
-        scopes, limits, until = draw_fields(
+        scopes, limits, until = draw_access(
             ctx, person, key=f"change_{key.id}", scopes=key.scopes, limits=key.limits, expires_at=key.expires_at
         )
         if st.form_submit_button("Save", type="primary"):

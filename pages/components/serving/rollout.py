@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import streamlit as st
 
 from backend.domain.serving.canary import CanaryRules
-from backend.domain.serving.options import MAX_REPLICAS, SLEEP_MINUTES, DeploymentOptions, RoutingPolicy
-from backend.domain.serving.precision import Precision
+from backend.domain.serving.options import MAX_REPLICAS, SLEEP_MINUTES, DeploymentOptions
 from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
@@ -22,168 +21,40 @@ from backend.services.serving.upstreams import list_upstreams
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.confirm import draw_confirmed
+from pages.components.forms import draw_fields, read_form
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 
-POLICIES = {
-    RoutingPolicy.LEAST_OUTSTANDING: "Least outstanding tokens",
-    RoutingPolicy.POWER_OF_TWO: "Power of two choices",
-    RoutingPolicy.SESSION_AFFINITY: "Session affinity",
-    RoutingPolicy.ROUND_ROBIN: "Round robin",
-}
-
-MIN_SECONDS = 0.01
-
 
 def draw_options(drafts: Mapping[str, str]) -> DeploymentOptions:
     """Draw the options of a deployment, folded; return them. `drafts` are the checkpoints that can draft, by id."""
-    default = DeploymentOptions()
     with st.expander("Serving options", icon=":material/tune:", key="deploy_options"):
-        grid = st.grid(2, min_column_width=220)
-        policy = grid.selectbox(
-            "Balancing", list(POLICIES), format_func=lambda policy: POLICIES[policy], key="deploy_policy"
-        )
-        surge = draw_number(
-            grid,
-            "Surge",
-            0,
-            8,
-            default.surge,
-            key="deploy_surge",
-            help="Extra replicas during a rollout; 0 stops one before it starts one.",
-        )
-        limit = draw_limit(
-            grid,
-            "Answer limit (s)",
-            (1.0, 86_400.0),
-            default.answer_limit_s,
-            key="deploy_answer_limit",
-            help="Replaced replicas finish theirs.",
-        )
-        queue = draw_limit(
-            grid,
-            "Queue timeout (s)",
-            (1.0, 3600.0),
-            default.queue_timeout_s,
-            key="deploy_queue_timeout",
-            help="Then 429.",
-        )
-        precision = grid.segmented_control(
-            "Precision on a CPU",
-            get_args(Precision),
-            default=default.precision,
-            required=True,
-            key="deploy_precision",
-            help=(
-                "bfloat16 and int8: weights of 16 and 8 bits, faster on a CPU. The loss of quality is measured at the"
-                " first start."
-            ),
-        )
-        ratio = default.max_perplexity_ratio
-        if precision != "float32":
-            ratio = draw_number(
-                grid,
-                "Largest perplexity ratio",
-                1.0,
-                100.0,
-                default.max_perplexity_ratio,
-                key="deploy_perplexity_ratio",
-                is_whole=False,
-                step=0.01,
-                help="Perplexity over that in float32. A replica above it is not deployed.",
-            )
-        context = draw_context(grid)
-        draft = draw_draft(drafts, grid=grid)
-        scaling = draw_scaling(default, key="deploy", grid=grid)
-    return DeploymentOptions(
-        policy=policy,
-        surge=int(surge),
-        answer_limit_s=limit,
-        queue_timeout_s=queue,
-        precision=precision,
-        max_perplexity_ratio=ratio,
-        context=context,
-        draft=draft,
-        **scaling,
-    )
+        values = draw_fields(DeploymentOptions, key="deploy", columns=2, choices={"draft": {None: "None", **drafts}})
+        values |= draw_scaling(DeploymentOptions(), key="deploy")
+        return read_form(DeploymentOptions, values) or DeploymentOptions()
 
 
-def draw_context(grid: Any) -> int | None:
-    """Draw the field of a shorter context; return its tokens, None for the network's own."""
-    tokens = draw_number(
-        grid,
-        "Context (tokens)",
-        16,
-        10**7,
-        None,
-        key="deploy_context",
-        placeholder="The network's own",
-        help=(
-            "Tokens of a prompt with its answer. A shorter one needs less memory: room for one full context is always"
-            " held."
-        ),
-    )
-    return None if tokens is None else int(tokens)
-
-
-def draw_draft(drafts: Mapping[str, str], *, grid: Any) -> str | None:
-    """Draw the choice of a draft; return its id, None for none."""
-    chosen: str | None = grid.selectbox(
-        "Draft",
-        [None, *drafts],
-        format_func=by_identity("deploy_draft", [None, *drafts], lambda id: "None" if id is None else drafts[id]),
-        key="deploy_draft",
-        help=(
-            "A smaller checkpoint with the same tokenizer proposes tokens, which this one checks: the same answers,"
-            " faster where many are right. On CPUs; replicas stop using it where it is slower."
-        ),
-    )
-    return chosen
-
-
-def draw_limit(
-    grid: Any, label: str, limits: tuple[float, float], value: float, *, key: str, help: str | None = None
-) -> float:
-    """Draw a field for a time; return it."""
-    least, most = limits
-    limit: float = draw_number(grid, label, least, most, max(least, value), key=key, is_whole=False, help=help)
-    return limit
-
-
-def draw_scaling(options: DeploymentOptions, *, key: str, grid: Any) -> dict[str, Any]:
+def draw_scaling(options: DeploymentOptions, *, key: str) -> dict[str, Any]:
     """Draw the fields of autoscaling and sleep; return the options that they set."""
     rules = options.scaling
-    scales = grid.toggle(
-        "Autoscaling", rules.most is not None, key=f"{key}_autoscales", help="The number of replicas follows the queue."
-    )
     values: dict[str, Any] = {"min_replicas": rules.least, "max_replicas": None, "sleep_after_minutes": None}
-    if scales:
-        values["min_replicas"] = int(
-            draw_number(grid, "Min replicas", 1, MAX_REPLICAS, rules.least, key=f"{key}_least")
+    if st.toggle(
+        "Autoscaling", rules.most is not None, key=f"{key}_autoscales", help="The number of replicas follows the queue."
+    ):
+        most = {"max_replicas": rules.most or min(MAX_REPLICAS, rules.least + 3)}
+        values |= draw_fields(
+            DeploymentOptions, group="Autoscaling", key=key, columns=2, values=options.model_copy(update=most)
         )
-        most = rules.most or min(MAX_REPLICAS, rules.least + 3)
-        least = values["min_replicas"]
-        values["max_replicas"] = int(
-            draw_number(grid, "Max replicas", least, MAX_REPLICAS, max(least, most), key=f"{key}_most")
-        )
-        wait, pause = "Replicas are added above this wait.", "Without a queue, before one is taken away."
-        values["target_queue_s"] = draw_limit(
-            grid, "Target queue (s)", (MIN_SECONDS, 600.0), rules.target_queue_s, key=f"{key}_target", help=wait
-        )
-        values["cool_down_s"] = draw_limit(
-            grid, "Cool-down (s)", (MIN_SECONDS, 86_400.0), rules.cool_down_s, key=f"{key}_cool_down", help=pause
-        )
-    sleeps = grid.toggle(
+    if st.toggle(
         "Sleep while idle",
         rules.sleep_after_s is not None,
         key=f"{key}_sleeps",
         help="All replicas stop; the next request starts them and waits.",
-    )
-    if sleeps:
+    ):
         minutes = SLEEP_MINUTES if rules.sleep_after_s is None else rules.sleep_after_s / 60
-        values["sleep_after_minutes"] = draw_limit(
-            grid, "Sleep after (min)", (MIN_SECONDS, 43_200.0), minutes, key=f"{key}_minutes"
+        values |= draw_fields(
+            DeploymentOptions, group="Sleep", key=key, columns=2, values={"sleep_after_minutes": minutes}
         )
     return values
 
@@ -223,7 +94,7 @@ def draw_scale(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             with errors_shown():
                 scale_endpoint(ctx, endpoint.name, int(number), person=person)
                 st.rerun()
-        changes = draw_scaling(endpoint.options, key=f"scale_{endpoint.name}", grid=st.container())
+        changes = draw_scaling(endpoint.options, key=f"scale_{endpoint.name}")
         is_same = endpoint.options.model_copy(update=changes).scaling == rules
         if st.button("Save limits", key=f"save_scaling_{endpoint.name}", disabled=is_same or bool(wrong_numbers())):
             with errors_shown():
@@ -285,21 +156,7 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
         chosen = st.selectbox(
             "Checkpoint", list(checkpoints), format_func=words, key=f"canary_checkpoint_{endpoint.name}"
         )
-        percent = draw_number(
-            st, "Percent of requests", 1.0, 100.0, 10.0, key=f"canary_percent_{endpoint.name}", is_whole=False
-        )
-        rate = draw_number(
-            st, "Abort above error rate (%)", 0.1, 99.0, 5.0, key=f"canary_rate_{endpoint.name}", is_whole=False
-        )
-        step_up = st.checkbox(
-            "Step up", key=f"canary_step_{endpoint.name}", help="To 25, 50, 100 %, then promote; 5 minutes each."
-        )
-        votes = st.checkbox(
-            "Step up only on votes",
-            key=f"canary_votes_{endpoint.name}",
-            disabled=not step_up,
-            help="Once thumbs show its answers to be better. Thumbs that show them to be worse always end it.",
-        )
+        values = draw_fields(CanaryRules, key=f"canary_{endpoint.name}", columns=1)
         if (
             st.button(
                 "Start canary",
@@ -310,9 +167,7 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
             and chosen
         ):
             with errors_shown():
-                rules = CanaryRules(
-                    percent=percent, step_up=step_up, abort_error_rate=rate / 100, step_on_votes=step_up and votes
-                )
+                rules = CanaryRules.read(values)
                 start_canary(ctx, endpoint.name, checkpoint_id=chosen, rules=rules, person=person)
                 st.rerun()
 

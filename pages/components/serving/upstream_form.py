@@ -8,13 +8,14 @@ from typing import Any
 import streamlit as st
 import yaml
 
-from backend.domain.serving.upstream import Upstream
+from backend.domain.serving.upstream import LIMITS, Upstream
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person
 from backend.services.serving.endpoints import EndpointView
 from backend.services.serving.upstreams import connect_upstream
+from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, plain
-from pages.components.numbers import draw_number, number_form, wrong_numbers
+from pages.components.numbers import number_form, wrong_numbers
 from pages.components.words import ago
 
 
@@ -27,30 +28,10 @@ def draw_upstream_form(ctx: Context, person: Person) -> None:
             " connect`."
         )
         return
-    grid = st.grid(2, min_column_width=220)
-    name = grid.text_input("Endpoint name", key="upstream_name", help="Clients send it as `model=`.").strip()
-    fields: dict[str, Any] = {
-        "url": grid.text_input("Address", key="upstream_url", placeholder="http://127.0.0.1:8080/v1").strip(),
-        "model": (
-            grid.text_input(
-                "Model at that server", key="upstream_model", placeholder="Qwen/Qwen2.5-7B-Instruct"
-            ).strip()
-        ),
-        "key_env": (
-            grid.text_input(
-                "Key variable",
-                key="upstream_key_env",
-                placeholder="None",
-                help=(
-                    "Name of the environment variable of gateway, workers and pages that holds the key. The key itself"
-                    " is not stored."
-                ),
-            ).strip()
-            or None
-        ),
-    }
+    name = st.text_input("Endpoint name", key="upstream_name", help="Clients send it as `model=`.").strip()
+    fields = draw_fields(Upstream, key="upstream", columns=3)
     with st.expander("Limits and prices", icon=":material/tune:", key="upstream_options"):
-        fields |= _draw_options()
+        fields |= draw_fields(Upstream, key="upstream", columns=2, group=LIMITS.group or "")
     with st.expander("As YAML", icon=":material/data_object:", key="upstream_yaml"):
         st.code(
             yaml.safe_dump({"name": name, **_changed(fields)}, sort_keys=False, allow_unicode=True), language="yaml"
@@ -69,68 +50,6 @@ def draw_upstream_form(ctx: Context, person: Person) -> None:
             connect_upstream(ctx, name=name, upstream=Upstream.read(fields), person=person)
             st.toast(f"{plain(name)} is ready", icon=":material/check_circle:")
             st.rerun()
-
-
-def _draw_options() -> dict[str, Any]:
-    default = Upstream.model_fields
-    grid = st.grid(2, min_column_width=220)
-    return {
-        "max_requests": int(
-            draw_number(grid, "Requests at once", 1, 4096, default["max_requests"].default, key="upstream_max_requests")
-        ),
-        "check_every_s": draw_number(
-            grid,
-            "Health check every (s)",
-            5.0,
-            86400.0,
-            default["check_every_s"].default,
-            key="upstream_check",
-            is_whole=False,
-            help="Each asks for one token.",
-        ),
-        "first_token_s": draw_number(
-            grid,
-            "First token limit (s)",
-            1.0,
-            3600.0,
-            default["first_token_s"].default,
-            key="upstream_first",
-            is_whole=False,
-        ),
-        "answer_limit_s": draw_number(
-            grid,
-            "Answer limit (s)",
-            1.0,
-            86400.0,
-            default["answer_limit_s"].default,
-            key="upstream_limit",
-            is_whole=False,
-        ),
-        "context": draw_number(
-            grid,
-            "Context length",
-            1,
-            None,
-            key="upstream_context",
-            placeholder="As the server says",
-            help="In tokens; for the context meter of the playground.",
-        ),
-        "key_file": (
-            grid.text_input(
-                "Key file", key="upstream_key_file", placeholder="None", help="Instead of a variable."
-            ).strip()
-            or None
-        ),
-        "input_price": _draw_price(grid, "Price of prompt tokens", key="upstream_input_price"),
-        "output_price": _draw_price(grid, "Price of answer tokens", key="upstream_output_price"),
-    }
-
-
-def _draw_price(grid: Any, label: str, *, key: str) -> float | None:
-    price: float | None = draw_number(
-        grid, label, 0.0, None, key=key, is_whole=False, placeholder="Not set", help="US dollars for a million."
-    )
-    return price
 
 
 def _changed(fields: dict[str, Any]) -> dict[str, Any]:

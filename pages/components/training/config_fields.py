@@ -9,32 +9,11 @@ from typing import Any
 import streamlit as st
 
 from backend.domain.training.config_fields import default_at, field_at, field_label, kind_of, list_paths, traits_of
-from pages.components.frame import handled, plain
+from pages.components.forms import draw_widget
+from pages.components.frame import handled
+from pages.components.numbers import draw_problem
 
-VALUE_LABELS: dict[str, str] = {
-    "adamw": "AdamW",
-    "muon": "Muon",
-    "lion": "Lion",
-    "adafactor": "Adafactor",
-    "adamw_8bit": "AdamW, 8-bit",
-    "wsd": "warmup-stable-decay",
-    "inverse_sqrt": "inverse square root",
-    "lora": "LoRA",
-    "rslora": "rsLoRA",
-    "dora": "DoRA",
-    "pissa": "PiSSA",
-    "ipo": "IPO",
-    "ddp": "DDP",
-    "fsdp": "FSDP",
-    "zero2": "ZeRO-2",
-    "zero3": "ZeRO-3",
-    "tensorboard": "TensorBoard",
-    "mlflow": "MLflow",
-    "wandb": "Weights & Biases",
-    "trackio": "Trackio",
-}
 PREFIX = "launch_"
-TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 ON_FORM = tuple(path for path in list_paths() if traits_of(path).group is not None)
 """Fields that the form draws from the schema; the others have widgets of their own."""
 _NAMED = re.compile(r"(?<![\w.])(" + "|".join(sorted(map(re.escape, ON_FORM), key=len, reverse=True)) + r")(?![\w])")
@@ -111,17 +90,20 @@ def draw_field(path: str) -> Any:
     if key not in st.session_state:
         set_field(path, get_field(path))
         st.session_state[key] = _values()[path]
-    unit = traits_of(path).unit
-    label = field_label(path) + (f" ({unit})" if unit else "")
-    with st.container(gap="small"):
-        value = _draw(path, label, key)
+    kind = kind_of(path)
+    with st.container(gap="small", height="stretch", vertical_alignment="bottom" if kind is bool else "top"):
+        value = draw_widget(
+            field_at(path), key=key, help=field_at(path).description, on_change=mark_typed, args=(path,)
+        )
+        if kind is int and value is not None and float(value).is_integer():
+            value = int(value)
         if errors.get(path):
-            st.markdown(f":small[:red[:material/error: {plain(errors[path])}]]")
+            draw_problem(errors[path])
     _values()[path] = value
     return value
 
 
-def draw_fields(paths: Iterable[str], values: dict[str, Any], *, columns: int = 4) -> None:
+def draw_run_fields(paths: Iterable[str], values: dict[str, Any], *, columns: int = 4) -> None:
     """Draw fields side by side, and put their values into those of a config, by section."""
     with st.grid(columns, min_column_width=150):
         for path in paths:
@@ -142,27 +124,6 @@ def with_labels(message: str) -> str:
     return _NAMED.sub(lambda match: f"“{field_label(match[0])}”", message)
 
 
-def _draw(path: str, label: str, key: str) -> Any:
-    """Draw the widget of a field. Numbers have no bounds: a browser would drop a value beyond them without telling the
-    server.
-    """
-    options: dict[str, Any] = {"key": key, "help": field_at(path).description, "on_change": mark_typed, "args": (path,)}
-    if path == "trackers":
-        return tuple(st.multiselect(label, TRACKERS, format_func=_value_label, placeholder="None", **options))
-    kind = kind_of(path)
-    if kind is bool:
-        with st.container(height="stretch", vertical_alignment="bottom"):
-            return st.toggle(label, **options)
-    if not isinstance(kind, type):
-        return st.selectbox(label, list(kind), format_func=_value_label, **options)
-    if kind is str:
-        return st.text_input(label, **options)
-    if kind is int:  # as a float, because a browser reads `1e5` as 1 in a field of whole numbers
-        entered = st.number_input(label, step=1.0, format="%.0f", **options)
-        return int(entered) if entered is not None and float(entered).is_integer() else entered
-    return st.number_input(label, step=None, format="%g", **options)
-
-
 def _values() -> dict[str, Any]:
     values: dict[str, Any] = st.session_state.setdefault(_VALUES, {})
     return values
@@ -170,7 +131,3 @@ def _values() -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _value_label(value: Any) -> str:
-    return VALUE_LABELS.get(str(value), str(value))

@@ -24,7 +24,7 @@ from pages.components.training.config_fields import (
     ON_FORM,
     PREFIX,
     count_changed,
-    draw_fields,
+    draw_run_fields,
     forget_typed,
     get_field,
     mark_typed,
@@ -117,7 +117,7 @@ def draw_run_form(ctx: Context, *, named: bool = True) -> FormState:
     st.space("small")
     groups = form_groups(_value_getter(objective, method))
     _clamp_warmup(groups)
-    draw_fields([path for group in ABOVE_TABS for path in groups[group]], values)
+    draw_run_fields([path for group in ABOVE_TABS for path in groups[group]], values)
     _draw_warmup(values)
     if objective is Objective.GRPO:
         values.setdefault("grpo", {})["rewards"] = draw_rewards()
@@ -224,7 +224,7 @@ def _draw_advanced(groups: Mapping[FieldGroup, list[str]], values: dict[str, Any
     with st.expander(f"Advanced · {summary}", key="launch_advanced", icon=":material/tune:"):
         for tab, (group, paths) in zip(st.tabs(list(groups), key="launch_tabs"), groups.items(), strict=True):
             with tab:
-                draw_fields(paths, values)
+                draw_run_fields(paths, values)
                 if group is FieldGroup.EVALUATION and values["objective"] != Objective.REWARD:
                     prompts = st.text_area(
                         "Sample prompts, one per line",

@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from backend.domain.fields import OPTION_ONLY, setting, when
+
 SHOWN_CHARACTERS = 4000
 """Characters of a prompt or an answer that a verdict keeps."""
 NULL_ANSWER = "I have nothing to add to this."
@@ -21,25 +23,36 @@ class JudgeConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    mode: Literal["rubric", "pairwise"] = Field(
-        default="rubric", description="Grade each answer, or compare two answers of a prompt."
+    mode: Literal["rubric", "pairwise"] = setting(
+        "rubric", "Mode", "Grade each answer, or compare two answers of a prompt.", shown=OPTION_ONLY
     )
-    criteria: str = Field(
-        default=DEFAULT_CRITERIA, min_length=1, max_length=8000, description="What the judge looks for."
+    criteria: str = setting(
+        DEFAULT_CRITERIA, "Criteria", "What the judge looks for.", min_length=1, max_length=8000, lines=5
     )
-    low: int = Field(default=1, ge=-1000, le=1000, description="Rubric: lowest score.")
-    high: int = Field(default=10, ge=-1000, le=1000, description="Rubric: highest score.")
-    labels: tuple[str, ...] = Field(
-        default=(), max_length=20, description="Rubric: labels in place of a score; the first is the best."
+    low: int = setting(1, "Lowest score", "Rubric: lowest score.", ge=-1000, le=1000, shown=OPTION_ONLY)
+    high: int = setting(10, "Highest score", "Rubric: highest score.", ge=-1000, le=1000, shown=OPTION_ONLY)
+    labels: tuple[str, ...] = setting(
+        (),
+        "Labels",
+        "Rubric: labels in place of a score, best first. Empty: a score from 1 to 10.",
+        max_length=20,
+        used=(when("mode", "rubric"),),
+        empty="good, bad",
     )
-    explain: bool = Field(default=True, description="Let the judge give reasons before its verdict.")
-    max_tokens: int = Field(default=512, ge=8, le=8192, description="Longest answer of the judge, in tokens.")
-    canaries: int = Field(
-        default=20, ge=0, le=1000, description="Prompts on which the judge also sees an answer that says nothing."
+    explain: bool = setting(True, "Reasons", "Let the judge give reasons before its verdict.", shown=OPTION_ONLY)
+    max_tokens: int = setting(512, "Max new tokens", "Longest answer of the judge, in tokens.", ge=8, le=8192)
+    canaries: int = setting(
+        20, "Canaries", "Prompts that are also judged with an answer that says nothing.", ge=0, le=1000
     )
-    input_price: float | None = Field(default=None, ge=0, description="US dollars for a million prompt tokens.")
-    output_price: float | None = Field(
-        default=None, ge=0, description="US dollars for a million tokens of the judge's answers."
+    input_price: float | None = setting(
+        None, "Price of prompt tokens", "US dollars for a million prompt tokens.", ge=0, shown=OPTION_ONLY
+    )
+    output_price: float | None = setting(
+        None,
+        "Price of answer tokens",
+        "US dollars for a million tokens of the judge's answers.",
+        ge=0,
+        shown=OPTION_ONLY,
     )
 
     @model_validator(mode="after")

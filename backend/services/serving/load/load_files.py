@@ -38,16 +38,6 @@ def read_load_config(values: Mapping[str, Any]) -> LoadConfig:
         raise InvalidInput(f"{validation_message(error, LoadConfig)}.", field=field_at_fault(error)) from error
 
 
-def parse_whole_numbers(text: str, *, field: str) -> tuple[int, ...]:
-    """Return whole numbers separated by commas. Raises InvalidInput."""
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise InvalidInput(
-            f"{text!r} holds no whole numbers.", remedy="Write them with commas, such as 1,8.", field=field
-        ) from error
-
-
 def read_arrivals(text: str, *, source: str = "The file") -> tuple[float, ...]:
     """Return arrivals in ascending seconds: one per line, or the first column of a CSV whose title is skipped. Raises
     InvalidInput.

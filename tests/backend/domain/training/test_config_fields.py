@@ -91,7 +91,7 @@ COSTLY = [
 def test_every_field_states_its_traits() -> None:
     for path in list_paths():
         traits = traits_of(path)
-        assert traits.label, path
+        assert config_fields.field_at(path).title, path
         assert traits.group is None or config_fields.field_at(path).description, (
             f"{path} is on the form and has no help"
         )
@@ -105,7 +105,7 @@ def test_a_field_without_traits_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_labels_are_unique_so_that_an_error_names_one_field() -> None:
-    labels = [traits_of(path).label for path in list_paths()]
+    labels = [config_fields.field_at(path).title for path in list_paths()]
     assert sorted(labels) == sorted(set(labels))
 
 

@@ -23,7 +23,6 @@ from backend.services.serving.deployments import deploy
 from backend.services.serving.load.load_files import (
     load_test_csv,
     load_test_json,
-    parse_whole_numbers,
     read_arrivals,
     read_load_config,
 )
@@ -126,13 +125,12 @@ def test_who_may_not_build_and_what_does_not_serve_are_refused(ctx: Context, ser
 
 
 def test_what_a_person_types_or_uploads_is_read_or_refused_with_its_line() -> None:
-    assert parse_whole_numbers("1, 8,", field="users") == (1, 8)
     assert read_arrivals("seconds,user\n2.5,a\r\n0.5,b\n\n") == (0.5, 2.5)
     with pytest.raises(InvalidInput, match="line 2"):
         read_arrivals("0.5\nsoon\n")
     with pytest.raises(InvalidInput, match="no arrival"):
         read_arrivals("inf")
-    with pytest.raises(InvalidInput, match="whole numbers"):
-        parse_whole_numbers("1; 8", field="users")
+    with pytest.raises(InvalidInput, match=r"users\.0: .*valid integer.*1; 8"):
+        read_load_config({"users": ("1; 8",)})
     with pytest.raises(InvalidInput, match="rate"):
         read_load_config({"rate": -1})

@@ -1,0 +1,141 @@
+"""Forms made of a config's fields: a widget for each, as the schema says, with the error below it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import streamlit as st
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from backend.domain.fields import (
+    bounds_of,
+    default_of,
+    field_kind,
+    field_problem,
+    fields_of,
+    is_used,
+    label_with_unit,
+    read_list,
+    shown_of,
+    write_list,
+)
+from backend.domain.validation import validation_message
+from pages.components.choices import by_identity
+from pages.components.numbers import describe_problem, enter_number, mark_wrong, nearest_valid, wrong_numbers
+
+M = TypeVar("M", bound=BaseModel)
+Choices = Mapping[Any, str]
+
+
+def draw_fields(
+    model: type[BaseModel],
+    *,
+    key: str,
+    group: str = "",
+    only: Sequence[str] = (),
+    skip: Collection[str] = (),
+    values: Mapping[str, Any] | BaseModel | None = None,
+    choices: Mapping[str, Choices] | None = None,
+    disabled: Mapping[str, str] | None = None,
+    empty: Mapping[str, str] = MappingProxyType({}),
+    columns: int = 3,
+    place: Any = None,
+) -> dict[str, Any]:
+    """Draw the fields of a group in a `number_form`, or those of `only` in that order; return their values.
+
+    `values`: what they hold at first, in place of the schema's defaults; those of other fields decide which are used.
+    `choices`: the values of a field that the schema leaves open, with labels. `disabled`: reasons by field. `empty`:
+    what an empty field means here. A wrong value is named below its field and blocks the form's button; the nearest
+    that can be used is returned for it.
+    """
+    held = dict(values.__dict__) if isinstance(values, BaseModel) else dict(values or {})
+    grid = st.grid(columns, min_column_width=180) if place is None else place
+    drawn: dict[str, Any] = {}
+    for name in only or [name for name in fields_of(model, group=group) if name not in skip]:
+        info = model.model_fields[name]
+        if not is_used(model, name, held | drawn):
+            continue
+        reason = (disabled or {}).get(name, "")
+        options = {"placeholder": empty[name]} if name in empty else {}
+        cell = grid.cell(column_span=columns) if shown_of(info).lines > 1 and place is None else grid
+        bottom = field_kind(info).base is bool
+        with cell.container(gap="small", height="stretch", vertical_alignment="bottom" if bottom else "top"):
+            value = draw_widget(
+                info,
+                key=f"{key}_{name}",
+                value=held.get(name, default_of(info)),
+                choices=(choices or {}).get(name),
+                disabled=bool(reason),
+                help=reason or info.description,
+                **options,
+            )
+            drawn[name] = value if reason else _checked(model, name, value)
+    return drawn
+
+
+def read_form(model: type[M], values: Mapping[str, Any]) -> M | None:
+    """Return the config of a form's values; None, with what is wrong, if it can't be used. The button is then off."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        if not wrong_numbers():
+            mark_wrong(model.__name__, f"{validation_message(error, model)}.")
+        return None
+
+
+def _checked(model: type[BaseModel], name: str, entered: Any) -> Any:
+    """Return a value, or the nearest that can be used after drawing what is wrong with it, which blocks the button."""
+    info = model.model_fields[name]
+    kind, bounds, scale = field_kind(info), bounds_of(info), shown_of(info).scale
+    is_number = kind.base in (int, float) and not kind.many and not kind.values
+    if is_number and entered is None and not kind.optional:
+        mark_wrong(label_with_unit(info), "Enter a number.")
+        return default_of(info)
+    if entered in (None, "", ()):  # a required text that is missing is said by the button
+        return entered
+    if is_number:
+        least, most, above, below = (
+            None if bound is None else bound * scale
+            for bound in (bounds.least, bounds.most, bounds.above, bounds.below)
+        )
+        is_whole = kind.base is int
+        problem = describe_problem(entered, least, most, above=above, below=below, is_whole=is_whole)
+        entered = nearest_valid(entered, least, most, is_whole=is_whole)
+        value = entered if scale == 1 else round(entered / scale, 12)
+    else:
+        problem, value = field_problem(model, name, entered), entered
+    if problem:
+        mark_wrong(label_with_unit(info), problem)
+    return value
+
+
+def draw_widget(info: FieldInfo, *, key: str, value: Any = ..., choices: Choices | None = None, **options: Any) -> Any:
+    """Draw the widget of a field and return what was entered. Without `value` it holds that of the session state."""
+    kind, shown, label = field_kind(info), shown_of(info), label_with_unit(info)
+    first: dict[str, Any] = {} if value is ... else {"value": value}
+    options["key"] = key
+    if kind.base is bool:
+        return st.toggle(label, **options, **first)
+    options.setdefault("placeholder", shown.empty or None)
+    if kind.base in (int, float) and not kind.values and not kind.many:
+        value = value * shown.scale if isinstance(value, int | float) else value
+        return enter_number(label, value, is_whole=kind.base is int, step=shown.step, **options)
+    if kind.values and choices is None:
+        choices = {one: shown.choices.get(one, str(one)) for one in kind.values}
+    if choices is not None:
+        listed = list(choices)
+        options["format_func"] = by_identity(key, listed, choices.__getitem__)
+        if kind.many:
+            first = first and {"default": [one for one in value or () if one in choices]}
+            return tuple(st.multiselect(label, listed, **options, **first))
+        first = first and {"index": listed.index(value) if value in choices else None if kind.optional else 0}
+        return st.selectbox(label, listed, **options, **first)
+    options |= first and {"value": write_list(value) if kind.many else value or ""}
+    if shown.lines > 1:
+        text = st.text_area(label, height=28 * shown.lines + 16, **options)
+    else:
+        text = st.text_input(label, **options)
+    return read_list(info, text or "") if kind.many else (text or "").strip() or (None if kind.optional else "")
