@@ -27,10 +27,10 @@ from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.markdown_nodes import markdown_nodes
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, RoundhouseError
 from backend.services.battles.admission import Voter, voter_of_token
-from backend.services.battles.assignment.rows import VoteInput
-from backend.services.battles.ballots import BallotProgress, BallotView, ServedBallot
+from backend.services.battles.assignment.storing import VoteInput
+from backend.services.battles.ballots import BallotProgress, BallotView, ServedBallot, TooFast
 from backend.services.battles.raters import BROWSER_COOKIE
-from backend.services.battles.voting import TooFast, open_ballot, submit_rating, submit_vote, undo_vote
+from backend.services.battles.voting import open_ballot, submit_rating, submit_vote, undo_vote
 from backend.services.context import Context
 from backend.web.proxies import TrustedProxies
 
@@ -88,8 +88,8 @@ def ballot_routes(get_context: Callable[[], Context], *, proxies: TrustedProxies
     def next_(ctx: Context, voter: Voter, _body: bytes) -> Document:
         ballot = open_ballot(ctx, voter)
         return {
-            "battles": [battle_document(battle) for battle in ballot.served.battles],
-            "progress": progress_document(ballot.served.progress),
+            "battles": [battle_document(battle) for battle in ballot.battles],
+            "progress": progress_document(ballot.progress),
             "form": form_document(ballot.config),
         }
 

@@ -8,12 +8,13 @@ that transaction locks the rater's row and fails, to be tried again, if another 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import combinations
 from random import Random, SystemRandom
+from typing import Literal
 
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.exc import IntegrityError
@@ -28,11 +29,14 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.assignment.drawing import PlannedBattle, num_left, plan_battles
 from backend.services.battles.assignment.ledgers import RaterLedger, count_battles, read_rater_ledger
 from backend.services.battles.assignment.pools import POOLED, CampaignPool, opened_pool
-from backend.services.battles.assignment.rows import BATTLE_HOURS, VoteInput, add_battle, append_vote, last_vote
+from backend.services.battles.assignment.storing import BATTLE_HOURS, VoteInput, add_battle, append_vote, last_vote
 from backend.services.battles.raters import RaterView
 from backend.services.battles.views import GOLD_KINDS, SKIPPED, UNDONE, find_campaign
 from backend.services.context import Context
 
+DIMENSION_LABELS = (Label.A, Label.B, Label.TIE)
+MAX_NOTE, MAX_REWRITE, MAX_FLAG = 4000, 50_000, 200
+MAX_DURATION_MS = 24 * 3600 * 1000
 MAX_UNDO = 10
 ATTEMPTS = 5
 """Requests of one rater that come at the same moment are tried so often."""
@@ -69,14 +73,22 @@ class BallotView:
 
 @dataclass(frozen=True)
 class ServedBallot:
-    """A rater's open battles, the current one first, their progress, and the vote that was stored with the request."""
+    """A rater's open battles, the current one first, their progress, the campaign's form, and the vote that was stored
+    with the request.
+    """
 
     battles: tuple[BallotView, ...]
     progress: BallotProgress
+    config: CampaignConfig
     vote_id: str | None = None
 
 
-Check = Callable[[VoteInput, CampaignConfig, RaterLedger], VoteInput]
+VoteForm = Literal["vote", "grade"]
+"""What a rater's browser sent: a vote on two answers, or a grade of one."""
+
+
+class TooFast(Conflict):
+    """A rater votes faster than the campaign allows."""
 
 
 def next_battle(ctx: Context, campaign_id: str, rater: RaterView, *, rng: Random | None = None) -> BallotView | None:
@@ -95,12 +107,13 @@ def serve_battles(
     *,
     num: int = 2,
     vote: VoteInput | None = None,
-    check: Check | None = None,
+    form: VoteForm | None = None,
     rng: Random | None = None,
 ) -> ServedBallot:
     """Store a vote, if there is one, and return up to `num` battles to judge.
 
-    `check` may refuse or change the vote, given the campaign's config and the rater's battles. Raises what it,
+    A vote that came by a `form` is checked against the campaign's and the rater's pace, and its duration can't exceed
+    the time since the battle was served. Raises InvalidInput for what the form doesn't offer, TooFast, and what
     `next_battle` and `cast_vote` raise.
     """
     rng = rng or SystemRandom()
@@ -109,8 +122,9 @@ def serve_battles(
             campaign = admit(session, ctx, campaign_id, rater)
             ledger = read_rater_ledger(session, campaign_id, rater.id)
             with opened_pool(ctx, session, campaign) as held:
-                if vote is not None and check is not None:
-                    vote, check = check(vote, held.config, ledger), None
+                if vote is not None and form is not None:
+                    _check_form(vote, held.config, single=form == "grade")
+                    vote, form = _check_pace(ctx, vote, held.config, ledger), None
                 future = ledger.with_vote(vote.battle_id, ctx.now()) if vote else ledger
                 missing = num - len(future.open)
                 plans = plan_battles(held, future, num=missing, rng=rng) if missing > 0 else []
@@ -310,7 +324,7 @@ def _served(ctx: Context, campaign_id: str, rater: RaterView, *, num: int, vote_
         ledger = read_rater_ledger(session, campaign_id, rater.id)
         progress = _progress(session, ctx, campaign, ledger)
         with opened_pool(ctx, session, campaign, advance=False) as held:
-            mask = held.masker.mask
+            mask, config = held.masker.mask, held.config
         shown = ledger.open[:num]
         texts = _texts(session, [row.battle_id for row in shown]) if shown else {}
         views = []
@@ -322,7 +336,64 @@ def _served(ctx: Context, campaign_id: str, rater: RaterView, *, num: int, vote_
                     row.battle_id, turns, mask(text_a), mask(text_b), progress, is_single=row.purpose == "single"
                 )
             )
-    return ServedBallot(tuple(views), progress, vote_id)
+    return ServedBallot(tuple(views), progress, config, vote_id)
+
+
+def _check_form(vote: VoteInput, config: CampaignConfig, *, single: bool) -> None:
+    if config.is_single and not single and vote.label != SKIPPED:
+        raise InvalidInput("This campaign grades single answers.", remedy="Send a grade instead.", field="label")
+    if single and not config.is_single:
+        raise InvalidInput("This campaign compares two answers.", remedy="Send a vote instead.", field="value")
+    known = [dimension.name for dimension in config.dimensions]
+    for name, label in vote.dimensions.items():
+        if name not in known:
+            raise InvalidInput(
+                f"The rubric has no dimension {name[:60]!r}.",
+                remedy=f"Use {', '.join(known) or 'none'}.",
+                field="dimensions",
+            )
+        if label not in DIMENSION_LABELS:
+            raise InvalidInput(
+                f"There is no verdict {label[:60]!r}.", remedy=f"Use {', '.join(DIMENSION_LABELS)}.", field="dimensions"
+            )
+    for reason in vote.reasons:
+        if reason not in config.reasons:
+            raise InvalidInput(
+                f"There is no reason {reason[:60]!r}.", remedy="Use the reasons of the form.", field="reasons"
+            )
+    if vote.note and not config.note:
+        raise InvalidInput("This campaign takes no notes.", field="note")
+    if vote.rewrite is not None and not config.rewrite:
+        raise InvalidInput("This campaign takes no rewritten answers.", field="rewrite")
+    for text, limit, field in (
+        (vote.note, MAX_NOTE, "note"),
+        (vote.rewrite or "", MAX_REWRITE, "rewrite"),
+        (vote.flag, MAX_FLAG, "flag"),
+    ):
+        _check_length(text, limit, field=field)
+
+
+def _check_length(text: str, limit: int, *, field: str) -> None:
+    if len(text) > limit:
+        raise InvalidInput(f"The {field} has {len(text):,} characters.", remedy=f"Use at most {limit:,}.", field=field)
+
+
+def _check_pace(ctx: Context, vote: VoteInput, config: CampaignConfig, ledger: RaterLedger) -> VoteInput:
+    """Return the vote with a duration that is possible. Raises TooFast above the campaign's votes a minute,
+    NotFound.
+    """
+    now = ctx.now()
+    row = next((row for row in ledger.shown if row.battle_id == vote.battle_id), None)
+    if row is None:
+        raise NotFound("This battle was not served to you.", remedy="Reload the ballot.")
+    if row.is_open and ledger.votes_since(now - timedelta(minutes=1)) >= config.votes_per_minute:
+        raise TooFast(
+            f"That is more than {config.votes_per_minute} votes a minute.", remedy="Read both answers, then vote again."
+        )
+    if vote.duration_ms is None:
+        return vote
+    longest_ms = round((now - row.served_at).total_seconds() * 1000)
+    return replace(vote, duration_ms=max(0, min(vote.duration_ms, longest_ms, MAX_DURATION_MS)))
 
 
 _SIDE_A, _SIDE_B = aliased(Completion), aliased(Completion)

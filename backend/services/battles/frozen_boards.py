@@ -21,9 +21,9 @@ from backend.domain.battles.options import RatingOptions
 from backend.domain.csv_text import safe_cell
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotFound
+from backend.services.battles.board_votes import read_board_votes
 from backend.services.battles.exclusions import list_exclusions
 from backend.services.battles.views import find_campaign
-from backend.services.battles.vote_records import read_board_votes
 from backend.services.context import Context, Person, require_builder
 
 

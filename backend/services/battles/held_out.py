@@ -10,9 +10,9 @@ from backend.domain.battles.campaign import content_hash
 from backend.domain.battles.preferences.pairs import choose_locked
 from backend.domain.battles.preferences.rules import PreferenceRules
 from backend.errors import InvalidInput
+from backend.services.battles.preference_votes import CampaignVotes
 from backend.services.battles.prompts import DrawnPrompt, read_held_out_prompts, sample_prompts
 from backend.services.battles.views import CampaignView
-from backend.services.battles.vote_rows import CampaignVotes
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 

@@ -13,8 +13,8 @@ from backend.domain.battles.preferences.warnings import PairFacts, SetWarning, l
 from backend.domain.statistics.estimates import Estimate
 from backend.errors import InvalidInput
 from backend.services.battles.held_out import locked_prompts
+from backend.services.battles.preference_votes import CampaignVotes, read_campaign_votes
 from backend.services.battles.views import get_campaign
-from backend.services.battles.vote_rows import CampaignVotes, read_campaign_votes
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.imports import add_rows_dataset
 from backend.services.data.views import VersionView

@@ -26,10 +26,10 @@ from backend.domain.battles.verdicts import PairVerdict, judge_pair
 from backend.domain.battles.votes import LABELS, Label, VoteColumns
 from backend.domain.csv_text import safe_cell
 from backend.domain.statistics.agreement import Resampling
+from backend.services.battles.board_votes import BoardColumns, read_board_columns
 from backend.services.battles.exclusions import excluded_raters
 from backend.services.battles.views import contestant_names, find_campaign, valid_votes
 from backend.services.battles.vote_log import votes_revision
-from backend.services.battles.vote_records import BoardColumns, read_board_columns
 from backend.services.context import Context
 
 ALPHA = 0.05

@@ -11,8 +11,8 @@ from backend.db.tables import Campaign
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.inference.pair_votes import votes_by_pair
 from backend.domain.battles.verdicts import is_decided
+from backend.services.battles.board_votes import read_board_columns
 from backend.services.battles.views import contestant_names, count_votes, find_campaign
-from backend.services.battles.vote_records import read_board_columns
 from backend.services.context import Context
 
 ALPHA = 0.05

@@ -17,8 +17,8 @@ from backend.domain.battles.votes import Label, VoteRecord
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.jobs.states import JobKind
 from backend.domain.statistics.agreement import Resampling
+from backend.services.battles.board_votes import read_board_votes
 from backend.services.battles.views import contestant_names, find_campaign, valid_votes
-from backend.services.battles.vote_records import read_board_votes
 from backend.services.context import Context
 from backend.services.jobs.jobs import view
 

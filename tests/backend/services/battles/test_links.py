@@ -11,7 +11,7 @@ from backend.db.tables import Rater
 from backend.errors import Conflict, NotAllowed, NotFound
 from backend.services.battles import raters
 from backend.services.battles.admission import Voter, ballot_token, voter_of_token
-from backend.services.battles.assignment.rows import VoteInput
+from backend.services.battles.assignment.storing import VoteInput
 from backend.services.battles.ballots import next_battle
 from backend.services.battles.raters import (
     create_rater_link,
@@ -157,11 +157,11 @@ def test_a_campaign_closes_with_its_last_vote(ctx: Context) -> None:
     person = voter(ctx, campaign.id)
     closed = []
     for _ in range(3):
-        battle = open_ballot(ctx, person).served.battles[0]
+        battle = open_ballot(ctx, person).battles[0]
         closed.append(submit_vote(ctx, person, VoteInput(battle.battle_id, "A")).progress.closed)
     assert closed == [False, False, True]
     assert not get_campaign(ctx, campaign.id).is_open
-    assert open_ballot(ctx, person).served.progress.closed
+    assert open_ballot(ctx, person).progress.closed
 
 
 def test_a_campaign_closes_at_its_date(ctx: Context) -> None:

@@ -9,7 +9,7 @@ import pytest
 from backend.domain.battles.campaign import GoldPair
 from backend.domain.jobs.events import CompletionEvent
 from backend.services.battles.admission import Voter
-from backend.services.battles.assignment.rows import VoteInput
+from backend.services.battles.assignment.storing import VoteInput
 from backend.services.battles.ballots import ballot_progress
 from backend.services.battles.raters import rater_for
 from backend.services.battles.voting import open_ballot, submit_vote
@@ -24,7 +24,7 @@ def test_the_promise_of_a_ballot_with_repeats_and_gold_pairs_is_kept(ctx: Contex
     gold = tuple(GoldPair(prompt=f"What is 1 + {n}?", better=str(n + 1), worse="5") for n in range(2, 4))
     campaign = make_campaign(ctx, num_prompts=18, repeat_share=0.25, gold=gold, gold_share=0.1, votes_per_minute=600)
     voter, rng, promises = Voter(campaign.id, rater_for(ctx, LOCAL)), Random(seed), []
-    served = open_ballot(ctx, voter).served
+    served = open_ballot(ctx, voter)
     while served.battles:
         promises.append(served.progress.total)
         label = "SKIPPED" if skips and rng.random() < 0.2 else "A"

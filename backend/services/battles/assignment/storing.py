@@ -1,4 +1,4 @@
-"""Rows of battles and votes."""
+"""Storing of battles and votes: the rows that a ballot adds."""
 
 from __future__ import annotations
 
