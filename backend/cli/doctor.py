@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import socket
 import sqlite3
+import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ from backend.settings import Settings
 MIN_FREE_BYTES = 2 * 2**30
 REQUIRED_PACKAGES = ("torch", "transformers", "peft", "celery", "streamlit")
 """Modules without which no job runs; each belongs to a core dependency."""
+COMPILE_S = 300.0
+COMPILER_CURE = "Install a C++ compiler (Debian, Ubuntu: `apt install g++`; macOS: `xcode-select --install`)."
 app = typer.Typer()
 
 
@@ -201,6 +205,20 @@ def check_packages() -> CheckResult:
     return CheckResult("packages", "ok", "all there")
 
 
+def check_library() -> CheckResult:
+    """Check that decoder layers are compiled for this processor, in a process of its own, which loads torch."""
+    command = [sys.executable, "-m", "jobs.serving.native.library"]
+    try:
+        printed = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_S, check=True).stdout
+        found = json.loads(printed.splitlines()[-1])
+    except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
+        return CheckResult("library", "warning", f"not checked: {error}", "Look at the log of a replica.")
+    if found["processor"]:
+        return CheckResult("library", "ok", f"compiled for {found['processor']}")
+    detail = f"not compiled, so {found['losses']}: {found['problem']}"
+    return CheckResult("library", "warning", detail, COMPILER_CURE)
+
+
 def check_job_devices(settings: Settings) -> CheckResult:
     """List the devices that jobs will run on."""
     gpus = read_gpus()
@@ -229,7 +247,7 @@ def start_checks(settings: Settings, *, running: bool = False) -> list[CheckResu
 @app.command()
 @command
 def doctor(as_json: JsonFlag = False) -> None:
-    """Check Python, packages, disk, ports, broker, database, devices and sign-in."""
+    """Check Python, packages, disk, ports, broker, database, devices, sign-in and the compiled library."""
     settings = Settings()
     running = running_pid(settings)
     findings = [
@@ -239,6 +257,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     ]
     if running is not None:
         findings.insert(0, CheckResult("installation", "ok", f"running (process {running}) at {settings.pages_url}"))
+    findings.append(check_library())
     bad = any(finding.state == "problem" for finding in findings)
     marks = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
     text_ = "\n".join(

@@ -1,8 +1,9 @@
 """The default engine: transformers' continuous batching, on CPU or GPU, every request with its own sampling.
 
-The library samples a whole batch one way (`do_sample` is a property of the batch), so it takes the argmax, and a logits
-processor of our own, which knows each row's request, returns scores whose argmax is that row's choice (`sampling.py`).
-Batches run synchronously and without CUDA graphs, because such a processor runs Python between network and argmax.
+The library samples a whole batch one way (`do_sample` is a property of the batch), so it takes the argmax, and a
+logits processor of our own, which knows each row's request, returns scores whose argmax is that row's choice
+(`sampling.py`). Batches run synchronously and without CUDA graphs, because such a processor runs Python between network
+and argmax. What is changed of the library stands in `continuous_batching.py`.
 """
 
 from __future__ import annotations
@@ -10,15 +11,10 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
-from transformers.generation.continuous_batching.cb_logits_processors import (
-    ContinuousBatchingLogitsProcessor,
-    ContinuousBatchingLogitsProcessorList,
-)
 
 from backend.domain.serving.memory import FREE_SHARE, MAX_RUNNING, PAGE_TOKENS, cache_pages
 from backend.domain.serving.protocol import LEAVING, REQUEST_FAILED, SamplingParams, code_of_failure
@@ -26,6 +22,7 @@ from backend.domain.wording import format_bytes
 from backend.errors import InvalidInput, Unavailable
 from jobs.modeling.devices import free_bytes
 from jobs.serving.adapters.bank import AdapterBank, CacheSalts, groups_of
+from jobs.serving.continuous_batching import BatchedRequest, BatchHooks, ContinuousBatching
 from jobs.serving.detokenize import TokenDecoder, TokenTexts
 from jobs.serving.drafts.batch import Speculation
 from jobs.serving.drafts.network import Draft
@@ -40,56 +37,14 @@ from jobs.serving.engine import (
     RateMeter,
     read_limits,
 )
-from jobs.serving.sampling import SamplingState, choose_tokens, forced_scores
+from jobs.serving.sampling import choose_tokens, forced_scores
 from jobs.serving.turns import in_turn, most_open, most_running
 
 MAX_BATCH_TOKENS = 512  # longer prompts are prefilled in chunks, so that other requests keep getting tokens
 
 
-class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
-    """Hands each row's request to `prepare_scores`. The library calls `prepare_tensor_args` and then the sampler, on
-    one thread.
-    """
-
-    supported_kwargs: dict[str, type] = {"generation": Generation}  # noqa: RUF012 - the base class declares it so
-    ignored_kwargs: tuple[str, ...] = ()
-
-    def __init__(self, speculation: Speculation | None = None) -> None:
-        self._draws: list[SamplingState] = []
-        self._speculation = speculation
-
-    def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
-        """Fill the unused tensor argument of a row."""
-        int32_tensor.zero_()
-
-    def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> torch.Tensor:
-        """Remember the requests behind the rows of the coming batch."""
-        self._draws = [_generation(request.state).draw for request in requests_with_new_token]
-        return torch.zeros(len(self._draws), dtype=torch.int32)
-
-    def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
-        """Return scores [rows, vocabulary] whose argmax is each row's next token.
-
-        The library has a row for every request of the batch, those that need a token first; it does not read the
-        others, which are still being prefilled. A step with drafts has more rows, which are chosen from in order.
-        """
-        if self._speculation is not None:
-            return self._speculation.choose(scores, self._draws, lambda: self._choose(scores))
-        return self._choose(scores)
-
-    def _choose(self, scores: torch.Tensor) -> torch.Tensor:
-        rows = scores[: len(self._draws)]
-        return (
-            torch.cat([forced_scores(rows, choose_tokens(rows, self._draws)), scores[len(self._draws) :]])
-            if self._draws
-            else scores
-        )
-
-
 class BatchingEngine:
-    """Continuous batching over a loaded causal network. Raises the library's own errors for networks that it
-    refuses.
-    """
+    """Continuous batching over a loaded causal network. Raises the library's errors for networks that it refuses."""
 
     name = "batching"
 
@@ -119,28 +74,24 @@ class BatchingEngine:
         self.speculation = None if draft is None else Speculation(draft, vocab_size=self.limits.vocab_size)
         self._closed = threading.Event()
         self._has_ended = threading.Event()
-        config = ContinuousBatchingConfig(
-            page_size=PAGE_TOKENS,
-            num_blocks=_num_pages(network, cache_tokens or self.context_length * max_running, self.context_length),
+        hooks = BatchHooks(
+            find=self._find,
+            salt=self._salt,
+            in_turn=self._in_turn,
+            choose=self._choose,
+            before_step=None if bank is None else self._activate_adapters,
+            drafts=self.speculation,
+        )
+        self._batches = ContinuousBatching(
+            network,
+            hooks,
+            page_tokens=PAGE_TOKENS,
+            num_pages=_num_pages(network, cache_tokens or self.context_length * max_running, self.context_length),
+            max_tokens=self.context_length,
             max_batch_tokens=MAX_BATCH_TOKENS,
             max_requests_per_batch=max_running,
-            use_async_batching=False,
-            use_cuda_graph=False,
-            auto_switch_to_flash=False,
         )
-        # The manager uses only limits and eos; the checkpoint's own sampling defaults must not apply.
-        generation = GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=self.context_length)
-        self._manager = network.init_continuous_batching(
-            generation_config=generation, continuous_batching_config=config
-        )
-        sampler = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([RowSampler(self.speculation)]))
-        sampler.tensors_required = 1
-        self._manager.logit_processor = sampler
-        self._suspects: set[str] | None = None  # None: the loop has not failed
-        self._note_suspects()
-        self._prepare_processor()
-        with torch.inference_mode():
-            self._manager.start()
+        self._batches.start()
         self._dispatcher = threading.Thread(target=self._dispatch, name="engine-results", daemon=True)
         self._dispatcher.start()
 
@@ -184,15 +135,7 @@ class BatchingEngine:
         with self._lock:
             self._check_room(choice.tenant)
             self._open[generation.request_id] = generation
-        accepted = self._manager.add_request(
-            generation.context,
-            request_id=generation.request_id,
-            max_new_tokens=generation.num_left,
-            streaming=True,
-            eos_token_id=generation.stop_ids or -1,
-            generation=generation,
-        )
-        if accepted is None:
+        if not self._batches.add(generation):
             self._forget(generation)
             raise Unavailable(
                 "The engine has stopped.", remedy="It restarts automatically; try again in a few seconds."
@@ -201,32 +144,30 @@ class BatchingEngine:
 
     def is_waiting(self, handle: Handle) -> bool:
         """Return whether a request is in the queue; see Engine.is_waiting."""
-        processor = self._manager.batch_processor
         if not isinstance(handle, Generation) or handle.is_over or handle.num_own:
             return False
-        return processor is None or handle.request_id not in processor.scheduler.active_requests
+        return not self._batches.has_begun(handle.request_id)
 
     def stats(self) -> EngineStats:
         """Return the engine's counters."""
-        processor = self._manager.batch_processor
-        running = len(processor.scheduler.active_requests) if processor is not None else 0
+        running = self._batches.num_running
         with self._lock:
             num_open = len(self._open)
         return EngineStats(
             running=min(running, num_open),
             waiting=max(0, num_open - running),
             tokens_per_second=self._rate.per_second(),
-            steps=getattr(self._manager, "current_batch", 0),
+            steps=self._batches.num_steps,
             generated_tokens=self._rate.total,
             last_token_age_s=self._rate.last_age_s(),
-            cache_ratio=_used_share(processor.cache) if processor is not None else None,
+            cache_ratio=self._batches.cache_ratio(),
             drafted_tokens=None if self.speculation is None else self.speculation.drafted,
             accepted_tokens=None if self.speculation is None else self.speculation.accepted,
         )
 
     def is_alive(self) -> bool:
         """Return False once the generation thread has died or was closed."""
-        return not self._has_ended.is_set() and self._manager.is_running()
+        return not self._has_ended.is_set() and self._batches.is_running()
 
     def close(self) -> None:
         """Cancel every request and join the library's threads."""
@@ -237,111 +178,48 @@ class BatchingEngine:
         for generation in waiting:
             generation.cancel()
         self._closed.set()
-        self._manager.stop(block=True, timeout=30, hard_stop=True)
+        self._batches.stop(timeout_s=30)
         self._dispatcher.join(timeout=5)
 
-    def _prepare_processor(self) -> None:
-        """Have the library's processor take turns between tenants, keep their cached pages and those of adapters apart,
-        and note for each request how much of its prompt was found in the cache, which the library does not report.
-        """
-        create = self._manager._create_batch_processor
-
-        def create_counting() -> Any:
-            processor = create()
-            search = processor.cache.search_prefix_match
-
-            def search_and_count(request_id: str, ids: list[int]) -> int:
-                length = int(search(request_id, self._salted(request_id, ids)))
-                with self._lock:
-                    generation = self._open.get(request_id)
-                if generation is not None and not generation.draw.drawn:
-                    generation.cached_tokens = length
-                return length
-
-            processor.cache.search_prefix_match = search_and_count
-            processor.scheduler.active_requests = _Begun(self._begin)
-            self._take_turns(processor.scheduler)
-            self._mark_pages(processor.cache)
-            if self._bank is not None:
-                self._note_adapters(processor, self._bank)
-            if self.speculation is not None:
-                self.speculation.attach(processor)
-            return processor
-
-        self._manager._create_batch_processor = create_counting
-
-    def _note_suspects(self) -> None:
-        """Note what runs when the library's loop fails: one of these may be the cause, those that wait are not."""
-        end_all = self._manager._handle_critical_error
-
-        def note_and_end_all(error: Exception, processor: Any) -> None:
-            self._suspects = set() if processor is None else set(processor.scheduler.active_requests)
-            end_all(error, processor)
-
-        self._manager._handle_critical_error = note_and_end_all
-
-    def _code_of_error(self, request_id: str) -> str:
-        if self._suspects is None:
-            return REQUEST_FAILED  # the loop continues without it
-        return code_of_failure(batched=len(self._suspects)) if request_id in self._suspects else LEAVING
-
-    def _begin(self, request_id: str) -> None:
+    def _find(self, request_id: str) -> Generation | None:
         with self._lock:
-            generation = self._open.get(request_id)
-        if generation is not None:
-            generation.begin()
+            return self._open.get(request_id)
 
-    def _note_adapters(self, processor: Any, bank: AdapterBank) -> None:
-        """Tell the layers before each step which tokens have which adapter."""
-        prepare = processor.inputs_and_outputs.prepare_batch_tensors
-
-        def prepare_with_adapters(requests_in_batch: list[Any], *arguments: Any, **named: Any) -> None:
-            states = [(_generation(request.state), request.query_length) for request in requests_in_batch]
-            bank.activate(
-                groups_of([(generation.choice.adapter, count) for generation, count in states], device=self._device)
-            )
-            prepare(requests_in_batch, *arguments, **named)
-
-        processor.inputs_and_outputs.prepare_batch_tensors = prepare_with_adapters
-
-    def _mark_pages(self, cache: Any) -> None:
-        """Keep the pages of adapters and tenants apart, and those of a request whose first token is its last, which the
-        library forgets.
-        """
-
-        def mark(state: Any, complete: dict[str, int]) -> None:
-            choice = _generation(state).choice
-            ids = [
-                *self._salts.salt(state.initial_tokens, adapter=choice.adapter, tenant=choice.tenant),
-                *state.generated_tokens,
-            ]
-            for name, count in complete.items() if cache.allow_block_sharing else ():
-                cache.cache_allocators[name].mark_complete_blocks(state.request_id, ids, count)
-
-        cache.mark_complete_blocks = mark
-
-    def _take_turns(self, scheduler: Any) -> None:
-        """Order the waiting requests by tenant in turn; the library takes them by arrival."""
-        candidates = scheduler._get_waiting_candidates
-        most = most_running(self._max_running)
-
-        def candidates_in_turn() -> list[Any]:
-            running = Counter(_generation(state).choice.tenant for state in scheduler.active_requests.values())
-            return in_turn(
-                ((_generation(state).choice.tenant, state) for state in candidates()), running=running, most=most
-            )
-
-        scheduler._get_waiting_candidates = candidates_in_turn
-
-    def _salted(self, request_id: str, ids: list[int]) -> list[int]:
-        with self._lock:
-            generation = self._open.get(request_id)
-        if generation is None:  # it was cancelled meanwhile
-            return [-1, *ids[1:]]
+    def _salt(self, generation: Generation, ids: Sequence[int]) -> list[int]:
+        """Return ids under which pages are kept apart between tenants and adapters."""
         return self._salts.salt(ids, adapter=generation.choice.adapter, tenant=generation.choice.tenant)
 
+    def _in_turn(self, waiting: Iterable[tuple[Generation, Any]], running: Iterable[Generation]) -> list[Any]:
+        """Order the waiting requests by tenant in turn."""
+        counts = Counter(generation.choice.tenant for generation in running)
+        by_tenant = ((generation.choice.tenant, state) for generation, state in waiting)
+        return in_turn(by_tenant, running=counts, most=most_running(self._max_running))
+
+    def _choose(self, scores: torch.Tensor, requests: list[Generation]) -> torch.Tensor:
+        """Return scores whose first argmaxes are the requests' next tokens. A step with drafts has more rows, which are
+        chosen from in order."""
+        draws = [generation.draw for generation in requests]
+        if self.speculation is not None and self.speculation.has_drafts:
+            return self.speculation.choose(scores, draws)
+        if not draws:
+            return scores
+        rows = scores[: len(draws)]
+        return torch.cat([forced_scores(rows, choose_tokens(rows, draws)), scores[len(draws) :]])
+
+    def _activate_adapters(self, requests: list[BatchedRequest]) -> None:
+        """Tell the layers which tokens of the coming step have which adapter."""
+        assert self._bank is not None
+        counts = [(request.generation.choice.adapter, request.num_tokens) for request in requests]
+        self._bank.activate(groups_of(counts, device=self._device))
+
+    def _code_of_error(self, request_id: str) -> str:
+        suspects = self._batches.suspects
+        if suspects is None:
+            return REQUEST_FAILED  # the loop continues without it
+        return code_of_failure(batched=len(suspects)) if request_id in suspects else LEAVING
+
     def _abort(self, generation: Generation) -> None:
-        self._manager.cancel_request(generation.request_id)
+        self._batches.cancel(generation.request_id)
         self._forget(generation)
 
     def _forget(self, generation: Generation) -> None:
@@ -352,10 +230,10 @@ class BatchingEngine:
         """Turn the library's results into events until the engine closes or its generation thread dies."""
         try:
             while not self._closed.is_set():
-                output = self._manager.get_result(timeout=0.2)
+                output = self._batches.next_output(timeout_s=0.2)
                 if output is not None:
                     self._deliver(output)
-                elif not self._manager.is_running():
+                elif not self._batches.is_running():
                     break
         finally:
             self._has_ended.set()
@@ -383,12 +261,6 @@ class BatchingEngine:
             self._forget(generation)
 
 
-def _generation(state: Any) -> Generation:
-    """Return the request behind the library's state of it."""
-    generation: Generation = state.logit_processor_kwargs["generation"]
-    return generation
-
-
 def _num_pages(network: Any, tokens: int, context_length: int) -> int:
     """Return the cache's size in pages: room for `tokens` within the memory budget, and always for one full context."""
     config = network.config.get_text_config()
@@ -405,26 +277,9 @@ def _num_pages(network: Any, tokens: int, context_length: int) -> int:
     )
     if free is not None and pages * page_bytes > free:
         raise InvalidInput(
-            f"The KV cache of one full context of {context_length:,} tokens takes {format_bytes(pages * page_bytes)},"
-            f" and {format_bytes(free)} of the GPU's memory are free beside the weights.",
+            f"The KV cache of one full context of {context_length:,} tokens takes {format_bytes(pages * page_bytes)}, "
+            f"and {format_bytes(free)} of the GPU's memory are free beside the weights.",
             remedy="Deploy with a shorter context (--context), or on a larger GPU.",
             field="context",
         )
     return int(pages)
-
-
-class _Begun(dict[str, Any]):
-    """The library's running requests by id; tells which one left the queue, which the library does not report."""
-
-    def __init__(self, on_begin: Callable[[str], None]) -> None:
-        super().__init__()
-        self._on_begin = on_begin
-
-    def __setitem__(self, request_id: str, state: Any) -> None:
-        super().__setitem__(request_id, state)
-        self._on_begin(request_id)
-
-
-def _used_share(cache: Any) -> float:
-    """Return the share of a cache's pages that are held: by requests, and by prefixes that later requests may share."""
-    return 1.0 - float(cache.compute_free_capacity(relative=True))

@@ -30,6 +30,7 @@ from jobs.reporter import JobSpec, Reporter
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.adapters.folders import AdapterFolders
 from jobs.serving.drafts.network import Draft
+from jobs.serving.native.library import try_library
 from jobs.serving.prepared.weights import PreparedFolder, load_prepared
 from jobs.serving.process_use import ProcessUse
 from jobs.serving.reading import PromptReader
@@ -91,7 +92,21 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
         limits=limits,
         adapters=AdapterFolders(spec.artifacts, bank, tokenizer),
     )
+    replica.arithmetic = describe_arithmetic(network)
     return _serve_until_stopped(replica, reporter, payload, load_s=time.monotonic() - started, check=check)
+
+
+def describe_arithmetic(network: Any) -> str:
+    """Return what computes a network's layers on a CPU, and why it is not the compiled library; empty on a GPU."""
+    if network.device.type != "cpu":
+        return ""
+    compiled = try_library()
+    if compiled.library is None:
+        return f"operator by operator, because the library is not compiled: {compiled.problem}"
+    first = next(iter(getattr(network.base_model, "layers", ())), None)
+    if not getattr(first, "is_compiled", False):
+        return "operator by operator: the compiled library has no layers of this kind"
+    return f"compiled for {compiled.library.processor}"
 
 
 def _run_scorer(
@@ -248,7 +263,11 @@ async def _watch(replica: ReplicaState, reporter: Reporter, serving: asyncio.Tas
                 "cache_ratio": ratio,
                 "queue_s": queue_s,
             }
-            load |= {"drafted_tokens": stats.drafted_tokens, "accepted_tokens": stats.accepted_tokens}
+            load |= {
+                "arithmetic": replica.arithmetic,
+                "drafted_tokens": stats.drafted_tokens,
+                "accepted_tokens": stats.accepted_tokens,
+            }
             reporter.emit(GaugeEvent.model_validate(load | use.read()))
             next_gauge = time.monotonic() + GAUGE_S
         await asyncio.sleep(POLL_S)

@@ -12,6 +12,7 @@ from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.batching import BatchingEngine
+from jobs.serving.continuous_batching import check_version
 from jobs.serving.detokenize import TokenDecoder
 from jobs.serving.drafts.network import Draft, why_unfit
 from jobs.serving.engine import Engine
@@ -38,8 +39,8 @@ def start_engine(
 
     `auto` tries continuous batching and falls back to one request at a time, which has no use for a draft.
 
-    Raises JobFailed when the network can't generate a single token, and InvalidInput where a draft's tokens can't be
-    checked exactly.
+    Raises JobFailed when the network can't generate a single token or the version of transformers is unknown, and
+    InvalidInput where a draft's tokens can't be checked exactly.
     """
     if draft is not None and (unfit := why_unfit(network)):
         raise InvalidInput(
@@ -53,6 +54,7 @@ def start_engine(
     if reason is not None:
         logger.warning("Requests are answered one at a time: %s.", reason)
     elif kind in ("auto", "batching"):
+        check_version()
         engine: Engine | None = None
         try:
             engine = BatchingEngine(

@@ -300,6 +300,8 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             st.caption(plain(endpoint.precision_check.describe()))
         elif endpoint.precision != "float32":
             st.caption(f"{plain(endpoint.precision)}: not measured yet")
+        for arithmetic in endpoint.arithmetics:
+            st.caption(f"Decoder layers: {plain(arithmetic)}")
         if endpoint.draft_name is not None:
             st.caption(plain(describe_draft(endpoint)))
         if not is_stopped and (words := endpoint.options.scaling.describe()):

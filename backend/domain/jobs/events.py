@@ -172,7 +172,7 @@ class ReadyEvent(Event):
 class GaugeEvent(Event):
     """Open and waiting requests of a replica, the tokens per second that it generates, the used share of its KV cache,
     the longest wait of a request that has not begun, the tokens that its draft proposed and those accepted since its
-    start, and what its process takes of the machine: cores, memory, and memory of a GPU.
+    start, what its process takes of the machine: cores, memory, and memory of a GPU; and what computes its layers.
     """
 
     type: Literal["gauge"] = "gauge"
@@ -186,6 +186,7 @@ class GaugeEvent(Event):
     cpu_cores: float | None = None
     memory_bytes: int | None = None
     gpu_memory_bytes: int | None = None
+    arithmetic: str = ""
 
 
 class ErrorEvent(Event):

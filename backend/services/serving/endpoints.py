@@ -148,6 +148,12 @@ class EndpointView:
     draft_name: str | None = None  # the checkpoint that drafts for it
 
     @property
+    def arithmetics(self) -> list[str]:
+        """What computes the decoder layers of the replicas: the compiled library, for which processor, or operators."""
+        stated = {str(replica.gauges.get("arithmetic") or "") for replica in self.replicas}
+        return sorted(stated - {""})
+
+    @property
     def drafted_tokens(self) -> int:
         """Tokens that the replicas' drafts proposed since they started."""
         return sum(int(replica.gauges.get("drafted_tokens") or 0) for replica in self.replicas)

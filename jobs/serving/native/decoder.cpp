@@ -2,6 +2,7 @@
 // operator per line. Weights are float32, bfloat16 or float16 with activations in float32, or int8 with one scale per output and activations in
 // int16 with one scale per row. A row's result does not depend on the other rows: a token of a prompt and the same token generated have the same bits.
 #include "products.h"
+#include <cstddef>
 
 struct Layer {
     Matrix qkv, out, gate_up, down;
@@ -196,12 +197,20 @@ class Rows {
 
     void attend(int64_t first, int64_t last) {
         const std::vector<Tile> tiles = tiles_of(l, b, first, last);
+        Shortage shortage;
 #pragma omp parallel num_threads(threads) if (threads > 1)
         {
             Attention attention(l, b);
 #pragma omp for schedule(dynamic)
-            for (size_t tile = 0; tile < tiles.size(); tile++) attention.run(tiles[tile], first, mixed.data(), attended.data());
+            for (size_t tile = 0; tile < tiles.size(); tile++) {
+                try {
+                    attention.run(tiles[tile], first, mixed.data(), attended.data());
+                } catch (...) {
+                    shortage.note();
+                }
+            }
         }
+        shortage.raise();
     }
 
 public:
@@ -227,31 +236,98 @@ public:
     }
 };
 
-extern "C" int reads_float16() {
-#ifdef __F16C__
-    return 1;
-#else
-    return 0;
-#endif
+// Whether a layer's products fit each other, its heads and its pages.
+static bool is_consistent(const Layer &l) {
+    const int64_t width = l.qkv.inputs, heads = l.num_heads, kv_heads = l.num_kv_heads, channels = l.channels;
+    if (!is_readable(l.qkv) || !is_readable(l.out) || !is_readable(l.gate_up) || !is_readable(l.down)) return false;
+    if (heads <= 0 || kv_heads <= 0 || heads % kv_heads || channels <= 0 || channels % STEP || l.page_tokens <= 0) return false;
+    if (l.qkv.outputs != (heads + 2 * kv_heads) * channels || l.out.inputs != heads * channels) return false;
+    return l.out.outputs == width && l.gate_up.inputs == width && l.down.outputs == width && l.gate_up.outputs == 2 * l.down.inputs;
 }
 
-extern "C" void multiply_rows(const float *x, int64_t rows, const Matrix *matrix, float *y, int threads) {
-    for (int64_t row = 0; row < rows; row += CACHED_ROWS)
-        product(x + row * matrix->inputs, std::min(CACHED_ROWS, rows - row), *matrix, y + row * matrix->outputs, nullptr, threads);
+enum Status : int { DONE, SHORT_ROTATION, UNREADABLE, NO_MEMORY };
+
+// No exception crosses into C: the caller has no frames for it.
+template <class Work>
+static int without_throwing(Work work) noexcept {
+    try {
+        return work();
+    } catch (...) {  // buffers are all that is allocated
+        return NO_MEMORY;
+    }
+}
+
+// What the caller's structures must be like, by name; a library with other facts is not called.
+struct Fact { const char *name; int64_t value; };
+#define SIZE(type) {#type, sizeof(type)}
+#define AT(type, field) {#type "." #field, offsetof(type, field)}
+static const Fact FACTS[] = {
+    {"version", 3},
+    {"STEP", STEP}, {"GROUP", GROUP},
+    {"FLOAT32", FLOAT32}, {"BFLOAT16", BFLOAT16}, {"FLOAT16", FLOAT16}, {"INT8", INT8},
+    {"DONE", DONE}, {"SHORT_ROTATION", SHORT_ROTATION}, {"UNREADABLE", UNREADABLE}, {"NO_MEMORY", NO_MEMORY},
+    SIZE(Matrix), AT(Matrix, weight), AT(Matrix, scale), AT(Matrix, bias), AT(Matrix, outputs), AT(Matrix, inputs), AT(Matrix, format),
+    SIZE(Layer), AT(Layer, qkv), AT(Layer, out), AT(Layer, gate_up), AT(Layer, down),
+    AT(Layer, input_norm), AT(Layer, after_norm), AT(Layer, head_norm), AT(Layer, norm_eps), AT(Layer, head_eps), AT(Layer, attention_scale),
+    AT(Layer, num_heads), AT(Layer, num_kv_heads), AT(Layer, channels), AT(Layer, page_tokens),
+    SIZE(Pair), AT(Pair, down), AT(Pair, up), AT(Pair, rank),
+    SIZE(Change), AT(Change, begin), AT(Change, end), AT(Change, pairs),
+    SIZE(Batch), AT(Batch, rows), AT(Batch, requests), AT(Batch, rotation), AT(Batch, write), AT(Batch, first_row),
+    AT(Batch, pages), AT(Batch, first_page), AT(Batch, num_keys), AT(Batch, keys), AT(Batch, values), AT(Batch, changes),
+    AT(Batch, num_changes), AT(Batch, rotation_size),
+    {nullptr, 0},
+};
+static_assert(std::is_standard_layout<Matrix>::value && std::is_standard_layout<Layer>::value && std::is_standard_layout<Batch>::value, "");
+
+extern "C" const Fact *library_facts() noexcept { return FACTS; }
+
+// The instructions that it was compiled for, and whether it uses threads.
+extern "C" const char *library_processor() noexcept {
+    return ""
+#if defined(__AVX2__)
+        " AVX2"
+#elif defined(__ARM_NEON)
+        " NEON"
+#endif
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+        " FMA"
+#endif
+#ifdef __F16C__
+        " F16C"
+#endif
+#ifdef _OPENMP
+        " threads"
+#endif
+        ;
+}
+
+extern "C" int multiply_rows(const float *x, int64_t rows, const Matrix *matrix, float *y, int threads) noexcept {
+    if (!is_readable(*matrix)) return UNREADABLE;
+    return without_throwing([&]() -> int {
+        for (int64_t row = 0; row < rows; row += CACHED_ROWS)
+            product(x + row * matrix->inputs, std::min(CACHED_ROWS, rows - row), *matrix, y + row * matrix->outputs, nullptr, threads);
+        return DONE;
+    });
 }
 
 // One layer after the other, each with its view of the batch: threads that wait between products need not be woken for each layer.
-// Returns 1, and has done nothing, where the rotation holds less than a head's channels for each row.
-extern "C" int compute_layers(const Layer *layers, const Batch *batches, int64_t count, const float *hidden, float *result, int threads) {
+// Has computed nothing where a rotation holds less than a head's channels for each row, or where the parts of the layers do not fit each other.
+extern "C" int compute_layers(const Layer *layers, const Batch *batches, int64_t count, const float *hidden, float *result, int threads) noexcept {
     const int64_t rows = batches->rows, width = layers->qkv.inputs;
-    if (batches->rotation_size < rows * layers->channels) return 1;
-    std::vector<float> between(count > 1 ? rows * width : 0);
     for (int64_t i = 0; i < count; i++) {
-        float *next = (count - i) % 2 ? result : between.data();  // the last is the result
-        Rows part(layers[i], batches[i], std::min(rows, CACHED_ROWS), threads);
-        for (int64_t row = 0; row < rows; row += CACHED_ROWS)
-            part.compute(row, std::min(rows, row + CACHED_ROWS), hidden + row * width, next + row * width);
-        hidden = next;
+        if (batches[i].rotation_size < rows * layers[i].channels) return SHORT_ROTATION;
+        if (!is_consistent(layers[i]) || layers[i].qkv.inputs != width || batches[i].rows != rows) return UNREADABLE;
     }
-    return 0;
+    return without_throwing([&]() -> int {
+        std::vector<float> between(count > 1 ? rows * width : 0);
+        const float *from = hidden;
+        for (int64_t i = 0; i < count; i++) {
+            float *next = (count - i) % 2 ? result : between.data();  // the last is the result
+            Rows part(layers[i], batches[i], std::min(rows, CACHED_ROWS), threads);
+            for (int64_t row = 0; row < rows; row += CACHED_ROWS)
+                part.compute(row, std::min(rows, row + CACHED_ROWS), from + row * width, next + row * width);
+            from = next;
+        }
+        return DONE;
+    });
 }

@@ -1,22 +1,26 @@
 """Arithmetic of decoder layers in C++, compiled when the first replica starts: for few tokens, operators cost more to
 call than to compute.
 
-Without a compiler, or where it fails, torch's operators compute the same.
+Without a compiler, or where it fails, torch's operators compute the same. A library whose structures differ from the
+ones declared here is refused when it is loaded.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import logging
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,13 +33,19 @@ SOURCE = Path(__file__).with_name("decoder.cpp")
 SOURCES = (SOURCE, Path(__file__).with_name("products.h"))
 # Without its start files, fast arithmetic does not change how torch treats tiny numbers on the same thread.
 ARITHMETIC = ("-ffast-math", "-fno-associative-math", "-ffp-contract=off")
-FLAGS = ("-std=c++17", "-O3", "-march=native", *ARITHMETIC, "-fopenmp", "-fPIC", "-shared", "-nostartfiles")
+FLAGS = ("-std=c++17", "-O3", *ARITHMETIC, "-fPIC", "-shared", "-nostartfiles")
+TARGETS = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",))
+"""Flags for this processor, tried in turn: Apple's compiler has no OpenMP, and its older versions know only `-mcpu`."""
 COMPILE_S = 120.0
 TRIALS, RETRY = 5, 256
 MEASURED_ROWS = 16  # more rows are a prompt's, for which more threads are always faster
 CACHE = Path("~/.cache/roundhouse").expanduser()
+VERSION = 3
 STEP, GROUP = 16, 4  # a product's inputs are a multiple of the one, its outputs no fewer than the other
 FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
+DONE, SHORT_ROTATION, UNREADABLE, NO_MEMORY = range(4)
+LOSSES = "decoder layers run operator by operator, and bfloat16 and drafts are refused"
+"""What is lost without the library; docs/api.md states by how much steps are slower."""
 
 
 class Matrix(ctypes.Structure):
@@ -129,38 +139,86 @@ class ThreadChoice:
         self._seconds[kind, threads].append(seconds)
 
 
+class LayoutMismatch(RuntimeError):
+    """A compiled library whose structures or constants differ from the ones declared here."""
+
+
+class _Fact(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_char_p), ("value", ctypes.c_int64))
+
+
+def expected_facts() -> dict[str, int]:
+    """Return sizes and offsets of the structures, and the constants, that both sides must have alike."""
+    facts = {"version": VERSION, "STEP": STEP, "GROUP": GROUP, "DONE": DONE, "SHORT_ROTATION": SHORT_ROTATION}
+    facts |= {"UNREADABLE": UNREADABLE, "NO_MEMORY": NO_MEMORY}
+    facts |= {str(dtype).removeprefix("torch.").upper(): code for dtype, code in FORMATS.items()}
+    for structure in (Matrix, Layer, Pair, Change, Batch):
+        facts[structure.__name__] = ctypes.sizeof(structure)
+        for name, *_ in structure._fields_:
+            facts[f"{structure.__name__}.{name}"] = getattr(structure, name).offset
+    return facts
+
+
+def _check_layout(loaded: ctypes.CDLL, path: Path) -> None:
+    """Compare a library's facts with ours. Raises LayoutMismatch that names the first that differ."""
+    try:
+        loaded.library_facts.restype = ctypes.POINTER(_Fact)
+    except AttributeError as error:
+        raise LayoutMismatch(f"{path.name} does not state its structures.") from error
+    stated: dict[str, int] = {}
+    for fact in loaded.library_facts():
+        if not fact.name:
+            break
+        stated[fact.name.decode()] = fact.value
+    expected = expected_facts()
+    differing = [name for name in {**expected, **stated} if expected.get(name) != stated.get(name)]
+    if differing:
+        values = ", ".join(f"{name} {stated.get(name)} for {expected.get(name)}" for name in differing[:3])
+        raise LayoutMismatch(f"{path.name} has other structures than this version: {values}.")
+
+
 class Library:
-    """The compiled functions."""
+    """The compiled functions. Raises LayoutMismatch, and OSError for a file that is no library."""
 
     def __init__(self, path: Path) -> None:
         self._threads = ThreadChoice()
         loaded = ctypes.CDLL(str(path))
+        _check_layout(loaded, path)
         self._multiply, self._compute = loaded.multiply_rows, loaded.compute_layers
-        self._multiply.argtypes = (
-            ctypes.c_void_p,
-            ctypes.c_int64,
-            ctypes.POINTER(Matrix),
-            ctypes.c_void_p,
-            ctypes.c_int,
-        )
+        addresses = ctypes.c_void_p
+        self._multiply.argtypes = (addresses, ctypes.c_int64, ctypes.POINTER(Matrix), addresses, ctypes.c_int)
         self._compute.argtypes = (
             ctypes.POINTER(Layer),
             ctypes.POINTER(Batch),
             ctypes.c_int64,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
+            addresses,
+            addresses,
             ctypes.c_int,
         )
-        self._multiply.restype, self._compute.restype = None, ctypes.c_int
-        self.formats_of_16_bits = (torch.bfloat16, torch.float16) if loaded.reads_float16() else (torch.bfloat16,)
+        self._multiply.restype = self._compute.restype = ctypes.c_int
+        loaded.library_processor.restype = ctypes.c_char_p
+        self.features: tuple[str, ...] = tuple(loaded.library_processor().decode().split())
+        self.formats_of_16_bits = (torch.bfloat16, *((torch.float16,) if "F16C" in self.features else ()))
+
+    @property
+    def processor(self) -> str:
+        """Return what it was compiled for: `x86_64 with AVX2, FMA, F16C, threads`."""
+        return f"{platform.machine()}{' with ' if self.features else ''}{', '.join(self.features)}"
 
     def multiply(self, inputs: torch.Tensor, matrix: Matrix) -> torch.Tensor:
-        """Return float32 `inputs` [rows, in] times a matrix [rows, out]."""
+        """Return float32 `inputs` [rows, in] times a matrix [rows, out].
+
+        Raises ValueError for inputs of another shape or type, and for a matrix that the library can't read.
+        """
+        if inputs.dtype is not torch.float32 or inputs.shape[1] != matrix.inputs:
+            raise ValueError(f"{inputs.dtype} {tuple(inputs.shape)} is not float32 with {matrix.inputs} columns")
         inputs = inputs.contiguous()
         rows, outputs = len(inputs), matrix.outputs
         result = torch.empty(rows, outputs)
         with self._measured(rows, (outputs, matrix.inputs)) as threads:
-            self._multiply(inputs.data_ptr(), rows, matrix, result.data_ptr(), threads)
+            status = self._multiply(inputs.data_ptr(), rows, matrix, result.data_ptr(), threads)
+        if status:
+            raise _error(status, f"a matrix of {outputs} x {matrix.inputs} in format {matrix.format}")
         return result
 
     @contextmanager
@@ -180,24 +238,33 @@ class Library:
         """Return the hidden states [rows, hidden] behind consecutive layers, and write the rows' keys and values into
         their pages. A batch for each layer has that layer's pages and changes.
 
-        Raises ValueError for a rotation of another size.
+        Raises ValueError for a rotation of another size and for a layer whose parts do not fit each other, before
+        anything is read; MemoryError where there is no room for a step.
         """
         rows = rows.contiguous()
         result = torch.empty_like(rows)
         with self._measured(len(rows), len(layers)) as threads:
-            failed = self._compute(layers, batches, len(layers), rows.data_ptr(), result.data_ptr(), threads)
-        if failed:
+            status = self._compute(layers, batches, len(layers), rows.data_ptr(), result.data_ptr(), threads)
+        if status == SHORT_ROTATION:
             batch = batches[0]
             raise ValueError(
                 f"{batch.rows} rows of {layers[0].channels} channels need more than {batch.rotation_size} numbers of"
                 " rotation"
             )
+        if status:
+            raise _error(status, f"layers of {layers[0].num_heads} heads with {layers[0].channels} channels")
         return result
 
     def __deepcopy__(self, memo: object) -> Library:
         """Return the same library."""
         del memo
         return self
+
+
+def _error(status: int, subject: str) -> Exception:
+    if status == NO_MEMORY:
+        return MemoryError(f"The compiled library has no memory for {subject}.")
+    return ValueError(f"The compiled library can't read {subject}.")
 
 
 class FloatWeights(nn.Linear):
@@ -289,28 +356,59 @@ def _address(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """The library, or None and the reason for it."""
+
+    library: Library | None
+    problem: str = ""
+
+
 def compile_library(cache: Path = CACHE) -> Library | None:
-    """Return the library, compiled for this processor or found in a folder of such; None without a C++ compiler or
-    where it fails.
+    """Return the library for this processor; None without a C++ compiler or where it fails, which is logged."""
+    compiled = try_library(cache)
+    if compiled.library is None:
+        logger.warning("There is no compiled library, so %s: %s", LOSSES, compiled.problem)
+    return compiled.library
+
+
+def try_library(cache: Path = CACHE) -> Compiled:
+    """Return the library, compiled for this processor or found in a folder of such, or why there is none.
+
+    A file there that can't be loaded, or that has other structures, is compiled again.
     """
     path = cache / f"decoder-{_fingerprint()}.so"
+    problem = ""
     try:
         if path.is_file():
-            return Library(path)
+            try:
+                return Compiled(Library(path))
+            except (LayoutMismatch, OSError) as error:
+                problem = str(error)
         compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
         if compiler is None:
-            logger.warning("There is no C++ compiler: decoder layers run operator by operator, more slowly.")
-            return None
+            return Compiled(None, problem or "there is no C++ compiler.")
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
-            compiled = Path(folder) / path.name
-            command = [compiler, *FLAGS, "-o", str(compiled), str(SOURCE)]
+            built = Path(folder) / path.name
+            build(compiler, built)
+            library = Library(built)
+            built.replace(path)
+        return Compiled(library)
+    except (LayoutMismatch, subprocess.SubprocessError, OSError) as error:
+        return Compiled(None, f"{error} {getattr(error, 'stderr', '') or ''}".strip())
+
+
+def build(compiler: str, path: Path, *, targets: Sequence[Sequence[str]] = TARGETS) -> None:
+    """Compile the library with the first flags that a compiler takes. Raises the last attempt's error."""
+    for target in targets:
+        command = [compiler, *FLAGS, *target, "-o", str(path), str(SOURCE)]
+        try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_S)
-            compiled.replace(path)
-        return Library(path)
-    except (subprocess.SubprocessError, OSError) as error:
-        logger.warning("Decoder layers run operator by operator: %s %s", error, getattr(error, "stderr", "") or "")
-        return None
+            return
+        except subprocess.CalledProcessError as error:
+            failure = error
+    raise failure
 
 
 def _fingerprint() -> str:
@@ -318,5 +416,17 @@ def _fingerprint() -> str:
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.is_file() else []
     processor = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    parts = (*(source.read_text(encoding="utf-8") for source in SOURCES), *FLAGS, platform.machine(), processor)
+    flags = (*FLAGS, *(flag for target in TARGETS for flag in target))
+    parts = (*(source.read_text(encoding="utf-8") for source in SOURCES), *flags, platform.machine(), processor)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
+
+
+def main() -> None:
+    """Write what the library was compiled for, or why there is none, as JSON."""
+    compiled = try_library()
+    processor = compiled.library.processor if compiled.library is not None else ""
+    sys.stdout.write(json.dumps({"processor": processor, "problem": compiled.problem, "losses": LOSSES}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <type_traits>
 #include <vector>
 #ifdef __AVX2__
@@ -33,6 +34,36 @@ struct Half { uint16_t bits; };                   // IEEE 754 binary16
 
 enum Format : int64_t { FLOAT32, BFLOAT16, FLOAT16, INT8 };
 struct Matrix { const void *weight; const float *scale, *bias; int64_t outputs, inputs, format; };
+
+// Whether products can read a matrix: of a format that this processor's instructions load, in whole steps and groups.
+static inline bool is_readable(const Matrix &m) {
+    if (!m.weight || m.inputs <= 0 || m.inputs % STEP || m.outputs < GROUP) return false;
+#ifdef __F16C__
+    if (m.format == FLOAT16) return true;
+#endif
+    return m.format == FLOAT32 || m.format == BFLOAT16 || (m.format == INT8 && m.scale);
+}
+
+// No exception may leave a parallel region: a thread that has no memory notes it, and the region's end throws.
+struct Shortage {
+    bool is_noted = false;
+    void note() {
+#pragma omp atomic write
+        is_noted = true;
+    }
+    void raise() const { if (is_noted) throw std::bad_alloc(); }
+
+    template <class T>
+    bool resized(std::vector<T> &buffer, int64_t size) {
+        try {
+            buffer.resize(size);
+            return true;
+        } catch (...) {
+            note();
+            return false;
+        }
+    }
+};
 
 static inline Floats load(const float *at) { return *(const LooseFloats *)at; }
 static inline Floats load(const Bfloat *at) {
@@ -277,11 +308,14 @@ struct Product {
     // Of rows and outputs that are no multiple, some are computed twice: `plus` must not be the result.
     void run_pairs(int threads) const {
         const int64_t inputs = matrix.inputs, last = matrix.outputs - SIDE_OUTPUTS, groups = (matrix.outputs + SIDE_OUTPUTS - 1) / SIDE_OUTPUTS;
+        Shortage shortage;
 #pragma omp parallel num_threads(threads) if (threads > 1)
         {
-            std::vector<int16_t> pairs(SIDE_OUTPUTS * inputs);
+            std::vector<int16_t> pairs;
+            const bool has_room = shortage.resized(pairs, SIDE_OUTPUTS * inputs);
 #pragma omp for
             for (int64_t group = 0; group < groups; group++) {
+                if (!has_room) continue;
                 const int64_t col = std::min(SIDE_OUTPUTS * group, last);
                 for (int half = 0; half < 2; half++)
                     widen_pairs(weights_of(col + half * WIDTH), inputs, pairs.data() + half * STEP, 2 * SIDE_OUTPUTS);
@@ -293,21 +327,26 @@ struct Product {
                 }
             }
         }
+        shortage.raise();
     }
 #endif
 
     void run_widened(int threads) const {
         const int64_t groups = (matrix.outputs + GROUP - 1) / GROUP;
+        Shortage shortage;
 #pragma omp parallel num_threads(threads) if (threads > 1)
         {
-            std::vector<float> widened(GROUP * matrix.inputs);
+            std::vector<float> widened;
+            const bool has_room = shortage.resized(widened, GROUP * matrix.inputs);
 #pragma omp for
             for (int64_t group = 0; group < groups; group++) {
+                if (!has_room) continue;
                 const int64_t col = std::min(GROUP * group, matrix.outputs - GROUP);
                 for (int64_t i = 0; i < GROUP * matrix.inputs; i += WIDTH) store(widened.data() + i, load(weights_of(col) + i));
                 compute_tiles(col, (const float *)widened.data(), ahead_of(col));
             }
         }
+        shortage.raise();
     }
 };
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.serving.native.library import Library, compile_library
+from jobs.serving.native.library import Library, try_library
+from tests.support.completeness import skip_unless_complete
 
 
 @pytest.fixture(scope="session")
 def library() -> Library:
     """The arithmetic of decoder layers, compiled for this machine."""
-    compiled = compile_library()
-    if compiled is None:
-        pytest.skip("There is no C++ compiler.")
-    return compiled
+    compiled = try_library()
+    if compiled.library is None:
+        skip_unless_complete(f"The library is not compiled: {compiled.problem}")
+    return compiled.library

@@ -350,7 +350,7 @@ def test_a_context_below_the_networks_own_limits_prompts_and_answers_and_the_cac
         with pytest.raises(PromptTooLong, match="context holds 64"):
             Caught(engine, [65] * 64)
         if isinstance(engine, BatchingEngine):
-            processor = engine._manager.batch_processor
+            processor = engine._batches._manager.batch_processor
             assert processor is not None
             assert processor.cache.num_blocks * PAGE_TOKENS < 4096
     finally:

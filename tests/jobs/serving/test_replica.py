@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from pydantic import ValidationError
 
@@ -67,7 +67,7 @@ def test_a_stream_carries_every_token_once_and_ends_with_usage_and_timings(repli
 def test_a_complete_answer_equals_the_stream(replica: RunningReplica) -> None:
     streamed = "".join(e.text for e in answer(replica, ask()) if isinstance(e, TokenEvent))
     body = ask().model_copy(update={"stream": False}).model_dump_json()
-    response = httpx.post(
+    response = httpx2.post(
         f"{replica.url}/generate", content=body, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30
     )
     assert response.json()["text"] == streamed
@@ -95,8 +95,8 @@ def test_the_beginning_of_an_answer_is_continued_in_place_of_a_new_one(replica: 
 
 def test_without_the_internal_token_nothing_answers(replica: RunningReplica) -> None:
     for path, method in (("/generate", "POST"), ("/health", "GET"), ("/stats", "GET")):
-        assert httpx.request(method, replica.url + path).status_code == 401
-        assert httpx.request(method, replica.url + path, headers={"Authorization": "Bearer wrong"}).status_code == 401
+        assert httpx2.request(method, replica.url + path).status_code == 401
+        assert httpx2.request(method, replica.url + path, headers={"Authorization": "Bearer wrong"}).status_code == 401
 
 
 def test_a_prompt_beyond_the_context_is_refused_with_its_code(replica: RunningReplica) -> None:
@@ -115,7 +115,7 @@ def test_a_prompt_of_millions_of_characters_is_refused_before_it_is_tokenized(re
 
 def test_a_body_that_is_no_request_is_refused_with_the_field_named(replica: RunningReplica) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    response = httpx.post(
+    response = httpx2.post(
         f"{replica.url}/generate", json={"prompt": "x", "params": {"temperature": -1}}, headers=headers
     )
     assert response.status_code == 400
@@ -185,7 +185,7 @@ def test_clients_above_the_limit_are_refused(replica: RunningReplica) -> None:
 
 def test_health_makes_a_token_when_idle(replica: RunningReplica) -> None:
     assert (
-        httpx.get(f"{replica.url}/health", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30).json()["status"]
+        httpx2.get(f"{replica.url}/health", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30).json()["status"]
         == "ok"
     )
 
@@ -230,7 +230,7 @@ def test_a_drained_replica_ends_its_answers_and_times_out_its_queue(tmp_path: Pa
     (tmp_path / "control").write_text("drain")
     eventually(
         lambda: (
-            httpx.get(f"{other.url}/health", headers={"Authorization": f"Bearer {TOKEN}"}).json()["status"]
+            httpx2.get(f"{other.url}/health", headers={"Authorization": f"Bearer {TOKEN}"}).json()["status"]
             == "draining"
         )
     )
@@ -266,4 +266,4 @@ def test_a_folder_without_weights_is_a_failure(tmp_path: Path) -> None:
 
 def test_a_foreign_name_is_refused_even_with_the_token(replica: RunningReplica) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}", "Host": "evil.example"}
-    assert httpx.get(f"{replica.url}/stats", headers=headers).status_code == 400
+    assert httpx2.get(f"{replica.url}/stats", headers=headers).status_code == 400
