@@ -7,10 +7,14 @@ it.
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
 
 from backend.errors import InvalidInput
 
@@ -43,6 +47,41 @@ def price_tokens(
     if input_price is None or output_price is None:
         return None
     return (prompt_tokens * input_price + completion_tokens * output_price) / 1e6
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a server says about a request that it did not answer; empty where it says nothing."""
+
+    message: str = ""
+    code: str = ""
+    field: str = ""
+
+
+def read_problem(document: Any, *, most_characters: int = 300) -> Problem:
+    """Return the problem in an error's document, or in its bytes: `error` (OpenAI's) or `detail`, shortened to one
+    line.
+    """
+    if isinstance(document, bytes):
+        try:
+            document = from_json(document, allow_inf_nan=False)
+        except ValueError:
+            return Problem()
+    error = document.get("error", document.get("detail")) if isinstance(document, dict) else None
+    if not isinstance(error, dict):
+        error = {"message": error}
+    texts = [error.get("message"), error.get("code"), error.get("param") or error.get("field")]
+    message, code, field = (text[: 4 * most_characters] if isinstance(text, str) else "" for text in texts)
+    return Problem(" ".join(message.split())[:most_characters], code[:100], field[:100])
+
+
+def read_retry_after(value: str, *, most_s: float) -> float:
+    """Return the seconds that a `Retry-After` asks for, within bounds; 0 for nothing, a date or nonsense."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        return 0.0
+    return min(seconds, most_s) if math.isfinite(seconds) and seconds > 0 else 0.0
 
 
 def check_url(url: str) -> str:

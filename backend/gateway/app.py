@@ -57,8 +57,8 @@ from backend.gateway.relay import Relay
 from backend.gateway.request import Events, Exchange, Identity, new_id
 from backend.gateway.usage import UsageWriter
 from backend.infra.hosts import HostGuard, HostRules
+from backend.infra.openai_api.upstream import UpstreamClient
 from backend.infra.replicas import ReplicaClient
-from backend.infra.upstream.client import UpstreamClient
 
 logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 4 * 2**20

@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse, Response
 
 from backend.domain.serving.protocol import ENGINE_FAILED, QUEUE_TIMEOUT
 from backend.errors import NotFound, Unavailable
+from backend.infra.openai_api.upstream import UPSTREAM_LIMIT
 from backend.infra.replicas import ReplicaRefused
-from backend.infra.upstream.client import UPSTREAM_LIMIT
 
 
 class ApiError(Exception):

@@ -46,8 +46,8 @@ from backend.gateway.shadow import Shadows
 from backend.gateway.shares import BusyShares
 from backend.gateway.usage import UsageWriter
 from backend.gateway.waking import wait_for_replicas
+from backend.infra.openai_api.upstream import UpstreamClient
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
-from backend.infra.upstream.client import UpstreamClient
 
 MAX_RETRIES = 2
 UNKNOWN_MODEL = "(unknown)"

@@ -16,8 +16,9 @@ from backend.domain.jobs.load_test import LoadTarget
 from backend.domain.serving.load import MAX_REQUESTS, LevelRun, LoadConfig, PlannedRequest, RequestTiming, iterate_asks
 from backend.domain.serving.load_summary import LoadSummary, overhead, summarise_load
 from backend.domain.serving.request_log import SYNTHETIC
+from backend.infra.openai_api.streams import DONE, data_of
+from backend.infra.replicas import open_session
 
-CHUNK_BYTES = 1 << 20
 POLL_S = 0.25
 ROUNDS = ("gateway", "replica", "replica", "gateway")
 """Targets in turn, each twice, so that a slow drift of the machine meets both alike."""
@@ -123,11 +124,7 @@ class _Level:
     """When a user of a closed loop first found no further request, or when the last request of an open loop arrived."""
 
     async def run(self) -> LevelRun:
-        connector = aiohttp.TCPConnector(limit=0)
-        timeout = aiohttp.ClientTimeout(total=self.config.timeout_s)
-        async with aiohttp.ClientSession(
-            connector=connector, timeout=timeout, read_bufsize=CHUNK_BYTES, trust_env=False
-        ) as session:
+        async with open_session(total_s=self.config.timeout_s) as session:
             self.began = time.perf_counter()
             work = asyncio.create_task(self._open(session) if self.config.is_open else self._closed(session))
             while not (await asyncio.wait({work}, timeout=POLL_S))[0]:
@@ -272,8 +269,8 @@ class _Stream:
     def read(self, line: bytes, *, at: float) -> None:
         text = line.strip()
         if self.is_gateway:
-            text = text[5:].strip() if text.startswith(b"data:") else b""
-            if text == b"[DONE]":
+            text = data_of(text) or b""
+            if text == DONE:
                 self.has_ended = True
                 return
         if not text:

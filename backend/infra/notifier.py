@@ -41,9 +41,9 @@ class Notifier:
         return ""
 
     def _post(self, data: Mapping[str, Any]) -> None:
-        import httpx  # few processes need it
+        import httpx2  # few processes need it
 
-        httpx.post(self.webhook_url, json=dict(data), timeout=TIMEOUT_S, follow_redirects=False).raise_for_status()
+        httpx2.post(self.webhook_url, json=dict(data), timeout=TIMEOUT_S, follow_redirects=False).raise_for_status()
 
     def _mail(self, subject: str, text: str) -> None:
         parts = urlsplit(self.smtp_url)

@@ -182,14 +182,15 @@ class ReplicaClient:
         )
 
 
-def open_session(resolver: AbstractResolver | None = None) -> aiohttp.ClientSession:
+def open_session(resolver: AbstractResolver | None = None, *, total_s: float | None = None) -> aiohttp.ClientSession:
     """Return a connection pool without proxies of the environment; cookies of a server are not kept, as they would be
-    sent with the requests of others.
+    sent with the requests of others. A request may take `total_s`, if given.
     """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, resolver=resolver),
         cookie_jar=aiohttp.DummyCookieJar(),
         read_bufsize=MAX_LINE_BYTES,
+        timeout=aiohttp.ClientTimeout(total=total_s),
         trust_env=False,
     )
 
@@ -199,12 +200,12 @@ def change_adapters(url: str, *, token: str, change: dict[str, Any]) -> None:
 
     Raises InvalidInput where it can't be served there, Unavailable where the replica does not answer.
     """
-    import httpx
+    import httpx2
 
     try:
-        with httpx.Client(timeout=ADAPTER_S, trust_env=False) as client:
+        with httpx2.Client(timeout=ADAPTER_S, trust_env=False) as client:
             response = client.post(f"{url}/adapters", json=change, headers={"Authorization": f"Bearer {token}"})
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise Unavailable(f"A replica can't be reached ({type(error).__name__}).") from error
     if response.status_code == 400:
         raise InvalidInput(str(_refusal(400, response.content)), field="checkpoint")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import httpx
+import httpx2
 from sqlalchemy import func, select, text
 
 from backend.db.tables import Job
@@ -142,8 +142,8 @@ def ping_broker(ctx: Context) -> Outage | None:
 
 
 def check_gateway(ctx: Context) -> Outage | None:
-    """Ask the gateway whether it is there; any status is an answer. Raises httpx.HTTPError."""
-    httpx.get(
+    """Ask the gateway whether it is there; any status is an answer. Raises httpx2.HTTPError."""
+    httpx2.get(
         f"{ctx.gateway_url}/health", timeout=TIMEOUT_S, trust_env=False
     )  # no proxy of the environment stands between
     return None

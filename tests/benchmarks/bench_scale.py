@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 from sqlalchemy import insert
@@ -241,8 +241,8 @@ def open_page(page: Page, url: str, shown: str) -> float:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.TransportError:
+        return httpx2.get(url, timeout=5).status_code == 200
+    except httpx2.TransportError:
         return False
 
 

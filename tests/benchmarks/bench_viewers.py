@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from backend.db.tables import Run
 from backend.domain.jobs.events import MetricsEvent
@@ -61,7 +61,7 @@ async def measure(installation: Installation, viewers: int, seconds: float) -> d
             await asyncio.to_thread(append, ctx, run_id, step)
             await asyncio.sleep(0.2)
 
-    async def view(client: httpx.AsyncClient, number: int) -> None:
+    async def view(client: httpx2.AsyncClient, number: int) -> None:
         await asyncio.sleep(POLL_S * number / viewers)
         while time.monotonic() < ends_at:
             started = time.perf_counter()
@@ -70,7 +70,7 @@ async def measure(installation: Installation, viewers: int, seconds: float) -> d
             times.append((time.perf_counter() - started) * 1000)
             await asyncio.sleep(POLL_S)
 
-    async with httpx.AsyncClient(limits=httpx.Limits(max_connections=viewers), timeout=10) as client:
+    async with httpx2.AsyncClient(limits=httpx2.Limits(max_connections=viewers), timeout=10) as client:
         await asyncio.gather(grow(), *(view(client, n) for n in range(viewers)))
     times.sort()
     return {

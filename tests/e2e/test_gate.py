@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from playwright.sync_api import Browser, expect
 from streamlit.proto.BackMsg_pb2 import BackMsg
@@ -75,7 +75,7 @@ def test_signing_in_sets_a_cookie_that_scripts_can_not_read_and_opens_the_page_t
     server = FreshServer(home)
     try:
         wait_until(server.is_up, what="the server")
-        turned_away = httpx.get(f"{server.url}/runs?tag=x", headers={"Accept": "text/html"})
+        turned_away = httpx2.get(f"{server.url}/runs?tag=x", headers={"Accept": "text/html"})
         assert turned_away.status_code == 303
         assert turned_away.headers["location"].startswith("/auth/login?next=/runs")
         context = browser.new_context()
@@ -96,11 +96,11 @@ def test_signing_in_sets_a_cookie_that_scripts_can_not_read_and_opens_the_page_t
         assert cookie["sameSite"] == "Lax"
         assert page.evaluate("document.cookie") == "" or COOKIE not in page.evaluate("document.cookie")
         context.close()
-        elsewhere = httpx.post(
+        elsewhere = httpx2.post(
             f"{server.url}/auth/login", data={"name": "maya", "password": PASSWORD, "next": "//evil.example/"}
         )
         assert elsewhere.headers["location"] == "/"
-        forged = httpx.post(
+        forged = httpx2.post(
             f"{server.url}/auth/login",
             data={"name": "maya", "password": PASSWORD},
             headers={"Origin": "http://evil.example"},

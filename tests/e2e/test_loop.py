@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from functools import partial
 
-import httpx
+import httpx2
 import openai
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -94,7 +94,7 @@ def vote_by_http(installation: Installation, campaign_id: str, *, name: str, jud
     link = create_rater_link(installation.ctx, campaign_id, name=name, person=LOCAL)
     headers = {"authorization": f"Bearer {ballot_token(installation.ctx, campaign_id, link.rater)}"}
     cast = 0
-    with httpx.Client(base_url=installation.url, headers=headers, timeout=60) as client:
+    with httpx2.Client(base_url=installation.url, headers=headers, timeout=60) as client:
         while battles := client.get("/ballot/api/next").raise_for_status().json()["battles"]:
             battle = battles[0]
             label = judge(battle["a"], battle["b"])  # type: ignore[operator]

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
@@ -94,13 +94,13 @@ def test_behind_the_proxy_everybody_signs_in_and_the_proxys_name_is_the_only_oth
         "X-Forwarded-For": "203.0.113.9",
         "Accept": "text/html",
     }
-    assert httpx.get(installation.url, headers=proxied).headers["location"].startswith("/auth/login")
+    assert httpx2.get(installation.url, headers=proxied).headers["location"].startswith("/auth/login")
     form = {"name": "admin", "password": "a long enough password"}
-    answer = httpx.post(
+    answer = httpx2.post(
         f"{installation.url}/auth/login", data=form, headers={**proxied, "Origin": "https://lab.example.org"}
     )
     assert answer.status_code == 303
     assert all("Secure" in cookie for cookie in answer.headers.get_list("set-cookie"))
-    assert httpx.get(f"{installation.gateway_url}/models", headers={"Host": "lab.example.org"}).status_code == 401
+    assert httpx2.get(f"{installation.gateway_url}/models", headers={"Host": "lab.example.org"}).status_code == 401
     for url in (installation.url, f"{installation.gateway_url}/models"):
-        assert httpx.get(url, headers={"Host": "evil.example"}).status_code == 400
+        assert httpx2.get(url, headers={"Host": "evil.example"}).status_code == 400

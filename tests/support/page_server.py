@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 
 from backend.web.server import warm_up
@@ -54,8 +54,8 @@ class FreshServer:
         """Whether it answers."""
         assert is_alive(self.process), "the server ended"
         try:
-            return httpx.get(f"{self.url}/healthz", timeout=10).status_code == 200
-        except httpx.TransportError:
+            return httpx2.get(f"{self.url}/healthz", timeout=10).status_code == 200
+        except httpx2.TransportError:
             return False
 
     def stop(self) -> None:

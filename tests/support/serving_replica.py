@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from backend.domain.serving.protocol import GenerateRequest, GenerationEvent
 from backend.infra.replicas import ReplicaClient
@@ -64,7 +64,7 @@ class RunningReplica:
         return [event for line in lines if (event := json.loads(line))["type"] == type_]
 
     def stats(self) -> dict[str, Any]:
-        return dict(httpx.get(f"{self.url}/stats", headers={"Authorization": f"Bearer {TOKEN}"}).json())
+        return dict(httpx2.get(f"{self.url}/stats", headers={"Authorization": f"Bearer {TOKEN}"}).json())
 
     def stop(self) -> dict[str, Any]:
         (self.folder / "control").write_text("cancel")

@@ -9,8 +9,8 @@ from collections import Counter
 
 from backend.gateway.balancing.balancer import Balancer
 from backend.gateway.directory import ReplicaAddress
+from backend.infra.openai_api.upstream import UpstreamClient
 from backend.infra.replicas import ReplicaClient
-from backend.infra.upstream.client import UpstreamClient
 
 PROBE_S = 2.0
 MAX_MISSED = 2

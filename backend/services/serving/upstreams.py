@@ -21,8 +21,8 @@ from backend.domain.serving.names import check_endpoint_name
 from backend.domain.serving.upstream import UPSTREAM, Upstream
 from backend.errors import Conflict, InvalidInput, NotAllowed, RoundhouseError
 from backend.infra.keys import read_key
-from backend.infra.openai_api import ask_capabilities
-from backend.infra.upstream.check import ask_context, ask_token, is_same_server, refuse_host
+from backend.infra.openai_api.addresses import is_same_server, refuse_host
+from backend.infra.openai_api.calls import ask_capabilities, ask_context, ask_token
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.deployments import deploy

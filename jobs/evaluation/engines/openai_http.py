@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from backend.errors import InvalidInput, Unavailable
-from backend.infra.openai_api import FIRST_PAUSE_S, REFUSED, ApiClient, CallFailed
+from backend.infra.openai_api.calls import FIRST_PAUSE_S, REFUSED, ApiClient, CallFailed, read_counts
 from jobs.evaluation.engines.base import (
     Answer,
     Answers,
@@ -151,7 +151,7 @@ class EndpointEngine:
             self._count_failure(reason)
             return Answer("", 0, 0, "failed", failed=reason[:300])
         self._failures = 0
-        tokens, prompt_tokens = _counts(record)
+        tokens, prompt_tokens = read_counts(record)
         ends = [
             text.index(mark) for mark in request.stop if mark in text
         ]  # an endpoint may take fewer stop strings than were asked
@@ -193,7 +193,7 @@ class EndpointEngine:
 
     def _call(self, request: object, path: str, body: dict[str, Any]) -> dict[str, Any]:
         record = self._client.call(path, body)
-        tokens, prompt_tokens = _counts(record)
+        tokens, prompt_tokens = read_counts(record)
         model = record.get("model")
         with self._lock:
             spent = self._spent.setdefault(id(request), [0, 0])
@@ -211,15 +211,6 @@ class EndpointEngine:
             f"{MAX_FAILURES} calls in a row failed, the last with: {reason[:300]}",
             remedy="The answers so far are kept: try again when the endpoint answers.",
         )
-
-
-def _counts(record: dict[str, Any]) -> tuple[int, int]:
-    """Return the tokens of answer and prompt that an endpoint counted; 0 where it says nothing usable."""
-    usage = record.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    counts = [usage.get(name) for name in ("completion_tokens", "prompt_tokens")]
-    tokens, prompt_tokens = (count if isinstance(count, int) and count > 0 else 0 for count in counts)
-    return tokens, prompt_tokens
 
 
 def read_echo(record: dict[str, Any], *, start: int, end: int) -> ContinuationScore:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from backend.domain.evaluation.judges.verdicts import JudgeAnswer, as_record, it
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.openai_servers import JUDGE_KEY
+from backend.infra.openai_api.calls import ApiClient, CallFailed, read_counts
 from jobs.evaluation.engines.base import PromptRequest, Sampling
-from jobs.evaluation.judges.endpoint import ask_endpoint
 from jobs.evaluation.ledger import check_stop
 from jobs.reporter import JobSpec, Reporter
 
+ATTEMPTS, CONCURRENT = 4, 4
 ANSWERS, VERDICTS = "judge_answers.jsonl", "verdicts.jsonl"
 
 
@@ -58,17 +60,45 @@ def _ask(
         return
     if payload.url is not None:
         key = os.environ.get(JUDGE_KEY) if payload.uses_key else None
-        yield from ask_endpoint(
+        client = ApiClient(
             payload.url,
             model=payload.model,
             key=key,
             job=spec.id if payload.is_own else None,
-            max_tokens=payload.config.max_tokens,
-            pending=left,
-            check_stop=lambda: check_stop(reporter),
+            name="The judge",
+            connections=CONCURRENT,
         )
+        yield from _ask_endpoint(client, payload.config.max_tokens, left, reporter)
         return
     yield from _ask_checkpoint(spec.path(payload.checkpoint or ""), payload, left, reporter)
+
+
+def _ask_endpoint(
+    client: ApiClient, max_tokens: int, left: Sequence[JudgeQuestion], reporter: Reporter
+) -> Iterator[list[JudgeAnswer]]:
+    """Yield the answers of an endpoint, several questions at once. Raises Unavailable if it can't be reached at all, or
+    refuses key, address or model.
+    """
+
+    def ask(question: JudgeQuestion) -> JudgeAnswer:
+        body = {"messages": list(question.messages), "max_tokens": max_tokens, "temperature": 0}
+        try:
+            record = client.call("chat/completions", body, attempts=ATTEMPTS)
+            text = str(record["choices"][0]["message"]["content"] or "")
+        except CallFailed as error:
+            return JudgeAnswer(question.key, "", failed=str(error)[:300])
+        except (KeyError, IndexError, TypeError, AttributeError):
+            return JudgeAnswer(question.key, "", failed=f"no chat completion: {record}"[:300])
+        tokens, prompt_tokens = read_counts(record)
+        return JudgeAnswer(question.key, text, prompt_tokens, tokens)
+
+    try:
+        with ThreadPoolExecutor(CONCURRENT) as pool:
+            for begin in range(0, len(left), CONCURRENT):
+                check_stop(reporter)
+                yield list(pool.map(ask, left[begin : begin + CONCURRENT]))
+    finally:
+        client.close()
 
 
 def _ask_checkpoint(

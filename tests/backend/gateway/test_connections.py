@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from backend.gateway.app import create_gateway
@@ -92,7 +92,7 @@ def test_a_thousand_half_heads_leave_a_gateway_with_1024_files_answering() -> No
                 connection.sendall(HEAD)
                 if number % 50 == 49:
                     asked = time.monotonic()
-                    assert httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=20).status_code == 200
+                    assert httpx2.get(f"http://127.0.0.1:{port}/v1/models", timeout=20).status_code == 200
                     slowest = max(slowest, time.monotonic() - asked)
             assert slowest < 10, "the limit of a head has not come to help"
     finally:
@@ -130,7 +130,7 @@ def test_heads_and_bodies_have_a_time_limit_that_drops_of_bytes_do_not_renew(
             thread.join()
         assert 1 <= ended["head"] < 15
         assert 2 <= ended["body"] < 15
-        with httpx.Client(
+        with httpx2.Client(
             base_url=f"http://127.0.0.1:{port}"
         ) as client:  # a connection that has served may rest for longer
             assert client.post("/v1/chat/completions", json=BODY).status_code == 200
@@ -161,13 +161,13 @@ def test_above_the_limit_connections_without_a_request_make_room_and_answers_sta
         url = f"http://127.0.0.1:{port}"
         open_ = [
             stack.enter_context(
-                httpx.stream("POST", f"{url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=60)
+                httpx2.stream("POST", f"{url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=60)
             )
             for _ in range(3)
         ]
         for _ in range(40):
             stack.enter_context(connect(port)).sendall(HEAD)
-        assert httpx.get(f"{url}/v1/models", timeout=10).status_code == 200
+        assert httpx2.get(f"{url}/v1/models", timeout=10).status_code == 200
         for response in open_:
             assert "w59" in response.read().decode()
 
@@ -191,6 +191,6 @@ def test_the_gateway_opens_its_own_socket_where_it_is_given_an_address(host: str
 
 def _answers(address: str) -> bool:
     try:
-        return httpx.get(address).status_code in (200, 503)
-    except httpx.HTTPError:
+        return httpx2.get(address).status_code in (200, 503)
+    except httpx2.HTTPError:
         return False

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
@@ -77,7 +77,7 @@ def installed(ctx: Context) -> Iterator[tuple[Context, StoppableDatabase, str]]:
 def ask(url: str, key: str) -> int:
     body = {"model": "tales", "messages": [{"role": "user", "content": "x"}]}
     headers = {"Authorization": f"Bearer {key}"}
-    return httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=60).status_code
+    return httpx2.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=60).status_code
 
 
 @pytest.mark.parametrize("how", ["refuses", "hangs"])
@@ -102,7 +102,7 @@ def test_requests_are_answered_revoked_keys_stay_revoked_and_usage_waits(
             db.hangs.set()
         assert [ask(url, key) for _ in range(10)] == [200] * 10
         assert ask(url, revoked) == 401
-        assert httpx.get(f"{url}/health").json() == {"status": "ok"}
+        assert httpx2.get(f"{url}/health").json() == {"status": "ok"}
         db.refuses = False
         db.hangs.clear()
 
@@ -122,11 +122,11 @@ def test_a_gateway_that_never_read_its_database_says_so(installed: tuple[Context
     with pytest.raises(Unavailable, match="does not answer"):
         directory.replicas_for("tales")
     with served(create_gateway(directory)) as url:
-        response = httpx.post(f"{url}/v1/chat/completions", json={}, headers={"Authorization": "Bearer rh-x"})
+        response = httpx2.post(f"{url}/v1/chat/completions", json={}, headers={"Authorization": "Bearer rh-x"})
         assert (response.status_code, response.headers["retry-after"]) == (503, "5")
     db.refuses = False
     with served(create_gateway(directory)) as url:
-        eventually(lambda: httpx.get(f"{url}/health").status_code == 200)
+        eventually(lambda: httpx2.get(f"{url}/health").status_code == 200)
 
 
 def test_a_keys_use_is_noted_outside_of_its_requests(installed: tuple[Context, StoppableDatabase, str]) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from backend.domain.serving.protocol import GenerateRequest, TokenEvent
@@ -29,8 +29,8 @@ class Scene:
     def __init__(self, url: str, replicas: list[ScriptedReplica], directory: MemoryDirectory) -> None:
         self.url, self.replicas, self.directory = url, replicas, directory
 
-    def post(self, **changes: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/chat/completions", json={**BODY, **changes}, timeout=60)
+    def post(self, **changes: Any) -> httpx2.Response:
+        return httpx2.post(f"{self.url}/v1/chat/completions", json={**BODY, **changes}, timeout=60)
 
     def script(self, *scripts: str) -> None:
         for replica, script in zip(self.replicas, scripts, strict=True):
@@ -217,27 +217,27 @@ def test_requests_are_spread_by_open_ones_and_all_counts_return_to_zero(scene: S
     with ExitStack() as stack:
         open_ = [
             stack.enter_context(
-                httpx.stream("POST", f"{scene.url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=60)
+                httpx2.stream("POST", f"{scene.url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=60)
             )
             for _ in range(6)
         ]
         assert [replica.seen for replica in scene.replicas] == [2, 2, 2]
         for response in open_:
             response.read()
-    assert "roundhouse_requests_running" in (text := httpx.get(f"{scene.url}/metrics").text)
+    assert "roundhouse_requests_running" in (text := httpx2.get(f"{scene.url}/metrics").text)
     assert 'roundhouse_requests_running{model="m"} 0.0' in text
 
 
 def test_a_client_that_leaves_closes_the_replicas_stream(scene: Scene) -> None:
     for replica in scene.replicas:
         replica.tokens, replica.delay_s = 3000, 0.02
-    with httpx.stream(
+    with httpx2.stream(
         "POST", f"{scene.url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=60
     ) as response:
         next(response.iter_bytes())
     eventually(lambda: sum(replica.left for replica in scene.replicas) == 1)
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{scene.url}/v1/chat/completions", json=BODY, timeout=httpx.Timeout(20, read=0.5))
+    with pytest.raises(httpx2.ReadTimeout):
+        httpx2.post(f"{scene.url}/v1/chat/completions", json=BODY, timeout=httpx2.Timeout(20, read=0.5))
     eventually(lambda: sum(replica.left for replica in scene.replicas) == 2)
     assert scene.directory.last(2).status == "aborted"
 
@@ -262,31 +262,31 @@ def test_a_body_over_the_cap_is_413_declared_or_not(scene: Scene) -> None:
             yield b"x" * 10_000
 
     headers = {"Content-Type": "application/json"}
-    response = httpx.post(f"{scene.url}/v1/chat/completions", content=pieces(), headers=headers)
+    response = httpx2.post(f"{scene.url}/v1/chat/completions", content=pieces(), headers=headers)
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "body_too_large"
 
 
 def test_a_web_page_elsewhere_can_not_use_a_gateway_without_keys(scene: Scene) -> None:
-    response = httpx.post(f"{scene.url}/v1/chat/completions", content=b"{}", headers={"Content-Type": "text/plain"})
+    response = httpx2.post(f"{scene.url}/v1/chat/completions", content=b"{}", headers={"Content-Type": "text/plain"})
     assert response.status_code == 415
-    assert httpx.get(f"{scene.url}/v1/models", headers={"Host": "evil.example"}).status_code == 400
+    assert httpx2.get(f"{scene.url}/v1/models", headers={"Host": "evil.example"}).status_code == 400
 
 
 def test_usage_survives_an_unavailable_database(scene: Scene) -> None:
     scene.directory.fails = True
     assert scene.post().status_code == 200
-    assert httpx.get(f"{scene.url}/health").status_code == 503
+    assert httpx2.get(f"{scene.url}/health").status_code == 503
     scene.directory.fails = False
     assert scene.directory.last(1).status == "finished"
-    assert httpx.get(f"{scene.url}/health").json() == {"status": "ok"}
+    assert httpx2.get(f"{scene.url}/health").json() == {"status": "ok"}
 
 
 def test_an_unknown_path_has_openais_error_shape(scene: Scene) -> None:
-    response = httpx.get(f"{scene.url}/v1/images")
+    response = httpx2.get(f"{scene.url}/v1/images")
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "unknown_url"
-    assert httpx.get(f"{scene.url}/v1/chat/completions").json()["error"]["type"] == "invalid_request_error"
+    assert httpx2.get(f"{scene.url}/v1/chat/completions").json()["error"]["type"] == "invalid_request_error"
 
 
 def test_the_replica_is_sent_what_was_asked(scene: Scene) -> None:
@@ -298,5 +298,5 @@ def test_the_replica_is_sent_what_was_asked(scene: Scene) -> None:
 
 
 def test_a_wrong_key_is_refused_even_if_none_is_required(scene: Scene) -> None:
-    assert httpx.get(f"{scene.url}/v1/models").status_code == 200
-    assert httpx.get(f"{scene.url}/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
+    assert httpx2.get(f"{scene.url}/v1/models").status_code == 200
+    assert httpx2.get(f"{scene.url}/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401

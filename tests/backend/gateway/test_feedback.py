@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import httpx
+import httpx2
 
 from backend.gateway.directory import ReplicaAddress
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, gateway, scripted
@@ -19,7 +19,7 @@ def test_bodies_reach_the_log_as_the_mode_says_and_feedback_names_their_request(
                 (("off", {}), ("metadata", {}), ("bodies", {}), ("bodies", {"X-Roundhouse-Log": "off"})), 1
             ):
                 directory.log_modes = {"small": mode}  # type: ignore[dict-item]
-                answer = httpx.post(f"{url}/v1/chat/completions", json=BODY, headers=HEADERS | extra).json()
+                answer = httpx2.post(f"{url}/v1/chat/completions", json=BODY, headers=HEADERS | extra).json()
                 logged = directory.last(number).logged
                 if mode == "off" or extra:
                     assert logged is None
@@ -30,9 +30,9 @@ def test_bodies_reach_the_log_as_the_mode_says_and_feedback_names_their_request(
                     ([{"role": "user", "content": "Hi"}], "w0 w1 w2 ") if mode == "bodies" else (None, None)
                 )
             told = {"id": answer["id"], "rating": "down", "correction": "Hello."}
-            assert httpx.post(f"{url}/v1/feedback", json=told, headers=HEADERS).status_code == 200
+            assert httpx2.post(f"{url}/v1/feedback", json=told, headers=HEADERS).status_code == 200
             assert directory.feedback == [(answer["id"], -1, "Hello.")]
-            empty = httpx.post(f"{url}/v1/feedback", json={"id": "x"}, headers=HEADERS)
+            empty = httpx2.post(f"{url}/v1/feedback", json={"id": "x"}, headers=HEADERS)
             assert (empty.status_code, "rating" in empty.text) == (400, True)
-            unknown = httpx.post(f"{url}/v1/feedback", json={"id": "x", "rating": "up"}, headers=HEADERS)
+            unknown = httpx2.post(f"{url}/v1/feedback", json={"id": "x", "rating": "up"}, headers=HEADERS)
             assert unknown.json()["error"]["code"] == "request_not_found"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from backend.domain.serving.key_limits import KeyLimits
@@ -25,14 +25,14 @@ class Scene:
     directory: MemoryDirectory
     replica: ScriptedReplica
 
-    def ask(self, path: str = "chat/completions", *, key: str = KEY, **body: Any) -> httpx.Response:
+    def ask(self, path: str = "chat/completions", *, key: str = KEY, **body: Any) -> httpx2.Response:
         subject = (
             {"prompt": "Hi"}
             if path in ("completions", "tokenize")
             else {"messages": [{"role": "user", "content": "Hi"}]}
         )
         subject = {"input": "Hi"} if path == "embeddings" else subject
-        return httpx.post(
+        return httpx2.post(
             f"{self.url}/v1/{path}",
             json={"model": "small", **subject, **body},
             headers={"Authorization": f"Bearer {key}"},
@@ -157,9 +157,9 @@ def test_each_answer_names_its_request_and_what_made_it(scene: Scene) -> None:
     others = [
         scene.ask(key="wrong"),
         scene.ask(nonsense=1),
-        httpx.get(f"{scene.url}/v1/nowhere"),
-        httpx.get(f"{scene.url}/health"),
-        httpx.get(f"{scene.url}/health", headers={"Host": "evil.example"}),
+        httpx2.get(f"{scene.url}/v1/nowhere"),
+        httpx2.get(f"{scene.url}/health"),
+        httpx2.get(f"{scene.url}/health", headers={"Host": "evil.example"}),
     ]
     ids = [answer.headers["x-request-id"] for answer in others]
     assert re.fullmatch(r"chatcmpl-[0-9a-f]{24}", ids.pop(1)), "it is stored under its id, with the code of its refusal"

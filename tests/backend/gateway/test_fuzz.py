@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import httpx
+import httpx2
 import psutil
 import pytest
 import torch
@@ -153,7 +153,7 @@ class Fuzzer:
     def run(self, seed: int, until: float) -> None:
         """Send bodies until a time."""
         rng = random.Random(seed)
-        with httpx.Client(timeout=PATIENCE_S, limits=httpx.Limits(max_keepalive_connections=0)) as client:
+        with httpx2.Client(timeout=PATIENCE_S, limits=httpx2.Limits(max_keepalive_connections=0)) as client:
             while time.monotonic() < until and not self.problems:
                 path = rng.choice(list(self._schemas))
                 self._send(client, path, self._body(rng, self._schemas[path]))
@@ -174,15 +174,15 @@ class Fuzzer:
             body[name] = rng.choice(HOSTILE) if rng.random() < 0.4 else drawn.value(fields[name])
         return body
 
-    def _send(self, client: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    def _send(self, client: httpx2.Client, path: str, body: dict[str, Any]) -> None:
         text = json.dumps(body)
         self.fields.update((path, name) for name in body)
         try:
             answer = client.post(f"{self._url}{path}", content=text, headers={"Content-Type": "application/json"})
-        except httpx.ReadTimeout:  # a long answer; the client leaves
+        except httpx2.ReadTimeout:  # a long answer; the client leaves
             self.statuses[path, 0] += 1
             return
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             self.problems.append(f"{path}: {type(error).__name__}: {error}: {text[:1500]}")
             return
         self.statuses[path, answer.status_code] += 1
@@ -204,7 +204,7 @@ def bodies_of(url: str, app: Any) -> dict[str, type[BaseModel]]:
         for route in app.routes:
             if isinstance(route, Route) and "POST" in (route.methods or ()) and "{" not in route.path:
                 read.clear()
-                httpx.post(f"{url}{route.path}", json={})
+                httpx2.post(f"{url}{route.path}", json={})
                 assert read, f"{route.path} reads no body by a pydantic class"
                 routes[route.path] = read[0]
     return routes

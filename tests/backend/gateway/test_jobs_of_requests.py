@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import httpx
+import httpx2
 
 from backend.gateway.directory import ReplicaAddress
-from backend.infra.openai_api import ApiClient
+from backend.infra.openai_api.calls import ApiClient
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, gateway, scripted
 from tests.support.installation import wait_until
 
@@ -19,7 +19,7 @@ def test_a_request_names_the_job_that_it_is_made_for() -> None:
                 client.call("completions", {"prompt": "Once", "max_tokens": 3})
                 client.close()
             headers = {"Authorization": f"Bearer {KEY}", "X-Roundhouse-Job": "'; DROP TABLE usage"}
-            httpx.post(f"{url}/v1/completions", json={"model": "small", "prompt": "Once"}, headers=headers)
+            httpx2.post(f"{url}/v1/completions", json={"model": "small", "prompt": "Once"}, headers=headers)
             wait_until(lambda: len(directory.usage) == 3)
     assert [row.job_id for row in directory.usage] == ["abcdefghjk23", None, None]
     assert {row.variant for row in directory.usage} == {"canary1"}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
-import httpx
+import httpx2
 import pytest
 
 from backend.gateway.directory import Principal, ReplicaAddress
@@ -124,13 +124,15 @@ def test_the_running_answer_of_a_revoked_key_ends_with_an_error_and_counts_what_
         directory = MemoryDirectory({"m": [ReplicaAddress(id="r", url=address, token="t")]})
         directory.principals["other"] = Principal(key_id="k2", name="other")
 
-        def ask(url: str, key: str, stream: bool) -> httpx.Response:
+        def ask(url: str, key: str, stream: bool) -> httpx2.Response:
             headers = {"Authorization": f"Bearer {key}"}
-            return httpx.post(f"{url}/v1/chat/completions", json=body | {"stream": stream}, headers=headers, timeout=60)
+            return httpx2.post(
+                f"{url}/v1/chat/completions", json=body | {"stream": stream}, headers=headers, timeout=60
+            )
 
         with gateway(directory) as url:
             headers = {"Authorization": "Bearer other"}
-            with httpx.stream(
+            with httpx2.stream(
                 "POST", f"{url}/v1/chat/completions", json=body | {"stream": True}, headers=headers, timeout=60
             ) as going_on:
                 answer = pool.submit(ask, url, KEY, stream)
@@ -157,7 +159,7 @@ def test_a_request_of_a_revoked_key_that_is_no_chat_ends_as_well(path: str, name
         directory = MemoryDirectory({"m": [ReplicaAddress(id="r", url=address, token="t")]})
         with gateway(directory) as url:
             body, headers = {"model": "m", name: "x"}, {"Authorization": f"Bearer {KEY}"}
-            answer = pool.submit(httpx.post, f"{url}/v1/{path}", json=body, headers=headers, timeout=60)
+            answer = pool.submit(httpx2.post, f"{url}/v1/{path}", json=body, headers=headers, timeout=60)
             eventually(lambda: replica.seen == 1)
             time.sleep(0.1)
             del directory.principals[KEY]

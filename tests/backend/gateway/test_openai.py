@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 import torch
@@ -81,7 +81,7 @@ def test_a_streamed_chat_equals_the_complete_answer(client: openai.OpenAI) -> No
 
 def test_a_stream_without_the_option_carries_no_usage_and_ends_with_done(url: str) -> None:
     body = {**GREEDY, "stream": True}
-    text = httpx.post(
+    text = httpx2.post(
         f"{url}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=30
     ).text
     assert text.endswith("data: [DONE]\n\n")
@@ -192,12 +192,12 @@ def test_embeddings_have_length_one_and_the_same_text_the_same_vector(client: op
 
 def test_tokenize_counts_a_prompt_as_a_completion_does(client: openai.OpenAI, url: str) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
-    tokens = httpx.post(f"{url}/v1/tokenize", json={"model": "tiny", "messages": HELLO}, headers=headers).json()
+    tokens = httpx2.post(f"{url}/v1/tokenize", json={"model": "tiny", "messages": HELLO}, headers=headers).json()
     usage = client.chat.completions.create(**{**GREEDY, "max_tokens": 1}).usage
     assert usage is not None
     assert tokens["count"] == len(tokens["tokens"]) == len(tokens["token_strs"]) == usage.prompt_tokens
     assert tokens["token_strs"][0] == "<|system|>"
-    assert httpx.post(f"{url}/v1/tokenize", json={"model": "tiny"}, headers=headers).status_code == 400
+    assert httpx2.post(f"{url}/v1/tokenize", json={"model": "tiny"}, headers=headers).status_code == 400
 
 
 def test_a_wrong_or_missing_key_is_401(url: str) -> None:
@@ -206,7 +206,7 @@ def test_a_wrong_or_missing_key_is_401(url: str) -> None:
     assert caught.value.code == "invalid_api_key"
     assert "rh-wrong" not in str(caught.value)
     for path in ("/v1/models", "/metrics"):
-        assert httpx.get(url + path).status_code == 401
+        assert httpx2.get(url + path).status_code == 401
 
 
 def test_an_unknown_model_is_404(client: openai.OpenAI) -> None:
@@ -279,7 +279,7 @@ def test_a_union_field_reports_the_error_of_the_given_type(
 
 def test_a_body_that_is_not_json_is_400(url: str) -> None:
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-    response = httpx.post(f"{url}/v1/chat/completions", content=b"{oops", headers=headers)
+    response = httpx2.post(f"{url}/v1/chat/completions", content=b"{oops", headers=headers)
     assert response.status_code == 400
     assert "JSON" in response.json()["error"]["message"]
 
@@ -328,12 +328,12 @@ def test_closing_a_stream_stops_the_generation_itself(
 def test_leaving_a_call_without_streaming_stops_it_too(url: str, replica: RunningReplica) -> None:
     body = {**GREEDY, "max_tokens": 2000}
     before = replica.stats()["generated_tokens"]
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(
+    with pytest.raises(httpx2.ReadTimeout):
+        httpx2.post(
             f"{url}/v1/chat/completions",
             json=body,
             headers={"Authorization": f"Bearer {KEY}"},
-            timeout=httpx.Timeout(30, read=0.3),
+            timeout=httpx2.Timeout(30, read=0.3),
         )
     eventually(lambda: replica.stats()["running"] == 0)
     assert replica.stats()["generated_tokens"] - before < 2000
@@ -355,7 +355,7 @@ def test_every_request_leaves_one_usage_record(client: openai.OpenAI, directory:
 
 def test_metrics_count_what_was_served_and_name_no_key(client: openai.OpenAI, url: str) -> None:
     client.chat.completions.create(**GREEDY)
-    text = httpx.get(f"{url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+    text = httpx2.get(f"{url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
     assert 'roundhouse_request_success_total{finish_reason="length",model="tiny"}' in text
     assert 'roundhouse_time_to_first_token_seconds_bucket{le="0.3",model="tiny"}' in text
     assert 'roundhouse_requests_running{model="tiny"} 0.0' in text
@@ -420,10 +420,10 @@ def test_an_adapter_is_a_model_of_its_own_beside_its_base(
         client.chat.completions.create(**{**GREEDY, "model": "tiny:blue"})
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
     directory.wait_for(lambda row: (row.endpoint, row.status) == ("tiny:red", "finished"))
-    metrics = httpx.get(f"{url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+    metrics = httpx2.get(f"{url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
     assert '{model="tiny:red"}' in metrics
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    assert httpx.post(f"{replica.url}/adapters", json={"unload": "red"}, headers=headers).json() == {"adapters": []}
+    assert httpx2.post(f"{replica.url}/adapters", json={"unload": "red"}, headers=headers).json() == {"adapters": []}
     for folder in ("../outside", "checkpoint"):
-        assert httpx.post(f"{replica.url}/adapters", json={"load": folder}, headers=headers).status_code == 400
+        assert httpx2.post(f"{replica.url}/adapters", json={"load": folder}, headers=headers).status_code == 400
     del directory.endpoints["tiny:red"]

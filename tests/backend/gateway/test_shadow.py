@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from backend.domain.serving.protocol import GenerateRequest
@@ -24,9 +24,9 @@ class Scene:
     def __init__(self, url: str, primary: ScriptedReplica, shadow: ScriptedReplica, directory: MemoryDirectory) -> None:
         self.url, self.primary, self.shadow, self.directory = url, primary, shadow, directory
 
-    def ask(self, **changes: Any) -> httpx.Response:
+    def ask(self, **changes: Any) -> httpx2.Response:
         body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 0, **changes}
-        return httpx.post(
+        return httpx2.post(
             f"{self.url}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=60
         )
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from itertools import count
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from backend.domain.serving.upstream import Upstream
@@ -43,9 +43,9 @@ class Scene:
     def record(self, status: str) -> UsageRow:
         return self.directory.wait_for(lambda row: (row.endpoint, row.status) == (self.name, status))
 
-    def post(self, path: str = "chat/completions", **changes: Any) -> httpx.Response:
+    def post(self, path: str = "chat/completions", **changes: Any) -> httpx2.Response:
         body = {"model": self.name, **BODY, **changes}
-        return httpx.post(
+        return httpx2.post(
             f"{self.url}/v1/{path}", json={key: value for key, value in body.items() if value is not None}, timeout=60
         )
 
@@ -172,7 +172,7 @@ def test_a_broken_stream_ends_with_an_error_and_never_with_done(scene: Scene, pi
 
 
 def test_a_server_that_takes_no_connection_counts_as_unreachable(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.infra.upstream.client.CONNECT_S", 0.2)
+    monkeypatch.setattr("backend.infra.openai_api.upstream.CONNECT_S", 0.2)
     with ExitStack() as stack:
         silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         port = silent.getsockname()[1]
@@ -206,7 +206,7 @@ def test_an_answer_that_takes_too_long_ends_by_its_limit(scene: Scene) -> None:
 def test_more_requests_than_the_config_allows_are_refused(scene: Scene) -> None:
     scene.connect(max_requests=1)
     scene.api.answer(event(content="a"), 0.3, event(content="b", finish="stop"), usage(1, 2))
-    with httpx.stream(
+    with httpx2.stream(
         "POST", f"{scene.url}/v1/chat/completions", json={**BODY, "model": scene.name, "stream": True}
     ) as first:
         lines = first.iter_lines()
@@ -220,7 +220,7 @@ def test_a_client_that_leaves_ends_the_call_and_counts_what_it_got(scene: Scene)
     scene.connect(answer_limit_s=600, between_tokens_s=60)
     scene.api.left = 0
     scene.api.answer(*[piece for _ in range(300) for piece in (event(content="a" * 1000), 0.01)])
-    with httpx.stream(
+    with httpx2.stream(
         "POST", f"{scene.url}/v1/chat/completions", json={**BODY, "model": scene.name, "stream": True}
     ) as answer:
         for _ in zip(range(8), answer.iter_lines(), strict=False):
@@ -266,15 +266,15 @@ def test_embeddings_and_tokens_come_from_the_server(scene: Scene) -> None:
     vectors = {"data": [{"index": 0, "embedding": [0.5, -1]}], "usage": {"prompt_tokens": 4}}
     scene.api.answer(json.dumps(vectors), kind="application/json")
     body = {"model": scene.name, "input": "x"}
-    assert httpx.post(f"{scene.url}/v1/embeddings", json=body).json()["data"][0]["embedding"] == [0.5, -1.0]
+    assert httpx2.post(f"{scene.url}/v1/embeddings", json=body).json()["data"][0]["embedding"] == [0.5, -1.0]
     scene.api.answer(json.dumps({"count": 2, "tokens": [5, 6]}), kind="application/json")
-    assert httpx.post(f"{scene.url}/v1/tokenize", json={"model": scene.name, "prompt": "x"}).json()["tokens"] == [5, 6]
+    assert httpx2.post(f"{scene.url}/v1/tokenize", json={"model": scene.name, "prompt": "x"}).json()["tokens"] == [5, 6]
     assert scene.api.received[-1][0] == "/tokenize"
 
 
 def test_a_server_without_embeddings_is_no_fault_of_the_network(scene: Scene) -> None:
     scene.api.answer("{}", status=404, kind="application/json")
-    refused = httpx.post(f"{scene.url}/v1/embeddings", json={"model": scene.name, "input": "x"})
+    refused = httpx2.post(f"{scene.url}/v1/embeddings", json={"model": scene.name, "input": "x"})
     assert refused.status_code == 400
     assert refused.json()["error"]["message"] == f"The server of {scene.name!r} returns no embeddings (404)."
 
@@ -303,7 +303,7 @@ def test_addresses_of_no_model_server_are_refused(host: str) -> None:
 
 
 def test_a_name_that_resolves_to_such_an_address_is_not_called(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.infra.upstream.client.is_forbidden", lambda address: address.is_loopback)
+    monkeypatch.setattr("backend.infra.openai_api.upstream.is_forbidden", lambda address: address.is_loopback)
     upstream = Upstream(url=scene.api.url.replace("127.0.0.1", "localhost"), model="m")
     scene.directory.endpoints[scene.name] = [
         ReplicaAddress(id="rebound", url=upstream.url, token="", upstream=upstream)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from backend.gateway.directory import ReplicaAddress
@@ -33,7 +33,7 @@ def test_the_first_request_wakes_an_endpoint_and_is_answered_once_it_is_up(
 ) -> None:
     url, directory, address = scene
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(httpx.post, f"{url}/v1/chat/completions", json=BODY | {"stream": stream}, timeout=60)
+        answer = pool.submit(httpx2.post, f"{url}/v1/chat/completions", json=BODY | {"stream": stream}, timeout=60)
         eventually(lambda: len(directory.woken) > 1)
         directory.endpoints["m"] = [address]
         response = answer.result()
@@ -54,7 +54,7 @@ def test_a_wait_that_is_too_long_ends_with_an_error(
 ) -> None:
     url, directory, _ = scene
     directory.sleeping["m"] = Waking(whole_s=0.3, stream_s=0.3)
-    response = httpx.post(f"{url}/v1/chat/completions", json=BODY | {"stream": stream}, timeout=60)
+    response = httpx2.post(f"{url}/v1/chat/completions", json=BODY | {"stream": stream}, timeout=60)
     assert '"code":"no_replica"' in response.text
     assert (response.status_code, response.headers.get("retry-after")) == ((200, None) if stream else (503, "5"))
 
@@ -65,7 +65,7 @@ def test_an_endpoint_that_is_removed_while_a_request_waits_does_not_exist(
 ) -> None:
     url, directory, _ = scene
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(httpx.post, f"{url}/v1/chat/completions", json=BODY | {"stream": stream}, timeout=60)
+        answer = pool.submit(httpx2.post, f"{url}/v1/chat/completions", json=BODY | {"stream": stream}, timeout=60)
         eventually(lambda: bool(directory.woken))
         del directory.endpoints["m"]
         response = answer.result()
@@ -78,7 +78,7 @@ def test_an_endpoint_that_never_sleeps_answers_soon_that_it_has_no_replica(
 ) -> None:
     url, directory, _ = scene
     directory.sleeping.clear()
-    response = httpx.post(f"{url}/v1/chat/completions", json=BODY | {"stream": True}, timeout=60)
+    response = httpx2.post(f"{url}/v1/chat/completions", json=BODY | {"stream": True}, timeout=60)
     assert response.status_code == 503
     assert len(directory.woken) == 1
 
@@ -89,7 +89,7 @@ def test_a_replica_that_is_ready_since_the_list_was_read_gets_the_request(
     url, directory, address = scene
     directory.sleeping.clear()
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(httpx.post, f"{url}/v1/chat/completions", json=BODY, timeout=60)
+        answer = pool.submit(httpx2.post, f"{url}/v1/chat/completions", json=BODY, timeout=60)
         eventually(lambda: bool(directory.woken))
         directory.endpoints["m"] = [address]
         assert answer.result().status_code == 200
@@ -102,7 +102,7 @@ def test_an_endpoint_that_has_fallen_asleep_since_its_list_was_read_is_woken(
     with scripted() as (ending, ending_url), ThreadPoolExecutor(1) as pool:
         ending.script = "refuse:503:draining"
         directory.endpoints["m"] = [ReplicaAddress(id="old", url=ending_url, token="t")]
-        answer = pool.submit(httpx.post, f"{url}/v1/chat/completions", json=BODY | {"stream": True}, timeout=60)
+        answer = pool.submit(httpx2.post, f"{url}/v1/chat/completions", json=BODY | {"stream": True}, timeout=60)
         eventually(lambda: ending.seen == 1)
         directory.endpoints["m"] = []
         eventually(lambda: bool(directory.woken))

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -44,9 +44,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FreshServer]:
 
 @pytest.mark.parametrize("path", ROUTES)
 def test_no_route_answers_to_a_foreign_name(server: FreshServer, path: str) -> None:
-    refused = httpx.get(server.url + path, headers={"Host": f"evil.example:{server.port}"})
+    refused = httpx2.get(server.url + path, headers={"Host": f"evil.example:{server.port}"})
     assert (refused.status_code, "evil.example" in refused.text) == (400, True)
-    assert httpx.get(server.url + path, headers={"Host": "lab.example.org"}).status_code != 400 or path.startswith(
+    assert httpx2.get(server.url + path, headers={"Host": "lab.example.org"}).status_code != 400 or path.startswith(
         "/live"
     )
 

@@ -23,7 +23,7 @@ from datetime import timedelta
 from pathlib import Path
 from random import Random
 
-import httpx
+import httpx2
 from sqlalchemy import func, insert, select
 
 from backend.bootstrap import build_context
@@ -177,7 +177,7 @@ async def measure(url: str, tokens: list[str], *, rate: float, seconds: float) -
     result, ends_at = Result(), time.monotonic() + seconds
     pause_s = len(tokens) / rate
 
-    async def vote(client: httpx.AsyncClient, number: int) -> None:
+    async def vote(client: httpx2.AsyncClient, number: int) -> None:
         headers, rng = {"authorization": f"Bearer {tokens[number]}"}, Random(number)
         await asyncio.sleep(pause_s * number / len(tokens))
         ballot = (await client.get("/ballot/api/next", headers=headers)).raise_for_status().json()
@@ -196,22 +196,22 @@ async def measure(url: str, tokens: list[str], *, rate: float, seconds: float) -
             if answer.json()["next"] is not None:
                 held.append(answer.json()["next"]["id"])
 
-    limits = httpx.Limits(max_connections=len(tokens), max_keepalive_connections=len(tokens))
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as client:
+    limits = httpx2.Limits(max_connections=len(tokens), max_keepalive_connections=len(tokens))
+    async with httpx2.AsyncClient(base_url=url, limits=limits, timeout=30) as client:
         await asyncio.gather(*(vote(client, number) for number in range(len(tokens))))
     return result
 
 
 async def send(
-    client: httpx.AsyncClient, headers: dict[str, str], body: dict[str, object], result: Result
-) -> httpx.Response:
+    client: httpx2.AsyncClient, headers: dict[str, str], body: dict[str, object], result: Result
+) -> httpx2.Response:
     """Send a vote, and again if the server closed the idle connection at that moment: a browser does the same, and it
     is one vote.
     """
     while True:
         try:
             return await client.post("/ballot/api/vote", headers=headers, json=body)
-        except (httpx.ReadError, httpx.RemoteProtocolError):
+        except (httpx2.ReadError, httpx2.RemoteProtocolError):
             result.sent_again += 1
 
 

@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 
-import httpx
+import httpx2
 
 from backend.bootstrap import get_context
 from backend.domain.serving.chat_settings import ChatSettings
@@ -26,7 +26,7 @@ from backend.services.serving.chat.admission import chat_token
 WARM_UP = 5
 
 
-def send(client: httpx.Client, settings: ChatSettings, text: str) -> tuple[float, float, float]:
+def send(client: httpx2.Client, settings: ChatSettings, text: str) -> tuple[float, float, float]:
     """Send a message; return milliseconds to the reply, to the first text, and to the first token by the server's own
     count.
     """
@@ -47,7 +47,7 @@ def send(client: httpx.Client, settings: ChatSettings, text: str) -> tuple[float
 def main(url: str, endpoint: str, count: int) -> None:
     """Measure `count` messages of new conversations, after a warm-up."""
     settings = ChatSettings(endpoints=(endpoint,), temperature=0.0, max_tokens=32)
-    with httpx.Client(
+    with httpx2.Client(
         base_url=url, headers={"authorization": f"Bearer {chat_token(get_context(), LOCAL)}"}, timeout=60
     ) as client:
         rows = [send(client, settings, f"Once upon a time, {number}") for number in range(count + WARM_UP)][WARM_UP:]

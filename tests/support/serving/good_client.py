@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
+import httpx2
 
 from tests.support.gateway_fixtures import eventually
 
@@ -37,7 +37,7 @@ class GoodClient:
     def ask(self) -> str:
         """Return the text of one streamed answer. Raises AssertionError where the answer is not complete."""
         text, last = "", ""
-        with httpx.stream(
+        with httpx2.stream(
             "POST", f"{self._url}/v1/chat/completions", json=BODY, headers=self._headers, timeout=60
         ) as response:
             lines = list(response.iter_lines())
@@ -72,7 +72,7 @@ class GoodClient:
                 text = self.ask()
                 if text != self.expected:
                     self.losses.append(f"{text!r} in place of {self.expected!r}")
-            except (AssertionError, httpx.HTTPError) as error:
+            except (AssertionError, httpx2.HTTPError) as error:
                 self.losses.append(f"{type(error).__name__}: {error}")
             self.num_answers += 1
 

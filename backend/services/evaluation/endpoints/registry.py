@@ -22,7 +22,7 @@ from backend.domain.openai_servers import JUDGE_KEY, Capabilities, check_key_sou
 from backend.domain.validation import validation_message
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.keys import read_key
-from backend.infra.openai_api import ask_capabilities
+from backend.infra.openai_api.calls import ask_capabilities
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints
 

@@ -15,7 +15,7 @@ from backend.domain.serving.chat_settings import ChatSettings
 from backend.domain.serving.latency import decode_rate
 from backend.domain.serving.protocol import CONTEXT_EXCEEDED, ChatMessage
 from backend.errors import RoundhouseError
-from backend.infra.chat_stream import ChatRefused, ChatStreamClient
+from backend.infra.openai_api.streams import ApiRefused, StreamClient
 from backend.services.context import Context
 from backend.services.serving.chat.context_room import without_oldest, without_oldest_turn
 from backend.services.serving.chat.internal_key import known_key, playground_key
@@ -113,7 +113,7 @@ class AnswerProgress:
         return usage
 
 
-async def generate(ctx: Context, request: Request, answer: LiveAnswer, client: ChatStreamClient) -> None:
+async def generate(ctx: Context, request: Request, answer: LiveAnswer, client: StreamClient) -> None:
     """Generate an answer to its end, its stop or its error, and store it."""
     progress, left_out = AnswerProgress(), request.left_out
     answer.text, status, problem = request.prefix, "done", {}
@@ -128,7 +128,7 @@ async def generate(ctx: Context, request: Request, answer: LiveAnswer, client: C
                     ctx, request, messages, answer=answer, client=client, key=key, progress=progress, left_out=left_out
                 )
                 break
-            except ChatRefused as error:
+            except ApiRefused as error:
                 if error.status == UNAUTHORIZED and not is_fresh:
                     key, is_fresh = await asyncio.to_thread(playground_key, ctx), True
                     continue
@@ -162,12 +162,12 @@ async def _read(
     messages: tuple[ChatMessage, ...],
     *,
     answer: LiveAnswer,
-    client: ChatStreamClient,
+    client: StreamClient,
     key: str,
     progress: AnswerProgress,
     left_out: int,
 ) -> None:
-    stream = client.stream(ctx.gateway_url, key=key, body=request.body(messages))
+    stream = client.chat(ctx.gateway_url, key=key, body=request.body(messages))
     try:
         async for chunk in stream:
             num_parts = progress.num_call_parts

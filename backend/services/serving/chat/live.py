@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from backend.infra.chat_stream import ChatStreamClient
+from backend.infra.openai_api.streams import StreamClient
 
 MAX_WAIT_S, CLOSE_S = 10.0, 3.0
 
@@ -60,7 +60,7 @@ class LiveAnswer:
             return
 
 
-Work = Callable[[LiveAnswer, ChatStreamClient], Coroutine[Any, Any, None]]
+Work = Callable[[LiveAnswer, StreamClient], Coroutine[Any, Any, None]]
 
 
 class LiveAnswers:
@@ -72,7 +72,7 @@ class LiveAnswers:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._client: ChatStreamClient | None = None
+        self._client: StreamClient | None = None
 
     def start(self, message_id: str, work: Work) -> LiveAnswer:
         """Begin an answer. `work` fills it, and stores it at its end."""
@@ -126,7 +126,7 @@ class LiveAnswers:
 
     def _begin(self, answer: LiveAnswer, work: Work) -> None:
         if self._client is None:
-            self._client = ChatStreamClient()
+            self._client = StreamClient()
         task = asyncio.get_running_loop().create_task(work(answer, self._client))
         self._tasks[answer.message_id] = task
         task.add_done_callback(lambda _task: self._end(answer))

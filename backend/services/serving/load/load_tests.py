@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import httpx
+import httpx2
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -244,8 +244,8 @@ def _add(
 
 def _require_gateway(url: str) -> None:
     try:
-        httpx.get(f"{url}/health", timeout=10, trust_env=False).raise_for_status()
-    except httpx.HTTPError as error:
+        httpx2.get(f"{url}/health", timeout=10, trust_env=False).raise_for_status()
+    except httpx2.HTTPError as error:
         raise Unavailable(
             f"The gateway at {url} does not answer ({type(error).__name__}).", remedy="Start it with `roundhouse up`."
         ) from error

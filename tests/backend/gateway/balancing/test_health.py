@@ -9,8 +9,8 @@ from backend.domain.serving.protocol import GenerateRequest, TokenEvent
 from backend.gateway.balancing.balancer import Balancer
 from backend.gateway.balancing.health import HealthProbe
 from backend.gateway.directory import ReplicaAddress
+from backend.infra.openai_api.upstream import UpstreamClient
 from backend.infra.replicas import ReplicaClient, ReplicaLost
-from backend.infra.upstream.client import UpstreamClient
 from tests.support.gateway_fixtures import scripted
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import anthropic
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -171,7 +171,7 @@ def test_errors_are_anthropics(client: anthropic.Anthropic, place: Place) -> Non
     with pytest.raises(anthropic.APIError, match="scripted"):
         list(client.messages.create(**{**GREEDY, "model": "scripted"}, stream=True))
     headers = {"x-api-key": KEY, "anthropic-version": "next"}
-    refused = httpx.post(
+    refused = httpx2.post(
         f"{place.url}/v1/messages", json={"model": "tiny", "messages": HELLO, "max_tokens": 1}, headers=headers
     )
     assert (refused.status_code, refused.json()["error"]["type"]) == (400, "invalid_request_error")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -257,7 +257,7 @@ def test_an_answer_that_breaks_off_ends_as_failed(client: openai.OpenAI, place: 
         client.responses.create(**{**GREEDY, "model": "scripted"})
     assert (
         "engine_failed"
-        in httpx.post(
+        in httpx2.post(
             f"{place.url}/v1/responses",
             json={**GREEDY, "model": "scripted"},
             headers={"Authorization": f"Bearer {KEY}"},

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
@@ -38,8 +38,8 @@ class Rewards:
     folder: Path
     replica: RunningReplica
 
-    def ask(self, path: str, *, key: str = KEY, **body: Any) -> httpx.Response:
-        return httpx.post(
+    def ask(self, path: str, *, key: str = KEY, **body: Any) -> httpx2.Response:
+        return httpx2.post(
             f"{self.url}/v1/{path}",
             json={"model": "judge", **body},
             headers={"Authorization": f"Bearer {key}"},
@@ -120,10 +120,10 @@ def test_a_reward_model_writes_no_text_and_other_networks_score_none(rewards: Re
         assert "/v1/score" in refused.json()["error"]["message"]
     headers = {"Authorization": f"Bearer {KEY}"}
     for path, body in (("score", {"text_1": "a", "text_2": "b"}), ("rerank", {"query": "a", "documents": ["b"]})):
-        refused = httpx.post(f"{place.url}/v1/{path}", json={"model": "tiny", **body}, headers=headers)
+        refused = httpx2.post(f"{place.url}/v1/{path}", json={"model": "tiny", **body}, headers=headers)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
     assert rewards.ask("tokenize", prompt="Hi").json()["count"] == 2
-    assert httpx.get(f"{rewards.replica.url}/health", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+    assert httpx2.get(f"{rewards.replica.url}/health", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -159,5 +159,5 @@ def test_another_gateway_passes_scores_on(rewards: Rewards, monkeypatch: pytest.
     asked = {"text_1": QUERY, "text_2": ANSWERS}
     with gateway(there) as relay:
         headers = {"Authorization": f"Bearer {KEY}"}
-        answer = httpx.post(f"{relay}/v1/score", json={"model": "far", **asked}, headers=headers, timeout=60).json()
+        answer = httpx2.post(f"{relay}/v1/score", json={"model": "far", **asked}, headers=headers, timeout=60).json()
     assert answer["data"] == rewards.ask("score", **asked).json()["data"]

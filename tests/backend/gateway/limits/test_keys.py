@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes
@@ -28,9 +28,9 @@ class Scene:
     def admit(self, key: str, **principal: Any) -> None:
         self.directory.principals[key] = Principal(key_id=f"id-{key}", name=key, **principal)
 
-    def ask(self, key: str, **body: Any) -> httpx.Response:
+    def ask(self, key: str, **body: Any) -> httpx2.Response:
         content = {"model": "small", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10, **body}
-        return httpx.post(f"{self.url}/v1/chat/completions", json=content, headers={"Authorization": f"Bearer {key}"})
+        return httpx2.post(f"{self.url}/v1/chat/completions", json=content, headers={"Authorization": f"Bearer {key}"})
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def scene() -> Iterator[Scene]:
 def test_a_key_of_some_models_neither_sees_nor_calls_the_others(scene: Scene) -> None:
     scene.admit("narrow", scopes=KeyScopes(models=("sm*",)))
     headers = {"Authorization": "Bearer narrow"}
-    listed = httpx.get(f"{scene.url}/v1/models", headers=headers).json()["data"]
+    listed = httpx2.get(f"{scene.url}/v1/models", headers=headers).json()["data"]
     assert [model["id"] for model in listed] == ["small"]
-    assert httpx.get(f"{scene.url}/v1/models/other", headers=headers).status_code == 404
+    assert httpx2.get(f"{scene.url}/v1/models/other", headers=headers).status_code == 404
     assert scene.ask("narrow").status_code == 200
     refused = scene.ask("narrow", model="other")
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
@@ -60,10 +60,10 @@ def test_a_key_of_one_part_of_the_api_is_refused_at_the_others(scene: Scene) -> 
 
 def test_metrics_of_all_keys_are_shown_to_the_admin_scope_alone(scene: Scene) -> None:
     scene.admit("tenant")
-    refused = httpx.get(f"{scene.url}/metrics", headers={"Authorization": "Bearer tenant"})
+    refused = httpx2.get(f"{scene.url}/metrics", headers={"Authorization": "Bearer tenant"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "not_allowed")
     assert "roundhouse" not in refused.text.replace("roundhouse_", "")
-    assert httpx.get(f"{scene.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+    assert httpx2.get(f"{scene.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -89,7 +89,7 @@ def test_a_request_that_was_cut_off_counts_its_prompt_and_its_tokens(scene: Scen
     scene.admit("short", limits=KeyLimits(tokens=10_000))
     scene.replica.tokens, scene.replica.delay_s, scene.replica.prompt_tokens = 500, 0.01, 37
     body = {"model": "small", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
-    with httpx.stream(
+    with httpx2.stream(
         "POST", f"{scene.url}/v1/chat/completions", json=body, headers={"Authorization": "Bearer short"}
     ) as answer:
         for line in answer.iter_lines():

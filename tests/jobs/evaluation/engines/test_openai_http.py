@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from backend.errors import InvalidInput, JobFailed, Unavailable
-from backend.infra import openai_api
+from backend.infra.openai_api import calls
 from jobs.evaluation.choices import choice_values
 from jobs.evaluation.engines.base import PromptRequest, Sampling, ScoreRequest
 from jobs.evaluation.engines.openai_http import MAX_FAILURES, EndpointEngine
@@ -81,7 +81,7 @@ def test_the_pause_that_a_busy_endpoint_asks_for_is_kept_and_ends_with_a_stop(ap
     with pytest.raises(JobFailed):
         list(engine_of(api, check_stop=stop).generate([PromptRequest("x")]))
     assert (len(api.received), time.monotonic() - started < 20) == (1, True)
-    assert openai_api.MAX_PAUSE_S >= 30
+    assert calls.MAX_PAUSE_S >= 30
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,10 @@ def test_a_body_without_a_text_is_no_crash(api: FakeApi, body: bytes) -> None:
 
 
 def test_a_call_that_fails_for_good_is_missing_and_many_in_a_row_end_the_work(api: FakeApi) -> None:
-    api.failures = [500] * openai_api.ATTEMPTS
+    api.failures = [500] * calls.ATTEMPTS
     ((_, (answer,)),) = next(engine_of(api).generate([PromptRequest("x")]))
     assert (answer.finish_reason, "500" in answer.failed) == ("failed", True)
-    api.echo, api.failures = True, [500] * openai_api.ATTEMPTS
+    api.echo, api.failures = True, [500] * calls.ATTEMPTS
     ((_, scores),) = next(engine_of(api).score([ScoreRequest.of("question", [" a", " b"])]))
     assert math.isnan(scores[0].sum_logprob)
     assert choice_values(scores, ["a", "b"], [0]) == {"missing": 1.0}

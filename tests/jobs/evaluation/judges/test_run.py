@@ -13,7 +13,7 @@ import pytest
 
 from backend.domain.openai_servers import JUDGE_KEY
 from backend.errors import JobFailed, Unavailable
-from jobs.evaluation.judges import endpoint, run
+from jobs.evaluation.judges import run
 from tests.support.evaluation_rooms import Remembering
 from tests.support.jobs import make_spec
 
@@ -76,7 +76,6 @@ def test_a_judge_behind_an_api_is_asked_in_both_orders(
     tmp_path: Path, server: _Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(JUDGE_KEY, "sesame")
-    monkeypatch.setattr(endpoint.time, "sleep", lambda _: None)
     server.statuses = [429, 503]
     result = judge(tmp_path, f"http://127.0.0.1:{server.server_port}/v1")
     assert result["summary"]["scores"]["A over B"]["value"] == 1.0
@@ -95,7 +94,7 @@ def test_a_stopped_judgement_asks_only_what_is_left(tmp_path: Path, server: _Ser
     stopping.should_stop = lambda: next(answered, "cancel")  # type: ignore[assignment,method-assign,return-value]
     with pytest.raises(JobFailed):
         judge(tmp_path, url, reporter=stopping)
-    assert len(server.requests) == endpoint.CONCURRENT
+    assert len(server.requests) == run.CONCURRENT
     assert judge(tmp_path, url)["summary"]["missing"] == 0
     assert len(server.requests) == 12
 

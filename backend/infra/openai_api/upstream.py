@@ -7,7 +7,6 @@ address are not called. Closing a stream early closes its connection.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
 import socket
 import time
@@ -19,23 +18,25 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.http_exceptions import HttpProcessingError
 
+from backend.domain.openai_servers import read_problem, read_retry_after
 from backend.domain.serving.protocol import ANSWER_LIMIT, GenerateRequest, GenerationErrorEvent, GenerationEvent, Task
-from backend.domain.serving.upstream import Upstream, is_forbidden
+from backend.domain.serving.upstream import Upstream
 from backend.errors import Unavailable
 from backend.infra.keys import read_key
-from backend.infra.replicas import ReplicaLost, ReplicaRefused, open_session
-from backend.infra.upstream.bodies import to_call
-from backend.infra.upstream.events import Reader, estimate_prompt, parse_json, read_embeddings, read_scores, read_tokens
+from backend.infra.openai_api.addresses import refuse_address
+from backend.infra.openai_api.bodies import to_call
+from backend.infra.openai_api.events import Reader, parse_json, read_embeddings, read_scores, read_tokens
+from backend.infra.openai_api.streams import DONE, StreamClient, next_data
+from backend.infra.replicas import ReplicaLost, ReplicaRefused
 
 CONNECT_S = 5.0
 MAX_ANSWER_BYTES = 64 * 2**20
 MAX_ERROR_BYTES = 64 * 2**10
-SHOWN = 300
 PROBED_S = 10.0
+MAX_PAUSE_S = 3600.0
 UPSTREAM_LIMIT = "upstream_limit"
-UNSUPPORTED = "unsupported_parameter"
 """Error code: the other server has reached a limit of its own (429)."""
-REFUSED_ADDRESS = "its name resolves to a link-local, metadata or multicast address"
+UNSUPPORTED = "unsupported_parameter"
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 
 
@@ -43,7 +44,7 @@ class UpstreamClient:
     """HTTP client of any number of other servers with one connection pool. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+        self._client = StreamClient(GuardedResolver())
         self._open: Counter[tuple[str, str]] = Counter()
         self._probed: dict[tuple[str, str], tuple[float, bool]] = {}
 
@@ -86,12 +87,7 @@ class UpstreamClient:
         if answered and now - asked_at < PROBED_S:
             return True
         try:
-            timeout = aiohttp.ClientTimeout(total=timeout_s)
-            headers = _headers(upstream)
-            async with self._pool().get(
-                f"{upstream.url}/models", headers=headers, timeout=timeout, allow_redirects=False
-            ) as response:
-                answered = response.status < 500
+            answered = await self._client.is_there(f"{upstream.url}/models", key=_key(upstream), timeout_s=timeout_s)
         except (aiohttp.ClientError, TimeoutError, OSError, Unavailable):
             answered = False
         self._probed[slot] = (now, answered)
@@ -99,8 +95,7 @@ class UpstreamClient:
 
     async def close(self) -> None:
         """Close the connection pool."""
-        if self._session is not None:
-            await self._session.close()
+        await self._client.close()
 
     async def _call(
         self,
@@ -113,21 +108,18 @@ class UpstreamClient:
         path, body = to_call(request, model=upstream.model)
         url = upstream.url.removesuffix("/v1") if path == "tokenize" else upstream.url
         try:
-            headers = _headers(upstream)
+            key = _key(upstream)
         except Unavailable as error:
             raise ReplicaLost(f"The key for {name} can't be read here.", reason="key") from error
-        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=None)
         async with clock.limit(upstream.first_token_s):
-            response = await self._pool().post(
-                f"{url}/{path}", json=body, headers=headers, timeout=timeout, allow_redirects=False
-            )
+            response = await self._client.post(f"{url}/{path}", key=key, body=body, connect_s=CONNECT_S)
         async with response:
             if response.status != 200:
                 async with asyncio.timeout(CONNECT_S):
                     problem = await response.content.read(MAX_ERROR_BYTES)
                 raise _refusal(response, problem, name=name, upstream=upstream, task=request.task)
             if on_accept is not None:
-                on_accept(estimate_prompt(request))
+                on_accept(request.estimate_prompt())
             if request.task is not Task.GENERATE or request.echo or response.content_type == "application/json":
                 async with clock.limit(upstream.answer_limit_s):
                     answer = await _read_whole(response, name)
@@ -136,11 +128,6 @@ class UpstreamClient:
                 return
             async for event in _read_stream(response, upstream, Reader(request), clock, name):
                 yield event
-
-    def _pool(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = open_session(GuardedResolver())
-        return self._session
 
 
 class Clock:
@@ -190,12 +177,6 @@ class GuardedResolver(AbstractResolver):
         """Do nothing: there is nothing to release."""
 
 
-def refuse_address(address: str) -> None:
-    """Raise OSError for an address that is never called."""
-    if is_forbidden(ipaddress.ip_address(address.partition("%")[0])):
-        raise OSError(REFUSED_ADDRESS)
-
-
 async def _read_stream(
     response: aiohttp.ClientResponse, upstream: Upstream, reader: Reader, clock: Clock, name: str
 ) -> AsyncGenerator[GenerationEvent, None]:
@@ -205,10 +186,10 @@ async def _read_stream(
     while True:
         try:
             async with clock.limit(limit_s):
-                data = await _next_data(lines)
+                data = await next_data(lines)
         except (ValueError, HttpProcessingError) as error:
             raise ReplicaLost(f"{name} sent a line that is too long.", reason="protocol") from error
-        if data is None or data == b"[DONE]":
+        if data is None or data == DONE:
             if not reader.is_complete:
                 raise _incomplete(reader, name, is_closed=data is not None)
             yield reader.finish()
@@ -218,19 +199,11 @@ async def _read_stream(
             yield event
 
 
-async def _next_data(lines: aiohttp.StreamReader) -> bytes | None:
-    """Return the data of the next event, None at the end."""
-    while line := await lines.readline():
-        if line.startswith(b"data:"):
-            return line[5:].strip()
-    return None
-
-
 def _parse(data: bytes, reader: Reader, name: str) -> list[GenerationEvent]:
     try:
         chunk = parse_json(data)
         if isinstance(chunk, dict) and chunk.get("error"):
-            raise ReplicaLost(f"{name} failed: {_message(chunk)}", reason="failed")
+            raise ReplicaLost(f"{name} failed: {read_problem(chunk).message}", reason="failed")
         return list(reader.read(chunk))
     except MALFORMED as error:
         raise ReplicaLost(f"{name} sent an event that is no part of an answer.", reason="protocol") from error
@@ -254,7 +227,7 @@ async def _read_whole(response: aiohttp.ClientResponse, name: str) -> dict[str, 
 
 def _whole(answer: dict[str, Any], request: GenerateRequest, name: str) -> Iterator[GenerationEvent]:
     if answer.get("error"):
-        raise ReplicaLost(f"{name} failed: {_message(answer)}", reason="failed")
+        raise ReplicaLost(f"{name} failed: {read_problem(answer).message}", reason="failed")
     try:
         if request.task is Task.SCORE:
             yield from list(read_scores(answer))
@@ -282,9 +255,8 @@ def _incomplete(reader: Reader, name: str, *, is_closed: bool) -> ReplicaRefused
     )
 
 
-def _headers(upstream: Upstream) -> dict[str, str]:
-    key = read_key(key_env=upstream.key_env, key_file=upstream.key_file)
-    return {"Authorization": f"Bearer {key}"} if key else {}
+def _key(upstream: Upstream) -> str | None:
+    return read_key(key_env=upstream.key_env, key_file=upstream.key_file)
 
 
 def _refusal(
@@ -293,28 +265,21 @@ def _refusal(
     """Return what an answer other than 200 means for the client: its own mistake, a limit, or a fault of the server or
     its config.
     """
-    status = response.status
-    try:
-        document = parse_json(body)
-    except ValueError:
-        document = None
-    message = _message(document)
+    status, problem = response.status, read_problem(body)
     if status == 429:
+        pause_s = read_retry_after(response.headers.get("retry-after", ""), most_s=MAX_PAUSE_S)
         return ReplicaRefused(
-            f"{name} has reached its limit. {message}".strip(),
+            f"{name} has reached its limit. {problem.message}".strip(),
             status=429,
             code=UPSTREAM_LIMIT,
-            retry_after_s=_retry_after(response.headers.get("retry-after", "")),
+            retry_after_s=math.ceil(pause_s) or None,
         )
     if status in (400, 413, 415, 422):
-        error = document.get("error") if isinstance(document, dict) else None
-        code = error.get("code") if isinstance(error, dict) else None
-        field = error.get("param") if isinstance(error, dict) else None
         return ReplicaRefused(
-            message or f"{name} refuses the request ({status}).",
+            problem.message or f"{name} refuses the request ({status}).",
             status=status,
-            code=str(code or "invalid_value"),
-            field=str(field) if field else None,
+            code=problem.code or "invalid_value",
+            field=problem.field or None,
         )
     if status in (401, 403):
         return ReplicaLost(f"{name} refuses the key that it was given ({status}).", reason="key")
@@ -326,19 +291,3 @@ def _refusal(
             f"{name} does not serve {upstream.model!r}, or not this kind of request (404).", reason="not_found"
         )
     return ReplicaLost(f"{name} answered with status {status}.", reason="failed")
-
-
-def _message(document: Any) -> str:
-    """Return the beginning of an error's text on one line; empty where there is none."""
-    error = document.get("error", document.get("detail")) if isinstance(document, dict) else None
-    text = error.get("message") if isinstance(error, dict) else error
-    return " ".join(text[: 4 * SHOWN].split())[:SHOWN] if isinstance(text, str) else ""
-
-
-def _retry_after(value: str) -> int | None:
-    """Return whole seconds up to an hour; None for nothing, a date or nonsense."""
-    try:
-        seconds = float(value)
-    except ValueError:
-        return None
-    return min(3600, max(1, math.ceil(seconds))) if math.isfinite(seconds) else None

@@ -34,7 +34,6 @@ REASONS = {
     "tool_calls": FinishReason.TOOL_CALLS,
     "function_call": FinishReason.TOOL_CALLS,
 }
-CHARACTERS_PER_TOKEN = 4
 MAX_COUNT = 2**31 - 1  # of the database's integers
 
 
@@ -85,7 +84,7 @@ class Reader:
     def finish(self) -> FinishEvent:
         """Return the last event."""
         now, generated = time.perf_counter(), sum(self.counts.values())
-        usage = self.usage or TokenUsage(prompt_tokens=estimate_prompt(self.request), completion_tokens=generated)
+        usage = self.usage or TokenUsage(prompt_tokens=self.request.estimate_prompt(), completion_tokens=generated)
         seconds = now - self.first if self.first is not None else 0.0
         return FinishEvent(
             finish_reason=next(reversed(self.reasons.values()), FinishReason.STOP),
@@ -158,18 +157,6 @@ def read_usage(counted: dict[str, Any]) -> TokenUsage:
         prompt_tokens=count(counted.get("prompt_tokens")),
         completion_tokens=count(counted.get("completion_tokens")),
         cached_tokens=count(cached),
-    )
-
-
-def estimate_prompt(request: GenerateRequest) -> int:
-    """Return about how many tokens a prompt has: a quarter of its characters, or its ids."""
-    prompts: Sequence[str | Sequence[int]] = request.prompts or (
-        [request.prompt] if request.prompt else [request.token_ids or ()]
-    )
-    if request.messages is not None:
-        prompts = [message.content for message in request.messages]
-    return sum(
-        -(-len(prompt) // CHARACTERS_PER_TOKEN) if isinstance(prompt, str) else len(prompt) for prompt in prompts
     )
 
 
