@@ -210,12 +210,12 @@ def check_library() -> CheckResult:
     command = [sys.executable, "-m", "jobs.serving.native.library"]
     try:
         printed = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_S, check=True).stdout
-        found = json.loads(printed.splitlines()[-1])
+        library = json.loads(printed.splitlines()[-1])
     except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
         return CheckResult("library", "warning", f"not checked: {error}", "Look at the log of a replica.")
-    if found["processor"]:
-        return CheckResult("library", "ok", f"compiled for {found['processor']}")
-    detail = f"not compiled, so {found['losses']}: {found['problem']}"
+    if library["processor"]:
+        return CheckResult("library", "ok", f"compiled for {library['processor']}")
+    detail = f"not compiled, so {library['losses']}: {library['problem']}"
     return CheckResult("library", "warning", detail, COMPILER_CURE)
 
 

@@ -51,7 +51,7 @@ def price_tokens(
 
 @dataclass(frozen=True)
 class Problem:
-    """What a server says about a request that it did not answer; empty where it says nothing."""
+    """A server's words about a request that it did not answer; empty if it says nothing."""
 
     message: str = ""
     code: str = ""

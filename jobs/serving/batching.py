@@ -185,7 +185,7 @@ class BatchingEngine:
         with self._lock:
             return self._open.get(request_id)
 
-    def _salt(self, generation: Generation, ids: Sequence[int]) -> list[int]:
+    def _salt(self, generation: Generation, ids: list[int]) -> list[int]:
         """Return ids under which pages are kept apart between tenants and adapters."""
         return self._salts.salt(ids, adapter=generation.choice.adapter, tenant=generation.choice.tenant)
 

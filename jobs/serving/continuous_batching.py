@@ -76,7 +76,7 @@ class BatchedRequest:
 
     @property
     def is_decoding(self) -> bool:
-        """Whether the step generates its next token and does nothing else for it."""
+        """Return whether the step generates its next token and does nothing else for it."""
         return bool(self._request.has_new_token and self.num_tokens == 1 and self.num_generated > 0)
 
     def is_ended_by(self, token: int) -> bool:
@@ -105,7 +105,7 @@ class BatchedRequest:
 
 
 class StepHooks(Protocol):
-    """What checks drafts: called behind scheduling and around the update of states, on the library's thread."""
+    """Checks of drafts: called behind scheduling and around the update of states, on the library's thread."""
 
     @property
     def has_drafts(self) -> bool:
@@ -131,7 +131,7 @@ class StepHooks(Protocol):
 
 @dataclass(frozen=True)
 class BatchHooks:
-    """What an engine does where the library asks no one.
+    """Answers of an engine where the library asks no one.
 
     `find` returns the record of an open request, None for one that was cancelled; `salt` the token ids under which
     pages of a prompt are shared; `in_turn` the order in which waiting requests leave the queue, given those that run;
@@ -140,7 +140,7 @@ class BatchHooks:
     """
 
     find: Callable[[str], Generation | None]
-    salt: Callable[[Generation, Sequence[int]], list[int]]
+    salt: Callable[[Generation, list[int]], list[int]]
     in_turn: Callable[[Iterable[tuple[Generation, Any]], Iterable[Generation]], list[Any]]
     choose: Callable[[torch.Tensor, list[Generation]], torch.Tensor]
     before_step: Callable[[list[BatchedRequest]], None] | None = None
@@ -201,7 +201,7 @@ class ContinuousBatching:
         sampler.tensors_required = 1
         self._manager.logit_processor = sampler
         self.suspects: set[str] | None = None
-        """What ran when the library's loop failed: one of these may be the cause. None: it has not."""
+        """Requests that ran when the library's loop failed: one of these may be the cause. None: it has not."""
         self._note_suspects()
         self._prepare_processor()
 

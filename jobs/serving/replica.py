@@ -256,17 +256,15 @@ async def _watch(replica: ReplicaState, reporter: Reporter, serving: asyncio.Tas
             rate = round(stats.tokens_per_second, 2)
             ratio = None if stats.cache_ratio is None else round(stats.cache_ratio, 4)
             queue_s = round(replica.longest_wait_s(), 2)
-            load = {
+            load: dict[str, Any] = {
                 "running": stats.running,
                 "waiting": stats.waiting,
                 "tokens_per_second": rate,
                 "cache_ratio": ratio,
                 "queue_s": queue_s,
-            }
-            load |= {
-                "arithmetic": replica.arithmetic,
                 "drafted_tokens": stats.drafted_tokens,
                 "accepted_tokens": stats.accepted_tokens,
+                "arithmetic": replica.arithmetic,
             }
             reporter.emit(GaugeEvent.model_validate(load | use.read()))
             next_gauge = time.monotonic() + GAUGE_S

@@ -16,11 +16,11 @@ from streamlit.testing.v1 import AppTest
 from backend import bootstrap
 from backend.db.tables import Checkpoint, Deployment
 from backend.domain.data.token_folders import MANIFEST, Manifest
-from backend.domain.jobs.events import ReadyEvent
+from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context, Person
-from backend.services.jobs.claims import claim_next
+from backend.services.jobs.claims import Claim, claim_next
 from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user, get_account
 from backend.services.people.keys import check_key, create_key, list_keys
@@ -28,7 +28,7 @@ from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_endpoints
 from backend.services.serving.monitoring import gauges as gauges_module
 from backend.services.serving.monitoring.gauges import read_live
-from backend.services.serving.replicas import record_ready
+from backend.services.serving.replicas import record_gauge, record_ready
 from backend.settings import PROJECT
 from pages.components import visitor as services
 from tests.support.fake_api import serve_api
@@ -67,12 +67,13 @@ def make_checkpoint(ctx: Context) -> str:
         return row.id
 
 
-def make_ready(ctx: Context) -> None:
+def make_ready(ctx: Context) -> Claim[Any]:
     deploy(ctx, checkpoint_id=make_checkpoint(ctx), name="tales", person=LOCAL)
-    claim = claim_next(ctx, "serve", owner="lab/serve#1", host="lab")
+    claim: Claim[Any] | None = claim_next(ctx, "serve", owner="lab/serve#1", host="lab")
     assert claim is not None
     with ctx.db.write() as session:
         record_ready(session, ctx, claim, ReadyEvent(url="http://127.0.0.1:1"))
+    return claim
 
 
 @pytest.mark.parametrize(
@@ -220,6 +221,18 @@ def test_a_draft_is_chosen_on_the_form_and_shown_on_the_card(ctx: Context) -> No
     app.button(key="deploy").click().run()
     assert get_endpoint(ctx, "drafted").draft_name == "tiny"
     assert "Draft: tiny · nothing drafted yet" in texts(draw("serve/endpoints.py")).replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    "arithmetic", ["compiled for x86_64 with AVX2, FMA", "operator by operator, because of a test"]
+)
+def test_the_card_says_what_computes_the_layers(ctx: Context, arithmetic: str) -> None:
+    claim = make_ready(ctx)
+    with ctx.db.write() as session:
+        event = GaugeEvent(running=0, waiting=0, tokens_per_second=0.0, arithmetic=arithmetic)
+        record_gauge(session, ctx, claim, event)
+    assert get_endpoint(ctx, "tales").arithmetics == [arithmetic]
+    assert f"Decoder layers: {arithmetic}" in texts(draw("serve/endpoints.py")).replace("\\", "")
 
 
 def test_memory_needed_is_shown_beside_free_memory_before_deploying(ctx: Context) -> None:

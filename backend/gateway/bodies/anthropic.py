@@ -21,7 +21,7 @@ from backend.domain.serving.protocol import (
     ToolChoice,
 )
 from backend.gateway.bodies.fields import FEW, MAX_ITEMS, ModelName, StrictBody, TokenCount
-from backend.gateway.bodies.messages import FunctionName
+from backend.gateway.bodies.messages import FunctionName, choose_tool, template_call, template_tool
 from backend.gateway.bodies.structured import schema_constraint
 from backend.gateway.errors import ApiError
 
@@ -85,8 +85,7 @@ class AnthropicMessage(_Block):
             if isinstance(block, TextBlock):
                 texts.append(block.text)
             elif isinstance(block, ToolUseBlock):
-                function = {"name": block.name, "arguments": json.dumps(block.input, ensure_ascii=False)}
-                calls.append({"id": block.id, "type": "function", "function": function})
+                calls.append(template_call(block.id, block.name, json.dumps(block.input, ensure_ascii=False)))
             elif isinstance(block, ToolResultBlock):
                 messages.append(
                     ChatMessage(role=Role.TOOL, content=_text(block.content), tool_call_id=block.tool_use_id)
@@ -106,8 +105,7 @@ class AnthropicTool(_Block):
 
     def as_template_tool(self) -> dict[str, Any]:
         """Return the tool as chat templates expect it."""
-        function = {"name": self.name, "description": self.description or "", "parameters": self.input_schema}
-        return {"type": "function", "function": function}
+        return template_tool(self.name, self.description, self.input_schema)
 
 
 class AnthropicToolChoice(StrictBody):
@@ -170,11 +168,7 @@ class CountBody(StrictBody):
     @field_validator("tool_choice")
     @classmethod
     def _names_a_tool(cls, value: AnthropicToolChoice | None, info: Any) -> AnthropicToolChoice | None:
-        names = {tool.name for tool in info.data.get("tools") or ()}
-        if value is not None and value.type == "any" and not names:
-            raise ValueError("'any' needs at least one tool")
-        if value is not None and value.type == "tool" and value.name not in names:
-            raise ValueError(f"{value.name!r} is not one of the tools")
+        _choose(value, info.data.get("tools"))
         return value
 
     def to_request(self, *, task: Task = Task.TOKENIZE, params: SamplingParams | None = None) -> GenerateRequest:
@@ -195,7 +189,7 @@ class CountBody(StrictBody):
         return GenerateRequest(
             messages=tuple(messages),
             tools=tuple(tool.as_template_tool() for tool in self.tools) if self.tools else None,
-            tool_choice=self._choice(),
+            tool_choice=_choose(self.tool_choice, self.tools),
             parallel_tool_calls=self.tool_choice is None or not self.tool_choice.disable_parallel_tool_use,
             params=params or SamplingParams(),
             split=not is_continued,
@@ -208,12 +202,6 @@ class CountBody(StrictBody):
         """Return the form that the answer must have."""
         form = self.output_config.format if self.output_config else None
         return None if form is None else schema_constraint(form.json_schema, param="output_config.format.schema")
-
-    def _choice(self) -> ToolChoice:
-        choice = self.tool_choice
-        if choice is None or choice.type in ("auto", "none"):
-            return ToolChoice(mode="none" if choice is not None and choice.type == "none" else "auto")
-        return ToolChoice(mode="required", name=choice.name if choice.type == "tool" else None)
 
     def _effort(self) -> Effort | None:
         if self.thinking is not None and self.thinking.type == "disabled":
@@ -250,6 +238,14 @@ class MessagesBody(CountBody):
             constraint=self.constraint(),
         )
         return super().to_request(task=task, params=params)
+
+
+def _choose(choice: AnthropicToolChoice | None, tools: list[AnthropicTool] | None) -> ToolChoice:
+    names = {tool.name for tool in tools or ()}
+    if choice is None or choice.type in ("auto", "none"):
+        return choose_tool("none" if choice is not None and choice.type == "none" else "auto", None, names)
+    name = (choice.name or "") if choice.type == "tool" else None
+    return choose_tool("required", name, names, word=choice.type)
 
 
 def check_version(version: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
@@ -78,13 +79,7 @@ class ToolBody(BaseModel):
 
     def as_template_tool(self) -> dict[str, Any]:
         """Return the tool as chat templates expect it."""
-        parameters = self.function.parameters or {"type": "object", "properties": {}}
-        function = {
-            "name": self.function.name,
-            "description": self.function.description or "",
-            "parameters": parameters,
-        }
-        return {"type": "function", "function": function}
+        return template_tool(self.function.name, self.function.description, self.function.parameters)
 
 
 class NamedFunction(BaseModel):
@@ -105,11 +100,32 @@ ToolChoiceBody = Literal["none", "auto", "required"] | NamedTool
 
 def to_tool_choice(choice: ToolChoiceBody | None, tools: list[ToolBody] | None) -> ToolChoice:
     """Return a body's choice of tools. Raises ValueError if it requires a tool that is not given."""
+    names = {tool.function.name for tool in tools or ()}
     if isinstance(choice, NamedTool):
-        name = choice.function.name
-        if name not in {tool.function.name for tool in tools or ()}:
-            raise ValueError(f"{name!r} is not one of the tools")
-        return ToolChoice(mode="required", name=name)
-    if choice == "required" and not tools:
-        raise ValueError("'required' needs at least one tool")
-    return ToolChoice(mode=choice or "auto")
+        return choose_tool("required", choice.function.name, names)
+    return choose_tool(choice or "auto", None, names)
+
+
+def choose_tool(
+    mode: Literal["none", "auto", "required"], name: str | None, names: Collection[str], *, word: str = "required"
+) -> ToolChoice:
+    """Return a choice of tools, of which there are `names`; `word` is what the API calls `required`.
+
+    Raises ValueError if it requires a tool that is not given.
+    """
+    if name is not None and name not in names:
+        raise ValueError(f"{name!r} is not one of the tools")
+    if mode == "required" and not names:
+        raise ValueError(f"{word!r} needs at least one tool")
+    return ToolChoice(mode=mode, name=name)
+
+
+def template_tool(name: str, description: str | None, parameters: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a tool as chat templates expect it."""
+    schema = parameters or {"type": "object", "properties": {}}
+    return {"type": "function", "function": {"name": name, "description": description or "", "parameters": schema}}
+
+
+def template_call(id_: str, name: str, arguments: str) -> dict[str, Any]:
+    """Return a call of an assistant's message as chat templates expect it; the arguments are JSON."""
+    return {"id": id_, "type": "function", "function": {"name": name, "arguments": arguments}}

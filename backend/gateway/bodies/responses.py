@@ -19,7 +19,7 @@ from backend.domain.serving.protocol import (
 )
 from backend.gateway.bodies.completions import StreamOptions
 from backend.gateway.bodies.fields import FEW, ModelName, StrictBody, TokenCount
-from backend.gateway.bodies.messages import FunctionName
+from backend.gateway.bodies.messages import FunctionName, choose_tool, template_call, template_tool
 from backend.gateway.bodies.structured import schema_constraint
 from backend.gateway.errors import ApiError
 
@@ -96,11 +96,7 @@ class ResponseTool(_Item):
 
     def as_template_tool(self) -> dict[str, Any]:
         """Return the tool as chat templates expect it."""
-        parameters = self.parameters or {"type": "object", "properties": {}}
-        return {
-            "type": "function",
-            "function": {"name": self.name, "description": self.description or "", "parameters": parameters},
-        }
+        return template_tool(self.name, self.description, self.parameters)
 
 
 class NamedFunction(StrictBody):
@@ -165,11 +161,7 @@ class ResponsesBody(StrictBody):
     @field_validator("tool_choice")
     @classmethod
     def _with_tools(cls, value: Any, info: Any) -> Any:
-        names = {tool.name for tool in info.data.get("tools") or ()}
-        if value == "required" and not names:
-            raise ValueError("'required' needs at least one tool")
-        if isinstance(value, NamedFunction) and value.name not in names:
-            raise ValueError(f"{value.name!r} is not one of the tools")
+        _choose(value, info.data.get("tools"))
         return value
 
     @property
@@ -194,7 +186,7 @@ class ResponsesBody(StrictBody):
         return GenerateRequest(
             messages=tuple(messages),
             tools=tuple(tool.as_template_tool() for tool in self.tools) if self.tools else None,
-            tool_choice=self._choice(),
+            tool_choice=_choose(self.tool_choice, self.tools),
             parallel_tool_calls=self.parallel_tool_calls is not False,
             params=SamplingParams(
                 max_tokens=self.max_output_tokens,
@@ -216,10 +208,12 @@ class ResponsesBody(StrictBody):
             return Constraint(kind="json_object")
         return schema_constraint(form.json_schema, param="text.format.schema")
 
-    def _choice(self) -> ToolChoice:
-        if isinstance(self.tool_choice, NamedFunction):
-            return ToolChoice(mode="required", name=self.tool_choice.name)
-        return ToolChoice(mode=self.tool_choice or "auto")
+
+def _choose(choice: Any, tools: list[ResponseTool] | None) -> ToolChoice:
+    names = {tool.name for tool in tools or ()}
+    if isinstance(choice, NamedFunction):
+        return choose_tool("required", choice.name, names)
+    return choose_tool(choice or "auto", None, names)
 
 
 def to_messages(items: Sequence[dict[str, Any]], *, instructions: str | None) -> list[ChatMessage]:
@@ -246,8 +240,7 @@ def _merged(items: Sequence[Item]) -> Iterator[ChatMessage]:
 
     for item in items:
         if isinstance(item, CallItem):
-            function = {"name": item.name, "arguments": item.arguments}
-            calls.append({"id": item.call_id, "type": "function", "function": function})
+            calls.append(template_call(item.call_id, item.name, item.arguments))
         elif isinstance(item, ResultItem):
             yield from take()
             yield ChatMessage(role=Role.TOOL, content=_text(item.output), tool_call_id=item.call_id)

@@ -149,7 +149,7 @@ class EndpointView:
 
     @property
     def arithmetics(self) -> list[str]:
-        """What computes the decoder layers of the replicas: the compiled library, for which processor, or operators."""
+        """Return the arithmetic of the replicas' decoder layers: compiled and for which processor, or by operators."""
         stated = {str(replica.gauges.get("arithmetic") or "") for replica in self.replicas}
         return sorted(stated - {""})
 

@@ -303,7 +303,7 @@ def test_addresses_of_no_model_server_are_refused(host: str) -> None:
 
 
 def test_a_name_that_resolves_to_such_an_address_is_not_called(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.infra.openai_api.upstream.is_forbidden", lambda address: address.is_loopback)
+    monkeypatch.setattr("backend.infra.openai_api.addresses.is_forbidden", lambda address: address.is_loopback)
     upstream = Upstream(url=scene.api.url.replace("127.0.0.1", "localhost"), model="m")
     scene.directory.endpoints[scene.name] = [
         ReplicaAddress(id="rebound", url=upstream.url, token="", upstream=upstream)

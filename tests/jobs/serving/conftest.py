@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.serving.native.library import Library, try_library
-from tests.support.completeness import skip_unless_complete
+from tests.support.native.completeness import skip_unless_complete
 
 
 @pytest.fixture(scope="session")

@@ -162,7 +162,7 @@ def test_every_refused_request_of_a_key_is_stored_with_its_code(
     headers = {"Authorization": "Bearer seen", "Content-Type": "application/json", "anthropic-version": "2023-06-01"}
     url = f"{scene.url}/v1/{path}"
     sent = json.dumps({**messages, **body}).encode() if body is not None else content
-    answer = httpx.post(url, content=sent, headers=headers)
+    answer = httpx2.post(url, content=sent, headers=headers)
     assert 400 <= answer.status_code < 500
     id_ = answer.headers["x-request-id"]
     row = scene.directory.wait_for(lambda row: row.id == id_)
@@ -177,7 +177,7 @@ def test_a_request_without_a_valid_key_is_not_stored_and_names_make_no_metrics(s
         assert scene.ask(KEY, model=f"made-up-{number}").json()["error"]["code"] == "model_not_found"
     scene.directory.wait_for(lambda row: row.endpoint == "made-up-2")
     assert [row.endpoint for row in scene.directory.usage[before:]] == [f"made-up-{number}" for number in range(3)]
-    metrics = httpx.get(f"{scene.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+    metrics = httpx2.get(f"{scene.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
     assert 'roundhouse_request_failed_total{code="model_not_found",model="(unknown)"}' in metrics
     assert "made-up" not in metrics
 

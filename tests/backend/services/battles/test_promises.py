@@ -51,7 +51,7 @@ def test_the_promise_of_a_ballot_counts_the_answers_that_are_still_generated(ctx
                     prompt_id=prompt.id, text=f"{claim.job_id} {number}", tokens=3, finish_reason="stop"
                 )
                 record_events(session, ctx, claim, [event])
-        served = open_ballot(ctx, Voter(campaign.id, rater)).served
+        served = open_ballot(ctx, Voter(campaign.id, rater))
         promises.append(served.progress.total)
     assert promises == [18] * 6
 
@@ -59,7 +59,7 @@ def test_the_promise_of_a_ballot_counts_the_answers_that_are_still_generated(ctx
 def test_a_raters_quota_ends_the_ballot(ctx: Context) -> None:
     campaign = make_campaign(ctx, num_prompts=9, votes_per_rater=4)
     rater = rater_for(ctx, LOCAL)
-    assert open_ballot(ctx, Voter(campaign.id, rater)).served.progress.total == 4
+    assert open_ballot(ctx, Voter(campaign.id, rater)).progress.total == 4
     assert vote_all(ctx, campaign.id, rater, prefer("Elm")) == 4
     progress = ballot_progress(ctx, campaign.id, rater)
     assert (progress.done, progress.total, progress.more_to_come) == (4, 4, False)

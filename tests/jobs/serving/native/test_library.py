@@ -17,7 +17,7 @@ import torch
 
 from jobs.serving.native import library as native
 from jobs.serving.native.library import Batch, LayoutMismatch, Library, Matrix, compile_library, try_library
-from tests.support.completeness import skip_unless_complete
+from tests.support.native.completeness import skip_unless_complete
 
 CHECK = Path("tests/support/native/check_decoder.cpp").resolve()
 COMMON = ("-std=c++17", *native.ARITHMETIC, "-Wno-psabi", f"-I{native.SOURCE.parent}")

@@ -1,0 +1,29 @@
+"""`roundhouse doctor` on the compiled library: for what processor it is, and the cure where there is none."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+
+import pytest
+
+from backend.cli.doctor import check_library
+from tests.support.native.completeness import skip_unless_complete
+
+
+def test_the_compiled_library_is_named_with_its_processor() -> None:
+    if shutil.which("c++") is None:
+        skip_unless_complete("There is no C++ compiler.")
+    finding = check_library()
+    assert (finding.state, finding.cure) == ("ok", "")
+    assert finding.detail.startswith(f"compiled for {platform.machine()}")
+
+
+def test_without_a_compiler_the_loss_and_the_cure_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # no library of an earlier compilation
+    monkeypatch.setenv("PATH", "")
+    finding = check_library()
+    assert finding.state == "warning"
+    assert "bfloat16 and drafts are refused: there is no C++ compiler" in finding.detail
+    assert "apt install g++" in finding.cure
