@@ -25,7 +25,7 @@ from backend.domain.serving.protocol import (
 )
 from backend.gateway.errors import ApiError
 from backend.gateway.logprobs import chat_logprobs, join_tokens, text_logprobs, token_text
-from backend.gateway.request import Events, Exchange, Starting
+from backend.gateway.request import ApiExchange, Events, Starting
 
 Kind = Literal["chat", "text"]
 _LINE_SEPARATORS = [(char.encode(), f"\\u{ord(char):04x}".encode()) for char in "\x85\u2028\u2029"]
@@ -147,7 +147,7 @@ class ChoiceState:
         return message
 
 
-async def stream_answer(events: Events, *, form: AnswerForm, exchange: Exchange) -> AsyncGenerator[bytes, None]:
+async def stream_answer(events: Events, *, form: AnswerForm, exchange: ApiExchange) -> AsyncGenerator[bytes, None]:
     """Yield the chunks of a streamed answer; the last holds `[DONE]`. Exceptions of `events` pass through, so a broken
     stream has none.
     """
@@ -172,7 +172,7 @@ async def stream_answer(events: Events, *, form: AnswerForm, exchange: Exchange)
 
 
 def _parts(
-    event: OpenEvent | FinishEvent, states: dict[int, ChoiceState], *, form: AnswerForm, exchange: Exchange
+    event: OpenEvent | FinishEvent, states: dict[int, ChoiceState], *, form: AnswerForm, exchange: ApiExchange
 ) -> Iterator[dict[str, Any]]:
     """Yield what the chunks of an event hold beside their head."""
     if isinstance(event, PromptEvent):
@@ -266,7 +266,7 @@ class _Held:
 
     values: int = 0
 
-    async def counted(self, events: Events, exchange: Exchange) -> Events:
+    async def counted(self, events: Events, exchange: ApiExchange) -> Events:
         """Yield events, and count what is kept of them. Raises ApiError 429 where all answers together would hold too
         much.
         """
@@ -298,7 +298,7 @@ class _Held:
 HELD = _Held()
 
 
-async def collect_answer(events: Events, *, form: AnswerForm, exchange: Exchange) -> dict[str, Any]:
+async def collect_answer(events: Events, *, form: AnswerForm, exchange: ApiExchange) -> dict[str, Any]:
     """Return a complete response."""
     states: dict[int, ChoiceState] = {}
 
@@ -339,7 +339,7 @@ def _whole_choice(number: int, state: ChoiceState, form: AnswerForm, *, reason: 
     return choice
 
 
-async def collect_embeddings(events: Events, *, exchange: Exchange, as_base64: bool) -> dict[str, Any]:
+async def collect_embeddings(events: Events, *, exchange: ApiExchange, as_base64: bool) -> dict[str, Any]:
     """Return the response of `/v1/embeddings`; base64 holds little-endian float32, as OpenAI's does."""
     data: list[dict[str, Any]] = []
 
@@ -372,7 +372,7 @@ async def collect_tokens(events: Events) -> dict[str, Any]:
     return {"count": len(ids), "tokens": ids, "token_strs": texts}
 
 
-def _head(exchange: Exchange, object_: str) -> dict[str, Any]:
+def _head(exchange: ApiExchange, object_: str) -> dict[str, Any]:
     head = {
         "id": exchange.id,
         "object": object_,

@@ -54,7 +54,7 @@ from backend.gateway.limits.gate import KeyGate, check_scope
 from backend.gateway.limits.memory import MemoryLimits
 from backend.gateway.metrics import GatewayMetrics
 from backend.gateway.relay import Relay
-from backend.gateway.request import Events, Exchange, Identity, new_id
+from backend.gateway.request import ApiExchange, Events, Identity, make_request_id
 from backend.gateway.usage import UsageWriter
 from backend.infra.hosts import HostGuard, HostRules
 from backend.infra.openai_api.upstream import UpstreamClient
@@ -361,10 +361,10 @@ class Gateway:
 
     def _exchange(
         self, http: Request, model: str, principal: Principal | None, *, body: AnyBody | None, prefix: str
-    ) -> Exchange:
+    ) -> ApiExchange:
         user = getattr(body, "user", None)
         identity = Identity(
-            id=new_id(prefix),
+            id=make_request_id(prefix),
             endpoint=model,
             principal=principal,
             user=user if isinstance(user, str) else "",
@@ -375,17 +375,17 @@ class Gateway:
         headers = headers_of(http)
         if "request-id" in headers:  # Anthropic's name
             headers["request-id"] = identity.id
-        return Exchange(identity, headers=headers)
+        return ApiExchange(identity, headers=headers)
 
     def _logged_events(
-        self, http: Request, request: GenerateRequest, exchange: Exchange, *, kind: Kind = "chat"
+        self, http: Request, request: GenerateRequest, exchange: ApiExchange, *, kind: Kind = "chat"
     ) -> Events:
         """Return the events of a generation that the request log may take."""
         mode = self._directory.log_mode(exchange.endpoint)
         exchange.logged = None if exchange.identity.is_synthetic else body_to_log(mode, http, request, kind=kind)
         return self._events(request, exchange)
 
-    def _events(self, request: GenerateRequest, exchange: Exchange) -> Events:
+    def _events(self, request: GenerateRequest, exchange: ApiExchange) -> Events:
         if exchange.identity.principal is not None:
             request = request.model_copy(update={"tenant": exchange.identity.principal.tenant(exchange.identity.user)})
         return self._gate.admitted(self._relay.generate(request, exchange), request=request, exchange=exchange)
@@ -411,7 +411,7 @@ class Call(Generic[B]):
     """A request whose body could be read, of so many bytes."""
 
     body: B
-    exchange: Exchange
+    exchange: ApiExchange
     num_bytes: int
 
     async def wish(self, *arguments: Any) -> GenerateRequest:

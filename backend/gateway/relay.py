@@ -40,7 +40,7 @@ from backend.gateway.errors import (
     upstream_failed,
 )
 from backend.gateway.metrics import GatewayMetrics
-from backend.gateway.request import Events, Exchange, Starting
+from backend.gateway.request import ApiExchange, Events, Starting
 from backend.gateway.resume import Resumption
 from backend.gateway.shadow import Shadows
 from backend.gateway.shares import BusyShares
@@ -90,7 +90,7 @@ class Relay:
         self.shadows = Shadows(directory, client)
         self._shares = BusyShares()
 
-    async def generate(self, request: GenerateRequest, exchange: Exchange) -> Events:
+    async def generate(self, request: GenerateRequest, exchange: ApiExchange) -> Events:
         """Yield token events and the finish event. Raises ApiError, at any time; closing the iterator cancels the
         generation.
         """
@@ -124,43 +124,43 @@ class Relay:
             running.dec()
             self._account(exchange)
 
-    def refuse(self, error: ApiError, exchange: Exchange) -> None:
+    def refuse(self, error: ApiError, exchange: ApiExchange) -> None:
         """Account for a request that was refused before it was relayed."""
         self._fail(error, exchange)
         self._account(exchange)
 
-    def _fail(self, error: ApiError, exchange: Exchange) -> None:
+    def _fail(self, error: ApiError, exchange: ApiExchange) -> None:
         exchange.status, exchange.refusal = "lost" if error.status >= 500 else "refused", error.code or ""
         self._metrics.failed.labels(self._label(exchange), exchange.refusal).inc()
 
-    def _label(self, exchange: Exchange) -> str:
+    def _label(self, exchange: ApiExchange) -> str:
         """Return the label of an endpoint; of one that does not exist there are any number of names."""
         return UNKNOWN_MODEL if self._directory.known_replicas(exchange.endpoint) is None else exchange.endpoint
 
-    def _offer(self, exchange: Exchange) -> None:
+    def _offer(self, exchange: ApiExchange) -> None:
         if exchange.copied is not None:
             exchange.copied.ttft_ms, exchange.copied.total_ms = exchange.timing.ttft_ms, exchange.timing.total_ms
             self.shadows.offer(exchange.copied)
             self._metrics.shadow_dropped.set(self.shadows.num_dropped)
 
-    async def _replicas(self, exchange: Exchange) -> list[ReplicaAddress]:
+    async def _replicas(self, exchange: ApiExchange) -> list[ReplicaAddress]:
         """Return the ready replicas of an endpoint. Raises ApiError for an unknown one."""
         known = self._directory.known_replicas(exchange.endpoint)
         return await self._read_replicas(exchange) if known is None else list(known)
 
-    async def _replicas_again(self, exchange: Exchange) -> list[ReplicaAddress]:
+    async def _replicas_again(self, exchange: ApiExchange) -> list[ReplicaAddress]:
         """Return the ready replicas as read since a list that did not help."""
         await asyncio.sleep(REREAD_S)
         return await self._read_replicas(exchange)
 
-    def _wait(self, exchange: Exchange) -> AsyncGenerator[Starting, None]:
+    def _wait(self, exchange: ApiExchange) -> AsyncGenerator[Starting, None]:
         """Wait for the replicas of an endpoint that sleeps."""
         read = partial(self._replicas, exchange)
         return wait_for_replicas(
             self._directory, exchange.endpoint, read=read, is_streamed=exchange.identity.is_streamed
         )
 
-    async def _read_replicas(self, exchange: Exchange) -> list[ReplicaAddress]:
+    async def _read_replicas(self, exchange: ApiExchange) -> list[ReplicaAddress]:
         try:
             return list(await asyncio.to_thread(self._directory.replicas_for, exchange.endpoint))
         except NotFound as error:
@@ -169,7 +169,7 @@ class Relay:
             raise unavailable(error) from error
 
     async def _try_replicas(
-        self, replicas: list[ReplicaAddress], request: GenerateRequest, exchange: Exchange
+        self, replicas: list[ReplicaAddress], request: GenerateRequest, exchange: ApiExchange
     ) -> Events:
         last: ApiError | None = None
         tried: list[ReplicaAddress] = []
@@ -239,7 +239,7 @@ class Relay:
         raise last or no_replica(exchange.endpoint, silent=len(replicas))
 
     def _open(
-        self, replica: ReplicaAddress, answer: Resumption, exchange: Exchange
+        self, replica: ReplicaAddress, answer: Resumption, exchange: ApiExchange
     ) -> AsyncGenerator[GenerationEvent, None]:
         if replica.upstream is not None:
             name = f"The server of {exchange.endpoint!r}"
@@ -253,7 +253,7 @@ class Relay:
             replica.url, token=replica.token, request=request, on_accept=exchange.consumed.accept
         )
 
-    def _note(self, event: OpenEvent | FinishEvent, exchange: Exchange) -> None:
+    def _note(self, event: OpenEvent | FinishEvent, exchange: ApiExchange) -> None:
         if isinstance(event, FinishEvent):
             exchange.finish = event
             exchange.consumed.finish(event)
@@ -268,7 +268,7 @@ class Relay:
         if isinstance(event, TokenEvent):
             exchange.note(event)
 
-    def _account(self, exchange: Exchange) -> None:
+    def _account(self, exchange: ApiExchange) -> None:
         row = exchange.usage_row()
         self._usage.add(row)
         name, metrics = self._label(exchange), self._metrics

@@ -52,7 +52,7 @@ class Identity:
 
 
 @dataclass
-class Timing:
+class TokenTiming:
     """Times of the tokens, by the clock of time.perf_counter. `gaps` counts the times between tokens by bucket."""
 
     started: float = field(default_factory=time.perf_counter)
@@ -126,12 +126,12 @@ class Consumption:
 
 
 @dataclass
-class Exchange:
+class ApiExchange:
     """A request and its answer; becomes a usage row. `replica` is the one that answers, or was the last to be tried."""
 
     identity: Identity
     headers: dict[str, str] = field(default_factory=dict)  # of the answer
-    timing: Timing = field(default_factory=Timing)
+    timing: TokenTiming = field(default_factory=TokenTiming)
     consumed: Consumption = field(default_factory=Consumption)
     replica: ReplicaAddress | None = None
     logged: LoggedBody | None = None  # what the request log takes of it
@@ -207,6 +207,6 @@ class Exchange:
         )
 
 
-def new_id(prefix: str) -> str:
+def make_request_id(prefix: str) -> str:
     """Return an id with a prefix; a dash follows one without an underscore of its own."""
     return f"{prefix}{'' if prefix.endswith('_') else '-'}{uuid4().hex[:24]}"

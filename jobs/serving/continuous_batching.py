@@ -27,7 +27,7 @@ KNOWN_VERSIONS = ("5.24",)
 """Minor versions of transformers whose internals were read; tests/jobs/serving compare their behaviour."""
 
 
-def check_version(version: str = transformers.__version__) -> None:
+def check_transformers(version: str = transformers.__version__) -> None:
     """Raise JobFailed for a version of transformers whose internals are not known here."""
     if ".".join(version.split(".")[:2]) not in KNOWN_VERSIONS:
         known = " and ".join(f"{minor}.x" for minor in KNOWN_VERSIONS)
@@ -182,7 +182,7 @@ class ContinuousBatching:
     def __init__(
         self, network: Any, hooks: BatchHooks, *, page_tokens: int, num_pages: int, max_tokens: int, **limits: int
     ) -> None:
-        check_version()
+        check_transformers()
         self._hooks = hooks
         config = ContinuousBatchingConfig(
             page_size=page_tokens,

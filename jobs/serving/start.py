@@ -12,7 +12,7 @@ from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.batching import BatchingEngine
-from jobs.serving.continuous_batching import check_version
+from jobs.serving.continuous_batching import check_transformers
 from jobs.serving.detokenize import TokenDecoder
 from jobs.serving.drafts.network import Draft, why_unfit
 from jobs.serving.engine import Engine
@@ -54,7 +54,7 @@ def start_engine(
     if reason is not None:
         logger.warning("Requests are answered one at a time: %s.", reason)
     elif kind in ("auto", "batching"):
-        check_version()
+        check_transformers()
         engine: Engine | None = None
         try:
             engine = BatchingEngine(

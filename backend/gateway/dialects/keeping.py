@@ -14,7 +14,7 @@ from backend.gateway.bodies.responses import ResponsesBody
 from backend.gateway.dialects.responses import Document, Store
 from backend.gateway.directory import Directory, Principal
 from backend.gateway.errors import ApiError, unavailable
-from backend.gateway.request import Exchange
+from backend.gateway.request import ApiExchange
 from backend.services.serving.stored_responses import ResponseRecord
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ async def erase(directory: Directory, response_id: str, *, principal: Principal 
 
 
 def keeper(
-    directory: Directory, body: ResponsesBody, *, principal: Principal | None, exchange: Exchange
+    directory: Directory, body: ResponsesBody, *, principal: Principal | None, exchange: ApiExchange
 ) -> Store | None:
     """Return what stores the answer to a request; None where it is not to be stored. Raises ApiError where it can't be,
     and must.

@@ -11,7 +11,7 @@ from backend.domain.serving.protocol import FinishEvent, FinishReason, OpenEvent
 from backend.gateway.answers import encode_stream, named_event, read_to_end
 from backend.gateway.dialects.blocks import Block, BlockReader, Change, Closed, Opened
 from backend.gateway.errors import ApiError, ErrorStyle
-from backend.gateway.request import Events, Exchange
+from backend.gateway.request import ApiExchange, Events
 
 ERRORS = {
     400: "invalid_request_error",
@@ -39,7 +39,7 @@ def _error_response(error: ApiError) -> Response:
 MESSAGES_ERRORS = ErrorStyle(response=_error_response, event=lambda error: named_event("error", _error_body(error)))
 
 
-def stream_message(events: Events, *, exchange: Exchange) -> AsyncGenerator[bytes, None]:
+def stream_message(events: Events, *, exchange: ApiExchange) -> AsyncGenerator[bytes, None]:
     """Return the server-sent events of an answer."""
     reader, has_begun = BlockReader(), False
 
@@ -58,7 +58,7 @@ def stream_message(events: Events, *, exchange: Exchange) -> AsyncGenerator[byte
     return encode_stream(events, encode)
 
 
-async def collect_message(events: Events, *, exchange: Exchange) -> dict[str, Any]:
+async def collect_message(events: Events, *, exchange: ApiExchange) -> dict[str, Any]:
     """Return a whole answer."""
     reader = BlockReader()
     finish = await read_to_end(events, reader.take)
@@ -66,7 +66,7 @@ async def collect_message(events: Events, *, exchange: Exchange) -> dict[str, An
 
 
 def _message(
-    exchange: Exchange, content: list[dict[str, Any]], finish: FinishEvent | None, reasoning_tokens: int
+    exchange: ApiExchange, content: list[dict[str, Any]], finish: FinishEvent | None, reasoning_tokens: int
 ) -> dict[str, Any]:
     usage = (
         {"input_tokens": exchange.consumed.prompt_tokens, "output_tokens": 0}

@@ -16,7 +16,7 @@ from backend.gateway.bodies.responses import ResponsesBody
 from backend.gateway.dialects.blocks import Block, BlockReader, Change, Closed, Grown, Opened
 from backend.gateway.errors import ApiError
 from backend.gateway.logprobs import chat_logprobs
-from backend.gateway.request import Events, Exchange
+from backend.gateway.request import ApiExchange, Events
 
 Document = dict[str, Any]
 Store = Callable[[Document], Awaitable[bool]]
@@ -30,7 +30,7 @@ class ResponseAnswer:
     """A response while its events arrive."""
 
     body: ResponsesBody
-    exchange: Exchange
+    exchange: ApiExchange
     store: Store | None = None
     reader: BlockReader = field(default_factory=BlockReader)
     ids: dict[int, str] = field(default_factory=dict)

@@ -8,10 +8,10 @@ from typing import Any
 from backend.domain.serving.protocol import OpenEvent, ScoreEvent
 from backend.gateway.answers import read_to_end
 from backend.gateway.bodies.scores import RerankBody, ScoreBody
-from backend.gateway.request import Events, Exchange
+from backend.gateway.request import ApiExchange, Events
 
 
-async def collect_scores(events: Events, *, body: ScoreBody | RerankBody, exchange: Exchange) -> dict[str, Any]:
+async def collect_scores(events: Events, *, body: ScoreBody | RerankBody, exchange: ApiExchange) -> dict[str, Any]:
     """Return the whole answer. A score is the network's reward; a relevance its logistic, so that it lies between 0 and
     1.
     """

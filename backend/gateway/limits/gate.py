@@ -15,7 +15,7 @@ from backend.gateway.directory import Directory, Principal
 from backend.gateway.errors import ApiError
 from backend.gateway.headers import limit_headers
 from backend.gateway.limits.demand import Demand, LimitStore, Refusal, Unit
-from backend.gateway.request import Events, Exchange
+from backend.gateway.request import ApiExchange, Events
 
 TOKENS_PER_BYTE = 0.4
 """Tokens of a prompt per byte until an endpoint's own rate is known."""
@@ -43,7 +43,7 @@ class KeyGate:
     """Admits requests of a key. A reservation holds prompt and `max_tokens`; at the end, what was used replaces it."""
 
     def __init__(
-        self, directory: Directory, store: LimitStore, *, on_refusal: Callable[[ApiError, Exchange], None]
+        self, directory: Directory, store: LimitStore, *, on_refusal: Callable[[ApiError, ApiExchange], None]
     ) -> None:
         self._directory, self._store, self._on_refusal = directory, store, on_refusal
         self._rates: dict[str, _Rates] = defaultdict(_Rates)
@@ -54,7 +54,7 @@ class KeyGate:
         await asyncio.gather(*self._settling, return_exceptions=True)
         await self._store.close()
 
-    async def admitted(self, events: Events, *, request: GenerateRequest, exchange: Exchange) -> Events:
+    async def admitted(self, events: Events, *, request: GenerateRequest, exchange: ApiExchange) -> Events:
         """Yield a request's events once its key has room for it. Raises ApiError 429 before the first event."""
         demand = self._demand(request, exchange)
         if demand is None:
@@ -75,7 +75,7 @@ class KeyGate:
         finally:
             self._settle(demand, request, exchange)
 
-    def _demand(self, request: GenerateRequest, exchange: Exchange) -> Demand | None:
+    def _demand(self, request: GenerateRequest, exchange: ApiExchange) -> Demand | None:
         if exchange.identity.principal is None or not exchange.identity.principal.limits.is_limited:
             return None
         rates = self._rates.get(exchange.endpoint, UNKNOWN)
@@ -89,7 +89,7 @@ class KeyGate:
             now=time.time(),
         )
 
-    def _settle(self, demand: Demand, request: GenerateRequest, exchange: Exchange) -> None:
+    def _settle(self, demand: Demand, request: GenerateRequest, exchange: ApiExchange) -> None:
         row = exchange.usage_row()
         tokens = row.prompt_tokens + row.completion_tokens
         usd = row.cost_usd or 0.0

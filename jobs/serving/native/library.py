@@ -391,7 +391,7 @@ def try_library(cache: Path = CACHE) -> Compiled:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             built = Path(folder) / path.name
-            build(compiler, built)
+            compile_to(compiler, built)
             library = Library(built)
             built.replace(path)
         return Compiled(library)
@@ -399,7 +399,7 @@ def try_library(cache: Path = CACHE) -> Compiled:
         return Compiled(None, f"{error} {getattr(error, 'stderr', '') or ''}".strip())
 
 
-def build(compiler: str, path: Path, *, targets: Sequence[Sequence[str]] = TARGETS) -> None:
+def compile_to(compiler: str, path: Path, *, targets: Sequence[Sequence[str]] = TARGETS) -> None:
     """Compile the library with the first flags that a compiler takes. Raises the last attempt's error."""
     for target in targets:
         command = [compiler, *FLAGS, *target, "-o", str(path), str(SOURCE)]

@@ -32,7 +32,7 @@ from backend.gateway.answers import (
     stream_answer,
 )
 from backend.gateway.errors import ApiError
-from backend.gateway.request import Events, Exchange, Identity, Starting
+from backend.gateway.request import ApiExchange, Events, Identity, Starting
 
 USAGE = TokenUsage(prompt_tokens=5, completion_tokens=2, cached_tokens=1)
 FINISH = FinishEvent(finish_reason=FinishReason.STOP, usage=USAGE)
@@ -55,8 +55,8 @@ class Source:
             self.is_closed = True
 
 
-def exchange() -> Exchange:
-    return Exchange(Identity("cmpl-1", "m"))
+def exchange() -> ApiExchange:
+    return ApiExchange(Identity("cmpl-1", "m"))
 
 
 def stream(*events: Any, form: Form) -> list[bytes]:

@@ -15,7 +15,7 @@ from backend.gateway.directory import ReplicaAddress
 from backend.gateway.errors import ApiError
 from backend.gateway.metrics import GatewayMetrics
 from backend.gateway.relay import Relay
-from backend.gateway.request import Exchange, Identity, new_id
+from backend.gateway.request import ApiExchange, Identity, make_request_id
 from backend.gateway.usage import UsageWriter
 from backend.infra.openai_api.upstream import UpstreamClient
 from backend.infra.replicas import ReplicaClient
@@ -56,11 +56,11 @@ def scene() -> Any:
         yield Scene([stack.enter_context(scripted()) for _ in range(2)])
 
 
-def exchange(endpoint: str = "m", **identity: Any) -> Exchange:
-    return Exchange(Identity(new_id("cmpl"), endpoint, **identity))
+def exchange(endpoint: str = "m", **identity: Any) -> ApiExchange:
+    return ApiExchange(Identity(make_request_id("cmpl"), endpoint, **identity))
 
 
-async def read(relay: Relay, asked: Exchange, request: GenerateRequest = REQUEST) -> str:
+async def read(relay: Relay, asked: ApiExchange, request: GenerateRequest = REQUEST) -> str:
     return "".join([event.text async for event in relay.generate(request, asked) if isinstance(event, TokenEvent)])
 
 

@@ -21,7 +21,7 @@ from backend.domain.serving.protocol import (
 from backend.domain.serving.upstream import Upstream
 from backend.gateway.directory import Principal, ReplicaAddress
 from backend.gateway.headers import REQUEST_ID
-from backend.gateway.request import Consumption, Exchange, Identity, Timing, new_id
+from backend.gateway.request import ApiExchange, Consumption, Identity, TokenTiming, make_request_id
 
 FINISH = FinishEvent(
     finish_reason=FinishReason.STOP,
@@ -31,10 +31,10 @@ FINISH = FinishEvent(
 
 
 def test_the_id_has_its_apis_prefix_and_is_a_header_of_the_answer() -> None:
-    assert new_id("chatcmpl").startswith("chatcmpl-")
-    assert new_id("resp_").startswith("resp_")
-    assert new_id("resp_")[5] != "-"
-    exchange = Exchange(Identity("cmpl-1", "m"), headers={"request-id": "x"})
+    assert make_request_id("chatcmpl").startswith("chatcmpl-")
+    assert make_request_id("resp_").startswith("resp_")
+    assert make_request_id("resp_")[5] != "-"
+    exchange = ApiExchange(Identity("cmpl-1", "m"), headers={"request-id": "x"})
     assert exchange.headers == {"request-id": "x", REQUEST_ID: "cmpl-1"}
 
 
@@ -48,7 +48,7 @@ def test_a_user_stays_on_one_variant_by_its_name_or_its_key() -> None:
 def test_times_between_tokens_are_counted_and_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.5, 10.6, 10.8, 11.0])
     monkeypatch.setattr("backend.gateway.request.time.perf_counter", lambda: next(clock))
-    timing = Timing(started=10.0)
+    timing = TokenTiming(started=10.0)
     assert (timing.ttft_ms, timing.mean_gap_ms, math.isnan(timing.ttft_s)) == (None, None, True)
     assert timing.note_token() is None
     assert [timing.note_token(), timing.note_token()] == pytest.approx([0.1, 0.2])
@@ -69,7 +69,7 @@ def test_tokens_cost_device_time_here_and_their_price_elsewhere() -> None:
 
 
 def test_a_request_that_is_cut_off_counts_its_prompt_and_the_relayed_tokens() -> None:
-    exchange = Exchange(Identity("1", "m"))
+    exchange = ApiExchange(Identity("1", "m"))
     exchange.replica = ReplicaAddress(id="r", url="", token="", variant="canary", fingerprint="fp_1")
     exchange.consumed.accept(7)
     exchange.note(TokenEvent(text="ab", token_ids=(1, 2), index=0))

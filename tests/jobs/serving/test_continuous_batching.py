@@ -7,19 +7,19 @@ import transformers
 
 from backend.errors import JobFailed
 from jobs.serving import continuous_batching
-from jobs.serving.continuous_batching import KNOWN_VERSIONS, check_version
+from jobs.serving.continuous_batching import KNOWN_VERSIONS, check_transformers
 from jobs.serving.start import start_engine
 from tests.support.networks.serving_networks import make_llama, make_tokenizer
 
 
 def test_the_installed_version_is_known() -> None:
-    check_version(transformers.__version__)
+    check_transformers(transformers.__version__)
 
 
 @pytest.mark.parametrize("version", ["5.23.1", "5.25.0", "6.0.0.dev0", "4.99"])
 def test_another_version_is_refused_with_those_that_are_known(version: str) -> None:
     with pytest.raises(JobFailed, match=rf"transformers 5\.24\.x, and {version} is installed") as caught:
-        check_version(version)
+        check_transformers(version)
     assert "engine serial" in caught.value.remedy
 
 
