@@ -9,15 +9,19 @@ from pydantic_core import PydanticUndefined
 
 from backend.db.tables import Table
 from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.battles.options import RatingOptions
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.endpoints import EndpointConfig
 from backend.domain.evaluation.gates import GateConfig
 from backend.domain.evaluation.judges.config import JudgeConfig
+from backend.domain.evaluation.tasks.definition import FewShot, TaskData, TaskDefinition
 from backend.domain.fields import option_of, reference_rows
+from backend.domain.scaling.plan import PlanConfig
 from backend.domain.serving.canary import CanaryRules
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes
 from backend.domain.serving.load import LoadConfig
 from backend.domain.serving.options import DeploymentOptions
+from backend.domain.serving.request_log import RequestLogConfig
 from backend.domain.serving.upstream import Upstream
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import SECTIONS
@@ -94,6 +98,9 @@ CONFIGS: dict[str, tuple[type[BaseModel], str]] = {
     "Run": (RunConfig, ""),
     **{f"Run: `{name}`": (section, "") for name, section in SECTIONS.items()},
     "Evaluation": (EvaluationConfig, "eval run"),
+    "Task": (TaskDefinition, ""),
+    "Task: `data`": (TaskData, ""),
+    "Task: `fewshot`": (FewShot, ""),
     "Judgement": (JudgeConfig, "eval judge"),
     "Gate": (GateConfig, "gate create"),
     "Evaluated endpoint": (EndpointConfig, "eval endpoint add"),
@@ -102,6 +109,9 @@ CONFIGS: dict[str, tuple[type[BaseModel], str]] = {
     "Canary": (CanaryRules, "endpoint canary"),
     "Connected server": (Upstream, "endpoint connect"),
     "Load test": (LoadConfig, "endpoint bench"),
+    "Request log": (RequestLogConfig, "endpoint log"),
+    "Plan": (PlanConfig, "plan"),
+    "Rating": (RatingOptions, "rating fit"),
     "Limits of a key": (KeyLimits, ""),
     "Scopes of a key": (KeyScopes, ""),
 }
@@ -121,6 +131,8 @@ def fields_page() -> str:
         lines += [f"Options of `roundhouse {command}`.", ""] if command else []
         lines += ["| field | label | values | default | meaning |", "|---|---|---|---|---|"]
         for name, label, values, default, meaning in reference_rows(model):
+            if command and not label:
+                continue
             shown = option_of(name, model.model_fields[name]) if command else name
             lines.append(f"| `{shown}` | {label} | {values} | {default} | {meaning} |".replace("\n", " "))
     return "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.exit_status import FAILED
+from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit
 from backend.db.base import utc_now
 from backend.domain.battles.frozen import Verification, document_digest, freeze_document, verify_document
@@ -25,21 +26,17 @@ from backend.services.context import LOCAL
 
 
 @command
+@model_options(RatingOptions, only=("method", "cluster_by", "control", "reweight"))
 def freeze(
     source: Annotated[str, typer.Argument(help="A campaign's name or id, or a file of votes.")],
     name: Annotated[str, typer.Option(help="Name of the board.")],
     to: Annotated[Path | None, typer.Option(help="Write the board to this file; needed for a file of votes.")] = None,
-    method: Annotated[str, typer.Option(help="bradley_terry, davidson or rao_kupper.")] = "bradley_terry",
-    cluster_by: Annotated[str, typer.Option(help="two_way, prompt, rater or none.")] = "two_way",
-    control: Annotated[str, typer.Option(help="Hold answers equal in length, style, or length,style.")] = "",
-    reweight: Annotated[
-        bool, typer.Option("--reweight", help="Weight votes as if each pair had been drawn equally often.")
-    ] = False,
+    *,
+    options: dict[str, Any],
     as_json: JsonFlag = False,
 ) -> None:
     """Freeze a leaderboard with its votes, options, seed and version."""
-    controls = [feature.strip() for feature in control.split(",") if feature.strip()]
-    options = RatingOptions.of(method=method, cluster_by=cluster_by, control=controls, reweight=reweight)
+    chosen = RatingOptions.of(**options)
     if Path(source).is_file():
         if to is None:
             raise InvalidInput(
@@ -47,12 +44,12 @@ def freeze(
             )
         at, version = utc_now(), program_version()
         votes = parse_votes(Path(source).read_text(encoding="utf-8-sig"))
-        document, _ = freeze_document(votes, options, campaign=Path(source).name, name=name, at=at, version=version)
+        document, _ = freeze_document(votes, chosen, campaign=Path(source).name, name=name, at=at, version=version)
         board_id, digest = None, document_digest(document)
         text = json.dumps({"digest": digest, "document": document}, ensure_ascii=False)
     else:
         ctx = get_context()
-        board = freeze_board(ctx, resolve_campaign(ctx, source).id, name=name, options=options, person=LOCAL)
+        board = freeze_board(ctx, resolve_campaign(ctx, source).id, name=name, options=chosen, person=LOCAL)
         board_id, digest, document, text = board.id, board.digest, board.document, export_board(board, form="json")
     if to is not None:
         to.write_text(text, encoding="utf-8")

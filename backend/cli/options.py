@@ -74,7 +74,7 @@ def _option(
     text = (info.description or "") + (f"  [default: {default}]" if partial and default not in (None, "") else "")
     base: Any = str if kind.many else Literal[kind.values] if kind.values and kind.base in (str, int) else kind.base
     limits: dict[str, Any] = {"min": bounds.least, "max": bounds.most} if base in (int, float) else {}
-    option: Any = typer.Option(written or option_of(name, info), help=text, **limits)
+    option: Any = typer.Option(*(written or option_of(name, info)).split(), help=text, **limits)
     default = None if partial else default
     annotation: Any = Annotated[base if is_required or default is not None else base | None, option]
     default = inspect.Parameter.empty if is_required else default

@@ -10,6 +10,7 @@ import typer
 
 from backend.cli.boards import freeze, verify
 from backend.cli.evaluation import rating_verdicts
+from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.rating_table import RatingTable
@@ -45,6 +46,7 @@ def rating() -> None:
 
 @app.command("fit")
 @command
+@model_options(RatingOptions)
 def fit(
     votes: Annotated[
         Path,
@@ -55,39 +57,16 @@ def fit(
             "category, probability, length_a, length_b, and headers, lists and bold of both sides."
         ),
     ],
-    method: Annotated[
-        str, typer.Option(help="bradley_terry (half credit for ties), davidson or rao_kupper.")
-    ] = "bradley_terry",
-    cluster_by: Annotated[
-        str, typer.Option(help="Clusters of dependent votes: two_way, prompt, rater or none.")
-    ] = "two_way",
-    control: Annotated[str, typer.Option(help="Hold answers equal in length, style, or length,style.")] = "",
-    reweight: Annotated[
-        bool, typer.Option("--reweight", help="Weight votes as if each pair had been drawn equally often.")
-    ] = False,
-    category: Annotated[str | None, typer.Option(help="Only votes on prompts of this category.")] = None,
-    level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
-    anchor: Annotated[str | None, typer.Option(help="Fix this contestant at the anchor rating.")] = None,
-    anchor_rating: Annotated[
-        float, typer.Option(help="Rating of the anchor; without an anchor the mean is 1000.")
-    ] = 1000.0,
+    *,
+    options: dict[str, Any],
     as_json: JsonFlag = False,
 ) -> None:
     """Rate contestants by Bradley-Terry, Davidson or Rao-Kupper, with intervals clustered by prompt and rater."""
-    options = RatingOptions.of(
-        method=method,
-        cluster_by=cluster_by,
-        control=[name.strip() for name in control.split(",") if name.strip()],
-        reweight=reweight,
-        category=category,
-        level=level,
-        anchor=anchor,
-        anchor_rating=anchor_rating,
-    )
+    rating_options = RatingOptions.of(**options)
     if not votes.is_file():
         raise NotFound(f"There is no file {votes}.")
     try:
-        table = rate(read_vote_file(votes.read_bytes()), options)
+        table = rate(read_vote_file(votes.read_bytes()), rating_options)
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{votes.name} is not UTF-8 text.", remedy="Save it as UTF-8.") from error
     emit(to_document(table), as_json=as_json, text=to_text(table))

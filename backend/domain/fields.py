@@ -49,8 +49,8 @@ class Shown:
     """Presentation of a field. `group`: the heading that it stands under on the form, None for a field that the form
     leaves out or draws by hand. `used`: conditions that must all hold for the field to have an effect. `choices`: the
     label of each value. `empty`: what an empty field means. `scale`: what a form multiplies the number by, such as 100
-    for percent. `lines`: height of a text. `option`: its option, such as `--top-p` or `--gate/--no-gate`; by default
-    its name.
+    for percent. `lines`: height of a text. `option`: its option, such as `--top-p`, `--gate/--no-gate` or `--hours
+    --gpu-hours`; by default its name.
     """
 
     group: str | None = ""
@@ -121,9 +121,9 @@ def shown_of(info: FieldInfo) -> Shown:
 
 
 def label_with_unit(info: FieldInfo) -> str:
-    """Return a field's label with its unit."""
+    """Return a field's label with its unit; empty for a field that is no setting."""
     unit = shown_of(info).unit
-    return f"{info.title} ({unit})" if unit else str(info.title)
+    return f"{info.title} ({unit})" if unit else info.title or ""
 
 
 def default_of(info: FieldInfo) -> Any:
@@ -144,6 +144,7 @@ def field_kind(info: FieldInfo) -> FieldKind:
         values = get_args(inner)
         return FieldKind(type(values[0]), values, many, NoneType in members)
     values = tuple(inner) if isinstance(inner, type) and issubclass(inner, Enum) else ()
+    inner = get_origin(inner) or inner
     return FieldKind(inner if isinstance(inner, type) else str, values, many, NoneType in members)
 
 
@@ -214,13 +215,15 @@ def option_of(name: str, info: FieldInfo) -> str:
 
 
 def reference_rows(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str, str]]:
-    """Yield (field, label, values, default, meaning) of every setting."""
-    for name, info in fields_of(model).items():
+    """Yield (field, label, values, default, meaning) of each setting and of other fields that state their meaning."""
+    for name, info in model.model_fields.items():
+        if not info.title and not info.description:
+            continue
         kind, default = field_kind(info), default_of(info)
         values = (
             " · ".join(str(value) for value in kind.values) or f"{_word(kind)} {bounds_of(info).describe()}".strip()
         )
-        if default in (None, (), ""):
+        if default in (None, (), "", {}) or isinstance(default, BaseModel):
             written = "required" if info.is_required() else shown_of(info).empty.lower() or "none"
         else:
             written = write_list(default) if kind.many else str(default)
@@ -228,7 +231,9 @@ def reference_rows(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str,
 
 
 def _word(kind: FieldKind) -> str:
-    word = {int: "whole number", float: "number", bool: "on or off", str: "text"}.get(kind.base, kind.base.__name__)
+    word = {int: "whole number", float: "number", bool: "on or off", str: "text", dict: "mapping"}.get(
+        kind.base, "section"
+    )
     return f"{word}s" if kind.many and kind.base is not bool else word
 
 

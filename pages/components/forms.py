@@ -135,7 +135,6 @@ def draw_widget(info: FieldInfo, *, key: str, value: Any = ..., choices: Choices
         return st.selectbox(label, listed, **options, **first)
     options |= first and {"value": write_list(value) if kind.many else value or ""}
     if shown.lines > 1:
-        text = st.text_area(label, height=28 * shown.lines + 16, **options)
-    else:
-        text = st.text_input(label, **options)
+        return st.text_area(label, height=28 * shown.lines + 16, **options) or ""  # spaces may matter in a template
+    text = st.text_input(label, **options)
     return read_list(info, text or "") if kind.many else (text or "").strip() or (None if kind.optional else "")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit, note, read_text
 from backend.cli.scaling.plan_table import (
     fit_data,
@@ -22,7 +23,7 @@ from backend.cli.scaling.plan_table import (
 )
 from backend.domain.scaling.fit import fit_law
 from backend.domain.scaling.isoflop import fit_isoflop
-from backend.domain.scaling.plan import parse_plan
+from backend.domain.scaling.plan import PlanConfig, parse_plan
 from backend.domain.scaling.points import parse_points_csv
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
@@ -35,52 +36,19 @@ app = typer.Typer(invoke_without_command=True)
 
 @app.callback()
 @command
+@model_options(PlanConfig, partial=True)
 def plan(
-    context: typer.Context,
-    flops: Annotated[float | None, typer.Option(help="Budget in floating-point operations, such as 1e18.")] = None,
-    device_hours: Annotated[
-        float | None, typer.Option("--device-hours", "--gpu-hours", help="Budget in hours of one device.")
-    ] = None,
-    money: Annotated[float | None, typer.Option(help="Budget in US dollars.")] = None,
-    price: Annotated[
-        float | None, typer.Option(help="US dollars for a device-hour; ROUNDHOUSE_DEVICE_HOUR_PRICE when left out.")
-    ] = None,
-    flops_per_s: Annotated[
-        float | None, typer.Option("--flops-per-s", help="The device's rate, instead of a measured one.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="The measured device to plan for; by default the newest.")] = None,
-    law: Annotated[str | None, typer.Option(help="A law of `roundhouse plan laws`, or own.")] = None,
-    tokens_per_parameter: Annotated[float | None, typer.Option("--tokens-per-parameter", help="Fix D / N.")] = None,
-    family: Annotated[str | None, typer.Option(help="Family of the network.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Dataset to train on.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Its tokenizer.")] = None,
-    vocab_size: Annotated[
-        int | None, typer.Option("--vocab-size", help="Vocabulary, where no tokenizer is named.")
-    ] = None,
-    sequence: Annotated[int | None, typer.Option("--context", help="Tokens per training sequence.")] = None,
+    call: typer.Context,
+    *,
+    options: dict[str, Any],
     file: Annotated[Path | None, typer.Option(help="Read these values from a YAML file; options override it.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Write the run as a recipe for `roundhouse run launch`.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Plan a run for a budget: parameters, tokens, batch, learning rate, expected loss, time and cost."""
-    if context.invoked_subcommand is not None:
+    if call.invoked_subcommand is not None:
         return
-    options = {
-        "flops": flops,
-        "device_hours": device_hours,
-        "money_usd": money,
-        "price_usd": price,
-        "flops_per_s": flops_per_s,
-        "device": device,
-        "law": law,
-        "tokens_per_parameter": tokens_per_parameter,
-        "family": family,
-        "dataset": dataset,
-        "tokenizer": tokenizer,
-        "vocab_size": vocab_size,
-        "context": sequence,
-    }
-    values = {**_read_values(file), **{key: value for key, value in options.items() if value is not None}}
+    values = _read_values(file) | options
     scaling_plan = plan_run(get_context(), parse_plan(values))
     if recipe is not None:
         run = scaling_plan.run_config()

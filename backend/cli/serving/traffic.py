@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit
+from backend.domain.serving.request_log import RequestLogConfig
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
 from backend.services.serving.endpoints import get_endpoint
@@ -25,20 +27,19 @@ Patterns = Annotated[
 
 
 @command
+@model_options(RequestLogConfig)
 def request_log(
     name: Endpoint,
     mode: Annotated[str, typer.Option(help="off, metadata or bodies. Without it, show the settings.")] = "",
-    retention_days: Annotated[int, typer.Option(help="Days after which logged requests are erased.")] = 30,
+    *,
+    options: dict[str, Any],
     pattern: Patterns = None,
-    redact: Annotated[
-        bool, typer.Option(help="Replace keys, e-mail addresses, card numbers, IP addresses and phone numbers.")
-    ] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Set or show what is logged of an endpoint's requests. A client opts out with the header X-Roundhouse-Log: off."""
     ctx = get_context()
     if mode:
-        values = {"mode": mode, "retention_days": retention_days, "patterns": tuple(pattern or ()), "redact": redact}
+        values = {"mode": mode, "patterns": tuple(pattern or ()), **options}
         set_log_policy(ctx, name, read_log_config(values), person=LOCAL)
     config = get_log_policy(ctx, name)
     words = config.mode if config.mode == "off" else f"{config.mode}, {config.retention_days} days"

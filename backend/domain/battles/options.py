@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from backend.domain.battles.clusters import ClusterBy
 from backend.domain.battles.likelihoods import Method
+from backend.domain.fields import OPTION_ONLY, setting
 from backend.domain.validation import field_at_fault, validation_message
 from backend.errors import InvalidInput
 
@@ -19,26 +20,42 @@ class RatingOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Method = Field(
-        default="bradley_terry",
-        description=(
-            "Bradley-Terry gives half credit for a tie; Davidson and Rao-Kupper model ties, on scales of their own."
-        ),
+    method: Method = setting(
+        "bradley_terry",
+        "Method",
+        "Bradley-Terry gives half credit for a tie; Davidson and Rao-Kupper model ties, on scales of their own.",
+        shown=OPTION_ONLY,
     )
-    cluster_by: ClusterBy = Field(
-        default="two_way",
-        description="Votes that depend on each other: on the same prompt, by the same rater, or both.",
+    cluster_by: ClusterBy = setting(
+        "two_way",
+        "Clusters",
+        "Votes that depend on each other: on the same prompt, by the same rater, or both.",
+        shown=OPTION_ONLY,
     )
-    control: tuple[Control, ...] = Field(
-        default=(), description="Features of the answers to hold equal: length; style is headers, lists and bold."
+    control: tuple[Control, ...] = setting(
+        (),
+        "Hold equal",
+        "Features of the answers to hold equal: length; style is headers, lists and bold.",
+        shown=OPTION_ONLY,
     )
-    reweight: bool = Field(default=False, description="Weight votes as if each pair had been drawn equally often.")
-    category: str | None = Field(default=None, description="Only votes on prompts of this category.")
-    level: float = Field(default=0.95, gt=0.0, lt=1.0, description="Level of the intervals.")
-    anchor: str | None = Field(
-        default=None, description="Fix this contestant at the anchor rating; without an anchor the mean is fixed."
+    reweight: bool = setting(
+        False, "Reweight", "Weight votes as if each pair had been drawn equally often.", shown=OPTION_ONLY
     )
-    anchor_rating: float = Field(default=1000.0, allow_inf_nan=False)
+    category: str | None = setting(None, "Category", "Only votes on prompts of this category.", shown=OPTION_ONLY)
+    level: float = setting(0.95, "Level", "Level of the intervals.", gt=0.0, lt=1.0, shown=OPTION_ONLY)
+    anchor: str | None = setting(
+        None,
+        "Anchor",
+        "Fix this contestant at the anchor rating; without an anchor the mean is fixed.",
+        shown=OPTION_ONLY,
+    )
+    anchor_rating: float = setting(
+        1000.0,
+        "Rating of the anchor",
+        "Rating of the anchor; without an anchor the mean is fixed.",
+        allow_inf_nan=False,
+        shown=OPTION_ONLY,
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the draws behind the rank ranges.")
     num_draws: int = Field(default=2000, ge=10, le=100_000, description="Draws behind the rank ranges.")
 

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.throughput import Speed
+from backend.domain.fields import OPTION_ONLY, setting
 from backend.domain.scaling.laws import BELIEVABLE, DEFAULT_LAW, Allocation, ScalingLaw
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.config import Objective, RunConfig
@@ -30,38 +31,66 @@ class PlanConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    flops: float | None = Field(
-        default=None, gt=0, le=1e40, description="Budget in floating-point operations of training."
+    flops: float | None = setting(
+        None, "Training FLOPs", "Budget in floating-point operations, such as 1e18.", gt=0, le=1e40, shown=OPTION_ONLY
     )
-    device_hours: float | None = Field(
-        default=None, gt=0, le=1e12, description="Budget in hours of one device at its measured rate."
+    device_hours: float | None = setting(
+        None,
+        "Device-hours",
+        "Budget in hours of one device.",
+        gt=0,
+        le=1e12,
+        shown=OPTION_ONLY,
+        option="--device-hours --gpu-hours",
     )
-    money_usd: float | None = Field(default=None, gt=0, le=1e15, description="Budget in US dollars.")
-    price_usd: float | None = Field(
-        default=None, gt=0, le=1e9, description="US dollars for one device-hour; by default the installation's setting."
+    money_usd: float | None = setting(
+        None, "US dollars", "Budget in US dollars.", gt=0, le=1e15, shown=OPTION_ONLY, option="--money"
     )
-    device: str | None = Field(
-        default=None, max_length=200, description="The measured device to plan for; by default the newest."
+    price_usd: float | None = setting(
+        None,
+        "Price of a device-hour",
+        "US dollars for a device-hour; ROUNDHOUSE_DEVICE_HOUR_PRICE when left out.",
+        gt=0,
+        le=1e9,
+        shown=OPTION_ONLY,
+        option="--price",
     )
-    flops_per_s: float | None = Field(
-        default=None, gt=0, le=1e30, description="Rate of the device, instead of a measured one."
+    device: str | None = setting(
+        None, "Device", "The measured device to plan for; by default the newest.", max_length=200, shown=OPTION_ONLY
     )
-    law: str = Field(default=DEFAULT_LAW, max_length=60, description="A published law, or own.")
-    tokens_per_parameter: float | None = Field(
-        default=None,
+    flops_per_s: float | None = setting(
+        None,
+        "Device speed",
+        "The device's rate, instead of a measured one.",
+        gt=0,
+        le=1e30,
+        shown=OPTION_ONLY,
+        unit="FLOP/s",
+    )
+    law: str = setting(
+        DEFAULT_LAW, "Scaling law", "A law of `roundhouse plan laws`, or own.", max_length=60, shown=OPTION_ONLY
+    )
+    tokens_per_parameter: float | None = setting(
+        None,
+        "Tokens per parameter",
+        "Fix D / N instead of taking the optimum; above it the network is cheaper to serve.",
         ge=0.01,
         le=1e6,
-        description="Fix D / N instead of taking the optimum; above it the network is cheaper to serve.",
+        shown=OPTION_ONLY,
     )
-    family: str = Field(default="llama", max_length=40, description="Family of the network.")
-    dataset: str | None = Field(
-        default=None, max_length=140, description="Dataset to train on; determines the number of epochs."
+    family: str = setting("llama", "Family", "Family of the network.", max_length=40, shown=OPTION_ONLY)
+    dataset: str | None = setting(
+        None, "Dataset", "Dataset to train on; determines the number of epochs.", max_length=140, shown=OPTION_ONLY
     )
-    tokenizer: str | None = Field(default=None, max_length=140, description="Tokenizer; determines the vocabulary.")
-    vocab_size: int | None = Field(
-        default=None, ge=2, le=1_000_000, description="Vocabulary, where no tokenizer is named."
+    tokenizer: str | None = setting(
+        None, "Tokenizer", "Tokenizer; determines the vocabulary.", max_length=140, shown=OPTION_ONLY
     )
-    context: int = Field(default=256, ge=8, le=1_048_576, description="Tokens per training sequence.")
+    vocab_size: int | None = setting(
+        None, "Vocabulary", "Vocabulary, where no tokenizer is named.", ge=2, le=1_000_000, shown=OPTION_ONLY
+    )
+    context: int = setting(
+        256, "Context", "Tokens per training sequence.", ge=8, le=1_048_576, shown=OPTION_ONLY, unit="tokens"
+    )
 
     @model_validator(mode="after")
     def _check_budget(self) -> Self:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import regex
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from backend.domain.fields import OPTION_ONLY, setting
+
 LogMode = Literal["off", "metadata", "bodies"]
 MAX_ANSWER_CHARS = 200_000
 PATTERN_TIMEOUT_S = 0.2
@@ -44,9 +46,14 @@ class RequestLogConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: LogMode = "off"
-    retention_days: int = Field(default=30, ge=1, le=3650)
-    redact: bool = Field(
-        default=True, description="Replace keys, e-mail addresses, IBANs, card numbers, IP addresses and phone numbers."
+    retention_days: int = setting(
+        30, "Days kept", "Days after which logged requests are erased.", ge=1, le=3650, shown=OPTION_ONLY
+    )
+    redact: bool = setting(
+        True,
+        "Redact",
+        "Replace keys, e-mail addresses, IBANs, card numbers, IP addresses and phone numbers.",
+        shown=OPTION_ONLY,
     )
     patterns: tuple[str, ...] = Field(default=(), max_length=50, description="More regular expressions to replace.")
 

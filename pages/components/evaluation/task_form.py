@@ -11,7 +11,7 @@ import streamlit as st
 from pydantic import ValidationError
 
 from backend.domain.evaluation.config import EvaluationConfig
-from backend.domain.evaluation.tasks.definition import TaskDefinition
+from backend.domain.evaluation.tasks.definition import KIND_LABELS, FewShot, TaskDefinition
 from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.lm_eval_yaml import to_lm_eval
 from backend.domain.evaluation.tasks.metric_names import metric_label, metrics_of
@@ -26,19 +26,14 @@ from backend.services.evaluation.tasks import delete_task, get_task, list_tasks,
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.evaluation.task_preview import draw_preview
+from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, plain, show_error
 from pages.components.links import row_link
-from pages.components.numbers import draw_number, number_form, refuse_wrong_numbers
+from pages.components.numbers import number_form, refuse_wrong_numbers
 from pages.components.tables import WidgetTable
 
 NEW = "new"
-KIND_WORDS = {"multiple_choice": "Multiple choice", "generation": "Generation", "perplexity": "Perplexity"}
-CHOICE_OF_EXAMPLES = {
-    "first": "the first rows",
-    "seeded": "drawn once with the seed",
-    "per_item": "drawn for each item",
-}
-STYLE_WORDS = {"cloze": "Text of the choice", "letters": "Letter"}
+EXAMPLES = "Examples and instruction"
 TABLE = WidgetTable("tasks", {"Task": 2.4, "Scoring": 1.3, "Metrics": 2.0, "Origin": 1.0})
 FIRST_TEXT = """name: my_task
 kind: multiple_choice
@@ -71,7 +66,7 @@ def draw_tasks(ctx: Context) -> None:
                 columns[1].caption("Group")
                 columns[2].caption(plural(len(definition.tasks), "task"))
             else:
-                columns[1].caption(KIND_WORDS[definition.kind])
+                columns[1].caption(KIND_LABELS[definition.kind])
                 columns[2].caption(plain(" · ".join(metric_label(use.name) for use in definition.metric_uses)))
             columns[3].caption("Built in" if view.origin == "shipped" else "Team")
 
@@ -158,35 +153,34 @@ def _task_of(text: str) -> TaskDefinition | None:
 
 def _draw_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
     """Draw the fields of a task; return their values."""
-    values: dict[str, Any] = {}
-    first, second = st.columns(2)
-    values["name"] = first.text_input("Name", value=task.name, key=f"{key}_name", help="Letters, digits, _ - and .")
-    kinds = list(KIND_WORDS)
-    values["kind"] = second.selectbox(
-        "Scoring", kinds, index=kinds.index(task.kind), format_func=KIND_WORDS.__getitem__, key=f"{key}_kind"
-    )
-    values["prompt"] = st.text_area(
-        "Prompt", value=task.prompt, key=f"{key}_prompt", help="Jinja: {{question}} is the column question."
-    )
-    if values["kind"] == "multiple_choice":
-        values |= _draw_choice_fields(task, key=key)
+    values = draw_fields(TaskDefinition, only=("name", "kind"), key=key, values=task, columns=2)
+    kind, held = str(values["kind"]), task.__dict__ | values
+    values |= draw_fields(TaskDefinition, skip=("name", "kind"), key=key, values=held)
+    if kind == "multiple_choice":
+        values |= _draw_choices(task, key=key)
     else:
         values |= {"choices": None, "contexts": None, "style": "cloze"}
-        values["target"] = st.text_area(
-            "Answer of an example" if values["kind"] == "generation" else "Text that is scored",
-            value=task.target,
-            key=f"{key}_target",
-            help="Jinja.",
+    if kind == "generation":
+        shown = "\n".join(map(_escaped, task.stop))
+        stop = st.text_area(
+            "Stop strings, one a line", value=shown, height=90, key=f"{key}_stop", help="\\n is a line break."
         )
-    if values["kind"] == "generation":
-        values |= _draw_generation_fields(task, key=key)
+        values["stop"] = tuple(_unescaped(line) for line in stop.split("\n") if line)
     else:
         values |= {"stop": (), "extract": (), "samples": 1}
-    values |= _draw_common_fields(task, str(values["kind"]), key=key)
+    values["metrics"] = _choose_metrics(task, kind, key=key)
+    with st.expander(EXAMPLES, icon=":material/tune:"):
+        values |= draw_fields(TaskDefinition, group=EXAMPLES, key=key, values=held)
+        shots = draw_fields(FewShot, key=f"{key}_fewshot", values=task.fewshot, columns=2)
+        values["joiner"] = _unescaped(
+            st.text_input("Text between prompt and answer", value=_escaped(task.joiner), key=f"{key}_joiner")
+        )
+    values["fewshot"] = task.fewshot.model_dump(exclude_defaults=True) | shots
     return values
 
 
-def _draw_choice_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
+def _draw_choices(task: TaskDefinition, *, key: str) -> dict[str, Any]:
+    """Draw choices and answer, each an expression or a list of templates."""
     values: dict[str, Any] = {}
     if task.contexts is None:
         listed = not isinstance(task.choices, str) and task.choices is not None
@@ -199,75 +193,22 @@ def _draw_choice_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
             help="Templates." if listed else "Expression that gives a list: choices.text, or [first, second].",
         )
         values["choices"] = tuple(text.split("\n")) if listed else text
-    first, second = st.columns(2)
     shown = str("" if task.answer is None else task.answer)
-    answer = first.text_input("Answer", value=shown, key=f"{key}_answer", help="Index, letter or text.")
+    answer = st.text_input("Answer", value=shown, key=f"{key}_answer", help="Index, letter or text.")
     values["answer"] = int(answer) if answer.isdecimal() else answer or None
-    if task.contexts is None:
-        styles = list(STYLE_WORDS)
-        values["style"] = second.selectbox(
-            "What is scored",
-            styles,
-            index=styles.index(task.style),
-            format_func=STYLE_WORDS.__getitem__,
-            key=f"{key}_style",
-        )
     return values
 
 
-def _draw_generation_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    values["references"] = st.text_input(
-        "References",
-        value=task.references,
-        key=f"{key}_references",
-        help="Expression; empty: the answer above.",
-    )
-    shown = "\n".join(map(_escaped, task.stop))
-    stop = st.text_area(
-        "Stop strings, one a line", value=shown, height=90, key=f"{key}_stop", help="\\n is a line break."
-    )
-    values["stop"] = tuple(_unescaped(line) for line in stop.split("\n") if line)
-    first, second, third = st.columns(3)
-    values["max_tokens"] = draw_number(first, "Max new tokens", 1, 32768, task.max_tokens, key=f"{key}_max_tokens")
-    values["temperature"] = draw_number(
-        second, "Temperature", 0.0, 10.0, task.temperature, key=f"{key}_temperature", is_whole=False
-    )
-    values["samples"] = draw_number(third, "Samples per item", 1, 256, task.samples, key=f"{key}_samples")
-    return values
-
-
-def _draw_common_fields(task: TaskDefinition, kind: str, *, key: str) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def _choose_metrics(task: TaskDefinition, kind: str, *, key: str) -> list[dict[str, Any]]:
+    """Draw the choice of metrics; return them with the options that the task gives them."""
     options = list(dict.fromkeys([*(use.name for use in task.metric_uses), *metrics_of(kind)]))
     options = [name for name in options if name in metrics_of(kind) or kind == task.kind]
     own = [use.name for use in task.metric_uses if kind == task.kind] or options[:1]
     chosen = st.multiselect(
         "Metrics", options, default=own, format_func=metric_label, key=f"{key}_metrics_{kind}", help="The first ranks."
     )
-    with_options = {use.name: use for use in task.metric_uses}
-    values["metrics"] = [with_options.get(name, {"name": name}) for name in chosen]
-    values["metrics"] = [use if isinstance(use, dict) else use.model_dump() for use in values["metrics"]]
-    with st.expander("Examples and instruction", icon=":material/tune:"):
-        about = task.instruction
-        values["instruction"] = st.text_area(
-            "Instruction", value=about, height=90, key=f"{key}_instruction", help="Comes first."
-        )
-        first, second = st.columns(2)
-        most = len(task.fewshot.examples) or 64
-        count = draw_number(first, "Few-shot examples", 0, most, min(task.fewshot.count, most), key=f"{key}_shots")
-        choose = second.selectbox(
-            "Examples are",
-            list(CHOICE_OF_EXAMPLES),
-            index=list(CHOICE_OF_EXAMPLES).index(task.fewshot.choose),
-            format_func=CHOICE_OF_EXAMPLES.__getitem__,
-            key=f"{key}_choose",
-        )
-        values["joiner"] = _unescaped(
-            st.text_input("Text between prompt and answer", value=_escaped(task.joiner), key=f"{key}_joiner")
-        )
-    values["fewshot"] = {**task.fewshot.model_dump(exclude_defaults=True), "count": count, "choose": choose}
-    return values
+    with_options = {use.name: use.model_dump() for use in task.metric_uses}
+    return [with_options.get(name, {"name": name}) for name in chosen]
 
 
 def _escaped(text: str) -> str:

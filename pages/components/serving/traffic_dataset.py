@@ -14,15 +14,15 @@ from backend.services.serving.request_log.datasets import (
     make_traffic_dataset,
     preview_traffic,
 )
+from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, plain
-from pages.components.numbers import draw_number, number_form, wrong_numbers
+from pages.components.numbers import number_form, wrong_numbers
 
 OBJECTIVES: dict[TrafficObjective, str] = {
     "sft": "SFT: chats",
     "kto": "KTO: good and bad answers",
     "preference": "Preference: pairs",
 }
-RATINGS = {"any": "Any", "up": "Thumbs up", "down": "Thumbs down", "rated": "Rated"}
 REVIEWED = 20
 TRAFFIC_OF = "traffic_of"
 """Key of the session state: the endpoint whose dialog is to be opened, and the ids of requests that it is limited
@@ -50,10 +50,8 @@ def draw_traffic_form(ctx: Context, person: Person, endpoint: str, only: tuple[s
         st.caption(f"Limited to {plural(len(only), 'request')} of the list.")
     fields = st.grid(2, min_column_width=200)
     objective = fields.selectbox("Rows", list(OBJECTIVES), format_func=OBJECTIVES.__getitem__, key="traffic_objective")
-    rating = fields.selectbox("Rating", list(RATINGS), format_func=RATINGS.__getitem__, key="traffic_rating")
-    days = draw_number(fields, "Last days", 1, 3650, 30, key="traffic_days")
-    sample = draw_number(fields, "Sample at most", 1, None, key="traffic_sample", placeholder="All")
-    rules = TrafficRules(days=float(days), rating=rating, sample=sample, only=only)
+    values = draw_fields(TrafficRules, key="traffic", place=fields)
+    rules = TrafficRules(**values, only=only)
     first = preview_traffic(ctx, endpoint, objective=objective, rules=rules, person=person)
     excluded = draw_review(first)
     rules = rules.model_copy(update={"exclude": tuple(excluded)})

@@ -18,10 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 from backend.domain.evaluation.judges.metric import JUDGE, JudgeMetric, read_judge
 from backend.domain.evaluation.tasks.metric_names import check_metric, number_names
 from backend.domain.evaluation.tasks.templates import check_template, names_in
+from backend.domain.fields import setting, unless, when
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MAX_CHOICES = 512
 DEFAULT_METRIC: dict[str, str] = {"multiple_choice": "acc", "generation": "exact_match", "perplexity": "bits_per_byte"}
+
+
+KIND_LABELS = {"multiple_choice": "Multiple choice", "generation": "Generation", "perplexity": "Perplexity"}
 
 
 class RequestForm(StrEnum):
@@ -72,10 +76,12 @@ class TaskData(_Part):
 class FewShot(_Part):
     """Few-shot examples before each prompt."""
 
-    count: int = Field(default=0, ge=0, le=64, description="Examples before each prompt.")
-    choose: Literal["first", "seeded", "per_item"] = Field(
-        default="first",
-        description="The first of the source, drawn with the seed for all items, or drawn for each item.",
+    count: int = setting(0, "Few-shot examples", "Examples before each prompt.", ge=0, le=64)
+    choose: Literal["first", "seeded", "per_item"] = setting(
+        "first",
+        "Examples are",
+        "The first of the source, drawn with the seed for all items, or drawn for each item.",
+        choices={"first": "the first rows", "seeded": "drawn once with the seed", "per_item": "drawn for each item"},
     )
     dataset: str = Field(default="", description="Dataset the examples come from; empty: the one that is scored.")
     split: Literal["", "train", "val"] = Field(
@@ -126,17 +132,14 @@ class MetricUse(_Part):
 class TaskDefinition(_Part):
     """A task: rows, prompt, choices or references, examples, extraction, metrics."""
 
-    name: str = Field(
-        min_length=1,
-        max_length=80,
-        pattern=r"^[\w.-]+$",
-        description="Name of the task: letters, digits, `_`, `-`, `.`.",
-    )
+    name: str = setting(..., "Name", "Letters, digits, _, - and .", min_length=1, max_length=80, pattern=r"^[\w.-]+$")
     title: str = Field(default="", max_length=120, description="Name on pages; the task's name if left empty.")
     description: str = Field(
         default="", max_length=2000, description="What is measured, and where the task comes from."
     )
-    kind: Literal["multiple_choice", "generation", "perplexity"] = Field(description="How an item is scored.")
+    kind: Literal["multiple_choice", "generation", "perplexity"] = setting(
+        ..., "Scoring", "How an item is scored.", choices=KIND_LABELS
+    )
     data: TaskData = Field(default=TaskData(), description="Rows that are scored.")
     let: dict[str, str] = Field(
         default_factory=dict, description="Columns derived from others: name to expression, in order."
@@ -153,10 +156,16 @@ class TaskDefinition(_Part):
     cluster: str = Field(
         default="", description="Expression; items of one cluster, such as a passage, are not independent."
     )
-    instruction: str = Field(default="", description="Template; text before everything else.")
-    prompt: str = Field(default="", description="Template; what is asked.")
-    style: Literal["cloze", "letters"] = Field(
-        default="cloze", description="Score the text of a choice, or its letter."
+    instruction: str = setting(
+        "", "Instruction", "Template; text before everything else.", group="Examples and instruction", lines=3
+    )
+    prompt: str = setting("", "Prompt", "Template; what is asked: {{question}} is the column question.", lines=4)
+    style: Literal["cloze", "letters"] = setting(
+        "cloze",
+        "What is scored",
+        "Score the text of a choice, or its letter.",
+        used=(when("kind", "multiple_choice"), when("contexts", None)),
+        choices={"cloze": "Text of the choice", "letters": "Letter"},
     )
     choices: str | tuple[str, ...] | None = Field(
         default=None, description="Expression that gives a list, or a list of templates."
@@ -170,10 +179,16 @@ class TaskDefinition(_Part):
     answer: str | int | None = Field(
         default=None, description="Expression; index, letter or text of the right choice, or a list of them."
     )
-    target: str = Field(
-        default="", description="Template; the answer of a few-shot example, or the continuation that is scored."
+    target: str = setting(
+        "",
+        "Target",
+        "Template; the answer of a few-shot example, or the continuation that is scored.",
+        used=(unless("kind", "multiple_choice"),),
+        lines=3,
     )
-    references: str = Field(default="", description="Expression; list of right answers. Empty: the target.")
+    references: str = setting(
+        "", "References", "Expression; list of right answers. Empty: the target.", used=(when("kind", "generation"),)
+    )
     joiner: str = Field(default=" ", description="Text between prompt and answer.")
     counted: str = Field(
         default="", description="Template; perplexity: text whose bytes and words count. Empty: the one scored."
@@ -181,10 +196,21 @@ class TaskDefinition(_Part):
     answer_prefix: str = Field(default="", description="Template; text that every answer begins with.")
     fewshot: FewShot = Field(default=FewShot(), description="Few-shot examples before each prompt.")
     stop: tuple[str, ...] = Field(default=(), description="Generation: strings that end an answer.")
-    max_tokens: int = Field(default=256, ge=1, le=32768, description="Generation: longest answer, in tokens.")
-    temperature: float = Field(default=0.0, ge=0.0, le=10.0, description="Generation: 0 is greedy.")
+    max_tokens: int = setting(
+        256,
+        "Max new tokens",
+        "Generation: longest answer, in tokens.",
+        ge=1,
+        le=32768,
+        used=(when("kind", "generation"),),
+    )
+    temperature: float = setting(
+        0.0, "Temperature", "Generation: 0 is greedy.", ge=0.0, le=10.0, used=(when("kind", "generation"),)
+    )
     top_p: float = Field(default=1.0, gt=0.0, le=1.0, description="Generation: nucleus of the sampling.")
-    samples: int = Field(default=1, ge=1, le=256, description="Generation: answers per item.")
+    samples: int = setting(
+        1, "Samples per item", "Generation: answers per item.", ge=1, le=256, used=(when("kind", "generation"),)
+    )
     extract: tuple[Extraction, ...] = Field(default=(), description="Filters that take the answer out of a completion.")
     runs_code: bool = Field(
         default=False, description="Generation: prompt and answer are a program; a reference is the test run after it."

@@ -17,6 +17,7 @@ from sqlalchemy import select
 
 from backend.db.tables import Feedback, LoggedRequest
 from backend.domain.battles.preferences.rows import label_row, preference_row, rewrite_row
+from backend.domain.fields import OPTION_ONLY, setting
 from backend.domain.serving.request_log import RequestLogConfig, redact
 from backend.domain.validation import field_at_fault, validation_message
 from backend.errors import InvalidInput
@@ -42,12 +43,19 @@ class TrafficRules(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    days: float = Field(default=30, gt=0, le=3650)
-    rating: Literal["any", "up", "down", "rated"] = "any"
-    source: Literal["any", "api", "playground"] = "any"
+    days: float = setting(30, "Last days", "The last days.", gt=0, le=3650)
+    rating: Literal["any", "up", "down", "rated"] = setting(
+        "any",
+        "Rating",
+        "any, up, down or rated.",
+        choices={"any": "Any", "up": "Thumbs up", "down": "Thumbs down", "rated": "Rated"},
+    )
+    source: Literal["any", "api", "playground"] = setting("any", "Source", "any, api or playground.", shown=OPTION_ONLY)
     min_answer_chars: int = Field(default=1, ge=0)
-    sample: int | None = Field(default=None, ge=1, le=1_000_000)
-    seed: int = 1
+    sample: int | None = setting(
+        None, "Sample at most", "At most this many requests, drawn at random.", ge=1, le=1_000_000, empty="All"
+    )
+    seed: int = setting(1, "Seed", "Seed of the draw.", shown=OPTION_ONLY)
     redact: bool = True
     patterns: tuple[str, ...] = ()
     exclude: tuple[str, ...] = Field(default=(), description="Ids of requests that a review left out.")
