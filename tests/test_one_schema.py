@@ -18,7 +18,7 @@ ADDED = (
     (
         "backend/domain/training/hyperparameters.py",
         "    device: Literal",
-        LINE.format(more=", shown=Traits(affects=RESULT, group=Group.MAIN)"),
+        LINE.format(more=", shown=Traits(affects=RESULT, group=FieldGroup.MAIN)"),
     ),
 )
 """Files, what stands after the new line, and the line."""
@@ -39,15 +39,15 @@ def draw():
     "recipe": """
 from backend.domain.training.config import parse_config
 from backend.domain.training.config_fields import default_at, form_groups
-from backend.domain.training.traits import Group
+from backend.domain.training.traits import FieldGroup
 from backend.errors import InvalidInput
 from pages.components.numbers import wrong_numbers
-from pages.components.training.config_fields import draw_fields
+from pages.components.training.config_fields import draw_run_fields
 from pages.components.training.launch_checks import mark_fields
 
 def draw():
     values = {"dataset": "tales", "architecture": "small", "tokenizer": "words"}
-    draw_fields(form_groups(default_at)[Group.MAIN], values)
+    draw_run_fields(form_groups(default_at)[FieldGroup.MAIN], values)
     try:
         parse_config(values)
     except InvalidInput as error:

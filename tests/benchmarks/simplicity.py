@@ -126,6 +126,7 @@ def measure(root: Path) -> Iterator[tuple[str, int]]:
             ),
         ),
     )
+    yield "number fields drawn by hand", _calls(trees, lambda _, call: ast.unparse(call.func) == "draw_number")
     yield (
         "options and arguments of the command line written by hand",
         _calls(trees, lambda path, call: bool(re.fullmatch(r"typer\.(Option|Argument)", ast.unparse(call.func)))),
