@@ -47,12 +47,13 @@ def test_data_import_waits_and_reports_every_rejected_row(roundhouse: Any, tmp_p
     file.write_text(
         "".join(json.dumps({"instruction": f"Say {n}", "output": "yes"}) + "\n" for n in range(10)) + "not json\n"
     )
-    status, out, _ = roundhouse("data", "import", str(file), "--name", "sayings", "--json")
+    command = ("data", "import", str(file), "--name", "sayings", "--max-rejected", "0.1")
+    status, out, _ = roundhouse(*command, "--json")
     assert status == 0
     result = json.loads(out)
     assert (result["dataset"], result["version"], result["kind"], result["rows"]) == ("sayings", 1, "instruction", 10)
     assert [item["row"] for item in result["rejected"]] == [11]
-    status, out, _ = roundhouse("data", "import", str(file), "--name", "sayings")
+    status, out, _ = roundhouse(*command)
     assert status == 0
     assert "already" in out
     status, out, _ = roundhouse("data", "list", "--json")
