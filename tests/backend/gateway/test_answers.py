@@ -23,7 +23,7 @@ from backend.domain.serving.protocol import (
 )
 from backend.gateway import answers
 from backend.gateway.answers import (
-    Form,
+    AnswerForm,
     collect_answer,
     collect_embeddings,
     collect_tokens,
@@ -59,7 +59,7 @@ def exchange() -> ApiExchange:
     return ApiExchange(Identity("cmpl-1", "m"))
 
 
-def stream(*events: Any, form: Form) -> list[bytes]:
+def stream(*events: Any, form: AnswerForm) -> list[bytes]:
     async def read() -> list[bytes]:
         return [chunk async for chunk in stream_answer(Source(*events)(), form=form, exchange=exchange())]
 
@@ -73,7 +73,7 @@ def documents(chunks: list[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def test_a_stream_has_a_chunk_per_event_and_ends_in_one_piece() -> None:
-    chunks = stream(Starting("m"), *WORDS, FINISH, form=Form(kind="chat", include_usage=True))
+    chunks = stream(Starting("m"), *WORDS, FINISH, form=AnswerForm(kind="chat", include_usage=True))
     assert chunks[0] == b": starting m\n\n"
     assert len(chunks) == 4, "a sign of life, two words, the end"
     assert chunks[-1].endswith(b"data: [DONE]\n\n")
@@ -90,7 +90,7 @@ def test_an_error_in_the_middle_passes_through_and_no_done_is_sent() -> None:
 
     async def read() -> None:
         broken = Source(WORDS[0], ApiError(502, "gone"))
-        async for chunk in stream_answer(broken(), form=Form(kind="text", prompts=("x",)), exchange=exchange()):
+        async for chunk in stream_answer(broken(), form=AnswerForm(kind="text", prompts=("x",)), exchange=exchange()):
             chunks.append(chunk)
 
     with pytest.raises(ApiError, match="gone"):
@@ -119,7 +119,7 @@ def test_a_whole_answer_has_its_choices_in_order_and_the_calls_joined() -> None:
     second = [event.model_copy(update={"choice": 1}) for event in WORDS]
     ended = [ChoiceEvent(choice=1, finish_reason=FinishReason.LENGTH), ChoiceEvent(choice=0, finish_reason="stop")]
     source = Source(Starting("m"), *second, *calls, *ended, FINISH)
-    answer = asyncio.run(collect_answer(source(), form=Form(kind="chat", n=2), exchange=exchange()))
+    answer = asyncio.run(collect_answer(source(), form=AnswerForm(kind="chat", n=2), exchange=exchange()))
     assert [choice["index"] for choice in answer["choices"]] == [0, 1]
     assert answer["choices"][0]["message"]["tool_calls"][0]["function"] == {"name": "look", "arguments": '{"a":1}'}
     assert answer["choices"][0]["message"]["content"] is None
@@ -140,7 +140,7 @@ def test_probabilities_of_whole_answers_share_a_bound_and_give_it_back(monkeypat
     scored = [event.model_copy(update={"logprobs": (ScoredToken(token_id=1, token="a"),) * 2}) for event in WORDS]
     source = Source(*scored, FINISH)
     with pytest.raises(ApiError) as caught:
-        asyncio.run(collect_answer(source(), form=Form(kind="chat", logprobs=True), exchange=exchange()))
+        asyncio.run(collect_answer(source(), form=AnswerForm(kind="chat", logprobs=True), exchange=exchange()))
     assert (caught.value.status, caught.value.code, answers.HELD.values) == (429, "answers_full", 0)
     assert source.is_closed
 
