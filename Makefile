@@ -18,7 +18,7 @@ PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 # pip would compile one file after another; nothing imports the tests of libraries, nor LiteLLM's server.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/litellm/proxy/' $(VENV)/lib >/dev/null || true
 
-.PHONY: run install test tests unit clients check fmt explore constraints machine clean down
+.PHONY: run install test tests unit clients check javascript fmt explore constraints machine clean down
 
 run: $(STAMP)
 	@exec $(BIN)/roundhouse up
@@ -49,14 +49,22 @@ $(DEV_STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
 machine:
 	@.ci/machine
 
-# The `openai` package for Node, which a test runs.
+# Packages of Node: the `openai` client that a test runs, and what checks the pages' scripts.
+NODE_PACKAGES := openai@6.49.0 eslint@9 @eslint/js@9 globals@16 typescript@5
 clients: $(NODE_STAMP)
 
 $(NODE_STAMP): Makefile | $(VENV)/bin/python
-	@mkdir -p $(@D); npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix $(@D) openai@6.49.0 && touch $@ \
-	  || echo "npm could not install it: the test of the client for Node is skipped." >&2
+	@mkdir -p $(@D); npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix $(@D) $(NODE_PACKAGES) && touch $@ \
+	  || echo "npm could not install $(NODE_PACKAGES): the pages' scripts are not checked, and the test of the client for Node is skipped." >&2
 
-check: $(DEV_STAMP)
+javascript: $(NODE_STAMP)
+	@[ ! -e $(NODE_STAMP) ] || { set -e; \
+	  $(dir $(NODE_STAMP))node_modules/.bin/tsc -p tests/javascript/tsconfig.json; \
+	  NODE_PACKAGES=$(CURDIR)/$(dir $(NODE_STAMP)) $(dir $(NODE_STAMP))node_modules/.bin/eslint \
+	    --config tests/javascript/eslint.config.mjs pages/components/browser tests/javascript; \
+	  node --experimental-detect-module --test --test-reporter=dot tests/javascript/; }
+
+check: $(DEV_STAMP) javascript
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

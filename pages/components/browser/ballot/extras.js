@@ -63,7 +63,10 @@ export class Extras {
     }
   }
 
-  // What was filled in, as a vote's body holds it.
+  /**
+   * Return what was filled in, as a vote's body holds it.
+   * @returns {{dimensions?: Object<string, unknown>, note?: string, rewrite?: string, flag?: string}}
+   */
   values() {
     const dimensions = Object.fromEntries(this.dimensions.map(([name, choice]) => [name, choice.value]).filter(([, value]) => value !== null))
     const parts = { note: this.note.field.value.trim(), rewrite: this.rewrite.field.value.trim(), flag: this.flag.value || "" }
@@ -84,7 +87,8 @@ export class Extras {
   close(name) {
     for (const drawer of [this.note, this.rewrite, this.flagged]) {
       if (name && drawer.name !== name) continue
-      if (drawer.box.contains(document.activeElement)) document.activeElement.blur()
+      const focused = document.activeElement
+      if (focused instanceof HTMLElement && drawer.box.contains(focused)) focused.blur()
       drawer.box.hidden = true
       this.onOpen(drawer.name, false)
     }

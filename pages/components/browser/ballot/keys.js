@@ -9,8 +9,9 @@ const ALIASES = { arrowdown: "down", j: "down", arrowup: "up", k: "up", pagedown
 
 export function isTyping(event) {
   const target = event.target
-  if (event.isComposing || !(target instanceof Element)) return event.isComposing
-  return target.isContentEditable || ["TEXTAREA", "SELECT"].includes(target.tagName) || (target.tagName === "INPUT" && !["checkbox", "radio", "button"].includes(target.type))
+  if (event.isComposing || !(target instanceof HTMLElement)) return event.isComposing
+  if (target instanceof HTMLInputElement) return !["checkbox", "radio", "button"].includes(target.type)
+  return target.isContentEditable || ["TEXTAREA", "SELECT"].includes(target.tagName)
 }
 
 // Return the name of a pressed key, or null if it is none of the ballot's.

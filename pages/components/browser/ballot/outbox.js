@@ -8,7 +8,11 @@ const PAUSES_MS = [500, 1000, 2000, 4000, 8000]
 export class Outbox {
   // send(letter) resolves to the answer; onSaved(letter, answer), onRefused(letter, refusal), onChange().
   constructor(name, { send, onSaved, onRefused, onChange }) {
-    Object.assign(this, { name, send, onSaved, onRefused, onChange })
+    this.name = name
+    this.send = send
+    this.onSaved = onSaved
+    this.onRefused = onRefused
+    this.onChange = onChange
     this.letters = this.stored()
     this.failures = 0
     this.inFlight = null

@@ -3,6 +3,7 @@
 const PATIENCE_MS = 15_000
 
 export class Refusal extends Error {
+  /** @param {number} status @param {{error?: string, remedy?: string}} answer */
   constructor(status, { error, remedy } = {}) {
     super(error || `The server refused (${status}).`)
     this.status = status

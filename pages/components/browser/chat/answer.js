@@ -21,7 +21,11 @@ export class AnswerView {
   }
 
   show(answer, { many, turn, isLast, isFixed }) {
-    Object.assign(this, { answer, many, turn, isLast, isFixed })
+    this.answer = answer
+    this.many = many
+    this.turn = turn
+    this.isLast = isLast
+    this.isFixed = isFixed
     const isRunning = answer.status === "running"
     this.root.setAttribute("aria-label", many ? `Answer ${answer.side}` : "Answer")
     this.root.setAttribute("aria-busy", String(isRunning))

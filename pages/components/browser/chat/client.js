@@ -29,7 +29,11 @@ export class ChatClient extends Client {
     return this.read(response)
   }
 
-  // Yield events until the one that says that all are done; returns whether it came.
+  /**
+   * Yield events until the one that says that all are done; returns whether it came.
+   * @param {Response} response
+   * @returns {AsyncGenerator<{kind: string, data: any}, any>}
+   */
   async *read(response) {
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader()
     let rest = ""

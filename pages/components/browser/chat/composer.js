@@ -11,7 +11,9 @@ const SHARE_FOR_ANSWER = 0.25 // as the server leaves it
 
 export class Composer {
   constructor({ send, stop, editLast }) {
-    Object.assign(this, { onSend: send, onStop: stop, onEditLast: editLast })
+    this.onSend = send
+    this.onStop = stop
+    this.onEditLast = editLast
     this.files = []
     this.limit = null
     this.maxTokens = 0

@@ -2,6 +2,12 @@
 
 import { element } from "../dom.js"
 
+/**
+ * @param {string} icon
+ * @param {string} name
+ * @param {(event: any) => void} onClick
+ * @param {{words?: string, pressed?: boolean}} [options]
+ */
 export function iconButton(icon, name, onClick, { words = "", pressed } = {}) {
   const button = element("button", "pg-tool")
   button.type = "button"

@@ -17,6 +17,7 @@ function loadPlotly(url) {
   if (!window.__roundhousePlotly) {
     window.__roundhousePlotly = new Promise((resolve, reject) => {
       if (window.Plotly) { resolve(window.Plotly); return }
+      /** @type {HTMLScriptElement | null} */
       const early = document.querySelector(`script[src="${url}"]`) // named in the page's head, and under way
       const script = early || document.createElement("script")
       script.addEventListener("load", () => resolve(window.Plotly))
@@ -259,7 +260,7 @@ class LiveChart {
       if (held.resets !== answer.curves.resets) { held.series.clear(); held.resets = answer.curves.resets; dirty.add("all") }
       for (const [name, points] of Object.entries(answer.curves.metrics)) {
         dirty.add(name)
-        let series = held.series.get(name)
+        const series = held.series.get(name)
         if (points.whole || !series) { held.series.set(name, { steps: points.steps, values: points.values, times: points.times, clip: points.clip }); continue }
         const last = series.steps[series.steps.length - 1]
         for (let i = 0; i < points.steps.length; i += 1) {

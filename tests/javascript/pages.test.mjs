@@ -1,0 +1,214 @@
+// The parts of the pages' scripts that need no page: run by `node --test`, with a clock, a storage and events of their own.
+
+import assert from "node:assert/strict"
+import { beforeEach, mock, test } from "node:test"
+
+const BROWSER = "../../pages/components/browser"
+
+class MemoryStorage {
+  values = new Map()
+  getItem(name) { return this.values.get(name) ?? null }
+  setItem(name, value) { this.values.set(name, String(value)) }
+  removeItem(name) { this.values.delete(name) }
+}
+class HTMLElement {
+  constructor(facts) { Object.assign(this, { tagName: "DIV", isContentEditable: false }, facts) }
+}
+class HTMLInputElement extends HTMLElement {}
+
+Object.assign(globalThis, {
+  HTMLElement, HTMLInputElement,
+  window: new EventTarget(),
+  document: Object.assign(new EventTarget(), { hidden: false }),
+  localStorage: new MemoryStorage(),
+})
+
+const { differences } = await import(`${BROWSER}/ballot/diff.js`)
+const { keyOf } = await import(`${BROWSER}/ballot/keys.js`)
+const { Outbox } = await import(`${BROWSER}/ballot/outbox.js`)
+const { Pace } = await import(`${BROWSER}/ballot/pace.js`)
+const { Refusal, Silence, answerOf } = await import(`${BROWSER}/ballot/requests.js`)
+const { ChatClient } = await import(`${BROWSER}/chat/client.js`)
+const { number, panelsOf } = await import(`${BROWSER}/live_chart/panels.js`)
+const { readSettings, writeSettings } = await import(`${BROWSER}/live_chart/settings.js`)
+
+beforeEach(() => { globalThis.localStorage = new MemoryStorage() })
+
+test("differences join to both texts and mark what one of them has alone", () => {
+  const [a, b] = differences("the red fox ran", "the brown fox ran home")
+  assert.equal(a.map(([text]) => text).join(""), "the red fox ran")
+  assert.equal(b.map(([text]) => text).join(""), "the brown fox ran home")
+  assert.deepEqual(a.filter(([, differs]) => differs).map(([text]) => text.trim()), ["red"])
+  assert.deepEqual(b.filter(([, differs]) => differs).map(([text]) => text.trim()), ["brown", "home"])
+})
+
+test("equal texts have no difference, and endless ones are not compared", () => {
+  assert.deepEqual(differences("same", "same"), [[["same", false]], [["same", false]]])
+  const long = (word) => Array.from({ length: 3000 }, (_, index) => word + index).join(" ")
+  assert.equal(differences(long("a"), long("b")), null)
+})
+
+test("keys pressed in a field, with a modifier or held down are none of the ballot's", () => {
+  const press = (key, facts = {}) => keyOf({ key, target: new HTMLElement(), ...facts })
+  assert.equal(press("1"), "1")
+  assert.equal(press("J"), "down")
+  assert.equal(press("1", { ctrlKey: true }), null)
+  assert.equal(press("1", { repeat: true }), null)
+  assert.equal(press("ArrowDown", { repeat: true }), "down")
+  const typed = { target: new HTMLInputElement({ tagName: "INPUT", type: "text" }) }
+  assert.equal(press("1", typed), null)
+  assert.equal(press("Escape", typed), "escape")
+  assert.equal(press("1", { target: new HTMLInputElement({ tagName: "INPUT", type: "radio" }) }), "1")
+})
+
+function makeOutbox(send) {
+  const events = { saved: [], refused: [], changes: 0 }
+  const outbox = new Outbox("votes", {
+    send,
+    onSaved: (letter, answer) => events.saved.push([letter.body, answer]),
+    onRefused: (letter, refusal) => events.refused.push([letter?.body ?? null, refusal.status]),
+    onChange: () => { events.changes += 1 },
+  })
+  return { outbox, events }
+}
+
+test("votes are sent in order, one at a time", async () => {
+  const sent = []
+  const { outbox, events } = makeOutbox(async (letter) => { sent.push(letter.body); return { ok: letter.body } })
+  for (const body of [1, 2, 3]) outbox.add("vote", body)
+  await outbox.flush()
+  assert.deepEqual(sent, [1, 2, 3])
+  assert.deepEqual(events.saved, [[1, { ok: 1 }], [2, { ok: 2 }], [3, { ok: 3 }]])
+  assert.equal(localStorage.getItem("votes"), null)
+  outbox.destroy()
+})
+
+test("a vote outlives a silent server and a reload", async () => {
+  const { outbox } = makeOutbox(async () => { throw new Silence("down") })
+  outbox.add("vote", { battle: "b", label: "A" })
+  await outbox.flush()
+  assert.equal(outbox.isStuck, true)
+  outbox.destroy()
+  const after = makeOutbox(async () => ({ ok: true }))
+  await after.outbox.flush()
+  assert.deepEqual(after.events.saved, [[{ battle: "b", label: "A" }, { ok: true }]])
+  after.outbox.destroy()
+})
+
+test("a refused vote is dropped with its reason, and the next one is sent", async () => {
+  const { outbox, events } = makeOutbox(async (letter) => {
+    if (letter.body === "bad") throw new Refusal(400, { error: "No such battle." })
+    return {}
+  })
+  outbox.add("vote", "bad")
+  outbox.add("vote", "good")
+  await outbox.flush()
+  assert.deepEqual(events.refused, [["bad", 400]])
+  assert.deepEqual(events.saved.map(([body]) => body), ["good"])
+  outbox.destroy()
+})
+
+test("an ended link bars the outbox and loses nothing", async () => {
+  let tries = 0
+  const { outbox, events } = makeOutbox(async () => { tries += 1; throw new Refusal(401) })
+  outbox.add("vote", "mine")
+  await outbox.flush()
+  await outbox.flush()
+  assert.equal(tries, 1)
+  assert.deepEqual(events.refused, [[null, 401]])
+  assert.match(localStorage.getItem("votes"), /mine/)
+  outbox.destroy()
+})
+
+test("a vote that was tried can't be taken back", async () => {
+  const { outbox } = makeOutbox(async () => { throw new Silence("down") })
+  const first = outbox.add("vote", 1)
+  await outbox.flush()
+  const second = outbox.add("vote", 2)
+  assert.equal(outbox.takeBack(first), false)
+  assert.equal(outbox.takeBack(second), true)
+  assert.deepEqual(outbox.letters.map((letter) => letter.body), [1])
+  outbox.destroy()
+})
+
+test("a streak of one side is named once, skips aside", () => {
+  const notices = []
+  const pace = new Pace({ notify: (kind) => notices.push(kind) })
+  pace.setUp({ break_after_min: 0 })
+  for (let vote = 0; vote < 11; vote += 1) pace.voted("A")
+  pace.voted("SKIPPED")
+  assert.deepEqual(notices, [])
+  pace.voted("A")
+  pace.voted("A")
+  assert.deepEqual(notices, ["streak"])
+  pace.destroy()
+})
+
+test("time in which the page is hidden does not count", () => {
+  mock.method(performance, "now", () => clock)
+  let clock = 1000
+  const pace = new Pace({ notify() {} })
+  pace.begin()
+  clock = 3000
+  document.hidden = true
+  document.dispatchEvent(new Event("visibilitychange"))
+  clock = 60_000
+  document.hidden = false
+  document.dispatchEvent(new Event("visibilitychange"))
+  clock = 61_000
+  assert.equal(pace.elapsed(), 3000)
+  pace.destroy()
+  mock.restoreAll()
+})
+
+test("an answer is a document, a refusal that is final, or a silence that is worth another try", async () => {
+  const reply = (status, body) => new Response(body, { status })
+  assert.deepEqual(await answerOf(reply(200, '{"a": 1}')), { a: 1 })
+  await assert.rejects(answerOf(reply(400, '{"error": "Unknown label.", "remedy": "Send A or B."}')), (error) => {
+    assert.ok(error instanceof Refusal)
+    assert.deepEqual([error.message, error.remedy, error.isAccess], ["Unknown label.", "Send A or B.", false])
+    return true
+  })
+  for (const response of [reply(503, ""), reply(429, "{}"), reply(200, "<html>")]) await assert.rejects(answerOf(response), Silence)
+})
+
+test("events of an answer are read whole however they arrive in parts", async () => {
+  const text = 'event: document\ndata: {"id": 7}\n\ndata: {"text": "é…"}\n\nevent: end\n\n'
+  const bytes = new TextEncoder().encode(text)
+  const stream = new ReadableStream({
+    start(controller) {
+      for (const byte of bytes) controller.enqueue(new Uint8Array([byte]))
+      controller.close()
+    },
+  })
+  const events = new ChatClient("", "", null).read(new Response(stream))
+  assert.deepEqual((await events.next()).value, { kind: "document", data: { id: 7 } })
+  assert.deepEqual((await events.next()).value, { kind: "answer", data: { text: "é…" } })
+  assert.deepEqual(await events.next(), { value: true, done: true })
+})
+
+test("a metric without a panel of its own gets one in the group that its name tells", () => {
+  const panels = panelsOf(new Set(["train_loss", "rewards/new", "kl_coef", "odd_thing"]))
+  assert.deepEqual(panels.map(({ id, group }) => [id, group ?? ""]), [
+    ["loss", ""], ["rewards/new", "Preferences"], ["kl_coef", "Rewards and policy"], ["odd_thing", "More"],
+  ])
+})
+
+test("values are written by their metric's format, and nothing for none", () => {
+  assert.deepEqual(
+    [number(0.5, "%"), number(1_500_000, "B"), number(12_345.6, ",.0f"), number(null, ".3f"), number(Number.NaN, ".3f"), number(0.12345, ".3f")],
+    ["50.0 %", "1.5 MB", "12,346", "", "", "0.123"],
+  )
+})
+
+test("chart settings in the address count before those of the browser, and nonsense is the default", () => {
+  globalThis.location = { search: "", href: "http://x/run?run=a" }
+  localStorage.setItem("roundhouse.curves", JSON.stringify({ smoothing: 7, logy: true, x: "nonsense" }))
+  assert.deepEqual(readSettings(), { x: "step", smoothing: 0.98, logx: false, logy: true, clip: false })
+  location.search = "?chart=tokens_s60_clip"
+  assert.deepEqual(readSettings(), { x: "tokens", smoothing: 0.6, logx: false, logy: false, clip: true })
+  let address = ""
+  globalThis.history = { state: null, replaceState: (_state, _title, url) => { address = String(url) } }
+  writeSettings({ x: "tokens", smoothing: 0.6, logx: false, logy: false, clip: true })
+  assert.equal(address, "http://x/run?run=a&chart=tokens_s60_clip")
+})
