@@ -242,9 +242,13 @@ def _rows_of(pairs: Hashes) -> tuple[Rows, Rows]:
 def _add_pairs(pairs: Hashes, left: Rows, right: Rows) -> tuple[Hashes, bool]:
     """Add pairs to sorted ones, each once, up to the limit; return whether there were more."""
     fresh = np.unique((left.astype(np.uint64) << ROW_BITS) | right.astype(np.uint64))
-    fresh = np.setdiff1d(fresh, pairs, assume_unique=True)
+    places = np.searchsorted(pairs, fresh)  # both are sorted: to sort them together takes ten times as long
+    is_new = np.ones(len(fresh), dtype=np.bool_)
+    inside = places < len(pairs)
+    is_new[inside] = pairs[places[inside]] != fresh[inside]
     room = MAX_PAIRS - len(pairs)
-    return np.union1d(pairs, fresh[:room]), len(fresh) > room
+    fresh, places = fresh[is_new], places[is_new]
+    return np.insert(pairs, places[:room], fresh[:room]), len(fresh) > room
 
 
 def _set_at(file: int, begin: int, end: int) -> Hashes:
