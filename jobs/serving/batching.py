@@ -37,6 +37,7 @@ from jobs.serving.engine import (
     RateMeter,
     read_limits,
 )
+from jobs.serving.isolation import CONTROL
 from jobs.serving.sampling import choose_tokens, forced_scores
 from jobs.serving.turns import in_turn, most_open, most_running
 
@@ -79,6 +80,7 @@ class BatchingEngine:
             salt=self._salt,
             in_turn=self._in_turn,
             choose=self._choose,
+            control=self._control,
             before_step=None if bank is None else self._activate_adapters,
             drafts=self.speculation,
         )
@@ -212,7 +214,23 @@ class BatchingEngine:
         counts = [(request.generation.choice.adapter, request.num_tokens) for request in requests]
         self._bank.activate(groups_of(counts, device=self._device))
 
+    def _control(self) -> Generation:
+        """Return a request of one token that says whether the engine computes; nobody hears of it."""
+        return Generation(
+            request_id=CONTROL,
+            prompt=[0],
+            params=SamplingParams(max_tokens=1, temperature=0),
+            max_tokens=1,
+            end_ids=frozenset(),
+            decoder=self._decoder,
+            texts=self._texts,
+            on_event=lambda _: None,
+            abort=lambda _: None,
+        )
+
     def _code_of_error(self, request_id: str) -> str:
+        if (code := self._batches.codes.pop(request_id, None)) is not None:
+            return code
         suspects = self._batches.suspects
         if suspects is None:
             return REQUEST_FAILED  # the loop continues without it

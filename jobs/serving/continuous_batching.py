@@ -2,7 +2,7 @@
 surface.
 
 The library reports neither when a request leaves its queue nor how much of a prompt its cache held, orders requests by
-arrival alone, shares cached pages between all, and samples a whole batch one way. Eleven of its internals are therefore
+arrival alone, shares cached pages between all, and samples a whole batch one way. Twelve of its internals are therefore
 replaced here and nowhere else, in the versions in which they were read (decision 0073).
 """
 
@@ -22,6 +22,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 
 from backend.errors import JobFailed
 from jobs.serving.engine import Generation
+from jobs.serving.isolation import Isolation
 
 KNOWN_VERSIONS = ("5.24",)
 """Minor versions of transformers whose internals were read; tests/jobs/serving compare their behaviour."""
@@ -128,6 +129,10 @@ class StepHooks(Protocol):
         """Count a step that has ended."""
         ...
 
+    def forget(self) -> None:
+        """Drop what a failed step left behind."""
+        ...
+
 
 @dataclass(frozen=True)
 class BatchHooks:
@@ -135,7 +140,8 @@ class BatchHooks:
 
     `find` returns the record of an open request, None for one that was cancelled; `salt` the token ids under which
     pages of a prompt are shared; `in_turn` the order in which waiting requests leave the queue, given those that run;
-    `choose` scores [rows, vocabulary] whose argmax is each row's next token; `before_step` gets the requests of the
+    `choose` scores [rows, vocabulary] whose argmax is each row's next token; `control` a request of one token that says
+    whether the engine computes; `before_step` gets the requests of the
     coming step.
     """
 
@@ -143,6 +149,7 @@ class BatchHooks:
     salt: Callable[[Generation, list[int]], list[int]]
     in_turn: Callable[[Iterable[tuple[Generation, Any]], Iterable[Generation]], list[Any]]
     choose: Callable[[torch.Tensor, list[Generation]], torch.Tensor]
+    control: Callable[[], Generation]
     before_step: Callable[[list[BatchedRequest]], None] | None = None
     drafts: StepHooks | None = None
 
@@ -202,7 +209,15 @@ class ContinuousBatching:
         self._manager.logit_processor = sampler
         self.suspects: set[str] | None = None
         """Requests that ran when the library's loop failed: one of these may be the cause. None: it has not."""
-        self._note_suspects()
+        self.codes: dict[str, str] = {}
+        """Error codes of requests that end by themselves, by id."""
+        self._isolation = Isolation(
+            control=hooks.control,
+            note_code=self.codes.__setitem__,
+            check_device=lambda: torch.zeros(1, device=network.device).item(),
+            forget_step=None if hooks.drafts is None else hooks.drafts.forget,
+        )
+        self._recover_from_failures()
         self._prepare_processor()
 
     def start(self) -> None:
@@ -259,11 +274,16 @@ class ContinuousBatching:
         processor = self._manager.batch_processor
         return None if processor is None else 1.0 - float(processor.cache.compute_free_capacity(relative=True))
 
-    def _note_suspects(self) -> None:
+    def _recover_from_failures(self) -> None:
+        """Have a failed step end the request at fault alone. Where none is, one of those that ran may be the cause, and
+        those that waited are not.
+        """
+        self._manager._generation_loop_body = self._isolation.guard(self._manager._generation_loop_body)
         end_all = self._manager._handle_critical_error
 
         def note_and_end_all(error: Exception, processor: Any) -> None:
-            self.suspects = set() if processor is None else set(processor.scheduler.active_requests)
+            running = set() if processor is None else set(processor.scheduler.active_requests)
+            self.suspects = running | self._isolation.suspects
             end_all(error, processor)
 
         self._manager._handle_critical_error = note_and_end_all
@@ -315,6 +335,8 @@ class ContinuousBatching:
         candidates = scheduler._get_waiting_candidates
 
         def candidates_in_turn() -> list[Any]:
+            if (alone := self._isolation.admissible(candidates())) is not None:
+                return alone
             waiting = ((generation_of(state), state) for state in candidates())
             return self._hooks.in_turn(waiting, map(generation_of, scheduler.active_requests.values()))
 

@@ -61,6 +61,10 @@ class Speculation:
         """Note that a step begins."""
         self._began = time.thread_time()
 
+    def forget(self) -> None:
+        """Drop what a failed step left behind."""
+        self._step, self._length = [], None
+
     def choose(self, rows: torch.Tensor, draws: Sequence[SamplingState]) -> torch.Tensor:
         """Choose the tokens of a step with drafts from all its rows [rows, vocabulary]; return scores whose first
         argmaxes are the requests' last tokens."""

@@ -5,7 +5,7 @@ parameters.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -188,15 +188,71 @@ def test_a_batch_that_fails_leaves_its_requests_free_to_continue_elsewhere() -> 
     engine.close()
 
 
+def fails_on(network: Any, poison: int) -> Any:
+    """Return a forward pass that fails where a batch holds a token."""
+    forward = network.forward
+
+    def guarded(*arguments: Any, **named: Any) -> Any:
+        if (named["input_ids"] == poison).any():
+            raise RuntimeError("CUDA kernel failed on this batch")
+        return forward(*arguments, **named)
+
+    return patch.object(network, "forward", guarded)
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0.0}, {"temperature": 0.9, "seed": 11}], ids=["greedy", "drawn"])
+def test_the_streams_beside_a_request_that_fails_a_batch_continue_on_the_same_replica(params: dict[str, Any]) -> None:
+    """They ended with `batch_failed`, which a single replica has no second one for."""
+    network = make_llama()
+    engine = BatchingEngine(network, make_tokenizer(), max_running=4)
+    prompts = [[5, 6, 7], [8, 9], [11, 12, 13, 14]]
+    expected = [Caught(engine, prompt, max_tokens=200, ignore_end=True, **params).wait() for prompt in prompts]
+    poison = next(token for token in range(20, 256) if not any(token in one.ids for one in expected))
+    with fails_on(network, poison):
+        streams = [Caught(engine, prompt, max_tokens=200, ignore_end=True, **params) for prompt in prompts]
+        for stream in streams:
+            assert stream.first.wait(120)
+        poisoned = [Events(engine, [1, poison, 2]), Events(engine, [poison])]
+        for one in poisoned:
+            one.submit()
+        assert [one.end().code for one in poisoned] == [REQUEST_FAILED] * 2
+        for stream, before in zip(streams, expected, strict=True):
+            assert stream.wait().ids == before.ids, "not a token more or less, and none changed"
+            assert stream.finish.finish_reason is FinishReason.LENGTH
+        assert engine.is_alive()
+        assert Caught(engine, [5, 6, 7], max_tokens=200, ignore_end=True, **params).wait().ids == expected[0].ids
+    assert engine.stats().running == 0
+    engine.close()
+
+
+def test_a_batch_that_fails_twice_though_none_of_its_requests_does_alone_ends_the_engine() -> None:
+    network = make_llama()
+    engine = BatchingEngine(network, make_tokenizer(), max_running=2)
+    caught = [Events(engine) for _ in range(2)]
+    forward = network.forward
+
+    def fails_on_two(*arguments: Any, **named: Any) -> Any:
+        if named["input_ids"].shape[1] == 2:  # two decoding requests
+            raise RuntimeError("no memory")
+        return forward(*arguments, **named)
+
+    with patch.object(network, "forward", fails_on_two):
+        for one in caught:
+            one.submit()
+        assert [one.end().code for one in caught] == [BATCH_FAILED] * 2
+    engine.close()
+
+
 class Events:
     """The events of a long request."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._done, self.first = engine, threading.Event(), threading.Event()
+    def __init__(self, engine: Engine, prompt: Sequence[int] = (1, 2, 3)) -> None:
+        self._engine, self._prompt = engine, prompt
+        self._done, self.first = threading.Event(), threading.Event()
         self._last: GenerationEvent | None = None
 
     def submit(self) -> None:
-        self._engine.submit([1, 2, 3], SamplingParams(max_tokens=240, temperature=0, ignore_end=True), self._take)
+        self._engine.submit(self._prompt, SamplingParams(max_tokens=240, temperature=0, ignore_end=True), self._take)
 
     def _take(self, event: GenerationEvent) -> None:
         self.first.set()
