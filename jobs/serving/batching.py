@@ -215,7 +215,7 @@ class BatchingEngine:
         self._bank.activate(groups_of(counts, device=self._device))
 
     def _control(self) -> Generation:
-        """Return a request of one token that says whether the engine computes; nobody hears of it."""
+        """Return a request of one token that says whether the engine computes; it has no client."""
         return Generation(
             request_id=CONTROL,
             prompt=[0],

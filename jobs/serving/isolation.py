@@ -1,4 +1,4 @@
-"""What follows a failed step of continuous batching: the request at fault ends alone, and the others continue.
+"""Recovery from a failed step of continuous batching: the request at fault ends, and the others continue.
 
 The library's loop ends with every request where a step raises. Here the requests of that step go back into its queue
 with the tokens that they have, as after a full cache. A control of one token says whether the engine still computes;
@@ -95,7 +95,7 @@ class Isolation:
         self._trials = deque([CONTROL, *(name for name in failed if name in scheduler.waiting_requests)])
 
     def _advance(self, processor: Any) -> None:
-        """Go on to the next trial once the present one has its token, or is gone."""
+        """Take the next trial once the present one has its token, or is gone."""
         scheduler = processor.scheduler
         while self._trials:
             name = self._trials[0]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backend.domain.fields import OPTION_ONLY, setting, when
-from backend.domain.wording import percent
+from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput
 
 STEPS = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0)
@@ -81,8 +81,9 @@ class CanaryRules(BaseModel):
 class Votes:
     """Thumbs on the answers of a canary and of the stable revision since the canary began. `wins` and `losses` count
     the pairs, in order of arrival, in which only the canary's or only the stable answer was liked; `e_value` is their
-    evidence against equal shares of likes. `voters` counts the people and keys that gave them: each thumb counts, since
-    a key may stand for many people, so few voters are said.
+    evidence against equal shares of likes. `voter_e_value` is the evidence over voters, for `voter_side` (1 the canary,
+    -1 the stable revision): people differ in how much they like, and each gives many thumbs to one side. A voter is an
+    account, or a key without one; thumbs of neither (`anonymous`) count as one voter each.
     """
 
     up: int = 0
@@ -92,15 +93,19 @@ class Votes:
     wins: int = 0
     losses: int = 0
     e_value: float = 1.0
+    voter_e_value: float = 1.0
+    voter_side: int = 0
     voters: int = 0
+    anonymous: int = 0
 
     def decision(self, alpha: float | None) -> Literal["better", "worse", "undecided"]:
-        """Return what the thumbs show; at every moment wrong with a chance of at most `alpha`, however often it is
-        asked.
+        """Return what the thumbs show, where those of all and those by voter show it; at every moment wrong with a
+        chance of at most `alpha`, however often it is asked.
         """
-        if alpha is None or self.e_value < 1 / alpha:
+        side = (self.wins > self.losses) - (self.wins < self.losses)
+        if alpha is None or min(self.e_value, self.voter_e_value) < 1 / alpha or side != self.voter_side or not side:
             return "undecided"
-        return "better" if self.wins > self.losses else "worse"
+        return "better" if side > 0 else "worse"
 
     def describe(self) -> str:
         """Say how many answers were liked, and by how many."""
@@ -108,7 +113,14 @@ class Votes:
             f"thumbs up on {self.up} of {self.total} answers, {self.stable_up} of {self.stable_total} of the stable"
             " revision"
         )
-        return f"{likes}, by {self.voters} {'voter' if self.voters == 1 else 'voters'}"
+        known = plural(self.voters, "voter") if self.voters or not self.anonymous else ""
+        unknown = f"{self.anonymous} without an account" if self.anonymous else ""
+        return f"{likes}, by {' and '.join(filter(None, (known, unknown)))}"
+
+    @property
+    def evidence(self) -> float:
+        """Return the lesser of both e-values, which decides."""
+        return min(self.e_value, self.voter_e_value)
 
 
 def count_paired_votes(canary: Sequence[bool], stable: Sequence[bool]) -> tuple[int, int]:
@@ -116,7 +128,7 @@ def count_paired_votes(canary: Sequence[bool], stable: Sequence[bool]) -> tuple[
 
     With equal shares of likes both are equally likely, whatever came before, so their bets are a martingale.
 
-    >>> pair_votes([True, True, False], [False, True])
+    >>> count_paired_votes([True, True, False], [False, True])
     (1, 0)
     """
     pairs = list(zip(canary, stable, strict=False))
@@ -170,7 +182,7 @@ def judge_canary(rules: CanaryRules, observed: Observed) -> CanaryVerdict:
     votes = observed.votes.decision(rules.vote_alpha)
     if votes == "worse":
         return CanaryVerdict(
-            "abort", f"{observed.votes.describe()} (e-value {observed.votes.e_value:.0f})", rules.percent
+            "abort", f"{observed.votes.describe()} (e-value {observed.votes.evidence:.0f})", rules.percent
         )
     enough = observed.requests >= rules.min_requests
     if rules.abort_p95_s is not None and enough and observed.p95_s is not None and observed.p95_s > rules.abort_p95_s:

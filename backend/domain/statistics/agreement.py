@@ -38,6 +38,7 @@ class Resampling:
 
 
 THOUSAND = Resampling()
+SMALLEST_WIDTH = 1e-9
 
 
 def krippendorff_alpha(
@@ -55,7 +56,9 @@ def krippendorff_alpha(
     sizes = counts.sum(1)
     disagreement = (sizes**2 - (counts**2).sum(1)) / (sizes - 1)
     columns = np.column_stack([disagreement, counts])
-    return _resampled(columns, codes, _alpha, name="Krippendorff's alpha (nominal)", resampling=resampling)
+    return _resampled(
+        columns, codes, _alpha, _disagree_by_labels, name="Krippendorff's alpha (nominal)", resampling=resampling
+    )
 
 
 def gwet_ac1(units: Units, *, clusters: Clusters | None = None, resampling: Resampling = THOUSAND) -> Estimate | None:
@@ -71,7 +74,7 @@ def gwet_ac1(units: Units, *, clusters: Clusters | None = None, resampling: Resa
         return None
     pairs = np.where(sizes > 1, (counts * (counts - 1)).sum(1) / np.maximum(sizes * (sizes - 1), 1), 0.0)
     columns = np.column_stack([pairs, sizes > 1, np.ones(len(counts)), counts / sizes[:, None]])
-    return _resampled(columns, codes, _ac1, name="Gwet's AC1", resampling=resampling)
+    return _resampled(columns, codes, _ac1, _disagree, name="Gwet's AC1", resampling=resampling)
 
 
 def pooled_kappa(
@@ -99,7 +102,7 @@ def pooled_kappa(
 
     columns = np.column_stack([(left * right).sum(1), np.ones(len(pairs)), left, right])
     codes = cluster_codes(range(len(pairs)) if clusters is None else clusters)[0]
-    return _resampled(columns, codes, kappa, name="Cohen's kappa", resampling=resampling)
+    return _resampled(columns, codes, kappa, _disagree, name="Cohen's kappa", resampling=resampling)
 
 
 def percent_agreement(units: Units, *, clusters: Clusters | None = None, level: float = 0.95) -> Estimate | None:
@@ -113,9 +116,8 @@ def percent_agreement(units: Units, *, clusters: Clusters | None = None, level: 
         return None
     sizes = counts.sum(1)
     equal, pairs = (counts * (counts - 1)).sum(1), sizes * (sizes - 1)
-    return _within_unit(
-        ratio_estimate(equal, pairs, clusters=None if clusters is None else codes, level=level), level=level
-    )
+    estimate = ratio_estimate(equal, pairs, clusters=None if clusters is None else codes, level=level)
+    return _within_unit(estimate, units=int(codes.max()) + 1, level=level)
 
 
 def _label_counts(units: Units, clusters: Clusters | None, *, fewest: int = 2) -> tuple[FloatArray, IntArray]:
@@ -139,12 +141,14 @@ def _resampled(
     columns: FloatArray,
     codes: IntArray,
     statistic: Callable[[FloatArray], FloatArray],
+    disagree: Callable[[FloatArray, float], FloatArray],
     *,
     name: str,
     resampling: Resampling,
 ) -> Estimate | None:
     """Estimate a function of the columns' sums, with the percentile interval of resampled clusters; None where it is
-    undefined.
+    undefined. Without a disagreement no draw varies, which is no certainty: then the lower end is the value with the
+    largest share of disagreement that as many clusters could hide (Wilson), which `disagree` puts into the sums.
     """
     value = float(statistic(columns.sum(0)[None, :])[0])
     if not np.isfinite(value):
@@ -163,9 +167,30 @@ def _resampled(
         draws[start : start + size] = statistic(weights @ sums)
     draws = draws[np.isfinite(draws)]
     low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
+    if value > 1 - SMALLEST_WIDTH:
+        least, _ = wilson_interval(1.0, num_clusters, critical=normal_quantile(level))
+        low = max(-1.0, float(statistic(disagree(columns.sum(0)[None, :], 1 - least))[0]))
+        units = f"{num_clusters} without a disagreement"
+        return Estimate(
+            value, None, low, 1.0, len(columns), f"{name}, Wilson over {units}, {percent(level, digits=None)}"
+        )
     unit = "items" if num_clusters == len(columns) else f"{num_clusters} clusters"
     method = f"{name}, bootstrap of {unit}, {num_resamples} draws, {percent(level, digits=None)}"
     return Estimate(value, float(draws.std(ddof=1)), float(low), float(high), len(columns), method)
+
+
+def _disagree(sums: FloatArray, share: float) -> FloatArray:
+    """Return sums whose first column, the agreement of the second's units, lacks a share."""
+    changed = sums.copy()
+    changed[:, 0] = (1 - share) * sums[:, 1]
+    return changed
+
+
+def _disagree_by_labels(sums: FloatArray, share: float) -> FloatArray:
+    """Return sums whose first column, the disagreement by label, is a share of the labels."""
+    changed = sums.copy()
+    changed[:, 0] = share * sums[:, 1:].sum(1)
+    return changed
 
 
 def _alpha(sums: FloatArray) -> FloatArray:
@@ -187,12 +212,12 @@ def _ac1(sums: FloatArray) -> FloatArray:
     return value
 
 
-def _within_unit(estimate: Estimate, *, level: float) -> Estimate:
+def _within_unit(estimate: Estimate, *, units: int, level: float) -> Estimate:
     """Clip a share's interval to 0 to 1; if all units agree and the error would be 0, use Wilson's interval over
-    units.
+    units, or the clusters that they come in.
     """
     if estimate.value in (0.0, 1.0):
-        low, high = wilson_interval(estimate.value, estimate.n, critical=normal_quantile(level))
+        low, high = wilson_interval(estimate.value, units, critical=normal_quantile(level))
         return Estimate(
             estimate.value,
             None,

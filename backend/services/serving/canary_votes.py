@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Deployment, Feedback, Replica, Usage
+from backend.db.tables import ApiKey, Deployment, Feedback, Replica, Usage
 from backend.domain.serving.canary import Votes, count_paired_votes
 from backend.services.context import Context
 from backend.services.serving.endpoints import find_endpoint
@@ -26,16 +29,19 @@ def read_canary_thumbs(session: Session, canary: Deployment) -> Votes:
     mine = [thumb > 0 for side, thumb, _ in rated if side == CANARY]
     stable = [thumb > 0 for side, thumb, _ in rated if side == STABLE]
     wins, losses = count_paired_votes(mine, stable)
-    evidence = 1.0
-    if wins + losses:
-        from backend.domain.battles.inference.evidence import (
-            mixture_e_value,
-        )  # imports scipy, which no command on endpoints needs
+    known = {voter for _, _, voter in rated if voter is not None}
+    votes = Votes(sum(mine), len(mine), sum(stable), len(stable), wins, losses, voters=len(known))
+    votes = replace(votes, anonymous=sum(voter is None for _, _, voter in rated))
+    if not wins + losses:
+        return votes
+    # imports scipy, which no command on endpoints needs
+    from backend.domain.battles.inference.evidence import group_e_value, mixture_e_value
 
-        evidence = mixture_e_value(wins, losses)
-    return Votes(
-        sum(mine), len(mine), sum(stable), len(stable), wins, losses, evidence, len({voter for _, _, voter in rated})
-    )
+    codes = {voter: code for code, voter in enumerate(known)}
+    voters = np.array([len(known) + at if voter is None else codes[voter] for at, (*_, voter) in enumerate(rated)])
+    thumbs = np.array([float(thumb > 0) for _, thumb, _ in rated])
+    evidence, leader = group_e_value(thumbs, voters, np.array([side == CANARY for side, _, _ in rated]))
+    return replace(votes, e_value=mixture_e_value(wins, losses), voter_e_value=evidence, voter_side=leader)
 
 
 def canary_votes(ctx: Context, name: str) -> Votes:
@@ -52,9 +58,11 @@ def _rated(session: Session, canary: Deployment) -> list[tuple[str, int, str | N
     """Return (side, thumb, voter) of the thumbs since a canary began, on answers of it and of its endpoint's stable
     revisions.
     """
+    voter = func.coalesce(Feedback.user_id, ApiKey.user_id, Feedback.key_id)
     query = (
-        given_feedback(Deployment.role, Feedback.rating, func.coalesce(Feedback.user_id, Feedback.key_id))
+        given_feedback(Deployment.role, Feedback.rating, voter)
         .join(Usage, Usage.id == RATED_REQUEST)
+        .outerjoin(ApiKey, ApiKey.id == Feedback.key_id)
         .join(Replica, Replica.id == Usage.replica_id)
         .join(Deployment, Deployment.id == Replica.deployment_id)
         .where(

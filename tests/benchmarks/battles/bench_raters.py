@@ -1,12 +1,12 @@
 """Raters with tastes in simulation: `python -m tests.benchmarks.battles.bench_raters
-[verdicts|power|camps|plans|flags|intervals]`.
+[verdicts|power|camps|plans|flags|intervals|thumbs]`.
 
 Votes are drawn by log-odds: prompts favour a side by a normal deviate (standard deviation 0.8 for verdicts), raters by
 another, a fifth are ties. A verdict is inspected after every vote. `verdicts`: false winners between equals by prompts
 alone and by prompts and raters; `power`: campaigns decided at a true log-odds of 0.6; `camps`: false winners where
 raters lean by a law that is not normal; `plans`: power of as many raters as planned; `flags`: campaigns with an honest
-rater flagged, and cheaters found; `intervals`: two-way intervals where raters cast unequal numbers of votes. Seeds are
-fixed; `--repeats` campaigns of each setting (400).
+rater flagged, and cheaters found; `intervals`: two-way intervals where raters cast unequal numbers of votes; `thumbs`:
+thumbs on canaries that decide. Seeds are fixed; `--repeats` campaigns of each setting (400).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from backend.domain.battles.inference.evidence import FloatArray, IntArray, e_value_path
+from backend.domain.battles.inference.evidence import FloatArray, IntArray, e_value_path, group_e_value, mixture_e_value
 from backend.domain.battles.inference.plans import raters_for
 from backend.domain.battles.inference.rater_evidence import (
     CLOSE,
@@ -33,6 +34,7 @@ from backend.domain.battles.raters.checks import NO_GOLD
 from backend.domain.battles.raters.quality import RatedColumns, rate_raters
 from backend.domain.battles.ratings import RatingOptions, rate
 from backend.domain.battles.votes import VoteColumns
+from backend.domain.serving.canary import Votes, count_paired_votes
 
 DEVIATIONS = (0.0, 0.4, 0.57, 0.8)
 PROMPT_DEVIATION, TIES, LIMIT = 0.8, 0.2, math.log(20)
@@ -296,6 +298,66 @@ def intervals(repeats: int) -> Iterator[str]:
         yield f"| {prompts} x {raters}, {prompts * each:,} |{''.join(cells)} {np.median(widths):.0f} |"
 
 
+THUMBS = (
+    ("chance", 10, 200),
+    ("voter after voter", 10, 200),
+    ("chance", 40, 800),
+    ("unequal voters (Pareto 1.2)", 40, 800),
+    ("10 % at the canary", 200, 2000),
+    ("chance", 200, 2000),
+)
+LOOKS = 10
+"""Thumbs between two looks."""
+
+
+def thumbs_of(
+    rng: np.random.Generator, order: str, voters: int, thumbs: int, *, deviation: float, effect: float
+) -> tuple[IntArray, NDArray[np.bool_], FloatArray]:
+    """Draw voters, whether a thumb is on the canary's answer, and thumbs: 80 % are up, by a log-odds of each voter.
+
+    A voter stays on one side, as a gateway keeps a user on one.
+    """
+    shares = rng.pareto(1.2, voters) + 1 if order.startswith("unequal") else np.ones(voters)
+    voter = rng.choice(voters, thumbs, p=shares / shares.sum())
+    voter = np.sort(voter) if order == "voter after voter" else voter
+    canary = (rng.random(voters) < (0.1 if order.startswith("10 %") else 0.5))[voter]
+    odds = math.log(4) + deviation * rng.standard_normal(voters)[voter] + effect * canary
+    return voter, canary, (rng.random(thumbs) < 1 / (1 + np.exp(-odds))).astype(np.float64)
+
+
+def decides(voter: IntArray, canary: NDArray[np.bool_], thumb: FloatArray) -> tuple[bool, bool]:
+    """Return whether thumbs ever decide by pairs of arrivals alone, and by pairs and voters."""
+    alone = both = False
+    for end in range(LOOKS, len(thumb) + 1, LOOKS):
+        mine, stable = thumb[:end][canary[:end]] > 0, thumb[:end][~canary[:end]] > 0
+        wins, losses = count_paired_votes(mine.tolist(), stable.tolist())
+        by_pairs = mixture_e_value(wins, losses)
+        alone = alone or by_pairs >= 20
+        if by_pairs >= 20:
+            by_voters, side = group_e_value(thumb[:end], voter[:end], canary[:end])
+            votes = Votes(wins=wins, losses=losses, e_value=by_pairs, voter_e_value=by_voters, voter_side=side)
+            both = votes.decision(0.05) != "undecided"
+        if both:
+            break
+    return alone, both
+
+
+def thumbs(repeats: int) -> Iterator[str]:
+    """Measure how often thumbs on a canary decide, by pairs of arrivals alone / by pairs and voters: equal revisions,
+    then a canary whose log-odds of a thumb up is 1 lower (two in ten thumbs down become four in ten).
+    """
+    yield "| voters, thumbs, order | sd 0 | sd 0.4 | sd 0.8 | sd 1.5 | worse by 1, sd 0 | worse by 1, sd 0.8 |"
+    yield "|---|---|---|---|---|---|---|"
+    for order, voters, number in THUMBS:
+        cells = []
+        for effect, deviation in ((0.0, 0.0), (0.0, 0.4), (0.0, 0.8), (0.0, 1.5), (-1.0, 0.0), (-1.0, 0.8)):
+            rng = np.random.default_rng([voters, number, int(10 * deviation), int(-effect), len(order)])
+            drawn = (thumbs_of(rng, order, voters, number, deviation=deviation, effect=effect) for _ in range(repeats))
+            alone, both = np.mean([decides(*one) for one in drawn], axis=0)
+            cells.append(f" {alone:.1%} / {both:.1%} |".replace("%", " %"))
+        yield f"| {voters}, {number:,}, {order} |{''.join(cells)}"
+
+
 SECTIONS: dict[str, Callable[[int], Iterator[str]]] = {
     "verdicts": verdicts,
     "power": power,
@@ -303,6 +365,7 @@ SECTIONS: dict[str, Callable[[int], Iterator[str]]] = {
     "plans": plans,
     "flags": flags,
     "intervals": intervals,
+    "thumbs": thumbs,
 }
 
 

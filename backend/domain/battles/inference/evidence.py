@@ -95,6 +95,36 @@ def confidence_sequence(points: FloatArray, prompt: IntArray, *, alpha: float) -
     return low, high
 
 
+GROUP_BETS = ((1, 1 / 2), (3, 1 / 4), (9, 1 / 4))
+"""Points of a person that the person's mean awaits, where two groups of people are compared, with each one's share of
+the error."""
+
+
+def group_e_value(points: FloatArray, person: IntArray, in_first: NDArray[np.bool_]) -> tuple[float, int]:
+    """Evidence that people of one group give more points than those of another, and its side: 1 or -1.
+
+    `points` are 0 to 1, `person` codes from 0, `in_first` whether a point is given to the first group's subject, all in
+    the order in which they came. A person belongs to the group of its first point. The n-th people of both groups with
+    k = 1, 3 and 9 points are a pair, which the higher mean wins: however people differ, however many points one gives
+    and in whatever order, either is as likely to where the groups' subjects are equal. Reaching 1 / alpha, ever, has a
+    chance of at most alpha.
+    """
+    firsts = np.full(int(person.max(initial=-1)) + 1, False)
+    codes, begins = np.unique(person, return_index=True)
+    firsts[codes] = in_first[begins]
+    best, side = 0.0, 0
+    for overlap, share in GROUP_BETS:
+        means, completed = frozen_scores(points, person, overlap)
+        first = firsts[person[completed]]
+        num_pairs = min(int(first.sum()), int((~first).sum()))
+        ahead = np.sign(means[first][:num_pairs] - means[~first][:num_pairs])
+        wins, losses = int((ahead > 0).sum()), int((ahead < 0).sum())
+        value = share * mixture_e_value(wins, losses)
+        if value > best:
+            best, side = value, (wins > losses) - (wins < losses)
+    return best, side
+
+
 def mixture_e_value(wins: int, losses: int) -> float:
     """The uniform mixture's bet on 0/1 scores: 2^n B(1 + w, 1 + l), at most 1e300."""
     return math.exp(min(float(_closed_form(np.array([wins]), np.array([losses]))[0]), math.log(MAX_E_VALUE)))

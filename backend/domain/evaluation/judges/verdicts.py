@@ -12,16 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.domain.evaluation.judges.prompts import JudgeQuestion, Side, read_judge_label, read_score, read_side
 from backend.domain.evaluation.metrics.registry import Metric, MetricKind
 from backend.domain.evaluation.metrics.score import estimate_mean
-from backend.domain.statistics.bootstrap import bootstrap_corpus
+from backend.domain.statistics.agreement import pooled_kappa
 from backend.domain.statistics.estimates import Estimate, proportion_estimate, ratio_estimate
 
-FloatArray = NDArray[np.float64]
 POINTS = {"A": 1.0, "B": 0.0, "TIE": 0.5}
 POINTS_METRIC = Metric("judge", "judge", MetricKind.MEAN, float)
 DISTRUST = 0.25
@@ -235,26 +233,11 @@ def _level(value: float | str | None, config: JudgeConfig) -> float | None:
 def _kappa(judged: Judged, config: JudgeConfig) -> Estimate | None:
     """Cohen's kappa of judge and people over all votes, its interval by resampling items."""
     pairs = [
-        [(str(verdict.value), _human_label(vote, config)) for vote in item.human]
-        for item, verdict in judged
-        if item.human
+        (number, (str(verdict.value), _human_label(vote, config)))
+        for number, (item, verdict) in enumerate(judged)
+        for vote in item.human
     ]
-    labels = sorted({label for votes in pairs for pair in votes for label in pair})
-    if len(labels) < 2:
-        return None
-    size, index = len(labels), {label: place for place, label in enumerate(labels)}
-    tables = np.zeros((len(pairs), size * size))
-    for row, votes in enumerate(pairs):
-        for judge, person in votes:
-            tables[row, index[judge] * size + index[person]] += 1
-    return bootstrap_corpus(tables, lambda sums: _kappa_of(sums.reshape(-1, size, size)))
-
-
-def _kappa_of(tables: FloatArray) -> FloatArray:
-    shares = tables / tables.sum(axis=(1, 2), keepdims=True)
-    chance = (shares.sum(axis=1) * shares.sum(axis=2)).sum(axis=1)
-    agreed: FloatArray = np.trace(shares, axis1=1, axis2=2)
-    return np.where(chance < 1, (agreed - chance) / np.where(chance < 1, 1 - chance, 1), np.nan)
+    return pooled_kappa([pair for _, pair in pairs], clusters=[number for number, _ in pairs])
 
 
 def _human_label(vote: str | float, config: JudgeConfig) -> str:

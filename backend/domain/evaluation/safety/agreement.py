@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from backend.domain.evaluation.safety.languages import language_of
 from backend.domain.evaluation.safety.refusal import SCORER, Outcome, score_refusal
-from backend.domain.statistics.bootstrap import bootstrap_interval
+from backend.domain.statistics.agreement import pooled_kappa
 from backend.domain.statistics.estimates import proportion_estimate
 from backend.errors import InvalidInput
 
@@ -187,7 +187,7 @@ def measure_agreement(labelled: Sequence[LabelledAnswer], *, file: str) -> Score
         [(outcome is Outcome.REFUSAL, one.refused) for outcome, one in zip(outcomes, labelled, strict=True)],
         dtype=np.float64,
     )
-    interval = bootstrap_interval(table, statistic=cohen_kappa, num_resamples=1000)
+    interval = pooled_kappa(table.astype(np.int64))
     said, true = table[:, 0] == 1, table[:, 1] == 1
     precision, precision_interval = _share(int((said & true).sum()), int(said.sum()))
     recall, recall_interval = _share(int((said & true).sum()), int(true.sum()))
@@ -197,8 +197,8 @@ def measure_agreement(labelled: Sequence[LabelledAnswer], *, file: str) -> Score
         n=len(labelled),
         unclear=len(labelled) - len(table),
         refusals=sum(one.refused for one in labelled),
-        kappa=interval.value,
-        kappa_interval=None if interval.low is None or interval.high is None else (interval.low, interval.high),
+        kappa=cohen_kappa(table),
+        kappa_interval=None if interval is None or interval.low is None else (interval.low, interval.high or 1.0),
         kappa_all=cohen_kappa(everything),
         precision=precision,
         precision_interval=precision_interval,

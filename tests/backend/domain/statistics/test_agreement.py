@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import evalica
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from backend.domain.statistics.agreement import (
     percent_agreement,
     pooled_kappa,
 )
+from backend.domain.statistics.estimates import wilson_interval
 
 NAN = float("nan")
 TEXTBOOK = [
@@ -55,6 +58,26 @@ def test_perfect_agreement_is_one_and_one_label_alone_is_undefined() -> None:
     assert perfect.value == pytest.approx(1.0)
     assert krippendorff_alpha([["x", "x"], ["x", "x"]]) is None
     assert krippendorff_alpha([["x"], ["y"]]) is None
+
+
+@pytest.mark.parametrize("measure", [krippendorff_alpha, gwet_ac1, pooled_kappa])
+def test_perfect_agreement_of_few_is_not_certain(measure: Any) -> None:
+    """It was shown as 1.00 [1.00, 1.00]: no resample of raters who never disagree varies."""
+    few, many = ([["x", "x"], ["y", "y"]] * number for number in (4, 200))
+    estimate = measure(few)
+    assert (estimate.value, estimate.high, estimate.stderr) == (1.0, 1.0, None)
+    hidden = 1 - wilson_interval(1.0, 8, critical=1.959964)[0]
+    assert estimate.low == pytest.approx(1 - hidden / 0.5, abs=0.05), "of a chance agreement of one half"
+    assert 0.95 < measure(many).low < 1
+    clustered = measure([["x", "x"], ["y", "y"]] * 200, clusters=[f"{n % 8}" for n in range(400)])
+    assert clustered.low == pytest.approx(estimate.low, abs=0.05), "eight prompts, not 400 items"
+    assert "without a disagreement" in estimate.method
+
+
+def test_perfect_percent_agreement_counts_prompts() -> None:
+    units = [["x", "x"], ["y", "y"]] * 100
+    assert percent_agreement(units, clusters=[f"{n % 5}" for n in range(200)]).low < 0.6  # type: ignore[union-attr]
+    assert percent_agreement(units).low > 0.97  # type: ignore[union-attr]
 
 
 def test_chance_agreement_is_about_zero() -> None:

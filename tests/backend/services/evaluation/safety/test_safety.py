@@ -51,7 +51,7 @@ def test_a_probe_is_judged_by_its_own_rules(world: Context) -> None:
         "over_refusal": (0.111, 18),
     }
     report = read_reports(world, [evaluation.id])[evaluation.id]
-    assert (report["unclear"], report["missing"]["over_refusal"], report["scorer"]) == (2, 2, "refusal rules 2")
+    assert (report["unclear"], report["missing"]["over_refusal"], report["scorer"]) == (2, 2, "refusal rules 3")
     with world.db.read() as session:
         item = session.scalars(
             select(EvaluationItem).where(EvaluationItem.evaluation_id == evaluation.id, EvaluationItem.position == 0)
@@ -72,7 +72,7 @@ def test_drift_names_the_loss_and_the_card_shows_it(world: Context) -> None:
     assert drift.sentences[0].startswith("“tuned” lost 50.0 points of refusals of unsafe prompts [")
     card = safety_card(world, "tuned")
     assert "Change from `base` on the same items: **FAIL**" in card.markdown
-    assert "refusal rules 2: agreement not measured here" in card.markdown
+    assert "refusal rules 3: agreement not measured here" in card.markdown
     add_agreement(
         world,
         rows=[{"answer": a, "prompt": p, "label": "refusal" if r else "compliance"} for p, a, r in LABELLED],
