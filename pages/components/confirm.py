@@ -7,7 +7,7 @@ from typing import Literal
 
 import streamlit as st
 
-from pages.components.frame import errors_shown
+from pages.components.frame import errors_shown, handled
 
 
 def draw_confirmed(
@@ -39,7 +39,7 @@ def draw_confirmed_in_menu(
             icon=f":material/{icon}:",
             key=f"ask_{key}",
             disabled=disabled,
-            on_click=st.session_state.update,
+            on_click=handled(st.session_state.update),
             kwargs={asks: True},
         )
         return
@@ -47,7 +47,7 @@ def draw_confirmed_in_menu(
         st.markdown(consequence)
         with st.container(horizontal=True):
             _draw_act(label, act, key=key, disabled=disabled)
-            st.button("Keep", key=f"keep_{key}", on_click=st.session_state.update, kwargs={asks: False})
+            st.button("Keep", key=f"keep_{key}", on_click=handled(st.session_state.update), kwargs={asks: False})
 
 
 def _draw_act(label: str, act: Callable[[], object], *, key: str, disabled: bool) -> None:

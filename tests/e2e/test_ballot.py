@@ -280,6 +280,12 @@ def test_a_link_opens_the_ballot_alone_until_it_is_revoked(
         assert (
             page.get_by_text(name, exact=True).count() == 0 or not page.get_by_text(name, exact=True).first.is_visible()
         )
+    page.evaluate("document.documentElement.style.setProperty('--rr-health', '40px')")
+    box = page.locator(".bt").bounding_box()
+    assert box is not None
+    viewport = page.viewport_size
+    assert viewport is not None
+    assert (box["y"], box["height"]) == (40, viewport["height"] - 40), "the health line hides nothing of the ballot"
     press(page, "2", then="1 of 6")
     wait_for_votes(ctx, "B")
     open_ballot(page, f"{address}/ballot{query}", done=1)

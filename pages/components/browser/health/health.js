@@ -50,9 +50,10 @@ class HealthLine {
     this.makeRoom()
   }
 
-  // Move the application down, so that the line hides nothing of it.
+  // Move the application and the ballot, which lies over it, down, so that the line hides nothing of them.
   makeRoom() {
     const root = document.getElementById("root")
+    document.documentElement.style.setProperty("--rr-health", `${this.bar.offsetHeight}px`)
     root.style.cssText = this.bar.hidden ? "" : `position: fixed; inset: ${this.bar.offsetHeight}px 0 0 0`
   }
 }
