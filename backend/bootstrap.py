@@ -73,6 +73,7 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             smtp_url=settings.smtp_url.get_secret_value() if settings.smtp_url else "",
         ),
         gateway_url=settings.gateway_url,
+        own_gateway_url=settings.own_gateway_url,
         pages_url=settings.pages_url,
         sign_in=settings.needs_sign_in,
         data_path=settings.data_path,

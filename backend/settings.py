@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.domain.estimates.prices import parse_prices
-from backend.infra.hosts import reachable_host
+from backend.infra.hosts import WILDCARDS, reachable_host
 
 PROJECT = Path(__file__).resolve().parent.parent
 SOCKET = "valkey.sock"
@@ -295,6 +295,12 @@ class Settings(BaseSettings):
     def gateway_url(self) -> str:
         """The gateway's address as programs elsewhere see it, without `/v1`."""
         return self.public_gateway_url or f"http://{reachable_host(self.host)}:{self.gateway_port}"
+
+    @property
+    def own_gateway_url(self) -> str:
+        """Return the address of the gateway on its own machine, which may not reach the public one."""
+        host = "127.0.0.1" if self.host in WILDCARDS else reachable_host(self.host)
+        return f"http://{host}:{self.gateway_port}"
 
     @property
     def sqlite_path(self) -> Path | None:

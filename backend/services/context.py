@@ -54,6 +54,7 @@ class Context:
     notifier: Notifier = field(default=Notifier(), repr=False)
     now: Callable[[], datetime] = utc_now
     gateway_url: str = "http://127.0.0.1:8100"
+    own_gateway_url: str = ""  # on this machine, where clients have another address; empty: the same
     pages_url: str = "http://127.0.0.1:8501"
     sign_in: bool = False
     data_path: Path | None = None

@@ -142,10 +142,16 @@ def ping_broker(ctx: Context) -> Outage | None:
 
 
 def check_gateway(ctx: Context) -> Outage | None:
-    """Ask the gateway whether it is there; any status is an answer. Raises httpx2.HTTPError."""
-    httpx2.get(
-        f"{ctx.gateway_url}/health", timeout=TIMEOUT_S, trust_env=False
-    )  # no proxy of the environment stands between
+    """Ask the gateway whether it is there, on this machine and then at its public address, which may not be reachable
+    from here; any status is an answer. Raises httpx2.HTTPError.
+    """
+    for url in dict.fromkeys((ctx.own_gateway_url or ctx.gateway_url, ctx.gateway_url)):
+        try:
+            httpx2.get(f"{url}/health", timeout=TIMEOUT_S, trust_env=False)  # past proxies of the environment
+            return None
+        except httpx2.HTTPError:
+            if url == ctx.gateway_url:
+                raise
     return None
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import httpx2
 import pytest
 
 from backend.db.tables import Job
@@ -20,6 +22,7 @@ from backend.services.health import (
     HealthWatch,
     Outage,
     _Check,
+    check_gateway,
     check_workers,
 )
 from backend.services.jobs.workers import beat, say_goodbye
@@ -70,7 +73,7 @@ def test_an_installation_without_broker_and_gateway_says_both_and_nothing_before
     monkeypatch.setattr("backend.services.health.START_S", 0.0)
     watch = HealthWatch()
     assert watch.outages() == ()
-    watch.start(replace(ctx, gateway_url="http://127.0.0.1:1"))
+    watch.start(replace(ctx, gateway_url="http://127.0.0.1:1", own_gateway_url=""))
     try:
         wait_until(lambda: {GATEWAY, BROKER} <= set(watch.outages()), timeout_s=20, what="both outages")
         assert not watch.fails(DATABASE)
@@ -105,3 +108,18 @@ def test_workers_that_vanish_are_named_and_workers_that_stop_are_not(ctx: Contex
     with ctx.db.write() as session:
         session.execute(Job.__table__.delete())
     assert check_workers(ctx) is None, "a worker that stopped by itself is nobody's outage"
+
+
+def test_a_public_address_that_its_own_machine_cannot_reach_is_no_outage(ctx: Context) -> None:
+    """Behind a public address the line named the gateway, although it answered everybody else."""
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)  # answers 501, which is an answer
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    own = f"http://127.0.0.1:{server.server_port}"
+    try:
+        assert check_gateway(replace(ctx, gateway_url="http://127.0.0.1:1", own_gateway_url=own)) is None
+        assert check_gateway(replace(ctx, gateway_url=own, own_gateway_url="http://127.0.0.1:1")) is None
+    finally:
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(httpx2.HTTPError):
+        check_gateway(replace(ctx, gateway_url="http://127.0.0.1:1", own_gateway_url="http://127.0.0.1:2"))
