@@ -134,8 +134,11 @@ def test_what_a_replica_refuses_is_the_clients_error_and_is_stored(scene: Scene)
             await read(relay, exchange("nothing"))
         assert unknown.value.status == 404
 
-    (row,) = scene.run(work)
-    assert (row.status, row.finish_reason) == ("refused", "context_length_exceeded"[:20])
+    rows = scene.run(work)
+    assert [(row.endpoint, row.status, row.finish_reason) for row in rows] == [
+        ("m", "refused", "context_length_exceeded"[:20]),
+        ("nothing", "refused", "model_not_found"),
+    ]
     assert sum(replica.seen for replica in scene.replicas) == 1, "the other would refuse it too"
 
 
