@@ -331,7 +331,8 @@ def draw_endpoint_actions(ctx: Context, person: Person, endpoint: EndpointView) 
     st.page_link(
         routes.LINEAGE, label="Lineage", icon=":material/account_tree:", query_params={"endpoint": endpoint.name}
     )
-    st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": endpoint.name})
+    if endpoint.writes:
+        st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": endpoint.name})
     with st.container(horizontal=True, width="content"):  # wraps as one
         draw_endpoint_changes(ctx, person, endpoint)
 
@@ -341,8 +342,9 @@ def draw_endpoint_changes(ctx: Context, person: Person, endpoint: EndpointView) 
     if endpoint.upstream is None:
         draw_scale(ctx, person, endpoint)
         draw_swap(ctx, person, endpoint)
-    draw_canary_form(ctx, person, endpoint)
-    draw_shadow_form(ctx, person, endpoint)
+    if endpoint.writes:  # a reward model's scores are neither thumbed nor compared
+        draw_canary_form(ctx, person, endpoint)
+        draw_shadow_form(ctx, person, endpoint)
     draw_rollback(ctx, person, endpoint)
     with st.popover("Stop", icon=":material/stop_circle:", key=f"stop_menu_{endpoint.name}"):
         st.markdown(f"Stop {plain(endpoint.name)}? Clients get an error until it is started again.")

@@ -163,7 +163,8 @@ def main(ctx: Context, person: Person) -> None:
     current = st.query_params.get("conversation")
     draw_conversations(ctx, person, current)
     conversation = get_conversation(ctx, current, person=person) if current else None
-    everything = [*list_endpoints(ctx), *list_alias_endpoints(ctx), *list_adapter_endpoints(ctx)]
+    endpoints = [*list_endpoints(ctx), *list_alias_endpoints(ctx), *list_adapter_endpoints(ctx)]
+    everything = [endpoint for endpoint in endpoints if endpoint.writes]
     running = [endpoint for endpoint in everything if endpoint.stopped_at is None]
     if conversation is not None:
         draw_title(ctx, person, conversation)

@@ -134,6 +134,7 @@ class EndpointView:
     requests_last_hour: int
     tokens_last_hour: int
     chats: bool  # trained on conversations; False for a network that continues text
+    writes: bool = True  # False for a reward model, which scores answers
     alias: str | None = None  # the alias that it follows
     revision: int = 1
     target: int = 1
@@ -231,6 +232,7 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         requests_last_hour=requests,
         tokens_last_hour=int(tokens),
         chats=_chats(session, checkpoint),
+        writes=_objective(session, checkpoint) != Objective.REWARD,
         alias=deployment.config.get(FOLLOWS),
         revision=deployment.revision,
         target=deployment.num_replicas,
@@ -296,7 +298,11 @@ def _beside(
 def _chats(session: Session, checkpoint: Checkpoint) -> bool:
     if checkpoint.run_id is None:
         return bool((checkpoint.facts or {}).get("has_chat_template"))
-    return session.scalar(select(Run.objective).where(Run.id == checkpoint.run_id)) != Objective.PRETRAIN
+    return _objective(session, checkpoint) != Objective.PRETRAIN
+
+
+def _objective(session: Session, checkpoint: Checkpoint) -> str | None:
+    return session.scalar(select(Run.objective).where(Run.id == checkpoint.run_id))
 
 
 def _replica_views(session: Session, endpoint: Endpoint, *, now: datetime) -> tuple[ReplicaView, ...]:

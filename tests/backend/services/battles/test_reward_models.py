@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 
+from backend.domain.serving.canary import CanaryRules
 from backend.domain.training.config import RunConfig
 from backend.errors import Conflict, InvalidInput
 from backend.services.battles.campaigns import usable_checkpoint
@@ -13,8 +14,10 @@ from backend.services.checkpoints.checkpoints import get_checkpoint
 from backend.services.checkpoints.generation import launch_completions
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.evaluations import launch_evaluation
+from backend.services.serving.canaries import start_canary
 from backend.services.serving.deployments import deploy
 from backend.services.serving.endpoints import list_endpoints
+from backend.services.serving.shadows import start_shadow
 from backend.services.training.runs import launch_run
 from tests.support.run_world import add_checkpoint, add_dataset, add_parts, make_config
 
@@ -51,6 +54,11 @@ def test_a_reward_model_is_deployed_under_a_name_of_its_own(ctx: Context, scorer
     with pytest.raises(InvalidInput, match="float32"):
         deploy(ctx, checkpoint_id=scorer, name="scores", config={"precision": "int8"}, person=LOCAL)
     assert {view.name: view.checkpoint_id for view in list_endpoints(ctx)} == {"scores": scorer, "tales": writer}
+    assert {view.name: view.writes for view in list_endpoints(ctx)} == {"scores": False, "tales": True}
+    with pytest.raises(Conflict, match="scores answers"):
+        start_canary(ctx, "scores", checkpoint_id=writer, rules=CanaryRules(), person=LOCAL)
+    with pytest.raises(Conflict, match="scores answers"):
+        start_shadow(ctx, "scores", checkpoint_id=writer, person=LOCAL)
 
 
 def test_rewards_that_need_answers_are_refused_for_bare_prompts(ctx: Context, scorer: str) -> None:
