@@ -6,6 +6,7 @@ from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.services.battles.raters import rater_for
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.judgements import Judge, campaign_items, launch_judgement
+from backend.services.serving.deployments import deploy
 from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all
 from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated
 from tests.support.judge_world import finish_judgement
@@ -59,3 +60,14 @@ def _judge(ctx: Context, items: list[JudgeItem], config: JudgeConfig, verdict: s
     judge = Judge("model", "referee", "http://127.0.0.1:9/v1")
     job = launch_judgement(ctx, judge=judge, items=items, config=config, person=LOCAL)
     finish_judgement(ctx, job.id, verdict)
+
+
+def test_a_judge_at_hand_is_offered_before_a_checkpoint(site: Context) -> None:
+    checkpoint = add_checkpoint(site, "Oak")
+
+    def offered() -> str:
+        return str(open_page("evaluate/evaluations.py", judges="1").segmented_control(key="judge_kind").value)
+
+    assert offered() == "checkpoint"
+    deploy(site, checkpoint_id=checkpoint, name="referee", person=LOCAL)
+    assert offered() == "endpoint"

@@ -205,12 +205,15 @@ def _start(
 
 
 def _choose_judge(ctx: Context) -> Judge | None:
-    kind = (
-        st.segmented_control(
-            "Judge", list(KINDS), format_func=KINDS.__getitem__, default="checkpoint", key="judge_kind"
-        )
-        or "checkpoint"
+    """Draw the choice of a judge: one that answers now comes before a checkpoint that a worker would have to load."""
+    writers = [endpoint for endpoint in list_endpoints(ctx, include_stopped=False) if endpoint.writes]
+    at_hand: Literal["model", "endpoint", "checkpoint"] = (
+        "model" if ctx.policy.judge_url is not None else "endpoint" if writers else "checkpoint"
     )
+    choice = st.segmented_control(
+        "Judge", list(KINDS), format_func=KINDS.__getitem__, default=at_hand, key="judge_kind"
+    )
+    kind = choice or at_hand
     if kind == "model":
         if ctx.policy.judge_url is None:
             st.caption("Set ROUNDHOUSE_JUDGE_URL to judge by a model of another API.")
@@ -218,7 +221,7 @@ def _choose_judge(ctx: Context) -> Judge | None:
         name = st.text_input("Model", key="judge_model").strip()
         return Judge("model", name) if name else None
     if kind == "endpoint":
-        names = {endpoint.name: endpoint.name for endpoint in list_endpoints(ctx, include_stopped=False)}
+        names = {endpoint.name: endpoint.name for endpoint in writers}
     else:
         names = {checkpoint.id: checkpoint.name for checkpoint in list_checkpoints(ctx, ready=True)}
     if not names:
