@@ -18,7 +18,7 @@ PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 # pip would compile one file after another; nothing imports the tests of libraries, nor LiteLLM's server.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/litellm/proxy/' $(VENV)/lib >/dev/null || true
 
-.PHONY: run install test tests unit clients check javascript fmt explore constraints machine clean down
+.PHONY: run install test tests unit clients check javascript fmt explore constraints machine clean down docs wheel
 
 run: $(STAMP)
 	@exec $(BIN)/roundhouse up
@@ -93,6 +93,14 @@ explore: $(DEV_STAMP)
 constraints: $(DEV_STAMP)
 	@{ echo "# The versions that the tests passed with. Written by: make constraints"; $(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9]+$$//'; } > constraints.new
 	@mv constraints.new constraints.txt
+
+# The documentation as a site, in build/docs: the product serves it at Help. A broken link or anchor fails.
+docs: $(DEV_STAMP)
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs/site docs build/docs
+
+wheel: docs
+	$(BIN)/python -m hatchling build -t wheel -d dist
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -20,10 +20,11 @@ from backend.bootstrap import get_context, host_rules
 from backend.infra.hosts import HostGuard
 from backend.services.health import HEALTH
 from backend.services.serving.chat.live import ANSWERS
-from backend.settings import Settings
+from backend.settings import DOCS, SITE, Settings
 from backend.web.ballots import ballot_routes
 from backend.web.chat import chat_routes
 from backend.web.downloads import download_routes
+from backend.web.help import help_routes
 from backend.web.live import live_routes
 from backend.web.not_found import UnknownPages
 from backend.web.proxies import TrustedProxies
@@ -47,13 +48,14 @@ async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
 
 settings = Settings()
 app = st.App(
-    Path(__file__).parent / "pages" / "shell.py",
+    Path(routes.__file__).parents[1] / "shell.py",
     lifespan=lifespan,
     routes=[
         *live_routes(get_context),
         *chat_routes(get_context),
         *ballot_routes(get_context, proxies=TrustedProxies.parse(settings.trust_proxy)),
         *download_routes(get_context),
+        *help_routes(site=SITE, markdown=DOCS),
         *sign_in_routes(get_context, proxies=TrustedProxies.parse(settings.trust_proxy)),
     ],
     middleware=[

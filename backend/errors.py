@@ -14,6 +14,8 @@ gateway.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 
 class RoundhouseError(Exception):
     """Base of all errors: what happened, with which value, and the remedy.
@@ -50,6 +52,15 @@ class NotAllowed(RoundhouseError):
 
 class Unavailable(RoundhouseError):
     """A required service does not answer."""
+
+
+def require_library(module: str, *, extra: str, needed_for: str) -> None:
+    """Raise Unavailable, with the command that installs it, if a library of an optional extra is missing."""
+    if find_spec(module) is None:
+        raise Unavailable(
+            f"{needed_for} needs the library {module}, which is not installed.",
+            remedy=f"On every machine that serves pages or works: pip install 'roundhouse[{extra}]'",
+        )
 
 
 class JobFailed(RoundhouseError):

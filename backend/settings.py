@@ -17,6 +17,15 @@ from backend.domain.estimates.prices import parse_prices
 from backend.infra.hosts import WILDCARDS, reachable_host
 
 PROJECT = Path(__file__).resolve().parent.parent
+"""The folder of the packages: a clone, or the `site-packages` of an installed wheel."""
+IS_CLONE = (PROJECT / "pyproject.toml").is_file()
+APP = PROJECT / "app.py" if IS_CLONE else PROJECT / "pages" / "server" / "app.py"
+"""The script of the pages' server; `.streamlit` lies beside it."""
+DOCS = PROJECT / "docs" if IS_CLONE else APP.parent / "docs"
+SITE = PROJECT / "build" / "docs" if IS_CLONE else APP.parent / "site"
+"""The documentation as Markdown, and as the site that `make docs` built; the latter may be absent."""
+BASE = PROJECT if IS_CLONE else Path.home() / ".roundhouse"
+"""Where `.env` is read and data lies by default: the clone, or a folder of this user, since a package holds no data."""
 SOCKET = "valkey.sock"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 YES, NO = frozenset({"1", "true", "yes", "on"}), frozenset({"", "0", "false", "no", "off"})
@@ -24,18 +33,18 @@ MAX_SOCKET_PATH_BYTES = 100
 
 
 class Settings(BaseSettings):
-    """Read from the environment and from `.env` next to `pyproject.toml`."""
+    """Read from the environment and from `.env`: in a clone next to `pyproject.toml`, else in `~/.roundhouse`."""
 
     model_config = SettingsConfigDict(
-        env_file=PROJECT / ".env", env_prefix="ROUNDHOUSE_", extra="ignore", populate_by_name=True
+        env_file=BASE / ".env", env_prefix="ROUNDHOUSE_", extra="ignore", populate_by_name=True
     )
 
     home: Path = Field(
-        default=PROJECT / ".roundhouse",
+        default=PROJECT / ".roundhouse" if IS_CLONE else BASE,
         description="Folder of everything that is not the database: artifacts, logs, keys, broker files.",
     )
     database_url: str = Field(
-        default=f"sqlite:///{PROJECT / 'models.db'}",
+        default_factory=lambda values: f"sqlite:///{(PROJECT if IS_CLONE else values['home']) / 'models.db'}",
         validation_alias="DATABASE_URL",
         description="SQLAlchemy URL; PostgreSQL as postgresql+psycopg://...",
     )
@@ -210,6 +219,11 @@ class Settings(BaseSettings):
             "whether visitors are asked to sign in."
         ),
     )
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _make_absolute(cls, value: Path) -> Path:
+        return value.absolute()  # the programs of an installation start in another folder than `roundhouse up`
 
     @field_validator("allowed_hosts", "alert_email_to", mode="before")
     @classmethod

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import html
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast, get_args
 
+import click
+import typer
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
+from starlette.routing import Route
 
+from backend.cli.main import app
 from backend.db.tables import Table
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.options import RatingOptions
@@ -25,9 +34,12 @@ from backend.domain.serving.request_log import RequestLogConfig
 from backend.domain.serving.upstream import Upstream
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import SECTIONS
+from backend.gateway import bodies
+from backend.gateway.app import create_gateway
 from backend.settings import PROJECT, Settings
 
 DOCS = Path(__file__).parent
+ROOMS = ("Installation", "Pages", "Data", "Networks", "Training", "Evaluation", "Battles", "Serving")
 
 
 def settings_page() -> str:
@@ -35,10 +47,8 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        (
-            "Read from the environment, or from a file `.env` beside `pyproject.toml` (copy `.env.example`). All of"
-            " them are in"
-        ),
+        "Read from the environment, or from a file `.env` (copy `.env.example`): in a clone beside `pyproject.toml`,",
+        "else in `~/.roundhouse`, where an installed wheel keeps its database and its data too. All of them are in",
         "`backend/settings.py`. This page is generated: `python docs/generate.py`.",
         "",
         "| variable | default | meaning |",
@@ -46,7 +56,7 @@ def settings_page() -> str:
     ]
     for name, field in Settings.model_fields.items():
         variable = str(field.validation_alias or f"ROUNDHOUSE_{name.upper()}")
-        default = field.default if field.default is not PydanticUndefined else ""
+        default = field.get_default(call_default_factory=True, validated_data={"home": PROJECT / ".roundhouse"})
         shown = "unset" if default is None else str(default).replace(str(PROJECT) + "/", "")
         lines.append(f"| `{variable}` | `{shown}` | {field.description} |")
     return "\n".join(lines) + "\n"
@@ -78,19 +88,23 @@ def schema_page() -> str:
 
 
 def decisions_page() -> str:
-    """Return the index of the decision records: number, title, link."""
+    """Return the index of the decision records by room: number, link, title, date, and what happened to it later."""
     lines = [
         "# Decisions",
         "",
-        (
-            "One subject each: what was considered, what was chosen, why, and what it costs. Generated: `python"
-            " docs/generate.py`."
-        ),
-        "",
+        "One subject each: what was considered, what was chosen, why, and what it costs. Under the title stand date,",
+        "room and status. A decision that replaces an earlier one is written into it; its number is not used again.",
+        "This page is generated: `python docs/generate.py`.",
     ]
+    rooms: dict[str, list[str]] = {}
     for file in sorted((DOCS / "decisions").glob("[0-9]*.md")):
         number, title = file.read_text().splitlines()[0].removeprefix("# ").split(": ", 1)
-        lines.append(f"- [{number}]({file.name}) {title}")
+        date, room, status = file.read_text().splitlines()[2].split(" · ", 2)
+        later = "" if status == "Accepted" else f"; {status.removeprefix('Accepted; ')}"
+        rooms.setdefault(room, []).append(f"- [{number}]({file.name}) {title} ({date}{later})")
+    for room in ROOMS:
+        lines += ["", f"## {room}", "", *rooms.pop(room)]
+    assert not rooms, f"no such room: {rooms}"
     return "\n".join(lines) + "\n"
 
 
@@ -138,12 +152,126 @@ def fields_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def commands_page() -> str:
+    """Return every command with its arguments and options."""
+    lines = ["# Commands", "", "`roundhouse NOUN VERB`; `--json` prints one document, `--help` says this."]
+    root = typer.main.get_command(app)
+    for words, command in _commands(root, click.Context(root), ()):
+        lines += ["", f"## roundhouse {' '.join(words)}", "", _cell(command.help or "")]
+        if parameters := [each for each in command.params if each.name not in ("help", "as_json")]:
+            lines += ["", "| | | meaning |", "|---|---|---|"]
+        for each in parameters:
+            name = (
+                ", ".join(f"`{option}`" for option in each.opts)
+                if each.param_type_name == "option"
+                else f"`{each.name}`"
+            )
+            default = "required" if each.required else "" if each.default in (None, False, ()) else f"`{each.default}`"
+            lines.append(f"| {name} | {default} | {_cell(getattr(each, 'help', None) or '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _commands(group: Any, ctx: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the commands of a group with their words, those of its groups too."""
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        if command is None or command.hidden:
+            continue
+        if hasattr(command, "list_commands"):
+            yield from _commands(command, ctx, (*words, name))
+        else:
+            yield (*words, name), command
+
+
+def routes_page() -> str:
+    """Return the gateway's routes and the fields of the bodies that they take."""
+    lines = [
+        "# Routes",
+        "",
+        "What the gateway answers; [API](../api.md) explains it.",
+        "",
+        "| path | methods |",
+        "|---|---|",
+    ]
+    for route in create_gateway(cast(Any, None)).routes:
+        if isinstance(route, Route):
+            methods = ", ".join(sorted((route.methods or set()) - {"HEAD"}))
+            lines.append(f"| `{route.path}` | {methods} |")
+    for module in pkgutil.iter_modules(bodies.__path__):
+        found = importlib.import_module(f"{bodies.__name__}.{module.name}")
+        for name, body in sorted(vars(found).items()):
+            if name.endswith("Body") and isinstance(body, type) and body.__module__ == found.__name__:
+                lines += _fields(body)
+    return "\n".join(lines) + "\n"
+
+
+def _fields(config: type[BaseModel], *, seen: set[type] | None = None) -> list[str]:
+    """Return the table of a class's fields, followed by those of its sections."""
+    seen = set() if seen is None else seen
+    seen.add(config)
+    summary = (config.__doc__ or "").strip().split("\n\n")[0]
+    lines = [
+        "",
+        f"## {config.__name__}",
+        "",
+        _cell(summary),
+        "",
+        "| field | type | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    sections: list[type[BaseModel]] = []
+    for name, field in config.model_fields.items():
+        shown = re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])|typing\.|<class '|'>", "", str(field.annotation))
+        default = "required" if field.is_required() else field.get_default(call_default_factory=False)
+        default = "" if default is None or isinstance(default, BaseModel) else f"`{_cell(str(default))}`"
+        lines.append(f"| `{field.alias or name}` | {_cell(shown)} | {default} | {_cell(field.description or '')} |")
+        sections += [part for part in (field.annotation, *get_args(field.annotation)) if _is_section(part, seen)]
+    for section in dict.fromkeys(sections):
+        if section not in seen:
+            lines += _fields(section, seen=seen)
+    return lines
+
+
+def _is_section(part: Any, seen: set[type]) -> bool:
+    return isinstance(part, type) and issubclass(part, BaseModel) and part not in seen
+
+
+def _cell(text: str) -> str:
+    """Return a text for a cell of a table: one line, without what Markdown or HTML would read."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("{", "&#123;")
+
+
+def benchmarks_page() -> str:
+    """Return the index of the measurements."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Measured, with the script and the machine that measured. Generated: `python docs/generate.py`.",
+        "",
+    ]
+    for file in sorted((DOCS / "benchmarks").glob("*.md")):
+        if file.name != "README.md":
+            lines.append(f"- [{file.read_text().splitlines()[0].removeprefix('# ')}]({file.name})")
+    return "\n".join(lines) + "\n"
+
+
 PAGES = {
     "fields.md": fields_page,
     "settings.md": settings_page,
     "schema.md": schema_page,
     "decisions/README.md": decisions_page,
+    "benchmarks/README.md": benchmarks_page,
 }
+REFERENCE = {"commands.md": commands_page, "routes.md": routes_page}
+
+
+def write_reference() -> None:
+    """Write the pages that only the site has: they follow the code with every build, and git ignores them."""
+    folder = DOCS / "reference"
+    folder.mkdir(exist_ok=True)
+    for file, page in REFERENCE.items():
+        (folder / file).write_text(page())
+
 
 if __name__ == "__main__":
     for file, page in PAGES.items():

@@ -113,6 +113,7 @@ def main() -> None:
     page = st.navigation(page_table(), expanded=True)
     with st.sidebar:
         health_line(key="health")
+        st.link_button("Help", routes.help_address(page.url_path), icon=":material/help:", type="tertiary")
         if context().sign_in:
             st.caption(f"Signed in as {person.name}")
             st.link_button("Sign out", "/auth/logout", width="stretch")

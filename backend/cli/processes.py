@@ -15,7 +15,7 @@ from backend.domain.jobs.states import QUEUES
 from backend.errors import Unavailable
 from backend.infra.devices import visible_devices
 from backend.infra.files.private import make_private
-from backend.settings import PROJECT, Settings
+from backend.settings import APP, PROJECT, Settings
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def web_programs(settings: Settings) -> list[Program]:
         "-m",
         "streamlit",
         "run",
-        str(PROJECT / "app.py"),
+        str(APP),
         "--server.address",
         settings.host,
         "--server.port",

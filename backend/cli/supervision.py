@@ -42,7 +42,7 @@ def supervise(
         supervisor_config(stages, folder=config.parent, logs=logs).replace("supervisord.pid", f"{name}.pid")
     )
     asked_to_stop = _watch_signals()
-    child = _start_supervisor(config)
+    child = _start_supervisor(config, settings)
     try:
         if until_ready is not None:
             until_ready(lambda: not asked_to_stop(POLL_S) and child.poll() is None)
@@ -67,11 +67,12 @@ def _watch_signals() -> Callable[[float], bool]:
     return lambda timeout_s: bool(select.select([ours], [], [], timeout_s)[0])
 
 
-def _start_supervisor(config: Path) -> subprocess.Popen[bytes]:
+def _start_supervisor(config: Path, settings: Settings) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": str(PROJECT),
+        "ROUNDHOUSE_HOME": str(settings.home),
         "FORWARDED_ALLOW_IPS": (
             ""
         ),  # uvicorn trusts X-Forwarded-For of every local process; ROUNDHOUSE_TRUST_PROXY lists trusted proxies

@@ -57,6 +57,7 @@ def _run(settings: Settings, *, as_json: bool) -> None:
     preparation = subprocess.Popen(
         [sys.executable, "-m", "backend.cli.preparation"],
         cwd=PROJECT,
+        env={**os.environ, "ROUNDHOUSE_HOME": str(settings.home)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

@@ -20,7 +20,6 @@ from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.dependents import refuse_while_used, users_of_architecture
-from backend.services.naming import rename
 
 
 @dataclass(frozen=True)
@@ -80,13 +79,6 @@ def get_architecture(ctx: Context, name_or_id: str) -> ArchitectureView:
     """Return one by name or id. Raises NotFound with similar names."""
     with ctx.db.read() as session:
         return _view(session, _find(session, name_or_id))
-
-
-def rename_architecture(ctx: Context, architecture_id: str, name: str, *, person: Person) -> None:
-    """Give an architecture another name. Raises Conflict if it is taken."""
-    require_builder(person)
-    with ctx.db.write() as session:
-        rename(session, _find(session, architecture_id), name, what="an architecture")
 
 
 def archive_architecture(ctx: Context, architecture_id: str, *, person: Person, archived: bool = True) -> None:

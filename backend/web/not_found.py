@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OTHER_HTML = ("/auth/", "/_stcore/", "/component/", "/media/")
+OTHER_HTML = ("/auth/", "/help/", "/_stcore/", "/component/", "/media/")
 """Addresses whose HTML is not the page application."""
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">

@@ -33,6 +33,34 @@ COSTS = "admin/costs.py"
 PEOPLE = "admin/people.py"
 
 
+CHAPTERS = {
+    OVERVIEW: "tutorials/first-network",
+    DATASETS: "datasets",
+    ARCHITECTURES: "networks",
+    TOKENIZERS: "networks",
+    PLANNER: "networks",
+    LAUNCH: "training",
+    RUNS: "training",
+    RUN: "training",
+    SWEEP: "sweeps",
+    CHECKPOINTS: "training",
+    INSPECT: "networks",
+    EVALUATIONS: "tasks",
+    BATTLES: "campaigns",
+    BALLOT: "campaigns",
+    ENDPOINTS: "deployments",
+    PLAYGROUND: "playground",
+    MONITOR: "operation",
+    LOAD_TESTS: "operation",
+    REQUESTS: "operation",
+    LINEAGE: "human_evaluation",
+    WORKERS: "tutorials/two-machines",
+    COSTS: "operation",
+    PEOPLE: "security",
+}
+"""The chapter of the documentation that each page links."""
+
+
 def address(script: str) -> str:
     """Return the address of a page: `/` for the overview, `/runs` for `build/runs.py`."""
     return "/" if script == OVERVIEW else f"/{PurePosixPath(script).stem}"
@@ -40,4 +68,10 @@ def address(script: str) -> str:
 
 def addresses() -> list[str]:
     """Return the addresses of all pages."""
-    return [address(value) for name, value in globals().items() if name.isupper()]
+    return [address(script) for script in CHAPTERS]
+
+
+def help_address(url_path: str) -> str:
+    """Return the address of the chapter on a page with this address."""
+    chapter = next((chapter for script, chapter in CHAPTERS.items() if address(script) == f"/{url_path}"), "index")
+    return f"/help/{chapter}.html"

@@ -16,11 +16,12 @@ import pytest
 from backend.cli.leftovers import SUPERVISOR
 from backend.domain.jobs.states import Status
 from backend.services.context import LOCAL
-from backend.services.jobs.jobs import get_job, list_jobs
+from backend.services.jobs.jobs import get_job
 from backend.services.jobs.workers import list_slots
 from backend.services.training.runs import launch_run, stop_run
 from backend.services.training.views import get_run
 from tests.support.installation import PROJECT, Installation, free_port, is_alive, wait_until
+from tests.support.jobs import list_jobs
 from tests.support.run_world import tiny_run
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installation starts slowly on a busy machine

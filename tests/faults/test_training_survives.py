@@ -13,9 +13,9 @@ import pytest
 from backend.domain.jobs.states import Status
 from backend.services.context import LOCAL
 from backend.services.jobs.jobs import get_job
-from backend.services.metrics.points import read_curve
 from backend.services.training.runs import launch_run, stop_run
 from backend.services.training.views import get_run
+from tests.support.curves import read_curve
 from tests.support.installation import Installation, is_alive, wait_until
 from tests.support.run_world import tiny_run
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installat
 
 
 def curve(installation: Installation, run_id: str) -> dict[int, float]:
-    points = read_curve(installation.ctx, run_id, "train_loss", max_points=100_000)
+    points = read_curve(installation.ctx, run_id, "train_loss")
     return dict(zip(points.steps, points.values, strict=True))
 
 

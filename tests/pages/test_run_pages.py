@@ -13,12 +13,11 @@ from backend.domain.jobs.states import Status
 from backend.domain.wording import format_duration
 from backend.infra.devices import cpu_name
 from backend.services.context import LOCAL, Context
-from backend.services.jobs.jobs import list_jobs
 from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import set_tags, stop_run
 from backend.services.training.views import list_runs
 from tests.support.installation import PROJECT
-from tests.support.jobs import finish_job, take_job
+from tests.support.jobs import finish_job, list_jobs, take_job
 from tests.support.opening import cells
 from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, points, report
 

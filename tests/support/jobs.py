@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ConfigDict
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Job
@@ -18,7 +19,7 @@ from backend.domain.jobs.states import JobKind, Status, StopRequest
 from backend.services.context import Context
 from backend.services.job_events import prepare_claim, record_finish
 from backend.services.jobs.claims import Claim, claim_job, end_job
-from backend.services.jobs.jobs import add_job
+from backend.services.jobs.jobs import JobView, add_job, view
 from jobs.reporter import JobSpec, Reporter
 
 P = TypeVar("P", bound=Payload)
@@ -40,6 +41,19 @@ def add_stored_job(
     """Insert a queued job with any payload, as a row of an earlier version may hold."""
     loose: type[_AnyPayload] = type("Loose", (_AnyPayload,), {"job_kind": kind})
     return add_job(session, ctx, loose(**(payload or {})), title=title, **values)
+
+
+def list_jobs(
+    ctx: Context, *, statuses: tuple[Status, ...] = (), queue: str | None = None, limit: int = 100
+) -> list[JobView]:
+    """Return stored jobs, newest first."""
+    with ctx.db.read() as session:
+        query = select(Job).order_by(Job.created_at.desc()).limit(limit)
+        if statuses:
+            query = query.where(Job.status.in_(statuses))
+        if queue:
+            query = query.where(Job.queue == queue)
+        return [view(job) for job in session.scalars(query)]
 
 
 def make_spec(

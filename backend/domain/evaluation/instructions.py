@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from backend.domain.statistics.estimates import Estimate, proportion_estimate, ratio_estimate
-from backend.errors import InvalidInput
+from backend.errors import InvalidInput, require_library
 
 ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 """The answers that `detectable_format:constrained_response` allows."""
@@ -310,6 +310,7 @@ def detect_language(text: str) -> str | None:
     """Return the ISO 639-1 code of a text's language by langdetect (`zh-cn` and `zh-tw` for Chinese), or None if it has
     no feature.
     """
+    require_library("langdetect", extra="harness", needed_for="IFEval's language of an answer")
     import langdetect
 
     langdetect.DetectorFactory.seed = 0

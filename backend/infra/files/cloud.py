@@ -16,7 +16,7 @@ from fsspec.asyn import sync
 
 from backend.domain.data.parsing.text_formats import SUFFIXES
 from backend.domain.data.versions.hub_splits import most_common_ending
-from backend.errors import InvalidInput, NotFound, Unavailable
+from backend.errors import InvalidInput, NotFound, Unavailable, require_library
 from backend.infra.files.remote import ANSWER_S, MAX_FILES, RemoteFile, RemoteListing, readable
 
 _URL = re.compile(r"(s3|gs)://([a-zA-Z0-9][\w.-]{1,220})(?:/([^\x00-\x1f\x7f]{0,1024}))?")
@@ -124,13 +124,8 @@ def _mark(info: dict[str, Any]) -> str:
 
 
 def _filesystem(scheme: str, *, anonymous: bool) -> Any:
-    try:
-        module = import_module(LIBRARIES[scheme])
-    except ImportError as error:
-        raise Unavailable(
-            f"Reading {scheme}:// needs the library {LIBRARIES[scheme]}, which is not installed.",
-            remedy=f"On every machine that serves pages or works: pip install {LIBRARIES[scheme]}",
-        ) from error
+    require_library(LIBRARIES[scheme], extra="cloud", needed_for=f"Reading {scheme}://")
+    module = import_module(LIBRARIES[scheme])
     if scheme == "s3":
         config = {"connect_timeout": ANSWER_S, "read_timeout": 20, "retries": {"max_attempts": 1}}
         return module.S3FileSystem(

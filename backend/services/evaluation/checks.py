@@ -8,7 +8,7 @@ from backend.db.tables import Evaluation, Job
 from backend.domain.jobs.payloads import CheckRequest, EvaluatePayload
 from backend.domain.jobs.results import EngineCheck
 from backend.domain.jobs.states import Status
-from backend.errors import Conflict, InvalidInput, NotFound
+from backend.errors import Conflict, InvalidInput, NotFound, require_library
 from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.evaluations import get_evaluation
 from backend.services.jobs.jobs import JobView, add_job, view, wake
@@ -30,6 +30,8 @@ def launch_check(
         raise InvalidInput(
             f"{items} items can't be checked.", remedy="Give a positive number, or 0 for all.", field="items"
         )
+    if against == "lm_eval":
+        require_library("lm_eval", extra="harness", needed_for="A check against lm-evaluation-harness")
     evaluation = get_evaluation(ctx, evaluation_id)
     if evaluation.status is not Status.FINISHED:
         raise Conflict(f"The evaluation is {evaluation.status}.", remedy="Check it when it has finished.")

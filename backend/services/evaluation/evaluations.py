@@ -15,13 +15,14 @@ from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Evaluation, J
 from backend.domain.evaluation.boards import describe_average
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind, fingerprint_of, settings_of
 from backend.domain.evaluation.endpoints import ENGINE, JudgeTarget, check_request
+from backend.domain.evaluation.metrics.items import INSTRUCTIONS
 from backend.domain.jobs.payloads import EvaluatePayload, require_folder
 from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import EvaluationFacts
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.statistics.power import PowerPlan
-from backend.errors import InvalidInput, NotFound
+from backend.errors import InvalidInput, NotFound, require_library
 from backend.services.checkpoints.checkpoints import CheckpointView, require_writer, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.views import VersionView
@@ -38,7 +39,7 @@ from backend.services.evaluation.judges.metric import resolve_task_judge
 from backend.services.evaluation.power import plan_comparison
 from backend.services.evaluation.scoring_choice import Split, choose_kind, choose_split
 from backend.services.evaluation.task_fit import check_task, examples_folder, resolve_benchmark
-from backend.services.jobs.jobs import add_job, request_stop, wake
+from backend.services.jobs.jobs import add_job, wake
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,10 @@ def launch_evaluation(
     config = config or EvaluationConfig()
     if kind is not None:
         config = EvaluationConfig.model_validate({**config.model_dump(), "kind": kind})
+    if config.engine == "lm_eval":
+        require_library("lm_eval", extra="harness", needed_for="The engine lm_eval")
+    if config.task is not None and any(metric.name == INSTRUCTIONS for metric in config.task.metrics):
+        require_library("langdetect", extra="harness", needed_for="IFEval's language of an answer")
     subject, version = (
         resolve_subject(ctx, checkpoint, endpoint, model=model),
         resolve_benchmark(ctx, benchmark, task=config.task),
@@ -441,11 +446,3 @@ def _view(
         created_at=row.created_at,
         finished_at=job.finished_at if job else None,
     )
-
-
-def stop_evaluation(ctx: Context, evaluation_id: str, *, person: Person) -> None:
-    """Ask an evaluation's job to stop. Raises Conflict if it has ended."""
-    require_builder(person)
-    job_id = get_evaluation(ctx, evaluation_id).job_id
-    if job_id:
-        request_stop(ctx, job_id)

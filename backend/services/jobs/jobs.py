@@ -151,19 +151,6 @@ def stop_job(ctx: Context, job_id: str, *, person: Person) -> JobView:
     return request_stop(ctx, job_id)
 
 
-def list_jobs(
-    ctx: Context, *, statuses: tuple[Status, ...] = (), queue: str | None = None, limit: int = 100
-) -> list[JobView]:
-    """Return jobs, newest first."""
-    with ctx.db.read() as session:
-        query = select(Job).order_by(Job.created_at.desc()).limit(limit)
-        if statuses:
-            query = query.where(Job.status.in_(statuses))
-        if queue:
-            query = query.where(Job.queue == queue)
-        return [view(job) for job in session.scalars(query)]
-
-
 def read_log(ctx: Context, job_id: str, *, last: int = 200) -> list[str]:
     """Return the last lines of a job's log, oldest first, with a line between two attempts."""
     with ctx.db.read() as session:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from sqlalchemy import delete, select
@@ -15,19 +14,9 @@ from backend.db.engine import Database
 from backend.db.tables import MetricName, MetricPoint, Run
 from backend.domain.jobs.events import MetricsEvent
 from backend.services.context import Context
-from backend.services.metrics.blocks import read_points, run_metric_names, unpack_from
+from backend.services.metrics.blocks import run_metric_names, unpack_from
 
 MAX_POINTS = 1500
-
-
-@dataclass(frozen=True)
-class MetricCurve:
-    """Points of one metric of one run, ascending in step. `total` counts the points before downsampling."""
-
-    name: str
-    steps: tuple[int, ...]
-    values: tuple[float, ...]
-    total: int
 
 
 def add_points(session: Session, database: Database, run_id: str, events: Sequence[MetricsEvent]) -> None:
@@ -74,20 +63,6 @@ def _name_ids(session: Session, database: Database, names: set[str]) -> dict[str
         session.execute(insert.values([{"name": name} for name in sorted(names - set(ids))]).on_conflict_do_nothing())
         ids = dict(session.execute(query).all())
     return ids
-
-
-def read_curve(ctx: Context, run_id: str, name: str, *, after: int = -1, max_points: int = MAX_POINTS) -> MetricCurve:
-    """Return the points of a metric after a step, downsampled by MinMaxLTTB when there are more than `max_points`.
-
-    Minima and maxima survive (Van Der Donckt et al. 2023, arXiv 2305.00332).
-    """
-    with ctx.db.read() as session:
-        name_id = session.scalar(select(MetricName.id).where(MetricName.name == name))
-        if name_id is None:
-            return MetricCurve(name, (), (), 0)
-        points = read_points(session, run_id, name_id, after=after)
-    shown = points.at(downsample(points.steps, points.values, max_points))
-    return MetricCurve(name, tuple(shown.steps.tolist()), tuple(shown.values.tolist()), len(points))
 
 
 def downsample(steps: np.ndarray, values: np.ndarray, max_points: int) -> np.ndarray:

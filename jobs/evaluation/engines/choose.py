@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from backend.errors import require_library
 from jobs.evaluation.engines.base import CheckStop, EvaluationEngine, never_stop
 from jobs.evaluation.engines.fast import FastEngine
 from jobs.evaluation.engines.openai_http import EndpointEngine
@@ -38,6 +39,7 @@ def open_engine(
     if name == "plain":
         return PlainEngine(subject, batch_size=batch_size, check_stop=check_stop)
     if name == "lm_eval":
+        require_library("lm_eval", extra="harness", needed_for="The engine lm_eval")
         from jobs.evaluation.engines.lm_eval import HarnessEngine  # slow to import
 
         return HarnessEngine(subject, batch_size=batch_size, check_stop=check_stop)

@@ -96,6 +96,6 @@ def check_quantising(device: torch.device) -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise InvalidInput(
             "qlora needs the library bitsandbytes, which this worker does not have.",
-            remedy="Install it there (pip install bitsandbytes), or choose method lora.",
+            remedy="Install it there (pip install 'roundhouse[quantized]'), or choose method lora.",
             field="method",
         )

@@ -16,9 +16,9 @@ from backend.bootstrap import get_context
 from backend.cli.main import app
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
-from backend.services.jobs.jobs import list_jobs
 from backend.services.training.views import get_run
 from tests.support.installation import PROJECT
+from tests.support.jobs import list_jobs
 from tests.support.run_world import add_checkpoint, add_parts, claim, end, launch, points, report, row_of
 from tests.support.training_rooms import Rooms
 

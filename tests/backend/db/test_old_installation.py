@@ -22,11 +22,11 @@ from backend.services.checkpoints.checkpoints import list_checkpoints, list_line
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import list_datasets
 from backend.services.evaluation.evaluations import list_evaluations
-from backend.services.jobs.jobs import list_jobs
 from backend.services.overview import get_overview
 from backend.services.serving.conversations import list_conversations, list_messages
 from backend.services.serving.endpoints import list_endpoints
 from backend.services.training.views import list_runs, run_detail
+from tests.support.jobs import list_jobs
 from tests.support.opening import open_page, words
 from tests.support.settings import make_settings
 

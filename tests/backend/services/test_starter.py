@@ -5,7 +5,6 @@ from __future__ import annotations
 from backend.services.architectures import list_architectures
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import delete_dataset, get_dataset, list_datasets
-from backend.services.jobs.jobs import list_jobs
 from backend.services.starter import (
     STARTER_ARCHITECTURE,
     STARTER_DATASETS,
@@ -15,6 +14,7 @@ from backend.services.starter import (
 )
 from backend.services.tokenizers.tokenizers import get_tokenizer
 from tests.support.job_work import do_job
+from tests.support.jobs import list_jobs
 
 
 def test_first_start_queues_everything_and_the_second_nothing(ctx: Context) -> None:

@@ -297,5 +297,5 @@ def test_a_library_that_is_not_installed_is_named_with_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(Unavailable, match=r"needs the library gcsfs.*pip install gcsfs"):
+    with pytest.raises(Unavailable, match=r"needs the library gcsfs.*pip install 'roundhouse.cloud.'"):
         fetch(tmp_path, url="gs://tales/a.jsonl")

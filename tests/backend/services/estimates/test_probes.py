@@ -18,12 +18,12 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.estimates.measurements import predict
 from backend.services.estimates.probes import find_probe, launch_probe
 from backend.services.jobs.devices import Device, choose_device, list_training_devices, training_workers
-from backend.services.jobs.jobs import get_job, list_jobs, request_stop
+from backend.services.jobs.jobs import get_job, request_stop
 from backend.services.jobs.workers import beat
 from backend.services.training.views import list_runs
 from jobs.runner import execute
 from tests.support.job_work import do_job
-from tests.support.jobs import finish_job, take_job
+from tests.support.jobs import finish_job, list_jobs, take_job
 from tests.support.run_world import SHAPE, add_dataset, add_parts, launch, make_config
 from tests.support.training_rooms import Rooms
 

@@ -10,7 +10,8 @@ from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.tasks.reading import read_task
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.board import rank_board, read_board
-from backend.services.evaluation.evaluations import launch_evaluation, list_evaluations, stop_evaluation
+from backend.services.evaluation.evaluations import launch_evaluation, list_evaluations
+from backend.services.jobs.jobs import stop_job
 from backend.services.overview import group_results
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, add_benchmark, claim_of, evaluated, finish, item
@@ -64,7 +65,7 @@ def test_a_launch_that_failed_has_no_column_of_its_own(world: Context) -> None:
         world, checkpoint="Elm", benchmark="facts", config=EvaluationConfig(shots=1), person=LOCAL
     )
     assert len(read_board(world).columns) == 2, "while it waits its column is there"
-    stop_evaluation(world, failed.id, person=LOCAL)
+    stop_job(world, failed.job_id or "", person=LOCAL)
     board = read_board(world)
     assert [column.label for column in board.columns] == ["facts@1"]
     assert [row.checkpoint for row in board.rows] == ["Oak"]

@@ -23,9 +23,9 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.comparisons import compare, rank_evaluations
-from backend.services.evaluation.evaluations import get_evaluation, launch_evaluation, list_evaluations, stop_evaluation
+from backend.services.evaluation.evaluations import get_evaluation, launch_evaluation, list_evaluations
 from backend.services.evaluation.items import list_items
-from backend.services.jobs.jobs import list_jobs
+from backend.services.jobs.jobs import stop_job
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import (
     ANSWERS,
@@ -38,6 +38,7 @@ from tests.support.evaluation_world import (
     item,
     predicted,
 )
+from tests.support.jobs import list_jobs
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_double_click_and_equal_settings_give_one_evaluation(world: Context) -> 
 
 def test_failed_evaluation_is_not_reused(world: Context) -> None:
     first = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
-    stop_evaluation(world, first.id, person=LOCAL)
+    stop_job(world, first.job_id or "", person=LOCAL)
     second = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
     assert get_evaluation(world, first.id).status is Status.CANCELLED
     assert second.id != first.id

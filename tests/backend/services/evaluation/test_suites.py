@@ -18,8 +18,9 @@ from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services import job_events
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation import suites
-from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, stop_evaluation
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
 from backend.services.evaluation.open_suites import SuiteChoice, list_choices, list_open_results, release_scored
+from backend.services.jobs.jobs import stop_job
 from backend.services.training.runs import launch_run
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, claim_of, finish, item
@@ -182,7 +183,7 @@ def test_a_checkpoint_is_held_until_its_suite_has_ended(world: Context) -> None:
     assert hold.exists(), "its evaluation waits"
     evaluation = suites.get_result(world, result_id).members[0].evaluation
     assert evaluation is not None
-    stop_evaluation(world, evaluation.id, person=LOCAL)
+    stop_job(world, evaluation.job_id or "", person=LOCAL)
     release_scored(world)
     assert not hold.exists()
 

@@ -28,10 +28,10 @@ from backend.services.evaluation.tasks import (
     save_task,
     suggest_tasks,
 )
-from backend.services.jobs.jobs import list_jobs
 from tests.support.battle_world import add_checkpoint
 from tests.support.data.task_rows import TASK_ROWS
 from tests.support.evaluation_world import CHOICES, add_benchmark, claim_of
+from tests.support.jobs import list_jobs
 
 OWN = """
 name: capitals

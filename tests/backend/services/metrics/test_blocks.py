@@ -12,8 +12,9 @@ from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 from backend.services.metrics.blocks import BLOCK_STEPS
 from backend.services.metrics.curves import CurveCache, stream_csv
-from backend.services.metrics.points import last_values, read_curve
+from backend.services.metrics.points import last_values
 from backend.services.training.views import RunView
+from tests.support.curves import read_curve
 from tests.support.run_world import add_parts, claim, launch, report
 
 LAST = 2 * BLOCK_STEPS + 100
@@ -47,7 +48,7 @@ def count_blocks(ctx: Context) -> int:
 def test_points_come_back_complete_and_in_order(any_ctx: Context, long: tuple[RunView, Claim]) -> None:
     run, _ = long
     assert count_blocks(any_ctx) == 4  # two of each metric
-    curve = read_curve(any_ctx, run.id, "train_loss", max_points=10**6)
+    curve = read_curve(any_ctx, run.id, "train_loss")
     assert curve.steps == tuple(range(1, LAST + 1))
     assert curve.values == tuple(float(step) for step in range(1, LAST + 1))
     assert read_curve(any_ctx, run.id, "val_loss").steps == tuple(range(1000, LAST, 1000))
@@ -59,16 +60,16 @@ def test_packed_blocks_are_read_without_their_points(any_ctx: Context, long: tup
     run, _ = long
     with any_ctx.db.write() as session:
         session.query(MetricPoint).filter(MetricPoint.step.between(2, BLOCK_STEPS - 1)).delete()
-    assert len(read_curve(any_ctx, run.id, "train_loss", max_points=10**6).steps) == LAST
+    assert len(read_curve(any_ctx, run.id, "train_loss").steps) == LAST
 
 
 @pytest.mark.parametrize("step", [0, 100, BLOCK_STEPS - 1, BLOCK_STEPS, BLOCK_STEPS + 5, 2 * BLOCK_STEPS + 50])
 def test_points_of_a_resumed_run_replace_packed_ones(any_ctx: Context, long: tuple[RunView, Claim], step: int) -> None:
     run, taken = long
     report(any_ctx, taken, {"type": "resumed", "step": step})
-    assert read_curve(any_ctx, run.id, "train_loss", max_points=10**6).steps == tuple(range(1, step + 1))
+    assert read_curve(any_ctx, run.id, "train_loss").steps == tuple(range(1, step + 1))
     report(any_ctx, taken, *events(step + 1, LAST, shift=0.5))
-    values = read_curve(any_ctx, run.id, "train_loss", max_points=10**6).values
+    values = read_curve(any_ctx, run.id, "train_loss").values
     assert values == tuple(s + (0.5 if s > step else 0.0) for s in range(1, LAST + 1))
     assert count_blocks(any_ctx) == 4
 
@@ -76,7 +77,7 @@ def test_points_of_a_resumed_run_replace_packed_ones(any_ctx: Context, long: tup
 def test_a_point_that_comes_late_is_not_hidden_by_its_block(any_ctx: Context, long: tuple[RunView, Claim]) -> None:
     run, taken = long
     report(any_ctx, taken, {"type": "metrics", "step": 7, "time": 7.0, "values": {"train_loss": 99.0}})
-    assert read_curve(any_ctx, run.id, "train_loss", max_points=10**6).values[6] == 99.0
+    assert read_curve(any_ctx, run.id, "train_loss").values[6] == 99.0
 
 
 def test_a_browser_that_follows_gets_every_point_across_a_block(any_ctx: Context, long: tuple[RunView, Claim]) -> None:

@@ -14,10 +14,10 @@ from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.metrics.axes import axes_of_runs
 from backend.services.metrics.curves import CurveCache, stream_csv
-from backend.services.metrics.points import read_curve
 from backend.services.training.imported_runs import import_log, import_log_path
 from backend.services.training.runs import archive_run
 from backend.services.training.views import count_runs, list_runs, run_detail
+from tests.support.curves import read_curve
 from tests.support.run_world import add_parts, claim, launch, points, report
 
 CSV = b"step,loss,eval_loss\n" + b"".join(b"%d,%f,\n" % (step, 5.0 / step) for step in range(1, 101)) + b"100,,0.5\n"

@@ -12,9 +12,8 @@ from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, Unavailable
 from backend.recipes import RECIPES
 from backend.services.context import LOCAL, Context, OperatorPolicy, Person
-from backend.services.jobs.jobs import list_jobs, read_log
+from backend.services.jobs.jobs import read_log
 from backend.services.jobs.workers import beat
-from backend.services.metrics.points import read_curve
 from backend.services.training.runs import (
     archive_run,
     launch_run,
@@ -34,6 +33,8 @@ from backend.services.training.views import (
     list_tags,
     run_detail,
 )
+from tests.support.curves import read_curve
+from tests.support.jobs import list_jobs
 from tests.support.run_world import (
     add_checkpoint,
     add_dataset,

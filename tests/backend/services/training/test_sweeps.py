@@ -18,7 +18,6 @@ from backend.domain.training.sweep import SweepConfig, build_run, parse_sweep, p
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import Claim
-from backend.services.jobs.jobs import list_jobs
 from backend.services.training.sweep_search import Trial, choose_pruned, propose
 from backend.services.training.sweeps import (
     advance_sweeps,
@@ -32,6 +31,7 @@ from backend.services.training.sweeps import (
     sweep_detail,
 )
 from backend.services.training.views import RunView, get_run
+from tests.support.jobs import list_jobs
 from tests.support.run_world import add_parts, claim, end, make_config, report
 
 

@@ -1,0 +1,71 @@
+"""The help: the built site, or the same Markdown drawn plainly; nothing outside of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from backend.settings import DOCS
+from backend.web.help import help_routes
+
+HOSTILE = """# Mills
+
+## The old mill
+
+<script>alert(1)</script> [the river](rivers/long.md#the-source) ![a](x.png)
+"""
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[TestClient]:
+    docs = tmp_path / "docs"
+    (docs / "rivers").mkdir(parents=True)
+    (docs / "index.md").write_text("# Contents\n\n- [Mills](mills.md)\n\n```{toctree}\nmills\n```\n")
+    (docs / "mills.md").write_text(HOSTILE)
+    (docs / "rivers" / "long.md").write_text("# Long rivers\n\nThey end at a mill.\n")
+    (tmp_path / "secret.md").write_text("# secret")
+    with TestClient(Starlette(routes=help_routes(site=tmp_path / "site", markdown=docs))) as client:
+        yield client
+
+
+def test_chapters_are_drawn_with_anchors_and_links_and_without_html(client: TestClient) -> None:
+    assert '<a href="mills.html">Mills</a>' in client.get("/help").text  # redirected to the contents
+    assert "toctree" not in client.get("/help/").text
+    page = client.get("/help/mills.html").text
+    assert '<h2 id="the-old-mill">' in page
+    assert 'href="rivers/long.html#the-source"' in page
+    assert "<script>" not in page
+
+
+def test_search_finds_chapters_those_named_by_the_words_first(client: TestClient) -> None:
+    page = client.get("/help/search", params={"q": "mill"}).text
+    assert page.index(">Mills<") < page.index(">Long rivers<")
+    assert "No chapter" in client.get("/help/search", params={"q": "<b>zeppelin"}).text
+    assert "<b>zeppelin" not in client.get("/help/search", params={"q": "<b>zeppelin"}).text
+
+
+@pytest.mark.parametrize("path", ["nowhere.html", "..%2fsecret.html", "%2fetc%2fpasswd", "rivers"])
+def test_other_paths_are_not_found(client: TestClient, path: str) -> None:
+    answer = client.get(f"/help/{path}")
+    assert answer.status_code == 404
+    assert "secret" not in answer.text.lower().replace("secret.html", "").replace("secret'", "")
+
+
+def test_the_built_site_is_served_where_there_is_one(client: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("built")
+    (tmp_path / "site" / "mills.html").write_text("built mills")
+    assert client.get("/help/").text == "built"
+    assert client.get("/help/mills.html").text == "built mills"
+    assert client.get("/help/..%2fsecret.md").status_code == 404
+
+
+def test_every_chapter_of_the_product_can_be_drawn(tmp_path: Path) -> None:
+    with TestClient(Starlette(routes=help_routes(site=tmp_path, markdown=DOCS))) as client:
+        for file in DOCS.rglob("*.md"):
+            answer = client.get(f"/help/{file.relative_to(DOCS).with_suffix('.html')}")
+            assert answer.status_code == 200, file
