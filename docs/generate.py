@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import click
-import typer
 from pydantic import BaseModel
 from starlette.routing import Route
 
-from backend.cli.main import app
+from backend.cli.main import NOUNS, VERBS, load_command
 from backend.db.tables import Table
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.options import RatingOptions
@@ -155,8 +153,8 @@ def fields_page() -> str:
 def commands_page() -> str:
     """Return every command with its arguments and options."""
     lines = ["# Commands", "", "`roundhouse NOUN VERB`; `--json` prints one document, `--help` says this."]
-    root = typer.main.get_command(app)
-    for words, command in _commands(root, click.Context(root), ()):
+    loaded = [each for name in (*VERBS, *NOUNS) for each in _commands(load_command(name), (name,))]
+    for words, command in loaded:
         lines += ["", f"## roundhouse {' '.join(words)}", "", _cell(command.help or "")]
         if parameters := [each for each in command.params if each.name not in ("help", "as_json")]:
             lines += ["", "| | | meaning |", "|---|---|---|"]
@@ -171,16 +169,13 @@ def commands_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _commands(group: Any, ctx: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the commands of a group with their words, those of its groups too."""
-    for name in group.list_commands(ctx):
-        command = group.get_command(ctx, name)
-        if command is None or command.hidden:
-            continue
-        if hasattr(command, "list_commands"):
-            yield from _commands(command, ctx, (*words, name))
-        else:
-            yield (*words, name), command
+def _commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield a command with its words, or the commands of a group."""
+    if not hasattr(command, "commands"):
+        yield words, command
+        return
+    for name, each in command.commands.items():
+        yield from _commands(each, (*words, name))
 
 
 def routes_page() -> str:
