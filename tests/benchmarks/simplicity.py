@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 AREAS = ("backend", "jobs", "pages", "app.py")
+COLUMNS_WANTED = 120
+ODD_LIMIT = re.compile(r"_?(MOST|LARGEST|LONGEST|HIGHEST|FEWEST|SMALLEST|LEAST|SHORTEST|LOWEST|ENOUGH)(_|$)")
 MIGRATIONS = "backend/db/migrations/versions/"
 WIDGETS = frozenset(
     {
@@ -102,6 +104,35 @@ def _calls(trees: dict[Path, ast.Module], fits: Callable[[Path, ast.Call], bool]
     )
 
 
+def _shared_names(trees: dict[Path, ast.Module], root: Path) -> int:
+    """Return how many public classes and functions more than one module defines. A command's function is named by its
+    verb, and a job's entry `run` and a page's or process' `main` by what they are: they do not count.
+    """
+    names: Counter[str] = Counter()
+    for path, tree in trees.items():
+        is_cli = path.is_relative_to(root / "backend/cli")
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith(
+                "_"
+            ):
+                decorators = " ".join(map(ast.unparse, node.decorator_list))
+                if node.name not in {"run", "main"} and not (is_cli and re.search("command|callback", decorators)):
+                    names[node.name] += 1
+    return sum(count > 1 for count in names.values())
+
+
+def _odd_limits(trees: dict[Path, ast.Module]) -> int:
+    """Return how many constants call a limit otherwise than `MAX_` or `MIN_`."""
+    return sum(
+        isinstance(name, ast.Name) and bool(ODD_LIMIT.match(name.id))
+        for tree in trees.values()
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        for name in ast.walk(target)
+    )
+
+
 def measure(root: Path) -> Iterator[tuple[str, int]]:
     """Yield the name and value of every figure."""
     texts = {path: path.read_text(encoding="utf-8") for path in source_files(root)}
@@ -130,6 +161,12 @@ def measure(root: Path) -> Iterator[tuple[str, int]]:
     yield (
         "options and arguments of the command line written by hand",
         _calls(trees, lambda path, call: bool(re.fullmatch(r"typer\.(Option|Argument)", ast.unparse(call.func)))),
+    )
+    yield "public classes and functions that several modules define", _shared_names(trees, root)
+    yield "limits named otherwise than MAX_ and MIN_", _odd_limits(trees)
+    yield (
+        f"lines over {COLUMNS_WANTED} columns",
+        sum(len(line) > COLUMNS_WANTED for text in texts.values() for line in text.splitlines()),
     )
     for area in AREAS:
         yield (
