@@ -17,7 +17,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "up": ("backend.cli.up", "Start broker, worker, gateway and pages, print the address, and stay until Ctrl-C."),
     "down": ("backend.cli.up", "Stop the installation that runs from this home folder."),
     "worker": ("backend.cli.up", "Serve queues on this machine."),
-    "doctor": ("backend.cli.doctor", "Check Python, packages, disk, ports, broker, database, devices and sign-in."),
+    "doctor": (
+        "backend.cli.doctor",
+        "Check Python, packages, disk, ports, broker, database, devices, sign-in and the compiled library.",
+    ),
     "generate": ("backend.cli.generate", "Complete a prompt with a checkpoint."),
     "export": (
         "backend.cli.export",

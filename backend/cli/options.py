@@ -35,11 +35,15 @@ def model_options(
     replace the schema's.
     """
     chosen = [name for name in fields_of(model) if name not in skip and (not only or name in only)]
+    unstated = {  # where the command is called as a function
+        name: None if partial else defaults.get(name, model.model_fields[name].get_default(call_default_factory=True))
+        for name in chosen
+    }
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
         @wraps(function)
         def run(*args: Any, **kwargs: Any) -> R:
-            given = {name: kwargs.pop(name) for name in chosen}
+            given = {name: kwargs.pop(name, unstated[name]) for name in chosen}
             values = {
                 name: read_list(model.model_fields[name], value)
                 if field_kind(model.model_fields[name]).many and value is not None

@@ -121,7 +121,7 @@ def vote_by_keyboard(
     expect(page.get_by_text(re.compile(r"^0 of \d+( ·|$)"))).to_be_visible()
     page.get_by_role("button", name=re.compile("A is better")).wait_for(timeout=60_000)
     for done in range(1, votes + 1):
-        battle = open_ballot(installation.ctx, voter).served.battles[0]
+        battle = open_ballot(installation.ctx, voter).battles[0]
         key = {"A": "1", "B": "2", "TIE": "3"}[judge(battle.text_a, battle.text_b)]  # type: ignore[operator]
         page.wait_for_timeout(PAUSE_MS)
         page.keyboard.press(key)
@@ -130,7 +130,7 @@ def vote_by_keyboard(
 
 
 def has_voted(installation: Installation, voter: Voter, votes: int) -> bool:
-    return open_ballot(installation.ctx, voter).served.progress.done >= votes
+    return open_ballot(installation.ctx, voter).progress.done >= votes
 
 
 def test_the_loop_closes(installation: Installation, visitor: Visitor, browser: Browser) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -34,7 +33,9 @@ def read_canary_thumbs(session: Session, canary: Deployment) -> Votes:
     votes = replace(votes, anonymous=sum(voter is None for _, _, voter in rated))
     if not wins + losses:
         return votes
-    # imports scipy, which no command on endpoints needs
+    # numpy and scipy, which no command on endpoints needs
+    import numpy as np
+
     from backend.domain.battles.inference.evidence import group_e_value, mixture_e_value
 
     codes = {voter: code for code, voter in enumerate(known)}

@@ -220,7 +220,7 @@ def test_a_killed_import_publishes_nothing_and_the_next_resumes_from_its_last_pa
         "import sys, time\nfrom pathlib import Path\nfrom tests.support.data.data_reporter import"
         " RememberingReporter\nimport jobs.data.importer as importer\nimporter.State.save, save = lambda *a: (save(*a),"
         " print('saved', flush=True), sys.stdin.read()),"
-        " importer.State.save\nimporter.import_dataset(Path(sys.argv[1]), out_root=Path(sys.argv[2]),"
+        " importer.State.save\nimporter.import_files(Path(sys.argv[1]), out_root=Path(sys.argv[2]),"
         " reporter=RememberingReporter(), val_fraction=0.1, seed=0, part_s=0)"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

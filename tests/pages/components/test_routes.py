@@ -8,7 +8,7 @@ from pathlib import Path
 from pages.components import routes
 
 PAGES = Path(routes.__file__).parents[1]
-ROUTES = {name: value for name, value in vars(routes).items() if name.isupper()}
+ROUTES = {name: value for name, value in vars(routes).items() if name.isupper() and isinstance(value, str)}
 
 
 def test_every_route_is_a_script_and_every_script_has_a_route() -> None:
@@ -18,6 +18,7 @@ def test_every_route_is_a_script_and_every_script_has_a_route() -> None:
         for file in (PAGES / folder).glob("*.py")
     }
     assert set(ROUTES.values()) == {script for script in scripts if not script.endswith("__init__.py")}
+    assert set(routes.CHAPTERS) == set(ROUTES.values()), "each page's Help opens a chapter"
 
 
 def test_no_page_path_is_spelled_out_elsewhere() -> None:
