@@ -23,10 +23,6 @@ from backend.services.evaluation.endpoints.registry import (
 )
 
 app = typer.Typer(no_args_is_help=True, help="APIs whose models evaluations score.")
-KeyEnv = Annotated[
-    str | None,
-    typer.Option(help="Environment variable of the workers that holds the key; the key itself is not stored."),
-]
 
 
 @app.command("add")

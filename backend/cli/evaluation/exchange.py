@@ -15,8 +15,6 @@ from backend.services.evaluation.evaluations import list_evaluations
 from backend.services.evaluation.exports import ExportFormat, board_html, export_evaluation, scores_csv
 from backend.services.evaluation.imported import import_results
 
-ENDING = {"csv": ".csv", "html": ".html", "lm-eval": ".zip"}
-
 
 @command
 def export(

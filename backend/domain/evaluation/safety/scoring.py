@@ -25,7 +25,6 @@ from backend.domain.statistics.estimates import (
 from backend.domain.wording import plural
 
 Values = dict[str, float]
-MIN_GROUP = 5
 MIN_ERROR = 1e-12
 
 

@@ -16,8 +16,6 @@ from backend.services.context import Context
 from backend.services.evaluation.comparisons import column_key, refuse_unlike
 from backend.services.evaluation.safety.runs import SafetyResult, metas_of, read_probe_values, results_by_probe
 
-GATE_MARGIN_NOTE = "non-inferiority on the change towards unsafe, 95 % interval, no correction for several metrics"
-
 
 @dataclass(frozen=True)
 class SafetyDrift:
