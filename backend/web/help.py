@@ -20,7 +20,7 @@ from backend.errors import NotFound
 ADDRESS = "/help"
 MAX_RESULTS = 30
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title} · Roundhouse</title><style>
+<title>{title} · Roundhouse</title><link rel="icon" href="data:,"><style>
 :root {{ color-scheme: light dark; --bg:#fdfcfa; --fg:#22201c; --line:#e3ddd2; --brand:#9a3b18; --soft:#f4f1eb }}
 @media (prefers-color-scheme: dark) {{
 :root {{ --bg:#171614; --fg:#ece8e1; --line:#37332d; --brand:#f0a27c; --soft:#211f1c }} }}
