@@ -116,7 +116,7 @@ class Usage(Table):
     job_id: Mapped[str | None] = mapped_column(String(12))
     device_s: Mapped[float | None] = mapped_column(Float)
     cost_usd: Mapped[float | None] = mapped_column(Float)
-    finish_reason: Mapped[str | None] = mapped_column(String(20))
+    finish_reason: Mapped[str | None] = mapped_column(String(40))
     status: Mapped[str] = mapped_column(String(20))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 

@@ -200,7 +200,7 @@ class ApiExchange:
             gaps=self.timing.gaps,
             device_s=consumed.device_s,
             cost_usd=consumed.usd(self.upstream),
-            finish_reason=self.finish.finish_reason.value if self.finish else self.refusal[:20] or None,
+            finish_reason=self.finish.finish_reason.value if self.finish else self.refusal[:40] or None,
             logged=self.logged,
             status=self.status,
             created_at=identity.created_at,

@@ -148,6 +148,13 @@ def test_a_request_over_the_limit_is_stored_as_refused_with_its_reason(scene: Sc
         ("chat/completions", {"model": "small", "beams": 3}, None, "unknown_parameter", "small"),
         ("completions", {"model": "small"}, None, "invalid_value", "small"),
         ("responses", {"model": "small", "input": "x", "temperature": 9}, None, "invalid_value", "small"),
+        (
+            "responses",
+            {"model": "small", "input": "x", "previous_response_id": "resp_none"},
+            None,
+            "previous_response_not_found",
+            "small",
+        ),
         ("messages", {"model": "small", "max_tokens": 4}, None, "invalid_value", "small"),
         ("chat/completions", None, b'{"model": "small", ', "invalid_value", ""),
         ("chat/completions", None, b"[" * 300_000, "invalid_value", ""),
