@@ -17,6 +17,7 @@ from backend.cli.main import NOUNS, VERBS, load_command
 from backend.db.tables import Table
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.options import RatingOptions
+from backend.domain.battles.preferences.rules import PreferenceRules
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.endpoints import EndpointConfig
 from backend.domain.evaluation.gates import GateConfig
@@ -32,6 +33,7 @@ from backend.domain.serving.request_log import RequestLogConfig
 from backend.domain.serving.upstream import Upstream
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import SECTIONS
+from backend.domain.training.sweep import SweepConfig
 from backend.gateway import bodies
 from backend.gateway.app import create_gateway
 from backend.settings import PROJECT, Settings
@@ -117,6 +119,8 @@ CONFIGS: dict[str, tuple[type[BaseModel], str]] = {
     "Gate": (GateConfig, "gate create"),
     "Evaluated endpoint": (EndpointConfig, "eval endpoint add"),
     "Campaign": (CampaignConfig, ""),
+    "Rules for training on votes": (PreferenceRules, ""),
+    "Sweep": (SweepConfig, ""),
     "Deployment": (DeploymentOptions, "endpoint deploy"),
     "Canary": (CanaryRules, "endpoint canary"),
     "Connected server": (Upstream, "endpoint connect"),

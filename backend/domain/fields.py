@@ -165,12 +165,16 @@ def fields_of(model: type[BaseModel], *, group: str | None = None) -> dict[str, 
 
 
 def is_used(model: type[BaseModel], name: str, values: Mapping[str, Any]) -> bool:
-    """Return whether a field has an effect beside these values; those that are not among them have their default."""
-    return all(
-        condition.holds(values.get(condition.field, default_of(model.model_fields[condition.field])))
-        and is_used(model, condition.field, values)
-        for condition in shown_of(model.model_fields[name]).used
-    )
+    """Return whether a field has an effect beside these values; those that are not among them have their default. A
+    section's conditions may name fields of its config, whose values must be there.
+    """
+
+    def holds(condition: FieldCondition) -> bool:
+        other = model.model_fields.get(condition.field)
+        value = values[condition.field] if other is None or condition.field in values else default_of(other)
+        return condition.holds(value) and (other is None or is_used(model, condition.field, values))
+
+    return all(holds(condition) for condition in shown_of(model.model_fields[name]).used)
 
 
 def field_problem(model: type[BaseModel], name: str, value: Any) -> str:

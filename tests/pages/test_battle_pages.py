@@ -179,7 +179,7 @@ def test_the_rules_and_the_recipe_of_a_training_plan_can_be_edited(site: Context
     campaign = make_campaign(site, num_prompts=8, dataset_rows=40)
     vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
-    app.number_input(key="plan_locked").set_value(0.5)
+    app.number_input(key="plan_locked_share").set_value(0.5)
     app.run()
     assert_sound(app)
     assert "4 the prompt is locked for the rematch" in words(app)

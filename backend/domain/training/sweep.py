@@ -24,6 +24,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from backend.domain.fields import setting, unless
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import kind_of, traits_of, with_values
 from backend.domain.validation import validation_message
@@ -79,21 +80,38 @@ class SweepConfig(_Section):
     vary: dict[str, Choice] = Field(
         min_length=1, max_length=MAX_FIELDS, description="Field paths with a list of values or a range."
     )
-    method: Literal["grid", "random", "bayesian"] = Field(
-        default="random",
-        description="grid: every combination; random: drawn; bayesian: drawn near good earlier runs (TPE).",
+    method: Literal["grid", "random", "bayesian"] = setting(
+        "random",
+        "Search",
+        "grid: every combination. random: covers more values of each field than a grid with as many runs. bayesian:"
+        " random at first, then near the best runs so far (TPE, by Optuna).",
+        group=None,
+        choices={"grid": "Grid", "random": "Random", "bayesian": "Bayesian"},
     )
-    runs: int = Field(default=12, ge=1, le=MAX_RUNS, description="random and bayesian: number of runs.")
-    parallel: int = Field(
-        default=2, ge=1, le=64, description="Runs that are active at once. A bayesian sweep learns less from many."
+    runs: int = setting(
+        12, "Runs", "random and bayesian: number of runs.", ge=1, le=MAX_RUNS, used=(unless("method", "grid"),)
     )
-    metric: str = Field(default="val_loss", description="Metric to compare: the best value of each run.")
-    goal: Literal["lowest", "highest"] = "lowest"
-    pruner: Literal["none", "median", "hyperband"] = Field(
-        default="none",
-        description="Stops runs that do badly: median of the others at the same step, or hyperband's halving.",
+    parallel: int = setting(
+        2,
+        "Parallel runs",
+        "Runs that are queued or running at the same time. A bayesian search learns less from many.",
+        ge=1,
+        le=64,
     )
-    seed: int = Field(default=1, ge=0, le=2**31 - 1)
+    pruner: Literal["none", "median", "hyperband"] = setting(
+        "none",
+        "Pruning",
+        "Stops runs that do badly at a step, with a checkpoint: median of the others, or hyperband's halving. It needs"
+        " runs that evaluate val_loss several times.",
+        choices={"none": "None", "median": "Median", "hyperband": "Hyperband"},
+    )
+    metric: str = setting("val_loss", "Metric", "Runs are compared by their best value of it.")
+    goal: Literal["lowest", "highest"] = setting(
+        "lowest", "Goal", choices={"lowest": "Minimize", "highest": "Maximize"}
+    )
+    seed: int = setting(
+        1, "Search seed", "Draws the values of the runs.", ge=0, le=2**31 - 1, used=(unless("method", "grid"),)
+    )
 
     @field_validator("metric")
     @classmethod

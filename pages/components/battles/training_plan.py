@@ -9,6 +9,7 @@ import streamlit as st
 
 from backend.domain.battles.preferences.rules import PreferenceRules, make_rules, parse_rules
 from backend.domain.training.config import RunConfig, parse_config, parse_run_config
+from backend.domain.training.config_sections import PreferenceConfig
 from backend.domain.wording import percent, plural
 from backend.services.battles.preference_sets import PreferencePreview, VoteObjective, describe_left_out
 from backend.services.battles.views import CampaignView
@@ -16,16 +17,15 @@ from backend.services.battles.vote_training import TrainingPlan, plan_training, 
 from backend.services.context import Context, Person
 from pages.components import routes
 from pages.components.choices import by_identity
+from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, plain
-from pages.components.numbers import draw_number, number_form, wrong_numbers
+from pages.components.numbers import number_form, wrong_numbers
 
 OBJECTIVES: dict[VoteObjective, str] = {
     "dpo": "Pairs (DPO)",
     "sft": "Rewritten answers (SFT)",
     "kto": "Labelled answers (KTO)",
 }
-BOTH_BAD = {"against": "Counts against a preference", "exclude": "Leaves the pair out", "ignore": "Not counted"}
-TIES = {"against": "Counts against a preference", "ignore": "Not counted"}
 METHODS = {"lora": "LoRA", "full": "Full fine-tuning"}
 NUM_SHOWN = 8
 
@@ -88,7 +88,6 @@ def draw_training_plan(ctx: Context, person: Person, campaign: CampaignView) -> 
 
 
 def _draw_rules(categories: tuple[str, ...]) -> PreferenceRules:
-    fields = PreferenceRules.model_fields
     with st.expander("Rules", icon=":material/rule:", key="plan_rules"):
         as_yaml = st.toggle("As YAML", key="plan_rules_as_yaml")
         if as_yaml:
@@ -99,56 +98,12 @@ def _draw_rules(categories: tuple[str, ...]) -> PreferenceRules:
                 placeholder="min_agreement: 0.6\nmin_raters: 2\nboth_bad: exclude",
             )
             return parse_rules(text or "")
-        grid = st.grid(3, min_column_width=200)
-        values: dict[str, Any] = {
-            "min_agreement": draw_number(
-                grid,
-                "Smallest agreement",
-                0.5,
-                1.0,
-                0.6,
-                key="plan_agreement",
-                is_whole=False,
-                step=0.05,
-                help=fields["min_agreement"].description,
-            ),
-            "min_raters": int(
-                draw_number(
-                    grid, "Raters per pair", 1, 100, 1, key="plan_raters", help=fields["min_raters"].description
-                )
-            ),
-            "max_pairs_per_prompt": draw_number(
-                grid,
-                "Max pairs per prompt",
-                1,
-                None,
-                key="plan_per_prompt",
-                help=fields["max_pairs_per_prompt"].description,
-            ),
-            "ties": grid.selectbox("Ties", list(TIES), format_func=TIES.__getitem__, key="plan_ties"),
-            "both_bad": grid.selectbox(
-                "Both bad",
-                list(BOTH_BAD),
-                format_func=BOTH_BAD.__getitem__,
-                key="plan_both_bad",
-                help=fields["both_bad"].description,
-            ),
-            "locked_share": draw_number(
-                grid,
-                "Locked share of prompts",
-                0.0,
-                0.9,
-                key="plan_locked",
-                is_whole=False,
-                step=0.05,
-                placeholder="as many as are lacking",
-                help=fields["locked_share"].description,
-            ),
-        }
-        if categories:
-            values["categories"] = st.multiselect(
-                "Categories", categories, key="plan_categories", help=fields["categories"].description
-            )
+        values = draw_fields(
+            PreferenceRules,
+            key="plan",
+            skip=() if categories else ("categories",),
+            choices={"categories": {category: category for category in categories}},
+        )
         rules = make_rules(values)
         if rules.to_yaml():
             st.code(rules.to_yaml(), language="yaml")
@@ -212,33 +167,20 @@ def _draw_recipe(plan: TrainingPlan) -> RunConfig:
         if st.toggle("As YAML", key="plan_config_as_yaml", help="Every field of the run's config."):
             text = st.text_area("Config", value=suggested.to_yaml(), height=320, key=f"plan_yaml_{scope}")
             return parse_run_config(text or "")
-        grid = st.grid(4, min_column_width=150)
         values: dict[str, Any] = suggested.model_dump(mode="json")
-        values["learning_rate"] = draw_number(
-            grid, "Learning rate", 1e-08, 1.0, suggested.learning_rate, key=f"plan_rate_{scope}", is_whole=False
-        )
-        values["max_steps"] = int(draw_number(grid, "Steps", 1, 100000, suggested.max_steps, key=f"plan_steps_{scope}"))
-        values["micro_batch"] = int(
-            draw_number(grid, "Micro-batch", 1, 256, suggested.micro_batch, key=f"plan_batch_{scope}")
+        grid = st.grid(5 if plan.objective != "sft" else 4, min_column_width=150)
+        key = f"plan_{scope}"
+        values |= draw_fields(
+            RunConfig,
+            key=key,
+            only=("learning_rate", "max_steps", "micro_batch", "method"),
+            values=suggested,
+            choices={"method": METHODS},
+            place=grid,
         )
         if plan.objective != "sft":
-            values["preference"]["beta"] = draw_number(
-                grid,
-                "Beta",
-                0.001,
-                10.0,
-                suggested.preference.beta,
-                key=f"plan_beta_{scope}",
-                is_whole=False,
-                step=0.05,
-            )
-        values["method"] = grid.selectbox(
-            "Method",
-            list(METHODS),
-            index=list(METHODS).index(suggested.method),
-            format_func=METHODS.__getitem__,
-            key=f"plan_method_{scope}",
-        )
+            section = {**suggested.preference.__dict__, "objective": plan.objective}
+            values["preference"] |= draw_fields(PreferenceConfig, key=key, only=("beta",), values=section, place=grid)
         values["warmup_steps"] = min(int(values["warmup_steps"] or 0), int(values["max_steps"]))
         values["checkpoint_every"] = values["max_steps"]
         values["eval_every"] = min(int(values["eval_every"]), int(values["max_steps"]))

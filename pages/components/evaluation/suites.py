@@ -32,9 +32,10 @@ from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.evaluation.matrix import draw_pending
 from pages.components.evaluation.scores import interval_text, score_label, score_text
+from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown, live_part, plain
 from pages.components.links import row_link
-from pages.components.numbers import draw_number, number_form, wrong_numbers
+from pages.components.numbers import number_form, wrong_numbers
 from pages.components.tables import WidgetTable
 from pages.components.words import ago
 
@@ -87,19 +88,13 @@ def _draw_form(ctx: Context, person: Person) -> None:
         help="With default settings; write YAML for others.",
         disabled=is_written,
     )
-    columns = st.columns(2)
-    limit = draw_number(
-        columns[0], "Item limit", 1, None, key="suite_limit", placeholder="All items", disabled=is_written
-    )
-    shots = draw_number(
-        columns[1],
-        "Few-shot examples",
-        0,
-        64,
-        0,
-        key="suite_shots",
-        help="Texts are scored without examples.",
-        disabled=is_written,
+    reason = "The YAML below is used." if is_written else ""
+    settings = draw_fields(
+        EvaluationConfig,
+        key="suite",
+        only=("limit", "shots"),
+        disabled={"limit": reason, "shots": reason},
+        columns=2,
     )
     text = st.text_area(
         "Or as YAML", key="suite_yaml", height=120, placeholder="name: core\nmembers:\n  - {benchmark: facts, shots: 5}"
@@ -112,7 +107,7 @@ def _draw_form(ctx: Context, person: Person) -> None:
         disabled=not (is_written or (name and members)) or bool(wrong_numbers()),
     ):
         with errors_shown():
-            config = EvaluationConfig(limit=limit, shots=shots)
+            config = EvaluationConfig(**settings)
             values = {"name": name, "members": [{"benchmark": one, "config": config} for one in members]}
             suite = create_suite(ctx, read_suite(text) if is_written else parse_suite(values), person=person)
             st.switch_page(PAGE, query_params={"suite": suite.id})

@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from backend.domain.fields import shown_of
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import field_label, form_groups, kind_of, traits_of, value_at
 from backend.domain.training.sweep import SweepConfig, point_at, sweep_yaml
@@ -13,22 +14,17 @@ from backend.domain.wording import plural
 from backend.services.architectures import list_architectures
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context
+from pages.components.forms import draw_fields
 from pages.components.numbers import draw_number
 from pages.components.tables import draw_table
 from pages.components.training.config_fields import get_field
 from pages.components.training.sweep_charts import say
 
-METHODS = {"grid": "Grid", "random": "Random", "bayesian": "Bayesian"}
 METHOD_HELP = {
     "grid": "Every combination.",
     "random": "Random search covers more values of each field than a grid with as many runs.",
     "bayesian": "Random at first, then near the best runs so far (TPE, by Optuna).",
 }
-PRUNERS = {"none": "None", "median": "Median", "hyperband": "Hyperband"}
-PRUNER_HELP = (
-    "Stops runs that do badly at a step, with a checkpoint. It needs runs that evaluate val_loss several times."
-)
-GOALS = {"lowest": "Minimize", "highest": "Maximize"}
 RANGE, LIST = "Range", "List"
 SHOWN = 12
 
@@ -139,34 +135,17 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
 
 
 def _draw_search() -> dict[str, Any]:
+    shown = shown_of(SweepConfig.model_fields["method"])
     method = st.segmented_control(
-        "Search", list(METHODS), key="sweep_method", default="random", required=True, format_func=METHODS.__getitem__
+        "Search",
+        list(shown.choices),
+        key="sweep_method",
+        default="random",
+        required=True,
+        format_func=shown.choices.__getitem__,
     )
-    st.caption(METHOD_HELP[str(method)])
-    values: dict[str, Any] = {"method": method}
-    with st.grid(4, min_column_width=150):
-        if method != "grid":
-            values["runs"] = draw_number(st, "Runs", None, None, 12, key="sweep_runs")
-        values["parallel"] = draw_number(
-            st,
-            "Parallel runs",
-            None,
-            None,
-            2,
-            key="sweep_parallel",
-            help="Runs that are queued or running at the same time. A Bayesian search learns less from many.",
-        )
-        values["pruner"] = st.selectbox(
-            "Pruning", list(PRUNERS), key="sweep_pruner", format_func=PRUNERS.__getitem__, help=PRUNER_HELP
-        )
-        values["metric"] = (
-            st.text_input("Metric", "val_loss", key="sweep_metric", help="Runs are compared by their best value of it.")
-            or "val_loss"
-        )
-        values["goal"] = st.selectbox("Goal", list(GOALS), key="sweep_goal", format_func=GOALS.__getitem__)
-        if method != "grid":
-            values["seed"] = draw_number(st, "Search seed", None, None, 1, key="sweep_seed")
-    return values
+    st.caption(METHOD_HELP[method])
+    return {"method": method, **draw_fields(SweepConfig, key="sweep", values={"method": method}, columns=4)}
 
 
 def _generated_name(config: RunConfig) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from backend.domain.fields import setting
 from backend.domain.validation import field_at_fault, validation_message
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
@@ -19,36 +20,46 @@ class PreferenceRules(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min_agreement: float = Field(
-        default=0.6,
+    min_agreement: float = setting(
+        0.6,
+        "Smallest agreement",
+        "Smallest share of a pair's votes that prefer the chosen answer; half is never enough.",
         ge=0.5,
         le=1.0,
-        description="Smallest share of a pair's votes that prefer the chosen answer; half is never enough.",
+        step=0.05,
     )
-    min_raters: int = Field(default=1, ge=1, le=100, description="Raters that must have judged a pair (overlap).")
-    ties: Literal["against", "ignore"] = Field(
-        default="against", description="Whether a tie counts in the share, as a vote for neither."
+    min_raters: int = setting(1, "Raters per pair", "Raters that must have judged a pair (overlap).", ge=1, le=100)
+    max_pairs_per_prompt: int | None = setting(
+        None, "Max pairs per prompt", "Pairs with the most agreement are kept.", ge=1, empty="All"
     )
-    both_bad: Literal["against", "exclude", "ignore"] = Field(
-        default="against",
-        description=(
-            "against: counts in the share, as a vote for neither. exclude: one such vote leaves the pair out. ignore:"
-            " not counted."
-        ),
+    ties: Literal["against", "ignore"] = setting(
+        "against",
+        "Ties",
+        "Whether a tie counts in the share, as a vote for neither.",
+        choices={"against": "Counts against a preference", "ignore": "Not counted"},
     )
-    categories: tuple[str, ...] = Field(default=(), description="Only prompts of these categories; empty: all.")
-    max_pairs_per_prompt: int | None = Field(
-        default=None, ge=1, description="Pairs with the most agreement are kept; empty: all."
+    both_bad: Literal["against", "exclude", "ignore"] = setting(
+        "against",
+        "Both bad",
+        "against: counts in the share, as a vote for neither. exclude: one such vote leaves the pair out. ignore: not"
+        " counted.",
+        choices={
+            "against": "Counts against a preference",
+            "exclude": "Leaves the pair out",
+            "ignore": "Not counted",
+        },
     )
-    locked_share: float | None = Field(
-        default=None,
+    locked_share: float | None = setting(
+        None,
+        "Locked share of prompts",
+        "Share of the prompts that no run trains on, so that a rematch can use them. Empty: as many as the dataset"
+        " lacks.",
         ge=0.0,
         le=0.9,
-        description=(
-            "Share of the prompts that no run trains on, so that a rematch can use them. Empty: as many as the dataset"
-            " lacks."
-        ),
+        step=0.05,
+        empty="As many as are lacking",
     )
+    categories: tuple[str, ...] = setting((), "Categories", "Only prompts of these categories.", empty="All categories")
     locked_prompts: tuple[str, ...] = Field(default=(), description="Ids of prompts that no run trains on.")
     seed: int = Field(default=1, ge=0, description="Decides which prompts are locked.")
 

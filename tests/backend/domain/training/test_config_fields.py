@@ -203,10 +203,14 @@ OF_EVERYTHING = frozenset(
 
 def literal_lists(tree: ast.AST) -> list[tuple[int, list[str]]]:
     """Tuples, lists and sets of nothing but names of a run's fields, and dictionaries from such names to texts or
-    numbers.
+    numbers. Which fields a form draws, in which order, is the form's to say: `draw_fields(..., only=(...))`.
     """
     lists = []
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    forms = {id(word.value) for call in calls for word in call.keywords if word.arg == "only"}
     for node in ast.walk(tree):
+        if id(node) in forms:
+            continue
         is_table = isinstance(node, ast.Dict) and all(isinstance(value, ast.Constant) for value in node.values)
         items = (
             node.keys
