@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from argon2 import PasswordHasher
 from hypothesis import settings as hypothesis_settings
@@ -32,6 +33,9 @@ hypothesis_settings.load_profile("steady")
 
 # A second thread gains nothing in networks this small, and spins while it waits for a core that another test holds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What a server answers at once on an idle machine takes its time on a busy one.
+httpx2._config.DEFAULT_TIMEOUT_CONFIG.__init__(200.0)  # type: ignore[attr-defined, misc]
 
 SLOWEST_FIRST = ("e2e", "faults", "test_dependencies.py", "clients", "jobs", "pages")
 """Folders with long files, and a long file: started last, one of them would run alone at the end."""

@@ -70,7 +70,7 @@ VISITOR = """
 import sys
 from streamlit.testing.v1 import AppTest
 
-app = AppTest.from_string(sys.argv[1], default_timeout=60).run()
+app = AppTest.from_string(sys.argv[1], default_timeout=200).run()
 assert not app.exception, app.exception
 (field,) = [one for one in app.number_input if one.label == "Warmth"]
 print(field.help, field.value, app.button(key="go").disabled)

@@ -93,7 +93,7 @@ def test_an_installed_wheel_starts_and_keeps_its_data_outside_the_package(
         wait_until(lambda: datasets(installed, bare_environment), what="the first import, by a worker")
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=200)
     assert files_below(site) == before
     assert {"models.db", "artifacts", "logs"} <= {path.name for path in (tmp_path / ".roundhouse").iterdir()}
 

@@ -98,7 +98,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Facts]:
             if client not in processes:
                 pytest.skip("Node or its `openai` package is missing: install nodejs and npm, then `make clients`")
             if client not in results:
-                output, errors = processes[client].communicate(timeout=120)
+                output, errors = processes[client].communicate(timeout=250)
                 assert processes[client].returncode == 0, errors[-3000:]
                 results[client] = json.loads(output.splitlines()[-1])
             return results[client]

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.support.browser import FLAGS, Visitor, chromium, visit
+from tests.support.browser import FLAGS, PATIENCE_MS, Visitor, chromium, visit
 from tests.support.installation import Installation
 
-expect.set_options(timeout=60_000)  # what comes at once on an idle machine takes its time on a busy one
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")

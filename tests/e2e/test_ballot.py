@@ -18,6 +18,7 @@ from backend.services.battles.raters import create_rater_link, revoke_rater_link
 from backend.services.battles.views import CampaignView
 from backend.services.context import LOCAL, Context
 from tests.support.battle_world import make_campaign, write_all
+from tests.support.browser import patient_context
 from tests.support.installation import wait_until
 from tests.support.page_server import page_server
 
@@ -63,7 +64,7 @@ def address(home: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = patient_context(browser, viewport={"width": 1280, "height": 900})
     yield context.new_page()
     context.close()
 
@@ -311,7 +312,7 @@ def test_a_single_use_link_works_in_its_first_browser_alone(
     expect(page.get_by_text("0 of 6", exact=True)).to_be_visible()
     page.reload()
     expect(page.get_by_text("0 of 6", exact=True)).to_be_visible()
-    stranger = browser.new_context().new_page()
+    stranger = patient_context(browser).new_page()
     stranger.goto(opening)
     expect(stranger.get_by_text("This link was opened in another browser already.")).to_be_visible()
     stranger.context.close()

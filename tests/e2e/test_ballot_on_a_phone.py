@@ -14,6 +14,7 @@ from backend.db.tables import Vote
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context
 from tests.support.battle_world import make_campaign
+from tests.support.browser import patient_context
 from tests.support.installation import wait_until
 from tests.support.page_server import page_server
 
@@ -35,7 +36,7 @@ def address(home: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    context = patient_context(browser, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     yield context.new_page()
     context.close()
 

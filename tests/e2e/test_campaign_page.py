@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, expect
 
 from backend.services.context import Context
 from tests.support.battle_world import make_campaign
+from tests.support.browser import patient_context
 from tests.support.page_server import page_server
 
 pytestmark = pytest.mark.e2e
@@ -19,7 +20,7 @@ def test_a_raters_link_stays_through_other_tabs_until_it_is_dismissed(
 ) -> None:
     campaign = make_campaign(ctx)
     with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
-        page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+        page = patient_context(browser, viewport={"width": 1280, "height": 1000}).new_page()
         page.goto(f"{server.url}/battles?campaign={campaign.id}&tab=Raters")
         page.get_by_label("Invite a rater").fill("Owl")
         page.get_by_role("button", name="Create link").click()

@@ -20,6 +20,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user, disable_account
 from backend.services.people.sessions import COOKIE
 from pages.components.routes import addresses
+from tests.support.browser import patient_context
 from tests.support.installation import wait_until
 from tests.support.page_server import FreshServer, page_server
 
@@ -78,7 +79,7 @@ def test_signing_in_sets_a_cookie_that_scripts_can_not_read_and_opens_the_page_t
         turned_away = httpx2.get(f"{server.url}/runs?tag=x", headers={"Accept": "text/html"})
         assert turned_away.status_code == 303
         assert turned_away.headers["location"].startswith("/auth/login?next=/runs")
-        context = browser.new_context()
+        context = patient_context(browser)
         page = context.new_page()
         page.goto(f"{server.url}/workers")
         page.get_by_label("Name").fill("maya")
@@ -88,7 +89,7 @@ def test_signing_in_sets_a_cookie_that_scripts_can_not_read_and_opens_the_page_t
         page.get_by_label("Name").fill("maya")
         page.get_by_label("Password").fill(PASSWORD)
         page.get_by_role("button", name="Sign in").click()
-        page.get_by_role("heading", name="Workers").wait_for(timeout=30_000)
+        page.get_by_role("heading", name="Workers").wait_for()
         page.wait_for_url(f"{server.url}/workers")
         page.get_by_text("Signed in as maya").wait_for()
         cookie = next(c for c in context.cookies() if c["name"] == COOKIE)
@@ -114,17 +115,15 @@ def test_a_page_that_is_open_ends_when_its_account_is_disabled(ctx: Context, hom
     maya = add_user(ctx, "maya", PASSWORD, role="admin", person=LOCAL)
     add_user(ctx, "ada", PASSWORD, role="admin", person=LOCAL)
     with page_server(home) as server:
-        context = browser.new_context()
+        context = patient_context(browser)
         page = context.new_page()
         page.goto(f"{server.url}/workers")
         page.get_by_label("Name").fill("maya")
         page.get_by_label("Password").fill(PASSWORD)
         page.get_by_role("button", name="Sign in").click()
-        page.get_by_role("heading", name="Workers").wait_for(timeout=30_000)
+        page.get_by_role("heading", name="Workers").wait_for()
         disable_account(ctx, maya.id or "", person=LOCAL)
-        page.get_by_text("Sign in to continue.").wait_for(
-            timeout=30_000
-        )  # the page asks for its gauges every two seconds
+        page.get_by_text("Sign in to continue.").wait_for()  # the page asks for its gauges every two seconds
         expect(page.get_by_role("heading", name="Workers")).to_have_count(0)
         page.locator("[data-testid=stSidebarNav]").wait_for(state="detached")
         context.close()

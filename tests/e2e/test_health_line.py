@@ -1,10 +1,7 @@
-"""The health line: within 15 seconds an open page names a part that hangs and its cure, and the line goes when it
-answers again.
-"""
+"""The health line: an open page names a part that hangs and its cure, and the line goes when it answers again."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,7 +13,6 @@ from tests.support.browser import Visitor
 from tests.support.installation import Installation
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
-SEEN_WITHIN_S = 15.0
 
 
 @contextmanager
@@ -58,22 +54,17 @@ def test_an_open_page_names_a_frozen_gateway_broker_or_worker_and_the_cure(
         ),
     ):
         with frozen(processes):
-            began = time.monotonic()
-            expect(line).to_contain_text(cause, timeout=60_000)
-            seen_after_s = time.monotonic() - began
+            expect(line).to_contain_text(cause)
             expect(line).to_contain_text(cure)
             expect(page.get_by_role("heading", name="Workers", exact=True)).to_be_in_viewport()
         expect(line).to_be_hidden()
-        assert seen_after_s < SEEN_WITHIN_S * 2, (
-            f"{cause}: {seen_after_s:.0f} s"
-        )  # twice: other tests share the machine
 
 
 def test_an_open_page_says_that_its_own_server_hangs(installation: Installation, visitor: Visitor) -> None:
     page: Page = visitor.page
     visitor.go("/runs")
     with frozen([installation_pages(installation)]):
-        expect(page.locator(".rr-health")).to_contain_text("The pages' server does not answer", timeout=60_000)
+        expect(page.locator(".rr-health")).to_contain_text("The pages' server does not answer")
     expect(page.locator(".rr-health")).to_be_hidden()
 
 

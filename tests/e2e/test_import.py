@@ -116,9 +116,9 @@ def test_a_file_of_the_data_folder_is_mapped_by_hand_and_its_bad_rows_come_back(
     visitor.page.get_by_text("Stop at the first").click()
     visitor.settle()
     visitor.clicks("Import")
-    visitor.sees(re.compile("The import failed: .*41"), timeout_s=60)  # the line that is no JSON
+    visitor.sees(re.compile("The import failed: .*41"))  # the line that is no JSON
     visitor.clicks("Keep the good rows")
-    visitor.sees("Rejected (2)", timeout_s=60)
+    visitor.sees("Rejected (2)")
     version = resolve_version(installation.ctx, "greetings")
     assert (version.rows, version.rejected_rows) == (60, 2)
     assert version.mapping == {"instruction": "prompt", "letter": "completion"}

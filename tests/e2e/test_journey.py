@@ -62,7 +62,7 @@ def launch(visitor: Visitor, address: str, *, name: str, steps: int) -> None:
     visitor.fills("Steps", str(steps))
     visitor.fills("Name", name)
     ready = visitor.page.get_by_role("button", name=re.compile("^(Launch|Accept the warnings first)$"))
-    ready.first.wait_for(timeout=30_000)
+    ready.first.wait_for()
     if ready.first.inner_text().endswith("first"):  # such short runs are warned of
         visitor.page.get_by_text("Proceed anyway").click()
         visitor.settle()
@@ -134,7 +134,7 @@ def test_the_checkpoint_is_deployed_and_chats_in_the_browser_and_through_the_ope
     box = visitor.page.get_by_placeholder("Write a message")
     box.fill("Tell me a story about Mira.")
     box.press("Enter")
-    visitor.sees(re.compile(r"first token \d+ ms"), timeout_s=60)
+    visitor.sees(re.compile(r"first token \d+ ms"))
     client = openai.OpenAI(base_url=installation.gateway_url, api_key="local")
     assert [model.id for model in client.models.list()] == ["village"]
     pieces = [

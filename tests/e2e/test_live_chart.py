@@ -18,6 +18,7 @@ from backend.services.jobs.claims import Claim
 from backend.services.metrics.points import add_points
 from backend.services.training.runs import set_notes
 from backend.services.training.views import RunView
+from tests.support.browser import patient_context
 from tests.support.installation import wait_until
 from tests.support.jobs import finish_job
 from tests.support.page_server import page_server
@@ -53,9 +54,8 @@ def server(world: Context) -> Iterator[str]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """A fresh tab in a wide window."""
-    context = browser.new_context(viewport={"width": 1300, "height": 1000})
+    context = patient_context(browser, viewport={"width": 1300, "height": 1000})
     tab = context.new_page()
-    tab.set_default_timeout(30_000)
     yield tab
     context.close()
 

@@ -119,7 +119,7 @@ def vote_by_keyboard(
     voter = Voter(campaign_id, link.rater)
     page.goto(link.url)
     expect(page.get_by_text(re.compile(r"^0 of \d+( ·|$)"))).to_be_visible()
-    page.get_by_role("button", name=re.compile("A is better")).wait_for(timeout=60_000)
+    page.get_by_role("button", name=re.compile("A is better")).wait_for()
     for done in range(1, votes + 1):
         battle = open_ballot(installation.ctx, voter).battles[0]
         key = {"A": "1", "B": "2", "TIE": "3"}[judge(battle.text_a, battle.text_b)]  # type: ignore[operator]
@@ -211,7 +211,7 @@ def train_in_the_browser(installation: Installation, visitor: Visitor, campaign:
     wait_until(lambda: choose_method(page, "Full fine-tuning"), timeout_s=60, what="the method", every_s=0.5)
     visitor.settle()
     visitor.clicks("Train on these votes")
-    visitor.sees("starts when its run has finished", timeout_s=90)
+    visitor.sees("starts when its run has finished")
 
 
 def choose_method(page: Page, method: str) -> bool:
@@ -233,7 +233,7 @@ def promote_in_the_browser(visitor: Visitor, rematch: str) -> None:
     visitor.sees("Promotion")
     visitor.fills("Reason", "Says less that is untrue")
     visitor.clicks("Promote")
-    visitor.sees("promoted", timeout_s=60)
+    visitor.sees("promoted")
 
 
 def is_served(installation: Installation, checkpoint_id: str) -> bool:

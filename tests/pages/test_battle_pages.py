@@ -251,7 +251,7 @@ def test_formulas_are_drawn_by_the_library_that_streamlit_ships() -> None:
 def test_a_link_shows_the_ballot_alone(site: Context) -> None:
     campaign = make_campaign(site)
     link = create_rater_link(site, campaign.id, name="guest", person=LOCAL)
-    app = AppTest.from_file(str(SHELL), default_timeout=30)
+    app = AppTest.from_file(str(SHELL), default_timeout=200)
     app.query_params["link"] = link.url.split("link=")[1]
     app.run()
     assert_sound(app)
@@ -263,7 +263,7 @@ def test_a_link_shows_the_ballot_alone(site: Context) -> None:
 
 def test_a_forged_link_shows_nothing_but_the_reason(site: Context) -> None:
     make_campaign(site)
-    app = AppTest.from_file(str(SHELL), default_timeout=30)
+    app = AppTest.from_file(str(SHELL), default_timeout=200)
     app.query_params["link"] = "forged"
     app.run()
     assert "not valid any more" in words(app)

@@ -201,7 +201,7 @@ def test_comparison_of_texts_and_of_unlike_evaluations(world: Context) -> None:
 
 def test_the_first_page_shows_the_main_score_with_its_interval(world: Context) -> None:
     evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
-    app = AppTest.from_file(str(SHELL), default_timeout=30).run()
+    app = AppTest.from_file(str(SHELL), default_timeout=200).run()
     assert not app.exception
     shown = plain_words(app)
     assert "**facts@1** · Accuracy" in shown

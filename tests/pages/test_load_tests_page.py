@@ -29,7 +29,7 @@ def _pages_use_the_test_context(ctx: Context, monkeypatch: pytest.MonkeyPatch) -
 
 
 def draw() -> AppTest:
-    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=30)
+    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=200)
     app.switch_page("serve/load_tests.py")
     app.run()
     assert not app.exception

@@ -39,7 +39,7 @@ def _pages_use_the_test_context(ctx: Context, monkeypatch: pytest.MonkeyPatch) -
 
 
 def draw(**query: str) -> AppTest:
-    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=30)
+    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=200)
     app.switch_page("serve/requests.py")
     for name, value in query.items():
         app.query_params[name] = value
@@ -74,7 +74,7 @@ def test_a_dataset_that_only_the_owner_may_make_is_refused_in_its_dialog(
     monkeypatch: pytest.MonkeyPatch, page: str
 ) -> None:
     monkeypatch.setattr(visitor, "current_person", lambda: Person("ben", "Ben", "engineer"))
-    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=30)
+    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=200)
     app.switch_page(f"serve/{page}.py")
     app.session_state[TRAFFIC_OF] = ("tales", ())
     app.run()
@@ -100,7 +100,7 @@ def test_what_only_the_owner_may_do_is_not_offered_to_others_and_the_page_says_w
         assert button.disabled
         assert "deployed without an account" in button.help
     app = (
-        AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=30)
+        AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=200)
         .switch_page("serve/endpoints.py")
         .run()
     )

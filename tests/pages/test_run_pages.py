@@ -38,7 +38,7 @@ def ctx(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
 
 def open_page(page: str, **query: str) -> AppTest:
     """Open a page by its file under pages/, through the shell."""
-    app = AppTest.from_file(SHELL, default_timeout=30)
+    app = AppTest.from_file(SHELL, default_timeout=200)
     app.run()
     for name, value in query.items():
         app.query_params[name] = value

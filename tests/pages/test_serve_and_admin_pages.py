@@ -42,7 +42,7 @@ def _pages_use_the_test_context(ctx: Context, monkeypatch: pytest.MonkeyPatch) -
 
 
 def draw(page: str, **query: str) -> AppTest:
-    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=30)
+    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=200)
     app.switch_page(page)
     for name, value in query.items():
         app.query_params[name] = value

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Browser, BrowserContext, Page
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
@@ -16,6 +17,7 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg, ForwardMsgMetadata, RunIdentity
 
+PATIENCE_MS = 120_000
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -131,7 +133,7 @@ def watch(context: BrowserContext) -> None:
     context.add_init_script("{" + WATCH + "}")
 
 
-def settle(page: Page, *, timeout_s: float = 60.0) -> None:
+def settle(page: Page, *, timeout_s: float = PATIENCE_MS / 1000) -> None:
     """Wait until a page that is watched rests: all that its visitor did has been answered by a run of the script, and
     is drawn.
 
@@ -172,11 +174,11 @@ class Visitor:
             if sign in text:
                 self.findings.append(f"{sign!r} at {self.page.url}: {text[:600]}")
 
-    def sees(self, text: str | re.Pattern[str], *, timeout_s: float = 60.0) -> None:
+    def sees(self, text: str | re.Pattern[str], *, timeout_s: float = PATIENCE_MS / 1000) -> None:
         """Wait for a text that can be seen; one in a tab that is closed can not."""
         self.page.get_by_text(text).filter(visible=True).first.wait_for(timeout=timeout_s * 1000)
 
-    def clicks(self, name: str, *, timeout_s: float = 30.0) -> None:
+    def clicks(self, name: str, *, timeout_s: float = PATIENCE_MS / 1000) -> None:
         """Click a button once it can be clicked."""
         self.page.get_by_role("button", name=name, exact=True).first.click(timeout=timeout_s * 1000)
 
@@ -194,7 +196,7 @@ class Visitor:
 
     def follows(self, name: str) -> None:
         """Follow a link."""
-        self.page.get_by_role("link", name=name).first.click(timeout=30_000)
+        self.page.get_by_role("link", name=name).first.click(timeout=PATIENCE_MS)
         self.settle()
 
     def fills(self, label: str, value: str) -> None:
@@ -205,10 +207,16 @@ class Visitor:
         self.settle()
 
 
+def patient_context(browser: Browser, **options: Any) -> BrowserContext:
+    """Return a window whose waits end late: what comes at once on an idle machine takes its time on a busy one."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(PATIENCE_MS)
+    return context
+
+
 def open_tab(browser: Browser, *, width: int = 1440, height: int = 900, time_zone: str | None = None) -> Page:
     """Open a window of its own, with cookies of its own, whose pages are watched: `settle` may wait for them."""
-    context = browser.new_context(viewport={"width": width, "height": height}, timezone_id=time_zone)
-    context.set_default_timeout(30_000)
+    context = patient_context(browser, viewport={"width": width, "height": height}, timezone_id=time_zone)
     watch(context)
     return context.new_page()
 

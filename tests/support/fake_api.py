@@ -83,7 +83,7 @@ def serve_api() -> Iterator[FakeApi]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            api.pause.wait(30)
+            api.pause.wait(200)
             api.received.append((self.path, body))
             api.headers.append(dict(self.headers.items()))
             refused = api.key is not None and self.headers.get("Authorization") != f"Bearer {api.key}"

@@ -8,7 +8,6 @@ import asyncio
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from backend.services.serving.failures import LostRequest
 from backend.services.serving.shadows import ComparedRequest
 from backend.services.serving.stored_responses import ResponseRecord
 from backend.services.serving.usage import UsageRow
+from tests.support.serving_replica import eventually
 
 KEY = "rh-test-key"
 
@@ -152,6 +152,8 @@ class ScriptedReplica:
         self.prompt_tokens: int | None = 5  # None counts four characters of the prompt as one
         self.seen = 0
         self.left = 0
+        self.written: dict[int, int] = {}
+        """Tokens written so far, by the request's number."""
         self.bodies: list[dict[str, Any]] = []
 
     async def generate(self, request: Request) -> Response:
@@ -160,7 +162,7 @@ class ScriptedReplica:
         if self.script.startswith("refuse"):
             _, status, code = self.script.split(":")
             return JSONResponse({"error": {"message": "no", "code": code, "field": None}}, status_code=int(status))
-        return StreamingResponse(self._events(), headers={PROMPT_TOKENS: str(self._count_prompt())})
+        return StreamingResponse(self._events(self.seen), headers={PROMPT_TOKENS: str(self._count_prompt())})
 
     def _count_prompt(self) -> int:
         if self.prompt_tokens is not None:
@@ -180,7 +182,7 @@ class ScriptedReplica:
         finish = {"type": "finish", "finish_reason": "tool_calls", "usage": usage, "ttft_ms": 1.0, "tok_per_sec": 9.0}
         return [json.dumps(event) + "\n" for event in (*events, finish)]
 
-    async def _events(self) -> Any:
+    async def _events(self, number: int) -> Any:
         try:
             if self.script.startswith("call"):
                 for line in self._call(*self.script.split(":", 2)[1:]):
@@ -195,6 +197,7 @@ class ScriptedReplica:
                     )
                     + "\n"
                 )
+                self.written[number] = self.written.get(number, 0) + 1
                 await asyncio.sleep(self.delay_s)
             if self.script.startswith("error"):
                 yield (
@@ -204,7 +207,7 @@ class ScriptedReplica:
                 )
                 return
             if self.script == "mute":
-                await asyncio.sleep(60)
+                await asyncio.sleep(3600)
             if self.script == "break":
                 raise ConnectionResetError("as if killed")
             usage = {"prompt_tokens": self._count_prompt(), "completion_tokens": self.tokens}
@@ -220,16 +223,6 @@ class ScriptedReplica:
             raise
 
 
-def eventually(condition: Callable[[], Any], *, timeout_s: float = 60.0) -> Any:
-    """Wait for a condition and return its value."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.01)
-    raise AssertionError("the condition never held")
-
-
 @contextmanager
 def served(app: Any) -> Iterator[str]:
     """Serve an app on a real port of this machine."""
@@ -243,7 +236,7 @@ def served(app: Any) -> Iterator[str]:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
-            thread.join(10)
+            thread.join(60)
 
 
 @contextmanager

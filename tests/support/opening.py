@@ -21,7 +21,7 @@ EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>"
 
 def open_page(path: str, **query: str) -> AppTest:
     """Open a page by its path under `pages/`, with a query."""
-    app = AppTest.from_file(str(SHELL), default_timeout=60)
+    app = AppTest.from_file(str(SHELL), default_timeout=200)
     app.run()
     app.switch_page(path)
     for key, value in query.items():

@@ -21,7 +21,7 @@ from tests.support.jobs import make_spec
 TOKEN = "internal-token-of-the-test"
 
 
-def eventually(condition: Callable[[], Any], *, timeout_s: float = 60.0) -> Any:
+def eventually(condition: Callable[[], Any], *, timeout_s: float = 200.0) -> Any:
     """Wait for a condition and return its value."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -57,7 +57,7 @@ class RunningReplica:
         self.result: dict[str, Any] = {}
         self.thread = threading.Thread(target=lambda: self.result.update(run(spec, self.reporter).dump()), daemon=True)
         self.thread.start()
-        self.url = eventually(lambda: self.events("ready"), timeout_s=60)[0]["url"]
+        self.url = eventually(lambda: self.events("ready"))[0]["url"]
 
     def events(self, type_: str) -> list[dict[str, Any]]:
         lines = (self.folder / "events.jsonl").read_text().splitlines()
@@ -68,6 +68,6 @@ class RunningReplica:
 
     def stop(self) -> dict[str, Any]:
         (self.folder / "control").write_text("cancel")
-        self.thread.join(60)
+        self.thread.join(200)
         assert not self.thread.is_alive()
         return self.result

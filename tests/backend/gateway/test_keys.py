@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -64,10 +65,8 @@ def test_a_key_is_looked_up_once_and_refused_as_soon_as_it_changes(
             revoke_key(any_ctx, "bot", person=LOCAL)
         else:
             change_role(any_ctx, owner.id or "", "rater", person=LOCAL)
-        began = time.monotonic()
         while await holds():
             await asyncio.sleep(0.005)
-            assert time.monotonic() - began < 30
         if any_ctx.db.is_sqlite:
             assert directory.lookups - before == 1
 
@@ -85,10 +84,8 @@ def test_a_changed_limit_holds_at_once_and_a_noted_use_announces_nothing(
         keys = KeyCheck(directory)
         assert await keys.check(key) is not None
         change_key(any_ctx, "bot", person=LOCAL, limits=limits, scopes=view.scopes, expires_at=None)
-        began = time.monotonic()
         while (principal := await keys.check(key)) is None or principal.limits.requests != 7:
             await asyncio.sleep(0.005)
-            assert time.monotonic() - began < 30
         await asyncio.sleep(0.05)
         version = directory.keys_version()
         note_key_uses(any_ctx, {view.id: datetime.now(UTC)})
@@ -98,11 +95,10 @@ def test_a_changed_limit_holds_at_once_and_a_noted_use_announces_nothing(
     asyncio.run(scenario())
 
 
-def test_a_remembered_key_expires_and_a_wrong_one_is_never_remembered() -> None:
+def test_a_remembered_key_expires_and_a_wrong_one_is_never_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     directory = MemoryDirectory({})
-    directory.principals["late"] = Principal(
-        key_id="k2", name="late", expires_at=datetime.now(UTC) + timedelta(seconds=0.2)
-    )
+    expiry = datetime.now(UTC) + timedelta(hours=1)
+    directory.principals["late"] = Principal(key_id="k2", name="late", expires_at=expiry)
 
     async def scenario() -> None:
         keys = KeyCheck(directory)
@@ -110,7 +106,7 @@ def test_a_remembered_key_expires_and_a_wrong_one_is_never_remembered() -> None:
         assert await keys.check("new") is None
         directory.principals["new"] = Principal(key_id="k3", name="new")
         assert await keys.check("new") is not None
-        await asyncio.sleep(0.25)
+        monkeypatch.setattr("backend.gateway.keys.datetime", SimpleNamespace(now=lambda zone: expiry))
         assert await keys.check("late") is None
 
     asyncio.run(scenario())
@@ -136,8 +132,7 @@ def test_the_running_answer_of_a_revoked_key_ends_with_an_error_and_counts_what_
                 "POST", f"{url}/v1/chat/completions", json=body | {"stream": True}, headers=headers, timeout=60
             ) as going_on:
                 answer = pool.submit(ask, url, KEY, stream)
-                eventually(lambda: replica.seen == 2)
-                time.sleep(0.1)
+                eventually(lambda: len(replica.written) == 2 and min(replica.written.values()) > 5)
                 del directory.principals[KEY]
                 directory.version = 1
                 response = answer.result(60)
@@ -160,8 +155,7 @@ def test_a_request_of_a_revoked_key_that_is_no_chat_ends_as_well(path: str, name
         with gateway(directory) as url:
             body, headers = {"model": "m", name: "x"}, {"Authorization": f"Bearer {KEY}"}
             answer = pool.submit(httpx2.post, f"{url}/v1/{path}", json=body, headers=headers, timeout=60)
-            eventually(lambda: replica.seen == 1)
-            time.sleep(0.1)
+            eventually(lambda: len(replica.written) == 1 and min(replica.written.values()) > 5)
             del directory.principals[KEY]
             directory.version = 1
             assert answer.result().json()["error"]["code"] == "key_revoked"

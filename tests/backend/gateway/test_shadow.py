@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -69,9 +68,8 @@ def test_copies_are_compared_and_only_the_request_itself_is_counted(scene: Scene
 
 def test_a_slow_or_missing_shadow_delays_no_request_and_what_is_lost_or_refused_is_not_copied(scene: Scene) -> None:
     scene.shadow.script, scene.shadow.tokens = "mute", 0
-    began = time.monotonic()
     assert [scene.ask().status_code for _ in range(6)] == [200] * 6
-    assert time.monotonic() - began < 5
+    assert scene.shadow.left == 0, "the copies still wait for an answer"
     seen = scene.shadow.seen
     scene.directory.shadows["m"] = ShadowRoute("s1", 100.0, ())
     assert scene.ask().status_code == 200

@@ -35,7 +35,7 @@ def test_a_child_dies_with_a_killed_parent() -> None:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
-    psutil.wait_procs([child], timeout=30)
+    psutil.wait_procs([child], timeout=200)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import replace
 from datetime import timedelta
@@ -16,9 +17,11 @@ from backend.services.context import Context
 from backend.services.health import (
     BROKER,
     DATABASE,
+    EVERY_S,
     GATEWAY,
     OVERDUE_S,
     START_S,
+    TIMEOUT_S,
     HealthWatch,
     Outage,
     _Check,
@@ -26,6 +29,7 @@ from backend.services.health import (
     check_workers,
 )
 from backend.services.jobs.workers import beat, say_goodbye
+from backend.settings import PROJECT
 from tests.support.installation import wait_until
 from tests.support.jobs import add_stored_job
 
@@ -67,6 +71,12 @@ def test_a_part_that_hangs_or_fails_is_reported_until_it_answers() -> None:
     assert part.outage() is None
 
 
+def test_a_part_that_hangs_is_named_on_open_pages_within_15_seconds() -> None:
+    script = (PROJECT / "pages" / "components" / "browser" / "health" / "health.js").read_text()
+    (asked_every_ms,) = re.findall(r"EVERY_MS = (\d+)", script)
+    assert EVERY_S + max(OVERDUE_S, 2 * TIMEOUT_S) + int(asked_every_ms) / 1000 <= 15
+
+
 def test_an_installation_without_broker_and_gateway_says_both_and_nothing_before_it_is_watched(
     ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,7 +85,7 @@ def test_an_installation_without_broker_and_gateway_says_both_and_nothing_before
     assert watch.outages() == ()
     watch.start(replace(ctx, gateway_url="http://127.0.0.1:1", own_gateway_url=""))
     try:
-        wait_until(lambda: {GATEWAY, BROKER} <= set(watch.outages()), timeout_s=20, what="both outages")
+        wait_until(lambda: {GATEWAY, BROKER} <= set(watch.outages()), what="both outages")
         assert not watch.fails(DATABASE)
     finally:
         watch.close()

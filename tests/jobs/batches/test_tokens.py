@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import time
 from itertools import pairwise
@@ -232,9 +231,25 @@ def test_an_order_with_one_part_is_that_of_earlier_versions() -> None:
     assert (new.items_in(2.5), new.epochs_in(37 * 2.5)) == (old.items_in(2.5), old.epochs_in(37 * 2.5))
 
 
-def start(source: TokenSource, folder: Path, tokenizer: Path) -> tuple[subprocess.Popen[bytes], Maker]:
-    maker = MakerSpec(os.getpid(), str(source.dataset), str(tokenizer), str(source.root), "text").write(folder)
-    return subprocess.Popen(maker._command), maker
+WAITING = """
+import runpy, sys
+from jobs.batches import token_files
+from jobs.batches.token_files import TokenWriter
+token_files.PART_BYTES = 1000
+flush = TokenWriter.flush
+def flush_and_wait(writer, **named):
+    flush(writer, **named)
+    if writer.rows:
+        print("flushed", flush=True)
+        sys.stdin.read()
+TokenWriter.flush = flush_and_wait
+runpy.run_module("jobs.batches.token_maker", run_name="__main__")
+"""
+"""A maker that waits to be killed once its first rows are on the disk."""
+
+
+def command_of(source: TokenSource, folder: Path, tokenizer: Path) -> list[str]:
+    return MakerSpec(os.getpid(), str(source.dataset), str(tokenizer), str(source.root), "text").write(folder)._command
 
 
 def wait_until(holds: Any, *, seconds: float = 120.0) -> None:
@@ -245,22 +260,24 @@ def wait_until(holds: Any, *, seconds: float = 120.0) -> None:
 
 
 def test_a_killed_maker_leaves_nothing_half_and_the_next_continues_it(rooms: Rooms, tmp_path: Path) -> None:
-    folder = large(tmp_path, 60_000, group=4000)
+    folder = large(tmp_path, 12_000, group=1000)
     tokenizer = rooms.root / "tokenizer"
     sources = [TokenSource(folder, rooms.tokenizer, tmp_path / name, MemoryReporter()) for name in ("whole", "killed")]
     undisturbed, killed = (source.split_folder(TEXT, "train") for source in sources)
-    child, _ = start(sources[1], tmp_path / "spec", tokenizer)
-    wait_until(lambda: (known := read_manifest(killed.path)) is not None and known.counts.get("rows", 0) > 0)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    program, _, _, *spec = command_of(sources[1], tmp_path / "spec", tokenizer)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([program, "-c", WAITING, *spec], **pipes) as child:  # type: ignore[call-overload]
+        assert child.stdout.readline() == b"flushed\n"
+        child.kill()
     left = read_manifest(killed.path)
     assert left is not None
+    assert left.counts["rows"] > 0
     assert not left.is_complete
     with (killed.path / "ids").open("ab") as file:
         file.write(b"half a token")  # what a kill between two writes leaves
     assert make_tokens(sources[0], undisturbed)
-    both = [start(sources[1], tmp_path / f"spec-{number}", tokenizer)[0] for number in (1, 2)]
-    assert [each.wait(180) for each in both] == [0, 0], "the second one leaves, or finds the tokens made"
+    both = [subprocess.Popen(command_of(sources[1], tmp_path / f"spec-{number}", tokenizer)) for number in (1, 2)]
+    assert [each.wait(250) for each in both] == [0, 0], "the second one leaves, or finds the tokens made"
     wait_until(lambda: (known := killed.open()) is not None and known.is_complete)
     for name in ("ids", "ends", "rows", "values"):
         sizes = [read_manifest(place.path).bytes[name] for place in (undisturbed, killed)]  # type: ignore[union-attr]

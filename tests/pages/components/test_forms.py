@@ -48,7 +48,7 @@ def _form() -> None:
 
 
 def test_each_field_gets_the_widget_of_its_kind_with_the_words_of_the_schema() -> None:
-    app = AppTest.from_function(_form).run()
+    app = AppTest.from_function(_form, default_timeout=200).run()
     assert not app.exception
     heat = app.number_input(key="oven_heat")
     assert (heat.label, heat.value, heat.help) == ("Heat (°C)", 200.0, "Degrees inside.")
@@ -66,7 +66,7 @@ def test_each_field_gets_the_widget_of_its_kind_with_the_words_of_the_schema() -
 
 
 def test_what_is_entered_is_the_config() -> None:
-    app = AppTest.from_function(_form).run()
+    app = AppTest.from_function(_form, default_timeout=200).run()
     app.selectbox(key="oven_mode").set_value("grill").run()
     app.number_input(key="oven_flame").set_value(7.0)
     app.number_input(key="oven_share").set_value(7.0)
@@ -81,7 +81,7 @@ def test_what_is_entered_is_the_config() -> None:
 
 
 def test_a_wrong_field_says_so_below_it_and_blocks_the_button() -> None:
-    app = AppTest.from_function(_form).run()
+    app = AppTest.from_function(_form, default_timeout=200).run()
     assert not app.button(key="go").disabled
     for key, value, problem in (
         ("oven_heat", 0.0, "0 is not more than 0."),

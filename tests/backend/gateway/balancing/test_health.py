@@ -10,7 +10,7 @@ from backend.gateway.balancing.balancer import Balancer
 from backend.gateway.balancing.health import HealthProbe
 from backend.gateway.directory import ReplicaAddress
 from backend.infra.openai_api.upstream import UpstreamClient
-from backend.infra.replicas import ReplicaClient, ReplicaLost
+from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaTimeouts
 from tests.support.gateway_fixtures import scripted
 
 
@@ -42,7 +42,7 @@ def test_open_requests_of_a_replica_that_freezes_are_taken_from_it_and_those_tha
     frozen, over = asyncio.Event(), asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """A replica that sends a token, then a line a second until it freezes; it accepts connections ever after."""
+        """A replica that sends a token, then empty lines until it freezes; it accepts connections ever after."""
         await reader.readuntil(b"\r\n\r\n")
         if frozen.is_set():
             await over.wait()
@@ -54,14 +54,17 @@ def test_open_requests_of_a_replica_that_freezes_are_taken_from_it_and_those_tha
             writer.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
             await writer.drain()
             line = b"\n"
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.01)
         await over.wait()
         writer.close()
 
     async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        clock, later_s = loop.time, 0.0
+        loop.time = lambda: clock() + later_s  # type: ignore[method-assign]
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        client = ReplicaClient()
+        client = ReplicaClient(timeouts=ReplicaTimeouts(900.0, 900.0, 900.0))
         seen: list[str] = []
 
         async def ask() -> None:
@@ -71,25 +74,32 @@ def test_open_requests_of_a_replica_that_freezes_are_taken_from_it_and_those_tha
             except ReplicaLost as error:
                 seen.append(error.reason)
 
+        async def let_all_run() -> None:
+            for _ in range(100):
+                await asyncio.sleep(0.002)
+
         task = asyncio.create_task(ask())
         while seen != ["token"]:
             await asyncio.sleep(0.02)
-        await asyncio.sleep(0.3)
-        assert client.drop(url, silent_s=0.25) == 0, "empty lines are signs of life"
+        later_s += 60
+        await let_all_run()
+        assert client.drop(url, silent_s=30) == 0, "empty lines are signs of life"
         frozen.set()
-        await asyncio.sleep(0.4)
-        assert client.drop(url, silent_s=0.25) == 1
-        await asyncio.wait_for(task, 5)
+        await let_all_run()
+        later_s += 60
+        assert client.drop(url, silent_s=30) == 1
+        await task
         assert seen == ["token", "timeout"]
         assert client.drop(url, silent_s=0.0) == 0, "nothing is open"
         waiting = asyncio.create_task(ask())  # before its first line, too
-        await asyncio.sleep(0.4)
-        assert client.drop(url, silent_s=0.25) == 1
-        await asyncio.wait_for(waiting, 5)
+        await let_all_run()
+        later_s += 60
+        assert client.drop(url, silent_s=30) == 1
+        await waiting
         assert seen[2:] == ["timeout"]
         await client.close()
         over.set()
         server.close()
-        await asyncio.sleep(0.1)
+        await let_all_run()
 
     asyncio.run(scene())

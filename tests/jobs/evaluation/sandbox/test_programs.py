@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -155,9 +154,7 @@ def test_files_of_the_installation_can_be_neither_read_nor_changed(tmp_path: Pat
     ],
 )
 def test_a_limit_ends_the_program(program: str, limits: ProgramLimits, outcome: str) -> None:
-    started = time.monotonic()
     assert run_program(program, limits=limits).outcome == outcome
-    assert time.monotonic() - started < 30
 
 
 THREADS = (

@@ -77,7 +77,7 @@ class Pending:
 
     def answer(self) -> tuple[Any, ...]:
         """Wait; return tokens, text, log-probabilities, the reason of the end and usage."""
-        assert self._done.wait(30), "no end within 30 s"
+        assert self._done.wait(200), "no end within 200 s"
         finish, tokens = self.events[-1], [event for event in self.events if isinstance(event, TokenEvent)]
         assert isinstance(finish, FinishEvent), finish
         ids = [token for event in tokens for token in event.token_ids]
@@ -276,7 +276,7 @@ class Gate(NoRepeat):
 
     def allowed(self) -> torch.Tensor:
         """Return that all tokens may come next."""
-        assert self.opened.wait(30)
+        assert self.opened.wait(200)
         return torch.ones(VOCABULARY, dtype=torch.bool)
 
 

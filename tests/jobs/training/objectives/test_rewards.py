@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from pydantic import ValidationError
 
@@ -46,9 +44,8 @@ def test_rewards_add_up_by_their_weights_and_any_right_answer_counts() -> None:
 def test_a_pattern_that_times_out_is_named_once() -> None:
     lines: list[str] = []
     rewards = Rewards([RewardRule(kind="regex", pattern=r"^(a|aa)+$")], log=lines.append)
-    started = time.perf_counter()
+    # without a time limit it would take centuries
     assert [rewards.of("a" * 60 + "!", tokens=60, answers=()) for _ in range(2)] == [0.0, 0.0]
-    assert time.perf_counter() - started < 30  # centuries without a time limit
     assert len(lines) == 1
     assert "'^(a|aa)+$'" in lines[0]
 

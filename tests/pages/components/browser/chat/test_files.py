@@ -24,7 +24,7 @@ def run(folder: Path, expression: str) -> Any:
     (folder / "run.mjs").write_text(
         f'import * as files from "./files.mjs"\nconsole.log(JSON.stringify(await ({expression})))\n'
     )
-    result = subprocess.run(["node", "run.mjs"], cwd=folder, capture_output=True, text=True, timeout=30)
+    result = subprocess.run(["node", "run.mjs"], cwd=folder, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
