@@ -178,3 +178,24 @@ def test_dotted_names_in_prose_exist() -> None:
             if name not in known and name.rsplit(".", 1)[0] not in known:
                 missing.append(f"{path}: {name}")
     assert missing == []
+
+
+INPUTS = {
+    *("checkbox", "chat_input", "draw_number", "live_text", "multiselect", "number_input", "pills", "radio"),
+    *("segmented_control", "selectbox", "slider", "text_area", "text_input", "toggle"),
+}
+"""Widgets whose label a screen reader reads as it was written."""
+
+
+def test_labels_of_inputs_are_not_escaped() -> None:
+    """`spoken` makes a label of a name; `plain` would have its backslashes read out."""
+    escaped = [
+        f"{path}:{call.lineno}"
+        for path in list_modules("pages")
+        for call in ast.walk(parse(path))
+        if isinstance(call, ast.Call)
+        and (call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")) in INPUTS
+        for label in call.args[:2]
+        if any(isinstance(part, ast.Call) and getattr(part.func, "id", "") == "plain" for part in ast.walk(label))
+    ]
+    assert escaped == []

@@ -5,6 +5,7 @@ processes.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -100,8 +101,8 @@ def _announce(settings: Settings, *, as_json: bool) -> None:
 def _wait_until_ready(
     settings: Settings, preparation: subprocess.Popen[str], go_on: Callable[[], bool], *, as_json: bool
 ) -> None:
-    """Announce the address once pages and gateway answer and the preparation has ended. Fails if it ended with an
-    error.
+    """Announce the address once pages and gateway answer and the preparation has ended, however long that takes; what
+    is late is named once. Fails if the preparation ended with an error.
     """
     waiting = {
         "pages": f"{_own_url(settings)}/healthz",
@@ -121,9 +122,10 @@ def _wait_until_ready(
             _announce(settings, as_json=as_json)
             return
         if time.monotonic() > deadline:
+            deadline = math.inf
             silent = " and ".join(waiting) or "preparation"
-            note(f"No answer from {silent} within {READY_TIMEOUT_S:.0f} s. See {settings.home / 'logs'}.")
-            return
+            logs = settings.home / "logs"
+            note(f"No answer from {silent} within {READY_TIMEOUT_S:.0f} s. Still waiting; {logs} may say why.")
 
 
 @app.command()

@@ -105,7 +105,7 @@ def describe_arithmetic(network: Any) -> str:
         return f"operator by operator, because the library is not compiled: {compiled.problem}"
     first = next(iter(getattr(network.base_model, "layers", ())), None)
     if not getattr(first, "is_compiled", False):
-        return "operator by operator: the compiled library has no layers of this kind"
+        return "operator by operator; the compiled library does not cover this architecture"
     return f"compiled for {compiled.library.processor}"
 
 

@@ -156,8 +156,11 @@ def with_code(text: str) -> str:
 
 
 def spoken(name: str) -> str:
-    """Return a name for a widget's label, which screen readers read verbatim: without Markdown's special characters."""
-    return " ".join(re.sub(r"[^\w\s.,-]", " ", name).split())
+    """Return a name for a widget's label, which screen readers read verbatim: without Markdown's special characters.
+
+    An @ stays before a version's number, where it links nothing.
+    """
+    return " ".join(re.sub(r"(?!@\d)[^\w\s.,-]", " ", name).split())
 
 
 def without_images(markdown: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Literal
 from uuid import uuid4
 
@@ -30,7 +31,7 @@ from pages.components.words import ago, size
 REFRESH_S = 2.0
 MAX_WORKING = 3
 SEEN = "overview_seen"
-"""Session-state key of the jobs and endpoints active at the last rerun."""
+"""Session-state key of the minute of the last rerun, and of the jobs and endpoints active then."""
 
 STEPS: dict[StepKind, tuple[str, str | None, str]] = {  # icon, page, parameter of its address
     StepKind.ENDPOINT: ("error", routes.ENDPOINTS, ""),
@@ -48,11 +49,12 @@ STEPS: dict[StepKind, tuple[str, str | None, str]] = {  # icon, page, parameter 
 RESULTS = {"Checkpoint": 3.0, "Score": 1.2, "95 % interval": 2.0, "Against the best": 1.5, "When": 1.2}
 
 
-def draw_overview_strip(strip: OverviewStrip) -> None:
+def draw_overview_strip(strip: OverviewStrip, *, now: datetime) -> None:
     """Draw work in progress, load of the machines, free disk, and health of endpoints, live. The page reruns when a job
-    or an endpoint starts or ends, because the next steps change.
+    or an endpoint starts or ends, because the next steps change, and once a minute, because "just now" does.
     """
     active = (
+        f"{now:%H:%M}",
         *(run.id for run in strip.runs),
         *(job.id for job in strip.jobs),
         *(f"{one.name} {one.is_healthy}" for one in strip.endpoints),
@@ -254,7 +256,7 @@ def main() -> None:
     """Draw the first page."""
     with page_frame("Overview") as (ctx, person):
         st.session_state[SEEN] = None
-        live_part(REFRESH_S)(lambda: draw_overview_strip(get_strip(ctx)))()
+        live_part(REFRESH_S)(lambda: draw_overview_strip(get_strip(ctx), now=ctx.now()))()
         overview = get_overview(ctx, person=person)
         draw_steps(ctx, person, overview)
         st.space("small")

@@ -26,7 +26,7 @@ from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.choices import by_identity
 from pages.components.frame import empty_state, live_part, page_frame, plain
-from pages.components.serving.monitoring.charts import Series, lines_figure, stacked_figure
+from pages.components.serving.monitoring.charts import Series, break_at_gaps, lines_figure, stacked_figure
 from pages.components.serving.replica_table import draw_replica_table
 from pages.components.words import ago, time_zone, two_times
 
@@ -179,7 +179,9 @@ def draw_machine_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None
     """Draw running and waiting requests, replicas, cache use, and a figure per machine."""
     zone = time_zone()
     by_name = {
-        (series.subject, series.name): [(at.astimezone(zone), value) for at, value in series.points]
+        (series.subject, series.name): break_at_gaps(
+            [(at.astimezone(zone), value) for at, value in series.points], step_s=traffic.window.step_s
+        )
         for series in gauges
     }
     start, end = traffic.points[0].start.astimezone(zone), traffic.points[-1].start.astimezone(zone)
@@ -208,7 +210,10 @@ def draw_machine_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None
         grid.plotly_chart(figure, key="monitor_cores", config=STATIC, alt="Cores that the replicas keep busy over time")
     labels = {"memory_bytes": "memory", "gpu_memory_bytes": "GPU memory"}
     known = {label: by_name["endpoint", name] for name, label in labels.items() if ("endpoint", name) in by_name}
-    memory: list[Series] = [(label, [(at, value / 2**30) for at, value in points]) for label, points in known.items()]
+    memory: list[Series] = [
+        (label, [(at, None if value is None else value / 2**30) for at, value in points])
+        for label, points in known.items()
+    ]
     if memory:
         figure = lines_figure(memory, title="Memory of the replicas", unit="GiB", start=start, end=end)
         grid.plotly_chart(figure, key="monitor_memory", config=STATIC, alt="Memory of the replicas over time")

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from streamlit.errors import StreamlitAPIException
+
 from backend.services.context import Context
-from pages.components import routes
+from pages.components import frame, routes, visitor
 from tests.support.filled_installation import LONG, fill
 from tests.support.opening import open_page, words
 
@@ -48,3 +56,27 @@ def test_an_empty_installation_leads_to_data_and_reports_that_no_worker_runs(sit
     assert [button.label for button in page.button if str(button.key).startswith("step_")] == ["Import a dataset"]
     assert "no worker" in words(page)
     assert "Nothing is running." in words(page)
+
+
+def test_times_follow_the_clock_while_the_page_stays_open(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The part that refreshes itself is drawn twice, with two minutes between: the page is drawn anew."""
+    fill(ctx)
+    minutes, left_as_it_was = [0], []
+
+    def refreshed_later(_every: float) -> Callable[[Callable[[], None]], Callable[[], None]]:
+        def draw_twice(draw: Callable[[], None]) -> None:
+            draw()
+            if not minutes[0]:
+                minutes[0] = 2
+                with suppress(StreamlitAPIException):  # two elements of one key
+                    draw()
+                left_as_it_was.append(True)
+
+        return lambda draw: lambda: draw_twice(draw)
+
+    clocked = replace(ctx, now=lambda: ctx.now() + timedelta(minutes=minutes[0]))
+    monkeypatch.setattr(visitor, "get_context", lambda: clocked)
+    monkeypatch.setattr(frame, "live_part", refreshed_later)
+    open_page(routes.OVERVIEW)
+    assert minutes == [2]
+    assert left_as_it_was == []

@@ -430,6 +430,7 @@ def test_the_workers_page_lists_replicas_with_their_machine_and_address(
         row for table in draw("admin/workers.py").table for row in table.value.to_dict("records") if "Address" in row
     ]
     assert (row["Endpoint"], row["State"]) == ("tales", "ready")
+    assert str(row["Replica"]) == "1"
     assert row["Address"].endswith(":1")
     with monkeypatch.context() as patch:
         patch.setattr(services, "current_person", lambda: Person("ben", "Ben", "engineer"))

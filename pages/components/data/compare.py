@@ -15,7 +15,7 @@ from backend.services.data.diff import ROWS_PER_S, DiffExample, FieldChange, Ver
 from backend.services.data.versions import version_lineage
 from backend.services.data.views import VersionView
 from pages.components.choices import by_identity
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import errors_shown, plain, spoken
 from pages.components.tables import draw_table
 
 AT_ONCE = 50_000  # rows hashed without confirmation: two seconds
@@ -39,7 +39,7 @@ def draw_compare(ctx: Context, version: VersionView, others: list[VersionView]) 
     by_id, key = {other.id: other for other in others}, f"against_{version.id}"
     before = by_id[
         st.selectbox(
-            f"Compare {plain(version.label)} with",
+            f"Compare {spoken(version.label)} with",
             list(by_id),
             index=index,
             key=key,

@@ -34,7 +34,7 @@ from pages.components.choices import by_identity
 from pages.components.confirm import draw_confirmed
 from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.forms import draw_fields
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import errors_shown, plain, spoken
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.tables import WidgetTable, draw_table
@@ -137,7 +137,7 @@ def _draw_margins(benchmarks: Sequence[str], points: float) -> dict[str, float]:
     margins = {
         name: draw_number(
             fields,
-            plain(f"Margin on {name}"),
+            f"Margin on {spoken(name)}",
             0.0,
             None,
             key=f"gate_margin_{name}",

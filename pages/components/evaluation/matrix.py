@@ -20,7 +20,7 @@ from backend.services.evaluation.evaluations import EvaluationView, launch_evalu
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.evaluation.scores import interval_text, score_label, score_text
-from pages.components.frame import errors_shown, live_part, plain
+from pages.components.frame import errors_shown, live_part, plain, spoken
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable
 
@@ -135,7 +135,7 @@ def _draw_filters(board: Board) -> list[Column]:
             for column in board.columns:
                 if column.key in (chosen or labels) and len(column.metrics) > 1:
                     st.selectbox(
-                        plain(column.label),
+                        spoken(column.label),
                         list(column.metrics),
                         index=column.metrics.index(metric_of(column)),
                         format_func=by_identity(f"metric_{column.key}", column.metrics, partial(metric_title, column)),

@@ -39,7 +39,7 @@ def draw_preview(ctx: Context, text: str, *, task: TaskDefinition | None, datase
         "Dataset",
         keys,
         index=keys.index(dataset_id) if dataset_id in keys else None,
-        placeholder="Choose a dataset: none has the names or the columns of this task",
+        placeholder="No dataset fits: choose one",
         format_func=by_identity(f"task_dataset_{key}", keys, lambda k: f"{datasets[k].name} ({datasets[k].kind})"),
         key=f"task_dataset_{key}",
     )

@@ -21,7 +21,7 @@ def draw_replica_table(
         {
             "Endpoint": replica.endpoint,
             "Revision": replica.revision if replica.variant == "stable" else f"{replica.revision}, canary",
-            "Replica": replica.replica_id,
+            "Replica": replica.number,
             "Machine": replica.host or "none yet",
             "Address": replica.url,
             "State": "ready" if replica.is_ready else replica.status,

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from backend.cli import up
 from backend.cli.doctor import check_broker
 from backend.cli.processes import broker_program
 from backend.infra.queue import JobQueue
@@ -52,3 +53,17 @@ def test_an_external_broker_is_used_unchanged(tmp_path: Path) -> None:
     assert (
         make_settings(tmp_path, redis_url="redis://:secret@broker:6379/2").broker_url == "redis://:secret@broker:6379/2"
     )
+
+
+def test_an_installation_that_is_late_is_announced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = iter([False] * 6)
+    monkeypatch.setattr(up, "READY_TIMEOUT_S", -1.0)
+    monkeypatch.setattr(up, "answers", lambda _url: next(asked, True))
+    preparation = subprocess.Popen(["true"], text=True)
+    preparation.wait()
+    up._wait_until_ready(make_settings(tmp_path), preparation, lambda: True, as_json=False)
+    said = capsys.readouterr()
+    assert said.err.count("Still waiting") == 1
+    assert "Roundhouse is ready" in said.out

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import count
 from typing import Any
 
 from sqlalchemy import func, or_, select
@@ -24,7 +26,7 @@ EVENTS_LAST = timedelta(minutes=10)
 class ReplicaGauges:
     """One replica of a deployment that is not stopped. `cache_ratio` is the used share of its KV cache; `cpu_cores`,
     `memory_bytes` and `gpu_memory_bytes` are what its process takes of `host`. `variant` is stable, or the id of a
-    canary's deployment.
+    canary's deployment. `number` counts the replicas of the endpoint, as its card does.
     """
 
     endpoint_id: str
@@ -46,6 +48,7 @@ class ReplicaGauges:
     gpu_memory_bytes: float | None = None
     drafted_tokens: float | None = None
     accepted_tokens: float | None = None
+    number: int = 1
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def read_live(ctx: Context) -> LiveGauges:
             .join(Endpoint, Endpoint.id == Deployment.endpoint_id)
             .outerjoin(Job, Job.id == Replica.job_id)
             .where(Deployment.stopped_at.is_(None), Replica.status != "dead")
-            .order_by(Endpoint.name, Replica.id)
+            .order_by(Endpoint.name, Deployment.revision, Job.created_at, Job.id)
         ).all()
         open_jobs = select(Job.queue, Job.status, func.count()).where(
             Job.status.in_([Status.QUEUED, Status.RUNNING, Status.CANCELLING])
@@ -85,8 +88,17 @@ def read_live(ctx: Context) -> LiveGauges:
             for kind, severity, count in session.execute(counted.group_by(Alert.kind, Alert.severity))
         )
     now = ctx.now()
+    numbers: dict[str, count[int]] = defaultdict(lambda: count(1))
     replicas = tuple(
-        _replica(endpoint_id, name, deployment, replica, job, is_alive=_is_alive(job, now))
+        _replica(
+            endpoint_id,
+            name,
+            deployment,
+            replica,
+            job,
+            is_alive=_is_alive(job, now),
+            place=next(numbers[endpoint_id]),
+        )
         for endpoint_id, name, deployment, replica, job in rows
     )
     return LiveGauges(replicas, tuple(list_workers(ctx)), jobs, alerts)
@@ -151,7 +163,7 @@ def _is_alive(job: Job | None, now: datetime) -> bool:
 
 
 def _replica(
-    endpoint_id: str, name: str, deployment: Deployment, replica: Replica, job: Job | None, *, is_alive: bool
+    endpoint_id: str, name: str, deployment: Deployment, replica: Replica, job: Job | None, *, is_alive: bool, place: int
 ) -> ReplicaGauges:
     gauges = dict(replica.gauges or {}) if is_alive else {}
 
@@ -178,6 +190,7 @@ def _replica(
         gpu_memory_bytes=number("gpu_memory_bytes"),
         drafted_tokens=number("drafted_tokens"),
         accepted_tokens=number("accepted_tokens"),
+        number=place,
     )
 
 

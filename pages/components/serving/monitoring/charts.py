@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import pairwise
 
 import plotly.graph_objects as go
 
-from pages.components.charts.style import ACCENT, BLUE, COLORS, LEGEND_BELOW, MARGIN
+from pages.components.charts.style import ACCENT, BLUE, COLORS, LEGEND_BELOW, MARGIN, MUTED
 from pages.components.words import figure_text
 
 HEIGHT = 240
 FEW = 5
-Series = tuple[str, Sequence[tuple[datetime, float | None]]]
+Points = Sequence[tuple[datetime, float | None]]
+Series = tuple[str, Points]
+
+
+def break_at_gaps(points: Points, *, step_s: int) -> Points:
+    """Return the points with a missing value where nothing was read for more than two steps, so that no line is drawn
+    over the time.
+    """
+    step = timedelta(seconds=step_s)
+    gaps = [(before + step, None) for (before, _), (after, _) in pairwise(points) if after - before > 3 * step]
+    return sorted([*points, *gaps], key=lambda point: point[0])
 
 
 def lines_figure(
@@ -73,9 +84,15 @@ def _lay_out(figure: go.Figure, *, title: str, unit: str, start: datetime, end: 
         xaxis={
             "title": None,
             "range": [start, end],
+            "type": "date",
             "nticks": 6,
             "tickformat": "%H:%M" if (end - start).days < 2 else "%-d %b",
         },
         yaxis={"title": unit or None, "rangemode": "tozero"},
         hovermode="x",
     )
+    if all(value is None for trace in figure.data for value in trace.y):
+        figure.update_yaxes(visible=False)
+        figure.add_annotation(
+            text="Nothing in this window", xref="paper", yref="paper", x=0.5, y=0.5, showarrow=False, font={"color": MUTED}
+        )

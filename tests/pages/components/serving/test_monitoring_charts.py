@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pages.components.serving.monitoring.charts import lines_figure
+from pages.components.serving.monitoring.charts import break_at_gaps, lines_figure, stacked_figure
 
 START = datetime(2026, 11, 27, tzinfo=UTC)
 
@@ -18,3 +18,24 @@ def test_few_replicas_or_requests_have_whole_ticks(value: float, step: int | Non
         [("ready", [(START, value), (end, value)])], title="Replicas ready", is_count=True, start=START, end=end
     )
     assert figure.layout.yaxis.dtick == step
+
+
+def test_no_line_is_drawn_over_a_time_without_readings() -> None:
+    minutes = [(START + timedelta(minutes=minute), 1.0) for minute in (0, 1, 2, 4, 30, 31)]
+    points = break_at_gaps(minutes, step_s=60)
+    assert [at.minute for at, value in points if value is None] == [5]
+    assert [point for point in points if point[1] is not None] == minutes
+
+
+def test_a_figure_of_nothing_keeps_its_time_axis_and_has_no_scale() -> None:
+    end = START + timedelta(hours=1)
+    empty = [
+        stacked_figure([("finished", [(START, 0)])], title="Requests per minute", start=START, end=end),
+        lines_figure([("p50", [(START, None)])], title="Time to first token", start=START, end=end),
+    ]
+    for figure in empty:
+        assert figure.layout.xaxis.type == "date"
+        assert figure.layout.yaxis.visible is False
+        assert [note.text for note in figure.layout.annotations] == ["Nothing in this window"]
+    idle = lines_figure([("tokens/s", [(START, 0.0)])], title="Tokens", start=START, end=end)
+    assert not idle.layout.annotations
