@@ -199,3 +199,19 @@ def test_labels_of_inputs_are_not_escaped() -> None:
         if any(isinstance(part, ast.Call) and getattr(part.func, "id", "") == "plain" for part in ast.walk(label))
     ]
     assert escaped == []
+
+
+def test_who_leaves_a_page_says_with_which_address() -> None:
+    """Streamlit clears an address that is not given, and refuses to where a widget is bound to part of it."""
+    bare = [
+        f"{path}:{call.lineno}"
+        for path in list_modules("pages")
+        for call in ast.walk(parse(path))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and (
+            (call.func.attr == "switch_page" and "query_params" not in {word.arg for word in call.keywords})
+            or ast.unparse(call.func) == "st.query_params.clear"
+        )
+    ]
+    assert bare == []

@@ -6,8 +6,16 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from backend.domain.names import nearest_name
+
+PATTERNS = {
+    r"^[\w.-]+$": "only letters, digits, _, - and . are allowed",
+    r"^[^\s:]+$": "spaces and colons are not allowed",
+    r"^$|^[A-Za-z0-9._-]+:\d{1,5}$": "must be host:port, such as trainer:29500",
+}
+"""Patterns of fields in words."""
 
 
 def validation_message(error: ValidationError, model: type[BaseModel] | None = None) -> str:
@@ -20,8 +28,7 @@ def validation_message(error: ValidationError, model: type[BaseModel] | None = N
         if item["type"] == "extra_forbidden":
             sentences.append(_unknown_field(path, model))
             continue
-        text = str(item["msg"]).removeprefix("Value error, ")
-        value = item.get("input")
+        text, value = _sentence(item).replace("Input should be", "must be"), item.get("input")
         got = f" (got {_cut(repr(value))})" if path and not isinstance(value, dict) else ""
         sentences.append(f"{path}: {text}{got}" if path else text)
     return "; ".join(sentences)
@@ -38,11 +45,18 @@ def errors_by_field(error: ValidationError) -> dict[str, str]:
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"])
         if path and path not in errors:
-            text = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "Must be")
+            text = _sentence(item).replace("Input should be", "must be")
+            text = text[:1].upper() + text[1:]
             errors[path] = (
                 text if isinstance(item.get("input"), dict) else f"{text} (got {_cut(repr(item.get('input')))})"
             )
     return errors
+
+
+def _sentence(item: ErrorDetails) -> str:
+    if item["type"] == "string_pattern_mismatch" and (words := PATTERNS.get(item["ctx"]["pattern"])):
+        return words
+    return str(item["msg"]).removeprefix("Value error, ")
 
 
 def _unknown_field(path: str, model: type[BaseModel] | None) -> str:

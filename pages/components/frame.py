@@ -53,7 +53,7 @@ def page_frame(title: str, caption: str = "", *, way_back: bool = False) -> Iter
                 and st.query_params
                 and st.button(f"Back to {title}", icon=":material/arrow_back:", key="frame_back")
             ):
-                st.query_params.clear()
+                st.query_params.from_dict({})
                 st.rerun()
 
 
@@ -68,9 +68,7 @@ def errors_shown() -> Iterator[None]:
         show_error(error)
     except ValidationError as error:
         st.error(validation_message(error), icon=":material/error:")
-    except Exception as error:
-        if type(error).__module__.startswith("streamlit"):
-            raise  # reruns and stops travel as exceptions
+    except Exception as error:  # reruns and stops are no `Exception`
         log.exception("page failed")
         if (outage := outage_of(error)) is not None:
             show_error(outage)
@@ -90,9 +88,7 @@ def handled(callback: Callable[P, object]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             callback(*args, **kwargs)
-        except Exception as error:
-            if type(error).__module__.startswith("streamlit"):
-                raise  # reruns and stops travel as exceptions
+        except Exception as error:  # reruns and stops are no `Exception`
             st.session_state[FAILED] = error
 
     return run

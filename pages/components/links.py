@@ -23,4 +23,4 @@ def row_link(name: str, *, page: str, query: dict[str, str], icon: str, key: str
 def back_link(label: str, *, page: str, key: str, query: dict[str, str] | None = None) -> None:
     """Draw the link back to a list, or to the item that `query` names."""
     if st.button(label, type="tertiary", icon=":material/arrow_back:", key=key):
-        st.switch_page(page, query_params=query)
+        st.switch_page(page, query_params=query or {})

@@ -144,7 +144,7 @@ def draw_new(ctx: Context, person: Person) -> None:
         st.switch_page(PAGE, query_params={"evaluation": launched[0].id})
     elif launched:
         show_columns(read_board(ctx), launched)
-        st.switch_page(PAGE)
+        st.switch_page(PAGE, query_params={})
 
 
 with page_frame("Evaluations", "Scores with confidence intervals, paired comparisons, and the items behind them.") as (

@@ -173,7 +173,7 @@ def draw_step(ctx: Context, person: Person, step: NextStep, *, key: str, is_firs
             if page is None:
                 launch_starter(ctx, person)
             else:
-                st.switch_page(page, query_params={parameter: step.subject or "1"} if parameter else None)
+                st.switch_page(page, query_params={parameter: step.subject or "1"} if parameter else {})
 
 
 def launch_starter(ctx: Context, person: Person) -> None:

@@ -55,7 +55,7 @@ def draw_conversations(ctx: Context, person: Person, current: str | None) -> Non
             st.markdown("**Conversations**")
             st.space("stretch")
             if st.button("New", key="new_conversation", icon=":material/add:", type="tertiary"):
-                st.query_params.clear()
+                st.query_params.from_dict({})
                 st.rerun()
         query = st.text_input(
             "Search conversations",
@@ -101,7 +101,7 @@ def draw_unavailable(
                 start_endpoint(ctx, name, person=person)
                 st.rerun()
         if st.button("See the endpoints", key="playground_endpoints", icon=":material/dns:"):
-            st.switch_page(routes.ENDPOINTS)
+            st.switch_page(routes.ENDPOINTS, query_params={})
         for other in running[:MAX_OFFERED]:
             if st.button(f"Chat with {plain(other.name)}", key=f"chat_{other.name}", icon=":material/chat:"):
                 st.query_params["endpoint"] = other.name

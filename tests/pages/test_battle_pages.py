@@ -131,6 +131,10 @@ def test_a_campaign_with_votes_shows_standings_and_trains_on_them_once(site: Con
     open_page("evaluate/battles.py", campaign=campaign.id, tab="Train").button(key="plan_go").click().run()
     with site.db.read() as session:
         assert len(session.scalars(select(Run)).all()) == 1
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
+    app.button(key="back_to_campaigns").click().run()
+    assert_sound(app)
+    assert dict(app.query_params) == {}
     rematch = next(c for c in list_campaigns(site) if c.parent_id == campaign.id)
     app = open_page("evaluate/battles.py", campaign=rematch.id)
     assert_sound(app)

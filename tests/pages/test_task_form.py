@@ -59,6 +59,7 @@ def test_a_wrong_field_saves_nothing_and_keeps_what_was_typed(world: Context, na
     app.text_area(key="task_text_new_prompt").set_value("Another {{question}}").run()
     app.text_input(key="task_text_new_name").set_value(name).run()
     assert not app.exception
+    assert ("letters, digits, _, - and . are allowed" in words(app).replace("\\", "")) == bool(name)
     assert app.button(key="task_save").disabled
     assert app.button(key="task_save").label == "Correct the field first"
     assert app.text_area(key="task_text_new_prompt").value == "Another {{question}}"

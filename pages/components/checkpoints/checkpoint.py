@@ -104,7 +104,7 @@ def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
             if st.button("Remove this entry", key=f"forget_{checkpoint.id}", icon=":material/delete:"):
                 with errors_shown():
                     delete_checkpoint(ctx, checkpoint.id, person=person)
-                    st.switch_page(routes.CHECKPOINTS)
+                    st.switch_page(routes.CHECKPOINTS, query_params={})
         return
     draw_job(ctx, person, checkpoint.job_id, doing=f"Inspection {checkpoint.source}")
 
@@ -274,7 +274,7 @@ def _draw_delete(ctx: Context, person: Person, checkpoint_id: str) -> None:
     if st.button("Delete", key=f"delete_yes_{checkpoint_id}", type="primary"):
         with errors_shown():
             delete_checkpoint(ctx, checkpoint_id, person=person)
-            st.switch_page(routes.CHECKPOINTS)
+            st.switch_page(routes.CHECKPOINTS, query_params={})
 
 
 def _words(value: object) -> str:

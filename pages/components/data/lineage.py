@@ -121,7 +121,7 @@ def draw_delete_dataset(ctx: Context, person: Person, dataset_id: str, name: str
         with errors_shown():
             delete_dataset(ctx, dataset_id, person=person, with_reports=bool(reports))
             st.toast(f"Deleted {plain(name)}.", icon=":material/delete:")
-            st.switch_page(PAGE)
+            st.switch_page(PAGE, query_params={})
 
 
 def _draw_blocking_users(ctx: Context, users: list[Use], *, what: str, key: str) -> bool:

@@ -67,7 +67,7 @@ def _draw_unready(ctx: Context, person: Person, tokenizer: TokenizerView) -> Non
         if st.button("Remove this entry", key=f"forget_{tokenizer.id}", icon=":material/delete:"):
             with errors_shown():
                 delete_tokenizer(ctx, tokenizer.id, person=person)
-                st.switch_page(PAGE)
+                st.switch_page(PAGE, query_params={})
 
 
 def _draw_facts(tokenizer: TokenizerView) -> None:
@@ -150,4 +150,4 @@ def _draw_settings(ctx: Context, person: Person, tokenizer: TokenizerView) -> No
                 with errors_shown():
                     delete_tokenizer(ctx, tokenizer.id, person=person)
                     st.toast(f"Deleted {plain(tokenizer.name)}.", icon=":material/delete:")
-                    st.switch_page(PAGE)
+                    st.switch_page(PAGE, query_params={})

@@ -48,6 +48,8 @@ def _failing() -> None:
     with page_frame("Some page"):
         st.button("Refused", key="refused", on_click=handled(refuse))
         st.button("Broken", key="broken", on_click=handled(break_down))
+        if st.button("Misused", key="misused"):
+            st.columns(-1)
         live_part()(lambda: st.text("the page stays"))()
 
 
@@ -86,6 +88,15 @@ def test_a_callback_that_fails_leaves_the_page_with_cause_and_cure() -> None:
     assert "the page stays" in words(app)
     app.run()
     assert not app.error, "an error is shown once"
+
+
+@pytest.mark.usefixtures("site")
+def test_what_streamlit_refuses_is_said_in_the_page_too() -> None:
+    """Its error screen took the page's place: its exceptions were taken for reruns."""
+    app = AppTest.from_function(_failing).run()
+    app.button(key="misused").click().run()
+    assert not app.exception
+    assert [error.value.startswith("Something went wrong on our side") for error in app.error] == [True]
 
 
 def calls(path: Path) -> list[ast.Call]:

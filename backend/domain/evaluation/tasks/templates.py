@@ -174,14 +174,12 @@ def _fault(error: jinja2.TemplateError, *, source: str, path: str, row: Row) -> 
             line=line,
             remedy="Look at the row: the dataset may be another one than the task was written for.",
         )
-    words = " ".join(str(error.message or error).split()) or type(error).__name__
+    words = " ".join(str(error.message or error).split()).rstrip(".") or type(error).__name__
     if isinstance(error, jinja2.TemplateSyntaxError):
         return TemplateFault(
             f"{at} is no template: {words}.", path=path, line=line, remedy="Templates are Jinja: {{ column }}."
         )
-    return TemplateFault(
-        f"{at} fails: {words.rstrip('.')}.", path=path, line=line, remedy="Correct the template, or the row."
-    )
+    return TemplateFault(f"{at} fails: {words}.", path=path, line=line, remedy="Correct the template, or the row.")
 
 
 def _line_of(traceback: TracebackType | None) -> int | None:

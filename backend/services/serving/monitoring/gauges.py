@@ -163,7 +163,14 @@ def _is_alive(job: Job | None, now: datetime) -> bool:
 
 
 def _replica(
-    endpoint_id: str, name: str, deployment: Deployment, replica: Replica, job: Job | None, *, is_alive: bool, place: int
+    endpoint_id: str,
+    name: str,
+    deployment: Deployment,
+    replica: Replica,
+    job: Job | None,
+    *,
+    is_alive: bool,
+    place: int,
 ) -> ReplicaGauges:
     gauges = dict(replica.gauges or {}) if is_alive else {}
 

@@ -94,5 +94,11 @@ def _lay_out(figure: go.Figure, *, title: str, unit: str, start: datetime, end: 
     if all(value is None for trace in figure.data for value in trace.y):
         figure.update_yaxes(visible=False)
         figure.add_annotation(
-            text="Nothing in this window", xref="paper", yref="paper", x=0.5, y=0.5, showarrow=False, font={"color": MUTED}
+            text="Nothing in this window",
+            xref="paper",
+            yref="paper",
+            x=0.5,
+            y=0.5,
+            showarrow=False,
+            font={"color": MUTED},
         )
