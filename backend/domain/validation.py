@@ -15,7 +15,7 @@ PATTERNS = {
     r"^[^\s:]+$": "spaces and colons are not allowed",
     r"^$|^[A-Za-z0-9._-]+:\d{1,5}$": "must be host:port, such as trainer:29500",
 }
-"""Patterns of fields in words."""
+"""Sentences about the patterns that fields have."""
 
 
 def validation_message(error: ValidationError, model: type[BaseModel] | None = None) -> str:

@@ -83,7 +83,7 @@ def _draw_again(ctx: Context, person: Person, evaluation: EvaluationView) -> Non
             with errors_shown():
                 launched = launch_again(ctx, evaluation, person=person, again=True)
                 st.switch_page(PAGE, query_params={"evaluation": launched.id})
-        words = "A launch with an equal fingerprint returns this stored answer."
+        words = "Evaluated again with the same settings, it returns this stored result."
         if evaluation.endpoint is not None and not evaluation.endpoint.is_own:
             words += " The model behind an address may change without notice: measure again to find out."
         st.caption(words, width="content")

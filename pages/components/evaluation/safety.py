@@ -183,12 +183,10 @@ def _draw_run_form(
     return False
 
 
-def _agreement(line: str) -> str:
+def _agreement(line: str, *, place: str = "under Safety probes") -> str:
     sentence = f"{line[:1].upper()}{line[1:]}."
     return (
-        f"{sentence} Measure it on answers that people labelled, under Safety probes."
-        if line.endswith(NOT_MEASURED)
-        else sentence
+        f"{sentence} Measure it on answers that people labelled, {place}." if line.endswith(NOT_MEASURED) else sentence
     )
 
 
@@ -328,7 +326,7 @@ def draw_probes(ctx: Context, person: Person) -> None:
             rows = [_language_row(one) for one in agreement.languages]
             draw_table(rows, key=f"languages_{agreement.file}", alt="Agreement by language")
     if not agreements:
-        st.caption(plain(_agreement(agreement_line(ctx))))
+        st.caption(plain(_agreement(agreement_line(ctx), place="below")))
     if person.may_build:
         _draw_add(ctx, person)
         _draw_agreement(ctx, person)
