@@ -278,7 +278,7 @@ class _Watch:
                 renew(session, self.ctx, self.claim, events_offset=self.events.offset)
                 progress = outcomes.record_events(session, self.ctx, self.claim, events)
                 if progress:
-                    renew(session, self.ctx, self.claim, progress=progress.model_dump(exclude={"type"}))
+                    renew(session, self.ctx, self.claim, progress=progress)
         except OperationalError as error:
             log.warning("database write failed, retrying: %s", error.orig)
             self.events.offset, self.output.offset = before

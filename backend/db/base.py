@@ -6,10 +6,12 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, MetaData
+from sqlalchemy import DateTime, MetaData, event
 from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, TypeResolve
 from sqlalchemy.types import JSON, TypeDecorator
+
+from backend.db.documents import Document, is_shape
 
 ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # no ambiguous characters
 
@@ -51,4 +53,23 @@ class Table(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[Any]: JSON, list[str]: JSON}  # noqa: RUF012
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[Any]: JSON}  # noqa: RUF012
+
+
+@event.listens_for(Table, "resolve_type_annotation")
+def _store_documents(annotated: TypeResolve) -> Document | None:
+    """Give a column that is annotated with a model, a list, a tuple or a dict the type Document."""
+    return Document(annotated.resolved_type) if is_shape(annotated.resolved_type) else None
+
+
+@event.listens_for(Table, "attribute_instrument", propagate=True)
+def _check_documents(_table: type[Table], _name: str, attribute: Any) -> None:
+    """Check what is assigned to a document, so that a wrong value is found where it is made."""
+    (column,) = getattr(attribute.property, "columns", None) or (None,)
+    if column is not None and isinstance(column.type, Document):
+        document = column.type
+
+        def check(_row: Table, value: Any, _old: Any, _initiator: Any) -> Any:
+            return document.check(value)
+
+        event.listen(attribute, "set", check, retval=True)

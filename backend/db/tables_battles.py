@@ -9,6 +9,7 @@ from sqlalchemy import Float, ForeignKey, Index, String, Text, UniqueConstraint,
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
+from backend.domain.battles.campaign import CampaignConfig, CampaignRecord, Messages
 
 
 class Campaign(Table):
@@ -21,13 +22,18 @@ class Campaign(Table):
     __tablename__ = "campaigns"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120), unique=True)
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    record: Mapped[CampaignRecord] = mapped_column("config", default=CampaignRecord)
     dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("campaigns.id"))
     run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), unique=True)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     closed_at: Mapped[datetime | None]
+
+    @property
+    def config(self) -> CampaignConfig:
+        """Prompts, sampling, pairing, ballot and stopping rule."""
+        return self.record.config
 
 
 class Contestant(Table):
@@ -58,7 +64,7 @@ class CampaignPrompt(Table):
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"), index=True)
     position: Mapped[int]
-    messages: Mapped[list[Any]]
+    messages: Mapped[Messages]
     content_hash: Mapped[str] = mapped_column(String(64), default="")
     turn: Mapped[str] = mapped_column(String(20), default="", server_default="")
     category: Mapped[str] = mapped_column(String(80), default="", server_default="")
@@ -149,7 +155,7 @@ class Vote(Table):
     duration_ms: Mapped[int | None]
     note: Mapped[str] = mapped_column(Text, default="")
     reasons: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
-    dimensions: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    dimensions: Mapped[dict[str, str]] = mapped_column(default=dict, server_default="{}")
     rewrite: Mapped[str | None] = mapped_column(Text)
     flag: Mapped[str] = mapped_column(String(200), default="", server_default="")
     created_at: Mapped[datetime] = mapped_column(default=utc_now, index=True)

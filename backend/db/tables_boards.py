@@ -9,6 +9,7 @@ from sqlalchemy import ForeignKey, Index, LargeBinary, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
+from backend.domain.evaluation.suites import MemberOutcome, SuiteConfig
 
 
 class Suite(Table):
@@ -19,7 +20,7 @@ class Suite(Table):
     __tablename__ = "suites"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120), unique=True)
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    config: Mapped[SuiteConfig]
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]
@@ -37,8 +38,8 @@ class SuiteResult(Table):
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     suite_id: Mapped[str] = mapped_column(ForeignKey("suites.id"))
     checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"), index=True)
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    members: Mapped[list[Any]] = mapped_column(default=list)
+    config: Mapped[SuiteConfig]
+    members: Mapped[list[MemberOutcome]] = mapped_column(default=list)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     launched_at: Mapped[datetime | None] = mapped_column(index=True)

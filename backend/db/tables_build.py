@@ -9,6 +9,8 @@ from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstr
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from backend.db.base import Table, new_id, utc_now
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.jobs.events import Values
 
 
 class Dataset(Table):
@@ -42,7 +44,7 @@ class DatasetVersion(Table):
     content_hash: Mapped[str | None] = mapped_column(String(64), index=True)
     folder: Mapped[str | None] = mapped_column(String(300))
     source: Mapped[str] = mapped_column(String(400), default="")
-    mapping: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    mapping: Mapped[dict[str, str]] = mapped_column(default=dict)
     rows: Mapped[int] = mapped_column(default=0)
     train_rows: Mapped[int] = mapped_column(default=0)
     val_rows: Mapped[int] = mapped_column(default=0)
@@ -76,7 +78,7 @@ class Architecture(Table):
     __tablename__ = "architectures"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120), unique=True)
-    config: Mapped[dict[str, Any]]
+    config: Mapped[ArchitectureConfig]
     parameters: Mapped[int] = mapped_column(BigInteger)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
@@ -104,7 +106,7 @@ class Checkpoint(Table):
     is_adapter: Mapped[bool] = mapped_column(default=False)
     is_final: Mapped[bool] = mapped_column(default=False)
     bytes: Mapped[int] = mapped_column(BigInteger, default=0)
-    metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    metrics: Mapped[Values] = mapped_column(default=dict)
     facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
     notes: Mapped[str] = mapped_column(Text, default="")
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -9,6 +9,10 @@ from sqlalchemy import Float, ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
+from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.endpoints import EndpointConfig
+from backend.domain.jobs.results import EvaluationRecord
+from backend.domain.openai_servers import Capabilities
 
 
 class EvaluatedEndpoint(Table):
@@ -25,8 +29,8 @@ class EvaluatedEndpoint(Table):
     name: Mapped[str] = mapped_column(String(80))
     url: Mapped[str] = mapped_column(String(300), default="")
     model: Mapped[str] = mapped_column(String(200))
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    capabilities: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    config: Mapped[EndpointConfig]
+    capabilities: Mapped[Capabilities] = mapped_column(default=dict)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]
@@ -41,11 +45,16 @@ class Evaluation(Table):
     endpoint_id: Mapped[str | None] = mapped_column(ForeignKey("evaluated_endpoints.id"), index=True)
     dataset_version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"), index=True)
     kind: Mapped[str] = mapped_column(String(20))
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    record: Mapped[EvaluationRecord] = mapped_column("config", default=EvaluationRecord)
     fingerprint: Mapped[str] = mapped_column(String(64), default="", index=True)
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    @property
+    def config(self) -> EvaluationConfig:
+        """The options of its launch."""
+        return self.record.config
 
 
 class Score(Table):

@@ -9,6 +9,7 @@ from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
+from backend.domain.evaluation.gates import GateConfig
 
 
 class Gate(Table):
@@ -17,7 +18,7 @@ class Gate(Table):
     __tablename__ = "gates"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120), unique=True)
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    config: Mapped[GateConfig] = mapped_column(default=dict)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 

@@ -9,6 +9,12 @@ from sqlalchemy import BigInteger, Float, ForeignKey, Index, LargeBinary, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
+from backend.db.documents import Document
+from backend.domain.jobs.events import ProgressEvent
+from backend.domain.jobs.records import JobFailure
+from backend.domain.training.config import RunConfig
+from backend.domain.training.summary import RunSummary
+from backend.errors import Conflict
 
 
 class Job(Table):
@@ -25,7 +31,7 @@ class Job(Table):
     device_request: Mapped[str] = mapped_column(String(8), default="auto")  # auto | cpu | gpu
     payload: Mapped[dict[str, Any]] = mapped_column(default=dict)
     result: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    error: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    error: Mapped[JobFailure] = mapped_column(default=JobFailure)
     attempt: Mapped[int] = mapped_column(default=0)
     lost: Mapped[int] = mapped_column(default=0)
     max_attempts: Mapped[int] = mapped_column(default=3)
@@ -40,7 +46,7 @@ class Job(Table):
     not_before: Mapped[datetime | None]
     published_at: Mapped[datetime | None]
     events_offset: Mapped[int] = mapped_column(BigInteger, default=0)
-    progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    progress: Mapped[ProgressEvent | None] = mapped_column(Document(ProgressEvent, none_is_empty=True), nullable=False)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
@@ -58,7 +64,7 @@ class Run(Table):
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120))
     objective: Mapped[str] = mapped_column(String(20))
-    config: Mapped[dict[str, Any]]
+    config: Mapped[RunConfig | None] = mapped_column(Document(RunConfig, none_is_empty=True), nullable=False)
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
     dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"), index=True)
     architecture_id: Mapped[str | None] = mapped_column(ForeignKey("architectures.id"))
@@ -72,7 +78,7 @@ class Run(Table):
     tags: Mapped[list[str]] = mapped_column(default=list)
     notes: Mapped[str] = mapped_column(Text, default="")
     last_step: Mapped[int] = mapped_column(default=0)
-    summary: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    summary: Mapped[RunSummary] = mapped_column(default=RunSummary)
     origin: Mapped[str] = mapped_column(String(10), default="launched")
     packed_to: Mapped[int] = mapped_column(default=0)  # points before this step are also in metric_blocks
     curve_resets: Mapped[int] = mapped_column(
@@ -81,6 +87,13 @@ class Run(Table):
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]
+
+    @property
+    def launched_config(self) -> RunConfig:
+        """The config of a run that was launched here. Raises Conflict for an imported one, which has none."""
+        if self.config is None:
+            raise Conflict(f"“{self.name}” was imported from a log: it has no config.", remedy="Launch a run.")
+        return self.config
 
 
 class RunGroup(Table):

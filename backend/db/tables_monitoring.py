@@ -9,6 +9,9 @@ from sqlalchemy import Float, ForeignKey, Index, String, Text, UniqueConstraint,
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
+from backend.domain.jobs.load_test import LoadOutcome
+from backend.domain.serving.load import LoadConfig
+from backend.domain.serving.request_log import RequestLogConfig
 
 OPEN = "resolved_at IS NULL"
 
@@ -33,10 +36,10 @@ class TrafficRollup(Table):
     completion_tokens: Mapped[int] = mapped_column(default=0)
     device_s: Mapped[float] = mapped_column(Float, default=0.0)
     cost_usd: Mapped[float] = mapped_column(Float, default=0.0)
-    ttft: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    itl: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    total: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    queue: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    ttft: Mapped[dict[int, int]] = mapped_column(default=dict)
+    itl: Mapped[dict[int, int]] = mapped_column(default=dict)
+    total: Mapped[dict[int, int]] = mapped_column(default=dict)
+    queue: Mapped[dict[int, int]] = mapped_column(default=dict, server_default="{}")
 
 
 class GaugeRollup(Table):
@@ -113,7 +116,7 @@ class RequestLogPolicy(Table):
 
     __tablename__ = "request_log_policies"
     endpoint_id: Mapped[str] = mapped_column(ForeignKey("endpoints.id"), primary_key=True)
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    config: Mapped[RequestLogConfig] = mapped_column(default=RequestLogConfig)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -166,7 +169,7 @@ class LoadTest(Table):
     endpoint_id: Mapped[str] = mapped_column(ForeignKey("endpoints.id"), index=True)
     deployment_id: Mapped[str] = mapped_column(String(12))
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    config: Mapped[LoadConfig] = mapped_column(default=LoadConfig)
+    result: Mapped[LoadOutcome] = mapped_column(default=LoadOutcome)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
+from backend.domain.serving.key_limits import KeyLimits, KeyScopes
 
 
 class User(Table):
@@ -33,8 +33,8 @@ class ApiKey(Table):
     key_hash: Mapped[str] = mapped_column(String(64), unique=True)
     hint: Mapped[str] = mapped_column(String(8))
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    scopes: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    limits: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    scopes: Mapped[KeyScopes] = mapped_column(default=KeyScopes)
+    limits: Mapped[KeyLimits] = mapped_column(default=KeyLimits)
     expires_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     last_used_at: Mapped[datetime | None]

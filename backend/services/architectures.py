@@ -44,10 +44,9 @@ def save_architecture(ctx: Context, *, name: str, config: ArchitectureConfig, pe
     """
     require_builder(person)
     name = clean_name(name, what="An architecture")
-    stored = config.model_dump(mode="json")
     with ctx.db.write() as session:
         row = session.scalar(select(Architecture).where(Architecture.name == name))
-        if row is not None and ArchitectureConfig.model_validate(row.config) != config:
+        if row is not None and row.config != config:
             raise Conflict(
                 f"There is already another architecture “{name}”.",
                 remedy="Architectures don't change: choose another name.",
@@ -56,7 +55,7 @@ def save_architecture(ctx: Context, *, name: str, config: ArchitectureConfig, pe
         if row is None:
             row = Architecture(
                 name=name,
-                config=stored,
+                config=config,
                 parameters=sum(count_parameters(config).values()),
                 created_by=person.id,
                 created_at=ctx.now(),
@@ -133,7 +132,7 @@ def _view(session: Session, row: Architecture) -> ArchitectureView:
     return ArchitectureView(
         id=row.id,
         name=row.name,
-        config=ArchitectureConfig.model_validate(row.config),
+        config=row.config,
         parameters=row.parameters,
         num_runs=runs,
         created_at=row.created_at,

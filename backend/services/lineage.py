@@ -253,13 +253,12 @@ class _Walk:
         key = f"run:{row.id}"
         if key in self.nodes:
             return key
-        config = row.config or {}
         facts = {
             "Objective": row.objective,
-            "Method": str(config.get("method", "")),
+            "Method": row.config.method if row.config else "",
             "Steps": f"{row.last_step:,}",
-            "Learning rate": str(config.get("learning_rate", "")),
-            "Seed": str(config.get("seed", "")),
+            "Learning rate": str(row.config.learning_rate) if row.config else "",
+            "Seed": str(row.config.seed) if row.config else "",
         }
         node = self._add("run", row.id, row.name, facts, refers_to=row.id)
         sources: tuple[tuple[type[Any], str | None, Callable[[Any], str], str], ...] = (
@@ -310,7 +309,7 @@ class _Walk:
         if is_new:
             votes, raters = count_votes(self.session, row.id)
             facts = {"Votes": f"{votes:,}", "Raters": f"{raters:,}"}
-            if row.config.get("held_out"):
+            if row.record.held_out:
                 facts["Prompts"] = "held out"
             self._add("campaign", row.id, row.name, facts, refers_to=row.id)
             version = self.session.get(DatasetVersion, row.dataset_version_id) if row.dataset_version_id else None

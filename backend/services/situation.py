@@ -153,7 +153,7 @@ def _failed_runs(session: Session, ctx: Context) -> tuple[AttentionItem, ...]:
         .order_by(Job.finished_at.desc())
         .limit(MAX_LISTED)
     )
-    return tuple(AttentionItem(run_id, name, str((error or {}).get("cause") or "")) for run_id, name, error in rows)
+    return tuple(AttentionItem(run_id, name, error.cause) for run_id, name, error in rows)
 
 
 def _problem(endpoint: EndpointView) -> str:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow
 
 from backend.domain.data.parsing.text_formats import CsvShape, NumberedRow
-from jobs.modeling.dataset_files import Split
+from backend.domain.data.splits import Split
 
 Bytes = bytes | bytearray
 

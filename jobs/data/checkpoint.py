@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.splits import SPLITS
 from backend.infra.files.local import LocalListing
 from backend.infra.files.parquet import iter_row_groups
 from jobs.data.blocks import SourcePosition
-from jobs.data.writing import SPLITS, SplitFile, VersionTally, holding_disk, sweep
+from jobs.data.writing import SplitFile, VersionTally, holding_disk, sweep
 
 STATE = "state.json"
 

@@ -21,16 +21,16 @@ import pyarrow
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.display import row_text
 from backend.domain.data.rows.mapping import canonical_json
+from backend.domain.data.splits import SPLITS, Split
 from backend.domain.data.versions.changes import Change, DropDuplicates, DropRows, Filter, KeepSample, Merge, Resplit
 from backend.domain.data.versions.conditions import describe_change, meets
 from backend.errors import InvalidInput, JobFailed
 from jobs.data.splitting import val_rows
 from jobs.data.writing import DatasetWriter, publish_version, temporary_folder
-from jobs.modeling.dataset_files import Split, iter_rows, iter_tables, num_rows, read_meta
+from jobs.modeling.dataset_files import iter_rows, iter_tables, num_rows, read_meta
 from jobs.reporter import Reporter
 
 REPORT_EVERY_S = 0.5
-SPLITS: tuple[Split, Split] = ("train", "val")
 Row = dict[str, Any]
 Placed = tuple[Split, Row]
 

@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 
 from backend.domain.data.export_formats import SPLIT_NAMES, export_path
+from backend.domain.data.splits import SPLITS, Split
 from backend.domain.jobs.payloads import DatasetExportPayload
 from backend.domain.jobs.results import DatasetExportResult
 from backend.errors import JobFailed, NotFound
 from jobs.data.huggingface import load_version, push_version
-from jobs.modeling.dataset_files import Split, iter_rows, num_rows
+from jobs.modeling.dataset_files import iter_rows, num_rows
 from jobs.reporter import JobSpec, Reporter
 
 PROGRESS_ROWS = 1000
@@ -27,7 +28,7 @@ def run(spec: JobSpec[DatasetExportPayload], reporter: Reporter) -> DatasetExpor
     payload, source, target = spec.payload, spec.path(spec.payload.dataset), spec.path(spec.payload.out)
     if not source.is_dir():
         raise NotFound("The dataset's files are gone.", remedy="Import it again.")
-    rows: dict[Split, int] = {split: count for split in _SPLITS if (count := num_rows(source, split=split))}
+    rows: dict[Split, int] = {split: count for split in SPLITS if (count := num_rows(source, split=split))}
     shutil.rmtree(target, ignore_errors=True)  # leftovers of an earlier attempt
     target.mkdir(parents=True)
     try:
@@ -46,9 +47,6 @@ def run(spec: JobSpec[DatasetExportPayload], reporter: Reporter) -> DatasetExpor
     reporter.log(f"Wrote {sum(rows.values()):,} rows, {size:,} bytes.")
     by_split = {SPLIT_NAMES[split]: count for split, count in rows.items()}
     return DatasetExportResult(folder=payload.out, rows=by_split, bytes=size, pushed=pushed)
-
-
-_SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 def _write(

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from backend.domain.data.export_formats import SPLIT_NAMES
+from backend.domain.data.splits import Split
 from backend.domain.jobs.payloads import HubTarget
 from backend.domain.jobs.results import Pushed
 from backend.errors import Unavailable
 from backend.infra.hub.errors import HubRequest, endpoint, hub_errors
-from jobs.modeling.dataset_files import Split
 from jobs.modeling.hub.push import PUBLIC
 from jobs.reporter import Reporter
 

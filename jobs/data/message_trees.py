@@ -15,12 +15,12 @@ from typing import Any
 from backend.domain.data.parsing.text_formats import NumberedRow
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.trees import TREE, read_message
+from backend.domain.data.splits import Split
 from backend.infra.files.local import Ignored, LocalListing
 from jobs.data.blocks import Bytes, RowBlock, SourcePosition
 from jobs.data.parsing import rows_of, shown
 from jobs.data.readers import SourceRows
 from jobs.data.tables import TABLE_BYTES
-from jobs.modeling.dataset_files import Split
 
 MESSAGES_IN_BLOCK = 2000
 MAX_DEPTH = 10_000

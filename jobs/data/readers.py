@@ -23,12 +23,12 @@ from backend.domain.data.parsing.text_formats import (
     iter_csv_rows,
 )
 from backend.domain.data.rows.problem import RowProblem
+from backend.domain.data.splits import Split
 from backend.infra.files.encoding import Utf8Stream
 from backend.infra.files.local import Ignored, LocalListing, Member, OpenedMember, list_source
 from jobs.data.blocks import Bytes, RowBlock, SourcePosition
 from jobs.data.csv_cells import csv_cut, csv_marks
 from jobs.data.tables import TABLE_BYTES, on_disk, table_blocks
-from jobs.modeling.dataset_files import Split
 
 BLOCK_BYTES = 2 * 2**20  # fits the processor's cache
 ROWS_IN_BLOCK = 2000

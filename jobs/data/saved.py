@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from backend.domain.data.splits import SPLITS, Split
 from backend.domain.data.versions.saved_splits import SavedChoice
 from backend.errors import InvalidInput
 from backend.infra.files.local import Ignored, LocalListing
 from backend.infra.files.saved import SavedSplit
 from jobs.data.blocks import Bytes, RowBlock, SourcePosition
 from jobs.data.tables import TABLE_BYTES, folder_beside
-from jobs.modeling.dataset_files import Split
 
 
 class SavedDataset:
@@ -41,7 +41,7 @@ class SavedDataset:
             (name, _load(self._on_disk(name, splits[name])), one.bytes)
             for name, one in zip(names, listings, strict=True)
         ]
-        self.sides: tuple[Split, ...] | None = ("train", "val") if choice.val else None
+        self.sides: tuple[Split, ...] | None = SPLITS if choice.val else None
 
     def _on_disk(self, name: str, split: SavedSplit) -> Path:
         if self._unpacked is None:

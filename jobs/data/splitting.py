@@ -15,9 +15,9 @@ import xxhash
 from pyarrow import compute
 
 from backend.domain.data.kinds import UNSPLIT_KINDS, DatasetKind
+from backend.domain.data.splits import Split
 from jobs.data.row_keys import RowKeys, is_blank, one_array
 from jobs.data.writing import DatasetWriter
-from jobs.modeling.dataset_files import Split
 
 HELD_ROWS, HELD_BYTES = 1000, 64 * 2**20  # below this size a dataset is small, and its split exact
 MIN_DOCUMENTS = 10  # with fewer texts, each text is cut in two

@@ -27,10 +27,10 @@ from pyarrow import compute, parquet
 
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.problem import BadRow, count_reason
+from backend.domain.data.splits import SPLITS, Split
 from backend.errors import Unavailable
 from jobs.data.row_keys import RowKeys, one_array, string_parts
 from jobs.data.schemas import SCHEMAS
-from jobs.modeling.dataset_files import Split
 
 GROUP_ROWS, GROUP_BYTES = 4096, 16 * 2**20  # a row group of Parquet
 LEAF_ROWS, LEAF_BYTES = 8192, 64 * 2**20  # rows hashed together; an import can be interrupted between two leaves
@@ -39,7 +39,6 @@ NOTES_AHEAD = 4  # blocks that wait to be hashed
 COUNTED_BYTES = 2**18  # of one column at a time, beyond
 MAX_REJECTED_BYTES = 256 * 2**20
 SHOWN_REJECTED, SHOWN_RAW, LISTED_RAW = 200, 120, 2000
-SPLITS: tuple[Split, Split] = ("train", "val")
 STALE_S = 24 * 3600.0
 _UNCOUNTED = frozenset({"role", "tools", "id", "type", "tool_call_id", "name"})
 
@@ -171,7 +170,7 @@ class DatasetWriter:
     def __init__(self, folder: Path, *, kind: DatasetKind, tally: VersionTally | None = None) -> None:
         self._schema = SCHEMAS[kind]
         self._files: dict[str, SplitFile] = {
-            split: SplitFile(folder / f"{split}.parquet", kind=kind) for split in ("train", "val")
+            split: SplitFile(folder / f"{split}.parquet", kind=kind) for split in SPLITS
         }
         self._rejected_file = (folder / "rejected.jsonl").open("w", encoding="utf-8")
         self._hash = hashlib.sha256()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.domain.data.rows.mapping import canonical_json
+from backend.domain.data.splits import SPLITS
 from backend.errors import InvalidInput, NotFound
 from backend.infra.files.parquet import iter_file_rows
 
@@ -62,7 +63,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _rows(folder: Path, split: str) -> Iterator[Row]:
-    files = [folder / f"{name}.parquet" for name in (("train", "val") if split == "all" else (split,))]
+    files = [folder / f"{name}.parquet" for name in (SPLITS if split == "all" else (split,))]
     present = [file for file in files if file.is_file()]
     if not present:
         raise NotFound(

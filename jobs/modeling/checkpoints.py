@@ -31,6 +31,7 @@ from transformers import (
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from backend.errors import InvalidInput, JobFailed, NotFound
+from backend.infra.checkpoints.candidates import PICKLE_ENDINGS
 from jobs.modeling.build import allow_any_experts
 from jobs.modeling.chat.render import ensure_template
 from jobs.modeling.dropout import set_dropout
@@ -56,7 +57,6 @@ UNUSABLE = (
     ValueError,
 )
 """Errors that transformers raises on invalid configs, tokenizers and weights, which are untrusted."""
-UNSAFE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
 
 
 def save_checkpoint(
@@ -213,7 +213,7 @@ def check_folder(folder: Path) -> None:
         )
     if any(folder.glob("*.safetensors")):
         return
-    unsafe = sorted(path.name for path in folder.iterdir() if path.suffix in UNSAFE_ENDINGS)
+    unsafe = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_ENDINGS)
     if unsafe:
         raise InvalidInput(
             f"{folder.name} holds its weights as {', '.join(unsafe[:3])}, a format that can run code when it is read.",

@@ -203,7 +203,7 @@ def test_the_rules_and_the_recipe_of_a_training_plan_can_be_edited(site: Context
     app.button(key="plan_go").click().run()
     assert not app.exception
     with site.db.read() as session:
-        assert [run.config["max_steps"] for run in session.scalars(select(Run))] == [17]
+        assert [run.config.max_steps for run in session.scalars(select(Run))] == [17]
 
 
 def test_an_unknown_campaign_is_reported(site: Context) -> None:

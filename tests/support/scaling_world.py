@@ -8,7 +8,6 @@ from backend.domain.jobs.states import Status
 from backend.domain.scaling.laws import PUBLISHED
 from backend.domain.scaling.shapes import count_all
 from backend.domain.scaling.study import StudyConfig
-from backend.domain.training.config import RunConfig
 from backend.services.context import Context
 from backend.services.metrics.points import add_points
 from backend.services.scaling.studies import (
@@ -27,7 +26,7 @@ def finish(ctx: Context, run_id: str, loss: float, *, rate: float = 1000.0) -> N
         run = session.get_one(Run, run_id)
         job = session.get_one(Job, run.job_id)
         job.status, job.finished_at, job.owner = Status.FINISHED, ctx.now(), "here/train#1"
-        steps = int(run.config["max_steps"])
+        steps = run.config.max_steps
         run.last_step = steps
         run.summary = {"last": {"val_loss": loss}, "result": {"final_step": steps}}
         add_points(session, ctx.db, run.id, [MetricsEvent(step=1, values={"tok_per_sec": rate})])
@@ -36,10 +35,7 @@ def finish(ctx: Context, run_id: str, loss: float, *, rate: float = 1000.0) -> N
 def finish_by_law(ctx: Context, study: StudyView) -> None:
     """Finish a study's runs with the losses of a known law."""
     with ctx.db.read() as session:
-        rows = [
-            (run.id, RunConfig.model_validate(run.config))
-            for run in session.query(Run).filter(Run.group_id == study.id)
-        ]
+        rows = [(run.id, run.config) for run in session.query(Run).filter(Run.group_id == study.id)]
     for run_id, config in rows:
         assert not isinstance(config.architecture, str)
         assert config.architecture is not None

@@ -48,7 +48,7 @@ def bench(
 def _lines(test: LoadTestView) -> list[str]:
     heads = f"{'ttft p50':>10}{'p95':>8}{'itl p50':>9}{'p95':>8}{'e2e p95':>9}{'good':>6}{'err':>5}"
     lines = [f"{'users':<10}{'target':<9}{'req/s':>8}{'tok/s':>9}{heads}"]
-    for level in test.result["levels"]:
+    for level in test.result.levels:
         for target in ("gateway", "replica"):
             row = level[target]
             if row is None:

@@ -226,6 +226,19 @@ class CampaignConfig(BaseModel):
         return self
 
 
+class CampaignRecord(BaseModel):
+    """What a campaign's row holds: its config, and how it came about. `held_out`: whether a rematch uses only prompts
+    that are not in its preference set; None for other campaigns. A standing campaign holds the votes of the playground.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    config: CampaignConfig = CampaignConfig()
+    held_out: bool | None = None
+    standing: bool = False
+    imported: bool = False
+
+
 def prompt_messages(row: dict[str, Any]) -> Messages | None:
     """Return a row's prompt as messages that end with the user's turn; None if it has none.
 

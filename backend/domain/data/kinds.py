@@ -18,14 +18,25 @@ class DatasetKind(StrEnum):
     RECORDS = "records"
 
 
-_MESSAGE = ("message_id", "parent_id", "role", "content", "rank")
+MESSAGE_FIELDS = ("message_id", "parent_id", "role", "content", "rank")
+"""The fields of a message table; `rank` may be missing."""
 
 _ANSWERS = ("answer", "answer_from_0", "answer_from_1", "answer_text")
 
 FIELDS: dict[DatasetKind, tuple[str, ...]] = {
     DatasetKind.TEXT: ("text",),
     DatasetKind.INSTRUCTION: ("prompt", "input", "completion", "system", "instances"),
-    DatasetKind.CHAT: ("messages", "prompt", "input", "completion", "system", "tools", "history", "tree", *_MESSAGE),
+    DatasetKind.CHAT: (
+        "messages",
+        "prompt",
+        "input",
+        "completion",
+        "system",
+        "tools",
+        "history",
+        "tree",
+        *MESSAGE_FIELDS,
+    ),
     DatasetKind.PREFERENCE: (
         "prompt",
         "input",
@@ -37,7 +48,7 @@ FIELDS: dict[DatasetKind, tuple[str, ...]] = {
         "second",
         "winner",
         "tree",
-        *_MESSAGE,
+        *MESSAGE_FIELDS,
     ),
     DatasetKind.KTO: ("prompt", "input", "completion", "messages", "label", "system", "tools"),
     DatasetKind.BENCHMARK: ("context", "question", "choices", *_ANSWERS, "answers", "correct", "incorrect"),
@@ -54,8 +65,8 @@ backend.domain.data.rows.trees.
 REQUIRED: dict[DatasetKind, tuple[tuple[str, ...], ...]] = {
     DatasetKind.TEXT: (("text",),),
     DatasetKind.INSTRUCTION: (("prompt", "completion"), ("prompt", "instances")),
-    DatasetKind.CHAT: (("messages",), ("prompt", "completion"), ("tree",), _MESSAGE[:4]),
-    DatasetKind.PREFERENCE: (("chosen", "rejected"), ("first", "second", "winner"), ("tree",), _MESSAGE),
+    DatasetKind.CHAT: (("messages",), ("prompt", "completion"), ("tree",), MESSAGE_FIELDS[:4]),
+    DatasetKind.PREFERENCE: (("chosen", "rejected"), ("first", "second", "winner"), ("tree",), MESSAGE_FIELDS),
     DatasetKind.KTO: (("prompt", "completion", "label"), ("messages", "label")),
     DatasetKind.BENCHMARK: (
         *(("question", "choices", answer) for answer in _ANSWERS),

@@ -51,6 +51,19 @@ class SuiteMember(BaseModel):
         return data
 
 
+class MemberOutcome(BaseModel):
+    """What became of a member at a launch: the id of its evaluation, or why there is none."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    evaluation: str | None = None
+    error: str | None = None
+
+    def dump(self) -> dict[str, str]:
+        """Return the stored form: the field that is set."""
+        return self.model_dump(exclude_none=True)
+
+
 class SuiteConfig(BaseModel):
     """A suite as it is stored and written as YAML."""
 

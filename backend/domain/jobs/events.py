@@ -45,6 +45,10 @@ class ProgressEvent(Event):
     rate: float | None = None
     message: str = ""
 
+    def dump(self) -> dict[str, Any]:
+        """Return the stored form of a job's progress."""
+        return self.model_dump(exclude={"type"})
+
 
 class LogEvent(Event):
     """A line of the job's log."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from backend.domain.jobs.records import FrozenRecord, JobResult, Payload
+from backend.domain.jobs.records import FrozenRecord, JobResult, Payload, ReadRecord
 from backend.domain.jobs.states import JobKind, StopRequest
 from backend.domain.serving.load import LoadConfig, Side
 
@@ -31,13 +31,16 @@ class LoadTestPayload(Payload):
     targets: tuple[LoadTarget, ...] = ()
 
 
-class LoadTestResult(JobResult):
-    """Levels of a load test: per number of users a summary per target, and the gateway's overhead. With the job only
-    `load_test_id` is stored, the levels are a row of their own.
-    """
+class LoadOutcome(ReadRecord):
+    """Levels of a load test: per number of users a summary per target, and the gateway's overhead."""
 
-    job_kind = JobKind.LOAD_TEST
     replicas: int = 0
     levels: list[dict[str, Any]] = Field(default_factory=list)
     stopped: StopRequest | None = None
+
+
+class LoadTestResult(JobResult, LoadOutcome):
+    """Outcome of a load test's job. With the job only `load_test_id` is stored, the levels are a row of their own."""
+
+    job_kind = JobKind.LOAD_TEST
     load_test_id: str | None = None

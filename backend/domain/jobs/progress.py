@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from backend.domain.jobs.events import ProgressEvent
 from backend.domain.wording import format_duration
 
 
@@ -26,14 +25,12 @@ class Progress:
         return min(1.0, self.done / self.total) if self.total > 0 else 0.0
 
 
-def read_progress(raw: Mapping[str, Any]) -> Progress | None:
-    """Read the stored progress event; None before the first one."""
-    if not raw or raw.get("total") is None:
+def read_progress(event: ProgressEvent | None) -> Progress | None:
+    """Return the progress that an event reports; None before the first one."""
+    if event is None:
         return None
-    done, total = float(raw.get("done") or 0.0), float(raw["total"])
-    rate = float(raw["rate"]) if raw.get("rate") else None
-    left_s = max(0.0, total - done) / rate if rate and rate > 0 else None
-    return Progress(done, total, str(raw.get("unit") or "step"), rate, left_s, str(raw.get("message") or ""))
+    left_s = max(0.0, event.total - event.done) / event.rate if event.rate and event.rate > 0 else None
+    return Progress(event.done, event.total, event.unit or "step", event.rate or None, left_s, event.message)
 
 
 def format_progress(progress: Progress | None) -> str:

@@ -79,11 +79,6 @@ class JobFailure(ReadRecord):
         return bool(self.cause)
 
     @classmethod
-    def read(cls, stored: Mapping[str, Any] | None) -> JobFailure:
-        """Read the stored form; without one, return a failure without a cause."""
-        return cls.model_validate({name: value for name, value in (stored or {}).items() if value is not None})
-
-    @classmethod
     def of(cls, error: RoundhouseError) -> JobFailure:
         """Return an error as a failure."""
         return cls(cause=error.message, remedy=error.remedy, field=error.field)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.jobs.events import Values
 from backend.domain.jobs.load_test import LoadTestResult
 from backend.domain.jobs.records import JobResult, ReadRecord
@@ -170,6 +171,26 @@ class EvaluateResult(JobResult):
     scores: tuple[ScoreRow, ...] = ()
     facts: EvaluationFacts = EvaluationFacts()
     check: EngineCheck | None = None
+
+
+class EvaluationRecord(ReadRecord):
+    """What an evaluation's row holds: its config, the settings that determine the score, and the facts of its job.
+
+    `resumed`: more than one attempt measured it. `check` is the newest one; `safety` and `toxicity` are shown beside
+    the scores of a safety probe and of a classifier.
+    """
+
+    config: EvaluationConfig = EvaluationConfig()
+    settings: dict[str, Any] = Field(default_factory=dict)
+    facts: EvaluationFacts = EvaluationFacts()
+    resumed: bool = False
+    check: EngineCheck | None = None
+    safety: dict[str, Any] = Field(default_factory=dict)
+    toxicity: dict[str, Any] = Field(default_factory=dict)
+
+    def dump(self) -> dict[str, Any]:
+        """Return the stored form: of the facts only those that the job reported."""
+        return self.model_dump(mode="json") | {"facts": self.facts.model_dump(mode="json", exclude_unset=True)}
 
 
 class GenerateResult(JobResult):

@@ -14,6 +14,8 @@ _LOG = math.log(GROWTH)
 MIN_DECODE_S = 0.01
 MAX_TOKENS_PER_S = 10_000.0
 """Of one answer: what exceeds it was buffered on its way, and measures the network."""
+Counts = Mapping[int, int]
+"""Number of latencies by bucket."""
 LAST = math.ceil(math.log(3600 / MIN_S) / _LOG)
 
 
@@ -29,12 +31,12 @@ def bucket_middle_s(bucket: int) -> float:
     return MIN_S * GROWTH ** (bucket - 0.5) if bucket else MIN_S
 
 
-def add_counts(counts: Iterable[Mapping[str, int] | Mapping[int, int]]) -> dict[int, int]:
-    """Return the sum of several counts by bucket; their keys may be text, as JSON keeps them."""
+def add_counts(counts: Iterable[Counts]) -> dict[int, int]:
+    """Return the sum of several counts by bucket."""
     total: dict[int, int] = {}
     for each in counts:
         for bucket, number in each.items():
-            total[int(bucket)] = total.get(int(bucket), 0) + number
+            total[bucket] = total.get(bucket, 0) + number
     return total
 
 

@@ -100,6 +100,13 @@ class RunSubject(ConfigSection):
     grpo: GrpoConfig = GrpoConfig()
 
 
+def context_problems(context: int, limit: int | None, *, owner: str = "architecture") -> list[str]:
+    """Return what is wrong with a context beside the limit of an architecture or a base; empty if it fits."""
+    if limit is None or context <= limit:
+        return []
+    return [f"a context of {context:,} tokens is longer than the {owner}'s limit of {limit:,}"]
+
+
 class RunConfig(Hyperparameters, RunSubject):
     """Config of a run: everything that determines its outcome, and its devices.
 
@@ -121,8 +128,8 @@ class RunConfig(Hyperparameters, RunSubject):
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
         problems = [*_subject_problems(self), *_grpo_problems(self), *_method_problems(self), *_schedule_problems(self)]
-        if isinstance(self.architecture, ArchitectureConfig) and self.context > self.architecture.context:
-            problems.append(f"context {self.context} is longer than the architecture's {self.architecture.context}")
+        if isinstance(self.architecture, ArchitectureConfig):
+            problems += context_problems(self.context, self.architecture.context)
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -43,11 +43,6 @@ class RunSummary(BaseModel):
     result: dict[str, int | float | str | bool] = Field(default_factory=dict)
     imported: ImportedLog | None = None
 
-    @classmethod
-    def read(cls, stored: Mapping[str, Any] | None) -> Self:
-        """Read the stored form; an empty summary where nothing was stored."""
-        return cls.model_validate(stored or {})
-
     def dump(self) -> dict[str, Any]:
         """Return the stored form: the fields that are not empty."""
         return self.model_dump(mode="json", exclude_defaults=True)

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow
 from pyarrow import feather
 
-from backend.domain.data.parsing.text_formats import sniff_bytes, suffix_of
+from backend.domain.data.parsing.text_formats import TABLES, sniff_bytes, suffix_of
 from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.data.versions.saved_splits import SavedChoice
 from backend.errors import InvalidInput
@@ -23,7 +23,6 @@ from backend.infra.files.saved import SavedSplit, choose_saved
 HEAD_BYTES = 2 * 2**20
 MAX_PACKED_TABLE = 64 * 2**20
 """Largest table inside a zip that is extracted for a preview."""
-TABLES = (".parquet", ".arrow", ".feather")
 Row = dict[str, Any]
 
 

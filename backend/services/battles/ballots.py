@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import combinations
 from random import Random, SystemRandom
 from typing import Literal
@@ -203,7 +203,7 @@ def admit(session: Session, ctx: Context, campaign_id: str, rater: RaterView) ->
             "This ballot link is not valid for that campaign.", remedy="Ask the person who sent it for a new one."
         )
     campaign = find_campaign(session, campaign_id)
-    if campaign.config.get("standing"):
+    if campaign.record.standing:
         raise NotAllowed("These prompts come from people's own conversations, so no one else votes on them.")
     if campaign.closed_at is not None or _has_ended(ctx, campaign):
         raise Conflict("This campaign is closed: it takes no more votes.")
@@ -212,8 +212,8 @@ def admit(session: Session, ctx: Context, campaign_id: str, rater: RaterView) ->
 
 def _has_ended(ctx: Context, campaign: Campaign) -> bool:
     """Return whether the date at which a campaign closes has passed."""
-    stop_at = campaign.config.get("config", {}).get("stop_at")
-    return stop_at is not None and datetime.fromisoformat(stop_at) <= ctx.now()
+    stop_at = campaign.config.stop_at
+    return stop_at is not None and stop_at <= ctx.now()
 
 
 _turn = threading.Lock()

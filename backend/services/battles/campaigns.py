@@ -12,7 +12,13 @@ from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
 from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, Contestant
-from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, refuse_revealing_name
+from backend.domain.battles.campaign import (
+    CampaignConfig,
+    CampaignRecord,
+    Messages,
+    content_hash,
+    refuse_revealing_name,
+)
 from backend.domain.battles.campaign_file import ContestantSource
 from backend.domain.jobs.states import QUEUE_OF, JobKind
 from backend.domain.names import clean_name
@@ -110,7 +116,7 @@ def add_contestant_source(
     """
     require_builder(person)
     with ctx.db.read() as session:
-        config = CampaignConfig.model_validate(find_campaign(session, campaign_id).config.get("config", {}))
+        config = find_campaign(session, campaign_id).config
     (entry,) = resolve_entries(ctx, [source], files or {}, config=config, person=person)
     with ctx.db.write() as session:
         campaign = find_campaign(session, campaign_id)
@@ -127,7 +133,7 @@ def close_campaign(ctx: Context, campaign_id: str, *, person: Person, closed: bo
     require_builder(person)
     with ctx.db.write() as session:
         campaign = find_campaign(session, campaign_id)
-        if campaign.config.get("imported") and not closed:
+        if campaign.record.imported and not closed:
             raise Conflict("Imported votes have no ballot.", remedy="Start a campaign of your own.")
         campaign.closed_at = (campaign.closed_at or ctx.now()) if closed else None
         session.flush()
@@ -154,7 +160,7 @@ def insert_campaign(
     extra = {key: columns.pop(key) for key in ("held_out", "standing", "imported") if key in columns}
     campaign = Campaign(
         name=name,
-        config={"config": config.model_dump(mode="json"), **extra},
+        record=CampaignRecord(config=config, **extra),
         dataset_version_id=dataset_version_id,
         created_by=person.id,
         created_at=ctx.now(),

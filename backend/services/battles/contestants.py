@@ -61,7 +61,7 @@ def resolve_entries(
 
 def add_file_answers(session: Session, ctx: Context, campaign: Campaign, contestant: Contestant, entry: Entry) -> None:
     """Insert a file's completions of the campaign's prompts. Raises InvalidInput if it answers none."""
-    config = CampaignConfig.model_validate(campaign.config.get("config", {}))
+    config = campaign.config
     prompts = session.scalars(
         select(CampaignPrompt).where(CampaignPrompt.campaign_id == campaign.id, CampaignPrompt.purpose == "vote")
     )

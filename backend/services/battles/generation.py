@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, Completion, Contestant, Job
-from backend.domain.battles.campaign import CampaignConfig, text_hash
+from backend.domain.battles.campaign import text_hash
 from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.payloads import GeneratePayload, Prompt, require_folder
 from backend.domain.jobs.results import GenerateResult
@@ -42,7 +42,7 @@ def start_generation(
     """
     if contestant.kind not in ("checkpoint", "endpoint"):
         return None
-    config = CampaignConfig.model_validate(campaign.config.get("config", {}))
+    config = campaign.config
     name, source = _source_of(session, ctx, contestant)
     payload = GeneratePayload(
         **source,
@@ -169,7 +169,7 @@ def refuse_closed(campaign: Campaign) -> None:
 
 def _missing(session: Session, campaign: Campaign, contestant: Contestant) -> list[tuple[CampaignPrompt, int]]:
     """Return the prompts, with the number of the answer, that a contestant has not answered."""
-    config = CampaignConfig.model_validate(campaign.config.get("config", {}))
+    config = campaign.config
     answered = {
         (prompt, sample)
         for prompt, sample in session.execute(

@@ -15,7 +15,6 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import CampaignPrompt, Contestant, Rater
 from backend.domain.battles.agreement import RaterAgreement, vote_agreement
-from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.inference.pair_votes import NO_VOTES, votes_by_pair
 from backend.domain.battles.inference.plans import PlanOption, plan_options
 from backend.domain.battles.influence import Fragility, WithoutRater, first_place_fragility, without_each_rater
@@ -94,7 +93,7 @@ def standings(
     options = options or RatingOptions()
     with ctx.db.read() as session:
         campaign = find_campaign(session, campaign_id)
-        gap = CampaignConfig.model_validate(campaign.config.get("config", {})).smallest_gap
+        gap = campaign.config.smallest_gap
         revision = votes_revision(session, campaign_id)
         key = (ctx.db.url, campaign_id, revision, options, with_excluded, gap)
         with _remembering:

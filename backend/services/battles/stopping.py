@@ -8,7 +8,6 @@ import time
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Campaign
-from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.inference.pair_votes import votes_by_pair
 from backend.domain.battles.verdicts import is_decided
 from backend.services.battles.board_votes import read_board_columns
@@ -42,7 +41,7 @@ def close_when_over(ctx: Context, campaign_id: str) -> bool:
 
 def is_over(session: Session, ctx: Context, campaign: Campaign) -> bool:
     """Return whether a campaign has its votes, its date has passed, or every pair has a verdict."""
-    config = CampaignConfig.model_validate(campaign.config.get("config", {}))
+    config = campaign.config
     if config.stop_at is not None and config.stop_at <= ctx.now():
         return True
     if config.stop_votes is not None and count_votes(session, campaign.id)[0] >= config.stop_votes:

@@ -258,9 +258,9 @@ def campaign_view(session: Session, row: Campaign) -> CampaignView:
     return CampaignView(
         id=row.id,
         name=row.name,
-        config=CampaignConfig.model_validate(row.config.get("config", {})),
-        is_standing=bool(row.config.get("standing")),
-        is_imported=bool(row.config.get("imported")),
+        config=row.config,
+        is_standing=row.record.standing,
+        is_imported=row.record.imported,
         dataset=f"{dataset.name}@{version.number}" if dataset and version else None,
         num_prompts=_num_prompts(session, row.id),
         num_votes=votes,
@@ -271,7 +271,7 @@ def campaign_view(session: Session, row: Campaign) -> CampaignView:
         run_id=row.run_id,
         run=run.name if run else None,
         run_job=_job(session, run.job_id) if run else None,
-        held_out=row.config.get("held_out"),
+        held_out=row.record.held_out,
         created_at=row.created_at,
         closed_at=row.closed_at,
     )

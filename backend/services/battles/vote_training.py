@@ -181,7 +181,8 @@ def _context_of(ctx: Context, base: CheckpointView) -> int:
     if base.run_id is None:
         return DEFAULT_CONTEXT
     with ctx.db.read() as session:
-        return int(session.get_one(Run, base.run_id).config.get("context") or DEFAULT_CONTEXT)
+        config = session.get_one(Run, base.run_id).config
+        return config.context if config is not None else DEFAULT_CONTEXT
 
 
 def _nested(values: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def open_ballot(ctx: Context, voter: Voter) -> ServedBallot:
     """Return the rater's current battle and the next. A closed campaign has none, and says so in the progress."""
     with ctx.db.read() as session:
         campaign = find_campaign(session, voter.campaign_id)
-        config = CampaignConfig.model_validate(campaign.config.get("config", {}))
+        config = campaign.config
         closed = campaign.closed_at is not None
     if closed or _close_when_over(ctx, voter.campaign_id, config):
         return ServedBallot((), rater_progress(ctx, voter.campaign_id, voter.rater), config)

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Alias, Checkpoint, Dataset, DatasetVersion, Job, Run
+from backend.domain.jobs.events import Values
 from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
@@ -54,7 +55,7 @@ class CheckpointView:
     is_adapter: bool
     is_final: bool
     bytes: int
-    metrics: dict[str, Any]
+    metrics: Values
     facts: dict[str, Any]
     notes: str
     created_at: datetime
@@ -312,7 +313,7 @@ def _views(session: Session, rows: Sequence[Checkpoint]) -> list[CheckpointView]
                 origin=row.origin,
                 status=Status.FINISHED if row.folder or job is None else Status(job.status),
                 job_id=row.job_id,
-                error=JobFailure.read(job.error) if job else JobFailure(),
+                error=job.error if job else JobFailure(),
                 progress=read_progress(job.progress) if job else None,
                 run_id=row.run_id,
                 run=run.name if run else None,
@@ -329,7 +330,7 @@ def _views(session: Session, rows: Sequence[Checkpoint]) -> list[CheckpointView]
                 is_adapter=row.is_adapter,
                 is_final=row.is_final,
                 bytes=row.bytes,
-                metrics=dict(row.metrics),
+                metrics=row.metrics,
                 facts=dict(row.facts),
                 notes=row.notes,
                 created_at=row.created_at,

@@ -82,7 +82,7 @@ def record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload]
             update(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.is_final).values(is_final=False)
         )
         row.is_final = True
-    row.metrics = dict(event.metrics)
+    row.metrics = event.metrics
     row.family = event.family or row.family or "llama"
     row.parameters = event.parameters or row.parameters
     row.facts = {**(row.facts or {}), **event.facts}

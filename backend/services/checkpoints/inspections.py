@@ -273,7 +273,7 @@ def _views(session: Session, rows: Sequence[Analysis]) -> list[InspectionView]:
                 job_id=row.job_id,
                 status=Status(job.status) if job else Status.FINISHED,
                 progress=read_progress(job.progress) if job else None,
-                error=JobFailure.read(job.error) if job else JobFailure(),
+                error=job.error if job else JobFailure(),
                 result=dict(row.result),
                 folder=row.folder,
                 created_at=row.created_at,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.splits import SPLITS, Split
 from backend.domain.data.versions.conditions import FIELDS_OF_KIND
 from backend.domain.data.versions.diff import pair_by_key, surplus
 from backend.errors import InvalidInput
@@ -18,7 +19,6 @@ from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
 
-SPLITS = ("train", "val")
 EXAMPLES = 20
 ROWS_PER_S = 25_000  # index speed on one core, to estimate the time
 
@@ -170,7 +170,7 @@ def _count(split: str, old: SplitIndex, new: SplitIndex) -> SplitCounts:
     return SplitCounts(split, len(old.hashes), len(new.hashes), removed, added)
 
 
-def _fields(version: VersionView, indices: dict[tuple[str, str], SplitIndex]) -> tuple[FieldChange, ...]:
+def _fields(version: VersionView, indices: dict[tuple[str, Split], SplitIndex]) -> tuple[FieldChange, ...]:
     return tuple(
         FieldChange(field, split, indices["before", split].sizes[field], indices["after", split].sizes[field])
         for field in FIELDS_OF_KIND[DatasetKind(version.kind)]

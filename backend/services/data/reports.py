@@ -25,6 +25,7 @@ from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.reports import DataReportPayload, NamedFolder
 from backend.domain.jobs.results import DataReportResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.domain.training.config import RunConfig
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import get_checkpoint
 from backend.services.context import Context, Person, require_builder
@@ -99,7 +100,7 @@ def default_question(ctx: Context, version: VersionView, source: TokenizerSource
             query.where(DatasetVersion.dataset_id == version.dataset_id).order_by(Run.created_at.desc()).limit(1)
         )
     known = (
-        {name: config[name] for name in ReportQuestion.model_fields if name in config}
+        {name: getattr(config, name) for name in ReportQuestion.model_fields if name in RunConfig.model_fields}
         if config
         else {"context": MAX_DEFAULT}
     )
@@ -368,7 +369,7 @@ def _view(session: Session, row: Analysis) -> DataReportView:
         version=f"{dataset.name}@{version.number}",
         job_id=row.job_id,
         status=Status(job.status) if job else Status.FINISHED,
-        error=JobFailure.read(job.error) if job else JobFailure(),
+        error=job.error if job else JobFailure(),
         progress=read_progress(job.progress) if job else None,
         source=row.config.get("source"),
         source_name=row.config.get("source_name", ""),

@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from backend.db.tables import Tokenizer
+from backend.domain.data.splits import SPLITS
 from backend.infra.files.parquet import read_row_page
 from backend.services.context import Context
 from backend.services.data.reports import list_data_reports
@@ -54,7 +55,7 @@ def measure_text(ctx: Context, version: VersionView) -> TextSize | None:
     if version.folder is None or version.bytes > MAX_TEXT_BYTES:
         return None
     folder = ctx.artifacts.path(version.folder)
-    train, val = (_length(folder, split) for split in ("train", "val"))
+    train, val = (_length(folder, split) for split in SPLITS)
     with ctx.db.read() as session:
         query = (
             select(Tokenizer).where(Tokenizer.dataset_version_id == version.id).order_by(Tokenizer.created_at.desc())

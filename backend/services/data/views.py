@@ -166,7 +166,7 @@ def version_view(row: DatasetVersion, dataset: Dataset, job: Job | None) -> Vers
         number=row.number,
         status=Status.FINISHED if row.folder or job is None else Status(job.status),
         job_id=row.job_id,
-        error=JobFailure.read(job.error) if job else JobFailure(),
+        error=job.error if job else JobFailure(),
         progress=read_progress(job.progress) if job else None,
         content_hash=row.content_hash,
         folder=row.folder,

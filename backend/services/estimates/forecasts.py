@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import select
 
@@ -21,11 +20,11 @@ from backend.domain.jobs.states import Status
 from backend.domain.scaling.laws import BELIEVABLE, DEFAULT_LAW, effective_tokens
 from backend.domain.scaling.shapes import count_all, count_without_embeddings
 from backend.domain.statistics.estimates import Estimate
-from backend.domain.training.config import Objective, RunConfig, parse_config
+from backend.domain.training.config import Objective, RunConfig
 from backend.domain.training.config_fields import values_affecting
 from backend.domain.training.launch_warnings import LaunchFacts, LaunchWarning, warnings_of
 from backend.domain.training.traits import Effect
-from backend.errors import InvalidInput, RoundhouseError
+from backend.errors import RoundhouseError
 from backend.services.context import Context
 from backend.services.estimates.measurements import predict
 from backend.services.jobs.jobs import JobView
@@ -165,8 +164,8 @@ def _durations(ctx: Context, ahead: Sequence[JobView]) -> list[Progress | None]:
     waiting = [job.id for job in ahead if job.status is Status.QUEUED]
     with ctx.db.read() as session:
         query = select(Run.job_id, Run.config).where(Run.job_id.in_(waiting))
-        stored: dict[str | None, dict[str, Any]] = dict(session.execute(query).all())
-    configs = {str(job_id): config for job_id, values in stored.items() if (config := _read_config(values)) is not None}
+        stored: dict[str | None, RunConfig | None] = dict(session.execute(query).all())
+    configs = {str(job_id): config for job_id, config in stored.items() if config is not None}
     kinds = {
         job_id: json.dumps(values_affecting(config, Effect.STEP_TIME, Effect.LENGTH))
         for job_id, config in configs.items()
@@ -176,13 +175,6 @@ def _durations(ctx: Context, ahead: Sequence[JobView]) -> list[Progress | None]:
     representatives = {kind: configs[job_id] for job_id, kind in kinds.items()}
     times = {kind: _expected(ctx, config) for kind, config in representatives.items()}
     return [times.get(kinds.get(job.id, "")) if job.id in waiting else job.progress for job in ahead]
-
-
-def _read_config(values: dict[str, Any]) -> RunConfig | None:
-    try:
-        return parse_config(values)
-    except InvalidInput:  # written by an earlier version
-        return None
 
 
 def _expected(ctx: Context, config: RunConfig) -> Progress | None:

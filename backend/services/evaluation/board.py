@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import select
 
 from backend.db.tables import ImportedEvaluation
+from backend.domain.data.splits import SPLITS
 from backend.domain.evaluation.boards import Cuts, caveats, same_benchmark, telling_metric, void_reason
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.jobs.states import Status
@@ -253,7 +254,7 @@ def _detail(evaluation: EvaluationView) -> str:
         f"{shots}-shot" if shots else "",
         f"{limit} items" if limit else "",
         "chat template" if evaluation.facts.used_chat_template else "",
-        f"{split} split" if split in ("train", "val") else "",
+        f"{split} split" if split in SPLITS else "",
     ]
     return ", ".join(part for part in parts if part)
 

@@ -65,5 +65,4 @@ def read_check(ctx: Context, evaluation_id: str) -> EngineCheck | None:
             raise NotFound(
                 "There is no such evaluation.", remedy="It may belong to another installation; see the list."
             )
-        stored = row.config.get("check")
-    return EngineCheck.model_validate(stored) if stored else None
+        return row.record.check

@@ -19,7 +19,7 @@ from backend.domain.evaluation.metrics.items import INSTRUCTIONS
 from backend.domain.jobs.payloads import EvaluatePayload, require_folder
 from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure
-from backend.domain.jobs.results import EvaluationFacts
+from backend.domain.jobs.results import EvaluationFacts, EvaluationRecord
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.statistics.power import PowerPlan
 from backend.errors import InvalidInput, NotFound, require_library
@@ -300,7 +300,6 @@ def _add_evaluation(
     judge: JudgeTarget | None,
     idempotency_key: str | None,
 ) -> str:
-    stored = config.model_dump(mode="json")
     is_endpoint = isinstance(subject, EvaluatedEndpointView)
     row = Evaluation(
         checkpoint_id=None if is_endpoint else subject.id,
@@ -311,7 +310,7 @@ def _add_evaluation(
         kind=kind.value,
         fingerprint=fingerprint,
         created_by=person.id,
-        config={"config": stored, "settings": settings, "facts": {}},
+        record=EvaluationRecord(config=config, settings=settings),
         created_at=ctx.now(),
     )
     session.add(row)
@@ -434,14 +433,14 @@ def _view(
         version_id=row.dataset_version_id,
         benchmark=benchmark,
         kind=EvaluationKind(row.kind),
-        config=EvaluationConfig.model_validate(row.config.get("config", {})),
-        settings=dict(row.config.get("settings", {})),
-        facts=EvaluationFacts.model_validate(row.config.get("facts", {})),
+        config=row.config,
+        settings=row.record.settings,
+        facts=row.record.facts,
         fingerprint=row.fingerprint,
         job_id=row.job_id,
         status=Status(job.status) if job else Status.FINISHED,
         progress=read_progress(job.progress) if job else None,
-        error=JobFailure.read(job.error) if job else JobFailure(),
+        error=job.error if job else JobFailure(),
         scores=tuple(scores),
         created_at=row.created_at,
         finished_at=job.finished_at if job else None,

@@ -171,21 +171,21 @@ def _earlier(ctx: Context) -> list[Timing]:
         return [
             _timing(evaluation, parameters or 0, (finished - started).total_seconds())
             for evaluation, parameters, started, finished in session.execute(query)
-            if started is not None and finished is not None and not evaluation.config.get("resumed")
+            if started is not None and finished is not None and not evaluation.record.resumed
         ]
 
 
 def _timing(evaluation: Evaluation, parameters: int, seconds: float) -> Timing:
-    facts, settings = evaluation.config.get("facts", {}), evaluation.config.get("settings", {})
+    facts = evaluation.record.facts
     return Timing(
         checkpoint=evaluation.checkpoint_id or evaluation.endpoint_id or "",
         benchmark=evaluation.dataset_version_id,
         kind=evaluation.kind,
-        items=int(facts.get("items") or 0),
-        shots=int(settings.get("shots") or 0),
+        items=facts.items or 0,
+        shots=int(evaluation.record.settings.get("shots") or 0),
         parameters=parameters,
         seconds=seconds,
         is_endpoint=evaluation.endpoint_id is not None,
-        prompt_tokens=int(facts.get("prompt_tokens") or 0),
-        completion_tokens=int(facts.get("completion_tokens") or 0),
+        prompt_tokens=facts.prompt_tokens,
+        completion_tokens=facts.completion_tokens,
     )

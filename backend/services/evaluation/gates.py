@@ -131,7 +131,7 @@ def create_gate(ctx: Context, *, name: str, config: GateConfig, person: Person) 
     with ctx.db.write() as session:
         if session.scalar(select(Gate.id).where(Gate.name == name)) is not None:
             raise Conflict(f"There is a gate “{name}” already.", remedy="Gates never change: choose another name.")
-        session.add(Gate(name=name, config=config.model_dump(mode="json"), created_by=person.id, created_at=ctx.now()))
+        session.add(Gate(name=name, config=config, created_by=person.id, created_at=ctx.now()))
     return get_gate(ctx, name)
 
 
@@ -452,5 +452,4 @@ def _view(session: Session, gate: Gate) -> GateView:
         )
         for row in rows
     )
-    config = GateConfig.model_validate(gate.config)
-    return GateView(gate.id, gate.name, config, gate.created_at, tuple(_endpoints(session, gate.id)), results)
+    return GateView(gate.id, gate.name, gate.config, gate.created_at, tuple(_endpoints(session, gate.id)), results)

@@ -91,13 +91,13 @@ def record_scores(session: Session, ctx: Context, claim: Claim[EvaluatePayload],
     if row is None:
         return
     if claim.payload.check is not None:
-        row.config = {**row.config, "check": result.check.model_dump(mode="json") if result.check else None}
+        row.record = row.record.model_copy(update={"check": result.check})
         return
     session.execute(delete(Score).where(Score.evaluation_id == row.id))
     session.add_all(
         Score(evaluation_id=row.id, **score.model_dump()) for score in result.scores if score.value is not None
     )
-    row.config = {**row.config, "facts": result.facts.model_dump(exclude_unset=True)}
+    row.record = row.record.model_copy(update={"facts": result.facts})
     store_packed(session, row.id)
 
 

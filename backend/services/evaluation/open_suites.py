@@ -103,7 +103,7 @@ def _is_scored(session: Session, checkpoint: Checkpoint) -> bool:
     results = list(session.scalars(select(SuiteResult).where(SuiteResult.checkpoint_id == checkpoint.id)))
     if not results or any(result.launched_at is None for result in results):
         return False
-    ids = [one["evaluation"] for result in results for one in result.members if one.get("evaluation")]
+    ids = [one.evaluation for result in results for one in result.members if one.evaluation]
     unfinished = (
         select(Evaluation.id)
         .join(Job, Job.id == Evaluation.job_id)

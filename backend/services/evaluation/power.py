@@ -47,7 +47,7 @@ def _newest(ctx: Context, version_id: str, kind: EvaluationKind) -> list[ItemVal
         select(
             Evaluation.id,
             func.coalesce(Evaluation.checkpoint_id, Evaluation.endpoint_id).label("subject_id"),
-            Evaluation.config,
+            Evaluation.record,
         )
         .join(Job, Job.id == Evaluation.job_id)
         .where(
@@ -58,7 +58,7 @@ def _newest(ctx: Context, version_id: str, kind: EvaluationKind) -> list[ItemVal
     )
     with ctx.db.read() as session:
         rows = session.execute(query).all()
-    alike = [row for row in rows if row.config.get("settings") == rows[0].config.get("settings")]
+    alike = [row for row in rows if row.record.settings == rows[0].record.settings]
     newest = {row.subject_id: row.id for row in reversed(alike)}
     return list(read_item_values(ctx, list(newest.values())[-MAX_CHECKPOINTS:]).values())
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Job, Suite, SuiteResult, User
 from backend.domain.evaluation.config import EvaluationConfig
-from backend.domain.evaluation.suites import SuiteConfig, SuiteMember
+from backend.domain.evaluation.suites import MemberOutcome, SuiteConfig, SuiteMember
 from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.metric_names import is_averaged, metric_label
@@ -101,9 +101,7 @@ def create_suite(ctx: Context, config: SuiteConfig, *, person: Person) -> SuiteV
         plan_evaluation(ctx, benchmark=member.benchmark, config=member.config)
     try:
         with ctx.db.write() as session:
-            row = Suite(
-                name=config.name, config=config.model_dump(mode="json"), created_by=person.id, created_at=ctx.now()
-            )
+            row = Suite(name=config.name, config=config, created_by=person.id, created_at=ctx.now())
             session.add(row)
             session.flush()
             return _view(row, 0)
@@ -205,11 +203,7 @@ def launch_members(ctx: Context, result_id: str) -> None:
     """
     with ctx.db.read() as session:
         row = session.get_one(SuiteResult, result_id)
-        config, checkpoint_id, person = (
-            SuiteConfig.model_validate(row.config),
-            row.checkpoint_id,
-            _person(session, row.created_by),
-        )
+        config, checkpoint_id, person = row.config, row.checkpoint_id, _person(session, row.created_by)
     members = [
         _launch_member(ctx, result_id, index, member, checkpoint_id, person)
         for index, member in enumerate(config.members)
@@ -219,7 +213,7 @@ def launch_members(ctx: Context, result_id: str) -> None:
 
 def _launch_member(
     ctx: Context, result_id: str, index: int, member: SuiteMember, checkpoint_id: str, person: Person
-) -> dict[str, str]:
+) -> MemberOutcome:
     try:
         evaluation = launch_evaluation(
             ctx,
@@ -230,11 +224,11 @@ def _launch_member(
             idempotency_key=f"suite:{result_id}:{index}",
         )
     except RoundhouseError as error:
-        return {"error": f"{error.message} {error.remedy or ''}".strip()}
-    return {"evaluation": evaluation.id}
+        return MemberOutcome(error=f"{error.message} {error.remedy or ''}".strip())
+    return MemberOutcome(evaluation=evaluation.id)
 
 
-def _store_members(ctx: Context, result_id: str, members: list[dict[str, str]]) -> None:
+def _store_members(ctx: Context, result_id: str, members: list[MemberOutcome]) -> None:
     with ctx.db.write() as session:
         row = session.get_one(SuiteResult, result_id)
         row.members, row.launched_at = members, ctx.now()
@@ -264,7 +258,7 @@ def list_suite_results(
 
 
 def _results(ctx: Context, rows: Sequence[SuiteResult]) -> list[SuiteResultView]:
-    ids = [str(one["evaluation"]) for row in rows for one in row.members if one.get("evaluation")]
+    ids = [one.evaluation for row in rows for one in row.members if one.evaluation]
     evaluations = {evaluation.id: evaluation for evaluation in get_evaluations(ctx, ids)}
     with ctx.db.read() as session:
         checkpoints = {
@@ -283,10 +277,10 @@ def _results(ctx: Context, rows: Sequence[SuiteResult]) -> list[SuiteResultView]
 def _result(
     row: SuiteResult, checkpoint: Checkpoint, evaluations: dict[str, EvaluationView], jobs: dict[str, Job]
 ) -> SuiteResultView:
-    config = SuiteConfig.model_validate(row.config)
-    stored = row.members or [{} for _ in config.members]
+    config = row.config
+    stored = row.members or [MemberOutcome() for _ in config.members]
     members = tuple(
-        MemberResult(member, evaluations.get(str(one.get("evaluation"))), str(one.get("error") or ""))
+        MemberResult(member, evaluations.get(one.evaluation or ""), one.error or "")
         for member, one in zip(config.members, stored, strict=True)
     )
     done = [
@@ -358,7 +352,7 @@ def _find(session: Session, name_or_id: str) -> Suite:
 
 
 def _view(row: Suite, num_results: int) -> SuiteView:
-    return SuiteView(row.id, SuiteConfig.model_validate({**row.config, "name": row.name}), row.created_at, num_results)
+    return SuiteView(row.id, row.config.model_copy(update={"name": row.name}), row.created_at, num_results)
 
 
 def _person(session: Session, user_id: str | None) -> Person:

@@ -9,6 +9,7 @@ from typing import Any
 from backend.domain.data.file_names import bare_name
 from backend.domain.data.recognition.column_names import plain_name
 from backend.domain.data.rows.records import columns_of
+from backend.domain.data.splits import SPLITS
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.evaluation.tasks.rendering import Rendered
@@ -65,7 +66,7 @@ def task_rows(ctx: Context, version: VersionView, *, split: Split) -> list[Row]:
     """Return a version's rows with the columns that templates read, at most 50,000."""
     folder = ctx.artifacts.path(require_folder(version.folder, what="dataset"))
     rows: list[Row] = []
-    for name in ("train", "val") if split == "all" else (split,):
+    for name in SPLITS if split == "all" else (split,):
         rows += (
             read_row_page(folder, split=name, limit=MAX_CHECKED_ROWS - len(rows))
             if len(rows) < MAX_CHECKED_ROWS

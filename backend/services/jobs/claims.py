@@ -142,7 +142,8 @@ def _take(
             owner=owner,
             lease_until=lease,
             device=device[:20] if device else None,  # for display; the slots are authoritative
-            error=Job.error if job.restarts_forever else {},  # a replica shows why it restarts until it is ready
+            # a replica shows why it restarts until it is ready
+            error=Job.error if job.restarts_forever else JobFailure(),
             started_at=func.coalesce(Job.started_at, now),
             stop_request=None,
         )
@@ -224,7 +225,7 @@ def end_job(
         .values(
             status=status,
             result=result.dump() if result else {},
-            error=error.dump() if error else {},
+            error=error or JobFailure(),
             finished_at=now,
             lease_until=None,
             owner=None,
@@ -241,7 +242,7 @@ def requeue(session: Session, ctx: Context, claim: Claim[Any], *, error: JobFail
     arrived after the process had ended cancels the job, or the replica would be restarted.
     """
     job = _let_go(session, ctx, claim)
-    job.error = error.dump()
+    job.error = error
     if job.status == Status.QUEUED:
         job.lost = 0 if lasted_s > 60 else job.lost + 1
         job.not_before = ctx.now() + timedelta(seconds=restart_delay_s(job.lost))

@@ -64,7 +64,7 @@ def view(job: Job) -> JobView:
         device=job.device,
         owner=job.owner,
         progress=read_progress(job.progress),
-        error=JobFailure.read(job.error),
+        error=job.error,
         result=dict(job.result or {}),
         stop_request=job.stop_request,
         depends_on=job.depends_on_id,

@@ -75,7 +75,7 @@ def _take_back_lapsed(session: Session, ctx: Context, report: Recovery) -> None:
             job.error = JobFailure(
                 cause=f"The worker was lost {job.lost} times while this job ran.",
                 remedy="Check the worker's machine (out of memory is the usual reason), then resume.",
-            ).dump()
+            )
             report.failed.append(job.id)
 
 
@@ -87,7 +87,7 @@ def _cancel_orphans(session: Session, ctx: Context, report: Recovery) -> None:
         job.error = JobFailure(
             cause="The job that this one depends on did not finish.",
             remedy="Retry that job, then start this one again.",
-        ).dump()
+        )
         report.cancelled.append(job.id)
 
 

@@ -35,17 +35,16 @@ def axes_of_runs(ctx: Context, run_ids: Sequence[str]) -> dict[str, RunAxes]:
             .where(Run.id.in_(run_ids))
         )
         rows = session.execute(query).all()
-    return {run_id: _axes(ctx, config, RunSummary.read(summary), payload) for run_id, config, summary, payload in rows}
+    return {run_id: _axes(ctx, config, summary, payload) for run_id, config, summary, payload in rows}
 
 
-def _axes(ctx: Context, config: dict[str, Any], summary: RunSummary, payload: dict[str, Any] | None) -> RunAxes:
+def _axes(ctx: Context, config: RunConfig | None, summary: RunSummary, payload: dict[str, Any] | None) -> RunAxes:
     if (imported := summary.imported) is not None:
         return RunAxes(imported.tokens_per_step, imported.flops_per_step, imported.has_time)
-    if not config:
+    if config is None:
         return RunAxes(None, None)
-    run_config = RunConfig.model_validate(config)
     shape = network_of_payload(ctx, TrainPayload.read(payload)) if payload else None
     if shape is None:
-        return RunAxes(run_config.tokens_per_step, None)
-    per_token = setting_of(run_config, shape, device="cpu").flops_per_token
-    return RunAxes(run_config.tokens_per_step, float(per_token) * run_config.tokens_per_step)
+        return RunAxes(config.tokens_per_step, None)
+    per_token = setting_of(config, shape, device="cpu").flops_per_token
+    return RunAxes(config.tokens_per_step, float(per_token) * config.tokens_per_step)

@@ -96,8 +96,8 @@ def create_key(
                 key_hash=hash_key(key),
                 hint=key[-4:],
                 user_id=person.id,
-                scopes=scopes.model_dump(mode="json"),
-                limits=(limits or KeyLimits()).model_dump(mode="json", exclude_none=True),
+                scopes=scopes,
+                limits=limits or KeyLimits(),
                 expires_at=expires_at,
                 created_at=ctx.now(),
             )
@@ -120,7 +120,7 @@ def change_key(
     _require_scope(scopes, person)
     with ctx.db.write() as session:
         row = _find(session, key, person=person)
-        row.limits, row.scopes = limits.model_dump(mode="json", exclude_none=True), scopes.model_dump(mode="json")
+        row.limits, row.scopes = limits, scopes
         row.expires_at = expires_at
 
 
@@ -181,10 +181,10 @@ def _valid(ctx: Context) -> Select[ApiKey]:
 
 def _grant(ctx: Context, row: ApiKey) -> KeyGrant:
     """Return what a key may do, with the installation's limit where it sets none."""
-    scopes, limits = KeyScopes.model_validate(row.scopes or {}), KeyLimits.model_validate(row.limits or {})
+    limits = row.limits
     if limits.concurrency is None and ctx.policy.key_requests_at_once:
         limits = limits.model_copy(update={"concurrency": ctx.policy.key_requests_at_once})
-    return KeyGrant(row.id, row.name, scopes, limits, row.expires_at, row.user_id)
+    return KeyGrant(row.id, row.name, row.scopes, limits, row.expires_at, row.user_id)
 
 
 def key_spending(ctx: Context, key_id: str, period: Period) -> Spending:
@@ -229,8 +229,8 @@ def _view(key: ApiKey, owner: str | None) -> KeyView:
         last_used_at=key.last_used_at,
         revoked_at=key.revoked_at,
         expires_at=key.expires_at,
-        scopes=KeyScopes.model_validate(key.scopes or {}),
-        limits=KeyLimits.model_validate(key.limits or {}),
+        scopes=key.scopes,
+        limits=key.limits,
     )
 
 

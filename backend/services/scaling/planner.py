@@ -200,7 +200,7 @@ def _speed_of_measurement(row: Measurement) -> Speed | None:
 
 
 def _speed_of_run(session: Session, run: Run, job: Job) -> Speed | None:
-    per_token = _flops_per_token((job.payload or {}).get("architecture"), run.config.get("context"))
+    per_token = _flops_per_token((job.payload or {}).get("architecture"), run.config.context if run.config else None)
     query = (
         select(MetricPoint.value)
         .join(MetricName, MetricName.id == MetricPoint.name_id)

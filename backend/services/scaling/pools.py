@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import select
@@ -17,7 +16,6 @@ from backend.domain.jobs.states import Status
 from backend.domain.scaling.laws import effective_tokens
 from backend.domain.scaling.points import ScalingPoint
 from backend.domain.scaling.shapes import count_all
-from backend.domain.training.summary import RunSummary
 from backend.services.context import Context
 from backend.services.data.views import version_labels
 
@@ -79,7 +77,7 @@ def list_pools(ctx: Context) -> list[RunPool]:
         for run, job in session.execute(query):
             if not run.dataset_version_id or not run.tokenizer_id:
                 continue
-            key = (run.dataset_version_id, run.tokenizer_id, int(run.config.get("context", 0)))
+            key = (run.dataset_version_id, run.tokenizer_id, run.config.context if run.config else 0)
             point = read_run(run, job)
             if isinstance(point, str):
                 left_out[key].append(f"{run.name}: {point}")
@@ -112,11 +110,12 @@ def find_pool(ctx: Context, *, version_id: str, tokenizer_id: str, context: int)
 
 def read_run(run: Run, job: Job) -> PoolRun | str:
     """Return a finished run as a point, or the reason it is excluded."""
-    config: dict[str, Any] = run.config
-    steps = int(config.get("max_steps", 0))
-    summary = RunSummary.read(run.summary)
+    config, summary = run.config, run.summary
+    if config is None:
+        return "it was imported"
+    steps = config.max_steps
     loss, final = summary.last.get("val_loss"), summary.result.get("final_step", run.last_step)
-    if config.get("schedule") == "constant":
+    if config.schedule == "constant":
         return "its learning rate did not decay"
     if final != steps:
         return f"it did {final:,} of {steps:,} steps"
@@ -128,9 +127,8 @@ def read_run(run: Run, job: Job) -> PoolRun | str:
         return "its architecture can't be read"
     if shape.num_experts is not None:
         return "it has experts, which the law does not cover"
-    context = int(config["context"])
-    tokens = steps * int(config["micro_batch"]) * int(config["grad_accum_steps"]) * context
-    flops = tokens * count_flops(shape, context=context).training
+    tokens = steps * config.micro_batch * config.grad_accum_steps * config.context
+    flops = tokens * count_flops(shape, context=config.context).training
     point = ScalingPoint.of(count_all(shape), tokens, float(loss), flops=flops, label=run.name)
     return PoolRun(run.id, run.name, run.group_id, shape.vocab_size, point)
 

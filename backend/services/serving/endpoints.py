@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import UtcDateTime
 from backend.db.tables import Alias, Checkpoint, Deployment, Endpoint, Job, Replica, Run, Usage
-from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.serving.options import DeploymentOptions, RoutingPolicy
 from backend.domain.serving.precision import PRECISION_CHECK, PrecisionCheck
@@ -327,7 +326,7 @@ def _replica_view(replica: Replica, job: Job | None, *, revision: int, role: str
         gauges = dict(replica.gauges or {})
         problem = str(gauges.get("problem") or "")
         return ReplicaView(replica.id, "", revision, role, replica.status, 1, None, gauges, replica.ready_at, problem)
-    failure = JobFailure.read(job.error)
+    failure = job.error
     alive = job.status in (Status.RUNNING, Status.CANCELLING) and job.lease_until is not None and job.lease_until > now
     return ReplicaView(
         id=replica.id,

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Deployment, Endpoint, Job, Replica
 from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.payloads import ReplicaPayload
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import ReplicaResult
 from backend.domain.jobs.states import Status
 from backend.domain.serving.options import RoutingPolicy
@@ -119,7 +120,7 @@ def record_ready(session: Session, ctx: Context, claim: Claim[ReplicaPayload], e
     if (replica := _replica_of(session, claim)) is None or replica.status not in ALIVE:
         return
     replica.status, replica.url, replica.ready_at = "ready", event.url, ctx.now()
-    session.get_one(Job, claim.job_id).error = {}
+    session.get_one(Job, claim.job_id).error = JobFailure()
     deployment = session.get_one(Deployment, replica.deployment_id)
     if event.precision_check is not None:
         deployment.config = {**deployment.config, PRECISION_CHECK: event.precision_check.model_dump()}

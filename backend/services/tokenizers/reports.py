@@ -226,7 +226,7 @@ def _view(session: Session, row: Analysis) -> ReportView:
         id=row.id,
         job_id=row.job_id,
         status=Status(job.status) if job else Status.FINISHED,
-        error=JobFailure.read(job.error) if job else JobFailure(),
+        error=job.error if job else JobFailure(),
         names=tuple(names),
         refs=tuple(row.config.get("refs", [])),
         dataset_names=tuple(datasets),

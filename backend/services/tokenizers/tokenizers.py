@@ -252,7 +252,7 @@ def _view(session: Session, row: Tokenizer) -> TokenizerView:
         kind=row.kind,
         status=Status.FINISHED if row.folder or job is None else Status(job.status),
         job_id=row.job_id,
-        error=JobFailure.read(job.error) if job else JobFailure(),
+        error=job.error if job else JobFailure(),
         progress=read_progress(job.progress) if job else None,
         vocab_size=row.vocab_size,
         folder=row.folder,

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.training.adapters import check_adapters
-from backend.domain.training.config import DATASET_KINDS, Objective, RunConfig
+from backend.domain.training.config import DATASET_KINDS, Objective, RunConfig, context_problems
 from backend.errors import Conflict, InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.data.reports import DataReportView
@@ -105,11 +105,9 @@ def check_context(config: RunConfig, architecture: ArchitectureConfig | None, ba
         if architecture
         else ((base.facts.get("context") if base else None), "base")
     )
-    if limit and config.context > int(limit):
+    for problem in context_problems(config.context, limit, owner=owner):
         raise InvalidInput(
-            f"A context of {config.context:,} tokens is longer than the {owner}'s limit of {int(limit):,}.",
-            remedy=f"Choose a context of at most {int(limit):,}.",
-            field="context",
+            f"{problem[0].upper()}{problem[1:]}.", remedy=f"Choose a context of at most {limit:,}.", field="context"
         )
 
 

@@ -21,7 +21,6 @@ from backend.domain.training.config import Objective, RunConfig
 from backend.domain.training.config_fields import distinguishing_values
 from backend.domain.training.objective_labels import OBJECTIVE_LABELS
 from backend.domain.training.seed_noise import SeedComparison, SeedGroup, compare_seeds, seeds_needed
-from backend.domain.training.summary import RunSummary
 from backend.services.context import Context
 
 MAX_SIBLINGS = 200
@@ -107,8 +106,8 @@ def compare_runs(ctx: Context, run_ids: Sequence[str]) -> RunsComparison:
         siblings = _siblings(session, picked)
     obstacles = find_obstacles({_unique_name(run, picked): bases[run.id] for run in picked})
     groups = []
-    for key, first in {_key(run): run for run in reversed(picked) if run.config}.items():
-        same = [run for run in siblings if _key(run) == key]
+    for key, first in {_key(run, run.config): run for run in reversed(picked) if run.config}.items():
+        same = [run for run in siblings if run.config and _key(run, run.config) == key]
         if same:
             same.sort(key=lambda run: order.get(run.id, len(order)))
             groups.append(_group(same, run_ids, bases[first.id]))
@@ -159,7 +158,7 @@ def _group(runs: Sequence[Run], picked: Sequence[str], basis: LossBasis) -> Conf
         RunLoss(
             run.id,
             run.name,
-            int(run.config.get("seed", 1)),
+            run.config.seed if run.config else 1,
             float(_last(run, "val_loss") or 0.0),
             _last(run, "val_bpb"),
         )
@@ -171,12 +170,12 @@ def _group(runs: Sequence[Run], picked: Sequence[str], basis: LossBasis) -> Conf
 
 
 def _basis(ctx: Context, session: Session, run: Run) -> LossBasis:
-    if not run.config:
+    config = run.config
+    if config is None:
         unknown = Side(None, "unknown in an imported log")
         return LossBasis(
             Side(run.objective, OBJECTIVE_LABELS.get(run.objective, run.objective)), Side("", ""), unknown, unknown
         )
-    config = RunConfig.model_validate(run.config)
     version = session.get(DatasetVersion, run.dataset_version_id) if run.dataset_version_id else None
     dataset = session.get(Dataset, version.dataset_id) if version else None
     data = Side(version.id, f"{dataset.name}@{version.number}") if version and dataset else Side(None, config.dataset)
@@ -227,12 +226,11 @@ def _unique_name(run: Run, runs: Sequence[Run]) -> str:
 
 
 def _last(run: Run, metric: str) -> float | None:
-    return RunSummary.read(run.summary).last.get(metric)
+    return run.summary.last.get(metric)
 
 
-def _key(run: Run) -> str:
+def _key(run: Run, config: RunConfig) -> str:
     """Hash the values that distinguish experiments; replicates share the key."""
-    config = RunConfig.model_validate(run.config)
     inline = (
         config.architecture.model_dump(mode="json") if isinstance(config.architecture, ArchitectureConfig) else None
     )

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from backend.db.tables import Job, Run
-from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
-from backend.domain.training.config import RunConfig
 from backend.domain.training.diagnosis import Finding, RunFacts, Series, diagnose
-from backend.domain.training.summary import RunSummary
 from backend.services.context import Context
 from backend.services.metrics.blocks import read_points, run_metric_names
 from backend.services.training.views import find_run
@@ -26,9 +23,9 @@ def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
             if name in LOOKED_AT
         }
     facts = RunFacts(
-        config=RunConfig.model_validate(run.config) if run.config else None,
+        config=run.config,
         has_ended=job is None or Status(job.status) not in ACTIVE,
-        failure=JobFailure.read(job.error).cause if job is not None and job.status == Status.FAILED else "",
-        not_finite=RunSummary.read(run.summary).not_finite,
+        failure=job.error.cause if job is not None and job.status == Status.FAILED else "",
+        not_finite=run.summary.not_finite,
     )
     return diagnose({name: Series(one.steps, one.values) for name, one in points.items()}, facts)

@@ -11,7 +11,6 @@ from backend.db.tables import Run, Sample
 from backend.domain.jobs.events import MetricsEvent, ResumedEvent, SampleEvent
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.results import TrainResult
-from backend.domain.training.summary import RunSummary
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 from backend.services.metrics.blocks import pack_points, unpack_from
@@ -28,7 +27,7 @@ def record_metrics(session: Session, ctx: Context, claim: Claim[TrainPayload], e
     unpack_from(session, run, min(event.step for event in events))
     add_points(session, ctx.db, run.id, events)
     run.last_step = max(run.last_step, *(event.step for event in events))
-    run.summary = RunSummary.read(run.summary).add((event.step, event.values) for event in events).dump()
+    run.summary = run.summary.add((event.step, event.values) for event in events)
     pack_points(session, run)
 
 
@@ -60,15 +59,15 @@ def record_run_end(session: Session, ctx: Context, claim: Claim[TrainPayload], r
         for key, value in result.dump().items()
         if isinstance(value, int | float | str | bool) and len(str(value)) < 200
     }
-    run.summary = RunSummary.read(run.summary).model_copy(update={"result": numbers}).dump()
+    run.summary = run.summary.model_copy(update={"result": numbers})
 
 
 def forget_after(session: Session, run: Run, step: int) -> None:
     """Delete a run's points, samples and summary after a step, and make browsers reload the curves."""
     drop_points_after(session, run, step)
     session.execute(delete(Sample).where(Sample.run_id == run.id, Sample.step > step))
-    summary = RunSummary.read(run.summary).drop_after(step).dump()
-    run.summary, run.last_step, run.curve_resets = summary, min(run.last_step, step), run.curve_resets + 1
+    run.summary, run.last_step = run.summary.drop_after(step), min(run.last_step, step)
+    run.curve_resets += 1
 
 
 def _run_of(session: Session, claim: Claim[TrainPayload]) -> Run | None:

@@ -87,7 +87,7 @@ def _insert(ctx: Context, log: ParsedLog, *, filename: str, requested_name: str,
             notes=tuple(log.notes[:MAX_NOTES]),
         )
         run = Run(
-            id=run_id, name=name, objective="", config={}, origin=IMPORTED, created_by=person.id, created_at=ctx.now()
+            id=run_id, name=name, objective="", config=None, origin=IMPORTED, created_by=person.id, created_at=ctx.now()
         )
         session.add(run)
         session.flush()
@@ -98,7 +98,7 @@ def _insert(ctx: Context, log: ParsedLog, *, filename: str, requested_name: str,
             summary = summary.add((event.step, event.values) for event in batch)
         if log.not_finite:
             summary = summary.model_copy(update={"not_finite": dict(log.not_finite)})
-        run.summary, run.last_step = summary.dump(), log.last_step
+        run.summary, run.last_step = summary, log.last_step
         session.flush()
         pack_points(session, run)
     return run_id

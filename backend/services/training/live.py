@@ -9,9 +9,7 @@ from sqlalchemy import func, select
 
 from backend.db.tables import Job, Run
 from backend.domain.jobs.progress import format_progress, read_progress
-from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
-from backend.domain.training.summary import RunSummary
 from backend.services.context import Context, Person
 from backend.services.jobs.queue_position import queue_positions
 from backend.services.people.signatures import sign_for, unsign_for
@@ -100,7 +98,7 @@ def describe_state(status: Status, *, job: Job | None, last_step: int, ahead: in
     if status is Status.CANCELLING:
         return "Stopping and saving" if job.stop_request == "stop_and_save" else "Stopping"
     if status is Status.FAILED:
-        return JobFailure.read(job.error).cause or "Failed"
+        return job.error.cause or "Failed"
     if status is Status.CANCELLED:
         return f"Stopped at step {last_step:,}" if last_step else "Stopped before the first step"
     if status is Status.FINISHED:
@@ -110,7 +108,7 @@ def describe_state(status: Status, *, job: Job | None, last_step: int, ahead: in
 
 def status_and_line(run: Run, job: Job | None, *, ahead: int) -> tuple[Status, str]:
     """Return a run's status and its state in one line. An imported run is finished."""
-    imported = RunSummary.read(run.summary).imported
+    imported = run.summary.imported
     if imported is not None:
         return Status.FINISHED, f"{run.last_step:,} steps, from {imported.format}"
     status = Status(job.status) if job is not None else Status.CANCELLED
@@ -119,7 +117,7 @@ def status_and_line(run: Run, job: Job | None, *, ahead: int) -> tuple[Status, s
 
 def _state(run: Run, job: Job | None, *, ahead: dict[str, int], with_spark: bool) -> RunState:
     status, line = status_and_line(run, job, ahead=ahead.get(job.id, 0) if job else 0)
-    summary = RunSummary.read(run.summary)
+    summary = run.summary
     progress = read_progress(job.progress) if job is not None else None
     share = 1.0 if status is Status.FINISHED else progress.share if progress is not None else 0.0
     return RunState(

@@ -128,7 +128,7 @@ def retry_run(ctx: Context, name_or_id: str, *, person: Person) -> RunView:
             )
         if newest_checkpoint_step(session, run.id) is None:
             forget_after(session, run, 0)
-        _add_job_again(session, ctx, run, job, RunConfig.model_validate(run.config), person=person, key=None)
+        _add_job_again(session, ctx, run, job, run.launched_config, person=person, key=None)
         run_id = run.id
     wake(ctx, "train")
     return get_run(ctx, run_id)
@@ -229,7 +229,7 @@ def _insert(
             id=run_id,
             name=name,
             objective=config.objective.value,
-            config=named.model_dump(mode="json"),
+            config=named,
             job_id=job.id,
             dataset_version_id=parts.version.id,
             architecture_id=parts.architecture_id,
@@ -261,7 +261,7 @@ def _add_job_again(
         depends_on=_unfinished(session, job.depends_on_id),
         created_by=person.id,
     )
-    run.config, run.job_id, run.archived_at = config.model_dump(mode="json"), again.id, None
+    run.config, run.job_id, run.archived_at = config, again.id, None
 
 
 def _unfinished(session: Session, job_id: str | None) -> str | None:
@@ -275,7 +275,7 @@ def _ended(session: Session, name_or_id: str) -> tuple[Run, Job | None]:
 
 
 def _with_steps(run: Run, job: Job, *, step: int, max_steps: int | None) -> RunConfig:
-    config = RunConfig.model_validate(run.config)
+    config = run.launched_config
     steps = max_steps or config.max_steps
     if steps <= step:
         if job.status == Status.FINISHED and max_steps is None:
@@ -290,7 +290,7 @@ def _with_steps(run: Run, job: Job, *, step: int, max_steps: int | None) -> RunC
             field="max_steps",
         )
     # a resumed schedule keeps its warm-up in steps
-    return parse_config({**run.config, "max_steps": steps, "warmup_steps": config.num_warmup_steps})
+    return parse_config({**config.model_dump(mode="json"), "max_steps": steps, "warmup_steps": config.num_warmup_steps})
 
 
 def _run_of_key(ctx: Context, key: str) -> RunView | None:

@@ -299,7 +299,7 @@ def _trials(
             trials.append(Trial(number, refused.get(number, {}), 0.0, outcome="failed"))
             continue
         run, job = members[number]
-        flat = flatten(RunConfig.model_validate(run.config))
+        flat = flatten(run.launched_config)
         status = Status(job.status) if job is not None else Status.CANCELLED
         outcome = (
             "finished"

@@ -17,7 +17,6 @@ from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import not_found
 from backend.domain.training.config import RunConfig
-from backend.domain.training.summary import RunSummary
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.jobs.jobs import JobView, view
@@ -220,7 +219,7 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
             dataset_id=version.dataset_id if version else None,
             architecture=architecture.name if architecture else None,
             tokenizer=tokenizer.name if tokenizer else None,
-            result=RunSummary.read(row.summary).result,
+            result=row.summary.result,
             checkpoints=tuple(_checkpoints(session, run.id)),
             parent=(parent.id, parent.name) if parent else None,
             children=tuple((c[0], c[1]) for c in children),
@@ -241,9 +240,7 @@ def config_differences(ctx: Context, run_ids: Sequence[str]) -> tuple[list[str],
     with ctx.db.read() as session:
         by_id = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(run_ids)))}
         runs = [by_id[run_id] for run_id in run_ids if run_id in by_id]
-    configs = [
-        _flat(RunConfig.model_validate(run.config).model_dump(mode="json")) if run.config else None for run in runs
-    ]
+    configs = [_flat(run.config.model_dump(mode="json")) if run.config else None for run in runs]
     rows: list[tuple[str, list[str]]] = []
     for field in dict.fromkeys(name for config in configs if config for name in config):
         values = ["–" if config is None else str(config.get(field, "")) for config in configs]
@@ -252,7 +249,7 @@ def config_differences(ctx: Context, run_ids: Sequence[str]) -> tuple[list[str],
             and len({value for value, config in zip(values, configs, strict=True) if config is not None}) > 1
         ):
             rows.append((field, values))
-    best = [RunSummary.read(run.summary).best_val_loss for run in runs]
+    best = [run.summary.best_val_loss for run in runs]
     if any(value is not None for value in best):
         rows.append(("best val_loss", ["" if value is None else f"{value:.4f}" for value in best]))
     rows.append(("steps done", [f"{run.last_step:,}" for run in runs]))
@@ -339,20 +336,20 @@ def views_of(session: Session, rows: Sequence[tuple[Run, Job | None]]) -> list[R
 
 def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_by: str | None, ahead: int) -> RunView:
     status, line = status_and_line(run, job, ahead=ahead)
-    summary = RunSummary.read(run.summary)
+    summary = run.summary
     progress = read_progress(job.progress) if job is not None else None
     share = 1.0 if status is Status.FINISHED else progress.share if progress is not None else 0.0
     return RunView(
         id=run.id,
         name=run.name,
         objective=run.objective,
-        method=str(run.config.get("method", "full")),
+        method=run.config.method if run.config else "full",
         status=status,
         line=line,
         share=share,
         last_step=run.last_step,
-        max_steps=int(run.config.get("max_steps", 0)),
-        tokens_per_step=_tokens_per_step(run.config),
+        max_steps=run.config.max_steps if run.config else 0,
+        tokens_per_step=run.config.tokens_per_step if run.config else 0,
         best_val_loss=summary.best_val_loss,
         last=summary.last,
         spark=tuple(value for _, value in summary.spark),
@@ -362,7 +359,7 @@ def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_
         tags=tuple(run.tags or ()),
         notes=run.notes,
         job_id=run.job_id,
-        error=JobFailure.read(job.error) if job else JobFailure(),
+        error=job.error if job else JobFailure(),
         created_by=created_by,
         created_at=run.created_at,
         started_at=job.started_at if job else None,
@@ -371,16 +368,6 @@ def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_
         is_imported=run.origin == "imported",
         source=summary.imported.file if summary.imported else "",
         import_notes=summary.imported.notes if summary.imported else (),
-    )
-
-
-def _tokens_per_step(config: dict[str, Any]) -> int:
-    devices = int((config.get("devices") or {}).get("count", 1))
-    return (
-        int(config.get("micro_batch", 0))
-        * int(config.get("grad_accum_steps", 1))
-        * devices
-        * int(config.get("context", 0))
     )
 
 

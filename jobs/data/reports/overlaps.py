@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from backend.domain.data.reports.contamination import BenchmarkIndex, BenchmarkItem, item_of
 from backend.domain.data.reports.report import BenchmarkChecked, Contamination, FaultReport, RowRef
 from backend.domain.data.reports.text_faults import FAULTS, find_faults
+from backend.domain.data.splits import SPLITS
 from jobs.data.reports.row_arrays import RowArray, RowList
-from jobs.data.reports.rows import SPLITS, Row, RowBatch, VersionRows, parts_of, row_prompt
+from jobs.data.reports.rows import Row, RowBatch, VersionRows, parts_of, row_prompt
 from jobs.modeling.dataset_files import iter_rows
 
 SHOWN_OVERLAPS = 1000

@@ -16,11 +16,11 @@ from backend.domain.data.reports.report import (
     Packing,
     ReportQuestion,
     RowRef,
-    Split,
     SplitReport,
     Trainer,
     ZeroLabelRow,
 )
+from backend.domain.data.splits import SPLITS, Split
 from backend.domain.training.packing import count_sequences, padded_positions
 from jobs.batches.base import EpochOrder
 from jobs.batches.pretrain import windows_of
@@ -51,7 +51,7 @@ class ReportTally:
         self._kept = RowArray(folder / "kept", np.int32)  # of the train split, one entry per trained sequence
         self._kept_counts: Counter[int] = Counter()
         self._pending: list[int] = []
-        self._counts = {split: dict.fromkeys(SplitReport.model_fields, 0) for split in ("train", "val")}
+        self._counts = {split: dict.fromkeys(SplitReport.model_fields, 0) for split in SPLITS}
         self.silent, self.empty, self.refused = RowList(), RowList(), RowList()
         self.silent_rows: list[ZeroLabelRow] = []
         self.empty_rows: list[RowRef] = []
@@ -103,7 +103,7 @@ class ReportTally:
 
     def splits(self) -> dict[str, SplitReport]:
         """Return the numbers of each split that has rows."""
-        reports = {}
+        reports: dict[str, SplitReport] = {}
         for split, counts in self._counts.items():
             if counts["rows"]:
                 lengths = summarise_lengths(*_table(self._longest[split]))

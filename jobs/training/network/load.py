@@ -9,7 +9,7 @@ import peft
 from transformers import PreTrainedModel
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.training.config import Objective
+from backend.domain.training.config import Objective, context_problems
 from backend.errors import InvalidInput
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network
@@ -90,8 +90,6 @@ def check_architecture(ctx: TrainingContext) -> ArchitectureConfig:
             remedy=f"Set vocab_size to {len(ctx.tokenizer)} (more is allowed, unused entries cost memory).",
             field="vocab_size",
         )
-    if ctx.config.context > architecture.context:
-        raise InvalidInput(
-            f"context {ctx.config.context} is longer than the architecture's {architecture.context}.", field="context"
-        )
+    for problem in context_problems(ctx.config.context, architecture.context):
+        raise InvalidInput(f"{problem}.", field="context")
     return architecture

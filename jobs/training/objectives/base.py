@@ -18,11 +18,10 @@ from backend.infra.files.parquet import count_bytes
 from jobs.batches.base import BatchSizes, StepBatches
 from jobs.batches.token_maker import MakerSpec
 from jobs.batches.token_making import OWN_PROCESS_BYTES, Maker, TokenForm, TokenSource
-from jobs.modeling.dataset_files import Split, split_file
+from jobs.modeling.dataset_files import split_file
 from jobs.training.context import TrainingContext
 
 Precision = Callable[[], AbstractContextManager[Any]]
-SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import peft
 import torch
 
+from backend.domain.data.splits import SPLITS
 from backend.domain.training.config import RunConfig
 from backend.errors import InvalidInput
 from jobs.batches.base import IGNORE
@@ -21,7 +22,7 @@ from jobs.training.context import TrainingContext
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.losses.preference import grpo_losses
 from jobs.training.network.load import load_base
-from jobs.training.objectives.base import SPLITS, LossOutput, ObjectiveStages, Precision, batch_sizes, token_source
+from jobs.training.objectives.base import LossOutput, ObjectiveStages, Precision, batch_sizes, token_source
 from jobs.training.objectives.rewards import Rewards
 from jobs.training.objectives.rollouts import RolloutBatch, RolloutBatches
 

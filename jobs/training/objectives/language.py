@@ -12,6 +12,7 @@ import numpy.typing as npt
 import peft
 import torch
 
+from backend.domain.data.splits import SPLITS
 from backend.domain.training.config import Objective
 from backend.domain.training.execution import sequences_at_once
 from backend.errors import InvalidInput
@@ -28,7 +29,6 @@ from jobs.training.losses.output_head import OutputHead
 from jobs.training.network.experts import has_experts, router_loss_weight
 from jobs.training.network.packed_attention import attend_by_row
 from jobs.training.objectives.base import (
-    SPLITS,
     LossOutput,
     ObjectiveStages,
     Precision,

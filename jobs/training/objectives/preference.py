@@ -10,6 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
+from backend.domain.data.splits import SPLITS
 from backend.domain.training.config import RunConfig
 from jobs.batches.base import IGNORE, EpochOrder, StepBatches
 from jobs.batches.preference import (
@@ -42,7 +43,6 @@ from jobs.training.losses.preference import (
     simpo_losses,
 )
 from jobs.training.objectives.base import (
-    SPLITS,
     LossOutput,
     ObjectiveStages,
     Precision,

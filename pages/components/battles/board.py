@@ -7,7 +7,7 @@ from typing import Any, get_args
 import streamlit as st
 
 from backend.domain.battles.clusters import ClusterBy
-from backend.domain.battles.likelihoods import Method
+from backend.domain.battles.likelihoods import METHOD_NAMES, Method
 from backend.domain.battles.options import Control, RatingOptions
 from backend.domain.battles.rating_table import PairDifference, RatingTable
 from backend.domain.wording import percent, plural
@@ -25,7 +25,6 @@ from pages.components.links import row_link
 from pages.components.tables import draw_table
 from pages.components.words import ago
 
-METHODS: dict[Method, str] = {"bradley_terry": "Bradley-Terry", "davidson": "Davidson", "rao_kupper": "Rao-Kupper"}
 CLUSTERS: dict[ClusterBy, str] = {
     "two_way": "Prompt and rater",
     "prompt": "Prompt",
@@ -79,7 +78,7 @@ def _draw_options(default: Standings) -> tuple[RatingOptions, bool]:
             method = st.selectbox(
                 "Method",
                 list(get_args(Method)),
-                format_func=METHODS.__getitem__,
+                format_func=METHOD_NAMES.__getitem__,
                 key="rating_method",
                 help=RatingOptions.model_fields["method"].description,
             )
@@ -192,7 +191,7 @@ def _difference_line(pair: PairDifference) -> dict[str, object]:
 def _draw_methods(table: RatingTable) -> None:
     rows = [
         {
-            "Method": METHODS[fit.method],
+            "Method": METHOD_NAMES[fit.method],
             "Log-likelihood": f"{fit.log_likelihood:.1f}",
             "Ties": TIE_PARAMETERS[fit.method].format(fit.tie_parameter),
             "Same order": "yes" if not fit.rank_changes else f"no (Kendall τ {fit.kendall_tau:.2f})",

@@ -10,7 +10,7 @@ import streamlit as st
 from backend.domain.battles.vote_files.previews import looks_like_votes
 from backend.domain.data.kinds import KINDS, UNSPLIT_KINDS
 from backend.domain.data.parsing.encodings import ENCODINGS
-from backend.domain.data.parsing.text_formats import suffix_of
+from backend.domain.data.parsing.text_formats import SEEKING, suffix_of
 from backend.domain.data.recognition.recognise import LOOKED_FOR
 from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.data.rows.content import describe_dropped
@@ -36,7 +36,6 @@ MANY_COLUMNS = 40
 """A source with more columns shows those in use, and others on request."""
 SURE = 0.8
 FEW, KEEP, REFUSE = f"Skip up to {percent(FEW_REJECTED)}", "Skip all", "Stop at the first"
-TABLES = (".parquet", ".arrow", ".feather", ".zip")
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
 
 def _is_text(name: str) -> bool:
     try:
-        return suffix_of(name)[0] not in TABLES
+        return suffix_of(name)[0] not in SEEKING
     except InvalidInput:
         return True  # a folder
 

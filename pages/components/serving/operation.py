@@ -121,7 +121,7 @@ def draw_newest_load_tests(ctx: Context, endpoint: EndpointView) -> None:
     """Draw the newest results of load tests, and the way to the page that starts one."""
     rows = []
     for test in list_load_tests(ctx, endpoint.name, limit=3):
-        for level in test.result.get("levels", []):
+        for level in test.result.levels:
             summary = level.get("gateway") or level["replica"]
             rows.append(
                 {

@@ -36,9 +36,9 @@ def leave_a_line(ctx: Context, claim: Claim[Any], **_: Any) -> None:
     with ctx.db.write() as session:
         run = session.scalar(select(Run).where(Run.job_id == claim.job_id))
         if run is not None:
-            loss = 1.0 + (math.log10(float(run.config["learning_rate"])) + 2.5) ** 2
+            loss = 1.0 + (math.log10(run.config.learning_rate) + 2.5) ** 2
             ready = claim.with_payload(TrainPayload.read(claim.payload))
-            event = MetricsEvent(step=int(run.config["max_steps"]), time=time.time(), values={"val_loss": loss})
+            event = MetricsEvent(step=run.config.max_steps, time=time.time(), values={"val_loss": loss})
             outcomes.record_events(session, ctx, ready, [event])
             outcomes.record_finish(session, ctx, ready, TrainResult(final_step=event.step))
         end_job(session, ctx, claim, Status.FINISHED)

@@ -9,7 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Split = Literal["train", "val"]
+from backend.domain.data.splits import Split
+
 Trainer = Literal["pretrain", "sft", "dpo", "kto", "none"]
 
 MAX_CONTEXT = 1_048_576

@@ -13,14 +13,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.kinds import MESSAGE_FIELDS, DatasetKind
 from backend.domain.data.rows.conversations import CONTENT_KEYS, ROLE_KEYS, ROLES
 from backend.domain.data.rows.problem import RowProblem, kind_of_value
 
 TREE = "tree"
 """The field of a nested tree's root."""
-MESSAGE_FIELDS = ("message_id", "parent_id", "role", "content", "rank")
-"""The fields of a message table; `rank` may be missing."""
 MAX_TURNS = 200_000
 """Limit of the turns in all rows of one tree; a tree of 2,500 messages, ten deep, has fewer."""
 Tree = dict[str, Any]

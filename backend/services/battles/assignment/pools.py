@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import func, select
@@ -56,7 +55,6 @@ class CampaignPool:
     """A campaign's pool, gold pairs and masked names. Use it under `opened_pool` alone."""
 
     campaign_id: str
-    stored_config: dict[str, Any]
     config: CampaignConfig
     pool: BattlePool
     gold: dict[str, Gold] = field(default_factory=dict)
@@ -156,9 +154,8 @@ def opened_pool(ctx: Context, session: Session, campaign: Campaign, *, advance: 
     with _pools_lock:
         pools = _pools.setdefault(ctx.db, OrderedDict())
         held = pools.get(campaign.id)
-        if held is None or held.stored_config != campaign.config:
-            config = CampaignConfig.model_validate(campaign.config.get("config", {}))
-            held = pools[campaign.id] = CampaignPool(campaign.id, campaign.config, config, BattlePool(config))
+        if held is None or held.config != campaign.config:
+            held = pools[campaign.id] = CampaignPool(campaign.id, campaign.config, BattlePool(campaign.config))
         pools.move_to_end(campaign.id)
         while len(pools) > MAX_POOLS:
             pools.popitem(last=False)

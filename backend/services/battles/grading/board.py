@@ -8,7 +8,6 @@ from sqlalchemy import select
 
 from backend.db.tables import AnswerRating, CampaignPrompt, Completion
 from backend.domain.battles.answer_ratings import Grade, GradedContestant, Scale, grade_contestants
-from backend.domain.battles.campaign import CampaignConfig
 from backend.services.battles.exclusions import excluded_raters
 from backend.services.battles.views import contestant_names, find_campaign
 from backend.services.context import Context
@@ -29,7 +28,7 @@ class GradeBoard:
 def grade_board(ctx: Context, campaign_id: str) -> GradeBoard:
     """Rate the contestants of a campaign by the newest grade of each rater on each answer. Raises NotFound."""
     with ctx.db.read() as session:
-        config = CampaignConfig.model_validate(find_campaign(session, campaign_id).config.get("config", {}))
+        config = find_campaign(session, campaign_id).config
         names, excluded = contestant_names(session, campaign_id), excluded_raters(session, campaign_id)
         columns = (AnswerRating.completion_id, AnswerRating.rater_id, AnswerRating.value)
         rows = session.execute(

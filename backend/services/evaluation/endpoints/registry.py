@@ -223,7 +223,7 @@ def _insert(
             name=name, url=config.url, model=config.model, created_by=person.id, created_at=ctx.now()
         )
         session.add(row)
-    row.config, row.capabilities, row.archived_at = config.model_dump(mode="json"), capabilities.model_dump(), None
+    row.config, row.capabilities, row.archived_at = config, capabilities, None
     session.flush()
     return row
 
@@ -247,10 +247,7 @@ def read_subjects(session: Session, ids: Iterable[str]) -> dict[str, EvaluatedEn
 
 
 def _view(row: EvaluatedEndpoint) -> EvaluatedEndpointView:
-    config = EndpointConfig.model_validate(row.config)
-    return EvaluatedEndpointView(
-        row.id, row.name, config, Capabilities.model_validate(row.capabilities), row.created_at
-    )
+    return EvaluatedEndpointView(row.id, row.name, row.config, row.capabilities, row.created_at)
 
 
 def _own_view(ctx: Context, endpoint: EndpointView, id_: str) -> EvaluatedEndpointView:

@@ -54,6 +54,6 @@ def resume_evaluation(
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):  # nothing was scored, or the folder has been cleared
         shutil.copyfile(ctx.artifacts.job_folder(ended.id) / LEDGER, folder / LEDGER)
-    row.job_id, row.config = job.id, {**row.config, "resumed": True}
+    row.job_id, row.record = job.id, row.record.model_copy(update={"resumed": True})
     session.flush()
     return str(row.id)

@@ -45,7 +45,7 @@ def complete_scores(
     ).all()
     judged = {item.position: judge_item(probe, metas[item.position], item.shown) for item in items}
     _store_values(session, items, judged, metas)
-    evaluation.config = {**evaluation.config, "safety": _report(probe, metas, judged)}
+    evaluation.record = evaluation.record.model_copy(update={"safety": _report(probe, metas, judged)})
     positions = sorted(judged)
     scores = score_probe(probe, [metas[place] for place in positions], [judged[place].values for place in positions])
     rows = tuple(_score_row(score.metric, score.estimate) for score in scores)

@@ -13,6 +13,7 @@ from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.safety.card import missing_of
 from backend.domain.evaluation.safety.drift import MAX_MISSING
 from backend.domain.evaluation.safety.probes import GENERATED, Probe
+from backend.domain.jobs.results import EvaluationRecord
 from backend.domain.jobs.states import Status
 from backend.errors import NotFound
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
@@ -118,20 +119,20 @@ def results_by_probe(ctx: Context, checkpoint_id: str) -> dict[str, list[SafetyR
 
 def read_reports(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return what was stored beside the scores of safety evaluations, by evaluation."""
-    return _read_config(ctx, evaluation_ids, "safety")
+    return {key: record.safety for key, record in _read_records(ctx, evaluation_ids).items() if record.safety}
 
 
 def read_toxicity(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return classifier, threshold, missing answers and audit of evaluations whose answers were classified, by
     evaluation.
     """
-    return _read_config(ctx, evaluation_ids, "toxicity")
+    return {key: record.toxicity for key, record in _read_records(ctx, evaluation_ids).items() if record.toxicity}
 
 
-def _read_config(ctx: Context, evaluation_ids: Sequence[str], part: str) -> dict[str, dict[str, Any]]:
+def _read_records(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, EvaluationRecord]:
     with ctx.db.read() as session:
-        rows = session.execute(select(Evaluation.id, Evaluation.config).where(Evaluation.id.in_(evaluation_ids)))
-        return {key: dict(config[part]) for key, config in rows if config.get(part)}
+        rows = session.execute(select(Evaluation.id, Evaluation.record).where(Evaluation.id.in_(evaluation_ids)))
+        return dict(rows.all())
 
 
 def read_probe_values(ctx: Context, evaluation_id: str) -> dict[int, dict[str, float]]:

@@ -109,7 +109,7 @@ def record_toxicity(session: Session, ctx: Context, claim: Claim[ClassifyPayload
         "problem": result.problem,
         "audit": audit(groups, threshold=payload.threshold),
     }
-    evaluation.config = {**evaluation.config, "toxicity": report}
+    evaluation.record = evaluation.record.model_copy(update={"toxicity": report})
     session.flush()
     store_packed(session, evaluation.id)
 

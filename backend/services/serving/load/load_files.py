@@ -64,8 +64,9 @@ def read_arrivals(text: str, *, source: str = "The file") -> tuple[float, ...]:
 
 def load_test_data(test: LoadTestView) -> dict[str, Any]:
     """Return a load test as plain values."""
-    names = ("id", "endpoint", "revision", "checkpoint", "created_at", "config")
-    return {name: getattr(test, name) for name in names} | test.result
+    names = ("id", "endpoint", "revision", "checkpoint", "created_at")
+    config, result = test.config.model_dump(mode="json"), test.result.model_dump(mode="json")
+    return {name: getattr(test, name) for name in names} | {"config": config} | result
 
 
 def load_test_json(test: LoadTestView) -> str:
@@ -82,7 +83,7 @@ def load_test_csv(test: LoadTestView) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, ["test", "endpoint", "users", "target", *RATES, *percentiles, *added], restval="")
     writer.writeheader()
-    for level in test.result.get("levels", []):
+    for level in test.result.levels:
         for target in ("gateway", "replica"):
             if level.get(target) is None:
                 continue

@@ -19,7 +19,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import ApiKey, Checkpoint, Deployment, Job, LoadTest, User
-from backend.domain.jobs.load_test import LoadTarget, LoadTestPayload, LoadTestResult
+from backend.domain.jobs.load_test import LoadOutcome, LoadTarget, LoadTestPayload, LoadTestResult
 from backend.domain.jobs.states import ACTIVE, JobKind
 from backend.domain.serving.key_limits import MANY_AT_ONCE, KeyScopes
 from backend.domain.serving.load import LoadConfig
@@ -39,14 +39,14 @@ KEY_LASTS = timedelta(hours=12)
 
 @dataclass(frozen=True)
 class LoadTestView:
-    """A stored load test. `result["levels"]` holds, per number of users, a summary of the gateway, one of the replicas
+    """A stored load test. `result.levels` holds, per number of users, a summary of the gateway, one of the replicas
     directly, and the overhead in milliseconds (differences of medians).
     """
 
     id: str
     endpoint: str
-    config: dict[str, Any]
-    result: dict[str, Any]
+    config: LoadConfig
+    result: LoadOutcome
     created_at: datetime
     revision: int | None = None
     checkpoint: str = ""
@@ -92,11 +92,20 @@ def fill_targets(ctx: Context, claim: Claim[LoadTestPayload]) -> LoadTestPayload
         key = _key_of(ctx, claim.job_id, claim.attempt)
         with ctx.db.write() as session:
             owner = session.scalar(select(Job.created_by).where(Job.id == claim.job_id))
-            scopes = _scopes(payload.endpoint).model_dump(mode="json")
+            scopes = _scopes(payload.endpoint)
             expires = ctx.now() + KEY_LASTS
-            values = {"name": KEY_NAME, "key_hash": hash_key(key), "hint": key[-4:], "user_id": owner, "scopes": scopes}
-            values["limits"] = MANY_AT_ONCE.model_dump(mode="json", exclude_none=True)
-            session.add(ApiKey(**values, expires_at=expires, created_at=ctx.now()))
+            session.add(
+                ApiKey(
+                    name=KEY_NAME,
+                    key_hash=hash_key(key),
+                    hint=key[-4:],
+                    user_id=owner,
+                    scopes=scopes,
+                    limits=MANY_AT_ONCE,
+                    expires_at=expires,
+                    created_at=ctx.now(),
+                )
+            )
         targets = [
             target.model_copy(update={"token": key}) if target.kind == "gateway" else target for target in targets
         ]
@@ -115,7 +124,7 @@ def record_load_test(
         session,
         ctx,
         payload,
-        result.model_dump(mode="json", include={"replicas", "levels", "stopped"}),
+        LoadOutcome(replicas=result.replicas, levels=result.levels, stopped=result.stopped),
         author=job.created_by,
     )
     row.job_id = job.id
@@ -157,7 +166,7 @@ def run_load_test(
     with _key(ctx, name, person, key=key) as secret:
         targets = _targets(ctx, name, config=config, gateway_url=url, key=secret)
         levels = run_load(config, targets, on_progress=report)
-    result = {"replicas": sum(target.kind == "replica" for target in targets), "levels": levels, "stopped": None}
+    result = LoadOutcome(replicas=sum(target.kind == "replica" for target in targets), levels=levels)
     with ctx.db.write() as session:
         row = _add(session, ctx, payload, result, author=person.id)
         session.flush()
@@ -175,9 +184,7 @@ def list_load_tests(ctx: Context, name: str, *, limit: int = 10) -> list[LoadTes
             .where(LoadTest.endpoint_id == find_endpoint(session, name).id)
         )
         return [
-            LoadTestView(
-                row.id, name, dict(row.config), dict(row.result), row.created_at, revision, checkpoint or "", author
-            )
+            LoadTestView(row.id, name, row.config, row.result, row.created_at, revision, checkpoint or "", author)
             for row, revision, checkpoint, author in session.execute(
                 query.order_by(LoadTest.created_at.desc()).limit(limit)
             )
@@ -227,12 +234,12 @@ def _replicas(ctx: Context, name: str, config: LoadConfig) -> list[Target]:
 
 
 def _add(
-    session: Session, ctx: Context, payload: LoadTestPayload, result: dict[str, Any], *, author: str | None
+    session: Session, ctx: Context, payload: LoadTestPayload, result: LoadOutcome, *, author: str | None
 ) -> LoadTest:
     row = LoadTest(
         endpoint_id=payload.endpoint_id,
         deployment_id=payload.deployment_id,
-        config=payload.config.model_dump(mode="json"),
+        config=payload.config,
         result=result,
         created_by=author,
         created_at=ctx.now(),

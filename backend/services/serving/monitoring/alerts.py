@@ -14,7 +14,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Alert, Deployment, Endpoint, Job, Run
-from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.domain.wording import percent
 from backend.services.context import LOCAL, Context
@@ -215,7 +214,7 @@ def _ended_runs(ctx: Context) -> Iterator[AlertCondition]:
                 f"run:{job.id}:{job.attempt}", "run_ended", "info", f"Run {name} finished", is_event=True
             )
         elif job.status == Status.FAILED:
-            cause = JobFailure.read(job.error).cause
+            cause = job.error.cause
             diverged = any(word in cause.lower() for word in DIVERGED)
             kind, verb = ("run_diverged", "diverged") if diverged else ("run_ended", "failed")
             yield AlertCondition(

@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import GaugeRollup, TrafficRollup
-from backend.domain.serving.latency import add_counts, bucket_of
+from backend.domain.serving.latency import Counts, add_counts, bucket_of
 
 KEPT = {60: timedelta(hours=26), 600: timedelta(days=8), 3600: timedelta(days=400)}
 """Widths of the intervals in seconds, and how long each is kept."""
@@ -97,7 +97,7 @@ def _empty(width_s: int, start: datetime, endpoint_id: str, variant: str) -> Tra
     counts = dict.fromkeys(
         ("requests", "lost", "refused", "aborted", "prompt_tokens", "cached_tokens", "completion_tokens"), 0
     )
-    histograms: dict[str, Any] = {name: {} for name in ("ttft", "itl", "total", "queue")}
+    histograms: dict[str, dict[int, int]] = {name: {} for name in ("ttft", "itl", "total", "queue")}
     return TrafficRollup(
         width_s=width_s,
         start=start,
@@ -132,5 +132,5 @@ def _add(rollup: TrafficRollup, rows: Sequence[Mapping[str, Any]], gaps: Mapping
     rollup.itl = _merged(rollup.itl, [gaps.get(row["id"], {}) for row in rows])
 
 
-def _merged(stored: dict[str, Any], counts: list[Any]) -> dict[str, Any]:
-    return {str(bucket): number for bucket, number in sorted(add_counts([stored, *counts]).items())}
+def _merged(stored: Counts, counts: Iterable[Counts]) -> dict[int, int]:
+    return dict(sorted(add_counts([stored, *counts]).items()))

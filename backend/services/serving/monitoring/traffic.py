@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 
 from backend.db.tables import Deployment, Endpoint, GaugeRollup, TrafficRollup
-from backend.domain.serving.latency import add_counts, percentile_s
+from backend.domain.serving.latency import Counts, add_counts, percentile_s
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.services.context import Context
 from backend.services.serving.monitoring.rollups import interval_start
@@ -207,7 +207,7 @@ def _point(start: datetime, step_s: int, rows: Sequence[TrafficRollup]) -> Traff
     return point
 
 
-def _percentiles(counts: Sequence[Mapping[str, int]]) -> tuple[float | None, ...]:
+def _percentiles(counts: Sequence[Counts]) -> tuple[float | None, ...]:
     total = add_counts(counts)
     values = [percentile_s(total, quantile) for quantile in QUANTILES]
     return tuple(None if value is None else value * 1000 for value in values)

@@ -32,7 +32,7 @@ def set_log_policy(ctx: Context, name: str, config: RequestLogConfig, *, person:
         if policy is None:
             policy = RequestLogPolicy(endpoint_id=endpoint.id)
             session.add(policy)
-        policy.config, policy.updated_at = config.model_dump(mode="json"), ctx.now()
+        policy.config, policy.updated_at = config, ctx.now()
         stored = LoggedRequest.endpoint_id == endpoint.id
         if config.mode == "off":
             session.execute(delete(LoggedRequest).where(stored))
@@ -48,7 +48,7 @@ def get_log_policy(ctx: Context, name: str) -> RequestLogConfig:
     """Return the settings of an endpoint's log."""
     with ctx.db.read() as session:
         policy = session.get(RequestLogPolicy, find_endpoint(session, name).id)
-        return RequestLogConfig.model_validate(policy.config) if policy is not None else RequestLogConfig()
+        return policy.config if policy is not None else RequestLogConfig()
 
 
 def read_log_config(values: Mapping[str, Any]) -> RequestLogConfig:
@@ -65,7 +65,7 @@ def log_modes(ctx: Context) -> dict[str, LogMode]:
         rows = session.execute(
             select(Endpoint.name, RequestLogPolicy.config).join(Endpoint, Endpoint.id == RequestLogPolicy.endpoint_id)
         )
-        modes = {name: RequestLogConfig.model_validate(config).mode for name, config in rows}
+        modes = {name: config.mode for name, config in rows}
         modes = {name: mode for name, mode in modes.items() if mode != "off"}
         if not modes:
             return {}
@@ -79,10 +79,7 @@ def log_requests(session: Session, requests: Iterable[Mapping[str, Any]], bodies
     """
     if not bodies:
         return
-    configs = {
-        policy.endpoint_id: RequestLogConfig.model_validate(policy.config)
-        for policy in session.scalars(select(RequestLogPolicy))
-    }
+    configs = {policy.endpoint_id: policy.config for policy in session.scalars(select(RequestLogPolicy))}
     for request in requests:
         body, config = bodies.get(request["id"]), configs.get(request["endpoint_id"] or "", RequestLogConfig())
         if body is None or request["endpoint_id"] is None or config.mode == "off":

@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from backend.domain.serving.load import LoadConfig
 from backend.domain.wording import percent, plural
 from backend.services.serving.load.load_files import load_test_csv, load_test_json
 from backend.services.serving.load.load_tests import LoadTestView
@@ -61,29 +62,28 @@ def test_label(test: LoadTestView) -> str:
     return " · ".join(filter(None, [date_time(test.created_at), describe_load(test.config), revision, test.id[:5]]))
 
 
-def describe_load(config: Mapping[str, Any]) -> str:
+def describe_load(config: LoadConfig) -> str:
     """Return the load of a config in a few words."""
-    if config.get("arrivals"):
-        return f"{plural(len(config['arrivals']), 'recorded arrival')}"
-    if config.get("rate"):
-        return f"{config['rate']:g} requests/s"
-    return f"{', '.join(map(str, config['users']))} users"
+    if config.arrivals:
+        return f"{plural(len(config.arrivals), 'recorded arrival')}"
+    if config.rate:
+        return f"{config.rate:g} requests/s"
+    return f"{', '.join(map(str, config.users))} users"
 
 
 def draw_test(test: LoadTestView) -> None:
     """Draw a row per level and target, what the gateway adds, and the conditions."""
-    config, levels = test.config, test.result.get("levels", [])
+    config, levels = test.config, test.result.levels
     rows = [row for level in levels for row in _rows(level)]
     formats = {"Requests/s": ",.2f", "Tokens/s": ",.1f"}
     draw_table(rows, key=f"load_levels_{test.id}", alt="Levels of the load test", formats=formats)
-    mixes = f"prompts of {_mix(config['prompt_words'])} words, answers of at most {_mix(config['max_tokens'])} tokens"
+    mixes = f"prompts of {_mix(config.prompt_words)} words, answers of at most {_mix(config.max_tokens)} tokens"
     objectives = (
-        f"objectives {config['slo_ttft_ms']:,.0f} ms to the first token and {config['slo_itl_ms']:,.0f} ms between"
-        " tokens"
+        f"objectives {config.slo_ttft_ms:,.0f} ms to the first token and {config.slo_itl_ms:,.0f} ms between tokens"
     )
-    parts = [plural(test.result.get("replicas", 0), "replica"), plain(test.checkpoint), mixes, objectives]
+    parts = [plural(test.result.replicas, "replica"), plain(test.checkpoint), mixes, objectives]
     st.caption(f"{' · '.join(filter(None, parts))}. {INTERVALS}")
-    if test.result.get("stopped"):
+    if test.result.stopped:
         st.caption("Stopped before its last level.")
     if any(not (level.get(side) or {}).get("is_steady", True) for level in levels for side in SIDES):
         st.caption(
@@ -135,11 +135,9 @@ def draw_load_differences(first: LoadTestView, second: LoadTestView) -> None:
     """Draw, for levels that both tests have, the change of rates and medians from the compared test to the chosen
     one.
     """
-    past = {
-        (level["users"], side): level[side] for level in second.result["levels"] for side in SIDES if level.get(side)
-    }
+    past = {(level["users"], side): level[side] for level in second.result.levels for side in SIDES if level.get(side)}
     rows = []
-    for level in first.result["levels"]:
+    for level in first.result.levels:
         for side, name in SIDES.items():
             before, now = past.get((level["users"], side)), level.get(side)
             if before is None or now is None:
@@ -162,7 +160,7 @@ def draw_load_differences(first: LoadTestView, second: LoadTestView) -> None:
     st.markdown("**Change to the chosen result**")
     draw_table(rows, key="load_changes", alt="Change between two load tests")
     same = {"prompt_words", "max_tokens", "rate", "arrivals", "slo_ttft_ms", "slo_itl_ms"}
-    if any(first.config.get(name) != second.config.get(name) for name in same):
+    if any(getattr(first.config, name) != getattr(second.config, name) for name in same):
         st.caption(
             "The two tests differ in lengths, arrivals or objectives, so the change is not of the deployment alone."
         )
@@ -170,7 +168,7 @@ def draw_load_differences(first: LoadTestView, second: LoadTestView) -> None:
 
 def draw_figures(tests: Sequence[LoadTestView]) -> None:
     """Draw distributions, rates over time and goodput of one level."""
-    levels = list(dict.fromkeys(level["users"] for test in tests for level in test.result["levels"]))
+    levels = list(dict.fromkeys(level["users"] for test in tests for level in test.result.levels))
     if not levels:
         return
     users = levels[-1]
@@ -186,7 +184,7 @@ def draw_figures(tests: Sequence[LoadTestView]) -> None:
         ("ttft", "Time to first token", "slo_ttft_ms"),
         ("itl", "Time between tokens", "slo_itl_ms"),
     ):
-        figure = distribution_figure(curves, field=field, title=title, objective_ms=config[objective])
+        figure = distribution_figure(curves, field=field, title=title, objective_ms=getattr(config, objective))
         grid.plotly_chart(figure, key=f"load_{field}_figure", config=STATIC, alt=f"Distribution of the {title.lower()}")
     figure = course_figure(curves, field="tokens_per_s", title="Throughput", unit="tokens/s")
     grid.plotly_chart(figure, key="load_tokens_figure", config=STATIC, alt="Tokens per second over the test")
@@ -208,7 +206,7 @@ def _curves(test: LoadTestView, number: int, users: int | None, *, many: bool) -
     load = plural(users, "user") if users else "open loop"
     return [
         LoadCurve(f"{name}, {load}{which}", side, number, level[side])
-        for level in test.result["levels"]
+        for level in test.result.levels
         if level["users"] == users
         for side, name in SIDES.items()
         if level.get(side) is not None

@@ -31,14 +31,14 @@ BEFORE = {
 
 
 def test_a_summary_of_the_previous_version_is_read_completely() -> None:
-    summary = RunSummary.read(json.loads(json.dumps(BEFORE)))
+    summary = RunSummary.model_validate(json.loads(json.dumps(BEFORE)))
     assert summary.imported is not None
     assert (summary.last, summary.spark, summary.imported.notes) == (BEFORE["last"], ((1, 3.0), (3, 2.5)), ("cut",))
-    assert RunSummary.read(summary.dump()) == summary
+    assert RunSummary.model_validate(summary.dump()) == summary
 
 
 def test_nothing_stored_is_an_empty_summary() -> None:
-    assert RunSummary.read(None) == RunSummary.read({}) == RunSummary()
+    assert RunSummary.model_validate({}) == RunSummary()
     assert RunSummary().dump() == {}
 
 
@@ -59,7 +59,7 @@ def test_a_sparkline_stays_small_and_its_steps_ascend(gaps: list[int]) -> None:
     steps = [sum(gaps[: index + 1]) for index in range(len(gaps))]
     summary = RunSummary()
     for step in steps:  # as batches of one
-        summary = RunSummary.read(summary.dump()).add([(step, {"train_loss": float(step)})])
+        summary = RunSummary.model_validate(summary.dump()).add([(step, {"train_loss": float(step)})])
     assert 0 < len(summary.spark) <= SPARK_POINTS
     assert summary.spark[0][0] == steps[0]
     assert all(later[0] - earlier[0] >= 1 for earlier, later in zip(summary.spark, summary.spark[1:], strict=False))
@@ -67,7 +67,7 @@ def test_a_sparkline_stays_small_and_its_steps_ascend(gaps: list[int]) -> None:
 
 
 def test_what_a_resumed_run_writes_again_is_dropped() -> None:
-    summary = RunSummary.read(BEFORE).drop_after(2)
+    summary = RunSummary.model_validate(BEFORE).drop_after(2)
     assert (summary.spark, summary.not_finite, summary.best_val_loss, summary.result) == (
         ((1, 3.0),),
         {"grad_norm": 2},
@@ -75,5 +75,5 @@ def test_what_a_resumed_run_writes_again_is_dropped() -> None:
         {},
     )
     assert summary.last == BEFORE["last"]
-    assert RunSummary.read(BEFORE).drop_after(0).last == {}
-    assert RunSummary.read(BEFORE).drop_after(3).best_val_step == 3
+    assert RunSummary.model_validate(BEFORE).drop_after(0).last == {}
+    assert RunSummary.model_validate(BEFORE).drop_after(3).best_val_step == 3

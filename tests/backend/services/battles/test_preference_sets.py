@@ -105,7 +105,7 @@ def test_one_click_makes_the_set_the_run_and_the_rematch_and_a_second_click_noth
     with ctx.db.read() as session:
         (run,) = session.scalars(select(Run)).all()
         job = session.get_one(Job, run.job_id)
-        assert (run.config["objective"], run.config["method"], run.config["context"]) == ("dpo", "lora", 128)
+        assert (run.config.objective, run.config.method, run.config.context) == ("dpo", "lora", 128)
         assert job.depends_on_id == session.get_one(DatasetVersion, run.dataset_version_id).job_id
         assert len(session.scalars(select(Campaign)).all()) == 2
     (rematch,) = list_rematches(ctx, campaign_id)
@@ -273,7 +273,7 @@ def test_a_kto_run_trains_on_answers_that_most_raters_call_bad(ctx: Context) -> 
     launch = train_on_votes(ctx, campaign.id, person=LOCAL, idempotency_key="k", objective="kto")
     assert launch.num_rows == 8
     with ctx.db.read() as session:
-        assert session.get_one(Run, launch.run_id).config["objective"] == "kto"
+        assert session.get_one(Run, launch.run_id).config.objective == "kto"
 
 
 def test_the_plan_is_edited_before_the_launch_and_keeps_base_and_objective(ctx: Context) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from backend.db.tables import Job, Slot
+from backend.domain.jobs.events import ProgressEvent
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import JobKind, Status
@@ -150,7 +151,7 @@ def test_a_lapsed_lease_puts_the_job_back_and_fences_the_old_attempt(ctx: Contex
     new = taken(ctx, owner="w#2")
     assert new.attempt == 2
     with pytest.raises(Fenced), ctx.db.write() as session:
-        renew(session, ctx, old, progress={"done": 99})
+        renew(session, ctx, old, progress=ProgressEvent(done=99, total=100))
     with pytest.raises(Fenced), ctx.db.write() as session:
         end_job(session, ctx, old, Status.FINISHED, result=TrainResult(final_step=7))
     assert get_job(ctx, job).result == {}

@@ -67,7 +67,7 @@ def test_a_launched_run_waits_with_everything_the_room_needs(world: Context) -> 
     assert job.payload["tokenizer"] == "tokenizers/pieces"
     assert job.payload["architecture"]["width"] == 32
     assert job.payload["run_folder"] == f"runs/{run.id}"
-    assert row.config["name"] == "first"
+    assert row.config.name == "first"
 
 
 def test_a_double_click_is_one_run(world: Context) -> None:

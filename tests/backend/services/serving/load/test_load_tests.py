@@ -59,12 +59,12 @@ def test_a_load_test_is_a_job_whose_result_stays_with_the_deployment(served: Con
     ended = do_job(served, job.id)
     assert ended.error.cause == ""
     (test,) = list_load_tests(served, "tales")
-    (level,) = test.result["levels"]
+    (level,) = test.result.levels
     assert [level[side]["requests"] for side in ("gateway", "replica")] == [4, 4]
     assert level["gateway_overhead"]["ttft_p50_ms"] is not None
-    assert (test.checkpoint, test.revision, test.result["replicas"]) == ("oak", 1, 1)
+    assert (test.checkpoint, test.revision, test.result.replicas) == ("oak", 1, 1)
     assert "levels" not in ended.result, "kept once"
-    assert json.loads(load_test_json(test))["levels"] == test.result["levels"]
+    assert json.loads(load_test_json(test))["levels"] == test.result.levels
     rows = list(csv.DictReader(load_test_csv(test).splitlines()))
     assert [(row["target"], row["requests"], row["errors"]) for row in rows] == [
         ("gateway", "4", "0"),
@@ -73,7 +73,7 @@ def test_a_load_test_is_a_job_whose_result_stays_with_the_deployment(served: Con
     assert float(rows[0]["ttft_p50_ms"]) == pytest.approx(level["gateway"]["ttft"]["p50_ms"])
     run_load_test(served, "tales", LoadConfig(users=(1,), requests=2, warmup=0, targets=("replica",)), person=LOCAL)
     newest = list_load_tests(served, "tales")[0]
-    assert newest.result["levels"][0]["gateway"] is None
+    assert newest.result.levels[0]["gateway"] is None
 
 
 def test_its_key_is_known_to_the_attempt_alone_and_revoked_at_the_end(served: Context) -> None:
