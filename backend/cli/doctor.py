@@ -148,6 +148,30 @@ def check_database(settings: Settings) -> CheckResult:
     return CheckResult("database", "ok", settings.database_url.split("@")[-1])
 
 
+def check_documents(settings: Settings) -> CheckResult:
+    """Check that every JSON document of the database is of its column's shape."""
+    from sqlalchemy import inspect
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from backend.db.documents import unreadable_documents
+    from backend.db.engine import Database
+    from backend.db.tables import Table
+
+    engine = Database(settings.database_url).engine
+    try:
+        if not inspect(engine).has_table("alembic_version"):
+            return CheckResult("documents", "ok", "none yet")
+        unreadable = unreadable_documents(engine, Table.metadata.sorted_tables)
+    except SQLAlchemyError as error:  # no such server, or a schema that `up` has yet to bring up to date
+        return CheckResult("documents", "warning", f"not checked: {str(error).splitlines()[0]}", "Run roundhouse up.")
+    finally:
+        engine.dispose()
+    if unreadable:
+        cure = "Restore a backup, or correct each value with a database client."
+        return CheckResult("documents", "problem", f"Can't be read: {'; '.join(unreadable)}", cure)
+    return CheckResult("documents", "ok", "every stored document can be read")
+
+
 def _open_file(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(sqlite3.connect(path, timeout=3)) as connection:
@@ -257,6 +281,8 @@ def doctor(as_json: JsonFlag = False) -> None:
     ]
     if running is not None:
         findings.insert(0, CheckResult("installation", "ok", f"running (process {running}) at {settings.pages_url}"))
+    if all(finding.state != "problem" for finding in findings if finding.name == "database"):
+        findings.append(check_documents(settings))
     findings.append(check_library())
     bad = any(finding.state == "problem" for finding in findings)
     marks = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}

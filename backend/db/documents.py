@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, TypeAdapter
-from sqlalchemy import type_coerce
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from sqlalchemy import Engine, Table, select, type_coerce
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import JSON, TypeDecorator
+
+from backend.errors import RoundhouseError
+
+MAX_NAMED = 5
+
+
+class UnreadableDocument(RoundhouseError):
+    """A stored document is not of its column's shape: it was damaged, or another program wrote it."""
+
+    def __init__(self, shape: Any, message: str = "", *, remedy: str = "") -> None:
+        super().__init__(message or "A stored document can't be read.", remedy=remedy)
+        self.shape = shape
 
 
 class DocumentComparator(JSON.Comparator[Any]):
@@ -47,6 +60,24 @@ class Document(TypeDecorator[Any]):
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         return self.check(value)
 
+    def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[Any], Any] | None:
+        """Return the reader of a stored value, which raises UnreadableDocument."""
+        read = super().result_processor(dialect, coltype)
+        if read is None:
+            return None
+
+        def process(value: Any) -> Any:
+            try:
+                return read(value)
+            except ValueError as error:  # not JSON, or not of the shape
+                return self.refuse(error)
+
+        return process
+
+    def refuse(self, error: ValueError) -> Any:
+        """Raise UnreadableDocument."""
+        raise UnreadableDocument(self.shape) from error
+
     def check(self, value: Any) -> Any:
         """Return a value as the shape. Raises ValidationError naming the field at fault."""
         return None if value is None or (self.none_is_empty and value == {}) else self.adapter.validate_python(value)
@@ -59,3 +90,47 @@ def is_shape(annotation: Any) -> bool:
     if get_origin(annotation) in (list, tuple, dict):
         return Any not in get_args(annotation)
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+class DocumentProblem(Document):
+    """Reads a document as what is wrong with it; None if nothing is."""
+
+    cache_ok = True
+
+    def check(self, value: Any) -> None:
+        super().check(value)
+
+    def refuse(self, error: ValueError) -> str:
+        if not isinstance(error, ValidationError):
+            return f"not JSON: {error}"
+        first = error.errors()[0]
+        return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+
+
+def unreadable_documents(engine: Engine, tables: Iterable[Table], shape: Any = None) -> list[str]:
+    """Return table, column, row and problem of each document that can't be read, of one shape or of all."""
+    with engine.connect() as connection:
+        return [
+            f"{table.name}.{column.name}, row {' '.join(map(str, key))}: {problem}"
+            for table in tables
+            for column in table.columns
+            if isinstance(column.type, Document) and (shape is None or column.type.shape == shape)
+            for *key, problem in connection.execute(
+                select(
+                    *table.primary_key,
+                    type_coerce(column, DocumentProblem(column.type.shape, none_is_empty=column.type.none_is_empty)),
+                )
+            )
+            if problem is not None
+        ]
+
+
+def locate(error: UnreadableDocument, engine: Engine, tables: Iterable[Table]) -> UnreadableDocument:
+    """Return the error with table, column and row of each value at fault."""
+    found = unreadable_documents(engine, tables, error.shape)
+    more = f" and {len(found) - MAX_NAMED:,} more" if len(found) > MAX_NAMED else ""
+    return UnreadableDocument(
+        error.shape,
+        f"The database holds a value that can't be read. {'; '.join(found[:MAX_NAMED])}{more}.",
+        remedy="Restore a backup, or correct the value with a database client. “roundhouse doctor” names all of them.",
+    )

@@ -14,6 +14,9 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
+from backend.db.base import Table
+from backend.db.documents import UnreadableDocument, locate
+
 BUSY_TIMEOUT_MS = 30_000
 ERASE_TIMEOUT_MS = 500
 DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
@@ -46,14 +49,22 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """Open a session that is rolled back at the end."""
-        with self._reader() as session:
+        with self._located(), self._reader() as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Open a session that commits at the end, or rolls back if the body raises."""
-        with self._writer() as session, session.begin():
+        with self._located(), self._writer() as session, session.begin():
             yield session
+
+    @contextmanager
+    def _located(self) -> Iterator[None]:
+        """Name table, column and row in the error of a document that can't be read."""
+        try:
+            yield
+        except UnreadableDocument as error:
+            raise locate(error, self.engine, Table.metadata.sorted_tables) from error
 
     @contextmanager
     def erase(self) -> Iterator[Session]:

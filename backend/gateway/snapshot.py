@@ -13,6 +13,8 @@ from typing import Generic, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from backend.db.documents import UnreadableDocument
+
 logger = logging.getLogger(__name__)
 FRESH_S = 0.4
 SOON_S = 0.3
@@ -21,6 +23,7 @@ IDLE_S = 1.0
 PATIENCE_S = 1.0
 MAX_QUESTIONS = 8
 BACK_S = 20.0  # longer than the workers need to renew their leases
+FAULTS = (SQLAlchemyError, OSError, UnreadableDocument)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -93,8 +96,8 @@ class Keeper(Generic[T]):
         except TimeoutError as error:
             self._go_away("no answer")
             raise Away("The database does not answer.") from error
-        except (SQLAlchemyError, OSError) as error:
-            self._go_away(type(error).__name__)
+        except FAULTS as error:
+            self._go_away(_reason(error))
             raise Away("The database refuses.") from error
 
     def _start(self) -> None:
@@ -110,8 +113,8 @@ class Keeper(Generic[T]):
             self._wanted.clear()
             try:
                 snapshot = self._read(self._is_away or began < self._back_until)
-            except (SQLAlchemyError, OSError) as error:
-                self._go_away(type(error).__name__)
+            except FAULTS as error:
+                self._go_away(_reason(error))
             else:
                 if self._is_away or time.monotonic() - began > 2 * PATIENCE_S:  # it hung, or was away
                     self._back_until = time.monotonic() + BACK_S
@@ -123,7 +126,7 @@ class Keeper(Generic[T]):
     def _read_again(self, snapshot: T) -> T:
         try:
             return self._read(True)
-        except (SQLAlchemyError, OSError):
+        except FAULTS:
             return snapshot
 
     def _keep(self, snapshot: T) -> None:
@@ -142,3 +145,7 @@ class Keeper(Generic[T]):
 
     def _is_fresh(self) -> bool:
         return time.monotonic() - self._read_at <= FRESH_S
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, UnreadableDocument) else type(error).__name__

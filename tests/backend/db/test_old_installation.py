@@ -10,11 +10,13 @@ import pytest
 from sqlalchemy import JSON, select, type_coerce
 
 from backend.bootstrap import build_context
-from backend.db.documents import Document
-from backend.db.tables import Job, Table
+from backend.cli.doctor import check_documents
+from backend.db.documents import Document, UnreadableDocument
+from backend.db.tables import Architecture, Job, Table
 from backend.domain.jobs.payloads import read_payload
 from backend.domain.jobs.results import RESULTS
 from backend.domain.jobs.states import JobKind
+from backend.services.architectures import list_architectures
 from backend.services.battles.standings import standings
 from backend.services.checkpoints.checkpoints import list_checkpoints, list_lineage
 from backend.services.context import LOCAL, Context
@@ -161,3 +163,30 @@ def test_every_document_of_every_row_is_read_and_nothing_of_it_is_lost(opened: C
                     back = column.type.adapter.dump_python(read, mode="json")
                     lost += _lost(stored, back, f"{table.name}.{column.name}")
         assert sorted(set(lost)) == []
+
+
+@pytest.mark.parametrize(
+    ("stored", "problem"),
+    [
+        ('{"name": "x"', "not JSON"),
+        ('["llama"]', "Input should be a valid dictionary or instance of ArchitectureConfig"),
+        ('{"num_layers": "many"}', "num_layers: Input should be a valid integer"),
+    ],
+)
+def test_a_damaged_document_is_named_with_table_column_and_row(
+    opened: Context, old_home: Path, stored: str, problem: str
+) -> None:
+    with opened.db.write() as session:
+        id_ = session.scalars(select(Architecture.id)).first()
+        session.connection().exec_driver_sql("UPDATE architectures SET config = ? WHERE id = ?", (stored, id_))
+    with pytest.raises(UnreadableDocument) as caught:
+        list_architectures(opened)
+    assert f"architectures.config, row {id_}: {problem}" in caught.value.message
+    assert list_datasets(opened)  # other tables are read
+    finding = check_documents(make_settings(old_home))
+    assert finding.state == "problem"
+    assert f"architectures.config, row {id_}" in finding.detail
+
+
+def test_documents_of_an_old_installation_are_found_readable(opened: Context, old_home: Path) -> None:
+    assert check_documents(make_settings(old_home)).state == "ok"

@@ -296,7 +296,8 @@ def test_the_plan_is_edited_before_the_launch_and_keeps_base_and_objective(ctx: 
     launch = train_on_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k", config_yaml=text + "seed: 9\n")
     with ctx.db.read() as session:
         config = session.get_one(Run, launch.run_id).config
-    assert (config["seed"], config["dataset"]) == (9, launch.dataset)
+    assert config is not None
+    assert (config.seed, config.dataset) == (9, launch.dataset)
 
 
 def rows_of(ctx: Context, version_id: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
