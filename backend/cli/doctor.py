@@ -249,7 +249,7 @@ def check_job_devices(settings: Settings) -> CheckResult:
     devices = visible_devices(settings.devices)
     if not devices:
         return CheckResult("devices", "ok", f"no GPU; {psutil.cpu_count()} CPU cores")
-    names = ", ".join(gpu["name"] for gpu in gpus if gpu["index"] in devices)
+    names = ", ".join(gpu.name for gpu in gpus if gpu.index in devices)
     return CheckResult("devices", "ok", names or f"GPUs {', '.join(devices)} (as set)")
 
 

@@ -19,6 +19,7 @@ from backend.cli.serving.traffic import dataset, request_log, requests
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
 from backend.domain.serving.canary import CanaryRules
+from backend.domain.serving.deployment import SafetyRequirement
 from backend.domain.serving.names import is_alias_name
 from backend.domain.serving.options import DeploymentOptions
 from backend.errors import InvalidInput, Unavailable
@@ -37,7 +38,7 @@ from backend.services.serving.deployments import (
     stop_endpoint,
 )
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints, list_revisions
-from backend.services.serving.requirements import SafetyRequirement, check_requirement, require_safety
+from backend.services.serving.requirements import check_requirement, require_safety
 from backend.services.serving.speed import find_speed, launch_speed_probe
 from backend.services.serving.upstreams import resolve_deployable
 
@@ -62,11 +63,11 @@ def describe(endpoint: EndpointView) -> dict[str, Any]:
         "endpoint": endpoint.name,
         "state": endpoint.state,
         "checkpoint": endpoint.checkpoint_name,
-        "alias": endpoint.alias,
+        "alias": endpoint.config.alias,
         "revision": endpoint.revision,
-        "policy": endpoint.policy,
-        "precision": endpoint.precision,
-        "precision_check": endpoint.precision_check.model_dump() if endpoint.precision_check else None,
+        "policy": endpoint.config.policy,
+        "precision": endpoint.config.precision,
+        "precision_check": endpoint.config.precision_check.model_dump() if endpoint.config.precision_check else None,
         "draft": (
             {
                 "checkpoint": endpoint.draft_name,
@@ -77,7 +78,7 @@ def describe(endpoint: EndpointView) -> dict[str, Any]:
             else None
         ),
         "replicas_wanted": endpoint.target,
-        "scaling": endpoint.options.scaling.describe() or None,
+        "scaling": endpoint.config.scaling.describe() or None,
         "replicas_ready": endpoint.num_ready,
         "replicas": [
             {
@@ -87,14 +88,14 @@ def describe(endpoint: EndpointView) -> dict[str, Any]:
                 "status": r.status,
                 "device": r.device,
                 "problem": r.problem,
-                **r.gauges,
+                **r.gauges.dump(),
             }
             for r in endpoint.replicas
         ],
         "rollout": asdict(endpoint.rollout) if endpoint.rollout else None,
-        "canary": asdict(endpoint.canary) if endpoint.canary else None,
+        "canary": asdict(endpoint.canary) | {"traffic": endpoint.canary.traffic.dump()} if endpoint.canary else None,
         "shadow": asdict(endpoint.shadow) if endpoint.shadow else None,
-        "upstream": endpoint.upstream.model_dump(mode="json") if endpoint.upstream else None,
+        "upstream": endpoint.config.upstream.model_dump(mode="json") if endpoint.config.upstream else None,
     }
 
 
@@ -122,7 +123,7 @@ def deploy_(
     """
     ctx = get_context()
     check_margin(margin)
-    require = SafetyRequirement(margin) if require_safety_gate else None
+    require = SafetyRequirement(margin=margin) if require_safety_gate else None
     subject = resolve_checkpoint(ctx, checkpoint)
     if require is not None:
         check_requirement(ctx, subject.id, name=name, requirement=require)
@@ -303,7 +304,7 @@ def canary(
     elif percent is not None:
         running = get_endpoint(ctx, name).canary
         changed = {
-            **(running.traffic if running else {}),
+            **(running.traffic.dump() if running else {}),
             "percent": percent,
             **({"step_up": True} if options["step_up"] else {}),
         }

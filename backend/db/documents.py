@@ -53,12 +53,20 @@ class Document(TypeDecorator[Any]):
         return TypeAdapter(self.shape)
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return self.dump(value)
+
+    def dump(self, value: Any) -> Any:
+        """Return the stored form of a value."""
         if value is None:
             return {} if self.none_is_empty else None
         return value.dump() if hasattr(value, "dump") else self.adapter.dump_python(value, mode="json")
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         return self.check(value)
+
+    def compare_values(self, x: Any, y: Any) -> bool:
+        """Return whether two values are stored alike: models that are equal may have different fields set."""
+        return bool(self.dump(x) == self.dump(y))
 
     def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[Any], Any] | None:
         """Return the reader of a stored value, which raises UnreadableDocument."""

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from backend.db.base import Table, new_id, utc_now
 from backend.db.documents import Document
 from backend.domain.jobs.events import ProgressEvent
+from backend.domain.jobs.gauges import MachineGauges
 from backend.domain.jobs.records import JobFailure
 from backend.domain.training.config import RunConfig
 from backend.domain.training.summary import RunSummary
@@ -202,7 +203,7 @@ class Worker(Table):
     queues: Mapped[list[str]]
     concurrency: Mapped[int] = mapped_column(default=1)
     devices: Mapped[list[str]] = mapped_column(default=list)
-    gauges: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    gauges: Mapped[MachineGauges] = mapped_column(default=MachineGauges)
     started_at: Mapped[datetime] = mapped_column(default=utc_now)
     heartbeat_at: Mapped[datetime] = mapped_column(default=utc_now)
 

@@ -9,6 +9,8 @@ from sqlalchemy import Float, ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
+from backend.domain.jobs.gauges import ReplicaReport
+from backend.domain.serving.deployment import DeploymentConfig, DeploymentTraffic
 
 
 class Endpoint(Table):
@@ -33,14 +35,14 @@ class Deployment(Table):
     endpoint_id: Mapped[str] = mapped_column(ForeignKey("endpoints.id"), index=True)
     checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"), index=True)
     num_replicas: Mapped[int] = mapped_column(default=1)
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    config: Mapped[DeploymentConfig] = mapped_column(default=DeploymentConfig)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     stopped_at: Mapped[datetime | None]
     revision: Mapped[int] = mapped_column(default=1)
     restores: Mapped[int | None]
     role: Mapped[str] = mapped_column(String(10), default="stable")
-    traffic: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    traffic: Mapped[DeploymentTraffic] = mapped_column(default=DeploymentTraffic)
 
 
 class Replica(Table):
@@ -55,7 +57,7 @@ class Replica(Table):
     status: Mapped[str] = mapped_column(String(12), default="starting")
     url: Mapped[str | None] = mapped_column(String(300))
     internal_token: Mapped[str] = mapped_column(String(64))
-    gauges: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    gauges: Mapped[ReplicaReport] = mapped_column(default=ReplicaReport)
     ready_at: Mapped[datetime | None]
 
 

@@ -55,20 +55,20 @@ def render_live(live: LiveGauges) -> bytes:
     registry.register(_Counts(drafted, accepted))
     for replica in live.replicas:
         names = (replica.endpoint, replica.replica_id)
-        running.labels(*names).set(replica.running)
-        waiting.labels(*names).set(replica.waiting)
-        rate.labels(*names).set(replica.tokens_per_second)
+        running.labels(*names).set(replica.load.running)
+        waiting.labels(*names).set(replica.load.waiting)
+        rate.labels(*names).set(replica.load.tokens_per_second)
         ready.labels(*names).set(replica.is_ready)
-        if replica.cache_ratio is not None:
-            cache.labels(*names).set(replica.cache_ratio)
+        if replica.load.cache_ratio is not None:
+            cache.labels(*names).set(replica.load.cache_ratio)
         for gauge, value in (
-            (cores, replica.cpu_cores),
-            (memory, replica.memory_bytes),
-            (gpu_memory, replica.gpu_memory_bytes),
+            (cores, replica.load.cpu_cores),
+            (memory, replica.load.memory_bytes),
+            (gpu_memory, replica.load.gpu_memory_bytes),
         ):
             if value is not None:
                 gauge.labels(*names).set(value)
-        for counter, value in ((drafted, replica.drafted_tokens), (accepted, replica.accepted_tokens)):
+        for counter, value in ((drafted, replica.load.drafted_tokens), (accepted, replica.load.accepted_tokens)):
             if value is not None:
                 counter.add_metric(names, value)
     up = Gauge("roundhouse_worker_up", "Whether a worker's heartbeat is fresh: 1 or 0.", ["worker"], registry=registry)

@@ -7,9 +7,10 @@ import os
 import platform
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import psutil
+
+from backend.domain.jobs.gauges import GpuGauges, MachineGauges
 
 
 @lru_cache(maxsize=4)
@@ -26,10 +27,10 @@ def visible_devices(setting: str) -> tuple[str, ...]:
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         return tuple(part.strip() for part in allowed.split(",") if part.strip())
-    return tuple(gpu["index"] for gpu in read_gpus())
+    return tuple(gpu.index for gpu in read_gpus())
 
 
-def read_gpus() -> list[dict[str, Any]]:
+def read_gpus() -> list[GpuGauges]:
     """Return index, name, utilisation (percent) and memory (bytes) of each NVIDIA GPU; empty without a GPU or its
     driver.
     """
@@ -42,7 +43,7 @@ def read_gpus() -> list[dict[str, Any]]:
     return [_read_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())]
 
 
-def _read_gpu(index: int) -> dict[str, Any]:
+def _read_gpu(index: int) -> GpuGauges:
     import pynvml
 
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
@@ -51,13 +52,13 @@ def _read_gpu(index: int) -> dict[str, Any]:
         utilisation = float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
     except pynvml.NVMLError:  # not reported, as by a GPU in MIG mode
         utilisation = None
-    return {
-        "index": str(index),
-        "name": pynvml.nvmlDeviceGetName(handle),
-        "utilisation_percent": utilisation,
-        "memory_used_bytes": int(memory.used),
-        "memory_total_bytes": int(memory.total),
-    }
+    return GpuGauges(
+        index=str(index),
+        name=pynvml.nvmlDeviceGetName(handle),
+        utilisation_percent=utilisation,
+        memory_used_bytes=int(memory.used),
+        memory_total_bytes=int(memory.total),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -73,14 +74,14 @@ def cpu_name() -> str:
     return f"{name[:64]}, {cores} core{'' if cores == 1 else 's'}"
 
 
-def read_machine_gauges() -> dict[str, Any]:
+def read_machine_gauges() -> MachineGauges:
     """Return CPU load (percent since the last call), memory (bytes) and GPUs of this machine."""
     memory = psutil.virtual_memory()
-    return {
-        "cpu_percent": psutil.cpu_percent(interval=None),
-        "cpu_count": psutil.cpu_count(),
-        "cpu_name": cpu_name(),
-        "memory_used_bytes": memory.total - memory.available,
-        "memory_total_bytes": memory.total,
-        "gpus": read_gpus(),
-    }
+    return MachineGauges(
+        cpu_percent=psutil.cpu_percent(interval=None),
+        cpu_count=psutil.cpu_count(),
+        cpu_name=cpu_name(),
+        memory_used_bytes=memory.total - memory.available,
+        memory_total_bytes=memory.total,
+        gpus=tuple(read_gpus()),
+    )

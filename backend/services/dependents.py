@@ -29,7 +29,6 @@ from backend.db.tables import (
 )
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.errors import Conflict
-from backend.services.serving.adapters.served import ADAPTERS
 
 SHOWN = 5
 
@@ -154,9 +153,9 @@ def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
     loaded = {
         name
         for name, config in configs
-        if any(entry["checkpoint_id"] == checkpoint_id for entry in config.get(ADAPTERS, {}).values())
+        if any(adapter.checkpoint_id == checkpoint_id for adapter in config.adapters.values())
     }
-    drafting = {name for name, config in configs if config.get("draft") == checkpoint_id}
+    drafting = {name for name, config in configs if config.draft == checkpoint_id}
     evaluations = session.scalars(
         select(Dataset.name)
         .join(DatasetVersion, DatasetVersion.dataset_id == Dataset.id)

@@ -34,7 +34,7 @@ from backend.services.battles.views import count_votes
 from backend.services.checkpoints.checkpoints import get_checkpoint, resolve_checkpoint
 from backend.services.context import Context
 from backend.services.serving.aliases import REJECT
-from backend.services.serving.endpoints import FOLLOWS, find_endpoint
+from backend.services.serving.endpoints import find_endpoint
 
 MAX_NODES = 150
 MAX_EVALUATIONS = 6
@@ -156,7 +156,7 @@ class _Walk:
         ).one()
         facts = {"Replicas": str(deployment.num_replicas), "Deployed": _day(deployment.created_at)}
         node = self._add("endpoint", row.name, row.name, facts, refers_to=row.name)
-        name = deployment.config.get(FOLLOWS)
+        name = deployment.config.alias
         alias = self.session.scalar(select(Alias).where(Alias.name == name)) if name else None
         if alias is not None:
             self._link(node, self._alias(alias), "follows")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -139,18 +138,10 @@ def read_load(ctx: Context, workers: list[WorkerView]) -> Gauges:
     """
     alive = [worker for worker in workers if worker.is_alive]
     machines = list({worker.host: worker.gauges for worker in alive if worker.gauges}.values())
-    cpus = [
-        (gauges["cpu_percent"] / 100, gauges.get("cpu_count") or 1)
-        for gauges in machines
-        if gauges.get("cpu_percent") is not None
-    ]
-    memory = [
-        (gauges["memory_used_bytes"], gauges["memory_total_bytes"])
-        for gauges in machines
-        if gauges.get("memory_total_bytes")
-    ]
-    gpus: list[dict[str, Any]] = [gpu for gauges in machines for gpu in gauges.get("gpus") or []]
-    busy = [gpu["utilisation_percent"] / 100 for gpu in gpus if gpu.get("utilisation_percent") is not None]
+    cpus = [(gauges.cpu_percent / 100, gauges.cpu_count or 1) for gauges in machines if gauges.cpu_percent is not None]
+    memory = [(gauges.memory_used_bytes, gauges.memory_total_bytes) for gauges in machines if gauges.memory_total_bytes]
+    gpus = [gpu for gauges in machines for gpu in gauges.gpus]
+    busy = [gpu.utilisation_percent / 100 for gpu in gpus if gpu.utilisation_percent is not None]
     cores = sum(count for _, count in cpus)
     return Gauges(
         num_workers=len(alive),
@@ -159,8 +150,8 @@ def read_load(ctx: Context, workers: list[WorkerView]) -> Gauges:
         memory_total_bytes=sum(total for _, total in memory) if memory else None,
         num_gpus=len(gpus),
         gpu_share=sum(busy) / len(busy) if busy else None,
-        gpu_memory_used_bytes=sum(gpu["memory_used_bytes"] for gpu in gpus),
-        gpu_memory_total_bytes=sum(gpu["memory_total_bytes"] for gpu in gpus),
+        gpu_memory_used_bytes=sum(gpu.memory_used_bytes for gpu in gpus),
+        gpu_memory_total_bytes=sum(gpu.memory_total_bytes for gpu in gpus),
         disk_free_bytes=ctx.artifacts.free_bytes(),
     )
 

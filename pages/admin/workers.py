@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import streamlit as st
 
+from backend.domain.jobs.gauges import MachineGauges
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.data.tokens import list_tokens
@@ -34,15 +35,15 @@ def draw_machine(
     person: Person,
 ) -> None:
     """Draw one machine: its gauges, its GPUs, its workers and the replicas that they hold."""
-    gauges = next((worker.gauges for worker in workers if worker.gauges), {})
+    gauges = next((worker.gauges for worker in workers if worker.gauges), MachineGauges())
     with st.container(border=True):
         st.subheader(plain(host), anchor=False)
         grid = st.grid(4, min_column_width=140)
-        cpu = gauges.get("cpu_percent")
-        grid.metric("CPU", f"{cpu:.0f} %" if cpu is not None else "–", help=f"{gauges.get('cpu_count', '?')} cores")
-        total = gauges.get("memory_total_bytes")
+        cpu = gauges.cpu_percent
+        grid.metric("CPU", f"{cpu:.0f} %" if cpu is not None else "–", help=f"{gauges.cpu_count or '?'} cores")
+        total = gauges.memory_total_bytes
         if total:
-            grid.metric("Memory", size(gauges["memory_used_bytes"]), help=f"of {size(total)}")
+            grid.metric("Memory", size(gauges.memory_used_bytes), help=f"of {size(total)}")
         grid.metric("Workers alive", f"{sum(w.is_alive for w in workers)} of {len(workers)}")
         devices = sorted({device for worker in workers for device in worker.devices})
         occupied = {device: job for slot_host, device, job in slots if slot_host == host}
@@ -51,15 +52,15 @@ def draw_machine(
             f"{len(occupied)} of {len(devices)} busy" if devices else "none",
             help="Without a GPU, jobs run on the CPU.",
         )
-        for gpu in gauges.get("gpus", []):
-            used, capacity = gpu["memory_used_bytes"], gpu["memory_total_bytes"]
-            busy = "busy" if gpu["index"] in occupied else "free"
+        for gpu in gauges.gpus:
+            used, capacity = gpu.memory_used_bytes, gpu.memory_total_bytes
+            busy = "busy" if gpu.index in occupied else "free"
             st.progress(
                 min(1.0, used / max(1, capacity)),
-                text=f"GPU {gpu['index']} · {plain(str(gpu['name']))} · {busy} · {size(used)} of {size(capacity)}",
+                text=f"GPU {gpu.index} · {plain(gpu.name)} · {busy} · {size(used)} of {size(capacity)}",
             )
         titles = {job_id: title for worker in workers for job_id, title, _ in worker.jobs}
-        for device in (d for d in devices if not gauges.get("gpus")):
+        for device in (d for d in devices if not gauges.gpus):
             doing = titles.get(occupied.get(device) or "", "a job") if device in occupied else "free"
             st.caption(f"Slot {plain(device)}: {plain(doing)}")
         draw_table(

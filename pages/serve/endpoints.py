@@ -6,6 +6,7 @@ from typing import Literal
 
 import streamlit as st
 
+from backend.domain.serving.deployment import SafetyRequirement
 from backend.domain.serving.names import suggest_endpoint_name
 from backend.domain.wording import percent, plural
 from backend.errors import Conflict
@@ -18,7 +19,7 @@ from backend.services.serving.drafts import list_drafts
 from backend.services.serving.endpoints import EndpointView, list_endpoints, list_revisions
 from backend.services.serving.memory import DeploymentMemory, deployment_memory
 from backend.services.serving.owners import why_not_delete
-from backend.services.serving.requirements import SafetyRequirement, check_requirement, required_gates, requirement_of
+from backend.services.serving.requirements import DEFAULT_REQUIREMENT, check_requirement, required_gates, requirement_of
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.frame import (
@@ -140,7 +141,7 @@ def draw_deploy_form(
             "Holds for later deployments."
         ),
     )
-    is_refused = draw_requirements(ctx, name, chosen, (required or SafetyRequirement()) if gate else None)
+    is_refused = draw_requirements(ctx, name, chosen, (required or DEFAULT_REQUIREMENT) if gate else None)
     options = draw_options(list_drafts(ctx, chosen))
     draw_replica_memory(
         deployment_memory(ctx, chosen, precision=options.precision, draft_id=options.draft, context=options.context),
@@ -164,7 +165,7 @@ def draw_deploy_form(
                 name=name,
                 num_replicas=replicas,
                 config=options.changed(),
-                require=(required or SafetyRequirement()) if gate else None,
+                require=(required or DEFAULT_REQUIREMENT) if gate else None,
                 alias=alias,
                 person=person,
             )
@@ -281,7 +282,7 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
                 draw_endpoint_actions(ctx, person, endpoint)
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption("Served" if is_stopped else "Serves", width="content")
-            if endpoint.upstream is not None:
+            if endpoint.config.upstream is not None:
                 st.badge(plain(endpoint.checkpoint_name), icon=":material/cloud:", color="gray")
             else:
                 row_link(
@@ -291,20 +292,20 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
                     icon="deployed_code",
                     key=f"served_{endpoint.name}",
                 )
-            if endpoint.alias is not None:
-                st.badge(f"follows {plain(endpoint.alias)}", icon=":material/label:", color="violet")
+            if endpoint.config.alias is not None:
+                st.badge(f"follows {plain(endpoint.config.alias)}", icon=":material/label:", color="violet")
             if endpoint.stopped_at is not None:
                 st.caption(f"stopped {ago(endpoint.stopped_at, now=ctx.now())}", width="content")
         draw_upstream(endpoint, now=ctx.now())
-        if endpoint.precision_check is not None:
-            st.caption(plain(endpoint.precision_check.describe()))
-        elif endpoint.precision != "float32":
-            st.caption(f"{plain(endpoint.precision)}: not measured yet")
+        if endpoint.config.precision_check is not None:
+            st.caption(plain(endpoint.config.precision_check.describe()))
+        elif endpoint.config.precision != "float32":
+            st.caption(f"{plain(endpoint.config.precision)}: not measured yet")
         for arithmetic in endpoint.arithmetics:
             st.caption(f"Decoder layers: {plain(arithmetic)}")
         if endpoint.draft_name is not None:
             st.caption(plain(describe_draft(endpoint)))
-        if not is_stopped and (words := endpoint.options.scaling.describe()):
+        if not is_stopped and (words := endpoint.config.scaling.describe()):
             st.caption(words)
         if not is_stopped:
             draw_canary(ctx, person, endpoint)
@@ -339,7 +340,7 @@ def draw_endpoint_actions(ctx: Context, person: Person, endpoint: EndpointView) 
 
 def draw_endpoint_changes(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw what changes a serving endpoint."""
-    if endpoint.upstream is None:
+    if endpoint.config.upstream is None:
         draw_scale(ctx, person, endpoint)
         draw_swap(ctx, person, endpoint)
     if endpoint.writes:  # a reward model's scores are neither thumbed nor compared
@@ -376,7 +377,7 @@ def draw_stopped_actions(ctx: Context, person: Person, endpoint: EndpointView) -
 
 def draw_endpoint_gauges(endpoint: EndpointView) -> None:
     """Draw load and rate, and the cause where a replica does not start."""
-    if endpoint.upstream is not None and endpoint.canary is None:
+    if endpoint.config.upstream is not None and endpoint.canary is None:
         for replica in endpoint.replicas:
             if replica.problem:
                 cure = "Start that server; it is checked again by itself. At another address, connect it again."
@@ -386,10 +387,8 @@ def draw_endpoint_gauges(endpoint: EndpointView) -> None:
     grid.metric(
         "Replicas ready", "asleep" if endpoint.state == "asleep" else f"{endpoint.num_ready} of {endpoint.target}"
     )
-    grid.metric("Running requests", sum(int(r.gauges.get("running") or 0) for r in endpoint.replicas))
-    grid.metric(
-        "Tokens per second", f"{sum(float(r.gauges.get('tokens_per_second') or 0) for r in endpoint.replicas):.0f}"
-    )
+    grid.metric("Running requests", sum(r.gauges.running for r in endpoint.replicas))
+    grid.metric("Tokens per second", f"{sum(r.gauges.tokens_per_second for r in endpoint.replicas):.0f}")
     for number, replica in enumerate(endpoint.replicas, 1):
         if replica.problem and replica.status != "ready":
             cause = f"Replica {number}, attempt {replica.attempt}: {plain(replica.problem)}"

@@ -96,16 +96,18 @@ def draw_alerts(alerts: Sequence[AlertView], *, now: datetime) -> None:
 
 def draw_now(replicas: Sequence[ReplicaGauges], traffic: Traffic) -> None:
     """Draw the gauges of now and the totals of the window."""
-    ratios = [replica.cache_ratio for replica in replicas if replica.cache_ratio is not None]
+    ratios = [replica.load.cache_ratio for replica in replicas if replica.load.cache_ratio is not None]
     total = traffic.total
     grid = st.grid(5, min_column_width=140)
-    grid.metric("Running requests", f"{sum(replica.running for replica in replicas):.0f}", help="Now.")
+    grid.metric("Running requests", f"{sum(replica.load.running for replica in replicas):.0f}", help="Now.")
     grid.metric(
-        "Queue", f"{sum(replica.waiting for replica in replicas):.0f}", help="Requests that wait for a replica, now."
+        "Queue",
+        f"{sum(replica.load.waiting for replica in replicas):.0f}",
+        help="Requests that wait for a replica, now.",
     )
     grid.metric(
         "Tokens per second",
-        f"{sum(replica.tokens_per_second for replica in replicas):,.0f}",
+        f"{sum(replica.load.tokens_per_second for replica in replicas):,.0f}",
         help="Now, by the replicas.",
     )
     grid.metric("Replicas ready", f"{sum(replica.is_ready for replica in replicas)} of {len(replicas)}")

@@ -153,7 +153,7 @@ def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: C
     app.button(key="stop_shadow_tales").click().run()
     app.toggle(key="scale_tales_sleeps").set_value(True).run()
     app.button(key="save_scaling_tales").click().run()
-    assert get_endpoint(ctx, "tales").options.scaling.sleep_after_s == 900
+    assert get_endpoint(ctx, "tales").config.scaling.sleep_after_s == 900
     deploy(ctx, checkpoint_id=elm, name="tales", num_replicas=2, person=LOCAL)
     app = draw("serve/endpoints.py")
     assert app.get("progress"), "of the rollout"
@@ -202,12 +202,12 @@ def test_the_deploy_form_suggests_a_free_name_and_keeps_what_was_typed(ctx: Cont
     app.number_input(key="deploy_max_perplexity_ratio").set_value(1.2).run()
     app.button(key="deploy").click().run()
     endpoint = get_endpoint(ctx, "mine")
-    assert (endpoint.checkpoint_id, endpoint.precision) == (chat, "int8")
+    assert (endpoint.checkpoint_id, endpoint.config.precision) == (chat, "int8")
     assert "int8: not measured yet" in texts(draw("serve/endpoints.py"))
     with ctx.db.read() as session:
         config = session.scalar(select(Deployment.config).where(Deployment.checkpoint_id == chat))
     assert config is not None
-    assert config["max_perplexity_ratio"] == 1.2
+    assert config.max_perplexity_ratio == 1.2
 
 
 def test_a_draft_is_chosen_on_the_form_and_shown_on_the_card(ctx: Context) -> None:

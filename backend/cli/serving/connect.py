@@ -53,8 +53,8 @@ def connect(
 
 def describe_upstream(view: EndpointView) -> dict[str, Any]:
     """Return a connected endpoint as the command line's JSON."""
-    upstream = view.upstream
-    check = view.replicas[0].gauges if view.replicas else {}
+    upstream = view.config.upstream
+    check = view.replicas[0].gauges.dump() if view.replicas else {}
     return {
         "endpoint": view.name,
         "state": view.state,

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from backend.domain.jobs.gauges import ReplicaLoad
 from backend.domain.serving.precision import PrecisionCheck
 
 Values = dict[str, float | None]
@@ -173,24 +174,10 @@ class ReadyEvent(Event):
     precision_check: PrecisionCheck | None = None
 
 
-class GaugeEvent(Event):
-    """Open and waiting requests of a replica, the tokens per second that it generates, the used share of its KV cache,
-    the longest wait of a request that has not begun, the tokens that its draft proposed and those accepted since its
-    start, what its process takes of the machine: cores, memory, and memory of a GPU; and what computes its layers.
-    """
+class GaugeEvent(Event, ReplicaLoad):
+    """Load of a replica."""
 
     type: Literal["gauge"] = "gauge"
-    running: int
-    waiting: int
-    tokens_per_second: float
-    cache_ratio: float | None = None
-    queue_s: float | None = None
-    drafted_tokens: int | None = None
-    accepted_tokens: int | None = None
-    cpu_cores: float | None = None
-    memory_bytes: int | None = None
-    gpu_memory_bytes: int | None = None
-    arithmetic: str = ""
 
 
 class ErrorEvent(Event):

@@ -7,9 +7,7 @@ Pure: the state between two looks is a value that the caller keeps.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -69,11 +67,6 @@ class ScalingState(BaseModel):
 
     busy_since: float | None = None
     calm_since: float | None = None
-
-    @staticmethod
-    def read(stored: Mapping[str, Any] | None) -> ScalingState:
-        """Read a stored state; nothing stored is a new one."""
-        return ScalingState.model_validate(stored or {})
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -29,9 +29,7 @@ class RoutingPolicy(StrEnum):
 
 
 class DeploymentOptions(BaseModel):
-    """The options of a deployment. Fields of its config that belong to others, such as its requirements, are
-    ignored.
-    """
+    """The options of a deployment."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -170,11 +168,11 @@ class DeploymentOptions(BaseModel):
             places=self.max_running,
         )
 
-    @staticmethod
-    def read(config: Mapping[str, Any]) -> DeploymentOptions:
-        """Read the options in a config. Raises InvalidInput that names the field."""
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> Self:
+        """Read given options. Raises InvalidInput that names the field."""
         try:
-            return DeploymentOptions.model_validate(config)
+            return cls.model_validate(config)
         except ValidationError as error:
             first = error.errors()[0]
             if not first["loc"]:

@@ -10,8 +10,6 @@ from backend.domain.wording import percent
 from backend.errors import JobFailed
 
 Precision = Literal["float32", "bfloat16", "int8"]
-PRECISION_CHECK = "precision_check"
-"""Key of a deployment's config: the check that a replica measured."""
 
 
 class PrecisionCheck(BaseModel):

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import DeviceUse, Job, Worker
 from backend.domain.estimates.prices import DeviceKind
+from backend.domain.jobs.gauges import MachineGauges
 from backend.services.context import Context
 
 
@@ -39,11 +40,9 @@ def close_uses(session: Session, job_id: str, *, at: datetime) -> None:
 
 
 def _device_name(session: Session, host: str, device: str | None) -> str:
-    gauges = (
-        session.scalar(select(Worker.gauges).where(Worker.host == host).order_by(Worker.heartbeat_at.desc()).limit(1))
-        or {}
-    )
+    newest = select(Worker.gauges).where(Worker.host == host).order_by(Worker.heartbeat_at.desc()).limit(1)
+    gauges = session.scalar(newest) or MachineGauges()
     if device is None:
-        return str(gauges.get("cpu_name") or "")
+        return gauges.cpu_name
     first = device.split(",")[0]
-    return next((str(gpu.get("name") or "") for gpu in gauges.get("gpus") or [] if str(gpu.get("index")) == first), "")
+    return next((gpu.name for gpu in gauges.gpus if gpu.index == first), "")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from backend.domain.estimates.memory import usable_bytes
 from backend.domain.estimates.setting import DeviceKind
+from backend.domain.jobs.gauges import MachineGauges
 from backend.domain.training.config import RunConfig
 from backend.infra.devices import read_machine_gauges
 from backend.services.context import Context
@@ -69,14 +70,14 @@ def max_devices(kind: Literal["auto", "cpu", "gpu"], workers: Sequence[WorkerVie
     if kind == "gpu":
         return gpus
     cores = max(
-        (int(worker.gauges["cpu_count"]) for worker in workers if worker.gauges.get("cpu_count")),
+        (worker.gauges.cpu_count for worker in workers if worker.gauges.cpu_count),
         default=os.cpu_count() or 1,
     )
     return cores if kind == "cpu" else max(cores, gpus or 0)
 
 
-def _devices(gauges: dict[str, Any]) -> list[Device]:
-    devices = [Device(str(gpu["name"]), "gpu", int(gpu["memory_total_bytes"])) for gpu in gauges.get("gpus", [])]
-    if gauges.get("cpu_name") and gauges.get("memory_total_bytes"):
-        devices.append(Device(str(gauges["cpu_name"]), "cpu", int(gauges["memory_total_bytes"])))
+def _devices(gauges: MachineGauges) -> list[Device]:
+    devices = [Device(gpu.name, "gpu", gpu.memory_total_bytes) for gpu in gauges.gpus]
+    if gauges.cpu_name and gauges.memory_total_bytes:
+        devices.append(Device(gauges.cpu_name, "cpu", gauges.memory_total_bytes))
     return devices

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import delete, select
 
 from backend.db.tables import Job, Slot, Worker
+from backend.domain.jobs.gauges import MachineGauges
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
 
@@ -18,7 +18,7 @@ FORGOTTEN = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class WorkerView:
-    """A worker as pages see it. `gauges`: cpu_percent, memory_used_bytes, memory_total_bytes, gpus [...]"""
+    """A worker as pages see it."""
 
     name: str
     host: str
@@ -26,7 +26,7 @@ class WorkerView:
     queues: tuple[str, ...]
     concurrency: int
     devices: tuple[str, ...]
-    gauges: dict[str, Any]
+    gauges: MachineGauges
     started_at: datetime
     heartbeat_at: datetime
     is_alive: bool
@@ -42,7 +42,7 @@ def beat(
     queues: list[str],
     concurrency: int,
     devices: list[str],
-    gauges: dict[str, Any],
+    gauges: MachineGauges,
 ) -> None:
     """Record a worker's heartbeat; delete workers silent for ten minutes."""
     with ctx.db.write() as session:
@@ -77,7 +77,7 @@ def list_workers(ctx: Context) -> list[WorkerView]:
                 queues=tuple(w.queues),
                 concurrency=w.concurrency,
                 devices=tuple(w.devices),
-                gauges=dict(w.gauges),
+                gauges=w.gauges,
                 started_at=w.started_at,
                 heartbeat_at=w.heartbeat_at,
                 is_alive=(now - w.heartbeat_at).total_seconds() < ALIVE_S,

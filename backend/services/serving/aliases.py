@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Alias, Campaign, Checkpoint, Deployment, Endpoint, Promotion, User
 from backend.domain.names import not_found
+from backend.domain.serving.deployment import DeploymentConfig
 from backend.services.context import Context
 
 PROMOTE, REJECT, ROLLBACK = "promote", "reject", "rollback"
@@ -102,7 +103,7 @@ def holders(session: Session, alias: Alias) -> list[str]:
     return stack
 
 
-def following_endpoints(session: Session, alias: str) -> list[tuple[str, int, dict[str, Any], str]]:
+def following_endpoints(session: Session, alias: str) -> list[tuple[str, int, DeploymentConfig, str]]:
     """Return (endpoint, replicas, config, checkpoint id) of the running deployments that follow an alias; the newest of
     each endpoint.
     """
@@ -112,8 +113,8 @@ def following_endpoints(session: Session, alias: str) -> list[tuple[str, int, di
         .where(Deployment.stopped_at.is_(None), Deployment.role == "stable")
         .order_by(Deployment.created_at, Deployment.revision)
     )
-    newest = {row[0]: (row[0], row[1], dict(row[2]), row[3]) for row in rows}
-    return sorted(row for row in newest.values() if row[2].get("alias") == alias)
+    newest = {row[0]: row.tuple() for row in rows}
+    return [newest[name] for name in sorted(newest) if newest[name][2].alias == alias]
 
 
 def alias_view(session: Session, alias: Alias) -> AliasView:

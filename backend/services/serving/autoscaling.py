@@ -13,26 +13,21 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Deployment, Endpoint, Replica, Usage
-from backend.domain.serving.autoscaling import Load, ScalingState, decide_replicas
-from backend.domain.serving.options import DeploymentOptions
-from backend.domain.serving.upstream import UPSTREAM
+from backend.domain.serving.autoscaling import Load, decide_replicas
+from backend.domain.serving.deployment import DeploymentConfig
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.deployments import awake_replicas, current_deployment
 from backend.services.serving.endpoints import (
-    EVENTS,
     EndpointView,
     endpoints_of_aliases,
     find_endpoint,
     get_endpoint,
     served_adapters,
 )
-from backend.services.serving.rollout import ALIVE, AWAKE, SHADOW, STABLE, active_deployments, advance
+from backend.services.serving.rollout import ALIVE, SHADOW, STABLE, active_deployments, advance
 
-SCALING = "scaling"
-MAX_EVENTS = 50
 RECENT = 20  # newest requests; the last one to end is among them
-WOKEN_AT = "woken_at"
 
 
 @dataclass(frozen=True)
@@ -51,9 +46,7 @@ def autoscale_endpoints(ctx: Context) -> None:
         Deployment.stopped_at.is_(None), Deployment.role == STABLE, Deployment.num_replicas > 0
     )
     with ctx.db.read() as session:
-        scaled = [
-            row.endpoint_id for row in session.scalars(query) if DeploymentOptions.read(row.config).scaling.is_active
-        ]
+        scaled = [row.endpoint_id for row in session.scalars(query) if row.config.scaling.is_active]
     for endpoint_id in scaled:
         with ctx.db.write() as session:
             _autoscale(session, ctx, endpoint_id)
@@ -66,17 +59,17 @@ def _autoscale(session: Session, ctx: Context, endpoint_id: str) -> None:
     if len(active) != 1 or not active[0].num_replicas:
         return  # a rollout or a canary is under way, or it was stopped meanwhile
     deployment, now = active[0], ctx.now()
-    rules = DeploymentOptions.read(deployment.config).scaling
+    rules = deployment.config.scaling
     rules = rules if len(beside) == 1 else replace(rules, sleep_after_s=None)  # a shadow waits for requests
-    before = ScalingState.read(deployment.traffic.get(SCALING))
+    before = deployment.traffic.scaling
     scaling = decide_replicas(rules, _load(session, ctx, deployment), before, now=now.timestamp())
     if scaling.state != before:
-        deployment.traffic = {**deployment.traffic, SCALING: scaling.state.model_dump(exclude_none=True)}
+        deployment.traffic = deployment.traffic.model_copy(update={"scaling": scaling.state})
     if scaling.replicas == deployment.num_replicas:
         return
     text = f"scaled {deployment.num_replicas} -> {scaling.replicas}: {scaling.reason}"
-    awake = {AWAKE: deployment.num_replicas if rules.most is None else rules.least} if scaling.replicas == 0 else {}
-    deployment.traffic = {**_with_event(deployment.traffic, text, now), **awake}
+    awake = {"awake": deployment.num_replicas if rules.most is None else rules.least} if scaling.replicas == 0 else {}
+    deployment.traffic = deployment.traffic.with_event(text, now, **awake)
     deployment.num_replicas = scaling.replicas
     session.flush()
     advance(session, ctx, endpoint.id)
@@ -94,7 +87,7 @@ def wake_endpoint(ctx: Context, name: str) -> Waking | None:
         deployment = _newest(session, name)
         if deployment is None:
             return None
-        options = DeploymentOptions.read(deployment.config)
+        options = deployment.config
         if deployment.num_replicas and options.scaling.sleep_after_s is None:
             return None
     if not deployment.num_replicas:
@@ -103,10 +96,7 @@ def wake_endpoint(ctx: Context, name: str) -> Waking | None:
             asleep = _newest(session, name)
             if asleep is not None and not asleep.num_replicas:
                 number, now = awake_replicas(asleep), ctx.now()
-                asleep.traffic = {
-                    **_with_event(asleep.traffic, f"scaled 0 -> {number}: a request", now),
-                    WOKEN_AT: now.isoformat(),
-                }
+                asleep.traffic = asleep.traffic.with_event(f"scaled 0 -> {number}: a request", now, woken_at=now)
                 asleep.num_replicas = number
                 session.flush()
                 advance(session, ctx, endpoint.id)
@@ -123,11 +113,10 @@ def change_scaling(ctx: Context, name: str, *, person: Person, **changes: Any) -
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
         deployment = current_deployment(session, endpoint)
-        if UPSTREAM in deployment.config:
+        if deployment.config.upstream is not None:
             raise Conflict(f"{name!r} is answered by another server, which neither scales nor sleeps here.")
-        config = {**deployment.config, **changes}
-        rules = DeploymentOptions.read(config).scaling
-        deployment.config = config
+        deployment.config = DeploymentConfig.read(deployment.config.dump() | changes)
+        rules = deployment.config.scaling
         if deployment.num_replicas:
             most = rules.most or deployment.num_replicas
             deployment.num_replicas = min(max(deployment.num_replicas, rules.least), most)
@@ -152,13 +141,13 @@ def _load(session: Session, ctx: Context, deployment: Deployment) -> Load:
         select(Replica).where(Replica.deployment_id == deployment.id, Replica.status.in_(ALIVE))
     ).all()
     ready = [replica for replica in replicas if replica.status == "ready"]
-    gauges = [replica.gauges or {} for replica in ready]
-    open_ = sum(int(gauge.get("running") or 0) + int(gauge.get("waiting") or 0) for gauge in gauges)
+    gauges = [replica.gauges for replica in ready]
+    open_ = sum(gauge.running + gauge.waiting for gauge in gauges)
     idle_s = 0.0 if open_ or not ready else (ctx.now() - _last_used(session, deployment, ready)).total_seconds()
     return Load(
         target=deployment.num_replicas,
         ready=len(ready),
-        queue_s=max((float(gauge.get("queue_s") or 0) for gauge in gauges), default=0.0),
+        queue_s=max((gauge.queue_s or 0.0 for gauge in gauges), default=0.0),
         open=open_,
         idle_s=idle_s,
     )
@@ -175,8 +164,3 @@ def _last_used(session: Session, deployment: Deployment, ready: Sequence[Replica
     ends = [created + timedelta(milliseconds=total_ms or 0) for created, total_ms in rows]
     starts = [replica.ready_at for replica in ready if replica.ready_at is not None]
     return max([*ends, *starts, deployment.created_at])
-
-
-def _with_event(traffic: dict[str, Any], text: str, at: datetime) -> dict[str, Any]:
-    events = [*traffic.get(EVENTS, ()), {"at": at.isoformat(), "text": text}]
-    return {**traffic, EVENTS: events[-MAX_EVENTS:]}

@@ -4,14 +4,12 @@ hand or by rules.
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
-
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Deployment, Endpoint, Job, Replica, ReplicaFailure, Usage
 from backend.domain.serving.canary import CanaryRules, CanaryVerdict, Observed, judge_canary
+from backend.domain.serving.deployment import DeploymentTraffic
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.canary_votes import read_canary_thumbs
@@ -21,11 +19,10 @@ from backend.services.serving.deployments import (
     current_deployment,
     refuse_undeployable,
 )
-from backend.services.serving.endpoints import FOLLOWS, EndpointView, find_endpoint, get_endpoint
+from backend.services.serving.endpoints import EndpointView, find_endpoint, get_endpoint
 from backend.services.serving.rollout import CANARY, STABLE, active_deployments, advance, retire
 
 MAX_TIMES = 5000
-SINCE = "step_at"
 
 
 def start_canary(
@@ -48,10 +45,10 @@ def start_canary(
             endpoint,
             checkpoint_id,
             num_replicas=num_replicas,
-            config={key: value for key, value in stable.config.items() if key != FOLLOWS},
+            config=stable.config.replace(alias=None),
             person=person,
             role=CANARY,
-            traffic=_stored(ctx, rules),
+            traffic=_begun(ctx, rules),
         )
     return get_endpoint(ctx, name)
 
@@ -62,7 +59,7 @@ def change_canary(ctx: Context, name: str, *, rules: CanaryRules, person: Person
     """
     require_builder(person)
     with ctx.db.write() as session:
-        _running(session, find_endpoint(session, name)).traffic = _stored(ctx, rules)
+        _running(session, find_endpoint(session, name)).traffic = _begun(ctx, rules)
     return get_endpoint(ctx, name)
 
 
@@ -90,10 +87,7 @@ def judge_canaries(ctx: Context) -> None:
     """Let every canary grow, be promoted or end as its rules say."""
     query = select(Deployment).where(Deployment.role == CANARY, Deployment.stopped_at.is_(None))
     with ctx.db.read() as session:
-        verdicts = {
-            row.id: judge_canary(CanaryRules.read(row.traffic), _observe(session, ctx, row))
-            for row in session.scalars(query)
-        }
+        verdicts = {row.id: judge_canary(row.traffic, _observe(session, ctx, row)) for row in session.scalars(query)}
     for deployment_id, verdict in verdicts.items():
         if verdict.action != "wait":
             with ctx.db.write() as session:
@@ -109,12 +103,12 @@ def _carry_out(session: Session, ctx: Context, deployment_id: str, verdict: Cana
     elif verdict.action == "promote":
         _promote(session, ctx, canary.endpoint_id, canary, outcome=f"canary, promoted: {verdict.reason}")
     else:
-        canary.traffic = {**canary.traffic, "percent": verdict.percent, SINCE: ctx.now().isoformat()}
+        canary.traffic = canary.traffic.model_copy(update={"percent": verdict.percent, "step_at": ctx.now()})
 
 
 def _promote(session: Session, ctx: Context, endpoint_id: str, canary: Deployment, *, outcome: str) -> None:
     stable = [deployment for deployment in active_deployments(session, endpoint_id) if deployment.role == STABLE]
-    canary.role, canary.traffic = STABLE, {**canary.traffic, "outcome": outcome}
+    canary.role, canary.traffic = STABLE, canary.traffic.model_copy(update={"outcome": outcome})
     canary.num_replicas = stable[-1].num_replicas if stable else canary.num_replicas
     session.flush()
     advance(session, ctx, endpoint_id)
@@ -122,7 +116,7 @@ def _promote(session: Session, ctx: Context, endpoint_id: str, canary: Deploymen
 
 def _abort(session: Session, ctx: Context, canary: Deployment, *, outcome: str) -> None:
     retire(session, ctx, canary)
-    canary.traffic = {**canary.traffic, "percent": 0, "outcome": outcome}
+    canary.traffic = canary.traffic.model_copy(update={"percent": 0.0, "outcome": outcome})
 
 
 def _running(session: Session, endpoint: Endpoint) -> Deployment:
@@ -132,12 +126,12 @@ def _running(session: Session, endpoint: Endpoint) -> Deployment:
     return canaries[-1]
 
 
-def _stored(ctx: Context, rules: CanaryRules) -> dict[str, Any]:
-    return {**rules.model_dump(mode="json"), SINCE: ctx.now().isoformat()}
+def _begun(ctx: Context, rules: CanaryRules) -> DeploymentTraffic:
+    return DeploymentTraffic(**rules.model_dump(include=set(CanaryRules.model_fields)), step_at=ctx.now())
 
 
 def _observe(session: Session, ctx: Context, canary: Deployment) -> Observed:
-    since = datetime.fromisoformat(canary.traffic[SINCE])
+    since = canary.traffic.step_at or canary.created_at
     replicas = session.execute(
         select(Replica.id, Job.lost, Job.error)
         .outerjoin(Job, Job.id == Replica.job_id)

@@ -4,6 +4,7 @@ leased job.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
@@ -23,25 +24,24 @@ from backend.db.tables import (
     ShadowComparison,
     Usage,
 )
+from backend.domain.serving.deployment import (
+    AdapterFiles,
+    DeploymentConfig,
+    DeploymentTraffic,
+    SafetyRequirement,
+)
 from backend.domain.serving.names import check_endpoint_name
 from backend.domain.serving.options import MAX_REPLICAS, DeploymentOptions
-from backend.domain.serving.precision import PRECISION_CHECK
-from backend.domain.serving.upstream import UPSTREAM
+from backend.domain.serving.upstream import Upstream
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import is_reward_model
 from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context, Person, require_builder
-from backend.services.serving.adapters.served import ADAPTERS
 from backend.services.serving.drafts import check_draft, with_fitting_draft
-from backend.services.serving.endpoints import FOLLOWS, EndpointView, find_endpoint, get_endpoint
+from backend.services.serving.endpoints import EndpointView, find_endpoint, get_endpoint
 from backend.services.serving.owners import find_deletable_endpoint
-from backend.services.serving.requirements import (
-    SafetyRequirement,
-    check_requirement,
-    requirement_of,
-    stored_requirement,
-)
-from backend.services.serving.rollout import AWAKE, CANARY, SHADOW, STABLE, active_deployments, advance, retire
+from backend.services.serving.requirements import check_requirement, requirement_of
+from backend.services.serving.rollout import CANARY, SHADOW, STABLE, active_deployments, advance, retire
 
 CALLED_OFF = "called off"
 """Outcome of a revision whose rollout was taken back before its end."""
@@ -54,7 +54,7 @@ def deploy(
     checkpoint_id: str,
     name: str,
     num_replicas: int = 1,
-    config: dict[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
     require: SafetyRequirement | None = None,
     alias: str | None = None,
     follows: bool = False,
@@ -75,8 +75,8 @@ def deploy(
     refuse_undeployable(ctx, name=name, checkpoint_id=checkpoint_id, person=person, require=require)
     if alias is not None:
         _check_alias(ctx, alias, checkpoint_id)
-    config = {**(config or {}), **({FOLLOWS: alias} if alias else {}), **stored_requirement(require)}
-    options = DeploymentOptions.read(config)
+    held = {**({"alias": alias} if alias else {}), **({"require_safety": require} if require else {})}
+    options = DeploymentConfig.read({**(config or {}), **held})
     rules = options.scaling
     _check_context(ctx, checkpoint_id, options.context)
     if options.draft is not None and not follows:
@@ -88,7 +88,7 @@ def deploy(
             endpoint = Endpoint(name=name, created_by=person.id, created_at=ctx.now())
             session.add(endpoint)
             session.flush()
-        add_deployment(session, ctx, endpoint, checkpoint_id, num_replicas=num_replicas, config=config, person=person)
+        add_deployment(session, ctx, endpoint, checkpoint_id, num_replicas=num_replicas, config=options, person=person)
     return get_endpoint(ctx, name)
 
 
@@ -117,12 +117,12 @@ def scale_endpoint(ctx: Context, name: str, num_replicas: int, *, person: Person
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
         deployment = current_deployment(session, endpoint)
-        if UPSTREAM in deployment.config:
+        if deployment.config.upstream is not None:
             raise Conflict(
                 f"{name!r} is answered by another server.",
                 remedy="Scale that server; `max_requests` bounds what it gets.",
             )
-        rules = DeploymentOptions.read(deployment.config).scaling
+        rules = deployment.config.scaling
         if rules.most is not None and not rules.least <= num_replicas <= rules.most:
             raise Conflict(
                 f"{name!r} scales by itself between {rules.least} and {rules.most} replicas, and {num_replicas} is"
@@ -150,14 +150,14 @@ def rollback_endpoint(ctx: Context, name: str, *, revision: int | None = None, p
         current = current_deployment(session, endpoint)
         goal = _earlier(session, endpoint, current, revision)
     refuse_undeployable(ctx, name=name, checkpoint_id=goal.checkpoint_id, person=person)
-    config = {key: value for key, value in goal.config.items() if key != FOLLOWS}
+    config = goal.config.replace(alias=None)
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
         active = [deployment for deployment in active_deployments(session, endpoint.id) if deployment.role == STABLE]
         if [d.id for d in active[-2:]] == [goal.id, current.id]:  # called off in the middle of its rollout
             active[-2].num_replicas, active[-2].config = current.num_replicas, config
             retire(session, ctx, active[-1])
-            active[-1].traffic = {"outcome": CALLED_OFF}
+            active[-1].traffic = DeploymentTraffic(outcome=CALLED_OFF)
             session.flush()
             advance(session, ctx, endpoint.id)
         else:
@@ -185,7 +185,7 @@ def swap_checkpoint(ctx: Context, name: str, *, checkpoint_id: str, person: Pers
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
         current = current_deployment(session, endpoint)
-        config = {key: value for key, value in current.config.items() if key not in {FOLLOWS, PRECISION_CHECK}}
+        config = current.config.replace(alias=None, precision_check=None)
         add_deployment(
             session, ctx, endpoint, checkpoint_id, num_replicas=awake_replicas(current), config=config, person=person
         )
@@ -215,7 +215,7 @@ def current_deployment(session: Session, endpoint: Endpoint) -> Deployment:
 
 def awake_replicas(deployment: Deployment) -> int:
     """Return the number of replicas of a deployment, while it sleeps that of when it is awake."""
-    return deployment.num_replicas or int(deployment.traffic.get(AWAKE) or 1)
+    return deployment.num_replicas or deployment.traffic.awake or 1
 
 
 def _earlier(session: Session, endpoint: Endpoint, current: Deployment, revision: int | None) -> Deployment:
@@ -230,7 +230,7 @@ def _earlier(session: Session, endpoint: Endpoint, current: Deployment, revision
         return goal
     before = current.restores or current.revision
     earlier = session.scalars(query.where(Deployment.revision < before).order_by(Deployment.revision.desc()))
-    goal = next((deployment for deployment in earlier if (deployment.traffic or {}).get("outcome") != CALLED_OFF), None)
+    goal = next((deployment for deployment in earlier if deployment.traffic.outcome != CALLED_OFF), None)
     if goal is None:
         raise Conflict(f"{endpoint.name!r} has no revision before {before}.", remedy="Deploy another checkpoint.")
     return goal
@@ -297,8 +297,9 @@ def _check_alias(ctx: Context, alias: str, checkpoint_id: str) -> None:
 def _next_checkpoint(ctx: Context, name: str) -> str:
     """Return what a start of an endpoint serves: its alias's checkpoint, else its last one."""
     view = get_endpoint(ctx, name)
+    alias = view.config.alias
     with ctx.db.read() as session:
-        held = session.scalar(select(Alias.checkpoint_id).where(Alias.name == view.alias)) if view.alias else None
+        held = session.scalar(select(Alias.checkpoint_id).where(Alias.name == alias)) if alias else None
     return held or view.checkpoint_id
 
 
@@ -354,17 +355,15 @@ def add_deployment(
     checkpoint_id: str,
     *,
     num_replicas: int,
-    config: dict[str, Any],
+    config: DeploymentConfig,
     person: Person,
     restores: int | None = None,
     role: str = STABLE,
-    traffic: dict[str, Any] | None = None,
+    traffic: DeploymentTraffic | None = None,
 ) -> Deployment:
     """Add an endpoint's next revision and start its first replicas. Raises NotFound for a checkpoint without files."""
     checkpoint = session.get(Checkpoint, checkpoint_id)
-    upstream = (
-        (checkpoint.facts or {}).get(UPSTREAM) if checkpoint is not None and checkpoint.origin == UPSTREAM else None
-    )
+    upstream = Upstream.of(checkpoint.facts or {}) if checkpoint is not None else None
     if checkpoint is None or checkpoint.deleted_at is not None or (checkpoint.folder is None and upstream is None):
         raise NotFound(
             "There is no such checkpoint, or its files are gone.",
@@ -372,11 +371,8 @@ def add_deployment(
             field="checkpoint",
         )
     _check_kind(session, endpoint, checkpoint, config)
-    config = {key: value for key, value in config.items() if key != UPSTREAM} | (
-        {UPSTREAM: upstream} if upstream else {}
-    )
-    config = with_fitting_draft(session, ctx, checkpoint, _with_adapters(session, endpoint, checkpoint, config))
-    DeploymentOptions.read(config)
+    config = config.replace(upstream=upstream, adapters=_fitting_adapters(session, endpoint, checkpoint, config))
+    config = with_fitting_draft(session, ctx, checkpoint, config)
     newest = session.scalar(select(func.max(Deployment.revision)).where(Deployment.endpoint_id == endpoint.id)) or 0
     _retire_superseded(session, ctx, endpoint, role=role)
     deployment = Deployment(
@@ -389,7 +385,7 @@ def add_deployment(
         revision=newest + 1,
         restores=restores,
         role=role,
-        traffic=traffic or {},
+        traffic=traffic or DeploymentTraffic(),
     )
     session.add(deployment)
     session.flush()
@@ -397,7 +393,7 @@ def add_deployment(
     return deployment
 
 
-def _check_kind(session: Session, endpoint: Endpoint, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
+def _check_kind(session: Session, endpoint: Endpoint, checkpoint: Checkpoint, options: DeploymentOptions) -> None:
     """Raise for a reward model under the name of an endpoint that writes, or the reverse, and for options that it has
     no use for.
 
@@ -417,7 +413,6 @@ def _check_kind(session: Session, endpoint: Endpoint, checkpoint: Checkpoint, co
             f"{endpoint.name!r} {words[0]}, and “{checkpoint.name}” is {words[1]}.",
             remedy="Deploy it under a name of its own.",
         )
-    options = DeploymentOptions.read({key: value for key, value in config.items() if key != UPSTREAM})
     if is_scorer and (options.precision != "float32" or options.draft is not None):
         field = "draft" if options.draft is not None else "precision"
         raise InvalidInput(
@@ -425,27 +420,22 @@ def _check_kind(session: Session, endpoint: Endpoint, checkpoint: Checkpoint, co
         )
 
 
-def _with_adapters(
-    session: Session, endpoint: Endpoint, checkpoint: Checkpoint, config: dict[str, Any]
-) -> dict[str, Any]:
-    """Return a config with the adapters of this base: its own, else those of the revision that serves the same base
-    now.
-    """
-    adapters = config.get(ADAPTERS)
-    if adapters is None:
+def _fitting_adapters(
+    session: Session, endpoint: Endpoint, checkpoint: Checkpoint, config: DeploymentConfig
+) -> dict[str, AdapterFiles]:
+    """Return the adapters of this base: a config's own, else those of the revision that serves the same base now."""
+    adapters = config.adapters
+    if "adapters" not in config.model_fields_set:
         active = [
             d for d in active_deployments(session, endpoint.id) if d.role == STABLE and d.checkpoint_id == checkpoint.id
         ]
-        adapters = active[-1].config.get(ADAPTERS) if active else None
-    ids = [entry["checkpoint_id"] for entry in (adapters or {}).values()]
+        adapters = active[-1].config.adapters if active else {}
+    ids = [adapter.checkpoint_id for adapter in adapters.values()]
     fitting = select(Checkpoint.id).where(
         Checkpoint.id.in_(ids), Checkpoint.parent_id == checkpoint.id, Checkpoint.deleted_at.is_(None)
     )
     usable = set(session.scalars(fitting))
-    fitting_adapters = {name: entry for name, entry in (adapters or {}).items() if entry["checkpoint_id"] in usable}
-    return {key: value for key, value in config.items() if key != ADAPTERS} | (
-        {ADAPTERS: fitting_adapters} if fitting_adapters else {}
-    )
+    return {name: adapter for name, adapter in adapters.items() if adapter.checkpoint_id in usable}
 
 
 def _retire_superseded(session: Session, ctx: Context, endpoint: Endpoint, *, role: str) -> None:
@@ -461,4 +451,4 @@ def _retire_superseded(session: Session, ctx: Context, endpoint: Endpoint, *, ro
         is_unfinished = role == STABLE and bool(answering) and deployment.id not in answering
         if (deployment.role == CANARY and role != SHADOW) or deployment.role == role == SHADOW or is_unfinished:
             retire(session, ctx, deployment)
-            deployment.traffic = {**deployment.traffic, "outcome": "superseded by the next revision"}
+            deployment.traffic = deployment.traffic.model_copy(update={"outcome": "superseded by the next revision"})

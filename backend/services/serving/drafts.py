@@ -6,12 +6,12 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint
+from backend.domain.serving.deployment import DeploymentConfig
 from backend.domain.serving.drafts import CHOOSE_DRAFT, read_vocabulary, why_not_drafting
 from backend.domain.serving.options import DeploymentOptions
 from backend.errors import InvalidInput
@@ -20,7 +20,7 @@ from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context
 
 DRAFT = "draft"
-"""Key of a deployment's config: the id of the checkpoint that drafts."""
+"""The option at fault in an error."""
 
 MAX_TOKENIZER_BYTES = 64 << 20
 
@@ -34,15 +34,14 @@ def check_draft(ctx: Context, checkpoint_id: str, *, options: DeploymentOptions)
 
 
 def with_fitting_draft(
-    session: Session, ctx: Context, checkpoint: Checkpoint, config: dict[str, Any]
-) -> dict[str, Any]:
+    session: Session, ctx: Context, checkpoint: Checkpoint, config: DeploymentConfig
+) -> DeploymentConfig:
     """Return a deployment's config, without its draft where that doesn't fit the checkpoint: answers are the same
     without one.
     """
-    options = DeploymentOptions.read(config)
-    if options.draft is None or _problem(session, ctx, checkpoint, options) is None:
+    if config.draft is None or _problem(session, ctx, checkpoint, config) is None:
         return config
-    return {key: value for key, value in config.items() if key != DRAFT}
+    return config.replace(draft=None)
 
 
 def list_drafts(ctx: Context, checkpoint_id: str) -> dict[str, str]:

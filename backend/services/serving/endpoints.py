@@ -11,25 +11,19 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import UtcDateTime
 from backend.db.tables import Alias, Checkpoint, Deployment, Endpoint, Job, Replica, Run, Usage
+from backend.domain.jobs.gauges import ReplicaReport
 from backend.domain.jobs.states import ACTIVE, Status
-from backend.domain.serving.options import DeploymentOptions, RoutingPolicy
-from backend.domain.serving.precision import PRECISION_CHECK, PrecisionCheck
+from backend.domain.serving.deployment import DeploymentConfig, DeploymentTraffic, ScalingEvent
 from backend.domain.serving.request_log import LOAD_TEST
-from backend.domain.serving.upstream import Upstream
 from backend.domain.training.config import Objective
 from backend.errors import NotFound
 from backend.services.context import Context
 from backend.services.serving.adapters.served import ServedAdapter, adapters_of
 
-FOLLOWS = "alias"
-"""Key of a deployment's config: the alias that its endpoint follows."""
-EVENTS = "events"
-"""Key of a deployment's traffic: when its number of replicas changed by itself, and why."""
-
 
 @dataclass(frozen=True)
 class ReplicaView:
-    """One replica. `gauges`: running, waiting, tokens_per_second; `problem` and `remedy`: why its last start failed;
+    """One replica. `problem` and `remedy`: why its last start failed;
     `job_id`: where its log is, empty for another server, whose gauges hold its last health check.
     """
 
@@ -40,7 +34,7 @@ class ReplicaView:
     status: str
     attempt: int
     device: str | None
-    gauges: dict[str, Any]
+    gauges: ReplicaReport
     ready_at: datetime | None
     problem: str
     remedy: str = ""
@@ -74,13 +68,13 @@ class BesideView:
 class CanaryView(BesideView):
     """A canary that gets `percent` of the traffic, and its rules (backend.domain.serving.canary)."""
 
-    traffic: dict[str, Any]
+    traffic: DeploymentTraffic
     since: datetime
 
     @property
     def percent(self) -> float:
         """Its share of the requests, in percent."""
-        return float(self.traffic.get("percent") or 0)
+        return self.traffic.percent
 
 
 @dataclass(frozen=True)
@@ -91,14 +85,6 @@ class ShadowView(BesideView):
 
     percent: float
     endpoint: str
-
-
-@dataclass(frozen=True)
-class ScalingEvent:
-    """A change of the number of replicas that an endpoint made by itself."""
-
-    at: datetime
-    text: str
 
 
 @dataclass(frozen=True)
@@ -134,34 +120,29 @@ class EndpointView:
     tokens_last_hour: int
     chats: bool  # trained on conversations; False for a network that continues text
     writes: bool = True  # False for a reward model, which scores answers
-    alias: str | None = None  # the alias that it follows
     revision: int = 1
     target: int = 1
-    options: DeploymentOptions = field(default_factory=DeploymentOptions)
-    policy: str = RoutingPolicy.LEAST_OUTSTANDING
-    precision: str = "float32"
-    precision_check: PrecisionCheck | None = None  # once a replica has measured it
+    config: DeploymentConfig = field(default_factory=DeploymentConfig)
     rollout: RolloutView | None = None
     canary: CanaryView | None = None
     shadow: ShadowView | None = None
-    upstream: Upstream | None = None  # the server that answers for it
     draft_name: str | None = None  # the checkpoint that drafts for it
 
     @property
     def arithmetics(self) -> list[str]:
         """Return the arithmetic of the replicas' decoder layers: compiled and for which processor, or by operators."""
-        stated = {str(replica.gauges.get("arithmetic") or "") for replica in self.replicas}
+        stated = {replica.gauges.arithmetic for replica in self.replicas}
         return sorted(stated - {""})
 
     @property
     def drafted_tokens(self) -> int:
         """Tokens that the replicas' drafts proposed since they started."""
-        return sum(int(replica.gauges.get("drafted_tokens") or 0) for replica in self.replicas)
+        return sum(replica.gauges.drafted_tokens or 0 for replica in self.replicas)
 
     @property
     def acceptance(self) -> float | None:
         """Share of the drafted tokens that the network chose itself; None before the first."""
-        accepted = sum(int(replica.gauges.get("accepted_tokens") or 0) for replica in self.replicas)
+        accepted = sum(replica.gauges.accepted_tokens or 0 for replica in self.replicas)
         return accepted / self.drafted_tokens if self.drafted_tokens else None
 
     @property
@@ -232,22 +213,15 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         tokens_last_hour=int(tokens),
         chats=_chats(session, checkpoint),
         writes=_objective(session, checkpoint) != Objective.REWARD,
-        alias=deployment.config.get(FOLLOWS),
         revision=deployment.revision,
         target=deployment.num_replicas,
-        options=DeploymentOptions.read(deployment.config),
-        policy=deployment.config.get("policy", RoutingPolicy.LEAST_OUTSTANDING),
-        precision=deployment.config.get("precision", "float32"),
-        precision_check=(
-            PrecisionCheck.model_validate(check) if (check := deployment.config.get(PRECISION_CHECK)) else None
-        ),
+        config=deployment.config,
         rollout=_rollout(deployment, replicas),
         canary=canary,
         shadow=shadow,
-        upstream=Upstream.of(deployment.config),
         draft_name=(
             session.scalar(select(Checkpoint.name).where(Checkpoint.id == draft))
-            if (draft := deployment.config.get("draft"))
+            if (draft := deployment.config.draft)
             else None
         ),
     )
@@ -287,10 +261,9 @@ def _beside(
             "num_replicas": row.num_replicas,
         }
         if row.role == "canary":
-            canary = CanaryView(**shared, traffic=dict(row.traffic), since=row.created_at)
+            canary = CanaryView(**shared, traffic=row.traffic, since=row.created_at)
         else:
-            percent, other = float(row.traffic.get("percent") or 0), str(row.traffic.get("endpoint") or "")
-            shadow = ShadowView(**shared, percent=percent, endpoint=other)
+            shadow = ShadowView(**shared, percent=row.traffic.percent, endpoint=row.traffic.endpoint)
     return canary, shadow
 
 
@@ -323,9 +296,10 @@ def _replica_views(session: Session, endpoint: Endpoint, *, now: datetime) -> tu
 
 def _replica_view(replica: Replica, job: Job | None, *, revision: int, role: str, now: datetime) -> ReplicaView:
     if job is None:
-        gauges = dict(replica.gauges or {})
-        problem = str(gauges.get("problem") or "")
-        return ReplicaView(replica.id, "", revision, role, replica.status, 1, None, gauges, replica.ready_at, problem)
+        gauges = replica.gauges
+        return ReplicaView(
+            replica.id, "", revision, role, replica.status, 1, None, gauges, replica.ready_at, gauges.problem
+        )
     failure = job.error
     alive = job.status in (Status.RUNNING, Status.CANCELLING) and job.lease_until is not None and job.lease_until > now
     return ReplicaView(
@@ -336,7 +310,7 @@ def _replica_view(replica: Replica, job: Job | None, *, revision: int, role: str
         status=replica.status if alive else "starting",
         attempt=job.attempt,
         device=job.device,
-        gauges=dict(replica.gauges or {}) if alive else {},
+        gauges=replica.gauges if alive else ReplicaReport(),
         ready_at=replica.ready_at,
         problem=failure.cause,
         remedy=failure.remedy,
@@ -358,7 +332,6 @@ def list_revisions(ctx: Context, name: str, *, limit: int = 20) -> list[Revision
 
 
 def _revision_view(row: Deployment, checkpoint: str) -> RevisionView:
-    outcome = str(row.traffic.get("outcome") or "")
     return RevisionView(
         revision=row.revision,
         checkpoint_id=row.checkpoint_id,
@@ -367,10 +340,8 @@ def _revision_view(row: Deployment, checkpoint: str) -> RevisionView:
         role=row.role,
         created_at=row.created_at,
         stopped_at=row.stopped_at,
-        note=f"rollback to revision {row.restores}" if row.restores else outcome,
-        events=tuple(
-            ScalingEvent(datetime.fromisoformat(event["at"]), event["text"]) for event in row.traffic.get(EVENTS, ())
-        ),
+        note=f"rollback to revision {row.restores}" if row.restores else row.traffic.outcome,
+        events=row.traffic.events,
     )
 
 
@@ -403,7 +374,7 @@ def endpoints_of_aliases(session: Session) -> dict[str, str]:
     for alias, checkpoint_id in session.execute(
         select(Alias.name, Alias.checkpoint_id).where(Alias.checkpoint_id.is_not(None))
     ):
-        following = [name for name, config, _ in rows if config.get(FOLLOWS) == alias]
+        following = [name for name, config, _ in rows if config.alias == alias]
         serving = [name for name, _, served in rows if served == checkpoint_id]
         if following or serving:
             answering[alias] = (following or serving)[-1]

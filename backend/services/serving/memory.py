@@ -88,13 +88,11 @@ def most_free(workers: list[WorkerView]) -> FreeMemory | None:
 
 
 def _free_of(worker: WorkerView) -> FreeMemory | None:
-    gpus = [gpu for gpu in worker.gauges.get("gpus") or [] if gpu["index"] in worker.devices]
-    if gpus:
-        return FreeMemory(
-            worker.host, "cuda", max(gpu["memory_total_bytes"] - gpu["memory_used_bytes"] for gpu in gpus)
-        )
-    total = worker.gauges.get("memory_total_bytes")
-    return None if not total else FreeMemory(worker.host, "cpu", total - worker.gauges["memory_used_bytes"])
+    free = [gpu.memory_total_bytes - gpu.memory_used_bytes for gpu in worker.gauges.gpus if gpu.index in worker.devices]
+    if free:
+        return FreeMemory(worker.host, "cuda", max(free))
+    total = worker.gauges.memory_total_bytes
+    return FreeMemory(worker.host, "cpu", total - worker.gauges.memory_used_bytes) if total else None
 
 
 def _file_bytes(folder: Path) -> float:

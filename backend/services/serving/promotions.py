@@ -211,7 +211,7 @@ def _move(
                 checkpoint_id=subject.id,
                 name=name,
                 num_replicas=num_replicas,
-                config=config,
+                config=config.dump(),
                 follows=True,
                 person=person,
             )

@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Deployment, Endpoint, Job, Replica
 from backend.domain.jobs.events import GaugeEvent, ReadyEvent
+from backend.domain.jobs.gauges import ReplicaReport
 from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import ReplicaResult
 from backend.domain.jobs.states import Status
 from backend.domain.serving.options import RoutingPolicy
-from backend.domain.serving.precision import PRECISION_CHECK
 from backend.domain.serving.upstream import Upstream
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
@@ -81,29 +81,26 @@ def ready_targets(ctx: Context, *, canaries: bool = False, with_lapsed: bool = F
             )
             .order_by(Deployment.revision)
         ).all()
-        policies = {
-            name: deployment.config.get("policy", RoutingPolicy.LEAST_OUTSTANDING) for name, _, deployment in rows
-        }
+        policies = {name: deployment.config.policy for name, _, deployment in rows}
         for name, replica, deployment in rows:
-            upstream = Upstream.of(deployment.config)
+            upstream = deployment.config.upstream
             if deployment.role == STABLE:
                 target = Target(
                     replica.id, str(replica.url), replica.internal_token, policy=policies[name], upstream=upstream
                 )
             elif canaries and deployment.role == CANARY:
-                percent = float(deployment.traffic.get("percent") or 0)
                 target = Target(
                     replica.id,
                     str(replica.url),
                     replica.internal_token,
                     deployment.id,
-                    percent,
+                    deployment.traffic.percent,
                     policies[name],
                     upstream,
                 )
             else:
                 continue
-            served_by = (deployment.checkpoint_id, deployment.config.get("precision"), deployment.config.get("engine"))
+            served_by = (deployment.checkpoint_id, deployment.config.precision, deployment.config.engine)
             target = replace(target, checkpoint=" ".join(map(str, served_by)))
             targets[name].append(target)
             for adapter in adapters_of(name, deployment.config):
@@ -123,7 +120,7 @@ def record_ready(session: Session, ctx: Context, claim: Claim[ReplicaPayload], e
     session.get_one(Job, claim.job_id).error = JobFailure()
     deployment = session.get_one(Deployment, replica.deployment_id)
     if event.precision_check is not None:
-        deployment.config = {**deployment.config, PRECISION_CHECK: event.precision_check.model_dump()}
+        deployment.config = deployment.config.model_copy(update={"precision_check": event.precision_check})
     session.flush()
     advance(session, ctx, deployment.endpoint_id)
 
@@ -132,7 +129,7 @@ def record_gauge(session: Session, ctx: Context, claim: Claim[ReplicaPayload], e
     """Store a replica's gauges."""
     if (replica := _replica_of(session, claim)) is None:
         return
-    replica.gauges = event.model_dump(exclude={"type", "time"})
+    replica.gauges = ReplicaReport(**event.model_dump(exclude={"type", "time"}))
 
 
 def record_end(

@@ -5,27 +5,20 @@ of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Gate, GateResult, RequiredGate
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
+from backend.domain.serving.deployment import DeploymentConfig, SafetyRequirement
 from backend.errors import Conflict
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person, require_admin
 
-KEY = "require_safety"
+DEFAULT_REQUIREMENT = SafetyRequirement(margin=MARGIN)
 REMEDY = (
     "Measure it with `roundhouse eval safety run`, see `roundhouse eval safety drift`, or deploy another checkpoint."
 )
-
-
-@dataclass(frozen=True)
-class SafetyRequirement:
-    """The safety gate: the change towards unsafe must be shown to be smaller than `margin`."""
-
-    margin: float = MARGIN
 
 
 @dataclass(frozen=True)
@@ -56,9 +49,9 @@ def required_gates(ctx: Context, name: str, *, checkpoint_id: str) -> list[GateR
 def requirement_of(ctx: Context, name: str) -> SafetyRequirement | None:
     """Return what an endpoint requires: its own requirement, else the installation's."""
     config, _ = _newest(ctx, name)
-    if KEY in config:
-        return _read(config)
-    return SafetyRequirement() if ctx.policy.require_safety_gate else None
+    if "require_safety" in config.model_fields_set:
+        return config.require_safety
+    return DEFAULT_REQUIREMENT if ctx.policy.require_safety_gate else None
 
 
 def check_requirement(ctx: Context, checkpoint_id: str, *, name: str, requirement: SafetyRequirement) -> None:
@@ -115,15 +108,11 @@ def require_safety(ctx: Context, name: str, *, margin: float | None, person: Per
             raise Conflict(
                 f"There is no endpoint {name!r} yet.", remedy="Deploy it with --require-safety.", field="name"
             )
-        deployment.config = {**deployment.config, KEY: None if margin is None else {"margin": margin}}
+        required = None if margin is None else SafetyRequirement(margin=margin)
+        deployment.config = deployment.config.model_copy(update={"require_safety": required})
 
 
-def stored_requirement(requirement: SafetyRequirement | None) -> dict[str, Any]:
-    """Return what a deployment's config keeps, so that the endpoint's next deployment is held to the same."""
-    return {} if requirement is None else {KEY: {"margin": requirement.margin}}
-
-
-def _newest(ctx: Context, name: str) -> tuple[dict[str, Any], str | None]:
+def _newest(ctx: Context, name: str) -> tuple[DeploymentConfig, str | None]:
     query = select(Deployment.config, Checkpoint.id).join(Endpoint, Endpoint.id == Deployment.endpoint_id)
     query = query.join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
     query = query.where(Endpoint.name == name, Deployment.role == "stable")
@@ -131,9 +120,4 @@ def _newest(ctx: Context, name: str) -> tuple[dict[str, Any], str | None]:
         row = session.execute(
             query.order_by(Deployment.stopped_at.is_not(None), Deployment.revision.desc()).limit(1)
         ).first()
-    return (dict(row[0] or {}), row[1]) if row else ({}, None)
-
-
-def _read(config: dict[str, Any]) -> SafetyRequirement | None:
-    stored = config.get(KEY)
-    return SafetyRequirement(margin=float(stored["margin"])) if stored else None
+    return (row[0], row[1]) if row else (DeploymentConfig(), None)

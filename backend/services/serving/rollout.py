@@ -13,15 +13,11 @@ from sqlalchemy.orm import Session, aliased
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Job, Replica
 from backend.domain.jobs.payloads import ReplicaPayload, require_folder
 from backend.domain.jobs.states import QUEUE_OF, TERMINAL, JobKind, Status, StopRequest
-from backend.domain.serving.options import DeploymentOptions
 from backend.domain.serving.rollout import Count, RolloutStep, next_step
-from backend.domain.serving.upstream import Upstream
 from backend.services.context import Context
 from backend.services.jobs.jobs import add_job, ask_to_stop, wake
 
 STABLE, CANARY, SHADOW = "stable", "canary", "shadow"
-AWAKE = "awake"
-"""Key of a sleeping deployment's traffic: the number of replicas that it wakes to."""
 ALIVE = ("starting", "ready")
 
 
@@ -65,10 +61,9 @@ def _apply(
     session: Session, ctx: Context, endpoint: Endpoint, current: Deployment, *, older: Sequence[Deployment]
 ) -> None:
     new, old = _replicas(session, [current]), _replicas(session, older)
-    options = DeploymentOptions.read(current.config)
-    upstream = Upstream.of(current.config)
+    upstream = current.config.upstream
     current.num_replicas = 1 if upstream else current.num_replicas
-    step = next_step(_count(new), _count(old), target=current.num_replicas, surge=options.surge)
+    step = next_step(_count(new), _count(old), target=current.num_replicas, surge=current.config.surge)
     leaving = sorted(new, key=_order_of_leaving)[: step.drop] + _choose_old(old, step)
     for replica in leaving:
         end_replica(session, ctx, replica)
@@ -79,7 +74,7 @@ def _apply(
         checkpoint = session.get_one(Checkpoint, current.checkpoint_id)
         if checkpoint.deleted_at is None and checkpoint.folder is not None:
             for _ in range(step.add):
-                _add_replica(session, ctx, current, checkpoint, name=endpoint.name, options=options)
+                _add_replica(session, ctx, current, checkpoint, name=endpoint.name)
             _wake_after_commit(session, ctx, step.add)
     staying = {replica.deployment_id for replica in old if replica not in leaving}
     for deployment in older:
@@ -95,7 +90,7 @@ def _choose_old(old: Sequence[Replica], step: RolloutStep) -> list[Replica]:
 
 def _order_of_leaving(replica: Replica) -> tuple[bool, int]:
     """Replicas that start leave first, then those with the fewest open requests."""
-    return replica.status == "ready", int((replica.gauges or {}).get("running") or 0)
+    return replica.status == "ready", replica.gauges.running
 
 
 def _replicas(session: Session, deployments: Sequence[Deployment]) -> list[Replica]:
@@ -119,8 +114,8 @@ def _add_replica(
     checkpoint: Checkpoint,
     *,
     name: str,
-    options: DeploymentOptions,
 ) -> None:
+    options = deployment.config
     token = secrets.token_urlsafe(24)
     draft = session.get(Checkpoint, options.draft) if options.draft else None
     payload = ReplicaPayload(

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Deployment, Endpoint, Job, Replica, ShadowComparison
 from backend.domain.jobs.states import Status
+from backend.domain.serving.deployment import DeploymentTraffic
 from backend.domain.serving.shadow import AnsweredTwice, ShadowReport, report_shadow
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
@@ -22,14 +23,12 @@ from backend.services.serving.deployments import (
     current_deployment,
     refuse_undeployable,
 )
-from backend.services.serving.endpoints import FOLLOWS, EndpointView, endpoints_of_aliases, find_endpoint, get_endpoint
+from backend.services.serving.endpoints import EndpointView, endpoints_of_aliases, find_endpoint, get_endpoint
 from backend.services.serving.replicas import Target
 from backend.services.serving.rollout import SHADOW, active_deployments, retire
 
 KEPT = timedelta(days=30)
 MAX_READ = 10_000
-OTHER = "endpoint"
-"""Key of a shadow's traffic: the endpoint that answers the copies, where it is not replicas of the shadow's own."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +89,10 @@ def start_shadow(
             row,
             served,
             num_replicas=0 if endpoint else num_replicas,
-            config={key: value for key, value in stable.config.items() if key != FOLLOWS},
+            config=stable.config.replace(alias=None),
             person=person,
             role=SHADOW,
-            traffic={"percent": percent, **({OTHER: endpoint} if endpoint else {})},
+            traffic=DeploymentTraffic(percent=percent, **({"endpoint": endpoint} if endpoint else {})),
         )
     return get_endpoint(ctx, name)
 
@@ -107,7 +106,7 @@ def stop_shadow(ctx: Context, name: str, *, person: Person) -> EndpointView:
         if not shadows:
             raise Conflict(f"{name!r} has no shadow.", remedy="Start one with `roundhouse endpoint shadow start`.")
         retire(session, ctx, shadows[-1])
-        shadows[-1].traffic = {**shadows[-1].traffic, "outcome": "shadow, stopped"}
+        shadows[-1].traffic = shadows[-1].traffic.model_copy(update={"outcome": "shadow, stopped"})
     return get_endpoint(ctx, name)
 
 
@@ -165,6 +164,4 @@ def _target(session: Session, ctx: Context, deployment: Deployment) -> ShadowTar
         )
     )
     targets = tuple(Target(replica.id, str(replica.url), replica.internal_token, deployment.id) for replica in replicas)
-    return ShadowTarget(
-        deployment.id, float(deployment.traffic.get("percent") or 0), targets, str(deployment.traffic.get(OTHER) or "")
-    )
+    return ShadowTarget(deployment.id, deployment.traffic.percent, targets, deployment.traffic.endpoint)

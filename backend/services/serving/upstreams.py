@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Replica
+from backend.domain.jobs.gauges import ReplicaReport
 from backend.domain.openai_servers import Capabilities
 from backend.domain.serving.names import check_endpoint_name
 from backend.domain.serving.upstream import UPSTREAM, Upstream
@@ -30,7 +31,6 @@ from backend.services.serving.endpoints import EndpointView, find_endpoint, get_
 from backend.services.serving.rollout import ALIVE, advance
 
 log = logging.getLogger(__name__)
-FAILURES = "failed_checks"
 MAX_FAILED_CHECKS = 2
 TICK_S = 5.0
 MAX_CHECKS_AT_ONCE = 8
@@ -121,8 +121,7 @@ def check_upstreams(ctx: Context, *, endpoint: str | None = None) -> None:
         if endpoint is not None:
             query = query.where(Deployment.endpoint_id == find_endpoint(session, endpoint).id)
         rows = [
-            (replica.id, replica.gauges or {}, Upstream.of(deployment.config))
-            for replica, deployment in session.execute(query)
+            (replica.id, replica.gauges, deployment.config.upstream) for replica, deployment in session.execute(query)
         ]
     due = [
         (replica_id, upstream)
@@ -147,10 +146,9 @@ def watch_upstreams(ctx: Context, stopping: threading.Event) -> None:
             log.warning("checks of other servers: %s", error)
 
 
-def _is_due(gauges: dict[str, object], upstream: Upstream, *, now: datetime) -> bool:
-    checked = gauges.get("checked_at")
-    wait_s = TICK_S if gauges.get(FAILURES) else upstream.check_every_s
-    return not isinstance(checked, str) or (now - datetime.fromisoformat(checked)).total_seconds() >= wait_s
+def _is_due(last: ReplicaReport, upstream: Upstream, *, now: datetime) -> bool:
+    wait_s = TICK_S if last.failed_checks else upstream.check_every_s
+    return last.checked_at is None or (now - last.checked_at).total_seconds() >= wait_s
 
 
 def _ask(upstream: Upstream) -> tuple[float | None, str]:
@@ -169,8 +167,8 @@ def _store_check(ctx: Context, replica_id: str, *, seconds: float | None, proble
 
 
 def _record(session: Session, ctx: Context, replica: Replica, *, seconds: float | None, problem: str) -> None:
-    failures = int((replica.gauges or {}).get(FAILURES) or 0) + 1 if problem else 0
-    replica.gauges = {"checked_at": ctx.now().isoformat(), "check_s": seconds, "problem": problem, FAILURES: failures}
+    failures = replica.gauges.failed_checks + 1 if problem else 0
+    replica.gauges = ReplicaReport(checked_at=ctx.now(), check_s=seconds, problem=problem, failed_checks=failures)
     if not problem and replica.status != "ready":
         replica.status, replica.ready_at = "ready", ctx.now()
     elif failures >= MAX_FAILED_CHECKS:

@@ -25,7 +25,7 @@ def draw_adapters(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the adapters beside an endpoint's base; nothing for another server's model, or where no adapter was trained
     on the base.
     """
-    if endpoint.upstream is not None:
+    if endpoint.config.upstream is not None:
         return
     adapters = list_adapters(ctx, endpoint.name)
     checkpoints = {view.id: view.name for view in list_adapter_checkpoints(ctx, endpoint)}

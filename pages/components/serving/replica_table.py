@@ -26,13 +26,13 @@ def draw_replica_table(
             "Address": replica.url,
             "State": "ready" if replica.is_ready else replica.status,
             "Device": replica.device,
-            "Running": replica.running,
-            "Queue": replica.waiting,
-            "Tokens/s": replica.tokens_per_second,
-            "KV cache": None if replica.cache_ratio is None else percent(replica.cache_ratio),
-            "Cores": replica.cpu_cores,
-            "Memory": None if replica.memory_bytes is None else size(replica.memory_bytes),
-            "GPU memory": None if replica.gpu_memory_bytes is None else size(replica.gpu_memory_bytes),
+            "Running": replica.load.running,
+            "Queue": replica.load.waiting,
+            "Tokens/s": replica.load.tokens_per_second,
+            "KV cache": None if replica.load.cache_ratio is None else percent(replica.load.cache_ratio),
+            "Cores": replica.load.cpu_cores,
+            "Memory": None if replica.load.memory_bytes is None else size(replica.load.memory_bytes),
+            "GPU memory": None if replica.load.gpu_memory_bytes is None else size(replica.load.gpu_memory_bytes),
         }
         for replica in replicas
     ]

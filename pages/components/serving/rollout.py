@@ -75,7 +75,7 @@ def draw_rollout(endpoint: EndpointView) -> None:
 def draw_scale(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the number of replicas with its button."""
     with st.popover("Scale", icon=":material/open_in_full:", key=f"scale_menu_{endpoint.name}"):
-        rules = endpoint.options.scaling
+        rules = endpoint.config.scaling
         number = draw_number(
             st,
             "Replicas",
@@ -94,8 +94,8 @@ def draw_scale(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             with errors_shown():
                 scale_endpoint(ctx, endpoint.name, int(number), person=person)
                 st.rerun()
-        changes = draw_scaling(endpoint.options, key=f"scale_{endpoint.name}")
-        is_same = endpoint.options.model_copy(update=changes).scaling == rules
+        changes = draw_scaling(endpoint.config, key=f"scale_{endpoint.name}")
+        is_same = endpoint.config.model_copy(update=changes).scaling == rules
         if st.button("Save limits", key=f"save_scaling_{endpoint.name}", disabled=is_same or bool(wrong_numbers())):
             with errors_shown():
                 change_scaling(ctx, endpoint.name, person=person, **changes)
@@ -109,7 +109,7 @@ def draw_rollback(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         return
     revision, checkpoint = target
     with st.popover("Roll back", icon=":material/undo:", key=f"rollback_menu_{endpoint.name}"):
-        follows = f" It no longer follows {plain(endpoint.alias)}." if endpoint.alias else ""
+        follows = f" It no longer follows {plain(endpoint.config.alias)}." if endpoint.config.alias else ""
         st.markdown(f"Serve revision {revision} ({plain(checkpoint)}) again? No answer is cut off.{follows}")
         if st.button("Roll back", type="primary", key=f"rollback_{endpoint.name}"):
             with errors_shown():
@@ -207,7 +207,7 @@ def draw_canary(ctx: Context, person: Person, endpoint: EndpointView) -> None:
 
 
 def _rules(canary: CanaryView) -> str:
-    rules = CanaryRules.read(canary.traffic)
+    rules = canary.traffic
     words = [f"{canary.num_ready} of {plural(canary.num_replicas, 'replica')} ready"]
     if rules.abort_error_rate is not None:
         words.append(f"aborts above {100 * rules.abort_error_rate:g} % errors")

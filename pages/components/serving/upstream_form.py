@@ -61,17 +61,14 @@ def _changed(fields: dict[str, Any]) -> dict[str, Any]:
 
 def draw_upstream(endpoint: EndpointView, *, now: datetime) -> None:
     """Draw where an endpoint's model is, and its last health check."""
-    upstream = endpoint.upstream
+    upstream = endpoint.config.upstream
     if upstream is None:
         return
     offered = [label for label, is_offered in upstream.capabilities.model_dump().items() if is_offered]
     parts = [f"{upstream.url} ({', '.join(offered)})"]
-    check = endpoint.replicas[0].gauges if endpoint.replicas else {}
-    if check.get("check_s") is not None and check.get("checked_at"):
-        parts.append(
-            f"one token in {check['check_s'] * 1000:,.0f} ms,"
-            f" {ago(datetime.fromisoformat(check['checked_at']), now=now)}"
-        )
+    check = endpoint.replicas[0].gauges if endpoint.replicas else None
+    if check is not None and check.check_s is not None and check.checked_at is not None:
+        parts.append(f"one token in {check.check_s * 1000:,.0f} ms, {ago(check.checked_at, now=now)}")
     if upstream.input_price is not None and upstream.output_price is not None:
         parts.append(f"${upstream.input_price:g} in, ${upstream.output_price:g} out per million tokens")
     st.caption(plain(" · ".join(parts)))

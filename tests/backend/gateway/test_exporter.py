@@ -12,6 +12,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from backend.domain.jobs.gauges import GpuGauges, MachineGauges, ReplicaLoad
 from backend.gateway.exporter import render_live
 from backend.gateway.metrics import GatewayMetrics
 from backend.services.jobs.workers import WorkerView
@@ -19,17 +20,23 @@ from backend.services.serving.monitoring.gauges import LiveGauges, ReplicaGauges
 from backend.settings import PROJECT
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
-GPU = {"index": "0", "name": "g", "memory_used_bytes": 1, "memory_total_bytes": 4, "utilisation_percent": 50.0}
-MACHINE = {"cpu_percent": 25.0, "memory_used_bytes": 1, "memory_total_bytes": 2, "gpus": [GPU]}
+GPU = GpuGauges(index="0", name="g", memory_used_bytes=1, memory_total_bytes=4, utilisation_percent=50.0)
+MACHINE = MachineGauges(cpu_percent=25.0, memory_used_bytes=1, memory_total_bytes=2, gpus=(GPU,))
 LIVE = LiveGauges(
     (
         ReplicaGauges(
-            *("e", "tales", "r1", True, 3, 1, 40.0, 0.5),
-            cpu_cores=0.9,
-            memory_bytes=5e8,
-            gpu_memory_bytes=1e9,
-            drafted_tokens=200,
-            accepted_tokens=150,
+            *("e", "tales", "r1", True),
+            load=ReplicaLoad(
+                running=3,
+                waiting=1,
+                tokens_per_second=40.0,
+                cache_ratio=0.5,
+                cpu_cores=0.9,
+                memory_bytes=500_000_000,
+                gpu_memory_bytes=1_000_000_000,
+                drafted_tokens=200,
+                accepted_tokens=150,
+            ),
         ),
     ),
     (WorkerView("lab/train", "lab", 1, ("train",), 1, (), MACHINE, NOW, NOW, True, ()),),

@@ -28,6 +28,7 @@ from sqlalchemy import select
 from backend.bootstrap import build_context
 from backend.db.tables import Checkpoint, Job, Replica
 from backend.domain.jobs.events import ReadyEvent
+from backend.domain.jobs.gauges import ReplicaReport
 from backend.domain.jobs.load_test import LoadTarget
 from backend.domain.serving.load import LoadConfig
 from backend.domain.serving.load_summary import LoadSummary, summarise_load
@@ -95,7 +96,7 @@ def keep_writing(home: Path) -> None:
     while True:
         with ctx.db.write() as session:
             for replica in session.scalars(select(Replica)):
-                replica.gauges = {"running": 0, "at": time.time()}
+                replica.gauges = ReplicaReport(running=0)
         time.sleep(0.1)
 
 

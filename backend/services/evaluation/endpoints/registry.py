@@ -251,9 +251,10 @@ def _view(row: EvaluatedEndpoint) -> EvaluatedEndpointView:
 
 
 def _own_view(ctx: Context, endpoint: EndpointView, id_: str) -> EvaluatedEndpointView:
-    at_once = endpoint.upstream.max_requests // 4 if endpoint.upstream else 4 * endpoint.num_ready
+    upstream = endpoint.config.upstream
+    at_once = upstream.max_requests // 4 if upstream else 4 * endpoint.num_ready
     config = EndpointConfig(model=endpoint.name, concurrency=max(1, min(64, at_once)))
-    offered = endpoint.upstream.capabilities if endpoint.upstream else OWN.model_copy(update={"chat": endpoint.chats})
+    offered = upstream.capabilities if upstream else OWN.model_copy(update={"chat": endpoint.chats})
     return EvaluatedEndpointView(id_, endpoint.name, config, offered)
 
 

@@ -10,13 +10,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Run
-from backend.domain.serving.upstream import UPSTREAM
+from backend.domain.serving.deployment import AdapterFiles
 from backend.domain.training.config import Objective
 from backend.errors import Conflict, InvalidInput, NotFound, Unavailable
 from backend.infra.replicas import change_adapters
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, require_writer
 from backend.services.context import Context, Person, require_builder
-from backend.services.serving.adapters.served import ADAPTERS, adapters_of
+from backend.services.serving.adapters.served import adapters_of
 from backend.services.serving.deployments import current_deployment, refuse_undeployable
 from backend.services.serving.endpoints import EndpointView, find_endpoint, get_endpoint, served_adapters
 from backend.services.serving.replicas import ready_targets
@@ -54,7 +54,7 @@ def add_adapter(ctx: Context, endpoint: str, name: str, *, checkpoint_id: str, p
         row = find_endpoint(session, endpoint)
         deployment = current_deployment(session, row)
         folder = _check_fit(session, row, deployment, checkpoint_id)
-        if len({*deployment.config.get(ADAPTERS, {}), name}) > MAX_ADAPTERS:
+        if len({*deployment.config.adapters, name}) > MAX_ADAPTERS:
             raise Conflict(
                 f"{endpoint!r} has {MAX_ADAPTERS} adapters.",
                 remedy="Remove one, or deploy the base under another name.",
@@ -65,8 +65,8 @@ def add_adapter(ctx: Context, endpoint: str, name: str, *, checkpoint_id: str, p
     _tell_replicas(ctx, endpoint, load=folder)
     with ctx.db.write() as session:
         deployment = current_deployment(session, find_endpoint(session, endpoint))
-        adapters = {**deployment.config.get(ADAPTERS, {}), name: {"checkpoint_id": checkpoint_id, "folder": folder}}
-        deployment.config = {**deployment.config, ADAPTERS: adapters}
+        adapters = {**deployment.config.adapters, name: AdapterFiles(checkpoint_id=checkpoint_id, folder=folder)}
+        deployment.config = deployment.config.model_copy(update={"adapters": adapters})
     return list_adapters(ctx, endpoint)
 
 
@@ -75,13 +75,13 @@ def remove_adapter(ctx: Context, endpoint: str, name: str, *, person: Person) ->
     require_builder(person)
     with ctx.db.write() as session:
         deployment = current_deployment(session, find_endpoint(session, endpoint))
-        adapters = dict(deployment.config.get(ADAPTERS, {}))
+        adapters = dict(deployment.config.adapters)
         if (gone := adapters.pop(name, None)) is None:
             known = ", ".join(sorted(adapters)) or "none"
             raise NotFound(f"{endpoint!r} has no adapter {name!r}.", remedy=f"Adapters: {known}.", field="name")
-        deployment.config = {**deployment.config, ADAPTERS: adapters}
-    if gone["folder"] not in {entry["folder"] for entry in adapters.values()}:
-        _tell_replicas(ctx, endpoint, unload=gone["folder"])
+        deployment.config = deployment.config.model_copy(update={"adapters": adapters})
+    if gone.folder not in {adapter.folder for adapter in adapters.values()}:
+        _tell_replicas(ctx, endpoint, unload=gone.folder)
     return list_adapters(ctx, endpoint)
 
 
@@ -135,7 +135,7 @@ def _check_fit(session: Session, endpoint: Endpoint, deployment: Deployment, che
     """Return the folder of an adapter that fits a deployment's base. Raises InvalidInput with the value and the
     cure.
     """
-    if UPSTREAM in deployment.config:
+    if deployment.config.upstream is not None:
         raise Conflict(
             f"{endpoint.name!r} is answered by another server.", remedy="Load the adapter there, and connect it."
         )

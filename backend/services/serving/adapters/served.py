@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-ADAPTERS = "adapters"
-"""Key of a deployment's config: {adapter: {checkpoint_id, folder}}."""
+from backend.domain.serving.deployment import DeploymentConfig
 
 
 @dataclass(frozen=True)
@@ -20,9 +18,9 @@ class ServedAdapter:
     folder: str
 
 
-def adapters_of(endpoint: str, config: dict[str, Any]) -> list[ServedAdapter]:
+def adapters_of(endpoint: str, config: DeploymentConfig) -> list[ServedAdapter]:
     """Return the adapters in a deployment's config."""
     return [
-        ServedAdapter(f"{endpoint}:{name}", endpoint, name, entry["checkpoint_id"], entry["folder"])
-        for name, entry in sorted(config.get(ADAPTERS, {}).items())
+        ServedAdapter(f"{endpoint}:{name}", endpoint, name, files.checkpoint_id, files.folder)
+        for name, files in sorted(config.adapters.items())
     ]

@@ -13,7 +13,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Deployment, Endpoint
-from backend.domain.serving.options import DeploymentOptions
 from backend.domain.serving.upstream import Upstream
 from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context
@@ -58,7 +57,7 @@ def context_of_endpoints(session: Session, ctx: Context, names: Collection[str])
         .where(Endpoint.name.in_(set(targets.values())), Deployment.stopped_at.is_(None))
         .order_by(Deployment.created_at)
     )
-    serving = {endpoint: (checkpoint, DeploymentOptions.read(config).context) for endpoint, checkpoint, config in rows}
+    serving = {endpoint: (checkpoint, config.context) for endpoint, checkpoint, config in rows}
     facts = {name: _facts(ctx, name, *serving[target]) for name, target in targets.items() if target in serving}
     ids = [adapter.checkpoint_id for adapter in adapters.values()]
     checkpoints = (

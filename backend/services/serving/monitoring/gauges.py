@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
-from typing import Any
 
 from sqlalchemy import func, or_, select
 
 from backend.db.tables import Alert, Deployment, Endpoint, Job, Replica
+from backend.domain.jobs.gauges import MachineGauges, ReplicaLoad
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
 from backend.services.jobs.workers import WorkerView, list_workers
@@ -24,30 +24,21 @@ EVENTS_LAST = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class ReplicaGauges:
-    """One replica of a deployment that is not stopped. `cache_ratio` is the used share of its KV cache; `cpu_cores`,
-    `memory_bytes` and `gpu_memory_bytes` are what its process takes of `host`. `variant` is stable, or the id of a
-    canary's deployment. `number` counts the replicas of the endpoint, as its card does.
+    """One replica of a deployment that is not stopped, and what its process takes of `host`. `variant` is stable, or
+    the id of a canary's deployment. `number` counts the replicas of the endpoint, as its card does.
     """
 
     endpoint_id: str
     endpoint: str
     replica_id: str
     is_ready: bool
-    running: float
-    waiting: float
-    tokens_per_second: float
-    cache_ratio: float | None
+    load: ReplicaLoad
     variant: str = STABLE
     revision: int = 1
     status: str = ""
     url: str | None = None
     host: str = ""
     device: str | None = None
-    cpu_cores: float | None = None
-    memory_bytes: float | None = None
-    gpu_memory_bytes: float | None = None
-    drafted_tokens: float | None = None
-    accepted_tokens: float | None = None
     number: int = 1
 
 
@@ -123,34 +114,33 @@ def live_values(live: LiveGauges) -> list[GaugeValue]:
 
 def _values(subject: str, members: Sequence[ReplicaGauges]) -> list[GaugeValue]:
     values = [
-        GaugeValue(subject, "running", sum(replica.running for replica in members)),
-        GaugeValue(subject, "waiting", sum(replica.waiting for replica in members)),
+        GaugeValue(subject, "running", sum(replica.load.running for replica in members)),
+        GaugeValue(subject, "waiting", sum(replica.load.waiting for replica in members)),
         GaugeValue(subject, "replicas_ready", sum(replica.is_ready for replica in members)),
     ]
-    ratios = [replica.cache_ratio for replica in members if replica.cache_ratio is not None]
+    ratios = [replica.load.cache_ratio for replica in members if replica.load.cache_ratio is not None]
     values += [GaugeValue(subject, "cache_ratio", max(ratios))] if ratios else []
     for name in ("cpu_cores", "memory_bytes", "gpu_memory_bytes"):
-        known = [float(value) for replica in members if (value := getattr(replica, name)) is not None]
+        known = [float(value) for replica in members if (value := getattr(replica.load, name)) is not None]
         values += [GaugeValue(subject, name, sum(known))] if known else []
     return values
 
 
-def host_ratios(gauges: dict[str, Any]) -> dict[str, float]:
+def host_ratios(gauges: MachineGauges) -> dict[str, float]:
     """Return the used shares of a machine's CPU, memory, GPUs and GPU memory; those that are not reported are left
     out.
     """
     ratios = {}
-    if gauges.get("cpu_percent") is not None:
-        ratios["cpu_ratio"] = float(gauges["cpu_percent"]) / 100
-    if gauges.get("memory_total_bytes"):
-        ratios["memory_ratio"] = gauges["memory_used_bytes"] / gauges["memory_total_bytes"]
-    gpus = gauges.get("gpus") or []
-    busy = [gpu["utilisation_percent"] / 100 for gpu in gpus if gpu.get("utilisation_percent") is not None]
+    if gauges.cpu_percent is not None:
+        ratios["cpu_ratio"] = gauges.cpu_percent / 100
+    if gauges.memory_total_bytes:
+        ratios["memory_ratio"] = gauges.memory_used_bytes / gauges.memory_total_bytes
+    busy = [gpu.utilisation_percent / 100 for gpu in gauges.gpus if gpu.utilisation_percent is not None]
     if busy:
         ratios["gpu_ratio"] = sum(busy) / len(busy)
-    if gpus:
-        ratios["gpu_memory_ratio"] = sum(gpu["memory_used_bytes"] for gpu in gpus) / sum(
-            gpu["memory_total_bytes"] for gpu in gpus
+    if gauges.gpus:
+        ratios["gpu_memory_ratio"] = sum(gpu.memory_used_bytes for gpu in gauges.gpus) / sum(
+            gpu.memory_total_bytes for gpu in gauges.gpus
         )
     return ratios
 
@@ -172,31 +162,18 @@ def _replica(
     is_alive: bool,
     place: int,
 ) -> ReplicaGauges:
-    gauges = dict(replica.gauges or {}) if is_alive else {}
-
-    def number(key: str) -> float | None:
-        return None if gauges.get(key) is None else float(gauges[key])
-
     return ReplicaGauges(
         endpoint_id=endpoint_id,
         endpoint=name,
         replica_id=replica.id,
         is_ready=is_alive and replica.status == "ready",
-        running=number("running") or 0.0,
-        waiting=number("waiting") or 0.0,
-        tokens_per_second=number("tokens_per_second") or 0.0,
-        cache_ratio=number("cache_ratio"),
+        load=replica.gauges if is_alive else ReplicaLoad(),
         variant=STABLE if deployment.role == STABLE else deployment.id,
         revision=deployment.revision,
         status=replica.status if is_alive or replica.status == "starting" else "lost",
         url=replica.url,
         host="another server" if job is None else host_of(job.owner),
         device=None if job is None else job.device,
-        cpu_cores=number("cpu_cores"),
-        memory_bytes=number("memory_bytes"),
-        gpu_memory_bytes=number("gpu_memory_bytes"),
-        drafted_tokens=number("drafted_tokens"),
-        accepted_tokens=number("accepted_tokens"),
         number=place,
     )
 

@@ -143,7 +143,7 @@ def test_limits_change_in_place_and_a_number_outside_of_them_is_refused(scene: S
     assert wake_endpoint(scene.ctx, "other") is None
     view = change_scaling(scene.ctx, "tales", person=LOCAL, min_replicas=2, max_replicas=4)
     assert (view.target, view.revision) == (2, 1)
-    assert view.options.scaling.describe() == "2 to 4 replicas, one more above 2 s of queue"
+    assert view.config.scaling.describe() == "2 to 4 replicas, one more above 2 s of queue"
     with pytest.raises(Conflict, match="between 2 and 4"):
         scale_endpoint(scene.ctx, "tales", 5, person=LOCAL)
     assert scale_endpoint(scene.ctx, "tales", 4, person=LOCAL).target == 4

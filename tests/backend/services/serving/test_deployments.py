@@ -99,7 +99,7 @@ def test_a_replica_that_ends_by_itself_is_starting_again_and_keeps_no_address(ct
     claim = start_replica(ctx, 9001)
     with ctx.db.write() as session:
         record_gauge(session, ctx, claim, GaugeEvent(running=3, waiting=1, tokens_per_second=12.5))
-    assert get_endpoint(ctx, "tales").replicas[0].gauges["running"] == 3
+    assert get_endpoint(ctx, "tales").replicas[0].gauges.running == 3
     with ctx.db.write() as session:
         record_end(session, ctx, claim)
     with ctx.db.read() as session:

@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 
 from backend.domain.evaluation.safety.margins import check_margin
+from backend.domain.serving.deployment import SafetyRequirement
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person
 from backend.services.serving.deployments import deploy, start_endpoint, stop_endpoint
-from backend.services.serving.requirements import SafetyRequirement, require_safety, requirement_of
+from backend.services.serving.requirements import require_safety, requirement_of
 from tests.support.safety_world import NO, YES, add_fine_tune, answered
 
 GATE = SafetyRequirement(margin=0.1)

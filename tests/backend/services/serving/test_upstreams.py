@@ -60,8 +60,8 @@ def targets(ctx: Context) -> list[str]:
 def test_a_model_that_answers_a_token_is_ready_at_once(ctx: Context, api: FakeApi) -> None:
     view = connect(ctx, api, context=4096)
     assert (view.state, view.chats, view.target) == ("ready", True, 1)
-    assert view.upstream is not None
-    assert view.upstream.capabilities.completions
+    assert view.config.upstream is not None
+    assert view.config.upstream.capabilities.completions
     assert targets(ctx) == ["qwen"]
     assert endpoint_facts(ctx, ["tales"])["tales"].context == 4096
 
@@ -128,7 +128,7 @@ def test_it_replaces_a_checkpoint_and_is_rolled_back(ctx: Context, api: FakeApi)
     rollback_endpoint(ctx, "tales", person=LOCAL)
     scene.start_all()
     view = get_endpoint(ctx, "tales")
-    assert (view.checkpoint_name, view.upstream, view.num_ready) == ("oak", None, 1)
+    assert (view.checkpoint_name, view.config.upstream, view.num_ready) == ("oak", None, 1)
 
 
 def test_it_gets_a_canarys_share(ctx: Context, api: FakeApi) -> None:
