@@ -81,7 +81,7 @@ def show(base: Annotated[str, typer.Argument(help="Its name or id.")], as_json: 
     lines = [_summary(checkpoint), f"Source: {checkpoint.source or checkpoint.run or 'unknown'}"]
     lines += [
         f"{key.replace('_', ' ').capitalize()}: {value}"
-        for key, value in checkpoint.facts.items()
+        for key, value in checkpoint.facts.dump().items()
         if value not in (None, "")
     ]
     emit(checkpoint_data(checkpoint), as_json=as_json, text="\n".join(lines))
@@ -150,7 +150,7 @@ def checkpoint_data(checkpoint: CheckpointView) -> dict[str, Any]:
         "is_ready": checkpoint.is_ready,
         "source": checkpoint.source,
         "metrics": checkpoint.metrics,
-        **checkpoint.facts,
+        **checkpoint.facts.dump(),
     }
 
 
@@ -164,7 +164,7 @@ def _count(parameters: int | None) -> str:
 
 
 def _summary(checkpoint: CheckpointView) -> str:
-    licence = checkpoint.facts.get("licence")
+    licence = checkpoint.facts.licence
     return (
         f"{checkpoint.name}: {checkpoint.family}, {_count(checkpoint.parameters)}, {checkpoint.bytes / 1e6:,.1f} MB"
         + (f"; licence: {licence}" if licence else "")

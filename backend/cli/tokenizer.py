@@ -107,7 +107,7 @@ def tokenizer_data(tokenizer: TokenizerView) -> dict[str, Any]:
         "status": str(tokenizer.status),
         "vocab_size": tokenizer.vocab_size,
         "dataset": tokenizer.dataset,
-        **{key: value for key, value in tokenizer.facts.items() if key != "kind"},
+        **{key: value for key, value in tokenizer.facts.dump().items() if key != "kind"},
     }
 
 
@@ -143,7 +143,7 @@ def encoding_data(result: Tokenization) -> dict[str, Any]:
 
 
 def _made(tokenizer: TokenizerView) -> str:
-    rate, requested = tokenizer.facts.get("bytes_per_token"), tokenizer.facts.get("asked_vocab_size")
+    rate, requested = tokenizer.facts.bytes_per_token, tokenizer.facts.asked_vocab_size
     text = f"Trained {tokenizer.name}: {tokenizer.vocab_size:,} entries" + (
         f", {rate:.2f} bytes per token." if rate else "."
     )

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from backend.db.base import Table, new_id, utc_now
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.jobs.events import Values
+from backend.domain.jobs.results import CheckpointFacts, TokenizerFacts, VersionFacts
 
 
 class Dataset(Table):
@@ -51,7 +52,7 @@ class DatasetVersion(Table):
     rejected_rows: Mapped[int] = mapped_column(default=0)
     rejected: Mapped[list[Any]] = mapped_column(default=list)
     bytes: Mapped[int] = mapped_column(BigInteger, default=0)
-    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    facts: Mapped[VersionFacts] = mapped_column(default=VersionFacts)
     provenance: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     dataset: Mapped[Dataset] = relationship(back_populates="versions")
@@ -68,7 +69,7 @@ class Tokenizer(Table):
     folder: Mapped[str | None] = mapped_column(String(300))
     dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
-    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    facts: Mapped[TokenizerFacts] = mapped_column(default=TokenizerFacts)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -107,7 +108,7 @@ class Checkpoint(Table):
     is_final: Mapped[bool] = mapped_column(default=False)
     bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     metrics: Mapped[Values] = mapped_column(default=dict)
-    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    facts: Mapped[CheckpointFacts] = mapped_column(default=CheckpointFacts)
     notes: Mapped[str] = mapped_column(Text, default="")
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]

@@ -33,7 +33,7 @@ def draw_tokenizer_row(tokenizer: TokenizerView) -> None:
         row_link(
             tokenizer.name, page=PAGE, query={"tokenizer": tokenizer.id}, icon="match_word", key=f"open_{tokenizer.id}"
         )
-    rate = tokenizer.facts.get("bytes_per_token")
+    rate = tokenizer.facts.bytes_per_token
     facts = [
         NAMES.get(tokenizer.kind, tokenizer.kind),
         f"{tokenizer.vocab_size:,} tokens" if tokenizer.vocab_size else "",

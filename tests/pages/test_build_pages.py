@@ -96,7 +96,7 @@ def test_a_dataset_of_one_text_counts_characters_then_tokens_and_never_rows(site
     assert parts[1] > 0
     tokenizer = train_tokenizer(site, name="story-bpe", dataset="story", vocab_size=300, person=LOCAL)
     do_job(site, str(tokenizer.job_id))
-    rate = get_tokenizer(site, tokenizer.id).facts["bytes_per_token"]
+    rate = get_tokenizer(site, tokenizer.id).facts.bytes_per_token
     counts = {metric.label: metric.value for metric in open_page("build/datasets.py", dataset=identity).metric}
     assert "Characters" not in counts
     assert counts["Tokens"].startswith("≈ ")

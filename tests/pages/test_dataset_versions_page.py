@@ -7,7 +7,6 @@ from streamlit.testing.v1 import AppTest
 
 from backend.domain.data.versions.changes import DropDuplicates, KeepSample
 from backend.services.context import LOCAL, Context
-from backend.services.data.cards import card_facts
 from backend.services.data.datasets import get_dataset, list_datasets, resolve_version
 from backend.services.data.diff import compare_versions
 from backend.services.data.versions import derive_version
@@ -131,7 +130,7 @@ def test_the_card_is_edited_and_drawn_without_loading_anything(site: Context) ->
     app.text_area(key=f"card_notes_{version.id}").set_value(f"*Said* {EVIL} and [![a][b]](c)").run()
     app.button(key=f"card_save_{version.id}").click().run()
     assert_sound(app)
-    facts = card_facts(resolve_version(site, "sayings"))
+    facts = resolve_version(site, "sayings").facts.card
     assert (facts.licence, facts.languages) == ("mit", ("en",))
     drawn = [part for part in app.markdown if "Said" in part.value]
     assert drawn

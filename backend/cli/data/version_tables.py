@@ -33,7 +33,7 @@ def version_data(version: VersionView) -> dict[str, Any]:
         "bytes": version.bytes,
         "reused": version.reused,
         "status": str(version.status),
-        **version.facts,
+        **version.facts.dump(),
     }
 
 
@@ -45,12 +45,12 @@ def version_text(version: VersionView) -> str:
     ]
     if version.reused:
         lines.append("The content already exists: no new version was made.")
-    if dropped := describe_dropped(version.facts.get("dropped_media") or {}):
+    if dropped := describe_dropped(version.facts.dropped_media):
         lines.append(dropped)
     if version.rejected_rows:
         share = describe_rejected(version.rejected_rows, version.rows)
         lines.append(f"{share} were rejected and are not in this version:")
-        lines += [f"  {line}" for line in most_frequent(version.facts.get("rejected_reasons") or ())]
+        lines += [f"  {line}" for line in most_frequent(version.facts.rejected_reasons)]
         lines += [f"  row {item.get('row')}: {item.get('reason')}" for item in version.rejected[:10]]
     return "\n".join(lines)
 

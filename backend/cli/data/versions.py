@@ -26,7 +26,7 @@ from backend.domain.data.versions.conditions import TEST_WORDS
 from backend.domain.wording import percent
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
-from backend.services.data.cards import card_facts, render_card, set_card
+from backend.services.data.cards import render_card, set_card
 from backend.services.data.datasets import delete_dataset, get_dataset, resolve_version
 from backend.services.data.diff import compare_versions
 from backend.services.data.imports import version_of_job
@@ -161,7 +161,7 @@ def card(
     """Print or edit a version's card; `roundhouse data export` writes it beside the rows."""
     ctx = get_context()
     version = resolve_version(ctx, name)
-    facts = card_facts(version)
+    facts = version.facts.card
     if licence is not None or languages is not None or notes is not None:
         set_card(
             ctx,
@@ -171,7 +171,7 @@ def card(
             notes=facts.notes if notes is None else read_text(notes),
             person=LOCAL,
         )
-        facts = card_facts(resolve_version(ctx, version.id))
+        facts = resolve_version(ctx, version.id).facts.card
     data: dict[str, Any] = {
         "dataset": version.dataset,
         "version": version.number,

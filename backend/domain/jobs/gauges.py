@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from backend.domain.jobs.records import ReadRecord
+from backend.domain.jobs.records import ReadRecord, StoredRecord
 from backend.domain.serving.deployment import Moment
 
 
@@ -18,7 +16,7 @@ class GpuGauges(ReadRecord):
     memory_total_bytes: int = 0
 
 
-class MachineGauges(ReadRecord):
+class MachineGauges(StoredRecord):
     """CPU load in percent, memory in bytes and GPUs of a machine; falsy if nothing was reported."""
 
     cpu_percent: float | None = None
@@ -30,10 +28,6 @@ class MachineGauges(ReadRecord):
 
     def __bool__(self) -> bool:
         return bool(self.model_fields_set)
-
-    def dump(self) -> dict[str, Any]:
-        """Return the stored form: the fields that were set."""
-        return self.model_dump(mode="json", exclude_unset=True)
 
 
 class ReplicaLoad(ReadRecord):
@@ -55,7 +49,7 @@ class ReplicaLoad(ReadRecord):
     arithmetic: str = ""
 
 
-class ReplicaReport(ReplicaLoad):
+class ReplicaReport(ReplicaLoad, StoredRecord):
     """What a replica last reported, or the last health check of a model on another server: its time and seconds, the
     problem, and the number of checks that have failed in a row.
     """
@@ -64,7 +58,3 @@ class ReplicaReport(ReplicaLoad):
     check_s: float | None = None
     problem: str = ""
     failed_checks: int = 0
-
-    def dump(self) -> dict[str, Any]:
-        """Return the stored form: the fields that were set."""
-        return self.model_dump(mode="json", exclude_unset=True)

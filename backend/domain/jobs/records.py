@@ -50,6 +50,14 @@ class ReadRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class StoredRecord(ReadRecord):
+    """A record of which a row keeps the fields that were set, so that what was not reported stays apart from 0."""
+
+    def dump(self) -> dict[str, Any]:
+        """Return the stored form: JSON values of the fields that were set."""
+        return self.model_dump(mode="json", include=self.model_fields_set)
+
+
 class JobResult(ReadRecord):
     """Base of the results. The parent process adds the CPU seconds of the child, and of its reporter."""
 

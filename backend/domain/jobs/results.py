@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from backend.domain.data.versions.card_facts import CardFacts
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.jobs.events import Values
 from backend.domain.jobs.load_test import LoadTestResult
-from backend.domain.jobs.records import JobResult, ReadRecord
+from backend.domain.jobs.records import JobResult, ReadRecord, StoredRecord
 from backend.domain.jobs.serving_probe import ServingProbeResult
 from backend.domain.jobs.states import JobKind, StopRequest
+from backend.domain.serving.upstream import Upstream
 
 
 class RunMeasurement(ReadRecord):
@@ -235,11 +237,35 @@ class ReplicaResult(JobResult):
     generated_tokens: int = 0
 
 
-class ImportResult(JobResult):
+class ImportFacts(StoredRecord):
+    """What an import learnt of its source. `text_bytes` is the size of the text; `dropped_media` counts rows with
+    something in a column of images, video or audio, which no dataset keeps, by column.
+    """
+
+    text_bytes: int | None = None
+    columns: tuple[str, ...] = ()
+    unigram_byte_entropy_bits: float | None = None
+    reason: str = ""
+    rejected_reasons: tuple[dict[str, Any], ...] = ()
+    dropped_rows: int | None = None
+    dropped_media: dict[str, int] = Field(default_factory=dict)
+    files: int | None = None
+    commit: str | None = None
+    revision: str | None = None
+    licence: str | None = None
+
+
+class VersionFacts(ImportFacts):
+    """What is known of a version beside its counts: what its import learnt, and the edited fields of its card."""
+
+    card: CardFacts = CardFacts()
+
+
+class ImportResult(JobResult, ImportFacts):
     """The version made by an import or a derivation.
 
     `rejected` holds the first 200 rows that could not be used, `ignored` the files left out; `bytes` is the size on
-    disk, `text_bytes` that of the text. `version_id` names the version with the content: an older one if `reused`.
+    disk. `version_id` names the version with the content: an older one if `reused`.
     """
 
     job_kind = JobKind.IMPORT_DATASET
@@ -250,37 +276,22 @@ class ImportResult(JobResult):
     val_rows: int = 0
     rejected_count: int = 0
     rejected: tuple[dict[str, Any], ...] = ()
-    rejected_reasons: tuple[dict[str, Any], ...] = ()
     content_hash: str
     folder: str
     bytes: int = 0
-    text_bytes: int | None = None
-    columns: tuple[str, ...] = ()
-    unigram_byte_entropy_bits: float | None = None
-    reason: str = ""
-    files: int | None = None
     ignored: tuple[dict[str, str], ...] = ()
     resumed: bool = False
-    dropped_media: dict[str, int] = Field(default_factory=dict)
-    """Rows with something in a column of images, video or audio, which no dataset keeps, by column."""
-    dropped_rows: int | None = None
     change: dict[str, Any] | None = None
     is_cut: bool = False
-    commit: str | None = None
-    revision: str | None = None
-    licence: str | None = None
     version_id: str | None = None
     version: int | None = None
     reused: bool = False
 
 
-class TrainTokenizerResult(JobResult):
+class TokenizerFacts(StoredRecord):
     """`bytes_per_token` is measured on the split `measured_on`; `sample_*` describe the training text."""
 
-    job_kind = JobKind.TRAIN_TOKENIZER
-    folder: str
     kind: str = ""
-    vocab_size: int
     asked_vocab_size: int | None = None
     bytes_per_token: float | None = None
     measured_on: str = ""
@@ -289,17 +300,40 @@ class TrainTokenizerResult(JobResult):
     total_rows: int = 0
 
 
-class CheckpointDescription(ReadRecord):
-    """Description of a checkpoint's folder. For an adapter, `parameters` are its own and the rest is its base's."""
+class TrainTokenizerResult(JobResult, TokenizerFacts):
+    """A trained tokenizer in `folder`."""
 
-    family: str = ""
+    job_kind = JobKind.TRAIN_TOKENIZER
+    folder: str
+    vocab_size: int
+
+
+class NetworkFacts(StoredRecord):
+    """What a checkpoint's files say of its network."""
+
     architecture: str | None = None
-    parameters: int | None = None
     context: int | None = None
     vocab_size: int | None = None
     dtype: str = ""
     licence: str | None = None
     has_chat_template: bool = False
+
+
+class CheckpointFacts(NetworkFacts):
+    """What is known of a checkpoint. `revision` is the Hub's commit, `requested_revision` the requested branch, tag or
+    commit; `upstream` the server of a model that has no files here.
+    """
+
+    revision: str | None = None
+    requested_revision: str | None = None
+    upstream: Upstream | None = None
+
+
+class CheckpointDescription(NetworkFacts):
+    """Description of a checkpoint's folder. For an adapter, `parameters` are its own and the rest is its base's."""
+
+    family: str = ""
+    parameters: int | None = None
     adapter: bool = False
     bytes: int = 0
     files: tuple[str, ...] = ()

@@ -18,9 +18,7 @@ from backend.domain.validation import validation_message
 from backend.errors import InvalidInput
 
 UPSTREAM = "upstream"
-"""Key of a deployment's config, and of the facts of its row among checkpoints, that holds an Upstream; also the row's
-`origin`.
-"""
+"""Origin of its row among checkpoints."""
 METADATA = frozenset(ipaddress.ip_address(address) for address in ("100.100.100.200", "fd00:ec2::254", "192.0.0.192"))
 """Addresses of cloud metadata services outside the link-local ranges."""
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -131,11 +129,6 @@ class Upstream(BaseModel):
             return Upstream.model_validate(config)
         except ValidationError as error:
             raise InvalidInput(validation_message(error, Upstream), field=str(error.errors()[0]["loc"][0])) from None
-
-    @staticmethod
-    def of(config: Mapping[str, Any]) -> Upstream | None:
-        """Return the upstream of a deployment's config or a row's facts; None for a deployment of our own."""
-        return Upstream.model_validate(config[UPSTREAM]) if UPSTREAM in config else None
 
     @property
     def host(self) -> str:

@@ -175,7 +175,7 @@ def _base(ctx: Context, campaign: CampaignView, base_id: str | None) -> Checkpoi
 
 def _context_of(ctx: Context, base: CheckpointView) -> int:
     """Return a checkpoint's longest input from its row; a run's training context is a lower bound."""
-    known = base.facts.get("context")
+    known = base.facts.context
     if known:
         return int(known)
     if base.run_id is None:

@@ -16,7 +16,7 @@ from backend.db.base import new_id
 from backend.db.races import retry_races
 from backend.db.tables import Checkpoint, Job
 from backend.domain.jobs.payloads import AddBasePayload
-from backend.domain.jobs.results import AddBaseResult
+from backend.domain.jobs.results import AddBaseResult, CheckpointFacts
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
@@ -29,7 +29,6 @@ from backend.services.jobs.jobs import add_job, wake
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 REVISION = re.compile(r"\w[\w./-]{0,199}")
-NOT_FACTS = {"folder", "family", "parameters", "bytes", "adapter", "files", "cpu_s", "reporter_cpu_s"}
 MAX_OFFERS = 200
 MAX_SEEN = 50_000
 """Maximum number of entries of MODEL_PATH in a scan."""
@@ -159,7 +158,7 @@ def record_base(session: Session, ctx: Context, claim: Claim[AddBasePayload], re
     row = session.scalars(select(Checkpoint).where(Checkpoint.job_id == claim.job_id)).one()
     row.folder, row.family = result.folder, result.family
     row.parameters, row.bytes, row.is_adapter = result.parameters, result.bytes, result.adapter
-    row.facts = result.model_dump(mode="json", exclude=NOT_FACTS, exclude_unset=True)
+    row.facts = CheckpointFacts.model_validate(result.dump())
 
 
 def _find_candidates(root: Path) -> list[tuple[Path, int]]:

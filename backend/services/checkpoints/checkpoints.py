@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -14,6 +13,7 @@ from backend.db.tables import Alias, Checkpoint, Dataset, DatasetVersion, Job, R
 from backend.domain.jobs.events import Values
 from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.results import CheckpointFacts
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import not_found
 from backend.domain.serving.prepared import prepared_folder
@@ -56,7 +56,7 @@ class CheckpointView:
     is_final: bool
     bytes: int
     metrics: Values
-    facts: dict[str, Any]
+    facts: CheckpointFacts
     notes: str
     created_at: datetime
     archived_at: datetime | None
@@ -331,7 +331,7 @@ def _views(session: Session, rows: Sequence[Checkpoint]) -> list[CheckpointView]
                 is_final=row.is_final,
                 bytes=row.bytes,
                 metrics=row.metrics,
-                facts=dict(row.facts),
+                facts=row.facts,
                 notes=row.notes,
                 created_at=row.created_at,
                 archived_at=row.archived_at,

@@ -108,8 +108,8 @@ def _plain_card(ctx: Context, checkpoint: CheckpointView) -> str:
     facts = {
         "Family": checkpoint.family,
         "Parameters": f"{checkpoint.parameters:,}" if checkpoint.parameters else "",
-        "Source": checkpoint.source if checkpoint.facts.get("revision") else "",  # a folder's path stays private
-        "Licence": str(checkpoint.facts.get("licence") or "not stated"),
+        "Source": checkpoint.source if checkpoint.facts.revision else "",  # a folder's path stays private
+        "Licence": checkpoint.facts.licence or "not stated",
     }
     lines = [f"- {label}: {_plain(value)}" for label, value in facts.items() if value]
     return "\n".join(["---", "library_name: transformers", "---", "", f"# {_plain(checkpoint.name)}", "", *lines, ""])

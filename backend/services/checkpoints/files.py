@@ -13,6 +13,7 @@ from backend.db.base import new_id
 from backend.db.tables import Checkpoint, Run
 from backend.domain.jobs.events import CheckpointEvent, CheckpointRemovedEvent
 from backend.domain.jobs.payloads import TrainPayload
+from backend.domain.jobs.results import CheckpointFacts
 from backend.errors import Conflict
 from backend.services.checkpoints.checkpoints import get_checkpoint, retired_name
 from backend.services.context import Context, Person, require_builder
@@ -85,7 +86,7 @@ def record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload]
     row.metrics = event.metrics
     row.family = event.family or row.family or "llama"
     row.parameters = event.parameters or row.parameters
-    row.facts = {**(row.facts or {}), **event.facts}
+    row.facts = CheckpointFacts.model_validate(row.facts.dump() | event.facts)
     session.flush()
 
 

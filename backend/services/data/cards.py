@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.orm.attributes import flag_modified
-
 from backend.db.tables import DatasetVersion
 from backend.domain.data.export_formats import export_path
 from backend.domain.data.kinds import KINDS
-from backend.domain.data.versions.card import CardFacts, CardFile, CardSource, card_markdown, clean_facts
+from backend.domain.data.versions.card import CardFile, CardSource, card_markdown, clean_facts
 from backend.domain.names import clean_name
 from backend.infra.files.parquet import count_rows, read_schema
 from backend.services.context import Context, Person, require_builder
@@ -27,21 +25,13 @@ PURPOSE = "download-dataset"
 CHUNK = 2**20
 
 
-def card_facts(version: VersionView) -> CardFacts:
-    """Return the edited card facts of a version."""
-    card = version.facts.get("card") or {}
-    return CardFacts(str(card.get("licence", "")), tuple(card.get("languages", ())), str(card.get("notes", "")))
-
-
 def set_card(ctx: Context, version_id: str, *, licence: str, languages: str, notes: str, person: Person) -> None:
     """Replace the card facts of a version; versions derived later inherit them. Raises InvalidInput, NotAllowed."""
     require_builder(person)
     facts = clean_facts(licence=licence, languages=languages, notes=notes)
     with ctx.db.write() as session:
         version = session.get_one(DatasetVersion, version_id)
-        card = {"licence": facts.licence, "languages": list(facts.languages), "notes": facts.notes}
-        version.facts = {**version.facts, "card": card}
-        flag_modified(version, "facts")
+        version.facts = version.facts.model_copy(update={"card": facts})
 
 
 def render_card(ctx: Context, reference: str, *, hashed: bool = True, format: str = "parquet") -> str:
@@ -50,7 +40,7 @@ def render_card(ctx: Context, reference: str, *, hashed: bool = True, format: st
     `hashed` adds the SHA-256 of its files, which reads them in full.
     """
     version = resolve_version(ctx, reference)
-    return card_markdown(_source(ctx, version, hashed=hashed, format=format), card_facts(version))
+    return card_markdown(_source(ctx, version, hashed=hashed, format=format), version.facts.card)
 
 
 def _source(ctx: Context, version: VersionView, *, hashed: bool, format: str) -> CardSource:
@@ -71,7 +61,7 @@ def _source(ctx: Context, version: VersionView, *, hashed: bool, format: str) ->
         schema=schema.remove_metadata(),
         lineage=tuple(_sentences(steps, version.id)),
         provenance={key: str(value) for key, value in _origin(version).items()},
-        text_bytes=int(version.facts.get("text_bytes") or 0),
+        text_bytes=version.facts.text_bytes or 0,
     )
 
 

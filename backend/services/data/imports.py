@@ -17,7 +17,7 @@ from backend.db.tables import Dataset, DatasetVersion, Job
 from backend.domain.data.kinds import KINDS, DatasetKind
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
 from backend.domain.jobs.payloads import HubSource, ImportPayload
-from backend.domain.jobs.results import ImportResult
+from backend.domain.jobs.results import ImportResult, VersionFacts
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotFound
@@ -28,20 +28,6 @@ from backend.services.data.views import VersionView, version_job, version_view
 from backend.services.dependents import users_of_versions
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, wake
-
-FACTS = {
-    "text_bytes",
-    "unigram_byte_entropy_bits",
-    "columns",
-    "reason",
-    "rejected_reasons",
-    "dropped_rows",
-    "dropped_media",
-    "files",
-    "commit",
-    "revision",
-    "licence",
-}
 
 
 @retry_races
@@ -199,10 +185,8 @@ def record_import(session: Session, ctx: Context, claim: Claim[ImportPayload], r
         version.content_hash, version.folder = result.content_hash, result.folder
         version.rows, version.train_rows, version.val_rows = result.rows, result.train_rows, result.val_rows
         version.rejected_rows, version.rejected = result.rejected_count, list(result.rejected)
-        version.bytes, version.facts = (
-            result.bytes,
-            {**version.facts, **result.model_dump(mode="json", include=FACTS, exclude_unset=True)},
-        )
+        version.bytes = result.bytes
+        version.facts = VersionFacts.model_validate(version.facts.dump() | result.dump())
         version.mapping = dict(result.mapping or version.mapping)
         values = {"version_id": version.id, "version": version.number, "reused": False}
         _fill_dependents(session, claim.job_id, result.folder)

@@ -110,7 +110,7 @@ def default_question(ctx: Context, version: VersionView, source: TokenizerSource
 def _longest(ctx: Context, source: TokenizerSource | None) -> int | None:
     if source is None or source.kind != "checkpoint":
         return None
-    context = get_checkpoint(ctx, source.id).facts.get("context")
+    context = get_checkpoint(ctx, source.id).facts.context
     return int(context) if context else None
 
 

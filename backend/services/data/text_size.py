@@ -60,10 +60,9 @@ def measure_text(ctx: Context, version: VersionView) -> TextSize | None:
         query = (
             select(Tokenizer).where(Tokenizer.dataset_version_id == version.id).order_by(Tokenizer.created_at.desc())
         )
-        tokenizer = next((one for one in session.scalars(query) if one.facts.get("bytes_per_token")), None)
-    if tokenizer is None:
+        tokenizer = next((one for one in session.scalars(query) if one.facts.bytes_per_token), None)
+    if tokenizer is None or not (rate := tokenizer.facts.bytes_per_token):
         return TextSize("Characters", train[0], val[0], "Train a tokenizer or make a report to count tokens.")
-    rate = float(tokenizer.facts["bytes_per_token"])
     basis = f"Estimated from {tokenizer.name}: {rate:.2f} bytes per token."
     return TextSize("Tokens", round(train[1] / rate), round(val[1] / rate), basis, is_estimate=True)
 

@@ -14,6 +14,7 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.versions.changes import Change, DropRows, Filter, Merge
 from backend.domain.data.versions.conditions import check_change, describe_change, meets
 from backend.domain.jobs.payloads import Derivation, ImportPayload, require_folder
+from backend.domain.jobs.results import VersionFacts
 from backend.domain.jobs.states import ACTIVE
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotFound
@@ -74,7 +75,6 @@ def derive_version(
         taken = (
             session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id)) or 0
         )
-        card = parent.facts.get("card")
         version = DatasetVersion(
             dataset_id=dataset.id,
             number=taken + 1,
@@ -82,7 +82,7 @@ def derive_version(
             parent_id=parent.id,
             source=f"made from {parent.label}"[:400],
             provenance=_provenance(parent, change, other=other, person=person),
-            facts={"card": card} if card else {},
+            facts=VersionFacts(**parent.facts.model_dump(include={"card"}, exclude_unset=True)),
             created_at=ctx.now(),
         )
         session.add(version)

@@ -14,6 +14,7 @@ from backend.db.tables import Dataset, DatasetVersion, Job
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.results import VersionFacts
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import not_found
 from backend.domain.wording import plural
@@ -45,7 +46,7 @@ class VersionView:
     rejected_rows: int
     rejected: tuple[dict[str, Any], ...]
     bytes: int
-    facts: dict[str, Any]
+    facts: VersionFacts
     provenance: dict[str, Any]
     created_at: datetime
     parent_id: str | None = None  # the version it was made from
@@ -178,7 +179,7 @@ def version_view(row: DatasetVersion, dataset: Dataset, job: Job | None) -> Vers
         rejected_rows=row.rejected_rows,
         rejected=tuple(row.rejected),
         bytes=row.bytes,
-        facts=dict(row.facts),
+        facts=row.facts,
         provenance=dict(row.provenance),
         created_at=row.created_at,
         parent_id=row.parent_id,

@@ -110,7 +110,7 @@ def _forecast_checkpoint(
     config: EvaluationConfig,
     earlier: Sequence[Timing],
 ) -> EvaluationForecast:
-    parameters, vocab = checkpoint.parameters or 0, checkpoint.facts.get("vocab_size")
+    parameters, vocab = checkpoint.parameters or 0, checkpoint.facts.vocab_size
     job = Timing(checkpoint.id, version.id, plan.kind.value, plan.items, config.shots, parameters)
     memory = estimate_evaluation_memory(parameters=parameters, vocab_size=vocab if isinstance(vocab, int) else None)
     cap = describe_cap(ctx, checkpoint, plan, config)
@@ -146,7 +146,7 @@ def describe_cap(ctx: Context, checkpoint: CheckpointView, plan: Plan, config: E
         read_network_shape(ctx, checkpoint.folder),
         config.task.max_tokens if config.task else config.max_tokens,
     )
-    context = checkpoint.facts.get("context") or (shape.context if shape else None)
+    context = checkpoint.facts.context or (shape.context if shape else None)
     if not isinstance(context, int) or not is_capped(longest, context=context):
         return ""
     return (

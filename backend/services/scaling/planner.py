@@ -98,7 +98,7 @@ def read_plan_inputs(
 
 def estimate_train_tokens(version: VersionView, tokenizer: TokenizerView) -> int | None:
     """Estimate the tokens of the train split: its bytes divided by the tokenizer's bytes per token."""
-    per_token, text_bytes = tokenizer.facts.get("bytes_per_token"), version.facts.get("text_bytes")
+    per_token, text_bytes = tokenizer.facts.bytes_per_token, version.facts.text_bytes
     if not per_token or not text_bytes:
         return None
     rows = version.train_rows + version.val_rows

@@ -32,7 +32,6 @@ from backend.domain.serving.deployment import (
 )
 from backend.domain.serving.names import check_endpoint_name
 from backend.domain.serving.options import MAX_REPLICAS, DeploymentOptions
-from backend.domain.serving.upstream import Upstream
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import is_reward_model
 from backend.services.checkpoints.networks import read_network_shape
@@ -363,7 +362,7 @@ def add_deployment(
 ) -> Deployment:
     """Add an endpoint's next revision and start its first replicas. Raises NotFound for a checkpoint without files."""
     checkpoint = session.get(Checkpoint, checkpoint_id)
-    upstream = Upstream.of(checkpoint.facts or {}) if checkpoint is not None else None
+    upstream = checkpoint.facts.upstream if checkpoint is not None else None
     if checkpoint is None or checkpoint.deleted_at is not None or (checkpoint.folder is None and upstream is None):
         raise NotFound(
             "There is no such checkpoint, or its files are gone.",

@@ -269,7 +269,7 @@ def _beside(
 
 def _chats(session: Session, checkpoint: Checkpoint) -> bool:
     if checkpoint.run_id is None:
-        return bool((checkpoint.facts or {}).get("has_chat_template"))
+        return checkpoint.facts.has_chat_template
     return _objective(session, checkpoint) != Objective.PRETRAIN
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Replica
 from backend.domain.jobs.gauges import ReplicaReport
+from backend.domain.jobs.results import CheckpointFacts
 from backend.domain.openai_servers import Capabilities
 from backend.domain.serving.names import check_endpoint_name
 from backend.domain.serving.upstream import UPSTREAM, Upstream
@@ -96,7 +97,7 @@ def _store(ctx: Context, upstream: Upstream) -> str:
         rows = session.scalars(
             select(Checkpoint).where(Checkpoint.origin == UPSTREAM, Checkpoint.source == upstream.url)
         )
-        row = next((row for row in rows if row.facts[UPSTREAM]["model"] == upstream.model), None)
+        row = next((row for row in rows if row.facts.upstream and row.facts.upstream.model == upstream.model), None)
         if row is None:
             if session.scalar(select(Checkpoint.id).where(Checkpoint.name == upstream.title)) is not None:
                 raise Conflict(f"There is a checkpoint “{upstream.title}” already.", remedy="Rename that one.")
@@ -104,7 +105,7 @@ def _store(ctx: Context, upstream: Upstream) -> str:
                 origin=UPSTREAM, source=upstream.url, name=upstream.title, family=UPSTREAM, created_at=ctx.now()
             )
             session.add(row)
-        row.facts = {UPSTREAM: upstream.model_dump(mode="json"), "has_chat_template": upstream.capabilities.chat}
+        row.facts = CheckpointFacts(upstream=upstream, has_chat_template=upstream.capabilities.chat)
         session.flush()
         return row.id
 

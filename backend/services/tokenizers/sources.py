@@ -68,5 +68,5 @@ def _of_tokenizer(view: TokenizerView) -> TokenizerSource:
 
 def _of_checkpoint(view: CheckpointView) -> TokenizerSource:
     return TokenizerSource(
-        f"checkpoint:{view.id}", view.name, "checkpoint", view.id, str(view.folder), view.facts.get("vocab_size")
+        f"checkpoint:{view.id}", view.name, "checkpoint", view.id, str(view.folder), view.facts.vocab_size
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
@@ -15,7 +14,7 @@ from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, Tokenizer
 from backend.domain.jobs.payloads import TrainTokenizerPayload
 from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure
-from backend.domain.jobs.results import TrainTokenizerResult
+from backend.domain.jobs.results import TokenizerFacts, TrainTokenizerResult
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import clean_name, not_found
 from backend.errors import Conflict, InvalidInput, NotFound
@@ -31,7 +30,6 @@ KINDS: dict[str, str] = {
     "unigram": "Unigram: the most likely pieces; rare characters are encoded as bytes. Encodes any text.",
     "byte": "Plain bytes: 256 tokens, no training. Long sequences, the smallest vocabulary.",
 }
-NOT_FACTS = {"folder", "vocab_size", "cpu_s", "reporter_cpu_s"}
 MIN_VOCABULARY = {"bpe": 262, "unigram": 320}
 """256 bytes and the special tokens; Unigram needs room for an alphabet, too."""
 MAX_VOCABULARY = 200_000
@@ -54,7 +52,7 @@ class TokenizerView:
     folder: str | None
     dataset: str | None
     dataset_version_id: str | None
-    facts: dict[str, Any]
+    facts: TokenizerFacts
     created_at: datetime
 
     @property
@@ -190,7 +188,7 @@ def record_tokenizer(
     """Store the job's result."""
     row = session.scalars(select(Tokenizer).where(Tokenizer.job_id == claim.job_id)).one()
     row.folder, row.vocab_size = result.folder, result.vocab_size
-    row.facts = result.model_dump(mode="json", exclude=NOT_FACTS, exclude_unset=True)
+    row.facts = TokenizerFacts.model_validate(result.dump())
 
 
 def _check_vocabulary(kind: str, vocab_size: int) -> None:
@@ -258,6 +256,6 @@ def _view(session: Session, row: Tokenizer) -> TokenizerView:
         folder=row.folder,
         dataset=f"{dataset.name}@{version.number}" if dataset and version else None,
         dataset_version_id=row.dataset_version_id,
-        facts=dict(row.facts),
+        facts=row.facts,
         created_at=row.created_at,
     )

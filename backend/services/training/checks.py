@@ -101,9 +101,7 @@ def check_cadence(config: RunConfig) -> None:
 def check_context(config: RunConfig, architecture: ArchitectureConfig | None, base: CheckpointView | None) -> None:
     """Raise InvalidInput for a context longer than that of the architecture or the base."""
     limit, owner = (
-        (architecture.context, "architecture")
-        if architecture
-        else ((base.facts.get("context") if base else None), "base")
+        (architecture.context, "architecture") if architecture else ((base.facts.context if base else None), "base")
     )
     for problem in context_problems(config.context, limit, owner=owner):
         raise InvalidInput(

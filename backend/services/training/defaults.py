@@ -95,7 +95,7 @@ def _with_base(ctx: Context, basis: Basis, base: str) -> Basis:
     except RoundhouseError:
         return basis
     shape = read_network_shape(ctx, checkpoint.folder) if checkpoint.folder else None
-    context = checkpoint.facts.get("context") or (shape.context if shape else None)
+    context = checkpoint.facts.context or (shape.context if shape else None)
     parameters = count_without_embeddings(shape) if shape else checkpoint.parameters
     return replace(basis, parameters=parameters, max_context=int(context) if context else None)
 

@@ -20,7 +20,6 @@ from backend.domain.wording import format_bytes, format_count, format_duration, 
 from backend.errors import NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, list_lineage
 from backend.services.context import Context
-from backend.services.data.cards import card_facts
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
 from backend.services.evaluation.evaluations import list_evaluations
@@ -126,7 +125,7 @@ def build_report(ctx: Context, name_or_id: str) -> RunReport:
         lineage=_lineage(ctx, newest),
         checkpoints=tuple((checkpoint.name, _known(checkpoint)) for checkpoint in made),
         notes=run.notes,
-        licence=card_facts(version).licence if version else "",
+        licence=version.facts.card.licence if version else "",
         findings=tuple(finding.sentence for finding in diagnose_run(ctx, run.id)),
         base_model=_hub_base(ctx, made),
         dataset=_hub_dataset(version),
@@ -175,7 +174,7 @@ def _data(version: VersionView | None) -> tuple[tuple[str, str], ...]:
         ("rows", f"{version.train_rows:,} train, {version.val_rows:,} validation"),
         ("content hash", version.content_hash or ""),
         ("source", version.source),
-        ("licence", card_facts(version).licence or "not stated"),
+        ("licence", version.facts.card.licence or "not stated"),
     )
     return tuple((label, value) for label, value in pairs if value)
 
@@ -298,20 +297,18 @@ def _lineage(ctx: Context, newest: CheckpointView | None) -> tuple[str, ...]:
 
 def _from_the_hub(base: CheckpointView) -> str:
     """Return a base's Hub id and revision as text; a local path is left out, as others can't fetch it."""
-    hub_id = _hub_id(base.source) if base.facts.get("revision") else None
-    return f", {hub_id} at {base.facts['revision']}" if hub_id else ""
+    hub_id = _hub_id(base.source) if base.facts.revision else None
+    return f", {hub_id} at {base.facts.revision}" if hub_id else ""
 
 
 def _hub_base(ctx: Context, made: list[CheckpointView]) -> str | None:
     """Return the Hub id of a run's base: the Hub rejects cards with other values."""
     ancestors = list_lineage(ctx, made[0].id)[:-1] if made else []
-    return next(
-        (hub_id for one in reversed(ancestors) if one.facts.get("revision") and (hub_id := _hub_id(one.source))), None
-    )
+    return next((hub_id for one in reversed(ancestors) if one.facts.revision and (hub_id := _hub_id(one.source))), None)
 
 
 def _hub_dataset(version: VersionView | None) -> str:
-    fetched = version is not None and (version.facts.get("commit") or version.facts.get("revision"))
+    fetched = version is not None and (version.facts.commit or version.facts.revision)
     return (_hub_id(version.source) or "") if version is not None and fetched else ""
 
 

@@ -66,7 +66,7 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) ->
     with described:
         rows = {
             "Source": checkpoint.source,
-            **{key.replace("_", " ").capitalize(): _words(value) for key, value in checkpoint.facts.items()},
+            **{key.replace("_", " ").capitalize(): _words(value) for key, value in checkpoint.facts.dump().items()},
         }
         draw_table(
             [{"Fact": key, "Value": value} for key, value in rows.items() if value],
@@ -114,7 +114,7 @@ def _draw_facts(checkpoint: CheckpointView) -> None:
     grid.metric(
         "Parameters", short(checkpoint.parameters) if checkpoint.parameters else "–", border=True, height="stretch"
     )
-    context = checkpoint.facts.get("context")
+    context = checkpoint.facts.context
     grid.metric("Context, tokens", f"{context:,}" if context else "–", border=True, height="stretch")
     grid.metric("Size", size(checkpoint.bytes), border=True, height="stretch")
     loss, accuracy = checkpoint.metrics.get("val_loss"), checkpoint.metrics.get("val_accuracy")
@@ -132,10 +132,10 @@ def _draw_facts(checkpoint: CheckpointView) -> None:
 
 def _draw_origin(checkpoint: CheckpointView) -> None:
     """Draw the source and licence of a base."""
-    commit, revision = checkpoint.facts.get("revision"), checkpoint.facts.get("requested_revision")
+    commit, revision = checkpoint.facts.revision, checkpoint.facts.requested_revision
     source = plain(checkpoint.source.partition("@")[0] if commit else checkpoint.source)
     pinned = f", {plain(str(revision))}" + (f" at commit `{commit}`" if revision != commit else "") if commit else ""
-    licence = plain(str(checkpoint.facts.get("licence") or "not stated"))
+    licence = plain(checkpoint.facts.licence or "not stated")
     with st.container(gap=None):
         st.caption(f":material/license: Licence: {licence}")
         st.caption(f":material/input: Source: {source}{pinned}")

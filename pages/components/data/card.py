@@ -6,7 +6,7 @@ import streamlit as st
 
 from backend.domain.data.versions.card import LICENCES
 from backend.services.context import Context, Person
-from backend.services.data.cards import card_facts, download_link, render_card, set_card
+from backend.services.data.cards import download_link, render_card, set_card
 from backend.services.data.views import VersionView
 from pages.components.frame import errors_shown, plain, without_images
 from pages.components.words import size
@@ -14,7 +14,7 @@ from pages.components.words import size
 
 def draw_data_card(ctx: Context, person: Person, version: VersionView) -> None:
     """Draw the form, the card and the download."""
-    facts = card_facts(version)
+    facts = version.facts.card
     with st.container(border=True):
         with st.container(horizontal=True):
             known = [*LICENCES, *([facts.licence] if facts.licence and facts.licence not in LICENCES else [])]

@@ -106,7 +106,7 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
     _draw_head(ctx, version)
     if version.rejected_rows > FEW_REJECTED * (version.rows + version.rejected_rows):
         _draw_loss(version)
-    if dropped := describe_dropped(version.facts.get("dropped_media") or {}):
+    if dropped := describe_dropped(version.facts.dropped_media):
         st.warning(with_code(dropped), icon=":material/hide_image:")
     rejected_name = f"Rejected ({version.rejected_rows:,})"
     names = [
@@ -173,7 +173,7 @@ def _draw_head(ctx: Context, version: VersionView) -> None:
 
 def _draw_loss(version: VersionView) -> None:
     """Draw what was rejected and why, where that is more than a few rows."""
-    reasons = {str(number): one for number, one in enumerate(version.facts.get("rejected_reasons") or [])}
+    reasons = {str(number): one for number, one in enumerate(version.facts.rejected_reasons)}
     if not reasons:  # a version of an earlier release lists its first rejected rows alone
         for bad in version.rejected:
             count_reason(reasons, bad)
@@ -271,14 +271,14 @@ def _draw_rejected(ctx: Context, version: VersionView) -> None:
 
 def _draw_origin(version: VersionView) -> None:
     """Draw the stored column mapping and the provenance."""
-    columns = {**dict.fromkeys(version.facts.get("columns") or [], "not used"), **version.mapping}
+    columns = {**dict.fromkeys(version.facts.columns, "not used"), **version.mapping}
     if columns and version.parent_id is None:
         draw_table(
             [{"Source column": column, "Used as": str(field)} for column, field in columns.items()],
             key=f"mapping_{version.id}",
             alt="Source columns and the fields they fill",
         )
-    known = {**version.provenance, **version.facts}
+    known = version.provenance | version.facts.dump()
     rows = {
         "Source": version.source or "made here",
         "Made" if version.parent_id else "Imported": date_time(version.created_at),

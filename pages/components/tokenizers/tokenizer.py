@@ -73,11 +73,11 @@ def _draw_unready(ctx: Context, person: Person, tokenizer: TokenizerView) -> Non
 def _draw_facts(tokenizer: TokenizerView) -> None:
     facts = tokenizer.facts
     grid = st.grid(4, min_column_width=150)
-    requested, made = facts.get("asked_vocab_size"), tokenizer.vocab_size or 0
+    requested, made = facts.asked_vocab_size, tokenizer.vocab_size or 0
     less = f"The text yields no more; {requested:,} were requested." if requested and requested > made else None
     grid.metric("Vocabulary, tokens", f"{made:,}", border=True, height="stretch", help=less)
-    rate = facts.get("bytes_per_token")
-    part = "validation split" if facts.get("measured_on") == "val" else "train split"
+    rate = facts.bytes_per_token
+    part = "validation split" if facts.measured_on == "val" else "train split"
     grid.metric(
         "Bytes per token",
         f"{rate:.2f}" if rate else "–",
@@ -85,10 +85,10 @@ def _draw_facts(tokenizer: TokenizerView) -> None:
         height="stretch",
         help=f"On the {part} of its dataset. Reports measure several tokenizers on the same text.",
     )
-    if facts.get("sample_bytes") and tokenizer.kind != "byte":
-        rows, total = facts.get("sample_rows", 0), facts.get("total_rows", 0)
+    if facts.sample_bytes and tokenizer.kind != "byte":
+        rows, total = facts.sample_rows, facts.total_rows
         part = "All rows." if rows == total else f"{rows:,} of {plural(total, 'row')}, sampled evenly."
-        grid.metric("Trained on", size(facts["sample_bytes"]), border=True, height="stretch", help=part)
+        grid.metric("Trained on", size(facts.sample_bytes), border=True, height="stretch", help=part)
     grid.metric("Made", ago(tokenizer.created_at), border=True, height="stretch")
 
 

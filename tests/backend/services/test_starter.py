@@ -37,7 +37,7 @@ def test_starter_datasets_import_without_a_rejected_row(ctx: Context) -> None:
         assert version.rejected_rows == 0, version.rejected
         assert version.rows > 0
     stories = get_dataset(ctx, STARTER_TEXT).versions[0]
-    assert 1e6 < stories.facts["text_bytes"] < 2e6
+    assert 1e6 < stories.facts.text_bytes < 2e6
 
 
 def test_deleted_content_stays_deleted(ctx: Context) -> None:

@@ -11,6 +11,7 @@ import pyarrow
 import yaml
 
 from backend.domain.data.export_formats import SPLIT_NAMES
+from backend.domain.data.versions.card_facts import CardFacts
 from backend.domain.markdown_text import plain_markdown
 from backend.errors import InvalidInput
 
@@ -45,15 +46,6 @@ SIZES = (
 TASKS = {"benchmark": "question-answering"}
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _PLAIN_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
-
-
-@dataclass(frozen=True)
-class CardFacts:
-    """Card fields that people edit: licence, languages (ISO 639 codes) and notes in Markdown."""
-
-    licence: str = ""
-    languages: tuple[str, ...] = ()
-    notes: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +86,7 @@ def clean_facts(*, licence: str, languages: Sequence[str] | str, notes: str) -> 
                 remedy="Write codes of ISO 639, such as en, de or pt-BR.",
                 field="languages",
             )
-    return CardFacts(" ".join(licence.split())[:120], tuple(codes[:100]), notes[:20_000])
+    return CardFacts(licence=" ".join(licence.split())[:120], languages=tuple(codes[:100]), notes=notes[:20_000])
 
 
 def size_category(rows: int) -> str:

@@ -13,7 +13,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Deployment, Endpoint
-from backend.domain.serving.upstream import Upstream
 from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context
 from backend.services.serving.endpoints import endpoints_of_aliases, served_adapters
@@ -75,7 +74,7 @@ def context_of_endpoints(session: Session, ctx: Context, names: Collection[str])
 
 def _facts(ctx: Context, name: str, checkpoint: Checkpoint, limit: int | None) -> EndpointFacts:
     context, template = _read_folder(ctx, checkpoint.folder) if checkpoint.folder else (None, None)
-    if (upstream := Upstream.of(checkpoint.facts or {})) is not None:
+    if (upstream := checkpoint.facts.upstream) is not None:
         context = upstream.context
     if limit is not None:
         context = min(limit, context or limit)

@@ -109,7 +109,7 @@ def test_base_from_a_folder_is_copied_and_described(ctx: Context, network: Path)
     base = added(ctx, network)
     expected = 262 * 16 + (2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 32) + 3 * 16
     assert (base.family, base.parameters, base.origin, base.is_ready) == ("llama", expected, "added", True)
-    assert base.facts["context"] == 32
+    assert base.facts.context == 32
     names = {file.name for file in list_files(ctx, base.id)}
     assert {"config.json", "model.safetensors", "tokenizer.json", "roundhouse.json"} <= names
     with zipfile.ZipFile(zip_checkpoint(ctx, base.id, person=LOCAL)) as archive:

@@ -217,7 +217,7 @@ def test_account_reads_only_the_folder_of_data_files(ctx: Context, tmp_path: Pat
         import_dataset(here, name="s", kind="text", source_path=inside, person=RATER)
     version = import_dataset(here, name="s", kind="text", source_path=inside, person=LOCAL)
     do_job(ctx, str(version.job_id))
-    assert resolve_version(ctx, "s").facts["text_bytes"] == len("offered")
+    assert resolve_version(ctx, "s").facts.text_bytes == len("offered")
 
 
 def test_a_lone_surrogate_in_a_row_or_a_column_can_be_shown(ctx: Context) -> None:

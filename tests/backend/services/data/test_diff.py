@@ -22,7 +22,7 @@ from backend.domain.data.versions.changes import DropDuplicates, DropRows, Merge
 from backend.errors import InvalidInput, NotAllowed
 from backend.infra.files.row_index import read_index
 from backend.services.context import LOCAL, Context
-from backend.services.data.cards import card_facts, download_link, render_card, set_card, stream_zip
+from backend.services.data.cards import download_link, render_card, set_card, stream_zip
 from backend.services.data.datasets import resolve_version
 from backend.services.data.diff import compare_versions, rows_to_read
 from backend.services.data.versions import derive_version
@@ -140,7 +140,7 @@ def test_the_card_is_what_the_hubs_own_tools_read(ctx: Context, tmp_path: Path) 
     first = imported(ctx, "sayings", ROWS)
     set_card(ctx, first.id, licence="CC-BY-4.0", languages="en, de", notes="Said *often*.", person=LOCAL)
     second = done(ctx, derive_version(ctx, first.id, change=DropRows(train=(0,), reason="<b>odd</b>"), person=LOCAL))
-    assert card_facts(second).languages == ("en", "de"), "a derived version inherits what was said"
+    assert second.facts.card.languages == ("en", "de"), "a derived version inherits what was said"
     folder = unpacked(ctx, second, tmp_path / "out")
     card = DatasetCard.load(folder / "README.md")
     assert (card.data.license, card.data.language, card.data.size_categories) == ("cc-by-4.0", ["en", "de"], ["n<1K"])
@@ -203,7 +203,7 @@ def test_card_facts_are_validated(ctx: Context) -> None:
     set_card(ctx, version.id, licence="Our own: terms & conditions", languages="", notes="", person=LOCAL)
     text = render_card(ctx, version.id)
     assert "license: other\nlicense_name: our-own-terms-conditions\n" in text
-    assert resolve_version(ctx, version.id).facts["columns"] == ["instruction", "output"], "what the import found stays"
+    assert resolve_version(ctx, version.id).facts.columns == ("instruction", "output"), "what the import found stays"
     assert clean_facts(licence=" MIT ", languages="en en;pt-BR", notes="").languages == ("en", "pt-BR")
     assert [size_category(rows) for rows in (999, 1000, 10**8)] == ["n<1K", "1K<n<10K", "100M<n<1B"]
 

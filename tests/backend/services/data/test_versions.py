@@ -31,7 +31,7 @@ def test_a_derived_version_names_its_parent_the_change_and_the_person(ctx: Conte
     derived = derive_version(ctx, "sayings@1", change=DropDuplicates(), person=LOCAL)
     assert (derived.number, derived.is_importing, derived.parent_id) == (2, True, first.id)
     second = done(ctx, derived)
-    assert (second.label, second.rows, second.facts["dropped_rows"]) == ("sayings@2", 15, 5)
+    assert (second.label, second.rows, second.facts.dropped_rows) == ("sayings@2", 15, 5)
     assert second.provenance["version_id"] == first.id
     assert second.provenance["said"] == "equal rows left out"
     assert second.provenance["by"] == LOCAL.name

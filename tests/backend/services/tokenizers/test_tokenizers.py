@@ -36,7 +36,7 @@ def test_tokenizer_waits_for_the_import_of_its_dataset(ctx: Context) -> None:
     done = get_tokenizer(ctx, "mill-bpe")
     assert done.is_ready
     assert done.vocab_size == 300
-    assert done.facts["bytes_per_token"] > 1.2
+    assert done.facts.bytes_per_token > 1.2
     assert (ctx.artifacts.path(str(done.folder)) / "tokenizer.json").is_file()
     assert done.dataset == "mill@1"
     with pytest.raises(Conflict, match="tokenizer “mill-bpe”"):
