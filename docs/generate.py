@@ -20,7 +20,7 @@ from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.preferences.rules import PreferenceRules
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.endpoints import EndpointConfig
-from backend.domain.evaluation.gates import GateConfig
+from backend.domain.evaluation.gate_config import GateConfig
 from backend.domain.evaluation.judges.config import JudgeConfig
 from backend.domain.evaluation.tasks.definition import FewShot, TaskData, TaskDefinition
 from backend.domain.fields import option_of, reference_rows

@@ -9,7 +9,7 @@ from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
-from backend.domain.evaluation.gates import GateConfig
+from backend.domain.evaluation.gate_config import GateConfig
 
 
 class Gate(Table):

@@ -18,15 +18,8 @@ from itertools import product
 import numpy as np
 from scipy import stats
 
-from backend.domain.evaluation.gates import (
-    Evidence,
-    GateBenchmark,
-    GateConfig,
-    GateDecision,
-    GateVerdict,
-    Look,
-    decide_gate,
-)
+from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateVerdict
+from backend.domain.evaluation.gates import Evidence, GateDecision, Look, decide_gate
 from backend.domain.evaluation.safety.drift import measure_drift
 from backend.domain.statistics.bootstrap import bootstrap_corpus
 from backend.domain.statistics.calibration import calibration

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend.domain.evaluation.gates import GateConfig
+from backend.domain.evaluation.gate_config import GateConfig
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.gates import create_gate, list_gates, require_gate

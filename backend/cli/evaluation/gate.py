@@ -12,7 +12,8 @@ from backend.bootstrap import get_context
 from backend.cli.exit_status import DONE, FAILED
 from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit
-from backend.domain.evaluation.gates import GateBenchmark, GateConfig, GateVerdict, describe_procedure
+from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateVerdict
+from backend.domain.evaluation.gates import describe_procedure
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL

@@ -10,7 +10,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
-from backend.domain.evaluation.gates import GateVerdict
+from backend.domain.evaluation.gate_config import GateVerdict
 from backend.domain.evaluation.safety.card import format_value
 from backend.domain.evaluation.safety.drift import Drift
 from backend.domain.evaluation.safety.margins import MARGIN

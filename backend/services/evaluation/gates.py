@@ -16,16 +16,8 @@ from backend.db.races import retry_races
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Evaluation, Gate, GateResult, RequiredGate, User
 from backend.domain.evaluation.boards import unequal_cuts
 from backend.domain.evaluation.config import is_score_lower_better
-from backend.domain.evaluation.gates import (
-    Evidence,
-    GateBenchmark,
-    GateConfig,
-    GateDecision,
-    GateVerdict,
-    Look,
-    decide_gate,
-    describe_procedure,
-)
+from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateVerdict
+from backend.domain.evaluation.gates import Evidence, GateDecision, Look, decide_gate, describe_procedure
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name, not_found
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound

@@ -60,9 +60,7 @@ def check_requirement(ctx: Context, checkpoint_id: str, *, name: str, requiremen
     It is compared with its base; one without a base with what the endpoint serves; and one with neither needs its own
     measurements alone.
     """
-    from backend.domain.evaluation.gates import (
-        GateVerdict,  # scipy and pyarrow, which no other command on endpoints needs
-    )
+    from backend.domain.evaluation.gate_config import GateVerdict
     from backend.services.evaluation.safety.cards import safety_card
     from backend.services.evaluation.safety.drifts import safety_drift
 

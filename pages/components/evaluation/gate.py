@@ -10,7 +10,8 @@ from typing import Any, Literal
 import streamlit as st
 from pydantic import ValidationError
 
-from backend.domain.evaluation.gates import GateConfig, GateVerdict, describe_procedure
+from backend.domain.evaluation.gate_config import GateConfig, GateVerdict
+from backend.domain.evaluation.gates import describe_procedure
 from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from backend.domain.evaluation.gates import GateVerdict
+from backend.domain.evaluation.gate_config import GateVerdict
 from backend.domain.evaluation.safety.agreement import NOT_MEASURED, LanguageAgreement
 from backend.domain.evaluation.safety.card import direction, format_value
 from backend.domain.evaluation.safety.drift import Drift

@@ -29,7 +29,7 @@ from backend.db.tables import (
 )
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.data.versions.changes import DropDuplicates
-from backend.domain.evaluation.gates import GateConfig
+from backend.domain.evaluation.gate_config import GateConfig
 from backend.errors import Conflict
 from backend.services.architectures import save_architecture
 from backend.services.checkpoints.bases import add_base

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from backend.domain.evaluation.gates import GateVerdict
+from backend.domain.evaluation.gate_config import GateVerdict
 from backend.domain.evaluation.safety.probes import METRICS, NEUTRAL
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.statistics.paired import paired_difference

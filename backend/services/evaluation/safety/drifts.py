@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backend.domain.evaluation.gates import GateVerdict
+from backend.domain.evaluation.gate_config import GateVerdict
 from backend.domain.evaluation.safety.drift import MAX_MISSING, Drift, measure_drift, overall
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
 from backend.domain.evaluation.safety.probes import METRICS

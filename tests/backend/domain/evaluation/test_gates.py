@@ -10,15 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from backend.domain.evaluation.gates import (
-    Evidence,
-    GateBenchmark,
-    GateConfig,
-    GateVerdict,
-    Look,
-    decide_gate,
-    describe_procedure,
-)
+from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateVerdict
+from backend.domain.evaluation.gates import Evidence, Look, decide_gate, describe_procedure
 from backend.domain.statistics.paired import paired_difference
 
 

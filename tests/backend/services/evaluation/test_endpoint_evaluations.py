@@ -4,7 +4,6 @@ checkpoints.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -282,5 +281,5 @@ def test_a_removed_api_keeps_its_evaluations_and_comes_back_with_them(world: Con
     with pytest.raises(InvalidInput, match="network of an endpoint is not here"):
         launch_check(world, done.id, person=LOCAL)
     with world.db.read() as session:
-        payload = json.dumps(session.get_one(Evaluation, done.id).config)
+        payload = session.get_one(Evaluation, done.id).record.model_dump_json()
     assert "key_env" not in payload

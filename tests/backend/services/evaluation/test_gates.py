@@ -14,7 +14,7 @@ from backend.bootstrap import get_context
 from backend.cli.eval import app as eval_app
 from backend.cli.evaluation.gate import app as gate_app
 from backend.cli.evaluation.gate import read_benchmark
-from backend.domain.evaluation.gates import GateBenchmark, GateConfig, GateVerdict
+from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateVerdict
 from backend.errors import Conflict, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.domain.evaluation.config import EvaluationConfig
-from backend.domain.evaluation.gates import GateConfig, GateVerdict
+from backend.domain.evaluation.gate_config import GateConfig, GateVerdict
 from backend.domain.evaluation.tasks.reading import read_task
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.baselines import compare_across

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from backend.domain.evaluation.gates import GateVerdict
+from backend.domain.evaluation.gate_config import GateVerdict
 from backend.domain.evaluation.safety.bias import read_bbq, read_bias_pairs, read_winogender, score_pair
 from backend.domain.evaluation.safety.card import CardScore, join_card, render_card
 from backend.domain.evaluation.safety.drift import measure_drift, overall

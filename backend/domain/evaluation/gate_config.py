@@ -1,0 +1,93 @@
+"""Config of a gate, and its verdicts. Light imports, since the tables need it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from backend.domain.fields import OPTION_ONLY, setting
+
+
+class GateVerdict(StrEnum):
+    """Outcome of a gate."""
+
+    PASS = "PASS"  # noqa: S105
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+class GateBenchmark(BaseModel):
+    """One benchmark of a gate. `metric` None takes the benchmark's main one; `margin` None takes the gate's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    benchmark: str = Field(min_length=1, description="Dataset: name, or name@version.")
+    metric: str | None = Field(default=None, description="Metric of the evaluation. Empty: its main one.")
+    margin: float | None = Field(
+        default=None, ge=0, description="In the metric's unit: 0.02 is two points of accuracy."
+    )
+
+
+class GateConfig(BaseModel):
+    """A gate: the champion, the benchmarks, and what has to be shown on them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    champion: str = Field(
+        min_length=1, description="Checkpoint (name or id), or endpoint:NAME for the one that it serves."
+    )
+    benchmarks: tuple[GateBenchmark, ...] = Field(min_length=1)
+    test: Literal["non_inferiority", "superiority"] = setting(
+        "non_inferiority",
+        "To show",
+        "Not worse by the margin, or better by it.",
+        choices={
+            "non_inferiority": "Not worse by the margin (non-inferiority)",
+            "superiority": "Better by the margin (superiority)",
+        },
+    )
+    margin: float = setting(
+        0.02,
+        "Margin",
+        "In the metric's unit 0.02 is two points of accuracy, or 0.02 bits per byte.",
+        ge=0,
+        unit="points",
+        scale=100,
+        step=0.5,
+    )
+    level: float = setting(
+        0.95,
+        "Level",
+        "Level of the two-sided interval that decides: PASS and FAIL err half as often.",
+        gt=0.5,
+        lt=1,
+        shown=OPTION_ONLY,
+    )
+    rule: Literal["all", "any"] = setting(
+        "all",
+        "Several benchmarks",
+        "all: every benchmark must pass (intersection-union). any: one is enough (Holm-corrected).",
+        choices={"all": "Every benchmark passes", "any": "One benchmark passes (Holm-corrected)"},
+    )
+    expected_difference: float = setting(
+        0.0, "Expected difference", "True difference that power is stated for; positive: better.", shown=OPTION_ONLY
+    )
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        names = [(part.benchmark, part.metric) for part in self.benchmarks]
+        if len(set(names)) < len(names):
+            raise ValueError("a benchmark stands twice in the gate: name each once")
+        if self.test == "non_inferiority" and any(self.margin_of(part) == 0 for part in self.benchmarks):
+            raise ValueError("non-inferiority needs a margin above 0: equal checkpoints could never pass")
+        return self
+
+    def margin_of(self, part: GateBenchmark) -> float:
+        """Return the margin of a benchmark."""
+        return self.margin if part.margin is None else part.margin
+
+    def threshold_of(self, part: GateBenchmark) -> float:
+        """Return the improvement that has to be exceeded: minus the margin for non-inferiority."""
+        return -self.margin_of(part) if self.test == "non_inferiority" else self.margin_of(part)
