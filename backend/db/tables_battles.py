@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Float, ForeignKey, Index, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
@@ -50,7 +49,7 @@ class Contestant(Table):
     checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"))
     kind: Mapped[str] = mapped_column(String(12), default="checkpoint", server_default="checkpoint")
     label: Mapped[str] = mapped_column(String(120), default="", server_default="")
-    source: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    source: Mapped[dict[str, str | None]] = mapped_column(default=dict, server_default="{}")
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
@@ -85,7 +84,7 @@ class Completion(Table):
     text: Mapped[str] = mapped_column(Text)
     text_hash: Mapped[str] = mapped_column(String(64))
     tokens: Mapped[int] = mapped_column(default=0)
-    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    facts: Mapped[dict[str, str | None]] = mapped_column(default=dict)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import ForeignKey, Index, LargeBinary, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
+from backend.domain.evaluation.exchange import StatedScore
 from backend.domain.evaluation.suites import MemberOutcome, SuiteConfig
 
 
@@ -72,7 +73,7 @@ class PackedItems(Table):
 class ImportedEvaluation(Table):
     """Scores that another program measured, read from its file; shown beside ours and never tested against them.
 
-    `scores` holds objects of metric, value, stderr and n; `config` what the file says about the settings.
+    `config` is what the file says about the settings, in its own words.
     """
 
     __tablename__ = "imported_evaluations"
@@ -83,7 +84,7 @@ class ImportedEvaluation(Table):
     harness: Mapped[str] = mapped_column(String(80), default="")
     model: Mapped[str] = mapped_column(String(200))
     benchmark: Mapped[str] = mapped_column(String(160))
-    scores: Mapped[list[Any]] = mapped_column(default=list)
+    scores: Mapped[list[StatedScore]] = mapped_column(default=list)
     config: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -83,7 +83,7 @@ class EvaluationItem(Table):
     evaluation_id: Mapped[str] = mapped_column(ForeignKey("evaluations.id"), index=True)
     item_hash: Mapped[str] = mapped_column(String(64))
     position: Mapped[int]
-    values: Mapped[dict[str, Any]]
+    values: Mapped[dict[str, float]]
     shown: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 

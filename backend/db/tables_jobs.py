@@ -13,8 +13,11 @@ from backend.db.documents import Document
 from backend.domain.jobs.events import ProgressEvent
 from backend.domain.jobs.gauges import MachineGauges
 from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.results import MeasurementFacts
 from backend.domain.training.config import RunConfig
+from backend.domain.training.launch_warnings import LaunchWarning
 from backend.domain.training.summary import RunSummary
+from backend.domain.training.sweep_marks import SweepMarks
 from backend.errors import Conflict
 
 
@@ -75,7 +78,7 @@ class Run(Table):
     parent_id: Mapped[str | None] = mapped_column(
         ForeignKey("runs.id"), index=True
     )  # the run that this config was copied from
-    warnings: Mapped[list[Any]] = mapped_column(default=list)  # warnings that were accepted at launch
+    warnings: Mapped[list[LaunchWarning]] = mapped_column(default=list)  # warnings that were accepted at launch
     tags: Mapped[list[str]] = mapped_column(default=list)
     notes: Mapped[str] = mapped_column(Text, default="")
     last_step: Mapped[int] = mapped_column(default=0)
@@ -105,7 +108,7 @@ class RunGroup(Table):
     name: Mapped[str] = mapped_column(String(120), unique=True)
     kind: Mapped[str] = mapped_column(String(20))
     config: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    result: Mapped[SweepMarks] = mapped_column(default=SweepMarks)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]
@@ -131,7 +134,7 @@ class Measurement(Table):
     estimated_bytes: Mapped[int] = mapped_column(BigInteger)
     measured_bytes: Mapped[int] = mapped_column(BigInteger)
     tokens_per_s: Mapped[float] = mapped_column(Float)
-    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    facts: Mapped[MeasurementFacts] = mapped_column(default=MeasurementFacts)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 

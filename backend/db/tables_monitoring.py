@@ -9,6 +9,7 @@ from sqlalchemy import Float, ForeignKey, Index, String, Text, UniqueConstraint,
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
+from backend.domain.jobs.gauges import AlertMessage
 from backend.domain.jobs.load_test import LoadOutcome
 from backend.domain.serving.load import LoadConfig
 from backend.domain.serving.request_log import RequestLogConfig
@@ -103,7 +104,7 @@ class AlertDelivery(Table):
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     alert_id: Mapped[str] = mapped_column(ForeignKey("alerts.id", ondelete="CASCADE"), index=True)
     channel: Mapped[str] = mapped_column(String(10))
-    message: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    message: Mapped[AlertMessage]
     attempts: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     next_at: Mapped[datetime | None] = mapped_column(index=True)

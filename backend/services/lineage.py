@@ -183,9 +183,13 @@ class _Walk:
         return node
 
     def _promotion(self, row: Promotion) -> str:
-        verdict = row.evidence.get("verdict") or {}
-        facts = {"Decided": _day(row.created_at), "Reason": row.reason, "Verdict": str(verdict.get("sentence", ""))}
-        if row.evidence.get("against"):
+        verdict = row.evidence.verdict
+        facts = {
+            "Decided": _day(row.created_at),
+            "Reason": row.reason,
+            "Verdict": verdict.sentence if verdict else "",
+        }
+        if row.evidence.against:
             facts["Evidence"] = "against it"
         node = self._add(
             "promotion", row.id, f"{row.decision} {_day(row.created_at)}", facts, refers_to=row.campaign_id

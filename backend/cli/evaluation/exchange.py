@@ -55,7 +55,13 @@ def import_(
             raise NotFound(f"There is no file {file}.")
         imported += import_results(get_context(), file.read_bytes(), source=file.name, person=LOCAL)
     rows = [
-        {"id": one.id, "model": one.model, "benchmark": one.benchmark, "scores": list(one.scores), "source": one.source}
+        {
+            "id": one.id,
+            "model": one.model,
+            "benchmark": one.benchmark,
+            "scores": [score.model_dump() for score in one.scores],
+            "source": one.source,
+        }
         for one in imported
     ]
     lines = [f"{one.model} on {one.benchmark}: {len(one.scores)} scores" for one in imported]

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.evaluation.harness import exported_name, read_name
 from backend.errors import InvalidInput
@@ -19,16 +21,25 @@ MAX_TASKS = 5000
 NAME, MODEL = 160, 200
 
 
+class StatedScore(BaseModel):
+    """A metric as a file states it. `n` 0: not stated."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    metric: str
+    value: float
+    stderr: float | None = None
+    n: int = 0
+
+
 @dataclass(frozen=True)
 class StatedScores:
-    """A model's scores on one benchmark, as a file states them. `scores`: metric, value, stderr (or None) and n (0: not
-    stated).
-    """
+    """A model's scores on one benchmark, as a file states them."""
 
     model: str
     benchmark: str
     harness: str
-    scores: tuple[dict[str, Any], ...]
+    scores: tuple[StatedScore, ...]
     config: dict[str, Any]
 
 
@@ -65,7 +76,7 @@ def read_results(data: Any, *, source: str) -> list[StatedScores]:
     return rows
 
 
-def _scores(values: Mapping[str, Any], *, n: int) -> tuple[dict[str, Any], ...]:
+def _scores(values: Mapping[str, Any], *, n: int) -> tuple[StatedScore, ...]:
     scores = []
     for key, value in values.items():
         metric, _, filter_name = str(key).partition(",")
@@ -74,7 +85,7 @@ def _scores(values: Mapping[str, Any], *, n: int) -> tuple[dict[str, Any], ...]:
         suffix = f",{filter_name}" if filter_name else ""
         stderr = values.get(f"{metric}_stderr{suffix}")
         error = float(stderr) if _finite(stderr) and stderr is not None and stderr >= 0 else None
-        scores.append({"metric": read_name(metric, filter_name), "value": float(value), "stderr": error, "n": n})
+        scores.append(StatedScore(metric=read_name(metric, filter_name), value=float(value), stderr=error, n=n))
     return tuple(scores)
 
 

@@ -1,4 +1,4 @@
-"""Gauges of machines, and what replicas report of themselves."""
+"""Gauges of machines, what replicas report of themselves, and messages of alerts."""
 
 from __future__ import annotations
 
@@ -58,3 +58,15 @@ class ReplicaReport(ReplicaLoad, StoredRecord):
     check_s: float | None = None
     problem: str = ""
     failed_checks: int = 0
+
+
+class AlertMessage(ReadRecord):
+    """What a channel is told of an alert that opened or was resolved; the body of a webhook."""
+
+    state: str
+    kind: str
+    severity: str
+    message: str
+    fingerprint: str
+    url: str
+    at: Moment

@@ -21,22 +21,39 @@ from backend.domain.jobs.states import JobKind, StopRequest
 from backend.domain.serving.upstream import Upstream
 
 
-class RunMeasurement(ReadRecord):
-    """Peak memory and speed of one training process.
-
-    `measured_bytes` is the peak of the process, `allocated_bytes` that of tensors alone, if the allocator reports it;
-    `step_s` is the median time of a step, with its 10th and 90th percentile.
+class StepTimes(StoredRecord):
+    """`step_s` is the median time of a step, with its 10th and 90th percentile; `allocated_bytes` the peak of tensors
+    alone, if the allocator reports it.
     """
 
-    measured_bytes: int
     allocated_bytes: int | None = None
-    tokens_per_s: float
-    device: str
-    device_kind: Literal["cpu", "gpu"]
     step_s: float | None = None
     step_s_low: float | None = None
     step_s_high: float | None = None
     steps_timed: float = 0
+
+
+class SequenceLengths(StoredRecord):
+    """`longest` and `trained` are the positions and trained positions of the longest sequence, `accumulated` the
+    micro-batches per step.
+    """
+
+    longest: int | None = None
+    trained: int | None = None
+    accumulated: int | None = None
+
+
+class MeasurementFacts(StepTimes, SequenceLengths):
+    """What a row of measurements holds beside peak memory and speed."""
+
+
+class RunMeasurement(StepTimes):
+    """Peak memory and speed of one training process. `measured_bytes` is the peak of the process."""
+
+    measured_bytes: int
+    tokens_per_s: float
+    device: str
+    device_kind: Literal["cpu", "gpu"]
 
 
 class TrainResult(JobResult):
@@ -50,15 +67,10 @@ class TrainResult(JobResult):
     measurement: RunMeasurement | None = None
 
 
-class ProbeResult(JobResult, RunMeasurement):
-    """`longest` and `trained` are the positions and trained positions of the longest sequence, `accumulated` the
-    micro-batches per step.
-    """
+class ProbeResult(JobResult, RunMeasurement, SequenceLengths):
+    """The measurement of a probe."""
 
     job_kind = JobKind.PROBE
-    longest: int | None = None
-    trained: int | None = None
-    accumulated: int | None = None
     stopped: StopRequest | None = None
 
 

@@ -33,7 +33,7 @@ class Entry:
     name: str
     label: str
     checkpoint_id: str | None = None
-    source: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, str | None] = field(default_factory=dict)
     answers: dict[str, list[str]] = field(default_factory=dict)
     prompts: dict[str, Messages] = field(default_factory=dict)
 

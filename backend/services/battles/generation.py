@@ -131,7 +131,7 @@ def add_completion(
     text: str,
     sample: int = 0,
     tokens: int = 0,
-    facts: dict[str, Any],
+    facts: dict[str, str | None],
 ) -> Completion:
     """Insert a contestant's completion of a prompt."""
     text = text.replace("\x00", "")  # PostgreSQL holds no NUL

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import mean
@@ -22,7 +22,14 @@ from backend.domain.estimates.prediction import MemoryPrediction, Prediction, Ti
 from backend.domain.estimates.setting import DeviceKind, TrainingSetting, setting_of
 from backend.domain.estimates.throughput import rate_at
 from backend.domain.jobs.payloads import ProbePayload, TrainingPayload, TrainPayload
-from backend.domain.jobs.results import ProbeResult, RunMeasurement, TrainResult
+from backend.domain.jobs.results import (
+    MeasurementFacts,
+    ProbeResult,
+    RunMeasurement,
+    SequenceLengths,
+    StepTimes,
+    TrainResult,
+)
 from backend.domain.training.config import Objective, RunConfig
 from backend.domain.training.config_fields import measured_values
 from backend.domain.training.execution import compiles
@@ -114,8 +121,7 @@ def predict_setting(ctx: Context, setting: TrainingSetting, device: Device) -> M
 def record_probe(session: Session, ctx: Context, claim: Claim[ProbePayload], result: ProbeResult) -> None:
     """Store a finished probe's measurement; a stopped one has too few steps."""
     if result.stopped is None:
-        lengths = {"accumulated": result.accumulated, "longest": result.longest, "trained": result.trained}
-        _record(session, ctx, claim, result, origin="probe", shape=claim.payload.shape, facts=lengths)
+        _record(session, ctx, claim, result, origin="probe", shape=claim.payload.shape, lengths=result)
 
 
 def record_run(session: Session, ctx: Context, claim: Claim[TrainPayload], result: TrainResult) -> None:
@@ -123,8 +129,9 @@ def record_run(session: Session, ctx: Context, claim: Claim[TrainPayload], resul
     run = session.scalar(select(Run).where(Run.job_id == claim.job_id))
     if result.measurement is None or run is None or result.stopped is not None:
         return
-    shape, facts = network_of_payload(ctx, claim.payload), {"accumulated": claim.payload.config.grad_accum_steps}
-    _record(session, ctx, claim, result.measurement, origin="run", shape=shape, facts=facts, run_id=run.id)
+    shape = network_of_payload(ctx, claim.payload)
+    lengths = SequenceLengths(accumulated=claim.payload.config.grad_accum_steps)
+    _record(session, ctx, claim, result.measurement, origin="run", shape=shape, lengths=lengths, run_id=run.id)
 
 
 def _record(
@@ -135,7 +142,7 @@ def _record(
     *,
     origin: str,
     shape: ArchitectureConfig | None,
-    facts: Mapping[str, int | None],
+    lengths: SequenceLengths,
     run_id: str | None = None,
 ) -> None:
     payload = claim.payload
@@ -148,7 +155,8 @@ def _record(
         base=payload.base_id,
         parameters=base.parameters if base is not None else None,
     )
-    times = measured.model_dump(include={"allocated_bytes", "step_s", "step_s_low", "step_s_high", "steps_timed"})
+    times = measured.model_dump(include=set(StepTimes.model_fields), exclude_none=True)
+    counts = lengths.model_dump(include=set(SequenceLengths.model_fields), exclude_none=True)
     session.add(
         Measurement(
             origin=origin,
@@ -161,7 +169,7 @@ def _record(
             estimated_bytes=estimate_memory(subject.setting).total if subject.setting else 0,
             measured_bytes=measured.measured_bytes,
             tokens_per_s=measured.tokens_per_s,
-            facts={name: value for name, value in {**times, **facts}.items() if value is not None},
+            facts=MeasurementFacts(**times, **counts),
             created_at=ctx.now(),
         )
     )
@@ -212,11 +220,11 @@ def _lengths(setting: TrainingSetting, rows: Sequence[Measurement]) -> tuple[int
     if setting.data is None:
         return None, None
     for row in rows:
-        stored, facts = row.setting or {}, row.facts or {}
+        stored, facts = row.setting, row.facts
         alike = stored.get("data") == setting.data and bool(stored.get("packed")) == setting.packed
-        if alike and facts.get("longest") and int(stored.get("context") or 0) >= setting.context:
-            length = min(int(facts["longest"]), setting.context)
-            return length, min(int(facts.get("trained") or length), length)
+        if alike and facts.longest and int(stored.get("context") or 0) >= setting.context:
+            length = min(facts.longest, setting.context)
+            return length, min(facts.trained or length, length)
     return None, None
 
 
@@ -225,8 +233,8 @@ def _peak_of(row: Measurement, rows: Sequence[Measurement]) -> MeasuredPeak | No
     setting = _stored_setting(json.dumps(row.setting, sort_keys=True))
     if setting is None:
         return None
-    facts = row.facts or {}
-    length, trained = (facts.get("longest"), facts.get("trained")) if facts.get("longest") else _lengths(setting, rows)
+    facts = row.facts
+    length, trained = (facts.longest, facts.trained) if facts.longest else _lengths(setting, rows)
     if length is None and setting.objective is not Objective.PRETRAIN:
         return None
     return MeasuredPeak(setting, row.measured_bytes, length, trained)
@@ -245,13 +253,12 @@ def _run_errors(rows: Sequence[Measurement]) -> list[float]:
 def _predict_time(
     ctx: Context, config: RunConfig, subject: MeasuredSubject, device: Device, same: Sequence[Measurement]
 ) -> TimePrediction | None:
-    timed = next((row for row in same if (row.facts or {}).get("step_s")), None)
-    if timed is not None:
-        facts = timed.facts
-        steps = config.max_steps * config.grad_accum_steps / max(1, int(facts.get("accumulated") or 1))
-        low, high = (steps * float(facts[name]) if facts.get(name) else None for name in ("step_s_low", "step_s_high"))
+    timed = next((row for row in same if row.facts.step_s), None)
+    if timed is not None and (seconds := timed.facts.step_s):
+        steps = config.max_steps * config.grad_accum_steps / max(1, timed.facts.accumulated or 1)
+        low, high = (steps * limit if limit else None for limit in (timed.facts.step_s_low, timed.facts.step_s_high))
         return TimePrediction(
-            steps * float(facts["step_s"]),
+            steps * seconds,
             low,
             high,
             timed.tokens_per_s,

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from sqlalchemy import select
 
@@ -16,6 +15,7 @@ from backend.db.tables import ImportedEvaluation
 from backend.domain.data.splits import SPLITS
 from backend.domain.evaluation.boards import Cuts, caveats, same_benchmark, telling_metric, void_reason
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.evaluation.exchange import StatedScore
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
 from backend.services.evaluation.comparisons import Rank, column_keys, rank_evaluations
@@ -299,13 +299,13 @@ def _imported(ctx: Context, columns: Sequence[Column]) -> tuple[ImportedRow, ...
     return tuple(rows.values())
 
 
-def read_imported_scores(stored: Sequence[Mapping[str, Any]]) -> tuple[ScoreView, ...]:
+def read_imported_scores(stored: Sequence[StatedScore]) -> tuple[ScoreView, ...]:
     """Return imported scores as views; an interval is given where the file gave a standard error."""
     scores = []
     for one in stored:
-        value, stderr = float(one["value"]), one.get("stderr")
-        low, high = (None, None) if stderr is None else (value - 1.96 * stderr, value + 1.96 * stderr)
+        half = None if one.stderr is None else 1.96 * one.stderr
+        low, high = (None, None) if half is None else (one.value - half, one.value + half)
         scores.append(
-            ScoreView(one["metric"], value, stderr, low, high, one.get("n") or 0, "as imported, 1.96 standard errors")
+            ScoreView(one.metric, one.value, one.stderr, low, high, one.n, "as imported, 1.96 standard errors")
         )
     return tuple(scores)

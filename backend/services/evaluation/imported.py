@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 
 from backend.db.races import retry_races
 from backend.db.tables import ImportedEvaluation
-from backend.domain.evaluation.exchange import read_results
+from backend.domain.evaluation.exchange import StatedScore, read_results
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 
@@ -28,7 +28,7 @@ class ImportedView:
     benchmark: str
     harness: str
     source: str
-    scores: tuple[dict[str, Any], ...]
+    scores: tuple[StatedScore, ...]
     config: dict[str, Any]
     created_at: datetime
 

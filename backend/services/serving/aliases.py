@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Alias, Campaign, Checkpoint, Deployment, Endpoint, Promotion, User
+from backend.domain.battles.promotion import PromotionEvidence
 from backend.domain.names import not_found
 from backend.domain.serving.deployment import DeploymentConfig
 from backend.services.context import Context
@@ -35,14 +35,14 @@ class PromotionView:
     campaign_id: str | None
     campaign: str | None
     reason: str
-    evidence: dict[str, Any]
+    evidence: PromotionEvidence
     by: str
     created_at: datetime
 
     @property
     def against(self) -> tuple[str, ...]:
         """Sentences of the evidence that spoke against a promotion; empty if none did."""
-        return tuple(self.evidence.get("against", ()))
+        return self.evidence.against
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def promotion_view(session: Session, row: Promotion, alias: str) -> PromotionVie
         campaign_id=row.campaign_id,
         campaign=campaign.name if campaign else None,
         reason=row.reason,
-        evidence=dict(row.evidence),
+        evidence=row.evidence,
         by=user.name if user else "this machine",
         created_at=row.created_at,
     )

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
 from backend.db.tables import Alias, Gate, GateResult, Promotion
+from backend.domain.battles.promotion import GateOpinion, PromotionEvidence, PromotionVerdict
 from backend.domain.serving.names import check_alias_name
 from backend.errors import Conflict, InvalidInput
 from backend.services.battles.standings import standings
@@ -35,8 +36,8 @@ MAX_REASON = 2000
 
 def gather_evidence(
     ctx: Context, checkpoint_id: str, *, campaign_id: str | None, against_id: str | None = None
-) -> dict[str, Any]:
-    """Return what supports a promotion: the campaign's verdict on the checkpoint and each gate's newest one, as JSON.
+) -> PromotionEvidence:
+    """Return what supports a promotion: the campaign's verdict on the checkpoint and each gate's newest one.
 
     The verdict is on the pair with `against_id` (the alias's present checkpoint) if that is a contestant, else with the
     checkpoint's parent, else with the first other contestant. `against` lists what does not support it: worse or
@@ -47,10 +48,10 @@ def gather_evidence(
     against = []
     if campaign_id and verdict is None:
         against.append("The campaign has no verdict on this checkpoint.")
-    elif verdict is not None and verdict["outcome"] != "better":
-        against.append(verdict["sentence"])
-    against += [f"Gate “{gate['gate']}” says {gate['verdict']}." for gate in gates if gate["verdict"] != "PASS"]
-    return {"verdict": verdict, "gates": gates, "against": against}
+    elif verdict is not None and verdict.outcome != "better":
+        against.append(verdict.sentence)
+    against += [f"Gate “{gate.gate}” says {gate.verdict}." for gate in gates if gate.verdict != "PASS"]
+    return PromotionEvidence(verdict=verdict, gates=gates, against=tuple(against))
 
 
 def promote(
@@ -70,9 +71,9 @@ def promote(
     if held == subject.id:
         raise Conflict(f"“{subject.name}” holds {alias} already.", field="alias")
     evidence = gather_evidence(ctx, subject.id, campaign_id=campaign_id, against_id=held)
-    if evidence["against"] and not reason.strip():
+    if evidence.against and not reason.strip():
         raise InvalidInput(
-            f"The evidence does not support this promotion: {' '.join(evidence['against'])}",
+            f"The evidence does not support this promotion: {' '.join(evidence.against)}",
             remedy="Give a reason to promote it nevertheless; it is stored.",
             field="reason",
         )
@@ -130,7 +131,17 @@ def rollback(ctx: Context, alias: str, *, person: Person, reason: str = "") -> P
             remedy="Promote another checkpoint.",
         )
     subject = resolve_checkpoint(ctx, stack[-2])
-    return _move(ctx, ROLLBACK, alias, subject, held=held, person=person, campaign_id=None, reason=reason, evidence={})
+    return _move(
+        ctx,
+        ROLLBACK,
+        alias,
+        subject,
+        held=held,
+        person=person,
+        campaign_id=None,
+        reason=reason,
+        evidence=PromotionEvidence(),
+    )
 
 
 def describe_alias(view: AliasView) -> dict[str, Any]:
@@ -156,7 +167,7 @@ def describe_promotion(view: PromotionView) -> dict[str, Any]:
         "campaign": view.campaign,
         "reason": view.reason,
         "against_evidence": list(view.against),
-        "evidence": view.evidence,
+        "evidence": view.evidence.dump(),
         "by": view.by,
         "at": view.created_at.isoformat(),
     }
@@ -173,7 +184,7 @@ def _move(
     person: Person,
     campaign_id: str | None,
     reason: str,
-    evidence: dict[str, Any],
+    evidence: PromotionEvidence,
 ) -> PromotionView:
     """Move the alias if it still stands where it was read, then deploy its endpoints, which were checked before."""
     with ctx.db.read() as session:
@@ -229,7 +240,7 @@ def _add(
     person: Person,
     campaign_id: str | None,
     reason: str,
-    evidence: dict[str, Any],
+    evidence: PromotionEvidence,
 ) -> Promotion:
     row = Promotion(
         alias_id=alias.id,
@@ -261,7 +272,7 @@ def _held(ctx: Context, alias: str) -> str | None:
         return session.scalar(select(Alias.checkpoint_id).where(Alias.name == alias))
 
 
-def _gates(ctx: Context, checkpoint_id: str) -> list[dict[str, Any]]:
+def _gates(ctx: Context, checkpoint_id: str) -> tuple[GateOpinion, ...]:
     query = (
         select(Gate.name, GateResult.verdict, GateResult.report, GateResult.id)
         .join(Gate, Gate.id == GateResult.gate_id)
@@ -271,13 +282,13 @@ def _gates(ctx: Context, checkpoint_id: str) -> list[dict[str, Any]]:
     with ctx.db.read() as session:
         rows = session.execute(query).all()
     newest = {row[0]: row for row in rows}
-    return [
-        {"gate": name, "verdict": row[1], "reason": row[2].get("reason", ""), "result_id": row[3]}
+    return tuple(
+        GateOpinion(gate=name, verdict=row[1], reason=row[2].get("reason", ""), result_id=row[3])
         for name, row in sorted(newest.items())
-    ]
+    )
 
 
-def _verdict(ctx: Context, checkpoint_id: str, campaign_id: str, against_id: str | None) -> dict[str, Any] | None:
+def _verdict(ctx: Context, checkpoint_id: str, campaign_id: str, against_id: str | None) -> PromotionVerdict | None:
     board = standings(ctx, campaign_id)
     names = {checkpoint: name for name, checkpoint in board.checkpoints.items()}
     own = names.get(checkpoint_id)
@@ -288,20 +299,20 @@ def _verdict(ctx: Context, checkpoint_id: str, campaign_id: str, against_id: str
             if opponent is not None and opponent != own and opponent in (verdict.first, verdict.second):
                 swapped = {"better": "worse", "worse": "better"}
                 outcome = verdict.outcome if verdict.first == own else swapped.get(verdict.outcome, verdict.outcome)
-                return {
-                    "opponent": opponent,
-                    "outcome": outcome,
-                    "for_these_raters": (
+                return PromotionVerdict(
+                    opponent=opponent,
+                    outcome=outcome,
+                    for_these_raters=(
                         verdict.for_these_raters
                         if verdict.first == own
                         else swapped.get(verdict.for_these_raters, verdict.for_these_raters)
                     ),
-                    "sentence": verdict.sentence,
-                    "e_value": verdict.e_value,
-                    "rater_e_value": verdict.rater_e_value,
-                    "threshold": verdict.threshold,
-                    "votes": verdict.votes,
-                    "prompts": verdict.prompts,
-                    "raters": verdict.raters,
-                }
+                    sentence=verdict.sentence,
+                    e_value=verdict.e_value,
+                    rater_e_value=verdict.rater_e_value,
+                    threshold=verdict.threshold,
+                    votes=verdict.votes,
+                    prompts=verdict.prompts,
+                    raters=verdict.raters,
+                )
     return None

@@ -16,4 +16,4 @@ def list_open_sweeps(ctx: Context) -> list[str]:
         rows = session.execute(
             select(RunGroup.id, RunGroup.result).where(RunGroup.kind == KIND, RunGroup.archived_at.is_(None))
         )
-        return [group_id for group_id, result in rows if not (result or {}).get("done")]
+        return [group_id for group_id, result in rows if not result.done]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -73,7 +72,7 @@ def launch_run(
                 tags=clean_tags(tags),
                 group_id=group_id,
                 parent_id=find_run(session, parent).id if parent else None,
-                warnings=[warning.model_dump(mode="json") for warning in warnings],
+                warnings=list(warnings),
                 holds_checkpoints=any(choice.moment is Moment.CHECKPOINT for choice in suites),
             )
             # the run's row first: its references run in circles, so the order is not sorted out by itself
@@ -203,7 +202,7 @@ def _insert(
     tags: list[str],
     group_id: str | None,
     parent_id: str | None,
-    warnings: list[dict[str, Any]],
+    warnings: list[LaunchWarning],
     holds_checkpoints: bool,
 ) -> str:
     run_id = new_id()

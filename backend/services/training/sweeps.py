@@ -21,6 +21,7 @@ from backend.domain.names import clean_name, not_found
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import flatten
 from backend.domain.training.sweep import SweepConfig, Values, as_field, build_run, parse_sweep, point_at
+from backend.domain.training.sweep_marks import RefusedPoint, SweepMarks
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput, RoundhouseError
 from backend.services.context import LOCAL, Context, Person, require_builder
@@ -128,14 +129,14 @@ def advance_sweep(ctx: Context, group_id: str) -> None:
     """Prune bad runs, launch runs up to the parallel limit, and mark the sweep as done when nothing is left."""
     with ctx.db.read() as session:
         group = session.get_one(RunGroup, group_id)
-        config, marks = parse_stored(group), dict(group.result or {})
+        config, marks = parse_stored(group), group.result
         members = _members(session, group)
         trials = _trials(session, config, members, marks)
         person = _person(session, group.created_by)
     active = [members[trial.number] for trial in trials if trial.outcome is None and trial.number in members]
     halted = _why_halted(trials)
-    if marks.get("stopped") or halted:
-        if marks.get("stopped"):
+    if marks.stopped or halted:
+        if marks.stopped:
             _stop(
                 ctx, [run for run, job in active if job is not None and job.stop_request is None], how="stop_and_save"
             )
@@ -154,8 +155,9 @@ def advance_sweep(ctx: Context, group_id: str) -> None:
             going += 1
             trials.append(Trial(number, point, ctx.now().timestamp()))
         except InvalidInput as error:  # these values don't fit together; the next ones may
-            marks["refused"] = {**marks.get("refused", {}), str(number): {"point": point, "cause": str(error)}}
-            _mark(ctx, group_id, refused=marks["refused"])
+            refused = {**marks.refused, number: RefusedPoint(point=point, cause=str(error))}
+            marks = marks.model_copy(update={"refused": refused})
+            _mark(ctx, group_id, refused=refused)
             trials.append(Trial(number, point, ctx.now().timestamp(), outcome="failed"))
         except RoundhouseError as error:  # a full disk, a deleted base: retried at the next call
             _mark(ctx, group_id, problem=str(error))
@@ -181,13 +183,14 @@ def sweep_detail(ctx: Context, name_or_id: str) -> SweepDetail:
     """Return a sweep with its runs. Raises NotFound."""
     with ctx.db.read() as session:
         group = _find(session, name_or_id)
-        view, config, marks = _view(session, group), parse_stored(group), dict(group.result or {})
+        view, config, marks = _view(session, group), parse_stored(group), group.result
         members = _members(session, group)
         trials = {trial.number: trial for trial in _trials(session, config, members, marks)}
     views = {run.id: run for run in get_runs(ctx, [run.id for run, _ in members.values()])}
-    pruned = marks.get("pruned", {})
     runs = tuple(
-        SweepRun(number, views[run.id], trials[number].point, trials[number].best(config.goal), pruned.get(run.id))
+        SweepRun(
+            number, views[run.id], trials[number].point, trials[number].best(config.goal), marks.pruned.get(run.id)
+        )
         for number, (run, _) in sorted(members.items())
         if run.id in views
     )
@@ -280,7 +283,7 @@ def _members(session: Session, group: RunGroup) -> dict[int, tuple[Run, Job | No
 
 
 def _trials(
-    session: Session, config: SweepConfig, members: dict[int, tuple[Run, Job | None]], marks: dict[str, Any]
+    session: Session, config: SweepConfig, members: dict[int, tuple[Run, Job | None]], marks: SweepMarks
 ) -> list[Trial]:
     """Return the trials so far, numbered densely; numbers without a run were refused."""
     ids = {run.id: number for number, (run, _) in members.items()}
@@ -292,7 +295,7 @@ def _trials(
     )
     for run_id, time, step, value in session.execute(query):
         reports.setdefault(ids[run_id], []).append((time, step, value))
-    refused = {int(number): mark["point"] for number, mark in marks.get("refused", {}).items()}
+    refused = {number: mark.point for number, mark in marks.refused.items()}
     trials = []
     for number in range(max([*members, *refused], default=-1) + 1):
         if number not in members:
@@ -337,10 +340,8 @@ def _prune(
         _stop(ctx, [run], how="stop_and_save")
         with ctx.db.write() as session:
             group = session.get_one(RunGroup, group_id)
-            group.result = {
-                **(group.result or {}),
-                "pruned": {**(group.result or {}).get("pruned", {}), run.id: run.last_step},
-            }
+            pruned = {**group.result.pruned, run.id: run.last_step}
+            group.result = group.result.model_copy(update={"pruned": pruned})
 
 
 def _stop(ctx: Context, runs: Sequence[Run], *, how: StopRequest) -> int:
@@ -368,11 +369,11 @@ def _why_halted(trials: Sequence[Trial]) -> str:
 def _mark(ctx: Context, group_id: str, **marks: Any) -> None:
     """Store changed marks."""
     with ctx.db.read() as session:
-        now = session.get_one(RunGroup, group_id).result or {}
-    if any(now.get(name) != value for name, value in marks.items() if value or name in now):
+        now = session.get_one(RunGroup, group_id).result
+    if any(getattr(now, name) != value for name, value in marks.items()):
         with ctx.db.write() as session:
             group = session.get_one(RunGroup, group_id)
-            group.result = {**(group.result or {}), **marks}
+            group.result = group.result.model_copy(update=marks)
 
 
 def _person(session: Session, user_id: str | None) -> Person:
@@ -382,7 +383,7 @@ def _person(session: Session, user_id: str | None) -> Person:
 
 
 def _view(session: Session, group: RunGroup) -> SweepView:
-    config, marks = parse_stored(group), group.result or {}
+    config, marks = parse_stored(group), group.result
     members = _members(session, group)
     trials = _trials(session, config, members, marks)
     values = [value for trial in trials if trial.outcome != "failed" and (value := trial.best(config.goal)) is not None]
@@ -395,9 +396,9 @@ def _view(session: Session, group: RunGroup) -> SweepView:
         num_done=sum(trial.outcome in ("finished", "pruned") for trial in trials),
         num_failed=sum(trial.outcome == "failed" for trial in trials),
         best=(max(values) if config.goal == "highest" else min(values)) if values else None,
-        stopped=bool(marks.get("stopped")),
-        done=bool(marks.get("done")),
-        problem=str(marks.get("problem") or ""),
+        stopped=marks.stopped,
+        done=marks.done,
+        problem=marks.problem,
         created_at=group.created_at,
         archived_at=group.archived_at,
     )

@@ -69,12 +69,12 @@ def draw_promotion(ctx: Context, person: Person, campaign: CampaignView) -> None
 
 def _draw_evidence(ctx: Context, checkpoint: str, *, campaign_id: str, held: str | None) -> None:
     evidence = gather_evidence(ctx, checkpoint, campaign_id=campaign_id, against_id=held)
-    verdict = evidence["verdict"]
-    if verdict is not None and verdict["outcome"] == "better":
-        st.success(plain(verdict["sentence"]), icon=":material/check_circle:")
-    for text in evidence["against"]:
+    verdict = evidence.verdict
+    if verdict is not None and verdict.outcome == "better":
+        st.success(plain(verdict.sentence), icon=":material/check_circle:")
+    for text in evidence.against:
         st.warning(plain(text), icon=":material/warning:")
-    passed = [gate["gate"] for gate in evidence["gates"] if gate["verdict"] == "PASS"]
+    passed = [gate.gate for gate in evidence.gates if gate.verdict == "PASS"]
     if passed:
         st.caption(plain(f"Gates passed: {', '.join(passed)}."))
 
@@ -94,8 +94,7 @@ def draw_decision(row: PromotionView) -> None:
         st.caption(plain(f"{row.alias} · {row.by} · {ago(row.created_at)}"), width="content")
     if row.reason:
         st.markdown(plain(row.reason))
-    verdict = row.evidence.get("verdict")
-    if verdict:
-        st.caption(plain(verdict["sentence"]))
+    if row.evidence.verdict:
+        st.caption(plain(row.evidence.verdict.sentence))
     if row.against and row.decision == "promote":
         st.caption(f":material/warning: Against the evidence: {plain(' '.join(row.against))}")

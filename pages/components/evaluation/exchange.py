@@ -91,9 +91,7 @@ def _draw_imported(ctx: Context, person: Person) -> None:
             columns = IMPORTED.row(row.id)
             columns[0].text(row.model)
             columns[1].text(row.benchmark)
-            columns[2].text(
-                ", ".join(f"{one['metric']} {score_text(one['metric'], one['value'])}" for one in row.scores[:4])
-            )
+            columns[2].text(", ".join(f"{one.metric} {score_text(one.metric, one.value)}" for one in row.scores[:4]))
             columns[3].caption(
                 plain(f"{row.source}, {row.harness or 'harness not stated'}, {ago(row.created_at, now=ctx.now())}")
             )

@@ -177,7 +177,7 @@ def _identities(session: Session, campaign_id: str) -> set[str]:
     )
     names: set[str] = set()
     for contestant, checkpoint, run in session.execute(query):
-        names |= {contestant.label, str(contestant.source.get("model", ""))}
+        names |= {contestant.label, contestant.source.get("model") or ""}
         names |= {checkpoint.name, checkpoint.id} if checkpoint else set()
         names |= {run.name, run.id} if run else set()
     return names

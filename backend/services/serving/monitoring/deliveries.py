@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Alert, AlertDelivery
+from backend.domain.jobs.gauges import AlertMessage
 from backend.services.context import Context
 
 FIRST_PAUSE_S, MAX_PAUSE_S = 30.0, 3600.0
@@ -23,15 +24,15 @@ AT_ONCE = 20
 
 def queue_deliveries(session: Session, ctx: Context, alert: Alert, state: str) -> None:
     """Store a message of a change for every channel, in the transaction that stores the change."""
-    message = {
-        "state": state,
-        "kind": alert.kind,
-        "severity": alert.severity,
-        "message": alert.message,
-        "fingerprint": alert.fingerprint,
-        "url": f"{ctx.pages_url}/monitor",
-        "at": ctx.now().isoformat(),
-    }
+    message = AlertMessage(
+        state=state,
+        kind=alert.kind,
+        severity=alert.severity,
+        message=alert.message,
+        fingerprint=alert.fingerprint,
+        url=f"{ctx.pages_url}/monitor",
+        at=ctx.now(),
+    )
     for channel in ctx.notifier.channels:
         session.add(
             AlertDelivery(alert_id=alert.id, channel=channel, message=message, created_at=ctx.now(), next_at=ctx.now())
@@ -48,10 +49,11 @@ def send_due(ctx: Context) -> int:
         delivery = _claim(ctx, delivery_id, silent=silent)
         if delivery is None:
             continue
-        message = dict(delivery.message)
-        subject = f"Roundhouse: {'resolved: ' if message['state'] == 'resolved' else ''}{message['message']}"
-        text = f"{message['message']}\n\n{message['url']}\n"
-        problem = ctx.notifier.send(delivery.channel, subject=subject[:160], text=text, data=message)
+        message = delivery.message
+        subject = f"Roundhouse: {'resolved: ' if message.state == 'resolved' else ''}{message.message}"
+        text = f"{message.message}\n\n{message.url}\n"
+        data = message.model_dump(mode="json")
+        problem = ctx.notifier.send(delivery.channel, subject=subject[:160], text=text, data=data)
         _record(ctx, delivery_id, problem)
         if problem:
             silent.add(delivery.channel)  # its other messages keep their time

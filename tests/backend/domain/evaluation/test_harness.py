@@ -131,9 +131,7 @@ def test_results_and_samples_name_a_metric_as_the_harness_only_where_it_is_the_s
     }
     assert results["group_subtasks"] == {"quiz": ["quiz_law"]}
     assert results["higher_is_better"]["quiz"]["perplexity"] is False
-    stated = {
-        row.benchmark: [one["metric"] for one in row.scores] for row in read_results(results, source="results.json")
-    }
+    stated = {row.benchmark: [one.metric for one in row.scores] for row in read_results(results, source="results.json")}
     assert stated["quiz"] == [
         "exact_match_verbatim,strict",
         "exact_match",

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from backend.domain.evaluation.exchange import read_results
+from backend.domain.evaluation.exchange import StatedScore, read_results
 from backend.domain.evaluation.report import ReportSection, evaluation_report_html, write_csv
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import LOCAL, Context
@@ -61,7 +61,7 @@ def test_lm_eval_files_hold_scores_and_samples_and_read_back(world: Context) -> 
     assert (row.model, row.benchmark, row.scores) == (
         "Oak",
         "facts",
-        ({"metric": "acc", "value": 0.75, "stderr": 0.05, "n": 4},),
+        (StatedScore(metric="acc", value=0.75, stderr=0.05, n=4),),
     )
 
 
@@ -112,7 +112,7 @@ def test_imported_scores_stand_beside_ours_without_a_rank(world: Context) -> Non
     content = json.dumps(results_file()).encode()
     (row,) = import_results(world, content, source="dir/results.json", person=LOCAL)
     assert (row.model, row.source) == ("Elsewhere 7B", "results.json")
-    assert [one["metric"] for one in row.scores] == ["acc", "harness_f1,strict"]  # NaN is left out
+    assert [one.metric for one in row.scores] == ["acc", "harness_f1,strict"]  # NaN is left out
     assert len(import_results(world, content, source="again.json", person=LOCAL)) == 1
     board = read_board(world)
     assert [one.checkpoint for one in board.rows] == ["Oak"]
@@ -148,4 +148,4 @@ def test_the_form_of_versions_before_0_4_is_read() -> None:
     }
     (row,) = read_results(old, source="old.json")
     assert (row.model, row.harness, row.config) == ("a/b", "lm-evaluation-harness", {"task_version": "0"})
-    assert row.scores == ({"metric": "acc", "value": 0.63, "stderr": 0.01, "n": 0},)
+    assert row.scores == (StatedScore(metric="acc", value=0.63, stderr=0.01, n=0),)

@@ -35,9 +35,10 @@ def test_one_raters_votes_are_no_evidence_for_a_promotion(ctx: Context) -> None:
     with pytest.raises(InvalidInput, match="The one rater who voted prefers Elm; others may not"):
         promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign.id, person=LOCAL)
     moved = promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign.id, reason="it is the only rater", person=LOCAL)
-    verdict = moved.evidence["verdict"]
-    assert (verdict["outcome"], verdict["for_these_raters"], verdict["raters"]) == ("undecided", "better", 1)
-    assert verdict["e_value"] >= verdict["threshold"] > verdict["rater_e_value"]
+    verdict = moved.evidence.verdict
+    assert verdict is not None
+    assert (verdict.outcome, verdict.for_these_raters, verdict.raters) == ("undecided", "better", 1)
+    assert verdict.e_value >= verdict.threshold > verdict.rater_e_value
 
 
 def test_a_verdict_promotes_and_the_history_holds_who_when_why_and_the_evidence(ctx: Context) -> None:
@@ -45,8 +46,8 @@ def test_a_verdict_promotes_and_the_history_holds_who_when_why_and_the_evidence(
     promote(ctx, "Oak", alias=ALIAS, person=LOCAL)
     moved = promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign_id, reason="Tells better stories", person=LOCAL)
     assert (moved.decision, moved.checkpoint, moved.previous, moved.against) == ("promote", "Elm", "Oak", ())
-    assert moved.evidence["verdict"]["outcome"] == "better"
-    assert moved.evidence["verdict"]["votes"] == 30
+    assert moved.evidence.verdict is not None
+    assert (moved.evidence.verdict.outcome, moved.evidence.verdict.votes) == ("better", 30)
     view = get_alias(ctx, ALIAS)
     assert (view.checkpoint, view.rollback) == ("Elm", "Oak")
     assert [(row.decision, row.reason) for row in view.history] == [
@@ -100,7 +101,7 @@ def test_a_rejection_is_recorded_and_moves_nothing(ctx: Context) -> None:
     campaign_id = won_campaign(ctx, winner="Oak")
     promote(ctx, "Oak", alias=ALIAS, person=LOCAL)
     refused = reject(ctx, "Elm", alias=ALIAS, campaign_id=campaign_id, reason="loses", person=LOCAL)
-    assert (refused.decision, refused.checkpoint, refused.evidence["verdict"]["outcome"]) == ("reject", "Elm", "worse")
+    assert (refused.decision, refused.checkpoint, refused.evidence.verdict.outcome) == ("reject", "Elm", "worse")
     view = get_alias(ctx, ALIAS)
     assert (view.checkpoint, view.rollback) == ("Oak", None)
 

@@ -282,10 +282,10 @@ def test_values_that_can_not_be_launched_are_skipped(ctx: Context) -> None:
     launch_sweep(ctx, sweep(method="grid", parallel=4, vary={"context": [16, 4000, 32]}), person=LOCAL)
     detail = sweep_detail(ctx, "tries")
     with ctx.db.read() as session:
-        refused = session.get_one(RunGroup, detail.sweep.id).result["refused"]
+        refused = session.get_one(RunGroup, detail.sweep.id).result.refused
     assert [each.point["context"] for each in detail.runs] == [16, 32]
     assert [each.number for each in detail.runs] == [0, 2]
-    assert "longer than the architecture" in refused["1"]["cause"]
+    assert "longer than the architecture" in refused[1].cause
     assert detail.sweep.num_failed == 1
 
 

@@ -1,0 +1,34 @@
+"""What became of a sweep so far, as its row holds it. Light imports, since the tables need it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class RefusedPoint(BaseModel):
+    """Values of a run that could not be launched, and why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    point: dict[str, Any]
+    cause: str
+
+
+class SweepMarks(BaseModel):
+    """Whether a sweep was stopped or is done, why no more runs are launched, the refused runs by number, and the step
+    at which runs were pruned, by id. A scaling study has none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    stopped: bool = False
+    done: bool = False
+    problem: str = ""
+    refused: dict[int, RefusedPoint] = Field(default_factory=dict)
+    pruned: dict[str, int] = Field(default_factory=dict)
+
+    def dump(self) -> dict[str, Any]:
+        """Return the stored form: the fields that are not empty."""
+        return self.model_dump(mode="json", exclude_defaults=True)
