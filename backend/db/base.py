@@ -6,7 +6,7 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, MetaData, event
+from sqlalchemy import DateTime, MetaData, event, inspect
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, TypeResolve
 from sqlalchemy.types import JSON, TypeDecorator
@@ -60,6 +60,15 @@ class Table(DeclarativeBase):
 def _store_documents(annotated: TypeResolve) -> Document | None:
     """Give a column that is annotated with a model, a list, a tuple or a dict the type Document."""
     return Document(annotated.resolved_type) if is_shape(annotated.resolved_type) else None
+
+
+@event.listens_for(Table, "init", propagate=True)
+def _begin_documents(row: Table, _args: Any, values: dict[str, Any]) -> None:
+    """Give a new row's documents their defaults at once: code reads them before the row is stored."""
+    for attribute in inspect(type(row)).column_attrs:
+        column = attribute.columns[0]
+        if isinstance(column.type, Document) and column.default is not None and attribute.key not in values:
+            values[attribute.key] = column.default.arg(None)
 
 
 @event.listens_for(Table, "attribute_instrument", propagate=True)

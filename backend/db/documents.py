@@ -56,7 +56,8 @@ class Document(TypeDecorator[Any]):
         return self.dump(value)
 
     def dump(self, value: Any) -> Any:
-        """Return the stored form of a value."""
+        """Return the stored form of a value. Raises ValidationError naming the field at fault."""
+        value = self.check(value)
         if value is None:
             return {} if self.none_is_empty else None
         return value.dump() if hasattr(value, "dump") else self.adapter.dump_python(value, mode="json")

@@ -18,7 +18,7 @@ class Gate(Table):
     __tablename__ = "gates"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120), unique=True)
-    config: Mapped[GateConfig] = mapped_column(default=dict)
+    config: Mapped[GateConfig]
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 

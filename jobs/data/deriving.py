@@ -24,6 +24,7 @@ from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.data.splits import SPLITS, Split
 from backend.domain.data.versions.changes import Change, DropDuplicates, DropRows, Filter, KeepSample, Merge, Resplit
 from backend.domain.data.versions.conditions import describe_change, meets
+from backend.domain.jobs.results import ImportResult
 from backend.errors import InvalidInput, JobFailed
 from jobs.data.splitting import val_rows
 from jobs.data.writing import DatasetWriter, publish_version, temporary_folder
@@ -55,9 +56,8 @@ class _Source:
 
 def derive(
     folder: Path, *, change: Change, other: Path | None = None, out_root: Path, reporter: Reporter
-) -> dict[str, Any]:
-    """Write the changed version under `out_root`; return what the import of a file returns
-    (jobs.data.importer.ImportResult).
+) -> ImportResult:
+    """Write the changed version under `out_root`; return what the import of a file returns.
 
     `dropped_rows` counts the rows left out. A change without effect returns the version itself. Raises InvalidInput if
     no row is left or the change is invalid, JobFailed when stopped on request.
@@ -94,47 +94,45 @@ def derive(
             dropped=total - num_written,
             folder=partial,
         )
-        result["is_cut"] = is_cut(source.meta) or (added is not None and is_cut(added.meta))
-        (partial / "meta.json").write_text(
-            json.dumps({**result, "folder": Path(result["folder"]).name, "format": 1}, indent=1)
-        )
-        publish_version(partial, target=Path(result["folder"]))
+        cut = is_cut(source.meta) or (added is not None and is_cut(added.meta))
+        result, target = result.model_copy(update={"is_cut": cut}), Path(result.folder)
+        (partial / "meta.json").write_text(json.dumps({**result.dump(), "folder": target.name, "format": 1}, indent=1))
+        publish_version(partial, target=target)
     reporter.log(f"{writer.num_rows:,} rows: {describe_change(change)}; {total - num_written:,} left out.")
-    return {**result, "bytes": sum(file.stat().st_size for file in Path(result["folder"]).iterdir())}
+    return result.model_copy(update={"bytes": _bytes(target)})
 
 
-def _unchanged(source: _Source, change: Change) -> dict[str, Any]:
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def _unchanged(source: _Source, change: Change) -> ImportResult:
     """Return the version itself as the result of a change without effect."""
-    return {
-        **source.meta,
-        "folder": str(source.folder),
-        "dropped_rows": 0,
-        "reason": f"no effect: {describe_change(change)}",
-        "bytes": sum(file.stat().st_size for file in source.folder.iterdir()),
-    }
+    changes = {"folder": str(source.folder), "dropped_rows": 0, "bytes": _bytes(source.folder)}
+    return ImportResult.model_validate({**source.meta, **changes, "reason": f"no effect: {describe_change(change)}"})
 
 
 def _result(
     writer: DatasetWriter, source: _Source, *, change: Change, target: Path, dropped: int, folder: Path
-) -> dict[str, Any]:
-    return {
-        "kind": source.meta["kind"],
-        "mapping": {},
-        "rows": writer.num_rows,
-        "train_rows": writer.count("train"),
-        "val_rows": writer.count("val"),
-        "rejected_count": 0,
-        "rejected": [],
-        "content_hash": writer.content_hash,
-        "folder": str(target),
-        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
-        "text_bytes": writer.text_bytes,
-        "columns": list(source.meta.get("columns") or []),
-        "unigram_byte_entropy_bits": writer.byte_entropy_bits(),
-        "reason": describe_change(change),
-        "dropped_rows": dropped,
-        "change": change.model_dump(mode="json", exclude={"train", "val"}),
-    }
+) -> ImportResult:
+    return ImportResult(
+        kind=source.meta["kind"],
+        mapping={},
+        rows=writer.num_rows,
+        train_rows=writer.count("train"),
+        val_rows=writer.count("val"),
+        rejected_count=0,
+        rejected=(),
+        content_hash=writer.content_hash,
+        folder=str(target),
+        bytes=_bytes(folder),
+        text_bytes=writer.text_bytes,
+        columns=tuple(source.meta.get("columns") or ()),
+        unigram_byte_entropy_bits=writer.byte_entropy_bits(),
+        reason=describe_change(change),
+        dropped_rows=dropped,
+        change=change.model_dump(mode="json", exclude={"train", "val"}),
+    )
 
 
 def is_cut(meta: dict[str, Any]) -> bool:

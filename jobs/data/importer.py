@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from backend.domain.data.rows.mapping import check_mapping, settle_answers
 from backend.domain.data.rows.problem import BadRow, RowProblem
 from backend.domain.data.rows.trees import TREE, is_message_table
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
+from backend.domain.jobs.results import ImportResult
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.files.encoding import check_encoding
 from backend.infra.files.saved import choose_saved
@@ -43,47 +44,6 @@ HEAD_TABLE_BYTES = 2**17  # a few rows are enough
 REPORT_EVERY_S = 0.5
 BLOCKS_AHEAD = 3
 FORMAT_VERSION = 3
-
-
-@dataclass(frozen=True)
-class ImportResult:
-    """Outcome of an import.
-
-    `rejected` holds the first 200 unusable rows, as {"file" (of several), "row", "reason", "raw"}; all are in the
-    folder's `rejected.jsonl`. `rejected_reasons` counts them all, as {"rows", "reason", "row"} (the first). `ignored`
-    holds the files left out, as {"file", "reason"}. `bytes` is the size on disk, `text_bytes` that of the text. When
-    texts were cut for validation (fewer than ten of them), a text counts in `train_rows` and in `val_rows`. `resumed`:
-    an earlier attempt was continued.
-    """
-
-    kind: str
-    mapping: dict[str, str]
-    rows: int
-    train_rows: int
-    val_rows: int
-    rejected_count: int
-    rejected: list[dict[str, Any]]
-    content_hash: str
-    folder: Path
-    bytes: int
-    text_bytes: int
-    columns: list[str]
-    unigram_byte_entropy_bits: float
-    reason: str
-    rejected_reasons: tuple[dict[str, Any], ...] = ()
-    files: int = 1
-    ignored: tuple[dict[str, str], ...] = ()
-    resumed: bool = False
-    dropped_media: dict[str, int] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; the folder as text."""
-        return {
-            **asdict(self),
-            "folder": str(self.folder),
-            "ignored": list(self.ignored),
-            "rejected_reasons": list(self.rejected_reasons),
-        }
 
 
 def import_files(
@@ -148,17 +108,18 @@ def import_files(
         check_tally(source.name, writer.tally, max_rejected=max_rejected)
         files = join_parts(folder, work.state.parts + 1, kind=plan.kind)
         result = _result(work, writer, rows, plan, files=files, out_root=out_root)
+        target = Path(result.folder)
         meta = {
-            **result.as_dict(),
-            "folder": result.folder.name,
+            **result.dump(),
+            "folder": target.name,
             "val_fraction": val_fraction,
             "seed": seed,
             "format": FORMAT_VERSION,
         }
         (files / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-        fresh = publish_version(files, target=result.folder)
+        fresh = publish_version(files, target=target)
     reporter.log(_summary(result, fresh=fresh))
-    return replace(result, bytes=sum(file.stat().st_size for file in result.folder.iterdir()))
+    return result.model_copy(update={"bytes": sum(file.stat().st_size for file in target.iterdir())})
 
 
 def _divide(rows: SourceRows, plan: _Plan, *, val_fraction: float, seed: int, has_sides: bool) -> tuple[Splitter, str]:
@@ -247,13 +208,13 @@ def _result(
         train_rows=tally.train_rows,
         val_rows=tally.val_rows,
         rejected_count=tally.rejected_count,
-        rejected=tally.rejected,
+        rejected=tuple(tally.rejected),
         rejected_reasons=tuple(sorted(tally.reasons.values(), key=lambda one: -int(one["rows"]))),
         content_hash=writer.content_hash,
-        folder=out_root / writer.content_hash[:16],
+        folder=str(out_root / writer.content_hash[:16]),
         bytes=sum(file.stat().st_size for file in files.iterdir()),
         text_bytes=tally.text_bytes,
-        columns=plan.columns,
+        columns=tuple(plan.columns),
         unigram_byte_entropy_bits=tally.byte_entropy_bits(),
         reason=plan.reason,
         files=len(rows.listing.members),

@@ -37,9 +37,8 @@ def run(spec: JobSpec[ImportPayload], reporter: Reporter) -> ImportResult:
             out_root=spec.path(payload.out_root),
             reporter=reporter,
         )
-    return ImportResult(
-        **{**result.as_dict(), "folder": spec.relative(result.folder), **(remote.listing.facts if remote else {})}
-    )
+    facts = remote.listing.facts if remote else {}
+    return ImportResult.model_validate({**result.dump(), "folder": spec.relative(Path(result.folder)), **facts})
 
 
 def _find(payload: ImportPayload, reporter: Reporter) -> Remote | None:
@@ -90,4 +89,4 @@ def _derive(spec: JobSpec[ImportPayload], derivation: Derivation, reporter: Repo
         out_root=spec.path(spec.payload.out_root),
         reporter=reporter,
     )
-    return ImportResult(**{**result, "folder": spec.relative(Path(result["folder"]))})
+    return result.model_copy(update={"folder": spec.relative(Path(result.folder))})

@@ -164,7 +164,7 @@ def imported(path: Path, kind: str | None = None) -> list[Row]:
     """Import a source as the product does and return its rows as templates read them."""
     with tempfile.TemporaryDirectory() as folder:
         result = import_files(path, out_root=Path(folder), reporter=RememberingReporter(), kind=kind)
-        return [columns_of(row) for row in iter_file_rows(result.folder / "train.parquet")]
+        return [columns_of(row) for row in iter_file_rows(Path(result.folder) / "train.parquet")]
 
 
 def files(folder: Path) -> Iterator[int]:

@@ -101,7 +101,7 @@ def report(ctx: Context, taken: Claim[Any], *events: dict[str, Any]) -> None:
         renew(session, ctx, taken)
         progress = outcomes.record_events(session, ctx, taken, [event_of(event) for event in events])
         if progress:
-            renew(session, ctx, taken, progress=progress.model_dump(exclude={"type"}))
+            renew(session, ctx, taken, progress=progress)
 
 
 def points(first: int, last: int, *, name: str = "train_loss") -> list[dict[str, Any]]:

@@ -250,8 +250,9 @@ class ReplicaResult(JobResult):
 
 
 class ImportFacts(StoredRecord):
-    """What an import learnt of its source. `text_bytes` is the size of the text; `dropped_media` counts rows with
-    something in a column of images, video or audio, which no dataset keeps, by column.
+    """What an import learnt of its source. `text_bytes`: size of the text. `rejected_reasons` counts the rows that
+    could not be used, as {"rows", "reason", "row"} (the first); `dropped_media` counts rows with something in a column
+    of images, video or audio, which no dataset keeps, by column.
     """
 
     text_bytes: int | None = None
@@ -276,8 +277,10 @@ class VersionFacts(ImportFacts):
 class ImportResult(JobResult, ImportFacts):
     """The version made by an import or a derivation.
 
-    `rejected` holds the first 200 rows that could not be used, `ignored` the files left out; `bytes` is the size on
-    disk. `version_id` names the version with the content: an older one if `reused`.
+    `rejected` holds the first 200 rows that could not be used, as {"file" (of several), "row", "reason", "raw"}; all
+    are in the folder's `rejected.jsonl`. `ignored` holds the files left out, as {"file", "reason"}; `bytes` is the size
+    on disk. Where texts were cut for validation (fewer than ten of them), a text counts in both splits. `resumed`: an
+    earlier attempt was continued. `version_id` names the version with the content: an older one if `reused`.
     """
 
     job_kind = JobKind.IMPORT_DATASET

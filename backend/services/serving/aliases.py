@@ -113,7 +113,7 @@ def following_endpoints(session: Session, alias: str) -> list[tuple[str, int, De
         .where(Deployment.stopped_at.is_(None), Deployment.role == "stable")
         .order_by(Deployment.created_at, Deployment.revision)
     )
-    newest = {row[0]: row.tuple() for row in rows}
+    newest = {row[0]: (row[0], row[1], row[2], row[3]) for row in rows}
     return [newest[name] for name in sorted(newest) if newest[name][2].alias == alias]
 
 

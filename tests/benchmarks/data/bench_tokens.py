@@ -53,11 +53,13 @@ def prepare(home: Path, file: Path) -> dict[str, Any]:
         started = time.perf_counter()
         result = import_files(file, reporter=MemoryReporter(), out_root=home / "datasets")
         seconds = time.perf_counter() - started
-        texts = [str(row.get("text") or row) for row in islice(iter_rows(result.folder, split="train"), TOKENIZER_ROWS)]
+        texts = [
+            str(row.get("text") or row) for row in islice(iter_rows(Path(result.folder), split="train"), TOKENIZER_ROWS)
+        ]
         tokenizer = train_bpe(texts, vocab_size=VOCABULARY)
         tokenizer.save_pretrained(home / "tokenizer")
         Rooms.save_base_of(home / "base", SHAPE, tokenizer)
-        dataset = result.folder.relative_to(home).as_posix()
+        dataset = Path(result.folder).relative_to(home).as_posix()
         record.write_text(
             json.dumps({"dataset": dataset, "kind": result.kind, "rows": result.rows, "import_s": round(seconds, 1)})
         )

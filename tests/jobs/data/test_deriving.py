@@ -45,7 +45,7 @@ Rows = list[dict[str, Any]]
 def make(tmp_path: Path, rows: Rows, *, name: str = "rows", **options: Any) -> Path:
     source = tmp_path / f"{name}.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return import_files(source, out_root=tmp_path / "datasets", reporter=RememberingReporter(), **options).folder
+    return Path(import_files(source, out_root=tmp_path / "datasets", reporter=RememberingReporter(), **options).folder)
 
 
 def change(folder: Path, requested: Change, **options: Any) -> dict[str, Any]:
@@ -71,9 +71,9 @@ def test_listed_rows_are_left_out_by_their_place_in_each_split(tmp_path: Path) -
     folder = make(tmp_path, pairs(40), val_fraction=0.25)
     train, val = rows_of(folder, "train"), rows_of(folder, "val")
     result = change(folder, DropRows(train=(0, 2, 2), val=(1,), reason="near duplicates"))
-    assert rows_of(result["folder"], "train") == [row for place, row in enumerate(train) if place not in (0, 2)]
-    assert rows_of(result["folder"], "val") == [row for place, row in enumerate(val) if place != 1]
-    assert (result["rows"], result["dropped_rows"], result["reason"]) == (
+    assert rows_of(result.folder, "train") == [row for place, row in enumerate(train) if place not in (0, 2)]
+    assert rows_of(result.folder, "val") == [row for place, row in enumerate(val) if place != 1]
+    assert (result.rows, result.dropped_rows, result.reason) == (
         37,
         3,
         "3 listed rows left out: near duplicates",
@@ -86,15 +86,15 @@ def test_the_first_of_equal_rows_is_kept_and_validation_rows_stay_out_of_train(t
     folder = make(tmp_path, pairs(30), val_fraction=0.2)
     more = make(tmp_path, [*pairs(30), *pairs(30)], name="more", val_fraction=0.2, seed=7)
     both = change(folder, Merge(other="more"), other=more)
-    train, val = (Counter(map(canonical_json, rows_of(both["folder"], split))) for split in ("train", "val"))
+    train, val = (Counter(map(canonical_json, rows_of(both.folder, split))) for split in ("train", "val"))
     assert not train.keys() & val.keys()
     assert sum(train.values()) + sum(val.values()) < 90, "rows that one version holds out are trained on in neither"
-    once = change(Path(both["folder"]), DropDuplicates())
-    assert once["dropped_rows"] == both["rows"] - 30
-    assert Counter(map(canonical_json, rows_of(once["folder"]))) == dict.fromkeys(map(canonical_json, pairs(30)), 1)
-    again = change(Path(once["folder"]), DropDuplicates())
-    assert (again["content_hash"], again["dropped_rows"]) == (
-        once["content_hash"],
+    once = change(Path(both.folder), DropDuplicates())
+    assert once.dropped_rows == both.rows - 30
+    assert Counter(map(canonical_json, rows_of(once.folder))) == dict.fromkeys(map(canonical_json, pairs(30)), 1)
+    again = change(Path(once.folder), DropDuplicates())
+    assert (again.content_hash, again.dropped_rows) == (
+        once.content_hash,
         0,
     ), "nothing to change gives the version itself"
 
@@ -102,12 +102,10 @@ def test_the_first_of_equal_rows_is_kept_and_validation_rows_stay_out_of_train(t
 def test_loosely_equal_rows_differ_in_case_and_spaces_alone(tmp_path: Path) -> None:
     texts = ["A story of Mira.", "a  story\nof mira.", "Another.", "A story of Mira!"] + [f"text {n}" for n in range(8)]
     folder = make(tmp_path, [{"text": text} for text in texts], val_fraction=0)
-    assert change(folder, DropDuplicates())["dropped_rows"] == 0
-    assert {row["text"] for row in rows_of(change(folder, DropDuplicates(loose=True))["folder"])} == {*texts} - {
-        texts[1]
-    }
+    assert change(folder, DropDuplicates()).dropped_rows == 0
+    assert {row["text"] for row in rows_of(change(folder, DropDuplicates(loose=True)).folder)} == {*texts} - {texts[1]}
     labelled = [{"prompt": f"p{n % 2}", "completion": "same", "label": n < 2} for n in range(4)]
-    assert change(make(tmp_path, labelled, name="kto", val_fraction=0), DropDuplicates(loose=True))["dropped_rows"] == 0
+    assert change(make(tmp_path, labelled, name="kto", val_fraction=0), DropDuplicates(loose=True)).dropped_rows == 0
 
 
 def test_a_filter_keeps_what_meets_every_condition_or_leaves_it_out(tmp_path: Path) -> None:
@@ -115,10 +113,10 @@ def test_a_filter_keeps_what_meets_every_condition_or_leaves_it_out(tmp_path: Pa
     folder = make(tmp_path, rows, val_fraction=0.1)
     short = RowCondition(field="completion", test="at_most", value=6)
     three = RowCondition(field="prompt", test="contains", value="SAY 3")
-    matching = rows_of(change(folder, Filter(conditions=(short, three)))["folder"])
+    matching = rows_of(change(folder, Filter(conditions=(short, three))).folder)
     expected = [row for row in rows if len(row["completion"]) <= 6 and "Say 3" in row["prompt"]]
     assert Counter(map(canonical_json, matching)) == Counter(map(canonical_json, expected))
-    rest = rows_of(change(folder, Filter(conditions=(short, three), keep=False))["folder"])
+    rest = rows_of(change(folder, Filter(conditions=(short, three), keep=False)).folder)
     assert len(rest) + len(matching) == len(rows)
     with pytest.raises(InvalidInput, match="no train row is left"):
         change(folder, Filter(conditions=(RowCondition(test="contains", value="nowhere"),)))
@@ -127,10 +125,10 @@ def test_a_filter_keeps_what_meets_every_condition_or_leaves_it_out(tmp_path: Pa
 def test_a_sample_has_its_size_follows_from_its_seed_and_leaves_rows_where_they_are(tmp_path: Path) -> None:
     folder = make(tmp_path, pairs(200), val_fraction=0.2)
     one, two, other = (change(folder, KeepSample(num_rows=50, seed=seed)) for seed in (1, 1, 2))
-    assert one["content_hash"] == two["content_hash"] != other["content_hash"]
-    assert one["rows"] == 50
+    assert one.content_hash == two.content_hash != other.content_hash
+    assert one.rows == 50
     for split in ("train", "val"):
-        drawn = list(map(canonical_json, rows_of(one["folder"], split)))
+        drawn = list(map(canonical_json, rows_of(one.folder, split)))
         whole = list(map(canonical_json, rows_of(folder, split)))
         assert set(drawn) < set(whole)
         assert drawn == [row for row in whole if row in set(drawn)]
@@ -142,16 +140,16 @@ def test_a_sample_has_its_size_follows_from_its_seed_and_leaves_rows_where_they_
 def test_a_new_split_has_its_share_and_keeps_every_row(tmp_path: Path, count: int) -> None:
     folder = make(tmp_path, pairs(count), val_fraction=0.1)
     result = change(folder, Resplit(val_fraction=0.3, seed=5))
-    assert abs(result["val_rows"] / count - 0.3) < (0.001 if count == 200 else 0.05)
-    assert sorted(map(canonical_json, rows_of(result["folder"]))) == sorted(map(canonical_json, pairs(count)))
-    assert change(Path(result["folder"]), Resplit(val_fraction=0.3, seed=5))["content_hash"] == result["content_hash"]
+    assert abs(result.val_rows / count - 0.3) < (0.001 if count == 200 else 0.05)
+    assert sorted(map(canonical_json, rows_of(result.folder))) == sorted(map(canonical_json, pairs(count)))
+    assert change(Path(result.folder), Resplit(val_fraction=0.3, seed=5)).content_hash == result.content_hash
 
 
 @pytest.mark.parametrize("count", [200, 1500], ids=["exact", "by hash"])
 def test_a_new_split_holds_out_what_an_import_with_its_share_and_seed_does(tmp_path: Path, count: int) -> None:
     folder = make(tmp_path, pairs(count), val_fraction=0)
     result = change(folder, Resplit(val_fraction=0.2, seed=3))
-    assert rows_of(result["folder"]) == rows_of(make(tmp_path, pairs(count), val_fraction=0.2, seed=3))
+    assert rows_of(result.folder) == rows_of(make(tmp_path, pairs(count), val_fraction=0.2, seed=3))
 
 
 def test_texts_that_were_cut_are_not_split_again(tmp_path: Path) -> None:
@@ -159,9 +157,9 @@ def test_texts_that_were_cut_are_not_split_again(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="too few to divide: each was cut in two"):
         change(folder, Resplit(val_fraction=0.1))
     fewer = change(folder, DropRows(train=(0,), val=(0,)))
-    assert read_meta(Path(fewer["folder"]))["is_cut"]
+    assert read_meta(Path(fewer.folder))["is_cut"]
     with pytest.raises(InvalidInput, match="too few to divide"):
-        change(Path(fewer["folder"]), Resplit(val_fraction=0.1))
+        change(Path(fewer.folder), Resplit(val_fraction=0.1))
 
 
 def test_tools_and_labels_survive_a_change(tmp_path: Path) -> None:
@@ -191,7 +189,7 @@ def test_tools_and_labels_survive_a_change(tmp_path: Path) -> None:
         == rows[:1]
     )
     assert (
-        rows_of(change(folder, Filter(conditions=(RowCondition(field="turns", test="at_most", value=2),)))["folder"])
+        rows_of(change(folder, Filter(conditions=(RowCondition(field="turns", test="at_most", value=2),))).folder)
         == rows[1:]
     )
 

@@ -46,7 +46,9 @@ def version(tmp_path: Path) -> Path:
     ]
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return import_files(source, out_root=tmp_path / "datasets", reporter=RememberingReporter(), val_fraction=0.2).folder
+    return Path(
+        import_files(source, out_root=tmp_path / "datasets", reporter=RememberingReporter(), val_fraction=0.2).folder
+    )
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_a_saved_export_is_opened_by_datasets_and_imported_again_with_its_splits
     again = import_files(tmp_path / "out", out_root=tmp_path / "again", reporter=RememberingReporter())
     assert (again.train_rows, again.val_rows, again.rejected_count) == (32, 8, 0)
     for split in ("train", "val"):
-        assert _stored(again.folder, split) == _stored(version, split)
+        assert _stored(Path(again.folder), split) == _stored(version, split)
     assert not list((tmp_path / "datasets").glob(".arrow-*"))
 
 

@@ -20,9 +20,10 @@ from pyarrow import parquet
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.data.rows.records import columns_of
+from backend.domain.jobs.results import ImportResult
 from backend.errors import InvalidInput, JobFailed, NotFound
 from backend.services.starter import STARTER_DATASETS, StarterDataset
-from jobs.data.importer import ImportResult, import_files
+from jobs.data.importer import import_files
 from jobs.data.run import run
 from jobs.data.splitting import cut_text, val_rows
 from jobs.modeling.dataset_files import iter_rows, num_rows, read_meta
@@ -51,9 +52,9 @@ def test_starter_content_is_imported_unchanged(tmp_path: Path, dataset: StarterD
     rows = dataset.read_rows()
     result = _import(_write(tmp_path / "rows.jsonl", rows), kind=dataset.kind, val_fraction=0.05, seed=1)
     assert (result.kind, result.rows, result.rejected_count) == (dataset.kind, len(rows), 0)
-    back = [*iter_rows(result.folder, split="train"), *iter_rows(result.folder, split="val")]
+    back = [*iter_rows(Path(result.folder), split="train"), *iter_rows(Path(result.folder), split="val")]
     assert Counter(map(canonical_json, back)) == Counter(map(canonical_json, rows))
-    assert (num_rows(result.folder, split="train"), num_rows(result.folder, split="val")) == (
+    assert (num_rows(Path(result.folder), split="train"), num_rows(Path(result.folder), split="val")) == (
         result.train_rows,
         result.val_rows,
     )
@@ -66,8 +67,8 @@ def test_starter_content_is_imported_unchanged(tmp_path: Path, dataset: StarterD
 
 def test_the_folder_describes_its_content(tmp_path: Path) -> None:
     result = _import(_write(tmp_path / "rows.jsonl", [*_texts(40), {"text": 5}]))
-    meta = read_meta(result.folder)
-    assert sorted(file.name for file in result.folder.iterdir()) == [
+    meta = read_meta(Path(result.folder))
+    assert sorted(file.name for file in Path(result.folder).iterdir()) == [
         "meta.json",
         "rejected.jsonl",
         "train.parquet",
@@ -75,29 +76,29 @@ def test_the_folder_describes_its_content(tmp_path: Path) -> None:
     ]
     assert meta["kind"] == "text"
     assert meta["content_hash"] == result.content_hash
-    assert result.folder.name == result.content_hash[:16]
+    assert Path(result.folder).name == result.content_hash[:16]
     assert (meta["rows"], meta["train_rows"], meta["val_rows"], meta["columns"]) == (40, 36, 4, ["text"])
-    assert json.loads((result.folder / "rejected.jsonl").read_text()) == {
+    assert json.loads((Path(result.folder) / "rejected.jsonl").read_text()) == {
         "row": 41,
         "reason": "`text` holds a number (5) where text is expected",
         "raw": '{"text": 5}',
     }
-    assert result.bytes == sum(file.stat().st_size for file in result.folder.iterdir())
+    assert result.bytes == sum(file.stat().st_size for file in Path(result.folder).iterdir())
     assert (
-        parquet.ParquetFile(result.folder / "train.parquet").metadata.row_group(0).column(0).compression
+        parquet.ParquetFile(Path(result.folder) / "train.parquet").metadata.row_group(0).column(0).compression
         == "UNCOMPRESSED"
     )
 
 
 def test_the_same_content_gives_the_same_folder_and_other_content_another(tmp_path: Path) -> None:
     first = _import(_write(tmp_path / "a.jsonl", _texts(30)))
-    inode = (first.folder / "train.parquet").stat().st_ino
+    inode = (Path(first.folder) / "train.parquet").stat().st_ino
     parquet.write_table(pyarrow.Table.from_pylist(_texts(30)), tmp_path / "b.parquet")
     second = _import(tmp_path / "b.parquet")
-    assert second.folder == first.folder
-    assert (second.folder / "train.parquet").stat().st_ino == inode  # the published files were left alone
-    assert _import(_write(tmp_path / "c.jsonl", _texts(31))).folder != first.folder
-    assert _import(tmp_path / "a.jsonl", seed=5).folder != first.folder  # another split is another version
+    assert Path(second.folder) == Path(first.folder)
+    assert (Path(second.folder) / "train.parquet").stat().st_ino == inode  # the published files were left alone
+    assert _import(_write(tmp_path / "c.jsonl", _texts(31))).folder != Path(first.folder)
+    assert _import(tmp_path / "a.jsonl", seed=5).folder != Path(first.folder)  # another split is another version
     assert not list((tmp_path / "datasets").glob(".importing-*"))
 
 
@@ -106,32 +107,32 @@ def test_identical_rows_stay_in_one_split_and_the_order_of_rows_does_not_matter(
     one = _import(_write(tmp_path / "a.jsonl", rows), seed=3)
     two = _import(_write(tmp_path / "b.jsonl", rows[::-1]), seed=3)
     for result in (one, two):
-        train = {row["text"] for row in iter_rows(result.folder, split="train")}
-        val = {row["text"] for row in iter_rows(result.folder, split="val")}
+        train = {row["text"] for row in iter_rows(Path(result.folder), split="train")}
+        val = {row["text"] for row in iter_rows(Path(result.folder), split="val")}
         assert not train & val
         assert len(val) == 30
-    assert {r["text"] for r in iter_rows(one.folder, split="val")} == {
-        r["text"] for r in iter_rows(two.folder, split="val")
+    assert {r["text"] for r in iter_rows(Path(one.folder), split="val")} == {
+        r["text"] for r in iter_rows(Path(two.folder), split="val")
     }
 
 
 def test_in_a_large_dataset_a_row_keeps_its_split_when_others_are_added(tmp_path: Path) -> None:
     small = _import(_write(tmp_path / "a.jsonl", _texts(1500)), seed=3)
     large = _import(_write(tmp_path / "b.jsonl", _texts(3000)), seed=3)
-    before = {row["text"] for row in iter_rows(small.folder, split="val")}
-    after = {row["text"] for row in iter_rows(large.folder, split="val")}
+    before = {row["text"] for row in iter_rows(Path(small.folder), split="val")}
+    after = {row["text"] for row in iter_rows(Path(large.folder), split="val")}
     assert before < after
     assert 240 < large.val_rows < 360
     other = _import(tmp_path / "a.jsonl", seed=4)
-    assert {row["text"] for row in iter_rows(other.folder, split="val")} != before
+    assert {row["text"] for row in iter_rows(Path(other.folder), split="val")} != before
 
 
 def test_a_single_text_is_cut_at_a_line_break_near_its_end(tmp_path: Path) -> None:
     text = "\n".join(f"line {i} of the book" for i in range(1000))
     (tmp_path / "book.txt").write_text(text)
     result = _import(tmp_path / "book.txt", val_fraction=0.1)
-    (train,) = iter_rows(result.folder, split="train")
-    (val,) = iter_rows(result.folder, split="val")
+    (train,) = iter_rows(Path(result.folder), split="train")
+    (val,) = iter_rows(Path(result.folder), split="val")
     assert train["text"] + val["text"] == text
     assert train["text"].endswith("\n")
     assert abs(len(val["text"]) / len(text) - 0.1) < 0.01
@@ -156,7 +157,7 @@ def test_a_given_mapping_overrides_the_recognised_one(tmp_path: Path) -> None:
     rows = [{"instruction": f"q {i}", "output": f"a {i}", "better": f"b {i}"} for i in range(20)]
     source = _write(tmp_path / "rows.jsonl", rows)
     result = _import(source, kind="chat", mapping={"instruction": "prompt", "better": "completion"})
-    row = next(iter_rows(result.folder, split="train"))
+    row = next(iter_rows(Path(result.folder), split="train"))
     assert row["messages"][1]["content"].startswith("b ")
     assert result.mapping == {"instruction": "prompt", "better": "completion"}
     with pytest.raises(InvalidInput, match="kind instruction needs"):
@@ -189,7 +190,7 @@ def test_only_the_first_two_hundred_rejected_rows_are_in_the_result_and_all_are_
     result = _import(source)
     assert (result.rejected_count, len(result.rejected)) == (500, 200)
     assert result.rejected[0] == {"row": 31, "reason": "`text` is empty", "raw": '{"text": ""}'}
-    assert len((result.folder / "rejected.jsonl").read_text().splitlines()) == 500
+    assert len((Path(result.folder) / "rejected.jsonl").read_text().splitlines()) == 500
 
 
 def test_an_import_stops_on_request_and_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,15 +235,15 @@ def test_a_killed_import_publishes_nothing_and_the_next_resumes_from_its_last_pa
     result = _import(source, reporter=reporter, part_s=0)
     assert result.resumed
     assert any("Resuming after 16,384 rows" in line for line in reporter.lines)
-    assert list(out.iterdir()) == [result.folder]
+    assert list(out.iterdir()) == [Path(result.folder)]
     whole = import_files(source, out_root=tmp_path / "whole", reporter=RememberingReporter(), val_fraction=0.1, seed=0)
     assert not whole.resumed
     assert (whole.content_hash, whole.rows, whole.val_rows) == (result.content_hash, result.rows, result.val_rows)
     for name in ("rejected.jsonl", "train.parquet", "val.parquet"):
         if name == "rejected.jsonl":
-            assert (whole.folder / name).read_bytes() == (result.folder / name).read_bytes()
+            assert (Path(whole.folder) / name).read_bytes() == (Path(result.folder) / name).read_bytes()
         else:
-            assert parquet.read_table(whole.folder / name).equals(parquet.read_table(result.folder / name))
+            assert parquet.read_table(Path(whole.folder) / name).equals(parquet.read_table(Path(result.folder) / name))
 
 
 def test_leftovers_of_a_killed_import_are_removed_after_a_day(tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_leftovers_of_a_killed_import_are_removed_after_a_day(tmp_path: Path) ->
     assert left.exists()
     os.utime(left, (0, 0))
     _import(tmp_path / "small.jsonl")
-    assert list((tmp_path / "datasets").iterdir()) == [result.folder]
+    assert list((tmp_path / "datasets").iterdir()) == [Path(result.folder)]
 
 
 def test_the_job_imports_a_file_and_returns_plain_json(tmp_path: Path) -> None:
@@ -311,7 +312,7 @@ def test_answers_counted_from_1_are_known_by_the_row_beyond_the_sample(tmp_path:
     rows.append({"question": "last?", "choices": ["a", "b", "c", "d"], "answer": "4"})
     result = _import(_write(tmp_path / "rows.jsonl", rows))
     assert result.mapping["answer"] == "answer_from_1"
-    assert [row["answer"] for row in iter_rows(result.folder, split="train")][:3] == [0, 1, 2]
+    assert [row["answer"] for row in iter_rows(Path(result.folder), split="train")][:3] == [0, 1, 2]
     with pytest.raises(InvalidInput, match="may count the choices from 0 or from 1"):
         _import(_write(tmp_path / "unclear.jsonl", rows[:60]))
 
@@ -319,7 +320,7 @@ def test_answers_counted_from_1_are_known_by_the_row_beyond_the_sample(tmp_path:
 def test_a_benchmark_keeps_the_columns_that_its_rows_have_no_field_for(tmp_path: Path) -> None:
     answer = "Two and one is 2 + 1 = 3.\n#### 3"
     result = _import(_write(tmp_path / "rows.jsonl", [{"question": "2 + 1?", "answer": answer, "level": 2}]))
-    (row,) = iter_rows(result.folder, split="train")
+    (row,) = iter_rows(Path(result.folder), split="train")
     assert row["answers"] == ["3"]
     assert columns_of(row) | {"canonical": None, "raw": None} == {
         "question": "2 + 1?",
@@ -339,7 +340,7 @@ def test_rows_as_they_are_keep_every_column_and_their_file(tmp_path: Path) -> No
     (folder / "b.jsonl").write_text(json.dumps({**rows[0], "prompt": "Draw \ud800."}) + "\n")
     result = _import(folder)
     assert (result.kind, result.rows, result.val_rows) == ("records", 2, 0)
-    remaining = [columns_of(row) for row in iter_rows(result.folder, split="train")]
+    remaining = [columns_of(row) for row in iter_rows(Path(result.folder), split="train")]
     assert [(row["file"], row["prompt"]) for row in remaining] == [("a.jsonl", "Write."), ("b.jsonl", "Draw \ud800.")]
     assert remaining[0]["kwargs"] == [{"n": None}]
     lines = tmp_path / "lines.txt"

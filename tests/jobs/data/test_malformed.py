@@ -19,8 +19,9 @@ import pyarrow
 import pytest
 from pyarrow import feather, parquet
 
+from backend.domain.jobs.results import ImportResult
 from backend.errors import InvalidInput
-from jobs.data.importer import ImportResult, import_files
+from jobs.data.importer import import_files
 from jobs.modeling.dataset_files import iter_rows
 from tests.support.data.data_reporter import RememberingReporter
 
@@ -315,7 +316,7 @@ def test_good_rows_are_kept_and_each_bad_one_is_listed_with_its_position_and_beg
     make, options, good, bad = KEPT[name]
     result = _import(make(tmp_path), **options)
     assert (result.rows, result.rejected_count) == (good, len(bad))
-    listed = [json.loads(line) for line in (result.folder / "rejected.jsonl").read_text().splitlines()]
+    listed = [json.loads(line) for line in (Path(result.folder) / "rejected.jsonl").read_text().splitlines()]
     for row, expected in zip(listed, bad, strict=True):
         assert expected.pop("reason", "") in row["reason"]
         assert expected.pop("raw", "") in row["raw"]
@@ -333,7 +334,7 @@ def test_files_left_out_of_a_folder_are_listed(tmp_path: Path) -> None:
         "e.jsonl": "not a plain file",
         "f.jsonl": "not a plain file",
     }
-    texts = {row["text"] for split in ("train", "val") for row in iter_rows(result.folder, split=split)}
+    texts = {row["text"] for split in ("train", "val") for row in iter_rows(Path(result.folder), split=split)}
     assert "from a table" in texts
     assert "a secret" not in texts
     assert result.files == 2
@@ -378,5 +379,5 @@ def test_every_valid_format_gives_the_same_rows(tmp_path: Path, name: str) -> No
     make, options = ODD_BUT_SOUND[name]
     result = _import(make(tmp_path), **options)
     plain = _import(_file("plain.jsonl", _lines(*ROWS))(tmp_path))
-    assert result.rejected == []
+    assert result.rejected == ()
     assert result.content_hash == plain.content_hash

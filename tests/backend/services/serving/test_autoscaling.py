@@ -149,5 +149,5 @@ def test_limits_change_in_place_and_a_number_outside_of_them_is_refused(scene: S
     assert scale_endpoint(scene.ctx, "tales", 4, person=LOCAL).target == 4
     with pytest.raises(InvalidInput, match="below min_replicas"):
         change_scaling(scene.ctx, "tales", person=LOCAL, max_replicas=1)
-    assert change_scaling(scene.ctx, "tales", person=LOCAL, min_replicas=0).options.scaling.sleep_after_s == 900
+    assert change_scaling(scene.ctx, "tales", person=LOCAL, min_replicas=0).config.scaling.sleep_after_s == 900
     assert DeploymentOptions.read({}).scaling.is_active is False

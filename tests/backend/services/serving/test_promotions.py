@@ -73,7 +73,7 @@ def test_a_promotion_against_the_evidence_needs_a_reason_and_says_so(ctx: Contex
 def test_a_gate_that_fails_is_evidence_against_a_promotion(ctx: Context) -> None:
     elm, oak = (add_checkpoint(ctx, name) for name in ("Elm", "Oak"))
     with ctx.db.write() as session:
-        gate = Gate(name="facts", config={})
+        gate = Gate(name="facts", config={"champion": "Oak", "benchmarks": [{"benchmark": "facts"}]})
         session.add(gate)
         session.flush()
         for verdict in ("PASS", "FAIL"):
@@ -112,7 +112,9 @@ def test_an_endpoint_that_follows_an_alias_is_deployed_again_when_it_moves(ctx: 
     deploy(ctx, checkpoint_id=oak, name="tales", num_replicas=2, alias=ALIAS, person=LOCAL)
     deploy(ctx, checkpoint_id=oak, name="fixed", person=LOCAL)
     promote(ctx, "Elm", alias=ALIAS, person=LOCAL)
-    assert [(get_endpoint(ctx, name).checkpoint_id, get_endpoint(ctx, name).alias) for name in ("tales", "fixed")] == [
+    assert [
+        (get_endpoint(ctx, name).checkpoint_id, get_endpoint(ctx, name).config.alias) for name in ("tales", "fixed")
+    ] == [
         (elm, ALIAS),
         (oak, None),
     ]
@@ -135,7 +137,7 @@ def test_an_endpoint_leaves_its_alias_when_another_checkpoint_is_deployed_to_it(
         deploy(ctx, checkpoint_id=elm, name="tales", alias=ALIAS, person=LOCAL)
     deploy(ctx, checkpoint_id=oak, name="tales", alias=ALIAS, person=LOCAL)
     deploy(ctx, checkpoint_id=elm, name="tales", person=LOCAL)
-    assert get_endpoint(ctx, "tales").alias is None
+    assert get_endpoint(ctx, "tales").config.alias is None
     assert get_alias(ctx, ALIAS).endpoints == ()
 
 
