@@ -136,10 +136,10 @@ def unreadable_documents(engine: Engine, tables: Iterable[Table], shape: Any = N
 
 def locate(error: UnreadableDocument, engine: Engine, tables: Iterable[Table]) -> UnreadableDocument:
     """Return the error with table, column and row of each value at fault."""
-    found = unreadable_documents(engine, tables, error.shape)
-    more = f" and {len(found) - MAX_NAMED:,} more" if len(found) > MAX_NAMED else ""
+    unreadable = unreadable_documents(engine, tables, error.shape)
+    more = f" and {len(unreadable) - MAX_NAMED:,} more" if len(unreadable) > MAX_NAMED else ""
     return UnreadableDocument(
         error.shape,
-        f"The database holds a value that can't be read. {'; '.join(found[:MAX_NAMED])}{more}.",
+        f"The database holds a value that can't be read. {'; '.join(unreadable[:MAX_NAMED])}{more}.",
         remedy="Restore a backup, or correct the value with a database client. “roundhouse doctor” names all of them.",
     )
