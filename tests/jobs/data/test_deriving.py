@@ -182,9 +182,7 @@ def test_tools_and_labels_survive_a_change(tmp_path: Path) -> None:
     assert rows_of(folder) == rows
     assert (
         rows_of(
-            change(folder, Filter(conditions=(RowCondition(field="assistant", test="contains", value="f({"),)))[
-                "folder"
-            ]
+            change(folder, Filter(conditions=(RowCondition(field="assistant", test="contains", value="f({"),))).folder
         )
         == rows[:1]
     )
