@@ -227,7 +227,7 @@ class CampaignConfig(BaseModel):
 
 
 class CampaignRecord(BaseModel):
-    """What a campaign's row holds: its config, and how it came about. `held_out`: whether a rematch uses only prompts
+    """The row of a campaign: its config, and how it came about. `held_out`: whether a rematch uses only prompts
     that are not in its preference set; None for other campaigns. A standing campaign holds the votes of the playground.
     """
 

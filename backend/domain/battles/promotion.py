@@ -1,4 +1,4 @@
-"""What a decision on an alias rests on."""
+"""Evidence of a decision on an alias."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class SuiteMember(BaseModel):
 
 
 class MemberOutcome(BaseModel):
-    """What became of a member at a launch: the id of its evaluation, or why there is none."""
+    """Outcome of a member at a launch: the id of its evaluation, or why there is none."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 

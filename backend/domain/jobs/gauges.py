@@ -50,7 +50,7 @@ class ReplicaLoad(ReadRecord):
 
 
 class ReplicaReport(ReplicaLoad, StoredRecord):
-    """What a replica last reported, or the last health check of a model on another server: its time and seconds, the
+    """Last report of a replica, or the last health check of a model on another server: its time and seconds, the
     problem, and the number of checks that have failed in a row.
     """
 
@@ -61,7 +61,7 @@ class ReplicaReport(ReplicaLoad, StoredRecord):
 
 
 class AlertMessage(ReadRecord):
-    """What a channel is told of an alert that opened or was resolved; the body of a webhook."""
+    """Message to a channel on an alert that opened or was resolved; the body of a webhook."""
 
     state: str
     kind: str

@@ -44,7 +44,7 @@ class SequenceLengths(StoredRecord):
 
 
 class MeasurementFacts(StepTimes, SequenceLengths):
-    """What a row of measurements holds beside peak memory and speed."""
+    """Facts of a measurement beside peak memory and speed."""
 
 
 class RunMeasurement(StepTimes):
@@ -188,7 +188,7 @@ class EvaluateResult(JobResult):
 
 
 class EvaluationRecord(ReadRecord):
-    """What an evaluation's row holds: its config, the settings that determine the score, and the facts of its job.
+    """The row of an evaluation: its config, the settings that determine the score, and the facts of its job.
 
     `resumed`: more than one attempt measured it. `check` is the newest one; `safety` and `toxicity` are shown beside
     the scores of a safety probe and of a classifier.
@@ -250,7 +250,7 @@ class ReplicaResult(JobResult):
 
 
 class ImportFacts(StoredRecord):
-    """What an import learnt of its source. `text_bytes`: size of the text. `rejected_reasons` counts the rows that
+    """Facts of an import's source. `text_bytes`: size of the text. `rejected_reasons` counts the rows that
     could not be used, as {"rows", "reason", "row"} (the first); `dropped_media` counts rows with something in a column
     of images, video or audio, which no dataset keeps, by column.
     """
@@ -269,7 +269,7 @@ class ImportFacts(StoredRecord):
 
 
 class VersionFacts(ImportFacts):
-    """What is known of a version beside its counts: what its import learnt, and the edited fields of its card."""
+    """Facts of a version beside its counts: those of its source, and the edited fields of its card."""
 
     card: CardFacts = CardFacts()
 
@@ -324,7 +324,7 @@ class TrainTokenizerResult(JobResult, TokenizerFacts):
 
 
 class NetworkFacts(StoredRecord):
-    """What a checkpoint's files say of its network."""
+    """Facts of a network, from a checkpoint's files."""
 
     architecture: str | None = None
     context: int | None = None
@@ -335,7 +335,7 @@ class NetworkFacts(StoredRecord):
 
 
 class CheckpointFacts(NetworkFacts):
-    """What is known of a checkpoint. `revision` is the Hub's commit, `requested_revision` the requested branch, tag or
+    """Facts of a checkpoint. `revision` is the Hub's commit, `requested_revision` the requested branch, tag or
     commit; `upstream` the server of a model that has no files here.
     """
 

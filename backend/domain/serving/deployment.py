@@ -1,4 +1,4 @@
-"""What the row of a deployment holds: its config, and the share and rules of its traffic."""
+"""Documents of a deployment: its config, and the share and rules of its traffic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of a sweep so far, as its row holds it. Light imports, since the tables need it."""
+"""State of a sweep beside its runs, as its row holds it. Light imports, since the tables need it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class RefusedPoint(BaseModel):
 
 
 class SweepMarks(BaseModel):
-    """Whether a sweep was stopped or is done, why no more runs are launched, the refused runs by number, and the step
+    """State of a sweep: stopped or done, why no more runs are launched, the refused runs by number, and the step
     at which runs were pruned, by id. A scaling study has none.
     """
 
