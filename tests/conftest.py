@@ -8,12 +8,14 @@ gc.disable()  # two fifths of the time of the imports below and of the collectio
 
 # ruff: noqa: E402
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 from argon2 import PasswordHasher
 from hypothesis import settings as hypothesis_settings
@@ -36,6 +38,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What a server answers at once on an idle machine takes its time on a busy one.
 httpx2._config.DEFAULT_TIMEOUT_CONFIG.__init__(200.0)  # type: ignore[attr-defined, misc]
+
+MARK = "ROUNDHOUSE_TEST_SESSION"
+os.environ.setdefault(MARK, str(os.getpid()))  # every process that a test starts has it, and those that they start
 
 SLOWEST_FIRST = ("e2e", "faults", "test_dependencies.py", "clients", "jobs", "pages")
 """Folders with long files, and a long file: started last, one of them would run alone at the end."""
@@ -65,6 +70,19 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+ENDING_WITH_THIS_PROCESS = ("tests.support.page_server", "multiprocessing.", "playwright/driver")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a session that leaves processes behind."""
+    if os.environ[MARK] != str(os.getpid()) or session.config.option.collectonly:
+        return  # a worker, or a session within another: that one looks, once they have ended
+    if left := processes_left(str(session.config._tmp_path_factory.getbasetemp())):  # type: ignore[attr-defined]
+        print("\nProcesses that the tests started and did not end:", *left, sep="\n  ")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Let some processes wait while others compute, where files are handed out whole."""
@@ -73,6 +91,34 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from tests.lanes import Lanes  # where tests run in one process, xdist may be absent
 
     return Lanes(config, log)
+
+
+def processes_left(folder: str, *, grace_s: float = 30.0) -> list[str]:
+    """Return the processes of this session that still run after a while, as texts: those with its mark, and those in or
+    of its folder, whose mark may be gone (a broker's title lies over its environment). Helpers that end with this
+    process are left out.
+    """
+
+    def is_left(process: psutil.Process) -> bool:
+        try:
+            command = " ".join(process.cmdline())
+            if process in mine or process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            if process.ppid() == os.getpid() and any(name in command for name in ENDING_WITH_THIS_PROCESS):
+                return False
+            if process.create_time() < mine[0].create_time():
+                return False
+            return (
+                process.environ().get(MARK) == os.environ[MARK] or folder in command or process.cwd().startswith(folder)
+            )
+        except (psutil.Error, OSError):  # it has ended, or is another account's
+            return False
+
+    mine = [psutil.Process(), *psutil.Process().parents()]
+    until = time.monotonic() + grace_s
+    while (left := [process for process in psutil.process_iter() if is_left(process)]) and time.monotonic() < until:
+        time.sleep(0.2)
+    return [f"{process.pid} {' '.join(process.cmdline())[:300]}" for process in left if is_left(process)]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from sqlalchemy import make_url
 from backend.cli.processes import broker_binary
 from backend.settings import PROJECT, Settings
 from tests.support.installation import free_port, wait_until
+from tests.support.workers.workers import process
 
 COMPOSE = PROJECT / "deploy" / "compose.yaml"
 PASSWORDS = {
@@ -83,18 +83,12 @@ def test_the_brokers_command_starts_a_server_that_asks_for_the_password(tmp_path
     port = free_port()
     shell, flag, script = broker["command"]
     command = [shell, flag, f"{script} --port {port} --bind 127.0.0.1 --dir {tmp_path}"]
-    process = subprocess.Popen(
-        command, env={"PATH": f"{tmp_path}:/usr/bin:/bin", **broker["environment"]}, stdout=subprocess.DEVNULL
-    )
-    try:
+    with process(command, env={"PATH": f"{tmp_path}:/usr/bin:/bin", **broker["environment"]}):
         with redis.Redis(port=port, password=broker["environment"]["BROKER_PASSWORD"]) as client:
             wait_until(lambda: answers(client), what="the broker")
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
         with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
-    finally:
-        process.kill()
-        process.wait()
 
 
 def answers(client: redis.Redis) -> bool:

@@ -121,4 +121,4 @@ class PostgresChanges:
                 if not list(connection.notifies(timeout=WAIT_S, stop_after=1)):
                     connection.execute("SELECT 1")  # a server that vanished without a word is noticed
         finally:
-            pooled.close()
+            connection.close()  # detached: the pool closes it only where it could be reset

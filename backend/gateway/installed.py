@@ -66,7 +66,8 @@ class InstalledDirectory:
         self._spent: dict[tuple[str, str, str], float] = {}
 
     def close(self) -> None:
-        """Free the connection that notices changes."""
+        """End the thread that reads snapshots, and free the connection that notices changes."""
+        self._keeper.close()
         self._changes.close()
 
     @property

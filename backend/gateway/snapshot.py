@@ -45,7 +45,7 @@ class Keeper(Generic[T]):
         self._read_at = float("-inf")
         self._is_away = False
         self._changed = threading.Condition()
-        self._wanted = threading.Event()
+        self._wanted, self._closed = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._questions: ThreadPoolExecutor | None = None
 
@@ -100,6 +100,14 @@ class Keeper(Generic[T]):
             self._go_away(_reason(error))
             raise Away("The database refuses.") from error
 
+    def close(self) -> None:
+        """End the thread, after the reading under way."""
+        self._closed.set()
+        self._wanted.set()
+        if self._thread is not None and self._questions is not None:
+            self._thread.join(PATIENCE_S)
+            self._questions.shutdown(wait=False)
+
     def _start(self) -> None:
         with self._changed:
             if self._thread is None:
@@ -108,7 +116,7 @@ class Keeper(Generic[T]):
                 self._thread.start()
 
     def _run(self) -> None:
-        while True:
+        while not self._closed.is_set():
             began = time.monotonic()
             self._wanted.clear()
             try:
@@ -121,7 +129,7 @@ class Keeper(Generic[T]):
                     snapshot = self._read_again(snapshot)
                 self._keep(snapshot)
             self._wanted.wait(IDLE_S)
-            time.sleep(max(0.0, began + FRESH_S / 2 - time.monotonic()))
+            self._closed.wait(max(0.0, began + FRESH_S / 2 - time.monotonic()))
 
     def _read_again(self, snapshot: T) -> T:
         try:

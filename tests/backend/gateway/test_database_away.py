@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -74,6 +74,12 @@ def installed(ctx: Context) -> Iterator[tuple[Context, StoppableDatabase, str]]:
         db.hangs.clear()
 
 
+@pytest.fixture
+def directory(installed: tuple[Context, StoppableDatabase, str]) -> Iterator[InstalledDirectory]:
+    with closing(InstalledDirectory(installed[0])) as directory:
+        yield directory
+
+
 def ask(url: str, key: str) -> int:
     body = {"model": "tales", "messages": [{"role": "user", "content": "x"}]}
     headers = {"Authorization": f"Bearer {key}"}
@@ -82,11 +88,10 @@ def ask(url: str, key: str) -> int:
 
 @pytest.mark.parametrize("how", ["refuses", "hangs"])
 def test_requests_are_answered_revoked_keys_stay_revoked_and_usage_waits(
-    installed: tuple[Context, StoppableDatabase, str], how: str
+    installed: tuple[Context, StoppableDatabase, str], directory: InstalledDirectory, how: str
 ) -> None:
     ctx, db, _ = installed
     key, revoked = create_key(ctx, "bot", person=LOCAL), create_key(ctx, "old", person=LOCAL)
-    directory = InstalledDirectory(ctx)
     with served(create_gateway(directory)) as url:
         assert (ask(url, key), ask(url, revoked)) == (200, 200)
         revoke_key(ctx, "old", person=LOCAL)
@@ -115,10 +120,11 @@ def test_requests_are_answered_revoked_keys_stay_revoked_and_usage_waits(
         eventually(lambda: ask(url, key) == 401)
 
 
-def test_a_gateway_that_never_read_its_database_says_so(installed: tuple[Context, StoppableDatabase, str]) -> None:
-    ctx, db, _ = installed
+def test_a_gateway_that_never_read_its_database_says_so(
+    installed: tuple[Context, StoppableDatabase, str], directory: InstalledDirectory
+) -> None:
+    _, db, _ = installed
     db.refuses = True
-    directory = InstalledDirectory(ctx)
     with pytest.raises(Unavailable, match="does not answer"):
         directory.replicas_for("tales")
     with served(create_gateway(directory)) as url:
@@ -129,9 +135,10 @@ def test_a_gateway_that_never_read_its_database_says_so(installed: tuple[Context
         eventually(lambda: httpx2.get(f"{url}/health").status_code == 200)
 
 
-def test_a_keys_use_is_noted_outside_of_its_requests(installed: tuple[Context, StoppableDatabase, str]) -> None:
+def test_a_keys_use_is_noted_outside_of_its_requests(
+    installed: tuple[Context, StoppableDatabase, str], directory: InstalledDirectory
+) -> None:
     ctx, db, url = installed
-    directory = InstalledDirectory(ctx)
     key = create_key(ctx, "bot", person=LOCAL)
     assert directory.authenticate(key) is not None
     assert [address.url for address in directory.replicas_for("tales")] == [url]

@@ -4,6 +4,7 @@ base.
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,10 +77,10 @@ def test_an_adapter_of_the_base_becomes_a_model_at_every_replica(
         delete_checkpoint(scene.ctx, red, person=LOCAL)
     assert remove_adapter(scene.ctx, "tales", "poems", person=LOCAL) == []
     assert told[2:] == [{"unload": "bases/red"}] * 2
-    directory = InstalledDirectory(scene.ctx)
-    assert [model.name for model in directory.list_models()] == ["tales"]
-    with pytest.raises(NotFound):
-        directory.replicas_for("tales:poems")
+    with closing(InstalledDirectory(scene.ctx)) as directory:
+        assert [model.name for model in directory.list_models()] == ["tales"]
+        with pytest.raises(NotFound):
+            directory.replicas_for("tales:poems")
 
 
 def test_an_alias_stands_for_its_endpoint_before_the_adapter_too(
