@@ -45,12 +45,12 @@ BROKER = Outage(
     "Broker",
     "The broker does not answer: new jobs stay queued, and start within seconds when it is back. Running jobs"
     " continue.",
-    "See `logs/broker.log` in the home folder, or the server that REDIS_URL names.",
+    "See `logs/broker.log` in the home folder, or the server that `REDIS_URL` names.",
 )
 DATABASE = Outage(
     "Database",
     "The database does not answer: pages can't be read, and nothing new is stored. Endpoints keep answering.",
-    "Check the server that DATABASE_URL names, and the disk.",
+    "Check the server that `DATABASE_URL` names, and the disk.",
 )
 
 
@@ -169,8 +169,8 @@ def check_workers(ctx: Context) -> Outage | None:
             ).all()
         )
     cure = (
-        "See the Workers page; `roundhouse up` starts the workers of this machine, `roundhouse worker` those of"
-        " another."
+        "See the Workers page; `roundhouse down`, then `roundhouse up` starts this machine's workers again,"
+        " `roundhouse worker` those of another."
     )
     if unserved := {queue: number for queue, number in waiting.items() if queue not in served}:
         jobs = ", ".join(f"{plural(number, 'job')} for `{queue}`" for queue, number in sorted(unserved.items()))
@@ -179,7 +179,9 @@ def check_workers(ctx: Context) -> Outage | None:
         queues = ", ".join(sorted({queue for worker in silent for queue in worker.queues}))
         hosts = ", ".join(sorted({worker.host for worker in silent}))
         return Outage(
-            "Workers", f"Workers on {hosts} do not answer any more (queues {queues}). Their jobs move to others.", cure
+            "Workers",
+            f"Workers on {hosts} do not answer any more (queues {queues}). Their jobs wait for other workers.",
+            cure,
         )
     return None
 

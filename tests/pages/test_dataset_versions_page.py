@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -173,6 +175,9 @@ def test_the_mapping_is_stored_with_unused_columns(site: Context) -> None:
     app = opened(version, "origin")
     table = {row["Source column"]: row["Used as"] for row in cells(app)}
     assert table == {"instruction": "prompt", "output": "completion", "id": "not used"}
+    facts = {row["Fact"]: row["Value"] for row in cells(app, 1)}
+    assert re.fullmatch(r"\d\.\d{1,3}", facts["Unigram byte entropy bits"])
+    assert re.fullmatch(r"\d{1,3}(,\d{3})*", facts["Text bytes"])
 
 
 def test_the_version_is_chosen_while_its_age_ticks(site: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,14 @@ def test_a_wrong_field_saves_nothing_and_keeps_what_was_typed(world: Context, na
     assert getattr(get_task(world, "yours").definition, "prompt", "") == "Another {{question}}"
 
 
+def test_what_a_way_of_scoring_needs_is_a_sentence(world: Context) -> None:
+    app = open_page(PAGE, task="new")
+    (scoring,) = [box for box in app.selectbox if box.label == "Scoring"]
+    scoring.select("perplexity").run()
+    assert not app.exception
+    assert [error.value.startswith("A perplexity task needs `target`") for error in app.error] == [True]
+
+
 def test_a_number_out_of_bounds_is_named_and_saves_nothing(world: Context) -> None:
     save_task(world, MINE, person=LOCAL)
     app = open_page(PAGE, task="mine")

@@ -279,12 +279,12 @@ def _draw_origin(version: VersionView) -> None:
             alt="Source columns and the fields they fill",
         )
     known = version.provenance | version.facts.dump()
-    rows = {
+    rows: dict[str, object] = {
         "Source": version.source or "made here",
         "Made" if version.parent_id else "Imported": date_time(version.created_at),
         "Content hash": version.content_hash or "",
         **{
-            key.replace("_", " ").capitalize(): str(value)
+            key.replace("_", " ").capitalize(): value
             for key, value in known.items()
             if isinstance(value, str | int | float) and key not in HIDDEN and value != ""
         },

@@ -139,7 +139,8 @@ def _changed(task: TaskDefinition, values: dict[str, Any]) -> TaskDefinition | R
         refuse_wrong_numbers()
         return TaskDefinition.model_validate({**task.model_dump(exclude_defaults=True), **values})
     except ValidationError as error:
-        return InvalidInput(f"{validation_message(error, TaskDefinition)}.", remedy="Correct the field.")
+        words = validation_message(error, TaskDefinition)
+        return InvalidInput(f"{words[:1].upper()}{words[1:]}.", remedy="Correct the field.")
     except (TemplateFault, InvalidInput) as error:
         return error
 

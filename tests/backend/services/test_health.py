@@ -105,7 +105,8 @@ def test_workers_that_vanish_are_named_and_workers_that_stop_are_not(ctx: Contex
     assert check_workers(ctx) is None
     outage = check_workers(later())
     assert outage is not None
-    assert outage.cause == "Workers on lab do not answer any more (queues train). Their jobs move to others."
+    assert outage.cause == "Workers on lab do not answer any more (queues train). Their jobs wait for other workers."
+    assert outage.cure.startswith("See the Workers page; `roundhouse down`, then `roundhouse up` ")
     with ctx.db.write() as session:
         add_stored_job(session, ctx, JobKind.TRAIN, title="Run")
     assert check_workers(ctx) is None, "the worker of its queue lives"
