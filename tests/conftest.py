@@ -42,8 +42,19 @@ httpx2._config.DEFAULT_TIMEOUT_CONFIG.__init__(200.0)  # type: ignore[attr-defin
 MARK = "ROUNDHOUSE_TEST_SESSION"
 os.environ.setdefault(MARK, str(os.getpid()))  # every process that a test starts has it, and those that they start
 
-SLOWEST_FIRST = ("e2e", "faults", "test_dependencies.py", "clients", "jobs", "pages")
-"""Folders with long files, and a long file: started last, one of them would run alone at the end."""
+SLOWEST_FIRST = (
+    "e2e",
+    "faults",
+    "test_dependencies.py",
+    "clients",
+    "test_guides.py",
+    "test_docs.py",
+    "test_wheel.py",
+    "test_house.py",
+    "jobs",
+    "pages",
+)
+"""Folders with long files, and long files: started last, one of them would run alone at the end."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
