@@ -278,10 +278,6 @@ class StoredTokens:
             time.sleep(POLL_S)
             self.refresh()
 
-    def wait_for_all(self) -> None:
-        """Wait until everything is there."""
-        self.wait(lambda: False)
-
     def bounds(self, item: int) -> list[int]:
         """Return where the segments of an item begin in `ids`, and where the last ends."""
         first = item * self.segments

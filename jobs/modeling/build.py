@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import torch
 import transformers
@@ -12,8 +10,6 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
-from backend.domain.architectures.hf_config import read_shape
-from backend.errors import InvalidInput
 from jobs.modeling.dropout import set_dropout
 from jobs.modeling.family_configs import make_config
 
@@ -67,17 +63,3 @@ def allow_any_experts(network: PreTrainedModel) -> None:
     experts = [weight for name, weight in network.named_parameters() if name.endswith(EXPERT_WEIGHTS)]
     if any(size * weight.element_size() % GROUPED_ROW_BYTES for weight in experts for size in weight.shape[1:]):
         network.set_experts_implementation("eager")
-
-
-def config_from_checkpoint(folder: Path) -> ArchitectureConfig | None:
-    """Read the architecture of a checkpoint; None for another family or a variant that an ArchitectureConfig can't
-    express.
-
-    Raises InvalidInput if config.json can't be read.
-    """
-    try:
-        data = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"{folder.name} holds no readable config.json: {error}") from error
-    shape = read_shape(data) if isinstance(data, dict) else None
-    return None if shape is None or shape.unsupported else shape.config

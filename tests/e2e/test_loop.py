@@ -19,7 +19,6 @@ from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.services.battles.admission import Voter, ballot_token
-from backend.services.battles.campaigns import create_campaign
 from backend.services.battles.raters import RaterLink, create_rater_link
 from backend.services.battles.standings import standings
 from backend.services.battles.views import get_campaign, list_campaigns
@@ -34,6 +33,7 @@ from backend.services.serving.promotions import promote
 from backend.services.tokenizers.tokenizers import get_tokenizer
 from backend.services.training.runs import launch_run
 from backend.services.training.views import get_run, list_runs
+from tests.support.battle_world import create_campaign
 from tests.support.browser import Visitor, visit
 from tests.support.data.village import FACTS
 from tests.support.installation import Installation, wait_until

@@ -20,7 +20,6 @@ from backend.domain.serving.protocol import GenerationEvent, SamplingParams
 from backend.domain.training.config_sections import LoraConfig
 from backend.errors import InvalidInput
 from jobs.evaluation import run_loglikelihood
-from jobs.modeling.build import config_from_checkpoint
 from jobs.modeling.checkpoints import load_network, load_tokenizer
 from jobs.modeling.entries import export as run_export
 from jobs.modeling.inspection import inspect_folder
@@ -29,6 +28,7 @@ from jobs.serving.engine import Engine
 from jobs.serving.start import start_engine
 from jobs.training import run as training
 from tests.support.jobs import with_payload
+from tests.support.networks.base_folders import config_from_checkpoint
 from tests.support.training_rooms import TINY, Recorder, Rooms
 
 SERVED_ONE_BY_ONE = {"bloom": "has its own attention", "deepseek_v3": "caches latents"}

@@ -16,7 +16,6 @@ from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.ratings import VoteRecord, fit_ratings
 from backend.errors import NotAllowed
 from backend.services.battles.admission import voter_of_token
-from backend.services.battles.campaigns import create_campaign
 from backend.services.battles.frozen_boards import list_frozen_boards
 from backend.services.battles.grading.board import grade_board
 from backend.services.battles.raters import create_rater_link, find_link, list_raters, rater_for, rater_from_link
@@ -24,7 +23,15 @@ from backend.services.battles.views import list_campaigns
 from backend.services.context import LOCAL, Context
 from pages.components.battles.charts import interval_chart, rating_marks, win_chart
 from pages.components.browser.ballot.component import maths_url
-from tests.support.battle_world import add_checkpoint, add_prompts, make_campaign, prefer, vote_all, write_all
+from tests.support.battle_world import (
+    add_checkpoint,
+    add_prompts,
+    create_campaign,
+    make_campaign,
+    prefer,
+    vote_all,
+    write_all,
+)
 from tests.support.opening import assert_sound, figures, open_page, words
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"

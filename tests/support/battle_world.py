@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -12,14 +12,15 @@ from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, Contestant, Dataset, DatasetVersion, Job
 from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.battles.campaign_file import ContestantSource
 from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.states import JobKind, Status
 from backend.services import job_events as outcomes
 from backend.services.battles.ballots import cast_vote, next_battle
-from backend.services.battles.campaigns import create_campaign
+from backend.services.battles.campaigns import start_campaign
 from backend.services.battles.raters import RaterView, create_rater_link, rater_from_link
 from backend.services.battles.views import CampaignView, get_campaign
-from backend.services.context import LOCAL, Context
+from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.claims import Claim
 from tests.support.jobs import finish_job, take_job
 
@@ -65,6 +66,14 @@ def add_prompts(ctx: Context, *, num: int, num_train: int = 0, name: str = "prom
             )
         )
     return f"{name}@1"
+
+
+def create_campaign(
+    ctx: Context, *, name: str, checkpoint_ids: Sequence[str], dataset: str, config: CampaignConfig, person: Person
+) -> CampaignView:
+    """Start a campaign of checkpoints."""
+    sources = [ContestantSource(checkpoint=checkpoint_id) for checkpoint_id in dict.fromkeys(checkpoint_ids)]
+    return start_campaign(ctx, name=name, contestants=sources, dataset=dataset, config=config, person=person)
 
 
 def make_campaign(

@@ -24,7 +24,6 @@ from backend.domain.battles.inference.plans import VoteSpread, checked_gap, prom
 from backend.domain.battles.inference.rater_evidence import (
     MAX_LOG,
     RaterEvidence,
-    centre_sequence,
     log_rater_e_value,
     rater_evidence,
 )
@@ -200,23 +199,6 @@ def judge_pair(
         rests_on=None if outcome == "undecided" else _rests_on(pair, outcome, raters, alpha=alpha),
     )
     return replace(verdict, sentence=_sentence(verdict))
-
-
-def share_among_raters(pair: PairVotes, *, alpha: float) -> Estimate:
-    """Estimate the share that the average of raters like these would give to first, with a confidence sequence at 1 -
-    alpha.
-
-    It excludes 1/2 where the evidence over raters reaches 1 / alpha. The leanings' centre is the middle of raters, so
-    it is the share of a rater without taste; ties and identical answers count half.
-    """
-    raters = rater_evidence(pair.points, pair.rater)
-    num_votes = len(pair.points) + pair.identical
-    decisive = float((pair.points != 0.5).sum()) / num_votes if num_votes else 1.0
-    low, high = centre_sequence(raters, alpha=alpha)
-    value = 1 / (1 + math.exp(-raters.centre)) if raters.num_raters else 0.5
-    value, low, high = (0.5 + decisive * (share - 0.5) for share in (value, min(low, value), max(high, value)))
-    method = f"confidence sequence by rater ({raters.num_raters}), {_level(1 - alpha)}, valid at any stopping time"
-    return Estimate(value, None, low, high, num_votes, method)
 
 
 def _by_prompts(pair: PairVotes, *, alpha: float, equal: float = 0.0) -> tuple[Estimate, Outcome]:

@@ -49,15 +49,6 @@ class ProbabilityCalibration:
         return self.ece > self.ece_high
 
 
-def expected_calibration_error(confidences: ArrayLike, correct: ArrayLike, *, num_bins: int = 10) -> float:
-    """Mean |accuracy - confidence| over bins of equal mass; equal confidences are never split, so the order of items
-    does not matter.
-    """
-    sure, right = _pair(confidences, correct)
-    codes, count = _equal_mass(sure, num_bins)
-    return float(np.abs(np.bincount(codes, right, count) - np.bincount(codes, sure, count)).sum() / len(sure))
-
-
 def brier(confidences: ArrayLike, correct: ArrayLike) -> float:
     """Mean squared distance of confidence from the outcome (0 or 1). Brier (1950)."""
     sure, right = _pair(confidences, correct)

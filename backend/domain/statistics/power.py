@@ -181,15 +181,6 @@ def _exact_power(difference: float, n: int, *, discordance: float, level: float)
     return float(binom.pmf(differing, n, discordance) @ rejects)
 
 
-def minimum_detectable_effect(n: int, *, difference_sd: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest true mean difference that n paired items find with this power; `difference_sd` is the sd of one
-    item's difference.
-    """
-    if n < 1 or difference_sd < 0:
-        raise InvalidInput(f"{n} items with a standard deviation of {difference_sd} give no effect size.", field="n")
-    return sum(_power_quantiles(alpha, power)) * difference_sd / math.sqrt(n)
-
-
 def required_items(
     effect: float,
     *,

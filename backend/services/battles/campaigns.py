@@ -34,20 +34,6 @@ from backend.services.jobs.jobs import wake
 MAX_CONTESTANTS = 20
 
 
-def create_campaign(
-    ctx: Context,
-    *,
-    name: str,
-    checkpoint_ids: Sequence[str],
-    dataset: str,
-    config: CampaignConfig,
-    person: Person,
-) -> CampaignView:
-    """Start a campaign of checkpoints; see `start_campaign`."""
-    sources = [ContestantSource(checkpoint=checkpoint_id) for checkpoint_id in dict.fromkeys(checkpoint_ids)]
-    return start_campaign(ctx, name=name, contestants=sources, dataset=dataset, config=config, person=person)
-
-
 @retry_races
 def start_campaign(
     ctx: Context,

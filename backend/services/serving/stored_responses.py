@@ -49,12 +49,6 @@ def keep_response(ctx: Context, record: ResponseRecord) -> None:
         )
 
 
-def find_response(ctx: Context, response_id: str, *, owner: str) -> ResponseRecord:
-    """Return an owner's response. Raises NotFound, also for another's."""
-    with ctx.db.read() as session:
-        return _record(_find(session, ctx, response_id, owner))
-
-
 def list_turns(ctx: Context, response_id: str, *, owner: str) -> list[ResponseRecord]:
     """Return a response and those that it follows, oldest first. Raises NotFound where one is gone, InvalidInput for
     too many.

@@ -144,7 +144,7 @@ def likelihoods_of(raters: list[tuple[int, int]]) -> tuple[FloatArray, FloatArra
     ]  # in the order of wins and losses, which the evidence keeps
     if new:
         evidence = evidence_of_counts(*np.array(new).T)
-        _known.update(zip(new, zip(uniform_chances(evidence.below, 0.0), evidence.favoured, strict=True), strict=True))
+        _known.update(zip(new, zip(uniform_chances(evidence.below), evidence.favoured, strict=True), strict=True))
     spread, favoured = zip(*(_known[rater] for rater in raters), strict=True)
     return np.array(spread), np.array(favoured)
 

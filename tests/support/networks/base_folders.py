@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.hf_config import read_shape
 from jobs.modeling.build import build_network
 from jobs.modeling.tokenizers import byte_tokenizer
 
@@ -85,3 +86,9 @@ def save_gguf(file: Path, *, words: list[str], licence: str = "apache-2.0") -> P
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+def config_from_checkpoint(folder: Path) -> ArchitectureConfig | None:
+    """Read the architecture of a checkpoint; None for one that an ArchitectureConfig can't express."""
+    shape = read_shape(json.loads((folder / "config.json").read_text()))
+    return None if shape is None or shape.unsupported else shape.config

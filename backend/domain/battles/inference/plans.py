@@ -148,13 +148,6 @@ def checked_gap(gap_elo: float) -> float:
     return 1 / (1 + 10 ** (-gap_elo / 400)) - 0.5
 
 
-def votes_for_gap(gap_elo: float, *, alpha: float = 0.05, power: float = POWER, design_effect: float = 1.0) -> int:
-    """Decisive votes that one ordinary test, made once at the end, needs to find a gap: 35 Elo -> 771; times the
-    prompts' design effect.
-    """
-    return one_look_votes(0.25, delta=checked_gap(gap_elo), alpha=alpha, power=power, design_effect=design_effect)
-
-
 def one_look_votes(
     variance: float, *, delta: float, alpha: float, power: float = POWER, design_effect: float = 1.0
 ) -> int:

@@ -24,7 +24,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, log_expit, logsumexp
+from scipy.special import log_expit, logsumexp
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -81,12 +81,6 @@ class RaterEvidence:
         half = len(weights) // 2
         return int(np.sign(round(float(logsumexp(weights[half:]) - logsumexp(weights[:half])), 9)))
 
-    @property
-    def centre(self) -> float:
-        """Likely centre of the leanings in log-odds."""
-        weights = self.counts @ self.favoured + _alternatives()[1]
-        return float(np.exp(weights - logsumexp(weights)) @ _alternatives()[2])
-
     def without(self, rater: int) -> RaterEvidence:
         """Return the evidence without one rater."""
         counts = self.counts.copy()
@@ -114,17 +108,15 @@ def evidence_of_counts(won: FloatArray | IntArray, lost: FloatArray | IntArray) 
     return RaterEvidence(below, favoured, counts, row_of)
 
 
-def log_rater_e_value(
-    evidence: RaterEvidence, *, centre: float = 0.0, enough: float = math.inf, little: float = -math.inf
-) -> float:
-    """Log of the evidence against leanings spread about `centre` (log-odds); 0 without votes. At most the exact one.
+def log_rater_e_value(evidence: RaterEvidence, *, enough: float = math.inf, little: float = -math.inf) -> float:
+    """Log of the evidence against leanings spread about 0 (log-odds); 0 without votes. At most the exact one.
 
     Stops early where the result is at least `enough`, or where the exact one is below `little`, and then returns what
     is known so far.
     """
     if not len(evidence.counts) or not evidence.num_raters:
         return 0.0
-    favoured, spread = evidence.log_favoured, uniform_chances(evidence.below, centre)
+    favoured, spread = evidence.log_favoured, uniform_chances(evidence.below)
     used = evidence.counts > 0
     counts, spread = evidence.counts[used], spread[used]
     weights = np.full(len(WIDTHS), 1 / len(WIDTHS))
@@ -148,38 +140,9 @@ def rater_e_value(points: FloatArray, rater: IntArray) -> float:
     return math.exp(log_rater_e_value(rater_evidence(points, rater)))
 
 
-def centre_sequence(evidence: RaterEvidence, *, alpha: float) -> tuple[float, float]:
-    """Interval of the centre of raters' leanings, as a share of decisive votes, valid at any stopping time.
-
-    It excludes 1/2 where the e-value is at least 1 / alpha.
-    """
-    if not evidence.num_raters:
-        return 0.0, 1.0
-    limit, middle = -math.log(alpha), evidence.centre
-
-    def refuted(centre: float) -> bool:
-        return log_rater_e_value(evidence, centre=centre, enough=limit, little=limit) >= limit
-
-    bounds = []
-    for end in (-MAX_LEANING, MAX_LEANING):
-        inside, outside = middle, end
-        if not refuted(outside):
-            bounds.append(outside)
-            continue
-        # 0 is a point of the search, so that the interval and the e-value agree
-        if (middle - 0.0) * (0.0 - end) > 0:
-            inside, outside = (middle, 0.0) if refuted(0.0) else (0.0, outside)
-        while abs(outside - inside) > STEP / 2:
-            half = (inside + outside) / 2
-            inside, outside = (inside, half) if refuted(half) else (half, outside)
-        bounds.append(outside)
-    low, high = (float(expit(bound)) for bound in bounds)
-    return (0.0 if bounds[0] <= -MAX_LEANING else low), (1.0 if bounds[1] >= MAX_LEANING else high)
-
-
-def uniform_chances(below: FloatArray, centre: float) -> FloatArray:
-    """Mean likelihood under the uniform spread of each width about a centre: raters x widths."""
-    ends = [np.clip((centre + side * WIDTHS - EDGES[0]) / STEP, 0, len(LEANINGS)) for side in (-1, 1)]
+def uniform_chances(below: FloatArray) -> FloatArray:
+    """Mean likelihood under the uniform spread of each width about 0: raters x widths."""
+    ends = [np.clip((side * WIDTHS - EDGES[0]) / STEP, 0, len(LEANINGS)) for side in (-1, 1)]
     sums = []
     for end in ends:
         at = np.minimum(end.astype(np.int64), len(LEANINGS) - 1)
@@ -193,19 +156,16 @@ def log_weights_of_alternatives() -> FloatArray:
 
 
 @cache
-def _alternatives() -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Leanings that favour a side: their chances (leanings x alternatives), log weights, and centres, negative ones
-    first.
-    """
+def _alternatives() -> tuple[FloatArray, FloatArray]:
+    """Leanings that favour a side: their chances (leanings x alternatives) and log weights, negative centres first."""
     usual, wide = (CENTRES * np.exp(-((CENTRES / scale) ** 2) / 2) for scale in (USUAL, WIDE))
     one_side = (1 - WIDE_SHARE) * usual / usual.sum() + WIDE_SHARE * wide / wide.sum()
     both = np.concatenate([-CENTRES[::-1], CENTRES])
     weight = np.concatenate([one_side[::-1], one_side]) / (2 * one_side.sum())
-    columns, weights, centres = [], [], []
+    columns, weights = [], []
     for centre, share in zip(both, weight, strict=True):
         for spread, part in SPREADS:
             chance = np.exp(-(((LEANINGS - centre) / max(spread, STEP / 2)) ** 2) / 2)
             columns.append(chance / chance.sum())
             weights.append(math.log(share * part))
-            centres.append(centre)
-    return np.array(columns).T, np.array(weights), np.array(centres)
+    return np.array(columns).T, np.array(weights)

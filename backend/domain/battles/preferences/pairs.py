@@ -68,11 +68,6 @@ class Resolution:
         rows = self.preferences
         return sum(row.agreement for row in rows) / len(rows) if rows else None
 
-    @property
-    def num_left_out(self) -> int:
-        """Pairs that gave no preference."""
-        return sum(self.left_out.values())
-
 
 @dataclass(frozen=True, slots=True)
 class Answers:

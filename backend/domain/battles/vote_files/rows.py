@@ -89,13 +89,6 @@ def parse_votes(text: str, *, mapping: Mapping[str, str] | None = None) -> list[
     return [row.vote for row in read_vote_rows(text, mapping=mapping)]
 
 
-def parse_votes_csv(text: str) -> list[VoteRecord]:
-    """Read votes from CSV text with a header, in any order and case of its columns. Raises what `parse_votes`
-    raises.
-    """
-    return [row.vote for row in _vote_rows(_csv_rows(text), None)]
-
-
 def read_vote_rows(text: str, *, mapping: Mapping[str, str] | None = None) -> Iterator[FileVote]:
     """Read votes with the texts of their rows. Raises what `parse_votes` raises."""
     return _vote_rows(_rows(text), mapping)

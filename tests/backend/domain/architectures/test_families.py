@@ -22,9 +22,10 @@ from backend.domain.architectures.rules import problems_by_field
 from backend.domain.estimates.architecture_report import ArchitectureReport, describe_architecture
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_sections import LoraConfig
-from jobs.modeling.build import build_network, config_from_checkpoint
+from jobs.modeling.build import build_network
 from jobs.modeling.family_configs import make_config
 from jobs.training.network.adapters import lora_config
+from tests.support.networks.base_folders import config_from_checkpoint
 
 # Names in vLLM's registry (vllm-project/vllm, vllm/model_executor/models/registry.py at
 # 0002bff0b6cb36a3c8a17364de3303664463c412): decoders

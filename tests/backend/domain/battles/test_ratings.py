@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from backend.domain.battles.ratings import ELO_PER_UNIT, RatingTable, VoteRecord, fit_ratings
-from backend.domain.battles.vote_files.rows import parse_votes_csv
+from backend.domain.battles.vote_files.rows import parse_votes
 from backend.errors import InvalidInput
 
 WIKIPEDIA = {
@@ -350,7 +350,7 @@ def test_invalid_votes_are_refused() -> None:
 
 def test_csv_of_votes_is_read_with_any_column_order_and_label_case() -> None:
     text = '\ufeffwinner,A,b,Prompt,rater,note\na,x,y,p1,r1,fine\nBoth bad,x,y,p2,r1,\n\ntie,"y, or z",x,p3,r2,\n'
-    assert parse_votes_csv(text) == [
+    assert parse_votes(text) == [
         VoteRecord("p1", "r1", "x", "y", "A"),
         VoteRecord("p2", "r1", "x", "y", "BOTH_BAD"),
         VoteRecord("p3", "r2", "y, or z", "x", "TIE"),
@@ -372,13 +372,13 @@ def test_csv_of_votes_is_read_with_any_column_order_and_label_case() -> None:
 )
 def test_an_invalid_csv_names_the_line_or_the_column(text: str, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
-        parse_votes_csv(text)
+        parse_votes(text)
 
 
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
-        outcome = f"{len(parse_votes_csv('prompt,rater,a,b,winner' + chr(10) + text))} votes"
+        outcome = f"{len(parse_votes('prompt,rater,a,b,winner' + chr(10) + text))} votes"
     except InvalidInput as error:
         outcome = error.remedy
     assert outcome

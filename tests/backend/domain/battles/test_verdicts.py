@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from backend.domain.battles.inference.pair_votes import PairVotes, pair_votes
-from backend.domain.battles.inference.plans import votes_for_gap
-from backend.domain.battles.verdicts import is_decided, pair_verdict, share_among_raters, verdict_path
+from backend.domain.battles.inference.pair_votes import PairVotes
+from backend.domain.battles.inference.plans import checked_gap, one_look_votes
+from backend.domain.battles.verdicts import is_decided, pair_verdict, verdict_path
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.wording import about
 from backend.errors import InvalidInput
@@ -89,17 +89,6 @@ def test_few_raters_decide_for_themselves_and_many_for_others_like_them() -> Non
     assert "for raters like these" in many.sentence
 
 
-def test_the_share_among_raters_excludes_one_half_where_raters_decide() -> None:
-    for people, excludes in ((2, False), (12, True)):
-        pair = pair_votes(votes_on_prompts("AAAAAAAABT" * 12, people=people), "new", "old")
-        share = share_among_raters(pair, alpha=0.05)
-        assert share.low is not None
-        assert (share.low > 0.5) == excludes
-        assert share.value == pytest.approx(0.5 + 0.9 * (8 / 9 - 0.5), abs=0.03)
-    nothing = share_among_raters(pair_votes([], "new", "old"), alpha=0.05)
-    assert (nothing.value, nothing.low, nothing.high) == (0.5, 0.0, 1.0)
-
-
 def test_a_clear_winner_is_better_and_needs_no_more_votes() -> None:
     verdict = pair_verdict(votes_on_prompts("A" * 36 + "B" * 4), "new", "old")
     assert verdict.outcome == "better"
@@ -159,7 +148,7 @@ def test_no_votes_are_undecided_and_plan_from_nothing() -> None:
     assert (verdict.outcome, verdict.votes, verdict.e_value) == ("undecided", 0, pytest.approx(0.75))
     assert (verdict.share.low, verdict.share.high) == (0.0, 1.0)
     assert "no vote compares new with old yet" in verdict.sentence
-    assert verdict.votes_needed > votes_for_gap(35)
+    assert verdict.votes_needed > one_look_votes(0.25, delta=checked_gap(35), alpha=0.05)
 
 
 def test_ties_and_both_bad_are_counted_apart_and_decide_nothing() -> None:

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.domain.statistics.calibration import brier, calibration, expected_calibration_error
+from backend.domain.statistics.calibration import brier, calibration
 from backend.errors import InvalidInput
 
 
 def test_confidence_of_eighty_with_sixty_right_has_ece_of_a_fifth() -> None:
     confidences, correct = [0.8] * 50, [1.0] * 30 + [0.0] * 20
-    assert expected_calibration_error(confidences, correct) == pytest.approx(0.2)
+    assert calibration(confidences, correct).ece == pytest.approx(0.2)
     assert brier(confidences, correct) == pytest.approx(0.28)
 
 
@@ -21,9 +21,7 @@ def test_confidence_of_eighty_with_sixty_right_has_ece_of_a_fifth() -> None:
 def test_calibration_error_does_not_depend_on_the_order_of_items(order: list[int]) -> None:
     confidences = np.repeat([0.3, 0.55, 0.9], 10)
     correct = (np.arange(30) % 3 > 0).astype(float)
-    assert expected_calibration_error(confidences[order], correct[order]) == pytest.approx(
-        expected_calibration_error(confidences, correct)
-    )
+    assert calibration(confidences[order], correct[order]).ece == pytest.approx(calibration(confidences, correct).ece)
 
 
 def test_a_report_of_eighty_with_sixty_right_is_miscalibrated() -> None:

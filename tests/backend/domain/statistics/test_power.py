@@ -10,7 +10,6 @@ from backend.domain.statistics.paired import mcnemar
 from backend.domain.statistics.power import (
     detectable_difference,
     items_needed,
-    minimum_detectable_effect,
     plan_power,
     power_of,
     required_items,
@@ -20,10 +19,6 @@ from backend.errors import InvalidInput
 
 def test_three_points_need_millers_969_items() -> None:
     assert required_items(0.03) == 969
-
-
-def test_detectable_effect_and_required_items_are_inverse() -> None:
-    assert minimum_detectable_effect(969, difference_sd=1 / 3) == pytest.approx(0.03, abs=1e-4)
 
 
 @pytest.mark.parametrize(("discordance", "points"), [(0.25, 6.4), (0.35, 7.6)])

@@ -17,7 +17,7 @@ from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services import job_events as outcomes
 from backend.services.battles.ballots import next_battle
-from backend.services.battles.campaigns import add_contestant, close_campaign, create_campaign, start_campaign
+from backend.services.battles.campaigns import add_contestant, close_campaign, start_campaign
 from backend.services.battles.generation import retry_generation
 from backend.services.battles.raters import rater_for
 from backend.services.battles.views import get_campaign, list_campaigns, valid_votes
@@ -28,6 +28,7 @@ from tests.support.battle_world import (
     add_checkpoint,
     add_prompts,
     claim_generation,
+    create_campaign,
     make_campaign,
     prefer,
     vote_all,

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from backend.cli.rating import app
 from backend.db.tables import Checkpoint
 from backend.domain.battles.ratings import fit_ratings
-from backend.domain.battles.vote_files.rows import parse_votes_csv
+from backend.domain.battles.vote_files.rows import parse_votes
 from backend.services.battles.ballots import cast_vote, next_battle, undo
 from backend.services.battles.raters import create_rater_link, rater_for, rater_from_link
 from backend.services.battles.side_by_side import record_side_by_side_vote
@@ -144,7 +144,7 @@ def test_the_export_names_no_rater_and_rates_as_the_page_does(ctx: Context) -> N
     text = export_votes_csv(ctx, campaign.id)
     assert text.splitlines()[0].startswith("prompt,rater,a,b,winner")
     assert "Secretive" not in text
-    again, table = fit_ratings(parse_votes_csv(text)), standings(ctx, campaign.id).table
+    again, table = fit_ratings(parse_votes(text)), standings(ctx, campaign.id).table
     assert table is not None
     assert [(row.contestant, row.votes) for row in again.ratings] == [
         (row.contestant, row.votes) for row in table.ratings
@@ -161,8 +161,8 @@ def test_a_name_that_is_a_formula_is_exported_as_text(ctx: Context) -> None:
     ballot = next_battle(ctx, campaign.id, rater)
     assert ballot is not None
     cast_vote(ctx, ballot.battle_id, label="A", rater=rater)
-    names = {row.a for row in parse_votes_csv(export_votes_csv(ctx, campaign.id))} | {
-        row.b for row in parse_votes_csv(export_votes_csv(ctx, campaign.id))
+    names = {row.a for row in parse_votes(export_votes_csv(ctx, campaign.id))} | {
+        row.b for row in parse_votes(export_votes_csv(ctx, campaign.id))
     }
     assert names == {"Elm", '\'=HYPERLINK("x")'}
 

@@ -21,7 +21,6 @@ from backend.domain.serving.memory import replica_memory
 from backend.domain.serving.precision import Precision
 from backend.domain.serving.protocol import GenerationEvent, SamplingParams, TokenEvent
 from backend.errors import InvalidInput
-from jobs.modeling.build import config_from_checkpoint
 from jobs.modeling.checkpoints import load_network
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.adapters.weights import LoadedAdapter
@@ -33,6 +32,7 @@ from jobs.serving.prepared import weights
 from jobs.serving.prepared.file import Damaged, map_tensors, write_tensors
 from jobs.serving.prepared.network import list_tensors
 from jobs.serving.prepared.weights import LoadedNetwork, PreparedFolder, load_own, load_prepared
+from tests.support.networks.base_folders import config_from_checkpoint
 from tests.support.networks.serving_networks import (
     make_gpt2,
     make_llama,

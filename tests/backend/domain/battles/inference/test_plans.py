@@ -16,7 +16,6 @@ from backend.domain.battles.inference.plans import (
     plan_options,
     prompts_for,
     raters_for,
-    votes_for_gap,
 )
 from backend.domain.battles.inference.rater_evidence import rater_e_value
 from backend.errors import InvalidInput
@@ -28,8 +27,9 @@ def by_design(options: tuple[PlanOption, ...], gap: float) -> dict[str, PlanOpti
 
 @pytest.mark.parametrize(("gap", "votes"), [(20, 2367), (35, 771), (50, 377), (100, 93), (150, 40)])
 def test_a_single_test_needs_the_published_number_of_votes(gap: float, votes: int) -> None:
-    assert votes_for_gap(gap) == votes
-    assert votes_for_gap(gap, design_effect=2.8) == pytest.approx(2.8 * votes, abs=3)
+    delta = checked_gap(gap)
+    assert one_look_votes(0.25, delta=delta, alpha=0.05) == votes
+    assert one_look_votes(0.25, delta=delta, alpha=0.05, design_effect=2.8) == pytest.approx(2.8 * votes, abs=3)
 
 
 @pytest.mark.parametrize("raters", [1, 3, 9])

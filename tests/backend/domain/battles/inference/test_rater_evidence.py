@@ -23,7 +23,6 @@ from backend.domain.battles.inference.rater_evidence import (
     WIDE_SHARE,
     FloatArray,
     IntArray,
-    centre_sequence,
     log_rater_e_value,
     rater_e_value,
     rater_evidence,
@@ -122,17 +121,13 @@ def test_looking_after_every_vote_of_raters_who_lean_rarely_finds_a_winner(leani
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=12))
-def test_sides_mirror_and_the_interval_agrees_with_the_e_value(cast: list[tuple[int, int]]) -> None:
+def test_sides_mirror(cast: list[tuple[int, int]]) -> None:
     won, lost = [wins for wins, _ in cast], [losses for _, losses in cast]
     if not sum(won) + sum(lost):
         return
     evidence, mirrored = rater_evidence(*votes_of(won, lost)), rater_evidence(*votes_of(lost, won))
     assert log_rater_e_value(evidence) == pytest.approx(log_rater_e_value(mirrored), abs=0.02)
     assert evidence.side == -mirrored.side
-    log_e = log_rater_e_value(evidence)
-    if abs(log_e - math.log(10)) > 0.05:
-        low, high = centre_sequence(evidence, alpha=0.1)
-        assert (not low <= 0.5 <= high) == (log_e > math.log(10))
 
 
 def test_leaving_out_a_rater_is_the_evidence_of_the_others() -> None:

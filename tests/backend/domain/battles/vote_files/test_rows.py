@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from backend.cli.rating import app
-from backend.domain.battles.vote_files.rows import parse_votes, parse_votes_csv
+from backend.domain.battles.vote_files.rows import parse_votes
 from backend.domain.battles.votes import VoteRecord
 from backend.errors import InvalidInput
 
@@ -136,7 +136,7 @@ def test_rating_fit_gives_the_same_ratings_for_a_csv_and_for_json_lines(tmp_path
     assert (tables[0]["votes"], tables[0]["prompts"], tables[0]["raters"]) == (40, 10, 1)
     best, worst = tables[0]["ratings"]
     assert (best["contestant"], best["wins"], best["ties"], worst["contestant"]) == ("x", 20, 10, "y")
-    assert parse_votes_csv(_csv(rows)) == parse_votes(_lines(rows))
+    assert parse_votes(_csv(rows)) == parse_votes(_lines(rows))
 
 
 def _fit(path: Path, *arguments: str) -> Any:
