@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,10 @@ def test_a_guide_can_be_followed_to_the_letter(guide: Path, tmp_path: Path) -> N
         "ROUNDHOUSE_KEEP_FREE_MB": "16",
     }
     assert follow(guide, folder, environment) >= 1
+    for command in (("check",), ("format", "--check")):  # what `make check` runs on the files
+        ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", "."]
+        result = subprocess.run(ruff, cwd=folder, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_a_step_that_can_not_be_done_fails(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from backend.cli.evaluation.task import read_task_option
 from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
-from backend.domain.evaluation.config import METRIC_LABEL, EvaluationConfig
+from backend.domain.evaluation.config import EvaluationConfig, score_label
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
@@ -214,7 +214,7 @@ def as_text(evaluation: EvaluationView) -> str:
     lines = [f"{evaluation.benchmark} on {evaluation.checkpoint}: {evaluation.status} ({evaluation.id})"]
     for score in evaluation.scores:
         interval = "" if score.low is None or score.high is None else f"  [{score.low:.4f}, {score.high:.4f}]"
-        label = METRIC_LABEL.get(score.metric, score.metric) + (f", {score.subgroup}" if score.subgroup else "")
+        label = score_label(score.metric) + (f", {score.subgroup}" if score.subgroup else "")
         lines.append(f"  {label:<24} {score.value:10.4f}{interval}  n = {score.n}")
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
-from backend.domain.evaluation.config import METRIC_LABEL
+from backend.domain.evaluation.config import score_label
 from backend.errors import NotFound
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.evaluation.baselines import (
@@ -115,7 +115,7 @@ def as_text(comparison: Comparison) -> str:
     better = {"first": comparison.first.checkpoint, "second": comparison.second.checkpoint}.get(comparison.better or "")
     items = f"{comparison.n} items" + (f" in {comparison.clusters} clusters" if comparison.clusters else "")
     differs = f"\nThey differ in {', '.join(comparison.differs)}." if comparison.differs else ""
-    label = METRIC_LABEL.get(comparison.metric, comparison.metric)
+    label = score_label(comparison.metric)
     return (
         f"{label}: {gap.value:+.4g}{shown} on {items}{p_text}:"
         f" {f'{better} is better' if better else 'undecided'}{differs}"

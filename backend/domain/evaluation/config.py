@@ -20,7 +20,7 @@ from backend.domain.evaluation.tasks.metric_names import is_lower_better as is_l
 from backend.domain.evaluation.tasks.metric_names import metric_label
 from backend.domain.fields import OPTION_ONLY, setting, unless, when
 
-SCORING_VERSION = 4
+SCORING_VERSION = 5
 """Bumped whenever scoring changes a number, so that old and new scores are never compared silently."""
 
 PREFIX_POLICY: dict[str, str] = {
@@ -46,22 +46,6 @@ KIND_LABEL: dict[EvaluationKind, str] = {
     EvaluationKind.GENERATION: "Generation",
 }
 
-METRIC_LABEL: dict[str, str] = {
-    "nll_per_token": "loss, nats per token",
-    "perplexity": "perplexity of the target",
-    "token_perplexity": "perplexity per token",
-    "bits_per_byte": "bits per byte",
-    "acc": "accuracy",
-    "acc_norm": "accuracy, per character",
-    "acc_bytes": "accuracy, per byte",
-    "acc_token": "accuracy, per token",
-    "acc_pmi": "accuracy, against the choice alone",
-    "exact_match": "exact match",
-    "contains": "answer contained",
-    "numeric": "number right",
-    **{name: metric.label for name, metric in SAFETY_METRICS.items()},
-}
-
 MAIN_METRIC: dict[EvaluationKind, str] = {
     EvaluationKind.PERPLEXITY: "bits_per_byte",
     EvaluationKind.MULTIPLE_CHOICE: "acc",
@@ -69,6 +53,15 @@ MAIN_METRIC: dict[EvaluationKind, str] = {
 }
 
 _LOWER_IS_SAFER = frozenset(name for name, metric in SAFETY_METRICS.items() if metric.higher_is_safer is False)
+
+
+def score_label(score: str) -> str:
+    """Return the words for a score: `bits per byte`, `exact match (strict-match)`."""
+    name, *suffix = re.split("[,:]", score, maxsplit=1)
+    if score in SAFETY_METRICS:
+        return SAFETY_METRICS[score].label
+    label = SAFETY_METRICS[name].label if name in SAFETY_METRICS else metric_label(name)
+    return f"{label} ({suffix[0]})" if suffix else label
 
 
 def is_score_lower_better(score: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Literal
 from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem
-from backend.domain.evaluation.config import METRIC_LABEL, describe_scoring
+from backend.domain.evaluation.config import describe_scoring, score_label
 from backend.domain.evaluation.exchange import ItemRow, sample_line, write_results
 from backend.domain.evaluation.report import ReportSection, evaluation_report_html, write_csv
 from backend.errors import Conflict
@@ -78,7 +78,7 @@ def board_html(ctx: Context) -> str:
             {
                 "Place": "tied for first" if rank.shares_first_place else place,
                 "Checkpoint": rank.evaluation.checkpoint,
-                METRIC_LABEL.get(column.metric, column.metric): rank.score.value,
+                score_label(column.metric): rank.score.value,
                 "95 % interval": _interval(rank.score.low, rank.score.high),
                 "Items": rank.score.n,
                 "Caveats": "; ".join(caveats_of(rank.evaluation)),
@@ -109,7 +109,7 @@ def board_html(ctx: Context) -> str:
 def _html(evaluation: EvaluationView, items: Sequence[ItemRow]) -> str:
     scores = [
         {
-            "Metric": METRIC_LABEL.get(score.metric, score.metric),
+            "Metric": score_label(score.metric),
             "Subgroup": score.subgroup,
             "Score": score.value,
             "95 % interval": _interval(score.low, score.high),

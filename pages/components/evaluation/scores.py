@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-from backend.domain.evaluation.config import METRIC_LABEL
+from backend.domain.evaluation.config import score_label as label_of_score
 from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
 from backend.domain.evaluation.tasks.metric_names import is_averaged
-from backend.domain.evaluation.tasks.metric_names import metric_label as label_of_metric
 
 _SAFETY_SHARES = frozenset(
     {"unclear", *(name for name, metric in SAFETY_METRICS.items() if metric.is_share and not name.startswith("bias_"))}
@@ -23,11 +22,9 @@ def is_share(metric: str) -> bool:
 
 
 def score_label(metric: str) -> str:
-    """Return a metric's label: `Bits per byte`, `Exact match (strict-match)`."""
-    name, *suffix = _SUFFIX.split(metric, maxsplit=1)
-    label = METRIC_LABEL.get(metric) or METRIC_LABEL.get(name) or label_of_metric(name).replace("_", " ")
-    label = label[:1].upper() + label[1:]
-    return f"{label} ({suffix[0]})" if suffix and metric not in METRIC_LABEL else label
+    """Return a score's label as a heading: `Bits per byte`, `Exact match (strict-match)`."""
+    label = label_of_score(metric).replace("_", " ")
+    return label[:1].upper() + label[1:]
 
 
 def score_text(metric: str, value: float, *, signed: bool = False) -> str:

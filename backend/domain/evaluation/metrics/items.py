@@ -18,13 +18,18 @@ from backend.domain.evaluation.extraction import AnswerFilter, extract_answer
 from backend.domain.evaluation.instructions import INSTRUCTION_LABEL, check_row, estimate_followed, followed_values
 from backend.domain.evaluation.metrics.corpus import Corpus
 from backend.domain.evaluation.metrics.mathematics import Equal
-from backend.domain.evaluation.metrics.registry import Metric, MetricKind, bind_checker, get_metric, score_item
+from backend.domain.evaluation.metrics.registry import (
+    NO_ANSWER,
+    Metric,
+    MetricKind,
+    bind_checker,
+    get_metric,
+    score_item,
+)
 from backend.domain.evaluation.metrics.score import MetricScore, estimate_corpus, estimate_mean, procedure
 from backend.errors import InvalidInput
 
 INSTRUCTIONS = "ifeval"
-NO_ANSWER = "[invalid]"
-"""The answer by a filter that does not match, as lm-evaluation-harness writes it."""
 
 
 class MetricChoice(Protocol):

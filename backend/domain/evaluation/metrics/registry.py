@@ -17,6 +17,9 @@ from typing import Any, Literal, get_args
 from backend.domain.evaluation.metrics import answers, likelihood, mathematics, numbers, samples, summaries, translation
 from backend.errors import InvalidInput
 
+NO_ANSWER = "[invalid]"
+"""The answer by a filter that does not match, as lm-evaluation-harness writes it."""
+
 
 class MetricKind(StrEnum):
     """The way in which a metric is computed from items."""
@@ -270,10 +273,12 @@ def score_item(metric: Metric, prediction: Any, references: Sequence[Any], *, co
 
     `prediction` is a text; for metrics of samples a list of texts, or of booleans (whether each is right); for rankings
     a list of scores with `references` the positions of the right choices. None, an answer that could not be extracted,
-    is wrong. `correct` decides whether one sample is right, else what the metric's option names, else label equality.
+    is wrong: the least value, or, if less is better, that of the text `NO_ANSWER`. `correct` decides whether one sample
+    is right, else what the metric's option names, else label equality.
     """
-    if prediction is None:
+    if prediction is None and metric.higher_is_better:
         return metric.low
+    prediction = NO_ANSWER if prediction is None else prediction
     if metric.kind is not MetricKind.SAMPLES:
         return float(metric.function(prediction, references))
     judge = (correct or metric.correct or METRICS["accuracy"]).function
