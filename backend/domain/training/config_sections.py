@@ -91,7 +91,11 @@ class PreferenceConfig(ConfigSection):
         "Beta",
         "Strength of the pull to the reference; for ORPO the weight of the odds ratio.",
         gt=0,
-        shown=Traits(affects=RESULT, group=FieldGroup.METHOD, used=(when("objective", "dpo", "kto", "orpo", "simpo"),)),
+        shown=Traits(
+            affects=RESULT,
+            group=FieldGroup.METHOD,
+            used=(when("objective", "dpo", "kto", "orpo", "simpo"),),
+        ),
     )
     loss: Literal["sigmoid", "hinge", "ipo"] = setting(
         "sigmoid",

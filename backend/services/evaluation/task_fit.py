@@ -54,9 +54,10 @@ def resolve_benchmark(ctx: Context, benchmark: str, *, task: TaskDefinition | No
     ]:
         if dataset.newest is not None:
             return dataset.newest
+    names_shown = " or ".join(task.data.names or (task.name,))
     where = f" It is published as {task.data.hub.id} on the Hub." if task.data.hub else ""
     raise InvalidInput(
-        f"No dataset has the name of “{task.shown_title}”: {', '.join(task.data.names or (task.name,))}.{where}",
+        f"“{task.shown_title}” needs a dataset named {names_shown}; there is none.{where}",
         remedy="Import it under one of these names, or name the dataset.",
         field="benchmark",
     )

@@ -56,7 +56,7 @@ def count_reason(reasons: dict[str, dict[str, Any]], bad: Mapping[str, Any]) -> 
 
 
 def most_frequent(reasons: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the most frequent reasons as text: `85 rows: the text is empty (row 12, for one)`."""
+    """Return the most frequent reasons as text: `85 rows: the text is empty (first: row 12)`."""
     ordered = sorted(reasons, key=lambda one: -int(one["rows"]))
     num = len(ordered) if len(ordered) == SHOWN_REASONS + 1 else SHOWN_REASONS
     lines = [

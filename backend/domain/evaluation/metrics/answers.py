@@ -33,7 +33,7 @@ def normalise_answer(text: str) -> str:
     Characters of a script without spaces stand apart, and its own punctuation (`。`) is left out.
 
     Example:
-        >>> normalise("The answer: 北京市。")
+        >>> normalise_answer("The answer: 北京市。")
         'answer 北 京 市'
     """
     plain = text.lower().translate(_NO_PUNCTUATION)

@@ -97,7 +97,7 @@ def test_a_task_finds_its_dataset_by_name(world: Context) -> None:
         ).benchmark
         == "ifeval@1"
     )
-    with pytest.raises(InvalidInput, match=r"No dataset has the name of “GSM8K”: gsm8k.*openai/gsm8k.*Import it"):
+    with pytest.raises(InvalidInput, match=r"“GSM8K” needs a dataset named gsm8k.*there is.*openai/gsm8k.*Import it"):
         plan_evaluation(world, benchmark="", config=EvaluationConfig(task=find_single_task(world, "gsm8k")))
 
 

@@ -197,3 +197,8 @@ def test_each_metric_is_best_at_its_best_bound_for_a_perfect_answer() -> None:
         if metric.kind in perfect and metric.high == 1.0:
             bound = bind_checker(metric, lambda answer, references: answer in references)
             assert score_item(bound, *perfect[metric.kind]) == pytest.approx(1.0), metric.name
+
+
+def test_an_answer_that_can_not_be_read_is_no_perfect_distance() -> None:
+    values = [score_item(get_metric(name), None, ["the old mill"]) for name in ("edit_distance", "f1", "exact_match")]
+    assert values == [3, 0, 0]
