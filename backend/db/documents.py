@@ -11,6 +11,7 @@ from sqlalchemy import Engine, Table, select, type_coerce
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import JSON, TypeDecorator
 
+from backend.domain.validation import STORED
 from backend.errors import RoundhouseError
 
 MAX_NAMED = 5
@@ -89,7 +90,9 @@ class Document(TypeDecorator[Any]):
 
     def check(self, value: Any) -> Any:
         """Return a value as the shape. Raises ValidationError naming the field at fault."""
-        return None if value is None or (self.none_is_empty and value == {}) else self.adapter.validate_python(value)
+        if value is None or (self.none_is_empty and value == {}):
+            return None
+        return self.adapter.validate_python(value, context=STORED)
 
     comparator_factory = DocumentComparator
 

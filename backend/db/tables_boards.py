@@ -85,6 +85,6 @@ class ImportedEvaluation(Table):
     model: Mapped[str] = mapped_column(String(200))
     benchmark: Mapped[str] = mapped_column(String(160))
     scores: Mapped[list[StatedScore]] = mapped_column(default=list)
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict)  # words of another program
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

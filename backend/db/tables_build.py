@@ -53,7 +53,7 @@ class DatasetVersion(Table):
     rejected: Mapped[list[Any]] = mapped_column(default=list)
     bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     facts: Mapped[VersionFacts] = mapped_column(default=VersionFacts)
-    provenance: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    provenance: Mapped[dict[str, Any]] = mapped_column(default=dict)  # by its `from`, shown as it is
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     dataset: Mapped[Dataset] = relationship(back_populates="versions")
 
@@ -127,8 +127,8 @@ class Analysis(Table):
     tokenizer_id: Mapped[str | None] = mapped_column(ForeignKey("tokenizers.id"), index=True)
     checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
     other_checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind
     folder: Mapped[str | None] = mapped_column(String(300))
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -38,7 +38,7 @@ class FrozenBoard(Table):
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
     name: Mapped[str] = mapped_column(String(120))
     digest: Mapped[str] = mapped_column(String(64))
-    document: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    document: Mapped[dict[str, Any]] = mapped_column(default=dict)  # its digest holds for these bytes
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 

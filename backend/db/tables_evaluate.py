@@ -84,7 +84,7 @@ class EvaluationItem(Table):
     item_hash: Mapped[str] = mapped_column(String(64))
     position: Mapped[int]
     values: Mapped[dict[str, float]]
-    shown: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    shown: Mapped[dict[str, Any]] = mapped_column(default=dict)  # open, for display
 
 
 class JudgedItem(Table):

@@ -33,8 +33,8 @@ class Job(Table):
     status: Mapped[str] = mapped_column(String(12), default="queued")
     priority: Mapped[int] = mapped_column(default=5)
     device_request: Mapped[str] = mapped_column(String(8), default="auto")  # auto | cpu | gpu
-    payload: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    payload: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind: jobs.payloads
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind: jobs.results
     error: Mapped[JobFailure] = mapped_column(default=JobFailure)
     attempt: Mapped[int] = mapped_column(default=0)
     lost: Mapped[int] = mapped_column(default=0)
@@ -107,7 +107,7 @@ class RunGroup(Table):
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120), unique=True)
     kind: Mapped[str] = mapped_column(String(20))
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind: a sweep or a study
     result: Mapped[SweepMarks] = mapped_column(default=SweepMarks)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
@@ -127,7 +127,7 @@ class Measurement(Table):
     origin: Mapped[str] = mapped_column(String(10))  # probe | run
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)
-    setting: Mapped[dict[str, Any]]
+    setting: Mapped[dict[str, Any]]  # a TrainingSetting, or for other families fields
     setting_hash: Mapped[str] = mapped_column(String(64), index=True)
     device: Mapped[str] = mapped_column(String(80))  # the device's name, such as "NVIDIA H100" or the CPU's
     host: Mapped[str] = mapped_column(String(80), default="")

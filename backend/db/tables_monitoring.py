@@ -131,7 +131,7 @@ class LoggedRequest(Table):
     key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
     checkpoint_id: Mapped[str | None] = mapped_column(String(12))
     kind: Mapped[str] = mapped_column(String(12))
-    params: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    params: Mapped[dict[str, Any]] = mapped_column(default=dict)  # as a client sent them
     messages: Mapped[list[Any] | None]
     answer: Mapped[str | None] = mapped_column(Text)
     status: Mapped[str] = mapped_column(String(20))

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
 from backend.domain.jobs.gauges import ReplicaReport
+from backend.domain.serving.chat_settings import AnswerSettings
 from backend.domain.serving.deployment import DeploymentConfig, DeploymentTraffic
 
 
@@ -134,8 +135,8 @@ class StoredResponse(Table):
     owner: Mapped[str] = mapped_column(String(20))
     endpoint: Mapped[str] = mapped_column(String(200))
     previous_id: Mapped[str | None] = mapped_column(String(60))
-    items: Mapped[list[Any]] = mapped_column(default=list)
-    document: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    items: Mapped[list[Any]] = mapped_column(default=list)  # in OpenAI's form
+    document: Mapped[dict[str, Any]] = mapped_column(default=dict)  # in OpenAI's form
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
@@ -206,5 +207,5 @@ class Preset(Table):
     name: Mapped[str] = mapped_column(String(80))
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"), index=True)
     is_shared: Mapped[bool] = mapped_column(default=False)
-    settings: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    settings: Mapped[AnswerSettings] = mapped_column(default=AnswerSettings)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -18,6 +18,10 @@ PATTERNS = {
 """Sentences about the patterns that fields have."""
 
 
+STORED = {"stored": True}
+"""Context in which stored values are read: what could be sent once is not refused when it is opened again."""
+
+
 def validation_message(error: ValidationError, model: type[BaseModel] | None = None) -> str:
     """Join pydantic's errors into one sentence with field, value and bound; with `model`, an unknown field names the
     nearest one.

@@ -18,19 +18,13 @@ MAX_COLUMNS = 4
 MAX_SYSTEM = 20_000
 MAX_JSON = 20_000
 TOOL_NAME = re.compile(r"[\w.-]{1,128}")
-STORED = {"stored": True}
-"""Context in which stored settings are read: what could be sent once is not refused when a conversation is opened."""
 
 
-class ChatSettings(BaseModel):
-    """Settings of a turn. `blind` hides names and figures of side-by-side answers until the vote; `token_view` stores
-    probabilities.
-    """
+class AnswerSettings(BaseModel):
+    """Settings of an answer, whoever gives it; what a preset holds. `token_view` stores probabilities."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    endpoints: tuple[str, ...] = Field(min_length=1, max_length=MAX_COLUMNS)
-    blind: bool = False
     system: str = Field(default="", max_length=MAX_SYSTEM)
     temperature: float = Field(default=0.8, ge=0.0, le=2.0)
     top_p: float = Field(default=0.95, gt=0.0, le=1.0)
@@ -44,15 +38,6 @@ class ChatSettings(BaseModel):
         default="", max_length=MAX_JSON, description="A JSON list of tools in OpenAI's format; empty for none."
     )
     token_view: bool = False
-
-    @field_validator("endpoints")
-    @classmethod
-    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if any(not name or len(name) > 80 for name in value):
-            raise ValueError("an endpoint's name has 1 to 80 characters")
-        if len(set(value)) != len(value):
-            raise ValueError("each endpoint can be chosen once")
-        return value
 
     @field_validator("json_schema")
     @classmethod
@@ -69,6 +54,22 @@ class ChatSettings(BaseModel):
         if text and not info.context:
             _check_tools(text)
         return text
+
+
+class ChatSettings(AnswerSettings):
+    """Settings of a turn. `blind` hides names and figures of side-by-side answers until the vote."""
+
+    endpoints: tuple[str, ...] = Field(min_length=1, max_length=MAX_COLUMNS)
+    blind: bool = False
+
+    @field_validator("endpoints")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not name or len(name) > 80 for name in value):
+            raise ValueError("an endpoint's name has 1 to 80 characters")
+        if len(set(value)) != len(value):
+            raise ValueError("each endpoint can be chosen once")
+        return value
 
     @property
     def fixed_text(self) -> str:

@@ -15,9 +15,10 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Conversation, ConversationShare, Message
 from backend.domain.data.rows.tool_calls import ToolCall
-from backend.domain.serving.chat_settings import STORED, ChatSettings
+from backend.domain.serving.chat_settings import ChatSettings
 from backend.domain.serving.chat_tree import TreeLevel, leaf_of_round, newest_leaf, next_round, selected_line
 from backend.domain.serving.protocol import ChatMessage, Role
+from backend.domain.validation import STORED
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person
 

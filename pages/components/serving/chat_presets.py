@@ -92,6 +92,6 @@ def _apply(presets: dict[str, PresetView], scope: str) -> None:
         return
     keys = {field: widget_key(widget, scope=scope) for field, widget in WIDGETS.items()}
     values = {field: st.session_state[key] for field, key in keys.items() if key in st.session_state}
-    values |= {field: value for field, value in chosen.settings.items() if field in WIDGETS}
+    values |= {field: getattr(chosen.settings, field) for field in WIDGETS}
     times = st.session_state.get(f"filled_{scope}", {}).get("times", 0)
     st.session_state[f"filled_{scope}"] = {"times": times + 1, "values": values}

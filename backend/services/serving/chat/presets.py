@@ -8,13 +8,12 @@ from typing import Any
 from sqlalchemy import or_, select
 
 from backend.db.tables import Preset, User
-from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.chat_settings import AnswerSettings, ChatSettings
+from backend.domain.validation import STORED
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 
 MAX_NAME = 80
-FIELDS = ("system", "temperature", "top_p", "max_tokens", "seed", "stop", "json_schema", "tools", "token_view")
-"""Settings that a preset holds: all but the endpoints."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class PresetView:
     name: str
     owner: str | None
     is_shared: bool
-    settings: dict[str, Any]
+    settings: AnswerSettings
 
     @property
     def is_own(self) -> bool:
@@ -43,7 +42,7 @@ def save_preset(
     name = name.strip()
     if not name or len(name) > MAX_NAME:
         raise InvalidInput(f"A preset's name has 1 to {MAX_NAME} characters.", field="name")
-    values = settings.model_dump(mode="json", include=set(FIELDS))
+    values = AnswerSettings.model_validate(settings.model_dump(), context=STORED)
     with ctx.db.write() as session:
         row = session.scalar(select(Preset).where(Preset.name == name, _own(person)))
         if row is None:
@@ -78,4 +77,4 @@ def _own(person: Person) -> Any:
 
 
 def _view(row: Preset, *, owner: str | None) -> PresetView:
-    return PresetView(row.id, row.name, owner, row.is_shared, dict(row.settings))
+    return PresetView(row.id, row.name, owner, row.is_shared, row.settings)

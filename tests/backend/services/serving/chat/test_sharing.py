@@ -120,8 +120,8 @@ def test_a_shared_preset_is_offered_to_others_and_changed_by_its_owner_alone(
     save_preset(world.ctx, "Terse", settings, is_shared=True, person=owner)
     (offered,) = list_presets(world.ctx, person=other)
     assert (offered.name, offered.owner, offered.is_own) == ("Terse", "maya", False)
-    assert offered.settings["system"] == "Be brief."
-    assert "endpoints" not in offered.settings
+    assert offered.settings.system == "Be brief."
+    assert "endpoints" not in type(offered.settings).model_fields
     with pytest.raises(NotFound):
         delete_preset(world.ctx, own.id, person=other)
     with pytest.raises(InvalidInput, match="name"):
