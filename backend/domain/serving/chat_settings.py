@@ -21,7 +21,7 @@ TOOL_NAME = re.compile(r"[\w.-]{1,128}")
 
 
 class AnswerSettings(BaseModel):
-    """Settings of an answer, whoever gives it; what a preset holds. `token_view` stores probabilities."""
+    """Settings of an answer; a preset holds them. `token_view` stores probabilities."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
