@@ -37,12 +37,27 @@ def dataset(site: Context, name: str, rows: list[dict[str, str]], *, kind: str =
     return version.dataset_id
 
 
-@pytest.mark.parametrize("page", ["datasets", "tokenizers", "architectures", "checkpoints"])
-def test_an_empty_page_states_the_next_step(site: Context, page: str) -> None:
+@pytest.mark.parametrize(
+    ("page", "step", "control"),
+    [
+        ("datasets", "Import a text file, a table, or a dataset from the Hub", "Import a dataset"),
+        ("tokenizers", "Training from scratch needs one", "Train a tokenizer"),
+        ("checkpoints", "Train a network, or add a base to start from", "Launch a run"),
+    ],
+)
+def test_an_empty_page_states_the_next_step(site: Context, page: str, step: str, control: str) -> None:
     app = open_page(f"build/{page}.py")
     assert_sound(app)
     assert app.title[0].value == page.capitalize()
-    assert app.button or app.get("page_link")
+    assert any(step in element.value for element in app.markdown)
+    links = [element.proto.label for element in app.get("page_link")]
+    assert control in [button.label for button in app.button] + links
+
+
+def test_the_page_of_architectures_begins_with_the_form_of_a_new_one(site: Context) -> None:
+    app = open_page("build/architectures.py")
+    assert_sound(app)
+    assert app.button(key="architecture_save").label == "Save"
 
 
 @pytest.mark.parametrize(("page", "query"), [("datasets", {"import": "1"}), ("checkpoints", {"add": "1"})])

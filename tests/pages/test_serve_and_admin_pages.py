@@ -77,21 +77,27 @@ def make_ready(ctx: Context) -> Claim[Any]:
 
 
 @pytest.mark.parametrize(
-    "page",
+    ("page", "step", "link"),
     [
-        "serve/endpoints.py",
-        "serve/playground.py",
-        "admin/workers.py",
-        "admin/people.py",
-        "admin/costs.py",
-        "serve/monitor.py",
-        "serve/load_tests.py",
-        "serve/requests.py",
+        ("serve/endpoints.py", "nothing to deploy yet: train a network or add a base", "Launch a run"),
+        ("serve/playground.py", "Deploy or start one to chat", "Endpoints"),
+        ("serve/monitor.py", "Deploy a checkpoint, and its requests appear here", "Endpoints"),
+        ("serve/load_tests.py", "Deploy a checkpoint, then load it", "Endpoints"),
+        ("serve/requests.py", "Call an endpoint, and its requests are listed here", "Endpoints"),
+        ("admin/workers.py", "`make run` starts them", ""),
     ],
 )
-def test_an_empty_page_states_the_next_step(page: str) -> None:
+def test_an_empty_page_states_the_next_step(page: str, step: str, link: str) -> None:
     app = draw(page)
-    assert app.title[0].value
+    assert not app.error
+    assert step in texts(app)
+    assert [element.proto.label for element in app.get("page_link")] == [link] * bool(link)
+
+
+@pytest.mark.parametrize(("page", "title"), [("admin/people.py", "People and keys"), ("admin/costs.py", "Costs")])
+def test_a_page_without_an_empty_state_opens(page: str, title: str) -> None:
+    app = draw(page)
+    assert app.title[0].value == title
     assert not app.error
 
 

@@ -42,7 +42,8 @@ def guess_encoding(data: bytes) -> str | None:
     """Guess the encoding of bytes that are not UTF-8, Windows-1252 first; None if nothing fits."""
     from charset_normalizer import from_bytes
 
-    fitting = [match.encoding for match in from_bytes(data[: 64 * 2**10])]
+    # encodings that read these bytes alike are one match
+    fitting = [name for match in from_bytes(data[: 64 * 2**10]) for name in match.could_be_from_charset]
     if "cp1252" in fitting:
         return "cp1252"
     known = {codecs.lookup(encoding).name: encoding for encoding in ENCODINGS}
