@@ -28,9 +28,11 @@ from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_endpoints
 from backend.services.serving.monitoring import gauges as gauges_module
 from backend.services.serving.monitoring.gauges import read_live
+from backend.services.serving.monitoring.traffic import Traffic, TrafficPoint, find_window
 from backend.services.serving.replicas import record_gauge, record_ready
 from backend.settings import PROJECT
 from pages.components import visitor as services
+from pages.components.serving import operation
 from tests.support.fake_api import serve_api
 
 
@@ -239,6 +241,18 @@ def test_the_card_says_what_computes_the_layers(ctx: Context, arithmetic: str) -
         record_gauge(session, ctx, claim, event)
     assert get_endpoint(ctx, "tales").arithmetics == [arithmetic]
     assert f"Decoder layers: {arithmetic}" in texts(draw("serve/endpoints.py")).replace("\\", "")
+
+
+def test_minutes_without_a_request_are_no_first_tokens_of_0_ms(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_ready(ctx)
+    times = [(None, None, None), (90.0, 120.0, 130.0), (None, None, None), (80.0, 140.0, 150.0)]
+    points = tuple(TrafficPoint(ctx.now(), 60, requests=int(ttft[0] is not None), ttft_ms=ttft) for ttft in times)
+    total = TrafficPoint(ctx.now(), 3600, requests=2, ttft_ms=(85.0, 139.0, 149.0))
+    traffic = Traffic(find_window("1 h"), points, total)
+    monkeypatch.setattr(operation, "read_traffic", lambda *_, **__: traffic)
+    (shown,) = [metric for metric in draw("serve/endpoints.py").metric if metric.label.startswith("First token")]
+    assert list(shown.proto.chart_data) == [120.0, 140.0]
+    assert shown.value == "85 / 139 ms"
 
 
 def test_memory_needed_is_shown_beside_free_memory_before_deploying(ctx: Context) -> None:

@@ -63,9 +63,9 @@ def draw_last_hour(ctx: Context, endpoint: EndpointView) -> None:
     grid.metric(
         "First token p50 / p95",
         two_times(p50, p95),
-        chart_data=[point.ttft_ms[1] or 0.0 for point in points],
+        chart_data=[high for point in points if (high := point.ttft_ms[1]) is not None],
         chart_type="line",
-        help="The line is the p95 per minute.",
+        help="The line is the p95 of each minute with requests.",
     )
     grid.metric("Failed, 1 h", f"{total.lost:,}", chart_data=[point.lost for point in points], chart_type="bar")
 
