@@ -120,16 +120,20 @@ def test_after_a_kill_of_the_start_command_the_next_start_ends_leftovers_and_a_s
         assert json.loads(stopped.stdout) == {"stopped": True}
         assert again.processes() == []
     finally:
+        killed.stop()
         again.stop()
 
 
 def test_a_killed_supervisor_leaves_no_process(home: Path) -> None:
     installation = Installation(home).start()
     assert installation.process is not None
-    processes = installation.processes()
-    next(p for p in processes if SUPERVISOR in " ".join(p.cmdline())).kill()
-    assert installation.process.wait(120) == 1
-    wait_until(lambda: not [p for p in processes if is_alive(p)], what="the end of all of it")
+    try:
+        processes = installation.processes()
+        next(p for p in processes if SUPERVISOR in " ".join(p.cmdline())).kill()
+        assert installation.process.wait(120) == 1
+        wait_until(lambda: not [p for p in processes if is_alive(p)], what="the end of all of it")
+    finally:
+        installation.stop()
 
 
 def test_two_pretended_gpus_and_four_runs_never_put_two_on_one(home: Path) -> None:

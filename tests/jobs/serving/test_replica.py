@@ -107,6 +107,7 @@ def test_a_prompt_beyond_the_context_is_refused_with_its_code(replica: RunningRe
     assert (caught.value.status, caught.value.code) == (400, "context_length_exceeded")
 
 
+@pytest.mark.filterwarnings("ignore:Sending a large body directly")  # 5 MB, more than a gateway takes
 def test_a_prompt_of_millions_of_characters_is_refused_before_it_is_tokenized(replica: RunningReplica) -> None:
     with pytest.raises(ReplicaRefused, match="characters") as caught:
         answer(replica, ask("long " * 1_000_000))
@@ -203,7 +204,14 @@ def test_a_closed_port_is_a_lost_replica() -> None:
 
 def test_a_silent_replica_is_lost() -> None:
     async def speak_to_a_mute() -> str:
-        mute = await asyncio.start_server(lambda reader, writer: asyncio.sleep(60), "127.0.0.1", 0)
+        over, closed = asyncio.Event(), asyncio.Event()
+
+        async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await over.wait()
+            writer.close()
+            closed.set()
+
+        mute = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
         port = mute.sockets[0].getsockname()[1]
         client = ReplicaClient(timeouts=ReplicaTimeouts(first_token_s=0.2))
         try:
@@ -213,6 +221,8 @@ def test_a_silent_replica_is_lost() -> None:
             return error.reason
         finally:
             await client.close()
+            over.set()
+            await closed.wait()
             mute.close()
         return ""
 
