@@ -214,7 +214,7 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
         parent = session.get(Run, row.parent_id) if row.parent_id else None
         return RunDetail(
             run=run,
-            config=RunConfig.model_validate(row.config),
+            config=row.launched_config,
             job=view(job) if job else None,
             dataset_id=version.dataset_id if version else None,
             architecture=architecture.name if architecture else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import JSON, select, type_coerce
 
-from backend.bootstrap import build_context
+from backend.bootstrap import build_context, get_context
 from backend.cli.doctor import check_documents
+from backend.cli.main import load_command
 from backend.db.documents import Document, UnreadableDocument
 from backend.db.tables import Architecture, Job, Table
 from backend.domain.jobs.payloads import read_payload
@@ -33,6 +35,8 @@ from tests.support.settings import make_settings
 INSTALLATIONS = Path(__file__).parents[2] / "support" / "installations"
 ROWS = INSTALLATIONS / "revision_0023.sql"
 MORE_ROWS = INSTALLATIONS / "revision_0023_rows.sql"
+PRINTED = INSTALLATIONS / "revision_0023_cli.json"
+"""JSON of its lists and rows, as the command line of commit e614cbbc printed it."""
 BLIND_ROUND = "82p39y3h9g9v"
 
 
@@ -105,8 +109,6 @@ def test_an_endpoint_and_its_conversation_are_there(opened: Context) -> None:
 def test_its_pages_open(
     old_home: Path, monkeypatch: pytest.MonkeyPatch, page: str, query: dict[str, str], text: str
 ) -> None:
-    from backend.bootstrap import get_context
-
     monkeypatch.setenv("ROUNDHOUSE_HOME", str(old_home))
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{old_home / 'models.db'}")
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
@@ -190,3 +192,19 @@ def test_a_damaged_document_is_named_with_table_column_and_row(
 
 def test_documents_of_an_old_installation_are_found_readable(opened: Context, old_home: Path) -> None:
     assert check_documents(make_settings(old_home)).state == "ok"
+
+
+def test_lists_and_rows_are_printed_as_the_older_commit_printed_them(
+    old_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(old_home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{old_home / 'models.db'}")
+    get_context.cache_clear()
+    try:
+        for words_, printed in json.loads(PRINTED.read_text(encoding="utf-8")).items():
+            noun, verb, *names = words_.split(" ", 2)
+            load_command(noun).main([verb, *names, "--json"], standalone_mode=False)
+            assert json.loads(capsys.readouterr().out) == printed, words_
+    finally:
+        get_context().db.engine.dispose()
+        get_context.cache_clear()
