@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from tests.support.browser import Visitor
 from tests.support.installation import Installation
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 @contextmanager

@@ -74,9 +74,7 @@ def launch(visitor: Visitor, address: str, *, name: str, steps: int) -> None:
 def test_a_new_user_trains_and_watches_a_run(installation: Installation, visitor: Visitor) -> None:
     visitor.go("/")
     visitor.sees("Next")
-    wait_until(
-        lambda: get_tokenizer(installation.ctx, "pebblewick-bpe-2048").folder, timeout_s=120, what="the starter content"
-    )
+    wait_until(lambda: get_tokenizer(installation.ctx, "pebblewick-bpe-2048").folder, what="the starter content")
     launch(visitor, "/launch", name="First stories", steps=50)
     address = visitor.page.url
     visitor.sees(re.compile(r"step \d+ of 50"), timeout_s=120)

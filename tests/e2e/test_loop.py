@@ -186,7 +186,7 @@ def test_the_loop_closes(installation: Installation, visitor: Visitor, browser: 
     promote_in_the_browser(visitor, rematch.id)
     wait_until(lambda: get_alias(ctx, ALIAS).checkpoint_id == new, what="the promotion")
     assert get_alias(ctx, ALIAS).history[0].evidence["verdict"]["outcome"] == "better"
-    wait_until(lambda: is_served(installation, new), timeout_s=120, what="the new checkpoint's replica")
+    wait_until(lambda: is_served(installation, new), what="the new checkpoint's replica")
     client = openai.OpenAI(base_url=installation.gateway_url, api_key="local")
     assert ALIAS in [model.id for model in client.models.list()]
     for model in ("village", ALIAS):
@@ -208,7 +208,7 @@ def train_in_the_browser(installation: Installation, visitor: Visitor, campaign:
     visitor.fills("Learning rate", "0.001")
     visitor.fills("Steps", "40")
     visitor.settle()
-    wait_until(lambda: choose_method(page, "Full fine-tuning"), timeout_s=60, what="the method", every_s=0.5)
+    wait_until(lambda: choose_method(page, "Full fine-tuning"), what="the method", every_s=0.5)
     visitor.settle()
     visitor.clicks("Train on these votes")
     visitor.sees("starts when its run has finished")

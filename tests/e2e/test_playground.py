@@ -20,7 +20,7 @@ from tests.support.networks.chat_world import ChatWorld, chat_world
 from tests.support.page_server import page_server
 from tests.support.settings import make_settings
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 ENDPOINTS = ("oak", "elm", "ash", "fir")
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}

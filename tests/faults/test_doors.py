@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.installation import Installation, wait_until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_no_one_else_may_read_its_files(installation: Installation) -> None:
     def ran_a_job() -> bool:
         return any(path.parent.name != "old" for path in (installation.home / "artifacts" / "jobs").rglob("job.json"))
 
-    wait_until(ran_a_job, timeout_s=120, what="the job that imports the starter data")
+    wait_until(ran_a_job, what="the job that imports the starter data")
     modes = {path: mode for path in everything_in(installation.home) if (mode := mode_of(path)) is not None}
     assert len(modes) > 10
     assert {

@@ -55,7 +55,7 @@ def free_port() -> int:
 
 
 def wait_until(
-    condition: Callable[[], Any], *, timeout_s: float = 120.0, what: str = "the condition", every_s: float = 0.1
+    condition: Callable[[], Any], *, timeout_s: float = 300.0, what: str = "the condition", every_s: float = 0.1
 ) -> Any:
     """Return the first truthy value of `condition`; fail with words when it does not come."""
     deadline = time.monotonic() + timeout_s

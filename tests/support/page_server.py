@@ -61,7 +61,7 @@ class FreshServer:
     def stop(self) -> None:
         """End it."""
         self.process.terminate()
-        self.process.wait(60)
+        self.process.wait(300)
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def page_server(home: Path, **settings: str) -> Iterator[FreshServer]:
     """Run a pages' server and wait until it answers."""
     server = FreshServer(home, **settings)
     try:
-        wait_until(server.is_up, timeout_s=90, what="the server")
+        wait_until(server.is_up, what="the server")
         yield server
     finally:
         server.stop()

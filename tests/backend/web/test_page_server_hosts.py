@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 
 from tests.support.page_server import FreshServer, page_server
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(900)
 ROUTES = (
     "/",
     "/runs",

@@ -143,7 +143,7 @@ def test_an_endpoint_with_echo_answers_choices_in_the_column_of_checkpoints(worl
     refuse_unlike(far, get_evaluation(world, oak.id))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_killed_evaluation_of_an_endpoint_resumes_without_asking_again(world: Context, api: FakeApi) -> None:
     rows = [{"question": f"What is {n}?", "answers": [str(n)]} for n in range(40)]
     add_benchmark(world, "many", rows)
@@ -162,7 +162,7 @@ def test_a_killed_evaluation_of_an_endpoint_resumes_without_asking_again(world: 
     worker = threading.Thread(target=execute, args=(world, claim))
     worker.start()
     file = world.artifacts.job_folder(str(launched.job_id)) / "items.jsonl"
-    wait_until(lambda: file.is_file() and len(file.read_text().splitlines()) >= 8, timeout_s=120, what="eight items")
+    wait_until(lambda: file.is_file() and len(file.read_text().splitlines()) >= 8, what="eight items")
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # a zombie has no command line
             if "jobs.run" in " ".join(child.cmdline()):
