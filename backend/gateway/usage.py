@@ -17,6 +17,7 @@ from backend.services.serving.usage import UsageRow
 logger = logging.getLogger(__name__)
 MAX_KEPT = 50_000
 STOP_S = 5.0
+RETRY_S = 0.2
 BATCH = 500
 R = TypeVar("R")
 
@@ -33,7 +34,7 @@ class UsageWriter:
         self._lock = asyncio.Lock()
 
     def add(self, row: UsageRow) -> None:
-        """Queue a row."""
+        """Queue a row; beyond `MAX_KEPT` the oldest is lost."""
         if len(self._waiting) == MAX_KEPT:
             logger.error("Usage of request %s is lost: %d rows wait for the database.", self._waiting[0].id, MAX_KEPT)
         self._waiting.append(row)
@@ -43,10 +44,13 @@ class UsageWriter:
         self._lost.append(LostRequest(uuid4().hex[:12], replica_id, reason, datetime.now(UTC)))
 
     async def close(self) -> None:
-        """Write the remaining rows."""
+        """Write the remaining rows, trying again for `STOP_S` seconds; those that the database never took are lost."""
         try:
             async with asyncio.timeout(STOP_S):
                 await self.flush()
+                while self._waiting or self._lost:
+                    await asyncio.sleep(RETRY_S)
+                    await self.flush()
         except TimeoutError:
             logger.error("Usage of %d requests is lost: the database does not answer.", len(self._waiting))
 

@@ -406,7 +406,7 @@ def compile_to(compiler: str, path: Path, *, targets: Sequence[Sequence[str]] = 
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_S)
             return
-        except subprocess.CalledProcessError as error:
+        except subprocess.SubprocessError as error:  # also one that takes too long
             failure = error
     raise failure
 

@@ -99,7 +99,7 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
     encoding = None if picked == UTF8 else picked
     head = _head(ctx, person, chosen, encoding)
     if isinstance(head, RoundhouseError):
-        if head.message != chosen.said:
+        if head.message != chosen.shown_error:
             show_error(head)
         if (
             chosen.source.is_remote

@@ -39,7 +39,7 @@ class Chosen:
     source: ImportSource
     name: str
     key: str
-    said: str = ""
+    shown_error: str = ""
 
 
 def choose_source(ctx: Context, person: Person, past: PastImport | None) -> Chosen | None:
@@ -94,7 +94,7 @@ def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
     folder = st.session_state.setdefault("import_folder", "")
     view = browse_data_folder(ctx, folder)
     if view is None:
-        st.warning("The folder in DATA_PATH does not exist.", icon=":material/folder_off:")
+        st.warning("The data folder (DATA_PATH) does not exist.", icon=":material/folder_off:")
         return None
     _draw_way_up(folder)
     text = st.text_input(
@@ -208,7 +208,7 @@ def _choose_hub(person: Person) -> Chosen | None:
         config = left.text_input("Config", key="import_config_typed", placeholder="the only one") or None
         split = right.text_input("Split", key="import_split_typed", placeholder="train") or None
         choice = HubSource(id=dataset_id, config=config, split=split, revision=revision or None)
-        return Chosen(ImportSource(hub=choice), name, str(choice), said=dataset.message)
+        return Chosen(ImportSource(hub=choice), name, str(choice), shown_error=dataset.message)
     left, right = st.columns(2)
     configs = list(dataset.configs)
     config = left.selectbox(

@@ -54,7 +54,7 @@ FIGURES: dict[str, tuple[str, str]] = {
     "inconsistent": ("Inconsistent", "different verdicts in the two orders"),
     "position_bias": ("First position preferred", "0.5 is unbiased"),
     "length_bias": ("Longer answer preferred", "0.5 is unbiased; of scores: rank correlation with length"),
-    "canary": ("Points of the null answer", "an answer that says nothing; near 0 for a judge that reads"),
+    "canary": ("Score of an empty answer", "an answer that says nothing; near 0 for a judge that reads"),
 }
 
 
@@ -87,7 +87,7 @@ def draw_judgements(ctx: Context, person: Person, *, evaluation_id: str = "") ->
 
 def _short(judgement: JudgementView) -> str:
     summary = judgement.summary
-    marked = "" if summary["trusted"] is not False else "; fails the canary"
+    marked = "" if summary["trusted"] is not False else "; can't tell an empty answer from a real one"
     return f"{plural(summary['items'], 'item')}, {summary['missing']} without a verdict{marked}"
 
 
@@ -216,7 +216,7 @@ def _choose_judge(ctx: Context) -> Judge | None:
     kind = choice or at_hand
     if kind == "model":
         if ctx.policy.judge_url is None:
-            st.caption("Set ROUNDHOUSE_JUDGE_URL to judge by a model of another API.")
+            st.caption("Set ROUNDHOUSE_JUDGE_URL to judge by a model behind another API.")
             return None
         name = st.text_input("Model", key="judge_model").strip()
         return Judge("model", name) if name else None
@@ -225,7 +225,7 @@ def _choose_judge(ctx: Context) -> Judge | None:
     else:
         names = {checkpoint.id: checkpoint.name for checkpoint in list_checkpoints(ctx, ready=True)}
     if not names:
-        st.caption(f"There is no {KINDS[kind].lower()} yet.")
+        st.caption("No running endpoint writes text." if kind == "endpoint" else "There is no checkpoint yet.")
         return None
     words = by_identity(f"judge_{kind}", names, names.__getitem__)
     chosen = st.selectbox(KINDS[kind], list(names), format_func=words, key=f"judge_{kind}")
@@ -247,7 +247,7 @@ def draw_judgement(ctx: Context, person: Person, job_id: str) -> None:
     summary = judgement.summary
     if summary["trusted"] is False:
         st.error(
-            "This judge does not tell an empty answer from a real one. Its verdicts say little.",
+            "This judge does not tell an empty answer from a real one. Do not rely on its verdicts.",
             icon=":material/report:",
         )
     if summary["missing"]:

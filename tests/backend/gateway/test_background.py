@@ -56,3 +56,23 @@ def test_a_batch_that_fails_while_the_gateway_ends_is_written_after_all() -> Non
     directory = Slow({})
     asyncio.run(run())
     assert [row.id for row in directory.usage] == ["u1"]
+
+
+def test_rows_that_the_database_refuses_at_first_are_written_before_the_gateway_ends() -> None:
+    class Away(MemoryDirectory):
+        tries = 0
+
+        def record_usage(self, rows: Sequence[UsageRow]) -> None:
+            self.tries += 1
+            if self.tries < 3:
+                raise OSError("the database is away")
+            super().record_usage(rows)
+
+    async def run() -> None:
+        usage = UsageWriter(directory)
+        usage.add(UsageRow("u1", "m", None, None, 1, 1, None, 1.0, "finished", datetime.now(UTC)))
+        await usage.close()
+
+    directory = Away({})
+    asyncio.run(run())
+    assert [row.id for row in directory.usage] == ["u1"]
