@@ -194,7 +194,7 @@ def _clamp_warmup(groups: dict[FieldGroup, list[str]]) -> None:
 def _draw_warmup(values: Mapping[str, Any]) -> None:
     """Draw the warm-up in steps where the form has it as a ratio."""
     steps, ratio = values.get("max_steps"), values.get("warmup_ratio")
-    if steps and ratio is not None and 0 <= ratio <= 1:
+    if steps and steps > 0 and ratio is not None and 0 <= ratio <= 1:
         st.caption(f"Warm-up: {count_warmup_steps(ratio, steps):,} of {plural(steps, 'step')}.")
 
 
