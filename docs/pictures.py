@@ -66,13 +66,16 @@ def vote(ctx: Context, contestants: list[str]) -> str:
     """Return a campaign of two checkpoints with votes of ten raters, who like answers that name people."""
     known = {row["campaign"]: row["id"] for row in roundhouse("campaign", "list")["campaigns"]}
     if CAMPAIGN in known:
-        return known[CAMPAIGN]
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        lines = [f"name: {CAMPAIGN}", "dataset: pebblewick-prompts", "num_prompts: 30", "contestants:"]
-        file.write("\n".join([*lines, *(f"  - {{checkpoint: '{name}'}}" for name in contestants)]) + "\n")
-        file.flush()
-        campaign_id: str = roundhouse("campaign", "create", file.name)["id"]
+        campaign_id: str = known[CAMPAIGN]
+    else:
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            lines = [f"name: {CAMPAIGN}", "dataset: pebblewick-prompts", "num_prompts: 30", "contestants:"]
+            file.write("\n".join([*lines, *(f"  - {{checkpoint: '{name}'}}" for name in contestants)]) + "\n")
+            file.flush()
+            campaign_id = roundhouse("campaign", "create", file.name)["id"]
     wait_until(lambda: is_answered(roundhouse("campaign", "show", CAMPAIGN)))
+    if roundhouse("campaign", "show", CAMPAIGN)["votes"]:
+        return campaign_id
     for number in range(10):
         link = create_rater_link(ctx, campaign_id, name=f"Rater {number + 1}", person=LOCAL)
         rater, draw = rater_from_link(ctx, link.url.split("link=")[1]), random.Random(number)
@@ -144,8 +147,7 @@ def main() -> None:
 
         def opened(path: str) -> bytes:
             page.goto(f"{settings.pages_url}{path}")
-            settle(page)
-            page.wait_for_timeout(2500)
+            page.wait_for_timeout(20_000)  # pages that refresh themselves never settle on a busy machine
             return shoot(page)
 
         (PICTURES / "run.webp").write_bytes(opened(f"/run?run={run}"))

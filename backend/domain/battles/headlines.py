@@ -35,12 +35,14 @@ class Headline:
 
 
 def board_headline(verdicts: Sequence[PairVerdict], table: RatingTable | None) -> Headline | None:
-    """Return the headline of the first two contestants of a board; None without votes. `verdicts` list that pair
-    first.
+    """Return the headline of the first two contestants of a board; None without votes, of which answers that are
+    identical are none. `verdicts` list that pair first.
     """
     if table is None or not verdicts:
         return None
     leading = verdicts[0]
+    if len(verdicts) == leading.num_pairs and all(one.votes == one.identical for one in verdicts):
+        return None
     headline = pair_headline(leading, table)
     if leading.votes == leading.identical:
         headline = Headline(_unmet(leading, table), headline.notes, "open")

@@ -126,3 +126,10 @@ def test_estimated_counts_have_two_figures(number: int, words: str) -> None:
 )
 def test_evidence_has_no_power_of_ten(value: float, words: str) -> None:
     assert format_evidence(value) == words
+
+
+def test_identical_answers_alone_make_no_headline() -> None:
+    cast = [VoteRecord(f"p{number}", "", "Village chat", "Base", "TIE", identical=True) for number in range(3)]
+    verdict, table = judged(cast)
+    assert board_headline([verdict], table) is None
+    assert board_headline([judged(votes(0.7, num=40, raters=8))[0]], table) is not None
