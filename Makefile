@@ -12,8 +12,8 @@ PIP := pip==26.3
 # Each process that a test starts would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Two test processes more than there are cores: some always wait, for a browser or a process that was killed (tests/lanes.py).
-PROCESSES = $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 2))')
+# One test process more than there are cores: some always wait, for a browser or a process that was killed (tests/lanes.py).
+PROCESSES = $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))')
 PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 # pip would compile one file after another; nothing imports the tests of libraries, nor LiteLLM's server.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/litellm/proxy/' $(VENV)/lib >/dev/null || true

@@ -185,7 +185,9 @@ def test_the_loop_closes(installation: Installation, visitor: Visitor, browser: 
     assert (verdict.outcome, verdict.first) == ("better", names[new]), verdict.sentence
     promote_in_the_browser(visitor, rematch.id)
     wait_until(lambda: get_alias(ctx, ALIAS).checkpoint_id == new, what="the promotion")
-    assert get_alias(ctx, ALIAS).history[0].evidence["verdict"]["outcome"] == "better"
+    verdict = get_alias(ctx, ALIAS).history[0].evidence.verdict
+    assert verdict is not None
+    assert verdict.outcome == "better"
     wait_until(lambda: is_served(installation, new), what="the new checkpoint's replica")
     client = openai.OpenAI(base_url=installation.gateway_url, api_key="local")
     assert ALIAS in [model.id for model in client.models.list()]

@@ -157,7 +157,7 @@ def test_a_script_gets_warnings_and_the_run_stores_them(ctx: Context, tmp_path: 
     answer = json.loads(result.stdout)
     assert [warning["field"] for warning in answer["warnings"]] == ["warmup_steps"]
     row, _ = row_of(ctx, get_run(ctx, answer["run"]))
-    assert [warning["code"] for warning in row.warnings] == ["warmup_long"]
+    assert [warning.code for warning in row.warnings] == ["warmup_long"]
     assert row.parent_id == parent.id
 
 

@@ -61,7 +61,7 @@ def test_a_group_of_tasks_runs_as_a_suite(world: Context, tmp_path: Path) -> Non
     file = tmp_path / "both.yaml"
     file.write_text("name: both\ntasks: [first, second]\n")
     words = ("eval", "run", "--task", str(file), "--checkpoint", "Oak")
-    assert "No dataset has the name" in call(*words, fails=True)["error"]
+    assert "needs a dataset named first" in call(*words, fails=True)["error"]
     result = call(*words, "--benchmark", "facts", "--limit", "8")
     assert (result["suite"], [member["benchmark"] for member in result["members"]]) == ("both", ["facts", "facts"])
     assert {member["status"] for member in result["members"]} == {"queued"}

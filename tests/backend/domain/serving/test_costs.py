@@ -60,7 +60,7 @@ def test_a_percentile_of_buckets_is_within_a_bucket_of_the_true_one(values: list
 
 
 def test_counts_add_up_in_any_split() -> None:
-    parts = [{"3": 2}, {3: 1, 7: 4}]
+    parts = [{3: 2}, {3: 1, 7: 4}]
     assert add_counts(parts) == add_counts(reversed(parts)) == {3: 3, 7: 4}
 
 

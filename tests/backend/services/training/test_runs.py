@@ -343,7 +343,7 @@ def test_settings_without_a_suitable_worker_are_refused_before_the_queue(
 
 def test_as_many_devices_as_a_worker_has_are_taken_and_a_gpu_takes_what_needs_one(ctx: Context) -> None:
     add_parts(ctx)
-    gpus = [{"name": "a GPU", "memory_total_bytes": 2**36}] * 8
+    gpus = [{"index": str(index), "name": "a GPU", "memory_total_bytes": 2**36} for index in range(8)]
     gauges = {"cpu_count": 4, "cpu_name": "a CPU", "memory_total_bytes": 2**33, "gpus": gpus}
     beat(
         ctx,
