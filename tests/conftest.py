@@ -104,7 +104,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Lanes(config, log)
 
 
-def processes_left(folder: str, *, grace_s: float = 30.0) -> list[str]:
+def processes_left(folder: str, *, grace_s: float = 180.0) -> list[str]:
     """Return the processes of this session that still run after a while, as texts: those with its mark, and those in or
     of its folder, whose mark may be gone (a broker's title lies over its environment). Helpers that end with this
     process are left out.
