@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import DateTime, MetaData, event, inspect
@@ -65,10 +67,20 @@ def _store_documents(annotated: TypeResolve) -> Document | None:
 @event.listens_for(Table, "init", propagate=True)
 def _begin_documents(row: Table, _args: Any, values: dict[str, Any]) -> None:
     """Give a new row's documents their defaults at once: code reads them before the row is stored."""
-    for attribute in inspect(type(row)).column_attrs:
-        column = attribute.columns[0]
-        if isinstance(column.type, Document) and column.default is not None and attribute.key not in values:
-            values[attribute.key] = column.default.arg(None)
+    for name, make in _document_defaults(type(row)):
+        if name not in values:
+            values[name] = make(None)
+
+
+@cache
+def _document_defaults(table: type[Table]) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    """Return the name and the default's maker of each document that has one: rows are made by the thousand."""
+    columns = ((attribute.key, attribute.columns[0]) for attribute in inspect(table).column_attrs)
+    return tuple(
+        (name, column.default.arg)
+        for name, column in columns
+        if isinstance(column.type, Document) and column.default is not None
+    )
 
 
 @event.listens_for(Table, "attribute_instrument", propagate=True)
