@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.config import ExtraValues
 from sqlalchemy import Engine, Table, select, type_coerce
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import JSON, TypeDecorator
@@ -37,8 +38,9 @@ class Document(TypeDecorator[Any]):
 
     A row's attribute holds the model itself. Models are frozen, and a changed list or dict would go unnoticed: to
     change a row, assign a new value (`row.config = row.config.model_copy(update={...})`). A model with a method `dump`
-    decides what is stored of it; others are stored whole. Reading checks the stored values and fills in the defaults of
-    fields that were added since. With `none_is_empty`, None is stored as `{}` and read from it.
+    decides what is stored of it; others are stored whole. Reading checks the stored values, fills in the defaults of
+    fields that were added since, leaves out fields that are gone, and applies no rules for new values (`is_stored`).
+    With `none_is_empty`, None is stored as `{}` and read from it.
     """
 
     impl = JSON
@@ -64,7 +66,7 @@ class Document(TypeDecorator[Any]):
         return value.dump() if hasattr(value, "dump") else self.adapter.dump_python(value, mode="json")
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        return self.check(value)
+        return self.check(value, extra="ignore")  # fields of another version
 
     def compare_values(self, x: Any, y: Any) -> bool:
         """Return whether two values are stored alike: models that are equal may have different fields set."""
@@ -88,11 +90,11 @@ class Document(TypeDecorator[Any]):
         """Raise UnreadableDocument."""
         raise UnreadableDocument(self.shape) from error
 
-    def check(self, value: Any) -> Any:
+    def check(self, value: Any, *, extra: ExtraValues | None = None) -> Any:
         """Return a value as the shape. Raises ValidationError naming the field at fault."""
         if value is None or (self.none_is_empty and value == {}):
             return None
-        return self.adapter.validate_python(value, context=STORED)
+        return self.adapter.validate_python(value, context=STORED, extra=extra)
 
     comparator_factory = DocumentComparator
 
@@ -109,8 +111,8 @@ class DocumentProblem(Document):
 
     cache_ok = True
 
-    def check(self, value: Any) -> None:
-        super().check(value)
+    def check(self, value: Any, *, extra: ExtraValues | None = None) -> None:
+        super().check(value, extra=extra)
 
     def refuse(self, error: ValueError) -> str:
         if not isinstance(error, ValidationError):

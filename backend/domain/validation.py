@@ -1,11 +1,11 @@
-"""Pydantic's validation errors as sentences that name field, value and bound."""
+"""Validation by pydantic: errors as sentences that name field, value and bound, and how stored values are read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails
 
 from backend.domain.names import nearest_name
@@ -20,6 +20,25 @@ PATTERNS = {
 
 STORED = {"stored": True}
 """Context in which stored values are read: what could be sent once is not refused when it is opened again."""
+
+
+def is_stored(info: ValidationInfo) -> bool:
+    """Return whether a value is read that was stored: rules for new ones do not apply."""
+    return bool(info.context and info.context.get("stored"))
+
+
+class ReadRecord(BaseModel):
+    """A frozen record that ignores unknown fields, for rows stored by other versions."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class StoredRecord(ReadRecord):
+    """A record of which a row keeps the fields that were set, so that what was not reported stays apart from 0."""
+
+    def dump(self) -> dict[str, Any]:
+        """Return the stored form: JSON values of the fields that were set."""
+        return self.model_dump(mode="json", include=self.model_fields_set)
 
 
 def validation_message(error: ValidationError, model: type[BaseModel] | None = None) -> str:

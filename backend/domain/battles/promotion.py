@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict
+from backend.domain.validation import ReadRecord, StoredRecord
 
 
-class PromotionVerdict(BaseModel):
+class PromotionVerdict(ReadRecord):
     """A campaign's verdict on a checkpoint against another contestant at the time of the decision."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     opponent: str
     outcome: str
@@ -24,10 +20,8 @@ class PromotionVerdict(BaseModel):
     raters: int = 0
 
 
-class GateOpinion(BaseModel):
+class GateOpinion(ReadRecord):
     """A gate's newest verdict on the checkpoint."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     gate: str
     verdict: str
@@ -35,15 +29,11 @@ class GateOpinion(BaseModel):
     result_id: str = ""
 
 
-class PromotionEvidence(BaseModel):
-    """The verdict and the gates' opinions, and `against`: sentences that do not support a promotion."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
+class PromotionEvidence(StoredRecord):
+    """The verdict and the gates' opinions, and `against`: sentences that do not support a promotion. A
+    rollback needs no evidence.
+    """
 
     verdict: PromotionVerdict | None = None
     gates: tuple[GateOpinion, ...] = ()
     against: tuple[str, ...] = ()
-
-    def dump(self) -> dict[str, Any]:
-        """Return the stored form: the fields that were set; a rollback needs no evidence."""
-        return self.model_dump(mode="json", include=self.model_fields_set)

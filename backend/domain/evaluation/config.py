@@ -12,13 +12,14 @@ import re
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
 from backend.domain.evaluation.tasks.definition import RequestForm, TaskDefinition
 from backend.domain.evaluation.tasks.metric_names import is_lower_better as is_lower_better_metric
 from backend.domain.evaluation.tasks.metric_names import metric_label
 from backend.domain.fields import OPTION_ONLY, setting, unless, when
+from backend.domain.validation import is_stored
 
 SCORING_VERSION = 5
 """Bumped whenever scoring changes a number, so that old and new scores are never compared silently."""
@@ -60,7 +61,7 @@ def score_label(score: str) -> str:
     name, *suffix = re.split("[,:]", score, maxsplit=1)
     if score in SAFETY_METRICS:
         return SAFETY_METRICS[score].label
-    label = SAFETY_METRICS[name].label if name in SAFETY_METRICS else metric_label(name)
+    label = SAFETY_METRICS[name].label if name in SAFETY_METRICS else metric_label(name).replace("_", " ")
     return f"{label} ({suffix[0]})" if suffix else label
 
 
@@ -162,7 +163,9 @@ class EvaluationConfig(BaseModel):
         return self.task.score_names[0] if self.task else MAIN_METRIC[kind]
 
     @model_validator(mode="after")
-    def _check_parts(self) -> Self:
+    def _check_parts(self, info: ValidationInfo) -> Self:
+        if is_stored(info):
+            return self
         if self.shots and self.kind == "perplexity":
             raise ValueError("perplexity shows no examples: shots must be 0")
         if self.task is not None and self.kind not in ("auto", self.task.kind):

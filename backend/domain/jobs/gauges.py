@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from backend.domain.jobs.records import ReadRecord, StoredRecord
 from backend.domain.serving.deployment import Moment
+from backend.domain.validation import ReadRecord, StoredRecord
 
 
 class GpuGauges(ReadRecord):

@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import Field
 
-from backend.domain.jobs.records import FrozenRecord, JobResult, Payload, ReadRecord
+from backend.domain.jobs.records import FrozenRecord, JobResult, Payload
 from backend.domain.jobs.states import JobKind, StopRequest
 from backend.domain.serving.load import LoadConfig, Side
+from backend.domain.validation import ReadRecord
 
 
 class LoadTarget(FrozenRecord):

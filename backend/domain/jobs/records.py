@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backend.domain.jobs.states import JobKind
-from backend.domain.validation import field_at_fault, validation_message
+from backend.domain.validation import ReadRecord, field_at_fault, validation_message
 from backend.errors import InvalidInput, RoundhouseError
 
 
@@ -42,20 +42,6 @@ def _unreadable(payload: type[Payload], error: ValidationError) -> InvalidInput:
         remedy="Another version of Roundhouse may have queued it; start the work again.",
         field=field_at_fault(error),
     )
-
-
-class ReadRecord(BaseModel):
-    """A frozen record that ignores unknown fields, for rows stored by other versions."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class StoredRecord(ReadRecord):
-    """A record of which a row keeps the fields that were set, so that what was not reported stays apart from 0."""
-
-    def dump(self) -> dict[str, Any]:
-        """Return the stored form: JSON values of the fields that were set."""
-        return self.model_dump(mode="json", include=self.model_fields_set)
 
 
 class JobResult(ReadRecord):

@@ -15,10 +15,11 @@ from backend.domain.data.versions.card_facts import CardFacts
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.jobs.events import Values
 from backend.domain.jobs.load_test import LoadTestResult
-from backend.domain.jobs.records import JobResult, ReadRecord, StoredRecord
+from backend.domain.jobs.records import JobResult
 from backend.domain.jobs.serving_probe import ServingProbeResult
 from backend.domain.jobs.states import JobKind, StopRequest
 from backend.domain.serving.upstream import Upstream
+from backend.domain.validation import ReadRecord, StoredRecord
 
 
 class StepTimes(StoredRecord):

@@ -6,9 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from backend.domain.jobs.records import JobResult, Payload, ReadRecord
+from backend.domain.jobs.records import JobResult, Payload
 from backend.domain.jobs.states import JobKind, StopRequest
 from backend.domain.serving.precision import Precision, PrecisionCheck
+from backend.domain.validation import ReadRecord
 
 
 class ServingProbePayload(Payload):

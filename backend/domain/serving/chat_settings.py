@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.tool_calls import tools_text
 from backend.domain.serving.protocol import MAX_SEED, ChatMessage
+from backend.domain.validation import is_stored
 
 MAX_COLUMNS = 4
 MAX_SYSTEM = 20_000
@@ -43,7 +44,7 @@ class AnswerSettings(BaseModel):
     @classmethod
     def _can_be_followed(cls, value: str, info: ValidationInfo) -> str:
         text = _checked_json(value, dict, 'a JSON object, such as {"type": "object"}')
-        if text and not info.context:
+        if text and not is_stored(info):
             _check_schema(text)
         return text
 
@@ -51,7 +52,7 @@ class AnswerSettings(BaseModel):
     @classmethod
     def _can_be_called(cls, value: str, info: ValidationInfo) -> str:
         text = _checked_json(value, list, "a JSON list of tools")
-        if text and not info.context:
+        if text and not is_stored(info):
             _check_tools(text)
         return text
 

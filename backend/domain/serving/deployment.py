@@ -5,37 +5,34 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import Field, PlainSerializer
 
 from backend.domain.serving.autoscaling import ScalingState
 from backend.domain.serving.canary import CanaryRules
 from backend.domain.serving.options import DeploymentOptions
 from backend.domain.serving.precision import PrecisionCheck
 from backend.domain.serving.upstream import Upstream
+from backend.domain.validation import ReadRecord, StoredRecord
 
 MAX_EVENTS = 50
 Moment = Annotated[datetime, PlainSerializer(datetime.isoformat, when_used="json")]
 """A time that JSON shows with its offset, `+00:00`."""
 
 
-class SafetyRequirement(BaseModel):
+class SafetyRequirement(ReadRecord):
     """The safety gate: the change towards unsafe must be shown to be smaller than `margin`."""
-
-    model_config = ConfigDict(frozen=True)
 
     margin: float
 
 
-class AdapterFiles(BaseModel):
+class AdapterFiles(ReadRecord):
     """The checkpoint of an adapter that is served beside its base, and its folder."""
-
-    model_config = ConfigDict(frozen=True)
 
     checkpoint_id: str
     folder: str
 
 
-class DeploymentConfig(DeploymentOptions):
+class DeploymentConfig(DeploymentOptions, StoredRecord):
     """The options of a deployment, and what was found or decided about it.
 
     `alias`: the one that its endpoint follows. `require_safety` None is no requirement, where the installation's
@@ -54,21 +51,15 @@ class DeploymentConfig(DeploymentOptions):
         rest = {name: getattr(self, name) for name in self.model_fields_set - changes.keys()}
         return self.model_validate(rest | {name: value for name, value in changes.items() if value})
 
-    def dump(self) -> dict[str, Any]:
-        """Return the stored form: the fields that were set."""
-        return self.model_dump(mode="json", include=self.model_fields_set)
 
-
-class ScalingEvent(BaseModel):
+class ScalingEvent(ReadRecord):
     """A change of the number of replicas that an endpoint made by itself."""
-
-    model_config = ConfigDict(frozen=True)
 
     at: Moment
     text: str
 
 
-class DeploymentTraffic(CanaryRules):
+class DeploymentTraffic(CanaryRules, StoredRecord):
     """Share, rules and outcome of a canary or a shadow, and what autoscaling did.
 
     `step_at`: begin of a canary's present step. `endpoint` answers the copies of a shadow that has no replicas of its
@@ -88,7 +79,3 @@ class DeploymentTraffic(CanaryRules):
         """Return the traffic with one more event and other changes."""
         events = (*self.events, ScalingEvent(at=at, text=text))[-MAX_EVENTS:]
         return self.model_copy(update={"events": events, **changes})
-
-    def dump(self) -> dict[str, Any]:
-        """Return the stored form: the fields that were set."""
-        return self.model_dump(mode="json", include=self.model_fields_set)

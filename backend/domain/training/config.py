@@ -7,14 +7,14 @@ from enum import StrEnum
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.fields import setting, when
 from backend.domain.training.config_sections import ConfigSection, GrpoConfig, LoraConfig, PreferenceConfig
 from backend.domain.training.hyperparameters import Hyperparameters, count_warmup_steps
 from backend.domain.training.traits import NOTHING, RESULT_AND_COST, Traits
-from backend.domain.validation import field_at_fault, validation_message
+from backend.domain.validation import field_at_fault, is_stored, validation_message
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 
@@ -126,7 +126,9 @@ class RunConfig(Hyperparameters, RunSubject):
         return data
 
     @model_validator(mode="after")
-    def _check_parts(self) -> Self:
+    def _check_parts(self, info: ValidationInfo) -> Self:
+        if is_stored(info):
+            return self
         problems = [*_subject_problems(self), *_grpo_problems(self), *_method_problems(self), *_schedule_problems(self)]
         if isinstance(self.architecture, ArchitectureConfig):
             problems += context_problems(self.context, self.architecture.context)

@@ -18,6 +18,8 @@ from backend.db.tables import Architecture, Job, Table
 from backend.domain.jobs.payloads import read_payload
 from backend.domain.jobs.results import RESULTS
 from backend.domain.jobs.states import JobKind
+from backend.domain.training.config import parse_config
+from backend.errors import InvalidInput
 from backend.services.architectures import list_architectures
 from backend.services.battles.standings import standings
 from backend.services.checkpoints.checkpoints import list_checkpoints, list_lineage
@@ -188,6 +190,19 @@ def test_a_damaged_document_is_named_with_table_column_and_row(
     finding = check_documents(make_settings(old_home))
     assert finding.state == "problem"
     assert f"architectures.config, row {id_}" in finding.detail
+
+
+def test_a_run_of_another_version_is_listed_whatever_is_refused_today(opened: Context) -> None:
+    """A field that is gone, and a rule that came later: the lists must open all the same."""
+    change = "UPDATE runs SET config = json_set(config, '$.gone', 1, '$.warmup_steps', 900, '$.max_steps', 9)"
+    with opened.db.write() as session:
+        session.connection().exec_driver_sql(change)
+    runs = list_runs(opened)
+    assert len(runs) == 3
+    config = run_detail(opened, runs[0].id).config
+    assert (config.warmup_steps, config.max_steps) == (900, 9)
+    with pytest.raises(InvalidInput, match="warmup_steps 900 is longer than the run"):
+        parse_config(config.model_dump(mode="json"))
 
 
 def test_documents_of_an_old_installation_are_found_readable(opened: Context, old_home: Path) -> None:

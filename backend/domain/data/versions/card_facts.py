@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from backend.domain.validation import ReadRecord
 
 
-class CardFacts(BaseModel):
+class CardFacts(ReadRecord):
     """Card fields that people edit: licence, languages (ISO 639 codes) and notes in Markdown."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     licence: str = ""
     languages: tuple[str, ...] = ()
