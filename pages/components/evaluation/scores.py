@@ -23,7 +23,7 @@ def is_share(metric: str) -> bool:
 
 def score_label(metric: str) -> str:
     """Return a score's label as a heading: `Bits per byte`, `Exact match (strict-match)`."""
-    label = label_of_score(metric).replace("_", " ")
+    label = label_of_score(metric)
     return label[:1].upper() + label[1:]
 
 
