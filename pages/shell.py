@@ -11,65 +11,35 @@ import streamlit as st
 
 from pages.components import routes
 from pages.components.browser.health.component import health_line
-from pages.components.frame import errors_shown
+from pages.components.browser.palette.component import palette
+from pages.components.frame import errors_shown, title_tab
 from pages.components.visitor import context, current_person, link_rater
 
 ICON = str(Path(__file__).parent / "images" / "icon.png")
 
 LOGO = str(Path(__file__).parent / "images" / "logo.png")
 
-st.set_page_config(page_title="Roundhouse", page_icon=ICON, layout="wide", initial_sidebar_state="auto")
+st.set_page_config(page_icon=ICON, layout="wide", initial_sidebar_state="auto")
 
 
-def _page(script: str, title: str, icon: str, *, hidden: bool = False) -> st.navigation:  # type: ignore[valid-type]
-    is_default = script == routes.OVERVIEW
+def streamlit_page(listed: routes.Listed, *, is_hidden: bool) -> st.navigation:  # type: ignore[valid-type]
+    """Return a page as Streamlit takes it."""
+    is_default = listed.script == routes.OVERVIEW
     return st.Page(
-        script,
-        title=title,
-        icon=f":material/{icon}:",
-        url_path=None if is_default else routes.address(script).lstrip("/"),
+        listed.script,
+        title=listed.title,
+        icon=f":material/{listed.icon}:",
+        url_path=None if is_default else routes.address(listed.script).lstrip("/"),
         default=is_default,
-        visibility="hidden" if hidden else "visible",
+        visibility="hidden" if is_hidden else "visible",
     )
 
 
-BALLOT = (routes.BALLOT, "Ballot", "how_to_vote")
-
-
 def page_table() -> dict[str, list[st.navigation]]:  # type: ignore[valid-type]
-    """Return every page by section."""
+    """Return every page by section, as Streamlit takes it."""
     return {
-        "": [_page(routes.OVERVIEW, "Overview", "home")],
-        "Build": [
-            _page(routes.DATASETS, "Datasets", "database"),
-            _page(routes.ARCHITECTURES, "Architectures", "schema"),
-            _page(routes.TOKENIZERS, "Tokenizers", "match_word"),
-            _page(routes.PLANNER, "Planner", "calculate"),
-            _page(routes.LAUNCH, "Launch", "rocket_launch"),
-            _page(routes.RUNS, "Runs", "show_chart"),
-            _page(routes.RUN, "Run", "monitoring", hidden=True),
-            _page(routes.SWEEP, "Sweep", "tune", hidden=True),
-            _page(routes.CHECKPOINTS, "Checkpoints", "deployed_code"),
-            _page(routes.INSPECT, "Inspect", "troubleshoot"),
-        ],
-        "Evaluate": [
-            _page(routes.EVALUATIONS, "Evaluations", "grading"),
-            _page(routes.BATTLES, "Battles", "swords"),
-            _page(*BALLOT, hidden=True),
-        ],
-        "Serve": [
-            _page(routes.ENDPOINTS, "Endpoints", "dns"),
-            _page(routes.PLAYGROUND, "Playground", "chat"),
-            _page(routes.MONITOR, "Monitor", "monitoring"),
-            _page(routes.REQUESTS, "Requests", "receipt_long"),
-            _page(routes.LOAD_TESTS, "Load tests", "speed"),
-            _page(routes.LINEAGE, "Lineage", "account_tree"),
-        ],
-        "Operate": [
-            _page(routes.WORKERS, "Workers", "memory"),
-            _page(routes.COSTS, "Costs", "payments"),
-            _page(routes.PEOPLE, "People and keys", "key"),
-        ],
+        section: [streamlit_page(listed, is_hidden=listed.is_hidden) for listed in pages]
+        for section, pages in routes.PAGES.items()
     }
 
 
@@ -79,7 +49,8 @@ def run_ballot_alone() -> None:
     As the only page it would have the root as its address, and `/ballot` would be unknown; so a default page leads to
     it.
     """
-    ballot = _page(*BALLOT)
+    listed = next(page for page in routes.listed_pages() if page.script == routes.BALLOT)
+    ballot = streamlit_page(listed, is_hidden=False)
     st.navigation(
         [
             st.Page(
@@ -111,8 +82,11 @@ def main() -> None:
         return
     st.logo(LOGO, size="large", icon_image=ICON)
     page = st.navigation(page_table(), expanded=True)
+    title_tab(page.title)
     with st.sidebar:
         health_line(key="health")
+        if chosen := palette(key="palette"):
+            st.switch_page(chosen.script, query_params=chosen.query)
         st.link_button("Help", routes.help_address(page.url_path), icon=":material/help:", type="tertiary")
         if context().sign_in:
             st.caption(f"Signed in as {person.name}")

@@ -13,9 +13,11 @@ from starlette.routing import Route
 
 from backend.errors import InvalidInput, NotAllowed, RoundhouseError
 from backend.services.browser_assets import PLOTLY_ROUTE, plotly_bundle
-from backend.services.context import Context
+from backend.services.context import LOCAL, Context
 from backend.services.health import HEALTH
 from backend.services.metrics.curves import CurveCache, stream_csv
+from backend.services.people.sessions import COOKIE, person_from_cookie
+from backend.services.search import search
 from backend.services.training.live import RunState, active_run_ids, queue_counts, run_states, runs_of_token
 from backend.services.training.views import list_sample_steps, list_samples
 
@@ -44,12 +46,16 @@ def live_routes(get_context: Callable[[], Context]) -> list[Route]:
     def overview(request: Request) -> Response:
         return _answer(lambda: _overview(get_context(), request))
 
+    def found(request: Request) -> Response:
+        return _answer(lambda: _search(get_context(), request))
+
     return [
         Route("/healthz", health),
         Route("/live/points", points),
         Route("/live/points.csv", table),
         Route("/live/samples", samples),
         Route("/live/overview", overview),
+        Route("/live/search", found),
         Route(PLOTLY_ROUTE, plotly_asset),
     ]
 
@@ -132,6 +138,18 @@ def _overview(ctx: Context, request: Request) -> str:
         "queues": queue_counts(ctx),
     }
     return json.dumps(answer, separators=(",", ":"))
+
+
+def _search(ctx: Context, request: Request) -> str:
+    """Answer /live/search?q=...: the objects that the visitor may find by these words."""
+    person = person_from_cookie(ctx, request.cookies.get(COOKIE)) if ctx.sign_in else LOCAL
+    if person is None or person.role == "rater":
+        raise NotAllowed("Sign in with an account of the team to search.")
+    hits = search(ctx, request.query_params.get("q", ""), person=person)
+    answer = [
+        {"kind": hit.kind, "key": hit.key, "name": hit.name, "when": f"{hit.created_at:%-d %b %Y}"} for hit in hits
+    ]
+    return json.dumps({"hits": answer})
 
 
 def _read_known_steps(text: str) -> dict[str, tuple[int | None, dict[str, int]]]:

@@ -16,6 +16,21 @@ from backend.services.browser_assets import plotly_bundle, plotly_url
 
 CURVE_PAGES = frozenset({"/run"})
 SERVER_ADDRESS = '<script>window.__streamlit = {BACKEND_BASE_URL: location.origin + "/"}</script>'
+ONE_STEP_BACK = """<script>(() => {
+const push = history.pushState
+let half = null
+history.pushState = function (state, title, url) {
+  const from = new URL(location.href), to = new URL(url ?? "", from)
+  const isOther = from.pathname !== to.pathname
+  const completes = isOther && half === from.href && from.search === to.search
+  ;(completes ? history.replaceState : push).call(history, state, title, url)
+  half = isOther ? null : to.href
+  if (half) setTimeout(() => { if (half === to.href) half = null }, 3000)
+}
+})()</script>"""
+"""Streamlit's `switch_page` adds two entries to the browser's history: the old page with the new parameters, then the
+new page. Make them one, so that going back leads to where the visitor was.
+"""
 CONDITIONS = (b"accept-encoding", b"if-none-match", b"if-modified-since")
 
 
@@ -102,4 +117,4 @@ class PageHeads:
 
 def _scripts(path: str) -> str:
     charts = f'<script async src="{plotly_url()}" onerror="this.remove()"></script>' if path in CURVE_PAGES else ""
-    return SERVER_ADDRESS + charts
+    return SERVER_ADDRESS + ONE_STEP_BACK + charts

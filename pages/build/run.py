@@ -13,7 +13,7 @@ from backend.services.training.views import RunDetail, RunView, get_run, run_det
 from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
 from pages.components.evaluation.run_scores import draw_run_scores
-from pages.components.frame import empty_state, live_part, page_frame, plain
+from pages.components.frame import empty_state, live_part, page_frame, plain, title_tab
 from pages.components.links import back_link
 from pages.components.training.run import (
     draw_checkpoints,
@@ -110,6 +110,7 @@ def main() -> None:
             return
         back_link("All runs", page=routes.RUNS, key="run_back")
         run = get_run(ctx, run_id)
+        title_tab(run.name)
         if run.is_imported:
             draw_imported(ctx, person, run)
         else:

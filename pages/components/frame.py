@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec
+from typing import Literal, ParamSpec
 
 import streamlit as st
 from pydantic import ValidationError
@@ -55,6 +55,17 @@ def page_frame(title: str, caption: str = "", *, way_back: bool = False) -> Iter
             ):
                 st.query_params.from_dict({})
                 st.rerun()
+
+
+def title_tab(name: str) -> None:
+    """Title the browser's tab by what it shows."""
+    st.set_page_config(page_title=f"{name} · Roundhouse")
+
+
+def object_heading(name: str, *, width: Literal["content", "stretch"] = "stretch") -> None:
+    """Draw the name of the object that the page shows, and title the browser's tab by it."""
+    st.subheader(plain(name), anchor=False, width=width)
+    title_tab(name)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 OVERVIEW = "home/overview.py"
@@ -33,32 +34,53 @@ COSTS = "admin/costs.py"
 PEOPLE = "admin/people.py"
 
 
-CHAPTERS = {
-    OVERVIEW: "tutorials/first-network",
-    DATASETS: "datasets",
-    ARCHITECTURES: "networks",
-    TOKENIZERS: "networks",
-    PLANNER: "networks",
-    LAUNCH: "training",
-    RUNS: "training",
-    RUN: "training",
-    SWEEP: "sweeps",
-    CHECKPOINTS: "training",
-    INSPECT: "networks",
-    EVALUATIONS: "tasks",
-    BATTLES: "campaigns",
-    BALLOT: "campaigns",
-    ENDPOINTS: "deployments",
-    PLAYGROUND: "playground",
-    MONITOR: "operation",
-    LOAD_TESTS: "operation",
-    REQUESTS: "operation",
-    LINEAGE: "human_evaluation",
-    WORKERS: "tutorials/two-machines",
-    COSTS: "operation",
-    PEOPLE: "security",
+@dataclass(frozen=True)
+class Listed:
+    """A page as the navigation lists it, with the chapter of the documentation that it links. A hidden one is reached
+    from others.
+    """
+
+    script: str
+    title: str
+    icon: str
+    chapter: str
+    is_hidden: bool = False
+
+
+PAGES = {
+    "": (Listed(OVERVIEW, "Overview", "home", "tutorials/first-network"),),
+    "Build": (
+        Listed(DATASETS, "Datasets", "database", "datasets"),
+        Listed(ARCHITECTURES, "Architectures", "schema", "networks"),
+        Listed(TOKENIZERS, "Tokenizers", "match_word", "networks"),
+        Listed(PLANNER, "Planner", "calculate", "networks"),
+        Listed(LAUNCH, "Launch", "rocket_launch", "training"),
+        Listed(RUNS, "Runs", "show_chart", "training"),
+        Listed(RUN, "Run", "monitoring", "training", is_hidden=True),
+        Listed(SWEEP, "Sweep", "tune", "sweeps", is_hidden=True),
+        Listed(CHECKPOINTS, "Checkpoints", "deployed_code", "training"),
+        Listed(INSPECT, "Inspect", "troubleshoot", "networks"),
+    ),
+    "Evaluate": (
+        Listed(EVALUATIONS, "Evaluations", "grading", "tasks"),
+        Listed(BATTLES, "Battles", "swords", "campaigns"),
+        Listed(BALLOT, "Ballot", "how_to_vote", "campaigns", is_hidden=True),
+    ),
+    "Serve": (
+        Listed(ENDPOINTS, "Endpoints", "dns", "deployments"),
+        Listed(PLAYGROUND, "Playground", "chat", "playground"),
+        Listed(MONITOR, "Monitor", "monitoring", "operation"),
+        Listed(REQUESTS, "Requests", "receipt_long", "operation"),
+        Listed(LOAD_TESTS, "Load tests", "speed", "operation"),
+        Listed(LINEAGE, "Lineage", "account_tree", "human_evaluation"),
+    ),
+    "Operate": (
+        Listed(WORKERS, "Workers", "memory", "tutorials/two-machines"),
+        Listed(COSTS, "Costs", "payments", "operation"),
+        Listed(PEOPLE, "People and keys", "key", "security"),
+    ),
 }
-"""The chapter of the documentation that each page links."""
+"""Every page by section of the navigation."""
 
 
 def address(script: str) -> str:
@@ -66,12 +88,17 @@ def address(script: str) -> str:
     return "/" if script == OVERVIEW else f"/{PurePosixPath(script).stem}"
 
 
+def listed_pages() -> list[Listed]:
+    """Return every page, in the order of the navigation."""
+    return [page for pages in PAGES.values() for page in pages]
+
+
 def addresses() -> list[str]:
     """Return the addresses of all pages."""
-    return [address(script) for script in CHAPTERS]
+    return [address(page.script) for page in listed_pages()]
 
 
 def help_address(url_path: str) -> str:
     """Return the address of the chapter on a page with this address."""
-    chapter = next((chapter for script, chapter in CHAPTERS.items() if address(script) == f"/{url_path}"), "index")
-    return f"/help/{chapter}.html"
+    chapters = (page.chapter for page in listed_pages() if address(page.script) == f"/{url_path}")
+    return f"/help/{next(chapters, 'index')}.html"

@@ -26,7 +26,7 @@ from pages.components.battles.standings import draw_headline
 from pages.components.battles.training_plan import draw_training_plan
 from pages.components.battles.vote_import import draw_vote_import
 from pages.components.choices import by_identity
-from pages.components.frame import empty_state, errors_shown, live_part, page_frame, plain
+from pages.components.frame import empty_state, errors_shown, live_part, object_heading, page_frame, plain
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
 from pages.components.words import ago
@@ -89,7 +89,7 @@ def draw_head(ctx: Context, person: Person, campaign: CampaignView) -> None:
     """Draw name, ballot link and actions."""
     back_link("All campaigns", page=routes.BATTLES, key="back_to_campaigns")
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader(plain(campaign.name), anchor=False, width="content")
+        object_heading(campaign.name, width="content")
         draw_state(campaign)
         st.space("stretch")
         votable = campaign.is_open and not campaign.is_standing and campaign.completions > 0

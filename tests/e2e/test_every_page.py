@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from sqlalchemy import select
 
 from backend.bootstrap import build_context
+from backend.db.tables import Dataset
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
 from tests.support import run_world
@@ -164,6 +166,36 @@ def test_lists_are_labelled_cards_on_a_phone_and_rows_with_a_head_on_a_wide_scre
         assert tab.evaluate(label) == content
         assert tab.locator(".st-key-tablehead-datasets").is_visible() is head
         tab.context.close()
+
+
+def test_the_palette_opens_what_is_chosen_and_one_step_back_leads_to_where_the_visitor_was(
+    browser: Browser, installation: Pages
+) -> None:
+    tab = open_tab(browser)
+    tab.goto(installation.url + "/workers")
+    settle(tab)
+    expect(tab).to_have_title("Workers · Roundhouse")
+    tab.keyboard.press("Control+k")
+    field = tab.get_by_role("combobox", name="Search")
+    expect(field).to_be_focused()
+    with installation.ctx.db.read() as session:
+        name = session.scalars(select(Dataset.name).where(Dataset.id == installation.filled.dataset)).one()
+    field.fill(name.upper())
+    option = tab.get_by_role("option", name=re.compile(f"^{re.escape(name)}.*Dataset"))
+    expect(option).to_be_visible()
+    while option.get_attribute("aria-selected") != "true":
+        tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("Enter")
+    expect(tab).to_have_url(re.compile(f"/datasets[?]dataset={installation.filled.dataset}$"))
+    expect(tab).to_have_title(f"{name} · Roundhouse")
+    tab.go_back()
+    expect(tab).to_have_url(f"{installation.url}/workers")
+    expect(tab).to_have_title("Workers · Roundhouse")
+    tab.keyboard.press("?")
+    expect(tab.get_by_text("Search, from every page")).to_be_visible()
+    tab.keyboard.press("Escape")
+    expect(field).to_be_hidden()
+    tab.context.close()
 
 
 def test_times_are_those_of_the_visitors_clock(browser: Browser, installation: Pages) -> None:

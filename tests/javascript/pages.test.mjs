@@ -30,6 +30,7 @@ const { Pace } = await import(`${BROWSER}/ballot/pace.js`)
 const { Refusal, Silence, answerOf } = await import(`${BROWSER}/ballot/requests.js`)
 const { ChatClient } = await import(`${BROWSER}/chat/client.js`)
 const { number, panelsOf } = await import(`${BROWSER}/live_chart/panels.js`)
+const { placesFor } = await import(`${BROWSER}/palette/palette.js`)
 const { readSettings, writeSettings } = await import(`${BROWSER}/live_chart/settings.js`)
 
 beforeEach(() => { globalThis.localStorage = new MemoryStorage() })
@@ -211,4 +212,13 @@ test("chart settings in the address count before those of the browser, and nonse
   globalThis.history = { state: null, replaceState: (_state, _title, url) => { address = String(url) } }
   writeSettings({ x: "tokens", smoothing: 0.6, logx: false, logy: false, clip: true })
   assert.equal(address, "http://x/run?run=a&chart=tokens_s60_clip")
+})
+
+test("the palette puts pages whose label begins with the query first, and finds others by their words", () => {
+  const places = [{ label: "Import votes", words: "ratings" }, { label: "Runs", words: "experiments" }, { label: "Battles", words: "campaigns votes" }]
+  const labels = (query) => placesFor(query, places).map((group) => group.map(({ label }) => label))
+  assert.deepEqual(labels("im"), [["Import votes"], []])
+  assert.deepEqual(labels("VOTES"), [[], ["Import votes", "Battles"]])
+  assert.deepEqual(labels("votes ratings"), [[], ["Import votes"]])
+  assert.deepEqual(labels("nothing"), [[], []])
 })

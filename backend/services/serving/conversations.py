@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Conversation, ConversationShare, Message
@@ -100,7 +100,7 @@ def list_conversations(ctx: Context, *, person: Person, query: str = "", limit: 
     """
     with ctx.db.read() as session:
         has_message = select(Message.id).where(Message.conversation_id == Conversation.id)
-        chosen = select(Conversation).where(_owned(person), has_message.exists())
+        chosen = select(Conversation).where(owned_by(person), has_message.exists())
         if words := query.strip():
             holds = has_message.where(Message.content.icontains(words, autoescape=True)).exists()
             chosen = chosen.where(or_(Conversation.title.icontains(words, autoescape=True), holds))
@@ -289,13 +289,14 @@ def _stored_call(call: dict[str, Any]) -> ToolCall | None:
     }
 
 
-def _owned(person: Person) -> Any:
+def owned_by(person: Person) -> ColumnElement[bool]:
+    """Return the condition of a person's own conversations: without sign-in, those of no account."""
     return Conversation.user_id.is_(None) if person.id is None else Conversation.user_id == person.id
 
 
 def own_conversation(session: Session, conversation_id: str, person: Person) -> Conversation:
     """Return the row of a person's own conversation. Raises NotFound for any other."""
-    row = session.scalar(select(Conversation).where(Conversation.id == conversation_id, _owned(person)))
+    row = session.scalar(select(Conversation).where(Conversation.id == conversation_id, owned_by(person)))
     if row is None:
         raise NotFound("There is no such conversation.", remedy="It may have been deleted; choose another on the left.")
     return row

@@ -12,7 +12,7 @@ from backend.services.context import Context
 from pages.components import routes
 from pages.components.battles.charts import IntervalMark, interval_chart
 from pages.components.charts.style import STATIC
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import errors_shown, object_heading, plain
 from pages.components.links import back_link
 from pages.components.tables import draw_table
 from pages.components.words import date_time
@@ -29,7 +29,7 @@ def draw_frozen_board(ctx: Context, board_id: str) -> None:
     board = get_frozen_board(ctx, board_id)
     back_link(board.campaign, page=routes.BATTLES, query={"campaign": board.campaign_id}, key="back_to_campaign")
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader(plain(board.name), anchor=False, width="content")
+        object_heading(board.name, width="content")
         st.badge("frozen", icon=":material/ac_unit:", color="blue")
         st.space("stretch")
         for form, label, mime in FORMS:

@@ -22,7 +22,7 @@ from backend.services.context import Context, Person
 from pages.components import routes
 from pages.components.checkpoints.exports import draw_exports
 from pages.components.evaluation.safety import draw_safety
-from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.frame import errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.labels import MADE_BY
 from pages.components.links import row_link
@@ -34,7 +34,7 @@ from pages.components.words import ago, size
 def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
     """Draw a checkpoint: facts, next steps, lineage, exports, settings."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader(plain(checkpoint.name), anchor=False, width="content")
+        object_heading(checkpoint.name, width="content")
         _draw_badges(checkpoint)
     if checkpoint.notes:
         st.text(checkpoint.notes)

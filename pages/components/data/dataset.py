@@ -26,7 +26,7 @@ from pages.components.data.exports import draw_version_exports
 from pages.components.data.lineage import draw_delete_dataset, draw_delete_version, draw_version_lineage
 from pages.components.data.report import draw_data_report
 from pages.components.evaluation.folding import folded
-from pages.components.frame import errors_shown, plain, show_problem, warn_unknown, with_code
+from pages.components.frame import errors_shown, object_heading, plain, show_problem, warn_unknown, with_code
 from pages.components.job_progress import draw_job
 from pages.components.links import row_link
 from pages.components.settings_form import draw_settings_form
@@ -51,7 +51,7 @@ NEXT = {
 def draw_dataset(ctx: Context, person: Person, dataset: DatasetView) -> None:
     """Draw a dataset: head, version, settings."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader(plain(dataset.name), anchor=False, width="content")
+        object_heading(dataset.name, width="content")
         st.badge(dataset.kind, color="primary")
         if dataset.archived_at:
             st.badge("archived", icon=":material/archive:", color="gray")

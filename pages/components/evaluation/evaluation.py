@@ -27,7 +27,7 @@ from pages.components.evaluation.items import draw_items, draw_pairs
 from pages.components.evaluation.safety import draw_safety_report
 from pages.components.evaluation.scores import interval_text, p_text, score_label, score_text
 from pages.components.evaluation.subgroups import draw_subgroups
-from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.frame import errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.links import row_link
 from pages.components.tables import draw_table
@@ -41,7 +41,7 @@ MAX_LINK = 32
 def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) -> None:
     """Draw an evaluation: progress or failure, scores, settings, items, comparisons."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader(plain(f"{evaluation.checkpoint} on {evaluation.benchmark}"), anchor=False, width="content")
+        object_heading(f"{evaluation.checkpoint} on {evaluation.benchmark}", width="content")
         status_badge(evaluation.status, ready="finished")
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         scoring = describe_scoring(evaluation.config, kind=evaluation.kind)
@@ -212,7 +212,7 @@ def draw_paired_comparison(ctx: Context, first_id: str, second_id: str) -> None:
     comparison = compare(ctx, first_id, second_id)
     first, second = comparison.first.checkpoint, comparison.second.checkpoint
     noun = comparison.first.facts.unit.removesuffix("s")
-    st.subheader(plain(f"{second} against {first}"), anchor=False)
+    object_heading(f"{second} against {first}")
     st.caption(plain(f"On {comparison.first.benchmark}, {plural(comparison.n, noun)} given to both in the same way"))
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         if st.button("Swap", type="tertiary", icon=":material/swap_horiz:", key="eval_turn"):

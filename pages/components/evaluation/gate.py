@@ -35,7 +35,7 @@ from pages.components.choices import by_identity
 from pages.components.confirm import draw_confirmed
 from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.forms import draw_fields
-from pages.components.frame import errors_shown, plain, spoken
+from pages.components.frame import errors_shown, object_heading, plain, spoken
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.tables import WidgetTable, draw_table
@@ -163,7 +163,7 @@ def _read_config(values: Mapping[str, Any]) -> GateConfig:
 
 
 def _draw_gate(ctx: Context, person: Person, gate: GateView) -> None:
-    st.subheader(plain(gate.name), anchor=False)
+    object_heading(gate.name)
     st.caption(plain(f"Champion: {_champion(ctx, gate.config)}. {describe_procedure(gate.config).capitalize()}."))
     if person.may_build:
         _draw_judge(ctx, person, gate)

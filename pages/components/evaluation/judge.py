@@ -33,7 +33,7 @@ from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.evaluation.endpoints import subject_label
 from pages.components.forms import draw_fields
-from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.frame import errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.links import row_link
 from pages.components.numbers import number_form, wrong_numbers
@@ -235,7 +235,7 @@ def _choose_judge(ctx: Context) -> Judge | None:
 def draw_judgement(ctx: Context, person: Person, job_id: str) -> None:
     """Draw one judgement: progress, figures with intervals, cost, and the verdicts with the judge's words."""
     judgement = get_judgement(ctx, job_id)
-    st.subheader(plain(judgement.job.title))
+    object_heading(judgement.job.title)
     if judgement.job.status in ACTIVE:
         draw_job(ctx, person, job_id, doing="Judging")
         return

@@ -17,7 +17,7 @@ from pages.components.evaluation.charts import ScoreDot, score_figure
 from pages.components.evaluation.endpoints import subject_label
 from pages.components.evaluation.matrix import draw_metric_choice, metric_of, metric_title
 from pages.components.evaluation.scores import interval_text, p_text, score_text
-from pages.components.frame import empty_state, plain
+from pages.components.frame import empty_state, object_heading, plain
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable, draw_table
 
@@ -36,7 +36,7 @@ def draw_leaderboard(ctx: Context, board: Board, key: str) -> None:
         empty_state("This leaderboard has no scores any more.", page=PAGE, label="All evaluations")
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.subheader(plain(column.label), anchor=False, width="stretch")
+        object_heading(column.label)
         draw_metric_choice(column)
     metric = metric_of(column)
     ranks = rank_evaluations(ctx, board.scored(key), metric=metric)

@@ -33,7 +33,7 @@ from pages.components.choices import by_identity
 from pages.components.evaluation.matrix import draw_pending
 from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.forms import draw_fields
-from pages.components.frame import empty_state, errors_shown, live_part, plain
+from pages.components.frame import empty_state, errors_shown, live_part, object_heading, plain
 from pages.components.links import row_link
 from pages.components.numbers import number_form, wrong_numbers
 from pages.components.tables import WidgetTable
@@ -116,7 +116,7 @@ def _draw_form(ctx: Context, person: Person) -> None:
 def draw_suite(ctx: Context, person: Person, suite_id: str) -> None:
     """Draw a suite: its members, a launch on checkpoints, its results."""
     suite = get_suite(ctx, suite_id)
-    st.subheader(plain(suite.name), anchor=False)
+    object_heading(suite.name)
     if suite.config.description:
         st.caption(plain(suite.config.description))
     _draw_run(ctx, person, suite)

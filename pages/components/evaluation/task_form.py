@@ -27,7 +27,7 @@ from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.evaluation.task_preview import draw_preview
 from pages.components.forms import draw_fields
-from pages.components.frame import errors_shown, plain, show_error
+from pages.components.frame import errors_shown, object_heading, plain, show_error
 from pages.components.links import row_link
 from pages.components.numbers import number_form, refuse_wrong_numbers
 from pages.components.tables import WidgetTable
@@ -80,7 +80,7 @@ def draw_task(ctx: Context, person: Person, name: str, *, dataset_id: str | None
         origin = view.origin
         opened_text = st.session_state.setdefault(f"{key}_seen", view.text)
         st.session_state.setdefault(key, view.text)
-        st.subheader(plain(view.definition.shown_title), anchor=False)
+        object_heading(view.definition.shown_title)
         if view.definition.description:
             st.caption(plain(view.definition.description))
     text: str = st.session_state.setdefault(key, FIRST_TEXT)

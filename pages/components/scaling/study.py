@@ -30,7 +30,7 @@ from backend.services.scaling.studies import (
 from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
 from pages.components.charts.html import figure
-from pages.components.frame import errors_shown, live_part, plain
+from pages.components.frame import errors_shown, live_part, object_heading, plain
 from pages.components.links import back_link
 from pages.components.scaling.charts import Dot, profiles_chart, run_dot
 from pages.components.scaling.plan import draw_frontier, interval
@@ -61,7 +61,7 @@ def draw_study(ctx: Context, person: Person, study_id: str) -> None:
 def _draw_head(ctx: Context, person: Person, detail: StudyDetail) -> None:
     study = detail.study
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.subheader(plain(study.name), anchor=False)
+        object_heading(study.name)
         with st.container(horizontal=True, horizontal_alignment="right"):
             if study.num_active and st.button("Stop all", key="study_stop", icon=":material/stop_circle:"):
                 with errors_shown():

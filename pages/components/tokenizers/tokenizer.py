@@ -16,7 +16,7 @@ from backend.services.tokenizers.tokenizers import (
     rename_tokenizer,
 )
 from pages.components import routes
-from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.frame import errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.links import row_link
 from pages.components.tokenizers.form import NAMES
@@ -31,7 +31,7 @@ MAX_USERS = 50
 def draw_tokenizer(ctx: Context, person: Person, tokenizer: TokenizerView) -> None:
     """Draw a tokenizer: facts, text, users, settings."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader(plain(tokenizer.name), anchor=False, width="content")
+        object_heading(tokenizer.name, width="content")
         st.badge(NAMES.get(tokenizer.kind, tokenizer.kind), color="primary")
     if not tokenizer.is_ready:
         _draw_unready(ctx, person, tokenizer)

@@ -21,7 +21,7 @@ from backend.services.training.sweeps import (
 )
 from pages.components import routes
 from pages.components.charts.style import STATIC
-from pages.components.frame import errors_shown, live_part, plain
+from pages.components.frame import errors_shown, live_part, object_heading, plain
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
 from pages.components.training.sweep_charts import Tried, parallel_chart, progress_chart, say
@@ -74,7 +74,7 @@ def draw_sweep(ctx: Context, person: Person, sweep_id: str) -> None:
 
 def _draw_head(ctx: Context, person: Person, sweep: SweepView) -> None:
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.subheader(plain(sweep.name), anchor=False)
+        object_heading(sweep.name)
         with st.container(horizontal=True, horizontal_alignment="right"):
             if sweep.is_active and st.button("Stop all", key="sweep_stop", icon=":material/stop_circle:"):
                 with errors_shown():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from backend.services.browser_assets import plotly_url
 from backend.services.context import LOCAL, Context
 from backend.services.metrics.curves import FRESH_S, CurveCache
 from backend.services.metrics.points import MAX_POINTS, add_points
+from backend.services.people.accounts import add_user
+from backend.services.people.sessions import COOKIE, sign_in
 from backend.services.training.live import token_for_runs
 from backend.services.training.views import RunView
 from backend.web.live import live_routes
@@ -201,3 +204,20 @@ def test_every_point_of_the_runs_in_a_token_is_saved_as_a_table(client: TestClie
     assert "attachment" in answer.headers["content-disposition"]
     assert answer.text.splitlines()[1] == f"{run.id},<b>bold</b>,train_loss,1,1001.0,10.0"
     assert client.get("/live/points.csv", params={"token": "forged"}).status_code == 403
+
+
+def test_the_palette_finds_a_run_by_its_name(client: TestClient, run: RunView) -> None:
+    answer = client.get("/live/search", params={"q": "BOLD"})
+    assert answer.headers["cache-control"] == "no-store"
+    (hit,) = answer.json()["hits"]
+    assert (hit["kind"], hit["key"], hit["name"]) == ("run", run.id, "<b>bold</b>")
+
+
+def test_the_palette_finds_nothing_for_who_is_not_of_the_team(ctx: Context, run: RunView) -> None:
+    open_to_all = dataclasses.replace(ctx, sign_in=True)
+    user = add_user(open_to_all, name="rater", password="a long password", role="rater", person=LOCAL)
+    with TestClient(Starlette(routes=live_routes(lambda: open_to_all))) as client:
+        assert client.get("/live/search", params={"q": "bold"}).status_code == 403
+        cookies = sign_in(open_to_all, user.name, "a long password", address="127.0.0.1", device=None)
+        client.cookies.set(COOKIE, cookies.session)
+        assert client.get("/live/search", params={"q": "bold"}).status_code == 403

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from backend.services.browser_assets import plotly_url
-from backend.web.server import SERVER_ADDRESS, PageHeads, send_small_answers_at_once
+from backend.web.server import ONE_STEP_BACK, SERVER_ADDRESS, PageHeads, send_small_answers_at_once
 from tests.support.installation import PROJECT
 
 INDEX = f"<html><head><title>é</title></head><body>{'x' * 2000}</body></html>"
@@ -46,7 +46,7 @@ def test_a_page_of_curves_loads_plotly_in_its_head_and_is_cached_apart(browser: 
     answer = browser.get("/run", headers={"if-none-match": '"1"'})
     assert answer.status_code == 200
     chart = f'<script async src="{plotly_url()}" onerror="this.remove()"></script>'
-    assert f"{SERVER_ADDRESS}{chart}</head><body>x" in answer.text
+    assert f"{SERVER_ADDRESS}{ONE_STEP_BACK}{chart}</head><body>x" in answer.text
     assert answer.text.startswith("<html><head><title>é</title><script")
     assert "etag" not in answer.headers
 
@@ -58,7 +58,7 @@ def test_the_length_of_a_page_without_its_body_is_unchanged(browser: TestClient)
 
 
 def test_every_page_names_the_servers_address_and_other_answers_stay_as_they_are(browser: TestClient) -> None:
-    assert browser.get("/runs").text == INDEX.replace("</head>", f"{SERVER_ADDRESS}</head>")
+    assert browser.get("/runs").text == INDEX.replace("</head>", f"{SERVER_ADDRESS}{ONE_STEP_BACK}</head>")
     assert browser.get("/runs/").text == browser.get("/runs").text
     assert browser.get("/other").text == INDEX
     assert browser.get("/other", headers={"if-none-match": '"1"'}).status_code == 304

@@ -1,0 +1,94 @@
+"""Search by name over what an installation holds."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from backend.db.base import utc_now
+from backend.db.tables import Checkpoint, Conversation, Dataset, Run, User
+from backend.services.context import LOCAL, Context, Person
+from backend.services.search import KINDS, MAX_HITS_PER_KIND, MAX_QUERY, search
+from pages.components.browser.palette.component import ADDRESSES
+from tests.support.run_world import add_parts, launch
+
+
+def names(ctx: Context, query: str, *, person: Person = LOCAL) -> list[tuple[str, str]]:
+    """Kind and name of what is found."""
+    return [(hit.kind, hit.name) for hit in search(ctx, query, person=person)]
+
+
+@pytest.fixture
+def world(ctx: Context) -> Context:
+    """Objects of several kinds whose names share words."""
+    add_parts(ctx)
+    launch(ctx, name="tales small")
+    with ctx.db.write() as session:
+        session.add(Checkpoint(name="small-tales@100", origin="added"))
+        session.add(Dataset(name="letters", kind="chat"))
+    return ctx
+
+
+def test_every_word_is_in_the_name_in_any_order_and_case(world: Context) -> None:
+    assert names(world, "TALES") == [("dataset", "tales"), ("run", "tales small"), ("checkpoint", "small-tales@100")]
+    assert {name for _, name in names(world, "small tales")} == {"tales small", "small-tales@100"}
+    assert names(world, "tales letters") == []
+
+
+def test_percent_and_underscore_are_letters(world: Context) -> None:
+    assert names(world, "%") == names(world, "_") == []
+
+
+def test_an_id_finds_its_object(world: Context) -> None:
+    (run, *_) = search(world, "tales small", person=LOCAL)
+    assert names(world, run.key) == [(run.kind, run.name)]
+
+
+def test_names_that_begin_with_the_query_come_before_those_that_hold_it(ctx: Context) -> None:
+    with ctx.db.write() as session:
+        for age, name in enumerate(("bird", "birdsong", "a bird", "blackbird")):
+            session.add(Dataset(name=name, kind="text", created_at=utc_now() - timedelta(days=age)))
+    assert [name for _, name in names(ctx, "bird")] == ["bird", "birdsong", "a bird", "blackbird"]
+
+
+def test_many_of_one_kind_hide_no_other(world: Context) -> None:
+    with world.db.write() as session:
+        session.add_all(Run(name=f"tales {number}", objective="pretrain") for number in range(60))
+    kinds = [kind for kind, _ in names(world, "tales")]
+    assert kinds.count("run") == MAX_HITS_PER_KIND
+    assert {"dataset", "checkpoint"} < set(kinds)
+
+
+def test_archived_and_deleted_objects_are_not_found(world: Context) -> None:
+    with world.db.write() as session:
+        for row in (session.query(Run).one(), session.query(Dataset).filter_by(name="tales").one()):
+            row.archived_at = utc_now()
+        session.query(Checkpoint).one().deleted_at = utc_now()
+    assert names(world, "tales") == []
+
+
+def test_a_conversation_is_found_by_its_owner_alone(ctx: Context) -> None:
+    with ctx.db.write() as session:
+        session.add_all(User(id=name, name=name, password_hash="", role="engineer") for name in ("ada", "bo"))
+        session.flush()
+        session.add(Conversation(title="Ada's letter", endpoint="tales", user_id="ada"))
+    assert names(ctx, "letter", person=Person("ada", "ada", "engineer")) == [("conversation", "Ada's letter")]
+    assert names(ctx, "letter", person=Person("bo", "bo", "engineer")) == []
+    assert names(ctx, "letter") == []
+
+
+def test_no_query_gives_the_newest_of_all_kinds(world: Context) -> None:
+    hits = search(world, "  ", person=LOCAL)
+    assert len(hits) == MAX_HITS_PER_KIND
+    assert len({hit.kind for hit in hits}) > 3
+    assert [hit.created_at for hit in hits] == sorted((hit.created_at for hit in hits), reverse=True)
+
+
+def test_a_long_query_is_cut(world: Context) -> None:
+    assert names(world, "x" * 100_000) == []
+    assert names(world, "tales" + " " * MAX_QUERY + "nothing of this")
+
+
+def test_every_kind_has_an_address() -> None:
+    assert set(KINDS) == set(ADDRESSES)
