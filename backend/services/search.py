@@ -86,9 +86,9 @@ def search(ctx: Context, query: str, *, person: Person) -> list[SearchHit]:
     with ctx.db.read() as session:
         rows = session.execute(union_all(*(_matching(one, words, person).subquery().select() for one in SEARCHED)))
         hits = [SearchHit(*row) for row in rows]
-    wanted = " ".join(words).lower()
+    phrase = " ".join(words).lower()
     hits.sort(key=lambda hit: hit.created_at, reverse=True)
-    hits.sort(key=lambda hit: _rank(hit.name.lower(), wanted))
+    hits.sort(key=lambda hit: _rank(hit.name.lower(), phrase))
     shown: list[SearchHit] = []
     for hit in hits:
         if not words or sum(other.kind == hit.kind for other in shown) < MAX_HITS_PER_KIND:

@@ -46,7 +46,7 @@ def live_routes(get_context: Callable[[], Context]) -> list[Route]:
     def overview(request: Request) -> Response:
         return _answer(lambda: _overview(get_context(), request))
 
-    def found(request: Request) -> Response:
+    def search_hits(request: Request) -> Response:
         return _answer(lambda: _search(get_context(), request))
 
     return [
@@ -55,7 +55,7 @@ def live_routes(get_context: Callable[[], Context]) -> list[Route]:
         Route("/live/points.csv", table),
         Route("/live/samples", samples),
         Route("/live/overview", overview),
-        Route("/live/search", found),
+        Route("/live/search", search_hits),
         Route(PLOTLY_ROUTE, plotly_asset),
     ]
 
