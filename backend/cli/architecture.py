@@ -10,10 +10,13 @@ import typer
 from backend.cli.output import JsonFlag, command, emit, read_text
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
+from backend.domain.architectures.parameters import count_parameters
+from backend.domain.architectures.published import PUBLISHED
 from backend.domain.estimates.architecture_report import ArchitectureReport, describe_architecture
+from backend.domain.names import not_found
 from backend.domain.training.config_sections import LoraConfig
 from backend.errors import InvalidInput, NotFound
-from backend.services.architectures import parse_architecture
+from backend.services.architectures import architecture_yaml, parse_architecture
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -44,6 +47,26 @@ def describe_(
         config, precision=_precision(precision), micro_batch=micro_batch, context=context, lora=lora
     )
     emit(report.model_dump(mode="json"), as_json=as_json, text=_words(report))
+
+
+@app.command("published")
+@command
+def published_(
+    name: Annotated[str | None, typer.Argument(help="Its name; all names when left out.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List published architectures, or print one as YAML."""
+    if name is None:
+        sizes = {known: sum(count_parameters(config).values()) for known, config in PUBLISHED.items()}
+        text = "\n".join(f"{known:<20}{count:>16,} parameters" for known, count in sizes.items())
+        emit(sizes, as_json=as_json, text=text)
+        return
+    config = {known.lower(): one for known, one in PUBLISHED.items()}.get(name.lower())
+    if config is None:
+        raise not_found(
+            "published architecture", name, PUBLISHED, remedy="`roundhouse architecture published` lists them."
+        )
+    emit(config.model_dump(mode="json", exclude_none=True), as_json=as_json, text=architecture_yaml(config).rstrip())
 
 
 def _words(report: ArchitectureReport) -> str:

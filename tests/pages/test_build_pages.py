@@ -14,6 +14,7 @@ from backend.bootstrap import get_context
 from backend.db.tables import Checkpoint
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES, OPTIONAL_FIELDS
+from backend.domain.architectures.published import PUBLISHED
 from backend.services.architectures import list_architectures, save_architecture
 from backend.services.checkpoints.bases import add_base
 from backend.services.checkpoints.exports import list_exports
@@ -157,6 +158,23 @@ def test_rename_and_archive_on_the_page(site: Context) -> None:
     assert_sound(app)
     app.button(key=f"archive_{identity}").click().run()
     assert [view.name for view in list_datasets(site, archived=True)] == ["after"]
+
+
+def test_a_published_architecture_fills_the_form_and_is_saved_as_published_or_as_changed(site: Context) -> None:
+    app = open_page("build/architectures.py")
+    for name, changes in (("Qwen3 0.6B", {}), ("GPT-2 small (124M)", {"width": "384", "num_heads": "6"})):
+        app.selectbox(key="architecture_published").select(name).run()
+        for field, value in changes.items():
+            app.text_input(key=f"architecture_{field}").input(value).run()
+        app.text_input(key="architecture_name").input(name)
+        app.button(key="architecture_save").click().run()
+        assert_sound(app)
+        saved = next(view.config for view in list_architectures(site) if view.name == name)
+        assert saved == ArchitectureConfig.model_validate(
+            {**PUBLISHED[name].model_dump(), **{field: int(value) for field, value in changes.items()}}
+            | ({"num_kv_heads": 6} if changes else {})
+        )
+        assert ("Changed from" in words(app)) is bool(changes)
 
 
 def test_an_impossible_architecture_is_explained_at_the_field(site: Context) -> None:

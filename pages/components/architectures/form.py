@@ -9,6 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.architectures.config import FIELD_HELP, ArchitectureConfig, find_other_problems
 from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, Family, explain_missing
+from backend.domain.architectures.published import PUBLISHED
 from backend.domain.architectures.rules import fill_defaults
 from backend.services.context import Context
 from backend.services.tokenizers.tokenizers import list_tokenizers
@@ -59,7 +60,7 @@ ABILITIES: dict[str, str] = {
     "head_size": "Heads of any size",
 }
 """Features a reader may look for, by the field that enables them."""
-FLOATS = frozenset({"rope_theta", "local_rope_theta"})
+FLOATS = frozenset({"rope_theta", "local_rope_theta", "norm_eps"})
 OWN_VOCABULARY = "Other"
 KIND_HELP = {
     "MHA": "MHA, multi-head: every query head has its own key/value head.",
@@ -86,6 +87,7 @@ def set_values(values: dict[str, Any]) -> None:
             "" if value is None else f"{value:.12g}" if field in FLOATS else str(value)
         )
     st.session_state["architecture_tie_embeddings"] = values["tie_embeddings"]
+    st.session_state["architecture_norm_eps"] = f"{values['norm_eps']:.12g}"
 
 
 @handled
@@ -108,6 +110,13 @@ def take_family() -> None:
     set_values({**blank, **fill_defaults(values)})
 
 
+@handled
+def take_published() -> None:
+    """Fill the form with the published architecture that was chosen."""
+    if (name := st.session_state["architecture_published"]) in PUBLISHED:
+        set_fields(PUBLISHED[name])
+
+
 def draw_architecture_form(ctx: Context) -> ArchitectureConfig | None:
     """Draw the fields with their problems; return the config, or None while it is invalid."""
     if "architecture_width" not in st.session_state:
@@ -115,6 +124,15 @@ def draw_architecture_form(ctx: Context) -> ArchitectureConfig | None:
         set_fields(
             ArchitectureConfig(vocab_size=newest.vocab_size) if newest and newest.vocab_size else ArchitectureConfig()
         )
+    published = st.selectbox(
+        "Start from",
+        PUBLISHED,
+        index=None,
+        key="architecture_published",
+        on_change=take_published,
+        placeholder="A published network",
+        help="Fills the fields with its sizes. Change any of them, such as a smaller width or your tokenizer.",
+    )
     family = FAMILIES[
         st.selectbox(
             "Family",
@@ -126,7 +144,8 @@ def draw_architecture_form(ctx: Context) -> ArchitectureConfig | None:
         )
     ]
     st.caption(family.summary)
-    texts: dict[str, str] = {"family": family.name}
+    # rarely changed, so without a field of its own: kept as it was loaded
+    texts: dict[str, str] = {"family": family.name, "norm_eps": st.session_state["architecture_norm_eps"]}
     slots: dict[str, DeltaGenerator] = {"family": st.container()}
     kind = _draw_kind(family)
     _draw_grid([name for name in SIZES if name != "num_kv_heads" or kind == "GQA"], SIZES, family, texts, slots)
@@ -148,8 +167,16 @@ def draw_architecture_form(ctx: Context) -> ArchitectureConfig | None:
     problems, config = check_fields(texts, tie_embeddings=tied)
     for field, problem in problems.items():
         slots.get(field, slots["family"]).markdown(f":red[:material/error: {plain(problem)}]")
+    if published is not None and config is not None and config != PUBLISHED[published]:
+        st.caption(plain(f"Changed from {published}: {', '.join(_differences(config, PUBLISHED[published]))}."))
     _draw_traits(family)
     return config
+
+
+def _differences(config: ArchitectureConfig, other: ArchitectureConfig) -> list[str]:
+    """Return the labels of the fields in which a config differs from another."""
+    labels = {**SIZES, **OPTIONS, "vocab_size": "Vocabulary", "family": "Family", "tie_embeddings": "Tied embeddings"}
+    return [label for field, label in labels.items() if getattr(config, field) != getattr(other, field)]
 
 
 def _draw_kind(family: Family) -> str:
