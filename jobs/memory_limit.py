@@ -30,7 +30,7 @@ SCAN_S = 1.0
 OOM_SCORE = 800
 """Out of 1000: the kernel kills a job before the pages, the database and the broker."""
 MEMORY_REMEDY = (
-    "Choose a smaller micro-batch, context, network or file, or raise ROUNDHOUSE_JOB_MEMORY_MB if the machine has more."
+    "Choose a smaller micro-batch, context, model or file, or raise ROUNDHOUSE_JOB_MEMORY_MB if the machine has more."
 )
 CGROUP = Path("/sys/fs/cgroup")
 

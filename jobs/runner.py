@@ -347,7 +347,7 @@ def explain_exit(code: int, folder: Path) -> JobFailure:
     if code == -signal.SIGKILL:
         cause, remedy = (
             "The process was killed (SIGKILL), most often because the machine ran out of memory.",
-            "Free memory on the machine, or choose a smaller micro-batch or context for a network; then try again.",
+            "Free memory on the machine, or choose a smaller micro-batch or context for a model; then try again.",
         )
     elif code < 0:
         cause, remedy = (

@@ -35,7 +35,7 @@ Limits = Annotated[
 ]
 Models = Annotated[str, typer.Option(help="Models that the key may use, with commas; * is a wildcard. Default: all.")]
 Endpoints = Annotated[
-    str, typer.Option(help=f"Parts of the API that it may call, of {', '.join(API_ENDPOINTS)}. Default: all.")
+    str, typer.Option(help=f"Routes of the API that it may call, of {', '.join(API_ENDPOINTS)}. Default: all.")
 ]
 Admin = Annotated[
     bool, typer.Option("--admin/--no-admin", help="May read /metrics, which count the requests of every key.")

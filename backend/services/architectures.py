@@ -109,7 +109,7 @@ def parse_architecture(text: str) -> ArchitectureConfig:
     try:
         return ArchitectureConfig.model_validate(data)
     except ValidationError as error:
-        raise InvalidInput(f"This network can't be built: {validation_message(error)}.") from error
+        raise InvalidInput(f"This model can't be built: {validation_message(error)}.") from error
 
 
 def architecture_yaml(config: ArchitectureConfig) -> str:

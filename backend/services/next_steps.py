@@ -134,8 +134,8 @@ def _first_times(situation: Situation) -> list[NextStep]:
         steps.append(
             NextStep(
                 StepKind.STARTER,
-                "No network is trained yet. The starter takes about two minutes.",
-                "Train the starter network",
+                "No model is trained yet. The starter takes about two minutes.",
+                "Train the starter model",
             )
         )
     if len(situation.checkpoints) > 1 and not situation.has_campaigns:

@@ -49,7 +49,7 @@ STARTER_DATASETS = (
     StarterDataset(STARTER_TEXT, "text", "Short stories from a made-up village, to pre-train on."),
     StarterDataset("pebblewick-chat", "chat", "Questions about the village and requests for stories, with answers."),
     StarterDataset("pebblewick-preferences", "preference", "Good and bad answers to the same questions."),
-    StarterDataset("pebblewick-facts", "benchmark", "Multiple choice: completion of a sentence. For any network."),
+    StarterDataset("pebblewick-facts", "benchmark", "Multiple choice: completion of a sentence. For any model."),
     StarterDataset("pebblewick-questions", "benchmark", "Generation: questions phrased as in no training row."),
     StarterDataset("pebblewick-prompts", "prompts", "Prompts for battles."),
 )

@@ -101,7 +101,7 @@ def open_subject(
         reporter.progress(0, items, unit="items", message=f"Asking {payload.endpoint.name}")
         target = payload.endpoint
         return EndpointSubject(target, read_key(key_env=target.key_env, key_file=target.key_file))
-    reporter.progress(0, items, unit="items", message="Loading the network")
+    reporter.progress(0, items, unit="items", message="Loading the model")
     folder = require_folder(payload.checkpoint, what="checkpoint")
     return load_subject(spec.path(folder), dtype=payload.config.dtype)
 

@@ -79,7 +79,7 @@ class _Network:
     def __init__(self, spec: JobSpec[GeneratePayload], reporter: Reporter) -> None:
         payload = spec.payload
         set_threads(payload.threads)
-        reporter.progress(0, len(payload.prompts), unit="completions", message="Loading the network")
+        reporter.progress(0, len(payload.prompts), unit="completions", message="Loading the model")
         self._reporter, self._sampling = reporter, _sampling(payload)
         self._subject = load_subject(spec.path(payload.checkpoint or ""))
         self.uses_chat: bool | None = self._subject.uses_chat(payload.chat)

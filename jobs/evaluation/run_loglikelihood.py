@@ -25,7 +25,7 @@ def run(spec: JobSpec[LoglikelihoodPayload], reporter: Reporter) -> Loglikelihoo
     set_threads(spec.payload.threads)
     lines = spec.path(spec.payload.rows_file).read_text(encoding="utf-8").split("\n")
     pairs = [_pair(line, number) for number, line in enumerate(lines, 1) if line.strip()]
-    reporter.progress(0, len(pairs), unit="items", message="Loading the network")
+    reporter.progress(0, len(pairs), unit="items", message="Loading the model")
     subject = load_subject(spec.path(spec.payload.checkpoint))
 
     def progress(done: int, total: int) -> bool:

@@ -35,9 +35,9 @@ def check_network(folder: Path, reporter: Reporter) -> None:
     _check_size(folder, config, sum(tensor.numbers for tensor in tensors.values()))
     size = sum(file.stat().st_size for file in files)
     if size * 1.3 > psutil.virtual_memory().available:
-        reporter.log(f"The network has {size / 1e9:,.1f} GB, more than this machine's free memory, so it was not run.")
+        reporter.log(f"The model has {size / 1e9:,.1f} GB, more than this machine's free memory, so it was not run.")
         return
-    reporter.progress(0, 1, unit="network", message="Loading the network once")
+    reporter.progress(0, 1, unit="network", message="Loading the model once")
     _run_once(folder, reporter)
 
 
@@ -46,10 +46,10 @@ def _read_config(folder: Path) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except UNUSABLE as error:
-        raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
+        raise InvalidInput(f"The model in {folder.name} can't be loaded: {one_line(error)}") from error
     if type(config) not in AutoModelForCausalLM._model_mapping or is_scorer(folder):
         raise InvalidInput(
-            f"A network of the family {family!r} generates no text.", remedy="Choose a causal language model."
+            f"A model of the family {family!r} generates no text.", remedy="Choose a causal language model."
         )
     return config
 
@@ -63,10 +63,10 @@ def _check_size(folder: Path, config: PretrainedConfig, num_weights: int) -> Non
             network = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         parameters = sum(math.prod(parameter.shape) for parameter in network.parameters())
     except UNUSABLE as error:
-        raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
+        raise InvalidInput(f"The model in {folder.name} can't be loaded: {one_line(error)}") from error
     if parameters > num_weights * SLACK:
         raise InvalidInput(
-            f"The network in {folder.name} can't be loaded: its config has {parameters:,} parameters, and the weights"
+            f"The model in {folder.name} can't be loaded: its config has {parameters:,} parameters, and the weights"
             f" {num_weights:,}.",
             remedy="Check that config.json belongs to these weights.",
         )
@@ -85,7 +85,7 @@ def _run_once(folder: Path, reporter: Reporter) -> None:
         missing = sorted(report["missing_keys"])
         if missing:
             raise InvalidInput(
-                f"The network in {folder.name} can't be loaded: {len(missing)} of its tensors have no weights, "
+                f"The model in {folder.name} can't be loaded: {len(missing)} of its tensors have no weights, "
                 f"among them {', '.join(missing[:SHOWN])}."
             )
         allow_any_experts(network)
@@ -94,14 +94,14 @@ def _run_once(folder: Path, reporter: Reporter) -> None:
     except UNUSABLE as error:
         if is_out_of_memory(error):
             raise
-        raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
+        raise InvalidInput(f"The model in {folder.name} can't be loaded: {one_line(error)}") from error
     if not torch.isfinite(logits).all():
         raise InvalidInput(
-            "The network's logits are not finite.", remedy="The files may be damaged: download them again."
+            "The model's logits are not finite.", remedy="The files may be damaged: download them again."
         )
     rows, words = network.get_input_embeddings().num_embeddings, len(load_tokenizer(folder))
     if words > rows:
         reporter.log(
-            f"The tokenizer knows {words:,} tokens and the network {rows:,}: text with the other tokens can't be"
+            f"The tokenizer knows {words:,} tokens and the model {rows:,}: text with the other tokens can't be"
             " processed."
         )

@@ -274,7 +274,7 @@ def load_network(
     except UNUSABLE as error:
         if is_out_of_memory(error):
             raise
-        raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
+        raise InvalidInput(f"The model in {folder.name} can't be loaded: {one_line(error)}") from error
     allow_any_experts(network)
     return network.to(device).eval()
 
@@ -297,7 +297,7 @@ def build_without_weights(folder: Path) -> PreTrainedModel:
         if (folder / GENERATION_CONFIG_NAME).is_file():
             network.generation_config = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
     except UNUSABLE as error:
-        raise InvalidInput(f"The network in {folder.name} can't be built: {one_line(error)}") from error
+        raise InvalidInput(f"The model in {folder.name} can't be built: {one_line(error)}") from error
     allow_any_experts(network)
     return network.eval()
 

@@ -34,7 +34,7 @@ def set_dropout(config: Any, share: float) -> None:
     fields = [name for name in FIELDS if isinstance(getattr(inner, name, None), (int, float))]
     if share and not fields:
         raise InvalidInput(
-            f"Networks of the family {config.model_type} have no dropout, and dropout is {share:g}.",
+            f"Models of the family {config.model_type} have no dropout, and dropout is {share:g}.",
             remedy="Set dropout to 0; weight_decay or fewer epochs also reduce overfitting.",
             field="dropout",
         )

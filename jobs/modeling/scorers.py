@@ -50,10 +50,10 @@ def load_scorer(
     except UNUSABLE as error:
         if is_out_of_memory(error):
             raise
-        raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
+        raise InvalidInput(f"The model in {folder.name} can't be loaded: {one_line(error)}") from error
     if scorer.config.num_labels != 1:
         raise InvalidInput(
-            f"The network in {folder.name} sorts texts into {scorer.config.num_labels} classes, and a reward model"
+            f"The model in {folder.name} sorts texts into {scorer.config.num_labels} classes, and a reward model"
             " gives one score."
         )
     allow_any_experts(scorer)
@@ -65,7 +65,7 @@ def _with_new_head(network: PreTrainedModel, *, pad_id: int, seed: int) -> PreTr
     config = network.config
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
         raise InvalidInput(
-            f"transformers has no network of the family {config.model_type!r} that scores texts.",
+            f"transformers has no model of the family {config.model_type!r} that scores texts.",
             remedy="Choose a base of another family, such as llama, qwen3 or gpt2.",
             field="base",
         )
@@ -75,7 +75,7 @@ def _with_new_head(network: PreTrainedModel, *, pad_id: int, seed: int) -> PreTr
     head = getattr(scorer, "score", None)
     if not isinstance(head, torch.nn.Linear):
         raise InvalidInput(
-            f"A network of the family {config.model_type!r} scores in a way that can't be trained here.", field="base"
+            f"A model of the family {config.model_type!r} scores in a way that can't be trained here.", field="base"
         )
     scorer.score = torch.nn.Linear(head.in_features, 1, bias=head.bias is not None)
     draw = torch.Generator().manual_seed(seed)

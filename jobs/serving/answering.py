@@ -131,7 +131,7 @@ def _refuse_tools(served: ServedNetwork, request: GenerateRequest, prompt_tokens
     if alone < served.engine.context_length:
         raise PromptTooLong(
             f"The prompt has {prompt_tokens:,} tokens, {prompt_tokens - alone:,} of them for {len(request.tools or ())}"
-            f" tools; this network's context holds {served.engine.context_length:,}, answer included.",
+            f" tools; this model's context holds {served.engine.context_length:,}, answer included.",
             remedy="Offer fewer tools.",
             field="tools",
         )
@@ -165,7 +165,7 @@ def _check(served: ServedNetwork, request: GenerateRequest, prompts: Sequence[Se
         served.engine.limits.check_ids(ids)
         if request.task is not Task.TOKENIZE and len(ids) > served.engine.context_length:
             raise PromptTooLong(
-                f"The prompt has {len(ids)} tokens; this network's context holds {served.engine.context_length}.",
+                f"The prompt has {len(ids)} tokens; this model's context holds {served.engine.context_length}.",
                 remedy="Shorten it.",
                 field="prompt",
             )

@@ -113,8 +113,7 @@ class NetworkLimits:
         self.check_params(params)
         if len(ids) >= self.context_length:
             raise PromptTooLong(
-                f"The prompt has {len(ids)} tokens; this network's context holds {self.context_length}, answer"
-                " included.",
+                f"The prompt has {len(ids)} tokens; this model's context holds {self.context_length}, answer included.",
                 remedy="Shorten the prompt or the conversation.",
                 field="messages",
             )

@@ -103,7 +103,7 @@ def quantise_and_check(
     divergence = float((before.exp() * (before - after)).sum(-1).mean())
     if not divergence < MAX_DIVERGENCE:  # also for what is no number
         raise InvalidInput(
-            f"In {precision} this network gives no usable probabilities.",
+            f"In {precision} this model gives no usable probabilities.",
             remedy="Deploy with precision float32.",
             field="precision",
         )

@@ -36,7 +36,7 @@ def run(spec: JobSpec[ServingProbePayload], reporter: Reporter) -> ServingProbeR
     """
     payload = spec.payload
     threads = set_threads(payload.threads)
-    reporter.progress(0, len(payload.users), unit="", message="Loading the network")
+    reporter.progress(0, len(payload.users), unit="", message="Loading the model")
     started = time.monotonic()
     device = pick_device(payload.device)
     dtype = pick_inference_dtype(device=device)

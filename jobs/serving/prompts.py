@@ -44,7 +44,7 @@ class PromptLimit:
         if ids >= self.context_length + is_read or characters > self.max_characters:
             size = f"{ids:,} tokens" if ids else f"{characters:,} characters"
             raise PromptTooLong(
-                f"The prompt has {size}; this network's context holds {self.context_length:,} tokens, answer included.",
+                f"The prompt has {size}; this model's context holds {self.context_length:,} tokens, answer included.",
                 remedy="Shorten the prompt or the conversation.",
                 field="messages" if request.messages else "prompt",
             )

@@ -62,7 +62,7 @@ def writes_no_text() -> InvalidInput:
 def scores_none() -> InvalidInput:
     """Return the error of a request that a network which writes text can't answer."""
     return InvalidInput(
-        "This endpoint serves a network that writes text.",
+        "This endpoint serves a model that writes text.",
         remedy="Deploy a checkpoint of a run with objective reward.",
         field="model",
     )

@@ -44,13 +44,11 @@ def start_engine(
     """
     if draft is not None and (unfit := why_unfit(network)):
         raise InvalidInput(
-            f"No draft can be checked by this network: {unfit}.", remedy="Deploy it without a draft.", field="draft"
+            f"No draft can be checked by this model: {unfit}.", remedy="Deploy it without a draft.", field="draft"
         )
     reason = why_not_batched(network)
     if reason is not None and kind == "batching":
-        raise JobFailed(
-            f"Continuous batching can't serve this network: {reason}.", remedy="Deploy it with engine: auto."
-        )
+        raise JobFailed(f"Continuous batching can't serve this model: {reason}.", remedy="Deploy it with engine: auto.")
     if reason is not None:
         logger.warning("Requests are answered one at a time: %s.", reason)
     elif kind in ("auto", "batching"):
@@ -89,9 +87,9 @@ def start_engine(
                 ) from error
             if kind == "batching":
                 raise JobFailed(
-                    f"Continuous batching refuses this network: {error}", remedy="Deploy it with engine: auto."
+                    f"Continuous batching refuses this model: {error}", remedy="Deploy it with engine: auto."
                 ) from error
-            logger.warning("Continuous batching refuses this network (%s); requests are answered one at a time.", error)
+            logger.warning("Continuous batching refuses this model (%s); requests are answered one at a time.", error)
     serial = SerialEngine(network, tokenizer, context=context, max_waiting=max_waiting, bank=bank)
     generate_one_token(serial)
     return serial

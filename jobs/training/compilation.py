@@ -49,5 +49,5 @@ def compile_network(
         return network
     finally:
         network.zero_grad(set_to_none=True)
-    ctx.reporter.log(f"The network is compiled ({time.perf_counter() - started:.0f} s).")
+    ctx.reporter.log(f"The model is compiled ({time.perf_counter() - started:.0f} s).")
     return compiled

@@ -93,7 +93,7 @@ class NotFinite:
                 " large."
             )
         else:
-            cause = "The likeliest cause is a learning rate too high for this network."
+            cause = "The likeliest cause is a learning rate too high for this model."
         return (
             cause,
             f"{lower}, or lengthen warmup_steps. If it fails at the same rows again, check those rows.",

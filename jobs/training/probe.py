@@ -72,7 +72,7 @@ def probe(ctx: TrainingContext, reporter: Reporter) -> ProbeResult:
     """Measure a run."""
     stages = OBJECTIVES[ctx.config.objective]
     data = stages.load(ctx)
-    reporter.progress(1, 4, unit="", message="Building the network")
+    reporter.progress(1, 4, unit="", message="Building the model")
     ctx.meter.begin()
     model = load_model(ctx, resume_from=None).to(ctx.device)
     run_batches = stages.prepare(ctx, data, model)

@@ -141,7 +141,7 @@ with page_frame(
         draw_save(ctx, person, config)
     with cost:
         if config is None:
-            st.warning("This network can't be built: see the messages at the fields.", icon=":material/rule:")
+            st.warning("This model can't be built: see the messages at the fields.", icon=":material/rule:")
         else:
             precision = draw_cost(config)
             draw_memory(ctx, config, precision=precision)

@@ -105,7 +105,7 @@ def draw_empty(text: str) -> None:
         st.caption(f"Nothing here matches “{plain(text)}”.")
         return
     empty_state(
-        "No checkpoints yet. Train a network, or add a base to start from.",
+        "No checkpoints yet. Train a model, or add a base to start from.",
         page=routes.LAUNCH,
         label="Launch a run",
         icon=":material/rocket_launch:",

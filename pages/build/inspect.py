@@ -30,7 +30,7 @@ def draw_choice(ctx: Context) -> None:
     """Draw the choice of a checkpoint."""
     names = {one.id: one.name for one in list_checkpoints(ctx, ready=True)}
     if not names:
-        empty_state("No checkpoints yet. Train a network, or add a base.", page=routes.CHECKPOINTS, label="Checkpoints")
+        empty_state("No checkpoints yet. Train a model, or add a base.", page=routes.CHECKPOINTS, label="Checkpoints")
         return
     chosen = st.selectbox(
         "Checkpoint",

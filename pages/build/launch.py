@@ -274,7 +274,7 @@ def _halves() -> tuple[DeltaGenerator, DeltaGenerator]:
 def main() -> None:
     """Draw the form of one run, or of a sweep."""
     with page_frame(
-        "Launch", "Train a network on a dataset. The run waits in the queue until a worker takes it.", way_back=True
+        "Launch", "Train a model on a dataset. The run waits in the queue until a worker takes it.", way_back=True
     ) as (
         ctx,
         person,

@@ -87,7 +87,7 @@ def draw_deploy(ctx: Context, person: Person) -> None:
             draw_deploy_form(ctx, person, checkpoints, endpoints, requested)
         else:
             empty_state(
-                "There is nothing to deploy yet: train a network or add a base.",
+                "There is nothing to deploy yet: train a model or add a base.",
                 page=routes.LAUNCH,
                 label="Launch a run",
             )
@@ -236,7 +236,7 @@ def draw_replica_memory(memory: DeploymentMemory, replicas: int) -> None:
     """Draw the memory that the replicas need and the free memory of the serving machine."""
     need, free = memory.replica, memory.free
     if need is None:
-        needs = "Memory needed: unknown, since the size of the network is."
+        needs = "Memory needed: unknown, since the size of the model is."
     else:
         cache = "unknown" if need.cache_bytes is None else size(need.cache_bytes)
         runtime = (

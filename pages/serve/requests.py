@@ -60,7 +60,7 @@ def draw_request_filters(ctx: Context, person: Person) -> RequestFilter:
         "Result", STATUSES, index=None, format_func=RESULTS.__getitem__, key="requests_status", placeholder="All"
     )
     span = fields.selectbox("Time", list(SPANS), index=1, key="requests_span")
-    total = draw_number(fields, "Took at least, ms", 0, None, is_whole=False, key="requests_total", placeholder="Any")
+    total = draw_number(fields, "Duration from, ms", 0, None, is_whole=False, key="requests_total", placeholder="Any")
     first = draw_number(
         fields, "First token after at least, ms", 0, None, is_whole=False, key="requests_ttft", placeholder="Any"
     )

@@ -43,7 +43,7 @@ def dataset(site: Context, name: str, rows: list[dict[str, str]], *, kind: str =
     [
         ("datasets", "Import a text file, a table, or a dataset from the Hub", "Import a dataset"),
         ("tokenizers", "Training from scratch needs one", "Train a tokenizer"),
-        ("checkpoints", "Train a network, or add a base to start from", "Launch a run"),
+        ("checkpoints", "Train a model, or add a base to start from", "Launch a run"),
     ],
 )
 def test_an_empty_page_states_the_next_step(site: Context, page: str, step: str, control: str) -> None:

@@ -66,7 +66,7 @@ def test_the_first_page_leads_a_new_user_to_data_and_then_to_training(ctx: Conte
     assert "Import a dataset" in [button.label for button in open_page("home/overview.py").button]
     add_parts(ctx)
     page = open_page("home/overview.py")
-    assert "Train the starter network" in [button.label for button in page.button]
+    assert "Train the starter model" in [button.label for button in page.button]
     assert "No evaluations yet." in text_of(page)
 
 

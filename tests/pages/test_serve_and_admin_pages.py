@@ -81,7 +81,7 @@ def make_ready(ctx: Context) -> Claim[Any]:
 @pytest.mark.parametrize(
     ("page", "step", "link"),
     [
-        ("serve/endpoints.py", "nothing to deploy yet: train a network or add a base", "Launch a run"),
+        ("serve/endpoints.py", "nothing to deploy yet: train a model or add a base", "Launch a run"),
         ("serve/playground.py", "Deploy or start one to chat", "Endpoints"),
         ("serve/monitor.py", "Deploy a checkpoint, and its requests appear here", "Endpoints"),
         ("serve/load_tests.py", "Deploy a checkpoint, then load it", "Endpoints"),

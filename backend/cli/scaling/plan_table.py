@@ -84,7 +84,7 @@ def plan_text(plan: ScalingPlan) -> str:
             f" ({plan.optimum.tokens_per_parameter:.3g} for each)"
         ),
         (
-            f"  network        {plan.parameters:,} parameters: {shape.family}, {shape.num_layers} layers, "
+            f"  model        {plan.parameters:,} parameters: {shape.family}, {shape.num_layers} layers, "
             f"{shape.width} wide, {shape.num_heads} heads"
         ),
         (

@@ -82,7 +82,7 @@ FIELD_HELP: dict[str, str] = {
     ),
     "tie_embeddings": (
         "Use one matrix as input embedding and output head. Saves vocab x width parameters, which matters in small"
-        " networks."
+        " models."
     ),
     "norm_eps": "Epsilon of the norms. Rarely changed.",
     "head_size": "Dimensions of a head, if not width / heads. Attention and cache grow with it.",
@@ -108,7 +108,7 @@ FIELD_HELP: dict[str, str] = {
     "expert_feed_forward": "Inner width of one expert. Many small experts specialize more than a few large ones.",
     "shared_experts": "Experts that every token uses besides the routed ones, for common knowledge.",
     "dense_layers": "First layers with a dense feed-forward instead of experts, because early layers route badly.",
-    "query_rank": "Rank of the query projection, which saves parameters in wide networks. 0: full rank.",
+    "query_rank": "Rank of the query projection, which saves parameters in wide models. 0: full rank.",
     "kv_rank": (
         "Size of the latent that keys and values of all heads are computed from. The KV cache holds only this latent."
     ),

@@ -83,15 +83,15 @@ class CampaignConfig(BaseModel):
         "Category column",
         "Column of the dataset that holds each prompt's category.",
         max_length=80,
-        group="System text, categories",
+        group="System prompt, categories",
         empty="topic",
     )
     system: str = setting(
         "",
-        "System text",
-        "System text in front of every prompt that has none.",
+        "System prompt",
+        "System prompt in front of every prompt that has none.",
         max_length=20_000,
-        group="System text, categories",
+        group="System prompt, categories",
         lines=3,
     )
     answers_per_prompt: int = Field(
@@ -271,7 +271,7 @@ def _until_last_user(turns: Iterable[Any]) -> Messages | None:
 
 
 def with_system(messages: Messages, system: str) -> Messages:
-    """Return a prompt with the system text in front, unless it has one of its own or the text is empty."""
+    """Return a prompt with the system prompt in front, unless it has one of its own or the text is empty."""
     if not system.strip() or (messages and messages[0]["role"] == "system"):
         return messages
     return [{"role": "system", "content": system}, *messages]

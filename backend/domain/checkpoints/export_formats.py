@@ -23,4 +23,4 @@ def gguf_refusal(family: str) -> str | None:
     if family in GGUF_FAMILIES:
         return None
     known = ", ".join(name.removesuffix("_text") for name in GGUF_FAMILIES)
-    return f"A network of the family {family} can't be exported as GGUF; supported are {known}."
+    return f"A model of the family {family} can't be exported as GGUF; supported are {known}."

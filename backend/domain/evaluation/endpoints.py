@@ -119,7 +119,7 @@ def check_request(name: str, config: EvaluationConfig, kind: EvaluationKind, cap
     form = request_form(config, kind)
     if form is RequestForm.ROLLING:
         raise InvalidInput(
-            f"“{name}” is an endpoint, and the loss on whole texts needs the tokenizer and the context of its network.",
+            f"“{name}” is an endpoint, and the loss on whole texts needs the tokenizer and the context of its model.",
             remedy="Evaluate the checkpoint itself, or choose a benchmark of questions.",
             field="kind",
         )

@@ -73,12 +73,12 @@ class PlanConfig(BaseModel):
     tokens_per_parameter: float | None = setting(
         None,
         "Tokens per parameter",
-        "Fix D / N instead of taking the optimum; above it the network is cheaper to serve.",
+        "Fix D / N instead of taking the optimum; above it the model is cheaper to serve.",
         ge=0.01,
         le=1e6,
         shown=OPTION_ONLY,
     )
-    family: str = setting("llama", "Family", "Family of the network.", max_length=40, shown=OPTION_ONLY)
+    family: str = setting("llama", "Family", "Family of the model.", max_length=40, shown=OPTION_ONLY)
     dataset: str | None = setting(
         None, "Dataset", "Dataset to train on; determines the number of epochs.", max_length=140, shown=OPTION_ONLY
     )

@@ -44,12 +44,12 @@ def _about_size(plan: ScalingPlan) -> Iterator[str]:
     elif plan.parameters > 1.5 * optimum:
         yield (
             f"The optimum is {format_count(optimum)} parameters, but with a vocabulary of {vocabulary:,} the smallest"
-            f" network has {format_count(plan.parameters)} and sees fewer tokens than optimal. Use a smaller vocabulary"
+            f" model has {format_count(plan.parameters)} and sees fewer tokens than optimal. Use a smaller vocabulary"
             " or a larger budget."
         )
     elif plan.parameters < optimum / 1.5:
         yield (
-            f"The optimum is {format_count(optimum)} parameters; the largest network here has"
+            f"The optimum is {format_count(optimum)} parameters; the largest model here has"
             f" {format_count(plan.parameters)}."
         )
     if plan.steps < 200:
@@ -91,7 +91,7 @@ def _about_the_law(plan: ScalingPlan) -> Iterator[str]:
     elif not plan.loss_is_believable:
         yield (
             f"The law gives a loss of {plan.loss.value:.2f} here, and chance level with"
-            f" {plan.architecture.vocab_size:,} tokens is {guess:.2f}: it does not extrapolate to networks of this"
+            f" {plan.architecture.vocab_size:,} tokens is {guess:.2f}: it does not extrapolate to models of this"
             " size. The allocation holds roughly, the loss does not."
         )
     if beyond > 1.5:
@@ -116,7 +116,7 @@ def _about_time(plan: ScalingPlan) -> Iterator[str]:
         apart = max(low / plan.flops_per_token, plan.flops_per_token / high)
         if apart > 4:
             yield (
-                f"The nearest measured network takes {format_factor(apart)} "
+                f"The nearest measured model takes {format_factor(apart)} "
                 f"{'more' if low > plan.flops_per_token else 'fewer'} FLOPs per token "
                 "and speed changes with size: run a probe before you rely on the time."
             )

@@ -33,12 +33,12 @@ def propose_architecture(
     """
     if family not in DENSE_FAMILIES:
         raise InvalidInput(
-            f"The planner does not propose networks of the family {family!r}.",
-            remedy=f"Choose one of {', '.join(DENSE_FAMILIES)}: the scaling laws are about networks without experts.",
+            f"The planner does not propose models of the family {family!r}.",
+            remedy=f"Choose one of {', '.join(DENSE_FAMILIES)}: the scaling laws are about models without experts.",
             field="family",
         )
     if not (math.isfinite(parameters) and parameters > 0):
-        raise InvalidInput(f"A network of {parameters:g} parameters can't be built.", field="parameters")
+        raise InvalidInput(f"A model of {parameters:g} parameters can't be built.", field="parameters")
     best: tuple[float, ArchitectureConfig] | None = None
     for config, count, oddity in _candidates(family, vocab_size, context, _width_bounds(parameters, vocab_size)):
         distance = abs(math.log(count / parameters)) + 0.05 * oddity

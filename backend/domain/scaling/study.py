@@ -37,15 +37,15 @@ class StudyConfig(BaseModel):
     dataset: str = Field(min_length=1, max_length=140, description="Dataset of kind text.")
     tokenizer: str = Field(min_length=1, max_length=140, description="Tokenizer of all runs.")
     budgets: tuple[float, ...] = Field(min_length=1, max_length=8, description="FLOPs of each profile.")
-    sizes: int = Field(default=5, ge=3, le=12, description="Networks at each budget.")
+    sizes: int = Field(default=5, ge=3, le=12, description="Models at each budget.")
     spread: float = Field(
         default=4.0,
         ge=1.2,
         le=64,
-        description="Ratio of the largest network to the middle one, and of the middle one to the smallest.",
+        description="Ratio of the largest model to the middle one, and of the middle one to the smallest.",
     )
     law: str = Field(default=DEFAULT_LAW, max_length=60, description="The law whose optimum is the middle size.")
-    family: str = Field(default="llama", max_length=40, description="Family of the networks.")
+    family: str = Field(default="llama", max_length=40, description="Family of the models.")
     context: int = Field(default=128, ge=8, le=1_048_576, description="Tokens per training sequence.")
     seed: int = Field(default=1, ge=0, le=2**32 - 1)
     device: Literal["auto", "cpu", "gpu"] = "auto"
@@ -214,7 +214,7 @@ def _notes(
     poor = [format_budget(budget) for budget, of in shapes if len(of) < MIN_SIZES]
     if poor:
         notes.append(
-            f"At {' and '.join(poor)} FLOPs fewer than {MIN_SIZES} different networks fit this vocabulary, so there"
+            f"At {' and '.join(poor)} FLOPs fewer than {MIN_SIZES} different models fit this vocabulary, so there"
             " is no profile. Choose larger budgets, more sizes or a smaller vocabulary."
         )
     if len(config.budgets) < 3:

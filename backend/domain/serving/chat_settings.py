@@ -1,4 +1,4 @@
-"""Settings of a chat's next turn: endpoints, system text, sampling, schema and tools. The schema behind form, API,
+"""Settings of a chat's next turn: endpoints, system prompt, sampling, schema and tools. The schema behind form, API,
 preset and row.
 """
 

@@ -34,7 +34,7 @@ class KeyScopes(BaseModel):
         (), "Models", "Models that the key may use; * is a wildcard.", max_length=100, group=None, empty="All models"
     )
     endpoints: tuple[ApiEndpoint, ...] = setting(
-        (), "Parts of the API", "Parts of the API that it may call.", empty="All parts"
+        (), "Routes", "Routes of the API that it may call.", empty="All routes"
     )
     admin: bool = setting(
         False,

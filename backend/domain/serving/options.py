@@ -87,7 +87,7 @@ class DeploymentOptions(BaseModel):
         ge=16,
         le=10**7,
         unit="tokens",
-        empty="The network's own",
+        empty="The model's own",
     )
     draft: str | None = setting(
         None,

@@ -39,7 +39,7 @@ class PrecisionCheck(BaseModel):
         """Raise JobFailed if the perplexity rose by more than allowed."""
         if self.perplexity_ratio > max_perplexity_ratio:
             raise JobFailed(
-                f"In {self.precision} this network's perplexity is {self.perplexity_ratio:.3f} times that in float32"
+                f"In {self.precision} this model's perplexity is {self.perplexity_ratio:.3f} times that in float32"
                 f" (limit {max_perplexity_ratio:g}); it prefers the same token at"
                 f" {percent(self.greedy_agreement, digits=1)} of positions.",
                 remedy="Deploy with precision float32, or raise max_perplexity_ratio.",

@@ -139,7 +139,7 @@ def _not_finite(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findi
     train = series.get("train_loss")
     if step is None:
         step = int(train.steps[-1]) + 1 if train is not None and len(train) else None
-    sentence = f"{metric or 'The loss'} stopped being a number{f' at step {step:,}' if step is not None else ''}."
+    sentence = f"{metric or 'The loss'} became NaN or infinite{f' at step {step:,}' if step is not None else ''}."
     config = facts.config
     if config is not None and config.precision == "fp16":
         cause = "Half precision holds no number above 65,504, and something became larger."
@@ -371,7 +371,7 @@ def _plateau(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]:
             Kind.PLATEAU, sentence, cause, since, "Run again with a falling learning rate", (("schedule", "cosine"),)
         )
     else:
-        cause = "The network has converged on this data. More parameters or other data help more than more steps."
+        cause = "The model has converged on this data. More parameters or other data help more than more steps."
         yield Finding(
             Kind.PLATEAU,
             sentence,

@@ -255,7 +255,7 @@ class Hyperparameters(ConfigSection):
     sample_prompts: tuple[str, ...] = setting(
         ("Once upon a time",),
         "Sample prompts",
-        "Prompts that the network completes at each evaluation.",
+        "Prompts that the model completes at each evaluation.",
         max_length=8,
         shown=Traits(affects=NOTHING, used=(unless("objective", "reward"),), sweep="never"),
     )

@@ -166,7 +166,7 @@ def _about_learning_rate(config: RunConfig, facts: LaunchFacts) -> Iterator[Laun
         cure=(
             "A rate that is too high diverges or forgets the base."
             if above
-            else "A rate that is too low hardly changes the network."
+            else "A rate that is too low hardly changes the model."
         ),
     )
 

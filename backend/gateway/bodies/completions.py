@@ -313,7 +313,7 @@ class EmbeddingsBody(StrictBody):
     @classmethod
     def _full(cls, value: Any) -> None:
         if value is not None:
-            raise ValueError("an embedding always has the network's hidden size; leave dimensions out")
+            raise ValueError("an embedding always has the model's hidden size; leave dimensions out")
 
     def to_request(self) -> GenerateRequest:
         """Return the request for a replica."""

@@ -217,7 +217,7 @@ def _choose(choice: Any, tools: list[ResponseTool] | None) -> ToolChoice:
 
 
 def to_messages(items: Sequence[dict[str, Any]], *, instructions: str | None) -> list[ChatMessage]:
-    """Return items as messages. System texts at the beginning are one message, since many templates take no second
+    """Return items as messages. System prompts at the beginning are one message, since many templates take no second
     one.
     """
     system = [instructions] if instructions else []

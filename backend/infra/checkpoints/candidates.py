@@ -73,7 +73,7 @@ def describe_gguf(file: Path) -> BaseFacts:
     header = read_gguf(file)
     if not header.family or not header.tensors:
         raise InvalidInput(
-            f"{file.name} holds no network.", remedy="Give a GGUF file of a language network.", field="source"
+            f"{file.name} holds no model.", remedy="Give a GGUF file of a language model.", field="source"
         )
     return BaseFacts("gguf", header.family[:60], header.parameters, file.stat().st_size, header.licence)
 

@@ -273,7 +273,7 @@ def _predict_time(
     per_token = subject.setting.flops_per_token
     rate = rate_at(speeds, per_token) / per_token
     return TimePrediction(
-        config.max_steps * config.tokens_per_step / rate, None, None, rate, "at the rate of other networks here"
+        config.max_steps * config.tokens_per_step / rate, None, None, rate, "at the rate of other models here"
     )
 
 

@@ -97,6 +97,6 @@ def _fingerprint(config: RunConfig, parts: RunParts) -> str:
 
 def _title(config: RunConfig, parts: RunParts) -> str:
     subject = (
-        parts.base.name if parts.base else config.architecture if isinstance(config.architecture, str) else "a network"
+        parts.base.name if parts.base else config.architecture if isinstance(config.architecture, str) else "a model"
     )
     return f"{config.objective} of {subject} on {parts.version.label}, {config.micro_batch} × {config.context}"

@@ -37,7 +37,7 @@ def launch_check(
         raise Conflict(f"The evaluation is {evaluation.status}.", remedy="Check it when it has finished.")
     if evaluation.endpoint is not None:
         raise InvalidInput(
-            "The network of an endpoint is not here, so no other engine can compute its items.",
+            "The model of an endpoint is not here, so no other engine can compute its items.",
             remedy="Check an evaluation of a checkpoint.",
         )
     with ctx.db.write() as session:

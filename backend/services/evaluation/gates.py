@@ -149,7 +149,8 @@ def delete_gate(ctx: Context, name_or_id: str, *, person: Person) -> None:
         endpoints = _endpoints(session, gate.id)
         if endpoints:
             raise Conflict(
-                f"The endpoint {endpoints[0]!r} requires the gate “{gate.name}”.", remedy="Release the endpoint first."
+                f"The endpoint {endpoints[0]!r} requires the gate “{gate.name}”.",
+                remedy="Remove the endpoint from the gate first.",
             )
         session.execute(delete(GateResult).where(GateResult.gate_id == gate.id))
         session.delete(gate)
@@ -333,7 +334,7 @@ def _champion(ctx: Context, config: GateConfig) -> CheckpointView:
     if checkpoint_id is None:
         raise NotFound(
             f"The endpoint {name!r}, whose checkpoint is the champion, serves none.",
-            remedy="Release it from the gate, deploy the champion, and require the gate again.",
+            remedy="Remove it from the gate, deploy the champion, and require the gate again.",
         )
     return get_checkpoint(ctx, checkpoint_id)
 

@@ -100,7 +100,7 @@ def _check_context(ctx: Context, checkpoint_id: str, context: int | None) -> Non
     shape = read_network_shape(ctx, checkpoint.folder) if checkpoint is not None and checkpoint.folder else None
     if shape is not None and context > shape.context:
         raise InvalidInput(
-            f"context = {context:,}: the network's own holds {shape.context:,} tokens.",
+            f"context = {context:,}: the model's own holds {shape.context:,} tokens.",
             remedy="Choose at most as many.",
             field="context",
         )
@@ -407,7 +407,7 @@ def _check_kind(session: Session, endpoint: Endpoint, checkpoint: Checkpoint, op
     before = session.scalar(query)
     is_scorer = is_reward_model(session, checkpoint.id)
     if before is not None and is_reward_model(session, before) != is_scorer:
-        words = ("writes text", "a reward model") if is_scorer else ("scores answers", "a network that writes")
+        words = ("writes text", "a reward model") if is_scorer else ("scores answers", "a model that writes")
         raise Conflict(
             f"{endpoint.name!r} {words[0]}, and “{checkpoint.name}” is {words[1]}.",
             remedy="Deploy it under a name of its own.",

@@ -29,6 +29,16 @@ from backend.services.training.views import RunView, find_run, get_run, newest_c
 MAX_TAGS, MAX_TAG = 12, 40
 
 
+VERBS = {
+    Objective.PRETRAIN: "Pretrain",
+    Objective.SFT: "Fine-tune",
+    Objective.REWARD: "Reward model of",
+    Objective.SIMPO: "SimPO",
+}
+GENERATED_VERBS = (*VERBS.values(), *(objective.upper() for objective in Objective))
+"""How generated names begin; of other objectives by their abbreviation."""
+
+
 @retry_races
 def launch_run(
     ctx: Context,
@@ -300,18 +310,20 @@ def _run_of_key(ctx: Context, key: str) -> RunView | None:
 
 
 def _generated_name(config: RunConfig, parts: RunParts) -> str:
-    verbs = {
-        Objective.PRETRAIN: "Pretrain",
-        Objective.SFT: "Fine-tune",
-        Objective.REWARD: "Reward model of",
-        Objective.GRPO: "Reinforce",
-    }
-    subject = (
-        f"{parts.base.run or parts.base.name} on {parts.version.dataset}"
-        if parts.base
-        else f"on {parts.version.dataset}"
-    )
-    return f"{verbs.get(config.objective, 'Align')} {subject}"[:100].replace("@", " ")
+    verb = VERBS.get(config.objective, config.objective.upper())
+    base = f"{_short(parts.base.run or parts.base.name)} " if parts.base else ""
+    return f"{verb} {base}on {parts.version.dataset}"[:100].replace("@", " ")
+
+
+def _short(name: str) -> str:
+    """Return what a generated name is about, so that the names of runs on runs do not nest: `tales` of
+    "Fine-tune tales on chat".
+    """
+    verb = next((verb for verb in GENERATED_VERBS if name.startswith(f"{verb} ")), None)
+    if verb is None or " on " not in name:
+        return name
+    subject, _, dataset = name.removeprefix(verb).partition(" on ")
+    return subject.strip() or dataset
 
 
 def _free_name(session: Session, name: str) -> str:

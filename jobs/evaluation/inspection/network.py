@@ -54,13 +54,13 @@ def run_network(network: PreTrainedModel, ids: list[int], *, attention: bool = T
     broken = (~torch.isfinite(logits)).any(-1).nonzero().flatten()
     if len(broken):
         raise JobFailed(
-            f"The network's logits are not finite from token {int(broken[0]) + 1} on.",
+            f"The model's logits are not finite from token {int(broken[0]) + 1} on.",
             remedy="Inspect its weights: tensors with NaN or infinity are listed there.",
         )
     maps = [one[0].float().cpu() for one in getattr(output, "attentions", None) or () if one is not None]
     square = [one for one in maps if one.dim() == 3 and one.shape[-2:] == (len(ids), len(ids))]
     if not reason and not square:
-        reason = f"Networks of the family {network.config.model_type} compute no attention maps."
+        reason = f"Models of the family {network.config.model_type} compute no attention maps."
     return Pass(logits, captured.states, captured.in_tuples, square, "" if square else reason)
 
 
@@ -71,7 +71,7 @@ def _make_eager(network: PreTrainedModel) -> str:
     try:
         network.set_attn_implementation("eager")
     except (ValueError, ImportError) as error:
-        return f"Networks of the family {network.config.model_type} return no attention maps: {error}"
+        return f"Models of the family {network.config.model_type} return no attention maps: {error}"
     return ""
 
 

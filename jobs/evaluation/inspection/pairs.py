@@ -47,7 +47,7 @@ def align_losses(
     if len(shared) < 2:
         raise InvalidInput(
             "The two tokenizers never end a token at the same position, so their losses can't be compared.",
-            remedy="Give a longer text, or compare networks that share a tokenizer.",
+            remedy="Give a longer text, or compare models that share a tokenizer.",
             field="text",
         )
     sums = [_running(first_nats), _running(other_nats)]

@@ -72,11 +72,11 @@ class TextInspection:
         """Return (result, numbers, words). Raises InvalidInput for a text that can't be read, JobFailed for a network
         that can't.
         """
-        self._step("Loading the network")
+        self._step("Loading the model")
         subject = self._load(folder)
         passage = encode_passage(subject.tokenizer, self._config, longest=longest_input(subject.network))
         self._total += len(find_blocks(subject.network)) + 1 + (3 if other is not None else 0)
-        self._step("Running the network")
+        self._step("Running the model")
         forward = run_network(subject.network, passage.ids)
         tokens = token_statistics(forward.logits, passage.ids)
         self._result["loss"] = self._loss(subject, passage, tokens)
@@ -188,7 +188,7 @@ class TextInspection:
         tokenizer: PreTrainedTokenizerBase,
     ) -> set[int]:
         """Run the second network on the same tokens; return the token ids that need a label."""
-        self._step("Loading the second network")
+        self._step("Loading the second model")
         other = self._load(folder)
         reason = why_not_same_vocabulary(tokenizer, other.tokenizer)
         if reason:
@@ -196,12 +196,12 @@ class TextInspection:
             return set()
         if len(passage.ids) > longest_input(other.network):
             raise InvalidInput(
-                f"The text has {len(passage.ids)} tokens, and the context of the second network holds"
+                f"The text has {len(passage.ids)} tokens, and the context of the second model holds"
                 f" {longest_input(other.network)}.",
                 remedy="Give a shorter text.",
                 field="text",
             )
-        self._step("Running the second network")
+        self._step("Running the second model")
         beside = run_network(other.network, passage.ids, attention=False, states=False).logits
         numbers, theirs = pair_statistics(logits, beside), token_statistics(beside, passage.ids)
         self._numbers |= {
@@ -231,7 +231,7 @@ class TextInspection:
                 field="against",
             )
         theirs = encode_passage(other.tokenizer, self._config, longest=longest_input(other.network))
-        self._step("Running the second network")
+        self._step("Running the second model")
         numbers = token_statistics(
             run_network(other.network, theirs.ids, attention=False, states=False).logits, theirs.ids
         )
@@ -268,8 +268,8 @@ def pick_inspection_dtype(folder: Path, *, device: torch.device) -> torch.dtype:
         if values * width < 0.85 * free:
             return dtype
     raise JobFailed(
-        f"The network needs {2 * values / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free.",
-        remedy="Inspect its weights: that loads no network.",
+        f"The model needs {2 * values / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free.",
+        remedy="Inspect its weights: that loads no model.",
     )
 
 

@@ -122,7 +122,7 @@ def _check_variables(variables: Mapping[str, Any], template: str, own: Mapping[s
         if name in own or (name not in read and value):
             names = ", ".join(sorted(read)) or "none"
             raise InvalidInput(
-                f"chat_template_kwargs.{name}: the chat template of this network has no such variable.",
+                f"chat_template_kwargs.{name}: the chat template of this model has no such variable.",
                 remedy=f"It has these beside the messages: {names}.",
                 field=f"chat_template_kwargs.{name}",
             )

@@ -84,7 +84,7 @@ def _write(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, targe
 
 def _write_file(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, target: Path) -> CheckpointDescription:
     numbers, name = spec.payload.numbers, spec.payload.name or source.name
-    reporter.progress(0, 1, unit="", message="Loading the network")
+    reporter.progress(0, 1, unit="", message="Loading the model")
     model_folder = base_folder_of(source) if is_adapter(source) else source
     network = load_network(source)
     check_gguf(network.config)

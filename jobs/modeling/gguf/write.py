@@ -108,7 +108,7 @@ def check_gguf(config: Any) -> None:
     if scaling is not None:
         problem = f"its RoPE is scaled ({scaling})"
     elif config.model_type == "mistral" and window and window < config.max_position_embeddings:
-        problem = f"llama.cpp's Llama has no sliding window, and this network has one of {window} tokens"
+        problem = f"llama.cpp's Llama has no sliding window, and this model has one of {window} tokens"
     elif config.model_type == "gemma3_text":
         kinds = [
             "full_attention" if (layer + 1) % GEMMA_PERIOD == 0 else "sliding_attention"
@@ -118,12 +118,12 @@ def check_gguf(config: Any) -> None:
         if list(config.layer_types) != kinds or local != GEMMA_LOCAL_BASE:
             problem = (
                 f"llama.cpp's Gemma 3 has full attention in every {GEMMA_PERIOD}th layer and RoPE base"
-                f" {GEMMA_LOCAL_BASE:,.0f} in the others, and this network differs"
+                f" {GEMMA_LOCAL_BASE:,.0f} in the others, and this model differs"
             )
         elif config.query_pre_attn_scalar != config.head_dim:
             problem = (
                 f"llama.cpp scales Gemma 3's attention by the square root of {config.head_dim}, "
-                f"and this network by that of {config.query_pre_attn_scalar}"
+                f"and this model by that of {config.query_pre_attn_scalar}"
             )
     elif config.model_type == "qwen3_moe" and (
         config.mlp_only_layers or config.decoder_sparse_step != 1 or not config.norm_topk_prob
@@ -132,7 +132,7 @@ def check_gguf(config: Any) -> None:
     problem = problem or _unusual_part(config, rope)
     if problem is not None:
         raise InvalidInput(
-            f"This network can't be written as GGUF: {problem}.",
+            f"This model can't be written as GGUF: {problem}.",
             remedy="Export it as a folder instead.",
             field="format",
         )
@@ -147,11 +147,11 @@ def _unusual_part(config: Any, rope: dict[str, Any]) -> str | None:
     )
     usual = ACTIVATIONS.get(config.model_type, SWISH)
     if activation not in usual:
-        return f"llama.cpp's {config.model_type} has activation {usual[0]}, and this network has {activation}"
+        return f"llama.cpp's {config.model_type} has activation {usual[0]}, and this model has {activation}"
     if float(rope.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None) or 1.0)) != 1.0:
         return "its RoPE covers only part of each head"
     if config.model_type.startswith("qwen") and getattr(config, "use_sliding_window", False):
-        return "llama.cpp's Qwen has no sliding window, and this network has one"
+        return "llama.cpp's Qwen has no sliding window, and this model has one"
     if config.model_type == "gpt2" and (config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights):
         return "its attention has a non-standard scale"
     return None

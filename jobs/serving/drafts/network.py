@@ -84,7 +84,7 @@ class Draft:
         )
         if why := why_unfit(network):
             raise InvalidInput(
-                f"This network can't draft: {why}.", remedy="Choose another draft, or none.", field="draft"
+                f"This model can't draft: {why}.", remedy="Choose another draft, or none.", field="draft"
             )
         self.vocab_size = int(self._embed.weight.shape[0])
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

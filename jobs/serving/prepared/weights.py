@@ -156,7 +156,7 @@ def _map(path: Path, folder: Path, *, precision: Precision, library: Library | N
         empty = build_empty(folder, tensors, precision=precision, library=library)
         shared = {str(name): str(first) for name, first in json.loads(about["shared"]).items()}
         if not fits(empty, tensors, shared):
-            raise Damaged(f"{path.name} holds other tensors than the network has.")
+            raise Damaged(f"{path.name} holds other tensors than the model has.")
         check = PrecisionCheck.model_validate_json(about["check"]) if about["check"] else None
     except FileNotFoundError:
         return None
@@ -180,7 +180,7 @@ def _write(
         if not fits(build_empty(folder, tensors, precision=precision, library=library), tensors, shared):
             raise InvalidInput("its layers hold more than their weights")
     except (*UNUSABLE, InvalidInput) as error:
-        logger.info("Weights of this network can't be shared (%s)%s", error, OTHER_WEIGHTS)
+        logger.info("Weights of this model can't be shared (%s)%s", error, OTHER_WEIGHTS)
         return False
     about = {"shared": json.dumps(shared), "check": "" if own.check is None else own.check.model_dump_json()}
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")

@@ -108,7 +108,7 @@ def load_state(
     except FileNotFoundError:
         raise _mismatch(folder, "was written by an older version") from None
     if saved["shapes"] != _shapes(optimizer):
-        raise _mismatch(folder, "belongs to another network")
+        raise _mismatch(folder, "belongs to another model")
     saved_class = RENAMED_OPTIMIZERS.get(saved["optimizer"], saved["optimizer"])
     if saved_class != _class_name(optimizer):
         raise _mismatch(folder, f"is that of {saved_class}, and the run's optimizer is {_class_name(optimizer)}")

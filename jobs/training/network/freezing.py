@@ -29,7 +29,7 @@ def freeze_blocks(network: PreTrainedModel, count: int, *, reporter: Reporter) -
         )
     if count > len(blocks):
         raise InvalidInput(
-            f"freeze_blocks is {count}, and the network has {len(blocks)} blocks.",
+            f"freeze_blocks is {count}, and the model has {len(blocks)} blocks.",
             remedy=f"Freeze at most {len(blocks)}, which leaves the final norm and the head to train.",
             field="freeze_blocks",
         )

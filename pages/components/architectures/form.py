@@ -130,7 +130,7 @@ def draw_architecture_form(ctx: Context) -> ArchitectureConfig | None:
         index=None,
         key="architecture_published",
         on_change=take_published,
-        placeholder="A published network",
+        placeholder="A published model",
         help="Fills the fields with its sizes. Change any of them, such as a smaller width or your tokenizer.",
     )
     family = FAMILIES[

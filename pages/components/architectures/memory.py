@@ -82,7 +82,7 @@ def _draw_setting(config: ArchitectureConfig, device: Device, precision: Precisi
         config.context,
         min(1024, config.context),
         key="architecture_length",
-        help="Length of a training sequence, up to the network's context.",
+        help="Length of a training sequence, up to the model's context.",
     )
     rank = draw_number(grid, "LoRA rank", 0, 1024, 0, key="architecture_rank", help="0: full fine-tuning.")
     devices = draw_number(grid, "Devices", 1, 1024, 1, key="architecture_devices", help="Figures are per device.")

@@ -61,7 +61,7 @@ def draw_board(ctx: Context, person: Person, campaign: CampaignView, default: St
     with st.expander("Does the order depend on the method?", icon=":material/tune:", key="methods"):
         _draw_methods(board.table)
     with st.expander(
-        "What does first place hang on?", icon=":material/balance:", key="fragility", on_change="rerun"
+        "Sensitivity of first place", icon=":material/balance:", key="fragility", on_change="rerun"
     ) as fragility:
         if fragility.open:
             _draw_fragility(ctx, campaign)

@@ -24,7 +24,7 @@ from pages.components.numbers import number_form, wrong_numbers
 
 ENDPOINT = "endpoint:"
 GOLD = {"prompt": "Prompt", "better": "Better answer", "worse": "Worse answer"}
-SYSTEM = "System text, categories"
+SYSTEM = "System prompt, categories"
 MORE = [str(shown.group) for shown in (SAMPLING, PAIRING, BALLOT)]
 
 
@@ -39,7 +39,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
     }
     if len(checkpoints) < 2 and not endpoints:
         empty_state(
-            "A battle needs two checkpoints, such as two steps of one run. Train a network, or add a base.",
+            "A battle needs two checkpoints, such as two steps of one run. Train a model, or add a base.",
             page=routes.LAUNCH,
             label="Launch a run",
         )
@@ -110,7 +110,7 @@ def _source(entrant: str) -> ContestantSource:
 
 
 def draw_prompts(labels: list[str], datasets: dict[str, tuple[str, int]]) -> tuple[str, dict[str, Any]]:
-    """Draw the dataset of the prompts, their number, system text and column of categories; return the dataset and the
+    """Draw the dataset of the prompts, their number, system prompt and column of categories; return the dataset and the
     values.
     """
     left, right = st.columns([3, 1])

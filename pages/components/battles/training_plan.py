@@ -120,7 +120,7 @@ def _draw_rows(plan: TrainingPlan) -> None:
         percent(agreement) if agreement is not None else "–",
         help="Share of a pair's votes for the chosen answer.",
     )
-    grid.metric("Locked prompts", f"{preview.num_locked:,}", help="Held out for the rematch; no run trains on them.")
+    grid.metric("Held-out prompts", f"{preview.num_locked:,}", help="Kept for the rematch; no run trains on them.")
     length = preview.length
     interval = (
         f"95 % interval {length.low:+.1f} to {length.high:+.1f}" if length and length.low is not None else "no interval"

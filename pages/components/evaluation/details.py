@@ -44,8 +44,8 @@ def _draw_calibration(result: ProbabilityCalibration | None, key: str) -> None:
         st.metric("Expected calibration error", f"{100 * result.ece:.1f} points")
         st.caption(
             plain(
-                f"A calibrated network shows {100 * result.ece_expected:.1f}, at most {100 * result.ece_high:.1f} in 95"
-                " of 100 draws."
+                f"A calibrated model shows {100 * result.ece_expected:.1f}, and up to {100 * result.ece_high:.1f}"
+                " by chance (95 %)."
             )
         )
     with columns[1].container(border=True, height="stretch"):
@@ -61,7 +61,7 @@ def _draw_calibration(result: ProbabilityCalibration | None, key: str) -> None:
     st.caption(
         plain(
             f"{verdict} on {plural(result.n, 'item')}. Confidence is the softmax of the choices' log-likelihoods. "
-            "The band holds what a calibrated network shows by chance."
+            "The band holds what a calibrated model shows by chance."
         )
     )
 

@@ -42,7 +42,7 @@ def draw_evaluation_form(
     datasets = {d.id: d for d in list_datasets(ctx, kinds=(*EVALUATED_KINDS, "records"), ready=True)}
     if not checkpoints and not endpoints:
         empty_state(
-            "No checkpoints yet. Train a network, or add a base.",
+            "No checkpoints yet. Train a model, or add a base.",
             page=routes.LAUNCH,
             label="Launch a run",
             icon=":material/rocket_launch:",
@@ -146,7 +146,7 @@ def _draw_way() -> EvaluationKind:
         required=True,
         format_func=lambda k: ways[k],
         key="eval_kind",
-        help="Log-likelihood works for any network; generated answers need an instruction-tuned one.",
+        help="Log-likelihood works for any model; generated answers need an instruction-tuned one.",
     )
     return EvaluationKind(str(chosen))
 

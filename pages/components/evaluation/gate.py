@@ -230,7 +230,7 @@ def _report_row(part: Mapping[str, Any]) -> dict[str, object]:
         "Items": f"{part['n']:,}" + (f" in {plural(part['clusters'], 'cluster')}" if part["clusters"] else ""),
         "Look": f"{part['look']}: may err in {percent(part['error'], digits=2)}" if "error" in part else "–",
         "Verdict": str(part["verdict"]).capitalize(),
-        "Items that settle it": settle,
+        "Items needed": settle,
     }
 
 
@@ -243,7 +243,7 @@ def _draw_endpoints(ctx: Context, person: Person, gate: GateView) -> None:
             st.text(endpoint, width="content")
             reason = why_not_release(ctx, gate.id, endpoint=endpoint, person=person)
             if person.may_build and st.button(
-                "Release",
+                "Remove",
                 type="tertiary",
                 disabled=bool(reason),
                 help=plain(reason) or None,

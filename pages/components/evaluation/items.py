@@ -79,7 +79,7 @@ def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
 def draw_item(kind: EvaluationKind, item: ItemView) -> None:
     """Draw one item. Its texts come from a dataset or a network and are shown as plain text."""
     if item.shown.get("prompt"):
-        with st.popover("Prompt as the network saw it", icon=":material/article:"):
+        with st.popover("Full prompt", icon=":material/article:"):
             st.text(str(item.shown["prompt"]))
     if kind is EvaluationKind.PERPLEXITY:
         bits = item.values.get("bits_per_byte")

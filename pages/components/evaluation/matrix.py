@@ -32,8 +32,8 @@ named.
 LEGEND = (
     ":material/trophy: best score. **tied** not significantly different from the best on the same items, adjusted for"
     " the checkpoints of the column (step-down, Romano and Wolf). :material/warning: score with a caveat,"
-    " :red[:material/error:] no score of the benchmark, since every item was cut. ↓ lower is better. Small print: 95 %"
-    " confidence intervals."
+    " :red[:material/error:] no score of the benchmark, since every item was cut. ↓ lower is better."
+    " Below each score: 95 % confidence interval."
 )
 
 

@@ -338,7 +338,7 @@ def _draw_run_here(ctx: Context, person: Person, probes: list[str]) -> None:
     with st.container(border=True):
         st.markdown("**Run the probes**")
         if not checkpoints:
-            st.caption("There is no checkpoint that writes text yet: train a network or add a base.")
+            st.caption("There is no checkpoint that writes text yet: train a model or add a base.")
             return
         words = by_identity("safety_checkpoint", checkpoints, lambda id_: checkpoints[id_].name)
         picked = st.selectbox(

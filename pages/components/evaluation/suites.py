@@ -201,7 +201,7 @@ def _draw_results(ctx: Context, suite: SuiteView, results: Sequence[SuiteResultV
             " Macro."
         )
     st.caption(
-        "Macro: every benchmark counts the same. Micro: every item does. Small print: 95 % confidence intervals."
+        "Macro: every benchmark counts the same. Micro: every item does. Below each score: 95 % confidence interval."
     )
 
 

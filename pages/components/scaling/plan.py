@@ -81,7 +81,7 @@ def draw_plan(plan: ScalingPlan) -> None:
         grid.metric("Cost", f"${plan.cost_usd:,.2f}", border=True, help="Time × price of a device-hour.")
     shape = plan.architecture
     st.markdown(
-        f"**Network:** {FAMILIES[shape.family].title}, {plural(shape.num_layers, 'layer')}, {shape.width:,} wide, "
+        f"**Model:** {FAMILIES[shape.family].title}, {plural(shape.num_layers, 'layer')}, {shape.width:,} wide, "
         f"{plural(shape.num_heads, 'head')}, feed-forward {shape.feed_forward:,}, vocabulary {shape.vocab_size:,}."
     )
     for text in plan.notes:

@@ -62,7 +62,7 @@ def draw_plan_form(ctx: Context) -> dict[str, Any]:
         key="family",
         bind="query-params",
         format_func=lambda name: FAMILIES[name].title,
-        help="Dense networks: the laws do not cover mixtures of experts.",
+        help="Dense models: the laws do not cover mixtures of experts.",
     )
     values["context"] = draw_number(right, "Context, tokens", 8, 1_048_576, 256, key="context", bind="query-params")
     values |= _draw_more(devices, tokenizer=values["tokenizer"])
@@ -89,7 +89,7 @@ def _draw_budget(ctx: Context, *, known: bool) -> dict[str, Any]:
             written="%.3e",
             key="flops",
             bind="query-params",
-            help="Such as 1e15. A network of N parameters takes about 6 N FLOPs per token.",
+            help="Such as 1e15. A model of N parameters takes about 6 N FLOPs per token.",
         )
         return {"flops": amount}
     if kind == HOURS:
@@ -146,7 +146,7 @@ def _draw_more(devices: list[str], *, tokenizer: str | None) -> dict[str, Any]:
             key="ratio",
             bind="query-params",
             placeholder="The law's optimum",
-            help="More than the optimum (about 20) gives a smaller network that is cheaper to serve.",
+            help="More than the optimum (about 20) gives a smaller model that is cheaper to serve.",
         )
         if len(devices) > 1:
             values["device"] = st.selectbox(

@@ -62,7 +62,7 @@ def _draw_row(ctx: Context, study: StudyView) -> None:
 def _draw_new(ctx: Context, person: Person) -> None:
     st.subheader("New study", anchor=False)
     st.caption(
-        "Trains networks of several sizes on equal budgets. The size with the lowest loss is optimal for its budget;"
+        "Trains models of several sizes on equal budgets. The size with the lowest loss is optimal for its budget;"
         " several budgets give a scaling law for your data."
     )
     datasets, tokenizers = dataset_options(ctx), tokenizer_options(ctx)
@@ -116,7 +116,7 @@ def _draw_form(
         key="study_spread",
         is_whole=False,
         step=0.5,
-        help="Ratio of the largest network to the middle one.",
+        help="Ratio of the largest model to the middle one.",
     )
     left, right = st.columns(2)
     context = draw_number(left, "Context, tokens", 8, 1048576, 128, key="study_context")

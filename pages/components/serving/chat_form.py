@@ -1,4 +1,4 @@
-"""Form of a chat's settings: endpoints, system text, sampling, schema and tools."""
+"""Form of a chat's settings: endpoints, system prompt, sampling, schema and tools."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _validate(picked: Sequence[str], *, blind: bool, values: dict[str, Any]) -> 
 def draw_values(
     stored: ChatSettings | None, *, scope: str, temperature: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Draw system text, sampling, schema and tools with stored values or those of a preset; return them, and by field
+    """Draw system prompt, sampling, schema and tools with stored values or those of a preset; return them, and by field
     the places for problems below it.
     """
     default = stored or ChatSettings(endpoints=("any",), temperature=temperature)

@@ -28,7 +28,7 @@ PLACES: dict[str, tuple[str, str, str]] = {
     "architecture": (routes.ARCHITECTURES, "architecture", "schema"),
     "tokenizer": (routes.TOKENIZERS, "tokenizer", "match_word"),
 }
-TABLE = WidgetTable("lineage_list", {"Object": 2.4, "Facts": 2.6, "Rests on": 2.6})
+TABLE = WidgetTable("lineage_list", {"Object": 2.4, "Facts": 2.6, "Inputs": 2.6})
 HIDE_GRAPH_BELOW = "48rem"
 
 

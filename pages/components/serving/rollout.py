@@ -124,7 +124,7 @@ def draw_swap(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             c.id: c.name for c in list_checkpoints(ctx, ready=True) if c.writes and c.id != endpoint.checkpoint_id
         }
         if not checkpoints:
-            st.caption("There is no other checkpoint. Train a network or add a base.")
+            st.caption("There is no other checkpoint. Train a model or add a base.")
             return
         words = by_identity(f"swap_checkpoint_{endpoint.name}", checkpoints, checkpoints.__getitem__)
         chosen = st.selectbox(

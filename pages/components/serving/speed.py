@@ -23,7 +23,7 @@ def draw_speed(ctx: Context, person: Person, checkpoint_id: str) -> None:
     """Draw tokens per second and time to the first token by number of users, or the way to measure them."""
     job = find_speed_probe(ctx, checkpoint_id)
     if job is not None and job.is_active:
-        draw_job(ctx, person, job.id, doing="Loading the network")
+        draw_job(ctx, person, job.id, doing="Loading the model")
         return
     if job is not None and job.status is Status.FAILED:
         show_problem(job.error.cause or "The measurement failed.", job.error.remedy)

@@ -100,5 +100,5 @@ def _vocabulary_help(kind: str) -> str:
         return "256 bytes and the special tokens."
     return (
         f"From {MIN_VOCABULARY[kind]} on. More tokens: shorter sequences, and a larger embedding. 2,048 suits a"
-        " network of a million parameters, 32,000 one of a billion."
+        " model of a million parameters, 32,000 one of a billion."
     )

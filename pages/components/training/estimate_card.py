@@ -28,7 +28,7 @@ FIT_ICONS = {
     "no": ":red[:material/block:]",
     "unknown": ":material/help:",
 }
-PROBE_HELP = "Builds the network and runs a few steps: about 20 seconds. It leaves no run and no checkpoint."
+PROBE_HELP = "Builds the model and runs a few steps: about 20 seconds. It leaves no run and no checkpoint."
 TIME_HELP = "Time of the training steps. Evaluations and checkpoints come on top."
 UNKNOWN = "unknown"
 

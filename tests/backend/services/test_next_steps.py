@@ -20,10 +20,10 @@ SETTLED = {
 STATES = [
     ("nothing yet", {}, [(StepKind.IMPORT, "Import a dataset")]),
     ("the starter data is being imported", {"is_importing": True}, []),
-    ("data and nothing trained", {"has_data": True}, [(StepKind.STARTER, "Train the starter network")]),
+    ("data and nothing trained", {"has_data": True}, [(StepKind.STARTER, "Train the starter model")]),
     ("the first run is under way", {"has_data": True, "is_training": True}, []),
     (
-        "one trained network",
+        "one trained model",
         {"has_data": True, "checkpoints": (CHAT,), "trained_without_evaluation": (CHAT,)},
         [(StepKind.EVALUATE, "Evaluate"), (StepKind.DEPLOY, "Deploy")],
     ),
@@ -49,7 +49,7 @@ STATES = [
         [(StepKind.EVALUATE, "Evaluate")],
     ),
     (
-        "a network that is both deployed and trained here is named once",
+        "a model that is both deployed and trained here is named once",
         {**SETTLED, "served_without_evaluation": (CHAT,), "trained_without_evaluation": (CHAT,)},
         [(StepKind.EVALUATE, "Evaluate")],
     ),

@@ -100,7 +100,7 @@ def test_frozen_blocks_and_embeddings_keep_their_weights(rooms: Rooms) -> None:
 
 
 def test_freezing_more_blocks_than_there_are_is_refused(rooms: Rooms) -> None:
-    with pytest.raises(InvalidInput, match="freeze_blocks is 3, and the network has 2 blocks") as refusal:
+    with pytest.raises(InvalidInput, match="freeze_blocks is 3, and the model has 2 blocks") as refusal:
         run(rooms.training("pretrain", run="f3", job="f3", freeze_blocks=3), Recorder())
     assert refusal.value.field == "freeze_blocks"
 

@@ -148,7 +148,7 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one(rooms: Rooms, monkeypatch
     eager, compiled = Recorder(), Recorder()
     run(rooms.training("pretrain", run="plain", job="plain", compile="off"), eager)
     run(rooms.training("pretrain", run="compiled", job="compiled", compile="on"), compiled)
-    assert any(line.startswith("The network is compiled") for line in compiled.lines), compiled.lines
+    assert any(line.startswith("The model is compiled") for line in compiled.lines), compiled.lines
     for (_, one), (_, other) in zip(eager.series("train_loss"), compiled.series("train_loss"), strict=True):
         assert one == pytest.approx(other, rel=1e-5)
 

@@ -49,8 +49,8 @@ LABELS: dict[Design, str] = {
     "new_prompts": "One vote each on new prompts",
     "raters": "{raters} raters on each new prompt",
     "all_pairs": "One vote each on new prompts, all {pairs} pairs alike",
-    "one_look": "One vote each on new prompts, one look at the end",
-    "judge": "As one look, with judge scores (correlation {correlation:.2g})",
+    "one_look": "One vote each on new prompts, a fixed sample",
+    "judge": "As a fixed sample, with judge scores (correlation {correlation:.2g})",
 }
 
 

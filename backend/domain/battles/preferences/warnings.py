@@ -62,7 +62,7 @@ def _size(pairs: Sequence[PairFacts]) -> SetWarning | None:
     return SetWarning(
         "size",
         f"{plural(len(pairs), 'pair')}, fewer than {FEW_PAIRS}: each is trained on several times, so the training loss"
-        " shows memory of them. Only the rematch shows whether the network improved.",
+        " shows overfitting. Only the rematch shows whether the model improved.",
     )
 
 
@@ -80,7 +80,7 @@ def _length(pairs: Sequence[PairFacts]) -> SetWarning | None:
     return SetWarning(
         "length",
         f"Chosen answers are {abs(gap.value):.1f} tokens {word} than rejected ones on average (95 % interval"
-        f" {gap.low:+.1f} to {gap.high:+.1f}): the network may learn {effect} instead of writing better.",
+        f" {gap.low:+.1f} to {gap.high:+.1f}): the model may learn {effect} instead of writing better.",
     )
 
 

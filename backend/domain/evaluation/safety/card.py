@@ -79,7 +79,7 @@ def render_card(
     lines += [f"{_plain(note)}." for note in notes]
     if any(score.probe in BIAS for score in scores):
         lines += [
-            "Bias by likelihood: sentences or answers are compared by a causal network's log-likelihood, not by a"
+            "Bias by likelihood: sentences or answers are compared by a causal model's log-likelihood, not by a"
             " masked model's."
         ]
     if any(score.value == 0 and score.metric != "stereotype_gap" for score in scores):

@@ -13,10 +13,10 @@ const PANELS = [
   { id: "kl", group: "Rewards and policy", title: "KL to the reference", metrics: ["kl", "val_kl"], format: ".4f" },
   { id: "tok_per_sec", group: "Speed and device", title: "Tokens per second", metrics: ["tok_per_sec"], format: ",.0f" },
   { id: "mfu", group: "Speed and device", title: "Model FLOPs utilisation", metrics: ["mfu"], format: "%" },
-  { id: "memory", group: "Speed and device", title: "Memory held", metrics: ["memory_bytes"], exact: true, format: "B" },
+  { id: "memory", group: "Speed and device", title: "Memory", metrics: ["memory_bytes"], exact: true, format: "B" },
   { id: "device_use", group: "Speed and device", title: "Device use", metrics: ["device_use"], format: "%" },
   { id: "power", group: "Speed and device", title: "Power", metrics: ["power_w"], format: "W" },
-  { id: "data_wait", group: "Speed and device", title: "Waiting for data", metrics: ["data_wait"], format: "%" },
+  { id: "data_wait", group: "Speed and device", title: "Data loading", metrics: ["data_wait"], format: "%" },
 ]
 export const LABELS = {
   train_loss: "train", val_loss: "validation", "rewards/chosen": "chosen", "rewards/rejected": "rejected",

@@ -27,7 +27,7 @@ from pages.components.words import ago
 PAGE = routes.INSPECT
 EXAMPLE = "Once upon a time a miller lived by the river. Every morning the miller"
 WAYS = {"text": "Text", "chat": "Conversation"}
-HELP = f"Analyzes the first {MAX_TOKENS} tokens, or as many as the network's context holds."
+HELP = f"Analyzes the first {MAX_TOKENS} tokens, or as many as the model's context holds."
 
 
 def draw_inspection_form(

@@ -21,7 +21,7 @@ def draw_lens(results: InspectionResults) -> None:
         return
     st.caption(
         "Each layer's output goes through the final norm and output head. A cell shows the top token predicted after"
-        " the token below it; the top row is the network's own prediction."
+        " the token below it; the top row is the model's own prediction."
     )
     ids, probability, kl = (results.array(f"lens_{name}") for name in ("ids", "p", "kl"))
     total = ids.shape[1]
@@ -64,4 +64,4 @@ def draw_lens(results: InspectionResults) -> None:
         config=STATIC,
         alt="KL to the final distribution by layer",
     )
-    st.caption(f"Check: the top row's logits match the network's own within {facts['error']:.1e}.")
+    st.caption(f"Check: the top row's logits match the model's own within {facts['error']:.1e}.")

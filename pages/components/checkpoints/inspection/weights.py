@@ -86,9 +86,7 @@ def _draw_outliers(results: InspectionResults) -> None:
         key="weights_outliers",
         alt="Outlier tensors",
     )
-    st.caption(
-        "Heuristics: most outliers of trained networks are harmless; NaN, infinity and all-zero tensors are not."
-    )
+    st.caption("Heuristics: most outliers of trained models are harmless; NaN, infinity and all-zero tensors are not.")
 
 
 def _draw_layers(lines: list[TensorLine]) -> None:

@@ -104,7 +104,7 @@ GGUF_FILES = {
         "claims a list of",
     ),
     "lists in lists": (gguf(num_values=1, values=text("x") + struct.pack("<IIQ", 9, 9, 2)), "list of lists"),
-    "no tensors": (gguf(num_values=1, values=ARCHITECTURE, more=bytes(64)), "holds no network"),
+    "no tensors": (gguf(num_values=1, values=ARCHITECTURE, more=bytes(64)), "holds no model"),
     "tensors that are cut": (
         gguf(num_values=1, values=ARCHITECTURE, num_tensors=1, more=text("t") + struct.pack("<IQIQ", 1, 1000, 0, 0)),
         "cut short: its header claims",

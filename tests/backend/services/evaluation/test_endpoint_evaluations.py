@@ -278,7 +278,7 @@ def test_a_removed_api_keeps_its_evaluations_and_comes_back_with_them(world: Con
     register(world, api)
     reused = launch_evaluation(world, endpoint="Far", benchmark="questions", person=LOCAL)
     assert (reused.id, reused.reused) == (done.id, True)
-    with pytest.raises(InvalidInput, match="network of an endpoint is not here"):
+    with pytest.raises(InvalidInput, match="model of an endpoint is not here"):
         launch_check(world, done.id, person=LOCAL)
     with world.db.read() as session:
         payload = session.get_one(Evaluation, done.id).record.model_dump_json()

@@ -15,6 +15,7 @@ from backend.services.context import LOCAL, Context, OperatorPolicy, Person
 from backend.services.jobs.jobs import read_log
 from backend.services.jobs.workers import beat
 from backend.services.training.runs import (
+    _short,
     archive_run,
     launch_run,
     rename_run,
@@ -99,6 +100,21 @@ def test_runs_of_one_recipe_get_different_names(world: Context) -> None:
 
 def test_a_run_without_a_name_is_named_after_its_data(world: Context) -> None:
     assert launch(world).name == "Pretrain on tales"
+
+
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [
+        ("Pretrain on tales", "tales"),
+        ("Fine-tune tales on chat", "tales"),
+        ("DPO tales on votes", "tales"),
+        ("Reward model of tales on votes", "tales"),
+        ("village on a hill", "village on a hill"),
+        ("DPO", "DPO"),
+    ],
+)
+def test_generated_names_of_runs_on_runs_do_not_nest(name: str, subject: str) -> None:
+    assert _short(name) == subject
 
 
 @pytest.mark.parametrize(

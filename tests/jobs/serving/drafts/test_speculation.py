@@ -297,7 +297,7 @@ def test_networks_that_cannot_draft_or_be_checked_exactly_are_refused(library: L
     fuse_layers(draft, library=library)
     with pytest.raises(InvalidInput, match="can't draft: it is not a Llama"):
         Draft(make_gpt2())
-    with pytest.raises(InvalidInput, match="No draft can be checked by this network"):
+    with pytest.raises(InvalidInput, match="No draft can be checked by this model"):
         start_engine(make_gpt2(), make_tokenizer(), draft=Draft(draft))
     uncompiled = make_llama()
     fuse_layers(uncompiled)

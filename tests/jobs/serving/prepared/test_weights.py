@@ -258,7 +258,7 @@ def test_an_adapter_deployed_by_itself_is_mapped_merged(folder: Path, prepared: 
     assert not torch.allclose(logits(merged), logits(load_network(folder)), atol=0.1)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "one byte", "header", "another network"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "one byte", "header", "another model"])
 def test_a_damaged_file_is_noticed_and_made_again(
     folder: Path, prepared: PreparedFolder, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -271,10 +271,10 @@ def test_a_damaged_file_is_noticed_and_made_again(
         "empty": b"",
         "one byte": intact[: (middle := len(intact) * 2 // 3)] + bytes([intact[middle] ^ 1]) + intact[middle + 1 :],
         "header": (2**40).to_bytes(8, "little") + intact[8:],
-        "another network": intact,
+        "another model": intact,
     }
     file.write_bytes(damaged[damage])
-    if damage == "another network":
+    if damage == "another model":
         write_tensors(file, {"weight": torch.zeros(3)}, about={"shared": "{}", "check": ""})
     again = load(folder, prepared, "float32")
     assert "made again" in caplog.text

@@ -232,7 +232,7 @@ def test_a_state_of_another_optimizer_or_network_is_refused(tmp_path: Path) -> N
     with pytest.raises(InvalidInput, match="is that of Lion, and the run's optimizer is AdamW"):
         load_state(tmp_path, optimizer=make_optimizer(model, config("adamw")))
     model.matrix = torch.nn.Parameter(torch.zeros(3, 4))
-    with pytest.raises(InvalidInput, match="another network"):
+    with pytest.raises(InvalidInput, match="another model"):
         load_state(tmp_path, optimizer=make_optimizer(model, config("lion")))
 
 
