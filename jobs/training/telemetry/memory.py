@@ -58,7 +58,7 @@ class MemoryMeter:
         return max(self._peak + _mapped_weight_bytes(), 0)
 
     def held_bytes(self) -> int | None:
-        """Return the memory held now above the baseline; None before `begin`."""
+        """Return the bytes now above the baseline; None before `begin`."""
         if self._peak is None:
             return None
         if self._device.type == "cuda":

@@ -115,13 +115,13 @@ def test_rates_that_jump_between_sizes_still_give_a_network_near_the_optimum() -
     for hours in (0.3, 1.0, 3.0):
         result = make_plan(PlanConfig(device_hours=hours, context=64), law=LAW, vocab_size=262, speeds=speeds)
         assert result.seconds == pytest.approx(hours * 3600, rel=0.2)
-        assert not any("smallest network" in note for note in result.notes)
+        assert not any("smallest model" in note for note in result.notes)
         assert result.parameters < 1.5 * result.optimum.parameters or any("leap" in note for note in result.notes)
 
 
 def test_a_budget_below_the_smallest_network_says_so() -> None:
     result = plan(flops=1e9)
-    assert any("smallest network" in note for note in result.notes)
+    assert any("smallest model" in note for note in result.notes)
     assert any("covers only" in note for note in result.notes)
     assert not result.loss_is_believable
     assert any("does not extrapolate" in note for note in result.notes)
