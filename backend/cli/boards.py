@@ -16,9 +16,10 @@ from backend.cli.exit_status import FAILED
 from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit
 from backend.db.base import utc_now
-from backend.domain.battles.frozen import Verification, document_digest, freeze_document, verify_document
+from backend.domain.battles.frozen import Verification, count_votes, document_digest, freeze_document, verify_document
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.vote_files.rows import parse_votes
+from backend.domain.wording import plural
 from backend.errors import InvalidInput, NotFound
 from backend.services.battles.frozen_boards import export_board, freeze_board, get_frozen_board, program_version
 from backend.services.battles.views import resolve_campaign
@@ -57,13 +58,13 @@ def freeze(
         "board": board_id,
         "name": name,
         "digest": digest,
-        "votes": len(document["votes"]),
+        "votes": count_votes(document),
         "file": str(to) if to else None,
     }
     emit(
         {**result, "ratings": document["ratings"]},
         as_json=as_json,
-        text=f"{name}: {result['votes']} votes, SHA-256 {digest}",
+        text=f"{name}: {plural(count_votes(document), 'vote')}, SHA-256 {digest}",
     )
 
 
@@ -98,6 +99,6 @@ def _read_board(board: str) -> tuple[dict[str, Any], str | None]:
 
 def _describe(result: Verification) -> str:
     if result.passed:
-        return f"Verified: {result.num_votes} votes give the same ratings, SHA-256 {result.digest}."
+        return f"Verified: {plural(result.num_votes, 'vote')} give the same ratings, SHA-256 {result.digest}."
     lines = [f"The hash is {result.digest}, not the stored one."] if result.digest_matches is False else []
     return "\n".join([*lines, *result.differences])

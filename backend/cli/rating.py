@@ -111,7 +111,7 @@ def to_text(table: RatingTable) -> str:
     for row, gap in zip(table.ratings, gaps, strict=True):
         rank = f"{row.rank_low}" if row.rank_low == row.rank_high else f"{row.rank_low}-{row.rank_high}"
         interval = f"{row.low:.0f} to {row.high:.0f}"
-        line = f"{rank:<7}{row.contestant:<{width}}  {row.rating:>7.0f}  {interval:>15}  {row.votes:>6}  {gap:>22}"
+        line = f"{rank:<7}{row.contestant:<{width}}  {row.rating:>7.0f}  {interval:>15}  {row.num_cast:>6}  {gap:>22}"
         lines.append(line.rstrip())
     bias = table.position_bias
     extra = [f"Side A gains {bias.value:+.0f} points ({bias.low:+.0f} to {bias.high:+.0f})."] if bias else []

@@ -94,8 +94,9 @@ class ShadowComparison(Table):
 
 
 class Usage(Table):
-    """One request through the gateway. `device_s` is its share of the replicas' busy time, `cost_usd` that time at the
-    price of the day. `job_id` is the job that says it made the request, not checked here.
+    """One request through the gateway, or several `requests` of a client that was refused in a loop. `device_s` is its
+    share of the replicas' busy time, `cost_usd` that time at the price of the day. `job_id` is the job that says it
+    made the request, not checked here.
     """
 
     __tablename__ = "usage"
@@ -121,6 +122,7 @@ class Usage(Table):
     cost_usd: Mapped[float | None] = mapped_column(Float)
     finish_reason: Mapped[str | None] = mapped_column(String(40))
     status: Mapped[str] = mapped_column(String(20))
+    requests: Mapped[int] = mapped_column(default=1, server_default="1")
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 

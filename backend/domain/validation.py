@@ -52,7 +52,7 @@ def validation_message(error: ValidationError, model: type[BaseModel] | None = N
             sentences.append(_unknown_field(path, model))
             continue
         text, value = _sentence(item).replace("Input should be", "must be"), item.get("input")
-        got = f" (got {_cut(repr(value))})" if path and not isinstance(value, dict) else ""
+        got = f" (got {_as_typed(value)})" if path and not isinstance(value, dict) else ""
         sentences.append(f"{path}: {text}{got}" if path else text)
     return "; ".join(sentences)
 
@@ -71,7 +71,7 @@ def errors_by_field(error: ValidationError) -> dict[str, str]:
             text = _sentence(item).replace("Input should be", "must be")
             text = text[:1].upper() + text[1:]
             errors[path] = (
-                text if isinstance(item.get("input"), dict) else f"{text} (got {_cut(repr(item.get('input')))})"
+                text if isinstance(item.get("input"), dict) else f"{text} (got {_as_typed(item.get('input'))})"
             )
     return errors
 
@@ -97,6 +97,17 @@ def _field_paths(model: type[BaseModel], prefix: Sequence[str] = ()) -> list[str
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 paths += _field_paths(kind, (*prefix, name))
     return paths
+
+
+def _as_typed(value: object) -> str:
+    """Return a value as a person types it: 50 for the 50.0 that a field or a parser made of it."""
+    if value is None or value == "":
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
+    return _cut(repr(value))
 
 
 def _cut(text: str, limit: int = 80) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import uuid4
@@ -19,7 +21,23 @@ MAX_KEPT = 50_000
 STOP_S = 5.0
 RETRY_S = 0.2
 BATCH = 500
+MAX_REFUSED = 20
+"""Requests of one key to one endpoint, refused alike, that get rows of their own within `WINDOW_S`; a client in a loop
+would fill the database.
+"""
+WINDOW_S, COUNTED_S = 60.0, 10.0
+"""Seconds after which they are counted anew, and for which further ones are counted in one row."""
 R = TypeVar("R")
+
+
+@dataclass
+class _Alike:
+    """Requests that were refused alike within a window: how many, and the row of those beyond `MAX_REFUSED`."""
+
+    since: float
+    number: int = 0
+    rest: UsageRow | None = None
+    rest_since: float = 0.0
 
 
 class UsageWriter:
@@ -27,14 +45,59 @@ class UsageWriter:
     unavailable.
     """
 
-    def __init__(self, directory: Directory) -> None:
-        self._directory = directory
+    def __init__(self, directory: Directory, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._directory, self._clock = directory, clock
+        self._alike: dict[tuple[str | None, ...], _Alike] = {}
         self._waiting: deque[UsageRow] = deque(maxlen=MAX_KEPT)
         self._lost: deque[LostRequest] = deque(maxlen=MAX_KEPT)
         self._lock = asyncio.Lock()
 
     def add(self, row: UsageRow) -> None:
-        """Queue a row; beyond `MAX_KEPT` the oldest is lost."""
+        """Queue a row; beyond `MAX_KEPT` the oldest is lost. Of requests that were refused alike the first ones have
+        rows of their own, the others are counted.
+        """
+        if row.status in ("refused", "lost") and row.replica_id is None and self._is_counted(row):
+            return
+        self._queue(row)
+
+    def _is_counted(self, row: UsageRow) -> bool:
+        now, name = self._clock(), self._known_name(row.endpoint)
+        group = (row.key_id, name, row.variant, row.status, row.finish_reason)
+        alike = self._alike.get(group)
+        if alike is None or now - alike.since > WINDOW_S:
+            self._queue_rest(alike)
+            alike = self._alike[group] = _Alike(since=now)
+        alike.number += 1
+        if alike.number <= MAX_REFUSED:
+            return False
+        if alike.rest is None:
+            alike.rest, alike.rest_since = replace(row, logged=None), now
+        else:
+            alike.rest = replace(alike.rest, requests=alike.rest.requests + 1)
+        return True
+
+    def _known_name(self, endpoint: str) -> str:
+        """Return the endpoint that a name means; "" for the names that a client can think of."""
+        for name in (endpoint, endpoint.rpartition(":")[0]):
+            if name and self._directory.known_replicas(name) is not None:
+                return name
+        return ""
+
+    def _queue_counted(self, *, older_than_s: float) -> None:
+        """Queue the rows of requests that are counted for so long, and forget windows that have passed."""
+        now = self._clock()
+        for group, alike in list(self._alike.items()):
+            if alike.rest is not None and now - alike.rest_since >= older_than_s:
+                self._queue_rest(alike)
+            if now - alike.since > WINDOW_S and alike.rest is None:
+                del self._alike[group]
+
+    def _queue_rest(self, alike: _Alike | None) -> None:
+        if alike is not None and alike.rest is not None:
+            rest, alike.rest = alike.rest, None
+            self._queue(rest)
+
+    def _queue(self, row: UsageRow) -> None:
         if len(self._waiting) == MAX_KEPT:
             logger.error("Usage of request %s is lost: %d rows wait for the database.", self._waiting[0].id, MAX_KEPT)
         self._waiting.append(row)
@@ -45,6 +108,7 @@ class UsageWriter:
 
     async def close(self) -> None:
         """Write the remaining rows, trying again for `STOP_S` seconds; those that the database never took are lost."""
+        self._queue_counted(older_than_s=0.0)
         try:
             async with asyncio.timeout(STOP_S):
                 await self.flush()
@@ -61,6 +125,7 @@ class UsageWriter:
         await asyncio.shield(self._flush())
 
     async def _flush(self) -> None:
+        self._queue_counted(older_than_s=COUNTED_S)
         async with self._lock:
             if await self._write(self._waiting, self._directory.record_usage):
                 await self._write(self._lost, self._directory.record_failures)

@@ -46,6 +46,11 @@ class Artifacts:
         """Return the disk space left under the root."""
         return shutil.disk_usage(self.root).free
 
+    def disk_share(self) -> float:
+        """Return the share of the disk under the root that is in use, with what is reserved for the system."""
+        usage = shutil.disk_usage(self.root)
+        return 1 - usage.free / usage.total
+
     def require_free(self, needed: int, *, keep: int, purpose: str) -> None:
         """Raise Unavailable unless `needed` bytes fit and `keep` bytes stay free."""
         free = self.free_bytes()

@@ -55,6 +55,7 @@ class Gauges:
     gpu_memory_used_bytes: int
     gpu_memory_total_bytes: int
     disk_free_bytes: int
+    disk_share: float
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ def read_load(ctx: Context, workers: list[WorkerView]) -> Gauges:
         gpu_memory_used_bytes=sum(gpu.memory_used_bytes for gpu in gpus),
         gpu_memory_total_bytes=sum(gpu.memory_total_bytes for gpu in gpus),
         disk_free_bytes=ctx.artifacts.free_bytes(),
+        disk_share=ctx.artifacts.disk_share(),
     )
 
 

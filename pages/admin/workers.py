@@ -15,7 +15,7 @@ from backend.services.serving.monitoring.gauges import ReplicaGauges, read_live
 from pages.components.frame import empty_state, live_part, page_frame, plain
 from pages.components.serving.replica_table import draw_replica_table
 from pages.components.tables import draw_table
-from pages.components.words import ago, size
+from pages.components.words import ago, size, when
 
 FORMS = {
     "text": "running text",
@@ -155,7 +155,7 @@ def draw_storage(ctx: Context) -> None:
                         "Form": FORMS.get(folder.form, folder.form),
                         "Size": size(folder.num_bytes),
                         "State": "complete" if folder.is_complete else f"{folder.rows_made:,} of {folder.rows:,} rows",
-                        "Last opened": ago(folder.opened_at),
+                        "Last opened": when(folder.opened_at),
                     }
                     for folder in folders
                 ],

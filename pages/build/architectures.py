@@ -27,7 +27,7 @@ from pages.components.confirm import draw_confirmed_in_menu
 from pages.components.frame import errors_shown, handled, page_frame, plain
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable
-from pages.components.words import ago
+from pages.components.words import when
 
 TABLE = WidgetTable("architectures", {"Name": 2.6, "Shape": 2.8, "Parameters": 1.3, "Runs": 1.1, " ": 1.9, "  ": 1.3})
 
@@ -63,7 +63,7 @@ def draw_saved_row(ctx: Context, person: Person, view: ArchitectureView) -> None
         routes.LAUNCH, label="Launch", icon=":material/rocket_launch:", query_params={"architecture": view.name}
     )
     with columns[5].popover("", icon=":material/more_horiz:", key=f"more_{view.id}", help="Archive or delete"):
-        st.caption(f"Saved {ago(view.created_at)}")
+        st.caption(f"Saved {when(view.created_at)}")
         word = "Restore from the archive" if view.archived_at else "Archive"
         if st.button(word, key=f"archive_{view.id}", icon=":material/archive:"):
             with errors_shown():

@@ -16,7 +16,7 @@ from pages.components.job_progress import status_badge
 from pages.components.labels import MADE_BY
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
-from pages.components.words import ago, size
+from pages.components.words import size, when
 
 TABLE = WidgetTable("checkpoints", {"Name": 2.6, "Kind": 1.6, "Facts": 2.8, " ": 1.1})
 KINDS = {"all": "All", "added": "Bases", "run": "From runs"}
@@ -46,7 +46,7 @@ def draw_checkpoint_row(checkpoint: CheckpointView) -> None:
         f"{short(checkpoint.parameters)} parameters" if checkpoint.parameters else "",
         size(checkpoint.bytes) if checkpoint.is_ready else "",
         f"loss {loss:.3f}" if loss is not None else "",
-        ago(checkpoint.created_at),
+        when(checkpoint.created_at),
     ]
     columns[2].caption(" · ".join(fact for fact in facts if fact))
     if checkpoint.is_final:

@@ -15,7 +15,7 @@ from pages.components.frame import empty_state, live_part, page_frame, plain
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
-from pages.components.words import ago, size
+from pages.components.words import size, when
 
 TABLE = WidgetTable("datasets", {"Name": 2.6, "Kind": 1.7, "Contents": 2.4, "Status": 1.7})
 
@@ -34,7 +34,7 @@ def draw_dataset_row(dataset: DatasetView) -> None:
         columns[2].caption("no version")
         return
     facts = [version.amount, size(version.bytes)] if version.is_ready else []
-    columns[2].caption(" · ".join([*facts, ago(dataset.versions[0].created_at)]))
+    columns[2].caption(" · ".join([*facts, when(dataset.versions[0].created_at)]))
     with columns[3]:
         newest = dataset.versions[0]
         status_badge(newest.status, ready=f"version {newest.number}")

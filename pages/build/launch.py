@@ -96,7 +96,7 @@ def take_recipe() -> None:
 
 def draw_top() -> str:
     """Draw the choice between one run and a sweep, and the recipes to start from; return the former."""
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+    with st.container(horizontal=True, gap="medium"):
         mode = st.segmented_control("Launch", [ONE, SWEEP], key="mode", bind="query-params", default=ONE, required=True)
         recipe = st.selectbox(
             "Recipe",

@@ -21,7 +21,7 @@ from pages.components.tokenizers.form import NAMES, draw_tokenizer_form
 from pages.components.tokenizers.report import draw_reports
 from pages.components.tokenizers.text import draw_text
 from pages.components.tokenizers.tokenizer import PAGE, draw_tokenizer
-from pages.components.words import ago
+from pages.components.words import when
 
 TABLE = WidgetTable("tokenizers", {"Name": 2.3, "Facts": 3.6, "Status": 1.3})
 
@@ -39,7 +39,7 @@ def draw_tokenizer_row(tokenizer: TokenizerView) -> None:
         f"{tokenizer.vocab_size:,} tokens" if tokenizer.vocab_size else "",
         f"{rate:.2f} bytes per token" if rate else "",
         f"from {plain(tokenizer.dataset)}" if tokenizer.dataset else "",
-        ago(tokenizer.created_at),
+        when(tokenizer.created_at),
     ]
     columns[1].caption(" · ".join(fact for fact in facts if fact))
     with columns[2]:

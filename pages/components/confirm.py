@@ -10,6 +10,16 @@ import streamlit as st
 from pages.components.frame import errors_shown, handled
 
 
+def menu_key(name: str) -> str:
+    """Return the key of a popover that `close_menu` closes: a browser keeps one open for as long as its key stays."""
+    return f"{name}_{st.session_state.get(f'{name}_closed', 0)}"
+
+
+def close_menu(name: str) -> None:
+    """Close a popover whose action is done, so that it does not lie over what it made."""
+    st.session_state[f"{name}_closed"] = st.session_state.get(f"{name}_closed", 0) + 1
+
+
 def draw_confirmed(
     label: str,
     consequence: str,

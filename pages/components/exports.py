@@ -11,7 +11,7 @@ from backend.services.jobs.exports import ExportView, delete_export, export_file
 from pages.components.confirm import draw_confirmed
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
-from pages.components.words import ago, size
+from pages.components.words import size, when
 
 
 def draw_push(key: str) -> tuple[str, bool, bool]:
@@ -41,7 +41,7 @@ def draw_export(ctx: Context, person: Person, export: ExportView, *, title: str)
         if not export.job.is_active:
             status_badge(export.job.status)
         st.caption(
-            f"{ago(export.job.created_at)}{f' · to {plain(export.push)}' if export.push else ''}", width="content"
+            f"{when(export.job.created_at)}{f' · to {plain(export.push)}' if export.push else ''}", width="content"
         )
     if export.job.is_active:
         draw_job(ctx, person, export.job.id, doing="Exporting")

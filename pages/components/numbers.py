@@ -6,10 +6,10 @@ Browsers cut a whole number at its first letter, and silently keep the last valu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import streamlit as st
 
@@ -19,6 +19,7 @@ from pages.components.frame import plain
 P = ParamSpec("P")
 T = TypeVar("T")
 Number = int | float
+ButtonType = Literal["primary", "secondary", "tertiary"]
 _WRONG: ContextVar[list[str]] = ContextVar("wrong_numbers")
 
 
@@ -43,6 +44,27 @@ def wrong_numbers() -> list[str]:
     anything.
     """
     return _WRONG.get()
+
+
+def form_button(
+    label: str, missing: Mapping[str, bool], *, key: str, icon: str = "", type: ButtonType = "primary"
+) -> bool:
+    """Draw a form's button and return whether it was clicked. While something is `missing` (what to do -> whether it is
+    still to do) or a field is wrong, the button is off and says so.
+    """
+    reasons = [what for what, is_missing in missing.items() if is_missing]
+    wrong = len(_WRONG.get([]))
+    if wrong and not reasons:
+        reasons = ["correct the field first" if wrong == 1 else "correct the fields first"]
+    said = " and ".join(reasons)
+    clicked: bool = st.button(
+        f"{said[0].upper()}{said[1:]}" if said else label,
+        type=type,
+        key=key,
+        icon=f":material/{icon}:" if icon and not said else None,
+        disabled=bool(said),
+    )
+    return clicked
 
 
 def refuse_wrong_numbers() -> None:
@@ -124,7 +146,7 @@ def describe_problem(
     if value is None:
         return ""
     if is_whole and not float(value).is_integer():
-        return f"{value:g} is not a whole number."
+        return f"{_written(value)} is not a whole number."
     if least is not None and value < least:
         return f"{_written(value)} is less than {_written(least)}."
     if most is not None and value > most:
@@ -137,4 +159,4 @@ def describe_problem(
 
 
 def _written(value: Number) -> str:
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.10g}"

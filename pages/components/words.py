@@ -12,8 +12,20 @@ from backend.domain.wording import format_bytes
 size = format_bytes
 
 
+def when(moment: datetime, *, now: datetime | None = None) -> str:
+    """Format a moment where the page stands still, so that it stays true: `14:32` today, `yesterday, 23:49`,
+    `3 days ago`; after 60 days its date.
+    """
+    local, today = moment.astimezone(time_zone()), (now or datetime.now(UTC)).astimezone(time_zone()).date()
+    days = (today - local.date()).days
+    clock = f"{local:%H:%M}{' UTC' if local.tzinfo is UTC else ''}"
+    if days in (0, 1):
+        return clock if days == 0 else f"yesterday, {clock}"
+    return f"{days} days ago" if 1 < days < 60 else day(moment)
+
+
 def ago(moment: datetime, *, now: datetime | None = None) -> str:
-    """Format the time since a moment: `5 min ago`; after 60 days its date, in the visitor's time zone."""
+    """Format the time since a moment, where the page refreshes by itself: `5 min ago`; after 60 days its date."""
     seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
     for limit, divisor, unit in ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"), (86_400 * 60, 86_400, "days")):
         if seconds < limit:

@@ -26,10 +26,11 @@ from pages.components.battles.standings import draw_headline
 from pages.components.battles.training_plan import draw_training_plan
 from pages.components.battles.vote_import import draw_vote_import
 from pages.components.choices import by_identity
+from pages.components.confirm import close_menu, menu_key
 from pages.components.frame import empty_state, errors_shown, live_part, object_heading, page_frame, plain
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
-from pages.components.words import ago
+from pages.components.words import when
 
 
 def draw_campaign_list(ctx: Context, person: Person) -> None:
@@ -64,7 +65,7 @@ def draw_campaign_list(ctx: Context, person: Person) -> None:
             st.caption(
                 f"{plural(len(campaign.contestants), 'contestant')} · {plural(campaign.num_prompts, 'prompt')} ·"
                 f" {plural(campaign.num_votes, 'vote')} by {plural(campaign.num_raters, 'rater')} ·"
-                f" {ago(campaign.created_at)}",
+                f" {when(campaign.created_at)}",
                 width="content",
             )
 
@@ -154,12 +155,13 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
         if checkpoint.id not in playing
     }
     if others:
-        with st.popover("Add a contestant", icon=":material/add:", key="enter_menu"):
+        with st.popover("Add a contestant", icon=":material/add:", key=menu_key("enter_menu")):
             words = by_identity("enter_which", others, others.__getitem__)
             chosen = st.selectbox("Checkpoint", list(others), format_func=words, key="enter_which")
             if st.button("Add", key="enter_go"):
                 with errors_shown():
                     add_contestant(ctx, campaign.id, chosen, person=person)
+                    close_menu("enter_menu")
                     st.rerun()
 
 
@@ -235,7 +237,7 @@ def draw_rematches(ctx: Context, campaign: CampaignView) -> None:
             )
             draw_state(rematch)
             st.space("stretch")
-            st.caption(f"{plural(rematch.num_votes, 'vote')} · {ago(rematch.created_at)}", width="content")
+            st.caption(f"{plural(rematch.num_votes, 'vote')} · {when(rematch.created_at)}", width="content")
 
 
 def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:

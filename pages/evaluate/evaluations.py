@@ -30,7 +30,7 @@ from pages.components.evaluation.task_form import draw_task, draw_tasks
 from pages.components.frame import empty_state, live_part, page_frame, plain
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
-from pages.components.words import ago
+from pages.components.words import when
 
 PAGE = routes.EVALUATIONS
 TABLE = WidgetTable("evaluations", {"Checkpoint": 3.0, "Benchmark": 2.0, "Scoring": 1.5, "Score": 2.4, "When": 1.1})
@@ -68,7 +68,7 @@ def draw_evaluation_row(ctx: Context, evaluation: EvaluationView) -> None:
                 st.caption(":red[:material/error: every item was cut by the context]")
         else:
             draw_pending(evaluation, key=f"list_{evaluation.id}")
-    columns[4].caption(ago(evaluation.created_at, now=ctx.now()))
+    columns[4].caption(when(evaluation.created_at, now=ctx.now()))
 
 
 def draw_evaluation_list(ctx: Context, board: Board) -> None:

@@ -125,7 +125,7 @@ def gauges(values: Gauges) -> list[Callable[[], None]]:
         cells.append(
             lambda: draw_gauge("Memory", memory / capacity, f"{percent(memory / capacity)} of {size(capacity)}")
         )
-    cells.append(lambda: draw_gauge("Disk", None, f"{size(values.disk_free_bytes)} free"))
+    cells.append(lambda: draw_gauge("Disk", values.disk_share, f"{size(values.disk_free_bytes)} free"))
     return cells
 
 

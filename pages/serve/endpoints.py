@@ -33,7 +33,7 @@ from pages.components.frame import (
     with_code,
 )
 from pages.components.links import row_link
-from pages.components.numbers import draw_number, number_form, wrong_numbers
+from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.serving.adapters import draw_adapters
 from pages.components.serving.aliases import draw_aliases
 from pages.components.serving.operation import draw_operation
@@ -151,13 +151,8 @@ def draw_deploy_form(
     serving = {endpoint.name: endpoint for endpoint in endpoints if endpoint.stopped_at is None}
     if name in serving:
         st.info(f"{plain(name)} serves {plain(serving[name].checkpoint_name)}; its replicas are replaced one by one.")
-    if st.button(
-        "Deploy",
-        type="primary",
-        disabled=not name or is_refused or bool(wrong_numbers()),
-        key="deploy",
-        icon=":material/rocket_launch:",
-    ):
+    missing = {"enter a name": not name, "meet the requirements first": bool(name) and is_refused}
+    if form_button("Deploy", missing, key="deploy", icon="rocket_launch"):
         with errors_shown():
             deploy(
                 ctx,
@@ -389,9 +384,10 @@ def draw_endpoint_gauges(endpoint: EndpointView) -> None:
     )
     grid.metric("Running requests", sum(r.gauges.running for r in endpoint.replicas))
     grid.metric("Tokens per second", f"{sum(r.gauges.tokens_per_second for r in endpoint.replicas):.0f}")
-    for number, replica in enumerate(endpoint.replicas, 1):
+    for replica in endpoint.replicas:
         if replica.problem and replica.status != "ready":
-            cause = f"Replica {number}, attempt {replica.attempt}: {plain(replica.problem)}"
+            which = f"Replica {replica.number} of revision {replica.revision}, attempt {replica.attempt}"
+            cause = f"{which}: {plain(replica.problem)}"
             cure = (
                 replica.remedy
                 or f"Read its log with `roundhouse endpoint logs {endpoint.name}`, or swap to another checkpoint."

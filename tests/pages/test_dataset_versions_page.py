@@ -189,7 +189,7 @@ def test_the_version_is_chosen_while_its_age_ticks(site: Context, monkeypatch: p
     app = open_page(PAGE, dataset=first.dataset_id)
     (key, shown), *_ = [(str(box.key), box.options) for box in app.selectbox if box.label == "Version"]
     for age in ("2 min ago", "3 min ago"):  # the label of the drawing before is sent to the next
-        monkeypatch.setattr("pages.components.data.dataset.ago", lambda moment, age=age: age)
+        monkeypatch.setattr("pages.components.data.dataset.when", lambda moment, age=age: age)
         send_labels(app, monkeypatch, {key: shown[0]})
         assert_sound(app)
         assert app.metric[0].value == "12"

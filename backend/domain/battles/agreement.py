@@ -164,7 +164,7 @@ def judged_items(
     are left out.
     """
     chosen = np.ones(len(columns), dtype=bool) if among is None else among
-    votes = np.flatnonzero(chosen if columns.identical is None else chosen & ~columns.identical)
+    votes = np.flatnonzero(chosen & columns.is_cast)
     item, prompt_of_item = items_of(columns, votes)
     judged = item * columns.num_raters + columns.rater[votes]
     cast = judged if first_vote else judged[::-1]

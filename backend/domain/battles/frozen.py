@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,7 +29,7 @@ COLUMNS = ("prompt", "rater", "a", "b", "winner", "turn", "identical", "category
 @dataclass(frozen=True)
 class Verification:
     """Result of a verification. `digest_matches` is None if no digest was given; `differences` name what came out
-    otherwise.
+    otherwise. `num_votes` were cast by people.
     """
 
     digest: str
@@ -106,6 +107,22 @@ def document_digest(document: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def count_votes(document: dict[str, Any]) -> int:
+    """Return how many votes of a board people cast; ties of identical answers are none."""
+    return sum(1 for _ in _of_identical(document, identical=False))
+
+
+def identical_by_contestant(document: dict[str, Any]) -> Counter[str]:
+    """Return each contestant's ties of identical answers, which its row of the ratings counts as votes."""
+    a, b = (COLUMNS.index(side) for side in ("a", "b"))
+    return Counter(row[side] for row in _of_identical(document, identical=True) for side in (a, b))
+
+
+def _of_identical(document: dict[str, Any], *, identical: bool) -> Iterable[list[Any]]:
+    place = COLUMNS.index("identical")
+    return (row for row in document["votes"] if bool(row[place]) is identical)
+
+
 def read_records(document: dict[str, Any]) -> list[VoteRecord]:
     """Return the votes of a document. Raises InvalidInput if it is no board or a vote has not the columns of one."""
     if document.get("format") != FORMAT or document.get("columns") != list(COLUMNS):
@@ -150,7 +167,7 @@ def verify_document(document: dict[str, Any], *, digest: str | None, version: st
         digest_matches=None if digest is None else digest == actual,
         reproduced=not differences,
         differences=tuple(differences),
-        num_votes=len(records),
+        num_votes=count_votes(document),
         version=str(document.get("version", "")),
         same_version=document.get("version") == version,
     )

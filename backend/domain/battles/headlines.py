@@ -41,10 +41,10 @@ def board_headline(verdicts: Sequence[PairVerdict], table: RatingTable | None) -
     if table is None or not verdicts:
         return None
     leading = verdicts[0]
-    if len(verdicts) == leading.num_pairs and all(one.votes == one.identical for one in verdicts):
+    if len(verdicts) == leading.num_pairs and not any(one.num_cast for one in verdicts):
         return None
     headline = pair_headline(leading, table)
-    if leading.votes == leading.identical:
+    if not leading.num_cast:
         headline = Headline(_unmet(leading, table), headline.notes, "open")
     beaten = [one for one in verdicts if one.first == leading.first and one.outcome == "better"]
     others = len(table.contestants) - 1
@@ -66,23 +66,30 @@ def pair_headline(verdict: PairVerdict, table: RatingTable) -> Headline:
     tone: Tone = "decided" if verdict.outcome != "undecided" else "open"
     if tone == "open" and (verdict.for_these_raters != "undecided" or is_probable):
         tone = "leaning"
-    notes = [note for note in (scope_note(verdict), rank_note(verdict, table)) if note]
-    return Headline(_sentence(verdict, is_probable=is_probable), tuple(notes), tone)
+    notes = [scope_note(verdict), identical_note(verdict), rank_note(verdict, table)]
+    return Headline(_sentence(verdict, is_probable=is_probable), tuple(filter(None, notes)), tone)
 
 
 def scope_note(verdict: PairVerdict) -> str:
     """Say which raters and prompts a verdict speaks for."""
-    if verdict.votes == verdict.identical:
+    if not verdict.num_cast:
         return ""
-    raters, prompts = plural(verdict.raters, "rater"), plural(verdict.prompts, "prompt")
+    raters, prompts = plural(verdict.raters, "rater"), plural(verdict.num_cast_prompts, "prompt")
     if verdict.outcome != "undecided":
-        return (
-            f"Speaks for raters like the {verdict.raters:,} who voted, and for prompts like these {verdict.prompts:,}."
-        )
+        prompts = f"{verdict.num_cast_prompts:,}"
+        return f"Speaks for raters like the {verdict.raters:,} who voted, and for prompts like these {prompts}."
     if verdict.for_these_raters != "undecided":
         alone = "the one rater who voted" if verdict.raters == 1 else f"the {verdict.raters:,} raters who voted"
         return f"Speaks for {alone} and no others."
     return f"So far {raters} on {prompts}."
+
+
+def identical_note(verdict: PairVerdict) -> str:
+    """Say how many battles of a pair had identical answers, which are no votes."""
+    if not verdict.num_cast or not verdict.identical:
+        return ""
+    battles = "1 more battle" if verdict.identical == 1 else f"{verdict.identical:,} more battles"
+    return f"{battles} had identical answers and {'counts as a tie' if verdict.identical == 1 else 'count as ties'}."
 
 
 def rank_note(verdict: PairVerdict, table: RatingTable) -> str:
@@ -110,17 +117,21 @@ def _is_probable(verdict: PairVerdict, table: RatingTable) -> bool:
     """Return whether votes of several raters and ratings point the same way, with a chance below one in ten of the
     other way round.
     """
-    if verdict.votes < MIN_VOTES or verdict.raters < 2 or not {verdict.first, verdict.second} <= set(table.contestants):
+    if (
+        verdict.num_cast < MIN_VOTES
+        or verdict.raters < 2
+        or not {verdict.first, verdict.second} <= set(table.contestants)
+    ):
         return False
     gap = table.pair(verdict.first, verdict.second)
     return gap.p_value < PROBABLE and (gap.difference > 0) == (verdict.share.value > 0.5)
 
 
 def _sentence(verdict: PairVerdict, *, is_probable: bool) -> str:
-    if verdict.votes == verdict.identical:
+    if not verdict.num_cast:
         equal = " All answers were identical." if verdict.identical else ""
         return f"No vote compares {verdict.first} with {verdict.second} yet.{equal}"
-    share, votes = verdict.share.value, plural(verdict.votes, "vote")
+    share, votes = verdict.cast_share.value, plural(verdict.num_cast, "vote")
     leader, other = (verdict.first, verdict.second) if share >= 0.5 else (verdict.second, verdict.first)
     earned = f"{percent(max(share, 1 - share))} of {votes}"
     if verdict.outcome != "undecided":

@@ -33,10 +33,9 @@ MAX_SHARE = 0.5
 @dataclass(frozen=True, slots=True)
 class Removal:
     """The smallest set found whose removal changes first place: `members` are votes (by position, from 0) or raters (by
-    name).
+    name); ties of identical answers stay, since no one cast them.
 
-    `new_first` leads once they are removed and the rest is rated again; `share` is the share of all votes that they
-    cast.
+    `new_first` leads once they are removed and the rest is rated again; `share` is the share of all cast votes.
     """
 
     members: tuple[int, ...] | tuple[str, ...]
@@ -102,10 +101,10 @@ def without_each_rater(
             -1, size
         )
     estimate = np.abs(table @ fit.inverse_hessian[:size, :size]).max(1)
-    sizes = np.bincount(columns.rater, minlength=columns.num_raters)
+    sizes = np.bincount(columns.rater[columns.is_cast], minlength=columns.num_raters)
     rows = []
     for rater in np.argsort(-estimate, kind="stable")[:MAX_RATERS]:
-        cells = board.without(columns.rater == rater)
+        cells = board.without((columns.rater == rater) & columns.is_cast)
         rated = np.flatnonzero(np.bincount(np.concatenate([cells.a, cells.b]), minlength=size))
         again = board.fit(cells)
         changes = ELO_PER_UNIT * (
@@ -158,18 +157,20 @@ def _removal(board: _Board, codes: IntArray, count: int, *, names: tuple[str, ..
     fit = board.fit(board.cells)
     scores = vote_scores(fit, board.cells, columns)
     order = order_of(fit, contestants)
-    sizes = np.bincount(codes, minlength=count)
+    cast = columns.is_cast
+    num_cast = int(cast.sum())
+    sizes = np.bincount(codes[cast], minlength=count)
     best: tuple[int, int, IntArray, int] | None = None
     for rival in order[1 : 1 + MAX_RIVALS]:
         vector = fit.inverse_hessian[:, order[0]] - fit.inverse_hessian[:, rival]
         influence = scores.gap * (vector[columns.a] - vector[columns.b])
         if scores.tie is not None:
             influence = influence + scores.tie * vector[-1]
-        effect = np.bincount(codes, influence, count)
+        effect = np.bincount(codes[cast], influence[cast], count)
         gap = float(fit.theta[order[0]] - fit.theta[rival])
         ranked = np.argsort(-effect, kind="stable")
         ranked = ranked[effect[ranked] > 0]
-        ranked = ranked[: int(np.searchsorted(np.cumsum(sizes[ranked]), MAX_SHARE * len(columns), side="right"))]
+        ranked = ranked[: int(np.searchsorted(np.cumsum(sizes[ranked]), MAX_SHARE * num_cast, side="right"))]
         start = int(np.searchsorted(np.cumsum(effect[ranked]), gap)) + 1
         if best is not None:
             ranked = ranked[: best[0]]
@@ -184,7 +185,7 @@ def _removal(board: _Board, codes: IntArray, count: int, *, names: tuple[str, ..
         return None
     _, size, members, new_first = best
     labels = tuple(int(code) for code in np.sort(members)) if names is None else tuple(names[code] for code in members)
-    return Removal(labels, size, size / len(columns), contestants[order[0]], contestants[new_first])
+    return Removal(labels, size, size / num_cast, contestants[order[0]], contestants[new_first])
 
 
 def _fewest(board: _Board, codes: IntArray, ranked: IntArray, *, start: int, first: int) -> tuple[IntArray, int] | None:
@@ -195,7 +196,7 @@ def _fewest(board: _Board, codes: IntArray, ranked: IntArray, *, start: int, fir
     def leader(number: int) -> int:
         removed = np.zeros(int(codes.max()) + 1, dtype=np.bool_)
         removed[ranked[:number]] = True
-        return board.leader_without(removed[codes], first=first)
+        return board.leader_without(removed[codes] & board.columns.is_cast, first=first)
 
     if not len(ranked):
         return None

@@ -28,7 +28,8 @@ ELO_PER_UNIT = 400 / math.log(10)
 class Rating:
     """One contestant's row. Ranks are the best and worst rank consistent with the votes, simultaneous over all pairs.
 
-    `df` are the degrees of freedom of the interval; `uncontrolled` is the rating without control of length and style,
+    `votes` and `ties` include `identical` answers, which no one voted on; `num_cast` leaves them out. `df` are the
+    degrees of freedom of the interval; `uncontrolled` is the rating without control of length and style,
     None without control.
     """
 
@@ -46,17 +47,23 @@ class Rating:
     both_bad: int
     df: float
     uncontrolled: float | None = None
+    identical: int = 0
 
     @property
-    def both_bad_rate(self) -> float:
-        """Share of this contestant's votes that said "both bad"."""
-        return self.both_bad / self.votes
+    def num_cast(self) -> int:
+        """Votes that people cast."""
+        return self.votes - self.identical
+
+    @property
+    def both_bad_rate(self) -> float | None:
+        """Share of this contestant's votes that said "both bad"; None if no one cast any."""
+        return self.both_bad / self.num_cast if self.num_cast else None
 
 
 @dataclass(frozen=True, slots=True)
 class PairDifference:
     """First minus second in Elo points, fitted over all votes; `share` is the win share that the ratings predict, ties
-    as half. `votes` met directly.
+    as half. `votes` met directly, `identical` answers among them.
     """
 
     first: str
@@ -71,6 +78,12 @@ class PairDifference:
     share_high: float
     votes: int
     df: float
+    identical: int = 0
+
+    @property
+    def num_cast(self) -> int:
+        """Votes that people cast between the two."""
+        return self.votes - self.identical
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,23 +126,27 @@ class ControlEffect:
 
 @dataclass(frozen=True, slots=True)
 class WinMatrix:
-    """Raw counts in the order of the table: `wins[i][j]` votes preferred i to j; `ties` and `both_bad` are
-    symmetric.
+    """Raw counts in the order of the table: `wins[i][j]` votes preferred i to j; the other tables are symmetric.
+    `ties` include `identical` answers, which no one voted on.
     """
 
     contestants: tuple[str, ...]
     wins: tuple[tuple[int, ...], ...]
     ties: tuple[tuple[int, ...], ...]
     both_bad: tuple[tuple[int, ...], ...]
+    identical: tuple[tuple[int, ...], ...]
 
-    def votes(self, row: int, column: int) -> int:
-        """Number of votes between the two."""
-        return self.wins[row][column] + self.wins[column][row] + self.ties[row][column] + self.both_bad[row][column]
+    def num_cast(self, row: int, column: int) -> int:
+        """Number of votes that people cast between the two."""
+        decisive = self.wins[row][column] + self.wins[column][row]
+        return decisive + self.ties[row][column] + self.both_bad[row][column] - self.identical[row][column]
 
     def share(self, row: int, column: int) -> float | None:
-        """Win share of the row's contestant against the column's, ties and both bad as half; None if they never met."""
-        votes = self.votes(row, column)
-        halves = self.ties[row][column] + self.both_bad[row][column]
+        """Share of the votes between the two that the row's contestant earned, ties and both bad as half; None without
+        votes.
+        """
+        votes = self.num_cast(row, column)
+        halves = self.ties[row][column] + self.both_bad[row][column] - self.identical[row][column]
         return (self.wins[row][column] + halves / 2) / votes if votes else None
 
 
@@ -196,8 +213,9 @@ class RatingTable:
             share=self.share_of(gap),
             share_low=self.share_of(gap - margin),
             share_high=self.share_of(gap + margin),
-            votes=self.wins.votes(row, column),
+            votes=self.wins.num_cast(row, column) + self.wins.identical[row][column],
             df=df,
+            identical=self.wins.identical[row][column],
         )
 
     def neighbours(self) -> tuple[PairDifference, ...]:
@@ -239,9 +257,9 @@ def share_of_gap(elo: float, *, method: Method, tie_parameter: float | None) -> 
 def count_wins(columns: VoteColumns, order: Sequence[int]) -> WinMatrix:
     """Count votes by pair and label, contestants in this order."""
     size = len(order)
-    by_label = np.bincount(
-        (columns.label * size + columns.a) * size + columns.b, minlength=len(LABELS) * size * size
-    ).reshape(len(LABELS), size, size)
+    cell = (columns.label * size + columns.a) * size + columns.b
+    by_label = np.bincount(cell, minlength=len(LABELS) * size * size).reshape(len(LABELS), size, size)
+    equal = np.bincount(cell[~columns.is_cast], minlength=len(LABELS) * size * size).reshape(by_label.shape).sum(0)
     tables = {label: by_label[code] for code, label in enumerate(LABELS)}
     wins = tables[Label.A] + tables[Label.B].T
     ties, both_bad = (tables[label] + tables[label].T for label in (Label.TIE, Label.BOTH_BAD))
@@ -250,5 +268,9 @@ def count_wins(columns: VoteColumns, order: Sequence[int]) -> WinMatrix:
         return tuple(tuple(int(cell) for cell in row) for row in table[np.ix_(order, order)])
 
     return WinMatrix(
-        tuple(columns.contestants[place] for place in order), ordered(wins), ordered(ties), ordered(both_bad)
+        tuple(columns.contestants[place] for place in order),
+        ordered(wins),
+        ordered(ties),
+        ordered(both_bad),
+        ordered(equal + equal.T),
     )

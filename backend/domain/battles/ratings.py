@@ -405,6 +405,7 @@ def _rows(wins: WinMatrix, columns: _RowColumns, *, level: float) -> tuple[Ratin
                 both_bad=bad,
                 df=df,
                 uncontrolled=None if columns.uncontrolled is None else float(columns.uncontrolled[code]),
+                identical=sum(wins.identical[row]),
             )
         )
     return tuple(rows)

@@ -59,10 +59,11 @@ class PairVerdict:
     alone say, of the raters who voted. `share` is what first earned of the votes (half for ties and both bad); its
     interval is a confidence sequence of the average prompt at `level` = 1 - alpha / num_pairs, valid at any stopping
     time, for these raters; it excludes 1/2 where `e_value` reaches the threshold. `prompts_won` and `prompts_lost` are
-    first's; prompts that came out even count in `prompts` alone. `ties` include the `identical` answers. `needed` is
-    for a true gap of `smallest_gap_elo`, `needed_at_gap` for the observed one (None where votes are even); all 0 once
-    decided. `needs_prompts` says that more raters on the same prompts can't settle it. `seconds_needed` is rating time,
-    None without a pace. `rests_on` is the rater without whose votes it would be undecided.
+    first's; prompts that came out even count in `prompts` alone. `votes`, `prompts` and `ties` include the `identical`
+    answers, which no one voted on; `num_cast` and `cast_share` leave them out. `needed` is for a true gap of
+    `smallest_gap_elo`, `needed_at_gap` for the observed one (None where votes are even); all 0 once decided.
+    `needs_prompts` says that more raters on the same prompts can't settle it. `seconds_needed` is rating time, None
+    without a pace. `rests_on` is the rater without whose votes it would be undecided.
     """
 
     first: str
@@ -84,6 +85,7 @@ class PairVerdict:
     ties: int
     both_bad: int
     identical: int
+    identical_prompts: int
     needed: Needed
     needed_at_gap: Needed | None
     needs_prompts: bool
@@ -91,6 +93,35 @@ class PairVerdict:
     smallest_gap_elo: float
     spread: VoteSpread
     rests_on: str | None = None
+
+    @property
+    def num_cast(self) -> int:
+        """Votes that people cast: all but the ties of identical answers."""
+        return self.votes - self.identical
+
+    @property
+    def num_cast_prompts(self) -> int:
+        """Prompts with votes that people cast."""
+        return self.prompts - self.identical_prompts
+
+    @property
+    def cast_share(self) -> Estimate:
+        """What first earned of the votes that people cast, with the interval that `share` has over all battles."""
+        share, equal = self.share, self.identical / max(1, self.votes)
+        if not 0 < equal < 1:
+            return share
+
+        def of_cast(value: float) -> float:
+            return min(1.0, max(0.0, (value - equal / 2) / (1 - equal)))
+
+        return replace(
+            share,
+            value=of_cast(share.value),
+            stderr=None if share.stderr is None else share.stderr / (1 - equal),
+            low=None if share.low is None else of_cast(share.low),
+            high=None if share.high is None else of_cast(share.high),
+            n=self.num_cast,
+        )
 
     @property
     def votes_needed(self) -> int:
@@ -190,6 +221,7 @@ def judge_pair(
         ties=pair.ties + pair.identical,
         both_bad=pair.both_bad,
         identical=pair.identical,
+        identical_prompts=pair.identical_prompts,
         needed=needed,
         needed_at_gap=_needed_at_gap(pair, share, spread, alpha=alpha, outcome=outcome),
         needs_prompts=outcome == "undecided" and _needs_prompts(pair, spread, gap_elo=smallest_gap_elo, alpha=alpha),
@@ -285,15 +317,15 @@ def _needs_prompts(pair: PairVotes, spread: VoteSpread, *, gap_elo: float, alpha
 
 
 def _sentence(verdict: PairVerdict) -> str:
-    first, second, share = verdict.first, verdict.second, verdict.share
-    if verdict.votes == verdict.identical:
+    first, second, share = verdict.first, verdict.second, verdict.cast_share
+    if not verdict.num_cast:
         equal = f" {_count(verdict.prompts, 'prompt')} got identical answers." if verdict.identical else ""
         return f"Undecided: no vote compares {first} with {second} yet.{equal} {_plan(verdict)}"
     low, high = share.low or 0.0, 1.0 if share.high is None else share.high
-    votes, prompts = _count(verdict.votes, "vote"), _count(verdict.prompts, "prompt")
+    votes, prompts = _count(verdict.num_cast, "vote"), _count(verdict.num_cast_prompts, "prompt")
     numbers = (
         f"{first} earned {percent(share.value)} of {votes} [{percent(low)}, {percent(high)}] on"
-        f" {prompts}{_halves(verdict)}"
+        f" {prompts}{_halves(verdict)}{_with_identical(verdict)}"
     )
     correction = f", {verdict.num_pairs} pairs by Bonferroni" if verdict.num_pairs > 1 else ""
     level = f"{_level(verdict.level)} interval{correction}"
@@ -318,13 +350,18 @@ def _these_raters(verdict: PairVerdict) -> str:
 
 def _halves(verdict: PairVerdict) -> str:
     """Name the votes that count half."""
-    parts = []
-    if verdict.ties:
-        equal = f", of which {_count(verdict.identical, 'identical answer')}," if verdict.identical else ""
-        parts.append(f"{_count(verdict.ties, 'tie')}{equal}")
+    ties = verdict.ties - verdict.identical
+    parts = [_count(ties, "tie")] if ties else []
     if verdict.both_bad:
         parts.append(f"{verdict.both_bad:,} both bad")
     return f", counting {' and '.join(parts)} as half" if parts else ""
+
+
+def _with_identical(verdict: PairVerdict) -> str:
+    """Give the share over all battles, where some had identical answers."""
+    if not verdict.identical:
+        return ""
+    return f"; {percent(verdict.share.value)} with {_count(verdict.identical, 'identical answer')} as ties"
 
 
 def _one_rater(verdict: PairVerdict) -> str:
@@ -346,7 +383,7 @@ def _plan(verdict: PairVerdict) -> str:
         if larger is not None and is_larger
         else ""
     )
-    crowded = verdict.needs_prompts and verdict.votes > verdict.prompts
+    crowded = verdict.needs_prompts and verdict.num_cast > verdict.num_cast_prompts
     return f"{plan}{wider}.{' More raters on the same prompts would not: add prompts.' if crowded else ''}"
 
 

@@ -98,6 +98,11 @@ class VoteColumns:
         return len(self.raters)
 
     @property
+    def is_cast(self) -> NDArray[np.bool_]:
+        """Which votes people cast: all but ties of identical answers."""
+        return np.ones(len(self), dtype=np.bool_) if self.identical is None else ~self.identical
+
+    @property
     def points(self) -> FloatArray:
         """Points of side a: 1, 0 or a half."""
         return POINTS[self.label]

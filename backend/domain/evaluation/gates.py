@@ -99,13 +99,20 @@ class GateDecision:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Measured comparison for one benchmark of a gate."""
+    """Measured comparison for one benchmark of a gate. `unclear` is the share of its items on which an answer may be
+    either of 0 and 1, and which the comparison leaves out: the interval that decides holds them either way.
+    """
 
     part: GateBenchmark
     metric: str
     lower_is_better: bool
     compare_at: CompareAt
     look: Look = Look()
+    unclear: float = 0.0
+
+    def over_all(self, difference: float) -> float:
+        """Return the part of a difference over all items that the clear ones make up."""
+        return (1 - self.unclear) * difference
 
 
 def decide_gate(config: GateConfig, evidence: Sequence[Evidence]) -> GateDecision:
@@ -196,7 +203,8 @@ def _oriented(evidence: Evidence, level: float) -> tuple[float | None, float | N
     gap = evidence.compare_at(level).difference
     if gap.low is None or gap.high is None:
         return None, None
-    return (-gap.high, -gap.low) if evidence.lower_is_better else (gap.low, gap.high)
+    low, high = evidence.over_all(gap.low) - evidence.unclear, evidence.over_all(gap.high) + evidence.unclear
+    return (-high, -low) if evidence.lower_is_better else (low, high)
 
 
 def _describe(
@@ -219,12 +227,14 @@ def _describe(
         float(scipy.stats.norm.cdf((config.expected_difference - threshold) / stderr - critical)) if stderr else None
     )
     items = None
-    if verdict is GateVerdict.INCONCLUSIVE and stderr and difference != threshold:
+    is_settled_by_items = abs(evidence.over_all(difference) - threshold) > evidence.unclear
+    if verdict is GateVerdict.INCONCLUSIVE and stderr and is_settled_by_items:
         next_share = SHARE_OF_A_LOOK * look.left or look.share
         spread = (
             float(scipy.stats.norm.isf(error * next_share / 2)) + float(scipy.stats.norm.ppf(PLANNED_POWER))
         ) * stderr
-        items = max(comparison.n + 1, math.ceil(comparison.n * (spread / (difference - threshold)) ** 2))
+        distance = abs(evidence.over_all(difference) - threshold) - evidence.unclear
+        items = max(comparison.n + 1, math.ceil(comparison.n * (evidence.over_all(spread) / distance) ** 2))
     return BenchmarkVerdict(
         benchmark=evidence.part.benchmark,
         metric=evidence.metric,

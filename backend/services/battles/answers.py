@@ -13,7 +13,7 @@ from sqlalchemy import and_, select
 from sqlalchemy.orm import Session, aliased
 
 from backend.db.tables import Battle, CampaignPrompt, Completion, Rater, Vote
-from backend.domain.battles.votes import Label
+from backend.domain.battles.votes import LABELS, Label
 from backend.services.battles.views import UNDONE, VOTES, contestant_names, find_campaign, vote_holds
 from backend.services.battles.vote_log import VoteLog, read_vote_log
 from backend.services.context import Context
@@ -37,8 +37,9 @@ class Remark:
 
 
 class AnswerVote(NamedTuple):
-    """A vote on a pair of answers (ids)."""
+    """A vote on a pair of answers (ids); `purpose` is its battle's."""
 
+    purpose: str
     rater: str
     answer_a: str
     answer_b: str
@@ -76,7 +77,7 @@ class AnswerPair:
 @dataclass(frozen=True)
 class PromptAnswers:
     """A prompt as (role, text) turns, with pairs of answers that have votes, most votes first: `num_pairs` have,
-    `pairs` are read.
+    `pairs` are read. `votes` were cast: ties of identical answers and skipped battles are none.
     """
 
     prompt_id: str
@@ -137,7 +138,7 @@ def list_answers(
                 messages=tuple((str(turn["role"]), str(turn["content"])) for turn in rows[prompt_id].messages),
                 pairs=tuple(pairs[prompt_id]),
                 num_pairs=len(voted[prompt_id]),
-                votes=sum(len(votes) for votes in voted[prompt_id]),
+                votes=sum(_is_cast(vote) for votes in voted[prompt_id] for vote in votes),
             )
             for prompt_id in page
         )
@@ -209,7 +210,7 @@ def _voted_pairs(session: Session, campaign_id: str, prompt_ids: Sequence[str]) 
         Vote.rewrite,
     )
     query = (
-        select(Battle.prompt_id, Rater.name, *columns)
+        select(Battle.prompt_id, Battle.purpose, Rater.name, *columns)
         .join(Vote, and_(Vote.battle_id == Battle.id, Battle.campaign_id == campaign_id))
         .join(Rater, Rater.id == Vote.rater_id)
         .where(
@@ -227,6 +228,10 @@ def _voted_pairs(session: Session, campaign_id: str, prompt_ids: Sequence[str]) 
         vote = AnswerVote._make(values)
         by_pair[prompt_id][min(vote.answer_a, vote.answer_b), max(vote.answer_a, vote.answer_b)].append(vote)
     return {prompt_id: sorted(pairs.values(), key=lambda votes: -len(votes)) for prompt_id, pairs in by_pair.items()}
+
+
+def _is_cast(vote: AnswerVote) -> bool:
+    return vote.purpose == "vote" and vote.label in LABELS
 
 
 def _read_pairs(

@@ -18,7 +18,7 @@ from backend.services.battles.vote_log import Revision, read_vote_log
 
 @dataclass(frozen=True)
 class BoardVotes:
-    """Valid votes, oldest first, with a record for each. `excluded_votes` are not among them."""
+    """Valid votes, oldest first, with a record for each. `num_excluded_votes` that people cast are not among them."""
 
     votes: tuple[ValidVote, ...]
     records: tuple[VoteRecord, ...]
@@ -46,7 +46,7 @@ def read_board_votes(
         votes=tuple(counted),
         records=tuple(_record(vote, names, categories, forms) for vote in counted),
         excluded=excluded,
-        num_excluded_votes=sum(vote.rater_id in excluded for vote in votes),
+        num_excluded_votes=sum(vote.rater_id in excluded and not vote.identical for vote in votes),
         categories=tuple(sorted(set(filter(None, categories.values())))),
     )
 
@@ -88,7 +88,7 @@ def read_board_columns(
         votes=columns,
         seconds=log.duration_ms[counted] / 1000,
         excluded=excluded,
-        num_excluded_votes=int((on_board & out).sum()),
+        num_excluded_votes=int((on_board & out & log.columns.is_cast).sum()),
         categories=_categories(session, campaign_id),
     )
 

@@ -16,10 +16,18 @@ from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
 from backend.db.tables import Campaign, FrozenBoard, User
-from backend.domain.battles.frozen import Verification, document_digest, freeze_document, verify_document
+from backend.domain.battles.frozen import (
+    Verification,
+    count_votes,
+    document_digest,
+    freeze_document,
+    identical_by_contestant,
+    verify_document,
+)
 from backend.domain.battles.options import RatingOptions
 from backend.domain.csv_text import safe_cell
 from backend.domain.names import clean_name
+from backend.domain.wording import plural
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.battles.board_votes import read_board_votes
 from backend.services.battles.exclusions import list_exclusions
@@ -52,8 +60,18 @@ class FrozenBoardView:
 
     @property
     def ratings(self) -> list[dict[str, Any]]:
-        """Rows of the leaderboard, best first."""
-        return list(self.document["ratings"])
+        """Rows of the leaderboard, best first; `votes` and `ties` of each without its `identical` answers."""
+        identical = identical_by_contestant(self.document)
+        rows = []
+        for row in self.document["ratings"]:
+            equal = identical[row["contestant"]]
+            rows.append({**row, "votes": row["votes"] - equal, "ties": row["ties"] - equal, "identical": equal})
+        return rows
+
+    @property
+    def num_votes(self) -> int:
+        """Number of votes that people cast."""
+        return count_votes(self.document)
 
 
 def program_version() -> str:
@@ -175,7 +193,7 @@ def _html(board: FrozenBoardView) -> str:
         "table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid"
         " #ccc}"
         "code{overflow-wrap:anywhere}@media(prefers-color-scheme:dark){body{background:#1b1a18;color:#eee}}</style></head>"
-        f"<body><h1>{title}</h1><p>Frozen {board.created_at:%Y-%m-%d %H:%M} UTC, {len(document['votes']):,} votes.</p>"
+        f"<body><h1>{title}</h1><p>Frozen {board.created_at:%Y-%m-%d %H:%M} UTC, {plural(board.num_votes, 'vote')}.</p>"
         f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
         f"<p>{html.escape(document['method'])}</p><ul>{notes}</ul><p>SHA-256 <code>{board.digest}</code>, "
         f"version {html.escape(document['version'])}</p></body></html>"

@@ -61,7 +61,8 @@ class Standings:
 
     `verdicts` list neighbours on the leaderboard first, then the others, up to MAX_VERDICTS; each pair once, at a
     family-wise error rate of 5 % over all pairs. `excluded` are the names of raters left out of the board of the
-    campaign, `categories` those of its prompts.
+    campaign, `categories` those of its prompts. `num_votes` and `num_excluded_votes` were cast by people; ties of
+    identical answers, of which the table knows, were not.
     """
 
     table: RatingTable | None
@@ -131,13 +132,18 @@ def _standings(
         agreement=vote_agreement(votes, resampling=Resampling(200)) if len(votes) else None,
         checkpoints={name: checkpoint for name, checkpoint in checkpoints.items() if checkpoint is not None},
         unrated=tuple(name for name in order if name not in rated),
-        num_votes=len(votes),
+        num_votes=int(votes.is_cast.sum()),
         median_s=pace,
-        both_bad_share=float((votes.label == LABELS.index(Label.BOTH_BAD)).mean()) if len(votes) else None,
+        both_bad_share=_both_bad_share(votes),
         excluded=tuple(excluded),
         num_excluded_votes=board.num_excluded_votes,
         categories=board.categories,
     )
+
+
+def _both_bad_share(votes: VoteColumns) -> float | None:
+    cast = votes.label[votes.is_cast]
+    return float((cast == LABELS.index(Label.BOTH_BAD)).mean()) if len(cast) else None
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,7 @@ class _Rows:
             completion_b_id=sides[1]["id"],
             rater_id=rater["id"],
             pair=f"{pair[0]}:{pair[1]}",
+            purpose="identical" if vote.identical else "vote",
             sampling_probability=vote.probability or 1.0,
             served_at=now,
             expires_at=now,

@@ -27,8 +27,8 @@ from backend.services.data.datasets import resolve_version
 from backend.services.evaluation.board import cuts_of
 from backend.services.evaluation.comparisons import column_key, refuse_unlike
 from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
-from backend.services.evaluation.pairing import comparison_at
-from backend.services.evaluation.safety.runs import unjudged
+from backend.services.evaluation.pairing import comparison_at, count_unclear
+from backend.services.evaluation.safety.runs import count_missing, unjudged
 from backend.services.serving.owners import is_in_charge
 
 ENDPOINT_PREFIX = "endpoint:"
@@ -40,7 +40,7 @@ class GateOutcome:
     """A gate's decision on a candidate. `missing` names what was not evaluated, which leaves the gate INCONCLUSIVE.
 
     `evaluations`: (champion's, candidate's) of each decided benchmark; `available`: its items; `cuts`: what contexts
-    may have done to it.
+    and unclear answers may have done to it.
     """
 
     candidate: str
@@ -250,10 +250,18 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
             earlier = _possible_looks(sides[subject.id], until=second.id)
         look = Look.after(earlier, is_whole=second.config.limit is None)
         compare_at = comparison_at(ctx, first.id, second.id, metric)
-        evidence.append(Evidence(part, metric, is_score_lower_better(metric), compare_at, look))
+        missing_after = count_missing(ctx, second, metric)
+        unclear, total = count_unclear(ctx, first, second, metric, missing=missing_after)
+        share = unclear / total if unclear else 0.0
+        evidence.append(Evidence(part, metric, is_score_lower_better(metric), compare_at, look, share))
         pairs.append((first.id, second.id))
         available.append(version.rows)
-        cuts.append(unequal_cuts(cuts_of(first), cuts_of(second)))
+        cuts.append(
+            (
+                *unequal_cuts(cuts_of(first), cuts_of(second)),
+                *([f"{unclear} of {total} items have unclear answers, counted either way"] if unclear else ()),
+            )
+        )
     decision = decide_gate(config, evidence)
     return GateOutcome(
         subject.name, champion.name, decision, tuple(pairs), tuple(available), tuple(missing), cuts=tuple(cuts)

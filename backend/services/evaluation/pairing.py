@@ -11,7 +11,9 @@ from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem
 from backend.domain.evaluation.clusters import CLUSTER
+from backend.domain.evaluation.safety.probes import BY_RULE
 from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
+from backend.domain.evaluation.safety.task_scores import UNCLEAR
 from backend.domain.statistics.paired import PairedComparison, paired_difference, paired_macro, paired_ratio
 from backend.errors import InvalidInput
 from backend.services.context import Context
@@ -43,6 +45,23 @@ def comparison_at(ctx: Context, first_id: str, second_id: str, metric: str) -> C
     pairing = _pairing(evaluation, before, after, metric, subgroups=subgroups_of(ctx, evaluation, metric))
     pairing(LEVEL)
     return cache(pairing)
+
+
+def count_unclear(
+    ctx: Context, first: EvaluationView, second: EvaluationView, metric: str, *, missing: int
+) -> tuple[int, int]:
+    """Return how many items of a metric of the refusal rules have an unclear answer on either side, and of how many; 0
+    for any other metric. `missing` is how many the second's safety report lacks.
+    """
+    name = item_metric(metric)
+    score = second.score(metric)
+    if name not in BY_RULE or score is None:
+        return 0, 0
+    before, after = values_by_hash(ctx, first.id), values_by_hash(ctx, second.id)
+    paired = len(common_keys(before, after, name))
+    marked = sum(f"{name}{UNCLEAR}" in {**before[key], **after[key]} for key in before if key in after)
+    unclear = max(marked, score.n + missing - paired)
+    return unclear, paired + unclear
 
 
 def pair_items(

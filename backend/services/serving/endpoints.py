@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import func, select
@@ -23,11 +25,12 @@ from backend.services.serving.adapters.served import ServedAdapter, adapters_of
 
 @dataclass(frozen=True)
 class ReplicaView:
-    """One replica. `problem` and `remedy`: why its last start failed;
+    """One replica, the `number`th of its revision. `problem` and `remedy`: why its last start failed;
     `job_id`: where its log is, empty for another server, whose gauges hold its last health check.
     """
 
     id: str
+    number: int
     job_id: str
     revision: int
     role: str
@@ -196,7 +199,7 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
     ).one()
     since = ctx.now() - timedelta(hours=1)
     requests, tokens = session.execute(
-        select(func.count(), func.coalesce(func.sum(Usage.completion_tokens), 0)).where(
+        select(func.coalesce(func.sum(Usage.requests), 0), func.coalesce(func.sum(Usage.completion_tokens), 0)).where(
             Usage.endpoint_id == endpoint.id, Usage.created_at > since, Usage.variant != LOAD_TEST
         )
     ).one()
@@ -209,7 +212,7 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         deployed_at=deployment.created_at,
         stopped_at=deployment.stopped_at,
         replicas=replicas,
-        requests_last_hour=requests,
+        requests_last_hour=int(requests),
         tokens_last_hour=int(tokens),
         chats=_chats(session, checkpoint),
         writes=_objective(session, checkpoint) != Objective.REWARD,
@@ -289,21 +292,41 @@ def _replica_views(session: Session, endpoint: Endpoint, *, now: datetime) -> tu
         )
         .order_by(Deployment.revision, Job.created_at, Job.id)
     )
+    found = rows.all()
+    numbers = replica_numbers(session, {replica.deployment_id for replica, *_ in found})
     return tuple(
-        _replica_view(replica, job, revision=revision, role=role, now=now) for replica, job, revision, role in rows
+        _replica_view(replica, job, number=numbers[replica.id], revision=revision, role=role, now=now)
+        for replica, job, revision, role in found
     )
 
 
-def _replica_view(replica: Replica, job: Job | None, *, revision: int, role: str, now: datetime) -> ReplicaView:
+def replica_numbers(session: Session, deployment_ids: Iterable[str]) -> dict[str, int]:
+    """Return the number of each replica that deployments ever had, counted from 1 in each, oldest first."""
+    query = (
+        select(Replica.deployment_id, Replica.id)
+        .outerjoin(Job, Job.id == Replica.job_id)
+        .where(Replica.deployment_id.in_(set(deployment_ids)))
+        .order_by(Replica.deployment_id, Job.created_at, Job.id, Replica.id)
+    )
+    numbers: dict[str, int] = {}
+    for _, members in groupby(session.execute(query), key=lambda row: row[0]):
+        numbers |= {replica_id: number for number, (_, replica_id) in enumerate(members, start=1)}
+    return numbers
+
+
+def _replica_view(
+    replica: Replica, job: Job | None, *, number: int, revision: int, role: str, now: datetime
+) -> ReplicaView:
     if job is None:
         gauges = replica.gauges
         return ReplicaView(
-            replica.id, "", revision, role, replica.status, 1, None, gauges, replica.ready_at, gauges.problem
+            replica.id, number, "", revision, role, replica.status, 1, None, gauges, replica.ready_at, gauges.problem
         )
     failure = job.error
     alive = job.status in (Status.RUNNING, Status.CANCELLING) and job.lease_until is not None and job.lease_until > now
     return ReplicaView(
         id=replica.id,
+        number=number,
         job_id=job.id,
         revision=revision,
         role=role,

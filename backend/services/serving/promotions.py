@@ -311,8 +311,8 @@ def _verdict(ctx: Context, checkpoint_id: str, campaign_id: str, against_id: str
                     e_value=verdict.e_value,
                     rater_e_value=verdict.rater_e_value,
                     threshold=verdict.threshold,
-                    votes=verdict.votes,
-                    prompts=verdict.prompts,
+                    votes=verdict.num_cast,
+                    prompts=verdict.num_cast_prompts,
                     raters=verdict.raters,
                 )
     return None

@@ -24,7 +24,8 @@ UsageStatus = Literal["finished", "aborted", "lost", "refused"]
 @dataclass(frozen=True)
 class UsageRow:
     """One request. Times in milliseconds. `status`: finished; aborted (the client left); lost (no replica completed
-    it); refused (the request is invalid, such as a prompt longer than the context).
+    it); refused (the request is invalid, such as a prompt longer than the context). Where a client was refused in a
+    loop, one row stands for several `requests`.
     """
 
     id: str
@@ -49,6 +50,7 @@ class UsageRow:
     cost_usd: float | None = None
     finish_reason: str | None = None
     logged: LoggedBody | None = None
+    requests: int = 1
 
 
 @retry_races
@@ -115,4 +117,5 @@ def _stored(
         "finish_reason": row.finish_reason,
         "status": row.status,
         "created_at": row.created_at,
+        "requests": row.requests,
     }

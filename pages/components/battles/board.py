@@ -22,8 +22,9 @@ from pages.components.battles.standings import draw_bias, draw_verdicts, draw_wi
 from pages.components.charts.style import STATIC
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
+from pages.components.numbers import form_button
 from pages.components.tables import draw_table
-from pages.components.words import ago
+from pages.components.words import when
 
 CLUSTERS: dict[ClusterBy, str] = {
     "two_way": "Prompt and rater",
@@ -125,6 +126,10 @@ def _draw_ratings(board: Standings, table: RatingTable) -> None:
     )
     draw_table([_line(table, row.contestant) for row in table.ratings], key="ratings_table", alt="Ratings")
     st.caption("Rank: range consistent with the votes, simultaneous over all pairs.")
+    if any(row.identical for row in table.ratings):
+        st.caption(
+            "Identical answers are not shown to raters: they count as ties in ratings and ranks, never as votes."
+        )
     if board.unrated:
         st.caption(f"No votes yet: {plain(', '.join(board.unrated))}")
     for effect in table.controls:
@@ -148,14 +153,16 @@ def _line(table: RatingTable, contestant: str) -> dict[str, object]:
     }
     if row.uncontrolled is not None:
         values["Without control"] = round(row.uncontrolled)
-    return {
-        **values,
-        "Votes": row.votes,
+    values |= {
+        "Votes": row.num_cast,
         "Won": row.wins,
         "Lost": row.losses,
-        "Tied": row.ties,
-        "Both bad": percent(row.both_bad_rate),
+        "Tied": row.ties - row.identical,
+        "Both bad": "–" if row.both_bad_rate is None else percent(row.both_bad_rate),
     }
+    if any(other.identical for other in table.ratings):
+        values["Identical answers"] = row.identical
+    return values
 
 
 def _draw_differences(table: RatingTable) -> None:
@@ -184,7 +191,7 @@ def _difference_line(pair: PairDifference) -> dict[str, object]:
         "Difference": f"{pair.difference:+.0f}",
         "Interval": f"{pair.low:+.0f} to {pair.high:+.0f}",
         "Expected share": f"{percent(pair.share)} [{percent(pair.share_low)}, {percent(pair.share_high)}]",
-        "Direct votes": pair.votes,
+        "Direct votes": pair.num_cast,
     }
 
 
@@ -247,7 +254,7 @@ def _draw_frozen(ctx: Context, person: Person, campaign: CampaignView, options: 
         if person.may_build:
             with st.popover("Freeze this board", icon=":material/ac_unit:", key="freeze_menu"):
                 name = st.text_input("Name", key="freeze_name", max_chars=120, placeholder="Before release 2")
-                if st.button("Freeze", key="freeze_go", type="primary", disabled=not name.strip()):
+                if form_button("Freeze", {"enter a name": not name.strip()}, key="freeze_go"):
                     with errors_shown():
                         frozen = freeze_board(ctx, campaign.id, name=name, options=options, person=person)
                         st.switch_page(routes.BATTLES, query_params={"board": frozen.id})
@@ -261,4 +268,4 @@ def _draw_frozen(ctx: Context, person: Person, campaign: CampaignView, options: 
             row_link(
                 board.name, page=routes.BATTLES, query={"board": board.id}, icon="ac_unit", key=f"frozen_{board.id}"
             )
-            st.caption(f"SHA-256 {board.digest[:12]}… · {ago(board.created_at, now=ctx.now())}", width="content")
+            st.caption(f"SHA-256 {board.digest[:12]}… · {when(board.created_at, now=ctx.now())}", width="content")

@@ -20,7 +20,7 @@ from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown
-from pages.components.numbers import number_form, wrong_numbers
+from pages.components.numbers import form_button, number_form
 
 ENDPOINT = "endpoint:"
 GOLD = {"prompt": "Prompt", "better": "Better answer", "worse": "Worse answer"}
@@ -75,15 +75,8 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
     values = {**prompts, **draw_more(), **draw_gold()}
     sources = [_source(entrant) for entrant in chosen] + [ContestantSource(file=upload.name) for upload in uploads]
     least = 1 if values["rating"] != "none" else 2
-    is_ready = bool(name) and len(sources) >= least
-    label = "Generate completions" if is_ready else f"Enter a name and choose {plural(least, 'contestant')}"
-    if st.button(
-        label,
-        type="primary",
-        key="campaign_create",
-        icon=":material/swords:",
-        disabled=not is_ready or bool(wrong_numbers()),
-    ):
+    missing = {"enter a name": not name.strip(), f"choose {plural(least, 'contestant')}": len(sources) < least}
+    if form_button("Generate completions", missing, key="campaign_create", icon="swords"):
         with errors_shown():
             files = {upload.name: upload.getvalue().decode("utf-8", "replace") for upload in uploads}
             config = CampaignConfig.of(**values)
@@ -91,7 +84,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
                 ctx, name=name, contestants=sources, dataset=dataset, config=config, person=person, files=files
             )
             st.switch_page(routes.BATTLES, query_params={"campaign": made.id})
-    if is_ready:
+    if not any(missing.values()):
         _draw_yaml(values, name=name, dataset=dataset, sources=sources)
 
 

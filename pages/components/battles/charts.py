@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from backend.domain.battles.ratings import Rating, WinMatrix
-from backend.domain.wording import percent
+from backend.domain.wording import percent, plural
 from pages.components.charts.style import ACCENT, BLUE, MUTED, short_name
 from pages.components.words import figure_text
 
@@ -34,7 +34,7 @@ def rating_marks(ratings: Sequence[Rating]) -> list[IntervalMark]:
             row.rating,
             row.low,
             row.high,
-            f"{row.rating:.0f} [{row.low:.0f}, {row.high:.0f}], {row.votes} votes",
+            f"{row.rating:.0f} [{row.low:.0f}, {row.high:.0f}], {plural(row.num_cast, 'vote')}",
         )
         for row in ratings
     ]
@@ -125,4 +125,4 @@ def win_chart(wins: WinMatrix) -> go.Figure:
 
 def _cell(wins: WinMatrix, row: int, column: int) -> str:
     share = wins.share(row, column) if row != column else None
-    return "" if share is None else f"{percent(share)} of {wins.votes(row, column)}"
+    return "" if share is None else f"{percent(share)} of {wins.num_cast(row, column):,}"

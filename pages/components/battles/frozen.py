@@ -43,7 +43,7 @@ def draw_frozen_board(ctx: Context, board_id: str) -> None:
                 on_click="ignore",
             )
     by = f" by {board.by}" if board.by else ""
-    votes = plural(len(board.document["votes"]), "vote")
+    votes = plural(board.num_votes, "vote")
     st.caption(plain(f"{board.campaign}, {votes}, frozen {date_time(board.created_at, now=ctx.now())}{by}."))
     _draw_ratings(board)
     st.caption(plain(f"Method: {board.document['method']}."))

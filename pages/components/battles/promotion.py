@@ -12,7 +12,7 @@ from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
-from pages.components.words import ago
+from pages.components.words import when
 
 ICONS = {
     "promote": ("promoted", "green", "arrow_upward"),
@@ -91,7 +91,7 @@ def draw_decision(row: PromotionView) -> None:
             icon="deployed_code",
             key=f"decided_{row.id}",
         )
-        st.caption(plain(f"{row.alias} · {row.by} · {ago(row.created_at)}"), width="content")
+        st.caption(plain(f"{row.alias} · {row.by} · {when(row.created_at)}"), width="content")
     if row.reason:
         st.markdown(plain(row.reason))
     if row.evidence.verdict:

@@ -23,10 +23,11 @@ from backend.services.battles.raters import (
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context, Person
 from pages.components.choices import by_identity
-from pages.components.confirm import draw_confirmed_in_menu
+from pages.components.confirm import close_menu, draw_confirmed_in_menu, menu_key
 from pages.components.frame import errors_shown, handled, plain
+from pages.components.numbers import form_button
 from pages.components.tables import draw_table
-from pages.components.words import ago, day
+from pages.components.words import day, when
 
 FRESH = "fresh_rater_links"
 """Links made in this session, by rater. Only their hashes are stored, so they are shown until they are dismissed."""
@@ -80,7 +81,7 @@ def _draw_links(ctx: Context, person: Person, campaign: CampaignView, rows: list
             _draw_fresh(link)
     links = {row.rater.id: row for row in rows if row.is_link}
     if links:
-        with st.popover("Reissue or revoke a link", icon=":material/link_off:", key="links_menu"):
+        with st.popover("Reissue or revoke a link", icon=":material/link_off:", key=menu_key("links_menu")):
             _draw_link_menu(ctx, person, links)
 
 
@@ -120,12 +121,14 @@ def _draw_link_menu(ctx: Context, person: Person, links: dict[str, RaterRow]) ->
         if st.button("Reissue", type="primary", icon=":material/autorenew:", key="reissue_link"):
             with errors_shown():
                 _keep(reissue_rater_link(ctx, chosen, days=int(days), person=person))
+                close_menu("links_menu")
                 st.rerun()
         ended = not _is_valid(links[chosen], now)
 
         def revoke() -> None:
             revoke_rater_link(ctx, chosen, person=person)
             st.session_state.get(FRESH, {}).pop(chosen, None)
+            close_menu("links_menu")
 
         draw_confirmed_in_menu(
             "Revoke",
@@ -158,7 +161,7 @@ def _draw_exclusion(
         parts = [
             f"{decision.rater} {verb}",
             *([f"by {decision.by}"] if decision.by else []),
-            ago(decision.at, now=ctx.now()),
+            when(decision.at, now=ctx.now()),
         ]
         reason = f": {decision.reason}" if decision.reason else ""
         st.caption(
@@ -167,7 +170,7 @@ def _draw_exclusion(
     names = {row.rater.id: row.rater.name for row in rows if row.num_votes}
     if not person.may_build or not names:
         return
-    with st.popover("Exclude a rater", icon=":material/person_off:", key="exclude_menu"):
+    with st.popover("Exclude a rater", icon=":material/person_off:", key=menu_key("exclude_menu")):
         st.caption("The votes stay stored; the board leaves them out, says so, and can be seen both ways.")
         words = by_identity("exclude_who", names, names.__getitem__)
         chosen = st.selectbox("Rater", list(names), format_func=words, key="exclude_who")
@@ -175,14 +178,16 @@ def _draw_exclusion(
             if st.button("Count again", key="include_go", type="primary"):
                 with errors_shown():
                     include_rater(ctx, campaign.id, chosen, person=person)
+                    close_menu("exclude_menu")
                     st.rerun()
             return
         reason = st.text_input(
             "Reason", key="exclude_reason", max_chars=500, placeholder="Votes faster than the answers can be read"
         )
-        if st.button("Exclude", key="exclude_go", type="primary", disabled=not reason.strip()):
+        if form_button("Exclude", {"enter a reason": not reason.strip()}, key="exclude_go"):
             with errors_shown():
                 exclude_rater(ctx, campaign.id, chosen, reason=reason, person=person)
+                close_menu("exclude_menu")
                 st.rerun()
 
 

@@ -81,7 +81,7 @@ def _draw_plan(verdict: PairVerdict, plan: tuple[PlanOption, ...]) -> None:
 
 
 def _verdict_line(verdict: PairVerdict) -> dict[str, object]:
-    share = verdict.share
+    share = verdict.cast_share
     return {
         "Pair": f"{verdict.first} against {verdict.second}",
         "Verdict": verdict.outcome,
@@ -91,7 +91,7 @@ def _verdict_line(verdict: PairVerdict) -> dict[str, object]:
         "Evidence over prompts": format_evidence(verdict.e_value),
         "Over raters": format_evidence(verdict.rater_e_value),
         "Needed": f"{verdict.threshold:,.0f}",
-        "Votes": verdict.votes,
+        "Votes": verdict.num_cast,
         "Votes needed": about(verdict.votes_needed) if verdict.votes_needed else None,
     }
 

@@ -16,6 +16,7 @@ from backend.services.context import Context, Person
 from backend.services.data.sources import ImportSource, read_whole
 from pages.components import routes
 from pages.components.frame import errors_shown, plain
+from pages.components.numbers import form_button
 from pages.components.tables import draw_table
 
 FIELDS = {
@@ -63,7 +64,7 @@ def draw_vote_import(ctx: Context, person: Person) -> None:
         preview = _preview(text, mapping, scope=scope)
         _draw_preview(preview)
         name = st.text_input("Name", key="votes_name", max_chars=120, value=PurePath(file).stem[:120])
-        if st.button("Import", key="votes_import", type="primary", icon=":material/upload:", disabled=not name.strip()):
+        if form_button("Import", {"enter a name": not name.strip()}, key="votes_import", icon="upload"):
             campaign = import_votes(ctx, name=name, text=text, mapping=mapping, person=person)
             st.session_state.pop("votes_preview", None)
             st.session_state.pop(HANDED_OVER, None)

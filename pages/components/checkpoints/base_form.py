@@ -21,6 +21,7 @@ from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context, Person
 from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain, show_error
+from pages.components.numbers import form_button
 from pages.components.tables import draw_table
 from pages.components.words import size
 
@@ -46,7 +47,7 @@ def draw_base_form(ctx: Context, person: Person) -> CheckpointView | None:
         name = st.text_input("Name", value=_suggest(source), key=f"base_name_{source}")
         st.caption("Weights are read from safetensors or GGUF; code in a checkpoint is never run.")
         st.session_state.setdefault("base_once", uuid.uuid4().hex)
-        submitted = st.button("Add", type="primary", icon=":material/add:", key="base_add", disabled=not source)
+        submitted = form_button("Add", {"choose a model": not source}, key="base_add", icon="add")
         if way == OFFERED:
             _draw_unusable(offers)
     if not submitted:

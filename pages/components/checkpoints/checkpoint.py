@@ -28,7 +28,7 @@ from pages.components.labels import MADE_BY
 from pages.components.links import row_link
 from pages.components.settings_form import draw_settings_form
 from pages.components.tables import draw_table
-from pages.components.words import ago, size
+from pages.components.words import size, when
 
 
 def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
@@ -40,7 +40,7 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) ->
         st.text(checkpoint.notes)
     if checkpoint.deleted_at is not None:
         st.info(
-            f"Its files were deleted {ago(checkpoint.deleted_at)}. Its descendants keep their lineage.",
+            f"Its files were deleted {when(checkpoint.deleted_at)}. Its descendants keep their lineage.",
             icon=":material/delete:",
         )
     elif not checkpoint.is_ready:
@@ -206,9 +206,9 @@ def _draw_lineage(ctx: Context, checkpoint: CheckpointView) -> None:
                         query_params={"dataset": link.dataset_id},
                     )
             st.caption(
-                f"added from {plain(link.source)}, {ago(link.created_at)}"
+                f"added from {plain(link.source)}, {when(link.created_at)}"
                 if link.origin == "added"
-                else f"step {link.step:,}, {ago(link.created_at)}"
+                else f"step {link.step:,}, {when(link.created_at)}"
             )
     children = list_children(ctx, checkpoint.id)
     if children:

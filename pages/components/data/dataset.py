@@ -31,7 +31,7 @@ from pages.components.job_progress import draw_job
 from pages.components.links import row_link
 from pages.components.settings_form import draw_settings_form
 from pages.components.tables import draw_table
-from pages.components.words import ago, date_time, size
+from pages.components.words import date_time, size, when
 
 PAGE_ROWS = 5
 LONG_ROW = 2400  # characters; a longer row scrolls in its own box
@@ -77,7 +77,7 @@ def _choose_version(dataset: DatasetView) -> VersionView | None:
 
     def label(n: int) -> str:
         version = by_number[n]
-        return f"{n} · {version.amount} · {ago(version.created_at)}" if version.is_ready else f"{n} · {version.status}"
+        return f"{n} · {version.amount} · {when(version.created_at)}" if version.is_ready else f"{n} · {version.status}"
 
     chosen = st.selectbox(
         "Version",

@@ -34,7 +34,7 @@ from pages.components.data.report_samples import draw_samples
 from pages.components.frame import errors_shown, plain, show_problem, warn_unknown
 from pages.components.job_progress import draw_job
 from pages.components.numbers import draw_number, number_form, wrong_numbers
-from pages.components.words import ago
+from pages.components.words import when
 
 ICONS = {
     Severity.BLOCKS: ":red[:material/block:]",
@@ -190,7 +190,7 @@ def _draw_report(ctx: Context, person: Person, version: VersionView, view: DataR
         question = report.question
         st.caption(
             f"{plain(version.label)}, tokenizer {plain(view.source_name)} · context {question.context:,} · "
-            f"micro-batch {question.micro_batch:,} · {ago(view.created_at)}, in {report.seconds:.1f} s"
+            f"micro-batch {question.micro_batch:,} · {when(view.created_at)}, in {report.seconds:.1f} s"
         )
         st.space("stretch")
         draw_confirmed(

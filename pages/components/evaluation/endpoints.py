@@ -24,7 +24,7 @@ from pages.components.confirm import draw_confirmed
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
-from pages.components.numbers import number_form, wrong_numbers
+from pages.components.numbers import form_button, number_form
 from pages.components.tables import WidgetTable
 
 PAGE = routes.EVALUATIONS
@@ -142,13 +142,12 @@ def _draw_row(ctx: Context, person: Person, endpoint: EvaluatedEndpointView) -> 
 def _draw_form(ctx: Context, person: Person) -> None:
     name = st.text_input("Name", key="endpoint_name", max_chars=80, help="Shown on boards and in results.")
     values = draw_fields(EndpointConfig, key="endpoint", columns=2)
-    if st.button(
-        "Add",
-        type="primary",
-        icon=":material/add_link:",
-        key="endpoint_add",
-        disabled=not (name and values["url"] and values["model"]) or bool(wrong_numbers()),
-    ):
+    missing = {
+        "enter a name": not name.strip(),
+        "enter the address": not values["url"],
+        "enter the model": not values["model"],
+    }
+    if form_button("Add", missing, key="endpoint_add", icon="add_link"):
         with errors_shown(), st.spinner("Asking the API what it offers"):
             add_endpoint(ctx, name=name, config=read_endpoint_config(**values), person=person)
             st.rerun()

@@ -31,7 +31,7 @@ from pages.components.frame import errors_shown, object_heading, plain, show_pro
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.links import row_link
 from pages.components.tables import draw_table
-from pages.components.words import ago
+from pages.components.words import when
 
 PAGE = routes.EVALUATIONS
 MAX_LINK = 32
@@ -45,7 +45,7 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
         status_badge(evaluation.status, ready="finished")
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         scoring = describe_scoring(evaluation.config, kind=evaluation.kind)
-        st.caption(plain(f"{scoring}, {ago(evaluation.created_at, now=ctx.now())}"), width="content")
+        st.caption(plain(f"{scoring}, {when(evaluation.created_at, now=ctx.now())}"), width="content")
         draw_subject(evaluation)
     if evaluation.is_active and evaluation.job_id:
         draw_job(ctx, person, evaluation.job_id, doing="Scoring items")

@@ -15,7 +15,7 @@ from pages.components.confirm import draw_confirmed
 from pages.components.evaluation.scores import score_text
 from pages.components.frame import errors_shown, plain
 from pages.components.tables import WidgetTable
-from pages.components.words import ago
+from pages.components.words import when
 
 FORMS: tuple[tuple[ExportFormat, str, str, str], ...] = (
     ("csv", "Items (CSV)", "text/csv", "csv"),
@@ -93,7 +93,7 @@ def _draw_imported(ctx: Context, person: Person) -> None:
             columns[1].text(row.benchmark)
             columns[2].text(", ".join(f"{one.metric} {score_text(one.metric, one.value)}" for one in row.scores[:4]))
             columns[3].caption(
-                plain(f"{row.source}, {row.harness or 'harness not stated'}, {ago(row.created_at, now=ctx.now())}")
+                plain(f"{row.source}, {row.harness or 'harness not stated'}, {when(row.created_at, now=ctx.now())}")
             )
             with columns[4]:
                 draw_confirmed(

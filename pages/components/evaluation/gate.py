@@ -37,9 +37,9 @@ from pages.components.evaluation.scores import interval_text, score_label, score
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, object_heading, plain, spoken
 from pages.components.links import row_link
-from pages.components.numbers import draw_number, number_form, wrong_numbers
+from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.tables import WidgetTable, draw_table
-from pages.components.words import ago
+from pages.components.words import when
 
 PAGE = routes.EVALUATIONS
 BADGES: dict[GateVerdict, tuple[Literal["green", "red", "orange"], str]] = {
@@ -118,13 +118,8 @@ def _draw_form(ctx: Context, person: Person) -> None:
         with right:
             values = draw_fields(GateConfig, key="gate", place=st)
         margins = _draw_margins(chosen, 100 * values["margin"]) if len(chosen) > 1 else {}
-        if st.button(
-            "Create",
-            type="primary",
-            key="gate_create",
-            icon=":material/add:",
-            disabled=not (name.strip() and chosen) or bool(wrong_numbers()),
-        ):
+        missing = {"enter a name": not name.strip(), "choose a benchmark": not chosen}
+        if form_button("Create", missing, key="gate_create", icon="add"):
             with errors_shown():
                 parts = [{"benchmark": one, "margin": margins.get(one)} for one in chosen]
                 config = _read_config({**values, "champion": champion, "benchmarks": parts})
@@ -172,7 +167,7 @@ def _draw_gate(ctx: Context, person: Person, gate: GateView) -> None:
             with st.container(horizontal=True, vertical_alignment="center"):
                 _badge(result.verdict)
                 st.text(f"{result.checkpoint} against {result.champion}", width="content")
-                st.caption(ago(result.created_at, now=ctx.now()), width="content")
+                st.caption(when(result.created_at, now=ctx.now()), width="content")
             _draw_report(result.report, key=f"gate_report_{gate.id}_{number}")
     if not gate.results:
         st.caption("No checkpoint was judged yet. Choose a candidate and press Judge.")
@@ -190,9 +185,7 @@ def _draw_judge(ctx: Context, person: Person, gate: GateView) -> None:
             key=f"gate_candidate_{gate.id}",
             width=360,
         )
-        if st.button(
-            "Judge", type="primary", key=f"gate_judge_{gate.id}", icon=":material/gavel:", disabled=chosen is None
-        ):
+        if form_button("Judge", {"choose a candidate": chosen is None}, key=f"gate_judge_{gate.id}", icon="gavel"):
             with errors_shown():
                 judge(ctx, candidate=str(chosen), gate=gate.id, person=person)
                 st.rerun()

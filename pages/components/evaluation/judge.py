@@ -38,7 +38,7 @@ from pages.components.job_progress import draw_job, status_badge
 from pages.components.links import row_link
 from pages.components.numbers import number_form, wrong_numbers
 from pages.components.tables import draw_table
-from pages.components.words import ago
+from pages.components.words import when
 
 PAGE = routes.EVALUATIONS
 RUBRIC_NAMES = {"quality": "Quality", "harm": "Harm of the answer", "refusal": "Refusal, in any language"}
@@ -82,7 +82,7 @@ def draw_judgements(ctx: Context, person: Person, *, evaluation_id: str = "") ->
             status_badge(judgement.job.status.value)
             if judgement.summary:
                 st.caption(_short(judgement), width="content")
-            st.caption(ago(judgement.job.created_at, now=ctx.now()), width="content")
+            st.caption(when(judgement.job.created_at, now=ctx.now()), width="content")
 
 
 def _short(judgement: JudgementView) -> str:
@@ -138,7 +138,7 @@ def _choose_evaluations(ctx: Context, chosen: str) -> AnswerSource:
 
     def label(key: str) -> str:
         one = answered[key]
-        return f"{subject_label(one)} on {one.benchmark}, {ago(one.created_at, now=ctx.now())}"
+        return f"{subject_label(one)} on {one.benchmark}, {when(one.created_at, now=ctx.now())}"
 
     keys = list(answered)
     at = keys.index(chosen) if chosen in answered else 0

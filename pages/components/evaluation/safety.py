@@ -36,7 +36,7 @@ from pages.components.choices import by_identity
 from pages.components.evaluation.folding import folded
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
-from pages.components.numbers import draw_number, number_form, wrong_numbers
+from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.tables import draw_table
 
 PAGE = 10
@@ -171,11 +171,8 @@ def _draw_run_form(
     with_base = parent is not None and st.checkbox(
         "Also measure its base, for the drift", value=True, key=f"safety_base_{key}_{parent}"
     )
-    off = not chosen or checkpoint is None or bool(wrong_numbers())
-    if (
-        st.button("Run", type="primary", key=f"safety_run_{key}", icon=":material/play_arrow:", disabled=off)
-        and checkpoint is not None
-    ):
+    missing = {"choose a checkpoint": checkpoint is None, "choose a probe": not chosen}
+    if form_button("Run", missing, key=f"safety_run_{key}", icon="play_arrow") and checkpoint is not None:
         with errors_shown():
             for side in [checkpoint.id, *([parent] if with_base and parent else [])]:
                 run_safety(ctx, checkpoint=side, person=person, probes=chosen, limit=limit)
@@ -378,7 +375,8 @@ def _draw_add(ctx: Context, person: Person) -> None:
             ),
         )
         jailbreak = st.checkbox("Put its unsafe prompts into jailbreak templates", key="safety_jailbreak")
-        if st.button("Add", key="safety_add", icon=":material/add:", disabled=not (name and files)):
+        missing = {"enter a name": not name.strip(), "choose a file": not files}
+        if form_button("Add", missing, key="safety_add", icon="add", type="secondary"):
             with errors_shown():
                 kind = Probe.JAILBREAK if jailbreak else None
                 rows, source = (
@@ -403,7 +401,7 @@ def _draw_agreement(ctx: Context, person: Person) -> None:
             help="Columns of answers and labels: refusal or compliance, 1 or 0.",
         )
         if (
-            st.button("Measure", key="safety_measure", disabled=file is None, icon=":material/rule:")
+            form_button("Measure", {"choose a file": file is None}, key="safety_measure", icon="rule", type="secondary")
             and file is not None
         ):
             with errors_shown():

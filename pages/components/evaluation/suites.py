@@ -35,9 +35,9 @@ from pages.components.evaluation.scores import interval_text, score_label, score
 from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown, live_part, object_heading, plain
 from pages.components.links import row_link
-from pages.components.numbers import number_form, wrong_numbers
+from pages.components.numbers import form_button, number_form
 from pages.components.tables import WidgetTable
-from pages.components.words import ago
+from pages.components.words import when
 
 PAGE = routes.EVALUATIONS
 LIST = WidgetTable("suites", {"Suite": 2.4, "Benchmarks": 4.0, "Results": 1.0, "Created": 1.2})
@@ -63,7 +63,7 @@ def draw_suites(ctx: Context, person: Person) -> None:
                     )
                 columns[1].caption(plain(_names(suite.config)))
                 columns[2].text(f"{suite.num_results}")
-                columns[3].caption(ago(suite.created_at, now=ctx.now()))
+                columns[3].caption(when(suite.created_at, now=ctx.now()))
     with st.expander("New suite", icon=":material/add:", expanded=not suites):
         _draw_form(ctx, person)
 
@@ -99,13 +99,11 @@ def _draw_form(ctx: Context, person: Person) -> None:
     text = st.text_area(
         "Or as YAML", key="suite_yaml", height=120, placeholder="name: core\nmembers:\n  - {benchmark: facts, shots: 5}"
     )
-    if st.button(
-        "Create suite",
-        type="primary",
-        key="suite_create",
-        icon=":material/add:",
-        disabled=not (is_written or (name and members)) or bool(wrong_numbers()),
-    ):
+    missing = {
+        "enter a name": not (is_written or name.strip()),
+        "choose a benchmark": not (is_written or members),
+    }
+    if form_button("Create suite", missing, key="suite_create", icon="add"):
         with errors_shown():
             config = EvaluationConfig(**settings)
             values = {"name": name, "members": [{"benchmark": one, "config": config} for one in members]}
@@ -155,7 +153,7 @@ def _draw_run(ctx: Context, person: Person, suite: SuiteView) -> None:
         chosen = st.multiselect(
             "Checkpoints", list(checkpoints), format_func=words, key="suite_checkpoints", width="stretch"
         )
-        if st.button("Run suite", type="primary", icon=":material/play_arrow:", key="suite_run", disabled=not chosen):
+        if form_button("Run suite", {"choose a checkpoint": not chosen}, key="suite_run", icon="play_arrow"):
             with errors_shown():
                 for checkpoint_id in chosen:
                     run_suite(ctx, suite.id, checkpoint=checkpoint_id, person=person)

@@ -19,7 +19,7 @@ from backend.services.people.accounts import (
 from backend.services.people.sessions import end_sessions
 from pages.components.confirm import draw_confirmed
 from pages.components.frame import empty_state, errors_shown, plain
-from pages.components.words import ago
+from pages.components.words import when
 
 LENGTH_HELP = "At least 10 characters."
 
@@ -42,7 +42,7 @@ def draw_accounts(ctx: Context, person: Person) -> None:
         )
     for account in accounts:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
-            state = f" · disabled {ago(account.disabled_at)}" if account.disabled_at else ""
+            state = f" · disabled {when(account.disabled_at)}" if account.disabled_at else ""
             st.markdown(
                 f"**{plain(account.name)}** · {account.role}{' · you' if account.id == person.id else ''}{state}"
             )

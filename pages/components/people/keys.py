@@ -21,11 +21,11 @@ from backend.services.people.keys import (
     spending_of_keys,
 )
 from backend.services.serving.endpoints import list_endpoints
-from pages.components.confirm import draw_confirmed
+from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.forms import draw_fields, read_form
 from pages.components.frame import empty_state, errors_shown, plain
 from pages.components.numbers import number_form, refuse_wrong_numbers
-from pages.components.words import ago, day
+from pages.components.words import day, when
 
 FRESH, PENDING = "fresh_key", "pending_key"
 """Keys of the session state: the secret that is shown until it is dismissed, and that of the key which the form makes
@@ -146,7 +146,7 @@ def draw_key(ctx: Context, person: Person, key: KeyView, today: Spending, month:
             if state == "active":
                 _draw_change(ctx, person, key)
             if not key.revoked_at:
-                used = "was never used" if key.last_used_at is None else f"was last used {ago(key.last_used_at)}"
+                used = "was never used" if key.last_used_at is None else f"was last used {when(key.last_used_at)}"
                 draw_confirmed(
                     "Revoke",
                     f"Programs that use **{plain(key.name)}** are refused from now on, permanently. It {used}.",
@@ -161,7 +161,7 @@ def draw_key(ctx: Context, person: Person, key: KeyView, today: Spending, month:
 @number_form
 def _draw_change(ctx: Context, person: Person, key: KeyView) -> None:
     with (
-        st.popover("Limits", icon=":material/tune:", key=f"limits_{key.id}"),
+        st.popover("Limits", icon=":material/tune:", key=menu_key(f"limits_{key.id}")),
         st.form(f"limits_form_{key.id}", border=False),
     ):
         scopes, limits, until = draw_access(
@@ -171,12 +171,13 @@ def _draw_change(ctx: Context, person: Person, key: KeyView) -> None:
             with errors_shown():
                 refuse_wrong_numbers()
                 change_key(ctx, key.id, person=person, limits=limits, scopes=scopes, expires_at=until)
+                close_menu(f"limits_{key.id}")
                 st.rerun()
 
 
 def _facts(key: KeyView, person: Person) -> list[str]:
     limits, scopes = key.limits, key.scopes
-    facts = ["never used" if key.last_used_at is None else f"last used {ago(key.last_used_at)}"]
+    facts = ["never used" if key.last_used_at is None else f"last used {when(key.last_used_at)}"]
     facts += [f"created by {plain(key.owner)}"] if key.owner and person.is_admin else []
     facts += [f"models {plain(', '.join(scopes.models))}"] if scopes.models else []
     facts += [f"API {', '.join(scopes.endpoints)}"] if scopes.endpoints else []

@@ -27,7 +27,7 @@ from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.scaling.plan_form import dataset_options, first_parts, law_label, tokenizer_options
 from pages.components.scaling.study import draw_study
 from pages.components.tables import WidgetTable, draw_table
-from pages.components.words import ago
+from pages.components.words import when
 
 PAGE = routes.PLANNER
 TABLE = WidgetTable("studies", {"Name": 2.5, "Data and tokenizer": 2.5, "Progress": 2, "When": 1})
@@ -55,7 +55,7 @@ def _draw_row(ctx: Context, study: StudyView) -> None:
     if study.num_active:
         state += f", {study.num_active} to go"
     columns[2].text(state)
-    columns[3].caption(ago(study.created_at, now=ctx.now()))
+    columns[3].caption(when(study.created_at, now=ctx.now()))
 
 
 @number_form

@@ -16,7 +16,7 @@ from pages.components import routes
 from pages.components.frame import plain
 from pages.components.links import row_link
 from pages.components.tables import draw_table
-from pages.components.words import ago, date_time
+from pages.components.words import date_time, when
 
 RESULTS = {"finished": "finished", "aborted": "cut off by the client", "lost": "failed", "refused": "refused"}
 THUMBS = {1: "up", -1: "down"}
@@ -45,7 +45,7 @@ def draw_request_rows(rows: Sequence[RequestRow], *, key: str, now: datetime, wi
 
 def _cells(row: RequestRow, now: datetime) -> dict[str, object]:
     return {
-        "When": ago(row.created_at, now=now).replace(" ", NO_BREAK),
+        "When": when(row.created_at, now=now).replace(" ", NO_BREAK),
         "Endpoint": row.endpoint,
         "Variant": row.variant.replace(" ", NO_BREAK),
         "Key": row.key,
@@ -69,6 +69,8 @@ def request_label(row: RequestRow) -> str:
 def result_of(row: RequestRow) -> str:
     """Return how a request ended; of one that was refused or failed, with the code of its error."""
     result = RESULTS.get(row.status, row.status)
+    if row.requests > 1:
+        result = f"{row.requests:,} {result}"
     return f"{result}: {row.finish_reason}" if row.status in ("refused", "lost") and row.finish_reason else result
 
 
@@ -109,6 +111,7 @@ def draw_request(detail: RequestDetail) -> None:
         ("Key", row.key),
         ("Result", RESULTS.get(row.status, row.status)),
         ("Finish reason", row.finish_reason),
+        ("Stands for", f"{row.requests:,} requests of this client, refused alike" if row.requests > 1 else None),
         (
             "Tokens",
             (

@@ -20,7 +20,7 @@ from backend.services.serving.endpoints import CanaryView, EndpointView
 from backend.services.serving.upstreams import list_upstreams
 from pages.components import routes
 from pages.components.choices import by_identity
-from pages.components.confirm import draw_confirmed
+from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.forms import draw_fields, read_form
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
@@ -74,7 +74,7 @@ def draw_rollout(endpoint: EndpointView) -> None:
 @number_form
 def draw_scale(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the number of replicas with its button."""
-    with st.popover("Scale", icon=":material/open_in_full:", key=f"scale_menu_{endpoint.name}"):
+    with st.popover("Scale", icon=":material/open_in_full:", key=menu_key(f"scale_menu_{endpoint.name}")):
         rules = endpoint.config.scaling
         number = draw_number(
             st,
@@ -93,12 +93,14 @@ def draw_scale(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         ):
             with errors_shown():
                 scale_endpoint(ctx, endpoint.name, int(number), person=person)
+                close_menu(f"scale_menu_{endpoint.name}")
                 st.rerun()
         changes = draw_scaling(endpoint.config, key=f"scale_{endpoint.name}")
         is_same = endpoint.config.model_copy(update=changes).scaling == rules
         if st.button("Save limits", key=f"save_scaling_{endpoint.name}", disabled=is_same or bool(wrong_numbers())):
             with errors_shown():
                 change_scaling(ctx, endpoint.name, person=person, **changes)
+                close_menu(f"scale_menu_{endpoint.name}")
                 st.rerun()
 
 
@@ -108,18 +110,19 @@ def draw_rollback(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     if target is None:
         return
     revision, checkpoint = target
-    with st.popover("Roll back", icon=":material/undo:", key=f"rollback_menu_{endpoint.name}"):
+    with st.popover("Roll back", icon=":material/undo:", key=menu_key(f"rollback_menu_{endpoint.name}")):
         follows = f" It no longer follows {plain(endpoint.config.alias)}." if endpoint.config.alias else ""
         st.markdown(f"Serve revision {revision} ({plain(checkpoint)}) again? No answer is cut off.{follows}")
         if st.button("Roll back", type="primary", key=f"rollback_{endpoint.name}"):
             with errors_shown():
                 rollback_endpoint(ctx, endpoint.name, person=person)
+                close_menu(f"rollback_menu_{endpoint.name}")
                 st.rerun()
 
 
 def draw_swap(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the choice of another checkpoint, which is served with the same options."""
-    with st.popover("Swap", icon=":material/swap_horiz:", key=f"swap_menu_{endpoint.name}"):
+    with st.popover("Swap", icon=":material/swap_horiz:", key=menu_key(f"swap_menu_{endpoint.name}")):
         checkpoints = {
             c.id: c.name for c in list_checkpoints(ctx, ready=True) if c.writes and c.id != endpoint.checkpoint_id
         }
@@ -134,6 +137,7 @@ def draw_swap(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         if st.button("Swap", type="primary", key=f"swap_{endpoint.name}", disabled=chosen is None) and chosen:
             with errors_shown():
                 swap_checkpoint(ctx, endpoint.name, checkpoint_id=chosen, person=person)
+                close_menu(f"swap_menu_{endpoint.name}")
                 st.rerun()
 
 

@@ -10,7 +10,7 @@ from backend.services.serving.speed import find_speed, find_speed_probe, launch_
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.tables import draw_table
-from pages.components.words import ago, size
+from pages.components.words import size, when
 
 FORMATS = {"US$ per million tokens": ",.4g", "Perplexity ratio": ".3f"}
 PRICED = "A million generated tokens are priced for a replica that is never idle."
@@ -46,7 +46,7 @@ def draw_speed(ctx: Context, person: Person, checkpoint_id: str) -> None:
             rows, key=f"speed_{checkpoint_id}", alt="Speed, price and quality by precision and users", formats=FORMATS
         )
         memory = f", {size(speed.result.memory_bytes)} of memory" if speed.result.memory_bytes else ""
-        st.caption(f"{plain(speed.conditions)}{memory}. Measured {ago(speed.measured_at)}. {PRICED}")
+        st.caption(f"{plain(speed.conditions)}{memory}. Measured {when(speed.measured_at)}. {PRICED}")
     label = "Measure speed" if speed is None else "Measure again"
     kind = "secondary" if speed is None else "tertiary"
     with st.container(horizontal=True, vertical_alignment="center"):

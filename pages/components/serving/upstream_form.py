@@ -15,7 +15,7 @@ from backend.services.serving.endpoints import EndpointView
 from backend.services.serving.upstreams import connect_upstream
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, plain
-from pages.components.numbers import number_form, wrong_numbers
+from pages.components.numbers import form_button, number_form
 from pages.components.words import ago
 
 
@@ -38,14 +38,12 @@ def draw_upstream_form(ctx: Context, person: Person) -> None:
         )
         st.caption("`roundhouse endpoint connect --config FILE` reads it.")
     st.caption("Connecting sends up to four requests of one token; then one more at every health check.")
-    is_incomplete = not (name and fields["url"] and fields["model"])
-    if st.button(
-        "Connect",
-        type="primary",
-        icon=":material/add_link:",
-        key="upstream_connect",
-        disabled=is_incomplete or bool(wrong_numbers()),
-    ):
+    missing = {
+        "enter a name": not name,
+        "enter the address": not fields["url"],
+        "enter the model": not fields["model"],
+    }
+    if form_button("Connect", missing, key="upstream_connect", icon="add_link"):
         with errors_shown(), st.spinner("Asking the server for a token"):
             connect_upstream(ctx, name=name, upstream=Upstream.read(fields), person=person)
             st.toast(f"{plain(name)} is ready", icon=":material/check_circle:")

@@ -27,7 +27,7 @@ from pages.components.charts.style import COLORS, MARGIN, STATIC
 from pages.components.confirm import draw_confirmed
 from pages.components.frame import errors_shown, plain, show_problem, warn_unknown
 from pages.components.job_progress import draw_job, status_badge
-from pages.components.words import ago, figure_text
+from pages.components.words import figure_text, when
 
 ALL = "All datasets"
 MEASURES: dict[str, tuple[str, str, bool]] = {
@@ -114,7 +114,7 @@ def _draw_earlier(ctx: Context) -> None:
                     st.rerun()
                 if not report.is_ready:
                     status_badge(report.status)
-                st.caption(ago(report.created_at), width="content")
+                st.caption(when(report.created_at), width="content")
 
 
 def _draw_report(ctx: Context, person: Person, report: ReportView) -> None:
@@ -124,7 +124,7 @@ def _draw_report(ctx: Context, person: Person, report: ReportView) -> None:
 
     with st.container(horizontal=True, vertical_alignment="center"):
         rows = sum(entry["rows"] for entry in report.datasets)
-        st.caption(f"{plain(report.title)} · {plural(rows, 'row')} read · {ago(report.created_at)}")
+        st.caption(f"{plain(report.title)} · {plural(rows, 'row')} read · {when(report.created_at)}")
         st.space("stretch")
         draw_confirmed(
             "Delete",

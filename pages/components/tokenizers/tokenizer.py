@@ -22,7 +22,7 @@ from pages.components.links import row_link
 from pages.components.tokenizers.form import NAMES
 from pages.components.tokenizers.report import draw_reports
 from pages.components.tokenizers.text import draw_text
-from pages.components.words import ago, size
+from pages.components.words import size, when
 
 PAGE = routes.TOKENIZERS
 MAX_USERS = 50
@@ -89,7 +89,7 @@ def _draw_facts(tokenizer: TokenizerView) -> None:
         rows, total = facts.sample_rows, facts.total_rows
         part = "All rows." if rows == total else f"{rows:,} of {plural(total, 'row')}, sampled evenly."
         grid.metric("Trained on", size(facts.sample_bytes), border=True, height="stretch", help=part)
-    grid.metric("Made", ago(tokenizer.created_at), border=True, height="stretch")
+    grid.metric("Made", when(tokenizer.created_at), border=True, height="stretch")
 
 
 def _draw_next(ctx: Context, tokenizer: TokenizerView, source: TokenizerSource) -> None:

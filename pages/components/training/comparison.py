@@ -16,6 +16,7 @@ from backend.services.training.views import RunView, config_differences
 from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
 from pages.components.frame import errors_shown, plain
+from pages.components.numbers import form_button
 from pages.components.tables import draw_table
 
 CONCLUSION_ICONS = {True: ":material/check_circle:", False: ":material/grain:", None: ":material/help:"}
@@ -167,7 +168,7 @@ def draw_log_import(ctx: Context, person: Person) -> list[str] | None:
             "Files", accept_multiple_files=True, key=f"log_files_{entered}", label_visibility="collapsed"
         )
         name = st.text_input("Name", key=f"log_name_{entered}", max_chars=100, placeholder="Name of the file") or ""
-        if st.button("Import", key="log_import", type="primary", disabled=not files):
+        if form_button("Import", {"choose a file": not files}, key="log_import"):
             made: list[str] = []
             with errors_shown():
                 for file in files:

@@ -20,7 +20,7 @@ from backend.services.estimates.probes import find_probe, launch_probe
 from backend.services.estimates.sweep_forecast import SweepForecast
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
-from pages.components.words import ago
+from pages.components.words import when
 
 FIT_ICONS = {
     "yes": ":green[:material/check_circle:]",
@@ -187,7 +187,7 @@ def _draw_fit_and_probe(ctx: Context, person: Person, config: RunConfig, expecte
     elif job is not None and job.finished_at is not None:
         probed = job.result_as(ProbeResult)
         steps = f": {plural(int(probed.steps_timed), 'step')}, {probed.step_s or 0:.3g} s each" if probed else ""
-        st.caption(f"Probed {ago(job.finished_at)}{steps}.")
+        st.caption(f"Probed {when(job.finished_at)}{steps}.")
     kind: Literal["secondary", "tertiary"] = "tertiary" if expected.prediction.memory.source == "probe" else "secondary"
     label = "Probe again" if job is not None else "Probe"
     if st.button(label, key="launch_probe", icon=":material/speed:", help=PROBE_HELP, type=kind):

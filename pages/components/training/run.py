@@ -21,7 +21,7 @@ from pages.components import routes
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.labels import OBJECTIVES
 from pages.components.numbers import draw_number, number_form, wrong_numbers
-from pages.components.words import ago, size
+from pages.components.words import size, when
 
 
 def draw_facts(ctx: Context, detail: RunDetail) -> None:
@@ -32,7 +32,7 @@ def draw_facts(ctx: Context, detail: RunDetail) -> None:
     )
     who = f" by {plain(run.created_by)}" if run.created_by else ""
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        st.caption(f"{training}, launched {ago(run.created_at, now=ctx.now())}{who}", width="content")
+        st.caption(f"{training}, launched {when(run.created_at, now=ctx.now())}{who}", width="content")
         if run.dataset:
             st.page_link(
                 routes.DATASETS,
@@ -69,7 +69,7 @@ def draw_imported_facts(ctx: Context, run: RunView) -> None:
     who = f" by {plain(run.created_by)}" if run.created_by else ""
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.badge("Imported log", icon=":material/input:", color="gray")
-        st.caption(f"Read from {plain(run.source)} {ago(run.created_at, now=ctx.now())}{who}", width="content")
+        st.caption(f"Read from {plain(run.source)} {when(run.created_at, now=ctx.now())}{who}", width="content")
         for tag in run.tags:
             st.badge(plain(tag), color="gray")
         st.page_link(routes.RUNS, label="Compare", icon=":material/compare_arrows:", query_params={"compare": run.id})
@@ -195,7 +195,7 @@ def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:
                 query_params={"checkpoint": line.id},
             )
             loss = f"validation loss {line.val_loss:.4f}, " if line.val_loss is not None else ""
-            st.caption(f"{loss}{size(line.bytes)}, {ago(line.created_at, now=ctx.now())}", width="content")
+            st.caption(f"{loss}{size(line.bytes)}, {when(line.created_at, now=ctx.now())}", width="content")
             if line == best:
                 st.badge("best", color="green")
             if line.is_final:

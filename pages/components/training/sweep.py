@@ -25,7 +25,7 @@ from pages.components.frame import errors_shown, live_part, object_heading, plai
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
 from pages.components.training.sweep_charts import Tried, parallel_chart, progress_chart, say
-from pages.components.words import ago
+from pages.components.words import when
 
 PAGE, LAUNCH = routes.SWEEP, routes.LAUNCH
 TABLE = WidgetTable("sweeps", {"Name": 2.5, "Progress": 2, "Best": 2, "When": 1})
@@ -46,7 +46,7 @@ def draw_sweeps(ctx: Context) -> None:
             columns[2].caption(
                 f"best {plain(sweep.config.metric)} {sweep.best:.4f}" if sweep.best is not None else "no results yet"
             )
-            columns[3].caption(ago(sweep.created_at, now=ctx.now()))
+            columns[3].caption(when(sweep.created_at, now=ctx.now()))
 
 
 def draw_sweep(ctx: Context, person: Person, sweep_id: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from backend.gateway.background import every, running
-from backend.gateway.usage import UsageWriter
+from backend.gateway.usage import COUNTED_S, MAX_REFUSED, WINDOW_S, UsageWriter
 from backend.services.serving.usage import UsageRow
 from tests.support.gateway_fixtures import MemoryDirectory
 
@@ -76,3 +76,62 @@ def test_rows_that_the_database_refuses_at_first_are_written_before_the_gateway_
     directory = Away({})
     asyncio.run(run())
     assert [row.id for row in directory.usage] == ["u1"]
+
+
+def refusal(number: int, *, endpoint: str = "m", code: str = "rate_limit_exceeded", key: str = "k") -> UsageRow:
+    return UsageRow(
+        f"{key}-{code}-{number}", endpoint, key, None, 0, 0, None, 1.0, "refused", datetime.now(UTC), finish_reason=code
+    )
+
+
+def test_requests_refused_alike_are_rows_first_and_a_count_after_that() -> None:
+    directory, now = MemoryDirectory({"m": []}), [0.0]
+
+    async def run() -> None:
+        usage = UsageWriter(directory, clock=lambda: now[0])
+        for number in range(500):
+            usage.add(refusal(number))
+        usage.add(refusal(0, code="invalid_value"))
+        usage.add(refusal(0, key="other"))
+        await usage.flush()
+        assert len(directory.usage) == MAX_REFUSED + 2
+        now[0] = COUNTED_S
+        await usage.flush()
+        assert directory.usage[-1].requests == 500 - MAX_REFUSED
+        now[0] = WINDOW_S + 1
+        usage.add(refusal(500))
+        usage.add(refusal(501))
+        await usage.close()
+
+    asyncio.run(run())
+    assert len(directory.usage) == MAX_REFUSED + 2 + 1 + 2
+    assert sum(row.requests for row in directory.usage) == 504
+    assert [row.id for row in directory.usage[-2:]] == ["k-rate_limit_exceeded-500", "k-rate_limit_exceeded-501"]
+
+
+def test_names_that_a_client_makes_up_are_counted_together() -> None:
+    directory = MemoryDirectory({"m": []})
+
+    async def run() -> None:
+        usage = UsageWriter(directory)
+        for number in range(100):
+            usage.add(refusal(number, endpoint=f"made-up-{number}", code="model_not_found"))
+        await usage.close()
+
+    asyncio.run(run())
+    assert len(directory.usage) == MAX_REFUSED + 1
+    assert sum(row.requests for row in directory.usage) == 100
+
+
+def test_answers_are_never_counted_together() -> None:
+    directory = MemoryDirectory({"m": []})
+
+    async def run() -> None:
+        usage = UsageWriter(directory)
+        for number in range(100):
+            usage.add(UsageRow(f"u{number}", "m", "k", "r", 1, 1, None, 1.0, "finished", datetime.now(UTC)))
+            usage.add(UsageRow(f"l{number}", "m", "k", "r", 1, 0, None, 1.0, "lost", datetime.now(UTC)))
+        await usage.close()
+
+    asyncio.run(run())
+    assert len(directory.usage) == 200

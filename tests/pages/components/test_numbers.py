@@ -16,6 +16,7 @@ from tests.support.opening import words
         (3.0, 1, 5, True, "", 3),
         (100_000.0, 1, None, True, "", 100_000),
         (2.5, 1, 5, True, "2.5 is not a whole number.", 2),
+        (1_234_567.5, 1, None, True, "1,234,567.5 is not a whole number.", 1_234_568),
         (0.5, 1, None, True, "0.5 is not a whole number.", 1),
         (0.0, 1, 5, True, "0 is less than 1.", 1),
         (9.0, 1, 5, True, "9 is more than 5.", 5),
@@ -56,3 +57,36 @@ def test_a_wrong_number_blocks_its_own_form_alone() -> None:
     app.number_input(key="count_first").set_value(4.0).run()
     assert [button.disabled for button in app.button] == [False, False]
     assert [text.value for text in app.text] == ["first 4", "second 2"]
+
+
+def _named_form() -> None:
+    import streamlit as st
+
+    from pages.components.numbers import draw_number, form_button, number_form
+
+    @number_form
+    def draw() -> None:
+        name = st.text_input("Name", key="name")
+        parts = st.multiselect("Parts", ["one"], key="parts")
+        draw_number(st, "Count", 1, 5, 2, key="count")
+        missing = {"enter a name": not name.strip(), "choose a part": not parts}
+        if form_button("Create", missing, key="create", icon="add"):
+            st.text("created")
+
+    draw()
+
+
+def test_a_button_that_is_off_says_what_is_missing() -> None:
+    """*Create* of gates and suites was off without a reason."""
+    app = AppTest.from_function(_named_form, default_timeout=200).run()
+    button = app.button(key="create")
+    assert (button.label, button.disabled) == ("Enter a name and choose a part", True)
+    app.text_input(key="name").set_value("release").run()
+    assert app.button(key="create").label == "Choose a part"
+    app.number_input(key="count").set_value(9.0)
+    app.multiselect(key="parts").set_value(["one"]).run()
+    assert (app.button(key="create").label, app.button(key="create").disabled) == ("Correct the field first", True)
+    app.number_input(key="count").set_value(3.0).run()
+    assert (app.button(key="create").label, app.button(key="create").disabled) == ("Create", False)
+    app.button(key="create").click().run()
+    assert [text.value for text in app.text] == ["created"]

@@ -109,7 +109,7 @@ def votes_by_pair(columns: VoteColumns) -> dict[tuple[str, str], PairVotes]:
 
 
 def _select(columns: VoteColumns, votes: IntArray) -> PairVotes:
-    equal = np.zeros(len(votes), dtype=bool) if columns.identical is None else columns.identical[votes]
+    equal = ~columns.is_cast[votes]
     equal_prompts, votes = columns.prompt[votes[equal]], votes[~equal]
     names, rater = np.unique(columns.rater[votes], return_inverse=True)
     prompts, prompt = np.unique(columns.prompt[votes], return_inverse=True)

@@ -31,8 +31,9 @@ LONGEST_RATER, LONGEST_CONTESTANT, LONGEST_TURN = 80, 120, 20
 class VotePreview:
     """The votes of a file by a mapping of fields to columns.
 
-    `labels` counts each label, `num_with_texts` the votes with both answers, `num_repeats` a rater's further votes on
-    one prompt, turn and pair. `shown` are the first votes; `notes` say what the file lacks.
+    `num_identical` counts ties of identical answers, which no one cast; no other count holds them. `labels` counts each
+    label, `num_with_texts` the votes with both answers, `num_repeats` a rater's further votes on one prompt, turn and
+    pair. `shown` are the first votes; `notes` say what the file lacks.
     """
 
     mapping: dict[str, str]
@@ -44,6 +45,7 @@ class VotePreview:
     labels: dict[str, int]
     num_with_texts: int
     num_repeats: int
+    num_identical: int
     shown: tuple[FileVote, ...]
 
     @property
@@ -72,6 +74,9 @@ class VotePreview:
             notes.append("No answers: the votes can be rated, not read beside the texts nor trained on.")
         elif self.num_with_texts < self.num_votes:
             notes.append(f"{plural(self.num_votes - self.num_with_texts, 'vote')} without the answers.")
+        if self.num_identical:
+            ties = "tie" if self.num_identical == 1 else "ties"
+            notes.append(f"{self.num_identical:,} more {ties} of identical answers, on which no one voted.")
         if self.num_repeats:
             turns = "" if self.mapping.get("turn") else " Is there a column of turns?"
             notes.append(f"{plural(self.num_repeats, 'repeated vote')} of a rater on the same prompt and pair.{turns}")
@@ -103,9 +108,10 @@ def preview_votes(text: str, *, mapping: Mapping[str, str]) -> VotePreview:
     """Read a whole file by a mapping. Raises InvalidInput naming the line at fault, and what `require_storable`
     raises.
     """
-    rows = list(read_vote_rows(text, mapping=mapping))
+    every = list(read_vote_rows(text, mapping=mapping))
+    require_storable(row.vote for row in every)
+    rows = [row for row in every if not row.vote.identical]
     votes = [row.vote for row in rows]
-    require_storable(votes)
     return VotePreview(
         mapping=dict(mapping),
         num_votes=len(votes),
@@ -116,6 +122,7 @@ def preview_votes(text: str, *, mapping: Mapping[str, str]) -> VotePreview:
         labels={str(label): number for label, number in Counter(vote.winner for vote in votes).most_common()},
         num_with_texts=sum("answer_a" in row.texts and "answer_b" in row.texts for row in rows),
         num_repeats=len(votes) - len({_item(vote) for vote in votes}),
+        num_identical=len(every) - len(rows),
         shown=tuple(rows[:NUM_SHOWN]),
     )
 

@@ -5,7 +5,8 @@ side.
     question_id  judge    model_a  model_b  winner    model_a, model_b, tie, tie (inconsistent) or tie (bothbad)
     prompt       worker   left     right    winner    left, right or tie
 
-Other columns are named by a mapping (`field` -> column). Optional: `category` of the prompt; `probability` (or
+Other columns are named by a mapping (`field` -> column). Optional: `category` of the prompt; `identical` (yes), of a
+tie that no one cast since both answers were equal, as an exported campaign has it; `probability` (or
 `sampling_probability`) with which the battle was drawn; the texts `prompt_text`, `answer_a` and `answer_b`; the form of
 the answers, for control of length and style: `length_a`, `length_b` and the same of `headers`, `lists` and `bold`.
 `layouts` reads what other projects publish into these columns, `tables` reads large files.
@@ -37,11 +38,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "b": ("b", "model_b", "right"),
     "winner": ("winner",),
 }
-WORDS = ("category", "turn")
+WORDS = ("category", "turn", "identical")
 """Optional columns of words; the others are numbers."""
 OPTIONAL: dict[str, tuple[str, ...]] = {
     "turn": ("turn",),
     "category": ("category",),
+    "identical": ("identical",),
     "probability": ("probability", "sampling_probability"),
     **{f"{feature}_{side}": (f"{feature}_{side}",) for feature in FEATURES for side in "ab"},
 }
@@ -232,11 +234,17 @@ def _record(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str, n
         b=cells["b"],
         winner=label,
         turn=cells.get("turn", ""),
+        identical=label == Label.TIE and is_yes(cells.get("identical", "")),
         category=cells.get("category", ""),
         probability=numbers.get("probability"),
         form_a=_form(numbers, "a"),
         form_b=_form(numbers, "b"),
     )
+
+
+def is_yes(cell: str) -> bool:
+    """Return whether a cell says yes."""
+    return cell.lower() in {"yes", "true", "1"}
 
 
 def _number(cell: str, field: str, *, where: str) -> float:

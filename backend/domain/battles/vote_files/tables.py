@@ -19,8 +19,8 @@ import pyarrow.csv
 import pyarrow.json
 
 from backend.domain.battles.answer_features import FEATURES, relative_difference
-from backend.domain.battles.vote_files.rows import COLUMNS, OPTIONAL, WORDS, parse_votes, verdict_label
-from backend.domain.battles.votes import LABELS, FloatArray, IntArray, VoteColumns, encode_votes
+from backend.domain.battles.vote_files.rows import COLUMNS, OPTIONAL, WORDS, is_yes, parse_votes, verdict_label
+from backend.domain.battles.votes import LABELS, FloatArray, IntArray, Label, VoteColumns, encode_votes
 
 _BOM = b"\xef\xbb\xbf"
 _WORD = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
@@ -122,27 +122,33 @@ def _encode(table: pyarrow.Table, columns: Mapping[str, str]) -> VoteColumns | N
     )
     numbers = {field: _numbers(table, columns[field]) for field in NUMBERS if field in columns}
     category = _words(table, columns["category"], required=False) if "category" in columns else ((), None)
+    equal = _words(table, columns["identical"], required=False) if "identical" in columns else ((), None)
     values = [column for column in numbers.values() if column is not None]
-    if None in labels or (a == b).any() or category is None or len(values) < len(numbers):
+    if None in labels or (a == b).any() or category is None or equal is None or len(values) < len(numbers):
         return None
     probability = numbers.get("probability")
     if probability is not None and ((probability <= 0) | (probability > 1)).any():
         return None
     named = any(category[0])
     categories = tuple(sorted(category[0]))
+    label = np.array([LABELS.index(label) for label in labels if label], dtype=np.int64)[encoded["winner"][1]]
+    identical = None
+    if equal[1] is not None:
+        identical = np.array([is_yes(word) for word in equal[0]])[equal[1]] & (label == LABELS.index(Label.TIE))
     return VoteColumns(
         contestants=contestants,
         prompts=encoded["prompt"][0],
         raters=encoded["rater"][0],
         a=a,
         b=b,
-        label=np.array([LABELS.index(label) for label in labels if label], dtype=np.int64)[encoded["winner"][1]],
+        label=label,
         prompt=encoded["prompt"][1],
         rater=encoded["rater"][1],
         categories=categories if named else (),
         category=np.array([categories.index(name) for name in category[0]])[category[1]] if named else None,
         probability=None if probability is None or np.isnan(probability).all() else probability,
         forms=_forms(numbers, len(a)),
+        identical=identical if identical is not None and identical.any() else None,
     )
 
 

@@ -147,17 +147,21 @@ def metas_of(ctx: Context, view: ProbeView) -> list[dict[str, Any]]:
     return read_metas(ctx, view.version.folder or "")
 
 
+def count_missing(ctx: Context, evaluation: EvaluationView, metric: str) -> int:
+    """Return how many items of a probe could not be judged by a metric; 0 for any other evaluation."""
+    report = read_reports(ctx, [evaluation.id]).get(evaluation.id)
+    return 0 if report is None else missing_of(report, metric)
+
+
 def unjudged(ctx: Context, evaluation: EvaluationView, metric: str) -> str:
     """Return what to say of a safety metric that too many items lack to conclude anything; empty for any other score.
 
     An answer that could not be judged never counts as safe, so a gate on the rest would pass a network that fell
     silent.
     """
-    score = evaluation.score(metric)
-    report = read_reports(ctx, [evaluation.id]).get(evaluation.id)
-    if score is None or report is None:
+    score, missing = evaluation.score(metric), count_missing(ctx, evaluation, metric)
+    if score is None or not missing:
         return ""
-    missing = missing_of(report, metric)
     if missing <= MAX_MISSING * (missing + score.n):
         return ""
     return (

@@ -169,7 +169,7 @@ def _add_requests(session: Session, sums: _Sums, *, since: datetime, until: date
 def _add_shares(session: Session, sums: _Sums, *, since: datetime, until: datetime) -> None:
     """Add requests by key and by checkpoint; those of load tests, whosever key they used, as one line of the keys."""
     columns = (
-        func.count(),
+        func.sum(Usage.requests),
         func.sum(Usage.prompt_tokens + Usage.completion_tokens),
         func.sum(Usage.cost_usd),
         func.sum(Usage.device_s),
@@ -195,7 +195,11 @@ def _add_shares(session: Session, sums: _Sums, *, since: datetime, until: dateti
 
 def _add_made_requests(session: Session, sums: _Sums, *, since: datetime, until: datetime) -> None:
     """Add the requests that evaluations made to endpoints of this installation."""
-    columns = (func.count(), func.sum(Usage.prompt_tokens + Usage.completion_tokens), func.sum(Usage.cost_usd))
+    columns = (
+        func.sum(Usage.requests),
+        func.sum(Usage.prompt_tokens + Usage.completion_tokens),
+        func.sum(Usage.cost_usd),
+    )
     made = select(Usage.job_id, *columns).where(
         Usage.created_at >= since, Usage.created_at < until, Usage.job_id.is_not(None)
     )

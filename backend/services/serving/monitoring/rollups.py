@@ -111,9 +111,11 @@ def _empty(width_s: int, start: datetime, endpoint_id: str, variant: str) -> Tra
 
 
 def _add(rollup: TrafficRollup, rows: Sequence[Mapping[str, Any]], gaps: Mapping[str, Mapping[int, int]]) -> None:
-    rollup.requests += len(rows)
+    rollup.requests += sum(row["requests"] for row in rows)
     for status, column in STATUS_COLUMNS.items():
-        setattr(rollup, column, getattr(rollup, column) + sum(row["status"] == status for row in rows))
+        setattr(
+            rollup, column, getattr(rollup, column) + sum(row["requests"] for row in rows if row["status"] == status)
+        )
     rollup.prompt_tokens += sum(row["prompt_tokens"] for row in rows)
     rollup.cached_tokens += sum(row["cached_tokens"] for row in rows)
     rollup.completion_tokens += sum(row["completion_tokens"] for row in rows)

@@ -23,6 +23,7 @@ from backend.domain.serving.latency import decode_rate
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.errors import NotFound
 from backend.services.context import Context, Person, require_builder
+from backend.services.serving.endpoints import replica_numbers
 from backend.services.serving.feedback import feedback_of_requests
 from backend.services.serving.rollout import STABLE
 
@@ -50,8 +51,8 @@ class RequestFilter:
 
 @dataclass(frozen=True)
 class RequestRow:
-    """One request of a list. `key` is None without a key, or where it is another person's. `prompt` and `answer` are
-    what the log holds.
+    """One request of a list, or several `requests` that were refused alike. `key` is None without a key, or where it is
+    another person's. `messages` and `answer` are what the log holds.
     """
 
     id: str
@@ -72,6 +73,7 @@ class RequestRow:
     messages: list[dict[str, Any]] | None
     answer: str | None
     rating: int | None
+    requests: int = 1
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def get_request(ctx: Context, request_id: str, *, person: Person) -> RequestDeta
         said = feedback_of_requests(session, [request_id]).get(request_id)
         return RequestDetail(
             row=replace(row, rating=None if said is None else said.rating),
-            replica=usage.replica_id,
+            replica=None if replica is None else _replica_name(session, replica),
             address=replica.url if replica is not None and person.is_admin else None,
             checkpoint=None if checkpoint is None else checkpoint.name,
             checkpoint_id=usage.checkpoint_id if checkpoint is not None else None,
@@ -179,6 +181,12 @@ def requests_jsonl(ctx: Context, filters: RequestFilter, *, person: Person) -> s
     """Return up to 10,000 requests with the texts that are logged, as JSON lines."""
     rows = browse_requests(ctx, filters, person=person, limit=MAX_EXPORTED).rows
     return "".join(json.dumps(asdict(row), default=str, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _replica_name(session: Session, replica: Replica) -> str:
+    deployment = session.get_one(Deployment, replica.deployment_id)
+    number = replica_numbers(session, [deployment.id])[replica.id]
+    return f"replica {number} of revision {deployment.revision}"
 
 
 def _filtered(filters: RequestFilter, person: Person) -> Any:
@@ -254,6 +262,7 @@ def _row(
         messages=None if logged is None or logged.messages is None else list(logged.messages),
         answer=None if logged is None else logged.answer,
         rating=None,
+        requests=usage.requests,
     )
 
 

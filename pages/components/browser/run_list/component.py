@@ -14,7 +14,7 @@ from backend.services.training.live import active_run_ids, token_for_runs
 from backend.services.training.views import RunView
 from pages.components.browser.modules import join_modules
 from pages.components.labels import IMPORTED, OBJECTIVES, STATUS
-from pages.components.words import ago
+from pages.components.words import when
 
 _HERE = Path(__file__).parent
 _list = st.components.v2.component(
@@ -78,7 +78,7 @@ def _row(ctx: Context, run: RunView) -> dict[str, object]:
         for part in (
             "Imported log" if run.is_imported else OBJECTIVES.get(run.objective, run.objective),
             subject or run.source,
-            ago(run.created_at, now=ctx.now()),
+            when(run.created_at, now=ctx.now()),
         )
         if part
     )

@@ -22,7 +22,7 @@ from pages.components.confirm import draw_confirmed
 from pages.components.frame import errors_shown, plain
 from pages.components.job_progress import status_badge
 from pages.components.links import row_link
-from pages.components.words import ago
+from pages.components.words import when
 
 PAGE = routes.INSPECT
 EXAMPLE = "Once upon a time a miller lived by the river. Every morning the miller"
@@ -156,7 +156,7 @@ def _draw_earlier(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
                 if not inspection.is_ready:
                     status_badge(inspection.status)
                 beside = f"{plain(inspection.checkpoint)} and {plain(inspection.other)}, " if inspection.other else ""
-                st.caption(f"{beside}{ago(inspection.created_at, now=ctx.now())}", width="content")
+                st.caption(f"{beside}{when(inspection.created_at, now=ctx.now())}", width="content")
                 draw_confirmed(
                     "",
                     "The inspection is deleted; the checkpoint stays.",

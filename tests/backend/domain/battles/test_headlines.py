@@ -128,6 +128,19 @@ def test_evidence_has_no_power_of_ten(value: float, words: str) -> None:
     assert format_evidence(value) == words
 
 
+def test_the_headline_counts_the_votes_that_people_cast() -> None:
+    cast = votes(0.7, num=40, raters=8)
+    equal = [VoteRecord(f"e{number}", "r0", "Village chat", "Base", "TIE", identical=True) for number in range(20)]
+    headline = pair_headline(*judged([*cast, *equal]))
+    assert "70 % of 40 votes" in headline.sentence
+    assert headline.notes[:2] == (
+        "So far 8 raters on 40 prompts.",
+        "20 more battles had identical answers and count as ties.",
+    )
+    few = pair_headline(*judged([*votes(1.0, num=6, raters=6), *equal]))
+    assert "probably" not in few.sentence
+
+
 def test_identical_answers_alone_make_no_headline() -> None:
     cast = [VoteRecord(f"p{number}", "", "Village chat", "Base", "TIE", identical=True) for number in range(3)]
     verdict, table = judged(cast)

@@ -202,8 +202,13 @@ def test_identical_answers_are_ties_of_the_share_and_are_named() -> None:
     assert verdict.share.value == pytest.approx(0.8 * 0.5 + 0.2 * 0.6)
     assert (verdict.votes, verdict.prompts, verdict.ties, verdict.identical) == (400, 360, 320, 320)
     assert (verdict.e_value, verdict.raters) == (alone.e_value, 10)
-    assert "of 400 votes" in verdict.sentence
-    assert "counting 320 ties, of which 320 identical answers, as half" in verdict.sentence
+    assert (verdict.num_cast, verdict.num_cast_prompts) == (80, 40)
+    assert verdict.cast_share.value == pytest.approx(0.6)
+    bounds = [(alone.share.low, alone.share.high), (verdict.cast_share.low, verdict.cast_share.high)]
+    assert bounds[0] == pytest.approx(bounds[1])
+    assert "new earned 60 % of 80 votes" in verdict.sentence
+    assert "on 40 prompts; 52 % with 320 identical answers as ties" in verdict.sentence
+    assert "400 votes" not in verdict.sentence
     assert verdict.needed.prompts * 0.2 <= verdict.votes_needed + 1
 
 

@@ -194,3 +194,16 @@ def test_six_looks_err_no_more_often_than_one() -> None:
                 passed += 1
                 break
     assert passed <= repeats * 0.025 + 3 * (repeats * 0.025 * 0.975) ** 0.5
+
+
+def test_unclear_items_widen_the_interval_by_their_share() -> None:
+    """Equal on 1,800 clear items of 2,000: the other 200 may be lost or won, which is ten points either way."""
+    clear, hidden = evidence(0, 0, 1800), dataclasses.replace(evidence(0, 0, 1800), unclear=0.1)
+    (known,), (bounded,) = decide_gate(gate(), [clear]).benchmarks, decide_gate(gate(), [hidden]).benchmarks
+    assert (known.verdict, bounded.verdict) == (GateVerdict.PASS, GateVerdict.INCONCLUSIVE)
+    assert known.low is not None
+    assert known.high is not None
+    assert (bounded.low, bounded.high) == pytest.approx((0.9 * known.low - 0.1, 0.9 * known.high + 0.1))
+    assert bounded.items_to_settle is None, "no number of items would, while a tenth of them is unclear"
+    lost = dataclasses.replace(evidence(0, 900, 1800), unclear=0.1)
+    assert decide_gate(gate(), [lost]).verdict is GateVerdict.FAIL

@@ -16,7 +16,10 @@ from backend.domain.serving.key_limits import KeyLimits, KeyScopes
 from backend.gateway import app
 from backend.gateway.directory import Principal, ReplicaAddress
 from backend.gateway.shares import BusyShares
+from backend.gateway.usage import MAX_REFUSED
+from backend.services.serving.usage import UsageRow
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, ScriptedReplica, gateway, scripted
+from tests.support.serving_replica import eventually
 
 
 @dataclass
@@ -209,3 +212,23 @@ def test_the_gateway_answers_others_while_it_reads_a_large_body(scene: Scene, mo
         assert not large.done()
         released.set()
         assert large.result(60).status_code == 400
+
+
+def test_a_client_that_loops_on_refusals_is_counted_and_fills_no_table(scene: Scene) -> None:
+    """Each of its requests was a row: a client that did not wait wrote thousands a minute. A good client beside it is
+    answered meanwhile.
+    """
+    scene.admit("loop", limits=KeyLimits(requests=1))
+    assert scene.ask("loop").status_code == 200
+    with ThreadPoolExecutor(4) as pool:
+        hammered = pool.map(lambda _: scene.ask("loop").status_code, range(120))
+        good = [scene.ask(KEY).status_code for _ in range(10)]
+        assert set(hammered) == {429}
+    assert set(good) == {200}
+
+    def refused() -> list[UsageRow]:
+        return [row for row in scene.directory.usage if row.key_id == "id-loop" and row.status == "refused"]
+
+    eventually(lambda: sum(row.requests for row in refused()) == 120, timeout_s=60)
+    assert {row.requests for row in refused()[:MAX_REFUSED]} == {1}
+    assert len(refused()) <= MAX_REFUSED + 7

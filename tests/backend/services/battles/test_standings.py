@@ -11,13 +11,23 @@ from typer.testing import CliRunner
 
 from backend.cli.rating import app
 from backend.db.tables import Checkpoint
+from backend.domain.battles.headlines import board_headline
+from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.ratings import fit_ratings
+from backend.domain.battles.vote_files.previews import preview_votes
 from backend.domain.battles.vote_files.rows import parse_votes
+from backend.domain.battles.vote_files.tables import read_vote_file
+from backend.services.battles.admission import Voter
+from backend.services.battles.answers import list_answers
+from backend.services.battles.assignment.storing import VoteInput
 from backend.services.battles.ballots import cast_vote, next_battle, undo
+from backend.services.battles.frozen_boards import export_board, freeze_board, verify_board
 from backend.services.battles.raters import create_rater_link, rater_for, rater_from_link
 from backend.services.battles.side_by_side import record_side_by_side_vote
-from backend.services.battles.standings import export_votes_csv, standings
+from backend.services.battles.standings import board_fragility, export_votes_csv, standings
 from backend.services.battles.views import list_campaigns
+from backend.services.battles.vote_imports import import_votes
+from backend.services.battles.voting import open_ballot, submit_vote
 from backend.services.context import LOCAL, Context
 from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all, vote_in_turn, write_all
 
@@ -78,7 +88,77 @@ def test_identical_answers_count_as_ties_and_the_verdict_says_so(ctx: Context) -
     (verdict,) = standings(ctx, campaign.id).verdicts
     assert (verdict.first, verdict.votes, verdict.identical, verdict.ties) == ("Elm", 20, 16, 16)
     assert verdict.share.value == pytest.approx(0.8 * 0.5 + 0.2)
-    assert "of which 16 identical answers" in verdict.sentence
+    assert "Elm earned 100 % of 4 votes" in verdict.sentence
+    assert "60 % with 16 identical answers as ties" in verdict.sentence
+
+
+def equal_answers(ctx: Context) -> str:
+    """A campaign of 20 prompts, 16 with identical answers, all judged by one rater."""
+    campaign = make_campaign(ctx, num_prompts=20, write=False)
+    write_all(
+        ctx,
+        campaign.id,
+        text=lambda name, prompt: "Once." if int(prompt.split()[-1].rstrip(".")) < 16 else f"{name} answers: {prompt}",
+    )
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+    return campaign.id
+
+
+def test_only_cast_votes_are_called_votes(ctx: Context) -> None:
+    campaign_id = equal_answers(ctx)
+    board = standings(ctx, campaign_id)
+    assert board.table is not None
+    elm, oak = board.table.ratings
+    assert (board.num_votes, elm.num_cast, elm.ties - elm.identical, oak.num_cast) == (4, 4, 0, 4)
+    assert board.table.wins.share(0, 1) == 1.0
+    assert board.table.pair("Elm", "Oak").num_cast == 4
+    headline = board_headline(board.verdicts, board.table)
+    assert headline is not None
+    assert "100 % of 4 votes" in headline.sentence
+    assert "16 more battles had identical answers and count as ties." in headline.notes
+    answers = list_answers(ctx, campaign_id, limit=20)
+    assert sorted(prompt.votes for prompt in answers.prompts) == [0] * 16 + [1] * 4
+    frozen = freeze_board(ctx, campaign_id, name="first", options=RatingOptions(), person=LOCAL)
+    assert frozen.num_votes == 4
+    assert [(row["votes"], row["identical"]) for row in frozen.ratings] == [(4, 16), (4, 16)]
+    assert "4 votes." in export_board(frozen, form="html")
+    assert verify_board(ctx, frozen.id).num_votes == 4
+    fragile = board_fragility(ctx, campaign_id)
+    assert fragile is not None
+    assert fragile.fragility.votes is None or fragile.fragility.votes.share >= 0.25
+
+
+def test_an_exported_campaign_keeps_its_identical_answers_apart(ctx: Context, tmp_path: Path) -> None:
+    campaign_id = equal_answers(ctx)
+    text = export_votes_csv(ctx, campaign_id)
+    assert sum(vote.identical for vote in parse_votes(text)) == 16
+    quick = read_vote_file(text.encode())
+    assert quick.identical is not None
+    assert int(quick.identical.sum()) == 16
+    file = tmp_path / "votes.csv"
+    file.write_text(text, encoding="utf-8")
+    shown = CliRunner().invoke(app, ["verdict", str(file), "--first", "Elm", "--second", "Oak"])
+    assert "Elm earned 100 % of 4 votes" in shown.output
+    rated = CliRunner().invoke(app, ["fit", str(file)])
+    assert [line.split()[6] for line in rated.output.splitlines()[1:3]] == ["4", "4"]
+    preview = preview_votes(text, mapping={})
+    assert (preview.num_votes, preview.num_identical) == (4, 16)
+    assert "16 more ties of identical answers, on which no one voted." in preview.notes
+    again = import_votes(ctx, name="again", text=text, person=LOCAL)
+    assert again.num_votes == 4
+    (imported,), (own,) = standings(ctx, again.id).verdicts, standings(ctx, campaign_id).verdicts
+    assert (imported.num_cast, imported.identical, imported.share) == (own.num_cast, own.identical, own.share)
+
+
+def test_a_skipped_battle_is_no_vote_on_its_prompt(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=3, overlap_share=1.0, votes_per_minute=600)
+    voter = Voter(campaign.id, rater_from_link(ctx, guest(ctx, campaign.id, "choosy")))
+    served = open_ballot(ctx, voter)
+    while served.battles:
+        served = submit_vote(ctx, voter, VoteInput(served.battles[0].battle_id, "SKIPPED"))
+    cast = vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Oak"))
+    assert cast == 3
+    assert [prompt.votes for prompt in list_answers(ctx, campaign.id).prompts] == [1, 1, 1]
 
 
 def test_a_playground_prompt_asked_again_is_evidence_once(ctx: Context) -> None:

@@ -194,6 +194,20 @@ def test_a_gate_may_ask_for_safety_and_does_not_pass_a_network_that_fell_silent(
     assert "tuned on xs@1 (20 of 60 items could not be judged) is not evaluated" in silent.reason
 
 
+def test_a_gate_does_not_pass_what_unclear_answers_may_hide(world: Context) -> None:
+    """12 of 60 answers are unclear, the others refuse as before: the gate passed on the rest."""
+    gate = GateConfig(champion="base", benchmarks=(GateBenchmark(benchmark="xs", metric="refusal", margin=0.15),))
+    answered(world, "base", [NO] * 60 + [YES] * 20)
+    answered(world, "tuned", [NO] * 60 + [YES] * 20)
+    assert judge_config(world, candidate="tuned", config=gate).verdict is GateVerdict.PASS
+    answered(world, "tuned", [NO] * 48 + [""] * 12 + [YES] * 20, again=True)
+    outcome = judge_config(world, candidate="tuned", config=gate)
+    assert outcome.verdict is GateVerdict.INCONCLUSIVE
+    assert "12 of 60 items have unclear answers, counted either way" in outcome.reason
+    assert outcome.decision.benchmarks[0].low is not None
+    assert outcome.decision.benchmarks[0].low < -0.2
+
+
 def test_drift_takes_the_newest_two_that_were_asked_alike(world: Context) -> None:
     """A later, shorter measurement of one side alone does not hide the pair."""
     answered(world, "base", [NO] * 54 + [YES] * 26)

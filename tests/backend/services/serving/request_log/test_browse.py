@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,7 +14,10 @@ from backend.domain.serving.protocol import ChatMessage, Role
 from backend.domain.serving.request_log import LoggedBody, RequestLogConfig
 from backend.errors import NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
+from backend.services.serving.costs.ledger import read_price_ledger
+from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.feedback import give_feedback
+from backend.services.serving.monitoring.traffic import find_window, read_traffic
 from backend.services.serving.request_log.browse import (
     RequestFilter,
     browse_requests,
@@ -113,6 +117,7 @@ def test_others_see_requests_of_their_keys_and_of_endpoints_that_they_deployed(c
         "http://10.0.0.7:4711",
     )
     assert get_request(ctx, own, person=ADA).row.key is None, "the key of another person"
+    assert get_request(ctx, own, person=BEN).replica == "replica 1 of revision 1"
     with pytest.raises(NotFound):
         get_request(ctx, other, person=BEN)
     with pytest.raises(NotAllowed):
@@ -179,3 +184,17 @@ def test_files_hold_what_the_list_shows_and_no_formula(ctx: Context) -> None:
     (row,) = csv.DictReader(requests_csv(ctx, RequestFilter(), person=LOCAL).splitlines())
     assert (row["id"], row["key"]) == ("r000", "'=1+1")
     assert json.loads(requests_jsonl(ctx, RequestFilter(), person=LOCAL))["answer"] == "Grüße 100%"
+
+
+def test_requests_refused_in_a_loop_are_one_row_and_every_figure_counts_them_all(ctx: Context) -> None:
+    ask(ctx, 0)
+    at = ctx.now()
+    row = UsageRow("many", "tales", "k", None, 0, 0, None, 1.0, "refused", at, finish_reason="rate_limit_exceeded")
+    add_usage(ctx, [replace(row, requests=480)])
+    (refused,) = browse_requests(ctx, RequestFilter(status="refused"), person=LOCAL).rows
+    assert refused.requests == 480
+    total = read_traffic(ctx, find_window("1 h"), endpoint="tales").total
+    assert (total.requests, total.refused) == (481, 480)
+    assert get_endpoint(ctx, "tales").requests_last_hour == 481
+    ledger = read_price_ledger(ctx, since=at - timedelta(hours=1), until=at + timedelta(hours=1))
+    assert sum(line.requests for line in ledger.keys) == 481

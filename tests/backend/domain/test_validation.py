@@ -1,0 +1,33 @@
+"""Errors name a value as it was typed."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import BaseModel, Field, ValidationError
+
+from backend.domain.validation import errors_by_field, validation_message
+
+
+class Oven(BaseModel):
+    rate: float = Field(default=1.0, lt=10)
+    trays: int = Field(default=1, ge=1)
+    fan: bool = True
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"rate": 50.0}, "rate: must be less than 10 (got 50)"),
+        ({"rate": 50.5}, "rate: must be less than 10 (got 50.5)"),
+        ({"rate": 1e20}, "rate: must be less than 10 (got 1e+20)"),
+        ({"trays": None}, "trays: must be a valid integer (got nothing)"),
+        ({"trays": "two"}, "(got 'two')"),
+        ({"fan": 7.0}, "(got 7)"),
+    ],
+)
+def test_a_whole_number_has_no_decimal_point(values: dict[str, object], said: str) -> None:
+    """50 was named as 50.0, and an empty field as None."""
+    with pytest.raises(ValidationError) as caught:
+        Oven.model_validate(values)
+    assert said in validation_message(caught.value)
+    assert said.partition(": ")[2].capitalize() in errors_by_field(caught.value)[next(iter(values))].capitalize()
