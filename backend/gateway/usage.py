@@ -26,7 +26,7 @@ MAX_REFUSED = 20
 would fill the database.
 """
 WINDOW_S, COUNTED_S = 60.0, 10.0
-"""Seconds after which they are counted anew, and for which further ones are counted in one row."""
+"""Seconds after which the next ones have rows of their own again, and for which further ones share a row."""
 R = TypeVar("R")
 
 

@@ -56,4 +56,4 @@ with page_frame(
             lineage_of_endpoint(context_, name_) if kind_ == "endpoint" else lineage_of_checkpoint(context_, name_)
         )
         st.subheader(plain(lineage_.title), anchor=False)
-        draw_lineage(lineage_)
+        draw_lineage(context_, lineage_)

@@ -32,4 +32,8 @@ def test_a_raters_link_stays_through_other_tabs_until_it_is_dismissed(
         expect(link).to_be_visible()
         page.get_by_role("button", name="Dismiss").click()
         expect(link).to_have_count(0)
+        page.get_by_role("button", name="Reissue or revoke a link").click()
+        page.get_by_role("button", name="Reissue", exact=True).click()
+        expect(link).to_be_visible()
+        expect(page.get_by_label("Whose")).to_have_count(0)  # the menu lay over the link that it had made
         page.context.close()

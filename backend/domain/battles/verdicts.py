@@ -106,7 +106,7 @@ class PairVerdict:
 
     @property
     def cast_share(self) -> Estimate:
-        """What first earned of the votes that people cast, with the interval that `share` has over all battles."""
+        """Share that first earned of the votes that people cast, with the interval of `share`."""
         share, equal = self.share, self.identical / max(1, self.votes)
         if not 0 < equal < 1:
             return share

@@ -99,7 +99,7 @@ class VoteColumns:
 
     @property
     def is_cast(self) -> NDArray[np.bool_]:
-        """Which votes people cast: all but ties of identical answers."""
+        """Mask of the votes that people cast: all but ties of identical answers."""
         return np.ones(len(self), dtype=np.bool_) if self.identical is None else ~self.identical
 
     @property

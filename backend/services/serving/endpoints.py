@@ -292,11 +292,11 @@ def _replica_views(session: Session, endpoint: Endpoint, *, now: datetime) -> tu
         )
         .order_by(Deployment.revision, Job.created_at, Job.id)
     )
-    found = rows.all()
-    numbers = replica_numbers(session, {replica.deployment_id for replica, *_ in found})
+    alive = rows.all()
+    numbers = replica_numbers(session, {replica.deployment_id for replica, *_ in alive})
     return tuple(
         _replica_view(replica, job, number=numbers[replica.id], revision=revision, role=role, now=now)
-        for replica, job, revision, role in found
+        for replica, job, revision, role in alive
     )
 
 

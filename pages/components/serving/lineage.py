@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from urllib.parse import urlencode
 
 import streamlit as st
 
+from backend.services.context import Context
+from backend.services.evaluation.evaluations import get_evaluations
 from backend.services.lineage import Lineage, LineageNode
 from pages.components import routes
 from pages.components.charts.style import STATIC
+from pages.components.evaluation.scores import score_label, score_text
 from pages.components.frame import plain
 from pages.components.links import row_link
 from pages.components.serving.lineage_figure import lineage_figure
@@ -43,7 +47,7 @@ def page_of(node: LineageNode) -> tuple[str, dict[str, str]] | None:
     return page, {parameter: node.refers_to}
 
 
-def draw_lineage(lineage: Lineage) -> None:
+def draw_lineage(ctx: Context, lineage: Lineage) -> None:
     """Draw the graph where it has room, the list, what is missing, and the export."""
     for gap in lineage.gaps:
         st.caption(f":material/info: {plain(gap)}")
@@ -60,7 +64,7 @@ def draw_lineage(lineage: Lineage) -> None:
             config=STATIC,
             alt=f"Lineage of {lineage.title}; the table below lists the same objects",
         )
-    _draw_list(lineage)
+    _draw_list(ctx, lineage)
     st.download_button(
         "Lineage as JSON",
         json.dumps(lineage.to_document(), indent=2, ensure_ascii=False),
@@ -72,7 +76,8 @@ def draw_lineage(lineage: Lineage) -> None:
     )
 
 
-def _draw_list(lineage: Lineage) -> None:
+def _draw_list(ctx: Context, lineage: Lineage) -> None:
+    scores = _scores(ctx, lineage)
     names = {node.id: f"{node.kind} {node.name}" for node in lineage.nodes}
     with TABLE.frame():
         for number, node in enumerate(lineage.nodes):
@@ -80,7 +85,7 @@ def _draw_list(lineage: Lineage) -> None:
             page = page_of(node)
             with columns[0]:
                 if page is None:
-                    st.markdown(f":material/description: {plain(node.name)}")
+                    st.markdown(f":small[:material/description: {node.kind} {plain(node.name)}]")
                 else:
                     row_link(
                         f"{node.kind} {node.name}",
@@ -89,10 +94,29 @@ def _draw_list(lineage: Lineage) -> None:
                         icon=PLACES[node.kind][2],
                         key=f"lineage_{number}",
                     )
-            columns[1].caption(plain(", ".join(f"{label.lower()} {value}" for label, value in node.facts)) or "–")
+            facts = [*(f"{label.lower()} {_dated(value)}" for label, value in node.facts), *scores.get(node.id, ())]
+            columns[1].caption(plain(", ".join(facts)) or "–")
             sources = [
                 f"{edge.label} {names[edge.source]}"
                 for edge in lineage.edges
                 if edge.made == node.id and edge.source in names
             ]
             columns[2].caption(plain("; ".join(sources)) or "–")
+
+
+def _scores(ctx: Context, lineage: Lineage) -> dict[str, list[str]]:
+    """Return the main score of each evaluation, by its node."""
+    nodes = {node.refers_to: node.id for node in lineage.nodes if node.kind == "evaluation" and node.refers_to}
+    return {
+        nodes[one.id]: [f"{score_label(one.main_metric).lower()} {score_text(one.main_metric, one.main_score.value)}"]
+        for one in get_evaluations(ctx, list(nodes))
+        if one.main_score is not None
+    }
+
+
+def _dated(value: str) -> str:
+    """Return a fact as it is, a date as the visitor reads dates."""
+    try:
+        return f"{date.fromisoformat(value):%-d %b %Y}"
+    except ValueError:
+        return value

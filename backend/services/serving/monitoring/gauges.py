@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import count
 
 from sqlalchemy import func, or_, select
 
@@ -15,6 +13,7 @@ from backend.domain.jobs.gauges import MachineGauges, ReplicaLoad
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
 from backend.services.jobs.workers import WorkerView, list_workers
+from backend.services.serving.endpoints import replica_numbers
 from backend.services.serving.monitoring.rollups import GaugeValue
 from backend.services.serving.rollout import STABLE
 
@@ -25,7 +24,7 @@ EVENTS_LAST = timedelta(minutes=10)
 @dataclass(frozen=True)
 class ReplicaGauges:
     """One replica of a deployment that is not stopped, and what its process takes of `host`. `variant` is stable, or
-    the id of a canary's deployment. `number` counts the replicas of the endpoint, as its card does.
+    the id of a canary's deployment. `number` counts the replicas that its revision ever had.
     """
 
     endpoint_id: str
@@ -78,8 +77,8 @@ def read_live(ctx: Context) -> LiveGauges:
             (kind, severity, count)
             for kind, severity, count in session.execute(counted.group_by(Alert.kind, Alert.severity))
         )
+        numbers = replica_numbers(session, (row[2].id for row in rows))
     now = ctx.now()
-    numbers: dict[str, count[int]] = defaultdict(lambda: count(1))
     replicas = tuple(
         _replica(
             endpoint_id,
@@ -88,7 +87,7 @@ def read_live(ctx: Context) -> LiveGauges:
             replica,
             job,
             is_alive=_is_alive(job, now),
-            place=next(numbers[endpoint_id]),
+            number=numbers[replica.id],
         )
         for endpoint_id, name, deployment, replica, job in rows
     )
@@ -160,7 +159,7 @@ def _replica(
     job: Job | None,
     *,
     is_alive: bool,
-    place: int,
+    number: int,
 ) -> ReplicaGauges:
     return ReplicaGauges(
         endpoint_id=endpoint_id,
@@ -174,7 +173,7 @@ def _replica(
         url=replica.url,
         host="another server" if job is None else host_of(job.owner),
         device=None if job is None else job.device,
-        number=place,
+        number=number,
     )
 
 
