@@ -69,13 +69,22 @@ class Utf8Stream:
     def __init__(
         self, read: Callable[[int], bytes], *, encoding: str | None = None, skip: Callable[[int], None] | None = None
     ) -> None:
-        """`read(size)` gives the next bytes, nothing at the end; `skip(size)` skips bytes, if that is faster."""
+        """`read(size)` gives the next bytes, nothing at the end; `skip(size)` skips bytes, if that is faster. Raises
+        InvalidInput for an encoding that is not known, and for UTF-16 and UTF-32 without their mark.
+        """
         self._read, self._skip = read, skip
         head = b""
         while len(head) < 4 and (more := read(4 - len(head))):
             head += more
         mark = next((mark for mark in _MARKS if head.startswith(mark)), b"")
         name = _MARKS[mark] if mark else check_encoding(encoding) if encoding else "utf-8"
+        if not mark and head and name in ("utf-16", "utf-32"):
+            wide = ", utf-16-le or utf-16-be" if name == "utf-16" else ""
+            raise InvalidInput(
+                f"The file does not begin with the mark that {name} begins with.",
+                remedy=f"Choose another encoding{wide}.",
+                field="encoding",
+            )
         if name == "utf-8":
             self._decoder, self._head = None, head[len(mark) :]
         else:

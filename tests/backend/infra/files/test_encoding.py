@@ -6,6 +6,7 @@ import io
 
 import pytest
 
+from backend.domain.data.parsing.encodings import ENCODINGS
 from backend.errors import InvalidInput
 from backend.infra.files.encoding import Utf8Stream, check_encoding, guess_encoding, guess_wide_encoding
 
@@ -69,3 +70,15 @@ def test_encodings_are_guessed_from_bytes() -> None:
     assert guess_wide_encoding("plain words".encode("utf-16-be")) == "utf-16-be"
     assert guess_wide_encoding(b"plain words") is None
     assert guess_wide_encoding(b"") is None
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+@pytest.mark.parametrize("data", ["これは".encode("shift_jis") * 9, b"\xff\xfe\xfa" * 3, b"a", b""])
+def test_bytes_in_any_encoding_are_read_or_refused(name: str, data: bytes) -> None:
+    """The import form ended with "went wrong on our side" where utf-16 was chosen for a file of Shift JIS."""
+    if name in ("utf-16", "utf-32") and data and not data.startswith(b"\xff\xfe"):
+        with pytest.raises(InvalidInput, match="does not begin with the mark"):
+            Utf8Stream(io.BytesIO(data).read, encoding=name)
+        return
+    text = read_all(Utf8Stream(io.BytesIO(data).read, encoding=name), 4096)
+    assert bool(text) == bool(data.removeprefix(b"\xff\xfe"))
