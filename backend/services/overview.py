@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Campaign, Checkpoint, Contestant, Deployment, Endpoint, Job, Replica
+from backend.db.tables import Campaign, Checkpoint, Deployment, Endpoint, Job, Replica
 from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
-from backend.services.battles.views import count_votes
+from backend.services.battles.views import contestant_names, count_votes
 from backend.services.context import Context, Person
 from backend.services.evaluation.comparisons import column_keys
 from backend.services.evaluation.evaluations import EvaluationView, ScoreView, list_evaluations
@@ -211,15 +211,8 @@ def _campaigns(session: Session) -> list[CampaignLine]:
         select(Campaign).where(Campaign.closed_at.is_(None)).order_by(Campaign.created_at.desc()).limit(4)
     ).all()
     return [
-        CampaignLine(row.id, row.name, tuple(_contestants(session, row.id)), count_votes(session, row.id)[0])
+        CampaignLine(
+            row.id, row.name, tuple(contestant_names(session, row.id).values()), count_votes(session, row.id)[0]
+        )
         for row in campaigns
     ]
-
-
-def _contestants(session: Session, campaign_id: str) -> list[str]:
-    query = (
-        select(Checkpoint.name)
-        .join(Contestant, Contestant.checkpoint_id == Checkpoint.id)
-        .where(Contestant.campaign_id == campaign_id)
-    )
-    return list(session.scalars(query.order_by(Contestant.created_at)))

@@ -231,7 +231,7 @@ def draw_machine_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None
 
 
 def _share(share: float | None) -> str:
-    return "–" if share is None else percent(share, digits=2 if 0 < share < 0.1 else 0)
+    return "–" if share is None else percent(share, digits=2 if 0 < share < 0.1 or 0.9 < share < 1 else 0)
 
 
 def _step_words(traffic: Traffic) -> str:

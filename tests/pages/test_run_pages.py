@@ -13,9 +13,12 @@ from backend.domain.jobs.states import Status
 from backend.domain.wording import format_duration
 from backend.infra.devices import cpu_name
 from backend.services.context import LOCAL, Context
+from backend.services.estimates.forecasts import QueuePosition
+from backend.services.health import BROKER, HEALTH
 from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import set_tags, stop_run
 from backend.services.training.views import list_runs
+from pages.components.training.estimate_card import describe_queue
 from tests.support.installation import PROJECT
 from tests.support.jobs import finish_job, list_jobs, take_job
 from tests.support.opening import cells
@@ -248,6 +251,14 @@ def test_a_queued_run_reports_a_missing_worker(ctx: Context) -> None:
     add_parts(ctx)
     page = open_page("build/run.py", run=launch(ctx).id)
     assert "No worker serves the queue" in text_of(page)
+
+
+def test_a_run_is_not_said_to_start_at_once_while_the_broker_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launch said "starts at once" below the line that names the broker."""
+    position = QueuePosition(ahead=0, wait_s=0.0, num_slots=1)
+    assert describe_queue(position) == "starts at once"
+    monkeypatch.setattr(HEALTH, "fails", lambda part: part is BROKER)
+    assert describe_queue(position) == "waits for the broker, which does not answer"
 
 
 def test_names_and_tags_stay_text(ctx: Context) -> None:

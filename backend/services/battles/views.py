@@ -315,11 +315,12 @@ def _contestants(session: Session, campaign_id: str) -> Iterable[ContestantView]
 
 
 def contestant_names(session: Session, campaign_id: str) -> dict[str, str]:
-    """Return the name of each contestant by its id, without the authors of gold pairs."""
+    """Return the name of each contestant by its id, in the order of entry, without the authors of gold pairs."""
     query = (
         select(Contestant.id, Contestant.label, Checkpoint.name)
         .outerjoin(Checkpoint, Checkpoint.id == Contestant.checkpoint_id)
         .where(Contestant.campaign_id == campaign_id, Contestant.kind.not_in(GOLD_KINDS))
+        .order_by(Contestant.created_at, Contestant.id)
     )
     return {contestant: label or name or contestant for contestant, label, name in session.execute(query)}
 

@@ -120,7 +120,7 @@ def draw_request(detail: RequestDetail) -> None:
             ),
         ),
         ("Replica", " · ".join(filter(None, [detail.replica, detail.address]))),
-        ("Device time", None if detail.device_s is None else f"{detail.device_s:,.3f} s"),
+        ("Device time", f"{detail.device_s:,.3f} s" if detail.device_s else None),
         ("Cost", None if row.cost_usd is None else f"${row.cost_usd:,.6f}"),
         ("Thumb", THUMBS.get(row.rating or 0)),
         ("Comment", detail.comment),

@@ -18,6 +18,7 @@ from backend.services.context import Context, Person
 from backend.services.estimates.forecasts import Forecast, QueuePosition
 from backend.services.estimates.probes import find_probe, launch_probe
 from backend.services.estimates.sweep_forecast import SweepForecast
+from backend.services.health import BROKER, HEALTH
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.words import when
@@ -97,6 +98,8 @@ def describe_run_times(total: SweepForecast) -> str:
 
 def describe_queue(position: QueuePosition) -> str:
     """Format the number of jobs ahead of a new run, and their time."""
+    if HEALTH.fails(BROKER):
+        return "waits for the broker, which does not answer"
     if position.num_slots == 0:
         return "no worker serves it at the moment; a run waits for one"
     if position.wait_s == 0.0:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
+from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.battles.campaign_file import ContestantSource
+from backend.services.battles.campaigns import start_campaign
 from backend.services.battles.raters import rater_for
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.workers import beat
@@ -18,6 +23,20 @@ def test_the_votes_a_visitor_can_still_cast_are_counted(ctx: Context) -> None:
     assert [votes.num_votes for votes in read_situation(ctx, LOCAL).votes] == [4]
     battle_world.vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), battle_world.prefer("Oak"), limit=3)
     assert [votes.num_votes for votes in read_situation(ctx, LOCAL).votes] == [1]
+
+
+def test_a_campaign_of_files_names_its_contestants(ctx: Context) -> None:
+    """The overview named checkpoints alone, and stood empty beside other campaigns."""
+    files = {
+        f"{name}.jsonl": "\n".join(json.dumps({"prompt": f"p{n}", "completion": f"{name} {n}"}) for n in range(3))
+        for name in ("old", "new")
+    }
+    sources = [ContestantSource(file=name) for name in files]
+    start_campaign(
+        ctx, name="Files", contestants=sources, dataset="", config=CampaignConfig(), person=LOCAL, files=files
+    )
+    (line,) = get_overview(ctx, person=LOCAL).campaigns
+    assert line.contestants == ("old", "new")
 
 
 def test_a_finished_run_is_named_until_one_of_its_checkpoints_is_evaluated(ctx: Context) -> None:

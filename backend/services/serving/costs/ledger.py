@@ -23,6 +23,8 @@ CATEGORIES: tuple[Category, ...] = ("training", "evaluation", "requests", "idle"
 TRAINING = {JobKind.TRAIN}
 EVALUATION = {JobKind.EVALUATE, JobKind.GENERATE, JobKind.LOGLIKELIHOOD, JobKind.CLASSIFY, JobKind.JUDGE}
 DELETED = "(deleted)"
+NO_ENDPOINT, NOT_ANSWERED = "(no such endpoint)", "(refused or failed)"
+"""Names of the lines of requests that no endpoint, or no checkpoint, answered."""
 
 
 @dataclass
@@ -154,7 +156,7 @@ def _add_requests(session: Session, sums: _Sums, *, since: datetime, until: date
         TrafficRollup.width_s == 3600, TrafficRollup.start >= since, TrafficRollup.start < until
     )
     for row in session.scalars(query):
-        name = names.get(row.endpoint_id, DELETED)
+        name = names.get(row.endpoint_id, DELETED) if row.endpoint_id else NO_ENDPOINT
         line = sums.line("endpoints", name, name)
         if row.variant != LOAD_TEST:
             line.requests += row.requests
@@ -181,12 +183,12 @@ def _add_shares(session: Session, sums: _Sums, *, since: datetime, until: dateti
     for kind, column, condition, named, missing in (
         ("keys", Usage.key_id, ~is_test, keys, "(without a key)"),
         ("keys", Usage.variant, is_test, {LOAD_TEST: "(load tests)"}, ""),
-        ("checkpoints", Usage.checkpoint_id, ~is_test, checkpoints, DELETED),
+        ("checkpoints", Usage.checkpoint_id, ~is_test, checkpoints, NOT_ANSWERED),
     ):
         for key, count, tokens, usd, seconds in session.execute(
             select(column, *columns).where(*period, condition).group_by(column)
         ):
-            line = sums.line(kind, key or "", named.get(key or "", missing))
+            line = sums.line(kind, key or "", named.get(key, DELETED) if key else missing)
             line.requests += count
             line.tokens += int(tokens or 0)
             line.usd += float(usd or 0.0)

@@ -261,3 +261,12 @@ def test_tokens_of_another_server_are_a_price_of_their_endpoint_and_no_share_of_
     assert ledger.totals["requests"] == pytest.approx(0.5)
     assert ledger.totals["idle"] == pytest.approx(0.3)
     assert ledger.usd == pytest.approx(0.8)
+
+
+def test_requests_for_no_endpoint_are_not_called_deleted(priced: Context) -> None:
+    """Sixty requests for a model that does not exist stood under an endpoint and a checkpoint "(deleted)"."""
+    refused = UsageRow("x", "made-up", None, None, 0, 0, None, 1.0, "refused", NOON - timedelta(minutes=5))
+    add_usage(priced, [replace(refused, requests=60)])
+    ledger = read_price_ledger(priced, since=NOON - timedelta(hours=1), until=NOON + timedelta(hours=1))
+    assert [(line.name, line.requests) for line in ledger.endpoints] == [("(no such endpoint)", 60)]
+    assert [(line.name, line.requests) for line in ledger.checkpoints] == [("(refused or failed)", 60)]
