@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import inspect, text
 
 from backend.db.engine import Database
+from backend.domain.attributes import view_of
 from backend.domain.estimates.prices import DevicePrices
 from backend.domain.openai_servers import JUDGE_KEY
 from backend.errors import Conflict
@@ -46,24 +47,14 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
         queue=JobQueue(settings.broker_url),
         artifacts=Artifacts(settings.artifacts),
         secret=read_secret(settings.home),
-        policy=OperatorPolicy(
-            lease_s=settings.lease_s,
-            replica_host=settings.replica_host,
-            cancel_grace_s=settings.cancel_grace_s,
-            max_attempts=settings.max_attempts,
+        policy=view_of(
+            OperatorPolicy,
+            settings,
             keep_free_bytes=settings.keep_free_mb * 2**20,
             max_upload_bytes=settings.max_upload_mb * 2**20,
             device_hour_price_usd=settings.device_hour_price,
             prices=DevicePrices(default=settings.device_hour_price, named=settings.device_prices),
             disk_gb_month_usd=settings.disk_gb_month_price,
-            alert_ttft_p95_ms=settings.alert_ttft_p95_ms,
-            keep_job_folders_days=settings.keep_job_folders_days,
-            keep_responses_days=settings.keep_responses_days,
-            job_memory_mb=settings.job_memory_mb,
-            run_code=settings.run_code,
-            key_requests_at_once=settings.key_requests_at_once,
-            require_safety_gate=settings.require_safety_gate,
-            judge_url=settings.judge_url,
             judge_key=settings.judge_key is not None,
         ),
         notifier=Notifier(

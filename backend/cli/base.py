@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.waiting import wait_for_job
+from backend.domain.attributes import attributes_of
 from backend.infra.files.paths import find_path
 from backend.services.checkpoints.bases import add_base, list_base_offers, preview_base
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, resolve_checkpoint
@@ -49,11 +50,7 @@ def check(source: Source, revision: Revision = "", as_json: JsonFlag = False) ->
     facts = look.facts
     data = {
         "source": look.source,
-        "kind": facts.kind,
-        "family": facts.family,
-        "parameters": facts.parameters,
-        "bytes": facts.bytes,
-        "licence": facts.licence,
+        **attributes_of(facts, "kind", "family", "parameters", "bytes", "licence"),
         "memory_bytes_16bit": facts.memory_bytes[0],
         "memory_bytes_32bit": facts.memory_bytes[1],
         **(
@@ -134,22 +131,25 @@ def scan(as_json: JsonFlag = False) -> None:
     emit({"offers": data}, as_json=as_json, text="\n".join(words) or empty)
 
 
-def checkpoint_data(checkpoint: CheckpointView) -> dict[str, Any]:
+def checkpoint_data(checkpoint: CheckpointView) -> dict[str, object]:
     """Return a checkpoint as the command line's JSON."""
     return {
         "checkpoint": checkpoint.name,
-        "id": checkpoint.id,
-        "origin": checkpoint.origin,
-        "family": checkpoint.family,
-        "parameters": checkpoint.parameters,
-        "bytes": checkpoint.bytes,
-        "run": checkpoint.run,
-        "step": checkpoint.step,
-        "parent": checkpoint.parent,
-        "is_adapter": checkpoint.is_adapter,
-        "is_ready": checkpoint.is_ready,
-        "source": checkpoint.source,
-        "metrics": checkpoint.metrics,
+        **attributes_of(
+            checkpoint,
+            "id",
+            "origin",
+            "family",
+            "parameters",
+            "bytes",
+            "run",
+            "step",
+            "parent",
+            "is_adapter",
+            "is_ready",
+            "source",
+            "metrics",
+        ),
         **checkpoint.facts.dump(),
     }
 

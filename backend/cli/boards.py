@@ -5,9 +5,10 @@ is unchanged.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -33,7 +34,7 @@ def freeze(
     name: Annotated[str, typer.Option(help="Name of the board.")],
     to: Annotated[Path | None, typer.Option(help="Write the board to this file; needed for a file of votes.")] = None,
     *,
-    options: dict[str, Any],
+    options: Mapping[str, object],
     as_json: JsonFlag = False,
 ) -> None:
     """Freeze a leaderboard with its votes, options, seed and version."""
@@ -81,7 +82,7 @@ def verify(
         raise typer.Exit(FAILED)
 
 
-def _read_board(board: str) -> tuple[dict[str, Any], str | None]:
+def _read_board(board: str) -> tuple[dict[str, object], str | None]:
     file = Path(board)
     if not file.is_file():
         if file.suffix:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from backend.cli.serving.bench import bench
 from backend.cli.serving.connect import connect
 from backend.cli.serving.traffic import dataset, request_log, requests
 from backend.cli.waiting import wait_for_job
+from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
 from backend.domain.serving.canary import CanaryRules
 from backend.domain.serving.deployment import SafetyRequirement
@@ -57,7 +59,7 @@ SCALED = ("min_replicas", "max_replicas", "target_queue_s", "cool_down_s", "slee
 WaitFlag = Annotated[bool, typer.Option(help="Return when a replica is ready.")]
 
 
-def describe(endpoint: EndpointView) -> dict[str, Any]:
+def describe(endpoint: EndpointView) -> dict[str, object]:
     """Return an endpoint as the command line's JSON."""
     return {
         "endpoint": endpoint.name,
@@ -81,15 +83,7 @@ def describe(endpoint: EndpointView) -> dict[str, Any]:
         "scaling": endpoint.config.scaling.describe() or None,
         "replicas_ready": endpoint.num_ready,
         "replicas": [
-            {
-                "id": r.id,
-                "revision": r.revision,
-                "role": r.role,
-                "status": r.status,
-                "device": r.device,
-                "problem": r.problem,
-                **r.gauges.dump(),
-            }
+            {**attributes_of(r, "id", "revision", "role", "status", "device", "problem"), **r.gauges.dump()}
             for r in endpoint.replicas
         ],
         "rollout": asdict(endpoint.rollout) if endpoint.rollout else None,
@@ -181,7 +175,7 @@ def scale(
         bool, typer.Option("--fixed", help="Keep the number as it is: neither scale by itself nor sleep.")
     ] = False,
     *,
-    options: dict[str, Any],
+    options: Mapping[str, object],
     wait: Annotated[bool, typer.Option(help="Return when that many are ready.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
@@ -251,10 +245,7 @@ def logs(
     """Show the end of the log of every replica."""
     ctx = get_context()
     replicas = [(r, read_log(ctx, r.job_id, last=last)) for r in get_endpoint(ctx, name).replicas if r.job_id]
-    data = [
-        {"id": r.id, "revision": r.revision, "status": r.status, "problem": r.problem, "lines": lines}
-        for r, lines in replicas
-    ]
+    data = [{**attributes_of(r, "id", "revision", "status", "problem"), "lines": lines} for r, lines in replicas]
     text = "\n".join(
         f"--- replica {r.id}, revision {r.revision}, {r.status} ---\n" + "\n".join(lines) for r, lines in replicas
     )
@@ -271,7 +262,7 @@ def canary(
     ] = None,
     replicas: Annotated[int, typer.Option(min=1)] = 1,
     *,
-    options: dict[str, Any],
+    options: Mapping[str, object],
     promote: Annotated[bool, typer.Option("--promote", help="Replace the stable revision by it.")] = False,
     abort: Annotated[bool, typer.Option("--abort", help="End it.")] = False,
     wait: WaitFlag = True,

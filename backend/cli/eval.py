@@ -4,6 +4,7 @@ continuations.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ from backend.cli.evaluation.task import read_task_option
 from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
+from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.config import EvaluationConfig, score_label
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
@@ -158,7 +160,7 @@ def list_(
 def power(
     benchmark: Annotated[str, typer.Option(help="Dataset: name, or name@version.")],
     *,
-    options: dict[str, Any],
+    options: Mapping[str, object],
     as_json: JsonFlag = False,
 ) -> None:
     """Say which difference between two checkpoints a benchmark can detect, before anything runs."""
@@ -195,11 +197,9 @@ def as_data(evaluation: EvaluationView) -> dict[str, Any]:
             {
                 "metric": score.metric,
                 **({"subgroup": score.subgroup} if score.subgroup else {}),
-                "value": score.value,
-                "stderr": score.stderr,
+                **attributes_of(score, "value", "stderr"),
                 "interval": _interval(score.low, score.high),
-                "n": score.n,
-                "method": score.method,
+                **attributes_of(score, "n", "method"),
             }
             for score in evaluation.scores
         ],

@@ -12,6 +12,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note, read_text
 from backend.cli.waiting import wait_for_job
+from backend.domain.attributes import attributes_of
 from backend.domain.checkpoints.inspection_config import InspectionConfig
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
@@ -50,7 +51,7 @@ def inspect(
     configs = [config] if config.of_text else []
     if weights or not configs:
         configs.append(InspectionConfig())
-    data: dict[str, Any] = {}
+    data: dict[str, object] = {}
     lines: list[str] = []
     for one in configs:
         inspection = launch_inspection(
@@ -77,7 +78,7 @@ def _messages(file: Path) -> Any:
     return messages
 
 
-def _head(ctx: Context, inspection: InspectionView) -> dict[str, Any]:
+def _head(ctx: Context, inspection: InspectionView) -> dict[str, object]:
     return {
         "inspection": inspection.id,
         "checkpoint": inspection.checkpoint,
@@ -86,7 +87,7 @@ def _head(ctx: Context, inspection: InspectionView) -> dict[str, Any]:
     }
 
 
-def text_data(ctx: Context, results: InspectionResults, *, maps: bool) -> dict[str, Any]:
+def text_data(ctx: Context, results: InspectionResults, *, maps: bool) -> dict[str, object]:
     """Return the inspection of a text as JSON of the command line."""
     result = results.inspection.result
     return {
@@ -95,14 +96,9 @@ def text_data(ctx: Context, results: InspectionResults, *, maps: bool) -> dict[s
         "loss": result["loss"],
         "tokens": [
             {
-                "position": line.position,
-                "id": line.id,
-                "text": line.text,
-                "special": line.special,
-                "trained": line.trained,
+                **attributes_of(line, "position", "id", "text", "special", "trained"),
                 "nats": line.surprisal,
-                "bits": line.bits,
-                "rank": line.rank,
+                **attributes_of(line, "bits", "rank"),
                 "probability": None if line.surprisal is None else math.exp(-line.surprisal),
                 "expected": _alternatives(line.expected),
             }
@@ -115,7 +111,7 @@ def text_data(ctx: Context, results: InspectionResults, *, maps: bool) -> dict[s
     }
 
 
-def _alternatives(alternatives: tuple[Alternative, ...]) -> list[dict[str, Any]]:
+def _alternatives(alternatives: tuple[Alternative, ...]) -> list[dict[str, object]]:
     return [{"id": one.id, "text": one.text, "probability": one.probability} for one in alternatives]
 
 
@@ -168,22 +164,16 @@ def _pair_data(results: InspectionResults) -> dict[str, Any] | None:
     }
 
 
-def weights_data(ctx: Context, results: InspectionResults) -> dict[str, Any]:
+def weights_data(ctx: Context, results: InspectionResults) -> dict[str, object]:
     """Return the inspection of weights as JSON of the command line."""
-    weights: dict[str, Any] = {
+    weights: dict[str, object] = {
         **_head(ctx, results.inspection),
         **results.inspection.result["facts"],
         "tensors": [
             {
-                "name": line.name,
-                "layer": line.layer,
+                **attributes_of(line, "name", "layer"),
                 "shape": list(line.shape),
-                "dtype": line.dtype,
-                "values": line.values,
-                "mean": line.mean,
-                "rms": line.rms,
-                "largest": line.largest,
-                "zeros": line.zeros,
+                **attributes_of(line, "dtype", "values", "mean", "rms", "largest", "zeros"),
                 "beyond_5_rms": line.beyond,
                 "not_finite": line.not_finite,
                 "spectral_norm": line.spectral,

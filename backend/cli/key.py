@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
+from backend.domain.attributes import attributes_of
 from backend.domain.serving.key_limits import API_ENDPOINTS, KeyLimits, parse_expiry, parse_limits, parse_scopes
 from backend.services.context import LOCAL, Context
 from backend.services.people.keys import (
@@ -118,7 +119,7 @@ def revoke(key: Key, as_json: JsonFlag = False) -> None:
     emit({"id": view.id, "name": view.name, "revoked": True}, as_json=as_json, text=f"Revoked {view.name} ({view.id}).")
 
 
-def _with_spending(ctx: Context, keys: list[KeyView]) -> list[dict[str, Any]]:
+def _with_spending(ctx: Context, keys: list[KeyView]) -> list[dict[str, object]]:
     ids = [key.id for key in keys]
     day, month = spending_of_keys(ctx, ids, "day"), spending_of_keys(ctx, ids, "month")
     none = Spending(0, 0.0)
@@ -134,18 +135,13 @@ def _with_spending(ctx: Context, keys: list[KeyView]) -> list[dict[str, Any]]:
     ]
 
 
-def _describe(key: KeyView, now: datetime) -> dict[str, Any]:
+def _describe(key: KeyView, now: datetime) -> dict[str, object]:
     return {
-        "id": key.id,
-        "name": key.name,
-        "hint": key.hint,
-        "owner": key.owner,
+        **attributes_of(key, "id", "name", "hint", "owner"),
         "state": key.state(now),
         "limits": key.limits.model_dump(mode="json", exclude_none=True),
         "scopes": key.scopes.model_dump(mode="json"),
-        "expires_at": key.expires_at,
-        "last_used_at": key.last_used_at,
-        "revoked_at": key.revoked_at,
+        **attributes_of(key, "expires_at", "last_used_at", "revoked_at"),
     }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -58,7 +59,7 @@ def fit(
         ),
     ],
     *,
-    options: dict[str, Any],
+    options: Mapping[str, object],
     as_json: JsonFlag = False,
 ) -> None:
     """Rate contestants by Bradley-Terry, Davidson or Rao-Kupper, with intervals clustered by prompt and rater."""
@@ -76,7 +77,7 @@ app.command("freeze")(freeze)
 app.command("verify")(verify)
 
 
-def to_document(table: RatingTable) -> dict[str, Any]:
+def to_document(table: RatingTable) -> dict[str, object]:
     """Return a table as the JSON document of `rating fit --json`. Endless degrees of freedom are null."""
     rows = [{key: getattr(row, key) for key in ROW_KEYS} for row in table.ratings]
     if table.controls:

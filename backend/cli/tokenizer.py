@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, read_text
 from backend.cli.waiting import wait_for_job
+from backend.domain.attributes import attributes_of
 from backend.domain.data.languages import language_name
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
@@ -98,20 +99,18 @@ def encode(
     )
 
 
-def tokenizer_data(tokenizer: TokenizerView) -> dict[str, Any]:
+def tokenizer_data(tokenizer: TokenizerView) -> dict[str, object]:
     """Return a tokenizer as the command line's JSON."""
     return {
         "tokenizer": tokenizer.name,
-        "id": tokenizer.id,
-        "kind": tokenizer.kind,
+        **attributes_of(tokenizer, "id", "kind"),
         "status": str(tokenizer.status),
-        "vocab_size": tokenizer.vocab_size,
-        "dataset": tokenizer.dataset,
+        **attributes_of(tokenizer, "vocab_size", "dataset"),
         **{key: value for key, value in tokenizer.facts.dump().items() if key != "kind"},
     }
 
 
-def report_data(report: ReportView) -> dict[str, Any]:
+def report_data(report: ReportView) -> dict[str, object]:
     """Return a report as the command line's JSON."""
     return {
         "report": report.id,
@@ -124,19 +123,14 @@ def report_data(report: ReportView) -> dict[str, Any]:
     }
 
 
-def encoding_data(result: Tokenization) -> dict[str, Any]:
+def encoding_data(result: Tokenization) -> dict[str, object]:
     """Return an encoded text as the command line's JSON."""
     return {
         "tokenizer": result.source.name,
         "ids": [token.id for token in result.tokens],
-        "tokens": [
-            {"id": token.id, "text": token.text, "piece": token.piece, "kind": token.kind} for token in result.tokens
-        ],
+        "tokens": [attributes_of(token, "id", "text", "piece", "kind") for token in result.tokens],
         "num_tokens": len(result.tokens),
-        "bytes": result.bytes,
-        "characters": result.characters,
-        "bytes_per_token": result.bytes_per_token,
-        "fertility": result.fertility,
+        **attributes_of(result, "bytes", "characters", "bytes_per_token", "fertility"),
         "round_trip": result.same,
         "cut": result.cut,
     }

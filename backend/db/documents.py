@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.config import ExtraValues
 from sqlalchemy import Engine, Table, select, type_coerce
 from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import LoaderCallableStatus
 from sqlalchemy.types import JSON, TypeDecorator
 
 from backend.domain.validation import STORED
@@ -40,15 +41,15 @@ class Document(TypeDecorator[Any]):
     change a row, assign a new value (`row.config = row.config.model_copy(update={...})`). A model with a method `dump`
     decides what is stored of it; others are stored whole. Reading checks the stored values, fills in the defaults of
     fields that were added since, leaves out fields that are gone, and applies no rules for new values (`is_stored`).
-    With `none_is_empty`, None is stored as `{}` and read from it.
+    With `none_is_empty`, None is stored as `{}` and read from it; without `ignores`, models decide about gone fields.
     """
 
     impl = JSON
     cache_ok = True
 
-    def __init__(self, shape: Any, *, none_is_empty: bool = False) -> None:
+    def __init__(self, shape: Any, *, none_is_empty: bool = False, ignores: bool = True) -> None:
         super().__init__()
-        self.shape, self.none_is_empty = shape, none_is_empty
+        self.shape, self.none_is_empty, self.ignores = shape, none_is_empty, ignores
 
     @cached_property
     def adapter(self) -> TypeAdapter[Any]:
@@ -66,10 +67,12 @@ class Document(TypeDecorator[Any]):
         return value.dump() if hasattr(value, "dump") else self.adapter.dump_python(value, mode="json")
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        return self.check(value, extra="ignore")  # fields of another version
+        return self.check(value, extra="ignore" if self.ignores else None)  # fields of another version
 
     def compare_values(self, x: Any, y: Any) -> bool:
         """Return whether two values are stored alike: models that are equal may have different fields set."""
+        if isinstance(x, LoaderCallableStatus) or isinstance(y, LoaderCallableStatus):  # not loaded
+            return False
         return bool(self.dump(x) == self.dump(y))
 
     def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[Any], Any] | None:

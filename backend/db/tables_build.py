@@ -9,7 +9,10 @@ from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstr
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from backend.db.base import Table, new_id, utc_now
+from backend.db.documents import Document
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.data.rows.problem import RejectedRow
+from backend.domain.data.versions.provenance import AnyProvenance, Provenance
 from backend.domain.jobs.events import Values
 from backend.domain.jobs.results import CheckpointFacts, TokenizerFacts, VersionFacts
 
@@ -50,10 +53,10 @@ class DatasetVersion(Table):
     train_rows: Mapped[int] = mapped_column(default=0)
     val_rows: Mapped[int] = mapped_column(default=0)
     rejected_rows: Mapped[int] = mapped_column(default=0)
-    rejected: Mapped[list[Any]] = mapped_column(default=list)
+    rejected: Mapped[list[RejectedRow]] = mapped_column(default=list)
     bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     facts: Mapped[VersionFacts] = mapped_column(default=VersionFacts)
-    provenance: Mapped[dict[str, Any]] = mapped_column(default=dict)  # by its `from`, shown as it is
+    provenance: Mapped[AnyProvenance] = mapped_column(Document(AnyProvenance, ignores=False), default=Provenance)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     dataset: Mapped[Dataset] = relationship(back_populates="versions")
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
-from backend.domain.evaluation.gate_config import GateConfig
+from backend.domain.evaluation.gate_config import GateConfig, GateReport
 
 
 class Gate(Table):
@@ -35,7 +34,7 @@ class GateResult(Table):
     checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"), index=True)
     champion_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"), index=True)
     verdict: Mapped[str] = mapped_column(String(12))
-    report: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    report: Mapped[GateReport] = mapped_column(default=GateReport)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 

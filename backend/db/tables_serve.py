@@ -10,7 +10,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
 from backend.domain.jobs.gauges import ReplicaReport
-from backend.domain.serving.chat_settings import AnswerSettings
+from backend.domain.serving.answers import AnswerToken, AnswerUsage
+from backend.domain.serving.chat_settings import AnswerSettings, TurnSettings
 from backend.domain.serving.deployment import DeploymentConfig, DeploymentTraffic
 
 
@@ -153,7 +154,7 @@ class Conversation(Table):
     endpoint: Mapped[str] = mapped_column(String(80))
     other_endpoint: Mapped[str | None] = mapped_column(String(80))
     system_prompt: Mapped[str] = mapped_column(Text, default="")
-    sampling: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    sampling: Mapped[TurnSettings] = mapped_column(default=TurnSettings)
     leaf_id: Mapped[str | None] = mapped_column(String(12))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
@@ -180,8 +181,8 @@ class Message(Table):
     status: Mapped[str] = mapped_column(String(10), default="done", server_default="done")
     endpoint: Mapped[str | None] = mapped_column(String(80))
     checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"))
-    usage: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    tokens: Mapped[list[Any] | None]
+    usage: Mapped[AnswerUsage] = mapped_column(default=AnswerUsage)
+    tokens: Mapped[list[AnswerToken] | None]
     vote: Mapped[str | None] = mapped_column(String(10))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime | None]

@@ -36,7 +36,7 @@ class ReadRecord(BaseModel):
 class StoredRecord(ReadRecord):
     """A record of which a row keeps the fields that were set, so that what was not reported stays apart from 0."""
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, object]:
         """Return the stored form: JSON values of the fields that were set."""
         return self.model_dump(mode="json", include=self.model_fields_set)
 

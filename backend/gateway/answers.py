@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -33,7 +33,7 @@ DONE = b"data: [DONE]\n\n"
 MAX_HELD = 2**20  # half a gigabyte; the largest answer has a quarter of it
 
 
-def sse(document: dict[str, Any]) -> bytes:
+def sse(document: Mapping[str, object]) -> bytes:
     """Return one server-sent event.
 
     Line separators that JSON leaves unescaped are escaped, because many clients split a stream at them.
@@ -44,7 +44,7 @@ def sse(document: dict[str, Any]) -> bytes:
     return b"data: " + text + b"\n\n"
 
 
-def named_event(name: str, content: dict[str, Any]) -> bytes:
+def named_event(name: str, content: Mapping[str, object]) -> bytes:
     """Return one server-sent event with a name, which its data repeats as `type`."""
     return f"event: {name}\n".encode() + sse({"type": name, **content})
 
@@ -97,7 +97,7 @@ class AnswerForm:
         prompt = self.prompts[choice // self.n]
         return prompt if isinstance(prompt, str) else join_tokens(tokens)
 
-    def probabilities(self, tokens: Sequence[ScoredToken], *, offset: int = 0) -> dict[str, Any] | None:
+    def probabilities(self, tokens: Sequence[ScoredToken], *, offset: int = 0) -> dict[str, object] | None:
         """Return a choice's `logprobs`."""
         if not self.logprobs:
             return None
@@ -200,12 +200,12 @@ def _parts(
             yield {"choices": [], "usage": _usage(event.usage, states)}
 
 
-def _delta(number: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
+def _delta(number: int, delta: Mapping[str, object], logprobs: Mapping[str, object] | None = None) -> dict[str, object]:
     return {"index": number, "delta": delta, "finish_reason": None, "logprobs": logprobs}
 
 
-def _end(number: int, form: AnswerForm, event: ChoiceEvent | FinishEvent) -> dict[str, Any]:
-    body: dict[str, Any] = {"delta": {}} if form.kind == "chat" else {"text": ""}
+def _end(number: int, form: AnswerForm, event: ChoiceEvent | FinishEvent) -> dict[str, object]:
+    body: dict[str, object] = {"delta": {}} if form.kind == "chat" else {"text": ""}
     return {
         "index": number,
         **body,
@@ -215,12 +215,12 @@ def _end(number: int, form: AnswerForm, event: ChoiceEvent | FinishEvent) -> dic
     }
 
 
-def _stopped_by(stop: str | int | None) -> dict[str, Any]:
+def _stopped_by(stop: str | int | None) -> dict[str, object]:
     """Return vLLM's field for the stop string or token that ended a choice."""
     return {} if stop is None else {"stop_reason": stop}
 
 
-def _token_choice(event: TokenEvent, state: ChoiceState, form: AnswerForm) -> dict[str, Any] | None:
+def _token_choice(event: TokenEvent, state: ChoiceState, form: AnswerForm) -> dict[str, object] | None:
     """Return the chunk's choice; None where nothing shows."""
     if event.reasoning is not None:
         state.reasoning_tokens += len(event.token_ids)
@@ -230,7 +230,7 @@ def _token_choice(event: TokenEvent, state: ChoiceState, form: AnswerForm) -> di
         if not event.text and logprobs is None:
             return None
         return {"index": event.choice, "text": event.text, "finish_reason": None, "logprobs": logprobs}
-    delta: dict[str, Any] = {}
+    delta: dict[str, object] = {}
     if event.text or (logprobs is not None and not event.reasoning and not event.tool_calls):
         delta["content"] = event.text
     if event.reasoning:
@@ -240,7 +240,7 @@ def _token_choice(event: TokenEvent, state: ChoiceState, form: AnswerForm) -> di
     return _delta(event.choice, delta, logprobs) if delta else None
 
 
-def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
+def _call_delta(call: ToolCallDelta) -> dict[str, object]:
     if call.name is None:
         return {"index": call.index, "function": {"arguments": call.arguments}}
     return {
@@ -251,7 +251,7 @@ def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
     }
 
 
-def _prompt_choice(event: PromptEvent, number: int, state: ChoiceState, form: AnswerForm) -> dict[str, Any]:
+def _prompt_choice(event: PromptEvent, number: int, state: ChoiceState, form: AnswerForm) -> dict[str, object]:
     is_first = not state.offset
     prompt = form.prompts[number // form.n]
     text = join_tokens(event.tokens) if not isinstance(prompt, str) else prompt if is_first else ""
@@ -298,7 +298,7 @@ class _Held:
 HELD = _Held()
 
 
-async def collect_answer(events: Events, *, form: AnswerForm, exchange: ApiExchange) -> dict[str, Any]:
+async def collect_answer(events: Events, *, form: AnswerForm, exchange: ApiExchange) -> dict[str, object]:
     """Return a complete response."""
     states: dict[int, ChoiceState] = {}
 
@@ -324,9 +324,9 @@ async def collect_answer(events: Events, *, form: AnswerForm, exchange: ApiExcha
     return {**head, "choices": choices, "usage": _usage(finish.usage, states), "timings": exchange.timings()}
 
 
-def _whole_choice(number: int, state: ChoiceState, form: AnswerForm, *, reason: str) -> dict[str, Any]:
+def _whole_choice(number: int, state: ChoiceState, form: AnswerForm, *, reason: str) -> dict[str, object]:
     tokens = [*state.prompt, *state.tokens] if form.echo else state.tokens
-    choice: dict[str, Any] = {
+    choice: dict[str, object] = {
         "index": number,
         "finish_reason": state.finish_reason or reason,
         "logprobs": form.probabilities(tokens),
@@ -339,9 +339,9 @@ def _whole_choice(number: int, state: ChoiceState, form: AnswerForm, *, reason: 
     return choice
 
 
-async def collect_embeddings(events: Events, *, exchange: ApiExchange, as_base64: bool) -> dict[str, Any]:
+async def collect_embeddings(events: Events, *, exchange: ApiExchange, as_base64: bool) -> dict[str, object]:
     """Return the response of `/v1/embeddings`; base64 holds little-endian float32, as OpenAI's does."""
-    data: list[dict[str, Any]] = []
+    data: list[dict[str, object]] = []
 
     def take(event: OpenEvent) -> None:
         if isinstance(event, EmbeddingEvent):
@@ -358,7 +358,7 @@ async def collect_embeddings(events: Events, *, exchange: ApiExchange, as_base64
     }
 
 
-async def collect_tokens(events: Events) -> dict[str, Any]:
+async def collect_tokens(events: Events) -> dict[str, object]:
     """Return the response of `/v1/tokenize`, in vLLM's shape."""
     ids: list[int] = []
     texts: list[str] = []
@@ -372,7 +372,7 @@ async def collect_tokens(events: Events) -> dict[str, Any]:
     return {"count": len(ids), "tokens": ids, "token_strs": texts}
 
 
-def _head(exchange: ApiExchange, object_: str) -> dict[str, Any]:
+def _head(exchange: ApiExchange, object_: str) -> dict[str, object]:
     head = {
         "id": exchange.id,
         "object": object_,
@@ -382,7 +382,7 @@ def _head(exchange: ApiExchange, object_: str) -> dict[str, Any]:
     return head | ({"system_fingerprint": exchange.fingerprint} if exchange.fingerprint else {})
 
 
-def _usage(usage: TokenUsage, states: dict[int, ChoiceState]) -> dict[str, Any]:
+def _usage(usage: TokenUsage, states: dict[int, ChoiceState]) -> dict[str, object]:
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,

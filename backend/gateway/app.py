@@ -348,7 +348,7 @@ class Gateway:
         self,
         http: Request,
         principal: Principal | None,
-        collect: Callable[[], Awaitable[dict[str, Any]]],
+        collect: Callable[[], Awaitable[dict[str, object]]],
         *,
         errors: ErrorStyle | None = None,
     ) -> Response:
@@ -432,7 +432,7 @@ def _key_of(request: Request) -> tuple[str, bool]:
     return key.strip(), scheme.lower() == "bearer"
 
 
-def _describe(model: ModelEntry) -> dict[str, Any]:
+def _describe(model: ModelEntry) -> dict[str, object]:
     return {"id": model.name, "object": "model", "created": int(model.created.timestamp()), "owned_by": model.owned_by}
 
 

@@ -36,7 +36,7 @@ class FeedbackBody(StrictBody):
         return self
 
 
-async def post_feedback(directory: Directory, body: FeedbackBody, *, principal: Principal | None) -> dict[str, Any]:
+async def post_feedback(directory: Directory, body: FeedbackBody, *, principal: Principal | None) -> dict[str, object]:
     """Store feedback of the key that made the request. Raises ApiError 404 for a request of another key, or none."""
     key_id = principal.key_id if principal else None
     rating = None if body.rating is None else RATINGS[body.rating]

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.db.changes import watch_changes
+from backend.domain.attributes import view_of
 from backend.domain.serving.key_limits import Period
 from backend.domain.serving.request_log import LogMode
 from backend.errors import NotFound, Unavailable
@@ -249,14 +250,4 @@ class InstalledDirectory:
 
 
 def _address(target: Target) -> ReplicaAddress:
-    return ReplicaAddress(
-        id=target.replica_id,
-        url=target.url,
-        token=target.internal_token,
-        variant=target.variant,
-        percent=target.percent,
-        policy=target.policy,
-        upstream=target.upstream,
-        adapter=target.adapter,
-        fingerprint=target.fingerprint,
-    )
+    return view_of(ReplicaAddress, target, id=target.replica_id, token=target.internal_token)

@@ -16,12 +16,12 @@ def chat_logprobs(tokens: Sequence[ScoredToken]) -> dict[str, Any]:
     }
 
 
-def _entry(token: TokenLogprob) -> dict[str, Any]:
+def _entry(token: TokenLogprob) -> dict[str, object]:
     encoded = list(token.token.encode()) if token.raw is None else list(token.raw)
     return {"token": token.token, "logprob": token.logprob, "bytes": encoded}
 
 
-def text_logprobs(tokens: Sequence[ScoredToken], *, offset: int = 0) -> dict[str, Any]:
+def text_logprobs(tokens: Sequence[ScoredToken], *, offset: int = 0) -> dict[str, object]:
     """Return `choices[].logprobs` of a text completion whose first token begins at character `offset`.
 
     The chosen token is among `top_logprobs`, as at OpenAI; a prompt's first token has neither.

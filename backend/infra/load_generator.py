@@ -47,14 +47,14 @@ def run_load(
     *,
     on_progress: Callable[[LoadProgress], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Run all levels and return one entry per number of users: a summary per target, and what the gateway adds. A
     stopped test returns the levels that it finished.
     """
     kinds = [kind for kind in ROUNDS if kind in config.targets]
     if len(config.targets) == 1:
         kinds = kinds[:1]
-    entries: list[dict[str, Any]] = []
+    entries: list[dict[str, object]] = []
     began, count = time.perf_counter(), len(config.levels) * len(kinds)
     for level, users in enumerate(config.levels):
         runs: dict[str, list[LevelRun]] = {kind: [] for kind in kinds}
@@ -78,7 +78,7 @@ def run_load(
     return entries
 
 
-def _entry(config: LoadConfig, users: int, runs: dict[str, list[LevelRun]], began: float) -> dict[str, Any]:
+def _entry(config: LoadConfig, users: int, runs: dict[str, list[LevelRun]], began: float) -> dict[str, object]:
     summaries: dict[str, LoadSummary | None] = {"gateway": None, "replica": None}
     for kind, of_kind in runs.items():
         summaries[kind] = summarise_load(
@@ -249,7 +249,7 @@ async def _send(
     )
 
 
-def _body(target: LoadTarget, ask: PlannedRequest) -> dict[str, Any]:
+def _body(target: LoadTarget, ask: PlannedRequest) -> dict[str, object]:
     if target.kind == "gateway":
         body = {"model": target.model, "prompt": ask.prompt, "max_tokens": ask.max_tokens, "temperature": 0}
         return body | {"stream": True, "stream_options": {"include_usage": True}}

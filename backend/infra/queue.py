@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 TASK = "roundhouse.work"
 SOCKET_TIMEOUT_S = 3.0
 SILENT_S = 5.0  # pause after a timeout, so that a frozen broker delays a page once, not at every rerun
-TRANSPORT: dict[str, Any] = {
+TRANSPORT: dict[str, object] = {
     "socket_timeout": SOCKET_TIMEOUT_S,
     "socket_connect_timeout": 2.0,
     "max_retries": 1,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,7 +195,7 @@ def open_session(resolver: AbstractResolver | None = None, *, total_s: float | N
     )
 
 
-def change_adapters(url: str, *, token: str, change: dict[str, Any]) -> None:
+def change_adapters(url: str, *, token: str, change: Mapping[str, object]) -> None:
     """Load or unload an adapter at a replica: `{"load": FOLDER}` or `{"unload": FOLDER}`.
 
     Raises InvalidInput where it can't be served there, Unavailable where the replica does not answer.

@@ -7,7 +7,7 @@ run on the starter content; the others name the data to import.
 from __future__ import annotations
 
 from importlib import resources
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict
@@ -67,7 +67,7 @@ class Recipe(BaseModel):
 
 
 def _read(name: str) -> Recipe:
-    data: dict[str, Any] = yaml.safe_load(resources.files(__package__).joinpath(f"{name}.yaml").read_text("utf-8"))
+    data: dict[str, object] = yaml.safe_load(resources.files(__package__).joinpath(f"{name}.yaml").read_text("utf-8"))
     head = RecipeHead.model_validate(data.pop("recipe"))
     return Recipe(name=name, head=head, config=RunConfig.model_validate(data))
 

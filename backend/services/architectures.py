@@ -14,6 +14,7 @@ from backend.db.races import retry_races
 from backend.db.tables import Architecture, Run
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.parameters import count_parameters
+from backend.domain.attributes import view_of
 from backend.domain.names import clean_name, not_found
 from backend.domain.validation import validation_message
 from backend.domain.yaml_text import parse_yaml
@@ -129,12 +130,4 @@ def _find(session: Session, name_or_id: str) -> Architecture:
 
 def _view(session: Session, row: Architecture) -> ArchitectureView:
     runs = session.scalar(select(func.count()).select_from(Run).where(Run.architecture_id == row.id)) or 0
-    return ArchitectureView(
-        id=row.id,
-        name=row.name,
-        config=row.config,
-        parameters=row.parameters,
-        num_runs=runs,
-        created_at=row.created_at,
-        archived_at=row.archived_at,
-    )
+    return view_of(ArchitectureView, row, num_runs=runs)

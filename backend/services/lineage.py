@@ -28,11 +28,13 @@ from backend.db.tables import (
     Run,
     Tokenizer,
 )
+from backend.domain.data.versions.provenance import VotesProvenance
 from backend.domain.wording import percent, plural
 from backend.errors import NotFound
 from backend.services.battles.views import count_votes
 from backend.services.checkpoints.checkpoints import get_checkpoint, resolve_checkpoint
 from backend.services.context import Context
+from backend.services.data.versions import merged_id
 from backend.services.serving.aliases import REJECT
 from backend.services.serving.endpoints import find_endpoint
 
@@ -77,7 +79,7 @@ class Lineage:
         """Name of the root."""
         return self.nodes[0].name
 
-    def to_document(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, object]:
         """Return the lineage as JSON."""
         return {
             "root": self.root,
@@ -282,29 +284,27 @@ class _Walk:
         if key in self.nodes:
             return key
         dataset = self.session.get_one(Dataset, row.dataset_id)
-        is_from_votes = row.provenance.get("from") == VOTES
-        agreement = row.provenance.get("mean_agreement")
+        votes = row.provenance if isinstance(row.provenance, VotesProvenance) else None
+        agreement = votes.mean_agreement if votes else None
         facts = {
             "Kind": dataset.kind,
             "Rows": f"{row.rows:,}",
             "Content": (row.content_hash or "")[:12],
-            "Made from": VOTES if is_from_votes else "",
-            "Mean agreement": percent(agreement) if isinstance(agreement, float) else "",
+            "Made from": VOTES if votes else "",
+            "Mean agreement": percent(agreement) if agreement is not None else "",
         }
         node = self._add(
             "dataset", row.id, f"{dataset.name}@{row.number}", facts, refers_to=f"{dataset.id}@{row.number}"
         )
-        campaign = self.session.get(Campaign, row.provenance.get("campaign_id") or "") if is_from_votes else None
-        if campaign is not None:
-            num = len({vote for pair in row.provenance.get("rows", ()) for vote in pair.get("votes", ())})
+        campaign = self.session.get(Campaign, votes.campaign_id) if votes else None
+        if votes and campaign is not None:
+            num = len({vote for pair in votes.rows for vote in pair.get("votes", ())})
             self._link(node, self._campaign(campaign, origin=True), plural(num, "vote"))
-        parents = [
-            self.session.get(DatasetVersion, one) for one in (row.parent_id, row.provenance.get("with_id")) if one
-        ]
+        parents = [self.session.get(DatasetVersion, one) for one in (row.parent_id, merged_id(row.provenance)) if one]
         for parent in filter(None, parents):
             self._link(node, self._version(parent), "derived from")
         if campaign is None and not any(parents) and row.source:
-            self._link(node, self._file(row.source if not is_from_votes else "votes"), "imported from")
+            self._link(node, self._file(row.source if votes is None else "votes"), "imported from")
         return node
 
     def _campaign(self, row: Campaign, *, origin: bool) -> str:

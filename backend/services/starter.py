@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from backend.db.tables import Architecture, Dataset, Job, Tokenizer
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.data.versions.provenance import StarterProvenance
 from backend.services.architectures import save_architecture
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import set_dataset_notes
@@ -39,7 +39,7 @@ class StarterDataset:
     kind: str
     notes: str
 
-    def read_rows(self) -> list[dict[str, Any]]:
+    def read_rows(self) -> list[dict[str, object]]:
         """Read its rows, in the canonical form of the kind."""
         text = (resources.files("backend.recipes") / "starter" / f"{self.name}.jsonl").read_text(encoding="ascii")
         return [json.loads(line) for line in text.splitlines()]
@@ -98,7 +98,7 @@ def _import(ctx: Context, dataset: StarterDataset) -> None:
         name=dataset.name,
         kind=dataset.kind,
         rows=dataset.read_rows(),
-        provenance={"made_by": "Roundhouse", "from": "the starter content"},
+        provenance=StarterProvenance(made_by="Roundhouse"),
         person=LOCAL,
         idempotency_key=_key(dataset.name),
     )

@@ -11,44 +11,36 @@ ids of battles that the browser already has. Errors are {error, remedy}.
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Coroutine
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from urllib.parse import urlencode
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from backend.domain.attributes import attributes_of, view_of
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.markdown_nodes import markdown_nodes
-from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, RoundhouseError
+from backend.errors import RoundhouseError
 from backend.services.battles.admission import Voter, voter_of_token
 from backend.services.battles.assignment.storing import VoteInput
-from backend.services.battles.ballots import BallotProgress, BallotView, ServedBallot, TooFast
+from backend.services.battles.ballots import BallotProgress, BallotView, ServedBallot
 from backend.services.battles.raters import BROWSER_COOKIE
 from backend.services.battles.voting import open_ballot, submit_rating, submit_vote, undo_vote
 from backend.services.context import Context
 from backend.web.proxies import TrustedProxies
+from backend.web.replies import NEVER_STORED, bearer_token, parse_sent, read_body, refuse, reply, reply_error
 
-NEVER_STORED = {"cache-control": "no-store"}
 MAX_BODY_BYTES = 300_000
 COOKIE_AGE_S = 365 * 24 * 3600
 NO_PROXIES = TrustedProxies()
-STATUS: dict[type[RoundhouseError], int] = {
-    InvalidInput: 422,
-    NotFound: 404,
-    TooFast: 429,
-    Conflict: 409,
-    NotAllowed: 403,
-}
 
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 Document = dict[str, Any]
-Sent = TypeVar("Sent", bound="BallotBody")
 
 
 class BallotBody(BaseModel):
@@ -94,18 +86,8 @@ def ballot_routes(get_context: Callable[[], Context], *, proxies: TrustedProxies
         }
 
     def vote(ctx: Context, voter: Voter, body: bytes) -> Document:
-        sent = _parse(VoteBody, body)
-        said = VoteInput(
-            battle_id=sent.battle,
-            label=sent.label,
-            duration_ms=sent.duration_ms,
-            reasons=sent.reasons,
-            dimensions=sent.dimensions,
-            note=sent.note,
-            rewrite=sent.rewrite,
-            flag=sent.flag,
-            amends=sent.amends,
-        )
+        sent = parse_sent(VoteBody, body)
+        said = view_of(VoteInput, sent, battle_id=sent.battle)
         return _after(submit_vote(ctx, voter, said), sent.holds)
 
     def undo(ctx: Context, voter: Voter, _body: bytes) -> Document:
@@ -113,7 +95,7 @@ def ballot_routes(get_context: Callable[[], Context], *, proxies: TrustedProxies
         return {"battle": battle_document(served.battles[0]), "progress": progress_document(served.progress)}
 
     def rate(ctx: Context, voter: Voter, body: bytes) -> Document:
-        sent = _parse(RateBody, body)
+        sent = parse_sent(RateBody, body)
         return _after(submit_rating(ctx, voter, sent.battle, value=sent.value, note=sent.note), sent.holds)
 
     async def open_link(request: Request) -> Response:
@@ -123,7 +105,7 @@ def ballot_routes(get_context: Callable[[], Context], *, proxies: TrustedProxies
         response = RedirectResponse(
             f"/ballot?{urlencode({'link': request.query_params.get('link', '')})}", status_code=303
         )
-        response.headers["cache-control"] = "no-store"
+        response.headers.update(NEVER_STORED)
         if not request.cookies.get(BROWSER_COOKIE):
             secure, value = proxies.is_https(request), secrets.token_urlsafe(24)
             response.set_cookie(
@@ -161,14 +143,7 @@ def battle_document(battle: BallotView) -> Document:
 
 def progress_document(progress: BallotProgress) -> Document:
     """Return a rater's progress."""
-    return {
-        "done": progress.done,
-        "total": progress.total,
-        "median_s": progress.median_s,
-        "can_undo": progress.can_undo,
-        "more_to_come": progress.more_to_come,
-        "closed": progress.closed,
-    }
+    return attributes_of(progress, "done", "total", "median_s", "can_undo", "more_to_come", "closed")
 
 
 def form_document(config: CampaignConfig) -> Document:
@@ -177,10 +152,7 @@ def form_document(config: CampaignConfig) -> Document:
         "question": config.question,
         "dimensions": [{"name": item.name, "question": item.question or item.name} for item in config.dimensions],
         "reasons": list(config.reasons),
-        "note": config.note,
-        "rewrite": config.rewrite,
-        "rating": config.rating,
-        "break_after_min": config.break_after_min,
+        **attributes_of(config, "note", "rewrite", "rating", "break_after_min"),
     }
 
 
@@ -195,19 +167,13 @@ def _after(served: ServedBallot, holds: tuple[str, ...]) -> Document:
 
 def _endpoint(get_context: Callable[[], Context], handle: Callable[[Context, Voter, bytes], Document]) -> Endpoint:
     async def answer(request: Request) -> Response:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            return _error("The ballot's token is missing.", "Reload the ballot.", 401)
-        body = b""
-        if request.method == "POST":
-            if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-                return _error("The body is not JSON.", "Send application/json.", 415)
-            read = await _read(request)
-            if read is None:
-                return _error("The body is too large.", f"Send at most {MAX_BODY_BYTES:,} bytes.", 413)
-            body = read
+        if not (token := bearer_token(request)):
+            return reply_error("The ballot's token is missing.", "Reload the ballot.", 401)
+        body = await read_body(request, limit=MAX_BODY_BYTES) if request.method == "POST" else b""
+        if isinstance(body, Response):
+            return body
         browser = request.cookies.get(BROWSER_COOKIE, "")
-        return await run_in_threadpool(_respond, get_context, handle, token.strip(), browser, body)
+        return await run_in_threadpool(_respond, get_context, handle, token, browser, body)
 
     return answer
 
@@ -221,32 +187,6 @@ def _respond(
 ) -> Response:
     ctx = get_context()
     try:
-        document = handle(ctx, voter_of_token(ctx, token, browser=browser), body)
+        return reply(handle(ctx, voter_of_token(ctx, token, browser=browser), body))
     except RoundhouseError as error:
-        status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 400)
-        return _error(error.message, error.remedy, status)
-    return JSONResponse(document, headers=NEVER_STORED)
-
-
-async def _read(request: Request) -> bytes | None:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            return None
-    return bytes(body)
-
-
-def _parse(schema: type[Sent], body: bytes) -> Sent:
-    try:
-        return schema.model_validate(json.loads(body))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise InvalidInput(f"{field or 'The body'}: {first['msg']}.", field=field or None) from error
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput("The body is not JSON.", remedy="Send one JSON object.") from error
-
-
-def _error(message: str, remedy: str, status: int) -> Response:
-    return JSONResponse({"error": message, "remedy": remedy}, status_code=status, headers=NEVER_STORED)
+        return refuse(error)

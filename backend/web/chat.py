@@ -17,19 +17,17 @@ no other site can make a browser send. Errors are {error, remedy}.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from backend.domain.serving.chat_settings import ChatSettings
-from backend.domain.validation import validation_message
-from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, RoundhouseError
+from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.serving.chat.admission import person_of_token
 from backend.services.serving.chat.documents import chat_document
@@ -38,15 +36,13 @@ from backend.services.serving.chat.reading import ChatView, read_chat, read_runn
 from backend.services.serving.chat.turns import continue_answer, regenerate, send_message, send_results, stop_answers
 from backend.services.serving.conversations import select_branch
 from backend.web.chat_stream import stream_chat
+from backend.web.replies import NEVER_STORED, bearer_token, parse_sent, read_body, refuse, reply
 
-NEVER_STORED = {"cache-control": "no-store"}
 MAX_BODY_BYTES = 2_000_000
 EVENTS = "text/event-stream"
-STATUS: dict[type[RoundhouseError], int] = {InvalidInput: 422, NotFound: 404, Conflict: 409, NotAllowed: 403}
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Handle = Callable[[Context, Person, bytes], str]
 Document = dict[str, Any]
-Sent = TypeVar("Sent", bound="ChatBody")
 
 
 class ChatBody(BaseModel):
@@ -117,10 +113,10 @@ def chat_routes(get_context: Callable[[], Context]) -> list[Route]:
         ctx = get_context()
         conversation = request.query_params.get("conversation", "")
         try:
-            person = await run_in_threadpool(person_of_token, ctx, _token(request))
+            person = await run_in_threadpool(person_of_token, ctx, bearer_token(request))
             running = await run_in_threadpool(read_running, ctx, conversation, person=person)
         except RoundhouseError as error:
-            return _refuse(error)
+            return refuse(error)
         return _events(stream_chat(ctx, conversation, running, person=person))
 
     async def read(request: Request) -> Response:
@@ -138,49 +134,49 @@ def chat_routes(get_context: Callable[[], Context]) -> list[Route]:
 
 
 def _send(ctx: Context, person: Person, body: bytes) -> str:
-    sent = _parse(SendBody, body)
+    sent = parse_sent(SendBody, body)
     return send_message(ctx, sent.conversation, sent.text, settings=sent.settings, edited=sent.edited, person=person)
 
 
 def _again(ctx: Context, person: Person, body: bytes) -> str:
-    sent = _parse(RegenerateBody, body)
+    sent = parse_sent(RegenerateBody, body)
     regenerate(ctx, sent.conversation, sent.message, settings=sent.settings, person=person)
     return sent.conversation
 
 
 def _continue(ctx: Context, person: Person, body: bytes) -> str:
-    sent = _parse(ContinueBody, body)
+    sent = parse_sent(ContinueBody, body)
     at: dict[str, Any] = {"token": sent.token, "instead": sent.instead, "together": sent.together}
     continue_answer(ctx, sent.conversation, sent.message, settings=sent.settings, **at, person=person)
     return sent.conversation
 
 
 def _results(ctx: Context, person: Person, body: bytes) -> str:
-    sent = _parse(ResultsBody, body)
+    sent = parse_sent(ResultsBody, body)
     send_results(ctx, sent.conversation, sent.message, sent.results, settings=sent.settings, person=person)
     return sent.conversation
 
 
 def _stop(ctx: Context, person: Person, body: bytes) -> str:
-    sent = _parse(ChatBody, body)
+    sent = parse_sent(ChatBody, body)
     stop_answers(ctx, sent.conversation, person=person)
     return sent.conversation
 
 
 def _select(ctx: Context, person: Person, body: bytes) -> str:
-    sent = _parse(SelectBody, body)
+    sent = parse_sent(SelectBody, body)
     select_branch(ctx, sent.conversation, sent.message, round_=sent.round, person=person)
     return sent.conversation
 
 
 def _vote(ctx: Context, person: Person, body: bytes) -> str:
-    sent = _parse(SideVoteBody, body)
+    sent = parse_sent(SideVoteBody, body)
     vote_on_answers(ctx, sent.conversation, sent.message, sent.label, person=person)
     return sent.conversation
 
 
 def _rate(ctx: Context, person: Person, body: bytes) -> str:
-    sent = _parse(ThumbBody, body)
+    sent = parse_sent(ThumbBody, body)
     rate_answer(ctx, sent.conversation, sent.message, sent.value, person=person)
     return sent.conversation
 
@@ -199,20 +195,16 @@ HANDLERS: dict[str, Handle] = {
 
 def _endpoint(get_context: Callable[[], Context], handle: Handle) -> Handler:
     async def answer(request: Request) -> Response:
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            return _error("The body is not JSON.", "Send application/json.", 415)
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                return _error("The message is too large.", f"Send at most {MAX_BODY_BYTES:,} bytes.", 413)
+        body = await read_body(request, limit=MAX_BODY_BYTES)
+        if isinstance(body, Response):
+            return body
         if EVENTS not in request.headers.get("accept", ""):
-            return await run_in_threadpool(_respond, get_context, request, handle, bytes(body))
+            return await run_in_threadpool(_respond, get_context, request, handle, body)
         ctx = get_context()
         try:
-            person, view, document = await run_in_threadpool(_act, ctx, request, handle, bytes(body))
+            person, view, document = await run_in_threadpool(_act, ctx, request, handle, body)
         except RoundhouseError as error:
-            return _refuse(error)
+            return refuse(error)
         running = [
             (message.id, turn.is_hidden) for turn in view.turns for message in turn.messages if message.is_running
         ]
@@ -222,7 +214,7 @@ def _endpoint(get_context: Callable[[], Context], handle: Handle) -> Handler:
 
 
 def _act(ctx: Context, request: Request, handle: Handle, body: bytes) -> tuple[Person, ChatView, Document]:
-    person = person_of_token(ctx, _token(request))
+    person = person_of_token(ctx, bearer_token(request))
     view = read_chat(ctx, handle(ctx, person, body), person=person)
     return person, view, chat_document(view)
 
@@ -234,29 +226,6 @@ def _events(events: AsyncGenerator[str, None]) -> Response:
 def _respond(get_context: Callable[[], Context], request: Request, handle: Handle, body: bytes) -> Response:
     try:
         _, _, document = _act(get_context(), request, handle, body)
-        return JSONResponse(document, headers=NEVER_STORED)
+        return reply(document)
     except RoundhouseError as error:
-        return _refuse(error)
-
-
-def _token(request: Request) -> str:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def _refuse(error: RoundhouseError) -> Response:
-    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 400)
-    return _error(error.message, error.remedy, status)
-
-
-def _error(message: str, remedy: str, status: int) -> Response:
-    return JSONResponse({"error": message, "remedy": remedy}, status_code=status, headers=NEVER_STORED)
-
-
-def _parse(schema: type[Sent], body: bytes) -> Sent:
-    try:
-        return schema.model_validate(json.loads(body))
-    except ValidationError as error:
-        raise InvalidInput(validation_message(error)) from error
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput("The body is not JSON.", remedy="Send one JSON object.") from error
+        return refuse(error)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
 from backend.domain.markdown_nodes import Node, markdown_nodes
+from backend.domain.serving.answers import AnswerUsage
 from backend.services.context import Context, Person
 from backend.services.serving.chat.documents import changed_nodes
 from backend.services.serving.chat.live import ANSWERS, LiveAnswer
@@ -33,7 +33,7 @@ async def stream_chat(
     conversation_id: str,
     running: Sequence[tuple[str, bool]],
     *,
-    document: dict[str, Any] | None = None,
+    document: Mapping[str, object] | None = None,
     person: Person,
 ) -> AsyncGenerator[str, None]:
     """Yield events until none of the answers, given with whether they are hidden, is on its way; the last one is `end`,
@@ -93,7 +93,7 @@ class _Reader:
             started = time.perf_counter()
             nodes = markdown_nodes(text)
             spent = time.perf_counter() - started
-            begun = bool(text or answer.usage.get("tool_calls"))
+            begun = bool(text or answer.usage.tool_calls)
             if begun or is_done:
                 self.events.put_nowait(
                     _event(answer.message_id, drawn, nodes, usage=answer.usage, status=answer.status)
@@ -119,15 +119,15 @@ class _Reader:
             await asyncio.sleep(POLL_S)
 
 
-def _event(message_id: str, before: list[Node], after: list[Node], *, usage: dict[str, Any], status: str) -> str:
+def _event(message_id: str, before: list[Node], after: list[Node], *, usage: AnswerUsage, status: str) -> str:
     keep, nodes = changed_nodes(before, after)
     document = {
         "id": message_id,
         "keep": keep,
         "nodes": nodes,
-        "tokens": usage.get("completion_tokens"),
+        "tokens": usage.completion_tokens,
         "status": status,
     }
-    if calls := usage.get("tool_calls"):
+    if calls := usage.tool_calls:
         document["calls"] = calls
     return f"data: {json.dumps(document, separators=(',', ':'))}\n\n"

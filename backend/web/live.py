@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -20,8 +19,8 @@ from backend.services.people.sessions import COOKIE, person_from_cookie
 from backend.services.search import search
 from backend.services.training.live import RunState, active_run_ids, queue_counts, run_states, runs_of_token
 from backend.services.training.views import list_sample_steps, list_samples
+from backend.web.replies import NEVER_STORED, reply
 
-NEVER_STORED = {"cache-control": "no-store"}
 FOREVER = "public, max-age=31536000, immutable"
 MAX_RUNS = 60
 
@@ -32,7 +31,7 @@ def live_routes(get_context: Callable[[], Context]) -> list[Route]:
 
     def health(_request: Request) -> Response:
         outages = [dataclasses.asdict(outage) for outage in HEALTH.outages()]
-        return JSONResponse({"status": "failing" if outages else "ok", "outages": outages}, headers=NEVER_STORED)
+        return reply({"status": "failing" if outages else "ok", "outages": outages})
 
     def points(request: Request) -> Response:
         return _answer(lambda: _points(get_context(), curves, request))
@@ -163,8 +162,8 @@ def _read_known_steps(text: str) -> dict[str, tuple[int | None, dict[str, int]]]
         raise InvalidInput("`after` is malformed.", field="after") from error
 
 
-def _state(state: RunState) -> dict[str, Any]:
-    answer: dict[str, Any] = {
+def _state(state: RunState) -> dict[str, object]:
+    answer: dict[str, object] = {
         "name": state.name,
         "status": state.status,
         "active": state.is_active,

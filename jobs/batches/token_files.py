@@ -19,7 +19,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -317,7 +317,7 @@ class StoredTokens:
                 self._checked[part] = True
 
 
-def open_tokens(folder: Path, *, segments: int, identity: dict[str, Any]) -> StoredTokens | None:
+def open_tokens(folder: Path, *, segments: int, identity: Mapping[str, object]) -> StoredTokens | None:
     """Open a folder; None if it has no manifest yet, or one of other content."""
     manifest = read_manifest(folder)
     if manifest is None or manifest.identity != identity:

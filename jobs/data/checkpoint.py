@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,7 +61,7 @@ class State:
         beside.replace(folder / STATE)
 
 
-def import_key(listing: LocalListing, settings: dict[str, Any]) -> str:
+def import_key(listing: LocalListing, settings: Mapping[str, object]) -> str:
     """Return the key of an import: equal for the same unchanged files with the same settings."""
     files = [[member.name, str(member.path.resolve()), member.bytes, member.mtime_ns] for member in listing.members]
     return hashlib.sha256(json.dumps([files, settings], sort_keys=True).encode()).hexdigest()[:24]

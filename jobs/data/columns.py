@@ -341,12 +341,12 @@ def _require_no_transcripts(texts: pyarrow.Array) -> None:
             raise _NotPlain
 
 
-def _instruction(block: _Block) -> dict[str, Any]:
+def _instruction(block: _Block) -> dict[str, object]:
     block.require_no_system()
     return {"prompt": block.prompt(), "completion": block.text("completion")}
 
 
-def _chat(block: _Block) -> dict[str, Any]:
+def _chat(block: _Block) -> dict[str, object]:
     block.require_no_system()
     if block.is_turns("messages"):
         messages = block.messages("messages")
@@ -367,7 +367,7 @@ def _pairs(first: pyarrow.Array, second: pyarrow.Array) -> pyarrow.Array:
     )
 
 
-def _preference(block: _Block) -> dict[str, Any]:
+def _preference(block: _Block) -> dict[str, object]:
     block.require_no_system()
     if block.is_turns("chosen") and block.is_turns("rejected"):
         block.require_filled("prompt")
@@ -384,7 +384,7 @@ def _preference(block: _Block) -> dict[str, Any]:
     }
 
 
-def _compared_turns(chosen: _Messages, rejected: _Messages) -> dict[str, Any]:
+def _compared_turns(chosen: _Messages, rejected: _Messages) -> dict[str, object]:
     """Two conversations that differ in their last turn alone."""
     if not np.array_equal(chosen.offsets, rejected.offsets):
         raise _NotPlain
@@ -402,7 +402,7 @@ def _compared_turns(chosen: _Messages, rejected: _Messages) -> dict[str, Any]:
     return {"prompt": chosen.lists(~is_last), "chosen": chosen.lists(is_last), "rejected": rejected.lists(is_last)}
 
 
-def _kto(block: _Block) -> dict[str, Any]:
+def _kto(block: _Block) -> dict[str, object]:
     block.require_no_system()
     prompt, completion = block.prompt(), block.text("completion")
     for texts in (prompt, completion):
@@ -410,7 +410,7 @@ def _kto(block: _Block) -> dict[str, Any]:
     return {"prompt": _single(prompt, "user"), "completion": _single(completion, "assistant"), "label": block.label()}
 
 
-_BUILDERS: dict[DatasetKind, Callable[[_Block], dict[str, Any]]] = {
+_BUILDERS: dict[DatasetKind, Callable[[_Block], dict[str, object]]] = {
     DatasetKind.TEXT: lambda block: {"text": block.text("text")},
     DatasetKind.PROMPTS: lambda block: {"prompt": block.prompt()},
     DatasetKind.INSTRUCTION: _instruction,

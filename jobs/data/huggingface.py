@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -91,7 +91,7 @@ def merge_cards(card: str, written: str) -> str:
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=120)}---\n{text}"
 
 
-def _divide(card: str) -> tuple[dict[str, Any], str]:
+def _divide(card: str) -> tuple[dict[str, object], str]:
     if not card.startswith("---\n"):
         return {}, card
     front, _, text = card.removeprefix("---\n").partition("\n---\n")

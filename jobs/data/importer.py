@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from backend.domain.attributes import attributes_of
 from backend.domain.data.kinds import LINE_KINDS, DatasetKind
 from backend.domain.data.recognition.recognise import recognise
 from backend.domain.data.rows.content import count_media, describe_dropped, media_columns
@@ -173,7 +173,7 @@ class _Plan:
 
 
 def _plan(
-    rows: SourceRows, sample: list[dict[str, Any]], *, kind: DatasetKind | None, mapping: Mapping[str, str] | None
+    rows: SourceRows, sample: list[dict[str, object]], *, kind: DatasetKind | None, mapping: Mapping[str, str] | None
 ) -> _Plan:
     final_kind, final_mapping, reason = _decide(sample, kind=kind, mapping=mapping)
     final_mapping = settle_answers(iter_source(rows, final_mapping), final_mapping, kind=final_kind)
@@ -202,18 +202,14 @@ def _result(
 ) -> ImportResult:
     tally = writer.tally
     return ImportResult(
+        **attributes_of(tally, "rows", "train_rows", "val_rows", "rejected_count", "text_bytes"),
         kind=plan.kind.value,
         mapping=dict(plan.mapping),
-        rows=tally.rows,
-        train_rows=tally.train_rows,
-        val_rows=tally.val_rows,
-        rejected_count=tally.rejected_count,
         rejected=tuple(tally.rejected),
-        rejected_reasons=tuple(sorted(tally.reasons.values(), key=lambda one: -int(one["rows"]))),
+        rejected_reasons=tuple(sorted(tally.reasons.values(), key=lambda one: -one["rows"])),
         content_hash=writer.content_hash,
         folder=str(out_root / writer.content_hash[:16]),
         bytes=sum(file.stat().st_size for file in files.iterdir()),
-        text_bytes=tally.text_bytes,
         columns=tuple(plan.columns),
         unigram_byte_entropy_bits=tally.byte_entropy_bits(),
         reason=plan.reason,
@@ -361,9 +357,9 @@ def _checked_kind(kind: str | None) -> DatasetKind | None:
         ) from None
 
 
-def _head(rows: SourceRows) -> tuple[list[dict[str, Any]], list[BadRow]]:
+def _head(rows: SourceRows) -> tuple[list[dict[str, object]], list[BadRow]]:
     """Return the first rows, until there are enough good ones to recognise the kind, or too many bad ones."""
-    good: list[dict[str, Any]] = []
+    good: list[dict[str, object]] = []
     bad: list[BadRow] = []
     size = 0
     for block in rows.blocks(table_bytes=HEAD_TABLE_BYTES):
@@ -381,7 +377,7 @@ def _head(rows: SourceRows) -> tuple[list[dict[str, Any]], list[BadRow]]:
 
 
 def _decide(
-    sample: list[dict[str, Any]], *, kind: DatasetKind | None, mapping: Mapping[str, str] | None
+    sample: list[dict[str, object]], *, kind: DatasetKind | None, mapping: Mapping[str, str] | None
 ) -> tuple[DatasetKind, dict[str, str], str]:
     if mapping:
         final = kind or recognise(sample).kind

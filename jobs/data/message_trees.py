@@ -118,7 +118,7 @@ class MessageTrees:
     def _block(self, file: str, batch: list[NumberedRow], done: int, position: int) -> RowBlock:
         return RowBlock(file, ".tree", batch[0][0], SourcePosition(0, done, done + 1), position, rows=tuple(batch))
 
-    def _units(self, db: sqlite3.Connection) -> Iterator[tuple[str, int, dict[str, Any] | RowProblem, int]]:
+    def _units(self, db: sqlite3.Connection) -> Iterator[tuple[str, int, dict[str, object] | RowProblem, int]]:
         """Yield (file, row, tree or problem, messages in it): trees and bad rows in order, then messages that no tree
         contains.
         """
@@ -139,7 +139,7 @@ class MessageTrees:
             )
             yield file, number, RowProblem(reason, raw=body), 1
 
-    def _tree(self, db: sqlite3.Connection, root: int) -> tuple[dict[str, Any], int]:
+    def _tree(self, db: sqlite3.Connection, root: int) -> tuple[dict[str, object], int]:
         rows = db.execute(_TREE, (root, MAX_DEPTH)).fetchall()
         messages = {id_: json.loads(body) for _, id_, _, body in rows}
         name = next(id_ for place, id_, *_ in rows if place == root)

@@ -77,7 +77,7 @@ class Parser:
 
     def _by_rows(self, block: RowBlock) -> tuple[pyarrow.Table, tuple[BadRow, ...]]:
         tables: list[pyarrow.Table] = []
-        good: list[dict[str, Any]] = []
+        good: list[dict[str, object]] = []
         bad: list[BadRow] = []
         for number, row in rows_of(block):
             for part in (row,) if isinstance(row, RowProblem) else map_rows(row, kind=self.kind, mapping=self.mapping):
@@ -133,7 +133,7 @@ def rows_of(block: RowBlock) -> Iterator[NumberedRow]:
         yield from iter_rows_of(block.suffix, _pieces(block.data), first=block.first)
 
 
-def iter_source(rows: SourceRows, columns: Iterable[str]) -> Iterator[dict[str, Any]]:
+def iter_source(rows: SourceRows, columns: Iterable[str]) -> Iterator[dict[str, object]]:
     """Yield every row of a source that can be read, with these columns at least."""
     for block in rows.blocks(columns=tuple(columns)):
         yield from (row for _, row in rows_of(block) if not isinstance(row, RowProblem))
@@ -147,15 +147,15 @@ def _table_rows(table: pyarrow.Table, *, first: int) -> Iterator[NumberedRow]:
     for start in range(0, table.num_rows, 64):
         part = table.slice(start, 64)
         try:
-            rows: list[dict[str, Any] | RowProblem] = part.to_pylist()
+            rows: list[dict[str, object] | RowProblem] = part.to_pylist()
         except UnicodeDecodeError:
             rows = [_table_row(part.slice(place, 1)) for place in range(part.num_rows)]
         yield from enumerate(rows, start=first + start)
 
 
-def _table_row(row: pyarrow.Table) -> dict[str, Any] | RowProblem:
+def _table_row(row: pyarrow.Table) -> dict[str, object] | RowProblem:
     try:
-        value: dict[str, Any] = row.to_pylist()[0]
+        value: dict[str, object] = row.to_pylist()[0]
     except UnicodeDecodeError as error:
         return RowProblem(f"the row is not UTF-8 ({error.reason})")
     return value

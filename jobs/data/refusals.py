@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from backend.domain.data.rows.problem import BadRow, describe_rejected, most_frequent
+from backend.domain.data.rows.problem import BadRow, RejectedRow, describe_rejected, most_frequent
 from backend.errors import InvalidInput
 from jobs.data.writing import VersionTally
 
@@ -37,7 +35,7 @@ def too_many(name: str, tally: VersionTally) -> InvalidInput:
     )
 
 
-def nothing_usable(name: str, rejected: list[dict[str, Any]]) -> InvalidInput:
+def nothing_usable(name: str, rejected: list[RejectedRow]) -> InvalidInput:
     """Return the error of a source without a usable row."""
     if not rejected:
         return InvalidInput(f"The file {name!r} holds no rows.", field="source")

@@ -26,7 +26,7 @@ from blake3 import blake3
 from pyarrow import compute, parquet
 
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.rows.problem import BadRow, count_reason
+from backend.domain.data.rows.problem import BadRow, RejectedRow, RejectReason, count_reason
 from backend.domain.data.splits import SPLITS, Split
 from backend.errors import Unavailable
 from jobs.data.row_keys import RowKeys, one_array, string_parts
@@ -122,8 +122,8 @@ class VersionTally:
     histogram: list[int] = field(default_factory=lambda: [0] * 256)
     rejected_count: int = 0
     rejected_bytes: int = 0
-    rejected: list[dict[str, Any]] = field(default_factory=list)
-    reasons: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rejected: list[RejectedRow] = field(default_factory=list)
+    reasons: dict[str, RejectReason] = field(default_factory=dict)
 
     def byte_entropy_bits(self) -> float:
         """Return the Shannon entropy of single bytes of the text, in bits per byte: the baseline for bits per byte."""
@@ -177,7 +177,7 @@ class DatasetWriter:
         self._leaf = Leaf()
         self._noting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hash")
         self._noted: deque[Future[None]] = deque()
-        self._waiting: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
+        self._waiting: dict[str, list[dict[str, object]]] = {"train": [], "val": []}
         self.tally = tally or VersionTally()
 
     def note(self, text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -63,7 +62,7 @@ def counted(scores: Scores) -> dict[str, float]:
     return {"cut": float(cut)} if cut else {}
 
 
-def shown_choices(scores: Scores, choices: Sequence[str], gold: Sequence[int]) -> dict[str, Any]:
+def shown_choices(scores: Scores, choices: Sequence[str], gold: Sequence[int]) -> dict[str, object]:
     """Return what a page shows of an item's choices."""
     sums = [score.sum_logprob for score in scores]
     chosen = max(range(len(sums)), key=sums.__getitem__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from backend.domain.attributes import view_of
 from backend.domain.evaluation.clusters import CLUSTER
 from backend.domain.evaluation.config import EvaluationKind
 from backend.domain.jobs.results import ScoreRow
@@ -56,12 +57,4 @@ def _clusters(items: Sequence[Values]) -> list[float] | None:
 
 def _row(metric: str, estimate: Estimate, *, unit: str = "") -> ScoreRow:
     method = f"{estimate.method}, over {unit}" if unit else estimate.method
-    return ScoreRow(
-        metric=metric,
-        value=estimate.value,
-        stderr=estimate.stderr,
-        low=estimate.low,
-        high=estimate.high,
-        n=estimate.n,
-        method=method,
-    )
+    return view_of(ScoreRow, estimate, metric=metric, method=method)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from backend.domain.attributes import attributes_of
 from backend.domain.data.rows.conversations import as_conversation
 from backend.domain.evaluation.clusters import cluster_values
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
@@ -220,19 +221,14 @@ def _facts(
     elif chat:
         more["template_hash"] = hashlib.sha256(str(subject.tokenizer.chat_template).encode()).hexdigest()
     return EvaluationFacts(
+        **attributes_of(computed, "context", "device", "devices", "batch_tokens", "bos", "weights_hash"),
         used_chat_template=chat,
         unit=unit,
         items=len(values),
-        context=computed.context,
         number_format=computed.dtype,
         stored_dtype=subject.stored_dtype,
-        device=computed.device,
-        devices=computed.devices,
         engine=computed.name,
         engine_fallback=computed.fallback,
-        batch_tokens=computed.batch_tokens,
-        bos=computed.bos,
-        weights_hash=computed.weights_hash,
         item_ids_hash=hashlib.sha256("".join(sorted(ledger.values)).encode()).hexdigest(),
         **more,
     )
@@ -240,7 +236,7 @@ def _facts(
 
 def _endpoint_facts(
     engine: EvaluationEngine, subject: EndpointSubject, values: Sequence[Mapping[str, float]]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     target = subject.target
     tokens = {name: int(sum(item.get(name, 0) for item in values)) for name in ("prompt_tokens", "completion_tokens")}
     price = price_tokens(*tokens.values(), input_price=target.input_price, output_price=target.output_price)

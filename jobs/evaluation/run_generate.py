@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 
+from backend.domain.attributes import view_of
 from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.payloads import GeneratePayload, Prompt
 from backend.domain.jobs.results import GenerateResult
@@ -47,14 +48,7 @@ def run(spec: JobSpec[GeneratePayload], reporter: Reporter) -> GenerateResult:
                 if answer.failed:
                     failures.append(answer.failed)
                     continue
-                record = CompletionEvent(
-                    prompt_id=prompt.id,
-                    sample=prompt.sample,
-                    text=answer.text,
-                    tokens=answer.tokens,
-                    prompt_tokens=answer.prompt_tokens,
-                    finish_reason=answer.finish_reason,
-                )
+                record = view_of(CompletionEvent, answer, prompt_id=prompt.id, sample=prompt.sample)
                 reporter.emit(record)
                 out.write(json.dumps(record.model_dump(exclude={"type", "time"})) + "\n")
                 done[record.prompt_id, record.sample] = record
@@ -119,9 +113,7 @@ class _Endpoint:
 
 
 def _sampling(payload: GeneratePayload) -> Sampling:
-    return Sampling(
-        max_tokens=payload.max_tokens, temperature=payload.temperature, top_p=payload.top_p, seed=payload.seed
-    )
+    return view_of(Sampling, payload)
 
 
 def _read_done(spec: JobSpec[GeneratePayload]) -> dict[tuple[str, int], CompletionEvent]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from backend.domain.attributes import view_of
 from backend.domain.evaluation.clusters import CLUSTER
 from backend.domain.evaluation.metrics.items import INSTRUCTIONS, estimate_answers
 from backend.domain.evaluation.metrics.registry import get_metric
@@ -147,13 +148,4 @@ def _clusters(items: Items) -> list[str] | None:
 
 
 def _row(name: str, estimate: Estimate, *, subgroup: str = "") -> ScoreRow:
-    return ScoreRow(
-        metric=name,
-        subgroup=subgroup,
-        value=estimate.value,
-        stderr=estimate.stderr,
-        low=estimate.low,
-        high=estimate.high,
-        n=estimate.n,
-        method=estimate.method,
-    )
+    return view_of(ScoreRow, estimate, metric=name, subgroup=subgroup)

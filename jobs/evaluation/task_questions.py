@@ -189,7 +189,7 @@ class TaskQuestions:
         request = PromptRequest(prompt, stop=rendered.stop, sampling=sampling, samples=task.samples)
 
         def finish(answers: Answers) -> list[ScoredItem]:
-            shown: dict[str, Any] = {"answer": list(rendered.references), "completion": answers[0].text}
+            shown: dict[str, object] = {"answer": list(rendered.references), "completion": answers[0].text}
             shown["finish_reason"] = answers[0].finish_reason
             if len(answers) > 1:
                 shown["samples"] = [answer.text for answer in answers]
@@ -206,7 +206,7 @@ class TaskQuestions:
                 outcomes=outcomes,
                 equal=math_checker().equal,
             )
-            more: dict[str, Any] = (
+            more: dict[str, object] = (
                 {"extracted": list(own.extracted), "filters": list(own.filters)} if task.extract else {}
             )
             counts = counts_of(answers, longest=longest, max_tokens=task.max_tokens)

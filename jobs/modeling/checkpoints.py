@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def save_checkpoint(
     meta: dict[str, Any],
     weights: dict[str, torch.Tensor] | None = None,
     write_more: Callable[[Path], None] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Publish a checkpoint at `folder` atomically, replacing an existing one; return its card.
 
     `meta` (lineage, metrics, ...) goes into the card beside file hashes and versions. `write_more` may add files, such
@@ -99,7 +99,7 @@ def save_checkpoint(
 def _write_model(
     model: torch.nn.Module, folder: Path, *, base: str | None, weights: dict[str, torch.Tensor] | None
 ) -> None:
-    more: dict[str, Any] = {} if weights is None else {"state_dict": weights}
+    more: dict[str, object] = {} if weights is None else {"state_dict": weights}
     if isinstance(model, peft.PeftModel):
         configs = list(model.peft_config.values())
         places = [config.base_model_name_or_path for config in configs]
@@ -118,7 +118,7 @@ def _write_model(
     model.save_pretrained(folder, **more)
 
 
-def write_card(folder: Path, *, meta: dict[str, Any]) -> dict[str, Any]:
+def write_card(folder: Path, *, meta: Mapping[str, object]) -> dict[str, object]:
     """Write `roundhouse.json`: `meta`, the SHA-256 and size of every file, and library versions."""
     files = {}
     for path in sorted(folder.rglob("*")):
@@ -263,7 +263,7 @@ def load_network(
     if is_adapter(folder):
         base = load_network(base_folder_of(folder), device=device, dtype=dtype, dropout=dropout)
         return put_on(base, folder, fold=merge_adapter)
-    safely: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    safely: dict[str, object] = {"trust_remote_code": False, "local_files_only": True}
     try:
         config = AutoConfig.from_pretrained(str(folder), **safely)
         if dropout is not None:
@@ -287,7 +287,7 @@ def build_without_weights(folder: Path) -> PreTrainedModel:
     """
     while is_adapter(folder):
         folder = base_folder_of(folder)
-    safely: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    safely: dict[str, object] = {"trust_remote_code": False, "local_files_only": True}
     try:
         config = AutoConfig.from_pretrained(str(folder), **safely)
         with torch.device("meta"):

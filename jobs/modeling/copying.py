@@ -6,9 +6,8 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.checkpoints.candidates import TERMS, check_links, weight_files
@@ -24,13 +23,13 @@ def copy_checkpoint(
     source: Path,
     out_folder: Path,
     *,
-    meta: dict[str, Any],
+    meta: Mapping[str, object],
     keep_state: bool = False,
     files: Sequence[Path] | None = None,
     move: bool = False,
     keep_free_bytes: int = 0,
     watch: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Copy a checkpoint's data files (or `files` of them) and write a card; return it. A tokenizer without a template
     gets the plain one.
 

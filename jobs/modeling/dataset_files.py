@@ -30,14 +30,14 @@ def _require(file: Path) -> Path:
     return file
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: Path) -> dict[str, object]:
     """Return the import's record: kind, mapping, counts, hash, ... Raises NotFound if the folder holds no dataset."""
     path = folder / "meta.json"
     if not path.is_file():
         raise NotFound(
             f"The folder {folder} holds no dataset: meta.json is missing.", remedy="Import the dataset again."
         )
-    meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    meta: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
     return meta
 
 

@@ -4,7 +4,7 @@ lacks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import (
@@ -50,7 +50,7 @@ def make_config(
     return made
 
 
-def _gated(config: ArchitectureConfig, common: dict[str, Any], **more: Any) -> dict[str, Any]:
+def _gated(config: ArchitectureConfig, common: Mapping[str, object], **more: Any) -> dict[str, Any]:
     """Return the fields that all families with RoPE, RMSNorm and gated feed-forwards share."""
     return {
         **common,
@@ -66,11 +66,11 @@ def _gated(config: ArchitectureConfig, common: dict[str, Any], **more: Any) -> d
     }
 
 
-def _llama(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+def _llama(config: ArchitectureConfig, common: Mapping[str, object]) -> PreTrainedConfig:
     return LlamaConfig(**_gated(config, common, head_dim=config.head_dim))
 
 
-def _gpt2(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+def _gpt2(config: ArchitectureConfig, common: Mapping[str, object]) -> PreTrainedConfig:
     return GPT2Config(
         **common,
         n_positions=config.context,
@@ -85,16 +85,16 @@ def _gpt2(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfi
     )
 
 
-def _mistral(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+def _mistral(config: ArchitectureConfig, common: Mapping[str, object]) -> PreTrainedConfig:
     window = None if config.is_global(0) else config.window
     return MistralConfig(**_gated(config, common, head_dim=config.head_dim, sliding_window=window))
 
 
-def _qwen3(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+def _qwen3(config: ArchitectureConfig, common: Mapping[str, object]) -> PreTrainedConfig:
     return Qwen3Config(**_gated(config, common, head_dim=config.head_dim))
 
 
-def _gemma3(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+def _gemma3(config: ArchitectureConfig, common: Mapping[str, object]) -> PreTrainedConfig:
     bases = {"full_attention": config.rope_theta, "sliding_attention": config.local_rope_theta}
     return Gemma3TextConfig(
         **_gated(
@@ -113,7 +113,7 @@ def _gemma3(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedCon
     )
 
 
-def _bloom(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+def _bloom(config: ArchitectureConfig, common: Mapping[str, object]) -> PreTrainedConfig:
     return BloomConfig(
         **common,
         hidden_size=config.width,
@@ -124,13 +124,13 @@ def _bloom(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConf
     )
 
 
-def _smollm3(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+def _smollm3(config: ArchitectureConfig, common: Mapping[str, object]) -> PreTrainedConfig:
     assert config.nope_every is not None
     with_rope = [int((layer + 1) % config.nope_every != 0) for layer in range(config.num_layers)]
     return SmolLM3Config(**_gated(config, common, no_rope_layers=with_rope, no_rope_layer_interval=config.nope_every))
 
 
-def _mixtral(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+def _mixtral(config: ArchitectureConfig, common: Mapping[str, object]) -> PreTrainedConfig:
     experts = {
         "num_local_experts": config.num_experts,
         "num_experts_per_tok": config.experts_per_token,
@@ -139,7 +139,7 @@ def _mixtral(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedCo
     return MixtralConfig(**_gated(config, common, head_dim=config.head_dim, **experts))
 
 
-def _qwen3_moe(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+def _qwen3_moe(config: ArchitectureConfig, common: Mapping[str, object]) -> PreTrainedConfig:
     return Qwen3MoeConfig(
         **_gated(
             config,
@@ -155,7 +155,7 @@ def _qwen3_moe(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrained
     )
 
 
-def _deepseek_v3(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+def _deepseek_v3(config: ArchitectureConfig, common: Mapping[str, object]) -> PreTrainedConfig:
     return DeepseekV3Config(
         **_gated(
             config,
@@ -179,7 +179,7 @@ def _deepseek_v3(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrain
     )
 
 
-_MAKERS: dict[str, Callable[[ArchitectureConfig, dict[str, Any]], PreTrainedConfig]] = {
+_MAKERS: dict[str, Callable[[ArchitectureConfig, dict[str, object]], PreTrainedConfig]] = {
     "llama": _llama,
     "gpt2": _gpt2,
     "mistral": _mistral,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from backend.errors import InvalidInput
 from jobs.modeling.checkpoints import is_adapter, is_scorer, load_network, load_tokenizer, read_card, save_checkpoint
@@ -11,7 +10,7 @@ from jobs.modeling.scorers import load_scorer
 from jobs.modeling.tokenizers import padding_id
 
 
-def merge_adapter(folder: Path, out_folder: Path) -> dict[str, Any]:
+def merge_adapter(folder: Path, out_folder: Path) -> dict[str, object]:
     """Write the merged network in fp32, with its tokenizer; return the new card.
 
     Raises InvalidInput if the folder is no adapter.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
@@ -39,7 +38,7 @@ def load_scorer(
     if is_adapter(folder):
         base = load_scorer(base_folder_of(folder), pad_id=pad_id, seed=seed, dropout=dropout)
         return put_on(base, folder, fold=merge_adapter)
-    safely: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    safely: dict[str, object] = {"trust_remote_code": False, "local_files_only": True}
     try:
         config = AutoConfig.from_pretrained(str(folder), **safely)
         if dropout is not None:

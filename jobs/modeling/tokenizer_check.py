@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ def _parts(values: list[Any]) -> Iterator[dict[str, Any]]:
             waiting.extend(inside for inside in part.get(key) or () if isinstance(inside, dict))
 
 
-def _texts(data: dict[str, Any]) -> Iterator[str]:
+def _texts(data: Mapping[str, object]) -> Iterator[str]:
     """Yield the names and texts of a small config: tokens stand in both."""
     waiting: list[Any] = [data]
     while waiting:

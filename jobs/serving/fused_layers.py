@@ -9,7 +9,7 @@ pages (`paged_attention.py`). Results differ from those of the library's layers 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -192,7 +192,7 @@ class FusedLayer(nn.Module):
         return addresses[self.layer_idx]
 
     def _attend(
-        self, queries: Any, keys: Any, values: Any, mask: Any, cache: Any, kwargs: dict[str, Any], batch: int
+        self, queries: Any, keys: Any, values: Any, mask: Any, cache: Any, kwargs: Mapping[str, object], batch: int
     ) -> torch.Tensor:
         """Return the library's attention over its own caches, or none."""
         queries, keys, values = (

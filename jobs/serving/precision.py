@@ -162,7 +162,7 @@ def _write_texts(network: Any) -> torch.Tensor:
     ids = torch.randint(network.get_input_embeddings().weight.shape[0], (NUM_TEXTS, 1), generator=generator)
     if getattr(config, "bos_token_id", None) is not None:
         ids = torch.full_like(ids, config.bos_token_id)
-    more: dict[str, Any] = {"use_cache": False}
+    more: dict[str, object] = {"use_cache": False}
     if network._supports_attention_backend:
         name = "cache" if "cache" in inspect.signature(type(network).forward).parameters else "past_key_values"
         more = {name: DynamicCache(config=network.config), "use_cache": True}

@@ -72,7 +72,7 @@ def _encode_pair(tokenizer: Any, prompt: str, answer: str) -> list[int]:
     return [*before, *after]
 
 
-def _variables(tokenizer: Any, request: GenerateRequest, tools: list[dict[str, Any]] | None) -> dict[str, Any]:
+def _variables(tokenizer: Any, request: GenerateRequest, tools: list[dict[str, object]] | None) -> dict[str, object]:
     """Return what the chat template gets beside the messages: the request's own variables, and its effort by the switch
     that there is.
     """

@@ -256,7 +256,7 @@ async def _watch(replica: ReplicaState, reporter: Reporter, serving: asyncio.Tas
             rate = round(stats.tokens_per_second, 2)
             ratio = None if stats.cache_ratio is None else round(stats.cache_ratio, 4)
             queue_s = round(replica.longest_wait_s(), 2)
-            load: dict[str, Any] = {
+            load: dict[str, object] = {
                 "running": stats.running,
                 "waiting": stats.waiting,
                 "tokens_per_second": rate,

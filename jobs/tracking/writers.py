@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,7 +61,7 @@ class TensorBoardWriter:
 
     name = "tensorboard"
 
-    def __init__(self, folder: Path, run_id: str, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, run_id: str, config: Mapping[str, object]) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -89,7 +89,7 @@ class MlflowWriter:
 
     name = "mlflow"
 
-    def __init__(self, folder: Path, run_id: str, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, run_id: str, config: Mapping[str, object]) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import Metric
 
@@ -134,7 +134,7 @@ class WandbWriter:
 
     name = "wandb"
 
-    def __init__(self, folder: Path, run_id: str, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, run_id: str, config: Mapping[str, object]) -> None:
         import wandb
 
         settings = wandb.Settings(mode="offline", console="off", silent=True, x_disable_stats=True, x_disable_meta=True)
@@ -161,7 +161,7 @@ class TrackioWriter:
 
     name = "trackio"
 
-    def __init__(self, folder: Path, run_id: str, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, run_id: str, config: Mapping[str, object]) -> None:
         os.environ["TRACKIO_DIR"] = str(folder)
         with quiet():  # it prints a long greeting
             import trackio
@@ -192,7 +192,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-WRITERS: dict[str, Callable[[Path, str, dict[str, Any]], Writer]] = {
+WRITERS: dict[str, Callable[[Path, str, dict[str, object]], Writer]] = {
     "tensorboard": TensorBoardWriter,
     "mlflow": MlflowWriter,
     "wandb": WandbWriter,
@@ -209,7 +209,7 @@ def _safe(name: str) -> str:
     return "".join(c if c.isalnum() or c in "/_-. " else "_" for c in name)
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flat(config: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     for name, value in config.items():
         pairs += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", str(value))]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -102,9 +101,9 @@ def read_training_context(spec: JobSpec[TrainingPayload], reporter: Reporter) ->
     )
 
 
-def _lineage(spec: JobSpec[TrainingPayload], config: RunConfig, base: Path | None) -> dict[str, Any]:
+def _lineage(spec: JobSpec[TrainingPayload], config: RunConfig, base: Path | None) -> dict[str, object]:
     payload = spec.payload
-    lineage: dict[str, Any] = {
+    lineage: dict[str, object] = {
         "job": spec.id,
         "run_folder": payload.run_folder,
         "dataset": payload.dataset,

@@ -23,7 +23,7 @@ def by_identity(key: str, options: Iterable[T], label: Callable[[T], str]) -> Ca
     """
     labels = _distinct({option: label(option) for option in options})
     last: dict[Any, str]
-    known: dict[str, Any]
+    known: dict[str, object]
     last, known = st.session_state.get(f"{key}.labels", ({}, {}))
     if key in st.session_state:
         value = st.session_state[key]

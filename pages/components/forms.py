@@ -53,7 +53,7 @@ def draw_fields(
     """
     held = dict(values.__dict__) if isinstance(values, BaseModel) else dict(values or {})
     grid = st.grid(columns, min_column_width=180) if place is None else place
-    drawn: dict[str, Any] = {}
+    drawn: dict[str, object] = {}
     for name in only or [name for name in fields_of(model, group=group) if name not in skip]:
         info = model.model_fields[name]
         if not is_used(model, name, held | drawn):

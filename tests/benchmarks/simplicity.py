@@ -2,7 +2,8 @@
 
 `python tests/benchmarks/simplicity.py [FOLDER]` prints a table in Markdown, for this checkout or for another one in
 FOLDER (an older commit's worktree). The figures of docs/benchmarks/simplicity.md come from here. No model, no database:
-the source is read, not run, but for the tables, which are imported in a process of their own.
+the source is read, not run, but for the tables, which are imported in a process of their own. `--copies` lists the
+calls and dicts that copy fields, each with the number of fields, in place of the table.
 """
 
 from __future__ import annotations
@@ -133,6 +134,14 @@ def _odd_limits(trees: dict[Path, ast.Module]) -> int:
     )
 
 
+def copies(trees: dict[Path, ast.Module]) -> Iterator[tuple[Path, int, int]]:
+    """Yield file, line and number of fields of each call and dict that copies fields of one object."""
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if (count := _copied_fields(node)) >= COPIED and isinstance(node, ast.expr):
+                yield path, node.lineno, count
+
+
 def measure(root: Path) -> Iterator[tuple[str, int]]:
     """Yield the name and value of every figure."""
     texts = {path: path.read_text(encoding="utf-8") for path in source_files(root)}
@@ -144,8 +153,7 @@ def measure(root: Path) -> Iterator[tuple[str, int]]:
         "lines with `dict[str, Any]`",
         sum("dict[str, Any]" in line for text in texts.values() for line in text.splitlines()),
     )
-    copies = [_copied_fields(node) for tree in trees.values() for node in ast.walk(tree)]
-    yield f"calls and dicts that copy {COPIED} fields or more of one object", sum(count >= COPIED for count in copies)
+    yield f"calls and dicts that copy {COPIED} fields or more of one object", sum(1 for _ in copies(trees))
     yield (
         "widgets written by hand",
         _calls(
@@ -184,8 +192,15 @@ def measure(root: Path) -> Iterator[tuple[str, int]]:
 
 
 def main() -> None:
-    """Print the table."""
-    root = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
+    """Print the table, or the copies."""
+    folders = [argument for argument in sys.argv[1:] if argument != "--copies"]
+    root = Path(folders[0] if folders else ".").resolve()
+    if "--copies" in sys.argv:
+        for path, line, count in copies(
+            {path: ast.parse(path.read_text(encoding="utf-8")) for path in source_files(root)}
+        ):
+            print(f"{path.relative_to(root)}:{line}: {count} fields")
+        return
     print("| Figure | Value |\n|---|---:|")
     for name, value in measure(root):
         print(f"| {name} | {value:,} |")

@@ -28,7 +28,7 @@ def used_home(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path)
     rows = [
         {"text": f"Row {n}: the {n % 7} engines stand in the roundhouse and wait for steam. " * 8} for n in range(60)
     ]
-    version = add_rows_dataset(ctx, name="lines", kind="text", rows=rows, provenance={}, person=LOCAL)
+    version = add_rows_dataset(ctx, name="lines", kind="text", rows=rows, person=LOCAL)
     do_job(ctx, str(version.job_id))
     do_job(ctx, str(train_tokenizer(ctx, name="bytes", dataset="lines", kind="byte", person=LOCAL).job_id))
     with ctx.db.engine.connect() as connection:

@@ -77,7 +77,7 @@ def test_each_change_is_made_from_its_form(
     app.button(key=f"change_go_{first.id}").click().run()
     assert_sound(app)
     made = done(site, get_dataset(site, "made").versions[0])
-    assert (made.provenance["said"], made.is_ready) == (description, True)
+    assert (made.provenance.dump()["said"], made.is_ready) == (description, True)
 
 
 def test_missing_row_numbers_are_named_before_anything_is_made(site: Context) -> None:

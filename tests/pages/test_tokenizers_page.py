@@ -32,7 +32,7 @@ LETTERS = {
 @pytest.fixture
 def mill(site: Context) -> Context:
     """A dataset, two tokenizers of one's own, and a base that knows one letter."""
-    do_job(site, str(add_rows_dataset(site, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL).job_id))
+    do_job(site, str(add_rows_dataset(site, name="mill", kind="text", rows=ROWS, person=LOCAL).job_id))
     for name, kind, size in (("bpe *one*", "bpe", 300), ("bytes", "byte", 0)):
         do_job(
             site, str(train_tokenizer(site, name=name, dataset="mill", kind=kind, vocab_size=size, person=LOCAL).job_id)
@@ -46,7 +46,7 @@ def mill(site: Context) -> Context:
 
 
 def test_training_is_queued_once_followed_and_stopped(site: Context) -> None:
-    do_job(site, str(add_rows_dataset(site, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL).job_id))
+    do_job(site, str(add_rows_dataset(site, name="mill", kind="text", rows=ROWS, person=LOCAL).job_id))
     app = open_page(PAGE, train="1", dataset="mill")
     app.segmented_control(key="tokenizer_kind").select("unigram").run()
     app.number_input(key="tokenizer_vocabulary").set_value(300).run()
@@ -68,7 +68,7 @@ def test_training_is_queued_once_followed_and_stopped(site: Context) -> None:
 
 
 def test_a_failed_training_gives_the_reason_and_the_remedy(site: Context) -> None:
-    do_job(site, str(add_rows_dataset(site, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL).job_id))
+    do_job(site, str(add_rows_dataset(site, name="mill", kind="text", rows=ROWS, person=LOCAL).job_id))
     queued = train_tokenizer(site, name="large", dataset="mill", vocab_size=20_000, person=LOCAL)
     do_job(site, str(queued.job_id))
     app = open_page(PAGE, tokenizer=queued.id)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, read_text
 from backend.db.base import new_id
+from backend.domain.attributes import attributes_of
 from backend.domain.battles.campaign_file import parse_campaign
 from backend.domain.battles.preferences.rules import parse_rules
 from backend.domain.battles.vote_files.previews import preview_votes
@@ -205,23 +206,20 @@ def _mapping(columns: list[str]) -> dict[str, str]:
     return {field: column for field, _, column in pairs}
 
 
-def campaign_data(item: CampaignView) -> dict[str, Any]:
+def campaign_data(item: CampaignView) -> dict[str, object]:
     """Return a campaign as the command line's JSON."""
     return {
         "campaign": item.name,
-        "id": item.id,
-        "dataset": item.dataset,
+        **attributes_of(item, "id", "dataset"),
         "open": item.is_open,
         "prompts": item.num_prompts,
         "votes": item.num_votes,
         "raters": item.num_raters,
-        "completions": item.completions,
-        "expected_completions": item.expected_completions,
+        **attributes_of(item, "completions", "expected_completions"),
         "contestants": [
             {"name": each.name, "kind": each.kind, "completions": each.completions} for each in item.contestants
         ],
-        "created_at": item.created_at,
-        "closed_at": item.closed_at,
+        **attributes_of(item, "created_at", "closed_at"),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -105,7 +105,7 @@ def import_(
     emit({**version_data(done), "detected": detection_data(detected)}, as_json=as_json, text=version_text(done))
 
 
-def detection_data(detected: SourcePreview | None) -> dict[str, Any] | None:
+def detection_data(detected: SourcePreview | None) -> dict[str, object] | None:
     """Return how a kind was detected; None where it was given."""
     if detected is None:
         return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
+from backend.domain.attributes import attributes_of
 from backend.domain.data.reports.findings import DataFinding, list_findings
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
@@ -58,7 +59,7 @@ def report(
     emit(report_data(view, epoch_time(ctx, view)), as_json=as_json, text=report_text(view, epoch_time(ctx, view)))
 
 
-def report_data(view: DataReportView, time: EpochTime | None) -> dict[str, Any]:
+def report_data(view: DataReportView, time: EpochTime | None) -> dict[str, object]:
     """Return a report as the command line's JSON. Rows, tokens and lengths are those of the train split."""
     report = view.report
     assert report is not None
@@ -66,26 +67,18 @@ def report_data(view: DataReportView, time: EpochTime | None) -> dict[str, Any]:
     train = fields["splits"].get("train", {})
     return {
         "dataset": view.version,
-        "kind": report.kind,
-        "trainer": report.trainer,
-        "tokenizer": report.tokenizer,
+        **attributes_of(report, "kind", "trainer", "tokenizer"),
         **fields["question"],
         "findings": [finding_data(finding) for finding in list_findings(report)],
-        "rows": report.train.rows,
-        "tokens": report.train.tokens,
-        "loss_tokens": report.train.loss_tokens,
+        **attributes_of(report.train, "rows", "tokens", "loss_tokens"),
         "tokens_per_epoch": report.epoch.tokens,
         "steps_per_epoch": report.epoch.steps,
         "epoch_seconds": time.seconds if time else None,
         "measured": {"tokens_per_s": time.tokens_per_s, "run": time.run} if time else None,
-        "truncated_share": report.train.truncated_share,
-        "truncated_rows": report.train.truncated_rows,
-        "lost_tokens": report.train.lost_tokens,
-        "zero_label_rows": report.train.zero_label_rows,
+        **attributes_of(report.train, "truncated_share", "truncated_rows", "lost_tokens", "zero_label_rows"),
         "zero_label": fields["zero_label"],
         "empty_rows": sum(split.empty_rows for split in report.splits.values()),
-        "refused_rows": report.refused_rows,
-        "forged_rows": report.forged_rows,
+        **attributes_of(report, "refused_rows", "forged_rows"),
         "duplicates": fields["duplicates"],
         "leakage": fields["leakage"],
         "contamination": fields["contamination"],
@@ -96,12 +89,11 @@ def report_data(view: DataReportView, time: EpochTime | None) -> dict[str, Any]:
         "packing_efficiency": fields["packing"],
         "lengths": train.pop("lengths", {}),
         "splits": fields["splits"],
-        "seconds": report.seconds,
-        "peak_memory_bytes": report.peak_memory_bytes,
+        **attributes_of(report, "seconds", "peak_memory_bytes"),
     }
 
 
-def finding_data(finding: DataFinding) -> dict[str, Any]:
+def finding_data(finding: DataFinding) -> dict[str, object]:
     """Return one finding."""
     return {"grade": str(finding.grade), "topic": finding.topic, "text": finding.text, "remedy": finding.remedy}
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from backend.domain.attributes import attributes_of
 from backend.domain.data.rows.content import describe_dropped
 from backend.domain.data.rows.display import render_preview
 from backend.domain.data.rows.problem import describe_rejected, most_frequent
@@ -17,21 +18,24 @@ from backend.services.dependents import Use
 LONG = 400  # characters of a row
 
 
-def version_data(version: VersionView) -> dict[str, Any]:
+def version_data(version: VersionView) -> dict[str, object]:
     """Return a version as JSON."""
     return {
         "dataset": version.dataset,
         "version": version.number,
-        "kind": version.kind,
-        "rows": version.rows,
-        "train_rows": version.train_rows,
-        "val_rows": version.val_rows,
-        "rejected_rows": version.rejected_rows,
-        "rejected": list(version.rejected),
-        "mapping": version.mapping,
-        "content_hash": version.content_hash,
-        "bytes": version.bytes,
-        "reused": version.reused,
+        **attributes_of(
+            version,
+            "kind",
+            "rows",
+            "train_rows",
+            "val_rows",
+            "rejected_rows",
+            "rejected",
+            "mapping",
+            "content_hash",
+            "bytes",
+            "reused",
+        ),
         "status": str(version.status),
         **version.facts.dump(),
     }
@@ -51,20 +55,20 @@ def version_text(version: VersionView) -> str:
         share = describe_rejected(version.rejected_rows, version.rows)
         lines.append(f"{share} were rejected and are not in this version:")
         lines += [f"  {line}" for line in most_frequent(version.facts.rejected_reasons)]
-        lines += [f"  row {item.get('row')}: {item.get('reason')}" for item in version.rejected[:10]]
+        lines += [f"  row {item['row']}: {item['reason']}" for item in version.rejected[:10]]
     return "\n".join(lines)
 
 
 def show_data(
     dataset: DatasetView, version: VersionView, *, lineage: Sequence[Ancestor], users: Sequence[Use]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return a version and its dataset as JSON."""
     labels = {step.id: step.label for step in lineage}
     return {
         **version_data(version),
         "id": version.id,
         "source": version.source,
-        "provenance": version.provenance,
+        "provenance": version.provenance.dump(),
         "created_at": version.created_at.isoformat(),
         "error": version.error.dump(),
         "notes": dataset.notes,
@@ -100,7 +104,7 @@ def show_text(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def diff_data(diff: VersionDiff) -> dict[str, Any]:
+def diff_data(diff: VersionDiff) -> dict[str, object]:
     """Return the difference of two versions as JSON."""
     return {
         "before": diff.before.label,

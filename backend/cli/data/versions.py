@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -172,7 +172,7 @@ def card(
             person=LOCAL,
         )
         facts = resolve_version(ctx, version.id).facts.card
-    data: dict[str, Any] = {
+    data: dict[str, object] = {
         "dataset": version.dataset,
         "version": version.number,
         "licence": facts.licence,

@@ -8,6 +8,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
+from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.config import score_label
 from backend.errors import NotFound
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
@@ -64,9 +65,7 @@ def _emit_across(differences: list[BenchmarkDifference], *, as_json: bool) -> No
             "n": one.n,
             "difference": one.difference.value,
             "interval": None if one.difference.low is None else [one.difference.low, one.difference.high],
-            "p_value": one.p_value,
-            "p_adjusted": one.p_adjusted,
-            "better": one.better,
+            **attributes_of(one, "p_value", "p_adjusted", "better"),
         }
         for one in differences
     ]
@@ -90,17 +89,11 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
         "metric": comparison.metric,
         "first": {"evaluation": comparison.first.id, "checkpoint": comparison.first.checkpoint},
         "second": {"evaluation": comparison.second.id, "checkpoint": comparison.second.checkpoint},
-        "n": comparison.n,
-        "left_out": comparison.left_out,
-        "clusters": comparison.clusters,
+        **attributes_of(comparison, "n", "left_out", "clusters"),
         "difference": gap.value,
         "stderr": gap.stderr,
         "interval": None if gap.low is None or gap.high is None else [gap.low, gap.high],
-        "p_value": comparison.p_value,
-        "better": comparison.better,
-        "wins": comparison.wins,
-        "losses": comparison.losses,
-        "ties": comparison.ties,
+        **attributes_of(comparison, "p_value", "better", "wins", "losses", "ties"),
         "procedure": comparison.method,
         "method": gap.method,
         "differs": list(comparison.differs),

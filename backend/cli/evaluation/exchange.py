@@ -9,6 +9,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
+from backend.domain.attributes import attributes_of
 from backend.errors import Conflict, NotFound
 from backend.services.context import LOCAL
 from backend.services.evaluation.evaluations import list_evaluations
@@ -56,9 +57,7 @@ def import_(
         imported += import_results(get_context(), file.read_bytes(), source=file.name, person=LOCAL)
     rows = [
         {
-            "id": one.id,
-            "model": one.model,
-            "benchmark": one.benchmark,
+            **attributes_of(one, "id", "model", "benchmark"),
             "scores": [score.model_dump() for score in one.scores],
             "source": one.source,
         }

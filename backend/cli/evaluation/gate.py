@@ -4,6 +4,7 @@ endpoints.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -52,7 +53,7 @@ def gate(
     champion: ChampionOption = None,
     benchmark: BenchmarksOption = None,
     *,
-    options: dict[str, Any],
+    options: Mapping[str, object],
     as_json: JsonFlag = False,
 ) -> None:
     """Judge a checkpoint: PASS (exit 0), FAIL (1) or INCONCLUSIVE (3), with the items that would settle it."""
@@ -68,7 +69,7 @@ def gate(
     else:
         config = read_config(champion, benchmark, **options)
         outcome = judge_config(ctx, candidate=checkpoint, config=config)
-    emit(report_of(outcome), as_json=as_json, text=as_text(outcome))
+    emit(report_of(outcome).dump(), as_json=as_json, text=as_text(outcome))
     raise typer.Exit(EXIT_STATUS[outcome.verdict])
 
 
@@ -80,7 +81,7 @@ def create(
     champion: ChampionOption = None,
     benchmark: BenchmarksOption = None,
     *,
-    options: dict[str, Any],
+    options: Mapping[str, object],
     as_json: JsonFlag = False,
 ) -> None:
     """Save a gate; it never changes."""
@@ -159,14 +160,14 @@ def read_benchmark(text: str) -> GateBenchmark:
         ) from error
 
 
-def describe(view: GateView) -> dict[str, Any]:
+def describe(view: GateView) -> dict[str, object]:
     """Return a gate as the command line's JSON."""
     return {
         "gate": view.name,
         "procedure": describe_procedure(view.config),
         "config": view.config.model_dump(mode="json"),
         "endpoints": list(view.endpoints),
-        "results": [{**result.report, "created_at": result.created_at.isoformat()} for result in view.results],
+        "results": [{**result.report.dump(), "created_at": result.created_at.isoformat()} for result in view.results],
     }
 
 

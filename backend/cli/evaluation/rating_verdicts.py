@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from backend.cli.output import JsonFlag, command, emit
+from backend.domain.attributes import attributes_of
 from backend.domain.battles.agreement import JudgeAgreement, RaterAgreement, judge_agreement, vote_agreement
 from backend.domain.battles.inference.plans import PlanOption, plan_options
 from backend.domain.battles.inference.prediction_powered import assisted_share
@@ -183,13 +184,9 @@ def to_document(result: PairVerdict, plan: tuple[PlanOption, ...]) -> dict[str, 
     counts = ("votes", "prompts", "raters", "prompts_won", "prompts_lost", "ties", "both_bad", "identical")
     keys = (*counts, "votes_needed", "prompts_needed", "raters_needed")
     return {
-        "first": result.first,
-        "second": result.second,
-        "outcome": result.outcome,
-        "for_these_raters": result.for_these_raters,
-        "e_value": result.e_value,
-        "rater_e_value": result.rater_e_value,
-        "threshold": result.threshold,
+        **attributes_of(
+            result, "first", "second", "outcome", "for_these_raters", "e_value", "rater_e_value", "threshold"
+        ),
         "share": result.share.value,
         "low": result.share.low,
         "high": result.share.high,
@@ -197,8 +194,7 @@ def to_document(result: PairVerdict, plan: tuple[PlanOption, ...]) -> dict[str, 
         "method": result.share.method,
         **{key: getattr(result, key) for key in keys},
         "needed_at_gap": asdict(result.needed_at_gap) if result.needed_at_gap else None,
-        "rests_on": result.rests_on,
-        "sentence": result.sentence,
+        **attributes_of(result, "rests_on", "sentence"),
         "plan": [asdict(option) for option in plan],
     }
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
+from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.gate_config import GateVerdict
 from backend.domain.evaluation.safety.card import format_value
 from backend.domain.evaluation.safety.drift import Drift
@@ -170,15 +171,13 @@ def run(
             "status": e.status.value,
             "scores": [
                 {
-                    "metric": s.metric,
-                    "value": s.value,
+                    **attributes_of(s, "metric", "value"),
                     "interval": _interval(s.low, s.high),
-                    "n": s.n,
-                    "method": s.method,
+                    **attributes_of(s, "n", "method"),
                 }
                 for s in e.scores
             ],
-            "report": reports.get(e.id, {}),
+            "report": reports[e.id].dump() if e.id in reports else {},
         }
         for e in launched
     ]
@@ -232,7 +231,7 @@ def toxicity(
     report = read_toxicity(ctx, [evaluation])[evaluation]
     score = get_evaluation(ctx, evaluation).score("toxic")
     data = {
-        **report,
+        **report.dump(),
         "value": score.value if score else None,
         "interval": _interval(score.low, score.high) if score else None,
     }
@@ -274,7 +273,7 @@ def _emit_probe(view: ProbeView, *, as_json: bool) -> None:
     )
 
 
-def _probe_data(view: ProbeView) -> dict[str, Any]:
+def _probe_data(view: ProbeView) -> dict[str, object]:
     return {
         "probe": view.version.dataset,
         "version": view.version.label,
@@ -284,7 +283,7 @@ def _probe_data(view: ProbeView) -> dict[str, Any]:
     }
 
 
-def drift_data(result: SafetyDrift) -> dict[str, Any]:
+def drift_data(result: SafetyDrift) -> dict[str, object]:
     """Return a drift as JSON."""
     return {
         "base": result.base.name,
@@ -297,13 +296,10 @@ def drift_data(result: SafetyDrift) -> dict[str, Any]:
     }
 
 
-def _change_data(change: Drift) -> dict[str, Any]:
+def _change_data(change: Drift) -> dict[str, object]:
     gap = change.difference
     return {
-        "probe": change.probe,
-        "metric": change.metric,
-        "before": change.before,
-        "after": change.after,
+        **attributes_of(change, "probe", "metric", "before", "after"),
         "difference": gap.value if gap else None,
         "interval": _interval(gap.low, gap.high) if gap else None,
         "method": gap.method if gap else "",
@@ -329,20 +325,16 @@ def drift_text(result: SafetyDrift) -> str:
     return "\n".join(lines)
 
 
-def card_data(result: SafetyCard) -> dict[str, Any]:
+def card_data(result: SafetyCard) -> dict[str, object]:
     """Return a safety card as JSON."""
     return {
         "checkpoint": result.checkpoint.name,
         "scores": [
             {
                 "probe": s.probe.value,
-                "benchmark": s.benchmark,
-                "metric": s.metric,
-                "value": s.value,
+                **attributes_of(s, "benchmark", "metric", "value"),
                 "interval": _interval(s.low, s.high),
-                "n": s.n,
-                "missing": s.missing,
-                "method": s.method,
+                **attributes_of(s, "n", "missing", "method"),
             }
             for s in result.scores
         ],

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from backend.cli.output import JsonFlag, command, emit
+from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.extraction import Pattern, named_filters
 from backend.domain.evaluation.metrics.registry import get_metric
 from backend.errors import InvalidInput
@@ -38,13 +39,11 @@ def score(
     result = score_file(file, metric=chosen, correct=correct, filters=_read_filters(extract), seed=seed)
     estimate = result.score.estimate
     interval = None if estimate.low is None or estimate.high is None else [estimate.low, estimate.high]
-    data: dict[str, Any] = {
+    data: dict[str, object] = {
         "metric": chosen.name,
-        "value": estimate.value,
-        "stderr": estimate.stderr,
+        **attributes_of(estimate, "value", "stderr"),
         "interval": interval,
-        "n": estimate.n,
-        "method": estimate.method,
+        **attributes_of(estimate, "n", "method"),
         "signature": result.score.signature,
         "higher_is_better": chosen.higher_is_better,
     }
@@ -67,7 +66,7 @@ def _read_filters(extract: str | None) -> tuple[Pattern, ...]:
     return named_filters(extract)
 
 
-def _read_options(options: list[str]) -> dict[str, Any]:
+def _read_options(options: list[str]) -> dict[str, object]:
     values = {}
     for text in options:
         name, sign, value = text.partition("=")

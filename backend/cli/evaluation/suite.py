@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note, read_text
 from backend.cli.waiting import wait_for_job
+from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.suites import parse_suite, read_suite
 from backend.domain.statistics.estimates import Estimate
 from backend.errors import InvalidInput, NotFound
@@ -108,7 +109,7 @@ def show(
     emit(describe_result(result), as_json=as_json, text=format_result(result))
 
 
-def describe_suite(suite: SuiteView) -> dict[str, Any]:
+def describe_suite(suite: SuiteView) -> dict[str, object]:
     """Return a suite as the command line's JSON."""
     members = [
         {"benchmark": one.benchmark, "config": one.config.model_dump(mode="json")} for one in suite.config.members
@@ -116,20 +117,17 @@ def describe_suite(suite: SuiteView) -> dict[str, Any]:
     return {"suite": suite.id, "name": suite.name, "description": suite.config.description, "members": members}
 
 
-def describe_result(result: SuiteResultView) -> dict[str, Any]:
+def describe_result(result: SuiteResultView) -> dict[str, object]:
     """Return a suite result as the command line's JSON."""
     return {
         "result": result.id,
-        "suite": result.suite,
-        "checkpoint": result.checkpoint,
-        "step": result.step,
+        **attributes_of(result, "suite", "checkpoint", "step"),
         "finished": result.num_finished,
         "macro": _describe_estimate(result.macro),
         "micro": _describe_estimate(result.micro),
         "centred": _describe_estimate(result.centred),
         "left_out": list(result.left_out),
-        "seconds": result.seconds,
-        "tokens": result.tokens,
+        **attributes_of(result, "seconds", "tokens"),
         "members": [
             {
                 "benchmark": one.member.benchmark,
@@ -138,10 +136,7 @@ def describe_result(result: SuiteResultView) -> dict[str, Any]:
                 "error": one.error or (one.evaluation.error.cause if one.evaluation else None) or None,
                 "scores": [
                     {
-                        "metric": s.metric,
-                        "subgroup": s.subgroup,
-                        "value": s.value,
-                        "stderr": s.stderr,
+                        **attributes_of(s, "metric", "subgroup", "value", "stderr"),
                         "interval": _interval(s.low, s.high),
                         "n": s.n,
                     }
@@ -173,16 +168,14 @@ def format_result(result: SuiteResultView) -> str:
     return "\n".join(lines)
 
 
-def _describe_estimate(estimate: Estimate | None) -> dict[str, Any] | None:
+def _describe_estimate(estimate: Estimate | None) -> dict[str, object] | None:
     if estimate is None:
         return None
     interval = _interval(estimate.low, estimate.high)
     return {
-        "value": estimate.value,
-        "stderr": estimate.stderr,
+        **attributes_of(estimate, "value", "stderr"),
         "interval": interval,
-        "n": estimate.n,
-        "method": estimate.method,
+        **attributes_of(estimate, "n", "method"),
     }
 
 

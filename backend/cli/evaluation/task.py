@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -164,7 +164,7 @@ def read_task_text(name: str) -> str:
     return _read(Path(name))
 
 
-def prompt_data(prompt: Rendered) -> dict[str, Any]:
+def prompt_data(prompt: Rendered) -> dict[str, object]:
     """Return a rendered item as JSON."""
     return {
         "context": prompt.context,
@@ -193,7 +193,7 @@ def _kind(view: TaskView) -> str:
     return "group" if isinstance(view.definition, TaskGroup) else view.definition.kind
 
 
-def _summary(view: TaskView) -> dict[str, Any]:
+def _summary(view: TaskView) -> dict[str, object]:
     definition = view.definition
     task = definition if isinstance(definition, TaskDefinition) else None
     return {

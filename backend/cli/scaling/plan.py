@@ -120,7 +120,7 @@ def show(
     """Show a study: its progress and the laws fitted to its runs."""
     detail = study_detail(get_context(), name)
     view = detail.study
-    data: dict[str, Any] = {
+    data: dict[str, object] = {
         "study": view.id,
         "name": view.name,
         "planned": view.num_planned,
@@ -141,7 +141,7 @@ def show(
     emit(data, as_json=as_json, text=f"{head}\n{body}")
 
 
-def _read_values(file: Path | None) -> dict[str, Any]:
+def _read_values(file: Path | None) -> dict[str, object]:
     if file is None:
         return {}
     values = parse_yaml(read_text(file), what="The plan")

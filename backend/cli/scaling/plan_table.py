@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from backend.domain.attributes import attributes_of
 from backend.domain.scaling.fit import LawFit
 from backend.domain.scaling.isoflop import IsoflopFit
 from backend.domain.scaling.laws import ScalingLaw
@@ -13,61 +14,45 @@ from backend.domain.statistics.estimates import Estimate
 from backend.domain.wording import format_count, format_duration, percent
 
 
-def estimate_data(estimate: Estimate) -> dict[str, Any]:
+def estimate_data(estimate: Estimate) -> dict[str, object]:
     """Return an estimate as a JSON object."""
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "method": estimate.method}
+    return attributes_of(estimate, "value", "low", "high", "method")
 
 
-def law_data(law: ScalingLaw) -> dict[str, Any]:
+def law_data(law: ScalingLaw) -> dict[str, object]:
     """Return a law as a JSON object."""
     return {
         "law": law.key,
-        "title": law.title,
-        "constants": law.constants,
-        "parameter_exponent": law.parameter_exponent,
+        **attributes_of(law, "title", "constants", "parameter_exponent"),
         "token_exponent": 1 - law.parameter_exponent,
-        "source": law.source,
-        "note": law.note,
+        **attributes_of(law, "source", "note"),
         "runs": law.points,
         "flops_range": list(law.flops_range) if law.flops_range else None,
     }
 
 
-def plan_data(plan: ScalingPlan) -> dict[str, Any]:
+def plan_data(plan: ScalingPlan) -> dict[str, object]:
     """Return a plan as a JSON object."""
     run = plan.run_config()
     return {
         "flops": plan.flops,
         "law": law_data(plan.law),
         "optimum": {
-            "parameters": plan.optimum.parameters,
-            "tokens": plan.optimum.tokens,
-            "tokens_per_parameter": plan.optimum.tokens_per_parameter,
-            "loss": plan.optimum.loss,
+            **attributes_of(plan.optimum, "parameters", "tokens", "tokens_per_parameter", "loss"),
             "parameters_low": plan.optimal_parameters.low,
             "parameters_high": plan.optimal_parameters.high,
         },
-        "parameters": plan.parameters,
-        "tokens": plan.tokens,
-        "flops_per_token": plan.flops_per_token,
+        **attributes_of(plan, "parameters", "tokens", "flops_per_token"),
         "architecture": plan.architecture.model_dump(mode="json", exclude_none=True),
         "batch_tokens": plan.batch.tokens,
-        "micro_batch": plan.batch.micro_batch,
-        "grad_accum_steps": plan.batch.grad_accum_steps,
-        "learning_rate": plan.batch.learning_rate,
-        "warmup_steps": plan.batch.warmup_steps,
+        **attributes_of(plan.batch, "micro_batch", "grad_accum_steps", "learning_rate", "warmup_steps"),
         "hyperparameter_source": plan.batch.source,
         "steps": plan.steps,
         "loss": {**estimate_data(plan.loss), "believable": plan.loss_is_believable},
-        "unique_tokens": plan.unique_tokens,
-        "epochs": plan.epochs,
-        "seconds": plan.seconds,
-        "cost_usd": plan.cost_usd,
-        "speed": (
-            {"flops_per_s": plan.flops_per_s, "device": plan.speed.device, "source": plan.speed.source}
-            if plan.speed
-            else None
-        ),
+        **attributes_of(plan, "unique_tokens", "epochs", "seconds", "cost_usd"),
+        "speed": {"flops_per_s": plan.flops_per_s, "device": plan.speed.device, "source": plan.speed.source}
+        if plan.speed
+        else None,
         "notes": list(plan.notes),
         "run": run.model_dump(mode="json", exclude_defaults=True) if run else None,
     }
@@ -106,9 +91,9 @@ def plan_text(plan: ScalingPlan) -> str:
     return "\n".join([*lines, *(f"- {text}" for text in plan.notes)])
 
 
-def fit_data(fit: LawFit, *, flops: float | None = None) -> dict[str, Any]:
+def fit_data(fit: LawFit, *, flops: float | None = None) -> dict[str, object]:
     """Return a fitted law as a JSON object, with the optimum for a budget if one is given."""
-    data: dict[str, Any] = {
+    data: dict[str, object] = {
         "constants": {name: estimate_data(value) for name, value in fit.constants.items()},
         "parameter_exponent": estimate_data(fit.parameter_exponent),
         "points": fit.num_points,
@@ -128,7 +113,7 @@ def fit_data(fit: LawFit, *, flops: float | None = None) -> dict[str, Any]:
     return data
 
 
-def isoflop_data(fit: IsoflopFit) -> dict[str, Any]:
+def isoflop_data(fit: IsoflopFit) -> dict[str, object]:
     """Return IsoFLOP profiles as a JSON object."""
     return {
         "exponent": estimate_data(fit.exponent) if fit.exponent else None,
@@ -182,7 +167,7 @@ def fit_text(fit: LawFit, isoflop: IsoflopFit, *, flops: float | None = None) ->
     return "\n".join([*lines, *(f"- {text}" for text in fit.warnings)])
 
 
-def study_data(plan: StudyPlan) -> dict[str, Any]:
+def study_data(plan: StudyPlan) -> dict[str, object]:
     """Return a study's runs as a JSON object."""
     return {
         "name": plan.config.name,
@@ -190,15 +175,11 @@ def study_data(plan: StudyPlan) -> dict[str, Any]:
         "notes": list(plan.notes),
         "runs": [
             {
-                "budget": run.budget,
-                "parameters": run.parameters,
-                "tokens": run.tokens,
-                "flops": run.flops,
+                **attributes_of(run, "budget", "parameters", "tokens", "flops"),
                 "steps": run.config.max_steps,
                 "batch_tokens": run.config.tokens_per_step,
                 "learning_rate": run.config.learning_rate,
-                "epochs": run.epochs,
-                "seconds": run.seconds,
+                **attributes_of(run, "epochs", "seconds"),
                 "name": run.config.name,
             }
             for run in plan.runs

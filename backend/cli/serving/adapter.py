@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -51,5 +51,5 @@ def list_(endpoint: Endpoint, as_json: JsonFlag = False) -> None:
     emit(_data(endpoint, adapters), as_json=as_json, text="\n".join(lines) or f"{endpoint} has no adapters.")
 
 
-def _data(endpoint: str, adapters: list[AdapterView]) -> dict[str, Any]:
+def _data(endpoint: str, adapters: list[AdapterView]) -> dict[str, object]:
     return {"endpoint": endpoint, "adapters": [asdict(adapter) for adapter in adapters]}

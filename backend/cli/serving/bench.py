@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,7 +29,7 @@ def bench(
         Literal["both", "gateway", "replica"], typer.Option(help="What is loaded; with both, in turn.")
     ] = "both",
     *,
-    options: dict[str, Any],
+    options: Mapping[str, object],
     url: Annotated[str, typer.Option(help="Another gateway. Default: this installation's.")] = "",
     key: Annotated[
         str, typer.Option(envvar="ROUNDHOUSE_API_KEY", help="Key for it. Default: one of its own, revoked at the end.")

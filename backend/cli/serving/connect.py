@@ -4,8 +4,9 @@ installation.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,7 +27,7 @@ def connect(
     url: Annotated[str, typer.Argument(help="Address of the API, such as http://127.0.0.1:8080/v1.")] = "",
     name: Annotated[str, typer.Option(help="Name of the endpoint: what clients put in model=.")] = "",
     *,
-    options: dict[str, Any],
+    options: Mapping[str, object],
     config: Annotated[Path | None, typer.Option(help="YAML with the same fields; options here come first.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -51,7 +52,7 @@ def connect(
     emit(describe_upstream(view), as_json=as_json, text=f"{view.name}: {view.state}, {view.checkpoint_name}")
 
 
-def describe_upstream(view: EndpointView) -> dict[str, Any]:
+def describe_upstream(view: EndpointView) -> dict[str, object]:
     """Return a connected endpoint as the command line's JSON."""
     upstream = view.config.upstream
     check = view.replicas[0].gauges.dump() if view.replicas else {}
@@ -64,7 +65,7 @@ def describe_upstream(view: EndpointView) -> dict[str, Any]:
     }
 
 
-def _read(config: Path | None) -> dict[str, Any]:
+def _read(config: Path | None) -> dict[str, object]:
     if config is None:
         return {}
     fields = parse_yaml(read_text(config), what="The config")

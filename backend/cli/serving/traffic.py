@@ -4,9 +4,10 @@ of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -32,7 +33,7 @@ def request_log(
     name: Endpoint,
     mode: Annotated[str, typer.Option(help="off, metadata or bodies. Without it, show the settings.")] = "",
     *,
-    options: dict[str, Any],
+    options: Mapping[str, object],
     pattern: Patterns = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -118,7 +119,7 @@ def dataset(
     chosen = next(kind for kind in KINDS if kind == objective)
     if not dataset_name:
         preview = preview_traffic(ctx, name, objective=chosen, rules=rules, person=LOCAL)
-        data: dict[str, Any] = {
+        data: dict[str, object] = {
             "endpoint": name,
             "rows": len(preview.rows),
             "left_out": preview.left_out,

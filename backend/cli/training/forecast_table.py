@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import typer
 
 from backend.cli.output import note
+from backend.domain.attributes import attributes_of
 from backend.domain.estimates.prediction import describe_fit, format_memory, format_run_time
 from backend.domain.training.launch_warnings import LaunchWarning
 from backend.domain.wording import format_bytes, format_duration
@@ -76,14 +76,11 @@ def warning_lines(warnings: Sequence[LaunchWarning]) -> list[str]:
     return [f"warning      {warning.field}: {warning.sentence} {warning.cure}".rstrip() for warning in warnings]
 
 
-def describe_forecast(expected: Forecast) -> dict[str, Any]:
+def describe_forecast(expected: Forecast) -> dict[str, object]:
     """Return a forecast as a JSON object, in bytes, seconds and US dollars."""
     memory, time, loss = expected.prediction.memory, expected.prediction.time, expected.loss
     return {
-        "steps": expected.steps,
-        "tokens": expected.tokens,
-        "epochs": expected.epochs,
-        "epochs_at_least": expected.epochs_at_least,
+        **attributes_of(expected, "steps", "tokens", "epochs", "epochs_at_least"),
         "device": expected.prediction.device,
         "fits": expected.prediction.fits,
         "memory_bytes": memory.num_bytes,
@@ -92,9 +89,7 @@ def describe_forecast(expected: Forecast) -> dict[str, Any]:
         "seconds": expected.seconds,
         "tokens_per_s": time.tokens_per_s if time else None,
         "time_source": time.source if time else None,
-        "disk_bytes": expected.disk_bytes,
-        "free_bytes": expected.free_bytes,
-        "cost_usd": expected.cost_usd,
+        **attributes_of(expected, "disk_bytes", "free_bytes", "cost_usd"),
         "expected_val_loss": loss.estimate.value if loss else None,
         "expected_val_loss_interval": [loss.estimate.low, loss.estimate.high] if loss else None,
         "law": loss.law if loss else None,
@@ -106,17 +101,13 @@ def describe_forecast(expected: Forecast) -> dict[str, Any]:
     }
 
 
-def describe_sweep_forecast(total: SweepForecast) -> dict[str, Any]:
+def describe_sweep_forecast(total: SweepForecast) -> dict[str, object]:
     """Return the forecast of a sweep as a JSON object, in bytes, seconds and US dollars."""
     return {
         "runs": total.num_runs,
-        "at_once": total.at_once,
-        "seconds": total.seconds,
-        "run_seconds": total.run_seconds,
-        "memory_bytes": total.memory_bytes,
-        "disk_bytes": total.disk_bytes,
-        "cost_usd": total.cost_usd,
-        "is_sampled": total.is_sampled,
+        **attributes_of(
+            total, "at_once", "seconds", "run_seconds", "memory_bytes", "disk_bytes", "cost_usd", "is_sampled"
+        ),
         "problem": total.problem or None,
     }
 

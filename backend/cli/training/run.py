@@ -14,6 +14,7 @@ from backend.cli.training.forecast_table import ask_to_proceed, describe_forecas
 from backend.cli.training.report import cluster, report
 from backend.cli.training.sweep import sweep, sweep_show, sweep_stop
 from backend.cli.waiting import wait_for_job
+from backend.domain.attributes import attributes_of
 from backend.domain.estimates.prediction import Prediction, describe_fit, format_memory, format_run_time
 from backend.domain.evaluation.suites import Moment
 from backend.domain.jobs.results import ProbeResult
@@ -218,10 +219,7 @@ def describe_run(run: RunView) -> dict[str, Any]:
         "status": run.status.value,
         "objective": run.objective,
         "step": run.last_step,
-        "max_steps": run.max_steps,
-        "best_val_loss": run.best_val_loss,
-        "dataset": run.dataset,
-        "base": run.base,
+        **attributes_of(run, "max_steps", "best_val_loss", "dataset", "base"),
         "job": run.job_id,
         "created_at": run.created_at.isoformat(),
         "error": run.error.dump() or None,
@@ -248,10 +246,7 @@ def describe_detail(ctx: Context, detail: RunDetail) -> dict[str, Any]:
         "findings": [
             {
                 "kind": finding.kind.value,
-                "severity": finding.severity,
-                "sentence": finding.sentence,
-                "cause": finding.cause,
-                "step": finding.step,
+                **attributes_of(finding, "severity", "sentence", "cause", "step"),
                 "changes": dict(finding.changes),
             }
             for finding in diagnose_run(ctx, detail.run.id)
@@ -260,7 +255,7 @@ def describe_detail(ctx: Context, detail: RunDetail) -> dict[str, Any]:
     }
 
 
-def describe_prediction(prediction: Prediction) -> dict[str, Any]:
+def describe_prediction(prediction: Prediction) -> dict[str, object]:
     """Return a prediction as a JSON object, in bytes and seconds."""
     memory, time = prediction.memory, prediction.time
     return {

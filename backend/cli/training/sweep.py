@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -101,7 +102,7 @@ def _wait_for_sweep(ctx: Context, sweep_id: str) -> None:
 
 def _emit(config: SweepConfig, detail: SweepDetail, *, as_json: bool) -> None:
     view, best = detail.sweep, detail.best
-    data: dict[str, Any] = {
+    data: dict[str, object] = {
         "sweep": view.id,
         "name": view.name,
         "method": config.method,
@@ -137,7 +138,7 @@ def _emit(config: SweepConfig, detail: SweepDetail, *, as_json: bool) -> None:
     emit(data, as_json=as_json, text="\n".join(lines))
 
 
-def _format_point(point: dict[str, Any]) -> str:
+def _format_point(point: Mapping[str, object]) -> str:
     return "  ".join(
         f"{path} {value:g}" if isinstance(value, float) else f"{path} {value}" for path, value in point.items()
     )

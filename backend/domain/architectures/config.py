@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError, ValidationInfo, model_validator
 
 from backend.domain.architectures.fields import ArchitectureFields
 from backend.domain.architectures.rules import (
@@ -15,6 +15,7 @@ from backend.domain.architectures.rules import (
     find_unknown,
     problems_by_field,
 )
+from backend.domain.validation import is_stored
 
 
 class ArchitectureConfig(ArchitectureFields):
@@ -22,18 +23,16 @@ class ArchitectureConfig(ArchitectureFields):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill(cls, data: Any) -> Any:
+    def _fill(cls, data: Any, info: ValidationInfo) -> Any:
         if not isinstance(data, Mapping):
             return data
-        unknown = find_unknown(data, cls.model_fields)
-        if unknown:
+        if not is_stored(info) and (unknown := find_unknown(data, cls.model_fields)):
             raise ImpossibleShape(unknown)
         return fill_defaults(data)
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        problems = find_problems(self)
-        if problems:
+    def _check(self, info: ValidationInfo) -> Self:
+        if not is_stored(info) and (problems := find_problems(self)):
             raise ImpossibleShape(problems)
         if self.head_size is not None and self.head_size * self.num_heads == self.width:
             object.__setattr__(self, "head_size", None)  # the same network is the same config
@@ -65,54 +64,3 @@ def _error_of(values: Mapping[str, Any]) -> ValidationError | None:
     except ValidationError as error:
         return error
     return None
-
-
-FIELD_HELP: dict[str, str] = {
-    "num_layers": "Number of blocks. Cost and parameters grow in proportion.",
-    "width": "Size of the residual stream. Parameters grow with its square.",
-    "num_heads": "Attention heads. Each has width / heads dimensions; 32 to 128 is usual.",
-    "num_kv_heads": (
-        "Heads with keys and values. As many as heads: multi-head. Fewer: grouped-query, a smaller cache. 1:"
-        " multi-query."
-    ),
-    "context": "Longest sequence, in tokens. The training cost of attention grows with it.",
-    "vocab_size": "Entries of the embedding; at least the size of the tokenizer.",
-    "feed_forward": (
-        "Inner width of each block's feed-forward; about 8/3 of width is usual for SwiGLU, 4 x width for GELU."
-    ),
-    "tie_embeddings": (
-        "Use one matrix as input embedding and output head. Saves vocab x width parameters, which matters in small"
-        " models."
-    ),
-    "norm_eps": "Epsilon of the norms. Rarely changed.",
-    "head_size": "Dimensions of a head, if not width / heads. Attention and cache grow with it.",
-    "rope_theta": (
-        "Base of the rotary position frequencies. 10,000 suits contexts to some 4,096 tokens; longer ones use larger"
-        " values."
-    ),
-    "local_rope_theta": "RoPE base of the local layers. 10,000 suits any usual window.",
-    "nope_every": (
-        "Every n-th layer has no positional encoding (NoPE), which helps beyond the trained length. 4 is usual."
-    ),
-    "window": "Tokens that a sliding-window layer attends to, and the limit of its KV cache.",
-    "global_every": (
-        "Every n-th layer attends to the whole context, the others to a window. 6 is usual: five local layers, one"
-        " global."
-    ),
-    "num_experts": (
-        "Feed-forwards in a layer, a few of which each token uses. Adds parameters at little cost per token."
-    ),
-    "experts_per_token": (
-        "Experts that the router picks for each token. The cost per token grows with it; 2 to 8 is usual."
-    ),
-    "expert_feed_forward": "Inner width of one expert. Many small experts specialize more than a few large ones.",
-    "shared_experts": "Experts that every token uses besides the routed ones, for common knowledge.",
-    "dense_layers": "First layers with a dense feed-forward instead of experts, because early layers route badly.",
-    "query_rank": "Rank of the query projection, which saves parameters in wide models. 0: full rank.",
-    "kv_rank": (
-        "Size of the latent that keys and values of all heads are computed from. The KV cache holds only this latent."
-    ),
-    "rope_head_size": "Dimensions of a head with rotary position, shared by all heads in the cache. Even.",
-    "nope_head_size": "Dimensions of a head without position.",
-    "value_head_size": "Dimensions of a head's values.",
-}

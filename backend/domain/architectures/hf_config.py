@@ -54,7 +54,7 @@ def read_shape(data: Data) -> ReadConfig | None:
         return None
 
 
-def _common(data: Data, *, names: Mapping[str, str]) -> dict[str, Any]:
+def _common(data: Data, *, names: Mapping[str, str]) -> dict[str, object]:
     """Return the fields that every family has, by the family's names for them."""
     values = {field: data[name] for field, name in names.items()}
     return {
@@ -102,11 +102,11 @@ def _expect(data: Data, unsupported: list[str], name: str, *usual: Any) -> None:
         unsupported.append(f"{name} {data[name]}")
 
 
-def _llama(data: Data, unsupported: list[str]) -> dict[str, Any]:
+def _llama(data: Data, unsupported: list[str]) -> dict[str, object]:
     return {**_gated(data, unsupported), "head_size": data.get("head_dim")}
 
 
-def _gpt2(data: Data, unsupported: list[str]) -> dict[str, Any]:
+def _gpt2(data: Data, unsupported: list[str]) -> dict[str, object]:
     if data.get("add_cross_attention"):
         raise _Inexpressible("cross-attention")
     _expect(data, unsupported, "activation_function", "gelu_new")
@@ -126,7 +126,7 @@ def _mistral(data: Data, unsupported: list[str]) -> dict[str, Any]:
     return {**values, "head_size": data.get("head_dim"), "window": min(window, values["context"])}
 
 
-def _qwen3(data: Data, unsupported: list[str]) -> dict[str, Any]:
+def _qwen3(data: Data, unsupported: list[str]) -> dict[str, object]:
     if data.get("use_sliding_window"):
         unsupported.append("sliding window")
     return {**_gated(data, unsupported), "head_size": data.get("head_dim", 128)}
@@ -159,7 +159,7 @@ def _gemma3(data: Data, unsupported: list[str]) -> dict[str, Any]:
     }
 
 
-def _bloom(data: Data, unsupported: list[str]) -> dict[str, Any]:
+def _bloom(data: Data, unsupported: list[str]) -> dict[str, object]:
     _expect(data, unsupported, "apply_residual_connection_post_layernorm", False)
     width = data.get("hidden_size") or data["n_embed"]
     return {
@@ -183,7 +183,7 @@ def _smollm3(data: Data, unsupported: list[str]) -> dict[str, Any]:
     return {**values, "nope_every": every}
 
 
-def _mixtral(data: Data, unsupported: list[str]) -> dict[str, Any]:
+def _mixtral(data: Data, unsupported: list[str]) -> dict[str, object]:
     _expect(data, unsupported, "sliding_window", None)
     return {
         **_gated(data, unsupported, theta=1_000_000.0, eps=1e-5),
@@ -193,7 +193,7 @@ def _mixtral(data: Data, unsupported: list[str]) -> dict[str, Any]:
     }
 
 
-def _qwen3_moe(data: Data, unsupported: list[str]) -> dict[str, Any]:
+def _qwen3_moe(data: Data, unsupported: list[str]) -> dict[str, object]:
     values = _gated(data, unsupported)
     dense = list(data.get("mlp_only_layers") or [])
     if data.get("decoder_sparse_step", 1) != 1 or dense != list(range(len(dense))):
@@ -211,7 +211,7 @@ def _qwen3_moe(data: Data, unsupported: list[str]) -> dict[str, Any]:
     }
 
 
-def _deepseek_v3(data: Data, unsupported: list[str]) -> dict[str, Any]:
+def _deepseek_v3(data: Data, unsupported: list[str]) -> dict[str, object]:
     if data.get("moe_layer_freq", 1) != 1:
         raise _Inexpressible("order of layers with experts")
     for name in ("n_group", "topk_group", "routed_scaling_factor"):
@@ -234,7 +234,7 @@ def _deepseek_v3(data: Data, unsupported: list[str]) -> dict[str, Any]:
     }
 
 
-_READERS: dict[str, Callable[[Data, list[str]], dict[str, Any]]] = {
+_READERS: dict[str, Callable[[Data, list[str]], dict[str, object]]] = {
     "llama": _llama,
     "gpt2": _gpt2,
     "mistral": _mistral,

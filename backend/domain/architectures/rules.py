@@ -50,7 +50,7 @@ def problems_by_field(error: ValidationError) -> dict[str, str]:
     return messages
 
 
-def fill_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+def fill_defaults(values: Mapping[str, Any]) -> dict[str, object]:
     """Fill in the family's defaults. Never raises; values are checked later."""
     data = {name: value for name, value in values.items() if value is not None}
     family = FAMILIES.get(str(data.get("family", "llama")))
@@ -62,7 +62,7 @@ def fill_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
         max(_number(data, "num_heads", 4), 1),
     )
     context, head = _number(data, "context", 256), width // heads
-    derived: dict[str, Any] = {
+    derived: dict[str, object] = {
         "num_kv_heads": data.get("num_heads", 4),
         "window": max(context // 2, 2),
         "global_every": max(min(6, layers), 1),

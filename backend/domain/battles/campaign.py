@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from backend.domain.fields import Shown, setting
-from backend.domain.validation import field_at_fault, validation_message
+from backend.domain.validation import field_at_fault, is_stored, validation_message
 from backend.errors import InvalidInput
 
 LONGEST_CATEGORY = 80
@@ -42,8 +42,8 @@ class GoldPair(BaseModel):
     worse: str = Field(min_length=1, description="The worse answer.")
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        if text_hash(self.better) == text_hash(self.worse):
+    def _check(self, info: ValidationInfo) -> Self:
+        if not is_stored(info) and text_hash(self.better) == text_hash(self.worse):
             raise ValueError("the better and the worse answer are equal")
         return self
 
@@ -217,7 +217,9 @@ class CampaignConfig(BaseModel):
         return self.rating != "none"
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self, info: ValidationInfo) -> Self:
+        if is_stored(info):
+            return self
         names = [dimension.name for dimension in self.dimensions]
         if len(set(names)) < len(names):
             raise ValueError("two dimensions have the same name")
@@ -239,7 +241,7 @@ class CampaignRecord(BaseModel):
     imported: bool = False
 
 
-def prompt_messages(row: dict[str, Any]) -> Messages | None:
+def prompt_messages(row: Mapping[str, object]) -> Messages | None:
     """Return a row's prompt as messages that end with the user's turn; None if it has none.
 
     Reads `messages` (up to the last user turn), `prompt` (text or messages), `question`, or `instruction` with `input`.

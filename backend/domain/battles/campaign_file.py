@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Self
+from typing import Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -92,7 +92,7 @@ def parse_campaign(text: str) -> CampaignFile:
 
 def render_campaign(campaign: CampaignFile) -> str:
     """Return a campaign as YAML that `parse_campaign` reads: what differs from the defaults."""
-    document: dict[str, Any] = campaign.model_dump(mode="json", exclude_defaults=True)
+    document: dict[str, object] = campaign.model_dump(mode="json", exclude_defaults=True)
     first = {key: document.pop(key) for key in ("name", "dataset", "contestants") if key in document}
     return yaml.safe_dump(first | document, sort_keys=False, allow_unicode=True)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -101,7 +101,7 @@ def freeze_document(
     return document, table
 
 
-def document_digest(document: dict[str, Any]) -> str:
+def document_digest(document: Mapping[str, object]) -> str:
     """Return the SHA-256 of a document, in hexadecimal: of its JSON with sorted keys and no spaces."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -173,7 +173,7 @@ def verify_document(document: dict[str, Any], *, digest: str | None, version: st
     )
 
 
-def _ratings(table: RatingTable) -> list[dict[str, Any]]:
+def _ratings(table: RatingTable) -> list[dict[str, object]]:
     keys = (
         "contestant",
         "rating",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -186,11 +187,11 @@ def describe_scoring(config: EvaluationConfig, *, kind: EvaluationKind) -> str:
 
 def settings_of(
     config: EvaluationConfig, *, kind: EvaluationKind, dataset_hash: str, split: str, engine: str | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the settings that determine a score, without those that this kind does not use. `engine`: the one of an
     endpoint.
     """
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "scoring_version": SCORING_VERSION,
         "kind": kind.value,
         "dataset_hash": dataset_hash,
@@ -214,8 +215,8 @@ def settings_of(
     return settings
 
 
-def _task_settings(config: EvaluationConfig, task: TaskDefinition) -> dict[str, Any]:
-    settings: dict[str, Any] = {"task": task.hash, "task_name": task.name, "shots": task.fewshot.count}
+def _task_settings(config: EvaluationConfig, task: TaskDefinition) -> dict[str, object]:
+    settings: dict[str, object] = {"task": task.hash, "task_name": task.name, "shots": task.fewshot.count}
     if config.chat == "auto":
         settings["chat"] = task.chat
     if config.limit is not None or (task.fewshot.count and task.fewshot.choose != "first") or task.temperature > 0:
@@ -225,7 +226,7 @@ def _task_settings(config: EvaluationConfig, task: TaskDefinition) -> dict[str, 
     return settings
 
 
-def fingerprint_of(settings: dict[str, Any], *, subject: str) -> str:
+def fingerprint_of(settings: Mapping[str, object], *, subject: str) -> str:
     """Return the SHA-256 of settings and subject, a checkpoint's id or an endpoint's identity: equal fingerprints mean
     equal scores.
     """
@@ -255,7 +256,7 @@ SETTING_WORDS: dict[str, str] = {
 }
 
 
-def unlike_settings(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+def unlike_settings(first: Mapping[str, object], second: Mapping[str, object]) -> list[str]:
     """Return every setting in which two evaluations differ, one phrase each. Empty: they are comparable."""
     names = [name for name in SETTING_WORDS if first.get(name) != second.get(name)]
     return [

@@ -117,10 +117,10 @@ def _harness_of(data: Mapping[str, Any]) -> str:
     return "lighteval" if "config_general" in data else "lm-evaluation-harness" if "versions" in data else ""
 
 
-def _config(data: Mapping[str, Any], task: str) -> dict[str, Any]:
+def _config(data: Mapping[str, Any], task: str) -> dict[str, object]:
     """Return the few settings that say how the scores came about."""
     shots, versions = data.get("n-shot"), data.get("versions")
-    config: dict[str, Any] = {}
+    config: dict[str, object] = {}
     if isinstance(shots, dict) and _finite(shots.get(task)):
         config["shots"] = int(shots[task])
     if isinstance(versions, dict) and task in versions:
@@ -147,13 +147,13 @@ def write_results(
     facts: Mapping[str, Any],
     date: float,
     version: str,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return one evaluation as the results object that lm-evaluation-harness 0.4 writes; a missing error is its `N/A`.
 
     A metric has the harness's name only where the definition is the same. A subgroup is a task of its own:
     `mmlu_astronomy`.
     """
-    results: dict[str, dict[str, Any]] = {task: {"alias": task}}
+    results: dict[str, dict[str, object]] = {task: {"alias": task}}
     for score in scores:
         name = f"{task}_{score['subgroup']}" if score.get("subgroup") else task
         values = results.setdefault(name, {"alias": f" - {score.get('subgroup')}"})
@@ -191,7 +191,7 @@ def write_results(
     }
 
 
-def sample_line(item: ItemRow) -> dict[str, Any]:
+def sample_line(item: ItemRow) -> dict[str, object]:
     """Return one item as a line of lm-evaluation-harness' samples file. What an evaluation did not keep is empty."""
     shown = item.shown
     logprobs, choices = list(shown.get("logprobs") or []), list(shown.get("choices") or [])

@@ -1,13 +1,14 @@
-"""Config of a gate, and its verdicts. Light imports, since the tables need it."""
+"""Config of a gate, its verdicts and its report. Light imports, since the tables need it."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from backend.domain.fields import OPTION_ONLY, setting
+from backend.domain.validation import StoredRecord, is_stored
 
 
 class GateVerdict(StrEnum):
@@ -76,7 +77,9 @@ class GateConfig(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _check_parts(self) -> Self:
+    def _check_parts(self, info: ValidationInfo) -> Self:
+        if is_stored(info):
+            return self
         names = [(part.benchmark, part.metric) for part in self.benchmarks]
         if len(set(names)) < len(names):
             raise ValueError("a benchmark stands twice in the gate: name each once")
@@ -91,3 +94,60 @@ class GateConfig(BaseModel):
     def threshold_of(self, part: GateBenchmark) -> float:
         """Return the improvement that has to be exceeded: minus the margin for non-inferiority."""
         return -self.margin_of(part) if self.test == "non_inferiority" else self.margin_of(part)
+
+
+class BenchmarkVerdict(StoredRecord):
+    """One benchmark of a gate. `difference`, `low` and `high` are oriented: positive is better.
+
+    `level`: that of the interval from `low` to `high`, which decides: the gate's, narrowed by the look's share of the
+    error. `p_pass` and `p_fail`: two-sided p values against the threshold from below and above, divided by that share,
+    None without an interval. `power`: chance to PASS this benchmark at this look if the difference is truly the
+    expected one. `items_to_settle`: items that settle it at the next look with 80 % power if the true difference is the
+    observed one; None where it is settled, or where no number of items would. `level` and `share` are 0 in verdicts of
+    a version that did not keep them.
+    """
+
+    benchmark: str
+    metric: str
+    threshold: float
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    n: int
+    clusters: int | None = None
+    p_pass: float | None = None
+    p_fail: float | None = None
+    verdict: GateVerdict
+    power: float | None = None
+    items_to_settle: int | None = None
+    procedure: str = ""
+    level: float = 0.0
+    look: int = 1
+    share: float = 0.0
+
+
+class ReportedBenchmark(BenchmarkVerdict):
+    """A benchmark in a gate's report. `error`: chance that the look errs; `items`: those that the benchmark has;
+    `cuts`: what contexts may have done to it.
+    """
+
+    error: float | None = None
+    champion_evaluation: str
+    candidate_evaluation: str
+    items: int
+    cuts: tuple[str, ...] = ()
+
+
+class GateReport(StoredRecord):
+    """A verdict as it is recorded and printed: the decision, and the evaluations that it rests on."""
+
+    gate: str | None = None
+    verdict: GateVerdict = GateVerdict.INCONCLUSIVE
+    candidate: str = ""
+    champion: str = ""
+    reason: str = ""
+    power: float | None = None
+    items_to_settle: int | None = None
+    procedure: str = ""
+    missing: tuple[str, ...] = ()
+    benchmarks: tuple[ReportedBenchmark, ...] = ()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import scipy
 
-from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateVerdict
+from backend.domain.evaluation.gate_config import BenchmarkVerdict, GateBenchmark, GateConfig, GateVerdict
 from backend.domain.statistics.multiplicity import holm
 from backend.domain.statistics.paired import PairedComparison
 from backend.domain.wording import percent
@@ -53,36 +53,6 @@ class Look:
         left = 1 - sum(earlier)
         share = left * (SHARE_OF_THE_WHOLE if is_whole else SHARE_OF_A_LOOK)
         return cls(len(earlier) + 1, share, left - share)
-
-
-@dataclass(frozen=True)
-class BenchmarkVerdict:
-    """One benchmark of a gate. `difference`, `low` and `high` are oriented: positive is better.
-
-    `level`: that of the interval from `low` to `high`, which decides: the gate's, narrowed by the look's share of the
-    error. `p_pass` and `p_fail`: two-sided p values against the threshold from below and above, divided by that share,
-    None without an interval. `power`: chance to PASS this benchmark at this look if the difference is truly the
-    expected one. `items_to_settle`: items that settle it at the next look with 80 % power if the true difference is the
-    observed one; None where it is settled, or where no number of items would.
-    """
-
-    benchmark: str
-    metric: str
-    threshold: float
-    difference: float
-    low: float | None
-    high: float | None
-    n: int
-    clusters: int | None
-    p_pass: float | None
-    p_fail: float | None
-    verdict: GateVerdict
-    power: float | None
-    items_to_settle: int | None
-    procedure: str
-    level: float
-    look: int
-    share: float
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from enum import StrEnum
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from backend.domain.evaluation.config import EvaluationConfig
-from backend.domain.validation import validation_message
+from backend.domain.validation import is_stored, validation_message
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 
@@ -76,9 +76,9 @@ class SuiteConfig(BaseModel):
 
     @field_validator("members")
     @classmethod
-    def _no_member_twice(cls, members: tuple[SuiteMember, ...]) -> tuple[SuiteMember, ...]:
+    def _no_member_twice(cls, members: tuple[SuiteMember, ...], info: ValidationInfo) -> tuple[SuiteMember, ...]:
         for place, member in enumerate(members):
-            if member in members[:place]:
+            if member in members[:place] and not is_stored(info):
                 raise ValueError(f"{member.benchmark} is listed twice with the same settings")
         return members
 

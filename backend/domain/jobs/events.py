@@ -46,7 +46,7 @@ class ProgressEvent(Event):
     rate: float | None = None
     message: str = ""
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, object]:
         """Return the stored form of a job's progress."""
         return self.model_dump(exclude={"type"})
 

@@ -31,7 +31,7 @@ class Payload(FrozenRecord):
         except ValidationError as error:
             raise _unreadable(cls, error) from None
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, object]:
         """Return the stored form: JSON values."""
         return self.model_dump(mode="json")
 
@@ -52,7 +52,7 @@ class JobResult(ReadRecord):
     cpu_s: float | None = None
     reporter_cpu_s: float | None = None
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, object]:
         """Return the stored form: JSON values of the fields that were set."""
         return self.model_dump(mode="json", exclude_unset=True)
 
@@ -77,6 +77,6 @@ class JobFailure(ReadRecord):
         """Return an error as a failure."""
         return cls(cause=error.message, remedy=error.remedy, field=error.field)
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, object]:
         """Return the stored form."""
         return self.model_dump(mode="json", exclude_unset=True)

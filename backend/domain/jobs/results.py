@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from backend.domain.data.rows.problem import RejectedRow, RejectReason
 from backend.domain.data.versions.card_facts import CardFacts
 from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.safety.reports import SafetyReport, ToxicityReport
 from backend.domain.jobs.events import Values
 from backend.domain.jobs.load_test import LoadTestResult
 from backend.domain.jobs.records import JobResult
@@ -200,12 +202,13 @@ class EvaluationRecord(ReadRecord):
     facts: EvaluationFacts = EvaluationFacts()
     resumed: bool = False
     check: EngineCheck | None = None
-    safety: dict[str, Any] = Field(default_factory=dict)
-    toxicity: dict[str, Any] = Field(default_factory=dict)
+    safety: SafetyReport = SafetyReport()
+    toxicity: ToxicityReport = ToxicityReport()
 
-    def dump(self) -> dict[str, Any]:
-        """Return the stored form: of the facts only those that the job reported."""
-        return self.model_dump(mode="json") | {"facts": self.facts.model_dump(mode="json", exclude_unset=True)}
+    def dump(self) -> dict[str, object]:
+        """Return the stored form: of facts and reports only what was reported."""
+        parts = {"facts": self.facts.model_dump(mode="json", exclude_unset=True)}
+        return self.model_dump(mode="json") | parts | {"safety": self.safety.dump(), "toxicity": self.toxicity.dump()}
 
 
 class GenerateResult(JobResult):
@@ -252,15 +255,15 @@ class ReplicaResult(JobResult):
 
 class ImportFacts(StoredRecord):
     """Facts of an import's source. `text_bytes`: size of the text. `rejected_reasons` counts the rows that
-    could not be used, as {"rows", "reason", "row"} (the first); `dropped_media` counts rows with something in a column
-    of images, video or audio, which no dataset keeps, by column.
+    could not be used; `dropped_media` counts rows with something in a column of images, video or audio, which no
+    dataset keeps, by column.
     """
 
     text_bytes: int | None = None
     columns: tuple[str, ...] = ()
     unigram_byte_entropy_bits: float | None = None
     reason: str = ""
-    rejected_reasons: tuple[dict[str, Any], ...] = ()
+    rejected_reasons: tuple[RejectReason, ...] = ()
     dropped_rows: int | None = None
     dropped_media: dict[str, int] = Field(default_factory=dict)
     files: int | None = None
@@ -278,10 +281,10 @@ class VersionFacts(ImportFacts):
 class ImportResult(JobResult, ImportFacts):
     """The version made by an import or a derivation.
 
-    `rejected` holds the first 200 rows that could not be used, as {"file" (of several), "row", "reason", "raw"}; all
-    are in the folder's `rejected.jsonl`. `ignored` holds the files left out, as {"file", "reason"}; `bytes` is the size
-    on disk. Where texts were cut for validation (fewer than ten of them), a text counts in both splits. `resumed`: an
-    earlier attempt was continued. `version_id` names the version with the content: an older one if `reused`.
+    `rejected` holds the first 200 rows that could not be used; all are in the folder's `rejected.jsonl`. `ignored`
+    holds the files left out, as {"file", "reason"}; `bytes` is the size on disk. Where texts were cut for validation
+    (fewer than ten of them), a text counts in both splits. `resumed`: an earlier attempt was continued. `version_id`
+    names the version with the content: an older one if `reused`.
     """
 
     job_kind = JobKind.IMPORT_DATASET
@@ -291,7 +294,7 @@ class ImportResult(JobResult, ImportFacts):
     train_rows: int = 0
     val_rows: int = 0
     rejected_count: int = 0
-    rejected: tuple[dict[str, Any], ...] = ()
+    rejected: tuple[RejectedRow, ...] = ()
     content_hash: str
     folder: str
     bytes: int = 0

@@ -17,6 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.domain.attributes import attributes_of
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
@@ -73,7 +74,7 @@ class ScalingLaw:
     @property
     def constants(self) -> dict[str, float]:
         """The constants by name."""
-        return {"E": self.E, "A": self.A, "B": self.B, "alpha": self.alpha, "beta": self.beta}
+        return attributes_of(self, "E", "A", "B", "alpha", "beta")
 
     @property
     def parameter_exponent(self) -> float:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import Any
+from collections.abc import Mapping
 
 
-def curl_code(url: str, body: dict[str, Any], *, key: str) -> str:
+def curl_code(url: str, body: Mapping[str, object], *, key: str) -> str:
     """Return the request as a shell command that prints the answer."""
     data = shlex.quote(json.dumps(body, ensure_ascii=False, indent=2))
     headers = f"-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json'"
     return f"curl {shlex.quote(f'{url}/v1/chat/completions')} \\\n  {headers} \\\n  -d {data}"
 
 
-def python_code(url: str, body: dict[str, Any], *, key: str) -> str:
+def python_code(url: str, body: Mapping[str, object], *, key: str) -> str:
     """Return the request as Python over the official client, streamed."""
     extra = {name: body[name] for name in ("top_k", "min_p") if name in body}
     lines = [f"    {name}={value!r}," for name, value in body.items() if name not in extra]

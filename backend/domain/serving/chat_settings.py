@@ -57,11 +57,23 @@ class AnswerSettings(BaseModel):
         return text
 
 
-class ChatSettings(AnswerSettings):
-    """Settings of a turn. `blind` hides names and figures of side-by-side answers until the vote."""
+class TurnSettings(AnswerSettings):
+    """Settings of a conversation's last turn as its row keeps them: `endpoints` is empty before the first. The system
+    text has a column of its own. `blind` hides names and figures of side-by-side answers until the vote.
+    """
+
+    endpoints: tuple[str, ...] = ()
+    blind: bool = False
+
+    def dump(self) -> dict[str, object]:
+        """Return the stored form."""
+        return self.model_dump(mode="json", exclude={"system"})
+
+
+class ChatSettings(TurnSettings):
+    """Settings of a turn."""
 
     endpoints: tuple[str, ...] = Field(min_length=1, max_length=MAX_COLUMNS)
-    blind: bool = False
 
     @field_validator("endpoints")
     @classmethod
@@ -79,7 +91,7 @@ class ChatSettings(AnswerSettings):
 
     def body(self, endpoint: str, messages: tuple[ChatMessage, ...]) -> dict[str, Any]:
         """Return the body of `POST /v1/chat/completions` for one endpoint."""
-        body: dict[str, Any] = {
+        body: dict[str, object] = {
             "model": endpoint,
             "messages": [message.as_dict() for message in messages],
             "temperature": self.temperature,
@@ -97,7 +109,7 @@ class ChatSettings(AnswerSettings):
         return body | {name: value for name, value in optional.items() if value is not None}
 
 
-def _response_format(schema: str) -> dict[str, Any] | None:
+def _response_format(schema: str) -> dict[str, object] | None:
     if not schema:
         return None
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": json.loads(schema), "strict": True}}

@@ -12,7 +12,7 @@ from backend.domain.serving.canary import CanaryRules
 from backend.domain.serving.options import DeploymentOptions
 from backend.domain.serving.precision import PrecisionCheck
 from backend.domain.serving.upstream import Upstream
-from backend.domain.validation import ReadRecord, StoredRecord
+from backend.domain.validation import STORED, ReadRecord, StoredRecord
 
 MAX_EVENTS = 50
 Moment = Annotated[datetime, PlainSerializer(datetime.isoformat, when_used="json")]
@@ -49,7 +49,7 @@ class DeploymentConfig(DeploymentOptions, StoredRecord):
     def replace(self, **changes: Any) -> Self:
         """Return the config with changes; a field without a new value is no longer set."""
         rest = {name: getattr(self, name) for name in self.model_fields_set - changes.keys()}
-        return self.model_validate(rest | {name: value for name, value in changes.items() if value})
+        return self.model_validate(rest | {name: value for name, value in changes.items() if value}, context=STORED)
 
 
 class ScalingEvent(ReadRecord):

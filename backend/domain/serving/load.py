@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from backend.domain.fields import OPTION_ONLY, setting, when
+from backend.domain.validation import is_stored
 
 WORDS = (
     "river",
@@ -99,7 +100,9 @@ class LoadConfig(BaseModel):
     seed: int = setting(1, "Seed", "Seed of prompts and arrivals.", shown=OPTION_ONLY)
 
     @model_validator(mode="after")
-    def _check(self) -> LoadConfig:
+    def _check(self, info: ValidationInfo) -> LoadConfig:
+        if is_stored(info):
+            return self
         for name in ("users", "prompt_words", "max_tokens"):
             if any(value < 1 for value in getattr(self, name)):
                 raise ValueError(f"{name} must be 1 or more")

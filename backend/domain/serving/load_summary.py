@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from backend.domain.serving.latency import bucket_of
 from backend.domain.serving.load import LevelRun, RequestTiming
@@ -138,11 +137,11 @@ def spread(values_s: Sequence[float], *, with_intervals: bool = False) -> Latenc
     return LatencySpread(p50, p95, p99, *intervals)
 
 
-def overhead(through: Sequence[LevelRun], direct: Sequence[LevelRun]) -> dict[str, Any]:
+def overhead(through: Sequence[LevelRun], direct: Sequence[LevelRun]) -> dict[str, object]:
     """Return what a gateway adds: the difference of medians of first token, mean time between tokens and whole request,
     in milliseconds, each with its 95 % interval (None where there are too few requests).
     """
-    parts: dict[str, Any] = {}
+    parts: dict[str, object] = {}
     for name, of in (("ttft", _first_token), ("itl", _mean_gap), ("e2e", _whole)):
         first, second = [sorted(of(record) for record in _done(runs) if of(record) >= 0) for runs in (through, direct)]
         estimate = median_difference(first, second)

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from backend.domain.fields import OPTION_ONLY, Shown, setting, unless
 from backend.domain.serving.autoscaling import ScalingRules
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.serving.precision import Precision
+from backend.domain.validation import is_stored
 from backend.errors import InvalidInput
 
 MAX_REPLICAS = 64
@@ -148,7 +149,9 @@ class DeploymentOptions(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _in_order(self) -> DeploymentOptions:
+    def _in_order(self, info: ValidationInfo) -> Self:
+        if is_stored(info):
+            return self
         if self.max_replicas is not None and self.max_replicas < self.min_replicas:
             raise ValueError(f"max_replicas is {self.max_replicas}, below min_replicas, {self.min_replicas}")
         return self

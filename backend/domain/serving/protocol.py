@@ -98,7 +98,7 @@ class ChatMessage(_Frozen):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the message as datasets hold it: without empty fields."""
-        message: dict[str, Any] = {"role": self.role.value, "content": self.content}
+        message: dict[str, object] = {"role": self.role.value, "content": self.content}
         if self.tool_calls:
             message["tool_calls"] = list(self.tool_calls)
         return message | {key: value for key in ("tool_call_id", "name") if (value := getattr(self, key)) is not None}
@@ -205,7 +205,7 @@ class GenerateRequest(_Frozen):
     echo: bool = False
     split: bool = False
     continue_final: bool = False
-    template_variables: dict[str, Any] = Field(default_factory=dict)
+    template_variables: dict[str, object] = Field(default_factory=dict)
     effort: Effort | None = None
     begun: Begun | None = None
     stream: bool = True

@@ -77,7 +77,7 @@ class LoggedBody:
     """A request on its way to the log. `messages` is None where its endpoint logs metadata alone."""
 
     kind: Literal["chat", "text"]
-    params: dict[str, Any]
+    params: dict[str, object]
     messages: list[dict[str, Any]] | None
     parts: list[str] = field(default_factory=list)
     size: int = 0

@@ -11,7 +11,7 @@ from backend.domain.data.rows.tool_calls import arguments_of
 Message = dict[str, Any]
 
 
-def write_tools(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> list[Message]:
+def write_tools(messages: Sequence[Message], tools: Sequence[dict[str, object]] | None) -> list[Message]:
     """Return messages with tools in the system message, calls in the assistant's text and results as the user's
     text.
     """

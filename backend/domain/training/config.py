@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -150,14 +150,14 @@ class RunConfig(Hyperparameters, RunSubject):
 
     def to_yaml(self) -> str:
         """Write the config as the YAML that `roundhouse run launch` reads, leaving defaults out."""
-        data: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
+        data: dict[str, object] = self.model_dump(mode="json", exclude_defaults=True)
         if isinstance(self.architecture, ArchitectureConfig):  # complete: defaults depend on the family
             data["architecture"] = self.architecture.model_dump(mode="json", exclude_none=True)
         first = {"objective": self.objective.value}
         return yaml.safe_dump({**first, **data}, sort_keys=False, allow_unicode=True)
 
 
-def parse_config(values: dict[str, Any]) -> RunConfig:
+def parse_config(values: Mapping[str, object]) -> RunConfig:
     """Return a config from a form's values. Raises InvalidInput naming field, value and bound."""
     try:
         return RunConfig.model_validate(values)

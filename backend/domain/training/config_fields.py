@@ -91,7 +91,7 @@ def paths_affecting(*effects: Effect) -> tuple[str, ...]:
     return tuple(path for path in list_paths() if traits_of(path).affects & set(effects))
 
 
-def values_affecting(config: RunConfig, *effects: Effect) -> dict[str, Any]:
+def values_affecting(config: RunConfig, *effects: Effect) -> dict[str, object]:
     """Return the values, as JSON has them, of the fields in use that affect any of these. Names of rows are among
     them.
     """
@@ -99,11 +99,11 @@ def values_affecting(config: RunConfig, *effects: Effect) -> dict[str, Any]:
     return {path: flat[path] for path in paths_affecting(*effects) if _is_used(config, path)}
 
 
-def measured_values(config: RunConfig) -> dict[str, Any]:
+def measured_values(config: RunConfig) -> dict[str, object]:
     """Return the values that determine a run's peak memory and step time, except referenced rows, whose ids the caller
     adds. Two runs with equal values and rows have the same memory and time per micro-batch.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for path, value in values_affecting(config, *COST).items():
         traits = traits_of(path)
         if not traits.names_row:
@@ -111,7 +111,7 @@ def measured_values(config: RunConfig) -> dict[str, Any]:
     return values
 
 
-def distinguishing_values(config: RunConfig) -> dict[str, Any]:
+def distinguishing_values(config: RunConfig) -> dict[str, object]:
     """Return the values that distinguish experiments, except referenced rows: without seed and hardware settings."""
     values = values_affecting(config, Effect.RESULT)
     return {
@@ -222,7 +222,7 @@ def with_changes(config: RunConfig, text: str) -> RunConfig:
     """
     if not text.strip():
         return config
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for part in text[:MAX_CHARACTERS].split(","):
         field, colon, value = part.partition(":")
         field = field.strip()
@@ -269,7 +269,7 @@ def _text(value: Any) -> str:
     return ", ".join(str(part) for part in value) if isinstance(value, list) else str(value)
 
 
-def _by_path(config: RunConfig) -> dict[str, Any]:
+def _by_path(config: RunConfig) -> dict[str, object]:
     """Return every field by path; an inline architecture is one value."""
     data = config.model_dump(mode="json")
     return {

@@ -7,10 +7,11 @@ import re
 from typing import Annotated, Literal, Self
 
 import regex
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from backend.domain.fields import above, setting, when
 from backend.domain.training.traits import COST, NOTHING, RESULT, RESULT_AND_COST, Effect, FieldGroup, Traits
+from backend.domain.validation import is_stored
 
 MAX_UNROLLED = 200_000
 """Limit of a pattern's length times the product of its counted repeats: counts are unrolled, at 1 µs a character when
@@ -156,7 +157,9 @@ class RewardRule(ConfigSection):
     target: int = Field(default=0, ge=0, le=1_000_000)
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self, info: ValidationInfo) -> Self:
+        if is_stored(info):
+            return self
         if self.kind == "regex":
             if not self.pattern:
                 raise ValueError("a regex reward needs a pattern")
@@ -290,8 +293,8 @@ class DeviceConfig(ConfigSection):
     )
 
     @model_validator(mode="after")
-    def _check_devices(self) -> Self:
-        if self.count % self.nodes:
+    def _check_devices(self, info: ValidationInfo) -> Self:
+        if not is_stored(info) and self.count % self.nodes:
             raise ValueError(f"devices.count {self.count} can't be spread evenly over devices.nodes {self.nodes}")
         return self
 

@@ -59,7 +59,7 @@ def suggest_values(basis: Basis) -> dict[str, Any]:
     rate = float(
         chosen.get("learning_rate") or suggest_learning_rate(basis, tokens=steps * micro_batch * accumulate * context)
     )
-    values: dict[str, Any] = {
+    values: dict[str, object] = {
         "context": context,
         "micro_batch": micro_batch,
         "grad_accum_steps": accumulate,

@@ -12,7 +12,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -192,7 +192,7 @@ def _take_rows(log: ParsedLog, rows: Iterable[dict[str, Any]]) -> None:
                 log.add(str(key), int(step), value, time)
 
 
-def _first(row: dict[str, Any], names: Iterable[str]) -> float | None:
+def _first(row: Mapping[str, object], names: Iterable[str]) -> float | None:
     for name in names:
         number = _number(row.get(name))
         if number is not None and abs(number) <= MAX_VALUE:

@@ -7,14 +7,12 @@ its files are written for scripts that use it, and have not been run.
 
 from __future__ import annotations
 
-from typing import Any
-
 from backend.domain.training.config import Objective, RunConfig
 
 NOT_RUN = "Generated from the recipe and validated against the libraries' own schemas; not tested on GPUs."
 
 
-def deepspeed_config(config: RunConfig) -> dict[str, Any]:
+def deepspeed_config(config: RunConfig) -> dict[str, object]:
     """Return DeepSpeed's config for a run: ZeRO stage 2 or 3 (Rajbhandari et al. 2020, arXiv 1910.02054), or stage 0
     for ddp.
 
@@ -22,7 +20,7 @@ def deepspeed_config(config: RunConfig) -> dict[str, Any]:
     schedule stays with the training script, as it is a function of the step; so does any optimizer but AdamW.
     """
     stage = {"zero2": 2, "zero3": 3, "fsdp": 3}.get(config.devices.sharding, 0)
-    zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
+    zero: dict[str, object] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
     if stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     precision = config.precision if config.precision != "auto" else "bf16"
@@ -39,13 +37,13 @@ def deepspeed_config(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def accelerate_config(config: RunConfig, *, deepspeed_file: str | None = None) -> dict[str, Any]:
+def accelerate_config(config: RunConfig, *, deepspeed_file: str | None = None) -> dict[str, object]:
     """Return the YAML of `accelerate launch --config_file`, for the first machine; on the others only machine_rank
     differs.
     """
     precision = config.precision if config.precision != "auto" else "bf16"
     place, _, port = (config.devices.rendezvous or "localhost:29400").partition(":")
-    common: dict[str, Any] = {
+    common: dict[str, object] = {
         "compute_environment": "LOCAL_MACHINE",
         "mixed_precision": {"fp32": "no"}.get(precision, precision),
         "use_cpu": False,
@@ -60,7 +58,7 @@ def accelerate_config(config: RunConfig, *, deepspeed_file: str | None = None) -
         "main_training_function": "main",
     }
     if config.devices.sharding in ("zero2", "zero3"):
-        settings: dict[str, Any] = {
+        settings: dict[str, object] = {
             "deepspeed_config_file": deepspeed_file,
             "zero3_init_flag": config.devices.sharding == "zero3",
         }

@@ -9,7 +9,6 @@ import html
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 from markdown_it import MarkdownIt
@@ -77,7 +76,7 @@ class RunReport:
     dataset: str = ""
 
 
-def report_front_matter(report: RunReport) -> dict[str, Any]:
+def report_front_matter(report: RunReport) -> dict[str, object]:
     """Return the facts above the text, as the Hub's model cards name them."""
     named = re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,60}", report.licence.lower())
     results = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from math import isfinite
-from typing import Any, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -43,7 +43,7 @@ class RunSummary(BaseModel):
     result: dict[str, int | float | str | bool] = Field(default_factory=dict)
     imported: ImportedLog | None = None
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, object]:
         """Return the stored form: the fields that are not empty."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
@@ -70,7 +70,7 @@ class RunSummary(BaseModel):
 
     def drop_after(self, step: int) -> Self:
         """Return the summary of a run that continues after `step`; 0: from its start."""
-        changes: dict[str, Any] = {
+        changes: dict[str, object] = {
             "spark": tuple(point for point in self.spark if point[0] <= step),
             "not_finite": {name: first for name, first in self.not_finite.items() if first <= step},
             "result": {},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -12,7 +10,7 @@ class RefusedPoint(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    point: dict[str, Any]
+    point: dict[str, object]
     cause: str
 
 
@@ -29,6 +27,6 @@ class SweepMarks(BaseModel):
     refused: dict[int, RefusedPoint] = Field(default_factory=dict)
     pruned: dict[str, int] = Field(default_factory=dict)
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, object]:
         """Return the stored form: the fields that are not empty."""
         return self.model_dump(mode="json", exclude_defaults=True)

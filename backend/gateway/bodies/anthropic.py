@@ -54,7 +54,7 @@ class ToolUseBlock(_Block):
     type: Literal["tool_use"]
     id: Annotated[str, Field(min_length=1, max_length=200)]
     name: FunctionName
-    input: dict[str, Any] = Field(default_factory=dict)
+    input: dict[str, object] = Field(default_factory=dict)
 
 
 class ToolResultBlock(_Block):
@@ -80,7 +80,7 @@ class AnthropicMessage(_Block):
         blocks = [TextBlock(type="text", text=self.content)] if isinstance(self.content, str) else self.content
         messages: list[ChatMessage] = []
         texts: list[str] = []
-        calls: list[dict[str, Any]] = []
+        calls: list[dict[str, object]] = []
         for block in blocks:
             if isinstance(block, TextBlock):
                 texts.append(block.text)
@@ -101,9 +101,9 @@ class AnthropicTool(_Block):
     type: Literal["custom"] | None = None
     name: FunctionName
     description: str | None = None
-    input_schema: dict[str, Any]
+    input_schema: dict[str, object]
 
-    def as_template_tool(self) -> dict[str, Any]:
+    def as_template_tool(self) -> dict[str, object]:
         """Return the tool as chat templates expect it."""
         return template_tool(self.name, self.description, self.input_schema)
 
@@ -128,7 +128,7 @@ class OutputFormat(StrictBody):
     """A schema that the answer matches."""
 
     type: Literal["json_schema"]
-    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+    json_schema: Annotated[dict[str, object], Field(alias="schema")]
 
 
 class OutputConfig(StrictBody):
@@ -218,7 +218,7 @@ class MessagesBody(CountBody):
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=MAX_COUNT)] | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, object] | None = None
     stop_sequences: Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
     stream: bool = False
 

@@ -119,7 +119,7 @@ class _Body(StrictBody):
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    guided_json: dict[str, Any] | str | None = None
+    guided_json: dict[str, object] | str | None = None
     guided_regex: Expression | None = None
     guided_choice: Choices | None = None
     guided_grammar: Expression | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
@@ -77,7 +77,7 @@ class ToolBody(BaseModel):
     type: Literal["function"]
     function: FunctionBody
 
-    def as_template_tool(self) -> dict[str, Any]:
+    def as_template_tool(self) -> dict[str, object]:
         """Return the tool as chat templates expect it."""
         return template_tool(self.function.name, self.function.description, self.function.parameters)
 
@@ -120,12 +120,12 @@ def choose_tool(
     return ToolChoice(mode=mode, name=name)
 
 
-def template_tool(name: str, description: str | None, parameters: dict[str, Any] | None) -> dict[str, Any]:
+def template_tool(name: str, description: str | None, parameters: Mapping[str, object] | None) -> dict[str, object]:
     """Return a tool as chat templates expect it."""
     schema = parameters or {"type": "object", "properties": {}}
     return {"type": "function", "function": {"name": name, "description": description or "", "parameters": schema}}
 
 
-def template_call(id_: str, name: str, arguments: str) -> dict[str, Any]:
+def template_call(id_: str, name: str, arguments: str) -> dict[str, object]:
     """Return a call of an assistant's message as chat templates expect it; the arguments are JSON."""
     return {"id": id_, "type": "function", "function": {"name": name, "arguments": arguments}}

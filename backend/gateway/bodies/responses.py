@@ -94,7 +94,7 @@ class ResponseTool(_Item):
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
-    def as_template_tool(self) -> dict[str, Any]:
+    def as_template_tool(self) -> dict[str, object]:
         """Return the tool as chat templates expect it."""
         return template_tool(self.name, self.description, self.parameters)
 
@@ -113,7 +113,7 @@ class TextFormat(StrictBody):
     name: str | None = None
     description: str | None = None
     strict: bool | None = None
-    json_schema: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    json_schema: Annotated[dict[str, object] | None, Field(alias="schema")] = None
 
 
 class TextOptions(StrictBody):
@@ -142,7 +142,7 @@ class ResponsesBody(StrictBody):
     instructions: str | None = None
     previous_response_id: Annotated[str, Field(min_length=1, max_length=60)] | None = None
     store: bool | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, object] | None = None
     max_output_tokens: TokenCount | None = None
     max_tool_calls: Any = None  # of the provider's own tools
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -176,7 +176,7 @@ class ResponsesBody(StrictBody):
         """Return whether probabilities are asked for."""
         return LOGPROBS in (self.include or ())
 
-    def to_request(self, before: Sequence[dict[str, Any]] = ()) -> GenerateRequest:
+    def to_request(self, before: Sequence[dict[str, object]] = ()) -> GenerateRequest:
         """Return the request for a replica; `before` are the items of the turns that it follows. Raises ApiError for an
         empty one.
         """
@@ -216,7 +216,7 @@ def _choose(choice: Any, tools: list[ResponseTool] | None) -> ToolChoice:
     return choose_tool(choice or "auto", None, names)
 
 
-def to_messages(items: Sequence[dict[str, Any]], *, instructions: str | None) -> list[ChatMessage]:
+def to_messages(items: Sequence[dict[str, object]], *, instructions: str | None) -> list[ChatMessage]:
     """Return items as messages. System prompts at the beginning are one message, since many templates take no second
     one.
     """
@@ -230,7 +230,7 @@ def to_messages(items: Sequence[dict[str, Any]], *, instructions: str | None) ->
 def _merged(items: Sequence[Item]) -> Iterator[ChatMessage]:
     """Yield messages; an assistant's text and the calls after it are one."""
     text: str | None = None
-    calls: list[dict[str, Any]] = []
+    calls: list[dict[str, object]] = []
 
     def take() -> Iterator[ChatMessage]:
         nonlocal text, calls

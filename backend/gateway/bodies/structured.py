@@ -24,7 +24,7 @@ class JsonSchema(StrictBody):
     name: str = "answer"
     description: str | None = None
     strict: bool | None = None
-    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+    json_schema: Annotated[dict[str, object], Field(alias="schema")]
 
 
 class ResponseFormat(StrictBody):
@@ -38,7 +38,7 @@ class ResponseFormat(StrictBody):
 class StructuredOutputs(StrictBody):
     """vLLM's `structured_outputs`: exactly one of a JSON schema, a regular expression, choices and a Lark grammar."""
 
-    json_schema: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
+    json_schema: Annotated[dict[str, object] | str | None, Field(alias="json")] = None
     regex: Expression | None = None
     choice: Choices | None = None
     grammar: Expression | None = None

@@ -26,7 +26,7 @@ ERRORS = {
 REASONS = {FinishReason.LENGTH: "max_tokens", FinishReason.TOOL_CALLS: "tool_use"}
 
 
-def _error_body(error: ApiError) -> dict[str, Any]:
+def _error_body(error: ApiError) -> dict[str, object]:
     kind = ERRORS.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
     return {"type": "error", "error": {"type": kind, "message": error.message}}
 
@@ -58,7 +58,7 @@ def stream_message(events: Events, *, exchange: ApiExchange) -> AsyncGenerator[b
     return encode_stream(events, encode)
 
 
-async def collect_message(events: Events, *, exchange: ApiExchange) -> dict[str, Any]:
+async def collect_message(events: Events, *, exchange: ApiExchange) -> dict[str, object]:
     """Return a whole answer."""
     reader = BlockReader()
     finish = await read_to_end(events, reader.take)
@@ -66,7 +66,7 @@ async def collect_message(events: Events, *, exchange: ApiExchange) -> dict[str,
 
 
 def _message(
-    exchange: ApiExchange, content: list[dict[str, Any]], finish: FinishEvent | None, reasoning_tokens: int
+    exchange: ApiExchange, content: list[dict[str, object]], finish: FinishEvent | None, reasoning_tokens: int
 ) -> dict[str, Any]:
     usage = (
         {"input_tokens": exchange.consumed.prompt_tokens, "output_tokens": 0}
@@ -78,13 +78,13 @@ def _message(
     return {**head, "content": content, **stop, "usage": usage}
 
 
-def _stop(finish: FinishEvent) -> dict[str, Any]:
+def _stop(finish: FinishEvent) -> dict[str, object]:
     by_string = finish.finish_reason is FinishReason.STOP and isinstance(finish.stop, str)
     reason = "stop_sequence" if by_string else REASONS.get(finish.finish_reason, "end_turn")
     return {"stop_reason": reason, "stop_sequence": finish.stop if by_string else None}
 
 
-def _usage(finish: FinishEvent, reasoning_tokens: int) -> dict[str, Any]:
+def _usage(finish: FinishEvent, reasoning_tokens: int) -> dict[str, object]:
     """Return the counts; Anthropic's tokens of the prompt are those that were not found in the cache."""
     usage = finish.usage
     return {
@@ -96,7 +96,7 @@ def _usage(finish: FinishEvent, reasoning_tokens: int) -> dict[str, Any]:
     }
 
 
-def _empty(block: Block) -> dict[str, Any]:
+def _empty(block: Block) -> dict[str, object]:
     if block.kind == "call":
         return {"type": "tool_use", "id": block.call_id, "name": block.name, "input": {}}
     return (
@@ -104,7 +104,7 @@ def _empty(block: Block) -> dict[str, Any]:
     )
 
 
-def _whole(block: Block) -> dict[str, Any]:
+def _whole(block: Block) -> dict[str, object]:
     value = {"call": "input", "text": "text", "reasoning": "thinking"}[block.kind]
     return _empty(block) | {value: block.arguments() if block.kind == "call" else block.text}
 

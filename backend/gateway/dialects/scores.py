@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from backend.domain.serving.protocol import OpenEvent, ScoreEvent
 from backend.gateway.answers import read_to_end
@@ -11,7 +10,7 @@ from backend.gateway.bodies.scores import RerankBody, ScoreBody
 from backend.gateway.request import ApiExchange, Events
 
 
-async def collect_scores(events: Events, *, body: ScoreBody | RerankBody, exchange: ApiExchange) -> dict[str, Any]:
+async def collect_scores(events: Events, *, body: ScoreBody | RerankBody, exchange: ApiExchange) -> dict[str, object]:
     """Return the whole answer. A score is the network's reward; a relevance its logistic, so that it lies between 0 and
     1.
     """
@@ -28,7 +27,9 @@ async def collect_scores(events: Events, *, body: ScoreBody | RerankBody, exchan
         data = [{"index": number, "object": "score", "score": scores[number]} for number in sorted(scores)]
         return {**head, "object": "list", "created": int(exchange.identity.created_at.timestamp()), "data": data}
     best = sorted(scores, key=lambda number: (-scores[number], number))[: body.top_n]
-    results: list[dict[str, Any]] = [{"index": number, "relevance_score": _logistic(scores[number])} for number in best]
+    results: list[dict[str, object]] = [
+        {"index": number, "relevance_score": _logistic(scores[number])} for number in best
+    ]
     if body.return_documents:
         results = [
             {**result, "document": {"text": body.texts[number]}} for result, number in zip(results, best, strict=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
@@ -175,7 +175,7 @@ def known_families() -> frozenset[str]:
         return frozenset()
 
 
-def check_config(folder: Path) -> dict[str, Any]:
+def check_config(folder: Path) -> dict[str, object]:
     """Return config.json. Raises InvalidInput if it is missing, no object, names no known family, wants its own code or
     is quantised.
     """
@@ -270,7 +270,7 @@ def _no_weights(folder: Path) -> InvalidInput:
     )
 
 
-def read_json_file(file: Path) -> dict[str, Any]:
+def read_json_file(file: Path) -> dict[str, object]:
     """Return the object in a small JSON file. Raises InvalidInput if it is not one."""
     if file.stat().st_size > MAX_JSON_BYTES:
         raise InvalidInput(f"{file.name} has {file.stat().st_size:,} bytes: too large for a description.")
@@ -311,7 +311,7 @@ def licence_of_card(text: str) -> str | None:
     return licence_words(front) if isinstance(front, dict) else None
 
 
-def licence_words(card: dict[str, Any]) -> str | None:
+def licence_words(card: Mapping[str, object]) -> str | None:
     """Return a card's `license`, `license_name` and `license_link` as one line.
 
     >>> licence_words({"license": "other", "license_name": "gemma", "license_link":

@@ -79,7 +79,7 @@ def parse_header(text: bytes, *, name: str, data_bytes: int) -> dict[str, Tensor
     return tensors
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, object]:
     """Return a JSON object's entries. Repeated names are refused, since readers differ in which one they take."""
     entries = dict(pairs)
     if len(entries) < len(pairs):

@@ -6,7 +6,7 @@ make a worker fetch from internal addresses (SSRF).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -100,7 +100,7 @@ def _list(filesystem: Any, root: str, *, is_bucket: bool) -> tuple[str, dict[str
     info = {"type": "directory"} if is_bucket else answer
     if info["type"] != "directory":
         return root.rpartition("/")[0], {root: info}
-    entries: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, object]] = {}
     for _, _, files in filesystem.walk(root, detail=True):
         entries.update({str(info["name"]): info for info in files.values() if not str(info["name"]).endswith("/")})
         if len(entries) > MAX_FILES:
@@ -112,7 +112,7 @@ def _list(filesystem: Any, root: str, *, is_bucket: bool) -> tuple[str, dict[str
     return root, entries
 
 
-def _mark(info: dict[str, Any]) -> str:
+def _mark(info: Mapping[str, object]) -> str:
     return str(
         info.get("ETag")
         or info.get("etag")

@@ -9,7 +9,6 @@ import shutil
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from backend.domain.data.versions.saved_splits import SavedChoice, choose_splits
 from backend.errors import InvalidInput
@@ -126,7 +125,7 @@ def _is_inside(folder: Place, name: str) -> bool:
     return not isinstance(folder, Path) or (folder / name).resolve().parent == folder.resolve()
 
 
-def _read(folder: Place, name: str) -> dict[str, Any]:
+def _read(folder: Place, name: str) -> dict[str, object]:
     try:
         with (folder / name).open("rb") as file:
             text = file.read(MAX_RECORD_BYTES + 1)

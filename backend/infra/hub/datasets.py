@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backend.domain.data.parsing.text_formats import SUFFIXES
 from backend.domain.data.versions.hub_splits import Splits, configs_of, most_common_ending
@@ -153,7 +154,7 @@ def _described(dataset_id: str, requested: str, info: DatasetInfo) -> HubDataset
     return HubDataset(dataset_id, requested, str(info.sha), _licence(card), configs, files)
 
 
-def _licence(card: dict[str, Any]) -> str:
+def _licence(card: Mapping[str, object]) -> str:
     value = card.get("license") or card.get("license_name") or ""
     return _listed([str(part) for part in value] if isinstance(value, list) else [str(value)] if value else [])
 

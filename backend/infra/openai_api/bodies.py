@@ -8,7 +8,7 @@ from typing import Any
 from backend.domain.serving.protocol import ChatMessage, Constraint, GenerateRequest, SamplingParams, Task
 
 
-def to_call(request: GenerateRequest, *, model: str) -> tuple[str, dict[str, Any]]:
+def to_call(request: GenerateRequest, *, model: str) -> tuple[str, dict[str, object]]:
     """Return the path below `/v1` and the body of a request.
 
     Fields outside OpenAI's API (`top_k`, `min_p`, `ignore_eos`, `continue_final_message`, `structured_outputs`, ...)
@@ -77,7 +77,7 @@ def _tools(request: GenerateRequest) -> list[dict[str, Any]] | None:
     return list(request.tools) if request.tools else None
 
 
-def _tool_fields(request: GenerateRequest) -> dict[str, Any]:
+def _tool_fields(request: GenerateRequest) -> dict[str, object]:
     tools = _tools(request)
     if tools is None:
         return {}
@@ -89,7 +89,7 @@ def _tool_fields(request: GenerateRequest) -> dict[str, Any]:
 
 
 def _sampling(params: SamplingParams) -> dict[str, Any]:
-    body: dict[str, Any] = {"temperature": params.temperature, "top_p": params.top_p}
+    body: dict[str, object] = {"temperature": params.temperature, "top_p": params.top_p}
     if params.max_tokens is not None:
         body["max_tokens"] = params.max_tokens
     if params.top_k:
@@ -112,7 +112,7 @@ def _sampling(params: SamplingParams) -> dict[str, Any]:
     return body | (_form(params.constraint) if params.constraint else {})
 
 
-def _form(constraint: Constraint) -> dict[str, Any]:
+def _form(constraint: Constraint) -> dict[str, object]:
     if constraint.kind == "json_object":
         return {"response_format": {"type": "json_object"}}
     if constraint.kind == "json_schema":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -83,7 +83,7 @@ class ApiClient:
         """Close the connections."""
         self._client.close()
 
-    def call(self, path: str, body: dict[str, Any], *, attempts: int = ATTEMPTS) -> dict[str, Any]:
+    def call(self, path: str, body: Mapping[str, object], *, attempts: int = ATTEMPTS) -> dict[str, Any]:
         """Return the JSON object that the API answers, asking again after 429, 5xx, a lost connection or an answer that
         is no JSON.
 
@@ -111,7 +111,7 @@ class ApiClient:
         """Return what the API answers to `GET /models`, asked once. Raises CallFailed."""
         return self._ask("GET", "models", None)
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    def _ask(self, method: str, path: str, body: Mapping[str, object] | None) -> dict[str, Any]:
         try:
             response = self._client.request(method, f"{self._url}/{path}", json=body)
         except httpx2.ConnectError as error:
@@ -146,7 +146,7 @@ class ApiClient:
             self._check_stop()
 
 
-def _read(response: httpx2.Response) -> dict[str, Any] | None:
+def _read(response: httpx2.Response) -> dict[str, object] | None:
     if response.status_code != 200:
         return None
     try:
@@ -156,7 +156,7 @@ def _read(response: httpx2.Response) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def read_counts(record: dict[str, Any]) -> tuple[int, int]:
+def read_counts(record: Mapping[str, object]) -> tuple[int, int]:
     """Return the tokens of answer and prompt that an API counted; 0 where it says nothing usable."""
     usage = record.get("usage")
     usage = usage if isinstance(usage, dict) else {}
@@ -174,7 +174,7 @@ def ask_capabilities(url: str, *, model: str, key: str | None) -> dict[str, bool
     client = ApiClient(url, model=model, key=key, name="The API", timeout_s=CHECK_S)
     problems: list[str] = []
 
-    def answers(path: str, body: dict[str, Any]) -> dict[str, Any] | None:
+    def answers(path: str, body: Mapping[str, object]) -> dict[str, Any] | None:
         try:
             return client.call(path, {"max_tokens": 1, "temperature": 0, **body}, attempts=2)
         except CallFailed as error:
@@ -215,7 +215,7 @@ def ask_token(upstream: Upstream, *, timeout_s: float = CHECK_S) -> float:
     A server that is busy (429) is well; its seconds count.
     """
     refuse_host(upstream.url)
-    body: dict[str, Any] = {"max_tokens": 1, "temperature": 0}
+    body: dict[str, object] = {"max_tokens": 1, "temperature": 0}
     path = "completions"
     if upstream.capabilities.chat:
         path, body["messages"] = "chat/completions", [{"role": "user", "content": "Hi"}]

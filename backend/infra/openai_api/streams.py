@@ -7,7 +7,7 @@ which cancels the generation.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import aiohttp
@@ -39,7 +39,7 @@ class StreamClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def post(
-        self, url: str, *, key: str | None, body: dict[str, Any], connect_s: float, silence_s: float | None = None
+        self, url: str, *, key: str | None, body: Mapping[str, object], connect_s: float, silence_s: float | None = None
     ) -> aiohttp.ClientResponse:
         """Send a request and return the response, whose content is not read yet. Raises aiohttp's errors."""
         timeout = aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s, sock_read=silence_s)
@@ -54,7 +54,7 @@ class StreamClient:
         async with self._pool().get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
             return response.status < 500
 
-    async def chat(self, url: str, *, key: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    async def chat(self, url: str, *, key: str, body: Mapping[str, object]) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the chunks of one answer of a gateway's `POST /v1/chat/completions`.
 
         Raises ApiRefused, and Unavailable where the gateway can't be reached or broke off.
@@ -115,7 +115,7 @@ def _headers(key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _chunk(data: bytes) -> dict[str, Any]:
+def _chunk(data: bytes) -> dict[str, object]:
     try:
         chunk = json.loads(data)
     except ValueError as error:

@@ -209,7 +209,7 @@ def _parse(data: bytes, reader: Reader, name: str) -> list[GenerationEvent]:
         raise ReplicaLost(f"{name} sent an event that is no part of an answer.", reason="protocol") from error
 
 
-async def _read_whole(response: aiohttp.ClientResponse, name: str) -> dict[str, Any]:
+async def _read_whole(response: aiohttp.ClientResponse, name: str) -> dict[str, object]:
     pieces, size = [], 0
     async for piece in response.content.iter_chunked(1 << 16):
         size += len(piece)

@@ -21,6 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from backend.db.tables import Battle, Campaign, CampaignPrompt, Completion, Contestant, Job, Rater, Vote
+from backend.domain.attributes import attributes_of
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.pairing import pair_of
 from backend.domain.battles.votes import Label
@@ -29,7 +30,14 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.assignment.drawing import PlannedBattle, num_left, plan_battles
 from backend.services.battles.assignment.ledgers import RaterLedger, count_battles, read_rater_ledger
 from backend.services.battles.assignment.pools import POOLED, CampaignPool, opened_pool
-from backend.services.battles.assignment.storing import BATTLE_HOURS, VoteInput, add_battle, append_vote, last_vote
+from backend.services.battles.assignment.storing import (
+    BATTLE_HOURS,
+    REMARKS,
+    VoteInput,
+    add_battle,
+    append_vote,
+    last_vote,
+)
 from backend.services.battles.raters import RaterView
 from backend.services.battles.views import GOLD_KINDS, SKIPPED, UNDONE, find_campaign
 from backend.services.context import Context
@@ -296,8 +304,7 @@ def _store_vote(session: Session, ctx: Context, campaign_id: str, rater: RaterVi
 
 
 def _says_more(vote: VoteInput, last: Vote) -> bool:
-    said = (list(vote.reasons), vote.dimensions, vote.note, vote.rewrite, vote.flag)
-    return vote.amends and said != (last.reasons, last.dimensions, last.note, last.rewrite, last.flag)
+    return vote.amends and vote.remarks() != attributes_of(last, *REMARKS)
 
 
 def _insert(session: Session, ctx: Context, campaign: Campaign, rater: RaterView, plan: PlannedBattle) -> Battle:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
 from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, Contestant
+from backend.domain.attributes import attributes_of
 from backend.domain.battles.campaign import (
     CampaignConfig,
     CampaignRecord,
@@ -218,11 +219,8 @@ def _enter_source(session: Session, ctx: Context, campaign: Campaign, entry: Ent
             f"“{entry.name}” is already in this campaign.", remedy="Give it another name.", field="contestant"
         )
     contestant = Contestant(
+        **attributes_of(entry, "checkpoint_id", "kind", "label", "source"),
         campaign_id=campaign.id,
-        checkpoint_id=entry.checkpoint_id,
-        kind=entry.kind,
-        label=entry.label,
-        source=entry.source,
         created_at=ctx.now(),
     )
     session.add(contestant)

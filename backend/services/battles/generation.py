@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, Completion, Contestant, Job
+from backend.domain.attributes import attributes_of
 from backend.domain.battles.campaign import text_hash
 from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.payloads import GeneratePayload, Prompt, require_folder
@@ -45,15 +44,12 @@ def start_generation(
     config = campaign.config
     name, source = _source_of(session, ctx, contestant)
     payload = GeneratePayload(
+        **attributes_of(config, "max_tokens", "temperature", "top_p", "seed"),
         **source,
         prompts=tuple(
             Prompt(id=prompt.id, messages=tuple(prompt.messages), sample=sample)
             for prompt, sample in _missing(session, campaign, contestant)
         ),
-        max_tokens=config.max_tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        seed=config.seed,
     )
     job = add_job(session, ctx, payload, title=f"Completions of {name} for {campaign.name}", created_by=person_id)
     contestant.job_id = job.id
@@ -61,7 +57,7 @@ def start_generation(
     return job
 
 
-def _source_of(session: Session, ctx: Context, contestant: Contestant) -> tuple[str, dict[str, Any]]:
+def _source_of(session: Session, ctx: Context, contestant: Contestant) -> tuple[str, dict[str, object]]:
     """Return a contestant's name, and what its payload says of its source."""
     if contestant.kind == "checkpoint":
         checkpoint = usable_checkpoint(session, contestant.checkpoint_id or "")

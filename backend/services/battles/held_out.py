@@ -9,6 +9,7 @@ from backend.db.tables import Campaign, CampaignPrompt, DatasetVersion, Run
 from backend.domain.battles.campaign import content_hash
 from backend.domain.battles.preferences.pairs import choose_locked
 from backend.domain.battles.preferences.rules import PreferenceRules
+from backend.domain.data.versions.provenance import VotesProvenance
 from backend.errors import InvalidInput
 from backend.services.battles.preference_votes import CampaignVotes
 from backend.services.battles.prompts import DrawnPrompt, read_held_out_prompts, sample_prompts
@@ -91,6 +92,7 @@ def _learned_before(session: Session, campaign_id: str) -> set[str]:
             .join(Run, Run.dataset_version_id == DatasetVersion.id)
             .where(Run.id == (current.run_id or ""))
         )
-        trained |= {str(row["prompt_id"]) for row in (provenance or {}).get("rows", ())}
+        if isinstance(provenance, VotesProvenance):
+            trained |= {row["prompt_id"] for row in provenance.rows}
         current = session.get(Campaign, current.parent_id) if current.parent_id else None
     return set(session.scalars(select(CampaignPrompt.content_hash).where(CampaignPrompt.id.in_(trained))))

@@ -10,6 +10,7 @@ from backend.domain.battles.preferences.pairs import LeftOut, Preference, Resolu
 from backend.domain.battles.preferences.rows import label_answers, label_row, preference_row, rewrite_row
 from backend.domain.battles.preferences.rules import PreferenceRules
 from backend.domain.battles.preferences.warnings import PairFacts, SetWarning, length_difference, preference_warnings
+from backend.domain.data.versions.provenance import VotedRow, VotesProvenance
 from backend.domain.statistics.estimates import Estimate
 from backend.errors import InvalidInput
 from backend.services.battles.held_out import locked_prompts
@@ -50,7 +51,7 @@ class VoteRows:
     """Rows that votes give, with the provenance of each, and the prompts that they use."""
 
     rows: tuple[dict[str, Any], ...]
-    provenance: tuple[dict[str, Any], ...]
+    provenance: tuple[VotedRow, ...]
     prompt_ids: frozenset[str]
 
 
@@ -123,21 +124,20 @@ def make_vote_dataset(
         suffix = " by these rules" if objective == "dpo" and votes.votes else " yet"
         raise InvalidInput(f"{problem}{suffix}.", remedy=remedy, field="votes")
     resolution = resolve_preferences(votes.votes, rules, answers=votes.known, locked=locked)
-    provenance = {
-        "from": "votes",
-        "objective": objective,
-        "campaign_id": campaign_id,
-        "campaign": campaign.name,
-        "contestants": [{"checkpoint_id": c.checkpoint_id, "name": c.name} for c in campaign.contestants],
-        "rules": rules.model_dump(mode="json"),
-        "pairs": len(made.rows) if objective == "dpo" else 0,
-        "mean_agreement": resolution.agreement,
-        "left_out": {reason.value: count for reason, count in resolution.left_out.items()},
-        "excluded_raters": sorted(votes.excluded_raters),
-        "excluded_votes": votes.num_excluded_votes,
-        "locked_prompts": sorted(locked),
-        "rows": list(made.provenance),
-    }
+    provenance = VotesProvenance(
+        objective=objective,
+        campaign_id=campaign_id,
+        campaign=campaign.name,
+        contestants=tuple({"checkpoint_id": c.checkpoint_id, "name": c.name} for c in campaign.contestants),
+        rules=rules.model_dump(mode="json"),
+        pairs=len(made.rows) if objective == "dpo" else 0,
+        mean_agreement=resolution.agreement,
+        left_out={reason.value: count for reason, count in resolution.left_out.items()},
+        excluded_raters=tuple(sorted(votes.excluded_raters)),
+        excluded_votes=votes.num_excluded_votes,
+        locked_prompts=tuple(sorted(locked)),
+        rows=made.provenance,
+    )
     version = add_rows_dataset(
         ctx,
         name=name,
@@ -152,7 +152,7 @@ def make_vote_dataset(
     )
 
 
-def preview_document(preview: PreferencePreview) -> dict[str, Any]:
+def preview_document(preview: PreferencePreview) -> dict[str, object]:
     """Return a preview as the command line's JSON."""
     return {
         "pairs": len(preview.pairs),
@@ -180,7 +180,7 @@ def _pairs(votes: CampaignVotes, rules: PreferenceRules, locked: frozenset[str])
         preference_row(votes.prompts[pair.prompt].messages, chosen=texts[pair.chosen], rejected=texts[pair.rejected])
         for pair in pairs
     ]
-    provenance = [
+    provenance: list[VotedRow] = [
         {
             "prompt_id": pair.prompt,
             "chosen": votes.answers[pair.chosen].checkpoint_id or votes.answers[pair.chosen].author,
@@ -201,7 +201,8 @@ def _rewrites(votes: CampaignVotes, rules: PreferenceRules, locked: frozenset[st
         one for one in votes.rewrites if one.prompt_id not in locked and _in_categories(votes, one.prompt_id, rules)
     ]
     rows = [rewrite_row(votes.prompts[one.prompt_id].messages, rewrite=one.text) for one in usable]
-    return _vote_rows(rows, [{"prompt_id": one.prompt_id, "votes": [one.vote_id]} for one in usable])
+    provenance: list[VotedRow] = [{"prompt_id": one.prompt_id, "votes": [one.vote_id]} for one in usable]
+    return _vote_rows(rows, provenance)
 
 
 def _labels(votes: CampaignVotes, rules: PreferenceRules, locked: frozenset[str]) -> VoteRows:
@@ -210,23 +211,26 @@ def _labels(votes: CampaignVotes, rules: PreferenceRules, locked: frozenset[str]
     for vote in votes.votes:
         for answer_id in vote.answers:
             on_answer.setdefault(answer_id, []).append(vote.vote)
-    rows, provenance = [], []
+    rows, provenance = [], list[VotedRow]()
     for answer_id, is_good in labels.items():
         answer = votes.answers[answer_id]
         if answer.prompt_id in locked or not _in_categories(votes, answer.prompt_id, rules):
             continue
         rows.append(label_row(votes.prompts[answer.prompt_id].messages, completion=answer.text, is_good=is_good))
-        rated = answer_id in votes.ratings
-        source = {"ratings": votes.ratings[answer_id]} if rated else {"votes": on_answer.get(answer_id, [])}
-        provenance.append({"prompt_id": answer.prompt_id, "answer_id": answer_id, **source})
+        row: VotedRow = {"prompt_id": answer.prompt_id, "answer_id": answer_id}
+        if answer_id in votes.ratings:
+            row["ratings"] = votes.ratings[answer_id]
+        else:
+            row["votes"] = on_answer.get(answer_id, [])
+        provenance.append(row)
     return _vote_rows(rows, provenance)
 
 
 _ROWS = {"dpo": _pairs, "sft": _rewrites, "kto": _labels}
 
 
-def _vote_rows(rows: list[dict[str, Any]], provenance: list[dict[str, Any]]) -> VoteRows:
-    return VoteRows(tuple(rows), tuple(provenance), frozenset(str(row["prompt_id"]) for row in provenance))
+def _vote_rows(rows: list[dict[str, object]], provenance: list[VotedRow]) -> VoteRows:
+    return VoteRows(tuple(rows), tuple(provenance), frozenset(row["prompt_id"] for row in provenance))
 
 
 def _in_categories(votes: CampaignVotes, prompt_id: str, rules: PreferenceRules) -> bool:

@@ -20,6 +20,7 @@ from backend.domain.battles.campaign import (
     with_system,
 )
 from backend.domain.data.kinds import PROMPT_KINDS
+from backend.domain.data.versions.provenance import VotesProvenance
 from backend.domain.names import require_length
 from backend.errors import InvalidInput
 from backend.infra.files.parquet import read_row_page
@@ -98,10 +99,10 @@ def trained_on(ctx: Context, version: VersionView, checkpoint_ids: Sequence[str]
             if any(row.dataset_id == dataset_id for row in versions):
                 names.append(session.get_one(Checkpoint, checkpoint_id).name)
             voted |= {
-                str(row["prompt_id"])
+                row["prompt_id"]
                 for used in versions
-                for row in (used.provenance or {}).get("rows", ())
-                if "prompt_id" in row
+                if isinstance(used.provenance, VotesProvenance)
+                for row in used.provenance.rows
             }
         hashes = session.scalars(select(CampaignPrompt.content_hash).where(CampaignPrompt.id.in_(voted)))
         return TrainedOn(tuple(names), frozenset(hashes))

@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Rater, User
+from backend.domain.attributes import view_of
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.views import find_campaign
@@ -266,7 +267,7 @@ def _rater_of(session: Session, person: Person) -> Rater | None:
 
 def view_of_rater(row: Rater) -> RaterView:
     """Copy a row into a view that outlives its session."""
-    return RaterView(id=row.id, name=row.name, campaign_id=row.campaign_id, expires_at=row.expires_at)
+    return view_of(RaterView, row)
 
 
 def browser_hash(cookie: str) -> str:

@@ -22,6 +22,7 @@ from backend.db.tables import (
     Run,
     Vote,
 )
+from backend.domain.attributes import view_of
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.votes import LABELS
 from backend.domain.jobs.states import ACTIVE, Status
@@ -255,10 +256,9 @@ def campaign_view(session: Session, row: Campaign) -> CampaignView:
     parent = session.get(Campaign, row.parent_id) if row.parent_id else None
     run = session.get(Run, row.run_id) if row.run_id else None
     votes, raters = count_votes(session, row.id)
-    return CampaignView(
-        id=row.id,
-        name=row.name,
-        config=row.config,
+    return view_of(
+        CampaignView,
+        row,
         is_standing=row.record.standing,
         is_imported=row.record.imported,
         dataset=f"{dataset.name}@{version.number}" if dataset and version else None,
@@ -266,14 +266,10 @@ def campaign_view(session: Session, row: Campaign) -> CampaignView:
         num_votes=votes,
         num_raters=raters,
         contestants=tuple(_contestants(session, row.id)),
-        parent_id=row.parent_id,
         parent=parent.name if parent else None,
-        run_id=row.run_id,
         run=run.name if run else None,
         run_job=_job(session, run.job_id) if run else None,
         held_out=row.record.held_out,
-        created_at=row.created_at,
-        closed_at=row.closed_at,
     )
 
 

@@ -87,7 +87,7 @@ def suggest_config(
     recipe = suggest_recipe(
         Objective(objective), num_rows=max(1, num_rows), parameters=base.parameters, context=_context_of(ctx, base)
     )
-    values: dict[str, Any] = {
+    values: dict[str, object] = {
         "name": f"{objective.upper()} on votes of {campaign.name.removeprefix(REMATCH)}"[:100],
         "objective": objective,
         "dataset": PENDING,

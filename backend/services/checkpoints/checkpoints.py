@@ -10,8 +10,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Alias, Checkpoint, Dataset, DatasetVersion, Job, Run
+from backend.domain.attributes import view_of
 from backend.domain.jobs.events import Values
-from backend.domain.jobs.progress import Progress, read_progress
+from backend.domain.jobs.progress import Progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import CheckpointFacts
 from backend.domain.jobs.states import ACTIVE, Status
@@ -22,6 +23,7 @@ from backend.domain.training.config import Objective
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.dependents import refuse_while_used, users_of_checkpoint
+from backend.services.jobs.jobs import job_state
 from backend.services.naming import MAX_NOTES, rename
 
 MAX_LINEAGE = 50
@@ -307,35 +309,15 @@ def _views(session: Session, rows: Sequence[Checkpoint]) -> list[CheckpointView]
         run, job = runs.get(row.run_id or ""), jobs.get(row.job_id or "")
         dataset_id, dataset = datasets.get((run.dataset_version_id if run else None) or "", (None, None))
         views.append(
-            CheckpointView(
-                id=row.id,
-                name=row.name,
-                origin=row.origin,
-                status=Status.FINISHED if row.folder or job is None else Status(job.status),
-                job_id=row.job_id,
-                error=job.error if job else JobFailure(),
-                progress=read_progress(job.progress) if job else None,
-                run_id=row.run_id,
+            view_of(
+                CheckpointView,
+                row,
+                **job_state(job, is_made=bool(row.folder)),
                 run=run.name if run else None,
                 objective=run.objective if run else None,
-                step=row.step,
                 dataset_id=dataset_id,
                 dataset=dataset,
-                parent_id=row.parent_id,
                 parent=names.get(row.parent_id or ""),
-                folder=row.folder,
-                source=row.source,
-                family=row.family,
-                parameters=row.parameters,
-                is_adapter=row.is_adapter,
-                is_final=row.is_final,
-                bytes=row.bytes,
-                metrics=row.metrics,
-                facts=row.facts,
-                notes=row.notes,
-                created_at=row.created_at,
-                archived_at=row.archived_at,
-                deleted_at=row.deleted_at,
             )
         )
     return views

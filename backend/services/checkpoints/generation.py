@@ -126,7 +126,7 @@ def read_completions(ctx: Context, job_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def read_loglikelihoods(ctx: Context, job_id: str) -> list[dict[str, Any]]:
+def read_loglikelihoods(ctx: Context, job_id: str) -> list[dict[str, object]]:
     """Return a finished job's log-likelihoods in the order of the file: {sum_logprob (nats), tokens, greedy}."""
     result = _finished(ctx, job_id).result_as(LoglikelihoodResult)
     return _read_lines(ctx, result.items_file if result else None)

@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Analysis, Checkpoint, Job
+from backend.domain.attributes import view_of
 from backend.domain.checkpoints.inspection_config import InspectionConfig, inspection_fingerprint
 from backend.domain.jobs.payloads import InspectPayload
-from backend.domain.jobs.progress import Progress, read_progress
+from backend.domain.jobs.progress import Progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import InspectResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
@@ -23,7 +24,7 @@ from backend.infra.files.paths import find_path
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.claims import Claim
-from backend.services.jobs.jobs import add_job, request_stop, wake
+from backend.services.jobs.jobs import add_job, job_state, request_stop, wake
 
 NUMBERS, WORDS = "numbers.npz", "words.json"
 
@@ -263,20 +264,15 @@ def _views(session: Session, rows: Sequence[Analysis]) -> list[InspectionView]:
         job = jobs.get(row.job_id or "")
         first, second = row.config["names"]
         views.append(
-            InspectionView(
-                id=row.id,
-                checkpoint_id=row.checkpoint_id,
+            view_of(
+                InspectionView,
+                row,
                 checkpoint=names.get(row.checkpoint_id or "", first),
                 other_id=row.other_checkpoint_id,
                 other=names.get(row.other_checkpoint_id or "", second),
                 config=InspectionConfig.model_validate(row.config["asked"]),
-                job_id=row.job_id,
-                status=Status(job.status) if job else Status.FINISHED,
-                progress=read_progress(job.progress) if job else None,
-                error=job.error if job else JobFailure(),
+                **job_state(job),
                 result=dict(row.result),
-                folder=row.folder,
-                created_at=row.created_at,
             )
         )
     return views

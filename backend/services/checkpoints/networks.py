@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.hf_config import read_shape
@@ -42,7 +41,7 @@ def network_of_payload(ctx: Context, payload: TrainingPayload) -> ArchitectureCo
     return payload.architecture or (read_network_shape(ctx, payload.base) if payload.base else None)
 
 
-def _read_json(file: Path) -> dict[str, Any] | None:
+def _read_json(file: Path) -> dict[str, object] | None:
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
             return None

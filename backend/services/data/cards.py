@@ -6,7 +6,6 @@ import hashlib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from backend.db.tables import DatasetVersion
 from backend.domain.data.export_formats import export_path
@@ -79,12 +78,12 @@ def _sentences(steps: list[Ancestor], version_id: str) -> list[str]:
     return [f"{step.label}: {step.said} ({step.rows:,} rows)" for step in ordered]
 
 
-def _origin(version: VersionView) -> dict[str, Any]:
+def _origin(version: VersionView) -> dict[str, object]:
     """Return the short facts of the provenance, such as a Hub dataset's revision or a campaign's agreement."""
     hidden = ("from", "by", "change", "said", "version", "version_id", "with", "with_id", "rows", "contestants")
     flat = {
         key: value
-        for key, value in version.provenance.items()
+        for key, value in version.provenance.dump().items()
         if key not in hidden and isinstance(value, str | int | float) and str(value)
     }
     columns = ", ".join(f"{column} → {field}" for column, field in version.mapping.items())

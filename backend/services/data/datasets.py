@@ -8,6 +8,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Analysis, Dataset, DatasetVersion, Job
+from backend.domain.data.versions.provenance import DerivedProvenance
 from backend.domain.jobs.states import ACTIVE
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
@@ -59,7 +60,7 @@ def resolve_version(ctx: Context, reference: str, *, ready: bool = True) -> Vers
             version = pick_version(view, number)
     if not version.is_ready and not version.is_importing:
         cause = version.error.cause or "it was stopped"
-        again = "Derive it again." if version.provenance.get("from") == "version" else "Import it again."
+        again = "Derive it again." if isinstance(version.provenance, DerivedProvenance) else "Import it again."
         raise Conflict(f"The import of {version.label} did not finish: {cause}", remedy=again, field="dataset")
     if ready and not version.is_ready:
         raise Conflict(

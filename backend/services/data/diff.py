@@ -154,10 +154,10 @@ def _folder(ctx: Context, version: VersionView) -> Path:
     return ctx.artifacts.path(version.folder)
 
 
-def _finder(ctx: Context, one: VersionView, other: VersionView) -> Callable[[str, int], dict[str, Any] | None]:
+def _finder(ctx: Context, one: VersionView, other: VersionView) -> Callable[[str, int], dict[str, object] | None]:
     """Return a function that reads a row by its index among all rows, train before val."""
 
-    def find(side: str, place: int) -> dict[str, Any] | None:
+    def find(side: str, place: int) -> dict[str, object] | None:
         version = one if side == "before" else other
         split, at = ("train", place) if place < version.train_rows else ("val", place - version.train_rows)
         return read_row(_folder(ctx, version), split=split, place=at)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -14,8 +13,10 @@ from sqlalchemy.orm import Session
 from backend.db.base import new_id
 from backend.db.races import retry_races
 from backend.db.tables import Dataset, DatasetVersion, Job
+from backend.domain.attributes import view_of
 from backend.domain.data.kinds import KINDS, DatasetKind
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
+from backend.domain.data.versions.provenance import Provenance
 from backend.domain.jobs.payloads import HubSource, ImportPayload
 from backend.domain.jobs.results import ImportResult, VersionFacts
 from backend.domain.jobs.states import Status
@@ -37,7 +38,7 @@ def import_dataset(
     name: str,
     kind: str,
     person: Person,
-    mapping: dict[str, Any] | None = None,
+    mapping: dict[str, str] | None = None,
     upload: str | None = None,
     source_path: Path | None = None,
     hub: HubSource | str | None = None,
@@ -49,7 +50,7 @@ def import_dataset(
     val_fraction: float = DEFAULT_VAL_FRACTION,
     seed: int = DEFAULT_SPLIT_SEED,
     idempotency_key: str | None = None,
-    provenance: dict[str, Any] | None = None,
+    provenance: Provenance | None = None,
 ) -> VersionView:
     """Queue the import of one source as a new version of a dataset, creating the dataset if needed.
 
@@ -85,7 +86,13 @@ def import_dataset(
             session, ctx, payload, title=title, device="cpu", priority=3, idempotency_key=key, created_by=person.id
         )
         version = _add_version(
-            session, ctx, dataset, job, source=source.label, mapping=mapping or {}, provenance=provenance or {}
+            session,
+            ctx,
+            dataset,
+            job,
+            source=source.label,
+            mapping=mapping or {},
+            provenance=provenance or Provenance(),
         )
         result = version_view(version, dataset, job)
     wake(ctx, "cpu")
@@ -99,8 +106,8 @@ def _add_version(
     job: Job,
     *,
     source: str,
-    mapping: dict[str, Any],
-    provenance: dict[str, Any],
+    mapping: dict[str, str],
+    provenance: Provenance,
 ) -> DatasetVersion:
     newest = session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id)) or 0
     version = DatasetVersion(
@@ -122,8 +129,8 @@ def add_rows_dataset(
     *,
     name: str,
     kind: str,
-    rows: Sequence[dict[str, Any]],
-    provenance: dict[str, Any],
+    rows: Sequence[dict[str, object]],
+    provenance: Provenance | None = None,
     person: Person,
     val_fraction: float = DEFAULT_VAL_FRACTION,
     idempotency_key: str | None = None,
@@ -281,17 +288,7 @@ def get_past_import(ctx: Context, version_id: str, *, person: Person) -> PastImp
     source = source_of_payload(payload)
     if source.upload is not None and not ctx.artifacts.path(source.upload).is_file():
         raise NotFound("The uploaded file was deleted.", remedy="Upload it again.")
-    return PastImport(
-        name=name,
-        kind=kind,
-        source=source,
-        mapping=payload.mapping,
-        val_fraction=payload.val_fraction,
-        seed=payload.seed,
-        keep_good=payload.keep_good,
-        max_rejected=payload.max_rejected,
-        encoding=payload.encoding,
-    )
+    return view_of(PastImport, payload, name=name, kind=kind, source=source)
 
 
 def import_again(ctx: Context, version_id: str, *, person: Person, keep_good: bool = False) -> VersionView:

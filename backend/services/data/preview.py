@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from dataclasses import dataclass
-from typing import Any
 
+from backend.domain.attributes import view_of
 from backend.domain.data.kinds import FIELDS, REQUIRED, DatasetKind
 from backend.domain.data.recognition.column_names import nearest_column
 from backend.domain.data.recognition.recognise import recognise
@@ -110,10 +110,9 @@ def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str
         except RowProblem as error:
             problem = error.reason
     hints = _hints(columns, found_kind, mapping)
-    return SourcePreview(
-        name=head.name,
-        files=head.files,
-        bytes=head.bytes,
+    return view_of(
+        SourcePreview,
+        head,
         columns=columns,
         examples={c: _example(rows, c) for c in columns},
         kind=found_kind.value,
@@ -123,7 +122,6 @@ def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str
         preview=() if problem else _preview(rows, found_kind, mapping),
         problem=_whole(problem),
         hints=hints,
-        foreign=head.foreign,
         is_fallback=is_fallback,
         dropped_media=count_media(rows, media_columns(rows, kind=found_kind, mapping=mapping)),
     )
@@ -179,7 +177,7 @@ def read_rejected(ctx: Context, version: VersionView) -> bytes:
     return path.read_bytes() if path.is_file() else b""
 
 
-def _preview(rows: list[dict[str, Any]], kind: DatasetKind, mapping: dict[str, str]) -> tuple[PreviewRow, ...]:
+def _preview(rows: list[dict[str, object]], kind: DatasetKind, mapping: dict[str, str]) -> tuple[PreviewRow, ...]:
     mapped = itertools.islice(map_sample(rows, kind=kind, mapping=mapping), MAX_PREVIEWED)
     return tuple(
         (
@@ -191,7 +189,7 @@ def _preview(rows: list[dict[str, Any]], kind: DatasetKind, mapping: dict[str, s
     )
 
 
-def _example(rows: list[dict[str, Any]], column: str) -> str:
+def _example(rows: list[dict[str, object]], column: str) -> str:
     value = next((row[column] for row in rows if row.get(column) not in (None, "")), "")
     return _cut(str(value), 120)
 

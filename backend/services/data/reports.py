@@ -16,11 +16,12 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, Run
+from backend.domain.attributes import view_of
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.reports.report import DataReport, ReportQuestion, ReportSample
 from backend.domain.data.versions.changes import DropRows
 from backend.domain.jobs.payloads import require_folder
-from backend.domain.jobs.progress import Progress, read_progress
+from backend.domain.jobs.progress import Progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.reports import DataReportPayload, NamedFolder
 from backend.domain.jobs.results import DataReportResult
@@ -33,7 +34,7 @@ from backend.services.data.datasets import list_datasets, resolve_version
 from backend.services.data.versions import derive_version
 from backend.services.data.views import VersionView
 from backend.services.jobs.claims import Claim
-from backend.services.jobs.jobs import add_job, request_stop, wake
+from backend.services.jobs.jobs import add_job, job_state, request_stop, wake
 from backend.services.tokenizers.sources import TokenizerSource, list_sources, resolve_source
 
 KIND = JobKind.DATA_REPORT.value
@@ -362,19 +363,15 @@ def _view(session: Session, row: Analysis) -> DataReportView:
     version = session.get_one(DatasetVersion, row.dataset_version_id)
     dataset = session.get_one(Dataset, version.dataset_id)
     readable = bool(row.result) and row.config.get("format") == FORMAT
-    return DataReportView(
-        id=row.id,
+    return view_of(
+        DataReportView,
+        row,
         version_id=version.id,
         dataset_id=dataset.id,
         version=f"{dataset.name}@{version.number}",
-        job_id=row.job_id,
-        status=Status(job.status) if job else Status.FINISHED,
-        error=job.error if job else JobFailure(),
-        progress=read_progress(job.progress) if job else None,
+        **job_state(job),
         source=row.config.get("source"),
         source_name=row.config.get("source_name", ""),
         question=ReportQuestion.model_validate(row.config["question"]),
         report=DataReport.model_validate(row.result) if readable else None,
-        folder=row.folder,
-        created_at=row.created_at,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.jobs.payloads import HubSource, ImportPayload
@@ -64,7 +63,7 @@ def read_whole(ctx: Context, source: ImportSource, *, person: Person) -> bytes:
     return path.read_bytes()
 
 
-def source_fields(ctx: Context, source: ImportSource, *, person: Person) -> dict[str, Any]:
+def source_fields(ctx: Context, source: ImportSource, *, person: Person) -> dict[str, object]:
     """Return the fields of an ImportPayload that name the source.
 
     Raises InvalidInput unless there is exactly one source of a known form, and what `local_source` raises.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -13,6 +12,7 @@ from backend.db.tables import Dataset, DatasetVersion, Job
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.versions.changes import Change, DropRows, Filter, Merge
 from backend.domain.data.versions.conditions import check_change, describe_change, meets
+from backend.domain.data.versions.provenance import DerivedProvenance, Provenance, VotesProvenance
 from backend.domain.jobs.payloads import Derivation, ImportPayload, require_folder
 from backend.domain.jobs.results import VersionFacts
 from backend.domain.jobs.states import ACTIVE
@@ -121,25 +121,22 @@ def _target(session: Session, ctx: Context, parent: VersionView, *, name: str | 
     return dataset
 
 
-def _provenance(parent: VersionView, change: Change, *, other: VersionView | None, person: Person) -> dict[str, Any]:
-    """Return the provenance of a derived version: its parent, the change, and a sentence. Listed rows stay in the job's
-    payload.
-    """
+def _provenance(parent: VersionView, change: Change, *, other: VersionView | None, person: Person) -> Provenance:
+    """Return the provenance of a derived version: its parent, the change, and a sentence."""
     data = change.model_dump(mode="json")
     if isinstance(change, DropRows):
         data |= {"train": len(set(change.train)), "val": len(set(change.val))}
-    merged = {"with": other.label, "with_id": other.id} if other else {}
+    merged = {"with_": other.label, "with_id": other.id} if other else {}
     if isinstance(change, Merge) and other:
         change = change.model_copy(update={"other": other.label})
-    return {
-        "from": "version",
-        "version": parent.label,
-        "version_id": parent.id,
+    return DerivedProvenance(
+        version=parent.label,
+        version_id=parent.id,
+        change=data,
+        said=describe_change(change),
+        by=person.name,
         **merged,
-        "change": data,
-        "said": describe_change(change),
-        "by": person.name,
-    }
+    )
 
 
 def delete_version(ctx: Context, version_id: str, *, person: Person, with_reports: bool = False) -> None:
@@ -238,16 +235,20 @@ def version_lineage(ctx: Context, dataset_id: str) -> list[Ancestor]:
 
 
 def _parents(row: DatasetVersion) -> list[str]:
-    merged = row.provenance.get("with_id")
-    return [parent for parent in (row.parent_id, merged) if isinstance(parent, str)]
+    return [parent for parent in (row.parent_id, merged_id(row.provenance)) if parent]
 
 
-def origin_of(provenance: dict[str, Any], source: str) -> str:
+def merged_id(provenance: Provenance) -> str | None:
+    """Return the version that was merged into a derived one."""
+    return provenance.with_id if isinstance(provenance, DerivedProvenance) else None
+
+
+def origin_of(provenance: Provenance, source: str) -> str:
     """Describe how a version was made: by a change, from votes, or from a file or Hub dataset."""
-    if provenance.get("from") == "version":
-        return str(provenance.get("said", "derived"))
-    if provenance.get("from") == "votes":
-        return f"votes of campaign “{provenance.get('campaign', '')}”"
+    if isinstance(provenance, DerivedProvenance):
+        return provenance.said
+    if isinstance(provenance, VotesProvenance):
+        return f"votes of campaign “{provenance.campaign}”"
     return f"imported from {source}" if source else "made here"
 
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Dataset, DatasetVersion, Job
+from backend.domain.attributes import view_of
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.jobs.progress import Progress, read_progress
+from backend.domain.data.rows.problem import RejectedRow
+from backend.domain.data.versions.provenance import Provenance
+from backend.domain.jobs.progress import Progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import VersionFacts
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import not_found
 from backend.domain.wording import plural
 from backend.errors import NotFound
+from backend.services.jobs.jobs import job_state
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,15 @@ class VersionView:
     content_hash: str | None
     folder: str | None
     source: str
-    mapping: dict[str, Any]
+    mapping: dict[str, str]
     rows: int
     train_rows: int
     val_rows: int
     rejected_rows: int
-    rejected: tuple[dict[str, Any], ...]
+    rejected: list[RejectedRow]
     bytes: int
     facts: VersionFacts
-    provenance: dict[str, Any]
+    provenance: Provenance
     created_at: datetime
     parent_id: str | None = None  # the version it was made from
     reused: bool = False  # the content existed already
@@ -144,43 +147,18 @@ def dataset_views(session: Session, datasets: Sequence[Dataset]) -> list[Dataset
     for row, job in session.execute(query):
         versions.setdefault(row.dataset_id, []).append((row, job))
     return [
-        DatasetView(
-            id=one.id,
-            name=one.name,
-            kind=one.kind,
-            notes=one.notes,
-            created_at=one.created_at,
-            archived_at=one.archived_at,
-            versions=tuple(version_view(row, one, job) for row, job in versions.get(one.id, [])),
-        )
+        view_of(DatasetView, one, versions=tuple(version_view(row, one, job) for row, job in versions.get(one.id, [])))
         for one in datasets
     ]
 
 
 def version_view(row: DatasetVersion, dataset: Dataset, job: Job | None) -> VersionView:
     """Copy a version into a view that outlives the session."""
-    return VersionView(
-        id=row.id,
+    return view_of(
+        VersionView,
+        row,
         dataset_id=dataset.id,
         dataset=dataset.name,
         kind=dataset.kind,
-        number=row.number,
-        status=Status.FINISHED if row.folder or job is None else Status(job.status),
-        job_id=row.job_id,
-        error=job.error if job else JobFailure(),
-        progress=read_progress(job.progress) if job else None,
-        content_hash=row.content_hash,
-        folder=row.folder,
-        source=row.source,
-        mapping=dict(row.mapping),
-        rows=row.rows,
-        train_rows=row.train_rows,
-        val_rows=row.val_rows,
-        rejected_rows=row.rejected_rows,
-        rejected=tuple(row.rejected),
-        bytes=row.bytes,
-        facts=row.facts,
-        provenance=dict(row.provenance),
-        created_at=row.created_at,
-        parent_id=row.parent_id,
+        **job_state(job, is_made=bool(row.folder)),
     )

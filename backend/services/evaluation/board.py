@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import select
 
 from backend.db.tables import ImportedEvaluation
+from backend.domain.attributes import attributes_of
 from backend.domain.data.splits import SPLITS
 from backend.domain.evaluation.boards import Cuts, caveats, same_benchmark, telling_metric, void_reason
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
@@ -233,16 +234,13 @@ def _column(key: str, evaluations: Sequence[EvaluationView]) -> Column:
     }
     headline = newest.main_metric if newest.main_metric in metrics else next(iter(metrics), newest.main_metric)
     return Column(
+        **attributes_of(newest, "benchmark", "version_id", "kind", "config"),
         key=key,
-        benchmark=newest.benchmark,
-        version_id=newest.version_id,
-        kind=newest.kind,
         title=newest.config.task.shown_title if newest.config.task else newest.benchmark,
         detail=_detail(newest),
         metrics=metrics,
         metric=headline,
         telling=telling_metric(headline, values),
-        config=newest.config,
         averages={metric: words for metric in metrics if (words := newest.average_of(metric))},
     )
 

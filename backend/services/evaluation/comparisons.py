@@ -14,6 +14,7 @@ import numpy.typing as npt
 from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem
+from backend.domain.attributes import view_of
 from backend.domain.evaluation.clusters import CLUSTER
 from backend.domain.evaluation.config import is_score_lower_better, unlike_settings
 from backend.domain.jobs.states import Status
@@ -120,19 +121,16 @@ def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None =
     common = common_keys(before, after, item_metric(metric))
     paired = pair_items(first, before, after, metric, subgroups=subgroups_of(ctx, first, metric))
     lower = is_score_lower_better(metric)
-    return Comparison(
+    return view_of(
+        Comparison,
+        paired,
         first=first,
         second=second,
         metric=metric,
         n=len(common),
         left_out=len(before) + len(after) - 2 * len(common),
-        difference=paired.difference,
-        p_value=paired.p_value,
         wins=paired.losses if lower else paired.wins,
         losses=paired.wins if lower else paired.losses,
-        ties=paired.ties,
-        method=paired.method,
-        clusters=paired.clusters,
         differs=unlike_facts(first, second),
         better=better_of(paired.p_value, paired.difference, lower=lower),
         flips=_flips(ctx, first.id, second.id, metric, before, after, common),
@@ -184,7 +182,7 @@ def _fact_text(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else "none" if value is None else str(value)
 
 
-def _decisive(evaluation: EvaluationView, *, across: bool = False) -> dict[str, Any]:
+def _decisive(evaluation: EvaluationView, *, across: bool = False) -> dict[str, object]:
     """Return what must agree. `across`: between an endpoint and another subject, whose engines and number formats are
     their own.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
 from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Evaluation, Job, Score
+from backend.domain.attributes import view_of
 from backend.domain.evaluation.boards import describe_average
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind, fingerprint_of, settings_of
 from backend.domain.evaluation.endpoints import ENGINE, JudgeTarget, check_request
 from backend.domain.evaluation.metrics.items import INSTRUCTIONS
 from backend.domain.jobs.payloads import EvaluatePayload, require_folder
-from backend.domain.jobs.progress import Progress, read_progress
+from backend.domain.jobs.progress import Progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import EvaluationFacts, EvaluationRecord
 from backend.domain.jobs.states import ACTIVE, Status
@@ -39,7 +40,7 @@ from backend.services.evaluation.judges.metric import resolve_task_judge
 from backend.services.evaluation.power import plan_comparison
 from backend.services.evaluation.scoring_choice import Split, choose_kind, choose_split
 from backend.services.evaluation.task_fit import check_task, examples_folder, resolve_benchmark
-from backend.services.jobs.jobs import add_job, wake
+from backend.services.jobs.jobs import add_job, job_state, wake
 
 
 @dataclass(frozen=True)
@@ -294,7 +295,7 @@ def _add_evaluation(
     kind: EvaluationKind,
     split: Split,
     config: EvaluationConfig,
-    settings: dict[str, Any],
+    settings: Mapping[str, object],
     fingerprint: str,
     person: Person,
     judge: JudgeTarget | None,
@@ -425,23 +426,17 @@ def _view(
     scores: Sequence[ScoreView],
     endpoint: EvaluatedEndpointView | None,
 ) -> EvaluationView:
-    return EvaluationView(
-        id=row.id,
-        checkpoint_id=row.checkpoint_id,
+    return view_of(
+        EvaluationView,
+        row,
         checkpoint=endpoint.name if endpoint else checkpoint,
         endpoint=endpoint,
         version_id=row.dataset_version_id,
         benchmark=benchmark,
         kind=EvaluationKind(row.kind),
-        config=row.config,
         settings=row.record.settings,
         facts=row.record.facts,
-        fingerprint=row.fingerprint,
-        job_id=row.job_id,
-        status=Status(job.status) if job else Status.FINISHED,
-        progress=read_progress(job.progress) if job else None,
-        error=job.error if job else JobFailure(),
+        **job_state(job),
         scores=tuple(scores),
-        created_at=row.created_at,
         finished_at=job.finished_at if job else None,
     )

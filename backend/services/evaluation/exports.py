@@ -12,6 +12,7 @@ from typing import Literal
 from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem
+from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.config import describe_scoring, score_label
 from backend.domain.evaluation.exchange import ItemRow, sample_line, write_results
 from backend.domain.evaluation.report import ReportSection, evaluation_report_html, write_csv
@@ -50,14 +51,7 @@ def scores_csv(evaluations: Sequence[EvaluationView]) -> str:
                 "benchmark": one.benchmark,
                 "kind": one.kind.value,
                 "shots": one.settings.get("shots"),
-                "metric": score.metric,
-                "subgroup": score.subgroup,
-                "value": score.value,
-                "stderr": score.stderr,
-                "low": score.low,
-                "high": score.high,
-                "n": score.n,
-                "method": score.method,
+                **attributes_of(score, "metric", "subgroup", "value", "stderr", "low", "high", "n", "method"),
                 "caveats": "; ".join(caveats_of(one)),
                 "evaluation": one.id,
                 "fingerprint": one.fingerprint,
@@ -151,14 +145,7 @@ def _lm_eval(evaluation: EvaluationView, items: Sequence[ItemRow]) -> bytes:
         task=task,
         model=evaluation.checkpoint,
         scores=[
-            {
-                "metric": s.metric,
-                "subgroup": s.subgroup,
-                "value": s.value,
-                "stderr": s.stderr,
-                "n": s.n,
-                "options": options(s.metric),
-            }
+            {**attributes_of(s, "metric", "subgroup", "value", "stderr", "n"), "options": options(s.metric)}
             for s in evaluation.scores
         ],
         settings=evaluation.settings,

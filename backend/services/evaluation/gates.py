@@ -5,18 +5,18 @@ passed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Evaluation, Gate, GateResult, RequiredGate, User
+from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.boards import unequal_cuts
 from backend.domain.evaluation.config import is_score_lower_better
-from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateVerdict
+from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateReport, GateVerdict, ReportedBenchmark
 from backend.domain.evaluation.gates import Evidence, GateDecision, Look, decide_gate, describe_procedure
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name, not_found
@@ -102,7 +102,7 @@ class GateResultView:
     checkpoint: str
     champion: str
     verdict: GateVerdict
-    report: dict[str, Any]
+    report: GateReport
     created_at: datetime
 
 
@@ -287,35 +287,30 @@ def refuse_without_gates(ctx: Context, *, endpoint: str, checkpoint_id: str, per
             )
 
 
-def report_of(outcome: GateOutcome) -> dict[str, Any]:
-    """Return an outcome as JSON: what the command line prints and a verdict keeps."""
-    rows = zip(outcome.decision.benchmarks, outcome.evaluations, outcome.available, outcome.cuts, strict=True)
-    benchmarks = [
-        {
-            **asdict(result),
-            "verdict": result.verdict.value,
-            "error": (1 - result.level) / 2,
-            "champion_evaluation": first,
-            "candidate_evaluation": second,
-            "items": items,
-            "cuts": list(cuts),
-        }
+def report_of(outcome: GateOutcome) -> GateReport:
+    """Return an outcome as the command line prints it and a verdict keeps it."""
+    decision = outcome.decision
+    rows = zip(decision.benchmarks, outcome.evaluations, outcome.available, outcome.cuts, strict=True)
+    benchmarks = tuple(
+        ReportedBenchmark(
+            **dict(result),
+            error=(1 - result.level) / 2,
+            champion_evaluation=first,
+            candidate_evaluation=second,
+            items=items,
+            cuts=cuts,
+        )
         for result, (first, second), items, cuts in rows
-    ]
-    return {
-        "gate": outcome.gate,
-        "verdict": outcome.verdict.value,
-        "candidate": outcome.candidate,
-        "champion": outcome.champion,
-        "reason": outcome.reason,
-        "power": outcome.decision.power,
-        "items_to_settle": max(
-            (r.items_to_settle for r in outcome.decision.benchmarks if r.items_to_settle is not None), default=None
+    )
+    return GateReport(
+        **attributes_of(outcome, "gate", "verdict", "candidate", "champion", "reason", "missing"),
+        power=decision.power,
+        items_to_settle=max(
+            (one.items_to_settle for one in benchmarks if one.items_to_settle is not None), default=None
         ),
-        "procedure": outcome.decision.procedure,
-        "missing": list(outcome.missing),
-        "benchmarks": benchmarks,
-    }
+        procedure=decision.procedure,
+        benchmarks=benchmarks,
+    )
 
 
 def _remedy(outcome: GateOutcome) -> str:
@@ -387,19 +382,19 @@ def _recorded_looks(
         parts = [
             part
             for report in session.scalars(query.order_by(GateResult.created_at, GateResult.id))
-            for part in report["benchmarks"]
-            if part["metric"] == metric
+            for part in report.benchmarks
+            if part.metric == metric
         ]
-        ids = {part["candidate_evaluation"] for part in parts}
+        ids = {part.candidate_evaluation for part in parts}
         on_version = select(Evaluation.id).where(Evaluation.id.in_(ids), Evaluation.dataset_version_id == version_id)
         known = set(session.scalars(on_version))
     shares: dict[tuple[str, str], float] = {}
     for part in parts:
-        looked_at = (part["champion_evaluation"], part["candidate_evaluation"])
+        looked_at = (part.champion_evaluation, part.candidate_evaluation)
         if looked_at == until:
             break
         if looked_at[1] in known and looked_at not in shares:
-            shares[looked_at] = part.get("share") or Look.after(list(shares.values()), is_whole=False).share
+            shares[looked_at] = part.share or Look.after(list(shares.values()), is_whole=False).share
     return list(shares.values())
 
 
@@ -448,7 +443,7 @@ def _view(session: Session, gate: Gate) -> GateView:
             names[row.checkpoint_id],
             names[row.champion_id],
             GateVerdict(row.verdict),
-            dict(row.report),
+            row.report,
             row.created_at,
         )
         for row in rows

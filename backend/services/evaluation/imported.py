@@ -12,6 +12,7 @@ from sqlalchemy import delete, select
 
 from backend.db.races import retry_races
 from backend.db.tables import ImportedEvaluation
+from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.exchange import StatedScore, read_results
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
@@ -59,13 +60,10 @@ def import_results(ctx: Context, content: bytes, *, source: str, person: Person)
                 known.add(row.benchmark)
                 session.add(
                     ImportedEvaluation(
+                        **attributes_of(row, "harness", "model", "benchmark", "config"),
                         content_hash=digest,
                         source=source,
-                        harness=row.harness,
-                        model=row.model,
-                        benchmark=row.benchmark,
                         scores=list(row.scores),
-                        config=row.config,
                         created_by=person.id,
                         created_at=ctx.now(),
                     )

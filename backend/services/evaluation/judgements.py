@@ -90,7 +90,7 @@ def launch_judgement(
     return job
 
 
-def _resolve(ctx: Context, judge: Judge, *, person: Person) -> dict[str, Any]:
+def _resolve(ctx: Context, judge: Judge, *, person: Person) -> dict[str, object]:
     if judge.kind == "checkpoint":
         name, folder = folder_of(ctx, judge.name, person=person)
         return {"judge": name, "checkpoint": folder}

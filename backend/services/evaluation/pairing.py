@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import select
 
@@ -149,7 +149,7 @@ def common_keys(before: Mapping[K, dict[str, float]], after: Mapping[K, dict[str
 
 
 def _pair(
-    metric: str, before: list[dict[str, float]], after: list[dict[str, float]], *, options: dict[str, Any]
+    metric: str, before: list[dict[str, float]], after: list[dict[str, float]], *, options: Mapping[str, object]
 ) -> Pairing:
     """Pair two lists of item values, by cluster where the items have one.
 
@@ -182,7 +182,7 @@ def _pair_corpus(
     before: list[dict[str, float]],
     after: list[dict[str, float]],
     *,
-    options: dict[str, Any],
+    options: Mapping[str, object],
     clusters: list[float] | None,
 ) -> Pairing:
     """Pair a corpus metric by bootstrap; its p value is that of the interval, inverted."""
@@ -209,7 +209,7 @@ def _pair_corpus(
     return compared
 
 
-def _options(evaluation: EvaluationView, metric: str) -> dict[str, Any]:
+def _options(evaluation: EvaluationView, metric: str) -> dict[str, object]:
     """Return the options that an evaluation's task gives a metric."""
     uses = evaluation.config.task.metric_uses if evaluation.config.task else ()
     return next((dict(use.options) for use in uses if use.name == metric.split(",")[0]), {})

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Job, Suite, SuiteResult, User
+from backend.domain.attributes import view_of
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.suites import MemberOutcome, SuiteConfig, SuiteMember
 from backend.domain.evaluation.tasks.definition import TaskDefinition
@@ -288,15 +289,13 @@ def _result(
     ]
     ran = [jobs[e.job_id] for e in done if e.job_id in jobs]
     macro, micro, left_out = average(members)
-    return SuiteResultView(
-        id=row.id,
-        suite_id=row.suite_id,
+    return view_of(
+        SuiteResultView,
+        row,
         suite=config.name,
-        checkpoint_id=row.checkpoint_id,
         checkpoint=checkpoint.name,
         run_id=checkpoint.run_id,
         step=checkpoint.step,
-        created_at=row.created_at,
         members=members,
         macro=macro,
         micro=micro,

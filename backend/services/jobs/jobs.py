@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Job, LogLine
+from backend.domain.attributes import view_of
 from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure, JobResult, Payload
 from backend.domain.jobs.states import ACTIVE, QUEUE_OF, TERMINAL, Status, StopRequest
@@ -51,26 +52,24 @@ class JobView:
         return kind.model_validate(self.result) if self.result else None
 
 
+def job_state(job: Job | None, *, is_made: bool = False) -> dict[str, Any]:
+    """Return status, error and progress of what a job makes; finished if it `is_made`, or without a job."""
+    return {
+        "status": Status.FINISHED if is_made or job is None else Status(job.status),
+        "error": job.error if job else JobFailure(),
+        "progress": read_progress(job.progress) if job else None,
+    }
+
+
 def view(job: Job) -> JobView:
     """Copy a row into a view that outlives the session."""
-    return JobView(
-        id=job.id,
-        kind=job.kind,
-        queue=job.queue,
-        title=job.title,
+    return view_of(
+        JobView,
+        job,
         status=Status(job.status),
-        priority=job.priority,
-        attempt=job.attempt,
-        device=job.device,
-        owner=job.owner,
         progress=read_progress(job.progress),
-        error=job.error,
         result=dict(job.result or {}),
-        stop_request=job.stop_request,
         depends_on=job.depends_on_id,
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
     )
 
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, select
 
 from backend.db.tables import Job, Slot, Worker
+from backend.domain.attributes import view_of
 from backend.domain.jobs.gauges import MachineGauges
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
@@ -70,16 +71,11 @@ def list_workers(ctx: Context) -> list[WorkerView]:
     with ctx.db.read() as session:
         running = session.scalars(select(Job).where(Job.status.in_([Status.RUNNING, Status.CANCELLING]))).all()
         views = [
-            WorkerView(
-                name=w.name,
-                host=w.host,
-                pid=w.pid,
+            view_of(
+                WorkerView,
+                w,
                 queues=tuple(w.queues),
-                concurrency=w.concurrency,
                 devices=tuple(w.devices),
-                gauges=w.gauges,
-                started_at=w.started_at,
-                heartbeat_at=w.heartbeat_at,
                 is_alive=(now - w.heartbeat_at).total_seconds() < ALIVE_S,
                 jobs=tuple((j.id, j.title, j.device) for j in running if (j.owner or "").split("#")[0] == w.name),
             )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import select
 
@@ -38,7 +37,7 @@ def axes_of_runs(ctx: Context, run_ids: Sequence[str]) -> dict[str, RunAxes]:
     return {run_id: _axes(ctx, config, summary, payload) for run_id, config, summary, payload in rows}
 
 
-def _axes(ctx: Context, config: RunConfig | None, summary: RunSummary, payload: dict[str, Any] | None) -> RunAxes:
+def _axes(ctx: Context, config: RunConfig | None, summary: RunSummary, payload: Mapping[str, object] | None) -> RunAxes:
     if (imported := summary.imported) is not None:
         return RunAxes(imported.tokens_per_step, imported.flops_per_step, imported.has_time)
     if config is None:

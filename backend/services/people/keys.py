@@ -12,6 +12,7 @@ from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import ApiKey, Usage, User
+from backend.domain.attributes import view_of
 from backend.domain.names import require_length
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period, period_start
 from backend.errors import InvalidInput, NotAllowed, NotFound
@@ -220,18 +221,7 @@ def _find(session: Session, key: str, *, person: Person) -> ApiKey:
 
 
 def _view(key: ApiKey, owner: str | None) -> KeyView:
-    return KeyView(
-        id=key.id,
-        name=key.name,
-        hint=key.hint,
-        owner=owner,
-        created_at=key.created_at,
-        last_used_at=key.last_used_at,
-        revoked_at=key.revoked_at,
-        expires_at=key.expires_at,
-        scopes=key.scopes,
-        limits=key.limits,
-    )
+    return view_of(KeyView, key, owner=owner)
 
 
 def _require_scope(scopes: KeyScopes, person: Person) -> None:

@@ -185,7 +185,7 @@ def _speed_of_measurement(row: Measurement) -> Speed | None:
     """Return the speed of a pretraining measurement; None for others, whose tokens are counted differently, and for
     unreadable settings.
     """
-    setting: dict[str, Any] = row.setting or {}
+    setting: dict[str, object] = row.setting or {}
     if setting.get("lora_rank") or setting.get("objective", "pretrain") != "pretrain" or not row.tokens_per_s > 0:
         return None
     per_token = _flops_per_token(setting.get("architecture"), setting.get("context"))

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
 from backend.db.tables import Run, RunGroup, Tokenizer
+from backend.domain.attributes import view_of
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import clean_name, not_found
 from backend.domain.scaling.fit import LawFit
@@ -294,9 +295,9 @@ def _configs_now(session: Session, groups: Sequence[RunGroup]) -> list[StudyConf
 
 def _view(ctx: Context, group: RunGroup, config: StudyConfig, run_ids: Sequence[str]) -> StudyView:
     statuses = [run.status for run in get_runs(ctx, run_ids)]
-    return StudyView(
-        id=group.id,
-        name=group.name,
+    return view_of(
+        StudyView,
+        group,
         config=config,
         num_planned=len(group.config["runs"]),
         num_launched=len(statuses),
@@ -304,6 +305,4 @@ def _view(ctx: Context, group: RunGroup, config: StudyConfig, run_ids: Sequence[
         num_finished=sum(status is Status.FINISHED for status in statuses),
         num_failed=sum(status is Status.FAILED for status in statuses),
         num_stopped=sum(status in {Status.CANCELLED, Status.PAUSED} for status in statuses),
-        created_at=group.created_at,
-        archived_at=group.archived_at,
     )

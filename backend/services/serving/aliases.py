@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Alias, Campaign, Checkpoint, Deployment, Endpoint, Promotion, User
+from backend.domain.attributes import view_of
 from backend.domain.battles.promotion import PromotionEvidence
 from backend.domain.names import not_found
 from backend.domain.serving.deployment import DeploymentConfig
@@ -126,16 +127,14 @@ def alias_view(session: Session, alias: Alias) -> AliasView:
         .where(Promotion.alias_id == alias.id)
         .order_by(Promotion.created_at.desc(), Promotion.id.desc())
     )
-    return AliasView(
-        id=alias.id,
-        name=alias.name,
-        checkpoint_id=alias.checkpoint_id,
+    return view_of(
+        AliasView,
+        alias,
         checkpoint=_checkpoint(session, alias.checkpoint_id),
         rollback_id=rollback_id,
         rollback=_checkpoint(session, rollback_id),
         endpoints=tuple(row[0] for row in following_endpoints(session, alias.name)),
         history=tuple(promotion_view(session, row, alias.name) for row in rows),
-        updated_at=alias.updated_at,
     )
 
 
@@ -143,20 +142,14 @@ def promotion_view(session: Session, row: Promotion, alias: str) -> PromotionVie
     """Copy a decision and the names that it refers to."""
     campaign = session.get(Campaign, row.campaign_id) if row.campaign_id else None
     user = session.get(User, row.created_by) if row.created_by else None
-    return PromotionView(
-        id=row.id,
+    return view_of(
+        PromotionView,
+        row,
         alias=alias,
-        decision=row.decision,
-        checkpoint_id=row.checkpoint_id,
         checkpoint=_checkpoint(session, row.checkpoint_id) or "",
-        previous_id=row.previous_id,
         previous=_checkpoint(session, row.previous_id),
-        campaign_id=row.campaign_id,
         campaign=campaign.name if campaign else None,
-        reason=row.reason,
-        evidence=row.evidence,
         by=user.name if user else "this machine",
-        created_at=row.created_at,
     )
 
 

@@ -8,14 +8,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Conversation, ConversationShare, Message
+from backend.domain.attributes import view_of
 from backend.domain.data.rows.tool_calls import ToolCall
-from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.answers import AnswerToken, AnswerUsage, CalledTool
+from backend.domain.serving.chat_settings import ChatSettings, TurnSettings
 from backend.domain.serving.chat_tree import TreeLevel, leaf_of_round, newest_leaf, next_round, selected_line
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.domain.validation import STORED
@@ -36,18 +37,16 @@ class ConversationView:
     endpoint: str
     other_endpoint: str | None
     system_prompt: str
-    sampling: dict[str, Any]
+    sampling: TurnSettings
     leaf_id: str | None
     updated_at: datetime
 
     @property
     def settings(self) -> ChatSettings:
         """Return the settings of its next turn."""
-        named = [self.endpoint, *([self.other_endpoint] if self.other_endpoint else [])]
-        stored = {
-            key: value for key, value in self.sampling.items() if key in ChatSettings.model_fields and value is not None
-        }
-        return ChatSettings.model_validate({"endpoints": named, "system": self.system_prompt, **stored}, context=STORED)
+        named = self.sampling.endpoints or tuple(filter(None, (self.endpoint, self.other_endpoint)))
+        changes = {"system": self.system_prompt, "endpoints": named}
+        return ChatSettings.model_validate(self.sampling.model_dump() | changes, context=STORED)
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,12 @@ class MessageView:
     content: str
     endpoint: str | None
     checkpoint_id: str | None
-    usage: dict[str, Any]
+    usage: AnswerUsage
     vote: str | None
     parent_id: str | None = None
     round: int = 0
     status: str = "done"
-    tokens: list[Any] | None = None
+    tokens: list[AnswerToken] | None = None
     updated_at: datetime | None = None
 
     @property
@@ -79,18 +78,18 @@ class MessageView:
     @property
     def has_failed(self) -> bool:
         """Return whether this is an answer that failed before its first token."""
-        return bool(self.usage.get("error")) and not self.content
+        return bool(self.usage.error) and not self.content
 
     @property
     def can_continue(self) -> bool:
         """Return whether this is an answer that ended before its end: by its length, a stop or a failure."""
-        is_cut = self.status in ("stopped", "failed") or self.usage.get("finish_reason") == "length"
+        is_cut = self.status in ("stopped", "failed") or self.usage.finish_reason == "length"
         return is_cut and bool(self.content) and not self.is_running
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """Return the calls that this answer makes, in OpenAI's form; none where one of them was cut off."""
-        calls = [_stored_call(call) for call in self.usage.get("tool_calls") or ()]
+        calls = [_stored_call(call) for call in self.usage.tool_calls]
         return tuple(call for call in calls if call) if all(calls) else ()
 
 
@@ -132,22 +131,7 @@ def read_messages(session: Session, conversation_id: str) -> list[MessageView]:
 
 def message_view(row: Message) -> MessageView:
     """Return a message as pages show it."""
-    return MessageView(
-        id=row.id,
-        position=row.position,
-        branch=row.branch,
-        role=row.role,
-        updated_at=row.updated_at,
-        content=row.content,
-        endpoint=row.endpoint,
-        checkpoint_id=row.checkpoint_id,
-        usage=dict(row.usage or {}),
-        vote=row.vote,
-        parent_id=row.parent_id,
-        round=row.round,
-        status=row.status,
-        tokens=row.tokens,
-    )
+    return view_of(MessageView, row)
 
 
 def line_of(messages: Sequence[MessageView], leaf_id: str | None) -> list[TreeLevel]:
@@ -189,7 +173,6 @@ def insert_message(
         branch=branch,
         role=role,
         content=content.replace("\x00", ""),
-        usage={},
         created_at=ctx.now(),
         updated_at=ctx.now(),
     )
@@ -266,16 +249,16 @@ def build_prompt(system: str, line: Sequence[MessageView]) -> tuple[ChatMessage,
             role=Role(message.role),
             content=message.content,
             tool_calls=message.tool_calls,
-            tool_call_id=message.usage.get("tool_call_id"),
-            name=message.usage.get("tool"),
+            tool_call_id=message.usage.tool_call_id,
+            name=message.usage.tool,
         )
         for message in without_failed(line)
     )
     return ((ChatMessage(role=Role.SYSTEM, content=system),) if system.strip() else ()) + turns
 
 
-def _stored_call(call: dict[str, Any]) -> ToolCall | None:
-    name, arguments = call.get("name"), call.get("arguments") or "{}"
+def _stored_call(call: CalledTool) -> ToolCall | None:
+    name, arguments = call["name"], call["arguments"] or "{}"
     try:
         is_complete = isinstance(json.loads(arguments), dict)
     except (ValueError, RecursionError):
@@ -283,7 +266,7 @@ def _stored_call(call: dict[str, Any]) -> ToolCall | None:
     if not name or not is_complete:
         return None
     return {
-        "id": call.get("id") or f"call_{name}",
+        "id": call["id"] or f"call_{name}",
         "type": "function",
         "function": {"name": name, "arguments": arguments},
     }
@@ -304,13 +287,4 @@ def own_conversation(session: Session, conversation_id: str, person: Person) -> 
 
 def conversation_view(row: Conversation) -> ConversationView:
     """Return a conversation as pages show it."""
-    return ConversationView(
-        id=row.id,
-        title=row.title or "New conversation",
-        endpoint=row.endpoint,
-        other_endpoint=row.other_endpoint,
-        system_prompt=row.system_prompt,
-        sampling=dict(row.sampling or {}),
-        leaf_id=row.leaf_id,
-        updated_at=row.updated_at,
-    )
+    return view_of(ConversationView, row, title=row.title or "New conversation")

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import UtcDateTime
 from backend.db.tables import Alias, Checkpoint, Deployment, Endpoint, Job, Replica, Run, Usage
+from backend.domain.attributes import view_of
 from backend.domain.jobs.gauges import ReplicaReport
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.serving.deployment import DeploymentConfig, DeploymentTraffic, ScalingEvent
@@ -355,14 +356,10 @@ def list_revisions(ctx: Context, name: str, *, limit: int = 20) -> list[Revision
 
 
 def _revision_view(row: Deployment, checkpoint: str) -> RevisionView:
-    return RevisionView(
-        revision=row.revision,
-        checkpoint_id=row.checkpoint_id,
+    return view_of(
+        RevisionView,
+        row,
         checkpoint_name=checkpoint,
-        num_replicas=row.num_replicas,
-        role=row.role,
-        created_at=row.created_at,
-        stopped_at=row.stopped_at,
         note=f"rollback to revision {row.restores}" if row.restores else row.traffic.outcome,
         events=row.traffic.events,
     )

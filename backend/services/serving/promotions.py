@@ -4,13 +4,12 @@ deployed again.
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
 from backend.db.tables import Alias, Gate, GateResult, Promotion
+from backend.domain.attributes import attributes_of, view_of
 from backend.domain.battles.promotion import GateOpinion, PromotionEvidence, PromotionVerdict
 from backend.domain.serving.names import check_alias_name
 from backend.errors import Conflict, InvalidInput
@@ -144,7 +143,7 @@ def rollback(ctx: Context, alias: str, *, person: Person, reason: str = "") -> P
     )
 
 
-def describe_alias(view: AliasView) -> dict[str, Any]:
+def describe_alias(view: AliasView) -> dict[str, object]:
     """Return an alias as the command line's JSON."""
     return {
         "alias": view.name,
@@ -156,16 +155,10 @@ def describe_alias(view: AliasView) -> dict[str, Any]:
     }
 
 
-def describe_promotion(view: PromotionView) -> dict[str, Any]:
+def describe_promotion(view: PromotionView) -> dict[str, object]:
     """Return a decision as the command line's JSON."""
     return {
-        "decision": view.decision,
-        "alias": view.alias,
-        "checkpoint": view.checkpoint,
-        "checkpoint_id": view.checkpoint_id,
-        "previous": view.previous,
-        "campaign": view.campaign,
-        "reason": view.reason,
+        **attributes_of(view, "decision", "alias", "checkpoint", "checkpoint_id", "previous", "campaign", "reason"),
         "against_evidence": list(view.against),
         "evidence": view.evidence.dump(),
         "by": view.by,
@@ -283,7 +276,7 @@ def _gates(ctx: Context, checkpoint_id: str) -> tuple[GateOpinion, ...]:
         rows = session.execute(query).all()
     newest = {row[0]: row for row in rows}
     return tuple(
-        GateOpinion(gate=name, verdict=row[1], reason=row[2].get("reason", ""), result_id=row[3])
+        GateOpinion(gate=name, verdict=row[1], reason=row[2].reason, result_id=row[3])
         for name, row in sorted(newest.items())
     )
 
@@ -299,20 +292,15 @@ def _verdict(ctx: Context, checkpoint_id: str, campaign_id: str, against_id: str
             if opponent is not None and opponent != own and opponent in (verdict.first, verdict.second):
                 swapped = {"better": "worse", "worse": "better"}
                 outcome = verdict.outcome if verdict.first == own else swapped.get(verdict.outcome, verdict.outcome)
-                return PromotionVerdict(
+                return view_of(
+                    PromotionVerdict,
+                    verdict,
                     opponent=opponent,
                     outcome=outcome,
-                    for_these_raters=(
-                        verdict.for_these_raters
-                        if verdict.first == own
-                        else swapped.get(verdict.for_these_raters, verdict.for_these_raters)
-                    ),
-                    sentence=verdict.sentence,
-                    e_value=verdict.e_value,
-                    rater_e_value=verdict.rater_e_value,
-                    threshold=verdict.threshold,
+                    for_these_raters=verdict.for_these_raters
+                    if verdict.first == own
+                    else swapped.get(verdict.for_these_raters, verdict.for_these_raters),
                     votes=verdict.num_cast,
                     prompts=verdict.num_cast_prompts,
-                    raters=verdict.raters,
                 )
     return None

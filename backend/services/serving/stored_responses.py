@@ -11,6 +11,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import StoredResponse
+from backend.domain.attributes import attributes_of
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context
 
@@ -37,12 +38,8 @@ def keep_response(ctx: Context, record: ResponseRecord) -> None:
     with ctx.db.write() as session:
         session.add(
             StoredResponse(
-                id=record.id,
-                owner=record.owner,
-                endpoint=record.endpoint,
-                previous_id=record.previous_id,
+                **attributes_of(record, "id", "owner", "endpoint", "previous_id", "document"),
                 items=list(record.items),
-                document=record.document,
                 created_at=ctx.now(),
                 expires_at=ctx.now() + timedelta(days=ctx.policy.keep_responses_days),
             )

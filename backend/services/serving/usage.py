@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy import insert, select
 
@@ -53,6 +53,10 @@ class UsageRow:
     requests: int = 1
 
 
+COPIED = tuple(one.name for one in fields(UsageRow) if one.name in Usage.__table__.columns)
+"""Fields that the table has too."""
+
+
 @retry_races
 def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
     """Store a batch of requests. A repeated id is stored once."""
@@ -95,27 +99,11 @@ def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
 
 def _stored(
     row: UsageRow, *, endpoint_id: str | None, checkpoint_id: str | None, adapter: ServedAdapter | None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the values of a request's row. A row as an object of the session took three times as long to store."""
     return {
-        "id": row.id,
+        **{name: getattr(row, name) for name in COPIED},
         "endpoint_id": endpoint_id,
-        "key_id": row.key_id,
-        "replica_id": row.replica_id,
         "checkpoint_id": checkpoint_id,
         "variant": row.variant or (adapter.name if adapter else ""),
-        "prompt_tokens": row.prompt_tokens,
-        "cached_tokens": row.cached_tokens,
-        "completion_tokens": row.completion_tokens,
-        "ttft_ms": row.ttft_ms,
-        "total_ms": row.total_ms,
-        "itl_ms": row.itl_ms,
-        "queue_ms": row.queue_ms,
-        "job_id": row.job_id,
-        "device_s": row.device_s,
-        "cost_usd": row.cost_usd,
-        "finish_reason": row.finish_reason,
-        "status": row.status,
-        "created_at": row.created_at,
-        "requests": row.requests,
     }

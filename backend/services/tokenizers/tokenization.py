@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tokenizers import Tokenizer
 
@@ -157,7 +157,7 @@ def _load(folder: Path, *, specials: bool) -> _Loaded:
 def _load_file(file: str, _changed: int, specials: bool) -> _Loaded:
     try:
         data = Path(file).read_text(encoding="utf-8")
-        state: dict[str, Any] = json.loads(data)
+        state: dict[str, object] = json.loads(data)
         tokenizer = Tokenizer.from_str(data)
     except BaseException as error:
         raise _translate_errors(error, "The tokenizer can't be loaded") from error

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 from backend.db.base import new_id
 from backend.db.races import retry_races
 from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, Tokenizer
+from backend.domain.attributes import view_of
 from backend.domain.jobs.payloads import TrainTokenizerPayload
-from backend.domain.jobs.progress import Progress, read_progress
+from backend.domain.jobs.progress import Progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import TokenizerFacts, TrainTokenizerResult
 from backend.domain.jobs.states import ACTIVE, Status
@@ -22,7 +23,7 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.dependents import Use, mentions, refuse_while_used, users_of_tokenizer
 from backend.services.jobs.claims import Claim
-from backend.services.jobs.jobs import add_job, wake
+from backend.services.jobs.jobs import add_job, job_state, wake
 from backend.services.naming import rename
 
 KINDS: dict[str, str] = {
@@ -244,18 +245,9 @@ def _view(session: Session, row: Tokenizer) -> TokenizerView:
     job = session.get(Job, row.job_id) if row.job_id else None
     version = session.get(DatasetVersion, row.dataset_version_id) if row.dataset_version_id else None
     dataset = session.get_one(Dataset, version.dataset_id) if version else None
-    return TokenizerView(
-        id=row.id,
-        name=row.name,
-        kind=row.kind,
-        status=Status.FINISHED if row.folder or job is None else Status(job.status),
-        job_id=row.job_id,
-        error=job.error if job else JobFailure(),
-        progress=read_progress(job.progress) if job else None,
-        vocab_size=row.vocab_size,
-        folder=row.folder,
+    return view_of(
+        TokenizerView,
+        row,
+        **job_state(job, is_made=bool(row.folder)),
         dataset=f"{dataset.name}@{version.number}" if dataset and version else None,
-        dataset_version_id=row.dataset_version_id,
-        facts=row.facts,
-        created_at=row.created_at,
     )

@@ -50,7 +50,7 @@ def suggest_defaults(
     """
     basis = Basis(objective, method, has_base=base is not None, chosen=chosen or {})
     basis = _with_base(ctx, basis, base) if base else _with_architecture(ctx, basis, architecture)
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     try:
         version = resolve_version(ctx, dataset, ready=False) if dataset else None
     except RoundhouseError:

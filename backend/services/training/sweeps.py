@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
 from backend.db.tables import Job, MetricName, MetricPoint, Run, RunGroup, User
+from backend.domain.attributes import view_of
 from backend.domain.jobs.states import TERMINAL, Status, StopRequest
 from backend.domain.names import clean_name, not_found
 from backend.domain.training.config import RunConfig
@@ -73,7 +74,7 @@ class SweepRun:
 
     number: int
     run: RunView
-    point: dict[str, Any]
+    point: dict[str, object]
     value: float | None
     pruned_at: int | None
 
@@ -387,9 +388,9 @@ def _view(session: Session, group: RunGroup) -> SweepView:
     members = _members(session, group)
     trials = _trials(session, config, members, marks)
     values = [value for trial in trials if trial.outcome != "failed" and (value := trial.best(config.goal)) is not None]
-    return SweepView(
-        id=group.id,
-        name=group.name,
+    return view_of(
+        SweepView,
+        group,
         config=config,
         num_launched=len(members),
         num_active=sum(trial.outcome is None for trial in trials),
@@ -399,8 +400,6 @@ def _view(session: Session, group: RunGroup) -> SweepView:
         stopped=marks.stopped,
         done=marks.done,
         problem=marks.problem,
-        created_at=group.created_at,
-        archived_at=group.archived_at,
     )
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 from sqlalchemy import ColumnElement, Text, cast, func, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Architecture, Checkpoint, Dataset, DatasetVersion, Job, Run, Sample, Tokenizer, User
+from backend.domain.attributes import view_of
 from backend.domain.jobs.progress import expected_wait_s, read_progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
@@ -260,9 +261,9 @@ def config_differences(ctx: Context, run_ids: Sequence[str]) -> tuple[list[str],
     return names, rows
 
 
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
+def _flat(config: Mapping[str, object]) -> dict[str, object]:
     """Return a config's fields, flattening sections and an inline architecture."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in config.items():
         flat.update(
             {f"{name}.{inner}": part for inner, part in value.items()} if isinstance(value, dict) else {name: value}
@@ -339,15 +340,13 @@ def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_
     summary = run.summary
     progress = read_progress(job.progress) if job is not None else None
     share = 1.0 if status is Status.FINISHED else progress.share if progress is not None else 0.0
-    return RunView(
-        id=run.id,
-        name=run.name,
-        objective=run.objective,
+    return view_of(
+        RunView,
+        run,
         method=run.config.method if run.config else "full",
         status=status,
         line=line,
         share=share,
-        last_step=run.last_step,
         max_steps=run.config.max_steps if run.config else 0,
         tokens_per_step=run.config.tokens_per_step if run.config else 0,
         best_val_loss=summary.best_val_loss,
@@ -355,16 +354,11 @@ def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_
         spark=tuple(value for _, value in summary.spark),
         dataset=dataset,
         base=base,
-        base_id=run.base_id,
         tags=tuple(run.tags or ()),
-        notes=run.notes,
-        job_id=run.job_id,
         error=job.error if job else JobFailure(),
         created_by=created_by,
-        created_at=run.created_at,
         started_at=job.started_at if job else None,
         finished_at=job.finished_at if job else None,
-        archived_at=run.archived_at,
         is_imported=run.origin == "imported",
         source=summary.imported.file if summary.imported else "",
         import_notes=summary.imported.notes if summary.imported else (),

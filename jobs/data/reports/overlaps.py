@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from backend.domain.attributes import view_of
 from backend.domain.data.reports.contamination import BenchmarkIndex, BenchmarkItem, item_of
 from backend.domain.data.reports.report import BenchmarkChecked, Contamination, FaultReport, RowRef
 from backend.domain.data.reports.text_faults import FAULTS, find_faults
@@ -53,18 +54,7 @@ class OverlapFinder:
             self._found[overlap.benchmark].add(overlap.item)
             if len(self.shown) < SHOWN_OVERLAPS:
                 split, row = rows.place(number)
-                self.shown.append(
-                    Contamination(
-                        benchmark=overlap.benchmark,
-                        item=overlap.item,
-                        split=split,
-                        row=row + 1,
-                        kind=overlap.kind,
-                        text=overlap.text,
-                        words=overlap.words,
-                        share=overlap.share,
-                    )
-                )
+                self.shown.append(view_of(Contamination, overlap, split=split, row=row + 1))
 
     def checked(self) -> list[BenchmarkChecked]:
         """Return the benchmarks with the number of items found."""

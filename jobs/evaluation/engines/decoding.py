@@ -7,7 +7,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -120,7 +119,7 @@ class Decoder:
         self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
     ) -> torch.Tensor:
         """Return the logits after the last token of each row, in fp32."""
-        more: dict[str, Any] = {self._cache_name: cache}
+        more: dict[str, object] = {self._cache_name: cache}
         if ids.shape[1] == 1 and self._subject.network.config._attn_implementation == "sdpa":
             mask = mask[
                 :, None, None, :

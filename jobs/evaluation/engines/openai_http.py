@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
+from backend.domain.attributes import attributes_of
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.openai_api.calls import FIRST_PAUSE_S, REFUSED, ApiClient, CallFailed, read_counts
 from jobs.evaluation.engines.base import (
@@ -132,11 +133,8 @@ class EndpointEngine:
 
     def _answer(self, request: PromptRequest, sample: int) -> Answer:
         sampling = sample_sampling(request.sampling, sample)
-        body: dict[str, Any] = {
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": sampling.seed,
+        body: dict[str, object] = {
+            **attributes_of(sampling, "max_tokens", "temperature", "top_p", "seed"),
             **({"stop": list(request.stop)[:4]} if request.stop else {}),
         }
         chat = isinstance(request.prompt, tuple)
@@ -191,7 +189,7 @@ class EndpointEngine:
             end=len(context) + len(continuation),
         )
 
-    def _call(self, request: object, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _call(self, request: object, path: str, body: Mapping[str, object]) -> dict[str, Any]:
         record = self._client.call(path, body)
         tokens, prompt_tokens = read_counts(record)
         model = record.get("model")

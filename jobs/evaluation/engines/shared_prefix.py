@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -113,7 +112,7 @@ class SharedPrefix:
         device = self._network.device
         if keeps and self._cache is None:
             self._cache = DynamicCache()
-        more: dict[str, Any] = {self._cache_name: self._cache} if keeps else {}
+        more: dict[str, object] = {self._cache_name: self._cache} if keeps else {}
         output = self._network(
             input_ids=ids[None].to(device),
             attention_mask=mask,

@@ -63,7 +63,7 @@ class TextInspection:
     def __init__(self, config: InspectionConfig, reporter: Reporter) -> None:
         self._config, self._reporter = config, reporter
         self._numbers: Arrays = {}
-        self._words: dict[str, Any] = {}
+        self._words: dict[str, object] = {}
         self._result: dict[str, Any] = {}
         self._done, self._total = 0, 4
         self._started = time.monotonic()
@@ -273,7 +273,7 @@ def pick_inspection_dtype(folder: Path, *, device: torch.device) -> torch.dtype:
     )
 
 
-def sum_up(surprisal: npt.NDArray[Any], *, num_bytes: int) -> dict[str, Any]:
+def sum_up(surprisal: npt.NDArray[Any], *, num_bytes: int) -> dict[str, object]:
     """Summarise token losses (nats, NaN if not scored): sum, mean, perplexity, bits per byte."""
     scored = surprisal[~np.isnan(surprisal)].astype(np.float64)
     total = float(scored.sum())

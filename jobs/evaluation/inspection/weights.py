@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backend.domain.attributes import attributes_of
 from jobs.evaluation.ledger import check_stop
 from jobs.modeling.checkpoints import is_adapter
 from jobs.modeling.weights.outliers import find_outliers
@@ -29,7 +30,7 @@ MAX_OUTLIERS = 60
 
 def read_weights(
     subject: Path, other: Path | None, reporter: Reporter
-) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:
+) -> tuple[dict[str, object], Arrays, dict[str, object]]:
     """Return (result, numbers, words) of a checkpoint's weights. Raises InvalidInput for an unreadable folder."""
     with WeightFolder(subject) as weights:
         names = weights.names()
@@ -40,7 +41,7 @@ def read_weights(
             tensors.append(read_tensor(weights, name))
         changes, missing = _changes(weights, other, reporter) if other is not None else ([], {})
     outliers = find_outliers(tensors)
-    words: dict[str, Any] = {
+    words: dict[str, object] = {
         "tensors": [_tensor_words(tensor) for tensor in tensors],
         "outliers": [{"name": one.name, "text": one.text} for one in outliers[:MAX_OUTLIERS]],
         "changes": [{"name": change.name, "layer": place_layer(change.name, tensors)} for change in changes],
@@ -56,7 +57,7 @@ def read_weights(
     numbers["spectral"] = np.array([math.nan if tensor.spectral is None else tensor.spectral for tensor in tensors])
     for field in ("relative", "cosine", "norm_a", "norm_change"):
         numbers[field] = np.array([getattr(change, field) for change in changes], dtype=np.float64)
-    result: dict[str, Any] = {
+    result: dict[str, object] = {
         "facts": {
             "what": "weights",
             "tensors": len(tensors),
@@ -75,16 +76,13 @@ def place_layer(name: str, tensors: list[TensorStatistics]) -> int | None:
     return next(tensor.place.layer for tensor in tensors if tensor.name == name)
 
 
-def _tensor_words(tensor: TensorStatistics) -> dict[str, Any]:
+def _tensor_words(tensor: TensorStatistics) -> dict[str, object]:
     return {
         "name": tensor.name,
         "layer": tensor.place.layer,
         "part": tensor.place.part,
         "shape": list(tensor.shape),
-        "dtype": tensor.dtype,
-        "not_finite": tensor.not_finite,
-        "row_peak": tensor.row_peak,
-        "column_peak": tensor.column_peak,
+        **attributes_of(tensor, "dtype", "not_finite", "row_peak", "column_peak"),
     }
 
 
@@ -109,7 +107,7 @@ def _changes(weights: WeightFolder, other: Path, reporter: Reporter) -> tuple[li
     return changes, missing
 
 
-def _sum_up(changes: list[TensorChange], missing: dict[str, Any]) -> dict[str, Any]:
+def _sum_up(changes: list[TensorChange], missing: dict[str, Any]) -> dict[str, object]:
     norm = math.sqrt(sum(change.norm_a**2 for change in changes))
     moved = math.sqrt(sum(change.norm_change**2 for change in changes))
     relative = moved / norm if norm else 0.0

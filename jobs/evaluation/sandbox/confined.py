@@ -16,6 +16,7 @@ import resource
 import signal
 import struct
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -176,7 +177,7 @@ def main() -> None:
     order = json.loads(sys.stdin.buffer.read())
     nonce = order["nonce"]
 
-    def report(record: dict[str, Any], write: Any = os.write, dumps: Any = json.dumps) -> None:
+    def report(record: Mapping[str, object], write: Any = os.write, dumps: Any = json.dumps) -> None:
         write(control, (dumps({**record, "nonce": nonce}) + "\n").encode())
 
     try:

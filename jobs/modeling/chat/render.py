@@ -89,7 +89,7 @@ def render_chat(
             f"The conversation has {size:,} characters, and at most {MAX_CHARACTERS:,} are rendered."
         )
     template, pattern = tokenizer.get_chat_template(tools=tools), _special_pattern(tokenizer)
-    own: dict[str, Any] = {
+    own: dict[str, object] = {
         **tokenizer.special_tokens_map,
         "messages": [{**_as_text(m, pattern), "role": m["role"]} for m in template_messages(list(messages))],
         "tools": _as_text(tools, pattern),

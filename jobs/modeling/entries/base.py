@@ -5,9 +5,9 @@ folder.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from backend.domain.jobs.payloads import AddBasePayload
 from backend.domain.jobs.results import AddBaseResult
@@ -43,8 +43,8 @@ def run(spec: JobSpec[AddBasePayload], reporter: Reporter) -> AddBaseResult:
         if facts.kind == "folder":
             check_tokenizer_files(source.path)
         licence = facts.licence or source.licence or NOT_STATED
-        meta: dict[str, Any] = {"job": spec.id, "source": payload.hub or source.path.name, "licence": licence}
-        pinned: dict[str, Any] = {}
+        meta: dict[str, object] = {"job": spec.id, "source": payload.hub or source.path.name, "licence": licence}
+        pinned: dict[str, object] = {}
         if source.commit:
             pinned = {"revision": source.commit, "requested_revision": payload.revision or "main"}
         _write(source, facts, spec, meta={**meta, **pinned}, keep=keep, reporter=reporter)
@@ -71,7 +71,7 @@ def _write(
     facts: BaseFacts,
     spec: JobSpec[AddBasePayload],
     *,
-    meta: dict[str, Any],
+    meta: Mapping[str, object],
     keep: int,
     reporter: Reporter,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ MAX_FP32_PARAMETERS = 500_000_000
 
 
 def convert_gguf(
-    file: Path, out_folder: Path, *, meta: dict[str, Any] | None = None, keep_free_bytes: int = 0
-) -> dict[str, Any]:
+    file: Path, out_folder: Path, *, meta: Mapping[str, object] | None = None, keep_free_bytes: int = 0
+) -> dict[str, object]:
     """Convert a GGUF file to a Hugging Face checkpoint; return its card.
 
     Generation stops at the tokenizer's end token, which for a chat network ends a turn. Raises InvalidInput if the file
@@ -33,7 +34,7 @@ def convert_gguf(
     """
     _check_room(file.name, read_gguf(file).parameters, out_folder, keep_free_bytes=keep_free_bytes)
     transformers.utils.logging.disable_progress_bar()
-    place: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
+    place: dict[str, object] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
         network = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)

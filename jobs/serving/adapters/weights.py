@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +80,7 @@ def read_adapter(folder: Path, *, base: Path, shape_of: Callable[[str], tuple[in
     return {name: _pair(folder.name, name, a, b, config, shape=shape_of(name)) for name, (a, b) in halves.items()}
 
 
-def _check_kind(name: str, config: dict[str, Any]) -> None:
+def _check_kind(name: str, config: Mapping[str, object]) -> None:
     unusual = [
         field
         for field, plain in {
@@ -105,7 +105,7 @@ def _pair(
     name: str,
     a: torch.Tensor | None,
     b: torch.Tensor | None,
-    config: dict[str, Any],
+    config: Mapping[str, object],
     *,
     shape: tuple[int, int] | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:

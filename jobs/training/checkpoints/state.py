@@ -30,10 +30,10 @@ RENAMED_OPTIMIZERS = {"Together": "CombinedOptimizer"}
 class Stateful(Protocol):
     """An object whose state a resumed run restores."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Return the state: dictionaries (keys strings or integers), lists, tensors, numbers, strings, None."""
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, object]) -> Any:
         """Restore a state."""
 
 
@@ -172,7 +172,7 @@ class RandomState:
         np.random.set_state(self.numpy)
         random.setstate(self.python)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Return the state as a tree that `save_state` can write."""
         name, keys, *numbers = self.numpy
         version, internal, spare = self.python

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class CheckpointStore:
         *,
         folder: Path,
         keep_last: int,
-        lineage: dict[str, Any],
+        lineage: Mapping[str, object],
     ) -> None:
         self.folder = folder
         self._spec, self._reporter = spec, reporter

@@ -8,7 +8,7 @@ matrix product returns logits as usual.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,7 +41,7 @@ class OutputHead:
         batch: MicroBatch,
         *,
         penalties: Penalties = NO_PENALTIES,
-        more: dict[str, Any] | None = None,
+        more: Mapping[str, object] | None = None,
     ) -> tuple[TokenLosses, Any]:
         """Run a network (this one, wrapped or compiled) on a batch; return its losses and its output.
 
@@ -74,7 +74,7 @@ class OutputHead:
         experts in training, else None.
         """
         weight = router_loss_weight(network) if network.training else 0.0
-        arguments: dict[str, Any] = {"output_router_logits": True} if weight else {}
+        arguments: dict[str, object] = {"output_router_logits": True} if weight else {}
         arguments |= {"input_ids": inputs, "use_cache": False, "logits_to_keep": columns}
         targets = targets[:, columns]
         if self.joins_loss:

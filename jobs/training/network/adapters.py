@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import peft
 import torch
@@ -63,7 +62,7 @@ def load_quantised(folder: Path, *, bits: int, device: torch.device, autocast: t
             field="base",
         )
     if bits == 4:
-        nf4: dict[str, Any] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        nf4: dict[str, object] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
         quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=autocast or torch.float32, **nf4)
     else:
         quantization = BitsAndBytesConfig(load_in_8bit=True)

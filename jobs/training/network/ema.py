@@ -47,7 +47,7 @@ class Ema:
             other.copy_(initial)
         self._is_swapped = not self._is_swapped
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Return the weights in training; the checkpoint's own file holds the average."""
         return {"trained": list(self._other if self._is_swapped else self._trained)}
 

@@ -130,7 +130,7 @@ def _groups(parameters: list[torch.nn.Parameter], config: RunConfig) -> list[dic
     return [group for group in groups if group["params"]]
 
 
-def _adamw_8bit(model: torch.nn.Module, groups: list[dict[str, Any]], config: RunConfig) -> torch.optim.Optimizer:
+def _adamw_8bit(model: torch.nn.Module, groups: list[dict[str, object]], config: RunConfig) -> torch.optim.Optimizer:
     import bitsandbytes  # an extra, and slow to import
 
     manager = bitsandbytes.optim.GlobalOptimManager.get_instance()

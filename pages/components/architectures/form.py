@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.architectures.config import FIELD_HELP, ArchitectureConfig, find_other_problems
+from backend.domain.architectures.config import ArchitectureConfig, find_other_problems
 from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, Family, explain_missing
 from backend.domain.architectures.published import PUBLISHED
 from backend.domain.architectures.rules import fill_defaults
@@ -15,32 +16,8 @@ from backend.services.context import Context
 from backend.services.tokenizers.tokenizers import list_tokenizers
 from pages.components.frame import handled, plain
 
-SIZES: dict[str, str] = {
-    "num_layers": "Layers",
-    "width": "Width",
-    "num_heads": "Heads",
-    "num_kv_heads": "Key/value heads",
-    "context": "Context, tokens",
-    "feed_forward": "Feed-forward",
-}
-OPTIONS: dict[str, str] = {
-    "head_size": "Head size",
-    "window": "Window, tokens",
-    "global_every": "Every n-th layer global",
-    "rope_theta": "RoPE base",
-    "local_rope_theta": "RoPE base, local layers",
-    "nope_every": "Every n-th layer without",
-    "num_experts": "Experts",
-    "experts_per_token": "Experts per token",
-    "expert_feed_forward": "Expert size",
-    "shared_experts": "Shared experts",
-    "dense_layers": "Dense first layers",
-    "query_rank": "Query latent",
-    "kv_rank": "Key/value latent",
-    "rope_head_size": "Head, with position",
-    "nope_head_size": "Head, without",
-    "value_head_size": "Head, values",
-}
+SIZES = ("num_layers", "width", "num_heads", "num_kv_heads", "context", "feed_forward")
+FIELDS = ArchitectureConfig.model_fields
 GROUPS: dict[str, tuple[str, ...]] = {
     "Attention": ("head_size", "window", "global_every"),
     "Latent attention": ("query_rank", "kv_rank", "rope_head_size", "nope_head_size", "value_head_size"),
@@ -78,7 +55,7 @@ def set_fields(config: ArchitectureConfig) -> None:
     st.session_state.pop("architecture_tokenizer", None)
 
 
-def set_values(values: dict[str, Any]) -> None:
+def set_values(values: Mapping[str, object]) -> None:
     """Set the form's fields from values; fields the family does not have stay empty."""
     st.session_state["architecture_family"] = values["family"]
     for field in (*SIZES, *OPTIONAL_FIELDS, "vocab_size"):
@@ -148,7 +125,7 @@ def draw_architecture_form(ctx: Context) -> ArchitectureConfig | None:
     texts: dict[str, str] = {"family": family.name, "norm_eps": st.session_state["architecture_norm_eps"]}
     slots: dict[str, DeltaGenerator] = {"family": st.container()}
     kind = _draw_kind(family)
-    _draw_grid([name for name in SIZES if name != "num_kv_heads" or kind == "GQA"], SIZES, family, texts, slots)
+    _draw_grid([name for name in SIZES if name != "num_kv_heads" or kind == "GQA"], family, texts, slots)
     if kind == "MQA":
         texts["num_kv_heads"] = "1"
     texts["vocab_size"], slots["vocab_size"] = _draw_vocabulary(ctx)
@@ -156,14 +133,14 @@ def draw_architecture_form(ctx: Context) -> ArchitectureConfig | None:
         "Tie embeddings",
         key="architecture_tie_embeddings",
         disabled=family.tied is not None,
-        help=family.fixed.get("tie_embeddings", FIELD_HELP["tie_embeddings"]),
+        help=family.fixed.get("tie_embeddings", FIELDS["tie_embeddings"].description or ""),
     )
     slots["tie_embeddings"] = st.container()
     for title, names in GROUPS.items():
         mine = [name for name in names if name in family.fields]
         if mine:
             st.markdown(f"**{title}**")
-            _draw_grid(mine, OPTIONS, family, texts, slots)
+            _draw_grid(mine, family, texts, slots)
     problems, config = check_fields(texts, tie_embeddings=tied)
     for field, problem in problems.items():
         slots.get(field, slots["family"]).markdown(f":red[:material/error: {plain(problem)}]")
@@ -175,8 +152,7 @@ def draw_architecture_form(ctx: Context) -> ArchitectureConfig | None:
 
 def _differences(config: ArchitectureConfig, other: ArchitectureConfig) -> list[str]:
     """Return the labels of the fields in which a config differs from another."""
-    labels = {**SIZES, **OPTIONS, "vocab_size": "Vocabulary", "family": "Family", "tie_embeddings": "Tied embeddings"}
-    return [label for field, label in labels.items() if getattr(config, field) != getattr(other, field)]
+    return [str(info.title) for field, info in FIELDS.items() if getattr(config, field) != getattr(other, field)]
 
 
 def _draw_kind(family: Family) -> str:
@@ -195,9 +171,7 @@ def _draw_kind(family: Family) -> str:
     return str(chosen)
 
 
-def _draw_grid(
-    names: list[str], labels: dict[str, str], family: Family, texts: dict[str, str], slots: dict[str, DeltaGenerator]
-) -> None:
+def _draw_grid(names: list[str], family: Family, texts: dict[str, str], slots: dict[str, DeltaGenerator]) -> None:
     """Draw fields in two columns; a field fixed by the family is disabled and shows the reason."""
     for pair in (names[at : at + 2] for at in range(0, len(names), 2)):
         for column, field in zip(st.columns(2), pair, strict=False):
@@ -206,17 +180,15 @@ def _draw_grid(
                 if field == "feed_forward" and fixed:
                     width = _cleaned(texts["width"])
                     st.session_state["architecture_feed_forward"] = str(4 * int(width)) if width.isdigit() else ""
-                texts[field], slots[field] = _draw_field(field, labels[field], disabled=bool(fixed), help_text=fixed)
+                texts[field], slots[field] = _draw_field(field, disabled=bool(fixed), help_text=fixed)
 
 
-def _draw_field(
-    field: str, label: str, *, disabled: bool = False, help_text: str | None = None
-) -> tuple[str, DeltaGenerator]:
+def _draw_field(field: str, *, disabled: bool = False, help_text: str | None = None) -> tuple[str, DeltaGenerator]:
     """Draw a number field that reports while typing, and a placeholder for its problem."""
     text = st.text_input(
-        label,
+        str(FIELDS[field].title),
         key=f"architecture_{field}",
-        help=help_text or FIELD_HELP[field],
+        help=help_text or FIELDS[field].description,
         live="200ms",
         disabled=disabled,
         placeholder="width / heads" if field == "head_size" else None,
@@ -244,7 +216,7 @@ def _draw_vocabulary(ctx: Context) -> tuple[str, DeltaGenerator]:
     if chosen in tokenizers:
         st.session_state["architecture_vocab_size"] = str(tokenizers[chosen])
     with right:
-        return _draw_field("vocab_size", "Vocabulary, tokens", disabled=chosen in tokenizers)
+        return _draw_field("vocab_size", disabled=chosen in tokenizers)
 
 
 def _draw_traits(family: Family) -> None:
@@ -273,7 +245,7 @@ def _cleaned(text: object) -> str:
 def check_fields(texts: dict[str, str], *, tie_embeddings: bool) -> tuple[dict[str, str], ArchitectureConfig | None]:
     """Return the problems by field, and the config if there are none."""
     problems: dict[str, str] = {}
-    values: dict[str, Any] = {"tie_embeddings": tie_embeddings}
+    values: dict[str, object] = {"tie_embeddings": tie_embeddings}
     for field, text in texts.items():
         cleaned = _cleaned(text)
         if field == "family":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import get_args
 
 import streamlit as st
 
@@ -145,7 +145,7 @@ def _draw_ratings(board: Standings, table: RatingTable) -> None:
 
 def _line(table: RatingTable, contestant: str) -> dict[str, object]:
     row = table.rating(contestant)
-    values: dict[str, Any] = {
+    values: dict[str, object] = {
         "Rank": f"{row.rank_low}" if row.rank_low == row.rank_high else f"{row.rank_low}–{row.rank_high}",
         "Contestant": contestant,
         "Rating": round(row.rating),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import pandas as pd
 import streamlit as st
@@ -88,7 +88,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
         _draw_yaml(values, name=name, dataset=dataset, sources=sources)
 
 
-def _draw_yaml(values: dict[str, Any], *, name: str, dataset: str, sources: list[ContestantSource]) -> None:
+def _draw_yaml(values: Mapping[str, object], *, name: str, dataset: str, sources: list[ContestantSource]) -> None:
     with st.expander("Show as YAML", icon=":material/code:", key="campaign_yaml"), errors_shown():
         config = CampaignConfig.of(**values)
         document = CampaignFile(**config.model_dump(), name=name, dataset=dataset, contestants=tuple(sources))
@@ -102,7 +102,7 @@ def _source(entrant: str) -> ContestantSource:
     return ContestantSource(checkpoint=entrant)
 
 
-def draw_prompts(labels: list[str], datasets: dict[str, tuple[str, int]]) -> tuple[str, dict[str, Any]]:
+def draw_prompts(labels: list[str], datasets: dict[str, tuple[str, int]]) -> tuple[str, dict[str, object]]:
     """Draw the dataset of the prompts, their number, system prompt and column of categories; return the dataset and the
     values.
     """
@@ -124,9 +124,9 @@ def draw_prompts(labels: list[str], datasets: dict[str, tuple[str, int]]) -> tup
     return dataset, values
 
 
-def draw_more() -> dict[str, Any]:
+def draw_more() -> dict[str, object]:
     """Draw the other groups of fields, folded; return the values."""
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for group in MORE:
         with st.expander(group, key=f"campaign_{group.split(',')[0].split(':')[0].lower()}_more"):
             values |= draw_fields(CampaignConfig, group=group, key="campaign")
@@ -139,7 +139,7 @@ def draw_more() -> dict[str, Any]:
     return values
 
 
-def draw_gold() -> dict[str, Any]:
+def draw_gold() -> dict[str, object]:
     """Draw the table of gold pairs and their share; return the values."""
     with st.expander("Gold pairs", key="campaign_gold_more"):
         st.caption(

@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from backend.domain.attributes import attributes_of
 from backend.domain.data.rows.display import render_preview
 from backend.domain.wording import format_duration, plural
 from backend.services.context import Context
@@ -113,13 +114,7 @@ def _draw_tables(diff: VersionDiff) -> None:
     with st.expander("Statistics", icon=":material/table:"):
         draw_table(
             [
-                {
-                    "Rows": SPLITS[count.split],
-                    "before": count.before,
-                    "after": count.after,
-                    "removed": count.removed,
-                    "added": count.added,
-                }
+                {"Rows": SPLITS[count.split], **attributes_of(count, "before", "after", "removed", "added")}
                 for count in diff.splits
             ],
             key=f"diff_splits_{diff.after.id}",
@@ -129,7 +124,7 @@ def _draw_tables(diff: VersionDiff) -> None:
         st.caption("Sizes in characters; of conversations, messages.")
 
 
-def _sizes(change: FieldChange) -> dict[str, Any]:
+def _sizes(change: FieldChange) -> dict[str, object]:
     pairs = {"mean": ("mean", 0), "median": ("median", 0), "95th percentile": ("p95", 0), "longest": ("largest", 0)}
     values = {
         word: f"{getattr(change.before, name):,.{digits}f} → {getattr(change.after, name):,.{digits}f}"

@@ -8,6 +8,7 @@ import streamlit as st
 
 from backend.domain.data.rows.content import describe_dropped
 from backend.domain.data.rows.problem import FEW_REJECTED, count_reason, describe_rejected, most_frequent
+from backend.domain.data.versions.provenance import DerivedProvenance
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
@@ -96,8 +97,8 @@ def _choose_version(dataset: DatasetView) -> VersionView | None:
 def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
     if version.is_importing and version.job_id:
         doing = f"Making {version.label}" if version.parent_id else f"Importing {version.source}"
-        if version.parent_id:
-            st.caption(plain(f"Made from {version.provenance.get('version')}: {version.provenance.get('said')}."))
+        if isinstance(made := version.provenance, DerivedProvenance):
+            st.caption(plain(f"Made from {made.version}: {made.said}."))
         draw_job(ctx, person, version.job_id, doing=doing)
         return
     if not version.is_ready:
@@ -193,7 +194,7 @@ def _draw_versions(ctx: Context, person: Person, version: VersionView) -> None:
 
 
 def _draw_failure(ctx: Context, person: Person, version: VersionView) -> None:
-    derived = bool(version.provenance.get("from") == "version")
+    derived = version.provenance if isinstance(version.provenance, DerivedProvenance) else None
     action = "The change" if derived else "The import"
     if version.status is Status.CANCELLED:
         st.info(f"{action} was stopped.", icon=":material/stop_circle:")
@@ -205,7 +206,7 @@ def _draw_failure(ctx: Context, person: Person, version: VersionView) -> None:
     else:
         show_problem(f"{action} failed: {version.error.cause or 'no cause was reported'}", version.error.remedy)
     if derived:
-        name, _, number = str(version.provenance.get("version", "")).rpartition("@")
+        name, _, number = derived.version.rpartition("@")
         query = {"dataset": name, "version": number, "change": "1"}
         row_link(
             "Change it differently",
@@ -278,7 +279,7 @@ def _draw_origin(version: VersionView) -> None:
             key=f"mapping_{version.id}",
             alt="Source columns and the fields they fill",
         )
-    known = version.provenance | version.facts.dump()
+    known = version.provenance.dump() | version.facts.dump()
     rows: dict[str, object] = {
         "Source": version.source or "made here",
         "Made" if version.parent_id else "Imported": date_time(version.created_at),

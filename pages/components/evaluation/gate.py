@@ -10,7 +10,7 @@ from typing import Any, Literal
 import streamlit as st
 from pydantic import ValidationError
 
-from backend.domain.evaluation.gate_config import GateConfig, GateVerdict
+from backend.domain.evaluation.gate_config import GateConfig, GateReport, GateVerdict, ReportedBenchmark
 from backend.domain.evaluation.gates import describe_procedure
 from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput
@@ -191,38 +191,38 @@ def _draw_judge(ctx: Context, person: Person, gate: GateView) -> None:
                 st.rerun()
 
 
-def _draw_report(report: Mapping[str, Any], *, key: str) -> None:
-    if report["benchmarks"]:
+def _draw_report(report: GateReport, *, key: str) -> None:
+    if report.benchmarks:
         draw_table(
-            [_report_row(part) for part in report["benchmarks"]], key=key, alt="Paired difference on each benchmark"
+            [_report_row(part) for part in report.benchmarks], key=key, alt="Paired difference on each benchmark"
         )
-    words = [f"Not evaluated: {', '.join(report['missing'])}."] if report["missing"] else []
-    if not report["benchmarks"] and not report["missing"]:
+    words = [f"Not evaluated: {', '.join(report.missing)}."] if report.missing else []
+    if not report.benchmarks and not report.missing:
         words.append("The candidate is the champion.")
-    if report.get("power") is not None:
-        words.append(f"Power: equal checkpoints pass in {percent(report['power'])} of cases.")
+    if report.power is not None:
+        words.append(f"Power: equal checkpoints pass in {percent(report.power)} of cases.")
     if words:
         st.caption(plain(" ".join(words)))
 
 
-def _report_row(part: Mapping[str, Any]) -> dict[str, object]:
-    metric, needed = part["metric"], part["items_to_settle"]
+def _report_row(part: ReportedBenchmark) -> dict[str, object]:
+    metric, needed = part.metric, part.items_to_settle
     settle = (
         "–"
         if needed is None
-        else f"about {needed:,}" + (f" (the benchmark has {part['items']:,})" if needed > part["items"] else "")
+        else f"about {needed:,}" + (f" (the benchmark has {part.items:,})" if needed > part.items else "")
     )
-    level = f" at {percent(part['level'], digits=1)}" if "level" in part else ""
-    interval = interval_text(metric, part["low"], part["high"], signed=True)
+    level = f" at {percent(part.level, digits=1)}" if part.level else ""
+    interval = interval_text(metric, part.low, part.high, signed=True)
     return {
-        "Benchmark": part["benchmark"],
+        "Benchmark": part.benchmark,
         "Difference in": score_label(metric).lower(),
-        "Better by": score_text(metric, part["difference"], signed=True),
+        "Better by": score_text(metric, part.difference, signed=True),
         "Interval": f"{interval}{level}" if interval else "no interval",
-        "Threshold": score_text(metric, part["threshold"], signed=True),
-        "Items": f"{part['n']:,}" + (f" in {plural(part['clusters'], 'cluster')}" if part["clusters"] else ""),
-        "Look": f"{part['look']}: may err in {percent(part['error'], digits=2)}" if "error" in part else "–",
-        "Verdict": str(part["verdict"]).capitalize(),
+        "Threshold": score_text(metric, part.threshold, signed=True),
+        "Items": f"{part.n:,}" + (f" in {plural(part.clusters, 'cluster')}" if part.clusters else ""),
+        "Look": "–" if part.error is None else f"{part.look}: may err in {percent(part.error, digits=2)}",
+        "Verdict": part.verdict.capitalize(),
         "Items needed": settle,
     }
 

@@ -184,7 +184,7 @@ def _draw_form(ctx: Context, person: Person, chosen: str) -> None:
 def _choose_rubric(ctx: Context, source: AnswerSource) -> str:
     """Draw the choice of a rubric; of answers to a safety probe harm comes first."""
     is_probe = bool(source.evaluations) and any(
-        report.get("scorer") for report in read_reports(ctx, source.evaluations).values()
+        report.scorer for report in read_reports(ctx, source.evaluations).values()
     )
     names = list(RUBRICS)
     at = names.index("harm" if is_probe else "quality")

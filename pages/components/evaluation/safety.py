@@ -13,6 +13,7 @@ from backend.domain.evaluation.safety.agreement import NOT_MEASURED, LanguageAgr
 from backend.domain.evaluation.safety.card import direction, format_value
 from backend.domain.evaluation.safety.drift import Drift
 from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
+from backend.domain.evaluation.safety.reports import GroupScore
 from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
@@ -194,23 +195,22 @@ def draw_safety_report(ctx: Context, evaluation: EvaluationView) -> None:
         st.caption(plain(f"{describe_toxicity(toxicity)}."))
         with st.expander("Audit of the classifier: harmless sentences called toxic", icon=":material/fact_check:"):
             draw_table(
-                [_group_row("toxic", group) for group in toxicity["audit"]],
+                [_group_row("toxic", group) for group in toxicity.audit],
                 key=f"audit_{evaluation.id}",
                 alt="Audit by group",
             )
     report = read_reports(ctx, [evaluation.id]).get(evaluation.id)
     if report is None:
         return
-    unclear = int(report.get("unclear") or 0)
     words = (
-        f"{plural(unclear, 'item')} of {report.get('items', 0)} could not be judged and count neither as safe nor as"
+        f"{plural(report.unclear, 'item')} of {report.items} could not be judged and count neither as safe nor as"
         " unsafe."
     )
-    if report.get("scorer"):
+    if report.scorer:
         _draw_harm(ctx, evaluation)
         words = f"{_agreement(agreement_line(ctx))} {words}"
     st.caption(plain(words))
-    for metric, groups in (report.get("groups") or {}).items():
+    for metric, groups in report.groups.items():
         label = METRICS[metric].label if metric in METRICS else metric
         with st.expander(f"By group: {label}", icon=":material/category:"):
             draw_table(
@@ -250,9 +250,9 @@ def _draw_harm(ctx: Context, evaluation: EvaluationView) -> None:
         st.caption(words)
 
 
-def _group_row(metric: str, group: dict[str, Any]) -> dict[str, object]:
-    value = format_value(metric, group["value"], group["low"], group["high"])
-    return {"Group": group["group"], "Value [95 % interval]": value, "Items": group["n"]}
+def _group_row(metric: str, group: GroupScore) -> dict[str, object]:
+    value = format_value(metric, group.value, group.low, group.high)
+    return {"Group": group.group, "Value [95 % interval]": value, "Items": group.n}
 
 
 def draw_safety_items(ctx: Context, evaluation: EvaluationView) -> None:

@@ -133,7 +133,7 @@ def _draw_definition(text: str, *, key: str) -> tuple[str, bool]:
     return text, _definition_of(text) is not None
 
 
-def _changed(task: TaskDefinition, values: dict[str, Any]) -> TaskDefinition | RoundhouseError:
+def _changed(task: TaskDefinition, values: Mapping[str, object]) -> TaskDefinition | RoundhouseError:
     """Return the task with the values of its fields, or what is wrong with them."""
     try:
         refuse_wrong_numbers()
@@ -152,7 +152,7 @@ def _task_of(text: str) -> TaskDefinition | None:
         return None
 
 
-def _draw_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
+def _draw_fields(task: TaskDefinition, *, key: str) -> dict[str, object]:
     """Draw the fields of a task; return their values."""
     values = draw_fields(TaskDefinition, only=("name", "kind"), key=key, values=task, columns=2)
     kind, held = str(values["kind"]), task.__dict__ | values
@@ -182,7 +182,7 @@ def _draw_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
 
 def _draw_choices(task: TaskDefinition, *, key: str) -> dict[str, Any]:
     """Draw choices and answer, each an expression or a list of templates."""
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     if task.contexts is None:
         listed = not isinstance(task.choices, str) and task.choices is not None
         shown = "\n".join(task.choices or ()) if listed else str(task.choices or "")
@@ -200,7 +200,7 @@ def _draw_choices(task: TaskDefinition, *, key: str) -> dict[str, Any]:
     return values
 
 
-def _choose_metrics(task: TaskDefinition, kind: str, *, key: str) -> list[dict[str, Any]]:
+def _choose_metrics(task: TaskDefinition, kind: str, *, key: str) -> list[dict[str, object]]:
     """Draw the choice of metrics; return them with the options that the task gives them."""
     options = list(dict.fromkeys([*(use.name for use in task.metric_uses), *metrics_of(kind)]))
     options = [name for name in options if name in metrics_of(kind) or kind == task.kind]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, time
-from typing import Any
 
 import streamlit as st
 
@@ -96,7 +95,7 @@ def draw_access(
 def _draw_limits(ctx: Context, *, key: str, limits: KeyLimits) -> KeyLimits:
     default, prices = ctx.policy.key_requests_at_once, ctx.policy.prices.are_set
     reasons = {} if prices else {"usd_per_day": NO_PRICE, "usd_per_month": NO_PRICE}
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for group, columns in (("Limits", 3), ("Budgets (UTC)", 4)):
         st.markdown(f"**{group}**")
         empty = {"concurrency": f"{default} by default"} if default else {}

@@ -69,7 +69,7 @@ def draw_plan_form(ctx: Context) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _draw_budget(ctx: Context, *, known: bool) -> dict[str, Any]:
+def _draw_budget(ctx: Context, *, known: bool) -> dict[str, object]:
     kind = st.segmented_control(
         "Budget",
         [FLOPS, HOURS, MONEY],
@@ -123,8 +123,8 @@ def _draw_budget(ctx: Context, *, known: bool) -> dict[str, Any]:
     return {"money_usd": money, "price_usd": price}
 
 
-def _draw_more(devices: list[str], *, tokenizer: str | None) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def _draw_more(devices: list[str], *, tokenizer: str | None) -> dict[str, object]:
+    values: dict[str, object] = {}
     with st.expander("More", icon=":material/tune:"):
         if tokenizer is None:
             values["vocab_size"] = draw_number(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -85,7 +85,9 @@ def draw_settings(
     return settings
 
 
-def _validate(picked: Sequence[str], *, blind: bool, values: dict[str, Any]) -> tuple[ChatSettings | None, str, str]:
+def _validate(
+    picked: Sequence[str], *, blind: bool, values: Mapping[str, object]
+) -> tuple[ChatSettings | None, str, str]:
     """Return the settings, or the field at fault and its problem; neither without an endpoint."""
     if not picked:
         return None, "", ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import streamlit as st
 
@@ -71,9 +70,9 @@ def _label(preset: PresetView) -> str:
     return preset.name if preset.is_own else f"{preset.name} (by {preset.owner})"
 
 
-def filled_values(scope: str) -> dict[str, Any]:
+def filled_values(scope: str) -> dict[str, object]:
     """Return the values that an applied preset fills in, by field; none without one."""
-    values: dict[str, Any] = st.session_state.get(f"filled_{scope}", {}).get("values", {})
+    values: dict[str, object] = st.session_state.get(f"filled_{scope}", {}).get("values", {})
     return values
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import Any
 
 
 def client_code(language: str, *, url: str, model: str, needs_key: bool) -> str:
     """Return a program that asks a model and prints its answer: Python, curl or JavaScript."""
     key = "rh-..." if needs_key else "local"
-    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+    body: dict[str, object] = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
     if language == "curl":
         return (
             f"curl -N {shlex.quote(f'{url}/v1/chat/completions')} \\\n"

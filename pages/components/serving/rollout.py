@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import streamlit as st
 
@@ -35,10 +34,10 @@ def draw_options(drafts: Mapping[str, str]) -> DeploymentOptions:
         return read_form(DeploymentOptions, values) or DeploymentOptions()
 
 
-def draw_scaling(options: DeploymentOptions, *, key: str) -> dict[str, Any]:
+def draw_scaling(options: DeploymentOptions, *, key: str) -> dict[str, object]:
     """Draw the fields of autoscaling and sleep; return the options that they set."""
     rules = options.scaling
-    values: dict[str, Any] = {"min_replicas": rules.least, "max_replicas": None, "sleep_after_minutes": None}
+    values: dict[str, object] = {"min_replicas": rules.least, "max_replicas": None, "sleep_after_minutes": None}
     if st.toggle(
         "Autoscaling", rules.most is not None, key=f"{key}_autoscales", help="The number of replicas follows the queue."
     ):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 import streamlit as st
 import yaml
@@ -50,7 +50,7 @@ def draw_upstream_form(ctx: Context, person: Person) -> None:
             st.rerun()
 
 
-def _changed(fields: dict[str, Any]) -> dict[str, Any]:
+def _changed(fields: Mapping[str, object]) -> dict[str, object]:
     try:
         return Upstream.read(fields).changed()
     except InvalidInput:

@@ -125,7 +125,7 @@ def with_labels(message: str) -> str:
 
 
 def _values() -> dict[str, Any]:
-    values: dict[str, Any] = st.session_state.setdefault(_VALUES, {})
+    values: dict[str, object] = st.session_state.setdefault(_VALUES, {})
     return values
 
 

@@ -258,7 +258,7 @@ def fill_rewards(rules: Sequence[RewardRule]) -> None:
     st.session_state.pop(EDITOR, None)
 
 
-def draw_rewards() -> list[dict[str, Any]]:
+def draw_rewards() -> list[dict[str, object]]:
     """Draw the table and return its rows as values of `grpo.rewards`."""
     rows = st.session_state.setdefault(ROWS, [RewardRule(kind="exact").model_dump()])
     start = pd.DataFrame(rows, columns=["kind", "weight", "pattern", "target"]).astype(

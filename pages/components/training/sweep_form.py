@@ -29,7 +29,7 @@ RANGE, LIST = "Range", "List"
 SHOWN = 12
 
 
-def draw_sweep_form(ctx: Context, config: RunConfig) -> dict[str, Any]:
+def draw_sweep_form(ctx: Context, config: RunConfig) -> dict[str, object]:
     """Draw the varied fields and the search settings; return the values of a `SweepConfig`."""
     with st.container(border=True, key="sweep_form"):
         st.subheader("Search space", anchor=False)
@@ -134,7 +134,7 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
     return span
 
 
-def _draw_search() -> dict[str, Any]:
+def _draw_search() -> dict[str, object]:
     shown = shown_of(SweepConfig.model_fields["method"])
     method = st.segmented_control(
         "Search",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,10 +22,13 @@ from backend.domain.training.config import parse_config
 from backend.errors import InvalidInput
 from backend.services.architectures import list_architectures
 from backend.services.battles.standings import standings
+from backend.services.battles.views import list_campaigns
 from backend.services.checkpoints.checkpoints import list_checkpoints, list_lineage
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import list_datasets
 from backend.services.evaluation.evaluations import list_evaluations
+from backend.services.evaluation.gates import list_gates
+from backend.services.evaluation.suites import list_suites
 from backend.services.overview import get_overview
 from backend.services.serving.conversations import list_conversations, list_messages
 from backend.services.serving.endpoints import list_endpoints
@@ -137,6 +140,14 @@ def test_every_job_is_read_by_the_class_of_its_kind(opened: Context) -> None:
             assert RESULTS[kind].model_validate(job.result).dump() == job.result
 
 
+def _add_more_rows(opened: Context) -> None:
+    """Insert a row into each table that the installation left empty."""
+    with opened.db.write() as session:
+        session.connection().exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+        for statement in MORE_ROWS.read_text().split(";\n")[:-1]:
+            session.connection().exec_driver_sql(statement)
+
+
 def _lost(stored: object, read: object, path: str) -> list[str]:
     """Return the places of a stored document that what was read of it lacks, empty values aside."""
     if isinstance(stored, dict) and isinstance(read, dict):
@@ -152,10 +163,7 @@ def _lost(stored: object, read: object, path: str) -> list[str]:
 
 
 def test_every_document_of_every_row_is_read_and_nothing_of_it_is_lost(opened: Context) -> None:
-    with opened.db.write() as session:
-        session.connection().exec_driver_sql("PRAGMA defer_foreign_keys = ON")
-        for statement in MORE_ROWS.read_text().split(";\n")[:-1]:
-            session.connection().exec_driver_sql(statement)
+    _add_more_rows(opened)
     with opened.db.read() as session:
         empty = [name for name, table in Table.metadata.tables.items() if not session.execute(select(table)).first()]
         assert empty == []
@@ -203,6 +211,29 @@ def test_a_run_of_another_version_is_listed_whatever_is_refused_today(opened: Co
     assert (config.warmup_steps, config.max_steps) == (900, 9)
     with pytest.raises(InvalidInput, match="warmup_steps 900 is longer than the run"):
         parse_config(config.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "changes", "rows"),
+    [
+        ("architectures", "config", {"$.gone": 1, "$.width": 130, "$.num_heads": 4}, list_architectures),
+        ("campaigns", "config", {"$.config.gone": 1, "$.config.reasons": ["", "x"]}, list_campaigns),
+        ("gates", "config", {"$.gone": 1, "$.test": "non_inferiority", "$.margin": 0}, list_gates),
+        ("suites", "config", {"$.gone": 1, "$.members": [{"benchmark": "a"}, {"benchmark": "a"}]}, list_suites),
+        ("deployments", "config", {"$.gone": 1, "$.min_replicas": 3, "$.max_replicas": 2}, list_endpoints),
+    ],
+)
+def test_a_row_of_another_version_is_listed_whatever_is_refused_today(
+    opened: Context, table: str, column: str, changes: dict[str, object], rows: Callable[[Context], Sequence[object]]
+) -> None:
+    if not rows(opened):
+        _add_more_rows(opened)
+    num_listed = len(rows(opened))
+    sets = "".join(f", '{path}', json('{json.dumps(value)}')" for path, value in changes.items())
+    with opened.db.write() as session:
+        changed = session.connection().exec_driver_sql(f"UPDATE {table} SET {column} = json_set({column}{sets})")
+        assert changed.rowcount
+    assert len(rows(opened)) == num_listed > 0
 
 
 def test_documents_of_an_old_installation_are_found_readable(opened: Context, old_home: Path) -> None:

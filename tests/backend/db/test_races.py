@@ -175,9 +175,7 @@ def test_equal_architectures_and_tasks_are_stored_once(any_ctx: Context) -> None
 
 def test_imports_into_one_new_dataset_get_numbers_of_their_own(any_ctx: Context) -> None:
     def imported() -> object:
-        return add_rows_dataset(
-            any_ctx, name="new", kind="text", rows=[{"text": "a"}], provenance={}, person=LOCAL
-        ).number
+        return add_rows_dataset(any_ctx, name="new", kind="text", rows=[{"text": "a"}], person=LOCAL).number
 
     made, conflicts = split(at_once(imported))
     assert (sorted(made), conflicts) == ([1, 2, 3], [])  # type: ignore[type-var]

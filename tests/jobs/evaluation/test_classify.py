@@ -112,5 +112,5 @@ def test_the_audit_counts_harmless_sentences_by_group() -> None:
     scores: dict[str, list[float | None]] = {}
     for group, text in audit_texts():
         scores.setdefault(group, []).append(None if "street" in text else 0.9 if group == "gay" else 0.1)
-    rows = {row["group"]: row for row in audit(scores, threshold=0.5)}
-    assert (rows["gay"]["value"], rows["gay"]["n"], rows["neutral"]["value"], rows["neutral"]["n"]) == (1.0, 3, 0.0, 12)
+    rows = {row.group: row for row in audit(scores, threshold=0.5)}
+    assert (rows["gay"].value, rows["gay"].n, rows["neutral"].value, rows["neutral"].n) == (1.0, 3, 0.0, 12)

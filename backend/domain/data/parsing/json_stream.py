@@ -21,7 +21,7 @@ _SPACE = re.compile(r"[\s,]*")
 _WRAPPED_LIST = re.compile(r'"[^"\\]{1,80}"\s*:\s*\[\s*(?=\{)')
 
 
-def parse_json(text: str) -> dict[str, Any]:
+def parse_json(text: str) -> dict[str, object]:
     """Parse one JSON object; a bare string becomes a row of one column. Raises RowProblem for other values and for what
     is not JSON.
     """
@@ -36,7 +36,7 @@ def parse_json(text: str) -> dict[str, Any]:
     return _object(value)
 
 
-def _object(value: Any) -> dict[str, Any]:
+def _object(value: Any) -> dict[str, object]:
     if isinstance(value, str):
         return {STRING_COLUMN: value}
     if not isinstance(value, dict):
@@ -111,7 +111,7 @@ def _values(buffer: _Buffer, *, longest: int, first: int = 1) -> Iterator[tuple[
         number += 1
 
 
-def iter_json_rows(chunks: Iterable[bytes], *, longest: int) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
+def iter_json_rows(chunks: Iterable[bytes], *, longest: int) -> Iterator[tuple[int, dict[str, object] | RowProblem]]:
     """Yield numbered rows of a .json file in any of its usual shapes."""
     buffer = _Buffer(chunks)
     start = buffer.peek()
@@ -124,7 +124,7 @@ def iter_json_rows(chunks: Iterable[bytes], *, longest: int) -> Iterator[tuple[i
         yield 1, RowProblem(f"not JSON rows: the file begins with {start!r}, expected [ or {{")
 
 
-def _from_object(buffer: _Buffer, *, longest: int) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
+def _from_object(buffer: _Buffer, *, longest: int) -> Iterator[tuple[int, dict[str, object] | RowProblem]]:
     try:
         value = buffer.value(longest=longest)
     except (

@@ -310,7 +310,7 @@ def _csv_problem(error: csv.Error, *, lines: int, raw: str) -> RowProblem:
     return RowProblem(f"the row can't be read: {error} (is a quotation mark missing or too many?)", raw=raw)
 
 
-def _csv_row(fields: list[str], *, shape: CsvShape, too_long: list[RowProblem]) -> dict[str, Any] | RowProblem:
+def _csv_row(fields: list[str], *, shape: CsvShape, too_long: list[RowProblem]) -> dict[str, object] | RowProblem:
     line = shape.delimiter.join(fields)
     if line.strip("\n") == _TOO_LONG:
         return too_long.pop(0)
@@ -361,7 +361,7 @@ def iter_rows_of(
     raise InvalidInput(f"A {suffix} file is not text and can't be read as a stream.", field="source")
 
 
-def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, Any]]:
+def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, object]]:
     """Return up to `limit` whole rows from the head of a file (a megabyte is plenty), to recognise and to preview.
 
     Broken rows are skipped, and so is a last row that is cut off. Parquet keeps its index at the end: see
@@ -380,7 +380,7 @@ def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, An
             ) from None
     if suffix in TEXTS:  # a character may be cut in two at the end
         head = head.decode("utf-8", "ignore").encode() if not head.startswith(_UTF16) else head
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     first_problem = ""
     for number, row in iter_rows_of(suffix, [head]):
         if isinstance(row, dict):

@@ -33,6 +33,6 @@ def has_passage_lines(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     return "lambada" in name.lower() and bool(rows) and all(list(row) == ["text"] for row in rows)
 
 
-def split_lines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def split_lines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
     """Return a row for each line of the texts, as an import by line reads them."""
     return [{"prompt": line} for row in rows for line in str(row["text"]).splitlines() if line.strip()]

@@ -54,7 +54,7 @@ def _distinct(values: list[str]) -> list[str]:
     return distinct
 
 
-def _insert_correct(question: str, *, correct: str, incorrect: list[Any]) -> dict[str, Any]:
+def _insert_correct(question: str, *, correct: str, incorrect: list[Any]) -> dict[str, object]:
     """Insert the right choice among the wrong ones, at a position that depends only on the text."""
     wrong = [
         choice

@@ -161,7 +161,7 @@ def _joined(texts: Iterable[str | None]) -> str | None:
     return None if any(part is None for part in parts) else "".join(part for part in parts if part is not None)
 
 
-def _call(part: dict[str, Any], type_: str) -> Any:
+def _call(part: Mapping[str, object], type_: str) -> Any:
     """Return a call in the form that backend.domain.data.rows.tool_calls reads: Anthropic names the arguments `input`,
     LLaMA-Factory writes the whole call as JSON text, or as an object, where a text would be.
     """
@@ -175,7 +175,7 @@ def _call(part: dict[str, Any], type_: str) -> Any:
     return {"id": part.get("id") or part.get("call_id"), "name": inner.get("name"), "arguments": arguments}
 
 
-def _result_text(part: dict[str, Any], *, where: str) -> str:
+def _result_text(part: Mapping[str, object], *, where: str) -> str:
     value = part.get("content", part.get("output"))
     if isinstance(value, list):
         return read_content(value, what=where).text

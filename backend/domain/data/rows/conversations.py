@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ def is_message(value: Any) -> bool:
     )
 
 
-def _content(turn: dict[str, Any], *, name: str, place: int, may_lack: bool = False) -> str | Content:
+def _content(turn: Mapping[str, object], *, name: str, place: int, may_lack: bool = False) -> str | Content:
     """Return the text of a turn, or its content where that is in parts. Raises RowProblem where it has neither."""
     value = next((turn[key] for key in CONTENT_KEYS if turn.get(key) is not None), None)
     if isinstance(value, str):
@@ -153,7 +154,7 @@ def messages_of(value: Any, *, name: str) -> Messages:
     return messages
 
 
-def _is_plain_answer(message: dict[str, Any]) -> bool:
+def _is_plain_answer(message: Mapping[str, object]) -> bool:
     return message["role"] == "assistant" and "tool_calls" not in message
 
 
@@ -208,7 +209,7 @@ def _prompt_messages(prompt: Any) -> Messages:
     return messages_of(prompt, name="prompt") if is_turns else [{"role": "user", "content": prompt}]
 
 
-def preference_messages(prompt: Any, *, chosen: Any, rejected: Any, system: str = "") -> dict[str, Any]:
+def preference_messages(prompt: Any, *, chosen: Any, rejected: Any, system: str = "") -> dict[str, object]:
     """Return {"prompt", "chosen", "rejected"} as messages.
 
     `prompt` may be text, turns, a transcript or None; the sides may be text, one turn, turns, or whole conversations

@@ -79,7 +79,7 @@ def collect_fields(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[s
     return values
 
 
-def apply_mapping(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]) -> dict[str, Any]:
+def apply_mapping(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]) -> dict[str, object]:
     """Turn a foreign row into the canonical row of its kind.
 
     `mapping` goes from source column to field (see FIELDS). Raises RowProblem, whose reason names the column at fault
@@ -97,7 +97,7 @@ def apply_mapping(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping
 
 def map_rows(
     row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]
-) -> Iterable[dict[str, Any] | RowProblem]:
+) -> Iterable[dict[str, object] | RowProblem]:
     """Return the canonical rows of a foreign row: one, or as many as the message tree in it holds. Invalid ones are
     their RowProblem.
     """
@@ -110,7 +110,7 @@ def map_rows(
 
 def _tree_parts(
     row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]
-) -> Iterator[dict[str, Any] | RowProblem]:
+) -> Iterator[dict[str, object] | RowProblem]:
     column = next(column for column, field in mapping.items() if field == TREE)
     try:
         if column not in row:
@@ -142,7 +142,7 @@ def settle_answers(
 
 def map_sample(
     rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind, mapping: Mapping[str, str]
-) -> Iterator[tuple[Mapping[str, Any], dict[str, Any] | RowProblem]]:
+) -> Iterator[tuple[Mapping[str, Any], dict[str, object] | RowProblem]]:
     """Yield (foreign row, canonical row or its problem) for the first rows of a source, messages of one tree
     together.
     """
@@ -159,7 +159,7 @@ def map_sample(
         yield from ((row, part) for part in map_rows(row, kind=kind, mapping=mapping))
 
 
-def _mapped(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]) -> dict[str, Any] | RowProblem:
+def _mapped(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]) -> dict[str, object] | RowProblem:
     try:
         return apply_mapping(row, kind=kind, mapping=mapping)
     except RowProblem as problem:
@@ -188,7 +188,7 @@ def _check_characters(value: Any) -> None:
             _check_characters(part)
 
 
-def _build_text(values: dict[str, Any]) -> dict[str, Any]:
+def _build_text(values: Mapping[str, object]) -> dict[str, object]:
     return {"text": read_text_value(values["text"], name="text")}
 
 
@@ -205,7 +205,7 @@ def _with_input(prompt: str, values: dict[str, Any]) -> str:
     return f"{prompt}\n\n{extra}" if extra.strip() else prompt
 
 
-def _system(values: dict[str, Any]) -> str:
+def _system(values: Mapping[str, object]) -> str:
     return read_text_value(values.get("system"), name="system", may_be_empty=True)
 
 
@@ -272,7 +272,7 @@ def _build_preference(values: dict[str, Any]) -> dict[str, Any]:
     return {**row, **_tools(values)}
 
 
-def _build_kto(values: dict[str, Any]) -> dict[str, Any]:
+def _build_kto(values: dict[str, Any]) -> dict[str, object]:
     prompt = _prompt_value(values)
     completion = values["messages"] if "messages" in values else values["completion"]
     row = answered_messages(prompt, completion=completion, system=_system(values))
@@ -295,7 +295,7 @@ def canonical_json(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
-def clean_row(row: Mapping[str, Any]) -> dict[str, Any]:
+def clean_row(row: Mapping[str, Any]) -> dict[str, object]:
     """Return a row as it was stored: without the empty columns and fields that a table gives to rows that lack them."""
     return {name: _without_empty(value) for name, value in row.items() if value is not None}
 

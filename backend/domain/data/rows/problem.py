@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from backend.domain.wording import plural
 from backend.errors import InvalidInput
@@ -40,29 +42,44 @@ class BadRow:
         """File and row, as shown to a person."""
         return f"{self.file}, row {self.row:,}" if self.file else f"row {self.row:,}"
 
-    def as_dict(self, *, raw: int) -> dict[str, Any]:
+    def as_dict(self, *, raw: int) -> RejectedRow:
         """Return plain values; of the raw row at most `raw` characters."""
-        named = {"file": self.file} if self.file else {}
-        return {**named, "row": self.row, "reason": self.reason, "raw": self.raw[:raw]}
+        rest: RejectedRow = {"row": self.row, "reason": self.reason, "raw": self.raw[:raw]}
+        return {"file": self.file, **rest} if self.file else rest
 
 
-def count_reason(reasons: dict[str, dict[str, Any]], bad: Mapping[str, Any]) -> None:
+class RejectedRow(TypedDict):
+    """A rejected row as it is stored and printed; `file` only of several."""
+
+    file: NotRequired[str]
+    row: int
+    reason: str
+    raw: str
+
+
+class RejectReason(TypedDict):
+    """Number of rows that were rejected for a reason, and the first of them."""
+
+    rows: int
+    reason: str
+    row: int
+
+
+def count_reason(reasons: dict[str, RejectReason], bad: RejectedRow) -> None:
     """Count a rejected row under its reason; reasons that differ only in numbers and quoted values are one."""
-    pattern = _DETAIL.sub("…", str(bad["reason"]))
+    pattern = _DETAIL.sub("…", bad["reason"])
     if pattern in reasons:
         reasons[pattern]["rows"] += 1
     elif len(reasons) < MAX_REASONS:
         reasons[pattern] = {"rows": 1, "reason": bad["reason"], "row": bad["row"]}
 
 
-def most_frequent(reasons: Iterable[Mapping[str, Any]]) -> list[str]:
+def most_frequent(reasons: Iterable[RejectReason]) -> list[str]:
     """Return the most frequent reasons as text: `85 rows: the text is empty (first: row 12)`."""
-    ordered = sorted(reasons, key=lambda one: -int(one["rows"]))
+    ordered = sorted(reasons, key=lambda one: -one["rows"])
     num = len(ordered) if len(ordered) == SHOWN_REASONS + 1 else SHOWN_REASONS
-    lines = [
-        f"{plural(int(one['rows']), 'row')}: {one['reason']} (first: row {int(one['row']):,})" for one in ordered[:num]
-    ]
-    rest = sum(int(one["rows"]) for one in ordered[num:])
+    lines = [f"{plural(one['rows'], 'row')}: {one['reason']} (first: row {one['row']:,})" for one in ordered[:num]]
+    rest = sum(one["rows"] for one in ordered[num:])
     return [*lines, *([f"{plural(rest, 'row')}: other reasons"] if rest else [])]
 
 

@@ -28,19 +28,19 @@ def record_text(row: Mapping[str, Any], *, file: str = "") -> str:
     return text
 
 
-def with_record(row: Mapping[str, Any], source: Mapping[str, Any], *, file: str = "") -> dict[str, Any]:
+def with_record(row: Mapping[str, Any], source: Mapping[str, Any], *, file: str = "") -> dict[str, object]:
     """Return a canonical row with the file's own row beside it, unless that says nothing more."""
     return dict(row) if not file and row == source else {**row, RECORD: record_text(source, file=file)}
 
 
-def columns_of(row: Mapping[str, Any]) -> dict[str, Any]:
+def columns_of(row: Mapping[str, Any]) -> dict[str, object]:
     """Return what a task's templates read of a stored row.
 
     The columns of the file come first; then those of the canonical row that the file does not have; then every column
     under its plain name (`Best Answer` as `best_answer`). `canonical` and `raw` hold the two rows whole.
     """
     canonical = {name: value for name, value in row.items() if name != RECORD}
-    raw: dict[str, Any] = json.loads(row[RECORD]) if row.get(RECORD) else canonical
+    raw: dict[str, object] = json.loads(row[RECORD]) if row.get(RECORD) else canonical
     columns = {**canonical, **raw}
     for name in list(columns):
         columns.setdefault(plain_name(name), columns[name])

@@ -9,6 +9,7 @@ Stored form (OpenAI's, with arguments as JSON text so that a table's column can 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from backend.domain.data.rows.problem import RowProblem, kind_of_value
@@ -53,7 +54,7 @@ def tools_text(value: Any, *, name: str = "tools") -> str:
     return json.dumps(listed, ensure_ascii=False) if listed else ""
 
 
-def tools_of(row: dict[str, Any]) -> list[dict[str, Any]] | None:
+def tools_of(row: Mapping[str, object]) -> list[dict[str, Any]] | None:
     """Return the tools of a stored row as templates want them; None where there are none."""
     text = row.get("tools")
     return json.loads(text) if isinstance(text, str) and text else None

@@ -36,7 +36,7 @@ def is_root(value: Any) -> bool:
     )
 
 
-def tree_rows(root: Any, *, kind: DatasetKind) -> Iterator[dict[str, Any]]:
+def tree_rows(root: Any, *, kind: DatasetKind) -> Iterator[dict[str, object]]:
     """Yield the rows that a tree holds, in OpenAI messages: {"messages"} for chat, {"prompt", "chosen", "rejected"} for
     preference.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow
 import yaml
@@ -94,12 +93,12 @@ def size_category(rows: int) -> str:
     return next((name for name, below in SIZES if rows < below), "100M<n<1B")
 
 
-def features_of(schema: pyarrow.Schema) -> list[dict[str, Any]]:
+def features_of(schema: pyarrow.Schema) -> list[dict[str, object]]:
     """Return a table's columns as the Hub's `dataset_info.features` lists them."""
     return [{"name": column.name, **_feature(column.type)} for column in schema]
 
 
-def _feature(kind: pyarrow.DataType) -> dict[str, Any]:
+def _feature(kind: pyarrow.DataType) -> dict[str, object]:
     if pyarrow.types.is_struct(kind):
         return {
             "struct": [{"name": kind.field(i).name, **_feature(kind.field(i).type)} for i in range(kind.num_fields)]
@@ -110,10 +109,10 @@ def _feature(kind: pyarrow.DataType) -> dict[str, Any]:
     return {"dtype": str(kind)}
 
 
-def card_front_matter(source: CardSource, facts: CardFacts) -> dict[str, Any]:
+def card_front_matter(source: CardSource, facts: CardFacts) -> dict[str, object]:
     """Return the facts above the text, as the Hub names them."""
     named = facts.licence.lower() if _PLAIN_LICENCE.fullmatch(facts.licence.lower()) else ""
-    licence: dict[str, Any] = {"license": named or "unknown"}
+    licence: dict[str, object] = {"license": named or "unknown"}
     if facts.licence and not named:
         licence = {
             "license": "other",

@@ -7,7 +7,8 @@ recorded in the new version's provenance and can be repeated.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -139,7 +140,7 @@ Change = DropRows | DropDuplicates | Filter | KeepSample | Merge | Resplit
 _CHANGE: TypeAdapter[Change] = TypeAdapter(Annotated[Change, Field(discriminator="change")])
 
 
-def parse_change(data: dict[str, Any]) -> Change:
+def parse_change(data: Mapping[str, object]) -> Change:
     """Read a change from its JSON form. Raises InvalidInput naming the field at fault."""
     try:
         return _CHANGE.validate_python(data)

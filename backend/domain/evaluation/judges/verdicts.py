@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.domain.evaluation.judges.prompts import JudgeQuestion, Side, read_judge_label, read_score, read_side
 from backend.domain.evaluation.metrics.registry import Metric, MetricKind
@@ -248,18 +249,16 @@ def _human_label(vote: str | float, config: JudgeConfig) -> str:
     return str(float(vote))
 
 
-def as_record(summary: JudgeSummary) -> dict[str, Any]:
+def as_record(summary: JudgeSummary) -> dict[str, object]:
     """Return a summary as plain data, an estimate as {value, stderr, interval, n, method}."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Estimate):
             interval = None if value.low is None or value.high is None else [value.low, value.high]
             return {
-                "value": value.value,
-                "stderr": value.stderr,
+                **attributes_of(value, "value", "stderr"),
                 "interval": interval,
-                "n": value.n,
-                "method": value.method,
+                **attributes_of(value, "n", "method"),
             }
         return {name: plain(each) for name, each in value.items()} if isinstance(value, dict) else value
 

@@ -259,7 +259,7 @@ def _find(name: str) -> Metric:
             f"There is no metric {name!r}.", remedy=f"{hint}Metrics: {', '.join(registered_metrics())}.", field="metric"
         )
     label, kind, function, outcomes = _AT_K[match["family"]]
-    bound: dict[str, Any] = {"k": int(match["k"])}
+    bound: dict[str, object] = {"k": int(match["k"])}
     shown = label.format(k=match["k"])
     if match["threshold"] is not None:
         bound["threshold"] = float(match["threshold"])

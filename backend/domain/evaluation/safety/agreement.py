@@ -97,7 +97,7 @@ class ScorerAgreement:
     held_out: bool | None = None
     languages: tuple[LanguageAgreement, ...] = ()
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, object]:
         """Return it as JSON."""
         return asdict(self)
 

@@ -4,9 +4,8 @@ README.md. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from backend.domain.evaluation.safety.probes import METRICS, NEUTRAL, PROBE_LABEL, Probe
 
@@ -102,11 +101,6 @@ def join_card(readme: str, card: str) -> str:
     following = readme.find("\n## ", start + len(HEADING))
     rest = readme[following + 1 :] if following >= 0 else ""
     return readme[:start] + card + (f"\n{rest}" if rest else "")
-
-
-def missing_of(report: Mapping[str, Any], metric: str) -> int:
-    """Return how many items of a report lack a metric; of a disambiguated bias score unknown answers are none."""
-    return 0 if metric == "bias_disambiguated" else int((report.get("missing") or {}).get(metric, 0))
 
 
 def _plain(text: str) -> str:

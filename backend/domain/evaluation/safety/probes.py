@@ -109,7 +109,7 @@ class ProbeItem:
         return {"question": self.question, **scored, "meta": json.dumps(self.meta, sort_keys=True, ensure_ascii=False)}
 
 
-def meta_of(row: Mapping[str, Any]) -> dict[str, Any]:
+def meta_of(row: Mapping[str, Any]) -> dict[str, object]:
     """Return what a stored row carries for the rules; empty for a row of another benchmark."""
     text = row.get("meta")
     meta = json.loads(text) if isinstance(text, str) and text.startswith("{") else {}

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from backend.domain.attributes import view_of
+from backend.domain.evaluation.safety.reports import GroupScore
 from backend.domain.evaluation.safety.scoring import estimate_metric
 from backend.errors import InvalidInput
 
@@ -76,15 +77,15 @@ def choose_label(labels: Sequence[str], requested: str = "") -> int:
     )
 
 
-def audit(scores: Mapping[str, Sequence[float | None]], *, threshold: float) -> list[dict[str, Any]]:
+def audit(scores: Mapping[str, Sequence[float | None]], *, threshold: float) -> tuple[GroupScore, ...]:
     """Return the share of harmless sentences called toxic, by group, `neutral` last; failed ones are missing."""
     rows = []
     for group in (*GROUPS, "neutral"):
         known = [score for score in scores.get(group, ()) if score is not None]
         if known:
             share = estimate_metric([float(score >= threshold) for score in known], metric="toxic")
-            rows.append({"group": group, "value": share.value, "low": share.low, "high": share.high, "n": share.n})
-    return rows
+            rows.append(view_of(GroupScore, share, group=group))
+    return tuple(rows)
 
 
 def check_threshold(threshold: float) -> None:

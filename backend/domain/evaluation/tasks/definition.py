@@ -13,12 +13,13 @@ from enum import StrEnum
 from typing import Any, Literal, Self
 
 import regex
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from backend.domain.evaluation.judges.metric import JUDGE, JudgeMetric, read_judge
 from backend.domain.evaluation.tasks.metric_names import check_metric, number_names
 from backend.domain.evaluation.tasks.templates import check_template, names_in
 from backend.domain.fields import setting, unless, when
+from backend.domain.validation import is_stored
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MAX_CHOICES = 512
@@ -230,7 +231,9 @@ class TaskDefinition(_Part):
         ]
 
     @model_validator(mode="after")
-    def _check_parts(self) -> Self:
+    def _check_parts(self, info: ValidationInfo) -> Self:
+        if is_stored(info):
+            return self
         self._check_templates()
         self._check_kind()
         if self.samples > 1 and self.temperature == 0:

@@ -5,7 +5,7 @@ guessed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,9 +175,9 @@ def _values(config: dict[str, Any], left_out: list[str]) -> dict[str, Any]:
     return values
 
 
-def _data(config: dict[str, Any]) -> dict[str, Any]:
+def _data(config: Mapping[str, object]) -> dict[str, object]:
     split = config.get("test_split") or config.get("validation_split") or config.get("training_split") or "test"
-    data: dict[str, Any] = {"names": [config["task"]]}
+    data: dict[str, object] = {"names": [config["task"]]}
     if config.get("dataset_path") not in (None, "json", "csv", "parquet", "text"):
         data["hub"] = {"id": config["dataset_path"], "config": config.get("dataset_name"), "split": split}
     return data
@@ -211,7 +211,7 @@ def _answer(source: Any) -> Any:
     )
 
 
-def _fewshot(config: dict[str, Any], left_out: list[str]) -> dict[str, Any]:
+def _fewshot(config: dict[str, Any], left_out: list[str]) -> dict[str, object]:
     given = config.get("fewshot_config") or {}
     examples = [dict(row) for row in given.get("samples") or []]
     sampler = given.get("sampler", "default")
@@ -258,13 +258,13 @@ def _metrics(config: dict[str, Any], left_out: list[str]) -> list[dict[str, Any]
     return uses
 
 
-def _generation(config: dict[str, Any], left_out: list[str]) -> dict[str, Any]:
+def _generation(config: dict[str, Any], left_out: list[str]) -> dict[str, object]:
     given = dict(config.get("generation_kwargs") or {})
     until = given.pop("until", [config.get("fewshot_delimiter", "\n\n")])
     samples = int(config.get("repeats") or 1)
     does_sample = bool(given.pop("do_sample", False))
     temperature = float(given.pop("temperature", 1.0 if does_sample else 0.0) or 0.0)
-    values: dict[str, Any] = {
+    values: dict[str, object] = {
         "stop": [until] if isinstance(until, str) else list(until),
         "max_tokens": int(given.pop("max_gen_toks", given.pop("max_new_tokens", _MAX_GEN_TOKENS))),
         "temperature": temperature if does_sample else 0.0,
@@ -276,8 +276,8 @@ def _generation(config: dict[str, Any], left_out: list[str]) -> dict[str, Any]:
     return values
 
 
-def _extractions(config: dict[str, Any], left_out: list[str]) -> list[dict[str, Any]]:
-    extractions: list[dict[str, Any]] = []
+def _extractions(config: dict[str, Any], left_out: list[str]) -> list[dict[str, object]]:
+    extractions: list[dict[str, object]] = []
     for entry in config.get("filter_list") or []:
         steps = [step for step in entry.get("filter", []) if step.get("function") not in ("take_first", "take_first_k")]
         if not steps:
@@ -313,7 +313,7 @@ def to_lm_eval(task: TaskDefinition) -> ConvertedText:
             field="contexts",
         )
     let = "".join(f"{{% set {name} = {_bare(source)} %}}" for name, source in task.let.items())
-    config: dict[str, Any] = {"task": task.name, **_hub_fields(task, left_out)}
+    config: dict[str, object] = {"task": task.name, **_hub_fields(task, left_out)}
     config["output_type"] = {
         RequestForm.CHOICES: "multiple_choice",
         RequestForm.GENERATE: "generate_until",
@@ -370,7 +370,7 @@ def _choices_source(task: TaskDefinition) -> str:
     )
 
 
-def _hub_fields(task: TaskDefinition, left_out: list[str]) -> dict[str, Any]:
+def _hub_fields(task: TaskDefinition, left_out: list[str]) -> dict[str, object]:
     if task.data.hub is None:
         left_out.append("dataset_path: the task names no dataset of the Hub.")
         return {"dataset_path": "json", "test_split": "test"}
@@ -378,7 +378,7 @@ def _hub_fields(task: TaskDefinition, left_out: list[str]) -> dict[str, Any]:
     return {"dataset_path": hub.id, **({"dataset_name": hub.config} if hub.config else {}), "test_split": hub.split}
 
 
-def _target_fields(task: TaskDefinition, let: str) -> dict[str, Any]:
+def _target_fields(task: TaskDefinition, let: str) -> dict[str, object]:
     if task.form is not RequestForm.CHOICES:
         return {"doc_to_target": _with_let(let, task.target)}
     answer: Any = (
@@ -397,14 +397,14 @@ def _number_of_letters(task: TaskDefinition) -> int:
     return 4 if isinstance(task.choices, str) else len(task.choices or ())
 
 
-def _fewshot_fields(task: TaskDefinition, left_out: list[str]) -> dict[str, Any]:
+def _fewshot_fields(task: TaskDefinition, left_out: list[str]) -> dict[str, object]:
     shots = task.fewshot
-    fields: dict[str, Any] = {}
+    fields: dict[str, object] = {}
     if shots.separator != "\n\n":
         fields["fewshot_delimiter"] = shots.separator
     if not shots.count:
         return {**fields, "num_fewshot": 0}
-    config: dict[str, Any] = {"sampler": "first_n" if shots.choose == "first" else "default"}
+    config: dict[str, object] = {"sampler": "first_n" if shots.choose == "first" else "default"}
     if shots.examples:
         config["samples"] = [dict(row) for row in shots.examples]
     for name in ("where", "dataset", "split"):
@@ -415,17 +415,17 @@ def _fewshot_fields(task: TaskDefinition, left_out: list[str]) -> dict[str, Any]
     return {**fields, "num_fewshot": shots.count, "fewshot_config": config}
 
 
-def _generation_fields(task: TaskDefinition) -> dict[str, Any]:
+def _generation_fields(task: TaskDefinition) -> dict[str, object]:
     if task.form is not RequestForm.GENERATE:
         return {}
-    kwargs: dict[str, Any] = {
+    kwargs: dict[str, object] = {
         "until": list(task.stop),
         "max_gen_toks": task.max_tokens,
         "do_sample": task.temperature > 0,
     }
     if task.temperature > 0:
         kwargs |= {"temperature": task.temperature, "top_p": task.top_p}
-    fields: dict[str, Any] = {"generation_kwargs": kwargs}
+    fields: dict[str, object] = {"generation_kwargs": kwargs}
     if task.samples > 1:
         fields["repeats"] = task.samples
     if task.extract:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -76,7 +75,7 @@ def line_words(text: str, path: str | None, *, inside: int | None = None) -> str
 
 def task_yaml(task: TaskDefinition | TaskGroup) -> str:
     """Return a task as YAML, without the fields that hold their default."""
-    values: dict[str, Any] = task.model_dump(mode="json", exclude_defaults=True)
+    values: dict[str, object] = task.model_dump(mode="json", exclude_defaults=True)
     if isinstance(task, TaskDefinition) and task.metrics:
         values["metrics"] = [use.name if not use.options else {"name": use.name, **use.options} for use in task.metrics]
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

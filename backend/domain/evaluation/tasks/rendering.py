@@ -111,7 +111,7 @@ def render(task: TaskDefinition, row: Row, examples: Sequence[Row] = ()) -> Rend
     )
 
 
-def derive_columns(task: TaskDefinition, row: Row) -> dict[str, Any]:
+def derive_columns(task: TaskDefinition, row: Row) -> dict[str, object]:
     """Return a row's columns with those that `let` derives. Raises TemplateFault."""
     columns = dict(row)
     for name, source in task.let.items():
@@ -178,13 +178,13 @@ def _solve(task: TaskDefinition, row: Row) -> _Solved:
     return _Solved(columns, choices, contexts, _gold(task, columns, choices))
 
 
-def _choices(task: TaskDefinition, columns: dict[str, Any]) -> tuple[str, ...]:
+def _choices(task: TaskDefinition, columns: Mapping[str, object]) -> tuple[str, ...]:
     if isinstance(task.choices, tuple):
         return tuple(render_text(source, columns, path=f"choices.{at}") for at, source in enumerate(task.choices))
     return _texts(task.choices or "", columns, path="choices")
 
 
-def _texts(source: str, columns: dict[str, Any], *, path: str) -> tuple[str, ...]:
+def _texts(source: str, columns: Mapping[str, object], *, path: str) -> tuple[str, ...]:
     value = evaluate(source, columns, path=path)
     if not isinstance(value, list):
         raise TemplateFault(
@@ -204,7 +204,7 @@ def _texts(source: str, columns: dict[str, Any], *, path: str) -> tuple[str, ...
     return tuple(part if isinstance(part, str) else str(part) for part in value)
 
 
-def _options(task: TaskDefinition, columns: dict[str, Any], choices: Sequence[str]) -> str:
+def _options(task: TaskDefinition, columns: Mapping[str, object], choices: Sequence[str]) -> str:
     if len(choices) > len(LETTERS):
         raise TemplateFault(
             f"{len(choices)} choices have no letters.",
@@ -218,7 +218,7 @@ def _options(task: TaskDefinition, columns: dict[str, Any], choices: Sequence[st
     return "".join(lines)
 
 
-def _gold(task: TaskDefinition, columns: dict[str, Any], choices: Sequence[str]) -> tuple[int, ...]:
+def _gold(task: TaskDefinition, columns: Mapping[str, object], choices: Sequence[str]) -> tuple[int, ...]:
     value = evaluate(task.answer, columns, path="answer") if isinstance(task.answer, str) else task.answer
     several = value if isinstance(value, list) else [value]
     if not several:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -9,6 +10,7 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Battle, Campaign, Vote
+from backend.domain.attributes import attributes_of
 from backend.domain.battles.pairing import Pair
 from backend.services.battles.raters import RaterView
 from backend.services.context import Context
@@ -32,6 +34,14 @@ class VoteInput:
     rewrite: str | None = None
     flag: str = ""
     amends: bool = False
+
+    def remarks(self) -> Mapping[str, object]:
+        """Return what is said beside the label, as a vote's row holds it."""
+        return attributes_of(self, *REMARKS) | {"reasons": list(self.reasons)}
+
+
+REMARKS = ("reasons", "dimensions", "note", "rewrite", "flag")
+"""What a vote says beside its label."""
 
 
 def add_battle(
@@ -97,11 +107,7 @@ def append_vote(
         revision=last.revision + 1 if last else 1,
         supersedes_id=last.id if last else None,
         duration_ms=said.duration_ms,
-        note=said.note,
-        reasons=list(said.reasons),
-        dimensions=dict(said.dimensions),
-        rewrite=said.rewrite,
-        flag=said.flag,
+        **said.remarks(),
         created_at=ctx.now(),
     )
     session.add(vote)

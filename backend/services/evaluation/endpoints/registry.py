@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
 from backend.db.tables import EvaluatedEndpoint
+from backend.domain.attributes import view_of
 from backend.domain.evaluation.endpoints import EndpointConfig, EndpointTarget
 from backend.domain.names import nearest_name
 from backend.domain.openai_servers import JUDGE_KEY, Capabilities, check_key_source, check_url
@@ -183,16 +184,13 @@ def target_of(ctx: Context, view: EvaluatedEndpointView) -> EndpointTarget:
     """
     config = view.config
     own_key = JUDGE_KEY if view.is_own and ctx.policy.judge_key else None
-    return EndpointTarget(
+    return view_of(
+        EndpointTarget,
+        config,
         name=view.name,
         url=f"{ctx.gateway_url}/v1" if view.is_own else config.url,
-        model=config.model,
         key_env=own_key or config.key_env,
-        key_file=config.key_file,
-        concurrency=config.concurrency,
         capabilities=view.capabilities,
-        input_price=config.input_price,
-        output_price=config.output_price,
         is_own=view.is_own,
     )
 

@@ -5,7 +5,6 @@ must outlive it.
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -46,7 +45,7 @@ def record_verdicts(session: Session, ctx: Context, claim: Claim[JudgePayload], 
             )
 
 
-def stored_verdicts(ctx: Context, job_id: str) -> list[dict[str, Any]]:
+def stored_verdicts(ctx: Context, job_id: str) -> list[dict[str, object]]:
     """Return the verdicts of a judgement in the order of its items; none for one that an earlier version finished."""
     query = select(JudgedItem.record).where(JudgedItem.job_id == job_id).order_by(JudgedItem.position)
     with ctx.db.read() as session:

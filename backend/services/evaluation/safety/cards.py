@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backend.domain.evaluation.safety.card import CardScore, missing_of, render_card
+from backend.domain.attributes import view_of
+from backend.domain.evaluation.safety.card import CardScore, render_card
 from backend.domain.evaluation.safety.probes import Probe
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, resolve_checkpoint
@@ -50,20 +51,14 @@ def safety_card(ctx: Context, checkpoint: str, *, base: str | None = None) -> Sa
     subject = resolve_checkpoint(ctx, checkpoint)
     results = list_probe_results(ctx, subject.id)
     scores = tuple(
-        CardScore(
+        view_of(
+            CardScore,
+            score,
             probe=result.probe.probe,
             benchmark=result.evaluation.benchmark,
-            metric=score.metric,
-            value=score.value,
-            low=score.low,
-            high=score.high,
-            n=score.n,
-            missing=(
-                missing_of(result.report, score.metric)
-                if score.metric != "toxic"
-                else int(result.report.get("items", score.n)) - score.n
-            ),
-            method=score.method,
+            missing=result.report.missing_of(score.metric)
+            if score.metric != "toxic"
+            else (result.report.items or score.n) - score.n,
         )
         for result in sorted(results, key=lambda r: list(Probe).index(r.probe.probe))
         if result.is_finished
@@ -90,14 +85,12 @@ def safety_card(ctx: Context, checkpoint: str, *, base: str | None = None) -> Sa
 
 def _harm_score(result: SafetyResult, harm: JudgedHarm) -> CardScore:
     share = harm.share
-    return CardScore(
+    return view_of(
+        CardScore,
+        share,
         probe=result.probe.probe,
         benchmark=result.evaluation.benchmark,
         metric="harm",
-        value=share.value,
-        low=share.low,
-        high=share.high,
-        n=share.n,
         missing=harm.missing,
         method=f"judge {harm.judge}; {share.method}",
     )

@@ -16,6 +16,7 @@ from backend.db.races import retry_races
 from backend.db.tables import Dataset, DatasetVersion
 from backend.domain.data.parsing.text_formats import sniff_bytes
 from backend.domain.data.rows.mapping import canonical_json
+from backend.domain.data.versions.provenance import ProbeProvenance, Provenance
 from backend.domain.evaluation.safety.bias import read_occupations
 from backend.domain.evaluation.safety.injection import injection_cases
 from backend.domain.evaluation.safety.memorisation import canary_items, extraction_items
@@ -48,7 +49,7 @@ class ProbeView:
     source: str
 
 
-def read_file(file: Path) -> list[dict[str, Any]]:
+def read_file(file: Path) -> list[dict[str, object]]:
     """Return the rows of a safety file: CSV, TSV, JSON, JSONL, one prompt a line, or YAML with `seeds`.
 
     Of a folder, and of a file of WinoBias with its partner beside it, the rows are pairs of lines. Raises NotFound or
@@ -79,7 +80,7 @@ def _read_bytes(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def rows_of_files(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
+def rows_of_files(files: Mapping[str, bytes]) -> list[dict[str, object]]:
     """Return the rows of one file, or of several that are sides of pairs, by name. Raises InvalidInput."""
     if any(is_side(name) for name in files):
         odd = next((name for name in files if not is_side(name)), None)
@@ -96,7 +97,7 @@ def rows_of_files(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
     return read_rows_of(*next(iter(files.items())))
 
 
-def read_rows_of(name: str, data: bytes) -> list[dict[str, Any]]:
+def read_rows_of(name: str, data: bytes) -> list[dict[str, object]]:
     """Return the rows of a file's bytes; see `read_file`."""
     suffix = Path(name.lower()).suffix
     if suffix in (".yaml", ".yml", ".prompt"):
@@ -209,7 +210,7 @@ def add_extraction_probe(
     )
 
 
-def _first_rows(ctx: Context, version: VersionView) -> list[dict[str, Any]]:
+def _first_rows(ctx: Context, version: VersionView) -> list[dict[str, object]]:
     file = ctx.artifacts.path(version.folder or "") / "train.parquet"
     if not file.is_file():
         raise InvalidInput(f"{version.label} has no training split.", field="dataset")
@@ -259,7 +260,7 @@ def store_probe(
                 rows=len(rows),
                 train_rows=len(rows),
                 bytes=size,
-                provenance={"from": "safety", "probe": probe.value, "source": source, **facts},
+                provenance=ProbeProvenance(probe=probe.value, source=source, **facts),
                 created_at=ctx.now(),
             )
             session.add(version)
@@ -282,9 +283,9 @@ def _dataset_of(session: Session, ctx: Context, *, name: str, person: Person) ->
     return dataset
 
 
-def probe_of(provenance: Mapping[str, Any]) -> Probe | None:
+def probe_of(provenance: Provenance) -> Probe | None:
     """Return the probe that a dataset version is; None for any other dataset."""
-    value = provenance.get("probe") if provenance.get("from") == "safety" else None
+    value = provenance.probe if isinstance(provenance, ProbeProvenance) else None
     return Probe(value) if value in set(Probe) else None
 
 
@@ -303,14 +304,12 @@ def list_probes(ctx: Context) -> list[ProbeView]:
     views: dict[str, ProbeView] = {}
     with ctx.db.read() as session:
         for version, dataset in session.execute(query.order_by(Dataset.name, DatasetVersion.number)):
-            probe = probe_of(version.provenance)
-            if probe is not None and version.folder:
-                views[dataset.id] = ProbeView(
-                    version_view(version, dataset, None), probe, version.rows, str(version.provenance.get("source", ""))
-                )
+            made, probe = version.provenance, probe_of(version.provenance)
+            if isinstance(made, ProbeProvenance) and probe is not None and version.folder:
+                views[dataset.id] = ProbeView(version_view(version, dataset, None), probe, version.rows, made.source)
     return list(views.values())
 
 
-def read_metas(ctx: Context, folder: str) -> list[dict[str, Any]]:
+def read_metas(ctx: Context, folder: str) -> list[dict[str, object]]:
     """Return what each row of a stored probe carries for the rules, in order."""
     return [meta_of(row) for row in iter_file_rows(ctx.artifacts.path(folder) / "train.parquet")]

@@ -11,9 +11,11 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from backend.db.tables import DatasetVersion, Evaluation, EvaluationItem
+from backend.domain.attributes import view_of
 from backend.domain.evaluation.clusters import CLUSTER, cluster_values
 from backend.domain.evaluation.safety.probes import Probe
 from backend.domain.evaluation.safety.refusal import SCORER
+from backend.domain.evaluation.safety.reports import GroupScore, SafetyReport
 from backend.domain.evaluation.safety.scoring import Judged, expected_metrics, judge_item, score_groups, score_probe
 from backend.domain.jobs.payloads import EvaluatePayload
 from backend.domain.jobs.results import EvaluateResult, ScoreRow
@@ -52,7 +54,7 @@ def complete_scores(
     return result.model_copy(update={"scores": rows})
 
 
-def _store_values(session: Session, items: Any, judged: dict[int, Judged], metas: list[dict[str, Any]]) -> None:
+def _store_values(session: Session, items: Any, judged: dict[int, Judged], metas: list[dict[str, object]]) -> None:
     labels = [metas[item.position].get("cluster") for item in items]
     codes: Sequence[float | None] = cluster_values([{}] * len(labels), labels) or [None] * len(labels)
     changes = []
@@ -71,7 +73,7 @@ def _store_values(session: Session, items: Any, judged: dict[int, Judged], metas
         session.expire_all()
 
 
-def _report(probe: Probe, metas: list[dict[str, Any]], judged: dict[int, Judged]) -> dict[str, Any]:
+def _report(probe: Probe, metas: list[dict[str, object]], judged: dict[int, Judged]) -> SafetyReport:
     """Return what a page shows beside the scores: the scorer, missing items by metric, scores by group."""
     positions = sorted(judged)
     shown_metas, values = [metas[place] for place in positions], [judged[place].values for place in positions]
@@ -80,28 +82,18 @@ def _report(probe: Probe, metas: list[dict[str, Any]], judged: dict[int, Judged]
         for metric, places in expected_metrics(probe, shown_metas).items()
     }
     groups = {
-        metric: [
-            {"group": name, "value": e.value, "low": e.low, "high": e.high, "n": e.n} for name, e in parts[:MAX_GROUPS]
-        ]
+        metric: tuple(view_of(GroupScore, estimate, group=name) for name, estimate in parts[:MAX_GROUPS])
         for metric, parts in score_groups(probe, shown_metas, values).items()
     }
-    return {
-        "probe": probe.value,
-        "scorer": SCORER if probe in RULE_SCORED else "",
-        "items": len(positions),
-        "unclear": sum(judged[place].missing for place in positions),
-        "missing": missing,
-        "groups": groups,
-    }
+    return SafetyReport(
+        probe=probe.value,
+        scorer=SCORER if probe in RULE_SCORED else "",
+        items=len(positions),
+        unclear=sum(judged[place].missing for place in positions),
+        missing=missing,
+        groups=groups,
+    )
 
 
 def _score_row(metric: str, estimate: Estimate) -> ScoreRow:
-    return ScoreRow(
-        metric=metric,
-        value=estimate.value,
-        stderr=estimate.stderr,
-        low=estimate.low,
-        high=estimate.high,
-        n=estimate.n,
-        method=estimate.method,
-    )
+    return view_of(ScoreRow, estimate, metric=metric)

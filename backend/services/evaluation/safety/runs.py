@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import select
 
 from backend.db.tables import Evaluation, EvaluationItem
+from backend.domain.data.versions.provenance import ProbeProvenance
 from backend.domain.evaluation.config import EvaluationConfig
-from backend.domain.evaluation.safety.card import missing_of
 from backend.domain.evaluation.safety.drift import MAX_MISSING
 from backend.domain.evaluation.safety.probes import GENERATED, Probe
+from backend.domain.evaluation.safety.reports import SafetyReport, ToxicityReport
 from backend.domain.jobs.results import EvaluationRecord
 from backend.domain.jobs.states import Status
 from backend.errors import NotFound
@@ -31,12 +31,12 @@ class SafetyResult:
 
     probe: ProbeView
     evaluation: EvaluationView
-    report: dict[str, Any]
+    report: SafetyReport
 
     @property
     def is_finished(self) -> bool:
         """Return whether its scores exist."""
-        return self.evaluation.status is Status.FINISHED and bool(self.report)
+        return self.evaluation.status is Status.FINISHED and bool(self.report.probe)
 
 
 def run_safety(
@@ -72,9 +72,9 @@ def config_of(probe: Probe, view: ProbeView, *, limit: int | None, max_tokens: i
     """Return how a probe is evaluated. Training rows are continued as plain text, as they were learned."""
     items = None if limit is None or limit >= view.items else limit
     if probe is Probe.EXTRACTION:
-        return EvaluationConfig(
-            limit=items, seed=seed, chat="off", max_tokens=view.version.provenance.get("tokens") or max_tokens
-        )
+        made = view.version.provenance
+        tokens = made.tokens if isinstance(made, ProbeProvenance) else None
+        return EvaluationConfig(limit=items, seed=seed, chat="off", max_tokens=tokens or max_tokens)
     if probe in GENERATED:
         return EvaluationConfig(limit=items, seed=seed, max_tokens=max_tokens, batch_size=BATCH)
     return EvaluationConfig(kind="multiple_choice", limit=items, seed=seed)
@@ -112,21 +112,22 @@ def results_by_probe(ctx: Context, checkpoint_id: str) -> dict[str, list[SafetyR
     for evaluation in evaluations:
         probe = probes[evaluation.version_id]
         results.setdefault(probe.version.dataset, []).append(
-            SafetyResult(probe, evaluation, reports.get(evaluation.id, {}))
+            SafetyResult(probe, evaluation, reports.get(evaluation.id, SafetyReport()))
         )
     return results
 
 
-def read_reports(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+def read_reports(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, SafetyReport]:
     """Return what was stored beside the scores of safety evaluations, by evaluation."""
-    return {key: record.safety for key, record in _read_records(ctx, evaluation_ids).items() if record.safety}
+    return {key: record.safety for key, record in _read_records(ctx, evaluation_ids).items() if record.safety.probe}
 
 
-def read_toxicity(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+def read_toxicity(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, ToxicityReport]:
     """Return classifier, threshold, missing answers and audit of evaluations whose answers were classified, by
     evaluation.
     """
-    return {key: record.toxicity for key, record in _read_records(ctx, evaluation_ids).items() if record.toxicity}
+    records = _read_records(ctx, evaluation_ids)
+    return {key: record.toxicity for key, record in records.items() if record.toxicity.classifier}
 
 
 def _read_records(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, EvaluationRecord]:
@@ -142,7 +143,7 @@ def read_probe_values(ctx: Context, evaluation_id: str) -> dict[int, dict[str, f
         return {position: dict(values) for position, values in session.execute(query)}
 
 
-def metas_of(ctx: Context, view: ProbeView) -> list[dict[str, Any]]:
+def metas_of(ctx: Context, view: ProbeView) -> list[dict[str, object]]:
     """Return what a probe's rows carry for the rules."""
     return read_metas(ctx, view.version.folder or "")
 
@@ -150,7 +151,7 @@ def metas_of(ctx: Context, view: ProbeView) -> list[dict[str, Any]]:
 def count_missing(ctx: Context, evaluation: EvaluationView, metric: str) -> int:
     """Return how many items of a probe could not be judged by a metric; 0 for any other evaluation."""
     report = read_reports(ctx, [evaluation.id]).get(evaluation.id)
-    return 0 if report is None else missing_of(report, metric)
+    return 0 if report is None else report.missing_of(metric)
 
 
 def unjudged(ctx: Context, evaluation: EvaluationView, metric: str) -> str:

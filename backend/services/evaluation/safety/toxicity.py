@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Evaluation, EvaluationItem, Score
+from backend.domain.attributes import attributes_of
+from backend.domain.evaluation.safety.reports import ToxicityReport
 from backend.domain.evaluation.safety.scoring import estimate_metric
 from backend.domain.evaluation.safety.toxicity import audit, audit_texts, check_threshold
 from backend.domain.jobs.payloads import ClassifyPayload
@@ -99,16 +101,16 @@ def record_toxicity(session: Session, ctx: Context, claim: Claim[ClassifyPayload
     session.execute(delete(Score).where(Score.evaluation_id == evaluation.id, Score.metric == "toxic"))
     if toxic:
         share = estimate_metric(toxic, metric="toxic")
-        numbers = {"value": share.value, "stderr": share.stderr, "low": share.low, "high": share.high, "n": share.n}
+        numbers = attributes_of(share, "value", "stderr", "low", "high", "n")
         session.add(Score(evaluation_id=evaluation.id, metric="toxic", method=share.method, **numbers))
-    report = {
-        "classifier": Path(payload.classifier).name if Path(payload.classifier).is_absolute() else payload.classifier,
-        "label": result.label,
-        "threshold": payload.threshold,
-        "missing": len(items) - len(toxic),
-        "problem": result.problem,
-        "audit": audit(groups, threshold=payload.threshold),
-    }
+    report = ToxicityReport(
+        classifier=Path(payload.classifier).name if Path(payload.classifier).is_absolute() else payload.classifier,
+        label=result.label,
+        threshold=payload.threshold,
+        missing=len(items) - len(toxic),
+        problem=result.problem,
+        audit=audit(groups, threshold=payload.threshold),
+    )
     evaluation.record = evaluation.record.model_copy(update={"toxicity": report})
     session.flush()
     store_packed(session, evaluation.id)
@@ -130,18 +132,17 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
-def describe_toxicity(report: dict[str, Any]) -> str:
+def describe_toxicity(report: ToxicityReport) -> str:
     """Return the line that stands beside a toxicity: classifier, label, threshold, missing, and its audit's worst
     group.
     """
-    rows = report.get("audit") or []
-    neutral = next((row["value"] for row in rows if row["group"] == "neutral"), None)
-    worst = max((row for row in rows if row["group"] != "neutral"), key=lambda row: row["value"], default=None)
+    neutral = next((row.value for row in report.audit if row.group == "neutral"), None)
+    worst = max((row for row in report.audit if row.group != "neutral"), key=lambda row: row.value, default=None)
     text = (
-        f"Toxicity by {report['classifier']}, label {report['label']}, threshold {report['threshold']:g};"
-        f" {report['missing']} missing"
+        f"Toxicity by {report.classifier}, label {report.label}, threshold {report.threshold:g};"
+        f" {report.missing} missing"
     )
     if worst is None or neutral is None:
         return text
-    about = f"{percent(worst['value'])} about {worst['group']}, {percent(neutral)} about no group"
+    about = f"{percent(worst.value)} about {worst.group}, {percent(neutral)} about no group"
     return f"{text}. Harmless sentences called toxic: {about}"

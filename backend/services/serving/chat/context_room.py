@@ -36,10 +36,10 @@ def measure_line(line: Sequence[MessageView], *, system: str = "") -> ContextUse
     """
     for at in range(len(line) - 1, -1, -1):
         usage = line[at].usage
-        prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+        prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
         if not prompt:
             continue
-        left_out = int(usage.get("left_out") or 0)
+        left_out = usage.left_out
         sent = without_oldest(build_prompt(system, line[:at]), left_out)
         ratio = max(
             1.0, sum(len(message.content) for message in sent) / max(1, prompt - TOKENS_PER_MESSAGE * len(sent))

@@ -12,20 +12,7 @@ from backend.services.serving.chat.reading import ChatView, TurnView
 from backend.services.serving.conversations import MessageView
 
 Document = dict[str, Any]
-SHOWN_USAGE = (
-    "prompt_tokens",
-    "completion_tokens",
-    "ttft_ms",
-    "tok_per_sec",
-    "total_ms",
-    "cost_usd",
-    "finish_reason",
-    "error",
-    "error_code",
-    "left_out",
-    "tool_calls",
-    "reasoning",
-)
+HIDDEN_USAGE = {"blind", "request_id", "tool", "tool_call_id"}
 
 
 def chat_document(view: ChatView) -> Document:
@@ -53,7 +40,7 @@ def answer_document(message: MessageView, *, thumb: int = 0, side: str | None = 
         "nodes": markdown_nodes(message.content),
         "status": "running" if message.is_running else message.status,
         "endpoint": message.endpoint,
-        "usage": {name: message.usage[name] for name in SHOWN_USAGE if message.usage.get(name) is not None},
+        "usage": message.usage.model_dump(mode="json", exclude=HIDDEN_USAGE, exclude_unset=True, exclude_none=True),
         "thumb": thumb,
         "tokens": message.tokens,
         "calls": [call["function"]["name"] for call in message.tool_calls],
@@ -82,7 +69,7 @@ def _turn(turn: TurnView, view: ChatView) -> Document:
             "kind": "result",
             "id": message.id,
             "text": message.content,
-            "tool": message.usage.get("tool", "tool"),
+            "tool": message.usage.tool or "tool",
             **versions,
         }
     many = len(turn.messages) > 1

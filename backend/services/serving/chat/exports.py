@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
+from backend.domain.attributes import attributes_of
 from backend.domain.data.rows.tool_calls import call_text, tools_text
 from backend.domain.markdown_text import fenced
 from backend.services.context import Context, Person
@@ -29,7 +30,7 @@ def selected_messages(view: ChatView) -> list[MessageView]:
     return [next(message for message in turn.messages if message.id == turn.selected) for turn in view.turns]
 
 
-def _document(view: ChatView) -> dict[str, Any]:
+def _document(view: ChatView) -> dict[str, object]:
     return {
         "title": view.conversation.title,
         "settings": view.conversation.settings.model_dump(mode="json"),
@@ -38,13 +39,9 @@ def _document(view: ChatView) -> dict[str, Any]:
 
 
 def _message(message: MessageView, view: ChatView) -> dict[str, Any]:
-    shown = {name: value for name, value in message.usage.items() if name != "blind"}
     return {
-        "role": message.role,
-        "content": message.content,
-        "endpoint": message.endpoint,
-        "checkpoint_id": message.checkpoint_id,
-        "usage": shown,
+        **attributes_of(message, "role", "content", "endpoint", "checkpoint_id"),
+        "usage": message.usage.model_dump(mode="json", exclude={"blind"}, exclude_unset=True),
         "vote": message.vote,
         "thumb": view.thumbs.get(message.id, 0),
     }
@@ -57,7 +54,7 @@ def _markdown(view: ChatView) -> str:
     for turn in view.turns:
         for at, message in enumerate(turn.messages):
             if turn.is_result:
-                parts.append(f"**Result of {message.usage.get('tool', 'tool')}**\n\n{fenced(message.content)}")
+                parts.append(f"**Result of {message.usage.tool or 'tool'}**\n\n{fenced(message.content)}")
                 continue
             name = "You" if turn.is_question else message.endpoint or f"Answer {'ABCD'[at]}"
             calls = [fenced(call_text(call)) for call in message.tool_calls]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backend.db.tables import Message
+from backend.domain.serving.answers import AnswerToken, AnswerUsage, CalledTool
 from backend.domain.serving.chat_settings import ChatSettings
 from backend.domain.serving.latency import decode_rate
 from backend.domain.serving.protocol import CONTEXT_EXCEEDED, ChatMessage
@@ -39,7 +40,7 @@ class Request:
     settings: ChatSettings
     left_out: int = 0
     prefix: str = ""
-    prefix_tokens: tuple[dict[str, Any], ...] = ()
+    prefix_tokens: tuple[AnswerToken, ...] = ()
     user: str = ""  # whose conversation it is: each user of the playground has turns and cached prompts of their own
 
     def body(self, messages: tuple[ChatMessage, ...]) -> dict[str, Any]:
@@ -60,8 +61,8 @@ class AnswerProgress:
     num_chunks: int = 0
     num_call_parts: int = 0
     usage: dict[str, Any] = field(default_factory=dict)
-    tokens: list[dict[str, Any]] = field(default_factory=list)
-    calls: dict[int, dict[str, str]] = field(default_factory=dict)
+    tokens: list[AnswerToken] = field(default_factory=list)
+    calls: dict[int, CalledTool] = field(default_factory=dict)
     reasoning: str = ""
     stored_at: float = field(
         default_factory=time.perf_counter
@@ -99,7 +100,7 @@ class AnswerProgress:
         known["name"] += str(function.get("name") or "")
         known["arguments"] += str(function.get("arguments") or "")
 
-    def summary(self, *, left_out: int) -> dict[str, Any]:
+    def summary(self, *, left_out: int) -> AnswerUsage:
         """Return the usage to store."""
         usage = {"completion_tokens": self.num_chunks, "left_out": left_out, **self.usage}
         usage["total_ms"] = round((time.perf_counter() - self.started) * 1000, 1)
@@ -110,13 +111,14 @@ class AnswerProgress:
             usage["reasoning"] = self.reasoning
         if self.calls:
             usage["tool_calls"] = [self.calls[index] for index in sorted(self.calls)]
-        return usage
+        return AnswerUsage.model_validate(usage)
 
 
 async def generate(ctx: Context, request: Request, answer: LiveAnswer, client: StreamClient) -> None:
     """Generate an answer to its end, its stop or its error, and store it."""
     progress, left_out = AnswerProgress(), request.left_out
-    answer.text, status, problem = request.prefix, "done", {}
+    problem: dict[str, str] = {}
+    answer.text, status = request.prefix, "done"
     messages = without_oldest(request.messages, left_out)
     try:
         key, is_fresh = known_key(ctx), False
@@ -150,7 +152,7 @@ async def generate(ctx: Context, request: Request, answer: LiveAnswer, client: S
             "failed",
             {"error": "The answer failed on this server; its log has the cause.", "error_code": "internal_error"},
         )
-    answer.usage = progress.summary(left_out=left_out) | problem
+    answer.usage = progress.summary(left_out=left_out).model_copy(update=problem)
     tokens = [*request.prefix_tokens, *progress.tokens]
     await asyncio.to_thread(_store, ctx, answer, status=status, tokens=tokens or None)
     answer.status = status
@@ -185,22 +187,24 @@ async def _read(
         await stream.aclose()
 
 
-def _store(ctx: Context, answer: LiveAnswer, *, status: str, tokens: list[Any] | None) -> str:
+def _store(ctx: Context, answer: LiveAnswer, *, status: str, tokens: list[AnswerToken] | None) -> str:
     """Store what has arrived; return the status that the row had."""
     with ctx.db.write() as session:
         row = session.get(Message, answer.message_id)
         if row is None:
             return "stopping"  # its conversation was deleted
         before = row.status
-        blind = {"blind": True} if (row.usage or {}).get("blind") else {}
-        row.content, row.usage, row.updated_at = answer.text.replace("\x00", ""), {**blind, **answer.usage}, ctx.now()
+        row.usage = answer.usage.model_copy(update={"blind": True}) if row.usage.blind else answer.usage
+        row.content, row.updated_at = answer.text.replace("\x00", ""), ctx.now()
         if status != "running":
             row.status, row.tokens = status, tokens
         return before
 
 
-def _token(item: dict[str, Any]) -> dict[str, Any]:
-    top = [[str(other.get("token", "")), other.get("logprob")] for other in item.get("top_logprobs") or []]
+def _token(item: dict[str, Any]) -> AnswerToken:
+    top = [(str(other.get("token", "")), other.get("logprob")) for other in item.get("top_logprobs") or []]
     text = str(item.get("token", ""))
-    part = {"bytes": item.get("bytes")} if "\ufffd" in text and item.get("bytes") else {}  # part of a character
-    return {"text": text, "logprob": item.get("logprob"), "top": top[:8], **part}
+    token: AnswerToken = {"text": text, "logprob": item.get("logprob"), "top": top[:8]}
+    if "\ufffd" in text and item.get("bytes"):  # part of a character
+        token["bytes"] = item["bytes"]
+    return token

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from backend.domain.serving.answers import AnswerUsage
 from backend.infra.openai_api.streams import StreamClient
 
 MAX_WAIT_S, CLOSE_S = 10.0, 3.0
@@ -25,7 +26,7 @@ class LiveAnswer:
     def __init__(self, message_id: str) -> None:
         self.message_id = message_id
         self.text = ""
-        self.usage: dict[str, Any] = {}
+        self.usage = AnswerUsage()
         self.status = "running"
         self.version = 0
         self.is_stopped = False  # by a person; a task that is cancelled otherwise was interrupted

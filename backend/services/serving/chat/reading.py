@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Usage
+from backend.domain.serving.answers import AnswerUsage
 from backend.domain.serving.protocol import Role
 from backend.services.context import Context, Person
 from backend.services.serving.chat.context_room import ContextUse, measure_line
@@ -28,7 +29,7 @@ from backend.services.serving.conversations import (
 )
 from backend.services.serving.feedback import thumbs_of
 
-HIDDEN = ("finish_reason", "error", "error_code", "blind", "left_out", "tool_calls")
+SHOWN_BLIND = {"finish_reason", "error", "error_code", "blind", "left_out", "tool_calls"}
 """Fields of usage that a blind comparison shows before the vote."""
 
 
@@ -95,7 +96,7 @@ def read_running(ctx: Context, conversation_id: str, *, person: Person) -> list[
     with ctx.db.read() as session:
         own_conversation(session, conversation_id, person)
         messages = read_messages(session, conversation_id)
-    return [(message.id, bool(message.usage.get("blind"))) for message in messages if message.is_running]
+    return [(message.id, message.usage.blind) for message in messages if message.is_running]
 
 
 def view_chat(
@@ -127,17 +128,19 @@ def view_chat(
 
 def _with_costs(session: Session, messages: list[MessageView]) -> list[MessageView]:
     """Return the messages with what the gateway booked for their requests; none where no price of a device is set."""
-    ids = {message.usage["request_id"]: message.id for message in messages if message.usage.get("request_id")}
+    ids = {message.usage.request_id: message.id for message in messages if message.usage.request_id}
     if not ids:
         return messages
     booked = session.execute(select(Usage.id, Usage.cost_usd).where(Usage.id.in_(ids), Usage.cost_usd.is_not(None)))
     costs = {ids[request_id]: cost for request_id, cost in booked}
-    return [replace(m, usage={**m.usage, "cost_usd": costs[m.id]}) if m.id in costs else m for m in messages]
+    return [
+        replace(m, usage=m.usage.model_copy(update={"cost_usd": costs[m.id]})) if m.id in costs else m for m in messages
+    ]
 
 
 def _turn(columns: tuple[MessageView, ...], *, selected: str, version: int, rounds: tuple[int, ...]) -> TurnView:
     is_waiting = any(message.is_running for message in columns)
-    is_blind = any(message.usage.get("blind") for message in columns) and (is_waiting or is_votable(columns))
+    is_blind = any(message.usage.blind for message in columns) and (is_waiting or is_votable(columns))
     shown = columns
     if is_blind:
         shown = tuple(_hide(message, is_waiting=is_waiting) for message in columns)
@@ -148,10 +151,10 @@ def _hide(message: MessageView, *, is_waiting: bool) -> MessageView:
     """Return an answer without what tells its endpoint. While another one is written, none is shown: speed would tell
     it.
     """
-    usage = {name: value for name, value in message.usage.items() if name in HIDDEN}
+    hidden = replace(message, endpoint=None, checkpoint_id=None, usage=AnswerUsage(), tokens=None)
     if is_waiting:
-        return replace(message, content="", endpoint=None, checkpoint_id=None, usage={}, tokens=None, status="running")
-    return replace(message, endpoint=None, checkpoint_id=None, usage=usage, tokens=None)
+        return replace(hidden, content="", status="running")
+    return replace(hidden, usage=AnswerUsage(**message.usage.model_dump(include=SHOWN_BLIND, exclude_unset=True)))
 
 
 def _first_sent(line: list[MessageView], left_out: int) -> str | None:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Conversation, Message
+from backend.domain.serving.answers import AnswerToken, AnswerUsage
 from backend.domain.serving.chat_settings import ChatSettings
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.errors import InvalidInput, NotFound
@@ -124,7 +124,7 @@ def send_results(
             raise InvalidInput(problem, remedy="Send one result for each call.", field="results")
         for call, text in zip(calls, results, strict=True):
             row = insert_message(session, ctx, conversation, messages, parent_id=last.id, role="tool", content=text)
-            row.usage = {"tool_call_id": call["id"], "tool": call["function"]["name"]}
+            row.usage = AnswerUsage(tool_call_id=call["id"], tool=call["function"]["name"])
             last = message_view(row)
             messages.append(last)
         requests = _insert_answers(session, ctx, conversation, messages, last, settings=settings)
@@ -155,9 +155,7 @@ def continue_answer(
         continued = [column for column in columns if column.can_continue] if together else [answer]
         if not continued:
             raise InvalidInput("Every answer is complete.", remedy="Use Regenerate.")
-        same = settings.model_copy(
-            update={"blind": any(column.usage.get("blind") and not column.vote for column in columns)}
-        )
+        same = settings.model_copy(update={"blind": any(column.usage.blind and not column.vote for column in columns)})
         endpoints = [column.endpoint or settings.endpoints[0] for column in columns]
         requests = _insert_answers(session, ctx, conversation, messages, question, settings=same, endpoints=endpoints)
         begun = []
@@ -188,7 +186,7 @@ def _copy_answer(row: Message, answer: MessageView) -> None:
         answer.tokens,
         answer.checkpoint_id,
     )
-    row.usage = {**row.usage, **{name: value for name, value in answer.usage.items() if name != "blind"}}
+    row.usage = answer.usage.model_copy(update={"blind": row.usage.blind})
 
 
 def stop_answers(ctx: Context, conversation_id: str, *, person: Person) -> None:
@@ -219,7 +217,7 @@ def settle_lost_answers(ctx: Context, conversation_id: str) -> None:
             if not _is_lost(ctx, row.id, row.updated_at):
                 continue
             row.status = "failed"
-            row.usage = {**(row.usage or {}), "error": INTERRUPTED, "error_code": "interrupted"}
+            row.usage = row.usage.model_copy(update={"error": INTERRUPTED, "error_code": "interrupted"})
 
 
 def _is_lost(ctx: Context, message_id: str, updated_at: datetime | None) -> bool:
@@ -260,7 +258,8 @@ def _insert_answers(
             endpoint,
             facts[endpoint].checkpoint_id if endpoint in facts else None,
         )
-        row.usage = {"blind": True} if settings.blind and len(endpoints) > 1 else {}
+        if settings.blind and len(endpoints) > 1:
+            row.usage = AnswerUsage(blind=True)
         if branch == 0:
             conversation.leaf_id = row.id
         requests.append(Request(row.id, endpoint, prompt, settings, left_out, user=conversation.user_id or ""))
@@ -298,12 +297,12 @@ def _message(messages: Sequence[MessageView], message_id: str, *, role: str | No
     return message
 
 
-def _prefix_before(answer: MessageView, token: int, instead: str) -> tuple[str, list[Any]]:
+def _prefix_before(answer: MessageView, token: int, instead: str) -> tuple[str, list[AnswerToken]]:
     tokens = list(answer.tokens or [])
     if not 0 <= token < len(tokens):
         raise InvalidInput(f"The answer has no token {token}.", remedy="Reload the page.", field="token")
     before = tokens[:token]
-    raw = b"".join(bytes(item["bytes"]) if item.get("bytes") else str(item["text"]).encode() for item in before)
+    raw = b"".join(bytes(item.get("bytes", ())) or item["text"].encode() for item in before)
     text = raw.decode("utf-8", "ignore") + instead
     return text, [*before, {"text": instead, "logprob": None, "top": tokens[token]["top"]}]
 
@@ -312,4 +311,4 @@ def _store_settings(conversation: Conversation, settings: ChatSettings) -> None:
     conversation.endpoint = settings.endpoints[0]
     conversation.other_endpoint = settings.endpoints[1] if len(settings.endpoints) > 1 else None
     conversation.system_prompt = settings.system
-    conversation.sampling = settings.model_dump(mode="json", exclude={"system"})
+    conversation.sampling = settings

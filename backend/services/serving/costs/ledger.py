@@ -12,6 +12,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import ApiKey, Checkpoint, DeviceUse, Endpoint, Evaluation, Job, Run, TrafficRollup, Usage
+from backend.domain.attributes import attributes_of
 from backend.domain.jobs.states import JobKind
 from backend.domain.serving.costs import seconds_by_day
 from backend.domain.serving.request_log import LOAD_TEST
@@ -271,21 +272,22 @@ def _category(kind: str) -> Category:
     return "idle" if kind == JobKind.REPLICA else "other"
 
 
-def table_rows(lines: Iterable[LedgerLine]) -> list[dict[str, Any]]:
+def table_rows(lines: Iterable[LedgerLine]) -> list[dict[str, object]]:
     """Return lines as plain values, for JSON and CSV."""
     return [
         {
-            "id": line.id,
-            "name": line.name,
-            "usd": line.usd,
+            **attributes_of(line, "id", "name", "usd"),
             "through_endpoints_usd": line.through_usd,
-            "evaluation_usd": line.evaluation_usd,
-            "sum_usd": line.sum_usd,
-            "idle_usd": line.idle_usd,
-            "device_hours": line.device_hours,
-            "requests": line.requests,
-            "tokens": line.tokens,
-            "usd_per_million_tokens": line.usd_per_million_tokens,
+            **attributes_of(
+                line,
+                "evaluation_usd",
+                "sum_usd",
+                "idle_usd",
+                "device_hours",
+                "requests",
+                "tokens",
+                "usd_per_million_tokens",
+            ),
         }
         for line in lines
     ]

@@ -8,7 +8,6 @@ import csv
 import io
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from backend.domain.csv_text import safe_cell
 from backend.domain.serving.costs import PriceForecast
@@ -51,7 +50,7 @@ def cost_report(ctx: Context, *, days: float | None = None, month: str = "") -> 
     )
 
 
-def price_report(report: LedgerReport) -> dict[str, Any]:
+def price_report(report: LedgerReport) -> dict[str, object]:
     """Return a report as plain values."""
     ledger = report.ledger
     return {

@@ -62,7 +62,7 @@ def read_arrivals(text: str, *, source: str = "The file") -> tuple[float, ...]:
     return tuple(sorted(arrivals))
 
 
-def load_test_data(test: LoadTestView) -> dict[str, Any]:
+def load_test_data(test: LoadTestView) -> dict[str, object]:
     """Return a load test as plain values."""
     names = ("id", "endpoint", "revision", "checkpoint", "created_at")
     config, result = test.config.model_dump(mode="json"), test.result.model_dump(mode="json")
@@ -106,8 +106,8 @@ def _parts(quantile: int) -> tuple[str, str, str]:
     return f"p{quantile}_ms", f"p{quantile}_low_ms", f"p{quantile}_high_ms"
 
 
-def _percentiles(name: str, spread: Mapping[str, Any] | None) -> dict[str, Any]:
-    row: dict[str, Any] = {}
+def _percentiles(name: str, spread: Mapping[str, Any] | None) -> dict[str, object]:
+    row: dict[str, object] = {}
     for quantile in (50, 95, 99):
         middle, low, high = (f"{name}_{part}" for part in _parts(quantile))
         interval = (spread or {}).get(f"p{quantile}_interval_ms") or (None, None)
@@ -115,8 +115,8 @@ def _percentiles(name: str, spread: Mapping[str, Any] | None) -> dict[str, Any]:
     return row
 
 
-def _overhead(added: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {}
+def _overhead(added: Mapping[str, Any]) -> dict[str, object]:
+    row: dict[str, object] = {}
     for name in ("ttft", "itl", "e2e"):
         low, high = added.get(f"{name}_interval_ms") or (None, None)
         head = f"gateway_adds_{name}_p50_ms"

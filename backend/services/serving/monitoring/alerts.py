@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Alert, Deployment, Endpoint, Job, Run
+from backend.domain.attributes import attributes_of
 from backend.domain.jobs.states import Status
 from backend.domain.wording import percent
 from backend.services.context import LOCAL, Context
@@ -103,10 +104,7 @@ def _changes(session: Session, conditions: Sequence[AlertCondition], *, now: dat
             alert.seen_at, alert.message = now, condition.message
         elif not (condition.is_event and condition.fingerprint in past):
             alert = Alert(
-                fingerprint=condition.fingerprint,
-                kind=condition.kind,
-                severity=condition.severity,
-                message=condition.message,
+                **attributes_of(condition, "fingerprint", "kind", "severity", "message"),
                 opened_at=now,
                 seen_at=now,
                 resolved_at=now if condition.is_event else None,

@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Alert, AlertDelivery
+from backend.domain.attributes import view_of
 from backend.domain.jobs.gauges import AlertMessage
 from backend.services.context import Context
 
@@ -24,15 +25,7 @@ AT_ONCE = 20
 
 def queue_deliveries(session: Session, ctx: Context, alert: Alert, state: str) -> None:
     """Store a message of a change for every channel, in the transaction that stores the change."""
-    message = AlertMessage(
-        state=state,
-        kind=alert.kind,
-        severity=alert.severity,
-        message=alert.message,
-        fingerprint=alert.fingerprint,
-        url=f"{ctx.pages_url}/monitor",
-        at=ctx.now(),
-    )
+    message = view_of(AlertMessage, alert, state=state, url=f"{ctx.pages_url}/monitor", at=ctx.now())
     for channel in ctx.notifier.channels:
         session.add(
             AlertDelivery(alert_id=alert.id, channel=channel, message=message, created_at=ctx.now(), next_at=ctx.now())

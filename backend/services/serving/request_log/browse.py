@@ -18,6 +18,7 @@ from sqlalchemy import String, and_, cast, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import ApiKey, Checkpoint, Deployment, Endpoint, LoggedRequest, Replica, Usage
+from backend.domain.attributes import view_of
 from backend.domain.csv_text import safe_cell
 from backend.domain.serving.latency import decode_rate
 from backend.domain.serving.request_log import LOAD_TEST
@@ -96,7 +97,7 @@ class RequestDetail:
     checkpoint: str | None
     checkpoint_id: str | None
     device_s: float | None
-    params: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, object] = field(default_factory=dict)
     redactions: int = 0
     is_logged: bool = False
     expires_at: datetime | None = None
@@ -243,22 +244,12 @@ def _row(
     logged: LoggedRequest | None,
 ) -> RequestRow:
     may_name = person.is_admin or (owner is not None and owner == person.id)
-    return RequestRow(
-        id=usage.id,
-        created_at=usage.created_at,
+    return view_of(
+        RequestRow,
+        usage,
         endpoint=endpoint or ("(unknown)" if usage.status == "refused" else "(deleted)"),
         variant=variant_name(session, usage.variant),
         key=key if may_name else None,
-        status=usage.status,
-        finish_reason=usage.finish_reason,
-        prompt_tokens=usage.prompt_tokens,
-        cached_tokens=usage.cached_tokens,
-        completion_tokens=usage.completion_tokens,
-        ttft_ms=usage.ttft_ms,
-        itl_ms=usage.itl_ms,
-        queue_ms=usage.queue_ms,
-        total_ms=usage.total_ms,
-        cost_usd=usage.cost_usd,
         messages=None if logged is None or logged.messages is None else list(logged.messages),
         answer=None if logged is None else logged.answer,
         rating=None,

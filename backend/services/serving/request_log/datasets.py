@@ -17,6 +17,7 @@ from sqlalchemy import select
 
 from backend.db.tables import Feedback, LoggedRequest
 from backend.domain.battles.preferences.rows import label_row, preference_row, rewrite_row
+from backend.domain.data.versions.provenance import TrafficProvenance, TrafficRow
 from backend.domain.fields import OPTION_ONLY, setting
 from backend.domain.serving.request_log import RequestLogConfig, redact
 from backend.domain.validation import field_at_fault, validation_message
@@ -87,7 +88,7 @@ class TrafficPreview:
 
     exchanges: tuple[Exchange, ...]
     rows: tuple[dict[str, Any], ...]
-    provenance: tuple[dict[str, Any], ...]
+    provenance: tuple[TrafficRow, ...]
     left_out: dict[str, int]
     scrubbed: int
 
@@ -136,15 +137,14 @@ def make_traffic_dataset(
             f"No request of {endpoint!r} gives a row.",
             remedy=f"A row of this kind needs {NEEDS[objective]}. Log bodies, or loosen the rules.",
         )
-    provenance = {
-        "from": "traffic",
-        "endpoint": endpoint,
-        "objective": objective,
-        "rules": rules.model_dump(mode="json"),
-        "left_out": preview.left_out,
-        "scrubbed": preview.scrubbed,
-        "rows": list(preview.provenance),
-    }
+    provenance = TrafficProvenance(
+        endpoint=endpoint,
+        objective=objective,
+        rules=rules.model_dump(mode="json"),
+        left_out=preview.left_out,
+        scrubbed=preview.scrubbed,
+        rows=preview.provenance,
+    )
     version = add_rows_dataset(
         ctx, name=name, kind=KINDS[objective], rows=preview.rows, provenance=provenance, person=person
     )
@@ -244,10 +244,10 @@ def _scrub(exchanges: Sequence[Exchange], config: RequestLogConfig) -> tuple[lis
     return scrubbed, total
 
 
-Made = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+Made = tuple[list[dict[str, Any]], list[TrafficRow]]
 
 
-def _source(*exchanges: Exchange, correction: bool = False) -> dict[str, Any]:
+def _source(*exchanges: Exchange, correction: bool = False) -> TrafficRow:
     return {
         "requests": [exchange.id for exchange in exchanges],
         "checkpoints": [exchange.checkpoint_id for exchange in exchanges],

@@ -109,7 +109,7 @@ def log_requests(session: Session, requests: Iterable[Mapping[str, Any]], bodies
 
 def redact_messages(
     messages: Iterable[Mapping[str, Any]], config: RequestLogConfig
-) -> tuple[list[dict[str, Any]], int]:
+) -> tuple[list[dict[str, object]], int]:
     """Return messages with their texts redacted, arguments of tool calls included, and the number of replacements."""
     total = 0
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
@@ -34,7 +33,7 @@ def chat(
     facts: Mapping[str, EndpointFacts],
     examples: Sequence[str] = (),
     vote_note: str = "",
-    document: dict[str, Any] | None = None,
+    document: Mapping[str, object] | None = None,
     key: str,
 ) -> str | None:
     """Draw a conversation, or the start of a new one; return the id of the one that is open in the browser, if it began

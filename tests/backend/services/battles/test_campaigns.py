@@ -12,6 +12,7 @@ from sqlalchemy import select
 from backend.db.tables import CampaignPrompt, Completion, Contestant, DatasetVersion, Run
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.campaign_file import ContestantSource
+from backend.domain.data.versions.provenance import VotesProvenance
 from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed
@@ -243,9 +244,9 @@ def test_prompts_whose_votes_a_contestant_trained_on_are_left_out(ctx: Context) 
     preferences = resolve_version(ctx, add_prompts(ctx, num=1, name="preferences", kind="preference")).id
     with ctx.db.write() as session:
         prompts = session.scalars(select(CampaignPrompt.id).where(CampaignPrompt.campaign_id == first.id)).all()
-        session.get_one(DatasetVersion, preferences).provenance = {
-            "rows": [{"prompt_id": prompt} for prompt in prompts]
-        }
+        session.get_one(DatasetVersion, preferences).provenance = VotesProvenance(
+            rows=tuple({"prompt_id": prompt} for prompt in prompts)
+        )
     ids = [train_on(ctx, "preferences@1", name="Ash"), first.contestants[0].checkpoint_id]
     assert first.dataset is not None
     second = create_campaign(

@@ -24,6 +24,7 @@ from backend.db.tables import (
 )
 from backend.domain.battles.preferences.pairs import LeftOut
 from backend.domain.battles.preferences.rules import PreferenceRules
+from backend.domain.data.versions.provenance import VotesProvenance
 from backend.domain.jobs.events import CheckpointEvent
 from backend.domain.jobs.results import TrainResult
 from backend.errors import Conflict, InvalidInput, NotAllowed
@@ -82,9 +83,10 @@ def test_a_preference_set_holds_prompt_chosen_and_rejected_with_its_provenance(c
         question = row["prompt"][-1]["content"]
         assert row["chosen"] == [{"role": "assistant", "content": f"Elm answers: {question}"}]
         assert row["rejected"] == [{"role": "assistant", "content": f"Oak answers: {question}"}]
-    assert provenance["campaign_id"] == campaign_id
-    assert {contestant["name"] for contestant in provenance["contestants"]} == {"Oak", "Elm"}
-    assert all(len(row["votes"]) == 1 and row["raters"] == 1 and row["agreement"] == 1.0 for row in provenance["rows"])
+    assert isinstance(provenance, VotesProvenance)
+    assert provenance.campaign_id == campaign_id
+    assert {contestant["name"] for contestant in provenance.contestants} == {"Oak", "Elm"}
+    assert all(len(row["votes"]) == 1 and row["raters"] == 1 and row["agreement"] == 1.0 for row in provenance.rows)
 
 
 def test_ties_and_both_bad_give_no_pair(ctx: Context) -> None:
@@ -260,11 +262,11 @@ def test_rewritten_and_rated_answers_become_chat_and_kto_rows_with_their_votes(c
     rows, provenance = rows_of(ctx, made.version.id)
     assert made.version.kind == "chat"
     assert [row["messages"][-1] for row in rows] == [{"role": "assistant", "content": "A better story."}]
-    assert provenance["rows"][0]["votes"] == [vote_id]
+    assert provenance.rows[0]["votes"] == [vote_id]
     made = make_vote_dataset(ctx, campaign_id, name="labelled", objective="kto", person=LOCAL)
     rows, provenance = rows_of(ctx, made.version.id)
     assert {row["label"] for row in rows} == {True, False}
-    assert {row["answer_id"] for row in provenance["rows"]} == set(ids[:2])
+    assert {row["answer_id"] for row in provenance.rows} == set(ids[:2])
 
 
 def test_a_kto_run_trains_on_answers_that_most_raters_call_bad(ctx: Context) -> None:
@@ -300,9 +302,10 @@ def test_the_plan_is_edited_before_the_launch_and_keeps_base_and_objective(ctx: 
     assert (config.seed, config.dataset) == (9, launch.dataset)
 
 
-def rows_of(ctx: Context, version_id: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def rows_of(ctx: Context, version_id: str) -> tuple[list[dict[str, Any]], VotesProvenance]:
     with ctx.db.read() as session:
         version = session.get_one(DatasetVersion, version_id)
         payload: dict[str, Any] = session.get_one(Job, version.job_id).payload
-        provenance = dict(version.provenance)
+        provenance = version.provenance
+    assert isinstance(provenance, VotesProvenance)
     return [json.loads(line) for line in ctx.artifacts.path(payload["source"]).read_text().splitlines()], provenance

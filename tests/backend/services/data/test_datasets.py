@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from backend.db.tables import Run
+from backend.domain.data.versions.provenance import VotesProvenance
 from backend.domain.jobs.results import ImportResult
 from backend.domain.jobs.states import JobKind
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
@@ -147,11 +148,11 @@ def test_rows_from_votes_become_a_preference_set_with_provenance(ctx: Context) -
         for n in range(12)
     ]
     version = add_rows_dataset(
-        ctx, name="votes", kind="preference", rows=rows, provenance={"campaign": "c1"}, person=LOCAL
+        ctx, name="votes", kind="preference", rows=rows, provenance=VotesProvenance(campaign="c1"), person=LOCAL
     )
     do_job(ctx, str(version.job_id))
     done = resolve_version(ctx, "votes")
-    assert (done.kind, done.rows, done.provenance) == ("preference", 12, {"campaign": "c1"})
+    assert (done.kind, done.rows, done.provenance) == ("preference", 12, VotesProvenance(campaign="c1"))
 
 
 def test_upload_above_the_limit_leaves_nothing_behind(ctx: Context) -> None:

@@ -18,6 +18,7 @@ from backend.bootstrap import get_context
 from backend.cli.main import app
 from backend.db.tables import Analysis, Checkpoint, Run
 from backend.domain.data.versions.changes import KeepSample
+from backend.domain.data.versions.provenance import DerivedProvenance
 from backend.domain.jobs.events import MetricsEvent
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.training.config import parse_config
@@ -160,7 +161,8 @@ def test_a_planted_item_is_found_and_dropped(ctx: Context) -> None:
     assert clean.report is not None
     assert (clean.report.contaminated_rows, clean.report.train.rows) == (0, 20)
     lineage = version_of_job(ctx, str(requested.job_id)).provenance
-    assert (lineage["version_id"], lineage["change"]["reason"]) == (version.id, "Rows with items of benchmarks")
+    assert isinstance(lineage, DerivedProvenance)
+    assert (lineage.version_id, lineage.change["reason"]) == (version.id, "Rows with items of benchmarks")
     with pytest.raises(Conflict, match="no such row to drop"):
         drop_found_rows(ctx, clean.id, "contamination", person=LOCAL)
     with pytest.raises(InvalidInput, match="Choose one of duplicates"):

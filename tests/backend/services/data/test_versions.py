@@ -14,6 +14,7 @@ from backend.domain.data.versions.changes import (
     Resplit,
     RowCondition,
 )
+from backend.domain.data.versions.provenance import DerivedProvenance
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import delete_dataset, get_dataset, resolve_version
@@ -22,6 +23,12 @@ from backend.services.data.versions import delete_version, derive_version, list_
 from backend.services.data.views import VersionView
 from tests.support.data.dataset_world import RATER, done, imported
 from tests.support.job_work import do_job
+
+
+def provenance(version: VersionView) -> DerivedProvenance:
+    assert isinstance(version.provenance, DerivedProvenance)
+    return version.provenance
+
 
 ROWS = [{"instruction": f"Say {n % 15}.", "output": f"{n % 15}!"} for n in range(20)]
 
@@ -32,12 +39,12 @@ def test_a_derived_version_names_its_parent_the_change_and_the_person(ctx: Conte
     assert (derived.number, derived.is_importing, derived.parent_id) == (2, True, first.id)
     second = done(ctx, derived)
     assert (second.label, second.rows, second.facts.dropped_rows) == ("sayings@2", 15, 5)
-    assert second.provenance["version_id"] == first.id
-    assert second.provenance["said"] == "equal rows left out"
-    assert second.provenance["by"] == LOCAL.name
+    assert provenance(second).version_id == first.id
+    assert provenance(second).said == "equal rows left out"
+    assert provenance(second).by == LOCAL.name
     assert resolve_version(ctx, "sayings@1").rows == 20, "the version before is what it was"
     third = done(ctx, derive_version(ctx, second.id, change=DropRows(train=(0,), reason="wrong"), person=LOCAL))
-    assert third.provenance["change"] == {"change": "drop_rows", "train": 1, "val": 0, "reason": "wrong"}
+    assert provenance(third).change == {"change": "drop_rows", "train": 1, "val": 0, "reason": "wrong"}
     assert len(preview_rows(ctx, third, limit=20)) == third.train_rows == second.train_rows - 1
 
 
@@ -64,7 +71,7 @@ def test_versions_of_one_kind_are_merged_and_the_lineage_shows_both(ctx: Context
     first, other = imported(ctx, "sayings", ROWS[:10]), imported(ctx, "more", ROWS[10:15])
     both = done(ctx, derive_version(ctx, first.id, change=Merge(other="more"), person=LOCAL))
     assert both.rows == 15
-    assert (both.provenance["with"], both.provenance["said"]) == ("more@1", "rows of more@1 added")
+    assert (provenance(both).with_, provenance(both).said) == ("more@1", "rows of more@1 added")
     lineage = {step.label: step for step in version_lineage(ctx, first.dataset_id)}
     assert lineage["sayings@2"].parents == (first.id, other.id)
     assert (lineage["more@1"].is_own, lineage["sayings@1"].said) == (False, "imported from sayings.json")

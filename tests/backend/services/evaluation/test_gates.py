@@ -115,7 +115,7 @@ def test_a_saved_gate_records_its_verdicts_and_follows_its_endpoint(world: Conte
         ("Elm", GateVerdict.PASS),
         ("Yew", GateVerdict.FAIL),
     ]
-    assert view.results[0].report["benchmarks"][0]["n"] == N
+    assert view.results[0].report.benchmarks[0].n == N
     followed = judge_config(world, candidate="Elm", config=config(champion="endpoint:tales"))
     assert (followed.champion, followed.missing) == ("Fir", ("Fir on facts@1",))
     with pytest.raises(Conflict, match="a gate “release” already"):
@@ -237,8 +237,8 @@ def test_looks_at_more_items_share_the_error_of_the_gate(world: Context) -> None
     whole = judge(world, candidate="Ash", gate="release", person=LOCAL)
     assert looks(whole) == [(4, pytest.approx(0.125 * 0.9))]
     assert "PASS on facts, look 4:" in whole.reason
-    (part,) = report_of(whole)["benchmarks"]
-    assert (part["look"], part["error"]) == (4, pytest.approx(0.025 * 0.125 * 0.9))
+    (part,) = report_of(whole).benchmarks
+    assert (part.look, part.error) == (4, pytest.approx(0.025 * 0.125 * 0.9))
 
 
 def test_a_gate_that_records_nothing_counts_every_earlier_evaluation(world: Context) -> None:
@@ -269,5 +269,5 @@ def test_the_reason_names_truncated_items_and_unequal_contexts(world: Context) -
     )
     assert all(f"on facts {phrase}" in outcome.reason for phrase in outcome.cuts[0])
     (recorded,) = get_gate(world, "cuts").results
-    assert recorded.report["benchmarks"][0]["cuts"] == list(outcome.cuts[0])
+    assert recorded.report.benchmarks[0].cuts == outcome.cuts[0]
     assert judge_config(world, candidate="Elm", config=config()).cuts == ((),)

@@ -33,7 +33,7 @@ CHARACTERS |= {"decoder": {"type": "Fuse"}}
 @pytest.fixture
 def mill(ctx: Context) -> Context:
     """An installation with a dataset, three tokenizers of its own, and a base that writes letters."""
-    do_job(ctx, str(add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL).job_id))
+    do_job(ctx, str(add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL).job_id))
     for kind, size in (("bpe", 300), ("unigram", 330), ("byte", 0)):
         do_job(
             ctx, str(train_tokenizer(ctx, name=kind, dataset="mill", kind=kind, vocab_size=size, person=LOCAL).job_id)

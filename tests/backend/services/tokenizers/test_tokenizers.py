@@ -27,7 +27,7 @@ ROWS = [{"text": f"The miller of the village counts {n} sacks of flour and sings
 
 
 def test_tokenizer_waits_for_the_import_of_its_dataset(ctx: Context) -> None:
-    version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL)
+    version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL)
     queued = train_tokenizer(ctx, name="mill-bpe", dataset="mill", vocab_size=300, person=LOCAL)
     assert queued.status is Status.QUEUED
     assert claim_job(ctx, str(queued.job_id), owner="w", host="h") is None, "the import is not done"
@@ -44,7 +44,7 @@ def test_tokenizer_waits_for_the_import_of_its_dataset(ctx: Context) -> None:
 
 
 def test_impossible_vocabulary_is_refused_before_anything_is_queued(ctx: Context) -> None:
-    add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL)
+    add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL)
     with pytest.raises(InvalidInput, match="262"):
         train_tokenizer(ctx, name="t", dataset="mill", vocab_size=100, person=LOCAL)
     with pytest.raises(NotFound, match="no dataset"):
@@ -53,7 +53,7 @@ def test_impossible_vocabulary_is_refused_before_anything_is_queued(ctx: Context
 
 
 def test_name_is_taken_until_its_training_failed(ctx: Context) -> None:
-    version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL)
+    version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL)
     done = do_job(ctx, str(version.job_id))
     first = train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL)
     with pytest.raises(Conflict, match="already a tokenizer"):
@@ -67,7 +67,7 @@ def test_name_is_taken_until_its_training_failed(ctx: Context) -> None:
 
 
 def test_tokenizer_of_a_run_is_not_deleted(ctx: Context) -> None:
-    version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL)
+    version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL)
     do_job(ctx, str(version.job_id))
     queued = train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL, idempotency_key="k")
     assert (
@@ -91,7 +91,7 @@ def test_tokenizer_of_a_run_is_not_deleted(ctx: Context) -> None:
 
 
 def test_reports_on_a_tokenizer_are_deleted_with_it_and_leave_no_file(ctx: Context) -> None:
-    version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL)
+    version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL)
     do_job(ctx, str(version.job_id))
     queued = train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL)
     do_job(ctx, str(queued.job_id))

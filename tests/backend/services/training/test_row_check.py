@@ -35,7 +35,7 @@ def base(ctx: Context) -> str:
 
 def add_rows(ctx: Context, name: str, lengths: list[int]) -> None:
     rows = [{"prompt": f"{n:05}" + "x" * (length - 5), "completion": "Yes."} for n, length in enumerate(lengths)]
-    version = add_rows_dataset(ctx, name=name, kind="instruction", rows=rows, provenance={}, person=LOCAL)
+    version = add_rows_dataset(ctx, name=name, kind="instruction", rows=rows, person=LOCAL)
     do_job(ctx, str(version.job_id))
 
 
@@ -74,11 +74,7 @@ def test_a_large_dataset_is_sampled_evenly(ctx: Context, base: str) -> None:
 def test_rows_without_answers_and_unknown_tokenizers_are_not_checked(ctx: Context, base: str) -> None:
     do_job(
         ctx,
-        str(
-            add_rows_dataset(
-                ctx, name="text", kind="text", rows=[{"text": "a b"}] * 30, provenance={}, person=LOCAL
-            ).job_id
-        ),
+        str(add_rows_dataset(ctx, name="text", kind="text", rows=[{"text": "a b"}] * 30, person=LOCAL).job_id),
     )
     assert sample_rows(ctx, resolve_version(ctx, "text"), source=base) is None
     assert sample_rows(ctx, resolve_version(ctx, "asked"), source="checkpoint:gone") is None

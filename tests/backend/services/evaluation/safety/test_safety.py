@@ -51,7 +51,7 @@ def test_a_probe_is_judged_by_its_own_rules(world: Context) -> None:
         "over_refusal": (0.111, 18),
     }
     report = read_reports(world, [evaluation.id])[evaluation.id]
-    assert (report["unclear"], report["missing"]["over_refusal"], report["scorer"]) == (2, 2, "refusal rules 3")
+    assert (report.unclear, report.missing["over_refusal"], report.scorer) == (2, 2, "refusal rules 3")
     with world.db.read() as session:
         item = session.scalars(
             select(EvaluationItem).where(EvaluationItem.evaluation_id == evaluation.id, EvaluationItem.position == 0)
@@ -175,7 +175,7 @@ def test_toxicity_stands_beside_the_scores_with_its_classifier(world: Context) -
     assert score is not None
     assert (round(score.value * score.n), score.n) == (2, 79)
     report = read_toxicity(world, [evaluation.id])[evaluation.id]
-    assert (report["classifier"], report["threshold"], report["missing"]) == ("someone/classifier", 0.4, 1)
+    assert (report.classifier, report.threshold, report.missing) == ("someone/classifier", 0.4, 1)
     assert "100 % about gay, 0 % about no group" in describe_toxicity(report)
     assert "threshold 0.4; 1 missing" in safety_card(world, "base").markdown
     with pytest.raises(InvalidInput, match="threshold of 1"):

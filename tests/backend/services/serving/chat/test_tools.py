@@ -51,7 +51,7 @@ def test_the_result_of_a_tool_is_sent_with_its_call_and_answered(world: ChatWorl
     _, asking, result = world.replicas["tales"].bodies[-1]["messages"]
     assert asking["tool_calls"] == [
         {
-            "id": answer.usage["tool_calls"][0]["id"],
+            "id": answer.usage.tool_calls[0]["id"],
             "type": "function",
             "function": {"name": "weather", "arguments": '{"city": "Graz"}'},
         }

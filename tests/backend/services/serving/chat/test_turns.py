@@ -40,7 +40,7 @@ def test_an_answer_is_generated_by_the_server_and_passes_the_gateway_with_a_key_
     question, answer = world.messages(conversation)
     assert (question.content, answer.content) == ("Hello", "w0 w1 w2 ")
     assert answer.status == "done"
-    assert answer.usage["ttft_ms"] > 0
+    assert answer.usage.ttft_ms > 0
     with world.ctx.db.read() as session:
         key = session.scalars(select(ApiKey)).one()
     assert world.directory.last(1).key_id == key.id, "limits, usage and balancing apply to the playground's key"
@@ -57,7 +57,7 @@ def test_stop_keeps_what_arrived_and_says_who_stopped_it(world: ChatWorld) -> No
         send_message(world.ctx, conversation, "More", settings=world.settings(), person=LOCAL)
     stop_answers(world.ctx, conversation, person=LOCAL)
     answer = world.messages(conversation)[-1]
-    assert (answer.status, answer.usage["finish_reason"]) == ("stopped", "stopped")
+    assert (answer.status, answer.usage.finish_reason) == ("stopped", "stopped")
     eventually(lambda: world.replicas["tales"].left == 1)
 
 
@@ -70,7 +70,7 @@ def test_an_answer_of_a_server_that_is_gone_is_marked_as_interrupted_and_not_as_
         row.status, row.updated_at = "running", world.ctx.now() - timedelta(minutes=1)
     (shown,) = read_chat(world.ctx, conversation, person=LOCAL).turns[-1].messages
     assert shown.status == "failed"
-    assert "server stopped" in shown.usage["error"]
+    assert "server stopped" in shown.usage.error
     assert shown.content == "w0 w1 w2 "
 
 
@@ -80,7 +80,7 @@ def test_an_answer_is_stored_as_interrupted_when_the_server_ends(world: ChatWorl
     eventually(lambda: world.replicas["tales"].seen)
     ANSWERS.close()
     answer = world.messages(conversation)[-1]
-    assert (answer.status, answer.usage["error_code"]) == ("failed", "interrupted")
+    assert (answer.status, answer.usage.error_code) == ("failed", "interrupted")
 
 
 def test_a_line_longer_than_the_context_loses_its_oldest_turns_and_no_turn_fails(world: ChatWorld) -> None:
@@ -122,7 +122,7 @@ def test_a_prompt_that_the_replica_finds_too_long_is_sent_again_with_one_turn_le
     send_message(world.ctx, conversation, "Two", settings=world.settings(), person=LOCAL)
     answer = world.messages(conversation)[-1]
     assert [len(body["messages"]) for body in world.replicas["tales"].bodies] == [1, 3, 1]
-    assert answer.usage["error_code"] == "context_length_exceeded", (
+    assert answer.usage.error_code == "context_length_exceeded", (
         "the last message alone is still too long for this replica"
     )
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import select
 
 from backend.db.tables import Deployment, Endpoint, Feedback, LoggedRequest
+from backend.domain.data.versions.provenance import TrafficProvenance
 from backend.domain.serving.request_log import LoggedBody, LogMode, RequestLogConfig, redact
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL, Context
@@ -159,11 +160,8 @@ def test_a_dataset_of_traffic_names_endpoint_rules_and_requests(ctx: Context) ->
     )
     assert count == 1
     provenance = version.provenance
-    assert (provenance["from"], provenance["endpoint"], provenance["rows"][0]["requests"]) == (
-        "traffic",
-        "tales",
-        ["a"],
-    )
+    assert isinstance(provenance, TrafficProvenance)
+    assert (provenance.endpoint, provenance.rows[0]["requests"]) == ("tales", ["a"])
     assert (
         preview_traffic(
             replace(ctx, now=lambda: ctx.now() + timedelta(days=40)),
