@@ -125,7 +125,9 @@ def _served() -> Select[Any]:
 
 
 def _final() -> Select[Any]:
-    """Select the last checkpoint of every finished run that is not archived."""
+    """Select the last checkpoint of every finished run that is not archived. Of a sweep the best alone is worth an
+    evaluation, and its page says which.
+    """
     last = (
         select(Checkpoint.run_id, func.max(Checkpoint.step).label("step"))
         .where(Checkpoint.folder.is_not(None))
@@ -137,7 +139,7 @@ def _final() -> Select[Any]:
         .join(newest, (newest.c.run_id == Checkpoint.run_id) & (newest.c.step == Checkpoint.step))
         .join(Run, Run.id == Checkpoint.run_id)
         .join(Job, Job.id == Run.job_id)
-        .where(Job.status == Status.FINISHED, Run.archived_at.is_(None))
+        .where(Job.status == Status.FINISHED, Run.archived_at.is_(None), Run.group_id.is_(None))
     )
 
 
@@ -148,6 +150,7 @@ def _failed_runs(session: Session, ctx: Context) -> tuple[AttentionItem, ...]:
         .where(
             Job.status == Status.FAILED,
             Run.archived_at.is_(None),
+            Run.group_id.is_(None),
             Job.finished_at > ctx.now() - timedelta(days=FAILURE_DAYS),
         )
         .order_by(Job.finished_at.desc())

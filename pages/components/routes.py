@@ -82,6 +82,24 @@ PAGES = {
 }
 """Every page by section of the navigation."""
 
+OBJECTS = {
+    "run": ("Run", RUN, "run"),
+    "checkpoint": ("Checkpoint", CHECKPOINTS, "checkpoint"),
+    "dataset": ("Dataset", DATASETS, "dataset"),
+    "endpoint": ("Endpoint", ENDPOINTS, "name"),
+    "campaign": ("Campaign", BATTLES, "campaign"),
+    "architecture": ("Architecture", ARCHITECTURES, "architecture"),
+    "tokenizer": ("Tokenizer", TOKENIZERS, "tokenizer"),
+    "sweep": ("Sweep", SWEEP, "sweep"),
+    "study": ("Scaling study", PLANNER, "study"),
+    "task": ("Task", EVALUATIONS, "task"),
+    "suite": ("Suite", EVALUATIONS, "suite"),
+    "gate": ("Gate", EVALUATIONS, "gate"),
+    "evaluation": ("Evaluation", EVALUATIONS, "evaluation"),
+    "conversation": ("Conversation", PLAYGROUND, "conversation"),
+}
+"""Label, page and parameter of the address of each kind of object."""
+
 
 def address(script: str) -> str:
     """Return the address of a page: `/` for the overview, `/runs` for `build/runs.py`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 from uuid import uuid4
 
@@ -13,6 +13,7 @@ from backend.domain.jobs.progress import format_progress
 from backend.domain.jobs.states import Status
 from backend.domain.wording import percent, plural
 from backend.recipes import RECIPES, STARTER
+from backend.services.activity import Activity, ActivityKind, list_activities
 from backend.services.context import Context, Person
 from backend.services.health import GATEWAY, HEALTH
 from backend.services.jobs.jobs import JobView
@@ -44,6 +45,21 @@ STEPS: dict[StepKind, tuple[str, str | None, str]] = {  # icon, page, parameter 
     StepKind.CAMPAIGN: ("swords", routes.BATTLES, ""),
     StepKind.DEPLOY: ("dns", routes.ENDPOINTS, "checkpoint"),
     StepKind.CHAT: ("chat", routes.PLAYGROUND, "endpoint"),
+}
+
+DAY = timedelta(days=1)
+LOGGED = 8
+"""Lines of the log that are shown at once."""
+
+LOG_ICONS = {
+    ActivityKind.FINISHED: ("check_circle", "green"),
+    ActivityKind.FAILED: ("error", "red"),
+    ActivityKind.STOPPED: ("stop_circle", "gray"),
+    ActivityKind.VOTED: ("how_to_vote", "blue"),
+    ActivityKind.DEPLOYED: ("dns", "blue"),
+    ActivityKind.DECIDED: ("verified", "blue"),
+    ActivityKind.CAMPAIGN: ("swords", "blue"),
+    ActivityKind.ALERT: ("notifications", "orange"),
 }
 
 RESULTS = {"Checkpoint": 3.0, "Score": 1.2, "95 % interval": 2.0, "Against the best": 1.5, "When": 1.2}
@@ -252,6 +268,47 @@ def draw_campaigns(overview: Overview) -> None:
             cells[2].text(f"{campaign.num_votes:,}")
 
 
+def draw_log(ctx: Context) -> None:
+    """Draw what happened in the last day, or in the last week if nothing did."""
+    st.subheader("Log", anchor=False)
+    activities = list_activities(ctx, since=ctx.now() - DAY)
+    span = "in the last day"
+    if not activities:
+        activities, span = list_activities(ctx, since=ctx.now() - 7 * DAY), "in the last week"
+    if not activities:
+        st.caption("Nothing happened in the last week.")
+        return
+    st.caption(f"What ended, was voted, deployed or decided {span}, newest first.")
+    table = WidgetTable("log", {"What": 6.0, "By": 1.4, "When": 1.2})
+    with table.frame():
+        for number, activity in enumerate(activities[:LOGGED]):
+            draw_activity(ctx, table, activity, key=f"log_{number}")
+    if len(activities) > LOGGED:
+        with st.expander(f"{plural(len(activities) - LOGGED, 'earlier event')}", key="log_more"):
+            earlier = WidgetTable("log_more", {"What": 6.0, "By": 1.4, "When": 1.2})
+            with earlier.frame():
+                for number, activity in enumerate(activities[LOGGED:], LOGGED):
+                    draw_activity(ctx, earlier, activity, key=f"log_{number}")
+
+
+def draw_activity(ctx: Context, table: WidgetTable, activity: Activity, *, key: str) -> None:
+    """Draw a line of the log: icon, the object as a link, what happened, who and when."""
+    cells = table.row(key)
+    icon, color = LOG_ICONS[activity.kind]
+    with cells[0], st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+        st.markdown(f":{color}[:material/{icon}:]", width="content")
+        if activity.subject is None:
+            st.markdown(f"{plain(activity.name)} · {plain(activity.text)}", width="stretch")
+        else:
+            kind, subject = activity.subject
+            _, page, parameter = routes.OBJECTS[kind]
+            if st.button(plain(activity.name), type="tertiary", key=f"{key}_{kind}_{subject}"):
+                st.switch_page(page, query_params={parameter: subject})
+            st.markdown(plain(activity.text), width="stretch")
+    cells[1].caption(plain(activity.who))
+    cells[2].caption(ago(activity.at, now=ctx.now()))
+
+
 def main() -> None:
     """Draw the first page."""
     with page_frame("Overview") as (ctx, person):
@@ -265,6 +322,8 @@ def main() -> None:
         draw_newest_scores(ctx, overview)
         st.space("small")
         draw_campaigns(overview)
+        st.space("small")
+        draw_log(ctx)
 
 
 main()

@@ -56,22 +56,6 @@ WORDS = {
     routes.COSTS: "prices spend",
     routes.PEOPLE: "accounts users passwords secrets limits settings",
 }
-ADDRESSES = {
-    "run": ("Run", routes.RUN, "run"),
-    "checkpoint": ("Checkpoint", routes.CHECKPOINTS, "checkpoint"),
-    "dataset": ("Dataset", routes.DATASETS, "dataset"),
-    "endpoint": ("Endpoint", routes.ENDPOINTS, "name"),
-    "campaign": ("Campaign", routes.BATTLES, "campaign"),
-    "architecture": ("Architecture", routes.ARCHITECTURES, "architecture"),
-    "tokenizer": ("Tokenizer", routes.TOKENIZERS, "tokenizer"),
-    "sweep": ("Sweep", routes.SWEEP, "sweep"),
-    "study": ("Scaling study", routes.PLANNER, "study"),
-    "task": ("Task", routes.EVALUATIONS, "task"),
-    "suite": ("Suite", routes.EVALUATIONS, "suite"),
-    "gate": ("Gate", routes.EVALUATIONS, "gate"),
-    "conversation": ("Conversation", routes.PLAYGROUND, "conversation"),
-}
-"""Label, page and parameter of each kind of object that is found."""
 SHORTCUTS = (
     ("Ctrl K", "Search, from every page"),
     ("?", "These keys"),
@@ -114,7 +98,7 @@ def palette(*, key: str) -> Destination | None:
             ],
             "kinds": {
                 kind: {"label": label, "address": routes.address(script), "parameter": parameter}
-                for kind, (label, script, parameter) in ADDRESSES.items()
+                for kind, (label, script, parameter) in routes.OBJECTS.items()
             },
             "shortcuts": SHORTCUTS,
         },
@@ -128,7 +112,7 @@ def _destination(target: object, places: Sequence[Entry]) -> Destination | None:
     match target:
         case {"place": int(number)} if 0 <= number < len(places):
             return Destination(places[number].script, places[number].query)
-        case {"kind": str(kind), "key": str(key)} if kind in ADDRESSES and 0 < len(key) <= MAX_KEY:
-            _, script, parameter = ADDRESSES[kind]
+        case {"kind": str(kind), "key": str(key)} if kind in routes.OBJECTS and 0 < len(key) <= MAX_KEY:
+            _, script, parameter = routes.OBJECTS[kind]
             return Destination(script, {parameter: key})
     return None

@@ -1,0 +1,258 @@
+"""What happened in an installation, newest first: the overview's log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import case, func, or_, select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import (
+    Alert,
+    Alias,
+    Battle,
+    Campaign,
+    Checkpoint,
+    DatasetVersion,
+    Deployment,
+    Endpoint,
+    Evaluation,
+    Job,
+    Promotion,
+    Rater,
+    Run,
+    RunGroup,
+    Tokenizer,
+    User,
+    Vote,
+)
+from backend.domain.jobs.states import JobKind, Status
+from backend.domain.wording import plural
+from backend.services.battles.views import vote_holds
+from backend.services.context import Context
+from backend.services.scaling.studies import KIND as STUDY
+
+MAX_ACTIVITIES = 40
+MAX_CAUSE = 160
+REPORTED = (
+    JobKind.IMPORT_DATASET,
+    JobKind.EVALUATE,
+    JobKind.LOGLIKELIHOOD,
+    JobKind.CLASSIFY,
+    JobKind.TRAIN_TOKENIZER,
+    JobKind.ADD_BASE,
+    JobKind.EXPORT,
+    JobKind.EXPORT_DATASET,
+    JobKind.DATA_REPORT,
+    JobKind.JUDGE,
+    JobKind.LOAD_TEST,
+)
+"""Kinds of jobs other than training that are reported when they end. Of the others only failures are."""
+
+
+class ActivityKind(StrEnum):
+    """What happened to the object."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    VOTED = "voted"
+    DEPLOYED = "deployed"
+    DECIDED = "decided"
+    CAMPAIGN = "campaign"
+    ALERT = "alert"
+
+
+OUTCOMES = {
+    Status.FINISHED: ActivityKind.FINISHED,
+    Status.FAILED: ActivityKind.FAILED,
+    Status.CANCELLED: ActivityKind.STOPPED,
+}
+DECISIONS = {"promote": "promoted", "reject": "rejected", "rollback": "rolled back"}
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Something that happened: the object's name, what happened to it, and whose account or ballot it came from.
+    `subject` is the kind and key of the object's page; None if it has none.
+    """
+
+    at: datetime
+    kind: ActivityKind
+    name: str
+    text: str
+    who: str = ""
+    subject: tuple[str, str] | None = None
+
+
+def list_activities(ctx: Context, *, since: datetime) -> list[Activity]:
+    """Return at most 40 of the newest activities since a time. Runs of a sweep or study are one; so are the votes of a
+    rater in a campaign.
+    """
+    with ctx.db.read() as session:
+        activities = [
+            *_runs(session, since),
+            *_groups(session, since),
+            *_jobs(session, since),
+            *_votes(session, since),
+            *_campaigns(session, since),
+            *_deployments(session, since),
+            *_decisions(session, since),
+            *_alerts(session, since),
+        ]
+    return sorted(activities, key=lambda activity: activity.at, reverse=True)[:MAX_ACTIVITIES]
+
+
+def _outcome(status: str, cause: str = "") -> str:
+    if status == Status.FAILED:
+        return f"failed: {cause[:MAX_CAUSE]}" if cause else "failed"
+    return "finished" if status == Status.FINISHED else "was stopped"
+
+
+def _runs(session: Session, since: datetime) -> Iterator[Activity]:
+    rows = session.execute(
+        select(Run.id, Run.name, Job.status, Job.error, Job.finished_at, User.name)
+        .join(Job, Job.id == Run.job_id)
+        .outerjoin(User, User.id == Run.created_by)
+        .where(Job.status.in_(OUTCOMES), Job.finished_at >= since, Run.group_id.is_(None))
+        .order_by(Job.finished_at.desc())
+        .limit(MAX_ACTIVITIES)
+    )
+    for run_id, name, status, error, at, who in rows:
+        yield Activity(
+            at or since, OUTCOMES[Status(status)], name, _outcome(status, error.cause), who or "", ("run", run_id)
+        )
+
+
+def _groups(session: Session, since: datetime) -> Iterator[Activity]:
+    """Yield the runs of each sweep or study that ended, as one."""
+    last = func.max(Job.finished_at)
+    counts = [func.sum(case((Job.status == status, 1), else_=0)) for status in OUTCOMES]
+    rows = session.execute(
+        select(RunGroup.id, RunGroup.name, RunGroup.kind, last, User.name, *counts)
+        .join(Run, Run.group_id == RunGroup.id)
+        .join(Job, Job.id == Run.job_id)
+        .outerjoin(User, User.id == RunGroup.created_by)
+        .where(Job.status.in_(OUTCOMES), Job.finished_at >= since)
+        .group_by(RunGroup.id, RunGroup.name, RunGroup.kind, User.name)
+        .order_by(last.desc())
+        .limit(MAX_ACTIVITIES)
+    )
+    for group_id, name, kind, at, who, finished, failed, stopped in rows:
+        parts = [
+            f"{plural(number, 'run')} {word}"
+            for number, word in ((finished, "finished"), (failed, "failed"), (stopped, "stopped"))
+            if number
+        ]
+        outcome = ActivityKind.FAILED if failed else ActivityKind.FINISHED if finished else ActivityKind.STOPPED
+        subject = ("study" if kind == STUDY else "sweep", group_id)
+        yield Activity(at, outcome, name, ", ".join(parts), who or "", subject)
+
+
+def _jobs(session: Session, since: datetime) -> Iterator[Activity]:
+    """Yield jobs other than training that ended, with the object that each made."""
+    rows = session.execute(
+        select(
+            Job.title,
+            Job.status,
+            Job.error,
+            Job.finished_at,
+            User.name,
+            DatasetVersion.dataset_id,
+            Evaluation.id,
+            Tokenizer.id,
+            Checkpoint.id,
+        )
+        .outerjoin(User, User.id == Job.created_by)
+        .outerjoin(DatasetVersion, DatasetVersion.job_id == Job.id)
+        .outerjoin(Evaluation, Evaluation.job_id == Job.id)
+        .outerjoin(Tokenizer, Tokenizer.job_id == Job.id)
+        .outerjoin(Checkpoint, Checkpoint.job_id == Job.id)
+        .where(
+            Job.status.in_(OUTCOMES),
+            Job.finished_at >= since,
+            Job.kind.not_in((JobKind.TRAIN, JobKind.REPLICA)),
+            or_(Job.kind.in_(REPORTED), Job.status == Status.FAILED),
+        )
+        .order_by(Job.finished_at.desc())
+        .limit(MAX_ACTIVITIES)
+    )
+    for title, status, error, at, who, *keys in rows:
+        kinds = zip(("dataset", "evaluation", "tokenizer", "checkpoint"), keys, strict=True)
+        subject = next(((kind, key) for kind, key in kinds if key), None)
+        yield Activity(at or since, OUTCOMES[Status(status)], title, _outcome(status, error.cause), who or "", subject)
+
+
+def _votes(session: Session, since: datetime) -> Iterator[Activity]:
+    last = func.max(Vote.created_at)
+    rows = session.execute(
+        select(Campaign.id, Campaign.name, Rater.name, func.count(), last)
+        .join(Battle, Battle.campaign_id == Campaign.id)
+        .join(Vote, Vote.battle_id == Battle.id)
+        .join(Rater, Rater.id == Vote.rater_id)
+        .where(Vote.created_at >= since, Battle.purpose == "vote", vote_holds())
+        .group_by(Campaign.id, Campaign.name, Rater.id, Rater.name)
+        .order_by(last.desc())
+        .limit(MAX_ACTIVITIES)
+    )
+    for campaign_id, name, rater, votes, at in rows:
+        yield Activity(at, ActivityKind.VOTED, name, f"got {plural(votes, 'vote')}", rater, ("campaign", campaign_id))
+
+
+def _campaigns(session: Session, since: datetime) -> Iterator[Activity]:
+    rows = session.execute(
+        select(Campaign.id, Campaign.name, Campaign.created_at, Campaign.closed_at, User.name)
+        .outerjoin(User, User.id == Campaign.created_by)
+        .where(or_(Campaign.created_at >= since, Campaign.closed_at >= since))
+        .order_by(Campaign.created_at.desc())
+        .limit(MAX_ACTIVITIES)
+    )
+    for campaign_id, name, opened, closed, who in rows:
+        for at, text in ((opened, "opened for votes"), (closed, "closed")):
+            if at is not None and at >= since:
+                yield Activity(at, ActivityKind.CAMPAIGN, name, text, who or "", ("campaign", campaign_id))
+
+
+def _deployments(session: Session, since: datetime) -> Iterator[Activity]:
+    rows = session.execute(
+        select(Endpoint.name, Checkpoint.name, Deployment.revision, Deployment.role, Deployment.created_at, User.name)
+        .join(Deployment, Deployment.endpoint_id == Endpoint.id)
+        .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
+        .outerjoin(User, User.id == Deployment.created_by)
+        .where(Deployment.created_at >= since)
+        .order_by(Deployment.created_at.desc())
+        .limit(MAX_ACTIVITIES)
+    )
+    for endpoint, checkpoint, revision, role, at, who in rows:
+        variant = "" if role == "stable" else f" as a {role}"
+        text = f"got revision {revision}{variant}: {checkpoint}"
+        yield Activity(at, ActivityKind.DEPLOYED, endpoint, text, who or "", ("endpoint", endpoint))
+
+
+def _decisions(session: Session, since: datetime) -> Iterator[Activity]:
+    rows = session.execute(
+        select(Alias.name, Checkpoint.id, Checkpoint.name, Promotion.decision, Promotion.created_at, User.name)
+        .join(Promotion, Promotion.alias_id == Alias.id)
+        .join(Checkpoint, Checkpoint.id == Promotion.checkpoint_id)
+        .outerjoin(User, User.id == Promotion.created_by)
+        .where(Promotion.created_at >= since)
+        .order_by(Promotion.created_at.desc())
+        .limit(MAX_ACTIVITIES)
+    )
+    for alias, checkpoint_id, checkpoint, decision, at, who in rows:
+        text = f"was {DECISIONS.get(decision, decision)}: {alias}"
+        yield Activity(at, ActivityKind.DECIDED, checkpoint, text, who or "", ("checkpoint", checkpoint_id))
+
+
+def _alerts(session: Session, since: datetime) -> Iterator[Activity]:
+    rows = session.execute(
+        select(Alert.message, Alert.opened_at, Alert.resolved_at)
+        .where(Alert.opened_at >= since)
+        .order_by(Alert.opened_at.desc())
+        .limit(MAX_ACTIVITIES)
+    )
+    for message, at, resolved in rows:
+        yield Activity(at, ActivityKind.ALERT, message, "resolved" if resolved else "open")

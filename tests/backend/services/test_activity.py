@@ -1,0 +1,82 @@
+"""The overview's log: what ended, was voted, deployed and decided."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from backend.db.base import utc_now
+from backend.db.tables import Alert, Run, RunGroup
+from backend.domain.jobs.states import Status
+from backend.services.activity import MAX_ACTIVITIES, ActivityKind, list_activities
+from backend.services.context import LOCAL, Context
+from pages.components.routes import OBJECTS
+from tests.support.filled_installation import fill
+from tests.support.run_world import add_parts, claim, end, launch
+
+
+@pytest.fixture
+def world(ctx: Context) -> Context:
+    """Parts that runs need."""
+    add_parts(ctx)
+    return ctx
+
+
+def test_runs_that_ended_are_named_with_their_outcome_and_cause(world: Context) -> None:
+    since = world.now()
+    for name, status in (("good", Status.FINISHED), ("bad", Status.FAILED), ("ended", Status.CANCELLED)):
+        run = launch(world, name=name)
+        end(world, claim(world, run), status)
+    launch(world, name="waiting")
+    activities = {one.name: one for one in list_activities(world, since=since) if one.name in {"good", "bad", "ended"}}
+    assert {name: one.kind for name, one in activities.items()} == {
+        "good": ActivityKind.FINISHED,
+        "bad": ActivityKind.FAILED,
+        "ended": ActivityKind.STOPPED,
+    }
+    assert activities["bad"].text.startswith("failed")
+    assert all(one.name != "waiting" for one in list_activities(world, since=since))
+
+
+def test_the_runs_of_a_sweep_are_one_line(world: Context) -> None:
+    since = world.now()
+    runs = [launch(world, name=f"point {number}") for number in range(3)]
+    with world.db.write() as session:
+        session.add(RunGroup(id="sweep", name="rates", kind="sweep"))
+        session.flush()
+        for run in runs:
+            session.get_one(Run, run.id).group_id = "sweep"
+    for run, status in zip(runs, (Status.FINISHED, Status.FINISHED, Status.FAILED), strict=True):
+        end(world, claim(world, run), status)
+    (line,) = [one for one in list_activities(world, since=since) if one.subject and one.subject[0] in {"sweep", "run"}]
+    assert (line.name, line.text, line.subject) == ("rates", "2 runs finished, 1 run failed", ("sweep", "sweep"))
+
+
+def test_a_filled_installation_has_lines_of_its_parts_and_each_leads_to_a_page(ctx: Context) -> None:
+    fill(ctx)
+    activities = list_activities(ctx, since=ctx.now() - timedelta(days=1))
+    assert [one.at for one in activities] == sorted((one.at for one in activities), reverse=True)
+    assert {ActivityKind.VOTED, ActivityKind.DEPLOYED, ActivityKind.CAMPAIGN} <= {one.kind for one in activities}
+    assert {one.subject[0] for one in activities if one.subject} <= set(OBJECTS)
+    votes = next(one for one in activities if one.kind is ActivityKind.VOTED)
+    assert (votes.who, votes.text) == (LOCAL.name, "got 2 votes")
+
+
+def test_older_events_and_more_than_forty_are_left_out(ctx: Context) -> None:
+    now = utc_now()
+    with ctx.db.write() as session:
+        for minutes in range(60):
+            session.add(
+                Alert(
+                    fingerprint=str(minutes),
+                    kind="latency",
+                    severity="warning",
+                    message=f"{minutes} min",
+                    opened_at=now - timedelta(minutes=minutes),
+                    resolved_at=now,
+                )
+            )
+    names = [one.name for one in list_activities(ctx, since=now - timedelta(minutes=30))]
+    assert names == [f"{minutes} min" for minutes in range(31)]
+    assert len(list_activities(ctx, since=now - timedelta(days=1))) == MAX_ACTIVITIES
