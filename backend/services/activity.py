@@ -1,4 +1,4 @@
-"""What happened in an installation, newest first: the overview's log."""
+"""The overview's log: jobs that ended, votes, deployments, decisions and alerts, newest first."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ REPORTED = (
 
 
 class ActivityKind(StrEnum):
-    """What happened to the object."""
+    """Kind of an event."""
 
     FINISHED = "finished"
     FAILED = "failed"

@@ -51,15 +51,16 @@ DAY = timedelta(days=1)
 LOGGED = 8
 """Lines of the log that are shown at once."""
 
+LOG = {"What": 3.2, "Event": 3.2, "When": 1.5}
 LOG_ICONS = {
-    ActivityKind.FINISHED: ("check_circle", "green"),
-    ActivityKind.FAILED: ("error", "red"),
-    ActivityKind.STOPPED: ("stop_circle", "gray"),
-    ActivityKind.VOTED: ("how_to_vote", "blue"),
-    ActivityKind.DEPLOYED: ("dns", "blue"),
-    ActivityKind.DECIDED: ("verified", "blue"),
-    ActivityKind.CAMPAIGN: ("swords", "blue"),
-    ActivityKind.ALERT: ("notifications", "orange"),
+    ActivityKind.FINISHED: "check_circle",
+    ActivityKind.FAILED: "error",
+    ActivityKind.STOPPED: "stop_circle",
+    ActivityKind.VOTED: "how_to_vote",
+    ActivityKind.DEPLOYED: "dns",
+    ActivityKind.DECIDED: "verified",
+    ActivityKind.CAMPAIGN: "swords",
+    ActivityKind.ALERT: "notifications",
 }
 
 RESULTS = {"Checkpoint": 3.0, "Score": 1.2, "95 % interval": 2.0, "Against the best": 1.5, "When": 1.2}
@@ -279,34 +280,31 @@ def draw_log(ctx: Context) -> None:
         st.caption("Nothing happened in the last week.")
         return
     st.caption(f"What ended, was voted, deployed or decided {span}, newest first.")
-    table = WidgetTable("log", {"What": 6.0, "By": 1.4, "When": 1.2})
+    draw_activities(ctx, activities[:LOGGED], key="log")
+    if earlier := activities[LOGGED:]:
+        with st.expander(plural(len(earlier), "earlier event"), key="log_more"):
+            draw_activities(ctx, earlier, key="log_earlier")
+
+
+def draw_activities(ctx: Context, activities: list[Activity], *, key: str) -> None:
+    """Draw lines of the log: the object as a link, its event, and when and by whom."""
+    table = WidgetTable(key, LOG)
     with table.frame():
-        for number, activity in enumerate(activities[:LOGGED]):
-            draw_activity(ctx, table, activity, key=f"log_{number}")
-    if len(activities) > LOGGED:
-        with st.expander(f"{plural(len(activities) - LOGGED, 'earlier event')}", key="log_more"):
-            earlier = WidgetTable("log_more", {"What": 6.0, "By": 1.4, "When": 1.2})
-            with earlier.frame():
-                for number, activity in enumerate(activities[LOGGED:], LOGGED):
-                    draw_activity(ctx, earlier, activity, key=f"log_{number}")
-
-
-def draw_activity(ctx: Context, table: WidgetTable, activity: Activity, *, key: str) -> None:
-    """Draw a line of the log: icon, the object as a link, what happened, who and when."""
-    cells = table.row(key)
-    icon, color = LOG_ICONS[activity.kind]
-    with cells[0], st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
-        st.markdown(f":{color}[:material/{icon}:]", width="content")
-        if activity.subject is None:
-            st.markdown(f"{plain(activity.name)} · {plain(activity.text)}", width="stretch")
-        else:
-            kind, subject = activity.subject
-            _, page, parameter = routes.OBJECTS[kind]
-            if st.button(plain(activity.name), type="tertiary", key=f"{key}_{kind}_{subject}"):
-                st.switch_page(page, query_params={parameter: subject})
-            st.markdown(plain(activity.text), width="stretch")
-    cells[1].caption(plain(activity.who))
-    cells[2].caption(ago(activity.at, now=ctx.now()))
+        for number, activity in enumerate(activities):
+            what, event, when = table.row(f"{key}_{number}")
+            icon = LOG_ICONS[activity.kind]
+            with what:
+                if activity.subject is None:
+                    st.markdown(f":material/{icon}: {plain(activity.name)}")
+                else:
+                    kind, subject = activity.subject
+                    _, page, parameter = routes.OBJECTS[kind]
+                    row_link(
+                        activity.name, page=page, query={parameter: subject}, icon=icon, key=f"{key}_{number}_{subject}"
+                    )
+            text = plain(activity.text)
+            event.markdown(f":red[{text}]" if activity.kind is ActivityKind.FAILED else text)
+            when.caption(plain(", ".join(filter(None, (ago(activity.at, now=ctx.now()), activity.who)))))
 
 
 def main() -> None:
