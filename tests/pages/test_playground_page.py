@@ -82,6 +82,18 @@ def test_a_preset_fills_in_the_settings_of_the_next_turn(site: Context) -> None:
     assert "tool 1 is named 'to morrow'" in app.error[0].value.replace("\\", "")
 
 
+def test_filters_penalties_and_stop_strings_reach_the_settings_and_stand_beside_the_form(site: Context) -> None:
+    place(site, "tales")
+    app = open_page(PAGE, endpoint="tales")
+    app.number_input(key="top_k_new").set_value(40).run()
+    app.slider(key="repetition_penalty_new").set_value(1.2).run()
+    app.multiselect(key="stop_new").set_value(["###", r"\n"]).run()
+    assert not app.exception
+    settings = chat_data(app)["settings"]
+    assert (settings["top_k"], settings["repetition_penalty"], settings["stop"]) == (40, 1.2, ["###", "\n"])
+    assert any("top k 40" in caption.value and "repetition penalty 1" in caption.value for caption in app.caption)
+
+
 def test_a_shared_conversation_is_read_only(site: Context) -> None:
     row = start_conversation(site, endpoint="tales", person=LOCAL)
     add_message(site, row.id, role="user", content="Hello", person=LOCAL)

@@ -6,18 +6,26 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.tool_calls import tools_text
-from backend.domain.serving.protocol import MAX_SEED, ChatMessage
+from backend.domain.serving.protocol import (
+    MAX_REPETITION_PENALTY,
+    MAX_SEED,
+    MIN_REPETITION_PENALTY,
+    ChatMessage,
+)
 from backend.domain.validation import is_stored
 
 MAX_COLUMNS = 4
 MAX_SYSTEM = 20_000
 MAX_JSON = 20_000
+FILTERS = ("top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
+"""Settings that are sent only if they are not off: another server may not know them."""
+
 TOOL_NAME = re.compile(r"[\w.-]{1,128}")
 
 
@@ -31,7 +39,12 @@ class AnswerSettings(BaseModel):
     top_p: float = Field(default=0.95, gt=0.0, le=1.0)
     max_tokens: int = Field(default=160, ge=1, le=100_000)
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
-    stop: tuple[str, ...] = Field(default=(), max_length=4)
+    top_k: int = Field(default=0, ge=0, le=1000)
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
+    repetition_penalty: float = Field(default=1.0, ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)
+    frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    presence_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(default=(), max_length=4)
     json_schema: str = Field(
         default="", max_length=MAX_JSON, description="A JSON schema that the answer must follow; empty for free text."
     )
@@ -98,7 +111,9 @@ class ChatSettings(TurnSettings):
             "top_p": self.top_p,
             "max_tokens": self.max_tokens,
         }
+        fields = type(self).model_fields
         optional = {
+            **{name: value for name in FILTERS if (value := getattr(self, name)) != fields[name].default},
             "seed": self.seed,
             "stop": list(self.stop) or None,
             "tools": json.loads(tools_text(self.tools) or "null"),

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from backend.domain.serving.chat_settings import MAX_COLUMNS, ChatSettings
 from backend.domain.serving.protocol import MAX_SEED
 from backend.domain.validation import validation_message
+from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.serving.conversations import ConversationView
 from backend.services.serving.endpoints import EndpointView
@@ -25,6 +26,24 @@ from pages.components.serving.chat_presets import (
     widget_key,
 )
 
+CHAT_TEMPERATURE = 0.7
+"""What an answer is first sampled with: at 0, *Regenerate* would repeat it."""
+
+SHOWN_SYSTEM = 80
+"""Characters of a system prompt that are shown beside the other settings."""
+
+FILTER_LABELS = {
+    "top_k": "Top k",
+    "min_p": "Min p",
+    "frequency_penalty": "Frequency penalty",
+    "presence_penalty": "Presence penalty",
+    "repetition_penalty": "Repetition penalty",
+}
+PENALTIES = {
+    "frequency_penalty": "Lowers tokens by how often the answer has them. 0: off.",
+    "presence_penalty": "Lowers tokens that the answer has at all. 0: off.",
+    "repetition_penalty": "Divides the scores of tokens in prompt and answer. 1: off.",
+}
 JSON_FIELDS = {"json_schema": "JSON schema", "tools": "Tools"}
 """Fields whose value is too long to repeat beside its problem."""
 
@@ -63,7 +82,7 @@ def draw_settings(
     with right.container(horizontal=True, horizontal_alignment="right"):
         with st.popover("Settings", icon=":material/tune:", key=f"settings_{scope}"):
             draw_preset_choice(ctx, person, scope=scope)
-            values, below = draw_values(stored, scope=scope, temperature=0.0 if chats else 0.8)
+            values, below = draw_values(stored, scope=scope, temperature=CHAT_TEMPERATURE if chats else 0.8)
             settings, field, problem = _validate(picked, blind=blind, values=values)
             if wrong := wrong_numbers():  # named below their fields
                 settings, problem = None, wrong[0]
@@ -78,11 +97,74 @@ def draw_settings(
                 draw_chosen_endpoints(ctx, endpoints, settings)
             with st.popover("Code", icon=":material/code:", key=f"code_{scope}"):
                 draw_code(ctx, person, conversation, settings)
+    if settings is not None:
+        st.caption(plain(describe_settings(settings)))
     if not picked:
         st.info("Choose an endpoint to chat with.", icon=":material/dns:")
     elif problem:  # the menu may be closed
         st.error(plain(f"Settings. {problem}"), icon=":material/error:")
     return settings
+
+
+def describe_settings(settings: ChatSettings) -> str:
+    """Return the active settings in a line: sampling, what is not off, and the beginning of the system prompt."""
+    sampled = f"temperature {settings.temperature:g}, top p {settings.top_p:g}" if settings.temperature else "greedy"
+    parts = [sampled, f"at most {plural(settings.max_tokens, 'token')}"]
+    parts += [
+        f"{FILTER_LABELS[name].lower()} {value:g}"
+        for name in FILTER_LABELS
+        if (value := getattr(settings, name)) != ChatSettings.model_fields[name].default
+    ]
+    parts += [f"seed {settings.seed}"] if settings.seed is not None else []
+    parts += ["stops at " + ", ".join(f"“{_escaped(text)}”" for text in settings.stop)] if settings.stop else []
+    parts += ["JSON schema"] if settings.json_schema else []
+    parts += ["tools"] if settings.tools else []
+    system = " ".join(settings.system.split())
+    parts += [f"system prompt: {system[:SHOWN_SYSTEM]}{'…' if len(system) > SHOWN_SYSTEM else ''}"] if system else []
+    line = " · ".join(parts)
+    return line[0].upper() + line[1:]
+
+
+def draw_filters(values: dict[str, Any], first: Mapping[str, Any], keys: Mapping[str, str], *, scope: str) -> None:
+    """Draw what narrows sampling beyond temperature and top p, and the strings that end an answer."""
+    with st.expander("Filters, penalties and stop strings", icon=":material/filter_alt:", key=f"filters_{scope}"):
+        left, right = st.columns(2)
+        values["top_k"] = draw_number(
+            left, FILTER_LABELS["top_k"], 0, 1000, first["top_k"], key=keys["top_k"], help="0: no limit."
+        )
+        values["min_p"] = right.slider(
+            FILTER_LABELS["min_p"],
+            0.0,
+            1.0,
+            first["min_p"],
+            step=0.01,
+            key=keys["min_p"],
+            help="Leaves out tokens below this share of the most likely token's probability.",
+        )
+        for column, name, low, high in (
+            (left, "frequency_penalty", -2.0, 2.0),
+            (right, "presence_penalty", -2.0, 2.0),
+            (left, "repetition_penalty", 0.5, 2.0),
+        ):
+            start = min(high, max(low, first[name]))
+            values[name] = column.slider(
+                FILTER_LABELS[name], low, high, start, step=0.05, key=keys[name], help=PENALTIES[name]
+            )
+        chosen = right.multiselect(
+            "Stop strings",
+            [_escaped(text) for text in first["stop"]],
+            [_escaped(text) for text in first["stop"]],
+            key=keys["stop"],
+            accept_new_options=True,
+            max_selections=4,
+            placeholder="Type one",
+            help=r"The answer ends before the first of them. \n is a line break.",
+        )
+        values["stop"] = tuple(text.replace("\\n", "\n") for text in chosen)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\n", "\\n")
 
 
 def _validate(
@@ -130,6 +212,7 @@ def draw_values(
     values["token_view"] = st.toggle(
         "Token probabilities", first["token_view"], key=keys["token_view"], help=probabilities
     )
+    draw_filters(values, first, keys, scope=scope)
     with st.expander("JSON schema and tools", icon=":material/data_object:", key=f"structure_{scope}"):
         schema, tools = '{"type": "object", …}', '[{"type": "function", …}]'
         values["json_schema"] = st.text_area(

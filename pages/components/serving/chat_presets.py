@@ -19,8 +19,16 @@ WIDGETS = {
     "top_p": "top_p",
     "max_tokens": "max_tokens",
     "seed": "seed",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "stop": "stop",
+    "token_view": "token_view",
+    "json_schema": "schema",
+    "tools": "tools",
 }
-WIDGETS |= {"token_view": "token_view", "json_schema": "schema", "tools": "tools"}
 """Key of the widget of each setting, without its scope."""
 
 
