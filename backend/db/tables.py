@@ -40,7 +40,7 @@ from backend.db.tables_monitoring import (
     RequestLogPolicy,
     TrafficRollup,
 )
-from backend.db.tables_people import ApiKey, User
+from backend.db.tables_people import ApiKey, SavedView, User
 from backend.db.tables_serve import (
     Conversation,
     ConversationShare,
@@ -109,6 +109,7 @@ __all__ = [
     "RunGroup",
     "RunSuite",
     "Sample",
+    "SavedView",
     "Score",
     "ShadowComparison",
     "Slot",

@@ -64,7 +64,10 @@ class Run(Table):
     """
 
     __tablename__ = "runs"
-    __table_args__ = (Index("ix_runs_archived_at_created_at", "archived_at", "created_at"),)
+    __table_args__ = (
+        Index("ix_runs_archived_at_created_at", "archived_at", "created_at"),
+        Index("ix_runs_changed_at_id", "changed_at", "id"),
+    )
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120))
     objective: Mapped[str] = mapped_column(String(20))
@@ -91,6 +94,9 @@ class Run(Table):
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]
+    changed_at: Mapped[datetime | None] = mapped_column(
+        default=utc_now, onupdate=utc_now
+    )  # of any column: the table of runs reads again what changed
 
     @property
     def launched_config(self) -> RunConfig:

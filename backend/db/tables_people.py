@@ -1,10 +1,10 @@
-"""Accounts and keys."""
+"""Accounts, keys and saved views."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import ForeignKey, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
@@ -39,3 +39,15 @@ class ApiKey(Table):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+
+
+class SavedView(Table):
+    """A person's named way of looking at a page: the query of its address. Without sign-in it has no `user_id`."""
+
+    __tablename__ = "saved_views"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    page: Mapped[str] = mapped_column(String(40))
+    name: Mapped[str] = mapped_column(String(80))
+    query: Mapped[str] = mapped_column(Text)
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -211,9 +211,9 @@ def draw_runs(ctx: Context, person: Person, overview: Overview) -> None:
             st.page_link(routes.RUNS, label="All runs", icon=":material/show_chart:")
     if not runs:
         st.caption("No runs yet.")
-    action = live_runs(ctx, runs, person=person, key="overview_runs", follow_active=True)
-    if action.opened:
-        st.switch_page(routes.RUN, query_params={"run": action.opened})
+    opened = live_runs(ctx, runs, person=person, key="overview_runs", follow_active=True)
+    if opened:
+        st.switch_page(routes.RUN, query_params={"run": opened})
 
 
 def draw_newest_scores(ctx: Context, overview: Overview) -> None:

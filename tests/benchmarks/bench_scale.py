@@ -220,11 +220,11 @@ def measure_browser(home: Path, ctx: Context, run_id: str) -> dict[str, list[flo
                 result[name].append(open_page(page, run, curve))
                 if len(result["run, browser new"]) == 3:
                     result["run"] = [open_page(page, run, curve) for _ in range(5)]
-                    rows = "document.querySelectorAll('.rr-name').length === 30"
+                    rows = "document.querySelectorAll('.rr-name').length === 50"
                     result["list of runs"] = [open_page(page, f"{url}/runs", rows) for _ in range(5)]
                     num_names = page.evaluate("document.querySelectorAll('.rr-name').length")
                 browser.close()
-        assert num_names == 30
+        assert num_names == 50
         return result
     finally:
         server.terminate()

@@ -189,6 +189,7 @@ def test_ticking_runs_overlays_their_curves_and_a_name_opens_its_run(page: Page,
     for run in runs:
         page.get_by_label(f"Compare {run.name}").check()
         page.wait_for_url(f"**{run.id}**")
+    page.get_by_role("button", name="Compare curves").click()
     page.wait_for_function(f"document.querySelector('{PLOT}')?.data?.length === 4")
     page.get_by_role("link", name="overlaid 0").click()
     page.wait_for_url(f"**/run?run={runs[0].id}")

@@ -90,8 +90,8 @@ def test_comparable_runs_are_compared_as_before(ctx: Context) -> None:
 
 def test_a_ticked_run_of_another_page_of_the_list_stays_in_it(ctx: Context) -> None:
     first = finished(ctx, "oldest", 2.0)
-    for number in range(31):
+    for number in range(51):
         launch(ctx, name=f"later {number}")
     app = compare(first)
-    (rows,) = [part for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_live_runs"]
+    (rows,) = [part for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_run_table"]
     assert f'"id":"{first.id}"' in rows.proto.json.replace(" ", "")

@@ -32,8 +32,9 @@ from backend.services.jobs.devices import find_device
 from backend.services.metrics.points import last_values
 from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.imported_runs import import_log_path
+from backend.services.training.run_table import NEWEST_FIRST, RunQuery, find_runs
 from backend.services.training.runs import launch_run, resume_run, stop_run
-from backend.services.training.views import RunDetail, RunView, get_run, list_runs, run_detail
+from backend.services.training.views import RunDetail, RunView, get_run, get_runs, list_runs, run_detail
 
 app = typer.Typer(no_args_is_help=True)
 for verb in (sweep, sweep_show, sweep_stop, report, cluster):
@@ -165,14 +166,24 @@ def show(run: Annotated[str, typer.Argument(help="Name or id.")], as_json: JsonF
 def list_(
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
     archived: Annotated[bool, typer.Option("--archived", help="List archived runs instead.")] = False,
+    filter_: Annotated[
+        str, typer.Option("--filter", help="Condition, such as 'learning_rate < 0.01 and tag = baseline'.")
+    ] = "",
+    sort: Annotated[str, typer.Option(help="Field to sort by, with - before it for the highest first.")] = NEWEST_FIRST,
     as_json: JsonFlag = False,
 ) -> None:
-    """List runs, newest first."""
-    runs = list_runs(get_context(), limit=limit, archived=archived)
+    """List runs, newest first. Fields are those of the page Runs."""
+    ctx = get_context()
+    if filter_ or sort != NEWEST_FIRST:
+        rows = find_runs(ctx, RunQuery(archived=archived, filter=filter_, order=sort))
+        runs = get_runs(ctx, [row.id for row in rows[:limit]])
+    else:
+        runs = list_runs(ctx, limit=limit, archived=archived)
     emit(
         {"runs": [describe_run(run) for run in runs]},
         as_json=as_json,
-        text="\n".join(f"{run.id}  {run.status:<10}  {run.name}  {run.line}" for run in runs) or "No runs yet.",
+        text="\n".join(f"{run.id}  {run.status:<10}  {run.name}  {run.line}" for run in runs)
+        or ("No run passes the filter." if filter_ else "No runs yet."),
     )
 
 

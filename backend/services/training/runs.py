@@ -179,13 +179,31 @@ def set_notes(ctx: Context, run_id: str, notes: str, *, person: Person) -> None:
 
 def archive_run(ctx: Context, run_id: str, *, person: Person, archived: bool = True) -> None:
     """Archive or restore a run. Raises Conflict while it is active."""
+    archive_runs(ctx, [run_id], person=person, archived=archived)
+
+
+def archive_runs(ctx: Context, run_ids: Sequence[str], *, person: Person, archived: bool = True) -> None:
+    """Archive or restore runs, all or none. Raises Conflict naming one that is active."""
     require_builder(person)
     with ctx.db.write() as session:
-        run = find_run(session, run_id)
-        job = session.get(Job, run.job_id) if run.job_id else None
-        if archived and job is not None and job.status not in TERMINAL:
-            raise Conflict(f"“{run.name}” is {job.status}.", remedy="Stop it first.")
-        run.archived_at = ctx.now() if archived else None
+        for run_id in run_ids:
+            run = find_run(session, run_id)
+            job = session.get(Job, run.job_id) if run.job_id else None
+            if archived and job is not None and job.status not in TERMINAL:
+                raise Conflict(f"“{run.name}” is {job.status}.", remedy="Stop it first.")
+            run.archived_at = ctx.now() if archived else None
+
+
+def tag_runs(
+    ctx: Context, run_ids: Sequence[str], *, add: Sequence[str] = (), remove: Sequence[str] = (), person: Person
+) -> None:
+    """Add tags to runs and remove others, all or none. Raises InvalidInput for too many or too long ones."""
+    require_builder(person)
+    added, removed = clean_tags(tuple(add)), set(clean_tags(tuple(remove)))
+    with ctx.db.write() as session:
+        for run_id in run_ids:
+            run = find_run(session, run_id)
+            run.tags = clean_tags((*(tag for tag in run.tags or () if tag not in removed), *added))
 
 
 def clean_tags(tags: tuple[str, ...]) -> list[str]:

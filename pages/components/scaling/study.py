@@ -53,9 +53,9 @@ def draw_study(ctx: Context, person: Person, study_id: str) -> None:
     report, runs = _choose_runs(detail)
     _draw_fit(detail, report, runs)
     st.subheader("Runs", anchor=False)
-    action = live_runs(ctx, detail.runs, person=person, key="study_runs")
-    if action.opened:
-        st.switch_page(routes.RUN, query_params={"run": action.opened})
+    opened = live_runs(ctx, detail.runs, person=person, key="study_runs")
+    if opened:
+        st.switch_page(routes.RUN, query_params={"run": opened})
 
 
 def _draw_head(ctx: Context, person: Person, detail: StudyDetail) -> None:

@@ -11,7 +11,6 @@ from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.training.comparisons import ConfigGroup, GroupComparison, RunsComparison, compare_runs
 from backend.services.training.imported_runs import import_log
-from backend.services.training.runs import archive_run
 from backend.services.training.views import RunView, config_differences
 from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
@@ -26,10 +25,7 @@ CONCLUSION_ICONS = {True: ":material/check_circle:", False: ":material/grain:", 
 def draw_run_comparison(ctx: Context, person: Person, runs: Sequence[RunView]) -> None:
     """Draw the overlaid curves of runs, and below them their differences."""
     compared = compare_runs(ctx, [run.id for run in runs]) if len(runs) > 1 else None
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.subheader(f"{len(runs)} runs compared" if compared else "Tick another run to compare", anchor=False)
-        with st.container(horizontal=True, horizontal_alignment="right", width="content"):
-            _draw_buttons(ctx, person, runs)
+    st.subheader(f"{len(runs)} runs compared" if compared else "Tick another run to compare", anchor=False)
     if compared is not None:
         _draw_obstacles(compared)
     live_chart(ctx, runs, person=person, key="runs_chart")
@@ -128,19 +124,6 @@ def _bytes_sentence(comparison: GroupComparison) -> str:
         return " Bits per byte, which would be comparable, were not measured." if aspects == {Aspect.TOKENIZER} else ""
     values = f" Bits per byte: {plain(f'{one.mean:.4f}')} against {plain(f'{two.mean:.4f}')}"
     return f"{values}, each on its own validation data." if Aspect.DATA in aspects else f"{values}."
-
-
-def _draw_buttons(ctx: Context, person: Person, runs: Sequence[RunView]) -> None:
-    ended = all(not run.is_active and run.archived_at is None for run in runs)
-    if ended and st.button("Archive", key="runs_archive", icon=":material/archive:"):
-        with errors_shown():
-            for run in runs:
-                archive_run(ctx, run.id, person=person)
-            del st.query_params["compare"]
-            st.rerun()
-    if st.button("Clear", key="runs_clear", icon=":material/close:"):
-        del st.query_params["compare"]
-        st.rerun()
 
 
 def draw_config_differences(ctx: Context, run_ids: list[str]) -> None:

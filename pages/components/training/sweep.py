@@ -24,7 +24,8 @@ from pages.components.charts.style import STATIC
 from pages.components.frame import errors_shown, live_part, object_heading, plain
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
-from pages.components.training.sweep_charts import Tried, parallel_chart, progress_chart, say
+from pages.components.training.run_charts import say
+from pages.components.training.sweep_charts import Tried, parallel_chart, progress_chart
 from pages.components.words import when
 
 PAGE, LAUNCH = routes.SWEEP, routes.LAUNCH

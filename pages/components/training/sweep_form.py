@@ -18,7 +18,7 @@ from pages.components.forms import draw_fields
 from pages.components.numbers import draw_number
 from pages.components.tables import draw_table
 from pages.components.training.config_fields import get_field
-from pages.components.training.sweep_charts import say
+from pages.components.training.run_charts import say
 
 METHOD_HELP = {
     "grid": "Every combination.",

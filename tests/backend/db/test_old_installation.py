@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -43,6 +44,8 @@ MORE_ROWS = INSTALLATIONS / "revision_0023_rows.sql"
 PRINTED = INSTALLATIONS / "revision_0023_cli.json"
 """JSON of its lists and rows, as the command line of commit e614cbbc printed it."""
 BLIND_ROUND = "82p39y3h9g9v"
+SINCE = {"saved_views"}
+"""Tables made after revision 0023."""
 
 
 @pytest.fixture
@@ -141,11 +144,21 @@ def test_every_job_is_read_by_the_class_of_its_kind(opened: Context) -> None:
 
 
 def _add_more_rows(opened: Context) -> None:
-    """Insert a row into each table that the installation left empty."""
+    """Insert a row into each table that the installation left empty, with the columns that it had."""
+    with sqlite3.connect(":memory:") as old:
+        old.executescript(ROWS.read_text())
+        tables = [name for (name,) in old.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        columns = {name: [f'"{row[1]}"' for row in old.execute(f'PRAGMA table_info("{name}")')] for name in tables}
+    old.close()
     with opened.db.write() as session:
         session.connection().exec_driver_sql("PRAGMA defer_foreign_keys = ON")
         for statement in MORE_ROWS.read_text().split(";\n")[:-1]:
-            session.connection().exec_driver_sql(statement)
+            named = re.sub(
+                r'INTO "(\w+)" VALUES',
+                lambda into: f'INTO "{into[1]}" ({", ".join(columns[into[1]])}) VALUES',
+                statement,
+            )
+            session.connection().exec_driver_sql(named)
 
 
 def _lost(stored: object, read: object, path: str) -> list[str]:
@@ -166,7 +179,7 @@ def test_every_document_of_every_row_is_read_and_nothing_of_it_is_lost(opened: C
     _add_more_rows(opened)
     with opened.db.read() as session:
         empty = [name for name, table in Table.metadata.tables.items() if not session.execute(select(table)).first()]
-        assert empty == []
+        assert sorted(empty) == sorted(SINCE)
         lost: list[str] = []
         for table in Table.metadata.tables.values():
             for column in (one for one in table.columns if isinstance(one.type, Document)):

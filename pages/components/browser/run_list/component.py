@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
@@ -26,26 +25,10 @@ _list = st.components.v2.component(
 )
 
 
-@dataclass(frozen=True)
-class ListAction:
-    """An action in the list: a run opened, or the runs now ticked; None: neither."""
-
-    opened: str | None = None
-    picked: tuple[str, ...] | None = None
-
-
 def live_runs(
-    ctx: Context,
-    runs: Sequence[RunView],
-    *,
-    person: Person,
-    key: str,
-    selectable: bool = False,
-    picked: Sequence[str] = (),
-    follow_active: bool = False,
-    compact: bool = False,
-) -> ListAction:
-    """Draw runs as rows; `compact` rows suit a narrow column. With `follow_active` the page reruns when other runs
+    ctx: Context, runs: Sequence[RunView], *, person: Person, key: str, follow_active: bool = False
+) -> str | None:
+    """Draw runs as rows; return the id of the run that was opened. With `follow_active` the page reruns when other runs
     become active or end.
     """
     result = _list(
@@ -55,20 +38,14 @@ def live_runs(
             "token": token_for_runs(ctx, [run.id for run in runs], person=person),
             "prefetch": plotly_url(),
             "words": {"status": STATUS, "imported": IMPORTED},
-            "selectable": selectable,
-            "compact": compact,
-            "picked": list(picked),
             "active": ",".join(active_run_ids(ctx)) if follow_active else None,
             "runs": [_row(ctx, run) for run in runs],
         },
         on_opened_change=lambda: None,
-        on_picked_change=lambda: None,
         on_changed_change=lambda: None,
     )
-    chosen = result.picked
-    return ListAction(
-        opened=result.opened, picked=None if chosen is None else tuple(part for part in str(chosen).split(",") if part)
-    )
+    opened: str | None = result.opened
+    return opened
 
 
 def _row(ctx: Context, run: RunView) -> dict[str, object]:

@@ -11,7 +11,14 @@ from pages.components.browser.modules import join_modules
 from pages.components.labels import STATUS
 
 BROWSER = Path(__file__).parents[4] / "pages" / "components" / "browser"
-ENTRIES = ("ballot/ballot.js", "live_chart/chart.js", "run_list/list.js", "text_field/field.js", "token_strip/strip.js")
+ENTRIES = (
+    "ballot/ballot.js",
+    "live_chart/chart.js",
+    "run_list/list.js",
+    "run_table/table.js",
+    "text_field/field.js",
+    "token_strip/strip.js",
+)
 
 
 def test_each_module_is_in_the_script_once_behind_those_it_imports(tmp_path: Path) -> None:

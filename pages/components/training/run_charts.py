@@ -1,0 +1,242 @@
+"""Figures of many runs by their fields: parallel coordinates and scatter. Pure: plain data in, a Plotly figure out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import plotly.graph_objects as go
+
+from pages.components.charts.style import ACCENT, BLUE, COLORS, LEGEND_BELOW, MUTED, fade, mix_colours
+from pages.components.words import figure_text
+
+HEIGHT = 360
+FAINT = fade(MUTED, 0.45)
+LOG_FROM = 30
+"""Positive values that differ by this factor are spaced by their logarithms."""
+MAX_WORDS = 14
+SHADES = 12
+MAX_HUES = len(COLORS)
+Value = float | str | None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis from `low` to `high`, spaced by logarithms with `log`; or with `words`, a place for each. `time`: the
+    numbers are seconds since 1970.
+    """
+
+    label: str
+    low: float = 0.0
+    high: float = 1.0
+    log: bool = False
+    words: tuple[Value, ...] = ()
+    time: bool = False
+    write: Callable[[float], str] = field(default=lambda value: f"{value:.3g}")
+
+    def at(self, value: Value) -> float | None:
+        """Return a value's place from 0 to 1; None for a missing one."""
+        if value is None:
+            return None
+        if self.words:
+            if value not in self.words:
+                return None
+            return self.words.index(value) / (len(self.words) - 1) if len(self.words) > 1 else 0.5
+        number = float(value)
+        if self.high <= self.low:
+            return 0.5
+        if self.log:
+            return math.log(number / self.low) / math.log(self.high / self.low)
+        return (number - self.low) / (self.high - self.low)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Return places with what stands there; of many words the first ones."""
+        if self.words:
+            return [(self.at(word) or 0.0, say(word)) for word in self.words[:: math.ceil(len(self.words) / MAX_WORDS)]]
+        middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+        return [(self.at(value) or 0.0, self.write(value)) for value in dict.fromkeys((self.low, middle, self.high))]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A run: its values by axis, and its place from 0, the best, to 1, the worst; None where it has none."""
+
+    name: str
+    values: Sequence[Value]
+    rank: float | None = None
+
+
+def axis_of(label: str, values: Sequence[Value], *, time: bool, write: Callable[[float], str]) -> Axis:
+    """Return an axis on which these values fit: numbers by size, texts in their order."""
+    known = [value for value in values if value is not None]
+    if any(isinstance(value, str) for value in known):
+        return Axis(label, words=tuple(sorted(dict.fromkeys(map(say, known)))))
+    numbers = [float(value) for value in known]
+    if not numbers:
+        return Axis(label)
+    low, high = min(numbers), max(numbers)
+    return Axis(label, low, high, log=not time and low > 0 and high / low >= LOG_FROM, time=time, write=write)
+
+
+def parallel_figure(axes: Sequence[Axis], lines: Sequence[Line]) -> go.Figure:
+    """Return parallel coordinates: a line per run, the best in front and in the accent's colour.
+
+    Drawn as SVG lines: Plotly's own trace needs WebGL, ignores the theme, and has no hover. Lines of one shade are one
+    trace, so that thousands can be drawn; a missing value leaves a gap.
+    """
+    figure = go.Figure()
+    ranked = sorted(lines, key=lambda line: -1.0 if line.rank is None else 1.0 - line.rank)
+    best = next((line for line in reversed(ranked) if line.rank is not None), None)
+    shades: dict[int, list[Line]] = {}
+    for line in ranked:
+        shade = SHADES if line.rank is None else round(line.rank * (SHADES - 1))
+        shades.setdefault(-1 if line is best else shade, []).append(line)
+    many = len(lines) > 60
+    for shade in sorted(shades, reverse=True):
+        is_best = shade == -1
+        x: list[int | None] = []
+        y: list[float | None] = []
+        texts: list[str] = []
+        for line in shades[shade]:
+            text = _hover(axes, line)
+            for place, (axis, value) in enumerate(zip(axes, line.values, strict=True)):
+                x.append(place)
+                y.append(axis.at(value))
+                texts.append(text)
+            x.append(None)
+            y.append(None)
+            texts.append("")
+        figure.add_scatter(
+            x=x,
+            y=y,
+            mode="lines+markers",
+            showlegend=False,
+            connectgaps=False,
+            line={"color": _color(max(0, shade)), "width": 3.2 if is_best else 1.0 if many else 1.6},
+            marker={"size": 7 if is_best else 3 if many else 5},
+            opacity=1.0 if is_best else 0.6 if many else 0.85,
+            customdata=texts,
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    for place, axis in enumerate(axes):
+        figure.add_shape(type="line", x0=place, x1=place, y0=0, y1=1, line={"color": FAINT, "width": 1}, layer="below")
+        for at, word in axis.ticks():
+            figure.add_annotation(
+                x=place,
+                y=at,
+                text=figure_text(word if len(word) <= 18 else f"{word[:17]}…"),
+                showarrow=False,
+                xanchor="left",
+                xshift=5,
+                yshift=8,
+                font={"size": 11, "color": MUTED},
+            )
+    figure.update_layout(
+        height=HEIGHT,
+        margin={"l": 20, "r": 60, "t": 20, "b": 0},
+        hovermode="closest",
+        showlegend=False,
+        xaxis={
+            "tickmode": "array",
+            "tickvals": list(range(len(axes))),
+            "ticktext": [figure_text(axis.label).replace(" ", "<br>") for axis in axes],
+            "showgrid": False,
+            "zeroline": False,
+            "range": [-0.15, len(axes) - 0.9],
+            "side": "top",
+            "tickangle": 0,
+        },
+        yaxis={"visible": False, "range": [-0.04, 1.08]},
+    )
+    return figure
+
+
+def scatter_figure(x: Axis, y: Axis, color: Axis | None, lines: Sequence[Line]) -> go.Figure:
+    """Return one point per run; a line's values are its x, y and, with `color`, what colours it. A run without an x or
+    a y has no point.
+    """
+    figure = go.Figure()
+    points = [line for line in lines if line.values[0] is not None and line.values[1] is not None]
+    axes = [x, y] if color is None else [x, y, color]
+    if color is None or not color.words:
+        marker: dict[str, object] = {"size": 8, "color": ACCENT, "opacity": 0.8}
+        if color is not None:
+            shown = [None if (value := line.values[2]) is None else float(value) for line in points]
+            places = [None if value is None else math.log10(value) if color.log else value for value in shown]
+            ends = [math.log10(end) if color.log else end for end in (color.low, color.high)]
+            marker |= {
+                "color": places,
+                "colorscale": [[0, ACCENT], [1, BLUE]],
+                "showscale": True,
+                "colorbar": {
+                    "title": {"text": figure_text(color.label)},
+                    "tickvals": ends,
+                    "ticktext": [color.write(color.low), color.write(color.high)],
+                    "thickness": 10,
+                },
+            }
+        figure.add_scatter(**_points(points, axes), marker=marker, showlegend=False)
+    else:
+        for number, word in enumerate([*color.words[:MAX_HUES], None]):
+            mine = [
+                line
+                for line in points
+                if (line.values[2] if line.values[2] in color.words[:MAX_HUES] else None) == word
+            ]
+            if mine:
+                hue = MUTED if word is None else COLORS[number]
+                name = "other or missing" if word is None else figure_text(say(word))
+                figure.add_scatter(**_points(mine, axes), marker={"size": 8, "color": hue, "opacity": 0.8}, name=name)
+    figure.update_layout(
+        height=440,
+        margin={"l": 0, "r": 10, "t": 10, "b": 0},
+        hovermode="closest",
+        legend=LEGEND_BELOW,
+        xaxis=_scale(x),
+        yaxis=_scale(y),
+    )
+    return figure
+
+
+def say(value: object) -> str:
+    """Format a value of a field."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _points(lines: Sequence[Line], axes: Sequence[Axis]) -> dict[str, object]:
+    return {
+        "x": [_placed(line.values[0], axes[0]) for line in lines],
+        "y": [_placed(line.values[1], axes[1]) for line in lines],
+        "mode": "markers",
+        "customdata": [_hover(axes, line) for line in lines],
+        "hovertemplate": "%{customdata}<extra></extra>",
+    }
+
+
+def _placed(value: Value, axis: Axis) -> object:
+    if axis.time and value is not None:
+        return datetime.fromtimestamp(float(value), UTC).isoformat()
+    return say(value) if axis.words else value
+
+
+def _scale(axis: Axis) -> dict[str, object]:
+    kind = "category" if axis.words else "date" if axis.time else "log" if axis.log else "linear"
+    scale: dict[str, object] = {"title": {"text": figure_text(axis.label)}, "type": kind, "zeroline": False}
+    if axis.words:
+        scale |= {"categoryorder": "array", "categoryarray": list(axis.words)}
+    return scale
+
+
+def _hover(axes: Sequence[Axis], line: Line) -> str:
+    parts = [f"<b>{figure_text(line.name)}</b>"]
+    for axis, value in zip(axes, line.values, strict=False):
+        text = "–" if value is None else say(value) if axis.words else axis.write(float(value))
+        parts.append(f"{figure_text(axis.label)}: {figure_text(text)}")
+    return "<br>".join(parts)
+
+
+def _color(shade: int) -> str:
+    """Return the colour of a shade: 0 is the best run; beyond the last, a run without a rank."""
+    return MUTED if shade >= SHADES else mix_colours(ACCENT, MUTED, shade / (SHADES - 1))

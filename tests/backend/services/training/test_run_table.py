@@ -1,0 +1,308 @@
+"""The table of runs on a real database: what it reads, keeps and reads again, and what is done with many runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event, update
+
+from backend.db.tables import Checkpoint, Evaluation, Job, Run, RunGroup, Sample, User
+from backend.domain.filters import FilterError
+from backend.domain.jobs.states import Status
+from backend.domain.training.config import Objective
+from backend.domain.training.run_table import RunFold, fold_cell, main_metrics, varying_fields
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.services.context import LOCAL, Context, OperatorPolicy, Person
+from backend.services.people.saved_views import delete_view, list_saved_views, save_view
+from backend.services.training.deletion import delete_runs, plan_deletion
+from backend.services.training.imported_runs import import_log
+from backend.services.training.run_table import RunQuery, find_runs, fold_runs, read_run_table, stream_runs_csv
+from backend.services.training.runs import archive_runs, rename_run, set_tags, tag_runs
+from backend.services.training.views import RunView, list_runs
+from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, report
+
+RATER = Person(id=None, name="rater", role="rater")
+
+
+@pytest.fixture
+def world(ctx: Context) -> Context:
+    """An installation with what runs need."""
+    add_parts(ctx)
+    return ctx
+
+
+def finished(ctx: Context, name: str, loss: float, **values: Any) -> RunView:
+    """A finished run with this val_loss at its end."""
+    run = launch(ctx, name=name, **values)
+    taken = claim(ctx, run)
+    values_now = {"val_loss": loss, "train_loss": loss + 0.1, "tok_per_sec": 900.0}
+    report(ctx, taken, {"type": "metrics", "step": 100, "time": 1.0, "values": values_now})
+    end(ctx, taken, Status.FINISHED)
+    return run
+
+
+def found(ctx: Context, expression: str = "", **query: Any) -> list[str]:
+    """The names of the runs that pass a filter."""
+    return [row.name for row in find_runs(ctx, RunQuery(filter=expression, **query))]
+
+
+def as_dpo(ctx: Context, run: RunView, **config: Any) -> None:
+    """Make a stored run one of another objective, as if it had been launched so."""
+    with ctx.db.write() as session:
+        row = session.get_one(Run, run.id)
+        row.objective = "dpo"
+        row.config = row.launched_config.model_copy(update={"objective": Objective.DPO, **config})
+
+
+def test_runs_are_found_by_any_field_and_sorted(world: Context) -> None:
+    finished(world, "slow", 2.0, learning_rate=0.001, seed=1)
+    finished(world, "fast", 1.5, learning_rate=0.01, seed=2)
+    other = finished(world, "other", 1.7, learning_rate=0.01, context=64)
+    set_tags(world, other.id, ("baseline",), person=LOCAL)
+    assert found(world, "lr < 0.01") == ["slow"]
+    assert found(world, "lr >= 0.01 and not tag = baseline") == ["fast"]
+    assert found(world, "tokens = 12800 or context = 64") == ["other", "fast", "slow"]
+    assert found(world, "pretrain.best_val_loss < 1.8", order="pretrain.best_val_loss") == ["fast", "other"]
+    assert found(world, "", order="-learning_rate")[-1] == "slow"
+    assert found(world, "", order="name") == ["fast", "other", "slow"]
+    assert found(world, "status = finished and architecture.num_layers = 2 and tok_per_sec > 800")
+    assert found(world, "dataset contains tales and steps = 100", text="fas") == ["fast"]
+    assert found(world, statuses=(Status.QUEUED,)) == []
+
+
+def test_a_config_is_read_with_its_defaults_and_a_field_without_effect_is_missing(world: Context) -> None:
+    finished(world, "full", 2.0)
+    assert found(world, "weight_decay = 0.1 and recompute = no and packing is missing") == ["full"]
+    assert found(world, "lora.rank = 8") == []
+    assert found(world, "lora.rank is missing") == ["full"]
+
+
+def test_a_dpo_loss_is_never_beside_a_pretraining_loss(world: Context) -> None:
+    finished(world, "text", 2.0)
+    aligned = finished(world, "aligned", 0.6)
+    as_dpo(world, aligned)
+    table = read_run_table(world)
+    assert {"pretrain.val_loss", "dpo.val_loss"} <= table.fields.keys()
+    assert "val_loss" not in table.fields
+    assert found(world, "dpo.val_loss < 1") == ["aligned"]
+    assert found(world, "pretrain.val_loss < 1") == []
+    with pytest.raises(FilterError, match=r"write pretrain\.val_loss or dpo\.val_loss"):
+        found(world, "val_loss < 1")
+    with pytest.raises(InvalidInput, match=r"pretrain\.val_loss or dpo\.val_loss"):
+        found(world, order="val_loss")
+    assert main_metrics(table.fields, {"pretrain", "dpo"}) == ["pretrain.best_val_loss", "dpo.best_val_loss"]
+    rows = table.rows
+    for name, expected in (("pretrain.val_loss", [None, 2.0]), ("dpo.val_loss", [0.6, None])):
+        assert [table.reader(name)(row) for row in rows] == expected
+
+
+def test_what_changed_is_read_again_and_nothing_else(world: Context) -> None:
+    first, second = finished(world, "first", 2.0), finished(world, "second", 1.0)
+    with world.db.write() as session:  # as if they had ended long ago
+        old = world.now() - timedelta(days=1)
+        session.execute(update(Run).values(changed_at=old))
+    assert found(world) == ["second", "first"]
+    statements: list[str] = []
+    event.listen(world.db.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    assert found(world) == ["second", "first"]
+    assert not any("runs.config" in statement for statement in statements)
+    rename_run(world, first.id, "renamed", person=LOCAL)
+    tag_runs(world, [second.id], add=["new"], person=LOCAL)
+    assert found(world) == ["second", "renamed"]
+    assert found(world, "tag = new") == ["second"]
+    waiting = launch(world, name="waiting")
+    assert found(world, "status = queued") == ["waiting"]
+    taken = claim(world, waiting)
+    assert found(world, "status = running") == ["waiting"]
+    end(world, taken, Status.FAILED, cause="No memory.")
+    assert found(world, "status = failed") == ["waiting"]
+    delete_runs(world, [waiting.id], person=LOCAL)
+    assert found(world) == ["second", "renamed"]
+    with world.db.write() as session:  # a row that another program put back, with its old time
+        session.add(Run(name="restored", objective="pretrain", config={}, created_at=old, changed_at=old))
+    assert found(world) == ["second", "renamed", "restored"]
+
+
+def test_the_table_agrees_with_the_list_of_runs(world: Context) -> None:
+    finished(world, "one", 2.0)
+    launch(world, name="two")
+    import_log(world, b"step,val_loss\n1,2.5\n9,2.25\n", filename="theirs.csv", person=LOCAL)
+    table = read_run_table(world)
+    by_id = {row.id: row for row in table.rows}
+    views = list_runs(world)
+    assert [row.id for row in table.rows] == [view.id for view in views]
+    for view in views:
+        row = by_id[view.id]
+        assert (row.name, row.status, row.steps, row.best_val_loss, row.metrics, row.tags) == (
+            view.name,
+            view.status,
+            view.last_step,
+            view.best_val_loss,
+            view.last,
+            view.tags,
+        )
+        assert (table.reader("dataset")(row) or "") == view.dataset
+        assert (row.tokens_per_step or 0) == view.tokens_per_step
+    assert found(world, "status = imported and imported.best_val_loss = 2.25") == ["theirs"]
+    assert found(world, imported=True) == ["theirs"]
+
+
+def test_duration_and_cost_follow_the_job(world: Context) -> None:
+    run = finished(world, "paid", 2.0)
+    with world.db.write() as session:
+        job = session.get_one(Job, run.job_id)
+        job.started_at, job.finished_at = world.now() - timedelta(hours=3), world.now() - timedelta(hours=1)
+    assert "cost" not in read_run_table(world).fields
+    priced = replace(world, policy=OperatorPolicy(device_hour_price_usd=1.5))
+    table = read_run_table(priced)
+    (row,) = find_runs(priced, RunQuery(filter="duration > 119min and duration < 2h1min and cost > 2.99"), table=table)
+    assert table.fields["cost"].write(table.reader("cost")(row)) == "$3.00"
+    assert table.fields["duration"].write(table.reader("duration")(row)) == "2 h 0 min"
+
+
+def test_a_sweep_folds_to_its_best_value_and_other_runs_stay(world: Context) -> None:
+    with world.db.write() as session:
+        group = RunGroup(name="rates", kind="sweep", config={})
+        study = RunGroup(name="law", kind="study", config={})
+        session.add_all([group, study])
+        session.flush()
+        ids = {"sweep": group.id, "study": study.id}
+    runs = [
+        finished(world, f"trial {n}", loss, learning_rate=rate)
+        for n, (loss, rate) in enumerate([(2.0, 0.1), (1.5, 0.01)])
+    ]
+    alone, studied = finished(world, "alone", 3.0), finished(world, "studied", 4.0)
+    with world.db.write() as session:
+        for run in runs:
+            session.get_one(Run, run.id).group_id = ids["sweep"]
+        session.get_one(Run, studied.id).group_id = ids["study"]
+    table = read_run_table(world)
+    rows = find_runs(world, RunQuery(order="pretrain.best_val_loss"), table=table)
+    entries = fold_runs(table, rows, "sweep")
+    (fold,) = [entry for entry in entries if isinstance(entry, RunFold)]
+    assert entries[0] is fold, "where its best run stands"
+    assert [entry.name for entry in entries[1:]] == ["alone", "studied"]  # type: ignore[union-attr]
+    assert (fold.title, len(fold.rows)) == ("rates", 2)
+    cells = {
+        name: fold_cell(table, fold, table.fields[name])
+        for name in ("learning_rate", "pretrain.best_val_loss", "seed", "status")
+    }
+    assert cells == {
+        "learning_rate": "0.01 to 0.1",
+        "pretrain.best_val_loss": "best 1.5000",
+        "seed": "1",
+        "status": "finished",
+    }
+    assert found(world, "sweep = rates") == ["trial 1", "trial 0"]
+    by_rate = fold_runs(table, rows, "learning_rate")
+    assert [(entry.title, len(entry.rows)) for entry in by_rate if isinstance(entry, RunFold)] == [
+        ("0.01", 1),
+        ("0.1", 1),
+        ("0.003", 2),
+    ]
+    assert varying_fields(table, rows) == ["learning_rate"]
+    assert alone.name == "alone"
+
+
+def test_a_csv_holds_what_is_shown_in_full_and_no_formula(world: Context) -> None:
+    run = finished(world, "=1+1", 1.23456789, learning_rate=0.00012345)
+    set_tags(world, run.id, ("a", "b"), person=LOCAL)
+    table = read_run_table(world)
+    text = "".join(
+        stream_runs_csv(table, table.rows, ["name", "learning_rate", "pretrain.val_loss", "tags", "base", "lora.rank"])
+    )
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert row == {
+        "id": run.id,
+        "name": "'=1+1",
+        "learning_rate": "0.00012345",
+        "pretrain.val_loss": "1.23456789",
+        "tags": "a, b",
+        "base": "",
+        "lora.rank": "",
+    }
+
+
+def test_many_runs_are_tagged_and_archived_together_or_not_at_all(world: Context) -> None:
+    done, other = finished(world, "done", 2.0), finished(world, "other", 2.0)
+    set_tags(world, done.id, ("old",), person=LOCAL)
+    tag_runs(world, [done.id, other.id], add=["Good ", "new"], remove=["old"], person=LOCAL)
+    assert found(world, "tag = good and tag = new and not tag = old") == ["other", "done"]
+    waiting = launch(world, name="waiting")
+    with pytest.raises(Conflict, match="waiting"):
+        archive_runs(world, [done.id, waiting.id], person=LOCAL)
+    assert found(world, archived=True) == []
+    archive_runs(world, [done.id, other.id], person=LOCAL)
+    assert found(world, archived=True) == ["other", "done"]
+    archive_runs(world, [done.id], person=LOCAL, archived=False)
+    assert found(world) == ["waiting", "done"]
+    with pytest.raises(InvalidInput, match="13 tags are too many"):
+        tag_runs(world, [done.id], add=[f"t{n}" for n in range(11)], person=LOCAL)
+    for act in (archive_runs, delete_runs):
+        with pytest.raises(NotAllowed):
+            act(world, [done.id], person=RATER)
+    with pytest.raises(NotAllowed):
+        tag_runs(world, [done.id], add=["x"], person=RATER)
+
+
+def test_deleting_runs_takes_what_is_theirs_and_leaves_what_others_need(world: Context) -> None:
+    going, kept, active = finished(world, "going", 2.0), finished(world, "kept", 2.0), launch(world, name="active")
+    checkpoint, needed = add_checkpoint(world, going, 100), add_checkpoint(world, kept, 100)
+    folder = world.artifacts.path(f"runs/{going.id}/checkpoints/step-000100")
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"x" * 10)
+    version = add_dataset(world, "exam", kind="benchmark")
+    with world.db.write() as session:
+        session.get_one(Checkpoint, checkpoint).bytes = 10
+        session.add(Sample(run_id=going.id, step=1, prompt="p", completion="c"))
+        session.add(Evaluation(checkpoint_id=needed, dataset_version_id=version, kind="choice"))
+        session.get_one(Run, kept.id).parent_id = going.id
+    ids = [going.id, kept.id, active.id]
+    planned = plan_deletion(world, ids)
+    assert (planned.names, planned.num_checkpoints, planned.bytes) == (("going",), 1, 10)
+    assert dict(planned.staying) == {"kept": "an evaluation needs its checkpoint", "active": "it is queued"}
+    assert delete_runs(world, ids, person=LOCAL) == planned
+    assert found(world) == ["active", "kept"]
+    assert not folder.exists()
+    with world.db.read() as session:
+        assert session.get(Checkpoint, checkpoint) is None
+        assert session.get(Run, kept.id).parent_id is None  # type: ignore[union-attr]
+        assert session.get(Job, going.job_id) is not None, "costs are counted by jobs"
+    with pytest.raises(Conflict, match="an evaluation needs its checkpoint"):
+        delete_runs(world, [kept.id], person=LOCAL)
+
+
+def test_a_run_whose_checkpoint_another_run_starts_from_goes_only_with_it(world: Context) -> None:
+    first, second = finished(world, "first", 2.0), finished(world, "second", 2.0)
+    base, made = add_checkpoint(world, first, 100), add_checkpoint(world, second, 100)
+    with world.db.write() as session:
+        session.get_one(Run, second.id).base_id = base
+        session.get_one(Checkpoint, made).parent_id = base
+    assert plan_deletion(world, [first.id]).staying == (("first", "a checkpoint needs its checkpoint"),)
+    assert delete_runs(world, [first.id, second.id], person=LOCAL).names == ("first", "second")
+    assert found(world) == []
+
+
+def test_views_are_kept_by_name_and_by_person(world: Context) -> None:
+    save_view(world, "runs", "good", "filter=lr+%3C+1", person=LOCAL)
+    save_view(world, "runs", "good", "filter=lr+%3C+2", person=LOCAL)
+    (view,) = list_saved_views(world, "runs", person=LOCAL)
+    assert (view.name, view.query) == ("good", "filter=lr+%3C+2")
+    assert list_saved_views(world, "requests", person=LOCAL) == []
+    with world.db.write() as session:
+        user = User(name="ada", role="engineer", password_hash="x")
+        session.add(user)
+        session.flush()
+        ada = Person(id=user.id, name="ada", role="engineer")
+    assert list_saved_views(world, "runs", person=ada) == []
+    with pytest.raises(NotFound):
+        delete_view(world, view.id, person=ada)
+    with pytest.raises(InvalidInput, match="needs a name"):
+        save_view(world, "runs", " ", "", person=ada)
+    delete_view(world, view.id, person=LOCAL)
+    assert list_saved_views(world, "runs", person=LOCAL) == []

@@ -1,0 +1,167 @@
+"""The page Runs as a visitor without a browser sees it: filters, columns, folds, views, and many runs at once."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from backend.db.tables import Run, RunGroup
+from backend.domain.jobs.states import Status
+from backend.services.context import LOCAL, Context
+from backend.services.people.saved_views import list_saved_views
+from backend.services.training.runs import set_tags
+from backend.services.training.views import RunView, list_runs
+from tests.support.opening import figure, open_page, words
+from tests.support.run_world import add_parts, claim, end, launch, report
+
+PAGE = "build/runs.py"
+
+
+@pytest.fixture
+def world(site: Context) -> Context:
+    """An installation with three runs."""
+    add_parts(site)
+    for name, loss, rate in (("slow", 2.0, 0.001), ("fast", 1.5, 0.01), ("wide", 1.7, 0.1)):
+        finished(site, name, loss, learning_rate=rate)
+    return site
+
+
+def finished(ctx: Context, name: str, loss: float, **values: Any) -> RunView:
+    """A finished run with this val_loss."""
+    run = launch(ctx, name=name, **values)
+    taken = claim(ctx, run)
+    report(ctx, taken, {"type": "metrics", "step": 100, "time": 1.0, "values": {"val_loss": loss, "train_loss": loss}})
+    end(ctx, taken, Status.FINISHED)
+    return run
+
+
+def shown(app: AppTest) -> dict[str, Any]:
+    """What the table's component was given."""
+    tables = [part.proto for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_run_table"]
+    return dict(json.loads(tables[0].json)) if tables else {"rows": [], "columns": []}
+
+
+def names(app: AppTest) -> list[str]:
+    """The names of the rows, folds by their title."""
+    return [row.get("name") or row["title"] for row in shown(app)["rows"]]
+
+
+def titles(app: AppTest) -> list[str]:
+    """The titles of the columns."""
+    return [column["title"] for column in shown(app)["columns"]]
+
+
+def test_the_table_has_the_newest_first_and_the_metric_of_its_objective(world: Context) -> None:
+    app = open_page(PAGE)
+    assert names(app) == ["wide", "fast", "slow"]
+    assert titles(app)[:5] == ["Name", "Status", "Curve", "Objective", "best_val_loss · Pretrain"]
+    assert shown(app)["rows"][0]["cells"][3] == "1.7000"
+    assert "3 runs" in words(app)
+
+
+def test_a_filter_and_columns_of_the_address_are_kept(world: Context) -> None:
+    app = open_page(PAGE, filter="lr < 0.05", columns="learning_rate,lr,nosuch,seed", sort="learning_rate")
+    assert names(app) == ["slow", "fast"]
+    assert titles(app) == ["Name", "Learning rate", "Seed"]
+    assert app.text_input(key="filter").value == "lr < 0.05"
+    assert [row["cells"] for row in shown(app)["rows"]] == [["0.001", "1"], ["0.01", "1"]]
+
+
+def test_a_wrong_filter_is_marked_and_the_rest_of_the_page_stays(world: Context) -> None:
+    app = open_page(PAGE, filter="lr < 1 and lerning_rate < 2")
+    assert "Did you mean learning\\_rate?" in app.error[0].value
+    assert app.code[0].value.splitlines() == ["lr < 1 and lerning_rate < 2", "           " + "^" * 12]
+    assert names(app) == []
+    app.text_input(key="filter").set_value("lr < 0.05").run()
+    assert names(app) == ["fast", "slow"]
+    assert not app.error
+
+
+def test_nothing_passes_a_filter_and_an_unknown_order_is_reported(world: Context) -> None:
+    assert "No run passes these filters." in words(open_page(PAGE, filter="lr > 5"))
+    app = open_page(PAGE, sort="nosuch")
+    assert "Runs have no field “nosuch”" in words(app).replace("\\", "")
+    assert names(app.run()) == ["wide", "fast", "slow"]
+
+
+def test_addresses_of_older_versions_still_work(world: Context) -> None:
+    run = list_runs(world, text="fast")[0]
+    set_tags(world, run.id, ("my tag",), person=LOCAL)
+    app = open_page(PAGE, objective="Pretraining", tags="my tag")
+    assert app.text_input(key="filter").value == 'objective = pretrain and tags = "my tag"'
+    assert names(app) == ["fast"]
+    assert names(open_page(PAGE, find="slo", status="Finished")) == ["slow"]
+    assert names(open_page(PAGE, status="Active")) == []
+    compared = open_page(PAGE, compare=run.id)
+    assert compared.segmented_control(key="show").value == "Curves"
+    assert "1 run ticked" in words(compared)
+
+
+def test_a_sweep_is_one_row_until_it_is_opened(world: Context) -> None:
+    with world.db.write() as session:
+        group = RunGroup(name="rates", kind="sweep", config={})
+        session.add(group)
+        session.flush()
+        for run in list_runs(world):
+            if run.name != "slow":
+                session.get_one(Run, run.id).group_id = group.id
+    app = open_page(PAGE)
+    assert names(app) == ["rates", "slow"]
+    (fold, _) = shown(app)["rows"]
+    assert "best 1.5000" in fold["cells"]
+    opened = open_page(PAGE, open=fold["key"])
+    assert names(opened) == ["rates", "wide", "fast", "slow"]
+    assert names(open_page(PAGE, group="none")) == ["wide", "fast", "slow"]
+    assert names(open_page(PAGE, group="learning_rate")) == ["0.1", "0.01", "0.001"]
+
+
+def test_a_condition_is_added_by_choosing(world: Context) -> None:
+    app = open_page(PAGE, filter="lr < 0.05")
+    app.session_state["runs_fields"] = True
+    app.run()
+    app.selectbox(key="filter_field").set_value("name").run()
+    app.text_input(key="filter_value_text").set_value("fast").run()
+    app.button(key="filter_add").click().run()
+    assert app.text_input(key="filter").value == "lr < 0.05 and name = fast"
+    assert names(app) == ["fast"]
+
+
+def test_ticked_runs_are_tagged_archived_and_deleted_after_a_question(world: Context) -> None:
+    ids = {run.name: run.id for run in list_runs(world)}
+    app = open_page(PAGE, ticked=f"{ids['slow']},{ids['fast']}")
+    assert "2 runs ticked" in words(app)
+    app.text_input(key="tags_add_0").set_value("a, b").run()
+    app.button(key="runs_tag_go").click().run()
+    assert {run.name: run.tags for run in list_runs(world)} == {"wide": (), "fast": ("a", "b"), "slow": ("a", "b")}
+    app.session_state["runs_delete"] = True
+    app.run()
+    assert "**2 runs** with curves, samples, logs are deleted: slow, fast" in words(app)
+    app.button(key="runs_delete_go").click().run()
+    assert [run.name for run in list_runs(world)] == ["wide"]
+    app = open_page(PAGE, ticked=ids["wide"])
+    app.button(key="runs_archive").click().run()
+    assert [run.name for run in list_runs(world, archived=True)] == ["wide"]
+
+
+def test_a_view_is_saved_and_opened(world: Context) -> None:
+    app = open_page(PAGE, filter="lr < 0.05", columns="seed")
+    app.session_state["runs_views"] = True
+    app.run()
+    app.text_input(key="view_name").set_value("cheap").run()
+    app.button(key="view_save").click().run()
+    (view,) = list_saved_views(world, "runs", person=LOCAL)
+    assert view.query == "filter=lr+%3C+0.05&columns=seed"
+
+
+def test_parallel_coordinates_and_scatter_draw_the_runs_found(world: Context) -> None:
+    app = open_page(PAGE, show="Parallel coordinates")
+    assert app.multiselect(key="runs_axes").value == ["learning_rate", "pretrain.best_val_loss"]
+    drawn = figure(app, "runs_parallel")["data"]
+    assert sum(len([y for y in trace["y"] if y is not None]) for trace in drawn) == 6
+    assert "<b>fast</b>" in drawn[-1]["customdata"][0], "the best in front"
+    app = open_page(PAGE, show="Scatter", filter="lr < 0.05", color="name")
+    points = {(trace["name"], trace["x"][0], trace["y"][0]) for trace in figure(app, "runs_scatter")["data"]}
+    assert points == {("fast", 0.01, 1.5), ("slow", 0.001, 2.0)}
