@@ -65,6 +65,9 @@ def test_an_open_page_says_that_its_own_server_hangs(installation: Installation,
     visitor.go("/runs")
     with frozen([installation_pages(installation)]):
         expect(page.locator(".rr-health")).to_contain_text("The pages' server does not answer")
+        # Streamlit notices the silence later than the line does, and asks about the internet.
+        page.wait_for_timeout(8000)
+        expect(page.get_by_role("dialog")).to_have_count(0)
     expect(page.locator(".rr-health")).to_be_hidden()
 
 

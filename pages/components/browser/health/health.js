@@ -6,6 +6,7 @@ import { element } from "../dom.js"
 const EVERY_MS = 3000
 const TIMEOUT_MS = 5000
 const NAME = "roundhouseHealth"
+const GUESS = /Streamlit server is not responding|Is Streamlit still running/
 const SERVER = {
   cause: "The pages' server does not answer: what you see may be out of date, and is not lost.",
   cure: "`roundhouse up` starts it again; the page continues by itself.",
@@ -20,6 +21,7 @@ class HealthLine {
     this.bar.setAttribute("role", "status")
     this.bar.hidden = true
     new ResizeObserver(() => this.makeRoom()).observe(this.bar)
+    new MutationObserver((records) => records.flatMap((record) => [...record.addedNodes]).forEach(closeGuess)).observe(document.body, { childList: true })
     this.poll()
   }
 
@@ -56,6 +58,14 @@ class HealthLine {
     document.documentElement.style.setProperty("--rr-health", `${this.bar.offsetHeight}px`)
     root.style.cssText = this.bar.hidden ? "" : `position: fixed; inset: ${this.bar.offsetHeight}px 0 0 0`
   }
+}
+
+// Close Streamlit's own dialog, which asks whether the internet is there. The line says what to start.
+function closeGuess(node) {
+  if (!(node instanceof HTMLElement) || !node.matches(".stDialog") || !GUESS.test(node.textContent)) return
+  node.style.display = "none"
+  const button = node.querySelector("button[aria-label=Close]")
+  if (button instanceof HTMLElement) button.click()
 }
 
 function row({ cause, cure }) {

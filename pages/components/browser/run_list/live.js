@@ -98,6 +98,11 @@ export class LiveRows {
     if (!this.dead) this.timer = setTimeout(() => this.poll(), document.hidden ? 10 * POLL_MS : wait)
   }
 
+  /** Show a run's state; each list has its own way. @param {string} id @param {any} state */
+  fill(id, state) {
+    throw new Error(`${id} (${state.status}) has no row`)
+  }
+
   take(answer) {
     for (const run of this.data.runs) {
       const state = answer.runs[run.id]
