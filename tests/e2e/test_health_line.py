@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
-from tests.support.browser import Visitor
+from tests.support.browser import Visitor, open_tab, settle
 from tests.support.installation import Installation
+from tests.support.page_server import page_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+COUNT_DIALOGS = """() => {
+  window.dialogs = 0
+  new MutationObserver(records => {
+    const added = records.flatMap(record => [...record.addedNodes])
+    window.dialogs += added.filter(node => node.matches?.('.stDialog')).length
+  }).observe(document.body, {childList: true})
+}"""
 
 
 @contextmanager
@@ -65,10 +76,22 @@ def test_an_open_page_says_that_its_own_server_hangs(installation: Installation,
     visitor.go("/runs")
     with frozen([installation_pages(installation)]):
         expect(page.locator(".rr-health")).to_contain_text("The pages' server does not answer")
-        # Streamlit notices the silence later than the line does, and asks about the internet.
-        page.wait_for_timeout(8000)
-        expect(page.get_by_role("dialog")).to_have_count(0)
     expect(page.locator(".rr-health")).to_be_hidden()
+
+
+def test_when_the_pages_server_has_ended_the_line_alone_says_what_to_start(
+    browser: Browser, tmp_path: Path, migrated_database: Path
+) -> None:
+    (tmp_path / "models.db").write_bytes(migrated_database.read_bytes())
+    tab = open_tab(browser)
+    with page_server(tmp_path, ROUNDHOUSE_HOST="127.0.0.1") as server:
+        tab.goto(f"{server.url}/runs")
+        settle(tab)
+        tab.evaluate(COUNT_DIALOGS)
+    expect(tab.locator(".rr-health")).to_contain_text("roundhouse up")
+    tab.wait_for_function("window.dialogs > 0")  # Streamlit has asked about the internet
+    expect(tab.get_by_role("dialog")).to_have_count(0)
+    tab.context.close()
 
 
 def installation_pages(installation: Installation) -> psutil.Process:
