@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from backend.domain.attributes import attributes_of, view_of
+from backend.domain.attributes import attributes_of
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.markdown_nodes import markdown_nodes
 from backend.errors import RoundhouseError
@@ -51,18 +51,8 @@ class BallotBody(BaseModel):
     holds: tuple[str, ...] = Field(default=(), max_length=4)
 
 
-class VoteBody(BallotBody):
+class VoteBody(BallotBody, VoteInput):
     """A vote, or with `amends` more about one that was cast."""
-
-    battle: str
-    label: str
-    duration_ms: int | None = None
-    reasons: tuple[str, ...] = Field(default=(), max_length=12)
-    dimensions: dict[str, str] = Field(default_factory=dict, max_length=8)
-    note: str = ""
-    rewrite: str | None = None
-    flag: str = ""
-    amends: bool = False
 
 
 class RateBody(BallotBody):
@@ -87,8 +77,7 @@ def ballot_routes(get_context: Callable[[], Context], *, proxies: TrustedProxies
 
     def vote(ctx: Context, voter: Voter, body: bytes) -> Document:
         sent = parse_sent(VoteBody, body)
-        said = view_of(VoteInput, sent, battle_id=sent.battle)
-        return _after(submit_vote(ctx, voter, said), sent.holds)
+        return _after(submit_vote(ctx, voter, sent), sent.holds)
 
     def undo(ctx: Context, voter: Voter, _body: bytes) -> Document:
         served = undo_vote(ctx, voter)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import combinations
 from random import Random, SystemRandom
@@ -133,7 +133,7 @@ def serve_battles(
                 if vote is not None and form is not None:
                     _check_form(vote, held.config, single=form == "grade")
                     vote, form = _check_pace(ctx, vote, held.config, ledger), None
-                future = ledger.with_vote(vote.battle_id, ctx.now()) if vote else ledger
+                future = ledger.with_vote(vote.battle, ctx.now()) if vote else ledger
                 missing = num - len(future.open)
                 plans = plan_battles(held, future, num=missing, rng=rng) if missing > 0 else []
         try:
@@ -170,7 +170,7 @@ def cast_vote(ctx: Context, battle_id: str, *, label: str, rater: RaterView, dur
         if battle is None or battle.rater_id != rater.id:
             raise NotFound("This battle was not served to you.", remedy="Reload the ballot.")
         campaign_id = battle.campaign_id
-    vote = VoteInput(battle_id, label, duration_ms)
+    vote = VoteInput(battle=battle_id, label=label, duration_ms=duration_ms)
     served = serve_battles(ctx, campaign_id, rater, num=0, vote=vote)
     assert served.vote_id is not None
     return served.vote_id
@@ -286,7 +286,7 @@ def _store(
 
 
 def _store_vote(session: Session, ctx: Context, campaign_id: str, rater: RaterView, vote: VoteInput) -> Vote:
-    battle = session.get(Battle, vote.battle_id)
+    battle = session.get(Battle, vote.battle)
     if battle is None or battle.rater_id != rater.id or battle.campaign_id != campaign_id:
         raise NotFound("This battle was not served to you.", remedy="Reload the ballot.")
     last = last_vote(session, battle.id)
@@ -390,7 +390,7 @@ def _check_pace(ctx: Context, vote: VoteInput, config: CampaignConfig, ledger: R
     NotFound.
     """
     now = ctx.now()
-    row = next((row for row in ledger.shown if row.battle_id == vote.battle_id), None)
+    row = next((row for row in ledger.shown if row.battle_id == vote.battle), None)
     if row is None:
         raise NotFound("This battle was not served to you.", remedy="Reload the ballot.")
     if row.is_open and ledger.votes_since(now - timedelta(minutes=1)) >= config.votes_per_minute:
@@ -400,7 +400,7 @@ def _check_pace(ctx: Context, vote: VoteInput, config: CampaignConfig, ledger: R
     if vote.duration_ms is None:
         return vote
     longest_ms = round((now - row.served_at).total_seconds() * 1000)
-    return replace(vote, duration_ms=max(0, min(vote.duration_ms, longest_ms, MAX_DURATION_MS)))
+    return vote.model_copy(update={"duration_ms": max(0, min(vote.duration_ms, longest_ms, MAX_DURATION_MS))})
 
 
 _SIDE_A, _SIDE_B = aliased(Completion), aliased(Completion)

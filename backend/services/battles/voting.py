@@ -48,7 +48,7 @@ def submit_rating(ctx: Context, voter: Voter, battle_id: str, *, value: int, not
     """Store the grade of a single answer, 1 to 5, and return the rater's open battles. A later grade supersedes it."""
     if not 1 <= value <= 5:
         raise InvalidInput(f"A grade of {value} is not between 1 and 5.", remedy="Grade 1 to 5.", field="value")
-    served = _submit(ctx, voter, VoteInput(battle_id, RATED, note=note), form="grade")
+    served = _submit(ctx, voter, VoteInput(battle=battle_id, label=RATED, note=note), form="grade")
     store_answer_rating(ctx, voter, battle_id, value=value, note=note)
     return served
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
@@ -19,17 +19,19 @@ BATTLE_HOURS = 12
 _LAST_VOTE = select(Vote).where(Vote.battle_id == bindparam("battle")).order_by(Vote.revision.desc()).limit(1)
 
 
-@dataclass(frozen=True)
-class VoteInput:
-    """A rater's judgement of a battle. `dimensions` maps the rubric's dimensions to labels. `amends` replaces reasons,
-    note and the like of an earlier vote with the same label; without it, a vote that is sent again is the same vote.
+class VoteInput(BaseModel):
+    """A rater's judgement of a battle, which `battle` identifies. `dimensions` maps the rubric's dimensions to labels.
+    `amends` replaces reasons, note and the like of an earlier vote with the same label; without it, a vote that is sent
+    again is the same vote.
     """
 
-    battle_id: str
+    model_config = ConfigDict(frozen=True)
+
+    battle: str
     label: str
     duration_ms: int | None = None
-    reasons: tuple[str, ...] = ()
-    dimensions: dict[str, str] = field(default_factory=dict)
+    reasons: tuple[str, ...] = Field(default=(), max_length=12)
+    dimensions: dict[str, str] = Field(default_factory=dict, max_length=8)
     note: str = ""
     rewrite: str | None = None
     flag: str = ""
@@ -41,7 +43,7 @@ class VoteInput:
 
 
 REMARKS = ("reasons", "dimensions", "note", "rewrite", "flag")
-"""What a vote says beside its label."""
+"""Columns of a vote beside its label."""
 
 
 def add_battle(
@@ -99,7 +101,7 @@ def append_vote(
     said: VoteInput | None = None,
 ) -> Vote:
     """Append a vote on a battle, superseding the last one."""
-    said = said or VoteInput(battle.id, label)
+    said = said or VoteInput(battle=battle.id, label=label)
     vote = Vote(
         battle_id=battle.id,
         rater_id=rater.id,

@@ -158,7 +158,7 @@ def test_a_campaign_closes_with_its_last_vote(ctx: Context) -> None:
     closed = []
     for _ in range(3):
         battle = open_ballot(ctx, person).battles[0]
-        closed.append(submit_vote(ctx, person, VoteInput(battle.battle_id, "A")).progress.closed)
+        closed.append(submit_vote(ctx, person, VoteInput(battle=battle.battle_id, label="A")).progress.closed)
     assert closed == [False, False, True]
     assert not get_campaign(ctx, campaign.id).is_open
     assert open_ballot(ctx, person).progress.closed

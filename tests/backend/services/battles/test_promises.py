@@ -28,7 +28,7 @@ def test_the_promise_of_a_ballot_with_repeats_and_gold_pairs_is_kept(ctx: Contex
     while served.battles:
         promises.append(served.progress.total)
         label = "SKIPPED" if skips and rng.random() < 0.2 else "A"
-        served = submit_vote(ctx, voter, VoteInput(served.battles[0].battle_id, label))
+        served = submit_vote(ctx, voter, VoteInput(battle=served.battles[0].battle_id, label=label))
     end = served.progress
     assert promises[0] == 27
     assert promises == sorted(promises, reverse=True)

@@ -155,7 +155,7 @@ def test_a_skipped_battle_is_no_vote_on_its_prompt(ctx: Context) -> None:
     voter = Voter(campaign.id, rater_from_link(ctx, guest(ctx, campaign.id, "choosy")))
     served = open_ballot(ctx, voter)
     while served.battles:
-        served = submit_vote(ctx, voter, VoteInput(served.battles[0].battle_id, "SKIPPED"))
+        served = submit_vote(ctx, voter, VoteInput(battle=served.battles[0].battle_id, label="SKIPPED"))
     cast = vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Oak"))
     assert cast == 3
     assert [prompt.votes for prompt in list_answers(ctx, campaign.id).prompts] == [1, 1, 1]
