@@ -25,9 +25,8 @@ from backend.cli.evaluation.score import score as score_answers
 from backend.cli.evaluation.suite import app as suite
 from backend.cli.evaluation.task import read_task_option
 from backend.cli.options import model_options
-from backend.cli.output import JsonFlag, command, emit, note
+from backend.cli.output import JsonFlag, command, emit, note, score_data
 from backend.cli.waiting import wait_for_job
-from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.config import EvaluationConfig, score_label
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
@@ -197,9 +196,7 @@ def as_data(evaluation: EvaluationView) -> dict[str, Any]:
             {
                 "metric": score.metric,
                 **({"subgroup": score.subgroup} if score.subgroup else {}),
-                **attributes_of(score, "value", "stderr"),
-                "interval": _interval(score.low, score.high),
-                **attributes_of(score, "n", "method"),
+                **score_data(score),
             }
             for score in evaluation.scores
         ],
@@ -217,7 +214,3 @@ def as_text(evaluation: EvaluationView) -> str:
         label = score_label(score.metric) + (f", {score.subgroup}" if score.subgroup else "")
         lines.append(f"  {label:<24} {score.value:10.4f}{interval}  n = {score.n}")
     return "\n".join(lines)
-
-
-def _interval(low: float | None, high: float | None) -> list[float] | None:
-    return None if low is None or high is None else [low, high]

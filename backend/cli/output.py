@@ -40,6 +40,17 @@ def _finite(data: Any) -> Any:
     return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
 
 
+def interval_data(source: Any) -> list[float] | None:
+    """Return the interval of an estimate or a score for JSON; None without one."""
+    return None if source is None or source.low is None or source.high is None else [source.low, source.high]
+
+
+def score_data(source: Any) -> dict[str, object]:
+    """Return an estimate or a score for JSON: value, standard error, interval, items and method."""
+    numbers = {name: getattr(source, name) for name in ("value", "stderr")}
+    return {**numbers, "interval": interval_data(source), "n": source.n, "method": source.method}
+
+
 def note(text: str) -> None:
     """Write a progress line to stderr."""
     sys.stderr.write(text + "\n")

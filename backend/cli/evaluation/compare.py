@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import JsonFlag, command, emit, interval_data
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.config import score_label
 from backend.errors import NotFound
@@ -64,7 +64,7 @@ def _emit_across(differences: list[BenchmarkDifference], *, as_json: bool) -> No
             "second": {"evaluation": one.second.id, "checkpoint": one.second.checkpoint},
             "n": one.n,
             "difference": one.difference.value,
-            "interval": None if one.difference.low is None else [one.difference.low, one.difference.high],
+            "interval": interval_data(one.difference),
             **attributes_of(one, "p_value", "p_adjusted", "better"),
         }
         for one in differences
@@ -92,7 +92,7 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
         **attributes_of(comparison, "n", "left_out", "clusters"),
         "difference": gap.value,
         "stderr": gap.stderr,
-        "interval": None if gap.low is None or gap.high is None else [gap.low, gap.high],
+        "interval": interval_data(gap),
         **attributes_of(comparison, "p_value", "better", "wins", "losses", "ties"),
         "procedure": comparison.method,
         "method": gap.method,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit, note
+from backend.cli.output import JsonFlag, command, emit, interval_data, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.gate_config import GateVerdict
@@ -170,11 +170,7 @@ def run(
             "probe": e.benchmark,
             "status": e.status.value,
             "scores": [
-                {
-                    **attributes_of(s, "metric", "value"),
-                    "interval": _interval(s.low, s.high),
-                    **attributes_of(s, "n", "method"),
-                }
+                {**attributes_of(s, "metric", "value"), "interval": interval_data(s), **attributes_of(s, "n", "method")}
                 for s in e.scores
             ],
             "report": reports[e.id].dump() if e.id in reports else {},
@@ -233,7 +229,7 @@ def toxicity(
     data = {
         **report.dump(),
         "value": score.value if score else None,
-        "interval": _interval(score.low, score.high) if score else None,
+        "interval": interval_data(score),
     }
     shown = format_value("toxic", score.value, score.low, score.high) if score else "no answer could be classified"
     emit(data, as_json=as_json, text=f"{shown}\n{describe_toxicity(report)}")
@@ -301,7 +297,7 @@ def _change_data(change: Drift) -> dict[str, object]:
     return {
         **attributes_of(change, "probe", "metric", "before", "after"),
         "difference": gap.value if gap else None,
-        "interval": _interval(gap.low, gap.high) if gap else None,
+        "interval": interval_data(gap),
         "method": gap.method if gap else "",
         "n": change.n,
         "items": change.total,
@@ -333,7 +329,7 @@ def card_data(result: SafetyCard) -> dict[str, object]:
             {
                 "probe": s.probe.value,
                 **attributes_of(s, "benchmark", "metric", "value"),
-                "interval": _interval(s.low, s.high),
+                "interval": interval_data(s),
                 **attributes_of(s, "n", "missing", "method"),
             }
             for s in result.scores
@@ -352,7 +348,3 @@ def _score_line(metric: str, value: float, low: float | None, high: float | None
 
 def _value(metric: str, value: float, low: float | None, high: float | None) -> str:
     return format_value(metric, value, low, high) if metric in METRICS else f"{value:.4g}"
-
-
-def _interval(low: float | None, high: float | None) -> list[float] | None:
-    return None if low is None or high is None else [low, high]

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.output import JsonFlag, command, emit
-from backend.domain.attributes import attributes_of
+from backend.cli.output import JsonFlag, command, emit, interval_data, score_data
 from backend.domain.evaluation.extraction import Pattern, named_filters
 from backend.domain.evaluation.metrics.registry import get_metric
 from backend.errors import InvalidInput
@@ -38,12 +37,10 @@ def score(
     chosen = get_metric(metric, **_read_options(option or []))
     result = score_file(file, metric=chosen, correct=correct, filters=_read_filters(extract), seed=seed)
     estimate = result.score.estimate
-    interval = None if estimate.low is None or estimate.high is None else [estimate.low, estimate.high]
+    interval = interval_data(estimate)
     data: dict[str, object] = {
         "metric": chosen.name,
-        **attributes_of(estimate, "value", "stderr"),
-        "interval": interval,
-        **attributes_of(estimate, "n", "method"),
+        **score_data(estimate),
         "signature": result.score.signature,
         "higher_is_better": chosen.higher_is_better,
     }

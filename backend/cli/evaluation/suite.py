@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit, note, read_text
+from backend.cli.output import JsonFlag, command, emit, interval_data, note, read_text, score_data
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.suites import parse_suite, read_suite
-from backend.domain.statistics.estimates import Estimate
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.suites import (
@@ -123,9 +122,10 @@ def describe_result(result: SuiteResultView) -> dict[str, object]:
         "result": result.id,
         **attributes_of(result, "suite", "checkpoint", "step"),
         "finished": result.num_finished,
-        "macro": _describe_estimate(result.macro),
-        "micro": _describe_estimate(result.micro),
-        "centred": _describe_estimate(result.centred),
+        **{
+            name: score_data(average) if average else None
+            for name, average in attributes_of(result, "macro", "micro", "centred").items()
+        },
         "left_out": list(result.left_out),
         **attributes_of(result, "seconds", "tokens"),
         "members": [
@@ -137,7 +137,7 @@ def describe_result(result: SuiteResultView) -> dict[str, object]:
                 "scores": [
                     {
                         **attributes_of(s, "metric", "subgroup", "value", "stderr"),
-                        "interval": _interval(s.low, s.high),
+                        "interval": interval_data(s),
                         "n": s.n,
                     }
                     for s in (one.evaluation.scores if one.evaluation else ())
@@ -166,18 +166,3 @@ def format_result(result: SuiteResultView) -> str:
     if result.left_out:
         lines.append(f"  left out of the averages: {', '.join(result.left_out)}")
     return "\n".join(lines)
-
-
-def _describe_estimate(estimate: Estimate | None) -> dict[str, object] | None:
-    if estimate is None:
-        return None
-    interval = _interval(estimate.low, estimate.high)
-    return {
-        **attributes_of(estimate, "value", "stderr"),
-        "interval": interval,
-        **attributes_of(estimate, "n", "method"),
-    }
-
-
-def _interval(low: float | None, high: float | None) -> list[float] | None:
-    return None if low is None or high is None else [low, high]
