@@ -43,7 +43,9 @@ def test_every_command_and_option_of_the_tutorials_exists() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_first_tutorial_can_be_followed(installation: Installation, tmp_path: Path) -> None:
+def test_the_tutorials_on_one_machine_can_be_followed_one_after_the_other(
+    installation: Installation, tmp_path: Path
+) -> None:
     ctx = installation.ctx
     wait_until(
         lambda: sum(dataset.versions[0].rows is not None for dataset in list_datasets(ctx)) >= 6,
@@ -51,4 +53,6 @@ def test_the_first_tutorial_can_be_followed(installation: Installation, tmp_path
         what="the starter content",
     )
     environment = {**installation.environment, "PYTHONPATH": str(PROJECT), "GATEWAY": installation.gateway_url}
-    assert follow(TUTORIALS / "first-network.md", tmp_path, environment, timeout_s=900) >= 4
+    tutorials = {"first-network": 4, "fine-tune-and-align": 4, "serve-an-application": 4, "ten-raters": 5}
+    for name, commands in tutorials.items():
+        assert follow(TUTORIALS / f"{name}.md", tmp_path, environment, timeout_s=900) >= commands
