@@ -49,13 +49,13 @@ $(DEV_STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
 machine:
 	@.ci/machine
 
-# Packages of Node: the `openai` client that a test runs, and what checks the pages' scripts.
-NODE_PACKAGES := openai@6.49.0 eslint@9 @eslint/js@9 globals@16 typescript@5
+# Packages of Node: the `openai` client and axe, which tests run, and what checks the pages' scripts.
+NODE_PACKAGES := openai@6.49.0 axe-core@4 eslint@9 @eslint/js@9 globals@16 typescript@5
 clients: $(NODE_STAMP)
 
 $(NODE_STAMP): Makefile | $(VENV)/bin/python
 	@mkdir -p $(@D); npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix $(@D) $(NODE_PACKAGES) && touch $@ \
-	  || echo "npm could not install $(NODE_PACKAGES): the pages' scripts are not checked, and the test of the client for Node is skipped." >&2
+	  || echo "npm could not install $(NODE_PACKAGES): the pages' scripts are not checked, and the tests of the client for Node and of accessibility are skipped." >&2
 
 javascript: $(NODE_STAMP)
 	@[ ! -e $(NODE_STAMP) ] || { set -e; \

@@ -47,6 +47,7 @@ async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
 
 
 settings = Settings()
+PAGE_STYLE = (Path(routes.__file__).parent / "browser/page.css").read_text()
 app = st.App(
     Path(routes.__file__).parents[1] / "shell.py",
     lifespan=lifespan,
@@ -63,6 +64,6 @@ app = st.App(
         Middleware(HostGuard, rules=host_rules(settings)),
         Middleware(SignInGate, get_context=get_context),
         Middleware(UnknownPages, addresses=routes.addresses()),
-        Middleware(PageHeads, addresses=routes.addresses()),
+        Middleware(PageHeads, addresses=routes.addresses(), style=PAGE_STYLE),
     ],
 )

@@ -20,9 +20,6 @@ from pages.components.visitor import context, require_person
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
-STYLE = "<style>button[kind=tertiary]{text-align:left}</style>"
-"""Links in lists are quiet buttons; a long name on two lines begins at the left."""
-
 FAILED = "callback_failed"
 """Key of the session state: the error of a callback, which the page shows that is drawn after it."""
 
@@ -38,7 +35,6 @@ def page_frame(title: str, caption: str = "", *, way_back: bool = False) -> Iter
     with page_frame("Runs", "Every experiment, newest first.") as (ctx, person): ...
     """
     person = require_person()
-    st.html(STYLE)
     st.title(title, anchor=False)
     if caption:
         st.caption(caption)
@@ -173,6 +169,14 @@ def spoken(name: str) -> str:
 def without_images(markdown: str) -> str:
     """Escape images in Markdown, so that showing notes loads nothing from other servers."""
     return markdown.replace("![", "!\\[")
+
+
+def draw_figure(label: str, value: str | None, *, help: str | None = None) -> None:
+    """Draw an estimate as a large figure, or in a line's size that there is none."""
+    if value is not None:
+        st.metric(label, value, help=help)
+    else:
+        st.markdown(f"{label}  \n**Unknown**", help=help)
 
 
 def empty_state(text: str, *, page: str | None = None, label: str = "", icon: str = ":material/arrow_forward:") -> None:

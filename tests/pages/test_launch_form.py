@@ -35,7 +35,7 @@ def test_defaults_follow_the_objective_and_typed_values_stay(site: Context) -> N
     add_base(site)
     page = open_page("build/launch.py")
     page.number_input(key="launch_seed").set_value(77).run()
-    page.segmented_control(key="launch_objective").set_value("sft").run()
+    page.selectbox(key="launch_objective").set_value("sft").run()
     assert page.selectbox(key="launch_recipe").value is None
     first = shown(page)
     assert (first["base"], first["dataset"], first["name"], first["seed"]) == ("oak", "chats@1", "", 77)
@@ -90,7 +90,7 @@ def test_values_of_pasted_yaml_count_as_typed(site: Context) -> None:
         "dataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\nseed: 5\n"
     ).run()
     page.button(key="launch_use_yaml").click().run()
-    page.segmented_control(key="launch_objective").set_value("sft").run()
+    page.selectbox(key="launch_objective").set_value("sft").run()
     assert (shown(page)["context"], shown(page)["seed"], shown(page)["max_steps"]) == (32, 5, 34)
 
 
@@ -99,9 +99,9 @@ def test_a_dataset_of_another_kind_is_named_with_its_kind(site: Context) -> None
     add_parts(site)
     add_dataset(site, "chats", kind="chat")
     page = open_form()
-    page.segmented_control(key="launch_objective").set_value("dpo").run()
+    page.selectbox(key="launch_objective").set_value("dpo").run()
     assert plain("“tales” is of kind text; Preference tuning (DPO) takes preference.") in words(page)
-    page.segmented_control(key="launch_objective").set_value("sft").run()
+    page.selectbox(key="launch_objective").set_value("sft").run()
     assert page.selectbox(key="launch_dataset").value == "chats"
     page = open_page("build/launch.py", recipe="starter-pretrain")
     assert plain("There is no dataset “pebblewick-stories”") in words(page)

@@ -81,7 +81,7 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) ->
 def _draw_badges(checkpoint: CheckpointView) -> None:
     st.badge(
         "base" if checkpoint.origin == "added" else MADE_BY.get(str(checkpoint.objective), "from a run"),
-        color="primary",
+        color="gray",
     )
     if checkpoint.is_adapter:
         st.badge("adapter", icon=":material/extension:", color="violet")
@@ -111,11 +111,10 @@ def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
 
 def _draw_facts(checkpoint: CheckpointView) -> None:
     grid = st.grid(4, min_column_width=140)
-    grid.metric(
-        "Parameters", short(checkpoint.parameters) if checkpoint.parameters else "–", border=True, height="stretch"
-    )
-    context = checkpoint.facts.context
-    grid.metric("Context, tokens", f"{context:,}" if context else "–", border=True, height="stretch")
+    if checkpoint.parameters:
+        grid.metric("Parameters", short(checkpoint.parameters), border=True, height="stretch")
+    if context := checkpoint.facts.context:
+        grid.metric("Context, tokens", f"{context:,}", border=True, height="stretch")
     grid.metric("Size", size(checkpoint.bytes), border=True, height="stretch")
     loss, accuracy = checkpoint.metrics.get("val_loss"), checkpoint.metrics.get("val_accuracy")
     if accuracy is not None:
@@ -124,8 +123,8 @@ def _draw_facts(checkpoint: CheckpointView) -> None:
     elif loss is not None:
         help_ = "Nats per token." if checkpoint.objective in ("pretrain", "sft", None) else "Of the objective."
         grid.metric("Validation loss", f"{loss:.3f}", border=True, height="stretch", help=help_)
-    else:
-        grid.metric("Family", plain(checkpoint.family or "–"), border=True, height="stretch")
+    elif checkpoint.family:
+        grid.metric("Family", plain(checkpoint.family), border=True, height="stretch")
     if checkpoint.origin == "added":
         _draw_origin(checkpoint)
 

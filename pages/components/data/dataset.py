@@ -53,7 +53,7 @@ def draw_dataset(ctx: Context, person: Person, dataset: DatasetView) -> None:
     """Draw a dataset: head, version, settings."""
     with st.container(horizontal=True, vertical_alignment="center"):
         object_heading(dataset.name, width="content")
-        st.badge(dataset.kind, color="primary")
+        st.badge(dataset.kind, color="gray")
         if dataset.archived_at:
             st.badge("archived", icon=":material/archive:", color="gray")
     if dataset.notes:

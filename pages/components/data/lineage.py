@@ -53,7 +53,7 @@ def _draw_step(step: Ancestor, known: dict[str, Ancestor], *, shown: bool) -> No
     columns[1].caption(plain(f"{plural(step.rows, 'row')} · {made}" if step.is_ready else made))
     with columns[2]:
         if shown:
-            st.badge("shown", icon=":material/visibility:", color="primary")
+            st.badge("shown", icon=":material/visibility:", color="gray")
         elif not step.is_own:
             st.badge("another dataset", color="gray")
         elif not step.is_ready:

@@ -16,7 +16,7 @@ from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import EvaluationView, Plan, launch_evaluation
 from backend.services.evaluation.forecasts import EvaluationForecast, Subject, TotalForecast, forecast_evaluations
 from pages.components.evaluation.power import format_detectable, format_power
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import draw_figure, errors_shown, plain
 from pages.components.numbers import wrong_numbers
 from pages.components.tables import draw_table
 
@@ -104,7 +104,7 @@ def _draw_forecast(forecast: TotalForecast, configs: Mapping[str, EvaluationConf
         return
     with st.container(horizontal=True):
         with st.container(border=True, width=METRIC_WIDTH):
-            st.metric("Estimated time", format_time(forecast.time))
+            draw_figure("Estimated time", format_time(forecast.time) if forecast.time else None)
             st.caption(plain(_time_caption(forecast)))
         if forecast.memory is not None:
             with st.container(border=True, width=METRIC_WIDTH):

@@ -32,7 +32,7 @@ def draw_tokenizer(ctx: Context, person: Person, tokenizer: TokenizerView) -> No
     """Draw a tokenizer: facts, text, users, settings."""
     with st.container(horizontal=True, vertical_alignment="center"):
         object_heading(tokenizer.name, width="content")
-        st.badge(NAMES.get(tokenizer.kind, tokenizer.kind), color="primary")
+        st.badge(NAMES.get(tokenizer.kind, tokenizer.kind), color="gray")
     if not tokenizer.is_ready:
         _draw_unready(ctx, person, tokenizer)
         return

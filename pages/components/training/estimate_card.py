@@ -19,7 +19,7 @@ from backend.services.estimates.forecasts import Forecast, QueuePosition
 from backend.services.estimates.probes import find_probe, launch_probe
 from backend.services.estimates.sweep_forecast import SweepForecast
 from backend.services.health import BROKER, HEALTH
-from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.frame import draw_figure, errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.words import when
 
@@ -31,7 +31,6 @@ FIT_ICONS = {
 }
 PROBE_HELP = "Builds the model and runs a few steps: about 20 seconds. It leaves no run and no checkpoint."
 TIME_HELP = "Time of the training steps. Evaluations and checkpoints come on top."
-UNKNOWN = "unknown"
 
 
 def draw_estimate(ctx: Context, person: Person, config: RunConfig, expected: Forecast | None) -> None:
@@ -63,14 +62,12 @@ def draw_sweep_estimate(ctx: Context, person: Person, sweep: SweepConfig, total:
         )
         halves = st.grid(2, min_column_width=150)
         with halves.cell():
-            st.metric(
-                "Estimated time",
-                format_duration(total.seconds) if total.seconds is not None else UNKNOWN,
-                help=TIME_HELP,
-            )
+            seconds = total.seconds
+            draw_figure("Estimated time", None if seconds is None else format_duration(seconds), help=TIME_HELP)
             st.caption(describe_run_times(total) if total.run_seconds else "A probe measures the time of a run.")
         with halves.cell():
-            st.metric("Peak memory", format_bytes(total.memory_bytes) if total.memory_bytes is not None else UNKNOWN)
+            memory = total.memory_bytes
+            draw_figure("Peak memory", None if memory is None else format_bytes(memory))
             st.caption("Largest run of the sweep.")
         _draw_disk(total.disk_bytes, f"for {plural(total.num_runs, 'run')}", one.free_bytes)
         _draw_cost(total.cost_usd, one.price_usd)
@@ -123,22 +120,16 @@ def _draw_prediction(expected: Forecast) -> None:
     memory, time = expected.prediction.memory, expected.prediction.time
     halves = st.grid(2, min_column_width=150)
     with halves.cell():
-        st.metric(
-            "Estimated time",
-            format_duration(expected.seconds) if expected.seconds is not None else UNKNOWN,
-            help=TIME_HELP,
-        )
+        seconds = expected.seconds
+        draw_figure("Estimated time", None if seconds is None else format_duration(seconds), help=TIME_HELP)
         st.caption(
             f"{_sentence(format_time_range(time))} {short(time.tokens_per_s)} tokens/s, {plain(time.source)}."
             if time
             else "A probe measures it."
         )
     with halves.cell():
-        st.metric(
-            "Peak memory",
-            format_bytes(memory.num_bytes) if memory.num_bytes is not None else UNKNOWN,
-            help=describe_error(memory) or None,
-        )
+        num_bytes = None if memory.num_bytes is None else format_bytes(memory.num_bytes)
+        draw_figure("Peak memory", num_bytes, help=describe_error(memory) or None)
         st.caption(_sentence(describe_source(memory)))
 
 

@@ -99,15 +99,9 @@ def draw_run_form(ctx: Context, *, named: bool = True) -> FormState:
     values: dict[str, Any] = {}
     missing: list[str] = []
     objective = Objective(
-        st.segmented_control(
-            "Objective",
-            list(OBJECTIVES),
-            key=PREFIX + "objective",
-            format_func=OBJECTIVES.__getitem__,
-            required=True,
-            wrap=True,
+        st.selectbox(
+            "Objective", list(OBJECTIVES), key=PREFIX + "objective", format_func=OBJECTIVES.__getitem__, width=320
         )
-        or Objective.PRETRAIN
     )
     values["objective"] = objective.value
     forget_requested_parts(objective)

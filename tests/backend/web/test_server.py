@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
+from importlib.resources import files
 
 import pytest
 from starlette.applications import Starlette
@@ -16,9 +18,20 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from backend.services.browser_assets import plotly_url
-from backend.web.server import ONE_STEP_BACK, SERVER_ADDRESS, PageHeads, send_small_answers_at_once
+from backend.web.server import (
+    LARGEST_FILE,
+    ONE_STEP_BACK,
+    ROOM,
+    SERVER_ADDRESS,
+    STATIC_IMPORT,
+    WIDGETS,
+    PageHeads,
+    send_small_answers_at_once,
+    widget_files,
+)
 from tests.support.installation import PROJECT
 
+STYLE = "html { font-size: 15px }"
 INDEX = f"<html><head><title>é</title></head><body>{'x' * 2000}</body></html>"
 
 
@@ -35,7 +48,7 @@ def browser() -> TestClient:
         Starlette(
             routes=[Route("/{page}", index)],
             middleware=[
-                Middleware(PageHeads, addresses=["/run", "/runs"]),
+                Middleware(PageHeads, addresses=["/run", "/runs"], style=STYLE),
                 Middleware(GZipMiddleware, minimum_size=10),
             ],
         )
@@ -46,7 +59,7 @@ def test_a_page_of_curves_loads_plotly_in_its_head_and_is_cached_apart(browser: 
     answer = browser.get("/run", headers={"if-none-match": '"1"'})
     assert answer.status_code == 200
     chart = f'<script async src="{plotly_url()}" onerror="this.remove()"></script>'
-    assert f"{SERVER_ADDRESS}{ONE_STEP_BACK}{chart}</head><body>x" in answer.text
+    assert f"{chart}</head><body>x" in answer.text
     assert answer.text.startswith("<html><head><title>é</title><script")
     assert "etag" not in answer.headers
 
@@ -58,10 +71,24 @@ def test_the_length_of_a_page_without_its_body_is_unchanged(browser: TestClient)
 
 
 def test_every_page_names_the_servers_address_and_other_answers_stay_as_they_are(browser: TestClient) -> None:
-    assert browser.get("/runs").text == INDEX.replace("</head>", f"{SERVER_ADDRESS}{ONE_STEP_BACK}</head>")
+    head = f"{SERVER_ADDRESS}{ONE_STEP_BACK}{ROOM}<style>{STYLE}</style>{widget_files()}"
+    assert browser.get("/runs").text == INDEX.replace("</head>", f"{head}</head>")
     assert browser.get("/runs/").text == browser.get("/runs").text
     assert browser.get("/other").text == INDEX
     assert browser.get("/other", headers={"if-none-match": '"1"'}).status_code == 304
+
+
+def test_the_files_of_a_widget_and_all_that_they_import_are_named_once_and_the_largest_are_not() -> None:
+    static = files("streamlit") / "static"
+    named = re.findall(r'href="\./(static/js/[^"]+)"', widget_files())
+    assert len(named) == len(set(named))
+    index = (static / "index.html").read_text()
+    texts = {name: (static / name).read_text() for name in named}
+    assert {widget for widget in WIDGETS if not any(f"/{widget}." in name for name in named)} == set()
+    assert max(map(len, texts.values())) <= LARGEST_FILE
+    imported = {f"static/js/{name}" for text in texts.values() for name in STATIC_IMPORT.findall(text)}
+    left_out = {name for name in imported - set(named) if name not in index}
+    assert all(len((static / name).read_text()) > LARGEST_FILE for name in left_out)
 
 
 def test_connections_send_small_answers_at_once() -> None:

@@ -24,7 +24,8 @@ export function button(className, words, key, onclick) {
   node.type = "button"
   node.appendChild(element("span", "bt-words", words))
   if (key) {
-    const hint = element("kbd", "bt-key", key)
+    const hint = element("kbd", "bt-key") // its text is drawn by the style sheet: the button's name is its words
+    hint.dataset.key = key
     hint.setAttribute("aria-hidden", "true")
     node.appendChild(hint)
     node.setAttribute("aria-keyshortcuts", key)

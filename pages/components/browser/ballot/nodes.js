@@ -26,7 +26,7 @@ function typeset(formula) {
   if (!katex) { waiting.add(formula); return }
   const source = formula.textContent
   try {
-    katex.render(source, formula, { displayMode: formula.dataset.block === "yes", trust: false, strict: "ignore", maxExpand: 200, maxSize: 20, output: "mathml" })
+    katex.render(source, formula, { displayMode: formula.dataset.block === "yes", trust: false, strict: "ignore", errorColor: "currentcolor", maxExpand: 200, maxSize: 20, output: "mathml" })
   } catch {
     formula.textContent = source
   }

@@ -16,11 +16,11 @@ class HealthLine {
   constructor(url) {
     this.url = url
     this.failures = 0
-    this.shown = ""
+    this.shown = null
     this.bar = document.body.appendChild(element("div", "rr-health"))
     this.bar.setAttribute("role", "status")
     this.bar.hidden = true
-    new ResizeObserver(() => this.makeRoom()).observe(this.bar)
+    new ResizeObserver(() => { if (!this.bar.hidden) this.makeRoom() }).observe(this.bar)
     new MutationObserver((records) => records.flatMap((record) => [...record.addedNodes]).forEach(closeGuess)).observe(document.body, { childList: true })
     this.poll()
   }
@@ -52,11 +52,15 @@ class HealthLine {
     this.makeRoom()
   }
 
-  // Move the application and the ballot, which lies over it, down, so that the line hides nothing of them.
+  // Move the application and the ballot, which lies over it, down, so that the line hides nothing of them (page.css). The next page
+  // of this tab has the room from its first moment (PageHeads).
   makeRoom() {
-    const root = document.getElementById("root")
-    document.documentElement.style.setProperty("--rr-health", `${this.bar.offsetHeight}px`)
-    root.style.cssText = this.bar.hidden ? "" : `position: fixed; inset: ${this.bar.offsetHeight}px 0 0 0`
+    const root = document.documentElement, height = this.bar.hidden ? "" : `${this.bar.offsetHeight}px`
+    root.style.setProperty("--rr-health", height || "0px")
+    root.classList.toggle("rr-outage", !this.bar.hidden)
+    try {
+      sessionStorage.setItem(NAME, height)
+    } catch { /* a browser that keeps nothing */ }
   }
 }
 
@@ -70,7 +74,9 @@ function closeGuess(node) {
 
 function row({ cause, cure }) {
   const line = element("p", "rr-health-part")
-  line.append(element("strong", "", cause), " ", ...withCode(cure))
+  const fault = element("strong")
+  fault.append(...withCode(cause))
+  line.append(fault, " ", ...withCode(cure))
   return line
 }
 

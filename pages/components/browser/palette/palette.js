@@ -11,6 +11,32 @@ const NAME = "roundhousePalette"
 const COLORS = ["background-color", "secondary-background-color", "text-color", "gray-text-color", "border-color", "primary-color", "base-radius", "font"]
 const MODIFIER = /Mac|iPhone|iPad/.test(globalThis.navigator?.platform ?? "") ? "⌘" : "Ctrl"
 
+// Give Streamlit's elements the roles that they lack for a screen reader: its navigation mixes items of a list with boxes of items, and
+// its sparklines read out hundreds of nameless marks.
+function nameParts() {
+  let isAsked = false
+  const name = () => {
+    isAsked = false
+    for (const list of document.querySelectorAll("[data-testid=stSidebarNavItems]:not([role])")) list.setAttribute("role", "none")
+    for (const item of document.querySelectorAll("[data-testid=stSidebarNavItems] li:not([role])")) {
+      item.setAttribute("role", "none")
+      const header = item.parentElement.querySelector(":scope > [data-testid=stNavSectionHeader] p")
+      if (!header) continue
+      item.parentElement.setAttribute("role", "group")
+      item.parentElement.setAttribute("aria-label", header.textContent)
+    }
+    for (const marks of document.querySelectorAll("[data-testid=stMetricChart] svg:not([aria-hidden])")) {
+      marks.setAttribute("aria-hidden", "true")
+      const chart = marks.closest("[data-testid=stMetricChart]"), title = chart.closest("[data-testid=stMetric]").querySelector("label")
+      chart.setAttribute("role", "img")
+      chart.setAttribute("aria-label", `Course of ${title.textContent}`)
+    }
+  }
+  const later = () => { if (!isAsked) { isAsked = true; requestAnimationFrame(name) } }
+  new MutationObserver(later).observe(document.body, { childList: true, subtree: true })
+  later()
+}
+
 class Palette {
   constructor() {
     this.dialog = document.body.appendChild(element("dialog", "rp"))
@@ -36,6 +62,7 @@ class Palette {
     this.button.onclick = () => this.show()
     this.dialog.onclick = (event) => { if (event.target === this.dialog) this.dialog.close() }
     window.addEventListener("keydown", (event) => this.onKey(event), { capture: true }) // before Streamlit's own keys
+    nameParts()
   }
 
   // Streamlit puts the navigation above all else in the sidebar, and far down on a low screen: the button goes above it.
