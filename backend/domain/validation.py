@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails
@@ -18,6 +18,7 @@ PATTERNS = {
 """Sentences about the patterns that fields have."""
 
 
+Model = TypeVar("Model", bound=BaseModel)
 STORED = {"stored": True}
 """Context in which stored values are read: what could be sent once is not refused when it is opened again."""
 
@@ -25,6 +26,11 @@ STORED = {"stored": True}
 def is_stored(info: ValidationInfo) -> bool:
     """Return whether a value is read that was stored: rules for new ones do not apply."""
     return bool(info.context and info.context.get("stored"))
+
+
+def read_stored(model: type[Model], value: object) -> Model:
+    """Return a stored value as a model, without fields that are gone and without the rules for new values."""
+    return model.model_validate(value, context=STORED, extra="ignore")
 
 
 class ReadRecord(BaseModel):

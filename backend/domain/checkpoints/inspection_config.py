@@ -8,7 +8,9 @@ import hashlib
 import json
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+
+from backend.domain.validation import is_stored
 
 INSPECTION_VERSION = 1
 """Bumped whenever an inspection's numbers or files change, so that stale results are not reused."""
@@ -38,7 +40,9 @@ class InspectionConfig(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _check_parts(self) -> Self:
+    def _check_parts(self, info: ValidationInfo) -> Self:
+        if is_stored(info):
+            return self
         if self.text and self.messages:
             raise ValueError("give a text or a conversation, not both")
         if any("\x00" in part for part in (self.text, *(message.content for message in self.messages))):

@@ -22,12 +22,21 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from backend.domain.fields import setting, unless
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import kind_of, traits_of, with_values
-from backend.domain.validation import validation_message
+from backend.domain.validation import is_stored, validation_message
 from backend.errors import InvalidInput, RoundhouseError
 
 Point = dict[str, Any]
@@ -132,7 +141,9 @@ class SweepConfig(_Section):
         }
 
     @model_validator(mode="after")
-    def _check_fields(self) -> Self:
+    def _check_fields(self, info: ValidationInfo) -> Self:
+        if is_stored(info):
+            return self
         for path, choice in self.vary.items():
             try:
                 kind, traits = kind_of(path), traits_of(path)

@@ -19,6 +19,7 @@ from backend.domain.jobs.progress import Progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import InspectResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.domain.validation import read_stored
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.files.paths import find_path
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
@@ -270,7 +271,7 @@ def _views(session: Session, rows: Sequence[Analysis]) -> list[InspectionView]:
                 checkpoint=names.get(row.checkpoint_id or "", first),
                 other_id=row.other_checkpoint_id,
                 other=names.get(row.other_checkpoint_id or "", second),
-                config=InspectionConfig.model_validate(row.config["asked"]),
+                config=read_stored(InspectionConfig, row.config["asked"]),
                 **job_state(job),
                 result=dict(row.result),
             )

@@ -27,6 +27,7 @@ from backend.domain.jobs.reports import DataReportPayload, NamedFolder
 from backend.domain.jobs.results import DataReportResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.domain.training.config import RunConfig
+from backend.domain.validation import read_stored
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import get_checkpoint
 from backend.services.context import Context, Person, require_builder
@@ -372,6 +373,6 @@ def _view(session: Session, row: Analysis) -> DataReportView:
         **job_state(job),
         source=row.config.get("source"),
         source_name=row.config.get("source_name", ""),
-        question=ReportQuestion.model_validate(row.config["question"]),
+        question=read_stored(ReportQuestion, row.config["question"]),
         report=DataReport.model_validate(row.result) if readable else None,
     )

@@ -22,6 +22,7 @@ from backend.domain.scaling.isoflop import IsoflopFit, fit_isoflop
 from backend.domain.scaling.points import ScalingPoint
 from backend.domain.scaling.study import StudyConfig, StudyPlan, parse_study, plan_study
 from backend.domain.training.config import RunConfig
+from backend.domain.validation import read_stored
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
@@ -287,7 +288,7 @@ def _configs_now(session: Session, groups: Sequence[RunGroup]) -> list[StudyConf
     names = dict(session.execute(query).all())
     configs = []
     for group, part in zip(groups, parts, strict=True):
-        config = parse_study(group.config["study"])
+        config = read_stored(StudyConfig, group.config["study"])
         now = {"dataset": labels.get(part.get("dataset", "")), "tokenizer": names.get(part.get("tokenizer", ""))}
         configs.append(config.model_copy(update={field: name for field, name in now.items() if name}))
     return configs

@@ -23,6 +23,7 @@ from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import flatten
 from backend.domain.training.sweep import SweepConfig, Values, as_field, build_run, parse_sweep, point_at
 from backend.domain.training.sweep_marks import RefusedPoint, SweepMarks
+from backend.domain.validation import read_stored
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput, RoundhouseError
 from backend.services.context import LOCAL, Context, Person, require_builder
@@ -250,7 +251,7 @@ def read_sweep(text: str) -> SweepConfig:
 
 def parse_stored(group: RunGroup) -> SweepConfig:
     """Return a row's config; its runs were checked at the launch."""
-    return SweepConfig.model_validate(group.config["sweep"])
+    return read_stored(SweepConfig, group.config["sweep"])
 
 
 def _first_runs(config: SweepConfig) -> list[RunConfig]:

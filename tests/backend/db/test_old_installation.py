@@ -33,6 +33,7 @@ from backend.services.evaluation.suites import list_suites
 from backend.services.overview import get_overview
 from backend.services.serving.conversations import list_conversations, list_messages
 from backend.services.serving.endpoints import list_endpoints
+from backend.services.training.sweeps import list_sweeps
 from backend.services.training.views import list_runs, run_detail
 from tests.support.jobs import list_jobs
 from tests.support.opening import open_page, words
@@ -234,6 +235,7 @@ def test_a_run_of_another_version_is_listed_whatever_is_refused_today(opened: Co
         ("gates", "config", {"$.gone": 1, "$.test": "non_inferiority", "$.margin": 0}, list_gates),
         ("suites", "config", {"$.gone": 1, "$.members": [{"benchmark": "a"}, {"benchmark": "a"}]}, list_suites),
         ("deployments", "config", {"$.gone": 1, "$.min_replicas": 3, "$.max_replicas": 2}, list_endpoints),
+        ("run_groups", "config", {"$.sweep.gone": 1, "$.sweep.run.warmup_steps": 10**6}, list_sweeps),
     ],
 )
 def test_a_row_of_another_version_is_listed_whatever_is_refused_today(
