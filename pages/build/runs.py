@@ -14,7 +14,7 @@ from backend.services.context import Context, Person
 from backend.services.training.run_table import NEWEST_FIRST, RunQuery, find_runs, fold_runs, read_run_table
 from backend.services.training.views import get_runs
 from pages.components import routes
-from pages.components.frame import empty_state, page_frame, show_error, warn_unknown
+from pages.components.frame import empty_state, errors_shown, page_frame, show_error, warn_unknown
 from pages.components.training.comparison import draw_log_import, draw_run_comparison
 from pages.components.training.run_plots import draw_parallel, draw_scatter
 from pages.components.training.run_table import (
@@ -66,6 +66,11 @@ def draw_runs(
     shown, group = draw_bar(ctx, person, table, passing, columns)
     draw_picked(ctx, person, table, picked, passing)
     ticked = [row for row in table.rows if row.id in set(picked)]
+    if not passing:
+        st.caption("No run passes these filters.")
+        if not ticked:
+            draw_foot(ctx, person, 0)
+            return
     if shown == "Parallel coordinates":
         draw_parallel(table, ticked if len(ticked) > 1 else passing)
         return
@@ -80,7 +85,7 @@ def draw_runs(
     here = entries[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     if shown == "Curves":
         beside, chart = st.columns([3, 8], gap="medium")
-        with chart:
+        with chart, errors_shown():  # a run that can't be read leaves the others to be ticked
             draw_curves(ctx, person, picked)
         with beside:
             there = {row.id for entry in here for row in (entry.rows if isinstance(entry, RunFold) else [entry])}
@@ -118,11 +123,8 @@ def main() -> None:
         if passing is None:
             return
         picked = [run_id for run_id in picked if run_id in known]
-        if not passing and not picked:
-            if is_filtered(query):
-                st.caption("No run passes these filters.")
-            else:
-                empty_state("No runs yet.", page=routes.LAUNCH, label="Launch a run", icon=":material/rocket_launch:")
+        if not table.rows or not (passing or picked or is_filtered(query)):
+            empty_state("No runs yet.", page=routes.LAUNCH, label="Launch a run", icon=":material/rocket_launch:")
             draw_foot(ctx, person, 0)
             return
         draw_runs(ctx, person, table, passing, query, picked)

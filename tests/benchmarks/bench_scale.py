@@ -37,6 +37,14 @@ from backend.services.metrics.blocks import pack_points, unpack_from
 from backend.services.metrics.curves import CurveCache, stream_csv
 from backend.services.metrics.points import add_points
 from backend.services.training.diagnosis import diagnose_run
+from backend.services.training.run_table import (
+    RunQuery,
+    RunTableCache,
+    find_runs,
+    fold_runs,
+    read_run_table,
+    stream_runs_csv,
+)
 from backend.services.training.views import count_runs, list_runs, list_tags
 from tests.support.installation import PROJECT, free_port, wait_until
 from tests.support.run_world import add_parts, claim, end, launch, make_config
@@ -118,6 +126,7 @@ def fill_list(ctx: Context, number: int) -> None:
             "queue": "train",
             "title": f"Train run {index}",
             "status": "finished",
+            "progress": None,
             "payload": {"config": config},
         }
         jobs.append(job)
@@ -140,8 +149,8 @@ def fill_list(ctx: Context, number: int) -> None:
             }
         )
     with ctx.db.write() as session:
-        session.execute(insert(Job), jobs)
-        session.execute(insert(Run), rows)
+        session.execute(insert(Job.__table__), jobs)
+        session.execute(insert(Run.__table__), rows)
 
 
 def timed(act: Callable[[], object], *, times: int = 3) -> float:
@@ -158,6 +167,7 @@ def measure_services(ctx: Context, run_id: str) -> dict[str, float]:
     """Time the services behind both pages; the curve also as it was read before there were blocks."""
     warm = CurveCache()
     warm.points_json(ctx, run_id, after={}, resets=None)
+    table = read_run_table(ctx)
     result = {
         "curve, nothing cached": timed(lambda: CurveCache().points_json(ctx, run_id, after={}, resets=None)),
         "curve, cached": timed(lambda: warm.points_json(ctx, run_id, after={}, resets=None)),
@@ -167,6 +177,13 @@ def measure_services(ctx: Context, run_id: str) -> dict[str, float]:
         "list, last page": timed(lambda: list_runs(ctx, limit=30, offset=count_runs(ctx) - 30)),
         "list, by a tag": timed(lambda: list_runs(ctx, tags=("group-7",), limit=30)),
         "list, by a text": timed(lambda: list_runs(ctx, text="run 99", limit=30)),
+        "table, first reading": timed(lambda: RunTableCache().read(ctx)),
+        "table, again": timed(lambda: read_run_table(ctx)),
+        "table, by a filter": timed(lambda: find_runs(ctx, RunQuery(filter="lr < 0.01 and tag = group-7"))),
+        "table, by a field of a section": timed(lambda: find_runs(ctx, RunQuery(filter="preference.beta is missing"))),
+        "table, sorted": timed(lambda: find_runs(ctx, RunQuery(order="-tokens"))),
+        "table, folded": timed(lambda: fold_runs(table, table.rows, "tags")),
+        "table as CSV": timed(lambda: sum(map(len, stream_runs_csv(table, table.rows, ["learning_rate", "tags"])))),
         "number of runs": timed(lambda: count_runs(ctx)),
         "all tags": timed(lambda: list_tags(ctx)),
     }

@@ -154,6 +154,15 @@ def test_a_view_is_saved_and_opened(world: Context) -> None:
     app.button(key="view_save").click().run()
     (view,) = list_saved_views(world, "runs", person=LOCAL)
     assert view.query == "filter=lr+%3C+0.05&columns=seed"
+    other = open_page(PAGE, filter="lr > 0.05", sort="name", status="Failed")
+    assert names(other) == []
+    other.session_state["runs_views"] = True
+    other.run()
+    other.button(key=f"view_{view.id}").click().run()
+    assert names(other) == ["fast", "slow"]
+    assert titles(other) == ["Name", "Seed"]
+    assert other.text_input(key="filter").value == "lr < 0.05"
+    assert "sort" not in other.query_params
 
 
 def test_parallel_coordinates_and_scatter_draw_the_runs_found(world: Context) -> None:

@@ -62,7 +62,7 @@ class RunQuery:
 def read_run_table(ctx: Context) -> RunTable:
     """Return every run with its fields, as the database has them now."""
     with _CACHES_LOCK:
-        cache = _CACHES.setdefault(ctx.db, _RunTableCache())
+        cache = _CACHES.setdefault(ctx.db, RunTableCache())
     return cache.read(ctx)
 
 
@@ -115,7 +115,7 @@ def _csv_cell(value: Value) -> object:
     return value.isoformat(timespec="seconds") if isinstance(value, datetime) else safe_cell(value)
 
 
-class _RunTableCache:
+class RunTableCache:
     """The rows of one database. A run is read again when its row changed, and as long as it is active, since its status
     is its job's.
     """
@@ -250,7 +250,7 @@ class _RunTableCache:
             )
 
 
-_CACHES: WeakKeyDictionary[Database, _RunTableCache] = WeakKeyDictionary()
+_CACHES: WeakKeyDictionary[Database, RunTableCache] = WeakKeyDictionary()
 _CACHES_LOCK = threading.Lock()
 SHARED = {path: path for path in DEFAULTS}
 """One text a path: ten thousand rows have the same keys."""

@@ -129,7 +129,14 @@ def choose_fields(
         st.query_params[name] = ",".join(st.session_state[key])
 
     return st.multiselect(
-        label, options, key=key, on_change=handled(store), format_func=format_func, max_selections=most, width=width
+        label,
+        options,
+        key=key,
+        on_change=handled(store),
+        format_func=format_func,
+        max_selections=most,
+        select_all=False,
+        width=width,
     )
 
 
@@ -350,13 +357,14 @@ def _draw_views(ctx: Context, person: Person) -> None:
             st.caption("No saved views yet. A view keeps filter, columns, order, grouping and charts.")
         for view in views:
             with st.container(horizontal=True, vertical_alignment="center"):
-                if st.button(
+                st.button(
                     plain(view.name),
                     key=f"view_{view.id}",
                     type="tertiary",
                     icon=":material/check:" if view.query == here else ":material/bookmark:",
-                ):
-                    st.switch_page(routes.RUNS, query_params=parse_qsl(view.query))
+                    on_click=handled(open_view),
+                    args=(view.query,),
+                )
                 st.space("stretch")
                 if st.button("Delete", key=f"view_delete_{view.id}", type="tertiary", icon=":material/delete:"):
                     with errors_shown():
@@ -370,6 +378,18 @@ def _draw_views(ctx: Context, person: Person) -> None:
                 with errors_shown():
                     save_view(ctx, PAGE, name, here, person=person)
                     st.rerun()
+
+
+def open_view(query: str) -> None:
+    """Show the page as a saved view says: what belongs to widgets is set with them, the rest in the address."""
+    parts = dict(parse_qsl(query))
+    empty: dict[str, object] = {"find": "", "status": None, "archived": False, "filter": "", "show": SHOWN[0]}
+    for name, value in empty.items():
+        given = parts.get(name)
+        st.session_state[name] = value if given is None else given == "true" if name == "archived" else given
+    for name in VIEW_FIELDS:
+        if name not in empty:
+            set_parameter(name, parts.get(name, ""))
 
 
 def draw_table(
