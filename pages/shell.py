@@ -12,7 +12,8 @@ import streamlit as st
 from pages.components import routes
 from pages.components.browser.health.component import health_line
 from pages.components.browser.palette.component import palette
-from pages.components.frame import errors_shown, title_tab
+from pages.components.frame import errors_shown, plain, title_tab
+from pages.components.links import sign_out_link
 from pages.components.visitor import context, current_person, link_rater
 
 ICON = str(Path(__file__).parent / "images" / "icon.png")
@@ -89,8 +90,9 @@ def main() -> None:
             st.switch_page(chosen.script, query_params=chosen.query)
         st.link_button("Help", routes.help_address(page.url_path), icon=":material/help:", type="tertiary")
         if context().sign_in:
-            st.caption(f"Signed in as {person.name}")
-            st.link_button("Sign out", "/auth/logout", width="stretch")
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.caption(f"Signed in as {plain(person.name)}", width="content")
+                sign_out_link()
     page.run()
 
 

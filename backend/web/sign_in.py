@@ -48,7 +48,7 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name=
 @media (prefers-color-scheme: dark) {{ :root {{ --bg:#171614; --fg:#ece8e1; --line:#37332d; --brand:#dd784a; --on:#171614; --soft:#211f1c }} }}
 body {{ margin:0; min-height:100vh; display:grid; place-items:center; background:var(--bg); color:var(--fg); font:16px/1.5
 system-ui,sans-serif }}
-form {{ width:min(22rem,88vw); padding:2rem; border:1px solid var(--line); border-radius:.7rem; background:var(--soft) }}
+form {{ width:min(26rem,92vw); box-sizing:border-box; padding:2rem; border:1px solid var(--line); border-radius:.7rem; background:var(--soft) }}
 h1 {{ font-size:1.35rem; margin:0 0 1.2rem }} label {{ display:block; margin:.8rem 0 .25rem; font-size:.9rem }}
 input {{ width:100%; box-sizing:border-box; padding:.55rem .7rem; border:1px solid var(--line); border-radius:.45rem; background:var(--bg);
 color:var(--fg); font:inherit }}

@@ -20,6 +20,11 @@ def row_link(name: str, *, page: str, query: dict[str, str], icon: str, key: str
         st.switch_page(page, query_params=query)
 
 
+def sign_out_link() -> None:
+    """Draw the way out of an account, in this tab: a link button would leave the signed-in page open beside it."""
+    st.html('<a href="/auth/logout" style="color:inherit">Sign out</a>')
+
+
 def back_link(label: str, *, page: str, key: str, query: dict[str, str] | None = None) -> None:
     """Draw the link back to a list, or to the item that `query` names."""
     if st.button(label, type="tertiary", icon=":material/arrow_back:", key=key):

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import streamlit as st
 
+from backend.domain.wording import plural
 from backend.services.battles.admission import ballot_token
+from backend.services.battles.ballots import ballot_progress
 from backend.services.battles.raters import BROWSER_COOKIE, RaterView, rater_for, rater_from_link
 from backend.services.battles.views import get_campaign, list_open_campaigns
 from backend.services.context import Context, Person
 from pages.components import routes
 from pages.components.browser.ballot.component import ballot
 from pages.components.frame import empty_state, errors_shown, plain
-from pages.components.links import back_link
+from pages.components.links import back_link, row_link, sign_out_link
 from pages.components.visitor import context, link_rater, require_person
+
+HOME = f"{routes.address(routes.BALLOT)}?all=1"
+"""Address of a rater's own page, which lists the ballots also where there is one alone."""
 
 
 def draw_for_link(ctx: Context, secret: str) -> None:
@@ -25,33 +30,41 @@ def draw_for_link(ctx: Context, secret: str) -> None:
 
 
 def draw_for_person(ctx: Context, person: Person) -> None:
-    """Draw the ballot of the campaign in the address, of the only open one, or the choice among the open ones."""
+    """Draw the ballot of the campaign in the address, of the only open one, or the choice among the open ones, which
+    is also where its way out leads.
+    """
     rater = rater_for(ctx, person)
     campaign_id = st.query_params.get("campaign")
     if campaign_id:
         back_link("Ballots", page=routes.BALLOT, key="ballot_back")  # behind the ballot; seen with an error
         get_campaign(ctx, campaign_id)
-        way_out = (
-            f"{routes.address(routes.BATTLES)}?campaign={campaign_id}"
-            if person.may_build
-            else routes.address(routes.BALLOT)
-        )
+        way_out = f"{routes.address(routes.BATTLES)}?campaign={campaign_id}" if person.may_build else HOME
         draw_ballot(ctx, campaign_id, rater, leave=way_out)
         return
     campaigns = list_open_campaigns(ctx)
-    if len(campaigns) == 1:
-        draw_ballot(ctx, campaigns[0].id, rater, leave=routes.address(routes.BATTLES) if person.may_build else None)
+    if len(campaigns) == 1 and "all" not in st.query_params:
+        draw_ballot(ctx, campaigns[0].id, rater, leave=routes.address(routes.BATTLES) if person.may_build else HOME)
         return
-    st.title("Ballot", anchor=False)
+    st.title("Ballots", anchor=False)
     if not campaigns:
         empty_state("No open campaigns.")
     for campaign in campaigns:
-        st.page_link(
-            routes.BALLOT,
-            label=plain(campaign.name),
-            icon=":material/how_to_vote:",
-            query_params={"campaign": campaign.id},
-        )
+        progress = ballot_progress(ctx, campaign.id, rater)
+        left = progress.total - progress.done
+        with st.container(border=True, gap="xsmall"):
+            row_link(
+                campaign.name,
+                page=routes.BALLOT,
+                query={"campaign": campaign.id},
+                icon="how_to_vote",
+                key=f"vote_{campaign.id}",
+            )
+            done = f"{progress.done:,} done, {left:,} to go" if progress.done else f"{plural(left, 'battle')} to judge"
+            st.caption(done if left else "All judged. Thank you.")
+    if ctx.sign_in and not person.may_build:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(f"Signed in as {plain(person.name)}", width="content")
+            sign_out_link()
 
 
 def draw_ballot(ctx: Context, campaign_id: str, rater: RaterView, *, leave: str | None) -> None:

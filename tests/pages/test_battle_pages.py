@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
 from backend.bootstrap import get_context
-from backend.db.tables import AnswerRating, Completion, Rater, Run
+from backend.db.tables import AnswerRating, Completion, Rater, Run, User
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.ratings import VoteRecord, fit_ratings
 from backend.errors import NotAllowed
@@ -20,7 +21,8 @@ from backend.services.battles.frozen_boards import list_frozen_boards
 from backend.services.battles.grading.board import grade_board
 from backend.services.battles.raters import create_rater_link, find_link, list_raters, rater_for, rater_from_link
 from backend.services.battles.views import list_campaigns
-from backend.services.context import LOCAL, Context
+from backend.services.context import LOCAL, Context, Person
+from pages.components import visitor
 from pages.components.battles.charts import interval_chart, rating_marks, win_chart
 from pages.components.browser.ballot.component import maths_url
 from tests.support.battle_world import (
@@ -252,7 +254,29 @@ def test_the_ballot_of_several_campaigns_offers_a_choice(site: Context) -> None:
     app = open_page("evaluate/ballot.py")
     assert_sound(app)
     assert ballots(app) == []
-    assert sorted(part.proto.label for part in app.get("page_link")) == ["Second", "Stories"]
+    assert sorted(button.label for button in app.button) == ["Second", "Stories"]
+    assert [caption.value for caption in app.caption] == ["2 battles to judge", "4 battles to judge"]
+
+
+def test_a_rater_leaves_the_only_ballot_for_a_page_of_their_own(site: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one campaign the way out led back into it, and no page had a way to sign out."""
+    make_campaign(site)
+    rater = Person("rita", "Rita", "rater")
+    with site.db.write() as session:
+        session.add(User(id=rater.id, name=rater.name, role=rater.role, password_hash="x"))
+    monkeypatch.setattr(visitor, "require_person", lambda: rater)
+    app = open_page("evaluate/ballot.py")
+    assert [ballot["leave"] for ballot in ballots(app)] == ["/ballot?all=1"]
+    home = open_page("evaluate/ballot.py", all="1")
+    assert_sound(home)
+    assert ballots(home) == []
+    assert [button.label for button in home.button] == ["Stories"]
+    assert not any("/auth/logout" in part.proto.body for part in home.get("html"))
+    monkeypatch.setattr(visitor, "current_person", lambda: LOCAL)
+    monkeypatch.setattr(visitor, "context", lambda: replace(site, sign_in=True))
+    home = open_page("evaluate/ballot.py", all="1")
+    (leaving, *_) = [part.proto.body for part in home.get("html") if "/auth/logout" in part.proto.body]
+    assert "target" not in leaving, "another tab would leave this one signed in"
 
 
 def test_formulas_are_drawn_by_the_library_that_streamlit_ships() -> None:

@@ -157,7 +157,7 @@ def _ordered_prompts(
         query = query.where(CampaignPrompt.category == category)
     positions = dict(session.execute(query).all())
     remarked = _with_remarks(session, campaign_id) if only_remarks else None
-    total, minority = _counts(log)
+    total, cast, minority = _counts(log)
     codes = [
         code
         for code, prompt_id in enumerate(log.prompts)
@@ -165,15 +165,15 @@ def _ordered_prompts(
     ]
     keys: dict[Order, Callable[[int], tuple[float, ...]]] = {
         "prompt": lambda code: (positions[log.prompts[code]],),
-        "votes": lambda code: (-total[code], positions[log.prompts[code]]),
-        "split": lambda code: (-minority[code] / total[code], -total[code], positions[log.prompts[code]]),
+        "votes": lambda code: (-cast[code], positions[log.prompts[code]]),
+        "split": lambda code: (-minority[code] / max(1, cast[code]), -cast[code], positions[log.prompts[code]]),
     }
     return [log.prompts[code] for code in sorted(codes, key=keys[order])]
 
 
-def _counts(log: VoteLog) -> tuple[IntArray, IntArray]:
-    """Return each prompt's votes on the board, and how many of them were for the less preferred contestant of their
-    pair.
+def _counts(log: VoteLog) -> tuple[IntArray, IntArray, IntArray]:
+    """Return each prompt's battles on the board, how many of them people voted on, and how many votes were for the less
+    preferred contestant of their pair.
     """
     counted = log.of_purpose(VOTES)
     prompt, a, b, label = (column[counted] for column in (log.prompt, log.columns.a, log.columns.b, log.columns.label))
@@ -185,7 +185,10 @@ def _counts(log: VoteLog) -> tuple[IntArray, IntArray]:
         for side in (np.minimum(a, b), np.maximum(a, b))
     ]
     minority = np.bincount(pairs // size**2, np.minimum(*wins), minlength=len(log.prompts)).astype(np.int64)
-    return np.bincount(prompt, minlength=len(log.prompts)), minority
+    total, cast = (
+        np.bincount(votes, minlength=len(log.prompts)) for votes in (prompt, log.prompt[counted & log.columns.is_cast])
+    )
+    return total, cast, minority
 
 
 def _with_remarks(session: Session, campaign_id: str) -> set[str]:

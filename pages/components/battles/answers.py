@@ -89,15 +89,15 @@ def _draw_prompt(prompt: PromptAnswers, colors: dict[str, str], *, is_bare: bool
 
 
 def _draw_pair(pair: AnswerPair, colors: dict[str, str], *, key: str, is_bare: bool) -> None:
+    if pair.is_identical:
+        st.caption("Both gave the same answer, which counts as a tie and is not shown to raters.")
+        _draw_text(pair.first_text)
+        return
     st.html(
         figure(
             stacked_bar(_shares(pair, colors), height_px=BAR_PX), alt=f"Votes between {pair.first} and {pair.second}"
         )
     )
-    if pair.is_identical:
-        st.caption("Both gave the same answer, which counts as a tie and is not shown to raters.")
-        _draw_text(pair.first_text)
-        return
     if not pair.has_texts:
         if not is_bare:
             st.caption(

@@ -118,6 +118,8 @@ def test_only_cast_votes_are_called_votes(ctx: Context) -> None:
     assert "16 more battles had identical answers and count as ties." in headline.notes
     answers = list_answers(ctx, campaign_id, limit=20)
     assert sorted(prompt.votes for prompt in answers.prompts) == [0] * 16 + [1] * 4
+    by_votes = list_answers(ctx, campaign_id, order="votes", limit=20).prompts
+    assert [prompt.votes for prompt in by_votes] == [1] * 4 + [0] * 16
     frozen = freeze_board(ctx, campaign_id, name="first", options=RatingOptions(), person=LOCAL)
     assert frozen.num_votes == 4
     assert [(row["votes"], row["identical"]) for row in frozen.ratings] == [(4, 16), (4, 16)]
