@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import update
@@ -60,6 +61,22 @@ def test_requests_are_paged_filtered_and_opened() -> None:
     assert len(app.table[0].value) == 1
     app.selectbox(key="requests_open").select("r07").run()
     assert "r07" in app.table[0].value.to_string()
+
+
+def test_requests_refused_in_a_loop_are_one_line_and_are_told_on_the_endpoints_card(ctx: Context) -> None:
+    """The card said "Failed 0" of 301 requests, 300 of which were refused."""
+    refused = UsageRow(
+        "many", "tales", None, None, 0, 0, None, 1.0, "refused", ctx.now(), finish_reason="invalid_value"
+    )
+    add_usage(ctx, [replace(refused, requests=280)])
+    app = draw(endpoint="tales")
+    assert "280 refused: invalid_value" in app.table[0].value.to_string()
+    facts = draw(request="many").table[0].value.to_string()
+    assert "280 requests of this client, refused alike" in facts
+    assert "Device time" not in facts
+    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=200)
+    app.switch_page("serve/endpoints.py").run()
+    assert {metric.label: metric.value for metric in app.metric}["Failed / refused, 1 h"] == "0 / 280"
 
 
 def test_hostile_text_is_drawn_as_text() -> None:

@@ -44,7 +44,7 @@ def draw_operation(ctx: Context, person: Person, endpoint: EndpointView) -> None
 
 
 def draw_last_hour(ctx: Context, endpoint: EndpointView) -> None:
-    """Draw requests, tokens a second, first token and failures of the last hour, each with its line."""
+    """Draw requests, tokens a second, first token, failures and refusals of the last hour, each with its line."""
     traffic = read_traffic(ctx, find_window("1 h"), endpoint=endpoint.name)
     points, total = traffic.points, traffic.total
     if not total.requests:
@@ -67,7 +67,13 @@ def draw_last_hour(ctx: Context, endpoint: EndpointView) -> None:
         chart_type="line",
         help="The line is the p95 of each minute with requests.",
     )
-    grid.metric("Failed, 1 h", f"{total.lost:,}", chart_data=[point.lost for point in points], chart_type="bar")
+    grid.metric(
+        "Failed / refused, 1 h",
+        f"{total.lost:,} / {total.refused:,}",
+        chart_data=[point.lost + point.refused for point in points],
+        chart_type="bar",
+        help="Failed: no replica completed them. Refused: over a limit, not allowed or invalid.",
+    )
 
 
 def draw_requests(ctx: Context, person: Person, endpoint: EndpointView) -> None:
