@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -33,29 +34,59 @@ def save_upload(ctx: Context, file: BinaryIO, *, name: str, person: Person) -> s
     Raises InvalidInput for an ending that can't be read, an empty file or one above the installation's limit,
     Unavailable if the disk is too full.
     """
-    require_builder(person)
-    _forget_unused(ctx)
-    folder = ctx.artifacts.folder("uploads", new_id())
-    path = folder / _safe_name(name)
-    written = 0
+    folder = _new_folder(ctx, person)
     try:
-        with path.open("wb") as out:
-            while chunk := file.read(CHUNK_BYTES):
-                written += len(chunk)
-                if written > ctx.policy.max_upload_bytes:
-                    raise InvalidInput(
-                        f"{name} is larger than {ctx.policy.max_upload_bytes / 2**20:.0f} MB.",
-                        remedy="Put it into DATA_PATH, or raise ROUNDHOUSE_MAX_UPLOAD_MB.",
-                        field="file",
-                    )
-                ctx.artifacts.require_free(len(chunk), keep=ctx.policy.keep_free_bytes, purpose="The upload")
-                out.write(chunk)
-        if not written:
-            raise InvalidInput(f"{name} is empty.", field="file")
+        path = _stream(ctx, file, name, folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return ctx.artifacts.relative(path)
+
+
+def save_uploads(ctx: Context, files: Sequence[tuple[str, BinaryIO]], *, person: Person) -> str:
+    """Stream named files into `uploads/` and return their stored path: of one the file, of several their folder.
+
+    Raises what `save_upload` raises.
+    """
+    if len(files) == 1:
+        ((name, file),) = files
+        return save_upload(ctx, file, name=name, person=person)
+    folder = _new_folder(ctx, person)
+    inside = folder / "files"
+    try:
+        inside.mkdir()
+        for number, (name, file) in enumerate(files, 1):
+            is_taken = (inside / _safe_name(name)).exists()
+            _stream(ctx, file, f"{number}-{name}" if is_taken else name, inside)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return ctx.artifacts.relative(inside)
+
+
+def _new_folder(ctx: Context, person: Person) -> Path:
+    require_builder(person)
+    _forget_unused(ctx)
+    return ctx.artifacts.folder("uploads", new_id())
+
+
+def _stream(ctx: Context, file: BinaryIO, name: str, folder: Path) -> Path:
+    path = folder / _safe_name(name)
+    written = 0
+    with path.open("wb") as out:
+        while chunk := file.read(CHUNK_BYTES):
+            written += len(chunk)
+            if written > ctx.policy.max_upload_bytes:
+                raise InvalidInput(
+                    f"{name} is larger than {ctx.policy.max_upload_bytes / 2**20:.0f} MB.",
+                    remedy="Put it into DATA_PATH, or raise ROUNDHOUSE_MAX_UPLOAD_MB.",
+                    field="file",
+                )
+            ctx.artifacts.require_free(len(chunk), keep=ctx.policy.keep_free_bytes, purpose="The upload")
+            out.write(chunk)
+    if not written:
+        raise InvalidInput(f"{name} is empty.", field="file")
+    return path
 
 
 def _safe_name(name: str) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import streamlit as st
 
 from backend.domain.data.file_names import propose_name
-from backend.domain.data.parsing.text_formats import PACKINGS, SUFFIXES
+from backend.domain.data.parsing.text_formats import PACKINGS, SUFFIXES, guess_ending
 from backend.domain.data.versions.saved_splits import choose_splits
 from backend.domain.jobs.payloads import HubSource
 from backend.domain.wording import plural
@@ -17,18 +20,21 @@ from backend.services.context import Context, Person
 from backend.services.data.data_folder import DataEntry, browse_data_folder, data_file, search_data_folder
 from backend.services.data.imports import PastImport
 from backend.services.data.sources import HubDatasetView, ImportSource, list_saved_splits, look_up_hub_dataset
-from backend.services.data.uploads import save_upload
+from backend.services.data.uploads import save_upload, save_uploads
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.frame import plain, show_error
 from pages.components.words import size
 
-UPLOAD, FOLDER, HUB, CLOUD = (
-    "Upload a file",
+UPLOAD, PASTE, FOLDER, HUB, CLOUD = (
+    "Upload files",
+    "Paste text",
     "From the data folder",
     "From the Hugging Face Hub",
     "From S3 or Google Cloud",
 )
+PASTED_AS = {".txt": "Text", ".jsonl": "JSON Lines", ".json": "JSON", ".csv": "CSV"}
+MAX_PASTED = 1_000_000
 ENDINGS = [ending.lstrip(".") for ending in (*SUFFIXES, *PACKINGS)]
 
 
@@ -50,7 +56,7 @@ def choose_source(ctx: Context, person: Person, past: PastImport | None) -> Chos
             if st.button("Another source", key="import_other", icon=":material/swap_horiz:", type="tertiary"):
                 st.switch_page(routes.DATASETS, query_params={"import": "1"})
         return Chosen(past.source, past.name, f"again {past.source}")
-    ways = [UPLOAD, *([FOLDER] if ctx.data_path is not None else []), HUB, CLOUD]
+    ways = [UPLOAD, PASTE, *([FOLDER] if ctx.data_path is not None else []), HUB, CLOUD]
     way = st.segmented_control(
         "Source", ways, default=ways[0], required=True, key="import_way", label_visibility="collapsed"
     )
@@ -58,33 +64,75 @@ def choose_source(ctx: Context, person: Person, past: PastImport | None) -> Chos
         return _choose_hub(person)
     if way == CLOUD:
         return _choose_cloud()
+    if way == PASTE:
+        return _choose_pasted(ctx, person)
     return _choose_in_folder(ctx, person) if way == FOLDER else _choose_upload(ctx, person)
 
 
 def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
     limit = ctx.policy.max_upload_bytes // 2**20
-    file = st.file_uploader(
-        f"A file of up to {limit:,} MB",
+    files = st.file_uploader(
+        f"Files of up to {limit:,} MB",
         type=ENDINGS,
+        accept_multiple_files=True,
         key="import_file",
         max_upload_size=limit,
         help=(
-            "Text, rows as JSON Lines, JSON, CSV, Parquet or Arrow, or a zip of such files. Put larger ones into the"
-            " data folder."
+            "Text, rows as JSON Lines, JSON, CSV, Parquet or Arrow, or a zip of such files. Several become one dataset."
+            " Put larger ones into the data folder."
         ),
     )
-    if file is None:
+    if not files:
         return None
-    saved = st.session_state.get("import_saved")
-    if saved is None or saved[0] != file.file_id or not ctx.artifacts.path(saved[1]).is_file():
+    stored = _keep(
+        ctx,
+        " ".join(file.file_id for file in files),
+        lambda: save_uploads(ctx, [(file.name, file) for file in files], person=person),
+    )
+    if stored is None:
+        return None
+    split = _choose_split(ctx, person, ImportSource(upload=stored), name=files[0].name)
+    return Chosen(ImportSource(upload=stored, split=split), propose_name(_stem(files[0].name)), f"{stored} {split}")
+
+
+def _choose_pasted(ctx: Context, person: Person) -> Chosen | None:
+    """Draw a field for a text, kept as a file of the form that it seems to have."""
+    text = st.text_area(
+        "Text, or rows as JSON Lines, JSON or CSV",
+        key="import_pasted",
+        height=180,
+        max_chars=MAX_PASTED,
+        placeholder='{"prompt": "Who bakes the bread?", "completion": "Mira."}',
+    )
+    if not text or not text.strip():
+        return None
+    guess = guess_ending(text)
+    ending = st.segmented_control(
+        "Read as",
+        list(PASTED_AS),
+        default=guess,
+        required=True,
+        key=f"import_pasted_as_{guess}",
+        format_func=PASTED_AS.__getitem__,
+    )
+    name = f"pasted{ending}"
+    key = f"{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()} {ending}"
+    stored = _keep(
+        ctx, key, lambda: save_upload(ctx, io.BytesIO(text.encode("utf-8", "replace")), name=name, person=person)
+    )
+    return None if stored is None else Chosen(ImportSource(upload=stored), "pasted", stored)
+
+
+def _keep(ctx: Context, key: str, save: Callable[[], str]) -> str | None:
+    """Return the stored path of what was chosen, saved once; None if that failed, with its error shown."""
+    saved: tuple[str, str] | None = st.session_state.get("import_saved")
+    if saved is None or saved[0] != key or not ctx.artifacts.path(saved[1]).is_file():
         try:
-            stored = save_upload(ctx, file, name=file.name, person=person)
+            st.session_state["import_saved"] = saved = (key, save())
         except RoundhouseError as error:
             show_error(error)
             return None
-        st.session_state["import_saved"] = saved = (file.file_id, stored)
-    split = _choose_split(ctx, person, ImportSource(upload=saved[1]), name=file.name)
-    return Chosen(ImportSource(upload=saved[1], split=split), propose_name(_stem(file.name)), f"{saved[1]} {split}")
+    return saved[1]
 
 
 def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:

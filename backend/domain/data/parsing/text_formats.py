@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -51,6 +52,25 @@ _HEADER_NAMES = frozenset(
         "content",
     ]
 )
+
+
+def guess_ending(text: str) -> str:
+    """Return the ending of a file for a pasted text: .jsonl, .json, .csv if its header is known, else .txt."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if lines and all(_is_object(line) for line in lines[:50]):
+        return ".jsonl"
+    if text.lstrip()[:1] in ("[", "{"):
+        return ".json"
+    header = {name.strip().strip('"').lower() for name in lines[0].split(",")} if lines else set()
+    is_header = len(header) > 1 and all(re.fullmatch(r"[\w-]+", name) for name in header)
+    return ".csv" if is_header and header & _HEADER_NAMES else ".txt"
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def suffix_of(name: str) -> tuple[str, str]:

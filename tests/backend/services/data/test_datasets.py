@@ -36,7 +36,7 @@ from backend.services.data.imports import (
 )
 from backend.services.data.preview import preview_rows, preview_upload, read_rejected
 from backend.services.data.sources import ImportSource, read_source_head
-from backend.services.data.uploads import save_upload
+from backend.services.data.uploads import save_upload, save_uploads
 from backend.services.data.views import VersionView
 from backend.services.jobs.claims import claim_job
 from tests.support.job_work import do_job
@@ -321,3 +321,22 @@ def test_bidirectional_marks_are_shown_as_codes(ctx: Context) -> None:
     done = resolve_version(ctx, "a")
     (row,) = [*preview_rows(ctx, done, split="train"), *preview_rows(ctx, done, split="val")]
     assert "\\u202egnihton" in row.text
+
+
+def test_several_uploads_become_one_dataset_also_of_one_name(ctx: Context) -> None:
+    files = [("a.jsonl", ALPACA[:10]), ("a.jsonl", ALPACA[10:15]), ("b.json", ALPACA[15:])]
+    texts = ["\n".join(map(json.dumps, rows)) if name.endswith("l") else json.dumps(rows) for name, rows in files]
+    stored = save_uploads(
+        ctx, [(name, io.BytesIO(text.encode())) for (name, _), text in zip(files, texts, strict=True)], person=LOCAL
+    )
+    assert preview_upload(ctx, stored).kind == "instruction"
+    version = import_dataset(ctx, name="several", kind="instruction", upload=stored, person=LOCAL)
+    do_job(ctx, str(version.job_id))
+    done = resolve_version(ctx, "several")
+    assert done.train_rows + done.val_rows == len(ALPACA)
+
+
+def test_several_uploads_of_which_one_is_empty_leave_nothing(ctx: Context) -> None:
+    with pytest.raises(InvalidInput, match=r"b\.txt is empty"):
+        save_uploads(ctx, [("a.txt", io.BytesIO(b"a")), ("b.txt", io.BytesIO(b""))], person=LOCAL)
+    assert not any(ctx.artifacts.folder("uploads").iterdir())
