@@ -81,7 +81,10 @@ def broken_files(folder: Path) -> list[tuple[Path, str]]:
 
 def test_every_broken_file_gets_its_error(visitor: Visitor, tmp_path: Path) -> None:
     visitor.go("/datasets?import=1")
-    for path, words in broken_files(tmp_path):
+    for number, (path, words) in enumerate(broken_files(tmp_path)):
+        if number:
+            visitor.page.get_by_role("button", name=re.compile("^Remove ")).click()
+            visitor.settle()
         visitor.page.locator("input[type=file]").first.set_input_files(path)
         visitor.sees(words)
         visitor.settle()
