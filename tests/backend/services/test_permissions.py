@@ -59,6 +59,8 @@ NOBODY_ASKS = {
     "open_rematch": "the launch on votes, which has asked",
     "close_when_over": "a vote, by the campaign's stopping rule",
     "store_answer_rating": "its rater's own; the rater comes from a signed token",
+    "save_view": "one's own views of a page",
+    "delete_view": "one's own; any other is unknown",
 }
 """Public functions that write without asking for a role, each with who calls it or what limits it."""
 
