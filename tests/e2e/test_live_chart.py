@@ -196,6 +196,41 @@ def test_ticking_runs_overlays_their_curves_and_a_name_opens_its_run(page: Page,
     page.get_by_role("heading", name="overlaid 0").wait_for()
 
 
+def test_the_table_of_runs_is_kept_in_its_address_and_follows_what_runs(
+    page: Page, server: str, world: Context
+) -> None:
+    for number, rate in enumerate((0.1, 0.001, 0.01)):
+        taken = claim(world, launch(world, name=f"tabled {number}", max_steps=20, learning_rate=rate))
+        report(world, taken, *points(1, 10))
+        end(world, taken, Status.FINISHED)
+    names, titles = page.locator(".rt-table tbody th.rt-name"), page.locator(".rt-table thead th")
+    page.goto(f"{server}/runs?find=tabled&columns=status,learning_rate,steps")
+    page.get_by_label("Filter", exact=True).fill("lr < 0.05")
+    page.keyboard.press("Enter")
+    expect(names).to_have_text(["tabled 2", "tabled 1"])
+    page.get_by_role("button", name="Learning rate").click()
+    page.wait_for_url("**sort=-learning_rate**")
+    page.get_by_role("button", name="Learning rate").click()
+    expect(names).to_have_text(["tabled 1", "tabled 2"])
+    page.reload()
+    expect(names).to_have_text(["tabled 1", "tabled 2"])
+    expect(page.get_by_label("Filter", exact=True)).to_have_value("lr < 0.05")
+    page.go_back()
+    expect(names).to_have_text(["tabled 2", "tabled 1"])
+    titles.filter(has_text="Steps done").drag_to(titles.filter(has_text="Status"))
+    expect(titles).to_have_text(["", "Name", "Steps done", "Status", "Learning rate ↓"])
+    page.get_by_role("button", name="Steps done").press("Alt+ArrowRight")
+    expect(titles).to_have_text(["", "Name", "Status", "Steps done", "Learning rate ↓"])
+    taken = claim(world, launch(world, name="tabled now", max_steps=20, learning_rate=0.002))
+    report(world, taken, *points(1, 3))
+    row = page.locator(".rt-table tbody tr", has_text="tabled now")
+    expect(row.locator(".rr-badge")).to_have_text("Running")
+    report(world, taken, *points(4, 7))
+    expect(row.locator("td.rt-number").first).to_have_text("7")
+    end(world, taken, Status.FINISHED)
+    expect(row.locator(".rr-badge")).to_have_text("Finished")
+
+
 def test_chart_settings_are_kept_in_the_address_and_curves_can_be_saved(
     page: Page, server: str, world: Context, running: tuple[RunView, Claim], tmp_path: Path
 ) -> None:

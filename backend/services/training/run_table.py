@@ -204,13 +204,14 @@ class RunTableCache:
             Job.started_at,
             Job.finished_at,
         )
-        query = select(
-            *columns, type_coerce(Run.config, JSON).label("config"), type_coerce(Run.summary, JSON).label("summary")
-        ).outerjoin(Job, Job.id == Run.job_id)
+        parts = [Run.summary[name].label(name) for name in ("last", BEST, "imported")]  # the sparkline is most of it
+        query = select(*columns, type_coerce(Run.config, JSON).label("config"), *parts).outerjoin(
+            Job, Job.id == Run.job_id
+        )
         if ids is not None:
             query = query.where(Run.id.in_(ids))
         for one in session.execute(query.execution_options(yield_per=AT_ONCE)):
-            stored, summary = one.config or None, one.summary or {}
+            stored = one.config or None
             is_imported = one.origin == IMPORTED
             inline = stored.get("architecture") if stored else None
             shape, size = architectures.find(one.architecture_id, inline if isinstance(inline, dict) else None)
@@ -236,10 +237,10 @@ class RunTableCache:
                     group_id=one.group_id,
                     user_id=one.created_by,
                     steps=one.last_step,
-                    tokens_per_step=_tokens_per_step(config, summary),
+                    tokens_per_step=_tokens_per_step(config, one.imported),
                     parameters=sizes.get(one.id) or size or sizes.get(one.base_id or ""),
-                    best_val_loss=summary.get("best_val_loss"),
-                    metrics=summary.get("last") or {},
+                    best_val_loss=one.best_val_loss,
+                    metrics=one.last or {},
                     config=config,
                     shape=shape,
                     created_at=one.created_at,
@@ -306,9 +307,9 @@ def _names(session: Session) -> RunNames:
     )
 
 
-def _tokens_per_step(config: dict[str, Any] | None, summary: dict[str, Any]) -> float | None:
+def _tokens_per_step(config: dict[str, Any] | None, imported: dict[str, Any] | None) -> float | None:
     if config is None:
-        return (summary.get("imported") or {}).get("tokens_per_step")
+        return (imported or {}).get("tokens_per_step")
     parts = ("micro_batch", "grad_accum_steps", "devices.count", "context")
     product = 1
     for path in parts:
