@@ -172,6 +172,7 @@ def scatter_figure(x: Axis, y: Axis, color: Axis | None, lines: Sequence[Line]) 
                 "showscale": True,
                 "colorbar": {
                     "title": {"text": figure_text(color.label)},
+                    "tickmode": "array",
                     "tickvals": ends,
                     "ticktext": [color.write(color.low), color.write(color.high)],
                     "thickness": 10,

@@ -139,6 +139,19 @@ def test_cancel_and_resume_report_the_new_status(ctx: Context) -> None:
     assert [run["status"] for run in json.loads(roundhouse("run", "list", "--json").stdout)["runs"]] == ["queued"]
 
 
+def test_runs_are_listed_by_the_filter_of_the_page(ctx: Context) -> None:
+    for name, rate in (("slow", 0.001), ("fast", 0.1), ("middle", 0.01)):
+        launch(ctx, name=name, learning_rate=rate)
+    listed = roundhouse("run", "list", "--filter", "lr < 0.05", "--sort", "-learning_rate", "--json")
+    assert [run["name"] for run in json.loads(listed.stdout)["runs"]] == ["middle", "slow"]
+    assert "No run passes the filter." in roundhouse("run", "list", "--filter", "lr > 5").output
+    wrong = roundhouse("run", "list", "--filter", "lr < 1 and lerning_rate < 2")
+    assert wrong.exit_code == 2
+    assert "At character 12: there is no field “lerning_rate”. Did you mean learning_rate?" in " ".join(
+        wrong.output.split()
+    )
+
+
 def test_the_forecast_is_printed_before_the_launch(ctx: Context, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     answer = json.loads(roundhouse("run", "forecast", str(tmp_path / "recipe.yaml"), "--json").stdout)
