@@ -174,3 +174,8 @@ def test_parallel_coordinates_and_scatter_draw_the_runs_found(world: Context) ->
     app = open_page(PAGE, show="Scatter", filter="lr < 0.05", color="name")
     points = {(trace["name"], trace["x"][0], trace["y"][0]) for trace in figure(app, "runs_scatter")["data"]}
     assert points == {("fast", 0.01, 1.5), ("slow", 0.001, 2.0)}
+    app = open_page(PAGE, show="Scatter", filter="lr < 0.05", y="seed", color="pretrain.best_val_loss")
+    (trace,) = figure(app, "runs_scatter")["data"]
+    bar = trace["marker"]["colorbar"]
+    assert (bar["tickvals"], bar["ticktext"]) == ([1.5, 2.0], ["1.5000", "2.0000"])
+    assert (trace["marker"]["cmin"], trace["marker"]["cmax"]) == (1.5, 2.0)

@@ -168,6 +168,8 @@ def scatter_figure(x: Axis, y: Axis, color: Axis | None, lines: Sequence[Line]) 
             ends = [math.log10(end) if color.log else end for end in (color.low, color.high)]
             marker |= {
                 "color": places,
+                "cmin": ends[0],
+                "cmax": ends[1],
                 "colorscale": [[0, ACCENT], [1, BLUE]],
                 "showscale": True,
                 "colorbar": {
