@@ -103,11 +103,11 @@ def _draw_forecast(forecast: TotalForecast, configs: Mapping[str, EvaluationConf
         st.caption("Choose at least one checkpoint or endpoint, and one benchmark.")
         return
     with st.container(horizontal=True):
-        with st.container(border=True, width=METRIC_WIDTH):
+        with st.container(border=True, width=METRIC_WIDTH, height="stretch"):
             draw_figure("Estimated time", format_time(forecast.time) if forecast.time else None)
             st.caption(plain(_time_caption(forecast)))
         if forecast.memory is not None:
-            with st.container(border=True, width=METRIC_WIDTH):
+            with st.container(border=True, width=METRIC_WIDTH, height="stretch"):
                 st.metric("Peak memory", f"about {format_bytes(forecast.memory.bytes)}")
                 only = all(one.is_endpoint for one in forecast.evaluations)
                 words = (

@@ -512,8 +512,18 @@ def _fold_row(table: RunTable, fold: RunFold, columns: Sequence[RunField], *, is
         "open": is_open,
         "ids": [row.id for row in fold.rows],
         "href": f"/sweep?sweep={fold.key}" if is_sweep else "",
-        "cells": ["" if one is CURVE else fold_cell(table, fold, one) for one in columns],
+        "cells": [_write_fold(table, fold, one) for one in columns],
     }
+
+
+def _write_fold(table: RunTable, fold: RunFold, known: RunField) -> str:
+    if known is CURVE:
+        return ""
+    if known.kind is not Kind.TIME:
+        return fold_cell(table, fold, known)
+    read = table.reader(known.name)
+    moments = [value for row in fold.rows if isinstance(value := read(row), datetime)]
+    return when(max(moments), now=table.now) if moments else ""
 
 
 def _writer(table: RunTable, known: RunField) -> Callable[[RunRow], str]:
