@@ -322,10 +322,10 @@ def _draw(scores: torch.Tensor, draws: list[SamplingState]) -> torch.Tensor:
     if filtered:
         picked = scaled[filtered]
         width = picked.shape[-1]
-        top_k = torch.tensor([[min(params[row].top_k or width, width)] for row in filtered], device=device)
+        top_k = [min(params[row].top_k or width, width) for row in filtered]
         top_p = torch.tensor([[params[row].top_p] for row in filtered], dtype=torch.float64, device=device)
         min_p = torch.tensor([[params[row].min_p] for row in filtered], dtype=torch.float64, device=device)
-        tokens[filtered] = _draw_from_likely(picked, uniform[filtered], top_k=top_k, top_p=top_p, min_p=min_p)
+        tokens[filtered] = _draw_from_likely(picked, uniform[filtered], top_k, top_p=top_p, min_p=min_p)
     return tokens
 
 
@@ -349,26 +349,28 @@ def _draw_from_all(scaled: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 def _draw_from_likely(
     scaled: torch.Tensor,
     uniform: torch.Tensor,
+    top_k: Sequence[int],
     *,
-    top_k: torch.Tensor,
     top_p: torch.Tensor,
     min_p: torch.Tensor,
     shortlist: int = SHORTLIST,
 ) -> torch.Tensor:
     """Draw from the most likely tokens: at most `top_k`, of these as many as together reach `top_p`, and of these the
-    ones that are at least `min_p` times as likely as the first. All [rows, 1].
+    ones that are at least `min_p` times as likely as the first. All [rows, 1]; `top_k` is on the host, so that a GPU is
+    waited for once a step: to know whether a longer list is needed.
     """
     width = scaled.shape[-1]
-    is_open = top_k >= width  # no top-k: top-p counts probability of the whole vocabulary
+    most = torch.tensor(top_k, device=scaled.device).unsqueeze(-1)
+    is_open = most >= width  # no top-k: top-p counts probability of the whole vocabulary
     total = (
         (scaled - scaled.amax(-1, keepdim=True)).exp_().sum(-1, keepdim=True, dtype=torch.float64)
-        if bool(is_open.any())
+        if max(top_k) >= width
         else None
     )
-    count = min(width, max([shortlist, *top_k[~is_open].tolist()]))
+    count = min(width, max([shortlist, *(number for number in top_k if number < width)]))
     values, ids = largest(scaled, count) if count < width else torch.sort(scaled, descending=True)
     weights = (
-        (values - values[:, :1]).double().exp_().masked_fill_(torch.arange(count, device=scaled.device) >= top_k, 0.0)
+        (values - values[:, :1]).double().exp_().masked_fill_(torch.arange(count, device=scaled.device) >= most, 0.0)
     )
     reached = weights.cumsum(-1)
     mass = reached[:, -1:] if total is None else torch.where(is_open, total, reached[:, -1:])
@@ -381,6 +383,7 @@ def _draw_from_likely(
     short = ((reached[:, -1:] < top_p * mass) & (least >= min_p) & (count < width)).squeeze(-1)
     if bool(short.any()):  # flat distributions: a longer list, then all
         longer = LONG_SHORTLIST if count < LONG_SHORTLIST else width
-        limits = {"top_k": top_k[short], "top_p": top_p[short], "min_p": min_p[short]}
-        tokens[short] = _draw_from_likely(scaled[short], uniform[short], **limits, shortlist=longer)
+        rows = [number for number, is_short in zip(top_k, short.tolist(), strict=True) if is_short]
+        limits = {"top_p": top_p[short], "min_p": min_p[short]}
+        tokens[short] = _draw_from_likely(scaled[short], uniform[short], rows, **limits, shortlist=longer)
     return tokens
