@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from backend.domain.jobs.states import Status
+from backend.domain.training.diagnosis import Finding
 from backend.errors import NotFound
 from backend.services.context import Context, Person
 from backend.services.jobs.jobs import read_log
@@ -16,6 +19,7 @@ from pages.components.evaluation.run_scores import draw_run_scores
 from pages.components.frame import empty_state, live_part, page_frame, plain, title_tab
 from pages.components.links import back_link
 from pages.components.training.run import (
+    breaking_finding,
     draw_checkpoints,
     draw_editor,
     draw_facts,
@@ -26,6 +30,7 @@ from pages.components.training.run import (
     draw_queue_place,
     draw_run_actions,
     draw_run_report,
+    draw_strip,
 )
 from pages.components.visitor import context, require_person
 
@@ -45,18 +50,23 @@ def page_title(run_id: str) -> str:
 def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
     """Draw a run: facts, actions, findings, curves, and tabs with checkpoints, log, config and report."""
     run = detail.run
+    findings = diagnose_run(ctx, run.id)
+    is_broken = breaking_finding(findings) is not None
     draw_facts(ctx, detail)
-    draw_run_actions(ctx, person, detail)
-    if run.status is Status.FAILED:
+    live_part(DIAGNOSE_S if run.is_active else None)(
+        lambda: draw_strip(get_run(ctx, run.id), detail.config, now=ctx.now())
+    )()
+    draw_run_actions(ctx, person, detail, is_broken=is_broken)
+    if run.status is Status.FAILED and not is_broken:
         draw_failure(run)
     elif run.status is Status.QUEUED:
         draw_queue_place(detail)
-    if not run.is_active and detail.checkpoints:
+    if not run.is_active and detail.checkpoints and not is_broken:
         newest = max(detail.checkpoints, key=lambda line: line.step or 0)
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             st.markdown("**Next:**", width="content")
             draw_next_steps(newest.id, writes=run.objective != "reward")
-    draw_curves(ctx, person, run)
+    draw_curves(ctx, person, run, findings)
     live_part(DIAGNOSE_S if run.is_active else None)(lambda: draw_run_scores(ctx, run.id))()
     every = REFRESH_S if run.is_active else None
     tabs = st.tabs(["Checkpoints", "Log", "Config", "Report", "Notes and tags"], key="run_tabs", on_change="rerun")
@@ -75,9 +85,9 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
             draw_run_report(ctx, run)
 
 
-def draw_curves(ctx: Context, person: Person, run: RunView) -> None:
+def draw_curves(ctx: Context, person: Person, run: RunView, findings: Sequence[Finding]) -> None:
     """Draw the findings of a run, and its curves with a line at each."""
-    known = [diagnose_run(ctx, run.id)]
+    known = [findings]
     marks = [finding.step for finding in known[0] if finding.step is not None]
     every = DIAGNOSE_S if run.is_active else None
     live_part(every)(lambda: draw_findings(run, known.pop() if known else diagnose_run(ctx, run.id)))()
@@ -87,7 +97,7 @@ def draw_curves(ctx: Context, person: Person, run: RunView) -> None:
 def draw_imported(ctx: Context, person: Person, run: RunView) -> None:
     """Draw an imported run: curves without actions."""
     draw_imported_facts(ctx, run)
-    draw_curves(ctx, person, run)
+    draw_curves(ctx, person, run, diagnose_run(ctx, run.id))
     with st.expander("Notes and tags", icon=":material/edit_note:"):
         draw_editor(ctx, person, run)
 

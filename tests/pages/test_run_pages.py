@@ -17,8 +17,9 @@ from backend.services.estimates.forecasts import QueuePosition
 from backend.services.health import BROKER, HEALTH
 from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import set_tags, stop_run
-from backend.services.training.views import list_runs
+from backend.services.training.views import get_run, list_runs, run_detail
 from pages.components.training.estimate_card import describe_queue
+from pages.components.training.run import strip_figures
 from tests.support.installation import PROJECT
 from tests.support.jobs import finish_job, list_jobs, take_job
 from tests.support.opening import cells
@@ -225,13 +226,46 @@ def test_a_failed_run_gives_the_reason_and_offers_a_retry(ctx: Context) -> None:
     run = launch(ctx, name="first")
     taken = claim(ctx, run)
     report(ctx, taken, *points(1, 5), {"type": "log", "text": "step five", "time": 1.0})
-    end(ctx, taken, Status.FAILED, cause="The loss became nan.", remedy="Lower the learning rate.")
+    end(ctx, taken, Status.FAILED, cause="The process was killed.", remedy="Start it again.")
     page = open_page("build/run.py", run=run.id)
-    assert "The loss became nan" in text_of(page)
+    assert "The process was killed" in text_of(page)
     page.session_state["run_tabs"] = "Log"
     assert "step five" in text_of(page.run())
     page.button(key="run_retry").click().run()
     assert list_runs(ctx)[0].status is Status.QUEUED
+
+
+def test_a_run_that_broke_says_one_cause_and_one_cure_and_offers_no_use_of_its_weights(ctx: Context) -> None:
+    add_parts(ctx)
+    run = launch(ctx, name="first", learning_rate=0.5)
+    taken = claim(ctx, run)
+    report(ctx, taken, *points(1, 20))
+    add_checkpoint(ctx, run, 20)
+    end(ctx, taken, Status.FAILED, cause="The loss became NaN at step 21.", remedy="Lower learning_rate.")
+    page = open_page("build/run.py", run=run.id)
+    (error,) = page.error
+    assert "became NaN or infinite" in error.value
+    assert "Next:" not in text_of(page)
+    primary = [button.label for button in page.button if button.proto.type == "primary"]
+    assert len(primary) == 1
+    assert "Run again" in primary[0]
+
+
+def test_a_run_begins_with_its_figures(ctx: Context) -> None:
+    add_parts(ctx)
+    run = launch(ctx, name="first", max_steps=100, learning_rate=0.002)
+    taken = claim(ctx, run)
+    losses = [
+        {"type": "metrics", "step": step, "time": 1000.0, "values": {"val_loss": value}}
+        for step, value in ((20, 2.5), (40, 2.75))
+    ]
+    report(ctx, taken, *points(1, 40), *losses)
+    figures = dict(strip_figures(get_run(ctx, run.id), run_detail(ctx, run.id).config, now=ctx.now()))
+    assert figures["Validation loss"] == "2.75, best 2.5"
+    assert figures["Training loss"] == "0.25"
+    assert figures["Steps"] == "40 of 100"
+    assert figures["Learning rate"] == "0.002"
+    assert figures["Tokens"] == f"{40 * run.tokens_per_step:,}"
 
 
 def test_a_stopped_run_is_resumed_with_one_click(ctx: Context) -> None:

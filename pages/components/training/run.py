@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from functools import partial
 
 import streamlit as st
 
 from backend.domain.jobs.states import Status
+from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import write_changes
-from backend.domain.training.diagnosis import Finding
-from backend.domain.wording import format_duration, plural
+from backend.domain.training.diagnosis import Finding, Kind
+from backend.domain.wording import format_count, format_duration, plural
 from backend.services.context import Context, Person
 from backend.services.training.reports import report_body, run_report_text
 from backend.services.training.runs import archive_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
@@ -77,14 +79,50 @@ def draw_imported_facts(ctx: Context, run: RunView) -> None:
         st.caption(f":material/info: {plain(note)}")
 
 
-def draw_run_actions(ctx: Context, person: Person, detail: RunDetail) -> None:
-    """Draw the actions that the run's status allows."""
+def draw_strip(run: RunView, config: RunConfig, *, now: datetime) -> None:
+    """Draw the run's figures: losses, steps, tokens, duration, speed, and the settings that matter most."""
+    with st.container(border=True, key="run_strip"), st.grid("auto", min_column_width=104):
+        for label, value in strip_figures(run, config, now=now):
+            st.markdown(f":gray[{label}]  \n**{plain(value)}**")
+
+
+def strip_figures(run: RunView, config: RunConfig, *, now: datetime) -> list[tuple[str, str]]:
+    """Return labels and values of the strip; what is not known yet is left out."""
+    val_loss, train_loss = run.last.get("val_loss"), run.last.get("train_loss")
+    figures = []
+    if val_loss is not None:
+        best = run.best_val_loss
+        figures.append(
+            (
+                "Validation loss",
+                f"{val_loss:.4g}" + (f", best {best:.4g}" if best is not None and best < val_loss else ""),
+            )
+        )
+    if train_loss is not None:
+        figures.append(("Training loss", f"{train_loss:.4g}"))
+    figures.append(("Steps", f"{run.last_step:,} of {run.max_steps:,}"))
+    tokens = run.last_step * run.tokens_per_step
+    if tokens:
+        figures.append(("Tokens", format_count(tokens)))
+    if run.started_at is not None:
+        seconds = ((run.finished_at or now) - run.started_at).total_seconds()
+        figures.append(("Duration", format_duration(seconds)))
+    if speed := run.last.get("tok_per_sec"):
+        figures.append(("Tokens per second", format_count(speed)))
+    figures.append(("Learning rate", f"{config.learning_rate:g}"))
+    sequences = config.micro_batch * config.grad_accum_steps * config.devices.count
+    figures.append(("Batch", f"{sequences:,} × {config.context:,} tokens"))
+    return figures
+
+
+def draw_run_actions(ctx: Context, person: Person, detail: RunDetail, *, is_broken: bool = False) -> None:
+    """Draw the actions that the run's status allows. The cure of a run that `is_broken` is not to start it again."""
     run = detail.run
     with st.container(horizontal=True, vertical_alignment="center"):
         if run.is_active:
             _draw_stops(ctx, person, run)
         else:
-            _draw_continuations(ctx, person, detail)
+            _draw_continuations(ctx, person, detail, is_broken=is_broken)
         st.page_link(
             routes.LAUNCH, label="New run from this one", icon=":material/content_copy:", query_params={"run": run.id}
         )
@@ -116,12 +154,12 @@ def _draw_stops(ctx: Context, person: Person, run: RunView) -> None:
 
 
 @number_form
-def _draw_continuations(ctx: Context, person: Person, detail: RunDetail) -> None:
+def _draw_continuations(ctx: Context, person: Person, detail: RunDetail, *, is_broken: bool) -> None:
     run, step = detail.run, detail.resume_step
     if step is None or run.status is Status.FAILED:
         label = "Start again" if step is None else f"Retry from step {step:,}"
         if run.status is not Status.FINISHED and st.button(
-            label, key="run_retry", icon=":material/replay:", type="primary"
+            label, key="run_retry", icon=":material/replay:", type="secondary" if is_broken else "primary"
         ):
             with errors_shown():
                 retry_run(ctx, run.id, person=person)
@@ -259,19 +297,32 @@ BOXES = {
 }
 
 
+BREAKING = (Kind.NOT_FINITE, Kind.DIVERGED)
+"""Findings after which a run's weights are of no use."""
+
+
+def breaking_finding(findings: Sequence[Finding]) -> Finding | None:
+    """Return the finding that makes the run's weights useless, if there is one."""
+    return next((finding for finding in findings if finding.kind in BREAKING), None)
+
+
 def draw_findings(run: RunView, findings: Sequence[Finding]) -> None:
-    """Draw findings: symptom, likely cause, and a link that launches a run with the suggested changes."""
-    for index, finding in enumerate(findings):
+    """Draw findings: symptom, likely cause, and a link that launches a run with the suggested changes. What breaks a
+    run is said alone.
+    """
+    breaking = breaking_finding(findings)
+    for index, finding in enumerate([breaking] if breaking is not None else findings):
         box, icon = BOXES[finding.severity]
         with st.container(horizontal=True, vertical_alignment="center", gap="medium", key=f"finding_{index}"):
             box(f"**{plain(finding.sentence)}**  \n{plain(finding.cause)}", icon=icon, width="stretch")
-            if not run.is_imported and finding.changes:
-                st.page_link(
-                    routes.LAUNCH,
-                    label=finding.action,
-                    icon=":material/healing:",
-                    query_params={"run": run.id, "set": write_changes(finding.changes)},
-                )
+            if run.is_imported or not finding.changes:
+                continue
+            query = {"run": run.id, "set": write_changes(finding.changes)}
+            if finding is breaking:
+                if st.button(finding.action, type="primary", icon=":material/healing:", key=f"cure_{index}"):
+                    st.switch_page(routes.LAUNCH, query_params=query)
+            else:
+                st.page_link(routes.LAUNCH, label=finding.action, icon=":material/healing:", query_params=query)
 
 
 FORMS = (("md", "Download Markdown (model card)", "text/markdown"), ("html", "Download HTML", "text/html"))
