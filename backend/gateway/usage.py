@@ -40,6 +40,23 @@ class _Alike:
     rest_since: float = 0.0
 
 
+def _added(rest: UsageRow, row: UsageRow) -> UsageRow:
+    """Return a row that stands for one more request, with what it took of a device."""
+
+    def total(name: str) -> float | None:
+        values = [value for one in (rest, row) if (value := getattr(one, name)) is not None]
+        return sum(values) if values else None
+
+    return replace(
+        rest,
+        requests=rest.requests + 1,
+        prompt_tokens=rest.prompt_tokens + row.prompt_tokens,
+        cached_tokens=rest.cached_tokens + row.cached_tokens,
+        device_s=total("device_s"),
+        cost_usd=total("cost_usd"),
+    )
+
+
 class UsageWriter:
     """Collects rows and writes them through the directory twice a second; keeps them while the database is
     unavailable.
@@ -56,13 +73,14 @@ class UsageWriter:
         """Queue a row; beyond `MAX_KEPT` the oldest is lost. Of requests that were refused alike the first ones have
         rows of their own, the others are counted.
         """
-        if row.status in ("refused", "lost") and row.replica_id is None and self._is_counted(row):
+        brings_no_tokens = row.status == "refused" and not row.completion_tokens
+        if (brings_no_tokens or (row.status == "lost" and row.replica_id is None)) and self._is_counted(row):
             return
         self._queue(row)
 
     def _is_counted(self, row: UsageRow) -> bool:
         now, name = self._clock(), self._known_name(row.endpoint)
-        group = (row.key_id, name, row.variant, row.status, row.finish_reason)
+        group = (row.key_id, name, row.variant, row.status, row.finish_reason, row.replica_id)
         alike = self._alike.get(group)
         if alike is None or now - alike.since > WINDOW_S:
             self._queue_rest(alike)
@@ -71,9 +89,10 @@ class UsageWriter:
         if alike.number <= MAX_REFUSED:
             return False
         if alike.rest is None:
-            alike.rest, alike.rest_since = replace(row, logged=None), now
+            # without the job that its client names: others of the group may name another
+            alike.rest, alike.rest_since = replace(row, logged=None, job_id=None), now
         else:
-            alike.rest = replace(alike.rest, requests=alike.rest.requests + 1)
+            alike.rest = _added(alike.rest, row)
         return True
 
     def _known_name(self, endpoint: str) -> str:

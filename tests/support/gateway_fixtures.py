@@ -183,6 +183,7 @@ class ScriptedReplica:
         return [json.dumps(event) + "\n" for event in (*events, finish)]
 
     async def _events(self, number: int) -> Any:
+        breaks = self.script == "break"  # also if a test scripts the next answer while this one is on its way
         try:
             if self.script.startswith("call"):
                 for line in self._call(*self.script.split(":", 2)[1:]):
@@ -208,7 +209,7 @@ class ScriptedReplica:
                 return
             if self.script == "mute":
                 await asyncio.sleep(3600)
-            if self.script == "break":
+            if breaks or self.script == "break":
                 raise ConnectionResetError("as if killed")
             usage = {"prompt_tokens": self._count_prompt(), "completion_tokens": self.tokens}
             reason = "length" if self.script == "length" else "stop"

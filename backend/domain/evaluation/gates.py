@@ -193,8 +193,9 @@ def _describe(
     difference = -comparison.difference.value if evidence.lower_is_better else comparison.difference.value
     stderr = comparison.difference.stderr
     critical = float(scipy.stats.norm.isf(error * look.share / 2))
+    expected = evidence.over_all(config.expected_difference) - evidence.unclear  # what the lower end would show
     power = (
-        float(scipy.stats.norm.cdf((config.expected_difference - threshold) / stderr - critical)) if stderr else None
+        float(scipy.stats.norm.cdf((expected - threshold) / evidence.over_all(stderr) - critical)) if stderr else None
     )
     items = None
     is_settled_by_items = abs(evidence.over_all(difference) - threshold) > evidence.unclear

@@ -16,7 +16,7 @@ def curl_code(url: str, body: Mapping[str, object], *, key: str) -> str:
 
 def python_code(url: str, body: Mapping[str, object], *, key: str) -> str:
     """Return the request as Python over the official client, streamed."""
-    extra = {name: body[name] for name in ("top_k", "min_p") if name in body}
+    extra = {name: body[name] for name in ("top_k", "min_p", "repetition_penalty") if name in body}
     lines = [f"    {name}={value!r}," for name, value in body.items() if name not in extra]
     if extra:
         lines.append(f"    extra_body={extra!r},")

@@ -286,7 +286,7 @@ def get_past_import(ctx: Context, version_id: str, *, person: Person) -> PastImp
         dataset = session.get_one(Dataset, version.dataset_id)
         name, kind = dataset.name, dataset.kind
     source = source_of_payload(payload)
-    if source.upload is not None and not ctx.artifacts.path(source.upload).is_file():
+    if source.upload is not None and not ctx.artifacts.path(source.upload).exists():
         raise NotFound("The uploaded file was deleted.", remedy="Upload it again.")
     return view_of(PastImport, payload, name=name, kind=kind, source=source)
 

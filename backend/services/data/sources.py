@@ -38,7 +38,9 @@ class ImportSource:
             revision = f"@{self.hub.revision[:12]}" if self.hub.revision else ""
             return " · ".join(filter(None, [f"{self.hub.id}{revision}", self.hub.config, self.hub.split]))
         split = f" · {self.split}" if self.split else ""
-        return self.url or f"{self.path.name if self.path else Path(str(self.upload)).name}{split}"
+        stored = self.path or Path(str(self.upload))
+        name = "several files" if self.path is None and not stored.suffix else stored.name
+        return self.url or f"{name}{split}"
 
     @property
     def is_remote(self) -> bool:

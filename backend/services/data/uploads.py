@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 from collections.abc import Sequence
@@ -55,9 +56,10 @@ def save_uploads(ctx: Context, files: Sequence[tuple[str, BinaryIO]], *, person:
     inside = folder / "files"
     try:
         inside.mkdir()
-        for number, (name, file) in enumerate(files, 1):
-            is_taken = (inside / _safe_name(name)).exists()
-            _stream(ctx, file, f"{number}-{name}" if is_taken else name, inside)
+        for name, file in files:
+            names = itertools.chain([name], (f"{number}-{name}" for number in itertools.count(2)))
+            free = next(each for each in names if not (inside / _safe_name(each)).exists())
+            _stream(ctx, file, free, inside)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -126,7 +126,7 @@ def _choose_pasted(ctx: Context, person: Person) -> Chosen | None:
 def _keep(ctx: Context, key: str, save: Callable[[], str]) -> str | None:
     """Return the stored path of what was chosen, saved once; None if that failed, with its error shown."""
     saved: tuple[str, str] | None = st.session_state.get("import_saved")
-    if saved is None or saved[0] != key or not ctx.artifacts.path(saved[1]).is_file():
+    if saved is None or saved[0] != key or not ctx.artifacts.path(saved[1]).exists():
         try:
             st.session_state["import_saved"] = saved = (key, save())
         except RoundhouseError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from backend.gateway.background import every, running
@@ -107,6 +108,24 @@ def test_requests_refused_alike_are_rows_first_and_a_count_after_that() -> None:
     assert len(directory.usage) == MAX_REFUSED + 2 + 1 + 2
     assert sum(row.requests for row in directory.usage) == 504
     assert [row.id for row in directory.usage[-2:]] == ["k-rate_limit_exceeded-500", "k-rate_limit_exceeded-501"]
+
+
+def test_what_a_replica_refuses_in_a_loop_is_counted_with_what_it_took_and_for_no_job() -> None:
+    directory = MemoryDirectory({"m": []})
+
+    async def run() -> None:
+        usage = UsageWriter(directory)
+        for number in range(500):
+            row = refusal(number, code="context_length_exceeded")
+            usage.add(replace(row, replica_id="r", prompt_tokens=10, device_s=0.5, job_id=f"job-{number % 2}"))
+        await usage.close()
+
+    asyncio.run(run())
+    assert len(directory.usage) == MAX_REFUSED + 1
+    assert sum(row.requests for row in directory.usage) == 500
+    assert sum(row.prompt_tokens for row in directory.usage) == 5000
+    assert sum(row.device_s or 0.0 for row in directory.usage) == 250.0
+    assert directory.usage[-1].job_id is None
 
 
 def test_names_that_a_client_makes_up_are_counted_together() -> None:

@@ -160,7 +160,7 @@ def _either_way(
     clusters: Sequence[Hashable | None],
 ) -> Estimate:
     """Return a difference with the interval that holds it whatever the unclear answers are: from its lower end where
-    they fell by as much as they can to its upper end where they rose.
+    they fell by as much as they can to its upper end where they rose. It holds the clear answers' difference, too.
     """
     places = range(len(before))
     ends = [
@@ -169,7 +169,10 @@ def _either_way(
     ]
     unclear = sum((metric not in before[place]) + (metric not in after[place]) for place in places)
     method = f"{difference.method}; {plural(unclear, 'unclear answer')} either way"
-    return replace(difference, low=ends[0].low, high=ends[1].high, method=method)
+    low, high = ends[0].low, ends[1].high
+    if low is not None and high is not None:
+        low, high = min(low, difference.value), max(high, difference.value)
+    return replace(difference, low=low, high=high, method=method)
 
 
 def _decide(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,17 @@ def test_power_of_the_gate_is_the_chance_that_equal_checkpoints_pass() -> None:
         stated.append(decision.power or 0.0)
         passed += decision.verdict is GateVerdict.PASS
     assert float(np.mean(stated)) == pytest.approx(passed / 60, abs=0.15)
+
+
+def test_unclear_answers_that_may_hide_the_margin_leave_no_power() -> None:
+    """With 8 % of the items unclear, equal checkpoints never pass a margin of 5 points."""
+    clear = evidence(40, 40, 4000)
+    powers = [
+        decide_gate(gate(margin=0.05), [replace(clear, unclear=unclear)]).power or 0.0 for unclear in (0.0, 0.01, 0.08)
+    ]
+    assert powers[0] > 0.99
+    assert powers[0] >= powers[1] > 0.9
+    assert powers[2] < 0.001
 
 
 def test_p_values_agree_with_the_interval() -> None:

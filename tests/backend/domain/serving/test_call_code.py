@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import shlex
+
+from openai.resources.chat.completions import Completions
 
 from backend.domain.serving.call_code import curl_code, python_code
 
@@ -34,3 +38,15 @@ def test_python_calls_the_client_with_the_body() -> None:
 
     exec(code.replace("from openai import OpenAI", ""), {"OpenAI": Client})
     assert calls == {**BODY, "stream": True}
+
+
+def test_python_passes_what_the_official_client_does_not_know_as_extra_body() -> None:
+    settings = {**BODY, "top_k": 40, "min_p": 0.1, "repetition_penalty": 1.1, "frequency_penalty": 0.5}
+    code = python_code("http://127.0.0.1:8100", settings, key="local")
+    known = inspect.signature(Completions.create).parameters
+    call = ast.parse(code.split("stream = ")[1].split("for chunk")[0]).body[0]
+    assert isinstance(call, ast.Expr)
+    assert isinstance(call.value, ast.Call)
+    assert {str(keyword.arg) for keyword in call.value.keywords} <= set(known)
+    extra = next(keyword.value for keyword in call.value.keywords if keyword.arg == "extra_body")
+    assert ast.literal_eval(extra) == {"top_k": 40, "min_p": 0.1, "repetition_penalty": 1.1}

@@ -336,6 +336,22 @@ def test_several_uploads_become_one_dataset_also_of_one_name(ctx: Context) -> No
     assert done.train_rows + done.val_rows == len(ALPACA)
 
 
+def test_no_upload_of_several_takes_the_place_of_another(ctx: Context) -> None:
+    names = ["2-a.jsonl", "a.jsonl", "a.jsonl", "a.jsonl"]
+    stored = save_uploads(ctx, [(name, io.BytesIO(b"%d" % n)) for n, name in enumerate(names)], person=LOCAL)
+    assert sorted(file.read_bytes() for file in ctx.artifacts.path(stored).iterdir()) == [b"0", b"1", b"2", b"3"]
+
+
+def test_an_import_of_several_uploads_is_repeated(ctx: Context) -> None:
+    stored = save_uploads(
+        ctx, [(name, io.BytesIO(json.dumps(ALPACA).encode())) for name in ("a.json", "b.json")], person=LOCAL
+    )
+    version = import_dataset(ctx, name="several", kind="instruction", upload=stored, person=LOCAL)
+    assert version.source == "several files"
+    past = get_past_import(ctx, version.id, person=LOCAL)
+    assert past.source.upload == stored
+
+
 def test_several_uploads_of_which_one_is_empty_leave_nothing(ctx: Context) -> None:
     with pytest.raises(InvalidInput, match=r"b\.txt is empty"):
         save_uploads(ctx, [("a.txt", io.BytesIO(b"a")), ("b.txt", io.BytesIO(b""))], person=LOCAL)

@@ -17,6 +17,8 @@ from backend.domain.data.parsing.text_formats import guess_ending
         ("Once, there was a mill.\n", ".txt"),
         ("Text, with a comma in a title\nand a line", ".txt"),
         ("", ".txt"),
+        ("[" * 50_000, ".json"),
+        ("x\n" + "[" * 50_000, ".txt"),
     ],
 )
 def test_a_pasted_text_is_recognised(text: str, ending: str) -> None:

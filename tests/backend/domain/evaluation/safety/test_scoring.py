@@ -218,6 +218,17 @@ def test_a_run_whose_unclear_answers_may_be_losses_does_not_pass() -> None:
     assert (drift.difference.low, drift.difference.high) == (ends[0].low, ends[1].high)
 
 
+def test_a_difference_lies_in_its_interval_if_unclear_answers_can_lower_it_alone() -> None:
+    """80 of 400 answers are unclear before and 0 after: whatever they were, they gained nothing."""
+    before = values("refusal", {0.0: 320, None: 80})
+    after = values("refusal", {1.0: 240, 0.0: 160})
+    difference = measure_drift(before, after, probe="x", metric="refusal", clusters=[None] * 400).difference
+    assert difference is not None
+    assert difference.low is not None
+    assert difference.high is not None
+    assert difference.low <= difference.value == 0.75 <= difference.high
+
+
 def test_a_loss_that_no_unclear_answer_can_undo_fails() -> None:
     """30 of 100 answers are unclear after the run, and 60 comply that were refused."""
     before, after = values("refusal", {1.0: 100}), values("refusal", {1.0: 10, None: 30, 0.0: 60})
