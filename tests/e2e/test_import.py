@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from backend.services.data.datasets import resolve_version
+from backend.services.data.datasets import list_datasets, resolve_version
 from tests.support.browser import Visitor
-from tests.support.installation import Installation
+from tests.support.installation import Installation, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -130,3 +130,25 @@ def test_a_file_of_the_data_folder_is_mapped_by_hand_and_its_bad_rows_come_back(
     rejected = [json.loads(line) for line in visitor.downloads("Download as JSON Lines").read_text().splitlines()]
     assert [item["row"] for item in rejected] == [41, 62]
     assert "column `instruction` is missing" in rejected[1]["reason"]
+
+
+def test_several_files_are_one_dataset_and_the_form_keeps_what_is_typed(
+    installation: Installation, visitor: Visitor, tmp_path: Path
+) -> None:
+    files = [tmp_path / name for name in ("first.jsonl", "second.jsonl")]
+    for number, file in enumerate(files):
+        file.write_text(lines([{"instruction": f"Say {number}-{i}.", "output": f"{i}!"} for i in range(20)]))
+    visitor.go("/datasets?import=1")
+    visitor.page.locator("input[type=file]").first.set_input_files(files)
+    visitor.sees("2 files as one dataset")
+    visitor.fills("Name", "both")
+    visitor.page.keyboard.press("Enter")
+    visitor.settle()
+    expect(visitor.page.get_by_label("Name", exact=True)).to_have_value("both")
+    visitor.clicks("Import")
+    expect(visitor.page.get_by_role("heading", name="both", exact=True)).to_be_visible()
+    wait_until(
+        lambda: [one.versions[0].rows for one in list_datasets(installation.ctx) if one.name == "both"] == [40],
+        timeout_s=120,
+        what="the import of both files",
+    )
