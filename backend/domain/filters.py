@@ -250,10 +250,11 @@ TOKEN = re.compile(
     r"""\s*(?:(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
     r"""|(?P<sign><=|>=|!=|<>|==|[=<>(),])|(?P<word>[^\s<>=!(),"']+))"""
 )
-NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(%|[kKMBGT]?B?)", re.IGNORECASE)
+DIGITS = r"(?:\d+(?:\.\d*)?|\.\d+)"  # digits match in one way only: a long value that is none is refused at once
+NUMBER = re.compile(rf"([+-]?{DIGITS}(?:e[+-]?\d+)?)\s*(%|[kKMBGT]?B?)", re.IGNORECASE)
 SCALES = {"": 1.0, "%": 0.01, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
-DURATION = re.compile(r"(\d+\.?\d*|\.\d+)\s*(days?|d|hours?|h|min|m|s|)", re.IGNORECASE)
-UNITS_S = {"d": 86_400, "h": 3600, "m": 60, "s": 1, "": 1}
+DURATION = re.compile(rf"({DIGITS})\s*(days?|d|hours?|h|min|m|s)", re.IGNORECASE)
+UNITS_S = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 
 
 @dataclass(frozen=True)
@@ -451,18 +452,18 @@ class _Parser:
         """A date stands for its whole day in the zone."""
         text = token.text.strip()
         if text.startswith("-") and (seconds := _seconds(text[1:])) is not None:
-            first, after = self.now - timedelta(seconds=seconds), None
+            first, after = (self.now - timedelta(seconds=seconds)).astimezone(UTC), None
         else:
             try:
                 first = datetime.fromisoformat(text)
-            except ValueError:
+                is_day = len(text) <= len("2026-11-01")
+                first = first if first.tzinfo else first.replace(tzinfo=self.zone)
+                after = (first + timedelta(days=1)).astimezone(UTC) if is_day else None
+                first = first.astimezone(UTC)
+            except (ValueError, OverflowError):  # the first or the last day there is has no place in another zone
                 raise self.error(
                     f"“{token.text}” is not a value of {known.name}.", f"Write {EXAMPLES[Kind.TIME]}.", token
                 ) from None
-            is_day = len(text) <= len("2026-11-01")
-            first = first if first.tzinfo else first.replace(tzinfo=self.zone)
-            after = first + timedelta(days=1) if is_day else None
-        first, after = first.astimezone(UTC), after.astimezone(UTC) if after else None
         if after is None or sign in ("<", ">="):
             return Comparison(known.name, sign, first)
         if sign == "<=":
@@ -489,9 +490,12 @@ def _number(text: str) -> float | None:
 
 
 def _seconds(text: str) -> float | None:
-    if not re.fullmatch(rf"(?:{DURATION.pattern})(?:\s*(?:{DURATION.pattern}))*", text, re.IGNORECASE):
+    if re.fullmatch(DIGITS, text):
+        seconds = float(text)
+    elif re.fullmatch(rf"{DURATION.pattern}(?:\s*{DURATION.pattern})*", text, re.IGNORECASE):
+        seconds = sum(float(number) * UNITS_S[unit[:1].lower()] for number, unit in DURATION.findall(text))
+    else:
         return None
-    seconds = sum(float(number) * UNITS_S[unit[:1].lower()] for number, unit in DURATION.findall(text))
     return seconds if seconds <= 1e10 else None
 
 

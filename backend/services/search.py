@@ -82,7 +82,7 @@ def search(ctx: Context, query: str, *, person: Person) -> list[SearchHit]:
 
     Of each kind the newest 50 that match are ranked, and 6 are returned. Another person's conversations are not found.
     """
-    words = query[:MAX_QUERY].split()
+    words = query[:MAX_QUERY].replace("\0", "").split()  # PostgreSQL has no text with a NUL
     with ctx.db.read() as session:
         rows = session.execute(union_all(*(_matching(one, words, person).subquery().select() for one in SEARCHED)))
         hits = [SearchHit(*row) for row in rows]

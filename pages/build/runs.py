@@ -58,6 +58,20 @@ def draw_foot(ctx: Context, person: Person, number: int) -> None:
         st.rerun()
 
 
+def _page_shown(pages: int) -> int:
+    """Return the page of rows to draw. The pager below the table registers after it, so on a first drawing its page is
+    only in the address.
+    """
+    if "page" in st.session_state:
+        st.session_state["page"] = min(int(st.session_state["page"]), pages)  # a filter may leave fewer than there were
+        return int(st.session_state["page"])
+    try:
+        page = int(st.query_params.get("page", 1))
+    except ValueError:
+        return 1
+    return page if 1 <= page <= pages else 1  # as the pager does
+
+
 def draw_runs(
     ctx: Context, person: Person, table: RunTable, passing: list[RunRow], query: RunQuery, picked: Sequence[str]
 ) -> None:
@@ -79,9 +93,7 @@ def draw_runs(
         return
     entries = fold_runs(table, passing, group)
     number = len(entries)
-    page = min(int(st.session_state.get("page", 1)), max(1, -(-number // PAGE_SIZE)))
-    if "page" in st.session_state:
-        st.session_state["page"] = page  # a filter may leave fewer pages than there were
+    page = _page_shown(max(1, -(-number // PAGE_SIZE)))
     here = entries[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     if shown == "Curves":
         beside, chart = st.columns([3, 8], gap="medium")

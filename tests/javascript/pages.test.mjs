@@ -31,6 +31,7 @@ const { Refusal, Silence, answerOf } = await import(`${BROWSER}/ballot/requests.
 const { ChatClient } = await import(`${BROWSER}/chat/client.js`)
 const { number, panelsOf } = await import(`${BROWSER}/live_chart/panels.js`)
 const { placesFor } = await import(`${BROWSER}/palette/palette.js`)
+const { number: cellNumber } = await import(`${BROWSER}/run_table/table.js`)
 const { readSettings, writeSettings } = await import(`${BROWSER}/live_chart/settings.js`)
 
 beforeEach(() => { globalThis.localStorage = new MemoryStorage() })
@@ -200,6 +201,11 @@ test("values are written by their metric's format, and nothing for none", () => 
     [number(0.5, "%"), number(1_500_000, "B"), number(12_345.6, ",.0f"), number(null, ".3f"), number(Number.NaN, ".3f"), number(0.12345, ".3f")],
     ["50.0 %", "1.5 MB", "12,346", "", "", "0.123"],
   )
+})
+
+test("cells of running runs are written as by Python", () => {
+  const written = [[1_536_000_000, "bytes"], [812, "bytes"], [2048.4, "count"], [48_310, "count"], [1_120_000, "count"], [2.5e9, "count"], [3e12, "count"]]
+  assert.deepEqual(written.map(([value, form]) => cellNumber(value, form)), ["1.5 GB", "812 B", "2,048", "48.3 K", "1.12 M", "2.5 B", "3 T"])
 })
 
 test("chart settings in the address count before those of the browser, and nonsense is the default", () => {

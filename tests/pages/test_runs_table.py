@@ -12,6 +12,8 @@ from backend.db.tables import Run, RunGroup
 from backend.domain.jobs.states import Status
 from backend.services.context import LOCAL, Context
 from backend.services.people.saved_views import list_saved_views
+from backend.services.training.imported_runs import import_log
+from backend.services.training.run_table import read_run_table
 from backend.services.training.runs import set_tags
 from backend.services.training.views import RunView, list_runs
 from tests.support.opening import figure, open_page, words
@@ -144,6 +146,39 @@ def test_ticked_runs_are_tagged_archived_and_deleted_after_a_question(world: Con
     app = open_page(PAGE, ticked=ids["wide"])
     app.button(key="runs_archive").click().run()
     assert [run.name for run in list_runs(world, archived=True)] == ["wide"]
+
+
+def test_only_the_runs_that_the_question_named_are_deleted(world: Context) -> None:
+    waiting, ids = launch(world, name="waiting"), {run.name: run.id for run in list_runs(world)}
+    app = open_page(PAGE, ticked=f"{ids['slow']},{waiting.id}")
+    app.session_state["runs_delete"] = True
+    app.run()
+    assert "**1 run** with curves, samples, logs are deleted: slow" in words(app)
+    end(world, claim(world, waiting), Status.FAILED, cause="No memory.")
+    app.button(key="runs_delete_go").click().run()
+    assert not app.exception
+    assert {run.name for run in list_runs(world)} == {"wide", "fast", "waiting"}
+
+
+@pytest.mark.parametrize(("page", "first"), [("2", "slow"), ("9", "wide"), ("-1", "wide"), ("x", "wide")])
+def test_the_page_of_the_address_is_drawn(
+    world: Context, monkeypatch: pytest.MonkeyPatch, page: str, first: str
+) -> None:
+    monkeypatch.setattr("pages.components.training.run_table.PAGE_SIZE", 2)
+    app = open_page(PAGE, page=page)
+    assert names(app)[0] == first
+
+
+def test_a_metrics_name_is_plain_text_below_a_chart(world: Context) -> None:
+    log = b"step,![x](//host/y)\n1,2.5\n9,2.25\n"
+    import_log(world, log, filename="theirs.csv", person=LOCAL)
+    (name,) = [name for name in read_run_table(world).fields if name.endswith("![x](//host/y)") and "best" not in name]
+    app = open_page(PAGE, show="Scatter", x="learning_rate", y=name)
+    (said,) = [part.value for part in app.caption if "No run has both" in part.value]
+    assert "![x]" not in said
+    app = open_page(PAGE, show="Parallel coordinates", axes=f"learning_rate,{name}")
+    (said,) = [part.value for part in app.caption if "without a value of" in part.value]
+    assert "![x]" not in said
 
 
 def test_a_view_is_saved_and_opened(world: Context) -> None:

@@ -100,7 +100,7 @@ def list_conversations(ctx: Context, *, person: Person, query: str = "", limit: 
     with ctx.db.read() as session:
         has_message = select(Message.id).where(Message.conversation_id == Conversation.id)
         chosen = select(Conversation).where(owned_by(person), has_message.exists())
-        if words := query.strip():
+        if words := query.replace("\0", "").strip():  # PostgreSQL has no text with a NUL
             holds = has_message.where(Message.content.icontains(words, autoescape=True)).exists()
             chosen = chosen.where(or_(Conversation.title.icontains(words, autoescape=True), holds))
         return [

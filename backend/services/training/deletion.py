@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Column, delete, exists, func, select, true, update
+from sqlalchemy import Column, delete, exists, func, or_, select, true, update
 from sqlalchemy.orm import Session, aliased
 
 from backend.db.tables import (
@@ -15,6 +16,7 @@ from backend.db.tables import (
     Job,
     LogLine,
     Measurement,
+    Message,
     MetricBlock,
     MetricPoint,
     Run,
@@ -28,6 +30,8 @@ from backend.domain.serving.prepared import prepared_folder
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
 from backend.services.training.open_sweeps import KIND
+
+log = logging.getLogger(__name__)
 
 OWN = (MetricPoint, MetricBlock, Sample, RunSuite)
 """Tables whose rows go with their run."""
@@ -66,7 +70,7 @@ def plan_deletion(ctx: Context, run_ids: Sequence[str]) -> Deletion:
 def delete_runs(ctx: Context, run_ids: Sequence[str], *, person: Person) -> Deletion:
     """Delete the runs of these that can be; return what was done. Raises Conflict if none can be.
 
-    The job rows stay: costs are counted by them.
+    The job rows stay, because costs are counted by them; messages of chats stay, without their checkpoint.
     """
     require_builder(person)
     folders: list[str] = []
@@ -80,20 +84,27 @@ def delete_runs(ctx: Context, run_ids: Sequence[str], *, person: Person) -> Dele
         folders += [
             folder for folder in session.scalars(select(Checkpoint.folder).where(Checkpoint.id.in_(mine))) if folder
         ]
-        jobs = list(session.scalars(select(Run.job_id).where(Run.id.in_(ids), Run.job_id.is_not(None))))
+        newest = select(Run.job_id).where(Run.id.in_(ids))
+        earlier = Job.payload["run_id"].as_string().in_(ids)  # a run that was resumed had other jobs before
+        jobs = list(session.scalars(select(Job.id).where(or_(Job.id.in_(newest), earlier))))
         for table in OWN:
             session.execute(delete(table).where(table.run_id.in_(ids)))
         session.execute(update(Measurement).where(Measurement.run_id.in_(ids)).values(run_id=None))
         session.execute(update(Run).where(Run.parent_id.in_(ids)).values(parent_id=None))
         session.execute(update(Run).where(Run.id.in_(ids)).values(base_id=None, parent_id=None))
         session.execute(update(Checkpoint).where(Checkpoint.run_id.in_(ids)).values(parent_id=None))
+        session.execute(update(Message).where(Message.checkpoint_id.in_(mine)).values(checkpoint_id=None))
         session.execute(delete(Checkpoint).where(Checkpoint.run_id.in_(ids)))
         session.execute(delete(Run).where(Run.id.in_(ids)))
         session.execute(delete(LogLine).where(LogLine.job_id.in_(jobs)))
         session.execute(update(Job).where(Job.id.in_(jobs)).values(idempotency_key=None))
+    folders += [f"runs/{run_id}" for run_id in ids]  # with what no checkpoint records: references, trackers
     for folder in folders:
-        ctx.artifacts.remove(folder)
-        ctx.artifacts.remove(prepared_folder(folder))
+        for each in (folder, prepared_folder(folder)):
+            try:
+                ctx.artifacts.remove(each)
+            except OSError as error:  # the rows are gone, so the other folders must go now
+                log.warning("the folder %s of a deleted run can't be deleted: %s", each, error)
     return planned
 
 
@@ -154,10 +165,11 @@ def _referred_to(session: Session, going: Sequence[str]) -> dict[str, str]:
 
 
 def _columns_of_checkpoints() -> list[Column[str]]:
-    """Return every column that refers to a checkpoint."""
+    """Return every column that refers to a checkpoint and must not lose it."""
     return [
         column
         for table in Table.metadata.sorted_tables
         for column in table.columns
-        if any(key.column is Checkpoint.__table__.c.id for key in column.foreign_keys)
+        if column is not Message.__table__.c.checkpoint_id
+        and any(key.column is Checkpoint.__table__.c.id for key in column.foreign_keys)
     ]

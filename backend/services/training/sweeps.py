@@ -287,7 +287,7 @@ def _members(session: Session, group: RunGroup) -> dict[int, tuple[Run, Job | No
 def _trials(
     session: Session, config: SweepConfig, members: dict[int, tuple[Run, Job | None]], marks: SweepMarks
 ) -> list[Trial]:
-    """Return the trials so far, numbered densely; numbers without a run were refused."""
+    """Return the trials so far, numbered densely; numbers without a run were refused, or their run was deleted."""
     ids = {run.id: number for number, (run, _) in members.items()}
     reports: dict[int, list[tuple[float, int, float]]] = {}
     query = (
@@ -301,7 +301,9 @@ def _trials(
     trials = []
     for number in range(max([*members, *refused], default=-1) + 1):
         if number not in members:
-            trials.append(Trial(number, refused.get(number, {}), 0.0, outcome="failed"))
+            trials.append(
+                Trial(number, refused.get(number, {}), 0.0, outcome="failed" if number in refused else "pruned")
+            )
             continue
         run, job = members[number]
         flat = flatten(run.launched_config)
@@ -393,7 +395,7 @@ def _view(session: Session, group: RunGroup) -> SweepView:
         SweepView,
         group,
         config=config,
-        num_launched=len(members),
+        num_launched=sum(trial.number not in marks.refused for trial in trials),
         num_active=sum(trial.outcome is None for trial in trials),
         num_done=sum(trial.outcome in ("finished", "pruned") for trial in trials),
         num_failed=sum(trial.outcome == "failed" for trial in trials),

@@ -154,7 +154,7 @@ def _conditions(filters: RunFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [
         Run.archived_at.is_not(None) if filters.get("archived") else Run.archived_at.is_(None)
     ]
-    if text := filters.get("text", "").strip():
+    if text := filters.get("text", "").replace("\0", "").strip():  # PostgreSQL has no text with a NUL
         conditions.append(or_(*(column.icontains(text, autoescape=True) for column in (Run.name, Run.notes))))
     if objectives := filters.get("objectives"):
         conditions.append(Run.objective.in_(objectives))

@@ -11,6 +11,7 @@ from backend.domain.filters import Kind
 from backend.domain.training.run_table import RunField, RunRow, RunTable, main_metrics, varying_fields
 from backend.domain.wording import plural
 from pages.components.charts.style import STATIC
+from pages.components.frame import plain
 from pages.components.training.run_charts import Axis, Line, Value, axis_of, parallel_figure, scatter_figure
 from pages.components.training.run_table import choose_field, choose_fields
 
@@ -44,7 +45,7 @@ def draw_parallel(table: RunTable, rows: Sequence[RunRow]) -> None:
     st.plotly_chart(parallel_figure(axes, lines), key="runs_parallel", config=STATIC)
     missing = sum(rank is None for rank in ranks) + len(rows) - len(drawn)
     if missing:
-        st.caption(f"{plural(missing, 'run')} without a value of {last.title}: gray, or not drawn.")
+        st.caption(f"{plural(missing, 'run')} without a value of {plain(last.title)}: gray, or not drawn.")
 
 
 def draw_scatter(table: RunTable, rows: Sequence[RunRow]) -> None:
@@ -75,7 +76,7 @@ def draw_scatter(table: RunTable, rows: Sequence[RunRow]) -> None:
     axes = [_axis(table.fields[name], [line.values[place] for line in lines]) for place, name in enumerate(names)]
     drawn = sum(line.values[0] is not None and line.values[1] is not None for line in lines)
     if not drawn:
-        st.caption(f"No run has both {table.fields[x].title} and {table.fields[y].title}.")
+        st.caption(f"No run has both {plain(table.fields[x].title)} and {plain(table.fields[y].title)}.")
         return
     st.plotly_chart(
         scatter_figure(axes[0], axes[1], axes[2] if color else None, lines), key="runs_scatter", config=STATIC

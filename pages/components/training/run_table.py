@@ -616,10 +616,14 @@ def _draw_deletion(ctx: Context, person: Person, rows: Sequence[RunRow]) -> None
             if len(planned.staying) > 8:
                 st.caption(f"and {len(planned.staying) - 8} more")
         if planned.run_ids and st.button(
-            f"Delete {plural(len(planned.run_ids), 'run')}", key="runs_delete_go", type="primary"
+            f"Delete {plural(len(planned.run_ids), 'run')}",
+            key="runs_delete_go",
+            type="primary",
+            on_click=handled(st.session_state.update),
+            kwargs={"runs_to_delete": planned.run_ids},
         ):
-            with errors_shown():
-                done = delete_runs(ctx, ids, person=person)
+            with errors_shown():  # what was shown at the click: by now others of the ticked may have ended
+                done = delete_runs(ctx, st.session_state["runs_to_delete"], person=person)
                 set_parameter("ticked", ",".join(one for one in ids if one not in done.run_ids))
                 st.toast(f"{plural(len(done.run_ids), 'run')} deleted.")
                 st.rerun()

@@ -40,6 +40,11 @@ def test_percent_and_underscore_are_letters(world: Context) -> None:
     assert names(world, "%") == names(world, "_") == []
 
 
+def test_a_nul_is_left_out(world: Context) -> None:
+    assert names(world, "ta\0les") == names(world, "tales")
+    assert names(world, "\0") == names(world, "")
+
+
 def test_an_id_finds_its_object(world: Context) -> None:
     (run, *_) = search(world, "tales small", person=LOCAL)
     assert names(world, run.key) == [(run.kind, run.name)]

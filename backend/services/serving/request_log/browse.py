@@ -225,12 +225,12 @@ def _conditions(filters: RequestFilter) -> Iterator[Any]:
         yield Usage.variant.in_(("", STABLE) if filters.variant == STABLE else (filters.variant,))
     if filters.until is not None:
         yield Usage.created_at < filters.until
-    if filters.text:
-        in_json = json.dumps(filters.text)[1:-1]  # as the column stores it
+    if text := filters.text.replace("\0", ""):  # PostgreSQL has no text with a NUL
+        in_json = json.dumps(text)[1:-1]  # as the column stores it
         yield or_(
-            LoggedRequest.answer.icontains(filters.text, autoescape=True),
+            LoggedRequest.answer.icontains(text, autoescape=True),
             cast(LoggedRequest.messages, String).icontains(in_json, autoescape=True),
-            Usage.id == filters.text,
+            Usage.id == text,
         )
 
 

@@ -40,7 +40,7 @@ export function panelsOf(names) {
 }
 
 // As `format_bytes` writes them on the pages around.
-function bytes(value) {
+export function bytes(value) {
   const units = ["B", "kB", "MB", "GB", "TB"]
   let place = 0
   while (value >= 1000 && place < units.length - 1) { value /= 1000; place += 1 }

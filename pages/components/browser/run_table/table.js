@@ -1,6 +1,7 @@
 // Table of runs: sorted, chosen and folded by the page's script, live by polling. Texts are set with textContent alone.
 
 import { element } from "../dom.js"
+import { bytes } from "../live_chart/panels.js"
 import { mount } from "../mounting.js"
 import { LiveRows, drawSpark, fillState, runLink, sparkline, stateParts } from "../run_list/live.js"
 
@@ -10,12 +11,23 @@ const ENDED = ["finished", "cancelled"] // a badge says it all
 const sameIds = (some, others) => some.length === others.length && some.every((id) => others.includes(id))
 
 // As the table's Python writes newest values: only those of running runs are written here.
-function number(value, form) {
+export function number(value, form) {
   const size = Math.abs(value)
   if (form === "loss") return size >= 1e-3 && size < 1e4 ? value.toFixed(4) : value.toPrecision(3)
   if (form === "percent") return `${(100 * value).toFixed(1)} %`
+  if (form === "bytes") return bytes(value)
+  if (form === "count") return short(value)
   if (form === "integer") return Math.round(value).toLocaleString("en")
   return size >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(4)))
+}
+
+function short(value) {
+  if (Math.abs(value) < 9_999.5) return Math.round(value).toLocaleString("en")
+  for (const unit of ["K", "M", "B"]) {
+    value /= 1000
+    if (Math.abs(value) < 999.5) return `${Number(value.toPrecision(3))} ${unit}`
+  }
+  return `${Number((value / 1000).toPrecision(3))} T`
 }
 
 class RunTable extends LiveRows {

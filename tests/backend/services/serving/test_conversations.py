@@ -35,6 +35,7 @@ def test_a_conversation_is_named_after_its_first_prompt_and_listed_once_it_has_o
     add_message(ctx, row.id, role="user", content="Tell me about the harbour\nand the sea", person=LOCAL)
     add_message(ctx, row.id, role="assistant", content="It is deep.", endpoint="tales", person=LOCAL)
     assert [c.title for c in list_conversations(ctx, person=LOCAL)] == ["Tell me about the harbour"]
+    assert len(list_conversations(ctx, person=LOCAL, query="HAR\0bour")) == 1
     assert [(m.position, m.role) for m in list_messages(ctx, row.id, person=LOCAL)] == [(0, "user"), (1, "assistant")]
 
 

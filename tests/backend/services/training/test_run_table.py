@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event, update
+from sqlalchemy import event, select, update
 
-from backend.db.tables import Checkpoint, Evaluation, Job, Run, RunGroup, Sample, User
+from backend.db.tables import (
+    Checkpoint,
+    Conversation,
+    Evaluation,
+    Job,
+    LogLine,
+    Message,
+    Run,
+    RunGroup,
+    Sample,
+    User,
+)
 from backend.domain.filters import FilterError
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import Objective
@@ -22,9 +34,9 @@ from backend.services.people.saved_views import delete_view, list_saved_views, s
 from backend.services.training.deletion import delete_runs, plan_deletion
 from backend.services.training.imported_runs import import_log
 from backend.services.training.run_table import RunQuery, find_runs, fold_runs, read_run_table, stream_runs_csv
-from backend.services.training.runs import archive_runs, rename_run, set_tags, tag_runs
+from backend.services.training.runs import archive_runs, launch_run, rename_run, resume_run, set_tags, tag_runs
 from backend.services.training.views import RunView, list_runs
-from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, report
+from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, make_config, report
 
 RATER = Person(id=None, name="rater", role="rater")
 
@@ -286,6 +298,63 @@ def test_a_run_whose_checkpoint_another_run_starts_from_goes_only_with_it(world:
     assert plan_deletion(world, [first.id]).staying == (("first", "a checkpoint needs its checkpoint"),)
     assert delete_runs(world, [first.id, second.id], person=LOCAL).names == ("first", "second")
     assert found(world) == []
+
+
+def test_all_jobs_of_a_deleted_run_lose_their_log_and_their_key(world: Context) -> None:
+    run = launch_run(world, make_config(name="tried"), person=LOCAL, idempotency_key="sweep:G:0")
+    end(world, claim(world, run), Status.FAILED, cause="No memory.")
+    add_checkpoint(world, run, 50)
+    again = resume_run(world, run.id, person=LOCAL)
+    end(world, claim(world, again), Status.FAILED, cause="No memory.")
+    other = finished(world, "other", 2.0)
+    with world.db.write() as session:
+        for job_id in (run.job_id, again.job_id, other.job_id):
+            session.add(LogLine(job_id=job_id, attempt=1, time=1.0, text="step 1"))
+    assert run.job_id != again.job_id
+    delete_runs(world, [run.id], person=LOCAL)
+    with world.db.read() as session:
+        assert list(session.scalars(select(LogLine.job_id))) == [other.job_id]
+    anew = launch_run(world, make_config(name="tried"), person=LOCAL, idempotency_key="sweep:G:0")
+    assert anew.id != run.id
+
+
+def test_every_file_of_deleted_runs_goes_even_if_one_folder_stays(
+    world: Context, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = [finished(world, name, 2.0) for name in ("locked", "free")]
+    for run in runs:
+        folder = world.artifacts.path(f"runs/{run.id}")
+        (folder / "trackers").mkdir(parents=True)
+        (folder / "reference-1.safetensors").write_bytes(b"x")
+    locked = f"runs/{runs[0].id}"
+    remove = type(world.artifacts).remove
+
+    def refuse(artifacts: Any, relative: str) -> None:
+        if relative == locked:
+            raise PermissionError(13, "Permission denied")
+        remove(artifacts, relative)
+
+    monkeypatch.setattr(type(world.artifacts), "remove", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert delete_runs(world, [run.id for run in runs], person=LOCAL).names == ("locked", "free")
+    assert not world.artifacts.path(f"runs/{runs[1].id}").exists()
+    assert locked in caplog.text
+
+
+def test_a_message_of_a_chat_stays_without_its_checkpoint(world: Context) -> None:
+    run = finished(world, "chatted", 2.0)
+    checkpoint = add_checkpoint(world, run, 100)
+    with world.db.write() as session:
+        session.add(Conversation(id="c1", title="Hello", endpoint="tales"))
+        session.flush()
+        session.add(
+            Message(id="m1", conversation_id="c1", position=0, role="assistant", content="Hi", checkpoint_id=checkpoint)
+        )
+    assert plan_deletion(world, [run.id]).staying == ()
+    delete_runs(world, [run.id], person=LOCAL)
+    with world.db.read() as session:
+        kept = session.get_one(Message, "m1")
+        assert (kept.content, kept.checkpoint_id) == ("Hi", None)
 
 
 def test_views_are_kept_by_name_and_by_person(world: Context) -> None:

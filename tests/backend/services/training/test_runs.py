@@ -280,6 +280,7 @@ def test_runs_are_found_by_words_tags_status_and_objective(world: Context) -> No
     set_tags(world, one.id, ("Night", " night ", "forest"), person=LOCAL)
     set_notes(world, two.id, "a fox was here", person=LOCAL)
     assert {run.name for run in list_runs(world, text="FOX")} == {"quiet fox", "loud owl"}
+    assert len(list_runs(world, text="F\0OX")) == 2
     assert [run.name for run in list_runs(world, tags=["night"])] == ["quiet fox"]
     assert list_tags(world) == ["forest", "night"]
     assert list_runs(world, statuses=(Status.FINISHED,)) == []

@@ -18,6 +18,7 @@ from backend.domain.training.sweep import SweepConfig, build_run, parse_sweep, p
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import Claim
+from backend.services.training.deletion import delete_runs
 from backend.services.training.sweep_search import Trial, choose_pruned, propose
 from backend.services.training.sweeps import (
     advance_sweeps,
@@ -298,6 +299,22 @@ def test_three_failures_at_the_start_end_the_sweep_with_a_message(ctx: Context) 
     view = get_sweep(ctx, "tries")
     assert (view.num_launched, view.done) == (3, True)
     assert "first 3 runs failed" in view.problem
+
+
+def test_deleted_runs_of_a_sweep_are_no_failures_and_are_not_launched_again(ctx: Context) -> None:
+    add_parts(ctx)
+    launch_sweep(ctx, sweep(runs=6, parallel=4), person=LOCAL)
+    for run in queued(ctx):
+        train(ctx, run, 2.0)
+    stop_sweep(ctx, "tries", person=LOCAL)
+    advance_sweeps(ctx)
+    runs = [each.run for each in sweep_detail(ctx, "tries").runs]
+    delete_runs(ctx, [run.id for run in runs[:3]], person=LOCAL)
+    view = get_sweep(ctx, "tries")
+    assert (view.num_launched, view.num_done, view.num_failed) == (4, 4, 0)
+    continue_sweep(ctx, "tries", person=LOCAL)
+    assert get_sweep(ctx, "tries").problem == ""
+    assert [each.number for each in sweep_detail(ctx, "tries").runs] == [3, 4, 5]
 
 
 def test_a_sweep_is_stopped_continued_and_archived(ctx: Context) -> None:
