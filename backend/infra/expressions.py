@@ -5,13 +5,14 @@ fill.
 from __future__ import annotations
 
 import json
-import select
+import selectors
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import IO
 
 CHILD = Path(__file__).with_name("expressions_child.py")
 REMEMBERED = 20_000
@@ -51,7 +52,7 @@ class MathChecker:
             try:
                 child.stdin.write(order)
                 child.stdin.flush()
-                answered = bool(select.select([child.stdout], [], [], self._wall_s)[0])
+                answered = _has_answer(child.stdout, self._wall_s)
                 reply = child.stdout.readline() if answered else b""
             except BrokenPipeError:
                 reply = b""
@@ -79,3 +80,10 @@ class MathChecker:
 def math_checker() -> MathChecker:
     """Return this process's checker."""
     return MathChecker()
+
+
+def _has_answer(pipe: IO[bytes], wall_s: float) -> bool:
+    """Wait for what a child writes. `select` itself fails in a process with more than 1,024 open files."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        return bool(selector.select(wall_s))

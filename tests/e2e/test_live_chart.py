@@ -140,8 +140,8 @@ def test_the_page_shows_the_cause_of_a_failure_without_a_reload(
     run, taken = running
     open_run(page, server, run)
     page.get_by_text("step 50 of 1,000 · 10.0 steps/s · 1 min 35 s left").wait_for()
-    end(world, taken, Status.FAILED, cause="The loss became nan at step 51.", remedy="Lower the learning rate.")
-    page.get_by_role("alert").get_by_text("Lower the learning rate.").wait_for()
+    end(world, taken, Status.FAILED, cause="The disk is full.", remedy="Free space on it.")
+    page.get_by_role("alert").get_by_text("Free space on it.").wait_for()
     page.get_by_role("button", name="Start again").wait_for()
 
 

@@ -310,8 +310,8 @@ def _names(session: Session) -> RunNames:
 def _tokens_per_step(config: dict[str, Any] | None, imported: dict[str, Any] | None) -> float | None:
     if config is None:
         return (imported or {}).get("tokens_per_step")
-    parts = ("micro_batch", "grad_accum_steps", "devices.count", "context")
-    product = 1
-    for path in parts:
-        product *= int(config.get(path, DEFAULTS[path]))
-    return product
+
+    def value(path: str) -> int:
+        return int(config.get(path, DEFAULTS[path]))
+
+    return value("micro_batch") * value("grad_accum_steps") * value("devices.count") * value("context")

@@ -36,6 +36,7 @@ from backend.services.training.run_table import NEWEST_FIRST, RunQuery, stream_r
 from backend.services.training.runs import archive_runs, tag_runs
 from pages.components import routes
 from pages.components.browser.run_table.component import TableAction, run_table
+from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, handled, plain, show_error
 from pages.components.labels import IMPORTED, OBJECTIVES, STATUS
 from pages.components.words import when
@@ -101,7 +102,7 @@ def choose_field(
         options,
         key=key,
         on_change=handled(store),
-        format_func=format_func,
+        format_func=by_identity(key, options, format_func),
         index=None if default is None else 0,
         placeholder="None",
         width=width,
@@ -133,7 +134,7 @@ def choose_fields(
         options,
         key=key,
         on_change=handled(store),
-        format_func=format_func,
+        format_func=by_identity(key, options, format_func),
         max_selections=most,
         select_all=False,
         width=width,
@@ -197,7 +198,7 @@ def _draw_fields(table: RunTable) -> None:
                 names,
                 index=names.index("status"),
                 key="filter_field",
-                format_func=lambda one: f"{table.fields[one].title} ({one})",
+                format_func=by_identity("filter_field", names, lambda one: f"{table.fields[one].title} ({one})"),
                 width=280,
             )
             known = table.fields[name]
