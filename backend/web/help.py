@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlencode
 
 from markdown_it import MarkdownIt
 from starlette.concurrency import run_in_threadpool
@@ -44,10 +45,12 @@ def help_routes(*, site: Path, markdown: Path) -> list[Route]:
 
     async def show(request: Request) -> Response:
         path = request.path_params.get("path", "")
+        query = request.query_params.get("q", "")[:200]
         if (site / "index.html").is_file():
+            if path == "search":  # the built site searches in a page of its own
+                return RedirectResponse(f"{ADDRESS}/search.html?{urlencode({'q': query})}")
             return _file(site, path)
         if path == "search":
-            query = request.query_params.get("q", "")[:200]
             return _page("Search", await run_in_threadpool(manual.search, query), query=query)
         if PurePosixPath(path).suffix in {".webp", ".png"}:
             return _file(markdown, path)

@@ -69,3 +69,12 @@ def test_every_chapter_of_the_product_can_be_drawn(tmp_path: Path) -> None:
         for file in DOCS.rglob("*.md"):
             answer = client.get(f"/help/{file.relative_to(DOCS).with_suffix('.html')}")
             assert answer.status_code == 200, file
+
+
+def test_the_search_of_a_built_site_is_at_the_same_address(tmp_path: Path) -> None:
+    for name in ("index.html", "search.html"):
+        (tmp_path / name).write_text(name)
+    with TestClient(Starlette(routes=help_routes(site=tmp_path, markdown=tmp_path))) as client:
+        answer = client.get("/help/search", params={"q": "a b&c"})
+    assert answer.text == "search.html"
+    assert answer.url.params["q"] == "a b&c"
