@@ -133,7 +133,7 @@ with page_frame(
     "Architectures", "Design a decoder and see parameters, FLOPs and memory as you type.", way_back=True
 ) as (ctx, person):
     load_requested(ctx)
-    halves = st.grid(2, min_column_width=400, gap="large")
+    halves = st.grid(2, min_column_width=360, gap="large")  # side by side from 1280 pixels
     form, cost = halves.cell(), halves.cell()
     with form, st.container(border=True):
         st.subheader("Shape", anchor=False)
