@@ -48,6 +48,7 @@ NOUNS: dict[str, tuple[str, str]] = {
         "backend.cli.battles.campaign",
         "Start, list and close campaigns of blind votes; make links for raters; import votes.",
     ),
+    "prompt": ("backend.cli.serving.prompt", "List, show and save the team's prompts."),
     "alias": ("backend.cli.serving.alias", "Move, list and roll back aliases of checkpoints."),
     "endpoint": ("backend.cli.endpoint", "Deploy checkpoints to endpoints; list and stop endpoints."),
     "user": ("backend.cli.user", "Add and list accounts."),

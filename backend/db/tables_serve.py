@@ -5,14 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Float, ForeignKey, Index, String, Text
+from sqlalchemy import Float, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
+from backend.domain.evaluation.prompts import PromptText
 from backend.domain.jobs.gauges import ReplicaReport
 from backend.domain.serving.answers import AnswerToken, AnswerUsage
 from backend.domain.serving.chat_settings import AnswerSettings, TurnSettings
 from backend.domain.serving.deployment import DeploymentConfig, DeploymentTraffic
+from backend.domain.serving.prompt_matrix import MatrixAnswers
 
 
 class Endpoint(Table):
@@ -212,3 +214,45 @@ class Preset(Table):
     is_shared: Mapped[bool] = mapped_column(default=False)
     settings: Mapped[AnswerSettings] = mapped_column(default=AnswerSettings)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Prompt(Table):
+    """A prompt of the team by its name. What it says is in its versions."""
+
+    __tablename__ = "prompts"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(80), unique=True)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class PromptVersion(Table):
+    """What a prompt says since its author saved it; never changed. `note` says what is new."""
+
+    __tablename__ = "prompt_versions"
+    __table_args__ = (UniqueConstraint("prompt_id", "number"),)
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    prompt_id: Mapped[str] = mapped_column(ForeignKey("prompts.id"))
+    number: Mapped[int]
+    body: Mapped[PromptText]
+    note: Mapped[str] = mapped_column(String(200), default="")
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class PromptMatrix(Table):
+    """A version of a prompt tried on rows and endpoints. `source` says where the rows are from. `status`: running,
+    stopping (a stop was requested), done, stopped, failed. While answers are generated its row is updated every second,
+    the time in `updated_at`.
+    """
+
+    __tablename__ = "prompt_matrices"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    version_id: Mapped[str] = mapped_column(ForeignKey("prompt_versions.id"), index=True)
+    source: Mapped[str] = mapped_column(String(200), default="")
+    settings: Mapped[AnswerSettings] = mapped_column(default=AnswerSettings)
+    answers: Mapped[MatrixAnswers] = mapped_column(default=MatrixAnswers)
+    status: Mapped[str] = mapped_column(String(10), default="running")
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now)

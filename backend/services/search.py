@@ -19,6 +19,7 @@ from backend.db.tables import (
     Endpoint,
     EvaluationTask,
     Gate,
+    Prompt,
     Run,
     RunGroup,
     Suite,
@@ -71,6 +72,7 @@ SEARCHED: Sequence[_Searched] = (
     _Searched("task", EvaluationTask, key="name"),
     _Searched("suite", Suite, Suite.archived_at.is_(None)),
     _Searched("gate", Gate),
+    _Searched("prompt", Prompt, key="name"),
     _Searched("conversation", Conversation, name="title", age="updated_at"),
 )
 KINDS = tuple(searched.kind for searched in SEARCHED)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from backend.domain.serving.latency import decode_rate
 from backend.domain.serving.protocol import (
     CONTEXT_EXCEEDED,
     REQUEST_FAILED,
@@ -357,7 +358,7 @@ class Generation:
                 ttft_ms=None if self._first is None else round((self._first - self.created) * 1000, 2),
                 queue_ms=None if self._begun is None else round((self._begun - self.created) * 1000, 2),
                 stop=token if token is not None and token not in self.end_ids else self._text.stop,
-                tok_per_sec=round((self.num_own - 1) / decode_s, 2) if self.num_own > 1 and decode_s > 0 else None,
+                tok_per_sec=decode_rate(self.num_own - 1, decode_s),
             )
         )
 

@@ -24,6 +24,7 @@ BALLOT = "evaluate/ballot.py"
 
 ENDPOINTS = "serve/endpoints.py"
 PLAYGROUND = "serve/playground.py"
+PROMPTS = "serve/prompts.py"
 MONITOR = "serve/monitor.py"
 LOAD_TESTS = "serve/load_tests.py"
 REQUESTS = "serve/requests.py"
@@ -69,6 +70,7 @@ PAGES = {
     "Serve": (
         Listed(ENDPOINTS, "Endpoints", "dns", "deployments"),
         Listed(PLAYGROUND, "Playground", "chat", "playground"),
+        Listed(PROMPTS, "Prompts", "article", "playground"),
         Listed(MONITOR, "Monitor", "monitoring", "operation"),
         Listed(REQUESTS, "Requests", "receipt_long", "operation"),
         Listed(LOAD_TESTS, "Load tests", "speed", "operation"),
@@ -96,6 +98,7 @@ OBJECTS = {
     "suite": ("Suite", EVALUATIONS, "suite"),
     "gate": ("Gate", EVALUATIONS, "gate"),
     "evaluation": ("Evaluation", EVALUATIONS, "evaluation"),
+    "prompt": ("Prompt", PROMPTS, "prompt"),
     "conversation": ("Conversation", PLAYGROUND, "conversation"),
 }
 """Label, page and parameter of the address of each kind of object."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import streamlit as st
 
 from backend.domain.serving.chat_settings import ChatSettings
@@ -20,11 +22,15 @@ from backend.services.serving.deployments import start_endpoint
 from backend.services.serving.endpoints import EndpointView, list_alias_endpoints, list_endpoints
 from pages.components import routes
 from pages.components.browser.chat.component import chat
+from pages.components.confirm import close_menu, menu_key
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
 from pages.components.serving.chat_form import draw_settings
 from pages.components.serving.chat_menu import draw_title
+from pages.components.serving.chat_prompts import newest_draft
 
 MAX_OFFERED = 3
+RECENT = 3
+"""Conversations that are one click away."""
 EXAMPLES = (
     "Tell me a short story about a lighthouse.",
     "Explain what a tokenizer does, in three sentences.",
@@ -44,36 +50,44 @@ VOTE_NOTE = (
 
 
 def shorten_title(title: str, *, limit: int = 30) -> str:
-    """Return a title that fits one line of the sidebar."""
+    """Return a title that fits a line of the menu."""
     return title if len(title) <= limit else title[: limit - 1].rstrip() + "…"
 
 
 def draw_conversations(ctx: Context, person: Person, current: str | None) -> None:
-    """Draw the person's conversations in the sidebar, with a search over titles and messages."""
-    with st.sidebar:
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown("**Conversations**")
-            st.space("stretch")
-            if st.button("New", key="new_conversation", icon=":material/add:", type="tertiary"):
-                st.query_params.from_dict({})
-                st.rerun()
-        query = st.text_input(
-            "Search conversations",
-            key="search_conversations",
-            placeholder="Search",
-            icon=":material/search:",
-            label_visibility="collapsed",
-        )
-        rows = list_conversations(ctx, person=person, query=query)
-        if query and not rows:
-            st.caption("No conversation holds these words.")
-        for row in rows:
-            chosen = row.id == current
-            if st.button(
-                plain(shorten_title(row.title)), key=f"open_{row.id}", type="secondary" if chosen else "tertiary"
-            ):
-                st.query_params["conversation"] = row.id
-                st.rerun()
+    """Draw the way to a new conversation and to the person's others, searched over titles and messages, above the chat:
+    the sidebar's end is below the window on most screens.
+    """
+    with st.container(horizontal=True, vertical_alignment="center", key="conversations"):
+        if st.button("New", key="new_conversation", icon=":material/add:", disabled=current is None):
+            st.query_params.from_dict({})
+            st.rerun()
+        newest = list_conversations(ctx, person=person)
+        with st.popover("Conversations", key=menu_key("conversations_menu"), icon=":material/forum:"):
+            query = st.text_input(
+                "Search conversations",
+                key="search_conversations",
+                placeholder="Titles and messages",
+                icon=":material/search:",
+                label_visibility="collapsed",
+            )
+            rows = list_conversations(ctx, person=person, query=query) if query else newest
+            if not rows:
+                st.caption("No conversation holds these words." if query else "No conversation yet.")
+            for row in rows:
+                draw_conversation_link(row, key=f"open_{row.id}", is_current=row.id == current)
+        with st.container(horizontal=True, key="recent_conversations", gap="xsmall", width="content"):
+            for row in newest[:RECENT]:
+                draw_conversation_link(row, key=f"recent_{row.id}", is_current=row.id == current)
+
+
+def draw_conversation_link(row: ConversationView, *, key: str, is_current: bool) -> None:
+    """Draw the title of a conversation, which opens it."""
+    kind: Literal["secondary", "tertiary"] = "secondary" if is_current else "tertiary"
+    if st.button(plain(shorten_title(row.title)), key=key, type=kind):
+        close_menu("conversations_menu")
+        st.query_params.from_dict({"conversation": row.id})
+        st.rerun()
 
 
 def draw_shared(ctx: Context, token: str) -> None:
@@ -147,6 +161,7 @@ def draw_chat(
         facts=endpoint_facts(ctx, settings.endpoints) if settings else {},
         examples=EXAMPLES if chats else STORIES,
         vote_note=VOTE_NOTE,
+        draft=newest_draft(),
         key="chat",
     )
     if opened and opened != st.session_state.get("chat_opened"):

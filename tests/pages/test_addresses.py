@@ -37,6 +37,7 @@ SAID = [
     (routes.ENDPOINTS, "checkpoint"),
     (routes.PLAYGROUND, "conversation"),
     (routes.PLAYGROUND, "endpoint"),
+    (routes.PROMPTS, "prompt"),
 ]
 
 

@@ -14,12 +14,13 @@ from backend.domain.jobs.events import ReadyEvent
 from backend.domain.serving.chat_settings import ChatSettings
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_next
+from backend.services.prompts.prompts import get_prompt, save_prompt
 from backend.services.serving.chat.presets import list_presets, save_preset
 from backend.services.serving.chat.sharing import share_conversation
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.replicas import record_ready
-from tests.support.opening import open_page, words
+from tests.support.opening import EVIL, open_page, words
 from tests.support.serving.stored_chat import add_message, start_conversation
 
 PAGE = "serve/playground.py"
@@ -91,7 +92,68 @@ def test_filters_penalties_and_stop_strings_reach_the_settings_and_stand_beside_
     assert not app.exception
     settings = chat_data(app)["settings"]
     assert (settings["top_k"], settings["repetition_penalty"], settings["stop"]) == (40, 1.2, ["###", "\n"])
-    assert any("top k 40" in caption.value and "repetition penalty 1" in caption.value for caption in app.caption)
+    assert [app.button(key=f"chip_{field}_new").label for field in ("top_k", "repetition_penalty")] == [
+        "Top k 40",
+        r"Repetition penalty 1\.2",
+    ]
+    app.button(key="chip_stop_new").click().run()
+    app.button(key="chip_top_k_new").click().run()
+    settings = chat_data(app)["settings"]
+    assert (settings["top_k"], settings["repetition_penalty"], settings["stop"]) == (0, 1.2, [])
+    assert not app.exception
+
+
+def test_the_system_prompt_is_shown_as_text_and_removed(site: Context) -> None:
+    place(site, "tales")
+    app = open_page(PAGE, endpoint="tales")
+    app.text_area(key="system_new").set_value(EVIL).run()
+    assert any(text.value == EVIL for text in app.text)
+    app.button(key="chip_system_new").click().run()
+    assert chat_data(app)["settings"]["system"] == ""
+    assert not any(text.value == EVIL for text in app.text)
+
+
+def test_conversations_are_above_the_chat_and_new_leads_out_of_one(site: Context) -> None:
+    place(site, "tales")
+    row = start_conversation(site, endpoint="tales", person=LOCAL)
+    add_message(site, row.id, role="user", content="Where does the mill stand?", person=LOCAL)
+    app = open_page(PAGE)
+    assert not [button for button in app.sidebar.button if str(button.key).startswith(("open_", "new_"))]
+    app.button(key=f"recent_{row.id}").click().run()
+    assert app.query_params["conversation"] == [row.id]
+    app.button(key="new_conversation").click().run()
+    assert "conversation" not in app.query_params
+
+
+def test_a_prompt_of_the_team_fills_in_the_message_and_the_system_prompt(site: Context) -> None:
+    place(site, "tales")
+    save_prompt(site, "retell", {"system": "Be brief.", "text": "Retell {{tale}}"}, person=LOCAL)
+    app = open_page(PAGE, endpoint="tales", prompt="retell")
+    assert chat_data(app)["draft"] is None
+    newest = get_prompt(site, "retell").newest.id
+    app.text_area(key=f"prompt_new_{newest}_tale").set_value("{{ 7 * 7 }} <b>").run()
+    app.button(key=f"prompt_new_{newest}_use").click().run()
+    assert not app.exception
+    assert chat_data(app)["draft"]["text"] == "Retell {{ 7 * 7 }} <b>", "what is filled in is no template"
+    assert chat_data(app)["settings"]["system"] == "Be brief."
+    assert "prompt" not in app.query_params
+
+
+def test_a_changed_prompt_is_saved_from_the_playground_as_the_next_version(site: Context) -> None:
+    place(site, "tales")
+    save_prompt(site, "retell", {"text": "Retell {{tale}}"}, person=LOCAL)
+    app = open_page(PAGE, endpoint="tales", prompt="retell")
+    key = f"prompt_new_{get_prompt(site, 'retell').newest.id}"
+    assert app.button(key=f"{key}_save").disabled
+    app.text_area(key=f"{key}_text").set_value("Retell {{tale").run()
+    app.button(key=f"{key}_save").click().run()
+    assert "is no template" in app.error[0].value
+    app.text_area(key=f"{key}_text").set_value("Retell {{tale}} at length").run()
+    app.button(key=f"{key}_save").click().run()
+    assert [version.body.text for version in get_prompt(site, "retell").versions] == [
+        "Retell {{tale}} at length",
+        "Retell {{tale}}",
+    ]
 
 
 def test_a_shared_conversation_is_read_only(site: Context) -> None:

@@ -11,9 +11,10 @@ import pyarrow
 import pyarrow.parquet
 from sqlalchemy import select
 
-from backend.db.tables import DatasetVersion, Replica, Worker
+from backend.db.tables import DatasetVersion, PromptMatrix, Replica, Worker
 from backend.domain.jobs.events import ReadyEvent
 from backend.domain.jobs.states import Status
+from backend.domain.serving.prompt_matrix import MatrixAnswers, MatrixCell
 from backend.domain.serving.request_log import RequestLogConfig
 from backend.domain.training.sweep import parse_sweep
 from backend.services.battles.raters import rater_for
@@ -22,6 +23,7 @@ from backend.services.jobs.claims import claim_job
 from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user
 from backend.services.people.keys import create_key
+from backend.services.prompts.prompts import save_prompt
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.replicas import record_ready
 from backend.services.serving.request_log.policies import set_log_policy
@@ -29,6 +31,7 @@ from backend.services.training.sweeps import launch_sweep
 from backend.services.training.views import RunView
 from tests.support import battle_world, run_world
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, evaluated, predicted
+from tests.support.opening import EVIL
 from tests.support.serving.stored_chat import add_message, start_conversation
 from tests.support.serving.stored_traffic import store_load_test, store_requests
 
@@ -65,13 +68,14 @@ class Filled:
     sweep: str
     conversation: str
     request: str
+    prompt: str
 
     @property
     def addresses(self) -> dict[str, str]:
         """Every page by a short name, and what is shown one at a time."""
         pages = (
             "datasets architectures tokenizers planner launch runs checkpoints inspect evaluations battles endpoints "
-            "playground workers people costs monitor load_tests requests"
+            "playground prompts workers people costs monitor load_tests requests"
         )
         return {
             "overview": "/",
@@ -94,6 +98,9 @@ class Filled:
             "sweep": f"/sweep?sweep={self.sweep}",
             "conversation": f"/playground?conversation={self.conversation}",
             "request": f"/requests?request={self.request}",
+            "prompt": f"/prompts?prompt={self.prompt}",
+            "prompt tried": f"/prompts?prompt={self.prompt}&tab=Try",
+            "prompt changes": f"/prompts?prompt={self.prompt}&tab=Changes",
         }
 
 
@@ -120,6 +127,7 @@ def fill(ctx: Context) -> Filled:
         sweep,
         conversation,
         request,
+        _add_prompt(ctx),
     )
 
 
@@ -197,6 +205,23 @@ def _add_serving(ctx: Context) -> tuple[str, str]:
         ctx, conversation.id, role="assistant", content=HOSTILE_ANSWER, endpoint="tales", usage=usage, person=LOCAL
     )
     return conversation.id, request
+
+
+def _add_prompt(ctx: Context) -> str:
+    name = "retell-a-tale"
+    save_prompt(ctx, name, {"text": "Retell {{tale}} for {{reader}}."}, person=LOCAL)
+    values = {"system": "You are a storyteller. " * 8, "text": "Retell {{tale}} for {{reader}}.\n\nBe brief."}
+    prompt = save_prompt(ctx, name, values, note="shorter, and with a role", person=LOCAL)
+    endpoints, rows = (
+        ["tales", LONG],
+        [{"tale": "the mill. " * 40, "reader": "a child"}, {"tale": EVIL, "reader": "me"}],
+    )
+    done = MatrixCell(status="done", text=HOSTILE_ANSWER, completion_tokens=90, total_ms=1200.0, tok_per_sec=75.0)
+    cells = [done, MatrixCell(status="failed", error="There is no replica."), MatrixCell(status="stopped"), done]
+    with ctx.db.write() as session:
+        answers = MatrixAnswers.model_validate({"endpoints": endpoints, "rows": rows, "cells": cells})
+        session.add(PromptMatrix(version_id=prompt.newest.id, source="typed rows", answers=answers, status="stopped"))
+    return name
 
 
 def _add_people(ctx: Context) -> None:

@@ -15,19 +15,21 @@ from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.serving.conversations import ConversationView
 from backend.services.serving.endpoints import EndpointView
-from pages.components.frame import plain
+from pages.components.frame import handled, plain
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.serving.chat_menu import draw_chosen_endpoints, draw_code
 from pages.components.serving.chat_presets import (
     WIDGETS,
     draw_preset_choice,
     draw_preset_saving,
+    fill_settings,
     filled_values,
     widget_key,
 )
+from pages.components.serving.chat_prompts import draw_prompts
 
-CHAT_TEMPERATURE = 0.7
-"""What an answer is first sampled with: at 0, *Regenerate* would repeat it."""
+CHAT_TEMPERATURE, TEXT_TEMPERATURE = 0.7, 0.8
+"""What an answer, or the continuation of a text, is first sampled with: at 0, *Regenerate* would repeat it."""
 
 SHOWN_SYSTEM = 80
 """Characters of a system prompt that are shown beside the other settings."""
@@ -62,27 +64,29 @@ def draw_settings(
     stored = conversation.settings if conversation else None
     chosen = [name for name in (stored.endpoints if stored else [requested or names[0]]) if name in names] or names[:1]
     scope = conversation.id if conversation else "new"
-    left, middle, right = st.columns([5, 2, 5], vertical_alignment="bottom")
-    picked = left.multiselect(
-        "Endpoints",
-        names,
-        default=chosen,
-        max_selections=MAX_COLUMNS,
-        key=f"endpoints_{scope}",
-        help="Up to four: each message goes to all of them, and their answers stand side by side in random order.",
-    )
-    blind = middle.toggle(
-        "Blind",
-        value=stored.blind if stored else False,
-        key=f"blind_{scope}",
-        disabled=len(picked) < 2,
-        help="Names, speed and length stay hidden until you vote. The answers appear together.",
-    )
-    chats = any(endpoint.chats for endpoint in endpoints if endpoint.name in picked)
-    with right.container(horizontal=True, horizontal_alignment="right"):
+    with st.container(horizontal=True, vertical_alignment="bottom", key=f"chat_settings_{scope}"):
+        picked = st.multiselect(
+            "Endpoints",
+            names,
+            default=chosen,
+            max_selections=MAX_COLUMNS,
+            key=f"endpoints_{scope}",
+            help="Up to four: each message goes to all of them, and their answers stand side by side in random order.",
+            width=340,
+        )
+        blind = st.toggle(
+            "Blind",
+            value=stored.blind if stored else False,
+            key=f"blind_{scope}",
+            disabled=len(picked) < 2,
+            help="Names, speed and length stay hidden until you vote. The answers appear together.",
+        )
+        st.space("stretch")
+        chats = any(endpoint.chats for endpoint in endpoints if endpoint.name in picked)
+        temperature = CHAT_TEMPERATURE if chats else TEXT_TEMPERATURE
         with st.popover("Settings", icon=":material/tune:", key=f"settings_{scope}"):
             draw_preset_choice(ctx, person, scope=scope)
-            values, below = draw_values(stored, scope=scope, temperature=CHAT_TEMPERATURE if chats else 0.8)
+            values, below = draw_values(stored, scope=scope, temperature=temperature)
             settings, field, problem = _validate(picked, blind=blind, values=values)
             if wrong := wrong_numbers():  # named below their fields
                 settings, problem = None, wrong[0]
@@ -91,6 +95,7 @@ def draw_settings(
             if settings is not None:
                 draw_preset_saving(ctx, person, settings, scope=scope)
         if settings is not None:
+            draw_prompts(ctx, person, settings, scope=scope)
             with st.popover(
                 "Endpoint" if len(picked) == 1 else "Endpoints", icon=":material/info:", key=f"card_{scope}"
             ):
@@ -98,7 +103,7 @@ def draw_settings(
             with st.popover("Code", icon=":material/code:", key=f"code_{scope}"):
                 draw_code(ctx, person, conversation, settings)
     if settings is not None:
-        st.caption(plain(describe_settings(settings)))
+        draw_active_settings(settings, scope=scope, temperature=temperature)
     if not picked:
         st.info("Choose an endpoint to chat with.", icon=":material/dns:")
     elif problem:  # the menu may be closed
@@ -106,23 +111,69 @@ def draw_settings(
     return settings
 
 
-def describe_settings(settings: ChatSettings) -> str:
-    """Return the active settings in a line: sampling, what is not off, and the beginning of the system prompt."""
-    sampled = f"temperature {settings.temperature:g}, top p {settings.top_p:g}" if settings.temperature else "greedy"
-    parts = [sampled, f"at most {plural(settings.max_tokens, 'token')}"]
-    parts += [
-        f"{FILTER_LABELS[name].lower()} {value:g}"
-        for name in FILTER_LABELS
-        if (value := getattr(settings, name)) != ChatSettings.model_fields[name].default
-    ]
-    parts += [f"seed {settings.seed}"] if settings.seed is not None else []
-    parts += ["stops at " + ", ".join(f"“{_escaped(text)}”" for text in settings.stop)] if settings.stop else []
-    parts += ["JSON schema"] if settings.json_schema else []
-    parts += ["tools"] if settings.tools else []
-    system = " ".join(settings.system.split())
-    parts += [f"system prompt: {system[:SHOWN_SYSTEM]}{'…' if len(system) > SHOWN_SYSTEM else ''}"] if system else []
-    line = " · ".join(parts)
-    return line[0].upper() + line[1:]
+def draw_active_settings(settings: ChatSettings, *, scope: str, temperature: float) -> None:
+    """Draw what applies to the next answer: the usual sampling in words, each other setting as a chip that is removed
+    by a click, and the system prompt.
+    """
+    chips = active_settings(settings, temperature=temperature)
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key=f"chips_{scope}"):
+        st.caption(plain(usual_sampling(settings, chips)), width="content")
+        for field, words in chips.items():
+            usual = {field: temperature if field == "temperature" else ChatSettings.model_fields[field].default}
+            st.button(
+                plain(words),
+                key=f"chip_{field}_{scope}",
+                icon=":material/close:",
+                icon_position="right",
+                help="Remove",
+                on_click=handled(fill_settings),
+                args=(settings.model_copy(update=usual),),
+                kwargs={"scope": scope},
+            )
+    if system := settings.system.strip():
+        line = " ".join(system.split())
+        beginning = line[:SHOWN_SYSTEM] + ("…" if len(line) > SHOWN_SYSTEM else "")
+        with st.expander(
+            f"System prompt: {plain(beginning)}", icon=":material/assignment:", key=f"system_shown_{scope}"
+        ):
+            st.text(settings.system, width="stretch")
+            st.button(
+                "Remove",
+                key=f"chip_system_{scope}",
+                icon=":material/close:",
+                on_click=handled(fill_settings),
+                args=(settings.model_copy(update={"system": ""}),),
+                kwargs={"scope": scope},
+            )
+
+
+def usual_sampling(settings: ChatSettings, chips: Mapping[str, str]) -> str:
+    """Return the sampling that is as usual, in a line."""
+    parts = {
+        "temperature": f"temperature {settings.temperature:g}",
+        "top_p": f"top p {settings.top_p:g}",
+        "max_tokens": f"at most {plural(settings.max_tokens, 'token')}",
+    }
+    line = " · ".join(words for field, words in parts.items() if field not in chips)
+    return line[:1].upper() + line[1:]
+
+
+def active_settings(settings: ChatSettings, *, temperature: float) -> dict[str, str]:
+    """Return what each setting that is not as usual says, by field; `temperature` is the usual one."""
+    fields = ChatSettings.model_fields
+    words = {
+        "temperature": f"Temperature {settings.temperature:g}" if settings.temperature else "Greedy",
+        "top_p": f"Top p {settings.top_p:g}",
+        "max_tokens": f"At most {plural(settings.max_tokens, 'token')}",
+        **{name: f"{label} {getattr(settings, name):g}" for name, label in FILTER_LABELS.items()},
+        "seed": f"Seed {settings.seed}",
+        "stop": "Stops at " + ", ".join(f"“{_escaped(text)}”" for text in settings.stop),
+        "token_view": "Token probabilities",
+        "json_schema": "JSON schema",
+        "tools": "Tools",
+    }
+    usual = {name: fields[name].default for name in words} | {"temperature": temperature}
+    return {name: text for name, text in words.items() if getattr(settings, name) != usual[name]}
 
 
 def draw_filters(values: dict[str, Any], first: Mapping[str, Any], keys: Mapping[str, str], *, scope: str) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 
 import streamlit as st
 
-from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.chat_settings import AnswerSettings, ChatSettings
 from backend.services.context import Context, Person
 from backend.services.serving.chat.presets import PresetView, delete_preset, list_presets, save_preset
 from pages.components.choices import by_identity
@@ -97,8 +97,11 @@ def _apply(presets: dict[str, PresetView], scope: str) -> None:
     chosen = presets.get(st.session_state.get(f"preset_{scope}") or "")
     if chosen is None:
         return
-    keys = {field: widget_key(widget, scope=scope) for field, widget in WIDGETS.items()}
-    values = {field: st.session_state[key] for field, key in keys.items() if key in st.session_state}
-    values |= {field: getattr(chosen.settings, field) for field in WIDGETS}
+    fill_settings(chosen.settings, scope=scope)
+
+
+def fill_settings(settings: AnswerSettings, *, scope: str) -> None:
+    """Fill these settings in, in place of what the widgets hold."""
     times = st.session_state.get(f"filled_{scope}", {}).get("times", 0)
+    values = {field: getattr(settings, field) for field in WIDGETS}
     st.session_state[f"filled_{scope}"] = {"times": times + 1, "values": values}

@@ -15,7 +15,10 @@ const RENEWAL_MS = 8000
 const PATIENCE_MS = 15_000 // for the first words of a response
 const CHANGE_MS = 5000 // in which the page's script surely runs for a changed setting
 
+const OVERLAYS = "[data-testid=stPopoverBody], [role=dialog], [role=listbox]" // what Esc closes first
 const CHANGES = ["click", "input", "change", "keydown"]
+
+const isCovered = () => [...document.querySelectorAll(OVERLAYS)].some((node) => node.checkVisibility())
 
 class Chat {
   constructor(root) {
@@ -70,11 +73,12 @@ class Chat {
     this.drawExamples(data.examples)
     if (data.document) { this.showFixed(data.document); return }
     this.composer.offer(Boolean(data.settings))
-    if (this.isBegun && data.conversation === this.given) { this.composer.measure(); return }
+    if (this.isBegun && data.conversation === this.given) { this.composer.take(data.draft); this.composer.measure(); return }
     this.isBegun = true
     this.given = data.conversation
     if (data.conversation !== this.id || !this.id) this.open(data.conversation)
     else this.onKnown?.()
+    this.composer.take(data.draft)
   }
 
   showFixed(document) {
@@ -259,7 +263,7 @@ class Chat {
 
   press(event) {
     if (event.defaultPrevented || event.isComposing || event.ctrlKey || event.metaKey || event.altKey) return
-    if (event.key === "Escape" && this.document?.running && this.root.contains(document.activeElement)) { event.preventDefault(); this.stop(); return }
+    if (event.key === "Escape" && this.document?.running && !isCovered()) { event.preventDefault(); this.stop(); return }
     if (isTyping(event)) return
     if (event.key === "/") { event.preventDefault(); event.stopPropagation(); this.composer.focus(); return }
     if (/^[1-6]$/.test(event.key) && this.transcript.voteByKey(Number(event.key))) { event.preventDefault(); event.stopPropagation() }

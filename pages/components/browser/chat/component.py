@@ -5,6 +5,7 @@ to write in.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
@@ -25,6 +26,14 @@ _chat = st.components.v2.component(
 API = "/playground/api"
 
 
+@dataclass(frozen=True)
+class ChatDraft:
+    """A message to write into the field, once. `id` tells it from the one before."""
+
+    id: str
+    text: str
+
+
 def chat(
     *,
     token: str,
@@ -33,14 +42,15 @@ def chat(
     facts: Mapping[str, EndpointFacts],
     examples: Sequence[str] = (),
     vote_note: str = "",
+    draft: ChatDraft | None = None,
     document: Mapping[str, object] | None = None,
     key: str,
 ) -> str | None:
     """Draw a conversation, or the start of a new one; return the id of the one that is open in the browser, if it began
     there.
 
-    With a `document` it is drawn read-only from there, and nothing is asked of the server. `vote_note` says where votes
-    go.
+    A `draft` is written into the field once. With a `document` it is drawn read-only from there, and nothing is asked
+    of the server. `vote_note` says where votes go.
     """
     state = st.session_state.get(key) or {}
     contexts = [fact.context for fact in facts.values() if fact.context]
@@ -55,6 +65,7 @@ def chat(
             "limit": min(contexts, default=None),
             "examples": list(examples),
             "vote_note": vote_note,
+            "draft": None if draft is None else {"id": draft.id, "text": draft.text},
             "maths": maths_url(),
             "document": document,
         },

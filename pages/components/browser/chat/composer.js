@@ -7,6 +7,7 @@ import { iconButton } from "./icons.js"
 const MAX_ROWS_PX = 260
 const TOKENS_PER_MESSAGE = 4
 const DEFAULT_RATIO = 3.5
+const TAKEN = "roundhouse-draft-taken"
 const SHARE_FOR_ANSWER = 0.25 // as the server leaves it
 
 export class Composer {
@@ -149,6 +150,21 @@ export class Composer {
   fit() {
     this.field.style.height = "auto"
     this.field.style.height = `${Math.min(MAX_ROWS_PX, this.field.scrollHeight)}px`
+  }
+
+  // Write what a prompt of the team says into the field, once: runs of the page's script bring it again.
+  take(draft) {
+    if (!draft || draft.id === this.taken) return
+    this.taken = draft.id
+    try {
+      if (sessionStorage.getItem(TAKEN) === draft.id) return
+      sessionStorage.setItem(TAKEN, draft.id)
+    } catch { /* storage is forbidden */ }
+    this.field.value = draft.text
+    this.fit()
+    this.keep()
+    this.measure()
+    this.focus()
   }
 
   // A draft survives a reload, by conversation.

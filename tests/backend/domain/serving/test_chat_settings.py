@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from backend.domain.serving.chat_settings import ChatSettings
 from backend.domain.serving.protocol import ChatMessage
 from backend.gateway.bodies.completions import ChatBody
-from pages.components.serving.chat_form import describe_settings
+from pages.components.serving.chat_form import active_settings, usual_sampling
 
 FILTERS = {
     "top_k": 40,
@@ -43,11 +43,21 @@ def test_settings_out_of_bounds_are_refused(values: dict[str, object]) -> None:
         body(**values)
 
 
-def test_the_line_of_settings_names_what_is_not_off() -> None:
-    def line(**values: object) -> str:
-        return describe_settings(ChatSettings.model_validate({"endpoints": ("tales",), **values}))
+def test_settings_that_are_not_as_usual_are_chips() -> None:
+    def chips(**values: object) -> dict[str, str]:
+        settings = ChatSettings.model_validate({"endpoints": ("tales",), "temperature": 0.7, **values})
+        return active_settings(settings, temperature=0.7)
 
-    assert line() == "Temperature 0.8, top p 0.95 · at most 160 tokens"
-    assert line(temperature=0.0, max_tokens=1, top_k=40, stop=("\n",), system="Be\n brief. " * 20) == (
-        "Greedy · at most 1 token · top k 40 · stops at “\\n” · system prompt: " + ("Be brief. " * 20)[:80] + "…"
-    )
+    assert chips() == {}
+    assert chips(temperature=0.0, max_tokens=1, top_k=40, stop=("\n",)) == {
+        "temperature": "Greedy",
+        "max_tokens": "At most 1 token",
+        "top_k": "Top k 40",
+        "stop": "Stops at “\\n”",
+    }
+
+
+def test_usual_sampling_is_said_in_words_without_what_is_a_chip() -> None:
+    settings = ChatSettings(endpoints=("tales",), temperature=0.7)
+    assert usual_sampling(settings, {}) == "Temperature 0.7 · top p 0.95 · at most 160 tokens"
+    assert usual_sampling(settings, {"temperature": "Greedy", "max_tokens": "At most 1 token"}) == "Top p 0.95"

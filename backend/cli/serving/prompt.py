@@ -1,0 +1,123 @@
+"""`roundhouse prompt`: the team's prompts: list, show a version or what changed, save the next version, delete."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit
+from backend.domain.evaluation.prompts import prompt_diff
+from backend.errors import InvalidInput
+from backend.services.context import LOCAL
+from backend.services.prompts.prompts import (
+    PromptView,
+    VersionLine,
+    delete_prompt,
+    get_prompt,
+    list_prompts,
+    save_prompt,
+)
+
+app = typer.Typer(no_args_is_help=True)
+
+NameArgument = Annotated[str, typer.Argument(help="Name of a prompt.")]
+
+
+@app.command("list")
+@command
+def list_(
+    find: Annotated[str, typer.Option(help="Only prompts whose name holds these words.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """List the prompts with their newest version."""
+    prompts = list_prompts(get_context(), find)
+    lines = [
+        f"{prompt.name:<28} version {prompt.number:<3} {prompt.saved_at:%Y-%m-%d %H:%M} {prompt.author:<12} "
+        f"{', '.join(prompt.variables)}".rstrip()
+        for prompt in prompts
+    ]
+    data = [
+        {
+            "name": prompt.name,
+            "version": prompt.number,
+            "variables": list(prompt.variables),
+            "author": prompt.author or None,
+            "saved_at": prompt.saved_at,
+        }
+        for prompt in prompts
+    ]
+    emit({"prompts": data}, as_json=as_json, text="\n".join(lines) or "No prompt.")
+
+
+@app.command("show")
+@command
+def show(
+    name: NameArgument,
+    version: Annotated[int | None, typer.Option(min=1, help="Version; the newest if left out.")] = None,
+    against: Annotated[int | None, typer.Option(min=1, help="Show what differs from this version.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print a version of a prompt, or what differs from another one."""
+    prompt = get_prompt(get_context(), name)
+    shown = prompt.version(version)
+    data = _data(prompt, shown)
+    text = "\n".join(shown.body.lines())
+    if against is not None:
+        data["against"], data["diff"] = against, prompt_diff(prompt.version(against).body, shown.body)
+        text = str(data["diff"]) or "They say the same."
+    emit(data, as_json=as_json, text=text)
+
+
+@app.command("save")
+@command
+def save(
+    name: NameArgument,
+    file: Annotated[Path, typer.Argument(help="File with the message, {{name}} for a variable; - reads stdin.")],
+    system: Annotated[
+        Path | None, typer.Option(help="File with the system prompt; the last version's if left out.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="What is new.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Save a prompt as its next version; a new name as version 1. The same text makes no version."""
+    ctx = get_context()
+    before = get_prompt(ctx, name).newest.body.system if any(p.name == name for p in list_prompts(ctx)) else ""
+    values = {"system": before if system is None else _read(system), "text": _read(file)}
+    prompt = save_prompt(ctx, name, values, note=note, person=LOCAL)
+    emit(_data(prompt, prompt.newest), as_json=as_json, text=f"{prompt.name} is at version {prompt.newest.number}.")
+
+
+@app.command("delete")
+@command
+def delete(name: NameArgument, as_json: JsonFlag = False) -> None:
+    """Delete a prompt with its versions and matrices; tasks that were made of it stay."""
+    delete_prompt(get_context(), name, person=LOCAL)
+    emit({"deleted": name}, as_json=as_json, text=f"Deleted {name}.")
+
+
+def _data(prompt: PromptView, version: VersionLine) -> dict[str, object]:
+    return {
+        "name": prompt.name,
+        "version": version.number,
+        "versions": len(prompt.versions),
+        "system": version.body.system,
+        "text": version.body.text,
+        "variables": list(version.body.variables),
+        "note": version.note,
+        "author": version.author or None,
+        "saved_at": version.saved_at,
+    }
+
+
+def _read(file: Path) -> str:
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(
+            f"{file} can't be read: {error}.", remedy="Name a text file in UTF-8.", field="file"
+        ) from error
+    return text.removesuffix("\n")

@@ -1,0 +1,87 @@
+"""Prompts of the team in the playground: choose one by name, fill in its variables, and save a change."""
+
+from __future__ import annotations
+
+from secrets import token_hex
+
+import streamlit as st
+
+from backend.domain.evaluation.prompts import PromptText
+from backend.domain.serving.chat_settings import AnswerSettings
+from backend.services.context import Context, Person
+from backend.services.prompts.prompts import get_prompt, list_prompts, save_prompt
+from pages.components import routes
+from pages.components.browser.chat.component import ChatDraft
+from pages.components.confirm import close_menu, menu_key
+from pages.components.frame import errors_shown, plain
+from pages.components.serving.chat_presets import fill_settings
+
+DRAFT = "playground_draft"
+"""Key of the session state: the message that the conversation's field takes over."""
+
+
+def newest_draft() -> ChatDraft | None:
+    """Return the newest message that a prompt wrote."""
+    draft: ChatDraft | None = st.session_state.get(DRAFT)
+    return draft
+
+
+def draw_prompts(ctx: Context, person: Person, settings: AnswerSettings, *, scope: str) -> None:
+    """Draw the menu of prompts: name, text, variables, and the buttons that use and save them. `settings` are those
+    whose system prompt a prompt replaces.
+    """
+    names = [prompt.name for prompt in list_prompts(ctx)]
+    requested = st.query_params.get("prompt")
+    with st.popover("Prompts", icon=":material/article:", key=menu_key(f"prompts_{scope}")):
+        if not names:
+            st.caption("No prompt yet.")
+            st.page_link(routes.PROMPTS, label="Write one", icon=":material/article:", query_params={"new": "1"})
+            return
+        name = st.selectbox(
+            "Prompt",
+            names,
+            index=names.index(requested) if requested in names else None,
+            key=f"prompt_{scope}",
+            placeholder="Choose a prompt",
+        )
+        if name is None:
+            return
+        prompt = get_prompt(ctx, name)
+        newest = prompt.newest
+        key = f"prompt_{scope}_{newest.id}"
+        values = {
+            "system": st.text_area("System prompt", newest.body.system, key=f"{key}_system", height=80),
+            "text": st.text_area("Message", newest.body.text, key=f"{key}_text", height=130),
+        }
+        row = {
+            variable: st.text_area(plain(variable), key=f"{key}_{variable}", height=68)
+            for variable in newest.body.variables
+        }
+        with st.container(horizontal=True):
+            if st.button("Use", key=f"{key}_use", type="primary", icon=":material/edit_note:"):
+                with errors_shown():
+                    use_prompt(values, row, settings, scope=scope)
+            is_changed = values != {"system": newest.body.system, "text": newest.body.text}
+            if st.button(
+                f"Save as version {newest.number + 1}",
+                key=f"{key}_save",
+                disabled=not is_changed,
+                icon=":material/save:",
+            ):
+                with errors_shown():
+                    saved = save_prompt(ctx, name, values, after=newest.number, person=person)
+                    st.toast(f"Saved version {saved.newest.number}", icon=":material/check:")
+                    st.rerun()
+        st.page_link(routes.PROMPTS, label="Versions", icon=":material/history:", query_params={"prompt": name})
+
+
+def use_prompt(values: dict[str, str], row: dict[str, str], settings: AnswerSettings, *, scope: str) -> None:
+    """Put a prompt's system prompt into the settings, and its message into the field. Raises TemplateFault for a
+    variable that is missing.
+    """
+    system, text = PromptText.model_validate(values).fill(row)
+    fill_settings(settings.model_copy(update={"system": system}), scope=scope)
+    st.session_state[DRAFT] = ChatDraft(token_hex(6), text)
+    close_menu(f"prompts_{scope}")
+    st.query_params.pop("prompt", None)
+    st.rerun()

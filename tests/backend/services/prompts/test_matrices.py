@@ -1,0 +1,201 @@
+"""Matrices through a real gateway: answers by row and endpoint, errors in cells, stopping, lost servers, owners, and
+tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from backend.db.tables import PromptMatrix
+from backend.domain.serving.chat_settings import AnswerSettings
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.services.context import LOCAL, Context, Person
+from backend.services.data.datasets import resolve_version
+from backend.services.evaluation.tasks import find_single_task, preview_task
+from backend.services.people.accounts import add_user
+from backend.services.prompts.matrices import (
+    MatrixView,
+    dataset_rows,
+    delete_matrix,
+    get_matrix,
+    list_matrices,
+    save_as_task,
+    start_matrix,
+    stop_matrix,
+)
+from backend.services.prompts.prompts import PromptView, get_prompt, save_prompt
+from backend.services.serving.chat.live import ANSWERS
+from tests.support.evaluation_world import add_benchmark
+from tests.support.gateway_fixtures import eventually
+from tests.support.networks.chat_world import ChatWorld, chat_world
+
+SETTINGS = AnswerSettings(temperature=0.0, max_tokens=16)
+
+
+@pytest.fixture
+def world(ctx: Context) -> Iterator[ChatWorld]:
+    with chat_world(ctx, "tales", "verse") as world:
+        yield world
+
+
+@pytest.fixture
+def prompt(world: ChatWorld) -> PromptView:
+    return save_prompt(world.ctx, "retell", {"system": "Be {{tone}}.", "text": "Retell {{tale}}"}, person=LOCAL)
+
+
+ROWS = [{"tone": "brief", "tale": "the mill"}, {"tone": "kind", "tale": "{{ tone }}"}]
+
+
+def start(
+    world: ChatWorld,
+    prompt: PromptView,
+    *,
+    rows: Sequence[dict[str, Any]] = ROWS,
+    endpoints: Sequence[str] = ("tales", "verse"),
+    person: Person = LOCAL,
+) -> str:
+    return start_matrix(world.ctx, prompt, 1, rows=rows, endpoints=endpoints, settings=SETTINGS, person=person)
+
+
+def ended(world: ChatWorld, matrix: str) -> MatrixView:
+    def look() -> MatrixView | None:
+        view = get_matrix(world.ctx, matrix, prompt="retell")
+        return None if view.is_running else view
+
+    return eventually(look)  # type: ignore[no-any-return]
+
+
+def test_every_endpoint_answers_every_row_once_with_its_prompt(world: ChatWorld, prompt: PromptView) -> None:
+    view = ended(world, start(world, prompt))
+    assert view.status == "done"
+    assert [cell.text for cell in view.answers.cells] == ["w0 w1 w2 "] * 4
+    assert all(cell.completion_tokens == 3 and cell.total_ms for cell in view.answers.cells)
+    for replica in world.replicas.values():
+        asked = sorted(tuple(message["content"] for message in body["messages"]) for body in replica.bodies)
+        assert asked == [("Be brief.", "Retell the mill"), ("Be kind.", "Retell {{ tone }}")]
+    assert [matrix.id for matrix in list_matrices(world.ctx, "retell")] == [view.id]
+
+
+def test_an_endpoint_that_fails_is_an_error_in_its_cells_alone(world: ChatWorld, prompt: PromptView) -> None:
+    world.replicas["verse"].script = "refuse:400:invalid_request"
+    view = ended(world, start(world, prompt))
+    assert view.status == "done"
+    for row in range(2):
+        assert view.answers.cell(row, 0).status == "done"
+        assert view.answers.cell(row, 1).status == "failed"
+        assert view.answers.cell(row, 1).error
+
+
+def test_stop_keeps_what_arrived_and_ends_the_generation(world: ChatWorld, prompt: PromptView) -> None:
+    world.replicas["tales"].tokens, world.replicas["tales"].delay_s = 10_000, 0.01
+    rows = [ROWS[0]] * 8
+    matrix = start(world, prompt, rows=rows, endpoints=["tales"])
+    eventually(lambda: len(world.replicas["tales"].bodies) >= 4)
+    eventually(lambda: any(cell.text for cell in get_matrix(world.ctx, matrix, prompt="retell").answers.cells))
+    stop_matrix(world.ctx, matrix, person=LOCAL)
+    view = ended(world, matrix)
+    assert view.status == "stopped"
+    assert {cell.status for cell in view.answers.cells} == {"stopped"}
+    assert any(cell.text.startswith("w0 ") for cell in view.answers.cells)
+    assert len(world.replicas["tales"].bodies) == 4, "those that waited were not asked"
+    eventually(lambda: world.replicas["tales"].left == 4)
+
+
+def test_a_stop_in_another_process_reaches_the_one_that_generates(world: ChatWorld, prompt: PromptView) -> None:
+    world.replicas["tales"].tokens, world.replicas["tales"].delay_s = 10_000, 0.01
+    matrix = start(world, prompt, endpoints=["tales"])
+    with world.ctx.db.write() as session:
+        session.get_one(PromptMatrix, matrix).status = "stopping"
+    assert ended(world, matrix).status == "stopped"
+
+
+def test_a_matrix_whose_server_ended_says_so_and_keeps_what_it_has(world: ChatWorld, prompt: PromptView) -> None:
+    world.replicas["tales"].tokens, world.replicas["tales"].delay_s = 10_000, 0.01
+    matrix = start(world, prompt, endpoints=["tales"])
+    eventually(lambda: world.replicas["tales"].bodies)
+    ANSWERS.close()
+    view = get_matrix(world.ctx, matrix, prompt="retell")
+    assert (view.status, {cell.status for cell in view.answers.cells}) == ("failed", {"failed"})
+    assert "server stopped" in view.answers.cells[0].error
+    with world.ctx.db.write() as session:
+        row = session.get_one(PromptMatrix, matrix)
+        row.status, row.updated_at = "running", world.ctx.now() - timedelta(minutes=1)
+    assert get_matrix(world.ctx, matrix, prompt="retell").status == "failed", "a killed server wrote no end"
+
+
+@pytest.mark.parametrize(
+    ("rows", "endpoints", "error", "said"),
+    [
+        (ROWS, ["nosuch"], NotFound, "nosuch"),
+        (ROWS, [], InvalidInput, "No endpoint"),
+        (ROWS, ["tales", "tales"], InvalidInput, "twice"),
+        (ROWS * 26, ["tales"], InvalidInput, "52 rows"),
+        ([{"tone": "kind"}], ["tales"], InvalidInput, "tale"),
+    ],
+)
+def test_what_can_not_be_tried_is_refused_before_anything_is_asked(
+    world: ChatWorld, prompt: PromptView, rows: list[dict[str, Any]], endpoints: list[str], error: type, said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        start(world, prompt, rows=rows, endpoints=endpoints)
+    assert not any(replica.bodies for replica in world.replicas.values())
+    assert list_matrices(world.ctx, "retell") == []
+
+
+def test_another_account_reads_a_matrix_but_neither_stops_nor_deletes_it(world: ChatWorld, prompt: PromptView) -> None:
+    ada, bo = (add_user(world.ctx, name, "a long password", role="engineer", person=LOCAL) for name in ("ada", "bo"))
+    matrix = ended(world, start(world, prompt, person=ada)).id
+    for act in (stop_matrix, delete_matrix):
+        with pytest.raises(NotAllowed):
+            act(world.ctx, matrix, person=bo)
+    with pytest.raises(NotFound):
+        get_matrix(world.ctx, matrix, prompt="another prompt")
+    delete_matrix(world.ctx, matrix, person=ada)
+    assert list_matrices(world.ctx, "retell") == []
+
+
+def test_rows_of_a_dataset_are_its_columns_and_a_missing_one_is_named(world: ChatWorld) -> None:
+    label = add_benchmark(world.ctx, "quiz", [{"question": f"Q{n}?", "answer": f"A{n}"} for n in range(9)])
+    version = resolve_version(world.ctx, label)
+    body = save_prompt(world.ctx, "ask", {"text": "Answer: {{question}}"}, person=LOCAL).newest.body
+    assert dataset_rows(world.ctx, version, body, limit=2) == [{"question": "Q0?"}, {"question": "Q1?"}]
+    wrong = save_prompt(world.ctx, "wrong", {"text": "Answer: {{questions}}"}, person=LOCAL).newest.body
+    with pytest.raises(InvalidInput, match="questions") as caught:
+        dataset_rows(world.ctx, version, wrong, limit=2)
+    assert "question" in caught.value.remedy
+
+
+def test_a_task_made_of_a_prompt_asks_what_the_matrix_asked(world: ChatWorld) -> None:
+    rows = [{"question": f"Q{n}?", "answers": [f"A{n}", f"B{n}"], "answer": f"A{n}"} for n in range(3)]
+    version = resolve_version(world.ctx, add_benchmark(world.ctx, "quiz", rows, kind="records"))
+    save_prompt(world.ctx, "ask", {"system": "Be brief.", "text": "Answer: {{question}}"}, person=LOCAL)
+    body = get_prompt(world.ctx, "ask").newest.body
+    for name, expected, references in (("one", "answer", ("A0",)), ("many", "answers", ("A0", "B0"))):
+        view = save_as_task(
+            world.ctx,
+            name,
+            body,
+            expected=expected,
+            metric="exact_match",
+            version=version,
+            settings=SETTINGS,
+            person=LOCAL,
+        )
+        task = find_single_task(world.ctx, view.name)
+        assert (task.data.names, task.max_tokens, task.instruction) == (("quiz",), 16, "Be brief.")
+        shown = preview_task(world.ctx, view.text, version).prompts[0]
+        assert "Answer: Q0?" in shown.context
+        assert shown.references == references
+    with pytest.raises(Conflict, match="one"):
+        save_as_task(
+            world.ctx, "one", body, expected="answers", metric="f1", version=None, settings=SETTINGS, person=LOCAL
+        )
+    with pytest.raises(InvalidInput, match="answr") as caught:
+        save_as_task(
+            world.ctx, "x", body, expected="answr", metric="f1", version=version, settings=SETTINGS, person=LOCAL
+        )
+    assert "answer" in caught.value.remedy

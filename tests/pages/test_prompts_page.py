@@ -1,0 +1,144 @@
+"""The page of prompts: saving versions, comparing them, trying them over endpoints and rows, and making a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from backend.services.context import LOCAL, Context
+from backend.services.evaluation.tasks import get_task
+from backend.services.prompts.matrices import list_matrices
+from backend.services.prompts.prompts import get_prompt, list_prompts, save_prompt
+from tests.support.evaluation_world import add_benchmark
+from tests.support.filled_installation import HOSTILE_ANSWER, fill
+from tests.support.gateway_fixtures import eventually
+from tests.support.networks.chat_world import ChatWorld, chat_world
+from tests.support.opening import EVIL, assert_sound, open_page, words
+
+PAGE = "serve/prompts.py"
+
+
+@pytest.fixture
+def world(site: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatWorld]:
+    """Endpoints behind a gateway, which the pages call."""
+    with chat_world(site, "tales", "verse") as world:
+        monkeypatch.setattr("pages.components.visitor.get_context", lambda: world.ctx)
+        yield world
+
+
+def plain_words(app: AppTest) -> str:
+    return words(app).replace("\\", "")
+
+
+def test_the_first_prompt_is_saved_under_a_name_and_opened(site: Context) -> None:
+    app = open_page(PAGE)
+    assert "No prompt yet" in words(app)
+    assert app.button(key="save_new_prompt").disabled
+    app.text_input(key="new_prompt_name").set_value("retell").run()
+    app.text_area(key="new_prompt_text").set_value("Retell {{tale").run()
+    app.button(key="save_new_prompt").click().run()
+    assert "is no template" in app.error[0].value
+    assert list_prompts(site) == []
+    app.text_area(key="new_prompt_text").set_value("Retell {{tale}}").run()
+    app.button(key="save_new_prompt").click().run()
+    assert_sound(app)
+    assert app.query_params["prompt"] == ["retell"]
+    assert [heading.value for heading in app.subheader] == ["retell"]
+
+
+def test_a_change_is_saved_as_a_version_with_a_note_and_compared_with_the_one_before(site: Context) -> None:
+    save_prompt(site, "retell", {"text": "Retell {{tale}}"}, person=LOCAL)
+    app = open_page(PAGE, prompt="retell")
+    assert app.button(key="save_version").disabled, "nothing changed"
+    key = f"prompt_{get_prompt(site, 'retell').newest.id}"
+    app.text_area(key=f"{key}_text").set_value("Retell {{tale}} briefly").run()
+    app.text_input(key=f"{key}_note").set_value("brief").run()
+    app.button(key="save_version").click().run()
+    assert_sound(app)
+    assert [(version.number, version.note) for version in get_prompt(site, "retell").versions] == [
+        (2, "brief"),
+        (1, ""),
+    ]
+    (difference,) = [code.value for code in app.code if "Retell" in code.value]
+    assert "-Retell {{tale}}\n+Retell {{tale}} briefly" in difference
+    assert "Version 2 ·" in plain_words(app)
+
+
+def test_an_older_version_is_in_the_address_and_can_be_brought_back(site: Context) -> None:
+    for text in ("one", "two"):
+        save_prompt(site, "retell", {"text": text}, person=LOCAL)
+    app = open_page(PAGE, prompt="retell", version="1")
+    assert app.text_area[1].value == "one"
+    assert not app.button(key="save_version").disabled, "the older text is another than the newest"
+    app.button(key="save_version").click().run()
+    assert [version.body.text for version in get_prompt(site, "retell").versions] == ["one", "two", "one"]
+    assert "version" not in app.query_params
+    app = open_page(PAGE, prompt="retell", version="9")
+    assert "There are versions 1 to 3" in app.error[0].value.replace("\\", "")
+
+
+def test_prompts_are_searched_by_name_and_the_address_keeps_the_words(site: Context) -> None:
+    for name in ("retell", "summarize"):
+        save_prompt(site, name, {"text": "x"}, person=LOCAL)
+    app = open_page(PAGE, find="SUMM")
+    assert [str(button.key) for button in app.button if str(button.key).startswith("open_")] == ["open_summarize"]
+
+
+def test_a_prompt_is_tried_on_typed_rows_over_two_endpoints(world: ChatWorld) -> None:
+    save_prompt(world.ctx, "retell", {"text": "Retell {{tale}}"}, person=LOCAL)
+    app = open_page(PAGE, prompt="retell", tab="Try")
+    version = get_prompt(world.ctx, "retell").newest.id
+    assert app.button(key="try_prompt").disabled
+    app.multiselect(key="try_endpoints_retell").set_value(["tales", "verse"]).run()
+    app.text_area(key=f"try_rows_{version}").set_value("the mill\nthe sea").run()
+    assert app.button(key="try_prompt").label == "Try 4 answers"
+    app.button(key="try_prompt").click().run()
+    eventually(lambda: not list_matrices(world.ctx, "retell")[0].is_running)
+    app.run()
+    assert_sound(app)
+    assert [text.value for text in app.text].count("w0 w1 w2 ") == 4
+    assert "tale: the sea" in [text.value for text in app.text]
+    assert app.query_params["matrix"] == [list_matrices(world.ctx, "retell")[0].id]
+
+
+def test_a_wrong_row_is_named_before_anything_is_tried(world: ChatWorld) -> None:
+    save_prompt(world.ctx, "retell", {"text": "Retell {{tale}} for {{reader}}"}, person=LOCAL)
+    app = open_page(PAGE, prompt="retell", tab="Try")
+    version = get_prompt(world.ctx, "retell").newest.id
+    app.text_area(key=f"try_rows_{version}").set_value('{"tale": "x"}').run()
+    assert "Line 1 has no reader" in app.error[0].value.replace("\\", "")
+    assert app.button(key="try_prompt").disabled
+    assert not world.replicas["tales"].bodies
+
+
+def test_answers_and_rows_are_drawn_as_text(site: Context) -> None:
+    filled = fill(site)
+    app = open_page(PAGE, prompt=filled.prompt, tab="Try")
+    assert_sound_but_for_cells(app)
+    texts = [text.value for text in app.text]
+    assert HOSTILE_ANSWER in texts
+    assert any(EVIL in text for text in texts)
+
+
+def assert_sound_but_for_cells(app: AppTest) -> None:
+    assert not app.exception
+    assert [error.value.replace("\\", "") for error in app.error] == ["There is no replica."]
+
+
+def test_a_prompt_becomes_a_task_of_a_dataset(world: ChatWorld) -> None:
+    add_benchmark(world.ctx, "quiz", [{"question": f"Q{n}?", "answer": f"A{n}"} for n in range(3)])
+    save_prompt(world.ctx, "ask", {"text": "Answer: {{question}}"}, person=LOCAL)
+    app = open_page(PAGE, prompt="ask", tab="Try")
+    version = get_prompt(world.ctx, "ask").newest.id
+    app.text_input(key="prompt_task_name").set_value("ask-quiz").run()
+    app.text_input(key="prompt_task_expected").set_value("anser").run()
+    box = app.selectbox(key=f"prompt_task_dataset_{version}")
+    box.select_index(0).run()
+    app.button(key="save_prompt_task").click().run()
+    assert "has no column “anser”" in app.error[0].value.replace("\\", "")
+    app.text_input(key="prompt_task_expected").set_value("answer").run()
+    app.button(key="save_prompt_task").click().run()
+    assert_sound(app)
+    assert get_task(world.ctx, "ask-quiz").definition.prompt == "Answer: {{question}}"  # type: ignore[union-attr]
