@@ -1,4 +1,4 @@
-"""Endpoints: deploy a checkpoint, watch its replicas, stop, start and delete, and copy the client's code."""
+"""Endpoints: the form that deploys, every endpoint in a row, and with `?name=` the page of one."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import streamlit as st
 from backend.domain.serving.deployment import SafetyRequirement
 from backend.domain.serving.names import suggest_endpoint_name
 from backend.domain.wording import percent, plural
-from backend.errors import Conflict
+from backend.errors import Conflict, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
-from backend.services.health import GATEWAY, HEALTH
 from backend.services.serving.aliases import list_aliases
-from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
+from backend.services.serving.deployments import deploy
 from backend.services.serving.drafts import list_drafts
-from backend.services.serving.endpoints import EndpointView, list_endpoints, list_revisions
+from backend.services.serving.endpoints import EndpointView, list_endpoints, resolve_endpoint
 from backend.services.serving.memory import DeploymentMemory, deployment_memory
-from backend.services.serving.owners import why_not_delete
+from backend.services.serving.monitoring.traffic import TrafficPoint, endpoint_totals, find_window
 from backend.services.serving.requirements import DEFAULT_REQUIREMENT, check_requirement, required_gates, requirement_of
 from pages.components import routes
 from pages.components.choices import by_identity
@@ -32,36 +31,29 @@ from pages.components.frame import (
     warn_unknown,
     with_code,
 )
-from pages.components.links import row_link
+from pages.components.links import back_link, row_link
 from pages.components.numbers import draw_number, form_button, number_form
-from pages.components.serving.adapters import draw_adapters
 from pages.components.serving.aliases import draw_aliases
-from pages.components.serving.operation import draw_operation
-from pages.components.serving.rollout import (
-    draw_canary,
-    draw_canary_form,
-    draw_options,
-    draw_rollback,
-    draw_rollout,
-    draw_scale,
-    draw_swap,
-)
-from pages.components.serving.shadow import draw_shadow, draw_shadow_form
+from pages.components.serving.endpoint import draw_endpoint_page, draw_state
+from pages.components.serving.rollout import draw_options
 from pages.components.serving.speed import draw_speed
 from pages.components.serving.traffic_dataset import draw_traffic_dataset
-from pages.components.serving.upstream_form import draw_upstream, draw_upstream_form
-from pages.components.tables import draw_table
-from pages.components.words import ago, size
+from pages.components.serving.upstream_form import draw_upstream_form
+from pages.components.tables import MISSING, WidgetTable
+from pages.components.words import size
 
-BADGES: dict[str, tuple[Literal["green", "blue", "red", "gray"], str]] = {
-    "ready": ("green", "check_circle"),
-    "updating": ("blue", "published_with_changes"),
-    "starting": ("blue", "hourglass_top"),
-    "failing": ("red", "error"),
-    "unreachable": ("red", "cloud_off"),
-    "asleep": ("gray", "bedtime"),
-    "stopped": ("gray", "stop_circle"),
-}
+TABLE = WidgetTable(
+    "endpoints",
+    {
+        "Name": 2.2,
+        "State": 1.3,
+        "Serves": 2.2,
+        "Requests, 1 h": 1.1,
+        "Failed": 0.9,
+        "First token p95": 1.2,
+        "Tokens/s": 0.9,
+    },
+)
 SOURCES = ["Checkpoint", "Server with the OpenAI API"]
 VERDICTS: dict[str | None, tuple[Literal["green", "red", "orange", "gray"], str, str]] = {
     "PASS": ("green", "check_circle", "Passed"),
@@ -164,7 +156,7 @@ def draw_deploy_form(
                 alias=alias,
                 person=person,
             )
-            st.query_params.pop("checkpoint", None)
+            st.query_params.from_dict({"name": name})
             st.toast(f"Deploying {plain(name)}", icon=":material/rocket_launch:")
             st.rerun()
 
@@ -260,183 +252,66 @@ def draw_replica_memory(memory: DeploymentMemory, replicas: int) -> None:
         )
 
 
-def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
-    """Draw one endpoint with its replicas and its actions."""
-    state = "unreachable" if endpoint.num_ready and HEALTH.fails(GATEWAY) else endpoint.state
-    colour, icon = BADGES[state]
-    is_stopped = endpoint.stopped_at is not None
-    with st.container(border=True):
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.subheader(plain(endpoint.name), anchor=False, width="content")
-            st.badge(state, color=colour, icon=f":material/{icon}:")
-            st.space("stretch")
-            if is_stopped:
-                with st.container(horizontal=True, width="content"):
-                    draw_stopped_actions(ctx, person, endpoint)
-            else:
-                draw_endpoint_actions(ctx, person, endpoint)
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.caption("Served" if is_stopped else "Serves", width="content")
-            if endpoint.config.upstream is not None:
-                st.badge(plain(endpoint.checkpoint_name), icon=":material/cloud:", color="gray")
-            else:
-                row_link(
-                    endpoint.checkpoint_name,
-                    page=routes.CHECKPOINTS,
-                    query={"checkpoint": endpoint.checkpoint_id},
-                    icon="deployed_code",
-                    key=f"served_{endpoint.name}",
-                )
-            if endpoint.config.alias is not None:
-                st.badge(f"follows {plain(endpoint.config.alias)}", icon=":material/label:", color="violet")
-            if endpoint.stopped_at is not None:
-                st.caption(f"stopped {ago(endpoint.stopped_at, now=ctx.now())}", width="content")
-        draw_upstream(endpoint, now=ctx.now())
-        if endpoint.config.precision_check is not None:
-            st.caption(plain(endpoint.config.precision_check.describe()))
-        elif endpoint.config.precision != "float32":
-            st.caption(f"{plain(endpoint.config.precision)}: not measured yet")
-        for arithmetic in endpoint.arithmetics:
-            st.caption(f"Decoder layers: {plain(arithmetic)}")
-        if endpoint.draft_name is not None:
-            st.caption(plain(describe_draft(endpoint)))
-        if not is_stopped and (words := endpoint.config.scaling.describe()):
-            st.caption(words)
-        if not is_stopped:
-            draw_canary(ctx, person, endpoint)
-            draw_shadow(ctx, person, endpoint)
-            draw_rollout(endpoint)
-            draw_endpoint_gauges(endpoint)
-            draw_adapters(ctx, person, endpoint)
-            draw_operation(ctx, person, endpoint)
-        draw_history(ctx, endpoint)
-
-
-def describe_draft(endpoint: EndpointView) -> str:
-    """Return the draft of an endpoint and how much of it was accepted."""
-    if endpoint.acceptance is None:
-        return f"Draft: {endpoint.draft_name} · nothing drafted yet"
-    return (
-        f"Draft: {endpoint.draft_name} · {percent(endpoint.acceptance)} of {endpoint.drafted_tokens:,} drafted tokens"
-        " accepted"
-    )
-
-
-def draw_endpoint_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
-    """Draw the ways to its other pages, and its changes."""
-    st.page_link(
-        routes.LINEAGE, label="Lineage", icon=":material/account_tree:", query_params={"endpoint": endpoint.name}
-    )
-    if endpoint.writes:
-        st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": endpoint.name})
-    with st.container(horizontal=True, width="content"):  # wraps as one
-        draw_endpoint_changes(ctx, person, endpoint)
-
-
-def draw_endpoint_changes(ctx: Context, person: Person, endpoint: EndpointView) -> None:
-    """Draw what changes a serving endpoint."""
-    if endpoint.config.upstream is None:
-        draw_scale(ctx, person, endpoint)
-        draw_swap(ctx, person, endpoint)
-    if endpoint.writes:  # a reward model's scores are neither thumbed nor compared
-        draw_canary_form(ctx, person, endpoint)
-        draw_shadow_form(ctx, person, endpoint)
-    draw_rollback(ctx, person, endpoint)
-    with st.popover("Stop", icon=":material/stop_circle:", key=f"stop_menu_{endpoint.name}"):
-        st.markdown(f"Stop {plain(endpoint.name)}? Clients get an error until it is started again.")
-        if st.button("Stop it", type="primary", key=f"stop_{endpoint.name}"):
-            with errors_shown():
-                stop_endpoint(ctx, endpoint.name, person=person)
-                st.rerun()
-
-
-def draw_stopped_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
-    """Draw Start, and Delete with its confirmation."""
-    if st.button("Start", icon=":material/play_arrow:", key=f"start_{endpoint.name}"):
-        with errors_shown():
-            start_endpoint(ctx, endpoint.name, person=person)
-            st.rerun()
-    if reason := why_not_delete(ctx, endpoint.name, person=person):
-        st.button(
-            "Delete", icon=":material/delete:", disabled=True, help=plain(reason), key=f"delete_menu_{endpoint.name}"
-        )
-        return
-    with st.popover("Delete", icon=":material/delete:", key=f"delete_menu_{endpoint.name}"):
-        st.markdown(f"Delete {plain(endpoint.name)} and its history? The checkpoint and conversations stay.")
-        if st.button("Delete it", type="primary", key=f"delete_{endpoint.name}"):
-            with errors_shown():
-                delete_endpoint(ctx, endpoint.name, person=person)
-                st.toast(f"Deleted {plain(endpoint.name)}.", icon=":material/delete:")
-                st.rerun()
-
-
-def draw_endpoint_gauges(endpoint: EndpointView) -> None:
-    """Draw load and rate, and the cause where a replica does not start."""
-    if endpoint.config.upstream is not None and endpoint.canary is None:
-        for replica in endpoint.replicas:
-            if replica.problem:
-                cure = "Start that server; it is checked again by itself. At another address, connect it again."
-                st.warning(f"Health check: {plain(replica.problem)}  \n{cure}", icon=":material/error:")
-        return
-    grid = st.grid(4, min_column_width=140)  # of the four of the last hour below
-    grid.metric(
-        "Replicas ready", "asleep" if endpoint.state == "asleep" else f"{endpoint.num_ready} of {endpoint.target}"
-    )
-    grid.metric("Running requests", sum(r.gauges.running for r in endpoint.replicas))
-    grid.metric("Tokens per second", f"{sum(r.gauges.tokens_per_second for r in endpoint.replicas):.0f}")
-    for replica in endpoint.replicas:
-        if replica.problem and replica.status != "ready":
-            which = f"Replica {replica.number} of revision {replica.revision}, attempt {replica.attempt}"
-            cause = f"{which}: {plain(replica.problem)}"
-            cure = (
-                replica.remedy
-                or f"Read its log with `roundhouse endpoint logs {endpoint.name}`, or swap to another checkpoint."
-            )
-            st.warning(f"{cause}  \n{with_code(cure)}", icon=":material/error:")
-
-
-def draw_history(ctx: Context, endpoint: EndpointView) -> None:
-    """Draw the deployments of a name, newest first."""
-    with st.expander("History", icon=":material/history:", key=f"history_{endpoint.name}"):
-        revisions = list_revisions(ctx, endpoint.name)
-        rows = [
-            {
-                "Revision": row.revision,
-                "Checkpoint": row.checkpoint_name,
-                "Replicas": row.num_replicas,
-                "Deployed": row.created_at,
-                "Stopped": row.stopped_at or "serving",
-                "Note": row.note or row.role,
-            }
-            for row in revisions
-        ]
-        draw_table(rows, key=f"deployments_{endpoint.name}", alt=f"Deployments of {endpoint.name}")
-        events = [{"When": event.at, "Change": event.text} for row in revisions for event in reversed(row.events)]
-        if events:
-            draw_table(
-                events, key=f"scalings_{endpoint.name}", alt=f"Changes of the number of replicas of {endpoint.name}"
-            )
-
-
-@live_part(2)
+@live_part(5)
 def draw_endpoints(ctx: Context, person: Person) -> None:
-    """Draw every endpoint, running ones first, refreshed every two seconds."""
-    named = st.query_params.get("name")
-    endpoints = sorted(list_endpoints(ctx), key=lambda e: (e.name != named, e.stopped_at is not None, e.name))
-    if named and all(endpoint.name != named for endpoint in endpoints):
-        warn_unknown("endpoint", named, instead="all are shown")
+    """Draw every endpoint in a row, running ones first, refreshed every five seconds."""
+    endpoints = sorted(list_endpoints(ctx), key=lambda endpoint: (endpoint.stopped_at is not None, endpoint.name))
     if not endpoints:
         empty_state(
             "No endpoints yet. A deployed checkpoint answers at `/v1` like any OpenAI-compatible model, and in the"
             " playground."
         )
-    for endpoint in endpoints:
-        with errors_shown():
-            draw_endpoint(ctx, person, endpoint)
+        return
+    totals = endpoint_totals(ctx, find_window("1 h"))
+    with TABLE.frame():
+        for endpoint in endpoints:
+            draw_endpoint_row(endpoint, totals.get(endpoint.name))
+
+
+def draw_endpoint_row(endpoint: EndpointView, total: TrafficPoint | None) -> None:
+    """Draw name, state, what is served, and the traffic of the last hour."""
+    name, state, serves, requests, errors, first, speed = TABLE.row(endpoint.name)
+    with name:
+        row_link(
+            endpoint.name,
+            page=routes.ENDPOINTS,
+            query={"name": endpoint.name},
+            icon="dns",
+            key=f"endpoint_{endpoint.name}",
+        )
+    with state:
+        draw_state(endpoint)
+    canary = "" if endpoint.canary is None else f", {endpoint.canary.percent:g} % {endpoint.canary.checkpoint_name}"
+    serves.write(plain(f"{endpoint.checkpoint_name}{canary}"))
+    if total is None or not total.requests:
+        requests.write("0")
+        for cell in (errors, first, speed):
+            cell.write(MISSING)
+        return
+    requests.write(f"{total.requests:,}")
+    share = total.error_share
+    errors.write(MISSING if share is None else f":red[{percent(share)}]" if total.lost else "0")
+    p95 = total.ttft_ms[1]
+    first.write(MISSING if p95 is None else plain(f"{p95:,.0f} ms"))
+    speed.write(plain(f"{total.tokens_per_s:,.1f}"))
+
+
+def draw_named(ctx: Context, person: Person, name: str) -> bool:
+    """Draw the page of an endpoint, or of the one that answers for an alias; return whether there is one."""
+    try:
+        endpoint = resolve_endpoint(ctx, name)
+    except NotFound:
+        warn_unknown("endpoint", name, instead="all are shown")
+        return False
+    back_link("Endpoints", page=routes.ENDPOINTS, key="endpoints_back")
+    draw_endpoint_page(ctx, person, endpoint.name, alias=name if name != endpoint.name else None)
+    return True
 
 
 with page_frame("Endpoints", "Deployed checkpoints, and how clients call them.") as (context_, person_):
-    draw_deploy(context_, person_)
     draw_traffic_dataset(context_, person_)
-    draw_endpoints(context_, person_)
-    draw_aliases(context_, person_)
+    named_ = st.query_params.get("name")
+    if not named_ or not draw_named(context_, person_, named_):
+        draw_deploy(context_, person_)
+        draw_endpoints(context_, person_)
+        draw_aliases(context_, person_)

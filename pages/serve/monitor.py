@@ -42,8 +42,11 @@ def draw_monitor(ctx: Context, person: Person) -> None:
     names = [endpoint.name for endpoint in list_endpoints(ctx)]
     with st.container(horizontal=True, vertical_alignment="top"):
         labels = [window.label for window in WINDOWS]
-        label = st.segmented_control("Window", labels, default="1 h", key="monitor_window", required=True) or "1 h"
-        chosen = st.selectbox("Endpoint", [ALL, *names], key="monitor_endpoint", width=260)
+        label = (
+            st.segmented_control("Window", labels, default="1 h", key="window", bind="query-params", required=True)
+            or "1 h"
+        )
+        chosen = st.selectbox("Endpoint", [ALL, *names], key="endpoint", bind="query-params", width=260)
         endpoint = None if chosen == ALL else chosen
         window = find_window(label)
         variants = list_variants(ctx, window, endpoint=endpoint) if endpoint else {}
@@ -52,8 +55,9 @@ def draw_monitor(ctx: Context, person: Person) -> None:
             st.selectbox(
                 "Variant",
                 list(choices),
-                format_func=by_identity("monitor_variant", choices, choices.__getitem__),
-                key="monitor_variant",
+                format_func=by_identity("variant", choices, choices.__getitem__),
+                key="variant",
+                bind="query-params",
                 width=220,
             )
             if variants

@@ -1,4 +1,6 @@
-"""Requests: browse those of endpoints, open one, and take them as a file or into a dataset."""
+"""Requests: browse those of endpoints by filters, which the address keeps, open one in its place, and take them as a
+file or into a dataset.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,15 @@ from backend.services.serving.request_log.browse import (
     RequestFilter,
     RequestPage,
     browse_requests,
-    get_request,
     list_key_names,
     requests_csv,
     requests_jsonl,
 )
 from pages.components import routes
 from pages.components.choices import by_identity
-from pages.components.frame import empty_state, page_frame
-from pages.components.links import back_link
+from pages.components.frame import empty_state, page_frame, warn_unknown
 from pages.components.numbers import draw_number, number_form
-from pages.components.serving.request_table import RESULTS, draw_request, draw_request_rows, request_label
+from pages.components.serving.request_table import RESULTS, draw_elsewhere, draw_request_rows
 from pages.components.serving.traffic_dataset import TRAFFIC_OF, draw_traffic_dataset
 
 SPANS = {"1 hour": 1 / 24, "24 hours": 1, "7 days": 7, "30 days": 30, "All": None}
@@ -40,32 +40,55 @@ def draw_request_filters(ctx: Context, person: Person) -> RequestFilter:
     """Draw the filters and return them."""
     names = [endpoint.name for endpoint in list_endpoints(ctx)]
     requested = st.query_params.get("endpoint")
+    if requested and requested not in names:
+        warn_unknown("endpoint", requested, instead="requests of all are shown")
     fields = st.grid(4, min_column_width=150)
-    index = names.index(requested) if requested in names else None
-    endpoint = fields.selectbox("Endpoint", names, index=index, key="requests_endpoint", placeholder="All")
+    endpoint = fields.selectbox("Endpoint", names, index=None, key="endpoint", bind="query-params", placeholder="All")
     variants = {} if endpoint is None else list_variants(ctx, find_window("30 days"), endpoint=endpoint)
     variant = fields.selectbox(
         "Variant",
         list(variants),
         index=None,
-        format_func=by_identity("requests_variant", variants, variants.__getitem__),
-        key="requests_variant",
+        format_func=by_identity("variant", variants, variants.__getitem__),
+        key="variant",
+        bind="query-params",
         placeholder="All",
         disabled=not variants,
     )
     keys = list_key_names(ctx, person=person)
-    words = by_identity("requests_key", keys, lambda id_: f"{keys[id_]} · {id_[:4]}")
-    key = fields.selectbox("Key", list(keys), index=None, format_func=words, key="requests_key", placeholder="All")
-    status = fields.selectbox(
-        "Result", STATUSES, index=None, format_func=RESULTS.__getitem__, key="requests_status", placeholder="All"
+    words = by_identity("key", keys, lambda id_: f"{keys[id_]} · {id_[:4]}")
+    key = fields.selectbox(
+        "Key", list(keys), index=None, format_func=words, key="key", bind="query-params", placeholder="All"
     )
-    span = fields.selectbox("Time", list(SPANS), index=1, key="requests_span")
-    total = draw_number(fields, "Duration from, ms", 0, None, is_whole=False, key="requests_total", placeholder="Any")
+    status = fields.selectbox(
+        "Result",
+        STATUSES,
+        index=None,
+        format_func=RESULTS.__getitem__,
+        key="result",
+        bind="query-params",
+        placeholder="All",
+    )
+    span = fields.selectbox("Time", list(SPANS), index=1, key="span", bind="query-params")
+    total = draw_number(
+        fields, "Duration from, ms", 0, None, is_whole=False, key="total_ms", bind="query-params", placeholder="Any"
+    )
     first = draw_number(
-        fields, "First token after at least, ms", 0, None, is_whole=False, key="requests_ttft", placeholder="Any"
+        fields,
+        "First token after at least, ms",
+        0,
+        None,
+        is_whole=False,
+        key="ttft_ms",
+        bind="query-params",
+        placeholder="Any",
     )
     text = fields.text_input(
-        "Text", key="requests_text", placeholder="In prompt or answer, or an id", help="Searches what is logged."
+        "Text",
+        key="text",
+        bind="query-params",
+        placeholder="In prompt or answer, or an id",
+        help="Searches what is logged.",
     )
     days = SPANS[span or "All"]
     return RequestFilter(
@@ -82,7 +105,7 @@ def draw_request_filters(ctx: Context, person: Person) -> RequestFilter:
 
 def read_page(ctx: Context, person: Person, filters: RequestFilter) -> RequestPage:
     """Return the page that the visitor turned to; another filter begins at the first."""
-    same = replace(filters, since=None), st.session_state.get("requests_span")
+    same = replace(filters, since=None), st.session_state.get("span")
     if st.session_state.get(PAGES, {}).get("filter") != same:
         st.session_state[PAGES] = {"filter": same, "starts": [None]}
     return browse_requests(ctx, filters, person=person, after=st.session_state[PAGES]["starts"][-1])
@@ -102,18 +125,6 @@ def draw_pages(page: RequestPage) -> None:
             st.rerun()
         first = (len(starts) - 1) * PAGE_SIZE + 1
         st.caption(f"{first:,} to {first + len(page.rows) - 1:,}, newest first", width="content")
-
-
-def draw_opener(page: RequestPage) -> None:
-    """Draw the choice of a request of the page, which opens it."""
-    labels = {row.id: request_label(row) for row in page.rows}
-    words = by_identity("requests_open", labels, labels.__getitem__)
-    opened = st.selectbox(
-        "Open a request", list(labels), index=None, format_func=words, key="requests_open", placeholder="Choose"
-    )
-    if opened:
-        st.query_params["request"] = opened
-        st.rerun()
 
 
 def draw_request_actions(ctx: Context, person: Person, filters: RequestFilter, page: RequestPage) -> None:
@@ -144,31 +155,15 @@ def draw_request_actions(ctx: Context, person: Person, filters: RequestFilter, p
             st.rerun()
 
 
-def draw_one(ctx: Context, person: Person, request_id: str) -> None:
-    """Draw one request, and the way back."""
-    back_link("Requests", page=routes.REQUESTS, key="requests_back")
-    detail = get_request(ctx, request_id, person=person)
-    draw_request(detail)
-    if detail.row.messages is None:
-        return
-    reason = why_not_own(ctx, detail.row.endpoint, person=person)
-    if st.button(
-        "To dataset", icon=":material/database:", key="request_dataset", disabled=bool(reason), help=reason or None
-    ):
-        st.session_state[TRAFFIC_OF] = (detail.row.endpoint, (detail.row.id,))
-        st.rerun()
-
-
 def draw_request_list(ctx: Context, person: Person) -> None:
     """Draw filters, a page of requests, and what can be done with them."""
     filters = draw_request_filters(ctx, person)
     page = read_page(ctx, person, filters)
     if not page.rows:
+        draw_elsewhere(ctx, person, (), key="page")
         if filters == RequestFilter(since=filters.since):
             period = (
-                "yet"
-                if filters.since is None
-                else f"in the last {str(st.session_state['requests_span']).removeprefix('1 ')}"
+                "yet" if filters.since is None else f"in the last {str(st.session_state['span']).removeprefix('1 ')}"
             )
             words = f"No request {period}. Call an endpoint, and its requests are listed here."
             empty_state(words, page=routes.ENDPOINTS, label="Endpoints")
@@ -176,8 +171,7 @@ def draw_request_list(ctx: Context, person: Person) -> None:
             st.caption("No request passes these filters.")
         draw_pages(page)
         return
-    draw_opener(page)
-    draw_request_rows(page.rows, key="page", now=ctx.now(), with_endpoint=not filters.endpoint)
+    draw_request_rows(ctx, person, page.rows, key="page", with_endpoint=not filters.endpoint)
     draw_pages(page)
     draw_request_actions(ctx, person, filters, page)
 
@@ -187,7 +181,4 @@ with page_frame("Requests", "Requests to endpoints, with the texts that their lo
     person_,
 ):
     draw_traffic_dataset(context_, person_)
-    if request_ := st.query_params.get("request"):
-        draw_one(context_, person_, request_)
-    else:
-        draw_request_list(context_, person_)
+    draw_request_list(context_, person_)

@@ -16,9 +16,13 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.serving.deployments import deploy
 from backend.services.serving.request_log.policies import set_log_policy
 from backend.services.serving.usage import UsageRow, add_usage
+from backend.services.tokenizers.sources import TokenizerSource
+from backend.services.tokenizers.tokenization import Token, Tokenization
 from backend.settings import PROJECT
 from pages.components import visitor
+from pages.components.serving import request_table
 from pages.components.serving.traffic_dataset import TRAFFIC_OF
+from tests.support.opening import strips
 from tests.support.serving.serving_world import ServingWorld
 
 HOSTILE = "<img src=x onerror=alert(1)> ![x](http://evil/x.png) :red[hi]"
@@ -49,40 +53,82 @@ def draw(**query: str) -> AppTest:
     return app
 
 
-def test_requests_are_paged_filtered_and_opened() -> None:
+def listed(app: AppTest) -> list[str]:
+    """Return the ids of the requests of the page."""
+    return [
+        str(button.key).removeprefix("request_page_") for button in app.button if "request_page_" in str(button.key)
+    ]
+
+
+def test_requests_are_paged_filtered_and_opened_in_their_place() -> None:
     app = draw(endpoint="tales")
-    assert len(app.table[0].value) == 25
+    assert len(listed(app)) == 25
     app.button(key="requests_older").click().run()
-    assert len(app.table[0].value) == 5
+    assert len(listed(app)) == 5
     assert app.button(key="requests_older").disabled
-    app.text_input(key="requests_text").set_value("nowhere").run()
-    assert not app.table
-    app.text_input(key="requests_text").set_value("r07").run()
-    assert len(app.table[0].value) == 1
-    app.selectbox(key="requests_open").select("r07").run()
+    app.text_input(key="text").set_value("nowhere").run()
+    assert not listed(app)
+    app.text_input(key="text").set_value("r07").run()
+    assert listed(app) == ["r07"]
+    app.button(key="request_page_r07").click().run()
     assert "r07" in app.table[0].value.to_string()
+    assert listed(app) == ["r07"], "the list and its filter stay"
+    assert (app.query_params["request"], app.query_params["text"]) == (["r07"], ["r07"])
+    app.button(key="request_page_r07").click().run()
+    assert not app.table
+    assert "request" not in app.query_params
 
 
-def test_requests_refused_in_a_loop_are_one_line_and_are_told_on_the_endpoints_card(ctx: Context) -> None:
-    """The card said "Failed 0" of 301 requests, 300 of which were refused."""
+def test_filters_are_in_the_address_and_a_request_outside_of_them_is_shown_above() -> None:
+    app = draw(endpoint="tales", text="r07", request="r08", span="7 days")
+    assert (app.selectbox(key="endpoint").value, app.selectbox(key="span").value) == ("tales", "7 days")
+    assert listed(app) == ["r07"]
+    assert "r08" in app.table[0].value.to_string()
+    app.button(key="close_request_page").click().run()
+    assert not app.table
+    assert "There is no endpoint “nowhere”" in draw(endpoint="nowhere").warning[0].value.replace("\\", "")
+
+
+def test_texts_of_a_request_are_split_by_the_tokenizer_of_its_checkpoint(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not [toggle for toggle in draw(request="r00").toggle if toggle.label == "Tokens"], "no checkpoint is known"
+    source = TokenizerSource("checkpoint:c", "oak", "checkpoint", "c", "bases/oak", 300)
+    split = Tokenization(
+        source, [Token(1, HOSTILE, "piece", "text"), Token(2, "E2", "x", "byte")], HOSTILE, HOSTILE, 1, False
+    )
+    monkeypatch.setattr(request_table, "tokenizer_of", lambda *_: source)
+    monkeypatch.setattr(request_table, "tokenize", lambda *_: split)
+    app = draw(request="r00")
+    app.toggle(key="request_tokens_r00").set_value(True).run()
+    assert strips(app) == [[HOSTILE[:60] + ("…" if len(HOSTILE) > 60 else ""), "E2"]] * 2
+    assert any("user · 2 tokens" in caption.value for caption in app.caption)
+    assert not any("evil" in str(element.value) for element in (*app.markdown, *app.caption))
+
+
+def test_requests_refused_in_a_loop_are_one_line_and_are_told_on_the_endpoints_page(ctx: Context) -> None:
+    """The page said "Failed 0" of 301 requests, 300 of which were refused."""
     refused = UsageRow(
         "many", "tales", None, None, 0, 0, None, 1.0, "refused", ctx.now(), finish_reason="invalid_value"
     )
     add_usage(ctx, [replace(refused, requests=280)])
     app = draw(endpoint="tales")
-    assert "280 refused: invalid_value" in {str(cell).replace("\\", "") for cell in app.table[0].value["Result"]}
+    assert "280 refused: invalid_value" in {str(cell.value).replace("\\", "") for cell in app.markdown}
     facts = draw(request="many").table[0].value.to_string()
     assert "280 requests of this client, refused alike" in facts
     assert "Device time" not in facts
     app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=200)
-    app.switch_page("serve/endpoints.py").run()
+    app.switch_page("serve/endpoints.py")
+    app.query_params["name"] = "tales"
+    app.run()
     assert {metric.label: metric.value for metric in app.metric}["Failed / refused, 1 h"] == "0 / 280"
 
 
 def test_hostile_text_is_drawn_as_text() -> None:
     app = draw(request="r00")
     assert [text.value for text in app.text] == [HOSTILE, HOSTILE]
-    assert not any("evil" in str(element.value) for element in (*app.markdown, *app.caption))
+    assert not any("evil" in str(element.value).replace("evil/x", "") for element in app.caption)
+    assert all("](http" not in element.value for element in app.markdown), "the row's beginning of it is escaped"
     assert "no request" in draw(request="nothing").error[0].value
 
 
@@ -116,10 +162,9 @@ def test_what_only_the_owner_may_do_is_not_offered_to_others_and_the_page_says_w
     ):
         assert button.disabled
         assert "deployed without an account" in button.help
-    app = (
-        AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=200)
-        .switch_page("serve/endpoints.py")
-        .run()
-    )
+    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=200)
+    app.switch_page("serve/endpoints.py")
+    app.query_params["name"] = "tales"
+    app.run()
     assert "log_mode_tales" not in app.session_state
     assert any("deployed without an account" in caption.value for caption in app.caption)

@@ -32,7 +32,7 @@ from backend.services.serving.monitoring.traffic import Traffic, TrafficPoint, f
 from backend.services.serving.replicas import record_gauge, record_ready
 from backend.settings import PROJECT
 from pages.components import visitor as services
-from pages.components.serving import operation
+from pages.components.serving import endpoint as endpoint_page
 from tests.support.fake_api import serve_api
 
 
@@ -105,14 +105,14 @@ def test_a_page_without_an_empty_state_opens(page: str, title: str) -> None:
 
 def test_an_endpoint_is_drawn_with_its_state_and_client_code(ctx: Context) -> None:
     make_ready(ctx)
-    app = draw("serve/endpoints.py")
+    app = draw("serve/endpoints.py", name="tales")
     assert [metric.value for metric in app.metric][:1] == ["1 of 1"]
     assert any('model="tales"' in code.value for code in app.code)
 
 
 def test_a_stopped_endpoint_has_no_client_code_and_can_be_started_or_deleted(ctx: Context) -> None:
     make_ready(ctx)
-    app = draw("serve/endpoints.py")
+    app = draw("serve/endpoints.py", name="tales")
     app.button(key="stop_tales").click().run()
     assert get_endpoint(ctx, "tales").state == "stopped"
     assert not app.code
@@ -129,7 +129,7 @@ def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: C
     make_ready(ctx)
     with ctx.db.write() as session:
         session.add(Checkpoint(name="elm", origin="added", folder="bases/elm", family="llama", parameters=10))
-    app = draw("serve/endpoints.py")
+    app = draw("serve/endpoints.py", name="tales")
     app.number_input(key="scale_number_tales").set_value(2).run()
     app.button(key="scale_tales").click().run()
     assert get_endpoint(ctx, "tales").target == 2
@@ -163,7 +163,7 @@ def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: C
     app.button(key="save_scaling_tales").click().run()
     assert get_endpoint(ctx, "tales").config.scaling.sleep_after_s == 900
     deploy(ctx, checkpoint_id=elm, name="tales", num_replicas=2, person=LOCAL)
-    app = draw("serve/endpoints.py")
+    app = draw("serve/endpoints.py", name="tales")
     assert app.get("progress"), "of the rollout"
     app.button(key="rollback_tales").click().run()
     assert get_endpoint(ctx, "tales").checkpoint_name == "tiny"
@@ -171,10 +171,10 @@ def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: C
 
 def test_stop_and_delete_ask_first(ctx: Context) -> None:
     make_ready(ctx)
-    app = draw("serve/endpoints.py")
+    app = draw("serve/endpoints.py", name="tales")
     assert "Clients get an error until it is started again" in texts(app)
     stop_endpoint(ctx, "tales", person=LOCAL)
-    assert "The checkpoint and conversations stay" in texts(draw("serve/endpoints.py"))
+    assert "The checkpoint and conversations stay" in texts(draw("serve/endpoints.py", name="tales"))
 
 
 def test_another_persons_stopped_endpoint_can_be_started_and_says_who_may_delete_it(
@@ -183,7 +183,7 @@ def test_another_persons_stopped_endpoint_can_be_started_and_says_who_may_delete
     make_ready(ctx)
     stop_endpoint(ctx, "tales", person=LOCAL)
     monkeypatch.setattr(services, "current_person", lambda: Person("ben", "Ben", "engineer"))
-    app = draw("serve/endpoints.py")
+    app = draw("serve/endpoints.py", name="tales")
     button = app.button(key="delete_menu_tales")
     assert (button.disabled, "Its owner and admins delete it" in button.help) == (True, True)
     assert not app.button(key="start_tales").disabled
@@ -211,7 +211,8 @@ def test_the_deploy_form_suggests_a_free_name_and_keeps_what_was_typed(ctx: Cont
     app.button(key="deploy").click().run()
     endpoint = get_endpoint(ctx, "mine")
     assert (endpoint.checkpoint_id, endpoint.config.precision) == (chat, "int8")
-    assert "int8: not measured yet" in texts(draw("serve/endpoints.py"))
+    assert app.query_params["name"] == ["mine"], "the page of what was deployed"
+    assert "int8: not measured yet" in texts(app)
     with ctx.db.read() as session:
         config = session.scalar(select(Deployment.config).where(Deployment.checkpoint_id == chat))
     assert config is not None
@@ -228,7 +229,7 @@ def test_a_draft_is_chosen_on_the_form_and_shown_on_the_card(ctx: Context) -> No
     app.selectbox(key="deploy_draft").select(tiny).run()
     app.button(key="deploy").click().run()
     assert get_endpoint(ctx, "drafted").draft_name == "tiny"
-    assert "Draft: tiny · nothing drafted yet" in texts(draw("serve/endpoints.py")).replace("\\", "")
+    assert "Draft: tiny · nothing drafted yet" in texts(app).replace("\\", "")
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,7 @@ def test_the_card_says_what_computes_the_layers(ctx: Context, arithmetic: str) -
         event = GaugeEvent(running=0, waiting=0, tokens_per_second=0.0, arithmetic=arithmetic)
         record_gauge(session, ctx, claim, event)
     assert get_endpoint(ctx, "tales").arithmetics == [arithmetic]
-    assert f"Decoder layers: {arithmetic}" in texts(draw("serve/endpoints.py")).replace("\\", "")
+    assert f"Decoder layers: {arithmetic}" in texts(draw("serve/endpoints.py", name="tales")).replace("\\", "")
 
 
 def test_minutes_without_a_request_are_no_first_tokens_of_0_ms(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,8 +250,10 @@ def test_minutes_without_a_request_are_no_first_tokens_of_0_ms(ctx: Context, mon
     points = tuple(TrafficPoint(ctx.now(), 60, requests=int(ttft[0] is not None), ttft_ms=ttft) for ttft in times)
     total = TrafficPoint(ctx.now(), 3600, requests=2, ttft_ms=(85.0, 139.0, 149.0))
     traffic = Traffic(find_window("1 h"), points, total)
-    monkeypatch.setattr(operation, "read_traffic", lambda *_, **__: traffic)
-    (shown,) = [metric for metric in draw("serve/endpoints.py").metric if metric.label.startswith("First token")]
+    monkeypatch.setattr(endpoint_page, "read_traffic", lambda *_, **__: traffic)
+    (shown,) = [
+        metric for metric in draw("serve/endpoints.py", name="tales").metric if metric.label.startswith("First token")
+    ]
     assert list(shown.proto.chart_data) == [120.0, 140.0]
     assert shown.value == "85 / 139 ms"
 
@@ -418,7 +421,7 @@ def test_a_server_with_the_openai_api_is_connected_in_the_form(ctx: Context) -> 
         app.button(key="upstream_connect").click().run()
         assert not app.exception
         assert get_endpoint(ctx, "far").state == "ready"
-        assert "chat, completions" in texts(draw("serve/endpoints.py"))
+        assert "chat, completions" in texts(draw("serve/endpoints.py", name="far"))
 
 
 @pytest.mark.parametrize("page", ["serve/monitor.py", "admin/workers.py"])

@@ -181,6 +181,14 @@ def get_endpoint(ctx: Context, name: str) -> EndpointView:
         return _view(session, ctx, find_endpoint(session, name))
 
 
+def resolve_endpoint(ctx: Context, name: str) -> EndpointView:
+    """Return an endpoint by its name, or by an alias that it answers for. Raises NotFound."""
+    with ctx.db.read() as session:
+        if session.scalar(select(Endpoint.id).where(Endpoint.name == name)) is None:
+            name = endpoints_of_aliases(session).get(name, name)
+        return _view(session, ctx, find_endpoint(session, name))
+
+
 def list_endpoints(ctx: Context, *, include_stopped: bool = True) -> list[EndpointView]:
     """Return every endpoint by name."""
     with ctx.db.read() as session:

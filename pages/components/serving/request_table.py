@@ -6,27 +6,52 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import streamlit as st
 
-from backend.services.serving.request_log.browse import RequestDetail, RequestRow
+from backend.domain.wording import plural
+from backend.errors import RoundhouseError
+from backend.services.context import Context, Person
+from backend.services.serving.owners import why_not_own
+from backend.services.serving.request_log.browse import RequestDetail, RequestRow, get_request
+from backend.services.tokenizers.sources import TokenizerSource, resolve_source
+from backend.services.tokenizers.tokenization import tokenize
 from pages.components import routes
-from pages.components.frame import plain
+from pages.components.browser.token_strip.component import Mark, token_strip
+from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
-from pages.components.tables import draw_table
+from pages.components.serving.traffic_dataset import TRAFFIC_OF
+from pages.components.tables import WidgetTable, cell_text, draw_table
 from pages.components.words import date_time, when
 
 RESULTS = {"finished": "finished", "aborted": "cut off by the client", "lost": "failed", "refused": "refused"}
 THUMBS = {1: "up", -1: "down"}
 SHOWN_CHARACTERS = 48
-NO_BREAK = "\N{NO-BREAK SPACE}"
+SHARES = {
+    "Endpoint": 1.2,
+    "Variant": 1.1,
+    "Key": 1.0,
+    "Result": 1.5,
+    "Tokens": 1.0,
+    "First token, ms": 0.9,
+    "Total, ms": 0.9,
+    "Cost, US$": 0.9,
+    "Thumb": 0.6,
+    "Prompt": 2.6,
+}
+"""Columns of the table beside the time, with their share of its width. Tokens are those of the prompt + generated."""
+MARKS: dict[str, Mark] = {"special": "special", "unknown": "unknown", "byte": "bytes"}
 FORMATS = {"First token, ms": ",.0f", "Total, ms": ",.0f", "Cost, US$": ",.6f"}
 
 
-def draw_request_rows(rows: Sequence[RequestRow], *, key: str, now: datetime, with_endpoint: bool = False) -> None:
-    """Draw requests, newest first; columns that no row fills are left out."""
+def draw_request_rows(
+    ctx: Context, person: Person, rows: Sequence[RequestRow], *, key: str, with_endpoint: bool = False
+) -> None:
+    """Draw requests, newest first, and below its row the one that the address names. A click on a time opens or closes
+    its request; columns that no row fills are left out.
+    """
+    opened = draw_elsewhere(ctx, person, rows, key=key)
     if not rows:
         st.caption("No requests.")
         return
@@ -38,32 +63,59 @@ def draw_request_rows(rows: Sequence[RequestRow], *, key: str, now: datetime, wi
         "Cost, US$": any(row.cost_usd is not None for row in rows),
         "Prompt": any(row.messages for row in rows),
     }
-    table = [_cells(row, now) for row in rows]
-    shown = [{title: value for title, value in cells.items() if optional.get(title, True)} for cells in table]
-    draw_table(shown, key=f"requests_{key}", alt="Requests, newest first", formats=FORMATS)
+    shares = {title: share for title, share in SHARES.items() if optional.get(title, True)}
+    table = WidgetTable(f"requests-{key}", {"When": 1.3, **shares})
+    with table.frame():
+        for row in rows:
+            first, *cells = table.row(row.id)
+            values = _cells(row)
+            with first:
+                time = when(row.created_at, now=ctx.now())
+                is_open = row.id == opened
+                icon = ":material/keyboard_arrow_down:" if is_open else ":material/chevron_right:"
+                if st.button(time, key=f"request_{key}_{row.id}", type="tertiary", icon=icon):
+                    _open(None if is_open else row.id)
+            for title, cell in zip(shares, cells, strict=True):
+                cell.write(plain(cell_text(values[title], FORMATS.get(title))))
+            if is_open:
+                with st.container(border=True), errors_shown():
+                    draw_request(ctx, person, row.id)
 
 
-def _cells(row: RequestRow, now: datetime) -> dict[str, object]:
+def draw_elsewhere(ctx: Context, person: Person, rows: Sequence[RequestRow], *, key: str) -> str | None:
+    """Draw the request that the address names where it is not among the rows; return which one it names."""
+    opened: str | None = st.query_params.get("request")
+    if opened and all(row.id != opened for row in rows):
+        with st.container(border=True):
+            if st.button("Close", icon=":material/close:", key=f"close_request_{key}", type="tertiary"):
+                _open(None)
+            with errors_shown():
+                draw_request(ctx, person, opened)
+    return opened
+
+
+def _open(request_id: str | None) -> None:
+    """Put a request into the address, or take it out, and draw the page again."""
+    if request_id is None:
+        st.query_params.pop("request", None)
+    else:
+        st.query_params["request"] = request_id
+    st.rerun()
+
+
+def _cells(row: RequestRow) -> dict[str, object]:
     return {
-        "When": when(row.created_at, now=now).replace(" ", NO_BREAK),
         "Endpoint": row.endpoint,
-        "Variant": row.variant.replace(" ", NO_BREAK),
+        "Variant": row.variant,
         "Key": row.key,
         "Result": result_of(row),
-        "Prompt tokens": row.prompt_tokens,
-        "Generated": row.completion_tokens,
+        "Tokens": f"{row.prompt_tokens:,} + {row.completion_tokens:,}",
         "First token, ms": row.ttft_ms,
         "Total, ms": row.total_ms,
         "Cost, US$": row.cost_usd,
         "Thumb": THUMBS.get(row.rating or 0),
         "Prompt": first_line(last_prompt(row)) or None,
     }
-
-
-def request_label(row: RequestRow) -> str:
-    """Return a request in one line, as a choice."""
-    prompt = " ".join(last_prompt(row).split())[:40]
-    return " · ".join(filter(None, [date_time(row.created_at), result_of(row), row.id[-8:], prompt]))
 
 
 def result_of(row: RequestRow) -> str:
@@ -94,8 +146,11 @@ def message_text(message: Mapping[str, Any]) -> str:
     return json.dumps(rest, ensure_ascii=False, indent=1) if rest else ""
 
 
-def draw_request(detail: RequestDetail) -> None:
-    """Draw timings, facts, feedback, parameters, and the texts where the policy keeps them."""
+def draw_request(ctx: Context, person: Person, request_id: str) -> None:
+    """Draw timings, facts, feedback, parameters, and the texts where the policy keeps them, as text or as tokens.
+    Raises NotFound.
+    """
+    detail = get_request(ctx, request_id, person=person)
     row = detail.row
     grid = st.grid(5, min_column_width=130)
     grid.metric("Queue", _ms(row.queue_ms), help="Wait before the replica's first step.")
@@ -149,21 +204,57 @@ def draw_request(detail: RequestDetail) -> None:
             routes.ENDPOINTS,
             label="Request log of the endpoint",
             icon=":material/dns:",
-            query_params={"name": row.endpoint},
+            query_params={"name": row.endpoint, "tab": "Settings"},
         )
         return
-    for number, message in enumerate(row.messages):
-        st.caption(plain(str(message.get("role") or "prompt")))
-        _draw_text(message_text(message), key=f"request_message_{number}")
-    st.caption("answer")
-    _draw_text(row.answer or "(no text)", key="request_answer")
-    if detail.correction:
-        st.caption("correction")
-        _draw_text(detail.correction, key="request_correction")
+    source = tokenizer_of(ctx, detail)
+    as_tokens = source is not None and st.toggle(
+        "Tokens", key=f"request_tokens_{row.id}", help=f"As the tokenizer of {plain(source.name)} splits these texts."
+    )
+    texts = [(str(message.get("role") or "prompt"), message_text(message)) for message in row.messages]
+    texts += [("answer", row.answer or "(no text)")]
+    texts += [("correction", detail.correction)] if detail.correction else []
+    for number, (role, text) in enumerate(texts):
+        if as_tokens and source is not None:
+            draw_tokens(ctx, source, role, text, key=f"request_tokens_{row.id}_{number}")
+        else:
+            st.caption(plain(role))
+            _draw_text(text, key=f"request_text_{number}")
+    draw_dataset_button(ctx, person, detail)
     retention = "" if detail.expires_at is None else f"Erased after {date_time(detail.expires_at)}"
     st.caption(
         plain(" · ".join(filter(None, [retention, f"{detail.redactions:,} redacted" if detail.redactions else ""])))
     )
+
+
+def tokenizer_of(ctx: Context, detail: RequestDetail) -> TokenizerSource | None:
+    """Return the tokenizer of the checkpoint that answered; None where that is gone, or is on another server."""
+    if detail.checkpoint_id is None:
+        return None
+    try:
+        return resolve_source(ctx, f"checkpoint:{detail.checkpoint_id}")
+    except RoundhouseError:
+        return None
+
+
+def draw_tokens(ctx: Context, source: TokenizerSource, role: str, text: str, *, key: str) -> None:
+    """Draw a text as the tokens into which a tokenizer splits it, with their number."""
+    with errors_shown():
+        split = tokenize(ctx, source, text)
+        st.caption(plain(f"{role} · {plural(len(split.tokens), 'token')}" + (" of its beginning" if split.cut else "")))
+        marks: list[Mark] = [MARKS.get(token.kind, ("one", "two")[at % 2]) for at, token in enumerate(split.tokens)]
+        titles = [f"{token.piece} · {token.id}" for token in split.tokens]
+        token_strip([token.text for token in split.tokens], key=key, titles=titles, marks=marks, clickable=False)
+
+
+def draw_dataset_button(ctx: Context, person: Person, detail: RequestDetail) -> None:
+    """Draw the way from a logged request into a dataset, or why a person may not go it."""
+    reason = why_not_own(ctx, detail.row.endpoint, person=person)
+    if st.button(
+        "To dataset", icon=":material/database:", key="request_dataset", disabled=bool(reason), help=reason or None
+    ):
+        st.session_state[TRAFFIC_OF] = (detail.row.endpoint, (detail.row.id,))
+        st.rerun()
 
 
 def _draw_text(text: str, *, key: str) -> None:

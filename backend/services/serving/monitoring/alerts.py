@@ -121,9 +121,14 @@ def _changes(session: Session, conditions: Sequence[AlertCondition], *, now: dat
 
 
 def list_alerts(ctx: Context, *, limit: int = 30) -> list[AlertView]:
-    """Return open alerts, then the newest resolved ones."""
+    """Return open alerts, then the newest resolved ones. A run that finished is sent as an event, and is no alert."""
     with ctx.db.read() as session:
-        query = select(Alert).order_by(Alert.resolved_at.is_not(None), Alert.opened_at.desc()).limit(limit)
+        query = (
+            select(Alert)
+            .where(Alert.severity != "info")
+            .order_by(Alert.resolved_at.is_not(None), Alert.opened_at.desc())
+            .limit(limit)
+        )
         return [
             AlertView(a.kind, a.severity, a.message, a.opened_at, a.resolved_at, a.sent_at, a.problem)
             for a in session.scalars(query)

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, and_, select
 
 from backend.db.tables import Deployment, Endpoint, GaugeRollup, TrafficRollup
 from backend.domain.serving.latency import Counts, add_counts, percentile_s
@@ -124,6 +125,32 @@ def read_traffic(ctx: Context, window: Window, *, endpoint: str | None = None, v
         groups[interval_start(row.start, window.step_s)].append(row)
     filled = [_point(start, window.step_s, groups.get(start, ())) for start in points]
     return Traffic(window, tuple(filled), _point(begin, steps * window.step_s, rows))
+
+
+def endpoint_totals(ctx: Context, window: Window) -> dict[str, TrafficPoint]:
+    """Return the whole traffic of each endpoint that had requests in a window, without load tests, by name."""
+    return _totals(ctx, window, TrafficRollup.variant != LOAD_TEST, by=Endpoint.name)
+
+
+def variant_totals(ctx: Context, window: Window, *, endpoint: str) -> dict[str, TrafficPoint]:
+    """Return the whole traffic of each variant of an endpoint that had requests in a window, without load tests."""
+    condition = and_(TrafficRollup.variant.not_in((LOAD_TEST, "")), Endpoint.name == endpoint)
+    return _totals(ctx, window, condition, by=TrafficRollup.variant)
+
+
+def _totals(ctx: Context, window: Window, condition: ColumnElement[bool], *, by: Any) -> dict[str, TrafficPoint]:
+    begin = interval_start(ctx.now() - window.span, window.step_s)
+    query = (
+        select(by, TrafficRollup)
+        .join(Endpoint, Endpoint.id == TrafficRollup.endpoint_id)
+        .where(TrafficRollup.width_s == window.width_s, TrafficRollup.start >= begin, condition)
+    )
+    groups: dict[str, list[TrafficRollup]] = defaultdict(list)
+    with ctx.db.read() as session:
+        for name, row in session.execute(query):
+            groups[name].append(row)
+    span_s = int(window.span.total_seconds())
+    return {name: _point(begin, span_s, rows) for name, rows in groups.items()}
 
 
 def list_variants(ctx: Context, window: Window, *, endpoint: str) -> dict[str, str]:

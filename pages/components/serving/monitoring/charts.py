@@ -13,16 +13,16 @@ from pages.components.words import figure_text
 
 HEIGHT = 240
 FEW = 5
+EDGE = 0.012
+"""Share of the time axis that is added on either side."""
 Points = Sequence[tuple[datetime, float | None]]
 Series = tuple[str, Points]
 
 
 def break_at_gaps(points: Points, *, step_s: int) -> Points:
-    """Return the points with a missing value where nothing was read for more than two steps, so that no line is drawn
-    over the time.
-    """
+    """Return the points with a missing value where a step has no reading, so that no line is drawn over the time."""
     step = timedelta(seconds=step_s)
-    gaps = [(before + step, None) for (before, _), (after, _) in pairwise(points) if after - before > 3 * step]
+    gaps = [(before + step, None) for (before, _), (after, _) in pairwise(points) if after - before > 1.5 * step]
     return sorted([*points, *gaps], key=lambda point: point[0])
 
 
@@ -46,7 +46,9 @@ def lines_figure(
             x=[moment for moment, _ in points],
             y=[None if value is None else value * scale for _, value in points],
             name=figure_text(name),
-            mode="lines+markers" if sum(value is not None for _, value in points) < 4 else "lines",
+            mode="lines+markers",
+            marker={"size": marker_sizes(points)},
+            cliponaxis=False,
             line={"color": COLORS[(1, 0, 3, 2, 4, 5, 6, 7)[number % 8]], "width": 1.8},
             hovertemplate=f"%{{x|%-d %b %H:%M}}: %{{y:,.3~g}}{suffix} {figure_text(name)}<extra></extra>",
         )
@@ -55,6 +57,13 @@ def lines_figure(
     if is_count and top <= FEW:
         figure.update_yaxes(dtick=1, range=[0, max(1.0, top) * 1.08])
     return figure
+
+
+def marker_sizes(points: Points) -> list[int]:
+    """Return the size of each point's marker: values without a neighbour, which no line shows, have one."""
+    known = [value is not None for _, value in points]
+    alone = [not before and not after for before, after in zip([False, *known[:-1]], [*known[1:], False], strict=True)]
+    return [5 if is_alone else 0 for is_alone in alone]
 
 
 def stacked_figure(series: Sequence[Series], *, title: str, start: datetime, end: datetime) -> go.Figure:
@@ -75,6 +84,7 @@ def stacked_figure(series: Sequence[Series], *, title: str, start: datetime, end
 
 
 def _lay_out(figure: go.Figure, *, title: str, unit: str, start: datetime, end: datetime, legend: bool) -> None:
+    margin = (end - start) * EDGE  # bars stand on the middle of their step, and the newest is at the very edge
     figure.update_layout(
         height=HEIGHT + (30 if legend else 0),
         margin={**MARGIN, "t": 34},
@@ -83,7 +93,7 @@ def _lay_out(figure: go.Figure, *, title: str, unit: str, start: datetime, end: 
         legend={**LEGEND_BELOW, "y": -0.2},
         xaxis={
             "title": None,
-            "range": [start, end],
+            "range": [start - margin, end + margin],
             "type": "date",
             "nticks": 6,
             "tickformat": "%H:%M" if (end - start).days < 2 else "%-d %b",

@@ -23,8 +23,32 @@ def test_few_replicas_or_requests_have_whole_ticks(value: float, step: int | Non
 def test_no_line_is_drawn_over_a_time_without_readings() -> None:
     minutes = [(START + timedelta(minutes=minute), 1.0) for minute in (0, 1, 2, 4, 30, 31)]
     points = break_at_gaps(minutes, step_s=60)
-    assert [at.minute for at, value in points if value is None] == [5]
+    assert [at.minute for at, value in points if value is None] == [3, 5], "a missing minute is a gap, too"
     assert [point for point in points if point[1] is not None] == minutes
+
+
+def test_the_newest_and_the_oldest_point_are_inside_the_axis() -> None:
+    """Half of the newest bar, and of a line's last marker, was cut off."""
+    end = START + timedelta(hours=1)
+    points = [(START + timedelta(minutes=minute), 1.0) for minute in range(61)]
+    for figure in (
+        stacked_figure([("finished", points)], title="Requests per minute", start=START, end=end),
+        lines_figure([("p50", points)], title="Time to first token", start=START, end=end),
+    ):
+        low, high = figure.layout.xaxis.range
+        half_a_bar = timedelta(seconds=30)
+        assert low <= START - half_a_bar
+        assert high >= end + half_a_bar
+        assert all(trace.cliponaxis is not True for trace in figure.data)
+
+
+def test_a_value_between_missing_ones_has_a_marker_since_no_line_shows_it() -> None:
+    values = (1.0, None, 2.0, None, 3.0, 4.0, 5.0)
+    points = [(START + timedelta(minutes=minute), value) for minute, value in enumerate(values)]
+    figure = lines_figure([("p50", points)], title="x", start=START, end=START + timedelta(hours=1))
+    (trace,) = figure.data
+    assert list(trace.marker.size) == [5, 0, 5, 0, 0, 0, 0]
+    assert not trace.connectgaps
 
 
 def test_a_figure_of_nothing_keeps_its_time_axis_and_has_no_scale() -> None:

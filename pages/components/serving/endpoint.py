@@ -1,0 +1,436 @@
+"""One endpoint: its state, load and changes; traffic, API, requests, logs, revisions and settings as tabs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import streamlit as st
+
+from backend.domain.wording import percent, plural
+from backend.services.context import Context, Person
+from backend.services.health import GATEWAY, HEALTH
+from backend.services.jobs.jobs import read_log
+from backend.services.serving.deployments import delete_endpoint, start_endpoint, stop_endpoint
+from backend.services.serving.endpoints import EndpointView, get_endpoint, list_revisions
+from backend.services.serving.load.load_tests import list_load_tests
+from backend.services.serving.monitoring.traffic import (
+    TrafficPoint,
+    find_window,
+    list_variants,
+    read_traffic,
+    variant_totals,
+)
+from backend.services.serving.owners import why_not_delete, why_not_own
+from backend.services.serving.request_log.browse import RequestFilter, browse_requests
+from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
+from backend.services.serving.rollout import STABLE
+from pages.components import routes
+from pages.components.frame import errors_shown, live_part, plain, title_tab, with_code
+from pages.components.links import row_link
+from pages.components.numbers import draw_number, number_form, refuse_wrong_numbers
+from pages.components.serving.adapters import draw_adapters
+from pages.components.serving.client_code import client_code
+from pages.components.serving.request_table import draw_request_rows
+from pages.components.serving.rollout import (
+    draw_canary,
+    draw_canary_form,
+    draw_rollback,
+    draw_rollout,
+    draw_scale,
+    draw_swap,
+)
+from pages.components.serving.shadow import draw_shadow, draw_shadow_form
+from pages.components.serving.traffic_dataset import TRAFFIC_OF
+from pages.components.serving.upstream_form import draw_upstream
+from pages.components.tables import draw_table
+from pages.components.words import ago, two_times
+
+BADGES: dict[str, tuple[Literal["green", "blue", "red", "gray"], str]] = {
+    "ready": ("green", "check_circle"),
+    "updating": ("blue", "published_with_changes"),
+    "starting": ("blue", "hourglass_top"),
+    "failing": ("red", "error"),
+    "unreachable": ("red", "cloud_off"),
+    "asleep": ("gray", "bedtime"),
+    "stopped": ("gray", "stop_circle"),
+}
+OF_A_STOPPED_ONE = ("Requests", "Revisions", "Settings")
+"""Tabs of an endpoint that does not run."""
+LANGUAGES = {"Python": "python", "curl": "bash", "JavaScript": "javascript"}
+REDACTED = "Redact keys, e-mail addresses, card numbers, IP addresses and phone numbers"
+MODES = {"off": "Off", "metadata": "Metadata", "bodies": "Prompts and answers"}
+COMPARED = ("1 h", "24 h", "7 days")
+LOG_LINES = 200
+
+
+def draw_endpoint_page(ctx: Context, person: Person, name: str, *, alias: str | None) -> None:
+    """Draw one endpoint: its state and changes, then traffic, API, requests, logs, revisions and settings as tabs.
+    `alias` is the name in the address, where it is another.
+    """
+    title_tab(alias or name)
+    draw_head(ctx, person, name, alias)
+    is_stopped = get_endpoint(ctx, name).stopped_at is not None
+    parts = {
+        "Traffic": draw_traffic,
+        "API": draw_api,
+        "Requests": draw_requests,
+        "Logs": draw_logs,
+        "Revisions": draw_history,
+        "Settings": draw_settings,
+    }
+    names = [part for part in parts if not is_stopped or part in OF_A_STOPPED_ONE]
+    for part, tab in zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True):
+        with tab, errors_shown():
+            parts[part](ctx, person, name)
+
+
+def draw_state(endpoint: EndpointView) -> None:
+    """Draw the state of an endpoint as a badge."""
+    state = "unreachable" if endpoint.num_ready and HEALTH.fails(GATEWAY) else endpoint.state
+    colour, icon = BADGES[state]
+    st.badge(state, color=colour, icon=f":material/{icon}:")
+
+
+@live_part(2)
+def draw_head(ctx: Context, person: Person, name: str, alias: str | None) -> None:
+    """Draw state, what is served, changes and load, refreshed every two seconds."""
+    endpoint = get_endpoint(ctx, name)
+    is_stopped = endpoint.stopped_at is not None
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.subheader(plain(endpoint.name), anchor=False, width="content")
+            draw_state(endpoint)
+            if alias is not None:
+                st.badge(f"answers for {plain(alias)}", icon=":material/label:", color="violet")
+            st.space("stretch")
+            if is_stopped:
+                with st.container(horizontal=True, width="content"):
+                    draw_stopped_actions(ctx, person, endpoint)
+            else:
+                draw_endpoint_actions(ctx, person, endpoint)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption("Served" if is_stopped else "Serves", width="content")
+            if endpoint.config.upstream is not None:
+                st.badge(plain(endpoint.checkpoint_name), icon=":material/cloud:", color="gray")
+            else:
+                row_link(
+                    endpoint.checkpoint_name,
+                    page=routes.CHECKPOINTS,
+                    query={"checkpoint": endpoint.checkpoint_id},
+                    icon="deployed_code",
+                    key=f"served_{endpoint.name}",
+                )
+            if endpoint.config.alias is not None:
+                st.badge(f"follows {plain(endpoint.config.alias)}", icon=":material/label:", color="violet")
+            if endpoint.stopped_at is not None:
+                st.caption(f"stopped {ago(endpoint.stopped_at, now=ctx.now())}", width="content")
+        draw_upstream(endpoint, now=ctx.now())
+        if endpoint.config.precision_check is not None:
+            st.caption(plain(endpoint.config.precision_check.describe()))
+        elif endpoint.config.precision != "float32":
+            st.caption(f"{plain(endpoint.config.precision)}: not measured yet")
+        for arithmetic in endpoint.arithmetics:
+            st.caption(f"Decoder layers: {plain(arithmetic)}")
+        if endpoint.draft_name is not None:
+            st.caption(plain(describe_draft(endpoint)))
+        if not is_stopped and (words := endpoint.config.scaling.describe()):
+            st.caption(words)
+        if not is_stopped:
+            draw_canary(ctx, person, endpoint)
+            draw_shadow(ctx, person, endpoint)
+            draw_rollout(endpoint)
+            draw_endpoint_gauges(endpoint)
+
+
+def describe_draft(endpoint: EndpointView) -> str:
+    """Return the draft of an endpoint and how much of it was accepted."""
+    if endpoint.acceptance is None:
+        return f"Draft: {endpoint.draft_name} · nothing drafted yet"
+    return (
+        f"Draft: {endpoint.draft_name} · {percent(endpoint.acceptance)} of {endpoint.drafted_tokens:,} drafted tokens"
+        " accepted"
+    )
+
+
+def draw_endpoint_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw the ways to its other pages, and its changes."""
+    st.page_link(
+        routes.LINEAGE, label="Lineage", icon=":material/account_tree:", query_params={"endpoint": endpoint.name}
+    )
+    if endpoint.writes:
+        st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": endpoint.name})
+    with st.container(horizontal=True, width="content"):  # wraps as one
+        draw_endpoint_changes(ctx, person, endpoint)
+
+
+def draw_endpoint_changes(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw what changes a serving endpoint."""
+    if endpoint.config.upstream is None:
+        draw_scale(ctx, person, endpoint)
+        draw_swap(ctx, person, endpoint)
+    if endpoint.writes:  # a reward model's scores are neither thumbed nor compared
+        draw_canary_form(ctx, person, endpoint)
+        draw_shadow_form(ctx, person, endpoint)
+    draw_rollback(ctx, person, endpoint)
+    with st.popover("Stop", icon=":material/stop_circle:", key=f"stop_menu_{endpoint.name}"):
+        st.markdown(f"Stop {plain(endpoint.name)}? Clients get an error until it is started again.")
+        if st.button("Stop it", type="primary", key=f"stop_{endpoint.name}"):
+            with errors_shown():
+                stop_endpoint(ctx, endpoint.name, person=person)
+                st.rerun()
+
+
+def draw_stopped_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw Start, and Delete with its confirmation."""
+    if st.button("Start", icon=":material/play_arrow:", key=f"start_{endpoint.name}"):
+        with errors_shown():
+            start_endpoint(ctx, endpoint.name, person=person)
+            st.rerun()
+    if reason := why_not_delete(ctx, endpoint.name, person=person):
+        st.button(
+            "Delete", icon=":material/delete:", disabled=True, help=plain(reason), key=f"delete_menu_{endpoint.name}"
+        )
+        return
+    with st.popover("Delete", icon=":material/delete:", key=f"delete_menu_{endpoint.name}"):
+        st.markdown(f"Delete {plain(endpoint.name)} and its history? The checkpoint and conversations stay.")
+        if st.button("Delete it", type="primary", key=f"delete_{endpoint.name}"):
+            with errors_shown():
+                delete_endpoint(ctx, endpoint.name, person=person)
+                st.toast(f"Deleted {plain(endpoint.name)}.", icon=":material/delete:")
+                st.rerun()
+
+
+def draw_endpoint_gauges(endpoint: EndpointView) -> None:
+    """Draw load and rate, and the cause where a replica does not start."""
+    if endpoint.config.upstream is not None and endpoint.canary is None:
+        for replica in endpoint.replicas:
+            if replica.problem:
+                cure = "Start that server; it is checked again by itself. At another address, connect it again."
+                st.warning(f"Health check: {plain(replica.problem)}  \n{cure}", icon=":material/error:")
+        return
+    grid = st.grid(4, min_column_width=140)  # of the four of the last hour below
+    grid.metric(
+        "Replicas ready", "asleep" if endpoint.state == "asleep" else f"{endpoint.num_ready} of {endpoint.target}"
+    )
+    grid.metric("Running requests", sum(r.gauges.running for r in endpoint.replicas))
+    grid.metric("Tokens per second", f"{sum(r.gauges.tokens_per_second for r in endpoint.replicas):.0f}")
+    for replica in endpoint.replicas:
+        if replica.problem and replica.status != "ready":
+            which = f"Replica {replica.number} of revision {replica.revision}, attempt {replica.attempt}"
+            cause = f"{which}: {plain(replica.problem)}"
+            cure = (
+                replica.remedy
+                or f"Read its log with `roundhouse endpoint logs {endpoint.name}`, or swap to another checkpoint."
+            )
+            st.warning(f"{cause}  \n{with_code(cure)}", icon=":material/error:")
+
+
+def draw_history(ctx: Context, person: Person, name: str) -> None:
+    """Draw the deployments of a name, newest first."""
+    revisions = list_revisions(ctx, name)
+    rows = [
+        {
+            "Revision": row.revision,
+            "Checkpoint": row.checkpoint_name,
+            "Replicas": row.num_replicas,
+            "Deployed": row.created_at,
+            "Stopped": row.stopped_at or "serving",
+            "Note": row.note or row.role,
+        }
+        for row in revisions
+    ]
+    draw_table(rows, key=f"deployments_{name}", alt=f"Deployments of {name}")
+    events = [{"When": event.at, "Change": event.text} for row in revisions for event in reversed(row.events)]
+    if events:
+        draw_table(events, key=f"scalings_{name}", alt=f"Changes of the number of replicas of {name}")
+
+
+@live_part(10)
+def draw_traffic(ctx: Context, person: Person, name: str) -> None:
+    """Draw the last hour, and each variant's figures beside each other where requests went to several."""
+    endpoint = get_endpoint(ctx, name)
+    draw_last_hour(ctx, name)
+    window = find_window(
+        st.segmented_control("Compared over", COMPARED, default=COMPARED[0], required=True, key=f"compared_{name}")
+        if endpoint.canary is not None
+        else COMPARED[0]
+    )
+    totals = variant_totals(ctx, window, endpoint=name)
+    names = list_variants(ctx, window, endpoint=name)
+    if endpoint.canary is not None or len(totals) > 1:
+        in_order = sorted(totals.items(), key=lambda item: (item[0] != STABLE, item[0]))
+        draw_variants({names.get(variant, "an earlier canary"): total for variant, total in in_order})
+    st.page_link(routes.MONITOR, label="Monitor", icon=":material/monitoring:", query_params={"endpoint": name})
+
+
+def draw_variants(totals: dict[str, TrafficPoint]) -> None:
+    """Draw a row of figures for each variant: the stable revision, and canaries beside it."""
+    if not totals:
+        st.caption("No request went to the canary or the stable revision in this time.")
+        return
+    rows = [
+        {
+            "Variant": variant,
+            "Requests": total.requests,
+            "Failed": None if total.error_share is None else percent(total.error_share, digits=1),
+            "First token p50 / p95": two_times(*total.ttft_ms[:2]),
+            "Between tokens p50 / p95": two_times(*total.itl_ms[:2]),
+            "Whole request p95, ms": total.total_ms[1],
+            "Generated tokens": total.completion_tokens,
+            "Cost, US$": total.cost_usd or None,
+        }
+        for variant, total in totals.items()
+    ]
+    if not any(row["Cost, US$"] for row in rows):
+        for row in rows:
+            row.pop("Cost, US$")
+    formats = {"Whole request p95, ms": ",.0f", "Cost, US$": ",.4f"}
+    draw_table(rows, key="variants", alt="Figures by variant", formats=formats)
+
+
+def draw_last_hour(ctx: Context, name: str) -> None:
+    """Draw requests, tokens a second, first token, failures and refusals of the last hour, each with its line."""
+    traffic = read_traffic(ctx, find_window("1 h"), endpoint=name)
+    points, total = traffic.points, traffic.total
+    if not total.requests:
+        st.caption("No request in the last hour.")
+        return
+    p50, p95 = total.ttft_ms[:2]
+    grid = st.grid(4, min_column_width=190)  # two latencies fit
+    grid.metric(
+        "Requests, 1 h", f"{total.requests:,}", chart_data=[point.requests for point in points], chart_type="bar"
+    )
+    grid.metric(
+        "Tokens/s, 1 h",
+        f"{total.tokens_per_s:,.1f}",
+        chart_data=[point.tokens_per_s for point in points],
+        chart_type="area",
+    )
+    grid.metric(
+        "First token p50 / p95",
+        two_times(p50, p95),
+        chart_data=[high for point in points if (high := point.ttft_ms[1]) is not None],
+        chart_type="line",
+        help="The line is the p95 of each minute with requests.",
+    )
+    grid.metric(
+        "Failed / refused, 1 h",
+        f"{total.lost:,} / {total.refused:,}",
+        chart_data=[point.lost + point.refused for point in points],
+        chart_type="bar",
+        help="Failed: no replica completed them. Refused: over a limit, not allowed or invalid.",
+    )
+
+
+def draw_api(ctx: Context, person: Person, name: str) -> None:
+    """Draw address, the name that clients send, and their code."""
+    st.caption("Address")
+    st.code(f"{ctx.gateway_url}/v1", language=None)
+    st.caption("Model")
+    st.code(name, language=None)
+    for language, tab in zip(LANGUAGES, st.tabs(list(LANGUAGES), key=f"client_{name}"), strict=True):
+        tab.code(
+            client_code(language, url=ctx.gateway_url, model=name, needs_key=ctx.sign_in), language=LANGUAGES[language]
+        )
+    if ctx.sign_in:
+        st.page_link(routes.PEOPLE, label="Create a key", icon=":material/key:")
+
+
+def draw_requests(ctx: Context, person: Person, name: str) -> None:
+    """Draw the last 20 requests that the person may see, and the way to all of them."""
+    rows = browse_requests(ctx, RequestFilter(endpoint=name), person=person, limit=20).rows
+    draw_request_rows(ctx, person, rows, key=name)
+    st.page_link(routes.REQUESTS, label="All requests", icon=":material/receipt_long:", query_params={"endpoint": name})
+
+
+@live_part(5)
+def draw_logs(ctx: Context, person: Person, name: str) -> None:
+    """Draw the end of the log of each replica that runs or starts here."""
+    replicas = [replica for replica in get_endpoint(ctx, name).replicas if replica.job_id]
+    if not replicas:
+        st.caption("No replica runs on this installation's machines.")
+    for replica in replicas:
+        role = "" if replica.role == "stable" else f", {replica.role}"
+        st.markdown(plain(f"Replica {replica.number} of revision {replica.revision}{role}: {replica.status}"))
+        lines = read_log(ctx, replica.job_id, last=LOG_LINES)
+        if lines:
+            with st.container(height=320 if len(lines) > 12 else "content", border=False, autoscroll=True):
+                st.code("\n".join(lines), language=None, wrap_lines=True)
+        else:
+            st.caption("It has written nothing yet.")
+
+
+def draw_settings(ctx: Context, person: Person, name: str) -> None:
+    """Draw adapters, the request log and load tests."""
+    endpoint = get_endpoint(ctx, name)
+    if endpoint.stopped_at is None:
+        draw_adapters(ctx, person, endpoint)
+    st.markdown("**Request log**")
+    draw_log_settings(ctx, person, name)
+    st.markdown("**Load tests**")
+    draw_newest_load_tests(ctx, name)
+
+
+@number_form
+def draw_log_settings(ctx: Context, person: Person, name: str) -> None:
+    """Draw the settings of the log, and the way to a dataset; to others than the owner and admins, what is kept and
+    why.
+    """
+    config = get_log_policy(ctx, name)
+    if reason := why_not_own(ctx, name, person=person):
+        time_kept = "" if config.mode == "off" else f", {plural(config.retention_days, 'day')}"
+        st.markdown(f"Keep: {MODES[config.mode].lower()}{time_kept}")
+        st.caption(plain(reason))
+        return
+    with st.form(f"log_form_{name}", border=False):
+        fields = st.grid(2, min_column_width=200)
+        modes = list(MODES)
+        mode = fields.selectbox(
+            "Keep", modes, modes.index(config.mode), format_func=MODES.__getitem__, key=f"log_mode_{name}"
+        )
+        days = int(draw_number(fields, "Days", 1, 3650, config.retention_days, key=f"log_days_{name}"))
+        redact = st.checkbox(REDACTED, config.redact, key=f"log_redact_{name}")
+        text = "\n".join(config.patterns)
+        help_text = "Regular expressions, one per line."
+        patterns = st.text_area("More patterns", text, key=f"log_patterns_{name}", help=help_text, height=80)
+        st.caption("Clients opt out with the header `X-Roundhouse-Log: off`. A stricter setting erases what is stored.")
+        if st.form_submit_button("Save"):
+            with errors_shown():
+                refuse_wrong_numbers()
+                lines = [line.strip() for line in patterns.splitlines() if line.strip()]
+                config = read_log_config({"mode": mode, "retention_days": days, "redact": redact, "patterns": lines})
+                set_log_policy(ctx, name, config, person=person)
+                st.toast("Saved.", icon=":material/check:")
+    if st.button("Dataset from traffic", icon=":material/database:", key=f"traffic_{name}"):
+        st.session_state[TRAFFIC_OF] = (name, ())
+        st.rerun()  # of the page: a dialog of a part that is drawn again every two seconds would close
+
+
+def draw_newest_load_tests(ctx: Context, name: str) -> None:
+    """Draw the newest results of load tests, and the way to the page that starts one."""
+    rows = []
+    for test in list_load_tests(ctx, name, limit=3):
+        for level in test.result.levels:
+            summary = level.get("gateway") or level["replica"]
+            rows.append(
+                {
+                    "When": test.created_at,
+                    "Users": level["users"] or "open loop",
+                    "Requests/s": summary["requests_per_s"],
+                    "Tokens/s": summary["tokens_per_s"],
+                    "First token p50 / p95, ms": _pair(summary["ttft"]),
+                    "Between tokens p50 / p95, ms": _pair(summary["itl"]),
+                    "Within objectives": percent(summary["good_share"]),
+                    "Gateway adds, ms": (level.get("gateway_overhead") or {}).get("ttft_p50_ms"),
+                    "Errors": summary["errors"],
+                }
+            )
+    formats = {"Requests/s": ",.1f", "Tokens/s": ",.0f", "Gateway adds, ms": ".1f"}
+    draw_table(rows, key=f"load_{name}", alt=f"Load tests of {name}", formats=formats)
+    if not rows:
+        st.caption("No load test yet.")
+    st.page_link(routes.LOAD_TESTS, label="Load tests", icon=":material/speed:", query_params={"endpoint": name})
+
+
+def _pair(spread: dict[str, float] | None) -> str | None:
+    return None if spread is None else f"{spread['p50_ms']:,.0f} / {spread['p95_ms']:,.0f}"
