@@ -52,7 +52,6 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             settings,
             keep_free_bytes=settings.keep_free_mb * 2**20,
             max_upload_bytes=settings.max_upload_mb * 2**20,
-            device_hour_price_usd=settings.device_hour_price,
             prices=DevicePrices(default=settings.device_hour_price, named=settings.device_prices),
             disk_gb_month_usd=settings.disk_gb_month_price,
             judge_key=settings.judge_key is not None,

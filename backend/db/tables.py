@@ -32,6 +32,7 @@ from backend.db.tables_jobs import (
 from backend.db.tables_monitoring import (
     Alert,
     AlertDelivery,
+    DevicePrice,
     DeviceUse,
     Feedback,
     GaugeRollup,
@@ -77,6 +78,7 @@ __all__ = [
     "Dataset",
     "DatasetVersion",
     "Deployment",
+    "DevicePrice",
     "DeviceUse",
     "Endpoint",
     "EvaluatedEndpoint",

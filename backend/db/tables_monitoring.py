@@ -75,6 +75,18 @@ class DeviceUse(Table):
     ended_at: Mapped[datetime | None]
 
 
+class DevicePrice(Table):
+    """A price of a device-hour that an admin set on the page of costs, before those of the environment. `name` is part
+    of a device's name, `gpu` or `cpu`; empty for every other device.
+    """
+
+    __tablename__ = "device_prices"
+    name: Mapped[str] = mapped_column(String(80), primary_key=True)
+    hour_usd: Mapped[float] = mapped_column(Float)
+    set_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    set_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
 class Alert(Table):
     """A condition that was met. Open while `resolved_at` is empty; one open alert per fingerprint."""
 

@@ -28,7 +28,6 @@ class OperatorPolicy:
     max_attempts: int = 3
     keep_free_bytes: int = 512 * 2**20
     max_upload_bytes: int = 1024 * 2**20
-    device_hour_price_usd: float | None = None
     prices: DevicePrices = field(default_factory=DevicePrices)
     disk_gb_month_usd: float = 0.0
     alert_ttft_p95_ms: float | None = None

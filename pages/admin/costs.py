@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 import streamlit as st
 
 from backend.domain.wording import percent
 from backend.services.context import Context, Person
 from backend.services.serving.costs.ledger import LedgerLine, month_bounds
+from backend.services.serving.costs.prices import MAX_HOUR_USD, current_prices, list_prices, remove_price, set_price
 from backend.services.serving.costs.report import LedgerReport, cost_report, report_csv
 from pages.components.charts.style import STATIC
-from pages.components.frame import empty_state, page_frame, plain
+from pages.components.confirm import draw_confirmed
+from pages.components.frame import empty_state, errors_shown, page_frame, plain
+from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.serving.costs.charts import daily_figure, split_figure
 from pages.components.tables import draw_table
+from pages.components.words import when
 
 MAX_ROWS = 100
+OTHER_DEVICES = "Every other device"
 PERIODS = ("This month", "Last month", "7 days", "30 days")
 SUMS = {
     "Runs": "Evaluations of a run's checkpoints, and the requests that they answered, are in the other tables too.",
@@ -23,7 +29,7 @@ SUMS = {
         "Requests that an evaluation made to endpoints of this installation are part of those endpoints' cost too."
     ),
 }
-SET_PRICE = "Set `ROUNDHOUSE_DEVICE_HOUR_PRICE`, or `ROUNDHOUSE_DEVICE_PRICES` by device."
+SET_PRICE = "An admin sets it under *Prices*."
 NO_PRICE = f"No device has a price, so costs are unknown. {SET_PRICE}"
 
 
@@ -60,6 +66,7 @@ def draw_costs(ctx: Context, person: Person) -> None:
             f"{report.ledger.unpriced_hours:,.2f} device-hours have no price and count as 0. {SET_PRICE}",
             icon=":material/payments:",
         )
+    draw_prices(ctx, person, is_open=not report.is_priced)
     draw_totals(report)
     if not report.ledger.by_day:
         empty_state("No device time in this period.")
@@ -69,6 +76,49 @@ def draw_costs(ctx: Context, person: Person) -> None:
             daily_figure(report.ledger.by_day), key="cost_days", config=STATIC, alt="Costs by day and category"
         )
     draw_tables(report, person)
+
+
+@number_form
+def draw_prices(ctx: Context, person: Person, *, is_open: bool) -> None:
+    """Draw the prices of device-hours, and for admins the form that sets one."""
+    prices, stored = current_prices(ctx), {line.name: line for line in list_prices(ctx)}
+    with st.expander("Prices", icon=":material/payments:", expanded=is_open, key="cost_prices"):
+        known = {**prices.named, **({} if prices.default is None else {"": prices.default})}
+        for name, usd in known.items():
+            line = stored.get(name)
+            words = "set by the operator" if line is None else f"set {when(line.set_at, now=ctx.now())}"
+            if line is not None and line.author:
+                words = f"{words} by {line.author}"
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.markdown(f"**{plain(name or OTHER_DEVICES)}** {plain(money(usd))} an hour", width="content")
+                st.caption(plain(words), width="content")
+                if line is not None and person.is_admin:
+                    draw_confirmed(
+                        "Remove",
+                        "The operator's price holds again, or none.",
+                        partial(remove_price, ctx, name, person=person),
+                        key=f"remove_price_{name}",
+                        icon="delete",
+                        type="tertiary",
+                    )
+        if not person.is_admin:
+            return
+        left, right = st.columns(2)
+        name = left.text_input(
+            "Device",
+            key="price_name",
+            max_chars=80,
+            placeholder="Every other device",
+            help="Part of its name, such as H100; gpu or cpu for all of a kind. On the CPU a job counts as one device.",
+        )
+        usd = draw_number(
+            right, "US dollars an hour", 0, MAX_HOUR_USD, is_whole=False, key="price_usd", placeholder="0.50"
+        )
+        if form_button("Set price", {"enter a price": usd is None}, key="set_price"):
+            with errors_shown():
+                set_price(ctx, name, usd, person=person)
+                st.rerun()
+        st.caption("Holds for jobs that start from now on; those that had no price are counted at today's.")
 
 
 def draw_totals(report: LedgerReport) -> None:

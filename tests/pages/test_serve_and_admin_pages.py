@@ -24,6 +24,7 @@ from backend.services.jobs.claims import Claim, claim_next
 from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user, get_account
 from backend.services.people.keys import check_key, create_key, list_keys
+from backend.services.serving.costs.prices import current_prices
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_endpoints
 from backend.services.serving.monitoring import gauges as gauges_module
@@ -299,6 +300,25 @@ def test_the_tokens_that_runs_share_are_counted_with_their_state(ctx: Context) -
     app = draw("admin/workers.py")
     assert next(metric.value for metric in app.metric if metric.label == "Tokens") == "3.0 MB"
     assert "40 of 90 rows" in str([table.value.to_dict("records") for table in app.table])
+
+
+def test_an_admin_sets_and_removes_a_price_on_the_page_of_costs(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = draw("admin/costs.py")
+    assert app.button(key="set_price").disabled
+    app.text_input(key="price_name").set_value("H100").run()
+    app.number_input(key="price_usd").set_value(-1.0).run()
+    assert app.button(key="set_price").disabled, "the field says what is wrong"
+    app.number_input(key="price_usd").set_value(2.5).run()
+    app.button(key="set_price").click().run()
+    assert current_prices(ctx).hour_usd("NVIDIA H100", "gpu") == 2.5
+    assert "$2.50 an hour" in texts(app).replace("\\", "")
+    with monkeypatch.context() as patch:
+        patch.setattr(services, "current_person", lambda: Person("ben", "Ben", "engineer"))
+        other = draw("admin/costs.py")
+        assert "price_name" not in [field.key for field in other.text_input]
+        assert "$2.50 an hour" in texts(other).replace("\\", "")
+    app.button(key="remove_price_H100").click().run()
+    assert not current_prices(ctx).are_set
 
 
 def test_people_and_keys_are_drawn_without_a_key_or_a_hash(ctx: Context) -> None:

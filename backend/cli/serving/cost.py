@@ -10,10 +10,15 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.domain.wording import percent
+from backend.services.context import LOCAL
 from backend.services.serving.costs.ledger import LedgerLine, PriceLedger
+from backend.services.serving.costs.prices import current_prices, remove_price, set_price
 from backend.services.serving.costs.report import LedgerReport, cost_report, price_report, report_csv
 
 app = typer.Typer(no_args_is_help=True)
+
+OTHER = "other"
+"""The name of every device without a price of its own."""
 
 
 @app.callback()
@@ -39,11 +44,33 @@ def report(
     emit(price_report(made), as_json=as_json, text="\n".join(_lines(made)))
 
 
+@app.command("price")
+@command
+def price(
+    name: Annotated[
+        str, typer.Argument(help="Part of a device's name, such as H100; gpu or cpu; other: every other device.")
+    ] = "",
+    hour_usd: Annotated[float | None, typer.Argument(help="US dollars for an hour of one.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Let the environment's price hold again.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """List the prices of device-hours, or set or remove one. Attempts that run keep the price of their start."""
+    ctx, device = get_context(), "" if name == OTHER else name
+    if name and remove:
+        remove_price(ctx, device, person=LOCAL)
+    elif name:
+        set_price(ctx, device, hour_usd, person=LOCAL)
+    prices = current_prices(ctx)
+    data = {**({} if prices.default is None else {OTHER: prices.default}), **prices.named}
+    lines = [f"{device:<20} US${usd:g} an hour" for device, usd in data.items()]
+    emit({"currency": "USD", "hour": data}, as_json=as_json, text="\n".join(lines) or "No device has a price.")
+
+
 def _lines(made: LedgerReport) -> list[str]:
     ledger, forecast = made.ledger, made.forecast
     period = f"{ledger.since:%Y-%m-%d} to {ledger.until:%Y-%m-%d %H:%M} UTC"
     if not made.is_priced:
-        lines = [f"{period}: no device has a price. Set ROUNDHOUSE_DEVICE_HOUR_PRICE or ROUNDHOUSE_DEVICE_PRICES."]
+        lines = [f"{period}: no device has a price. Set one with `roundhouse cost price`."]
         return [*lines, *_tables(ledger, is_priced=False)]
     lines = [f"{period}: US${ledger.usd:,.4g}"]
     if ledger.unpriced_hours >= 0.01:

@@ -116,7 +116,7 @@ def _budget_seconds(config: PlanConfig, price: float | None) -> float | None:
     if price is None:
         raise InvalidInput(
             "The price of a device-hour is unknown.",
-            remedy="Give its price, or let the operator set ROUNDHOUSE_DEVICE_HOUR_PRICE.",
+            remedy="Give its price, or let an admin set it on the page of costs.",
             field="price_usd",
         )
     return config.money_usd / price * 3600

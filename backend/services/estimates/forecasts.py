@@ -31,6 +31,7 @@ from backend.services.jobs.jobs import JobView
 from backend.services.jobs.queue_position import ahead_of_new
 from backend.services.jobs.workers import WorkerView
 from backend.services.scaling.planner import OWN, PlanInputs, choose_law, estimate_train_tokens
+from backend.services.serving.costs.prices import current_prices
 from backend.services.training.parts import RunParts, checkpoint_bytes, resolve_parts
 
 MAX_PREDICTED = 4
@@ -101,7 +102,7 @@ def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) 
     if config.max_epochs and epochs and epochs > config.max_epochs:
         steps, epochs = max(1, round(steps * config.max_epochs / epochs)), config.max_epochs
     seconds = prediction.time.seconds * steps / config.max_steps if prediction.time else None
-    price = ctx.policy.device_hour_price_usd
+    price = current_prices(ctx).default
     checkpoint_size, num_checkpoints = checkpoint_bytes(config, parts)
     loss, loss_missing = _believable_loss(ctx, config, parts, tokens=steps * config.tokens_per_step, unique=unique)
     return Forecast(

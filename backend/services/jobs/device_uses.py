@@ -11,6 +11,7 @@ from backend.db.tables import DeviceUse, Job, Worker
 from backend.domain.estimates.prices import DeviceKind
 from backend.domain.jobs.gauges import MachineGauges
 from backend.services.context import Context
+from backend.services.serving.costs.prices import current_prices
 
 
 def open_use(session: Session, ctx: Context, job: Job, *, host: str, device: str | None) -> None:
@@ -26,7 +27,7 @@ def open_use(session: Session, ctx: Context, job: Job, *, host: str, device: str
             kind=kind,
             device_name=name[:120],
             num_devices=count,
-            hour_usd=ctx.policy.prices.hour_usd(name, kind),
+            hour_usd=current_prices(ctx, session).hour_usd(name, kind),
             started_at=ctx.now(),
         )
     )

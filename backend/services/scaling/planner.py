@@ -28,6 +28,7 @@ from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
 from backend.services.scaling.pools import RunPool, find_pool, worth
+from backend.services.serving.costs.prices import current_prices
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer
 
 OWN = "own"
@@ -59,7 +60,7 @@ def plan_run(ctx: Context, config: PlanConfig) -> ScalingPlan:
         law=choose_law(ctx, config.law, inputs=inputs, context=config.context),
         vocab_size=inputs.vocab_size,
         speeds=choose_speeds(ctx, config.device),
-        price_usd=ctx.policy.device_hour_price_usd,
+        price_usd=current_prices(ctx).default,
         unique_tokens=inputs.unique_tokens,
     )
 

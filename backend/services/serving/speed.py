@@ -17,6 +17,7 @@ from backend.domain.wording import plural
 from backend.errors import NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
+from backend.services.serving.costs.prices import current_prices
 
 PRIORITY = 2
 """Ahead of other jobs: a probe is short and a person waits for it."""
@@ -59,7 +60,7 @@ def speed_choices(ctx: Context, speed: ServingSpeed) -> list[SpeedChoice]:
     their quality.
     """
     result = speed.result
-    price = ctx.policy.prices.hour_usd(result.device, result.device_kind)
+    price = current_prices(ctx).hour_usd(result.device, result.device_kind)
     ratio = None if result.precision_check is None else result.precision_check.perplexity_ratio
     return [
         SpeedChoice(

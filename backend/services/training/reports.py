@@ -26,6 +26,7 @@ from backend.services.evaluation.evaluations import list_evaluations
 from backend.services.lineage import card_lines
 from backend.services.metrics.blocks import read_points, run_metric_names
 from backend.services.metrics.points import downsample
+from backend.services.serving.costs.prices import current_prices
 from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.figures import RunFigures, figures_of_runs
 from backend.services.training.views import (
@@ -202,7 +203,7 @@ def _cost(ctx: Context, detail: RunDetail) -> tuple[tuple[str, str], ...]:
     if run.started_at is not None:
         seconds = ((run.finished_at or ctx.now()) - run.started_at).total_seconds()
         pairs.append(("wall time", format_duration(seconds) + (f" on {count} devices" if count > 1 else "")))
-        price = ctx.policy.device_hour_price_usd
+        price = current_prices(ctx).default
         if price is not None:
             hours = seconds / 3600 * count
             pairs.append(("cost", f"{hours * price:,.2f} US dollars: {hours:,.3g} device-hours at {price:g}"))

@@ -37,6 +37,7 @@ from backend.domain.training.run_table import (
     with_sections,
 )
 from backend.services.context import Context
+from backend.services.serving.costs.prices import current_prices
 from backend.services.training.open_sweeps import KIND
 
 NEWEST_FIRST = "-created"
@@ -137,7 +138,7 @@ class RunTableCache:
                 _names(session),
                 now,
                 statuses=(*Status, IMPORTED),
-                device_hour_usd=ctx.policy.device_hour_price_usd,
+                device_hour_usd=current_prices(ctx, session).default,
                 metrics=frozenset(self._metrics),
             )
 

@@ -19,6 +19,7 @@ from backend.services.people.keys import (
     revoke_key,
     spending_of_keys,
 )
+from backend.services.serving.costs.prices import current_prices
 from backend.services.serving.endpoints import list_endpoints
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.forms import draw_fields, read_form
@@ -30,7 +31,7 @@ FRESH, PENDING = "fresh_key", "pending_key"
 """Keys of the session state: the secret that is shown until it is dismissed, and that of the key which the form makes
 next.
 """
-NO_PRICE = "Needs a price: set ROUNDHOUSE_DEVICE_HOUR_PRICE or ROUNDHOUSE_DEVICE_PRICES."
+NO_PRICE = "Needs a price: an admin sets it on the page of costs."
 BADGES = {"active": ("green", "check_circle"), "expired": ("orange", "schedule"), "revoked": ("gray", "block")}
 
 
@@ -93,7 +94,7 @@ def draw_access(
 
 
 def _draw_limits(ctx: Context, *, key: str, limits: KeyLimits) -> KeyLimits:
-    default, prices = ctx.policy.key_requests_at_once, ctx.policy.prices.are_set
+    default, prices = ctx.policy.key_requests_at_once, current_prices(ctx).are_set
     reasons = {} if prices else {"usd_per_day": NO_PRICE, "usd_per_month": NO_PRICE}
     values: dict[str, object] = {}
     for group, columns in (("Limits", 3), ("Budgets (UTC)", 4)):

@@ -13,6 +13,7 @@ from backend.domain.scaling.shapes import DENSE_FAMILIES
 from backend.services.context import Context
 from backend.services.data.datasets import list_datasets
 from backend.services.scaling.planner import OWN, list_measured_devices
+from backend.services.serving.costs.prices import current_prices
 from backend.services.tokenizers.tokenizers import list_tokenizers
 from pages.components.numbers import draw_number
 
@@ -113,12 +114,12 @@ def _draw_budget(ctx: Context, *, known: bool) -> dict[str, object]:
         "Price of a device-hour",
         0.0001,
         1e9,
-        ctx.policy.device_hour_price_usd,
+        current_prices(ctx).default,
         is_whole=False,
         key="price",
         bind="query-params",
         placeholder="Not set",
-        help="In US dollars. ROUNDHOUSE_DEVICE_HOUR_PRICE sets the default.",
+        help="In US dollars. The page of costs sets the default.",
     )
     return {"money_usd": money, "price_usd": price}
 

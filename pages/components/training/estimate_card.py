@@ -141,7 +141,7 @@ def _draw_cost(cost_usd: float | None, price_usd: float | None) -> None:
     if cost_usd is not None:
         _line("payments", "Cost", f"{cost_usd:,.2f} US dollars at {price_usd:g} per device-hour")
     elif price_usd is None:
-        _line("payments", "Cost", "no device-hour price set", help="The operator sets ROUNDHOUSE_DEVICE_HOUR_PRICE.")
+        _line("payments", "Cost", "no device-hour price set", help="An admin sets it on the page of costs.")
 
 
 def _draw_loss(expected: Forecast) -> None:

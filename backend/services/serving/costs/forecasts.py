@@ -11,7 +11,7 @@ from backend.db.tables import Checkpoint, Deployment, DeviceUse, Endpoint, Repli
 from backend.domain.serving.costs import HOURS_PER_MONTH, PriceForecast, forecast_month
 from backend.services.context import Context
 from backend.services.serving.costs.ledger import PriceLedger, month_bounds, read_price_ledger
-from backend.services.serving.costs.prices import use_hour_usd
+from backend.services.serving.costs.prices import current_prices, use_hour_usd
 
 HISTORY = timedelta(days=28)
 
@@ -63,9 +63,9 @@ def standing_costs(ctx: Context) -> list[StandingPrice]:
             .join(DeviceUse, DeviceUse.job_id == Replica.job_id)
             .where(DeviceUse.ended_at.is_(None))
         ).all()
-    costs = []
+    costs, today = [], current_prices(ctx)
     for name, deployment, size in deployed:
-        prices = [use_hour_usd(ctx, use) for owner, use in uses if owner == deployment.id]
+        prices = [use_hour_usd(today, use) for owner, use in uses if owner == deployment.id]
         known = [price for price in prices if price is not None]
         hour = (
             sum(known) if deployment.num_replicas <= len(known) == len(prices) else None

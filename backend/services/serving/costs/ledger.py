@@ -17,7 +17,7 @@ from backend.domain.jobs.states import JobKind
 from backend.domain.serving.costs import seconds_by_day
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.services.context import Context
-from backend.services.serving.costs.prices import use_hour_usd
+from backend.services.serving.costs.prices import current_prices, use_hour_usd
 
 Category = Literal["training", "evaluation", "requests", "idle", "other"]
 CATEGORIES: tuple[Category, ...] = ("training", "evaluation", "requests", "idle", "other")
@@ -127,14 +127,14 @@ def _add_device_time(session: Session, ctx: Context, sums: _Sums, *, since: date
     """Add every job's devices. The whole price of a replica is first counted as idle; the shares of its requests are
     taken off later.
     """
-    names = _Names(session)
+    names, prices = _Names(session), current_prices(ctx, session)
     query = (
         select(DeviceUse, Job)
         .join(Job, Job.id == DeviceUse.job_id)
         .where(DeviceUse.started_at < until, or_(DeviceUse.ended_at.is_(None), DeviceUse.ended_at > since))
     )
     for use, job in session.execute(query):
-        price = use_hour_usd(ctx, use)
+        price = use_hour_usd(prices, use)
         category = _category(job.kind)
         line = names.line(sums, job)
         for day, seconds in seconds_by_day(max(use.started_at, since), min(use.ended_at or until, until)).items():

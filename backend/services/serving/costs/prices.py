@@ -1,30 +1,110 @@
-"""Prices of the devices that replicas run on."""
+"""Prices of device-hours: those that an admin set on the page, before those of the environment."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from datetime import datetime
+
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from backend.db.tables import DeviceUse, Replica
-from backend.domain.estimates.prices import DeviceKind
-from backend.services.context import Context
+from backend.db.races import retry_races
+from backend.db.tables import DevicePrice, DeviceUse, Replica, User
+from backend.domain.estimates.prices import DeviceKind, DevicePrices
+from backend.errors import InvalidInput, NotFound
+from backend.services.context import Context, Person, require_admin
+
+MAX_HOUR_USD = 100_000.0
+MAX_NAME = 80
 
 
-def use_hour_usd(ctx: Context, use: DeviceUse) -> float | None:
+@dataclass(frozen=True)
+class PriceLine:
+    """A price that an admin set. `name` is empty for every other device."""
+
+    name: str
+    hour_usd: float
+    author: str
+    set_at: datetime
+
+
+def current_prices(ctx: Context, session: Session | None = None) -> DevicePrices:
+    """Return the prices of now; `session` is the caller's, where it has one open."""
+    if session is None:
+        with ctx.db.read() as own:
+            return current_prices(ctx, own)
+    stored = dict(session.execute(select(DevicePrice.name, DevicePrice.hour_usd)).all())
+    default = stored.pop("", ctx.policy.prices.default)
+    replaced = {name.lower() for name in stored}
+    kept = {name: price for name, price in ctx.policy.prices.named.items() if name.lower() not in replaced}
+    return DevicePrices(default=default, named=kept | stored)
+
+
+def list_prices(ctx: Context) -> list[PriceLine]:
+    """Return the prices that admins set, by name."""
+    query = select(DevicePrice, User.name).outerjoin(User, User.id == DevicePrice.set_by).order_by(DevicePrice.name)
+    with ctx.db.read() as session:
+        return [PriceLine(row.name, row.hour_usd, author or "", row.set_at) for row, author in session.execute(query)]
+
+
+@retry_races
+def set_price(ctx: Context, name: str, hour_usd: float | None, *, person: Person) -> None:
+    """Set the price of an hour of the devices whose name holds `name`, of a kind (`gpu`, `cpu`), or with an empty name
+    of every other device. Attempts that run keep the price of their start. Raises NotAllowed for others than admins,
+    InvalidInput.
+    """
+    require_admin(person)
+    name = " ".join(name.split())
+    if len(name) > MAX_NAME or not name.isprintable() or set(name) & set("=,"):
+        raise InvalidInput(
+            f"{name[:MAX_NAME]!r} is no part of a device's name.",
+            remedy=f"Give up to {MAX_NAME} characters without = and commas, such as H100, or gpu or cpu.",
+            field="name",
+        )
+    if hour_usd is None or not math.isfinite(hour_usd) or not 0 <= hour_usd <= MAX_HOUR_USD:
+        raise InvalidInput(
+            f"{'No price' if hour_usd is None else f'{hour_usd:g}'} is no price of an hour.",
+            remedy=f"Give US dollars from 0 to {MAX_HOUR_USD:,.0f}.",
+            field="hour_usd",
+        )
+    with ctx.db.write() as session:
+        names = session.scalars(select(DevicePrice.name)).all()
+        same = next((known for known in names if known.lower() == name.lower()), None)
+        row = session.get(DevicePrice, same) if same is not None else None
+        if row is None:
+            row = DevicePrice(name=name)
+            session.add(row)
+        row.hour_usd, row.set_by, row.set_at = hour_usd, person.id, ctx.now()
+
+
+def remove_price(ctx: Context, name: str, *, person: Person) -> None:
+    """Remove a price, so that the environment's holds again. Raises NotAllowed, NotFound."""
+    require_admin(person)
+    with ctx.db.write() as session:
+        row = session.get(DevicePrice, name)
+        if row is None:
+            raise NotFound(f"No price is set for {name or 'other devices'!r}.", remedy="Reload the page.")
+        session.delete(row)
+
+
+def use_hour_usd(prices: DevicePrices, use: DeviceUse) -> float | None:
     """Return the price of an hour of a job's devices: that of its start, or today's where it had none. None without a
     price.
     """
     kind: DeviceKind = "cpu" if use.kind == "cpu" else "gpu"
-    price = ctx.policy.prices.hour_usd(use.device_name, kind) if use.hour_usd is None else use.hour_usd
+    price = prices.hour_usd(use.device_name, kind) if use.hour_usd is None else use.hour_usd
     return None if price is None else price * use.num_devices
 
 
 def replica_prices(ctx: Context) -> dict[str, float]:
     """Return dollars an hour by replica, for those that hold a device with a price."""
     with ctx.db.read() as session:
+        today = current_prices(ctx, session)
         rows = session.execute(
             select(Replica.id, DeviceUse)
             .join(DeviceUse, DeviceUse.job_id == Replica.job_id)
             .where(DeviceUse.ended_at.is_(None))
         ).all()
-    prices = {replica_id: use_hour_usd(ctx, use) for replica_id, use in rows}
+    prices = {replica_id: use_hour_usd(today, use) for replica_id, use in rows}
     return {replica_id: price for replica_id, price in prices.items() if price is not None}

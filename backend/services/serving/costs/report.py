@@ -15,6 +15,7 @@ from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.serving.costs.forecasts import StandingPrice, forecast_this_month, standing_costs
 from backend.services.serving.costs.ledger import CATEGORIES, PriceLedger, month_bounds, read_price_ledger, table_rows
+from backend.services.serving.costs.prices import current_prices
 
 TABLES = ("endpoints", "keys", "checkpoints", "runs", "evaluations")
 
@@ -43,7 +44,7 @@ def cost_report(ctx: Context, *, days: float | None = None, month: str = "") -> 
         until = min(until, now)
     ledger = read_price_ledger(ctx, since=since, until=max(since, until))
     return LedgerReport(
-        is_priced=ctx.policy.prices.are_set or ledger.usd > 0,
+        is_priced=current_prices(ctx).are_set or ledger.usd > 0,
         ledger=ledger,
         forecast=forecast_this_month(ctx),
         standing=tuple(standing_costs(ctx)),

@@ -9,6 +9,7 @@ import pytest
 
 from backend.db.tables import Analysis, Checkpoint, DatasetVersion, Tokenizer
 from backend.domain.data.reports.report import DataReport, Epoch, Packing, ReportQuestion, SplitReport
+from backend.domain.estimates.prices import DevicePrices
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.training.config import RunConfig
 from backend.errors import NotFound
@@ -31,7 +32,7 @@ def test_time_and_cost_follow_from_what_was_measured(ctx: Context) -> None:
     unknown = forecast(ctx, config)
     assert (unknown.prediction.time, unknown.cost_usd, unknown.price_usd) == (None, None, None)
     measure(ctx, config, step_s=3.6)
-    priced = replace(ctx, policy=replace(ctx.policy, device_hour_price_usd=2.5))
+    priced = replace(ctx, policy=replace(ctx.policy, prices=DevicePrices(default=2.5)))
     forecasted = forecast(priced, config)
     assert forecasted.prediction.time is not None
     assert forecasted.prediction.time.seconds == pytest.approx(3600)

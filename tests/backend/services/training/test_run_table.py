@@ -24,6 +24,7 @@ from backend.db.tables import (
     Sample,
     User,
 )
+from backend.domain.estimates.prices import DevicePrices
 from backend.domain.filters import FilterError
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import Objective
@@ -170,7 +171,7 @@ def test_duration_and_cost_follow_the_job(world: Context) -> None:
         job = session.get_one(Job, run.job_id)
         job.started_at, job.finished_at = world.now() - timedelta(hours=3), world.now() - timedelta(hours=1)
     assert "cost" not in read_run_table(world).fields
-    priced = replace(world, policy=OperatorPolicy(device_hour_price_usd=1.5))
+    priced = replace(world, policy=OperatorPolicy(prices=DevicePrices(default=1.5)))
     table = read_run_table(priced)
     (row,) = find_runs(priced, RunQuery(filter="duration > 119min and duration < 2h1min and cost > 2.99"), table=table)
     assert table.fields["cost"].write(table.reader("cost")(row)) == "$3.00"
