@@ -34,6 +34,7 @@ PAGES = (
     "/evaluations",
     "/battles",
     "/endpoints",
+    "/prompts",
     "/playground",
     "/lineage",
     "/workers",

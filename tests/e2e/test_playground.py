@@ -13,6 +13,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from backend.bootstrap import build_context
+from backend.services.context import LOCAL
+from backend.services.prompts.prompts import save_prompt
 from tests.support.browser import Visitor, visit
 from tests.support.filled_installation import HOSTILE_ANSWER
 from tests.support.gateway_fixtures import eventually
@@ -119,4 +121,52 @@ def test_a_call_of_a_tool_is_shown_and_its_result_continues_the_answer(visitor: 
     roles = eventually(lambda: [message["role"] for message in replica.bodies[-1]["messages"]])
     assert roles == ["user", "assistant", "tool"]
     assert replica.bodies[-1]["messages"][-1]["content"].startswith('{"temperature": 12}')
+    assert visitor.findings == []
+
+
+def test_escape_anywhere_closes_a_menu_first_and_then_stops_the_answer(visitor: Visitor, world: ChatWorld) -> None:
+    """It stopped only where the field, or another part of the chat, had the focus."""
+    replica = world.replicas["oak"]
+    replica.word, replica.tokens, replica.delay_s, replica.script = None, 10_000, 0.01, "finish"
+    tab = visitor.page
+    visitor.go("/playground?endpoint=oak")
+    send(tab, "Tell me of the river.")
+    stop = tab.get_by_role("button", name="Stop", exact=True)
+    stop.wait_for()
+    tab.get_by_role("button", name="Settings").click()
+    tokens = tab.get_by_label("Max new tokens")
+    tokens.wait_for()
+    tab.keyboard.press("Escape")
+    expect(tokens).to_be_hidden()
+    expect(stop).to_be_visible()
+    tab.locator("h1").click()
+    assert tab.evaluate("document.activeElement === document.body"), "nothing has the focus"
+    tab.keyboard.press("Escape")
+    expect(tab.get_by_role("button", name="Send", exact=True)).to_be_visible()
+    eventually(lambda: replica.left)
+    replica.tokens, replica.delay_s = 3, 0.0
+    assert visitor.findings == []
+
+
+def test_a_prompt_of_the_team_is_written_into_the_field_once(visitor: Visitor, world: ChatWorld) -> None:
+    save_prompt(world.ctx, "retell", {"system": "Be brief.", "text": "Retell {{tale}}"}, person=LOCAL)
+    replica = world.replicas["oak"]
+    tab = visitor.page
+    visitor.go("/playground?endpoint=oak&prompt=retell")
+    tab.get_by_role("button", name="Prompts").click()
+    tab.get_by_label("tale", exact=True).fill("the <b>mill</b>")
+    tab.get_by_label("tale", exact=True).press("Tab")
+    visitor.settle()
+    visitor.clicks("Use")
+    field = tab.get_by_label("Message", exact=True)
+    expect(field).to_have_value("Retell the <b>mill</b>")
+    field.press("Enter")
+    expect(tab.locator(".pg-answer").last).to_contain_text("w0 w1 w2")
+    visitor.settle()
+    expect(field).to_have_value("")
+    asked = [message["content"] for message in replica.bodies[-1]["messages"]]
+    assert asked == ["Be brief.", "Retell the <b>mill</b>"]
+    tab.get_by_role("button", name="New", exact=True).click()
+    visitor.settle()
+    expect(field).to_have_value("")
     assert visitor.findings == []
