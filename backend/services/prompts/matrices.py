@@ -37,7 +37,7 @@ from backend.services.prompts.prompts import PromptView
 from backend.services.serving.chat.generation import LOST_AFTER_S, AnswerProgress
 from backend.services.serving.chat.internal_key import playground_key
 from backend.services.serving.chat.live import ANSWERS, LiveAnswer
-from backend.services.serving.endpoints import list_endpoints
+from backend.services.serving.endpoints import deployed_endpoints
 from backend.services.serving.owners import is_in_charge
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def start_matrix(
     require_builder(person)
     version = prompt.version(number)
     check_size(len(rows), endpoints)
-    running = {endpoint.name for endpoint in list_endpoints(ctx) if endpoint.stopped_at is None}
+    running = {name for name, _ in deployed_endpoints(ctx)}
     for name in endpoints:
         if name not in running:
             raise not_found("running endpoint", name, running, remedy="Start it, or choose another.")

@@ -24,7 +24,8 @@ from backend.services.prompts.matrices import (
     stop_matrix,
 )
 from backend.services.prompts.prompts import PromptView, VersionLine
-from backend.services.serving.endpoints import list_endpoints
+from backend.services.serving.adapters.changes import list_adapter_endpoints
+from backend.services.serving.endpoints import list_alias_endpoints, list_endpoints
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.confirm import draw_confirmed
@@ -83,7 +84,8 @@ def draw_trying(ctx: Context, person: Person, prompt: PromptView, version: Versi
 @number_form
 def draw_form(ctx: Context, person: Person, prompt: PromptView, version: VersionLine) -> None:
     """Draw rows, endpoints and sampling, and the button that starts."""
-    names = [endpoint.name for endpoint in list_endpoints(ctx) if endpoint.stopped_at is None and endpoint.writes]
+    known = [*list_endpoints(ctx), *list_alias_endpoints(ctx), *list_adapter_endpoints(ctx)]
+    names = [endpoint.name for endpoint in known if endpoint.stopped_at is None and endpoint.writes]
     if not names:
         empty_state(
             "No endpoint is running. Deploy or start one to try the prompt.", page=routes.ENDPOINTS, label="Endpoints"
@@ -93,7 +95,7 @@ def draw_form(ctx: Context, person: Person, prompt: PromptView, version: Version
         endpoints = st.multiselect(
             "Endpoints", names, default=names[:1], max_selections=MAX_ENDPOINTS, key=f"try_endpoints_{prompt.name}"
         )
-        rows: list[dict[str, Any]] | None = [{}]
+        rows: list[dict[str, Any]] | None = None
         source = ""
         with errors_shown():
             rows, source = draw_rows(ctx, version)
@@ -110,7 +112,11 @@ def draw_form(ctx: Context, person: Person, prompt: PromptView, version: Version
         )
         tokens = draw_number(right, "Max new tokens", 1, 32_768, 160, key="try_tokens")
         count = 0 if rows is None else len(rows) * len(endpoints)
-        missing = {"choose an endpoint": not endpoints, "give rows": not rows}
+        missing = {
+            "choose an endpoint": not endpoints,
+            "give rows": not rows,
+            "give temperature and tokens": temperature is None or tokens is None,
+        }
         if form_button(
             f"Try {plural(count, 'answer')}" if count else "Try", missing, key="try_prompt", icon="play_arrow"
         ):
@@ -160,7 +166,7 @@ def draw_rows(ctx: Context, version: VersionLine) -> tuple[list[dict[str, Any]] 
         key=key,
         placeholder="Choose one with these columns",
     )
-    limit = int(draw_number(right, "First rows", 1, MAX_ROWS, 5, key="try_limit"))
+    limit = int(draw_number(right, "First rows", 1, MAX_ROWS, 5, key="try_limit") or 1)
     newest = datasets[chosen].newest if chosen else None
     if newest is None:
         return None, ""
@@ -212,7 +218,7 @@ def delete_and_show(ctx: Context, matrix_id: str, person: Person) -> None:
 def draw_cells(answers: MatrixAnswers, *, key: str) -> None:
     """Draw a row of answers for each row of data, as text: what a model writes is shown, not interpreted."""
     has_rows = any(answers.rows)
-    shares = ({"Row": 1.2} if has_rows else {}) | dict.fromkeys(answers.endpoints, 2.0)
+    shares = ({"Row ": 1.2} if has_rows else {}) | dict.fromkeys(answers.endpoints, 2.0)
     table = WidgetTable(f"matrix-{key}", shares, heading=1 if has_rows else 0)
     with table.frame():
         for number, row in enumerate(answers.rows):
@@ -289,8 +295,12 @@ def draw_task(ctx: Context, person: Person, version: VersionLine) -> None:
     left, right = st.columns(2)
     expected = left.text_input("Column of the expected answer", key="prompt_task_expected", placeholder="answer")
     metric = right.selectbox("Metric", list(METRICS), format_func=METRICS.__getitem__, key="prompt_task_metric")
-    tokens = int(draw_number(left, "Max new tokens", 1, 32_768, 160, key="prompt_task_tokens"))
-    missing = {"name the task": not name.strip(), "name the column": not expected.strip()}
+    tokens = draw_number(left, "Max new tokens", 1, 32_768, 160, key="prompt_task_tokens")
+    missing = {
+        "name the task": not name.strip(),
+        "name the column": not expected.strip(),
+        "give the most tokens": tokens is None,
+    }
     if form_button("Save task", missing, key="save_prompt_task", icon="grading"):
         with errors_shown():
             task = save_as_task(
@@ -300,7 +310,7 @@ def draw_task(ctx: Context, person: Person, version: VersionLine) -> None:
                 expected=expected.strip(),
                 metric=metric,
                 version=datasets[chosen].newest if chosen else None,
-                settings=AnswerSettings(temperature=0.0, max_tokens=tokens),
+                settings=AnswerSettings(temperature=0.0, max_tokens=int(tokens)),
                 person=person,
             )
             st.session_state["prompt_task_saved"] = task.name
