@@ -14,9 +14,10 @@ from sqlalchemy.exc import OperationalError
 from streamlit.testing.v1 import AppTest
 
 from backend import bootstrap
-from backend.db.tables import Checkpoint, Deployment
+from backend.db.tables import Checkpoint, Deployment, LogLine
 from backend.domain.data.token_folders import MANIFEST, Manifest
 from backend.domain.jobs.events import GaugeEvent, ReadyEvent
+from backend.domain.serving.canary import CanaryRules
 from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context, Person
@@ -24,13 +25,16 @@ from backend.services.jobs.claims import Claim, claim_next
 from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user, get_account
 from backend.services.people.keys import check_key, create_key, list_keys
+from backend.services.serving.canaries import start_canary
 from backend.services.serving.costs.prices import current_prices
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_endpoints
 from backend.services.serving.monitoring import gauges as gauges_module
 from backend.services.serving.monitoring.gauges import read_live
 from backend.services.serving.monitoring.traffic import Traffic, TrafficPoint, find_window
+from backend.services.serving.promotions import promote
 from backend.services.serving.replicas import record_gauge, record_ready
+from backend.services.serving.usage import UsageRow, add_usage
 from backend.settings import PROJECT
 from pages.components import visitor as services
 from pages.components.serving import endpoint as endpoint_page
@@ -102,6 +106,66 @@ def test_a_page_without_an_empty_state_opens(page: str, title: str) -> None:
     app = draw(page)
     assert app.title[0].value == title
     assert not app.error
+
+
+def test_endpoints_are_rows_with_state_and_traffic_that_lead_to_their_pages(ctx: Context) -> None:
+    make_ready(ctx)
+    deploy(ctx, checkpoint_id=list_checkpoints(ctx)[0].id, name="second", person=LOCAL)
+    stop_endpoint(ctx, "second", person=LOCAL)
+    rows = [("a", "finished", 90.0), ("b", "finished", 110.0), ("c", "lost", None), ("d", "refused", None)]
+    add_usage(
+        ctx, [UsageRow(id_, "tales", None, None, 5, 60, ttft, 500.0, status, ctx.now()) for id_, status, ttft in rows]
+    )
+    app = draw("serve/endpoints.py")
+    assert [str(button.key) for button in app.button if str(button.key).startswith("endpoint_")] == [
+        "endpoint_tales",
+        "endpoint_second",
+    ]
+    shown = texts(app).replace("\\", "")
+    assert ":red[33 %]" in shown, "one of three that were not refused"
+    app.button(key="endpoint_tales").click().run()
+    assert app.query_params["name"] == ["tales"]
+    assert [heading.value for heading in app.subheader] == ["tales"]
+
+
+def test_an_alias_leads_to_the_endpoint_that_answers_for_it_and_an_unknown_name_to_all(ctx: Context) -> None:
+    make_ready(ctx)
+    promote(ctx, "tiny", alias="storyteller@production", reason="the first", person=LOCAL)
+    app = draw("serve/endpoints.py", name="storyteller@production")
+    assert [heading.value for heading in app.subheader] == ["tales"]
+    assert "answers for storyteller" in texts(app).replace("\\", "")
+    app = draw("serve/endpoints.py", name="nosuch")
+    assert "nosuch" in app.warning[0].value
+    assert app.button(key="endpoint_tales")
+
+
+def test_the_canary_stands_beside_the_stable_revision_with_its_figures(ctx: Context) -> None:
+    make_ready(ctx)
+    elm = make_checkpoint(ctx)
+    start_canary(ctx, "tales", checkpoint_id=elm, rules=CanaryRules(percent=10), person=LOCAL)
+    with ctx.db.read() as session:
+        canary = session.scalars(select(Deployment.id).where(Deployment.role == "canary")).one()
+    rows = [
+        UsageRow(f"r{n}", "tales", None, None, 5, 5, 50.0 + 50 * (n % 2), 90.0, "finished", ctx.now(), variant=variant)
+        for n, variant in enumerate(["stable", canary] * 4)
+    ]
+    add_usage(ctx, rows)
+    table = next(table for table in draw("serve/endpoints.py", name="tales").table if "Variant" in table.value)
+    shown = {str(row["Variant"]).replace("\\", ""): row for row in table.value.to_dict("records")}
+    assert list(shown) == ["stable", "canary, revision 2"]
+    assert [str(row["Requests"]) for row in shown.values()] == ["4", "4"]
+
+
+def test_logs_of_replicas_are_on_the_page_by_number_and_never_by_id(ctx: Context) -> None:
+    claim = make_ready(ctx)
+    with ctx.db.write() as session:
+        session.add(LogLine(job_id=claim.job_id, attempt=1, time=1.0, text="loading <b>weights</b>"))
+    app = draw("serve/endpoints.py", name="tales")
+    assert "loading <b>weights</b>" in [code.value for code in app.code]
+    assert "Replica 1 of revision 1: ready" in texts(app)
+    (replica,) = get_endpoint(ctx, "tales").replicas
+    everything = texts(app) + "".join(str(part) for part in [*app.code, *app.table])
+    assert replica.id not in everything
 
 
 def test_an_endpoint_is_drawn_with_its_state_and_client_code(ctx: Context) -> None:

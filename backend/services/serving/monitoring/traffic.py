@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy import ColumnElement, and_, func, select
 
 from backend.db.tables import Deployment, Endpoint, GaugeRollup, TrafficRollup
 from backend.domain.serving.latency import Counts, add_counts, percentile_s
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.services.context import Context
 from backend.services.serving.monitoring.rollups import interval_start
+from backend.services.serving.rollout import STABLE
 
 QUANTILES = (0.5, 0.95, 0.99)
 
@@ -134,8 +135,9 @@ def endpoint_totals(ctx: Context, window: Window) -> dict[str, TrafficPoint]:
 
 def variant_totals(ctx: Context, window: Window, *, endpoint: str) -> dict[str, TrafficPoint]:
     """Return the whole traffic of each variant of an endpoint that had requests in a window, without load tests."""
-    condition = and_(TrafficRollup.variant.not_in((LOAD_TEST, "")), Endpoint.name == endpoint)
-    return _totals(ctx, window, condition, by=TrafficRollup.variant)
+    condition = and_(TrafficRollup.variant != LOAD_TEST, Endpoint.name == endpoint)
+    variant = func.coalesce(func.nullif(TrafficRollup.variant, ""), STABLE)
+    return _totals(ctx, window, condition, by=variant)
 
 
 def _totals(ctx: Context, window: Window, condition: ColumnElement[bool], *, by: Any) -> dict[str, TrafficPoint]:

@@ -81,7 +81,10 @@ def test_a_condition_is_sent_once_however_often_it_is_met_and_once_when_it_ends(
     for _ in range(2):
         settle_alerts(ctx, [DOWN, event])
     assert [m["state"] for m in messages[3:]] == ["event"]
-    assert list_alerts(ctx)[0].message == DOWN.message
+    settle_alerts(ctx, [replace(event, fingerprint="run:2", severity="critical", message="Run b failed")])
+    assert [alert.message for alert in list_alerts(ctx)] == ["Run b failed", DOWN.message, DOWN.message], (
+        "a run that finished is no alert"
+    )
 
 
 def test_an_alert_is_mailed_and_a_webhook_that_is_away_is_noted_without_its_address(ctx: Context) -> None:
