@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Literal
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -33,8 +34,15 @@ class WidgetTable:
             name, kind = TABLE.row(dataset.id)
     """
 
-    def __init__(self, name: str, columns: Mapping[str, float], *, heading: int = 1) -> None:
-        self.name, self.columns, self.heading = name, dict(columns), heading
+    def __init__(
+        self,
+        name: str,
+        columns: Mapping[str, float],
+        *,
+        heading: int = 1,
+        alignment: Literal["center", "top"] = "center",
+    ) -> None:
+        self.name, self.columns, self.heading, self.alignment = name, dict(columns), heading, alignment
 
     @contextmanager
     def frame(self) -> Iterator[None]:
@@ -49,7 +57,7 @@ class WidgetTable:
     def row(self, key: str) -> list[DeltaGenerator]:
         """Return the cells of a new row. `key` is unique in the table."""
         with st.container(key=f"tablerow-{self.name}-{key}"):
-            return st.columns(list(self.columns.values()), vertical_alignment="center")
+            return st.columns(list(self.columns.values()), vertical_alignment=self.alignment)
 
     def _css(self) -> str:
         table, row = f".st-key-table-{self.name}", f"[class*=st-key-tablerow-{self.name}-]"

@@ -97,6 +97,7 @@ class Filled:
             "ballot": f"/ballot?campaign={self.campaign}",
             "sweep": f"/sweep?sweep={self.sweep}",
             "conversation": f"/playground?conversation={self.conversation}",
+            "endpoint": "/endpoints?name=tales",
             "request": f"/requests?request={self.request}",
             "prompt": f"/prompts?prompt={self.prompt}",
             "prompt tried": f"/prompts?prompt={self.prompt}&tab=Try",

@@ -142,8 +142,7 @@ def stop_matrix(ctx: Context, matrix_id: str, *, person: Person) -> None:
     with ctx.db.write() as session:
         row = _own(session, matrix_id, person)
         if row.status == "running":
-            row.status = "stopping"
-    ANSWERS.stop(matrix_id)
+            row.status = "stopping"  # seen within a second; a cancelled task might be cancelled again as it ends
 
 
 def delete_matrix(ctx: Context, matrix_id: str, *, person: Person) -> None:
@@ -151,7 +150,6 @@ def delete_matrix(ctx: Context, matrix_id: str, *, person: Person) -> None:
     require_builder(person)
     with ctx.db.write() as session:
         session.delete(_own(session, matrix_id, person))
-    ANSWERS.stop(matrix_id)
 
 
 def save_as_task(

@@ -72,7 +72,7 @@ def draw_settings(
             max_selections=MAX_COLUMNS,
             key=f"endpoints_{scope}",
             help="Up to four: each message goes to all of them, and their answers stand side by side in random order.",
-            width=340,
+            width=255,
         )
         blind = st.toggle(
             "Blind",

@@ -91,9 +91,9 @@ def draw_state(endpoint: EndpointView) -> None:
     st.badge(state, color=colour, icon=f":material/{icon}:")
 
 
-@live_part(2)
+@live_part(3)
 def draw_head(ctx: Context, person: Person, name: str, alias: str | None) -> None:
-    """Draw state, what is served, changes and load, refreshed every two seconds."""
+    """Draw state, what is served, changes and load, refreshed every three seconds."""
     endpoint = get_endpoint(ctx, name)
     is_stopped = endpoint.stopped_at is not None
     with st.container(border=True):
@@ -245,7 +245,7 @@ def draw_history(ctx: Context, person: Person, name: str) -> None:
         draw_table(events, key=f"scalings_{name}", alt=f"Changes of the number of replicas of {name}")
 
 
-@live_part(10)
+@live_part(15)
 def draw_traffic(ctx: Context, person: Person, name: str) -> None:
     """Draw the last hour, and each variant's figures beside each other where requests went to several."""
     endpoint = get_endpoint(ctx, name)
@@ -343,7 +343,7 @@ def draw_requests(ctx: Context, person: Person, name: str) -> None:
     st.page_link(routes.REQUESTS, label="All requests", icon=":material/receipt_long:", query_params={"endpoint": name})
 
 
-@live_part(5)
+@live_part(10)
 def draw_logs(ctx: Context, person: Person, name: str) -> None:
     """Draw the end of the log of each replica that runs or starts here."""
     replicas = [replica for replica in get_endpoint(ctx, name).replicas if replica.job_id]

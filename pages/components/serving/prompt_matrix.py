@@ -219,7 +219,7 @@ def draw_cells(answers: MatrixAnswers, *, key: str) -> None:
     """Draw a row of answers for each row of data, as text: what a model writes is shown, not interpreted."""
     has_rows = any(answers.rows)
     shares = ({"Row ": 1.2} if has_rows else {}) | dict.fromkeys(answers.endpoints, 2.0)
-    table = WidgetTable(f"matrix-{key}", shares, heading=1 if has_rows else 0)
+    table = WidgetTable(f"matrix-{key}", shares, heading=1 if has_rows else 0, alignment="top")
     with table.frame():
         for number, row in enumerate(answers.rows):
             cells = table.row(str(number))

@@ -34,11 +34,11 @@ SHARES = {
     "Key": 1.0,
     "Result": 1.5,
     "Tokens": 1.0,
-    "First token, ms": 0.9,
+    "First token, ms": 1.0,
     "Total, ms": 0.9,
-    "Cost, US$": 0.9,
+    "Cost, US$": 1.1,
     "Thumb": 0.6,
-    "Prompt": 2.6,
+    "Prompt": 2.3,
 }
 """Columns of the table beside the time, with their share of its width. Tokens are those of the prompt + generated."""
 MARKS: dict[str, Mark] = {"special": "special", "unknown": "unknown", "byte": "bytes"}
