@@ -14,11 +14,11 @@ from backend.domain.jobs.events import ReadyEvent
 from backend.domain.serving.chat_settings import ChatSettings
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_next
-from backend.services.prompts.prompts import get_prompt, save_prompt
 from backend.services.serving.chat.presets import list_presets, save_preset
 from backend.services.serving.chat.sharing import share_conversation
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint
+from backend.services.serving.prompts.prompts import get_prompt, save_prompt
 from backend.services.serving.replicas import record_ready
 from tests.support.opening import EVIL, open_page, words
 from tests.support.serving.stored_chat import add_message, start_conversation

@@ -9,8 +9,8 @@ from streamlit.testing.v1 import AppTest
 
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.tasks import get_task
-from backend.services.prompts.matrices import list_matrices
-from backend.services.prompts.prompts import get_prompt, list_prompts, save_prompt
+from backend.services.serving.prompts.matrices import list_matrices
+from backend.services.serving.prompts.prompts import get_prompt, list_prompts, save_prompt
 from tests.support.evaluation_world import add_benchmark
 from tests.support.filled_installation import HOSTILE_ANSWER, fill
 from tests.support.gateway_fixtures import eventually

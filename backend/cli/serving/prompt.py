@@ -13,7 +13,7 @@ from backend.cli.output import JsonFlag, command, emit
 from backend.domain.evaluation.prompts import prompt_diff
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
-from backend.services.prompts.prompts import (
+from backend.services.serving.prompts.prompts import (
     PromptView,
     VersionLine,
     delete_prompt,

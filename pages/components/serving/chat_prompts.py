@@ -9,7 +9,7 @@ import streamlit as st
 from backend.domain.evaluation.prompts import PromptText
 from backend.domain.serving.chat_settings import AnswerSettings
 from backend.services.context import Context, Person
-from backend.services.prompts.prompts import get_prompt, list_prompts, save_prompt
+from backend.services.serving.prompts.prompts import get_prompt, list_prompts, save_prompt
 from pages.components import routes
 from pages.components.browser.chat.component import ChatDraft
 from pages.components.confirm import close_menu, menu_key

@@ -13,7 +13,9 @@ from backend.domain.serving.prompt_matrix import MAX_ENDPOINTS, MAX_ROWS, Matrix
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
-from backend.services.prompts.matrices import (
+from backend.services.serving.adapters.changes import list_adapter_endpoints
+from backend.services.serving.endpoints import list_alias_endpoints, list_endpoints
+from backend.services.serving.prompts.matrices import (
     MatrixView,
     dataset_rows,
     delete_matrix,
@@ -23,9 +25,7 @@ from backend.services.prompts.matrices import (
     start_matrix,
     stop_matrix,
 )
-from backend.services.prompts.prompts import PromptView, VersionLine
-from backend.services.serving.adapters.changes import list_adapter_endpoints
-from backend.services.serving.endpoints import list_alias_endpoints, list_endpoints
+from backend.services.serving.prompts.prompts import PromptView, VersionLine
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.confirm import draw_confirmed

@@ -33,12 +33,12 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.data.views import VersionView
 from backend.services.evaluation.scoring_choice import choose_split
 from backend.services.evaluation.tasks import TaskView, save_task
-from backend.services.prompts.prompts import PromptView
 from backend.services.serving.chat.generation import LOST_AFTER_S, AnswerProgress
 from backend.services.serving.chat.internal_key import playground_key
 from backend.services.serving.chat.live import ANSWERS, LiveAnswer
 from backend.services.serving.endpoints import deployed_endpoints
 from backend.services.serving.owners import is_in_charge
+from backend.services.serving.prompts.prompts import PromptView
 
 log = logging.getLogger(__name__)
 AT_ONCE = 4

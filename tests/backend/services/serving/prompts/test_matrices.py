@@ -17,7 +17,8 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.data.datasets import resolve_version
 from backend.services.evaluation.tasks import find_single_task, preview_task
 from backend.services.people.accounts import add_user
-from backend.services.prompts.matrices import (
+from backend.services.serving.chat.live import ANSWERS
+from backend.services.serving.prompts.matrices import (
     MatrixView,
     dataset_rows,
     delete_matrix,
@@ -27,8 +28,7 @@ from backend.services.prompts.matrices import (
     start_matrix,
     stop_matrix,
 )
-from backend.services.prompts.prompts import PromptView, get_prompt, save_prompt
-from backend.services.serving.chat.live import ANSWERS
+from backend.services.serving.prompts.prompts import PromptView, get_prompt, save_prompt
 from tests.support.evaluation_world import add_benchmark
 from tests.support.gateway_fixtures import eventually
 from tests.support.networks.chat_world import ChatWorld, chat_world

@@ -8,8 +8,8 @@ from backend.db.tables import PromptMatrix, PromptVersion
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.people.accounts import add_user
-from backend.services.prompts.prompts import delete_prompt, get_prompt, list_prompts, save_prompt
 from backend.services.search import search
+from backend.services.serving.prompts.prompts import delete_prompt, get_prompt, list_prompts, save_prompt
 
 
 @pytest.fixture
