@@ -227,7 +227,7 @@ class Prompt(Table):
 
 
 class PromptVersion(Table):
-    """What a prompt says since its author saved it; never changed. `note` says what is new."""
+    """One version of a prompt, never changed after its author saved it. `note` says what is new."""
 
     __tablename__ = "prompt_versions"
     __table_args__ = (UniqueConstraint("prompt_id", "number"),)

@@ -43,7 +43,7 @@ def draw_list(ctx: Context, person: Person) -> None:
         draw_new(ctx, person)
     if not everything:
         empty_state(
-            "No prompt yet. Save one under a name, and everybody can choose it in the playground, try it over "
+            "No prompt yet. Save one under a name, and everyone can choose it in the playground, try it over "
             "endpoints and rows, and see what changed from version to version."
         )
         return

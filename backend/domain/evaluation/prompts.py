@@ -21,7 +21,7 @@ FIELDS = {"system": "System prompt", "text": "Message"}
 
 
 class PromptText(BaseModel):
-    """What a version of a prompt says. `system` may be empty."""
+    """System prompt and message of a version. `system` may be empty."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,8 +40,8 @@ class PromptText(BaseModel):
     @property
     def variables(self) -> tuple[str, ...]:
         """Names that a row fills in, in the order in which they are written."""
-        whole = f"{self.system}\n{self.text}"
-        return tuple(sorted(names_in(self.system) | names_in(self.text), key=whole.find))
+        written = f"{self.system}\n{self.text}"
+        return tuple(sorted(names_in(self.system) | names_in(self.text), key=written.find))
 
     def fill(self, row: Mapping[str, Any]) -> tuple[str, str]:
         """Return system prompt and message for a row. Raises TemplateFault naming a variable that the row lacks."""

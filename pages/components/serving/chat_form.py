@@ -112,7 +112,7 @@ def draw_settings(
 
 
 def draw_active_settings(settings: ChatSettings, *, scope: str, temperature: float) -> None:
-    """Draw what applies to the next answer: the usual sampling in words, each other setting as a chip that is removed
+    """Draw what applies to the next answer: the usual sampling as a line, each other setting as a chip that is removed
     by a click, and the system prompt.
     """
     chips = active_settings(settings, temperature=temperature)

@@ -13,7 +13,7 @@ from backend.services.serving.prompts.prompts import get_prompt, list_prompts, s
 from pages.components import routes
 from pages.components.browser.chat.component import ChatDraft
 from pages.components.confirm import close_menu, menu_key
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import errors_shown, spoken
 from pages.components.serving.chat_presets import fill_settings
 
 DRAFT = "playground_draft"
@@ -54,7 +54,7 @@ def draw_prompts(ctx: Context, person: Person, settings: AnswerSettings, *, scop
             "text": st.text_area("Message", newest.body.text, key=f"{key}_text", height=130),
         }
         row = {
-            variable: st.text_area(plain(variable), key=f"{key}_{variable}", height=68)
+            variable: st.text_area(spoken(variable) or variable, key=f"{key}_{variable}", height=68)
             for variable in newest.body.variables
         }
         with st.container(horizontal=True):

@@ -37,8 +37,8 @@ def current_prices(ctx: Context, session: Session | None = None) -> DevicePrices
     stored = dict(session.execute(select(DevicePrice.name, DevicePrice.hour_usd)).all())
     default = stored.pop("", ctx.policy.prices.default)
     replaced = {name.lower() for name in stored}
-    kept = {name: price for name, price in ctx.policy.prices.named.items() if name.lower() not in replaced}
-    return DevicePrices(default=default, named=kept | stored)
+    others = {name: price for name, price in ctx.policy.prices.named.items() if name.lower() not in replaced}
+    return DevicePrices(default=default, named=others | stored)
 
 
 def list_prices(ctx: Context) -> list[PriceLine]:
