@@ -41,7 +41,7 @@ from backend.db.tables_monitoring import (
     RequestLogPolicy,
     TrafficRollup,
 )
-from backend.db.tables_people import ApiKey, SavedView, User
+from backend.db.tables_people import ApiKey, DismissedStep, SavedView, User
 from backend.db.tables_serve import (
     Conversation,
     ConversationShare,
@@ -80,6 +80,7 @@ __all__ = [
     "Deployment",
     "DevicePrice",
     "DeviceUse",
+    "DismissedStep",
     "Endpoint",
     "EvaluatedEndpoint",
     "Evaluation",

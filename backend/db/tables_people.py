@@ -1,4 +1,4 @@
-"""Accounts, keys and saved views."""
+"""Accounts, keys, saved views and dismissed steps."""
 
 from __future__ import annotations
 
@@ -49,5 +49,17 @@ class SavedView(Table):
     page: Mapped[str] = mapped_column(String(40))
     name: Mapped[str] = mapped_column(String(80))
     query: Mapped[str] = mapped_column(Text)
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class DismissedStep(Table):
+    """A next step of the overview that a person has dismissed. `key` says what it is about. Without sign-in it has no
+    `user_id`.
+    """
+
+    __tablename__ = "dismissed_steps"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    key: Mapped[str] = mapped_column(String(400))
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"), index=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

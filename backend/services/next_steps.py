@@ -1,4 +1,4 @@
-"""Next steps on the overview, ranked: failures, open votes, missing evaluations, untried features. Pure."""
+"""Alerts and next steps on the overview, ranked: failures, open votes, missing evaluations, untried features. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from enum import StrEnum
 from backend.domain.wording import plural
 
 MAX_STEPS = 3
+MAX_KEY = 400
 
 
 class StepKind(StrEnum):
     """Target of a step's button."""
 
+    ALERT = "alert"
     ENDPOINT = "endpoint"
     RUN = "run"
     WORKERS = "workers"
@@ -27,12 +29,25 @@ class StepKind(StrEnum):
 
 @dataclass(frozen=True)
 class NextStep:
-    """A step: its text, the label of its button, and the id or name that the button's page needs."""
+    """A step: its text, the label of its button, and the id or name that the button's page needs. `situation` is what
+    it rests on beside the subject: when it changes, the step is another.
+    """
 
     kind: StepKind
     text: str
     action: str
     subject: str = ""
+    situation: str = ""
+
+    @property
+    def key(self) -> str:
+        """Return the key of what the step is about; a dismissed one stays away as long as this stays the same."""
+        return f"{self.kind}:{self.subject}:{self.situation}"[:MAX_KEY]
+
+    @property
+    def is_alert(self) -> bool:
+        """Return whether something fails, rather than awaits."""
+        return self.kind in (StepKind.ALERT, StepKind.ENDPOINT, StepKind.WORKERS, StepKind.RUN)
 
 
 @dataclass(frozen=True)
@@ -57,7 +72,8 @@ class AwaitedVotes:
 class Situation:
     """State of an installation for one visitor. Lists are newest first; checkpoints are those that generate text.
 
-    `idle_queues`: (queue, number of queued jobs) where no living worker serves the queue.
+    `idle_queues`: (queue, number of queued jobs) where no living worker serves the queue. `alerts` are open ones of the
+    monitor; `troubled_runs` train and are diagnosed with an error.
     """
 
     has_data: bool = False
@@ -68,16 +84,20 @@ class Situation:
     has_deployments: bool = False
     has_chats: bool = False
     endpoints: tuple[AttentionItem, ...] = ()
+    alerts: tuple[AttentionItem, ...] = ()
     failing_endpoints: tuple[AttentionItem, ...] = ()
     idle_queues: tuple[tuple[str, int], ...] = ()
     failed_runs: tuple[AttentionItem, ...] = ()
+    troubled_runs: tuple[AttentionItem, ...] = ()
     votes: tuple[AwaitedVotes, ...] = ()
     served_without_evaluation: tuple[AttentionItem, ...] = ()
     trained_without_evaluation: tuple[AttentionItem, ...] = ()
 
 
-def next_steps(situation: Situation, *, limit: int = MAX_STEPS) -> tuple[NextStep, ...]:
-    """Return the next steps, most urgent first: failures, votes, missing evaluations, then untried features."""
+def next_steps(situation: Situation, *, limit: int | None = MAX_STEPS) -> tuple[NextStep, ...]:
+    """Return the next steps, most urgent first: failures, votes, missing evaluations, then untried features; all of
+    them without a limit.
+    """
     return (*_failures(situation), *_votes(situation), *_evaluations(situation), *_first_times(situation))[:limit]
 
 
@@ -88,19 +108,38 @@ def _failures(situation: Situation) -> list[NextStep]:
                 StepKind.ENDPOINT,
                 _with_cause(f"The endpoint {endpoint.name} does not start", endpoint.detail),
                 "See the endpoint",
+                situation=f"{endpoint.name}: {endpoint.detail}",
             )
             for endpoint in situation.failing_endpoints
         ),
+        *(NextStep(StepKind.ALERT, alert.name, "See the monitor", situation=alert.id) for alert in situation.alerts),
         *(
             NextStep(
                 StepKind.WORKERS,
                 f"{plural(num_jobs, 'job')} queued, and no worker serves the queue {queue}.",
                 "See the workers",
+                situation=queue,
             )
             for queue, num_jobs in situation.idle_queues
         ),
         *(
-            NextStep(StepKind.RUN, _with_cause(f"The run {run.name} failed", run.detail), "See the run", run.id)
+            NextStep(
+                StepKind.RUN,
+                _with_cause(f"The run {run.name} is in trouble", run.detail),
+                "See the run",
+                run.id,
+                situation=run.detail,
+            )
+            for run in situation.troubled_runs
+        ),
+        *(
+            NextStep(
+                StepKind.RUN,
+                _with_cause(f"The run {run.name} failed", run.detail),
+                "See the run",
+                run.id,
+                situation="failed",
+            )
             for run in situation.failed_runs
         ),
     ]
@@ -141,7 +180,12 @@ def _first_times(situation: Situation) -> list[NextStep]:
     if len(situation.checkpoints) > 1 and not situation.has_campaigns:
         first, second = situation.checkpoints[0].name, situation.checkpoints[1].name
         steps.append(
-            NextStep(StepKind.CAMPAIGN, f"{first} and {second} were never compared by blind votes.", "Start a campaign")
+            NextStep(
+                StepKind.CAMPAIGN,
+                f"{first} and {second} were never compared by blind votes.",
+                "Start a campaign",
+                situation=f"{first}, {second}",
+            )
         )
     if situation.checkpoints and not situation.has_deployments:
         newest = situation.checkpoints[0]

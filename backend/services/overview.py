@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Campaign, Checkpoint, Deployment, Endpoint, Job, Replica
+from backend.db.tables import Campaign, Checkpoint, Deployment, Endpoint, Job, Replica, Run
 from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.domain.training.comparability import LossBasis
+from backend.domain.training.config import Objective
+from backend.domain.training.run_table import OBJECTIVE_NAMES
 from backend.services.battles.views import contestant_names, count_votes
 from backend.services.context import Context, Person
 from backend.services.evaluation.comparisons import column_keys
 from backend.services.evaluation.evaluations import EvaluationView, ScoreView, list_evaluations
 from backend.services.jobs.jobs import JobView, view
 from backend.services.jobs.workers import WorkerView, list_workers
-from backend.services.next_steps import NextStep, next_steps
+from backend.services.next_steps import MAX_STEPS, NextStep, next_steps
+from backend.services.people.dismissals import read_dismissed
 from backend.services.situation import read_situation
+from backend.services.training.comparisons import loss_basis
 from backend.services.training.live import active_run_ids
 from backend.services.training.views import RunView, get_runs, list_runs
 
 EVALUATIONS_READ = 100
+RUNS_COMPARED = 60
+MAX_ALERTS = 8
 MAX_BENCHMARKS = 3
 MAX_RESULTS = 4
 
@@ -100,10 +108,30 @@ class CampaignLine:
 
 
 @dataclass(frozen=True)
+class BestCheckpoint:
+    """The best checkpoint of an objective among `num_checkpoints` of `num_runs` whose `metric` is measured alike: with
+    the same loss, validation data and tokenizer as the newest run's.
+    """
+
+    objective: str
+    id: str
+    name: str
+    run_id: str
+    metric: str
+    value: float
+    data: str
+    num_runs: int
+    num_checkpoints: int
+
+
+@dataclass(frozen=True)
 class Overview:
     """Everything below the strip."""
 
+    alerts: tuple[NextStep, ...]
     steps: tuple[NextStep, ...]
+    num_dismissed: int
+    best: tuple[BestCheckpoint, ...]
     active: tuple[RunView, ...]
     recent: tuple[RunView, ...]
     results: tuple[BenchmarkResults, ...]
@@ -116,8 +144,15 @@ def get_overview(ctx: Context, *, person: Person, num_recent: int = 5) -> Overvi
     recent = tuple(run for run in list_runs(ctx, limit=num_recent + len(active)) if not run.is_active)[:num_recent]
     with ctx.db.read() as session:
         campaigns = tuple(_campaigns(session))
+        best = tuple(_best_checkpoints(ctx, session))
+    every = next_steps(read_situation(ctx, person), limit=None)
+    dismissed = read_dismissed(ctx, {step.key for step in every}, person=person)
+    steps = [step for step in every if step.key not in dismissed]
     return Overview(
-        steps=next_steps(read_situation(ctx, person)),
+        alerts=tuple(step for step in steps if step.is_alert)[:MAX_ALERTS],
+        steps=tuple(step for step in steps if not step.is_alert)[:MAX_STEPS],
+        num_dismissed=len(dismissed),
+        best=best,
         active=active,
         recent=recent,
         results=group_results(list_evaluations(ctx, limit=EVALUATIONS_READ)),
@@ -178,6 +213,59 @@ def _ranked(evaluations: list[EvaluationView]) -> BenchmarkResults:
         for number, (evaluation, score) in enumerate(scored)
     )
     return BenchmarkResults(evaluations[0].benchmark, metric, lines[:MAX_RESULTS], max(0, len(lines) - MAX_RESULTS))
+
+
+def _best_checkpoints(ctx: Context, session: Session) -> list[BestCheckpoint]:
+    """Return the best checkpoint of each objective, in the order of the objectives."""
+    query = (
+        select(Run)
+        .join(Job, Job.id == Run.job_id)
+        .where(Run.archived_at.is_(None), Job.status == Status.FINISHED)
+        .order_by(Run.created_at.desc(), Run.id)
+        .limit(RUNS_COMPARED)
+    )
+    groups: dict[str, tuple[LossBasis, list[str]]] = {}
+    for run in session.scalars(query):
+        if run.objective in groups and None in groups[run.objective][0].key:
+            continue  # an unknown tokenizer or dataset is like no other
+        basis = loss_basis(ctx, session, run)
+        known = groups.setdefault(run.objective, (basis, []))
+        if known[0].key == basis.key:
+            known[1].append(run.id)
+    return [
+        best
+        for objective in OBJECTIVE_NAMES
+        if objective in groups and (best := _best_of(session, objective, *groups[objective])) is not None
+    ]
+
+
+def _best_of(session: Session, objective: str, basis: LossBasis, run_ids: list[str]) -> BestCheckpoint | None:
+    metric, sign = ("val_reward/mean", -1) if objective == Objective.GRPO else ("val_loss", 1)
+    query = select(Checkpoint).where(
+        Checkpoint.run_id.in_(run_ids),
+        Checkpoint.folder.is_not(None),
+        Checkpoint.deleted_at.is_(None),
+        Checkpoint.archived_at.is_(None),
+    )
+    measured = [
+        (sign * value, one.name, one)
+        for one in session.scalars(query)
+        if isinstance(value := one.metrics.get(metric), int | float) and math.isfinite(value)
+    ]
+    if not measured:
+        return None
+    value, _, best = min(measured, key=lambda each: each[:2])
+    return BestCheckpoint(
+        objective,
+        best.id,
+        best.name,
+        best.run_id or "",
+        metric,
+        sign * value,
+        basis.data.name,
+        len({one.run_id for _, _, one in measured}),
+        len(measured),
+    )
 
 
 def _other_jobs(session: Session) -> list[JobView]:

@@ -30,12 +30,17 @@ from backend.services.context import Context, Person
 from backend.services.jobs.workers import list_workers
 from backend.services.next_steps import AttentionItem, AwaitedVotes, Situation
 from backend.services.serving.endpoints import EndpointView, list_endpoints
+from backend.services.serving.monitoring.alerts import list_alerts
+from backend.services.training.diagnosis import diagnose_run
+from backend.services.training.live import active_run_ids
+from backend.services.training.views import get_runs
 
 FAILURE_DAYS = 7
 """Age after which a failed run is no longer reported."""
 
 MAX_LISTED = 3
 MAX_CAMPAIGNS = 4
+MAX_DIAGNOSED = 4
 
 
 def read_situation(ctx: Context, person: Person) -> Situation:
@@ -73,7 +78,34 @@ def read_situation(ctx: Context, person: Person) -> Situation:
 def _with_people(ctx: Context, person: Person, situation: Situation, queued: dict[str, int]) -> Situation:
     served = {queue for worker in list_workers(ctx) if worker.is_alive for queue in worker.queues}
     idle = tuple(sorted((queue, number) for queue, number in queued.items() if queue not in served))
-    return replace(situation, idle_queues=idle, votes=_awaited_votes(ctx, person))
+    return replace(
+        situation,
+        idle_queues=idle,
+        votes=_awaited_votes(ctx, person),
+        alerts=_open_alerts(ctx, situation),
+        troubled_runs=_troubled_runs(ctx),
+    )
+
+
+def _open_alerts(ctx: Context, situation: Situation) -> tuple[AttentionItem, ...]:
+    """Return the monitor's open alerts, without those of endpoints that are known to fail."""
+    failing = [endpoint.name for endpoint in situation.failing_endpoints]
+    return tuple(
+        AttentionItem(alert.id, alert.message)
+        for alert in list_alerts(ctx)
+        if alert.resolved_at is None
+        and not (alert.kind == "replica_down" and any(name in alert.message for name in failing))
+    )
+
+
+def _troubled_runs(ctx: Context) -> tuple[AttentionItem, ...]:
+    """Return the training runs with an error among their findings, each with its first."""
+    troubled = []
+    for run in get_runs(ctx, active_run_ids(ctx)[:MAX_DIAGNOSED]):
+        finding = next((one for one in diagnose_run(ctx, run.id) if one.severity == "error"), None)
+        if finding is not None:
+            troubled.append(AttentionItem(run.id, run.name, finding.sentence))
+    return tuple(troubled)
 
 
 def _awaited_votes(ctx: Context, person: Person) -> tuple[AwaitedVotes, ...]:

@@ -4,7 +4,6 @@ order: train, then validation.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from array import array
@@ -19,11 +18,10 @@ import numpy.typing as npt
 import pyarrow
 
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.rows.display import row_text
 from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.data.splits import SPLITS, Split
 from backend.domain.data.versions.changes import Change, DropDuplicates, DropRows, Filter, KeepSample, Merge, Resplit
-from backend.domain.data.versions.conditions import describe_change, meets
+from backend.domain.data.versions.conditions import describe_change, meets, row_hash
 from backend.domain.jobs.results import ImportResult
 from backend.errors import InvalidInput, JobFailed
 from jobs.data.splitting import val_rows
@@ -216,16 +214,6 @@ def _chooser(source: _Source, change: Change, *, meter: _Meter) -> Callable[[int
     assert isinstance(change, DropDuplicates)
     first = _first_of_equals(source, loose=change.loose, meter=meter)
     return lambda place, _split, _row: bool(first[place])
-
-
-def row_hash(row: Row, *, loose: bool = False) -> int:
-    """Return a 64-bit hash of a row's content; `loose` ignores case and spaces."""
-    if loose:
-        marks = [row[name] for name in ("label", "answer") if name in row]
-        text = " ".join(row_text(row).casefold().split()) + f" {marks}"
-    else:
-        text = canonical_json(row)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _first_of_equals(source: _Source, *, loose: bool, meter: _Meter) -> npt.NDArray[np.bool_]:

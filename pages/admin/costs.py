@@ -46,7 +46,10 @@ def draw_costs(ctx: Context, person: Person) -> None:
     """Draw the period, totals, the figure by day and the tables."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         period = (
-            st.segmented_control("Period", PERIODS, default=PERIODS[0], key="cost_period", required=True) or PERIODS[0]
+            st.segmented_control(
+                "Period", PERIODS, default=PERIODS[0], key="period", bind="query-params", required=True
+            )
+            or PERIODS[0]
         )
         report = read_report(ctx, period)
         st.space("stretch")
@@ -151,7 +154,7 @@ def draw_tables(report: LedgerReport, person: Person) -> None:
     """Draw a tab per table."""
     ledger = report.ledger
     tabs = ["Endpoints", "Checkpoints", "Runs", "Evaluations", *(["Keys"] if person.is_admin else [])]
-    for name, tab in zip(tabs, st.tabs(tabs, key="cost_tabs"), strict=True):
+    for name, tab in zip(tabs, st.tabs(tabs, key="tab", bind="query-params"), strict=True):
         with tab:
             lines: tuple[LedgerLine, ...] = getattr(ledger, name.lower())
             if not lines and not (name == "Endpoints" and report.standing):

@@ -28,7 +28,7 @@ with page_frame("People and keys", "Who may sign in, and which programs may call
     context_,
     person_,
 ):
-    keys_tab, accounts_tab = st.tabs(["Keys", "Accounts"], key="people_tabs")
+    keys_tab, accounts_tab = st.tabs(["Keys", "Accounts"], key="tab", bind="query-params")
     with keys_tab:
         draw_new_key(context_, person_)
         draw_keys(context_, person_)

@@ -34,11 +34,11 @@ TABLE = WidgetTable("architectures", {"Name": 2.6, "Shape": 2.8, "Parameters": 1
 
 def draw_saved(ctx: Context, person: Person) -> None:
     """Draw the saved architectures with their actions."""
-    archived = st.session_state.get("architectures_archived", False)
+    archived = st.session_state.get("archived", st.query_params.get("archived") == "true")
     stored = list_architectures(ctx, archived=archived)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("Saved", anchor=False, width="content")
-        st.toggle("Archived", key="architectures_archived")
+        st.toggle("Archived", key="archived", bind="query-params")
     if not stored:
         st.caption("None here.")
         return

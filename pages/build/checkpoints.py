@@ -58,7 +58,7 @@ def draw_checkpoint_list(ctx: Context) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         text = (
             st.text_input(
-                "Search", key="checkpoints_search", placeholder="Search", label_visibility="collapsed", width=260
+                "Search", key="find", bind="query-params", placeholder="Search", label_visibility="collapsed", width=260
             )
             or ""
         )
@@ -67,11 +67,12 @@ def draw_checkpoint_list(ctx: Context) -> None:
             list(KINDS),
             default="all",
             required=True,
-            key="checkpoints_kind",
+            key="kind",
+            bind="query-params",
             format_func=lambda k: KINDS[k],
             label_visibility="collapsed",
         )
-        archived = st.toggle("Archived", key="checkpoints_archived")
+        archived = st.toggle("Archived", key="archived", bind="query-params")
         st.space("stretch")
         if st.button("Add a base", type="primary", icon=":material/add:", key="checkpoints_add"):
             st.switch_page(routes.CHECKPOINTS, query_params={"add": "1"})

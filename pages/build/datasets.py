@@ -45,11 +45,11 @@ def draw_dataset_list(ctx: Context) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         text = (
             st.text_input(
-                "Search", key="datasets_search", placeholder="Search", label_visibility="collapsed", width=280
+                "Search", key="find", bind="query-params", placeholder="Search", label_visibility="collapsed", width=280
             )
             or ""
         )
-        archived = st.toggle("Archived", key="datasets_archived")
+        archived = st.toggle("Archived", key="archived", bind="query-params")
         st.space("stretch")
         if st.button("Import a dataset", type="primary", icon=":material/upload:", key="datasets_import"):
             st.switch_page(routes.DATASETS, query_params={"import": "1"})

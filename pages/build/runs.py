@@ -15,6 +15,7 @@ from backend.services.training.run_table import NEWEST_FIRST, RunQuery, find_run
 from backend.services.training.views import get_runs
 from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, page_frame, show_error, warn_unknown
+from pages.components.tables import page_shown
 from pages.components.training.comparison import draw_log_import, draw_run_comparison
 from pages.components.training.run_plots import draw_parallel, draw_scatter
 from pages.components.training.run_table import (
@@ -58,20 +59,6 @@ def draw_foot(ctx: Context, person: Person, number: int) -> None:
         st.rerun()
 
 
-def _page_shown(pages: int) -> int:
-    """Return the page of rows to draw. The pager below the table registers after it, so on a first drawing its page is
-    only in the address.
-    """
-    if "page" in st.session_state:
-        st.session_state["page"] = min(int(st.session_state["page"]), pages)  # a filter may leave fewer than there were
-        return int(st.session_state["page"])
-    try:
-        page = int(st.query_params.get("page", 1))
-    except ValueError:
-        return 1
-    return page if 1 <= page <= pages else 1  # as the pager does
-
-
 def draw_runs(
     ctx: Context, person: Person, table: RunTable, passing: list[RunRow], query: RunQuery, picked: Sequence[str]
 ) -> None:
@@ -93,7 +80,7 @@ def draw_runs(
         return
     entries = fold_runs(table, passing, group)
     number = len(entries)
-    page = _page_shown(max(1, -(-number // PAGE_SIZE)))
+    page = page_shown(max(1, -(-number // PAGE_SIZE)))
     here = entries[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     if shown == "Curves":
         beside, chart = st.columns([3, 8], gap="medium")

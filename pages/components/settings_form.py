@@ -1,14 +1,22 @@
-"""The settings of what has a name, notes and an archive: a dataset, a checkpoint."""
+"""The settings of what has a name, notes and an archive: a dataset, a checkpoint. Notes are saved when their field is
+left.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Protocol
 
 import streamlit as st
 
-from pages.components.frame import errors_shown
+from backend.errors import Conflict, RoundhouseError
+from backend.services.naming import MAX_NOTES
+from pages.components.frame import errors_shown, show_error
+from pages.components.words import when
+
+SaveNotes = Callable[[str, str], None]
+"""Saves notes, given those that the writer began with; raises Conflict if another person has changed them meanwhile."""
 
 
 class Named(Protocol):
@@ -32,18 +40,22 @@ class Named(Protocol):
 
 
 def draw_settings_form(
-    row: Named, *, save: Callable[[str, str], None], archive: Callable[[bool], None], draw_delete: Callable[[], None]
+    row: Named,
+    *,
+    rename: Callable[[str], None],
+    save_notes: SaveNotes,
+    archive: Callable[[bool], None],
+    draw_delete: Callable[[], None],
 ) -> None:
-    """Draw the fields and buttons. `save` takes name and notes, `archive` whether to archive; `draw_delete` fills the
-    popover.
-    """
-    name = st.text_input("Name", value=row.name, key=f"name_{row.id}")
-    notes = st.text_area("Notes", value=row.notes, key=f"notes_{row.id}")
-    with st.container(horizontal=True):
-        if st.button("Save", key=f"save_{row.id}", icon=":material/save:", type="primary"):
+    """Draw the fields and buttons. `archive` takes whether to archive; `draw_delete` fills the popover."""
+    draw_notes(row.notes, key=f"notes_{row.id}", save=save_notes)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name = st.text_input("Name", value=row.name, key=f"name_{row.id}")
+        if st.button("Rename", key=f"save_{row.id}", icon=":material/save:", disabled=name == row.name):
             with errors_shown():
-                save(name or "", notes or "")
+                rename(name or "")
                 st.rerun()
+    with st.container(horizontal=True):
         word = "Restore from the archive" if row.archived_at else "Archive"
         if st.button(word, key=f"archive_{row.id}", icon=":material/archive:"):
             with errors_shown():
@@ -51,3 +63,42 @@ def draw_settings_form(
                 st.rerun()
         with st.popover("Delete", icon=":material/delete:", key=f"delete_{row.id}"):
             draw_delete()
+
+
+def draw_notes(stored: str, *, key: str, save: SaveNotes, placeholder: str = "") -> None:
+    """Draw notes that are saved when their field is left, and say when they were. Where two people write, the second is
+    told and chooses: nothing is overwritten unseen.
+    """
+    state, before = st.session_state, f"{key}.before"
+    if key not in state or (state[key] == state[before] != stored):  # nothing is being written here
+        state[key] = state[before] = stored
+
+    def store(*, over: str | None = None) -> None:
+        for part in (f"{key}.saved", f"{key}.problem"):
+            state.pop(part, None)
+        try:
+            save(state[key], state[before] if over is None else over)
+        except RoundhouseError as error:
+            state[f"{key}.problem"] = error
+        else:
+            state[before] = state[key]
+            state[f"{key}.saved"] = datetime.now(UTC)
+
+    def take_theirs() -> None:
+        state[key] = state[before] = stored
+        state.pop(f"{key}.problem", None)
+
+    st.text_area("Notes", key=key, height=140, max_chars=MAX_NOTES, placeholder=placeholder, on_change=store)
+    problem: RoundhouseError | None = state.get(f"{key}.problem")
+    if isinstance(problem, Conflict):
+        show_error(problem)
+        st.caption("Their notes")
+        st.code(stored or " ", language=None, wrap_lines=True)
+        with st.container(horizontal=True):
+            st.button("Save mine over theirs", key=f"{key}_mine", on_click=store, kwargs={"over": stored})
+            st.button("Take theirs", key=f"{key}_theirs", on_click=take_theirs)
+    elif problem is not None:
+        show_error(problem)
+    else:
+        saved: datetime | None = state.get(f"{key}.saved")
+        st.caption(f"Saved {when(saved)}" if saved else "Saved when you leave the field.")

@@ -78,6 +78,20 @@ class WidgetTable:
         )
 
 
+def page_shown(pages: int) -> int:
+    """Return the page of rows to draw. The pager below the table registers after it, so on a first drawing its page is
+    only in the address.
+    """
+    if "page" in st.session_state:
+        st.session_state["page"] = min(int(st.session_state["page"]), pages)  # a filter may leave fewer than there were
+        return int(st.session_state["page"])
+    try:
+        page = int(st.query_params.get("page", 1))
+    except ValueError:
+        return 1
+    return page if 1 <= page <= pages else 1  # as the pager does
+
+
 def draw_table(
     rows: Sequence[Mapping[str, object]], *, key: str, alt: str, formats: Mapping[str, str] | None = None
 ) -> None:

@@ -19,12 +19,14 @@ from backend.services.health import GATEWAY, HEALTH
 from backend.services.jobs.jobs import JobView
 from backend.services.next_steps import NextStep, StepKind
 from backend.services.overview import BenchmarkResults, Gauges, Overview, OverviewStrip, get_overview, get_strip
+from backend.services.people.dismissals import dismiss_step, restore_steps
 from backend.services.training.runs import launch_run
 from backend.services.training.views import RunView
 from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
 from pages.components.evaluation.scores import interval_text, score_label, score_text
-from pages.components.frame import errors_shown, live_part, page_frame, plain
+from pages.components.frame import errors_shown, handled, live_part, page_frame, plain
+from pages.components.labels import OBJECTIVES
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable
 from pages.components.words import ago, size
@@ -35,6 +37,7 @@ SEEN = "overview_seen"
 """Session-state key of the minute of the last rerun, and of the jobs and endpoints active then."""
 
 STEPS: dict[StepKind, tuple[str, str | None, str]] = {  # icon, page, parameter of its address
+    StepKind.ALERT: ("notifications", routes.MONITOR, ""),
     StepKind.ENDPOINT: ("error", routes.ENDPOINTS, ""),
     StepKind.RUN: ("error", routes.RUN, "run"),
     StepKind.WORKERS: ("warning", routes.WORKERS, ""),
@@ -171,26 +174,52 @@ def draw_health(strip: OverviewStrip) -> None:
 
 
 def draw_steps(ctx: Context, person: Person, overview: Overview) -> None:
-    """Draw the next steps, each with one button; the first is the primary one."""
-    st.subheader("Next", anchor=False)
-    if not overview.steps:
-        st.caption("Nothing to do.")
-        return
-    with st.container(border=True, gap="xsmall"):
-        for number, step in enumerate(overview.steps):
-            draw_step(ctx, person, step, key=f"step_{number}", is_first=number == 0)
+    """Draw what fails, then the next steps, each with one button; the first of each is the primary one. Each can be
+    dismissed.
+    """
+    for title, steps, empty in (("Alerts", overview.alerts, ""), ("Next", overview.steps, "Nothing to do.")):
+        if steps or empty:
+            st.subheader(title, anchor=False)
+        if not steps and empty:
+            st.caption(empty)
+        if steps:
+            with st.container(border=True, gap="xsmall"):
+                for number, step in enumerate(steps):
+                    draw_step(ctx, person, step, key=f"step_{title}_{number}", is_first=number == 0)
+    if overview.num_dismissed:
+        st.button(
+            f"Show {overview.num_dismissed:,} dismissed",
+            type="tertiary",
+            icon=":material/undo:",
+            key="restore_steps",
+            on_click=handled(restore_steps),
+            args=(ctx,),
+            kwargs={"person": person},
+        )
 
 
 def draw_step(ctx: Context, person: Person, step: NextStep, *, key: str, is_first: bool) -> None:
-    """Draw one step: icon, text, button."""
+    """Draw one step: icon, text, button, and the one that dismisses it."""
     icon, page, parameter = STEPS[step.kind]
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="right"):
         st.markdown(f":material/{icon}: {plain(step.text)}", width="stretch")
-        if st.button(step.action, key=f"{key}_{step.kind}_{step.subject}", type="primary" if is_first else "secondary"):
-            if page is None:
-                launch_starter(ctx, person)
-            else:
-                st.switch_page(page, query_params={parameter: step.subject or "1"} if parameter else {})
+        with st.container(horizontal=True, vertical_alignment="center", width="content"):
+            if st.button(
+                step.action, key=f"{key}_{step.kind}_{step.subject}", type="primary" if is_first else "secondary"
+            ):
+                if page is None:
+                    launch_starter(ctx, person)
+                else:
+                    st.switch_page(page, query_params={parameter: step.subject or "1"} if parameter else {})
+            st.button(
+                "Dismiss",
+                type="tertiary",
+                key=f"dismiss_{key}_{step.kind}_{step.subject}",
+                help="Until the situation changes",
+                on_click=handled(dismiss_step),
+                args=(ctx, step.key),
+                kwargs={"person": person},
+            )
 
 
 def launch_starter(ctx: Context, person: Person) -> None:
@@ -246,6 +275,27 @@ def draw_benchmark(ctx: Context, group: BenchmarkResults, *, key: str) -> None:
             cells[4].caption(ago(line.evaluation.created_at, now=ctx.now()))
     if group.num_more:
         st.caption(f"{plural(group.num_more, 'other checkpoint')} on the Evaluations page.")
+
+
+def draw_best(overview: Overview) -> None:
+    """Draw the best checkpoint of each objective, and among what it is the best."""
+    st.subheader("Best checkpoints", anchor=False)
+    table = WidgetTable("best", {"Checkpoint": 3.0, "Objective": 1.6, "Metric": 1.8, "Among": 3.2})
+    with table.frame():
+        for best in overview.best:
+            cells = table.row(best.objective)
+            with cells[0]:
+                row_link(
+                    best.name,
+                    page=routes.CHECKPOINTS,
+                    query={"checkpoint": best.id},
+                    icon="deployed_code",
+                    key=f"best_{best.objective}",
+                )
+            cells[1].caption(OBJECTIVES.get(best.objective, best.objective))
+            cells[2].markdown(f"{plain(best.metric)} **{best.value:.3f}**")
+            among = f"{plural(best.num_checkpoints, 'checkpoint')} of {plural(best.num_runs, 'run')}"
+            cells[3].caption(f"{among} on {plain(best.data)}, with the same tokenizer and loss")
 
 
 def draw_campaigns(overview: Overview) -> None:
@@ -317,6 +367,9 @@ def main() -> None:
         st.space("small")
         draw_runs(ctx, person, overview)
         st.space("small")
+        if overview.best:
+            draw_best(overview)
+            st.space("small")
         draw_newest_scores(ctx, overview)
         st.space("small")
         draw_campaigns(overview)

@@ -286,7 +286,7 @@ def test_a_link_opens_the_ballot_alone_until_it_is_revoked(
     assert box is not None
     viewport = page.viewport_size
     assert viewport is not None
-    assert (box["y"], box["height"]) == (40, viewport["height"] - 40), "the health line hides nothing of the ballot"
+    assert (box["y"], box["height"]) == (0, viewport["height"] - 40), "the health line hides nothing of the ballot"
     press(page, "2", then="1 of 6")
     wait_for_votes(ctx, "B")
     open_ballot(page, f"{address}/ballot{query}", done=1)

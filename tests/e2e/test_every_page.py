@@ -176,6 +176,105 @@ def audit_now(tab: Page, rules: list[str] | None) -> object:
     return found
 
 
+OPENERS = "[data-testid=stPopover] button, button:has-text('Dataset from traffic')"
+PALETTE = ".rp-open"
+"""What opens a popover, a menu or a dialog."""
+
+
+def opened_faults(tab: Page, openers: str) -> tuple[int, dict[str, object]]:
+    """Open each popover, menu and dialog of a page in turn; return how many there were, and what axe finds serious in
+    the light theme and of little contrast in the dark one while they are open.
+    """
+    tab.add_style_tag(content="* { transition-duration: 0s !important; animation-duration: 0s !important }")
+    tab.evaluate(AXE.read_text())
+    number, faults = 0, dict[str, object]()
+    for place in range(tab.locator(openers).count()):
+        opener = tab.locator(openers).nth(place)
+        if not opener.is_visible() or not opener.is_enabled():
+            continue
+        label = opener.inner_text().strip() or opener.get_attribute("aria-label") or f"button {place}"
+        opener.click()
+        opened = tab.locator("[data-testid=stPopoverBody], [role=dialog], dialog[open]").filter(visible=True)
+        expect(opened.first).to_be_visible()
+        number += 1
+        for scheme, rules in (("light", None), ("dark", ["color-contrast"])):
+            tab.emulate_media(color_scheme=scheme)
+            tab.wait_for_function(
+                "scheme => getComputedStyle(document.querySelector('.stApp')).colorScheme === scheme", arg=scheme
+            )
+            if found := audit_now(tab, rules):
+                faults[f"{label} in the {scheme} theme"] = found
+        tab.emulate_media(color_scheme="light")
+        tab.keyboard.press("Escape")
+        expect(opened).to_have_count(0)
+        settle(tab)
+    return number, faults
+
+
+def test_popovers_menus_and_dialogs_are_closed_to_nobody(browser: Browser, installation: Pages) -> None:
+    if not AXE.exists():
+        pytest.skip("axe-core is not installed (npm), so the accessibility of popovers was not tested")
+    tab = open_tab(browser)
+    faults: dict[str, object] = {}
+    opened = 0
+    for name, address in installation.filled.addresses.items():
+        tab.goto(installation.url + address)
+        settle(tab)
+        number, found = opened_faults(tab, PALETTE if name == "overview" else OPENERS)
+        opened += number
+        faults |= {f"{name}: {what}": value for what, value in found.items()}
+    tab.context.close()
+    assert faults == {}
+    assert opened > 20
+
+
+def test_every_tab_bar_is_in_the_address_and_survives_a_reload_and_going_back(
+    browser: Browser, installation: Pages
+) -> None:
+    tab = open_tab(browser)
+    faults, bars = list[str](), 0
+    for name, address in installation.filled.addresses.items():
+        tab.goto(installation.url + address)
+        settle(tab)
+        for place in range(tab.locator(".stMain [role=tablist]:visible").count()):
+            bar = tab.locator(".stMain [role=tablist]:visible").nth(place)
+            before, label = tab.url, bar.get_by_role("tab").nth(1).inner_text()
+            bar.get_by_role("tab").nth(1).click()
+            settle(tab)
+            bars += 1
+            if tab.url == before:
+                faults.append(f"{name}: {label} is not in the address")
+                continue
+            tab.reload()
+            settle(tab)
+            expect(bar.get_by_role("tab", selected=True)).to_have_text(label)
+            tab.goto(installation.url + "/people")
+            settle(tab)
+            tab.go_back()
+            settle(tab)
+            expect(bar.get_by_role("tab", selected=True)).to_have_text(label)
+    tab.context.close()
+    assert faults == []
+    assert bars > 8
+
+
+def test_the_line_that_names_an_outage_moves_nothing_when_it_comes(browser: Browser, installation: Pages) -> None:
+    tab = open_tab(browser)
+    tab.context.add_init_script(SHIFTS)
+    tab.goto(installation.url + "/people")
+    settle(tab)
+    tab.evaluate("window.shifts = []")
+    line = tab.locator(".rr-health")
+    line.wait_for()
+    tab.evaluate(DRAWN_TWICE)
+    assert tab.evaluate(MOVED) == {"sum": 0, "sources": []}
+    box, app = line.bounding_box(), tab.locator("#root").bounding_box()
+    assert box is not None
+    assert app is not None
+    assert app["y"] + app["height"] <= box["y"] + 1, "the line hides nothing of the page"
+    tab.context.close()
+
+
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_page_shows_a_raw_value_overflows_hides_a_button_breaks_a_word_moves_or_is_closed_to_some(
     browser: Browser, installation: Pages, part: int

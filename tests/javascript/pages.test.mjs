@@ -29,6 +29,7 @@ const { Outbox } = await import(`${BROWSER}/ballot/outbox.js`)
 const { Pace } = await import(`${BROWSER}/ballot/pace.js`)
 const { Refusal, Silence, answerOf } = await import(`${BROWSER}/ballot/requests.js`)
 const { ChatClient } = await import(`${BROWSER}/chat/client.js`)
+const { split } = await import(`${BROWSER}/data_rows/rows.js`)
 const { number, panelsOf } = await import(`${BROWSER}/live_chart/panels.js`)
 const { placesFor } = await import(`${BROWSER}/palette/palette.js`)
 const { number: cellNumber } = await import(`${BROWSER}/run_table/table.js`)
@@ -48,6 +49,12 @@ test("equal texts have no difference, and endless ones are not compared", () => 
   assert.deepEqual(differences("same", "same"), [[["same", false]], [["same", false]]])
   const long = (word) => Array.from({ length: 3000 }, (_, index) => word + index).join(" ")
   assert.equal(differences(long("a"), long("b")), null)
+})
+
+test("what was searched for is marked whatever its case, and is never read as a pattern", () => {
+  assert.deepEqual(split("a.b A.B axb", "a.b"), [["a.b", true], [" ", false], ["A.B", true], [" axb", false]])
+  assert.deepEqual(split("(unclosed", "("), [["(", true], ["unclosed", false]])
+  assert.deepEqual(split("as it is", ""), [["as it is", false]])
 })
 
 test("keys pressed in a field, with a modifier or held down are none of the ballot's", () => {

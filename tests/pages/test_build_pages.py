@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,6 @@ def test_dataset_page_shows_rows_as_plain_text(site: Context) -> None:
     assert "hostile \\*name\\*" in words(listed)
     app = open_page("build/datasets.py", dataset=identity)
     assert_sound(app)
-    assert any(EVIL in code.value for code in app.code)
     assert not any(EVIL in text.value for text in [*app.markdown, *app.caption])
     assert [metric.value for metric in app.metric][:3] == ["12", "11", "1"]
 
@@ -148,6 +148,30 @@ def test_a_dataset_waiting_for_a_worker_says_so(site: Context) -> None:
     assert "No worker serves the queue" in words(app)
     app.button(key=f"stop_{version.job_id}").click().run()
     assert get_dataset(site, "waiting").versions[0].status == "cancelled"
+
+
+def test_notes_are_saved_when_their_field_is_left_and_two_writers_are_told(site: Context) -> None:
+    identity = dataset(site, "before", [{"instruction": "a", "output": "b"}] * 3)
+    anna, bert = (open_page("build/datasets.py", dataset=identity) for _ in range(2))
+    key = f"notes_{identity}"
+    anna.text_area(key=key).set_value(f"Hypothesis {EVIL}").run()
+    assert_sound(anna)
+    assert get_dataset(site, "before").notes == f"Hypothesis {EVIL}"
+    assert any(re.match(r"Saved \d\d:\d\d", caption.value) for caption in anna.caption)
+    bert.text_area(key=key).set_value("Another").run()
+    assert "Another person changed these notes meanwhile" in bert.error[0].value
+    assert get_dataset(site, "before").notes == f"Hypothesis {EVIL}"
+    assert bert.text_area(key=key).value == "Another", "what was written is not lost"
+    assert any(EVIL in code.value for code in bert.code), "theirs, as text"
+    bert.button(key=f"{key}_mine").click().run()
+    assert get_dataset(site, "before").notes == "Another"
+    assert not bert.error
+    anna.run()
+    assert anna.text_area(key=key).value == "Another", "who does not write sees what is stored"
+    anna.text_area(key=key).set_value("Mine").run()
+    bert.text_area(key=key).set_value("Yours").run()
+    bert.button(key=f"{key}_theirs").click().run()
+    assert (bert.text_area(key=key).value, get_dataset(site, "before").notes) == ("Mine", "Mine")
 
 
 def test_rename_and_archive_on_the_page(site: Context) -> None:

@@ -37,9 +37,21 @@ def test_each_next_step_has_one_button_that_leads_there(site: Context) -> None:
     filled = fill(site)
     page = open_page(routes.OVERVIEW)
     buttons = {button.label: button for button in page.button if str(button.key).startswith("step_")}
-    assert list(buttons) == ["See the workers", "See the run", "Vote"]
+    assert list(buttons)[:3] == ["See the workers", "See the run", "Vote"]
     buttons["See the run"].click().run()
     assert page.query_params["run"] in (filled.failed, [filled.failed])
+
+
+def test_a_dismissed_step_goes_and_comes_back_when_asked_for(site: Context) -> None:
+    fill(site)
+    page = open_page(routes.OVERVIEW)
+    next(button for button in page.button if str(button.key).startswith("dismiss_step_Alerts_1")).click().run()
+    labels = [button.label for button in page.button if str(button.key).startswith("step_")]
+    assert "See the run" not in labels
+    page.button(key="restore_steps").click().run()
+    labels = [button.label for button in page.button if str(button.key).startswith("step_")]
+    assert "See the run" in labels
+    assert "restore_steps" not in [button.key for button in page.button]
 
 
 def test_no_score_stands_without_its_metric_and_interval(site: Context) -> None:

@@ -24,7 +24,7 @@ from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.dependents import refuse_while_used, users_of_checkpoint
 from backend.services.jobs.jobs import job_state
-from backend.services.naming import MAX_NOTES, rename
+from backend.services.naming import rename, replace_notes
 
 MAX_LINEAGE = 50
 
@@ -213,11 +213,13 @@ def rename_checkpoint(ctx: Context, checkpoint_id: str, name: str, *, person: Pe
         rename(session, _existing(session, checkpoint_id), name, what="a checkpoint", limit=160)
 
 
-def set_checkpoint_notes(ctx: Context, checkpoint_id: str, notes: str, *, person: Person) -> None:
-    """Replace a checkpoint's notes."""
+def set_checkpoint_notes(
+    ctx: Context, checkpoint_id: str, notes: str, *, person: Person, before: str | None = None
+) -> None:
+    """Replace a checkpoint's notes: see `replace_notes`."""
     require_builder(person)
     with ctx.db.write() as session:
-        _existing(session, checkpoint_id).notes = notes[:MAX_NOTES]
+        replace_notes(session, _existing(session, checkpoint_id), notes, before=before)
 
 
 def archive_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person, archived: bool = True) -> None:

@@ -23,7 +23,7 @@ from backend.services.data.views import (
     version_view,
 )
 from backend.services.dependents import refuse_while_used, users_of_dataset
-from backend.services.naming import MAX_NOTES, rename
+from backend.services.naming import rename, replace_notes
 
 
 def list_datasets(
@@ -76,11 +76,11 @@ def rename_dataset(ctx: Context, dataset_id: str, name: str, *, person: Person) 
         rename(session, find_dataset(session, dataset_id), name, what="a dataset")
 
 
-def set_dataset_notes(ctx: Context, dataset_id: str, notes: str, *, person: Person) -> None:
-    """Replace a dataset's notes."""
+def set_dataset_notes(ctx: Context, dataset_id: str, notes: str, *, person: Person, before: str | None = None) -> None:
+    """Replace a dataset's notes: see `replace_notes`."""
     require_builder(person)
     with ctx.db.write() as session:
-        find_dataset(session, dataset_id).notes = notes[:MAX_NOTES]
+        replace_notes(session, find_dataset(session, dataset_id), notes, before=before)
 
 
 def archive_dataset(ctx: Context, dataset_id: str, *, person: Person, archived: bool = True) -> None:

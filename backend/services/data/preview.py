@@ -13,7 +13,7 @@ from backend.domain.data.recognition.recognise import recognise
 from backend.domain.data.recognition.records import has_passage_lines, split_lines
 from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.data.rows.content import count_media, media_columns
-from backend.domain.data.rows.display import render_preview
+from backend.domain.data.rows.display import displayable, render_preview
 from backend.domain.data.rows.mapping import check_mapping, map_sample
 from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput
@@ -88,7 +88,7 @@ def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str
     if kind is None and mapping is None and has_passage_lines(head.name, rows):
         rows, kind = split_lines(rows), DatasetKind.RECORDS.value
     columns = tuple(
-        name for name in dict.fromkeys(str(column) for row in rows for column in row) if name == _whole(name)
+        name for name in dict.fromkeys(str(column) for row in rows for column in row) if name == displayable(name)
     )
     given_kind = DatasetKind(kind) if kind else None
     found_kind, confidence, reason, problem, is_fallback = given_kind or DatasetKind.TEXT, 1.0, "", "", False
@@ -118,9 +118,9 @@ def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str
         kind=found_kind.value,
         mapping=mapping,
         confidence=confidence,
-        reason=_whole(reason),
+        reason=displayable(reason),
         preview=() if problem else _preview(rows, found_kind, mapping),
-        problem=_whole(problem),
+        problem=displayable(problem),
         hints=hints,
         is_fallback=is_fallback,
         dropped_media=count_media(rows, media_columns(rows, kind=found_kind, mapping=mapping)),
@@ -181,7 +181,7 @@ def _preview(rows: list[dict[str, object]], kind: DatasetKind, mapping: dict[str
     mapped = itertools.islice(map_sample(rows, kind=kind, mapping=mapping), MAX_PREVIEWED)
     return tuple(
         (
-            PreviewRow(_cut(str(row)), problem=_whole(part.reason))
+            PreviewRow(_cut(str(row)), problem=displayable(part.reason))
             if isinstance(part, RowProblem)
             else PreviewRow(_cut(render_preview(part)))
         )
@@ -194,14 +194,5 @@ def _example(rows: list[dict[str, object]], column: str) -> str:
     return _cut(str(value), 120)
 
 
-_TURNING = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
-"""Bidirectional control characters are shown as codes: on a page they would hide the text after them."""
-
-
 def _cut(text: str, limit: int = PREVIEW_CHARACTERS) -> str:
-    return _whole((text if len(text) <= limit else text[:limit] + " …").translate(_TURNING))
-
-
-def _whole(text: str) -> str:
-    """Write a lone surrogate as its code: it can't be sent to a browser."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return displayable(text if len(text) <= limit else text[:limit] + " …")

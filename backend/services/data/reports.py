@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -18,7 +20,7 @@ from backend.db.base import new_id
 from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, Run
 from backend.domain.attributes import view_of
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.reports.report import DataReport, ReportQuestion, ReportSample
+from backend.domain.data.reports.report import ROW_TOKENS, DataReport, ReportQuestion, ReportSample
 from backend.domain.data.versions.changes import DropRows
 from backend.domain.jobs.payloads import require_folder
 from backend.domain.jobs.progress import Progress
@@ -296,6 +298,14 @@ def find_data_report(ctx: Context, version_id: str, *, source: str | None, conte
 def read_samples(ctx: Context, view: DataReportView) -> list[ReportSample]:
     """Return the rows that a report shows token by token. Raises NotFound if its files are gone."""
     return _SAMPLES.validate_json(_read(ctx, view, "samples.json"))
+
+
+def read_row_tokens(ctx: Context, view: DataReportView) -> npt.NDArray[np.int32] | None:
+    """Return the tokens of each row, train before validation, as a finished report counted them; None of a report of an
+    earlier release, which did not keep them.
+    """
+    path = ctx.artifacts.path(f"{view.folder}/{ROW_TOKENS}") if view.folder else None
+    return np.memmap(path, dtype=np.int32, mode="r") if path is not None and path.is_file() else None
 
 
 def drop_change(ctx: Context, view: DataReportView, reason: str) -> DropRows | None:

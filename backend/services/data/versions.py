@@ -10,15 +10,14 @@ from sqlalchemy.orm import Session
 from backend.db.races import retry_races
 from backend.db.tables import Dataset, DatasetVersion, Job
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.versions.changes import Change, DropRows, Filter, Merge
-from backend.domain.data.versions.conditions import check_change, describe_change, meets
+from backend.domain.data.versions.changes import Change, DropRows, Merge
+from backend.domain.data.versions.conditions import check_change, describe_change
 from backend.domain.data.versions.provenance import DerivedProvenance, Provenance, VotesProvenance
 from backend.domain.jobs.payloads import Derivation, ImportPayload, require_folder
 from backend.domain.jobs.results import VersionFacts
 from backend.domain.jobs.states import ACTIVE
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotFound
-from backend.infra.files.parquet import read_row_page
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import remove_reports, resolve_version
 from backend.services.data.imports import version_of_job
@@ -250,15 +249,3 @@ def origin_of(provenance: Provenance, source: str) -> str:
     if isinstance(provenance, VotesProvenance):
         return f"votes of campaign “{provenance.campaign}”"
     return f"imported from {source}" if source else "made here"
-
-
-TRIED = 500
-
-
-def try_filter(ctx: Context, version: VersionView, change: Filter) -> tuple[int, int]:
-    """Return how many of a version's first training rows a filter keeps, and how many were tested (at most 500)."""
-    check_change(change, kind=DatasetKind(version.kind))
-    if version.folder is None:
-        return 0, 0
-    rows = read_row_page(ctx.artifacts.path(version.folder), split="train", limit=TRIED)
-    return sum(all(meets(row, condition) for condition in change.conditions) == change.keep for row in rows), len(rows)

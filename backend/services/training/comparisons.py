@@ -8,7 +8,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -102,7 +103,7 @@ def compare_runs(ctx: Context, run_ids: Sequence[str]) -> RunsComparison:
     with ctx.db.read() as session:
         order = {run_id: place for place, run_id in enumerate(run_ids)}
         picked = sorted(session.scalars(select(Run).where(Run.id.in_(run_ids))), key=lambda run: order[run.id])
-        bases = {run.id: _basis(ctx, session, run) for run in picked}
+        bases = {run.id: loss_basis(ctx, session, run) for run in picked}
         siblings = _siblings(session, picked)
     obstacles = find_obstacles({_unique_name(run, picked): bases[run.id] for run in picked})
     groups = []
@@ -169,7 +170,8 @@ def _group(runs: Sequence[Run], picked: Sequence[str], basis: LossBasis) -> Conf
     )
 
 
-def _basis(ctx: Context, session: Session, run: Run) -> LossBasis:
+def loss_basis(ctx: Context, session: Session, run: Run) -> LossBasis:
+    """Return what a run's val_loss is measured with. Runs of another basis are not comparable."""
     config = run.config
     if config is None:
         unknown = Side(None, "unknown in an imported log")
@@ -218,7 +220,12 @@ def _tokenizer(ctx: Context, session: Session, run: Run) -> Side:
 
 def _content(ctx: Context, folder: str | None) -> str | None:
     file = ctx.artifacts.path(folder) / "tokenizer.json" if folder else None
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else None
+    return _digest(file, file.stat().st_mtime_ns) if file is not None and file.is_file() else None
+
+
+@lru_cache(maxsize=512)
+def _digest(file: Path, _changed_ns: int) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _unique_name(run: Run, runs: Sequence[Run]) -> str:

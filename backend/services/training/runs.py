@@ -21,7 +21,7 @@ from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.open_suites import SuiteChoice, add_choice
 from backend.services.jobs.jobs import add_job, request_stop, wake
-from backend.services.naming import MAX_NOTES, rename
+from backend.services.naming import rename, replace_notes
 from backend.services.training.events import forget_after
 from backend.services.training.parts import RunParts, require_disk, resolve_parts, training_payload
 from backend.services.training.views import RunView, find_run, get_run, newest_checkpoint_step
@@ -170,11 +170,11 @@ def set_tags(ctx: Context, run_id: str, tags: tuple[str, ...], *, person: Person
         find_run(session, run_id).tags = cleaned
 
 
-def set_notes(ctx: Context, run_id: str, notes: str, *, person: Person) -> None:
-    """Replace a run's notes."""
+def set_notes(ctx: Context, run_id: str, notes: str, *, person: Person, before: str | None = None) -> None:
+    """Replace a run's notes: see `replace_notes`."""
     require_builder(person)
     with ctx.db.write() as session:
-        find_run(session, run_id).notes = notes[:MAX_NOTES]
+        replace_notes(session, find_run(session, run_id), notes, before=before)
 
 
 def archive_run(ctx: Context, run_id: str, *, person: Person, archived: bool = True) -> None:

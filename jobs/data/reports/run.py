@@ -13,10 +13,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.reports.report import DataReport, ReportQuestion
+from backend.domain.data.reports.report import ROW_TOKENS, DataReport, ReportQuestion
 from backend.domain.data.rows.display import row_text
 from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.jobs.reports import DataReportPayload
@@ -27,7 +28,7 @@ from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows
 from jobs.data.reports.findings import describe_duplicates, describe_leakage, rows_to_drop
 from jobs.data.reports.languages import LanguageCounter
 from jobs.data.reports.overlaps import FaultCounter, ForgeryCounter, OverlapFinder, PromptFinder, read_benchmark_items
-from jobs.data.reports.row_arrays import BLOCK, Numbers
+from jobs.data.reports.row_arrays import BLOCK, Numbers, RowArray
 from jobs.data.reports.rows import RowBatch, VersionRows
 from jobs.data.reports.samples import SampleChooser, first_window
 from jobs.data.reports.tally import ReportTally
@@ -78,6 +79,7 @@ def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> DataReportResul
             _write(out / "samples.json", [sample.model_dump() for sample in builder.samples()])
             _write_rows(out / "rows.json", droppable)
             _write(out / "report.json", report.model_dump())
+            builder.keep_tokens(out / ROW_TOKENS)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     reporter.log(
@@ -122,12 +124,18 @@ class ReportBuilder:
         self._overlaps = OverlapFinder(read_benchmark_items(benchmarks))
         self._forgeries = ForgeryCounter(tokenizer, renders=kind != DatasetKind.TEXT)
         self._head: list[int] = []  # the first tokens of a text, for the first window
+        self._tokens = RowArray(folder / ROW_TOKENS, np.int32)
         self._last_report = 0.0
 
     def close(self) -> None:
         """Close the files."""
-        for finder in (self._duplicates, self._prompts, self._tally):
+        for finder in (self._duplicates, self._prompts, self._tally, self._tokens):
             finder.close()
+
+    def keep_tokens(self, file: Path) -> None:
+        """Keep the tokens of each row, four bytes each, by which the page of rows sorts."""
+        self._tokens.close()
+        shutil.copyfile(self._folder / ROW_TOKENS, file)
 
     def read(self) -> None:
         """Read all rows once. Raises JobFailed on a stop request."""
@@ -155,6 +163,7 @@ class ReportBuilder:
         self._duplicates.add([canonical_json(row) for row in batch.rows], texts)
         self._overlaps.add(batch, self.rows)
         self._prompts.add(batch)
+        self._tokens.append([encoded.num_tokens for encoded in encoded_rows])
         for place, (row, encoded) in enumerate(zip(batch.rows, encoded_rows, strict=True)):
             number = batch.first + place
             self._tally.add(batch.split, number, row, encoded)

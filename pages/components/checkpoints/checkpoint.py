@@ -50,7 +50,7 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) ->
         _draw_facts(checkpoint)
         _draw_next(checkpoint)
     lineage, safety, exports, files, described = st.tabs(
-        ["Lineage", "Safety", "Export", "Files", "Details"], key=f"tabs_{checkpoint.id}"
+        ["Lineage", "Safety", "Export", "Files", "Details"], key="tab", bind="query-params"
     )
     with lineage:
         _draw_lineage(ctx, checkpoint)
@@ -256,13 +256,10 @@ def _draw_settings(ctx: Context, person: Person, checkpoint: CheckpointView) -> 
     if users:
         st.caption("In use by " + plain(", ".join(users)) + ".")
 
-    def save(name: str, notes: str) -> None:
-        rename_checkpoint(ctx, checkpoint.id, name, person=person)
-        set_checkpoint_notes(ctx, checkpoint.id, notes, person=person)
-
     draw_settings_form(
         checkpoint,
-        save=save,
+        rename=lambda name: rename_checkpoint(ctx, checkpoint.id, name, person=person),
+        save_notes=lambda notes, before: set_checkpoint_notes(ctx, checkpoint.id, notes, person=person, before=before),
         archive=lambda archived: archive_checkpoint(ctx, checkpoint.id, person=person, archived=archived),
         draw_delete=lambda: _draw_delete(ctx, person, checkpoint.id),
     )

@@ -64,7 +64,7 @@ def draw_data_card(ctx: Context, person: Person, version: VersionView) -> None:
             )
     _, front, text = render_card(ctx, version.id, hashed=False).split("---\n", 2)
     st.caption(f"README.md of {plain(version.label)}; in the download it lists the files' hashes, too.")
-    shown, facts_tab = st.tabs(["Preview", "YAML"], key=f"card_tabs_{version.id}")
+    shown, facts_tab = st.tabs(["Preview", "YAML"], key="card_view", bind="query-params")
     with shown, st.container(border=True):
         st.markdown(without_images(text))
     facts_tab.code(front.strip(), language="yaml", wrap_lines=True, height=380)

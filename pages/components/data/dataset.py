@@ -14,10 +14,9 @@ from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.data.datasets import archive_dataset, rename_dataset, set_dataset_notes
 from backend.services.data.imports import import_again
-from backend.services.data.preview import preview_rows, read_rejected
+from backend.services.data.preview import read_rejected
 from backend.services.data.text_size import measure_text
 from backend.services.data.views import DatasetView, VersionView
-from backend.services.evaluation.safety.probes import probe_of
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.data.card import draw_data_card
@@ -26,7 +25,7 @@ from pages.components.data.derive import draw_derive
 from pages.components.data.exports import draw_version_exports
 from pages.components.data.lineage import draw_delete_dataset, draw_delete_version, draw_version_lineage
 from pages.components.data.report import draw_data_report
-from pages.components.evaluation.folding import folded
+from pages.components.data.rows import draw_rows
 from pages.components.frame import errors_shown, object_heading, plain, show_problem, warn_unknown, with_code
 from pages.components.job_progress import draw_job
 from pages.components.links import row_link
@@ -34,8 +33,6 @@ from pages.components.settings_form import draw_settings_form
 from pages.components.tables import draw_table
 from pages.components.words import date_time, size, when
 
-PAGE_ROWS = 5
-LONG_ROW = 2400  # characters; a longer row scrolls in its own box
 HIDDEN = ("from", "version_id", "with_id")  # internal ids and marks
 NEXT = {
     "text": ("Launch a run", routes.LAUNCH, "rocket_launch"),
@@ -89,7 +86,9 @@ def _choose_version(dataset: DatasetView) -> VersionView | None:
         format_func=by_identity(key, by_number, label),
     )
     if chosen != shown:
-        st.query_params.from_dict({"dataset": dataset.id, "version": str(chosen)})
+        for part in ("row", "report", "against", "job"):  # of the version before
+            st.query_params.pop(part, None)
+        st.query_params["version"] = str(chosen)
         st.rerun()
     return by_number[chosen]
 
@@ -107,9 +106,10 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
     _draw_head(ctx, version)
     if version.rejected_rows > FEW_REJECTED * (version.rows + version.rejected_rows):
         _draw_loss(version)
+    elif version.rejected_rows:
+        st.caption(f"{plural(version.rejected_rows, 'row')} of the source rejected: see the tab Rejected.")
     if dropped := describe_dropped(version.facts.dropped_media):
         st.warning(with_code(dropped), icon=":material/hide_image:")
-    rejected_name = f"Rejected ({version.rejected_rows:,})"
     names = [
         "Text" if version.is_one_text else "Rows",
         "Report",
@@ -117,18 +117,13 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
         "Versions",
         "Card",
         "Export",
-        rejected_name,
+        "Rejected",
         "Origin",
     ]
-    opened = next(
-        (name for name in names if name.lower() in st.query_params),
-        "Versions" if "against" in st.query_params else None,
-    )
-    rows, report, change, versions, card, export, rejected, origin = st.tabs(
-        names, key=f"tabs_{version.id}_{opened}", default=opened, on_change="rerun"
-    )
+    _open_linked_tab(names)
+    rows, report, change, versions, card, export, rejected, origin = st.tabs(names, key="tab", bind="query-params")
     with rows:
-        _draw_rows(ctx, version)
+        draw_rows(ctx, version, is_open=bool(rows.open))
     if report.open:
         with report:
             draw_data_report(ctx, person, version)
@@ -148,6 +143,15 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
         _draw_rejected(ctx, version)
     with origin:
         _draw_origin(version)
+
+
+def _open_linked_tab(names: list[str]) -> None:
+    """Open the tab that a link asks for by what it shows there: `?report=`, `?change=1`, `?against=`."""
+    tab_of = {name.lower(): name for name in names} | {"against": "Versions"}
+    given = {part: value for part, value in st.query_params.to_dict().items() if part in tab_of}
+    if given and "tab" not in st.query_params and given != st.session_state.get("tab_links"):
+        st.session_state["tab"] = tab_of[next(iter(given))]
+    st.session_state["tab_links"] = given
 
 
 def _draw_head(ctx: Context, version: VersionView) -> None:
@@ -220,37 +224,6 @@ def _draw_failure(ctx: Context, person: Person, version: VersionView) -> None:
     draw_delete_version(ctx, person, version)
 
 
-def _draw_rows(ctx: Context, version: VersionView) -> None:
-    counts = {"train": version.train_rows, "val": version.val_rows}
-    splits = [split for split, count in counts.items() if count]
-    if not splits:
-        st.caption("No rows.")
-        return
-    with st.container(horizontal=True, vertical_alignment="top"):
-        split = st.segmented_control(
-            "Split",
-            splits,
-            default=splits[0],
-            required=True,
-            key=f"split_{version.id}",
-            format_func=lambda s: {"train": "Train", "val": "Validation"}[s],
-        )
-        last = max(1, -(-counts[split] // PAGE_ROWS))
-        page = (
-            st.number_input(f"Page, 1 to {last:,}", 1, last, 1, key=f"rows_page_{version.id}_{split}", width=160)
-            if last > 1
-            else 1
-        )
-    first = (page - 1) * PAGE_ROWS
-    with folded(probe_of(version.provenance) is not None, label="Rows (may be harmful)"):
-        for number, row in enumerate(
-            preview_rows(ctx, version, split=split, offset=first, limit=PAGE_ROWS), start=first + 1
-        ):
-            if not version.is_one_text:
-                st.caption(f"Row {number:,}")
-            st.code(row.text, language=None, wrap_lines=True, height=320 if len(row.text) > LONG_ROW else "content")
-
-
 def _draw_rejected(ctx: Context, version: VersionView) -> None:
     if not version.rejected_rows:
         st.markdown(":material/check_circle: No rows were rejected.")
@@ -294,13 +267,10 @@ def _draw_origin(version: VersionView) -> None:
 
 
 def _draw_settings(ctx: Context, person: Person, dataset: DatasetView) -> None:
-    def save(name: str, notes: str) -> None:
-        rename_dataset(ctx, dataset.id, name, person=person)
-        set_dataset_notes(ctx, dataset.id, notes, person=person)
-
     draw_settings_form(
         dataset,
-        save=save,
+        rename=lambda name: rename_dataset(ctx, dataset.id, name, person=person),
+        save_notes=lambda notes, before: set_dataset_notes(ctx, dataset.id, notes, person=person, before=before),
         archive=lambda archived: archive_dataset(ctx, dataset.id, person=person, archived=archived),
         draw_delete=lambda: draw_delete_dataset(ctx, person, dataset.id, dataset.name),
     )

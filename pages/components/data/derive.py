@@ -20,15 +20,19 @@ from backend.domain.data.versions.changes import (
     parse_row_numbers,
 )
 from backend.domain.data.versions.conditions import FIELDS_OF_KIND, TEST_WORDS, TURNS, describe_change
-from backend.domain.wording import plural
-from backend.errors import InvalidInput
+from backend.errors import InvalidInput, RoundhouseError
 from backend.services.context import Context, Person
+from backend.services.data.change_preview import ChangePreview, RowCount, preview_change
 from backend.services.data.datasets import list_datasets
-from backend.services.data.versions import derive_version, try_filter
+from backend.services.data.versions import derive_version
 from backend.services.data.views import VersionView
+from backend.services.evaluation.safety.probes import probe_of
 from pages.components import routes
+from pages.components.browser.data_rows.component import data_rows
 from pages.components.choices import by_identity
-from pages.components.frame import errors_shown, plain
+from pages.components.data.rows import shown_row
+from pages.components.evaluation.folding import folded
+from pages.components.frame import errors_shown, plain, show_error
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 
 CHANGES = {
@@ -62,6 +66,7 @@ def draw_derive(ctx: Context, person: Person, version: VersionView) -> None:
                 if other
                 else None
             )
+        preview = _previewed(ctx, version, change) if change is not None and not wrong_numbers() else None
         if change is not None:
             st.caption(f"Lineage entry: {plain(describe_change(change))}.")
         if not st.button(
@@ -69,10 +74,77 @@ def draw_derive(ctx: Context, person: Person, version: VersionView) -> None:
             type="primary",
             icon=":material/call_split:",
             key=f"change_go_{key}",
-            disabled=change is None or bool(wrong_numbers()),
+            disabled=preview is None or preview.is_without_effect,
         ):
+            if preview is not None:
+                _draw_examples(ctx, version, preview)
             return
     _make(ctx, person, version, change, name=title)
+
+
+def _previewed(ctx: Context, version: VersionView, change: Change) -> ChangePreview | None:
+    """Draw how many rows a change would leave; return None, with the reason drawn, if it can't be made."""
+    try:
+        with st.spinner("Trying the change"):
+            preview = preview_change(ctx, version, change)
+    except RoundhouseError as error:
+        show_error(error)
+        return None
+    if preview.is_without_effect:
+        st.info("This change has no effect: every row stays where it is.", icon=":material/equal:")
+    elif preview.after is not None:
+        grid = st.grid(3, min_column_width=150)
+        train, val = preview.after
+        total = RowCount(train.value + val.value, train.low + val.low, train.high + val.high)
+        counts = {"Rows": total, "Train": train, "Validation": val}
+        befores = (sum(preview.before), *preview.before)
+        for (label, count), before in zip(counts.items(), befores, strict=True):
+            if label == "Rows" and isinstance(change, Resplit):
+                count = RowCount(before, before, before)
+            grid.metric(
+                label,
+                _written(count),
+                delta=f"before: {before:,}",
+                delta_color="off",
+                delta_arrow="off",
+                border=True,
+                height="stretch",
+            )
+        ranges = [
+            f"{label.lower()} {count.low:,} to {count.high:,}"
+            for label, count in counts.items()
+            if not count.is_exact and label != "Rows"
+        ]
+        if ranges:
+            st.caption(f"95 % confidence: {', '.join(ranges)}.")
+    if preview.basis:
+        st.caption(preview.basis)
+    return preview
+
+
+def _written(count: RowCount) -> str:
+    """Write a number, an estimate in three figures: `≈ 271,000`."""
+    if count.is_exact:
+        return f"{count.value:,}"
+    return f"≈ {round(count.value, 3 - len(str(count.value))):,}"
+
+
+def _draw_examples(ctx: Context, version: VersionView, preview: ChangePreview) -> None:
+    """Draw some rows that would go, come or stay."""
+    with folded(probe_of(version.provenance) is not None, label="Rows (may be harmful)"):
+        for title, rows in (
+            ("Would go", preview.gone),
+            ("Would be added", preview.come),
+            ("Would stay", preview.staying),
+        ):
+            if rows:
+                st.markdown(f"**{title}**, for example")
+                data_rows(
+                    [shown_row(version, row, linked=title != "Would be added") for row in rows],
+                    key=f"changed_{title}_{version.id}",
+                    label=title,
+                    opens_here=False,
+                )
 
 
 def _make(ctx: Context, person: Person, version: VersionView, change: Change | None, *, name: str | None) -> None:
@@ -96,7 +168,7 @@ def _settings(ctx: Context, version: VersionView, name: str) -> Change | None:
         if name == "drop_duplicates":
             return _duplicates(key)
         if name == "filter":
-            return _filter(ctx, version, key)
+            return _filter(version, key)
         if name == "sample":
             return _sample(version, key)
         if name == "merge":
@@ -164,7 +236,7 @@ def _listed(version: VersionView, key: str) -> Change | None:
     return DropRows(train=listed[0], val=listed[1], reason=(reason or "").strip()) if any(listed) else None
 
 
-def _filter(ctx: Context, version: VersionView, key: str) -> Change | None:
+def _filter(version: VersionView, key: str) -> Change | None:
     keep = st.segmented_control(
         "Rows that match every condition are",
         ["kept", "removed"],
@@ -192,8 +264,6 @@ def _filter(ctx: Context, version: VersionView, key: str) -> Change | None:
         return None
     change = parse_change({"change": "filter", "conditions": drafts, "keep": keep == "kept"})
     assert isinstance(change, Filter)
-    stay, tried = try_filter(ctx, version, change)
-    st.caption(f":material/filter_alt: Of the first {plural(tried, 'row')} to train on, {stay:,} would stay.")
     return change
 
 

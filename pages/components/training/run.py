@@ -23,6 +23,7 @@ from pages.components import routes
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.labels import OBJECTIVES
 from pages.components.numbers import draw_number, number_form, wrong_numbers
+from pages.components.settings_form import draw_notes
 from pages.components.words import size, when
 
 
@@ -265,16 +266,20 @@ _PARAMETER = {routes.LAUNCH: "base", routes.BATTLES: "contestants"}
 
 def draw_editor(ctx: Context, person: Person, run: RunView) -> None:
     """Draw name, tags, notes and archive."""
+    draw_notes(
+        run.notes,
+        key=f"run_notes_{run.id}",
+        save=lambda notes, before: set_notes(ctx, run.id, notes, person=person, before=before),
+        placeholder="Hypothesis and result",
+    )
     with st.form("run_edit", border=False):
         name = st.text_input("Name", value=run.name, key="run_name", max_chars=120)
         tags = st.text_input("Tags, separated by commas", value=", ".join(run.tags), key="run_tags")
-        notes = st.text_area("Notes", value=run.notes, key="run_notes", height=140, placeholder="Hypothesis and result")
         if st.form_submit_button("Save", key="run_save"):
             with errors_shown():
                 if name != run.name:
                     rename_run(ctx, run.id, name, person=person)
                 set_tags(ctx, run.id, tuple(tags.split(",")), person=person)
-                set_notes(ctx, run.id, notes, person=person)
                 st.toast("Saved.")
                 st.rerun()
     archived = run.archived_at is not None

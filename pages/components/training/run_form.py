@@ -216,7 +216,9 @@ def _draw_advanced(groups: Mapping[FieldGroup, list[str]], values: dict[str, Any
     changed = count_changed(path for paths in groups.values() for path in paths)
     summary = f"{changed} differ{'s' if changed == 1 else ''} from the defaults" if changed else "all at their defaults"
     with st.expander(f"Advanced · {summary}", key="launch_advanced", icon=":material/tune:"):
-        for tab, (group, paths) in zip(st.tabs(list(groups), key="launch_tabs"), groups.items(), strict=True):
+        for tab, (group, paths) in zip(
+            st.tabs(list(groups), key="fields", bind="query-params"), groups.items(), strict=True
+        ):
             with tab:
                 draw_run_fields(paths, values)
                 if group is FieldGroup.EVALUATION and values["objective"] != Objective.REWARD:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 
+from backend.db.tables import Alert, Checkpoint
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.campaign_file import ContestantSource
+from backend.domain.jobs.states import Status
 from backend.services.battles.campaigns import start_campaign
 from backend.services.battles.raters import rater_for
-from backend.services.context import LOCAL, Context
+from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.workers import beat
 from backend.services.next_steps import StepKind
 from backend.services.overview import get_overview, get_strip, group_results
+from backend.services.people.accounts import add_user
+from backend.services.people.dismissals import dismiss_step, restore_steps
 from backend.services.situation import read_situation
 from tests.support import battle_world, run_world
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, evaluated, predicted
@@ -52,11 +56,91 @@ def test_a_finished_run_is_named_until_one_of_its_checkpoints_is_evaluated(ctx: 
     assert read_situation(ctx, LOCAL).trained_without_evaluation == ()
 
 
-def test_the_first_steps_of_a_filled_installation_are_its_failures_and_votes(ctx: Context) -> None:
+def test_what_fails_in_a_filled_installation_is_in_one_place_and_votes_are_next(ctx: Context) -> None:
     fill(ctx)
-    steps = get_overview(ctx, person=LOCAL).steps
-    assert [step.kind for step in steps] == [StepKind.WORKERS, StepKind.RUN, StepKind.VOTE]
-    assert "The loss became NaN at step 10." in steps[1].text
+    with ctx.db.write() as session:
+        session.add(Alert(fingerprint="disk", kind="disk", severity="critical", message="The disk is nearly full."))
+        session.add(Alert(fingerprint="old", kind="disk", severity="warning", message="Solved.", resolved_at=ctx.now()))
+    overview = get_overview(ctx, person=LOCAL)
+    assert [step.kind for step in overview.alerts] == [StepKind.ALERT, StepKind.WORKERS, StepKind.RUN]
+    assert overview.alerts[0].text == "The disk is nearly full."
+    assert "The loss became NaN at step 10." in overview.alerts[2].text
+    assert overview.steps[0].kind is StepKind.VOTE
+
+
+def test_a_run_in_trouble_is_an_alert_while_it_trains(ctx: Context) -> None:
+    run_world.add_parts(ctx)
+    run = run_world.launch(ctx, name="wild", max_steps=400)
+    taken = run_world.claim(ctx, run)
+    losses = [{"type": "metrics", "step": n, "time": 1000.0 + n, "values": {"train_loss": 3.0}} for n in range(1, 200)]
+    run_world.report(ctx, taken, *losses)
+    assert read_situation(ctx, LOCAL).troubled_runs == ()
+    wild = [{"type": "metrics", "step": n, "time": 1000.0 + n, "values": {"train_loss": 90.0}} for n in range(200, 300)]
+    run_world.report(ctx, taken, *wild)
+    (item,) = read_situation(ctx, LOCAL).troubled_runs
+    assert (item.id, item.name) == (run.id, "wild")
+    (alert,) = [step for step in get_overview(ctx, person=LOCAL).alerts if step.kind is StepKind.RUN]
+    assert alert.text.startswith("The run wild is in trouble: ")
+
+
+def test_a_dismissed_step_stays_away_from_that_person_until_its_situation_changes(ctx: Context) -> None:
+    campaign = battle_world.make_campaign(ctx, num_prompts=4)
+    anna, bert = (add_user(ctx, name, "a long password", person=LOCAL) for name in ("Anna", "Bert"))
+
+    def votes(person: Person) -> list[str]:
+        return [step.text for step in get_overview(ctx, person=person).steps if step.kind is StepKind.VOTE]
+
+    (step,) = [one for one in get_overview(ctx, person=anna).steps if one.kind is StepKind.VOTE]
+    for _ in range(2):  # a double click
+        dismiss_step(ctx, step.key, person=anna)
+    assert (votes(anna), len(votes(bert))) == ([], 1)
+    assert get_overview(ctx, person=anna).num_dismissed == 1
+    battle_world.vote_all(ctx, campaign.id, rater_for(ctx, anna), battle_world.prefer("Oak"), limit=2)
+    assert votes(anna) == [], "fewer votes await, and it is still that campaign"
+    battle_world.vote_all(ctx, campaign.id, rater_for(ctx, anna), battle_world.prefer("Oak"))
+    assert get_overview(ctx, person=anna).num_dismissed == 0, "nothing awaits: there is nothing to keep away"
+    dismiss_step(ctx, step.key, person=bert)
+    restore_steps(ctx, person=bert)
+    assert len(votes(bert)) == 1
+
+
+def test_another_failure_of_what_was_dismissed_is_told(ctx: Context) -> None:
+    run_world.add_parts(ctx)
+    first = run_world.launch(ctx, name="first")
+    run_world.end(ctx, run_world.claim(ctx, first), Status.FAILED, cause="NaN.")
+    (step,) = [one for one in get_overview(ctx, person=LOCAL).alerts if one.kind is StepKind.RUN]
+    dismiss_step(ctx, step.key, person=LOCAL)
+    assert [one for one in get_overview(ctx, person=LOCAL).alerts if one.kind is StepKind.RUN] == []
+    second = run_world.launch(ctx, name="second")
+    run_world.end(ctx, run_world.claim(ctx, second), Status.FAILED, cause="NaN.")
+    alerts = [one.subject for one in get_overview(ctx, person=LOCAL).alerts if one.kind is StepKind.RUN]
+    assert alerts == [second.id]
+
+
+def finished_run(ctx: Context, name: str, losses: dict[int, float], **config: object) -> str:
+    """A finished run with a checkpoint at each step that measured val_loss."""
+    run = run_world.launch(ctx, name=name, **config)
+    taken = run_world.claim(ctx, run)
+    for step, loss in losses.items():
+        checkpoint = run_world.add_checkpoint(ctx, run, step)
+        with ctx.db.write() as session:
+            session.get_one(Checkpoint, checkpoint).metrics = {"val_loss": loss}
+    run_world.end(ctx, taken, Status.FINISHED)
+    return run.id
+
+
+def test_the_best_checkpoint_is_among_those_of_the_same_data_tokenizer_and_objective(ctx: Context) -> None:
+    run_world.add_parts(ctx)
+    run_world.add_tokenizer(ctx, "letters")
+    run_world.add_dataset(ctx, "poems")
+    finished_run(ctx, "lowest, other tokenizer", {10: 0.2}, tokenizer="letters")
+    finished_run(ctx, "lowest, other data", {10: 0.1}, dataset="poems")
+    finished_run(ctx, "good", {10: 2.5, 20: 2.0, 30: 2.2}, seed=2)
+    finished_run(ctx, "newest", {10: 2.1, 20: 2.4}, seed=3)
+    finished_run(ctx, "broken", {10: float("nan")}, seed=4)
+    (best,) = get_overview(ctx, person=LOCAL).best
+    assert (best.objective, best.name, best.value) == ("pretrain", "good · step 20", 2.0)
+    assert (best.metric, best.data, best.num_runs, best.num_checkpoints) == ("val_loss", "tales@1", 2, 5)
 
 
 def test_results_are_grouped_by_benchmark_best_first_with_the_difference_from_the_best(ctx: Context) -> None:

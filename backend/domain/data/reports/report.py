@@ -14,6 +14,8 @@ from backend.domain.data.splits import Split
 Trainer = Literal["pretrain", "sft", "dpo", "kto", "none"]
 
 MAX_CONTEXT = 1_048_576
+ROW_TOKENS = "row-tokens.i4"
+"""File of a report: the tokens of each row, train before validation, as 32-bit integers."""
 
 
 class _Frozen(BaseModel):

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from backend.domain.data.rows.records import RECORD, texts_of
 from backend.domain.data.rows.tool_calls import call_text, tools_of
+
+_TURNING = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+"""Bidirectional control characters are shown as codes: on a page they would hide the text after them."""
+
+
+def displayable(text: str) -> str:
+    """Return a text as a page may show it: characters that turn the direction of what follows, and lone surrogates,
+    which can't be sent to a browser, as their codes.
+    """
+    return text.translate(_TURNING).encode("utf-8", "backslashreplace").decode()
 
 
 def message_text(message: Mapping[str, Any]) -> str:
@@ -28,6 +39,72 @@ def row_text(row: Mapping[str, Any]) -> str:
         elif isinstance(value, list):
             parts += [message_text(part) if isinstance(part, Mapping) else part for part in value]
     return "\n".join(parts)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A part of a row in reading order: a message of `role`, or the field of that name. `calls` are tool calls;
+    `is_right` marks the right choice of a question.
+    """
+
+    role: str
+    text: str
+    calls: tuple[str, ...] = ()
+    is_right: bool = False
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """A row as it is laid out for reading: the tools offered, what is said, and answers to it beside each other, each
+    with its name (`chosen`, `rejected`, `good`, `bad`).
+    """
+
+    turns: tuple[Turn, ...]
+    sides: tuple[tuple[str, tuple[Turn, ...]], ...] = ()
+    tools: tuple[str, ...] = ()
+
+
+def lay_out(row: Mapping[str, Any]) -> RowLayout:
+    """Return the parts of a canonical row as they are read."""
+    tools = tuple(str(tool["function"].get("name")) for tool in tools_of(dict(row)) or ())
+    if "messages" in row:
+        return RowLayout(_said(row["messages"]), tools=tools)
+    if "chosen" in row:
+        sides = tuple((side, _said(row[side])) for side in ("chosen", "rejected"))
+        return RowLayout(_said(row["prompt"]), sides, tools)
+    if "label" in row:
+        return RowLayout(_said(row["prompt"]), (("good" if row["label"] else "bad", _said(row["completion"])),), tools)
+    if "choices" in row:
+        choices = (
+            Turn(chr(65 + place % 26), str(choice), is_right=place == row["answer"])
+            for place, choice in enumerate(row["choices"])
+        )
+        return RowLayout((Turn("question", row["question"]), *choices))
+    if "answers" in row:
+        answers = (Turn("answer", str(answer), is_right=True) for answer in row["answers"])
+        return RowLayout((Turn("question", row["question"]), *answers))
+    if "completion" in row:
+        return RowLayout((Turn("user", str(row["prompt"])), Turn("assistant", str(row["completion"]))))
+    if "prompt" in row:
+        return RowLayout((Turn("user", str(row["prompt"])),))
+    if RECORD in row:
+        return RowLayout(tuple(Turn(str(name), _written(value)) for name, value in json.loads(row[RECORD]).items()))
+    return RowLayout((Turn("", str(row.get("text", ""))),))
+
+
+def _said(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
+    return tuple(
+        Turn(
+            str(message["role"]),
+            str(message.get("content") or ""),
+            tuple(map(call_text, message.get("tool_calls") or [])),
+        )
+        for message in messages
+    )
+
+
+def _written(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def render_preview(row: Mapping[str, Any]) -> str:

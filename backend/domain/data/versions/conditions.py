@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.domain.data.kinds import UNSPLIT_KINDS, DatasetKind
 from backend.domain.data.rows.display import message_text, row_text
+from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.data.versions.changes import (
     Change,
     DropDuplicates,
@@ -98,6 +100,16 @@ def row_key(row: Mapping[str, Any]) -> str:
         if field in row:
             return field_text(row, field)
     return row_text(row)[:80]
+
+
+def row_hash(row: Mapping[str, Any], *, loose: bool = False) -> int:
+    """Return a 64-bit hash of a row's content; `loose` ignores case and spaces."""
+    if loose:
+        marks = [row[name] for name in ("label", "answer") if name in row]
+        text = " ".join(row_text(row).casefold().split()) + f" {marks}"
+    else:
+        text = canonical_json(row)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def meets(row: Mapping[str, Any], condition: RowCondition) -> bool:

@@ -45,6 +45,7 @@ class AlertCondition:
 class AlertView:
     """An alert as pages show it."""
 
+    id: str
     kind: str
     severity: str
     message: str
@@ -130,7 +131,7 @@ def list_alerts(ctx: Context, *, limit: int = 30) -> list[AlertView]:
             .limit(limit)
         )
         return [
-            AlertView(a.kind, a.severity, a.message, a.opened_at, a.resolved_at, a.sent_at, a.problem)
+            AlertView(a.id, a.kind, a.severity, a.message, a.opened_at, a.resolved_at, a.sent_at, a.problem)
             for a in session.scalars(query)
         ]
 

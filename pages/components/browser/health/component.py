@@ -1,5 +1,5 @@
-"""Health line: what fails in the installation, above every page, polled by the browser, so that it shows while scripts
-hang.
+"""Health line: what fails in the installation, at the foot of every page, polled by the browser, so that it shows while
+scripts hang.
 """
 
 from __future__ import annotations

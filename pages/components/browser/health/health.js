@@ -1,5 +1,5 @@
-// One line above the whole page while a part of the installation fails. It outlives the element that asked for it, which Streamlit takes
-// away and draws again at every change of page.
+// One line at the foot of the window while a part of the installation fails: there it moves nothing when it comes. It outlives the element
+// that asked for it, which Streamlit takes away and draws again at every change of page.
 
 import { element } from "../dom.js"
 
@@ -52,7 +52,7 @@ class HealthLine {
     this.makeRoom()
   }
 
-  // Move the application and the ballot, which lies over it, down, so that the line hides nothing of them (page.css). The next page
+  // End the application and the ballot, which lies over it, above the line, so that it hides nothing of them (page.css). The next page
   // of this tab has the room from its first moment (PageHeads).
   makeRoom() {
     const root = document.documentElement, height = this.bar.hidden ? "" : `${this.bar.offsetHeight}px`

@@ -11,8 +11,8 @@ const NAME = "roundhousePalette"
 const COLORS = ["background-color", "secondary-background-color", "text-color", "gray-text-color", "border-color", "primary-color", "base-radius", "font"]
 const MODIFIER = /Mac|iPhone|iPad/.test(globalThis.navigator?.platform ?? "") ? "⌘" : "Ctrl"
 
-// Give Streamlit's elements the roles that they lack for a screen reader: its navigation mixes items of a list with boxes of items, and
-// its sparklines read out hundreds of nameless marks.
+// Give Streamlit's elements the roles that they lack for a screen reader: its navigation mixes items of a list with boxes of items,
+// a popover opened by an icon has no name, and its sparklines read out hundreds of nameless marks.
 function nameParts() {
   let isAsked = false
   const name = () => {
@@ -25,6 +25,7 @@ function nameParts() {
       item.parentElement.setAttribute("role", "group")
       item.parentElement.setAttribute("aria-label", header.textContent)
     }
+    for (const menu of document.querySelectorAll("[data-testid=stPopoverBody][aria-label='']")) menu.setAttribute("aria-label", "More")
     for (const marks of document.querySelectorAll("[data-testid=stMetricChart] svg:not([aria-hidden])")) {
       marks.setAttribute("aria-hidden", "true")
       const chart = marks.closest("[data-testid=stMetricChart]"), title = chart.closest("[data-testid=stMetric]").querySelector("label")
@@ -156,16 +157,13 @@ class Palette {
 
   // A row is a real link, so that it also opens in another tab. Without a target it is a page outside of Streamlit.
   row(name, kind, address, target, when = "") {
-    const item = element("li", "rp-row")
+    const item = Object.assign(element("a", "rp-row rp-link"), { href: address, tabIndex: -1 })
     item.id = `rp-${crypto.randomUUID?.() ?? Math.random()}`
     item.setAttribute("role", "option")
-    const link = item.appendChild(element("a", "rp-link"))
-    link.href = address
-    link.tabIndex = -1
-    link.append(element("span", "rp-name", name), element("span", "rp-kind", when ? `${kind} · ${when}` : kind))
-    item.target = target
+    item.append(element("span", "rp-name", name), element("span", "rp-kind", when ? `${kind} · ${when}` : kind))
+    item.leads = target
     item.onmousemove = () => this.mark(item)
-    link.onclick = (event) => {
+    item.onclick = (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return
       event.preventDefault()
       this.choose(item)
@@ -175,9 +173,8 @@ class Palette {
 
   choose(item) {
     this.dialog.close()
-    const { href } = item.querySelector("a")
-    if (item.target) this.open(item.target)
-    else window.open(href, "_blank", "noopener")
+    if (item.leads) this.open(item.leads)
+    else window.open(item.href, "_blank", "noopener")
   }
 
   mark(item) {
@@ -198,7 +195,7 @@ class Palette {
       next.scrollIntoView({ block: "nearest" })
     } else if (event.key === "Enter" && this.marked) {
       event.preventDefault()
-      if (event.ctrlKey || event.metaKey) window.open(this.marked.querySelector("a").href, "_blank", "noopener")
+      if (event.ctrlKey || event.metaKey) window.open(this.marked.href, "_blank", "noopener")
       else this.choose(this.marked)
     }
   }
