@@ -69,7 +69,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
     draw_curves(ctx, person, run, findings)
     live_part(DIAGNOSE_S if run.is_active else None)(lambda: draw_run_scores(ctx, run.id))()
     every = REFRESH_S if run.is_active else None
-    tabs = st.tabs(["Checkpoints", "Log", "Config", "Report", "Notes and tags"], key="run_tabs", on_change="rerun")
+    tabs = st.tabs(["Checkpoints", "Log", "Config", "Report", "Notes and tags"], key="tab", bind="query-params")
     with tabs[-1]:  # always drawn, so that unsaved edits survive a switch of tabs
         draw_editor(ctx, person, run)
     opened = next((tab for tab in tabs if tab.open), tabs[0])

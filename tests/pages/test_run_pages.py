@@ -229,7 +229,7 @@ def test_a_failed_run_gives_the_reason_and_offers_a_retry(ctx: Context) -> None:
     end(ctx, taken, Status.FAILED, cause="The process was killed.", remedy="Start it again.")
     page = open_page("build/run.py", run=run.id)
     assert "The process was killed" in text_of(page)
-    page.session_state["run_tabs"] = "Log"
+    page.session_state["tab"] = "Log"
     assert "step five" in text_of(page.run())
     page.button(key="run_retry").click().run()
     assert list_runs(ctx)[0].status is Status.QUEUED
