@@ -11,7 +11,7 @@ from jobs.evaluation.items import Item, Row, ScoredItem
 from jobs.evaluation.questions import Question
 from jobs.evaluation.subject import EndpointSubject, EvaluatedNetwork
 from jobs.modeling.chat.render import encode_answer, render_chat, text_alone
-from jobs.modeling.loglikelihood import Pair
+from jobs.modeling.scores import Pair
 
 
 def glue(question: str, choice: str) -> str:

@@ -16,7 +16,7 @@ from jobs.evaluation.items import Item, ScoredItem
 from jobs.evaluation.questions import Question, RollRequest
 from jobs.evaluation.subject import EvaluatedNetwork
 from jobs.modeling.chat.render import ConversationRefused, assistant_turns, encode_answer
-from jobs.modeling.loglikelihood import TextNll
+from jobs.modeling.scores import TextNll
 
 FEW_DOCUMENTS = 8
 """Below this many documents an interval over documents is unreliable, so windows are the items."""

@@ -33,7 +33,7 @@ from jobs.evaluation.questions import Question, RollRequest, counts_of, longest_
 from jobs.evaluation.sandbox.programs import run_program
 from jobs.evaluation.subject import EndpointSubject, EvaluatedNetwork
 from jobs.modeling.chat.render import encode_answer, render_chat
-from jobs.modeling.loglikelihood import Pair, TextNll
+from jobs.modeling.scores import Pair, TextNll
 
 SHOWN_CHARACTERS = 4000
 

@@ -16,39 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.domain.architectures.hf_config import CONTEXT_NAMES
 from backend.errors import InvalidInput
+from jobs.modeling.scores import ContinuationScore, Pair, TextNll
 from jobs.modeling.tokenizers import encode_texts, token_bytes
 
 Progress = Callable[[int, int], bool]
 """Called with (done, total) after each batch; stops early if it returns True."""
-
-
-Pair = tuple[str, str] | tuple[list[int], list[int]]
-
-
-@dataclass(frozen=True)
-class ContinuationScore:
-    """Score of a continuation: its log-probability in nats, its tokens, and whether greedy decoding generates it.
-
-    `cut` counts tokens dropped from the context's beginning because the network's context is too short.
-    """
-
-    sum_logprob: float
-    tokens: int
-    greedy: bool
-    cut: int = 0
-
-
-@dataclass(frozen=True)
-class TextNll:
-    """Negative log-likelihood of one text in nats, over `tokens` tokens and `bytes` bytes of UTF-8.
-
-    `windows` are its parts in the order scored; their `bytes` are counted by token.
-    """
-
-    sum_nll: float
-    tokens: int
-    bytes: int
-    windows: tuple[TextNll, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

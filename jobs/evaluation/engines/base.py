@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
-from jobs.modeling.loglikelihood import ContinuationScore, Pair, TextNll
+from jobs.modeling.scores import ContinuationScore, Pair, TextNll
 
 R = TypeVar("R")
 Batch = list[tuple[int, R]]

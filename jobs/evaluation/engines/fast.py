@@ -44,17 +44,9 @@ from jobs.evaluation.engines.suitability import (
 )
 from jobs.evaluation.engines.trie import Row, TokenTrie
 from jobs.evaluation.subject import EvaluatedNetwork
-from jobs.modeling.loglikelihood import (
-    ContinuationScore,
-    Pair,
-    ScoredSequence,
-    TextNll,
-    plan_pairs,
-    plan_windows,
-    sum_windows,
-    window_nll,
-)
+from jobs.modeling.loglikelihood import ScoredSequence, plan_pairs, plan_windows, sum_windows, window_nll
 from jobs.modeling.memory_errors import is_out_of_memory
+from jobs.modeling.scores import ContinuationScore, Pair, TextNll
 from jobs.modeling.tokenizers import token_bytes
 
 PAIRS_AT_ONCE = 2000

@@ -33,15 +33,8 @@ from jobs.evaluation.engines.base import (
 )
 from jobs.evaluation.engines.plain import prompt_ids, subject_facts
 from jobs.evaluation.subject import EvaluatedNetwork
-from jobs.modeling.loglikelihood import (
-    ContinuationScore,
-    Pair,
-    TextNll,
-    plan_pairs,
-    plan_windows,
-    sum_windows,
-    window_nll,
-)
+from jobs.modeling.loglikelihood import plan_pairs, plan_windows, sum_windows, window_nll
+from jobs.modeling.scores import ContinuationScore, Pair, TextNll
 from jobs.modeling.tokenizers import token_bytes
 
 REQUESTS_AT_ONCE, BATCH_SIZE = 64, 16

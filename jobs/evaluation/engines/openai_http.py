@@ -29,7 +29,7 @@ from jobs.evaluation.engines.base import (
     never_stop,
 )
 from jobs.evaluation.engines.plain import sample_sampling
-from jobs.modeling.loglikelihood import ContinuationScore, TextNll
+from jobs.modeling.scores import ContinuationScore, TextNll
 
 CONCURRENCY = 8
 MAX_FAILURES = 16

@@ -26,7 +26,8 @@ from jobs.evaluation.engines.base import (
     never_stop,
 )
 from jobs.evaluation.subject import EvaluatedNetwork
-from jobs.modeling.loglikelihood import TextNll, rolling_nll, score_continuations
+from jobs.modeling.loglikelihood import rolling_nll, score_continuations
+from jobs.modeling.scores import TextNll
 from jobs.modeling.tokenizers import encode_plain_prompt
 
 BATCH_TOKENS = 4096

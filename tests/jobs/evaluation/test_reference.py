@@ -12,7 +12,7 @@ from backend.domain.evaluation.tasks.definition import MetricUse, TaskDefinition
 from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition
 from jobs.evaluation.choices import choice_values
 from jobs.modeling.checkpoints import load_network, load_tokenizer
-from jobs.modeling.loglikelihood import ContinuationScore
+from jobs.modeling.scores import ContinuationScore
 from tests.support.evaluation_rooms import EvaluationRoom, Remembering
 from tests.support.networks.oracles import save_random
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +15,7 @@ import pytest
 
 from backend.domain.openai_servers import JUDGE_KEY
 from backend.errors import JobFailed, Unavailable
+from backend.settings import PROJECT
 from jobs.evaluation.judges import run
 from tests.support.evaluation_rooms import Remembering
 from tests.support.jobs import make_spec
@@ -105,3 +108,11 @@ def test_a_refused_key_or_an_absent_server_ends_the_job_with_its_cause(tmp_path:
         judge(tmp_path, f"http://127.0.0.1:{server.server_port}/v1")
     with pytest.raises(Unavailable, match="can't be reached"):
         judge(tmp_path, "http://127.0.0.1:9/v1")
+
+
+def test_a_job_whose_judge_is_a_server_loads_no_network() -> None:
+    """Torch and transformers would take nine tenths of its start, and 400 MB."""
+    names = "print(*{'torch', 'transformers'} & set(sys.modules))"
+    code = f"import sys, jobs.evaluation.judges.run; {names}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
