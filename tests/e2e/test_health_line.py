@@ -10,9 +10,11 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from backend.bootstrap import build_context
 from tests.support.browser import Visitor, open_tab, settle
-from tests.support.installation import Installation
+from tests.support.installation import Installation, mark_starter_content
 from tests.support.page_server import page_server
+from tests.support.settings import make_settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -24,6 +26,21 @@ COUNT_DIALOGS = """() => {
     window.dialogs += added.filter(node => node.matches?.('.stDialog')).length
   }).observe(document.body, {childList: true})
 }"""
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Installation]:
+    """A running installation without starter content: its jobs would be work for nothing here."""
+    home = tmp_path_factory.mktemp("installation")
+    (home / "models.db").write_bytes(migrated_database.read_bytes())
+    context = build_context(make_settings(home), migrate=False)
+    mark_starter_content(context)
+    context.db.engine.dispose()
+    running = Installation(home).start()
+    try:
+        yield running
+    finally:
+        running.stop()
 
 
 @contextmanager

@@ -76,6 +76,7 @@ def test_a_key_is_looked_up_once_and_refused_as_soon_as_it_changes(
 def test_a_changed_limit_holds_at_once_and_a_noted_use_announces_nothing(
     any_ctx: Context, directory: CountingDirectory
 ) -> None:
+    version = directory.keys_version() or 0
     key = create_key(any_ctx, "bot", person=LOCAL)
     view = find_key(any_ctx, "bot", person=LOCAL)
     limits = view.limits.model_copy(update={"requests": 7})
@@ -86,11 +87,14 @@ def test_a_changed_limit_holds_at_once_and_a_noted_use_announces_nothing(
         change_key(any_ctx, "bot", person=LOCAL, limits=limits, scopes=view.scopes, expires_at=None)
         while (principal := await keys.check(key)) is None or principal.limits.requests != 7:
             await asyncio.sleep(0.005)
-        await asyncio.sleep(0.05)
-        version = directory.keys_version()
+        if any_ctx.db.is_sqlite:  # counts every commit
+            return
+        eventually(
+            lambda: directory.keys_version() == version + 2
+        )  # PostgreSQL has announced the new key and its change
         note_key_uses(any_ctx, {view.id: datetime.now(UTC)})
         await asyncio.sleep(0.05)
-        assert any_ctx.db.is_sqlite or directory.keys_version() == version
+        assert directory.keys_version() == version + 2
 
     asyncio.run(scenario())
 
