@@ -44,7 +44,7 @@ def test_the_first_prompt_is_saved_under_a_name_and_opened(site: Context) -> Non
     app.text_area(key="new_prompt_text").set_value("Retell {{tale}}").run()
     app.button(key="save_new_prompt").click().run()
     assert_sound(app)
-    assert app.query_params["prompt"] == ["retell"]
+    assert app.query_params["prompt"] in ("retell", ["retell"])
     assert [heading.value for heading in app.subheader] == ["retell"]
 
 
@@ -100,7 +100,8 @@ def test_a_prompt_is_tried_on_typed_rows_over_two_endpoints(world: ChatWorld) ->
     assert_sound(app)
     assert [text.value for text in app.text].count("w0 w1 w2 ") == 4
     assert "tale: the sea" in [text.value for text in app.text]
-    assert app.query_params["matrix"] == [list_matrices(world.ctx, "retell")[0].id]
+    (matrix,) = list_matrices(world.ctx, "retell")
+    assert app.query_params["matrix"] in (matrix.id, [matrix.id])
 
 
 def test_a_wrong_row_is_named_before_anything_is_tried(world: ChatWorld) -> None:
