@@ -24,6 +24,7 @@ from pages.components.serving.chat_presets import (
     draw_preset_saving,
     fill_settings,
     filled_values,
+    forget_filled,
     widget_key,
 )
 from pages.components.serving.chat_prompts import draw_prompts
@@ -64,6 +65,8 @@ def draw_settings(
     stored = conversation.settings if conversation else None
     chosen = [name for name in (stored.endpoints if stored else [requested or names[0]]) if name in names] or names[:1]
     scope = conversation.id if conversation else "new"
+    if f"endpoints_{scope}" not in st.session_state:  # the form begins again, as after another page
+        forget_filled(scope)
     with st.container(horizontal=True, vertical_alignment="bottom", key=f"chat_settings_{scope}"):
         picked = st.multiselect(
             "Endpoints",

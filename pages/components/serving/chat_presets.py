@@ -35,8 +35,6 @@ WIDGETS = {
 def draw_preset_choice(ctx: Context, person: Person, *, scope: str) -> None:
     """Draw the presets; choosing one fills in the fields below."""
     presets = {preset.id: preset for preset in list_presets(ctx, person=person)}
-    if f"preset_{scope}" not in st.session_state:  # the form begins again, as after another page
-        st.session_state.pop(f"filled_{scope}", None)
     if not presets:
         return
     options = [None, *presets]
@@ -105,3 +103,8 @@ def fill_settings(settings: AnswerSettings, *, scope: str) -> None:
     times = st.session_state.get(f"filled_{scope}", {}).get("times", 0)
     values = {field: getattr(settings, field) for field in WIDGETS}
     st.session_state[f"filled_{scope}"] = {"times": times + 1, "values": values}
+
+
+def forget_filled(scope: str) -> None:
+    """Forget what was filled in, where the widgets begin again with stored values."""
+    st.session_state.pop(f"filled_{scope}", None)
