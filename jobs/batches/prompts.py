@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.domain.data.splits import Split
 from backend.domain.jobs.events import RowsEncodedEvent
+from backend.domain.training.rewards import read_question
 from backend.errors import InvalidInput
 from jobs.batches.token_files import RowTokens, TokenItem
 from jobs.batches.token_making import TokenForm, TokenSource
@@ -73,12 +74,3 @@ def load_questions(source: TokenSource, split: Split, *, context: int, max_new_t
     order = fits[np.argsort(np.asarray(tokens.rows)[fits], kind="stable")]  # in the order of the dataset
     read = (tokens.segments_of(item) for item in order.tolist())
     return [PromptExample(ids, tuple(json.loads(bytes(answers)))) for ids, answers in read]
-
-
-def read_question(row: Row) -> tuple[str, tuple[str, ...]]:
-    """Return the prompt of an instruction, prompts or benchmark row, and its accepted answers."""
-    if "question" in row:
-        if row.get("answers"):
-            return row["question"], tuple(map(str, row["answers"]))
-        return row["question"], (str(row["choices"][int(row["answer"])]).strip(),)
-    return row["prompt"], (row["completion"],) if "completion" in row else ()

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from backend.domain.jobs.events import MicroBatchHalvedEvent, NotFiniteEvent, StoppedEarlyEvent
 from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import StopRequest
-from backend.domain.training.config import RunConfig
+from backend.domain.training.config import Objective, RunConfig
 from backend.domain.training.schedule import learning_rate_at
 from backend.errors import JobFailed
 from jobs.batches.base import Batches, StepBatches
@@ -30,6 +30,7 @@ from jobs.training.checkpoints.state import Counters, RandomState, gather_state,
 from jobs.training.checkpoints.store import CheckpointStore
 from jobs.training.distributed.process_group import ProcessGroup, gather_tensor
 from jobs.training.failures import NotFinite, is_finite
+from jobs.training.held_out import WorstRows, write_held_out
 from jobs.training.network.ema import Ema, named_states
 from jobs.training.network.experts import ExpertBalance
 from jobs.training.objectives.base import TrainingObjective
@@ -77,6 +78,7 @@ class TrainingLoop:
     ema: Ema | None = None
     scaler: torch.amp.GradScaler | None = None
     _validated_at: int | None = None
+    _worst: WorstRows = field(default_factory=WorstRows)
 
     def run(self) -> TrainResult:
         """Train from the step after `counters.step` to `max_steps`, or until asked to stop; return the job's result."""
@@ -106,6 +108,7 @@ class TrainingLoop:
                 last |= self._is_stale(step)
             if due or last:
                 self._save(is_final=last)
+                self._write_held_out(step)
             now = time.perf_counter()
             if now - last_progress >= PROGRESS_EVERY_S or last:
                 last_progress = now
@@ -338,10 +341,15 @@ class TrainingLoop:
         lowest so far.
         """
         self.model.eval()
+        self._worst = WorstRows()
         with self._ema_weights():
             with torch.inference_mode():
                 values = self.objective.validate(
-                    self.model, self.batches.validation(), device=self.device, precision=self._precision
+                    self.model,
+                    self.batches.validation(),
+                    device=self.device,
+                    precision=self._precision,
+                    worst=self._worst,
                 )
             for index, (prompt, ids) in enumerate(self.sample_prompts):
                 completion = sample_completion(
@@ -367,6 +375,29 @@ class TrainingLoop:
             stale=0 if is_better else self.counters.stale + 1,
         )
         return is_better
+
+    def _write_held_out(self, step: int) -> None:
+        """Write the held-out rows with the highest losses of this step's validation, and what the network gives for
+        them: not on several devices, where each would have to generate as many tokens, nor by one that only scores.
+        """
+        if not self._worst.num_rows or self._validated_at != step or not self.process_group.is_first:
+            return
+        writes = self.process_group.count == 1 and self.config.objective is not Objective.REWARD
+        self.model.eval()
+        try:
+            with self._ema_weights():
+                write_held_out(
+                    self._worst,
+                    self.store.folder.parent,
+                    step=step,
+                    config=self.config,
+                    model=self.model if writes else None,
+                    tokenizer=self.tokenizer,
+                )
+        except OSError as error:  # a disk that is full ends the run where it lacks a checkpoint
+            self.reporter.log(f"The held-out rows were not written: {error}.")
+        finally:
+            self.model.train()
 
     def _save(self, *, is_final: bool, random_state: RandomState | None = None) -> None:
         """Publish a checkpoint with its training state, then delete old ones. The best step is chosen among

@@ -27,6 +27,7 @@ from pages.components.data.report_link import draw_report_link
 from pages.components.evaluation.suites import draw_suite_choice
 from pages.components.frame import errors_shown, handled, page_frame
 from pages.components.numbers import number_form, wrong_numbers
+from pages.components.training.draft import draw_draft, forget_draft, keep_draft, restore_draft
 from pages.components.training.estimate_card import draw_estimate, draw_sweep_estimate
 from pages.components.training.launch_checks import (
     draw_config_changes,
@@ -35,11 +36,12 @@ from pages.components.training.launch_checks import (
     mark_fields,
     pinned_config,
 )
+from pages.components.training.row_preview import draw_row_preview
 from pages.components.training.run_form import FormState, draw_run_form, fill_form, start_form
-from pages.components.training.sweep import draw_sweeps
 from pages.components.training.sweep_form import draw_sweep_form, draw_sweep_preview
 
 ONE, SWEEP = "One run", "Sweep"
+LAST_VALID = "launch_last_valid"
 SOURCES = ("recipe", "run", "base", "dataset", "architecture", "set")
 
 
@@ -50,7 +52,7 @@ def open_form(ctx: Context) -> None:
     `?run=…&set=field:value` is a copy with a change. Without anything in the address it is the starter recipe, if its
     dataset is there.
     """
-    query = {name: st.query_params[name] for name in SOURCES if st.query_params.get(name)}
+    query = address_parts()
     if "run" in query:
         config = pinned_config(run_detail(ctx, query["run"]))
         fill_form(with_changes(config, query.get("set", "")).model_copy(update={"name": ""}), origin="copy")
@@ -68,8 +70,10 @@ def open_form(ctx: Context) -> None:
     start_form(objective, dataset=query.get("dataset"), architecture=query.get("architecture"), base=base)
 
 
-def prepare_form(ctx: Context) -> None:
-    """Fill the form when the page is entered, when the address changes, and when a recipe or YAML was chosen."""
+def prepare_form(ctx: Context, person: Person) -> None:
+    """Fill the form when the page is entered, from the draft or the address, when the address changes, and when a
+    recipe or YAML was chosen.
+    """
     source = tuple((name, st.query_params.get(name)) for name in SOURCES)
     copy: RunConfig | None = st.session_state.pop("launch_fill", None)
     pasted: RunConfig | None = st.session_state.pop("launch_fill_yaml", None)
@@ -82,9 +86,16 @@ def prepare_form(ctx: Context) -> None:
         fill_form(pasted, origin="recipe", typed=explicit_paths(pasted))
     elif recipe is not None:
         fill_form(RECIPES[recipe].config, origin="recipe")
-    elif "launch_objective" not in st.session_state or st.session_state.get("launch_source") != source:
+    elif (
+        "launch_objective" not in st.session_state or st.session_state.get("launch_source") != source
+    ) and not restore_draft(ctx, person, address_parts()):
         open_form(ctx)
     st.session_state["launch_source"] = source
+
+
+def address_parts() -> dict[str, str]:
+    """Return what the address asks the form to hold."""
+    return {name: value for name in SOURCES if (value := st.query_params.get(name))}
 
 
 @handled
@@ -139,7 +150,10 @@ def draw_run_yaml(config: RunConfig | None) -> None:
                 st.rerun()
 
 
-def check(ctx: Context, form: FormState) -> tuple[RunConfig | None, Forecast | None, RoundhouseError | None]:
+Checked = tuple[RunConfig | None, Forecast | None, RoundhouseError | None]
+
+
+def check(ctx: Context, form: FormState) -> Checked:
     """Return the config if it is valid, its forecast if it can be launched, and the error otherwise."""
     if form.missing:
         return None, None, None
@@ -148,9 +162,19 @@ def check(ctx: Context, form: FormState) -> tuple[RunConfig | None, Forecast | N
     except InvalidInput as error:
         return None, None, error
     try:
-        return config, forecast(ctx, config), None
+        expected = forecast(ctx, config)
     except RoundhouseError as error:
         return config, None, error
+    st.session_state[LAST_VALID] = config, expected
+    return config, expected, None
+
+
+def last_valid(form: FormState) -> tuple[RunConfig, Forecast] | None:
+    """Return the last values of the form that could be launched, so that a wrong one leaves the page as it is; None
+    where they are of another objective, or there are none.
+    """
+    known: tuple[RunConfig, Forecast] | None = st.session_state.get(LAST_VALID)
+    return known if known is not None and known[0].objective == form.values["objective"] else None
 
 
 def launch(
@@ -174,6 +198,7 @@ def launch(
             warnings=expected.warnings,
             suites=suites,
         )
+        forget_draft(ctx, person)
         st.switch_page(routes.RUN, query_params={"run": run.id})
 
 
@@ -190,6 +215,7 @@ def draw_one_run(ctx: Context, person: Person) -> None:
     left, right = _halves()
     with left:
         form = draw_run_form(ctx)
+    keep_draft(ctx, person, form.values, address_parts())
     config, expected, problem = check(ctx, form)
     mark_fields(problem)
     with left:
@@ -214,23 +240,34 @@ def draw_one_run(ctx: Context, person: Person) -> None:
                 draw_config_changes(parent, config)
             draw_estimate(ctx, person, config, expected)
             draw_report_link(config, expected.parts.report if expected else None)
+        elif (before := last_valid(form)) is not None:
+            st.caption("Of the last values that can be launched:")
+            draw_estimate(ctx, person, *before)
+        draw_row_preview(ctx, form.values["dataset"], Objective(form.values["objective"]))
         draw_run_yaml(config)
 
 
 @number_form
 def draw_a_sweep(ctx: Context, person: Person) -> None:
-    """Draw the list of sweeps, the form of the run that is varied, and the form of the search."""
-    draw_sweeps(ctx)
+    """Draw the form of the run that is varied, and the form of the search."""
     left, right = _halves()
     with left:
         form = draw_run_form(ctx, named=False)
+    keep_draft(ctx, person, form.values, address_parts())
     config, expected, problem = check(ctx, form)
     mark_fields(problem)
     if config is None or problem is not None:
+        before = last_valid(form)
         with left:
+            if before is not None:
+                draw_sweep_form(ctx, before[0])
             if problem is not None:
                 draw_problem(problem)
             st.button(launch_label(form, problem, accepted=False), key="sweep_go", type="primary", disabled=True)
+        if before is not None:
+            with right:
+                st.caption("Of the last values that can be launched:")
+                draw_estimate(ctx, person, *before)
         return
     with left:
         values = draw_sweep_form(ctx, config)
@@ -263,6 +300,7 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
         if clicked and sweep is not None:
             with errors_shown():
                 launched = launch_sweep(ctx, sweep, person=person)
+                forget_draft(ctx, person)
                 st.switch_page(routes.SWEEP, query_params={"sweep": launched.id})
 
 
@@ -279,8 +317,9 @@ def main() -> None:
         ctx,
         person,
     ):
-        prepare_form(ctx)
+        prepare_form(ctx, person)
         mode = draw_top()
+        draw_draft(ctx, person)
         if mode == SWEEP:
             draw_a_sweep(ctx, person)
         else:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from backend.domain.jobs.states import Status
-from backend.domain.training.diagnosis import Finding
+from backend.domain.training.diagnosis import Finding, breaking_finding
 from backend.errors import NotFound
 from backend.services.context import Context, Person
 from backend.services.jobs.jobs import read_log
@@ -18,8 +18,8 @@ from pages.components.browser.live_chart.component import live_chart
 from pages.components.evaluation.run_scores import draw_run_scores
 from pages.components.frame import empty_state, live_part, page_frame, plain, title_tab
 from pages.components.links import back_link
+from pages.components.training.held_out import draw_held_out
 from pages.components.training.run import (
-    breaking_finding,
     draw_checkpoints,
     draw_editor,
     draw_facts,
@@ -36,6 +36,8 @@ from pages.components.visitor import context, require_person
 
 REFRESH_S = 2.0
 DIAGNOSE_S = 15.0
+CURVES, NOTES = "Curves", "Notes and tags"
+TABS = (CURVES, "Predictions", "Checkpoints", "Log", "Config", "Report", NOTES)
 
 
 def page_title(run_id: str) -> str:
@@ -48,7 +50,9 @@ def page_title(run_id: str) -> str:
 
 
 def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
-    """Draw a run: facts, actions, findings, curves, and tabs with checkpoints, log, config and report."""
+    """Draw a run: facts, figures, actions, findings, and tabs; the curves are drawn behind every tab, since they notice
+    a change of status.
+    """
     run = detail.run
     findings = diagnose_run(ctx, run.id)
     is_broken = breaking_finding(findings) is not None
@@ -66,38 +70,54 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             st.markdown("**Next:**", width="content")
             draw_next_steps(newest.id, writes=run.objective != "reward")
-    draw_curves(ctx, person, run, findings)
-    live_part(DIAGNOSE_S if run.is_active else None)(lambda: draw_run_scores(ctx, run.id))()
+    draw_live_findings(ctx, person, run, findings)
+    for name, tab in zip(TABS, st.tabs(TABS, key="tab", bind="query-params"), strict=True):
+        if tab.open or name in (CURVES, NOTES):  # unsaved notes survive a switch of tabs
+            with tab:
+                draw_tab(ctx, person, detail, findings, name=name)
+
+
+def draw_tab(ctx: Context, person: Person, detail: RunDetail, findings: Sequence[Finding], *, name: str) -> None:
+    """Draw what a tab holds."""
+    run = detail.run
     every = REFRESH_S if run.is_active else None
-    tabs = st.tabs(["Checkpoints", "Log", "Config", "Report", "Notes and tags"], key="tab", bind="query-params")
-    with tabs[-1]:  # always drawn, so that unsaved edits survive a switch of tabs
+    if name == CURVES:
+        draw_curves(ctx, person, run, findings)
+        live_part(DIAGNOSE_S if run.is_active else None)(lambda: draw_run_scores(ctx, run.id))()
+    elif name == "Predictions":
+        live_part(DIAGNOSE_S if run.is_active else None)(lambda: draw_held_out(ctx, get_run(ctx, run.id)))()
+    elif name == "Checkpoints":
+        live_part(every)(lambda: draw_checkpoints(ctx, run_detail(ctx, run.id)))()
+    elif name == "Log":
+        live_part(every)(lambda: draw_job_log(ctx, run.job_id))()
+    elif name == "Config":
+        st.caption("This YAML launches the same run: `roundhouse run launch FILE.yaml`.")
+        st.code(detail.config.to_yaml(), language="yaml")
+    elif name == "Report":
+        draw_run_report(ctx, run)
+    elif name == NOTES:
         draw_editor(ctx, person, run)
-    opened = next((tab for tab in tabs if tab.open), tabs[0])
-    with opened:
-        if opened is tabs[0]:
-            live_part(every)(lambda: draw_checkpoints(ctx, run_detail(ctx, run.id)))()
-        elif opened is tabs[1]:
-            live_part(every)(lambda: draw_job_log(ctx, run.job_id))()
-        elif opened is tabs[2]:
-            st.caption("This YAML launches the same run: `roundhouse run launch FILE.yaml`.")
-            st.code(detail.config.to_yaml(), language="yaml")
-        elif opened is tabs[3]:
-            draw_run_report(ctx, run)
+
+
+def draw_live_findings(ctx: Context, person: Person, run: RunView, findings: Sequence[Finding]) -> None:
+    """Draw the findings of a run, again every few seconds while it is active."""
+    known = [findings]
+    every = DIAGNOSE_S if run.is_active else None
+    live_part(every)(lambda: draw_findings(ctx, person, run, known.pop() if known else diagnose_run(ctx, run.id)))()
 
 
 def draw_curves(ctx: Context, person: Person, run: RunView, findings: Sequence[Finding]) -> None:
-    """Draw the findings of a run, and its curves with a line at each."""
-    known = [findings]
-    marks = [finding.step for finding in known[0] if finding.step is not None]
-    every = DIAGNOSE_S if run.is_active else None
-    live_part(every)(lambda: draw_findings(run, known.pop() if known else diagnose_run(ctx, run.id)))()
+    """Draw the curves of a run with a line at each finding."""
+    marks = [finding.step for finding in findings if finding.step is not None]
     live_chart(ctx, [run], person=person, key=f"run_chart_{run.id}", marks=marks)
 
 
 def draw_imported(ctx: Context, person: Person, run: RunView) -> None:
     """Draw an imported run: curves without actions."""
+    findings = diagnose_run(ctx, run.id)
     draw_imported_facts(ctx, run)
-    draw_curves(ctx, person, run, diagnose_run(ctx, run.id))
+    draw_live_findings(ctx, person, run, findings)
+    draw_curves(ctx, person, run, findings)
     with st.expander("Notes and tags", icon=":material/edit_note:"):
         draw_editor(ctx, person, run)
 

@@ -29,6 +29,7 @@ from pages.components.training.run_table import (
     is_filtered,
     read_address,
 )
+from pages.components.training.sweep import draw_sweeps
 from pages.components.words import time_zone
 
 MAX_COMPARED = 12
@@ -127,6 +128,8 @@ def main() -> None:
             draw_foot(ctx, person, 0)
             return
         draw_runs(ctx, person, table, passing, query, picked)
+        if table.names.sweeps:
+            draw_sweeps(ctx)
 
 
 main()

@@ -22,7 +22,7 @@ from tests.support.browser import patient_context
 from tests.support.installation import wait_until
 from tests.support.jobs import finish_job
 from tests.support.page_server import page_server
-from tests.support.run_world import add_parts, claim, end, launch, points, report
+from tests.support.run_world import add_parts, claim, diverging_points, end, launch, points, report
 from tests.support.settings import make_settings
 
 pytestmark = pytest.mark.e2e
@@ -251,6 +251,67 @@ def test_chart_settings_are_kept_in_the_address_and_curves_can_be_saved(
     with page.expect_download() as picture:
         page.get_by_role("button", name="PNG").click()
     assert picture.value.path().read_bytes().startswith(b"\x89PNG")
+
+
+def test_panels_are_enlarged_chosen_and_ordered_and_share_one_crosshair(
+    page: Page, server: str, running: tuple[RunView, Claim], world: Context
+) -> None:
+    run, taken = running
+    report(world, taken, *points(1, 50, name="grad_norm"), *points(1, 50, name="val_rewards/odd_thing"))
+    open_run(page, server, run)
+    shown = "[...document.querySelectorAll('.rh-panel')].map((panel) => panel.dataset.panel).join()"
+    page.wait_for_function(f"{shown} === 'loss,grad_norm,val_rewards/odd_thing'")
+    assert page.locator(".rh-panel-name").all_inner_texts()[1:] == ["Gradient norm", "Validation rewards, odd thing"]
+    page.wait_for_function("[...document.querySelectorAll('.rh-plot')].every((plot) => plot.data?.length)")
+
+    page.locator('[data-panel="grad_norm"] .rh-plot').hover(position={"x": 150, "y": 80})
+    # the curve of the loss says what it was at the step that the pointer is at in another panel
+    page.wait_for_function(f"document.querySelector('{PLOT} .hoverlayer .legend')?.textContent.includes('train')")
+    page.mouse.move(5, 5)
+    page.wait_for_function(f"!document.querySelector('{PLOT} .hoverlayer .legend')")
+
+    page.locator('[data-panel="grad_norm"]').hover()
+    page.get_by_role("button", name="Enlarge: Gradient norm").click()
+    expect(page.locator('[data-panel="grad_norm"]')).to_have_class("rh-panel rh-wide")
+    page.get_by_text("Panels", exact=True).click()
+    page.get_by_role("button", name="Move Gradient norm up").click()
+    page.wait_for_function(f"{shown} === 'grad_norm,loss,val_rewards/odd_thing'")
+    page.get_by_role("checkbox", name="Validation rewards, odd thing").uncheck()
+    page.wait_for_function(f"{shown} === 'grad_norm,loss'")
+    address = "panels=grad_norm*%2Closs*%2Cval_rewards%2Fodd_thing-"
+    page.wait_for_function(f"location.search.includes({address!r})")
+    page.reload()
+    page.wait_for_function(f"{DRAWN} && {shown} === 'grad_norm,loss'")
+    page.get_by_text("Panels", exact=True).click()
+    page.get_by_role("button", name="Default panels").click()
+    page.wait_for_function(f"{shown} === 'loss,grad_norm,val_rewards/odd_thing'")
+
+
+def test_the_chosen_tab_stands_above_the_curves_and_in_the_address(
+    page: Page, server: str, running: tuple[RunView, Claim]
+) -> None:
+    run, _ = running
+    open_run(page, server, run)
+    tabs, chart = page.get_by_role("tablist").bounding_box(), page.locator(".rh-chart").bounding_box()
+    assert tabs is not None
+    assert chart is not None
+    assert tabs["y"] < chart["y"]
+    page.get_by_role("tab", name="Config").click()
+    page.get_by_text("This YAML launches the same run").wait_for()
+    page.wait_for_url("**tab=Config*")
+    page.reload()
+    page.get_by_text("This YAML launches the same run").wait_for()
+    page.get_by_role("tab", name="Curves").click()
+    page.wait_for_function(f"{DRAWN} && document.querySelector('{PLOT}').clientWidth > 500")
+
+
+def test_a_run_that_diverges_says_so_in_the_tab_and_as_a_notification(page: Page, server: str, world: Context) -> None:
+    run = launch(world, name="wild one", max_steps=400)
+    report(world, claim(world, run), *diverging_points())
+    page.goto(f"{server}/run?run={run.id}")
+    page.get_by_text("This run is diverging. The loss has risen").wait_for()
+    page.wait_for_function("document.title.startsWith('Diverging: wild one')")
+    expect(page.get_by_test_id("stToast")).to_contain_text("wild one is diverging")
 
 
 def test_the_same_prompts_are_followed_along_the_curve(

@@ -30,7 +30,7 @@ const { Pace } = await import(`${BROWSER}/ballot/pace.js`)
 const { Refusal, Silence, answerOf } = await import(`${BROWSER}/ballot/requests.js`)
 const { ChatClient } = await import(`${BROWSER}/chat/client.js`)
 const { split } = await import(`${BROWSER}/data_rows/rows.js`)
-const { number, panelsOf } = await import(`${BROWSER}/live_chart/panels.js`)
+const { arrange, inWords, moved, number, panelsOf } = await import(`${BROWSER}/live_chart/panels.js`)
 const { placesFor } = await import(`${BROWSER}/palette/palette.js`)
 const { number: cellNumber } = await import(`${BROWSER}/run_table/table.js`)
 const { readSettings, writeSettings } = await import(`${BROWSER}/live_chart/settings.js`)
@@ -218,13 +218,32 @@ test("cells of running runs are written as by Python", () => {
 test("chart settings in the address count before those of the browser, and nonsense is the default", () => {
   globalThis.location = { search: "", href: "http://x/run?run=a" }
   localStorage.setItem("roundhouse.curves", JSON.stringify({ smoothing: 7, logy: true, x: "nonsense" }))
-  assert.deepEqual(readSettings(), { x: "step", smoothing: 0.98, logx: false, logy: true, clip: false })
-  location.search = "?chart=tokens_s60_clip"
-  assert.deepEqual(readSettings(), { x: "tokens", smoothing: 0.6, logx: false, logy: false, clip: true })
+  assert.deepEqual(readSettings(), { x: "step", smoothing: 0.98, logx: false, logy: true, clip: false, panels: [] })
+  location.search = "?chart=tokens_s60_clip&panels=grad_norm*,reward/std-,loss"
+  const panels = [{ id: "grad_norm", wide: true, hidden: false }, { id: "reward/std", wide: false, hidden: true }, { id: "loss", wide: false, hidden: false }]
+  assert.deepEqual(readSettings(), { x: "tokens", smoothing: 0.6, logx: false, logy: false, clip: true, panels })
   let address = ""
   globalThis.history = { state: null, replaceState: (_state, _title, url) => { address = String(url) } }
-  writeSettings({ x: "tokens", smoothing: 0.6, logx: false, logy: false, clip: true })
+  writeSettings({ x: "tokens", smoothing: 0.6, logx: false, logy: false, clip: true, panels: [] })
   assert.equal(address, "http://x/run?run=a&chart=tokens_s60_clip")
+  writeSettings({ x: "step", smoothing: 0.5, logx: false, logy: false, clip: false, panels })
+  assert.equal(address, "http://x/run?run=a&panels=grad_norm*%2Creward%2Fstd-%2Closs")
+  location.search = ""
+  assert.deepEqual(readSettings().panels, panels) // the browser keeps them for other runs
+})
+
+test("panels come in the person's order, enlarged or left out, and those of other runs follow", () => {
+  const names = new Set(["train_loss", "grad_norm", "learning_rate", "mfu"])
+  const arranged = arrange(panelsOf(names), [{ id: "mfu", wide: true, hidden: false }, { id: "gone", wide: true, hidden: true }, { id: "loss", wide: false, hidden: true }])
+  assert.deepEqual(arranged.map(({ id, wide, hidden }) => [id, Boolean(wide), Boolean(hidden)]), [
+    ["mfu", true, false], ["loss", false, true], ["learning_rate", false, false], ["grad_norm", false, false],
+  ])
+  assert.deepEqual(moved(["a", "b", "c"], "c", 0), ["c", "a", "b"])
+  assert.deepEqual(moved(["a", "b", "c"], "a", 1), ["b", "a", "c"])
+})
+
+test("a metric is named in words", () => {
+  assert.deepEqual(["val_rewards/odd_thing", "train_loss_2", "lr"].map(inWords), ["Validation rewards, odd thing", "Train loss 2", "Lr"])
 })
 
 test("the palette puts pages whose label begins with the query first, and finds others by their words", () => {

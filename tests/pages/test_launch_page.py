@@ -14,7 +14,7 @@ from backend.services.training.sweeps import advance_sweeps, get_sweep, launch_s
 from backend.services.training.views import get_run, list_runs, run_detail
 from pages.components.training.config_fields import fields_in, with_labels
 from tests.support.launch_form import keys, open_form, shown
-from tests.support.opening import cells, open_page, words
+from tests.support.opening import cells, open_page, open_panel, words
 from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, report
 
 SWEEP = """
@@ -203,6 +203,20 @@ def test_a_sweep_is_launched_from_the_form(site: Context) -> None:
     assert set(sweep.config.vary) == {"learning_rate", "optimizer"}
 
 
+def test_the_metric_of_a_sweep_is_chosen_and_its_goal_follows(site: Context) -> None:
+    add_parts(site)
+    page = open_form(mode="Sweep")
+    assert page.selectbox(key="sweep_val_loss_goal").value == "lowest"
+    page.selectbox(key="sweep_metric_pretrain").select("tok_per_sec").run()
+    assert page.selectbox(key="sweep_tok_per_sec_goal").value == "highest"
+    page.button(key="sweep_go").click().run()
+    config = get_sweep(site, "tales sweep").config
+    assert (config.metric, config.goal) == ("tok_per_sec", "highest")
+    panel = open_panel(open_page("build/runs.py"), "runs_sweeps")
+    assert "tales sweep" in [button.label for button in panel.button]
+    assert "2 of at most 2 active" in words(panel)
+
+
 def test_a_sweeps_page_shows_its_best_run_stops_it_and_is_never_blank(site: Context) -> None:
     add_parts(site)
     assert "No sweep selected" in words(open_page("build/sweep.py"))
@@ -217,13 +231,13 @@ def test_a_sweeps_page_shows_its_best_run_stops_it_and_is_never_blank(site: Cont
         end(site, taken, Status.FINISHED)
     advance_sweeps(site)
     page = open_page("build/sweep.py", sweep=sweep.id)
-    assert "val\\_loss 1.5000" in words(page)
+    assert "Validation loss 1.5000" in words(page)
     assert len(page.get("plotly_chart")) == 2
-    assert list(page.dataframe[0].value["val_loss"].dropna()) == [2.0, 1.5]
+    assert list(page.dataframe[0].value["Validation loss"].dropna()) == [2.0, 1.5]
     page.button(key="sweep_stop").click().run()
     assert "stopped" in page.get("progress")[0].proto.text
     assert get_run(site, "rates 3").status is Status.CANCELLED
     page.button(key="sweep_archive").click().run()
-    assert page.title[0].value == "Launch"
+    assert page.title[0].value == "Runs"
     with site.db.read() as session:
         assert session.get_one(RunGroup, sweep.id).archived_at is not None

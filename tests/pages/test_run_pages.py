@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from backend.bootstrap import get_context
 from backend.domain.jobs.states import Status
+from backend.domain.training.held_out import FILE, HeldOutRow, HeldOutRows
 from backend.domain.wording import format_duration
 from backend.infra.devices import cpu_name
 from backend.services.context import LOCAL, Context
@@ -22,7 +23,17 @@ from pages.components.training.estimate_card import describe_queue
 from pages.components.training.run import strip_figures
 from tests.support.jobs import finish_job, list_jobs, take_job
 from tests.support.opening import cells, open_page
-from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, points, report
+from tests.support.run_world import (
+    add_checkpoint,
+    add_dataset,
+    add_parts,
+    claim,
+    diverging_points,
+    end,
+    launch,
+    points,
+    report,
+)
 
 
 @pytest.fixture
@@ -217,10 +228,51 @@ def test_a_failed_run_gives_the_reason_and_offers_a_retry(ctx: Context) -> None:
     end(ctx, taken, Status.FAILED, cause="The process was killed.", remedy="Start it again.")
     page = open_page("build/run.py", run=run.id)
     assert "The process was killed" in text_of(page)
-    page.session_state["tab"] = "Log"
-    assert "step five" in text_of(page.run())
+    page = open_page("build/run.py", run=run.id, tab="Log")
+    assert "step five" in text_of(page)
     page.button(key="run_retry").click().run()
     assert list_runs(ctx)[0].status is Status.QUEUED
+
+
+def test_a_run_that_diverges_says_so_once_and_is_stopped_with_its_cure(ctx: Context) -> None:
+    add_parts(ctx)
+    run = launch(ctx, name="wild", learning_rate=0.5, max_steps=400)
+    report(ctx, claim(ctx, run), *diverging_points())
+    page = open_page("build/run.py", run=run.id)
+    (error,) = page.error
+    assert "This run is diverging\\. The loss has risen from" in str(error.value)
+    assert ["wild is diverging" in str(toast.value) for toast in page.toast] == [True]
+    assert not page.run().toast
+    button = page.button(key="cure_now")
+    assert button.label.startswith("Stop it and run again with a learning rate of")
+    button.click().run()
+    assert get_run(ctx, run.id).status in (Status.CANCELLING, Status.CANCELLED)
+    assert page.number_input(key="launch_learning_rate").value < 0.5
+
+
+def test_held_out_rows_are_read_with_the_worst_first(ctx: Context) -> None:
+    add_parts(ctx)
+    run = launch(ctx, name="first")
+    taken = claim(ctx, run)
+    report(ctx, taken, *points(1, 5))
+    assert "appear here with the first checkpoint" in text_of(open_page("build/run.py", run=run.id, tab="Predictions"))
+    rows = [
+        HeldOutRow(loss=4.5, tokens=7, prompt="Ask **bold**", expected="<b>yes</b>", given=""),
+        HeldOutRow(loss=2.0, tokens=3, prompt="How?", expected="So.", rejected="Thus.", given="So so."),
+    ]
+    folder = ctx.artifacts.path(f"runs/{run.id}")
+    folder.mkdir(parents=True)
+    held_out = HeldOutRows(step=5, measure="tokens", num_rows=40, mean_loss=1.25, rows=tuple(rows))
+    (folder / FILE).write_text(held_out.model_dump_json())
+    page = open_page("build/run.py", run=run.id, tab="Predictions")
+    assert "the worst 2 of 40 held-out rows, in nats per token" in text_of(page)
+    codes = [str(code.value) for code in page.code]
+    assert codes == ["Ask **bold**", "<b>yes</b>", "(empty)", "How?", "So.", "Thus.", "So so."]
+    (folder / FILE).write_text(held_out.model_copy(update={"step": 6}).model_dump_json())  # a step before its resume
+    assert "appear here with the first" in text_of(open_page("build/run.py", run=run.id, tab="Predictions"))
+    (folder / FILE).write_text("{")
+    end(ctx, taken, Status.FINISHED)
+    assert "left no predictions" in text_of(open_page("build/run.py", run=run.id, tab="Predictions"))
 
 
 def test_a_run_that_broke_says_one_cause_and_one_cure_and_offers_no_use_of_its_weights(ctx: Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Measurement, Run, Tokenizer
@@ -109,6 +110,20 @@ def points(first: int, last: int, *, name: str = "train_loss") -> list[dict[str,
     return [
         {"type": "metrics", "step": step, "time": 1000.0 + step, "values": {name: 10.0 / step}}
         for step in range(first, last + 1)
+    ]
+
+
+def diverging_points() -> list[dict[str, Any]]:
+    """Metric events of 200 steps whose loss leaps up after 40."""
+    noise = random.Random(0)
+    return [
+        {
+            "type": "metrics",
+            "step": step,
+            "time": 1000.0 + step,
+            "values": {"train_loss": (5.6 - step / 70 if step <= 40 else 7.4) + noise.gauss(0, 0.05)},
+        }
+        for step in range(1, 201)
     ]
 
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from backend.domain.scaling.isoflop import Profile
-from backend.domain.scaling.laws import FLOPS_PER_PARAMETER_TOKEN, LEVEL, ScalingLaw, optimal_parameters, stretch_draws
+from backend.domain.scaling.laws import (
+    FLOPS_PER_PARAMETER_TOKEN,
+    LEVEL,
+    ScalingLaw,
+    effective_tokens,
+    optimal_parameters,
+    stretch_draws,
+)
 
 NUM_POINTS = 60
 
@@ -57,12 +64,22 @@ def _frontier_band(law: ScalingLaw, flops: float, loss: float) -> tuple[float, f
 
 
 def profile_line(
-    law: ScalingLaw, flops: float, *, name: str, spread: float = 16.0, ceiling: float | None = None
+    law: ScalingLaw,
+    flops: float,
+    *,
+    name: str,
+    spread: float = 16.0,
+    ceiling: float | None = None,
+    unique_tokens: int | None = None,
 ) -> CurveLine:
-    """Return the loss expected by a law for each size at one budget, up to a factor `spread` from the optimum."""
+    """Return the loss expected by a law for each size at one budget, up to a factor `spread` from the optimum; with
+    `unique_tokens`, on data that is repeated where a size sees more.
+    """
     best = law.optimum(flops).parameters
     sizes = best * np.geomspace(1 / spread, spread, NUM_POINTS)
-    losses = np.array([law.loss(float(n), flops / FLOPS_PER_PARAMETER_TOKEN / float(n)) for n in sizes])
+    num_tokens = [flops / FLOPS_PER_PARAMETER_TOKEN / float(n) for n in sizes]
+    worth = [effective_tokens(tokens, unique_tokens) if unique_tokens else tokens for tokens in num_tokens]
+    losses = np.array([law.loss(float(n), tokens) for n, tokens in zip(sizes, worth, strict=True)])
     below_ceiling = losses <= (ceiling if ceiling is not None else math.inf)
     return CurveLine(
         name, tuple(sizes[below_ceiling].tolist()), tuple(losses[below_ceiling].tolist()), is_own=law.is_own

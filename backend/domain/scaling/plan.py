@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.throughput import Speed
 from backend.domain.fields import OPTION_ONLY, setting
-from backend.domain.scaling.laws import BELIEVABLE, DEFAULT_LAW, Allocation, ScalingLaw
+from backend.domain.scaling.laws import BELIEVABLE, DEFAULT_LAW, FLOPS_PER_PARAMETER_TOKEN, Allocation, ScalingLaw
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.config import Objective, RunConfig
 from backend.domain.validation import validation_message
@@ -140,6 +140,11 @@ class ScalingPlan:
     speed: Speed | None
     flops_per_s: float | None
     notes: tuple[str, ...]
+
+    @property
+    def law_flops(self) -> float:
+        """FLOPs of the plan as the law counts them, 6 N D."""
+        return FLOPS_PER_PARAMETER_TOKEN * self.parameters * self.tokens
 
     @property
     def loss_is_believable(self) -> bool:

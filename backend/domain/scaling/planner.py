@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.flops import count_flops
@@ -17,9 +18,11 @@ from backend.domain.scaling.plan_notes import plan_notes
 from backend.domain.scaling.shapes import count_all, count_without_embeddings, propose_architecture
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule, split_batch
+from backend.domain.wording import format_count
 from backend.errors import InvalidInput
 
 MAX_STEPS = 100_000_000
+BEYOND = 4.0  # times the largest network: more is no plan for it
 SETTLING = 12  # iterations between a time budget, the rate of a network and its size
 
 
@@ -53,6 +56,7 @@ def make_plan(
     parameters = count_all(architecture)
     batch, steps = _make_batch(architecture, flops / per_token, context=config.context)
     tokens = steps * batch.tokens
+    _check_budget(config, law, Budget(flops, seconds, price), optimum, parameters, step_flops=batch.tokens * per_token)
     worth = effective_tokens(tokens, unique_tokens) if unique_tokens else float(tokens)
     rate = rate_at(speeds, per_token) if speeds else None
     took = tokens * per_token / rate if rate else None
@@ -78,6 +82,50 @@ def make_plan(
         notes=(),
     )
     return _with_notes(plan)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A budget in FLOPs, and the time and the price of a device-hour that it came from."""
+
+    flops: float
+    seconds: float | None
+    price: float | None
+
+    def write(self, config: PlanConfig, flops: float) -> str:
+        """Write an amount of FLOPs in the unit of the config's budget."""
+        if config.flops is not None or self.seconds is None:
+            return f"{flops:.2g} FLOPs"
+        hours = flops / self.flops * self.seconds / 3600
+        return f"{hours:.3g} device-hours" if config.device_hours is not None else f"${hours * (self.price or 0.0):.3g}"
+
+    def field(self, config: PlanConfig) -> str:
+        """Return the name of the field that gave it."""
+        return next(name for name in ("flops", "device_hours", "money_usd") if getattr(config, name) is not None)
+
+
+def _check_budget(
+    config: PlanConfig, law: ScalingLaw, budget: Budget, optimum: Allocation, parameters: int, *, step_flops: int
+) -> None:
+    """Raise InvalidInput for a budget below one step of the smallest model, or whose optimum is beyond the largest."""
+    if budget.flops < step_flops:
+        raise InvalidInput(
+            f"A budget of {budget.write(config, budget.flops)} is less than one step: the smallest model here, of"
+            f" {format_count(parameters)} parameters, takes {budget.write(config, step_flops)} for it.",
+            remedy=f"Plan at least {budget.write(config, 200 * step_flops)}, which are 200 steps.",
+            field=budget.field(config),
+        )
+    if optimum.parameters > BEYOND * parameters:
+        low, high = 1.0, budget.flops
+        while high > 1.01 * low:
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if _allocate(config, law, middle).parameters > parameters else (middle, high)
+        raise InvalidInput(
+            f"A budget of {budget.write(config, budget.flops)} is for a model of {format_count(optimum.parameters)}"
+            f" parameters; the largest here has {format_count(parameters)}.",
+            remedy=f"Plan at most {budget.write(config, low)}.",
+            field=budget.field(config),
+        )
 
 
 def _fit_budget(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -115,6 +115,11 @@ class Finding:
     def severity(self) -> str:
         """`error`, `warning` or `note`."""
         return SEVERITY[self.kind]
+
+
+def breaking_finding(findings: Sequence[Finding]) -> Finding | None:
+    """Return the finding after which a run's weights are of no use, if there is one."""
+    return next((finding for finding in findings if finding.kind in (Kind.NOT_FINITE, Kind.DIVERGED)), None)
 
 
 def diagnose(series: Mapping[str, Series], facts: RunFacts) -> list[Finding]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from backend.domain.training.config import PAIRWISE, Objective, RunConfig
 from backend.domain.training.config_fields import idle_fields, value_at
+from backend.domain.training.objective_labels import OBJECTIVE_LABELS
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule
 from backend.domain.wording import format_duration, percent
 
@@ -55,6 +56,9 @@ class Code(StrEnum):
     BATCH_TINY = "batch_tiny"
     WITHOUT_EFFECT = "without_effect"
     DOES_NOT_FIT = "does_not_fit"
+    BASE_WITHOUT_CHAT = "base_without_chat"
+    BASE_FORGETS_CHAT = "base_forgets_chat"
+    TRAINS_ON_BENCHMARK = "trains_on_benchmark"
 
 
 class LaunchWarning(BaseModel):
@@ -75,7 +79,8 @@ class LaunchFacts:
     `body` counts the network's parameters without embeddings, or all if its family is unknown. `unique_tokens` are
     those of the train split. `padding` and `cut_rows` are shares of positions and rows, by a data report; `silent_rows`
     is the share of rows with nothing to train on. `packs`: the base keeps packed rows apart. `seconds` is the expected
-    time of the steps. `fits` is that of a prediction.
+    time of the steps. `fits` is that of a prediction. `base_chats`: the base has a chat template, so it was trained on
+    conversations.
     """
 
     body: int | None = None
@@ -89,11 +94,14 @@ class LaunchFacts:
     silent_rows: float | None = None
     fits: str = "unknown"
     device: str = "the device"
+    base_chats: bool | None = None
+    dataset_kind: str = ""
 
 
 def warnings_of(config: RunConfig, facts: LaunchFacts) -> tuple[LaunchWarning, ...]:
     """Return the warnings about a run, most severe first."""
-    warnings = [*_about_memory(config, facts), *_about_learning_rate(config, facts), *_about_course(config, facts)]
+    warnings = [*_about_memory(config, facts), *_about_parts(config, facts)]
+    warnings += [*_about_learning_rate(config, facts), *_about_course(config, facts)]
     return (*warnings, *_about_data(config, facts), *_about_batch(config, facts), *_about_idle_fields(config))
 
 
@@ -147,6 +155,47 @@ def _about_memory(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
             field="micro_batch",
             sentence=f"The estimated memory does not fit {facts.device}.",
             cure="Use a smaller micro-batch with more gradient accumulation, activation recompute, or adapters.",
+        )
+
+
+NEEDS_ANSWERS = frozenset({Objective.DPO, Objective.SIMPO, Objective.KTO, Objective.GRPO})
+"""Objectives that shift between the answers of a base which already gives some. ORPO teaches them as well (Hong et al.
+2024, arXiv 2403.07691), and a reward model gives none.
+"""
+
+
+def _about_parts(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
+    """Warn of a base that does not suit the objective, and of a benchmark's items in training."""
+    if facts.base_chats is False and config.objective in NEEDS_ANSWERS:
+        name = OBJECTIVE_LABELS[config.objective]
+        yield LaunchWarning(
+            code=Code.BASE_WITHOUT_CHAT,
+            field="base",
+            sentence=(
+                f"“{config.base}” has no chat template: it has not been trained on conversations, and {name} chooses"
+                " among the answers that a base already gives."
+            ),
+            cure="Fine-tune it first (objective sft), and take that run's checkpoint as the base.",
+        )
+    if facts.base_chats and config.objective is Objective.PRETRAIN:
+        yield LaunchWarning(
+            code=Code.BASE_FORGETS_CHAT,
+            field="base",
+            sentence=(
+                f"“{config.base}” answers in chats, and pretraining on plain text makes it forget them: the checkpoint"
+                " loses its chat template."
+            ),
+            cure="Continue from the base it was fine-tuned from, and fine-tune again afterwards.",
+        )
+    if facts.dataset_kind == "benchmark":
+        yield LaunchWarning(
+            code=Code.TRAINS_ON_BENCHMARK,
+            field="dataset",
+            sentence=(
+                f"“{config.dataset}” is a benchmark: what is trained on its items scores high on them without being"
+                " better."
+            ),
+            cure="Train on other questions, or never evaluate this run's checkpoints on it.",
         )
 
 

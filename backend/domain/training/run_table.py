@@ -288,7 +288,8 @@ def with_sections(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in config.items():
         if name in SECTIONS:
             defaults = _defaults_of(name)
-            flat |= {f"{name}.{inner}": part for inner, part in value.items() if part != defaults.get(inner)}
+            if value != defaults:  # most are, of ten thousand runs
+                flat |= {f"{name}.{inner}": part for inner, part in value.items() if part != defaults.get(inner)}
         elif value != DEFAULTS.get(name) and not isinstance(value, dict):
             flat[name] = value
     return flat

@@ -26,7 +26,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -34,7 +36,7 @@ from pydantic import (
 )
 
 from backend.domain.fields import setting, unless
-from backend.domain.training.config import RunConfig
+from backend.domain.training.config import Objective, RunConfig
 from backend.domain.training.config_fields import kind_of, traits_of, with_values
 from backend.domain.validation import is_stored, validation_message
 from backend.errors import InvalidInput, RoundhouseError
@@ -44,6 +46,29 @@ Point = dict[str, Any]
 
 MAX_RUNS = 500
 MAX_FIELDS = 8
+METRICS: dict[Objective, tuple[str, ...]] = {
+    Objective.PRETRAIN: ("val_loss", "val_bpb", "train_loss", "tok_per_sec"),
+    Objective.SFT: ("val_loss", "train_loss", "tok_per_sec"),
+    Objective.DPO: ("val_loss", "val_rewards/accuracies", "val_rewards/margins", "train_loss"),
+    Objective.ORPO: ("val_loss", "val_rewards/accuracies", "val_rewards/margins", "train_loss"),
+    Objective.SIMPO: ("val_loss", "val_rewards/accuracies", "val_rewards/margins", "train_loss"),
+    Objective.KTO: ("val_loss", "val_rewards/margins", "train_loss"),
+    Objective.REWARD: ("val_loss", "val_accuracy", "val_margin", "train_loss"),
+    Objective.GRPO: ("val_reward/mean", "reward/mean", "val_loss"),
+}
+"""Metrics that runs of an objective are compared by, the usual one first."""
+METRIC_LABELS = {
+    "val_loss": "Validation loss",
+    "val_bpb": "Validation bits per byte",
+    "train_loss": "Training loss",
+    "tok_per_sec": "Tokens per second",
+    "val_rewards/accuracies": "Preference accuracy, validation",
+    "val_rewards/margins": "Reward margin, validation",
+    "val_accuracy": "Preference accuracy, validation",
+    "val_margin": "Reward margin, validation",
+    "val_reward/mean": "Mean reward, validation",
+    "reward/mean": "Mean reward, training",
+}
 METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,59}")
 
 
@@ -75,10 +100,26 @@ class ParameterRange(_Section):
 
 
 def _read_choice(value: Any) -> Any:
-    return {"values": value} if isinstance(value, list | tuple) else value
+    if isinstance(value, Values | ParameterRange | dict):
+        return value
+    if not isinstance(value, list | tuple) or any(isinstance(one, list | dict) for one in value):
+        raise ValueError("give a list of values, or a range with low and high")
+    if not value:
+        raise ValueError("give at least one value")
+    return {"values": value}
 
 
-Choice = Annotated[Values | ParameterRange, BeforeValidator(_read_choice)]
+def _form_of(value: Any) -> str:
+    return "values" if isinstance(value, Values) or (isinstance(value, dict) and "values" in value) else "range"
+
+
+Choice = Annotated[
+    Annotated[Values, Tag("values")] | Annotated[ParameterRange, Tag("range")],
+    Discriminator(_form_of),
+    BeforeValidator(_read_choice),
+]
+_IN_VARY = re.compile(r"\bvary\.((?:lora\.|preference\.|grpo\.|devices\.)?\w+)(?:\.(?:values\.values|values|range)\b)?")
+"""A field of `vary` in the path of an error, with the form that it was read in."""
 
 
 class SweepConfig(_Section):
@@ -131,6 +172,13 @@ class SweepConfig(_Section):
             )
         return metric
 
+    @field_validator("vary", mode="before")
+    @classmethod
+    def _check_any(cls, vary: Any) -> Any:
+        if vary == {}:
+            raise ValueError("choose at least one field to vary")
+        return vary
+
     @field_validator("vary")
     @classmethod
     def _read_numbers(cls, vary: dict[str, Values | ParameterRange]) -> dict[str, Values | ParameterRange]:
@@ -173,6 +221,16 @@ class SweepConfig(_Section):
         return math.prod(len(_grid_values(path, choice)) for path, choice in self.vary.items())
 
 
+def label_of_metric(metric: str) -> str:
+    """Return a metric's label; another tool's is its own name."""
+    return METRIC_LABELS.get(metric, metric)
+
+
+def goal_of_metric(metric: str) -> Literal["lowest", "highest"]:
+    """Return which value of a metric is the better one."""
+    return "highest" if re.search(r"reward|accura|margin|tok_per_sec|mfu", metric) else "lowest"
+
+
 def parse_sweep(values: Any) -> SweepConfig:
     """Return a config from a form's values or a YAML file's. Raises InvalidInput naming field, value and bound.
 
@@ -185,7 +243,10 @@ def parse_sweep(values: Any) -> SweepConfig:
     try:
         config = SweepConfig.model_validate(values)
     except ValidationError as error:
-        raise InvalidInput(f"This sweep can't be run: {validation_message(error, SweepConfig)}.") from error
+        message = _IN_VARY.sub(r"\1", validation_message(error, SweepConfig)).rstrip(".")
+        raise InvalidInput(
+            f"This sweep can't be run: {message}.", field="vary" if "vary" in str(error) else None
+        ) from error
     for path, choice in config.vary.items():
         if (
             isinstance(choice, ParameterRange)

@@ -147,7 +147,15 @@ def _facts(
         silent_rows=_share_without_targets(config, parts),
         fits=prediction.fits,
         device=prediction.device,
+        base_chats=_chats(parts),
+        dataset_kind=parts.version.kind,
     )
+
+
+def _chats(parts: RunParts) -> bool | None:
+    """Return whether the base has a chat template; None without a base, and for one of which that was not stored."""
+    facts = parts.base.facts if parts.base else None
+    return facts.has_chat_template if facts is not None and "has_chat_template" in facts.model_fields_set else None
 
 
 def queue_position(ctx: Context, config: RunConfig, workers: Sequence[WorkerView]) -> QueuePosition:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,7 @@ from jobs.batches.token_maker import MakerSpec
 from jobs.batches.token_making import OWN_PROCESS_BYTES, Maker, TokenForm, TokenSource
 from jobs.modeling.dataset_files import split_file
 from jobs.training.context import TrainingContext
+from jobs.training.held_out import WorstRows, ids_of_item
 
 Precision = Callable[[], AbstractContextManager[Any]]
 
@@ -32,12 +34,14 @@ class LossOutput:
     totals of a step by the step's units, so that the loss does not depend on how a step is split into micro-batches.
     `aux_loss` (the routers' load-balancing loss) is divided by the number of micro-batches instead. `penalty` is the
     part of `total` that `train_loss` leaves out. `metric_sums` are metrics, summed over the units as well.
+    `unit_losses` are those of single units, where a unit is a pair or an answer.
     """
 
     total: torch.Tensor
     aux_loss: torch.Tensor | None = None
     penalty: torch.Tensor | None = None
     metric_sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    unit_losses: torch.Tensor | None = None
 
 
 class TrainingObjective(Protocol):
@@ -55,9 +59,17 @@ class TrainingObjective(Protocol):
         """Compute the loss of a micro-batch on the device that holds it."""
 
     def validate(
-        self, network: torch.nn.Module, batches: Iterable[Any], *, device: torch.device, precision: Precision
+        self,
+        network: torch.nn.Module,
+        batches: Iterable[Any],
+        *,
+        device: torch.device,
+        precision: Precision,
+        worst: WorstRows | None = None,
     ) -> dict[str, float]:
-        """Return val_loss and the other validation metrics by name; empty without a val split."""
+        """Return val_loss and the other validation metrics by name; empty without a val split. Offer each row to
+        `worst`.
+        """
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,7 @@ def validate_by_loss(
     *,
     device: torch.device,
     precision: Precision,
+    worst: WorstRows | None = None,
 ) -> dict[str, float]:
     """Return val_loss and the objective's metrics, prefixed `val_`: means over the units of all batches; empty without
     any.
@@ -140,6 +153,9 @@ def validate_by_loss(
             output = objective.compute_loss(network, batch.to(device))
         units += batch.units
         sums["loss"] += float(output.total)
+        if worst is not None and output.unit_losses is not None:
+            for index, loss in enumerate(output.unit_losses.tolist()):
+                worst.offer(loss, partial(ids_of_item, batch, index))
         for name, value in output.metric_sums.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     return {f"val_{name}": value / units for name, value in sums.items()} if units else {}

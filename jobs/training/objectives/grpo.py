@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import peft
@@ -14,17 +15,18 @@ import torch
 
 from backend.domain.data.splits import SPLITS
 from backend.domain.training.config import RunConfig
+from backend.domain.training.rewards import Rewards
 from backend.errors import InvalidInput
 from jobs.batches.base import IGNORE
 from jobs.batches.prompts import PromptExample, load_questions
 from jobs.modeling.tokenizers import padding_id
 from jobs.training.context import TrainingContext
+from jobs.training.held_out import HeldOutIds, WorstRows
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.losses.preference import grpo_losses
 from jobs.training.network.load import load_base
 from jobs.training.objectives.base import LossOutput, ObjectiveStages, Precision, batch_sizes, token_source
-from jobs.training.objectives.rewards import Rewards
-from jobs.training.objectives.rollouts import RolloutBatch, RolloutBatches
+from jobs.training.objectives.rollouts import RolloutBatch, RolloutBatches, RolloutCompletion
 
 
 class QuestionSplits(NamedTuple):
@@ -81,6 +83,7 @@ class GrpoObjective:
         *,
         device: torch.device,
         precision: Precision,
+        worst: WorstRows | None = None,
     ) -> dict[str, float]:
         """Return the mean reward of one completion for each prompt of the val split; val_loss is its negative."""
         rewards, tokens = [], 0
@@ -88,6 +91,9 @@ class GrpoObjective:
             with precision():
                 completions = self.batches.sample(questions, seed=self.config.seed + number)
             rewards += [completion.reward for completion in completions]
+            if worst is not None:
+                for completion in completions:
+                    worst.offer(-completion.reward, partial(_held_out, completion))
             tokens += sum(len(completion.ids) for completion in completions)
         if not rewards:
             return {}
@@ -109,6 +115,10 @@ class GrpoObjective:
             )[0]
         self.reference.train(is_training)
         return logprobs
+
+
+def _held_out(completion: RolloutCompletion) -> HeldOutIds:
+    return HeldOutIds(completion.question.ids, " | ".join(completion.question.answers), given=completion.text)
 
 
 def load_prompts(ctx: TrainingContext) -> QuestionSplits:

@@ -24,6 +24,7 @@ from jobs.batches.token_files import StoredTokens
 from jobs.modeling.devices import device_kind
 from jobs.modeling.tokenizers import padding_id, token_bytes
 from jobs.training.context import TrainingContext
+from jobs.training.held_out import WorstRows, offer_tokens
 from jobs.training.losses.chunked_cross_entropy import NO_PENALTIES, Penalties
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.network.experts import has_experts, router_loss_weight
@@ -75,7 +76,13 @@ class LanguageObjective:
         return LossOutput(losses.total, aux_loss=weight * output.aux_loss if weight else None, penalty=penalty)
 
     def validate(
-        self, network: torch.nn.Module, batches: Iterable[MicroBatch], *, device: torch.device, precision: Precision
+        self,
+        network: torch.nn.Module,
+        batches: Iterable[MicroBatch],
+        *,
+        device: torch.device,
+        precision: Precision,
+        worst: WorstRows | None = None,
     ) -> dict[str, float]:
         """Return the mean over the tokens of all batches, and bits per byte of their text."""
         nll, tokens, text_nll, text_bytes = 0.0, 0, 0.0, 0
@@ -84,6 +91,8 @@ class LanguageObjective:
             with precision():
                 losses = self.head.losses(network, batch.to(device))[0].nll.double().cpu()
             nll += float(losses.sum())
+            if worst is not None:
+                offer_tokens(worst, batch, losses)
             tokens += batch.units
             if bytes_by_id is not None:  # special tokens have no text: left out of both numerator and denominator
                 num_bytes = bytes_by_id[batch.targets.flatten()]

@@ -32,6 +32,7 @@ from jobs.batches.preference_rows import Answered, AnsweredPair, Rated, load_pai
 from jobs.modeling.tokenizers import padding_id
 from jobs.reporter import StopRequested
 from jobs.training.context import TrainingContext
+from jobs.training.held_out import WorstRows
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.losses.preference import (
     PreferenceLosses,
@@ -79,16 +80,24 @@ class PairwiseObjective(ABC):
         is_answer = batch.columns >= batch.starts[:, None]  # ORPO has targets before them: the chosen side's prompt
         tokens = ((batch.targets[:, batch.columns] != IGNORE) & is_answer).sum(dim=1)
         scored = self.score(batch, (logprobs * is_answer).sum(dim=1), tokens)
-        total = scored.losses.sum()
+        losses = scored.losses
         if self.chosen_weight:
-            total = total - self.chosen_weight * batch.per_token * logprobs[: batch.units].sum()
-        return LossOutput(total, aux_loss=router_loss, metric_sums=pair_metric_sums(scored))
+            losses = losses - self.chosen_weight * batch.per_token * logprobs[: batch.units].sum(dim=1)
+        return LossOutput(
+            losses.sum(), aux_loss=router_loss, metric_sums=pair_metric_sums(scored), unit_losses=losses.detach()
+        )
 
     def validate(
-        self, network: torch.nn.Module, batches: Iterable[PairBatch], *, device: torch.device, precision: Precision
+        self,
+        network: torch.nn.Module,
+        batches: Iterable[PairBatch],
+        *,
+        device: torch.device,
+        precision: Precision,
+        worst: WorstRows | None = None,
     ) -> dict[str, float]:
         """Return the loss and the rewards of the val split's pairs."""
-        return validate_by_loss(self, network, batches, device=device, precision=precision)
+        return validate_by_loss(self, network, batches, device=device, precision=precision, worst=worst)
 
 
 class DpoObjective(PairwiseObjective):
@@ -168,13 +177,19 @@ class KtoObjective:
             sums["rewards/rejected"] = batch.per_bad * rewards[~batch.desirable].sum()
         if batch.per_good and batch.per_bad:
             sums["rewards/margins"] = sums["rewards/chosen"] - sums["rewards/rejected"]
-        return LossOutput(losses.sum(), aux_loss=router_loss, metric_sums=sums)
+        return LossOutput(losses.sum(), aux_loss=router_loss, metric_sums=sums, unit_losses=losses.detach())
 
     def validate(
-        self, network: torch.nn.Module, batches: Iterable[RatedBatch], *, device: torch.device, precision: Precision
+        self,
+        network: torch.nn.Module,
+        batches: Iterable[RatedBatch],
+        *,
+        device: torch.device,
+        precision: Precision,
+        worst: WorstRows | None = None,
     ) -> dict[str, float]:
         """Return the loss and the rewards of the val split's answers."""
-        return validate_by_loss(self, network, batches, device=device, precision=precision)
+        return validate_by_loss(self, network, batches, device=device, precision=precision, worst=worst)
 
 
 @dataclass(frozen=True)
@@ -189,14 +204,22 @@ class RewardObjective:
         scored = reward_losses(scores[: batch.units], scores[batch.units :])
         margins = scored.chosen_rewards - scored.rejected_rewards
         return LossOutput(
-            scored.losses.sum(), metric_sums={"accuracy": (margins > 0).float().sum(), "margin": margins.sum()}
+            scored.losses.sum(),
+            metric_sums={"accuracy": (margins > 0).float().sum(), "margin": margins.sum()},
+            unit_losses=scored.losses.detach(),
         )
 
     def validate(
-        self, network: torch.nn.Module, batches: Iterable[ScoredBatch], *, device: torch.device, precision: Precision
+        self,
+        network: torch.nn.Module,
+        batches: Iterable[ScoredBatch],
+        *,
+        device: torch.device,
+        precision: Precision,
+        worst: WorstRows | None = None,
     ) -> dict[str, float]:
         """Return the loss, the accuracy and the margin of the val split's pairs."""
-        return validate_by_loss(self, network, batches, device=device, precision=precision)
+        return validate_by_loss(self, network, batches, device=device, precision=precision, worst=worst)
 
 
 def pair_metric_sums(scored: PreferenceLosses) -> dict[str, torch.Tensor]:

@@ -14,13 +14,13 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from backend.domain.training.config_sections import GrpoConfig
+from backend.domain.training.rewards import Rewards
 from jobs.batches.base import BatchSizes, StepBatches
 from jobs.batches.preference import Sequences, pad
 from jobs.batches.preference_rows import Answered
 from jobs.batches.prompts import PromptExample
 from jobs.modeling.chat.render import turn_end
 from jobs.training.losses.preference import grpo_advantages
-from jobs.training.objectives.rewards import Rewards
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,11 @@ def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
         st.subheader("Loss against size", anchor=False)
         lines = [
             profile_line(
-                plan.law, factor * plan.flops, name=f"{format_budget(factor * plan.flops)} FLOPs", ceiling=ceiling
+                plan.law,
+                factor * plan.law_flops,
+                name=f"{format_budget(factor * plan.flops)} FLOPs",
+                ceiling=ceiling,
+                unique_tokens=plan.unique_tokens,
             )
             for factor in NEIGHBOURS
         ]
@@ -174,13 +178,15 @@ def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
             runs,
             around=plan.flops,
             ceiling=ceiling,
-            mark=Dot(plan.flops, plan.loss.value, "This plan") if plan.loss_is_believable else None,
+            mark=Dot(plan.law_flops, plan.loss.value, "This plan") if plan.loss_is_believable else None,
         )
     _draw_chart_captions(plan, pool)
 
 
 def _draw_chart_captions(plan: ScalingPlan, pool: RunPool | None) -> None:
     words = ["Lines: scaling law, cut off above chance level."]
+    if plan.epochs is not None and plan.epochs > 1:
+        words.append("Left: with your data repeated as often as each size needs; right: with new data.")
     if pool is not None:
         words.append(f"Dots are your {plural(len(pool.runs), 'finished run')} on {plain(pool.label)}.")
         if len(pool.runs) >= MIN_POINTS and plan.config.law != OWN:

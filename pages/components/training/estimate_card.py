@@ -57,7 +57,7 @@ def draw_sweep_estimate(ctx: Context, person: Person, sweep: SweepConfig, total:
     """Draw the estimate of a whole sweep; `one` is the forecast of the run that all are variations of."""
     with _card():
         st.caption(
-            f"{plural(total.num_runs, 'run')}, {total.at_once} at a time. "
+            f"{plural(total.num_runs, 'run')}, {describe_parallel(sweep, total)}. "
             f"The first: {_describe_tokens(one.tokens, one.steps, sweep.run.tokens_per_step)}."
         )
         halves = st.grid(2, min_column_width=150)
@@ -84,6 +84,13 @@ def format_epochs(expected: Forecast) -> str:
     if epochs >= 1:
         return f"{bound}{epochs:.3g} epoch{'' if epochs == 1 else 's'}"
     return f"{bound}{100 * epochs:.2g} % of one epoch"
+
+
+def describe_parallel(sweep: SweepConfig, total: SweepForecast) -> str:
+    """Format how many runs go at once, and what holds that below the number that was asked for."""
+    if total.at_once >= min(sweep.parallel, total.num_runs):
+        return f"{total.at_once} at a time"
+    return f"{total.at_once} at a time: the workers take no more"
 
 
 def describe_run_times(total: SweepForecast) -> str:

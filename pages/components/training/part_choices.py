@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import streamlit as st
 
+from backend.domain.architectures.parameters import count_parameters
+from backend.domain.architectures.published import PUBLISHED
 from backend.domain.training.config import DATASET_KINDS, Objective
 from backend.domain.wording import plural, short
 from backend.errors import RoundhouseError
@@ -24,7 +27,8 @@ from pages.components.training.config_fields import PREFIX, mark_typed, typed_fi
 METHODS = {"full": "Full fine-tuning", "lora": "LoRA", "qlora": "QLoRA (4-bit base)"}
 FROM_SCRATCH, CONTINUE = "Train from scratch", "Continue from a checkpoint"
 INLINE = "(inline, from the YAML)"
-_REQUESTED, _CARRIED_FOR = "launch_requested", "launch_tokenizer_for"
+PRESET = "published: "
+_REQUESTED, _CARRIED_FOR, _CHOSEN = "launch_requested", "launch_tokenizer_for", "launch_chosen"
 
 
 def request_parts(**names: str | None) -> None:
@@ -33,6 +37,7 @@ def request_parts(**names: str | None) -> None:
     if "@" in requested.get("dataset", ""):
         requested["dataset"], _, requested["version"] = requested["dataset"].rpartition("@")
     st.session_state[_REQUESTED] = requested
+    st.session_state[_CHOSEN] = {}
     st.session_state.pop(_CARRIED_FOR, None)
     st.session_state.pop("launch_requested_for", None)
     for part in ("dataset", "architecture", "tokenizer", "base", f"version_{requested.get('dataset')}"):
@@ -104,11 +109,15 @@ def draw_network(ctx: Context, values: dict[str, Any], missing: list[str]) -> No
     architectures = {view.name: view for view in list_architectures(ctx)}
     tokenizers = {view.name: view for view in list_tokenizers(ctx) if not view.error}
     options = {name: f"{name} · {short(view.parameters)} parameters" for name, view in architectures.items()}
+    options |= {
+        PRESET + name: f"{name} · {short(size)} parameters, published" for name, size in _preset_sizes().items()
+    }
     if st.session_state.get("launch_inline") is not None:
         options[INLINE] = INLINE
     with left:
         chosen = _choose("architecture", "Architecture", options, missing, "an architecture")
-    values["architecture"] = st.session_state["launch_inline"] if chosen == INLINE else chosen
+    preset = PUBLISHED.get((chosen or "").removeprefix(PRESET)) if (chosen or "").startswith(PRESET) else None
+    values["architecture"] = st.session_state["launch_inline"] if chosen == INLINE else preset or chosen
     _carry_tokenizer(ctx, architectures.get(chosen or ""), tokenizers)
     labels = {
         name: f"{name} · {plural(view.vocab_size, 'token') if view.vocab_size else 'training'}"
@@ -121,9 +130,14 @@ def draw_network(ctx: Context, values: dict[str, Any], missing: list[str]) -> No
         if chosen == INLINE
         else architectures[chosen].config
         if chosen in architectures
-        else None
+        else preset
     )
     _draw_unused_rows(shape.vocab_size if shape else None, tokenizers.get(values["tokenizer"] or ""))
+
+
+@cache
+def _preset_sizes() -> dict[str, int]:
+    return {name: sum(count_parameters(config).values()) for name, config in PUBLISHED.items()}
 
 
 def draw_base(ctx: Context, values: dict[str, Any], missing: list[str]) -> str:
@@ -149,7 +163,10 @@ def draw_base(ctx: Context, values: dict[str, Any], missing: list[str]) -> str:
 def _choose(part: str, label: str, options: dict[str, str], missing: list[str], what: str) -> str | None:
     """Draw a choice among rows, by default the requested or the only one; add to `missing` if none is chosen."""
     key, requested = PREFIX + part, _requested(part)
+    chosen_before = st.session_state.setdefault(_CHOSEN, {})
+    here = (st.session_state.get(PREFIX + "objective"), part)
     if st.session_state.get(key) not in options:
+        requested = requested if requested in options else chosen_before.get(here, requested)
         only = next(iter(options)) if requested is None and len(options) == 1 else None
         st.session_state[key] = requested if requested in options else only
     chosen = st.selectbox(
@@ -161,7 +178,9 @@ def _choose(part: str, label: str, options: dict[str, str], missing: list[str], 
         on_change=mark_typed,
         args=(part,),
     )
-    if chosen is None:
+    if chosen is not None:
+        chosen_before[here] = chosen
+    else:
         missing.append(what)
         if requested and requested not in options and part != "dataset":
             st.caption(f":material/info: There is no {part} “{plain(requested)}”.")

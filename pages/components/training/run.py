@@ -12,7 +12,7 @@ import streamlit as st
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import write_changes
-from backend.domain.training.diagnosis import Finding, Kind
+from backend.domain.training.diagnosis import Finding, breaking_finding
 from backend.domain.wording import format_count, format_duration, plural
 from backend.services.context import Context, Person
 from backend.services.training.reports import report_body, run_report_text
@@ -20,7 +20,7 @@ from backend.services.training.runs import archive_run, rename_run, resume_run, 
 from backend.services.training.sweeps import sweep_of_run
 from backend.services.training.views import RunDetail, RunView
 from pages.components import routes
-from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.frame import errors_shown, plain, show_problem, title_tab
 from pages.components.labels import OBJECTIVES
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.settings_form import draw_notes
@@ -302,32 +302,60 @@ BOXES = {
 }
 
 
-BREAKING = (Kind.NOT_FINITE, Kind.DIVERGED)
-"""Findings after which a run's weights are of no use."""
-
-
-def breaking_finding(findings: Sequence[Finding]) -> Finding | None:
-    """Return the finding that makes the run's weights useless, if there is one."""
-    return next((finding for finding in findings if finding.kind in BREAKING), None)
-
-
-def draw_findings(run: RunView, findings: Sequence[Finding]) -> None:
+def draw_findings(ctx: Context, person: Person, run: RunView, findings: Sequence[Finding]) -> None:
     """Draw findings: symptom, likely cause, and a link that launches a run with the suggested changes. What breaks a
-    run is said alone.
+    run is said alone; while the run is active, once more as a notification and in the tab's title.
     """
     breaking = breaking_finding(findings)
+    is_diverging = run.is_active and breaking is not None
+    title_tab(f"Diverging: {run.name}" if is_diverging else run.name)
     for index, finding in enumerate([breaking] if breaking is not None else findings):
         box, icon = BOXES[finding.severity]
         with st.container(horizontal=True, vertical_alignment="center", gap="medium", key=f"finding_{index}"):
-            box(f"**{plain(finding.sentence)}**  \n{plain(finding.cause)}", icon=icon, width="stretch")
-            if run.is_imported or not finding.changes:
+            head = f"This run is diverging. {finding.sentence}" if is_diverging else finding.sentence
+            box(f"**{plain(head)}**  \n{plain(finding.cause)}", icon=icon, width="stretch")
+            if finding is breaking and is_diverging:
+                _notify_once(run, finding)
+                _draw_stop_and_cure(ctx, person, run, finding)
+            elif run.is_imported or not finding.changes:
                 continue
-            query = {"run": run.id, "set": write_changes(finding.changes)}
-            if finding is breaking:
+            elif finding is breaking:
                 if st.button(finding.action, type="primary", icon=":material/healing:", key=f"cure_{index}"):
-                    st.switch_page(routes.LAUNCH, query_params=query)
+                    st.switch_page(routes.LAUNCH, query_params=_cure(run, finding))
             else:
-                st.page_link(routes.LAUNCH, label=finding.action, icon=":material/healing:", query_params=query)
+                st.page_link(
+                    routes.LAUNCH, label=finding.action, icon=":material/healing:", query_params=_cure(run, finding)
+                )
+
+
+def _cure(run: RunView, finding: Finding) -> dict[str, str]:
+    return {"run": run.id, "set": write_changes(finding.changes)}
+
+
+def _notify_once(run: RunView, finding: Finding) -> None:
+    notified: set[str] = st.session_state.setdefault("runs_told_of", set())
+    if run.id not in notified:
+        notified.add(run.id)
+        st.toast(f"**{plain(run.name)} is diverging.** {plain(finding.cause)}", icon=":material/emergency_home:")
+
+
+def _draw_stop_and_cure(ctx: Context, person: Person, run: RunView, finding: Finding) -> None:
+    """Draw the button that stops a diverging run and opens its cure."""
+    cures = bool(finding.changes)
+    label = f"Stop it and {finding.action[0].lower()}{finding.action[1:]}" if cures else "Stop the run"
+    if st.button(
+        label,
+        key="cure_now",
+        type="primary",
+        icon=":material/healing:",
+        disabled=run.status is Status.CANCELLING,
+        help="Checkpoints that were saved stay.",
+    ):
+        with errors_shown():
+            stop_run(ctx, run.id, how="cancel", person=person)
+            if cures:
+                st.switch_page(routes.LAUNCH, query_params=_cure(run, finding))
+            st.rerun()
 
 
 FORMS = (("md", "Download Markdown (model card)", "text/markdown"), ("html", "Download HTML", "text/html"))

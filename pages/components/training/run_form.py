@@ -42,6 +42,7 @@ from pages.components.training.part_choices import (
     forget_requested_parts,
     request_parts,
 )
+from pages.components.training.reward_trial import draw_reward_trial
 
 ABOVE_TABS = (FieldGroup.MAIN, FieldGroup.METHOD)
 ROWS, EDITOR = "launch_reward_rows", "launch_rewards"
@@ -94,6 +95,31 @@ def start_form(objective: Objective, **parts: str | None) -> None:
     request_parts(**parts)
 
 
+def fill_draft(objective: Objective, held: Mapping[str, Any], inline: ArchitectureConfig | None) -> None:
+    """Fill the form with what it held, valid or not. Raises KeyError, TypeError or ValueError for the draft of another
+    version.
+    """
+    fields, parts = dict(held["fields"]), dict(held["parts"])
+    origin: Origin = held["origin"] if held["origin"] in ("recipe", "copy") else "defaults"
+    _start(objective, origin)
+    st.session_state["launch_recipe"] = held.get("recipe") if origin == "recipe" else None
+    typed_fields().update(map(str, held["typed"]))
+    for path in ON_FORM:
+        set_field(path, fields.get(path, default_at(path)))
+    st.session_state[ROWS] = list(held["rewards"] or [RewardRule(kind="exact").model_dump()])
+    st.session_state.pop(EDITOR, None)
+    st.session_state["launch_inline"] = inline
+    for name in ("name", "method", "start", "prompts"):
+        if held[name] is not None:
+            st.session_state[PREFIX + name] = str(held[name])
+    request_parts(**{part: str(name) for part, name in parts.items() if name})
+
+
+def form_origin() -> str:
+    """Return what the form was filled from: a recipe, a copied run, or the defaults of its parts."""
+    return str(st.session_state.get(_ORIGIN, "defaults"))
+
+
 def draw_run_form(ctx: Context, *, named: bool = True) -> FormState:
     """Draw the form and return its values; a run of a sweep is not `named` here."""
     values: dict[str, Any] = {}
@@ -115,6 +141,7 @@ def draw_run_form(ctx: Context, *, named: bool = True) -> FormState:
     _draw_warmup(values)
     if objective is Objective.GRPO:
         values.setdefault("grpo", {})["rewards"] = draw_rewards()
+        draw_reward_trial(ctx, values["grpo"]["rewards"], dataset=values["dataset"], base=values.get("base"))
     _draw_advanced({group: paths for group, paths in groups.items() if group not in ABOVE_TABS}, values)
     if named:
         values["name"] = _draw_name()

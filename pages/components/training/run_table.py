@@ -13,6 +13,7 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl, urlencode
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.filters import EXAMPLES, ORDERED, TEXTUAL, FilterError, Kind, quote
 from backend.domain.jobs.states import Status
@@ -43,6 +44,8 @@ from pages.components.words import when
 
 PAGE = "runs"
 PAGE_SIZE = 50
+UNFOLDED = "runs_unfolded"
+"""Key of the session state: the controls are shown on narrow screens, too."""
 MAX_PICKED = 500
 MAX_OPENED = 200
 STATUSES: dict[str, tuple[Status, ...]] = {
@@ -143,14 +146,23 @@ def choose_fields(
 
 def draw_filters(table: RunTable) -> RunQuery:
     """Draw search, status and filter; return what they ask for."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    is_open = st.session_state.get(UNFOLDED, False)
+    with st.container(key="runs_unfold_on_phones"):
+        st.button(
+            "Hide filters and views" if is_open else "Filters and views",
+            key="runs_unfold",
+            icon=":material/tune:",
+            on_click=handled(st.session_state.update),
+            kwargs={UNFOLDED: not is_open},
+        )
+    with _folded_on_phones("filters"), st.container(horizontal=True, vertical_alignment="bottom"):
         text = st.text_input("Search", key="find", bind="query-params", placeholder="Name or notes", width=190) or ""
         status = st.segmented_control("Status", list(STATUSES), key="status", bind="query-params")
         archived = st.toggle("Archived", key="archived", bind="query-params")
         st.space("stretch")
         if st.button("Launch a run", key="runs_launch", type="primary", icon=":material/rocket_launch:"):
             st.switch_page(routes.LAUNCH, query_params={})  # parameters bound to widgets are an error without it
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with _folded_on_phones("filter"), st.container(horizontal=True, vertical_alignment="bottom"):
         expression = (
             st.text_input(
                 "Filter",
@@ -171,6 +183,11 @@ def draw_filters(table: RunTable) -> RunQuery:
         filter=expression,
         order=st.query_params.get("sort", NEWEST_FIRST),
     )
+
+
+def _folded_on_phones(name: str) -> DeltaGenerator:
+    """Return a container that page.css hides on narrow screens until the controls are unfolded."""
+    return st.container(key=f"runs_{name}_{'open' if st.session_state.get(UNFOLDED) else 'folded'}")
 
 
 def is_filtered(query: RunQuery) -> bool:
@@ -281,7 +298,7 @@ def draw_bar(
     ctx: Context, person: Person, table: RunTable, rows: Sequence[RunRow], columns: Sequence[RunField]
 ) -> tuple[str, str | None]:
     """Draw how the runs are shown; return that, and the field by which they are folded."""
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with _folded_on_phones("bar"), st.container(horizontal=True, vertical_alignment="center"):
         shown = st.segmented_control(
             "Show",
             SHOWN,
@@ -302,7 +319,6 @@ def draw_bar(
             file_name="runs.csv",
             mime="text/csv",
             key="runs_csv",
-            icon=":material/download:",
             on_click="ignore",
             help="These runs with these columns.",
         )
@@ -312,7 +328,7 @@ def draw_bar(
 def _draw_columns(table: RunTable, columns: Sequence[RunField]) -> None:
     options = [name for name in ("curve", *table.fields) if name != "name"]
     titles = {one.name: one for one in (CURVE, *table.fields.values())}
-    with st.popover("Columns", icon=":material/view_column:", key="runs_columns_open"):
+    with st.popover("Columns", key="runs_columns_open"):
         choose_fields(
             "Columns, in their order",
             options,
@@ -341,7 +357,7 @@ def _draw_grouping(table: RunTable) -> str | None:
         name="group",
         default=SWEEPS,
         format_func=lambda name: labels.get(name) or f"By {table.fields[name].title.lower()} ({name})",
-        width=190,
+        width=150,
         visible=False,
     )
     return None if chosen == NOT_GROUPED else chosen or SWEEPS
@@ -350,7 +366,7 @@ def _draw_grouping(table: RunTable) -> str | None:
 def _draw_views(ctx: Context, person: Person) -> None:
     """Draw the person's saved views, and the field that saves this one."""
     here = urlencode([(name, value) for name in VIEW_FIELDS for value in st.query_params.get_all(name)])
-    with st.popover("Views", icon=":material/bookmarks:", key="runs_views", on_change="rerun") as popover:
+    with st.popover("Views", key="runs_views", on_change="rerun") as popover:
         if not popover.open:
             return
         views = list_saved_views(ctx, PAGE, person=person)
@@ -388,9 +404,11 @@ def open_view(query: str) -> None:
     for name, value in empty.items():
         given = parts.get(name)
         st.session_state[name] = value if given is None else given == "true" if name == "archived" else given
-    for name in VIEW_FIELDS:
-        if name not in empty:
-            set_parameter(name, parts.get(name, ""))
+    mine = [name for name in VIEW_FIELDS if name not in empty]
+    for name in mine:
+        if name in st.query_params and not parts.get(name):
+            st.query_params.pop(name)
+    st.query_params.update({name: parts[name] for name in mine if parts.get(name)})  # one step of going back for all
 
 
 def draw_table(

@@ -6,6 +6,7 @@ import streamlit as st
 
 from backend.domain.jobs.states import Status
 from backend.domain.training.config_fields import field_label
+from backend.domain.training.sweep import label_of_metric
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.training.sweeps import (
@@ -25,7 +26,7 @@ from pages.components.frame import errors_shown, live_part, object_heading, plai
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
 from pages.components.training.run_charts import say
-from pages.components.training.sweep_charts import Tried, parallel_chart, progress_chart
+from pages.components.training.sweep_charts import Tried, metric_format, parallel_chart, progress_chart, write_metric
 from pages.components.words import when
 
 PAGE, LAUNCH = routes.SWEEP, routes.LAUNCH
@@ -34,25 +35,33 @@ MAX_COMPARED = 8
 
 
 def draw_sweeps(ctx: Context) -> None:
-    """Draw the list of sweeps if there are any."""
-    sweeps = list_sweeps(ctx)
-    if not sweeps:
+    """Draw the list of sweeps, once opened, if there are any."""
+    panel = st.expander("Sweeps", icon=":material/tune:", key="runs_sweeps", on_change="rerun")
+    if not panel.open:
         return
-    with TABLE.frame():
-        for sweep in sweeps:
-            columns = TABLE.row(sweep.id)
-            with columns[0]:
-                row_link(sweep.name, page=PAGE, query={"sweep": sweep.id}, icon="tune", key=f"sweep_{sweep.id}")
-            columns[1].text(_progress_words(sweep))
-            columns[2].caption(
-                f"best {plain(sweep.config.metric)} {sweep.best:.4f}" if sweep.best is not None else "no results yet"
-            )
-            columns[3].caption(when(sweep.created_at, now=ctx.now()))
+    sweeps = list_sweeps(ctx)
+    with panel:
+        if not sweeps:
+            st.caption("No sweeps yet. Launch has them beside single runs.")
+            return
+        with TABLE.frame():
+            for sweep in sweeps:
+                columns = TABLE.row(sweep.id)
+                with columns[0]:
+                    row_link(sweep.name, page=PAGE, query={"sweep": sweep.id}, icon="tune", key=f"sweep_{sweep.id}")
+                columns[1].text(_progress_words(sweep))
+                metric = plain(label_of_metric(sweep.config.metric))
+                columns[2].caption(
+                    f"best {metric} {write_metric([sweep.best])(sweep.best)}"
+                    if sweep.best is not None
+                    else "no results yet"
+                )
+                columns[3].caption(when(sweep.created_at, now=ctx.now()))
 
 
 def draw_sweep(ctx: Context, person: Person, sweep_id: str) -> None:
     """Draw a sweep: progress, best run, charts, runs."""
-    back_link("Sweeps", page=LAUNCH, key="sweep_back", query={"mode": "Sweep"})
+    back_link("All runs", page=routes.RUNS, key="sweep_back")
     detail = sweep_detail(ctx, sweep_id)
     _draw_head(ctx, person, detail.sweep)
     if detail.sweep.is_active:
@@ -93,7 +102,7 @@ def _draw_head(ctx: Context, person: Person, sweep: SweepView) -> None:
             if not sweep.is_active and st.button("Archive", key="sweep_archive", icon=":material/archive:"):
                 with errors_shown():
                     archive_sweep(ctx, sweep.id, person=person)
-                    st.switch_page(LAUNCH, query_params={"mode": "Sweep"})
+                    st.switch_page(routes.RUNS, query_params={})
     varied = ", ".join(field_label(path) for path in sweep.config.vary)
     st.progress(
         min(1.0, (sweep.num_done + sweep.num_failed) / max(1, sweep.num_planned)),
@@ -103,7 +112,7 @@ def _draw_head(ctx: Context, person: Person, sweep: SweepView) -> None:
 
 def _progress_words(sweep: SweepView) -> str:
     words = f"{sweep.num_done} of {plural(sweep.num_planned, 'run')} done"
-    words += f", {sweep.num_active} waiting or running" if sweep.num_active else ""
+    words += f", {sweep.num_active} of at most {sweep.config.parallel} active" if sweep.num_active else ""
     words += f", {sweep.num_failed} failed" if sweep.num_failed else ""
     return words + (", stopped" if sweep.stopped else "")
 
@@ -120,19 +129,23 @@ def _watch(ctx: Context, sweep_id: str, mark: tuple[object, ...]) -> None:
 
 
 def _draw_best(detail: SweepDetail, best: SweepRun) -> None:
+    metric = label_of_metric(detail.sweep.config.metric)
     with st.container(
         border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", key="sweep_best"
     ):
         with st.container(width="content", gap="xsmall"):
-            st.markdown(
-                f":material/trophy: **{plain(detail.sweep.config.metric)} {best.value:.4f}** in {plain(best.run.name)}"
-            )
+            st.markdown(f":material/trophy: **{plain(metric)} {_write(detail, best.value)}** in {plain(best.run.name)}")
             st.caption(plain(" · ".join(f"{field_label(path)} {say(value)}" for path, value in best.point.items())))
         with st.container(horizontal=True, horizontal_alignment="right", width="content"):
             if st.button("Open the run", key="sweep_open_best", icon=":material/monitoring:"):
                 st.switch_page(routes.RUN, query_params={"run": best.run.id})
             if st.button("Launch the best config again", key="sweep_again", type="primary", icon=":material/replay:"):
                 st.switch_page(LAUNCH, query_params={"run": best.run.id})
+
+
+def _write(detail: SweepDetail, value: float | None) -> str:
+    values = [each.value for each in detail.runs if each.value is not None]
+    return "" if value is None else write_metric(values)(value)
 
 
 def _draw_charts(detail: SweepDetail, measured: list[Tried]) -> None:
@@ -150,7 +163,7 @@ def _draw_charts(detail: SweepDetail, measured: list[Tried]) -> None:
 def _draw_runs(detail: SweepDetail) -> None:
     if not detail.runs:
         return
-    metric = detail.sweep.config.metric
+    metric = label_of_metric(detail.sweep.config.metric)
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.subheader("Runs", anchor=False)
         ranked = sorted((each for each in detail.runs if each.value is not None), key=lambda each: each.value or 0.0)
@@ -161,6 +174,7 @@ def _draw_runs(detail: SweepDetail) -> None:
             st.switch_page(
                 routes.RUNS, query_params={"compare": ",".join(each.run.id for each in ranked[:MAX_COMPARED])}
             )
+    values = [each.value for each in ranked if each.value is not None]
     rows = [
         {
             "Run": each.run.name,
@@ -182,7 +196,7 @@ def _draw_runs(detail: SweepDetail) -> None:
         placeholder="",
         column_config={
             "Run": st.column_config.Column(pinned=True),
-            metric: st.column_config.NumberColumn(format="%.4f"),
+            metric: st.column_config.NumberColumn(format=f"%{metric_format(values)}"),
         },
     )
     picked = chosen["selection"]["rows"]

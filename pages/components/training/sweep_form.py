@@ -9,7 +9,14 @@ import streamlit as st
 from backend.domain.fields import shown_of
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import field_label, form_groups, kind_of, traits_of, value_at
-from backend.domain.training.sweep import SweepConfig, point_at, sweep_yaml
+from backend.domain.training.sweep import (
+    METRICS,
+    SweepConfig,
+    goal_of_metric,
+    label_of_metric,
+    point_at,
+    sweep_yaml,
+)
 from backend.domain.wording import plural
 from backend.services.architectures import list_architectures
 from backend.services.checkpoints.checkpoints import list_checkpoints
@@ -46,7 +53,7 @@ def draw_sweep_form(ctx: Context, config: RunConfig) -> dict[str, object]:
         method = st.session_state.get("sweep_method", "random")
         vary = {path: _draw_choice(path, names.get(path), grid=method == "grid") for path in fields}
         st.space("small")
-        values = _draw_search()
+        values = _draw_search(config)
     name = st.text_input(
         "Sweep name", key="sweep_name", max_chars=90, placeholder=_generated_name(config)
     ) or _generated_name(config)
@@ -134,7 +141,7 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
     return span
 
 
-def _draw_search() -> dict[str, object]:
+def _draw_search(config: RunConfig) -> dict[str, object]:
     shown = shown_of(SweepConfig.model_fields["method"])
     method = st.segmented_control(
         "Search",
@@ -145,7 +152,20 @@ def _draw_search() -> dict[str, object]:
         format_func=shown.choices.__getitem__,
     )
     st.caption(METHOD_HELP[method])
-    return {"method": method, **draw_fields(SweepConfig, key="sweep", values={"method": method}, columns=4)}
+    metrics = METRICS[config.objective]
+    left, right = st.columns(2)
+    metric = left.selectbox(
+        "Metric",
+        metrics,
+        key=f"sweep_metric_{config.objective}",
+        format_func=label_of_metric,
+        accept_new_options=True,
+        help="Runs are compared by their best value of it. Type the name of any other metric that the runs write.",
+    )
+    held = {"method": method, "goal": goal_of_metric(metric or metrics[0])}
+    goal = draw_fields(SweepConfig, key=f"sweep_{metric}", values=held, only=["goal"], place=right)
+    others = draw_fields(SweepConfig, key="sweep", values=held, skip=("metric", "goal"), columns=4)
+    return {"method": method, "metric": metric or metrics[0], **goal, **others}
 
 
 def _generated_name(config: RunConfig) -> str:

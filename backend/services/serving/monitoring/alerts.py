@@ -16,18 +16,22 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Alert, Deployment, Endpoint, Job, Run
 from backend.domain.attributes import attributes_of
 from backend.domain.jobs.states import Status
+from backend.domain.training.diagnosis import breaking_finding
 from backend.domain.wording import percent
 from backend.services.context import LOCAL, Context
 from backend.services.people.keys import list_keys, spending_of_keys
 from backend.services.serving.monitoring.deliveries import queue_deliveries, send_due
 from backend.services.serving.monitoring.gauges import LiveGauges, read_live
 from backend.services.serving.monitoring.traffic import WINDOWS, read_traffic
+from backend.services.training.diagnosis import diagnose_run
 
 HOLDS_S = 60.0
 """Seconds that a lost replica must stay lost before it is an alert: a restart is shorter."""
 MIN_REQUESTS = 20
 ENDED_WITHIN = timedelta(minutes=10)
 DIVERGED = ("nan", "diverged", "infinite", "not finite")
+DIAGNOSE_EVERY = timedelta(minutes=1)
+"""How often a run in training is diagnosed: it reads all of its losses."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,10 @@ class AlertView:
 
 @dataclass
 class AlertWatch:
-    """Checks the conditions, and remembers since when those hold that must last."""
+    """Checks the conditions, and remembers since when those hold that must last, and when runs were diagnosed."""
 
     since: dict[str, datetime] = field(default_factory=dict)
+    diagnosed: dict[str, tuple[datetime, AlertCondition | None]] = field(default_factory=dict)
 
     def check(self, ctx: Context) -> list[str]:
         """Open, send and resolve alerts; return the messages that were sent."""
@@ -69,6 +74,7 @@ class AlertWatch:
             *_budgets(ctx),
             *_disk(ctx),
             *_ended_runs(ctx),
+            *self._diverging_runs(ctx),
         ]
         return settle_alerts(ctx, conditions)
 
@@ -76,6 +82,27 @@ class AlertWatch:
         now = ctx.now()
         self.since = {c.fingerprint: self.since.get(c.fingerprint, now) for c in conditions}
         return [c for c in conditions if (now - self.since[c.fingerprint]).total_seconds() >= HOLDS_S]
+
+    def _diverging_runs(self, ctx: Context) -> list[AlertCondition]:
+        """Return a condition for each run in training whose curves say that its weights are of no use."""
+        now = ctx.now()
+        with ctx.db.read() as session:
+            query = select(Run.id, Run.name).join(Job, Job.id == Run.job_id).where(Job.status == Status.RUNNING)
+            names = dict(session.execute(query).all())
+        self.diagnosed = {run_id: known for run_id, known in self.diagnosed.items() if run_id in names}
+        for run_id, name in names.items():
+            before = self.diagnosed.get(run_id)
+            if before is None or now - before[0] >= DIAGNOSE_EVERY:
+                self.diagnosed[run_id] = now, _divergence(ctx, run_id, name)
+        return [condition for _, condition in self.diagnosed.values() if condition is not None]
+
+
+def _divergence(ctx: Context, run_id: str, name: str) -> AlertCondition | None:
+    finding = breaking_finding(diagnose_run(ctx, run_id))
+    if finding is None:
+        return None
+    message = f"Run {name} is diverging: {finding.sentence}"
+    return AlertCondition(f"diverging:{run_id}", "run_diverging", "critical", message)
 
 
 def settle_alerts(ctx: Context, conditions: Sequence[AlertCondition]) -> list[str]:

@@ -7,6 +7,7 @@ import { draw, resize, say, tell } from "./drawing.js"
 import { savePicture } from "./export.js"
 import { SamplePanel } from "./samples.js"
 import { ACROSS, readSettings, writeSettings } from "./settings.js"
+import { PanelChooser } from "./chooser.js"
 
 const POLL_MS = 500
 const HIDDEN_MS = 5000
@@ -83,6 +84,7 @@ class LiveChart {
     document.removeEventListener("visibilitychange", this.onVisible)
     window.removeEventListener("pointerup", this.onRelease, true)
     this.resizes.disconnect()
+    this.chooser.destroy()
     if (this.Plotly) for (const panel of this.panels.values()) this.Plotly.purge(panel.plot)
     this.root.remove()
   }
@@ -126,6 +128,7 @@ class LiveChart {
     check("logy", "Log y", "Logarithmic axis for loss, bits per byte and gradient norm", forgetY)
     check("logx", "Log x", "Logarithmic x axis", () => { this.xRange = null })
     check("clip", "Without outliers", "Show the middle 98 % of the values (1st to 99th percentile)", forgetY)
+    this.chooser = new PanelChooser(this.tools, this)
     this.tools.appendChild(element("span", "rh-hint", "Drag to zoom, double-click to reset"))
     const exports = this.tools.appendChild(element("span", "rh-tool rh-exports"))
     const picture = exports.appendChild(element("button", "rh-button", "PNG"))

@@ -1,7 +1,7 @@
 // Draw the curves of a chart: panels, legends, traces, axes, marks. Knows neither where points come from nor the page around.
 
 import { element, svgElement } from "../dom.js"
-import { HOVER, LABELS, TICKS, escapeLabel, number, panelsOf } from "./panels.js"
+import { HOVER, LABELS, TICKS, arrange, escapeLabel, inWords, moved, number, panelsOf } from "./panels.js"
 
 // Of several runs a colour is a run and a dash a split: [train, validation], other dashes once the colours are used up.
 const DASHES = [["solid", "dot"], ["dash", "dashdot"]]
@@ -31,34 +31,92 @@ function percentiles(values) {
 function layPanels(chart) {
   const names = new Set()
   for (const held of chart.runs.values()) for (const name of held.series.keys()) names.add(name)
-  const wanted = panelsOf(names)
+  chart.known = arrange(panelsOf(names), chart.settings.panels)
+  const shown = chart.known.filter((spec) => !spec.hidden)
   for (const [id, panel] of chart.panels) {
-    if (wanted.some((spec) => spec.id === id)) continue
+    if (shown.some((spec) => spec.id === id)) continue
     chart.Plotly.purge(panel.plot)
     panel.box.remove()
     chart.panels.delete(id)
   }
-  for (const spec of wanted) {
-    if (chart.panels.has(spec.id)) continue
-    const box = element("div", spec.wide ? "rh-panel rh-wide" : "rh-panel")
-    box.dataset.panel = spec.id
-    const title = box.appendChild(element("div", "rh-title"))
-    const name = title.appendChild(element("span"))
-    const legend = title.appendChild(element("span", "rh-legend"))
-    const plot = box.appendChild(element("div", "rh-plot"))
-    plot.style.height = spec.wide ? "320px" : "180px"
-    plot.addEventListener("pointerdown", () => { chart.dragging = true }, true)
-    chart.panels.set(spec.id, { spec, box, name, legend, plot, yRange: null })
+  for (const spec of shown) {
+    if (!chart.panels.has(spec.id)) chart.panels.set(spec.id, makePanel(chart, spec))
+    const panel = chart.panels.get(spec.id)
+    panel.spec = spec
+    panel.box.classList.toggle("rh-wide", Boolean(spec.wide))
+    panel.plot.style.height = spec.wide ? "320px" : "180px"
+    panel.enlarge.setAttribute("aria-pressed", String(Boolean(spec.wide)))
+    panel.enlarge.title = spec.wide ? "Make smaller" : "Enlarge"
+    panel.enlarge.setAttribute("aria-label", `${panel.enlarge.title}: ${spec.title}`)
   }
   const order = []
-  const groups = new Set(wanted.map((spec) => spec.group || ""))
-  let group = ""
-  for (const spec of wanted) {
-    if ((spec.group || "") !== group && groups.size > 1) order.push(heading(chart, spec.group))
-    group = spec.group || ""
+  const groups = shown.map((spec) => spec.group || "")
+  const heads = groups.filter((group, place) => group !== groups[place - 1])
+  const areWhole = new Set(heads).size === heads.length // not once a panel was moved into another group
+  shown.forEach((spec, place) => {
+    if (areWhole && heads.length > 1 && groups[place] && groups[place] !== groups[place - 1]) order.push(heading(chart, groups[place]))
     order.push(chart.panels.get(spec.id).box)
-  }
+  })
+  for (const [group, node] of chart.headings || []) if (!order.includes(node)) { node.remove(); chart.headings.delete(group) }
   order.forEach((node, index) => { if (chart.grid.children[index] !== node) chart.grid.insertBefore(node, chart.grid.children[index] || null) })
+  chart.chooser?.fill()
+}
+
+function makePanel(chart, spec) {
+  const box = element("div", "rh-panel")
+  box.dataset.panel = spec.id
+  const title = box.appendChild(element("div", "rh-title"))
+  const name = title.appendChild(element("span", "rh-panel-name"))
+  const legend = title.appendChild(element("span", "rh-legend"))
+  const enlarge = box.appendChild(element("button", "rh-enlarge"))
+  enlarge.append(icon("M4 9V4h5M15 4h5v5M20 15v5h-5M9 20H4v-5"))
+  enlarge.onclick = () => rearrange(chart, (panel) => (panel.id === spec.id ? { ...panel, wide: !panel.wide } : panel))
+  const plot = box.appendChild(element("div", "rh-plot"))
+  plot.addEventListener("pointerdown", () => { chart.dragging = true }, true)
+  plot.addEventListener("mouseleave", () => leave(chart))
+  name.draggable = true
+  name.title = "Drag to move the panel"
+  name.addEventListener("dragstart", (event) => { chart.moving = spec.id; event.dataTransfer.setData("text/plain", spec.title) })
+  name.addEventListener("dragend", () => { chart.moving = null })
+  box.addEventListener("dragover", (event) => { if (chart.moving) event.preventDefault() })
+  box.addEventListener("drop", (event) => {
+    if (!chart.moving) return
+    event.preventDefault()
+    movePanel(chart, chart.moving, chart.known.findIndex((one) => one.id === spec.id))
+  })
+  return { spec, box, name, legend, plot, enlarge, yRange: null }
+}
+
+function icon(path) {
+  const drawing = svgElement("svg", { viewBox: "0 0 24 24", width: 14, height: 14, "aria-hidden": "true" })
+  drawing.appendChild(svgElement("path", { d: path, fill: "none", stroke: "currentColor", "stroke-width": 2 }))
+  return drawing
+}
+
+// Change what is known of the panels; those of other runs stay as they were arranged.
+export function rearrange(chart, change, panels = chart.known) {
+  const here = new Set(panels.map((panel) => panel.id))
+  const others = chart.settings.panels.filter((panel) => !here.has(panel.id))
+  chart.set("panels", [...panels.map(change).map(({ id, wide, hidden }) => ({ id, wide: Boolean(wide), hidden: Boolean(hidden) })), ...others])
+}
+
+// Move a panel to a place among all, shown or not.
+export function movePanel(chart, id, to) {
+  const ids = moved(chart.known.map((panel) => panel.id), id, to)
+  rearrange(chart, (panel) => panel, ids.map((one) => chart.known.find((panel) => panel.id === one)))
+}
+
+// One crosshair: what the pointer is at in one panel is marked and read in all others.
+function point(chart, panel, event) {
+  if (!panel.plot.matches(":hover")) return // another panel's, which this one was told
+  const x = event.points[0].x
+  for (const other of chart.panels.values()) {
+    if (other !== panel && other.drawn) chart.Plotly.Fx.hover(other.plot, { xval: x, yval: 0 }, "xy")
+  }
+}
+
+function leave(chart) {
+  for (const panel of chart.panels.values()) if (panel.drawn) chart.Plotly.Fx.unhover(panel.plot)
 }
 
 function heading(chart, group) {
@@ -117,6 +175,7 @@ export function drawPanel(chart, panel) {
     panel.drawn = true
     chart.Plotly.newPlot(plot, traces, layout, { displayModeBar: false, responsive: false, doubleClick: "autosize", showTips: false })
     plot.on("plotly_relayout", (event) => onZoom(chart, panel, event))
+    plot.on("plotly_hover", (event) => point(chart, panel, event))
     plot.on("plotly_click", (event) => chart.samples.jump(event.points[0].customdata))
   } else chart.Plotly.react(plot, traces, layout)
 }
@@ -142,16 +201,17 @@ export function linesOf(chart, spec) {
 
 // Whether a metric is the second of a pair that a run has one colour for.
 function isSecond(name) {
-  return name.startsWith("val_") || name === "rewards/rejected"
+  return (name.startsWith("val_") && name !== "val_rewards/chosen") || name === "rewards/rejected"
 }
 
 function labelOf(name) {
-  return LABELS[name] || name.replaceAll("_", " ")
+  return LABELS[name] || inWords(name)
 }
 
 function tracesOf(chart, { run, name, series, x, color, dash }, { spec, many }) {
   const isVal = name.startsWith("val_")
-  const label = many ? (spec.metrics.length > 1 ? `${run.name} · ${labelOf(name)}` : run.name) : labelOf(name)
+  const isOne = spec.metrics.length === 1
+  const label = many ? (isOne ? run.name : `${run.name} · ${labelOf(name)}`) : isOne ? spec.title : labelOf(name)
   const value = `%{y${HOVER[spec.format] || `:${spec.format}`}}<extra>${escapeLabel(label)}</extra>`
   const smoothing = isVal || spec.exact ? 0 : chart.settings.smoothing
   const base = { x, type: "scatter", connectgaps: true, customdata: series.steps }

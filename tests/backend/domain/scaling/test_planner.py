@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.domain.estimates.architecture_report import describe_architecture
 from backend.domain.estimates.throughput import Speed, rate_at
+from backend.domain.scaling.curves import profile_line
 from backend.domain.scaling.laws import PUBLISHED
 from backend.domain.scaling.plan import PlanConfig, ScalingPlan, parse_plan
 from backend.domain.scaling.planner import make_plan
@@ -125,6 +127,40 @@ def test_a_budget_below_the_smallest_network_says_so() -> None:
     assert any("covers only" in note for note in result.notes)
     assert not result.loss_is_believable
     assert any("does not extrapolate" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "words", "cure"),
+    [
+        ({"flops": 1.0}, "less than one step: the smallest model here, of", "Plan at least "),
+        ({"device_hours": 1e-9}, "A budget of 1e-09 device-hours is less than one step", "device-hours, which are 200"),
+        ({"flops": 1e40}, "parameters; the largest here has", "Plan at most "),
+        ({"money_usd": 1e15, "price_usd": 2.0}, r"A budget of \$1e\+15 is for a model", "Plan at most $"),
+        ({"flops": 1e40, "tokens_per_parameter": 100}, "the largest here has", "Plan at most "),
+    ],
+)
+def test_an_absurd_budget_is_refused_with_its_bound(values: dict[str, float], words: str, cure: str) -> None:
+    with pytest.raises(InvalidInput, match=words) as refused:
+        plan((SLOW,), **values)
+    assert cure in str(refused.value.remedy)
+    assert refused.value.field in values
+
+
+@pytest.mark.parametrize("values", [{"flops": 1e40}, {"flops": 1.0}])
+def test_the_bound_that_a_refusal_names_can_be_planned(values: dict[str, float]) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        plan(**values)
+    bound = float(str(refused.value.remedy).split("at ")[1].split()[1])
+    assert plan(flops=bound).parameters > 0
+
+
+@pytest.mark.parametrize("unique", [None, 10**9, 3 * 10**6])
+@pytest.mark.parametrize("flops", [1e15, 3e17, 1e20])
+def test_a_plan_lies_on_its_own_curve(flops: float, unique: int | None) -> None:
+    result = plan(flops=flops, unique=unique)
+    line = profile_line(result.law, result.law_flops, name="", unique_tokens=unique)
+    on_curve = np.interp(math.log(result.parameters), np.log(line.x), line.y)
+    assert result.loss.value == pytest.approx(on_curve, rel=1e-3)
 
 
 def test_a_fixed_ratio_makes_a_smaller_network_and_states_its_cost() -> None:

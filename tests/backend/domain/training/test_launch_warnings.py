@@ -15,6 +15,8 @@ from backend.domain.training.launch_warnings import Code, LaunchFacts, usual_lea
 from backend.recipes import RECIPES
 
 MILLION = 1_000_000
+GRPO: dict[str, Any] = {"objective": "grpo", "grpo": {"rewards": [{"kind": "exact"}]}}
+CONTINUED: dict[str, Any] = {"base": "b", "architecture": None, "tokenizer": None}
 
 
 def run(**values: Any) -> RunConfig:
@@ -103,6 +105,10 @@ def test_no_starter_recipe_has_a_warning(name: str) -> None:
         ({"objective": "dpo", "learning_rate": 1e-6, "z_loss": 1e-4}, {}, Code.WITHOUT_EFFECT, "z_loss"),
         ({"decay_steps": 100}, {}, Code.WITHOUT_EFFECT, "decay_steps"),
         ({}, {"fits": "no"}, Code.DOES_NOT_FIT, "micro_batch"),
+        ({"objective": "dpo", "learning_rate": 1e-6}, {"base_chats": False}, Code.BASE_WITHOUT_CHAT, "base"),
+        (GRPO, {"base_chats": False}, Code.BASE_WITHOUT_CHAT, "base"),
+        (GRPO, {"dataset_kind": "benchmark", "base_chats": True}, Code.TRAINS_ON_BENCHMARK, "dataset"),
+        (CONTINUED, {"base_chats": True}, Code.BASE_FORGETS_CHAT, "base"),
     ],
     ids=lambda value: value.value if isinstance(value, Code) else None,
 )
@@ -124,8 +130,25 @@ def test_a_likely_mistake_is_reported_with_its_field(
         ({"objective": "grpo", "grpo": {"rewards": [{"kind": "exact"}]}, "learning_rate": 1e-2}, {"epochs": 50.0}),
         ({"learning_rate": 0.5, "optimizer": "adafactor"}, {}),
         ({"learning_rate": 0.5}, {"body": None}),
+        ({"objective": "sft"}, {"base_chats": False}),
+        ({"objective": "orpo", "learning_rate": 1e-6}, {"base_chats": False}),
+        ({"objective": "reward", "learning_rate": 1e-6}, {"base_chats": False}),
+        ({"objective": "dpo", "learning_rate": 1e-6}, {"base_chats": True}),
+        (CONTINUED, {"base_chats": False}),
     ],
-    ids=["a run of seconds", "a tiny run", "packed", "reinforcement", "no rule for the optimizer", "size not known"],
+    ids=[
+        "a run of seconds",
+        "a tiny run",
+        "packed",
+        "reinforcement",
+        "no rule for the optimizer",
+        "size not known",
+        "first conversations",
+        "answers and preferences at once",
+        "a reward model",
+        "preferences after conversations",
+        "more text",
+    ],
 )
 def test_unknown_facts_give_no_warning(values: dict[str, Any], facts: dict[str, Any]) -> None:
     assert codes(run(**values), **facts) == []

@@ -14,7 +14,17 @@ from sqlalchemy import select
 
 from backend.db.tables import Job, RunGroup
 from backend.domain.jobs.states import Status
-from backend.domain.training.sweep import SweepConfig, build_run, parse_sweep, point_at, sweep_yaml, untried
+from backend.domain.training.sweep import (
+    METRICS,
+    SweepConfig,
+    build_run,
+    goal_of_metric,
+    label_of_metric,
+    parse_sweep,
+    point_at,
+    sweep_yaml,
+    untried,
+)
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import Claim
@@ -167,6 +177,37 @@ def test_a_random_draw_lies_in_its_range_and_is_a_function_of_seed_and_number(
 def test_an_invalid_sweep_is_refused_by_field_before_anything_is_launched(values: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         sweep(**values)
+
+
+@pytest.mark.parametrize(
+    ("vary", "words"),
+    [
+        ({"learning_rate": {"low": 1, "high": 0.1}}, "learning_rate: low 1 is not below high 0.1."),
+        ({"learning_rate": {"low": 0, "high": 1, "log": True}}, "learning_rate: a log scale can't begin at 0."),
+        ({"learning_rate": {"low": None, "high": 1}}, "learning_rate.low: must be a valid number (got nothing)."),
+        ({"learning_rate": []}, "learning_rate: give at least one value (got [])."),
+        ({"learning_rate": 3}, "learning_rate: give a list of values, or a range with low and high (got 3)."),
+        ({"learning_rate": [[1]]}, "learning_rate: give a list of values, or a range with low and high (got [[1]])."),
+        ({}, "choose at least one field to vary."),
+        ({"lora.rank": {"low": 1, "high": 8, "points": 100}}, "lora.rank.points: must be less than or equal to 64"),
+    ],
+)
+def test_an_error_of_a_varied_field_is_one_sentence_about_it(vary: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        sweep(vary=vary)
+    assert refused.value.message.startswith("This sweep can't be run: ")
+    assert words in refused.value.message
+    assert not any(part in refused.value.message for part in ("Values", "ParameterRange", "function-after", ";"))
+
+
+def test_every_metric_of_a_choice_has_a_label_and_the_goal_that_it_is_better_by() -> None:
+    for metrics in METRICS.values():
+        for metric in metrics:
+            assert label_of_metric(metric) != metric
+            assert sweep(metric=metric).metric == metric
+    goals = {metric: goal_of_metric(metric) for metrics in METRICS.values() for metric in metrics}
+    assert {metric for metric, goal in goals.items() if goal == "lowest"} == {"val_loss", "val_bpb", "train_loss"}
+    assert label_of_metric("my/metric") == "my/metric"
 
 
 def test_a_sweep_survives_a_yaml_round_trip() -> None:

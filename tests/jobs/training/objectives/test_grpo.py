@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from backend.domain.training.rewards import read_question
 from backend.errors import InvalidInput
-from jobs.batches.prompts import read_question
 from jobs.modeling.checkpoints import load_network
 from jobs.reporter import JobSpec
 from jobs.training.context import read_training_context

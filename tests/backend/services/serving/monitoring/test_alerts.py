@@ -180,3 +180,21 @@ def test_a_run_that_diverged_is_said_once_with_its_cause(ctx: Context) -> None:
     messages = [text for text in watch.check(ctx) if "wild" in text]
     assert messages == ["event: Run wild diverged: The loss became NaN at step 10."]
     assert [text for text in watch.check(ctx) if "wild" in text] == []
+
+
+def test_a_run_that_diverges_is_an_alert_until_it_ends(ctx: Context) -> None:
+    run_world.add_parts(ctx)
+    calm, wild = (run_world.launch(ctx, name=name, max_steps=400) for name in ("calm", "wild"))
+    run_world.report(ctx, run_world.claim(ctx, calm), *run_world.points(1, 200))
+    claim = run_world.claim(ctx, wild)
+    run_world.report(ctx, claim, *run_world.points(1, 30))
+    watch = AlertWatch()
+    assert [text for text in watch.check(ctx) if "diverging" in text] == []
+    run_world.report(ctx, claim, *run_world.diverging_points()[30:])
+    assert [text for text in watch.check(ctx) if "diverging" in text] == []  # diagnosed less than a minute ago
+    later = replace(ctx, now=lambda: ctx.now() + timedelta(seconds=61))
+    (message,) = [text for text in watch.check(later) if "diverging" in text]
+    assert message.startswith("firing: Run wild is diverging: The loss has risen from ")
+    assert [text for text in watch.check(later) if "diverging" in text] == []
+    run_world.end(ctx, claim, run_world.Status.CANCELLED)
+    assert [text for text in watch.check(later) if "diverging" in text] == [message.replace("firing", "resolved")]

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from backend.domain.training.config_sections import RewardRule
-from jobs.training.objectives.rewards import Rewards
+from backend.domain.training.rewards import Rewards
 
 
 def reward(completion: str, *answers: str, tokens: int = 5, **rule: object) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import regex
 
@@ -23,9 +24,11 @@ class Rewards:
         """Return the weighted sum of the rules' rewards of a completion of `tokens` tokens; `answers` are the correct
         ones.
         """
-        return sum(
-            rule.weight * self._reward(rule, pattern, completion, tokens, answers) for rule, pattern in self._rules
-        )
+        return sum(self.by_rule(completion, tokens=tokens, answers=answers))
+
+    def by_rule(self, completion: str, *, tokens: int, answers: Sequence[str]) -> list[float]:
+        """Return the weighted reward of each rule."""
+        return [rule.weight * self._reward(rule, pattern, completion, tokens, answers) for rule, pattern in self._rules]
 
     def _reward(
         self, rule: RewardRule, pattern: regex.Pattern[str] | None, completion: str, tokens: int, answers: Sequence[str]
@@ -48,3 +51,12 @@ class Rewards:
                     " no match. Overlapping alternatives inside a repetition, such as (a|aa)+, make a pattern slow."
                 )
             return False
+
+
+def read_question(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Return the prompt of an instruction, prompts or benchmark row, and its accepted answers."""
+    if "question" in row:
+        if row.get("answers"):
+            return row["question"], tuple(map(str, row["answers"]))
+        return row["question"], (str(row["choices"][int(row["answer"])]).strip(),)
+    return row["prompt"], (row["completion"],) if "completion" in row else ()

@@ -1,0 +1,42 @@
+"""The first rows of the chosen dataset, as the objective trains on them."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.training.config import Objective
+from backend.services.context import Context
+from backend.services.training.row_preview import preview_training_rows
+from pages.components.frame import errors_shown, plain
+
+MAX_CHARACTERS = 1_500
+LOSS = {
+    Objective.PRETRAIN: "Every token is trained on.",
+    Objective.SFT: "The loss is on the assistant's answers; everything before is read only.",
+    Objective.GRPO: "The model writes completions itself, and the rewards compare them with the answer.",
+    Objective.REWARD: "The whole row is scored: the chosen answer above the rejected one.",
+}
+DEFAULT_LOSS = "The loss is on the answers; the prompt is read only."
+
+
+def draw_row_preview(ctx: Context, dataset: str | None, objective: Objective) -> None:
+    """Draw the first rows, once opened, with a mark on what is trained on."""
+    panel = st.expander("First rows", icon=":material/table_rows:", key="launch_rows", on_change="rerun")
+    if not panel.open:
+        return
+    with panel, errors_shown():
+        if dataset is None:
+            st.caption("Choose a dataset to see its first rows.")
+            return
+        rows = preview_training_rows(ctx, dataset, objective)
+        if not rows:
+            st.caption("The dataset has no rows yet.")
+            return
+        st.caption(LOSS.get(objective, DEFAULT_LOSS))
+        for number, parts in enumerate(rows):
+            with st.container(border=True, gap="xsmall", key=f"launch_row_{number}"):
+                for part in parts:
+                    mark = " :green-badge[trained]" if part.is_trained else ""
+                    st.markdown(f":small[:gray[{plain(part.title)}]]{mark}")
+                    cut = part.text[:MAX_CHARACTERS] + ("…" if len(part.text) > MAX_CHARACTERS else "")
+                    st.code(cut or "(empty)", language=None, wrap_lines=True)

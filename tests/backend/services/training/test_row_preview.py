@@ -1,0 +1,82 @@
+"""Rows and rewards before a launch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from backend.domain.training.config import Objective
+from backend.domain.training.config_sections import RewardRule
+from backend.services.context import Context
+from backend.services.training.row_preview import preview_training_rows, try_rewards
+from tests.support.run_world import add_dataset
+from tests.support.training_rooms import write_dataset
+
+PAIR = {
+    "prompt": [{"role": "user", "content": "How?"}],
+    "chosen": [{"role": "assistant", "content": "So."}],
+    "rejected": [{"role": "assistant", "content": "Thus."}],
+}
+
+
+@pytest.mark.parametrize(
+    ("objective", "row", "parts"),
+    [
+        (Objective.PRETRAIN, {"text": "Once."}, [("Text", "Once.", True)]),
+        (
+            Objective.SFT,
+            {"prompt": "How?", "completion": "So."},
+            [("User", "How?", False), ("Assistant", "So.", True)],
+        ),
+        (Objective.DPO, PAIR, [("User", "How?", False), ("Chosen", "So.", True), ("Rejected", "Thus.", True)]),
+        (
+            Objective.KTO,
+            {"prompt": PAIR["prompt"], "completion": PAIR["chosen"], "label": False},
+            [("User", "How?", False), ("Completion, rated bad", "So.", True)],
+        ),
+        (
+            Objective.GRPO,
+            {"question": "Where?", "answers": ["here", "there"]},
+            [("Prompt", "Where?", False), ("Accepted answers", "here\nthere", False)],
+        ),
+    ],
+    ids=lambda value: str(value) if isinstance(value, Objective) else "",
+)
+def test_a_row_is_shown_as_its_objective_reads_it(
+    ctx: Context, objective: Objective, row: dict[str, Any], parts: list[tuple[str, str, bool]]
+) -> None:
+    add_dataset(ctx, "rows")
+    write_dataset(ctx.artifacts.path("datasets/rows"), train=[row])
+    (shown,) = preview_training_rows(ctx, "rows", objective)
+    assert [(part.title, part.text, part.is_trained) for part in shown] == parts
+
+
+def test_rules_that_do_not_tell_answers_apart_are_reported(ctx: Context) -> None:
+    add_dataset(ctx, "asks", kind="instruction")
+    write_dataset(ctx.artifacts.path("datasets/asks"), train=[{"prompt": "1 + 1?", "completion": "2"}])
+    same = try_rewards(ctx, [RewardRule(kind="regex", pattern="x")], dataset="asks", base=None)
+    assert [row.total for row in same.rows] == [0.0, 0.0, 0.0]
+    assert "Every completion here gets 0" in same.problems[0]
+    wrong = try_rewards(ctx, [RewardRule(kind="exact", weight=-1)], dataset="asks", base=None)
+    assert wrong.problems == ("No completion at all gets more than the accepted answer.",)
+    slow = try_rewards(
+        ctx, [RewardRule(kind="regex", pattern="(a|aa)+$")], dataset="asks", base=None, own="a" * 60 + "b"
+    )
+    assert any("timed out" in problem for problem in slow.problems)
+    good = try_rewards(
+        ctx, [RewardRule(kind="contains"), RewardRule(kind="length", target=1)], dataset="asks", base="gone"
+    )
+    assert [(row.completion, row.scores) for row in good.rows] == [
+        ("2", (1.0, 1.0)),
+        ("The answer is 2.", (1.0, 0.0)),
+        ("", (0.0, 0.0)),
+    ]
+    assert good.counts_words
+    assert good.problems == ()
+
+
+def test_a_dataset_without_rows_has_nothing_to_show(ctx: Context) -> None:
+    add_dataset(ctx, "later", ready=False)
+    assert preview_training_rows(ctx, "later", Objective.PRETRAIN) == []
+    assert try_rewards(ctx, [RewardRule(kind="exact")], dataset="later", base=None).rows == ()
