@@ -225,7 +225,7 @@ class TaskQuestions:
         return [run_program(write_program(rendered.context, answer.text, test)).passed for answer in answers]
 
     def _scored(self, item: Item, rendered: Rendered, values: dict[str, float], shown: dict[str, Any]) -> ScoredItem:
-        more: dict[str, Any] = {"question": (rendered.context or (rendered.contexts or ("",))[0])[-SHOWN_CHARACTERS:]}
+        more: dict[str, Any] = {"question": rendered.question[-SHOWN_CHARACTERS:]}
         if rendered.subgroup is not None:
             more["subgroup"] = rendered.subgroup
         if "bbq" in self._choice_metrics and item.row.get("category"):

@@ -132,6 +132,82 @@ def test_text_of_datasets_and_networks_is_never_markdown(world: Context) -> None
     assert not any("evil.example" in str(part.value) for part in [*app.markdown, *app.caption, *app.subheader])
 
 
+def in_address(app: AppTest, name: str) -> str:
+    """Return a part of the page's address."""
+    value = app.query_params.get(name, "")
+    return value[0] if isinstance(value, list) else value
+
+
+def press(app: AppTest, key: str) -> AppTest:
+    """Press the button of a key and return the page that follows."""
+    next(button for button in app.button if button.key == key).click().run()
+    assert not app.exception
+    return app
+
+
+def test_an_item_has_an_address_and_leads_to_its_neighbours_in_the_list(world: Context) -> None:
+    evaluated(world, "Elm", "facts", [1] * 40)
+    launched = evaluated(world, "Oak", "facts", [0, 1, 0, 1] * 10)
+    app = open_page(PAGE, evaluation=launched.id, page="2", filter="item > 4")
+    assert in_address(app, "page") == "2"
+    assert "18 items of 40" in plain_words(app)
+    app = press(app, f"item_{launched.id}_27")
+    assert in_address(app, "item") == "27"
+    shown = plain_words(app)
+    assert "Item 27 of Oak on facts@1" in shown
+    assert "12 of 18 (wrong)" in shown
+    assert "answered by others" in shown
+    assert "Elm" in shown
+    app = press(press(app, "item_next"), "item_next")
+    assert in_address(app, "item") == "31"
+    assert next(button for button in app.button if button.key == "item_previous").proto.shortcut == "left"
+    app = press(app, "item_list")
+    assert in_address(app, "item") == ""
+    assert (in_address(app, "filter"), in_address(app, "page")) == ("item > 4", "2")
+    assert "Question 30?" in plain_words(app)
+    assert "2 of 40 (all)" in plain_words(open_page(PAGE, evaluation=launched.id, item="2"))  # it is right
+    wrong = open_page(PAGE, evaluation=launched.id, item="77")
+    assert "has no item “77”" in plain_words(wrong)
+    assert "numbers from 1 to 40" in plain_words(wrong)
+
+
+def test_a_search_in_the_address_and_a_wrong_filter(world: Context) -> None:
+    launched = evaluated(world, "Oak", "facts", [0] * 40)
+    app = open_page(PAGE, evaluation=launched.id, search="question 17", items="all")
+    assert "1 item of 40" in plain_words(app)
+    app = open_page(PAGE, evaluation=launched.id, filter="acc << 1")
+    assert "At character" in plain_words(app)
+    next(field for field in app.text_input if field.label == "Filter").set_value("acc < 1 and item <= 3").run()
+    assert in_address(app, "filter") == "acc < 1 and item <= 3"
+    assert "3 items of 40" in plain_words(app)
+
+
+def test_examples_before_a_question_are_folded_and_every_text_of_an_item_is_plain(world: Context) -> None:
+    add_benchmark(world, "questions", [{"question": "Q", "answers": ["A"]}] * 3)
+    config = EvaluationConfig(shots=2)
+    launched = launch_evaluation(world, checkpoint="Oak", benchmark="questions", config=config, person=LOCAL)
+    hostile = item(0, {"exact_match": 0.0}, completion=EVIL, answer=[EVIL], prompt=f"Example {EVIL}\n\n{EVIL}")
+    hostile["shown"] |= {"question": EVIL, "extracted": [EVIL], "filters": [EVIL], "judge": EVIL, "failed": EVIL}
+    score = {"metric": "exact_match", "value": 0.0, "n": 1, "method": "Wilson", "stderr": 0.1, "low": 0.0, "high": 1.0}
+    finish(world, claim_of(world, launched), [hostile], scores=[score], facts={"unit": "items"})
+    app = open_page(PAGE, evaluation=launched.id, item="1")
+    assert [panel.label for panel in app.expander][:2] == ["Few-shot examples (2)", "Full prompt"]
+    assert f"Example {EVIL}" in [str(text.value) for text in app.expander[0].text]
+    drawn = [*app.markdown, *app.caption, *app.subheader]
+    assert not [part.value for part in drawn if EVIL in str(part.value) or "http://evil" in str(part.value)]
+
+
+def test_an_item_of_two_evaluations_has_an_address(world: Context) -> None:
+    oak = evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
+    elm = evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
+    app = press(open_page(PAGE, first=oak.id, second=elm.id, items="fixed"), "item_pair_21")
+    assert "Item 21 of Elm against Oak" in plain_words(app)
+    assert "1 of 10 (fixed)" in plain_words(app)
+    app = press(app, "item_next")
+    assert in_address(app, "item") == "22"
+    assert "has no item “99”" in plain_words(open_page(PAGE, first=oak.id, second=elm.id, item="99"))
+
+
 def test_a_failure_is_shown_with_a_remedy(world: Context) -> None:
     launched = launch_evaluation(
         world, checkpoint="Oak", benchmark="facts", person=LOCAL, config=EvaluationConfig(shots=1)
@@ -161,7 +237,7 @@ def test_a_comparison_names_the_better_one_and_the_changed_items(world: Context)
     assert "10 · 2 · 20" in shown
     assert "Question 18?" in shown
     (segments,) = app.segmented_control
-    assert segments.options == ["Broken (2)", "Fixed (10)", "Both wrong (2)"]
+    assert segments.options == ["Broken (2)", "Fixed (10)", "Both wrong (2)", "Both right (18)"]
     assert "Swap" in [button.label for button in app.button]
     app = open_page(PAGE, first=elm.id, second=oak.id)
     assert app.segmented_control[0].value == "broken"

@@ -71,12 +71,18 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Second minus first on the items that both have. `better` is "first", "second", or None while undecided."""
+class Pair:
+    """Two finished evaluations that were asked alike, and the metric by which they are compared."""
 
     first: EvaluationView
     second: EvaluationView
     metric: str
+
+
+@dataclass(frozen=True)
+class Comparison(Pair):
+    """Second minus first on the items that both have. `better` is "first", "second", or None while undecided."""
+
     n: int
     left_out: int  # items that only one of them has
     difference: Estimate
@@ -111,12 +117,10 @@ class Rank:
 def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None = None) -> Comparison:
     """Compare two finished evaluations of the same benchmark, item by item.
 
-    Raises Conflict, naming every reason, where they were not asked the same way or have not finished, InvalidInput for
-    a metric that they do not have or fewer than two items in common.
+    Raises what `open_pair` raises, InvalidInput for a metric that they do not have or fewer than two items in common.
     """
-    first, second = get_evaluation(ctx, first_id), get_evaluation(ctx, second_id)
-    refuse_unlike(first, second)
-    metric = metric or (first.main_score or first.scores[0]).metric
+    pair = open_pair(ctx, first_id, second_id, metric=metric)
+    first, second, metric = pair.first, pair.second, pair.metric
     before, after = values_by_hash(ctx, first.id), values_by_hash(ctx, second.id)
     common = common_keys(before, after, item_metric(metric))
     paired = pair_items(first, before, after, metric, subgroups=subgroups_of(ctx, first, metric))
@@ -135,6 +139,16 @@ def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None =
         better=better_of(paired.p_value, paired.difference, lower=lower),
         flips=_flips(ctx, first.id, second.id, metric, before, after, common),
     )
+
+
+def open_pair(ctx: Context, first_id: str, second_id: str, *, metric: str | None = None) -> Pair:
+    """Return two finished evaluations that may be compared.
+
+    Raises Conflict, naming every reason, where they were not asked the same way or have not finished.
+    """
+    first, second = get_evaluation(ctx, first_id), get_evaluation(ctx, second_id)
+    refuse_unlike(first, second)
+    return Pair(first, second, metric or (first.main_score or first.scores[0]).metric)
 
 
 def refuse_unlike(first: EvaluationView, second: EvaluationView) -> None:

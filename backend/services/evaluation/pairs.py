@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 from sqlalchemy import select
 
-from backend.db.tables import EvaluationItem, Job
+from backend.db.tables import Job
 from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.evaluation.judges.config import SHOWN_CHARACTERS, JudgeConfig
 from backend.domain.jobs.states import Status
 from backend.errors import NotFound
 from backend.services.context import Context
-from backend.services.evaluation.comparisons import Comparison, Flip
+from backend.services.evaluation.comparisons import Flip, Pair
 from backend.services.evaluation.evaluations import EvaluationView
-from backend.services.evaluation.items import ItemView, list_items
+from backend.services.evaluation.items import ItemView, list_items, read_index, read_items, search_items
 from backend.services.evaluation.judgements import list_judgements, read_verdicts
 from backend.services.evaluation.pairing import item_metric
 
@@ -26,48 +26,48 @@ Verdicts = dict[tuple[str, ...], float]
 """A verdict by texts (question, answers): of one answer 1 good, -1 bad; of two 1 where the second is better, -1 the
 first; 0 neither.
 """
-PairChoice = Literal["broken", "fixed", "both_wrong"]
+PairChoice = Literal["broken", "fixed", "both_wrong", "both_right"]
 
 
-def group_pairs(ctx: Context, comparison: Comparison) -> dict[PairChoice, list[str]]:
-    """Return the hashes, in order, of the items that the second broke or fixed, or that both have wrong.
+def group_pairs(ctx: Context, pair: Pair, *, text: str = "") -> dict[PairChoice, list[str]]:
+    """Return the hashes, in the order of the benchmark, of the items that the second broke or fixed, or that both have
+    wrong or right; with `text` those where one of the two contains it.
 
     Only for metrics where more is better and 1 is right.
     """
-    first, second = comparison.first.id, comparison.second.id
-    value = EvaluationItem.values[item_metric(comparison.metric)].as_float()
-    query = select(EvaluationItem.evaluation_id, EvaluationItem.item_hash, EvaluationItem.position, value)
-    sides: dict[str, dict[str, float]] = {first: {}, second: {}}
-    with ctx.db.read() as session:
-        ordered = query.where(EvaluationItem.evaluation_id.in_([first, second])).order_by(EvaluationItem.position)
-        for evaluation_id, item_hash, _, score in session.execute(ordered):
-            if score is not None:
-                sides[evaluation_id][item_hash] = float(score)
-    groups: dict[PairChoice, list[str]] = {"broken": [], "fixed": [], "both_wrong": []}
-    for key, before in sides[first].items():
-        after = sides[second].get(key)
-        if after is None:
+    first, second = read_index(ctx, pair.first), read_index(ctx, pair.second)
+    metric = item_metric(pair.metric)
+    before, after = (index.columns.get(metric, [None] * len(index)) for index in (first, second))
+    kept = _containing(ctx, pair, text) if text.strip() else None
+    groups: dict[PairChoice, list[str]] = {"broken": [], "fixed": [], "both_wrong": [], "both_right": []}
+    for row, key in enumerate(first.hashes):
+        other = second.rows.get(key)
+        if other is None or (kept is not None and key not in kept):
             continue
-        if before != after:
-            groups["fixed" if after > before else "broken"].append(key)
-        elif before < 1.0:
-            groups["both_wrong"].append(key)
+        value, then = before[row], after[other]
+        if value is None or then is None:
+            continue
+        if value != then:
+            groups["fixed" if then > value else "broken"].append(key)
+        else:
+            groups["both_wrong" if value < 1.0 else "both_right"].append(key)
     return groups
 
 
-def read_paired_items(ctx: Context, comparison: Comparison, hashes: Sequence[str]) -> list[Flip]:
+def _containing(ctx: Context, pair: Pair, text: str) -> set[str]:
+    hashes = set[str]()
+    for side in (pair.first, pair.second):
+        index, having = read_index(ctx, side), search_items(ctx, side, text)
+        hashes.update(key for key, position in zip(index.hashes, index.positions, strict=True) if position in having)
+    return hashes
+
+
+def read_paired_items(ctx: Context, pair: Pair, hashes: Sequence[str]) -> list[Flip]:
     """Return items of both evaluations by their hashes, in that order."""
-    first, second = comparison.first.id, comparison.second.id
-    views: dict[str, dict[str, ItemView]] = {first: {}, second: {}}
-    rows = select(EvaluationItem).where(
-        EvaluationItem.evaluation_id.in_([first, second]), EvaluationItem.item_hash.in_(hashes)
+    first, second = (
+        read_items(ctx, side, [read_index(ctx, side).rows[key] for key in hashes]) for side in (pair.first, pair.second)
     )
-    with ctx.db.read() as session:
-        for row in session.scalars(rows):
-            views[row.evaluation_id][row.item_hash] = ItemView(
-                row.item_hash, row.position, dict(row.values), dict(row.shown)
-            )
-    return [Flip(views[first][key], views[second][key]) for key in hashes]
+    return [Flip(one, other) for one, other in zip(first, second, strict=True)]
 
 
 def disagreeing_items(ctx: Context, evaluation: EvaluationView) -> frozenset[int] | None:
@@ -84,7 +84,7 @@ def disagreeing_items(ctx: Context, evaluation: EvaluationView) -> frozenset[int
     return frozenset(item.position for item, side in judged if side and (side > 0) != (item.values[metric] >= 1.0))
 
 
-def disagreeing_pairs(ctx: Context, comparison: Comparison) -> list[str] | None:
+def disagreeing_pairs(ctx: Context, comparison: Pair) -> list[str] | None:
     """Return the hashes of the items on which a pairwise judge does not prefer the better score's side; None where none
     was judged.
     """

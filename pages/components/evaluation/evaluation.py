@@ -12,7 +12,7 @@ from backend.domain.wording import percent, plural
 from backend.services.context import Context, Person
 from backend.services.evaluation.baselines import compare_across
 from backend.services.evaluation.board import void_reason_of
-from backend.services.evaluation.comparisons import ALPHA, Comparison, compare, list_comparable
+from backend.services.evaluation.comparisons import ALPHA, Comparison, compare, list_comparable, open_pair
 from backend.services.evaluation.evaluations import EvaluationView, launch_again
 from pages.components import routes
 from pages.components.charts.style import STATIC
@@ -23,7 +23,13 @@ from pages.components.evaluation.check import draw_check
 from pages.components.evaluation.details import draw_evaluation_details
 from pages.components.evaluation.endpoints import draw_subject
 from pages.components.evaluation.exchange import draw_downloads
-from pages.components.evaluation.items import draw_items, draw_pairs
+from pages.components.evaluation.items import (
+    draw_item_page,
+    draw_items,
+    draw_pair_page,
+    draw_pairs,
+    is_item_open,
+)
 from pages.components.evaluation.safety import draw_safety_report
 from pages.components.evaluation.scores import interval_text, p_text, score_label, score_text
 from pages.components.evaluation.subgroups import draw_subgroups
@@ -39,7 +45,10 @@ MAX_LINK = 32
 
 
 def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) -> None:
-    """Draw an evaluation: progress or failure, scores, settings, items, comparisons."""
+    """Draw an evaluation: progress or failure, scores, settings, items, comparisons; or the item of the address."""
+    if is_item_open():
+        draw_item_page(ctx, evaluation)
+        return
     with st.container(horizontal=True, vertical_alignment="center"):
         object_heading(f"{evaluation.checkpoint} on {evaluation.benchmark}", width="content")
         status_badge(evaluation.status, ready="finished")
@@ -62,7 +71,6 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
         if evaluation.kind is EvaluationKind.GENERATION:
             row_link("Judge the answers", page=PAGE, query={"judges": evaluation.id}, icon="gavel", key="eval_judge")
         _draw_again(ctx, person, evaluation)
-    st.subheader("Items", anchor=False)
     draw_items(ctx, evaluation)
 
 
@@ -208,7 +216,12 @@ def _draw_partner(ctx: Context, evaluation: EvaluationView) -> None:
 
 
 def draw_paired_comparison(ctx: Context, first_id: str, second_id: str) -> None:
-    """Draw the paired comparison of two evaluations: difference, significance, and the items that changed."""
+    """Draw the paired comparison of two evaluations: difference, significance, and the items that changed; or the
+    item of the address.
+    """
+    if is_item_open():
+        draw_pair_page(ctx, open_pair(ctx, first_id, second_id))
+        return
     comparison = compare(ctx, first_id, second_id)
     first, second = comparison.first.checkpoint, comparison.second.checkpoint
     noun = comparison.first.facts.unit.removesuffix("s")

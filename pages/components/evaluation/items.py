@@ -1,138 +1,427 @@
-"""Items of evaluations as plain text: question, expected answer, outcome."""
+"""Sample browser: the items of an evaluation or of two side by side, searched and filtered, and one item as a page.
+
+What is shown is in the address: `items` (outcome), `search`, `filter`, `page`, and `item`, the number of the one shown.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import streamlit as st
 
 from backend.domain.evaluation.config import EvaluationKind
+from backend.domain.filters import EXAMPLES, FilterError
 from backend.domain.wording import plural
+from backend.errors import NotFound
 from backend.services.context import Context
-from backend.services.evaluation.comparisons import Comparison, Flip
+from backend.services.evaluation.comparisons import Comparison, Flip, Pair
 from backend.services.evaluation.contamination import check_contamination
 from backend.services.evaluation.evaluations import EvaluationView
-from backend.services.evaluation.items import ItemView, Which, list_items
+from backend.services.evaluation.items import (
+    ItemQuery,
+    ItemView,
+    Which,
+    find_items,
+    get_item,
+    list_answers,
+    read_index,
+    read_items,
+)
 from backend.services.evaluation.pairs import disagreeing_items, disagreeing_pairs, group_pairs, read_paired_items
 from backend.services.evaluation.safety.probes import is_probe
-from pages.components.evaluation.folding import folded
-from pages.components.evaluation.safety import draw_safety_item, draw_safety_items
+from pages.components import routes
+from pages.components.evaluation.folding import FOLDED, folded
+from pages.components.evaluation.safety import draw_safety_item
 from pages.components.evaluation.scores import is_share, score_label, score_text
-from pages.components.frame import plain
+from pages.components.frame import handled, object_heading, plain, show_error
+from pages.components.links import row_link
+from pages.components.tables import draw_table
 
-PAGE = 10
-Choice = Which | Literal["contaminated", "judge"]
+PAGE = routes.EVALUATIONS
+SHOWN = 10
+EXCERPT = 1200
+"""Characters of a text in the list; an item's own page has it whole."""
 DISAGREED = "Disagreed with judge"
-WHICH: dict[EvaluationKind, dict[Choice, str]] = {
+SCORED = {"wrong": "Wrong", "right": "Right", "truncated": "Truncated", "all": "All"}
+WHICH = {
     EvaluationKind.PERPLEXITY: {"all": "In order", "wrong": "Highest loss", "right": "Lowest loss"},
-    EvaluationKind.MULTIPLE_CHOICE: {"wrong": "Wrong", "right": "Right", "truncated": "Truncated", "all": "All"},
-    EvaluationKind.GENERATION: {"wrong": "Wrong", "right": "Right", "truncated": "Truncated", "all": "All"},
+    EvaluationKind.MULTIPLE_CHOICE: SCORED,
+    EvaluationKind.GENERATION: SCORED,
+}
+PAIRS = {
+    "broken": "Broken",
+    "fixed": "Fixed",
+    "both_wrong": "Both wrong",
+    "both_right": "Both right",
+    "judge": DISAGREED,
+    "changed": "Changed",
 }
 
 
+def is_item_open() -> bool:
+    """Return whether the address names one item."""
+    return "item" in st.query_params
+
+
 def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
-    """Draw an evaluation's items, ten per page, wrong ones first."""
-    if is_probe(ctx, evaluation.version_id):
-        draw_safety_items(ctx, evaluation)
-        return
-    words = dict(WHICH[evaluation.kind])
-    contaminated = check_contamination(ctx, evaluation, with_scores=False).positions
-    if contaminated:
-        words["contaminated"] = "Contaminated"
-    disagreeing = disagreeing_items(ctx, evaluation)
-    if disagreeing is not None:
-        words["judge"] = DISAGREED
-    chosen_positions = {"contaminated": contaminated, "judge": disagreeing or frozenset()}
+    """Draw an evaluation's items page by page, wrong ones first, with search and filter."""
+    st.subheader("Items", anchor=False)
+    choices = _choices(ctx, evaluation)
+    index = read_index(ctx, evaluation)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        which = st.segmented_control(
+        which = _draw_choice(choices, default=next(iter(choices)))
+        text = _draw_text("Search items", "search", placeholder="Question or answer", width=180)
+        expression = _draw_text("Filter", "filter", placeholder="score < 1 and item <= 200", width=225)
+        with st.popover("Fields", icon=":material/data_object:"):
+            _draw_fields(ctx, evaluation)
+    try:
+        rows = find_items(ctx, evaluation, _query(ctx, evaluation, which, text=text, expression=expression))
+    except FilterError as error:
+        _draw_filter_error(error, expression)
+        return
+    at = _draw_place(len(rows), of=len(index))
+    if not rows:
+        st.caption("Items appear here as they are scored." if evaluation.is_active else "No such items.")
+    for item in read_items(ctx, evaluation, rows[at : at + SHOWN]):
+        with st.container(border=True, gap="xsmall"):
+            draw_item(evaluation.kind, item, key=evaluation.id)
+
+
+def draw_item_page(ctx: Context, evaluation: EvaluationView) -> None:
+    """Draw the item that the address names: texts whole, examples folded, values, and what others answered."""
+    item = get_item(ctx, evaluation, st.query_params["item"])
+    given = st.query_params.get("items", "")
+    choices = _choices(ctx, evaluation)
+    object_heading(f"Item {item.number:,} of {evaluation.checkpoint} on {evaluation.benchmark}")
+    which = given if given in choices else next(iter(choices))
+    numbers = _numbers(ctx, evaluation, which)
+    if item.number not in numbers and not given:  # a bare link names an item, not a list
+        which, numbers = "all", _numbers(ctx, evaluation, "all")
+    _draw_steps(numbers, item.number, named=choices[which])
+    if item.shown.get("safety"):
+        draw_safety_item(item)
+    else:
+        _draw_whole(evaluation, item)
+    _draw_values(item)
+    others = list_answers(ctx, evaluation, item)
+    if others:
+        st.subheader("The same item answered by others", anchor=False)
+        for other, answered in others:
+            with st.container(border=True, gap="xsmall"):
+                row_link(
+                    other.checkpoint,
+                    page=PAGE,
+                    query={"evaluation": other.id, "item": str(answered.number)},
+                    icon="grading",
+                    key=f"other_{other.id}",
+                )
+                with folded(bool(answered.shown.get("safety"))):
+                    _draw_answer(other.kind, other.main_metric, answered)
+
+
+def _numbers(ctx: Context, evaluation: EvaluationView, which: str) -> list[int]:
+    """Return the numbers of the items in the list that the address describes; none by a wrong filter."""
+    text, expression = (st.query_params.get(name, "") for name in ("search", "filter"))
+    positions = read_index(ctx, evaluation).positions
+    try:
+        rows = find_items(ctx, evaluation, _query(ctx, evaluation, which, text=text, expression=expression))
+    except FilterError:
+        return []
+    return [positions[row] + 1 for row in rows]
+
+
+def _choices(ctx: Context, evaluation: EvaluationView) -> dict[str, str]:
+    """Return the outcomes by which items are chosen, the first shown first."""
+    if is_probe(ctx, evaluation.version_id):
+        return {
+            "all": "All",
+            **({"truncated": "Truncated"} if evaluation.kind is not EvaluationKind.PERPLEXITY else {}),
+        }
+    words = dict(WHICH[evaluation.kind])
+    if check_contamination(ctx, evaluation, with_scores=False).positions:
+        words["contaminated"] = "Contaminated"
+    if disagreeing_items(ctx, evaluation) is not None:
+        words["judge"] = DISAGREED
+    return words
+
+
+def _query(ctx: Context, evaluation: EvaluationView, which: str, *, text: str, expression: str) -> ItemQuery:
+    positions: frozenset[int] | None = None
+    if which == "contaminated":
+        positions = check_contamination(ctx, evaluation, with_scores=False).positions
+    elif which == "judge":
+        positions = disagreeing_items(ctx, evaluation) or frozenset()
+    outcomes: dict[str, Which] = {"wrong": "wrong", "right": "right", "truncated": "truncated"}
+    return ItemQuery(outcomes.get(which, "all"), text, expression, positions)
+
+
+def _set_address(changes: Mapping[str, str]) -> None:
+    for name, value in changes.items():
+        if value:
+            st.query_params[name] = value
+        else:
+            st.query_params.pop(name, None)
+
+
+def _draw_choice(words: Mapping[str, str], *, default: str) -> str:
+    """Draw the choice of items, which the address keeps."""
+    given = st.query_params.get("items", default)
+    st.session_state["items_which"] = given if given in words else default
+
+    def store() -> None:
+        chosen = st.session_state["items_which"]
+        _set_address({"items": "" if chosen == default else chosen, "page": ""})
+
+    return str(
+        st.segmented_control(
             "Items",
             list(words),
-            default=next(iter(words)),
             required=True,
-            format_func=lambda k: words[k],
-            key=f"items_which_{evaluation.id}",
-            label_visibility="collapsed",
+            format_func=lambda name: words[name],
+            key="items_which",
+            on_change=handled(store),
         )
-        positions = chosen_positions.get(which)
-        outcome: Which = "all" if which == "contaminated" or which == "judge" else which
-        _, total = list_items(ctx, evaluation.id, which=outcome, positions=positions, limit=1)
-        pages = max(1, -(-total // PAGE))
-        number = 1
+    )
+
+
+def _draw_text(label: str, name: str, *, placeholder: str, width: int) -> str:
+    """Draw a field of text that the address keeps."""
+    key = f"items_{name}"
+    st.session_state[key] = st.query_params.get(name, "")
+
+    def store() -> None:
+        _set_address({name: (st.session_state[key] or "").strip(), "page": ""})
+
+    return st.text_input(label, key=key, placeholder=placeholder, on_change=handled(store), width=width) or ""
+
+
+def _draw_place(total: int, *, of: int) -> int:
+    """Draw how many items there are and, of several pages, which is shown; return the place of its first item."""
+    pages = max(1, -(-total // SHOWN))
+    given = st.query_params.get("page", "1")
+    number = min(pages, max(1, int(given))) if given.isascii() and given.isdecimal() and len(given) < 9 else 1
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(plural(total, "item") + (f" of {of:,}" if of != total else ""), width="content")
         if pages > 1:
-            number = int(
-                st.number_input(f"Page, 1 to {pages}", 1, pages, key=f"items_page_{evaluation.id}_{which}", width=130)
+            st.session_state["items_page"] = number
+
+            def store() -> None:
+                _set_address({"page": str(st.session_state["items_page"])})
+
+            st.number_input(
+                f"Page, 1 to {pages}",
+                1,
+                pages,
+                key="items_page",
+                on_change=handled(store),
+                width=140,
+                label_visibility="collapsed",
             )
-        st.caption(plural(total, "item"), width="content")
-    items, _ = list_items(
-        ctx, evaluation.id, which=outcome, positions=positions, offset=(number - 1) * PAGE, limit=PAGE
-    )
-    if not items:
-        st.caption("Items appear here as they are scored." if evaluation.is_active else "No such items.")
-    for item in items:
-        with st.container(border=True, gap="xsmall"):
-            if item.shown.get("safety"):
-                draw_safety_item(item)
-            else:
-                draw_item(evaluation.kind, item)
+            st.caption(f"of {plural(pages, 'page')}", width="content")
+    return (number - 1) * SHOWN
 
 
-def draw_item(kind: EvaluationKind, item: ItemView) -> None:
-    """Draw one item. Its texts come from a dataset or a network and are shown as plain text."""
-    if item.shown.get("prompt"):
-        with st.popover("Full prompt", icon=":material/article:"):
-            st.text(str(item.shown["prompt"]))
+def _draw_steps(numbers: Sequence[int], number: int, *, named: str) -> None:
+    """Draw the way back to the list, and the ways to the items before and after."""
+    place = numbers.index(number) if number in numbers else None
+    before = numbers[place - 1] if place else None
+    after = numbers[place + 1] if place is not None and place + 1 < len(numbers) else None
+    with st.container(horizontal=True, vertical_alignment="center"):
+        page = "" if place is None or place < SHOWN else str(place // SHOWN + 1)
+        st.button(
+            "List",
+            icon=":material/list:",
+            key="item_list",
+            shortcut="Escape",
+            on_click=handled(_set_address),
+            args=({"item": "", "page": page},),
+        )
+        for label, icon, shortcut, target in (
+            ("Previous", "chevron_left", "Left", before),
+            ("Next", "chevron_right", "Right", after),
+        ):
+            st.button(
+                label,
+                icon=f":material/{icon}:",
+                key=f"item_{label.lower()}",
+                shortcut=shortcut,
+                disabled=target is None,
+                on_click=handled(_set_address),
+                args=({"item": str(target)},),
+            )
+        where = "not among the listed items" if place is None else f"{place + 1:,} of {len(numbers):,}"
+        st.caption(plain(f"{where} ({named.lower()})" if place is not None else where), width="content")
+
+
+def _draw_fields(ctx: Context, evaluation: EvaluationView) -> None:
+    """Draw what filters may name, with the values that there are."""
+    index = read_index(ctx, evaluation)
+    fields, read = index.fields(evaluation.main_metric), index.reader(evaluation.main_metric)
+    st.caption("Join conditions with `and`, `or`, `not` and parentheses. `score` is the main metric.")
+    rows = []
+    for name, one in fields.items():
+        reader = read(name)
+        values = [value for row in range(len(index)) if (value := reader(row)) is not None]
+        numbers = [float(value) for value in values if isinstance(value, int | float)]
+        shown = f"{min(numbers):.4g} to {max(numbers):.4g}" if numbers else ", ".join(sorted(set(map(str, values)))[:8])
+        rows.append({"Field": name, "Values": shown or EXAMPLES[one.kind]})
+    st.dataframe(rows, hide_index=True, width=420, height=300, alt="Fields of items")
+
+
+def _draw_filter_error(error: FilterError, text: str) -> None:
+    show_error(error)
+    mark = " " * error.position + "^" * min(error.length, max(1, len(text) - error.position))
+    st.code(f"{' '.join(text.splitlines())}\n{mark}", language=None)
+
+
+def draw_item(kind: EvaluationKind, item: ItemView, *, key: str) -> None:
+    """Draw one item in a list. Its texts come from a dataset or a network and are shown as plain text."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        _draw_item_link(item.number, key=key)
+        if item.shown.get("subgroup"):
+            st.caption(plain(str(item.shown["subgroup"])), width="content")
+    if item.shown.get("safety"):
+        draw_safety_item(item)
+        return
     if kind is EvaluationKind.PERPLEXITY:
-        bits = item.values.get("bits_per_byte")
-        words = f"{bits:.3f} bits per byte" if bits is not None else "no tokens scored"
-        st.caption(f"{words}, {int(item.values.get('tokens', 0)):,} tokens")
-        st.text(str(item.shown.get("text", "")))
+        st.caption(_loss(item))
+        st.text(_excerpt(item.shown.get("text", "")))
         return
-    st.text(str(item.shown.get("question") or "(no question, choices only)"))
-    if kind is EvaluationKind.MULTIPLE_CHOICE:
-        _draw_choices(item.shown)
-        return
-    right = item.values.get("exact_match") == 1.0
-    _mark(
-        right,
-        "answered",
-        str(item.shown.get("completion") or "(nothing)"),
-        contained=item.values.get("contains") == 1.0,
+    st.text(_excerpt(item.shown.get("question") or "(no question, choices only)"))
+    _draw_answer(kind, "", item)
+    if kind is EvaluationKind.GENERATION:
+        draw_expected(item.shown.get("answer"))
+        _draw_notes(item, cut=True)
+
+
+def _draw_item_link(number: int, *, key: str) -> None:
+    st.button(
+        f"Item {number:,}",
+        type="tertiary",
+        icon=":material/open_in_full:",
+        key=f"item_{key}_{number}",
+        on_click=handled(_set_address),
+        args=({"item": str(number)},),
     )
-    draw_expected(item.shown.get("answer"))
-    if item.shown.get("judge"):
+
+
+def _draw_whole(evaluation: EvaluationView, item: ItemView) -> None:
+    kind, shown = evaluation.kind, item.shown
+    if kind is EvaluationKind.PERPLEXITY:
+        st.caption(_loss(item))
+        st.text(str(shown.get("text", "")))
+        return
+    question, prompt = str(shown.get("question") or ""), str(shown.get("prompt") or "")
+    _draw_prompt(question, prompt, shots=num_examples(evaluation))
+    st.caption("Question")
+    st.text(question or "(no question, choices only)")
+    st.caption("Choices" if kind is EvaluationKind.MULTIPLE_CHOICE else "Answer")
+    _draw_answer(kind, "", item, cut=False)
+    for place, text in enumerate((shown.get("samples") or [])[1:], 2):
+        with st.expander(f"Sample {place}"):
+            st.text(str(text) or "(nothing)")
+    if kind is EvaluationKind.GENERATION:
+        draw_expected(shown.get("answer"))
+        _draw_notes(item, cut=False)
+
+
+def num_examples(evaluation: EvaluationView) -> int:
+    """Return how many solved examples stand before each question."""
+    task = evaluation.config.task
+    return task.fewshot.count if task is not None else evaluation.config.shots
+
+
+def _draw_prompt(question: str, prompt: str, *, shots: int) -> None:
+    """Draw what the network was shown, folded: the examples before the question apart."""
+    before, found, _ = prompt.rpartition(question) if question else ("", "", "")
+    with st.container(horizontal=True):
+        if shots and found and before.strip():
+            with st.expander(f"Few-shot examples ({shots})", icon=":material/school:"):
+                st.text(before.strip())
+        if prompt and prompt.strip() != question.strip():
+            with st.expander("Full prompt", icon=":material/article:"):
+                st.text(prompt)
+
+
+def _draw_answer(kind: EvaluationKind, metric: str, item: ItemView, *, cut: bool = True) -> None:
+    """Draw what a network answered, and whether it is right; of a text its loss."""
+    if kind is EvaluationKind.PERPLEXITY:
+        st.caption(plain(_outcome(metric, item.values.get(metric))) if metric else _loss(item))
+    elif kind is EvaluationKind.MULTIPLE_CHOICE:
+        _draw_choices(item.shown)
+    else:
+        text = str(item.shown.get("completion") or "(nothing)")
+        right, contained = item.values.get("exact_match") == 1.0, item.values.get("contains") == 1.0
+        _mark(right, "answered", _excerpt(text) if cut else text, contained=contained)
+
+
+def _draw_notes(item: ItemView, *, cut: bool) -> None:
+    """Draw what was extracted from the answer, the judge's words, and why there is no answer."""
+    shown = item.shown
+    for name, text in zip(shown.get("filters") or [], shown.get("extracted") or [], strict=False):
+        _draw_line(f"Extracted ({name})", str(text))
+    if shown.get("judge"):
         st.caption("Judge" if item.values.get("unjudged") is None else "Judge (no verdict)")
-        st.text(str(item.shown["judge"]))
-    if item.shown.get("failed"):
-        st.caption(f":material/warning: {plain(str(item.shown['failed']))}")
+        st.text(_excerpt(shown["judge"]) if cut else str(shown["judge"]))
+    if shown.get("failed"):
+        st.caption(f":material/warning: {plain(str(shown['failed']))}")
+
+
+def _draw_values(item: ItemView) -> None:
+    if not item.values:
+        st.caption("This item has no values: it is missing from the scores.")
+        return
+    rows = [
+        {"Metric": score_label(name), "Value": score_text(name, value)} for name, value in sorted(item.values.items())
+    ]
+    with st.expander("All values", icon=":material/data_object:"):
+        draw_table(rows, key="item_values", alt="Values of the item")
+
+
+def _excerpt(text: object) -> str:
+    shown = str(text)
+    return shown if len(shown) <= EXCERPT else f"{shown[:EXCERPT]} …"
+
+
+def _loss(item: ItemView) -> str:
+    bits = item.values.get("bits_per_byte")
+    words = f"{bits:.3f} bits per byte" if bits is not None else "no tokens scored"
+    return f"{words}, {int(item.values.get('tokens', 0)):,} tokens"
 
 
 def draw_expected(answer: Any) -> None:
     """Draw the expected answer, or all accepted ones; nothing if the item has none."""
     answers = answer if isinstance(answer, list) else [] if answer is None else [answer]
     if answers:
-        st.caption("Expected")
-        st.text("  ·  ".join(str(one).strip() for one in answers))
+        _draw_line("Expected", "  ·  ".join(str(one).strip() for one in answers))
+
+
+def _draw_line(label: str, text: str) -> None:
+    """Draw a short text behind its label, a long one below it."""
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        st.caption(plain(label), width="content")
+        st.text(text or "(nothing)", width="content")
 
 
 def _draw_choices(shown: dict[str, Any]) -> None:
-    scores = shown.get("logprobs") or []
+    scores, answer = shown.get("logprobs") or [], shown.get("answer")
+    right = answer if isinstance(answer, list) else [answer]
     for index, choice in enumerate(shown.get("choices") or []):
         score = f"{scores[index]:.2f}" if index < len(scores) else ""
         with st.container(horizontal=True, gap="small", vertical_alignment="center"):
             st.text(str(choice).strip(), width="content")
-            if choice == shown.get("answer"):
+            if choice in right:
                 st.badge("right", icon=":material/check:", color="green")
             if choice == shown.get("chosen"):
-                st.badge(
-                    "chosen", icon=":material/touch_app:", color="blue" if choice == shown.get("answer") else "red"
-                )
+                st.badge("chosen", icon=":material/touch_app:", color="blue" if choice in right else "red")
             st.caption(score, width="content")
     if int(shown.get("tied") or 1) > 1:
         st.caption(f"{shown['tied']} choices tie, so the credit is split.")
 
 
 def _mark(right: bool, word: str, text: str, *, contained: bool) -> None:
-    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+    with st.container(horizontal=True, gap="small", vertical_alignment="top"):
         if right:
             st.badge(word, icon=":material/check:", color="green")
         elif contained:
@@ -151,55 +440,76 @@ def _outcome(metric: str, value: float | None) -> str:
     return {0.0: "wrong", 1.0: "right"}.get(value, "tie, credit split")
 
 
-PAIRS = {"broken": "Broken", "fixed": "Fixed", "both_wrong": "Both wrong", "judge": DISAGREED}
-
-
 def draw_pairs(ctx: Context, comparison: Comparison) -> None:
-    """Draw items of two evaluations side by side: broken or fixed by the second, or wrong in both; of texts, those that
-    differ.
+    """Draw items of two evaluations side by side: broken or fixed by the second, or wrong or right in both; of texts,
+    those that differ, the largest differences first.
     """
-    kind, names = comparison.first.kind, (comparison.first.checkpoint, comparison.second.checkpoint)
+    kind = comparison.first.kind
+    text = st.query_params.get("search", "")
+    groups = _pair_groups(ctx, comparison, text=text)
     if kind is EvaluationKind.PERPLEXITY:
-        number = _draw_page(len(comparison.flips), key="flips_page")
-        shown: list[Flip] = list(comparison.flips[(number - 1) * PAGE : number * PAGE])
-    else:
-        groups: dict[str, list[str]] = dict(group_pairs(ctx, comparison).items())
-        disagreeing = disagreeing_pairs(ctx, comparison)
-        if disagreeing is not None:
-            groups["judge"] = disagreeing
-        with st.container(horizontal=True, vertical_alignment="bottom"):
-            choice = st.segmented_control(
-                "Items",
-                list(groups),
-                default=next((name for name, members in groups.items() if members), "broken"),
-                required=True,
-                format_func=lambda name: f"{PAIRS[name]} ({len(groups[name]):,})",
-                key=f"pairs_choice_{comparison.first.id}_{comparison.second.id}",
-                label_visibility="collapsed",
-            )
-            number = _draw_page(len(groups[choice]), key=f"pairs_page_{choice}")
-        shown = read_paired_items(ctx, comparison, groups[choice][(number - 1) * PAGE : number * PAGE])
-    if not shown:
+        groups = {"changed": [flip.first.item_hash for flip in comparison.flips]}
+    first = next((name for name, members in groups.items() if members), "broken")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        if kind is EvaluationKind.PERPLEXITY:
+            choice = "changed"
+        else:
+            names = {name: f"{PAIRS[name]} ({len(members):,})" for name, members in groups.items()}
+            choice = _draw_choice(names, default=first)
+            _draw_text("Search items", "search", placeholder="Question or answer", width=240)
+    if kind is not EvaluationKind.PERPLEXITY:
+        names_of = (comparison.first.checkpoint, comparison.second.checkpoint)
+        st.caption(plain("Broken: {} is right and {} is wrong. Fixed: the other way round.".format(*names_of)))
+    hashes = groups[choice]
+    at = _draw_place(len(hashes), of=len(hashes))
+    if not hashes:
         st.caption("No such items.")
-    for flip in shown:
-        _draw_flip(kind, comparison.metric, flip, names)
+    for flip in read_paired_items(ctx, comparison, hashes[at : at + SHOWN]):
+        with st.container(border=True, gap="xsmall"):
+            _draw_item_link(flip.first.number, key="pair")
+            _draw_flip(comparison, flip)
 
 
-def _draw_page(total: int, *, key: str) -> int:
-    pages = max(1, -(-total // PAGE))
-    return int(st.number_input(f"Page, 1 to {pages}", 1, pages, key=key, width=130)) if pages > 1 else 1
+def draw_pair_page(ctx: Context, pair: Pair) -> None:
+    """Draw the item that the address names as both evaluations have it."""
+    item = get_item(ctx, pair.first, st.query_params["item"])
+    if item.item_hash not in read_index(ctx, pair.second).rows:
+        raise NotFound(f"Only one of the two evaluations has item {item.number:,}.", remedy="Choose another item.")
+    object_heading(f"Item {item.number:,} of {pair.second.checkpoint} against {pair.first.checkpoint}")
+    groups = _pair_groups(ctx, pair, text=st.query_params.get("search", ""))
+    own = next((name for name, members in groups.items() if item.item_hash in members), "")
+    choice = st.query_params.get("items", own)
+    index = read_index(ctx, pair.first)
+    numbers = [index.positions[index.rows[key]] + 1 for key in groups.get(choice, [])]
+    _draw_steps(numbers, item.number, named=PAIRS.get(choice, choice))
+    (flip,) = read_paired_items(ctx, pair, [item.item_hash])
+    if not flip.first.shown.get("safety"):
+        question, prompt = str(item.shown.get("question") or ""), str(item.shown.get("prompt") or "")
+        _draw_prompt(question, prompt, shots=num_examples(pair.first))
+    _draw_flip(pair, flip, cut=False)
 
 
-def _draw_flip(kind: EvaluationKind, metric: str, flip: Flip, names: tuple[str, str]) -> None:
-    with st.container(border=True, gap="xsmall"), folded(bool(flip.first.shown.get("safety"))):
-        st.text(str(flip.first.shown.get("question") or flip.first.shown.get("text") or "(no question, choices only)"))
-        columns = st.columns(2)
-        for column, name, item in zip(columns, names, (flip.first, flip.second), strict=True):
+def _pair_groups(ctx: Context, pair: Pair, *, text: str) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = dict(group_pairs(ctx, pair, text=text).items())
+    disagreeing = disagreeing_pairs(ctx, pair)
+    if disagreeing is not None:
+        groups["judge"] = disagreeing
+    return groups
+
+
+def _draw_flip(pair: Pair, flip: Flip, *, cut: bool = True) -> None:
+    kind = pair.first.kind
+    with folded(bool(flip.first.shown.get("safety")), label=FOLDED):
+        question = flip.first.shown.get("question") or flip.first.shown.get("text") or "(no question, choices only)"
+        st.text(_excerpt(question) if cut else str(question))
+        for column, side, item in zip(st.columns(2), (pair.first, pair.second), (flip.first, flip.second), strict=True):
             with column:
-                st.caption(plain(f"{name}: {_outcome(metric, item.values.get(metric))}"))
+                st.caption(plain(f"{side.checkpoint}: {_outcome(pair.metric, item.values.get(pair.metric))}"))
                 if kind is EvaluationKind.MULTIPLE_CHOICE:
                     st.text(f"chose {str(item.shown.get('chosen', '')).strip()}")
                 elif kind is EvaluationKind.GENERATION:
-                    st.text(str(item.shown.get("completion") or "(nothing)"))
+                    answer = str(item.shown.get("completion") or "(nothing)")
+                    st.text(_excerpt(answer) if cut else answer)
+                    _draw_notes(item, cut=cut)
         if kind is not EvaluationKind.PERPLEXITY:
             draw_expected(flip.first.shown.get("answer"))

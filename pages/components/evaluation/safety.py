@@ -18,7 +18,7 @@ from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.evaluation.evaluations import EvaluationView
-from backend.services.evaluation.items import ItemView, list_items
+from backend.services.evaluation.items import ItemView
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line, list_agreements
 from backend.services.evaluation.safety.cards import SafetyCard, safety_card
 from backend.services.evaluation.safety.drifts import SafetyDrift
@@ -40,7 +40,7 @@ from pages.components.links import row_link
 from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.tables import draw_table
 
-PAGE = 10
+SHOWN_CHOICES = 10
 BADGES: dict[GateVerdict, tuple[Literal["green", "red", "orange"], str]] = {
     GateVerdict.PASS: ("green", ":material/check_circle:"),
     GateVerdict.FAIL: ("red", ":material/gpp_bad:"),
@@ -255,28 +255,10 @@ def _group_row(metric: str, group: GroupScore) -> dict[str, object]:
     return {"Group": group.group, "Value [95 % interval]": value, "Items": group.n}
 
 
-def draw_safety_items(ctx: Context, evaluation: EvaluationView) -> None:
-    """Draw the items of a safety evaluation, texts folded."""
-    _, total = list_items(ctx, evaluation.id, limit=1)
-    pages = max(1, -(-total // PAGE))
-    number = (
-        int(st.number_input(f"Page, 1 to {pages}", 1, pages, key=f"safety_page_{evaluation.id}", width=130))
-        if pages > 1
-        else 1
-    )
-    items, _ = list_items(ctx, evaluation.id, offset=(number - 1) * PAGE, limit=PAGE)
-    if not items:
-        st.caption("Items appear here as they are scored." if evaluation.is_active else "No items.")
-    for item in items:
-        with st.container(border=True, gap="xsmall"):
-            draw_safety_item(item)
-
-
 def draw_safety_item(item: ItemView) -> None:
     """Draw one item of a safety evaluation: its outcome, and its texts folded."""
     outcome = str(item.shown.get("outcome") or ("missing" if item.shown.get("missing") else ""))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.caption(f"Item {item.position + 1}", width="content")
         if outcome:
             st.badge(outcome, color=OUTCOME_COLOURS.get(outcome, "gray"))
         measured = {
@@ -296,7 +278,7 @@ def draw_texts(shown: dict[str, Any]) -> None:
         st.caption("Answer")
         st.text(str(shown.get("completion") or "(nothing)"))
     logprobs = shown.get("logprobs") or []
-    for index, choice in enumerate((shown.get("choices") or [])[:PAGE]):
+    for index, choice in enumerate((shown.get("choices") or [])[:SHOWN_CHOICES]):
         score = f"{logprobs[index]:.2f} nats  " if index < len(logprobs) else ""
         st.text(f"{score}{str(choice).strip()}")
 

@@ -37,6 +37,7 @@ class Rendered:
     `continuations` are scored after the context, joiner included; None where an answer is generated. `choices` are
     their texts without joiner. `gold` are the indices of the right ones. `turns` are the same prompt as messages; the
     answer begins with `answer_prefix`. `counted` is the text whose bytes and words a perplexity is counted in.
+    `question` is the item's own part of the context (of the first one): what follows the examples, or all without any.
     """
 
     form: RequestForm
@@ -52,6 +53,7 @@ class Rendered:
     subgroup: str | None
     cluster: str | None
     counted: str = ""
+    question: str = ""
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return the (context, continuation) pairs that are scored, one per choice."""
@@ -90,6 +92,7 @@ def render(task: TaskDefinition, row: Row, examples: Sequence[Row] = ()) -> Rend
         if item.contexts
         else None
     )
+    shown = contexts[0] if contexts else context
     turns = [Turn("system", instruction)] if instruction else []
     for example in solved:
         turns += [Turn("user", _question(task, example)), Turn("assistant", _answer_text(task, example))]
@@ -107,6 +110,7 @@ def render(task: TaskDefinition, row: Row, examples: Sequence[Row] = ()) -> Rend
         answer_prefix=prefix,
         subgroup=subgroup_of(task, item.columns, derived=True),
         counted=_counted(task, item),
+        question=shown.removeprefix(before) if solved else shown,
         cluster=str(evaluate(task.cluster, item.columns, path="cluster")) if task.cluster else None,
     )
 

@@ -17,14 +17,18 @@ from backend.domain.data.reports.report import (
     Packing,
     ReportQuestion,
 )
+from backend.domain.filters import FilterError
+from backend.domain.jobs.events import event_of
 from backend.domain.jobs.states import JobKind, Status
+from backend.errors import NotFound
+from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context
 from backend.services.data.reports import FORMAT
 from backend.services.evaluation.calibrations import read_calibration
-from backend.services.evaluation.comparisons import compare
+from backend.services.evaluation.comparisons import compare, open_pair
 from backend.services.evaluation.contamination import check_contamination
-from backend.services.evaluation.evaluations import EvaluationView, launch_evaluation
-from backend.services.evaluation.items import list_items
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
+from backend.services.evaluation.items import get_item, list_answers, list_items
 from backend.services.evaluation.pairs import group_pairs, read_paired_items
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import ANSWERS, CHOICES, add_benchmark, claim_of, evaluated, finish, item
@@ -51,7 +55,88 @@ def test_pairs_are_fixed_broken_or_wrong_in_both(world: Context) -> None:
         choice: [flip.first.position for flip in read_paired_items(world, comparison, hashes)]
         for choice, hashes in groups.items()
     }
-    assert places == {"fixed": [2], "broken": [1], "both_wrong": [3, 4]}
+    assert places == {"fixed": [2], "broken": [1], "both_wrong": [3, 4], "both_right": [0]}
+
+
+def answered(ctx: Context, checkpoint: str, answers: list[tuple[str, float]]) -> EvaluationView:
+    """An evaluation of generated answers, each with its exact match."""
+    launched = launch_evaluation(ctx, checkpoint=checkpoint, benchmark="questions", person=LOCAL)
+    items = [
+        item(n, {"exact_match": right, "prompt_tokens": 10.0 * n}, completion=text, answer=[str(n)])
+        for n, (text, right) in enumerate(answers)
+    ]
+    score = {"metric": "exact_match", "value": 0.5, "stderr": 0.1, "low": 0.3, "high": 0.7, "n": 4, "method": "Wilson"}
+    finish(ctx, claim_of(ctx, launched), items, scores=[score], facts={"unit": "items"})
+    return get_evaluation(ctx, launched.id)
+
+
+def test_items_are_searched_without_regard_to_case_and_filtered_by_their_values(world: Context) -> None:
+    add_benchmark(world, "questions", ANSWERS)
+    texts = ['Die ÄPFEL sind "rot"', "one\ntwo  three", "the ﬁle is 100%_done", "nothing"]
+    launched = answered(world, "Oak", list(zip(texts, [1.0, 0.0, 0.0, 1.0], strict=True)))
+
+    def found(**query: Any) -> list[int]:
+        items, total = list_items(world, launched.id, **query)
+        assert total == len(items)
+        return [one.number for one in items]
+
+    for text, numbers in {
+        "äpfel": [1],
+        'sind "ROT"': [1],
+        "one two three": [2],
+        "file": [3],  # written with a ligature
+        "100%_": [3],
+        "%": [3],
+        "_o": [],
+        "question": [1, 2, 3, 4],
+        "exact_match": [],  # names of metrics and other keys are not text
+    }.items():
+        assert found(text=text) == numbers, text
+    assert found(filter="score < 1 and prompt_tokens > 10") == [3]
+    assert found(filter="item in (1, 4)", which="right", text="NOTHING") == [4]
+    with pytest.raises(FilterError, match="At character 1: there is no field “scor”") as refused:
+        found(filter="scor < 1")
+    assert refused.value.remedy == "Did you mean score?"
+
+
+def test_an_item_is_found_by_its_number_and_beside_the_answers_of_others(world: Context) -> None:
+    add_benchmark(world, "questions", ANSWERS)
+    oak = answered(world, "Oak", [("zero", 0.0), ("1", 1.0)])
+    elm = answered(world, "Elm", [("0", 1.0), ("one", 0.0)])
+    shown = get_item(world, oak, "2")
+    assert (shown.number, shown.shown["completion"]) == (2, "1")
+    assert [(one.checkpoint, other.shown["completion"]) for one, other in list_answers(world, oak, shown)] == [
+        ("Elm", "one")
+    ]
+    assert [one.checkpoint for one, _ in list_answers(world, elm, shown)] == ["Oak"]
+    for wrong in ("3", "0", "-1", "two", "1e9", "9" * 30, "²"):
+        with pytest.raises(NotFound, match=f"has no item “{wrong}") as refused:
+            get_item(world, oak, wrong)
+        assert refused.value.remedy == "Its 2 items have numbers from 1 to 2."
+
+
+def test_pairs_are_searched_on_both_sides(world: Context) -> None:
+    add_benchmark(world, "questions", ANSWERS)
+    oak = answered(world, "Oak", [("zero", 0.0), ("1", 1.0), ("2", 1.0)])
+    elm = answered(world, "Elm", [("nil", 0.0), ("one", 0.0), ("2", 1.0)])
+    pair = open_pair(world, oak.id, elm.id)
+    for text, sizes in {
+        "": [1, 0, 1, 1],
+        "one": [1, 0, 0, 0],
+        "ZERO": [0, 0, 1, 0],
+        "question 2": [0, 0, 0, 1],
+    }.items():
+        assert [len(hashes) for hashes in group_pairs(world, pair, text=text).values()] == sizes, text
+
+
+def test_items_of_a_running_evaluation_are_read_again(world: Context) -> None:
+    add_benchmark(world, "questions", ANSWERS)
+    launched = launch_evaluation(world, checkpoint="Oak", benchmark="questions", person=LOCAL)
+    claim = claim_of(world, launched)
+    assert list_items(world, launched.id, text="seven") == ([], 0)
+    with world.db.write() as session:
+        outcomes.record_events(session, world, claim, [event_of(item(6, {"exact_match": 1.0}, completion="seven"))])
+    assert [one.number for one in list_items(world, launched.id, text="seven")[0]] == [7]
 
 
 def test_truncated_items_lost_part_of_prompt_or_answer(world: Context) -> None:

@@ -49,6 +49,8 @@ def test_examples_stand_between_instruction_and_prompt_as_lm_eval_writes_them() 
         ("assistant", "Rome"),
         ("user", "Question: Capital of France?\nAnswer:"),
     ]
+    assert rendered.question == "Question: Capital of France?\nAnswer:"
+    assert render(task, ROW).question == "Answer.\n\nQuestion: Capital of France?\nAnswer:"
 
 
 def test_letters_are_scored_where_the_prompt_shows_the_choices() -> None:
@@ -76,6 +78,7 @@ answer: "(answer | int) - 1"
     shown = "Ann paid Sue because Ann owed money.\n\n"
     assert rendered.pairs() == [(shown + f"Ann paid Sue because {name}", " owed money.") for name in ("Ann", "Sue")]
     assert rendered.gold == (0,)
+    assert rendered.question == "Ann paid Sue because Ann"
 
 
 def test_a_text_is_scored_whole_and_a_continuation_behind_its_prompt() -> None:
