@@ -87,3 +87,17 @@ def test_a_verdict_shows_difference_interval_threshold_and_what_settles_it(world
     app.selectbox(key=f"gate_endpoint_{gate.id}").select("tales").run()
     app.button(key=f"gate_require_{gate.id}").click().run()
     assert list_gates(world)[0].endpoints == ("tales",)
+
+
+def test_the_form_of_a_gate_names_its_benchmark_and_how_likely_it_passes_and_fails(world: Context) -> None:
+    app = open_page(PAGE, gates="1")
+    app.selectbox(key="gate_champion").set_value(resolve_checkpoint(world, "Oak").id)
+    app.multiselect(key="gate_benchmarks").select("facts@1").run()
+    assert_sound(app)
+    (warned,) = [one.value.replace("\\", "") for one in app.warning if "On facts@1" in one.value]
+    assert warned.startswith("On facts@1, 40 items: an equal checkpoint passes in ")
+    for words_of in ("worse by 4 points fails in", "worse by 2 points passes in at most 2.2 %", "measured in 1 pair"):
+        assert words_of in warned, warned
+    assert "items would pass it in 80 %" in warned
+    app.number_input(key="gate_margin").set_value(60.0).run()
+    assert not [one for one in app.warning if "On facts@1" in one.value]

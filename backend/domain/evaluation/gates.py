@@ -17,6 +17,7 @@ import scipy
 from backend.domain.evaluation.gate_config import BenchmarkVerdict, GateBenchmark, GateConfig, GateVerdict
 from backend.domain.statistics.multiplicity import holm
 from backend.domain.statistics.paired import PairedComparison
+from backend.domain.statistics.power import items_needed, power_of
 from backend.domain.wording import percent
 
 PLANNED_POWER = 0.8
@@ -83,6 +84,68 @@ class Evidence:
     def over_all(self, difference: float) -> float:
         """Return the part of a difference over all items that the clear ones make up."""
         return (1 - self.unclear) * difference
+
+
+@dataclass(frozen=True)
+class PlannedPower:
+    """What the first look at a benchmark of `n` items promises, before a candidate is judged.
+
+    `passes`: chance to PASS a candidate whose true difference is the expected one (superiority: twice the margin).
+    `fails`: chance to FAIL one that is truly worse by twice the margin; 0 without a margin. `errs`: most that a
+    candidate exactly at the threshold passes. `items`: what `passes` needs to reach 80 %, None where no number would.
+    """
+
+    benchmark: str
+    n: int
+    margin: float
+    passes: float
+    fails: float
+    errs: float
+    items: int | None
+
+
+def plan_gate(
+    config: GateConfig, part: GateBenchmark, *, n: int, discordance: float, design_effect: float = 1.0
+) -> PlannedPower:
+    """Return the power of a gate on 0/1 scores of a benchmark, by the normal approximation (Connor 1987).
+
+    `discordance` is the share of items on which candidate and champion differ. Several benchmarks are corrected as
+    `decide_gate` corrects them where all are undecided.
+    """
+    error, count = (1 - config.level) * Look.after([], is_whole=True).share, len(config.benchmarks)
+    passing, failing = (error / count, error) if config.rule == "any" else (error, error / count)
+    margin, threshold = config.margin_of(part), config.threshold_of(part)
+    true = config.expected_difference if config.test == "non_inferiority" else 2 * margin
+
+    def power(difference: float, distance: float, share: float) -> float:
+        return power_of(
+            difference,
+            n,
+            discordance=discordance,
+            design_effect=design_effect,
+            level=1 - share,
+            margin=distance - difference,
+        )
+
+    items = None
+    if true > threshold:
+        items = items_needed(
+            true,
+            discordance=discordance,
+            design_effect=design_effect,
+            level=1 - passing,
+            power=PLANNED_POWER,
+            margin=-threshold,
+        )
+    return PlannedPower(
+        benchmark=part.benchmark,
+        n=n,
+        margin=margin,
+        passes=power(true, true - threshold, passing),
+        fails=power(2 * margin, threshold + 2 * margin, failing) if margin else 0.0,
+        errs=passing / 2,
+        items=items,
+    )
 
 
 def decide_gate(config: GateConfig, evidence: Sequence[Evidence]) -> GateDecision:

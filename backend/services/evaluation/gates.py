@@ -15,9 +15,18 @@ from backend.db.races import retry_races
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Evaluation, Gate, GateResult, RequiredGate, User
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.boards import unequal_cuts
-from backend.domain.evaluation.config import is_score_lower_better
+from backend.domain.evaluation.config import is_score_lower_better, score_label
 from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateReport, GateVerdict, ReportedBenchmark
-from backend.domain.evaluation.gates import Evidence, GateDecision, Look, decide_gate, describe_procedure
+from backend.domain.evaluation.gates import (
+    Evidence,
+    GateDecision,
+    Look,
+    PlannedPower,
+    decide_gate,
+    describe_procedure,
+    plan_gate,
+)
+from backend.domain.evaluation.tasks.metric_names import is_averaged
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name, not_found
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
@@ -28,6 +37,7 @@ from backend.services.evaluation.board import cuts_of
 from backend.services.evaluation.comparisons import column_key, refuse_unlike
 from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
 from backend.services.evaluation.pairing import comparison_at, count_unclear
+from backend.services.evaluation.power import plan_comparison
 from backend.services.evaluation.safety.runs import count_missing, unjudged
 from backend.services.serving.owners import is_in_charge
 
@@ -266,6 +276,49 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
     return GateOutcome(
         subject.name, champion.name, decision, tuple(pairs), tuple(available), tuple(missing), cuts=tuple(cuts)
     )
+
+
+@dataclass(frozen=True)
+class GatePlan:
+    """What a gate promises on one benchmark. `power` is None where it is not known, and `unknown` says why.
+
+    `discordance`: share of items on which two checkpoints are taken to differ; `measured_pairs` counts the pairs of
+    earlier evaluations that it is the median of, 0 where it is planned.
+    """
+
+    benchmark: str
+    power: PlannedPower | None
+    discordance: float = 0.0
+    measured_pairs: int = 0
+    unknown: str = ""
+
+
+def plan_gates(ctx: Context, config: GateConfig) -> list[GatePlan]:
+    """Return the power of a gate on each benchmark, before a candidate is judged: on as many items as the champion was
+    evaluated on.
+
+    Raises NotFound for an unknown champion or benchmark.
+    """
+    champion, plans = _champion(ctx, config), []
+    for part in config.benchmarks:
+        version = resolve_version(ctx, part.benchmark)
+        evaluation = next(iter(_finished(ctx, version.id, champion, part)), None)
+        if evaluation is None:
+            why = f"“{champion.name}” is not evaluated on it yet"
+            plans.append(GatePlan(version.label, None, unknown=why))
+            continue
+        metric = part.metric or evaluation.main_metric
+        score = evaluation.score(metric)
+        items = score.n if score else 0
+        plan = plan_comparison(ctx, version_id=version.id, kind=evaluation.kind, items=items, metric=metric)
+        if plan is None or not is_averaged(metric):
+            why = f"{score_label(metric)} is no share, so nothing is known before a candidate is scored"
+            plans.append(GatePlan(version.label, None, unknown=why))
+            continue
+        named = part.model_copy(update={"benchmark": version.label})
+        power = plan_gate(config, named, n=items, discordance=plan.discordance, design_effect=plan.design_effect)
+        plans.append(GatePlan(version.label, power, plan.discordance, plan.measured_pairs))
+    return plans
 
 
 def refuse_without_gates(ctx: Context, *, endpoint: str, checkpoint_id: str, person: Person) -> None:

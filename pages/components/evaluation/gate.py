@@ -25,6 +25,7 @@ from backend.services.evaluation.gates import (
     get_gate,
     judge,
     list_gates,
+    plan_gates,
     release_endpoint,
     require_gate,
     why_not_release,
@@ -33,11 +34,12 @@ from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.confirm import draw_confirmed
+from pages.components.evaluation.power import format_gate_power
 from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, object_heading, plain, spoken
 from pages.components.links import row_link
-from pages.components.numbers import draw_number, form_button, number_form
+from pages.components.numbers import draw_number, form_button, number_form, wrong_numbers
 from pages.components.tables import WidgetTable, draw_table
 from pages.components.words import when
 
@@ -47,6 +49,7 @@ BADGES: dict[GateVerdict, tuple[Literal["green", "red", "orange"], str]] = {
     GateVerdict.FAIL: ("red", ":material/cancel:"),
     GateVerdict.INCONCLUSIVE: ("orange", ":material/help:"),
 }
+LOW_POWER = 0.5
 TABLE = WidgetTable(
     "gates", {"Gate": 2.2, "Champion": 2.0, "Benchmarks": 2.4, "Newest verdict": 2.2, "Required by": 1.4}
 )
@@ -114,17 +117,32 @@ def _draw_form(ctx: Context, person: Person) -> None:
             champions = [*checkpoints, *endpoints]
             words = by_identity("gate_champion", champions, lambda key: _champion_label(checkpoints, key))
             champion = st.selectbox("Champion", champions, format_func=words, key="gate_champion")
-            chosen = st.multiselect("Benchmarks", benchmarks, key="gate_benchmarks")
+            chosen = st.multiselect(
+                "Benchmarks", benchmarks, key="gate_benchmarks", help="On which candidate and champion are compared."
+            )
         with right:
             values = draw_fields(GateConfig, key="gate", place=st)
         margins = _draw_margins(chosen, 100 * values["margin"]) if len(chosen) > 1 else {}
+        parts = [{"benchmark": one, "margin": margins.get(one)} for one in chosen]
+        if chosen and not wrong_numbers():
+            with errors_shown():
+                _draw_power(ctx, _read_config({**values, "champion": champion, "benchmarks": parts}))
         missing = {"enter a name": not name.strip(), "choose a benchmark": not chosen}
         if form_button("Create", missing, key="gate_create", icon="add"):
             with errors_shown():
-                parts = [{"benchmark": one, "margin": margins.get(one)} for one in chosen]
                 config = _read_config({**values, "champion": champion, "benchmarks": parts})
                 view = create_gate(ctx, name=name, config=config, person=person)
                 st.switch_page(PAGE, query_params={"gate": view.id})
+
+
+def _draw_power(ctx: Context, config: GateConfig) -> None:
+    """Draw how likely a gate is to pass and to fail, and warn where it could seldom pass what it should."""
+    for plan in plan_gates(ctx, config):
+        words = plain(format_gate_power(plan, test=config.test))
+        if plan.power is not None and plan.power.passes < LOW_POWER:
+            st.warning(words, icon=":material/warning:")
+        else:
+            st.caption(words)
 
 
 def _draw_margins(benchmarks: Sequence[str], points: float) -> dict[str, float]:
@@ -160,6 +178,8 @@ def _read_config(values: Mapping[str, Any]) -> GateConfig:
 def _draw_gate(ctx: Context, person: Person, gate: GateView) -> None:
     object_heading(gate.name)
     st.caption(plain(f"Champion: {_champion(ctx, gate.config)}. {describe_procedure(gate.config).capitalize()}."))
+    with errors_shown():
+        _draw_power(ctx, gate.config)
     if person.may_build:
         _draw_judge(ctx, person, gate)
     for number, result in enumerate(gate.results):

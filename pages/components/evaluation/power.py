@@ -1,9 +1,10 @@
-"""Texts on the power of a comparison before it runs. Pure."""
+"""Texts on the power of a comparison, or of a gate, before it runs. Pure."""
 
 from __future__ import annotations
 
 from backend.domain.statistics.power import PowerPlan
 from backend.domain.wording import percent, plural
+from backend.services.evaluation.gates import GatePlan
 
 DESIGN_EFFECT_SHOWN = 1.05
 
@@ -34,6 +35,28 @@ def format_power(plan: PowerPlan) -> str:
         if items > plan.n
     )
     return f"{words} Items needed for {needs}." if needs else words
+
+
+def format_gate_power(plan: GatePlan, *, test: str) -> str:
+    """Return how likely a gate is to pass and to fail on one benchmark, on which assumption, and the items it needs."""
+    power = plan.power
+    if power is None:
+        return f"On {plan.benchmark}: power not known, as {plan.unknown}."
+    points, twice = f"{100 * power.margin:g}", f"{200 * power.margin:g} points"
+    head = f"On {plan.benchmark}, {plural(power.n, 'item')}:"
+    wrong = f"one that is worse by {points} points passes in at most {percent(power.errs, digits=1)}"
+    right = f"an equal checkpoint passes in {percent(power.passes)} of cases"
+    if test == "superiority":
+        wrong = f"one that is better by just {points} points passes in at most {percent(power.errs, digits=1)}"
+        right = f"a checkpoint that is better by {twice} passes in {percent(power.passes)} of cases"
+    parts = [right, *([f"one that is worse by {twice} fails in {percent(power.fails)}"] if power.margin else []), wrong]
+    source = (
+        f"measured in {plural(plan.measured_pairs, 'pair')}" if plan.measured_pairs else "assumed, not measured yet"
+    )
+    needs = ""
+    if power.items is not None and power.items > power.n:
+        needs = f" {power.items:,} items would pass it in 80 %."
+    return f"{head} {'; '.join(parts)}. Checkpoints differ on {percent(plan.discordance)} of items ({source}).{needs}"
 
 
 def format_detectable(plan: PowerPlan | None) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateVerdict
-from backend.domain.evaluation.gates import Evidence, Look, decide_gate, describe_procedure
+from backend.domain.evaluation.gates import Evidence, Look, decide_gate, describe_procedure, plan_gate
 from backend.domain.statistics.paired import paired_difference
 
 
@@ -219,3 +219,46 @@ def test_unclear_items_widen_the_interval_by_their_share() -> None:
     assert bounded.items_to_settle is None, "no number of items would, while a tenth of them is unclear"
     lost = dataclasses.replace(evidence(0, 900, 1800), unclear=0.1)
     assert decide_gate(gate(), [lost]).verdict is GateVerdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("test", "n", "discordance", "seed"),
+    [("non_inferiority", 400, 0.2, 1), ("non_inferiority", 900, 0.3, 2), ("superiority", 600, 0.3, 3)],
+)
+def test_a_planned_gate_passes_and_fails_as_often_as_it_promises(
+    test: str, n: int, discordance: float, seed: int
+) -> None:
+    """The reference is the gate itself, decided on simulated items."""
+    values = {"champion": "Oak", "benchmarks": [{"benchmark": "facts"}], "margin": 0.05, "test": test}
+    gate = GateConfig.model_validate(values)
+    (part,), tries, rng = gate.benchmarks, 300, np.random.default_rng(seed)
+
+    def decide(difference: float) -> GateVerdict:
+        share = max(discordance, abs(difference))
+        draw, same = rng.random(n), rng.random(n) < 0.6
+        won, lost = draw < (share + difference) / 2, draw > 1 - (share - difference) / 2
+        after, before = np.where(won | (same & ~lost), 1.0, 0.0), np.where(lost | (same & ~won), 1.0, 0.0)
+        look = Look.after([], is_whole=True)
+        evidence = Evidence(part, "acc", False, lambda level: paired_difference(before, after, level=level), look)
+        return decide_gate(gate, [evidence]).verdict
+
+    def share_of(verdict: GateVerdict, difference: float) -> float:
+        return sum(decide(difference) is verdict for _ in range(tries)) / tries
+
+    plan = plan_gate(gate, part, n=n, discordance=discordance)
+    expected = 0.0 if test == "non_inferiority" else 0.1
+    assert share_of(GateVerdict.PASS, expected) == pytest.approx(plan.passes, abs=0.09)
+    assert share_of(GateVerdict.FAIL, -0.1) == pytest.approx(plan.fails, abs=0.09)
+    assert share_of(GateVerdict.PASS, gate.threshold_of(part)) <= plan.errs + 0.025
+    assert plan.items is not None
+    assert plan_gate(gate, part, n=plan.items, discordance=discordance).passes == pytest.approx(0.8, abs=0.005)
+
+
+def test_a_gate_of_several_benchmarks_plans_with_its_correction() -> None:
+    values = {"champion": "Oak", "benchmarks": [{"benchmark": "a"}, {"benchmark": "b"}], "margin": 0.05}
+    every = GateConfig.model_validate({**values, "rule": "all"})
+    one = GateConfig.model_validate({**values, "rule": "any"})
+    plans = [plan_gate(gate, gate.benchmarks[0], n=400, discordance=0.2) for gate in (every, one)]
+    assert plans[0].passes > plans[1].passes
+    assert plans[0].fails < plans[1].fails
+    assert plans[1].errs == plans[0].errs / 2

@@ -25,6 +25,7 @@ from backend.services.evaluation.gates import (
     get_gate,
     judge,
     judge_config,
+    plan_gates,
     release_endpoint,
     report_of,
     require_gate,
@@ -271,3 +272,17 @@ def test_the_reason_names_truncated_items_and_unequal_contexts(world: Context) -
     (recorded,) = get_gate(world, "cuts").results
     assert recorded.report.benchmarks[0].cuts == outcome.cuts[0]
     assert judge_config(world, candidate="Elm", config=config()).cuts == ((),)
+
+
+def test_a_gate_is_planned_on_the_champions_items_with_the_measured_discordance(world: Context) -> None:
+    add_benchmark(world, "more facts", CHOICES)
+    add_benchmark(world, "stories", [{"text": f"Story {n}."} for n in range(9)], kind="text", val=3)
+    predicted(world, "Oak", "stories", [20.0, 22.0, 21.0])
+    parts = [{"benchmark": name} for name in ("facts", "more facts", "stories")]
+    facts, more, stories = plan_gates(world, config(benchmarks=parts))
+    assert facts.power is not None
+    assert (facts.benchmark, facts.power.n, facts.measured_pairs) == ("facts@1", N, 3)
+    differing = [np.mean(a != b) for a, b in ((CHAMPION, BETTER), (CHAMPION, WORSE), (BETTER, WORSE))]
+    assert facts.discordance == pytest.approx(np.median(differing))
+    assert (more.power, more.unknown) == (None, "“Oak” is not evaluated on it yet")
+    assert (stories.power, stories.unknown.partition(",")[0]) == (None, "Bits per byte is no share")
