@@ -154,3 +154,17 @@ def test_a_built_in_task_opens_on_a_dataset_that_it_fits_or_on_none(world: Conte
     assert open_page(PAGE, task="mmlu").selectbox(key="task_dataset_mmlu").value == exam.id
     blimp = next(dataset for dataset in list_datasets(world) if dataset.name == "blimp")
     assert open_page(PAGE, task="blimp").selectbox(key="task_dataset_blimp").value == blimp.id
+
+
+def test_a_launch_may_show_another_number_of_examples_than_its_task(world: Context) -> None:
+    dataset = next(d for d in list_datasets(world) if d.name == "bbq")
+    app = open_page(PAGE, dataset=dataset.id)
+    assert app.number_input(key="eval_shots_bbq@1_bbq").value == 0
+    app.number_input(key="eval_shots_bbq@1_bbq").set_value(65).run()
+    assert app.button(key="eval_launch").disabled
+    app.number_input(key="eval_shots_bbq@1_bbq").set_value(1).run()
+    assert any("--task bbq --shots 1" in code.value for code in app.code)
+    app.button(key="eval_launch").click().run()
+    (launched,) = list_evaluations(world)
+    assert launched.config.task is not None
+    assert (launched.config.task.name, launched.config.task.fewshot.count) == ("bbq", 1)

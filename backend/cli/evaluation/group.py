@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backend.cli.evaluation.suite import run_and_emit
-from backend.cli.evaluation.task import read_task_text, with_options
+from backend.cli.evaluation.task import read_task_text
 from backend.cli.output import note
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.tasks.groups import TaskGroup
@@ -42,7 +42,7 @@ def run_group(
             field="task",
         )
     shots, max_tokens = given
-    tasks = [with_options(task, shots=shots, max_tokens=max_tokens) for task in tasks_of(ctx, group)]
+    tasks = [task.adjusted(shots=shots, max_tokens=max_tokens) for task in tasks_of(ctx, group)]
     suite = suite_of_group(ctx, group, tasks=tasks, config=config, person=LOCAL, benchmark=benchmark)
     note(
         f"{group.shown_title}: {len(tasks)} tasks as the suite “{suite.name}”; roundhouse eval suite show {suite.id}"

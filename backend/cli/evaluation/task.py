@@ -140,21 +140,7 @@ def read_task_option(
 
     Raises NotFound, InvalidInput.
     """
-    return with_options(find_single_task(ctx, read_task_text(task) or task), shots=shots, max_tokens=max_tokens)
-
-
-def with_options(
-    definition: TaskDefinition, *, shots: int | None = None, max_tokens: int | None = None
-) -> TaskDefinition:
-    """Return a task with another number of examples, or another longest answer, where one is given. Raises
-    InvalidInput.
-    """
-    values = definition.model_dump(exclude_defaults=True)
-    if shots is not None:
-        values["fewshot"] = {**values.get("fewshot", {}), "count": shots}
-    if max_tokens is not None:
-        values["max_tokens"] = max_tokens
-    return TaskDefinition.model_validate(values)
+    return find_single_task(ctx, read_task_text(task) or task).adjusted(shots=shots, max_tokens=max_tokens)
 
 
 def read_task_text(name: str) -> str:

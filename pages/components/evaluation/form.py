@@ -24,10 +24,11 @@ from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.launch import draw_launch
 from pages.components.evaluation.task_form import choose_task
 from pages.components.forms import draw_fields
-from pages.components.frame import empty_state, errors_shown
-from pages.components.numbers import number_form
+from pages.components.frame import empty_state, errors_shown, spoken
+from pages.components.numbers import draw_number, number_form
 
 MAX_AT_ONCE = 20
+MAX_SHOTS = 64
 OF_A_TASK = ("limit", "seed", "split", "chat", "windows")
 """Settings that a task leaves open."""
 
@@ -101,9 +102,23 @@ def _dataset_label(dataset: DatasetView) -> str:
 
 
 def _draw_task(ctx: Context, version: VersionView) -> TaskDefinition | None:
-    """Draw the choice of a task; the one that is suggested comes first."""
+    """Draw the choice of a task, the one that is suggested first, and how many examples it shows."""
     suggested = [view.name for view in suggest_tasks(ctx, version)]
-    return choose_task(ctx, version.label, suggested, is_required=version.kind not in EVALUATED_KINDS)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        task = choose_task(ctx, version.label, suggested, is_required=version.kind not in EVALUATED_KINDS)
+        if task is None or (task.kind == "perplexity" and not task.prompt):
+            return task
+        shots = draw_number(
+            st,
+            f"Few-shot examples on {spoken(version.label)}",
+            0,
+            len(task.fewshot.examples) or MAX_SHOTS,
+            task.fewshot.count,
+            key=f"eval_shots_{version.label}_{task.name}",
+            help=f"The task shows {task.fewshot.count}. Scores with another number stand in a column of their own.",
+            width=250,
+        )
+    return task if shots in (None, task.fewshot.count) else task.adjusted(shots=shots)
 
 
 def _draw_settings(ctx: Context, tasks: Mapping[str, TaskDefinition | None]) -> dict[str, EvaluationConfig]:

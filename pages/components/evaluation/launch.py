@@ -15,6 +15,7 @@ from backend.services.context import Context, Person
 from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import EvaluationView, Plan, launch_evaluation
 from backend.services.evaluation.forecasts import EvaluationForecast, Subject, TotalForecast, forecast_evaluations
+from backend.services.evaluation.tasks import find_single_task
 from pages.components.evaluation.power import format_detectable, format_power
 from pages.components.frame import draw_figure, errors_shown, plain
 from pages.components.numbers import wrong_numbers
@@ -65,7 +66,7 @@ def draw_launch(
                 )
             st.session_state["eval_nonce"] = uuid.uuid4().hex
     with st.expander("Command line", icon=":material/terminal:"):
-        lines = [_command(one, configs[one.benchmark]) for one in forecast.evaluations]
+        lines = [_command(ctx, one, configs[one.benchmark]) for one in forecast.evaluations]
         st.code(
             "\n".join(lines) or "Choose a checkpoint or an endpoint, and a benchmark.", language="bash", wrap_lines=True
         )
@@ -219,7 +220,7 @@ def format_memory_range(memory: MemoryRange) -> str:
     return f"{format_bytes(memory.low)} to {format_bytes(memory.high)}"
 
 
-def _command(one: EvaluationForecast, config: EvaluationConfig) -> str:
+def _command(ctx: Context, one: EvaluationForecast, config: EvaluationConfig) -> str:
     parts = [
         "roundhouse",
         "eval",
@@ -231,6 +232,8 @@ def _command(one: EvaluationForecast, config: EvaluationConfig) -> str:
     ]
     if config.task is not None:
         parts += ["--task", config.task.name]
+        if config.task.fewshot.count != find_single_task(ctx, config.task.name).fewshot.count:
+            parts += ["--shots", str(config.task.fewshot.count)]
     for name, value in config.model_dump(exclude_defaults=True, exclude={"task"}).items():
         flag = "--" + name.replace("_", "-")
         parts += [flag] if value is True else [flag, str(getattr(value, "value", value))]

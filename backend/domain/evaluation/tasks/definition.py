@@ -298,6 +298,18 @@ class TaskDefinition(_Part):
         ]
         return [part for part in [*texts, *((path, source, True) for path, source in values)] if part[1]]
 
+    def adjusted(self, *, shots: int | None = None, max_tokens: int | None = None) -> TaskDefinition:
+        """Return the task with another number of examples, or another longest answer, where one is given.
+
+        Raises ValidationError for one that the task can't have.
+        """
+        values = self.model_dump(exclude_defaults=True)
+        if shots is not None:
+            values["fewshot"] = {**values.get("fewshot", {}), "count": shots}
+        if max_tokens is not None:
+            values["max_tokens"] = max_tokens
+        return TaskDefinition.model_validate(values)
+
     @property
     def form(self) -> RequestForm:
         """The request that one item makes."""
