@@ -1,4 +1,6 @@
-"""Checkpoints and bases: the list, one checkpoint (`?checkpoint=`), the form that adds a base (`?add=1`)."""
+"""Checkpoints and bases: the list, one checkpoint (`?checkpoint=`), its promotion (`?promote=`), the form that adds a
+base (`?add=1`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from backend.domain.wording import short
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, list_checkpoints
 from backend.services.context import Context
 from pages.components import routes
+from pages.components.battles.promotion import draw_promotion_page
 from pages.components.checkpoints.base_form import draw_base_form
 from pages.components.checkpoints.checkpoint import draw_checkpoint
 from pages.components.frame import empty_state, live_part, page_frame, plain
@@ -119,6 +122,10 @@ with page_frame("Checkpoints", "Weights from your runs, and bases to start from.
         added = draw_base_form(ctx, person)
         if added is not None:
             st.switch_page(routes.CHECKPOINTS, query_params={"checkpoint": added.id})
+    elif "promote" in st.query_params:
+        promoted = st.query_params["promote"]
+        back_link("Checkpoint", page=routes.CHECKPOINTS, key="promotion_back", query={"checkpoint": promoted})
+        draw_promotion_page(ctx, person, promoted)
     elif "checkpoint" in st.query_params:
         back_link("All checkpoints", page=routes.CHECKPOINTS, key="checkpoints_back")
         draw_checkpoint(ctx, person, get_checkpoint(ctx, st.query_params["checkpoint"]))

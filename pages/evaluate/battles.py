@@ -15,7 +15,7 @@ from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from pages.components import routes
 from pages.components.battles.answers import draw_answers
-from pages.components.battles.board import draw_board
+from pages.components.battles.board import draw_board, draw_rating
 from pages.components.battles.campaign_form import draw_campaign_form
 from pages.components.battles.frozen import draw_frozen_board
 from pages.components.battles.grades import draw_grades
@@ -252,7 +252,9 @@ def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
         return
     board = standings(ctx, campaign.id)
     draw_headline(board)
-    names = ["Board", "Answers", "Raters", "Contestants", "Train"] if campaign.num_votes else ["Raters", "Contestants"]
+    names = ["Raters", "Contestants"]
+    if campaign.num_votes:
+        names = ["Board", "Rating", "Answers", "Raters", "Contestants", "Train"]
     if not campaign.num_votes and campaign.completions and not campaign.is_standing:
         empty_state("No votes yet. Vote yourself, or send a link: it opens the ballot alone, without an account.")
     for name, tab in zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True):
@@ -281,8 +283,10 @@ def draw_campaign_tab(
 ) -> None:
     """Draw the open tab of a campaign."""
     if name == "Board" and board is not None:
-        draw_board(ctx, person, campaign, board)
+        draw_board(ctx, campaign, board)
         draw_offline(ctx, campaign)
+    elif name == "Rating" and board is not None:
+        draw_rating(ctx, person, campaign, board)
     elif name == "Answers":
         draw_answers(ctx, campaign)
     elif name == "Raters":

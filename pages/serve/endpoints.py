@@ -67,7 +67,7 @@ def draw_deploy(ctx: Context, person: Person) -> None:
     """Draw the deployment form of a checkpoint, or of another server."""
     checkpoints = {c.id: c for c in list_checkpoints(ctx, ready=True)}
     requested = st.query_params.get("checkpoint")
-    if requested and requested not in checkpoints:
+    if requested and requested not in checkpoints and requested not in {alias.name for alias in list_aliases(ctx)}:
         cure = "It may have been deleted or archived. Choose another."
         show_problem(f"There is no checkpoint “{requested}” that can be deployed.", cure)
     endpoints = list_endpoints(ctx)
@@ -99,7 +99,7 @@ def draw_deploy_form(
     subject = st.selectbox(
         "Checkpoint",
         ids,
-        index=ids.index(requested) if requested in checkpoints else 0,
+        index=ids.index(requested) if requested in ids else 0,
         format_func=by_identity("deploy_checkpoint", ids, lambda subject: label_subject(subject, checkpoints, aliases)),
         key="deploy_checkpoint",
         help=(

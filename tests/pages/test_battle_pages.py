@@ -15,13 +15,19 @@ from backend.bootstrap import get_context
 from backend.db.tables import AnswerRating, Completion, Rater, Run, User
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.ratings import VoteRecord, fit_ratings
+from backend.domain.evaluation.gate_config import GateConfig
 from backend.errors import NotAllowed
 from backend.services.battles.admission import voter_of_token
 from backend.services.battles.frozen_boards import list_frozen_boards
 from backend.services.battles.grading.board import grade_board
 from backend.services.battles.raters import create_rater_link, find_link, list_raters, rater_for, rater_from_link
 from backend.services.battles.views import list_campaigns
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person
+from backend.services.evaluation.gates import create_gate, require_gate
+from backend.services.serving.aliases import get_alias
+from backend.services.serving.deployments import deploy
+from backend.services.serving.promotions import promote
 from pages.components import visitor
 from pages.components.battles.charts import interval_chart, rating_marks, win_chart
 from pages.components.browser.ballot.component import maths_url
@@ -34,6 +40,7 @@ from tests.support.battle_world import (
     vote_all,
     write_all,
 )
+from tests.support.evaluation_world import CHOICES, add_benchmark
 from tests.support.opening import assert_sound, figures, open_page, words
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
@@ -176,7 +183,7 @@ def test_a_rater_is_excluded_with_a_reason_and_the_board_says_so(site: Context) 
 def test_a_board_is_frozen_and_verified_on_its_page(site: Context) -> None:
     campaign = make_campaign(site, num_prompts=6)
     vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
-    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Board")
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Rating", rating="Snapshots")
     app.text_input(key="freeze_name").set_value("Before release 2")
     app.run()
     app.button(key="freeze_go").click().run()
@@ -186,6 +193,96 @@ def test_a_board_is_frozen_and_verified_on_its_page(site: Context) -> None:
     assert board.digest in words(app)
     app.button(key="board_verify").click().run()
     assert "Verified" in words(app)
+
+
+def test_the_page_of_ratings_has_each_question_of_a_lead_by_its_name_and_address(site: Context) -> None:
+    campaign = make_campaign(site, num_prompts=6)
+    vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
+    texts = {
+        "Votes needed": "To settle Elm against Oak",
+        "Sensitivity": "How few votes or raters hold the first place",
+        "Judge agreement": "judge",
+        "Snapshots": "keeps votes, options and ratings of a moment",
+    }
+    for name, text in texts.items():
+        app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Rating", rating=name)
+        assert_sound(app)
+        shown = words(app)
+        assert text in shown, name
+        others = [other for part, other in texts.items() if part != name and part != "Judge agreement"]
+        assert not any(other in shown for other in others)
+    board = words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Board"))
+    assert not any(text in board for text in texts.values() if text != "judge")
+
+
+def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against_it(site: Context) -> None:
+    campaign = make_campaign(site, num_prompts=6)
+    vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
+    elm, oak = (resolve_checkpoint(site, name).id for name in ("Elm", "Oak"))
+    promote(site, "Oak", alias="tales@production", person=LOCAL)
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
+    app.button(key=f"promote_{elm}").click().run()
+    assert_sound(app)
+    shown = words(app).replace("\\", "")
+    for text in (
+        "Promote Elm",
+        "The one rater who voted prefers Elm",
+        "6 votes on 6 prompts by 1 rater",
+        "No gate has judged this checkpoint",
+        "Not measured",
+        "Serves this alias now",
+        "No endpoint follows it",
+    ):
+        assert text in shown, text
+    button = app.button(key="promote_go")
+    assert (button.label, button.disabled) == ("Enter a reason", True)
+    app.text_input(key=f"promotion_reason_{elm}").set_value("the only rater").run()
+    app.button(key="promote_go").click().run()
+    assert not app.exception
+    assert get_alias(site, "tales@production").checkpoint_id == elm
+    app = open_page("build/checkpoints.py", promote=elm, alias="tales@production")
+    assert "Elm holds tales@production." in words(app).replace("\\", "")
+    app.button(key="promotion_deploy").click().run()
+    assert_sound(app)
+    assert app.selectbox(key="deploy_checkpoint").value == "tales@production"
+    app = open_page("build/checkpoints.py", promote=oak, alias="tales@production")
+    app.button(key="reject_go").click().run()
+    assert [row.decision for row in get_alias(site, "tales@production").history] == ["reject", "promote", "promote"]
+
+
+def test_a_promotion_says_which_raters_are_flagged_who_follows_and_what_is_judged_first(site: Context) -> None:
+    campaign = make_campaign(site, num_prompts=30, dataset_rows=40)
+    raters = [create_rater_link(site, campaign.id, name=name, person=LOCAL).rater for name in ("Ada", "Ben", "Cy")]
+    for rater in raters[:2]:
+        vote_all(site, campaign.id, rater, prefer("Elm"))
+    vote_all(site, campaign.id, raters[2], lambda *_: "A")
+    elm, oak = (resolve_checkpoint(site, name).id for name in ("Elm", "Oak"))
+    promote(site, "Oak", alias="tales@production", person=LOCAL)
+    deploy(site, checkpoint_id=oak, name="tales", alias="tales@production", person=LOCAL)
+    add_benchmark(site, "facts", CHOICES)
+    config = GateConfig.model_validate({"champion": "Oak", "benchmarks": [{"benchmark": "facts"}]})
+    create_gate(site, name="release", config=config, person=LOCAL)
+    require_gate(site, "release", endpoint="tales", person=LOCAL)
+    app = open_page("build/checkpoints.py", promote=elm, alias="tales@production", campaign=campaign.id)
+    assert_sound(app)
+    shown = words(app).replace("\\", "")
+    assert "Gate release is not judged yet; tales requires it, so it is judged first." in shown
+    assert "tales follows it and serves Oak. A promotion deploys it again with Elm, replica by replica." in shown
+    assert "1 of 3 raters flagged" in shown
+    assert "Cy: " in shown
+    app.text_input(key=f"promotion_reason_{elm}").set_value("try").run()
+    app.button(key="promote_go").click().run()
+    assert "its gate “release” says INCONCLUSIVE" in app.error[0].value.replace("\\", "")
+    assert get_alias(site, "tales@production").checkpoint_id == oak
+
+
+def test_the_name_of_an_alias_is_refused_where_it_is_typed(site: Context) -> None:
+    elm = add_checkpoint(site, "Elm")
+    app = open_page("build/checkpoints.py", promote=elm)
+    app.text_input(key=f"promotion_name_{elm}").set_value("no stage").run()
+    assert "no stage" in app.error[0].value.replace("\\", "")
+    assert app.button(key="promote_go").label == "Choose an alias"
+    assert "no such checkpoint" in words(open_page("build/checkpoints.py", promote="nothere")).lower()
 
 
 def test_the_rules_and_the_recipe_of_a_training_plan_can_be_edited(site: Context) -> None:

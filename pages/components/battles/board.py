@@ -1,4 +1,6 @@
-"""Board of a campaign: ratings by chosen options, differences, verdicts, checks, and frozen copies."""
+"""Board of a campaign: ratings by chosen options, differences, verdicts and checks; and the page of its ratings: votes
+needed, sensitivity, judge agreement, snapshots.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from backend.services.context import Context, Person
 from pages.components import routes
 from pages.components.battles.charts import interval_chart, rating_marks
 from pages.components.battles.judges import draw_judges
-from pages.components.battles.standings import draw_bias, draw_verdicts, draw_win_matrix
+from pages.components.battles.standings import draw_bias, draw_verdicts, draw_votes_needed, draw_win_matrix
 from pages.components.charts.style import STATIC
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
@@ -34,6 +36,7 @@ CLUSTERS: dict[ClusterBy, str] = {
 }
 CONTROLS: dict[Control, str] = {"length": "Length", "style": "Headers, lists, bold"}
 MAX_WITHOUT = 10
+PARTS = ("Votes needed", "Sensitivity", "Judge agreement", "Snapshots")
 TIE_PARAMETERS: dict[Method, str] = {
     "bradley_terry": "share of ties {:.2f}",
     "davidson": "ν = {:.2f}",
@@ -41,7 +44,7 @@ TIE_PARAMETERS: dict[Method, str] = {
 }
 
 
-def draw_board(ctx: Context, person: Person, campaign: CampaignView, default: Standings) -> None:
+def draw_board(ctx: Context, campaign: CampaignView, default: Standings) -> None:
     """Draw the board; `default` is that of the default options, which are drawn until others are chosen."""
     options, with_excluded = _draw_options(default)
     changed = options != RatingOptions() or with_excluded
@@ -61,15 +64,28 @@ def draw_board(ctx: Context, person: Person, campaign: CampaignView, default: St
             draw_win_matrix(board)
     with st.expander("Does the order depend on the method?", icon=":material/tune:", key="methods"):
         _draw_methods(board.table)
-    with st.expander(
-        "Sensitivity of first place", icon=":material/balance:", key="fragility", on_change="rerun"
-    ) as fragility:
-        if fragility.open:
-            _draw_fragility(ctx, campaign)
-    with st.expander("Judges beside the raters", icon=":material/gavel:", key="judges", on_change="rerun") as judges:
-        if judges.open:
-            draw_judges(ctx, campaign.id, board.table)
-    _draw_frozen(ctx, person, campaign, options)
+
+
+def draw_rating(ctx: Context, person: Person, campaign: CampaignView, default: Standings) -> None:
+    """Draw what a lead asks of the ratings: votes needed, sensitivity, judge agreement, snapshots. Only the open part
+    is computed.
+    """
+    if default.table is None:
+        st.info("Ratings need votes of raters who are not excluded.")
+        return
+    for name, part in zip(PARTS, st.tabs(PARTS, key="rating", bind="query-params"), strict=True):
+        if not part.open:
+            continue
+        with part:
+            if name == "Votes needed":
+                draw_votes_needed(default)
+            elif name == "Sensitivity":
+                _draw_fragility(ctx, campaign)
+            elif name == "Judge agreement":
+                draw_judges(ctx, campaign.id, default.table)
+            else:
+                options, _ = _draw_options(default)
+                _draw_frozen(ctx, person, campaign, options)
 
 
 def _draw_options(default: Standings) -> tuple[RatingOptions, bool]:
@@ -214,6 +230,7 @@ def _draw_methods(table: RatingTable) -> None:
 
 
 def _draw_fragility(ctx: Context, campaign: CampaignView) -> None:
+    st.caption("How few votes or raters hold the first place: what would have to be removed until another leads.")
     board = board_fragility(ctx, campaign.id)
     if board is None:
         st.caption("Needs votes.")
@@ -248,21 +265,19 @@ def _draw_fragility(ctx: Context, campaign: CampaignView) -> None:
 def _draw_frozen(ctx: Context, person: Person, campaign: CampaignView, options: RatingOptions) -> None:
     boards = list_frozen_boards(ctx, campaign.id)
     if not boards and not person.may_build:
+        st.caption("No snapshots yet.")
         return
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader("Frozen boards", anchor=False, width="content")
-        if person.may_build:
-            with st.popover("Freeze this board", icon=":material/ac_unit:", key="freeze_menu"):
-                name = st.text_input("Name", key="freeze_name", max_chars=120, placeholder="Before release 2")
-                if form_button("Freeze", {"enter a name": not name.strip()}, key="freeze_go"):
-                    with errors_shown():
-                        frozen = freeze_board(ctx, campaign.id, name=name, options=options, person=person)
-                        st.switch_page(routes.BATTLES, query_params={"board": frozen.id})
-    if not boards:
-        st.caption(
-            "A frozen board keeps votes, options and ratings of a moment under an address, with a hash that proves it"
-            " unchanged."
-        )
+    if person.may_build:
+        with st.popover("Take a snapshot", icon=":material/ac_unit:", key="freeze_menu"):
+            name = st.text_input("Name", key="freeze_name", max_chars=120, placeholder="Before release 2")
+            if form_button("Take", {"enter a name": not name.strip()}, key="freeze_go"):
+                with errors_shown():
+                    frozen = freeze_board(ctx, campaign.id, name=name, options=options, person=person)
+                    st.switch_page(routes.BATTLES, query_params={"board": frozen.id})
+    st.caption(
+        "A snapshot keeps votes, options and ratings of a moment under an address, with a hash that proves it"
+        " unchanged."
+    )
     for board in boards:
         with st.container(horizontal=True, vertical_alignment="center"):
             row_link(

@@ -1,4 +1,4 @@
-"""A frozen board at its own address: ratings, options, hash, verification and downloads."""
+"""A snapshot of a board at its own address: ratings, options, hash, verification and downloads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def draw_frozen_board(ctx: Context, board_id: str) -> None:
     back_link(board.campaign, page=routes.BATTLES, query={"campaign": board.campaign_id}, key="back_to_campaign")
     with st.container(horizontal=True, vertical_alignment="center"):
         object_heading(board.name, width="content")
-        st.badge("frozen", icon=":material/ac_unit:", color="blue")
+        st.badge("snapshot", icon=":material/ac_unit:", color="blue")
         st.space("stretch")
         for form, label, mime in FORMS:
             st.download_button(
@@ -44,7 +44,7 @@ def draw_frozen_board(ctx: Context, board_id: str) -> None:
             )
     by = f" by {board.by}" if board.by else ""
     votes = plural(board.num_votes, "vote")
-    st.caption(plain(f"{board.campaign}, {votes}, frozen {date_time(board.created_at, now=ctx.now())}{by}."))
+    st.caption(plain(f"{board.campaign}, {votes}, taken {date_time(board.created_at, now=ctx.now())}{by}."))
     _draw_ratings(board)
     st.caption(plain(f"Method: {board.document['method']}."))
     for note in board.document["notes"]:

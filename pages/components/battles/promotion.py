@@ -1,82 +1,311 @@
-"""The decision after a campaign: promote a contestant to an alias or reject it, and the decisions so far."""
+"""Promotion: the page on which a checkpoint is promoted to an alias or rejected, and the decisions by a campaign."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import streamlit as st
 
-from backend.services.battles.views import CampaignView
+from backend.domain.battles.promotion import PromotionEvidence
+from backend.domain.serving.names import check_alias_name
+from backend.domain.wording import plural
+from backend.errors import InvalidInput
+from backend.services.battles.quality import rater_qualities
+from backend.services.battles.raters import list_raters
+from backend.services.battles.views import CampaignView, list_campaigns
+from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint
 from backend.services.context import Context, Person
-from backend.services.serving.aliases import PromotionView, list_aliases
+from backend.services.evaluation.gates import list_gates
+from backend.services.evaluation.safety.cards import safety_card
+from backend.services.serving.aliases import AliasView, PromotionView, list_aliases
+from backend.services.serving.endpoints import list_endpoints
 from backend.services.serving.promotions import gather_evidence, promote, reject
 from pages.components import routes
 from pages.components.choices import by_identity
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import errors_shown, object_heading, plain, show_error
 from pages.components.links import row_link
+from pages.components.numbers import form_button, number_form
 from pages.components.words import when
 
+Colour = Literal["green", "red", "orange", "gray"]
 ICONS = {
     "promote": ("promoted", "green", "arrow_upward"),
     "reject": ("rejected", "red", "block"),
     "rollback": ("rolled back", "orange", "undo"),
 }
+OUTCOMES: dict[str, tuple[Colour, str]] = {
+    "better": ("green", "check_circle"),
+    "worse": ("red", "cancel"),
+    "undecided": ("orange", "help"),
+    "PASS": ("green", "check_circle"),
+    "FAIL": ("red", "cancel"),
+    "INCONCLUSIVE": ("orange", "help"),
+}
 NEW = "New alias"
+PAGE = routes.CHECKPOINTS
 
 
 def draw_promotion(ctx: Context, person: Person, campaign: CampaignView) -> None:
-    """Draw the evidence on a contestant, the form that promotes or rejects it, and the decisions by this campaign."""
+    """Draw the decisions by a campaign, and a way to the promotion of each contestant."""
     checkpoints = {c.checkpoint_id: c.name for c in campaign.contestants if c.checkpoint_id}
     if not checkpoints:
         return
-    aliases = {alias.name: alias for alias in list_aliases(ctx)}
     st.subheader("Promotion", anchor=False)
-    decisions = [row for alias in aliases.values() for row in alias.history if row.campaign_id == campaign.id]
+    decisions = [row for alias in list_aliases(ctx) for row in alias.history if row.campaign_id == campaign.id]
     for row in sorted(decisions, key=lambda row: row.created_at, reverse=True):
         with st.container(border=True):
             draw_decision(row)
     if not person.may_build:
         return
-    with errors_shown(), st.container(border=True):
-        ids = list(checkpoints)
-        grid = st.grid(2, min_column_width=240)
-        words = by_identity("promotion_checkpoint", ids, checkpoints.__getitem__)
-        checkpoint = grid.selectbox(
-            "Checkpoint", ids, index=len(ids) - 1, format_func=words, key="promotion_checkpoint"
+    with st.container(horizontal=True, vertical_alignment="center"):
+        for checkpoint_id, name in checkpoints.items():
+            query = {"promote": checkpoint_id, "campaign": campaign.id}
+            row_link(f"Promote {name}", page=PAGE, query=query, icon="arrow_upward", key=f"promote_{checkpoint_id}")
+
+
+@number_form
+def draw_promotion_page(ctx: Context, person: Person, checkpoint_id: str) -> None:
+    """Draw what supports the promotion of a checkpoint and what it changes, then the decision. Raises NotFound."""
+    checkpoint = get_checkpoint(ctx, checkpoint_id)
+    object_heading(f"Promote {checkpoint.name}")
+    st.caption("An alias is a name that endpoints follow: whoever holds it is what they serve.")
+    aliases = {alias.name: alias for alias in list_aliases(ctx)}
+    campaigns = {
+        one.id: one
+        for one in list_campaigns(ctx)
+        if any(contestant.checkpoint_id == checkpoint.id for contestant in one.contestants)
+    }
+    alias = _choose_alias(aliases, key=checkpoint.id)
+    campaign_id = _choose_campaign(campaigns, key=checkpoint.id)
+    held = aliases.get(alias)
+    if held is not None and held.checkpoint_id == checkpoint.id:
+        _draw_held(checkpoint, held)
+    evidence = gather_evidence(
+        ctx, checkpoint.id, campaign_id=campaign_id, against_id=held.checkpoint_id if held else None
+    )
+    left, right = st.columns(2)
+    with left.container(border=True, height="stretch"):
+        _draw_verdict(evidence, campaigns.get(campaign_id or ""))
+    with right.container(border=True, height="stretch"):
+        _draw_flags(ctx, campaign_id)
+    left, right = st.columns(2)
+    with left.container(border=True, height="stretch"):
+        _draw_gates(ctx, evidence, held)
+    with right.container(border=True, height="stretch"):
+        _draw_safety(ctx, checkpoint)
+    with st.container(border=True):
+        _draw_serving(ctx, checkpoint, alias, held)
+    if person.may_build:
+        _draw_decision_form(ctx, person, checkpoint, alias=alias, campaign_id=campaign_id, evidence=evidence, held=held)
+    if held is not None and held.history:
+        with st.expander(plain(f"Decisions on {held.name}"), icon=":material/history:"):
+            for row in held.history:
+                draw_decision(row)
+
+
+def _choose_alias(aliases: dict[str, AliasView], *, key: str) -> str:
+    """Draw the choice of an alias; return its name, empty where none can be used yet."""
+    options, asked = [*aliases, NEW], st.query_params.get("alias", "")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = st.selectbox(
+            "Alias",
+            options,
+            index=options.index(asked) if asked in aliases else len(aliases) if asked else 0,
+            key=f"promotion_alias_{key}",
+            help="Endpoints that follow it serve its checkpoint.",
+            width=320,
         )
-        chosen = grid.selectbox(
-            "Alias", [*aliases, NEW], key="promotion_alias", help="Endpoints that follow it serve its checkpoint."
-        )
-        alias = chosen
-        if chosen == NEW:
-            alias = st.text_input(
-                "Name of the alias", key="promotion_name", placeholder="storyteller@production"
-            ).strip()
-        held = aliases[alias].checkpoint_id if alias in aliases else None
-        _draw_evidence(ctx, checkpoint, campaign_id=campaign.id, held=held)
-        reason = st.text_input(
-            "Reason", key="promotion_reason", help="Required when the evidence speaks against a promotion."
-        )
-        with st.container(horizontal=True):
-            yes = st.button(
-                "Promote", type="primary", key="promote_go", icon=":material/arrow_upward:", disabled=not alias
+        if chosen != NEW:
+            return str(chosen)
+        name = st.text_input(
+            "Name of the alias",
+            key=f"promotion_name_{key}",
+            value=asked if asked not in aliases else "",
+            placeholder="storyteller@production",
+            width=320,
+        ).strip()
+    try:
+        if name:
+            check_alias_name(name)
+    except InvalidInput as error:
+        show_error(error)
+        return ""
+    return name
+
+
+def _choose_campaign(campaigns: dict[str, CampaignView], *, key: str) -> str | None:
+    asked = st.query_params.get("campaign")
+    options = list(campaigns)
+    if not options:
+        return None
+    return st.selectbox(
+        "Verdict of campaign",
+        options,
+        index=options.index(asked) if asked in campaigns else 0,
+        format_func=by_identity(f"promotion_campaign_{key}", options, lambda one: campaigns[one].name),
+        key=f"promotion_campaign_{key}",
+        width=320,
+    )
+
+
+def _draw_held(checkpoint: CheckpointView, alias: AliasView) -> None:
+    """Draw that the alias has moved, and what remains to be done."""
+    st.success(plain(f"{checkpoint.name} holds {alias.name}."), icon=":material/check_circle:")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if not alias.endpoints and st.button(
+            "Deploy this alias", type="primary", icon=":material/rocket_launch:", key="promotion_deploy"
+        ):
+            st.switch_page(routes.ENDPOINTS, query_params={"checkpoint": alias.name})
+        for endpoint in alias.endpoints:
+            row_link(
+                endpoint, page=routes.ENDPOINTS, query={"name": endpoint}, icon="dns", key=f"promotion_to_{endpoint}"
             )
-            no = st.button("Reject", key="reject_go", icon=":material/block:", disabled=not alias)
-        if yes or no:
-            decide = promote if yes else reject
-            made = decide(ctx, checkpoint, alias=alias, person=person, campaign_id=campaign.id, reason=reason or "")
-            st.toast(plain(f"{made.checkpoint} {'promoted to' if yes else 'rejected for'} {alias}."))
-            st.rerun()
 
 
-def _draw_evidence(ctx: Context, checkpoint: str, *, campaign_id: str, held: str | None) -> None:
-    evidence = gather_evidence(ctx, checkpoint, campaign_id=campaign_id, against_id=held)
+def _badge(word: str) -> None:
+    color, icon = OUTCOMES.get(word, ("gray", "help"))
+    st.badge(word.capitalize(), color=color, icon=f":material/{icon}:")
+
+
+def _draw_verdict(evidence: PromotionEvidence, campaign: CampaignView | None) -> None:
+    st.markdown("**Verdict**")
     verdict = evidence.verdict
-    if verdict is not None and verdict.outcome == "better":
-        st.success(plain(verdict.sentence), icon=":material/check_circle:")
+    if campaign is None:
+        st.caption("No campaign has this checkpoint as a contestant, so no votes support it.")
+        return
+    if verdict is None:
+        st.caption("The campaign has no verdict on this checkpoint.")
+    else:
+        _badge(verdict.outcome)
+        st.text(verdict.sentence)
+        st.caption(
+            f"{plural(verdict.votes, 'vote')} on {plural(verdict.prompts, 'prompt')} by"
+            f" {plural(verdict.raters, 'rater')}"
+        )
+    query = {"campaign": campaign.id}
+    row_link(campaign.name, page=routes.BATTLES, query=query, icon="swords", key="promotion_to_campaign")
+
+
+def _draw_flags(ctx: Context, campaign_id: str | None) -> None:
+    st.markdown("**Raters**")
+    qualities = rater_qualities(ctx, campaign_id) if campaign_id else {}
+    if not campaign_id or not qualities:
+        st.caption("No raters have voted.")
+        return
+    names = {row.rater.id: row.rater.name for row in list_raters(ctx, campaign_id)}
+    flagged = {rater: quality.flags for rater, quality in qualities.items() if quality.flags}
+    if not flagged:
+        st.badge("No flags", color="green", icon=":material/check_circle:")
+        st.caption(f"{plural(len(qualities), 'rater')}; none votes unlike the others, too fast, or by side.")
+    else:
+        st.badge(f"{len(flagged)} of {plural(len(qualities), 'rater')} flagged", color="orange", icon=":material/flag:")
+        for rater, flags in flagged.items():
+            reasons = " ".join(flag.reason for flag in flags)
+            st.caption(plain(f"{names.get(rater, 'A rater')}: {reasons}"))
+        st.caption("A flag excludes no one. Exclude a rater under Raters, and the verdict is drawn again.")
+    query = {"campaign": campaign_id, "tab": "Raters"}
+    row_link("Raters", page=routes.BATTLES, query=query, icon="group", key="promotion_to_raters")
+
+
+def _draw_gates(ctx: Context, evidence: PromotionEvidence, held: AliasView | None) -> None:
+    st.markdown("**Gates**")
+    gates = {gate.name: gate for gate in list_gates(ctx)}
+    for opinion in evidence.gates:
+        _badge(opinion.verdict)
+        gate = gates.get(opinion.gate)
+        if gate is not None:
+            row_link(
+                opinion.gate, page=routes.EVALUATIONS, query={"gate": gate.id}, icon="rule", key=f"promotion_{gate.id}"
+            )
+        st.caption(plain(opinion.reason))
+    judged = {opinion.gate for opinion in evidence.gates}
+    followers = set(held.endpoints) if held else set()
+    waiting = [gate for gate in gates.values() if followers & set(gate.endpoints) and gate.name not in judged]
+    for gate in waiting:
+        required = ", ".join(sorted(followers & set(gate.endpoints)))
+        st.caption(plain(f"Gate {gate.name} is not judged yet; {required} requires it, so it is judged first."))
+    if not evidence.gates and not waiting:
+        st.caption("No gate has judged this checkpoint, and no endpoint that follows the alias requires one.")
+
+
+def _draw_safety(ctx: Context, checkpoint: CheckpointView) -> None:
+    st.markdown("**Safety**")
+    card = safety_card(ctx, checkpoint.id)
+    if card.drift is not None:
+        _badge(card.drift.verdict.value)
+        for sentence in card.drift.sentences or ("no change towards unsafe is shown by an interval",):
+            st.caption(plain(f"{sentence[:1].upper()}{sentence[1:]}, against {card.drift.base.name}."))
+    elif card.scores:
+        st.caption(plain(card.problem or f"{plural(len(card.scores), 'score')}, not compared with its base."))
+    else:
+        st.badge("Not measured", color="gray", icon=":material/help:")
+        if card.pending:
+            st.caption(f"{plural(card.pending, 'safety probe')} running.")
+    query = {"checkpoint": checkpoint.id, "tab": "Safety"}
+    row_link("Safety card", page=PAGE, query=query, icon="shield", key="promotion_to_safety")
+
+
+def _draw_serving(ctx: Context, checkpoint: CheckpointView, alias: str, held: AliasView | None) -> None:
+    st.markdown("**Serves this alias now**")
+    if held is None or held.checkpoint_id is None:
+        st.caption(plain(f"Nobody holds {alias} yet." if alias else "Choose an alias."))
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        row_link(
+            held.checkpoint or "",
+            page=PAGE,
+            query={"checkpoint": held.checkpoint_id},
+            icon="deployed_code",
+            key="promotion_holder",
+        )
+        st.caption(f"since {when(held.updated_at, now=ctx.now())}", width="content")
+    endpoints = {endpoint.name: endpoint for endpoint in list_endpoints(ctx)}
+    for name in held.endpoints:
+        endpoint = endpoints.get(name)
+        served = endpoint.checkpoint_name if endpoint is not None else ""
+        words = f"{name} follows it and serves {served}."
+        if held.checkpoint_id != checkpoint.id:
+            words += f" A promotion deploys it again with {checkpoint.name}, replica by replica."
+        st.caption(f":material/dns: {plain(words)}")
+    if not held.endpoints:
+        st.caption("No endpoint follows it: a promotion changes what no client sees until the alias is deployed.")
+
+
+def _draw_decision_form(
+    ctx: Context,
+    person: Person,
+    checkpoint: CheckpointView,
+    *,
+    alias: str,
+    campaign_id: str | None,
+    evidence: PromotionEvidence,
+    held: AliasView | None,
+) -> None:
     for text in evidence.against:
         st.warning(plain(text), icon=":material/warning:")
-    passed = [gate.gate for gate in evidence.gates if gate.verdict == "PASS"]
-    if passed:
-        st.caption(plain(f"Gates passed: {', '.join(passed)}."))
+    reason = (
+        st.text_input(
+            "Reason",
+            key=f"promotion_reason_{checkpoint.id}",
+            help="Stored with the decision. Required when the evidence speaks against a promotion.",
+        )
+        or ""
+    )
+    missing = {"choose an alias": not alias, "enter a reason": bool(evidence.against) and not reason.strip()}
+    if held is not None and held.checkpoint_id == checkpoint.id:
+        missing = {"it holds this alias": True}
+    with st.container(horizontal=True):
+        yes = form_button("Promote", missing, key="promote_go", icon="arrow_upward")
+        no = form_button("Reject", {"choose an alias": not alias}, key="reject_go", icon="block", type="secondary")
+    if yes or no:
+        with errors_shown():
+            decide = promote if yes else reject
+            made = decide(ctx, checkpoint.id, alias=alias, person=person, campaign_id=campaign_id, reason=reason)
+            st.toast(plain(f"{made.checkpoint} {'promoted to' if yes else 'rejected for'} {alias}."))
+            query = {"promote": checkpoint.id, "alias": alias, **({"campaign": campaign_id} if campaign_id else {})}
+            for name in ("alias", "name", "reason"):
+                st.session_state.pop(f"promotion_{name}_{checkpoint.id}", None)
+            st.switch_page(PAGE, query_params=query)
 
 
 def draw_decision(row: PromotionView) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.battles.headlines import board_headline, pair_headline
-from backend.domain.battles.inference.plans import PlanOption
 from backend.domain.battles.verdicts import PairVerdict
 from backend.domain.wording import about, format_duration, format_evidence, percent, plural
 from backend.services.battles.standings import Standings
@@ -40,9 +39,6 @@ def draw_verdicts(standings: Standings) -> None:
     verdicts = sorted(standings.verdicts, key=lambda verdict: verdict.outcome == "undecided")
     for verdict in verdicts[:MAX_VERDICTS]:
         _draw_verdict(verdict, standings)
-    undecided = next((verdict for verdict in standings.verdicts if verdict.outcome == "undecided"), None)
-    if undecided is not None:
-        _draw_plan(undecided, standings.plan)
     rest = verdicts[MAX_VERDICTS:]
     if rest:
         with st.expander(plural(len(rest), "more pair"), key="more_verdicts", on_change="rerun") as more:
@@ -59,25 +55,34 @@ def draw_verdicts(standings: Standings) -> None:
                     )
 
 
-def _draw_plan(verdict: PairVerdict, plan: tuple[PlanOption, ...]) -> None:
-    """Draw the choices of gap and design that would settle a pair."""
-    with st.expander(f"Ways to settle {plain(verdict.first)} against {plain(verdict.second)}", key="verdict_plan"):
-        draw_table(
-            [
-                {
-                    "Gap, rating points": f"{option.gap_elo:g}",
-                    "Design": option.label,
-                    "Votes": about(option.votes),
-                    "Prompts": about(option.prompts),
-                    "Rating time": format_duration(60 * option.minutes) if option.votes <= MANY_VOTES else "–",
-                    "Looks": "at any time" if option.any_time else "one, at the end",
-                }
-                for option in plan
-            ],
-            key="verdict_plan_table",
-            alt="Votes by gap and design",
-        )
-        st.caption("Totals for a campaign that starts now; a true gap of this size is found with a chance of 80 %.")
+def draw_votes_needed(standings: Standings) -> None:
+    """Draw the votes that each pair still needs, and the designs that would settle the first undecided one."""
+    verdicts = sorted(standings.verdicts, key=lambda verdict: verdict.outcome != "undecided")
+    draw_table([_verdict_line(verdict) for verdict in verdicts], key="votes_needed", alt="Votes that each pair needs")
+    st.caption(
+        "Evidence must reach what is needed over prompts and over raters; it may be looked at as often as one likes."
+    )
+    undecided = verdicts[0] if verdicts and verdicts[0].outcome == "undecided" else None
+    if undecided is None:
+        st.caption("Every pair here is decided.")
+        return
+    st.subheader(plain(f"To settle {undecided.first} against {undecided.second}"), anchor=False)
+    draw_table(
+        [
+            {
+                "Gap, rating points": f"{option.gap_elo:g}",
+                "Design": option.label,
+                "Votes": about(option.votes),
+                "Prompts": about(option.prompts),
+                "Rating time": format_duration(60 * option.minutes) if option.votes <= MANY_VOTES else "–",
+                "Looks": "at any time" if option.any_time else "one, at the end",
+            }
+            for option in standings.plan
+        ],
+        key="verdict_plan_table",
+        alt="Votes by gap and design",
+    )
+    st.caption("Totals for a campaign that starts now; a true gap of this size is found with a chance of 80 %.")
 
 
 def _verdict_line(verdict: PairVerdict) -> dict[str, object]:
