@@ -179,9 +179,16 @@ def draw_figure(label: str, value: str | None, *, help: str | None = None) -> No
         st.markdown(f"{label}  \n**Unknown**", help=help)
 
 
-def empty_state(text: str, *, page: str | None = None, label: str = "", icon: str = ":material/arrow_forward:") -> None:
+def empty_state(
+    text: str,
+    *,
+    page: str | None = None,
+    query: dict[str, str] | None = None,
+    label: str = "",
+    icon: str = ":material/arrow_forward:",
+) -> None:
     """Draw a hint in place of an empty list, with a link to the next step."""
     with st.container(border=True, horizontal_alignment="left"):
         st.markdown(text)
         if page:
-            st.page_link(page, label=label, icon=icon)
+            st.page_link(page, label=label, icon=icon, query_params=query)

@@ -56,7 +56,7 @@ def draw_job(ctx: Context, person: Person, job_id: str, *, doing: str) -> None:
             message = plain((progress.message if progress else "") or doing)
             if job.status is Status.CANCELLING:
                 message = f"Stopping: {message}"
-            st.progress(progress.share if progress else 0.0, text=message + plain(_transfer(progress)))
+            st.progress(progress.share if progress else 0.0, text=message + plain(_amount(progress)))
         if st.button(
             "Stop", key=f"stop_{job_id}", icon=":material/stop_circle:", disabled=job.status is Status.CANCELLING
         ):
@@ -65,12 +65,18 @@ def draw_job(ctx: Context, person: Person, job_id: str, *, doing: str) -> None:
                 st.rerun(scope="fragment")
 
 
-def _transfer(progress: Progress | None) -> str:
-    """Return bytes transferred, rate and time left as text; nothing for other units."""
-    if progress is None or progress.unit != "byte" or not progress.total:
+def _amount(progress: Progress | None) -> str:
+    """Return what is done, its rate and the time left as text, of bytes and of units that are counted in the plural;
+    nothing for others, whose message says it.
+    """
+    if progress is None or not progress.total or not (progress.unit == "byte" or progress.unit.endswith("s")):
         return ""
-    text = f": {size(progress.done)} of {size(progress.total)}"
+    is_bytes = progress.unit == "byte"
+    done, total, rate = (
+        size(value) if is_bytes else f"{value:,.0f}" for value in (progress.done, progress.total, progress.rate or 0)
+    )
+    text = f": {done} of {total}" + ("" if is_bytes else f" {progress.unit}")
     if progress.rate:
-        text += f", {size(progress.rate)} a second"
+        text += f", {rate if is_bytes or progress.rate >= 10 else f'{progress.rate:.2g}'} a second"
         text += f", about {format_duration(progress.left_s)} left" if progress.left_s else ""
     return text

@@ -12,6 +12,7 @@ from backend.db.tables import Checkpoint, SuiteResult
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.suites import SuiteConfig
 from backend.domain.evaluation.tasks.reading import read_task
+from backend.domain.jobs.events import event_of
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
@@ -476,3 +477,42 @@ def test_an_evaluation_names_the_scores_that_no_item_has(world: Context) -> None
     assert "No item has a value of: refusals of unsafe prompts, refusals of safe prompts." in plain_words(
         open_page(PAGE, evaluation=launched.id)
     )
+
+
+def test_a_checkpoint_lists_its_evaluations_with_intervals_and_the_scores_of_its_run(world: Context) -> None:
+    add_parts(world)
+    run = launch(world, max_steps=30)
+    ids = [add_run_checkpoint(world, run, step) for step in (10, 20)]
+    checkpoint = "build/checkpoints.py"
+    empty = open_page(checkpoint, checkpoint=ids[0])
+    assert "No evaluations of this checkpoint yet" in plain_words(empty)
+    with world.db.read() as session:
+        names = [session.get_one(Checkpoint, one).name for one in ids]
+    done = evaluated(world, names[0], "facts", [1, 1, 1, 0], facts={"items": 4})
+    evaluated(world, names[1], "facts", [1, 1, 1, 1])
+    launch_evaluation(world, checkpoint=names[0], benchmark="stories", person=LOCAL)
+    app = open_page(checkpoint, checkpoint=ids[0])
+    shown = plain_words(app)
+    for text in ("facts@1", "75.0 % accuracy", "65.0 to 85.0 %", "stories@1", "Waiting", "Along the run"):
+        assert text in shown, text
+    app = press(app, f"score_{done.id}")
+    assert "Question 3?" in plain_words(app)
+
+
+def test_every_metric_that_is_no_share_has_a_panel_of_its_own() -> None:
+    lines = [CurveLine(name, name, [(1, 2.0, 1.0, 3.0)]) for name in ("bleu", "bits_per_byte", "acc")]
+    figure = curve_figure([], lines, mark=1)
+    titles = [figure.layout[axis].title.text for axis in ("yaxis", "yaxis2", "yaxis3")]
+    assert titles == ["score, %", "BLEU", "bits per byte"]
+
+
+def test_a_running_evaluation_says_count_rate_and_time_left(world: Context) -> None:
+    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
+    claim = claim_of(world, launched)
+    progress = {"type": "progress", "done": 10, "total": 40, "unit": "items", "rate": 0.5, "time": 1.0}
+    with world.db.write() as session:
+        outcomes.record_events(session, world, claim, [event_of(progress)])
+    app = open_page(PAGE, evaluation=launched.id)
+    (bar,) = app.get("progress")
+    assert bar.proto.text.replace("\\", "") == "Scoring items: 10 of 40 items, 0.5 a second, about 1 min 0 s left"
+    assert "10 of 40, 1 min 0 s left" in plain_words(open_page(PAGE))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from backend.domain.jobs.events import ProgressEvent
-from backend.domain.wording import format_duration
+from backend.domain.wording import format_bytes, format_duration
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,18 @@ def read_progress(event: ProgressEvent | None) -> Progress | None:
 
 
 def format_progress(progress: Progress | None) -> str:
-    """Format progress in one line: `step 120 of 300 · 4.2 steps/s · 43 s left`."""
+    """Format progress in one line: `step 120 of 300 · 4.2 steps/s · 43 s left`, `2 MB of 8 MB · 1 MB/s · 6 s left`."""
     if progress is None:
         return ""
-    parts = [f"{progress.unit} {progress.done:,.0f} of {progress.total:,.0f}"]
-    if progress.rate:
-        slow = progress.rate < 0.5
-        parts.append(
-            f"{1 / progress.rate:.1f} s per {progress.unit}" if slow else f"{progress.rate:,.1f} {progress.unit}s/s"
-        )
+    unit = progress.unit.removesuffix("s")
+    if unit == "byte":
+        parts = [f"{format_bytes(progress.done)} of {format_bytes(progress.total)}"] if progress.total else []
+        parts += [f"{format_bytes(progress.rate)}/s"] if progress.rate else []
+    else:
+        parts = [f"{unit} {progress.done:,.0f} of {progress.total:,.0f}"]
+        if progress.rate:
+            slow = progress.rate < 0.5
+            parts.append(f"{1 / progress.rate:.1f} s per {unit}" if slow else f"{progress.rate:,.1f} {unit}s/s")
     if progress.left_s is not None and progress.done < progress.total:
         parts.append(f"{format_duration(progress.left_s)} left")
     if progress.message:

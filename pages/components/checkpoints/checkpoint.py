@@ -21,6 +21,7 @@ from backend.services.checkpoints.files import zip_checkpoint
 from backend.services.context import Context, Person
 from pages.components import routes
 from pages.components.checkpoints.exports import draw_exports
+from pages.components.evaluation.run_scores import draw_checkpoint_scores
 from pages.components.evaluation.safety import draw_safety
 from pages.components.frame import errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job
@@ -49,11 +50,13 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) ->
     else:
         _draw_facts(checkpoint)
         _draw_next(checkpoint)
-    lineage, safety, exports, files, described = st.tabs(
-        ["Lineage", "Safety", "Export", "Files", "Details"], key="tab", bind="query-params"
+    lineage, scores, safety, exports, files, described = st.tabs(
+        ["Lineage", "Scores", "Safety", "Export", "Files", "Details"], key="tab", bind="query-params"
     )
     with lineage:
         _draw_lineage(ctx, checkpoint)
+    with scores:
+        draw_checkpoint_scores(ctx, checkpoint)
     with safety:
         draw_safety(ctx, person, checkpoint)
     with exports:
@@ -168,6 +171,8 @@ def _draw_next(checkpoint: CheckpointView) -> None:
         st.page_link(
             routes.BATTLES, label="Battle", icon=":material/swords:", query_params={"contestants": checkpoint.id}
         )
+        query = {"promote": checkpoint.id}
+        row_link("Promote", page=routes.CHECKPOINTS, query=query, icon="arrow_upward", key="to_promotion")
 
 
 def _draw_lineage(ctx: Context, checkpoint: CheckpointView) -> None:

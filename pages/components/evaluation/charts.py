@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from backend.domain.evaluation.config import score_label as metric_label
 from pages.components.charts.style import ACCENT, COLORS, LEGEND_BELOW, MARGIN, MUTED
 from pages.components.evaluation.scores import interval_text, is_share, score_label, score_text
 from pages.components.words import figure_text
@@ -82,19 +83,19 @@ class CurveLine:
     points: Sequence[tuple[int, float, float | None, float | None]]
 
 
-def curve_figure(losses: Sequence[tuple[int, float]], lines: Sequence[CurveLine]) -> go.Figure:
-    """Return scores by step above the validation loss at the same steps; one panel for shares, one for other metrics,
-    one for the loss.
+def curve_figure(
+    losses: Sequence[tuple[int, float]], lines: Sequence[CurveLine], *, mark: int | None = None
+) -> go.Figure:
+    """Return scores by step above the validation loss at the same steps; one panel for shares, one for each other
+    metric, one for the loss. `mark` is a step that a dotted line shows.
     """
-    panels = [
-        ("score, %", [line for line in lines if is_share(line.metric)]),
-        ("bits per byte", [line for line in lines if not is_share(line.metric)]),
-    ]
-    panels = [(title, members) for title, members in panels if members]
+    panels: dict[str, list[CurveLine]] = {}
+    for line in sorted(lines, key=lambda line: not is_share(line.metric)):
+        panels.setdefault("score, %" if is_share(line.metric) else metric_label(line.metric), []).append(line)
     rows = len(panels) + bool(losses)
     figure = make_subplots(rows=max(1, rows), cols=1, shared_xaxes=True, vertical_spacing=0.09)
     colors = {line.name: COLORS[place % len(COLORS)] for place, line in enumerate(lines)}
-    for row, (title, members) in enumerate(panels, 1):
+    for row, (title, members) in enumerate(panels.items(), 1):
         for line in members:
             figure.add_trace(_score_line(line, color=colors[line.name]), row=row, col=1)
         figure.update_yaxes(title=title, row=row, col=1)
@@ -106,6 +107,8 @@ def curve_figure(losses: Sequence[tuple[int, float]], lines: Sequence[CurveLine]
         figure.add_trace(loss, row=rows, col=1)
         figure.update_yaxes(title="val_loss", row=rows, col=1)
     figure.update_xaxes(title="step", row=max(1, rows), col=1)
+    if mark is not None:
+        figure.add_vline(x=mark, line={"dash": "dot", "width": 1.5, "color": MUTED})
     figure.update_layout(
         height=120 + 190 * max(1, rows), margin=MARGIN, legend={**LEGEND_BELOW, "y": -0.18}, hovermode="closest"
     )

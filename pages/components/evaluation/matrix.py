@@ -12,7 +12,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.jobs.states import Status
-from backend.domain.wording import plural
+from backend.domain.wording import format_duration, plural
 from backend.services.context import Context, Person
 from backend.services.evaluation.board import Board, BoardRow, Cell, Column, rank_board, read_board, void_reason_of
 from backend.services.evaluation.comparisons import Rank
@@ -276,6 +276,7 @@ def draw_pending(evaluation: EvaluationView, *, key: str) -> None:
     progress = evaluation.progress
     if evaluation.is_active and progress and progress.total:
         label, icon = f"{progress.done:,.0f} of {progress.total:,.0f}", "progress_activity"
+        label += f", {format_duration(progress.left_s)} left" if progress.left_s else ""
     elif evaluation.status is Status.FINISHED:
         label, icon = f"No {score_label(evaluation.main_metric).lower()}", "check"
     elif evaluation.is_active:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import date
 from urllib.parse import urlencode
 
@@ -13,7 +14,7 @@ from backend.services.evaluation.evaluations import get_evaluations
 from backend.services.lineage import Lineage, LineageNode
 from pages.components import routes
 from pages.components.charts.style import STATIC
-from pages.components.evaluation.scores import score_label, score_text
+from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import plain
 from pages.components.links import row_link
 from pages.components.serving.lineage_figure import lineage_figure
@@ -49,6 +50,7 @@ def page_of(node: LineageNode) -> tuple[str, dict[str, str]] | None:
 
 def draw_lineage(ctx: Context, lineage: Lineage) -> None:
     """Draw the graph where it has room, the list, what is missing, and the export."""
+    scores = _scores(ctx, lineage)
     for gap in lineage.gaps:
         st.caption(f":material/info: {plain(gap)}")
     with st.container(key="lineage-graph"):
@@ -59,12 +61,12 @@ def draw_lineage(ctx: Context, lineage: Lineage) -> None:
             if (page := page_of(node))
         }
         st.plotly_chart(
-            lineage_figure(lineage, links=links),
+            lineage_figure(lineage, links=links, scores=scores),
             key="lineage_chart",
             config=STATIC,
             alt=f"Lineage of {lineage.title}; the table below lists the same objects",
         )
-    _draw_list(ctx, lineage)
+    _draw_list(lineage, scores)
     st.download_button(
         "Lineage as JSON",
         json.dumps(lineage.to_document(), indent=2, ensure_ascii=False),
@@ -76,8 +78,7 @@ def draw_lineage(ctx: Context, lineage: Lineage) -> None:
     )
 
 
-def _draw_list(ctx: Context, lineage: Lineage) -> None:
-    scores = _scores(ctx, lineage)
+def _draw_list(lineage: Lineage, scores: Mapping[str, str]) -> None:
     names = {node.id: f"{node.kind} {node.name}" for node in lineage.nodes}
     with TABLE.frame():
         for number, node in enumerate(lineage.nodes):
@@ -94,7 +95,10 @@ def _draw_list(ctx: Context, lineage: Lineage) -> None:
                         icon=PLACES[node.kind][2],
                         key=f"lineage_{number}",
                     )
-            facts = [*(f"{label.lower()} {_dated(value)}" for label, value in node.facts), *scores.get(node.id, ())]
+            facts = [
+                *(f"{label.lower()} {_dated(value)}" for label, value in node.facts),
+                *filter(None, [scores.get(node.id)]),
+            ]
             columns[1].caption(plain(", ".join(facts)) or "–")
             sources = [
                 f"{edge.label} {names[edge.source]}"
@@ -104,14 +108,16 @@ def _draw_list(ctx: Context, lineage: Lineage) -> None:
             columns[2].caption(plain("; ".join(sources)) or "–")
 
 
-def _scores(ctx: Context, lineage: Lineage) -> dict[str, list[str]]:
-    """Return the main score of each evaluation, by its node."""
+def _scores(ctx: Context, lineage: Lineage) -> dict[str, str]:
+    """Return the main score of each evaluation with its interval, by its node."""
     nodes = {node.refers_to: node.id for node in lineage.nodes if node.kind == "evaluation" and node.refers_to}
-    return {
-        nodes[one.id]: [f"{score_label(one.main_metric).lower()} {score_text(one.main_metric, one.main_score.value)}"]
-        for one in get_evaluations(ctx, list(nodes))
-        if one.main_score is not None
-    }
+    texts = {}
+    for one in get_evaluations(ctx, list(nodes)):
+        if (score := one.main_score) is not None:
+            interval = interval_text(score.metric, score.low, score.high)
+            value = score_text(score.metric, score.value) + (f" ({interval})" if interval else "")
+            texts[nodes[one.id]] = f"{score_label(score.metric).lower()} {value}"
+    return texts
 
 
 def _dated(value: str) -> str:

@@ -85,8 +85,10 @@ def _barycentre(node: str, edges: Sequence[LineageEdge], places: Mapping[str, tu
     return sum(above) / len(above) if above else 0.0
 
 
-def lineage_figure(lineage: Lineage, *, links: Mapping[str, str]) -> go.Figure:
-    """Return the graph. `links` maps a node's id to the address of its page."""
+def lineage_figure(lineage: Lineage, *, links: Mapping[str, str], scores: Mapping[str, str]) -> go.Figure:
+    """Return the graph. `links` maps a node's id to the address of its page, `scores` to what an evaluation measured:
+    the score stands in its box, the interval in the text that appears over it.
+    """
     places = arrange(lineage.root, lineage.edges)
     lines_x: list[float | None] = []
     lines_y: list[float | None] = []
@@ -107,7 +109,11 @@ def lineage_figure(lineage: Lineage, *, links: Mapping[str, str]) -> go.Figure:
         name = figure_text(
             node.name if len(node.name) <= MAX_LABEL else f"{node.name[: MAX_LABEL - 9]}…{node.name[-8:]}"
         )
+        score = scores.get(node.id, "")
         text = f"{node.kind}<br><b>{name}</b>"
+        if score:
+            text = f"{figure_text(score.partition(' (')[0])}<br><b>{name}</b>"
+        hover = [*(f"{label}: {value[:90]}" for label, value in node.facts), *filter(None, [score])]
         link = links.get(node.id)
         figure.add_annotation(
             x=x,
@@ -118,7 +124,7 @@ def lineage_figure(lineage: Lineage, *, links: Mapping[str, str]) -> go.Figure:
             bgcolor=KIND_COLORS.get(node.kind, NEUTRAL),
             borderpad=6,
             width=BOX_WIDTH - 40,
-            hovertext="<br>".join(figure_text(f"{label}: {value[:90]}") for label, value in node.facts) or None,
+            hovertext="<br>".join(map(figure_text, hover)) or None,
         )
     depth = max((layer for _, layer in places.values()), default=0)
     half = max((abs(x) for x, _ in places.values()), default=0.0) + 0.6
