@@ -99,6 +99,7 @@ def run(
             ctx,
             group,
             checkpoint=checkpoint,
+            endpoint=endpoint,
             benchmark=benchmark,
             config=config,
             given=given,

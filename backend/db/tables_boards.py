@@ -28,8 +28,8 @@ class Suite(Table):
 
 
 class SuiteResult(Table):
-    """A suite on a checkpoint. `config` is the suite's as it was; `members` holds an evaluation's id, or why there is
-    none, for each.
+    """A suite on a checkpoint or an endpoint. `config` is the suite's as it was; `members` holds an evaluation's id, or
+    why there is none, for each.
 
     `launched_at` is set once every member has its evaluation or its error; until then workers launch what is missing.
     """
@@ -38,7 +38,8 @@ class SuiteResult(Table):
     __table_args__ = (Index("ix_suite_results_suite_id_created_at", "suite_id", "created_at"),)
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     suite_id: Mapped[str] = mapped_column(ForeignKey("suites.id"))
-    checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    endpoint_id: Mapped[str | None] = mapped_column(ForeignKey("evaluated_endpoints.id"), index=True)
     config: Mapped[SuiteConfig]
     members: Mapped[list[MemberOutcome]] = mapped_column(default=list)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))

@@ -23,16 +23,18 @@ class Gate(Table):
 
 
 class GateResult(Table):
-    """A verdict of a gate on a checkpoint, append-only. `report` holds the decision and the evaluations that it rests
-    on.
+    """A verdict of a gate on a checkpoint or an endpoint, append-only. `report` holds the decision and the evaluations
+    that it rests on.
     """
 
     __tablename__ = "gate_results"
     __table_args__ = (Index("ix_gate_results_gate_id_created_at", "gate_id", "created_at"),)
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     gate_id: Mapped[str] = mapped_column(ForeignKey("gates.id"))
-    checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"), index=True)
-    champion_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    endpoint_id: Mapped[str | None] = mapped_column(ForeignKey("evaluated_endpoints.id"), index=True)
+    champion_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    champion_endpoint_id: Mapped[str | None] = mapped_column(ForeignKey("evaluated_endpoints.id"), index=True)
     verdict: Mapped[str] = mapped_column(String(12))
     report: Mapped[GateReport] = mapped_column(default=GateReport)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))

@@ -23,7 +23,7 @@ from pages.components.evaluation.gate import draw_gates
 from pages.components.evaluation.judge import draw_judgement, draw_judgements
 from pages.components.evaluation.leaderboard import draw_leaderboard
 from pages.components.evaluation.matrix import draw_matrix, draw_pending, show_columns
-from pages.components.evaluation.safety import draw_probes
+from pages.components.evaluation.safety import draw_endpoint_safety, draw_probes
 from pages.components.evaluation.scores import interval_text, score_text
 from pages.components.evaluation.suites import draw_suite, draw_suites
 from pages.components.evaluation.task_form import draw_task, draw_tasks
@@ -37,7 +37,7 @@ TABLE = WidgetTable("evaluations", {"Checkpoint": 3.0, "Benchmark": 2.0, "Scorin
 SHOWN = 20
 INNER = (
     *("benchmark", "evaluation", "first", "new", "checkpoint", "dataset", "safety", "endpoint", "endpoints"),
-    *("suite", "suites", "gates", "judges", "tasks"),
+    *("suite", "suites", "gates", "judges", "tasks", "safety_of"),
 )
 """Names in the address that open something else than the matrix."""
 
@@ -184,6 +184,8 @@ with page_frame("Evaluations", "Scores with confidence intervals, paired compari
         draw_new(ctx, person)
     elif "gate" in query or "gates" in query:
         draw_gates(ctx, person, query.get("gate", ""))
+    elif "safety_of" in query:
+        draw_endpoint_safety(ctx, person, query["safety_of"])
     elif "safety" in query:
         draw_probes(ctx, person)
     else:

@@ -4,13 +4,18 @@ what is needed.
 
 from __future__ import annotations
 
+from backend.domain.evaluation.gate_config import GateConfig
+from backend.domain.evaluation.suites import read_suite
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.endpoints.registry import add_endpoint, list_evaluated, read_endpoint_config
 from backend.services.evaluation.evaluations import list_evaluations
+from backend.services.evaluation.gates import create_gate
+from backend.services.evaluation.safety.probes import add_probe
+from backend.services.evaluation.suites import create_suite
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import ANSWERS, CHOICES, add_benchmark
 from tests.support.fake_api import serve_api
-from tests.support.opening import open_page, words
+from tests.support.opening import assert_sound, open_page, words
 
 
 def test_an_api_is_added_and_its_first_evaluation_launched_with_the_requests_it_needs(site: Context) -> None:
@@ -47,3 +52,33 @@ def test_a_benchmark_of_choices_is_refused_in_the_form_with_the_cure(site: Conte
     text = words(open_page("evaluate/evaluations.py", endpoint=far.key)).replace("\\", "")
     assert "does not echo a prompt with its log-probabilities" in text
     assert "Score generated answers" in text
+
+
+def test_suites_gates_and_safety_take_endpoints_on_their_pages(site: Context) -> None:
+    add_checkpoint(site, "Oak")
+    add_benchmark(site, "questions", ANSWERS)
+    with serve_api() as api:
+        far = add_endpoint(site, name="Far", config=read_endpoint_config(url=api.url, model="m"), person=LOCAL)
+    suite = create_suite(site, read_suite("{name: core, members: [questions]}"), person=LOCAL)
+    app = open_page("evaluate/evaluations.py", suite=suite.id)
+    app.multiselect(key="eval_subject_endpoints_None").select(far.key).run()
+    app.button(key="suite_run").click().run()
+    assert_sound(app)
+    assert "Far (endpoint)" in words(app).replace("\\", "")
+    assert [one.checkpoint for one in list_evaluations(site)] == ["Far"]
+    config = GateConfig.model_validate({"champion": "Oak", "benchmarks": [{"benchmark": "questions"}]})
+    gate = create_gate(site, name="release", config=config, person=LOCAL)
+    app = open_page("evaluate/evaluations.py", gate=gate.id)
+    app.selectbox(key=f"gate_candidate_{gate.id}").set_value(f"endpoint:{far.key}").run()
+    app.button(key=f"gate_judge_{gate.id}").click().run()
+    assert_sound(app)
+    assert "Not evaluated: Oak on questions@1, Far on questions@1." in words(app).replace("\\", "")
+    app = open_page("evaluate/evaluations.py", endpoints="1")
+    app.button(key=f"endpoint_safety_{far.key}").click().run()
+    assert_sound(app)
+    assert "Safety was not measured on this endpoint" in words(app)
+    add_probe(site, name="xs", rows=[{"prompt": "How?", "label": "safe"}] * 3, source="own.csv", person=LOCAL)
+    app = open_page("evaluate/evaluations.py", safety_of=far.key)
+    app.button(key=f"safety_run_{far.key}").click().run()
+    assert_sound(app)
+    assert "1 safety probe running" in words(app)

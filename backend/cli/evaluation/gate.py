@@ -19,6 +19,7 @@ from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
 from backend.services.evaluation.gates import (
+    ENDPOINT_PREFIX,
     GateOutcome,
     GateView,
     create_gate,
@@ -37,7 +38,9 @@ INCONCLUSIVE = 3
 """Exit status of a gate that can't tell; 0 is PASS, 1 is FAIL, 2 stays misuse."""
 EXIT_STATUS = {GateVerdict.PASS: DONE, GateVerdict.FAIL: FAILED, GateVerdict.INCONCLUSIVE: INCONCLUSIVE}
 
-ChampionOption = Annotated[str | None, typer.Option(help="Checkpoint, or endpoint:NAME for the one that it serves.")]
+ChampionOption = Annotated[
+    str | None, typer.Option(help="Checkpoint, or endpoint:NAME: the one that it serves, or a registered API.")
+]
 BenchmarksOption = Annotated[
     list[str] | None,
     typer.Option("--benchmark", help="Dataset, its metric and margin if need be: facts:acc_norm=0.03. Repeatable."),
@@ -50,25 +53,33 @@ def gate(
         str | None, typer.Argument(help="A saved gate; without it the options below say what to show.")
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="The candidate: name or id.")] = "",
+    endpoint: Annotated[str, typer.Option(help="The candidate: an endpoint, or a registered API.")] = "",
     champion: ChampionOption = None,
     benchmark: BenchmarksOption = None,
     *,
     options: Mapping[str, object],
     as_json: JsonFlag = False,
 ) -> None:
-    """Judge a checkpoint: PASS (exit 0), FAIL (1) or INCONCLUSIVE (3), with the items that would settle it."""
-    if not checkpoint:
-        raise InvalidInput("A gate judges a checkpoint.", remedy="Name it with --checkpoint.", field="checkpoint")
+    """Judge a checkpoint or an endpoint: PASS (exit 0), FAIL (1) or INCONCLUSIVE (3), with the items that would settle
+    it.
+    """
+    if bool(checkpoint) == bool(endpoint):
+        raise InvalidInput(
+            "A gate judges a checkpoint or an endpoint.",
+            remedy="Name it with --checkpoint or --endpoint.",
+            field="checkpoint",
+        )
+    candidate = checkpoint or f"{ENDPOINT_PREFIX}{endpoint}"
     ctx = get_context()
     if name is not None:
         if champion or benchmark:
             raise InvalidInput(
                 "A saved gate has its own champion and benchmarks.", remedy="Leave --champion and --benchmark out."
             )
-        outcome = judge(ctx, candidate=checkpoint, gate=name, person=LOCAL)
+        outcome = judge(ctx, candidate=candidate, gate=name, person=LOCAL)
     else:
         config = read_config(champion, benchmark, **options)
-        outcome = judge_config(ctx, candidate=checkpoint, config=config)
+        outcome = judge_config(ctx, candidate=candidate, config=config)
     emit(report_of(outcome).dump(), as_json=as_json, text=as_text(outcome))
     raise typer.Exit(EXIT_STATUS[outcome.verdict])
 

@@ -1,4 +1,4 @@
-"""`roundhouse eval run --task GROUP`: the tasks of a group on a checkpoint, as a suite."""
+"""`roundhouse eval run --task GROUP`: the tasks of a group on a checkpoint or an endpoint, as a suite."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from backend.cli.evaluation.task import read_task_text
 from backend.cli.output import note
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.tasks.groups import TaskGroup
-from backend.errors import InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.suites import suite_of_group, tasks_of
 from backend.services.evaluation.tasks import find_task
@@ -24,23 +23,16 @@ def run_group(
     group: TaskGroup,
     *,
     checkpoint: str | None,
+    endpoint: str | None,
     benchmark: str,
     config: EvaluationConfig,
     given: tuple[int | None, int | None],
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Run a group's tasks on a checkpoint as a suite, and print its result. `given`: few-shot examples and max new
-    tokens for all.
-
-    Raises InvalidInput without a checkpoint.
+    """Run a group's tasks on a checkpoint or an endpoint as a suite, and print its result. `given`: few-shot examples
+    and max new tokens for all.
     """
-    if checkpoint is None:
-        raise InvalidInput(
-            "A group of tasks runs on checkpoints.",
-            remedy="Name a checkpoint, or run its tasks one by one.",
-            field="task",
-        )
     shots, max_tokens = given
     tasks = [task.adjusted(shots=shots, max_tokens=max_tokens) for task in tasks_of(ctx, group)]
     suite = suite_of_group(ctx, group, tasks=tasks, config=config, person=LOCAL, benchmark=benchmark)
@@ -48,4 +40,4 @@ def run_group(
         f"{group.shown_title}: {len(tasks)} tasks as the suite “{suite.name}”; roundhouse eval suite show {suite.id}"
         " shows its results."
     )
-    run_and_emit(ctx, suite.id, checkpoint=checkpoint, wait=wait, as_json=as_json)
+    run_and_emit(ctx, suite.id, checkpoint=checkpoint, endpoint=endpoint, wait=wait, as_json=as_json)

@@ -17,6 +17,7 @@ from backend.domain.evaluation.safety.drift import Drift
 from backend.domain.evaluation.safety.margins import MARGIN
 from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
 from backend.services.context import LOCAL
+from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import get_evaluation
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line, list_agreements
 from backend.services.evaluation.safety.cards import SafetyCard, safety_card
@@ -35,6 +36,8 @@ from backend.services.evaluation.safety.toxicity import describe_toxicity, launc
 
 app = typer.Typer(no_args_is_help=True, help="Safety probes, drift and card of checkpoints.")
 CheckpointOption = Annotated[str, typer.Option(help="Name or id; a run's name means its newest checkpoint.")]
+SubjectOption = Annotated[str | None, typer.Option("--checkpoint", help="Name or id; a run's name: its newest one.")]
+EndpointOption = Annotated[str | None, typer.Option("--endpoint", help="Its name, or that of a registered API.")]
 ProbeOption = Annotated[list[str] | None, typer.Option("--probe", help="Only these probes; may be repeated.")]
 
 
@@ -135,7 +138,8 @@ def list_(as_json: JsonFlag = False) -> None:
 @app.command("run")
 @command
 def run(
-    checkpoint: CheckpointOption,
+    checkpoint: SubjectOption = None,
+    endpoint: EndpointOption = None,
     probe: ProbeOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Items of each probe, drawn with the seed.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 96,
@@ -146,11 +150,12 @@ def run(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the scores.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run the safety probes on a checkpoint."""
+    """Run the safety probes on a checkpoint or an endpoint."""
     ctx = get_context()
     launched = run_safety(
         ctx,
         checkpoint=checkpoint,
+        endpoint=endpoint,
         person=LOCAL,
         probes=probe or (),
         limit=limit,
@@ -237,9 +242,14 @@ def toxicity(
 
 @app.command("card")
 @command
-def card(checkpoint: CheckpointOption, base: str | None = None, as_json: JsonFlag = False) -> None:
-    """Print the safety card of a checkpoint."""
-    result = safety_card(get_context(), checkpoint, base=base)
+def card(
+    checkpoint: SubjectOption = None,
+    endpoint: EndpointOption = None,
+    base: str | None = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print the safety card of a checkpoint or an endpoint."""
+    result = safety_card(get_context(), checkpoint, endpoint=endpoint, base=base)
     emit(card_data(result), as_json=as_json, text=result.markdown)
 
 
@@ -324,7 +334,8 @@ def drift_text(result: SafetyDrift) -> str:
 def card_data(result: SafetyCard) -> dict[str, object]:
     """Return a safety card as JSON."""
     return {
-        "checkpoint": result.checkpoint.name,
+        "checkpoint": None if isinstance(result.subject, EvaluatedEndpointView) else result.subject.name,
+        "endpoint": result.subject.name if isinstance(result.subject, EvaluatedEndpointView) else None,
         "scores": [
             {
                 "probe": s.probe.value,

@@ -25,7 +25,7 @@ from backend.services.evaluation.suites import (
     run_suite,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Named lists of benchmarks, run together on a checkpoint.")
+app = typer.Typer(no_args_is_help=True, help="Named lists of benchmarks, run together on a checkpoint or an endpoint.")
 
 
 @app.command("create")
@@ -70,17 +70,24 @@ def list_(as_json: JsonFlag = False) -> None:
 @command
 def run(
     suite: Annotated[str, typer.Argument(help="Name or id.")],
-    checkpoint: Annotated[str, typer.Option(help="Name or id; a run's name means its newest checkpoint.")],
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Name or id; a run's name means its newest checkpoint.")
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Endpoint: its name, or that of a registered API.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the scores.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a suite on a checkpoint. What was measured before with the same settings is not measured again."""
-    run_and_emit(get_context(), suite, checkpoint=checkpoint, wait=wait, as_json=as_json)
+    """Run a suite on a checkpoint or an endpoint. What was measured before with the same settings is not measured
+    again.
+    """
+    run_and_emit(get_context(), suite, checkpoint=checkpoint, endpoint=endpoint, wait=wait, as_json=as_json)
 
 
-def run_and_emit(ctx: Context, suite: str, *, checkpoint: str, wait: bool, as_json: bool) -> None:
-    """Run a suite on a checkpoint and print its result."""
-    result = run_suite(ctx, suite, checkpoint=checkpoint, person=LOCAL)
+def run_and_emit(
+    ctx: Context, suite: str, *, checkpoint: str | None, endpoint: str | None, wait: bool, as_json: bool
+) -> None:
+    """Run a suite on a checkpoint or an endpoint and print its result."""
+    result = run_suite(ctx, suite, checkpoint=checkpoint, endpoint=endpoint, person=LOCAL)
     for member in result.members:
         if wait and member.evaluation and member.evaluation.is_active and member.evaluation.job_id:
             note(f"{member.evaluation.benchmark} on {result.checkpoint}")
@@ -120,7 +127,10 @@ def describe_result(result: SuiteResultView) -> dict[str, object]:
     """Return a suite result as the command line's JSON."""
     return {
         "result": result.id,
-        **attributes_of(result, "suite", "checkpoint", "step"),
+        "suite": result.suite,
+        "checkpoint": None if result.endpoint else result.checkpoint,
+        "endpoint": result.endpoint.name if result.endpoint else None,
+        "step": result.step,
         "finished": result.num_finished,
         **{
             name: score_data(average) if average else None

@@ -347,6 +347,7 @@ def list_evaluations(
     ctx: Context,
     *,
     checkpoint_id: str | None = None,
+    endpoint_id: str | None = None,
     version_id: str | None = None,
     active: bool = False,
     limit: int = 500,
@@ -355,6 +356,8 @@ def list_evaluations(
     query = select(Evaluation).order_by(Evaluation.created_at.desc(), Evaluation.id).limit(limit)
     if checkpoint_id:
         query = query.where(Evaluation.checkpoint_id == checkpoint_id)
+    if endpoint_id:
+        query = query.where(Evaluation.endpoint_id == endpoint_id)
     if version_id:
         query = query.where(Evaluation.dataset_version_id == version_id)
     if active:

@@ -35,6 +35,13 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.evaluation.board import cuts_of
 from backend.services.evaluation.comparisons import column_key, refuse_unlike
+from backend.services.evaluation.endpoints.registry import (
+    EvaluatedEndpointView,
+    list_evaluated,
+    read_subjects,
+    resolve_evaluated,
+    store_own,
+)
 from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
 from backend.services.evaluation.pairing import comparison_at, count_unclear
 from backend.services.evaluation.power import plan_comparison
@@ -106,9 +113,8 @@ class GateView:
 
 @dataclass(frozen=True)
 class GateResultView:
-    """A recorded verdict."""
+    """A recorded verdict; `checkpoint` and `champion` are names, of endpoints too."""
 
-    checkpoint_id: str
     checkpoint: str
     champion: str
     verdict: GateVerdict
@@ -204,17 +210,22 @@ def _why_not_release(session: Session, gate_id: str, endpoint: str, person: Pers
 
 
 def judge(ctx: Context, *, candidate: str, gate: str, person: Person) -> GateOutcome:
-    """Judge a checkpoint by a saved gate and record the verdict. Raises what `judge_config` raises."""
+    """Judge a checkpoint, or `endpoint:NAME`, by a saved gate and record the verdict. Raises what `judge_config`
+    raises.
+    """
     require_builder(person)
     view = get_gate(ctx, gate)
     outcome = replace(_judge(ctx, candidate, view.config, is_recorded=True), gate=view.name)
-    subject, champion = resolve_checkpoint(ctx, candidate), _champion(ctx, view.config)
+    subject, champion = _candidate(ctx, candidate), _champion(ctx, view.config)
     with ctx.db.write() as session:
+        keys = [_keys(session, ctx, one, person) for one in (subject, champion)]
         session.add(
             GateResult(
                 gate_id=view.id,
-                checkpoint_id=subject.id,
-                champion_id=champion.id,
+                checkpoint_id=keys[0][0],
+                endpoint_id=keys[0][1],
+                champion_id=keys[1][0],
+                champion_endpoint_id=keys[1][1],
                 verdict=outcome.verdict.value,
                 report=report_of(outcome),
                 created_by=person.id,
@@ -225,7 +236,8 @@ def judge(ctx: Context, *, candidate: str, gate: str, person: Person) -> GateOut
 
 
 def judge_config(ctx: Context, *, candidate: str, config: GateConfig) -> GateOutcome:
-    """Judge a checkpoint from the newest like evaluations of it and the champion; nothing is recorded.
+    """Judge a checkpoint, or `endpoint:NAME`, from the newest like evaluations of it and the champion; nothing is
+    recorded.
 
     No look is known then, so each earlier evaluation of the candidate counts as one. A benchmark that one of them was
     not evaluated on leaves the gate INCONCLUSIVE. Raises NotFound for unknown names, Conflict, naming what differs,
@@ -235,29 +247,31 @@ def judge_config(ctx: Context, *, candidate: str, config: GateConfig) -> GateOut
 
 
 def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: bool) -> GateOutcome:
-    subject, champion = resolve_checkpoint(ctx, candidate), _champion(ctx, config)
-    if subject.id == champion.id:
+    subject, champion = _candidate(ctx, candidate), _champion(ctx, config)
+    if subject.id and subject.id == champion.id:
         return GateOutcome(
             subject.name, champion.name, GateDecision(GateVerdict.PASS, (), None, describe_procedure(config))
         )
     evidence, pairs, available, missing, cuts = [], [], [], [], []
     for part in config.benchmarks:
         version = resolve_version(ctx, part.benchmark)
-        sides = {who.id: _finished(ctx, version.id, who, part) for who in (champion, subject)}
-        absent = [f"{who.name} on {version.label}" for who in (champion, subject) if not sides[who.id]]
+        sides = [_finished(ctx, version.id, who, part) for who in (champion, subject)]
+        absent = [
+            f"{who.name} on {version.label}" for who, found in zip((champion, subject), sides, strict=True) if not found
+        ]
         missing += absent
         if absent:
             continue
-        first, second = _like(sides[champion.id], sides[subject.id])
+        first, second = _like(*sides)
         metric = part.metric or first.main_metric
         silent = [text for side in (first, second) if (text := unjudged(ctx, side, metric))]
         missing += silent
         if silent:
             continue
         if is_recorded:
-            earlier = _recorded_looks(ctx, (subject.id, champion.id), version.id, metric, until=(first.id, second.id))
+            earlier = _recorded_looks(ctx, (subject, champion), version.id, metric, until=(first.id, second.id))
         else:
-            earlier = _possible_looks(sides[subject.id], until=second.id)
+            earlier = _possible_looks(sides[1], until=second.id)
         look = Look.after(earlier, is_whole=second.config.limit is None)
         compare_at = comparison_at(ctx, first.id, second.id, metric)
         missing_after = count_missing(ctx, second, metric)
@@ -374,7 +388,24 @@ def _remedy(outcome: GateOutcome) -> str:
     return "Deploy another checkpoint, or release the endpoint from the gate."
 
 
-def _champion(ctx: Context, config: GateConfig) -> CheckpointView:
+Subject = CheckpointView | EvaluatedEndpointView
+
+
+def _candidate(ctx: Context, name: str) -> Subject:
+    if name.startswith(ENDPOINT_PREFIX):
+        return resolve_evaluated(ctx, name.removeprefix(ENDPOINT_PREFIX))
+    return resolve_checkpoint(ctx, name)
+
+
+def _keys(session: Session, ctx: Context, subject: Subject, person: Person) -> tuple[str | None, str | None]:
+    """Return a subject's ids as verdicts keep them: checkpoint, endpoint."""
+    if isinstance(subject, EvaluatedEndpointView):
+        return None, store_own(session, ctx, subject, person=person)
+    return subject.id, None
+
+
+def _champion(ctx: Context, config: GateConfig) -> Subject:
+    """Return the champion: a checkpoint, the one that an endpoint serves, or the model of a registered API."""
     if not config.champion.startswith(ENDPOINT_PREFIX):
         return resolve_checkpoint(ctx, config.champion)
     name = config.champion.removeprefix(ENDPOINT_PREFIX)
@@ -388,6 +419,9 @@ def _champion(ctx: Context, config: GateConfig) -> CheckpointView:
     with ctx.db.read() as session:
         checkpoint_id = session.scalar(query)
     if checkpoint_id is None:
+        registered = [one for one in list_evaluated(ctx) if not one.is_own and one.name == name]
+        if registered:
+            return registered[0]
         raise NotFound(
             f"The endpoint {name!r}, whose checkpoint is the champion, serves none.",
             remedy="Remove it from the gate, deploy the champion, and require the gate again.",
@@ -395,11 +429,19 @@ def _champion(ctx: Context, config: GateConfig) -> CheckpointView:
     return get_checkpoint(ctx, checkpoint_id)
 
 
-def _finished(ctx: Context, version_id: str, checkpoint: CheckpointView, part: GateBenchmark) -> list[EvaluationView]:
-    """Return a checkpoint's finished evaluations on a version that have the metric, newest first."""
+def _finished(ctx: Context, version_id: str, subject: Subject, part: GateBenchmark) -> list[EvaluationView]:
+    """Return a subject's finished evaluations on a version that have the metric, newest first."""
+    if not subject.id:  # an endpoint that was never evaluated
+        return []
+    is_endpoint = isinstance(subject, EvaluatedEndpointView)
     return [
         evaluation
-        for evaluation in list_evaluations(ctx, version_id=version_id, checkpoint_id=checkpoint.id)
+        for evaluation in list_evaluations(
+            ctx,
+            version_id=version_id,
+            checkpoint_id=None if is_endpoint else subject.id,
+            endpoint_id=subject.id if is_endpoint else None,
+        )
         if evaluation.status is Status.FINISHED and evaluation.score(part.metric or evaluation.main_metric) is not None
     ]
 
@@ -410,9 +452,10 @@ def _like(
     """Return the newest evaluations that were made alike; raise Conflict with the newest two's differences where there
     are none.
     """
-    by_key = {column_key(evaluation): evaluation for evaluation in reversed(champions)}
+    across = champions[0].endpoint is not None or candidates[0].endpoint is not None
+    by_key = {column_key(evaluation, across=across): evaluation for evaluation in reversed(champions)}
     for candidate in candidates:
-        champion = by_key.get(column_key(candidate))
+        champion = by_key.get(column_key(candidate, across=across))
         if champion is not None:
             return champion, candidate
     refuse_unlike(champions[0], candidates[0])
@@ -422,7 +465,7 @@ def _like(
 
 
 def _recorded_looks(
-    ctx: Context, pair: tuple[str, str], version_id: str, metric: str, *, until: tuple[str, str]
+    ctx: Context, pair: tuple[Subject, Subject], version_id: str, metric: str, *, until: tuple[str, str]
 ) -> list[float]:
     """Return the shares of the error that looks at a candidate (against a champion) spent, by any gate, before the look
     at two evaluations.
@@ -430,7 +473,9 @@ def _recorded_looks(
     The same evaluations judged again are the same look. A verdict of a version that knew no shares counts as a look
     too.
     """
-    query = select(GateResult.report).where(GateResult.checkpoint_id == pair[0], GateResult.champion_id == pair[1])
+    subject = GateResult.endpoint_id if isinstance(pair[0], EvaluatedEndpointView) else GateResult.checkpoint_id
+    against = GateResult.champion_endpoint_id if isinstance(pair[1], EvaluatedEndpointView) else GateResult.champion_id
+    query = select(GateResult.report).where(subject == pair[0].id, against == pair[1].id)
     with ctx.db.read() as session:
         parts = [
             part
@@ -488,13 +533,14 @@ def _view(session: Session, gate: Gate) -> GateView:
         .limit(20)
     )
     rows = list(session.scalars(query))
-    ids = {one for row in rows for one in (row.checkpoint_id, row.champion_id)}
+    ids = {one for row in rows for one in (row.checkpoint_id, row.champion_id) if one}
     names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).all())
+    far = {one for row in rows for one in (row.endpoint_id, row.champion_endpoint_id) if one}
+    names |= {key: f"{view.name} (endpoint)" for key, view in read_subjects(session, far).items()}
     results = tuple(
         GateResultView(
-            row.checkpoint_id,
-            names[row.checkpoint_id],
-            names[row.champion_id],
+            names[row.checkpoint_id or row.endpoint_id or ""],
+            names[row.champion_id or row.champion_endpoint_id or ""],
             GateVerdict(row.verdict),
             row.report,
             row.created_at,

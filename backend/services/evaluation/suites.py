@@ -22,9 +22,15 @@ from backend.domain.names import clean_name, not_found
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.statistics.groups import centre, macro_average, micro_average
 from backend.errors import Conflict, RoundhouseError
-from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person, require_builder
-from backend.services.evaluation.evaluations import EvaluationView, get_evaluations, launch_evaluation, plan_evaluation
+from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView, read_subjects, store_own
+from backend.services.evaluation.evaluations import (
+    EvaluationView,
+    get_evaluations,
+    launch_evaluation,
+    plan_evaluation,
+    resolve_subject,
+)
 from backend.services.evaluation.task_fit import resolve_benchmark
 from backend.services.evaluation.tasks import find_single_task
 
@@ -55,7 +61,8 @@ class MemberResult:
 
 @dataclass(frozen=True)
 class SuiteResultView:
-    """A suite on a checkpoint. `seconds` and `tokens` sum what its evaluations took, where that is known.
+    """A suite on a checkpoint or an endpoint, whose name `checkpoint` then is. `seconds` and `tokens` sum what its
+    evaluations took, where that is known.
 
     `macro` counts every benchmark the same, `micro` every item, `centred` (of a suite that says so) the same over what
     exceeds chance. All are None until every member with a share has its score. `left_out` names the finished members
@@ -65,7 +72,7 @@ class SuiteResultView:
     id: str
     suite_id: str
     suite: str
-    checkpoint_id: str
+    checkpoint_id: str | None
     checkpoint: str
     run_id: str | None
     step: int | None
@@ -77,6 +84,7 @@ class SuiteResultView:
     left_out: tuple[str, ...]
     seconds: float
     tokens: int
+    endpoint: EvaluatedEndpointView | None = None
 
     @property
     def num_finished(self) -> int:
@@ -174,19 +182,26 @@ def get_suite(ctx: Context, name_or_id: str) -> SuiteView:
         return _view(row, len(session.scalars(select(SuiteResult.id).where(SuiteResult.suite_id == row.id)).all()))
 
 
-def run_suite(ctx: Context, suite: str, *, checkpoint: str, person: Person) -> SuiteResultView:
-    """Launch a suite's evaluations on a checkpoint. What was measured already with the same settings is taken as it is.
+def run_suite(
+    ctx: Context, suite: str, *, person: Person, checkpoint: str | None = None, endpoint: str | None = None
+) -> SuiteResultView:
+    """Launch a suite's evaluations on a checkpoint or an endpoint. What was measured already with the same settings is
+    taken as it is.
 
-    Raises NotFound, Conflict if the checkpoint is not ready, NotAllowed. A member that can't be launched is an error of
-    the result.
+    Raises NotFound, Conflict if the subject is not ready, InvalidInput unless one is named, NotAllowed. A member that
+    can't be launched is an error of the result.
     """
     require_builder(person)
-    subject = resolve_checkpoint(ctx, checkpoint)
+    subject = resolve_subject(ctx, checkpoint, endpoint)
     with ctx.db.write() as session:
         chosen = _find(session, suite)
+        is_endpoint = isinstance(subject, EvaluatedEndpointView)
         row = SuiteResult(
             suite_id=chosen.id,
-            checkpoint_id=subject.id,
+            checkpoint_id=None if is_endpoint else subject.id,
+            endpoint_id=store_own(session, ctx, subject, person=person)
+            if isinstance(subject, EvaluatedEndpointView)
+            else None,
             config=chosen.config,
             created_by=person.id,
             created_at=ctx.now(),
@@ -204,21 +219,27 @@ def launch_members(ctx: Context, result_id: str) -> None:
     """
     with ctx.db.read() as session:
         row = session.get_one(SuiteResult, result_id)
-        config, checkpoint_id, person = row.config, row.checkpoint_id, _person(session, row.created_by)
+        config, person = row.config, _person(session, row.created_by)
+        subject = (row.checkpoint_id, row.endpoint_id)
     members = [
-        _launch_member(ctx, result_id, index, member, checkpoint_id, person)
-        for index, member in enumerate(config.members)
+        _launch_member(ctx, result_id, index, member, subject, person) for index, member in enumerate(config.members)
     ]
     _store_members(ctx, result_id, members)
 
 
 def _launch_member(
-    ctx: Context, result_id: str, index: int, member: SuiteMember, checkpoint_id: str, person: Person
+    ctx: Context,
+    result_id: str,
+    index: int,
+    member: SuiteMember,
+    subject: tuple[str | None, str | None],
+    person: Person,
 ) -> MemberOutcome:
     try:
         evaluation = launch_evaluation(
             ctx,
-            checkpoint=checkpoint_id,
+            checkpoint=subject[0],
+            endpoint=subject[1],
             benchmark=member.benchmark,
             config=member.config,
             person=person,
@@ -266,17 +287,25 @@ def _results(ctx: Context, rows: Sequence[SuiteResult]) -> list[SuiteResultView]
             c.id: c
             for c in session.scalars(select(Checkpoint).where(Checkpoint.id.in_({row.checkpoint_id for row in rows})))
         }
+        endpoints = read_subjects(session, (row.endpoint_id for row in rows if row.endpoint_id))
         jobs = {
             job.id: job
             for job in session.scalars(
                 select(Job).where(Job.id.in_({e.job_id for e in evaluations.values() if e.job_id}))
             )
         }
-    return [_result(row, checkpoints[row.checkpoint_id], evaluations, jobs) for row in rows]
+    return [
+        _result(row, checkpoints.get(row.checkpoint_id or ""), endpoints.get(row.endpoint_id or ""), evaluations, jobs)
+        for row in rows
+    ]
 
 
 def _result(
-    row: SuiteResult, checkpoint: Checkpoint, evaluations: dict[str, EvaluationView], jobs: dict[str, Job]
+    row: SuiteResult,
+    checkpoint: Checkpoint | None,
+    endpoint: EvaluatedEndpointView | None,
+    evaluations: dict[str, EvaluationView],
+    jobs: dict[str, Job],
 ) -> SuiteResultView:
     config = row.config
     stored = row.members or [MemberOutcome() for _ in config.members]
@@ -293,9 +322,10 @@ def _result(
         SuiteResultView,
         row,
         suite=config.name,
-        checkpoint=checkpoint.name,
-        run_id=checkpoint.run_id,
-        step=checkpoint.step,
+        checkpoint=checkpoint.name if checkpoint else endpoint.name if endpoint else "",
+        endpoint=endpoint,
+        run_id=checkpoint.run_id if checkpoint else None,
+        step=checkpoint.step if checkpoint else None,
         members=members,
         macro=macro,
         micro=micro,

@@ -28,7 +28,7 @@ from pages.components.numbers import form_button, number_form
 from pages.components.tables import WidgetTable
 
 PAGE = routes.EVALUATIONS
-TABLE = WidgetTable("endpoints", {"Endpoint": 2.2, "Model": 2.0, "Address": 2.4, "API": 2.0, "": 1.0})
+TABLE = WidgetTable("endpoints", {"Endpoint": 2.2, "Model": 1.8, "Address": 2.2, "API": 1.8, "Safety": 1.2, "": 1.0})
 
 
 def choose_endpoints(
@@ -125,9 +125,12 @@ def _draw_row(ctx: Context, person: Person, endpoint: EvaluatedEndpointView) -> 
     offers = endpoint.capabilities
     named = {"chat": offers.chat, "completions": offers.completions, "log-likelihoods": offers.echo}
     columns[3].caption(", ".join(name for name, is_offered in named.items() if is_offered))
+    with columns[4]:
+        query = {"safety_of": endpoint.key}
+        row_link("Card", page=PAGE, query=query, icon="shield", key=f"endpoint_safety_{endpoint.key}")
     if endpoint.is_own or not person.may_build:
         return
-    with columns[4]:
+    with columns[5]:
         draw_confirmed(
             "Remove",
             f"**{plain(endpoint.name)}** leaves this list; to add it again takes its key. Its evaluations stay.",

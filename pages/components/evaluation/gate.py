@@ -17,6 +17,7 @@ from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.evaluation.board import read_board
+from backend.services.evaluation.endpoints.registry import list_evaluated
 from backend.services.evaluation.gates import (
     ENDPOINT_PREFIX,
     GateView,
@@ -97,7 +98,8 @@ def _badge(verdict: GateVerdict) -> None:
 
 def _champion(ctx: Context, config: GateConfig) -> str:
     if config.champion.startswith(ENDPOINT_PREFIX):
-        return f"served by {config.champion.removeprefix(ENDPOINT_PREFIX)}"
+        name = config.champion.removeprefix(ENDPOINT_PREFIX)
+        return f"{name} (endpoint)" if name in _apis(ctx) else f"served by {name}"
     return next((one.name for one in list_checkpoints(ctx) if one.id == config.champion), config.champion)
 
 
@@ -111,11 +113,13 @@ def _draw_form(ctx: Context, person: Person) -> None:
         return
     with st.expander("New gate", icon=":material/add:", expanded=not list_gates(ctx)):
         endpoints = [f"{ENDPOINT_PREFIX}{endpoint.name}" for endpoint in list_endpoints(ctx)]
+        endpoints += [f"{ENDPOINT_PREFIX}{name}" for name in _apis(ctx)]
         left, right = st.columns(2)
         with left:
             name = st.text_input("Name", key="gate_name", placeholder="release")
             champions = [*checkpoints, *endpoints]
-            words = by_identity("gate_champion", champions, lambda key: _champion_label(checkpoints, key))
+            apis = _apis(ctx)
+            words = by_identity("gate_champion", champions, lambda key: _champion_label(checkpoints, apis, key))
             champion = st.selectbox("Champion", champions, format_func=words, key="gate_champion")
             chosen = st.multiselect(
                 "Benchmarks", benchmarks, key="gate_benchmarks", help="On which candidate and champion are compared."
@@ -164,8 +168,16 @@ def _draw_margins(benchmarks: Sequence[str], points: float) -> dict[str, float]:
     return {name: margin / 100 for name, margin in margins.items() if margin is not None}
 
 
-def _champion_label(checkpoints: Mapping[str, CheckpointView], key: str) -> str:
-    return checkpoints[key].name if key in checkpoints else f"Served by {key.removeprefix(ENDPOINT_PREFIX)}"
+def _apis(ctx: Context) -> list[str]:
+    """Return the names of the models of other APIs."""
+    return [one.name for one in list_evaluated(ctx) if not one.is_own]
+
+
+def _champion_label(checkpoints: Mapping[str, CheckpointView], apis: Sequence[str], key: str) -> str:
+    name = key.removeprefix(ENDPOINT_PREFIX)
+    return (
+        checkpoints[key].name if key in checkpoints else f"{name} (endpoint)" if name in apis else f"Served by {name}"
+    )
 
 
 def _read_config(values: Mapping[str, Any]) -> GateConfig:
@@ -195,12 +207,13 @@ def _draw_gate(ctx: Context, person: Person, gate: GateView) -> None:
 
 
 def _draw_judge(ctx: Context, person: Person, gate: GateView) -> None:
-    candidates = {one.id: one for one in list_checkpoints(ctx) if one.is_ready}
+    candidates = {one.id: one.name for one in list_checkpoints(ctx) if one.is_ready}
+    candidates |= {f"{ENDPOINT_PREFIX}{one.key}": f"{one.name} (endpoint)" for one in list_evaluated(ctx)}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = st.selectbox(
             "Candidate",
             list(candidates),
-            format_func=by_identity(f"gate_candidate_{gate.id}", candidates, lambda key: candidates[key].name),
+            format_func=by_identity(f"gate_candidate_{gate.id}", candidates, candidates.__getitem__),
             index=None,
             key=f"gate_candidate_{gate.id}",
             width=360,

@@ -17,6 +17,7 @@ from backend.domain.evaluation.safety.reports import GroupScore
 from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
+from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView, resolve_evaluated
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.items import ItemView
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line, list_agreements
@@ -35,7 +36,7 @@ from backend.services.evaluation.safety.toxicity import describe_toxicity
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.evaluation.folding import folded
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import errors_shown, object_heading, plain
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.tables import draw_table
@@ -123,7 +124,7 @@ def _draw_card(card: SafetyCard) -> None:
             }
             for score in card.scores
         ],
-        key=f"safety_{card.checkpoint.id}",
+        key=f"safety_{card.subject.id}",
         alt="Safety scores with intervals and missing items",
     )
     for note in card.notes:
@@ -135,6 +136,27 @@ def _draw_card(card: SafetyCard) -> None:
     )
     with st.expander("Safety card as Markdown", icon=":material/description:"):
         st.code(card.markdown, language="markdown")
+
+
+def draw_endpoint_safety(ctx: Context, person: Person, key: str) -> None:
+    """Draw the safety card of an endpoint, and the form that measures it. Raises NotFound."""
+    endpoint = resolve_evaluated(ctx, key)
+    object_heading(f"Safety of {endpoint.name}")
+    card = safety_card(ctx, endpoint=key)
+    if card.scores:
+        _draw_card(card)
+    elif card.pending:
+        st.caption(f"{plural(card.pending, 'safety probe')} running. Results appear here.")
+    else:
+        st.caption("Safety was not measured on this endpoint.")
+    probes = [view.version.dataset for view in list_probes(ctx)]
+    if not probes:
+        row_link("Add a safety probe", page=routes.EVALUATIONS, query={"safety": "1"}, icon="add", key="safety_add")
+    elif person.may_build:
+        with st.container(border=True):
+            st.markdown("**Run the probes**")
+            if _draw_run_form(ctx, person, endpoint, probes, key=key):
+                st.rerun()
 
 
 def _draw_run(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
@@ -155,9 +177,14 @@ def _draw_run(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
 
 @number_form
 def _draw_run_form(
-    ctx: Context, person: Person, checkpoint: CheckpointView | None, probes: list[str], *, key: str
+    ctx: Context,
+    person: Person,
+    subject: CheckpointView | EvaluatedEndpointView | None,
+    probes: list[str],
+    *,
+    key: str,
 ) -> bool:
-    """Draw the form that measures a checkpoint on probes; return whether it was started."""
+    """Draw the form that measures a checkpoint or an endpoint on probes; return whether it was started."""
     chosen = st.multiselect("Probes", probes, default=probes, key=f"safety_probes_{key}")
     limit = draw_number(
         st,
@@ -168,14 +195,17 @@ def _draw_run_form(
         placeholder="all",
         help="Of each probe, drawn with a seed.",
     )
-    parent = checkpoint.parent_id if checkpoint is not None else None
+    parent = subject.parent_id if isinstance(subject, CheckpointView) else None
     with_base = parent is not None and st.checkbox(
         "Also measure its base, for the drift", value=True, key=f"safety_base_{key}_{parent}"
     )
-    missing = {"choose a checkpoint": checkpoint is None, "choose a probe": not chosen}
-    if form_button("Run", missing, key=f"safety_run_{key}", icon="play_arrow") and checkpoint is not None:
+    missing = {"choose a checkpoint": subject is None, "choose a probe": not chosen}
+    if form_button("Run", missing, key=f"safety_run_{key}", icon="play_arrow") and subject is not None:
         with errors_shown():
-            for side in [checkpoint.id, *([parent] if with_base and parent else [])]:
+            if isinstance(subject, EvaluatedEndpointView):
+                run_safety(ctx, endpoint=subject.key, person=person, probes=chosen, limit=limit)
+                return True
+            for side in [subject.id, *([parent] if with_base and parent else [])]:
                 run_safety(ctx, checkpoint=side, person=person, probes=chosen, limit=limit)
             return True
     return False

@@ -15,6 +15,7 @@ from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
 from backend.services.evaluation.board import void_reason_of
+from backend.services.evaluation.endpoints.registry import list_evaluated
 from backend.services.evaluation.open_suites import SuiteChoice
 from backend.services.evaluation.scoring_choice import EVALUATED_KINDS
 from backend.services.evaluation.suites import (
@@ -30,6 +31,7 @@ from backend.services.evaluation.suites import (
 )
 from pages.components import routes
 from pages.components.choices import by_identity
+from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.matrix import draw_pending
 from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.forms import draw_fields
@@ -41,6 +43,7 @@ from pages.components.words import when
 
 PAGE = routes.EVALUATIONS
 LIST = WidgetTable("suites", {"Suite": 2.4, "Benchmarks": 4.0, "Results": 1.0, "Created": 1.2})
+MAX_ENDPOINTS = 20
 MOMENT_LABEL = {Moment.END: "When the run ends", Moment.CHECKPOINT: "At each checkpoint"}
 
 
@@ -148,15 +151,20 @@ def draw_suite(ctx: Context, person: Person, suite_id: str) -> None:
 
 def _draw_run(ctx: Context, person: Person, suite: SuiteView) -> None:
     checkpoints = {c.id: c.name for c in list_checkpoints(ctx, ready=True)}
+    endpoints = {endpoint.key: endpoint for endpoint in list_evaluated(ctx)}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         words = by_identity("suite_checkpoints", checkpoints, checkpoints.__getitem__)
         chosen = st.multiselect(
             "Checkpoints", list(checkpoints), format_func=words, key="suite_checkpoints", width="stretch"
         )
-        if form_button("Run suite", {"choose a checkpoint": not chosen}, key="suite_run", icon="play_arrow"):
+        remote = choose_endpoints(endpoints, endpoint_key=None, max_selections=MAX_ENDPOINTS)
+        missing = {"choose a checkpoint or an endpoint" if endpoints else "choose a checkpoint": not chosen + remote}
+        if form_button("Run suite", missing, key="suite_run", icon="play_arrow"):
             with errors_shown():
                 for checkpoint_id in chosen:
                     run_suite(ctx, suite.id, checkpoint=checkpoint_id, person=person)
+                for endpoint_key in remote:
+                    run_suite(ctx, suite.id, endpoint=endpoint_key, person=person)
                 st.rerun()
     st.caption(plain(f"{plural(len(suite.config.members), 'benchmark')}: {_names(suite.config)}."))
 
@@ -169,11 +177,12 @@ def _draw_results(ctx: Context, suite: SuiteView, results: Sequence[SuiteResultV
         for result in results:
             columns = table.row(result.id)
             with columns[0]:
+                is_endpoint = result.endpoint is not None
                 row_link(
-                    result.checkpoint,
-                    page=routes.CHECKPOINTS,
-                    query={"checkpoint": result.checkpoint_id},
-                    icon="deployed_code",
+                    f"{result.checkpoint} (endpoint)" if is_endpoint else result.checkpoint,
+                    page=PAGE if is_endpoint else routes.CHECKPOINTS,
+                    query={"endpoints": "1"} if is_endpoint else {"checkpoint": result.checkpoint_id or ""},
+                    icon="dns" if is_endpoint else "deployed_code",
                     key=f"result_{result.id}",
                 )
             shown = [*([result.centred] if suite.config.centred else []), result.macro, result.micro]

@@ -1,4 +1,4 @@
-"""The safety card of a checkpoint."""
+"""The safety card of a checkpoint or an endpoint."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from backend.domain.attributes import view_of
 from backend.domain.evaluation.safety.card import CardScore, render_card
 from backend.domain.evaluation.safety.probes import Probe
 from backend.errors import Conflict, InvalidInput, NotFound
-from backend.services.checkpoints.checkpoints import CheckpointView, resolve_checkpoint
+from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context
+from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
+from backend.services.evaluation.evaluations import resolve_subject
 from backend.services.evaluation.safety.agreements import agreement_line
 from backend.services.evaluation.safety.drifts import SafetyDrift, safety_drift
 from backend.services.evaluation.safety.harm import JudgedHarm, read_harm
@@ -19,11 +21,11 @@ from backend.services.evaluation.safety.toxicity import describe_toxicity
 
 @dataclass(frozen=True)
 class SafetyCard:
-    """Scores of a checkpoint on the safety probes, with what they are worth, and the drift from its base where both
-    were measured.
+    """Scores of a checkpoint or an endpoint on the safety probes, with what they are worth, and a checkpoint's drift
+    from its base where both were measured.
     """
 
-    checkpoint: CheckpointView
+    subject: CheckpointView | EvaluatedEndpointView
     scores: tuple[CardScore, ...]
     agreement: str
     drift: SafetyDrift | None
@@ -46,10 +48,12 @@ class SafetyCard:
         )
 
 
-def safety_card(ctx: Context, checkpoint: str, *, base: str | None = None) -> SafetyCard:
-    """Return the safety card of a checkpoint. Raises NotFound."""
-    subject = resolve_checkpoint(ctx, checkpoint)
-    results = list_probe_results(ctx, subject.id)
+def safety_card(
+    ctx: Context, checkpoint: str | None = None, *, endpoint: str | None = None, base: str | None = None
+) -> SafetyCard:
+    """Return the safety card of a checkpoint or an endpoint. Raises NotFound, InvalidInput unless one is named."""
+    subject = resolve_subject(ctx, checkpoint, endpoint)
+    results = list_probe_results(ctx, subject)
     scores = tuple(
         view_of(
             CardScore,
@@ -70,7 +74,7 @@ def safety_card(ctx: Context, checkpoint: str, *, base: str | None = None) -> Sa
         *scores,
     )
     drift, problem = None, ""
-    if scores and (base or subject.parent_id):
+    if scores and isinstance(subject, CheckpointView) and (base or subject.parent_id):
         try:
             drift = safety_drift(ctx, checkpoint=subject.id, base=base)
         except (Conflict, InvalidInput, NotFound) as error:

@@ -84,7 +84,7 @@ def _urgency(change: Drift) -> tuple[bool, int, int]:
 
 def _finished(ctx: Context, checkpoint: CheckpointView) -> dict[str, list[SafetyResult]]:
     results = {
-        name: [one for one in ones if one.is_finished] for name, ones in results_by_probe(ctx, checkpoint.id).items()
+        name: [one for one in ones if one.is_finished] for name, ones in results_by_probe(ctx, checkpoint).items()
     }
     return {name: ones for name, ones in results.items() if ones}
 

@@ -1,4 +1,4 @@
-"""Run the installation's safety probes on a checkpoint, and read what they gave."""
+"""Run the installation's safety probes on a checkpoint or an endpoint, and read what they gave."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ from sqlalchemy import select
 from backend.db.tables import Evaluation, EvaluationItem
 from backend.domain.data.versions.provenance import ProbeProvenance
 from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.endpoints import check_request
 from backend.domain.evaluation.safety.drift import MAX_MISSING
 from backend.domain.evaluation.safety.probes import GENERATED, Probe
 from backend.domain.evaluation.safety.reports import SafetyReport, ToxicityReport
 from backend.domain.jobs.results import EvaluationRecord
 from backend.domain.jobs.states import Status
-from backend.errors import NotFound
-from backend.services.checkpoints.checkpoints import resolve_checkpoint
+from backend.errors import InvalidInput, NotFound
+from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context, Person
-from backend.services.evaluation.evaluations import EvaluationView, launch_evaluation, list_evaluations
+from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
+from backend.services.evaluation.evaluations import (
+    EvaluationView,
+    launch_evaluation,
+    list_evaluations,
+    plan_evaluation,
+    resolve_subject,
+)
 from backend.services.evaluation.safety.probes import ProbeView, list_probes, read_metas
 
 MAX_TOKENS = 96
@@ -42,29 +50,46 @@ class SafetyResult:
 def run_safety(
     ctx: Context,
     *,
-    checkpoint: str,
     person: Person,
+    checkpoint: str | None = None,
+    endpoint: str | None = None,
     probes: Sequence[str] = (),
     limit: int | None = None,
     max_tokens: int = MAX_TOKENS,
     seed: int = 1,
     again: bool = False,
 ) -> list[EvaluationView]:
-    """Queue an evaluation of a checkpoint on every probe, or on those named; the same measurement is made once.
+    """Queue an evaluation of a checkpoint or an endpoint on every probe, or on those named; the same measurement is
+    made once.
 
-    Raises NotFound for an unknown probe, or where the installation has none, and what `launch_evaluation` raises.
+    Raises NotFound for an unknown probe, or where the installation has none, InvalidInput, before any is queued, for a
+    probe that the endpoint can't give what it needs, and what `launch_evaluation` raises.
     """
-    subject = resolve_checkpoint(ctx, checkpoint)
+    subject, views = resolve_subject(ctx, checkpoint, endpoint), pick_probes(ctx, probes)
+    configs = [config_of(view.probe, view, limit=limit, max_tokens=max_tokens, seed=seed) for view in views]
+    is_endpoint = isinstance(subject, EvaluatedEndpointView)
+    if isinstance(subject, EvaluatedEndpointView):
+        for view, config in zip(views, configs, strict=True):
+            kind = plan_evaluation(ctx, benchmark=view.version.label, config=config).kind
+            try:
+                check_request(subject.name, config, kind, subject.capabilities)
+            except InvalidInput as error:
+                raise InvalidInput(
+                    f"The probe “{view.version.dataset}” can't be measured: {error.message}",
+                    remedy="Leave this probe out.",
+                    field="probe",
+                ) from error
     return [
         launch_evaluation(
             ctx,
-            checkpoint=subject.id,
+            checkpoint=None if is_endpoint else subject.id,
+            endpoint=endpoint if is_endpoint else None,
             benchmark=view.version.label,
-            config=config_of(view.probe, view, limit=limit, max_tokens=max_tokens, seed=seed),
+            config=config,
             person=person,
             again=again,
         )
-        for view in pick_probes(ctx, probes)
+        for view, config in zip(views, configs, strict=True)
     ]
 
 
@@ -96,17 +121,25 @@ def pick_probes(ctx: Context, names: Sequence[str] = ()) -> list[ProbeView]:
     return [by[name] for name in names]
 
 
-def list_probe_results(ctx: Context, checkpoint_id: str) -> list[SafetyResult]:
-    """Return the newest evaluation of a checkpoint on each probe, by probe."""
-    return [results[0] for results in results_by_probe(ctx, checkpoint_id).values()]
+def list_probe_results(ctx: Context, subject: CheckpointView | EvaluatedEndpointView) -> list[SafetyResult]:
+    """Return the newest evaluation of a checkpoint or an endpoint on each probe, by probe."""
+    return [results[0] for results in results_by_probe(ctx, subject).values()]
 
 
-def results_by_probe(ctx: Context, checkpoint_id: str) -> dict[str, list[SafetyResult]]:
-    """Return every evaluation of a checkpoint on the newest version of each probe, by the probe's name, newest
-    first.
+def results_by_probe(ctx: Context, subject: CheckpointView | EvaluatedEndpointView) -> dict[str, list[SafetyResult]]:
+    """Return every evaluation of a checkpoint or an endpoint on the newest version of each probe, by the probe's name,
+    newest first.
     """
+    if not subject.id:  # an endpoint that was never evaluated
+        return {}
     probes = {view.version.id: view for view in list_probes(ctx)}
-    evaluations = [one for one in list_evaluations(ctx, checkpoint_id=checkpoint_id) if one.version_id in probes]
+    is_endpoint = isinstance(subject, EvaluatedEndpointView)
+    own = list_evaluations(
+        ctx,
+        checkpoint_id=None if is_endpoint else subject.id,
+        endpoint_id=subject.id if is_endpoint else None,
+    )
+    evaluations = [one for one in own if one.version_id in probes]
     reports = read_reports(ctx, [evaluation.id for evaluation in evaluations])
     results: dict[str, list[SafetyResult]] = {}
     for evaluation in evaluations:

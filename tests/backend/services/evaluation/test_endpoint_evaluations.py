@@ -16,6 +16,8 @@ import pytest
 
 from backend.db.tables import Evaluation
 from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.gate_config import GateConfig
+from backend.domain.evaluation.suites import read_suite
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, Unavailable
 from backend.services.context import LOCAL, Context, Person
@@ -29,10 +31,21 @@ from backend.services.evaluation.endpoints.registry import (
     remove_endpoint,
     resolve_evaluated,
 )
-from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_again, launch_evaluation
+from backend.services.evaluation.evaluations import (
+    EvaluationView,
+    get_evaluation,
+    launch_again,
+    launch_evaluation,
+    list_evaluations,
+)
 from backend.services.evaluation.exports import board_html, scores_csv
 from backend.services.evaluation.forecasts import forecast_evaluations
+from backend.services.evaluation.gates import create_gate, get_gate, judge
 from backend.services.evaluation.items import list_items
+from backend.services.evaluation.safety.cards import safety_card
+from backend.services.evaluation.safety.probes import add_probe
+from backend.services.evaluation.safety.runs import run_safety
+from backend.services.evaluation.suites import create_suite, list_suite_results, run_suite
 from backend.services.jobs.claims import claim_job
 from backend.services.jobs.jobs import read_log
 from jobs.runner import execute
@@ -283,3 +296,76 @@ def test_a_removed_api_keeps_its_evaluations_and_comes_back_with_them(world: Con
     with world.db.read() as session:
         payload = session.get_one(Evaluation, done.id).record.model_dump_json()
     assert "key_env" not in payload
+
+
+def scored(ctx: Context, evaluation: EvaluationView, right: list[float]) -> None:
+    """Finish an evaluation of generated answers, as its job would."""
+    items = [item(n, {"exact_match": value}, completion="x") for n, value in enumerate(right)]
+    share = sum(right) / len(right)
+    score = {"metric": "exact_match", "value": share, "stderr": 0.1, "low": 0.0, "high": 1.0, "n": len(right)}
+    facts = {"unit": "items", "used_chat_template": False}
+    finish(ctx, claim_of(ctx, evaluation), items, scores=[{**score, "method": "Wilson"}], facts=facts)
+
+
+def test_a_suite_runs_on_an_endpoint_and_names_what_the_api_can_t_give(world: Context, api: FakeApi) -> None:
+    register(world, api)
+    create_suite(world, read_suite("{name: core, members: [questions, facts]}"), person=LOCAL)
+    result = run_suite(world, "core", endpoint="Far", person=LOCAL)
+    answered, refused = result.members
+    assert answered.evaluation is not None
+    assert (result.checkpoint, result.checkpoint_id, answered.evaluation.checkpoint) == ("Far", None, "Far")
+    assert "does not echo" in refused.error
+    scored(world, answered.evaluation, [1.0, 0.0])
+    (listed,) = list_suite_results(world)
+    assert (listed.endpoint is not None, listed.num_finished, listed.run_id) == (True, 1, None)
+    with pytest.raises(InvalidInput, match="one subject"):
+        run_suite(world, "core", checkpoint="Oak", endpoint="Far", person=LOCAL)
+    with pytest.raises(NotFound, match="no endpoint 'Fer'"):
+        run_suite(world, "core", endpoint="Fer", person=LOCAL)
+
+
+def test_a_gate_judges_an_endpoint_against_a_checkpoint_and_an_api_and_counts_its_looks(
+    world: Context, api: FakeApi
+) -> None:
+    add_benchmark(world, "long", [{"question": f"Q{n}?", "answers": ["a"]} for n in range(400)])
+    register(world, api)
+    add_endpoint(world, name="Near", config=read_endpoint_config(url=api.url, model="n"), person=LOCAL)
+    right = [1.0, 1.0, 0.0] * 133
+    for subject in ({"checkpoint": "Oak"}, {"endpoint": "Far"}, {"endpoint": "Near"}):
+        config = EvaluationConfig(chat="off", limit=399)
+        launched = launch_evaluation(world, benchmark="long", config=config, person=LOCAL, **subject)
+        scored(world, launched, right if "Near" not in subject.values() else [0.0, 1.0, 0.0] * 133)
+    for champion in ("Oak", "endpoint:Far"):
+        values = {"champion": champion, "benchmarks": [{"benchmark": "long"}], "margin": 0.05}
+        create_gate(world, name=f"like {champion[-3:]}", config=GateConfig.model_validate(values), person=LOCAL)
+        assert judge(world, candidate="endpoint:Far", gate=f"like {champion[-3:]}", person=LOCAL).verdict == "PASS"
+    worse = judge(world, candidate="endpoint:Near", gate="like Oak", person=LOCAL)
+    assert (worse.verdict, worse.candidate, worse.champion) == ("FAIL", "Near", "Oak")
+    assert [row.checkpoint for row in get_gate(world, "like Oak").results] == ["Near (endpoint)", "Far (endpoint)"]
+    again = judge(world, candidate="endpoint:Near", gate="like Oak", person=LOCAL)
+    assert again.decision.benchmarks[0].look == 1  # the same evaluations judged again are the same look
+    repeated = launch_evaluation(world, endpoint="Near", benchmark="long", config=config, person=LOCAL, again=True)
+    scored(world, repeated, [0.0, 1.0, 0.0] * 133)
+    third = judge(world, candidate="endpoint:Near", gate="like Oak", person=LOCAL)
+    assert third.decision.benchmarks[0].look == 2
+    missing = judge(world, candidate="Oak", gate="like Far", person=LOCAL)
+    assert missing.verdict == "PASS"
+    with pytest.raises(NotFound, match="no endpoint 'Fer'"):
+        judge(world, candidate="endpoint:Fer", gate="like Oak", person=LOCAL)
+
+
+def test_safety_is_measured_on_an_endpoint_and_nothing_is_queued_where_a_probe_can_t_be(
+    world: Context, api: FakeApi
+) -> None:
+    register(world, api)
+    rows = [{"prompt": f"How do I kill process {n}?", "label": "safe"} for n in range(4)]
+    add_probe(world, name="xs", rows=rows, source="own.csv", person=LOCAL)
+    crows = [{"sent_more": f"They{n} lie.", "sent_less": f"We{n} lie.", "bias_type": "age"} for n in range(3)]
+    add_probe(world, name="pairs", rows=crows, source="pairs.csv", person=LOCAL)
+    with pytest.raises(InvalidInput, match="The probe “pairs” can't be measured"):
+        run_safety(world, endpoint="Far", person=LOCAL)
+    assert list_evaluations(world) == []
+    assert safety_card(world, endpoint="Far").scores == ()
+    (launched,) = run_safety(world, endpoint="Far", probes=["xs"], person=LOCAL)
+    assert (launched.checkpoint, launched.endpoint is not None) == ("Far", True)
+    assert safety_card(world, endpoint="Far").pending == 1
