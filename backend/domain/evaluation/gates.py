@@ -88,7 +88,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class PlannedPower:
-    """What the first look at a benchmark of `n` items promises, before a candidate is judged.
+    """Power of the first look at a benchmark of `n` items, before a candidate is judged.
 
     `passes`: chance to PASS a candidate whose true difference is the expected one (superiority: twice the margin).
     `fails`: chance to FAIL one that is truly worse by twice the margin; 0 without a margin. `errs`: most that a

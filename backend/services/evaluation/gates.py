@@ -257,7 +257,9 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
         version = resolve_version(ctx, part.benchmark)
         sides = [_finished(ctx, version.id, who, part) for who in (champion, subject)]
         absent = [
-            f"{who.name} on {version.label}" for who, found in zip((champion, subject), sides, strict=True) if not found
+            f"{who.name} on {version.label}"
+            for who, evaluations in zip((champion, subject), sides, strict=True)
+            if not evaluations
         ]
         missing += absent
         if absent:
@@ -294,7 +296,7 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
 
 @dataclass(frozen=True)
 class GatePlan:
-    """What a gate promises on one benchmark. `power` is None where it is not known, and `unknown` says why.
+    """Power of a gate on one benchmark. `power` is None where it is not known, and `unknown` says why.
 
     `discordance`: share of items on which two checkpoints are taken to differ; `measured_pairs` counts the pairs of
     earlier evaluations that it is the median of, 0 where it is planned.

@@ -61,7 +61,7 @@ class ItemView:
 
 @dataclass(frozen=True)
 class ItemQuery:
-    """Which items are meant: outcome by the main metric, text that they contain, expression over their metrics.
+    """A choice of items: outcome by the main metric, text that they contain, expression over their metrics.
 
     `positions` leaves only items at these positions.
     """
@@ -296,12 +296,12 @@ def _search(ctx: Context, evaluation_id: str, sought: str) -> frozenset[int]:
     longest = max(sought.split(), key=len, default="")
     if re.fullmatch(r"[a-z0-9.,;:?!()'+*=%&#@$_-]*", longest):  # JSON writes it as it is, or has an escaped letter
         query = query.where(or_(stored.icontains(longest, autoescape=True), stored.contains("\\u", autoescape=True)))
-    found = set()
+    positions = set()
     with ctx.db.read() as session:
         for position, shown in session.execute(query.execution_options(yield_per=AT_ONCE)):
             if sought in _searched(json.loads(shown)):
-                found.add(position)
-    return frozenset(found)
+                positions.add(position)
+    return frozenset(positions)
 
 
 def _searched(shown: Mapping[str, Any]) -> str:

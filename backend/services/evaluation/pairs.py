@@ -38,11 +38,11 @@ def group_pairs(ctx: Context, pair: Pair, *, text: str = "") -> dict[PairChoice,
     first, second = read_index(ctx, pair.first), read_index(ctx, pair.second)
     metric = item_metric(pair.metric)
     before, after = (index.columns.get(metric, [None] * len(index)) for index in (first, second))
-    kept = _containing(ctx, pair, text) if text.strip() else None
+    having = _containing(ctx, pair, text) if text.strip() else None
     groups: dict[PairChoice, list[str]] = {"broken": [], "fixed": [], "both_wrong": [], "both_right": []}
     for row, key in enumerate(first.hashes):
         other = second.rows.get(key)
-        if other is None or (kept is not None and key not in kept):
+        if other is None or (having is not None and key not in having):
             continue
         value, then = before[row], after[other]
         if value is None or then is None:

@@ -68,7 +68,7 @@ def draw_promotion_page(ctx: Context, person: Person, checkpoint_id: str) -> Non
     """Draw what supports the promotion of a checkpoint and what it changes, then the decision. Raises NotFound."""
     checkpoint = get_checkpoint(ctx, checkpoint_id)
     object_heading(f"Promote {checkpoint.name}")
-    st.caption("An alias is a name that endpoints follow: whoever holds it is what they serve.")
+    st.caption("An alias is a name that endpoints follow: they serve the checkpoint that holds it.")
     aliases = {alias.name: alias for alias in list_aliases(ctx)}
     campaigns = {
         one.id: one
@@ -105,12 +105,12 @@ def draw_promotion_page(ctx: Context, person: Person, checkpoint_id: str) -> Non
 
 def _choose_alias(aliases: dict[str, AliasView], *, key: str) -> str:
     """Draw the choice of an alias; return its name, empty where none can be used yet."""
-    options, asked = [*aliases, NEW], st.query_params.get("alias", "")
+    options, given = [*aliases, NEW], st.query_params.get("alias", "")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = st.selectbox(
             "Alias",
             options,
-            index=options.index(asked) if asked in aliases else len(aliases) if asked else 0,
+            index=options.index(given) if given in aliases else len(aliases) if given else 0,
             key=f"promotion_alias_{key}",
             help="Endpoints that follow it serve its checkpoint.",
             width=320,
@@ -120,7 +120,7 @@ def _choose_alias(aliases: dict[str, AliasView], *, key: str) -> str:
         name = st.text_input(
             "Name of the alias",
             key=f"promotion_name_{key}",
-            value=asked if asked not in aliases else "",
+            value=given if given not in aliases else "",
             placeholder="storyteller@production",
             width=320,
         ).strip()
@@ -134,14 +134,14 @@ def _choose_alias(aliases: dict[str, AliasView], *, key: str) -> str:
 
 
 def _choose_campaign(campaigns: dict[str, CampaignView], *, key: str) -> str | None:
-    asked = st.query_params.get("campaign")
+    given = st.query_params.get("campaign")
     options = list(campaigns)
     if not options:
         return None
     return st.selectbox(
         "Verdict of campaign",
         options,
-        index=options.index(asked) if asked in campaigns else 0,
+        index=options.index(given) if given in campaigns else 0,
         format_func=by_identity(f"promotion_campaign_{key}", options, lambda one: campaigns[one].name),
         key=f"promotion_campaign_{key}",
         width=320,
@@ -248,7 +248,7 @@ def _draw_safety(ctx: Context, checkpoint: CheckpointView) -> None:
 def _draw_serving(ctx: Context, checkpoint: CheckpointView, alias: str, held: AliasView | None) -> None:
     st.markdown("**Serves this alias now**")
     if held is None or held.checkpoint_id is None:
-        st.caption(plain(f"Nobody holds {alias} yet." if alias else "Choose an alias."))
+        st.caption(plain(f"No checkpoint holds {alias} yet." if alias else "Choose an alias."))
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         row_link(

@@ -59,9 +59,7 @@ def draw_votes_needed(standings: Standings) -> None:
     """Draw the votes that each pair still needs, and the designs that would settle the first undecided one."""
     verdicts = sorted(standings.verdicts, key=lambda verdict: verdict.outcome != "undecided")
     draw_table([_verdict_line(verdict) for verdict in verdicts], key="votes_needed", alt="Votes that each pair needs")
-    st.caption(
-        "Evidence must reach what is needed over prompts and over raters; it may be looked at as often as one likes."
-    )
+    st.caption("Evidence over prompts and over raters must both reach what is needed, at any time.")
     undecided = verdicts[0] if verdicts and verdicts[0].outcome == "undecided" else None
     if undecided is None:
         st.caption("Every pair here is decided.")

@@ -327,16 +327,16 @@ def _draw_whole(evaluation: EvaluationView, item: ItemView) -> None:
 
 
 def num_examples(evaluation: EvaluationView) -> int:
-    """Return how many solved examples stand before each question."""
+    """Return the number of few-shot examples before each question."""
     task = evaluation.config.task
     return task.fewshot.count if task is not None else evaluation.config.shots
 
 
 def _draw_prompt(question: str, prompt: str, *, shots: int) -> None:
     """Draw what the network was shown, folded: the examples before the question apart."""
-    before, found, _ = prompt.rpartition(question) if question else ("", "", "")
+    before, question_there, _ = prompt.rpartition(question) if question else ("", "", "")
     with st.container(horizontal=True):
-        if shots and found and before.strip():
+        if shots and question_there and before.strip():
             with st.expander(f"Few-shot examples ({shots})", icon=":material/school:"):
                 st.text(before.strip())
         if prompt and prompt.strip() != question.strip():
