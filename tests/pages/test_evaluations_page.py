@@ -12,7 +12,6 @@ from backend.db.tables import Checkpoint, SuiteResult
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.suites import SuiteConfig
 from backend.domain.evaluation.tasks.reading import read_task
-from backend.domain.jobs.events import event_of
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
@@ -29,7 +28,7 @@ from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, claim_of, evaluated, finish, item, predicted
 from tests.support.opening import open_page, open_panel, words
 from tests.support.run_world import add_checkpoint as add_run_checkpoint
-from tests.support.run_world import add_parts, launch
+from tests.support.run_world import add_parts, launch, report
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 PAGE = "evaluate/evaluations.py"
@@ -510,8 +509,7 @@ def test_a_running_evaluation_says_count_rate_and_time_left(world: Context) -> N
     launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
     claim = claim_of(world, launched)
     progress = {"type": "progress", "done": 10, "total": 40, "unit": "items", "rate": 0.5, "time": 1.0}
-    with world.db.write() as session:
-        outcomes.record_events(session, world, claim, [event_of(progress)])
+    report(world, claim, progress)
     app = open_page(PAGE, evaluation=launched.id)
     (bar,) = app.get("progress")
     assert bar.proto.text.replace("\\", "") == "Scoring items: 10 of 40 items, 0.5 a second, about 1 min 0 s left"

@@ -285,4 +285,4 @@ def test_a_gate_is_planned_on_the_champions_items_with_the_measured_discordance(
     differing = [np.mean(a != b) for a, b in ((CHAMPION, BETTER), (CHAMPION, WORSE), (BETTER, WORSE))]
     assert facts.discordance == pytest.approx(np.median(differing))
     assert (more.power, more.unknown) == (None, "“Oak” is not evaluated on it yet")
-    assert (stories.power, stories.unknown.partition(",")[0]) == (None, "Bits per byte is no share")
+    assert (stories.power, stories.unknown.partition(",")[0]) == (None, "bits per byte is no share")
