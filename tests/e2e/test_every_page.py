@@ -268,7 +268,7 @@ def test_the_line_that_names_an_outage_moves_nothing_when_it_comes(browser: Brow
     line.wait_for()
     tab.evaluate(DRAWN_TWICE)
     assert tab.evaluate(MOVED) == {"sum": 0, "sources": []}
-    box, app = line.bounding_box(), tab.locator("#root").bounding_box()
+    box, app = line.bounding_box(), tab.locator(".stMain").bounding_box()
     assert box is not None
     assert app is not None
     assert app["y"] + app["height"] <= box["y"] + 1, "the line hides nothing of the page"
