@@ -45,7 +45,7 @@ MORE_ROWS = INSTALLATIONS / "revision_0023_rows.sql"
 PRINTED = INSTALLATIONS / "revision_0023_cli.json"
 """JSON of its lists and rows, as the command line of commit e614cbbc printed it."""
 BLIND_ROUND = "82p39y3h9g9v"
-SINCE = {"device_prices", "prompt_matrices", "prompt_versions", "prompts", "saved_views"}
+SINCE = {"device_prices", "dismissed_steps", "prompt_matrices", "prompt_versions", "prompts", "saved_views"}
 """Tables made after revision 0023."""
 
 
