@@ -18,7 +18,7 @@ PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 # pip would compile one file after another; nothing imports the tests of libraries, nor LiteLLM's server.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/litellm/proxy/' $(VENV)/lib >/dev/null || true
 
-.PHONY: run install test tests unit clients check javascript fmt explore constraints machine clean down docs wheel
+.PHONY: run install test tests device unit clients check javascript fmt explore constraints machine clean down docs wheel
 
 run: $(STAMP)
 	@exec $(BIN)/roundhouse up
@@ -82,6 +82,16 @@ tests: $(DEV_STAMP) $(NODE_STAMP)
 # No browser, no killed processes, no training of more than seconds.
 unit: $(DEV_STAMP)
 	$(PYTEST) --numprocesses auto --maxprocesses 4 -m "not slow" --ignore tests/e2e --ignore tests/faults --ignore tests/jobs/training
+
+# Training, evaluation and serving on the second device of tests/support/second_device.py, which refuses what a GPU does.
+DEVICE_TESTS := tests/jobs/training/objectives tests/jobs/training/network tests/jobs/training/losses \
+  tests/jobs/training/test_runs.py tests/jobs/training/test_care.py tests/jobs/training/test_resume.py \
+  tests/jobs/training/test_saved_activations.py tests/jobs/evaluation/engines tests/jobs/evaluation/inspection \
+  tests/jobs/evaluation/test_scores.py tests/jobs/evaluation/test_completions.py tests/jobs/evaluation/test_classify.py \
+  tests/jobs/serving/test_replica.py tests/jobs/serving/test_probe.py tests/jobs/serving/test_adapters.py \
+  tests/jobs/serving/test_continuous_batching.py tests/jobs/serving/drafts
+device: $(DEV_STAMP)
+	CUDA_VISIBLE_DEVICES=0 $(PYTEST) --numprocesses $(PROCESSES) -p tests.support.second_device $(DEVICE_TESTS)
 
 fmt: $(DEV_STAMP)
 	$(BIN)/ruff check --fix .

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from jobs.modeling.devices import is_gpu
+
 IGNORE = -100
 """Target of a token without loss."""
 MAX_LABELS = 16
@@ -49,11 +51,10 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """Copy the batch to a device; to a GPU from pinned memory, without blocking."""
-        if device.type == "cpu":
+        if not is_gpu(device):
             return self
-        is_pinned = device.type == "cuda"
         moved = {
-            name: (tensor.pin_memory() if is_pinned else tensor).to(device, non_blocking=True)
+            name: tensor.pin_memory().to(device, non_blocking=True)
             for name in ("inputs", "targets", "columns", "positions")
             if (tensor := getattr(self, name)) is not None
         }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import torch
 
@@ -13,18 +14,34 @@ from backend.infra.devices import cpu_name
 
 
 def pick_device(setting: Literal["auto", "cpu", "gpu"] = "auto") -> torch.device:
-    """Return the visible GPU, or the CPU.
+    """Return the visible GPU (CUDA, ROCm, XPU, MPS), or the CPU. A job that holds no GPU sees none of any maker.
 
     Raises JobFailed if `setting` demands a GPU and none is visible.
     """
-    is_visible = torch.cuda.is_available()
+    is_visible = torch.accelerator.is_available() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
     if setting == "gpu" and not is_visible:
         raise JobFailed(
             "The run asks for a GPU, and this worker sees none.",
             remedy="Choose device auto or cpu, or add a worker with a GPU.",
             field="device",
         )
-    return torch.device("cuda" if is_visible and setting != "cpu" else "cpu")
+    accelerator = torch.accelerator.current_accelerator() if is_visible and setting != "cpu" else None
+    return accelerator or torch.device("cpu")
+
+
+def is_gpu(device: torch.device) -> bool:
+    """Return whether the device is a GPU of any maker."""
+    return device.type != "cpu"
+
+
+def gpu_functions(device: torch.device) -> Any:
+    """Return torch's module for a maker's GPUs, for what `torch.accelerator` lacks: `torch.cuda`, `torch.xpu`, ..."""
+    return torch.get_device_module(device)
+
+
+def fork_random(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context that leaves the random state of the CPU and of the device as it was."""
+    return torch.random.fork_rng(devices=[device] if is_gpu(device) else [], device_type=device.type)
 
 
 def pick_autocast(precision: Literal["auto", "fp32", "bf16", "fp16"], *, device: torch.device) -> torch.dtype | None:
@@ -37,18 +54,21 @@ def pick_autocast(precision: Literal["auto", "fp32", "bf16", "fp16"], *, device:
         return None
     if precision == "bf16":
         return torch.bfloat16
-    if device.type != "cuda":
+    if not is_gpu(device):
         if precision == "fp16":
             raise InvalidInput(
                 "fp16 trains on a GPU only.", remedy="Choose precision fp32, or bf16.", field="precision"
             )
         return None
-    return torch.float16 if precision == "fp16" or not computes_bf16() else torch.bfloat16
+    return torch.float16 if precision == "fp16" or not computes_bf16(device) else torch.bfloat16
 
 
-def computes_bf16() -> bool:
+def computes_bf16(device: torch.device) -> bool:
     """Return whether the GPU computes in bf16 itself; those before Ampere (T4, V100) emulate it, slower than fp32."""
-    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    is_supported = getattr(gpu_functions(device), "is_bf16_supported", None)
+    return bool(is_supported()) if is_supported is not None else False
 
 
 def scoring_dtype(setting: str, *, stored: str | None, device: torch.device) -> torch.dtype:
@@ -60,17 +80,25 @@ def scoring_dtype(setting: str, *, stored: str | None, device: torch.device) -> 
     formats = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if setting in formats:
         return formats[setting]
-    return formats.get(stored or "", torch.float32) if device.type == "cuda" else torch.float32
+    return formats.get(stored or "", torch.float32) if is_gpu(device) else torch.float32
 
 
 def pick_inference_dtype(*, device: torch.device) -> torch.dtype:
     """Return the type of weights for an endpoint: bf16 on a GPU that supports it, else fp32."""
-    return torch.bfloat16 if device.type == "cuda" and computes_bf16() else torch.float32
+    return torch.bfloat16 if is_gpu(device) and computes_bf16(device) else torch.float32
 
 
 def free_bytes(device: torch.device) -> int | None:
     """Return the free memory of a GPU; None for another device."""
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
+    if not is_gpu(device):
+        return None
+    return torch.accelerator.get_memory_info(device)[0]
+
+
+def release_gpu_cache() -> None:
+    """Return what torch's allocator keeps of freed GPU memory to the GPU; does nothing on the CPU."""
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
 
 
 def set_threads(count: int) -> int:
@@ -88,9 +116,12 @@ def threads_of_rank(count: int) -> int:
 
 def device_name(device: torch.device) -> str:
     """Return the product name of a device, as workers report it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    if not is_gpu(device):
+        return cpu_name()
+    get_name = getattr(gpu_functions(device), "get_device_name", None)
+    return str(get_name(device)) if get_name is not None else device.type.upper()
 
 
 def device_kind(device: torch.device) -> DeviceKind:
     """Return the kind of a device, as a `TrainingSetting` holds it."""
-    return "gpu" if device.type == "cuda" else "cpu"
+    return "gpu" if is_gpu(device) else "cpu"

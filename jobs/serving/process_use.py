@@ -35,6 +35,6 @@ class ProcessUse:
 
 
 def _gpu_memory_bytes() -> int | None:
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if not torch.accelerator.is_available():
         return None
-    return sum(int(torch.cuda.memory_reserved(index)) for index in range(torch.cuda.device_count()))
+    return sum(torch.accelerator.memory_reserved(index) for index in range(torch.accelerator.device_count()))

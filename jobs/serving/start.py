@@ -9,6 +9,7 @@ from typing import Any, Literal
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.serving.protocol import GenerationErrorEvent, GenerationEvent, SamplingParams
 from backend.errors import InvalidInput, JobFailed
+from jobs.modeling.devices import is_gpu
 from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.batching import BatchingEngine
@@ -75,7 +76,7 @@ def start_engine(
         except Exception as error:  # the library refuses with various exceptions
             if engine is not None:
                 engine.close()
-            if network.device.type == "cuda" or is_out_of_memory(
+            if is_gpu(network.device) or is_out_of_memory(
                 error
             ):  # a GPU that answers one request at a time would go unnoticed
                 raise JobFailed(

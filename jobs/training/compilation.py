@@ -10,7 +10,7 @@ import torch
 from backend.domain.training.config import Objective
 from backend.domain.training.execution import compiles
 from jobs.batches.base import Batches
-from jobs.modeling.devices import device_kind
+from jobs.modeling.devices import device_kind, fork_random
 from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.training.context import TrainingContext
 from jobs.training.objectives.base import TrainingObjective
@@ -36,7 +36,7 @@ def compile_network(
     try:
         compiled: torch.nn.Module = torch.compile(network, dynamic=False if has_static_shapes else None)  # type: ignore[assignment]
         network.train()
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with fork_random(device):
             with torch.autocast(device.type, dtype=ctx.autocast, enabled=ctx.autocast is not None):
                 output = objective.compute_loss(compiled, batch.to(device))
             torch.autograd.backward(output.total)

@@ -15,7 +15,7 @@ from backend.domain.training.config import DATASET_KINDS, Objective, RunConfig
 from backend.errors import InvalidInput
 from jobs.modeling.chat.render import teach_template
 from jobs.modeling.checkpoints import load_tokenizer
-from jobs.modeling.devices import device_name, pick_autocast, pick_device, set_threads, threads_of_rank
+from jobs.modeling.devices import device_name, is_gpu, pick_autocast, pick_device, set_threads, threads_of_rank
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoints.store import CheckpointStore
 from jobs.training.distributed.process_group import ProcessGroup, join_process_group
@@ -74,7 +74,7 @@ def read_training_context(spec: JobSpec[TrainingPayload], reporter: Reporter) ->
     base = spec.path(payload.base) if payload.base else None
     tokenizer = load_tokenizer(spec.path(payload.tokenizer_folder))
     teach_template(tokenizer, chats=config.objective is not Objective.PRETRAIN)
-    reporter.log(f"Training on {device_name(device) if device.type == 'cuda' else f'the CPU with {threads} threads'}.")
+    reporter.log(f"Training on {device_name(device) if is_gpu(device) else f'the CPU with {threads} threads'}.")
     store = CheckpointStore(
         spec,
         reporter,

@@ -11,6 +11,7 @@ import torch
 
 from backend.domain.training.config import RunConfig
 from backend.errors import JobFailed
+from jobs.modeling.devices import is_gpu
 from jobs.modeling.memory_errors import is_out_of_memory
 
 FP16_MAX = 65_504
@@ -25,7 +26,7 @@ def out_of_memory_as_failure(config: RunConfig, *, device: torch.device) -> Iter
         if not is_out_of_memory(error):
             raise
         raise JobFailed(
-            f"The {'GPU' if device.type == 'cuda' else 'machine'} ran out of memory "
+            f"The {'GPU' if is_gpu(device) else 'machine'} ran out of memory "
             f"with micro_batch {config.micro_batch} and context {config.context}.",
             remedy=(
                 f"Choose micro_batch {max(1, config.micro_batch // 2)} with grad_accum_steps"

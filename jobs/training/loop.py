@@ -24,6 +24,7 @@ from backend.domain.training.config import Objective, RunConfig
 from backend.domain.training.schedule import learning_rate_at
 from backend.errors import JobFailed
 from jobs.batches.base import Batches, StepBatches
+from jobs.modeling.devices import is_gpu, release_gpu_cache
 from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.reporter import PROGRESS_EVERY_S, Reporter, StopRequested
 from jobs.training.checkpoints.state import Counters, RandomState, gather_state, save_state
@@ -172,7 +173,7 @@ class TrainingLoop:
         norm = torch.nn.utils.clip_grad_norm_(
             [p for group in self.optimizer.param_groups for p in group["params"]], clip
         )
-        if self.device.type == "cuda" and isinstance(self.batches, StepBatches):
+        if is_gpu(self.device) and isinstance(self.batches, StepBatches):
             self.batches.prefetch(step + 1)  # before the next line, where the CPU waits for the GPU
         train_loss, grad_norm = (
             float(self.process_group.sum(torch.stack(totals.losses).sum())),
@@ -276,8 +277,7 @@ class TrainingLoop:
         if self.expert_balance is not None:
             self.expert_balance.reset()
         gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_gpu_cache()
 
     def _not_finite(
         self, step: int, losses: list[torch.Tensor], *, loss: float, grad_norm: float, random_before: RandomState

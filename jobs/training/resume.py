@@ -10,14 +10,14 @@ import torch
 from backend.domain.training.config import Objective
 from backend.domain.training.execution import keep_global_batch
 from jobs.batches.base import DATA_ORDER, StepBatches
-from jobs.modeling.devices import device_name
+from jobs.modeling.devices import device_name, is_gpu
 from jobs.training.checkpoints.state import Counters
 from jobs.training.context import TrainingContext
 
 
 def describe_machine(device: torch.device, *, count: int = 1) -> str:
     """Describe what rounding depends on besides the config: devices, threads, torch."""
-    if device.type == "cuda":
+    if is_gpu(device):
         return f"{count} x {device_name(device)}, torch {torch.__version__}"
     return f"{platform.machine()} CPU, {count} x {torch.get_num_threads()} threads, torch {torch.__version__}"
 

@@ -51,7 +51,7 @@ class RunningReplica:
 
     def __init__(self, folder: Path, **payload: Any) -> None:
         self.folder = folder
-        values = {"checkpoint": "checkpoint", "name": "tiny", "internal_token": TOKEN, "device": "cpu", **payload}
+        values = {"checkpoint": "checkpoint", "name": "tiny", "internal_token": TOKEN, "device": "auto", **payload}
         spec = make_spec("replica", values, root=folder, folder=folder)
         self.reporter = FileReporter(folder / "events.jsonl", folder / "control")
         self.result: dict[str, Any] = {}

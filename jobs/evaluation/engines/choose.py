@@ -12,6 +12,7 @@ from jobs.evaluation.engines.fast import FastEngine
 from jobs.evaluation.engines.openai_http import EndpointEngine
 from jobs.evaluation.engines.plain import PlainEngine
 from jobs.evaluation.subject import EndpointSubject, EvaluatedNetwork
+from jobs.modeling.devices import is_gpu
 
 
 def open_engine(
@@ -43,9 +44,10 @@ def open_engine(
         from jobs.evaluation.engines.lm_eval import HarnessEngine  # slow to import
 
         return HarnessEngine(subject, batch_size=batch_size, check_stop=check_stop)
+    device = subject.network.device
     devices = (
-        [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-        if subject.network.device.type == "cuda"
+        [torch.device(device.type, index) for index in range(torch.accelerator.device_count())]
+        if is_gpu(device)
         else []
     )
     return FastEngine(subject, batch_size=batch_size, devices=devices, check_stop=check_stop)

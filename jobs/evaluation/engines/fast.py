@@ -44,6 +44,7 @@ from jobs.evaluation.engines.suitability import (
 )
 from jobs.evaluation.engines.trie import Row, TokenTrie
 from jobs.evaluation.subject import EvaluatedNetwork
+from jobs.modeling.devices import release_gpu_cache
 from jobs.modeling.loglikelihood import ScoredSequence, plan_pairs, plan_windows, sum_windows, window_nll
 from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.modeling.scores import ContinuationScore, Pair, TextNll
@@ -200,8 +201,7 @@ class _Worker:
         if scores is None:
             self._prefix.forget()
             gc.collect(1)  # frames of the failed pass hold its tensors
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release_gpu_cache()
             if row.last - row.first > 1:
                 middle = (row.first + row.last) // 2
                 return self.score(replace(row, last=middle)) + self.score(replace(row, first=middle))

@@ -13,6 +13,7 @@ from jobs.evaluation.engines.shared_prefix import SharedPrefix
 from jobs.evaluation.engines.trie import TokenTrie
 from jobs.memory_limit import available_bytes
 from jobs.modeling.checkpoints import UNUSABLE, one_line
+from jobs.modeling.devices import free_bytes
 from jobs.modeling.loglikelihood import ScoredSequence, score_continuations
 from jobs.modeling.memory_errors import is_out_of_memory
 
@@ -101,8 +102,8 @@ def row_tokens(network: PreTrainedModel) -> int:
     per_token = (
         4 * LOGIT_COPIES * int(config.vocab_size) + ACTIVATION_COPIES * int(config.hidden_size) * network.dtype.itemsize
     )
-    on_gpu = network.device.type == "cuda"
-    free = torch.cuda.mem_get_info(network.device)[0] if on_gpu else available_bytes()
-    least, most = GPU_ROW_TOKENS if on_gpu else CPU_ROW_TOKENS
+    on_gpu = free_bytes(network.device)
+    free = available_bytes() if on_gpu is None else on_gpu
+    least, most = CPU_ROW_TOKENS if on_gpu is None else GPU_ROW_TOKENS
     fitting: int = int(MEMORY_SHARE * free) // per_token
     return max(least, min(most, fitting))

@@ -34,7 +34,7 @@ from jobs.evaluation.inspection.statistics import (
 from jobs.evaluation.ledger import check_stop
 from jobs.modeling.blocks import find_blocks
 from jobs.modeling.checkpoints import base_folder_of, is_adapter, load_network, load_tokenizer
-from jobs.modeling.devices import pick_device
+from jobs.modeling.devices import free_bytes, pick_device
 from jobs.modeling.inspection import inspect_folder
 from jobs.modeling.loglikelihood import longest_input
 from jobs.modeling.token_labels import label_tokens
@@ -262,7 +262,8 @@ def pick_inspection_dtype(folder: Path, *, device: torch.device) -> torch.dtype:
     memory.
     """
     described = inspect_folder(base_folder_of(folder) if is_adapter(folder) else folder)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    on_gpu = free_bytes(device)
+    free = psutil.virtual_memory().available if on_gpu is None else on_gpu
     values = described.parameters or 0
     for dtype, width in ((torch.float32, 4), (torch.bfloat16, 2)):
         if values * width < 0.85 * free:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from backend.errors import InvalidInput
 from jobs.modeling.checkpoints import STATE_FOLDER
+from jobs.modeling.devices import gpu_functions
 from jobs.training.distributed.process_group import ProcessGroup, gather_tensor, shard_like
 
 TENSORS, TREE, COUNTERS = "state.safetensors", "state.json", "counters.json"
@@ -154,21 +155,23 @@ class RandomState:
     """
 
     torch_cpu: torch.Tensor
-    torch_cuda: torch.Tensor | None
+    torch_gpu: torch.Tensor | None
     numpy: Any
     python: Any
 
     @classmethod
     def capture(cls) -> RandomState:
         """Return the current state."""
-        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-        return cls(torch.get_rng_state(), cuda, np.random.get_state(legacy=True), random.getstate())
+        device = torch.accelerator.current_accelerator(check_available=True)
+        gpu = gpu_functions(device).get_rng_state() if device is not None else None
+        return cls(torch.get_rng_state(), gpu, np.random.get_state(legacy=True), random.getstate())
 
     def restore(self) -> None:
         """Continue from this state."""
         torch.set_rng_state(self.torch_cpu)
-        if self.torch_cuda is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(self.torch_cuda)
+        device = torch.accelerator.current_accelerator(check_available=True)
+        if self.torch_gpu is not None and device is not None:
+            gpu_functions(device).set_rng_state(self.torch_gpu)
         np.random.set_state(self.numpy)
         random.setstate(self.python)
 
@@ -178,7 +181,7 @@ class RandomState:
         version, internal, spare = self.python
         return {
             "torch": self.torch_cpu,
-            "cuda": self.torch_cuda,
+            "cuda": self.torch_gpu,
             "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), *numbers],
             "python": [version, torch.tensor(internal), spare],
         }

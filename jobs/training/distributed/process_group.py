@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from backend.domain.jobs.states import StopRequest
 from jobs.modeling.blocks import find_blocks
+from jobs.modeling.devices import is_gpu
 
 Item = TypeVar("Item")
 REQUESTS: tuple[StopRequest | None, ...] = (None, "stop_and_save", "cancel")
@@ -60,7 +61,7 @@ class ProcessGroup:
         if self.count == 1:
             return model
         if self.sharding == "ddp":
-            return ReplicatedModel(model, device_ids=[device.index or 0] if device.type == "cuda" else None)
+            return ReplicatedModel(model, device_ids=[device.index or 0] if is_gpu(device) else None)
         mesh = init_device_mesh(device.type, (self.count,))
         for block in find_blocks(model):
             fully_shard(block, mesh=mesh)
@@ -94,8 +95,8 @@ class ProcessGroup:
         if self.count == 1:
             return request
         index = torch.tensor(REQUESTS.index(request))
-        if dist.get_backend() == "nccl":
-            index = index.cuda()
+        if dist.get_backend() != "gloo":
+            index = index.to(torch.accelerator.current_accelerator())
         dist.broadcast(index, src=0)
         return REQUESTS[int(index)]
 
@@ -138,10 +139,10 @@ def join_process_group(sharding: Literal["ddp", "fsdp"], *, device: torch.device
     if "WORLD_SIZE" not in os.environ:
         return ProcessGroup()
     if not dist.is_initialized():
-        if device.type == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        if is_gpu(device):
+            torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
         # the others wait while the first rank tokenises or computes reference log-probabilities, which can take hours
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=24))
+        dist.init_process_group(dist.get_default_backend_for_device(device.type), timeout=timedelta(hours=24))
     return ProcessGroup(rank=dist.get_rank(), count=dist.get_world_size(), sharding=sharding)
 
 

@@ -18,9 +18,10 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from jobs.modeling.checkpoints import UNUSABLE
+from jobs.modeling.devices import device_kind
 
 NAME = "rows"
-ALONE_TOLERANCE, NEIGHBOUR_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}, {"cpu": 2e-6, "cuda": 1e-4}
+ALONE_TOLERANCE, NEIGHBOUR_TOLERANCE = {"cpu": 1e-4, "gpu": 2e-2}, {"cpu": 2e-6, "gpu": 1e-4}
 """Tolerances on logits, relative to the largest: between a row alone and packed, where a GPU may round to tf32; and
 between a row packed after one neighbour and after another, where only the summation order of experts differs.
 """
@@ -133,7 +134,7 @@ def _rows_stay_apart(network: PreTrainedModel) -> bool:
 
     together, beside = packed(first, second), packed(other, second)
     alone = torch.cat([network(input_ids=row[None], use_cache=False).logits for row in (first, second)], dim=1)
-    largest, kind = float(alone.abs().max()), "cpu" if device.type == "cpu" else "cuda"
+    largest, kind = float(alone.abs().max()), device_kind(device)
     leak = (together - beside)[:, len(first) :].abs().max()
     return bool(
         (together - alone).abs().max() <= ALONE_TOLERANCE[kind] * largest

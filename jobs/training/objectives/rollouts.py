@@ -20,6 +20,7 @@ from jobs.batches.preference import Sequences, pad
 from jobs.batches.preference_rows import Answered
 from jobs.batches.prompts import PromptExample
 from jobs.modeling.chat.render import turn_end
+from jobs.modeling.devices import fork_random
 from jobs.training.losses.preference import grpo_advantages
 
 
@@ -112,9 +113,8 @@ class RolloutBatches(StepBatches):
         """
         network = self._network
         completions: list[RolloutCompletion] = []
-        devices = [network.device] if network.device.type == "cuda" else []
         autocast = torch.autocast(network.device.type, dtype=self._autocast) if self._autocast else nullcontext()
-        with torch.random.fork_rng(devices=devices), _sampling_mode(network), autocast, torch.no_grad():
+        with fork_random(network.device), _sampling_mode(network), autocast, torch.no_grad():
             torch.manual_seed(seed % 2**63)
             for part in self.split(questions):
                 completions += self._generate(part)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from jobs.modeling.devices import gpu_functions, is_gpu
+
 SAMPLE_EVERY_S = 5.0
 RAPL = Path("/sys/class/powercap")
 
@@ -24,7 +26,7 @@ class DeviceGauge:
     def __init__(self, device: torch.device, *, rapl: Path = RAPL) -> None:
         self._device, self._counters = (
             device,
-            sorted(rapl.glob("intel-rapl:[0-9]*/energy_uj")) if device.type == "cpu" else [],
+            sorted(rapl.glob("intel-rapl:[0-9]*/energy_uj")) if not is_gpu(device) else [],
         )
         self._counters = [
             counter for counter in self._counters if counter.parent.name.count(":") == 1
@@ -40,13 +42,13 @@ class DeviceGauge:
         if elapsed_s < SAMPLE_EVERY_S or not self._is_readable:
             return {}
         self._at = now
-        return self._read_gpu() if self._device.type == "cuda" else self._read_cpu(elapsed_s)
+        return self._read_gpu() if is_gpu(self._device) else self._read_cpu(elapsed_s)
 
     def _read_gpu(self) -> dict[str, float]:
         try:
             return {
-                "device_use": torch.cuda.utilization(self._device) / 100,
-                "power_w": torch.cuda.power_draw(self._device) / 1000,
+                "device_use": gpu_functions(self._device).utilization(self._device) / 100,
+                "power_w": gpu_functions(self._device).power_draw(self._device) / 1000,
             }
         except (
             Exception

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from jobs.modeling.devices import is_gpu
+
 STATUS, MAPS, CLEAR = Path("/proc/self/status"), Path("/proc/self/smaps"), Path("/proc/self/clear_refs")
 
 
@@ -33,8 +35,8 @@ class MemoryMeter:
     def begin(self) -> None:
         """Set the baseline: data and libraries are loaded, the network is not."""
         gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
+        if is_gpu(self._device):
+            torch.accelerator.reset_peak_memory_stats(self._device)
         _trim_heap()
         self._baseline, self._peak = _own_bytes(peak=False), 0
         with contextlib.suppress(OSError):
@@ -45,15 +47,15 @@ class MemoryMeter:
 
     def sample(self) -> None:
         """Record the peak so far."""
-        if self._peak is not None and self._device.type == "cpu":
+        if self._peak is not None and not is_gpu(self._device):
             self._peak = max(self._peak, _own_bytes(peak=True) - self._baseline)
 
     def peak_bytes(self) -> int | None:
         """Return the peak above the baseline, including weights mapped from their file. None before `begin`."""
         if self._peak is None:
             return None
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_reserved(self._device)
+        if is_gpu(self._device):
+            return torch.accelerator.max_memory_reserved(self._device)
         self.sample()
         return max(self._peak + _mapped_weight_bytes(), 0)
 
@@ -61,13 +63,13 @@ class MemoryMeter:
         """Return the bytes now above the baseline; None before `begin`."""
         if self._peak is None:
             return None
-        if self._device.type == "cuda":
-            return torch.cuda.memory_reserved(self._device)
+        if is_gpu(self._device):
+            return torch.accelerator.memory_reserved(self._device)
         return max(_own_bytes(peak=False) - self._baseline, 0)
 
     def allocated_bytes(self) -> int | None:
         """Return the peak of tensors alone on a GPU; None on the CPU, whose allocator does not count."""
-        return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else None
+        return torch.accelerator.max_memory_allocated(self._device) if is_gpu(self._device) else None
 
 
 def _own_bytes(*, peak: bool) -> int:

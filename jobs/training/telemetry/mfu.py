@@ -24,7 +24,7 @@ from backend.domain.architectures.flops import count_flops
 from backend.domain.architectures.hf_config import read_shape
 from backend.domain.estimates.device_peaks import peak_flops
 from backend.domain.training.config import Objective, RunConfig
-from jobs.modeling.devices import device_name
+from jobs.modeling.devices import device_name, is_gpu
 
 SIDE, TRIES = 1024, 20
 FOLDER = "machines"
@@ -55,7 +55,7 @@ def find_utilisation(model: Any, config: RunConfig, *, device: torch.device, art
         return None
     rank = None if config.method == "full" else config.lora.rank
     flops = count_flops(shape.config, context=config.context, micro_batch=config.micro_batch, lora_rank=rank).training
-    peak = peak_flops(device_name(device)) if device.type == "cuda" else matmul_flops(artifacts)
+    peak = peak_flops(device_name(device)) if is_gpu(device) else matmul_flops(artifacts)
     return None if peak is None else Utilisation(float(flops), peak * config.devices.count)
 
 

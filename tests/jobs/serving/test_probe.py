@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from backend.domain.jobs.serving_probe import ServingProbeResult
 from jobs.serving import probe
@@ -45,6 +46,7 @@ def test_each_number_of_users_is_timed_until_all_have_answers(
     assert result.memory_bytes > 50_000_000
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="int8 is computed on the CPU alone")
 def test_int8_is_timed_beside_float32_with_its_quality(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = measure(root, MemoryReporter(), monkeypatch, users=(1,), precisions=("float32", "int8"))
     assert [(load.precision, load.users) for load in result.loads] == [("float32", 1), ("int8", 1)]

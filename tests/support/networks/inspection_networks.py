@@ -12,6 +12,7 @@ from backend.db.tables import Checkpoint
 from backend.services.context import Context
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
+from tests.support.networks.serving_networks import on_device
 
 VOCAB = 262  # the byte tokenizer's
 COMMON: dict[str, Any] = {
@@ -114,7 +115,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
 def make_network(family: str, *, seed: int = 0) -> Any:
     """Return a network with weights large enough that its distributions are far from uniform."""
     torch.manual_seed(seed)
-    return MAKERS[family]().eval()
+    return on_device(MAKERS[family]())
 
 
 def add_network(ctx: Context, name: str, *, family: str = "llama", seed: int = 0) -> str:

@@ -23,6 +23,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from jobs.modeling.devices import pick_device
+
 END_ID = 256
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{%"
@@ -45,6 +47,11 @@ def make_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> Any:
     return fast
 
 
+def on_device(network: Any) -> Any:
+    """Return a network for inference on the device that a job would choose."""
+    return network.eval().to(pick_device())
+
+
 def make_llama(*, context: int = 256, layers: int = 2, hidden: int = 64) -> Any:
     """A Llama whose greedy text wanders instead of repeating one token."""
     torch.manual_seed(0)
@@ -61,7 +68,7 @@ def make_llama(*, context: int = 256, layers: int = 2, hidden: int = 64) -> Any:
         pad_token_id=None,
         initializer_range=0.15,
     )
-    return LlamaForCausalLM(config).eval()
+    return on_device(LlamaForCausalLM(config))
 
 
 def make_gpt2(*, context: int = 256) -> Any:
@@ -77,20 +84,22 @@ def make_gpt2(*, context: int = 256) -> Any:
         eos_token_id=END_ID,
         initializer_range=0.15,
     )
-    return GPT2LMHeadModel(config).eval()
+    return on_device(GPT2LMHeadModel(config))
 
 
 def make_mamba() -> Any:
     """A network without attention, which continuous batching can't serve."""
     torch.manual_seed(0)
-    return MambaForCausalLM(
-        MambaConfig(vocab_size=260, hidden_size=32, num_hidden_layers=1, state_size=4, eos_token_id=END_ID)
-    ).eval()
+    return on_device(
+        MambaForCausalLM(
+            MambaConfig(vocab_size=260, hidden_size=32, num_hidden_layers=1, state_size=4, eos_token_id=END_ID)
+        )
+    )
 
 
 def save_checkpoint(folder: Path, *, network: Any | None = None, chat_template: str | None = CHAT_TEMPLATE) -> Path:
     """Save a network and its tokenizer as a checkpoint folder."""
-    (network or make_llama()).save_pretrained(folder)
+    (network or make_llama()).to("cpu").save_pretrained(folder)
     make_tokenizer(chat_template=chat_template).save_pretrained(folder)
     return folder
 

@@ -50,5 +50,7 @@ class Caught:
 
 def reference(network: Any, prompt: str, *, tokens: int = 24) -> list[int]:
     ids = make_tokenizer()(prompt)["input_ids"]
-    output = network.generate(torch.tensor([ids]), max_new_tokens=tokens, do_sample=False, pad_token_id=0)
+    output = network.generate(
+        torch.tensor([ids], device=network.device), max_new_tokens=tokens, do_sample=False, pad_token_id=0
+    )
     return list(output[0, len(ids) :].tolist())

@@ -14,6 +14,7 @@ from backend.errors import InvalidInput, JobFailed
 from jobs.evaluation.inspection import run as run_inspect
 from jobs.evaluation.inspection import text as reading_text
 from jobs.modeling.checkpoints import load_network, save_checkpoint
+from jobs.modeling.devices import is_gpu
 from jobs.modeling.loglikelihood import rolling_nll
 from jobs.modeling.tokenizers import byte_tokenizer, train_bpe
 from tests.support.evaluation_rooms import Remembering
@@ -176,5 +177,6 @@ def test_a_network_that_does_not_fit_is_refused_before_it_is_loaded(
         available = 1000
 
     monkeypatch.setattr(reading_text.psutil, "virtual_memory", lambda: Memory)
+    monkeypatch.setattr(reading_text, "free_bytes", lambda device: Memory.available if is_gpu(device) else None)
     with pytest.raises(JobFailed, match="GB of memory"):
         inspect(root, "oak", text=TEXT)
