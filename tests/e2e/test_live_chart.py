@@ -231,6 +231,21 @@ def test_the_table_of_runs_is_kept_in_its_address_and_follows_what_runs(
     expect(row.locator(".rr-badge")).to_have_text("Finished")
 
 
+def test_on_a_phone_rows_are_on_the_first_screen_and_the_controls_behind_a_button(
+    page: Page, server: str, running: tuple[RunView, Claim]
+) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{server}/runs")
+    table = page.locator(".rt-table")
+    table.wait_for()
+    expect(page.get_by_label("Filter", exact=True)).to_be_hidden()
+    box = table.bounding_box()
+    assert box is not None
+    assert box["y"] < 520  # with the line that says which servers are away
+    page.get_by_role("button", name="Filters and views").click()
+    expect(page.get_by_label("Filter", exact=True)).to_be_visible()
+
+
 def test_chart_settings_are_kept_in_the_address_and_curves_can_be_saved(
     page: Page, server: str, world: Context, running: tuple[RunView, Claim], tmp_path: Path
 ) -> None:
