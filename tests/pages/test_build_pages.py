@@ -177,7 +177,7 @@ def test_notes_are_saved_when_their_field_is_left_and_two_writers_are_told(site:
 def test_rename_and_archive_on_the_page(site: Context) -> None:
     identity = dataset(site, "before", [{"instruction": "a", "output": "b"}] * 3)
     app = open_page("build/datasets.py", dataset=identity)
-    app.text_input(key=f"name_{identity}").input("after")
+    app.text_input(key=f"name_{identity}").input("after").run()
     app.button(key=f"save_{identity}").click().run()
     assert_sound(app)
     app.button(key=f"archive_{identity}").click().run()

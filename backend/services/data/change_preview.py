@@ -40,6 +40,7 @@ MAX_EXACT = 5_000
 MAX_HASHED = 50_000
 """Rows that are hashed for a preview of duplicates: two seconds, once."""
 SAMPLED = 2_000
+SEED = 0
 EXAMPLES = 5
 CRITICAL = 1.959964
 """Of a 95 % interval."""
@@ -208,7 +209,7 @@ def _drawn(version: VersionView, *, train_only: bool = False) -> tuple[npt.NDArr
     if total <= MAX_EXACT:
         return np.arange(total), ""
     first = total if version.bytes <= MAX_SCANNED_BYTES else max(SAMPLED, total * MAX_SCANNED_BYTES // version.bytes)
-    places = np.sort(np.random.default_rng(0).choice(first, size=SAMPLED, replace=False))
+    places = np.sort(np.random.default_rng(SEED).choice(first, size=SAMPLED, replace=False))
     of = f"{total:,} rows" if first == total else f"the first {first:,} of {total:,} rows"
     return places, f"Estimated from {SAMPLED:,} rows drawn at random from {of}, with 95 % confidence intervals."
 

@@ -76,23 +76,21 @@ def test_the_intervals_of_a_sample_hold_the_truth_about_as_often_as_they_say(
 ) -> None:
     rows = [{"instruction": f"Say {n}.", "output": "a" * (n * 7919 % 997 + 1)} for n in range(3000)]
     first = imported(ctx, "many", rows)
-    changes = [
-        Filter(conditions=(RowCondition(field="completion", test="at_least", value=size),))
-        for size in range(20, 990, 24)
-    ]
-    truths = [preview_change(ctx, first, change).after for change in changes]
+    change = Filter(conditions=(RowCondition(field="completion", test="at_least", value=300),))
+    truth = preview_change(ctx, first, change).after
+    assert truth is not None
+    assert truth[0].is_exact
     monkeypatch.setattr(change_preview, "MAX_EXACT", 100)
     monkeypatch.setattr(change_preview, "SAMPLED", 300)
     held = 0
-    for change, truth in zip(changes, truths, strict=True):
+    for seed in range(40):  # draws that do not depend on each other
+        monkeypatch.setattr(change_preview, "SEED", seed)
         preview = preview_change(ctx, first, change)
         assert preview.after is not None
-        assert truth is not None
-        assert truth[0].is_exact
         assert not preview.after[0].is_exact
         held += preview.after[0].low <= truth[0].value <= preview.after[0].high
         assert "300 rows drawn at random from 3,000 rows" in preview.basis
-    assert held >= 0.9 * len(changes)
+    assert held >= 35, "fewer happen once in seventy times at 95 %"
 
 
 def test_a_change_that_can_not_be_made_or_does_nothing_is_said_before(ctx: Context) -> None:
