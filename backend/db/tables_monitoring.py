@@ -76,7 +76,7 @@ class DeviceUse(Table):
 
 
 class DevicePrice(Table):
-    """A price of a device-hour that an admin set on the page of costs, before those of the environment. `name` is part
+    """A price of a device-hour that an admin set on the Costs page, before those of the environment. `name` is part
     of a device's name, `gpu` or `cpu`; empty for every other device.
     """
 

@@ -11,12 +11,14 @@ from pages.components.frame import errors_shown, handled
 
 
 def menu_key(name: str) -> str:
-    """Return the key of a popover that `close_menu` closes: a browser keeps one open for as long as its key stays."""
+    """Return the key of a popover that `close_menu` closes: a browser keeps one open for as long as its key stays. It
+    also is that of a button which acts once: a second click in the meantime is on a button that is gone.
+    """
     return f"{name}_{st.session_state.get(f'{name}_closed', 0)}"
 
 
 def close_menu(name: str) -> None:
-    """Close a popover whose action is done, so that it does not lie over what it made."""
+    """Close a popover whose action is done, so that it does not lie over what it made; or renew a button."""
     st.session_state[f"{name}_closed"] = st.session_state.get(f"{name}_closed", 0) + 1
 
 

@@ -12,7 +12,7 @@ import streamlit as st
 
 from backend.errors import Conflict, RoundhouseError
 from backend.services.naming import MAX_NOTES
-from pages.components.frame import errors_shown, show_error
+from pages.components.frame import errors_shown, handled, show_error
 from pages.components.words import when
 
 SaveNotes = Callable[[str, str], None]
@@ -67,36 +67,40 @@ def draw_settings_form(
 
 def draw_notes(stored: str, *, key: str, save: SaveNotes, placeholder: str = "") -> None:
     """Draw notes that are saved when their field is left, and say when they were. Where two people write, the second is
-    told and chooses: nothing is overwritten unseen.
+    told and chooses: nothing is overwritten unseen, and what could not be saved outlives a change of page.
     """
-    state, before = st.session_state, f"{key}.before"
-    if key not in state or (state[key] == state[before] != stored):  # nothing is being written here
+    state, before, unsaved = st.session_state, f"{key}.before", f"{key}.unsaved"
+    if key not in state and unsaved in state:
+        state[key] = state[unsaved]
+    elif key not in state or (state[key] == state[before] != stored):  # nothing is being written here
         state[key] = state[before] = stored
 
     def store(*, over: str | None = None) -> None:
         for part in (f"{key}.saved", f"{key}.problem"):
             state.pop(part, None)
+        state[unsaved] = state[key]
         try:
             save(state[key], state[before] if over is None else over)
         except RoundhouseError as error:
             state[f"{key}.problem"] = error
         else:
-            state[before] = state[key]
+            state[before] = state.pop(unsaved)
             state[f"{key}.saved"] = datetime.now(UTC)
 
     def take_theirs() -> None:
         state[key] = state[before] = stored
-        state.pop(f"{key}.problem", None)
+        for part in (f"{key}.problem", unsaved):
+            state.pop(part, None)
 
-    st.text_area("Notes", key=key, height=140, max_chars=MAX_NOTES, placeholder=placeholder, on_change=store)
+    st.text_area("Notes", key=key, height=140, max_chars=MAX_NOTES, placeholder=placeholder, on_change=handled(store))
     problem: RoundhouseError | None = state.get(f"{key}.problem")
     if isinstance(problem, Conflict):
         show_error(problem)
         st.caption("Their notes")
         st.code(stored or " ", language=None, wrap_lines=True)
         with st.container(horizontal=True):
-            st.button("Save mine over theirs", key=f"{key}_mine", on_click=store, kwargs={"over": stored})
-            st.button("Take theirs", key=f"{key}_theirs", on_click=take_theirs)
+            st.button("Save mine over theirs", key=f"{key}_mine", on_click=handled(store), kwargs={"over": stored})
+            st.button("Take theirs", key=f"{key}_theirs", on_click=handled(take_theirs))
     elif problem is not None:
         show_error(problem)
     else:

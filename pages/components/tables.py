@@ -42,7 +42,8 @@ class WidgetTable:
         heading: int = 1,
         alignment: Literal["center", "top"] = "center",
     ) -> None:
-        self.name, self.columns, self.heading, self.alignment = name, dict(columns), heading, alignment
+        self.name = _css_class(name)
+        self.columns, self.heading, self.alignment = dict(columns), heading, alignment
 
     @contextmanager
     def frame(self) -> Iterator[None]:

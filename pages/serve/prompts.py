@@ -141,19 +141,21 @@ def choose_version(ctx: Context, prompt: PromptView) -> VersionLine:
     if requested and known is None:
         prompt.version(int(requested) if requested.isdigit() else 0)  # raises what is unknown
     labels = {version.number: version_words(ctx, version) for version in prompt.versions}
-    key = f"version_{prompt.name}_{prompt.newest.number}"
+    shown = known or prompt.newest.number
+    key = f"version_{prompt.name}_{prompt.newest.number}_{shown}"
     chosen = st.selectbox(
         "Version",
         numbers,
-        index=numbers.index(known) if known else 0,
+        index=numbers.index(shown),
         format_func=by_identity(key, numbers, labels.__getitem__),
         key=key,
         width=520,
     )
-    if chosen == prompt.newest.number:
+    if chosen != shown:
         st.query_params.pop("version", None)
-    else:
-        st.query_params["version"] = str(chosen)
+        if chosen != prompt.newest.number:
+            st.query_params["version"] = str(chosen)
+        st.rerun()
     return prompt.version(chosen)
 
 
@@ -165,7 +167,7 @@ def draw_text(ctx: Context, person: Person, prompt: PromptView, version: Version
         st.caption(plain(f"Variables: {', '.join(version.body.variables)}"))
     is_same = values == {"system": version.body.system, "text": version.body.text}
     is_newest = version.number == prompt.newest.number
-    note = st.text_input("What is new", key=f"{key}_note", max_chars=MAX_NOTE, placeholder="Optional")
+    note = st.text_input("Change note", key=f"{key}_note", max_chars=MAX_NOTE, placeholder="Optional")
     if st.button(
         f"Save as version {prompt.newest.number + 1}",
         key="save_version",
@@ -205,7 +207,7 @@ def draw_changes(ctx: Context, prompt: PromptView, version: VersionLine) -> None
         if difference:
             st.code(difference, language="diff", wrap_lines=True)
         else:
-            st.caption("They say the same.")
+            st.caption("No differences.")
     for each in prompt.versions:
         st.caption(plain(version_words(ctx, each)))
 

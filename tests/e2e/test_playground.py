@@ -128,7 +128,7 @@ def test_escape_anywhere_closes_a_menu_first_and_then_stops_the_answer(visitor: 
     """It stopped only where the field, or another part of the chat, had the focus."""
     replica = world.replicas["oak"]
     replica.word, replica.tokens, replica.delay_s, replica.script = None, 10_000, 0.01, "finish"
-    tab = visitor.page
+    tab, left = visitor.page, replica.left
     visitor.go("/playground?endpoint=oak")
     send(tab, "Tell me of the river.")
     stop = tab.get_by_role("button", name="Stop", exact=True)
@@ -138,12 +138,14 @@ def test_escape_anywhere_closes_a_menu_first_and_then_stops_the_answer(visitor: 
     tokens.wait_for()
     tab.keyboard.press("Escape")
     expect(tokens).to_be_hidden()
+    visitor.settle()
     expect(stop).to_be_visible()
+    assert replica.left == left
     tab.locator("h1").click()
     assert not tab.evaluate("document.querySelector('.pg-host').contains(document.activeElement)")
     tab.keyboard.press("Escape")
     expect(tab.get_by_role("button", name="Send", exact=True)).to_be_visible()
-    eventually(lambda: replica.left)
+    eventually(lambda: replica.left > left)
     replica.tokens, replica.delay_s = 3, 0.0
     assert visitor.findings == []
 

@@ -29,9 +29,10 @@ const { Outbox } = await import(`${BROWSER}/ballot/outbox.js`)
 const { Pace } = await import(`${BROWSER}/ballot/pace.js`)
 const { Refusal, Silence, answerOf } = await import(`${BROWSER}/ballot/requests.js`)
 const { ChatClient } = await import(`${BROWSER}/chat/client.js`)
-const { split } = await import(`${BROWSER}/data_rows/rows.js`)
+const { split, default: drawRows } = await import(`${BROWSER}/data_rows/rows.js`)
+const { PanelChooser } = await import(`${BROWSER}/live_chart/chooser.js`)
 const { arrange, inWords, moved, number, panelsOf } = await import(`${BROWSER}/live_chart/panels.js`)
-const { placesFor } = await import(`${BROWSER}/palette/palette.js`)
+const { placesFor, default: drawPalette } = await import(`${BROWSER}/palette/palette.js`)
 const { number: cellNumber } = await import(`${BROWSER}/run_table/table.js`)
 const { readSettings, writeSettings } = await import(`${BROWSER}/live_chart/settings.js`)
 
@@ -253,4 +254,71 @@ test("the palette puts pages whose label begins with the query first, and finds 
   assert.deepEqual(labels("VOTES"), [[], ["Import votes", "Battles"]])
   assert.deepEqual(labels("votes ratings"), [[], ["Import votes"]])
   assert.deepEqual(labels("nothing"), [[], []])
+})
+
+// A node without a page, of which these tests need that it holds others and hears keys.
+class FakeNode extends EventTarget {
+  children = []
+  dataset = {}
+  style = { setProperty() {} }
+  appendChild(node) { this.children.push(node); return node }
+  append(...nodes) { this.children.push(...nodes) }
+  replaceChildren(...nodes) { this.children = nodes }
+  setAttribute(name, value) { this[name] = value }
+  contains() { return false }
+  closest() { return null }
+  querySelector() { return this }
+  querySelectorAll() { return [] }
+  checkVisibility() { return true }
+  close() { this.open = false }
+}
+
+function withNodes(context) {
+  Object.assign(document, { createElement: () => new FakeNode(), createTextNode: (text) => text, querySelector: () => null, querySelectorAll: () => [] })
+  Object.assign(globalThis, {
+    Element: FakeNode, MutationObserver: class { observe() {} }, requestAnimationFrame() {}, getComputedStyle: () => ({ getPropertyValue: () => "" }),
+  })
+  document.body = new FakeNode()
+  context.after(() => { for (const name of ["createElement", "createTextNode", "querySelector", "querySelectorAll", "body"]) delete document[name] })
+}
+
+const pressed = (key) => Object.assign(new Event("keydown", { cancelable: true }), { key })
+
+test("keys step through rows with caps lock, too", (context) => {
+  withNodes(context)
+  const moves = []
+  const remove = drawRows({ data: { rows: [], keys: true, label: "" }, parentElement: new FakeNode(), setTriggerValue: (_, move) => moves.push(move) })
+  for (const key of ["j", "J", "K", "ArrowRight"]) document.dispatchEvent(pressed(key))
+  assert.deepEqual(moves, ["next", "next", "previous", "next"])
+  FakeNode.prototype.remove = () => {}
+  remove()
+})
+
+test("Esc closes the palette and reaches nothing below it", (context) => {
+  withNodes(context)
+  drawPalette({ data: {}, parentElement: new FakeNode(), setTriggerValue() {} })
+  const heard = []
+  window.addEventListener("keydown", (event) => heard.push(event.key))
+  const { dialog } = window.roundhousePalette
+  dialog.open = true
+  window.dispatchEvent(pressed("Escape"))
+  assert.deepEqual([dialog.open, heard], [false, []])
+  window.dispatchEvent(pressed("Escape"))
+  assert.deepEqual(heard, ["Escape"])
+})
+
+test("the menu of panels keeps its rows while nothing in it changes, so that no click is lost", (context) => {
+  withNodes(context)
+  const chart = { known: [{ id: "loss", title: "Loss" }, { id: "rate", title: "Rate" }], settings: { panels: [] } }
+  const chooser = new PanelChooser(new FakeNode(), chart)
+  chooser.box.open = true
+  chooser.fill()
+  const rows = chooser.menu.children
+  assert.equal(rows.length, 3)
+  chooser.fill()
+  assert.equal(chooser.menu.children, rows)
+  chart.known = [{ id: "loss", title: "Loss", hidden: true }, { id: "rate", title: "Rate" }]
+  chooser.fill()
+  assert.notEqual(chooser.menu.children, rows)
+  chooser.destroy()
 })

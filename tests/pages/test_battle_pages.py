@@ -212,6 +212,12 @@ def test_the_page_of_ratings_has_each_question_of_a_lead_by_its_name_and_address
         assert text in shown, name
         others = [other for part, other in texts.items() if part != name and part != "Judge agreement"]
         assert not any(other in shown for other in others)
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Board")
+    app.selectbox(key="rating_clusters").select("rater").run()
+    for part in ("Votes needed", "Snapshots"):  # the options are not drawn in between
+        app.query_params["tab"], app.query_params["rating"] = "Rating", part
+        app.run()
+    assert app.selectbox(key="rating_clusters").value == "rater"
     board = words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Board"))
     assert not any(text in board for text in texts.values() if text != "judge")
 
@@ -247,7 +253,10 @@ def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against
     assert_sound(app)
     assert app.selectbox(key="deploy_checkpoint").value == "tales@production"
     app = open_page("build/checkpoints.py", promote=oak, alias="tales@production")
-    app.button(key="reject_go").click().run()
+    app.button(key="reject_go_0").click()
+    clicked = app._tree.get_widget_states()
+    for _ in range(2):  # a double click
+        app._run(clicked)
     assert [row.decision for row in get_alias(site, "tales@production").history] == ["reject", "promote", "promote"]
 
 

@@ -163,6 +163,11 @@ def test_notes_are_saved_when_their_field_is_left_and_two_writers_are_told(site:
     assert get_dataset(site, "before").notes == f"Hypothesis {EVIL}"
     assert bert.text_area(key=key).value == "Another", "what was written is not lost"
     assert any(EVIL in code.value for code in bert.code), "theirs, as text"
+    del bert.query_params["dataset"]
+    bert.run()
+    bert.query_params["dataset"] = identity
+    bert.run()
+    assert bert.text_area(key=key).value == "Another", "nor by another page in between"
     bert.button(key=f"{key}_mine").click().run()
     assert get_dataset(site, "before").notes == "Another"
     assert not bert.error

@@ -38,7 +38,7 @@ def test_a_filter_is_tried_and_makes_the_next_version(site: Context) -> None:
     app.selectbox(key=f"test_{key}_False").select("at_least").run()
     app.number_input(key=f"number_{key}").set_value(40).run()
     assert_sound(app)
-    assert "Would stay" in words(app)
+    assert "**Kept** (examples)" in words(app)
     assert "completion is at least 40 characters" in words(app)
     app.button(key=f"change_go_{first.id}").click().run()
     assert_sound(app)

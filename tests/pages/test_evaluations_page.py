@@ -268,9 +268,12 @@ def test_a_comparison_opens_on_the_first_group_that_has_items(world: Context) ->
 
 def test_comparison_of_texts_and_of_unlike_evaluations(world: Context) -> None:
     oak = predicted(world, "Oak", "stories", [20.0, 22.0, 21.0])
-    elm = predicted(world, "Elm", "stories", [19.0, 23.0, 21.0])
+    elm = predicted(world, "Elm", "stories", [19.0, 25.0, 21.0])
     shown = plain_words(open_page(PAGE, first=oak.id, second=elm.id))
     assert "Not significant" in shown
+    app = open_page(PAGE, first=oak.id, second=elm.id, item="2")
+    assert "1 of 2 (changed)" in plain_words(app), "the largest difference first, as in the list"
+    assert in_address(press(app, "item_next"), "item") == "1"
     facts = evaluated(world, "Elm", "facts", [1, 0])
     assert "can't be compared" in plain_words(open_page(PAGE, first=oak.id, second=facts.id))
 

@@ -75,6 +75,13 @@ def test_an_older_version_is_in_the_address_and_can_be_brought_back(site: Contex
     app.button(key="save_version").click().run()
     assert [version.body.text for version in get_prompt(site, "retell").versions] == ["one", "two", "one"]
     assert "version" not in app.query_params
+    app = open_page(PAGE, prompt="retell")
+    app.selectbox(key="version_retell_3_3").select(2).run()
+    assert app.query_params["version"] in ("2", ["2"])
+    assert app.text_area[1].value == "two"
+    del app.query_params["version"]  # the browser's way back
+    app.run()
+    assert app.text_area[1].value == "one"
     app = open_page(PAGE, prompt="retell", version="9")
     assert "There are versions 1 to 3" in app.error[0].value.replace("\\", "")
 
@@ -90,11 +97,14 @@ def test_a_prompt_is_tried_on_typed_rows_over_two_endpoints(world: ChatWorld) ->
     save_prompt(world.ctx, "retell", {"text": "Retell {{tale}}"}, person=LOCAL)
     app = open_page(PAGE, prompt="retell", tab="Try")
     version = get_prompt(world.ctx, "retell").newest.id
-    assert app.button(key="try_prompt").disabled
+    assert app.button(key="try_prompt_0").disabled
     app.multiselect(key="try_endpoints_retell").set_value(["tales", "verse"]).run()
     app.text_area(key=f"try_rows_{version}").set_value("the mill\nthe sea").run()
-    assert app.button(key="try_prompt").label == "Try 4 answers"
-    app.button(key="try_prompt").click().run()
+    assert app.button(key="try_prompt_0").label == "Try 4 answers"
+    app.button(key="try_prompt_0").click()
+    clicked = app._tree.get_widget_states()
+    for _ in range(2):  # the second click of a double one comes from a page that shows the first button yet
+        app._run(clicked)
     eventually(lambda: not list_matrices(world.ctx, "retell")[0].is_running)
     app.run()
     assert_sound(app)
@@ -110,7 +120,7 @@ def test_a_wrong_row_is_named_before_anything_is_tried(world: ChatWorld) -> None
     version = get_prompt(world.ctx, "retell").newest.id
     app.text_area(key=f"try_rows_{version}").set_value('{"tale": "x"}').run()
     assert "Line 1 has no reader" in app.error[0].value.replace("\\", "")
-    assert app.button(key="try_prompt").disabled
+    assert app.button(key="try_prompt_0").disabled
     assert not world.replicas["tales"].bodies
 
 
@@ -143,3 +153,8 @@ def test_a_prompt_becomes_a_task_of_a_dataset(world: ChatWorld) -> None:
     app.button(key="save_prompt_task").click().run()
     assert_sound(app)
     assert get_task(world.ctx, "ask-quiz").definition.prompt == "Answer: {{question}}"  # type: ignore[union-attr]
+    assert "Saved the task" in words(app)
+    save_prompt(world.ctx, "other", {"text": "x"}, person=LOCAL)
+    app.query_params["prompt"] = "other"
+    app.run()
+    assert "Saved the task" not in words(app)

@@ -162,6 +162,8 @@ def test_logs_of_replicas_are_on_the_page_by_number_and_never_by_id(ctx: Context
     with ctx.db.write() as session:
         session.add(LogLine(job_id=claim.job_id, attempt=1, time=1.0, text="loading <b>weights</b>"))
     app = draw("serve/endpoints.py", name="tales")
+    assert not any("loading" in code.value for code in app.code), "a closed tab is not read again and again"
+    app = draw("serve/endpoints.py", name="tales", tab="Logs")
     assert "loading <b>weights</b>" in [code.value for code in app.code]
     assert "Replica 1 of revision 1: ready" in texts(app).replace("\\", "")
     (replica,) = get_endpoint(ctx, "tales").replicas
@@ -189,6 +191,7 @@ def test_a_stopped_endpoint_has_no_client_code_and_can_be_started_or_deleted(ctx
     app.button(key="delete_tales").click().run()
     assert list_endpoints(ctx) == []
     assert not app.exception
+    assert not any("tales" in warning.value for warning in app.warning), "its own page does not call it unknown"
 
 
 def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: Context) -> None:

@@ -68,7 +68,7 @@ def show(
     text = "\n".join(shown.body.lines())
     if against is not None:
         data["against"], data["diff"] = against, prompt_diff(prompt.version(against).body, shown.body)
-        text = str(data["diff"]) or "They say the same."
+        text = str(data["diff"]) or "No differences."
     emit(data, as_json=as_json, text=text)
 
 
@@ -80,7 +80,7 @@ def save(
     system: Annotated[
         Path | None, typer.Option(help="File with the system prompt; the last version's if left out.")
     ] = None,
-    note: Annotated[str, typer.Option(help="What is new.")] = "",
+    note: Annotated[str, typer.Option(help="Change note.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Save a prompt as its next version; a new name as version 1. The same text makes no version."""

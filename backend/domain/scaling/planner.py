@@ -164,7 +164,7 @@ def _budget_seconds(config: PlanConfig, price: float | None) -> float | None:
     if price is None:
         raise InvalidInput(
             "The price of a device-hour is unknown.",
-            remedy="Give its price, or let an admin set it on the page of costs.",
+            remedy="Give its price, or let an admin set it on the Costs page.",
             field="price_usd",
         )
     return config.money_usd / price * 3600

@@ -87,19 +87,19 @@ def freeze_board(
     taken, NotAllowed.
     """
     require_builder(person)
-    name = clean_name(name, what="A frozen board")
+    name = clean_name(name, what="A snapshot")
     with ctx.db.read() as session:
         campaign = find_campaign(session, campaign_id)
         if session.scalar(
             select(FrozenBoard.id).where(FrozenBoard.campaign_id == campaign_id, FrozenBoard.name == name)
         ):
             raise Conflict(
-                f"This campaign has a frozen board “{name}” already.", remedy="Choose another name.", field="name"
+                f"This campaign has a snapshot “{name}” already.", remedy="Choose another name.", field="name"
             )
         title = campaign.name
         votes = read_board_votes(session, campaign_id, with_forms=True).records
     if not votes:
-        raise InvalidInput("There are no votes to freeze.", remedy="Vote first.", field="campaign")
+        raise InvalidInput("There are no votes to keep in a snapshot.", remedy="Vote first.", field="campaign")
     decisions = list_exclusions(ctx, campaign_id)
     newest = {decision.rater_id: decision for decision in reversed(decisions)}
     excluded = [{"reason": decision.reason} for decision in newest.values() if decision.excluded]
@@ -137,7 +137,7 @@ def get_frozen_board(ctx: Context, board_id: str) -> FrozenBoardView:
         row = session.get(FrozenBoard, board_id)
         if row is None:
             raise NotFound(
-                f"There is no frozen board {board_id}.", remedy="The page of its campaign lists all.", field="board"
+                f"There is no snapshot {board_id}.", remedy="The page of its campaign lists all.", field="board"
             )
         return _view(session, row)
 
@@ -193,7 +193,8 @@ def _html(board: FrozenBoardView) -> str:
         "table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid"
         " #ccc}"
         "code{overflow-wrap:anywhere}@media(prefers-color-scheme:dark){body{background:#1b1a18;color:#eee}}</style></head>"
-        f"<body><h1>{title}</h1><p>Frozen {board.created_at:%Y-%m-%d %H:%M} UTC, {plural(board.num_votes, 'vote')}.</p>"
+        f"<body><h1>{title}</h1>"
+        f"<p>Snapshot of {board.created_at:%Y-%m-%d %H:%M} UTC, {plural(board.num_votes, 'vote')}.</p>"
         f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
         f"<p>{html.escape(document['method'])}</p><ul>{notes}</ul><p>SHA-256 <code>{board.digest}</code>, "
         f"version {html.escape(document['version'])}</p></body></html>"

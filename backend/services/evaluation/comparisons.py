@@ -226,10 +226,7 @@ def _flips(
     common: list[str],
 ) -> tuple[Flip, ...]:
     """Return the items that differ, the largest differences first."""
-    metric = item_metric(metric)
-    changed = [key for key in common if before[key].get(metric, 0.0) != after[key].get(metric, 0.0)]
-    changed.sort(key=lambda key: -abs(after[key].get(metric, 0.0) - before[key].get(metric, 0.0)))
-    largest = changed[:MAX_FLIPS]
+    largest = _largest(item_metric(metric), before, after, common)
     items: dict[str, dict[str, ItemView]] = {first_id: {}, second_id: {}}
     query = select(EvaluationItem).where(
         EvaluationItem.evaluation_id.in_([first_id, second_id]), EvaluationItem.item_hash.in_(largest)
@@ -240,6 +237,21 @@ def _flips(
                 row.item_hash, row.position, dict(row.values), dict(row.shown)
             )
     return tuple(Flip(items[first_id][key], items[second_id][key]) for key in largest)
+
+
+def list_changed(ctx: Context, pair: Pair) -> list[str]:
+    """Return the hashes of the items that differ, the largest differences first."""
+    metric = item_metric(pair.metric)
+    before, after = (values_by_hash(ctx, side.id) for side in (pair.first, pair.second))
+    return _largest(metric, before, after, common_keys(before, after, metric))
+
+
+def _largest(
+    metric: str, before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], common: list[str]
+) -> list[str]:
+    changed = [key for key in common if before[key].get(metric, 0.0) != after[key].get(metric, 0.0)]
+    changed.sort(key=lambda key: -abs(after[key].get(metric, 0.0) - before[key].get(metric, 0.0)))
+    return changed[:MAX_FLIPS]
 
 
 def list_comparable(ctx: Context, evaluation: EvaluationView) -> list[EvaluationView]:

@@ -97,10 +97,15 @@ def _draw_options(default: Standings) -> tuple[RatingOptions, bool]:
                 list(get_args(Method)),
                 format_func=METHOD_NAMES.__getitem__,
                 key="rating_method",
+                persist_state="session",
                 help=RatingOptions.model_fields["method"].description,
             )
             cluster_by = st.selectbox(
-                "Intervals clustered by", list(CLUSTERS), format_func=CLUSTERS.__getitem__, key="rating_clusters"
+                "Intervals clustered by",
+                list(CLUSTERS),
+                format_func=CLUSTERS.__getitem__,
+                key="rating_clusters",
+                persist_state="session",
             )
             control = st.pills(
                 "Hold equal",
@@ -108,14 +113,25 @@ def _draw_options(default: Standings) -> tuple[RatingOptions, bool]:
                 format_func=CONTROLS.__getitem__,
                 selection_mode="multi",
                 key="rating_control",
+                persist_state="session",
             )
             category = st.selectbox(
-                "Category", default.categories, index=None, placeholder="All", key="rating_category"
+                "Category",
+                default.categories,
+                index=None,
+                placeholder="All",
+                key="rating_category",
+                persist_state="session",
             )
             reweight = st.toggle(
-                "Weight pairs equally", key="rating_reweight", help=RatingOptions.model_fields["reweight"].description
+                "Weight pairs equally",
+                key="rating_reweight",
+                persist_state="session",
+                help=RatingOptions.model_fields["reweight"].description,
             )
-        with_excluded = bool(default.num_excluded_votes) and st.toggle("Count excluded raters", key="rating_excluded")
+        with_excluded = bool(default.num_excluded_votes) and st.toggle(
+            "Count excluded raters", key="rating_excluded", persist_state="session"
+        )
     return (
         RatingOptions.of(
             method=method, cluster_by=cluster_by, control=tuple(control), category=category, reweight=reweight

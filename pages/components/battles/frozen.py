@@ -100,7 +100,7 @@ def _draw_verification(ctx: Context, board: FrozenBoardView) -> None:
     with errors_shown():
         result = verify_board(ctx, board.id)
         if result.passed:
-            version = "" if result.same_version else f" It was frozen by version {result.version}."
+            version = "" if result.same_version else f" It was taken by version {result.version}."
             st.success(
                 plain(
                     f"Verified: the hash is unchanged, and the {plural(result.num_votes, 'vote')} give the same"
@@ -109,7 +109,7 @@ def _draw_verification(ctx: Context, board: FrozenBoardView) -> None:
                 icon=":material/verified:",
             )
         elif not result.digest_matches:
-            st.error("The stored document was changed after it was frozen: its hash differs.", icon=":material/error:")
+            st.error("The stored snapshot was changed after it was taken: its hash differs.", icon=":material/error:")
         else:
             st.error(
                 plain(f"The votes give other ratings: {'; '.join(result.differences[:3])}"), icon=":material/error:"

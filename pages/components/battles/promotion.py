@@ -22,6 +22,7 @@ from backend.services.serving.endpoints import list_endpoints
 from backend.services.serving.promotions import gather_evidence, promote, reject
 from pages.components import routes
 from pages.components.choices import by_identity
+from pages.components.confirm import close_menu, menu_key
 from pages.components.frame import errors_shown, object_heading, plain, show_error
 from pages.components.links import row_link
 from pages.components.numbers import form_button, number_form
@@ -262,8 +263,7 @@ def _draw_serving(ctx: Context, checkpoint: CheckpointView, alias: str, held: Al
     endpoints = {endpoint.name: endpoint for endpoint in list_endpoints(ctx)}
     for name in held.endpoints:
         endpoint = endpoints.get(name)
-        served = endpoint.checkpoint_name if endpoint is not None else ""
-        words = f"{name} follows it and serves {served}."
+        words = f"{name} follows it" + (f" and serves {endpoint.checkpoint_name}." if endpoint is not None else ".")
         if held.checkpoint_id != checkpoint.id:
             words += f" A promotion deploys it again with {checkpoint.name}, replica by replica."
         st.caption(f":material/dns: {plain(words)}")
@@ -296,11 +296,13 @@ def _draw_decision_form(
         missing = {"it holds this alias": True}
     with st.container(horizontal=True):
         yes = form_button("Promote", missing, key="promote_go", icon="arrow_upward")
-        no = form_button("Reject", {"choose an alias": not alias}, key="reject_go", icon="block", type="secondary")
+        key = menu_key("reject_go")
+        no = form_button("Reject", {"choose an alias": not alias}, key=key, icon="block", type="secondary")
     if yes or no:
         with errors_shown():
             decide = promote if yes else reject
             made = decide(ctx, checkpoint.id, alias=alias, person=person, campaign_id=campaign_id, reason=reason)
+            close_menu("reject_go")
             st.toast(plain(f"{made.checkpoint} {'promoted to' if yes else 'rejected for'} {alias}."))
             query = {"promote": checkpoint.id, "alias": alias, **({"campaign": campaign_id} if campaign_id else {})}
             for name in ("alias", "name", "reason"):

@@ -132,15 +132,11 @@ def _written(count: RowCount) -> str:
 def _draw_examples(ctx: Context, version: VersionView, preview: ChangePreview) -> None:
     """Draw some rows that would go, come or stay."""
     with folded(probe_of(version.provenance) is not None, label="Rows (may be harmful)"):
-        for title, rows in (
-            ("Would go", preview.gone),
-            ("Would be added", preview.come),
-            ("Would stay", preview.staying),
-        ):
+        for title, rows in (("Removed", preview.gone), ("Added", preview.come), ("Kept", preview.staying)):
             if rows:
-                st.markdown(f"**{title}**, for example")
+                st.markdown(f"**{title}** (examples)")
                 data_rows(
-                    [shown_row(version, row, linked=title != "Would be added") for row in rows],
+                    [shown_row(version, row, linked=title != "Added") for row in rows],
                     key=f"changed_{title}_{version.id}",
                     label=title,
                     opens_here=False,

@@ -15,7 +15,7 @@ from backend.domain.filters import EXAMPLES, FilterError
 from backend.domain.wording import plural
 from backend.errors import NotFound
 from backend.services.context import Context
-from backend.services.evaluation.comparisons import Comparison, Flip, Pair
+from backend.services.evaluation.comparisons import Comparison, Flip, Pair, list_changed
 from backend.services.evaluation.contamination import check_contamination
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.items import (
@@ -447,8 +447,6 @@ def draw_pairs(ctx: Context, comparison: Comparison) -> None:
     kind = comparison.first.kind
     text = st.query_params.get("search", "")
     groups = _pair_groups(ctx, comparison, text=text)
-    if kind is EvaluationKind.PERPLEXITY:
-        groups = {"changed": [flip.first.item_hash for flip in comparison.flips]}
     first = next((name for name, members in groups.items() if members), "broken")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if kind is EvaluationKind.PERPLEXITY:
@@ -490,6 +488,8 @@ def draw_pair_page(ctx: Context, pair: Pair) -> None:
 
 
 def _pair_groups(ctx: Context, pair: Pair, *, text: str) -> dict[str, list[str]]:
+    if pair.first.kind is EvaluationKind.PERPLEXITY:
+        return {"changed": list_changed(ctx, pair)}
     groups: dict[str, list[str]] = dict(group_pairs(ctx, pair, text=text).items())
     disagreeing = disagreeing_pairs(ctx, pair)
     if disagreeing is not None:

@@ -31,7 +31,7 @@ FRESH, PENDING = "fresh_key", "pending_key"
 """Keys of the session state: the secret that is shown until it is dismissed, and that of the key which the form makes
 next.
 """
-NO_PRICE = "Needs a price: an admin sets it on the page of costs."
+NO_PRICE = "Needs a price: an admin sets it on the Costs page."
 BADGES = {"active": ("green", "check_circle"), "expired": ("orange", "schedule"), "revoked": ("gray", "block")}
 
 

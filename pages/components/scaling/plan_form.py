@@ -119,7 +119,7 @@ def _draw_budget(ctx: Context, *, known: bool) -> dict[str, object]:
         key="price",
         bind="query-params",
         placeholder="Not set",
-        help="In US dollars. The page of costs sets the default.",
+        help="In US dollars. The Costs page sets the default.",
     )
     return {"money_usd": money, "price_usd": price}
 

@@ -56,6 +56,8 @@ BADGES: dict[str, tuple[Literal["green", "blue", "red", "gray"], str]] = {
 }
 OF_A_STOPPED_ONE = ("Requests", "Revisions", "Settings")
 """Tabs of an endpoint that does not run."""
+POLLING = ("Traffic", "Logs")
+"""Tabs that are drawn while they are open alone."""
 LANGUAGES = {"Python": "python", "curl": "bash", "JavaScript": "javascript"}
 REDACTED = "Redact keys, e-mail addresses, card numbers, IP addresses and phone numbers"
 MODES = {"off": "Off", "metadata": "Metadata", "bodies": "Prompts and answers"}
@@ -80,8 +82,9 @@ def draw_endpoint_page(ctx: Context, person: Person, name: str, *, alias: str | 
     }
     names = [part for part in parts if not is_stopped or part in OF_A_STOPPED_ONE]
     for part, tab in zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True):
-        with tab, errors_shown():
-            parts[part](ctx, person, name)
+        if tab.open or part not in POLLING:
+            with tab, errors_shown():
+                parts[part](ctx, person, name)
 
 
 def draw_state(endpoint: EndpointView) -> None:
@@ -197,6 +200,7 @@ def draw_stopped_actions(ctx: Context, person: Person, endpoint: EndpointView) -
             with errors_shown():
                 delete_endpoint(ctx, endpoint.name, person=person)
                 st.toast(f"Deleted {plain(endpoint.name)}.", icon=":material/delete:")
+                st.query_params.pop("name", None)
                 st.rerun()
 
 

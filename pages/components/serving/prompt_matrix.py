@@ -28,17 +28,17 @@ from backend.services.serving.prompts.matrices import (
 from backend.services.serving.prompts.prompts import PromptView, VersionLine
 from pages.components import routes
 from pages.components.choices import by_identity
-from pages.components.confirm import draw_confirmed
+from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.frame import empty_state, errors_shown, live_part, plain
 from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.tables import WidgetTable
 from pages.components.words import when
 
-TYPED, FROM_DATASET = "Type them", "From a dataset"
+TYPED, FROM_DATASET = "Enter rows", "From a dataset"
 REFRESH_S = 1.0
 LONG = 320
 """Characters of an answer above which its cell scrolls."""
-METRICS = {"exact_match": "Exact match", "f1": "F1 of words", "contains": "Contains the expected answer"}
+METRICS = {"exact_match": "Exact match", "f1": "Token F1", "contains": "Contains the expected answer"}
 BADGES: dict[str, tuple[str, str]] = {
     "running": ("blue", "hourglass_top"),
     "stopping": ("blue", "hourglass_top"),
@@ -114,11 +114,11 @@ def draw_form(ctx: Context, person: Person, prompt: PromptView, version: Version
         count = 0 if rows is None else len(rows) * len(endpoints)
         missing = {
             "choose an endpoint": not endpoints,
-            "give rows": not rows,
-            "give temperature and tokens": temperature is None or tokens is None,
+            "enter rows": not rows,
+            "enter temperature and max new tokens": temperature is None or tokens is None,
         }
         if form_button(
-            f"Try {plural(count, 'answer')}" if count else "Try", missing, key="try_prompt", icon="play_arrow"
+            f"Try {plural(count, 'answer')}" if count else "Try", missing, key=menu_key("try_prompt"), icon="play_arrow"
         ):
             with errors_shown():
                 settings = AnswerSettings(temperature=float(temperature), top_p=1.0, max_tokens=int(tokens))
@@ -132,6 +132,7 @@ def draw_form(ctx: Context, person: Person, prompt: PromptView, version: Version
                     source=source,
                     person=person,
                 )
+                close_menu("try_prompt")
                 st.query_params["matrix"] = started
                 st.rerun()
 
@@ -146,7 +147,7 @@ def draw_rows(ctx: Context, version: VersionLine) -> tuple[list[dict[str, Any]] 
     if way == TYPED:
         one = len(variables) == 1
         text = st.text_area(
-            f"A {variables[0]} a line" if one else "A JSON object a line",
+            f"One {variables[0]} per line" if one else "One JSON object per line",
             key=f"try_rows_{version.id}",
             height=110,
             placeholder="" if one else "{" + ", ".join(f'"{name}": "…"' for name in variables) + "}",
@@ -239,9 +240,9 @@ def draw_cell(cell: MatrixCell) -> None:
         if cell.status == "failed":
             st.error(plain(cell.error or "The answer failed."), icon=":material/error:")
         elif cell.status != "done":
-            st.caption({"waiting": "Waits", "running": "Is being written", "stopped": "Stopped"}[cell.status])
+            st.caption({"waiting": "Queued", "running": "Generating", "stopped": "Stopped"}[cell.status])
         elif not cell.text:
-            st.caption("An empty answer")
+            st.caption("Empty answer")
         if cell.status == "done":
             st.caption(plain(cell_figures(cell)))
 
@@ -251,7 +252,7 @@ def cell_figures(cell: MatrixCell) -> str:
     parts = [] if cell.completion_tokens is None else [plural(cell.completion_tokens, "token")]
     parts += [] if cell.total_ms is None else [f"{cell.total_ms / 1000:.1f} s"]
     parts += [] if cell.tok_per_sec is None else [f"{cell.tok_per_sec:,.0f} tokens/s"]
-    parts += ["cut at the limit of tokens"] if cell.finish_reason == "length" else []
+    parts += ["cut at max new tokens"] if cell.finish_reason == "length" else []
     return " · ".join(parts)
 
 
@@ -299,7 +300,7 @@ def draw_task(ctx: Context, person: Person, version: VersionLine) -> None:
     missing = {
         "name the task": not name.strip(),
         "name the column": not expected.strip(),
-        "give the most tokens": tokens is None,
+        "enter max new tokens": tokens is None,
     }
     if form_button("Save task", missing, key="save_prompt_task", icon="grading"):
         with errors_shown():
@@ -313,7 +314,7 @@ def draw_task(ctx: Context, person: Person, version: VersionLine) -> None:
                 settings=AnswerSettings(temperature=0.0, max_tokens=int(tokens)),
                 person=person,
             )
-            st.session_state["prompt_task_saved"] = task.name
-    if saved := st.session_state.get("prompt_task_saved"):
+            st.session_state[f"prompt_task_saved_{version.id}"] = task.name
+    if saved := st.session_state.get(f"prompt_task_saved_{version.id}"):
         st.success(plain(f"Saved the task “{saved}”."), icon=":material/check:")
         st.page_link(routes.EVALUATIONS, label="Open the task", icon=":material/grading:", query_params={"task": saved})

@@ -148,7 +148,7 @@ def _draw_cost(cost_usd: float | None, price_usd: float | None) -> None:
     if cost_usd is not None:
         _line("payments", "Cost", f"{cost_usd:,.2f} US dollars at {price_usd:g} per device-hour")
     elif price_usd is None:
-        _line("payments", "Cost", "no device-hour price set", help="An admin sets it on the page of costs.")
+        _line("payments", "Cost", "no device-hour price set", help="An admin sets it on the Costs page.")
 
 
 def _draw_loss(expected: Forecast) -> None:

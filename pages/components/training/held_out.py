@@ -12,7 +12,7 @@ from backend.services.context import Context
 from backend.services.training.held_out import read_held_out
 from backend.services.training.views import RunView
 
-GIVEN = "The model gave"
+GIVEN = "Model output"
 
 
 def draw_held_out(ctx: Context, run: RunView) -> None:

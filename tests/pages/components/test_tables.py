@@ -49,3 +49,9 @@ def test_a_card_begins_with_its_heading_and_labels_the_other_columns() -> None:
     assert ':nth-child(1)::before{content:"Rank"}' in style
     assert '"Checkpoint"' not in style
     assert ":nth-child(3)::before" not in style
+
+
+def test_a_table_finds_itself_whatever_is_in_its_name() -> None:
+    style = WidgetTable("requests-llama3.1:8b", {"When": 1, "Result": 2})._css()
+    assert ".st-key-table-requests-llama3-1-8b{" in style
+    assert "llama3.1" not in style

@@ -41,8 +41,9 @@ class DataRows {
     if (event.ctrlKey || event.altKey || event.metaKey || event.defaultPrevented || !this.data.keys || !this.root.checkVisibility() || isTyping(event)) return
     if (event.target instanceof Element && event.target.closest(OWN_KEYS)) return
     if (document.querySelector("dialog[open], [role=dialog]")) return
+    const step = STEPS[event.key.length === 1 ? event.key.toLowerCase() : event.key] // caps lock
     if (event.key === "Escape") this.trigger("moved", "close")
-    else if (STEPS[event.key] && !event.repeat) this.trigger("moved", STEPS[event.key] > 0 ? "next" : "previous")
+    else if (step && !event.repeat) this.trigger("moved", step > 0 ? "next" : "previous")
     else return
     event.preventDefault()
   }

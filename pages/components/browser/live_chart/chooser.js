@@ -19,9 +19,12 @@ export class PanelChooser {
     document.removeEventListener("pointerdown", this.onOutside)
   }
 
-  // Draw the list again, with the focus where it was.
+  // Draw the list again where it has changed, with the focus where it was: a click on a row that is drawn meanwhile is lost.
   fill() {
     if (!this.box.open) return
+    const drawn = JSON.stringify([this.chart.known.map(({ id, title, hidden }) => [id, title, Boolean(hidden)]), this.chart.settings.panels.length > 0])
+    if (drawn === this.drawn) return
+    this.drawn = drawn
     const focused = /** @type {HTMLElement | null} */ (this.menu.contains(document.activeElement) ? document.activeElement : null)?.dataset.what
     this.menu.replaceChildren()
     this.chart.known.forEach((panel, place) => this.addPanel(panel, place))

@@ -11,7 +11,7 @@ const PANELS = [
   { id: "rewards", group: "Preferences", title: "Rewards", metrics: ["rewards/chosen", "rewards/rejected"], format: ".3f" },
   { id: "val_rewards", group: "Preferences", title: "Rewards, validation", metrics: ["val_rewards/chosen", "val_rewards/rejected"], format: ".3f" },
   { id: "reward", group: "Rewards and policy", title: "Reward", metrics: ["reward/mean", "val_reward/mean"], format: ".3f" },
-  { id: "spread", group: "Rewards and policy", title: "Spread of rewards in a group", metrics: ["reward/std"], format: ".3f" },
+  { id: "spread", group: "Rewards and policy", title: "Reward std within group", metrics: ["reward/std"], format: ".3f" },
   { id: "length", group: "Rewards and policy", title: "Completion length, tokens", metrics: ["completion_length", "val_completion_length"], format: ".1f" },
   { id: "kl", group: "Rewards and policy", title: "KL to the reference", metrics: ["kl", "val_kl"], format: ".4f" },
   { id: "tok_per_sec", group: "Speed and device", title: "Tokens per second", metrics: ["tok_per_sec"], format: ",.0f" },

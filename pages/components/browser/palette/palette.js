@@ -91,6 +91,10 @@ class Palette {
       event.stopPropagation()
       if (this.dialog.open) this.dialog.close()
       else this.show()
+    } else if (event.key === "Escape" && this.dialog.open && !event.isComposing) {
+      event.preventDefault()
+      event.stopImmediatePropagation() // the page below has keys of its own
+      this.dialog.close()
     } else if (event.key === "?" && !event.ctrlKey && !event.metaKey && !event.altKey && !isTyping(event) && !location.pathname.endsWith("/ballot")) {
       event.preventDefault()
       this.show("?")

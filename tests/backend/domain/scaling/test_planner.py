@@ -80,7 +80,7 @@ def test_a_missing_speed_or_price_is_requested() -> None:
     assert speed.value.field == "flops_per_s"
     with pytest.raises(InvalidInput, match="price of a device-hour") as price:
         plan((SLOW,), money_usd=5)
-    assert "page of costs" in price.value.remedy
+    assert "Costs page" in price.value.remedy
     for values, words in (
         ({}, "one budget"),
         ({"flops": 1e15, "money_usd": 1}, "flops and money_usd"),

@@ -1,4 +1,4 @@
-"""Prices of device-hours: set on the page of costs before those of the environment, by admins alone."""
+"""Prices of device-hours: set on the Costs page before those of the environment, by admins alone."""
 
 from __future__ import annotations
 
