@@ -22,7 +22,7 @@ from pages.components.tables import WidgetTable
 
 PLACES: dict[str, tuple[str, str, str]] = {
     "endpoint": (routes.ENDPOINTS, "name", "dns"),
-    "alias": (routes.ENDPOINTS, "alias", "label"),
+    "alias": (routes.ENDPOINTS, "name", "label"),
     "promotion": (routes.BATTLES, "campaign", "military_tech"),
     "campaign": (routes.BATTLES, "campaign", "swords"),
     "checkpoint": (routes.CHECKPOINTS, "checkpoint", "deployed_code"),
