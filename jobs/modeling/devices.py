@@ -18,15 +18,23 @@ def pick_device(setting: Literal["auto", "cpu", "gpu"] = "auto") -> torch.device
 
     Raises JobFailed if `setting` demands a GPU and none is visible.
     """
-    is_visible = torch.accelerator.is_available() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
-    if setting == "gpu" and not is_visible:
+    gpu = visible_gpu()
+    if setting == "gpu" and gpu is None:
         raise JobFailed(
             "The run asks for a GPU, and this worker sees none.",
             remedy="Choose device auto or cpu, or add a worker with a GPU.",
             field="device",
         )
-    accelerator = torch.accelerator.current_accelerator() if is_visible and setting != "cpu" else None
-    return accelerator or torch.device("cpu")
+    return gpu if gpu is not None and setting != "cpu" else torch.device("cpu")
+
+
+def visible_gpu() -> torch.device | None:
+    """Return the GPU that this process may use, None without one. A job that holds no GPU runs with an empty
+    CUDA_VISIBLE_DEVICES, which hides those of other makers here.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return None
+    return torch.accelerator.current_accelerator(check_available=True)
 
 
 def is_gpu(device: torch.device) -> bool:
@@ -92,12 +100,14 @@ def free_bytes(device: torch.device) -> int | None:
     """Return the free memory of a GPU; None for another device."""
     if not is_gpu(device):
         return None
-    return torch.accelerator.get_memory_info(device)[0]
+    # torch 2.9 has the first for CUDA and XPU only
+    read = getattr(gpu_functions(device), "mem_get_info", torch.accelerator.get_memory_info)
+    return int(read(device)[0])
 
 
 def release_gpu_cache() -> None:
     """Return what torch's allocator keeps of freed GPU memory to the GPU; does nothing on the CPU."""
-    if torch.accelerator.is_available():
+    if visible_gpu() is not None:
         torch.accelerator.empty_cache()
 
 

@@ -7,6 +7,8 @@ import time
 import psutil
 import torch
 
+from jobs.modeling.devices import visible_gpu
+
 
 class ProcessUse:
     """Readings of this process. Cores are the mean since the last reading."""
@@ -35,6 +37,6 @@ class ProcessUse:
 
 
 def _gpu_memory_bytes() -> int | None:
-    if not torch.accelerator.is_available():
+    if visible_gpu() is None:
         return None
     return sum(torch.accelerator.memory_reserved(index) for index in range(torch.accelerator.device_count()))

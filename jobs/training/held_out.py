@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -27,10 +27,12 @@ from backend.domain.training.held_out import FILE, HeldOutRow, HeldOutRows, Meas
 from jobs.batches.base import IGNORE, MicroBatch
 from jobs.batches.preference import PairBatch, RatedBatch, ScoredBatch
 from jobs.modeling.chat.render import turn_end
+from jobs.modeling.checkpoints import one_line
+from jobs.modeling.devices import release_gpu_cache
 from jobs.modeling.tokenizers import padding_id
 
 MOST = 12
-ANSWER_TOKENS = 48
+ANSWER_TOKENS, PROMPT_TOKENS = 48, 512
 ANSWERS_S = 20.0
 """Seconds after which answers are cut off where they are."""
 MAX_CHARACTERS = 4_000
@@ -145,13 +147,20 @@ def write_held_out(
     config: RunConfig,
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
+    log: Callable[[str], None],
 ) -> None:
     """Write the worst rows into a run's folder, with what the network gives for their prompts where a `model` in
-    evaluation mode is passed.
+    evaluation mode is passed. Answers that fail are left out and logged: they never end a run.
     """
     ranked = worst.ranked()
     prompts = [ids.prompt for _, ids in ranked if ids.given is None] if model is not None else []
-    answers = iter(_answers(model, tokenizer, prompts, context=config.context) if prompts else [])
+    answers: Iterator[str] = iter(())
+    if prompts:
+        try:
+            answers = iter(_answers(model, tokenizer, prompts, context=config.context))
+        except Exception as error:  # memory that training left, an architecture that does not generate in batches
+            log(f"The held-out rows are shown without answers: {type(error).__name__}: {one_line(error)}")
+            release_gpu_cache()
     rows = []
     for loss, ids in ranked:
         given = ids.given if ids.given is not None else next(answers, None)
@@ -186,7 +195,7 @@ def _answers(
     """Return the likeliest answer to each prompt, all in one batch, so that twelve cost little more than one."""
     network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     new = min(ANSWER_TOKENS, max(1, context // 2))
-    prompts = [prompt[-(context - new) :] for prompt in prompts]
+    prompts = [prompt[-min(context - new, PROMPT_TOKENS) :] for prompt in prompts]
     longest = max(map(len, prompts))
     pad_id = padding_id(tokenizer)
     ends = {token for token in (tokenizer.eos_token_id, turn_end(tokenizer)) if token is not None}

@@ -393,6 +393,7 @@ class TrainingLoop:
                     config=self.config,
                     model=self.model if writes else None,
                     tokenizer=self.tokenizer,
+                    log=self.reporter.log,
                 )
         except OSError as error:  # a disk that is full ends the run where it lacks a checkpoint
             self.reporter.log(f"The held-out rows were not written: {error}.")

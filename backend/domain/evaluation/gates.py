@@ -105,14 +105,21 @@ class PlannedPower:
 
 
 def plan_gate(
-    config: GateConfig, part: GateBenchmark, *, n: int, discordance: float, design_effect: float = 1.0
+    config: GateConfig,
+    part: GateBenchmark,
+    *,
+    n: int,
+    discordance: float,
+    design_effect: float = 1.0,
+    is_whole: bool = True,
 ) -> PlannedPower:
     """Return the power of a gate on 0/1 scores of a benchmark, by the normal approximation (Connor 1987).
 
-    `discordance` is the share of items on which candidate and champion differ. Several benchmarks are corrected as
+    `discordance` is the share of items on which candidate and champion differ. A look at a part of the benchmark (not
+    `is_whole`) leaves error for later ones, and spends less. Several benchmarks are corrected as
     `decide_gate` corrects them where all are undecided.
     """
-    error, count = (1 - config.level) * Look.after([], is_whole=True).share, len(config.benchmarks)
+    error, count = (1 - config.level) * Look.after([], is_whole=is_whole).share, len(config.benchmarks)
     passing, failing = (error / count, error) if config.rule == "any" else (error, error / count)
     margin, threshold = config.margin_of(part), config.threshold_of(part)
     true = config.expected_difference if config.test == "non_inferiority" else 2 * margin

@@ -366,6 +366,21 @@ def list_evaluations(
         return _views(session, list(session.scalars(query)))
 
 
+def of_what_is_served(
+    ctx: Context, subject: CheckpointView | EvaluatedEndpointView, evaluations: Sequence[EvaluationView]
+) -> list[EvaluationView]:
+    """Return the evaluations of what answers now: those of a checkpoint all do, those of an endpoint only if they were
+    made of the checkpoint (or the model and address) that it serves today.
+    """
+    if isinstance(subject, CheckpointView):
+        return list(evaluations)
+    try:
+        identity = identity_of(ctx, subject)
+    except NotFound:  # an endpoint that is gone serves nothing
+        return []
+    return [one for one in evaluations if one.fingerprint == fingerprint_of(one.settings, subject=identity)]
+
+
 def get_evaluation(ctx: Context, evaluation_id: str) -> EvaluationView:
     """Return an evaluation. Raises NotFound."""
     with ctx.db.read() as session:

@@ -42,7 +42,7 @@ from backend.services.evaluation.endpoints.registry import (
     resolve_evaluated,
     store_own,
 )
-from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
+from backend.services.evaluation.evaluations import EvaluationView, list_evaluations, of_what_is_served
 from backend.services.evaluation.pairing import comparison_at, count_unclear
 from backend.services.evaluation.power import plan_comparison
 from backend.services.evaluation.safety.runs import count_missing, unjudged
@@ -332,7 +332,14 @@ def plan_gates(ctx: Context, config: GateConfig) -> list[GatePlan]:
             plans.append(GatePlan(version.label, None, unknown=why))
             continue
         named = part.model_copy(update={"benchmark": version.label})
-        power = plan_gate(config, named, n=items, discordance=plan.discordance, design_effect=plan.design_effect)
+        power = plan_gate(
+            config,
+            named,
+            n=items,
+            discordance=plan.discordance,
+            design_effect=plan.design_effect,
+            is_whole=evaluation.config.limit is None,
+        )
         plans.append(GatePlan(version.label, power, plan.discordance, plan.measured_pairs))
     return plans
 
@@ -436,14 +443,15 @@ def _finished(ctx: Context, version_id: str, subject: Subject, part: GateBenchma
     if not subject.id:  # an endpoint that was never evaluated
         return []
     is_endpoint = isinstance(subject, EvaluatedEndpointView)
+    own = list_evaluations(
+        ctx,
+        version_id=version_id,
+        checkpoint_id=None if is_endpoint else subject.id,
+        endpoint_id=subject.id if is_endpoint else None,
+    )
     return [
         evaluation
-        for evaluation in list_evaluations(
-            ctx,
-            version_id=version_id,
-            checkpoint_id=None if is_endpoint else subject.id,
-            endpoint_id=subject.id if is_endpoint else None,
-        )
+        for evaluation in of_what_is_served(ctx, subject, own)
         if evaluation.status is Status.FINISHED and evaluation.score(part.metric or evaluation.main_metric) is not None
     ]
 

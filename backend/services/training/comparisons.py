@@ -181,9 +181,11 @@ def loss_basis(ctx: Context, session: Session, run: Run) -> LossBasis:
     version = session.get(DatasetVersion, run.dataset_version_id) if run.dataset_version_id else None
     dataset = session.get(Dataset, version.dataset_id) if version else None
     data = Side(version.id, f"{dataset.name}@{version.number}") if version and dataset else Side(None, config.dataset)
-    settings = (
-        {} if config.objective in NOT_PREFERENCE else config.preference.model_dump(mode="json", exclude_defaults=True)
-    )
+    settings: dict[str, object] = {}
+    if config.objective is Objective.GRPO:  # its measure is the rewards' sum, of answers that long
+        settings = config.grpo.model_dump(mode="json", include={"rewards", "max_new_tokens"})
+    elif config.objective not in NOT_PREFERENCE:
+        settings = config.preference.model_dump(mode="json", exclude_defaults=True)
     loss = Side(
         json.dumps(settings, sort_keys=True),
         ", ".join(f"{name} {value}" for name, value in settings.items()) or "defaults",
@@ -194,6 +196,18 @@ def loss_basis(ctx: Context, session: Session, run: Run) -> LossBasis:
         data,
         _tokenizer(ctx, session, run),
     )
+
+
+def measured_rows(run: Run) -> tuple[object, ...]:
+    """Return what else decides the value of a validation: how many rows it takes, how long the windows of a text are,
+    and the reference that preferences are measured against. Runs of another are close, not equal.
+    """
+    config = run.config
+    if config is None:
+        return ()
+    windows = config.context if config.objective is Objective.PRETRAIN else None
+    reference = run.base_id if config.objective in (Objective.DPO, Objective.KTO) else None
+    return config.eval_batches * config.micro_batch, windows, reference
 
 
 def _tokenizer(ctx: Context, session: Session, run: Run) -> Side:

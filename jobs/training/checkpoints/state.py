@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from backend.errors import InvalidInput
 from jobs.modeling.checkpoints import STATE_FOLDER
-from jobs.modeling.devices import gpu_functions
+from jobs.modeling.devices import gpu_functions, visible_gpu
 from jobs.training.distributed.process_group import ProcessGroup, gather_tensor, shard_like
 
 TENSORS, TREE, COUNTERS = "state.safetensors", "state.json", "counters.json"
@@ -162,14 +162,14 @@ class RandomState:
     @classmethod
     def capture(cls) -> RandomState:
         """Return the current state."""
-        device = torch.accelerator.current_accelerator(check_available=True)
+        device = visible_gpu()
         gpu = gpu_functions(device).get_rng_state() if device is not None else None
         return cls(torch.get_rng_state(), gpu, np.random.get_state(legacy=True), random.getstate())
 
     def restore(self) -> None:
         """Continue from this state."""
         torch.set_rng_state(self.torch_cpu)
-        device = torch.accelerator.current_accelerator(check_available=True)
+        device = visible_gpu()
         if self.torch_gpu is not None and device is not None:
             gpu_functions(device).set_rng_state(self.torch_gpu)
         np.random.set_state(self.numpy)

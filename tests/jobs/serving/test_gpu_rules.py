@@ -44,7 +44,7 @@ def test_the_cache_takes_most_of_the_free_memory_and_what_does_not_fit_is_refuse
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     free = 100 * PAGE_BYTES
-    monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda device: (free, 10**12))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**12))
     network = fake_network()
     assert _num_pages(network, tokens=10**6, context_length=1024) == 80
     assert _num_pages(network, tokens=640, context_length=64) == 10

@@ -120,6 +120,17 @@ def test_a_folder_that_can_not_be_written_is_logged_and_the_run_goes_on(
     assert any("held-out rows were not written: No space left" in line for line in recorder.lines)
 
 
+def test_answers_that_fail_are_left_out_and_the_run_goes_on(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> list[str]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("jobs.training.held_out._answers", fail)
+    held_out, recorder = trained(rooms, "sft", "unanswered")
+    assert held_out.rows
+    assert all(row.given is None for row in held_out.rows)
+    assert any("without answers: OutOfMemoryError" in line for line in recorder.lines)
+
+
 def test_no_file_without_a_val_split(rooms: Rooms) -> None:
     folder = rooms.root / "no-val"
     write_dataset(folder, train=[{"text": "Mira found a lamp and gave it to Tom. " * 12}])

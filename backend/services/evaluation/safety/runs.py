@@ -24,6 +24,7 @@ from backend.services.evaluation.evaluations import (
     EvaluationView,
     launch_evaluation,
     list_evaluations,
+    of_what_is_served,
     plan_evaluation,
     resolve_subject,
 )
@@ -139,7 +140,7 @@ def results_by_probe(ctx: Context, subject: CheckpointView | EvaluatedEndpointVi
         checkpoint_id=None if is_endpoint else subject.id,
         endpoint_id=subject.id if is_endpoint else None,
     )
-    evaluations = [one for one in own if one.version_id in probes]
+    evaluations = of_what_is_served(ctx, subject, [one for one in own if one.version_id in probes])
     reports = read_reports(ctx, [evaluation.id for evaluation in evaluations])
     results: dict[str, list[SafetyResult]] = {}
     for evaluation in evaluations:

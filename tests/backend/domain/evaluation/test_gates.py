@@ -254,6 +254,14 @@ def test_a_planned_gate_passes_and_fails_as_often_as_it_promises(
     assert plan_gate(gate, part, n=plan.items, discordance=discordance).passes == pytest.approx(0.8, abs=0.005)
 
 
+def test_a_look_at_a_part_of_a_benchmark_promises_less_than_one_at_all_of_it() -> None:
+    one = gate(margin=0.03)
+    whole = plan_gate(one, one.benchmarks[0], n=1000, discordance=0.2)
+    partly = plan_gate(one, one.benchmarks[0], n=1000, discordance=0.2, is_whole=False)
+    assert (round(whole.passes, 3), round(partly.passes, 3)) == (0.546, 0.452)
+    assert (whole.items, partly.items) == (1801, 2113)
+
+
 def test_a_gate_of_several_benchmarks_plans_with_its_correction() -> None:
     values = {"champion": "Oak", "benchmarks": [{"benchmark": "a"}, {"benchmark": "b"}], "margin": 0.05}
     every = GateConfig.model_validate({**values, "rule": "all"})

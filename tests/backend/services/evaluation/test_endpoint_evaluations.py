@@ -325,7 +325,7 @@ def test_a_suite_runs_on_an_endpoint_and_names_what_the_api_can_t_give(world: Co
 
 
 def test_a_gate_judges_an_endpoint_against_a_checkpoint_and_an_api_and_counts_its_looks(
-    world: Context, api: FakeApi
+    world: Context, api: FakeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_benchmark(world, "long", [{"question": f"Q{n}?", "answers": ["a"]} for n in range(400)])
     register(world, api)
@@ -348,8 +348,10 @@ def test_a_gate_judges_an_endpoint_against_a_checkpoint_and_an_api_and_counts_it
     scored(world, repeated, [0.0, 1.0, 0.0] * 133)
     third = judge(world, candidate="endpoint:Near", gate="like Oak", person=LOCAL)
     assert third.decision.benchmarks[0].look == 2
-    missing = judge(world, candidate="Oak", gate="like Far", person=LOCAL)
-    assert missing.verdict == "PASS"
+    assert judge(world, candidate="Oak", gate="like Far", person=LOCAL).verdict == "PASS"
+    monkeypatch.setattr("backend.services.evaluation.evaluations.identity_of", lambda ctx, view: "another checkpoint")
+    changed = judge(world, candidate="endpoint:Near", gate="like Oak", person=LOCAL)
+    assert (changed.verdict, len(changed.missing)) == ("INCONCLUSIVE", 1), "what it served before is not its score"
     with pytest.raises(NotFound, match="no endpoint 'Fer'"):
         judge(world, candidate="endpoint:Fer", gate="like Oak", person=LOCAL)
 

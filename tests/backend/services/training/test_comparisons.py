@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from backend.db.tables import Run
 from backend.domain.jobs.states import Status
 from backend.domain.training.comparability import Aspect
+from backend.domain.training.config import Objective
+from backend.domain.training.config_sections import GrpoConfig
 from backend.services.context import LOCAL, Context
-from backend.services.training.comparisons import compare_runs
+from backend.services.training.comparisons import compare_runs, loss_basis
 from backend.services.training.imported_runs import import_log
 from backend.services.training.views import RunView
 from tests.support.run_world import add_checkpoint, add_dataset, add_parts, add_tokenizer, claim, end, launch, report
@@ -126,3 +129,19 @@ def test_unfinished_and_imported_runs_are_obstacles_but_not_in_a_group(world: Co
     compared = compare_runs(world, [waiting.id, theirs.id])
     assert (compared.groups, compared.comparisons) == ((), ())
     assert {Aspect.DATA, Aspect.TOKENIZER} <= {obstacle.aspect for obstacle in compared.obstacles}
+
+
+def test_rewards_of_other_rules_are_no_common_measure(world: Context) -> None:
+    run, keys = finished(world, "rewarded", 1.0), []
+    for weight, length in ((1.0, 64), (10.0, 64), (1.0, 128), (1.0, 64)):
+        with world.db.read() as session:
+            row = session.get_one(Run, run.id)
+            session.expunge(row)
+            rules = GrpoConfig.model_validate(
+                {"rewards": [{"kind": "exact", "weight": weight}], "max_new_tokens": length}
+            )
+            assert row.config is not None
+            row.config = row.config.model_copy(update={"objective": Objective.GRPO, "grpo": rules})
+            keys.append(loss_basis(world, session, row).key)
+    assert len(set(keys)) == 3
+    assert keys[0] == keys[3]
