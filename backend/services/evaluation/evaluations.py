@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from backend.domain.evaluation.boards import describe_average
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind, fingerprint_of, settings_of
 from backend.domain.evaluation.endpoints import ENGINE, JudgeTarget, check_request
 from backend.domain.evaluation.metrics.items import INSTRUCTIONS
+from backend.domain.evaluation.safety.reports import ToxicityReport
 from backend.domain.jobs.payloads import EvaluatePayload, require_folder
 from backend.domain.jobs.progress import Progress
 from backend.domain.jobs.records import JobFailure
@@ -84,6 +85,7 @@ class EvaluationView:
     created_at: datetime
     finished_at: datetime | None
     endpoint: EvaluatedEndpointView | None = None
+    toxicity: ToxicityReport = field(default_factory=ToxicityReport)
     reused: bool = False  # a launch found the same measurement made or under way
 
     @property
@@ -454,6 +456,7 @@ def _view(
         kind=EvaluationKind(row.kind),
         settings=row.record.settings,
         facts=row.record.facts,
+        toxicity=row.record.toxicity,
         **job_state(job),
         scores=tuple(scores),
         finished_at=job.finished_at if job else None,

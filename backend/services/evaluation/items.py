@@ -23,7 +23,7 @@ from backend.domain.filters import FilterField, Kind, Value, matcher, parse_filt
 from backend.domain.jobs.events import ItemEvent
 from backend.domain.jobs.payloads import EvaluatePayload
 from backend.domain.jobs.results import EvaluateResult
-from backend.domain.jobs.states import Status
+from backend.domain.jobs.states import TERMINAL, Status
 from backend.errors import NotFound
 from backend.services.context import Context
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
@@ -41,7 +41,7 @@ SEARCHED = ("question", "text", "completion", "extracted", "answer", "choices", 
 """Parts of an item that a search reads; the examples before a question would be found in every item."""
 AT_ONCE = 2_000
 MAX_ANSWERS = 12
-MAX_REMEMBERED_ITEMS = 400_000
+MAX_REMEMBERED, MAX_REMEMBERED_ITEMS = 200, 400_000
 
 
 @dataclass(frozen=True)
@@ -132,19 +132,19 @@ def list_items(
 ) -> tuple[list[ItemView], int]:
     """Return a page of an evaluation's items and how many there are; see `find_items`."""
     evaluation = get_evaluation(ctx, evaluation_id)
+    index = read_index(ctx, evaluation)
     query = ItemQuery(which, text, filter, None if positions is None else frozenset(positions))
-    rows = find_items(ctx, evaluation, query)
-    return read_items(ctx, evaluation, rows[offset : offset + limit]), len(rows)
+    rows = find_items(ctx, evaluation, index, query)
+    return read_items(ctx, index, rows[offset : offset + limit]), len(rows)
 
 
-def find_items(ctx: Context, evaluation: EvaluationView, query: ItemQuery) -> Sequence[int]:
-    """Return the rows of the index with the items that a query means, in the order in which they are shown.
+def find_items(ctx: Context, evaluation: EvaluationView, index: ItemIndex, query: ItemQuery) -> Sequence[int]:
+    """Return the rows of an evaluation's index with the items that a query means, in the order of their display.
 
     `wrong` and `right` go by the main metric; of texts, `wrong` are those that the network predicts worse than its
     mean, worst first. `truncated` items lost part of their prompt, or their answer ended at its longest length. Texts
     are compared without regard to case. Raises FilterError naming the place at fault.
     """
-    index = read_index(ctx, evaluation)
     rows: Sequence[int] = range(len(index.positions))
     if query.filter.strip():
         fields = index.fields(evaluation.main_metric)
@@ -178,9 +178,8 @@ def _of_outcome(
     return [row for row, _ in sorted(chosen, key=lambda pair: (sign * pair[1], pair[0]))]
 
 
-def read_items(ctx: Context, evaluation: EvaluationView, rows: Sequence[int]) -> list[ItemView]:
+def read_items(ctx: Context, index: ItemIndex, rows: Sequence[int]) -> list[ItemView]:
     """Return the items of rows of an evaluation's index, in that order."""
-    index = read_index(ctx, evaluation)
     ids = [index.ids[row] for row in rows]
     items: dict[int, ItemView] = {}
     with ctx.db.read() as session:
@@ -197,12 +196,13 @@ def view_item(item: EvaluationItem) -> ItemView:
 
 def get_item(ctx: Context, evaluation: EvaluationView, number: str) -> ItemView:
     """Return an item by its number, counted from 1. Raises NotFound naming the numbers that there are."""
-    positions = read_index(ctx, evaluation).positions
+    index = read_index(ctx, evaluation)
+    positions = index.positions
     if re.fullmatch(r"[0-9]{1,9}", number):
         position = int(number) - 1
         row = bisect_left(positions, position)
         if row < len(positions) and positions[row] == position:
-            return read_items(ctx, evaluation, [row])[0]
+            return read_items(ctx, index, [row])[0]
     remedy = "No item has been scored yet."
     if positions:
         remedy = f"Its {len(positions):,} items have numbers from {positions[0] + 1:,} to {positions[-1] + 1:,}."
@@ -243,10 +243,12 @@ def search_items(ctx: Context, evaluation: EvaluationView, text: str) -> frozens
 
 
 def _remembered(ctx: Context, evaluation: EvaluationView, key: str, read: Callable[[Context, str], S]) -> S:
-    """Return what was read of an evaluation. A finished one never changes, so the last few answers are remembered."""
-    if evaluation.status is not Status.FINISHED:
+    """Return what was read of an evaluation. The last answers are remembered of one that has ended: it changes only
+    when it is resumed or a classifier adds toxicity.
+    """
+    if evaluation.status not in TERMINAL:
         return read(ctx, evaluation.id)
-    full_key = (ctx.db.url, evaluation.id, key)
+    full_key = (ctx.db.url, evaluation.id, evaluation.finished_at, evaluation.scores, evaluation.toxicity, key)
     with _LOCK:
         if full_key in _KNOWN:
             _KNOWN.move_to_end(full_key)
@@ -254,13 +256,15 @@ def _remembered(ctx: Context, evaluation: EvaluationView, key: str, read: Callab
     answer = read(ctx, evaluation.id)
     with _LOCK:
         _KNOWN[full_key] = answer
-        while len(_KNOWN) > 1 and sum(map(len, _KNOWN.values())) > MAX_REMEMBERED_ITEMS:
+        while len(_KNOWN) > MAX_REMEMBERED or (
+            len(_KNOWN) > 1 and sum(map(len, _KNOWN.values())) > MAX_REMEMBERED_ITEMS
+        ):
             _KNOWN.popitem(last=False)
     return answer
 
 
 _LOCK = threading.Lock()
-_KNOWN: OrderedDict[tuple[str, str, str], Sized] = OrderedDict()
+_KNOWN: OrderedDict[tuple[object, ...], Sized] = OrderedDict()
 TRUNCATED = "\0truncated"
 
 

@@ -64,9 +64,8 @@ def _containing(ctx: Context, pair: Pair, text: str) -> set[str]:
 
 def read_paired_items(ctx: Context, pair: Pair, hashes: Sequence[str]) -> list[Flip]:
     """Return items of both evaluations by their hashes, in that order."""
-    first, second = (
-        read_items(ctx, side, [read_index(ctx, side).rows[key] for key in hashes]) for side in (pair.first, pair.second)
-    )
+    indices = [read_index(ctx, side) for side in (pair.first, pair.second)]
+    first, second = (read_items(ctx, index, [index.rows[key] for key in hashes]) for index in indices)
     return [Flip(one, other) for one, other in zip(first, second, strict=True)]
 
 

@@ -19,6 +19,7 @@ from backend.services.evaluation.comparisons import Comparison, Flip, Pair, list
 from backend.services.evaluation.contamination import check_contamination
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.items import (
+    ItemIndex,
     ItemQuery,
     ItemView,
     Which,
@@ -74,16 +75,16 @@ def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
         text = _draw_text("Search items", "search", placeholder="Question or answer", width=180)
         expression = _draw_text("Filter", "filter", placeholder="score < 1 and item <= 200", width=225)
         with st.popover("Fields", icon=":material/data_object:"):
-            _draw_fields(ctx, evaluation)
+            _draw_fields(index, evaluation.main_metric)
     try:
-        rows = find_items(ctx, evaluation, _query(ctx, evaluation, which, text=text, expression=expression))
+        rows = find_items(ctx, evaluation, index, _query(ctx, evaluation, which, text=text, expression=expression))
     except FilterError as error:
         _draw_filter_error(error, expression)
         return
     at = _draw_place(len(rows), of=len(index))
     if not rows:
         st.caption("Items appear here as they are scored." if evaluation.is_active else "No such items.")
-    for item in read_items(ctx, evaluation, rows[at : at + SHOWN]):
+    for item in read_items(ctx, index, rows[at : at + SHOWN]):
         with st.container(border=True, gap="xsmall"):
             draw_item(evaluation.kind, item, key=evaluation.id)
 
@@ -123,12 +124,12 @@ def draw_item_page(ctx: Context, evaluation: EvaluationView) -> None:
 def _numbers(ctx: Context, evaluation: EvaluationView, which: str) -> list[int]:
     """Return the numbers of the items in the list that the address describes; none by a wrong filter."""
     text, expression = (st.query_params.get(name, "") for name in ("search", "filter"))
-    positions = read_index(ctx, evaluation).positions
+    index = read_index(ctx, evaluation)
     try:
-        rows = find_items(ctx, evaluation, _query(ctx, evaluation, which, text=text, expression=expression))
+        rows = find_items(ctx, evaluation, index, _query(ctx, evaluation, which, text=text, expression=expression))
     except FilterError:
         return []
-    return [positions[row] + 1 for row in rows]
+    return [index.positions[row] + 1 for row in rows]
 
 
 def _choices(ctx: Context, evaluation: EvaluationView) -> dict[str, str]:
@@ -254,10 +255,9 @@ def _draw_steps(numbers: Sequence[int], number: int, *, named: str) -> None:
         st.caption(plain(f"{where} ({named.lower()})" if place is not None else where), width="content")
 
 
-def _draw_fields(ctx: Context, evaluation: EvaluationView) -> None:
+def _draw_fields(index: ItemIndex, main_metric: str) -> None:
     """Draw what filters may name, with the values that there are."""
-    index = read_index(ctx, evaluation)
-    fields, read = index.fields(evaluation.main_metric), index.reader(evaluation.main_metric)
+    fields, read = index.fields(main_metric), index.reader(main_metric)
     st.caption("Join conditions with `and`, `or`, `not` and parentheses. `score` is the main metric.")
     rows = []
     for name, one in fields.items():

@@ -24,6 +24,7 @@ from backend.errors import NotFound
 from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context
 from backend.services.data.reports import FORMAT
+from backend.services.evaluation import items as items_service
 from backend.services.evaluation.calibrations import read_calibration
 from backend.services.evaluation.comparisons import compare, open_pair
 from backend.services.evaluation.contamination import check_contamination
@@ -34,7 +35,7 @@ from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import ANSWERS, CHOICES, add_benchmark, claim_of, evaluated, finish, item
 from tests.support.jobs import add_stored_job
 from tests.support.run_world import add_checkpoint as add_run_checkpoint
-from tests.support.run_world import add_parts, launch
+from tests.support.run_world import add_parts, end, launch
 
 
 @pytest.fixture
@@ -223,3 +224,28 @@ def test_without_the_whole_list_there_is_no_split(world: Context, num_found: int
     assert check.scores is None
     assert check.checked == (("tales@1",) if searched else ())
     assert check.unchecked == (() if searched else ("tales@1",))
+
+
+def test_searches_that_find_nothing_are_not_remembered_without_bound(world: Context) -> None:
+    oak = evaluated(world, "Oak", "facts", [1, 0])
+    for n in range(items_service.MAX_REMEMBERED + 20):
+        items_service.search_items(world, oak, f"nothing {n}")
+    assert len(items_service._KNOWN) <= items_service.MAX_REMEMBERED
+
+
+@pytest.mark.parametrize(("status", "times"), [(None, 1), (Status.FAILED, 0)])
+def test_the_index_of_an_unfinished_evaluation_is_read_once_and_of_a_failed_one_remembered(
+    world: Context, monkeypatch: pytest.MonkeyPatch, status: Status | None, times: int
+) -> None:
+    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
+    claim = claim_of(world, launched)
+    with world.db.write() as session:
+        outcomes.record_events(session, world, claim, [event_of(item(0, {"acc": 1.0}))])
+    if status is not None:
+        end(world, claim, status)
+        list_items(world, launched.id)
+    reads: list[str] = []
+    read = items_service._read_index
+    monkeypatch.setattr(items_service, "_read_index", lambda ctx, id_: (reads.append(id_), read(ctx, id_))[1])
+    assert list_items(world, launched.id, filter="item = 1")[1] == 1
+    assert len(reads) == times

@@ -21,6 +21,7 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.evaluations import get_evaluation
 from backend.services.evaluation.gates import judge_config
+from backend.services.evaluation.items import list_items
 from backend.services.evaluation.judgements import Judge, launch_judgement
 from backend.services.evaluation.judges.answers import evaluation_items
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line
@@ -152,6 +153,7 @@ def test_the_command_line_prints_the_same(command_context: Context, tmp_path: Pa
 
 def test_toxicity_stands_beside_the_scores_with_its_classifier(world: Context) -> None:
     evaluation = answered(world, "base", [NO] * 60 + [YES] * 20)
+    assert list_items(world, evaluation.id)[1] == 80, "opened before it is classified"
     job = launch_toxicity(world, evaluation.id, classifier="someone/classifier", threshold=0.4, person=LOCAL)
     claim = take_job(world, job.id)
     texts = [json.loads(line) for line in world.artifacts.path(claim.payload.texts_file).read_text().splitlines()]
@@ -174,6 +176,7 @@ def test_toxicity_stands_beside_the_scores_with_its_classifier(world: Context) -
     score = get_evaluation(world, evaluation.id).score("toxic")
     assert score is not None
     assert (round(score.value * score.n), score.n) == (2, 79)
+    assert [one.position for one in list_items(world, evaluation.id, filter="toxic = 1")[0]] == [0, 1]
     report = read_toxicity(world, [evaluation.id])[evaluation.id]
     assert (report.classifier, report.threshold, report.missing) == ("someone/classifier", 0.4, 1)
     assert "100 % about gay, 0 % about no group" in describe_toxicity(report)
