@@ -52,11 +52,14 @@ class NextStep:
 
 @dataclass(frozen=True)
 class AttentionItem:
-    """Something that needs attention. `detail`: the cause of a failure."""
+    """Something that needs attention. `detail`: the cause of a failure; `kind`: its kind, which stays while the cause's
+    numbers change.
+    """
 
     id: str
     name: str
     detail: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def _failures(situation: Situation) -> list[NextStep]:
                 _with_cause(f"The run {run.name} is in trouble", run.detail),
                 "See the run",
                 run.id,
-                situation=run.detail,
+                situation=run.kind,
             )
             for run in situation.troubled_runs
         ),

@@ -110,7 +110,7 @@ class CampaignLine:
 @dataclass(frozen=True)
 class BestCheckpoint:
     """The best checkpoint of an objective among `num_checkpoints` of `num_runs` whose `metric` is measured alike: with
-    the same loss, validation data and tokenizer as the newest run's.
+    the same loss, validation data and tokenizer as the newest run that measured it.
     """
 
     objective: str
@@ -224,19 +224,17 @@ def _best_checkpoints(ctx: Context, session: Session) -> list[BestCheckpoint]:
         .order_by(Run.created_at.desc(), Run.id)
         .limit(RUNS_COMPARED)
     )
-    groups: dict[str, tuple[LossBasis, list[str]]] = {}
-    for run in session.scalars(query):
-        if run.objective in groups and None in groups[run.objective][0].key:
-            continue  # an unknown tokenizer or dataset is like no other
-        basis = loss_basis(ctx, session, run)
-        known = groups.setdefault(run.objective, (basis, []))
-        if known[0].key == basis.key:
-            known[1].append(run.id)
-    return [
-        best
-        for objective in OBJECTIVE_NAMES
-        if objective in groups and (best := _best_of(session, objective, *groups[objective])) is not None
-    ]
+    best = []
+    for objective in OBJECTIVE_NAMES:
+        groups: dict[tuple[str | None, ...], tuple[LossBasis, list[str]]] = {}
+        for run in session.scalars(query.where(Run.objective == objective)):
+            basis = loss_basis(ctx, session, run)
+            alone = run.id if None in basis.key else None  # an unknown tokenizer or dataset is like no other
+            groups.setdefault((*basis.key, alone), (basis, []))[1].append(run.id)
+        found = (_best_of(session, objective, basis, run_ids) for basis, run_ids in groups.values())
+        if (newest := next(filter(None, found), None)) is not None:
+            best.append(newest)
+    return best
 
 
 def _best_of(session: Session, objective: str, basis: LossBasis, run_ids: list[str]) -> BestCheckpoint | None:

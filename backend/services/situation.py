@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -30,7 +31,7 @@ from backend.services.context import Context, Person
 from backend.services.jobs.workers import list_workers
 from backend.services.next_steps import AttentionItem, AwaitedVotes, Situation
 from backend.services.serving.endpoints import EndpointView, list_endpoints
-from backend.services.serving.monitoring.alerts import list_alerts
+from backend.services.serving.monitoring.alerts import divergence_of, list_alerts
 from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.live import active_run_ids
 from backend.services.training.views import get_runs
@@ -38,7 +39,8 @@ from backend.services.training.views import get_runs
 FAILURE_DAYS = 7
 """Age after which a failed run is no longer reported."""
 
-MAX_LISTED = 3
+MAX_LISTED = 50
+"""More than the overview shows, so that others follow those that a person dismissed."""
 MAX_CAMPAIGNS = 4
 MAX_DIAGNOSED = 4
 
@@ -78,23 +80,27 @@ def read_situation(ctx: Context, person: Person) -> Situation:
 def _with_people(ctx: Context, person: Person, situation: Situation, queued: dict[str, int]) -> Situation:
     served = {queue for worker in list_workers(ctx) if worker.is_alive for queue in worker.queues}
     idle = tuple(sorted((queue, number) for queue, number in queued.items() if queue not in served))
+    troubled = _troubled_runs(ctx)
     return replace(
         situation,
         idle_queues=idle,
         votes=_awaited_votes(ctx, person),
-        alerts=_open_alerts(ctx, situation),
-        troubled_runs=_troubled_runs(ctx),
+        alerts=_open_alerts(ctx, situation.failing_endpoints, troubled),
+        troubled_runs=troubled,
     )
 
 
-def _open_alerts(ctx: Context, situation: Situation) -> tuple[AttentionItem, ...]:
-    """Return the monitor's open alerts, without those of endpoints that are known to fail."""
-    failing = [endpoint.name for endpoint in situation.failing_endpoints]
+def _open_alerts(
+    ctx: Context, failing: Sequence[AttentionItem], troubled: Sequence[AttentionItem]
+) -> tuple[AttentionItem, ...]:
+    """Return the monitor's open alerts, without those of endpoints and runs that are listed themselves."""
+    endpoints, runs = tuple(f"{endpoint.name}: " for endpoint in failing), {divergence_of(run.id) for run in troubled}
     return tuple(
         AttentionItem(alert.id, alert.message)
         for alert in list_alerts(ctx)
         if alert.resolved_at is None
-        and not (alert.kind == "replica_down" and any(name in alert.message for name in failing))
+        and not (alert.kind == "replica_down" and alert.message.startswith(endpoints))
+        and alert.fingerprint not in runs
     )
 
 
@@ -104,7 +110,7 @@ def _troubled_runs(ctx: Context) -> tuple[AttentionItem, ...]:
     for run in get_runs(ctx, active_run_ids(ctx)[:MAX_DIAGNOSED]):
         finding = next((one for one in diagnose_run(ctx, run.id) if one.severity == "error"), None)
         if finding is not None:
-            troubled.append(AttentionItem(run.id, run.name, finding.sentence))
+            troubled.append(AttentionItem(run.id, run.name, finding.sentence, finding.kind))
     return tuple(troubled)
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 
-from backend.db.tables import Alert, Checkpoint
+import pytest
+from sqlalchemy import select
+
+from backend.db.tables import Alert, Checkpoint, Run
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.campaign_file import ContestantSource
 from backend.domain.jobs.states import Status
+from backend.services import overview
 from backend.services.battles.campaigns import start_campaign
 from backend.services.battles.raters import rater_for
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.workers import beat
-from backend.services.next_steps import StepKind
+from backend.services.next_steps import AttentionItem, StepKind
 from backend.services.overview import get_overview, get_strip, group_results
 from backend.services.people.accounts import add_user
 from backend.services.people.dismissals import dismiss_step, restore_steps
-from backend.services.situation import read_situation
+from backend.services.situation import _open_alerts, read_situation
 from tests.support import battle_world, run_world
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, evaluated, predicted
 from tests.support.filled_installation import fill
@@ -61,11 +65,11 @@ def test_what_fails_in_a_filled_installation_is_in_one_place_and_votes_are_next(
     with ctx.db.write() as session:
         session.add(Alert(fingerprint="disk", kind="disk", severity="critical", message="The disk is nearly full."))
         session.add(Alert(fingerprint="old", kind="disk", severity="warning", message="Solved.", resolved_at=ctx.now()))
-    overview = get_overview(ctx, person=LOCAL)
-    assert [step.kind for step in overview.alerts] == [StepKind.ALERT, StepKind.WORKERS, StepKind.RUN]
-    assert overview.alerts[0].text == "The disk is nearly full."
-    assert "The loss became NaN at step 10." in overview.alerts[2].text
-    assert overview.steps[0].kind is StepKind.VOTE
+    shown = get_overview(ctx, person=LOCAL)
+    assert [step.kind for step in shown.alerts] == [StepKind.ALERT, StepKind.WORKERS, StepKind.RUN]
+    assert shown.alerts[0].text == "The disk is nearly full."
+    assert "The loss became NaN at step 10." in shown.alerts[2].text
+    assert shown.steps[0].kind is StepKind.VOTE
 
 
 def test_a_run_in_trouble_is_an_alert_while_it_trains(ctx: Context) -> None:
@@ -81,6 +85,15 @@ def test_a_run_in_trouble_is_an_alert_while_it_trains(ctx: Context) -> None:
     assert (item.id, item.name) == (run.id, "wild")
     (alert,) = [step for step in get_overview(ctx, person=LOCAL).alerts if step.kind is StepKind.RUN]
     assert alert.text.startswith("The run wild is in trouble: ")
+    dismiss_step(ctx, alert.key, person=LOCAL)
+    wild = [{"type": "metrics", "step": n, "time": 1000.0 + n, "values": {"train_loss": 95.0}} for n in range(300, 390)]
+    run_world.report(ctx, taken, *wild)
+    with ctx.db.write() as session:
+        session.add(
+            Alert(fingerprint=f"diverging:{run.id}", kind="run_diverging", severity="critical", message="Run wild.")
+        )
+    assert get_overview(ctx, person=LOCAL).alerts == (), "its loss is another, and the alert tells the same"
+    assert read_situation(ctx, LOCAL).troubled_runs[0].detail != item.detail
 
 
 def test_a_dismissed_step_stays_away_from_that_person_until_its_situation_changes(ctx: Context) -> None:
@@ -185,3 +198,38 @@ def test_gauges_count_each_machine_once(ctx: Context) -> None:
         16,
     )
     assert (gauges_.num_gpus, gauges_.gpu_share) == (1, 0.5)
+
+
+def test_older_failures_follow_those_that_were_dismissed(ctx: Context) -> None:
+    run_world.add_parts(ctx)
+    for n in range(5):
+        run = run_world.launch(ctx, name=f"run {n}", seed=n)
+        run_world.end(ctx, run_world.claim(ctx, run), Status.FAILED, cause="NaN.")
+    for step in get_overview(ctx, person=LOCAL).alerts[:3]:
+        dismiss_step(ctx, step.key, person=LOCAL)
+    assert len([one for one in get_overview(ctx, person=LOCAL).alerts if one.kind is StepKind.RUN]) == 2
+
+
+def test_a_failing_endpoint_hides_its_own_lost_replicas_alone(ctx: Context) -> None:
+    with ctx.db.write() as session:
+        for name in ("a", "tales", "a:b"):
+            message = f"{name}: 0 of 1 replicas ready"
+            session.add(Alert(fingerprint=name, kind="replica_down", severity="critical", message=message))
+    alerts = _open_alerts(ctx, [AttentionItem("a", "a")], [])
+    assert sorted(one.name for one in alerts) == ["a:b: 0 of 1 replicas ready", "tales: 0 of 1 replicas ready"]
+
+
+def test_newer_runs_without_a_measurement_do_not_hide_the_best_checkpoint(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "RUNS_COMPARED", 2)
+    run_world.add_parts(ctx)
+    run_world.add_dataset(ctx, "poems")
+    finished_run(ctx, "good", {10: 2.0})
+    finished_run(ctx, "without a split", {}, dataset="poems")
+    for n in range(3):
+        finished_run(ctx, f"tuned {n}", {}, seed=n)
+    with ctx.db.write() as session:
+        for run in session.scalars(select(Run).where(Run.name.startswith("tuned"))):
+            run.objective = "sft"
+    assert [best.name for best in get_overview(ctx, person=LOCAL).best] == ["good · step 10"]

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Alert, Deployment, Endpoint, Job, Run
-from backend.domain.attributes import attributes_of
+from backend.domain.attributes import attributes_of, view_of
 from backend.domain.jobs.states import Status
 from backend.domain.training.diagnosis import breaking_finding
 from backend.domain.wording import percent
@@ -30,6 +30,7 @@ HOLDS_S = 60.0
 MIN_REQUESTS = 20
 ENDED_WITHIN = timedelta(minutes=10)
 DIVERGED = ("nan", "diverged", "infinite", "not finite")
+STORED = ("fingerprint", "kind", "severity", "message")
 DIAGNOSE_EVERY = timedelta(minutes=1)
 """How often a run in training is diagnosed: it reads all of its losses."""
 
@@ -50,6 +51,7 @@ class AlertView:
     """An alert as pages show it."""
 
     id: str
+    fingerprint: str
     kind: str
     severity: str
     message: str
@@ -84,17 +86,30 @@ class AlertWatch:
         return [c for c in conditions if (now - self.since[c.fingerprint]).total_seconds() >= HOLDS_S]
 
     def _diverging_runs(self, ctx: Context) -> list[AlertCondition]:
-        """Return a condition for each run in training whose curves say that its weights are of no use."""
+        """Return a condition for each run in training whose curves say, or said, that its weights are of no use.
+
+        It holds until the run ends: a loss near the threshold would open and resolve it again and again.
+        """
         now = ctx.now()
         with ctx.db.read() as session:
             query = select(Run.id, Run.name).join(Job, Job.id == Run.job_id).where(Job.status == Status.RUNNING)
             names = dict(session.execute(query).all())
+            opened = select(Alert).where(Alert.kind == "run_diverging", Alert.resolved_at.is_(None))
+            alerts = [AlertCondition(**attributes_of(alert, *STORED)) for alert in session.scalars(opened)]
         self.diagnosed = {run_id: known for run_id, known in self.diagnosed.items() if run_id in names}
         for run_id, name in names.items():
             before = self.diagnosed.get(run_id)
             if before is None or now - before[0] >= DIAGNOSE_EVERY:
                 self.diagnosed[run_id] = now, _divergence(ctx, run_id, name)
-        return [condition for _, condition in self.diagnosed.values() if condition is not None]
+        training = {divergence_of(run_id) for run_id in names}
+        holding = {alert.fingerprint: alert for alert in alerts if alert.fingerprint in training}
+        found = {one.fingerprint: one for _, one in self.diagnosed.values() if one is not None}
+        return list((holding | found).values())
+
+
+def divergence_of(run_id: str) -> str:
+    """Return the fingerprint of the alert that a run diverges."""
+    return f"diverging:{run_id}"
 
 
 def _divergence(ctx: Context, run_id: str, name: str) -> AlertCondition | None:
@@ -102,7 +117,7 @@ def _divergence(ctx: Context, run_id: str, name: str) -> AlertCondition | None:
     if finding is None:
         return None
     message = f"Run {name} is diverging: {finding.sentence}"
-    return AlertCondition(f"diverging:{run_id}", "run_diverging", "critical", message)
+    return AlertCondition(divergence_of(run_id), "run_diverging", "critical", message)
 
 
 def settle_alerts(ctx: Context, conditions: Sequence[AlertCondition]) -> list[str]:
@@ -132,7 +147,7 @@ def _changes(session: Session, conditions: Sequence[AlertCondition], *, now: dat
             alert.seen_at, alert.message = now, condition.message
         elif not (condition.is_event and condition.fingerprint in past):
             alert = Alert(
-                **attributes_of(condition, "fingerprint", "kind", "severity", "message"),
+                **attributes_of(condition, *STORED),
                 opened_at=now,
                 seen_at=now,
                 resolved_at=now if condition.is_event else None,
@@ -157,10 +172,7 @@ def list_alerts(ctx: Context, *, limit: int = 30) -> list[AlertView]:
             .order_by(Alert.resolved_at.is_not(None), Alert.opened_at.desc())
             .limit(limit)
         )
-        return [
-            AlertView(a.id, a.kind, a.severity, a.message, a.opened_at, a.resolved_at, a.sent_at, a.problem)
-            for a in session.scalars(query)
-        ]
+        return [view_of(AlertView, alert) for alert in session.scalars(query)]
 
 
 def _replicas_down(ctx: Context, live: LiveGauges) -> Iterator[AlertCondition]:

@@ -196,5 +196,9 @@ def test_a_run_that_diverges_is_an_alert_until_it_ends(ctx: Context) -> None:
     (message,) = [text for text in watch.check(later) if "diverging" in text]
     assert message.startswith("firing: Run wild is diverging: The loss has risen from ")
     assert [text for text in watch.check(later) if "diverging" in text] == []
+    run_world.report(ctx, claim, *run_world.points(201, 400))
+    much_later = replace(ctx, now=lambda: ctx.now() + timedelta(hours=1))
+    for one in (watch, AlertWatch()):  # its loss falls again; the second is a worker's that has just started
+        assert [text for text in one.check(much_later) if "diverging" in text] == []
     run_world.end(ctx, claim, run_world.Status.CANCELLED)
     assert [text for text in watch.check(later) if "diverging" in text] == [message.replace("firing", "resolved")]
