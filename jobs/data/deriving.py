@@ -206,7 +206,9 @@ def _chooser(source: _Source, change: Change, *, meter: _Meter) -> Callable[[int
     if isinstance(change, KeepSample):
         if change.num_rows > total:
             raise InvalidInput(
-                f"The version has {total:,} rows, so {change.num_rows:,} can't be drawn.", field="num_rows"
+                f"The version has {total:,} rows, so {change.num_rows:,} can't be drawn.",
+                remedy=f"Draw at most {total:,}.",
+                field="num_rows",
             )
         drawn = np.zeros(total, dtype=bool)
         drawn[np.random.default_rng(change.seed).choice(total, size=change.num_rows, replace=False)] = True

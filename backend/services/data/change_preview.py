@@ -109,7 +109,9 @@ def _kept(ctx: Context, version: VersionView, change: DropRows | DropDuplicates 
     if isinstance(change, KeepSample):
         if change.num_rows > total:
             raise InvalidInput(
-                f"The version has {total:,} rows, so {change.num_rows:,} can't be drawn.", field="num_rows"
+                f"The version has {total:,} rows, so {change.num_rows:,} can't be drawn.",
+                remedy=f"Draw at most {total:,}.",
+                field="num_rows",
             )
         stays = np.zeros(total, dtype=bool)
         stays[np.random.default_rng(change.seed).choice(total, size=change.num_rows, replace=False)] = True
@@ -156,6 +158,7 @@ def _merged(ctx: Context, version: VersionView, other: VersionView) -> ChangePre
     if other.kind != version.kind:
         raise InvalidInput(
             f"{other.label} holds rows of kind {other.kind}, and {version.label} of kind {version.kind}.",
+            remedy=f"Choose a version of kind {version.kind}.",
             field="other",
         )
     before = _before(version)
@@ -171,13 +174,12 @@ def _merged(ctx: Context, version: VersionView, other: VersionView) -> ChangePre
             "Train rows that are also validation rows are left out when the version is made; at most these are left.",
             come=come,
         )
-    held_out = {
-        row_hash(row) for one in (version, other) for row in _rows_of(ctx.artifacts.path(str(one.folder)), "val")
-    }
+    held_out = [_held_out(ctx.artifacts.path(str(one.folder))) for one in (version, other)]
     counts, bases = [], []
     for one in (version, other):
         places, basis = _drawn(one, train_only=True)
-        stay = sum(row_hash(row) not in held_out for _, row in _rows_at(ctx, one, places))
+        hashes = [row_hash(row) for _, row in _rows_at(ctx, one, places)]
+        stay = sum(not any(row in val for val in held_out) for row in hashes)
         counts.append(_scaled(stay, len(places), rows=_before(one)[0]))
         bases.append(basis)
     train = RowCount(
@@ -254,6 +256,11 @@ def _examples(ctx: Context, version: VersionView, places: npt.NDArray[np.int64])
 
 
 @lru_cache(maxsize=16)  # the rows of a version never change
+def _held_out(folder: Path) -> frozenset[int]:
+    return frozenset(row_hash(row) for row in _rows_of(folder, "val"))
+
+
+@lru_cache(maxsize=16)
 def _first_of_equals(folder: Path, loose: bool) -> npt.NDArray[np.bool_]:
     """Mark one of each set of equal rows; a validation row takes precedence over train rows."""
     hashes = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -163,7 +164,7 @@ def place_of_row(version: VersionView, name: str) -> int:
     """Return the place of a row by its name (`train-12`). Raises NotFound naming what the version has."""
     split, _, number = name.partition("-")
     counts = {"train": version.train_rows, "val": version.val_rows}
-    if split in counts and number.isascii() and number.isdigit() and 1 <= int(number[:15]) <= counts[split]:
+    if split in counts and re.fullmatch("[0-9]{1,15}", number) and 1 <= int(number) <= counts[split]:
         return int(number) - 1 + (version.train_rows if split == "val" else 0)
     has = " and ".join(f"{split}-1 to {split}-{count}" for split, count in counts.items() if count)
     raise NotFound(f"There is no row “{name[:60]}”.", remedy=f"{version.label} has {has}.", field="row")

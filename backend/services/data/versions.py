@@ -95,7 +95,9 @@ def _other(ctx: Context, parent: VersionView, change: Merge) -> VersionView:
     other = resolve_version(ctx, change.other)
     if other.kind != parent.kind:
         raise InvalidInput(
-            f"{other.label} holds rows of kind {other.kind}, and {parent.label} of kind {parent.kind}.", field="other"
+            f"{other.label} holds rows of kind {other.kind}, and {parent.label} of kind {parent.kind}.",
+            remedy=f"Choose a version of kind {parent.kind}.",
+            field="other",
         )
     if other.id == parent.id:
         raise InvalidInput(

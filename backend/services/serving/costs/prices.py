@@ -64,14 +64,12 @@ def set_price(ctx: Context, name: str, hour_usd: float | None, *, person: Person
         )
     if hour_usd is None or not math.isfinite(hour_usd) or not 0 <= hour_usd <= MAX_HOUR_USD:
         raise InvalidInput(
-            f"{'No price' if hour_usd is None else f'{hour_usd:g}'} is no price of an hour.",
+            "No price of an hour was given." if hour_usd is None else f"{hour_usd:g} is no price of an hour.",
             remedy=f"Give US dollars from 0 to {MAX_HOUR_USD:,.0f}.",
             field="hour_usd",
         )
     with ctx.db.write() as session:
-        names = session.scalars(select(DevicePrice.name)).all()
-        same = next((known for known in names if known.lower() == name.lower()), None)
-        row = session.get(DevicePrice, same) if same is not None else None
+        row = _stored_prices(session).get(name.lower())
         if row is None:
             row = DevicePrice(name=name)
             session.add(row)
@@ -82,10 +80,19 @@ def remove_price(ctx: Context, name: str, *, person: Person) -> None:
     """Remove a price, so that the environment's holds again. Raises NotAllowed, NotFound."""
     require_admin(person)
     with ctx.db.write() as session:
-        row = session.get(DevicePrice, name)
+        stored = _stored_prices(session)
+        row = stored.get(" ".join(name.split()).lower())
         if row is None:
-            raise NotFound(f"No price is set for {name or 'other devices'!r}.", remedy="Reload the page.")
+            known = ", ".join(one.name or "other devices" for one in stored.values())
+            raise NotFound(
+                f"No price is set for {name[:MAX_NAME] or 'other devices'!r}.",
+                remedy=f"Prices are set for: {known}." if known else "None is set; the environment's prices hold.",
+            )
         session.delete(row)
+
+
+def _stored_prices(session: Session) -> dict[str, DevicePrice]:
+    return {row.name.lower(): row for row in session.scalars(select(DevicePrice).order_by(DevicePrice.name))}
 
 
 def use_hour_usd(prices: DevicePrices, use: DeviceUse) -> float | None:

@@ -98,8 +98,13 @@ def test_a_change_that_can_not_be_made_or_does_nothing_is_said_before(ctx: Conte
     never = Filter(conditions=(RowCondition(test="contains", value="zebra"),))
     with pytest.raises(InvalidInput, match="no train row is left"):
         preview_change(ctx, first, never)
-    with pytest.raises(InvalidInput, match="has 45 rows, so 46 can't be drawn"):
+    with pytest.raises(InvalidInput, match="has 45 rows, so 46 can't be drawn") as refused:
         preview_change(ctx, first, KeepSample(num_rows=46))
+    assert refused.value.remedy == "Draw at most 45."
+    imported(ctx, "marks", [{"prompt": "a", "completion": str(n), "label": n % 2 == 0} for n in range(9)], kind="kto")
+    with pytest.raises(InvalidInput, match="of kind kto") as refused:
+        preview_change(ctx, first, Merge(other="marks"))
+    assert refused.value.remedy == "Choose a version of kind instruction."
     with pytest.raises(InvalidInput, match="have no field 'chosen'"):
         preview_change(ctx, first, Filter(conditions=(RowCondition(field="chosen", test="contains", value="x"),)))
     assert preview_change(ctx, first, DropDuplicates()).is_without_effect
@@ -113,3 +118,13 @@ def test_duplicates_of_a_long_version_are_not_guessed(ctx: Context, monkeypatch:
     assert preview.after is None
     assert "too many to compare here" in preview.basis
     assert not preview.is_without_effect
+
+
+def test_validation_rows_of_a_merge_are_hashed_once(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = imported(ctx, "sayings", ROWS)
+    imported(ctx, "others", [{"instruction": f"New {n}", "output": "x"} for n in range(30)])
+    before = preview_change(ctx, first, Merge(other="others"))
+    read, splits = change_preview._rows_of, list[str]()
+    monkeypatch.setattr(change_preview, "_rows_of", lambda at, split: (splits.append(split), read(at, split))[1])
+    assert preview_change(ctx, first, Merge(other="others")) == before
+    assert "val" not in splits

@@ -113,7 +113,16 @@ def test_a_wrong_filter_is_refused_with_its_value_and_the_cure(ctx: Context) -> 
     with pytest.raises(InvalidInput, match="tokens of marks@1 have not been counted") as error:
         find_rows(ctx, version, RowQuery(order="longest", unit="tokens"))
     assert "Run its data report" in error.value.remedy
-    for name in ("train-0", "train-99", "val-x", "12", "test-1", "train-" + "9" * 400, "train-²"):
+    for name in (
+        "train-0",
+        "train-99",
+        "val-x",
+        "12",
+        "test-1",
+        "train-" + "9" * 5000,
+        "train-0000000000000019",
+        "train-²",
+    ):
         with pytest.raises(NotFound, match="There is no row") as missing:
             place_of_row(version, name)
         assert f"train-1 to train-{version.train_rows}" in missing.value.remedy

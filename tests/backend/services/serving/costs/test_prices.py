@@ -31,10 +31,11 @@ def test_a_price_of_the_page_comes_before_the_one_of_the_environment_until_it_is
         ("", 1.0, "ada"),
         ("h100", 4.0, ""),
     ]
-    remove_price(priced, "h100", person=LOCAL)
+    remove_price(priced, "H100", person=LOCAL)
     assert current_prices(priced).hour_usd("NVIDIA H100 80GB", "gpu") == 2.5
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound) as missing:
         remove_price(priced, "h100", person=LOCAL)
+    assert missing.value.remedy == "Prices are set for: other devices."
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_a_price_of_the_page_comes_before_the_one_of_the_environment_until_it_is
         ("gpu", float("nan"), "nan is no price"),
         ("gpu", float("inf"), "inf is no price"),
         ("gpu", 1e9, "1e"),
-        ("gpu", None, "No price"),
+        ("gpu", None, "No price of an hour was given"),
         ("a=b", 1.0, "a=b"),
         ("x" * 81, 1.0, "no part of a device"),
     ],
