@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from itertools import islice, takewhile
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -17,6 +17,8 @@ from backend.domain.validation import is_stored
 from backend.errors import InvalidInput
 
 MAX_SYSTEM, MAX_TEXT = 20_000, 50_000
+MAX_COMPARED, CONTEXT = 2_000, 200
+"""Lines that are compared one by one, and equal ones that are shown around a difference."""
 FIELDS = {"system": "System prompt", "text": "Message"}
 
 
@@ -56,10 +58,28 @@ class PromptText(BaseModel):
 
 def prompt_diff(before: PromptText, after: PromptText) -> str:
     """Return the lines that differ among the others, in the form of `diff -u` without its heads; empty for equal
-    prompts.
+    prompts. Of more than MAX_COMPARED lines, all from the first to the last that differ are removed and added: time
+    grows with the cube of lines that repeat.
     """
-    lines = difflib.unified_diff(before.lines(), after.lines(), lineterm="", n=200)
+    old, new = before.lines(), after.lines()
+    if len(old) + len(new) > MAX_COMPARED and old != new:
+        head = _num_shared(old, new)
+        tail = _num_shared(old[head:][::-1], new[head:][::-1])
+        end = len(old) - tail
+        marked = {
+            " ": old[max(0, head - CONTEXT) : head],
+            "-": old[head:end],
+            "+": new[head : len(new) - tail],
+        }
+        parts = [f"{mark}{line}" for mark, some in marked.items() for line in some]
+        return "\n".join([*parts, *(f" {line}" for line in old[end : end + CONTEXT])])
+    lines = difflib.unified_diff(old, new, lineterm="", n=CONTEXT)
     return "\n".join(line for line in islice(lines, 2, None) if not line.startswith("@@"))
+
+
+def _num_shared(first: Sequence[str], second: Sequence[str]) -> int:
+    """Return how many lines are the same from the beginning."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def read_typed_rows(text: str, variables: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -95,6 +115,7 @@ def read_typed_rows(text: str, variables: tuple[str, ...]) -> list[dict[str, Any
 def _read_object(line: str, *, number: int, example: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # NaN and lone surrogates can't be stored
     except (ValueError, RecursionError) as error:
         raise InvalidInput(
             f"Line {number} is no JSON: {line[:60]!r}.", remedy=f"Write each line as {example}", field="rows"

@@ -47,6 +47,17 @@ def test_lines_that_begin_like_the_head_of_a_difference_stay() -> None:
     assert "+++ two" in prompt_diff(before, after)
 
 
+def test_of_long_prompts_all_from_the_first_to_the_last_difference_is_removed_and_added() -> None:
+    lines = ["same", "again"] * 1_000
+    changed = [*lines[:700], "new", *lines[701:710], "newer", *lines[711:]]
+    before, after = (PromptText(text="\n".join(each)) for each in (lines, changed))
+    difference = prompt_diff(before, after).splitlines()
+    assert [line[1:] for line in difference if line[0] != "+"] == lines[500:911]
+    assert [line[1:] for line in difference if line[0] != "-"] == changed[500:911]
+    assert sum(line[0] == "-" for line in difference) == 11
+    assert prompt_diff(after, after) == ""
+
+
 def test_typed_rows_are_values_or_objects_a_line() -> None:
     assert read_typed_rows("one\n\n two ", ("x",)) == [{"x": "one"}, {"x": "two"}]
     assert read_typed_rows('{"x": "{one}"}', ("x",)) == [{"x": "{one}"}]
@@ -62,6 +73,9 @@ def test_typed_rows_are_values_or_objects_a_line() -> None:
         ('{"x": 1}', ("x", "y"), "Line 1 has no y"),
         ("  \n", ("x",), "no row"),
         ("[" * 100_000, ("x", "y"), "Line 1 is no JSON"),
+        ('{"x": NaN}', ("x",), "Line 1 is no JSON"),
+        ('{"x": [1e999]}', ("x",), "Line 1 is no JSON"),
+        (r'{"x": "\ud800"}', ("x",), "Line 1 is no JSON"),
     ],
 )
 def test_a_row_that_can_not_be_read_is_named_with_its_line(text: str, variables: tuple[str, ...], named: str) -> None:
