@@ -13,8 +13,10 @@ from backend.services.serving.prompts.prompts import (
     MAX_NOTE,
     PromptView,
     VersionLine,
+    VersionView,
     delete_prompt,
     get_prompt,
+    get_version,
     list_prompts,
     save_prompt,
 )
@@ -50,7 +52,7 @@ def draw_list(ctx: Context, person: Person) -> None:
     query = st.text_input(
         "Search", key="find", bind="query-params", placeholder="Name", icon=":material/search:", width=260
     )
-    prompts = list_prompts(ctx, query or "")
+    prompts = list_prompts(ctx, query) if query else everything
     if not prompts:
         st.caption("No prompt has these words in its name.")
         return
@@ -133,13 +135,13 @@ def delete_and_leave(ctx: Context, name: str, person: Person) -> None:
     st.query_params.from_dict({})
 
 
-def choose_version(ctx: Context, prompt: PromptView) -> VersionLine:
+def choose_version(ctx: Context, prompt: PromptView) -> VersionView:
     """Draw the choice of a version, which the address keeps, and return it."""
     numbers = [version.number for version in prompt.versions]
     requested = st.query_params.get("version", "")
-    known = int(requested) if requested.isdigit() and int(requested) in numbers else None
+    known = next((number for number in numbers if str(number) == requested), None)
     if requested and known is None:
-        prompt.version(int(requested) if requested.isdigit() else 0)  # raises what is unknown
+        prompt.version(int(requested) if requested.isdecimal() and len(requested) < 10 else 0)  # raises what is unknown
     labels = {version.number: version_words(ctx, version) for version in prompt.versions}
     shown = known or prompt.newest.number
     key = f"version_{prompt.name}_{prompt.newest.number}_{shown}"
@@ -156,10 +158,10 @@ def choose_version(ctx: Context, prompt: PromptView) -> VersionLine:
         if chosen != prompt.newest.number:
             st.query_params["version"] = str(chosen)
         st.rerun()
-    return prompt.version(chosen)
+    return get_version(ctx, prompt, chosen)
 
 
-def draw_text(ctx: Context, person: Person, prompt: PromptView, version: VersionLine) -> None:
+def draw_text(ctx: Context, person: Person, prompt: PromptView, version: VersionView) -> None:
     """Draw what a version says, to be changed and saved as the next one."""
     key = f"prompt_{version.id}"
     values = draw_fields(key=key, system=version.body.system, text=version.body.text)
@@ -182,7 +184,7 @@ def draw_text(ctx: Context, person: Person, prompt: PromptView, version: Version
             st.rerun()
 
 
-def draw_changes(ctx: Context, prompt: PromptView, version: VersionLine) -> None:
+def draw_changes(ctx: Context, prompt: PromptView, version: VersionView) -> None:
     """Draw what differs between the chosen version and another, and every version with its author."""
     others = [other for other in prompt.versions if other.number != version.number]
     if not others:
@@ -191,7 +193,9 @@ def draw_changes(ctx: Context, prompt: PromptView, version: VersionLine) -> None
         before = next((other.number for other in others if other.number < version.number), others[0].number)
         labels = {other.number: version_words(ctx, other) for other in others}
         key = f"compare_{version.id}_{len(others)}"
-        other = prompt.version(
+        other = get_version(
+            ctx,
+            prompt,
             st.selectbox(
                 "Compare with",
                 list(labels),
@@ -199,7 +203,7 @@ def draw_changes(ctx: Context, prompt: PromptView, version: VersionLine) -> None
                 format_func=by_identity(key, labels, labels.__getitem__),
                 key=key,
                 width=520,
-            )
+            ),
         )
         first, second = sorted((version, other), key=lambda each: each.number)
         st.caption(f"Lines of version {first.number} begin with −, those of version {second.number} with +.")

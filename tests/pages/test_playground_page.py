@@ -150,10 +150,8 @@ def test_a_changed_prompt_is_saved_from_the_playground_as_the_next_version(site:
     assert "is no template" in app.error[0].value
     app.text_area(key=f"{key}_text").set_value("Retell {{tale}} at length").run()
     app.button(key=f"{key}_save").click().run()
-    assert [version.body.text for version in get_prompt(site, "retell").versions] == [
-        "Retell {{tale}} at length",
-        "Retell {{tale}}",
-    ]
+    saved = get_prompt(site, "retell").newest
+    assert (saved.number, saved.body.text) == (2, "Retell {{tale}} at length")
 
 
 def test_a_shared_conversation_is_read_only(site: Context) -> None:

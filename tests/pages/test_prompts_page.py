@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from backend.db.tables import PromptMatrix
+from backend.domain.serving.prompt_matrix import MatrixAnswers
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.tasks import get_task
 from backend.services.serving.prompts.matrices import list_matrices
@@ -73,7 +75,8 @@ def test_an_older_version_is_in_the_address_and_can_be_brought_back(site: Contex
     assert app.text_area[1].value == "one"
     assert not app.button(key="save_version").disabled, "the older text is another than the newest"
     app.button(key="save_version").click().run()
-    assert [version.body.text for version in get_prompt(site, "retell").versions] == ["one", "two", "one"]
+    saved = get_prompt(site, "retell")
+    assert (saved.newest.number, saved.newest.body.text) == (3, "one")
     assert "version" not in app.query_params
     app = open_page(PAGE, prompt="retell")
     app.selectbox(key="version_retell_3_3").select(2).run()
@@ -131,6 +134,17 @@ def test_answers_and_rows_are_drawn_as_text(site: Context) -> None:
     texts = [text.value for text in app.text]
     assert HOSTILE_ANSWER.strip() in texts
     assert any(EVIL in text for text in texts)
+
+
+def test_a_lone_surrogate_is_drawn_as_its_code(site: Context) -> None:
+    prompt = save_prompt(site, "retell", {"text": "Retell {{tale}}"}, person=LOCAL)
+    values = {"endpoints": ["tales"], "rows": [{"tale": "a\ud800"}], "cells": [{"status": "done", "text": "b\udfff"}]}
+    with site.db.write() as session:
+        answers = MatrixAnswers.model_validate(values)
+        session.add(PromptMatrix(version_id=prompt.newest.id, answers=answers, status="done"))
+    app = open_page(PAGE, prompt="retell", tab="Try")
+    assert_sound(app)
+    assert [text.value for text in app.text] == ["tale: a\\ud800", "b\\udfff"]
 
 
 def assert_sound_but_for_cells(app: AppTest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +12,16 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.domain.evaluation.prompts import prompt_diff
-from backend.errors import InvalidInput
+from backend.domain.names import clean_name
+from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL
 from backend.services.serving.prompts.prompts import (
+    MAX_NAME,
     PromptView,
-    VersionLine,
+    VersionView,
     delete_prompt,
     get_prompt,
+    get_version,
     list_prompts,
     save_prompt,
 )
@@ -63,11 +67,12 @@ def show(
 ) -> None:
     """Print a version of a prompt, or what differs from another one."""
     prompt = get_prompt(get_context(), name)
-    shown = prompt.version(version)
+    shown = get_version(get_context(), prompt, version)
     data = _data(prompt, shown)
     text = "\n".join(shown.body.lines())
     if against is not None:
-        data["against"], data["diff"] = against, prompt_diff(prompt.version(against).body, shown.body)
+        before = get_version(get_context(), prompt, against)
+        data["against"], data["diff"] = against, prompt_diff(before.body, shown.body)
         text = str(data["diff"]) or "No differences."
     emit(data, as_json=as_json, text=text)
 
@@ -85,7 +90,9 @@ def save(
 ) -> None:
     """Save a prompt as its next version; a new name as version 1. The same text makes no version."""
     ctx = get_context()
-    before = get_prompt(ctx, name).newest.body.system if any(p.name == name for p in list_prompts(ctx)) else ""
+    name, before = clean_name(name, what="A prompt", limit=MAX_NAME), ""
+    with suppress(NotFound):
+        before = get_prompt(ctx, name).newest.body.system
     values = {"system": before if system is None else _read(system), "text": _read(file)}
     prompt = save_prompt(ctx, name, values, note=note, person=LOCAL)
     emit(_data(prompt, prompt.newest), as_json=as_json, text=f"{prompt.name} is at version {prompt.newest.number}.")
@@ -99,7 +106,7 @@ def delete(name: NameArgument, as_json: JsonFlag = False) -> None:
     emit({"deleted": name}, as_json=as_json, text=f"Deleted {name}.")
 
 
-def _data(prompt: PromptView, version: VersionLine) -> dict[str, object]:
+def _data(prompt: PromptView, version: VersionView) -> dict[str, object]:
     return {
         "name": prompt.name,
         "version": version.number,

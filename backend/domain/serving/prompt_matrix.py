@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
@@ -12,6 +12,8 @@ from backend.errors import InvalidInput
 MAX_ROWS, MAX_ENDPOINTS, MAX_CELLS = 50, 6, 120
 MAX_ANSWER = 20_000
 """Characters of an answer that are kept."""
+MAX_VALUE = 20_000
+"""Characters of a value of a row: rows are stored with each second's answers."""
 
 CellStatus = Literal["waiting", "running", "done", "stopped", "failed"]
 
@@ -49,8 +51,11 @@ class MatrixAnswers(BaseModel):
         return sum(cell.status not in ("waiting", "running") for cell in self.cells)
 
 
-def check_size(num_rows: int, endpoints: Sequence[str]) -> None:
-    """Raise InvalidInput for a matrix without endpoints, with one twice, or of too many rows, endpoints or cells."""
+def check_size(rows: Sequence[Mapping[str, Any]], endpoints: Sequence[str]) -> None:
+    """Raise InvalidInput for a matrix without endpoints, with one twice, of too many rows, endpoints or cells, or with
+    a value that is too long.
+    """
+    num_rows = len(rows)
     if not endpoints:
         raise InvalidInput("No endpoint is chosen.", remedy="Choose at least one.", field="endpoints")
     if len(set(endpoints)) != len(endpoints):
@@ -67,3 +72,11 @@ def check_size(num_rows: int, endpoints: Sequence[str]) -> None:
             remedy=f"Try at most {MAX_CELLS}: save a task, and evaluate, for more.",
             field="rows",
         )
+    for number, row in enumerate(rows, start=1):
+        for name, value in row.items():
+            if (length := len(str(value))) > MAX_VALUE:
+                raise InvalidInput(
+                    f"“{name}” has {length:,} characters in row {number}.",
+                    remedy=f"Try values of at most {MAX_VALUE:,}: save a task, and evaluate, for longer ones.",
+                    field="rows",
+                )

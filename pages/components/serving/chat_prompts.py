@@ -9,7 +9,7 @@ import streamlit as st
 from backend.domain.evaluation.prompts import PromptText
 from backend.domain.serving.chat_settings import AnswerSettings
 from backend.services.context import Context, Person
-from backend.services.serving.prompts.prompts import get_prompt, list_prompts, save_prompt
+from backend.services.serving.prompts.prompts import get_prompt, list_prompt_names, save_prompt
 from pages.components import routes
 from pages.components.browser.chat.component import ChatDraft
 from pages.components.confirm import close_menu, menu_key
@@ -30,7 +30,7 @@ def draw_prompts(ctx: Context, person: Person, settings: AnswerSettings, *, scop
     """Draw the menu of prompts: name, text, variables, and the buttons that use and save them. `settings` are those
     whose system prompt a prompt replaces.
     """
-    names = [prompt.name for prompt in list_prompts(ctx)]
+    names = list_prompt_names(ctx)
     requested = st.query_params.get("prompt")
     with st.popover("Prompts", icon=":material/article:", key=menu_key(f"prompts_{scope}")):
         if not names:

@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from backend.domain.data.rows.display import displayable
 from backend.domain.evaluation.prompts import read_typed_rows
 from backend.domain.serving.chat_settings import AnswerSettings
 from backend.domain.serving.prompt_matrix import MAX_ENDPOINTS, MAX_ROWS, MatrixAnswers, MatrixCell
@@ -16,7 +17,7 @@ from backend.services.data.datasets import list_datasets
 from backend.services.serving.adapters.changes import list_adapter_endpoints
 from backend.services.serving.endpoints import list_alias_endpoints, list_endpoints
 from backend.services.serving.prompts.matrices import (
-    MatrixView,
+    MatrixLine,
     dataset_rows,
     delete_matrix,
     get_matrix,
@@ -25,7 +26,7 @@ from backend.services.serving.prompts.matrices import (
     start_matrix,
     stop_matrix,
 )
-from backend.services.serving.prompts.prompts import PromptView, VersionLine
+from backend.services.serving.prompts.prompts import PromptView, VersionView
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
@@ -48,12 +49,12 @@ BADGES: dict[str, tuple[str, str]] = {
 }
 
 
-def draw_trying(ctx: Context, person: Person, prompt: PromptView, version: VersionLine) -> None:
+def draw_trying(ctx: Context, person: Person, prompt: PromptView, version: VersionView) -> None:
     """Draw the form that starts a matrix, the chosen matrix, and the way to a task."""
     draw_form(ctx, person, prompt, version)
     matrices = list_matrices(ctx, prompt.name)
     requested = st.query_params.get("matrix")
-    shown = None
+    shown: MatrixLine | None = None
     if requested:
         with errors_shown():
             shown = get_matrix(ctx, requested, prompt=prompt.name)
@@ -82,7 +83,7 @@ def draw_trying(ctx: Context, person: Person, prompt: PromptView, version: Versi
 
 
 @number_form
-def draw_form(ctx: Context, person: Person, prompt: PromptView, version: VersionLine) -> None:
+def draw_form(ctx: Context, person: Person, prompt: PromptView, version: VersionView) -> None:
     """Draw rows, endpoints and sampling, and the button that starts."""
     known = [*list_endpoints(ctx), *list_alias_endpoints(ctx), *list_adapter_endpoints(ctx)]
     names = [endpoint.name for endpoint in known if endpoint.stopped_at is None and endpoint.writes]
@@ -137,7 +138,7 @@ def draw_form(ctx: Context, person: Person, prompt: PromptView, version: Version
                 st.rerun()
 
 
-def draw_rows(ctx: Context, version: VersionLine) -> tuple[list[dict[str, Any]] | None, str]:
+def draw_rows(ctx: Context, version: VersionView) -> tuple[list[dict[str, Any]] | None, str]:
     """Draw where the rows come from; return them with the name of their source, None where there is none yet."""
     variables = version.body.variables
     if not variables:
@@ -259,15 +260,14 @@ def cell_figures(cell: MatrixCell) -> str:
 def draw_long(text: str) -> None:
     """Draw a text with its line breaks; a long one scrolls."""
     with st.container(height=170 if len(text) > LONG or text.count("\n") > 6 else "content", border=False):
-        st.text(text)
+        st.text(displayable(text))
 
 
-def matrix_words(ctx: Context, matrix: MatrixView) -> str:
+def matrix_words(ctx: Context, matrix: MatrixLine) -> str:
     """Return what was tried in a matrix, by whom and when, in a line."""
-    rows, columns = len(matrix.answers.rows), len(matrix.answers.endpoints)
     parts = [
         f"Version {matrix.number}",
-        f"{plural(rows, 'row')} × {plural(columns, 'endpoint')}",
+        f"{plural(matrix.num_rows, 'row')} × {plural(matrix.num_endpoints, 'endpoint')}",
         matrix.source,
         f"temperature {matrix.settings.temperature:g}",
         matrix.author,
@@ -277,7 +277,7 @@ def matrix_words(ctx: Context, matrix: MatrixView) -> str:
 
 
 @number_form
-def draw_task(ctx: Context, person: Person, version: VersionLine) -> None:
+def draw_task(ctx: Context, person: Person, version: VersionView) -> None:
     """Draw the form that makes a task of the version."""
     st.caption(
         "A task asks this prompt for each row of a dataset, and compares the answers with a column of expected ones."

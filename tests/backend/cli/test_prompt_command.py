@@ -15,6 +15,9 @@ def test_prompts_are_saved_shown_compared_listed_and_deleted(command_line: Conte
     assert (saved["version"], saved["text"], saved["system"]) == (1, "Retell {{tale}}", "Be brief.")
     file.write_text("Retell {{tale}} at length\n")
     assert roundhouse("prompt", "save", "retell", str(file))["system"] == "Be brief.", "kept"
+    assert roundhouse("prompt", "save", " retell  ", str(file))["system"] == "Be brief.", (
+        "also under the name unstripped"
+    )
     (line,) = roundhouse("prompt", "list")["prompts"]
     assert (line["version"], line["variables"]) == (2, ["tale"])
     assert "+Retell {{tale}} at length" in roundhouse("prompt", "show", "retell", "--against", "1")["diff"]

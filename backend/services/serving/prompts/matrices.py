@@ -5,6 +5,7 @@ the server, like those of conversations: a page that reloads, or another tab, re
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import JSON, func, select, type_coerce
+from sqlalchemy.orm import Session, defer
 
 from backend.db.tables import Prompt as PromptRow
 from backend.db.tables import PromptMatrix, PromptVersion, User
@@ -38,7 +39,7 @@ from backend.services.serving.chat.internal_key import playground_key
 from backend.services.serving.chat.live import ANSWERS, LiveAnswer
 from backend.services.serving.endpoints import deployed_endpoints
 from backend.services.serving.owners import is_in_charge
-from backend.services.serving.prompts.prompts import PromptView
+from backend.services.serving.prompts.prompts import PromptView, get_version
 
 log = logging.getLogger(__name__)
 AT_ONCE = 4
@@ -46,17 +47,19 @@ AT_ONCE = 4
 STORE_S = 1.0
 RUNNING = ("running", "stopping")
 INTERRUPTED = "The server stopped while this answer was being generated."
+UNEXPECTED = "An unexpected error ended this answer. The server's log names it."
 
 
 @dataclass(frozen=True)
-class MatrixView:
-    """A matrix. `status`: running, done, stopped, failed (its server ended)."""
+class MatrixLine:
+    """A matrix in a list. `status`: running, done, stopped, failed (its server ended, or an error)."""
 
     id: str
     number: int
     source: str
     settings: AnswerSettings
-    answers: MatrixAnswers
+    num_rows: int
+    num_endpoints: int
     status: str
     author: str
     created_at: datetime
@@ -67,6 +70,13 @@ class MatrixView:
         return self.status in RUNNING
 
 
+@dataclass(frozen=True)
+class MatrixView(MatrixLine):
+    """A matrix with its answers."""
+
+    answers: MatrixAnswers
+
+
 def dataset_rows(ctx: Context, version: VersionView, body: PromptText, *, limit: int) -> list[dict[str, Any]]:
     """Return the variables of a prompt in the first rows of a dataset, of the split that a task would score.
 
@@ -75,7 +85,9 @@ def dataset_rows(ctx: Context, version: VersionView, body: PromptText, *, limit:
     rows = _first_columns(ctx, version, limit=min(limit, MAX_ROWS))
     for row in rows:
         body.fill(row)
-    return [{name: row[name] for name in body.variables if name in row} for row in rows]
+    chosen = [{name: row[name] for name in body.variables if name in row} for row in rows]
+    stored: list[dict[str, Any]] = json.loads(json.dumps(chosen, default=str), parse_constant=lambda _: None)
+    return stored  # NaN and infinite numbers are None: PostgreSQL takes none
 
 
 def start_matrix(
@@ -93,8 +105,8 @@ def start_matrix(
     that does not run.
     """
     require_builder(person)
-    version = prompt.version(number)
-    check_size(len(rows), endpoints)
+    version = get_version(ctx, prompt, number)
+    check_size(rows, endpoints)
     running = {name for name, _ in deployed_endpoints(ctx)}
     for name in endpoints:
         if name not in running:
@@ -120,11 +132,32 @@ def start_matrix(
     return matrix_id
 
 
-def list_matrices(ctx: Context, name: str, *, limit: int = 20) -> list[MatrixView]:
-    """Return the newest matrices of a prompt."""
-    query = _matrices().where(PromptRow.name == name).order_by(PromptMatrix.created_at.desc()).limit(limit)
+def list_matrices(ctx: Context, name: str, *, limit: int = 20) -> list[MatrixLine]:
+    """Return the newest matrices of a prompt, whose answers stay in the database."""
+    answers = type_coerce(PromptMatrix.answers, JSON)
+    query = (
+        _matrices()
+        .add_columns(func.json_array_length(answers["rows"]), func.json_array_length(answers["endpoints"]))
+        .options(defer(PromptMatrix.answers))
+        .where(PromptRow.name == name)
+        .order_by(PromptMatrix.created_at.desc())
+        .limit(limit)
+    )
     with ctx.db.read() as session:
-        return [_view(ctx, *row) for row in session.execute(query)]
+        return [
+            MatrixLine(
+                row.id,
+                number,
+                row.source,
+                row.settings,
+                num_rows,
+                num_endpoints,
+                "failed" if _is_lost(ctx, row) else row.status,
+                author or "",
+                row.created_at,
+            )
+            for row, number, author, num_rows, num_endpoints in session.execute(query)
+        ]
 
 
 def get_matrix(ctx: Context, matrix_id: str, *, prompt: str) -> MatrixView:
@@ -133,7 +166,22 @@ def get_matrix(ctx: Context, matrix_id: str, *, prompt: str) -> MatrixView:
         row = session.execute(_matrices().where(PromptMatrix.id == matrix_id, PromptRow.name == prompt)).one_or_none()
         if row is None:
             raise NotFound(f"There is no matrix “{matrix_id}” of “{prompt}”.", remedy="It may have been deleted.")
-        return _view(ctx, *row)
+        matrix, number, author = row
+        answers, status = matrix.answers, matrix.status
+        if _is_lost(ctx, matrix):
+            answers, status = _ended(answers, "failed", INTERRUPTED), "failed"
+        sizes = (len(answers.rows), len(answers.endpoints))
+        return MatrixView(
+            matrix.id,
+            number,
+            matrix.source,
+            matrix.settings,
+            *sizes,
+            status,
+            author or "",
+            matrix.created_at,
+            answers=answers,
+        )
 
 
 def stop_matrix(ctx: Context, matrix_id: str, *, person: Person) -> None:
@@ -231,12 +279,10 @@ def _own(session: Session, matrix_id: str, person: Person) -> PromptMatrix:
     return row
 
 
-def _view(ctx: Context, row: PromptMatrix, number: int, author: str | None) -> MatrixView:
-    answers, status = row.answers, row.status
-    is_lost = row.updated_at < ctx.now() - timedelta(seconds=LOST_AFTER_S) and ANSWERS.get(row.id) is None
-    if status in RUNNING and is_lost:
-        answers, status = _ended(answers, "failed", INTERRUPTED), "failed"
-    return MatrixView(row.id, number, row.source, row.settings, answers, status, author or "", row.created_at)
+def _is_lost(ctx: Context, row: PromptMatrix) -> bool:
+    """Return whether the server that generated a matrix ended without saying so."""
+    is_silent = row.updated_at < ctx.now() - timedelta(seconds=LOST_AFTER_S)
+    return row.status in RUNNING and is_silent and ANSWERS.get(row.id) is None
 
 
 def _ended(answers: MatrixAnswers, status: str, error: str = "") -> MatrixAnswers:
@@ -258,7 +304,7 @@ async def _generate(
     client: StreamClient,
 ) -> None:
     """Generate every cell, a few at a time, and store them each second."""
-    cells, status = list(answers.cells), "done"
+    cells, status, cause = list(answers.cells), "done", INTERRUPTED
     width = len(answers.endpoints)
     places = iter(range(len(cells)))
 
@@ -290,16 +336,16 @@ async def _generate(
         await workers
     except asyncio.CancelledError:
         status = "stopped" if live.is_stopped else "failed"
+    except RoundhouseError as error:
+        status, cause = "failed", f"{error.message} {error.remedy}".strip()
     except Exception:  # an outer edge: the cells must not stay on their way
         log.exception("A matrix failed.")
-        status = "failed"
+        status, cause = "failed", UNEXPECTED
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    ended = _ended(
-        current(), "stopped" if status == "stopped" else "failed", "" if status == "stopped" else INTERRUPTED
-    )
+    ended = _ended(current(), "stopped") if status == "stopped" else _ended(current(), "failed", cause)
     await asyncio.to_thread(_store, ctx, live.message_id, ended, status)
     live.status = status
 
@@ -346,6 +392,9 @@ async def _answer(
         raise
     except RoundhouseError as error:
         put("failed", f"{error.message} {error.remedy}".strip())
+    except Exception:  # of this answer alone
+        log.exception("An answer of a matrix failed.")
+        cells[place] = cells[place].model_copy(update={"status": "failed", "error": UNEXPECTED})
     finally:
         await stream.aclose()
 
@@ -356,6 +405,8 @@ def _store(ctx: Context, matrix_id: str, answers: MatrixAnswers, status: str) ->
         row = session.get(PromptMatrix, matrix_id)
         if row is None:
             return "stopping"  # it was deleted
+        if status == "running" and row.status not in RUNNING:
+            return row.status  # its end was stored while this waited
         before, row.answers, row.updated_at = row.status, answers, ctx.now()
         if status != "running":
             row.status = status

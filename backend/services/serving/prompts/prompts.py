@@ -13,7 +13,7 @@ from backend.db.races import retry_races
 from backend.db.tables import Prompt, PromptMatrix, PromptVersion, User
 from backend.domain.evaluation.prompts import PromptText
 from backend.domain.names import clean_name, not_found, require_length
-from backend.errors import Conflict, NotAllowed
+from backend.errors import Conflict, NotAllowed, NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.owners import is_in_charge
 
@@ -33,32 +33,34 @@ class PromptLine:
 
 @dataclass(frozen=True)
 class VersionLine:
-    """A version of a prompt: what it says, and who saved it when."""
+    """A version of a prompt in a list: who saved it when."""
 
     id: str
     number: int
-    body: PromptText
     note: str
     author: str
     saved_at: datetime
 
 
 @dataclass(frozen=True)
+class VersionView(VersionLine):
+    """A version of a prompt with what it says."""
+
+    body: PromptText
+
+
+@dataclass(frozen=True)
 class PromptView:
-    """A prompt with all versions, the newest first."""
+    """A prompt with all versions, the newest first, and what the newest says."""
 
     name: str
+    newest: VersionView
     versions: tuple[VersionLine, ...]
-
-    @property
-    def newest(self) -> VersionLine:
-        """Return the version that was saved last."""
-        return self.versions[0]
 
     def version(self, number: int | None) -> VersionLine:
         """Return a version by number, the newest for None. Raises NotFound with those that exist."""
         if number is None:
-            return self.newest
+            return self.versions[0]
         for version in self.versions:
             if version.number == number:
                 return version
@@ -90,20 +92,30 @@ def list_prompts(ctx: Context, query: str = "") -> list[PromptLine]:
         ]
 
 
+def list_prompt_names(ctx: Context) -> list[str]:
+    """Return the names of all prompts, sorted."""
+    with ctx.db.read() as session:
+        return list(session.scalars(select(Prompt.name).order_by(Prompt.name)))
+
+
 def get_prompt(ctx: Context, name: str) -> PromptView:
-    """Return a prompt by name. Raises NotFound with similar names."""
+    """Return a prompt by name; `get_version` reads what an older version says. Raises NotFound with similar names."""
     with ctx.db.read() as session:
         prompt = _find(session, name)
         rows = session.execute(
-            select(PromptVersion, User.name)
+            select(PromptVersion.id, PromptVersion.number, PromptVersion.note, User.name, PromptVersion.created_at)
             .outerjoin(User, User.id == PromptVersion.created_by)
             .where(PromptVersion.prompt_id == prompt.id)
             .order_by(PromptVersion.number.desc())
         )
-        versions = [
-            VersionLine(row.id, row.number, row.body, row.note, author or "", row.created_at) for row, author in rows
-        ]
-        return PromptView(prompt.name, tuple(versions))
+        versions = tuple(VersionLine(id, number, note, author or "", at) for id, number, note, author, at in rows)
+        return PromptView(prompt.name, _with_body(session, versions[0]), versions)
+
+
+def get_version(ctx: Context, prompt: PromptView, number: int | None) -> VersionView:
+    """Return a version of a prompt, the newest for None. Raises NotFound with those that exist."""
+    with ctx.db.read() as session:
+        return _with_body(session, prompt.version(number))
 
 
 @retry_races
@@ -175,6 +187,13 @@ def delete_prompt(ctx: Context, name: str, *, person: Person) -> None:
         session.execute(delete(PromptMatrix).where(PromptMatrix.version_id.in_(versions)))
         session.execute(delete(PromptVersion).where(PromptVersion.prompt_id == prompt.id))
         session.delete(prompt)
+
+
+def _with_body(session: Session, version: VersionLine) -> VersionView:
+    body = session.scalar(select(PromptVersion.body).where(PromptVersion.id == version.id))
+    if body is None:
+        raise NotFound(f"Version {version.number} was deleted.", remedy="Reload the page.")
+    return VersionView(**vars(version), body=body)
 
 
 def _find(session: Session, name: str) -> Prompt:

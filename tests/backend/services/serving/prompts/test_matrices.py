@@ -4,20 +4,25 @@ tasks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from backend.db.tables import PromptMatrix
 from backend.domain.serving.chat_settings import AnswerSettings
-from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.domain.serving.prompt_matrix import MatrixCell
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, RoundhouseError
 from backend.services.context import LOCAL, Context, Person
 from backend.services.data.datasets import resolve_version
 from backend.services.evaluation.tasks import find_single_task, preview_task
 from backend.services.people.accounts import add_user
+from backend.services.serving.chat.generation import AnswerProgress
 from backend.services.serving.chat.live import ANSWERS
+from backend.services.serving.prompts import matrices
 from backend.services.serving.prompts.matrices import (
     MatrixView,
     dataset_rows,
@@ -77,7 +82,8 @@ def test_every_endpoint_answers_every_row_once_with_its_prompt(world: ChatWorld,
     for replica in world.replicas.values():
         asked = sorted(tuple(message["content"] for message in body["messages"]) for body in replica.bodies)
         assert asked == [("Be brief.", "Retell the mill"), ("Be kind.", "Retell {{ tone }}")]
-    assert [matrix.id for matrix in list_matrices(world.ctx, "retell")] == [view.id]
+    (line,) = list_matrices(world.ctx, "retell")
+    assert (line.id, line.num_rows, line.num_endpoints, line.status) == (view.id, 2, 2, "done")
 
 
 def test_an_endpoint_that_fails_is_an_error_in_its_cells_alone(world: ChatWorld, prompt: PromptView) -> None:
@@ -88,6 +94,56 @@ def test_an_endpoint_that_fails_is_an_error_in_its_cells_alone(world: ChatWorld,
         assert view.answers.cell(row, 0).status == "done"
         assert view.answers.cell(row, 1).status == "failed"
         assert view.answers.cell(row, 1).error
+
+
+def test_a_list_of_matrices_counts_rows_and_endpoints_without_reading_answers(
+    world: ChatWorld, prompt: PromptView
+) -> None:
+    matrix = ended(world, start(world, prompt, endpoints=["tales"])).id
+    with world.ctx.db.write() as session:
+        answers = '{"rows": [{}, {}, {}], "endpoints": ["tales"], "cells": 5}'
+        session.execute(text("UPDATE prompt_matrices SET answers = :answers"), {"answers": answers})
+    (line,) = list_matrices(world.ctx, "retell")
+    assert (line.id, line.num_rows, line.num_endpoints) == (matrix, 3, 1)
+    with pytest.raises(RoundhouseError, match="prompt_matrices"):
+        get_matrix(world.ctx, matrix, prompt="retell")
+
+
+def test_an_unexpected_error_ends_its_answer_alone_and_says_so(
+    world: ChatWorld, prompt: PromptView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = AnswerProgress.take
+
+    def fail_once(progress: AnswerProgress, chunk: dict[str, Any]) -> str:
+        monkeypatch.setattr(AnswerProgress, "take", take)
+        raise ArithmeticError("overflow")
+
+    monkeypatch.setattr(AnswerProgress, "take", fail_once)
+    view = ended(world, start(world, prompt))
+    assert view.status == "done"
+    assert sorted(cell.status for cell in view.answers.cells) == ["done", "done", "done", "failed"]
+    (error,) = {cell.error for cell in view.answers.cells if cell.status == "failed"}
+    assert "unexpected error" in error
+
+
+def test_a_matrix_that_can_not_begin_says_why(
+    world: ChatWorld, prompt: PromptView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(ctx: Context) -> str:
+        raise InvalidInput("The secret can't be read.", remedy="Restore it.")
+
+    monkeypatch.setattr(matrices, "playground_key", refuse)
+    view = ended(world, start(world, prompt))
+    assert {(cell.status, cell.error) for cell in view.answers.cells} == {
+        ("failed", "The secret can't be read. Restore it.")
+    }
+
+
+def test_answers_that_are_stored_late_do_not_replace_the_last_ones(world: ChatWorld, prompt: PromptView) -> None:
+    view = ended(world, start(world, prompt))
+    early = view.answers.model_copy(update={"cells": (MatrixCell(status="running"),) * 4})
+    assert matrices._store(world.ctx, view.id, early, "running") == "done"
+    assert get_matrix(world.ctx, view.id, prompt="retell").answers == view.answers
 
 
 def test_stop_keeps_what_arrived_and_ends_the_generation(world: ChatWorld, prompt: PromptView) -> None:
@@ -135,6 +191,12 @@ def test_a_matrix_whose_server_ended_says_so_and_keeps_what_it_has(world: ChatWo
         (ROWS, ["tales", "tales"], InvalidInput, "twice"),
         (ROWS * 26, ["tales"], InvalidInput, "52 rows"),
         ([{"tone": "kind"}], ["tales"], InvalidInput, "tale"),
+        (
+            [*ROWS, {"tone": "kind", "tale": "x" * 20_001}],
+            ["tales"],
+            InvalidInput,
+            "“tale” has 20,001 characters in row 3",
+        ),
     ],
 )
 def test_what_can_not_be_tried_is_refused_before_anything_is_asked(
@@ -163,6 +225,9 @@ def test_rows_of_a_dataset_are_its_columns_and_a_missing_one_is_named(world: Cha
     version = resolve_version(world.ctx, label)
     body = save_prompt(world.ctx, "ask", {"text": "Answer: {{question}}"}, person=LOCAL).newest.body
     assert dataset_rows(world.ctx, version, body, limit=2) == [{"question": "Q0?"}, {"question": "Q1?"}]
+    label = add_benchmark(world.ctx, "sums", [{"question": math.nan}, {"question": 1.5}], kind="records")
+    sums = dataset_rows(world.ctx, resolve_version(world.ctx, label), body, limit=2)
+    assert sums == [{"question": None}, {"question": 1.5}], "NaN is no JSON"
     wrong = save_prompt(world.ctx, "wrong", {"text": "Answer: {{questions}}"}, person=LOCAL).newest.body
     with pytest.raises(InvalidInput, match="questions") as caught:
         dataset_rows(world.ctx, version, wrong, limit=2)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import text as sql
 
 from backend.db.tables import PromptMatrix, PromptVersion
-from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, RoundhouseError
 from backend.services.context import LOCAL, Context, Person
 from backend.services.people.accounts import add_user
 from backend.services.search import search
-from backend.services.serving.prompts.prompts import delete_prompt, get_prompt, list_prompts, save_prompt
+from backend.services.serving.prompts.prompts import (
+    delete_prompt,
+    get_prompt,
+    get_version,
+    list_prompt_names,
+    list_prompts,
+    save_prompt,
+)
 
 
 @pytest.fixture
@@ -24,10 +32,22 @@ def test_a_change_is_the_next_version_with_its_author_and_the_same_text_is_none(
     assert [(v.number, v.author, v.note) for v in prompt.versions] == [(2, "ada", "terse"), (1, "", "")]
     (line,) = list_prompts(ctx)
     assert (line.name, line.number, line.variables, line.author) == ("retell", 2, ("tale",), "ada")
-    assert prompt.version(1).body.system == ""
+    assert get_version(ctx, prompt, 1).body.system == ""
     with pytest.raises(NotFound, match="3") as caught:
         prompt.version(3)
     assert "1 to 2" in caught.value.remedy
+
+
+def test_a_prompt_reads_what_its_newest_version_says_and_of_older_ones_what_is_asked_for(ctx: Context) -> None:
+    save_prompt(ctx, "retell", {"text": "one"}, person=LOCAL)
+    save_prompt(ctx, "retell", {"text": "two"}, person=LOCAL)
+    with ctx.db.write() as session:
+        session.execute(sql("""UPDATE prompt_versions SET body = '{"text": 5}' WHERE number = 1"""))
+    prompt = get_prompt(ctx, "retell")
+    assert (prompt.newest.body.text, [version.number for version in prompt.versions]) == ("two", [2, 1])
+    with pytest.raises(RoundhouseError, match="prompt_versions"):
+        get_version(ctx, prompt, 1)
+    assert list_prompt_names(ctx) == ["retell"]
 
 
 def test_what_another_saved_meanwhile_is_not_overwritten_unseen(ctx: Context, ada: Person) -> None:
