@@ -66,6 +66,20 @@ def run_ballot_alone() -> None:
     ).run()
 
 
+def forget_shared_names(url_path: str) -> None:
+    """Drop what the page or object shown before left under names that others use too, unless the address holds it.
+
+    Streamlit keeps the value of a widget bound to the address and gives it to the next widget of that name, whose page
+    or object may be another.
+    """
+    shown = (url_path, *(st.query_params.get(parameter) for _, _, parameter in routes.OBJECTS.values()))
+    if st.session_state.get("shell_shown", shown) != shown:
+        for name in routes.SHARED_NAMES:
+            if name in st.session_state and name not in st.query_params:
+                del st.session_state[name]
+    st.session_state["shell_shown"] = shown
+
+
 def main() -> None:
     """Check the visitor, then run the page."""
     if link_rater() is not None or "link" in st.query_params:
@@ -87,12 +101,16 @@ def main() -> None:
     with st.sidebar:
         health_line(key="health")
         if chosen := palette(key="palette"):
-            st.switch_page(chosen.script, query_params=chosen.query)
+            if page.url_path == "launch" and "mode" in chosen.query:
+                st.session_state["mode"] = chosen.query["mode"]  # switching is refused what a widget of the page binds
+            else:
+                st.switch_page(chosen.script, query_params=chosen.query)
         st.link_button("Help", routes.help_address(page.url_path), icon=":material/help:", type="tertiary")
         if context().sign_in:
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.caption(f"Signed in as {plain(person.name)}", width="content")
                 sign_out_link()
+    forget_shared_names(page.url_path)
     page.run()
 
 

@@ -34,11 +34,10 @@ TABLE = WidgetTable("architectures", {"Name": 2.6, "Shape": 2.8, "Parameters": 1
 
 def draw_saved(ctx: Context, person: Person) -> None:
     """Draw the saved architectures with their actions."""
-    archived = st.session_state.get("archived", st.query_params.get("archived") == "true")
-    stored = list_architectures(ctx, archived=archived)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("Saved", anchor=False, width="content")
-        st.toggle("Archived", key="archived", bind="query-params")
+        archived = st.toggle("Archived", key="archived", bind="query-params")
+    stored = list_architectures(ctx, archived=archived)
     if not stored:
         st.caption("None here.")
         return

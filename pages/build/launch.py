@@ -37,11 +37,10 @@ from pages.components.training.launch_checks import (
     pinned_config,
 )
 from pages.components.training.row_preview import draw_row_preview
-from pages.components.training.run_form import FormState, draw_run_form, fill_form, start_form
+from pages.components.training.run_form import LAST_VALID, FormState, draw_run_form, fill_form, start_form
 from pages.components.training.sweep_form import draw_sweep_form, draw_sweep_preview
 
 ONE, SWEEP = "One run", "Sweep"
-LAST_VALID = "launch_last_valid"
 SOURCES = ("recipe", "run", "base", "dataset", "architecture", "set")
 
 

@@ -15,7 +15,7 @@ from backend.services.training.run_table import NEWEST_FIRST, RunQuery, find_run
 from backend.services.training.views import get_runs
 from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, page_frame, show_error, warn_unknown
-from pages.components.tables import page_shown
+from pages.components.tables import draw_pager
 from pages.components.training.comparison import draw_log_import, draw_run_comparison
 from pages.components.training.run_plots import draw_parallel, draw_scatter
 from pages.components.training.run_table import (
@@ -48,16 +48,16 @@ def find(table: RunTable, ctx: Context, query: RunQuery) -> list[RunRow] | None:
         return None
 
 
-def draw_foot(ctx: Context, person: Person, number: int) -> None:
-    """Draw, below the table, the page number where one page is not enough, and the import of logs."""
+def draw_foot(ctx: Context, person: Person, number: int, query: object) -> int:
+    """Draw what is below the table, the pager and the import of logs; return the page."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        if number > PAGE_SIZE:
-            st.pagination(-(-number // PAGE_SIZE), key="page", bind="query-params")
+        page = draw_pager(-(-number // PAGE_SIZE), query=query)
         st.space("stretch")
         made = draw_log_import(ctx, person)
     if made:
         st.query_params["compare"] = ",".join(made[:MAX_COMPARED])
         st.rerun()
+    return page
 
 
 def draw_runs(
@@ -71,7 +71,7 @@ def draw_runs(
     if not passing:
         st.caption("No run passes these filters.")
         if not ticked:
-            draw_foot(ctx, person, 0)
+            draw_foot(ctx, person, 0, query)
             return
     if shown == "Parallel coordinates":
         draw_parallel(table, ticked if len(ticked) > 1 else passing)
@@ -80,23 +80,22 @@ def draw_runs(
         draw_scatter(table, ticked if len(ticked) > 1 else passing)
         return
     entries = fold_runs(table, passing, group)
-    number = len(entries)
-    page = page_shown(max(1, -(-number // PAGE_SIZE)))
+    parts = st.columns([3, 8], gap="medium") if shown == "Curves" else [st.container()]
+    with parts[0]:
+        place = st.container()
+        page = draw_foot(ctx, person, len(entries), (query, group))
     here = entries[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     if shown == "Curves":
-        beside, chart = st.columns([3, 8], gap="medium")
-        with chart, errors_shown():  # a run that can't be read leaves the others to be ticked
+        with parts[1], errors_shown():  # a run that can't be read leaves the others to be ticked
             draw_curves(ctx, person, picked)
-        with beside:
+        with place:
             there = {row.id for entry in here for row in (entry.rows if isinstance(entry, RunFold) else [entry])}
             elsewhere = [row for row in ticked if row.id not in there][:MAX_COMPARED]  # there to be unticked
             narrow, rows = [table.fields["status"]], [*elsewhere, *here]
             draw_table(ctx, person, table, rows, narrow, order=query.order, picked=picked, key="runs_narrow")
-            draw_foot(ctx, person, number)
-        return
-    if passing:
-        draw_table(ctx, person, table, here, columns, order=query.order, picked=picked, key="runs_table")
-    draw_foot(ctx, person, number)
+    elif passing:
+        with place:
+            draw_table(ctx, person, table, here, columns, order=query.order, picked=picked, key="runs_table")
 
 
 def draw_curves(ctx: Context, person: Person, picked: Sequence[str]) -> None:
@@ -125,7 +124,7 @@ def main() -> None:
         picked = [run_id for run_id in picked if run_id in known]
         if not table.rows or not (passing or picked or is_filtered(query)):
             empty_state("No runs yet.", page=routes.LAUNCH, label="Launch a run", icon=":material/rocket_launch:")
-            draw_foot(ctx, person, 0)
+            draw_foot(ctx, person, 0, query)
             return
         draw_runs(ctx, person, table, passing, query, picked)
         if table.names.sweeps:

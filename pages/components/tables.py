@@ -79,18 +79,20 @@ class WidgetTable:
         )
 
 
-def page_shown(pages: int) -> int:
-    """Return the page of rows to draw. The pager below the table registers after it, so on a first drawing its page is
-    only in the address.
+def draw_pager(pages: int, *, query: object) -> int:
+    """Draw the choice of a page of rows where there are several, and return it. Another query begins at the first page.
+
+    Only the pager knows its page after a step back in the browser, so draw it before the rows, which go into a
+    container above it.
     """
-    if "page" in st.session_state:
-        st.session_state["page"] = min(int(st.session_state["page"]), pages)  # a filter may leave fewer than there were
-        return int(st.session_state["page"])
-    try:
-        page = int(st.query_params.get("page", 1))
-    except ValueError:
+    if st.session_state.get("page_query", query) != query:
+        st.session_state["page"] = 1
+    st.session_state["page_query"] = query
+    if pages <= 1:
         return 1
-    return page if 1 <= page <= pages else 1  # as the pager does
+    if "page" in st.session_state:
+        st.session_state["page"] = min(int(st.session_state["page"]), pages)  # rows may have been deleted
+    return int(st.pagination(pages, key="page", bind="query-params"))
 
 
 def draw_table(

@@ -4,13 +4,17 @@ unsupported.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from pathlib import Path
+
 import pytest
 
 from backend.services.context import Context
 from backend.services.data.datasets import list_datasets
 from pages.components import routes
 from tests.support.opening import open_page, words
-from tests.support.run_world import add_parts
+from tests.support.run_world import add_dataset, add_parts
 
 UNKNOWN = "nosuch"
 SAID = [
@@ -66,3 +70,40 @@ def test_the_link_back_clears_the_address(site: Context) -> None:
     assert not app.error
     assert "campaign" not in app.query_params
     assert "There is no such" not in words(app)
+
+
+def test_what_one_page_was_filtered_by_does_not_filter_another(site: Context) -> None:
+    app = open_page(routes.RUNS, find="ta", archived="true")
+    assert app.text_input(key="find").value == "ta"
+    app.query_params.clear()
+    app.switch_page(routes.CHECKPOINTS).run()
+    assert app.text_input(key="find").value == ""
+    assert app.toggle(key="archived").value is False
+
+
+def test_what_one_dataset_was_filtered_by_does_not_filter_another(site: Context) -> None:
+    add_parts(site)
+    add_dataset(site, "fables")
+    first, second = list_datasets(site)
+    app = open_page(routes.DATASETS, dataset=first.id, find="ta", **{"from": "inf"})
+    assert app.text_input(key="find").value == "ta"
+    app.query_params.clear()
+    app.query_params["dataset"] = second.id
+    assert app.run().text_input(key="find").value == ""
+
+
+def test_what_the_address_holds_is_kept_on_the_next_page(site: Context) -> None:
+    app = open_page(routes.MONITOR)
+    app.query_params["find"] = "oak"
+    app.switch_page(routes.CHECKPOINTS).run()
+    assert app.text_input(key="find").value == "oak"
+
+
+def test_every_name_that_several_modules_bind_to_the_address_is_shared() -> None:
+    pages = Path(routes.__file__).parents[1]
+    uses = Counter(
+        name
+        for path in pages.rglob("*.py")
+        for name in set(re.findall(r'key="(\w+)",\s+bind="query-params"', path.read_text()))
+    )
+    assert {name for name, count in uses.items() if count > 1} <= set(routes.SHARED_NAMES)

@@ -10,9 +10,12 @@ from backend.domain.training.config import parse_run_config
 from backend.services.context import LOCAL, Context
 from backend.services.people.drafts import read_draft, save_draft
 from backend.services.training.views import list_runs
+from pages.components import routes
+from pages.components.browser.palette import component
+from pages.components.browser.palette.component import Destination
 from tests.support.launch_form import add_base, open_form
 from tests.support.opening import open_page, open_panel, words
-from tests.support.run_world import add_dataset, add_parts
+from tests.support.run_world import add_dataset, add_parts, launch
 from tests.support.training_rooms import write_dataset
 
 
@@ -74,6 +77,28 @@ def test_a_launch_ends_the_draft(site: Context) -> None:
     page.button(key="launch_go").click().run()
     assert [run.max_steps for run in list_runs(site)] == [77]
     assert read_draft(site, "launch", person=LOCAL) is None
+
+
+def test_a_launch_leaves_the_draft_of_another_form(site: Context) -> None:
+    add_parts(site)
+    page = open_page("build/launch.py")
+    page.selectbox(key="launch_dataset").select("tales").run()
+    page.number_input(key="launch_max_steps").set_value(77).run()
+    other = open_page("build/launch.py", run=launch(site).id, set="seed:2")
+    assert "You have a draft of" in words(other)
+    other.button(key="launch_go").click().run()
+    assert len(list_runs(site)) == 2
+    assert read_draft(site, "launch", person=LOCAL) is not None
+
+
+def test_the_estimate_of_another_form_is_not_shown(site: Context) -> None:
+    add_parts(site)
+    open_form().number_input(key="launch_min_learning_rate").set_value(5.0).run()
+    other = open_page("build/launch.py", run=launch(site).id)
+    assert "Peak memory" in [metric.label for metric in other.metric]
+    other.button(key="launch_restore").click().run()
+    assert other.button(key="launch_go").disabled
+    assert "Of the last values that can be launched" not in words(other)
 
 
 def test_a_draft_of_another_version_is_left_out(site: Context) -> None:
@@ -162,3 +187,11 @@ def test_preferences_on_a_base_that_never_saw_a_conversation_are_asked_about(
     page = open_page("build/launch.py", base="oak", dataset="pairs")
     page.selectbox(key="launch_objective").select("dpo").run()
     assert ("has not been trained on conversations" in words(page)) == warns
+
+
+def test_a_sweep_is_asked_for_on_the_page_itself(site: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_parts(site)
+    page = open_page("build/launch.py")
+    monkeypatch.setattr(component, "palette", lambda key: Destination(routes.LAUNCH, {"mode": "Sweep"}))
+    assert page.run().segmented_control(key="mode").value == "Sweep"
+    assert not page.error

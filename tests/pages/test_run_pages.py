@@ -445,3 +445,23 @@ def test_many_runs_are_paged_and_imported_ones_found(ctx: Context) -> None:
     page.segmented_control(key="status").set_value("Imported").run()
     assert not page.exception
     assert "1 run" in text_of(page)
+
+
+def test_the_editor_of_a_run_holds_its_own_name(ctx: Context) -> None:
+    add_parts(ctx)
+    first, second = launch(ctx, name="first"), launch(ctx, name="second")
+    page = open_page("build/run.py", run=first.id)
+    page.text_input(key=f"run_name_{first.id}").set_value("typed").run()
+    page.query_params["run"] = second.id
+    page.run()
+    assert "second" in [field.value for field in page.text_input if field.label == "Name"]
+
+
+def test_another_search_begins_at_the_first_page(ctx: Context) -> None:
+    add_parts(ctx)
+    for number in range(101):
+        launch(ctx, name=f"run {number}")
+    page = open_page("build/runs.py", page="2")
+    assert page.get("pagination")[0].value == 2
+    page.text_input(key="find").set_value("run").run()
+    assert page.get("pagination")[0].value == 1

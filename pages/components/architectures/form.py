@@ -76,7 +76,7 @@ def take_family() -> None:
         text = _cleaned(
             st.session_state.get(f"architecture_{field}")
         )  # the state of a field that was not drawn is gone
-        if text.isdigit() and field not in family.fixed:
+        if text.isdecimal() and field not in family.fixed:
             values[field] = int(text)
     values["tie_embeddings"] = st.session_state["architecture_tie_embeddings"] if family.tied is None else family.tied
     if st.session_state.get("architecture_kind", "MHA") == "MHA":
@@ -179,7 +179,7 @@ def _draw_grid(names: list[str], family: Family, texts: dict[str, str], slots: d
                 fixed = family.fixed.get(field)
                 if field == "feed_forward" and fixed:
                     width = _cleaned(texts["width"])
-                    st.session_state["architecture_feed_forward"] = str(4 * int(width)) if width.isdigit() else ""
+                    st.session_state["architecture_feed_forward"] = str(4 * int(width)) if width.isdecimal() else ""
                 texts[field], slots[field] = _draw_field(field, disabled=bool(fixed), help_text=fixed)
 
 

@@ -173,7 +173,7 @@ def _number(name: str, default: int) -> int:
     parameter = st.query_params.get(name, "")
     return (
         max(8 if name == "context" else 1, min(int(parameter), 65_536))
-        if parameter.isdigit() and len(parameter) < 10
+        if parameter.isdecimal() and len(parameter) < 10
         else default
     )
 

@@ -31,7 +31,8 @@ from backend.services.evaluation.safety.probes import probe_of
 from pages.components.browser.data_rows.component import ShownRow, data_rows
 from pages.components.evaluation.folding import folded
 from pages.components.frame import show_error, warn_unknown
-from pages.components.tables import page_shown
+from pages.components.numbers import draw_number, number_form
+from pages.components.tables import draw_pager
 
 PAGE_ROWS = 10
 LONG_ROW = 2400  # characters; a longer text scrolls in its own box
@@ -112,6 +113,7 @@ def _draw_query(ctx: Context, version: VersionView) -> RowQuery:
     )
 
 
+@number_form
 def _draw_lengths(ctx: Context, version: VersionView) -> tuple[int | None, int | None, Unit]:
     counted = token_counts(ctx, version)
     unit = "Characters"
@@ -126,11 +128,11 @@ def _draw_lengths(ctx: Context, version: VersionView) -> tuple[int | None, int |
             help=f"Tokens of {counted[1]}, as the newest data report counted them.",
         )
     bounds = [
-        st.number_input(
+        draw_number(
+            st,
             name,
             0,
             10**12,
-            None,
             key=key,
             bind="query-params",
             width=125,
@@ -150,20 +152,19 @@ def _draw_list(ctx: Context, version: VersionView, passing: FoundRows, query: Ro
     st.caption(" · ".join(parts))
     if not number:
         return
-    pages = -(-number // PAGE_ROWS)
-    page = page_shown(pages)
+    rows = st.container()
+    page = draw_pager(-(-number // PAGE_ROWS), query=(version.id, query))
     places = passing.places[(page - 1) * PAGE_ROWS : page * PAGE_ROWS].tolist()
-    action = data_rows(
-        [shown_row(version, row) for row in read_rows(ctx, version, places)],
-        key=f"rows_{version.id}",
-        label="Rows",
-        searched=query.text,
-    )
+    with rows:
+        action = data_rows(
+            [shown_row(version, row) for row in read_rows(ctx, version, places)],
+            key=f"rows_{version.id}",
+            label="Rows",
+            searched=query.text,
+        )
     if action.opened:
         st.query_params["row"] = action.opened
         st.rerun()
-    if pages > 1:
-        st.pagination(pages, key="page", bind="query-params")
 
 
 def _draw_one(ctx: Context, version: VersionView, passing: FoundRows, place: int, *, searched: str) -> None:
@@ -195,6 +196,7 @@ def _draw_one(ctx: Context, version: VersionView, passing: FoundRows, place: int
         st.query_params.pop("row")
         if index is not None:
             st.session_state["page"] = index // PAGE_ROWS + 1
+            st.session_state.pop("page_query", None)  # filters may have changed beside the row
         st.rerun()
     target = index + (1 if step == "next" else -1) if step and index is not None else -1
     if 0 <= target < number:

@@ -54,9 +54,11 @@ def keep_draft(ctx: Context, person: Person, values: Mapping[str, Any], source: 
 
 
 def forget_draft(ctx: Context, person: Person) -> None:
-    """Delete the draft: its form was launched, or discarded."""
+    """Delete the draft of a form that was launched or discarded. A draft that waits is of another form, and stays."""
+    if _WAITING in st.session_state:
+        return
     drop_draft(ctx, FORM, person=person)
-    for key in (_SAVED, _RESTORED, _WAITING):
+    for key in (_SAVED, _RESTORED):
         st.session_state.pop(key, None)
 
 

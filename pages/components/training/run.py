@@ -272,10 +272,10 @@ def draw_editor(ctx: Context, person: Person, run: RunView) -> None:
         save=lambda notes, before: set_notes(ctx, run.id, notes, person=person, before=before),
         placeholder="Hypothesis and result",
     )
-    with st.form("run_edit", border=False):
-        name = st.text_input("Name", value=run.name, key="run_name", max_chars=120)
-        tags = st.text_input("Tags, separated by commas", value=", ".join(run.tags), key="run_tags")
-        if st.form_submit_button("Save", key="run_save"):
+    with st.form(f"run_edit_{run.id}", border=False):
+        name = st.text_input("Name", value=run.name, key=f"run_name_{run.id}", max_chars=120)
+        tags = st.text_input("Tags, separated by commas", value=", ".join(run.tags), key=f"run_tags_{run.id}")
+        if st.form_submit_button("Save", key=f"run_save_{run.id}"):
             with errors_shown():
                 if name != run.name:
                     rename_run(ctx, run.id, name, person=person)
@@ -285,7 +285,7 @@ def draw_editor(ctx: Context, person: Person, run: RunView) -> None:
     archived = run.archived_at is not None
     if st.button(
         "Unarchive" if archived else "Archive",
-        key="run_archive",
+        key=f"run_archive_{run.id}",
         icon=":material/unarchive:" if archived else ":material/archive:",
         disabled=run.is_active,
         help="Hides the run from lists; nothing is deleted.",

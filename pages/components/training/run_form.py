@@ -48,6 +48,7 @@ ABOVE_TABS = (FieldGroup.MAIN, FieldGroup.METHOD)
 ROWS, EDITOR = "launch_reward_rows", "launch_rewards"
 DEFAULT_PROMPTS = ("Once upon a time",)
 CHAT_PROMPTS = ("What can you help me with?",)
+LAST_VALID = "launch_last_valid"
 _ORIGIN, _BASIS, _SOURCES = "launch_origin", "launch_basis", "launch_sources"
 Origin = Literal["recipe", "copy", "defaults"]
 
@@ -154,6 +155,7 @@ def _start(objective: Objective, origin: Origin) -> None:
     st.session_state.pop(_BASIS, None)
     st.session_state.pop(_SOURCES, None)
     st.session_state.pop("launch_last_dataset", None)
+    st.session_state.pop(LAST_VALID, None)
     forget_typed()
     set_defaults({})
     st.session_state[PREFIX + "objective"] = objective.value
