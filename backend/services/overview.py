@@ -23,12 +23,12 @@ from backend.services.jobs.workers import WorkerView, list_workers
 from backend.services.next_steps import MAX_STEPS, NextStep, next_steps
 from backend.services.people.dismissals import read_dismissed
 from backend.services.situation import read_situation
-from backend.services.training.comparisons import loss_basis
+from backend.services.training.comparisons import loss_basis, measured_rows
 from backend.services.training.live import active_run_ids
 from backend.services.training.views import RunView, get_runs, list_runs
 
 EVALUATIONS_READ = 100
-RUNS_COMPARED = 60
+RUNS_COMPARED = 20
 MAX_ALERTS = 8
 MAX_BENCHMARKS = 3
 MAX_RESULTS = 4
@@ -226,11 +226,11 @@ def _best_checkpoints(ctx: Context, session: Session) -> list[BestCheckpoint]:
     )
     best = []
     for objective in OBJECTIVE_NAMES:
-        groups: dict[tuple[str | None, ...], tuple[LossBasis, list[str]]] = {}
+        groups: dict[tuple[object, ...], tuple[LossBasis, list[str]]] = {}
         for run in session.scalars(query.where(Run.objective == objective)):
             basis = loss_basis(ctx, session, run)
             alone = run.id if None in basis.key else None  # an unknown tokenizer or dataset is like no other
-            groups.setdefault((*basis.key, alone), (basis, []))[1].append(run.id)
+            groups.setdefault((*basis.key, *measured_rows(run), alone), (basis, []))[1].append(run.id)
         found = (_best_of(session, objective, basis, run_ids) for basis, run_ids in groups.values())
         if (newest := next(filter(None, found), None)) is not None:
             best.append(newest)
