@@ -126,26 +126,3 @@ def test_a_wrong_row_or_length_in_the_address_is_said_and_the_page_goes_on(brows
     expect(tab.get_by_text("No length is at least 30 and at most 2 characters.")).to_be_visible()
     expect(tab.get_by_text("Give the smaller number first.")).to_be_visible()
     tab.context.close()
-
-
-def test_a_search_in_one_dataset_is_not_taken_to_another(browser: Browser, rows: Rows) -> None:
-    tab = open_tab(browser)
-    tab.goto(f"{rows.talks}&find=Question+1")
-    settle(tab)
-    search = tab.get_by_placeholder("Text in rows")
-    expect(search).to_have_value("Question 1")
-    tab.keyboard.press("Control+k")
-    tab.get_by_role("combobox", name="Search").fill("pairs")
-    tab.get_by_role("option", name=re.compile("^pairs.*Dataset")).click()
-    expect(tab).to_have_url(rows.pairs)
-    settle(tab)
-    expect(search).to_have_value("")
-    tab.get_by_role("button", name="2", exact=True).click()
-    expect(tab).to_have_url(f"{rows.pairs}&page=2")
-    settle(tab)
-    expect(search).to_have_value("")
-    assert titles(tab)[0] == "Row 11"
-    tab.go_back()
-    expect(tab).to_have_url(rows.pairs)
-    expect(tab.locator(".dr-name").first).to_have_text("Row 1")
-    tab.context.close()
