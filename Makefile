@@ -88,6 +88,7 @@ DEVICE_TESTS := tests/jobs/training/objectives tests/jobs/training/network tests
   tests/jobs/training/test_runs.py tests/jobs/training/test_care.py tests/jobs/training/test_resume.py \
   tests/jobs/training/test_saved_activations.py tests/jobs/evaluation/engines tests/jobs/evaluation/inspection \
   tests/jobs/evaluation/test_scores.py tests/jobs/evaluation/test_completions.py tests/jobs/evaluation/test_classify.py \
+  tests/jobs/evaluation/test_reference.py tests/jobs/evaluation/test_tasks.py \
   tests/jobs/serving/test_replica.py tests/jobs/serving/test_probe.py tests/jobs/serving/test_adapters.py \
   tests/jobs/serving/test_continuous_batching.py tests/jobs/serving/drafts
 device: $(DEV_STAMP)
