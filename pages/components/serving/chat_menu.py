@@ -112,8 +112,8 @@ def draw_code(ctx: Context, person: Person, conversation: ConversationView | Non
         messages = (*messages, ChatMessage(role=Role.USER, content="Hello"))
     body, key = settings.body(settings.endpoints[0], messages), "rh-..." if ctx.sign_in else "local"
     python, curl = st.tabs(["Python", "curl"])
-    python.code(python_code(ctx.gateway_url, body, key=key), language="python")
-    curl.code(curl_code(ctx.gateway_url, body, key=key), language="bash")
+    python.code(python_code(ctx.gateway_url, body, key=key), language="python", wrap_lines=True)
+    curl.code(curl_code(ctx.gateway_url, body, key=key), language="bash", wrap_lines=True)
 
 
 def draw_chosen_endpoints(ctx: Context, endpoints: Sequence[EndpointView], settings: ChatSettings) -> None:
