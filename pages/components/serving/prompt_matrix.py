@@ -258,8 +258,13 @@ def cell_figures(cell: MatrixCell) -> str:
 
 
 def draw_long(text: str) -> None:
-    """Draw a text with its line breaks; a long one scrolls."""
-    with st.container(height=170 if len(text) > LONG or text.count("\n") > 6 else "content", border=False):
+    """Draw a text with its line breaks; a long one by its beginning, and whole where it is opened."""
+    beginning = "\n".join(text[:LONG].split("\n")[:7])
+    if beginning == text:
+        st.text(displayable(text))
+        return
+    st.text(f"{displayable(beginning)} …")
+    with st.expander("Whole text"):
         st.text(displayable(text))
 
 
