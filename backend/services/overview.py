@@ -231,8 +231,8 @@ def _best_checkpoints(ctx: Context, session: Session) -> list[BestCheckpoint]:
             basis = loss_basis(ctx, session, run)
             alone = run.id if None in basis.key else None  # an unknown tokenizer or dataset is like no other
             groups.setdefault((*basis.key, *measured_rows(run), alone), (basis, []))[1].append(run.id)
-        found = (_best_of(session, objective, basis, run_ids) for basis, run_ids in groups.values())
-        if (newest := next(filter(None, found), None)) is not None:
+        candidates = (_best_of(session, objective, basis, run_ids) for basis, run_ids in groups.values())
+        if (newest := next(filter(None, candidates), None)) is not None:
             best.append(newest)
     return best
 

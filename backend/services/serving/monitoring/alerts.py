@@ -103,8 +103,8 @@ class AlertWatch:
                 self.diagnosed[run_id] = now, _divergence(ctx, run_id, name)
         training = {divergence_of(run_id) for run_id in names}
         holding = {alert.fingerprint: alert for alert in alerts if alert.fingerprint in training}
-        found = {one.fingerprint: one for _, one in self.diagnosed.values() if one is not None}
-        return list((holding | found).values())
+        diverging = {one.fingerprint: one for _, one in self.diagnosed.values() if one is not None}
+        return list((holding | diverging).values())
 
 
 def divergence_of(run_id: str) -> str:
