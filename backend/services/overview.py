@@ -215,36 +215,44 @@ def _ranked(evaluations: list[EvaluationView]) -> BenchmarkResults:
     return BenchmarkResults(evaluations[0].benchmark, metric, lines[:MAX_RESULTS], max(0, len(lines) - MAX_RESULTS))
 
 
+LIVE = (Checkpoint.folder.is_not(None), Checkpoint.deleted_at.is_(None), Checkpoint.archived_at.is_(None))
+
+
 def _best_checkpoints(ctx: Context, session: Session) -> list[BestCheckpoint]:
-    """Return the best checkpoint of each objective, in the order of the objectives."""
-    query = (
-        select(Run)
+    """Return the best checkpoint of each objective, in the order of the objectives: among its newest runs that have
+    checkpoints.
+    """
+    order = (Run.created_at.desc(), Run.id)
+    place = func.row_number().over(partition_by=Run.objective, order_by=order).label("place")
+    newest = (
+        select(Run.id, place)
         .join(Job, Job.id == Run.job_id)
-        .where(Run.archived_at.is_(None), Job.status == Status.FINISHED)
-        .order_by(Run.created_at.desc(), Run.id)
-        .limit(RUNS_COMPARED)
+        .where(
+            Run.archived_at.is_(None),
+            Job.status == Status.FINISHED,
+            Run.id.in_(select(Checkpoint.run_id).where(*LIVE)),
+        )
+        .subquery()
     )
+    query = select(Run).join(newest, newest.c.id == Run.id).where(newest.c.place <= RUNS_COMPARED).order_by(*order)
+    groups: dict[str, dict[tuple[object, ...], tuple[LossBasis, list[str]]]] = {}
+    for run in session.scalars(query):
+        basis = loss_basis(ctx, session, run)
+        alone = run.id if None in basis.key else None  # an unknown tokenizer or dataset is like no other
+        key = (*basis.key, *measured_rows(run), alone)
+        groups.setdefault(run.objective, {}).setdefault(key, (basis, []))[1].append(run.id)
     best = []
     for objective in OBJECTIVE_NAMES:
-        groups: dict[tuple[object, ...], tuple[LossBasis, list[str]]] = {}
-        for run in session.scalars(query.where(Run.objective == objective)):
-            basis = loss_basis(ctx, session, run)
-            alone = run.id if None in basis.key else None  # an unknown tokenizer or dataset is like no other
-            groups.setdefault((*basis.key, *measured_rows(run), alone), (basis, []))[1].append(run.id)
-        candidates = (_best_of(session, objective, basis, run_ids) for basis, run_ids in groups.values())
-        if (newest := next(filter(None, candidates), None)) is not None:
-            best.append(newest)
+        alike = groups.get(objective, {}).values()
+        candidates = (_best_of(session, objective, basis, run_ids) for basis, run_ids in alike)
+        if (first := next(filter(None, candidates), None)) is not None:
+            best.append(first)
     return best
 
 
 def _best_of(session: Session, objective: str, basis: LossBasis, run_ids: list[str]) -> BestCheckpoint | None:
     metric, sign = ("val_reward/mean", -1) if objective == Objective.GRPO else ("val_loss", 1)
-    query = select(Checkpoint).where(
-        Checkpoint.run_id.in_(run_ids),
-        Checkpoint.folder.is_not(None),
-        Checkpoint.deleted_at.is_(None),
-        Checkpoint.archived_at.is_(None),
-    )
+    query = select(Checkpoint).where(Checkpoint.run_id.in_(run_ids), *LIVE)
     measured = [
         (sign * value, one.name, one)
         for one in session.scalars(query)
