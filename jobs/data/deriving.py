@@ -21,7 +21,7 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.data.splits import SPLITS, Split
 from backend.domain.data.versions.changes import Change, DropDuplicates, DropRows, Filter, KeepSample, Merge, Resplit
-from backend.domain.data.versions.conditions import describe_change, meets, row_hash
+from backend.domain.data.versions.conditions import describe_change, meets, row_hash, rows_kept
 from backend.domain.jobs.results import ImportResult
 from backend.errors import InvalidInput, JobFailed
 from jobs.data.splitting import val_rows
@@ -188,31 +188,11 @@ def _placed(
 
 def _chooser(source: _Source, change: Change, *, meter: _Meter) -> Callable[[int, Split, Row], bool]:
     """Return the predicate that decides by a row's index whether it is kept."""
-    train = source.count("train")
-    total = train + source.count("val")
     if isinstance(change, Filter):
         return lambda _place, _split, row: all(meets(row, condition) for condition in change.conditions) == change.keep
-    if isinstance(change, DropRows):
-        beyond = [place for place in change.train if place >= train] + [
-            place for place in change.val if place >= total - train
-        ]
-        if beyond:
-            raise InvalidInput(
-                f"There is no row {beyond[0]}: the version has {train:,} train and {total - train:,} val rows.",
-                field="rows",
-            )
-        gone = {*change.train, *(train + place for place in change.val)}
-        return lambda place, _split, _row: place not in gone
-    if isinstance(change, KeepSample):
-        if change.num_rows > total:
-            raise InvalidInput(
-                f"The version has {total:,} rows, so {change.num_rows:,} can't be drawn.",
-                remedy=f"Draw at most {total:,}.",
-                field="num_rows",
-            )
-        drawn = np.zeros(total, dtype=bool)
-        drawn[np.random.default_rng(change.seed).choice(total, size=change.num_rows, replace=False)] = True
-        return lambda place, _split, _row: bool(drawn[place])
+    if isinstance(change, DropRows | KeepSample):
+        stays = rows_kept(change, train=source.count("train"), val=source.count("val"))
+        return lambda place, _split, _row: bool(stays[place])
     assert isinstance(change, DropDuplicates)
     first = _first_of_equals(source, loose=change.loose, meter=meter)
     return lambda place, _split, _row: bool(first[place])

@@ -26,7 +26,7 @@ from backend.domain.data.versions.changes import (
     Merge,
     Resplit,
 )
-from backend.domain.data.versions.conditions import check_change, meets, row_hash
+from backend.domain.data.versions.conditions import check_change, meets, row_hash, rows_kept
 from backend.domain.statistics.estimates import wilson_interval
 from backend.errors import InvalidInput
 from backend.infra.files.parquet import Row, fetch_rows, iter_file_rows
@@ -106,19 +106,8 @@ def preview_change(ctx: Context, version: VersionView, change: Change) -> Change
 def _kept(ctx: Context, version: VersionView, change: DropRows | DropDuplicates | KeepSample) -> ChangePreview:
     """Preview a change that marks rows by place."""
     before, total = _before(version), sum(_before(version))
-    if isinstance(change, KeepSample):
-        if change.num_rows > total:
-            raise InvalidInput(
-                f"The version has {total:,} rows, so {change.num_rows:,} can't be drawn.",
-                remedy=f"Draw at most {total:,}.",
-                field="num_rows",
-            )
-        stays = np.zeros(total, dtype=bool)
-        stays[np.random.default_rng(change.seed).choice(total, size=change.num_rows, replace=False)] = True
-    elif isinstance(change, DropRows):
-        stays = np.ones(total, dtype=bool)
-        stays[list(change.train)] = False
-        stays[[before[0] + place for place in change.val]] = False
+    if isinstance(change, DropRows | KeepSample):
+        stays = rows_kept(change, train=before[0], val=before[1])
     elif total > MAX_HASHED:
         return ChangePreview(before, None, "Equal rows are found when the version is made: too many to compare here.")
     else:

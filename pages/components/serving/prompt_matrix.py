@@ -14,6 +14,7 @@ from backend.domain.serving.prompt_matrix import MAX_ENDPOINTS, MAX_ROWS, Matrix
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
+from backend.services.data.views import VersionView as DatasetVersionView
 from backend.services.serving.adapters.changes import list_adapter_endpoints
 from backend.services.serving.endpoints import list_alias_endpoints, list_endpoints
 from backend.services.serving.prompts.matrices import (
@@ -154,22 +155,13 @@ def draw_rows(ctx: Context, version: VersionView) -> tuple[list[dict[str, Any]] 
             placeholder="" if one else "{" + ", ".join(f'"{name}": "…"' for name in variables) + "}",
         )
         return (read_typed_rows(text, variables) if text.strip() else None), "typed rows"
-    datasets = {dataset.id: dataset for dataset in list_datasets(ctx, ready=True) if dataset.newest is not None}
-    if not datasets:
+    if not list_datasets(ctx, ready=True):
         empty_state("There is no dataset yet.", page=routes.DATASETS, label="Import a dataset")
         return None, ""
     left, right = st.columns([3, 1])
-    key = f"try_dataset_{version.id}"
-    chosen = left.selectbox(
-        "Dataset",
-        list(datasets),
-        index=None,
-        format_func=by_identity(key, datasets, lambda each: datasets[each].name),
-        key=key,
-        placeholder="Choose one with these columns",
-    )
+    with left:
+        newest = choose_dataset(ctx, key=f"try_dataset_{version.id}", placeholder="Choose one with these columns")
     limit = int(draw_number(right, "First rows", 1, MAX_ROWS, 5, key="try_limit") or 1)
-    newest = datasets[chosen].newest if chosen else None
     if newest is None:
         return None, ""
     return dataset_rows(ctx, newest, version.body, limit=limit), newest.label
@@ -282,22 +274,27 @@ def matrix_words(ctx: Context, matrix: MatrixLine) -> str:
 
 
 @number_form
-def draw_task(ctx: Context, person: Person, version: VersionView) -> None:
-    """Draw the form that makes a task of the version."""
-    st.caption(
-        "A task asks this prompt for each row of a dataset, and compares the answers with a column of expected ones."
-    )
-    name = st.text_input("Task name", key="prompt_task_name", max_chars=80, help="Letters, digits, _, - and .")
-    datasets = {dataset.id: dataset for dataset in list_datasets(ctx, ready=True) if dataset.newest is not None}
-    key = f"prompt_task_dataset_{version.id}"
+def choose_dataset(ctx: Context, *, key: str, placeholder: str) -> DatasetVersionView | None:
+    """Draw a choice among the datasets with rows; return the newest version of the chosen one."""
+    datasets = {each.id: each for each in list_datasets(ctx, ready=True) if each.newest is not None}
     chosen = st.selectbox(
         "Dataset",
         list(datasets),
         index=None,
         format_func=by_identity(key, datasets, lambda each: datasets[each].name),
         key=key,
-        placeholder="Choose when evaluating",
+        placeholder=placeholder,
     )
+    return datasets[chosen].newest if chosen else None
+
+
+def draw_task(ctx: Context, person: Person, version: VersionView) -> None:
+    """Draw the form that makes a task of the version."""
+    st.caption(
+        "A task asks this prompt for each row of a dataset, and compares the answers with a column of expected ones."
+    )
+    name = st.text_input("Task name", key="prompt_task_name", max_chars=80, help="Letters, digits, _, - and .")
+    dataset = choose_dataset(ctx, key=f"prompt_task_dataset_{version.id}", placeholder="Choose when evaluating")
     left, right = st.columns(2)
     expected = left.text_input("Column of the expected answer", key="prompt_task_expected", placeholder="answer")
     metric = right.selectbox("Metric", list(METRICS), format_func=METRICS.__getitem__, key="prompt_task_metric")
@@ -315,7 +312,7 @@ def draw_task(ctx: Context, person: Person, version: VersionView) -> None:
                 version.body,
                 expected=expected.strip(),
                 metric=metric,
-                version=datasets[chosen].newest if chosen else None,
+                version=dataset,
                 settings=AnswerSettings(temperature=0.0, max_tokens=int(tokens)),
                 person=person,
             )

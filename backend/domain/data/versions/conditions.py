@@ -6,6 +6,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from backend.domain.data.kinds import UNSPLIT_KINDS, DatasetKind
 from backend.domain.data.rows.display import message_text, row_text
 from backend.domain.data.rows.mapping import canonical_json
@@ -100,6 +103,32 @@ def row_key(row: Mapping[str, Any]) -> str:
         if field in row:
             return field_text(row, field)
     return row_text(row)[:80]
+
+
+def rows_kept(change: DropRows | KeepSample, *, train: int, val: int) -> npt.NDArray[np.bool_]:
+    """Return by place (the train split first) whether a row stays. Raises InvalidInput for rows that are not there."""
+    total = train + val
+    if isinstance(change, KeepSample):
+        if change.num_rows > total:
+            raise InvalidInput(
+                f"The version has {total:,} rows, so {change.num_rows:,} can't be drawn.",
+                remedy=f"Draw at most {total:,}.",
+                field="num_rows",
+            )
+        stays = np.zeros(total, dtype=bool)
+        stays[np.random.default_rng(change.seed).choice(total, size=change.num_rows, replace=False)] = True
+        return stays
+    beyond = [place for place in change.train if place >= train] + [place for place in change.val if place >= val]
+    if beyond:
+        raise InvalidInput(
+            f"There is no row {beyond[0]}: the version has {train:,} train and {val:,} val rows.",
+            remedy="Rows are counted from 0 in each split.",
+            field="rows",
+        )
+    stays = np.ones(total, dtype=bool)
+    stays[list(change.train)] = False
+    stays[[train + place for place in change.val]] = False
+    return stays
 
 
 def row_hash(row: Mapping[str, Any], *, loose: bool = False) -> int:
