@@ -8,38 +8,50 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
+from backend.bootstrap import get_context
+from backend.cli.main import main
 from backend.cli.output import command
+from backend.services.context import Context
 
 
 @pytest.fixture
-def roundhouse(home: Path) -> Any:
-    """Run the command line on an installation of its own. Returns (status, stdout, stderr)."""
+def roundhouse(
+    command_line: Context, jobs_done_here: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Any]:
+    """Run the script's entry on an installation of its own. Returns (status, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["roundhouse", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    mask = os.umask(0o022)
+    yield run
+    os.umask(mask)
+
+
+def test_an_import_without_a_worker_is_done_by_child_processes(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "Say it", "output": "yes"}\n' * 10)
     environment = {
         **os.environ,
         "ROUNDHOUSE_HOME": str(home),
         "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
         "REDIS_URL": "redis://127.0.0.1:1/0",
-        "OMP_NUM_THREADS": "1",
     }
-
-    def run(*arguments: str, **extra: str) -> tuple[int, str, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "backend.cli.main", *arguments],
-            capture_output=True,
-            text=True,
-            env={**environment, **extra},
-            timeout=120,
-            check=False,
-        )
-        return done.returncode, done.stdout, done.stderr
-
-    return run
+    command = [sys.executable, "-m", "backend.cli.main", "data", "import", str(tmp_path / "rows.jsonl")]
+    done = subprocess.run([*command, "--name", "sayings", "--json"], capture_output=True, env=environment, check=True)
+    result = json.loads(done.stdout)
+    assert (result["dataset"], result["version"], result["kind"], result["rows"]) == ("sayings", 1, "instruction", 10)
+    assert b"running the job here" in done.stderr
 
 
 def test_data_import_waits_and_reports_every_rejected_row(roundhouse: Any, tmp_path: Path) -> None:
@@ -148,9 +160,12 @@ def test_a_binary_recipe_is_a_usage_error(roundhouse: Any, tmp_path: Path) -> No
     assert "Traceback" not in err
 
 
-def test_an_unreachable_database_is_reported(roundhouse: Any, tmp_path: Path) -> None:
-    nowhere = f"sqlite:///{tmp_path / 'no' / 'such' / 'folder' / 'm.db'}"
-    status, out, err = roundhouse("run", "list", "--json", DATABASE_URL=nowhere)
+def test_an_unreachable_database_is_reported(roundhouse: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'no' / 'such' / 'folder' / 'm.db'}")
+    get_context().db.engine.dispose()
+    get_context.cache_clear()
+    status, out, err = roundhouse("run", "list", "--json")
+    monkeypatch.undo()
     assert status == 1
     assert "DATABASE_URL" in json.loads(out)["error"]
     assert "Traceback" not in err

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,13 +18,11 @@ from tests.support.data.dataset_world import done, imported
 ROWS = [{"instruction": f"Say {n % 9}", "output": "yes"} for n in range(20)]
 
 
+@pytest.mark.usefixtures("jobs_done_here")
 def test_a_version_is_made_shown_compared_described_and_deleted(command_line: Context, tmp_path: Path) -> None:
     first = imported(command_line, "sayings", ROWS)
     done(command_line, derive_version(command_line, first.id, change=DropDuplicates(), person=LOCAL))
-    command = ["data", "derive", "sayings@2", "--leave-out", "text contains SAY 3", "--to", "fewer", "--json"]
-    fewer = json.loads(
-        subprocess.run([sys.executable, "-m", "backend.cli.main", *command], capture_output=True, check=True).stdout
-    )
+    fewer = roundhouse("data", "derive", "sayings@2", "--leave-out", "text contains SAY 3", "--to", "fewer")
     assert (fewer["dataset"], fewer["version"], fewer["rows"], fewer["dropped_rows"]) == ("fewer", 1, 8, 1)
     diff = roundhouse("data", "diff", "sayings@2", "fewer")
     assert (diff["added"], diff["removed"], diff["unchanged"]) == (0, 1, 8)
@@ -45,11 +40,10 @@ def test_a_version_is_made_shown_compared_described_and_deleted(command_line: Co
     assert resolve_version(command_line, "sayings").number == 1
 
 
+@pytest.mark.usefixtures("jobs_done_here")
 def test_a_version_is_exported_to_a_folder(command_line: Context, tmp_path: Path) -> None:
     imported(command_line, "sayings", ROWS)
-    command = ["data", "export", "sayings", "--format", "datasets", "--to", str(tmp_path / "out"), "--json"]
-    answer = subprocess.run([sys.executable, "-m", "backend.cli.main", *command], capture_output=True, check=True)
-    data = json.loads(answer.stdout)
+    data = roundhouse("data", "export", "sayings", "--format", "datasets", "--to", str(tmp_path / "out"))
     assert (data["dataset"], data["version"], data["format"], data["rows"]) == (
         "sayings",
         1,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from backend.cli.data.imports import read_source
+from backend.cli.main import app
 from backend.domain.jobs.payloads import HubSource
 from backend.errors import InvalidInput
 from backend.services.data.sources import ImportSource
@@ -30,15 +29,16 @@ def test_a_source_is_a_path_an_address_or_an_id_of_the_hub(tmp_path: Path, monke
         read_source("s3://bucket/rows", split="train")
 
 
-def test_a_fallback_to_text_is_reported_before_the_import_with_the_columns_searched(home: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("command_line", "jobs_done_here")
+def test_a_fallback_to_text_is_reported_before_the_import_with_the_columns_searched(tmp_path: Path) -> None:
     source = tmp_path / "lamps.jsonl"
     source.write_text(
         "".join(
             json.dumps({"sku": f"A{n}", "blurb": f"A lamp of {n} watts for a whole room."}) + "\n" for n in range(30)
         )
     )
-    answer = import_file(source, home)
-    assert answer.returncode == 0, answer.stderr
+    answer = import_file(source)
+    assert answer.exit_code == 0, answer.stderr
     stderr = answer.stderr
     assert (
         "Detected: text (30 %): no other kind fits; no column has a known name; `blurb` holds the most text" in stderr
@@ -50,24 +50,22 @@ def test_a_fallback_to_text_is_reported_before_the_import_with_the_columns_searc
     assert (data["detected"]["confidence"], data["detected"]["fallback"]) == (0.3, True)
 
 
-def test_above_one_percent_of_bad_rows_the_command_stops_as_the_page_does(home: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("command_line", "jobs_done_here")
+def test_above_one_percent_of_bad_rows_the_command_stops_as_the_page_does(tmp_path: Path) -> None:
     """It skipped 29 of 200 rows and ended as a success."""
     source = tmp_path / "lamps.jsonl"
     rows = [{"prompt": "?", "completion": "" if number % 7 == 0 else "A lamp."} for number in range(70)]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    refused = import_file(source, home)
-    assert refused.returncode == 1
+    refused = import_file(source)
+    assert refused.exit_code == 1
     said = json.loads(refused.stdout)["error"]
     assert "10 of 70 rows (14.3 %) of 'lamps.jsonl' can't be used. 10 rows: `completion` is empty" in said
     assert said.endswith("or skip such rows: --max-rejected 1.")
-    accepted = import_file(source, home, "--max-rejected", "0.2")
-    assert accepted.returncode == 0, accepted.stderr
+    accepted = import_file(source, "--max-rejected", "0.2")
+    assert accepted.exit_code == 0, accepted.stderr
     assert json.loads(accepted.stdout)["rejected_rows"] == 10
 
 
-def import_file(source: Path, home: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def import_file(source: Path, *options: str) -> Result:
     """Run the command where no worker runs."""
-    environment = {**os.environ, "ROUNDHOUSE_HOME": str(home), "DATABASE_URL": f"sqlite:///{home / 'models.db'}"}
-    environment["REDIS_URL"] = "redis://127.0.0.1:1/0"
-    command = [sys.executable, "-m", "backend.cli.main", "data", "import", str(source), "--name", "lamps", "--json"]
-    return subprocess.run([*command, *options], capture_output=True, text=True, env=environment)
+    return CliRunner().invoke(app, ["data", "import", str(source), "--name", "lamps", "--json", *options])

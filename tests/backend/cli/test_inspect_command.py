@@ -5,9 +5,6 @@ here.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,29 +27,12 @@ def ask(*arguments: str) -> tuple[int, str]:
     return done.exit_code, done.stdout
 
 
-def test_a_folder_is_inspected_in_a_child_process(home: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("command_line", "jobs_done_here")
+def test_a_folder_is_inspected_where_no_worker_runs(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "oak", model=make_network("llama"), tokenizer=byte_tokenizer(context=96), meta={})
-    environment = {
-        **os.environ,
-        "ROUNDHOUSE_HOME": str(home),
-        "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
-        "REDIS_URL": "redis://127.0.0.1:1/0",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "backend.cli.main",
-        "inspect",
-        str(tmp_path / "oak"),
-        "--text",
-        "A <b>cat</b>.",
-        "--json",
-        "--maps",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    status, out = ask(str(tmp_path / "oak"), "--text", "A <b>cat</b>.", "--json", "--maps")
+    assert status == 0, out
+    result = json.loads(out)
     assert "".join(token["text"] for token in result["tokens"][1:]) == "A <b>cat</b>."
     assert sum(token["nats"] for token in result["tokens"][1:]) == pytest.approx(result["loss"]["sum_nats"], rel=1e-5)
     np.testing.assert_allclose(np.array(result["attention"]["maps"]).sum(-1), 1, atol=1e-5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pytest
 
@@ -15,12 +14,7 @@ from backend.services.data.imports import import_dataset
 from backend.services.data.uploads import save_upload
 from backend.services.tokenizers.tokenizers import train_tokenizer
 
-
-@pytest.fixture(autouse=True)
-def _children_find_the_installation(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+pytestmark = pytest.mark.usefixtures("jobs_done_here")
 
 
 def tokenizer_job(ctx: Context, *, kind: str, text: str) -> str:
@@ -30,12 +24,12 @@ def tokenizer_job(ctx: Context, *, kind: str, text: str) -> str:
     return str(train_tokenizer(ctx, name="bytes", dataset="a", kind="byte", person=LOCAL).job_id)
 
 
-def test_the_dependency_of_a_job_runs_first(ctx: Context) -> None:
-    job = tokenizer_job(ctx, kind="text", text='{"text": "The roundhouse is warm."}\n' * 3)
-    assert wait_for_job(ctx, job, quiet=True).status is Status.FINISHED
+def test_the_dependency_of_a_job_runs_first(command_line: Context) -> None:
+    job = tokenizer_job(command_line, kind="text", text='{"text": "The roundhouse is warm."}\n' * 3)
+    assert wait_for_job(command_line, job, quiet=True).status is Status.FINISHED
 
 
-def test_a_job_whose_dependency_fails_ends_the_waiting_with_its_cause(ctx: Context) -> None:
-    job = tokenizer_job(ctx, kind="preference", text='{"a": 1}\n')
+def test_a_job_whose_dependency_fails_ends_the_waiting_with_its_cause(command_line: Context) -> None:
+    job = tokenizer_job(command_line, kind="preference", text='{"a": 1}\n')
     with pytest.raises(JobFailed, match="preference"):
-        wait_for_job(ctx, job, quiet=True)
+        wait_for_job(command_line, job, quiet=True)
