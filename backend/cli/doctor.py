@@ -16,7 +16,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import psutil
 import typer
@@ -24,7 +24,7 @@ import typer
 from backend.cli.exit_status import FAILED
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.processes import broker_binary, running_pid
-from backend.errors import RoundhouseError
+from backend.errors import InvalidInput, RoundhouseError
 from backend.infra.devices import read_gpus, visible_devices
 from backend.settings import Settings
 
@@ -270,9 +270,25 @@ def start_checks(settings: Settings, *, running: bool = False) -> list[CheckResu
 
 @app.command()
 @command
-def doctor(as_json: JsonFlag = False) -> None:
+def doctor(
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Check the GPU instead, by training and serving on it: up to 10 minutes.")
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="With --gpu: a check by its name; may be repeated.")
+    ] = None,
+    should_record: Annotated[
+        bool, typer.Option("--record", help="With --gpu: store memory and speed, which corrects estimates of runs.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
     """Check Python, packages, disk, ports, broker, database, devices, sign-in and the compiled library."""
     settings = Settings()
+    if gpu:
+        return _check_gpu(settings, only or [], should_record=should_record, as_json=as_json)
+    if only or should_record:
+        option = "--only" if only else "--record"
+        raise InvalidInput(f"{option} belongs to the checks of a GPU.", remedy="Add --gpu.")
     running = running_pid(settings)
     findings = [
         f
@@ -291,4 +307,16 @@ def doctor(as_json: JsonFlag = False) -> None:
     )
     emit({"ok": not bad, "findings": [asdict(f) for f in findings]}, as_json=as_json, text=text_)
     if bad:
+        raise typer.Exit(FAILED)
+    return None
+
+
+def _check_gpu(settings: Settings, only: list[str], *, should_record: bool, as_json: bool) -> None:
+    from backend.cli.gpu_doctor import check_gpu, record, to_table
+
+    report = check_gpu(settings, only)
+    recorded = record(settings, report) if should_record else None
+    data = {**report.to_data(), "recorded": recorded or 0}
+    emit(data, as_json=as_json, text=to_table(report, recorded=recorded))
+    if not report.is_ok:
         raise typer.Exit(FAILED)

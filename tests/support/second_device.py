@@ -13,6 +13,8 @@ As a plugin of pytest (`-p tests.support.second_device`, as `make device` does) 
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -31,6 +33,10 @@ OPERATORS: Counter[str] = Counter()
 
 aten = torch.ops.aten
 MOVES = {aten._to_copy.default, aten.copy_.default, aten._copy_from.default, aten.set_.source_Tensor}
+
+
+LOW_PRECISION = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "scaled_dot_product_attention", "einsum")
+FULL_PRECISION = ("softmax.int", "log_softmax.int", "cross_entropy_loss", "nll_loss", "layer_norm", "pow.Tensor_Scalar")
 
 
 class SecondDeviceError(RuntimeError):
@@ -188,7 +194,7 @@ def install() -> torch.device:
     library.impl("empty.memory_format", empty, "PrivateUse1")
     library.impl("empty_strided", empty_strided, "PrivateUse1")
     library.impl("_copy_from", copy_from, "PrivateUse1")
-    install.library = library  # type: ignore[attr-defined]  # its registrations end with it
+    install.libraries = [library, *autocast_libraries()]  # type: ignore[attr-defined]  # registrations end with them
     memory = {
         "get_memory_info": lambda device=None: (MEMORY_BYTES, MEMORY_BYTES),
         "memory_allocated": lambda device=None: 0,
@@ -201,9 +207,50 @@ def install() -> torch.device:
     }
     for name, function in memory.items():
         setattr(torch.accelerator, name, function)
+    # a network that moves keeps its parameters, so that tied ones stay tied, as on a GPU
+    torch.__future__.set_swap_module_params_on_conversion(True)
     torch.Tensor.pin_memory = lambda self, device=None: self  # type: ignore[method-assign,assignment]
     DEVICE = torch.device(NAME, 0)
     return DEVICE
+
+
+def autocast_libraries() -> list[torch.library.Library]:
+    """Register mixed precision: the products and the operators that torch's autocast computes in 16 bits on a GPU, and
+    those that it computes in 32.
+    """
+    others = torch.library.Library("_", "IMPL")
+    others.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    cast = torch.library.Library("aten", "IMPL")
+    for name in LOW_PRECISION:
+        cast.impl(name, partial(autocast, name, None), "AutocastPrivateUse1")
+    for name in FULL_PRECISION:
+        cast.impl(name, partial(autocast, name, torch.float32), "AutocastPrivateUse1")
+    return [others, cast]
+
+
+def autocast(name: str, dtype: torch.dtype | None, *args: Any, **kwargs: Any) -> Any:
+    """Run an operator with its floating-point tensors in `dtype`, or that of the autocast in force."""
+    dtype = dtype or torch.get_autocast_dtype(NAME)
+    packet, _, overload = name.partition(".")
+
+    def to_dtype(value: Any) -> Any:
+        is_cast = isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype is not torch.float64
+        return value.to(dtype) if is_cast else value
+
+    key = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+    with torch._C._ExcludeDispatchKeyGuard(key):
+        operator = getattr(getattr(aten, packet), overload or "default")
+        return operator(*pytree.tree_map(to_dtype, args), **pytree.tree_map(to_dtype, kwargs))
+
+
+def write_entry_point(folder: Path) -> Path:
+    """Write what makes torch install the device when it is imported, with this folder on PYTHONPATH: a package's entry
+    point, as makers of devices outside of torch have it. Returns the folder.
+    """
+    (package := folder / f"{NAME}_device-1.dist-info").mkdir(parents=True)
+    (package / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {NAME}_device\nVersion: 1\n")
+    (package / "entry_points.txt").write_text(f"[torch.backends]\n{NAME} = {__name__}:install\n")
+    return folder
 
 
 def empty(size: Any, **options: Any) -> torch.Tensor:

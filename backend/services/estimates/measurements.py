@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from sqlalchemy import select
@@ -21,6 +21,7 @@ from backend.domain.estimates.memory import MemoryEstimate, estimate_memory
 from backend.domain.estimates.prediction import MemoryPrediction, Prediction, TimePrediction
 from backend.domain.estimates.setting import DeviceKind, TrainingSetting, setting_of
 from backend.domain.estimates.throughput import rate_at
+from backend.domain.jobs.gpu_check import MeasuredSetting
 from backend.domain.jobs.payloads import ProbePayload, TrainingPayload, TrainPayload
 from backend.domain.jobs.results import (
     MeasurementFacts,
@@ -35,7 +36,7 @@ from backend.domain.training.config_fields import measured_values
 from backend.domain.training.execution import compiles
 from backend.errors import InvalidInput
 from backend.services.checkpoints.networks import network_of_payload
-from backend.services.context import Context
+from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.devices import Device
 from backend.services.scaling.planner import choose_speeds
@@ -57,6 +58,16 @@ class MeasuredSubject:
         if self.setting is not None:
             return self.setting.fingerprint
         return _hash(self.stored)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The probe or run that made a measurement, and its host; `job_id` and `run_id` if it has them."""
+
+    kind: Literal["probe", "run"]
+    host: str
+    job_id: str | None = None
+    run_id: str | None = None
 
 
 def subject_of(
@@ -121,7 +132,9 @@ def predict_setting(ctx: Context, setting: TrainingSetting, device: Device) -> M
 def record_probe(session: Session, ctx: Context, claim: Claim[ProbePayload], result: ProbeResult) -> None:
     """Store a finished probe's measurement; a stopped one has too few steps."""
     if result.stopped is None:
-        _record(session, ctx, claim, result, origin="probe", shape=claim.payload.shape, lengths=result)
+        payload = claim.payload
+        origin = Origin("probe", host=claim.host, job_id=claim.job_id)
+        _record(session, ctx, payload, result, origin=origin, shape=payload.shape, lengths=result)
 
 
 def record_run(session: Session, ctx: Context, claim: Claim[TrainPayload], result: TrainResult) -> None:
@@ -131,21 +144,29 @@ def record_run(session: Session, ctx: Context, claim: Claim[TrainPayload], resul
         return
     shape = network_of_payload(ctx, claim.payload)
     lengths = SequenceLengths(accumulated=claim.payload.config.grad_accum_steps)
-    _record(session, ctx, claim, result.measurement, origin="run", shape=shape, lengths=lengths, run_id=run.id)
+    origin = Origin("run", host=claim.host, job_id=claim.job_id, run_id=run.id)
+    _record(session, ctx, claim.payload, result.measurement, origin=origin, shape=shape, lengths=lengths)
+
+
+def record_settings(ctx: Context, measured: Sequence[MeasuredSetting], *, host: str, person: Person) -> None:
+    """Store measurements that no job made: those of `roundhouse doctor --gpu`, on networks and data of its own."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        for each in measured:
+            subject = subject_of(each.config, each.shape, device=each.result.device_kind, data=None, base=None)
+            _add(session, ctx, subject, each.result, origin=Origin("probe", host=host), lengths=each.result)
 
 
 def _record(
     session: Session,
     ctx: Context,
-    claim: Claim[TrainingPayload],
+    payload: TrainingPayload,
     measured: RunMeasurement,
     *,
-    origin: str,
+    origin: Origin,
     shape: ArchitectureConfig | None,
     lengths: SequenceLengths,
-    run_id: str | None = None,
 ) -> None:
-    payload = claim.payload
     base = session.get(Checkpoint, payload.base_id) if payload.base_id else None
     subject = subject_of(
         payload.config,
@@ -155,17 +176,29 @@ def _record(
         base=payload.base_id,
         parameters=base.parameters if base is not None else None,
     )
+    _add(session, ctx, subject, measured, origin=origin, lengths=lengths)
+
+
+def _add(
+    session: Session,
+    ctx: Context,
+    subject: MeasuredSubject,
+    measured: RunMeasurement,
+    *,
+    origin: Origin,
+    lengths: SequenceLengths,
+) -> None:
     times = measured.model_dump(include=set(StepTimes.model_fields), exclude_none=True)
     counts = lengths.model_dump(include=set(SequenceLengths.model_fields), exclude_none=True)
     session.add(
         Measurement(
-            origin=origin,
-            job_id=claim.job_id,
-            run_id=run_id,
+            origin=origin.kind,
+            job_id=origin.job_id,
+            run_id=origin.run_id,
             setting=subject.stored,
             setting_hash=subject.fingerprint,
             device=measured.device[:80],
-            host=claim.host[:80],
+            host=origin.host[:80],
             estimated_bytes=estimate_memory(subject.setting).total if subject.setting else 0,
             measured_bytes=measured.measured_bytes,
             tokens_per_s=measured.tokens_per_s,
