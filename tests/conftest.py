@@ -11,9 +11,11 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpcore2
 import httpx2
 import psutil
 import pytest
@@ -40,6 +42,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What a server answers at once on an idle machine takes its time on a busy one.
 httpx2._config.DEFAULT_TIMEOUT_CONFIG.__init__(200.0)  # type: ignore[attr-defined, misc]
+
+# A client that is made for one request to a server of the test would read all certificates of the system for it.
+httpcore2.default_ssl_context = cache(httpcore2.default_ssl_context)
 
 MARK = "ROUNDHOUSE_TEST_SESSION"
 os.environ.setdefault(MARK, str(os.getpid()))  # every process that a test starts has it, and those that they start

@@ -53,6 +53,7 @@ from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import ANSWERS, CHOICES, TEXTS, add_benchmark, claim_of, finish, item
 from tests.support.fake_api import FakeApi, serve_api
 from tests.support.installation import wait_until
+from tests.support.job_work import do_job
 
 KEY = "sesame-7f3a"
 PROMPT_TOKENS = 3
@@ -87,6 +88,12 @@ def register(ctx: Context, api: FakeApi, name: str = "Far", **values: Any) -> st
 
 
 def work(ctx: Context, evaluation: EvaluationView) -> EvaluationView:
+    """Run the job here."""
+    do_job(ctx, str(evaluation.job_id))
+    return get_evaluation(ctx, evaluation.id)
+
+
+def work_in_child(ctx: Context, evaluation: EvaluationView) -> EvaluationView:
     """Run the job in a child process, as a worker does."""
     claim = claim_job(ctx, str(evaluation.job_id), owner="w#1", host="lab")
     assert claim is not None
@@ -184,7 +191,7 @@ def test_a_killed_evaluation_of_an_endpoint_resumes_without_asking_again(world: 
     assert get_evaluation(world, launched.id).status is Status.FAILED
     api.answer = answer
     api.pause.set()
-    done = work(world, launch_again(world, launched, person=LOCAL))
+    done = work_in_child(world, launch_again(world, launched, person=LOCAL))
     assert (done.id, done.status) == (launched.id, Status.FINISHED), done.error
     assert {row["question"] for row in rows} == set(api.prompts)
     assert len(api.prompts) - len(rows) <= 2, "only what was under way is asked again"
@@ -203,15 +210,13 @@ def test_the_key_is_read_from_its_place_and_is_nowhere_in_the_installation(
         register(world, api, key_env="FAR_KEY")
     monkeypatch.setenv("FAR_KEY", KEY)
     register(world, api, key_env="FAR_KEY")
-    done = work(world, launch_evaluation(world, endpoint="Far", benchmark="questions", person=LOCAL))
+    done = work_in_child(world, launch_evaluation(world, endpoint="Far", benchmark="questions", person=LOCAL))
     assert done.status is Status.FINISHED, done.error
     file = home / "key"
     file.write_text(f"{KEY}\n")
     register(world, api, name="Filed", key_file=str(file))
-    assert (
-        work(world, launch_evaluation(world, endpoint="Filed", benchmark="questions", person=LOCAL)).status
-        is Status.FINISHED
-    )
+    filed = work(world, launch_evaluation(world, endpoint="Filed", benchmark="questions", person=LOCAL))
+    assert filed.status is Status.FINISHED, filed.error
     file.unlink()
     monkeypatch.delenv("FAR_KEY")
     failed = work(world, launch_again(world, done, person=LOCAL, again=True))
