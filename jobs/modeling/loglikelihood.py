@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.domain.architectures.hf_config import CONTEXT_NAMES
 from backend.errors import InvalidInput
@@ -37,8 +37,13 @@ class ScoredSequence:
 
 def longest_input(model: PreTrainedModel) -> int:
     """Return the network's context in tokens."""
-    config = model.config.get_text_config()
-    return next((int(length) for name in CONTEXT_NAMES if (length := getattr(config, name, None))), 2048)
+    return context_of_config(model.config)
+
+
+def context_of_config(config: PretrainedConfig) -> int:
+    """Return the context in tokens that a network's config states."""
+    text = config.get_text_config()
+    return next((int(length) for name in CONTEXT_NAMES if (length := getattr(text, name, None))), 2048)
 
 
 def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -77,6 +77,13 @@ def prepare_answer(
         raise writes_no_text()
     if request.task is Task.SCORE and not is_scorer:
         raise scores_none()
+    if served.reader is None and (request.task is Task.EMBED or (request.echo and request.params.logprobs is not None)):
+        what = "embeddings" if request.task is Task.EMBED else "log-probabilities of a prompt (echo with logprobs)"
+        raise InvalidInput(
+            f"engine {served.engine.name} gives no {what}.",
+            remedy="Ask an endpoint with engine roundhouse.",
+            field="model" if request.task is Task.EMBED else "echo",
+        )
     adapter = None
     if request.adapter is not None:
         if served.load_adapter is None:

@@ -10,8 +10,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
+
+from transformers import AutoConfig, GenerationConfig
 
 from backend.domain.serving.latency import decode_rate
 from backend.domain.serving.protocol import (
@@ -27,7 +30,9 @@ from backend.domain.serving.protocol import (
     TokenUsage,
 )
 from backend.errors import InvalidInput, Unavailable
-from jobs.modeling.loglikelihood import longest_input
+from jobs.modeling.chat.render import turn_end
+from jobs.modeling.checkpoints import UNUSABLE, base_folder_of, check_folder, is_adapter
+from jobs.modeling.loglikelihood import context_of_config
 from jobs.serving.adapters.weights import LoadedAdapter
 from jobs.serving.detokenize import TextStream, TokenDecoder, TokenTexts
 from jobs.serving.sampling import Matcher, SamplingState
@@ -226,7 +231,7 @@ class Generation:
         )
         if self.choice.matcher is not None:
             self.choice.matcher.budget = self.max_tokens
-        self.num_generated = 0
+        self.token_ids: list[int] = []
         self.cached_tokens = 0
         self.is_over = False
         self._is_catching_up = False
@@ -249,6 +254,11 @@ class Generation:
     def context(self) -> list[int]:
         """Return the tokens before the next: the prompt, and what another replica generated."""
         return [*self.prompt, *self.choice.begun]
+
+    @property
+    def num_generated(self) -> int:
+        """Return how many tokens were generated, here and before."""
+        return len(self.token_ids)
 
     @property
     def num_left(self) -> int:
@@ -291,7 +301,7 @@ class Generation:
             self._text.can_stop = self.num_generated + len(token_ids) > self.params.min_tokens
             text = self._text.push([i for i in token_ids if i not in self.end_ids and i not in self._ends])
             index, scored = self.num_generated, self._scored(token_ids)
-            self.num_generated += len(token_ids)
+            self.token_ids += token_ids
             self.on_event(
                 TokenEvent(
                     text=text, token_ids=tuple(token_ids), index=index, choice=self.choice.number, logprobs=scored
@@ -367,13 +377,43 @@ def read_limits(network: Any, tokenizer: Any, *, context: int | None = None) -> 
     """Read context, vocabulary and end tokens from a loaded network and its tokenizer; `context` shortens the network's
     own.
     """
-    config = network.config.get_text_config()
+    return _limits(
+        network.config,
+        getattr(network, "generation_config", None),
+        tokenizer,
+        vocab_size=int(network.get_input_embeddings().weight.shape[0]),
+        context=context,
+    )
+
+
+def read_limits_of_folder(folder: Path, tokenizer: Any, *, context: int | None = None) -> NetworkLimits:
+    """Read the same from a checkpoint's folder, without its weights; the token that ends a turn of its chat template
+    ends an answer too. Raises InvalidInput where its config can't be read.
+    """
+    base = folder
+    while is_adapter(base):
+        base = base_folder_of(base)
+    check_folder(base)
+    try:
+        config = AutoConfig.from_pretrained(str(base), trust_remote_code=False, local_files_only=True)
+    except UNUSABLE as error:
+        raise InvalidInput(f"The config of {base.name} can't be read: {error}") from error
+    generation = None
+    if (base / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(str(base), local_files_only=True)
+    rows = int(config.get_text_config().vocab_size)
+    limits = _limits(config, generation, tokenizer, vocab_size=rows, context=context)
+    end = turn_end(tokenizer)
+    return limits if end is None else replace(limits, end_ids=limits.end_ids | {end})
+
+
+def _limits(config: Any, generation: Any, tokenizer: Any, *, vocab_size: int, context: int | None) -> NetworkLimits:
+    text = config.get_text_config()
     end_ids: set[int] = set()
-    for source in (getattr(network, "generation_config", None), config, tokenizer):
+    for source in (generation, text, tokenizer):
         value = getattr(source, "eos_token_id", None)
         end_ids.update(value if isinstance(value, (list, tuple)) else () if value is None else (value,))
-    vocab_size = int(network.get_input_embeddings().weight.shape[0])
-    longest = longest_input(network)
+    longest = context_of_config(config)
     return NetworkLimits(
         context_length=min(longest, context or longest),
         vocab_size=vocab_size,

@@ -1,4 +1,4 @@
-"""Readings of this process: cores, memory, and memory of GPUs."""
+"""Readings of this process and those that it started: cores, memory, and memory of GPUs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobs.modeling.devices import visible_gpu
 
 
 class ProcessUse:
-    """Readings of this process. Cores are the mean since the last reading."""
+    """Readings of this process and those that it started. Cores are the mean since the last reading."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -27,13 +27,18 @@ class ProcessUse:
         self._read_at, self._cpu_s = now, cpu_s
         return {
             "cpu_cores": cores,
-            "memory_bytes": int(self._process.memory_info().rss),
+            "memory_bytes": sum(int(process.memory_info().rss) for process in self._processes()),
             "gpu_memory_bytes": _gpu_memory_bytes(),
         }
 
     def _cpu_time_s(self) -> float:
-        times = self._process.cpu_times()
-        return float(times.user + times.system)
+        times = [process.cpu_times() for process in self._processes()]
+        return float(sum(time.user + time.system for time in times))
+
+    def _processes(self) -> list[psutil.Process]:
+        """Return this process, and the engine's where a server of another project is the engine."""
+        running = [child for child in self._process.children(recursive=True) if child.is_running()]
+        return [self._process, *running]
 
 
 def _gpu_memory_bytes() -> int | None:

@@ -6,10 +6,11 @@ The job handles lease, restarts and placement; this module only loads, serves an
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import uvicorn
@@ -18,25 +19,29 @@ from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.results import ReplicaResult
 from backend.domain.serving.drafts import CHOOSE_DRAFT
+from backend.domain.serving.engines import places_of, refuse_lacking
 from backend.domain.serving.precision import PrecisionCheck
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.http_server import Guard, connections_for, guarded, raise_file_limit
 from jobs.modeling.chat.render import turn_end
-from jobs.modeling.checkpoints import is_scorer, load_tokenizer
-from jobs.modeling.devices import pick_device, set_threads
+from jobs.modeling.checkpoints import base_folder_of, is_adapter, is_scorer, load_tokenizer
+from jobs.modeling.devices import pick_device, set_threads, visible_gpu
 from jobs.modeling.scorers import load_scorer
 from jobs.modeling.tokenizers import padding_id
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.adapters.folders import AdapterFolders
 from jobs.serving.drafts.network import Draft
+from jobs.serving.engine import read_limits_of_folder
+from jobs.serving.engines import OUTSIDE, ServerProcess, ServerStart, prepare_gguf
 from jobs.serving.native.library import try_library
+from jobs.serving.outside import OutsideEngine
 from jobs.serving.prepared.weights import PreparedFolder, load_prepared
 from jobs.serving.process_use import ProcessUse
 from jobs.serving.reading import PromptReader
 from jobs.serving.replica_app import AnswerLimits, ReplicaState, create_replica_app
 from jobs.serving.scoring import ScoringEngine
-from jobs.serving.start import start_engine
+from jobs.serving.start import EngineKind, generate_one_token, start_engine
 
 CANCEL_S = 10.0  # open answers of a replica that is cancelled, rather than drained
 LINGER_S = 1.0  # gateways send requests to a replica as long as they cache its address
@@ -61,6 +66,9 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     started = time.monotonic()
     folder = spec.path(payload.checkpoint)
     device = pick_device(payload.device)
+    _refuse_lacking(payload, folder)
+    if payload.engine in OUTSIDE:
+        return _run_outside(spec, reporter, folder, started=started)
     if is_scorer(folder):
         return _run_scorer(spec, reporter, folder, device=device, started=started)
     prepared = PreparedFolder.of(spec.artifacts, payload.checkpoint, keep_free_bytes=payload.keep_free_bytes)
@@ -76,7 +84,7 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     engine = start_engine(
         network,
         tokenizer,
-        kind=payload.engine,
+        kind=cast(EngineKind, payload.engine),
         context=payload.context,
         max_running=payload.max_running,
         max_waiting=payload.max_waiting,
@@ -94,6 +102,61 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     )
     replica.arithmetic = describe_arithmetic(network)
     return _serve_until_stopped(replica, reporter, payload, load_s=time.monotonic() - started, check=check)
+
+
+def _refuse_lacking(payload: ReplicaPayload, folder: Path) -> None:
+    """Raise InvalidInput for what the engine lacks, before it starts."""
+    base = folder
+    while is_adapter(base):
+        base = base_folder_of(base)
+    try:
+        family = json.loads((base / "config.json").read_text()).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        family = None  # loading says what is wrong with it
+    refuse_lacking(
+        payload.engine,
+        family=family,
+        precision=payload.precision,
+        has_draft=payload.draft is not None,
+        has_adapters=False,
+        is_scorer=is_scorer(folder),
+    )
+
+
+def _run_outside(spec: JobSpec[ReplicaPayload], reporter: Reporter, folder: Path, *, started: float) -> ReplicaResult:
+    """Serve by another project's server, a process of its own that ends with this one."""
+    payload = spec.payload
+    prepared = PreparedFolder.of(spec.artifacts, payload.checkpoint, keep_free_bytes=payload.keep_free_bytes)
+    tokenizer = load_tokenizer(folder)
+    limits = read_limits_of_folder(folder, tokenizer, context=payload.context)
+    start = ServerStart(
+        model=prepare_gguf(folder, prepared=prepared),
+        context=limits.context_length,
+        places=places_of(payload.engine, payload.max_running),
+        threads=payload.threads,
+        gpus=0 if visible_gpu() is None else 1,
+    )
+    process = ServerProcess.begin(OUTSIDE[payload.engine], start)
+    try:
+        process.wait_until_healthy(should_stop=reporter.should_stop)
+        engine = OutsideEngine(
+            process, tokenizer, limits=limits, max_running=start.places, max_waiting=payload.max_waiting
+        )
+    except BaseException:
+        process.close()
+        raise
+    try:
+        generate_one_token(engine)
+        replica = ReplicaState(
+            engine,
+            tokenizer,
+            name=payload.name,
+            limits=AnswerLimits(queue_timeout_s=payload.queue_timeout_s, answer_s=payload.answer_limit_s),
+        )
+        replica.arithmetic = f"{payload.engine}, process {process.pid}"
+        return _serve_until_stopped(replica, reporter, payload, load_s=time.monotonic() - started)
+    finally:
+        engine.close()
 
 
 def describe_arithmetic(network: Any) -> str:

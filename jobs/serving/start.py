@@ -20,7 +20,7 @@ from jobs.serving.engine import Engine
 from jobs.serving.serial import SerialEngine
 
 logger = logging.getLogger(__name__)
-EngineKind = Literal["auto", "batching", "serial"]
+EngineKind = Literal["auto", "roundhouse", "batching", "serial"]
 WARM_UP_S = 300.0
 NEEDS_COMPILER = "Install a C++ compiler on the serving machine, or deploy without a draft."
 
@@ -38,7 +38,8 @@ def start_engine(
 ) -> Engine:
     """Return a warm engine, whose prompts with their answers have at most `context` tokens, or the network's own.
 
-    `auto` tries continuous batching and falls back to one request at a time, which has no use for a draft.
+    `auto` and `roundhouse` try continuous batching and fall back to one request at a time, which has no use for a
+    draft.
 
     Raises JobFailed when the network can't generate a single token or the version of transformers is unknown, and
     InvalidInput where a draft's tokens can't be checked exactly.
@@ -52,7 +53,7 @@ def start_engine(
         raise JobFailed(f"Continuous batching can't serve this model: {reason}.", remedy="Deploy it with engine: auto.")
     if reason is not None:
         logger.warning("Requests are answered one at a time: %s.", reason)
-    elif kind in ("auto", "batching"):
+    elif kind != "serial":
         check_transformers()
         engine: Engine | None = None
         try:

@@ -25,6 +25,7 @@ from backend.domain.jobs.records import FrozenRecord, Payload
 from backend.domain.jobs.reports import DataReportPayload, TokenizerReportPayload
 from backend.domain.jobs.serving_probe import ServingProbePayload
 from backend.domain.jobs.states import JobKind
+from backend.domain.serving.engines import EngineName
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.serving.precision import Precision
 from backend.domain.training.config import RunConfig
@@ -189,7 +190,7 @@ class ReplicaPayload(Payload):
     host: str = "127.0.0.1"
     threads: int = Field(default=1, ge=1)
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    engine: Literal["auto", "batching", "serial"] = "auto"
+    engine: EngineName = "auto"
     precision: Precision = "float32"
     draft: str | None = None
     max_perplexity_ratio: float = Field(default=1.05, ge=1)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from backend.domain.fields import OPTION_ONLY, Shown, setting, unless
 from backend.domain.serving.autoscaling import ScalingRules
+from backend.domain.serving.engines import ENGINE_TITLES, EngineName, places_of
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.serving.precision import Precision
 from backend.domain.validation import is_stored
@@ -66,7 +67,13 @@ class DeploymentOptions(BaseModel):
     )
     threads: int = setting(1, "CPU threads", "CPU threads of a replica.", ge=1, le=256, shown=OPTION_ONLY)
     device: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="Where replicas run.")
-    engine: Literal["auto", "batching", "serial"] = Field(default="auto", description="Engine of the replicas.")
+    engine: EngineName = setting(
+        "auto",
+        "Engine",
+        "What computes the tokens. Automatic is Roundhouse's own; llama.cpp is started by the replica, in a process of"
+        " its own.",
+        choices=ENGINE_TITLES,
+    )
     precision: Precision = setting(
         "float32",
         "Precision on a CPU",
@@ -168,7 +175,7 @@ class DeploymentOptions(BaseModel):
             target_queue_s=self.target_queue_s,
             cool_down_s=self.cool_down_s,
             sleep_after_s=None if minutes is None else 60 * minutes,
-            places=self.max_running,
+            places=places_of(self.engine, self.max_running),
         )
 
     @classmethod

@@ -30,9 +30,11 @@ from backend.domain.serving.deployment import (
     DeploymentTraffic,
     SafetyRequirement,
 )
+from backend.domain.serving.engines import SERVERS, refuse_lacking
 from backend.domain.serving.names import check_endpoint_name
 from backend.domain.serving.options import MAX_REPLICAS, DeploymentOptions
 from backend.errors import Conflict, InvalidInput, NotFound
+from backend.infra.engines import engine_command
 from backend.services.checkpoints.checkpoints import is_reward_model
 from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context, Person, require_builder
@@ -370,7 +372,10 @@ def add_deployment(
             field="checkpoint",
         )
     _check_kind(session, endpoint, checkpoint, config)
-    config = config.replace(upstream=upstream, adapters=_fitting_adapters(session, endpoint, checkpoint, config))
+    adapters = _fitting_adapters(session, endpoint, checkpoint, config)
+    if upstream is None:
+        _check_engine(session, checkpoint, config, has_adapters=bool(adapters))
+    config = config.replace(upstream=upstream, adapters=adapters)
     config = with_fitting_draft(session, ctx, checkpoint, config)
     newest = session.scalar(select(func.max(Deployment.revision)).where(Deployment.endpoint_id == endpoint.id)) or 0
     _retire_superseded(session, ctx, endpoint, role=role)
@@ -417,6 +422,22 @@ def _check_kind(session: Session, endpoint: Endpoint, checkpoint: Checkpoint, op
         raise InvalidInput(
             "A reward model is served in float32, without a draft.", remedy=f"Leave {field} out.", field=field
         )
+
+
+def _check_engine(session: Session, checkpoint: Checkpoint, options: DeploymentOptions, *, has_adapters: bool) -> None:
+    """Raise InvalidInput for what the engine lacks, and Unavailable, with the command that installs it, where it is not
+    installed.
+    """
+    refuse_lacking(
+        options.engine,
+        family=checkpoint.family or None,
+        precision=options.precision,
+        has_draft=options.draft is not None,
+        has_adapters=has_adapters,
+        is_scorer=is_reward_model(session, checkpoint.id),
+    )
+    if options.engine in SERVERS:
+        engine_command(options.engine)
 
 
 def _fitting_adapters(

@@ -8,7 +8,7 @@ from datetime import timedelta
 from backend.domain.serving.prepared import FOLDER
 from backend.services.context import Context
 
-ENDINGS = (".safetensors", ".partial")
+ENDINGS = (".safetensors", ".gguf", ".partial")
 
 log = logging.getLogger(__name__)
 

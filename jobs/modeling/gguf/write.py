@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.domain.checkpoints.export_formats import gguf_refusal
 from backend.errors import InvalidInput
+from jobs.modeling.tokenizers import piece_form
 
 GgufNumbers = Literal["f16", "f32", "q8_0"]
 Array = npt.NDArray[Any]
@@ -60,12 +61,15 @@ def write_gguf(
     name: str,
     numbers: GgufNumbers = "f16",
     watch: Callable[[int, int], None] | None = None,
+    gets_text: bool = True,
 ) -> None:
     """Write a network with its tokenizer; `watch` is called with tensors written and the total, and an exception from
     it ends the export.
 
-    Matrices are stored as `numbers`, vectors in fp32. Raises InvalidInput for a family, a variant or a tokenizer
-    that GGUF can't represent or that can't be tested.
+    Matrices are stored as `numbers`, vectors in fp32. With `gets_text` False the reader gets and gives token ids alone:
+    the rule by which text is split before BPE may be any, and tokens that end within a character have no text, as
+    llama.cpp's server withholds a token until the text so far is whole, and then gives the last one's id alone. Raises
+    InvalidInput for a family, a variant or a tokenizer that GGUF can't represent or that can't be tested.
     """
     config = network.config
     check_gguf(config)
@@ -75,7 +79,7 @@ def write_gguf(
         writer.add_name(name)
         writer.add_file_type(FILE_TYPES[numbers])
         _write_shape(writer, config)
-        _write_tokenizer(writer, tokenizer, rows=int(config.vocab_size))
+        _write_tokenizer(writer, tokenizer, rows=int(config.vocab_size), gets_text=gets_text)
         tensors = list(_converted_tensors(network, architecture))
         for done, (label, tensor) in enumerate(tensors, 1):
             data, kind = _stored(tensor, numbers)
@@ -237,25 +241,31 @@ def _stored(tensor: torch.Tensor, numbers: GgufNumbers) -> tuple[Array, gguf.GGM
     return data.astype(np.float16), kinds.F16
 
 
-def _write_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, *, rows: int) -> None:
+def _write_tokenizer(
+    writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, *, rows: int, gets_text: bool
+) -> None:
     """Write a byte-level BPE tokenizer, padded with unused tokens to the network's vocabulary."""
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     added = {int(entry["id"]): bool(entry["special"]) for entry in described["added_tokens"]}
     words = {index: token for token, index in tokenizer.get_vocab().items()}
+    form = piece_form(tokenizer)
+    silent = set() if gets_text else {i for i, piece in words.items() if _ends_within_character(form.bytes_of(piece))}
     kinds = [
         (
-            (gguf.TokenType.CONTROL if added[index] else gguf.TokenType.USER_DEFINED)
-            if index in added
+            (gguf.TokenType.CONTROL if added.get(index, True) else gguf.TokenType.USER_DEFINED)
+            if index in added or index in silent
             else (gguf.TokenType.NORMAL if index in words else gguf.TokenType.UNUSED)
         )
         for index in range(rows)
     ]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_splitter(described))
+    writer.add_tokenizer_pre(_splitter(described, gets_text=gets_text))
     writer.add_token_list([words.get(index, f"[PAD{index}]") for index in range(rows)])
     writer.add_token_types(kinds)
     merges = described["model"]["merges"]
-    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
+    joined = [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
+    # llama.cpp reads no file without merges; one whose result is no token changes nothing
+    writer.add_token_merges(joined or [f"{words[0]} {words[0]}"])
     for token, add in (
         (tokenizer.bos_token_id, writer.add_bos_token_id),
         (tokenizer.eos_token_id, writer.add_eos_token_id),
@@ -269,8 +279,18 @@ def _write_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase
         writer.add_chat_template(tokenizer.chat_template)
 
 
-def _splitter(described: dict[str, Any]) -> str:
-    """Return llama.cpp's name of a tokenizer's pre-tokenisation. Raises InvalidInput for an unknown kind or pattern."""
+def _ends_within_character(text: bytes) -> bool:
+    """Return whether UTF-8 needs more bytes at the end of a text, as llama.cpp's server judges."""
+    for back, byte in enumerate(reversed(text[-4:]), 1):
+        if byte & 0xC0 != 0x80:
+            return (1 if byte < 0xC0 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4) > back
+    return False
+
+
+def _splitter(described: dict[str, Any], *, gets_text: bool) -> str:
+    """Return llama.cpp's name of a tokenizer's pre-tokenisation. Raises InvalidInput for an unknown kind, and for an
+    unknown pattern where text is split by it.
+    """
     before = described.get("pre_tokenizer") or {}
     steps = before.get("pretokenizers") or [before]
     byte_level = next((step for step in steps if step.get("type") == "ByteLevel"), None)
@@ -281,6 +301,8 @@ def _splitter(described: dict[str, Any]) -> str:
             field="format",
         )
     splits = [step for step in steps if step is not byte_level]
+    if not gets_text:
+        return "gpt-2"
     if not splits and byte_level.get("use_regex", True):
         return "gpt-2"
     if (

@@ -93,7 +93,7 @@ def load_prepared(
     path = prepared.path / f"{precision}-{_key(folder, precision, library)}.safetensors"
     if (mapped := _map(path, folder, precision=precision, library=library)) is not None:
         return mapped
-    with _locked(prepared.path) as is_locked:
+    with locked(prepared.path) as is_locked:
         if (mapped := _map(path, folder, precision=precision, library=library)) is not None:
             return mapped
         own = load_own(folder, device=device, precision=precision, library=library)
@@ -128,24 +128,23 @@ def _key(folder: Path, precision: Precision, library: Library | None) -> str:
     """Return a hash of what prepared weights depend on: the checkpoint's contents, the code that changes them, and the
     libraries.
     """
+    code = [source for path in CODE for source in (sorted(path.glob("*.[chp]*")) if path.is_dir() else [path])]
+    formats = "" if library is None else " ".join(map(str, library.formats_of_16_bits))
+    words = (FORMAT, precision, formats, torch.__version__, transformers.__version__, platform.machine())
+    return weights_key(folder, *(word.encode() for word in words), *(path.read_bytes() for path in code))
+
+
+def weights_key(folder: Path, *dependencies: bytes) -> str:
+    """Return a hash of a checkpoint's contents, of an adapter with those of its base, and of what else a file depends
+    on.
+    """
     bases = [folder]
     while is_adapter(bases[-1]):
         bases.append(base_folder_of(bases[-1]))
     configs = [path for base in bases for path in sorted(base.glob("*config.json"))]
-    code = [source for path in CODE for source in (sorted(path.glob("*.[chp]*")) if path.is_dir() else [path])]
-    formats = "" if library is None else " ".join(map(str, library.formats_of_16_bits))
-    words = (
-        FORMAT,
-        precision,
-        formats,
-        hash_weights(folder),
-        torch.__version__,
-        transformers.__version__,
-        platform.machine(),
-    )
     digest = hashlib.sha256()
-    for part in (*(word.encode() for word in words), *(path.read_bytes() for path in (*configs, *code))):
-        digest.update(hashlib.sha256(part).digest())
+    for one in (hash_weights(folder).encode(), *(path.read_bytes() for path in configs), *dependencies):
+        digest.update(hashlib.sha256(one).digest())
     return digest.hexdigest()[:24]
 
 
@@ -199,23 +198,23 @@ def _write(
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-    _remove_older(path, precision=precision)
+    remove_older(path, prefix=f"{precision}-")
     return True
 
 
-def _remove_older(path: Path, *, precision: Precision) -> None:
-    """Delete the checkpoint's other files of a precision, and what killed replicas left. Replicas that have mapped one
+def remove_older(path: Path, *, prefix: str) -> None:
+    """Delete the checkpoint's other files of a prefix, and what killed replicas left. Replicas that have mapped one
     keep it.
     """
     with suppress(OSError):
         for other in path.parent.iterdir():
             is_left = other.name.endswith(PARTIAL) and other.stat().st_mtime < time.time() - STALE_S
-            if is_left or (other.name.startswith(f"{precision}-") and other != path):
+            if is_left or (other.name.startswith(prefix) and other != path):
                 other.unlink(missing_ok=True)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
+def locked(folder: Path) -> Iterator[bool]:
     """Let one process at a time prepare; yield False where that is impossible, or takes another one too long."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Run
 from backend.domain.serving.deployment import AdapterFiles
+from backend.domain.serving.engines import refuse_lacking
 from backend.domain.training.config import Objective
 from backend.errors import Conflict, InvalidInput, NotFound, Unavailable
 from backend.infra.replicas import change_adapters
@@ -152,6 +153,15 @@ def _check_fit(session: Session, endpoint: Endpoint, deployment: Deployment, che
             field="checkpoint",
         )
     require_writer(session, adapter.id)
+    options = deployment.config
+    refuse_lacking(
+        options.engine,
+        family=None,
+        precision=options.precision,
+        has_draft=options.draft is not None,
+        has_adapters=True,
+        is_scorer=False,
+    )
     if adapter.parent_id != base.id:
         parent = session.get(Checkpoint, adapter.parent_id) if adapter.parent_id else None
         trained_on = f"“{parent.name}”" if parent else "an unknown base"

@@ -1,0 +1,93 @@
+"""Engines of a replica: Roundhouse's, or the server of another project that the replica starts. Pure rules.
+
+Another project's server gets token ids and gives token ids: chat templates, stop strings, calls of tools and the API
+are the replica's for every engine. What a server lacks is refused before it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from backend.errors import InvalidInput
+
+EngineName = Literal["auto", "roundhouse", "batching", "serial", "llama.cpp"]
+ENGINE_TITLES: dict[EngineName, str] = {
+    "auto": "Automatic",
+    "roundhouse": "Roundhouse",
+    "batching": "Roundhouse, batches only",
+    "serial": "Roundhouse, one request at a time",
+    "llama.cpp": "llama.cpp",
+}
+
+
+@dataclass(frozen=True)
+class ServerTraits:
+    """Traits of another project's server: the model types of transformers that it gets, the precisions of its
+    weights, the requests that it answers at once, and what it lacks, by the option of a deployment that asks for it.
+    """
+
+    families: tuple[str, ...]
+    precisions: tuple[str, ...]
+    most_running: int
+    lacks: Mapping[str, str] = field(default_factory=dict)
+
+
+SERVERS: dict[str, ServerTraits] = {
+    "llama.cpp": ServerTraits(
+        # of those that a GGUF file holds, the ones whose answers are tested against the network's own
+        families=("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gpt2", "gemma3_text"),
+        precisions=("float32",),
+        most_running=8,
+        lacks={
+            "draft": "a draft is checked by Roundhouse's engine alone",
+            "adapters": "it serves no LoRA adapters here",
+        },
+    )
+}
+"""Servers of other projects by the engine's name."""
+
+
+def places_of(engine: str, max_running: int) -> int:
+    """Return the requests that a replica answers at once: another project's server holds memory for each place.
+
+    >>> places_of("llama.cpp", 16), places_of("roundhouse", 16)
+    (8, 16)
+    """
+    server = SERVERS.get(engine)
+    return max_running if server is None else min(max_running, server.most_running)
+
+
+def refuse_lacking(
+    engine: str, *, family: str | None, precision: str, has_draft: bool, has_adapters: bool, is_scorer: bool
+) -> None:
+    """Raise InvalidInput, with the option and the cure, for what an engine lacks. `family` None is not known yet."""
+    server = SERVERS.get(engine)
+    if server is None:
+        return
+    if is_scorer:
+        raise InvalidInput(
+            f"engine {engine} writes text, and this is a reward model.",
+            remedy="Deploy it with engine roundhouse.",
+            field="engine",
+        )
+    if family is not None and family not in server.families:
+        raise InvalidInput(
+            f"engine {engine} can't serve a model of the family {family}; it serves {', '.join(server.families)}.",
+            remedy="Deploy it with engine roundhouse.",
+            field="engine",
+        )
+    if precision not in server.precisions:
+        raise InvalidInput(
+            f"engine {engine} serves no precision {precision} here, only {', '.join(server.precisions)}.",
+            remedy=f"Choose precision {server.precisions[0]}, or engine roundhouse.",
+            field="precision",
+        )
+    for option, is_asked in (("draft", has_draft), ("adapters", has_adapters)):
+        if is_asked and option in server.lacks:
+            raise InvalidInput(
+                f"engine {engine} has no {option}: {server.lacks[option]}.",
+                remedy=f"Deploy it without {option}, or with engine roundhouse.",
+                field="draft" if option == "draft" else "engine",
+            )

@@ -1,0 +1,276 @@
+"""Servers of other projects as engines of a replica: how each is started and asked, and its process.
+
+The server is a child of the replica in a session of its own, on a loopback port, with a random key. It gets token ids
+and gives token ids.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backend.domain.serving.protocol import Constraint
+from backend.errors import JobFailed
+from backend.infra.engines import engine_command
+from backend.infra.processes import die_with_parent
+from jobs.modeling.checkpoints import load_network, load_tokenizer
+from jobs.modeling.gguf import write as gguf_writer
+from jobs.serving.engine import Generation
+from jobs.serving.grammar import SEPARATORS
+from jobs.serving.prepared.weights import PARTIAL, PreparedFolder, locked, remove_older, weights_key
+from jobs.serving.sampling import TokenLogprobs
+
+logger = logging.getLogger(__name__)
+START_S = 900.0
+POLL_S = 0.1
+GRACE_S = 3.0
+SPARE_TOKENS = 8  # llama.cpp ends an answer some tokens before its context is full
+BANNED = -1e9
+ALL_GPU_LAYERS = 999
+
+
+@dataclass(frozen=True)
+class ServerStart:
+    """Settings that a server starts with: the folder or file of its weights, the tokens of a prompt with its answer,
+    the requests at once, threads, and the number of GPUs.
+    """
+
+    model: Path
+    context: int
+    places: int
+    threads: int = 1
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Contents of one line of a server's stream: tokens with their log-probabilities, the prompt's tokens that were not
+    computed again, and a failure.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    records: tuple[TokenLogprobs, ...] = ()
+    cached_tokens: int | None = None
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class OutsideServer:
+    """Rules by which one project's server is started, asked and read. `key_variable` names the variable of its key.
+    `ask` gives the body of a request for the tokens that follow a generation's, at a place (a slot of the server), with
+    or without the place's cached prompt.
+    """
+
+    name: str
+    arguments: Callable[[ServerStart, int], list[str]]
+    key_variable: str
+    path: str
+    ask: Callable[[Generation, int, bool], dict[str, Any]]
+    read: Callable[[Mapping[str, Any]], Piece]
+
+
+def _llama_arguments(start: ServerStart, port: int) -> list[str]:
+    per_place = start.context + SPARE_TOKENS
+    values = {
+        "model": start.model,
+        "alias": "served",
+        "host": "127.0.0.1",
+        "port": port,
+        "ctx-size": per_place * start.places,
+        "parallel": start.places,
+        "threads": start.threads,
+        "threads-batch": start.threads,
+        "n-gpu-layers": ALL_GPU_LAYERS if start.gpus else 0,
+        "cache-type-k": "f16" if start.gpus else "f32",
+        "cache-type-v": "f16" if start.gpus else "f32",
+        "cache-ram": 0,  # it would keep prompts of one account where another's requests find them
+        "fit": "off",
+        "log-verbosity": 1,  # errors; at the next level each request writes lines
+    }
+    flags = ["--metrics", "--no-webui", "--no-kv-unified", "--no-context-shift"]
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))] + flags
+
+
+def _llama_ask(generation: Generation, place: int, is_cached: bool) -> dict[str, Any]:
+    params = generation.params
+    biases: dict[int, float] = {}
+    for token, bias in params.logit_bias:
+        biases[token] = biases.get(token, 0.0) + bias
+    has_penalties = params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
+    must_go_on = params.min_tokens - generation.num_generated
+    if must_go_on > 0:
+        biases |= dict.fromkeys(generation.stop_ids, BANNED)
+    body: dict[str, Any] = {
+        "prompt": [*generation.prompt, *generation.token_ids],
+        "n_predict": min(generation.num_left, must_go_on) if must_go_on > 0 else generation.num_left,
+        "temperature": params.temperature,
+        "top_k": params.top_k,
+        "top_p": params.top_p,
+        "min_p": params.min_p,
+        "seed": (generation.draw.seed + generation.num_generated) % (2**32 - 1),
+        "samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"],
+        "repeat_penalty": params.repetition_penalty,
+        "repeat_last_n": len(generation.prompt) + generation.max_tokens if has_penalties else 0,
+        "presence_penalty": params.presence_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "logit_bias": [list(pair) for pair in biases.items()],
+        "n_probs": 0 if params.logprobs is None else max(1, params.logprobs),
+        "id_slot": place,
+        "cache_prompt": is_cached,
+        "stream": True,
+        "return_tokens": True,
+        "return_progress": True,
+    }
+    if params.constraint is not None:
+        body["grammar"] = "%llguidance {}\n" + as_lark(params.constraint)
+    return body
+
+
+def as_lark(constraint: Constraint) -> str:
+    """Return a constraint as a Lark grammar of llguidance."""
+    if constraint.kind == "lark":
+        return constraint.value
+    if constraint.kind == "regex":
+        return "start: /" + constraint.value.replace("/", "\\/") + "/\n"
+    schema = json.loads(constraint.value) if constraint.kind == "json_schema" else {"type": "object"}
+    schema = {"allOf": [schema]} if isinstance(schema, bool) else schema
+    return f"start: %json {json.dumps({**schema, 'x-guidance': SEPARATORS})}\n"
+
+
+def _llama_read(line: Mapping[str, Any]) -> Piece:
+    if "error" in line:
+        return Piece(failure=str(dict(line["error"]).get("message", line["error"]))[:300])
+    if "prompt_progress" in line:
+        return Piece(cached_tokens=int(line["prompt_progress"]["cache"]))
+    records = tuple(
+        TokenLogprobs(
+            float(one["logprob"]), tuple((int(other["id"]), float(other["logprob"])) for other in one["top_logprobs"])
+        )
+        for one in line.get("completion_probabilities", ())
+    )
+    return Piece(tuple(map(int, line.get("tokens", ()))), records)
+
+
+LLAMA_CPP = OutsideServer("llama.cpp", _llama_arguments, "LLAMA_API_KEY", "/completion", _llama_ask, _llama_read)
+OUTSIDE: dict[str, OutsideServer] = {server.name: server for server in (LLAMA_CPP,)}
+
+
+@dataclass
+class ServerProcess:
+    """A running server of another project. It dies with the process that started it."""
+
+    server: OutsideServer
+    url: str
+    key: str = field(repr=False)
+    _child: subprocess.Popen[bytes]
+
+    @staticmethod
+    def begin(server: OutsideServer, start: ServerStart) -> ServerProcess:
+        """Start a server; its output is this process's. Raises Unavailable where it is not installed."""
+        with socket.socket() as held:
+            held.bind(("127.0.0.1", 0))
+            port = held.getsockname()[1]
+        key = secrets.token_urlsafe(24)
+        command = [*engine_command(server.name), *server.arguments(start, port)]
+        logger.info("Starting %s: %s", server.name, " ".join(command))
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, server.key_variable: key},
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+        return ServerProcess(server, f"http://127.0.0.1:{port}", key, child)
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._child.pid
+
+    def wait_until_healthy(self, *, should_stop: Callable[[], object], timeout_s: float | None = None) -> None:
+        """Wait until the server answers. Raises JobFailed where it ends, takes too long, or is to stop."""
+        until = time.monotonic() + (START_S if timeout_s is None else timeout_s)
+        while not self._is_healthy():
+            if not self.is_alive():
+                raise JobFailed(
+                    f"{self.server.name} ended with status {self._child.returncode} as it started.",
+                    remedy="It is started again on another port; this replica's log has its cause.",
+                )
+            if should_stop() is not None:
+                raise JobFailed(f"{self.server.name} was stopped as it started.")
+            if time.monotonic() >= until:
+                raise JobFailed(
+                    f"{self.server.name} did not answer at /health within {START_S:.0f} s.",
+                    remedy="This replica's log says what it did; look at the machine's load and memory.",
+                )
+            time.sleep(POLL_S)
+
+    def _is_healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=2.0) as answer:  # noqa: S310 - loopback
+                return int(answer.status) == 200
+        except (OSError, urllib.error.URLError, ValueError):
+            return False
+
+    def is_alive(self) -> bool:
+        """Return whether the process runs."""
+        return self._child.poll() is None
+
+    def close(self) -> None:
+        """End the process and what it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(GRACE_S)
+        with suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+
+
+def prepare_gguf(folder: Path, *, prepared: PreparedFolder) -> Path:
+    """Return a checkpoint as a GGUF file in float32 that llama.cpp reads: its first replica writes it beside its
+    prepared weights, and the others read it.
+
+    Raises InvalidInput for a network that GGUF can't represent, JobFailed where the disk has no room.
+    """
+    code = Path(str(gguf_writer.__file__)).read_bytes()
+    path = prepared.path / f"gguf-f32-{weights_key(folder, code)}.gguf"
+    with locked(prepared.path):
+        if not path.is_file():
+            network = load_network(folder)
+            needed, free = 4 * network.num_parameters(), shutil.disk_usage(prepared.path).free
+            if free - needed < prepared.keep_free_bytes:
+                raise JobFailed(
+                    f"The disk has {free / 1e9:.2f} GB free, and the GGUF file needs {needed / 1e9:.2f} GB.",
+                    remedy="Free space, or deploy with engine roundhouse.",
+                )
+            partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+            try:
+                gguf_writer.write_gguf(
+                    partial,
+                    network=network,
+                    tokenizer=load_tokenizer(folder),
+                    name=folder.name,
+                    numbers="f32",
+                    gets_text=False,
+                )
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+            remove_older(path, prefix="gguf-f32-")
+        os.utime(path)  # files that no replica has started from for long are deleted
+    return path
