@@ -183,7 +183,7 @@ def test_the_loop_closes(installation: Installation, visitor: Visitor, browser: 
     names = {checkpoint: name for name, checkpoint in board.checkpoints.items()}
     (verdict,) = board.verdicts
     assert (verdict.outcome, verdict.first) == ("better", names[new]), verdict.sentence
-    promote_in_the_browser(visitor, rematch.id)
+    promote_in_the_browser(visitor, rematch.id, names[new])
     wait_until(lambda: get_alias(ctx, ALIAS).checkpoint_id == new, what="the promotion")
     verdict = get_alias(ctx, ALIAS).history[0].evidence.verdict
     assert verdict is not None
@@ -229,13 +229,15 @@ def choose_method(page: Page, method: str) -> bool:
     return True
 
 
-def promote_in_the_browser(visitor: Visitor, rematch: str) -> None:
-    """Promote the rematch's winner on the campaign's page."""
+def promote_in_the_browser(visitor: Visitor, rematch: str, winner: str) -> None:
+    """Go from the campaign's page to the promotion of the rematch's winner, and promote it."""
     visitor.go(f"/battles?campaign={rematch}&tab=Train")
     visitor.sees("Promotion")
+    visitor.clicks(f"Promote {winner}")
+    visitor.sees(f"Promote {winner}")
     visitor.fills("Reason", "Says less that is untrue")
     visitor.clicks("Promote")
-    visitor.sees("promoted")
+    visitor.sees(f"{winner} holds storyteller")
 
 
 def is_served(installation: Installation, checkpoint_id: str) -> bool:

@@ -61,6 +61,11 @@ NOBODY_ASKS = {
     "store_answer_rating": "its rater's own; the rater comes from a signed token",
     "save_view": "one's own views of a page",
     "delete_view": "one's own; any other is unknown",
+    "save_draft": "one's own draft of a form",
+    "drop_draft": "one's own",
+    "read_dismissed": "one's own; forgets those whose step has passed",
+    "dismiss_step": "for oneself",
+    "restore_steps": "one's own",
 }
 """Public functions that write without asking for a role, each with who calls it or what limits it."""
 

@@ -16,14 +16,12 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Alert, Deployment, Endpoint, Job, Run
 from backend.domain.attributes import attributes_of, view_of
 from backend.domain.jobs.states import Status
-from backend.domain.training.diagnosis import breaking_finding
 from backend.domain.wording import percent
 from backend.services.context import LOCAL, Context
 from backend.services.people.keys import list_keys, spending_of_keys
 from backend.services.serving.monitoring.deliveries import queue_deliveries, send_due
 from backend.services.serving.monitoring.gauges import LiveGauges, read_live
 from backend.services.serving.monitoring.traffic import WINDOWS, read_traffic
-from backend.services.training.diagnosis import diagnose_run
 
 HOLDS_S = 60.0
 """Seconds that a lost replica must stay lost before it is an alert: a restart is shorter."""
@@ -113,6 +111,10 @@ def divergence_of(run_id: str) -> str:
 
 
 def _divergence(ctx: Context, run_id: str, name: str) -> AlertCondition | None:
+    # NumPy is imported for the first run that is diagnosed: a worker without one does not hold it.
+    from backend.domain.training.diagnosis import breaking_finding
+    from backend.services.training.diagnosis import diagnose_run
+
     finding = breaking_finding(diagnose_run(ctx, run_id))
     if finding is None:
         return None

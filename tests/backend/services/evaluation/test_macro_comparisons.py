@@ -85,6 +85,7 @@ def test_what_is_shown_is_what_is_tested(pair: tuple[Context, EvaluationView, Ev
             "broken": 15,
             "fixed": 30,
             "both_wrong": 75,
+            "both_right": 240,
         }
 
 
