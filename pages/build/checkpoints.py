@@ -116,7 +116,9 @@ def draw_empty(text: str) -> None:
     )
 
 
-with page_frame("Checkpoints", "Weights from your runs, and bases to start from.") as (ctx, person):
+with page_frame(
+    "Checkpoints", "Weights from your runs, and bases to start from.", objects=["checkpoint", "promote"]
+) as (ctx, person):
     if "add" in st.query_params:
         back_link("All checkpoints", page=routes.CHECKPOINTS, key="checkpoints_back")
         added = draw_base_form(ctx, person)

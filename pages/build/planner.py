@@ -65,6 +65,7 @@ def main(ctx: Context, person: Person) -> None:
 with page_frame(
     "Planner",
     "Compute-optimal parameters, tokens and expected loss for a budget, by published scaling laws or your own runs.",
+    objects=["study"],
 ) as (
     ctx,
     person,

@@ -8,7 +8,10 @@ from pages.components import routes
 from pages.components.frame import empty_state, page_frame
 from pages.components.training.sweep import draw_sweep
 
-with page_frame("Sweep", "Hyperparameter search over runs that differ in the chosen fields.") as (ctx, person):
+with page_frame("Sweep", "Hyperparameter search over runs that differ in the chosen fields.", objects=["sweep"]) as (
+    ctx,
+    person,
+):
     if sweep_id := st.query_params.get("sweep"):
         draw_sweep(ctx, person, sweep_id)
     else:

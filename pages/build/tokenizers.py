@@ -121,10 +121,11 @@ def draw_tokenizer_comparison(ctx: Context, person: Person) -> None:
     draw_reports(ctx, person, among)
 
 
-with page_frame("Tokenizers", "Train, inspect and compare tokenizers. Those trained here can encode any text.") as (
-    ctx,
-    person,
-):
+with page_frame(
+    "Tokenizers",
+    "Train, inspect and compare tokenizers. Those trained here can encode any text.",
+    objects=["tokenizer"],
+) as (ctx, person):
     if "train" in st.query_params or "dataset" in st.query_params:
         back_link("All tokenizers", page=PAGE, key="tokenizers_back")
         made = draw_tokenizer_form(ctx, person)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import Literal, ParamSpec
 
 import streamlit as st
 from pydantic import ValidationError
+from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.validation import validation_message
 from backend.errors import NotFound, RoundhouseError
@@ -23,21 +25,30 @@ P = ParamSpec("P")
 FAILED = "callback_failed"
 """Key of the session state: the error of a callback, which the page shows that is drawn after it."""
 
+HAS_TITLE: ContextVar[bool] = ContextVar("has_title", default=False)
+"""Whether the page that is being drawn has its title."""
+
 BARE_LINK = re.compile(r"https?:(?=//)|www(?=\.)|@(?=[-\w]+\.)", re.IGNORECASE)
 
 
 @contextmanager
-def page_frame(title: str, caption: str = "", *, way_back: bool = False) -> Iterator[tuple[Context, Person]]:
+def page_frame(
+    title: str, caption: str = "", *, objects: Collection[str] = (), way_back: bool = False
+) -> Iterator[tuple[Context, Person]]:
     """Check the visitor, draw the title, and show errors raised inside as cause and cure.
 
-    With `way_back`, an address that names something unknown gets a button to the page without it.
+    Where the address holds one of the names in `objects`, the title is the object's name (`object_heading`), or the
+    page's own if no object is drawn. With `way_back`, an address that names something unknown gets a button to the
+    page without it.
 
     with page_frame("Runs", "Every experiment, newest first.") as (ctx, person): ...
     """
     person = require_person()
-    st.title(title, anchor=False)
-    if caption:
-        st.caption(caption)
+    top = st.container()
+    is_of_object = not st.query_params.keys().isdisjoint(objects)
+    if not is_of_object:
+        _draw_title(top, title, caption)
+    HAS_TITLE.set(not is_of_object)
     show_failed_callback()
     with errors_shown():
         try:
@@ -51,6 +62,14 @@ def page_frame(title: str, caption: str = "", *, way_back: bool = False) -> Iter
             ):
                 st.query_params.from_dict({})
                 st.rerun()
+    if not HAS_TITLE.get():
+        _draw_title(top, title, caption)
+
+
+def _draw_title(top: DeltaGenerator, title: str, caption: str) -> None:
+    top.title(title, anchor=False)
+    if caption:
+        top.caption(caption)
 
 
 def title_tab(name: str) -> None:
@@ -59,8 +78,9 @@ def title_tab(name: str) -> None:
 
 
 def object_heading(name: str, *, width: Literal["content", "stretch"] = "stretch") -> None:
-    """Draw the name of the object that the page shows, and title the browser's tab by it."""
-    st.subheader(plain(name), anchor=False, width=width)
+    """Draw the name of the object that the page shows as its title, and as that of the browser's tab."""
+    HAS_TITLE.set(True)
+    st.title(plain(name), anchor=False, width=width)
     title_tab(name)
 
 

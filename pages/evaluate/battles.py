@@ -303,6 +303,7 @@ def draw_campaign_tab(
 with page_frame(
     "Battles",
     "Blind votes between checkpoints: ratings with intervals, and preference data for training.",
+    objects=["campaign", "board"],
     way_back=True,
 ) as (
     context_,

@@ -26,7 +26,7 @@ from pages.components.evaluation.matrix import draw_matrix, draw_pending, show_c
 from pages.components.evaluation.safety import draw_endpoint_safety, draw_probes
 from pages.components.evaluation.scores import interval_text, score_text
 from pages.components.evaluation.suites import draw_suite, draw_suites
-from pages.components.evaluation.task_form import draw_task, draw_tasks
+from pages.components.evaluation.task_form import NEW, draw_task, draw_tasks
 from pages.components.frame import empty_state, live_part, page_frame, plain
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
@@ -35,6 +35,9 @@ from pages.components.words import when
 PAGE = routes.EVALUATIONS
 TABLE = WidgetTable("evaluations", {"Checkpoint": 3.0, "Benchmark": 2.0, "Scoring": 1.5, "Score": 2.4, "When": 1.1})
 SHOWN = 20
+OBJECTS = ("evaluation", "first", "suite", "judgement", "gate", "task", "benchmark", "safety_of")
+"""Names in the address of what has a page of its own."""
+
 INNER = (
     *("benchmark", "evaluation", "first", "new", "checkpoint", "dataset", "safety", "endpoint", "endpoints"),
     *("suite", "suites", "gates", "judges", "tasks", "safety_of"),
@@ -147,10 +150,11 @@ def draw_new(ctx: Context, person: Person) -> None:
         st.switch_page(PAGE, query_params={})
 
 
-with page_frame("Evaluations", "Scores with confidence intervals, paired comparisons, and the items behind them.") as (
-    ctx,
-    person,
-):
+with page_frame(
+    "Evaluations",
+    "Scores with confidence intervals, paired comparisons, and the items behind them.",
+    objects=() if st.query_params.get("task") == NEW else OBJECTS,
+) as (ctx, person):
     query = st.query_params
     if "task" in query:
         back_link("All tasks", page=PAGE, key="task_back", query={"tasks": "1"})

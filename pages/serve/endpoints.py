@@ -308,7 +308,10 @@ def draw_named(ctx: Context, person: Person, name: str) -> bool:
     return True
 
 
-with page_frame("Endpoints", "Deployed checkpoints, and how clients call them.") as (context_, person_):
+with page_frame("Endpoints", "Deployed checkpoints, and how clients call them.", objects=["name"]) as (
+    context_,
+    person_,
+):
     draw_traffic_dataset(context_, person_)
     named_ = st.query_params.get("name")
     if not named_ or not draw_named(context_, person_, named_):

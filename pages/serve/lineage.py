@@ -10,7 +10,7 @@ from backend.services.lineage import lineage_of_checkpoint, lineage_of_endpoint
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
 from pages.components.choices import by_identity
-from pages.components.frame import empty_state, object_heading, page_frame
+from pages.components.frame import empty_state, page_frame, plain, title_tab
 from pages.components.serving.lineage import draw_lineage
 
 MAX_CHOICES = 500
@@ -55,5 +55,6 @@ with page_frame(
         lineage_ = (
             lineage_of_endpoint(context_, name_) if kind_ == "endpoint" else lineage_of_checkpoint(context_, name_)
         )
-        object_heading(lineage_.title)
+        st.subheader(plain(lineage_.title), anchor=False)
+        title_tab(lineage_.title)
         draw_lineage(context_, lineage_)

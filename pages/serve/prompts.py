@@ -227,7 +227,10 @@ def saved_words(author: str, time: str) -> str:
     return f"{author}, {time}" if author else time
 
 
-with page_frame("Prompts", "Prompts of the team, with versions and variables.", way_back=True) as (context_, person_):
+with page_frame("Prompts", "Prompts of the team, with versions and variables.", objects=["prompt"], way_back=True) as (
+    context_,
+    person_,
+):
     if prompt_ := st.query_params.get("prompt"):
         draw_prompt(context_, person_, prompt_)
     else:

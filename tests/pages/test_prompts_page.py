@@ -47,7 +47,7 @@ def test_the_first_prompt_is_saved_under_a_name_and_opened(site: Context) -> Non
     app.button(key="save_new_prompt").click().run()
     assert_sound(app)
     assert app.query_params["prompt"] in ("retell", ["retell"])
-    assert [heading.value for heading in app.subheader] == ["retell"]
+    assert [heading.value for heading in app.title] == ["retell"]
 
 
 def test_a_change_is_saved_as_a_version_with_a_note_and_compared_with_the_one_before(site: Context) -> None:

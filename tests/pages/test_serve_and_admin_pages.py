@@ -125,14 +125,14 @@ def test_endpoints_are_rows_with_state_and_traffic_that_lead_to_their_pages(ctx:
     assert ":red[33 %]" in shown, "one of three that were not refused"
     app.button(key="endpoint_tales").click().run()
     assert app.query_params["name"] in ("tales", ["tales"])
-    assert [heading.value for heading in app.subheader] == ["tales"]
+    assert [heading.value for heading in app.title] == ["tales"]
 
 
 def test_an_alias_leads_to_the_endpoint_that_answers_for_it_and_an_unknown_name_to_all(ctx: Context) -> None:
     make_ready(ctx)
     promote(ctx, "tiny", alias="storyteller@production", reason="the first", person=LOCAL)
     app = draw("serve/endpoints.py", name="storyteller@production")
-    assert [heading.value for heading in app.subheader] == ["tales"]
+    assert [heading.value for heading in app.title] == ["tales"]
     assert "answers for storyteller" in texts(app).replace("\\", "")
     app = draw("serve/endpoints.py", name="nosuch")
     assert "nosuch" in app.warning[0].value

@@ -27,7 +27,7 @@ from backend.services.serving.conversations import (
 from backend.services.serving.endpoints import EndpointView
 from pages.components import routes
 from pages.components.confirm import draw_confirmed_in_menu
-from pages.components.frame import errors_shown, object_heading, plain
+from pages.components.frame import errors_shown, plain, title_tab
 
 EXPORTS: tuple[tuple[Format, str, str, str], ...] = (
     ("markdown", "Markdown", "md", "text/markdown"),
@@ -40,7 +40,8 @@ MAX_TEMPLATE = 6_000
 def draw_title(ctx: Context, person: Person, conversation: ConversationView) -> None:
     """Draw the conversation's title with its menus."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        object_heading(conversation.title)
+        st.subheader(plain(conversation.title), anchor=False)
+        title_tab(conversation.title)
         st.space("stretch")
         with st.popover("", icon=":material/share:", type="tertiary", help="Share", key="share_menu"):
             draw_shares(ctx, person, conversation)

@@ -25,7 +25,7 @@ from backend.services.serving.request_log.browse import RequestFilter, browse_re
 from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
 from backend.services.serving.rollout import STABLE
 from pages.components import routes
-from pages.components.frame import errors_shown, live_part, plain, title_tab, with_code
+from pages.components.frame import errors_shown, live_part, object_heading, plain, with_code
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, refuse_wrong_numbers
 from pages.components.serving.adapters import draw_adapters
@@ -69,7 +69,6 @@ def draw_endpoint_page(ctx: Context, person: Person, name: str, *, alias: str | 
     """Draw one endpoint: its state and changes, then traffic, API, requests, logs, revisions and settings as tabs.
     `alias` is the name in the address, where it is another.
     """
-    title_tab(alias or name)
     draw_head(ctx, person, name, alias)
     is_stopped = get_endpoint(ctx, name).stopped_at is not None
     parts = {
@@ -101,7 +100,7 @@ def draw_head(ctx: Context, person: Person, name: str, alias: str | None) -> Non
     is_stopped = endpoint.stopped_at is not None
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.subheader(plain(endpoint.name), anchor=False, width="content")
+            object_heading(endpoint.name, width="content")
             draw_state(endpoint)
             if alias is not None:
                 st.badge(f"answers for {plain(alias)}", icon=":material/label:", color="violet")
