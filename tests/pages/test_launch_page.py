@@ -197,7 +197,7 @@ def test_a_sweep_is_launched_from_the_form(site: Context) -> None:
     page.number_input(key="sweep_points_learning_rate").set_value(3).run()
     assert page.button(key="sweep_go").label == "Launch 6 runs"
     page.button(key="sweep_go").click().run()
-    assert page.title[0].value == "Sweep"
+    assert page.title[0].value == "tales sweep"
     sweep = get_sweep(site, "tales sweep")
     assert (sweep.num_planned, sweep.num_launched, sweep.config.run.context) == (6, 2, 32)
     assert set(sweep.config.vary) == {"learning_rate", "optimizer"}
