@@ -36,13 +36,15 @@ from backend.domain.estimates.device_peaks import peak_flops
 from backend.domain.estimates.memory import estimate_memory
 from backend.domain.estimates.setting import setting_of
 from backend.domain.jobs.events import Event, LogEvent, MetricsEvent, ReadyEvent
-from backend.domain.jobs.gpu_check import GPU_CHECKS, GpuCheckResult, MeasuredSetting
+from backend.domain.jobs.gpu_check import ENDPOINT_ENGINES, GPU_CHECKS, GpuCheckResult, MeasuredSetting
 from backend.domain.jobs.payloads import ProbePayload, ReplicaPayload, TrainPayload
 from backend.domain.jobs.states import StopRequest
+from backend.domain.serving.engines import SERVERS
 from backend.domain.serving.protocol import FinishEvent, GenerateRequest, SamplingParams, TokenEvent
 from backend.domain.training.config import RunConfig
 from backend.domain.wording import format_bytes, percent
-from backend.errors import InvalidInput, RoundhouseError
+from backend.errors import InvalidInput, RoundhouseError, Unavailable
+from backend.infra.engines import engine_command
 from backend.infra.replicas import ReplicaClient
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network, load_tokenizer, save_checkpoint
@@ -346,11 +348,11 @@ def check_adamw_8bit(bench: Bench) -> str:
     return loss_error(quantised.losses, full.losses, limit=0.05)
 
 
-def _need(check: Callable[[], None]) -> None:
+def _need(check: Callable[[], object]) -> None:
     """Turn the product's own refusal of a device or a missing library into NotHere."""
     try:
         check()
-    except InvalidInput as refusal:
+    except (InvalidInput, Unavailable) as refusal:
         raise NotHere(refusal.message.rstrip("."), refusal.remedy) from refusal
 
 
@@ -434,6 +436,8 @@ def check_mfu(bench: Bench) -> tuple[str, MeasuredSetting]:
 
 def check_endpoint(bench: Bench, engine: str) -> str:
     """Serve the base by an engine, and compare a greedy completion with the CPU's."""
+    if engine in SERVERS:
+        _need(lambda: engine_command(engine))
     bench.add_base()
     network, tokenizer = load_network(bench.root / "base"), load_tokenizer(bench.root / "base")
     ids = tokenizer(PROMPT, return_tensors="pt").input_ids
@@ -501,8 +505,7 @@ CHECKS: dict[str, Callable[[Bench], Outcome]] = {
     "fsdp2": partial(check_ranks, sharding="fsdp"),
     **{name: partial(check_memory, name=name) for name in ("memory", "memory-recompute", "memory-lora")},
     "mfu": check_mfu,
-    "endpoint-batching": partial(check_endpoint, engine="batching"),
-    "endpoint-serial": partial(check_endpoint, engine="serial"),
+    **{f"endpoint-{engine}": partial(check_endpoint, engine=engine) for engine in ENDPOINT_ENGINES},
 }
 
 

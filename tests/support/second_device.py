@@ -276,12 +276,15 @@ def pytest_configure() -> None:
 
 def pytest_runtest_setup(item: Any) -> None:
     CURRENT[0] = item.location[0]
+    OPERATORS[CURRENT[0]] += 0
 
 
 def pytest_sessionfinish(session: Any) -> None:
-    """Hand a worker's counts to the process that reports."""
+    """Hand a worker's counts to the process that reports, or fail for a file that computes nothing on the device."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["operators"] = dict(OPERATORS)
+    elif session.exitstatus == 0 and not all(OPERATORS.values()):
+        session.exitstatus = 1
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -290,7 +293,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """List what ran on the device, so that a file that leaves it is seen."""
+    """List what ran on the device; a file that computes nothing there fails."""
     terminalreporter.section("operators on the second device")
     for file, count in sorted(OPERATORS.items()):
-        terminalreporter.write_line(f"{count:>9,} {file}")
+        terminalreporter.write_line(f"{count:>9,} {file}{'' if count else '  FAILED: nothing ran on the device'}")

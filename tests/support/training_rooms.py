@@ -24,6 +24,7 @@ from jobs.modeling.tokenizers import train_bpe
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.context import TrainingContext
 from jobs.training.objectives.registry import OBJECTIVES
+from tests.support import second_device
 from tests.support.jobs import MemoryReporter, make_spec
 
 TINY = ArchitectureConfig(
@@ -128,7 +129,8 @@ class Rooms:
             "checkpoint_every": 3,
             "warmup_steps": 2,
         }
-        small |= {"sample_prompts": ("Mira found",), "sample_tokens": 4, "device": "cpu", "seed": 5}
+        device = "cpu" if second_device.DEVICE.type == "cpu" else "auto"
+        small |= {"sample_prompts": ("Mira found",), "sample_tokens": 4, "device": device, "seed": 5}
         parts = {"architecture": TINY, "tokenizer": "t"} if fresh else {"base": "b"}
         config = RunConfig(objective=objective, dataset="d", **{**small, **parts, **values})  # type: ignore[arg-type]
         payload = {

@@ -28,7 +28,7 @@ from backend.domain.estimates.optimizer_state import count_frozen, optimizer_byt
 from backend.domain.estimates.setting import TrainingSetting
 from backend.domain.training.config import PAIRWISE
 
-Moment = Literal["loss", "backward", "update"]
+Moment = Literal["load", "loss", "backward", "update"]
 
 GIB = 2**30
 USUAL_DEVICES: dict[str, int] = {f"{size} GB": size * GIB for size in (8, 12, 16, 24, 40, 48, 80, 96, 141, 192)}
@@ -303,7 +303,8 @@ def _share(setting: TrainingSetting, peak: MemoryEstimate, costs: _Costs) -> Mem
     """Return the peak of one of several devices. By the documented behaviour of DDP and FSDP2; not measured.
 
     DDP keeps a second copy of the gradients in its buckets. FSDP keeps a share of weights, gradients and moments, and
-    gathers the weights of two blocks (the one in work and the next) beside embedding and head.
+    gathers the weights of two blocks (the one in work and the next) beside embedding and head. Before that each device
+    holds all weights, because a network is sharded after it is loaded: of a large one that is the peak.
     """
     if setting.devices == 1 or setting.sharding == "none":
         return peak
@@ -316,6 +317,10 @@ def _share(setting: TrainingSetting, peak: MemoryEstimate, costs: _Costs) -> Mem
         (1 if setting.architecture.tie_embeddings else 2) * setting.architecture.vocab_size * setting.architecture.width
     )
     block = max(0, parameters - outside) // len(costs.blocks)
-    return peak.model_copy(
+    sharded = peak.model_copy(
         update={**shared, "temporary": peak.temporary + number * (outside + min(2, len(costs.blocks)) * block)}
     )
+    if costs.weights <= sharded.total:
+        return sharded
+    nothing = dict.fromkeys(("gradients", "optimizer", "activations", "logits", "temporary", "overhead"), 0)
+    return MemoryEstimate(weights=costs.weights, **nothing, moment="load")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.jobs.results import ProbeResult
+from backend.domain.serving.engines import SERVERS
 from backend.domain.training.config import RunConfig
 
 GpuVerdict = Literal["pass", "fail", "not here", "not run"]
@@ -26,7 +27,8 @@ OTHER_RANKS = (
 ESTIMATE_OFF = (
     "Probe a run before its launch. To correct the estimates by these peaks: roundhouse doctor --gpu --record."
 )
-ENDPOINT_LOST = "Read the check's log, and deploy with the other engine until it is resolved."
+ENDPOINT_LOST = "Read the check's log, and deploy with another engine until it is resolved."
+ENDPOINT_ENGINES = ("batching", "serial", *SERVERS)
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,7 @@ GPU_CHECKS: dict[str, GpuCheck] = {
         "Look for another program on the device, a power limit or heat (`nvidia-smi -q -d PERFORMANCE`), and for"
         " compile in the check's log.",
     ),
-    "endpoint-batching": GpuCheck(120, ENDPOINT_LOST),
-    "endpoint-serial": GpuCheck(120, ENDPOINT_LOST),
+    **{f"endpoint-{engine}": GpuCheck(120, ENDPOINT_LOST) for engine in ENDPOINT_ENGINES},
 }
 """The checks by name, in the order in which they run."""
 

@@ -40,7 +40,7 @@ IDS = [0, *encode_texts(byte_tokenizer(), [TEXT])[0]]
 def test_in_every_family_rows_sum_to_one_and_the_last_depth_is_the_network_s_own_answer(family: str) -> None:
     network = make_network(family)
     with torch.inference_mode():
-        own = network(torch.tensor([IDS])).logits[0].float()
+        own = network(inputs := torch.tensor([IDS], device=network.device)).logits[0].float().cpu()
     seen = run_network(network, IDS)
     assert torch.allclose(seen.logits, own, atol=1e-4)
     assert len(seen.attention) == 3
@@ -55,10 +55,8 @@ def test_in_every_family_rows_sum_to_one_and_the_last_depth_is_the_network_s_own
     assert lens.kl[-1].max() < 1e-8
     assert lens.kl[0].mean() > 0.05  # the embedding alone does not know the answer
     assert (lens.top_ids[-1] == own.argmax(-1).numpy()).all()
-    with torch.inference_mode():
-        assert torch.allclose(
-            network(torch.tensor([IDS])).logits[0].float(), own, atol=1e-4
-        )  # the blocks are their own again
+    with torch.inference_mode():  # the blocks are their own again
+        assert torch.allclose(network(inputs).logits[0].float().cpu(), own, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bloom", "gemma3", "qwen3_moe"])
@@ -77,7 +75,7 @@ def test_token_losses_sum_to_the_log_likelihood_of_the_text(family: str) -> None
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mixtral", "deepseek_v3"])
 def test_token_losses_are_those_that_transformers_and_torch_compute(family: str) -> None:
     network = make_network(family)
-    inputs = torch.tensor([IDS])
+    inputs = torch.tensor([IDS], device=network.device)
     with torch.inference_mode():
         output = (
             network(inputs, labels=inputs, output_router_logits=False)
@@ -86,7 +84,7 @@ def test_token_losses_are_those_that_transformers_and_torch_compute(family: str)
         )
     surprisal = token_statistics(run_network(network, IDS).logits, IDS).surprisal[1:]
     assert surprisal.mean() == pytest.approx(float(output.loss), rel=1e-5)
-    each = torch.nn.functional.cross_entropy(output.logits[0, :-1].float(), inputs[0, 1:], reduction="none")
+    each = torch.nn.functional.cross_entropy(output.logits[0, :-1].float(), inputs[0, 1:], reduction="none").cpu()
     np.testing.assert_allclose(surprisal, each.numpy(), rtol=1e-4, atol=1e-6)
 
 

@@ -1,0 +1,64 @@
+"""The estimate of large fine-tuning runs beside published peaks; docs/gpu.md has the same figures and their errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.estimates.memory import GIB, USUAL_DEVICES, MemoryEstimate, estimate_memory, usable_bytes
+from backend.domain.estimates.setting import setting_of
+from backend.domain.training.config import RunConfig
+from backend.recipes import RECIPES
+
+LLAMA: dict[str, Any] = {"family": "llama", "num_kv_heads": 8, "context": 131_072, "vocab_size": 128_256}
+LLAMA_8B = ArchitectureConfig(
+    **LLAMA, num_layers=32, width=4096, num_heads=32, feed_forward=14_336, tie_embeddings=False
+)
+LLAMA_70B = ArchitectureConfig(
+    **LLAMA, num_layers=80, width=8192, num_heads=64, feed_forward=28_672, tie_embeddings=False
+)
+FSDP: dict[str, Any] = {"count": 8, "sharding": "fsdp"}
+
+
+def estimate(shape: ArchitectureConfig, **values: Any) -> MemoryEstimate:
+    """Estimate a run like the published ones: two sequences of 2,048 tokens, bf16, recomputed activations."""
+    sizes = {"micro_batch": 2, "context": 2048, "precision": "bf16", "recompute": True, "device": "gpu", **values}
+    config = RunConfig(objective="sft", dataset="d", base="b", max_steps=10, **sizes)
+    return estimate_memory(setting_of(config, shape, device="gpu"))
+
+
+def test_qlora_of_8b_is_estimated_within_a_third_of_the_published_peak() -> None:
+    """torchtune's README: Llama 3.1 8B, QLoRA, 7.4 GiB."""
+    ratio = estimate(LLAMA_8B, method="qlora", lora={"rank": 8}).total / (7.4 * GIB)
+    assert ratio == pytest.approx(1.31, abs=0.02)
+
+
+def test_lora_of_8b_differs_from_the_published_peak_by_the_number_format_of_the_base() -> None:
+    """torchtune's README: Llama 3.1 8B, LoRA, 16.2 GiB with the frozen base in bfloat16; here it is in float32."""
+    whole = estimate(LLAMA_8B, method="lora", lora={"rank": 8})
+    in_bf16 = whole.total - whole.weights // 2
+    assert whole.total / GIB == pytest.approx(34.3, abs=0.1)
+    assert in_bf16 / (16.2 * GIB) == pytest.approx(1.19, abs=0.02)
+
+
+def test_the_recipe_of_8b_fits_one_gpu_of_24_gb() -> None:
+    config = RECIPES["llama-3.1-8b-qlora"].config
+    total = estimate_memory(setting_of(config, LLAMA_8B, device="gpu")).total
+    assert total / GIB == pytest.approx(8.5, abs=1.0)
+    assert total < usable_bytes(USUAL_DEVICES["24 GB"], "gpu")
+
+
+def test_70b_on_eight_gpus_is_said_not_to_fit_because_each_loads_the_whole_network() -> None:
+    """The shares alone would fit: the error of an earlier estimate, which began where the network is sharded."""
+    peak = estimate(LLAMA_70B, method="lora", lora={"rank": 16}, devices=FSDP)
+    assert peak.moment == "load"
+    assert peak.total / GIB == pytest.approx(263.6, abs=1.0)
+    assert peak.total > USUAL_DEVICES["80 GB"]
+
+
+def test_the_recipe_of_8b_by_fsdp_fits_gpus_of_80_gb() -> None:
+    config = RECIPES["llama-3.1-8b-fsdp"].config
+    peak = estimate_memory(setting_of(config, LLAMA_8B, device="gpu"))
+    assert peak.total < usable_bytes(USUAL_DEVICES["80 GB"], "gpu")
