@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar, cast
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -75,29 +75,40 @@ def claim_next(
     job that waits for more GPUs than are free reserves those that become free, or smaller jobs behind it would starve
     it.
     """
+    for _ in range(len(devices) + 1):
+        try:
+            with ctx.db.write() as session:
+                return _claim_fitting(session, ctx, queue, owner=owner, host=host, devices=devices)
+        except IntegrityError:  # another worker of this host took the GPU at the same moment (PostgreSQL)
+            continue
+    return None
+
+
+def _claim_fitting(
+    session: Session, ctx: Context, queue: str, *, owner: str, host: str, devices: tuple[str, ...]
+) -> Claim[StoredPayload] | None:
     now = ctx.now()
-    try:
-        with ctx.db.write() as session:
-            free = _free_devices(session, host, devices, now)
-            requests = ["cpu"] + (["auto", "gpu"] if free else []) + ([] if devices else ["auto"])
-            query = (
-                select(Job)
-                .where(eligible(now), Job.queue == queue, Job.device_request.in_(requests))
-                .order_by(Job.priority, Job.created_at, Job.id)
-                .with_for_update(skip_locked=True, of=Job)
-            )
-            if not devices:
-                candidate = session.scalars(query.limit(1)).first()
-                return _take(session, ctx, candidate, owner=owner, host=host, device=None) if candidate else None
-            for candidate in session.scalars(query.limit(MAX_CANDIDATES)):
-                count = 0 if candidate.device_request == "cpu" else num_devices(candidate)
-                if count <= len(free):
-                    return _take(session, ctx, candidate, owner=owner, host=host, device=",".join(free[:count]) or None)
-                if count <= len(devices):
-                    free = []  # reserved for this one
-            return None
-    except IntegrityError:  # another worker of this host took the slot at the same moment (PostgreSQL)
-        return None
+    free = _free_devices(session, host, devices, now)
+    requests = ["cpu"] + (["auto", "gpu"] if free else []) + ([] if devices else ["auto"])
+    query = (
+        select(Job)
+        .where(eligible(now), Job.queue == queue, Job.device_request.in_(requests))
+        .order_by(Job.priority, Job.created_at, Job.id)
+    )
+    if not devices:
+        job = session.scalars(query.limit(1).with_for_update(skip_locked=True, of=Job)).first()
+        return _take(session, ctx, job, owner=owner, host=host, device=None) if job else None
+    # Read without locks: a worker that locked what it only looks at would hide it from all others.
+    for job in session.scalars(query.limit(MAX_CANDIDATES)).all():
+        count = 0 if job.device_request == "cpu" else num_devices(job)
+        if count <= len(free):
+            mine = select(Job.id).where(Job.id == job.id, Job.status == Status.QUEUED)
+            if session.scalars(mine.with_for_update(skip_locked=True)).first() is None:
+                continue  # another worker's by now
+            return _take(session, ctx, job, owner=owner, host=host, device=",".join(free[:count]) or None)
+        if count <= len(devices):
+            free = []  # reserved for this one
+    return None
 
 
 def num_devices(job: Job) -> int:
@@ -152,10 +163,7 @@ def _take(
     if result.rowcount != 1:  # type: ignore[attr-defined]
         return None
     for each in device.split(",") if device else ():
-        stale = session.get(Slot, (host, each))
-        if stale is not None:
-            session.delete(stale)
-            session.flush()
+        session.execute(delete(Slot).where(Slot.host == host, Slot.device == each, Slot.lease_until <= now))
         session.add(Slot(host=host, device=each, job_id=job.id, lease_until=lease))
     session.flush()
     session.refresh(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -98,6 +99,25 @@ def test_two_hundred_jobs_are_claimed_once_each_by_eight_threads(ctx: Context) -
     for thread in threads:
         thread.join()
     assert sorted(claimed) == sorted(jobs)
+
+
+@pytest.mark.parametrize("num_hosts", [16, 1])
+def test_workers_with_gpus_that_wake_together_get_a_job_each(ctx: Context, num_hosts: int) -> None:
+    """On PostgreSQL one worker's look at the queue hid it from the others."""
+    workers = 16
+    for number in range(135):
+        submit(ctx, f"job {number}", payload=training_payload(devices=1))
+    devices = tuple(map(str, range(workers // num_hosts)))
+    together = threading.Barrier(workers)
+
+    def wake(number: int) -> Claim[Any] | None:
+        together.wait()
+        return claim_next(ctx, "train", owner=f"w{number}", host=f"host{number % num_hosts}", devices=devices)
+
+    with ThreadPoolExecutor(workers) as threads:
+        claims = [one for one in threads.map(wake, range(workers)) if one is not None]
+    assert len({one.job_id for one in claims}) == workers
+    assert len({(one.host, one.device) for one in claims}) == workers
 
 
 def test_the_job_with_the_better_priority_goes_first_and_then_the_older(ctx: Context, clock: Clock) -> None:
