@@ -18,7 +18,7 @@ PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 # pip would compile one file after another; nothing imports the tests of libraries, nor LiteLLM's server.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/litellm/proxy/' $(VENV)/lib >/dev/null || true
 
-.PHONY: run install test tests device unit clients check javascript fmt explore constraints machine clean down docs wheel
+.PHONY: run install test tests device engines unit clients check javascript fmt explore constraints machine clean down docs wheel
 
 run: $(STAMP)
 	@exec $(BIN)/roundhouse up
@@ -97,6 +97,11 @@ DEVICE_LEFT_OUT := drained or qlora or (repeats_its_losses and dora) or (killed_
 device: $(DEV_STAMP)
 	CUDA_VISIBLE_DEVICES=0 $(PYTEST) --numprocesses $(PROCESSES) -p tests.support.second_device $(DEVICE_TESTS) \
 	  -k "not ($(DEVICE_LEFT_OUT))"
+
+# The servers of other projects that replicas start, for real: their packages are no part of the development's.
+engines: $(DEV_STAMP)
+	@$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev,llama-cpp]'
+	$(PYTEST) --numprocesses 0 tests/engines/check_llama_cpp.py
 
 fmt: $(DEV_STAMP)
 	$(BIN)/ruff check --fix .

@@ -381,7 +381,7 @@ def _emit_started(ctx: Context, view: EndpointView, *, wait: bool, as_json: bool
             r.problem for r in view.replicas if r.problem and r.status == "starting" and r.revision == view.revision
         ]
         if problems or time.monotonic() > deadline:
-            cause = problems[0] if problems else f"it was not done within {READY_TIMEOUT_S:.0f} s"
+            cause = problems[0].rstrip(".") if problems else f"it was not done within {READY_TIMEOUT_S:.0f} s"
             rest = (
                 f" Revision {view.rollout.previous} still answers." if view.rollout and view.rollout.old_ready else ""
             )

@@ -97,6 +97,7 @@ def _llama_arguments(start: ServerStart, port: int) -> list[str]:
         "n-gpu-layers": ALL_GPU_LAYERS if start.gpus else 0,
         "cache-type-k": "f16" if start.gpus else "f32",
         "cache-type-v": "f16" if start.gpus else "f32",
+        "flash-attn": "auto" if start.gpus else "off",  # on a CPU it rounds to 16 bits
         "cache-ram": 0,  # it would keep prompts of one account where another's requests find them
         "fit": "off",
         "log-verbosity": 1,  # errors; at the next level each request writes lines

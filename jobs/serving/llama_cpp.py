@@ -10,7 +10,7 @@ import threading
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser()
-    for name in ("model", "alias", "host", "cache-type-k", "cache-type-v", "fit"):
+    for name in ("model", "alias", "host", "cache-type-k", "cache-type-v", "flash-attn", "fit"):
         parser.add_argument(f"--{name}", required=True)
     for name in (
         "port",
@@ -37,6 +37,11 @@ def main() -> None:
     params.cpuparams.n_threads, params.cpuparams_batch.n_threads = given.threads, given.threads_batch
     params.n_gpu_layers, params.cache_ram_mib = given.n_gpu_layers, given.cache_ram
     params.cache_type_k, params.cache_type_v = numbers[given.cache_type_k], numbers[given.cache_type_v]
+    attention = xllamacpp.llama_flash_attn_type
+    is_off = given.flash_attn == "off"
+    params.flash_attn_type = (
+        attention.LLAMA_FLASH_ATTN_TYPE_DISABLED if is_off else attention.LLAMA_FLASH_ATTN_TYPE_AUTO
+    )
     params.fit_params, params.endpoint_metrics, params.ui = given.fit == "on", given.metrics, not given.no_webui
     params.verbosity = given.log_verbosity
     params.api_keys = [os.environ.pop("LLAMA_API_KEY")]

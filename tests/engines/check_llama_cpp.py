@@ -1,0 +1,263 @@
+"""The real llama.cpp behind a replica: the same tokens, the same API, and no process that outlives its replica.
+
+Run by `make engines`, which installs the package; where it is missing, these tests fail.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import psutil
+import pytest
+import torch
+import transformers
+
+from backend.domain.jobs.states import JobKind
+from backend.domain.serving.protocol import Begun, Constraint, GenerateRequest, SamplingParams, TokenEvent
+from backend.gateway.directory import ReplicaAddress
+from backend.infra.engines import engine_command
+from jobs.environment import child_environment
+from tests.support.gateway_fixtures import KEY, MemoryDirectory, eventually, gateway
+from tests.support.jobs import make_spec
+from tests.support.networks.serving_networks import make_gpt2, make_llama, save_checkpoint
+from tests.support.serving_replica import TOKEN, RunningReplica, stream_events
+
+PROMPTS = ["Hello", "The engine", "x", "Zwölf Boxkämpfer", "1, 2, 3, 4, 5, 6, 7, 8"]
+SCHEMA = {
+    "type": "object",
+    "properties": {"age": {"type": "integer"}},
+    "required": ["age"],
+    "additionalProperties": False,
+}
+LOGPROB_ERROR = 2e-3  # llama.cpp looks GELU up in a table of 16 bits: 6e-4 for GPT-2, below 1e-4 for the others
+NEAR_TIE = 2e-3  # of two log-probabilities, either of which may be the larger one in float32
+
+
+def make_qwen3() -> Any:
+    torch.manual_seed(0)
+    config = transformers.Qwen3Config(
+        vocab_size=260,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        eos_token_id=256,
+        initializer_range=0.15,
+    )
+    return transformers.Qwen3ForCausalLM(config).eval()
+
+
+NETWORKS = {"llama": make_llama, "gpt2": make_gpt2, "qwen3": make_qwen3}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RunningReplica]]:
+    """Replicas of one checkpoint: Roundhouse's engine, and llama.cpp's."""
+    assert engine_command("llama.cpp")
+    running = []
+    for engine in ("roundhouse", "llama.cpp"):
+        folder = tmp_path_factory.mktemp("replica")
+        save_checkpoint(folder / "checkpoint", network=NETWORKS[request.param]())
+        running.append(RunningReplica(folder, engine=engine, max_running=4))
+    yield running
+    for replica in running:
+        replica.stop()
+
+
+def answer(replica: RunningReplica, prompt: str = "Hello", **params: Any) -> list[Any]:
+    begun = params.pop("begun", None)
+    given = SamplingParams(**{"max_tokens": 40, "temperature": 0, **params})
+    request = GenerateRequest(prompt=prompt, params=given, begun=begun)
+    return list(stream_events(replica.url, token=TOKEN, request=request))
+
+
+def ids_of(events: list[Any]) -> list[int]:
+    return [token for event in events if isinstance(event, TokenEvent) for token in event.token_ids]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"ignore_end": True, "max_tokens": 120},
+        {"min_tokens": 30},
+        {"stop_ids": tuple(range(40, 60))},
+    ],
+    ids=lambda params: ",".join(params) or "plain",
+)
+def test_greedy_answers_have_the_same_tokens_up_to_a_near_tie(
+    pair: list[RunningReplica], params: dict[str, Any]
+) -> None:
+    num_same = num_compared = 0
+    for prompt in PROMPTS:
+        ours, theirs = (answer(replica, prompt, logprobs=2, **params) for replica in pair)
+        mine, other = ids_of(ours), ids_of(theirs)
+        same = next((i for i, (a, b) in enumerate(zip(mine, other, strict=False)) if a != b), None)
+        num_same, num_compared = num_same + (len(mine) if same is None else same), num_compared + len(mine)
+        if same is not None:
+            scored = [one for event in ours if isinstance(event, TokenEvent) for one in event.logprobs or ()][same]
+            first, second = (float(top.logprob or 0) for top in scored.top)
+            assert first - second < NEAR_TIE, (prompt, same)
+            continue
+        assert mine == other
+        assert theirs[-1].finish_reason == ours[-1].finish_reason
+        assert theirs[-1].usage.completion_tokens == ours[-1].usage.completion_tokens
+        assert "".join(event.text for event in theirs[:-1]) == "".join(event.text for event in ours[:-1])
+    assert num_same > 0.6 * num_compared
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"repetition_penalty": 1.3, "max_tokens": 12},
+        {"logit_bias": ((65, 4.0), (66, -100.0)), "max_tokens": 12},
+        {"constraint": Constraint(kind="regex", value="[a-z]{3}(/x)?[0-9]+;")},
+        {"constraint": Constraint(kind="json_schema", value=json.dumps(SCHEMA))},
+        {"constraint": Constraint(kind="lark", value='start: "a" /[bc]+/ "d"')},
+    ],
+    ids=lambda params: next(iter(params)),
+)
+def test_penalties_biases_and_constraints_have_the_same_greedy_tokens(
+    pair: list[RunningReplica], params: dict[str, Any]
+) -> None:
+    """Where both are greedy and far from the last allowed token, at which Roundhouse's engine steers to the end."""
+    ours, theirs = (answer(replica, "Hello", **params) for replica in pair)
+    if "constraint" in params and theirs[-1].finish_reason != ours[-1].finish_reason:
+        text = "".join(event.text for event in theirs[:-1])
+        assert theirs[-1].finish_reason == "length", text
+        return
+    assert ids_of(theirs) == ids_of(ours)
+
+
+def test_log_probabilities_are_the_networks_own(pair: list[RunningReplica]) -> None:
+    ours, theirs = (answer(replica, logprobs=3, temperature=0.0, logit_bias=((65, 3.0),)) for replica in pair)
+    for mine, other in zip(ours[:-1], theirs[:-1], strict=True):
+        for one, two in zip(mine.logprobs or (), other.logprobs or (), strict=True):
+            assert (one.token_id, one.token) == (two.token_id, two.token)
+            assert one.logprob == pytest.approx(two.logprob, abs=LOGPROB_ERROR)
+            assert [top.logprob for top in one.top] == pytest.approx(
+                [top.logprob for top in two.top], abs=LOGPROB_ERROR
+            )
+
+
+def test_an_answer_of_one_engine_is_continued_by_the_other(pair: list[RunningReplica]) -> None:
+    ours, theirs = pair
+    whole = answer(ours, ignore_end=True, max_tokens=30)
+    text = "".join(event.text for event in whole[:12])
+    begun = Begun(token_ids=tuple(ids_of(whole)[:12]), characters=len(text))
+    rest = answer(theirs, ignore_end=True, max_tokens=30, begun=begun)
+    assert ids_of(whole)[12:] == ids_of(rest)
+
+
+def test_drawn_answers_follow_the_same_distribution(pair: list[RunningReplica]) -> None:
+    """The first of 300 drawn tokens among the likeliest few: each share within 5 standard errors of the other's."""
+    counts: list[dict[int, int]] = []
+    for replica in pair:
+        seen: dict[int, int] = {}
+        for seed in range(300):
+            (token,) = ids_of(answer(replica, temperature=0.3, top_k=4, max_tokens=1, seed=seed))
+            seen[token] = seen.get(token, 0) + 1
+        counts.append(seen)
+    for token in counts[0].keys() | counts[1].keys():
+        share, other = (seen.get(token, 0) / 300 for seen in counts)
+        pooled = (share + other) / 2
+        assert abs(share - other) <= 5 * (2 * pooled * (1 - pooled) / 300) ** 0.5, (token, counts)
+
+
+@contextmanager
+def replica_process(root: Path, name: str, engine: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A replica as a worker starts it."""
+    folder = root / name
+    folder.mkdir()
+    payload = {"checkpoint": "checkpoint", "name": "tiny", "internal_token": "t", "device": "cpu", "engine": engine}
+    make_spec("replica", payload, root=root, job=name, folder=folder).write(folder / "job.json")
+    environment = {**child_environment(JobKind.REPLICA), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen([sys.executable, "-m", "jobs.run", "--child", str(folder)], env=environment)
+    events = folder / "events.jsonl"
+    try:
+        eventually(
+            lambda: (events.exists() and '"ready"' in events.read_text()) or process.poll() is not None, timeout_s=300
+        )
+        yield process, next(e["url"] for line in events.read_text().splitlines() if (e := json.loads(line)).get("url"))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_clients_of_the_gateway_see_one_api_and_a_killed_engine_passes_its_answer_on(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint", network=make_llama(context=2048))
+    with ExitStack() as stack:
+        started = {
+            engine: stack.enter_context(replica_process(tmp_path, engine, engine))
+            for engine in ("llama.cpp", "roundhouse")
+        }
+        addresses = {name: ReplicaAddress(id=name, url=url, token="t") for name, (_, url) in started.items()}
+        directory = MemoryDirectory({"tiny": [addresses["roundhouse"]]}, keys_required=False)
+        base = stack.enter_context(gateway(directory))
+        client = openai.OpenAI(base_url=f"{base}/v1", api_key=KEY, max_retries=0, timeout=300)
+        said: list[Any] = [{"role": "user", "content": "Hello"}]
+
+        def ask() -> list[Any]:
+            chat = client.chat.completions.create(
+                model="tiny", messages=said, max_tokens=20, temperature=0, logprobs=True, top_logprobs=2
+            )
+            formed = client.chat.completions.create(
+                model="tiny",
+                messages=said,
+                max_tokens=40,
+                temperature=0,
+                response_format={
+                    "type": "json_schema",
+                    "json_schema": {"name": "person", "schema": SCHEMA, "strict": True},
+                },
+            )
+            stream = client.completions.create(model="tiny", prompt="x", max_tokens=20, temperature=0, stream=True)
+            text = "".join(part.choices[0].text for part in stream if part.choices)
+            several = client.completions.create(model="tiny", prompt="x", n=3, max_tokens=5, temperature=0)
+            scored = [(one.token, round(one.logprob, 2)) for one in chat.choices[0].logprobs.content]
+            json.loads(str(formed.choices[0].message.content))
+            return [
+                chat.choices[0].message.content,
+                scored,
+                chat.usage.completion_tokens,
+                formed.choices[0].message.content,
+                text,
+                [choice.text for choice in several.choices],
+            ]
+
+        ours = ask()
+        directory.endpoints["tiny"] = [addresses["llama.cpp"]]
+        assert ask() == ours
+
+        body: dict[str, Any] = {"model": "tiny", "prompt": "x", "max_tokens": 1500, "temperature": 0}
+        body["extra_body"] = {"ignore_eos": True}
+        pieces = iter(client.completions.create(**body, stream=True))
+        begun = "".join(next(pieces).choices[0].text for _ in range(5))
+        (server,) = psutil.Process(started["llama.cpp"][0].pid).children()
+        directory.endpoints["tiny"] = list(addresses.values())
+        server.send_signal(signal.SIGKILL)
+        answered = begun + "".join(part.choices[0].text for part in pieces if part.choices)
+        directory.endpoints["tiny"] = [addresses["roundhouse"]]
+        assert answered == client.completions.create(**body).choices[0].text
+        eventually(lambda: started["llama.cpp"][0].poll() is not None)
+
+
+def test_the_server_dies_with_a_replica_that_is_killed(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint", network=make_llama())
+    with replica_process(tmp_path, "a", "llama.cpp") as (process, _):
+        (server,) = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        eventually(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
