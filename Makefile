@@ -85,7 +85,7 @@ unit: $(DEV_STAMP)
 
 # Training, evaluation and serving on the second device of tests/support/second_device.py, which refuses what a GPU does:
 # every objective, adapter, engine of evaluation, inspection, a replica, and resume. Left out is what computes on a CPU alone
-# (QLoRA's refusal, a replica that is to end within seconds), DoRA's resume, which this device can't move, and repetitions.
+# (QLoRA's refusal, a replica that is to end within seconds), DoRA's resume, which this device can't compute, and repetitions.
 DEVICE_TESTS := tests/jobs/training/objectives tests/jobs/training/network/test_adapters.py tests/jobs/training/test_resume.py \
   tests/jobs/evaluation/engines/test_decoding.py tests/jobs/evaluation/engines/test_fast.py tests/jobs/evaluation/inspection \
   tests/jobs/evaluation/test_scores.py tests/jobs/evaluation/test_completions.py tests/jobs/evaluation/test_classify.py \

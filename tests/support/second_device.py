@@ -87,6 +87,15 @@ class SecondTensor(torch.Tensor):
             memo[id(self)] = torch.nn.Parameter(copy, requires_grad=self.requires_grad) if is_parameter else copy
         return memo[id(self)]
 
+    @property
+    def data(self) -> Any:
+        return torch.Tensor.data.__get__(self)  # type: ignore[attr-defined]
+
+    @data.setter
+    def data(self, value: torch.Tensor) -> None:
+        torch.Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
+        self.raw = unwrap(value)
+
     def data_ptr(self) -> int:
         return self.raw.data_ptr()
 
