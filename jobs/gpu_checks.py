@@ -47,7 +47,7 @@ from backend.errors import InvalidInput, RoundhouseError, Unavailable
 from backend.infra.engines import engine_command
 from backend.infra.replicas import ReplicaClient
 from jobs.modeling.build import build_network
-from jobs.modeling.checkpoints import load_network, load_tokenizer, save_checkpoint
+from jobs.modeling.checkpoints import load_network, save_checkpoint
 from jobs.modeling.devices import (
     computes_bf16,
     device_kind,
@@ -57,6 +57,7 @@ from jobs.modeling.devices import (
     pick_device,
 )
 from jobs.modeling.memory_errors import is_out_of_memory
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import train_bpe
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving import replica

@@ -14,8 +14,10 @@ from backend.errors import InvalidInput
 from backend.infra.checkpoints.candidates import read_json_file, weight_files
 from backend.infra.checkpoints.weight_headers import read_safetensors
 from jobs.modeling.build import allow_any_experts
-from jobs.modeling.checkpoints import UNUSABLE, is_scorer, load_tokenizer, one_line
+from jobs.modeling.checkpoints import is_scorer
 from jobs.modeling.memory_errors import is_out_of_memory
+from jobs.modeling.tokenizer_folders import load_tokenizer
+from jobs.modeling.unusable import UNUSABLE, one_line
 from jobs.reporter import Reporter
 
 SLACK = 1.02

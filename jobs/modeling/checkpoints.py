@@ -18,12 +18,10 @@ from typing import Any
 import peft
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -33,30 +31,14 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from backend.errors import InvalidInput, JobFailed, NotFound
 from backend.infra.checkpoints.candidates import PICKLE_ENDINGS
 from jobs.modeling.build import allow_any_experts
-from jobs.modeling.chat.render import ensure_template
 from jobs.modeling.dropout import set_dropout
 from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.modeling.pissa import save_as_lora
 from jobs.modeling.publishing import hash_file, publish_folder
+from jobs.modeling.unusable import UNUSABLE, one_line
 
 CARD = "roundhouse.json"
 STATE_FOLDER = "training_state"
-UNUSABLE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    RuntimeError,
-    SafetensorError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-)
-"""Errors that transformers raises on invalid configs, tokenizers and weights, which are untrusted."""
 
 
 def save_checkpoint(
@@ -300,35 +282,3 @@ def build_without_weights(folder: Path) -> PreTrainedModel:
         raise InvalidInput(f"The model in {folder.name} can't be built: {one_line(error)}") from error
     allow_any_experts(network)
     return network.eval()
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load a checkpoint's tokenizer with its chat template, or with the plain one if it has none."""
-    if not folder.is_dir():
-        raise NotFound(f"There is no tokenizer folder {folder}.")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=False, local_files_only=True, use_fast=True
-        )
-    except Exception as error:
-        if not is_unusable(error):
-            raise
-        raise InvalidInput(f"The tokenizer in {_final_name(folder)} can't be loaded: {one_line(error)}") from error
-    ensure_template(tokenizer)
-    return tokenizer
-
-
-def _final_name(folder: Path) -> str:
-    """Return a folder's name, also while it is written under a partial one (see `save_checkpoint`)."""
-    return folder.name[1:].rsplit(".", 2)[0] if folder.name.endswith(".partial") else folder.name
-
-
-def is_unusable(error: Exception) -> bool:
-    """Return whether a library's error reports invalid input. The tokenizers library raises plain `Exception`."""
-    return type(error) is Exception or isinstance(error, UNUSABLE)
-
-
-def one_line(error: BaseException) -> str:
-    """Return the message of a library's error as one line of at most 300 characters."""
-    message = " ".join(str(error).split())[:300]
-    return f"{message} is missing." if isinstance(error, KeyError) else message or type(error).__name__

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from backend.errors import InvalidInput
-from jobs.modeling.checkpoints import is_adapter, is_scorer, load_network, load_tokenizer, read_card, save_checkpoint
+from jobs.modeling.checkpoints import is_adapter, is_scorer, load_network, read_card, save_checkpoint
 from jobs.modeling.scorers import load_scorer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import padding_id
 
 

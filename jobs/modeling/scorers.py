@@ -9,18 +9,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from backend.errors import InvalidInput
 from jobs.modeling.build import allow_any_experts
-from jobs.modeling.checkpoints import (
-    UNUSABLE,
-    base_folder_of,
-    check_folder,
-    is_adapter,
-    is_scorer,
-    load_network,
-    one_line,
-    put_on,
-)
+from jobs.modeling.checkpoints import base_folder_of, check_folder, is_adapter, is_scorer, load_network, put_on
 from jobs.modeling.dropout import set_dropout
 from jobs.modeling.memory_errors import is_out_of_memory
+from jobs.modeling.unusable import UNUSABLE, one_line
 
 
 def load_scorer(

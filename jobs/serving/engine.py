@@ -31,8 +31,9 @@ from backend.domain.serving.protocol import (
 )
 from backend.errors import InvalidInput, Unavailable
 from jobs.modeling.chat.render import turn_end
-from jobs.modeling.checkpoints import UNUSABLE, base_folder_of, check_folder, is_adapter
+from jobs.modeling.checkpoints import base_folder_of, check_folder, is_adapter
 from jobs.modeling.loglikelihood import context_of_config
+from jobs.modeling.unusable import UNUSABLE
 from jobs.serving.adapters.weights import LoadedAdapter
 from jobs.serving.detokenize import TextStream, TokenDecoder, TokenTexts
 from jobs.serving.sampling import Matcher, SamplingState

@@ -27,8 +27,9 @@ from backend.domain.serving.protocol import Constraint
 from backend.errors import JobFailed
 from backend.infra.engines import engine_command
 from backend.infra.processes import die_with_parent
-from jobs.modeling.checkpoints import load_network, load_tokenizer
+from jobs.modeling.checkpoints import load_network
 from jobs.modeling.gguf import write as gguf_writer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.serving.engine import Generation
 from jobs.serving.grammar import SEPARATORS
 from jobs.serving.prepared.weights import PARTIAL, PreparedFolder, locked, remove_older, weights_key

@@ -24,9 +24,10 @@ from backend.domain.serving.precision import PrecisionCheck
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.http_server import Guard, connections_for, guarded, raise_file_limit
 from jobs.modeling.chat.render import turn_end
-from jobs.modeling.checkpoints import base_folder_of, is_adapter, is_scorer, load_tokenizer
+from jobs.modeling.checkpoints import base_folder_of, is_adapter, is_scorer
 from jobs.modeling.devices import pick_device, set_threads, visible_gpu
 from jobs.modeling.scorers import load_scorer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import padding_id
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving.adapters.bank import AdapterBank

@@ -14,8 +14,8 @@ from backend.domain.jobs.payloads import TrainingPayload
 from backend.domain.training.config import DATASET_KINDS, Objective, RunConfig
 from backend.errors import InvalidInput
 from jobs.modeling.chat.render import teach_template
-from jobs.modeling.checkpoints import load_tokenizer
 from jobs.modeling.devices import device_name, is_gpu, pick_autocast, pick_device, set_threads, threads_of_rank
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoints.store import CheckpointStore
 from jobs.training.distributed.process_group import ProcessGroup, join_process_group

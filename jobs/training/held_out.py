@@ -27,9 +27,9 @@ from backend.domain.training.held_out import FILE, HeldOutRow, HeldOutRows, Meas
 from jobs.batches.base import IGNORE, MicroBatch
 from jobs.batches.preference import PairBatch, RatedBatch, ScoredBatch
 from jobs.modeling.chat.render import turn_end
-from jobs.modeling.checkpoints import one_line
 from jobs.modeling.devices import release_gpu_cache
 from jobs.modeling.tokenizers import padding_id
+from jobs.modeling.unusable import one_line
 
 MOST = 12
 ANSWER_TOKENS, PROMPT_TOKENS = 48, 512

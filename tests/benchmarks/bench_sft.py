@@ -34,7 +34,8 @@ from jobs.batches.base import IGNORE, BatchSizes
 from jobs.batches.examples import Example, load_examples
 from jobs.batches.sft import PackedBatches, concatenate
 from jobs.modeling.build import build_network
-from jobs.modeling.checkpoints import load_network, load_tokenizer, save_checkpoint
+from jobs.modeling.checkpoints import load_network, save_checkpoint
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import train_bpe
 from jobs.reporter import JobSpec
 from jobs.training import run as training

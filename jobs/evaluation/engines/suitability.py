@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 from jobs.evaluation.engines.shared_prefix import SharedPrefix
 from jobs.evaluation.engines.trie import TokenTrie
 from jobs.memory_limit import available_bytes
-from jobs.modeling.checkpoints import UNUSABLE, one_line
 from jobs.modeling.devices import free_bytes
 from jobs.modeling.loglikelihood import ScoredSequence, score_continuations
 from jobs.modeling.memory_errors import is_out_of_memory
+from jobs.modeling.unusable import UNUSABLE, one_line
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 HALF_TOLERANCE = 0.5

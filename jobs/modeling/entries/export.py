@@ -11,12 +11,13 @@ from pathlib import Path
 from backend.domain.jobs.payloads import ExportPayload
 from backend.domain.jobs.results import CheckpointDescription, ExportResult
 from backend.errors import Conflict, JobFailed
-from jobs.modeling.checkpoints import base_folder_of, is_adapter, load_network, load_tokenizer, read_card
+from jobs.modeling.checkpoints import base_folder_of, is_adapter, load_network, read_card
 from jobs.modeling.copying import copy_checkpoint
 from jobs.modeling.gguf.write import check_gguf, write_gguf
 from jobs.modeling.hub.push import push_folder
 from jobs.modeling.inspection import inspect_folder
 from jobs.modeling.merge import merge_adapter
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import JobSpec, Reporter
 
 

@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.checkpoints.weight_headers import read_gguf
 from jobs.modeling.chat.render import ensure_template
-from jobs.modeling.checkpoints import is_unusable, one_line, save_checkpoint
+from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.memory_errors import is_out_of_memory
+from jobs.modeling.unusable import is_unusable, one_line
 
 MAX_FP32_PARAMETERS = 500_000_000
 """Number of parameters above which weights are stored in bf16, as exact dequantised values take 4 bytes each."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from backend.errors import InvalidInput
 from jobs.modeling.chat.render import turn_end
-from jobs.modeling.checkpoints import load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.adapters.weights import LoadedAdapter
 

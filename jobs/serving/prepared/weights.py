@@ -30,8 +30,9 @@ from backend.domain.serving.precision import Precision, PrecisionCheck
 from backend.domain.serving.prepared import prepared_folder
 from backend.errors import InvalidInput
 from backend.infra.processes import return_freed_memory
-from jobs.modeling.checkpoints import UNUSABLE, base_folder_of, check_folder, hash_weights, is_adapter, load_network
+from jobs.modeling.checkpoints import base_folder_of, check_folder, hash_weights, is_adapter, load_network
 from jobs.modeling.devices import pick_inference_dtype
+from jobs.modeling.unusable import UNUSABLE
 from jobs.serving.fused_layers import fuse_layers
 from jobs.serving.native.library import Library, compile_library
 from jobs.serving.native.storage import exact_format, store_in_16_bits

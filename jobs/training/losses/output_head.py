@@ -17,7 +17,7 @@ import torch
 
 from jobs.batches.base import MicroBatch
 from jobs.batches.preference import Sequences
-from jobs.modeling.checkpoints import UNUSABLE
+from jobs.modeling.unusable import UNUSABLE
 from jobs.training.losses.chunked_cross_entropy import NO_PENALTIES, Penalties, TokenLosses, linear_loss, logits_loss
 from jobs.training.losses.chunked_logprobs import linear_logprobs, logits_logprobs
 from jobs.training.network.experts import router_loss_weight

@@ -13,8 +13,9 @@ from backend.domain.training.adapters import check_adapters
 from backend.domain.training.config import Objective, RunConfig
 from backend.errors import InvalidInput
 from jobs.modeling import pissa
-from jobs.modeling.checkpoints import UNUSABLE, check_folder, is_adapter, one_line
+from jobs.modeling.checkpoints import check_folder, is_adapter
 from jobs.modeling.memory_errors import is_out_of_memory
+from jobs.modeling.unusable import UNUSABLE, one_line
 
 
 def lora_config(config: RunConfig) -> peft.LoraConfig:

@@ -8,7 +8,7 @@ import torch
 from transformers.utils import is_flash_attn_2_available
 
 from backend.errors import InvalidInput
-from jobs.modeling.checkpoints import one_line
+from jobs.modeling.unusable import one_line
 
 Attention = Literal["auto", "sdpa", "eager", "flex", "flash"]
 NAMES = {"sdpa": "sdpa", "eager": "eager", "flex": "flex_attention", "flash": "flash_attention_2"}

@@ -17,8 +17,8 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from jobs.modeling.checkpoints import UNUSABLE
 from jobs.modeling.devices import device_kind
+from jobs.modeling.unusable import UNUSABLE
 
 NAME = "rows"
 ALONE_TOLERANCE, NEIGHBOUR_TOLERANCE = {"cpu": 1e-4, "gpu": 2e-2}, {"cpu": 2e-6, "gpu": 1e-4}

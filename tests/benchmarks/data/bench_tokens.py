@@ -33,8 +33,8 @@ from jobs.batches.token_making import TokenSource, make_tokens
 from jobs.data.importer import import_files
 from jobs.memory_reuse import with_memory_reuse
 from jobs.modeling.chat.render import teach_template
-from jobs.modeling.checkpoints import load_tokenizer
 from jobs.modeling.dataset_files import iter_rows
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import train_bpe
 from jobs.reporter import JobSpec
 from tests.support.jobs import MemoryReporter

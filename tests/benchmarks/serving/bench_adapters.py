@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from backend.domain.serving.protocol import SamplingParams
-from jobs.modeling.checkpoints import load_network, load_tokenizer
+from jobs.modeling.checkpoints import load_network
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.adapters.weights import LoadedAdapter
 from jobs.serving.batching import BatchingEngine

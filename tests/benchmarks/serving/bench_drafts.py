@@ -29,7 +29,7 @@ def serve(checkpoint: Path, draft: Path | None, precision: str) -> None:
     import torch
 
     from backend.domain.serving.protocol import SamplingParams, TokenEvent
-    from jobs.modeling.checkpoints import load_tokenizer
+    from jobs.modeling.tokenizer_folders import load_tokenizer
     from jobs.serving.drafts.network import Draft
     from jobs.serving.native.library import compile_library
     from jobs.serving.prepared.weights import load_own

@@ -37,7 +37,8 @@ def serve_batching(folder: str, precision: Any, *, is_fused: bool) -> Measure:
     import torch
 
     from backend.domain.serving.protocol import SamplingParams
-    from jobs.modeling.checkpoints import load_network, load_tokenizer
+    from jobs.modeling.checkpoints import load_network
+    from jobs.modeling.tokenizer_folders import load_tokenizer
     from jobs.serving.native.library import compile_library
     from jobs.serving.prepared.weights import load_own
     from jobs.serving.start import start_engine

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import subprocess
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -259,8 +260,14 @@ def wait_until(holds: Any, *, seconds: float = 120.0) -> None:
         time.sleep(0.005)
 
 
+def test_a_maker_imports_no_network() -> None:
+    """It took twice as long to start, and a run waits for its first tokens."""
+    said = "import sys, jobs.batches.token_maker; print({'peft', 'transformers.modeling_utils'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", said], capture_output=True, check=True).stdout == b"set()\n"
+
+
 def test_a_killed_maker_leaves_nothing_half_and_the_next_continues_it(rooms: Rooms, tmp_path: Path) -> None:
-    folder = large(tmp_path, 12_000, group=1000)
+    folder = large(tmp_path, 4_000, group=400)
     tokenizer = rooms.root / "tokenizer"
     sources = [TokenSource(folder, rooms.tokenizer, tmp_path / name, MemoryReporter()) for name in ("whole", "killed")]
     undisturbed, killed = (source.split_folder(TEXT, "train") for source in sources)

@@ -20,9 +20,9 @@ from transformers import AutoTokenizer
 from backend.domain.checkpoints.chat_templates import CHAT_TEMPLATE, SPECIAL_TOKENS
 from backend.domain.data.rows.display import row_text
 from backend.errors import InvalidInput, JobFailed, NotFound
-from jobs.modeling.checkpoints import load_tokenizer
 from jobs.modeling.entries.tokenizer import choose_alphabet, only_frequent, run, run_watched, short_runs
 from jobs.modeling.text_sample import TextSample
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, piece_form, token_bytes, train_bpe, train_unigram
 from tests.support.installation import PROJECT
 from tests.support.training_rooms import Recorder, Rooms, make_stories, write_dataset

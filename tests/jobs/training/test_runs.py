@@ -15,8 +15,9 @@ from backend.domain.estimates.architecture_report import describe_architecture
 from backend.domain.training.holds import hold_of
 from backend.domain.training.schedule import learning_rate_at
 from backend.errors import InvalidInput, JobFailed
-from jobs.modeling.checkpoints import load_network, load_tokenizer, read_card
+from jobs.modeling.checkpoints import load_network, read_card
 from jobs.modeling.loglikelihood import rolling_nll
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.training.checkpoints.store import CheckpointStore
 from jobs.training.context import read_training_context
 from jobs.training.run import run

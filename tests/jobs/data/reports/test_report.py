@@ -511,8 +511,8 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
     small_blocks(monkeypatch, block=128, together=128)
     monkeypatch.setattr(report_duplicates, "MAX_PAIRS", 300)
     monkeypatch.setattr(row_arrays, "MAX_LISTED", 100)
-    texts = [f"{WORDS[n % 7] * 8} of number {n}" for n in range(6000)] if crowded else unlike(6000, seed=31)
-    few = peak_of(tmp_path / "few", texts[:1000])
+    texts = [f"{WORDS[n % 7] * 8} of number {n}" for n in range(3000)] if crowded else unlike(3000, seed=31)
+    few = peak_of(tmp_path / "few", texts[:500])
     many = peak_of(tmp_path / "many", texts)
     assert many < 1.3 * few + 20_000, (few, many)
 

@@ -21,7 +21,8 @@ from jobs.batches.preference_rows import encode_preference, read_preference
 from jobs.evaluation.subject import EvaluatedNetwork, load_subject
 from jobs.modeling.build import build_network
 from jobs.modeling.chat.render import encode_chat, encode_prompt, training_chats, turn_end
-from jobs.modeling.checkpoints import load_tokenizer, save_checkpoint
+from jobs.modeling.checkpoints import save_checkpoint
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import byte_tokenizer
 from jobs.serving.prompts import encode_prompts
 from jobs.serving.replica import add_end_token
