@@ -377,15 +377,18 @@ def _emit_started(ctx: Context, view: EndpointView, *, wait: bool, as_json: bool
     """
     deadline = time.monotonic() + READY_TIMEOUT_S
     while wait and not _is_settled(view):
-        problems = [
-            r.problem for r in view.replicas if r.problem and r.status == "starting" and r.revision == view.revision
+        failing = [
+            one for one in view.replicas if one.problem and one.status == "starting" and one.revision == view.revision
         ]
-        if problems or time.monotonic() > deadline:
-            cause = problems[0].rstrip(".") if problems else f"it was not done within {READY_TIMEOUT_S:.0f} s"
+        if failing or time.monotonic() > deadline:
+            cause = failing[0].problem.rstrip(".") if failing else f"it was not done within {READY_TIMEOUT_S:.0f} s"
             rest = (
                 f" Revision {view.rollout.previous} still answers." if view.rollout and view.rollout.old_ready else ""
             )
-            raise Unavailable(f"Revision {view.revision} of {view.name!r} did not become ready: {cause}.{rest}")
+            raise Unavailable(
+                f"Revision {view.revision} of {view.name!r} did not become ready: {cause}.{rest}",
+                remedy=failing[0].remedy if failing else "",
+            )
         time.sleep(0.3)
         view = get_endpoint(ctx, view.name)
     note(f"{ctx.gateway_url}/v1, model={view.name}")

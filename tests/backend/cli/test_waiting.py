@@ -1,4 +1,4 @@
-"""Waiting for a job where no worker runs."""
+"""Waiting for a job where no worker runs, and for a replica."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import io
 
 import pytest
 
+from backend.cli.endpoint import _emit_started
 from backend.cli.waiting import wait_for_job
+from backend.db.tables import Checkpoint
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
-from backend.errors import JobFailed
+from backend.errors import JobFailed, Unavailable
 from backend.services.context import LOCAL, Context
 from backend.services.data.imports import import_dataset
 from backend.services.data.uploads import save_upload
+from backend.services.jobs.claims import claim_next, requeue
+from backend.services.serving.deployments import deploy
+from backend.services.serving.endpoints import get_endpoint
 from backend.services.tokenizers.tokenizers import train_tokenizer
 
 pytestmark = pytest.mark.usefixtures("jobs_done_here")
@@ -33,3 +39,21 @@ def test_a_job_whose_dependency_fails_ends_the_waiting_with_its_cause(command_li
     job = tokenizer_job(command_line, kind="preference", text='{"a": 1}\n')
     with pytest.raises(JobFailed, match="preference"):
         wait_for_job(command_line, job, quiet=True)
+
+
+def test_a_replica_that_does_not_start_ends_the_waiting_with_its_cause_and_cure(command_line: Context) -> None:
+    ctx = command_line
+    with ctx.db.write() as session:
+        session.add(
+            Checkpoint(id="tiny", name="tiny", origin="added", folder="bases/tiny", family="llama", parameters=1)
+        )
+    deploy(ctx, checkpoint_id="tiny", name="tales", person=LOCAL)
+    claim = claim_next(ctx, "serve", owner="lab/serve#1", host="lab")
+    assert claim is not None
+    failure = JobFailure(cause="The file is cut off.", remedy="Add the base again.")
+    with ctx.db.write() as session:
+        requeue(session, ctx, claim, error=failure, lasted_s=1)
+    with pytest.raises(Unavailable) as refused:
+        _emit_started(ctx, get_endpoint(ctx, "tales"), wait=True, as_json=True)
+    assert refused.value.message == "Revision 1 of 'tales' did not become ready: The file is cut off."
+    assert refused.value.remedy == "Add the base again."
