@@ -42,7 +42,7 @@ def draw_job(ctx: Context, person: Person, job_id: str, *, doing: str) -> None:
         st.rerun()
     with st.container(border=True):
         if job.status is Status.QUEUED:
-            ahead = len(queue_ahead(ctx, job_id))
+            ahead = queue_ahead(ctx, job_id).count
             waiting = f"Waiting: {plural(ahead, 'job')} ahead in the queue." if ahead else "Waiting for a worker."
             if HEALTH.fails(BROKER):
                 waiting = (

@@ -27,8 +27,7 @@ from backend.domain.training.traits import Effect
 from backend.errors import RoundhouseError
 from backend.services.context import Context
 from backend.services.estimates.measurements import predict
-from backend.services.jobs.jobs import JobView
-from backend.services.jobs.queue_position import ahead_of_new
+from backend.services.jobs.queue_position import JobsAhead, ahead_of_new
 from backend.services.jobs.workers import WorkerView
 from backend.services.scaling.planner import OWN, PlanInputs, choose_law, estimate_train_tokens
 from backend.services.serving.costs.prices import current_prices
@@ -162,15 +161,17 @@ def queue_position(ctx: Context, config: RunConfig, workers: Sequence[WorkerView
     """Return a new run's position in its queue, and its wait if the rates of the jobs ahead are known."""
     slots = sum(max(1, len(worker.devices) or worker.concurrency) for worker in workers)
     ahead = ahead_of_new(ctx, config.queue, priority=config.priority)
-    wait = 0.0 if slots and len(ahead) < slots else expected_wait_s(_durations(ctx, ahead), slots=slots)
-    return QueuePosition(len(ahead), slots, wait)
+    wait = 0.0 if slots and ahead.count < slots else expected_wait_s(_durations(ctx, ahead), slots=slots)
+    return QueuePosition(ahead.count, slots, wait)
 
 
-def _durations(ctx: Context, ahead: Sequence[JobView]) -> list[Progress | None]:
-    """Return the progress of jobs; of queued runs their expected duration, unless there are too many different ones to
-    predict.
+def _durations(ctx: Context, ahead: JobsAhead) -> list[Progress | None]:
+    """Return the progress of jobs; of queued runs their expected duration, unless there are too many, or too many
+    different ones, to predict.
     """
-    waiting = [job.id for job in ahead if job.status is Status.QUEUED]
+    if ahead.count > len(ahead.first):
+        return [None]
+    waiting = [job.id for job in ahead.first if job.status is Status.QUEUED]
     with ctx.db.read() as session:
         query = select(Run.job_id, Run.config).where(Run.job_id.in_(waiting))
         stored: dict[str | None, RunConfig | None] = dict(session.execute(query).all())
@@ -183,7 +184,7 @@ def _durations(ctx: Context, ahead: Sequence[JobView]) -> list[Progress | None]:
         return [None]
     representatives = {kind: configs[job_id] for job_id, kind in kinds.items()}
     times = {kind: _expected(ctx, config) for kind, config in representatives.items()}
-    return [times.get(kinds.get(job.id, "")) if job.id in waiting else job.progress for job in ahead]
+    return [times.get(kinds.get(job.id, "")) if job.id in waiting else job.progress for job in ahead.first]
 
 
 def _expected(ctx: Context, config: RunConfig) -> Progress | None:

@@ -3,72 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Job
+from backend.domain.jobs.progress import Progress
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.services.context import Context
 from backend.services.jobs.jobs import JobView, view
 
+MAX_LISTED = 200
 
-def queue_ahead(ctx: Context, job_id: str) -> list[JobView]:
-    """Return the jobs that run or wait before a queued job in its queue, in order. Empty when it isn't queued."""
+
+@dataclass(frozen=True)
+class JobsAhead:
+    """Jobs that run or wait before a job: those that run, then the first `MAX_LISTED` that wait, in order. `count` is
+    the number of all.
+    """
+
+    first: tuple[JobView, ...] = ()
+    count: int = 0
+
+    @property
+    def progress(self) -> list[Progress | None]:
+        """The progress of each; one None for those that are not listed."""
+        return [job.progress for job in self.first] + [None] * (self.count > len(self.first))
+
+
+def queue_ahead(ctx: Context, job_id: str) -> JobsAhead:
+    """Return the jobs that run or wait before a queued job in its queue. Empty when it isn't queued."""
     with ctx.db.read() as session:
         job = session.get(Job, job_id)
         if job is None or job.status != Status.QUEUED:
-            return []
-        rows = session.scalars(
-            select(Job)
-            .where(
-                Job.queue == job.queue,
-                or_(
-                    Job.status.in_([Status.RUNNING, Status.CANCELLING]),
-                    and_(
-                        Job.status == Status.QUEUED,
-                        or_(
-                            Job.priority < job.priority,
-                            and_(
-                                Job.priority == job.priority,
-                                or_(
-                                    Job.created_at < job.created_at,
-                                    and_(Job.created_at == job.created_at, Job.id < job.id),
-                                ),
-                            ),
-                        ),
-                    ),
-                ),
-            )
-            .order_by(Job.status.desc(), Job.priority, Job.created_at)
-        )
-        return [view(row) for row in rows]
+            return JobsAhead()
+        older = or_(Job.created_at < job.created_at, and_(Job.created_at == job.created_at, Job.id < job.id))
+        before = or_(Job.priority < job.priority, and_(Job.priority == job.priority, older))
+        return _ahead(session, job.queue, before)
 
 
-def ahead_of_new(ctx: Context, queue: str, *, priority: int) -> list[JobView]:
-    """Return the jobs running or waiting ahead of a new job of this priority, in order."""
-    before = or_(
-        Job.status.in_([Status.RUNNING, Status.CANCELLING]),
-        and_(Job.status == Status.QUEUED, Job.priority <= priority),
-    )
+def ahead_of_new(ctx: Context, queue: str, *, priority: int) -> JobsAhead:
+    """Return the jobs that run or wait before a new job of this priority."""
     with ctx.db.read() as session:
-        query = select(Job).where(Job.queue == queue, before)
-        return [view(row) for row in session.scalars(query.order_by(Job.status.desc(), Job.priority, Job.created_at))]
+        return _ahead(session, queue, Job.priority <= priority)
+
+
+def _ahead(session: Session, queue: str, before: Any) -> JobsAhead:
+    in_order = (Job.priority, Job.created_at, Job.id)
+    runs = select(Job).where(Job.queue == queue, Job.status.in_([Status.RUNNING, Status.CANCELLING]))
+    waits = (Job.queue == queue, Job.status == Status.QUEUED, before)
+    running = session.scalars(runs.order_by(Job.status.desc(), *in_order)).all()
+    waiting = session.scalars(select(Job).where(*waits).order_by(*in_order).limit(MAX_LISTED)).all()
+    num_waiting = len(waiting)
+    if num_waiting == MAX_LISTED:
+        num_waiting = session.scalar(select(func.count()).select_from(Job).where(*waits)) or 0
+    return JobsAhead(tuple(view(row) for row in (*running, *waiting)), len(running) + num_waiting)
 
 
 def queue_positions(session: Session, queued: Sequence[Job]) -> dict[str, int]:
-    """Return how many jobs run or wait before each queued job, with one query per queue."""
+    """Return how many jobs run or wait before each queued job."""
     if not queued:
         return {}
-    rows = session.execute(
-        select(Job.id, Job.queue, Job.status, Job.priority, Job.created_at).where(
-            Job.status.in_(ACTIVE), Job.queue.in_({j.queue for j in queued})
-        )
-    ).all()
-    order = sorted(rows, key=lambda row: (row[2] == Status.QUEUED, row[3], row[4], row[0]))
-    ahead: dict[str, int] = {}
-    positions: dict[str, int] = {}
-    for job_id, queue, *_ in order:
-        positions[job_id] = ahead.get(queue, 0)
-        ahead[queue] = positions[job_id] + 1
-    return positions
+    in_order = (Job.status == Status.QUEUED, Job.priority, Job.created_at, Job.id)
+    number = func.row_number().over(partition_by=Job.queue, order_by=in_order).label("number")
+    active = Job.status.in_(ACTIVE), Job.queue.in_({job.queue for job in queued})
+    ranked = select(Job.id, number).where(*active).subquery()
+    rows = session.execute(select(ranked).where(ranked.c.id.in_([job.id for job in queued])))
+    return {job_id: position - 1 for job_id, position in rows}

@@ -21,7 +21,7 @@ from backend.domain.training.config import RunConfig
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.jobs.jobs import JobView, view
-from backend.services.jobs.queue_position import queue_ahead, queue_positions
+from backend.services.jobs.queue_position import JobsAhead, queue_ahead, queue_positions
 from backend.services.jobs.workers import list_workers
 from backend.services.training.live import status_and_line
 
@@ -96,7 +96,7 @@ class RunDetail:
     children: tuple[
         tuple[str, str], ...
     ]  # (id, name) of runs that start from one of its checkpoints, or were made from its config
-    ahead: tuple[JobView, ...]
+    ahead: JobsAhead
     expected_wait_s: float | None
     num_slots: int
     device: str | None
@@ -197,7 +197,7 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
             f"“{run.name}” was imported as curves: it has no config and no checkpoints.",
             remedy="Choose a run of this installation.",
         )
-    ahead = queue_ahead(ctx, run.job_id) if run.job_id and run.status is Status.QUEUED else []
+    ahead = queue_ahead(ctx, run.job_id) if run.job_id and run.status is Status.QUEUED else JobsAhead()
     workers = [worker for worker in list_workers(ctx) if worker.is_alive and "train" in worker.queues]
     slots = sum(max(1, len(worker.devices) or worker.concurrency) for worker in workers)
     with ctx.db.read() as session:
@@ -224,8 +224,8 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
             checkpoints=tuple(_checkpoints(session, run.id)),
             parent=(parent.id, parent.name) if parent else None,
             children=tuple((c[0], c[1]) for c in children),
-            ahead=tuple(ahead),
-            expected_wait_s=expected_wait_s([j.progress for j in ahead], slots=slots) if len(ahead) >= slots else None,
+            ahead=ahead,
+            expected_wait_s=expected_wait_s(ahead.progress, slots=slots) if ahead.count >= slots else None,
             num_slots=slots,
             device=job.device if job else None,
         )

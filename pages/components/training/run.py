@@ -197,20 +197,20 @@ def draw_queue_place(detail: RunDetail) -> None:
             "No worker serves the queue `train`. The run starts as soon as one does.", icon=":material/cloud_off:"
         )
         return
-    if not detail.ahead:
+    if not detail.ahead.count:
         st.info("Next in the queue: it starts within seconds.", icon=":material/schedule:")
         return
     ahead = ", ".join(
         f"“{plain(job.title)}” ({'running' if job.status is not Status.QUEUED else 'waiting'})"
-        for job in detail.ahead[:4]
+        for job in detail.ahead.first[:4]
     )
-    more = f" and {len(detail.ahead) - 4} more" if len(detail.ahead) > 4 else ""
+    more = f" and {detail.ahead.count - 4:,} more" if detail.ahead.count > 4 else ""
     start = (
         f" Expected to start in about {format_duration(detail.expected_wait_s)}."
         if detail.expected_wait_s is not None
         else ""
     )
-    st.info(f"{plural(len(detail.ahead), 'job')} ahead: {ahead}{more}.{start}", icon=":material/schedule:")
+    st.info(f"{plural(detail.ahead.count, 'job')} ahead: {ahead}{more}.{start}", icon=":material/schedule:")
 
 
 def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from backend.db.tables import Job, Slot
 from backend.domain.jobs.events import ProgressEvent
@@ -17,9 +18,10 @@ from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import Conflict, NotAllowed
 from backend.services.context import LOCAL, Context, Person
+from backend.services.jobs import queue_position
 from backend.services.jobs.claims import Claim, Fenced, claim_next, end_job, give_back, renew, requeue
 from backend.services.jobs.jobs import get_job, request_stop, stop_job
-from backend.services.jobs.queue_position import queue_ahead
+from backend.services.jobs.queue_position import ahead_of_new, queue_ahead, queue_positions
 from backend.services.jobs.recovery import recover_jobs
 from tests.support.jobs import add_stored_job
 
@@ -138,7 +140,28 @@ def test_a_queued_job_lists_the_jobs_ahead_of_it(ctx: Context, clock: Clock) -> 
     clock.advance(1)
     last = submit(ctx, "last")
     submit(ctx, "elsewhere", kind=JobKind.EVALUATE)
-    assert [job.title for job in queue_ahead(ctx, last)] == ["running", "first"]
+    ahead = queue_ahead(ctx, last)
+    assert ([job.title for job in ahead.first], ahead.count) == (["running", "first"], 2)
+    assert ahead.progress == [None, None]
+
+
+def test_a_long_queue_is_counted_and_its_first_jobs_are_listed(
+    ctx: Context, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_position, "MAX_LISTED", 2)
+    submit(ctx, "running")
+    taken(ctx)
+    for title in ("a", "b", "c"):
+        clock.advance(1)
+        submit(ctx, title)
+    clock.advance(1)
+    last = submit(ctx, "last")
+    ahead = queue_ahead(ctx, last)
+    assert ([job.title for job in ahead.first], ahead.count, len(ahead.progress)) == (["running", "a", "b"], 4, 4)
+    assert ahead_of_new(ctx, "train", priority=5).count == 5
+    with ctx.db.read() as session:
+        queued = session.scalars(select(Job).where(Job.status == Status.QUEUED).order_by(Job.created_at)).all()
+        assert queue_positions(session, queued) == {job.id: number for number, job in enumerate(queued, start=1)}
 
 
 def test_a_job_waits_for_the_job_it_depends_on(ctx: Context) -> None:

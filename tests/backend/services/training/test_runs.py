@@ -272,7 +272,7 @@ def test_the_place_in_the_queue_counts_who_is_ahead(world: Context) -> None:
         "In the queue, 1 ahead",
         "In the queue, 2 ahead",
     ]
-    assert [job.id for job in run_detail(world, second.id).ahead] == [urgent.job_id, first.job_id]
+    assert [job.id for job in run_detail(world, second.id).ahead.first] == [urgent.job_id, first.job_id]
 
 
 def test_runs_are_found_by_words_tags_status_and_objective(world: Context) -> None:
