@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import psutil
 import torch
@@ -15,30 +16,30 @@ class ProcessUse:
 
     def __init__(self) -> None:
         self._process = psutil.Process()
-        self._read_at, self._cpu_s = time.monotonic(), self._cpu_time_s()
+        self._read_at, (self._cpu_s, _) = time.monotonic(), self._totals()
 
     def read(self) -> dict[str, float | int | None]:
         """Return `cpu_cores`, `memory_bytes`, and `gpu_memory_bytes` (None without a GPU), as a gauge event names
         them.
         """
-        now, cpu_s = time.monotonic(), self._cpu_time_s()
+        now, (cpu_s, memory_bytes) = time.monotonic(), self._totals()
         lasted = now - self._read_at
-        cores = round((cpu_s - self._cpu_s) / lasted, 3) if lasted > 0 else None
+        # a process that has ended takes its seconds with it
+        cores = round(max(0.0, cpu_s - self._cpu_s) / lasted, 3) if lasted > 0 else None
         self._read_at, self._cpu_s = now, cpu_s
-        return {
-            "cpu_cores": cores,
-            "memory_bytes": sum(int(process.memory_info().rss) for process in self._processes()),
-            "gpu_memory_bytes": _gpu_memory_bytes(),
-        }
+        return {"cpu_cores": cores, "memory_bytes": memory_bytes, "gpu_memory_bytes": _gpu_memory_bytes()}
 
-    def _cpu_time_s(self) -> float:
-        times = [process.cpu_times() for process in self._processes()]
-        return float(sum(time.user + time.system for time in times))
-
-    def _processes(self) -> list[psutil.Process]:
-        """Return this process, and the engine's where a server of another project is the engine."""
-        running = [child for child in self._process.children(recursive=True) if child.is_running()]
-        return [self._process, *running]
+    def _totals(self) -> tuple[float, int]:
+        """Return the processor seconds and the memory of this process and of those that it started and that run: a
+        server of another project is the engine of some replicas.
+        """
+        cpu_s, memory_bytes = 0.0, 0
+        for process in (self._process, *self._process.children(recursive=True)):
+            with suppress(psutil.Error):  # it may end at any moment
+                times, memory = process.cpu_times(), process.memory_info()
+                cpu_s += times.user + times.system
+                memory_bytes += int(memory.rss)
+        return cpu_s, memory_bytes
 
 
 def _gpu_memory_bytes() -> int | None:
