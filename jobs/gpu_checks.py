@@ -510,7 +510,7 @@ CHECKS: dict[str, Callable[[Bench], Outcome]] = {
 }
 
 
-def run_check(name: str, folder: Path) -> GpuCheckResult:
+def run_gpu_check(name: str, folder: Path) -> GpuCheckResult:
     """Run a check in this process; a failure of any kind becomes its result."""
     device, cure = "", GPU_CHECKS[name].cure
     try:
@@ -546,7 +546,7 @@ def run_check(name: str, folder: Path) -> GpuCheckResult:
 def main() -> None:
     """Run one check and write its result."""
     name, folder = sys.argv[1], Path(sys.argv[2])
-    result = run_check(name, folder)
+    result = run_gpu_check(name, folder)
     (folder / f"{name}.json").write_text(result.model_dump_json())
     sys.stdout.flush()
 

@@ -31,7 +31,7 @@ Value = float | str | bool | datetime | tuple[str, ...] | None
 Row = TypeVar("Row")
 
 
-class Kind(StrEnum):
+class ValueKind(StrEnum):
     """Kind of a field's values; a duration is in seconds."""
 
     NUMBER = "number"
@@ -42,16 +42,16 @@ class Kind(StrEnum):
     FLAG = "yes or no"
 
 
-ORDERED = frozenset({Kind.NUMBER, Kind.TIME, Kind.DURATION})
-TEXTUAL = frozenset({Kind.TEXT, Kind.LIST})
+ORDERED = frozenset({ValueKind.NUMBER, ValueKind.TIME, ValueKind.DURATION})
+TEXTUAL = frozenset({ValueKind.TEXT, ValueKind.LIST})
 OPERATORS = ("<=", ">=", "!=", "=", "<", ">", "contains")
 EXAMPLES = {
-    Kind.NUMBER: "a number, such as 0.01, 3e-4 or 7B",
-    Kind.TEXT: "a text",
-    Kind.LIST: "a text",
-    Kind.TIME: "a date, such as 2026-11-01, or a time ago, such as -7d",
-    Kind.DURATION: "a duration, such as 90s, 20min, 3h or 2d",
-    Kind.FLAG: "yes or no",
+    ValueKind.NUMBER: "a number, such as 0.01, 3e-4 or 7B",
+    ValueKind.TEXT: "a text",
+    ValueKind.LIST: "a text",
+    ValueKind.TIME: "a date, such as 2026-11-01, or a time ago, such as -7d",
+    ValueKind.DURATION: "a duration, such as 90s, 20min, 3h or 2d",
+    ValueKind.FLAG: "yes or no",
 }
 
 
@@ -62,7 +62,7 @@ class FilterField:
     """
 
     name: str
-    kind: Kind
+    kind: ValueKind
     choices: tuple[str, ...] = ()
     synonyms: Mapping[str, str] = field(default_factory=dict)
 
@@ -76,7 +76,7 @@ class FilterError(InvalidInput):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FieldTest:
     """A field beside a value."""
 
     field: str
@@ -112,7 +112,7 @@ class Any_:
     parts: tuple[Expression, ...]
 
 
-Expression = Comparison | Missing | Not | All | Any_
+Expression = FieldTest | Missing | Not | All | Any_
 
 
 def parse_filter(
@@ -146,7 +146,7 @@ def write_filter(expression: Expression | None) -> str:
     match expression:
         case None:
             return ""
-        case Comparison(name, operator, value):
+        case FieldTest(name, operator, value):
             return f"{name} {operator} {_write_value(value)}"
         case Missing(name):
             return f"{name} is missing"
@@ -167,7 +167,7 @@ def write_filter(expression: Expression | None) -> str:
 def fields_of(expression: Expression | None) -> frozenset[str]:
     """Return the names of the fields that an expression reads."""
     match expression:
-        case Comparison(name, _, _) | Missing(name):
+        case FieldTest(name, _, _) | Missing(name):
             return frozenset({name})
         case Not(part):
             return fields_of(part)
@@ -181,7 +181,7 @@ def matcher(expression: Expression | None, reader: Callable[[str], Callable[[Row
     match expression:
         case None:
             return lambda row: True
-        case Comparison(name, operator, value):
+        case FieldTest(name, operator, value):
             return _comparison(reader(name), operator, value)
         case Missing(name):
             read = reader(name)
@@ -416,14 +416,16 @@ class _Parser:
         sign = operator.word
         fits = sign in ("=", "!=") or (known.kind in (ORDERED if sign != "contains" else TEXTUAL))
         if not fits:
-            kind = {Kind.LIST: "a list", Kind.TEXT: "text", Kind.FLAG: "yes or no"}.get(known.kind, f"a {known.kind}")
+            kind = {ValueKind.LIST: "a list", ValueKind.TEXT: "text", ValueKind.FLAG: "yes or no"}.get(
+                known.kind, f"a {known.kind}"
+            )
             raise self.error(
                 f"{known.name} is {kind}, so {sign} has no meaning.", f"Use {_operators(known.kind)}.", operator
             )
         self.at += 1
-        if known.kind is Kind.TIME:
+        if known.kind is ValueKind.TIME:
             return self.compare_time(known, sign, token)
-        return Comparison(known.name, sign, self.value(known, sign, token))
+        return FieldTest(known.name, sign, self.value(known, sign, token))
 
     def value(self, known: FilterField, sign: str, token: _Token) -> float | str | bool:
         text = token.text.strip()
@@ -438,10 +440,10 @@ class _Parser:
                 )
                 raise self.error(f"{known.name} is never “{token.text}”.", remedy, token)
             return text if known.choices else token.text
-        if known.kind is Kind.FLAG:
+        if known.kind is ValueKind.FLAG:
             if text.lower() in ("yes", "true", "no", "false"):
                 return text.lower() in ("yes", "true")
-        elif known.kind is Kind.NUMBER:
+        elif known.kind is ValueKind.NUMBER:
             if (number := _number(text)) is not None:
                 return number
         elif (seconds := _seconds(text)) is not None:
@@ -462,19 +464,19 @@ class _Parser:
                 first = first.astimezone(UTC)
             except (ValueError, OverflowError):  # the first or the last day there is has no place in another zone
                 raise self.error(
-                    f"“{token.text}” is not a value of {known.name}.", f"Write {EXAMPLES[Kind.TIME]}.", token
+                    f"“{token.text}” is not a value of {known.name}.", f"Write {EXAMPLES[ValueKind.TIME]}.", token
                 ) from None
         if after is None or sign in ("<", ">="):
-            return Comparison(known.name, sign, first)
+            return FieldTest(known.name, sign, first)
         if sign == "<=":
-            return Comparison(known.name, "<", after)
+            return FieldTest(known.name, "<", after)
         if sign == ">":
-            return Comparison(known.name, ">=", after)
-        day = All((Comparison(known.name, ">=", first), Comparison(known.name, "<", after)))
+            return FieldTest(known.name, ">=", after)
+        day = All((FieldTest(known.name, ">=", first), FieldTest(known.name, "<", after)))
         return day if sign == "=" else Not(day)
 
 
-def _operators(kind: Kind) -> str:
+def _operators(kind: ValueKind) -> str:
     if kind in ORDERED:
         return "=, !=, <, <=, >, >= or `is missing`"
     return "=, !=, contains or `is missing`" if kind in TEXTUAL else "=, != or `is missing`"

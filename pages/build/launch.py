@@ -31,7 +31,7 @@ from pages.components.training.draft import draw_draft, forget_draft, keep_draft
 from pages.components.training.estimate_card import draw_estimate, draw_sweep_estimate
 from pages.components.training.launch_checks import (
     draw_config_changes,
-    draw_problem,
+    draw_launch_problem,
     draw_warnings,
     mark_fields,
     pinned_config,
@@ -219,7 +219,7 @@ def draw_one_run(ctx: Context, person: Person) -> None:
     mark_fields(problem)
     with left:
         if problem is not None:
-            draw_problem(problem)
+            draw_launch_problem(problem)
         accepted = draw_warnings(expected.warnings) if expected else False
         suites = draw_suite_choice(ctx)
         label = launch_label(form, problem, accepted=accepted)
@@ -261,7 +261,7 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
             if before is not None:
                 draw_sweep_form(ctx, before[0])
             if problem is not None:
-                draw_problem(problem)
+                draw_launch_problem(problem)
             st.button(launch_label(form, problem, accepted=False), key="sweep_go", type="primary", disabled=True)
         if before is not None:
             with right:
@@ -283,7 +283,7 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
             draw_estimate(ctx, person, config, expected)
     with left:
         if problem is not None:
-            draw_problem(problem)
+            draw_launch_problem(problem)
         accepted = draw_warnings(expected.warnings) if expected else False
         label = (
             f"Launch {sweep.num_runs} runs" if sweep and accepted else launch_label(form, problem, accepted=accepted)

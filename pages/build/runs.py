@@ -23,9 +23,9 @@ from pages.components.training.run_table import (
     chosen_columns,
     draw_bar,
     draw_filter_error,
-    draw_filters,
     draw_picked,
-    draw_table,
+    draw_run_filters,
+    draw_run_table,
     is_filtered,
     read_address,
 )
@@ -87,18 +87,18 @@ def draw_runs(
     here = entries[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     if shown == "Curves":
         with parts[1], errors_shown():  # a run that can't be read leaves the others to be ticked
-            draw_curves(ctx, person, picked)
+            draw_compared_curves(ctx, person, picked)
         with place:
             there = {row.id for entry in here for row in (entry.rows if isinstance(entry, RunFold) else [entry])}
             elsewhere = [row for row in ticked if row.id not in there][:MAX_COMPARED]  # there to be unticked
             narrow, rows = [table.fields["status"]], [*elsewhere, *here]
-            draw_table(ctx, person, table, rows, narrow, order=query.order, picked=picked, key="runs_narrow")
+            draw_run_table(ctx, person, table, rows, narrow, order=query.order, picked=picked, key="runs_narrow")
     elif passing:
         with place:
-            draw_table(ctx, person, table, here, columns, order=query.order, picked=picked, key="runs_table")
+            draw_run_table(ctx, person, table, here, columns, order=query.order, picked=picked, key="runs_table")
 
 
-def draw_curves(ctx: Context, person: Person, picked: Sequence[str]) -> None:
+def draw_compared_curves(ctx: Context, person: Person, picked: Sequence[str]) -> None:
     """Draw the curves of the ticked runs over each other."""
     compared = get_runs(ctx, picked[:MAX_COMPARED])
     if not compared:
@@ -114,7 +114,7 @@ def main() -> None:
     with page_frame("Runs") as (ctx, person):
         picked = read_address()
         table = read_run_table(ctx)
-        query = draw_filters(table)
+        query = draw_run_filters(table)
         known = {row.id for row in table.rows}
         for gone in [run_id for run_id in picked if run_id not in known][:3]:
             warn_unknown("run", gone, instead="it may have been deleted")

@@ -230,7 +230,7 @@ def launch_starter(ctx: Context, person: Person) -> None:
         st.switch_page(routes.RUN, query_params={"run": run.id})
 
 
-def draw_runs(ctx: Context, person: Person, overview: Overview) -> None:
+def draw_newest_runs(ctx: Context, person: Person, overview: Overview) -> None:
     """Draw the active runs and the newest others, live."""
     runs = [*overview.active, *overview.recent]
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
@@ -365,7 +365,7 @@ def main() -> None:
         overview = get_overview(ctx, person=person)
         draw_steps(ctx, person, overview)
         st.space("small")
-        draw_runs(ctx, person, overview)
+        draw_newest_runs(ctx, person, overview)
         st.space("small")
         if overview.best:
             draw_best(overview)

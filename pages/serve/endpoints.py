@@ -34,7 +34,7 @@ from pages.components.frame import (
 from pages.components.links import back_link, row_link
 from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.serving.aliases import draw_aliases
-from pages.components.serving.endpoint import draw_endpoint_page, draw_state
+from pages.components.serving.endpoint import draw_endpoint_page, draw_endpoint_state
 from pages.components.serving.rollout import draw_options
 from pages.components.serving.speed import draw_speed
 from pages.components.serving.traffic_dataset import draw_traffic_dataset
@@ -280,7 +280,7 @@ def draw_endpoint_row(endpoint: EndpointView, total: TrafficPoint | None) -> Non
             key=f"endpoint_{endpoint.name}",
         )
     with state:
-        draw_state(endpoint)
+        draw_endpoint_state(endpoint)
     canary = "" if endpoint.canary is None else f", {endpoint.canary.percent:g} % {endpoint.canary.checkpoint_name}"
     serves.write(plain(f"{endpoint.checkpoint_name}{canary}"))
     if total is None or not total.requests:

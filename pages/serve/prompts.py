@@ -11,13 +11,13 @@ from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.serving.prompts.prompts import (
     MAX_NOTE,
+    PromptVersionView,
     PromptView,
     VersionLine,
-    VersionView,
     delete_prompt,
     get_prompt,
     get_version,
-    list_prompts,
+    list_team_prompts,
     save_prompt,
 )
 from pages.components import routes
@@ -35,14 +35,14 @@ EXAMPLE = "Summarize the text in one sentence.\n\n{{text}}"
 
 def draw_list(ctx: Context, person: Person) -> None:
     """Draw every prompt whose name holds the words of the search, and the form for a new one."""
-    everything = list_prompts(ctx)
+    everything = list_team_prompts(ctx)
     with st.expander(
         "New prompt",
         icon=":material/add:",
         expanded=not everything or "new" in st.query_params,
         key="new_prompt",
     ):
-        draw_new(ctx, person)
+        draw_new_prompt(ctx, person)
     if not everything:
         empty_state(
             "No prompt yet. Save one under a name, and everyone can choose it in the playground, try it over "
@@ -52,7 +52,7 @@ def draw_list(ctx: Context, person: Person) -> None:
     query = st.text_input(
         "Search", key="find", bind="query-params", placeholder="Name", icon=":material/search:", width=260
     )
-    prompts = list_prompts(ctx, query) if query else everything
+    prompts = list_team_prompts(ctx, query) if query else everything
     if not prompts:
         st.caption("No prompt has these words in its name.")
         return
@@ -72,10 +72,10 @@ def draw_list(ctx: Context, person: Person) -> None:
             saved.write(plain(saved_words(prompt.author, when(prompt.saved_at, now=ctx.now()))))
 
 
-def draw_new(ctx: Context, person: Person) -> None:
+def draw_new_prompt(ctx: Context, person: Person) -> None:
     """Draw the form of a new prompt."""
     name = st.text_input("Name", key="new_prompt_name", max_chars=80)
-    values = draw_fields(key="new_prompt", system="", text="")
+    values = draw_prompt_fields(key="new_prompt", system="", text="")
     if st.button(
         "Save", key="save_new_prompt", type="primary", disabled=not name.strip() or not values["text"].strip()
     ):
@@ -85,7 +85,7 @@ def draw_new(ctx: Context, person: Person) -> None:
             st.rerun()
 
 
-def draw_fields(*, key: str, system: str, text: str) -> dict[str, str]:
+def draw_prompt_fields(*, key: str, system: str, text: str) -> dict[str, str]:
     """Draw system prompt and message; return them."""
     return {
         "system": st.text_area(
@@ -122,7 +122,7 @@ def draw_prompt(ctx: Context, person: Person, name: str) -> None:
     version = choose_version(ctx, prompt)
     text, trying, changes = st.tabs(["Text", "Try", "Changes"], key="tab", bind="query-params")
     with text:
-        draw_text(ctx, person, prompt, version)
+        draw_prompt_text(ctx, person, prompt, version)
     with trying:
         draw_trying(ctx, person, prompt, version)
     with changes:
@@ -135,7 +135,7 @@ def delete_and_leave(ctx: Context, name: str, person: Person) -> None:
     st.query_params.from_dict({})
 
 
-def choose_version(ctx: Context, prompt: PromptView) -> VersionView:
+def choose_version(ctx: Context, prompt: PromptView) -> PromptVersionView:
     """Draw the choice of a version, which the address keeps, and return it."""
     numbers = [version.number for version in prompt.versions]
     requested = st.query_params.get("version", "")
@@ -161,10 +161,10 @@ def choose_version(ctx: Context, prompt: PromptView) -> VersionView:
     return get_version(ctx, prompt, chosen)
 
 
-def draw_text(ctx: Context, person: Person, prompt: PromptView, version: VersionView) -> None:
+def draw_prompt_text(ctx: Context, person: Person, prompt: PromptView, version: PromptVersionView) -> None:
     """Draw what a version says, to be changed and saved as the next one."""
     key = f"prompt_{version.id}"
-    values = draw_fields(key=key, system=version.body.system, text=version.body.text)
+    values = draw_prompt_fields(key=key, system=version.body.system, text=version.body.text)
     if version.body.variables:
         st.caption(plain(f"Variables: {', '.join(version.body.variables)}"))
     is_same = values == {"system": version.body.system, "text": version.body.text}
@@ -184,7 +184,7 @@ def draw_text(ctx: Context, person: Person, prompt: PromptView, version: Version
             st.rerun()
 
 
-def draw_changes(ctx: Context, prompt: PromptView, version: VersionView) -> None:
+def draw_changes(ctx: Context, prompt: PromptView, version: PromptVersionView) -> None:
     """Draw what differs between the chosen version and another, and every version with its author."""
     others = [other for other in prompt.versions if other.number != version.number]
     if not others:

@@ -17,7 +17,7 @@ import torch
 from backend.domain.jobs.gpu_check import GPU_CHECKS, GpuCheckResult
 from backend.domain.jobs.results import ProbeResult
 from jobs import gpu_checks
-from jobs.gpu_checks import CHECKS, Off, loss_error, run_check
+from jobs.gpu_checks import CHECKS, Off, loss_error, run_gpu_check
 from jobs.modeling.devices import device_name
 from jobs.training.network import optimizers
 
@@ -36,7 +36,7 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def failed(name: str, folder: Path) -> GpuCheckResult:
-    result = run_check(name, folder)
+    result = run_gpu_check(name, folder)
     assert result.verdict == "fail", result
     assert result.device == device_name(CPU)
     assert result.cure
@@ -65,7 +65,7 @@ def test_a_precision_that_the_device_refuses_is_named_with_another(
 
 
 def test_bf16_passes_within_its_rounding_and_fails_beyond(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run_check("bf16", folder).verdict == "pass"
+    assert run_gpu_check("bf16", folder).verdict == "pass"
     monkeypatch.setitem(gpu_checks.LOSS_ERRORS, "bf16", 1e-6)
     result = failed("bf16", folder)
     assert "off the reference's, more than 0.00 %" in result.figure
@@ -80,8 +80,8 @@ def test_a_matrix_product_of_few_bits_is_not_fp32(folder: Path, monkeypatch: pyt
 def test_attention_of_wrong_numbers_fails_and_a_missing_kernel_is_not_here(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run_check("sdpa-flash", folder).verdict == "pass"
-    absent = run_check("sdpa-cudnn", folder)
+    assert run_gpu_check("sdpa-flash", folder).verdict == "pass"
+    absent = run_gpu_check("sdpa-cudnn", folder)
     assert (absent.verdict, absent.cure) == ("not here", "")
     assert "no cudnn kernel" in absent.figure
     exact = torch.nn.functional.scaled_dot_product_attention
@@ -97,11 +97,11 @@ def test_attention_of_wrong_numbers_fails_and_a_missing_kernel_is_not_here(
 
 def test_without_bitsandbytes_the_cure_installs_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizers.importlib.util, "find_spec", lambda name: None)
-    result = run_check("adamw-8bit", folder)
+    result = run_gpu_check("adamw-8bit", folder)
     assert result.verdict == "not here"
     assert "bitsandbytes" in result.figure
     assert "install roundhouse[quantized]" in result.cure
-    qlora = run_check("qlora", folder)
+    qlora = run_gpu_check("qlora", folder)
     assert (qlora.verdict, qlora.cure) == ("not here", "Choose method lora, or a worker with a GPU.")
 
 
@@ -116,7 +116,7 @@ def test_memory_that_runs_out_names_who_may_hold_it(folder: Path, monkeypatch: p
 
 
 def test_a_resume_that_loses_the_optimizer_s_state_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "to the last bit" in run_check("resume", folder).figure
+    assert "to the last bit" in run_gpu_check("resume", folder).figure
     load = torch.optim.AdamW.load_state_dict
 
     def forget(self: Any, stored: Any) -> None:
@@ -167,7 +167,7 @@ def test_a_run_that_is_not_compiled_gives_the_compiler_s_reason(folder: Path, mo
 def test_an_endpoint_answers_and_one_that_answers_otherwise_fails(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = run_check("endpoint-serial", folder)
+    result = run_gpu_check("endpoint-serial", folder)
     assert "8 greedy tokens equal to the CPU's" in result.figure
 
     async def other(*given: Any) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from backend.services.evaluation.evaluations import get_evaluation, launch_evalu
 from backend.services.evaluation.run_scores import read_run_scores
 from backend.services.evaluation.suites import create_suite, launch_members, list_suites
 from backend.services.jobs.claims import end_job
-from pages.components.evaluation.charts import CurveLine, ScoreDot, curve_figure, difference_figure, score_figure
+from pages.components.evaluation.charts import ScoreDot, ScoreLine, curve_figure, difference_figure, score_figure
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, claim_of, evaluated, finish, item, predicted
 from tests.support.opening import open_page, open_panel, words
@@ -375,9 +375,9 @@ def test_scores_of_a_run_follow_its_steps_beside_the_loss(world: Context) -> Non
 
 
 def test_curves_have_intervals_and_the_loss_its_own_panel() -> None:
-    line = CurveLine("facts@1", "acc", [(10, 0.25, 0.1, 0.5), (20, 0.75, None, None)])
+    line = ScoreLine("facts@1", "acc", [(10, 0.25, 0.1, 0.5), (20, 0.75, None, None)])
     figure = curve_figure(
-        [(10, 2.0), (20, 1.5)], [line, CurveLine("stories@1", "bits_per_byte", [(10, 2.5, 2.0, 3.0)])]
+        [(10, 2.0), (20, 1.5)], [line, ScoreLine("stories@1", "bits_per_byte", [(10, 2.5, 2.0, 3.0)])]
     )
     assert [trace.yaxis for trace in figure.data] == ["y", "y2", "y3"]
     assert list(figure.data[0].error_y.array) == pytest.approx([25.0, 0.0])
@@ -502,7 +502,7 @@ def test_a_checkpoint_lists_its_evaluations_with_intervals_and_the_scores_of_its
 
 
 def test_every_metric_that_is_no_share_has_a_panel_of_its_own() -> None:
-    lines = [CurveLine(name, name, [(1, 2.0, 1.0, 3.0)]) for name in ("bleu", "bits_per_byte", "acc")]
+    lines = [ScoreLine(name, name, [(1, 2.0, 1.0, 3.0)]) for name in ("bleu", "bits_per_byte", "acc")]
     figure = curve_figure([], lines, mark=1)
     titles = [figure.layout[axis].title.text for axis in ("yaxis", "yaxis2", "yaxis3")]
     assert titles == ["score, %", "BLEU", "bits per byte"]

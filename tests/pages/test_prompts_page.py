@@ -11,8 +11,8 @@ from backend.db.tables import PromptMatrix
 from backend.domain.serving.prompt_matrix import MatrixAnswers
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.tasks import get_task
-from backend.services.serving.prompts.matrices import list_matrices
-from backend.services.serving.prompts.prompts import get_prompt, list_prompts, save_prompt
+from backend.services.serving.prompts.matrices import list_prompt_matrices
+from backend.services.serving.prompts.prompts import get_prompt, list_team_prompts, save_prompt
 from tests.support.evaluation_world import add_benchmark
 from tests.support.filled_installation import HOSTILE_ANSWER, fill
 from tests.support.gateway_fixtures import eventually
@@ -42,7 +42,7 @@ def test_the_first_prompt_is_saved_under_a_name_and_opened(site: Context) -> Non
     app.text_area(key="new_prompt_text").set_value("Retell {{tale").run()
     app.button(key="save_new_prompt").click().run()
     assert "is no template" in app.error[0].value
-    assert list_prompts(site) == []
+    assert list_team_prompts(site) == []
     app.text_area(key="new_prompt_text").set_value("Retell {{tale}}").run()
     app.button(key="save_new_prompt").click().run()
     assert_sound(app)
@@ -108,12 +108,12 @@ def test_a_prompt_is_tried_on_typed_rows_over_two_endpoints(world: ChatWorld) ->
     clicked = app._tree.get_widget_states()
     for _ in range(2):  # the second click of a double one comes from a page that shows the first button yet
         app._run(clicked)
-    eventually(lambda: not list_matrices(world.ctx, "retell")[0].is_running)
+    eventually(lambda: not list_prompt_matrices(world.ctx, "retell")[0].is_running)
     app.run()
     assert_sound(app)
     assert [text.value for text in app.text].count("w0 w1 w2") == 4
     assert "tale: the sea" in [text.value for text in app.text]
-    (matrix,) = list_matrices(world.ctx, "retell")
+    (matrix,) = list_prompt_matrices(world.ctx, "retell")
     assert app.query_params["matrix"] in (matrix.id, [matrix.id])
 
 

@@ -17,12 +17,12 @@ from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL
 from backend.services.serving.prompts.prompts import (
     MAX_NAME,
+    PromptVersionView,
     PromptView,
-    VersionView,
     delete_prompt,
     get_prompt,
     get_version,
-    list_prompts,
+    list_team_prompts,
     save_prompt,
 )
 
@@ -38,7 +38,7 @@ def list_(
     as_json: JsonFlag = False,
 ) -> None:
     """List the prompts with their newest version."""
-    prompts = list_prompts(get_context(), find)
+    prompts = list_team_prompts(get_context(), find)
     lines = [
         f"{prompt.name:<28} version {prompt.number:<3} {prompt.saved_at:%Y-%m-%d %H:%M} {prompt.author:<12} "
         f"{', '.join(prompt.variables)}".rstrip()
@@ -106,7 +106,7 @@ def delete(name: NameArgument, as_json: JsonFlag = False) -> None:
     emit({"deleted": name}, as_json=as_json, text=f"Deleted {name}.")
 
 
-def _data(prompt: PromptView, version: VersionView) -> dict[str, object]:
+def _data(prompt: PromptView, version: PromptVersionView) -> dict[str, object]:
     return {
         "name": prompt.name,
         "version": version.number,

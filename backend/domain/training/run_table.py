@@ -15,7 +15,7 @@ from functools import cache, cached_property
 from typing import Any, Literal
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.filters import FilterField, Kind, Value
+from backend.domain.filters import FilterField, Value, ValueKind
 from backend.domain.names import nearest_name
 from backend.domain.training.config import Objective, RunConfig
 from backend.domain.training.config_fields import (
@@ -124,7 +124,7 @@ class RunField:
 
     name: str
     title: str
-    kind: Kind
+    kind: ValueKind
     form: Form
     group: str
     about: str = ""
@@ -136,7 +136,7 @@ class RunField:
     @property
     def is_number(self) -> bool:
         """Return whether its values have a place on an axis."""
-        return self.kind in (Kind.NUMBER, Kind.DURATION, Kind.TIME)
+        return self.kind in (ValueKind.NUMBER, ValueKind.DURATION, ValueKind.TIME)
 
     def write(self, value: Value) -> str:
         """Return a value as a cell shows it; a time as its date in UTC."""
@@ -176,30 +176,36 @@ def _write_number(form: Form, value: float) -> str:
 
 STATUS_WORDS = {"cancelled": "stopped", "cancelling": "stopping"}
 FACTS = (
-    RunField("name", "Name", Kind.TEXT, "text", "Run"),
-    RunField("status", "Status", Kind.TEXT, "text", "Run", words=STATUS_WORDS),
+    RunField("name", "Name", ValueKind.TEXT, "text", "Run"),
+    RunField("status", "Status", ValueKind.TEXT, "text", "Run", words=STATUS_WORDS),
     RunField(
-        "objective", "Objective", Kind.TEXT, "text", "Run", choices=tuple(map(str, Objective)), words=OBJECTIVE_NAMES
+        "objective",
+        "Objective",
+        ValueKind.TEXT,
+        "text",
+        "Run",
+        choices=tuple(map(str, Objective)),
+        words=OBJECTIVE_NAMES,
     ),
-    RunField("sweep", "Sweep", Kind.TEXT, "text", "Run", "The sweep that launched the run."),
-    RunField("tags", "Tags", Kind.LIST, "text", "Run"),
-    RunField("notes", "Notes", Kind.TEXT, "text", "Run"),
-    RunField("by", "Launched by", Kind.TEXT, "text", "Run"),
-    RunField("created", "Created", Kind.TIME, "time", "Run"),
-    RunField("started", "Started", Kind.TIME, "time", "Run"),
-    RunField("finished", "Finished", Kind.TIME, "time", "Run"),
-    RunField("dataset", "Dataset", Kind.TEXT, "text", "Run", "Name and version, such as stories@2."),
-    RunField("base", "Base", Kind.TEXT, "text", "Run", "The checkpoint that the run started from."),
-    RunField("architecture", "Architecture", Kind.TEXT, "text", "Run"),
-    RunField("tokenizer", "Tokenizer", Kind.TEXT, "text", "Run"),
-    RunField("steps", "Steps done", Kind.NUMBER, "integer", "Results"),
-    RunField("tokens", "Tokens", Kind.NUMBER, "count", "Results", "Steps done × tokens per step."),
-    RunField("parameters", "Parameters", Kind.NUMBER, "count", "Results", "Size of the model, adapters apart."),
+    RunField("sweep", "Sweep", ValueKind.TEXT, "text", "Run", "The sweep that launched the run."),
+    RunField("tags", "Tags", ValueKind.LIST, "text", "Run"),
+    RunField("notes", "Notes", ValueKind.TEXT, "text", "Run"),
+    RunField("by", "Launched by", ValueKind.TEXT, "text", "Run"),
+    RunField("created", "Created", ValueKind.TIME, "time", "Run"),
+    RunField("started", "Started", ValueKind.TIME, "time", "Run"),
+    RunField("finished", "Finished", ValueKind.TIME, "time", "Run"),
+    RunField("dataset", "Dataset", ValueKind.TEXT, "text", "Run", "Name and version, such as stories@2."),
+    RunField("base", "Base", ValueKind.TEXT, "text", "Run", "The checkpoint that the run started from."),
+    RunField("architecture", "Architecture", ValueKind.TEXT, "text", "Run"),
+    RunField("tokenizer", "Tokenizer", ValueKind.TEXT, "text", "Run"),
+    RunField("steps", "Steps done", ValueKind.NUMBER, "integer", "Results"),
+    RunField("tokens", "Tokens", ValueKind.NUMBER, "count", "Results", "Steps done × tokens per step."),
+    RunField("parameters", "Parameters", ValueKind.NUMBER, "count", "Results", "Size of the model, adapters apart."),
     RunField(
-        "duration", "Duration", Kind.DURATION, "duration", "Results", "Time of the newest attempt, from its start."
+        "duration", "Duration", ValueKind.DURATION, "duration", "Results", "Time of the newest attempt, from its start."
     ),
-    RunField("cost", "Cost", Kind.NUMBER, "usd", "Results", "Duration × devices × the price of a device-hour."),
-    RunField("tokens_per_step", "Tokens per step", Kind.NUMBER, "integer", "Config"),
+    RunField("cost", "Cost", ValueKind.NUMBER, "usd", "Results", "Duration × devices × the price of a device-hour."),
+    RunField("tokens_per_step", "Tokens per step", ValueKind.NUMBER, "integer", "Config"),
 )
 OTHERWISE = frozenset({"name", "objective", "dataset", "base", "architecture", "tokenizer", "grpo.rewards"})
 """Fields of a config that are facts of the run already, or have no text."""
@@ -217,16 +223,16 @@ def _config_field(path: str) -> RunField:
     schema, base = field_at(path), kind_of(path)
     values = base if isinstance(base, tuple) else ()
     kinds = {type(value) for value in values} if values else {base}
-    kind = Kind.FLAG if kinds == {bool} else Kind.NUMBER if kinds <= {int, float} else Kind.TEXT
+    kind = ValueKind.FLAG if kinds == {bool} else ValueKind.NUMBER if kinds <= {int, float} else ValueKind.TEXT
     is_shape = path.startswith("architecture.")
     return RunField(
         path,
         path.partition(".")[2] if is_shape else str(schema.title or path),
         kind,
-        {Kind.FLAG: "flag", Kind.NUMBER: "number", Kind.TEXT: "text"}[kind],  # type: ignore[arg-type]
+        {ValueKind.FLAG: "flag", ValueKind.NUMBER: "number", ValueKind.TEXT: "text"}[kind],  # type: ignore[arg-type]
         "Architecture" if is_shape else "Config",
         schema.description or "",
-        choices=tuple(map(str, values)) if kind is Kind.TEXT else (),
+        choices=tuple(map(str, values)) if kind is ValueKind.TEXT else (),
     )
 
 
@@ -238,7 +244,7 @@ def metric_fields(metrics: Iterable[tuple[str, str]]) -> list[RunField]:
         if metric in SAME_UNDER_ALL:
             title, form, better = SAME_UNDER_ALL[metric]
             fields[metric] = RunField(
-                metric, title, Kind.NUMBER, form, "Results", "Newest value.", better=better, metric=("", metric)
+                metric, title, ValueKind.NUMBER, form, "Results", "Newest value.", better=better, metric=("", metric)
             )
         elif metric not in NO_RESULTS:
             prefix = objective or IMPORTED
@@ -247,7 +253,7 @@ def metric_fields(metrics: Iterable[tuple[str, str]]) -> list[RunField]:
             fields[name] = RunField(
                 name,
                 f"{metric} · {OBJECTIVE_NAMES.get(objective, 'Imported')}",
-                Kind.NUMBER,
+                ValueKind.NUMBER,
                 "loss",
                 f"Metrics of {OBJECTIVE_NAMES.get(objective, 'imported logs')}",
                 about,
@@ -549,7 +555,7 @@ def fold_cell(table: RunTable, fold: RunFold, known: RunField) -> str:
         return low if low == high else f"{low} to {high}"
     if known.form == "usd":
         return known.write(math.fsum(values)) + " in all"
-    if known.kind is Kind.TIME:
+    if known.kind is ValueKind.TIME:
         return known.write(max(values))
     if known.name == "status":
         counts = {text: sum(known.write(value) == text for value in values) for text in texts}

@@ -35,7 +35,7 @@ class SplitCounts:
 
 
 @dataclass(frozen=True)
-class FieldChange:
+class FieldSizes:
     """Sizes of a field before and after, over the training rows, or the validation rows without any."""
 
     field: str
@@ -68,7 +68,7 @@ class VersionDiff:
     moved: int
     changed: int
     splits: tuple[SplitCounts, ...]
-    fields: tuple[FieldChange, ...]
+    fields: tuple[FieldSizes, ...]
     examples: tuple[DiffExample, ...]
 
     @property
@@ -170,9 +170,9 @@ def _count(split: str, old: SplitIndex, new: SplitIndex) -> SplitCounts:
     return SplitCounts(split, len(old.hashes), len(new.hashes), removed, added)
 
 
-def _fields(version: VersionView, indices: dict[tuple[str, Split], SplitIndex]) -> tuple[FieldChange, ...]:
+def _fields(version: VersionView, indices: dict[tuple[str, Split], SplitIndex]) -> tuple[FieldSizes, ...]:
     return tuple(
-        FieldChange(field, split, indices["before", split].sizes[field], indices["after", split].sizes[field])
+        FieldSizes(field, split, indices["before", split].sizes[field], indices["after", split].sizes[field])
         for field in FIELDS_OF_KIND[DatasetKind(version.kind)]
         for split in SPLITS
         if any(indices[side, split].sizes[field].filled for side in ("before", "after"))

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Evaluation, EvaluationItem, Score
 from backend.domain.evaluation.config import EvaluationKind
-from backend.domain.filters import FilterField, Kind, Value, matcher, parse_filter
+from backend.domain.filters import FilterField, Value, ValueKind, matcher, parse_filter
 from backend.domain.jobs.events import ItemEvent
 from backend.domain.jobs.payloads import EvaluatePayload
 from backend.domain.jobs.results import EvaluateResult
@@ -96,9 +96,9 @@ class ItemIndex:
 
     def fields(self, main_metric: str) -> dict[str, FilterField]:
         """Return the fields of filters: item, the labels, score (the main metric), each metric."""
-        kinds = {NUMBER: Kind.NUMBER} | dict.fromkeys(self.labels, Kind.TEXT)
-        kinds |= {SCORE: Kind.NUMBER} if item_metric(main_metric) in self.columns else {}
-        kinds |= {field_name(metric): Kind.NUMBER for metric in sorted(self.columns)}
+        kinds = {NUMBER: ValueKind.NUMBER} | dict.fromkeys(self.labels, ValueKind.TEXT)
+        kinds |= {SCORE: ValueKind.NUMBER} if item_metric(main_metric) in self.columns else {}
+        kinds |= {field_name(metric): ValueKind.NUMBER for metric in sorted(self.columns)}
         return {name: FilterField(name, kind) for name, kind in kinds.items()}
 
     def reader(self, main_metric: str) -> Callable[[str], Callable[[int], Value]]:

@@ -17,14 +17,14 @@ NAME = "draft"
 
 
 @dataclass(frozen=True)
-class Draft:
+class FormDraft:
     """A draft and when it was changed last."""
 
     values: dict[str, Any]
     saved_at: datetime
 
 
-def read_draft(ctx: Context, form: str, *, person: Person) -> Draft | None:
+def read_draft(ctx: Context, form: str, *, person: Person) -> FormDraft | None:
     """Return a person's draft of a form."""
     with ctx.db.read() as session:
         row = session.scalar(_mine(form, person))
@@ -34,7 +34,7 @@ def read_draft(ctx: Context, form: str, *, person: Person) -> Draft | None:
         values = json.loads(row.query)
     except ValueError:
         return None
-    return Draft(values, row.created_at) if isinstance(values, dict) else None
+    return FormDraft(values, row.created_at) if isinstance(values, dict) else None
 
 
 def save_draft(ctx: Context, form: str, values: dict[str, Any], *, person: Person) -> None:

@@ -12,7 +12,7 @@ from backend.domain.data.rows.display import render_preview
 from backend.domain.wording import format_duration, plural
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
-from backend.services.data.diff import ROWS_PER_S, DiffExample, FieldChange, VersionDiff, compare_versions, rows_to_read
+from backend.services.data.diff import ROWS_PER_S, DiffExample, FieldSizes, VersionDiff, compare_versions, rows_to_read
 from backend.services.data.versions import version_lineage
 from backend.services.data.views import VersionView
 from pages.components.choices import by_identity
@@ -124,7 +124,7 @@ def _draw_tables(diff: VersionDiff) -> None:
         st.caption("Sizes in characters; of conversations, messages.")
 
 
-def _sizes(change: FieldChange) -> dict[str, object]:
+def _sizes(change: FieldSizes) -> dict[str, object]:
     pairs = {"mean": ("mean", 0), "median": ("median", 0), "95th percentile": ("p95", 0), "longest": ("largest", 0)}
     values = {
         word: f"{getattr(change.before, name):,.{digits}f} → {getattr(change.after, name):,.{digits}f}"

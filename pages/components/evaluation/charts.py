@@ -75,7 +75,7 @@ def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None 
 
 
 @dataclass(frozen=True)
-class CurveLine:
+class ScoreLine:
     """A score by training step with its intervals."""
 
     name: str
@@ -84,12 +84,12 @@ class CurveLine:
 
 
 def curve_figure(
-    losses: Sequence[tuple[int, float]], lines: Sequence[CurveLine], *, mark: int | None = None
+    losses: Sequence[tuple[int, float]], lines: Sequence[ScoreLine], *, mark: int | None = None
 ) -> go.Figure:
     """Return scores by step above the validation loss at the same steps; one panel for shares, one for each other
     metric, one for the loss. `mark` is a step that a dotted line shows.
     """
-    panels: dict[str, list[CurveLine]] = {}
+    panels: dict[str, list[ScoreLine]] = {}
     for line in sorted(lines, key=lambda line: not is_share(line.metric)):
         panels.setdefault("score, %" if is_share(line.metric) else metric_label(line.metric), []).append(line)
     rows = len(panels) + bool(losses)
@@ -115,7 +115,7 @@ def curve_figure(
     return figure
 
 
-def _score_line(line: CurveLine, *, color: str) -> go.Scatter:
+def _score_line(line: ScoreLine, *, color: str) -> go.Scatter:
     scale = 100.0 if is_share(line.metric) else 1.0
     values = [value for _, value, _, _ in line.points]
     return go.Scatter(

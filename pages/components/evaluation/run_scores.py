@@ -13,7 +13,7 @@ from backend.services.evaluation.open_suites import list_choices
 from backend.services.evaluation.run_scores import read_run_scores
 from pages.components import routes
 from pages.components.charts.style import STATIC
-from pages.components.evaluation.charts import CurveLine, curve_figure
+from pages.components.evaluation.charts import ScoreLine, curve_figure
 from pages.components.evaluation.matrix import draw_pending
 from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import empty_state, plain
@@ -103,7 +103,7 @@ def draw_run_scores(ctx: Context, run_id: str, *, heading: str = "Scores", mark:
         st.caption("Scores appear here as checkpoints are evaluated.")
         return
     lines = [
-        CurveLine(c.label, c.metric, [(step, s.value, s.low, s.high) for step, s in c.points]) for c in scores.curves
+        ScoreLine(c.label, c.metric, [(step, s.value, s.low, s.high) for step, s in c.points]) for c in scores.curves
     ]
     alt = f"{len(lines)} scores by training step with intervals, and the validation loss"
     st.plotly_chart(curve_figure(scores.losses, lines, mark=mark), key=f"run_scores_{run_id}", config=STATIC, alt=alt)

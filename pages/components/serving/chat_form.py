@@ -27,7 +27,7 @@ from pages.components.serving.chat_presets import (
     forget_filled,
     widget_key,
 )
-from pages.components.serving.chat_prompts import draw_prompts
+from pages.components.serving.chat_prompts import draw_team_prompts
 
 CHAT_TEMPERATURE, TEXT_TEMPERATURE = 0.7, 0.8
 """What an answer, or the continuation of a text, is first sampled with: at 0, *Regenerate* would repeat it."""
@@ -98,7 +98,7 @@ def draw_settings(
             if settings is not None:
                 draw_preset_saving(ctx, person, settings, scope=scope)
         if settings is not None:
-            draw_prompts(ctx, person, settings, scope=scope)
+            draw_team_prompts(ctx, person, settings, scope=scope)
             with st.popover(
                 "Endpoint" if len(picked) == 1 else "Endpoints", icon=":material/info:", key=f"card_{scope}"
             ):

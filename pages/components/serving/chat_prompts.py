@@ -26,7 +26,7 @@ def newest_draft() -> ChatDraft | None:
     return draft
 
 
-def draw_prompts(ctx: Context, person: Person, settings: AnswerSettings, *, scope: str) -> None:
+def draw_team_prompts(ctx: Context, person: Person, settings: AnswerSettings, *, scope: str) -> None:
     """Draw the menu of prompts: name, text, variables, and the buttons that use and save them. `settings` are those
     whose system prompt a prompt replaces.
     """

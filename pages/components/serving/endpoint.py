@@ -69,15 +69,15 @@ def draw_endpoint_page(ctx: Context, person: Person, name: str, *, alias: str | 
     """Draw one endpoint: its state and changes, then traffic, API, requests, logs, revisions and settings as tabs.
     `alias` is the name in the address, where it is another.
     """
-    draw_head(ctx, person, name, alias)
+    draw_endpoint_head(ctx, person, name, alias)
     is_stopped = get_endpoint(ctx, name).stopped_at is not None
     parts = {
-        "Traffic": draw_traffic,
+        "Traffic": draw_endpoint_traffic,
         "API": draw_api,
         "Requests": draw_requests,
         "Logs": draw_logs,
         "Revisions": draw_history,
-        "Settings": draw_settings,
+        "Settings": draw_endpoint_settings,
     }
     names = [part for part in parts if not is_stopped or part in OF_A_STOPPED_ONE]
     for part, tab in zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True):
@@ -86,7 +86,7 @@ def draw_endpoint_page(ctx: Context, person: Person, name: str, *, alias: str | 
                 parts[part](ctx, person, name)
 
 
-def draw_state(endpoint: EndpointView) -> None:
+def draw_endpoint_state(endpoint: EndpointView) -> None:
     """Draw the state of an endpoint as a badge."""
     state = "unreachable" if endpoint.num_ready and HEALTH.fails(GATEWAY) else endpoint.state
     colour, icon = BADGES[state]
@@ -94,14 +94,14 @@ def draw_state(endpoint: EndpointView) -> None:
 
 
 @live_part(3)
-def draw_head(ctx: Context, person: Person, name: str, alias: str | None) -> None:
+def draw_endpoint_head(ctx: Context, person: Person, name: str, alias: str | None) -> None:
     """Draw state, what is served, changes and load, refreshed every three seconds."""
     endpoint = get_endpoint(ctx, name)
     is_stopped = endpoint.stopped_at is not None
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
             object_heading(endpoint.name, width="content")
-            draw_state(endpoint)
+            draw_endpoint_state(endpoint)
             if alias is not None:
                 st.badge(f"answers for {plain(alias)}", icon=":material/label:", color="violet")
             st.space("stretch")
@@ -249,7 +249,7 @@ def draw_history(ctx: Context, person: Person, name: str) -> None:
 
 
 @live_part(15)
-def draw_traffic(ctx: Context, person: Person, name: str) -> None:
+def draw_endpoint_traffic(ctx: Context, person: Person, name: str) -> None:
     """Draw the last hour, and each variant's figures beside each other where requests went to several."""
     endpoint = get_endpoint(ctx, name)
     draw_last_hour(ctx, name)
@@ -363,7 +363,7 @@ def draw_logs(ctx: Context, person: Person, name: str) -> None:
             st.caption("It has written nothing yet.")
 
 
-def draw_settings(ctx: Context, person: Person, name: str) -> None:
+def draw_endpoint_settings(ctx: Context, person: Person, name: str) -> None:
     """Draw adapters, the request log and load tests."""
     endpoint = get_endpoint(ctx, name)
     if endpoint.stopped_at is None:

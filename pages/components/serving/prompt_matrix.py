@@ -14,7 +14,7 @@ from backend.domain.serving.prompt_matrix import MAX_ENDPOINTS, MAX_ROWS, Matrix
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
-from backend.services.data.views import VersionView as DatasetVersionView
+from backend.services.data.views import VersionView
 from backend.services.serving.adapters.changes import list_adapter_endpoints
 from backend.services.serving.endpoints import list_alias_endpoints, list_endpoints
 from backend.services.serving.prompts.matrices import (
@@ -22,12 +22,12 @@ from backend.services.serving.prompts.matrices import (
     dataset_rows,
     delete_matrix,
     get_matrix,
-    list_matrices,
+    list_prompt_matrices,
     save_as_task,
     start_matrix,
     stop_matrix,
 )
-from backend.services.serving.prompts.prompts import PromptView, VersionView
+from backend.services.serving.prompts.prompts import PromptVersionView, PromptView
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
@@ -50,10 +50,10 @@ BADGES: dict[str, tuple[str, str]] = {
 }
 
 
-def draw_trying(ctx: Context, person: Person, prompt: PromptView, version: VersionView) -> None:
+def draw_trying(ctx: Context, person: Person, prompt: PromptView, version: PromptVersionView) -> None:
     """Draw the form that starts a matrix, the chosen matrix, and the way to a task."""
     draw_form(ctx, person, prompt, version)
-    matrices = list_matrices(ctx, prompt.name)
+    matrices = list_prompt_matrices(ctx, prompt.name)
     requested = st.query_params.get("matrix")
     shown: MatrixLine | None = None
     if requested:
@@ -78,13 +78,13 @@ def draw_trying(ctx: Context, person: Person, prompt: PromptView, version: Versi
             st.query_params["matrix"] = chosen
             st.rerun()
     if shown is not None:
-        (draw_running if shown.is_running else draw_matrix)(ctx, person, prompt.name, shown.id)
+        (draw_running if shown.is_running else draw_prompt_matrix)(ctx, person, prompt.name, shown.id)
     with st.expander("Save as a task", icon=":material/grading:", key="prompt_task"):
-        draw_task(ctx, person, version)
+        draw_task_of_prompt(ctx, person, version)
 
 
 @number_form
-def draw_form(ctx: Context, person: Person, prompt: PromptView, version: VersionView) -> None:
+def draw_form(ctx: Context, person: Person, prompt: PromptView, version: PromptVersionView) -> None:
     """Draw rows, endpoints and sampling, and the button that starts."""
     known = [*list_endpoints(ctx), *list_alias_endpoints(ctx), *list_adapter_endpoints(ctx)]
     names = [endpoint.name for endpoint in known if endpoint.stopped_at is None and endpoint.writes]
@@ -100,7 +100,7 @@ def draw_form(ctx: Context, person: Person, prompt: PromptView, version: Version
         rows: list[dict[str, Any]] | None = None
         source = ""
         with errors_shown():
-            rows, source = draw_rows(ctx, version)
+            rows, source = draw_matrix_rows(ctx, version)
         left, right = st.columns(2)
         temperature = draw_number(
             left,
@@ -139,7 +139,7 @@ def draw_form(ctx: Context, person: Person, prompt: PromptView, version: Version
                 st.rerun()
 
 
-def draw_rows(ctx: Context, version: VersionView) -> tuple[list[dict[str, Any]] | None, str]:
+def draw_matrix_rows(ctx: Context, version: PromptVersionView) -> tuple[list[dict[str, Any]] | None, str]:
     """Draw where the rows come from; return them with the name of their source, None where there is none yet."""
     variables = version.body.variables
     if not variables:
@@ -167,7 +167,7 @@ def draw_rows(ctx: Context, version: VersionView) -> tuple[list[dict[str, Any]] 
     return dataset_rows(ctx, newest, version.body, limit=limit), newest.label
 
 
-def draw_matrix(ctx: Context, person: Person, prompt: str, matrix_id: str) -> None:
+def draw_prompt_matrix(ctx: Context, person: Person, prompt: str, matrix_id: str) -> None:
     """Draw a matrix as it is now, and the page again at its end."""
     matrix = get_matrix(ctx, matrix_id, prompt=prompt)
     answers = matrix.answers
@@ -200,7 +200,7 @@ def draw_matrix(ctx: Context, person: Person, prompt: str, matrix_id: str) -> No
     draw_cells(answers, key=matrix_id)
 
 
-draw_running = live_part(REFRESH_S)(draw_matrix)
+draw_running = live_part(REFRESH_S)(draw_prompt_matrix)
 
 
 def delete_and_show(ctx: Context, matrix_id: str, person: Person) -> None:
@@ -274,7 +274,7 @@ def matrix_words(ctx: Context, matrix: MatrixLine) -> str:
 
 
 @number_form
-def choose_dataset(ctx: Context, *, key: str, placeholder: str) -> DatasetVersionView | None:
+def choose_dataset(ctx: Context, *, key: str, placeholder: str) -> VersionView | None:
     """Draw a choice among the datasets with rows; return the newest version of the chosen one."""
     datasets = {each.id: each for each in list_datasets(ctx, ready=True) if each.newest is not None}
     chosen = st.selectbox(
@@ -288,7 +288,7 @@ def choose_dataset(ctx: Context, *, key: str, placeholder: str) -> DatasetVersio
     return datasets[chosen].newest if chosen else None
 
 
-def draw_task(ctx: Context, person: Person, version: VersionView) -> None:
+def draw_task_of_prompt(ctx: Context, person: Person, version: PromptVersionView) -> None:
     """Draw the form that makes a task of the version."""
     st.caption(
         "A task asks this prompt for each row of a dataset, and compares the answers with a column of expected ones."

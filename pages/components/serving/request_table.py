@@ -128,7 +128,7 @@ def result_of(row: RequestRow) -> str:
 
 def last_prompt(row: RequestRow) -> str:
     """Return the text of the last message, empty where it is not logged."""
-    return message_text(row.messages[-1]) if row.messages else ""
+    return logged_text(row.messages[-1]) if row.messages else ""
 
 
 def first_line(text: str) -> str:
@@ -137,7 +137,7 @@ def first_line(text: str) -> str:
     return line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 1].rstrip() + "…"
 
 
-def message_text(message: Mapping[str, Any]) -> str:
+def logged_text(message: Mapping[str, Any]) -> str:
     """Return the text of a message; calls and typed parts as JSON."""
     content = message.get("content")
     if isinstance(content, str) and content:
@@ -211,12 +211,12 @@ def draw_request(ctx: Context, person: Person, request_id: str) -> None:
     as_tokens = source is not None and st.toggle(
         "Tokens", key=f"request_tokens_{row.id}", help=f"As the tokenizer of {plain(source.name)} splits these texts."
     )
-    texts = [(str(message.get("role") or "prompt"), message_text(message)) for message in row.messages]
+    texts = [(str(message.get("role") or "prompt"), logged_text(message)) for message in row.messages]
     texts += [("answer", row.answer or "(no text)")]
     texts += [("correction", detail.correction)] if detail.correction else []
     for number, (role, text) in enumerate(texts):
         if as_tokens and source is not None:
-            draw_tokens(ctx, source, role, text, key=f"request_tokens_{row.id}_{number}")
+            draw_request_tokens(ctx, source, role, text, key=f"request_tokens_{row.id}_{number}")
         else:
             st.caption(plain(role))
             _draw_text(text, key=f"request_text_{number}")
@@ -237,7 +237,7 @@ def tokenizer_of(ctx: Context, detail: RequestDetail) -> TokenizerSource | None:
         return None
 
 
-def draw_tokens(ctx: Context, source: TokenizerSource, role: str, text: str, *, key: str) -> None:
+def draw_request_tokens(ctx: Context, source: TokenizerSource, role: str, text: str, *, key: str) -> None:
     """Draw a text as the tokens into which a tokenizer splits it, with their number."""
     with errors_shown():
         split = tokenize(ctx, source, text)

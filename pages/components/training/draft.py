@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.training.config import Objective
 from backend.services.context import Context, Person
-from backend.services.people.drafts import Draft, drop_draft, read_draft, save_draft
+from backend.services.people.drafts import FormDraft, drop_draft, read_draft, save_draft
 from pages.components.frame import handled
 from pages.components.training.config_fields import ON_FORM, PREFIX, get_field, typed_fields
 from pages.components.training.run_form import fill_draft, form_origin
@@ -64,8 +64,8 @@ def forget_draft(ctx: Context, person: Person) -> None:
 
 def draw_draft(ctx: Context, person: Person) -> None:
     """Say that a draft was restored, or that one waits."""
-    restored: Draft | None = st.session_state.get(_RESTORED)
-    waiting: Draft | None = st.session_state.get(_WAITING)
+    restored: FormDraft | None = st.session_state.get(_RESTORED)
+    waiting: FormDraft | None = st.session_state.get(_WAITING)
     if restored is None and waiting is None:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="launch_draft"):
@@ -88,13 +88,13 @@ def _discard(ctx: Context, person: Person) -> None:
     st.session_state.pop("launch_source", None)  # the page fills its form again
 
 
-def _restore(draft: Draft) -> None:
+def _restore(draft: FormDraft) -> None:
     st.session_state.pop(_SAVED, None)
     st.session_state.pop(_WAITING, None)
     _fill(draft)
 
 
-def _fill(draft: Draft) -> bool:
+def _fill(draft: FormDraft) -> bool:
     values = draft.values
     try:
         objective = Objective(values["objective"])

@@ -35,7 +35,7 @@ def mark_fields(problem: RoundhouseError | None) -> None:
     set_field_errors(errors)
 
 
-def draw_problem(problem: RoundhouseError) -> None:
+def draw_launch_problem(problem: RoundhouseError) -> None:
     """Draw the reason why the form can't be launched, with the form's labels."""
     text = plain(with_labels(problem.message)) + (f"  \n{plain(with_labels(problem.remedy))}" if problem.remedy else "")
     st.warning(text, icon=":material/error:")

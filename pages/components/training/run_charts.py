@@ -23,7 +23,7 @@ Value = float | str | None
 
 
 @dataclass(frozen=True)
-class Axis:
+class RunAxis:
     """An axis from `low` to `high`, spaced by logarithms with `log`; or with `words`, a place for each. `time`: the
     numbers are seconds since 1970.
     """
@@ -68,19 +68,19 @@ class Line:
     rank: float | None = None
 
 
-def axis_of(label: str, values: Sequence[Value], *, time: bool, write: Callable[[float], str]) -> Axis:
+def axis_of(label: str, values: Sequence[Value], *, time: bool, write: Callable[[float], str]) -> RunAxis:
     """Return an axis on which these values fit: numbers by size, texts in their order."""
     known = [value for value in values if value is not None]
     if any(isinstance(value, str) for value in known):
-        return Axis(label, words=tuple(sorted(dict.fromkeys(map(say, known)))))
+        return RunAxis(label, words=tuple(sorted(dict.fromkeys(map(say, known)))))
     numbers = [float(value) for value in known]
     if not numbers:
-        return Axis(label)
+        return RunAxis(label)
     low, high = min(numbers), max(numbers)
-    return Axis(label, low, high, log=not time and low > 0 and high / low >= LOG_FROM, time=time, write=write)
+    return RunAxis(label, low, high, log=not time and low > 0 and high / low >= LOG_FROM, time=time, write=write)
 
 
-def parallel_figure(axes: Sequence[Axis], lines: Sequence[Line]) -> go.Figure:
+def parallel_figure(axes: Sequence[RunAxis], lines: Sequence[Line]) -> go.Figure:
     """Return parallel coordinates: a line per run, the best in front and in the accent's colour.
 
     Drawn as SVG lines: Plotly's own trace needs WebGL, ignores the theme, and has no hover. Lines of one shade are one
@@ -153,7 +153,7 @@ def parallel_figure(axes: Sequence[Axis], lines: Sequence[Line]) -> go.Figure:
     return figure
 
 
-def scatter_figure(x: Axis, y: Axis, color: Axis | None, lines: Sequence[Line]) -> go.Figure:
+def scatter_figure(x: RunAxis, y: RunAxis, color: RunAxis | None, lines: Sequence[Line]) -> go.Figure:
     """Return one point per run; a line's values are its x, y and, with `color`, what colours it. A run without an x or
     a y has no point.
     """
@@ -208,7 +208,7 @@ def say(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _points(lines: Sequence[Line], axes: Sequence[Axis]) -> dict[str, object]:
+def _points(lines: Sequence[Line], axes: Sequence[RunAxis]) -> dict[str, object]:
     return {
         "x": [_placed(line.values[0], axes[0]) for line in lines],
         "y": [_placed(line.values[1], axes[1]) for line in lines],
@@ -218,13 +218,13 @@ def _points(lines: Sequence[Line], axes: Sequence[Axis]) -> dict[str, object]:
     }
 
 
-def _placed(value: Value, axis: Axis) -> object:
+def _placed(value: Value, axis: RunAxis) -> object:
     if axis.time and value is not None:
         return datetime.fromtimestamp(float(value), UTC).isoformat()
     return say(value) if axis.words else value
 
 
-def _scale(axis: Axis) -> dict[str, object]:
+def _scale(axis: RunAxis) -> dict[str, object]:
     kind = "category" if axis.words else "date" if axis.time else "log" if axis.log else "linear"
     scale: dict[str, object] = {"title": {"text": figure_text(axis.label)}, "type": kind, "zeroline": False}
     if axis.words:
@@ -232,7 +232,7 @@ def _scale(axis: Axis) -> dict[str, object]:
     return scale
 
 
-def _hover(axes: Sequence[Axis], line: Line) -> str:
+def _hover(axes: Sequence[RunAxis], line: Line) -> str:
     parts = [f"<b>{figure_text(line.name)}</b>"]
     for axis, value in zip(axes, line.values, strict=False):
         text = "–" if value is None else say(value) if axis.words else axis.write(float(value))

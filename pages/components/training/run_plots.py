@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 
 import streamlit as st
 
-from backend.domain.filters import Kind
+from backend.domain.filters import ValueKind
 from backend.domain.training.run_table import RunField, RunRow, RunTable, main_metrics, varying_fields
 from backend.domain.wording import plural
 from pages.components.charts.style import STATIC
 from pages.components.frame import plain
-from pages.components.training.run_charts import Axis, Line, Value, axis_of, parallel_figure, scatter_figure
+from pages.components.training.run_charts import Line, RunAxis, Value, axis_of, parallel_figure, scatter_figure
 from pages.components.training.run_table import choose_field, choose_fields
 
 MAX_LINES = 2_000
@@ -93,7 +93,9 @@ def _first(rows: Sequence[RunRow]) -> Sequence[RunRow]:
 
 def _axes_of(table: RunTable) -> list[str]:
     return [
-        one.name for one in table.fields.values() if one.name not in ("notes", "tags") and one.kind is not Kind.LIST
+        one.name
+        for one in table.fields.values()
+        if one.name not in ("notes", "tags") and one.kind is not ValueKind.LIST
     ]
 
 
@@ -119,8 +121,8 @@ def _value(value: object) -> Value:
     return value if isinstance(value, int | float | str) else str(value)
 
 
-def _axis(known: RunField, values: Sequence[Value]) -> Axis:
-    is_time = known.kind is Kind.TIME
+def _axis(known: RunField, values: Sequence[Value]) -> RunAxis:
+    is_time = known.kind is ValueKind.TIME
 
     def write(value: float) -> str:
         return known.write(datetime.fromtimestamp(value, UTC) if is_time else value)

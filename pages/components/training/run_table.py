@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlencode
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.filters import EXAMPLES, ORDERED, TEXTUAL, FilterError, Kind, quote
+from backend.domain.filters import EXAMPLES, ORDERED, TEXTUAL, FilterError, ValueKind, quote
 from backend.domain.jobs.states import Status
 from backend.domain.training.run_table import (
     ALIASES,
@@ -56,7 +56,7 @@ STATUSES: dict[str, tuple[Status, ...]] = {
     IMPORTED: (),
 }
 SHOWN = ("Table", "Curves", "Parallel coordinates", "Scatter")
-CURVE = RunField("curve", "Curve", Kind.TEXT, "text", "Results", "Sparkline of the training loss.")
+CURVE = RunField("curve", "Curve", ValueKind.TEXT, "text", "Results", "Sparkline of the training loss.")
 NOT_GROUPED = "none"
 VIEW_FIELDS = ("find", "status", "archived", "filter", "columns", "sort", "group", "show", "axes", "x", "y", "color")
 """Parts of the address that a saved view keeps."""
@@ -144,7 +144,7 @@ def choose_fields(
     )
 
 
-def draw_filters(table: RunTable) -> RunQuery:
+def draw_run_filters(table: RunTable) -> RunQuery:
     """Draw search, status and filter; return what they ask for."""
     is_open = st.session_state.get(UNFOLDED, False)
     with st.container(key="runs_unfold_on_phones"):
@@ -262,7 +262,7 @@ def _draw_fields(table: RunTable) -> None:
         )
 
 
-def _operators(kind: Kind) -> list[str]:
+def _operators(kind: ValueKind) -> list[str]:
     signs = ["=", "!="]
     signs += ["<", "<=", ">", ">="] if kind in ORDERED else ["contains"] if kind in TEXTUAL else []
     return [*signs, "is missing", "is not missing"]
@@ -273,7 +273,7 @@ def _draw_value(known: RunField, operator: str) -> str:
         return ""
     if known.choices and operator in ("=", "!="):
         return str(st.selectbox("Value", list(map(str, known.choices)), key=f"filter_choice_{known.name}", width=150))
-    if known.kind is Kind.FLAG:
+    if known.kind is ValueKind.FLAG:
         return str(st.selectbox("Value", ["yes", "no"], key="filter_flag", width=150))
     text = st.text_input("Value", key=f"filter_value_{known.kind}", placeholder=EXAMPLES[known.kind], width=230) or ""
     return quote(text.strip()) if text.strip() else ""
@@ -347,7 +347,7 @@ def _draw_grouping(table: RunTable) -> str | None:
         for one in table.fields.values()
         if one.name not in ("name", "notes", SWEEPS)
         and one.metric is None
-        and one.kind not in (Kind.TIME, Kind.DURATION)
+        and one.kind not in (ValueKind.TIME, ValueKind.DURATION)
     ]
     options = [SWEEPS, NOT_GROUPED, *fields]
     labels = {SWEEPS: "Sweeps folded", NOT_GROUPED: "Not grouped"}
@@ -411,7 +411,7 @@ def open_view(query: str) -> None:
     st.query_params.update({name: parts[name] for name in mine if parts.get(name)})  # one step of going back for all
 
 
-def draw_table(
+def draw_run_table(
     ctx: Context,
     person: Person,
     table: RunTable,
@@ -460,7 +460,7 @@ def draw_table(
                 "name": one.name,
                 "title": one.title,
                 "about": one.about,
-                "number": one.is_number and one.kind is not Kind.TIME,
+                "number": one.is_number and one.kind is not ValueKind.TIME,
                 "sortable": one is not CURVE,
                 "form": one.form,
                 "metric": one.metric,
@@ -538,7 +538,7 @@ def _fold_row(table: RunTable, fold: RunFold, columns: Sequence[RunField], *, is
 def _write_fold(table: RunTable, fold: RunFold, known: RunField) -> str:
     if known is CURVE:
         return ""
-    if known.kind is not Kind.TIME:
+    if known.kind is not ValueKind.TIME:
         return fold_cell(table, fold, known)
     read = table.reader(known.name)
     moments = [value for row in fold.rows if isinstance(value := read(row), datetime)]
@@ -549,7 +549,7 @@ def _writer(table: RunTable, known: RunField) -> Callable[[RunRow], str]:
     if known is CURVE:
         return lambda row: ""
     read = table.reader(known.name)
-    if known.kind is Kind.TIME:
+    if known.kind is ValueKind.TIME:
         return lambda row: when(value, now=table.now) if isinstance(value := read(row), datetime) else ""
     return lambda row: known.write(read(row))
 

@@ -26,7 +26,7 @@ from pages.components.frame import errors_shown, live_part, object_heading, plai
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
 from pages.components.training.run_charts import say
-from pages.components.training.sweep_charts import Tried, metric_format, parallel_chart, progress_chart, write_metric
+from pages.components.training.sweep_charts import TriedRun, metric_format, parallel_chart, progress_chart, write_metric
 from pages.components.words import when
 
 PAGE, LAUNCH = routes.SWEEP, routes.LAUNCH
@@ -71,7 +71,7 @@ def draw_sweep(ctx: Context, person: Person, sweep_id: str) -> None:
     if detail.best is not None:
         _draw_best(detail, detail.best)
     measured = [
-        Tried(each.number + 1, each.run.name, each.point, each.value)
+        TriedRun(each.number + 1, each.run.name, each.point, each.value)
         for each in detail.runs
         if each.value is not None and each.run.status is not Status.FAILED
     ]
@@ -148,7 +148,7 @@ def _write(detail: SweepDetail, value: float | None) -> str:
     return "" if value is None else write_metric(values)(value)
 
 
-def _draw_charts(detail: SweepDetail, measured: list[Tried]) -> None:
+def _draw_charts(detail: SweepDetail, measured: list[TriedRun]) -> None:
     fifths = st.grid(5, min_column_width=120)
     left, right = fifths.cell(column_span=3), fifths.cell(column_span=2)
     config = detail.sweep.config

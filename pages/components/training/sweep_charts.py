@@ -11,12 +11,12 @@ import plotly.graph_objects as go
 from backend.domain.training.config_fields import field_label
 from backend.domain.training.sweep import ParameterRange, Point, SweepConfig, label_of_metric
 from pages.components.charts.style import ACCENT, LEGEND_BELOW, MUTED
-from pages.components.training.run_charts import HEIGHT, Axis, Line, parallel_figure, say
+from pages.components.training.run_charts import HEIGHT, Line, RunAxis, parallel_figure, say
 from pages.components.words import figure_text
 
 
 @dataclass(frozen=True)
-class Tried:
+class TriedRun:
     """A run of the sweep: number from 1, its values, its best result."""
 
     number: int
@@ -25,7 +25,7 @@ class Tried:
     value: float
 
 
-def parallel_chart(config: SweepConfig, runs: Sequence[Tried]) -> go.Figure:
+def parallel_chart(config: SweepConfig, runs: Sequence[TriedRun]) -> go.Figure:
     """Return parallel coordinates: an axis per field and one for the metric, a line per run, the best in front."""
     order = sorted(runs, key=lambda run: run.value, reverse=config.goal == "highest")
     paths = [*config.vary, config.metric]
@@ -52,17 +52,17 @@ def write_metric(values: Sequence[float]) -> Callable[[float], str]:
     return lambda value: format(value, form)
 
 
-def _axis(path: str, config: SweepConfig, runs: Sequence[Tried]) -> Axis:
+def _axis(path: str, config: SweepConfig, runs: Sequence[TriedRun]) -> RunAxis:
     if path == config.metric:
         values = [run.value for run in runs]
-        return Axis(label_of_metric(path), min(values), max(values), write=write_metric(values))
+        return RunAxis(label_of_metric(path), min(values), max(values), write=write_metric(values))
     choice = config.vary[path]
     if isinstance(choice, ParameterRange):
-        return Axis(field_label(path), choice.low, choice.high, choice.log, write=say)
-    return Axis(field_label(path), words=tuple(dict.fromkeys(choice.values)))
+        return RunAxis(field_label(path), choice.low, choice.high, choice.log, write=say)
+    return RunAxis(field_label(path), words=tuple(dict.fromkeys(choice.values)))
 
 
-def progress_chart(config: SweepConfig, runs: Sequence[Tried]) -> go.Figure:
+def progress_chart(config: SweepConfig, runs: Sequence[TriedRun]) -> go.Figure:
     """Return each run's result in launch order, with the best so far as steps."""
     figure = go.Figure()
     order = sorted(runs, key=lambda run: run.number)

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from backend.domain.filters import (
     All,
     Any_,
-    Comparison,
     Expression,
+    FieldTest,
     FilterError,
     FilterField,
-    Kind,
     Missing,
     Not,
+    ValueKind,
     fields_of,
     matcher,
     parse_filter,
@@ -29,15 +29,15 @@ NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 FIELDS = {
     one.name: one
     for one in (
-        FilterField("learning_rate", Kind.NUMBER),
-        FilterField("lora.rank", Kind.NUMBER),
-        FilterField("dpo.val_loss", Kind.NUMBER),
-        FilterField("name", Kind.TEXT),
-        FilterField("status", Kind.TEXT, ("finished", "failed", "cancelled"), {"stopped": "cancelled"}),
-        FilterField("tags", Kind.LIST),
-        FilterField("created", Kind.TIME),
-        FilterField("duration", Kind.DURATION),
-        FilterField("packing", Kind.FLAG),
+        FilterField("learning_rate", ValueKind.NUMBER),
+        FilterField("lora.rank", ValueKind.NUMBER),
+        FilterField("dpo.val_loss", ValueKind.NUMBER),
+        FilterField("name", ValueKind.TEXT),
+        FilterField("status", ValueKind.TEXT, ("finished", "failed", "cancelled"), {"stopped": "cancelled"}),
+        FilterField("tags", ValueKind.LIST),
+        FilterField("created", ValueKind.TIME),
+        FilterField("duration", ValueKind.DURATION),
+        FilterField("packing", ValueKind.FLAG),
     )
 }
 ALIASES = {"lr": "learning_rate", "tag": "tags"}
@@ -160,7 +160,7 @@ def test_a_date_is_a_day_of_the_visitors_time_zone() -> None:
     day = parse_filter("created = 2026-11-29", FIELDS, now=NOW, zone=zone)
     first = datetime(2026, 11, 28, 19, tzinfo=UTC)
     after = first + timedelta(days=1)
-    assert day == All((Comparison("created", ">=", first), Comparison("created", "<", after)))
+    assert day == All((FieldTest("created", ">=", first), FieldTest("created", "<", after)))
 
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=64) | st.integers(-(10**9), 10**9).map(float)
@@ -168,11 +168,11 @@ TEXTS = st.text(max_size=12)
 TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
 SIGNS = ("=", "!=", "<", "<=", ">", ">=")
 COMPARISONS = st.one_of(
-    st.builds(Comparison, st.sampled_from(["learning_rate", "lora.rank"]), st.sampled_from(SIGNS), NUMBERS),
-    st.builds(Comparison, st.just("name"), st.sampled_from(["=", "!=", "contains"]), TEXTS),
-    st.builds(Comparison, st.just("tags"), st.sampled_from(["=", "!=", "contains"]), TEXTS),
-    st.builds(Comparison, st.just("created"), st.sampled_from(SIGNS), TIMES),
-    st.builds(Comparison, st.just("packing"), st.sampled_from(["=", "!="]), st.booleans()),
+    st.builds(FieldTest, st.sampled_from(["learning_rate", "lora.rank"]), st.sampled_from(SIGNS), NUMBERS),
+    st.builds(FieldTest, st.just("name"), st.sampled_from(["=", "!=", "contains"]), TEXTS),
+    st.builds(FieldTest, st.just("tags"), st.sampled_from(["=", "!=", "contains"]), TEXTS),
+    st.builds(FieldTest, st.just("created"), st.sampled_from(SIGNS), TIMES),
+    st.builds(FieldTest, st.just("packing"), st.sampled_from(["=", "!="]), st.booleans()),
     st.builds(Missing, st.sampled_from(sorted(FIELDS))),
 )
 EXPRESSIONS = st.recursive(

@@ -42,7 +42,7 @@ def row_text(row: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Turn:
+class RowTurn:
     """A part of a row in reading order: a message of `role`, or the field of that name. `calls` are tool calls;
     `is_right` marks the right choice of a question.
     """
@@ -59,8 +59,8 @@ class RowLayout:
     with its name (`chosen`, `rejected`, `good`, `bad`).
     """
 
-    turns: tuple[Turn, ...]
-    sides: tuple[tuple[str, tuple[Turn, ...]], ...] = ()
+    turns: tuple[RowTurn, ...]
+    sides: tuple[tuple[str, tuple[RowTurn, ...]], ...] = ()
     tools: tuple[str, ...] = ()
 
 
@@ -76,25 +76,25 @@ def lay_out(row: Mapping[str, Any]) -> RowLayout:
         return RowLayout(_said(row["prompt"]), (("good" if row["label"] else "bad", _said(row["completion"])),), tools)
     if "choices" in row:
         choices = (
-            Turn(chr(65 + place % 26), str(choice), is_right=place == row["answer"])
+            RowTurn(chr(65 + place % 26), str(choice), is_right=place == row["answer"])
             for place, choice in enumerate(row["choices"])
         )
-        return RowLayout((Turn("question", row["question"]), *choices))
+        return RowLayout((RowTurn("question", row["question"]), *choices))
     if "answers" in row:
-        answers = (Turn("answer", str(answer), is_right=True) for answer in row["answers"])
-        return RowLayout((Turn("question", row["question"]), *answers))
+        answers = (RowTurn("answer", str(answer), is_right=True) for answer in row["answers"])
+        return RowLayout((RowTurn("question", row["question"]), *answers))
     if "completion" in row:
-        return RowLayout((Turn("user", str(row["prompt"])), Turn("assistant", str(row["completion"]))))
+        return RowLayout((RowTurn("user", str(row["prompt"])), RowTurn("assistant", str(row["completion"]))))
     if "prompt" in row:
-        return RowLayout((Turn("user", str(row["prompt"])),))
+        return RowLayout((RowTurn("user", str(row["prompt"])),))
     if RECORD in row:
-        return RowLayout(tuple(Turn(str(name), _written(value)) for name, value in json.loads(row[RECORD]).items()))
-    return RowLayout((Turn("", str(row.get("text", ""))),))
+        return RowLayout(tuple(RowTurn(str(name), _written(value)) for name, value in json.loads(row[RECORD]).items()))
+    return RowLayout((RowTurn("", str(row.get("text", ""))),))
 
 
-def _said(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
+def _said(messages: Sequence[Mapping[str, Any]]) -> tuple[RowTurn, ...]:
     return tuple(
-        Turn(
+        RowTurn(
             str(message["role"]),
             str(message.get("content") or ""),
             tuple(map(call_text, message.get("tool_calls") or [])),

@@ -132,7 +132,7 @@ def start_matrix(
     return matrix_id
 
 
-def list_matrices(ctx: Context, name: str, *, limit: int = 20) -> list[MatrixLine]:
+def list_prompt_matrices(ctx: Context, name: str, *, limit: int = 20) -> list[MatrixLine]:
     """Return the newest matrices of a prompt, whose answers stay in the database."""
     answers = type_coerce(PromptMatrix.answers, JSON)
     query = (

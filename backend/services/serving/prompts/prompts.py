@@ -43,7 +43,7 @@ class VersionLine:
 
 
 @dataclass(frozen=True)
-class VersionView(VersionLine):
+class PromptVersionView(VersionLine):
     """A version of a prompt with what it says."""
 
     body: PromptText
@@ -54,7 +54,7 @@ class PromptView:
     """A prompt with all versions, the newest first, and what the newest says."""
 
     name: str
-    newest: VersionView
+    newest: PromptVersionView
     versions: tuple[VersionLine, ...]
 
     def version(self, number: int | None) -> VersionLine:
@@ -69,7 +69,7 @@ class PromptView:
         )
 
 
-def list_prompts(ctx: Context, query: str = "") -> list[PromptLine]:
+def list_team_prompts(ctx: Context, query: str = "") -> list[PromptLine]:
     """Return the prompts whose name holds every word of a query, by name."""
     newest = (
         select(PromptVersion.prompt_id, func.max(PromptVersion.number).label("number"))
@@ -112,7 +112,7 @@ def get_prompt(ctx: Context, name: str) -> PromptView:
         return PromptView(prompt.name, _with_body(session, versions[0]), versions)
 
 
-def get_version(ctx: Context, prompt: PromptView, number: int | None) -> VersionView:
+def get_version(ctx: Context, prompt: PromptView, number: int | None) -> PromptVersionView:
     """Return a version of a prompt, the newest for None. Raises NotFound with those that exist."""
     with ctx.db.read() as session:
         return _with_body(session, prompt.version(number))
@@ -189,11 +189,11 @@ def delete_prompt(ctx: Context, name: str, *, person: Person) -> None:
         session.delete(prompt)
 
 
-def _with_body(session: Session, version: VersionLine) -> VersionView:
+def _with_body(session: Session, version: VersionLine) -> PromptVersionView:
     body = session.scalar(select(PromptVersion.body).where(PromptVersion.id == version.id))
     if body is None:
         raise NotFound(f"Version {version.number} was deleted.", remedy="Reload the page.")
-    return VersionView(**vars(version), body=body)
+    return PromptVersionView(**vars(version), body=body)
 
 
 def _find(session: Session, name: str) -> Prompt:

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from backend.domain.data.rows.display import RowLayout, Turn, displayable
+from backend.domain.data.rows.display import RowLayout, RowTurn, displayable
 from backend.domain.wording import plural
 from pages.components import routes
 from pages.components.browser.modules import join_modules
@@ -97,7 +97,7 @@ def _row(row: ShownRow, *, is_whole: bool) -> dict[str, object]:
     }
 
 
-def _turns(turns: Sequence[Turn], *, is_whole: bool) -> list[dict[str, object]]:
+def _turns(turns: Sequence[RowTurn], *, is_whole: bool) -> list[dict[str, object]]:
     most, left = (WHOLE_TURNS, WHOLE_CHARACTERS) if is_whole else (MAX_TURNS, None)
     drawn = []
     for turn in turns[:most]:
@@ -110,7 +110,7 @@ def _turns(turns: Sequence[Turn], *, is_whole: bool) -> list[dict[str, object]]:
     return drawn
 
 
-def _turn(turn: Turn, *, limit: int) -> dict[str, object]:
+def _turn(turn: RowTurn, *, limit: int) -> dict[str, object]:
     is_choice = len(turn.role) == 1 and turn.role.isupper()
     kind = turn.role if turn.role in _SPEAKERS else "choice" if is_choice else "field" if turn.role else "text"
     return {

@@ -22,7 +22,7 @@ _palette = st.components.v2.component(
 
 
 @dataclass(frozen=True)
-class Entry:
+class PaletteEntry:
     """A page, or an action on one, and the address that leads to it. `words` are others by which it is found."""
 
     label: str
@@ -32,16 +32,16 @@ class Entry:
 
 
 ACTIONS = (
-    Entry("Import a dataset", routes.DATASETS, {"import": "1"}, "upload file add data hub jsonl csv parquet"),
-    Entry("Import votes", routes.BATTLES, {"import": "votes"}, "upload ratings preferences"),
-    Entry("Add a checkpoint", routes.CHECKPOINTS, {"add": "1"}, "import base model hub weights"),
-    Entry("Train a tokenizer", routes.TOKENIZERS, {"train": "1"}, "vocabulary bpe"),
-    Entry("Launch a sweep", routes.LAUNCH, {"mode": "Sweep"}, "search hyperparameters tune"),
-    Entry("Write a prompt", routes.PROMPTS, {"new": "1"}, "template variables new"),
-    Entry("Start an evaluation", routes.EVALUATIONS, {"new": "1"}, "benchmark score measure"),
-    Entry("Tasks", routes.EVALUATIONS, {"tasks": "1"}, "benchmarks yaml"),
-    Entry("Gates", routes.EVALUATIONS, {"gates": "1"}, "promotion checks"),
-    Entry("Suites", routes.EVALUATIONS, {"suites": "1"}, "benchmarks groups"),
+    PaletteEntry("Import a dataset", routes.DATASETS, {"import": "1"}, "upload file add data hub jsonl csv parquet"),
+    PaletteEntry("Import votes", routes.BATTLES, {"import": "votes"}, "upload ratings preferences"),
+    PaletteEntry("Add a checkpoint", routes.CHECKPOINTS, {"add": "1"}, "import base model hub weights"),
+    PaletteEntry("Train a tokenizer", routes.TOKENIZERS, {"train": "1"}, "vocabulary bpe"),
+    PaletteEntry("Launch a sweep", routes.LAUNCH, {"mode": "Sweep"}, "search hyperparameters tune"),
+    PaletteEntry("Write a prompt", routes.PROMPTS, {"new": "1"}, "template variables new"),
+    PaletteEntry("Start an evaluation", routes.EVALUATIONS, {"new": "1"}, "benchmark score measure"),
+    PaletteEntry("Tasks", routes.EVALUATIONS, {"tasks": "1"}, "benchmarks yaml"),
+    PaletteEntry("Gates", routes.EVALUATIONS, {"gates": "1"}, "promotion checks"),
+    PaletteEntry("Suites", routes.EVALUATIONS, {"suites": "1"}, "benchmarks groups"),
 )
 WORDS = {
     routes.OVERVIEW: "home start",
@@ -83,7 +83,7 @@ class Destination:
 def palette(*, key: str) -> Destination | None:
     """Draw the button that opens the palette, and return where the visitor chose to go, once."""
     pages = [page for page in routes.listed_pages() if not page.is_hidden]
-    places = [*(Entry(page.title, page.script, words=WORDS.get(page.script, "")) for page in pages), *ACTIONS]
+    places = [*(PaletteEntry(page.title, page.script, words=WORDS.get(page.script, "")) for page in pages), *ACTIONS]
     result = _palette(
         key=key,
         data={
@@ -109,7 +109,7 @@ def palette(*, key: str) -> Destination | None:
     return _destination(result.opened, places)
 
 
-def _destination(target: object, places: Sequence[Entry]) -> Destination | None:
+def _destination(target: object, places: Sequence[PaletteEntry]) -> Destination | None:
     """Return where a target leads. It comes from the browser: anything but a known place or kind leads nowhere."""
     match target:
         case {"place": int(number)} if 0 <= number < len(places):

@@ -28,7 +28,7 @@ from backend.services.serving.prompts.matrices import (
     dataset_rows,
     delete_matrix,
     get_matrix,
-    list_matrices,
+    list_prompt_matrices,
     save_as_task,
     start_matrix,
     stop_matrix,
@@ -82,7 +82,7 @@ def test_every_endpoint_answers_every_row_once_with_its_prompt(world: ChatWorld,
     for replica in world.replicas.values():
         asked = sorted(tuple(message["content"] for message in body["messages"]) for body in replica.bodies)
         assert asked == [("Be brief.", "Retell the mill"), ("Be kind.", "Retell {{ tone }}")]
-    (line,) = list_matrices(world.ctx, "retell")
+    (line,) = list_prompt_matrices(world.ctx, "retell")
     assert (line.id, line.num_rows, line.num_endpoints, line.status) == (view.id, 2, 2, "done")
 
 
@@ -103,7 +103,7 @@ def test_a_list_of_matrices_counts_rows_and_endpoints_without_reading_answers(
     with world.ctx.db.write() as session:
         answers = '{"rows": [{}, {}, {}], "endpoints": ["tales"], "cells": 5}'
         session.execute(text("UPDATE prompt_matrices SET answers = :answers"), {"answers": answers})
-    (line,) = list_matrices(world.ctx, "retell")
+    (line,) = list_prompt_matrices(world.ctx, "retell")
     assert (line.id, line.num_rows, line.num_endpoints) == (matrix, 3, 1)
     with pytest.raises(RoundhouseError, match="prompt_matrices"):
         get_matrix(world.ctx, matrix, prompt="retell")
@@ -205,7 +205,7 @@ def test_what_can_not_be_tried_is_refused_before_anything_is_asked(
     with pytest.raises(error, match=said):
         start(world, prompt, rows=rows, endpoints=endpoints)
     assert not any(replica.bodies for replica in world.replicas.values())
-    assert list_matrices(world.ctx, "retell") == []
+    assert list_prompt_matrices(world.ctx, "retell") == []
 
 
 def test_another_account_reads_a_matrix_but_neither_stops_nor_deletes_it(world: ChatWorld, prompt: PromptView) -> None:
@@ -217,7 +217,7 @@ def test_another_account_reads_a_matrix_but_neither_stops_nor_deletes_it(world: 
     with pytest.raises(NotFound):
         get_matrix(world.ctx, matrix, prompt="another prompt")
     delete_matrix(world.ctx, matrix, person=ada)
-    assert list_matrices(world.ctx, "retell") == []
+    assert list_prompt_matrices(world.ctx, "retell") == []
 
 
 def test_rows_of_a_dataset_are_its_columns_and_a_missing_one_is_named(world: ChatWorld) -> None:

@@ -15,7 +15,7 @@ from backend.services.serving.prompts.prompts import (
     get_prompt,
     get_version,
     list_prompt_names,
-    list_prompts,
+    list_team_prompts,
     save_prompt,
 )
 
@@ -30,7 +30,7 @@ def test_a_change_is_the_next_version_with_its_author_and_the_same_text_is_none(
     save_prompt(ctx, "retell", {"text": "Retell {{tale}}"}, note="nothing", person=ada)
     prompt = save_prompt(ctx, "retell", {"system": "Be brief.", "text": "Retell {{tale}}"}, note="terse", person=ada)
     assert [(v.number, v.author, v.note) for v in prompt.versions] == [(2, "ada", "terse"), (1, "", "")]
-    (line,) = list_prompts(ctx)
+    (line,) = list_team_prompts(ctx)
     assert (line.name, line.number, line.variables, line.author) == ("retell", 2, ("tale",), "ada")
     assert get_version(ctx, prompt, 1).body.system == ""
     with pytest.raises(NotFound, match="3") as caught:
@@ -67,7 +67,7 @@ def test_what_another_saved_meanwhile_is_not_overwritten_unseen(ctx: Context, ad
 def test_a_wrong_name_or_text_is_refused_and_leaves_nothing(ctx: Context, name: str, text: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         save_prompt(ctx, name, {"text": text}, person=LOCAL)
-    assert list_prompts(ctx) == []
+    assert list_team_prompts(ctx) == []
 
 
 def test_another_account_reads_and_changes_a_prompt_but_does_not_delete_it(ctx: Context, ada: Person) -> None:
@@ -88,6 +88,6 @@ def test_another_account_reads_and_changes_a_prompt_but_does_not_delete_it(ctx: 
 def test_prompts_are_found_by_words_of_their_name(ctx: Context) -> None:
     for name in ("retell a tale", "name a tale", "100% sure"):
         save_prompt(ctx, name, {"text": "x"}, person=LOCAL)
-    assert [prompt.name for prompt in list_prompts(ctx, "TALE re")] == ["retell a tale"]
-    assert [prompt.name for prompt in list_prompts(ctx, "%")] == ["100% sure"]
+    assert [prompt.name for prompt in list_team_prompts(ctx, "TALE re")] == ["retell a tale"]
+    assert [prompt.name for prompt in list_team_prompts(ctx, "%")] == ["100% sure"]
     assert [(hit.kind, hit.key) for hit in search(ctx, "retell", person=LOCAL)] == [("prompt", "retell a tale")]
