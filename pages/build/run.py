@@ -8,7 +8,6 @@ import streamlit as st
 
 from backend.domain.jobs.states import Status
 from backend.domain.training.diagnosis import Finding, breaking_finding
-from backend.errors import NotFound
 from backend.services.context import Context, Person
 from backend.services.jobs.jobs import read_log
 from backend.services.training.diagnosis import diagnose_run
@@ -16,7 +15,7 @@ from backend.services.training.views import RunDetail, RunView, get_run, run_det
 from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
 from pages.components.evaluation.run_scores import draw_run_scores
-from pages.components.frame import empty_state, live_part, page_frame, plain, title_tab
+from pages.components.frame import empty_state, live_part, object_heading, page_frame
 from pages.components.links import back_link
 from pages.components.training.held_out import draw_held_out
 from pages.components.training.run import (
@@ -32,21 +31,11 @@ from pages.components.training.run import (
     draw_run_report,
     draw_strip,
 )
-from pages.components.visitor import context, require_person
 
 REFRESH_S = 2.0
 DIAGNOSE_S = 15.0
 CURVES, NOTES = "Curves", "Notes and tags"
 TABS = (CURVES, "Predictions", "Checkpoints", "Log", "Config", "Report", NOTES)
-
-
-def page_title(run_id: str) -> str:
-    """Return the run's name, or `Run` if there is none."""
-    require_person()
-    try:
-        return plain(get_run(context(), run_id).name)
-    except NotFound:
-        return "Run"
 
 
 def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
@@ -134,13 +123,13 @@ def draw_job_log(ctx: Context, job_id: str | None) -> None:
 def main() -> None:
     """Draw the run of `?run=`."""
     run_id = st.query_params.get("run", "")
-    with page_frame(page_title(run_id)) as (ctx, person):
+    with page_frame("Run", objects=["run"]) as (ctx, person):
         if not run_id:
             empty_state("No run selected.", page=routes.RUNS, label="See all runs")
             return
         back_link("All runs", page=routes.RUNS, key="run_back")
         run = get_run(ctx, run_id)
-        title_tab(run.name)
+        object_heading(run.name)
         if run.is_imported:
             draw_imported(ctx, person, run)
         else:

@@ -303,7 +303,7 @@ def draw_named(ctx: Context, person: Person, name: str) -> bool:
     except NotFound:
         warn_unknown("endpoint", name, instead="all are shown")
         return False
-    back_link("Endpoints", page=routes.ENDPOINTS, key="endpoints_back")
+    back_link("All endpoints", page=routes.ENDPOINTS, key="endpoints_back")
     draw_endpoint_page(ctx, person, endpoint.name, alias=name if name != endpoint.name else None)
     return True
 

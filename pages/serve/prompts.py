@@ -105,7 +105,7 @@ def draw_prompt_fields(*, key: str, system: str, text: str) -> dict[str, str]:
 
 def draw_prompt(ctx: Context, person: Person, name: str) -> None:
     """Draw one prompt: its version, then text, trying and changes as tabs."""
-    back_link("Prompts", page=routes.PROMPTS, key="prompts_back")
+    back_link("All prompts", page=routes.PROMPTS, key="prompts_back")
     prompt = get_prompt(ctx, name)
     with st.container(horizontal=True, vertical_alignment="center"):
         object_heading(prompt.name, width="content")

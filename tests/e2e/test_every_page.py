@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -230,6 +231,24 @@ def test_popovers_menus_and_dialogs_are_closed_to_nobody(browser: Browser, insta
     tab.context.close()
     assert faults == {}
     assert opened > 2
+
+
+def test_the_navigation_leads_from_an_object_to_its_list(browser: Browser, installation: Pages) -> None:
+    """An entry did nothing on the pages of its own objects."""
+    tab = open_tab(browser)
+    for name, label in (("dataset", "Datasets"), ("endpoint", "Endpoints")):
+        tab.goto(installation.url + installation.filled.addresses[name])
+        title = partial(tab.get_by_role, "heading", level=1, exact=True)
+        title(name="tales").wait_for()
+        tab.locator(".rp-open").wait_for()
+        tab.locator("[data-testid=stSidebarNavLink]", has_text=label).click()
+        title(name=label).wait_for()
+        expect(title(name="tales")).to_have_count(0)
+        assert tab.url == f"{installation.url}/{label.lower()}"
+        tab.go_back()
+        title(name="tales").wait_for()
+        expect(title(name=label)).to_have_count(0)
+    tab.context.close()
 
 
 BARS_LEFT_AND_FOUND_AGAIN = 4

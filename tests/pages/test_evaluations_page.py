@@ -429,6 +429,13 @@ def test_no_one_wins_a_column_of_equal_scores(world: Context) -> None:
     assert "tied" in words(app)
 
 
+@pytest.mark.parametrize(("chance", "trophies"), [(0.25, 0), (0.1, 1)])
+def test_a_best_score_has_a_trophy_only_above_chance(world: Context, chance: float, trophies: int) -> None:
+    for name, right in (("Oak", 0), ("Elm", 3)):  # 30 %, 20 to 40 %
+        evaluated(world, name, "facts", [1] * right + [0] * (10 - right), facts={"chance": chance})
+    assert sum("trophy" in button.label for button in open_page(PAGE).button) == trophies
+
+
 def test_a_lone_score_has_no_trophy_and_a_best_one_of_zero_neither(world: Context) -> None:
     evaluated(world, "Oak", "facts", [0] * 8)
     app = open_page(PAGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
 import streamlit as st
@@ -9,7 +10,7 @@ import streamlit as st
 from backend.domain.battles.promotion import PromotionEvidence
 from backend.domain.serving.names import check_alias_name
 from backend.domain.wording import plural
-from backend.errors import InvalidInput
+from backend.errors import InvalidInput, NotFound
 from backend.services.battles.quality import rater_qualities
 from backend.services.battles.raters import list_raters
 from backend.services.battles.views import CampaignView, list_campaigns
@@ -18,7 +19,7 @@ from backend.services.context import Context, Person
 from backend.services.evaluation.gates import list_gates
 from backend.services.evaluation.safety.cards import safety_card
 from backend.services.serving.aliases import AliasView, PromotionView, list_aliases
-from backend.services.serving.endpoints import list_endpoints
+from backend.services.serving.endpoints import list_endpoints, resolve_endpoint
 from backend.services.serving.promotions import gather_evidence, promote, reject
 from pages.components import routes
 from pages.components.choices import by_identity
@@ -268,7 +269,10 @@ def _draw_serving(ctx: Context, checkpoint: CheckpointView, alias: str, held: Al
             words += f" A promotion deploys it again with {checkpoint.name}, replica by replica."
         st.caption(f":material/dns: {plain(words)}")
     if not held.endpoints:
-        st.caption("No endpoint follows it: a promotion changes what no client sees until the alias is deployed.")
+        st.caption("No endpoint follows it: a promotion deploys nothing until the alias is deployed.")
+        with suppress(NotFound):
+            answering = resolve_endpoint(ctx, alias).name
+            st.caption(plain(f"Requests to it are answered by {answering}, which serves its checkpoint."))
 
 
 def _draw_decision_form(
@@ -296,8 +300,10 @@ def _draw_decision_form(
         missing = {"it holds this alias": True}
     with st.container(horizontal=True):
         yes = form_button("Promote", missing, key="promote_go", icon="arrow_upward")
-        key = menu_key("reject_go")
-        no = form_button("Reject", {"choose an alias": not alias}, key=key, icon="block", type="secondary")
+        # asked, since the keyboard leads from the reason past a button that is still disabled to this one
+        with st.popover("Reject", icon=":material/block:", key="ask_reject", disabled=not alias):
+            st.markdown(f"{plain(checkpoint.name)} is rejected for {plain(alias)}, on record with the reason.")
+            no = form_button("Reject", {"choose an alias": not alias}, key=menu_key("reject_go"), icon="block")
     if yes or no:
         with errors_shown():
             decide = promote if yes else reject

@@ -30,8 +30,8 @@ ROWS, COLUMNS, LISTED = 15, 6, 4
 named.
 """
 LEGEND = (
-    ":material/trophy: best score. **tied** not significantly different from the best on the same items, adjusted for"
-    " the checkpoints of the column (step-down, Romano and Wolf). :material/warning: score with a caveat,"
+    ":material/trophy: best score, above chance. **tied** not significantly different from the best on the same items,"
+    " adjusted for the checkpoints of the column (step-down, Romano and Wolf). :material/warning: score with a caveat,"
     " :red[:material/error:] no score of the benchmark, since every item was cut. ↓ lower is better."
     " Below each score: 95 % confidence interval."
 )
@@ -259,7 +259,8 @@ def _draw_score(cell: Cell, *, metric: str, rank: Rank | None, first: str | None
     if evaluation is None or score is None:
         st.caption(f"no {score_label(metric).lower()}")
         return
-    is_first = evaluation.id == first
+    chance = evaluation.facts.chance
+    is_first = evaluation.id == first and (chance is None or score.low is None or score.low > chance)
     mark = ":material/trophy: " if is_first else ""
     mark += ":red[:material/error:] " if cell.void_reason else ":material/warning: " if cell.caveats else ""
     value = plain(score_text(metric, score.value))

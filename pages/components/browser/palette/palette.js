@@ -63,7 +63,20 @@ class Palette {
     this.button.onclick = () => this.show()
     this.dialog.onclick = (event) => { if (event.target === this.dialog) this.dialog.close() }
     window.addEventListener("keydown", (event) => this.onKey(event), { capture: true }) // before Streamlit's own keys
+    document.addEventListener("click", (event) => this.onClick(event), { capture: true })
     nameParts()
+  }
+
+  // A page's own entry in the navigation leads from an object to its list: Streamlit would keep the address.
+  onClick(event) {
+    const link = event.target instanceof Element ? event.target.closest("a[data-testid=stSidebarNavLink]") : null
+    if (!link || !location.search || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return
+    const { pathname } = new URL(/** @type {HTMLAnchorElement} */ (link).href)
+    const place = this.data.places.find(({ address, query }) => address === pathname && !Object.keys(query).length)
+    if (!place || pathname !== location.pathname) return
+    event.preventDefault()
+    event.stopPropagation()
+    this.open({ place: place.number })
   }
 
   // Streamlit puts the navigation above all else in the sidebar, and far down on a low screen: the button goes above it.
