@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any, TypeVar
 
 import streamlit as st
@@ -36,6 +36,19 @@ def by_identity(key: str, options: Iterable[T], label: Callable[[T], str]) -> Ca
     known = {text: option for text, option in known.items() if option in labels}
     st.session_state[f"{key}.labels"] = (labels, known | {text: option for option, text in labels.items()})
     return lambda option: labels[option]
+
+
+def drop_gone(key: str, options: Container[object]) -> list[str]:
+    """Take what no longer exists out of the choice of the multiselect of this key, and return its labels, so that the
+    page can say it. Call it before `by_identity`.
+    """
+    last: dict[Any, str]
+    last, known = st.session_state.get(f"{key}.labels", ({}, {}))
+    chosen = st.session_state.get(key, [])
+    gone = [one for one in chosen if (option := known.get(one, one)) not in options and option in last]
+    if gone:
+        st.session_state[key] = [one for one in chosen if one not in gone]
+    return [last[known.get(one, one)] for one in gone]
 
 
 def _distinct(labels: dict[T, str]) -> dict[T, str]:

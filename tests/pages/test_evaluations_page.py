@@ -420,6 +420,23 @@ def test_subgroups_are_a_table_with_macro_and_micro_averages(world: Context) -> 
     assert read_board(world).columns[0].metrics == ("acc", "acc:micro")
 
 
+def test_a_chosen_checkpoint_that_is_gone_leaves_the_form_with_a_word(world: Context) -> None:
+    """It left without one, and fewer evaluations were launched than were chosen."""
+    add_checkpoint(world, "Ash")
+    app = open_page(PAGE, new="1")
+    (box,) = [one for one in app.multiselect if one.label == "Checkpoints"]
+    ids = {row.name: row.id for row in list_checkpoints(world)}
+    box.set_value([ids["Oak"], ids["Ash"]]).run()
+    assert "No longer here" not in words(app)
+    with world.db.write() as session:
+        session.delete(session.get_one(Checkpoint, ids["Ash"]))
+    app.run()
+    assert not app.exception
+    assert "No longer here, and no longer chosen: Ash" in plain_words(app)
+    (box,) = [one for one in app.multiselect if one.label == "Checkpoints"]
+    assert box.value == [ids["Oak"]]
+
+
 def test_no_one_wins_a_column_of_equal_scores(world: Context) -> None:
     """Two networks with 0 % had a trophy for the one listed first."""
     for name in ("Oak", "Elm"):

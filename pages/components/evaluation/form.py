@@ -19,12 +19,12 @@ from backend.services.evaluation.forecasts import Subject
 from backend.services.evaluation.scoring_choice import EVALUATED_KINDS
 from backend.services.evaluation.tasks import suggest_tasks
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, drop_gone
 from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.launch import draw_launch
 from pages.components.evaluation.task_form import choose_task
 from pages.components.forms import draw_fields
-from pages.components.frame import empty_state, errors_shown, spoken
+from pages.components.frame import empty_state, errors_shown, plain, spoken
 from pages.components.numbers import draw_number, number_form
 
 MAX_AT_ONCE = 20
@@ -58,6 +58,12 @@ def draw_evaluation_form(
         )
         return []
     with st.container(border=True):
+        key = f"eval_checkpoints_{checkpoint_id}_{endpoint_key}"
+        if gone := drop_gone(key, checkpoints):
+            st.warning(
+                plain(f"No longer here, and no longer chosen: {', '.join(gone)}. A run keeps its newest checkpoints."),
+                icon=":material/delete:",
+            )
         chosen = st.multiselect(
             "Checkpoints",
             list(checkpoints),
@@ -68,11 +74,9 @@ def draw_evaluation_form(
                 if endpoint_key in endpoints
                 else list(checkpoints)[:1]
             ),
-            format_func=by_identity(
-                f"eval_checkpoints_{checkpoint_id}_{endpoint_key}", checkpoints, lambda key: checkpoints[key].name
-            ),
+            format_func=by_identity(key, checkpoints, lambda one: checkpoints[one].name),
             max_selections=MAX_AT_ONCE,
-            key=f"eval_checkpoints_{checkpoint_id}_{endpoint_key}",
+            key=key,
         )
         remote = choose_endpoints(endpoints, endpoint_key=endpoint_key, max_selections=MAX_AT_ONCE)
         keys = sorted(
