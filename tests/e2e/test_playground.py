@@ -5,6 +5,7 @@ answered.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -121,6 +122,27 @@ def test_a_call_of_a_tool_is_shown_and_its_result_continues_the_answer(visitor: 
     roles = eventually(lambda: [message["role"] for message in replica.bodies[-1]["messages"]])
     assert roles == ["user", "assistant", "tool"]
     assert replica.bodies[-1]["messages"][-1]["content"].startswith('{"temperature": 12}')
+    assert visitor.findings == []
+
+
+def test_a_menu_that_is_open_stays_open_while_the_first_message_begins_its_conversation(
+    visitor: Visitor, world: ChatWorld
+) -> None:
+    """Its key named the conversation, so that the address of a new one closed it."""
+    replica = world.replicas["oak"]
+    replica.word, replica.tokens, replica.script = None, 3, "finish"
+    tab = visitor.page
+    visitor.go("/playground?endpoint=oak")
+    tab.get_by_label("Message", exact=True).fill("Tell me of the sea.")
+    tab.get_by_role("button", name="Settings").click()
+    tokens = tab.get_by_label("Max new tokens")
+    tokens.wait_for()
+    tab.get_by_label("Message", exact=True).dispatch_event("keydown", {"key": "Enter"})  # the menu keeps the focus
+    tab.wait_for_url(re.compile("conversation="))
+    visitor.settle()
+    expect(tokens).to_be_visible()
+    tab.keyboard.press("Escape")
+    expect(tokens).to_be_hidden()
     assert visitor.findings == []
 
 

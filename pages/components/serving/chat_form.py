@@ -67,7 +67,7 @@ def draw_settings(
     scope = conversation.id if conversation else "new"
     if f"endpoints_{scope}" not in st.session_state:  # the form begins again, as after another page
         forget_filled(scope)
-    with st.container(horizontal=True, vertical_alignment="bottom", key=f"chat_settings_{scope}"):
+    with st.container(horizontal=True, vertical_alignment="bottom", key="chat_settings"):
         picked = st.multiselect(
             "Endpoints",
             names,
@@ -87,7 +87,7 @@ def draw_settings(
         st.space("stretch")
         chats = any(endpoint.chats for endpoint in endpoints if endpoint.name in picked)
         temperature = CHAT_TEMPERATURE if chats else TEXT_TEMPERATURE
-        with st.popover("Settings", icon=":material/tune:", key=f"settings_{scope}"):
+        with st.popover("Settings", icon=":material/tune:", key="settings_menu"):
             draw_preset_choice(ctx, person, scope=scope)
             values, below = draw_values(stored, scope=scope, temperature=temperature)
             settings, field, problem = _validate(picked, blind=blind, values=values)
@@ -99,11 +99,9 @@ def draw_settings(
                 draw_preset_saving(ctx, person, settings, scope=scope)
         if settings is not None:
             draw_team_prompts(ctx, person, settings, scope=scope)
-            with st.popover(
-                "Endpoint" if len(picked) == 1 else "Endpoints", icon=":material/info:", key=f"card_{scope}"
-            ):
+            with st.popover("Endpoint" if len(picked) == 1 else "Endpoints", icon=":material/info:", key="card_menu"):
                 draw_chosen_endpoints(ctx, endpoints, settings)
-            with st.popover("Code", icon=":material/code:", key=f"code_{scope}"):
+            with st.popover("Code", icon=":material/code:", key="code_menu"):
                 draw_code(ctx, person, conversation, settings)
     if settings is not None:
         draw_active_settings(settings, scope=scope, temperature=temperature)

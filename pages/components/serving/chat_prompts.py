@@ -32,7 +32,7 @@ def draw_team_prompts(ctx: Context, person: Person, settings: AnswerSettings, *,
     """
     names = list_prompt_names(ctx)
     requested = st.query_params.get("prompt")
-    with st.popover("Prompts", icon=":material/article:", key=menu_key(f"prompts_{scope}")):
+    with st.popover("Prompts", icon=":material/article:", key=menu_key("prompts_menu")):
         if not names:
             st.caption("No prompt yet.")
             st.page_link(routes.PROMPTS, label="Write one", icon=":material/article:", query_params={"new": "1"})
@@ -82,6 +82,6 @@ def use_prompt(values: dict[str, str], row: dict[str, str], settings: AnswerSett
     system, text = PromptText.model_validate(values).fill(row)
     fill_settings(settings.model_copy(update={"system": system}), scope=scope)
     st.session_state[DRAFT] = ChatDraft(token_hex(6), text)
-    close_menu(f"prompts_{scope}")
+    close_menu("prompts_menu")
     st.query_params.pop("prompt", None)
     st.rerun()
