@@ -16,7 +16,7 @@ from backend.domain.jobs.payloads import EvaluatePayload, GeneratePayload, Judge
 from backend.domain.jobs.records import Payload
 from backend.domain.jobs.states import JobKind
 from backend.domain.openai_servers import JUDGE_KEY
-from backend.infra.engines import LLAMA_SERVER
+from backend.infra.engines import VARIABLES
 from backend.infra.processes import SUPERVISED_BY
 
 NAMES = frozenset(
@@ -49,7 +49,7 @@ NAMES = frozenset(
         "REQUESTS_CA_BUNDLE",
         "CURL_CA_BUNDLE",
         "ROUNDHOUSE_HOME",
-        LLAMA_SERVER,
+        *VARIABLES,
         "KMP_DUPLICATE_LIB_OK",
     ]
 )
@@ -70,6 +70,7 @@ PREFIXES = (
         "PYTORCH_",
         "TORCH",
         "TRITON_",
+        "VLLM_",
     ),
     *("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "DATASETS_", "SAFETENSORS_"),
 )

@@ -5,23 +5,63 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
 
-from backend.errors import Unavailable, require_library
+from backend.errors import Unavailable
 
-LLAMA_SERVER = "ROUNDHOUSE_LLAMA_SERVER"
-"""Environment variable with the path of a `llama-server` that is used in place of the package's, as one for a GPU."""
+
+@dataclass(frozen=True)
+class Installation:
+    """Ways to find a project's server: `variable` names the environment variable with the path of its `command`, used
+    in place of the package `library`, whose server is `module`; `remedy` installs it.
+    """
+
+    variable: str
+    command: str
+    library: str
+    module: str
+    remedy: str
+
+
+INSTALLATIONS = {
+    "llama.cpp": Installation(
+        variable="ROUNDHOUSE_LLAMA_SERVER",
+        command="llama-server",
+        library="xllamacpp",
+        module="jobs.serving.llama_cpp",
+        remedy="pip install 'roundhouse[llama-cpp]'",
+    ),
+    "vllm": Installation(
+        variable="ROUNDHOUSE_VLLM",
+        command="vllm",
+        library="vllm",
+        module="vllm.entrypoints.cli.main",
+        remedy="install vLLM in an environment of its own, and set ROUNDHOUSE_VLLM to the path of its command `vllm`",
+    ),
+}
+"""Servers of other projects by the engine's name. vLLM asks for a torch of its own, so it has an environment of its
+own.
+"""
+
+VARIABLES = tuple(one.variable for one in INSTALLATIONS.values())
 
 
 def engine_command(engine: str) -> list[str]:
     """Return the command of an engine's server, without arguments. Raises Unavailable, with the cure, where it is not
     installed.
     """
-    if named := os.environ.get(LLAMA_SERVER):
+    server = INSTALLATIONS[engine]
+    if named := os.environ.get(server.variable):
         if shutil.which(named) is None:
             raise Unavailable(
-                f"{LLAMA_SERVER}={named} is no command that can be run.",
-                remedy="Give the path of llama.cpp's llama-server, or leave the variable out.",
+                f"{server.variable}={named} is no command that can be run.",
+                remedy=f"Give the path of {server.command}, or leave the variable out.",
             )
         return [named]
-    require_library("xllamacpp", extra="llama-cpp", needed_for=f"engine {engine}")
-    return [sys.executable, "-m", "jobs.serving.llama_cpp"]
+    if find_spec(server.library) is None:
+        raise Unavailable(
+            f"engine {engine} needs {server.library}, which is not installed.",
+            remedy=f"On every machine that serves pages or works: {server.remedy}",
+        )
+    return [sys.executable, "-m", server.module]

@@ -14,16 +14,19 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backend.domain.serving.protocol import Constraint
+from backend.domain.serving.memory import CACHE_BYTES
+from backend.domain.serving.protocol import MAX_LOGPROBS, Constraint
 from backend.errors import JobFailed
 from backend.infra.engines import engine_command
 from backend.infra.processes import die_with_parent
@@ -42,12 +45,16 @@ GRACE_S = 3.0
 SPARE_TOKENS = 8  # llama.cpp ends an answer some tokens before its context is full
 BANNED = -1e9
 ALL_GPU_LAYERS = 999
+KEEPER = ("/bin/sh", "-c", 'trap "kill -9 0" TERM; "$@" & wait $!', "engine")
+"""Command before a server's: a server of several processes, as vLLM's, would leave some behind a killed replica. The
+kernel tells this one, and it kills its group.
+"""
 
 
 @dataclass(frozen=True)
 class ServerStart:
     """Settings that a server starts with: the folder or file of its weights, the tokens of a prompt with its answer,
-    the requests at once, threads, and the number of GPUs.
+    the requests at once, threads, the number of GPUs, and the number format of the weights.
     """
 
     model: Path
@@ -55,6 +62,7 @@ class ServerStart:
     places: int
     threads: int = 1
     gpus: int = 0
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -71,9 +79,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class OutsideServer:
-    """Rules by which one project's server is started, asked and read. `key_variable` names the variable of its key.
-    `ask` gives the body of a request for the tokens that follow a generation's, at a place (a slot of the server), with
-    or without the place's cached prompt.
+    """Rules by which one project's server is started, asked and read. `key_variable` names the variable of its key,
+    `variables` gives the others that it starts with. `ask` gives the body of a request for the tokens that follow a
+    generation's, at a place (a slot of the server), with or without the place's cached prompt.
     """
 
     name: str
@@ -82,6 +90,7 @@ class OutsideServer:
     path: str
     ask: Callable[[Generation, int, bool], dict[str, Any]]
     read: Callable[[Mapping[str, Any]], Piece]
+    variables: Callable[[ServerStart], dict[str, str]] = lambda _: {}
 
 
 def _llama_arguments(start: ServerStart, port: int) -> list[str]:
@@ -155,7 +164,7 @@ def as_lark(constraint: Constraint) -> str:
 
 def _llama_read(line: Mapping[str, Any]) -> Piece:
     if "error" in line:
-        return Piece(failure=str(dict(line["error"]).get("message", line["error"]))[:300])
+        return Piece(failure=_message(line["error"]))
     if "prompt_progress" in line:
         return Piece(cached_tokens=int(line["prompt_progress"]["cache"]))
     records = tuple(
@@ -167,13 +176,122 @@ def _llama_read(line: Mapping[str, Any]) -> Piece:
     return Piece(tuple(map(int, line.get("tokens", ()))), records)
 
 
+def _vllm_arguments(start: ServerStart, port: int) -> list[str]:
+    values = {
+        "served-model-name": "served",
+        "host": "127.0.0.1",
+        "port": port,
+        "dtype": start.dtype,
+        "max-model-len": start.context,
+        "max-num-seqs": start.places,
+        "max-logprobs": MAX_LOGPROBS,
+        "tensor-parallel-size": max(1, start.gpus),
+        "load-format": "safetensors",
+        "generation-config": "vllm",  # else the checkpoint's defaults would fill what a request leaves out
+        "structured-outputs-config": json.dumps({"backend": "guidance"}),
+        "uvicorn-log-level": "warning",
+    }
+    flags = ["--disable-fastapi-docs"]
+    if not start.gpus:
+        values["kv-cache-memory-bytes"] = CACHE_BYTES["cpu"]
+        flags.append("--enforce-eager")  # compiling takes minutes
+    options = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    return ["serve", str(start.model), *options, *flags]
+
+
+def _vllm_variables(start: ServerStart) -> dict[str, str]:
+    variables = {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # replicas of one machine would be bound to the same cores
+        "OMP_NUM_THREADS": str(start.threads),
+    }
+    if not start.gpus:
+        variables["TORCHDYNAMO_DISABLE"] = (
+            "1"  # the first request for log-probabilities would compile for half a minute
+        )
+    return variables
+
+
+def _vllm_ask(generation: Generation, place: int, is_cached: bool) -> dict[str, Any]:
+    del place, is_cached
+    params = generation.params
+    biases: dict[str, float] = {}
+    for token, bias in params.logit_bias:
+        biases[str(token)] = biases.get(str(token), 0.0) + bias
+    body: dict[str, Any] = {
+        "model": "served",
+        "prompt": [*generation.prompt, *generation.token_ids],
+        "max_tokens": generation.num_left,
+        "min_tokens": min(generation.num_left, max(0, params.min_tokens - generation.num_generated)),
+        "ignore_eos": True,
+        "stop_token_ids": generation.stop_ids,
+        "temperature": params.temperature,
+        "top_k": params.top_k,
+        "top_p": params.top_p,
+        "min_p": params.min_p,
+        "repetition_penalty": params.repetition_penalty,
+        "presence_penalty": params.presence_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "logit_bias": biases or None,
+        "logprobs": params.logprobs,
+        # how fast a prompt is answered must not tell that another account sent it before
+        "cache_salt": f"account {generation.choice.tenant}",
+        "stream": True,
+        "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+        "skip_special_tokens": False,
+    }
+    if params.seed is not None:
+        body["seed"] = (generation.draw.seed + generation.num_generated) % 2**63
+    if params.constraint is not None:
+        body["structured_outputs"] = {"grammar": as_lark(params.constraint)}
+    return body
+
+
+def _vllm_read(line: Mapping[str, Any]) -> Piece:
+    if "error" in line:
+        return Piece(failure=_message(line["error"]))
+    tokens: list[int] = []
+    records: list[TokenLogprobs] = []
+    for choice in line.get("choices", ()):
+        tokens += map(int, choice.get("token_ids") or ())
+        scored = choice.get("logprobs")
+        if scored:
+            for logprob, top in zip(scored["token_logprobs"], scored["top_logprobs"], strict=True):
+                ranked = sorted(
+                    top.items(), key=lambda one: -float(one[1])
+                )  # the chosen token leads, whatever its rank
+                likely = tuple((int(name.removeprefix("token_id:")), float(value)) for name, value in ranked)
+                records.append(TokenLogprobs(float(logprob), likely))
+    return Piece(tuple(tokens), tuple(records))
+
+
+def _message(error: Any) -> str:
+    return str(error.get("message", error) if isinstance(error, Mapping) else error)[:300]
+
+
 LLAMA_CPP = OutsideServer("llama.cpp", _llama_arguments, "LLAMA_API_KEY", "/completion", _llama_ask, _llama_read)
-OUTSIDE: dict[str, OutsideServer] = {server.name: server for server in (LLAMA_CPP,)}
+VLLM = OutsideServer("vllm", _vllm_arguments, "VLLM_API_KEY", "/v1/completions", _vllm_ask, _vllm_read, _vllm_variables)
+OUTSIDE: dict[str, OutsideServer] = {server.name: server for server in (LLAMA_CPP, VLLM)}
+
+
+def without_python(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of an environment without those that would let the Python of another one import from
+    this one's folders.
+    """
+    return {
+        name: value for name, value in environment.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    }
 
 
 @dataclass
 class ServerProcess:
-    """A running server of another project. It dies with the process that started it."""
+    """A running server of another project. It dies with the process that started it, and so do its own children."""
 
     server: OutsideServer
     url: str
@@ -189,18 +307,19 @@ class ServerProcess:
         key = secrets.token_urlsafe(24)
         command = [*engine_command(server.name), *server.arguments(start, port)]
         logger.info("Starting %s: %s", server.name, " ".join(command))
+        inherited = os.environ if command[0] == sys.executable else without_python(os.environ)
         child = subprocess.Popen(
-            command,
+            [*KEEPER, *command],
             stdin=subprocess.DEVNULL,
-            env={**os.environ, server.key_variable: key},
+            env={**inherited, **server.variables(start), server.key_variable: key},
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=partial(die_with_parent, signal.SIGTERM),
         )
         return ServerProcess(server, f"http://127.0.0.1:{port}", key, child)
 
     @property
     def pid(self) -> int:
-        """Process id."""
+        """Id of its process group."""
         return self._child.pid
 
     def wait_until_healthy(self, *, should_stop: Callable[[], object], timeout_s: float | None = None) -> None:

@@ -244,20 +244,32 @@ class OutsideEngine:
         body = self._server.ask(generation, place, is_cached)
         async with self._session.post(self._server.path, json=body) as response:
             if response.status != 200:
-                text = (await response.text())[:300]
-                generation.fail(f"{self.name} refused this request: {text}", code=REQUEST_FAILED)
+                await self._fail(generation, f"refused this request: {(await response.text())[:300]}")
                 return
             async for line in response.content:
                 if line.startswith(b"data: {"):
                     self._num_lines += 1
-                    self._take(generation, self._server.read(json.loads(line.removeprefix(b"data: "))))
+                    piece = self._server.read(json.loads(line.removeprefix(b"data: ")))
+                    if piece.failure:
+                        await self._fail(generation, f"failed on this request: {piece.failure}")
+                        return
+                    self._take(generation, piece)
                 if generation.is_over:
                     return
 
+    async def _fail(self, generation: Generation, message: str) -> None:
+        """End a request that the server answers with an error: another replica may answer it where this server is about
+        to end.
+        """
+        async with self._session.get("/health") as health:
+            is_healthy = health.status == 200
+        if is_healthy:
+            generation.fail(f"{self.name} {message}", code=REQUEST_FAILED)
+        else:
+            logger.warning("%s %s", self.name, message)
+            generation.fail(STOPPED)
+
     def _take(self, generation: Generation, piece: Piece) -> None:
-        if piece.failure:
-            generation.fail(f"{self.name} failed on this request: {piece.failure}", code=REQUEST_FAILED)
-            return
         if piece.cached_tokens is not None and not generation.num_generated:
             generation.cached_tokens = piece.cached_tokens
         for index, token in enumerate(piece.token_ids):

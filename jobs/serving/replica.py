@@ -6,7 +6,6 @@ The job handles lease, restarts and placement; this module only loads, serves an
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import time
 from pathlib import Path
@@ -14,27 +13,29 @@ from typing import Any, cast
 
 import torch
 import uvicorn
+from transformers import AutoConfig
 
 from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.results import ReplicaResult
 from backend.domain.serving.drafts import CHOOSE_DRAFT
-from backend.domain.serving.engines import places_of, refuse_lacking
+from backend.domain.serving.engines import ENGINE_TITLES, places_of, refuse_lacking
 from backend.domain.serving.precision import PrecisionCheck
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.http_server import Guard, connections_for, guarded, raise_file_limit
 from jobs.modeling.chat.render import turn_end
 from jobs.modeling.checkpoints import base_folder_of, is_adapter, is_scorer
-from jobs.modeling.devices import pick_device, set_threads, visible_gpu
+from jobs.modeling.devices import is_gpu, pick_device, pick_inference_dtype, set_threads
 from jobs.modeling.scorers import load_scorer
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import padding_id
+from jobs.modeling.unusable import UNUSABLE
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.adapters.folders import AdapterFolders
 from jobs.serving.drafts.network import Draft
 from jobs.serving.engine import read_limits_of_folder
-from jobs.serving.engines import OUTSIDE, ServerProcess, ServerStart, prepare_gguf
+from jobs.serving.engines import LLAMA_CPP, OUTSIDE, ServerProcess, ServerStart, prepare_gguf
 from jobs.serving.native.library import try_library
 from jobs.serving.outside import OutsideEngine
 from jobs.serving.prepared.weights import PreparedFolder, load_prepared
@@ -67,9 +68,9 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     started = time.monotonic()
     folder = spec.path(payload.checkpoint)
     device = pick_device(payload.device)
-    _refuse_lacking(payload, folder)
     if payload.engine in OUTSIDE:
-        return _run_outside(spec, reporter, folder, started=started)
+        _refuse_lacking(payload, folder, device)
+        return _run_outside(spec, reporter, folder, device=device, started=started)
     if is_scorer(folder):
         return _run_scorer(spec, reporter, folder, device=device, started=started)
     prepared = PreparedFolder.of(spec.artifacts, payload.checkpoint, keep_free_bytes=payload.keep_free_bytes)
@@ -105,39 +106,57 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     return _serve_until_stopped(replica, reporter, payload, load_s=time.monotonic() - started, check=check)
 
 
-def _refuse_lacking(payload: ReplicaPayload, folder: Path) -> None:
+def _refuse_lacking(payload: ReplicaPayload, folder: Path, device: torch.device) -> None:
     """Raise InvalidInput for what the engine lacks, before it starts."""
     base = folder
     while is_adapter(base):
         base = base_folder_of(base)
     try:
-        family = json.loads((base / "config.json").read_text()).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        family = None  # loading says what is wrong with it
+        config = AutoConfig.from_pretrained(str(base), trust_remote_code=False, local_files_only=True)
+    except UNUSABLE:
+        config = None  # loading says what is wrong with it
     refuse_lacking(
         payload.engine,
-        family=family,
+        family=getattr(config, "model_type", None),
         precision=payload.precision,
         has_draft=payload.draft is not None,
         has_adapters=False,
         is_scorer=is_scorer(folder),
+        is_adapter=is_adapter(folder),
+        head_size=None if config is None or is_gpu(device) else head_size(config),
     )
 
 
-def _run_outside(spec: JobSpec[ReplicaPayload], reporter: Reporter, folder: Path, *, started: float) -> ReplicaResult:
+def head_size(config: Any) -> int | None:
+    """Return the size of an attention head by a config of transformers; None where it names no heads."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_attention_heads", None)
+    return getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else None)
+
+
+def _run_outside(
+    spec: JobSpec[ReplicaPayload], reporter: Reporter, folder: Path, *, device: torch.device, started: float
+) -> ReplicaResult:
     """Serve by another project's server, a process of its own that ends with this one."""
-    payload = spec.payload
+    payload, server = spec.payload, OUTSIDE[spec.payload.engine]
     prepared = PreparedFolder.of(spec.artifacts, payload.checkpoint, keep_free_bytes=payload.keep_free_bytes)
     tokenizer = load_tokenizer(folder)
     limits = read_limits_of_folder(folder, tokenizer, context=payload.context)
+    check = None
+    if payload.precision != "float32" and not is_gpu(device):
+        check = load_prepared(folder, device=device, precision=payload.precision, prepared=prepared).check
+    if check is not None:
+        check.require(max_perplexity_ratio=payload.max_perplexity_ratio)
+    dtype = str(pick_inference_dtype(device=device)).removeprefix("torch.") if is_gpu(device) else payload.precision
     start = ServerStart(
-        model=prepare_gguf(folder, prepared=prepared),
+        model=prepare_gguf(folder, prepared=prepared) if server is LLAMA_CPP else folder,
         context=limits.context_length,
-        places=places_of(payload.engine, payload.max_running),
+        places=places_of(server.name, payload.max_running),
         threads=payload.threads,
-        gpus=0 if visible_gpu() is None else 1,
+        gpus=torch.accelerator.device_count() if is_gpu(device) else 0,
+        dtype=dtype,
     )
-    process = ServerProcess.begin(OUTSIDE[payload.engine], start)
+    process = ServerProcess.begin(server, start)
     try:
         process.wait_until_healthy(should_stop=reporter.should_stop)
         engine = OutsideEngine(
@@ -154,8 +173,8 @@ def _run_outside(spec: JobSpec[ReplicaPayload], reporter: Reporter, folder: Path
             name=payload.name,
             limits=AnswerLimits(queue_timeout_s=payload.queue_timeout_s, answer_s=payload.answer_limit_s),
         )
-        replica.arithmetic = f"{payload.engine}, process {process.pid}"
-        return _serve_until_stopped(replica, reporter, payload, load_s=time.monotonic() - started)
+        replica.arithmetic = f"{ENGINE_TITLES[payload.engine]} in {dtype}, process {process.pid}"
+        return _serve_until_stopped(replica, reporter, payload, load_s=time.monotonic() - started, check=check)
     finally:
         engine.close()
 

@@ -116,7 +116,7 @@ def generate_one_token(engine: Engine, *, timeout_s: float = WARM_UP_S) -> None:
             last.append(event)
             done.set()
 
-    handle = engine.submit([0], SamplingParams(max_tokens=1, temperature=0), on_event)
+    handle = engine.submit([0], SamplingParams(max_tokens=1, temperature=0, logprobs=1), on_event)
     if not done.wait(timeout_s):
         handle.cancel()
         raise JobFailed(

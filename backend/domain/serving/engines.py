@@ -12,26 +12,30 @@ from typing import Literal
 
 from backend.errors import InvalidInput
 
-EngineName = Literal["auto", "roundhouse", "batching", "serial", "llama.cpp"]
+EngineName = Literal["auto", "roundhouse", "batching", "serial", "llama.cpp", "vllm"]
 ENGINE_TITLES: dict[EngineName, str] = {
     "auto": "Automatic",
     "roundhouse": "Roundhouse",
     "batching": "Roundhouse, batches only",
     "serial": "Roundhouse, one request at a time",
     "llama.cpp": "llama.cpp",
+    "vllm": "vLLM",
 }
 
 
 @dataclass(frozen=True)
 class ServerTraits:
     """Traits of another project's server: the model types of transformers that it gets, the precisions of its
-    weights, the requests that it answers at once, and what it lacks, by the option of a deployment that asks for it.
+    weights, the requests that it answers at once, what it lacks, by the option of a deployment that asks for it,
+    whether its replica merges an adapter into its base, and the head sizes that it computes on a CPU, all if empty.
     """
 
     families: tuple[str, ...]
     precisions: tuple[str, ...]
     most_running: int
     lacks: Mapping[str, str] = field(default_factory=dict)
+    merges_adapters: bool = True
+    head_sizes: tuple[int, ...] = ()
 
 
 SERVERS: dict[str, ServerTraits] = {
@@ -44,7 +48,18 @@ SERVERS: dict[str, ServerTraits] = {
             "draft": "a draft is checked by Roundhouse's engine alone",
             "adapters": "it serves no LoRA adapters here",
         },
-    )
+    ),
+    "vllm": ServerTraits(
+        families=("llama", "mistral", "qwen3", "gpt2"),  # those whose answers are tested against the network's own
+        precisions=("float32", "bfloat16"),
+        most_running=256,
+        lacks={
+            "draft": "a draft is checked by Roundhouse's engine alone",
+            "adapters": "it serves no LoRA adapters here",
+        },
+        merges_adapters=False,
+        head_sizes=(32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512),
+    ),
 }
 """Servers of other projects by the engine's name."""
 
@@ -60,9 +75,19 @@ def places_of(engine: str, max_running: int) -> int:
 
 
 def refuse_lacking(
-    engine: str, *, family: str | None, precision: str, has_draft: bool, has_adapters: bool, is_scorer: bool
+    engine: str,
+    *,
+    family: str | None,
+    precision: str,
+    has_draft: bool,
+    has_adapters: bool,
+    is_scorer: bool,
+    is_adapter: bool = False,
+    head_size: int | None = None,
 ) -> None:
-    """Raise InvalidInput, with the option and the cure, for what an engine lacks. `family` None is not known yet."""
+    """Raise InvalidInput, with the option and the cure, for what an engine lacks. `family` None is not known yet,
+    `head_size` None not or not on a CPU.
+    """
     server = SERVERS.get(engine)
     if server is None:
         return
@@ -75,6 +100,19 @@ def refuse_lacking(
     if family is not None and family not in server.families:
         raise InvalidInput(
             f"engine {engine} can't serve a model of the family {family}; it serves {', '.join(server.families)}.",
+            remedy="Deploy it with engine roundhouse.",
+            field="engine",
+        )
+    if is_adapter and not server.merges_adapters:
+        raise InvalidInput(
+            f"engine {engine} serves whole models, and this is an adapter.",
+            remedy="Merge it (export it as merged, and add the folder as a base), or deploy it with engine roundhouse.",
+            field="engine",
+        )
+    if head_size is not None and server.head_sizes and head_size not in server.head_sizes:
+        raise InvalidInput(
+            f"engine {engine} computes no heads of {head_size} numbers on a CPU, only of"
+            f" {', '.join(map(str, server.head_sizes))}.",
             remedy="Deploy it with engine roundhouse.",
             field="engine",
         )

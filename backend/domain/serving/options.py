@@ -70,7 +70,7 @@ class DeploymentOptions(BaseModel):
     engine: EngineName = setting(
         "auto",
         "Engine",
-        "What computes the tokens. Automatic is Roundhouse's own; llama.cpp is started by the replica, in a process of"
+        "What computes the tokens. Automatic is Roundhouse's own; the replica starts llama.cpp or vLLM as a process of"
         " its own.",
         choices=ENGINE_TITLES,
     )

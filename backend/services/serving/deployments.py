@@ -435,6 +435,7 @@ def _check_engine(session: Session, checkpoint: Checkpoint, options: DeploymentO
         has_draft=options.draft is not None,
         has_adapters=has_adapters,
         is_scorer=is_reward_model(session, checkpoint.id),
+        is_adapter=checkpoint.is_adapter,
     )
     if options.engine in SERVERS:
         engine_command(options.engine)

@@ -1,11 +1,12 @@
 """A replica whose tokens come from another project's server: its process, its queue and what it refuses.
 
-The server here is a stand-in with llama.cpp's arguments and protocol, as a real process; `make engines` runs the same
-replica with the real one.
+The server here is a stand-in with the arguments and protocols of llama.cpp and vLLM, as a real process; `make engines`
+runs the same replica with the real ones.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -32,30 +33,34 @@ from backend.domain.serving.protocol import (
     TokenEvent,
 )
 from backend.errors import InvalidInput, JobFailed, Unavailable
-from backend.infra.engines import LLAMA_SERVER, engine_command
+from backend.infra.engines import INSTALLATIONS, engine_command
 from backend.infra.replicas import ReplicaRefused
 from jobs.reporter import FileReporter
 from jobs.serving import engines
+from jobs.serving.engines import as_lark
 from jobs.serving.replica import run
 from tests.support.installation import is_alive
 from tests.support.jobs import make_spec
-from tests.support.networks.serving_networks import make_llama, make_mamba, save_checkpoint
+from tests.support.networks.serving_networks import make_llama, make_mamba, save_adapter, save_checkpoint
 from tests.support.serving_replica import TOKEN, RunningReplica, eventually, stream_events
 
-FAKE = Path(__file__).parents[2] / "support" / "fake_llama_server.py"
+FAKE = Path(__file__).parents[2] / "support" / "fake_engine_server.py"
 PROMPT = (1, 2, 3)
+ENGINES = ("llama.cpp", "vllm")
+only_llama_cpp = pytest.mark.parametrize("engine", ["llama.cpp"])
+only_vllm = pytest.mark.parametrize("engine", ["vllm"])
 
 
 class Stand:
-    """A folder with a checkpoint, and a stand-in for llama.cpp's server."""
+    """A folder with a checkpoint, and a stand-in for an engine's server."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.notes_file, self._monkeypatch = folder, folder / "notes", monkeypatch
-        save_checkpoint(folder / "checkpoint", network=make_llama(context=128))
-        command = folder / "llama-server"
+    def __init__(self, folder: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.notes_file, self.engine, self._monkeypatch = folder, folder / "notes", engine, monkeypatch
+        save_checkpoint(folder / "checkpoint", network=make_llama(context=128, hidden=128))
+        command = folder / "server"
         command.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
         command.chmod(0o755)
-        monkeypatch.setenv(LLAMA_SERVER, str(command))
+        monkeypatch.setenv(INSTALLATIONS[engine].variable, str(command))
         self.behave()
 
     def behave(self, **options: Any) -> None:
@@ -68,22 +73,31 @@ class Stand:
 
     def asked(self) -> list[dict[str, Any]]:
         """The requests that the server got, without the one of the replica's own at its start."""
-        return [note for note in self.notes() if "n_predict" in note][1:]
+        return [note["asked"] for note in self.notes() if "asked" in note][1:]
 
-    def pid(self) -> int:
-        return int(eventually(self.notes)[0]["pid"])
+    def pids(self) -> list[int]:
+        first = eventually(self.notes)[0]
+        return [int(first["pid"]), int(first["engine"])]
+
+    def are_gone(self) -> bool:
+        return not any(psutil.pid_exists(pid) and is_alive(psutil.Process(pid)) for pid in self.pids())
 
     def run_here(self, **payload: Any) -> None:
-        values = {"checkpoint": "checkpoint", "name": "tiny", "internal_token": TOKEN, "engine": "llama.cpp", **payload}
+        values = {"checkpoint": "checkpoint", "name": "tiny", "internal_token": TOKEN, "engine": self.engine, **payload}
         run(
             make_spec("replica", values, root=self.folder, folder=self.folder),
             FileReporter(self.folder / "events.jsonl", self.folder / "control"),
         )
 
 
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
-    return Stand(tmp_path, monkeypatch)
+def stand(tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> Stand:
+    return Stand(tmp_path, engine, monkeypatch)
 
 
 @pytest.fixture
@@ -91,7 +105,7 @@ def serve(stand: Stand) -> Iterator[Callable[..., RunningReplica]]:
     running: list[RunningReplica] = []
 
     def start(**payload: Any) -> RunningReplica:
-        running.append(RunningReplica(stand.folder, **{"engine": "llama.cpp", "max_running": 2, **payload}))
+        running.append(RunningReplica(stand.folder, **{"engine": stand.engine, "max_running": 2, **payload}))
         return running[0]
 
     yield start
@@ -116,24 +130,25 @@ def ids_of(events: list[Any]) -> list[int]:
 
 def test_tokens_of_the_server_are_the_replicas_answer(serve: Callable[..., RunningReplica], stand: Stand) -> None:
     replica = serve()
-    assert replica.events("ready")[0]["engine"] == "llama.cpp"
+    assert replica.events("ready")[0]["engine"] == stand.engine
     events = answer(replica, ask())
     assert ids_of(events) == [3, 4, 5, 6]
     assert isinstance(events[-1], FinishEvent)
-    assert events[-1].usage.model_dump() == {"prompt_tokens": 3, "completion_tokens": 4, "cached_tokens": 1}
+    cached = 1 if stand.engine == "llama.cpp" else 0  # vLLM counts them behind the last token
+    assert events[-1].usage.model_dump() == {"prompt_tokens": 3, "completion_tokens": 4, "cached_tokens": cached}
     arguments = stand.notes()[0]["arguments"]
     assert arguments[arguments.index("--host") + 1] == "127.0.0.1"
     assert not any(TOKEN in word or "key" in word for word in arguments)
     assert replica.stats()["generated_tokens"] == 5  # one at the start
-    assert psutil.pid_exists(stand.pid())
+    assert all(psutil.pid_exists(pid) for pid in stand.pids())
     replica.stop()
-    assert not psutil.pid_exists(stand.pid())
+    eventually(stand.are_gone)
 
 
 def test_the_probabilities_of_the_server_are_passed_on(serve: Callable[..., RunningReplica]) -> None:
     (first, *_, last) = answer(serve(), ask(logprobs=1, max_tokens=1))
     assert [(one.token_id, one.logprob, [top.token_id for top in one.top]) for one in first.logprobs] == [
-        (3, -0.5, [3])
+        (3, -1.5, [7])
     ]
     assert last.finish_reason is FinishReason.LENGTH
 
@@ -147,9 +162,17 @@ def test_an_answer_ends_at_the_end_token_and_not_before_its_least_tokens(
     assert (ids_of(ended), ended[-1].finish_reason) == ([3, 256], FinishReason.STOP)
     assert ids_of(answer(replica, ask(max_tokens=4))) == [3, 256, 5, 6], "it goes on behind an end that it ignores"
     assert ids_of(answer(replica, ask(ignore_end=False, min_tokens=3, max_tokens=5))) == [3, 4, 5, 6, 7]
-    assert [note["n_predict"] for note in stand.asked()] == [9, 4, 2, 3, 2]
+    if stand.engine == "llama.cpp":
+        assert [note["n_predict"] for note in stand.asked()] == [9, 4, 2, 3, 2]
+    else:
+        assert [(note["max_tokens"], note["min_tokens"], note["stop_token_ids"]) for note in stand.asked()] == [
+            (9, 0, [256]),
+            (4, 0, []),
+            (5, 3, [256]),
+        ]
 
 
+@only_llama_cpp
 def test_a_place_keeps_its_prompt_for_one_account_alone(serve: Callable[..., RunningReplica], stand: Stand) -> None:
     replica = serve()
     for tenant in ("ann", "ann", "bob", "cat", "ann"):
@@ -178,7 +201,8 @@ def test_requests_beyond_the_servers_places_wait_and_their_end_frees_one(
     for thread in threads:
         thread.join()
     assert [len(ids_of(events)) for events in answers] == [20, 20, 20]
-    assert {note["id_slot"] for note in stand.asked()} == {0, 1}
+    if stand.engine == "llama.cpp":
+        assert {note["id_slot"] for note in stand.asked()} == {0, 1}
 
 
 def test_a_client_that_leaves_ends_the_servers_work(serve: Callable[..., RunningReplica], stand: Stand) -> None:
@@ -200,13 +224,13 @@ def test_open_answers_finish_before_a_drained_replica_ends(serve: Callable[..., 
     events += list(stream)
     assert len(ids_of(events)) == 40
     replica.thread.join(60)
-    assert not psutil.pid_exists(stand.pid())
+    eventually(stand.are_gone)
 
 
-def test_what_the_server_cannot_give_is_refused(serve: Callable[..., RunningReplica]) -> None:
+def test_what_the_server_cannot_give_is_refused(serve: Callable[..., RunningReplica], engine: str) -> None:
     replica = serve()
     for request, message in (
-        (GenerateRequest(prompts=("a",), task=Task.EMBED), "llama.cpp gives no embeddings"),
+        (GenerateRequest(prompts=("a",), task=Task.EMBED), f"{engine} gives no embeddings"),
         (ask(logprobs=1).model_copy(update={"echo": True}), "no log-probabilities of a prompt"),
         (
             ask(constraint=Constraint(kind="regex", value="a+"), min_tokens=2),
@@ -237,18 +261,32 @@ def test_a_server_that_dies_ends_its_answers_and_the_replica(
     replica = serve()
     stream = stream_events(replica.url, token=TOKEN, request=ask(max_tokens=100))
     next(stream)
-    os.kill(stand.pid(), signal.SIGKILL)
+    os.kill(stand.pids()[0], signal.SIGKILL)
     *_, last = stream
     assert isinstance(last, GenerationErrorEvent)
     assert last.code == "replica_error"
     replica.thread.join(60)
     assert not replica.thread.is_alive()
+    eventually(stand.are_gone)
+
+
+@pytest.mark.parametrize(("stays_healthy", "code"), [(True, "request_failed"), (False, "replica_error")])
+def test_an_error_in_an_answer_is_the_requests_own_unless_the_server_is_unhealthy(
+    serve: Callable[..., RunningReplica], stand: Stand, *, stays_healthy: bool, code: str
+) -> None:
+    """One of the replica's own is resumed by another replica."""
+    stand.behave(breaks_after=2, stays_healthy=stays_healthy)
+    events = answer(serve(), ask())
+    assert ids_of(events) == [3, 4]
+    assert isinstance(events[-1], GenerationErrorEvent)
+    assert events[-1].code == code
 
 
 def test_a_server_that_ends_as_it_starts_fails_the_job(stand: Stand) -> None:
     stand.behave(dies=3)
-    with pytest.raises(JobFailed, match=r"llama.cpp ended with status 3 as it started"):
+    with pytest.raises(JobFailed, match=f"{stand.engine} ended with status 3 as it started"):
         stand.run_here()
+    eventually(stand.are_gone)
 
 
 def test_a_server_that_is_never_healthy_is_ended(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +294,7 @@ def test_a_server_that_is_never_healthy_is_ended(stand: Stand, monkeypatch: pyte
     monkeypatch.setattr(engines, "START_S", 1.0)
     with pytest.raises(JobFailed, match="did not answer at /health"):
         stand.run_here()
-    assert not psutil.pid_exists(stand.pid())
+    eventually(stand.are_gone)
 
 
 def test_a_replica_that_is_cancelled_while_its_server_starts_ends_both(stand: Stand) -> None:
@@ -271,20 +309,21 @@ def test_a_replica_that_is_cancelled_while_its_server_starts_ends_both(stand: St
 def test_no_server_outlives_a_replica_that_is_killed(stand: Stand) -> None:
     code = (
         "import sys, pathlib; from tests.support.serving_replica import RunningReplica;"
-        "RunningReplica(pathlib.Path(sys.argv[1]), engine='llama.cpp').thread.join()"
+        "RunningReplica(pathlib.Path(sys.argv[1]), engine=sys.argv[2]).thread.join()"
     )
-    replica = subprocess.Popen([sys.executable, "-c", code, str(stand.folder)])
+    replica = subprocess.Popen([sys.executable, "-c", code, str(stand.folder), stand.engine])
     try:
         eventually(
             lambda: (stand.folder / "events.jsonl").exists() and "ready" in (stand.folder / "events.jsonl").read_text()
         )
-        assert psutil.pid_exists(stand.pid())
+        assert not stand.are_gone()
     finally:
         replica.kill()
         replica.wait()
-    eventually(lambda: not psutil.pid_exists(stand.pid()))
+    eventually(stand.are_gone)
 
 
+@only_llama_cpp
 def test_a_checkpoint_is_written_as_gguf_once(stand: Stand) -> None:
     stand.behave(dies=0)
     for _ in range(2):
@@ -308,6 +347,91 @@ def test_what_the_engine_lacks_is_refused_before_it_starts(stand: Stand, payload
     assert stand.notes() == []
 
 
+@only_vllm
+def test_vllm_gets_no_heads_that_it_lacks_on_a_cpu_and_no_adapter(stand: Stand) -> None:
+    save_checkpoint(stand.folder / "checkpoint", network=make_llama())
+    with pytest.raises(InvalidInput, match="no heads of 16 numbers on a CPU, only of 32, 64"):
+        stand.run_here()
+    save_adapter(stand.folder / "adapter", base=stand.folder / "checkpoint", targets=["q_proj"], seed=1)
+    with pytest.raises(InvalidInput, match="serves whole models, and this is an adapter"):
+        stand.run_here(checkpoint="adapter")
+    assert stand.notes() == []
+
+
+@only_vllm
+def test_the_fields_of_a_request_are_vllms(serve: Callable[..., RunningReplica], stand: Stand) -> None:
+    replica = serve()
+    constraint = Constraint(kind="regex", value="a/b")
+    request = ask(
+        temperature=0.5,
+        top_k=5,
+        top_p=0.9,
+        min_p=0.1,
+        seed=7,
+        presence_penalty=0.1,
+        frequency_penalty=0.2,
+        repetition_penalty=1.1,
+        logit_bias=((5, 1.0), (5, 0.5)),
+        logprobs=2,
+        stop_ids=(9,),
+        constraint=constraint,
+    )
+    answer(replica, request.model_copy(update={"tenant": "ann"}))
+    answer(replica, ask())
+    named, plain = stand.asked()
+    assert named == {
+        "model": "served",
+        "max_tokens": 4,
+        "min_tokens": 0,
+        "ignore_eos": True,
+        "stop_token_ids": [9],
+        "temperature": 0.5,
+        "top_k": 5,
+        "top_p": 0.9,
+        "min_p": 0.1,
+        "repetition_penalty": 1.1,
+        "presence_penalty": 0.1,
+        "frequency_penalty": 0.2,
+        "logit_bias": {"5": 1.5},
+        "logprobs": 2,
+        "cache_salt": "account ann",
+        "stream": True,
+        "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+        "skip_special_tokens": False,
+        "seed": 7,
+        "structured_outputs": {"grammar": as_lark(constraint)},
+    }
+    assert "seed" not in plain, "vLLM draws without a generator for each request where none is asked for"
+    assert plain["cache_salt"] != named["cache_salt"]
+
+
+@only_vllm
+def test_vllm_starts_offline_with_the_deployments_precision_and_limits(stand: Stand) -> None:
+    stand.behave(dies=0)
+    with pytest.raises(JobFailed):
+        stand.run_here(precision="bfloat16", context=64, max_running=3, threads=2, max_perplexity_ratio=100)
+    started = stand.notes()[0]
+    words, variables = started["arguments"], started["variables"]
+    assert words[:2] == ["serve", str(stand.folder / "checkpoint")]
+    options = dict(itertools.pairwise(words))
+    assert {name: options[f"--{name}"] for name in ("dtype", "max-model-len", "max-num-seqs", "load-format")} == {
+        "dtype": "bfloat16",
+        "max-model-len": "64",
+        "max-num-seqs": "3",
+        "load-format": "safetensors",
+    }
+    assert options["--tensor-parallel-size"] == "1"
+    assert "--trust-remote-code" not in words
+    assert {name: variables.get(name) for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS", "VLLM_HOST_IP")} == {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_HOST_IP": "127.0.0.1",
+    }
+    assert variables["OMP_NUM_THREADS"] == "2"
+    assert "PYTHONPATH" not in variables
+
+
 def test_an_architecture_that_the_engine_lacks_is_refused_before_it_starts(stand: Stand) -> None:
     save_checkpoint(stand.folder / "checkpoint", network=make_mamba())
     with pytest.raises(InvalidInput, match="family mamba"):
@@ -315,18 +439,23 @@ def test_an_architecture_that_the_engine_lacks_is_refused_before_it_starts(stand
     assert stand.notes() == []
 
 
-def test_a_missing_server_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(LLAMA_SERVER, raising=False)
-    monkeypatch.setattr("backend.errors.find_spec", lambda _: None)
+def test_a_missing_server_is_named_with_the_command_that_installs_it(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variable = INSTALLATIONS[engine].variable
+    monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("backend.infra.engines.find_spec", lambda _: None)
     with pytest.raises(Unavailable) as caught:
-        engine_command("llama.cpp")
-    assert "pip install 'roundhouse[llama-cpp]'" in str(caught.value)
-    monkeypatch.setenv(LLAMA_SERVER, "/nowhere/llama-server")
-    with pytest.raises(Unavailable, match="/nowhere/llama-server is no command"):
-        engine_command("llama.cpp")
+        engine_command(engine)
+    assert {"llama.cpp": "pip install 'roundhouse[llama-cpp]'", "vllm": "set ROUNDHOUSE_VLLM to"}[engine] in str(
+        caught.value
+    )
+    monkeypatch.setenv(variable, "/nowhere/server")
+    with pytest.raises(Unavailable, match="/nowhere/server is no command"):
+        engine_command(engine)
 
 
 def test_the_payload_reads_every_engine() -> None:
-    for engine in ("auto", "roundhouse", "batching", "serial", "llama.cpp"):
+    for engine in ("auto", "roundhouse", "batching", "serial", *ENGINES):
         read = ReplicaPayload(checkpoint="c", name="n", internal_token="t", engine=engine)  # type: ignore[arg-type]
         assert read.engine == engine

@@ -12,7 +12,7 @@ from backend.domain.checkpoints.export_formats import GGUF_FAMILIES
 from backend.domain.serving.engines import SERVERS, places_of
 from backend.domain.serving.options import DeploymentOptions
 from backend.errors import InvalidInput, Unavailable
-from backend.infra.engines import LLAMA_SERVER
+from backend.infra.engines import VARIABLES
 from backend.services.context import LOCAL, Context
 from backend.services.serving.adapters.changes import add_adapter
 from backend.services.serving.deployments import deploy, swap_checkpoint
@@ -36,7 +36,8 @@ def add(ctx: Context, name: str, *, family: str = "llama", base: str | None = No
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(LLAMA_SERVER, sys.executable)
+    for variable in VARIABLES:
+        monkeypatch.setenv(variable, sys.executable)
 
 
 def deploy_llama(ctx: Context, checkpoint_id: str, **options: Any) -> None:
@@ -62,6 +63,21 @@ def test_what_llama_cpp_lacks_is_refused_with_the_option_and_the_cure(ctx: Conte
         assert "engine roundhouse" in str(caught.value.remedy)
 
 
+def test_what_vllm_lacks_is_refused_with_the_option_and_the_cure(ctx: Context) -> None:
+    tiny = add(ctx, "tiny")
+    adapter, bloom = add(ctx, "small", base=tiny), add(ctx, "bloom", family="bloom")
+    for checkpoint, options, field, message in (
+        (tiny, {"precision": "int8"}, "precision", "serves no precision int8 here, only float32, bfloat16"),
+        (bloom, {}, "engine", "family bloom; it serves llama"),
+        (adapter, {}, "engine", "serves whole models, and this is an adapter"),
+    ):
+        with pytest.raises(InvalidInput, match=message) as caught:
+            deploy(ctx, checkpoint_id=checkpoint, name="v", config={"engine": "vllm", **options}, person=LOCAL)
+        assert caught.value.field == field
+        assert "engine roundhouse" in str(caught.value.remedy)
+    deploy(ctx, checkpoint_id=tiny, name="v", config={"engine": "vllm", "precision": "bfloat16"}, person=LOCAL)
+
+
 def test_an_endpoint_with_adapters_keeps_its_engine_and_one_of_llama_cpp_gets_none(ctx: Context) -> None:
     base = add(ctx, "tiny")
     adapter = add(ctx, "small", base=base)
@@ -84,8 +100,9 @@ def test_another_checkpoint_must_fit_the_engine_too(ctx: Context) -> None:
 def test_an_engine_that_is_not_installed_is_refused_with_the_command(
     ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(LLAMA_SERVER)
-    monkeypatch.setattr("backend.errors.find_spec", lambda _: None)
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr("backend.infra.engines.find_spec", lambda _: None)
     with pytest.raises(Unavailable) as caught:
         deploy_llama(ctx, add(ctx, "tiny"))
     assert "pip install 'roundhouse[llama-cpp]'" in str(caught.value.remedy)
